@@ -1,0 +1,50 @@
+# Every target prepares .venv when it must; with nothing to do that costs no more than starting make.
+PYTHON ?= python3
+SHELL := /bin/bash
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+EXTRAS := --extra train --extra pipeline --extra serve --extra search --extra dev
+
+.PHONY: demo ui test test-fast bench lock format
+
+demo: .venv/installed ## raw images to a served encoder in ./demo, through Dagster
+	simclr demo demo
+
+ui: .venv/installed ## the Dagster UI on the demo workspace
+	simclr --workspace demo ui
+
+test: .venv/installed ## everything that must hold: format, lint, types, layers, tests
+	ruff format --check .
+	ruff check .
+	mypy
+	lint-imports
+	pytest
+
+test-fast: .venv/installed
+	pytest -m "not slow"
+
+bench: .venv/bench-installed ## side by side with pinned peers
+	python -m benchmarks.nt_xent
+
+format: .venv/installed
+	ruff format .
+	ruff check --fix .
+
+lock: ## re-resolve both lock files from pyproject.toml
+	$(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install --quiet uv
+	.venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 $(EXTRAS) pyproject.toml \
+	  --no-annotate --custom-compile-command "make lock" --output-file requirements.lock
+	.venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --extra bench pyproject.toml \
+	  --constraint requirements.lock --no-annotate --custom-compile-command "make lock" --output-file benchmarks/requirements.lock
+	rm -rf .venv-lock
+
+# --no-deps: the lock is complete, and it overrides one pin that pip would refuse (CONTRIBUTING, "The lock").
+.venv/installed: requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --no-deps -r requirements.lock
+	$(BIN)/pip install --quiet --no-deps --editable .
+	touch $@
+
+.venv/bench-installed: .venv/installed benchmarks/requirements.lock
+	$(BIN)/pip install --quiet --no-deps -r benchmarks/requirements.lock
+	touch $@
