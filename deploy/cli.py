@@ -1,0 +1,150 @@
+"""simclr-deploy: look at a bundle, check it, embed and classify images with it. No torch needed."""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from deploy.encoder import Encoder, Prediction, load
+from deploy.errors import BundleError, CorruptArtifactError, DeployError
+from deploy.folder import embed_files, image_files
+
+DONE, FAILED, REFUSED = 0, 1, 2
+
+EPILOG = """\
+examples:
+  simclr-deploy info models/bundle
+  simclr-deploy verify models/bundle
+  simclr-deploy embed models/bundle photos/ -o embeddings
+  simclr-deploy classify models/bundle cat.jpg photos/ --top 3 > predictions.jsonl
+
+exit codes:
+  0  done
+  1  some images could not be read (the others are done), or the bundle did not verify
+  2  nothing done: wrong arguments, or a bundle, file or folder that cannot be used
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a sub-command and return its exit code; errors are one line on the standard error."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader of our output, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except (DeployError, OSError) as error:
+        return _complain(error, REFUSED)
+    except KeyboardInterrupt:
+        return _complain("interrupted; nothing was kept", 130)
+
+
+def info(options: argparse.Namespace) -> int:
+    print(json.dumps(_encoder(options).info, indent=2, ensure_ascii=False))
+    return DONE
+
+
+def verify(options: argparse.Namespace) -> int:
+    try:
+        encoder = _encoder(options)
+        fidelity = encoder.verify()
+    except (CorruptArtifactError, BundleError) as error:
+        return _complain(error, FAILED)
+    name = f"{encoder.info['name']} {encoder.info['id'][:12]}"
+    worst = f"cosine >= {fidelity.cosine_min:.7f}, difference <= {fidelity.max_abs:.1e}"
+    print(f"ok: {name}: every file as published; {fidelity.images} golden images embedded, {worst}")
+    return DONE
+
+
+def embed(options: argparse.Namespace) -> int:
+    encoder, files = _encoder(options), image_files(options.images)
+    progress = _progress(len(files))
+    failed = embed_files(encoder, files, options.out, options.format, not options.raw, options.batch_size, progress)
+    print(f"{options.out}: {len(files) - failed} embeddings", file=sys.stderr)
+    if failed:
+        return _complain(f"{failed} of {len(files)} images could not be read; see {options.out}/failures.csv", FAILED)
+    return DONE
+
+
+def classify(options: argparse.Namespace) -> int:
+    encoder, files = _encoder(options), image_files(options.images)
+    failed = 0
+    for prediction in encoder.classify_iter(files, options.top, on_error="null", batch_size=options.batch_size):
+        print(json.dumps(_record(prediction)))
+        failed += prediction.error is not None
+    if failed:
+        return _complain(f"{failed} of {len(files)} images could not be read", FAILED)
+    return DONE
+
+
+def _record(prediction: Prediction) -> dict[str, object]:
+    if prediction.error:
+        return {"path": prediction.source, "error": prediction.error.reason, "message": str(prediction.error)}
+    best = dict(zip(prediction.labels, (round(value, 6) for value in prediction.probabilities), strict=True))
+    return {"path": prediction.source, "label": prediction.labels[0], "probabilities": best}
+
+
+def _encoder(options: argparse.Namespace) -> Encoder:
+    return load(options.bundle, threads=options.threads)
+
+
+def _complain(message: object, code: int) -> int:
+    print("error:", " ".join(str(message).split()), file=sys.stderr)
+    return code
+
+
+def _progress(total: int) -> Callable[[int], None]:
+    """A line on the terminal with the rate and the time left; nothing when the standard error is a file."""
+    began = time.monotonic()
+
+    def show(done: int) -> None:
+        if not sys.stderr.isatty():
+            return
+        rate = done / max(time.monotonic() - began, 1e-9)
+        minutes, seconds = divmod(round((total - done) / rate), 60)
+        end = "\n" if done == total else ""
+        print(f"\r{done:,}/{total:,} images  {rate:,.0f}/s  {minutes}:{seconds:02d} left ", end=end, file=sys.stderr)
+
+    return show
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="simclr-deploy", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _command(commands, info, "print what the bundle holds, as JSON")
+    _command(commands, verify, "check every file, and embed the golden images again on this machine")
+    embed_command = _command(commands, embed, "write embeddings of images and folders into a new directory")
+    embed_command.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="directory to make")
+    embed_command.add_argument("--format", choices=["npy", "csv"], default="npy", help="default: npy with ids.csv")
+    embed_command.add_argument("--raw", action="store_true", help="the encoder's output, not scaled to length 1")
+    classify_command = _command(commands, classify, "print one line of JSON for each image")
+    classify_command.add_argument("--top", type=int, default=5, metavar="K", help="classes to print; default: 5")
+    for command in (embed_command, classify_command):
+        command.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files, or folders to search")
+        command.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at a time; default: 32")
+    return parser
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    run: Callable[[argparse.Namespace], int],
+    summary: str,
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(run.__name__, help=summary, description=summary[0].upper() + summary[1:] + ".")
+    command.set_defaults(run=run)
+    command.add_argument("bundle", type=Path, metavar="BUNDLE", help="directory of the bundle")
+    command.add_argument(
+        "--threads", type=int, metavar="N", help="of one inference; default: the cores this process may use"
+    )
+    return command
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,240 @@
+"""An encoder that turns image files, or images in memory, into embeddings.
+
+    encoder = deploy.load("models/bundle")
+    encoder.embed("cat.jpg").vectors                     # float32 [1, dim], of length 1
+    for part in encoder.embed_iter(paths, on_error="skip"):
+        store(part.sources, part.vectors)                # any number of images in bounded memory
+    encoder.classify("cat.jpg", top_k=3)[0].labels       # ('cat', 'dog', 'fox')
+
+Whatever the input is, it goes through ``deploy.preprocess``, as in training.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.bundle import Bundle, read_bundle
+from deploy.errors import ArgumentError, GoldenMismatchError, ImageError, MissingHeadError
+from deploy.inputs import Picture, Pixels, as_iterable, is_single, read_ahead
+from deploy.session import available_cpus, open_session
+
+OnError = Literal["raise", "skip", "null"]
+CPU = ("CPUExecutionProvider",)
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Embeddings of consecutive inputs.
+
+    Attributes:
+        vectors: float32 [rows, dim]. One row for every input, NaN where it failed (``on_error="null"``), or one for
+            every input that is ok (``on_error="skip"``).
+        sources: of every input, its path, or ``image <position>`` for one in memory.
+        ok: bool [inputs].
+        errors: why the others are not ok, by position within these embeddings.
+    """
+
+    vectors: NDArray[np.float32]
+    sources: tuple[str, ...]
+    ok: NDArray[np.bool_]
+    errors: dict[int, ImageError]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable classes of one input, best first; none, and ``error``, when it could not be read."""
+
+    source: str
+    labels: tuple[str, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    error: ImageError | None = None
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How close embeddings are to a reference: the smallest cosine similarity, the largest absolute difference."""
+
+    images: int
+    cosine_min: float
+    max_abs: float
+
+
+def load(bundle: str | Path, threads: int | None = None, providers: Sequence[str] = CPU) -> "Encoder":
+    """Check a bundle and start its encoder.
+
+    Args:
+        threads: of one inference; by default the cores that affinity and control group leave to this process.
+        providers: onnxruntime execution providers, in order of preference; each of them must really start.
+
+    Raises:
+        DeployError: ArtifactError, BundleError, ProviderError or ArgumentError; see ``deploy.errors``.
+    """
+    return Encoder(read_bundle(Path(bundle)), threads, providers)
+
+
+class Encoder:
+    """Embeds and classifies images. Safe to use from many threads."""
+
+    def __init__(self, bundle: Bundle, threads: int | None = None, providers: Sequence[str] = CPU) -> None:
+        self._bundle = bundle
+        self._threads = available_cpus() if threads is None else threads
+        self._session = open_session(bundle, self._threads, providers)
+        self._input, self._output = self._session.get_inputs()[0].name, self._session.get_outputs()[0].name
+        self._preprocessing = bundle.preprocessing
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What is served: the bundle's id, bundle.json, the class labels, and how this process runs it."""
+        labels = self._bundle.head.labels if self._bundle.head else ()
+        runtime = {"threads": self._threads, "providers": self._session.get_providers()}
+        return {"id": self._bundle.id, **self._bundle.card, "labels": list(labels), "runtime": runtime}
+
+    def embed(
+        self,
+        images: "Picture | Iterable[Picture]",
+        batch_size: int = 32,
+        normalize: bool = True,
+        on_error: OnError = "raise",
+        workers: int | None = None,
+    ) -> Embeddings:
+        """Embed one image or many, with the whole result in memory (``embed_iter`` streams).
+
+        Args:
+            images: a Picture or an iterable of them; an array [n, height, width, 3] is n images.
+            normalize: scale each vector to length 1, so that a dot product is a cosine similarity. Off: the raw output.
+            on_error: "raise" the first ImageError; "skip" the input; "null" leaves a row of NaN in its place.
+            workers: threads that decode; by default one per core, and none for a single image.
+
+        Raises:
+            ImageError: an input cannot be read and ``on_error`` is "raise"; the message names the input.
+            ArgumentError: an argument has a value that is not allowed.
+        """
+        if is_single(images) and workers is None:
+            workers = 1
+        parts = list(self.embed_iter(as_iterable(images), batch_size, normalize, on_error, workers))
+        errors: dict[int, ImageError] = {}
+        for number, part in enumerate(parts):
+            errors |= {number * batch_size + position: error for position, error in part.errors.items()}
+        return Embeddings(
+            vectors=np.concatenate([np.empty((0, self._bundle.dim), np.float32), *(part.vectors for part in parts)]),
+            sources=tuple(chain.from_iterable(part.sources for part in parts)),
+            ok=np.concatenate([np.empty(0, np.bool_), *(part.ok for part in parts)]),
+            errors=errors,
+        )
+
+    def embed_iter(
+        self,
+        images: Iterable[Picture],
+        batch_size: int = 32,
+        normalize: bool = True,
+        on_error: OnError = "raise",
+        workers: int | None = None,
+    ) -> Iterator[Embeddings]:
+        """Embed a stream in order, ``batch_size`` inputs at a time, while the next two batches are decoded.
+
+        Arguments and errors as in ``embed``.
+        """
+        if on_error not in ("raise", "skip", "null"):
+            raise ArgumentError(f"on_error={on_error!r}; choose raise, skip or null")
+        workers = available_cpus() if workers is None else workers
+        for name, value in (("batch_size", batch_size), ("workers", workers)):
+            if value < 1:
+                raise ArgumentError(f"{name}={value}; give 1 or more")
+        pixels = read_ahead(images, self._preprocessing, workers, ahead=2 * batch_size)
+        return self._batches(pixels, batch_size, normalize, on_error)
+
+    def classify(
+        self, images: "Picture | Iterable[Picture]", top_k: int = 5, on_error: OnError = "raise", batch_size: int = 32
+    ) -> list[Prediction]:
+        """The ``top_k`` most probable classes of each image, from the bundle's head.
+
+        An input that cannot be read is raised, left out ("skip"), or gives a Prediction with its ``error`` ("null").
+
+        Raises:
+            MissingHeadError: the bundle was exported without labels.
+            ImageError, ArgumentError: as in ``embed``.
+        """
+        return list(self.classify_iter(as_iterable(images), top_k, on_error, batch_size))
+
+    def classify_iter(
+        self, images: Iterable[Picture], top_k: int = 5, on_error: OnError = "raise", batch_size: int = 32
+    ) -> Iterator[Prediction]:
+        """``classify`` as a stream, in order and in bounded memory."""
+        if top_k < 1:
+            raise ArgumentError(f"top_k={top_k}; give 1 or more")
+        if self._bundle.head is None:
+            name = self._bundle.card["name"]
+            raise MissingHeadError(f"{name}: was exported without a classifier; label some images, train, export again")
+        # Rows of NaN keep vectors and sources in step; those to be skipped are left out below.
+        keep_rows: OnError = "null" if on_error == "skip" else on_error
+        parts = self.embed_iter(images, batch_size, normalize=False, on_error=keep_rows)
+        return self._predictions(parts, top_k, skip=on_error == "skip")
+
+    def verify(self) -> Fidelity:
+        """Embed the golden images on this machine and compare with the vectors of the trained network.
+
+        Raises:
+            GoldenMismatchError: the difference is over the tolerance in bundle.json.
+        """
+        fidelity = compare(self.embed(self._bundle.golden_images).vectors, self._bundle.golden_vectors)
+        allowed = self._bundle.card["golden"]["tolerance"]
+        if not (fidelity.cosine_min >= allowed["cosine_min"] and fidelity.max_abs <= allowed["max_abs"]):
+            raise GoldenMismatchError(
+                f"golden images: cosine {fidelity.cosine_min:.6f} and difference {fidelity.max_abs:.2g}, allowed are "
+                f"{allowed['cosine_min']} and {allowed['max_abs']}; install the versions named in bundle.json"
+            )
+        return fidelity
+
+    def _batches(
+        self, pixels: Iterator[tuple[str, Pixels]], batch_size: int, normalize: bool, on_error: OnError
+    ) -> Iterator[Embeddings]:
+        while batch := list(islice(pixels, batch_size)):
+            sources = tuple(source for source, _ in batch)
+            errors = {i: item for i, (_, item) in enumerate(batch) if isinstance(item, ImageError)}
+            if errors and on_error == "raise":
+                position, error = next(iter(errors.items()))
+                raise ImageError(error.reason, f"{sources[position]}: {error}") from error
+            vectors = self._run([item for _, item in batch if not isinstance(item, ImageError)])
+            vectors = l2_normalised(vectors) if normalize else vectors
+            ok = np.array([position not in errors for position in range(len(batch))])
+            if on_error == "null":
+                rows = np.full((len(batch), self._bundle.dim), np.nan, np.float32)
+                rows[ok] = vectors
+                vectors = rows
+            yield Embeddings(vectors, sources, ok, errors)
+
+    def _run(self, pixels: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        if not pixels:
+            return np.empty((0, self._bundle.dim), np.float32)
+        features: NDArray[np.float32] = self._session.run([self._output], {self._input: np.stack(pixels)})[0]
+        return features
+
+    def _predictions(self, parts: Iterator[Embeddings], top_k: int, skip: bool) -> Iterator[Prediction]:
+        head = self._bundle.head
+        assert head is not None
+        for part in parts:
+            for position, (source, row) in enumerate(zip(part.sources, head.probabilities(part.vectors), strict=True)):
+                if part.ok[position]:
+                    best = np.argsort(-row, kind="stable")[:top_k]
+                    yield Prediction(source, tuple(head.labels[i] for i in best), tuple(float(row[i]) for i in best))
+                elif not skip:
+                    yield Prediction(source, error=part.errors[position])
+
+
+def l2_normalised(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Each row scaled to length 1; a row of zeros stays."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    normalised: NDArray[np.float32] = vectors / np.maximum(lengths, np.float32(1e-12))
+    return normalised
+
+
+def compare(found: NDArray[np.float32], reference: NDArray[np.float32]) -> Fidelity:
+    """Compare two arrays of L2-normalised embeddings [n, dim], row by row."""
+    lengths = np.linalg.norm(found.astype(np.float64), axis=1) * np.linalg.norm(reference.astype(np.float64), axis=1)
+    cosines = (found.astype(np.float64) * reference).sum(axis=1) / lengths
+    return Fidelity(len(found), float(cosines.min()), float(np.abs(found - reference).max()))

@@ -1,0 +1,75 @@
+"""What can go wrong when a bundle is loaded or an image is read.
+
+DeployError (ValueError)
+├── ArtifactError
+│   ├── MissingArtifactError    the directory, or its MANIFEST.sha256, is not there
+│   └── CorruptArtifactError    a file differs from what its manifest promises
+├── BundleError
+│   ├── BundleFormatError       bundle.json is of another format version, or a part of the bundle cannot be read
+│   ├── BundleInterfaceError    the graph has other inputs, outputs or metadata than bundle.json promises
+│   ├── GoldenMismatchError     this machine computes other embeddings of the golden images
+│   └── MissingHeadError        classes were asked of an encoder without a classification head
+├── ProviderError               an execution provider is not there, or onnxruntime silently took another one
+├── ArgumentError               an argument has a value that is not allowed
+└── ImageError                  one image cannot be used; ``reason`` says why in one word
+"""
+
+
+class DeployError(ValueError):
+    """Root of every error this package raises on purpose."""
+
+
+class ArtifactError(DeployError):
+    """A published directory cannot be trusted."""
+
+
+class MissingArtifactError(ArtifactError):
+    """The directory, or its manifest, does not exist."""
+
+
+class CorruptArtifactError(ArtifactError):
+    """A file of the directory is missing, unlisted, or has other bytes than when it was published."""
+
+
+class BundleError(DeployError):
+    """The files are as they were published, but the bundle cannot be used."""
+
+
+class BundleFormatError(BundleError):
+    """The bundle was written by another release, or not by this project."""
+
+
+class BundleInterfaceError(BundleError):
+    """The ONNX graph and ``bundle.json`` contradict each other."""
+
+
+class GoldenMismatchError(BundleError):
+    """The embeddings of the golden images differ from those that were exported by more than the tolerance."""
+
+
+class MissingHeadError(BundleError):
+    """The bundle holds an encoder only."""
+
+
+class ProviderError(DeployError):
+    """The session does not run where it was asked to run."""
+
+
+class ArgumentError(DeployError):
+    """An argument has a value that is not allowed."""
+
+
+class ImageError(DeployError):
+    """One image cannot be used.
+
+    Attributes:
+        reason: one of ``empty_file``, ``not_an_image``, ``unsupported_format``, ``truncated``, ``corrupt``, ``bomb``,
+            ``metadata_bomb``, ``unsupported_depth``, ``fully_transparent``, ``unsupported_input``, ``io_error``.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(reason, message)  # both, so that it survives pickling between processes
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return str(self.args[1])

@@ -1,0 +1,120 @@
+"""An onnxruntime session that runs where and how it was asked to, or does not start.
+
+By itself onnxruntime counts the host's cores, not those the container may use, and falls back to the CPU without an
+error when a provider does not load.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from deploy.bundle import Bundle, graph_promise
+from deploy.errors import ArgumentError, BundleFormatError, BundleInterfaceError, ProviderError
+
+METADATA = "simclr_pipeline"
+"""The key under which the ONNX file repeats its bundle's interface."""
+
+
+def open_session(bundle: Bundle, threads: int, providers: Sequence[str]) -> Any:
+    """Start an ``onnxruntime.InferenceSession`` on the bundle's model and check its interface.
+
+    Raises:
+        ArgumentError: ``threads`` is not a positive number.
+        ProviderError: a provider is not installed, or the session started without it.
+        BundleFormatError: the model keeps weights in other files.
+        BundleInterfaceError: onnxruntime refuses the graph, or it is not the one that bundle.json describes.
+    """
+    import onnxruntime
+
+    if threads < 1:
+        raise ArgumentError(f"threads={threads}; give 1 or more")
+    # The key that every tensor stored in another file must have; onnxruntime would open that file.
+    if b"location" in bundle.model:
+        raise BundleFormatError(f"{bundle.card['name']}: the model refers to external data; export it with its weights")
+    installed = onnxruntime.get_available_providers()
+    missing = [name for name in providers if name not in installed]
+    if missing or not providers:
+        raise ProviderError(f"providers {list(providers)}: not installed: {missing}; choose from {installed}")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3  # errors; its warnings are about its own optimiser
+    try:
+        session = onnxruntime.InferenceSession(bundle.model, options, providers=list(providers), enable_fallback=0)
+    except Exception as error:  # onnxruntime's errors have no common base class
+        version = onnxruntime.__version__
+        raise BundleInterfaceError(
+            f"{bundle.card['name']}: onnxruntime {version} refuses the model: {error}"
+        ) from error
+    started = session.get_providers()
+    if started[: len(providers)] != list(providers):
+        raise ProviderError(f"asked for {list(providers)}, got {started}; install what {providers[0]} needs")
+    _check_interface(session, bundle)
+    return session
+
+
+def available_cpus() -> int:
+    """Cores that this process may use: the smaller of its CPU affinity and its control group's quota, rounded up."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(affinity, math.ceil(min(cpu_quota(), affinity))))
+
+
+def cpu_quota(root: Path = Path("/")) -> float:
+    """Cores granted by control groups (versions 1 and 2), the smallest over this process's group and its parents.
+
+    Infinite without a limit, or on a system without control groups. ``root`` is where /proc and /sys lie.
+    """
+    quotas = [math.inf]
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, group = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
+        # Inside a container the group's path is often the host's and not there; then its top is the container's group.
+        directory = top / group.lstrip("/")
+        for level in [directory, *directory.parents]:
+            quotas.append(_quota(level))
+            if level == top:
+                break
+    return min(quotas)
+
+
+def _quota(group: Path) -> float:
+    limit = " ".join(_lines(group / "cpu.max")).split()
+    if not limit:
+        limit = [*_lines(group / "cpu.cfs_quota_us"), *_lines(group / "cpu.cfs_period_us")]
+    unlimited = len(limit) != 2 or limit[0] in ("max", "-1")
+    return math.inf if unlimited else int(limit[0]) / int(limit[1])
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return []
+
+
+def _check_interface(session: Any, bundle: Bundle) -> None:
+    size = bundle.preprocessing.size
+    inputs = [(value.type, value.shape[1:], isinstance(value.shape[0], str)) for value in session.get_inputs()]
+    outputs = [(value.type, value.shape[1:], isinstance(value.shape[0], str)) for value in session.get_outputs()]
+    expected = ([("tensor(uint8)", [size, size, 3], True)], [("tensor(float)", [bundle.dim], True)])
+    if (inputs, outputs) != expected:
+        raise BundleInterfaceError(
+            f"{bundle.card['name']}: the graph takes {_shown(session.get_inputs())} and gives "
+            f"{_shown(session.get_outputs())}, bundle.json says uint8 [batch, {size}, {size}, 3] and float "
+            f"[batch, {bundle.dim}]; export the bundle again"
+        )
+    found = session.get_modelmeta().custom_metadata_map.get(METADATA)
+    if found != graph_promise(bundle.card):
+        raise BundleInterfaceError(
+            f"{bundle.card['name']}: the graph was exported as {found}, bundle.json says {graph_promise(bundle.card)}; "
+            "export the bundle again"
+        )
+
+
+def _shown(values: Sequence[Any]) -> str:
+    return ", ".join(f"{value.type} {value.shape}" for value in values)

@@ -1,0 +1,103 @@
+"""A bundle small enough to check by hand: the embedding is the mean colour times a fixed matrix."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from PIL import Image
+
+from deploy.artifact import publish
+from deploy.bundle import FORMAT_VERSION, Bundle, Head, graph_promise, write_bundle
+from deploy.preprocess import Preprocessing
+from deploy.session import METADATA
+
+SIZE, DIM = 8, 5
+LABELS = ("red", "green", "blue")
+MIXING = np.random.default_rng(7).normal(size=(3, DIM)).astype(np.float32)
+
+
+def features_of(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """What the graph computes, for one image [size, size, 3] → [dim]."""
+    mean: NDArray[np.float32] = pixels.reshape(-1, 3).mean(axis=0).astype(np.float32) / np.float32(255)
+    return mean @ MIXING
+
+
+def embedding_of(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    features = features_of(pixels)
+    return features / np.linalg.norm(features)
+
+
+def noise(seed: int, height: int = SIZE, width: int = SIZE) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+def encoded(pixels: NDArray[Any], format: str = "PNG", **options: object) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, format, **options)
+    return content.getvalue()
+
+
+def make_card(**changes: object) -> dict[str, Any]:
+    card = {
+        "format_version": FORMAT_VERSION,
+        "name": "mean-colour",
+        "dim": DIM,
+        "preprocessing": {"size": SIZE, "resize": SIZE + 2},
+        "normalisation": {"mean": [0.0] * 3, "std": [1.0] * 3},
+        "golden": {"tolerance": {"cosine_min": 0.9999, "max_abs": 1e-3}},
+    }
+    return card | changes
+
+
+def make_model(card: dict[str, Any], mixing: NDArray[np.float32] = MIXING, input_size: int = SIZE) -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float", "axes"], ["mean"], keepdims=0),
+        helper.make_node("Div", ["mean", "scale"], ["scaled"]),
+        helper.make_node("MatMul", ["scaled", "mixing"], ["features"]),
+    ]
+    constants = [
+        onnx.numpy_helper.from_array(np.array([1, 2], np.int64), "axes"),
+        onnx.numpy_helper.from_array(np.array(255, np.float32), "scale"),
+        onnx.numpy_helper.from_array(mixing, "mixing"),
+    ]
+    shape = ["batch", input_size, input_size, 3]
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, shape)
+    features = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", DIM])
+    graph = helper.make_graph(nodes, "mean-colour", [images], [features], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    helper.set_model_props(model, {METADATA: graph_promise(card)})
+    return model
+
+
+def make_bundle(card: dict[str, Any] | None = None, model: bytes | None = None, labels: bool = True) -> Bundle:
+    card = card or make_card()
+    preprocessing = Preprocessing(SIZE, SIZE + 2)
+    golden = [noise(seed, 12 + seed, 20) for seed in range(3)]
+    vectors = np.stack([embedding_of(preprocessing.apply(pixels)) for pixels in golden])
+    head = Head(np.linalg.pinv(MIXING) * 50, np.zeros(3, np.float32), LABELS) if labels else None
+    model = model or make_model(card).SerializeToString()
+    return Bundle(card, model, head, tuple(encoded(pixels) for pixels in golden), vectors)
+
+
+@pytest.fixture
+def publish_bundle(tmp_path: Path) -> Callable[[Bundle], Path]:
+    def publish_it(bundle: Bundle) -> Path:
+        directory = tmp_path / "bundle"
+        with publish(directory, replace=True) as work:
+            write_bundle(work, bundle)
+        return directory
+
+    return publish_it
+
+
+@pytest.fixture
+def bundle(publish_bundle: Callable[[Bundle], Path]) -> Path:
+    """A published bundle directory with a head that names the strongest colour."""
+    return publish_bundle(make_bundle())

@@ -1,0 +1,152 @@
+"""A bundle loads exactly as it was published, or not at all."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import deploy
+from deploy.artifact import MANIFEST, identity, publish, verify
+from deploy.bundle import MODEL, Bundle, Head, read_bundle
+from deploy.errors import (
+    ArtifactError,
+    BundleFormatError,
+    BundleInterfaceError,
+    CorruptArtifactError,
+    DeployError,
+    MissingArtifactError,
+)
+from tests.deploy.conftest import DIM, LABELS, make_bundle, make_card, make_model
+
+
+def test_what_was_written_is_read(publish_bundle: Callable[[Bundle], Path]) -> None:
+    written = make_bundle()
+    directory = publish_bundle(replace(written, documents={"MODEL_CARD.md": "# card\n"}))
+    read = read_bundle(directory)
+    assert read.card == written.card
+    assert read.model == written.model
+    assert read.golden_images == written.golden_images
+    assert np.array_equal(read.golden_vectors, written.golden_vectors)
+    assert read.head is not None
+    assert written.head is not None
+    assert read.head.labels == LABELS
+    assert np.array_equal(read.head.weight, written.head.weight)
+    assert read.id == identity(directory)
+    assert (directory / "MODEL_CARD.md").read_text() == "# card\n"
+
+
+def test_the_same_bundle_has_the_same_bytes_and_id(publish_bundle: Callable[[Bundle], Path]) -> None:
+    assert identity(publish_bundle(make_bundle())) == identity(publish_bundle(make_bundle()))
+
+
+def test_one_flipped_bit_in_any_file_is_refused_by_name(bundle: Path) -> None:
+    files = sorted(path for path in bundle.rglob("*") if path.is_file() and path.name != MANIFEST)
+    assert {file.name for file in files} >= {"bundle.json", MODEL, "head.npz", "labels.json", "00.png", "vectors.npy"}
+    for file in files:
+        original = file.read_bytes()
+        for position in (0, len(original) // 2, len(original) - 1):
+            flipped = bytearray(original)
+            flipped[position] ^= 1
+            file.write_bytes(flipped)
+            with pytest.raises(CorruptArtifactError, match=file.name):
+                deploy.load(bundle)
+        file.write_bytes(original)
+    verify(bundle)
+
+
+def test_hashes_are_checked_before_anything_is_parsed(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("parsed a file that differs from the manifest")
+
+    (bundle / MODEL).write_bytes(b"\0")
+    monkeypatch.setattr(json, "loads", never)
+    monkeypatch.setattr(np, "load", never)
+    with pytest.raises(CorruptArtifactError):
+        read_bundle(bundle)
+
+
+def test_missing_extra_and_incomplete_directories(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(MissingArtifactError, match="no such directory"):
+        deploy.load(tmp_path / "nowhere")
+    (bundle / "encoder.fp32.onnx.data").write_bytes(b"weights")
+    with pytest.raises(CorruptArtifactError, match=r"encoder\.fp32\.onnx\.data"):
+        deploy.load(bundle)
+    (bundle / "encoder.fp32.onnx.data").unlink()
+    (bundle / "labels.json").unlink()
+    with pytest.raises(CorruptArtifactError, match=r"labels\.json"):
+        deploy.load(str(bundle))
+    (bundle / MANIFEST).unlink()
+    with pytest.raises(MissingArtifactError, match=MANIFEST):
+        deploy.load(bundle)
+
+
+@pytest.mark.parametrize("version", [0, 2, None, "1"])
+def test_another_format_version_is_refused(version: object, publish_bundle: Callable[[Bundle], Path]) -> None:
+    with pytest.raises(BundleFormatError, match=r"format version .*, this release reads 1; install"):
+        read_bundle(publish_bundle(make_bundle(make_card(format_version=version))))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"dim": "5"}, {"preprocessing": None}, {"golden": {}}, {"preprocessing": {"size": 9, "resize": 8}}, {"name": 3}],
+)
+def test_an_incomplete_card_is_refused(changes: dict[str, object], publish_bundle: Callable[[Bundle], Path]) -> None:
+    bundle = replace(make_bundle(), card=make_card(**changes))
+    with pytest.raises(BundleFormatError):
+        read_bundle(publish_bundle(bundle))
+
+
+def test_parts_that_do_not_fit_each_other_are_refused(publish_bundle: Callable[[Bundle], Path]) -> None:
+    whole = make_bundle()
+    head = Head(np.zeros((DIM, 2), np.float32), np.zeros(2, np.float32), LABELS)
+    with pytest.raises(BundleFormatError, match=r"weight in head\.npz is float32 \[5, 2\], not float32 \[5, 3\]"):
+        read_bundle(publish_bundle(replace(whole, head=head)))
+    with pytest.raises(BundleFormatError, match=r"golden/vectors\.npy"):
+        read_bundle(publish_bundle(replace(whole, golden_vectors=whole.golden_vectors.astype(np.float64))))
+    with pytest.raises(BundleFormatError, match="golden"):
+        read_bundle(publish_bundle(replace(whole, golden_images=(), golden_vectors=np.zeros((0, DIM), np.float32))))
+
+
+def test_a_pickle_is_never_opened(bundle: Path, tmp_path: Path) -> None:
+    with publish(tmp_path / "pickled") as work:
+        shutil.copytree(bundle, work, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
+        np.savez(work / "head.npz", weight=np.array([{}], dtype=object), bias=np.zeros(3, np.float32))
+    with pytest.raises(BundleFormatError, match="allow_pickle=False"):
+        deploy.load(tmp_path / "pickled")
+
+
+def test_external_data_is_refused(publish_bundle: Callable[[Bundle], Path]) -> None:
+    model = make_model(make_card())
+    tensor = model.graph.initializer[2]
+    tensor.ClearField("raw_data")
+    tensor.data_location = 1
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", "/etc/passwd"
+    with pytest.raises(BundleFormatError, match="external data"):
+        deploy.load(publish_bundle(make_bundle(model=model.SerializeToString())))
+
+
+def test_a_graph_of_another_interface_is_refused(publish_bundle: Callable[[Bundle], Path]) -> None:
+    card = make_card()
+    with pytest.raises(BundleInterfaceError, match=r"bundle\.json says uint8"):
+        deploy.load(publish_bundle(make_bundle(model=make_model(card, input_size=9).SerializeToString())))
+    other = make_model(make_card(normalisation={"mean": [0.5] * 3, "std": [1.0] * 3}))
+    with pytest.raises(BundleInterfaceError, match="was exported as"):
+        deploy.load(publish_bundle(make_bundle(model=other.SerializeToString())))
+    with pytest.raises(BundleInterfaceError, match="onnxruntime"):
+        deploy.load(publish_bundle(make_bundle(model=b"not a model")))
+    unknown = make_model(card)
+    unknown.graph.node[0].domain = "evil.ops"
+    unknown.opset_import.add(domain="evil.ops", version=1)
+    with pytest.raises(BundleInterfaceError, match=r"evil\.ops"):
+        deploy.load(publish_bundle(make_bundle(model=unknown.SerializeToString())))
+
+
+def test_every_error_is_a_deploy_error_and_a_value_error() -> None:
+    for error in (ArtifactError, BundleFormatError, BundleInterfaceError, MissingArtifactError):
+        assert issubclass(error, DeployError)
+    assert issubclass(DeployError, ValueError)
