@@ -1,0 +1,4 @@
+"""Validation: raw bytes → facts → verdict → manifest → expectations → report. Imports neither Dagster nor torch.
+
+python -m pipeline.validation        in a workspace, after ingest
+"""

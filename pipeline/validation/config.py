@@ -1,0 +1,22 @@
+"""The ``validate`` block of params.yaml."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from simclr_core.config import Block
+
+
+class ValidateConfig(Block):
+    """What an image must be to be trained on, what probing one may cost, and when a whole batch is refused."""
+
+    max_megabytes: Annotated[float, Field(gt=0)] = 50.0  # of one file
+    max_megapixels: Annotated[float, Field(gt=0, le=89)] = 80.0  # by the header, before decoding; Pillow stops at 89
+    min_side: Annotated[int, Field(ge=1)] = 8  # pixels
+    max_aspect: Annotated[float, Field(ge=1)] = 10.0  # longer side over shorter side
+    min_standard_deviation: Annotated[float, Field(ge=0)] = 2.0  # of the liveliest channel, 0..255; below: no content
+    animated: Literal["quarantine", "first_frame"] = "quarantine"  # and multi-page TIFF
+    timeout_seconds: Annotated[float, Field(gt=0)] = 20.0  # for one file
+    memory_megabytes: Annotated[int, Field(ge=512)] = 2048  # address space of one worker
+    min_images: Annotated[int, Field(ge=0)] = 64  # accepted training images
+    max_quarantine_rate: Annotated[float, Field(ge=0, le=1)] = 0.05  # of all files

@@ -1,0 +1,191 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from deploy.artifact import verify
+from pipeline.errors import ValidationError
+from pipeline.validation.__main__ import run
+from pipeline.workspace import Workspace
+from tests.pipeline.validation.corpus import bad_kinds, encoded, good_kinds, picture, write_batch
+
+OUTPUTS = ("data/manifest", "reports/validation.json", "reports/validation.html")
+
+
+def params(root: Path, **values: object) -> None:
+    given = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+    given["validate"] = values
+    (root / "params.yaml").write_text(yaml.safe_dump(given), encoding="utf-8")
+
+
+@pytest.fixture
+def raw(workspace: Workspace) -> Path:
+    params(workspace.root, min_images=20, max_quarantine_rate=0.9)
+    return workspace.raw
+
+
+@pytest.fixture
+def mixed(workspace: Workspace, raw: Path) -> Workspace:
+    """Every kind of file, copies within and across batches and splits, and a name that is no UTF-8."""
+    first = [(f"unlabeled/{kind.name}", kind.data) for kind in good_kinds() + bad_kinds()]
+    shared, leaked, doubtful = (encoded(picture(number), "PNG") for number in (100, 101, 102))
+    first += [
+        ("unlabeled/shared.png", shared),
+        ("unlabeled/again.png", shared),
+        ("unlabeled/same pixels.bmp", encoded(picture(100), "BMP")),
+        ("unlabeled/leaked.png", leaked),
+        ("unlabeled/doubtful.png", doubtful),
+        ("../escaped.png", encoded(picture(103), "PNG")),
+        ("unlabeled/no utf-8 \udcff.png", encoded(picture(104), "PNG")),
+    ]
+    second = [
+        ("labeled/cat/shared.png", shared),
+        ("labeled/cat/doubtful.png", doubtful),
+        ("labeled/dog/doubtful.png", doubtful),
+        ("labeled/cat/new.png", encoded(picture(105), "PNG")),
+        ("test/cat/leaked.png", leaked),
+    ]
+    write_batch(raw, "0001", first)
+    write_batch(raw, "0002", second)
+    return workspace
+
+
+def outputs(root: Path) -> dict[str, bytes]:
+    files = [path for name in OUTPUTS for path in [root / name, *(root / name).glob("*")] if path.is_file()]
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+
+
+def command(root: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline.validation"],
+        cwd=root,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_every_file_gets_the_reasons_it_deserves(mixed: Workspace) -> None:
+    run(mixed)
+    verify(mixed.manifest)
+    expected = {f"unlabeled/{kind.name}": list(kind.reasons) for kind in good_kinds() + bad_kinds()} | {
+        "unlabeled/shared.png": ["exact_duplicate"],
+        "unlabeled/again.png": ["exact_duplicate"],
+        "unlabeled/same pixels.bmp": ["pixel_duplicate"],
+        "labeled/cat/shared.png": [],
+        "unlabeled/leaked.png": ["test_leak"],
+        "test/cat/leaked.png": [],
+        "unlabeled/doubtful.png": ["label_conflict"],
+        "labeled/cat/doubtful.png": ["label_conflict"],
+        "labeled/dog/doubtful.png": ["label_conflict"],
+        "labeled/cat/new.png": [],
+        "../escaped.png": ["unsafe_path"],
+        "unlabeled/no utf-8 \\udcff.png": [],
+    }
+    rows = pq.read_table(mixed.manifest / "manifest.parquet").to_pylist()
+    assert {row["path"]: row["reasons"] for row in rows} == expected
+    refused = pq.read_table(mixed.manifest / "quarantine.parquet").to_pylist()
+    assert {row["path"]: row["reasons"] for row in refused} == {
+        path: given for path, given in expected.items() if given
+    }
+    accepted = {row["path"]: row for row in pq.read_table(mixed.manifest / "accepted.parquet").to_pylist()}
+    assert set(accepted) == {path for path, given in expected.items() if not given}
+    relabelled = accepted["labeled/cat/shared.png"]
+    assert (relabelled["label"], relabelled["batch"]) == ("cat", "0001")  # the batch that holds its bytes
+    kinds = {f"unlabeled/{kind.name}": kind for kind in good_kinds()}
+    assert all(tuple(accepted[path]["operations"]) == kind.operations for path, kind in kinds.items())
+    result = json.loads((mixed.reports / "validation.json").read_text())
+    assert result["passed"], [rule for rule in result["expectations"] if not rule["success"]]
+    assert result["images"]["ingested"] == len(expected)
+    assert result["images"]["ingested"] == result["images"]["accepted"] + sum(result["images"]["quarantined"].values())
+    against = {rule["name"]: rule["unexpected_count"] for rule in result["expectations"]}
+    for name, reason in (("short_side", "too_small"), ("aspect", "extreme_aspect")):
+        assert against[name] == sum(reason in row["reasons"] for row in rows)
+    assert against["decodes"] == sum(not row["decodes"] for row in rows)
+    timing = json.loads((mixed.scratch / "timings" / "validate.json").read_text())
+    assert timing["images_per_second"] > 0
+
+
+def test_running_twice_or_elsewhere_changes_no_byte(mixed: Workspace, tmp_path: Path) -> None:
+    run(mixed)
+    first = outputs(mixed.root)
+    assert len(first) == 6
+    assert not [name for name, data in first.items() if os.fsencode(tmp_path) in data]
+    elsewhere = mixed.root.rename(tmp_path / "elsewhere")
+    done = command(elsewhere)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 1
+    assert outputs(elsewhere) == first
+
+
+def test_a_broken_contract_is_a_result(workspace: Workspace, raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    params(workspace.root, min_images=20)
+    write_batch(raw, "0001", [(f"{number}.png", encoded(picture(number), "PNG")) for number in range(19)])
+    run(workspace)
+    assert "BROKEN" in capsys.readouterr().out
+    result = json.loads((workspace.reports / "validation.json").read_text())
+    assert not result["passed"]
+    assert [
+        rule["name"] for rule in result["expectations"] if rule["severity"] == "critical" and not rule["success"]
+    ] == ["enough_training_images"]
+    assert set(outputs(workspace.root)) > {"data/manifest/accepted.parquet", "reports/validation.html"}
+
+
+def test_nothing_ingested_is_an_error_that_says_what_to_do(workspace: Workspace) -> None:
+    done = command(workspace.root)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "simclr ingest" in done.stderr
+    with pytest.raises(ValidationError):
+        run(workspace)
+
+
+def test_bytes_that_changed_or_vanished_are_quarantined(workspace: Workspace, raw: Path) -> None:
+    kept = [(f"{number}.png", encoded(picture(number), "PNG")) for number in range(3)]
+    write_batch(raw, "0001", kept)
+    write_batch(raw, "0002", [("labeled/cat/0.png", kept[0][1]), ("3.png", encoded(picture(3), "PNG"))])
+    tar = raw / "0002" / "images.tar"
+    tar.write_bytes(tar.read_bytes().replace(b"IDAT", b"IDAX"))
+    for path in (raw / "0001").iterdir():
+        path.unlink()
+    (raw / "0001").rmdir()
+    run(workspace)
+    rows = pq.read_table(workspace.manifest / "quarantine.parquet").to_pylist()
+    assert {row["path"]: row["reasons"] for row in rows} == {"labeled/cat/0.png": ["io_error"], "3.png": ["io_error"]}
+    assert all("dvc checkout" in row["message"] for row in rows)
+
+
+def test_a_crashing_decoder_costs_one_file(workspace: Workspace, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.validation import __main__ as stage
+    from tests.pipeline.validation import faults
+
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+    monkeypatch.setattr(stage, "probe", faults.probe_that_dies_of_killers)
+    files = [(f"{number}.png", encoded(picture(number), "PNG")) for number in range(30)]
+    write_batch(raw, "0001", [*files, ("killer.png", files[0][1] + b"killer"), ("hang.png", files[1][1] + b"hang")])
+    params(workspace.root, min_images=20, max_quarantine_rate=0.9, timeout_seconds=1.0)
+    run(workspace)
+    rows = pq.read_table(workspace.manifest / "quarantine.parquet").to_pylist()
+    assert {row["path"]: row["reasons"] for row in rows} == {"killer.png": ["worker_crash"], "hang.png": ["timeout"]}
+    result = json.loads((workspace.reports / "validation.json").read_text())
+    assert not result["passed"]  # two of 32: more than a healthy decoder loses
+
+
+def test_killed_while_publishing_it_leaves_what_was_there(workspace: Workspace, raw: Path) -> None:
+    write_batch(raw, "0001", [(f"{number}.png", encoded(picture(number), "PNG")) for number in range(30)])
+    run(workspace)
+    before = outputs(workspace.root)
+    write_batch(raw, "0002", [("new.png", encoded(picture(30), "PNG"))])
+    assert command(workspace.root, SIMCLR_FAILPOINT="artifact.rename:kill").returncode == -9
+    assert outputs(workspace.root) == before
+    run(workspace)
+    verify(workspace.manifest)
+    assert pq.read_metadata(workspace.manifest / "accepted.parquet").num_rows == 31
+    assert not list(workspace.manifest.parent.glob(".manifest*"))
