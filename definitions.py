@@ -1,0 +1,5 @@
+"""What `dg` loads in this workspace."""
+
+from pipeline.definitions import defs
+
+__all__ = ["defs"]

@@ -1,0 +1,102 @@
+"""The Dagster assets of a workspace, generated from its dvc.yaml: one op for each stage, one asset for each result.
+
+Materialising an asset is ``dvc repro --single-item`` of its stage, so an unchanged stage is skipped and a known one is
+restored. The data version of an asset is DVC's hash of it.
+"""
+
+import base64
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from pipeline.dvc.client import Outcome, repro
+from pipeline.dvc.project import Project, Stage, load, read_lock
+from pipeline.dvc.translator import asset_key, asset_spec, op_name, pool
+from pipeline.workspace import Workspace
+
+INLINE_BYTES = 200_000  # an inline image becomes a row of Dagster's event log
+
+
+def dvc_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
+    """The assets of every stage of the workspace, in the order of dvc.yaml.
+
+    Raises:
+        DvcError: dvc.yaml has a fault.
+    """
+    project = load(workspace.root)
+    return [stage_assets(workspace, project, stage) for stage in project.stages]
+
+
+def stage_assets(workspace: Workspace, project: Project, stage: Stage) -> dg.AssetsDefinition:
+    """The results of one stage, materialised together by one op."""
+    specs = [asset_spec(project, stage, out) for out in stage.data]
+
+    @dg.multi_asset(name=op_name(stage), specs=specs, pool=pool(stage), op_tags={"dvc/stage": stage.name})
+    def results(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
+        reproduction = repro(workspace.root, stage.name, lambda message: context.log.info(f"{stage.name}: {message}"))
+        context.log.info(f"{stage.name}: {reproduction.outcome} in {reproduction.seconds:.1f} s")
+        recorded = read_lock(workspace.root, stage)
+        for out in stage.data:
+            record = recorded[out.path]
+            yield dg.MaterializeResult(
+                asset_key=asset_key(out.path),
+                data_version=dg.DataVersion(record.md5),
+                metadata={
+                    **numbers(workspace, stage),
+                    **images(workspace, stage),
+                    "dvc/stage": stage.name,
+                    "dvc/md5": record.md5,
+                    "dvc/size": record.size,
+                    "dvc/files": record.files,
+                    "dvc/outcome": reproduction.outcome.value,
+                    "dvc/executed": reproduction.outcome is Outcome.EXECUTED,
+                    "dvc/seconds": round(reproduction.seconds, 3),
+                },
+            )
+
+    return results
+
+
+def numbers(workspace: Workspace, stage: Stage) -> dict[str, float]:
+    """The numbers in the stage's metrics, and its timings if it was computed on this machine."""
+    found: dict[str, float] = {}
+    for out in stage.outs:
+        if out.kind == "metric":
+            found |= dict(_flatten(_read_json(workspace.root / out.path)))
+    timings = _read_json(workspace.scratch / "timings" / f"{stage.name.replace('@', '-')}.json")
+    return found | {f"timing/{name}": number for name, number in _flatten(timings)}
+
+
+def images(workspace: Workspace, stage: Stage) -> dict[str, dg.MetadataValue]:
+    """The stage's PNG plots, inline where they are small."""
+    plots = [workspace.root / out.path for out in stage.outs if out.kind == "plot"]
+    files = [file for plot in plots for file in (sorted(plot.rglob("*.png")) if plot.is_dir() else [plot])]
+    return {f"plot/{file.stem}": _image(file) for file in files if file.suffix == ".png" and file.is_file()}
+
+
+def _image(file: Path) -> dg.MetadataValue:
+    data = file.read_bytes()
+    if len(data) > INLINE_BYTES:
+        return dg.MetadataValue.path(file)
+    return dg.MetadataValue.md(f"![{file.stem}](data:image/png;base64,{base64.b64encode(data).decode()})")
+
+
+def _read_json(path: Path) -> Any:
+    """Nothing where there is no JSON: to complain about a broken report is the gate's part."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Every finite number in nested objects, named by the keys that lead to it: ``simclr/knn_top1``."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flatten(inner, f"{name}/{key}" if name else str(key))
+    elif isinstance(value, int | float) and math.isfinite(value):
+        yield name, value

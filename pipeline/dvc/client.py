@@ -1,0 +1,211 @@
+"""Runs ``dvc``, one writer at a time in a workspace.
+
+While a stage runs, its output goes to ``.simclr/logs/<stage>.log`` and its events (``simclr_core.reporter``) to
+``.simclr/events/<stage>.jsonl``; both are passed on as they grow.
+"""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import IO
+
+from pipeline.dvc.processes import POLL_SECONDS, supervised
+from pipeline.errors import BusyError, DvcError, StageFailedError
+
+DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")  # a person's `dvc push` may hold DVC's own lock for a moment
+GRACE_SECONDS = 60.0  # torchrun takes up to 30 s to stop its workers, after they have saved a checkpoint
+
+
+class Outcome(StrEnum):
+    """What ``dvc repro`` did: ran the command, took the results of an equal run from the cache, or found no change."""
+
+    EXECUTED = "executed"
+    RESTORED = "restored"
+    SKIPPED = "skipped"
+
+
+# DVC prints one of these before anything of the stage's own.
+ANNOUNCEMENTS = {
+    "Running stage '{}':": Outcome.EXECUTED,
+    "Stage '{}' is cached - skipping run, checking out outputs": Outcome.RESTORED,
+    "Stage '{}' didn't change, skipping": Outcome.SKIPPED,
+}
+FAILED = "ERROR: failed to reproduce"  # DVC's verdict, after everything of the stage's own
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """How a stage came to its results, and how long that took, DVC's hashing included."""
+
+    outcome: Outcome
+    seconds: float
+
+
+@contextmanager
+def exclusive(root: Path, purpose: str) -> Iterator[IO[str]]:
+    """Hold the workspace at ``root``; the kernel frees it when the last process that has the yielded file open is gone.
+
+    Raises:
+        BusyError: another process holds it; the message names the process and how to stop it.
+    """
+    path = root / ".dvc" / "tmp" / "simclr.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = path.read_text(encoding="utf-8") or "another process"
+            raise BusyError(f"{root}: busy with {holder}") from None
+        _sign(file, purpose, f"kill -INT {os.getpid()}")
+        yield file
+
+
+def add(root: Path, path: Path) -> None:
+    """Track a file or folder with ``dvc add``; the caller holds the workspace.
+
+    Raises:
+        DvcError: with DVC's own words.
+    """
+    _execute(root, "add", str(path.relative_to(root)))
+
+
+def changed_stages(root: Path) -> dict[str, list[str]]:
+    """What a run would have to bring up to date: stage → what has changed, in DVC's words.
+
+    Raises:
+        DvcError: with DVC's own words.
+    """
+    status: dict[str, list[str | dict[str, dict[str, str]]]] = json.loads(_execute(root, "status", "--json"))
+    return {stage: [reason for change in changes for reason in _reasons(change)] for stage, changes in status.items()}
+
+
+def repro(
+    root: Path,
+    stage: str,
+    on_event: Callable[[str], None] = print,
+    on_output: Callable[[str], None] = print,
+    grace_seconds: float = GRACE_SECONDS,
+) -> Reproduction:
+    """Bring the results of one stage up to date: ``dvc repro --single-item STAGE``.
+
+    An exception here, such as an interrupt, ends every process of the stage; see ``processes.supervised``.
+
+    Args:
+        on_event: gets the message of each event that the stage reports.
+        on_output: gets each line that DVC and the stage print.
+
+    Raises:
+        StageFailedError: the command of the stage failed.
+        DvcError: DVC failed before or after the command.
+        BusyError: another process holds the workspace.
+    """
+    started = time.monotonic()
+    announcements = {line.format(stage): outcome for line, outcome in ANNOUNCEMENTS.items()}
+    outcomes: list[Outcome] = []
+    printed: deque[str] = deque(maxlen=50)
+
+    def forward() -> None:
+        for line in events.lines():
+            on_event(_message(line))
+        for line in output.lines():
+            if line in announcements:
+                outcomes.append(announcements[line])
+            printed.append(line)
+            on_output(line)
+
+    with exclusive(root, f"stage {stage}") as lock:
+        output = _Tail(root / ".simclr" / "logs" / f"{stage}.log")
+        events = _Tail(root / ".simclr" / "events" / f"{stage}.jsonl")
+        command = [*DVC, "repro", "--single-item", stage]
+        environment = _environment(SIMCLR_EVENTS=str(events.path))
+        # DVC inherits the lock: should this process be killed, the workspace stays held until the stage has ended.
+        with supervised(command, root, environment, output.path, grace_seconds, [lock.fileno()]) as process:
+            _sign(lock, f"stage {stage}", f"kill -INT -{process.pid}")
+            while process.poll() is None:
+                forward()
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(POLL_SECONDS)
+            forward()
+    if process.returncode != 0:
+        raise _failure(stage, outcomes, printed, output.path.relative_to(root))
+    if not outcomes:
+        raise DvcError(f"stage {stage}: dvc succeeded but did not say what it did: {' | '.join(printed)}")
+    return Reproduction(outcomes[0], time.monotonic() - started)
+
+
+class _Tail:
+    """A new, empty file, and the complete lines that were appended to it since the last look."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)  # an earlier process may still have the old file open
+        path.touch()
+        self.path = path
+        self._offset = 0
+
+    def lines(self) -> list[str]:
+        with self.path.open("rb") as file:
+            file.seek(self._offset)
+            complete, newline, _ = file.read().rpartition(b"\n")
+        self._offset += len(complete) + len(newline)
+        # A progress bar overwrites its line with a carriage return.
+        return [line for line in complete.decode(errors="replace").replace("\r", "\n").split("\n") if line.strip()]
+
+
+def _execute(root: Path, *arguments: str) -> str:
+    done = subprocess.run([*DVC, *arguments], cwd=root, env=_environment(), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        reason = " ".join(done.stderr.split()).removeprefix("ERROR: ") or f"exit code {done.returncode}"
+        raise DvcError(f"`dvc {' '.join(arguments)}` failed: {reason}")
+    return done.stdout
+
+
+def _environment(**variables: str) -> dict[str, str]:
+    """``python`` in dvc.yaml is this Python, and imports what is installed rather than what lies in the workspace."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    ours = {"PATH": path, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
+    return {**os.environ, **ours, **variables}
+
+
+def _sign(lock: IO[str], purpose: str, stop: str) -> None:
+    lock.seek(0)
+    lock.truncate()
+    lock.write(f"{purpose} of process {os.getpid()}; wait for its end, or stop it with `{stop}`")
+    lock.flush()
+
+
+def _reasons(change: str | dict[str, dict[str, str]]) -> list[str]:
+    if isinstance(change, str):
+        return [change]
+    return [f"{path} {what}" for paths in change.values() for path, what in paths.items()]
+
+
+def _message(line: str) -> str:
+    try:
+        return str(json.loads(line)["message"])
+    except (ValueError, KeyError, TypeError):
+        return line
+
+
+def _failure(stage: str, outcomes: Sequence[Outcome], printed: Sequence[str], log: Path) -> DvcError | StageFailedError:
+    said, _, verdict = "\n".join(printed).rpartition(FAILED)
+    verdict = " ".join(verdict.split()).strip(": ").removeprefix(f"'{stage}': ")
+    if Outcome.EXECUTED not in outcomes or "failed to run:" not in verdict:
+        return DvcError(f"stage {stage}: dvc could not bring it up to date: {verdict} (everything it said: {log})")
+    lines = [line for line in said.split("\n") if line]
+    errors = [line for line in lines if line.startswith("error: ")]
+    silent = not lines or lines[-1].startswith("> ")  # DVC shows the command before it runs it
+    cause = errors[-1] if errors else verdict.rpartition(", ")[2] if silent else lines[-1]
+    return StageFailedError(
+        f"stage {stage}: {cause.removeprefix('error: ')} (all of its output: {log}; "
+        "once the cause is fixed, `simclr run` goes on with this stage)"
+    )

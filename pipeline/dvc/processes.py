@@ -1,0 +1,92 @@
+"""Runs a command so that nothing of it is left when it ends or is interrupted.
+
+To signal one process is not enough: DVC ignores SIGINT while a stage runs, and torchrun starts each worker in a session
+of its own. So the command gets a process group, to be asked politely, and an environment variable that all of its
+descendants inherit, to find those that did not go.
+"""
+
+import os
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+MARK = "SIMCLR_STAGE_RUN"
+TERMINATE_SECONDS = 10.0
+KILL_SECONDS = 5.0
+POLL_SECONDS = 0.1
+
+
+@contextmanager
+def supervised(
+    command: Sequence[str],
+    folder: Path,
+    environment: Mapping[str, str],
+    output: Path,
+    grace_seconds: float,
+    pass_fds: Sequence[int] = (),
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a command in a process group of its own; at the end of the block no process that came from it is left.
+
+    An exception in the block, such as an interrupt, first sends SIGINT to the group, and SIGTERM after
+    ``grace_seconds``. A second interrupt skips that. What is left after either is killed.
+
+    Args:
+        output: file that gets everything it prints.
+        pass_fds: open files that the command itself inherits.
+    """
+    mark = uuid.uuid4().hex
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**environment, MARK: mark},
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=pass_fds,
+        )
+    try:
+        yield process
+    except BaseException:
+        _interrupt(process, mark, grace_seconds)
+        raise
+    finally:
+        _kill(process, mark)
+
+
+def _interrupt(process: subprocess.Popen[bytes], mark: str, grace_seconds: float) -> None:
+    for request, patience in ((signal.SIGINT, grace_seconds), (signal.SIGTERM, TERMINATE_SECONDS)):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, request)
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            if process.poll() is not None and not _marked(mark, group=process.pid):
+                return
+            time.sleep(POLL_SECONDS)
+
+
+def _kill(process: subprocess.Popen[bytes], mark: str) -> None:
+    deadline = time.monotonic() + KILL_SECONDS
+    while (left := _marked(mark)) and time.monotonic() < deadline:
+        for survivor in left:
+            with suppress(psutil.Error):
+                survivor.kill()
+        psutil.wait_procs(left, timeout=POLL_SECONDS)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(KILL_SECONDS)
+
+
+def _marked(mark: str, group: int | None = None) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, ProcessLookupError):  # gone meanwhile, or another user's
+            if process.environ().get(MARK) == mark and group in (None, os.getpgid(process.pid)):
+                found.append(process)
+    return found

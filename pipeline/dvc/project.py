@@ -1,0 +1,172 @@
+"""What dvc.yaml and dvc.lock say: the stages, what each reads and writes, and the hashes of what was computed.
+
+DVC's own index does the reading, so templates, ``${params}`` and ``matrix`` are understood exactly as ``dvc repro``
+understands them.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import yaml
+
+from pipeline.errors import DvcError
+
+RAW = "data/raw"  # a source in every workspace, also before the first ingest has tracked it
+
+
+@dataclass(frozen=True)
+class Out:
+    """One output of a stage; ``path`` is relative to the workspace, with forward slashes."""
+
+    path: str
+    kind: Literal["data", "metric", "plot"] = "data"
+    description: str | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of dvc.yaml, a matrix being one stage for each combination (``finetune@0.01``)."""
+
+    name: str
+    command: str
+    description: str | None
+    deps: tuple[str, ...]
+    params: tuple[str, ...]
+    outs: tuple[Out, ...]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def data(self) -> tuple[Out, ...]:
+        """The outputs that count as its results; a stage that writes only metrics or plots results in those."""
+        return tuple(out for out in self.outs if out.kind == "data") or self.outs
+
+    @property
+    def digest(self) -> str:
+        """Changes when the definition of the stage does, and not with the contents of its inputs."""
+        outs = [(out.path, out.kind) for out in self.outs]
+        definition = json.dumps([self.command, self.deps, self.params, outs])
+        return hashlib.sha256(definition.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Project:
+    """The stages in the order of dvc.yaml, and the paths that are tracked without a command."""
+
+    root: Path
+    stages: tuple[Stage, ...]
+    sources: tuple[str, ...]
+
+    def upstream(self, stage: Stage) -> tuple[str, ...]:
+        """Paths of the sources and results that a stage reads; to read a metric is to depend on what it measures."""
+        found = [source for source in self.sources if any(overlap(dep, source) for dep in stage.deps)]
+        for other in self.stages:
+            read = [out for out in other.outs if any(overlap(dep, out.path) for dep in stage.deps)]
+            direct = [out.path for out in read if out in other.data]
+            found += direct or ([out.path for out in other.data] if read else [])
+        return tuple(found)
+
+    def select(self, name: str) -> tuple[Stage, ...]:
+        """The stage of this name, or every combination of the matrix of this name.
+
+        Raises:
+            DvcError: there is none.
+        """
+        found = tuple(stage for stage in self.stages if name in (stage.name, stage.name.partition("@")[0]))
+        if not found:
+            known = ", ".join(stage.name for stage in self.stages)
+            raise DvcError(f"dvc.yaml has no stage {name!r}; choose from: {known}")
+        return found
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What dvc.lock says of one output: DVC's hash and, for a tree, its number of files."""
+
+    md5: str
+    size: int
+    files: int
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether two paths are the same or one lies inside the other."""
+    a, b = PurePosixPath(one), PurePosixPath(other)
+    return a.is_relative_to(b) or b.is_relative_to(a)
+
+
+def load(root: Path) -> Project:
+    """Read the project at ``root``.
+
+    Raises:
+        DvcError: ``root`` is no DVC project, or dvc.yaml has a fault; DVC says which.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(str(root)) as repo:
+            base = Path(repo.root_dir)
+            repo.index.check_graph()
+            found = list(repo.index.stages)
+    except DvcException as error:
+        raise DvcError(f"{root / 'dvc.yaml'}: {_reason(error)}") from None
+    ours = [stage for stage in found if stage.cmd and Path(stage.path) == base / "dvc.yaml"]
+    tracked = {_relative(base, out.fs_path) for stage in found if not stage.cmd for out in stage.outs}
+    return Project(root, tuple(_stage(base, stage) for stage in ours), tuple(sorted(tracked | {RAW})))
+
+
+def read_lock(root: Path, stage: Stage) -> dict[str, Recorded]:
+    """Path of each output → what dvc.lock records of it.
+
+    Raises:
+        DvcError: the stage has never been completed.
+    """
+    path = root / "dvc.lock"
+    stages = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"] if path.exists() else {}
+    if stage.name not in stages:
+        raise DvcError(f"{path}: knows no result of stage {stage.name}; run it with `simclr run --select {stage.name}`")
+    return {out["path"]: _recorded(out) for out in stages[stage.name].get("outs", [])}
+
+
+def read_tracked(root: Path, path: str) -> Recorded:
+    """What ``<path>.dvc`` records of a file or folder that was added without a command."""
+    document = yaml.safe_load((root / f"{path}.dvc").read_text(encoding="utf-8"))
+    return _recorded(document["outs"][0])
+
+
+def _recorded(out: dict[str, Any]) -> Recorded:
+    return Recorded(md5=out["md5"], size=out.get("size", 0), files=out.get("nfiles", 1))
+
+
+def _stage(base: Path, stage: Any) -> Stage:
+    return Stage(
+        name=stage.name,  # its `addressing` depends on the current folder
+        command=stage.cmd if isinstance(stage.cmd, str) else "\n".join(stage.cmd),
+        description=stage.desc,
+        deps=tuple(_relative(base, dep.fs_path) for dep in stage.deps if dep not in stage.params),
+        params=tuple(sorted(f"{dep.def_path}:{key}" for dep in stage.params for key in dep.params)),
+        outs=tuple(_out(base, out) for out in stage.outs),
+        meta=stage.meta or {},
+    )
+
+
+def _out(base: Path, out: Any) -> Out:
+    kind: Literal["data", "metric", "plot"] = "metric" if out.is_metric else "plot" if out.is_plot else "data"
+    return Out(_relative(base, out.fs_path), kind, out.annot.desc)
+
+
+def _relative(base: Path, path: str) -> str:
+    absolute = Path(path)
+    return absolute.relative_to(base).as_posix() if absolute.is_relative_to(base) else absolute.as_posix()
+
+
+def _reason(error: BaseException) -> str:
+    """What DVC's command line would print: the error and its causes, on one line."""
+    causes = []
+    cause: BaseException | None = error
+    while cause is not None:
+        causes.append(" ".join(str(cause).split()))
+        cause = cause.__cause__
+    return ": ".join(cause for cause in causes if cause)

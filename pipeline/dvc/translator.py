@@ -1,0 +1,55 @@
+"""dvc.yaml in Dagster's terms: an asset for each result of a stage, described by the stage's ``meta.dagster``.
+
+stages:
+  pretrain:
+    desc: What the asset page says
+    meta: {dagster: {group: training, kinds: [pytorch], owners: ["team:ml"], pool: dvc}}
+"""
+
+import re
+from pathlib import PurePosixPath
+from typing import Any
+
+import dagster as dg
+
+from pipeline.dvc.project import RAW, Out, Project, Stage
+
+POOL = "dvc"
+RAW_IMAGES = dg.AssetKey("raw_images")
+
+
+def asset_key(path: str) -> dg.AssetKey:
+    """``models/finetuned/0.01`` → models/finetuned/0_01; the raw images have a name of their own."""
+    if path == RAW:
+        return RAW_IMAGES
+    return dg.AssetKey([part.replace(".", "_") for part in PurePosixPath(path).parts])
+
+
+def op_name(stage: Stage) -> str:
+    """``finetune@0.01`` → finetune_0_01: Dagster allows letters, digits and underscores."""
+    return re.sub(r"[^A-Za-z0-9_]", "_", stage.name)
+
+
+def pool(stage: Stage) -> str:
+    """The pool whose single slot keeps two runs out of one workspace."""
+    return str(_meta(stage).get("pool", POOL))
+
+
+def asset_spec(project: Project, stage: Stage, out: Out) -> dg.AssetSpec:
+    """The asset of one result: where it comes from, who looks after it, and when its definition has changed."""
+    meta = _meta(stage)
+    return dg.AssetSpec(
+        key=asset_key(out.path),
+        deps=[asset_key(path) for path in project.upstream(stage)],
+        description=out.description or stage.description,
+        group_name=meta.get("group"),
+        kinds=set(meta.get("kinds", ["dvc"])),
+        owners=meta.get("owners"),
+        code_version=stage.digest,
+        metadata={"dvc/stage": stage.name, "dvc/path": out.path, "dvc/command": stage.command},
+    )
+
+
+def _meta(stage: Stage) -> dict[str, Any]:
+    meta: dict[str, Any] = stage.meta.get("dagster", {})
+    return meta

@@ -1,0 +1,165 @@
+"""Bring a workspace up to date through Dagster, in this process: what ``simclr run`` does.
+
+The run is recorded in the workspace (its folder is DAGSTER_HOME), so the UI shows it with its logs. On the terminal
+there is a line for each stage and gate, and one for each epoch of a training.
+"""
+
+import logging
+import os
+import sys
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+import dagster as dg
+import psutil
+
+from pipeline.defs import build_definitions
+from pipeline.defs.raw_images import RawImagesConfig
+from pipeline.dvc.client import Outcome
+from pipeline.dvc.project import load
+from pipeline.dvc.translator import RAW_IMAGES, asset_key
+from pipeline.errors import StageFailedError
+from pipeline.workspace import Workspace
+
+RAW_STAGE = "raw_images"
+PROCESS = "simclr/process"  # tag of a run: the process it runs in
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """How one stage came to its results, and the seconds that took now."""
+
+    outcome: Outcome
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """A run in which every stage and gate passed; ``stages`` in the order in which they ended."""
+
+    run_id: str
+    stages: dict[str, StageResult]
+
+
+def run(workspace: Workspace, stages: Sequence[str] | None = None, sources: Sequence[str] = ("inbox",)) -> RunOutcome:
+    """Ingest the sources and bring every stage up to date, or only the given stages with their gates.
+
+    Args:
+        stages: names from dvc.yaml, ``finetune`` meaning all of its matrix; ``raw_images`` is the ingest.
+        sources: what to ingest, if that is part of the run.
+
+    Raises:
+        DvcError: an unknown stage, or a fault in dvc.yaml.
+        StageFailedError: a stage failed, or a gate did not pass; what depends on it did not run.
+        PipelineError: the ingest failed, or another process holds the workspace.
+        KeyboardInterrupt: on SIGINT and SIGTERM, when every process of the stage has ended.
+    """
+    selection = _select(workspace, stages)
+    with dg.DagsterInstance.from_config(str(workspace.root)) as instance, _terminal() as terminal:
+        reap(instance)
+        loggers = dg.Definitions(loggers={"terminal": _log(terminal)})
+        job = dg.Definitions.merge(build_definitions(workspace), loggers).resolve_job_def("retrain")
+        config: dict[str, dict[str, Any]] = {"loggers": {"terminal": {}}}
+        if selection is None or RAW_IMAGES in selection:
+            config["ops"] = {RAW_STAGE: {"config": RawImagesConfig(sources=list(sources)).model_dump()}}
+        run_id = str(uuid.uuid4())
+        try:
+            tags = {PROCESS: _identify(os.getpid())}
+            result = job.execute_in_process(config, instance, asset_selection=selection, run_id=run_id, tags=tags)
+        except dg.DagsterExecutionInterruptedError:
+            raise KeyboardInterrupt from None
+        except dg.DagsterError:
+            failed = _failed_gates(instance, run_id)
+            if not failed:
+                raise
+            raise StageFailedError("; ".join(failed)) from None
+    return RunOutcome(run_id, dict(_results(result)))
+
+
+def reap(instance: dg.DagsterInstance) -> None:
+    """End the runs whose process was killed: Dagster would show them as running, and make others wait, for ever."""
+    started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])
+    for lost in instance.get_runs(started):
+        process = lost.tags.get(PROCESS)
+        if process and process != _identify(int(process.partition("@")[0])):
+            instance.report_run_failed(lost, f"Process {process} is gone; it was killed or the machine went down.")
+
+
+def _identify(pid: int) -> str:
+    """A process by its number and its start, since numbers are used again; empty when there is none."""
+    try:
+        return f"{pid}@{psutil.Process(pid).create_time():.2f}"
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def _select(workspace: Workspace, names: Sequence[str] | None) -> list[dg.AssetKey] | None:
+    if names is None:
+        return None
+    project = load(workspace.root)
+    keys = []
+    for name in names:
+        stages = () if name == RAW_STAGE else project.select(name)
+        keys += [asset_key(out.path) for stage in stages for out in stage.data] or [RAW_IMAGES]
+    return keys
+
+
+def _results(result: dg.ExecuteInProcessResult) -> Iterator[tuple[str, StageResult]]:
+    for event in result.get_asset_materialization_events():
+        metadata: dict[str, Any] = {name: value.value for name, value in event.materialization.metadata.items()}
+        if "dvc/stage" in metadata:
+            yield metadata["dvc/stage"], StageResult(Outcome(metadata["dvc/outcome"]), metadata["dvc/seconds"])
+
+
+def _failed_gates(instance: dg.DagsterInstance, run_id: str) -> list[str]:
+    entries = instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+    checks = [entry.get_dagster_event().asset_check_evaluation_data for entry in entries]
+    return [
+        f"{check.asset_key.to_user_string()} did not pass {check.check_name}: {check.description}"
+        for check in checks
+        if not check.passed
+    ]
+
+
+def _log(terminal: TextIO) -> dg.LoggerDefinition:
+    """What assets and gates say with ``context.log``, without Dagster's own events."""
+
+    class Terminal(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            meta = record.__dict__.get("dagster_meta", {})
+            if not meta.get("dagster_event"):
+                print(meta.get("orig_message", record.getMessage()), file=terminal, flush=True)
+
+    @dg.logger
+    def definition(_: dg.InitLoggerContext) -> logging.Logger:
+        logger = logging.Logger("simclr.run", logging.INFO)
+        logger.addHandler(Terminal())
+        return logger
+
+    return definition
+
+
+@contextmanager
+def _terminal() -> Iterator[TextIO]:
+    """Standard output as it is now; until the block ends, file descriptors 1 and 2 lead nowhere.
+
+    A run copies what arrives at these two into its logs, and echoes it to where they led before: everything that DVC
+    and the stages print.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = [os.dup(1), os.dup(2)]
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        for descriptor in (1, 2):
+            os.dup2(nowhere, descriptor)
+        with os.fdopen(os.dup(saved[0]), "w", encoding="utf-8", errors="replace") as terminal:
+            yield terminal
+    finally:
+        for descriptor, original in zip((1, 2), saved, strict=True):
+            os.dup2(original, descriptor)
+            os.close(original)
+        os.close(nowhere)

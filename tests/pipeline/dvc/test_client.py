@@ -1,0 +1,298 @@
+"""`dvc repro` under our client: what it did, what it says when it fails, and that nothing of it is left."""
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+import yaml
+
+from pipeline.dvc import processes
+from pipeline.dvc.client import Outcome, add, changed_stages, exclusive, repro
+from pipeline.errors import BusyError, DvcError, StageFailedError
+from pipeline.workspace import Workspace
+from tests.pipeline.dvc.conftest import log_of, write_graph
+
+
+def write_stage(workspace: Workspace, command: str, out: str = "out") -> Workspace:
+    """One stage, ``s``."""
+    return write_graph(workspace, yaml.safe_dump({"stages": {"s": {"cmd": command, "outs": [out]}}}))
+
+
+def lines_of(workspace: Workspace, stage: str) -> tuple[Outcome, list[str], list[str]]:
+    events: list[str] = []
+    output: list[str] = []
+    outcome = repro(workspace.root, stage, events.append, output.append).outcome
+    return outcome, events, output
+
+
+def test_it_runs_skips_and_restores(graph: Workspace) -> None:
+    assert lines_of(graph, "prepare")[0] is Outcome.EXECUTED
+    assert lines_of(graph, "prepare")[0] is Outcome.SKIPPED
+    shutil.rmtree(graph.root / "data" / "prepared")
+    outcome, _, output = lines_of(graph, "prepare")
+    assert outcome is Outcome.RESTORED
+    assert "this is prepare" not in output
+    assert (graph.prepared / "all.txt").read_text() == "abc"
+    (graph.raw / "two.txt").write_text("de")
+    assert lines_of(graph, "prepare")[0] is Outcome.EXECUTED
+
+
+def test_events_and_output_are_passed_on_and_kept(graph: Workspace) -> None:
+    repro(graph.root, "prepare")
+    _, events, output = lines_of(graph, "pretrain")
+    assert events == ["epoch 1", "epoch 2"]
+    assert "this is pretrain" in output
+    assert log_of(graph, "pretrain").read_text().splitlines()[0] == "Running stage 'pretrain':"
+    repro(graph.root, "pretrain")
+    assert lines_of(graph, "pretrain")[1] == []  # a skipped stage does not repeat the events of an earlier one
+
+
+def test_only_the_given_stage_of_a_matrix_runs(graph: Workspace) -> None:
+    for stage in ("prepare", "pretrain", "finetune@0.01"):
+        repro(graph.root, stage)
+    assert [path.name for path in (graph.root / "models" / "finetuned").iterdir() if path.is_dir()] == ["0.01"]
+
+
+def test_python_in_dvc_yaml_is_this_python_and_ignores_what_lies_in_the_workspace(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    (workspace.root / "json.py").write_text("raise SystemExit('the workspace shadows the standard library')")
+    write_stage(workspace, 'python -c "import json, sys; print(sys.prefix)"', "none")
+    output: list[str] = []
+    with pytest.raises(DvcError, match="'none' does not exist"):
+        repro(workspace.root, "s", on_output=output.append)
+    assert sys.prefix in output
+
+
+@pytest.mark.parametrize(
+    ("command", "cause"),
+    [
+        (
+            "echo working; echo 'error: batch_size is 0; must be positive' >&2; echo bye; exit 2",
+            "batch_size is 0; must be",
+        ),
+        ("echo almost; echo 'ValueError: bad number' >&2; exit 1", "ValueError: bad number"),
+        ("printf 'no end of line'; exit 1", "no end of line"),
+        ("exit 3", "exited with 3"),
+        ("kill -9 $$", "exited with -9"),
+    ],
+)
+def test_a_failed_stage_is_named_with_its_last_word(workspace: Workspace, command: str, cause: str) -> None:
+    write_stage(workspace, command)
+    with pytest.raises(StageFailedError) as raised:
+        repro(workspace.root, "s")
+    message = str(raised.value)
+    assert message.startswith(f"stage s: {cause}")
+    assert ".simclr/logs/s.log" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("graph_text", "stage", "cause"),
+    [
+        ("stages: {train: {cmd: 'true', outs: [model]}}", "train", "'model' does not exist"),
+        ("stages: {train: {cmd: 'true', deps: [nothing], outs: [model]}}", "train", "nothing"),
+        ("stages: {train: {cmd: 'true', outs: [model]}}", "tran", "tran"),
+    ],
+)
+def test_what_dvc_itself_refuses_is_no_stage_failure(
+    workspace: Workspace, graph_text: str, stage: str, cause: str
+) -> None:
+    write_graph(workspace, graph_text)
+    with pytest.raises(DvcError, match=cause) as raised:
+        repro(workspace.root, stage)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_broken_event_does_not_stop_the_stage(workspace: Workspace) -> None:
+    write_stage(workspace, "echo '{half' >> \"$SIMCLR_EVENTS\"; echo > out")
+    assert lines_of(workspace, "s")[1] == ["{half"]
+
+
+def test_changed_stages_names_the_reasons(graph: Workspace) -> None:
+    repro(graph.root, "prepare")
+    assert "prepare" not in changed_stages(graph.root)
+    (graph.raw / "two.txt").write_text("de")
+    assert changed_stages(graph.root)["prepare"] == ["data/raw modified"]
+
+
+def test_add_tracks_a_folder_and_passes_on_what_dvc_says(graph: Workspace) -> None:
+    add(graph.root, graph.raw)
+    assert yaml.safe_load((graph.root / "data" / "raw.dvc").read_text())["outs"][0]["nfiles"] == 1
+    with pytest.raises(DvcError, match=r"dvc .*add.* failed: .*missing"):
+        add(graph.root, graph.root / "missing")
+
+
+def test_the_second_client_is_told_who_holds_the_workspace(graph: Workspace) -> None:
+    with (
+        exclusive(graph.root, "ingest"),
+        pytest.raises(BusyError, match=rf"busy with ingest of process {os.getpid()}; .*`kill -INT {os.getpid()}`"),
+    ):
+        repro(graph.root, "prepare")
+    assert not log_of(graph, "prepare").exists()
+    assert repro(graph.root, "prepare").outcome is Outcome.EXECUTED
+
+
+def test_a_stage_holds_the_workspace_also_when_its_client_is_killed(workspace: Workspace) -> None:
+    write_stage(workspace, 'echo started >> "$SIMCLR_EVENTS"; exec sleep 600')
+    client = start_client(workspace, "s")
+    client.kill()
+    client.wait()
+    with pytest.raises(BusyError) as raised, exclusive(workspace.root, "ingest"):
+        pass
+    # The message gives the command that frees it.
+    subprocess.run(["sh", "-c", str(raised.value).split("`")[1]], check=True)
+    with (workspace.root / ".dvc" / "tmp" / "simclr.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+
+# One process that ignores what it can, and one in a session of its own, as torchrun starts its workers.
+STUBBORN = r"""
+import os, signal, subprocess, sys, time
+if sys.argv[1:]:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with open("pids", "a") as pids:
+        pids.write(f"{os.getpid()}\n")
+    if sys.argv[1] == "worker":
+        with open(os.environ["SIMCLR_EVENTS"], "a") as events:
+            events.write("started\n")
+    time.sleep(600)
+subprocess.Popen([sys.executable, __file__, "child"])
+while not os.path.exists("pids"):
+    time.sleep(0.01)
+subprocess.Popen([sys.executable, __file__, "worker"], start_new_session=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def stubborn(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
+    monkeypatch.setattr(processes, "TERMINATE_SECONDS", 0.2)
+    (workspace.root / "stubborn.py").write_text(STUBBORN)
+    yield write_stage(workspace, "python stubborn.py")
+    for pid in pids_of(workspace):
+        if alive(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def pids_of(workspace: Workspace) -> list[int]:
+    path = workspace.root / "pids"
+    return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+
+def alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_an_exception_leaves_no_process_however_stubborn(stubborn: Workspace) -> None:
+    def fail(_: str) -> None:
+        raise RuntimeError("the thread of the op was stopped")
+
+    with pytest.raises(RuntimeError, match="was stopped"):
+        repro(stubborn.root, "s", on_event=fail, grace_seconds=0.2)
+    assert len(pids_of(stubborn)) == 2
+    assert not [pid for pid in pids_of(stubborn) if alive(pid)]
+    with exclusive(stubborn.root, "the next"):
+        pass
+
+
+def test_what_only_another_session_keeps_alive_is_not_waited_for(workspace: Workspace) -> None:
+    """Torchrun stops its workers before it ends, so one that is left then is lost already."""
+    (workspace.root / "stubborn.py").write_text(STUBBORN)
+    launch = "import subprocess; subprocess.Popen(['python', 'stubborn.py', 'worker'], start_new_session=True)"
+    write_stage(workspace, f'python -c "{launch}"; exec sleep 600')
+
+    def interrupt(_: str) -> None:
+        raise KeyboardInterrupt
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        repro(workspace.root, "s", on_event=interrupt)
+    assert time.monotonic() - began < 30
+    assert not [pid for pid in pids_of(workspace) if alive(pid)]
+
+
+def test_what_a_failed_stage_leaves_running_is_killed(workspace: Workspace) -> None:
+    (workspace.root / "stubborn.py").write_text(STUBBORN)
+    write_stage(workspace, "python stubborn.py worker & until test -s pids; do :; done; exit 7")
+    with pytest.raises(StageFailedError):
+        repro(workspace.root, "s")
+    assert pids_of(workspace)
+    assert not [pid for pid in pids_of(workspace) if alive(pid)]
+
+
+def test_a_polite_stage_has_time_to_save(workspace: Workspace) -> None:
+    script = (
+        "import os, signal\n"
+        "def save(*_):\n"
+        "    open('saved', 'w').close()\n"
+        "    raise SystemExit(130)\n"
+        "signal.signal(signal.SIGINT, save)\n"
+        "print('started', file=open(os.environ['SIMCLR_EVENTS'], 'a'), flush=True)\n"
+        "signal.pause()\n"
+    )
+    (workspace.root / "polite.py").write_text(script)
+    write_stage(workspace, "python polite.py")
+    client = start_client(workspace, "s")
+    client.send_signal(signal.SIGINT)
+    assert client.wait(timeout=30) != 0
+    assert (workspace.root / "saved").exists()
+
+
+def start_client(workspace: Workspace, stage: str) -> subprocess.Popen[bytes]:
+    """A client in a process of its own; returns when its stage has reported the first event."""
+    code = "import pathlib, sys, pipeline.dvc.client as c; c.repro(pathlib.Path(sys.argv[1]), sys.argv[2])"
+    client = subprocess.Popen(
+        [sys.executable, "-u", "-c", code, str(workspace.root), stage],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert client.stdout is not None
+    with client.stdout:
+        for line in client.stdout:
+            if line == b"started\n":
+                return client
+    raise AssertionError("the stage has not started")
+
+
+@pytest.mark.slow
+def test_a_held_dvc_lock_does_not_lose_the_result(graph: Workspace) -> None:
+    """`dvc push` in another terminal, at the moment in which a training ends: DVC alone gives up after 3 seconds."""
+    reached = threading.Event()
+    (graph.root / "wait.py").write_text(
+        "import os\nprint('started', file=open(os.environ['SIMCLR_EVENTS'], 'a'), flush=True)\n"
+        "open('end').read()\nopen('out', 'w').close()\n"
+    )
+    os.mkfifo(graph.root / "end")
+    write_stage(graph, "python wait.py")
+    holder = (
+        "import sys, time\nfrom zc.lockfile import LockFile\n"
+        "lock = LockFile(sys.argv[1])\nprint('held', flush=True)\ntime.sleep(5)\n"
+    )
+
+    def hold() -> None:
+        reached.wait()
+        lock = str(graph.root / ".dvc" / "tmp" / "lock")
+        with subprocess.Popen([sys.executable, "-c", holder, lock], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"held\n"
+            (graph.root / "end").write_text("now")
+
+    other = threading.Thread(target=hold)
+    other.start()
+    try:
+        outcome = repro(graph.root, "s", on_event=lambda _: reached.set()).outcome
+    finally:
+        other.join()
+    assert outcome is Outcome.EXECUTED
+    assert yaml.safe_load((graph.root / "dvc.lock").read_text())["stages"]["s"]["outs"][0]["path"] == "out"

@@ -1,0 +1,125 @@
+"""What we read out of dvc.yaml and dvc.lock."""
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.dvc.client import repro
+from pipeline.dvc.project import Out, load, overlap, read_lock, read_tracked
+from pipeline.errors import DvcError
+from pipeline.workspace import Workspace
+from tests.pipeline.dvc.conftest import GRAPH, write_graph
+
+
+def test_a_matrix_is_one_stage_for_each_combination(graph: Workspace) -> None:
+    project = load(graph.root)
+    assert [stage.name for stage in project.stages] == ["prepare", "pretrain", "finetune@0.01", "finetune@0.1"]
+    one = project.stages[2]
+    assert one.command == "python stage.py finetune 0.01"
+    assert one.outs == (Out("models/finetuned/0.01"),)
+    assert [stage.name for stage in project.select("finetune")] == ["finetune@0.01", "finetune@0.1"]
+    assert project.select("finetune@0.1") == (project.stages[3],)
+
+
+def test_outputs_know_what_they_are(graph: Workspace) -> None:
+    prepare, pretrain, *_ = load(graph.root).stages
+    assert prepare.data == (Out("data/prepared", "data", "All of them in one."),)
+    assert {(out.path, out.kind) for out in pretrain.outs} == {
+        ("models/pretrained", "data"),
+        ("reports/pretrain.json", "metric"),
+        ("reports/curves.png", "plot"),
+        ("reports/pretrain.csv", "plot"),
+    }
+    assert pretrain.deps == ("data/prepared",)
+    assert pretrain.params == ("params.yaml:pretrain",)
+    assert pretrain.meta["dagster"]["group"] == "training"
+
+
+def test_to_read_a_metric_is_to_depend_on_the_result_it_measures(graph: Workspace) -> None:
+    project = load(graph.root)
+    assert project.upstream(project.stages[2]) == ("models/pretrained",)
+
+
+def test_a_stage_that_writes_only_metrics_results_in_those(workspace: Workspace) -> None:
+    write_graph(workspace, "stages: {count: {cmd: ls, metrics: [reports/count.json]}}")
+    assert load(workspace.root).stages[0].data == (Out("reports/count.json", "metric"),)
+
+
+def test_overlap_is_symmetric_and_knows_folders_from_prefixes() -> None:
+    paths = ["data/raw", "data/raw/one.tar", "data/raw2", "data", "reports"]
+    related = {(a, b) for a, b in product(paths, paths) if overlap(a, b)}
+    assert related == {(b, a) for a, b in related}
+    assert ("data", "data/raw/one.tar") in related
+    assert ("data/raw", "data/raw2") not in related
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changes"),
+    [
+        ("stage.py pretrain", "stage.py pretrain --fast", True),
+        ("params: [pretrain]", "params: [pretrain, seed]", True),
+        ("deps: [data/prepared]", "deps: [data/prepared, stage.py]", True),
+        ("outs: [models/pretrained]", "outs: [models/encoder]", True),
+        ("desc: Count letters.", "desc: Count all letters.", False),
+        ("stage.py prepare", "stage.py prepare --fast", False),
+    ],
+)
+def test_the_digest_follows_the_definition_of_its_own_stage(
+    graph: Workspace, old: str, new: str, changes: bool
+) -> None:
+    before = load(graph.root).stages[1].digest
+    assert old in GRAPH
+    after = load(write_graph(graph, GRAPH.replace(old, new)).root).stages[1].digest
+    assert (before != after) is changes
+
+
+def test_the_lock_gives_the_hash_of_every_output(graph: Workspace) -> None:
+    prepare, pretrain, *_ = load(graph.root).stages
+    with pytest.raises(DvcError, match="knows no result of stage prepare; run it with `simclr run --select prepare`"):
+        read_lock(graph.root, prepare)
+    repro(graph.root, "prepare")
+    repro(graph.root, "pretrain")
+    assert set(read_lock(graph.root, pretrain)) == {out.path for out in pretrain.outs}
+    record = read_lock(graph.root, prepare)["data/prepared"]
+    lock = yaml.safe_load((graph.root / "dvc.lock").read_text())["stages"]["prepare"]["outs"][0]
+    assert (record.md5, record.size, record.files) == (lock["md5"], 3, 1)
+
+
+def test_a_tracked_folder_has_the_hash_in_its_dvc_file(workspace: Workspace) -> None:
+    (workspace.root / "data").mkdir()
+    (workspace.root / "data" / "raw.dvc").write_text("outs: [{md5: abc.dir, size: 7, nfiles: 2, path: raw}]\n")
+    record = read_tracked(workspace.root, "data/raw")
+    assert (record.md5, record.size, record.files) == ("abc.dir", 7, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("stages: [", "YAML file structure is corrupted"),
+        ("stages: {a: {cmd: ls, oust: [x]}}", "oust"),
+        ("stages: {a: {cmd: 'ls ${nothing}'}}", "Could not find 'nothing'"),
+        ("stages: {a: {cmd: ls, outs: [x]}, b: {cmd: ls, outs: [x]}}", "output 'x' is specified in"),
+        (
+            "stages: {a: {cmd: ls, deps: [y], outs: [x]}, b: {cmd: ls, deps: [x], outs: [y]}}",
+            "both a dependency and an",
+        ),
+    ],
+)
+def test_a_fault_in_dvc_yaml_is_named_in_one_line(workspace: Workspace, text: str, fault: str) -> None:
+    with pytest.raises(DvcError, match=fault) as raised:
+        load(write_graph(workspace, text).root)
+    assert str(workspace.root / "dvc.yaml") in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_folder_without_dvc_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "dvc.yaml").write_text("stages: {}")
+    with pytest.raises(DvcError, match="not inside of a DVC repository"):
+        load(tmp_path)
+
+
+def test_an_unknown_stage_is_answered_with_the_known_ones(graph: Workspace) -> None:
+    with pytest.raises(DvcError, match=r"no stage .train.; choose from: prepare, pretrain"):
+        load(graph.root).select("train")

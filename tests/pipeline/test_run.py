@@ -1,0 +1,165 @@
+"""`simclr run` behind its command line: what it says, what it leaves in Dagster's history, and how it fails."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import dagster as dg
+import pytest
+
+from pipeline.dvc.client import Outcome, exclusive
+from pipeline.errors import BusyError, DvcError, IngestError, StageFailedError
+from pipeline.run import run
+from pipeline.workspace import Workspace
+from tests.pipeline.test_checks import PRETRAIN
+
+# The first stages of the real graph, in seconds.
+GRAPH = """
+stages:
+  prepare:
+    cmd: ls data/raw > prepared; if test -e fault; then cat fault >&2; exit 2; fi
+    deps: [data/raw]
+    outs: [prepared]
+  pretrain:
+    cmd: mkdir -p models/pretrained reports && cp prepared models/pretrained/model && cp report reports/pretrain.json
+    deps: [prepared, report]
+    outs: [models/pretrained]
+    metrics: [{reports/pretrain.json: {cache: false}}]
+  finetune:
+    matrix: {fraction: ["0.01", "0.1"]}
+    cmd: cp models/pretrained/model finetuned-${item.fraction}
+    deps: [models/pretrained]
+    outs: ["finetuned-${item.fraction}"]
+"""
+STAGES = ["prepare", "pretrain", "finetune@0.01", "finetune@0.1"]
+
+
+@pytest.fixture
+def graph(filled: Workspace) -> Workspace:
+    (filled.root / "dvc.yaml").write_text(GRAPH, encoding="utf-8")
+    (filled.root / "report").write_text(json.dumps(PRETRAIN), encoding="utf-8")
+    return filled
+
+
+def history(workspace: Workspace) -> list[dg.DagsterRunStatus]:
+    """The runs that the UI shows, the latest first."""
+    with dg.DagsterInstance.from_config(str(workspace.root)) as instance:
+        return [record.status for record in instance.get_runs()]
+
+
+def test_from_raw_images_to_the_last_stage_and_again(graph: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
+    first = run(graph)
+    assert {name: result.outcome for name, result in first.stages.items()} == dict.fromkeys(STAGES, Outcome.EXECUTED)
+    assert all(result.seconds > 0 for result in first.stages.values())
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0].startswith("raw_images: 40 new images in batch 0001")
+    assert [line.partition(" in ")[0] for line in lines if " executed in " in line] == [
+        f"{name}: executed" for name in STAGES
+    ]
+    assert any(line.startswith("not_collapsed: passed, loss 5.1") for line in lines)
+
+    shutil.rmtree(graph.root / "models")
+    second = run(graph)
+    outcomes = {name: result.outcome for name, result in second.stages.items()}
+    assert outcomes == dict.fromkeys(STAGES, Outcome.SKIPPED) | {"pretrain": Outcome.RESTORED}
+    assert "raw_images: nothing new" in capfd.readouterr().out
+    assert history(graph) == [dg.DagsterRunStatus.SUCCESS] * 2
+
+
+def test_only_the_given_stages_and_their_gates_run(graph: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
+    assert list(run(graph, ["raw_images", "prepare", "pretrain"]).stages) == ["prepare", "pretrain"]
+    assert "not_collapsed: passed" in capfd.readouterr().out
+    assert set(run(graph, ["finetune"]).stages) == {"finetune@0.01", "finetune@0.1"}
+
+
+def test_a_failed_stage_is_one_line_and_nothing_runs_after_it(
+    graph: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (graph.root / "fault").write_text("error: no luck\n")
+    with pytest.raises(
+        StageFailedError, match=r"^stage prepare: no luck \(all of its output: \.simclr/logs/prepare\.log"
+    ):
+        run(graph)
+    shown = capfd.readouterr()
+    assert "Traceback" not in shown.out + shown.err
+    assert "pretrain" not in shown.out
+    assert history(graph) == [dg.DagsterRunStatus.FAILURE]
+
+
+def test_a_gate_that_does_not_pass_stops_the_run_and_says_why(graph: Workspace) -> None:
+    (graph.root / "report").write_text(json.dumps(PRETRAIN | {"collapsed": True}), encoding="utf-8")
+    with pytest.raises(
+        StageFailedError, match="models/pretrained did not pass not_collapsed: all images have nearly the"
+    ):
+        run(graph)
+    assert (graph.root / "models" / "pretrained").exists()
+    assert not (graph.root / "finetuned-0.1").exists()
+    assert history(graph) == [dg.DagsterRunStatus.FAILURE]
+
+
+def test_errors_before_any_stage_keep_their_kind(graph: Workspace) -> None:
+    with pytest.raises(DvcError, match="no stage 'train'"):
+        run(graph, ["prepare", "train"])
+    assert history(graph) == []
+    with pytest.raises(IngestError, match="no-such-folder"):
+        run(graph, sources=["no-such-folder"])
+    with exclusive(graph.root, "another run"), pytest.raises(BusyError, match=f"process {os.getpid()}"):
+        run(graph)
+
+
+@pytest.mark.parametrize("request_to_stop", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_no_stage_behind(graph: Workspace, request_to_stop: signal.Signals) -> None:
+    stage = (
+        "import os, signal, sys, time\n"
+        "signal.signal(signal.SIGINT, lambda *_: sys.exit(130))\n"
+        "open('pid', 'w').write(str(os.getpid()))\n"
+        "print('{\"message\": \"waiting\"}', file=open(os.environ['SIMCLR_EVENTS'], 'a'), flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    (graph.root / "wait.py").write_text(stage)
+    (graph.root / "dvc.yaml").write_text("stages: {wait: {cmd: python wait.py, outs: [out]}}")
+    with start(graph, "wait") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "wait: waiting\n"
+        process.send_signal(request_to_stop)
+        _, errors = process.communicate(timeout=60)
+    assert "KeyboardInterrupt" in errors.splitlines()[-1]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((graph.root / "pid").read_text()), 0)
+    assert history(graph) == [dg.DagsterRunStatus.FAILURE]
+
+
+def test_a_run_whose_process_was_killed_is_ended_by_the_next(graph: Workspace) -> None:
+    wait = {"cmd": 'echo waiting >> "$SIMCLR_EVENTS"; exec sleep 600', "outs": ["out"]}
+    following = {"cmd": "echo > next", "outs": ["next"]}
+    (graph.root / "dvc.yaml").write_text(json.dumps({"stages": {"wait": wait, "next": following}}))
+    with start(graph, "wait") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "wait: waiting\n"
+        assert history(graph) == [dg.DagsterRunStatus.STARTED]
+        process.kill()
+    with pytest.raises(BusyError) as raised:
+        run(graph, ["next"])
+    subprocess.run(["sh", "-c", str(raised.value).split("`")[1]], check=True)
+    assert history(graph) == [dg.DagsterRunStatus.FAILURE] * 2
+
+
+def test_what_a_stage_prints_is_in_the_logs_of_the_ui_and_not_on_the_terminal(graph: Workspace) -> None:
+    (graph.root / "dvc.yaml").write_text("stages: {talk: {cmd: 'echo a long story; echo > out', outs: [out]}}")
+    with start(graph, "talk") as process:
+        output, errors = process.communicate(timeout=60)
+    assert re.fullmatch(r"talk: executed in \d+\.\d s\n", output)
+    assert not errors
+    captured = [path.read_text() for path in (graph.root / "storage").rglob("*.out")]
+    assert any("a long story" in text for text in captured)
+
+
+def start(workspace: Workspace, stage: str) -> subprocess.Popen[str]:
+    """`run` in a process of its own, with a terminal's file descriptors and signals."""
+    code = "import pathlib, sys, pipeline.run as r; r.run(r.Workspace(pathlib.Path(sys.argv[1])), [sys.argv[2]])"
+    command = [sys.executable, "-c", code, str(workspace.root), stage]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
