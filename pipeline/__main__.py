@@ -1,0 +1,21 @@
+"""``simclr``, also as ``python -m pipeline``."""
+
+import sys
+
+
+def main() -> None:
+    """Start the command line; where only the base package is installed, say what is missing."""
+    try:
+        from pipeline.cli import run_cli
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("pipeline", "simclr_core", "deploy"):
+            raise
+        sys.exit(
+            f"error: {error.name} is not installed, only what `simclr-deploy` needs is; "
+            "install the rest with: pip install 'simclr-pipeline[pipeline]'"
+        )
+    sys.exit(run_cli())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""What can go wrong between a folder of images and a released encoder.
+
+PipelineError (ValueError)
+├── WorkspaceError      no workspace here, or a folder that cannot become one
+├── ParamsError         params.yaml has faults; all of them are listed
+├── IngestError         nothing to read, or labels.csv cannot be understood
+├── ValidationError     the validate stage cannot run
+├── GateError           the data contract was broken: see reports/validation.html
+├── BusyError           another run holds the workspace
+├── DvcError            dvc itself failed
+└── StageFailedError    a stage of dvc.yaml failed
+"""
+
+
+class PipelineError(ValueError):
+    """Root of every error this package raises on purpose; the message says what to do."""
+
+
+class WorkspaceError(PipelineError):
+    """There is no workspace, or the folder cannot become one."""
+
+
+class ParamsError(PipelineError):
+    """``params.yaml``, or an override of it, has faults."""
+
+
+class IngestError(PipelineError):
+    """A source holds nothing to read, or its labels cannot be understood."""
+
+
+class ValidationError(PipelineError):
+    """The validate stage cannot run at all."""
+
+
+class GateError(PipelineError):
+    """A critical expectation failed, so nothing may be trained on this data."""
+
+
+class BusyError(PipelineError):
+    """Another process is changing the workspace."""
+
+
+class DvcError(PipelineError):
+    """A ``dvc`` command failed."""
+
+
+class StageFailedError(PipelineError):
+    """A stage's command exited with an error, or a gate after it did not pass."""

@@ -1,0 +1,127 @@
+"""``params.yaml``: the only knobs, one block per stage, read and changed as a whole.
+
+An override from the command line or from the Dagster launchpad is written into the file before anything runs, so that
+``dvc.lock`` tells what was really used.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from deploy.artifact import write_atomically
+from pipeline.errors import ParamsError
+from pipeline.validation.config import ValidateConfig
+from pipeline.workspace import Workspace
+from simclr_core.config import (
+    Block,
+    ExportConfig,
+    FinetuneConfig,
+    LinearEvalConfig,
+    PretrainConfig,
+    read_block,
+)
+from simclr_core.errors import ConfigError
+
+
+class IngestConfig(Block):
+    """How files become raw batches."""
+
+    settle_seconds: Annotated[float, Field(ge=0)] = 2.0  # a file changed more recently is still being written
+    shard_megabytes: Annotated[int, Field(ge=1, le=4096)] = 256
+
+
+class PrepareConfig(Block):
+    """How accepted images become canonical ones."""
+
+    short_side: Annotated[int, Field(ge=8)] = 256  # pixels; larger images are reduced to it, smaller ones kept
+    jpeg_quality: Annotated[int, Field(ge=50, le=100)] = 95
+    shard_megabytes: Annotated[int, Field(ge=1, le=4096)] = 256
+
+
+@dataclass(frozen=True)
+class Params:
+    """Every block of ``params.yaml``."""
+
+    ingest: IngestConfig
+    validate: ValidateConfig
+    prepare: PrepareConfig
+    pretrain: PretrainConfig
+    linear_eval: LinearEvalConfig
+    finetune: FinetuneConfig
+    export: ExportConfig
+
+
+BLOCKS: dict[str, type[Block]] = dict(Params.__annotations__)
+
+
+def read(workspace: Workspace) -> Params:
+    """Read and check the whole file.
+
+    Raises:
+        ParamsError: with every fault of every block.
+    """
+    return _read(workspace.params)
+
+
+def override(workspace: Workspace, values: Mapping[str, str]) -> None:
+    """Write values such as ``{"pretrain.epochs": "100"}`` into ``params.yaml``, keeping its comments.
+
+    The file changes only if all of them are valid.
+
+    Raises:
+        ParamsError: an unknown key, or a value out of range.
+    """
+    if not values:
+        return
+    read(workspace)
+    yaml = YAML()
+    yaml.width = 120
+    document = yaml.load(workspace.params.read_text(encoding="utf-8"))
+    for key, text in values.items():
+        _assign(document, key, text)
+    content = StringIO()
+    yaml.dump(document, content)
+    with TemporaryDirectory() as folder:
+        candidate = Path(folder) / "params.yaml"
+        candidate.write_text(content.getvalue(), encoding="utf-8")
+        _read(candidate)
+    write_atomically(workspace.params, content.getvalue())
+
+
+def _assign(document: dict[str, Any], key: str, text: str) -> None:
+    *parents, name = key.split(".")
+    if not parents or parents[0] not in BLOCKS:
+        raise ParamsError(f"{key!r}: unknown block; a key is BLOCK.KEY, and the blocks are: {', '.join(BLOCKS)}")
+    for parent in parents:
+        if document.get(parent) is None:
+            document[parent] = {}
+        document = document[parent]
+        if not isinstance(document, dict):
+            raise ParamsError(f"{key!r}: {parent!r} is a value, not a block")
+    try:
+        document[name] = YAML(typ="safe").load(text)
+    except YAMLError:
+        raise ParamsError(f"{key}: {text!r} is not a YAML value") from None
+
+
+Model = TypeVar("Model", bound=Block)
+
+
+def _read(path: Path) -> Params:
+    faults: list[str] = []
+    blocks: dict[str, Block] = {}
+    for name, model in BLOCKS.items():
+        try:
+            blocks[name] = read_block(path, name, model)
+        except ConfigError as error:
+            faults += [fault for fault in error.faults if fault not in faults]
+    if faults:
+        raise ParamsError(f"{path.name}: " + "; ".join(faults))
+    return Params(**blocks)  # type: ignore[arg-type]  # each block was read as the type that BLOCKS names for it

@@ -1,0 +1,171 @@
+"""Prepare: accepted raw files become canonical images in indexed shards, the only thing that training reads.
+
+    python -m pipeline.prepare        in a workspace, after validate
+
+Canonical means upright, RGB, 8 bit, short side bounded, no metadata. Small images are stored as PNG, so that nothing is
+lost; larger ones as JPEG without chroma subsampling.
+"""
+
+import hashlib
+import io
+import json
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image
+
+from deploy.artifact import publish
+from deploy.preprocess import canonicalise, open_image
+from pipeline.errors import GateError
+from pipeline.params import read
+from pipeline.raw import read_bytes
+from pipeline.stage import run_stage
+from pipeline.workspace import Workspace
+from simclr_core.reporter import emit, record_timing
+from simclr_core.shards import UNLABELLED, DatasetCard, Sample, portions, write_card, write_shards
+
+LOSSLESS_UP_TO = 128  # pixels of the longer side; below it PNG costs little, and 8-pixel JPEG blocks would be large
+DECODE_BYTES = 64_000_000  # raw bytes handed to the threads at a time; bounds memory
+
+
+@dataclass
+class PixelSums:
+    """Sums over the training pixels (scaled to [0, 1]) and the range of sides; gives mean and standard deviation."""
+
+    pixels: int = 0
+    total: Any = 0.0
+    squares: Any = 0.0
+    min_side: int = 1 << 30
+    max_side: int = 0
+
+    def add(self, image: Image.Image) -> None:
+        values = np.asarray(image, dtype=np.float64).reshape(-1, 3) / 255
+        self.pixels += len(values)
+        self.total = self.total + values.sum(axis=0)
+        self.squares = self.squares + (values**2).sum(axis=0)
+        self.min_side = min(self.min_side, *image.size)
+        self.max_side = max(self.max_side, *image.size)
+
+    def mean(self) -> tuple[float, float, float]:
+        return _three(self.total / self.pixels)
+
+    def std(self) -> tuple[float, float, float]:
+        variance = self.squares / self.pixels - (self.total / self.pixels) ** 2
+        return _three(np.sqrt(np.maximum(variance, 1e-8)))  # an all-black data set must not divide by zero
+
+
+def run(workspace: Workspace) -> None:
+    """Write ``data/prepared`` from ``data/raw`` and ``data/manifest``.
+
+    Raises:
+        GateError: validation did not pass, or left no training image.
+    """
+    started = time.monotonic()
+    params = read(workspace).prepare
+    require_valid(workspace.reports / "validation.json")
+    rows = pq.read_table(
+        workspace.manifest / "accepted.parquet", columns=["sha256", "batch", "split", "label"]
+    ).to_pylist()
+    classes = tuple(sorted({row["label"] for row in rows if row["label"] is not None}))
+    sums = PixelSums()
+    counts = {}
+    with publish(workspace.prepared, replace=True) as folder:
+        for split in ("train", "test"):
+            accepted = {row["sha256"]: row for row in rows if row["split"] == split}
+            samples = _canonical(workspace.raw, accepted, classes, params.short_side, params.jpeg_quality)
+            seen = _counted(samples, sums) if split == "train" else (sample for sample, _ in samples)
+            by_batch = groupby(seen, key=lambda sample: accepted[sample.key]["batch"])
+            counts[split] = write_shards(
+                folder / split, map(itemgetter(1), by_batch), params.shard_megabytes * 1_000_000
+            )
+            emit("progress", stage="prepare", message=f"{counts[split]} {split} images", images=counts[split])
+        if not sums.pixels:
+            raise GateError("no training image was accepted; see reports/validation.html for the reasons")
+        labelled = sum(row["split"] == "train" and row["label"] is not None for row in rows)
+        images = {"train": counts["train"], "train_labelled": labelled, "test": counts["test"]}
+        card = DatasetCard(classes, sums.mean(), sums.std(), sums.min_side, sums.max_side, images, _digest(rows))
+        write_card(folder, card)
+    seconds = time.monotonic() - started
+    record_timing("prepare", workspace=workspace.root, seconds=seconds, images_per_second=len(rows) / seconds)
+
+
+def require_valid(report: Path) -> None:
+    """Refuse to go on unless validation passed: the same gate whether Dagster, ``dvc repro`` or a person starts it."""
+    try:
+        validation = json.loads(report.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise GateError(f"{report.name} is missing; run `simclr run --select validate` first") from None
+    failed = [
+        f"{check['name']} (observed {check['observed']}, threshold {check['threshold']})"
+        for check in validation["expectations"]
+        if check["error"] or (check["severity"] == "critical" and not check["success"])
+    ]
+    if not validation["passed"]:
+        raise GateError(
+            f"the data contract is broken: {'; '.join(failed)}; look at reports/validation.html, mend the images or the"
+            " policy in params.yaml, and run again"
+        )
+
+
+def _canonical(
+    raw: Path, accepted: dict[str, dict[str, Any]], classes: tuple[str, ...], short_side: int, quality: int
+) -> Iterator[tuple[Sample, Image.Image]]:
+    """Decode and encode the accepted contents in the order of the raw batches, on all cores."""
+
+    def convert(item: tuple[str, bytes]) -> tuple[Sample, Image.Image]:
+        sha256, data = item
+        image = _bounded(canonicalise(open_image(data))[0], short_side)
+        extension, encoded = _encode(image, quality)
+        label = accepted[sha256]["label"]
+        return Sample(sha256, extension, encoded, UNLABELLED if label is None else classes.index(label)), image
+
+    contents = ((sha256, data) for _, sha256, data in read_bytes(raw) if sha256 in accepted)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:  # Pillow's codecs release the GIL
+        for portion in portions(contents, DECODE_BYTES, size=lambda item: len(item[1])):
+            yield from threads.map(convert, portion)
+
+
+def _counted(samples: Iterator[tuple[Sample, Image.Image]], sums: PixelSums) -> Iterator[Sample]:
+    for sample, image in samples:
+        sums.add(image)
+        yield sample
+
+
+def _bounded(image: Image.Image, short_side: int) -> Image.Image:
+    scale = short_side / min(image.size)
+    if scale >= 1:
+        return image
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
+
+
+def _encode(image: Image.Image, quality: int) -> tuple[str, bytes]:
+    content = io.BytesIO()
+    if max(image.size) <= LOSSLESS_UP_TO:
+        image.save(content, "PNG", compress_level=6)
+        return "png", content.getvalue()
+    image.save(content, "JPEG", quality=quality, subsampling="4:4:4")
+    return "jpg", content.getvalue()
+
+
+def _digest(rows: list[dict[str, Any]]) -> str:
+    lines = sorted(f"{row['sha256']} {row['split']} {json.dumps(row['label'])}\n" for row in rows)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _three(values: Any) -> tuple[float, float, float]:
+    red, green, blue = (round(float(value), 6) for value in values)
+    return red, green, blue
+
+
+if __name__ == "__main__":
+    run_stage("prepare", run)

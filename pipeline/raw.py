@@ -1,0 +1,76 @@
+"""Raw batches: every byte that was ever ingested, frozen.
+
+    data/raw/0001-3f2a90c1b7de/
+        <digest>.tar            members ``<sha256>.<extension>``: the files' bytes, verbatim
+        occurrences.jsonl       one line per content: its SHA-256 and where it was seen, as which split and label
+        MANIFEST.sha256
+
+Content that an earlier batch holds appears again in ``occurrences.jsonl``, without bytes, when it was seen with another
+split or label: a file that first lay among the unlabelled ones and was labelled later.
+"""
+
+import json
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+OCCURRENCES = "occurrences.jsonl"
+
+
+@dataclass(frozen=True)
+class Occurrence:
+    """A file as the user had it: ``path`` is relative to its source, with forward slashes."""
+
+    path: str
+    split: str
+    label: str | None
+
+
+@dataclass(frozen=True)
+class RawImage:
+    """One content of one batch; ``data`` is None when an earlier batch holds the bytes."""
+
+    batch: str
+    sha256: str
+    data: bytes | None
+    occurrences: tuple[Occurrence, ...]
+
+
+def batches(raw: Path) -> list[Path]:
+    """The batch folders, oldest first."""
+    if not raw.is_dir():
+        return []
+    return sorted(folder for folder in raw.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+
+
+def read_occurrences(batch: Path) -> dict[str, tuple[Occurrence, ...]]:
+    """SHA-256 → where it was seen, in the order of the batch."""
+    with (batch / OCCURRENCES).open(encoding="utf-8") as lines:
+        records = [json.loads(line) for line in lines]
+    return {record["sha256"]: tuple(Occurrence(**seen) for seen in record["occurrences"]) for record in records}
+
+
+def read_bytes(raw: Path) -> Iterator[tuple[str, str, bytes]]:
+    """Every content once, as (batch, SHA-256, bytes): batches oldest first, members in the order of their tars."""
+    for batch in batches(raw):
+        for path in sorted(batch.glob("*.tar")):
+            with tarfile.open(path, mode="r:") as tar:
+                for member in tar:
+                    file = tar.extractfile(member)
+                    assert file is not None, f"{path}: {member.name} is not a file"
+                    yield batch.name, member.name.partition(".")[0], file.read()
+
+
+def read_batches(raw: Path) -> Iterator[RawImage]:
+    """Every content of every batch with its occurrences; those without bytes come last in their batch."""
+    contents = read_bytes(raw)
+    pending = next(contents, None)
+    for batch in batches(raw):
+        occurrences = read_occurrences(batch)
+        while pending is not None and pending[0] == batch.name:
+            _, sha256, data = pending
+            yield RawImage(batch.name, sha256, data, occurrences.pop(sha256))
+            pending = next(contents, None)
+        for sha256, seen in occurrences.items():
+            yield RawImage(batch.name, sha256, None, seen)

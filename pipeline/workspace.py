@@ -1,0 +1,159 @@
+"""A workspace: one folder with the images, what is made of them, and the history of both.
+
+    simclr init my-images        makes one
+
+It is a Git repository with a DVC project in it. Every entry point finds it from ``--workspace``, from
+``SIMCLR_WORKSPACE``, or from the nearest parent folder with a ``dvc.yaml``.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import WorkspaceError
+
+VARIABLE = "SIMCLR_WORKSPACE"
+TEMPLATE = ("dvc.yaml", "params.yaml", "dagster.yaml", "dg.toml", "definitions.py", "workspace.yaml")
+INBOX = ("unlabeled", "labeled", "test")
+IGNORED_BY_GIT = (
+    "/inbox/",
+    "/.simclr/",
+    "/history/",
+    "/storage/",
+    "/schedules/",
+    "/logs/",
+    "/.telemetry/",
+    "/.logs_queue/",
+)
+IGNORED_BY_DVC = (*IGNORED_BY_GIT, "/demo/", ".venv*")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The paths of a workspace; ``root`` is absolute."""
+
+    root: Path
+
+    @property
+    def params(self) -> Path:
+        return self.root / "params.yaml"
+
+    @property
+    def inbox(self) -> Path:
+        return self.root / "inbox"
+
+    @property
+    def raw(self) -> Path:
+        return self.root / "data" / "raw"
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / "data" / "manifest"
+
+    @property
+    def prepared(self) -> Path:
+        return self.root / "data" / "prepared"
+
+    @property
+    def reports(self) -> Path:
+        return self.root / "reports"
+
+    @property
+    def scratch(self) -> Path:
+        """Timings, resume checkpoints, TensorBoard: needed by nobody else, never versioned."""
+        return self.root / ".simclr"
+
+
+def find(start: Path | None = None) -> Workspace:
+    """The workspace at ``start`` if given, else the one named by ``SIMCLR_WORKSPACE``, else the nearest above here."""
+    named = start or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
+    if named is not None:
+        if not (named / "dvc.yaml").is_file():
+            raise WorkspaceError(f"{named}: not a workspace, it has no dvc.yaml; make one with `simclr init {named}`")
+        return Workspace(named.resolve())
+    here = Path.cwd().resolve()
+    for folder in (here, *here.parents):
+        if (folder / "dvc.yaml").is_file():
+            return Workspace(folder)
+    raise WorkspaceError(
+        f"{here}: not inside a workspace; go into one, give --workspace DIR, or make one with `simclr init DIR`"
+    )
+
+
+def create(directory: Path, recipe: str = "cpu-small") -> Workspace:
+    """Make a workspace in a new or empty folder. If any step fails, nothing is left behind.
+
+    Args:
+        recipe: which ``params.yaml`` to begin with; see ``recipes()``.
+    """
+    if recipe not in recipes():
+        raise WorkspaceError(f"recipe {recipe!r} does not exist; choose one of: {', '.join(recipes())}")
+    target = directory.absolute()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise WorkspaceError(f"{directory}: exists and is not an empty folder; give a new name, or empty it first")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+    try:
+        work.chmod(0o755)
+        _populate(work, recipe)
+        if target.exists():
+            target.rmdir()
+        work.rename(target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return Workspace(target.resolve())
+
+
+def recipes() -> list[str]:
+    """Names of the parameter sets that a workspace can begin with."""
+    return ["cpu-small"]
+
+
+def template(name: str) -> Path:
+    """A file that every workspace begins with: in the wheel, or at the root of a clone."""
+    installed = Path(__file__).parent / "template" / name
+    return installed if installed.exists() else Path(__file__).parent.parent / name
+
+
+def executable(name: str) -> str:
+    """A command of this environment, also when the environment is not activated.
+
+    Raises:
+        WorkspaceError: it is neither beside this Python nor on the PATH.
+    """
+    beside = Path(sys.executable).with_name(name)
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        raise WorkspaceError(f"{name}: command not found; install it with `pip install 'simclr-pipeline[pipeline]'`")
+    return found
+
+
+def _populate(folder: Path, recipe: str) -> None:
+    for name in TEMPLATE:
+        shutil.copyfile(template(name), folder / name)
+    for name in INBOX:
+        (folder / "inbox" / name).mkdir(parents=True)
+    (folder / ".gitignore").write_text("\n".join(IGNORED_BY_GIT) + "\n", encoding="utf-8")
+    _execute(folder, "git", "init", "--quiet")
+    _execute(folder, executable("dvc"), "init", "--quiet")
+    shutil.copyfile(template(".dvc/config"), folder / ".dvc" / "config")
+    (folder / ".dvcignore").write_text("\n".join(IGNORED_BY_DVC) + "\n", encoding="utf-8")
+    _execute(folder, "git", "add", "--all")
+    # An identity of its own: on a fresh machine Git has none, and would refuse.
+    identity = ("-c", "user.name=simclr", "-c", "user.email=simclr@localhost", "-c", "commit.gpgsign=false")
+    _execute(folder, "git", *identity, "commit", "--quiet", "--message", f"New workspace ({recipe})")
+
+
+def _execute(folder: Path, *command: str) -> None:
+    try:
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise WorkspaceError(
+            f"{command[0]}: command not found; a workspace is a Git repository, so install Git"
+        ) from None
+    except subprocess.CalledProcessError as error:
+        raise WorkspaceError(f"`{' '.join(command)}` failed: {error.stderr.strip()}") from None

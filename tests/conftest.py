@@ -1,0 +1,83 @@
+"""Fixtures that more than one package needs: small, deterministic, with classes that a tiny network can tell apart."""
+
+import hashlib
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from simclr_core.shards import DatasetCard, Sample, write_card, write_shards
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for child processes: tests share few cores
+CLASSES = ("circle", "cross", "square", "stripes")
+SIDE = 16
+
+TINY_PARAMS = {
+    "ingest": {"settle_seconds": 0.0},
+    "validate": {"min_images": 1, "max_quarantine_rate": 0.9},
+    "prepare": {},
+    "pretrain": {
+        "encoder": {"name": "resnet10", "width": 0.125, "stem": "compact"},
+        "projection_head": {"layers": 2, "width": 16, "dim": 8},
+        "augmentation": {"crop_scale": [0.4, 1.0], "grayscale": 0.0, "blur": 0.0},
+        "image_size": SIDE,
+        "batch_size": 16,
+        "epochs": 2,
+        "temperature": 0.5,
+        "optimizer": "sgd",
+        "learning_rate": 0.1,
+        "warmup_epochs": 0,
+        "checkpoint_every_steps": 2,
+    },
+    "linear_eval": {"fractions": ["0.1", "1.0"], "l2_count": 3, "knn_neighbours": 5},
+    "finetune": {"seeds": [0, 1], "epochs": 2, "epochs_few": 2, "batch_size": 8},
+    "export": {},
+}
+
+
+def draw(label: int, seed: int, side: int = SIDE) -> Image.Image:
+    """An RGB image of one of the four classes, never twice the same."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side] - side / 2 + random.uniform(-2, 2, (2, 1, 1))
+    distance, size = np.hypot(x, y), side / random.uniform(3, 4)
+    shape = [
+        distance < size,
+        np.minimum(abs(x), abs(y)) < side / 10,
+        np.maximum(abs(x), abs(y)) < size,
+        (x + side) % 5 < 2.5,
+    ][label]
+    colour, ground = random.integers(140, 256, 3), random.integers(0, 90, 3)
+    pixels = np.where(shape[..., None], colour, ground) + random.normal(0, 6, (side, side, 3))
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def encode(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
+    content = io.BytesIO()
+    image.save(content, format, **options)
+    return content.getvalue()
+
+
+def write_prepared(workspace: Path, train: int = 96, test: int = 40, labelled: float = 0.5) -> Path:
+    """A workspace folder with ``data/prepared`` and ``params.yaml``; the first ``labelled`` share has labels."""
+    folder = workspace / "data" / "prepared"
+    for split, count, first in (("train", train, 0), ("test", test, 10_000)):
+        samples = []
+        for number in range(count):
+            data = encode(draw(number % 4, first + number))
+            known = split == "test" or number < labelled * count
+            samples.append(Sample(hashlib.sha256(data).hexdigest(), "png", data, number % 4 if known else -1))
+        write_shards(folder / split, [samples[: count // 2], samples[count // 2 :]], max_bytes=20_000)
+    counts = {"train": train, "train_labelled": int(train * labelled), "test": test}
+    write_card(folder, DatasetCard(CLASSES, (0.4, 0.4, 0.4), (0.3, 0.3, 0.3), SIDE, SIDE, counts, "0" * 64))
+    (workspace / "params.yaml").write_text(yaml.safe_dump(TINY_PARAMS), encoding="utf-8")
+    return workspace
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Path:
+    """See ``write_prepared``: 96 training images, half of them labelled, and 40 test images in four classes."""
+    return write_prepared(tmp_path)

@@ -1,0 +1,50 @@
+"""A workspace with a few images in its inbox, made once and copied for every test."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline import workspace as workspaces
+from pipeline.workspace import Workspace
+from tests.conftest import CLASSES, TINY_PARAMS, draw, encode
+
+
+@pytest.fixture(scope="session")
+def empty_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = workspaces.create(tmp_path_factory.mktemp("made") / "workspace").root
+    (root / "params.yaml").write_text(yaml.safe_dump(TINY_PARAMS), encoding="utf-8")
+    return root
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, empty_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """An empty workspace in a folder whose name has a space and is not ASCII."""
+    monkeypatch.delenv(workspaces.VARIABLE, raising=False)
+    root = tmp_path / "my pictures – ähm"
+    shutil.copytree(empty_workspace, root, symlinks=True)
+    return Workspace(root.resolve())
+
+
+@pytest.fixture
+def filled(workspace: Workspace) -> Workspace:
+    """24 unlabelled images, 8 labelled ones and 8 for the test, nothing ingested yet."""
+    for number in range(24):
+        put(workspace, f"unlabeled/camera {number % 2}/{number:03d}.png", encode(draw(number % 4, number)))
+    for number in range(8):
+        name = CLASSES[number % 4]
+        put(workspace, f"labeled/{name}/{number}.png", encode(draw(number % 4, 100 + number)))
+        put(workspace, f"test/{name}/{number}.png", encode(draw(number % 4, 200 + number)))
+    return workspace
+
+
+def put(workspace: Workspace, path: str, data: bytes, age: float = 3600) -> Path:
+    """Write a file of the inbox that was last changed ``age`` seconds ago."""
+    target = workspace.inbox / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(data)
+    changed = target.stat().st_mtime - age
+    os.utime(target, (changed, changed))
+    return target

@@ -1,0 +1,135 @@
+"""Prepare turns exactly the accepted images into canonical shards, and refuses data that broke the contract."""
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from deploy.preprocess import decode
+from pipeline import prepare
+from pipeline.errors import GateError
+from pipeline.ingest import ingest
+from pipeline.raw import read_batches
+from pipeline.workspace import Workspace
+from simclr_core.shards import ShardedImages, read_card
+from tests.conftest import CLASSES, draw, encode
+from tests.pipeline.conftest import put
+
+
+def accept(workspace: Workspace, passed: bool = True, without: set[str] = frozenset()) -> list[dict[str, Any]]:
+    """What validate would have written, had it accepted everything but the paths in ``without``."""
+    rows = [
+        {"sha256": image.sha256, "batch": image.batch, "split": seen.split, "label": seen.label, "path": seen.path}
+        for image in read_batches(workspace.raw)
+        for seen in image.occurrences[:1]
+        if seen.path not in without
+    ]
+    workspace.manifest.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), workspace.manifest / "accepted.parquet")
+    workspace.reports.mkdir(exist_ok=True)
+    check = {
+        "name": "decode_ok",
+        "severity": "critical",
+        "success": passed,
+        "observed": 0.5,
+        "threshold": 0.99,
+        "error": None,
+    }
+    report = {"passed": passed, "expectations": [check]}
+    (workspace.reports / "validation.json").write_text(json.dumps(report))
+    return rows
+
+
+def test_small_images_keep_every_pixel_and_their_label(filled: Workspace) -> None:
+    ingest(filled)
+    rows = {row["sha256"]: row for row in accept(filled)}
+    prepare.run(filled)
+    raw = {image.sha256: image.data for image in read_batches(filled.raw)}
+    seen = set()
+    for split in ("train", "test"):
+        images = ShardedImages(filled.prepared / split)
+        for position in range(len(images)):
+            row = rows[images.key(position)]
+            label = -1 if row["label"] is None else CLASSES.index(row["label"])
+            assert (row["split"], label) == (split, images.labels[position])
+            np.testing.assert_array_equal(decode(images.read(position)), decode(raw[images.key(position)]))
+            seen.add(images.key(position))
+    assert seen == rows.keys()
+    card = read_card(filled.prepared)
+    assert card.images == {"train": 32, "train_labelled": 8, "test": 8}
+    assert (card.classes, card.min_side, card.max_side) == (CLASSES, 16, 16)
+
+
+def test_mean_and_deviation_are_those_of_the_training_pixels(filled: Workspace) -> None:
+    ingest(filled)
+    accept(filled)
+    prepare.run(filled)
+    images = ShardedImages(filled.prepared / "train")
+    pixels = np.stack([decode(images.read(position)) for position in range(len(images))]).reshape(-1, 3) / 255
+    card = read_card(filled.prepared)
+    np.testing.assert_allclose(card.mean, pixels.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(card.std, pixels.std(axis=0), atol=1e-6)
+
+
+def test_large_images_are_turned_upright_and_bounded(workspace: Workspace) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo = Image.fromarray(np.kron(np.asarray(draw(2, 1, side=32)), np.ones((20, 30, 1), np.uint8)))  # 960 x 640
+    put(workspace, "unlabeled/photo.jpg", encode(photo, "JPEG", exif=exif, quality=95))
+    ingest(workspace)
+    accept(workspace)
+    prepare.run(workspace)
+    image = Image.open(io.BytesIO(ShardedImages(workspace.prepared / "train").read(0)))
+    assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (256, 384))
+    assert not image.getexif()
+    expected = np.asarray(photo.rotate(-90, expand=True).resize((256, 384)), np.float64)
+    assert np.abs(np.asarray(image, np.float64) - expected).mean() < 6
+
+
+def test_quarantined_images_stay_out(filled: Workspace) -> None:
+    ingest(filled)
+    accept(filled, without={"unlabeled/camera 0/000.png"})
+    prepare.run(filled)
+    images = ShardedImages(filled.prepared / "train")
+    data = (filled.inbox / "unlabeled" / "camera 0" / "000.png").read_bytes()
+    assert len(images) == 31
+    assert hashlib.sha256(data).hexdigest() not in {images.key(position) for position in range(31)}
+
+
+def test_twice_gives_the_same_bytes(filled: Workspace) -> None:
+    ingest(filled)
+    accept(filled)
+
+    def written() -> dict[Path, bytes]:
+        prepare.run(filled)
+        return {path: path.read_bytes() for path in filled.prepared.rglob("*") if path.is_file()}
+
+    assert written() == written()
+
+
+def test_a_broken_contract_stops_here(filled: Workspace) -> None:
+    ingest(filled)
+    with pytest.raises(GateError, match=r"validation\.json is missing; run `simclr run --select validate` first"):
+        prepare.run(filled)
+    accept(filled, passed=False)
+    with pytest.raises(
+        GateError, match=r"broken: decode_ok \(observed 0.5, threshold 0.99\); look at reports/validation"
+    ):
+        prepare.run(filled)
+    assert not filled.prepared.exists()
+
+
+def test_without_a_training_image_nothing_is_written(workspace: Workspace) -> None:
+    put(workspace, "test/circle/1.png", encode(draw(0, 1)))
+    ingest(workspace)
+    accept(workspace)
+    with pytest.raises(GateError, match="no training image was accepted"):
+        prepare.run(workspace)
+    assert not workspace.prepared.exists()

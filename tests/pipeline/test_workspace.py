@@ -1,0 +1,53 @@
+"""A workspace is made whole or not at all, and found from anywhere inside it."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipeline import workspace as workspaces
+from pipeline.errors import WorkspaceError
+from pipeline.workspace import Workspace
+
+
+def test_a_new_workspace_is_a_clean_git_and_dvc_project(workspace: Workspace) -> None:
+    for name in (*workspaces.TEMPLATE, "inbox/unlabeled", "inbox/labeled", "inbox/test", ".dvc/config"):
+        assert (workspace.root / name).exists(), name
+    log = subprocess.run(
+        ["git", "log", "--format=%an %s"], cwd=workspace.root, capture_output=True, text=True, check=True
+    )
+    assert log.stdout == "simclr New workspace (cpu-small)\n"
+
+
+def test_it_is_found_from_below_by_name_and_by_variable(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace.inbox / "unlabeled")
+    assert workspaces.find() == workspace
+    monkeypatch.chdir("/")
+    assert workspaces.find(workspace.root) == workspace
+    monkeypatch.setenv(workspaces.VARIABLE, str(workspace.root))
+    assert workspaces.find() == workspace
+
+
+def test_where_there_is_none_the_fix_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(workspaces.VARIABLE, raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WorkspaceError, match=r"not inside a workspace; .*simclr init"):
+        workspaces.find()
+    with pytest.raises(WorkspaceError, match=r"not a workspace, it has no dvc\.yaml"):
+        workspaces.find(tmp_path)
+
+
+def test_a_folder_with_files_and_an_unknown_recipe_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(WorkspaceError, match="exists and is not an empty folder"):
+        workspaces.create(tmp_path)
+    with pytest.raises(WorkspaceError, match="recipe 'huge' does not exist; choose one of: cpu-small"):
+        workspaces.create(tmp_path / "new", recipe="huge")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_when_a_step_fails_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "no-git-here"))
+    with pytest.raises(WorkspaceError, match=r"git: command not found; .*install Git"):
+        workspaces.create(tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []

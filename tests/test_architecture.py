@@ -1,0 +1,101 @@
+"""What the house promises as a whole: layers, the lock, the templates, the map in the README."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline import workspace as workspaces
+from pipeline.dvc.project import load
+
+ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def imported(statement: str) -> set[str]:
+    program = f"{statement}\nimport sys\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import pipeline.definitions", {"torch", "great_expectations", "onnxruntime", "pandas"}),
+        ("import pipeline.cli", {"torch", "great_expectations", "onnxruntime", "dagster", "dvc"}),
+        ("import pipeline.validation", {"torch", "dagster", "great_expectations"}),
+        ("import simclr_core.config, simclr_core.shards, simclr_core.order", {"torch", "dagster", "dvc"}),
+        ("import deploy", {"torch", "PIL", "onnxruntime", "pydantic", "yaml"}),
+    ],
+)
+def test_imports_stay_light(statement: str, absent: set[str]) -> None:
+    assert imported(statement) & absent == set()
+
+
+def test_the_lock_overrides_antlr_and_is_what_is_installed() -> None:
+    locked = dict(
+        line.partition(" ")[0].split("==")
+        for line in (ROOT / "requirements.lock").read_text().splitlines()
+        if "==" in line.partition(" ")[0] and ";" not in line
+    )
+    assert locked["antlr4-python3-runtime"].startswith("4.13.")
+    for name in ("dagster", "dvc", "great-expectations", "torch", "torchvision", "onnx", "onnxruntime", "pillow"):
+        assert version(name) == locked[name], f"{name}: run `make .venv/installed`"
+
+
+def test_the_wheel_carries_every_template() -> None:
+    included = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert included == {name: f"pipeline/template/{name}" for name in (*workspaces.TEMPLATE, ".dvc/config")}
+    assert all((ROOT / name).is_file() for name in included)
+
+
+def test_base_dependencies_are_those_of_deploy_alone() -> None:
+    names = {re.match(r"[a-z]+", requirement)[0] for requirement in PYPROJECT["project"]["dependencies"]}
+    assert names == {"numpy", "onnxruntime", "pillow"}
+
+
+def test_every_file_that_the_readme_names_exists() -> None:
+    readme = (ROOT / "README.md").read_text()
+    named = set(re.findall(r"`((?:pipeline|simclr_core|deploy)/[\w/.]+)`", readme))
+    assert len(named) >= 15
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_picture_in_the_readme_has_the_edges_of_dvc_yaml() -> None:
+    """Gates are drawn between a stage and those that wait for it, so a path through a gate counts as an edge."""
+    picture = re.search(r"```mermaid\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    nodes = r"\s*--?>\s*"
+    edges = set()
+    for line in picture.splitlines()[1:]:
+        parts = [[re.match(r"\w+", name)[0] for name in group.split(" & ")] for group in re.split(nodes, line.strip())]
+        for sources, targets in pairwise(parts):
+            edges |= {(source, target) for source in sources for target in targets}
+    stages = {name.partition("@")[0] for name in (stage.name for stage in load(ROOT).stages)} | {"raw_images"}
+    gates = {name for edge in edges for name in edge} - stages
+    direct = {(a, c) for a, b in edges for d, c in edges if b == d and b in gates} | edges
+    drawn = {(a, b) for a, b in direct if not {a, b} & gates}
+    assert drawn == edges_of_dvc_yaml()
+
+
+def edges_of_dvc_yaml() -> set[tuple[str, str]]:
+    producers = {"data/raw": "raw_images"}
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    for name, stage in stages.items():
+        for kind in ("outs", "metrics", "plots"):
+            for out in stage.get(kind, []):
+                producers[next(iter(out)) if isinstance(out, dict) else out] = name
+    producers |= {"models/finetuned/0.01": "finetune", "models/finetuned/0.1": "finetune"}
+    return {(producers[dep], name) for name, stage in stages.items() for dep in stage["deps"]}
+
+
+def test_make_targets_of_the_readme_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in ("demo", "test", "test-fast", "ui", "bench", "lock", "format"):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
