@@ -1,0 +1,92 @@
+"""The training stages, each a command that runs alone in a workspace:
+
+    python -m simclr_core pretrain
+    python -m simclr_core linear_eval
+    python -m simclr_core finetune --fraction 0.01
+    python -m simclr_core export
+
+Exit codes: 0 done; 2 something to fix, in one line on stderr; 130 and 143 stopped by Ctrl-C or SIGTERM, in which case
+pretraining has saved and the same command goes on.
+"""
+
+import argparse
+import errno
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from deploy.errors import DeployError
+from simclr_core.errors import SimclrError
+from simclr_core.reporter import fail
+
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def main(arguments: list[str]) -> int:
+    """Run one stage; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    # Processes of a group say the same things; the first one's word is enough.
+    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR
+    logging.basicConfig(format="%(message)s", level=level)
+    try:
+        return _run(options, arguments)
+    except (SimclrError, DeployError) as error:
+        fail(error)
+        return 2
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        fail(OSError(f"{error.filename}: {error.strerror}; free space or give write access, then run it again"))
+        return 2
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _run(options: argparse.Namespace, arguments: list[str]) -> int:
+    """Stages are imported here, so that ``--help`` and a faulty command line do not wait for torch."""
+    workspace: Path = options.workspace
+    if options.stage == "pretrain":
+        from simclr_core import launch, pretrain
+
+        count = launch.processes()
+        if count > 1:
+            return launch.launch(count, arguments)
+        pretrain.run(workspace)
+    elif options.stage == "linear_eval":
+        from simclr_core import linear_eval
+
+        linear_eval.run(workspace)
+    elif options.stage == "finetune":
+        from simclr_core import finetune
+
+        finetune.run(workspace, options.fraction)
+    else:
+        from simclr_core import export
+
+        export.run(workspace)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    description, _, epilog = (__doc__ or "").partition("\n\n")
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("simclr_core", description=description, epilog=epilog, formatter_class=formatter)
+    parser.add_argument("--workspace", type=Path, default=Path(), metavar="DIR", help="default: the current folder")
+    stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
+    stages.add_parser("pretrain", help="SimCLR pretraining: data/prepared to models/pretrained")
+    stages.add_parser(
+        "linear_eval", help="linear probe and kNN of the frozen encoder, beside random and pixel baselines"
+    )
+    finetune = stages.add_parser(
+        "finetune", help="fine-tuning on a fraction of the labels, beside training from scratch"
+    )
+    finetune.add_argument("--fraction", required=True, metavar="0.01", help="as written in linear_eval.fractions")
+    stages.add_parser("export", help="the ONNX bundle that is served")
+    return parser
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to give equal results twice
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,98 @@
+"""The batches of pretraining: which images a process sees at a step, and how. A pure function of seed and step.
+
+The global batch is a slice of the epoch's keyed permutation, shared out by slots, so neither an interruption nor the
+number of processes changes which images meet in a batch.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from simclr_core.augmentations import Augmentation
+from simclr_core.dataset import TrainingImages, prefetch
+from simclr_core.errors import BatchSizeError
+from simclr_core.launch import PROCESSES, Member
+from simclr_core.order import permuted
+from simclr_core.shards import DatasetCard, ShardedImages
+
+PREFETCHED = 2  # batches decoded ahead of their step
+
+
+class Batches:
+    """Two views of each of ``batch_size`` images per step, over all processes of the group.
+
+    Raises:
+        BatchSizeError: more than there are images, or not a multiple, of two or more, of the processes.
+    """
+
+    def __init__(
+        self,
+        images: ShardedImages,
+        card: DatasetCard,
+        augmentation: Augmentation,
+        batch_size: int,
+        seed: int,
+        member: Member,
+    ) -> None:
+        if batch_size > len(images):
+            raise BatchSizeError(
+                f"pretrain.batch_size is {batch_size}, but there are {len(images)} training images; "
+                "give at most as many, or ingest more images"
+            )
+        if batch_size % member.size:
+            raise BatchSizeError(
+                f"pretrain.batch_size is {batch_size}, which {member.size} processes cannot share equally; "
+                f"give a multiple of {member.size}, or set {PROCESSES}"
+            )
+        if batch_size < 2 * member.size:
+            raise BatchSizeError(
+                f"pretrain.batch_size is {batch_size}, which leaves each of {member.size} processes one image and "
+                f"nothing to compare it with; give {2 * member.size} or more, or set {PROCESSES}"
+            )
+        self.images = images
+        self.batch_size = batch_size
+        self.seed = seed
+        self.member = member
+        self.steps_per_epoch = len(images) // batch_size
+        self._pixels = TrainingImages(images)
+        self._augmentation = augmentation
+        self._mean = torch.tensor(card.mean, device=member.device).view(3, 1, 1)
+        self._std = torch.tensor(card.std, device=member.device).view(3, 1, 1)
+
+    def positions(self, step: int) -> NDArray[np.int64]:
+        """The images of the global batch, int64 [batch_size]."""
+        epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
+        slots = np.arange(step_of_epoch * self.batch_size, (step_of_epoch + 1) * self.batch_size)
+        return permuted(self.seed, epoch, slots, len(self.images))
+
+    def keys(self, step: int) -> list[str]:
+        """SHA-256 of the raw files behind the global batch."""
+        return [self.images.key(position) for position in self.positions(step)]
+
+    def network_inputs(self, first: int, last: int) -> Iterator[Tensor]:
+        """This process's normalised views of each step in [first, last): float32 [2n, 3, s, s], n = batch / processes,
+        all first views before all second ones. Images are read and decoded ahead, in the background."""
+        share = self.batch_size // self.member.size
+        own = slice(self.member.rank * share, (self.member.rank + 1) * share)
+        steps = ((step, self.positions(step)[own]) for step in range(first, last))
+        decoded = ((step, positions, *self._pixels.batch(positions)) for step, positions in steps)
+        for step, positions, images, sizes in prefetch(decoded, PREFETCHED):
+            pixels = self._views(images, sizes, positions, step // self.steps_per_epoch)
+            yield ((pixels - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
+
+    def pictures(self, count: int, epochs: int) -> list[list[NDArray[np.uint8]]]:
+        """For people: a row for each of the first ``count`` images, with its two views in each of the first epochs."""
+        positions = self.positions(0)[:count]
+        images, sizes = self._pixels.batch(positions)
+        pairs = [self._views(images, sizes, positions, epoch) for epoch in range(epochs)]
+        views = torch.cat(pairs).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        return [list(views[row :: len(positions)]) for row in range(len(positions))]
+
+    def _views(self, images: Tensor, sizes: Tensor, positions: NDArray[np.int64], epoch: int) -> Tensor:
+        """float32 [2n, 3, s, s] in [0, 1]: every image's view 0, then every image's view 1."""
+        samples = torch.from_numpy(positions)
+        batch = images.to(self.member.device, non_blocking=True)
+        return torch.cat([self._augmentation.view(batch, sizes, self.seed, epoch, samples, view) for view in (0, 1)])

@@ -1,0 +1,229 @@
+"""The blocks of params.yaml that the training stages read, as frozen typed models.
+
+Unknown keys, missing blocks and values out of range are reported all at once, each with the key, the given value and
+what is allowed. Numbers follow YAML 1.2, as in DVC, so that ``1e-6`` is a number and not a word. These objects stop at
+the entry of a stage: functions and classes below it take plain arguments.
+"""
+
+import re
+from collections.abc import Hashable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from simclr_core.errors import ConfigError
+
+Item = TypeVar("Item")
+
+
+class Block(BaseModel):
+    """Base of every block: frozen, no unknown keys, no silent conversion (``"3"`` or ``true`` is not a 3)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def _fraction(value: str) -> str:
+    if not re.fullmatch(r"[01]\.\d+", value) or not 0 < float(value) <= 1:
+        raise ValueError('a fraction in quotes above 0 and up to 1, such as "0.01"')
+    return value
+
+
+def _ordered(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] > value[1]:
+        raise ValueError("[low, high] with low <= high")
+    return value
+
+
+def _within_the_image(value: tuple[float, float]) -> tuple[float, float]:
+    if value[1] > 1:
+        raise ValueError("[low, high] with high <= 1, the whole image")
+    return value
+
+
+def _some(values: tuple[Item, ...]) -> tuple[Item, ...]:
+    if not values:
+        raise ValueError("a list of at least one")
+    return values
+
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[str, AfterValidator(_fraction)]
+Positive = Annotated[float, Field(gt=0)]
+Range = Annotated[tuple[Positive, Positive], Field(strict=False), AfterValidator(_ordered)]  # YAML has lists, no tuples
+CropScale = Annotated[Range, AfterValidator(_within_the_image)]  # area of the crop over the area of the image
+
+
+class EncoderConfig(Block):
+    """The network whose output is kept: see ``encoder.build_encoder``."""
+
+    name: str = "resnet18"
+    width: Positive = 1.0
+    stem: Literal["imagenet", "cifar", "compact"] = "imagenet"
+
+
+class ProjectionHeadConfig(Block):
+    """The head g between the encoder and the loss, dropped after pretraining: see ``projection_head``."""
+
+    layers: Annotated[int, Field(ge=0, le=8)] = 2  # 0: identity, 1: linear
+    width: Annotated[int, Field(ge=1)] = 2048
+    dim: Annotated[int, Field(ge=1)] = 128
+
+
+class AugmentationConfig(Block):
+    """SimCLR section A; probabilities in 0..1, ``blur`` is the probability of the Gaussian blur."""
+
+    crop_scale: CropScale = (0.08, 1.0)
+    crop_ratio: Range = (0.75, 4 / 3)  # width over height
+    flip: Probability = 0.5
+    jitter_strength: Annotated[float, Field(ge=0, le=1.25)] = 1.0  # brightness 1 +- 0.8 s must not turn negative
+    jitter_probability: Probability = 0.8
+    grayscale: Probability = 0.2
+    blur: Probability = 0.5
+
+
+class PretrainConfig(Block):
+    """SimCLR pretraining. Sizes are of the whole batch over all processes, durations in epochs."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    encoder: EncoderConfig = EncoderConfig()
+    projection_head: ProjectionHeadConfig = ProjectionHeadConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    image_size: Annotated[int, Field(ge=8, le=1024)] = 224  # side of a view, pixels
+    resize: Annotated[int, Field(ge=8)] | None = None  # evaluation's short side before the centre crop; null: same
+    batch_size: Annotated[int, Field(ge=2)] = 256  # images, two views each
+    epochs: Annotated[int, Field(ge=1)] = 100
+    optimizer: Literal["sgd", "lars", "adamw"] = "lars"
+    learning_rate: Positive = 0.3
+    learning_rate_scaling: Literal["linear", "sqrt", "none"] = "linear"  # times batch / 256 or times sqrt(batch)
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # sgd and lars
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-6
+    warmup_epochs: Annotated[float, Field(ge=0)] = 10
+    temperature: Positive = 0.1
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    checkpoint_every_steps: Annotated[int, Field(ge=1)] = 100
+    monitor_images: Annotated[int, Field(ge=16)] = 2000  # judged after every epoch, those with labels first
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        faults = []
+        if self.resize is not None and self.resize < self.image_size:
+            faults.append(f"resize of at least image_size ({self.image_size}), not {self.resize}")
+        if self.warmup_epochs > self.epochs:
+            faults.append(f"warmup_epochs up to epochs ({self.epochs}), not {self.warmup_epochs:g}")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+
+class LinearEvalConfig(Block):
+    """The linear probe and the kNN classifier on frozen features."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    fractions: Annotated[tuple[Fraction, ...], Field(strict=False), AfterValidator(_some)] = ("0.01", "0.1", "1.0")
+    knn_neighbours: Annotated[int, Field(ge=1)] = 20
+    knn_temperature: Positive = 0.1
+    l2_count: Annotated[int, Field(ge=2, le=45)] = 12  # values of the sweep over 1e-6 .. 1e5; the paper takes 45
+
+
+class FinetuneConfig(Block):
+    """Fine-tuning of the whole network on few labels (SimCLR section B.5)."""
+
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False), AfterValidator(_some)] = (0, 1, 2)
+    epochs: Annotated[int, Field(ge=1)] = 30
+    epochs_few: Annotated[int, Field(ge=1)] = 60  # with at most 1 % of the labels
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    learning_rate: Positive = 0.05  # for a batch of 256, scaled linearly
+    crop_scale: CropScale = (0.08, 1.0)
+
+
+class ExportConfig(Block):
+    """The served bundle."""
+
+    name: str = "simclr-encoder"
+    source: Literal["pretrained", "finetuned"] = "pretrained"
+    opset: Annotated[int, Field(ge=18, le=25)] = 20  # above, torch writes opset 18 without a word
+    license: str = "proprietary"
+
+
+Model = TypeVar("Model", bound=Block)
+
+
+def read_block(params: Path, block: str, model: type[Model]) -> Model:
+    """Read one block of ``params.yaml``.
+
+    Raises:
+        ConfigError: with every fault of the block, in ``faults`` and in the message.
+    """
+    blocks = _load(params)
+    if block not in blocks:
+        given = ", ".join(map(str, blocks)) or "none"
+        raise ConfigError(params, [f"no block {block!r} (found: {given}); add '{block}: {{}}' for the defaults"])
+    try:
+        return model.model_validate({} if blocks[block] is None else blocks[block])
+    except ValidationError as error:
+        raise ConfigError(params, [_fault(block, detail, model) for detail in error.errors()]) from None
+
+
+def _load(params: Path) -> dict[Hashable, Any]:
+    try:
+        blocks = yaml.load(params.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except FileNotFoundError:
+        raise ConfigError(params, ["no such file; run in a workspace, or make one with 'simclr init DIR'"]) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(params, [f"cannot be read as YAML: {' '.join(str(error).split())}"]) from None
+    if not isinstance(blocks, dict):
+        raise ConfigError(
+            params, [f"is {_shown(blocks)}; must map stages to parameters, such as 'pretrain: {{epochs: 9}}'"]
+        )
+    return blocks
+
+
+def _fault(block: str, detail: ErrorDetails, model: type[Block]) -> str:
+    key = ".".join([block, *map(str, detail["loc"])])
+    if detail["type"] == "extra_forbidden":
+        known = _keys(model, detail["loc"][:-1])
+        close = get_close_matches(str(detail["loc"][-1]), known, n=1)
+        advice = f"did you mean {close[0]}?" if close else f"allowed: {', '.join(known)}"
+        return f"{key}: unknown key; {advice}"
+    allowed = re.sub(r"^(Input should be|Value error,) ", "", detail["msg"])
+    if detail["type"] in ("model_type", "model_attributes_type"):
+        allowed = "a mapping of keys to values"
+    if detail["type"] == "value_error" and isinstance(detail["input"], dict):  # a rule over several keys, named in it
+        return f"{key}: must have {allowed}"
+    return f"{key}: given {_shown(detail['input'])}, allowed: {allowed}"
+
+
+def _keys(model: type[Block], location: tuple[int | str, ...]) -> list[str]:
+    """The keys that the (possibly nested) block at this location has."""
+    for name in location:
+        nested = model.model_fields[str(name)].annotation
+        assert isinstance(nested, type)
+        assert issubclass(nested, Block)
+        model = nested
+    return list(model.model_fields)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML with the numbers of version 1.2, which refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                problem = f"the key {key.value!r} is given twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+_EXPONENT = re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")  # YAML 1.1 wants a point and a sign: 1.0e-6
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))

@@ -1,0 +1,133 @@
+"""The encoder f: the network whose output h is kept after pretraining.
+
+ResNets come with a width multiplier and three stems; every other classification model of torchvision comes by its name.
+``Encoder.backbone`` has torchvision's own parameter names, so that the weights of a ResNet of width 1 with the
+"imagenet" stem load into torchvision's model, and into whatever is built on it.
+"""
+
+from difflib import get_close_matches
+from typing import Literal
+
+import torchvision.models
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from simclr_core.errors import UnknownEncoderError
+
+Stem = Literal["imagenet", "cifar", "compact"]
+
+RESNETS: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int, int]]] = {
+    "resnet10": (BasicBlock, (1, 1, 1, 1)),  # not in torchvision: for small images and small machines
+    "resnet18": (BasicBlock, (2, 2, 2, 2)),
+    "resnet34": (BasicBlock, (3, 4, 6, 3)),
+    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+    "resnet101": (Bottleneck, (3, 4, 23, 3)),
+    "resnet152": (Bottleneck, (3, 8, 36, 3)),
+}
+
+
+class Encoder(nn.Module):
+    """A backbone without its classifier. float [n, 3, side, side], normalised -> h [n, feature_dim]."""
+
+    def __init__(self, backbone: nn.Module, feature_dim: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.feature_dim = feature_dim
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.backbone(images)
+        return features.flatten(1)
+
+
+def build_encoder(name: str, width: float = 1.0, stem: Stem = "imagenet", image_size: int = 224) -> Encoder:
+    """Build an encoder with fresh weights, drawn from torch's global generator.
+
+    Args:
+        width: multiplies the channels of a ResNet, rounded to multiples of 8 (64 · width after the stem).
+        stem: the ResNet's first layers. "imagenet": 7x7 stride 2 and max-pool; "cifar": 3x3 stride 1 (SimCLR section
+            B.9); "compact": 3x3 stride 2, for small images on a small budget.
+        image_size: side of the images in pixels; only networks with a position table (ViT, MaxViT) depend on it.
+
+    Raises:
+        UnknownEncoderError: no such name, or a width or stem for something that is not a ResNet.
+    """
+    if name in RESNETS:
+        resnet = ResNet(*RESNETS[name], base_channels=max(8, 8 * round(8 * width)), stem=stem)
+        return Encoder(resnet, resnet.feature_dim)
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        close = get_close_matches(name, sorted({*RESNETS, *known}), n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"allowed: {', '.join(RESNETS)} and torchvision's"
+        raise UnknownEncoderError(f"encoder {name!r} is not known; {hint}")
+    if width != 1 or stem != "imagenet":
+        raise UnknownEncoderError(
+            f"encoder {name!r} has no width or stem to choose (given width {width:g}, stem {stem!r}); "
+            f"leave them out, or take one of {', '.join(RESNETS)}"
+        )
+    backbone = torchvision.models.get_model(name, weights=None, **_arguments(name, image_size))
+    return Encoder(backbone, _remove_classifier(backbone))
+
+
+class ResNet(nn.Module):
+    """He et al. 2016 with the parameter names of torchvision's ResNet; ends with the global average pool."""
+
+    def __init__(
+        self, block: type[BasicBlock | Bottleneck], depths: tuple[int, int, int, int], base_channels: int, stem: Stem
+    ) -> None:
+        super().__init__()
+        kernel, stride = {"imagenet": (7, 2), "cifar": (3, 1), "compact": (3, 2)}[stem]
+        self.conv1 = nn.Conv2d(3, base_channels, kernel, stride, padding=kernel // 2, bias=False)
+        self.bn1 = nn.BatchNorm2d(base_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if stem == "imagenet" else nn.Identity()
+        channels = [base_channels * 2**stage for stage in range(4)]
+        inputs = [base_channels, *(block.expansion * count for count in channels[:3])]
+        self.layer1 = _stage(block, depths[0], inputs[0], channels[0], stride=1)
+        self.layer2 = _stage(block, depths[1], inputs[1], channels[1], stride=2)
+        self.layer3 = _stage(block, depths[2], inputs[2], channels[2], stride=2)
+        self.layer4 = _stage(block, depths[3], inputs[3], channels[3], stride=2)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.feature_dim = block.expansion * channels[3]
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        pooled: Tensor = self.avgpool(x)
+        return pooled
+
+
+def _stage(block: type[BasicBlock | Bottleneck], depth: int, inputs: int, channels: int, stride: int) -> nn.Sequential:
+    outputs = block.expansion * channels
+    downsample = None
+    if stride != 1 or inputs != outputs:
+        downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+    rest = [block(outputs, channels) for _ in range(depth - 1)]
+    return nn.Sequential(block(inputs, channels, stride, downsample), *rest)
+
+
+def _arguments(name: str, image_size: int) -> dict[str, object]:
+    if name.startswith("vit_"):
+        return {"image_size": image_size}
+    if name.startswith("maxvit"):
+        return {"input_size": (image_size, image_size)}
+    if name in ("googlenet", "inception_v3"):
+        # With auxiliary classifiers training would return a tuple; without the second argument torchvision warns.
+        return {"aux_logits": False, "init_weights": True, "dropout": 0.0}
+    return {}
+
+
+def _remove_classifier(backbone: nn.Module) -> int:
+    """Replace the last layer (a linear one; SqueezeNet's is a 1x1 convolution) by the identity; return its input width.
+
+    Dropout in the classifier goes too: h must not depend on a draw.
+    """
+    head_name, head = list(backbone.named_children())[-1]
+    layers = [(name, layer) for name, layer in head.named_modules(prefix=head_name)]
+    classifier, last = [pair for pair in layers if isinstance(pair[1], nn.Linear | nn.Conv2d)][-1]
+    for name, layer in layers:
+        if name == classifier or isinstance(layer, nn.Dropout):
+            backbone.set_submodule(name, nn.Identity())
+    return last.in_features if isinstance(last, nn.Linear) else last.in_channels

@@ -1,0 +1,95 @@
+"""What can go wrong when an encoder is trained, evaluated or exported.
+
+SimclrError (ValueError)
+├── ConfigError                  params.yaml is missing, is not YAML, or has unknown keys or values out of range
+├── DatasetError                 the prepared images are missing, damaged, or not what the stage needs
+│   ├── BatchSizeError           the batch does not fit the number of images or of processes
+│   └── LabelError               the labels are missing, unknown, or too few for what was asked
+├── AugmentationError            an augmentation parameter is out of its range
+├── NtXentError                  the temperature or the projections cannot be used by the loss
+├── UnknownEncoderError          no encoder of this name, or not with this stem or width
+├── CheckpointError              a checkpoint of another format, architecture or dataset, or none that verifies
+├── RunLockedError               another process is training this very configuration
+├── NonFiniteLossError           the loss or a gradient became infinite or not a number
+├── NonFiniteFeaturesError       so did the output of the encoder
+├── LaunchError                  the processes of a distributed run could not be started
+└── ParityError                  the exported encoder does not compute what the trained one computes
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class SimclrError(ValueError):
+    """Root of every error this package raises on purpose."""
+
+
+class ConfigError(SimclrError):
+    """Every fault of a configuration file at once; ``faults`` holds them one by one."""
+
+    def __init__(self, source: Path, faults: Sequence[str]) -> None:
+        self.source = source
+        self.faults = list(faults)
+        count = f"{len(self.faults)} faults: " if len(self.faults) > 1 else ""
+        super().__init__(f"{source}: {count}{'; '.join(self.faults)}")
+
+
+class DatasetError(SimclrError):
+    """The prepared images cannot be used for what was asked."""
+
+
+class BatchSizeError(DatasetError):
+    """The global batch does not fit the number of images or of processes."""
+
+
+class LabelError(DatasetError):
+    """The labels cannot be used for what was asked."""
+
+
+class AugmentationError(SimclrError):
+    """An augmentation parameter is out of its range."""
+
+
+class NtXentError(SimclrError):
+    """The temperature or the projections cannot be used by the loss."""
+
+
+class UnknownEncoderError(SimclrError):
+    """No such encoder."""
+
+
+class CheckpointError(SimclrError):
+    """A checkpoint cannot be used here."""
+
+
+class RunLockedError(SimclrError):
+    """Another process holds the run directory."""
+
+
+class NonFiniteLossError(SimclrError):
+    """The loss or a gradient is infinite or not a number, at ``step``, over the images whose raw files have ``keys``.
+
+    The weights were not touched by it.
+    """
+
+    def __init__(self, step: int, loss: float, gradient_norm: float, keys: Sequence[str]) -> None:
+        self.step = step
+        self.keys = list(keys)
+        shown = ", ".join(key[:12] for key in self.keys[:4])
+        super().__init__(
+            f"step {step}: the loss is {loss:g}, the norm of its gradient {gradient_norm:g}; the weights were not "
+            f"changed. Images: {shown} and {len(self.keys[4:])} more. Lower pretrain.learning_rate, raise "
+            "pretrain.temperature, or set pretrain.precision: float32"
+        )
+
+
+class NonFiniteFeaturesError(SimclrError):
+    """The output of the encoder is infinite or not a number: its weights are lost."""
+
+
+class LaunchError(SimclrError):
+    """The processes of a distributed run could not be started."""
+
+
+class ParityError(SimclrError):
+    """The exported encoder differs from the trained one by more than the tolerance."""

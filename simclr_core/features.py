@@ -1,0 +1,54 @@
+"""Frozen features: the encoder's output h for every image, the input of the linear probe, kNN and the diagnostics.
+
+h is what SimCLR keeps; the output z of the projection head is worse by over ten points (paper, section 4.2).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+
+def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8 [n, s, s, 3] to float32 [n, 3, s, s]: pixels scaled to [0, 1], then standardised by channel."""
+    pixels = images.permute(0, 3, 1, 2).float() / 255
+    return (pixels - _channels(mean, pixels)) / _channels(std, pixels)
+
+
+def extract(
+    encoder: nn.Module,
+    images: NDArray[np.uint8],
+    mean: Sequence[float],
+    std: Sequence[float],
+    batch_size: int = 256,
+    device: torch.device | str | None = None,
+) -> NDArray[np.float32]:
+    """The raw h (not L2-normalised) of uint8 [n, s, s, 3]: float32 [n, d], in the order of the images.
+
+    Runs in evaluation mode and leaves every module in the mode it was in. ``device`` is where the batches go: by
+    default to the encoder's own.
+    """
+    assert images.shape[3:] == (3,), images.shape
+    assert images.dtype == np.uint8, images.dtype
+    target = torch.device(device) if device is not None else next(encoder.parameters()).device
+    modes = {module: module.training for module in encoder.modules()}
+    encoder.eval()
+    try:
+        with torch.inference_mode():
+            # An empty batch still goes through once, so that no images give [0, d] and not a guess.
+            batches = [
+                encoder(normalise(torch.tensor(images[start : start + batch_size], device=target), mean, std))
+                .float()
+                .cpu()
+                for start in range(0, max(len(images), 1), batch_size)
+            ]
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    return torch.cat(batches).numpy()
+
+
+def _channels(values: Sequence[float], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=like.dtype, device=like.device).view(1, 3, 1, 1)

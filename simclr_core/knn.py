@@ -1,0 +1,76 @@
+"""Cosine k-nearest-neighbour classification (Wu et al. 2018, section 3.4): the quickest honest look at an encoder.
+
+Every neighbour votes for its class with weight exp(similarity / temperature). Nothing is trained, so the number rises
+only when the features themselves get better. Ties are resolved by position: between equally similar neighbours the
+first in the bank wins, between classes with equal votes the first class.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import normalize
+
+BLOCK = 512  # queries compared at a time: bounds memory to BLOCK x bank similarities
+
+Features = NDArray[np.floating] | Tensor
+Labels = NDArray[np.integer] | Tensor
+
+
+def nearest(bank: Features, queries: Features, neighbours: int) -> tuple[Tensor, Tensor]:
+    """The most similar members of ``bank`` [m, d] for each of ``queries`` [q, d], most similar first.
+
+    Returns cosine similarities float32 [q, k] and positions in the bank int64 [q, k], k = min(neighbours, m).
+    """
+    normalised_bank = normalize(torch.as_tensor(bank).float(), dim=1)
+    normalised_queries = normalize(torch.as_tensor(queries).float(), dim=1)
+    count = min(neighbours, len(normalised_bank))
+    assert count > 0, "an empty bank has no neighbours"
+    similarities = torch.empty(len(normalised_queries), count, device=normalised_bank.device)
+    positions = torch.empty_like(similarities, dtype=torch.int64)
+    for start in range(0, len(normalised_queries), BLOCK):
+        block = slice(start, start + BLOCK)
+        similarities[block], positions[block] = _nearest_of_block(normalised_queries[block] @ normalised_bank.T, count)
+    return similarities, positions
+
+
+def knn_predict(
+    bank: Features, bank_labels: Labels, queries: Features, classes: int, neighbours: int, temperature: float
+) -> NDArray[np.int64]:
+    """The class of each query, int64 [q]. ``bank`` [m, d] and ``queries`` [q, d] need not be normalised."""
+    similarities, positions = nearest(bank, queries, neighbours)
+    labels = torch.as_tensor(bank_labels).long().to(positions.device)
+    assert len(labels) == len(bank)
+    assert 0 <= int(labels.min()) <= int(labels.max()) < classes
+    # exp(s / t) overflows at low temperatures; relative to the largest possible similarity, 1, it cannot.
+    weights = torch.exp((similarities.double() - 1) / temperature)
+    votes = weights.new_zeros(len(weights), classes).scatter_add_(1, labels[positions], weights)
+    return votes.argmax(dim=1).cpu().numpy()
+
+
+def knn_accuracy(
+    bank: Features,
+    bank_labels: Labels,
+    queries: Features,
+    query_labels: Labels,
+    classes: int,
+    neighbours: int,
+    temperature: float,
+) -> float:
+    """Percent of the queries whose predicted class is their label."""
+    predicted = knn_predict(bank, bank_labels, queries, classes, neighbours, temperature)
+    return 100 * float(np.mean(predicted == np.asarray(torch.as_tensor(query_labels).cpu())))
+
+
+def _nearest_of_block(similarities: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """topk alone may return any of several equal similarities; here the first positions win.
+
+    Everything above the smallest similarity that still belongs to the top is taken, then as many of its equals as fit.
+    """
+    threshold = similarities.topk(count, dim=1).values[:, -1:]
+    above = similarities > threshold
+    equal = similarities == threshold
+    taken = above | (equal & (equal.cumsum(dim=1) <= count - above.sum(dim=1, keepdim=True)))
+    positions = taken.nonzero()[:, 1].view(-1, count)
+    values, order = similarities.gather(1, positions).sort(dim=1, descending=True, stable=True)
+    return values, positions.gather(1, order)

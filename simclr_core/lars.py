@@ -1,0 +1,75 @@
+"""LARS (You et al. 2017) as SimCLR uses it: each weight's step is scaled by the ratio of its norm to its gradient's.
+
+Biases and normalisation parameters take neither the scaling nor weight decay. Arithmetic is in lists of tensors
+(``torch._foreach_*``: few kernels) and nothing is read back from the device.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, overload
+
+import torch
+from torch import Tensor, _foreach_add, _foreach_add_, _foreach_mul_, _foreach_norm, _foreach_sub_, nn
+
+TRUST_COEFFICIENT = 0.001  # eta of You et al.; the value in SimCLR's code
+
+
+def parameter_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups for any optimizer: weights, and one-dimensional parameters (biases, normalisation) without decay.
+
+    ``adaptive`` is read by LARS only.
+    """
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay, "adaptive": True},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0, "adaptive": False},
+    ]
+
+
+class LARS(torch.optim.Optimizer):
+    """v <- momentum · v + lr · trust · (g + decay · w);  w <- w - v;  trust = eta · |w| / |g + decay · w|.
+
+    The rate is inside v, as in SimCLR's code, so that a change of rate does not rescale the past. Trust is 1 for
+    parameters that are not ``adaptive``, and where a norm is zero.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float, momentum: float = 0.9) -> None:
+        super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "adaptive": True})
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        assert closure is None, "LARS takes one gradient per step"
+        for group in self.param_groups:
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if weights:
+                self._update(weights, group)
+        return None
+
+    def _update(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+        velocities = [self._velocity(weight) for weight in weights]
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        updates = _foreach_add(gradients, weights, alpha=group["weight_decay"])
+        if group["adaptive"]:
+            _foreach_mul_(updates, _trust(weights, updates))
+        _foreach_mul_(velocities, group["momentum"])
+        _foreach_add_(velocities, updates, alpha=group["lr"])
+        _foreach_sub_(weights, velocities)
+
+    def _velocity(self, weight: Tensor) -> Tensor:
+        state: dict[str, Tensor] = self.state[weight]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(weight)
+        return state["momentum_buffer"]
+
+
+def _trust(weights: list[Tensor], updates: tuple[Tensor, ...]) -> list[Tensor]:
+    weight_norms = torch.stack(_foreach_norm(weights))
+    update_norms = torch.stack(_foreach_norm(updates))
+    ratios = TRUST_COEFFICIENT * weight_norms / update_norms
+    usable = (weight_norms > 0) & (update_norms > 0)
+    return list(torch.where(usable, ratios, torch.ones_like(ratios)).unbind())

@@ -1,0 +1,63 @@
+"""The two texts of a bundle that are for people: the model card and the note on the licence."""
+
+from typing import Any
+
+
+def model_card(card: dict[str, Any], labels: tuple[str, ...]) -> str:
+    """MODEL_CARD.md, after Mitchell et al. 2019, from bundle.json and the class names of the head."""
+    provenance = card["provenance"]
+    size, resize = card["preprocessing"]["size"], card["preprocessing"]["resize"]
+    network = "{name}, width {width:g}, stem {stem}".format(**card["encoder"])
+    classifier = f"linear, {len(labels)} classes: {', '.join(labels)}" if labels else "none"
+    metrics = "\n".join(f"| {name} | {value} |" for name, value in _flat(card["metrics"])) or "| none | |"
+    return f"""\
+# {card["name"]}
+
+An image encoder trained without labels by SimCLR (Chen et al. 2020): one vector of {card["dim"]} numbers for an image.
+
+| | |
+|---|---|
+| Network | {network} |
+| Input | uint8 RGB, short side resized to {resize}, central {size} x {size} |
+| Output | float32 [batch, {card["dim"]}], not normalised; scale to length 1 for cosine similarity |
+| Classifier | {classifier} |
+| Weights | {provenance["kind"]}, {provenance["model"]} |
+| Data | {provenance["data_digest"]} |
+| Trained by | {provenance["trained_by"]} |
+| Licence | {card["license"]} |
+
+## Use
+
+    pip install simclr-pipeline
+    simclr-deploy verify BUNDLE
+    simclr-deploy embed BUNDLE photos/ -o embeddings
+
+## Metrics
+
+Accuracies are percentages on the test split of the training data's owner.
+
+| Metric | Value |
+|---|---|
+{metrics}
+
+## Limits
+
+- Similar means alike under the training augmentations (crops, colours, flips), for images like the training data.
+- It was not tested for fairness. What the training images over-represent, its neighbourhoods over-represent.
+- `golden/` holds small copies of images from the test split: publish the bundle only where those may be seen.
+"""
+
+
+def license_note(name: str, license: str) -> str:
+    """LICENSE.txt of the bundle."""
+    return (
+        f"The weights, the classifier and the golden images of {name} are under this licence: {license}\n\n"
+        "They were made with simclr-pipeline; the Apache-2.0 licence of its code does not extend to them.\n"
+    )
+
+
+def _flat(metrics: dict[str, Any], prefix: str = "") -> list[tuple[str, object]]:
+    rows: list[tuple[str, object]] = []
+    for name, value in metrics.items():
+        rows += _flat(value, f"{prefix}{name} ") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
+    return rows

@@ -1,0 +1,73 @@
+"""Stateless randomness: the order of an epoch and every augmentation draw are pure functions of integers.
+
+Nothing here has a state to save, so resuming at any step costs nothing, and what a sample goes through depends neither
+on the number of ranks or worker threads nor on the batch it sits in. Imports no torch.
+"""
+
+from math import isqrt
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Words = NDArray[np.uint64]
+
+GOLDEN: Words = np.array([0x9E3779B97F4A7C15], np.uint64)  # 2^64 / golden ratio: SplitMix64's increment
+ROUNDS = 12  # with 8, a chi-square test over all orders of 5 or 6 samples still sees the grid; with 12 it does not
+ORDER, DRAWS = 0, 1  # first word of every hash: keeps the two uses apart under one seed
+
+
+def permuted(seed: int, epoch: int, slots: ArrayLike, n: int) -> NDArray[np.int64]:
+    """The sample at each of the epoch's ``slots`` [m], which lie in [0, n): int64 [m], one to one over [0, n).
+
+    A generalised Feistel network on a grid of at least n cells, walked again from every cell that is not below n (Black
+    and Rogaway 2002, "Ciphers with Arbitrary Finite Domains"). O(1) per slot: a rank asks for its own, at any step.
+    """
+    cells: Words = np.atleast_1d(np.asarray(slots, np.uint64))
+    assert cells.size == 0 or int(cells.max()) < n, f"slots up to {cells.max()} do not lie in [0, {n})"
+    rows = isqrt(max(n - 1, 0)) + 1
+    columns = max(-(-n // rows), 1)
+    keys = [_hash(ORDER, seed, epoch, turn) for turn in range(ROUNDS)]
+    cells = _feistel(cells, keys, rows, columns)
+    while (outside := np.flatnonzero(cells >= n)).size:
+        cells[outside] = _feistel(cells[outside], keys, rows, columns)
+    return cells.astype(np.int64)
+
+
+def uniform(seed: int, epoch: int, samples: ArrayLike, view: int, count: int) -> NDArray[np.float64]:
+    """``count`` uniform numbers in [0, 1) for each of ``samples`` [n], non-negative: float64 [n, count].
+
+    Each (seed, epoch, view, sample) hashes to the start of its own SplitMix64 stream (Steele, Lea and Flood 2014).
+    """
+    streams = _hash(DRAWS, seed, epoch, view, np.atleast_1d(np.asarray(samples)).astype(np.uint64))
+    steps = GOLDEN * np.arange(1, count + 1).astype(np.uint64)
+    draws = _mix(streams[:, None] + steps) >> np.uint64(11)  # a float64 holds 53 bits
+    return draws.astype(np.float64) * 2.0**-53
+
+
+def _feistel(cells: Words, keys: list[Words], rows: int, columns: int) -> Words:
+    """Turn by turn, shift every cell along its column by a hash of the column, then along its row by one of the row."""
+    height, width = np.uint64(rows), np.uint64(columns)
+    row: Words = cells // width
+    column: Words = cells % width
+    for turn, key in enumerate(keys):
+        if turn % 2:
+            column = (column + _mix(key + row * GOLDEN) % width) % width
+        else:
+            row = (row + _mix(key + column * GOLDEN) % height) % height
+    return row * width + column
+
+
+def _hash(*words: int | Words) -> Words:
+    """One 64-bit hash of integers, taken modulo 2^64, and arrays of them: [1], or [n] when one has n."""
+    state: Words = np.zeros(1, np.uint64)
+    for word in words:
+        key: Words = np.array([word % 2**64], np.uint64) if isinstance(word, int) else word
+        state = _mix((state ^ key) + GOLDEN)
+    return state
+
+
+def _mix(words: Words) -> Words:
+    """SplitMix64's output function: a bijection of 64-bit words that spreads every input bit over all output bits."""
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))

@@ -1,0 +1,317 @@
+"""SimCLR pretraining (Chen et al. 2020): data/prepared in, models/pretrained and reports/ out.
+
+    python -m simclr_core pretrain
+
+Killed at any moment, the same command goes on from the last checkpoint and ends with the same weights, bit for bit:
+every random draw is a function of the seed and of the step or sample that it is for. Labels are read to watch the
+features get better (kNN), never to change a weight.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import get_total_norm
+
+from deploy.artifact import publish, write_atomically
+from deploy.failpoint import failpoint
+from deploy.preprocess import Preprocessing
+from simclr_core import checkpoint, launch, plots
+from simclr_core.augmentations import Augmentation
+from simclr_core.batch_norm import synchronise
+from simclr_core.batches import Batches
+from simclr_core.checkpoint import TrainingState
+from simclr_core.config import PretrainConfig, read_block
+from simclr_core.dataset import evaluation_images
+from simclr_core.diagnostics import MEASURED, Monitor, choose_monitor, collapsed
+from simclr_core.encoder import Encoder, build_encoder
+from simclr_core.errors import BatchSizeError, NonFiniteLossError
+from simclr_core.history import Progress, Record, record, summary, write_history
+from simclr_core.lars import LARS, parameter_groups
+from simclr_core.launch import Member, StopRequest
+from simclr_core.nt_xent import nt_xent
+from simclr_core.projection_head import build_projection_head
+from simclr_core.reporter import emit, record_timing
+from simclr_core.schedule import learning_rate, peak_learning_rate
+from simclr_core.shards import DatasetCard, ShardedImages, read_card
+
+SHEET_IMAGES, SHEET_EPOCHS = 8, 3  # of augmentations.png: two views in each epoch
+
+logger = logging.getLogger(__name__)
+
+
+def run(workspace: Path) -> None:
+    """The stage: read ``params.yaml`` and ``data/prepared``, train or go on training, publish.
+
+    Raises:
+        SimclrError: whatever is wrong with the parameters, the data, an earlier checkpoint or the loss.
+        SystemExit: 128 + the signal that asked to stop; everything up to the last step is saved.
+    """
+    config = read_block(workspace / "params.yaml", "pretrain", PretrainConfig)
+    prepared, scratch = workspace / "data" / "prepared", workspace / ".simclr"
+    card, images = read_card(prepared), ShardedImages(prepared / "train")
+    key = checkpoint.run_key(config.model_dump(), card.digest)
+    folder = scratch / "runs" / key
+    prefer_deterministic_kernels()
+    with launch.member() as member, checkpoint.locked(folder) if member.rank == 0 else nullcontext():
+        augmentation = Augmentation(config.image_size, **config.augmentation.model_dump())
+        batches = Batches(images, card, augmentation, config.batch_size, config.seed, member)
+        torch.manual_seed(config.seed)
+        encoder = build_encoder(**config.encoder.model_dump(), image_size=config.image_size)
+        head = build_projection_head(encoder.feature_dim, **config.projection_head.model_dump())
+        network = nn.Sequential(encoder, head).to(member.device).to(memory_format=torch.channels_last)
+        optimizer = build_optimizer(config.optimizer, network, config.momentum, config.weight_decay)
+        steps = config.epochs * batches.steps_per_epoch
+        peak = peak_learning_rate(config.learning_rate, config.batch_size, config.learning_rate_scaling)
+        warmup_steps = round(config.warmup_epochs * batches.steps_per_epoch)
+        precision = resolve_precision(config.precision, member.device)
+        preprocessing = Preprocessing(config.image_size, config.resize or config.image_size)
+        monitor = None
+        if member.rank == 0:
+            _announce(config, network, len(images), steps, peak, precision, member)
+            monitor = choose_monitor(images, card, preprocessing, config.monitor_images, config.seed)
+        board = scratch / "tensorboard" / key
+        with Progress(config.epochs, steps * config.batch_size, board, quiet=member.rank > 0) as progress:
+            history = pretrain(
+                network,
+                optimizer,
+                batches,
+                monitor,
+                progress,
+                epochs=config.epochs,
+                rate=lambda step: learning_rate(step, steps, warmup_steps, peak),
+                temperature=config.temperature,
+                precision=precision,
+                folder=folder,
+                checkpoint_every=config.checkpoint_every_steps,
+            )
+            seconds, images_per_second = progress.seconds, progress.images_per_second
+        if member.rank == 0:
+            _publish(workspace, config, card, preprocessing, network, history, steps)
+            _draw_views(workspace / "reports" / "augmentations.png", batches, preprocessing)
+            shutil.rmtree(folder)
+            record_timing("pretrain", workspace=workspace, seconds=seconds, images_per_second=images_per_second)
+            emit("end", stage="pretrain", message=f"{steps} steps, {summary(history[-1])}", **history[-1])
+
+
+def pretrain(
+    network: nn.Sequential,
+    optimizer: torch.optim.Optimizer,
+    batches: Batches,
+    monitor: Monitor | None,
+    progress: Progress,
+    *,
+    epochs: int,
+    rate: Callable[[int], float],
+    temperature: float,
+    precision: torch.dtype,
+    folder: Path,
+    checkpoint_every: int,
+) -> list[Record]:
+    """Train ``network`` (encoder, projection head) in place, from the last checkpoint in ``folder`` if there is one.
+
+    Called by every process of the group at once; the first one alone has a ``monitor``, saves, and returns the history.
+    ``rate`` is the learning rate of a step. A checkpoint is saved every ``checkpoint_every`` steps, at the end, and
+    when SIGTERM or Ctrl-C asks to stop.
+    """
+    member, steps_per_epoch = batches.member, batches.steps_per_epoch
+    steps = epochs * steps_per_epoch
+    state = _resume(folder, network, optimizer, member)
+    history, unfinished = state.history, state.unfinished
+    model = _distributed(network, member)
+    if state.step < steps:
+        _dry_batch(model, next(batches.network_inputs(state.step, state.step + 1)), temperature, precision)
+    progress.start(state.step * batches.batch_size)
+    with StopRequest() as stop:
+        for step, views in zip(range(state.step, steps), batches.network_inputs(state.step, steps), strict=True):
+            failpoint("pretrain.step")
+            torch.manual_seed(_step_seed(batches.seed, step, member.rank))  # for networks that draw: stochastic depth
+            optimizer.zero_grad()
+            first, second = _project(model, views, precision)
+            loss = nt_xent(first, second, temperature)
+            torch.autograd.backward(loss)
+            gradient_norm = get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
+            unfinished.append(_finite(step, loss, gradient_norm, batches))
+            for group in optimizer.param_groups:
+                group["lr"] = rate(step)
+            optimizer.step()
+            progress.step(batches.batch_size)
+            if (step + 1) % steps_per_epoch == 0:
+                if monitor is not None:
+                    losses, gradient_norms = zip(*unfinished, strict=True)
+                    judged = monitor.measure(network[0], first.detach(), second.detach())
+                    history.append(record(len(history) + 1, losses, gradient_norms, rate(step), judged))
+                    progress.epoch(history[-1])
+                unfinished.clear()
+            stopped = stop.agreed(member)
+            if member.rank == 0 and (stopped or (step + 1) % checkpoint_every == 0 or step + 1 == steps):
+                tensors = checkpoint.optimizer_tensors(optimizer)
+                done = TrainingState(step + 1, network.state_dict(), tensors, history, unfinished)
+                checkpoint.save_training(folder, done)
+            if stopped:
+                logger.info("stopped after step %d of %d; the same command goes on from there", step + 1, steps)
+                raise SystemExit(128 + stopped)
+    return history
+
+
+def build_optimizer(name: str, network: nn.Module, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
+    """SGD, LARS or AdamW over ``network``; the learning rate is set before every step."""
+    groups = parameter_groups([network], weight_decay)
+    if name == "lars":
+        return LARS(groups, lr=0.0, momentum=momentum)
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=0.0, momentum=momentum)
+    assert name == "adamw", name
+    return torch.optim.AdamW(groups, lr=0.0)
+
+
+def resolve_precision(name: str, device: torch.device) -> torch.dtype:
+    """What autocast computes in: "auto" is bfloat16 on GPUs that have it, and float32 on CPUs, where it rarely pays."""
+    if name == "auto":
+        has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has_bfloat16 else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+def _resume(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, member: Member) -> TrainingState:
+    """The newest checkpoint, chosen by the first process for all, put into network and optimizer."""
+    newest = [checkpoint.newest_training(folder) if member.rank == 0 else None]
+    if member.size > 1:
+        torch.distributed.broadcast_object_list(newest)
+    if newest[0] is None:
+        return TrainingState(0, {}, {}, [], [])
+    state = checkpoint.load_training(newest[0])
+    network.load_state_dict(state.network)
+    checkpoint.restore_optimizer(optimizer, state.optimizer)
+    if member.rank == 0:
+        logger.info("going on from step %d (%s)", state.step, newest[0])
+    return state
+
+
+def _distributed(network: nn.Module, member: Member) -> nn.Module:
+    if member.size == 1:
+        return network
+    synchronise(network)
+    # BatchNorm statistics are those of the global batch, so the buffers of all processes are equal as they are.
+    return DistributedDataParallel(network, gradient_as_bucket_view=True, forward_sync_buffers=False)
+
+
+def _dry_batch(model: nn.Module, views: Tensor, temperature: float, precision: torch.dtype) -> None:
+    """A forward and backward pass that leaves no trace: what does not fit or match fails before anything is written."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        torch.autograd.backward(nt_xent(*_project(model, views, precision), temperature))
+    except torch.OutOfMemoryError as error:
+        raise BatchSizeError(
+            f"a step over {len(views) // 2} images per process needs more memory than the device has; "
+            "lower pretrain.batch_size or image_size, or use more processes"
+        ) from error
+    model.zero_grad()
+    for buffer, before in buffers:
+        buffer.copy_(before)
+
+
+def _project(model: nn.Module, views: Tensor, precision: torch.dtype) -> tuple[Tensor, Tensor]:
+    """z of the first and of the second views. One pass over both: DDP allows no two, and BatchNorm sees all rows."""
+    with torch.autocast(views.device.type, precision, enabled=precision != torch.float32):
+        first, second = model(views).chunk(2)
+    return first, second
+
+
+def _finite(step: int, loss: Tensor, gradient_norm: Tensor, batches: Batches) -> tuple[float, float]:
+    """Loss and gradient norm as numbers; both are the same on every process."""
+    values = torch.stack([loss.detach(), gradient_norm]).tolist()
+    if not all(map(math.isfinite, values)):
+        raise NonFiniteLossError(step, values[0], values[1], batches.keys(step))
+    return values[0], values[1]
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()[:8])
+
+
+def prefer_deterministic_kernels() -> None:
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # A debugging aid that costs a pass over every new tensor. mypy does not see the module's property.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = False
+
+
+def _announce(
+    config: PretrainConfig,
+    network: nn.Module,
+    images: int,
+    steps: int,
+    peak: float,
+    precision: torch.dtype,
+    member: Member,
+) -> None:
+    """What follows from configuration, data and machine together, before it costs hours."""
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    message = (
+        f"{images} images, {config.epochs} epochs of {steps // config.epochs} steps of {config.batch_size} images; "
+        f"{config.encoder.name} and head with {parameters:,} parameters, {config.optimizer} up to {peak:.4g}; "
+        f"{member.size} x {member.device.type}, {str(precision).removeprefix('torch.')}"
+    )
+    logger.info(message)
+    emit("start", stage="pretrain", message=message, images=images, steps=steps, parameters=parameters)
+
+
+def _publish(
+    workspace: Path,
+    config: PretrainConfig,
+    card: DatasetCard,
+    preprocessing: Preprocessing,
+    network: nn.Sequential,
+    history: list[Record],
+    steps: int,
+) -> None:
+    encoder, head = network
+    assert isinstance(encoder, Encoder)
+    metrics = {
+        "epochs": config.epochs,
+        "steps": steps,
+        "loss_first": history[0]["loss"],
+        "loss_last": history[-1]["loss"],
+        "loss_chance": round(math.log(2 * config.batch_size - 1), 6),
+        "finite": True,  # or the run would have ended
+        "collapsed": collapsed(history[-1]["effective_rank"], history[-1]["feature_std"]),
+        **{name: history[-1][name] for name in MEASURED},
+        "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
+    }
+    model = {
+        "kind": "pretrained",
+        "encoder": config.encoder.model_dump(),
+        "feature_dim": encoder.feature_dim,
+        "preprocessing": preprocessing.to_json(),
+        "mean": card.mean,
+        "std": card.std,
+        "classes": None,
+        "config": config.model_dump(),
+        "data_digest": card.digest,
+        "producer": f"simclr-pipeline {version('simclr-pipeline')}",
+        "metrics": metrics,
+    }
+    with publish(workspace / "models" / "pretrained", replace=True) as directory:
+        checkpoint.save_model(directory, encoder, head.state_dict(), model)
+    write_history(workspace / "reports", history)
+    write_atomically(workspace / "reports" / "pretrain.json", json.dumps(metrics, indent=2) + "\n")
+
+
+def _draw_views(path: Path, batches: Batches, preprocessing: Preprocessing) -> None:
+    """A row per image: as evaluation sees it, then its two views in each of the first epochs."""
+    positions = batches.positions(0)[:SHEET_IMAGES]
+    originals = evaluation_images(batches.images, positions, preprocessing)
+    views = batches.pictures(len(positions), SHEET_EPOCHS)
+    rows = [[original, *row] for original, row in zip(originals, views, strict=True)]
+    plots.image_grid(path, rows, [batches.images.key(position)[:8] for position in positions])

@@ -1,0 +1,18 @@
+"""The projection head g between the encoder and the loss: h -> z. Dropped after pretraining (SimCLR section 4.2)."""
+
+from torch import nn
+
+
+def build_projection_head(feature_dim: int, layers: int = 2, width: int = 2048, dim: int = 128) -> nn.Module:
+    """[n, feature_dim] -> [n, dim]; with no layers the identity, with one linear, else an MLP with ReLU.
+
+    Every layer ends in batch normalisation, the last one too: not in the paper's text, but in the authors' code.
+    """
+    if layers == 0:
+        return nn.Identity()
+    modules: list[nn.Module] = []
+    inputs = feature_dim
+    for _ in range(layers - 1):
+        modules += [nn.Linear(inputs, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
+        inputs = width
+    return nn.Sequential(*modules, nn.Linear(inputs, dim, bias=False), nn.BatchNorm1d(dim))

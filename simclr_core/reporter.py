@@ -1,0 +1,46 @@
+"""How a stage tells whoever started it what is going on: events while it runs, timings or an error when it is done.
+
+Neither belongs to the stage's results. Events go to the file named by ``SIMCLR_EVENTS``, one JSON object a line, and
+nowhere when the variable is unset. Timings go to ``.simclr/timings/``, outside every DVC output, because they differ
+from run to run. Only the first process of a distributed run reports.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from deploy.artifact import write_atomically
+
+EVENTS = "SIMCLR_EVENTS"
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # set by torch's launcher for each of its processes, read when one has failed
+
+
+def emit(event: str, **fields: object) -> None:
+    """Append one event (``start``, ``progress`` or ``end``) to the event file.
+
+    Every event carries ``stage`` and ``message`` (one sentence for a person); the rest are numbers and short texts.
+    One event an epoch, not one a step. A line is written by one call, so that a reader never sees half of one.
+    """
+    path = os.environ.get(EVENTS)
+    if not path:
+        return
+    line = json.dumps({"event": event, **fields}, ensure_ascii=False) + "\n"
+    with open(path, "ab", buffering=0) as file:
+        file.write(line.encode())
+
+
+def record_timing(stage: str, *, workspace: Path = Path(), **numbers: float) -> None:
+    """Write the durations (seconds) and rates of a stage to ``.simclr/timings/<stage>.json`` of the workspace."""
+    rounded = {name: round(number, 3) for name, number in numbers.items()}
+    write_atomically(workspace / ".simclr" / "timings" / f"{stage}.json", json.dumps(rounded, indent=2) + "\n")
+
+
+def fail(error: Exception) -> None:
+    """Say what went wrong, in a line on stderr; in a process of a group the launcher says it once for all of them."""
+    path = os.environ.get(ERROR_FILE)
+    if path:
+        Path(path).write_text(json.dumps({"message": str(error), "timestamp": int(time.time())}), encoding="utf-8")
+    else:
+        print(f"error: {error}", file=sys.stderr)

@@ -1,0 +1,184 @@
+"""Canonical images on disk: plain WebDataset tars and an index of 16 bytes per image.
+
+One directory per split, ``data/prepared/{train,test}``:
+
+    <digest>.tar    members ``<sha256>.png|jpg``, readable with ``tar``; named by content: a new batch only adds files
+    index.npy       one INDEX record per image, memory-mapped
+    keys.npy        uint8 [n, 32]: the SHA-256 of each image's raw file
+    shards.json     file names of the shards, in the order that ``index["shard"]`` counts
+
+An image is one ``pread`` away, whatever the order; an object store reads the same tars front to back.
+"""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simclr_core.errors import DatasetError
+
+INDEX = np.dtype([("offset", "<u8"), ("size", "<u4"), ("shard", "<u2"), ("label", "<i2")])
+UNLABELLED = -1
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One canonical image: ``key`` is the SHA-256 of the raw file, ``data`` its encoded bytes."""
+
+    key: str
+    extension: str
+    data: bytes
+    label: int = UNLABELLED
+
+
+@dataclass(frozen=True)
+class DatasetCard:
+    """What is known of a prepared dataset before an image is read (``data/prepared/dataset.json``).
+
+    ``mean`` and ``std`` are per channel, of pixels scaled to [0, 1]; sides are in pixels; ``images`` counts
+    ``train``, ``train_labelled`` and ``test``; ``digest`` changes with any image or label.
+    """
+
+    classes: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    min_side: int
+    max_side: int
+    images: dict[str, int]
+    digest: str
+
+
+class ShardedImages:
+    """The images of one split, by position. Safe to read from many threads."""
+
+    def __init__(self, directory: Path) -> None:
+        try:
+            names = json.loads((directory / "shards.json").read_text(encoding="utf-8"))
+            self._index = np.load(directory / "index.npy", mmap_mode="r", allow_pickle=False)
+            self.keys: NDArray[np.uint8] = np.load(directory / "keys.npy", mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError as error:
+            raise DatasetError(f"{error.filename}: not there; run `simclr run --select prepare`") from None
+        except ValueError as error:
+            raise DatasetError(
+                f"{directory}: the index cannot be read ({error}); run `simclr run --select prepare`"
+            ) from None
+        if self._index.dtype != INDEX or len(self._index) != len(self.keys):
+            raise DatasetError(
+                f"{directory}: index.npy and keys.npy do not belong together; run `simclr run --select prepare`"
+            )
+        self._paths = [directory / name for name in names]
+        self._descriptors = [os.open(path, os.O_RDONLY) for path in self._paths]
+        weakref.finalize(self, _close, self._descriptors)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    @property
+    def labels(self) -> NDArray[np.int16]:
+        """int16 [n]; UNLABELLED where the user gave none."""
+        return np.asarray(self._index["label"])
+
+    def key(self, position: int) -> str:
+        return bytes(self.keys[position]).hex()
+
+    def read(self, position: int) -> bytes:
+        """The encoded bytes of one image.
+
+        Raises:
+            DatasetError: the shard is shorter than its index says.
+        """
+        record = self._index[position]
+        shard, size = int(record["shard"]), int(record["size"])
+        data = os.pread(self._descriptors[shard], size, int(record["offset"]))
+        if len(data) != size:
+            raise DatasetError(
+                f"{self._paths[shard]}: ends inside image {self.key(position)}; restore it with `dvc checkout --force`"
+            )
+        return data
+
+
+def write_shards(directory: Path, groups: Iterable[Iterable[Sample]], max_bytes: int) -> int:
+    """Write one split. Each group (a raw batch) starts a new shard; a shard ends before ``max_bytes`` of images.
+
+    Returns the number of images.
+    """
+    directory.mkdir(parents=True)
+    records: list[tuple[int, int, int, int]] = []
+    keys: list[bytes] = []
+    names: list[str] = []
+    for group in groups:
+        for samples in portions(group, max_bytes, size=lambda sample: len(sample.data)):
+            name, offsets = write_tar(directory, ((f"{one.key}.{one.extension}", one.data) for one in samples))
+            for sample, offset in zip(samples, offsets, strict=True):
+                records.append((offset, len(sample.data), len(names), sample.label))
+                keys.append(bytes.fromhex(sample.key))
+            names.append(name)
+    np.save(directory / "index.npy", np.array(records, dtype=INDEX))
+    np.save(directory / "keys.npy", np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, 32))
+    (directory / "shards.json").write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")
+    return len(records)
+
+
+def write_card(prepared: Path, card: DatasetCard) -> None:
+    (prepared / "dataset.json").write_text(json.dumps(vars(card), indent=1) + "\n", encoding="utf-8")
+
+
+def read_card(prepared: Path) -> DatasetCard:
+    """Read ``dataset.json`` of a prepared dataset."""
+    path = prepared / "dataset.json"
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        mean, std = ((float(a), float(b), float(c)) for a, b, c in (fields.pop("mean"), fields.pop("std")))
+        return DatasetCard(classes=tuple(fields.pop("classes")), mean=mean, std=std, **fields)
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: not there; run `simclr run --select prepare`") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{path}: cannot be read ({error}); run `simclr run --select prepare`") from None
+
+
+def _close(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def portions(items: Iterable[Item], max_bytes: int, size: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """Cut a stream into runs of at most ``max_bytes``; an item larger than that is a run of its own."""
+    portion: list[Item] = []
+    total = 0
+    for item in items:
+        if portion and total + size(item) > max_bytes:
+            yield portion
+            portion, total = [], 0
+        portion.append(item)
+        total += size(item)
+    if portion:
+        yield portion
+
+
+def write_tar(directory: Path, members: Iterable[tuple[str, bytes]]) -> tuple[str, list[int]]:
+    """Write one tar named by its content, the same for the same members anywhere and at any time.
+
+    Returns its file name and where each member's bytes begin.
+    """
+    content = io.BytesIO()
+    offsets = []
+    with tarfile.open(fileobj=content, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            offsets.append(content.tell() + tarfile.BLOCKSIZE)
+            tar.addfile(member, io.BytesIO(data))
+    name = hashlib.sha256(content.getbuffer()).hexdigest()[:16] + ".tar"
+    (directory / name).write_bytes(content.getbuffer())
+    return name, offsets

@@ -1,0 +1,46 @@
+"""Shared by the tests of simclr_core: a function run on several gloo ranks of this machine."""
+
+import os
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+SECONDS = 90  # spawning a rank imports torch, which takes a busy machine a while
+
+
+@pytest.fixture
+def on_ranks(tmp_path: Path) -> Callable[..., list[Any]]:
+    """``on_ranks(world, function, *arguments)``: what ``function(rank, *arguments)`` returns on each rank, in order.
+
+    ``function`` must stand at the top of its test file, for the spawned processes import it.
+    """
+
+    def run(world: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+        folder = tmp_path / f"{function.__name__}-{world}"
+        folder.mkdir()
+        ranks = torch.multiprocessing.spawn(_rank, (world, folder, function, arguments), nprocs=world, join=False)
+        try:
+            deadline = time.monotonic() + SECONDS
+            while not ranks.join(timeout=1):  # raises what a rank raised
+                assert time.monotonic() < deadline, f"{function.__name__} hangs on {world} ranks"
+        finally:
+            for process in ranks.processes:
+                process.kill()
+        return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
+
+    return run
+
+
+def _rank(rank: int, world: int, folder: Path, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    limit = timedelta(seconds=SECONDS)
+    dist.init_process_group("gloo", f"file://{folder}/store", timeout=limit, rank=rank, world_size=world)
+    torch.save(function(rank, *arguments), folder / f"{rank}.pt")
+    dist.destroy_process_group()

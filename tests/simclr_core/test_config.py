@@ -1,0 +1,144 @@
+"""params.yaml: every fault at once, nothing guessed, and no torch to read it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from simclr_core.config import Block, ExportConfig, FinetuneConfig, LinearEvalConfig, PretrainConfig, read_block
+from simclr_core.errors import ConfigError
+
+BLOCKS = {
+    "pretrain": PretrainConfig,
+    "linear_eval": LinearEvalConfig,
+    "finetune": FinetuneConfig,
+    "export": ExportConfig,
+}
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def faults(folder: Path, text: str, block: str = "pretrain") -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        read_block(write(folder, text), block, BLOCKS[block])
+    assert all(fault in str(caught.value) for fault in caught.value.faults)
+    assert "\n" not in str(caught.value)
+    return caught.value.faults
+
+
+def test_values_arrive_typed(tmp_path: Path) -> None:
+    text = """
+    pretrain:
+      seed: 3
+      encoder: {name: resnet10, width: 0.5, stem: compact}
+      augmentation: {crop_scale: [0.2, 1]}
+      weight_decay: 1e-6
+      learning_rate: 3E-1
+      resize: null
+      learning_rate_scaling: none
+    """
+    config = read_block(write(tmp_path, text), "pretrain", PretrainConfig)
+    assert (config.seed, config.encoder.width, config.encoder.stem) == (3, 0.5, "compact")
+    assert config.augmentation.crop_scale == (0.2, 1.0)
+    assert (config.weight_decay, config.learning_rate, config.resize) == (1e-6, 0.3, None)
+    assert config.learning_rate_scaling == "none"
+    with pytest.raises(ValidationError, match="frozen"):
+        config.seed = 4  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("body", ["{}", "", "null"])
+def test_an_empty_block_takes_the_defaults(tmp_path: Path, block: str, body: str) -> None:
+    assert read_block(write(tmp_path, f"{block}: {body}\n"), block, BLOCKS[block]) == BLOCKS[block]()
+
+
+def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
+    text = """
+    pretrain:
+      lerning_rate: 3
+      batch_size: 1
+      epochs: "5"
+      encoder: {stm: cifar, stem: tiny}
+      augmentation: {crop_scale: [0.9, 0.2], flip: 2}
+      temperature: .nan
+    """
+    assert sorted(faults(tmp_path, text)) == [
+        "pretrain.augmentation.crop_scale: given [0.9, 0.2], allowed: [low, high] with low <= high",
+        "pretrain.augmentation.flip: given 2, allowed: less than or equal to 1",
+        "pretrain.batch_size: given 1, allowed: greater than or equal to 2",
+        "pretrain.encoder.stem: given 'tiny', allowed: 'imagenet', 'cifar' or 'compact'",
+        "pretrain.encoder.stm: unknown key; did you mean stem?",
+        "pretrain.epochs: given '5', allowed: a valid integer",
+        "pretrain.lerning_rate: unknown key; did you mean learning_rate?",
+        "pretrain.temperature: given nan, allowed: a finite number",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "block", "expected"),
+    [
+        ("pretrain: {batch_size: true}", "pretrain", "given True, allowed: a valid integer"),
+        ("pretrain: {temperature: 0}", "pretrain", "given 0, allowed: greater than 0"),
+        ("pretrain: {image_size: 64, resize: 32}", "pretrain", "must have resize of at least image_size (64), not 32"),
+        ("pretrain: {epochs: 2, warmup_epochs: 3}", "pretrain", "must have warmup_epochs up to epochs (2), not 3"),
+        ("pretrain: {augmentation: {crop_scale: [0.5, 1.5]}}", "pretrain", "the whole image"),
+        ("pretrain: {encoder: 5}", "pretrain", "pretrain.encoder: given 5, allowed: a mapping of keys to values"),
+        ("pretrain: {encoder: {zzz: 5}}", "pretrain", "pretrain.encoder.zzz: unknown key; allowed: name, width, stem"),
+        ("pretrain: [1, 2]", "pretrain", "pretrain: given [1, 2], allowed: a mapping of keys to values"),
+        ("linear_eval: {fractions: [0.1]}", "linear_eval", "fractions.0: given 0.1, allowed: a valid string"),
+        ("linear_eval: {fractions: ['10']}", "linear_eval", "given '10', allowed: a fraction in quotes"),
+        ("linear_eval: {fractions: ['0.0']}", "linear_eval", "given '0.0', allowed: a fraction in quotes"),
+        ("linear_eval: {fractions: []}", "linear_eval", "given [], allowed: a list of at least one"),
+        ("finetune: {seeds: [0, 1.5]}", "finetune", "finetune.seeds.1: given 1.5, allowed: a valid integer"),
+        ("export: {source: best}", "export", "given 'best', allowed: 'pretrained' or 'finetuned'"),
+    ],
+)
+def test_a_fault_names_the_key_the_value_and_what_is_allowed(
+    tmp_path: Path, text: str, block: str, expected: str
+) -> None:
+    (fault,) = faults(tmp_path, text, block)
+    assert expected in fault
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("finetune: {}", "no block 'pretrain' (found: finetune); add 'pretrain: {}' for the defaults"),
+        ("", "must map stages to parameters"),
+        ("- pretrain", "must map stages to parameters"),
+        ("pretrain: {epochs: 1, epochs: 2}", "the key 'epochs' is given twice"),
+        ("pretrain: {}\npretrain: {}", "the key 'pretrain' is given twice"),
+        ("pretrain: {epochs: [}", "cannot be read as YAML"),
+        ("pretrain: !!python/object/apply:os.system ['true']", "cannot be read as YAML"),
+    ],
+)
+def test_an_unusable_file_is_explained(tmp_path: Path, text: str, expected: str) -> None:
+    (fault,) = faults(tmp_path, text)
+    assert expected in fault
+
+
+def test_a_missing_file_and_one_that_is_not_text(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file; run in a workspace"):
+        read_block(tmp_path / "params.yaml", "pretrain", PretrainConfig)
+    (tmp_path / "params.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="cannot be read as YAML"):
+        read_block(tmp_path / "params.yaml", "pretrain", PretrainConfig)
+
+
+def test_a_block_of_another_package_is_read_the_same_way(tmp_path: Path) -> None:
+    class IngestConfig(Block):
+        settle_seconds: float = 2.0
+
+    path = write(tmp_path, "ingest: {settle_seconds: 5}\n")
+    assert read_block(path, "ingest", IngestConfig).settle_seconds == 5
+
+
+def test_reading_the_configuration_does_not_import_torch() -> None:
+    check = "import sys, simclr_core.config, simclr_core.reporter; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", check], check=True)

@@ -1,0 +1,281 @@
+"""The exported bundle computes what torch computes, says nothing about this machine, or does not exist."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+import yaml
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+from torchvision.transforms import v2
+
+import deploy
+from deploy.artifact import identity, publish, verify
+from deploy.bundle import MODEL
+from deploy.errors import ArtifactError, MissingHeadError
+from deploy.preprocess import Preprocessing, decode
+from simclr_core import export
+from simclr_core.checkpoint import load_model, save_model
+from simclr_core.encoder import build_encoder
+from simclr_core.errors import CheckpointError, ConfigError, DatasetError, ParityError
+from simclr_core.onnx_graph import ServedEncoder, export_graph
+from simclr_core.shards import ShardedImages
+from tests.conftest import CLASSES, SIDE, write_prepared
+from tests.deploy.conftest import noise
+
+ENCODER = {"name": "resnet10", "width": 0.125, "stem": "compact"}
+REPOSITORY = Path(__file__).parents[2]
+
+
+def write_model(directory: Path, seed: int, head: dict[str, torch.Tensor] | None = None) -> None:
+    """A model directory whose batch norms have seen data, so that folding them into convolutions is put to the test."""
+    torch.manual_seed(seed)
+    encoder = build_encoder(**ENCODER)
+    encoder.train()
+    with torch.no_grad():
+        for _ in range(3):
+            encoder(torch.randn(16, 3, SIDE, SIDE) * 2 + 0.5)
+    card = {
+        "kind": "pretrained",
+        "encoder": ENCODER,
+        "feature_dim": encoder.feature_dim,
+        "preprocessing": {"size": SIDE, "resize": SIDE + 2},
+        "mean": [0.4, 0.45, 0.5],
+        "std": [0.2, 0.25, 0.3],
+        "classes": list(CLASSES),
+        "config": {},
+        "data_digest": "0" * 64,
+        "producer": "simclr-pipeline",
+        "metrics": {"loss_last": 1.5},
+    }
+    with publish(directory, replace=True) as work:
+        save_model(work, encoder.eval(), head or {}, card)
+
+
+def write_probe(workspace: Path, features: int = 64) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    random = np.random.default_rng(5)
+    weight = random.normal(size=(features, len(CLASSES))).astype(np.float32)
+    bias = random.normal(size=len(CLASSES)).astype(np.float32)
+    with publish(workspace / "models" / "probe") as work:
+        np.savez(work / "head.npz", weight=weight, bias=bias)
+        metrics = {"knn_top1": 51.0, "linear_top1": {"1.0": 62.5}}
+        (work / "probe.json").write_text(json.dumps({"classes": CLASSES, "metrics": metrics}))
+    return weight, bias
+
+
+def set_export(workspace: Path, **parameters: object) -> None:
+    path = workspace / "params.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"export": parameters}))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with an exported bundle; tests must not change it."""
+    workspace = write_prepared(tmp_path_factory.mktemp("exported") / "ein Wörkspace", train=40)
+    write_model(workspace / "models" / "pretrained", seed=0)
+    write_probe(workspace)
+    export.run(workspace)
+    return workspace
+
+
+@pytest.fixture
+def workspace(prepared: Path) -> Path:
+    """A workspace with the same pretrained model, not exported yet."""
+    write_model(prepared / "models" / "pretrained", seed=0)
+    return prepared
+
+
+@pytest.fixture
+def graph(exported: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """The graph of that model, in place of the seconds that torch needs to trace it again."""
+    content = (exported / "models" / "bundle" / MODEL).read_bytes()
+    monkeypatch.setattr(export, "export_graph", lambda *_: content)
+    return content
+
+
+def test_the_bundle_gives_the_embeddings_of_torch(exported: Path) -> None:
+    encoder = deploy.load(exported / "models" / "bundle", threads=1)
+    trained = load_model(exported / "models" / "pretrained")
+    images = ShardedImages(exported / "data" / "prepared" / "test")
+    files = [images.read(position) for position in range(len(images))]
+    pixels = np.stack([trained.preprocessing.apply(decode(file)) for file in files])
+    standardise = v2.Normalize(trained.card["mean"], trained.card["std"])
+    with torch.inference_mode():
+        batch = standardise(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255)
+        expected = nn.functional.normalize(trained.encoder(batch)).numpy()
+    for batch_size in (1, 3, 17, 40):
+        assert np.abs(encoder.embed(files, batch_size).vectors - expected).max() < 1e-5
+
+
+def test_the_report_and_the_timing(exported: Path) -> None:
+    report = json.loads((exported / "reports" / "export.json").read_text())
+    assert report["images"] == 64
+    assert report["cosine_min"] > 0.999999
+    assert report["max_abs"] < 1e-5
+    assert report["passed"] is True
+    assert report["source"] == "models/pretrained"
+    assert report["bundle"] == identity(exported / "models" / "bundle")
+    timing = json.loads((exported / ".simclr" / "timings" / "export.json").read_text())
+    assert timing["seconds"] > 0
+    assert 0 < timing["p50_ms"] < 1000
+
+
+def test_the_bundle_holds_head_golden_images_and_provenance(exported: Path) -> None:
+    directory = exported / "models" / "bundle"
+    verify(directory)
+    encoder = deploy.load(directory, threads=1)
+    assert encoder.verify().images == 8
+    weight, bias = write_probe(exported.parent / "again")
+    picture = noise(3, 30, 40)
+    logits = encoder.embed(picture, normalize=False).vectors @ weight + bias
+    assert encoder.classify(picture)[0].labels[0] == CLASSES[int(logits.argmax())]
+    info = encoder.info
+    assert info["provenance"]["model"] == identity(exported / "models" / "pretrained")
+    assert info["provenance"]["data_digest"] == "0" * 64
+    assert info["metrics"]["linear_eval"]["knn_top1"] == 51.0
+    assert info["license"] == "proprietary"
+    assert "| linear_eval linear_top1 1.0 | 62.5 |" in (directory / "MODEL_CARD.md").read_text()
+    assert "proprietary" in (directory / "LICENSE.txt").read_text()
+
+
+def test_nothing_in_the_bundle_tells_of_this_machine(exported: Path) -> None:
+    directory = exported / "models" / "bundle"
+    for file in (path for path in directory.rglob("*") if path.is_file()):
+        content = file.read_bytes()
+        for secret in (REPOSITORY, sys.prefix, exported, Path.home()):
+            assert str(secret).encode() not in content, file
+        assert b"stack_trace" not in content
+    model = onnx.load(directory / MODEL)
+    assert [entry.key for entry in model.metadata_props] == ["simclr_pipeline"]
+    assert not any(node.doc_string or node.metadata_props for node in model.graph.node)
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    assert model.opset_import[0].version == 20
+
+
+@pytest.mark.slow
+def test_two_processes_export_the_same_bytes(exported: Path, tmp_path: Path) -> None:
+    workspace = write_prepared(tmp_path, train=40)
+    write_model(workspace / "models" / "pretrained", seed=0)
+    write_probe(workspace)
+    command = [sys.executable, "-m", "simclr_core", "--workspace", workspace, "export"]
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONHASHSEED": "12345"}, cwd=REPOSITORY)
+    assert identity(workspace / "models" / "bundle") == identity(exported / "models" / "bundle")
+    first, second = (folder / "reports" / "export.json" for folder in (exported, workspace))
+    assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize("factor", [1.01, np.nan])
+def test_a_graph_that_computes_something_else_is_not_published(
+    factor: float, workspace: Path, graph: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = onnx.load_from_string(graph)
+    tensor = next(one for one in model.graph.initializer if "layer2.0.conv1.weight" in one.name)
+    weights = onnx.numpy_helper.to_array(tensor) * np.float32(factor)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(weights, tensor.name))
+    monkeypatch.setattr(export, "export_graph", lambda *_: model.SerializeToString())
+    with pytest.raises(ParityError, match=r"cosine .* \(at least 0\.99999\)"):
+        export.run(workspace)
+    assert sorted(path.name for path in (workspace / "models").iterdir()) == ["pretrained"]
+    assert not (workspace / "reports").exists()
+
+
+def test_a_failure_keeps_the_bundle_that_is_there(
+    workspace: Path, graph: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export.run(workspace)
+    before = identity(workspace / "models" / "bundle")
+    set_export(workspace, name="better")
+    monkeypatch.setenv("SIMCLR_FAILPOINT", "artifact.rename:enospc")
+    with pytest.raises(OSError, match="No space left"):
+        export.run(workspace)
+    monkeypatch.delenv("SIMCLR_FAILPOINT")
+    verify(workspace / "models" / "bundle")
+    assert identity(workspace / "models" / "bundle") == before
+    assert sorted(path.name for path in (workspace / "models").iterdir()) == ["bundle", "pretrained"]
+    export.run(workspace)
+    assert deploy.load(workspace / "models" / "bundle").info["name"] == "better"
+
+
+def test_without_labels_there_is_no_head(workspace: Path, graph: bytes) -> None:
+    export.run(workspace)
+    encoder = deploy.load(workspace / "models" / "bundle", threads=1)
+    with pytest.raises(MissingHeadError, match="exported without a classifier"):
+        encoder.classify(noise(0))
+
+
+def test_finetuned_takes_the_network_with_the_most_labels(workspace: Path) -> None:
+    set_export(workspace, source="finetuned", name="flowers", license="CC-BY-4.0", opset=18)
+    with pytest.raises(CheckpointError, match="simclr run --select finetune"):
+        export.run(workspace)
+    for seed, fraction in enumerate(("0.01", "0.1", "0.05"), start=10):
+        torch.manual_seed(seed)
+        head = {"weight": torch.randn(len(CLASSES), 64), "bias": torch.randn(len(CLASSES))}
+        write_model(workspace / "models" / "finetuned" / fraction, seed, head)
+    export.run(workspace)
+    encoder = deploy.load(workspace / "models" / "bundle", threads=1)
+    chosen = load_model(workspace / "models" / "finetuned" / "0.1")
+    features = torch.from_numpy(encoder.embed(noise(1), normalize=False).vectors)
+    logits = nn.functional.linear(features, chosen.head["weight"], chosen.head["bias"])
+    assert encoder.classify(noise(1))[0].labels[0] == CLASSES[int(logits.argmax())]
+    assert (encoder.info["name"], encoder.info["license"], encoder.info["producer"]["opset"]) == (
+        "flowers",
+        "CC-BY-4.0",
+        18,
+    )
+    assert json.loads((workspace / "reports" / "export.json").read_text())["source"] == "models/finetuned/0.1"
+
+
+def test_an_opset_that_torch_cannot_write_is_refused() -> None:
+    served = ServedEncoder(build_encoder(**ENCODER).eval(), (0.5,) * 3, (0.25,) * 3)
+    with pytest.raises(ConfigError, match=r"export\.opset: given 30, which torch .* turned into 18; allowed: 18 to 25"):
+        export_graph(served, SIDE, 30, {})
+
+
+def test_too_few_images_to_prove_it_on(tmp_path: Path) -> None:
+    workspace = write_prepared(tmp_path, train=21, test=10)
+    write_model(workspace / "models" / "pretrained", seed=0)
+    with pytest.raises(DatasetError, match="31 images; the export is proven on 32"):
+        export.run(workspace)
+
+
+def test_a_damaged_model_is_named(workspace: Path) -> None:
+    path = workspace / "models" / "pretrained" / "encoder.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"encoder\.safetensors"):
+        export.run(workspace)
+
+
+@pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", pytest.param("vit_b_32", marks=pytest.mark.slow)])
+def test_networks_of_torchvision_are_exported_too(name: str) -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder(name, image_size=64).eval()
+    served = ServedEncoder(encoder, (0.5,) * 3, (0.25,) * 3)
+    model = export_graph(served, 64, 20, {})
+
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    for count in (1, 5):
+        images = np.stack([noise(seed, 64, 64) for seed in range(count)])
+        with torch.inference_mode():
+            expected = served(torch.from_numpy(images)).numpy()
+        found = session.run(None, {"images": images})[0]
+        assert np.abs(found - expected).max() < 1e-4 * max(1, np.abs(expected).max())
+
+
+@pytest.mark.parametrize("shape", [(41, 67), (67, 41), (30, 30), (9, 200)])
+@pytest.mark.parametrize(("size", "resize"), [(24, 24), (24, 29), (33, 40)])
+def test_the_served_preprocessing_is_torchvisions(shape: tuple[int, int], size: int, resize: int) -> None:
+
+    pixels = noise(2, *shape)
+    expected = np.asarray(v2.Compose([v2.Resize(resize), v2.CenterCrop(size)])(Image.fromarray(pixels)))
+    found = Preprocessing(size, resize).apply(pixels)
+    assert np.abs(found.astype(int) - expected).max() <= 1

@@ -1,0 +1,195 @@
+"""One command, several processes: they start together, stop together, and nobody is left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+import yaml
+
+from simclr_core import launch
+from simclr_core.errors import LaunchError
+from simclr_core.launch import Member, StopRequest
+
+DEADLINE = 90  # seconds; a busy machine takes a while to import torch three times
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", launch.PROCESSES):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(("gpus", "given", "expected"), [(0, None, 1), (0, "3", 3), (4, None, 4), (4, "2", 2)])
+def test_a_process_per_gpu_or_as_many_as_asked(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, given: str | None, expected: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    if given is not None:
+        monkeypatch.setenv(launch.PROCESSES, given)
+    assert launch.processes() == expected
+    monkeypatch.setenv("RANK", "0")  # under a launcher, ours or another, nothing more is started
+    assert launch.processes() == 1
+
+
+@pytest.mark.parametrize(("gpus", "given"), [(0, "0"), (0, "two"), (0, "-1"), (0, ""), (2, "3")])
+def test_a_number_that_makes_no_sense_is_explained(monkeypatch: pytest.MonkeyPatch, gpus: int, given: str) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setenv(launch.PROCESSES, given)
+    with pytest.raises(LaunchError, match=f"SIMCLR_PROCESSES='?{given}"):
+        launch.processes()
+
+
+def test_alone_there_is_no_group() -> None:
+    with launch.member() as member:
+        assert (member.rank, member.size) == (0, 1)
+        assert not torch.distributed.is_initialized()
+
+
+def agree(rank: int) -> int:
+    with StopRequest() as stop:
+        if rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return stop.agreed(Member(rank, 2, torch.device("cpu")))
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_all_after_the_same_step(on_ranks: Callable[..., list[Any]]) -> None:
+    assert on_ranks(2, agree) == [signal.SIGTERM, signal.SIGTERM]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_is_noted_and_the_second_ends_the_process(number: signal.Signals) -> None:
+    program = (
+        "import os, sys; from simclr_core.launch import Member, StopRequest\n"
+        "with StopRequest() as stop:\n"
+        f"    os.kill(os.getpid(), {int(number)})\n"
+        "    print(stop.agreed(Member(0, 1, None)), flush=True)\n"
+        f"    os.kill(os.getpid(), {int(number)})\n"
+        "    print('still here')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == [str(int(number))]
+    assert done.returncode == -number
+
+
+class Training:
+    """``python -m simclr_core pretrain`` in two processes, and what it says."""
+
+    def __init__(self, workspace: Path, **environment: str) -> None:
+        self.workspace = workspace
+        command = [sys.executable, "-m", "simclr_core", "--workspace", str(workspace), "pretrain"]
+        variables = {**os.environ, launch.PROCESSES: "2", "SIMCLR_EVENTS": str(workspace / "events"), **environment}
+        self.launcher = subprocess.Popen(
+            command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def wait(self) -> int:
+        self.output, self.errors = self.launcher.communicate(timeout=DEADLINE)
+        return self.launcher.returncode
+
+    def is_training(self) -> list[psutil.Process]:
+        """Wait for the first epoch; the two processes that train."""
+        events = self.workspace / "events"
+        until(lambda: (events.exists() and '"progress"' in events.read_text()) or self.launcher.poll() is not None)
+        assert self.launcher.poll() is None, self.launcher.communicate()
+        workers = [child for child in psutil.Process(self.launcher.pid).children() if "pretrain" in child.cmdline()]
+        assert len(workers) == 2
+        return workers
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def endless(prepared: Path) -> Path:
+    """A workspace whose training would take far longer than a test."""
+    configure(prepared, epochs=10_000)
+    return prepared
+
+
+@pytest.fixture
+def train() -> Iterator[Callable[..., Training]]:
+    started: list[Training] = []
+
+    def start(workspace: Path, **environment: str) -> Training:
+        started.append(Training(workspace, **environment))
+        return started[-1]
+
+    yield start
+    for training in started:
+        training.launcher.kill()
+        training.launcher.wait()
+
+
+def configure(workspace: Path, **changes: object) -> None:
+    params = yaml.safe_load((workspace / "params.yaml").read_text())
+    params["pretrain"].update(changes)
+    (workspace / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+def weights(workspace: Path) -> bytes:
+    return (workspace / "models" / "pretrained" / "encoder.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_after_sigkill_of_one_go_on_to_the_same_bytes(
+    prepared: Path, train: Callable[..., Training]
+) -> None:
+    whole = train(prepared)
+    assert whole.wait() == 0, whole.errors
+    assert [line.split(":")[0] for line in whole.output.splitlines()] == ["epoch 1/2", "epoch 2/2"]  # said once
+    undisturbed = weights(prepared)
+    assert json.loads((prepared / "reports" / "pretrain.json").read_text())["steps"] == 12
+
+    (prepared / "models" / "pretrained" / "encoder.safetensors").unlink()
+    killed = train(prepared, SIMCLR_FAILPOINT="pretrain.step:kill@8")
+    assert killed.wait() == 128 + signal.SIGKILL
+    assert killed.errors.splitlines()[-1].endswith(
+        "was killed by SIGKILL; the same command goes on from the last checkpoint"
+    )
+    resumed = train(prepared)
+    assert resumed.wait() == 0, resumed.errors
+    assert "going on from step 6" in resumed.errors
+    assert weights(prepared) == undisturbed
+
+
+@pytest.mark.slow
+def test_sigterm_to_the_launcher_saves_and_leaves_nobody(endless: Path, train: Callable[..., Training]) -> None:
+    training = train(endless)
+    workers = training.is_training()
+    training.launcher.terminate()
+    assert training.wait() == 128 + signal.SIGTERM
+    assert not any(worker.is_running() for worker in workers)
+    assert "the same command goes on from there" in training.errors
+    assert len(list((endless / ".simclr" / "runs").glob("*/step-*"))) == 2
+
+
+@pytest.mark.slow
+def test_sigkill_of_the_launcher_leaves_nobody(endless: Path, train: Callable[..., Training]) -> None:
+    training = train(endless)
+    workers = training.is_training()
+    training.launcher.kill()
+    training.wait()
+    until(lambda: not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers))
+
+
+@pytest.mark.slow
+def test_what_is_wrong_is_said_once_and_briefly(prepared: Path, train: Callable[..., Training]) -> None:
+    configure(prepared, batch_size=15)
+    training = train(prepared)
+    assert training.wait() == 2
+    (line,) = training.errors.splitlines()
+    assert line.startswith("error: pretrain.batch_size is 15, which 2 processes cannot share equally")

@@ -1,0 +1,86 @@
+"""The command line of the stages: exit codes, one line of explanation, and no wait for torch to be told of a typo."""
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploy.errors import MissingArtifactError
+from simclr_core import pretrain
+from simclr_core.__main__ import main
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIMCLR_PROCESSES", "1")
+
+
+def test_a_stage_runs_in_the_workspace_it_is_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: list[Path] = []
+    monkeypatch.setattr(pretrain, "run", seen.append)
+    assert main(["--workspace", str(tmp_path), "pretrain"]) == 0
+    assert main(["pretrain"]) == 0
+    assert seen == [tmp_path, Path()]
+
+
+def raising(error: BaseException) -> object:
+    def run(workspace: Path) -> None:
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "expected"),
+    [
+        (
+            MissingArtifactError("models/pretrained: no such directory"),
+            2,
+            "error: models/pretrained: no such directory",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device", "models"), 2, "error: models: No space left on device; free"),
+        (PermissionError(errno.EACCES, "Permission denied", "reports"), 2, "error: reports: Permission denied; free"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_failures_that_a_person_can_mend_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, code: int, expected: str
+) -> None:
+    monkeypatch.setattr(pretrain, "run", raising(error))
+    assert main(["pretrain"]) == code
+    captured = capsys.readouterr().err
+    assert captured.startswith(expected)
+    assert captured.count("\n") == bool(expected)
+
+
+def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (ZeroDivisionError(), OSError(errno.EIO, "Input/output error")):
+        monkeypatch.setattr(pretrain, "run", raising(error))
+        with pytest.raises(type(error)):
+            main(["pretrain"])
+
+
+def test_a_missing_params_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["--workspace", str(tmp_path), "pretrain"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'params.yaml'}: no such file; run in a workspace")
+
+
+@pytest.mark.parametrize("arguments", [[], ["pretrian"], ["finetune"], ["pretrain", "--fraction", "0.1"]])
+def test_a_faulty_command_line_is_2_and_help_is_0(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert "usage: " in capsys.readouterr().err
+
+
+def test_help_shows_every_stage_without_torch() -> None:
+    program = (
+        "import sys; from simclr_core.__main__ import main\n"
+        "try: main(['--help'])\n"
+        "finally: assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    for stage in ("pretrain", "linear_eval", "finetune --fraction 0.01", "export"):
+        assert f"python -m simclr_core {stage}" in done.stdout

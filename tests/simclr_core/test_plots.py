@@ -1,0 +1,80 @@
+"""Pictures: readable PNGs of bounded size, the same bytes for the same input."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from simclr_core import plots
+
+HISTORY = [
+    {"epoch": n, "loss": 5 / n, "learning_rate": 0.1, "knn_top1": None, "effective_rank": 3.0} for n in range(1, 6)
+]
+RANDOM = np.random.default_rng(0)
+SMALL = [[RANDOM.integers(0, 256, (28, 28, 3), np.uint8) for _ in range(3)] for _ in range(2)]
+
+
+def read(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda path: plots.curves(path, HISTORY),
+        lambda path: plots.image_grid(path, SMALL, ["cat", "a name that is much too long for this"]),
+        lambda path: plots.confusion_matrix(path, np.array([[5, 1], [0, 3]]), ["cat", "dog"]),
+        lambda path: plots.note(path, "no labels"),
+    ],
+    ids=["curves", "grid", "confusion", "note"],
+)
+def test_the_same_input_gives_the_same_bytes_without_a_version(draw: Callable[[Path], None], tmp_path: Path) -> None:
+    draw(tmp_path / "one.png")
+    draw(tmp_path / "two.png")
+    content = (tmp_path / "one.png").read_bytes()
+    assert content == (tmp_path / "two.png").read_bytes()
+    assert b"atplotlib" not in content
+    assert len(content) < plots.MAX_BYTES
+
+
+def test_curves_need_no_label_and_no_epoch(tmp_path: Path) -> None:
+    for history in ([], HISTORY[:1], HISTORY):
+        plots.curves(tmp_path / "curves.png", history)
+        assert len(np.unique(read(tmp_path / "curves.png"))) > 1
+
+
+def test_small_images_are_shown_pixel_by_pixel(tmp_path: Path) -> None:
+    plots.image_grid(tmp_path / "grid.png", SMALL)
+    picture, factor = read(tmp_path / "grid.png"), plots.TILE // 28
+    for row, images in enumerate(SMALL):
+        for column, image in enumerate(images):
+            top, left = (plots.GAP + place * (plots.TILE + plots.GAP) for place in (row, column))
+            tile = picture[top : top + plots.TILE, left : left + plots.TILE]
+            np.testing.assert_array_equal(tile, image.repeat(factor, axis=0).repeat(factor, axis=1))
+
+
+def test_borders_frame_the_right_tiles(tmp_path: Path) -> None:
+    plots.image_grid(tmp_path / "grid.png", SMALL, borders=[[None, "#00ff00", None], ["#ff0000", None, None]])
+    picture = read(tmp_path / "grid.png")
+    step, inside = plots.TILE + plots.GAP, plots.GAP - 1  # the pixel row just above the first tiles
+    assert picture[inside, plots.GAP + step + 5].tolist() == [0, 255, 0]
+    assert picture[inside + step, plots.GAP + 5].tolist() == [255, 0, 0]
+    assert picture[inside, plots.GAP + 5].tolist() == [255, 255, 255]
+
+
+def test_photographs_of_any_shape_stay_below_the_limit(tmp_path: Path) -> None:
+    shapes = [(300, 200, 3), (200, 300, 3), (64, 256, 3), (256, 256, 3)] * 3
+    rows = [[RANDOM.integers(0, 256, shape, np.uint8) for shape in shapes] for _ in range(10)]
+    plots.image_grid(tmp_path / "grid.png", rows)  # noise, the worst case for PNG
+    assert (tmp_path / "grid.png").stat().st_size <= plots.MAX_BYTES
+    assert read(tmp_path / "grid.png").shape[1] > 400
+
+
+def test_the_confusion_matrix_holds_a_class_without_images_and_hundreds_of_classes(tmp_path: Path) -> None:
+    for count in (1, 3, 30, 300):
+        matrix = np.eye(count, dtype=int) * 9
+        matrix[0] = 0
+        plots.confusion_matrix(tmp_path / "matrix.png", matrix, [f"class {number}" for number in range(count)])
+        assert (tmp_path / "matrix.png").stat().st_size <= plots.MAX_BYTES
