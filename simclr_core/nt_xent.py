@@ -102,7 +102,7 @@ def _gathered(local: Tensor) -> Tensor:
     if not (dist.is_available() and dist.is_initialized()):
         return local
     everyone = local.new_empty((dist.get_world_size() * len(local), *local.shape[1:]))
-    dist.all_gather_into_tensor(everyone, local.contiguous())
+    dist.all_gather_single(everyone, local.contiguous())
     return everyone
 
 

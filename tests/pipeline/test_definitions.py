@@ -14,7 +14,7 @@ import pytest
 from pipeline.defs import build_definitions
 from pipeline.defs.raw_images import RawImagesConfig
 from pipeline.errors import WorkspaceError
-from pipeline.workspace import VARIABLE, Workspace
+from pipeline.workspace import VARIABLE, Workspace, executable
 
 REPOSITORY = Path(__file__).parents[2]
 HEAVY = {"torch", "torchvision", "great_expectations", "onnxruntime", "onnx", "pandas", "pyarrow", "matplotlib"}
@@ -133,3 +133,17 @@ def test_dagster_yaml_gives_one_run_at_a_time_and_no_telemetry(workspace: Worksp
         assert (pools.pool_granularity.value, pools.default_pool_limit) == ("run", 1)
         assert not instance.telemetry_enabled
         assert instance.run_monitoring_enabled
+
+
+def test_dg_checks_a_new_workspace(workspace: Workspace) -> None:
+    environment = os.environ | {"DAGSTER_HOME": str(workspace.root)}
+    done = subprocess.run(
+        [executable("dg"), "check", "defs"],
+        cwd=workspace.root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "All definitions loaded successfully" in done.stdout

@@ -1,0 +1,70 @@
+"""The whole graph with its real stages, on forty tiny images."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+import deploy
+from pipeline import summary
+from pipeline.dvc.client import Outcome
+from pipeline.run import run
+from pipeline.status import describe_workspace
+from pipeline.workspace import Workspace, executable
+
+STAGES = {"validate", "prepare", "pretrain", "linear_eval", "finetune@0.01", "finetune@0.1", "export"}
+
+
+def dvc(root: Path, *arguments: str) -> str:
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    command = [executable("dvc"), *arguments]
+    return subprocess.run(command, cwd=root, env=environment, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.slow
+def test_from_raw_images_to_served_embeddings(filled: Workspace, tmp_path: Path) -> None:
+    untrained = tmp_path / "a copy to train without Dagster"
+
+    first = run(filled)
+    assert {name: result.outcome for name, result in first.stages.items()} == dict.fromkeys(STAGES, Outcome.EXECUTED)
+    encoder = deploy.load(filled.root / "models" / "bundle")
+    encoder.verify()
+    vectors = encoder.embed(sorted(filled.inbox.glob("test/*/*.png"))).vectors
+    assert vectors.shape == (8, encoder.info["dim"])
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    (prediction,) = encoder.classify(next(filled.inbox.glob("test/*/*.png")))
+    assert prediction.labels[0] in {"circle", "cross", "square", "stripes"}
+
+    # Again: nothing to do. Models gone: restored, not computed.
+    lock = (filled.root / "dvc.lock").read_text()
+    assert {result.outcome for result in run(filled).stages.values()} == {Outcome.SKIPPED}
+    shutil.rmtree(filled.root / "models")
+    dvc(filled.root, "checkout")
+    assert {result.outcome for result in run(filled).stages.values()} == {Outcome.SKIPPED}
+    assert (filled.root / "dvc.lock").read_text() == lock
+
+    # DVC without Dagster computes the same bytes from the same raw images.
+    shutil.copytree(filled.root, untrained, symlinks=True)
+    for name in ("models", "reports", "data/manifest", "data/prepared", "dvc.lock", ".dvc/cache/runs", ".dvc/tmp"):
+        path = untrained / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    dvc(untrained, "repro")
+    assert yaml.safe_load((untrained / "dvc.lock").read_text()) == yaml.safe_load(lock)
+
+    summary.write(filled)
+    written = json.loads((filled.reports / "summary.json").read_text())
+    assert written["images"]["accepted"] == 40
+    assert written["finetune"].keys() == {"0.01", "0.1"}
+    assert written["onnx"]["cosine_min"] > 0.99999
+    assert all(seconds > 0 for seconds in written["seconds"].values())
+    assert "stages     all up to date" in describe_workspace(filled)
+    metrics = json.loads(dvc(filled.root, "metrics", "show", "--json"))
+    assert "reports/linear_eval.json" in metrics[""]["data"]
+    dvc(filled.root, "plots", "show", "--out", str(tmp_path / "plots"))
+    assert "NT-Xent loss" in (tmp_path / "plots" / "index.html").read_text()
