@@ -21,7 +21,7 @@ ADVICE: dict[int | None, str] = {
 
 def run_stage(name: str, stage: Callable[[Workspace], None]) -> None:
     """Run a stage in the workspace of the current folder; a foreseen error is one line and exit code 2."""
-    emit("start", stage=name, message=f"{name} started")
+    emit("start", stage=name, message="started")
     try:
         stage(find(Path.cwd()))
     except (PipelineError, SimclrError, DeployError) as error:
@@ -32,7 +32,7 @@ def run_stage(name: str, stage: Callable[[Workspace], None]) -> None:
         sys.exit(fail(describe(error)))
     except KeyboardInterrupt:
         sys.exit(130)
-    emit("end", stage=name, message=f"{name} done")
+    emit("end", stage=name, message="done")
 
 
 def fail(message: str, code: int = 2) -> int:

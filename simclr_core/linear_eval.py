@@ -86,7 +86,8 @@ def run(workspace: Path) -> None:
     write_atomically(reports / "linear_eval.json", json.dumps(report, indent=2) + "\n")
     seconds = time.perf_counter() - began
     record_timing("linear_eval", workspace=workspace, seconds=seconds)
-    emit("end", stage="linear_eval", message=f"simclr: {_summary(report['simclr'])}", seconds=round(seconds, 1))
+    baseline = f"random_init, mean of {RANDOM_ENCODERS}: {_summary(report['random_init'])}"
+    emit("end", stage="linear_eval", message=baseline, seconds=round(seconds, 1))
 
 
 def mean_accuracies(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def test_each_run_starts_where_it_says_and_sees_its_own_labels(
     train = finetune.train_classifier
 
     def spy(encoder: Any, card: Any, images: Any, positions: Any, labels: Any, *rest: Any) -> Any:
-        seen.append((encoder.backbone.conv1.weight.detach().clone(), positions, rest[3], rest[4]))
+        seen.append((encoder.backbone.conv1.weight.detach().clone(), positions, rest[4], rest[5]))
         return train(encoder, card, images, positions, labels, *rest)
 
     monkeypatch.setattr(finetune, "train_classifier", spy)
