@@ -153,27 +153,33 @@ def _pixel_faults(facts: Facts, min_side: int, max_aspect: float, min_standard_d
 
 
 def _copies(files: Sequence[File], facts: Mapping[str, Facts], clean: Iterable[int]) -> Iterable[tuple[int, Fault]]:
-    """The files that repeat a better one, or contradict each other. Files with the same pixels form a group."""
+    """The files that repeat a better one, or contradict each other. Files with the same pixels form a group.
+
+    The newest batch that labels a group is right about it: that is how a wrong label is corrected.
+    """
     groups: dict[str, list[int]] = defaultdict(list)
     for index in clean:
         pixel_hash = facts[files[index].sha256].pixel_hash
         assert pixel_hash, "a decoded image has a pixel hash"
         groups[pixel_hash].append(index)
     for group in groups.values():
-        labels = sorted({label for index in group if (label := files[index].label) is not None})
+        newest = max((files[index].ingest_batch for index in group if files[index].label is not None), default="")
+        kept, *others = sorted(group, key=lambda index: _preference(files[index], newest))
+        current = [files[kept], *(files[index] for index in others if files[index].ingest_batch == newest)]
+        labels = sorted({file.label for file in current if file.label is not None})
         if len(labels) > 1:
             yield from ((index, ("label_conflict", f"labelled {' and '.join(labels)}")) for index in group)
             continue
-        kept, *others = sorted(group, key=lambda index: _preference(files[index]))
         seen = {files[kept].sha256}
         for index in others:
             yield index, _copy_fault(files[index], files[kept], seen)
             seen.add(files[index].sha256)
 
 
-def _preference(file: File) -> tuple[bool, bool, str, str, str]:
-    """Sorts first what is kept: a test image before its training copy, then a labelled one, then the oldest."""
-    return file.split != "test", file.label is None, file.ingest_batch, file.path, file.sha256
+def _preference(file: File, newest: str) -> tuple[bool, bool, bool, str, str, str]:
+    """Sorts first what is kept: a test image, then a labelled one, then one of the newest labels, then the oldest."""
+    relabelled = file.ingest_batch != newest
+    return file.split != "test", file.label is None, relabelled, file.ingest_batch, file.path, file.sha256
 
 
 def _copy_fault(file: File, kept: File, seen: set[str]) -> Fault:
