@@ -107,6 +107,7 @@ def run(context: click.Context, stages: tuple[str, ...], values: tuple[str, ...]
     from pipeline.run import run as run_graph
 
     workspace = _find(context)
+    workspaces.require_writable(workspace)
     params.override(workspace, parse_assignments(values))
     params.read(workspace)
     run_graph(workspace, stages or None)
@@ -155,6 +156,7 @@ def ui(context: click.Context, port: int) -> None:
     from pipeline.run import reap
 
     workspace = _find(context)
+    workspaces.require_writable(workspace)
     with DagsterInstance.from_config(str(workspace.root)) as instance:
         reap(instance)
     os.environ |= {"DAGSTER_HOME": str(workspace.root), workspaces.VARIABLE: str(workspace.root)}

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pipeline.errors import ParamsError, WorkspaceError
-from pipeline.workspace import Workspace, find
+from pipeline.workspace import Workspace, find, unwritable
 
 PACKAGES = ("dagster", "dvc", "great-expectations", "torch", "torchvision", "onnx", "onnxruntime", "pillow", "pyarrow")
 FREE_GIGABYTES = 2.0  # the demo's workspace takes 0.2; a torch checkpoint of a ResNet-50 with its optimizer 0.2
@@ -96,12 +96,10 @@ def _workspace(workspace: Workspace) -> list[Finding]:
             "disk", free >= FREE_GIGABYTES, f"{free:.1f} GB free", f"free at least {FREE_GIGABYTES:g} GB on this disk"
         ),
     ]
-    for name in ("", "data", "models", "reports", ".dvc", ".simclr"):
-        folder = workspace.root / name
-        if folder.exists() and not os.access(folder, os.W_OK | os.X_OK):
-            findings.append(
-                Finding("writable", False, f"{folder} is not", f"chmod u+rwx '{folder}', or run as its owner")
-            )
+    findings += [
+        Finding("writable", False, f"{folder} is not", f"chmod u+rwx '{folder}', or run as its owner")
+        for folder in unwritable(workspace)
+    ]
     try:
         params.read(workspace)
         findings.append(Finding("params.yaml", True, "every block is valid"))

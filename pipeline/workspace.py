@@ -19,6 +19,7 @@ from pipeline.errors import WorkspaceError
 VARIABLE = "SIMCLR_WORKSPACE"
 TEMPLATE = ("dvc.yaml", "params.yaml", "dagster.yaml", "dg.toml", "definitions.py", "workspace.yaml")
 INBOX = ("unlabeled", "labeled", "test")
+WRITTEN = (".dvc", ".simclr", "data", "models", "reports", "history", "storage", "schedules")
 IGNORED_BY_GIT = (
     "/inbox/",
     "/.simclr/",
@@ -106,6 +107,18 @@ def create(directory: Path, recipe: str = "cpu-small") -> Workspace:
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return Workspace(target.resolve())
+
+
+def require_writable(workspace: Workspace) -> None:
+    """Say which folder cannot be written, before a run has begun and SQLite or DVC says it in their own words."""
+    for folder in unwritable(workspace):
+        raise WorkspaceError(f"{folder}: cannot be written by this user; `chmod u+rwx` it, or run as its owner")
+
+
+def unwritable(workspace: Workspace) -> list[Path]:
+    """The folders that a run writes to, and that this user may not write."""
+    folders = (workspace.root, *(workspace.root / name for name in WRITTEN))
+    return [folder for folder in folders if folder.exists() and not os.access(folder, os.W_OK | os.X_OK)]
 
 
 def recipes() -> list[str]:

@@ -78,15 +78,31 @@ def test_init_then_ingest_then_status(
     assert "40 images in 1 batches" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("folder", ["", ".dvc"])
 def test_a_read_only_workspace_is_an_error_not_a_traceback(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: Capture, folder: str
+) -> None:
+    access = os.access
+    closed = workspace.root / folder  # told by os.access alone: root, as which tests may run, can write everywhere
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: access(path, mode) and not (mode & os.W_OK and Path(path) == closed)
+    )
+    before = workspace.params.read_text()
+    assert simclr(monkeypatch, "--workspace", str(workspace.root), "run", "--set", "pretrain.epochs=3") == 2
+    assert capsys.readouterr().err == (
+        f"error: {closed}: cannot be written by this user; `chmod u+rwx` it, or run as its owner\n"
+    )
+    assert workspace.params.read_text() == before
+
+
+def test_an_error_of_the_system_is_one_line(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied", str(workspace.params))
 
     monkeypatch.setattr("pipeline.params.override", refuse)
-    monkeypatch.chdir(workspace.root)
-    assert simclr(monkeypatch, "run", "--set", "pretrain.epochs=3") == 2
+    assert simclr(monkeypatch, "--workspace", str(workspace.root), "run") == 2
     assert "params.yaml: Permission denied; give this user access to it" in capsys.readouterr().err
 
 
