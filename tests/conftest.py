@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ from PIL import Image
 
 from simclr_core.shards import DatasetCard, Sample, write_card, write_shards
 
+# A shell that starts the tests in the background lets them ignore SIGINT, and so would every process they interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for child processes: tests share few cores
 CLASSES = ("circle", "cross", "square", "stripes")
 SIDE = 16
