@@ -68,6 +68,7 @@ def ingest(workspace: Workspace, sources: Sequence[str] = ("inbox",)) -> IngestR
         IngestError: a source does not exist, all of them are empty, or ``labels.csv`` cannot be understood.
     """
     config = read(workspace).ingest
+    workspace.inbox.mkdir(exist_ok=True)  # Git does not carry it into a clone of a workspace
     with exclusive(workspace.root, "ingest"):
         listed = [list_source(workspace.root, source, config.settle_seconds) for source in sources]
         earlier = batches(workspace.raw)

@@ -99,3 +99,8 @@ def test_make_targets_of_the_readme_exist() -> None:
     for target in ("demo", "test", "test-fast", "ui", "bench", "lock", "format"):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_clone_ignores_what_every_workspace_ignores() -> None:
+    assert set(workspaces.IGNORED_BY_GIT) <= set((ROOT / ".gitignore").read_text().split())
+    assert (ROOT / ".dvcignore").read_text().split() == list(workspaces.IGNORED_BY_DVC)
