@@ -21,7 +21,7 @@ test: .venv/installed ## everything that must hold: format, lint, types, layers,
 	pytest
 
 test-fast: .venv/installed
-	pytest -m "not slow"
+	pytest -n auto -m "not slow"
 
 bench: .venv/bench-installed ## side by side with pinned peers
 	python -m benchmarks.nt_xent
