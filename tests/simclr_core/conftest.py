@@ -1,4 +1,4 @@
-"""Shared by the tests of simclr_core: a function run on several gloo ranks of this machine."""
+"""Shared by the tests of simclr_core: a function run on several gloo ranks, and a pretrained workspace."""
 
 import os
 import time
@@ -7,9 +7,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+
+from deploy.artifact import publish
+from simclr_core.checkpoint import save_model
+from simclr_core.encoder import build_encoder
 
 SECONDS = 90  # spawning a rank imports torch, which takes a busy machine a while
 
@@ -44,3 +49,30 @@ def _rank(rank: int, world: int, folder: Path, function: Callable[..., Any], arg
     dist.init_process_group("gloo", f"file://{folder}/store", timeout=limit, rank=rank, world_size=world)
     torch.save(function(rank, *arguments), folder / f"{rank}.pt")
     dist.destroy_process_group()
+
+
+CARD = {
+    "kind": "pretrained",
+    "encoder": {"name": "resnet10", "width": 0.125, "stem": "compact"},
+    "preprocessing": {"size": 16, "resize": 16},
+    "mean": [0.4, 0.4, 0.4],
+    "std": [0.3, 0.3, 0.3],
+    "config": {"augmentation": {"flip": 0.5}},
+}
+
+
+@pytest.fixture
+def pretrained(prepared: Path) -> Path:
+    """The workspace ``prepared`` with an untrained encoder in models/pretrained."""
+    torch.manual_seed(7)
+    with publish(prepared / "models" / "pretrained") as work:
+        save_model(work, build_encoder("resnet10", 0.125, "compact"), {}, CARD)
+    return prepared
+
+
+def relabel(workspace: Path, split: str, labels: np.ndarray) -> None:
+    """Give the images of a split other labels."""
+    path = workspace / "data" / "prepared" / split / "index.npy"
+    index = np.load(path)
+    index["label"] = labels
+    np.save(path, index)

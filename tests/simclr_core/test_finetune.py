@@ -8,40 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from deploy.artifact import publish
 from simclr_core import finetune
-from simclr_core.checkpoint import load_model, save_model
-from simclr_core.encoder import build_encoder
+from simclr_core.checkpoint import load_model
 from simclr_core.errors import LabelError
 from simclr_core.finetune import STUDENT_T, confidence_interval
 from simclr_core.shards import ShardedImages
 from simclr_core.subsets import subset
-
-CARD = {
-    "kind": "pretrained",
-    "encoder": {"name": "resnet10", "width": 0.125, "stem": "compact"},
-    "preprocessing": {"size": 16, "resize": 16},
-    "mean": [0.4, 0.4, 0.4],
-    "std": [0.3, 0.3, 0.3],
-    "config": {"augmentation": {"flip": 0.5}},
-}
+from tests.simclr_core.conftest import relabel
 
 
 @pytest.fixture
-def workspace(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """With an encoder in models/pretrained, and a few steps of training."""
+def workspace(pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """With a few steps of training only."""
     monkeypatch.setattr(finetune, "FEWEST_STEPS", 3)
-    torch.manual_seed(7)
-    with publish(prepared / "models" / "pretrained") as work:
-        save_model(work, build_encoder("resnet10", 0.125, "compact"), {}, CARD)
-    return prepared
-
-
-def relabel(workspace: Path, split: str, labels: np.ndarray) -> None:
-    path = workspace / "data" / "prepared" / split / "index.npy"
-    index = np.load(path)
-    index["label"] = labels
-    np.save(path, index)
+    return pretrained
 
 
 def report(workspace: Path, fraction: str = "0.5") -> dict[str, Any]:

@@ -8,42 +8,23 @@ import numpy as np
 import pytest
 import torch
 
-from deploy.artifact import publish, verify
+from deploy.artifact import verify
 from simclr_core import linear_eval
-from simclr_core.checkpoint import load_model, save_model
-from simclr_core.encoder import build_encoder
+from simclr_core.checkpoint import load_model
 from simclr_core.evaluation import EvaluationImages, random_encoder
 from simclr_core.features import extract
-from simclr_core.linear_eval import pixel_features
+from simclr_core.linear_eval import mean_accuracies, pixel_features
 from simclr_core.linear_probe import fit_probe, ranked_classes
 from simclr_core.shards import ShardedImages
+from tests.simclr_core.conftest import relabel
 
 OUTPUTS = ("reports/linear_eval.json", "reports/confusion.csv", "reports/confusion.png", "reports/neighbours.png")
 SETS = ("simclr", "random_init", "pixels")
 
 
 @pytest.fixture
-def workspace(prepared: Path) -> Path:
-    """With an encoder in models/pretrained."""
-    torch.manual_seed(7)
-    encoder = build_encoder("resnet10", 0.125, "compact")
-    card = {
-        "kind": "pretrained",
-        "encoder": {"name": "resnet10", "width": 0.125, "stem": "compact"},
-        "preprocessing": {"size": 16, "resize": 16},
-        "mean": [0.4, 0.4, 0.4],
-        "std": [0.3, 0.3, 0.3],
-    }
-    with publish(prepared / "models" / "pretrained") as work:
-        save_model(work, encoder, {}, card)
-    return prepared
-
-
-def relabel(workspace: Path, split: str, labels: np.ndarray) -> None:
-    path = workspace / "data" / "prepared" / split / "index.npy"
-    index = np.load(path)
-    index["label"] = labels
-    np.save(path, index)
+def workspace(pretrained: Path) -> Path:
+    return pretrained
 
 
 def report(workspace: Path) -> dict:
@@ -145,3 +126,8 @@ def test_a_class_with_one_label_and_a_single_label_in_all_are_budgets_too() -> N
     assert np.isfinite(ranked_classes(probe, features)).all()
     alone = fit_probe(features, np.where(np.arange(21) == 20, 2, -1), names, 3, "1.0", 4, 0)
     assert (ranked_classes(alone, features)[:, 0] == 2).all()
+
+
+def test_the_random_baseline_is_the_mean_of_its_draws() -> None:
+    draws = [{"knn_top1": knn, "linear_top1": {"0.1": knn + 1, "1.0": None}} for knn in (70.0, 71.0, 75.0)]
+    assert mean_accuracies(draws) == {"knn_top1": 72.0, "linear_top1": {"0.1": 73.0, "1.0": None}}
