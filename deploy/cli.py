@@ -1,4 +1,7 @@
-"""simclr-deploy: look at a bundle, check it, embed and classify images with it. No torch needed."""
+"""simclr-deploy: look at a bundle, check it, embed and classify images with it. No torch needed.
+
+Where BUNDLE stands, a registry folder serves too: its current version is taken.
+"""
 
 import argparse
 import json
@@ -17,6 +20,7 @@ DONE, FAILED, REFUSED = 0, 1, 2
 EPILOG = """\
 examples:
   simclr-deploy info models/bundle
+  simclr-deploy info registry
   simclr-deploy verify models/bundle
   simclr-deploy embed models/bundle photos/ -o embeddings
   simclr-deploy classify models/bundle cat.jpg photos/ --top 3 > predictions.jsonl
@@ -55,7 +59,8 @@ def verify(options: argparse.Namespace) -> int:
         fidelity = encoder.verify()
     except (CorruptArtifactError, BundleError) as error:
         return _complain(error, FAILED)
-    name = f"{encoder.info['name']} {encoder.info['id'][:12]}"
+    about = encoder.info
+    name = " ".join(filter(None, (about["name"], about["version"], about["id"][:12])))
     worst = f"cosine >= {fidelity.cosine_min:.7f}, difference <= {fidelity.max_abs:.1e}"
     print(f"ok: {name}: every file as published; {fidelity.images} golden images embedded, {worst}")
     return DONE
@@ -139,7 +144,7 @@ def _command(
 ) -> argparse.ArgumentParser:
     command = commands.add_parser(run.__name__, help=summary, description=summary[0].upper() + summary[1:] + ".")
     command.set_defaults(run=run)
-    command.add_argument("bundle", type=Path, metavar="BUNDLE", help="directory of the bundle")
+    command.add_argument("bundle", type=Path, metavar="BUNDLE", help="directory of a bundle, or a registry")
     command.add_argument(
         "--threads", type=int, metavar="N", help="of one inference; default: the cores this process may use"
     )

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from deploy.bundle import Bundle, read_bundle
 from deploy.errors import ArgumentError, GoldenMismatchError, ImageError, MissingHeadError
 from deploy.inputs import Picture, Pixels, as_iterable, is_single, read_ahead
+from deploy.registry import version
 from deploy.session import available_cpus, open_session
 
 OnError = Literal["raise", "skip", "null"]
@@ -68,20 +69,29 @@ def load(bundle: str | Path, threads: int | None = None, providers: Sequence[str
     """Check a bundle and start its encoder.
 
     Args:
+        bundle: directory of a bundle, or a registry, which gives the version that it serves now.
         threads: of one inference; by default the cores that affinity and control group leave to this process.
         providers: onnxruntime execution providers, in order of preference; each of them must really start.
 
     Raises:
-        DeployError: ArtifactError, BundleError, ProviderError or ArgumentError; see ``deploy.errors``.
+        DeployError: ArtifactError, RegistryError, BundleError, ProviderError or ArgumentError; see ``deploy.errors``.
     """
-    return Encoder(read_bundle(Path(bundle)), threads, providers)
+    released = version(Path(bundle))
+    directory = Path(bundle) / released if released else Path(bundle)
+    return Encoder(read_bundle(directory), threads, providers, released)
 
 
 class Encoder:
     """Embeds and classifies images. Safe to use from many threads."""
 
-    def __init__(self, bundle: Bundle, threads: int | None = None, providers: Sequence[str] = CPU) -> None:
-        self._bundle = bundle
+    def __init__(
+        self,
+        bundle: Bundle,
+        threads: int | None = None,
+        providers: Sequence[str] = CPU,
+        version: str | None = None,
+    ) -> None:
+        self._bundle, self._version = bundle, version
         self._threads = available_cpus() if threads is None else threads
         self._session = open_session(bundle, self._threads, providers)
         self._input, self._output = self._session.get_inputs()[0].name, self._session.get_outputs()[0].name
@@ -89,10 +99,18 @@ class Encoder:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What is served: the bundle's id, bundle.json, the class labels, and how this process runs it."""
+        """What is served: the registry's version of it (None for a bundle that came from none), the bundle's id,
+        bundle.json, the class labels, and how this process runs it.
+        """
         labels = self._bundle.head.labels if self._bundle.head else ()
         runtime = {"threads": self._threads, "providers": self._session.get_providers()}
-        return {"id": self._bundle.id, **self._bundle.card, "labels": list(labels), "runtime": runtime}
+        return {
+            "version": self._version,
+            "id": self._bundle.id,
+            **self._bundle.card,
+            "labels": list(labels),
+            "runtime": runtime,
+        }
 
     def embed(
         self,

@@ -4,6 +4,7 @@ DeployError (ValueError)
 ├── ArtifactError
 │   ├── MissingArtifactError    the directory, or its MANIFEST.sha256, is not there
 │   └── CorruptArtifactError    a file differs from what its manifest promises
+├── RegistryError               a registry serves nothing, or its CURRENT names no version
 ├── BundleError
 │   ├── BundleFormatError       bundle.json is of another format version, or a part of the bundle cannot be read
 │   ├── BundleInterfaceError    the graph has other inputs, outputs or metadata than bundle.json promises
@@ -29,6 +30,10 @@ class MissingArtifactError(ArtifactError):
 
 class CorruptArtifactError(ArtifactError):
     """A file of the directory is missing, unlisted, or has other bytes than when it was published."""
+
+
+class RegistryError(DeployError):
+    """The registry does not say which of its versions serves."""
 
 
 class BundleError(DeployError):

@@ -1,0 +1,52 @@
+"""The serving registry: a folder of released bundles, and one line that says which of them serves.
+
+    registry/v0.0.2/     a bundle
+    registry/CURRENT     v0.0.2
+
+Everything that takes a bundle takes a registry too, and then serves its current version. Only ``CURRENT`` ever
+changes, in one step, so a reader sees the old version or the new one.
+"""
+
+import re
+from pathlib import Path
+
+from deploy.artifact import MANIFEST
+from deploy.errors import RegistryError
+
+CURRENT = "CURRENT"
+VERSION = re.compile(r"v(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)", re.ASCII)
+
+
+def resolve(path: Path) -> Path:
+    """The bundle to serve: ``path`` itself, or the current version of the registry at ``path``.
+
+    Raises:
+        RegistryError: nothing has been released there, or its CURRENT names no version of it.
+    """
+    current = version(path)
+    return path if current is None else path / current
+
+
+def version(path: Path) -> str | None:
+    """The version that the registry at ``path`` serves; None when ``path`` is no registry.
+
+    Raises:
+        RegistryError: as in ``resolve``.
+    """
+    pointer = path / CURRENT
+    if (path / MANIFEST).exists():
+        return None
+    if not pointer.is_file():
+        if path.is_dir() and any(VERSION.fullmatch(inner.name) for inner in path.iterdir()):
+            raise RegistryError(f"{path}: a registry without {CURRENT}; choose with `simclr release promote VERSION`")
+        return None
+    name = pointer.read_bytes()[:100].decode("utf-8", "replace").removesuffix("\n")
+    if not VERSION.fullmatch(name):
+        raise RegistryError(
+            f"{pointer}: says {name!r}, not a version such as v0.0.1; choose one with `simclr release promote VERSION`"
+        )
+    if not (path / name).is_dir() or (path / name).is_symlink():
+        raise RegistryError(
+            f"{pointer}: says {name}, which is no folder in {path}; bring it back with `simclr release promote {name}`"
+        )
+    return name

@@ -1,0 +1,86 @@
+"""A registry is taken wherever a bundle is, and cannot lead anywhere else."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import deploy
+from deploy.cli import main
+from deploy.errors import MissingArtifactError, RegistryError
+from deploy.registry import CURRENT, resolve, version
+
+
+@pytest.fixture
+def registry(bundle: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "registry"
+    for name in ("v0.0.1", "v0.0.2"):
+        shutil.copytree(bundle, folder / name)
+    (folder / CURRENT).write_text("v0.0.2\n")
+    return folder
+
+
+def test_a_bundle_is_itself_and_a_registry_is_its_current_version(bundle: Path, registry: Path) -> None:
+    assert (resolve(bundle), version(bundle)) == (bundle, None)
+    assert (resolve(registry), version(registry)) == (registry / "v0.0.2", "v0.0.2")
+    assert deploy.load(registry).info["version"] == "v0.0.2"
+    assert deploy.load(bundle).info["version"] is None
+    (registry / CURRENT).write_text("v0.0.1")
+    assert deploy.load(str(registry)).info["version"] == "v0.0.1"
+
+
+def test_every_command_takes_a_registry(registry: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = registry / "v0.0.1" / "golden" / "00.png"
+    assert main(["info", str(registry)]) == 0
+    assert json.loads(capsys.readouterr().out)["version"] == "v0.0.2"
+    assert main(["verify", str(registry)]) == 0
+    assert "v0.0.2" in capsys.readouterr().out
+    assert main(["embed", str(registry), str(image), "-o", str(tmp_path / "out")]) == 0
+    assert main(["classify", str(registry), str(image)]) == 0
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "\n",
+        "v0.0.2\n\n",
+        " v0.0.2",
+        "../registry/v0.0.2",
+        "v0.0.2/../../bundle",
+        "/etc",
+        "..",
+        "v1",
+        "v٠.0.2",
+        "v" * 99,
+    ],
+)
+def test_current_names_a_version_and_nothing_else(registry: Path, content: str) -> None:
+    (registry / CURRENT).write_text(content, encoding="utf-8")
+    with pytest.raises(RegistryError, match="not a version such as"):
+        resolve(registry)
+    (registry / CURRENT).write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RegistryError, match="not a version such as"):
+        deploy.load(registry)
+
+
+def test_current_leads_to_a_folder_of_the_registry(
+    registry: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (registry / CURRENT).write_text("v0.0.3\n")
+    with pytest.raises(RegistryError, match=r"v0\.0\.3, which is no folder.*simclr release promote v0\.0\.3"):
+        resolve(registry)
+    (registry / "v0.0.3").symlink_to(bundle)
+    with pytest.raises(RegistryError, match="no folder"):
+        resolve(registry)
+    assert main(["info", str(registry)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_without_current_it_says_what_to_do(registry: Path, tmp_path: Path) -> None:
+    (registry / CURRENT).unlink()
+    with pytest.raises(RegistryError, match="simclr release promote"):
+        resolve(registry)
+    with pytest.raises(MissingArtifactError, match="no such directory"):
+        deploy.load(tmp_path / "none")
