@@ -1,9 +1,12 @@
 """The training stages, each a command that runs alone in a workspace:
 
+    python -m simclr_core initial
     python -m simclr_core pretrain
     python -m simclr_core linear_eval
     python -m simclr_core finetune --fraction 0.01
     python -m simclr_core export
+    python -m simclr_core compare
+    python -m simclr_core latency
 
 Exit codes: 0 done; 2 something to fix, in one line on stderr; 130 and 143 stopped by Ctrl-C or SIGTERM, in which case
 pretraining has saved and the same command goes on.
@@ -15,6 +18,7 @@ import logging
 import os
 import signal
 import sys
+from importlib import import_module
 from pathlib import Path
 
 from deploy.errors import DeployError
@@ -46,26 +50,17 @@ def main(arguments: list[str]) -> int:
 
 def _run(options: argparse.Namespace, arguments: list[str]) -> int:
     """Stages are imported here, so that ``--help`` and a faulty command line do not wait for torch."""
-    workspace: Path = options.workspace
     if options.stage == "pretrain":
-        from simclr_core import launch, pretrain
+        from simclr_core import launch
 
         count = launch.processes()
         if count > 1:
             return launch.launch(count, arguments)
-        pretrain.run(workspace)
-    elif options.stage == "linear_eval":
-        from simclr_core import linear_eval
-
-        linear_eval.run(workspace)
-    elif options.stage == "finetune":
-        from simclr_core import finetune
-
-        finetune.run(workspace, options.fraction)
+    stage = import_module(f"simclr_core.{options.stage}")
+    if options.stage == "finetune":
+        stage.run(options.workspace, options.fraction)
     else:
-        from simclr_core import export
-
-        export.run(workspace)
+        stage.run(options.workspace)
     return 0
 
 
@@ -75,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("simclr_core", description=description, epilog=epilog, formatter_class=formatter)
     parser.add_argument("--workspace", type=Path, default=Path(), metavar="DIR", help="default: the current folder")
     stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
+    stages.add_parser("initial", help="what pretraining begins with: nothing, or the champion's network")
     stages.add_parser("pretrain", help="SimCLR pretraining: data/prepared to models/pretrained")
     stages.add_parser(
         "linear_eval", help="linear probe and kNN of the frozen encoder, beside random and pixel baselines"
@@ -84,6 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     finetune.add_argument("--fraction", required=True, metavar="0.01", help="as written in linear_eval.fractions")
     stages.add_parser("export", help="the ONNX bundle that is served")
+    stages.add_parser("compare", help="the exported candidate beside the released champion, image by image")
+    stages.add_parser("latency", help="how long both take for one image on this machine")
     return parser
 
 

@@ -4,8 +4,8 @@ A *model directory* (``models/pretrained``, ``models/finetuned/<fraction>``) is 
 ``encoder.safetensors`` with torchvision's parameter names, ``head.safetensors``, ``model.json``, ``MANIFEST.sha256``.
 
 A *run directory* (``.simclr/runs/<key>``) is what an interrupted training goes on from: ``step-00000123/`` with the
-network, the optimizer and the history. Its key is a hash of configuration and data, so that nothing else resumes into
-it; the newest two checkpoints are kept, and a damaged newest one falls back to the one before.
+network, the optimizer and the history. Its key is a hash of configuration, data and initial weights, so that nothing
+else resumes into it; the newest two checkpoints are kept, and a damaged newest one falls back to the one before.
 """
 
 import fcntl
@@ -23,7 +23,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deploy.artifact import publish, verify
 from deploy.errors import ArtifactError
@@ -72,12 +72,19 @@ def load_model(directory: Path) -> Model:
     card = json.loads((directory / "model.json").read_text(encoding="utf-8"))
     _check_format(directory, card)
     encoder = build_encoder(**card["encoder"], image_size=card["preprocessing"]["size"])
-    try:
-        encoder.backbone.load_state_dict(_read_tensors(directory / "encoder.safetensors"))
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip()
-        raise CheckpointError(f"{directory}: the weights do not fit {card['encoder']}: {reason}") from None
+    _fill(encoder.backbone, _read_tensors(directory / "encoder.safetensors"), directory, str(card["encoder"]))
     return Model(encoder.eval(), _read_tensors(directory / "head.safetensors"), card)
+
+
+def load_weights(directory: Path, encoder: Encoder, head: nn.Module) -> None:
+    """Put the weights and statistics of a pretrained model directory into a network of the same architecture.
+
+    Raises:
+        ArtifactError, CheckpointError: as ``load_model``, or the weights do not fit this network.
+    """
+    model = load_model(directory)
+    _fill(encoder, model.encoder.state_dict(), directory, "the encoder of params.yaml")
+    _fill(head, model.head, directory, "the projection head of params.yaml")
 
 
 @dataclass(frozen=True)
@@ -94,9 +101,10 @@ class TrainingState:
     unfinished: list[tuple[float, float]]  # loss and gradient norm of each step of the epoch that is not
 
 
-def run_key(config: Mapping[str, Any], data_digest: str) -> str:
-    """Name of the run directory: 16 hexadecimal digits that change with any parameter (the seed is one) or image."""
-    content = json.dumps([FORMAT_VERSION, config, data_digest], sort_keys=True)
+def run_key(config: Mapping[str, Any], data_digest: str, initial: str) -> str:
+    """Name of the run directory: 16 hexadecimal digits that change with any parameter (the seed is one), any image, and
+    ``initial``, the identity of the weights that the training begins with."""
+    content = json.dumps([FORMAT_VERSION, config, data_digest, initial], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -208,6 +216,14 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
 def _checkpoints(run: Path) -> list[Path]:
     """Published checkpoints, newest first: by step, never by a clock."""
     return sorted((path for path in run.glob("step-*") if not path.suffix), reverse=True)
+
+
+def _fill(module: nn.Module, tensors: Mapping[str, Tensor], directory: Path, what: str) -> None:
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise CheckpointError(f"{directory}: the weights do not fit {what}: {reason}") from None
 
 
 def _check_format(directory: Path, card: Mapping[str, Any]) -> None:

@@ -85,9 +85,19 @@ class AugmentationConfig(Block):
     blur: Probability = 0.5
 
 
+class WarmStartConfig(Block):
+    """How pretraining goes on from a champion, instead of the values beside: see ``schedule``."""
+
+    epochs: Annotated[int, Field(ge=1)] | None = None  # null: as many as from scratch
+    learning_rate_share: Annotated[float, Field(gt=0, le=1)] = 0.5  # of the peak from scratch
+    warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
+
+
 class PretrainConfig(Block):
     """SimCLR pretraining. Sizes are of the whole batch over all processes, durations in epochs."""
 
+    init: Literal["scratch", "champion"] = "scratch"
+    warm_start: WarmStartConfig = WarmStartConfig()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     encoder: EncoderConfig = EncoderConfig()
     projection_head: ProjectionHeadConfig = ProjectionHeadConfig()
@@ -114,6 +124,11 @@ class PretrainConfig(Block):
             faults.append(f"resize of at least image_size ({self.image_size}), not {self.resize}")
         if self.warmup_epochs > self.epochs:
             faults.append(f"warmup_epochs up to epochs ({self.epochs}), not {self.warmup_epochs:g}")
+        epochs, warmup_epochs = self.warm_start.epochs or self.epochs, self.warm_start.warmup_epochs
+        if warmup_epochs > epochs:
+            faults.append(
+                f"warm_start.warmup_epochs up to the epochs of a warm start ({epochs}), not {warmup_epochs:g}"
+            )
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -138,6 +153,14 @@ class FinetuneConfig(Block):
     batch_size: Annotated[int, Field(ge=2)] = 64
     learning_rate: Positive = 0.05  # for a batch of 256, scaled linearly
     crop_scale: CropScale = (0.08, 1.0)
+
+
+class CompareConfig(Block):
+    """The candidate beside the champion: both get the same classifiers on the same images."""
+
+    knn_neighbours: Annotated[int, Field(ge=1)] = 20
+    knn_temperature: Positive = 0.1
+    l2_count: Annotated[int, Field(ge=2, le=45)] = 5
 
 
 class ExportConfig(Block):

@@ -8,6 +8,7 @@ SimclrError (ValueError)
 ├── AugmentationError            an augmentation parameter is out of its range
 ├── NtXentError                  the temperature or the projections cannot be used by the loss
 ├── UnknownEncoderError          no encoder of this name, or not with this stem or width
+├── InitialError                 pretraining cannot begin with what models/initial or models/champion holds
 ├── CheckpointError              a checkpoint of another format, architecture or dataset, or none that verifies
 ├── RunLockedError               another process is training this very configuration
 ├── NonFiniteLossError           the loss or a gradient became infinite or not a number
@@ -56,6 +57,10 @@ class NtXentError(SimclrError):
 
 class UnknownEncoderError(SimclrError):
     """No such encoder."""
+
+
+class InitialError(SimclrError):
+    """The start that was asked for is not there, or its network is of another architecture."""
 
 
 class CheckpointError(SimclrError):

@@ -5,7 +5,7 @@
 For every share of the labels a multinomial logistic regression is fitted on cached features (SimCLR, section B.8) and
 tested on the test split; cosine kNN has every labelled training image in its bank. Nothing is chosen by its test
 accuracy. Writes ``models/probe``, the classifier that a bundle ships, and to ``reports/``: linear_eval.json, the
-confusion matrix of that classifier, and a picture of nearest neighbours.
+confusion matrix of that classifier, a picture of nearest neighbours, and a map of the embeddings.
 """
 
 import csv
@@ -29,6 +29,7 @@ from deploy.preprocess import decode
 from simclr_core import plots
 from simclr_core.checkpoint import Model, load_model
 from simclr_core.config import LinearEvalConfig, read_block
+from simclr_core.embedding_map import save_map
 from simclr_core.encoder import Encoder
 from simclr_core.evaluation import EvaluationImages, missing_labels, random_encoder
 from simclr_core.features import extract
@@ -83,6 +84,8 @@ def run(workspace: Path) -> None:
     predicted = ranked_classes(largest, queries["simclr"])[: test.labelled, :1].flatten()
     save_confusion(reports, test.labels[: len(predicted)], predicted, card.classes)
     save_neighbours(reports / "neighbours.png", train, bank["simclr"], test, queries["simclr"], card.classes)
+    shown, features = (test, queries["simclr"]) if len(test.labels) else (train, bank["simclr"])
+    save_map(reports / "map.png", features, shown.labels, card.classes)
     write_atomically(reports / "linear_eval.json", json.dumps(report, indent=2) + "\n")
     seconds = time.perf_counter() - began
     record_timing("linear_eval", workspace=workspace, seconds=seconds)

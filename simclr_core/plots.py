@@ -1,4 +1,4 @@
-"""Pictures that a person looks at: training curves, grids of images, confusion matrices.
+"""Pictures that a person looks at: training curves, grids of images, confusion matrices, maps.
 
 They are DVC outputs, so equal input gives equal bytes: no display, no global state of matplotlib, no software version
 in the file. They are shown inside the Dagster UI, so each stays below 200 kB.
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -22,6 +23,7 @@ from deploy.artifact import write_atomically
 MAX_BYTES = 200_000
 DPI = 100
 BLUE = "#1f5fa8"
+UNLABELLED = "#c8c8c8"
 RIGHT, WRONG = "#1a9641", "#d7191c"  # borders of neighbours of the same and of another class
 
 PANELS = {  # key of a history record: title
@@ -117,6 +119,32 @@ def confusion_matrix(path: Path, matrix: NDArray[np.integer], classes: Sequence[
     _save(path, figure)
 
 
+def scatter(path: Path, points: NDArray[np.floating], labels: NDArray[np.integer], classes: Sequence[str]) -> None:
+    """``points`` [n, 2] coloured by ``labels`` [n], the classes that occur named beside; -1 is no label, and gray."""
+    figure = Figure(figsize=(8.4, 6.4), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    found = [int(label) for label in np.unique(labels)]
+    for label in found:
+        members = points[labels == label]
+        color = _class_color(label, len(classes))
+        axes.scatter(members[:, 0], members[:, 1], s=9, color=color, linewidths=0, alpha=0.8)
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.set_axis_off()
+    if len(found) <= NAMED_CLASSES:
+        names = [_shortened(classes[label]) if label >= 0 else "no label" for label in found]
+        legend = figure.legend(
+            axes.collections,
+            names,
+            loc="outside right upper",
+            frameon=False,
+            markerscale=2.5,
+            fontsize=10 if len(found) <= 20 else 7,  # so small, NAMED_CLASSES lines fit
+        )
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+    _save(path, figure)
+
+
 def note(path: Path, text: str) -> None:
     """A picture that says why there is no picture: a declared output must exist."""
     figure = Figure(figsize=(5, 1.2), dpi=DPI)
@@ -135,6 +163,14 @@ def _curve(axes: Axes, points: Sequence[tuple[float, float]], title: str) -> Non
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _class_color(label: int, classes: int) -> Any:
+    if label < 0:
+        return UNLABELLED
+    if classes <= 20:
+        return colormaps["tab10" if classes <= 10 else "tab20"](label)
+    return colormaps["gist_ncar"](0.95 * label / classes)  # ends in white
 
 
 def _scaled(image: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:

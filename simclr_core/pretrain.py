@@ -1,4 +1,4 @@
-"""SimCLR pretraining (Chen et al. 2020): data/prepared in, models/pretrained and reports/ out.
+"""SimCLR pretraining (Chen et al. 2020): data/prepared and models/initial in, models/pretrained and reports/ out.
 
     python -m simclr_core pretrain
 
@@ -8,13 +8,10 @@ features get better (kNN), never to change a weight.
 """
 
 import hashlib
-import json
 import logging
 import math
 import shutil
-from collections.abc import Callable
 from contextlib import nullcontext
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -23,44 +20,44 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
-from deploy.artifact import publish, write_atomically
 from deploy.failpoint import failpoint
 from deploy.preprocess import Preprocessing
-from simclr_core import checkpoint, launch, plots
+from simclr_core import checkpoint, launch
 from simclr_core.augmentations import Augmentation
 from simclr_core.batch_norm import synchronise
 from simclr_core.batches import Batches
 from simclr_core.checkpoint import TrainingState
 from simclr_core.config import PretrainConfig, read_block
-from simclr_core.dataset import evaluation_images
-from simclr_core.diagnostics import MEASURED, Monitor, choose_monitor, collapsed
-from simclr_core.encoder import Encoder, build_encoder
+from simclr_core.diagnostics import Monitor, choose_monitor
+from simclr_core.encoder import build_encoder
 from simclr_core.errors import BatchSizeError, NonFiniteLossError
-from simclr_core.history import Progress, Record, record, summary, write_history
+from simclr_core.history import Progress, Record, record, summary
+from simclr_core.initial import Start, read_start
 from simclr_core.lars import LARS, parameter_groups
 from simclr_core.launch import Member, StopRequest
 from simclr_core.nt_xent import nt_xent
+from simclr_core.pretrained import draw_views, publish_pretrained
 from simclr_core.projection_head import build_projection_head
 from simclr_core.reporter import emit, record_timing
-from simclr_core.schedule import learning_rate, peak_learning_rate
-from simclr_core.shards import DatasetCard, ShardedImages, read_card
-
-SHEET_IMAGES, SHEET_EPOCHS = 8, 3  # of augmentations.png: two views in each epoch
+from simclr_core.schedule import Schedule, peak_learning_rate
+from simclr_core.shards import ShardedImages, read_card
 
 logger = logging.getLogger(__name__)
 
 
 def run(workspace: Path) -> None:
-    """The stage: read ``params.yaml`` and ``data/prepared``, train or go on training, publish.
+    """The stage: read ``params.yaml``, ``data/prepared`` and ``models/initial``, train or go on training, publish.
 
     Raises:
-        SimclrError: whatever is wrong with the parameters, the data, an earlier checkpoint or the loss.
+        SimclrError, ArtifactError: whatever is wrong with the parameters, the data, the start, an earlier checkpoint
+            or the loss.
         SystemExit: 128 + the signal that asked to stop; everything up to the last step is saved.
     """
     config = read_block(workspace / "params.yaml", "pretrain", PretrainConfig)
     prepared, scratch = workspace / "data" / "prepared", workspace / ".simclr"
     card, images = read_card(prepared), ShardedImages(prepared / "train")
-    key = checkpoint.run_key(config.model_dump(), card.digest)
+    start = read_start(workspace, config)
+    key = checkpoint.run_key(config.model_dump(), card.digest, start.identity)
     folder = scratch / "runs" / key
     prefer_deterministic_kernels()
     with launch.member() as member, checkpoint.locked(folder) if member.rank == 0 else nullcontext():
@@ -69,27 +66,27 @@ def run(workspace: Path) -> None:
         torch.manual_seed(config.seed)
         encoder = build_encoder(**config.encoder.model_dump(), image_size=config.image_size)
         head = build_projection_head(encoder.feature_dim, **config.projection_head.model_dump())
+        if start.network:
+            checkpoint.load_weights(start.network, encoder, head)
         network = nn.Sequential(encoder, head).to(member.device).to(memory_format=torch.channels_last)
         optimizer = build_optimizer(config.optimizer, network, config.momentum, config.weight_decay)
-        steps = config.epochs * batches.steps_per_epoch
-        peak = peak_learning_rate(config.learning_rate, config.batch_size, config.learning_rate_scaling)
-        warmup_steps = round(config.warmup_epochs * batches.steps_per_epoch)
+        schedule = plan(config, batches.steps_per_epoch, start)
         precision = resolve_precision(config.precision, member.device)
         preprocessing = Preprocessing(config.image_size, config.resize or config.image_size)
         monitor = None
         if member.rank == 0:
-            _announce(config, network, len(images), steps, peak, precision, member)
+            _announce(config, network, len(images), start, schedule, precision, member)
             monitor = choose_monitor(images, card, preprocessing, config.monitor_images, config.seed)
         board = scratch / "tensorboard" / key
-        with Progress(config.epochs, steps * config.batch_size, board, quiet=member.rank > 0) as progress:
+        seen = schedule.steps * config.batch_size
+        with Progress(schedule.epochs, seen, board, quiet=member.rank > 0) as progress:
             history = pretrain(
                 network,
                 optimizer,
                 batches,
                 monitor,
                 progress,
-                epochs=config.epochs,
-                rate=lambda step: learning_rate(step, steps, warmup_steps, peak),
+                schedule=schedule,
                 temperature=config.temperature,
                 precision=precision,
                 folder=folder,
@@ -97,11 +94,11 @@ def run(workspace: Path) -> None:
             )
             seconds, images_per_second = progress.seconds, progress.images_per_second
         if member.rank == 0:
-            _publish(workspace, config, card, preprocessing, network, history, steps)
-            _draw_views(workspace / "reports" / "augmentations.png", batches, preprocessing)
+            publish_pretrained(workspace, config, card, preprocessing, start, schedule, network, history)
+            draw_views(workspace / "reports" / "augmentations.png", batches, preprocessing)
             shutil.rmtree(folder)
             record_timing("pretrain", workspace=workspace, seconds=seconds, images_per_second=images_per_second)
-            emit("end", stage="pretrain", message=f"{steps} steps, {summary(history[-1])}", **history[-1])
+            emit("end", stage="pretrain", message=f"{schedule.steps} steps, {summary(history[-1])}", **history[-1])
 
 
 def pretrain(
@@ -111,8 +108,7 @@ def pretrain(
     monitor: Monitor | None,
     progress: Progress,
     *,
-    epochs: int,
-    rate: Callable[[int], float],
+    schedule: Schedule,
     temperature: float,
     precision: torch.dtype,
     folder: Path,
@@ -121,11 +117,9 @@ def pretrain(
     """Train ``network`` (encoder, projection head) in place, from the last checkpoint in ``folder`` if there is one.
 
     Called by every process of the group at once; the first one alone has a ``monitor``, saves, and returns the history.
-    ``rate`` is the learning rate of a step. A checkpoint is saved every ``checkpoint_every`` steps, at the end, and
-    when SIGTERM or Ctrl-C asks to stop.
+    A checkpoint is saved every ``checkpoint_every`` steps, at the end, and when SIGTERM or Ctrl-C asks to stop.
     """
-    member, steps_per_epoch = batches.member, batches.steps_per_epoch
-    steps = epochs * steps_per_epoch
+    member, steps = batches.member, schedule.steps
     state = _resume(folder, network, optimizer, member)
     history, unfinished = state.history, state.unfinished
     model = _distributed(network, member)
@@ -143,14 +137,14 @@ def pretrain(
             gradient_norm = get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
             unfinished.append(_finite(step, loss, gradient_norm, batches))
             for group in optimizer.param_groups:
-                group["lr"] = rate(step)
+                group["lr"] = schedule.rate(step)
             optimizer.step()
             progress.step(batches.batch_size)
-            if (step + 1) % steps_per_epoch == 0:
+            if (step + 1) % schedule.steps_per_epoch == 0:
                 if monitor is not None:
                     losses, gradient_norms = zip(*unfinished, strict=True)
                     judged = monitor.measure(network[0], first.detach(), second.detach())
-                    history.append(record(len(history) + 1, losses, gradient_norms, rate(step), judged))
+                    history.append(record(len(history) + 1, losses, gradient_norms, schedule.rate(step), judged))
                     progress.epoch(history[-1])
                 unfinished.clear()
             stopped = stop.agreed(member)
@@ -162,6 +156,16 @@ def pretrain(
                 logger.info("stopped after step %d of %d; the same command goes on from there", step + 1, steps)
                 raise SystemExit(128 + stopped)
     return history
+
+
+def plan(config: PretrainConfig, steps_per_epoch: int, start: Start) -> Schedule:
+    """The learning rate over the whole run: from scratch, or as ``warm_start`` says when there is a champion."""
+    peak = peak_learning_rate(config.learning_rate, config.batch_size, config.learning_rate_scaling)
+    schedule = Schedule(config.epochs, steps_per_epoch, config.warmup_epochs, peak)
+    if start.champion is None:
+        return schedule
+    warm = config.warm_start
+    return schedule.again(warm.epochs or config.epochs, warm.warmup_epochs, warm.learning_rate_share)
 
 
 def build_optimizer(name: str, network: nn.Module, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
@@ -251,67 +255,18 @@ def _announce(
     config: PretrainConfig,
     network: nn.Module,
     images: int,
-    steps: int,
-    peak: float,
+    start: Start,
+    schedule: Schedule,
     precision: torch.dtype,
     member: Member,
 ) -> None:
     """What follows from configuration, data and machine together, before it costs hours."""
     parameters = sum(parameter.numel() for parameter in network.parameters())
     message = (
-        f"{images} images, {config.epochs} epochs of {steps // config.epochs} steps of {config.batch_size} images; "
-        f"{config.encoder.name} and head with {parameters:,} parameters, {config.optimizer} up to {peak:.4g}; "
+        f"from {start}: {images} images, {schedule.epochs} epochs of {schedule.steps_per_epoch} steps of "
+        f"{config.batch_size} images; {config.encoder.name} and head with {parameters:,} parameters, "
+        f"{config.optimizer} up to {schedule.peak:.4g}; "
         f"{member.size} x {member.device.type}, {str(precision).removeprefix('torch.')}"
     )
     logger.info(message)
-    emit("start", stage="pretrain", message=message, images=images, steps=steps, parameters=parameters)
-
-
-def _publish(
-    workspace: Path,
-    config: PretrainConfig,
-    card: DatasetCard,
-    preprocessing: Preprocessing,
-    network: nn.Sequential,
-    history: list[Record],
-    steps: int,
-) -> None:
-    encoder, head = network
-    assert isinstance(encoder, Encoder)
-    metrics = {
-        "epochs": config.epochs,
-        "steps": steps,
-        "loss_first": history[0]["loss"],
-        "loss_last": history[-1]["loss"],
-        "loss_chance": round(math.log(2 * config.batch_size - 1), 6),
-        "finite": True,  # or the run would have ended
-        "collapsed": collapsed(history[-1]["effective_rank"], history[-1]["feature_std"]),
-        **{name: history[-1][name] for name in MEASURED},
-        "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
-    }
-    model = {
-        "kind": "pretrained",
-        "encoder": config.encoder.model_dump(),
-        "feature_dim": encoder.feature_dim,
-        "preprocessing": preprocessing.to_json(),
-        "mean": card.mean,
-        "std": card.std,
-        "classes": None,
-        "config": config.model_dump(),
-        "data_digest": card.digest,
-        "producer": f"simclr-pipeline {version('simclr-pipeline')}",
-        "metrics": metrics,
-    }
-    with publish(workspace / "models" / "pretrained", replace=True) as directory:
-        checkpoint.save_model(directory, encoder, head.state_dict(), model)
-    write_history(workspace / "reports", history)
-    write_atomically(workspace / "reports" / "pretrain.json", json.dumps(metrics, indent=2) + "\n")
-
-
-def _draw_views(path: Path, batches: Batches, preprocessing: Preprocessing) -> None:
-    """A row per image: as evaluation sees it, then its two views in each of the first epochs."""
-    positions = batches.positions(0)[:SHEET_IMAGES]
-    originals = evaluation_images(batches.images, positions, preprocessing)
-    views = batches.pictures(len(positions), SHEET_EPOCHS)
-    rows = [[original, *row] for original, row in zip(originals, views, strict=True)]
-    plots.image_grid(path, rows, [batches.images.key(position)[:8] for position in positions])
+    emit("start", stage="pretrain", message=message, images=images, steps=schedule.steps, parameters=parameters)

@@ -1,7 +1,15 @@
-"""The learning rate as a pure function of the step: linear warm-up, then a cosine to zero (SimCLR section 2.4)."""
+"""The learning rate as a pure function of the step: linear warm-up, then a cosine to zero (SimCLR section 2.4).
+
+A champion's own training has ended at a rate of zero, where nothing is learned. A training that goes on from it warms
+the rate up and decays it a second time (Gupta et al. 2023, arXiv 2308.04014; Ibrahim et al. 2024, arXiv 2403.08763):
+from zero to a share of the peak, since the higher it rises the more is forgotten, and along the cosine to zero again.
+The share is always of the peak from scratch, however many warm starts lie between. The other guard against forgetting
+is replay: every epoch draws from all images ever ingested, old and new.
+"""
 
 import math
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 
 def peak_learning_rate(base: float, batch_size: int, scaling: Literal["linear", "sqrt", "none"]) -> float:
@@ -16,3 +24,24 @@ def learning_rate(step: int, steps: int, warmup_steps: int, peak: float) -> floa
         return peak * (step + 1) / warmup_steps
     progress = (step - warmup_steps) / (steps - warmup_steps)
     return peak * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One rise and fall of the learning rate, up to ``peak``; durations in epochs."""
+
+    epochs: int
+    steps_per_epoch: int
+    warmup_epochs: float
+    peak: float
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+    def rate(self, step: int) -> float:
+        return learning_rate(step, self.steps, round(self.warmup_epochs * self.steps_per_epoch), self.peak)
+
+    def again(self, epochs: int, warmup_epochs: float, share: float) -> Self:
+        """The rise and fall of a warm start: up to ``share`` of this peak."""
+        return replace(self, epochs=epochs, warmup_epochs=warmup_epochs, peak=share * self.peak)

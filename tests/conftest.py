@@ -11,6 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from simclr_core import initial
 from simclr_core.shards import DatasetCard, Sample, write_card, write_shards
 
 # A shell that starts the tests in the background lets them ignore SIGINT, and so would every process they interrupt.
@@ -40,6 +41,11 @@ TINY_PARAMS = {
     "linear_eval": {"fractions": ["0.1", "1.0"], "l2_count": 3, "knn_neighbours": 5},
     "finetune": {"seeds": [0, 1], "epochs": 2, "epochs_few": 2, "batch_size": 8, "crop_scale": [0.8, 1.0]},
     "export": {},
+    "compare": {"knn_neighbours": 5, "l2_count": 2},
+    "retraining": {},
+    "gates": {},
+    "release": {},
+    "storage": {"min_free_gigabytes": 0.0},
 }
 
 
@@ -66,7 +72,8 @@ def encode(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
 
 
 def write_prepared(workspace: Path, train: int = 96, test: int = 40, labelled: float = 0.5) -> Path:
-    """A workspace folder with ``data/prepared`` and ``params.yaml``; the first ``labelled`` share has labels."""
+    """A workspace folder with ``params.yaml``, ``data/prepared`` in two batches, and ``models/initial`` to start from
+    scratch; the first ``labelled`` share of the training images has labels."""
     folder = workspace / "data" / "prepared"
     for split, count, first in (("train", train, 0), ("test", test, 10_000)):
         samples = []
@@ -78,6 +85,7 @@ def write_prepared(workspace: Path, train: int = 96, test: int = 40, labelled: f
     counts = {"train": train, "train_labelled": int(train * labelled), "test": test}
     write_card(folder, DatasetCard(CLASSES, (0.4, 0.4, 0.4), (0.3, 0.3, 0.3), SIDE, SIDE, counts, "0" * 64))
     (workspace / "params.yaml").write_text(yaml.safe_dump(TINY_PARAMS), encoding="utf-8")
+    initial.run(workspace)
     return workspace
 
 

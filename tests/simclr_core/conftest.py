@@ -1,6 +1,8 @@
-"""Shared by the tests of simclr_core: a function run on several gloo ranks, and a pretrained workspace."""
+"""Shared by the tests of simclr_core: a function run on several gloo ranks, a pretrained workspace, a champion."""
 
+import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -68,6 +70,16 @@ def pretrained(prepared: Path) -> Path:
     with publish(prepared / "models" / "pretrained") as work:
         save_model(work, build_encoder("resnet10", 0.125, "compact"), {}, CARD)
     return prepared
+
+
+def crown(workspace: Path, version: str | None = "v0.0.1") -> Path:
+    """models/champion as a run pins it: ``models/pretrained`` is released, or with None nothing is."""
+    champion = workspace / "models" / "champion"
+    with publish(champion, replace=True) as work:
+        (work / "champion.json").write_text(json.dumps({"version": version}), encoding="utf-8")
+        if version is not None:
+            shutil.copytree(workspace / "models" / "pretrained", work / "pretrained")
+    return champion
 
 
 def relabel(workspace: Path, split: str, labels: np.ndarray) -> None:

@@ -163,16 +163,31 @@ def test_a_full_disk_keeps_the_earlier_checkpoints(tmp_path: Path, monkeypatch: 
     assert checkpoint.newest_training(run) == run / "step-00000001"
 
 
-def test_the_key_changes_with_every_parameter_and_with_the_data() -> None:
+def test_the_key_changes_with_every_parameter_with_the_data_and_with_the_start() -> None:
     config = {"seed": 0, "encoder": {"name": "resnet18"}}
     keys = {
-        checkpoint.run_key(config, "a"),
-        checkpoint.run_key({**config, "seed": 1}, "a"),
-        checkpoint.run_key({**config, "encoder": {"name": "resnet34"}}, "a"),
-        checkpoint.run_key(config, "b"),
+        checkpoint.run_key(config, "a", "scratch"),
+        checkpoint.run_key({**config, "seed": 1}, "a", "scratch"),
+        checkpoint.run_key({**config, "encoder": {"name": "resnet34"}}, "a", "scratch"),
+        checkpoint.run_key(config, "b", "scratch"),
+        checkpoint.run_key(config, "a", "champion"),
     }
-    assert len(keys) == 4
-    assert checkpoint.run_key(dict(reversed(config.items())), "a") in keys
+    assert len(keys) == 5
+    assert checkpoint.run_key(dict(reversed(config.items())), "a", "scratch") in keys
+
+
+def test_weights_go_into_a_network_of_the_same_architecture_alone(tmp_path: Path) -> None:
+    saved = save_model(tmp_path / "model")
+    encoder, head = build_encoder("resnet10", 0.125, "compact"), nn.Linear(64, 4)
+    checkpoint.load_weights(tmp_path / "model", encoder, head)
+    found = nn.Sequential(encoder, head).state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in saved.state_dict().items())
+    with pytest.raises(
+        CheckpointError, match=r"model: the weights do not fit the encoder of params\.yaml: size mismatch"
+    ):
+        checkpoint.load_weights(tmp_path / "model", build_encoder("resnet10", 0.25, "compact"), head)
+    with pytest.raises(CheckpointError, match=r"do not fit the projection head of params\.yaml: size mismatch"):
+        checkpoint.load_weights(tmp_path / "model", encoder, nn.Linear(64, 5))
 
 
 HOLD = """

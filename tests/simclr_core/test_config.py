@@ -87,6 +87,16 @@ def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
         ("pretrain: {temperature: 0}", "pretrain", "given 0, allowed: greater than 0"),
         ("pretrain: {image_size: 64, resize: 32}", "pretrain", "must have resize of at least image_size (64), not 32"),
         ("pretrain: {epochs: 2, warmup_epochs: 3}", "pretrain", "must have warmup_epochs up to epochs (2), not 3"),
+        (
+            "pretrain: {warm_start: {epochs: 2, warmup_epochs: 3}}",
+            "pretrain",
+            "must have warm_start.warmup_epochs up to the epochs of a warm start (2), not 3",
+        ),
+        (
+            "pretrain: {warm_start: {learning_rate_share: 1.5}}",
+            "pretrain",
+            "given 1.5, allowed: less than or equal to 1",
+        ),
         ("pretrain: {augmentation: {crop_scale: [0.5, 1.5]}}", "pretrain", "the whole image"),
         ("pretrain: {encoder: 5}", "pretrain", "pretrain.encoder: given 5, allowed: a mapping of keys to values"),
         ("pretrain: {encoder: {zzz: 5}}", "pretrain", "pretrain.encoder.zzz: unknown key; allowed: name, width, stem"),

@@ -183,7 +183,7 @@ def test_a_graph_that_computes_something_else_is_not_published(
     monkeypatch.setattr(export, "export_graph", lambda *_: model.SerializeToString())
     with pytest.raises(ParityError, match=r"cosine .* \(at least 0\.99999\)"):
         export.run(workspace)
-    assert sorted(path.name for path in (workspace / "models").iterdir()) == ["pretrained"]
+    assert sorted(path.name for path in (workspace / "models").iterdir()) == ["initial", "pretrained"]
     assert not (workspace / "reports").exists()
 
 
@@ -199,7 +199,7 @@ def test_a_failure_keeps_the_bundle_that_is_there(
     monkeypatch.delenv("SIMCLR_FAILPOINT")
     verify(workspace / "models" / "bundle")
     assert identity(workspace / "models" / "bundle") == before
-    assert sorted(path.name for path in (workspace / "models").iterdir()) == ["bundle", "pretrained"]
+    assert sorted(path.name for path in (workspace / "models").iterdir()) == ["bundle", "initial", "pretrained"]
     export.run(workspace)
     assert deploy.load(workspace / "models" / "bundle").info["name"] == "better"
 

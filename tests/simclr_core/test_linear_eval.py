@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,12 @@ from simclr_core.evaluation import EvaluationImages, random_encoder
 from simclr_core.features import extract
 from simclr_core.linear_eval import mean_accuracies, pixel_features
 from simclr_core.linear_probe import fit_probe, ranked_classes
-from simclr_core.shards import ShardedImages
+from simclr_core.shards import ShardedImages, write_shards
 from tests.simclr_core.conftest import relabel
 
-OUTPUTS = ("reports/linear_eval.json", "reports/confusion.csv", "reports/confusion.png", "reports/neighbours.png")
+OUTPUTS = tuple(
+    f"reports/{name}" for name in ("linear_eval.json", "confusion.csv", "confusion.png", "neighbours.png", "map.png")
+)
 SETS = ("simclr", "random_init", "pixels")
 
 
@@ -131,3 +134,18 @@ def test_a_class_with_one_label_and_a_single_label_in_all_are_budgets_too() -> N
 def test_the_random_baseline_is_the_mean_of_its_draws() -> None:
     draws = [{"knn_top1": knn, "linear_top1": {"0.1": knn + 1, "1.0": None}} for knn in (70.0, 71.0, 75.0)]
     assert mean_accuracies(draws) == {"knn_top1": 72.0, "linear_top1": {"0.1": 73.0, "1.0": None}}
+
+
+@pytest.mark.parametrize("test_images", [40, 0])
+def test_the_map_shows_the_test_images_or_for_want_of_them_the_training_images(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, test_images: int
+) -> None:
+    shown: list[np.ndarray] = []
+    monkeypatch.setattr(linear_eval, "save_map", lambda path, features, labels, classes: shown.append(labels))
+    if not test_images:
+        shutil.rmtree(workspace / "data" / "prepared" / "test")
+        write_shards(workspace / "data" / "prepared" / "test", [], max_bytes=1000)
+    linear_eval.run(workspace)
+    split = "test" if test_images else "train"
+    expected = EvaluationImages.of(ShardedImages(workspace / "data" / "prepared" / split)).labels
+    assert [labels.tolist() for labels in shown] == [expected.tolist()]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deploy.errors import MissingArtifactError
-from simclr_core import pretrain
+from simclr_core import finetune, pretrain
 from simclr_core.__main__ import main
 
 
@@ -23,6 +23,19 @@ def test_a_stage_runs_in_the_workspace_it_is_given(monkeypatch: pytest.MonkeyPat
     assert main(["--workspace", str(tmp_path), "pretrain"]) == 0
     assert main(["pretrain"]) == 0
     assert seen == [tmp_path, Path()]
+
+
+def test_a_fraction_goes_along_with_its_stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: list[tuple[Path, str]] = []
+    monkeypatch.setattr(finetune, "run", lambda *arguments: seen.append(arguments))
+    assert main(["--workspace", str(tmp_path), "finetune", "--fraction", "0.1"]) == 0
+    assert seen == [(tmp_path, "0.1")]
+
+
+@pytest.mark.parametrize("stage", ["initial", "linear_eval", "export", "compare", "latency"])
+def test_every_stage_is_reached(stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--workspace", str(tmp_path), stage]) == 2  # there is nothing in the workspace
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}")
 
 
 def raising(error: BaseException) -> object:
@@ -82,5 +95,5 @@ def test_help_shows_every_stage_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    for stage in ("pretrain", "linear_eval", "finetune --fraction 0.01", "export"):
+    for stage in ("initial", "pretrain", "linear_eval", "finetune --fraction 0.01", "export", "compare", "latency"):
         assert f"python -m simclr_core {stage}" in done.stdout

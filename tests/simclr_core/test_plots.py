@@ -1,6 +1,6 @@
 """Pictures: readable PNGs of bounded size, the same bytes for the same input."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ HISTORY = [
     {"epoch": n, "loss": 5 / n, "learning_rate": 0.1, "knn_top1": None, "effective_rank": 3.0} for n in range(1, 6)
 ]
 RANDOM = np.random.default_rng(0)
+POINTS = RANDOM.normal(size=(300, 2))
 SMALL = [[RANDOM.integers(0, 256, (28, 28, 3), np.uint8) for _ in range(3)] for _ in range(2)]
 
 
@@ -26,9 +27,10 @@ def read(path: Path) -> np.ndarray:
         lambda path: plots.curves(path, HISTORY),
         lambda path: plots.image_grid(path, SMALL, ["cat", "a name that is much too long for this"]),
         lambda path: plots.confusion_matrix(path, np.array([[5, 1], [0, 3]]), ["cat", "dog"]),
+        lambda path: plots.scatter(path, POINTS, np.arange(300) % 3 - 1, ["_cat", "$dog$"]),
         lambda path: plots.note(path, "no labels"),
     ],
-    ids=["curves", "grid", "confusion", "note"],
+    ids=["curves", "grid", "confusion", "scatter", "note"],
 )
 def test_the_same_input_gives_the_same_bytes_without_a_version(draw: Callable[[Path], None], tmp_path: Path) -> None:
     draw(tmp_path / "one.png")
@@ -78,3 +80,29 @@ def test_the_confusion_matrix_holds_a_class_without_images_and_hundreds_of_class
         matrix[0] = 0
         plots.confusion_matrix(tmp_path / "matrix.png", matrix, [f"class {number}" for number in range(count)])
         assert (tmp_path / "matrix.png").stat().st_size <= plots.MAX_BYTES
+
+
+def colours(path: Path) -> set[tuple[int, int, int]]:
+    return {tuple(pixel) for pixel in np.unique(read(path).reshape(-1, 3), axis=0).tolist()}
+
+
+@pytest.mark.parametrize("found", [[0], [0, 1], [-1, 0, 1], range(20), range(-1, 39)], ids=len)
+def test_a_scatter_names_every_class_that_occurs(tmp_path: Path, found: Sequence[int]) -> None:
+    """Nothing but the names is black, and each is a line of its own."""
+    plots.scatter(tmp_path / "map.png", POINTS, np.resize(found, 300), ["HHHHHH"] * 40)
+    black = (read(tmp_path / "map.png")[:, -40:].max(axis=2) < 130).any(axis=1)
+    assert np.sum(black[1:] & ~black[:-1]) == len(found)
+
+
+@pytest.mark.parametrize("count", [2, 10, 11, 20, 21, 100])
+def test_a_scatter_of_any_number_of_classes_tells_them_apart(tmp_path: Path, count: int) -> None:
+    assert len({plots._class_color(label, count) for label in range(-1, count)}) == count + 1
+    plots.scatter(tmp_path / "map.png", POINTS, np.arange(300) % count, [f"class {n}" for n in range(count)])
+    assert (tmp_path / "map.png").stat().st_size <= plots.MAX_BYTES
+
+
+def test_images_without_labels_are_gray(tmp_path: Path) -> None:
+    plots.scatter(tmp_path / "map.png", POINTS, np.full(300, -1), ["cat"])
+    assert all(max(pixel) - min(pixel) <= 2 for pixel in colours(tmp_path / "map.png"))
+    plots.scatter(tmp_path / "map.png", POINTS, np.zeros(300, int), ["cat"])
+    assert any(max(pixel) - min(pixel) > 50 for pixel in colours(tmp_path / "map.png"))

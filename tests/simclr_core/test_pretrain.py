@@ -19,7 +19,7 @@ import yaml
 from torch import nn
 
 import deploy.failpoint
-from deploy.artifact import verify
+from deploy.artifact import identity, verify
 from simclr_core import checkpoint, pretrain
 from simclr_core.augmentations import Augmentation
 from simclr_core.batches import Batches
@@ -29,6 +29,7 @@ from simclr_core.errors import (
     CheckpointError,
     ConfigError,
     DatasetError,
+    InitialError,
     NonFiniteFeaturesError,
     NonFiniteLossError,
     RunLockedError,
@@ -51,7 +52,12 @@ def configure(workspace: Path, **changes: object) -> None:
 
 def results(workspace: Path) -> dict[str, bytes]:
     """Every byte that the stage is answerable for."""
-    files = [path for folder in ("models", "reports") for path in (workspace / folder).rglob("*") if path.is_file()]
+    files = [
+        path
+        for folder in ("models/pretrained", "reports")
+        for path in (workspace / folder).rglob("*")
+        if path.is_file()
+    ]
     return {path.relative_to(workspace).as_posix(): path.read_bytes() for path in sorted(files)}
 
 
@@ -101,6 +107,7 @@ def test_leaves_a_model_reports_and_no_trace_of_the_way_there(
     metrics = json.loads((prepared / "reports" / "pretrain.json").read_text())
     assert model.card["metrics"] == metrics
     assert model.card["kind"] == "pretrained"
+    assert model.card["init"] == metrics["init"] == "scratch"
     assert model.card["feature_dim"] == model.encoder.feature_dim == 64
     assert model.card["config"]["batch_size"] == 16
     assert model.card["data_digest"] == read_card(prepared / "data" / "prepared").digest
@@ -362,6 +369,9 @@ def test_a_workspace_without_data_and_a_truncated_shard(prepared: Path, tmp_path
     shutil.copy(prepared / "params.yaml", empty)
     with pytest.raises(DatasetError):
         pretrain.run(empty)
+    shutil.copytree(prepared / "data", empty / "data")
+    with pytest.raises(InitialError, match=r"models/initial: not there; run `simclr run --select initial`"):
+        pretrain.run(empty)
     for shard in (prepared / "data" / "prepared" / "train").glob("*.tar"):
         os.truncate(shard, 2000)
     with pytest.raises(DatasetError, match="ends inside image"):
@@ -371,7 +381,8 @@ def test_a_workspace_without_data_and_a_truncated_shard(prepared: Path, tmp_path
 
 def test_two_trainers_of_one_configuration(prepared: Path) -> None:
     config = pretrain.read_block(prepared / "params.yaml", "pretrain", pretrain.PretrainConfig)
-    key = checkpoint.run_key(config.model_dump(), read_card(prepared / "data" / "prepared").digest)
+    digest, start = read_card(prepared / "data" / "prepared").digest, identity(prepared / "models" / "initial")
+    key = checkpoint.run_key(config.model_dump(), digest, start)
     with checkpoint.locked(prepared / ".simclr" / "runs" / key):
         with pytest.raises(RunLockedError, match=f"process {os.getpid()} on"):
             pretrain.run(prepared)

@@ -1,0 +1,78 @@
+"""What pretraining leaves behind: ``models/pretrained``, and for people and gates its reports."""
+
+import json
+import math
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from torch import nn
+
+from deploy.artifact import publish, write_atomically
+from deploy.preprocess import Preprocessing
+from simclr_core import checkpoint, plots
+from simclr_core.batches import Batches
+from simclr_core.config import PretrainConfig
+from simclr_core.dataset import evaluation_images
+from simclr_core.diagnostics import MEASURED, collapsed
+from simclr_core.encoder import Encoder
+from simclr_core.history import Record, write_history
+from simclr_core.initial import Start
+from simclr_core.schedule import Schedule
+from simclr_core.shards import DatasetCard
+
+SHEET_IMAGES, SHEET_EPOCHS = 8, 3  # of augmentations.png: two views in each epoch
+
+
+def publish_pretrained(
+    workspace: Path,
+    config: PretrainConfig,
+    card: DatasetCard,
+    preprocessing: Preprocessing,
+    start: Start,
+    schedule: Schedule,
+    network: nn.Sequential,
+    history: Sequence[Record],
+) -> None:
+    """The model with its card, ``pretrain.json``, ``pretrain.csv`` and ``curves.png``: the same for the same run."""
+    encoder, head = network
+    assert isinstance(encoder, Encoder)
+    metrics = {
+        "init": str(start),
+        "epochs": schedule.epochs,
+        "steps": schedule.steps,
+        "loss_first": history[0]["loss"],
+        "loss_last": history[-1]["loss"],
+        "loss_chance": round(math.log(2 * config.batch_size - 1), 6),
+        "finite": True,  # or the run would have ended
+        "collapsed": collapsed(history[-1]["effective_rank"], history[-1]["feature_std"]),
+        **{name: history[-1][name] for name in MEASURED},
+        "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
+    }
+    model = {
+        "kind": "pretrained",
+        "encoder": config.encoder.model_dump(),
+        "feature_dim": encoder.feature_dim,
+        "preprocessing": preprocessing.to_json(),
+        "mean": card.mean,
+        "std": card.std,
+        "classes": None,
+        "init": str(start),
+        "config": config.model_dump(),
+        "data_digest": card.digest,
+        "producer": f"simclr-pipeline {version('simclr-pipeline')}",
+        "metrics": metrics,
+    }
+    with publish(workspace / "models" / "pretrained", replace=True) as directory:
+        checkpoint.save_model(directory, encoder, head.state_dict(), model)
+    write_history(workspace / "reports", history)
+    write_atomically(workspace / "reports" / "pretrain.json", json.dumps(metrics, indent=2) + "\n")
+
+
+def draw_views(path: Path, batches: Batches, preprocessing: Preprocessing) -> None:
+    """A row per image: as evaluation sees it, then its two views in each of the first epochs."""
+    positions = batches.positions(0)[:SHEET_IMAGES]
+    originals = evaluation_images(batches.images, positions, preprocessing)
+    views = batches.pictures(len(positions), SHEET_EPOCHS)
+    rows = [[original, *row] for original, row in zip(originals, views, strict=True)]
+    plots.image_grid(path, rows, [batches.images.key(position)[:8] for position in positions])
