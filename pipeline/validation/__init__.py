@@ -1,4 +1,4 @@
-"""Validation: raw bytes → facts → verdict → manifest → expectations → report. Imports neither Dagster nor torch.
+"""Validation: raw bytes → facts → verdict → manifest → drift → expectations → report, without Dagster or torch.
 
 python -m pipeline.validation        in a workspace, after ingest
 """

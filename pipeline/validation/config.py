@@ -7,6 +7,16 @@ from pydantic import Field
 from simclr_core.config import Block
 
 
+class DriftConfig(Block):
+    """When a new batch is called different from the earlier ones; see ``drift``."""
+
+    enabled: bool = True
+    min_images: Annotated[int, Field(ge=10)] = 50  # accepted training images of a batch; fewer are not judged
+    distance: Annotated[float, Field(gt=0)] = 0.1  # standard deviations of the earlier images, or Jensen-Shannon
+    auroc: Annotated[float, Field(gt=0.5, lt=1)] = 0.6  # of a classifier that tells new images from earlier ones
+    accepted: Annotated[tuple[str, ...], Field(strict=False)] = ()  # batches that look like a bug's work and are right
+
+
 class ValidateConfig(Block):
     """What an image must be to be trained on, what probing one may cost, and when a whole batch is refused."""
 
@@ -20,3 +30,4 @@ class ValidateConfig(Block):
     memory_megabytes: Annotated[int, Field(ge=512)] = 2048  # address space of one worker
     min_images: Annotated[int, Field(ge=0)] = 64  # accepted training images
     max_quarantine_rate: Annotated[float, Field(ge=0, le=1)] = 0.05  # of all files
+    drift: DriftConfig = DriftConfig()

@@ -6,11 +6,12 @@ Great Expectations takes seconds to import, so that only the function ``evaluate
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import groupby
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
+from pipeline.validation.drift import Drift, Shape, Statistic
 from pipeline.validation.expectations import NO_REASON, Expectation, Severity
 
 if TYPE_CHECKING:
@@ -44,8 +45,11 @@ class Outcome:
     error: str | None
 
 
-def tables(manifest: "pa.Table") -> dict[str, "pd.DataFrame"]:
-    """What the rules are about: all files, the accepted ones, and those by split. The unnamed index is the file id."""
+def tables(manifest: "pa.Table", drift: Drift) -> dict[str, "pd.DataFrame"]:
+    """What the rules are about: all files, the accepted ones, those by split, and what was compared to see drift.
+
+    The unnamed index is the file id, or the name of what was compared.
+    """
     files = manifest.to_pandas()
     files.index = list(files["file_id"])
     files["reason"] = [reasons[0] if len(reasons) else NO_REASON for reasons in files["reasons"]]
@@ -55,7 +59,15 @@ def tables(manifest: "pa.Table") -> dict[str, "pd.DataFrame"]:
     train, test = (accepted[accepted["split"] == split] for split in ("train", "test"))
     accepted["leaks"] = accepted["pixel_hash"].isin(set(train["pixel_hash"]) & set(test["pixel_hash"]))
     test = test.assign(class_known=test["label"].isna() | test["label"].isin(set(train["label"])))
-    return {"manifest": files, "accepted": accepted, "train": train, "test": test}
+    frames = {"manifest": files, "accepted": accepted, "train": train, "test": test}
+    return frames | {"drift": _frame(drift.statistics, Statistic), "shapes": _frame(drift.shapes, Shape)}
+
+
+def _frame(records: Sequence[Statistic] | Sequence[Shape], kind: type) -> "pd.DataFrame":
+    import pandas as pd
+
+    rows = [asdict(record) for record in records]
+    return pd.DataFrame(rows, [str(record) for record in records], [field.name for field in fields(kind)])
 
 
 def evaluate(rules: Sequence[Expectation], frames: Mapping[str, "pd.DataFrame"]) -> list[Outcome]:

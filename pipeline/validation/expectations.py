@@ -1,6 +1,6 @@
 """The data contract, as data: what must hold for a set of images before anything is trained on it.
 
-Four suites of Great Expectations. A critical expectation that fails stops the pipeline, a warning or an info does not.
+Five suites of Great Expectations. A critical expectation that fails stops the pipeline, a warning or an info does not.
 One that cannot be evaluated is an error, and an error stops the pipeline whatever its severity. Great Expectations
 passes over nulls, so each critical expectation on a column has a twin, ``<column>_present``.
 
@@ -11,6 +11,7 @@ only some of the rows that fail. Importing this module imports nothing heavy: se
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any, Literal
 
 from deploy.image_faults import FORMATS
@@ -30,6 +31,7 @@ UNIQUE = "expect_column_values_to_be_unique"
 MEAN = "expect_column_mean_to_be_between"
 COLUMNS = "expect_table_columns_to_match_set"
 ROWS = "expect_table_row_count_to_be_between"
+NOT_BELOW = "expect_column_pair_values_a_to_be_greater_than_b"
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Expectation:
         """What is asked for, in a few words."""
         arguments = self.arguments
         words = {UNIQUE: ["unique"], PRESENT: ["present"], NOT_IN_SET: ["not"], COLUMNS: ["with"]}.get(self.type, [])
+        words += [f"{arguments['column_B']} <= its {arguments['column_A']}"] if self.type == NOT_BELOW else []
         words += [f">= {arguments['min_value']:g}"] if "min_value" in arguments else []
         words += [f"<= {arguments['max_value']:g}"] if "max_value" in arguments else []
         values = [str(value) for value in arguments.get("value_set", arguments.get("column_set", ()))]
@@ -58,7 +61,8 @@ class Expectation:
 
 def expectations(config: ValidateConfig) -> tuple[Expectation, ...]:
     """All rules, with unique names; a critical rule on a column is followed by its twin, unless the column has one."""
-    return _with_twins([*_manifest_suite(), *_files_suite(config), *_accepted_suite(config), *_splits_suite(config)])
+    suites = _manifest_suite(), _files_suite(config), _accepted_suite(config), _splits_suite(config), _drift_suite()
+    return _with_twins(chain.from_iterable(suites))
 
 
 def _manifest_suite() -> list[Expectation]:
@@ -117,6 +121,15 @@ def _splits_suite(config: ValidateConfig) -> list[Expectation]:
         _rule("splits", "train", "enough_training_images", "critical", ROWS, min_value=config.min_images),
         _rule("splits", "test", "test_labelled", "warning", PRESENT, "label"),
         _rule("splits", "test", "test_classes_known", "warning", IN_SET, "class_known", value_set=[True]),
+    ]
+
+
+def _drift_suite() -> list[Expectation]:
+    """Does the newest batch look like the earlier ones? Both tables are without rows where that cannot be judged."""
+    ordered: dict[str, Any] = {"column_A": "threshold", "column_B": "effect", "or_equal": True}
+    return [
+        _rule("drift", "drift", "no_drift", "warning", NOT_BELOW, **ordered),
+        _rule("drift", "shapes", "not_broken", "critical", IN_SET, "found", value_set=[False]),
     ]
 
 

@@ -9,7 +9,7 @@ The same images, parameters and library versions give the same bytes: nothing te
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.validation.facts import Facts
 from pipeline.validation.probe import PROBE_VERSION
-from pipeline.validation.verdict import Verdict
+from pipeline.validation.verdict import REASONS, Verdict
 
 
 def _always(name: str, kind: pa.DataType) -> pa.Field:
@@ -64,8 +65,33 @@ SCHEMA = pa.schema(
     ],
     metadata={"probe_version": str(PROBE_VERSION), "pillow_version": PIL.__version__},
 )
+_FACTS = pa.schema([SCHEMA.field(one.name) for one in fields(Facts) if one.name in SCHEMA.names])
+_ALWAYS = {one.name for one in _FACTS if not one.nullable}
+_IF_DECODED = set(_FACTS.names) - {"trailing_bytes"}
+
 QUARANTINE = ["path", "sha256", "batch", "split", "label", "reasons", "message"]
 ACCEPTED = ["sha256", "batch", "path", "split", "label", "operations", "width", "height"]
+
+
+def read_facts(answer: object) -> Facts:
+    """What a worker said about a file, as facts.
+
+    Raises:
+        ValueError: it is nothing that the manifest could hold. Its author may be a file that took over its decoder.
+    """
+    if not isinstance(answer, dict):
+        raise ValueError("the facts about a file are a record")
+    try:
+        facts = Facts(**answer)
+        pa.RecordBatch.from_pylist([vars(facts)], _FACTS)
+    except (TypeError, OverflowError) as error:
+        raise ValueError(str(error)) from error
+    known = {name for name, value in vars(facts).items() if value is not None and value == value}  # NaN is not itself
+    if not known >= (_IF_DECODED if facts.decodes else _ALWAYS):
+        raise ValueError("facts that every file has are missing")
+    if facts.reason not in ([None] if facts.decodes else list(REASONS)):
+        raise ValueError("a file either decodes or has a reason why it does not")
+    return facts
 
 
 def manifest(verdicts: Iterable[Verdict]) -> pa.Table:

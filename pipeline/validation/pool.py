@@ -125,7 +125,7 @@ class _Worker:
                 message = self.connection.recv_bytes(MAX_ANSWER_BYTES)
             except (EOFError, OSError):  # OSError: longer than any honest answer
                 message = b""
-        if message == READY:
+        if message == READY and not self.started:
             self.started = True
             self.deadline = time.monotonic() + self.timeout_seconds
             return STARTED
@@ -138,8 +138,7 @@ class _Worker:
         if not message:
             self.stop()
             return Failure("worker_crash", f"its worker {_death(self.process.returncode)}")
-        answer = json.loads(message)
-        return answer["value"] if "value" in answer else Failure("worker_crash", answer["error"])
+        return _answer(message)
 
     def stop(self) -> None:
         self.process.kill()
@@ -156,6 +155,20 @@ def _ready(busy: Iterable[_Worker]) -> list[_Worker]:
     )
     now = time.monotonic()
     return [worker for worker in workers if worker.connection.poll() or worker.deadline <= now]
+
+
+def _answer(message: bytes) -> Any:
+    """What a worker says, or a Failure when that is an error or makes no sense."""
+    try:
+        answer = json.loads(message)
+    except (ValueError, RecursionError):  # no UTF-8, no JSON, too long a number, too deep
+        answer = None
+    match answer:
+        case {"value": value}:
+            return value
+        case {"error": str(error)}:
+            return Failure("worker_crash", error)
+    return Failure("worker_crash", "its worker gave an answer that makes no sense")
 
 
 def _death(returncode: int) -> str:

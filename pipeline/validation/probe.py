@@ -8,7 +8,6 @@ import base64
 import hashlib
 import warnings
 from dataclasses import asdict
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -92,8 +91,8 @@ def statistics(image: Image.Image) -> dict[str, float | int]:
     return percentiles | {name: round(float(value), 4) + 0.0 for name, value in numbers.items()}  # + 0.0: no -0.0
 
 
-def thumbnail(data: bytes, max_megapixels: float = 80.0) -> str | None:
-    """A small JPEG, base64, drawn anew from the pixels; None when there are none. A damaged file shows what it has."""
+def thumbnail(data: bytes, max_megapixels: float = 80.0) -> dict[str, Any] | None:
+    """Reduced pixels for ``thumbnails.read``; None when there are none. A damaged file shows what it has."""
     ImageFile.LOAD_TRUNCATED_IMAGES = True
     try:
         image, _ = canonicalise(open_image(data, int(max_megapixels * 1e6)))
@@ -102,9 +101,7 @@ def thumbnail(data: bytes, max_megapixels: float = 80.0) -> str | None:
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = False
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BILINEAR)
-    content = BytesIO()
-    image.save(content, "JPEG", quality=75)
-    return base64.b64encode(content.getvalue()).decode()
+    return {"size": image.size, "rgb": base64.b64encode(image.tobytes()).decode()}
 
 
 def _header(image: Image.Image) -> dict[str, Any]:

@@ -15,12 +15,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
 
+from pipeline.validation.drift import MEANINGS, Drift
 from pipeline.validation.evaluate import Outcome, passed
+from pipeline.validation.thumbnails import jpeg
 from pipeline.validation.verdict import REASONS, WARNINGS
 
 PER_REASON = 24
 BARS = 40
+MOST_DRIFTED = 3
 ACCEPTED = "accepted"
 
 DISTRIBUTIONS = {
@@ -39,7 +43,7 @@ LOGARITHMIC = {"size_bytes"}
 COMPARISONS = {"label_conflict", "test_leak", "exact_duplicate", "pixel_duplicate"}
 
 
-def summary(manifest: pa.Table, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def summary(manifest: pa.Table, outcomes: Sequence[Outcome], drift: Drift) -> dict[str, Any]:
     """What ``reports/validation.json`` holds: all that gates and dashboards read."""
     rows = manifest.select(["verdict", "reasons"]).to_pylist()
     verdicts = Counter(row["verdict"] for row in rows)
@@ -52,6 +56,7 @@ def summary(manifest: pa.Table, outcomes: Sequence[Outcome]) -> dict[str, Any]:
             "quarantined": {reason: reasons[reason] for reason in REASONS if reasons[reason]},
         },
         "passed": passed(outcomes),
+        "drift": drift.to_json(),
         "expectations": [asdict(outcome) for outcome in outcomes],
     }
 
@@ -65,8 +70,10 @@ def gallery(manifest: pa.Table) -> dict[str, list[dict[str, Any]]]:
     return {name: shown for name, shown in groups.items() if shown}
 
 
-def render(summary: Mapping[str, Any], manifest: pa.Table, thumbnails: Mapping[str, str | None]) -> str:
-    """The report as HTML. ``thumbnails``: SHA-256 → JPEG in base64, for the files of ``gallery``."""
+def render(
+    summary: Mapping[str, Any], manifest: pa.Table, drift: Drift, thumbnails: Mapping[str, Image.Image | None]
+) -> str:
+    """The report as HTML. ``thumbnails``: SHA-256 → picture, for the files of ``gallery``."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -80,6 +87,11 @@ def render(summary: Mapping[str, Any], manifest: pa.Table, thumbnails: Mapping[s
         notes=_notes(manifest),
         outcomes=summary["expectations"],
         histograms=_histograms(manifest),
+        drift=drift,
+        drift_batch=printable(drift.batch or ""),
+        drift_advice=printable(drift.advice, 1000),
+        drift_meanings=MEANINGS,
+        drift_histograms=_drift_histograms(drift),
         per_reason=PER_REASON,
         gallery=[
             {
@@ -103,12 +115,12 @@ def printable(text: str, limit: int = 200) -> str:
     return shown + ("…" if len(text) > limit else "")
 
 
-def _entry(row: Mapping[str, Any], thumbnail: str | None) -> dict[str, Any]:
+def _entry(row: Mapping[str, Any], thumbnail: Image.Image | None) -> dict[str, Any]:
     return {
         "path": printable(row["path"]),
         "message": printable(row["message"]),
         "container": row["container"],
-        "thumbnail": thumbnail,
+        "thumbnail": jpeg(thumbnail) if thumbnail else None,
     }
 
 
@@ -159,3 +171,26 @@ def _bars(accepted: np.ndarray[Any, Any], refused: np.ndarray[Any, Any]) -> tupl
             if height:
                 rectangles.append((index * width, f"{bottom - height:.2f}", width - 1, f"{height:.2f}", kind))
     return rectangles, low, high
+
+
+def _drift_histograms(drift: Drift) -> Iterable[dict[str, Any]]:
+    """The numbers that are furthest from their thresholds, earlier and new images on top of each other."""
+    numbers = [one for one in drift.statistics if one.name in drift.samples]
+    for one in sorted(numbers, key=lambda one: -one.effect / one.threshold)[:MOST_DRIFTED]:
+        earlier, new = drift.samples[one.name]
+        low, high = (float(end) for end in np.percentile(np.concatenate([earlier, new]), [0.5, 99.5]))
+        edges = np.linspace(low, high if high > low else low + 1, BARS + 1)
+        shares = [np.histogram(each.clip(edges[0], edges[-1]), edges)[0] / each.size for each in (earlier, new)]
+        unit = 88 / max(share.max() for share in shares)
+        yield {
+            "title": MEANINGS[one.name],
+            "outlines": [_outline(90 - share * unit) for share in shares],
+            "low": f"{low:.4g}",
+            "high": f"{high:.4g}",
+        }
+
+
+def _outline(tops: np.ndarray[Any, Any]) -> str:
+    """The steps of a histogram as an SVG path, 240 x 90."""
+    width = 240 / BARS
+    return "M0 90" + "".join(f"V{top:.2f}H{(bar + 1) * width:g}" for bar, top in enumerate(tops)) + "V90Z"

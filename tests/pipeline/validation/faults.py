@@ -1,11 +1,19 @@
 """Functions that a worker runs in the place of the probe: what they do depends on the bytes they are given."""
 
+import json
 import os
 import signal
 from pathlib import Path
 from typing import Any
 
 from pipeline.validation.probe import probe
+
+
+class Latin(str):
+    """Text whose characters are the bytes that are sent."""
+
+    def encode(self, *_: Any) -> bytes:
+        return super().encode("latin-1")
 
 
 def fault(data: bytes, folder: str = "") -> str:  # noqa: C901  # one branch for each way to fail
@@ -30,6 +38,8 @@ def fault(data: bytes, folder: str = "") -> str:  # noqa: C901  # one branch for
         if not marker.exists():
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+    if command == "say":  # as a damaged file that has taken over the worker
+        json.dumps = lambda _: Latin(argument)
     if command == "speak":
         os.write(1, b"a codec prints\n")
         os.write(2, b"a codec complains\n")
@@ -52,6 +62,8 @@ def hang_after_telling(data: bytes) -> None:
 
 
 def probe_that_dies_of_killers(data: bytes, **options: float) -> dict[str, Any]:
+    if data.endswith(b"liar"):
+        return probe(data, **options) | {"width": "\ud800", "luma_mean": None}
     if data.endswith(b"killer"):
         os.kill(os.getpid(), signal.SIGSEGV)
     if data.endswith(b"hang"):

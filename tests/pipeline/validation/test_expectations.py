@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from pipeline.validation.config import ValidateConfig
+from pipeline.validation.drift import Drift, Shape, Statistic
 from pipeline.validation.evaluate import Outcome, evaluate, passed, tables
 from pipeline.validation.expectations import PRESENT, expectations
 from pipeline.validation.facts import Facts
@@ -21,6 +22,16 @@ from tests.pipeline.validation.corpus import encoded, picture
 
 Frames = dict[str, pd.DataFrame]
 CONFIG = ValidateConfig(min_images=20)
+NOT_JUDGED = Drift("not judged", "0001", 0, 1, "there is no earlier batch")
+ALIKE = Drift(
+    "none",
+    "0002",
+    100,
+    50,
+    "alike",
+    (Statistic("luma_mean", 0.1, 0.1, False), Statistic("saturation", 0.01, 0.1, False)),
+    (Shape("0002", "gray", False), Shape("0002", "dark", False)),
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +42,7 @@ def sound() -> Frames:
         facts = Facts(**probe(encoded(picture(number), "PNG")))
         split, label = ("test", "cat") if number >= 30 else ("train", "cat" if number % 2 else None)
         found.append(Verdict(File(f"{number}.png", split, label, facts.sha256, "0001", "0001"), facts, (), (), ""))
-    return tables(manifest(found))
+    return tables(manifest(found), ALIKE)
 
 
 def outcomes(frames: Frames, config: ValidateConfig = CONFIG) -> dict[str, Outcome]:
@@ -86,6 +97,8 @@ def put(column: str, value: object, rows: int = 40) -> Callable[[pd.DataFrame], 
         ("accepted_pixel_hash_present", "accepted", put("pixel_hash", None, 1)),
         ("no_split_leak", "accepted", put("leaks", True, 1)),
         ("enough_training_images", "train", lambda frame: frame[:19]),
+        ("not_broken", "shapes", put("found", True, 1)),
+        ("found_present", "shapes", put("found", None, 1)),
     ],
 )
 def test_each_critical_rule_fails_alone_and_stops_the_pipeline(
@@ -112,6 +125,7 @@ def test_each_critical_rule_fails_alone_and_stops_the_pipeline(
         ("no_trailing_bytes", "manifest", put("trailing_bytes", 9, 1)),
         ("no_gps", "manifest", put("has_gps", True, 1)),
         ("test_labelled", "test", put("label", None, 1)),
+        ("no_drift", "drift", put("effect", 0.11, 1)),
         ("test_classes_known", "test", put("class_known", False, 1)),
     ],
 )
@@ -158,7 +172,7 @@ def test_an_empty_frame_raises_nothing(sound: Frames, table: str) -> None:
 def test_a_set_in_which_nothing_decodes() -> None:
     facts = Facts("0" * 64, 0, "empty", False, "empty_file", "no bytes")
     file = File("a.png", "train", None, facts.sha256, "0001", "0001")
-    found = outcomes(tables(manifest([Verdict(file, facts, ("empty_file",), (), "no bytes")])))
+    found = outcomes(tables(manifest([Verdict(file, facts, ("empty_file",), (), "no bytes")]), NOT_JUDGED))
     assert not [outcome for outcome in found.values() if outcome.error]
     failed = {one.name for one in found.values() if one.severity == "critical" and not one.success}
     assert failed >= {"decodes", "format_present", "short_side_present", "quarantine_rate", "enough_training_images"}
@@ -167,7 +181,7 @@ def test_a_set_in_which_nothing_decodes() -> None:
 def test_leaks_are_found_whatever_the_verdicts_were(sound: Frames) -> None:
     facts = Facts(**probe(encoded(picture(), "PNG")))
     files = [File(f"{split}.png", split, "cat", facts.sha256, "0001", "0001") for split in ("train", "test")]
-    frames = tables(manifest([Verdict(file, facts, (), (), "") for file in files]))
+    frames = tables(manifest([Verdict(file, facts, (), (), "") for file in files]), NOT_JUDGED)
     assert list(frames["accepted"]["leaks"]) == [True, True]
     assert not sound["accepted"]["leaks"].any()
 

@@ -1,12 +1,14 @@
+import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 
 from pipeline.validation.facts import Facts
-from pipeline.validation.manifest import SCHEMA, accepted, manifest, write_tables
+from pipeline.validation.manifest import SCHEMA, accepted, manifest, read_facts, write_tables
 from pipeline.validation.probe import probe
 from pipeline.validation.verdict import File, Verdict
-from tests.pipeline.validation.corpus import encoded, picture
+from tests.pipeline.validation.corpus import Kind, bad_kinds, encoded, good_kinds, picture
 
 
 def verdicts() -> list[Verdict]:
@@ -58,6 +60,48 @@ def test_the_order_of_the_verdicts_changes_no_byte(tmp_path: Path) -> None:
         write_tables(tmp_path / name, manifest(found))
         written.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
     assert written[0] == written[1]
+
+
+@pytest.mark.parametrize("kind", good_kinds() + bad_kinds(), ids=lambda kind: kind.name)
+def test_what_the_probe_says_is_believed(kind: Kind) -> None:
+    answer = json.loads(json.dumps(probe(kind.data)))
+    assert read_facts(answer) == Facts(**answer)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"unknown": 1},
+        {"sha256": None},
+        {"message": "\ud800"},
+        {"container": 3},
+        {"width": "64"},
+        {"width": 1 << 31},
+        {"size_bytes": 1 << 64},
+        {"luma_p01": "6"},
+        {"luma_mean": None},
+        {"luma_mean": float("nan")},
+        {"pixel_hash": None},
+        {"operations": None},
+        {"operations": [1]},
+        {"decodes": 1},
+        {"decodes": False},
+        {"reason": "corrupt"},
+        {"decodes": False, "reason": "because"},
+        {"decodes": False, "reason": []},
+    ],
+    ids=str,
+)
+def test_what_no_manifest_can_hold_is_refused(lie: dict[str, object]) -> None:
+    answer = probe(encoded(picture(1), "PNG"))
+    with pytest.raises(ValueError):  # noqa: PT011  # whatever its text, the caller blames the file
+        read_facts(answer | lie)
+
+
+@pytest.mark.parametrize("answer", [None, 3, "text", [], {}, [1], {1: 2}], ids=str)
+def test_what_is_no_record_is_refused(answer: object) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        read_facts(answer)
 
 
 def test_a_set_without_one_accepted_file() -> None:

@@ -49,6 +49,18 @@ def test_a_large_file_arrives_whole() -> None:
     assert answer == len(data)
 
 
+NONSENSE = ["{", "", "null", "3", "[]", "{}", '{"error": 1}', "ready", "\xff\xfe", "[" * 100_000, "9" * 5000]
+
+
+@pytest.mark.parametrize("answer", NONSENSE, ids=range(len(NONSENSE)))
+def test_an_answer_that_makes_no_sense_costs_one_file(answer: str) -> None:
+    found = answers([f"say {answer}", "one", "two"])
+    blamed = found.pop(f"say {answer}")
+    assert isinstance(blamed, Failure)
+    assert blamed.reason == "worker_crash"
+    assert found == {"one": "ONE", "two": "TWO"}
+
+
 def test_none_is_an_answer() -> None:
     files = [(number, b"") for number in range(3)]
     done = isolated_map(faults.nothing, files, options={}, workers=1, memory_megabytes=MEMORY, timeout_seconds=30)

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.validation.drift import Drift, Shape, Statistic
 from pipeline.validation.evaluate import Outcome
 from pipeline.validation.facts import Facts
 from pipeline.validation.manifest import manifest
 from pipeline.validation.probe import probe, thumbnail
 from pipeline.validation.report import PER_REASON, gallery, printable, render, summary
+from pipeline.validation.thumbnails import read
 from pipeline.validation.verdict import REASONS, File, Verdict, judge
 from tests.pipeline.validation.corpus import bad_kinds, encoded, good_kinds, picture
 
@@ -28,6 +30,7 @@ HOSTILE = [
     "&lt;script&gt;.png",
     "日本 語.png",
 ]
+NOT_JUDGED = Drift("not judged", "0001", 0, 1, "there is no earlier batch")
 RULE = Outcome("decodes", "files", "critical", True, 1.0, "True for 95 %", 0, [], None)
 
 
@@ -60,9 +63,14 @@ def verdicts(paths: list[str], reasons: tuple[str, ...] = (), message: str = "")
     return found
 
 
-def page(found: list[Verdict], thumbnails: dict[str, str | None] | None = None, *rules: Outcome) -> str:
+def page(
+    found: list[Verdict],
+    thumbnails: dict[str, Image.Image | None] | None = None,
+    *rules: Outcome,
+    drift: Drift = NOT_JUDGED,
+) -> str:
     table = manifest(found)
-    return render(summary(table, rules or [RULE]), table, thumbnails or {})
+    return render(summary(table, rules or [RULE], drift), table, drift, thumbnails or {})
 
 
 def test_summary_counts_every_file_once() -> None:
@@ -73,7 +81,7 @@ def test_summary_counts_every_file_once() -> None:
     ]
     limits = {"min_side": 8, "max_aspect": 10.0, "min_standard_deviation": 2.0, "allow_animated": False}
     found = judge(files, {facts.sha256: facts for facts in contents}, **limits)
-    images = summary(manifest(found), [RULE])["images"]
+    images = summary(manifest(found), [RULE], NOT_JUDGED)["images"]
     assert (images["ingested"], images["accepted"], images["converted"]) == (len(files), len(good_kinds()), 4)
     oracle: dict[str, int] = {}
     for kind in bad_kinds():
@@ -84,7 +92,7 @@ def test_summary_counts_every_file_once() -> None:
 
 def test_summary_has_the_fields_that_gates_read() -> None:
     failed = Outcome("aspect", "files", "critical", False, 0.5, "<= 10 for 95 %", 7, ["a"], None)
-    found = summary(manifest(verdicts(["a.png"])), [RULE, failed])
+    found = summary(manifest(verdicts(["a.png"])), [RULE, failed], NOT_JUDGED)
     assert found["passed"] is False
     assert list(found["expectations"][1]) == [
         *("name", "suite", "severity", "success", "observed", "threshold", "unexpected_count", "sample_ids", "error")
@@ -96,7 +104,7 @@ def test_summary_has_the_fields_that_gates_read() -> None:
 def test_hostile_names_do_nothing(reasons: tuple[str, ...]) -> None:
     found = verdicts(HOSTILE, reasons, message="<script>alert('message')</script>")
     broken = Outcome("aspect", "files", "critical", False, None, "x", None, [], "<script>alert('error')</script>")
-    thumbnails = {verdict.file.sha256: thumbnail(encoded(picture(1), "PNG")) for verdict in found}
+    thumbnails = {verdict.file.sha256: picture(1) for verdict in found}
     read = Page(page(found, thumbnails, broken))
     assert not read.tags & {"script", "iframe", "object", "embed", "link", "base", "form", "a", "video", "audio"}
     assert read.handlers == []
@@ -104,6 +112,30 @@ def test_hostile_names_do_nothing(reasons: tuple[str, ...]) -> None:
     for path in HOSTILE:
         assert printable(path) in read.text
     assert not set("\u202e\u200b\u2028") & set(read.text)
+
+
+def test_drift_is_shown_and_hostile_batches_do_nothing() -> None:
+    name = "0002-<script>alert(1)</script>\u202e"
+    effects = {"luma_mean": 0.5, "saturation": 0.05, "entropy": 0.4, "edge_energy": 0.3, "format": 0.9}
+    drift = Drift(
+        "drift",
+        name,
+        300,
+        100,
+        f"look at {name}",
+        tuple(Statistic(each, effect, 0.1, effect > 0.1) for each, effect in effects.items()),
+        (Shape(name, "gray", True),),
+        {each: (np.arange(300.0), np.full(100, 7.0)) for each in effects if each != "format"},
+    )
+    html = page(verdicts(["a.png"]), drift=drift)
+    read = Page(html)
+    assert not read.tags & {"script", "img"}
+    assert printable(name) in read.text
+    assert "\u202e" not in read.text
+    titles = re.findall('aria-label="([^"]*)">\n<path', html)
+    assert titles == ["brightness, 0 to 255", "entropy of brightness, bits", "edges, 0 to 255"]
+    assert read.text.count("drifted") == 4
+    assert "<path" not in page(verdicts(["a.png"]))
 
 
 def test_the_page_needs_nothing_else() -> None:
@@ -130,7 +162,7 @@ def test_every_reason_shows_some_of_its_files() -> None:
 
 def test_the_largest_report_stays_below_five_megabytes() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3)).astype(np.uint8)
-    drawn = thumbnail(encoded(Image.fromarray(noise), "PNG"))
+    drawn = read(thumbnail(encoded(Image.fromarray(noise), "PNG")))
     assert drawn
     found = []
     for reason in REASONS:
@@ -151,6 +183,6 @@ def test_a_set_without_one_readable_file() -> None:
 
 def test_thumbnails_are_shown_as_they_were_drawn() -> None:
     [only] = verdicts(["a.png"])
-    drawn = thumbnail(encoded(picture(0), "PNG"))
+    drawn = read(thumbnail(encoded(picture(0), "PNG")))
     [address] = Page(page([only], {only.file.sha256: drawn})).addresses
     assert Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).size == (64, 48)

@@ -1,20 +1,24 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from PIL import Image
 
 from deploy.artifact import verify
 from pipeline.errors import ValidationError
 from pipeline.validation.__main__ import run
-from pipeline.workspace import Workspace
+from pipeline.workspace import Workspace, find
 from tests.pipeline.validation.corpus import bad_kinds, encoded, good_kinds, picture, write_batch
 
-OUTPUTS = ("data/manifest", "reports/validation.json", "reports/validation.html")
+OUTPUTS = ("data/manifest", "reports/validation.json", "reports/validation.html", "reports/quarantine.png")
 
 
 def params(root: Path, **values: object) -> None:
@@ -115,13 +119,90 @@ def test_every_file_gets_the_reasons_it_deserves(mixed: Workspace) -> None:
 def test_running_twice_or_elsewhere_changes_no_byte(mixed: Workspace, tmp_path: Path) -> None:
     run(mixed)
     first = outputs(mixed.root)
-    assert len(first) == 6
+    assert len(first) == 7
     assert not [name for name, data in first.items() if os.fsencode(tmp_path) in data]
     elsewhere = mixed.root.rename(tmp_path / "elsewhere")
     done = command(elsewhere)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 1
     assert outputs(elsewhere) == first
+
+
+def drifting(raw: Path, change: Callable[[Image.Image], Image.Image]) -> None:
+    """Two batches, the second one changed: of 30 and 15 images, with names that are hostile."""
+    for name, seeds in (("0001", range(30)), ("0002-<b>&", range(30, 45))):
+        seen = [warm(seed) if name == "0001" else change(warm(seed)) for seed in seeds]
+        write_batch(raw, name, [(f"{name}/{each}.png", encoded(image, "PNG")) for each, image in enumerate(seen)])
+
+
+def warm(seed: int) -> Image.Image:
+    red, green, blue = picture(seed, 64 + seed, 48).split()
+    return Image.merge("RGB", (red.point(lambda value: value // 2 + 120), green, blue.point(lambda value: value // 2)))
+
+
+def brighter(image: Image.Image) -> Image.Image:
+    return image.point(lambda value: min(255, value * 5 // 4))
+
+
+def with_swapped_channels(image: Image.Image) -> Image.Image:
+    return Image.merge("RGB", image.split()[::-1])
+
+
+def result(workspace: Workspace) -> dict[str, Any]:
+    run(workspace)
+    found: dict[str, Any] = json.loads((workspace.reports / "validation.json").read_text())
+    return found
+
+
+def test_drift_is_a_warning(workspace: Workspace, raw: Path, tmp_path: Path) -> None:
+    params(workspace.root, min_images=20, drift={"min_images": 15})
+    drifting(raw, brighter)
+    found = result(workspace)
+    assert found["passed"]
+    assert (found["drift"]["verdict"], found["drift"]["batch"]) == ("drift", "0002-<b>&")
+    assert (found["drift"]["reference_images"], found["drift"]["batch_images"]) == (30, 15)
+    rules = {rule["name"]: rule for rule in found["expectations"] if rule["suite"] == "drift"}
+    assert not rules["no_drift"]["success"]
+    drifted = [one["name"] for one in found["drift"]["statistics"] if one["drifted"]]
+    assert rules["no_drift"]["sample_ids"] == drifted[:10]
+    assert rules["no_drift"]["unexpected_count"] == len(drifted)
+    html = (workspace.reports / "validation.html").read_text()
+    assert html.count("<path") == 6
+    assert "<b>" not in html
+    first = outputs(workspace.root)
+    run(find(workspace.root.rename(tmp_path / "elsewhere")))
+    assert outputs(tmp_path / "elsewhere") == first
+
+
+def test_the_shape_of_a_bug_breaks_the_contract_until_a_person_accepts_it(workspace: Workspace, raw: Path) -> None:
+    params(workspace.root, min_images=20, drift={"min_images": 15})
+    drifting(raw, with_swapped_channels)
+    found = result(workspace)
+    assert (found["passed"], found["drift"]["verdict"]) == (False, "broken")
+    assert found["drift"]["shapes"] == [{"batch": "0002-<b>&", "shape": "swapped_channels"}]
+    [broken] = [rule for rule in found["expectations"] if rule["severity"] == "critical" and not rule["success"]]
+    assert (broken["name"], broken["sample_ids"]) == ("not_broken", ["swapped_channels in 0002-<b>&"])
+    params(workspace.root, min_images=20, drift={"min_images": 15, "accepted": ["0002-<b>&"]})
+    found = result(workspace)
+    assert (found["passed"], found["drift"]["verdict"]) == (True, "drift")
+
+
+def test_one_batch_is_not_judged(mixed: Workspace) -> None:
+    found = result(mixed)
+    assert found["drift"]["verdict"] == "not judged"
+    assert all(rule["success"] for rule in found["expectations"] if rule["suite"] == "drift")
+
+
+def test_the_quarantine_is_a_picture(mixed: Workspace) -> None:
+    run(mixed)
+    with Image.open(mixed.reports / "quarantine.png") as image:
+        shown = image.copy()
+    for path in mixed.raw.glob("*"):
+        shutil.rmtree(path)
+    write_batch(mixed.raw, "0001", [(f"{seed}.png", encoded(picture(seed), "PNG")) for seed in range(25)])
+    run(mixed)
+    with Image.open(mixed.reports / "quarantine.png") as image:
+        assert image.height < shown.height
 
 
 def test_a_broken_contract_is_a_result(workspace: Workspace, raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,13 +250,18 @@ def test_a_crashing_decoder_costs_one_file(workspace: Workspace, raw: Path, monk
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
     monkeypatch.setattr(stage, "probe", faults.probe_that_dies_of_killers)
     files = [(f"{number}.png", encoded(picture(number), "PNG")) for number in range(30)]
-    write_batch(raw, "0001", [*files, ("killer.png", files[0][1] + b"killer"), ("hang.png", files[1][1] + b"hang")])
+    spoilt = [(f"{name}.png", files[0][1] + name.encode()) for name in ("killer", "hang", "liar")]
+    write_batch(raw, "0001", [*files, *spoilt])
     params(workspace.root, min_images=20, max_quarantine_rate=0.9, timeout_seconds=1.0)
     run(workspace)
     rows = pq.read_table(workspace.manifest / "quarantine.parquet").to_pylist()
-    assert {row["path"]: row["reasons"] for row in rows} == {"killer.png": ["worker_crash"], "hang.png": ["timeout"]}
+    assert {row["path"]: row["reasons"] for row in rows} == {
+        "killer.png": ["worker_crash"],
+        "hang.png": ["timeout"],
+        "liar.png": ["worker_crash"],
+    }
     result = json.loads((workspace.reports / "validation.json").read_text())
-    assert not result["passed"]  # two of 32: more than a healthy decoder loses
+    assert not result["passed"]  # three of 33: more than a healthy decoder loses
 
 
 def test_killed_while_publishing_it_leaves_what_was_there(workspace: Workspace, raw: Path) -> None:
