@@ -3,9 +3,9 @@ PYTHON ?= python3
 SHELL := /bin/bash
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-EXTRAS := --extra train --extra pipeline --extra serve --extra search --extra dev
+EXTRAS := --extra train --extra pipeline --extra s3 --extra postgres --extra serve --extra search --extra dev
 
-.PHONY: demo ui test test-fast bench lock format
+.PHONY: demo ui test test-fast bench lock format system-packages
 
 demo: .venv/installed ## raw images to a served encoder in ./demo, through Dagster
 	simclr demo demo
@@ -13,18 +13,25 @@ demo: .venv/installed ## raw images to a served encoder in ./demo, through Dagst
 ui: .venv/installed ## the Dagster UI on the demo workspace
 	simclr --workspace demo ui
 
-test: .venv/installed ## everything that must hold: format, lint, types, layers, tests
+test: .venv/installed system-packages ## everything that must hold: format, lint, types, layers, tests
 	ruff format --check .
 	ruff check .
 	mypy
 	lint-imports
 	pytest
 
-test-fast: .venv/installed
+test-fast: .venv/installed ## without the slow ones, which also need what system-packages names
 	pytest -n auto -m "not slow"
 
 bench: .venv/bench-installed ## side by side with pinned peers
 	python -m benchmarks.nt_xent
+
+# A database and a browser, which the tests start themselves: no substitute shows that the product works with them.
+system-packages:
+	@missing=""; \
+	command -v chromium >/dev/null || missing="$$missing chromium"; \
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || missing="$$missing postgresql"; \
+	[ -z "$$missing" ] || { echo "error: the tests need$$missing; run: sudo apt-get install --no-install-recommends$$missing" >&2; exit 1; }
 
 format: .venv/installed
 	ruff format .

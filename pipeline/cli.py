@@ -3,19 +3,16 @@
 Exit codes: 0 done; 1 a stage failed, a gate did not pass, or `doctor` found something; 2 wrong input; 130 interrupted.
 """
 
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from deploy.errors import DeployError
 from pipeline import workspace as workspaces
-from pipeline.errors import GateError, PipelineError, StageFailedError
+from pipeline.errors import FORESEEN, GateError, StageFailedError
+from pipeline.release_cli import release
 from pipeline.stage import describe, fail
 from pipeline.workspace import Workspace
-from simclr_core.errors import SimclrError
 
 
 def run_cli() -> int:
@@ -24,7 +21,7 @@ def run_cli() -> int:
         exit_code: int | None = simclr.main(prog_name="simclr", standalone_mode=False)
     except (StageFailedError, GateError) as error:
         return fail(str(error), code=1)
-    except (PipelineError, SimclrError, DeployError) as error:
+    except FORESEEN as error:
         return fail(str(error))
     except click.ClickException as error:
         return fail(f"{error.format_message()}; see `simclr --help`")
@@ -54,6 +51,9 @@ def simclr(context: click.Context, workspace: Path | None) -> None:
     Exit codes: 0 done; 1 a stage failed or a gate did not pass; 2 wrong input; 130 interrupted.
     """
     context.obj = workspace
+
+
+simclr.add_command(release)
 
 
 def _find(context: click.Context) -> Workspace:
@@ -147,34 +147,81 @@ def demo(directory: Path) -> None:
 
 
 @simclr.command()
-@click.option("--port", default=3000, show_default=True, help="On 127.0.0.1.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Any other needs SIMCLR_UI_PASSWORD.")
+@click.option("--port", default=3000, show_default=True)
 @click.pass_context
-def ui(context: click.Context, port: int) -> None:
-    """Open the Dagster UI of the workspace on this machine; stop it with Ctrl-C."""
-    from dagster import DagsterInstance
+def ui(context: click.Context, host: str, port: int) -> None:
+    """Serve the Dagster UI of the workspace, with its schedule and sensor, until Ctrl-C.
 
-    from pipeline.run import reap
+    The processes behind it are watched over and started again one by one. A training goes on when they end, and
+    is found again by the next `simclr ui`.
+    """
+    from pipeline.services import serve
 
     workspace = _find(context)
     workspaces.require_writable(workspace)
-    with DagsterInstance.from_config(str(workspace.root)) as instance:
-        reap(instance)
-    os.environ |= {"DAGSTER_HOME": str(workspace.root), workspaces.VARIABLE: str(workspace.root)}
-    dagster = workspaces.executable("dagster")
-    os.chdir(workspace.root)
-    arguments = ["dev", "--module-name", "pipeline.definitions", "--host", "127.0.0.1", "--port", str(port)]
-    sys.stdout.flush()
-    os.execv(dagster, [dagster, *arguments])  # noqa: S606  # Ctrl-C must reach Dagster itself
+    serve(workspace, host, port)
+
+
+@simclr.command()
+@click.option("--cloud", is_flag=True, help="Also from the DVC remote, for good.")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.pass_context
+def gc(context: click.Context, cloud: bool, dry_run: bool) -> None:
+    """Free the disk of what neither the workspace nor any released version needs.
+
+    \b
+    Example: simclr gc --dry-run
+    """
+    from pipeline.storage import collect
+
+    click.echo(collect(_find(context), cloud=cloud, dry_run=dry_run))
+
+
+@simclr.command()
+@click.option("--seconds", type=click.FloatRange(min=0), help="Stop after as many, and go on there the next time.")
+@click.option("--older-than-days", default=7.0, show_default=True, help="Pass over what was read since.")
+@click.option("--remote", is_flag=True, help="Also read what released versions have in the DVC remote.")
+@click.pass_context
+def fsck(context: click.Context, seconds: float | None, older_than_days: float, remote: bool) -> None:
+    """Read every versioned byte again and compare its hash; restore what is damaged where that is possible.
+
+    \b
+    Example, for every night: simclr fsck --seconds 3600
+    """
+    from pipeline.fsck import check
+
+    report = check(_find(context), seconds=seconds, older_than_days=older_than_days, remote=remote)
+    click.echo(report)
+    if report.lost:
+        raise click.exceptions.Exit(1)
 
 
 @simclr.command()
 @click.pass_context
-def doctor(context: click.Context) -> None:
+def alert(context: click.Context) -> None:
+    """Send a trial alert to every address in the environment, and say which could not be reached."""
+    from pipeline.alerts import configured, send
+
+    workspace = _find(context)
+    addresses = configured()
+    if not addresses:
+        raise click.UsageError("no address in the environment; set SIMCLR_ALERT_WEBHOOK, _SLACK or _EMAIL")
+    problems = send(workspace, "trial", "Trial alert", f"Alerts of {workspace.root.name} arrive here.")
+    click.echo("\n".join(problems) or f"sent to {', '.join(addresses)}")
+    if problems:
+        raise click.exceptions.Exit(1)
+
+
+@simclr.command()
+@click.option("--repair", is_flag=True, help="Mend what can be mended without a person.")
+@click.pass_context
+def doctor(context: click.Context, repair: bool) -> None:
     """Check this machine and the workspace, and name the command that mends what is wrong."""
     from pipeline.doctor import examine
 
     named = context.find_root().obj
-    findings = examine(named)
+    findings = examine(named, repair=repair)
     for finding in findings:
         click.echo(str(finding))
     if not all(finding.healthy for finding in findings):

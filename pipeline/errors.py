@@ -7,9 +7,15 @@ PipelineError (ValueError)
 ├── ValidationError     the validate stage cannot run
 ├── GateError           the data contract was broken: see reports/validation.html
 ├── BusyError           another run holds the workspace
+├── ReleaseError        an encoder cannot be released, promoted or rolled back; nothing half-done is served
+├── AlertError          an alert could not be delivered
+├── ServiceError        the UI or a service around it cannot be started
 ├── DvcError            dvc itself failed
 └── StageFailedError    a stage of dvc.yaml failed
 """
+
+from deploy.errors import DeployError
+from simclr_core.errors import SimclrError
 
 
 class PipelineError(ValueError):
@@ -40,9 +46,25 @@ class BusyError(PipelineError):
     """Another process is changing the workspace."""
 
 
+class ReleaseError(PipelineError):
+    """An encoder cannot be released, promoted or rolled back."""
+
+
+class AlertError(PipelineError):
+    """An alert could not be delivered, or its address is not one."""
+
+
+class ServiceError(PipelineError):
+    """The UI, or a service that it needs, cannot be started."""
+
+
 class DvcError(PipelineError):
     """A ``dvc`` command failed."""
 
 
 class StageFailedError(PipelineError):
     """A stage's command exited with an error, or a gate after it did not pass."""
+
+
+FORESEEN = (PipelineError, SimclrError, DeployError)
+"""What a person gets as one line that says what to do; any other exception is a fault of ours, with its traceback."""

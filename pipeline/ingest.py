@@ -2,7 +2,8 @@
 
     simclr ingest inbox photos/2026-11 's3://bucket/camera-7/*.jpg'
 
-A file is known by the SHA-256 of its bytes, so renamed or copied files add nothing. In a source, ``labeled/<class>/``
+A file is known by the SHA-256 of its bytes, so renamed or copied files add nothing; one that has not changed since an
+earlier ingest (``pipeline.stamps``) is not read again. In a source, ``labeled/<class>/``
 and ``test/<class>/`` carry labels, and so does ``labels.csv`` (columns path, label and, if wanted, split); everything
 else is unlabelled training data. Whether a file is an image at all is for the validate stage to say.
 """
@@ -17,10 +18,12 @@ from pathlib import Path, PurePosixPath
 from deploy.artifact import publish
 from deploy.failpoint import failpoint
 from pipeline.dvc.client import add, exclusive
+from pipeline.dvc.project import RAW, read_tracked
 from pipeline.errors import IngestError
 from pipeline.params import read
 from pipeline.raw import OCCURRENCES, Occurrence, batches, read_occurrences
-from pipeline.sources import Source, list_source
+from pipeline.sources import LABELS, Source, list_source
+from pipeline.stamps import STAMPS, Key, Stamps
 from pipeline.workspace import Workspace
 from simclr_core.shards import portions, write_tar
 
@@ -70,6 +73,7 @@ def ingest(workspace: Workspace, sources: Sequence[str] = ("inbox",)) -> IngestR
     config = read(workspace).ingest
     workspace.inbox.mkdir(exist_ok=True)  # Git does not carry it into a clone of a workspace
     with exclusive(workspace.root, "ingest"):
+        stamps = Stamps(workspace.scratch / STAMPS)
         listed = [list_source(workspace.root, source, config.settle_seconds) for source in sources]
         earlier = batches(workspace.raw)
         if not earlier and workspace.raw.with_suffix(".dvc").exists():
@@ -85,12 +89,14 @@ def ingest(workspace: Workspace, sources: Sequence[str] = ("inbox",)) -> IngestR
                 f"{workspace.inbox / 'unlabeled'} or name another source: `simclr ingest SRC`"
             )
         before = _seen(earlier)
-        new, known = _find_new(listed, before)
+        new, known, stamped = _find_new(listed, before, stamps)
         batch = workspace.raw / f"{len(earlier) + 1:04d}" if new else None
         if batch is not None:
             _write(batch, new, before, config.shard_megabytes * 1_000_000)
         failpoint("ingest.track")
         add(workspace.root, workspace.raw)
+        failpoint("ingest.stamp")
+        stamps.record(stamped, read_tracked(workspace.root, RAW).md5)  # last: what is stamped has been ingested
     fresh = [sha256 for sha256 in new if sha256 not in before]
     return IngestResult(
         batch=batch.name if batch else None,
@@ -112,21 +118,29 @@ def _seen(earlier: Sequence[Path]) -> dict[str, set[tuple[str, str | None]]]:
 
 
 def _find_new(
-    sources: Sequence[Source], seen: dict[str, set[tuple[str, str | None]]]
-) -> tuple[dict[str, Content], int]:
+    sources: Sequence[Source], seen: dict[str, set[tuple[str, str | None]]], stamps: Stamps
+) -> tuple[dict[str, Content], int, dict[Key, tuple[str, str]]]:
+    """What is new, how many files are not, and the stamps of all whose next change will show."""
     new: dict[str, Content] = {}
     known = 0
+    stamped: dict[Key, tuple[str, str]] = {}
     for source in sources:
         labels = source.read_labels()
-        for path in source.files:
-            sha256 = hashlib.sha256(source.read(path)).hexdigest()
+        if source.labels is not None and source.settled(source.labels):
+            stamped[source.base, LABELS] = (source.labels.stamp, "")
+        for path, file in source.files.items():
+            sha256 = stamps.find(source.base, path, file.stamp) if file.certain else None
+            if sha256 not in seen:  # also when the batches are not those that the stamps were taken with
+                sha256 = hashlib.sha256(source.read(path)).hexdigest()
+            if source.settled(file):
+                stamped[source.base, path] = (file.stamp, sha256)
             split, label = labels.get(path) or place(path)
             if (split, label) in seen.get(sha256, ()):
                 known += 1
                 continue
             content = new.setdefault(sha256, Content(source, path, []))
             content.occurrences.append(Occurrence(path, split, label))
-    return new, known
+    return new, known, stamped
 
 
 def place(path: str) -> tuple[str, str | None]:

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from deploy.artifact import write_atomically
 from pipeline.errors import ParamsError
 from pipeline.validation.config import ValidateConfig
 from pipeline.workspace import Workspace
 from simclr_core.config import (
     Block,
+    CompareConfig,
     ExportConfig,
     FinetuneConfig,
     LinearEvalConfig,
@@ -45,6 +45,52 @@ class PrepareConfig(Block):
     shard_megabytes: Annotated[int, Field(ge=1, le=4096)] = 256
 
 
+class RetrainingConfig(Block):
+    """When new images start a run by themselves; see ``pipeline.decide``."""
+
+    sources: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = ("inbox",)  # folders, globs, fsspec URLs
+    schedule: str = "0 3 * * 0"  # cron: every Sunday at three
+    timezone: str = "UTC"
+    min_new_images: Annotated[int, Field(ge=1)] = 1000  # the sensor waits for as many
+    min_new_images_after_drift: Annotated[int, Field(ge=1)] = 200  # as many are enough when the last report saw drift
+    quiet_minutes: Annotated[float, Field(ge=0)] = (
+        10.0  # nothing may have arrived for as long: a copy is still going on
+    )
+    max_age_days: Annotated[float, Field(gt=0)] = 30.0  # an encoder released longer ago is shown as overdue
+
+
+class GatesConfig(Block):
+    """What a candidate has to show before it may replace the champion. Losses are percentage points of top-1."""
+
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95  # of the one-sided paired test
+    release_if: Literal["not_worse", "better"] = "not_worse"
+    max_loss: Annotated[float, Field(ge=0, le=100)] = 2.0  # kNN and probe: a greater loss has to be ruled out
+    max_low_label_loss: Annotated[float, Field(ge=0, le=100)] = 3.0  # fine-tuned accuracy, beyond both intervals
+    max_latency_milliseconds: Annotated[float, Field(gt=0)] | None = None  # of one image, median
+    max_latency_ratio: Annotated[float, Field(gt=0)] = 1.5  # to the champion's, measured beside it
+    max_megabytes: Annotated[float, Field(gt=0)] | None = None  # of the ONNX file
+    max_size_ratio: Annotated[float, Field(gt=0)] = 1.5
+    old_index: Literal["report", "require"] = "report"  # must the champion's index answer the candidate's queries?
+    max_old_index_loss: Annotated[float, Field(ge=0, le=100)] = 5.0
+
+
+class ReleaseConfig(Block):
+    """Where released encoders go, and in whose name."""
+
+    registry: str = "registry"  # a folder that servers read; relative to the workspace
+    require_remote: bool = False  # true: refuse to release what only this machine's DVC cache holds
+    author: str = "simclr-bot"
+    email: str = "simclr-bot@localhost"
+
+
+class StorageConfig(Block):
+    """How much disk a workspace may take."""
+
+    min_free_gigabytes: Annotated[float, Field(ge=0)] = 2.0  # a run does not start with less
+    max_cache_gigabytes: Annotated[float, Field(gt=0)] | None = None  # above, what no release needs is collected
+    keep_releases: Annotated[int, Field(ge=1)] = 5  # bundles kept in the registry, beside the one that serves
+
+
 @dataclass(frozen=True)
 class Params:
     """Every block of ``params.yaml``."""
@@ -56,6 +102,11 @@ class Params:
     linear_eval: LinearEvalConfig
     finetune: FinetuneConfig
     export: ExportConfig
+    compare: CompareConfig
+    retraining: RetrainingConfig
+    gates: GatesConfig
+    release: ReleaseConfig
+    storage: StorageConfig
 
 
 BLOCKS: dict[str, type[Block]] = dict(Params.__annotations__)
@@ -78,6 +129,8 @@ def override(workspace: Workspace, values: Mapping[str, str]) -> None:
     Raises:
         ParamsError: an unknown key, or a value out of range.
     """
+    from deploy.artifact import write_atomically  # brings numpy, and a code location reads these models when it loads
+
     if not values:
         return
     read(workspace)

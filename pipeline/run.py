@@ -14,18 +14,18 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 import dagster as dg
-import psutil
+from dagster._core.storage.tags import MAX_RETRIES_TAG
 
 from pipeline.defs import build_definitions
 from pipeline.defs.raw_images import RawImagesConfig
 from pipeline.dvc.client import Outcome
 from pipeline.dvc.project import load
 from pipeline.dvc.translator import RAW_IMAGES, asset_key
-from pipeline.errors import StageFailedError
+from pipeline.errors import FORESEEN, StageFailedError
+from pipeline.launcher import PROCESS, RUN, identify, reap
 from pipeline.workspace import Workspace
 
 RAW_STAGE = "raw_images"
-PROCESS = "simclr/process"  # tag of a run: the process it runs in
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class RunOutcome:
     stages: dict[str, StageResult]
 
 
-def run(workspace: Workspace, stages: Sequence[str] | None = None, sources: Sequence[str] = ("inbox",)) -> RunOutcome:
+def run(workspace: Workspace, stages: Sequence[str] | None = None, sources: Sequence[str] | None = None) -> RunOutcome:
     """Ingest the sources and bring every stage up to date, or only the given stages with their gates.
 
     Args:
         stages: names from dvc.yaml, ``finetune`` meaning all of its matrix; ``raw_images`` is the ingest.
-        sources: what to ingest, if that is part of the run.
+        sources: what to ingest, if that is part of the run; None: what ``params.yaml`` says.
 
     Raises:
         DvcError: an unknown stage, or a fault in dvc.yaml.
@@ -64,36 +64,26 @@ def run(workspace: Workspace, stages: Sequence[str] | None = None, sources: Sequ
         job = dg.Definitions.merge(build_definitions(workspace), loggers).resolve_job_def("retrain")
         config: dict[str, dict[str, Any]] = {"loggers": {"terminal": {}}}
         if selection is None or RAW_IMAGES in selection:
-            config["ops"] = {RAW_STAGE: {"config": RawImagesConfig(sources=list(sources)).model_dump()}}
+            config["ops"] = {
+                RAW_STAGE: {"config": RawImagesConfig(sources=None if sources is None else list(sources)).model_dump()}
+            }
         run_id = str(uuid.uuid4())
         try:
-            tags = {PROCESS: _identify(os.getpid())}
-            result = job.execute_in_process(config, instance, asset_selection=selection, run_id=run_id, tags=tags)
+            tags = {PROCESS: identify(os.getpid()), MAX_RETRIES_TAG: "0"}  # who started it here starts it again
+            with _marked(run_id):
+                result = job.execute_in_process(config, instance, asset_selection=selection, run_id=run_id, tags=tags)
         except dg.DagsterExecutionInterruptedError:
             raise KeyboardInterrupt from None
+        except dg.Failure as failure:  # how an asset shows a foreseen error in the UI, without a traceback
+            if isinstance(failure.__context__, FORESEEN):
+                raise failure.__context__ from None
+            raise
         except dg.DagsterError:
             failed = _failed_gates(instance, run_id)
             if not failed:
                 raise
             raise StageFailedError("; ".join(failed)) from None
     return RunOutcome(run_id, dict(_results(result)))
-
-
-def reap(instance: dg.DagsterInstance) -> None:
-    """End the runs whose process was killed: Dagster would show them as running, and make others wait, for ever."""
-    started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])
-    for lost in instance.get_runs(started):
-        process = lost.tags.get(PROCESS)
-        if process and process != _identify(int(process.partition("@")[0])):
-            instance.report_run_failed(lost, f"Process {process} is gone; it was killed or the machine went down.")
-
-
-def _identify(pid: int) -> str:
-    """A process by its number and its start, since numbers are used again; empty when there is none."""
-    try:
-        return f"{pid}@{psutil.Process(pid).create_time():.2f}"
-    except psutil.NoSuchProcess:
-        return ""
 
 
 def _select(workspace: Workspace, names: Sequence[str] | None) -> list[dg.AssetKey] | None:
@@ -131,7 +121,7 @@ def _log(terminal: TextIO) -> dg.LoggerDefinition:
         def emit(self, record: logging.LogRecord) -> None:
             meta = record.__dict__.get("dagster_meta", {})
             if not meta.get("dagster_event"):
-                print(meta.get("orig_message", record.getMessage()), file=terminal, flush=True)
+                _say(terminal, meta.get("orig_message", record.getMessage()))
 
     @dg.logger
     def definition(_: dg.InitLoggerContext) -> logging.Logger:
@@ -140,6 +130,29 @@ def _log(terminal: TextIO) -> dg.LoggerDefinition:
         return logger
 
     return definition
+
+
+def _say(terminal: TextIO, line: str) -> None:
+    """One line. When the reader is gone, as in ``simclr run | head``, the run goes on and its lines go nowhere."""
+    try:
+        print(line, file=terminal, flush=True)
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, terminal.fileno())
+        os.close(nowhere)
+
+
+@contextmanager
+def _marked(run_id: str) -> Iterator[None]:
+    """Processes that are started in the block belong to the run, and can be found should this one be killed."""
+    before = os.environ.get(RUN)
+    os.environ[RUN] = run_id
+    try:
+        yield
+    finally:
+        del os.environ[RUN]
+        if before is not None:
+            os.environ[RUN] = before
 
 
 @contextmanager

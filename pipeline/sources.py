@@ -1,15 +1,20 @@
-"""Where images come from: a folder, a glob, or any fsspec URL, listed without following a link or opening a pipe."""
+"""Where images come from: a folder, a glob, or any fsspec URL, listed without following a link or opening a pipe.
+
+Listing opens no file. Of each it takes a stamp, which changes when the file does: size and time of the last change on
+a disk, size and ETag in a bucket.
+"""
 
 import csv
 import io
 import os
+import re
 import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 from fsspec.core import url_to_fs
@@ -19,22 +24,48 @@ from pipeline.errors import IngestError
 LABELS = "labels.csv"
 NOT_IMAGES = {LABELS, "Thumbs.db", "desktop.ini"}  # besides hidden files, which every desktop leaves in folders
 SPLITS = ("train", "test")
+GRANULARITY_SECONDS = 0.05  # two changes of a file within one tick of the kernel's clock have the same time
+SIZE_ONLY = "size:"  # begins the stamp of a file whose file system tells neither a time nor a hash
+# Before the @ of such an address stands no secret: a container (Azure) or the name of an account that has a key.
+NAMES_BEFORE_AT = {"abfs", "abfss", "adl", "az", "sftp", "ssh"}
+
+
+class File(NamedTuple):
+    """A file where it is; ``changed`` is None where the file system does not say."""
+
+    location: str
+    stamp: str
+    changed: float | None  # seconds since the epoch
+
+    @property
+    def certain(self) -> bool:
+        """Whether equal stamps mean equal contents, so that the file need not be read again."""
+        return not self.stamp.startswith(SIZE_ONLY)
 
 
 @dataclass
 class Source:
-    """The files of one source, relative path → full path; ``skipped`` says what was passed over and why."""
+    """The files of one source by relative path; ``skipped`` says what was passed over and why.
+
+    ``base`` is the URL that the paths are relative to, the same however the source was named.
+    """
 
     name: str
+    base: str
     filesystem: fsspec.AbstractFileSystem
-    files: dict[str, str] = field(default_factory=dict)
-    unsettled: list[str] = field(default_factory=list)
+    listed: float = field(default_factory=time.time)
+    files: dict[str, File] = field(default_factory=dict)
+    unsettled: dict[str, File] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
-    labels: str | None = None
+    labels: File | None = None
+
+    def settled(self, file: File) -> bool:
+        """Whether a change from now on changes the stamp."""
+        return file.changed is None or file.changed <= self.listed - GRANULARITY_SECONDS
 
     def read(self, path: str) -> bytes:
         try:
-            data: bytes = self.filesystem.cat_file(self.files[path])
+            data: bytes = self.filesystem.cat_file(self.files[path].location)
         except OSError as error:
             raise IngestError(f"{self.name}: cannot read {path!r} ({error}); mend it or take it out") from None
         return data
@@ -48,7 +79,7 @@ class Source:
         if self.labels is None:
             return {}
         where = f"{self.name}/{LABELS}"
-        text = self.filesystem.cat_file(self.labels).decode("utf-8-sig", errors="replace")
+        text = self.filesystem.cat_file(self.labels.location).decode("utf-8-sig", errors="replace")
         rows = csv.DictReader(io.StringIO(text))
         if not {"path", "label"} <= set(rows.fieldnames or ()):
             raise IngestError(f"{where}: columns are {rows.fieldnames}; must be path,label and, if wanted, split")
@@ -60,7 +91,7 @@ class Source:
             if path in labels:
                 raise IngestError(f"{where}: line {rows.line_num} names {path!r} again; give each file one row")
             labels[path] = (split, row["label"] or None)
-        if labels and not labels.keys() & (self.files.keys() | set(self.unsettled)):
+        if labels and not labels.keys() & (self.files.keys() | self.unsettled.keys()):
             raise IngestError(
                 f"{where}: none of its {len(labels)} paths is a file of this source, such as {next(iter(labels))!r}; "
                 "paths are relative to the folder of labels.csv"
@@ -74,15 +105,17 @@ def list_source(root: Path, name: str, settle_seconds: float) -> Source:
     Files changed in the last ``settle_seconds`` are still being written and listed as ``unsettled``.
 
     Raises:
-        IngestError: it does not exist or cannot be read.
+        IngestError: it does not exist, cannot be read, or its address has credentials in it.
     """
+    _refuse_credentials(name)
     local = "://" not in name
     try:
         filesystem, path = url_to_fs(str(root / Path(name).expanduser()) if local else name)
+        filesystem.invalidate_cache()  # a long-lived process would be shown the bucket as it was at its first look
         glob = any(sign in path for sign in "*?[")
         base = path.partition("*")[0].partition("?")[0].partition("[")[0].rpartition("/")[0] if glob else path
         entries = _glob(filesystem, path) if glob else _walk_local(base) if local else _walk(filesystem, path)
-        return _sort_out(Source(name, filesystem), base, entries, settle_seconds)
+        return _sort_out(Source(name, filesystem.unstrip_protocol(base), filesystem), base, entries, settle_seconds)
     except FileNotFoundError:
         raise IngestError(f"{name}: does not exist; give a folder, a glob in quotes, or an fsspec URL") from None
     except PermissionError as error:
@@ -93,23 +126,47 @@ def list_source(root: Path, name: str, settle_seconds: float) -> Source:
         raise IngestError(f"{name}: cannot be opened ({error})") from None
 
 
-Entry = tuple[str, float, str | None]  # full path, seconds since the last change, why it is passed over
+def _refuse_credentials(name: str) -> None:
+    """An address ends up in params.yaml, in logs and in the record of every run: no place for a secret."""
+    found = re.search(r"([\w+.-]*)://([^/]*)@", name)
+    if found and (":" in found[2] or found[1] not in NAMES_BEFORE_AT):
+        hidden = name.replace(f"{found[2]}@", "***@")
+        raise IngestError(
+            f"{hidden}: has credentials in its address; leave them out, and give them in the environment "
+            "(AWS_ACCESS_KEY_ID and so on) or in a file of ~/.config/fsspec"
+        )
+
+
+class Entry(NamedTuple):
+    """One thing in a listing, and why it is passed over, if it is."""
+
+    path: str
+    stamp: str = ""
+    changed: float | None = None
+    fault: str | None = None
 
 
 def _sort_out(source: Source, base: str, entries: Iterator[Entry], settle_seconds: float) -> Source:
-    for path, age, fault in sorted(entries):
-        relative = PurePosixPath(path).relative_to(base).as_posix()
+    prefix = base.rstrip("/") + "/"
+    settled = source.listed - settle_seconds
+    for path, stamp, changed, fault in sorted(entries, key=lambda entry: entry.path):
+        relative = path[len(prefix) :] if path.startswith(prefix) else _relative(path, base)
+        file = File(path, stamp, changed)
         if fault:
             source.skipped.append(f"{relative!r} {fault}")
-        elif PurePosixPath(relative) == PurePosixPath(LABELS):
-            source.labels = path
-        elif any(part.startswith(".") for part in PurePosixPath(relative).parts) or Path(relative).name in NOT_IMAGES:
+        elif relative == LABELS:
+            source.labels = file
+        elif relative.startswith(".") or "/." in relative or relative.rpartition("/")[2] in NOT_IMAGES:
             continue
-        elif age < settle_seconds:
-            source.unsettled.append(relative)
-        else:
-            source.files[relative] = path
+        elif changed is not None and changed > settled:
+            source.unsettled[relative] = file
+        else:  # a stored object without a time is complete: it appears when its upload has ended
+            source.files[relative] = file
     return source
+
+
+def _relative(path: str, base: str) -> str:
+    return PurePosixPath(path).relative_to(base).as_posix()
 
 
 def _walk_local(folder: str) -> Iterator[Entry]:
@@ -120,11 +177,13 @@ def _walk_local(folder: str) -> Iterator[Entry]:
             if stat.S_ISDIR(status.st_mode):
                 yield from _walk_local(entry.path)
             elif not _is_text(entry.path):
-                yield os.fsencode(entry.path).decode("utf-8", "backslashreplace"), 0, "has a name that is not UTF-8"
+                name = os.fsencode(entry.path).decode("utf-8", "backslashreplace")
+                yield Entry(name, fault="has a name that is not UTF-8")
             elif stat.S_ISREG(status.st_mode):
-                yield entry.path, time.time() - status.st_mtime, None
+                yield Entry(entry.path, f"{status.st_size}-{status.st_mtime_ns}", status.st_mtime)
             else:
-                yield entry.path, 0, "is a link" if stat.S_ISLNK(status.st_mode) else "is not a regular file"
+                fault = "is a link" if stat.S_ISLNK(status.st_mode) else "is not a regular file"
+                yield Entry(entry.path, fault=fault)
 
 
 def _is_text(path: str) -> bool:
@@ -138,20 +197,33 @@ def _is_text(path: str) -> bool:
 def _walk(filesystem: fsspec.AbstractFileSystem, path: str) -> Iterator[Entry]:
     if not filesystem.exists(path):
         raise FileNotFoundError(path)
-    for name, entry in filesystem.find(path, detail=True).items():
-        yield name, _age(entry), None
+    for name, details in filesystem.find(path, detail=True).items():
+        yield _entry(name, details)
 
 
 def _glob(filesystem: fsspec.AbstractFileSystem, pattern: str) -> Iterator[Entry]:
-    for name, entry in filesystem.glob(pattern, detail=True).items():
-        if entry["type"] == "directory":
+    for name, details in filesystem.glob(pattern, detail=True).items():
+        if details["type"] == "directory":
             continue
-        yield name, _age(entry), "is a link" if entry.get("islink") else None
+        yield Entry(name, fault="is a link") if details.get("islink") else _entry(name, details)
 
 
-def _age(entry: dict[str, Any]) -> float:
-    """Seconds since the last change, infinite where a file system does not say: a stored object is complete."""
-    changed = entry.get("mtime") or entry.get("LastModified") or entry.get("created")
+def _entry(name: str, details: dict[str, Any]) -> Entry:
+    """The keys are those of fsspec's file systems: no two of them have the same."""
+    size = details.get("size")
+    changed = details.get("mtime") or details.get("LastModified") or details.get("last_modified")
+    changed = changed or details.get("updated") or details.get("created")
+    content = details.get("ETag") or details.get("etag") or details.get("md5Hash") or details.get("content_md5")
+    if isinstance(changed, str):
+        changed = _parse(changed)
     if isinstance(changed, datetime):
         changed = changed.timestamp()
-    return time.time() - changed if changed else float("inf")
+    known = content or (f"{changed:.9f}" if changed else None)
+    return Entry(name, f"{size}-{known}" if known else f"{SIZE_ONLY}{size}", changed or None)
+
+
+def _parse(time: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(time)
+    except ValueError:
+        return None

@@ -5,10 +5,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from deploy.errors import DeployError
-from pipeline.errors import PipelineError
+from pipeline.errors import FORESEEN
 from pipeline.workspace import Workspace, find
-from simclr_core.errors import SimclrError
 from simclr_core.reporter import emit
 
 ADVICE: dict[int | None, str] = {
@@ -24,7 +22,7 @@ def run_stage(name: str, stage: Callable[[Workspace], None]) -> None:
     emit("start", stage=name, message="started")
     try:
         stage(find(Path.cwd()))
-    except (PipelineError, SimclrError, DeployError) as error:
+    except FORESEEN as error:
         sys.exit(fail(str(error)))
     except OSError as error:
         if error.errno is None:

@@ -19,9 +19,10 @@ from pipeline.errors import WorkspaceError
 VARIABLE = "SIMCLR_WORKSPACE"
 TEMPLATE = ("dvc.yaml", "params.yaml", "dagster.yaml", "dg.toml", "definitions.py", "workspace.yaml")
 INBOX = ("unlabeled", "labeled", "test")
-WRITTEN = (".dvc", ".simclr", "data", "models", "reports", "history", "storage", "schedules")
+WRITTEN = (".dvc", ".simclr", "data", "models", "registry", "reports", "history", "storage", "schedules")
 IGNORED_BY_GIT = (
     "/inbox/",
+    "/registry/",
     "/.simclr/",
     "/history/",
     "/storage/",

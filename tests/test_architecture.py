@@ -76,15 +76,17 @@ def test_the_picture_in_the_readme_has_the_edges_of_dvc_yaml() -> None:
         parts = [[re.match(r"\w+", name)[0] for name in group.split(" & ")] for group in re.split(nodes, line.strip())]
         for sources, targets in pairwise(parts):
             edges |= {(source, target) for source in sources for target in targets}
-    stages = {name.partition("@")[0] for name in (stage.name for stage in load(ROOT).stages)} | {"raw_images"}
+    stages = {name.partition("@")[0] for name in (stage.name for stage in load(ROOT).stages)}
+    stages |= {"raw_images", "champion", "released_encoder"}
     gates = {name for edge in edges for name in edge} - stages
     direct = {(a, c) for a, b in edges for d, c in edges if b == d and b in gates} | edges
     drawn = {(a, b) for a, b in direct if not {a, b} & gates}
-    assert drawn == edges_of_dvc_yaml()
+    assert drawn - edges_of_dvc_yaml() == {("raw_images", "champion"), ("compare", "released_encoder")}
+    assert edges_of_dvc_yaml() <= drawn
 
 
 def edges_of_dvc_yaml() -> set[tuple[str, str]]:
-    producers = {"data/raw": "raw_images"}
+    producers = {"data/raw": "raw_images", "models/champion": "champion"}
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     for name, stage in stages.items():
         for kind in ("outs", "metrics", "plots"):

@@ -1,10 +1,13 @@
-"""What Dagster sees of a workspace: its assets, their gates, the job and the schedule."""
+"""What Dagster sees of a workspace: its assets, their gates, what starts a run, and the jobs around releases."""
 
 import dagster as dg
 
+from pipeline.defs import release
+from pipeline.defs.alerts import build_alerts
 from pipeline.defs.checks import GATES
 from pipeline.defs.raw_images import raw_images
-from pipeline.defs.retraining import retrain, weekly
+from pipeline.defs.release import champion, released_encoder
+from pipeline.defs.retraining import build_retraining, freshness, retrain
 from pipeline.dvc.assets import dvc_assets
 from pipeline.workspace import Workspace
 
@@ -14,14 +17,32 @@ def build_definitions(workspace: Workspace) -> dg.Definitions:
 
     Raises:
         DvcError: dvc.yaml has a fault.
+        ConfigError, ParamsError: so has the block ``retraining`` of params.yaml.
     """
-    assets = dvc_assets(workspace)
-    keys = {key for stage in assets for key in stage.keys}
+    stages = dvc_assets(workspace)
+    results = {key for stage in stages for key in stage.keys}
+    read = {dep.asset_key for stage in stages for spec in stage.specs for dep in spec.deps}
+    # A dvc.yaml of somebody's own may have nothing to compare with a champion, or to release.
+    pinned = [champion] if champion.key in read else []
+    released = (
+        [released_encoder] if {dep.asset_key for spec in released_encoder.specs for dep in spec.deps} <= results else []
+    )
+    retraining = build_retraining(workspace)
+    policy = freshness(workspace)
     return dg.Definitions(
-        assets=[raw_images, *assets],
-        asset_checks=[gate for gate in GATES if all(check.asset_key in keys for check in gate.check_keys)],
-        jobs=[retrain],
-        schedules=[weekly],
+        assets=[
+            raw_images,
+            *pinned,
+            *stages,
+            *(
+                asset.map_asset_specs(lambda spec: spec.replace_attributes(freshness_policy=policy))
+                for asset in released
+            ),
+        ],
+        asset_checks=[gate for gate in GATES if all(check.asset_key in results for check in gate.check_keys)],
+        jobs=[retrain, *release.JOBS],
+        sensors=[*retraining.sensors, *build_alerts(workspace)],
+        schedules=retraining.schedules,
         resources={"workspace": workspace},
         # A stage has the machine to itself, and is a process of its own already.
         executor=dg.in_process_executor,

@@ -1,18 +1,21 @@
 """The asset `raw_images`: what ``simclr ingest`` does, so that new images and new settings can come from the UI."""
 
-import dagster as dg
-from pydantic import Field
+from typing import TYPE_CHECKING
 
+import dagster as dg
+
+from pipeline.defs.launchpad import LaunchConfig, launch_config
+from pipeline.defs.retraining import DATA
+from pipeline.dvc.assets import foreseen
 from pipeline.dvc.project import RAW, read_tracked
 from pipeline.dvc.translator import POOL, RAW_IMAGES
+from pipeline.errors import PipelineError
 from pipeline.workspace import Workspace
 
-
-class RawImagesConfig(dg.Config):
-    """Where to look, and which settings to change: ``overrides: {pretrain.epochs: "100"}``."""
-
-    sources: list[str] = Field(default=["inbox"])
-    overrides: dict[str, str] = Field(default={})
+if TYPE_CHECKING:  # its fields for the blocks of params.yaml exist only at run time
+    RawImagesConfig = LaunchConfig
+else:
+    RawImagesConfig = launch_config("RawImagesConfig")
 
 
 @dg.asset(
@@ -27,15 +30,19 @@ class RawImagesConfig(dg.Config):
 def raw_images(
     context: dg.AssetExecutionContext, config: RawImagesConfig, workspace: dg.ResourceParam[Workspace]
 ) -> dg.MaterializeResult[None]:
-    """Write the overrides into params.yaml, then ingest what is new; with nothing new the data version stays."""
-    # Here, because a code location has to load quickly and these bring numpy, fsspec and ruamel.yaml.
+    """Write the settings into params.yaml, then ingest what is new; with nothing new the data version stays."""
+    # Here, because a code location has to load quickly and these bring numpy and fsspec.
     from pipeline.ingest import ingest
-    from pipeline.params import override
+    from pipeline.params import override, read
+    from pipeline.storage import require_space
 
-    override(workspace, config.overrides)
-    result = ingest(workspace, config.sources)
-    context.log.info(f"raw_images: {result}")
-    record = read_tracked(workspace.root, RAW)
+    with foreseen():
+        override(workspace, config.settings())
+        require_space(workspace)
+        result = ingest(workspace, config.sources or read(workspace).retraining.sources)
+        context.log.info(f"raw_images: {result}")
+        _sign(context, workspace)
+        record = read_tracked(workspace.root, RAW)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(record.md5),
         metadata={
@@ -47,3 +54,16 @@ def raw_images(
             "dvc/executed": result.batch is not None,
         },
     )
+
+
+def _sign(context: dg.AssetExecutionContext, workspace: Workspace) -> None:
+    """Write on the run which images it trains on, so that no trigger starts another one for the same."""
+    from pipeline.inbox import survey
+    from pipeline.params import read
+
+    try:
+        digest = survey(workspace, read(workspace).retraining.sources).digest
+    except PipelineError as error:  # a bucket that is away, and that this run may not even read
+        context.log.warning(f"raw_images: the run does not know which images of retraining.sources it has: {error}")
+    else:
+        context.instance.add_run_tags(context.run.run_id, {DATA: digest})

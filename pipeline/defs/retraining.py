@@ -1,6 +1,35 @@
-"""When everything is computed again: by hand, or every week once the schedule is switched on in the UI."""
+"""What starts the job `retrain`: a sensor for new images, a schedule, or a person.
+
+Both triggers ask ``pipeline.decide``, and both are off until they are switched on in the UI. The schedule takes
+whatever is there; the sensor waits until it is worth while, and until nobody is copying any more.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import dagster as dg
+
+from pipeline.decide import Champion, Inbox, LastRun, Policy, Run, Skip, decide
+from pipeline.defs.failures import explain
+from pipeline.errors import ParamsError
+from pipeline.params import RetrainingConfig
+from pipeline.workspace import Workspace
+from simclr_core.config import read_block
+
+DATA = "simclr/data"  # tag of a run: digest of the inbox it was started for and then, more precisely, has ingested
+REASON = "simclr/reason"
+RUN_KEY = "dagster/run_key"
+WILL_RETRY = "dagster/will_retry"
+GOING_ON = (
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+)
 
 retrain = dg.define_asset_job(
     "retrain",
@@ -8,10 +37,135 @@ retrain = dg.define_asset_job(
     description="Ingest what is new and bring every stage up to date; what has not changed is skipped.",
 )
 
-weekly = dg.ScheduleDefinition(
-    name="weekly",
-    job=retrain,
-    cron_schedule="0 3 * * 0",
-    default_status=dg.DefaultScheduleStatus.STOPPED,
-    description="Sundays at 03:00 UTC. With no new images it takes seconds and changes nothing.",
-)
+
+@dataclass(frozen=True)
+class Retraining:
+    """What starts the runs of a workspace."""
+
+    sensors: Sequence[dg.SensorDefinition]
+    schedules: Sequence[dg.ScheduleDefinition]
+
+
+def build_retraining(workspace: Workspace) -> Retraining:
+    """The sensor and the schedule of ``retrain``; cron and time zone are those of params.yaml now.
+
+    Raises:
+        ConfigError: the block ``retraining`` has faults.
+        ParamsError: its cron or its time zone is none.
+    """
+    config = _read(workspace)
+
+    @dg.sensor(
+        name="new_images",
+        job=retrain,
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description="Starts a run when enough new images have arrived and nobody is copying any more.",
+    )
+    def new_images(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        now = datetime.now(UTC)
+        found, cursor = _watch(_survey(workspace), context.cursor, now)
+        answer = _decide(workspace, context.instance, found, now, _policy(_read(workspace)))
+        if isinstance(answer, Skip):
+            return dg.SensorResult(skip_reason=answer.reason, cursor=cursor)
+        return dg.SensorResult(run_requests=[_request(answer, workspace)], cursor=cursor)
+
+    def scheduled(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        policy = replace(_policy(_read(workspace)), min_new_images=1, quiet_minutes=0)
+        answer = _decide(workspace, context.instance, _survey(workspace), datetime.now(UTC), policy)
+        return dg.SkipReason(answer.reason) if isinstance(answer, Skip) else _request(answer, workspace)
+
+    try:
+        schedule = dg.ScheduleDefinition(
+            name="scheduled",
+            job=retrain,
+            cron_schedule=config.schedule,
+            execution_timezone=config.timezone,
+            execution_fn=scheduled,
+            default_status=dg.DefaultScheduleStatus.STOPPED,
+            description=f"Starts a run at {config.schedule} ({config.timezone}) if anything is new.",
+        )
+    except dg.DagsterInvalidDefinitionError as error:
+        raise ParamsError(f"params.yaml: retraining.schedule or retraining.timezone: {error}") from None
+    return Retraining([new_images], [schedule])
+
+
+def freshness(workspace: Workspace) -> dg.FreshnessPolicy:
+    """An encoder released longer ago than ``retraining.max_age_days`` is shown as overdue, with a warning before."""
+    limit = max(timedelta(days=_read(workspace).max_age_days), timedelta(minutes=2))  # Dagster allows no shorter one
+    return dg.FreshnessPolicy.time_window(fail_window=limit, warn_window=limit * 0.8)
+
+
+def last_run(instance: dg.DagsterInstance, digest: str) -> LastRun | None:
+    """The run that is going on, else the latest one with the images of this digest."""
+    for run in instance.get_runs(dg.RunsFilter(statuses=list(GOING_ON)), limit=1):
+        return LastRun(run.run_id, "going_on", run.tags.get(DATA))
+    found = instance.get_runs(dg.RunsFilter(tags={DATA: digest}), limit=1)
+    # A run that was started for them and has then ingested more; Dagster would drop a second one without a word.
+    found = found or instance.get_runs(dg.RunsFilter(tags={RUN_KEY: digest}), limit=1)
+    if not found:
+        return None
+    (run,) = found
+    if run.status == dg.DagsterRunStatus.SUCCESS:
+        return LastRun(run.run_id, "succeeded", digest)
+    if run.status == dg.DagsterRunStatus.CANCELED:
+        return LastRun(run.run_id, "canceled", digest)
+    if run.tags.get(WILL_RETRY) == "true":
+        return LastRun(run.run_id, "going_on", digest)
+    return LastRun(run.run_id, "failed", digest, explain(instance, run.run_id).place)
+
+
+def _decide(
+    workspace: Workspace, instance: dg.DagsterInstance, found: Inbox, now: datetime, policy: Policy
+) -> Run | Skip:
+    from pipeline.champion import released
+
+    current = released(workspace)
+    champion = Champion(current.name) if current else None
+    return decide(found, last_run(instance, found.digest), champion, now, policy)
+
+
+def _request(answer: Run, workspace: Workspace) -> dg.RunRequest:
+    return dg.RunRequest(
+        run_key=answer.run_key,
+        run_config={"ops": {"raw_images": {"config": {"sources": list(_read(workspace).sources)}}}},
+        tags={DATA: answer.run_key, REASON: answer.reason},
+    )
+
+
+def _watch(found: Inbox, cursor: str | None, now: datetime) -> tuple[Inbox, str]:
+    """What was moved here, or copied with its times, is as old as ever: that it arrived shows between two looks.
+
+    The cursor holds the digest that the look before saw, and when it was first seen.
+    """
+    before = _parse(cursor)
+    unchanged = before.get("digest") == found.digest
+    since = before.get("since") if unchanged else now.timestamp() if before else None
+    after = json.dumps({"digest": found.digest, "since": since})
+    if since is None:
+        return found, after
+    arrived = datetime.fromtimestamp(since, UTC)
+    return replace(found, last_change=max(arrived, found.last_change or arrived)), after
+
+
+def _parse(cursor: str | None) -> dict[str, Any]:
+    """What an earlier version, or a person in the UI, has written as cursor counts as none."""
+    try:
+        value = json.loads(cursor or "")
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) and isinstance(value.get("since"), float | None) else {}
+
+
+def _survey(workspace: Workspace) -> Inbox:
+    from pipeline.inbox import survey  # brings fsspec and its file systems
+
+    return survey(workspace, _read(workspace).sources)
+
+
+def _read(workspace: Workspace) -> RetrainingConfig:
+    return read_block(workspace.params, "retraining", RetrainingConfig)
+
+
+def _policy(config: RetrainingConfig) -> Policy:
+    return Policy(config.min_new_images, config.min_new_images_after_drift, config.quiet_minutes)

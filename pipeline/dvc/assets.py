@@ -8,6 +8,7 @@ import base64
 import json
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import dagster as dg
 from pipeline.dvc.client import Outcome, repro
 from pipeline.dvc.project import Project, Stage, load, read_lock
 from pipeline.dvc.translator import asset_key, asset_spec, op_name, pool
+from pipeline.errors import FORESEEN
 from pipeline.workspace import Workspace
 
 INLINE_BYTES = 200_000  # an inline image becomes a row of Dagster's event log
@@ -37,7 +39,10 @@ def stage_assets(workspace: Workspace, project: Project, stage: Stage) -> dg.Ass
 
     @dg.multi_asset(name=op_name(stage), specs=specs, pool=pool(stage), op_tags={"dvc/stage": stage.name})
     def results(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
-        reproduction = repro(workspace.root, stage.name, lambda message: context.log.info(f"{stage.name}: {message}"))
+        with foreseen():
+            reproduction = repro(
+                workspace.root, stage.name, lambda message: context.log.info(f"{stage.name}: {message}")
+            )
         context.log.info(f"{stage.name}: {reproduction.outcome} in {reproduction.seconds:.1f} s")
         recorded = read_lock(workspace.root, stage)
         for out in stage.data:
@@ -59,6 +64,15 @@ def stage_assets(workspace: Workspace, project: Project, stage: Stage) -> dg.Ass
             )
 
     return results
+
+
+@contextmanager
+def foreseen() -> Iterator[None]:
+    """Show an error that says what to do as that, one line in the UI; any other keeps its traceback."""
+    try:
+        yield
+    except FORESEEN as error:
+        raise dg.Failure(str(error), allow_retries=False) from None
 
 
 def numbers(workspace: Workspace, stage: Stage) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Runs ``dvc``, one writer at a time in a workspace.
 
 While a stage runs, its output goes to ``.simclr/logs/<stage>.log`` and its events (``simclr_core.reporter``) to
-``.simclr/events/<stage>.jsonl``; both are passed on as they grow.
+``.simclr/events/<stage>.jsonl``; both are passed on as they grow, without the secrets in them (``pipeline.redact``).
 """
 
 import fcntl
@@ -10,16 +10,17 @@ import os
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import IO
 
+from pipeline.dvc.logs import Events, Log
 from pipeline.dvc.processes import POLL_SECONDS, supervised
 from pipeline.errors import BusyError, DvcError, StageFailedError
+from pipeline.redact import redactor
 
 DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")  # a person's `dvc push` may hold DVC's own lock for a moment
 GRACE_SECONDS = 60.0  # torchrun takes up to 30 s to stop its workers, after they have saved a checkpoint
@@ -75,7 +76,7 @@ def add(root: Path, path: Path) -> None:
     Raises:
         DvcError: with DVC's own words.
     """
-    _execute(root, "add", str(path.relative_to(root)))
+    execute(root, "add", str(path.relative_to(root)))
 
 
 def changed_stages(root: Path) -> dict[str, list[str]]:
@@ -84,7 +85,7 @@ def changed_stages(root: Path) -> dict[str, list[str]]:
     Raises:
         DvcError: with DVC's own words.
     """
-    status: dict[str, list[str | dict[str, dict[str, str]]]] = json.loads(_execute(root, "status", "--json"))
+    status: dict[str, list[str | dict[str, dict[str, str]]]] = json.loads(execute(root, "status", "--json"))
     return {stage: [reason for change in changes for reason in _reasons(change)] for stage, changes in status.items()}
 
 
@@ -111,61 +112,55 @@ def repro(
     started = time.monotonic()
     announcements = {line.format(stage): outcome for line, outcome in ANNOUNCEMENTS.items()}
     outcomes: list[Outcome] = []
-    printed: deque[str] = deque(maxlen=50)
+    scratch = root / ".simclr"
+    hide = redactor(root)
 
     def forward() -> None:
         for line in events.lines():
             on_event(_message(line))
-        for line in output.lines():
+        for line in log.lines():
             if line in announcements:
                 outcomes.append(announcements[line])
-            printed.append(line)
             on_output(line)
 
-    with exclusive(root, f"stage {stage}") as lock:
-        output = _Tail(root / ".simclr" / "logs" / f"{stage}.log")
-        events = _Tail(root / ".simclr" / "events" / f"{stage}.jsonl")
-        command = [*DVC, "repro", "--single-item", stage]
-        environment = _environment(SIMCLR_EVENTS=str(events.path))
+    with (
+        exclusive(root, f"stage {stage}") as lock,
+        closing(Log(scratch / "logs" / f"{stage}.log", hide)) as log,
+        closing(Events(scratch / "events" / f"{stage}.jsonl", hide)) as events,
         # DVC inherits the lock: should this process be killed, the workspace stays held until the stage has ended.
-        with supervised(command, root, environment, output.path, grace_seconds, [lock.fileno()]) as process:
-            _sign(lock, f"stage {stage}", f"kill -INT -{process.pid}")
-            while process.poll() is None:
-                forward()
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(POLL_SECONDS)
+        supervised(
+            [*DVC, "repro", "--single-item", stage],
+            root,
+            _environment(SIMCLR_EVENTS=str(events.path)),
+            log.source,
+            grace_seconds,
+            [lock.fileno()],
+        ) as process,
+    ):
+        log.source.unlink()
+        _sign(lock, f"stage {stage}", f"kill -INT -{process.pid}")
+        while process.poll() is None:
             forward()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(POLL_SECONDS)
+        forward()
     if process.returncode != 0:
-        raise _failure(stage, outcomes, printed, output.path.relative_to(root))
+        raise _failure(stage, outcomes, log.last, log.path.relative_to(root))
     if not outcomes:
-        raise DvcError(f"stage {stage}: dvc succeeded but did not say what it did: {' | '.join(printed)}")
+        raise DvcError(f"stage {stage}: dvc succeeded but did not say what it did: {' | '.join(log.last)}")
     return Reproduction(outcomes[0], time.monotonic() - started)
 
 
-class _Tail:
-    """A new, empty file, and the complete lines that were appended to it since the last look."""
+def execute(root: Path, *arguments: str) -> str:
+    """Run `dvc ARGUMENTS` and return what it printed.
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)  # an earlier process may still have the old file open
-        path.touch()
-        self.path = path
-        self._offset = 0
-
-    def lines(self) -> list[str]:
-        with self.path.open("rb") as file:
-            file.seek(self._offset)
-            complete, newline, _ = file.read().rpartition(b"\n")
-        self._offset += len(complete) + len(newline)
-        # A progress bar overwrites its line with a carriage return.
-        return [line for line in complete.decode(errors="replace").replace("\r", "\n").split("\n") if line.strip()]
-
-
-def _execute(root: Path, *arguments: str) -> str:
+    Raises:
+        DvcError: with DVC's own words, without secrets.
+    """
     done = subprocess.run([*DVC, *arguments], cwd=root, env=_environment(), capture_output=True, text=True, check=False)
     if done.returncode != 0:
         reason = " ".join(done.stderr.split()).removeprefix("ERROR: ") or f"exit code {done.returncode}"
-        raise DvcError(f"`dvc {' '.join(arguments)}` failed: {reason}")
+        raise DvcError(redactor(root)(f"`dvc {' '.join(arguments)}` failed: {reason}"))
     return done.stdout
 
 

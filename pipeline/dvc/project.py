@@ -15,6 +15,7 @@ import yaml
 from pipeline.errors import DvcError
 
 RAW = "data/raw"  # a source in every workspace, also before the first ingest has tracked it
+CHAMPION = "models/champion"  # so is the released encoder that the next one has to beat
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def load(root: Path) -> Project:
         raise DvcError(f"{root / 'dvc.yaml'}: {_reason(error)}") from None
     ours = [stage for stage in found if stage.cmd and Path(stage.path) == base / "dvc.yaml"]
     tracked = {_relative(base, out.fs_path) for stage in found if not stage.cmd for out in stage.outs}
-    return Project(root, tuple(_stage(base, stage) for stage in ours), tuple(sorted(tracked | {RAW})))
+    return Project(root, tuple(_stage(base, stage) for stage in ours), tuple(sorted(tracked | {RAW, CHAMPION})))
 
 
 def read_lock(root: Path, stage: Stage) -> dict[str, Recorded]:

@@ -12,17 +12,16 @@ from typing import Any
 
 import dagster as dg
 
-from pipeline.dvc.project import RAW, Out, Project, Stage
+from pipeline.dvc.project import CHAMPION, RAW, Out, Project, Stage
 
 POOL = "dvc"
 RAW_IMAGES = dg.AssetKey("raw_images")
+SOURCES = {RAW: RAW_IMAGES, CHAMPION: dg.AssetKey("champion")}  # results of no stage, which have names of their own
 
 
 def asset_key(path: str) -> dg.AssetKey:
-    """``models/finetuned/0.01`` → models/finetuned/0_01; the raw images have a name of their own."""
-    if path == RAW:
-        return RAW_IMAGES
-    return dg.AssetKey([part.replace(".", "_") for part in PurePosixPath(path).parts])
+    """``models/finetuned/0.01`` → models/finetuned/0_01."""
+    return SOURCES.get(path) or dg.AssetKey([part.replace(".", "_") for part in PurePosixPath(path).parts])
 
 
 def op_name(stage: Stage) -> str:

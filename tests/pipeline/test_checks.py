@@ -1,4 +1,4 @@
-"""The gates: what passes, what does not, and that nothing runs behind a gate that did not pass."""
+"""The gates between the stages: what passes, what does not, what is recorded, and that nothing runs behind it."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,9 @@ import pytest
 
 from pipeline.defs.checks import GATES
 from pipeline.dvc.translator import asset_key
+from pipeline.errors import ReleaseError
 from pipeline.workspace import Workspace
+from tests.pipeline.gates import Rejections, changed, find, judge, put_pretrained, record_rejections
 
 VALIDATION = {
     "images": {"ingested": 12, "accepted": 9, "converted": 1, "quarantined": {"truncated": 2, "empty_file": 1}},
@@ -35,48 +37,55 @@ LINEAR_EVAL = {
 }
 EXPORT = {"cosine_min": 0.999999, "max_abs": 1e-5, "images": 64, "passed": True}
 REPORTS = {
-    "data_contract": ("validation.json", VALIDATION),
-    "not_collapsed": ("pretrain.json", PRETRAIN),
-    "probe_beats_random_init": ("linear_eval.json", LINEAR_EVAL),
-    "onnx_parity": ("export.json", EXPORT),
+    "data_contract": ("reports/validation.json", VALIDATION),
+    "not_collapsed": ("reports/pretrain.json", PRETRAIN),
+    "probe_beats_random_init": ("reports/linear_eval.json", LINEAR_EVAL),
+    "onnx_parity": ("reports/export.json", EXPORT),
 }
 
 
-def judge(folder: Path, gate: str, text: str | None) -> dg.AssetCheckResult:
-    workspace = Workspace(folder)
-    workspace.reports.mkdir(exist_ok=True)
-    if text is not None:
-        (workspace.reports / REPORTS[gate][0]).write_text(text, encoding="utf-8")
-    (check,) = [check for check in GATES if next(iter(check.check_keys)).name == gate]
-    result = check(dg.build_asset_check_context(), workspace)
-    assert isinstance(result, dg.AssetCheckResult)
-    assert result.description
-    return result
+@pytest.fixture
+def rejections(monkeypatch: pytest.MonkeyPatch) -> Rejections:
+    return record_rejections(monkeypatch)
 
 
-def changed(report: dict[str, Any], **values: object) -> str:
-    return json.dumps(report | values)
+def judged(folder: Path, gate: str, text: str | None) -> dg.AssetCheckResult:
+    return judge(folder, gate, {} if text is None else {REPORTS[gate][0]: text})
 
 
 @pytest.mark.parametrize("gate", REPORTS)
-def test_a_good_report_passes_and_a_missing_or_broken_one_does_not(tmp_path: Path, gate: str) -> None:
-    name, report = REPORTS[gate]
-    missing = judge(tmp_path, gate, None)
+def test_a_good_report_passes_and_a_missing_or_broken_one_does_not(
+    tmp_path: Path, gate: str, rejections: Rejections
+) -> None:
+    path, report = REPORTS[gate]
+    missing = judged(tmp_path, gate, None)
     assert not missing.passed
-    assert missing.description == f"reports/{name} does not exist; run the stage that writes it"
-    assert judge(tmp_path, gate, json.dumps(report)).passed
+    assert missing.description == f"{path} does not exist; run the stage that writes it"
+    assert judged(tmp_path, gate, json.dumps(report)).passed
     for text in (json.dumps(report)[:-5], "", "[]", "{}", "null", '"text"', json.dumps({"images": None, "simclr": 3})):
-        broken = judge(tmp_path, gate, text)
+        broken = judged(tmp_path, gate, text)
         assert not broken.passed, text
         assert broken.description is not None
-        assert f"reports/{name}" in broken.description
+        assert path in broken.description
+    assert rejections == [], "a missing report says nothing about the candidate"
 
 
-def test_the_data_contract_counts_reasons_and_lists_what_is_broken(tmp_path: Path) -> None:
-    result = judge(tmp_path, "data_contract", changed(VALIDATION, passed=False))
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+def test_what_is_not_a_number_does_not_pass(tmp_path: Path, constant: str) -> None:
+    """No comparison with it is true, nor is the opposite one."""
+    text = json.dumps(PRETRAIN).replace("4.2", constant)
+    result = judged(tmp_path, "not_collapsed", text)
+    assert not result.passed
+    assert result.description is not None
+    assert f"{constant} is not a number" in result.description
+
+
+def test_the_data_contract_counts_reasons_and_lists_what_is_broken(tmp_path: Path, rejections: Rejections) -> None:
+    result = judged(tmp_path, "data_contract", changed(VALIDATION, passed=False))
     assert not result.passed
     assert result.description == "9 images accepted, 3 quarantined; warning few_truncated: 0.17, allowed 0.1"
     assert result.metadata["quarantined"] == dg.MetadataValue.json({"truncated": 2, "empty_file": 1})
+    assert rejections == [], "there is no candidate yet"
 
 
 @pytest.mark.parametrize(
@@ -88,11 +97,12 @@ def test_the_data_contract_counts_reasons_and_lists_what_is_broken(tmp_path: Pat
         ({"finite": False, "collapsed": True}, False, "did not stay finite"),
     ],
 )
-def test_collapse(tmp_path: Path, values: dict[str, bool], passed: bool, says: str) -> None:
-    result = judge(tmp_path, "not_collapsed", changed(PRETRAIN, **values))
+def test_collapse(tmp_path: Path, values: dict[str, bool], passed: bool, says: str, rejections: Rejections) -> None:
+    result = judged(tmp_path, "not_collapsed", changed(PRETRAIN, **values))
     assert result.passed is passed
     assert result.description is not None
     assert says in result.description
+    assert len(rejections) == (not passed)
 
 
 @pytest.mark.parametrize(
@@ -107,26 +117,85 @@ def test_collapse(tmp_path: Path, values: dict[str, bool], passed: bool, says: s
     ],
 )
 def test_probe_against_random_init(
-    tmp_path: Path, ours: dict[str, float | None], random: dict[str, float | None], passed: bool, says: str
+    tmp_path: Path,
+    ours: dict[str, float | None],
+    random: dict[str, float | None],
+    passed: bool,
+    says: str,
+    rejections: Rejections,
 ) -> None:
     report = {
         "simclr": {"linear_top1": ours},
         "random_init": {"linear_top1": random},
         "reason": "no labelled test images",
     }
-    result = judge(tmp_path, "probe_beats_random_init", json.dumps(report))
+    result = judged(tmp_path, "probe_beats_random_init", json.dumps(report))
     assert result.passed is passed
     assert result.description is not None
     assert says in result.description
+    assert len(rejections) == (not passed)
 
 
-def test_parity(tmp_path: Path) -> None:
-    assert not judge(tmp_path, "onnx_parity", changed(EXPORT, passed=False)).passed
+def test_parity(tmp_path: Path, rejections: Rejections) -> None:
+    assert not judged(tmp_path, "onnx_parity", changed(EXPORT, passed=False)).passed
+    assert len(rejections) == 1
+
+
+def test_a_rejection_tells_candidate_gate_reason_run_and_numbers(tmp_path: Path, rejections: Rejections) -> None:
+    """Through Dagster as it is, in a run of its own as when a gate is repeated from the UI: nothing is computed."""
+    candidate = put_pretrained(tmp_path)
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "pretrain.json").write_text(changed(PRETRAIN, collapsed=True))
+    check = find("not_collapsed")
+    repeat = dg.define_asset_job("repeat", selection=dg.AssetSelection.checks(check))
+
+    @dg.asset(key=asset_key("models/pretrained"))
+    def pretrained() -> None:
+        raise AssertionError("repeating a gate must not train anything")
+
+    definitions = dg.Definitions([pretrained], asset_checks=[check], jobs=[repeat])
+    job = dg.Definitions.merge(definitions, dg.Definitions(resources={"workspace": Workspace(tmp_path)}))
+    result = job.resolve_job_def("repeat").execute_in_process(raise_on_error=False)
+    (evaluation,) = result.get_asset_check_evaluations()
+    assert not evaluation.passed
+    workspace, *recorded = rejections[0]
+    assert workspace.root == tmp_path
+    reason = evaluation.description
+    assert recorded == [
+        candidate,
+        "not_collapsed",
+        reason,
+        result.run_id,
+        {"effective_rank": 31.5, "feature_std": 0.4},
+    ]
+    assert len(rejections) == 1
+
+
+@pytest.mark.parametrize("fault", ["no candidate", "registry"])
+def test_a_rejection_that_cannot_be_recorded_leaves_the_verdict(
+    tmp_path: Path, fault: str, rejections: Rejections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if fault == "registry":
+        put_pretrained(tmp_path)
+
+        def refuse(*_: object) -> None:
+            raise ReleaseError("registry: cannot be written")
+
+        monkeypatch.setattr("pipeline.registry.reject", refuse)
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "export.json").write_text(changed(EXPORT, passed=False))
+    result = judge(tmp_path, "onnx_parity", {}, pretrained=False)
+    assert not result.passed
+    assert result.description == "lowest cosine 0.999999, largest difference 1e-05 on 64 images"
+    assert rejections == []
 
 
 @pytest.mark.parametrize("passed", [True, False])
-def test_a_gate_that_does_not_pass_stops_what_comes_after_it(tmp_path: Path, passed: bool) -> None:
+def test_a_gate_that_does_not_pass_stops_what_comes_after_it(
+    tmp_path: Path, passed: bool, rejections: Rejections
+) -> None:
     workspace = Workspace(tmp_path)
+    put_pretrained(tmp_path)
     workspace.reports.mkdir()
     (workspace.reports / "pretrain.json").write_text(changed(PRETRAIN, collapsed=not passed))
 
@@ -139,10 +208,21 @@ def test_a_gate_that_does_not_pass_stops_what_comes_after_it(tmp_path: Path, pas
     @dg.asset(key=asset_key("models/bundle"), deps=[probe])
     def bundle() -> None: ...
 
-    gates = [check for check in GATES if next(iter(check.check_keys)).name == "not_collapsed"]
     result = dg.materialize(
-        [pretrained, probe, bundle, *gates], resources={"workspace": workspace}, raise_on_error=False
+        [pretrained, probe, bundle, find("not_collapsed")], resources={"workspace": workspace}, raise_on_error=False
     )
     computed = [event.asset_key.path[-1] for event in result.get_asset_materialization_events() if event.asset_key]
     assert computed == (["pretrained", "probe", "bundle"] if passed else ["pretrained"])
     assert result.success is passed
+
+
+def test_every_gate_blocks_waits_for_the_workspace_and_says_what_it_is() -> None:
+    specs: dict[str, Any] = {}
+    for check in GATES:
+        (spec,) = check.check_specs
+        specs[spec.name] = spec
+        assert check.node_def.pool == "dvc"  # a report must not change under the gate that reads it
+    assert len(specs) == 9
+    assert all(spec.blocking and spec.description.rstrip().endswith(".") for spec in specs.values())
+    against_champion = {name for name, spec in specs.items() if spec.asset_key == asset_key("reports/compare.json")}
+    assert against_champion == {"representation", "low_label", "latency_budget", "size_budget", "old_index"}

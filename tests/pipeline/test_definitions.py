@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
@@ -85,11 +84,21 @@ def test_every_asset_takes_the_pool(workspace: Workspace) -> None:
     assert {"raw_images", "validate", "pretrain", "finetune_0_01", "finetune_0_1", "export"} <= computing
 
 
-def test_all_four_gates_block(workspace: Workspace) -> None:
+def test_every_gate_blocks(workspace: Workspace) -> None:
     definitions = build_definitions(workspace)
     graph = definitions.resolve_asset_graph()
     checks = {key.name: graph.get_check_spec(key) for key in graph.asset_check_keys}
-    assert set(checks) == {"data_contract", "not_collapsed", "probe_beats_random_init", "onnx_parity"}
+    assert set(checks) == {
+        "data_contract",
+        "not_collapsed",
+        "probe_beats_random_init",
+        "onnx_parity",
+        "representation",
+        "low_label",
+        "latency_budget",
+        "size_budget",
+        "old_index",
+    }
     assert all(check.blocking and check.description for check in checks.values())
 
 
@@ -103,19 +112,6 @@ def test_retrain_covers_everything_and_takes_its_configuration(workspace: Worksp
     dg.validate_run_config(job)
     with pytest.raises(dg.DagsterInvalidConfigError):
         dg.validate_run_config(job, {"ops": {"raw_images": {"config": {"source": "inbox"}}}})
-
-
-def test_the_schedule_is_weekly_and_off(workspace: Workspace) -> None:
-    repository = build_definitions(workspace).get_repository_def()
-    (schedule,) = repository.schedule_defs
-    assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
-    with dg.DagsterInstance.ephemeral() as instance:
-        sunday = datetime(2026, 11, 29, 3, tzinfo=UTC)
-        context = dg.build_schedule_context(instance, scheduled_execution_time=sunday, repository_def=repository)
-        (request,) = schedule.evaluate_tick(context).run_requests or []
-    assert schedule.cron_schedule == "0 3 * * 0"
-    assert schedule.job_name == "retrain"
-    assert not request.asset_selection
 
 
 def test_string_selections_parse() -> None:

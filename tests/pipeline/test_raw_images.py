@@ -5,13 +5,18 @@ import pytest
 import yaml
 
 from pipeline.defs.raw_images import RawImagesConfig, raw_images
-from pipeline.errors import IngestError, ParamsError
+from pipeline.defs.retraining import DATA
+from pipeline.inbox import survey
 from pipeline.workspace import Workspace
+from tests.pipeline.conftest import put
 
 
-def materialize(workspace: Workspace, **config: object) -> dg.AssetMaterialization:
+def materialize(
+    workspace: Workspace, instance: dg.DagsterInstance | None = None, **config: object
+) -> dg.AssetMaterialization:
     run_config = dg.RunConfig(ops={"raw_images": RawImagesConfig(**config)})
-    result = dg.materialize([raw_images], resources={"workspace": workspace}, run_config=run_config)
+    resources = {"workspace": workspace}
+    result = dg.materialize([raw_images], resources=resources, run_config=run_config, instance=instance)
     (materialization,) = result.asset_materializations_for_node("raw_images")
     return materialization
 
@@ -38,7 +43,7 @@ def test_its_data_version_is_the_hash_that_dvc_tracks(filled: Workspace) -> None
 
 
 def test_an_empty_inbox_is_unchanged_after_the_first_ingest_and_an_error_before(filled: Workspace) -> None:
-    with pytest.raises(IngestError, match="nothing to ingest"):
+    with pytest.raises(dg.Failure, match="nothing to ingest"):
         materialize(filled, sources=["inbox/nothing-here/*"])
     first = materialize(filled)
     for file in filled.inbox.rglob("*.png"):
@@ -47,9 +52,38 @@ def test_an_empty_inbox_is_unchanged_after_the_first_ingest_and_an_error_before(
 
 
 def test_settings_from_the_launchpad_are_written_before_anything_runs(filled: Workspace) -> None:
-    materialize(filled, sources=["inbox/labeled"], overrides={"pretrain.epochs": "7"})
-    assert yaml.safe_load(filled.params.read_text())["pretrain"]["epochs"] == 7
+    changes = {"pretrain": {"temperature": 0.2}, "overrides": {"pretrain.epochs": "7"}}
+    materialize(filled, sources=["inbox/labeled"], **changes)
+    written = yaml.safe_load(filled.params.read_text())["pretrain"]
+    assert (written["epochs"], written["temperature"]) == (7, 0.2)
     before = filled.params.read_bytes()
-    with pytest.raises(ParamsError, match="epochs"):
-        materialize(filled, overrides={"pretrain.epochs": "many"})
+    for fault in ({"overrides": {"pretrain.epochs": "many"}}, {"pretrain": {"epochs": 0}}):
+        with pytest.raises(dg.Failure, match="epochs"):
+            materialize(filled, **fault)
     assert filled.params.read_bytes() == before
+
+
+def test_without_sources_it_takes_those_of_the_triggers(filled: Workspace) -> None:
+    params = yaml.safe_load(filled.params.read_text())
+    params["retraining"]["sources"] = ["inbox/labeled", "inbox/test"]
+    filled.params.write_text(yaml.safe_dump(params))
+    assert told(materialize(filled))["new_images"] == 16
+
+
+def test_the_run_knows_which_images_it_has(filled: Workspace) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        materialize(filled, instance)
+        (run,) = instance.get_runs()
+        assert run.tags[DATA] == survey(filled, ["inbox"]).digest
+        put(filled, "unlabeled/later.png", b"x")
+        assert run.tags[DATA] != survey(filled, ["inbox"]).digest
+
+
+def test_a_run_on_another_source_does_not_need_those_of_the_triggers(filled: Workspace) -> None:
+    params = yaml.safe_load(filled.params.read_text())
+    params["retraining"]["sources"] = ["gone"]
+    filled.params.write_text(yaml.safe_dump(params))
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert told(materialize(filled, instance, sources=["inbox"]))["new_images"] == 40
+        (run,) = instance.get_runs()
+        assert DATA not in run.tags

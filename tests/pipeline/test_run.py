@@ -7,12 +7,16 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 
 import dagster as dg
+import psutil
 import pytest
+from dagster._core.storage.tags import MAX_RETRIES_TAG
 
 from pipeline.dvc.client import Outcome, exclusive
 from pipeline.errors import BusyError, DvcError, IngestError, StageFailedError
+from pipeline.launcher import PROCESS, identify
 from pipeline.run import run
 from pipeline.workspace import Workspace
 from tests.pipeline.test_checks import PRETRAIN
@@ -142,10 +146,57 @@ def test_a_run_whose_process_was_killed_is_ended_by_the_next(graph: Workspace) -
         assert process.stdout.readline() == "wait: waiting\n"
         assert history(graph) == [dg.DagsterRunStatus.STARTED]
         process.kill()
-    with pytest.raises(BusyError) as raised:
-        run(graph, ["next"])
-    subprocess.run(["sh", "-c", str(raised.value).split("`")[1]], check=True)
-    assert history(graph) == [dg.DagsterRunStatus.FAILURE] * 2
+        process.wait()
+    left = [stage for stage in psutil.process_iter() if is_sleeping_in(stage, graph)]
+    assert len(left) == 1  # nobody was there to end it
+    assert list(run(graph, ["next"]).stages) == ["next"]
+    assert not left[0].is_running() or left[0].status() == psutil.STATUS_ZOMBIE
+    assert history(graph) == [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
+
+
+def is_sleeping_in(process: psutil.Process, workspace: Workspace) -> bool:
+    with suppress(psutil.Error):
+        return process.name() == "sleep" and process.cwd() == str(workspace.root)
+    return False
+
+
+def test_an_error_that_an_asset_shows_as_a_failure_keeps_its_kind(
+    graph: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        try:
+            raise StageFailedError("stage prepare: no luck")
+        except StageFailedError as error:
+            raise dg.Failure(str(error), allow_retries=False) from None
+
+    monkeypatch.setattr("pipeline.dvc.assets.repro", fail)
+    with pytest.raises(StageFailedError, match=r"^stage prepare: no luck$"):
+        run(graph, ["prepare"])
+
+
+def test_dagster_does_not_start_again_what_a_person_started_here(graph: Workspace) -> None:
+    (graph.root / "fault").write_text("error: no luck\n")
+    with pytest.raises(StageFailedError):
+        run(graph)
+    with dg.DagsterInstance.from_config(str(graph.root)) as instance:
+        (record,) = instance.get_runs()
+    assert record.tags[MAX_RETRIES_TAG] == "0"
+    assert record.tags[PROCESS] == identify(os.getpid())
+
+
+def test_a_run_goes_on_when_nobody_reads_its_lines_any_more(graph: Workspace) -> None:
+    """As with `simclr run | head -1`."""
+    wait = {"cmd": 'echo first >> "$SIMCLR_EVENTS"; until test -e go; do sleep 0.1; done; echo > out', "outs": ["out"]}
+    (graph.root / "dvc.yaml").write_text(json.dumps({"stages": {"wait": wait}}))
+    with start(graph, "wait") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "wait: first\n"
+        process.stdout.close()
+        (graph.root / "go").touch()
+        errors = process.stderr.read()
+        assert (process.wait(60), errors) == (0, "")
+    assert history(graph) == [dg.DagsterRunStatus.SUCCESS]
 
 
 def test_what_a_stage_prints_is_in_the_logs_of_the_ui_and_not_on_the_terminal(graph: Workspace) -> None:

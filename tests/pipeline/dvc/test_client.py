@@ -1,6 +1,7 @@
 """`dvc repro` under our client: what it did, what it says when it fails, and that nothing of it is left."""
 
 import fcntl
+import hashlib
 import os
 import shutil
 import signal
@@ -9,13 +10,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 import yaml
 
 from pipeline.dvc import processes
-from pipeline.dvc.client import Outcome, add, changed_stages, exclusive, repro
+from pipeline.dvc.client import Outcome, add, changed_stages, exclusive, execute, repro
 from pipeline.errors import BusyError, DvcError, StageFailedError
 from pipeline.workspace import Workspace
 from tests.pipeline.dvc.conftest import log_of, write_graph
@@ -296,3 +298,88 @@ def test_a_held_dvc_lock_does_not_lose_the_result(graph: Workspace) -> None:
         other.join()
     assert outcome is Outcome.EXECUTED
     assert yaml.safe_load((graph.root / "dvc.lock").read_text())["stages"]["s"]["outs"][0]["path"] == "out"
+
+
+def test_no_secret_that_a_stage_prints_is_left_anywhere(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORAGE_TOKEN", "planted-token")
+    (workspace.root / ".dvc" / "config.local").write_text(
+        "['remote \"r\"']\n    url = ssh://h/p\n    password = planted-password\n"
+    )
+    script = """
+        echo $STORAGE_TOKEN
+        cat .dvc/config.local
+        echo 's3://me:planted-user@b/?X-Amz-Signature=planted-sig&a=1' >&2
+        echo '{"message": "epoch 1 '$STORAGE_TOKEN'"}' >> "$SIMCLR_EVENTS"
+        echo "error: $STORAGE_TOKEN"
+        exit 2
+    """
+    (workspace.root / "stage.sh").write_text(script)
+    write_stage(workspace, "sh stage.sh")
+    events: list[str] = []
+    output: list[str] = []
+    with pytest.raises(StageFailedError, match=r"^stage s: \*\*\* ") as raised:
+        repro(workspace.root, "s", events.append, output.append)
+    assert events == ["epoch 1 ***"]
+    assert "s3://***@b/?X-Amz-Signature=***&a=1" in output
+    assert log_of(workspace, "s").read_text().splitlines()[-1].startswith("ERROR: failed to reproduce")
+    assert "planted" not in f"{raised.value} {output}"
+    assert planted_files(workspace) == []
+    with pytest.raises(DvcError) as raised_by_dvc:
+        add(workspace.root, workspace.root / "planted-token")
+    assert "planted" not in str(raised_by_dvc.value)
+
+
+def test_no_secret_is_left_when_the_client_is_killed(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORAGE_TOKEN", "planted-token")
+    write_stage(workspace, 'printf $STORAGE_TOKEN; echo started >> "$SIMCLR_EVENTS"; exec sleep 600')
+    client = start_client(workspace, "s")
+    client.kill()
+    client.wait()
+    assert planted_files(workspace) == []
+    with pytest.raises(BusyError) as raised, exclusive(workspace.root, "ingest"):
+        pass
+    subprocess.run(["sh", "-c", str(raised.value).split("`")[1]], check=True)
+
+
+def planted_files(workspace: Workspace) -> list[str]:
+    """Files of the scratch folder with a planted secret."""
+    files = [path for path in workspace.scratch.rglob("*") if path.is_file()]
+    return [path.name for path in files if b"planted" in path.read_bytes()]
+
+
+@pytest.mark.slow
+def test_a_persons_status_and_push_during_a_stage_never_lose_its_result(graph: Workspace, tmp_path: Path) -> None:
+    """Stages run one after the other for a few seconds, and so do the commands of two people at a shell."""
+    execute(graph.root, "remote", "add", "--default", "store", str(tmp_path / "store"))
+    stages = {
+        f"s{n}": {"cmd": f"cp data/raw/one.txt out{n}", "deps": ["data/raw"], "outs": [f"out{n}"]} for n in (0, 1)
+    }
+    write_graph(graph, yaml.safe_dump({"stages": stages}))
+    stop = threading.Event()
+    people: dict[str, list[int]] = {"status": [], "push": []}
+
+    def work(command: str) -> None:
+        arguments = [sys.executable, "-m", "dvc", command, "--quiet"]
+        while not stop.is_set():
+            done = subprocess.run(arguments, cwd=graph.root, capture_output=True, check=False)
+            people[command].append(done.returncode)
+
+    others = [threading.Thread(target=work, args=(command,)) for command in people]
+    for other in others:
+        other.start()
+    try:
+        for number in range(3):
+            (graph.raw / "one.txt").write_text(str(number))
+            for stage in ("s0", "s1"):
+                assert repro(graph.root, stage).outcome is Outcome.EXECUTED
+            lock = yaml.safe_load((graph.root / "dvc.lock").read_text())["stages"]
+            for n in (0, 1):
+                data = (graph.root / f"out{n}").read_bytes()
+                assert data == f"{number}".encode()
+                assert lock[f"s{n}"]["outs"][0]["md5"] == hashlib.md5(data).hexdigest()
+    finally:
+        stop.set()
+        for other in others:
+            other.join()
+    assert all(len(codes) >= 3 for codes in people.values())
+    assert changed_stages(graph.root) == {}

@@ -1,0 +1,132 @@
+"""Whether to train again, now: one pure function for the sensor, the schedule and whoever asks why nothing happens."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Inbox:
+    """What a run would find.
+
+    ``digest`` names the data that a run would train on, in 16 hex digits: everything ingested, and the stamps of what
+    is new. It is the same for every listing of the same files, and changes with each new or changed one.
+    """
+
+    digest: str
+    new_files: int
+    untrained: int = 0  # ingested, and no encoder has been trained on them
+    known_files: int = 0
+    unsettled: int = 0  # changed a moment ago: still being written
+    relabelled: bool = False  # a labels.csv is new or has changed
+    last_change: datetime | None = None  # of what is new or unsettled, as far as the sources say
+    drift: bool = False  # the last validation saw images unlike those before
+
+    @property
+    def new_images(self) -> int:
+        return self.new_files + self.untrained
+
+
+@dataclass(frozen=True)
+class LastRun:
+    """The run that is going on; else the latest run that trained, or tried to train, on the images of the inbox."""
+
+    run_id: str
+    status: Literal["going_on", "succeeded", "failed", "canceled"]
+    digest: str | None = None  # of the inbox that it was started for or has ingested
+    failed_at: str = ""  # "stage pretrain", "gate data_contract"
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The released encoder."""
+
+    version: str
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The block ``retraining`` of params.yaml, as far as it decides."""
+
+    min_new_images: int
+    min_new_images_after_drift: int
+    quiet_minutes: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """Start a run; one with the same key is never started twice."""
+
+    run_key: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Start nothing, for a reason that a person understands."""
+
+    reason: str
+
+
+def decide(
+    inbox: Inbox, last_run: LastRun | None, champion: Champion | None, clock: datetime, policy: Policy
+) -> Run | Skip:
+    """Decide from what is in the inbox and what was done about it.
+
+    Args:
+        last_run: see ``LastRun``; None when there is no such run.
+        clock: the present time, with a time zone, as ``inbox.last_change`` has one.
+    """
+    since = f" since {champion.version}" if champion else ""
+    same = last_run is not None and last_run.digest == inbox.digest
+    if last_run is not None and last_run.status == "going_on":
+        which = "with these images " if same else ""
+        return Skip(f"a run {which}is going on ({last_run.run_id[:8]})")
+    if last_run is not None and same:
+        return Skip(_done(last_run, since))
+    if not inbox.new_images and not inbox.relabelled:
+        writing = f"; {_files(inbox.unsettled)} still being written" if inbox.unsettled else ""
+        return Skip(f"nothing new{since}{writing}")
+    wanted = policy.min_new_images
+    if inbox.drift:
+        wanted = min(wanted, policy.min_new_images_after_drift)
+    if inbox.new_images < wanted and not (inbox.relabelled and wanted == 1):
+        drift = " after drift" if wanted < policy.min_new_images else ""
+        return Skip(f"{_new(inbox)}{since}, the sensor waits for {wanted:,}{drift}")
+    quiet = timedelta(minutes=policy.quiet_minutes)
+    if inbox.last_change is not None and clock - inbox.last_change < quiet:
+        return Skip(f"the last file arrived {_ago(clock - inbox.last_change)}; waiting for {_quiet(quiet)}")
+    return Run(inbox.digest, f"{_new(inbox)}{since}")
+
+
+def _done(run: LastRun, since: str) -> str:
+    advice = "start `retrain` in the UI, or add images"
+    where = f" at {run.failed_at}" if run.failed_at else ""
+    if run.status == "failed":
+        return f"the last run with these images failed{where} ({run.run_id[:8]}); fix the cause and {advice}"
+    if run.status == "canceled":
+        return f"the last run with these images was canceled ({run.run_id[:8]}); {advice}"
+    return f"nothing new{since}"
+
+
+def _new(inbox: Inbox) -> str:
+    if not inbox.new_images:
+        return "new labels"
+    images = "1 new image" if inbox.new_images == 1 else f"{inbox.new_images:,} new images"
+    return f"{images} and new labels" if inbox.relabelled else images
+
+
+def _files(count: int) -> str:
+    return "1 file is" if count == 1 else f"{count:,} files are"
+
+
+def _ago(age: timedelta) -> str:
+    minutes = int(age.total_seconds() // 60)
+    if minutes < 1:
+        return "a moment ago"
+    return "1 minute ago" if minutes == 1 else f"{minutes} minutes ago"
+
+
+def _quiet(quiet: timedelta) -> str:
+    minutes = quiet.total_seconds() / 60
+    return "1 quiet minute" if minutes == 1 else f"{minutes:g} quiet minutes"

@@ -1,0 +1,40 @@
+"""Where a run failed and why, in words: from the events that Dagster has recorded of it."""
+
+from dataclasses import dataclass
+
+import dagster as dg
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """``place`` is "stage pretrain" or "gate data_contract", and empty where no step failed; ``reason`` is one line."""
+
+    place: str
+    reason: str
+
+
+def explain(instance: dg.DagsterInstance, run_id: str) -> Explanation:
+    """The first gate that stopped the run, else the first step that failed, else what became of its process."""
+    kinds = {
+        dg.DagsterEventType.ASSET_CHECK_EVALUATION,
+        dg.DagsterEventType.STEP_FAILURE,
+        dg.DagsterEventType.RUN_FAILURE,
+    }
+    events = [entry.get_dagster_event() for entry in instance.all_logs(run_id, of_type=kinds)]
+    for event in events:
+        if event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            check = event.asset_check_evaluation_data
+            if check.blocking and not check.passed:
+                return Explanation(f"gate {check.check_name}", _line(check.description or "did not pass"))
+    for event in events:
+        if event.event_type == dg.DagsterEventType.STEP_FAILURE:
+            data = event.step_failure_data
+            told = data.user_failure_data.description if data.user_failure_data else None
+            error = data.error.cause or data.error if data.error else None
+            return Explanation(f"stage {event.step_key}", _line(told or (error.message if error else "")))
+    ended = [event.message or "" for event in events if event.event_type == dg.DagsterEventType.RUN_FAILURE]
+    return Explanation("", _line(next(iter(ended), "")))
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

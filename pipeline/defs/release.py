@@ -1,0 +1,212 @@
+"""The two ends of a retraining, the champion and the released encoder, and the jobs that switch between releases."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from pydantic import Field
+
+from pipeline.dvc.assets import foreseen
+from pipeline.dvc.project import CHAMPION, read_tracked
+from pipeline.dvc.translator import POOL, RAW_IMAGES, SOURCES, asset_key
+from pipeline.workspace import Workspace
+
+if TYPE_CHECKING:
+    from pipeline.release import Released
+
+RELEASED = dg.AssetKey("released_encoder")
+DATA_VERSION = "dagster/data_version"
+
+
+@dg.asset(
+    key=SOURCES[CHAMPION],
+    deps=[RAW_IMAGES],
+    group_name="release",
+    kinds={"dvc", "git"},
+    owners=["team:ml"],
+    pool=POOL,
+    description="The released encoder that the next one has to beat; it moves only before a run that computes.",
+    metadata={"dvc/path": CHAMPION},
+)
+def champion(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult[None]:
+    """Pin what is released now, after the images are there and before anything is computed from them."""
+    from pipeline.champion import pin
+
+    with foreseen():
+        pinned = pin(workspace)
+    context.log.info(f"champion: {pinned.version or 'none yet'}")
+    record = read_tracked(workspace.root, CHAMPION)
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(record.md5),
+        metadata={
+            "version": pinned.version or "none yet",
+            "commit": pinned.commit or "none yet",
+            "bundle": pinned.bundle or "none yet",
+            "dvc/md5": record.md5,
+            "dvc/size": record.size,
+            "dvc/files": record.files,
+        },
+    )
+
+
+@dg.multi_asset(
+    name="released_encoder",
+    specs=[
+        dg.AssetSpec(
+            RELEASED,
+            deps=[asset_key("models/bundle"), asset_key("reports/compare.json")],
+            group_name="release",
+            kinds={"git", "dvc", "onnx"},
+            owners=["team:ml"],
+            description="The encoder that servers take: pushed, verified in a fresh clone, tagged, in the registry.",
+            skippable=True,
+        )
+    ],
+    pool=POOL,
+)
+def released_encoder(
+    context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
+) -> Iterator[dg.MaterializeResult[None]]:
+    """Release the candidate, once all gates have passed; a materialization for each time that another one serves."""
+    from pipeline.release import release
+
+    with foreseen():
+        done = release(workspace, _passed(context))
+    context.log.info(f"released_encoder: {done}")
+    if _shown(context.instance) != (done.bundle, done.version):
+        version = dg.DataVersion(done.bundle)
+        yield dg.MaterializeResult(asset_key=RELEASED, data_version=version, metadata=_told(workspace, done))
+
+
+class PromoteConfig(dg.Config):
+    """Which version to serve."""
+
+    version: str = Field(description="A released version, such as v0.0.3; the job release_list names them.")
+
+
+class RollbackConfig(dg.Config):
+    """Where to go back to."""
+
+    version: str | None = Field(default=None, description="A released version; by default the one before the present.")
+
+
+class DiffConfig(dg.Config):
+    """Two released versions."""
+
+    one: str = Field(description="A released version, such as v0.0.1.")
+    other: str = Field(description="Another one, such as v0.0.2.")
+
+
+@dg.op
+def promote_version(
+    context: dg.OpExecutionContext, config: PromoteConfig, workspace: dg.ResourceParam[Workspace]
+) -> None:
+    """Let a released version serve."""
+    from pipeline.release import promote
+
+    with foreseen():
+        _report(context, workspace, promote(workspace, config.version))
+
+
+@dg.op
+def roll_back(context: dg.OpExecutionContext, config: RollbackConfig, workspace: dg.ResourceParam[Workspace]) -> None:
+    """Let an earlier version serve again."""
+    from pipeline.release import rollback
+
+    with foreseen():
+        _report(context, workspace, rollback(workspace, config.version))
+
+
+@dg.op
+def list_releases(context: dg.OpExecutionContext, workspace: dg.ResourceParam[Workspace]) -> None:
+    """Say which versions there are."""
+    from pipeline.release import listing
+
+    with foreseen():
+        _show(context, str(listing(workspace)))
+
+
+@dg.op
+def diff_releases(context: dg.OpExecutionContext, config: DiffConfig, workspace: dg.ResourceParam[Workspace]) -> None:
+    """Say what changed between two versions."""
+    from pipeline.release import diff
+
+    with foreseen():
+        _show(context, str(diff(workspace, config.one, config.other)))
+
+
+# These jobs wait for no pool: a rollback must not queue behind a training of hours. They do not touch what it computes.
+@dg.job(description="Serve a released version, whatever the gates have said since.")
+def promote() -> None:
+    promote_version()
+
+
+@dg.job(description="Serve the version before the present one, or the one that is named. It takes seconds.")
+def rollback() -> None:
+    roll_back()
+
+
+@dg.job(description="Every version with its numbers, the one that serves, and the rejected candidates with reasons.")
+def release_list() -> None:
+    list_releases()
+
+
+@dg.job(description="What changed between two versions: images, parameters, accuracies, code.")
+def release_diff() -> None:
+    diff_releases()
+
+
+JOBS = (promote, rollback, release_list, release_diff)
+
+
+def _passed(context: dg.AssetExecutionContext) -> set[str]:
+    """The gates whose last word in this run, or in the one that it goes on with, was that the candidate passes."""
+    runs = {context.run.run_id, context.run.parent_run_id, context.run.root_run_id} - {None}
+    kind = dg.DagsterEventType.ASSET_CHECK_EVALUATION
+    entries = [entry for run in runs if run for entry in context.instance.all_logs(run, of_type=kind)]
+    verdicts: dict[str, bool] = {}
+    for entry in sorted(entries, key=lambda entry: entry.timestamp):
+        check = entry.get_dagster_event().asset_check_evaluation_data
+        verdicts[check.check_name] = check.passed
+    return {name for name, passed in verdicts.items() if passed}
+
+
+def _shown(instance: dg.DagsterInstance) -> tuple[str | None, object]:
+    """Bundle and version of the latest materialization: what the UI says."""
+    event = instance.get_latest_materialization_event(RELEASED)
+    latest = event.asset_materialization if event else None
+    if latest is None:
+        return None, None
+    version = latest.metadata.get("version")
+    return (latest.tags or {}).get(DATA_VERSION), version.value if version else None
+
+
+def _told(workspace: Workspace, done: "Released") -> dict[str, dg.MetadataValue | str | float]:
+    from pipeline.release import describe
+    from pipeline.release_facts import comparison
+
+    about = describe(workspace, done.version)
+    return {
+        "version": done.version,
+        "before": done.before or "none",
+        "commit": done.commit,
+        "bundle": done.bundle,
+        "candidate beside champion": dg.MetadataValue.md(comparison(about)),
+        "roll back with": dg.MetadataValue.md("`simclr release rollback`, or the job `rollback`"),
+        "registry": dg.MetadataValue.path(str(done.registry)),
+        **({"notes": dg.MetadataValue.md("\n".join(f"- {note}" for note in done.notes))} if done.notes else {}),
+        **about.metrics,
+    }
+
+
+def _report(context: dg.OpExecutionContext, workspace: Workspace, done: "Released") -> None:
+    """Show the switch on the asset's page too: it is what serves from now on."""
+    _show(context, str(done))
+    tags = {DATA_VERSION: done.bundle}
+    if _shown(context.instance) != (done.bundle, done.version):
+        context.log_event(dg.AssetMaterialization(RELEASED, metadata=_told(workspace, done), tags=tags))
+
+
+def _show(context: dg.OpExecutionContext, text: str) -> None:
+    context.log.info(text)
+    context.add_output_metadata({"result": dg.MetadataValue.md(f"```\n{text}\n```")})

@@ -1,0 +1,223 @@
+"""DVC's cache, object by object: what needs each, and where else its bytes are.
+
+An object is named by the MD5 of its bytes. One whose name ends in ``.dir`` is the listing of a folder: JSON with the
+path and the MD5 of every file in it.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import DvcError
+from pipeline.redact import redactor
+
+WORKSPACE = "workspace"  # the version that is in dvc.lock and the .dvc files now, committed or not
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Use:
+    """Where an object belongs: ``version`` is WORKSPACE or the branches and tags of a commit, joined by commas."""
+
+    version: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.path} of {self.version}"
+
+
+class Cache:
+    """The cache of a workspace and its default remote, if it has one; see ``opened``."""
+
+    def __init__(self, repo: Any) -> None:
+        self._repo = repo
+        self.folder = Path(repo.cache.local.path)
+        self.remote_name: str | None = repo.config["core"].get("remote")
+        self._remote = repo.cloud.get_remote_odb() if self.remote_name else None
+
+    def path(self, md5: str) -> Path:
+        return self.folder / md5[:2] / md5[2:]
+
+    def objects(self) -> Iterator[str]:
+        """Names of all objects that are in the cache."""
+        for folder in sorted(self.folder.glob("[0-9a-f][0-9a-f]")):
+            names = (folder.name + path.name for path in sorted(folder.iterdir()))
+            yield from (name for name in names if _is_name(name))
+
+    def children(self, md5: str) -> dict[str, str] | None:
+        """Path within the folder → object, of a listing; None when the cache has no sound one."""
+        try:
+            data = self.path(md5).read_bytes()
+        except FileNotFoundError:
+            return None
+        if f"{digest([data])}.dir" != md5:
+            return None
+        return {entry["relpath"]: entry["md5"] for entry in json.loads(data)}
+
+    def uses(self) -> dict[str, set[Use]]:
+        """Every object that the workspace, a branch or a tag needs, as far as the listings of folders are here.
+
+        Raises:
+            DvcError: a version cannot be read.
+        """
+        found: dict[str, set[Use]] = {}
+        listings: dict[str, dict[str, str] | None] = {}
+        for version in self._repo.brancher(all_branches=True, all_tags=True):
+            for out in self._repo.index.outs:
+                if not out.use_cache or not out.hash_info or out.hash_info.name != "md5":
+                    continue
+                md5, path = out.hash_info.value, "/".join(self._repo.fs.relparts(out.fs_path, self._repo.root_dir))
+                found.setdefault(md5, set()).add(Use(version or WORKSPACE, path))
+                if md5.endswith(".dir"):
+                    if md5 not in listings:
+                        listings[md5] = self.children(md5)
+                    for name, child in (listings[md5] or {}).items():
+                        found.setdefault(child, set()).add(Use(version or WORKSPACE, f"{path}/{name}"))
+        return found
+
+    def put(self, md5: str, chunks: Iterable[bytes]) -> bool:
+        """Make these bytes the object, whole or not at all; False when they are not what its name says."""
+        target = self.path(md5)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=".mended-", dir=target.parent)
+        work, computed = Path(name), hashlib.md5(usedforsecurity=False)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                for chunk in chunks:
+                    computed.update(chunk)
+                    file.write(chunk)
+                file.flush()
+                os.fsync(file.fileno())
+            if computed.hexdigest() != md5.removesuffix(".dir"):
+                return False
+            work.chmod(0o444)
+            work.replace(target)
+            return True
+        finally:
+            work.unlink(missing_ok=True)
+
+    def fetch(self, md5: str) -> bool:
+        """Get an object from the remote; False when there is no remote, or it has no sound one."""
+        try:
+            return self._remote is not None and self.put(md5, self.read_remote(md5))
+        except DvcError:
+            return False
+
+    def read_remote(self, md5: str) -> Iterator[bytes]:
+        """The bytes of an object in the remote.
+
+        Raises:
+            DvcError: it is not there, or the remote cannot be reached.
+        """
+        assert self._remote is not None
+        try:
+            with self._remote.fs.open(self._remote.oid_to_path(md5), "rb") as file:
+                while chunk := file.read(CHUNK):
+                    yield chunk
+        except Exception as error:  # noqa: BLE001 - each storage has errors of its own, with no root but this
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise DvcError(redactor(Path(self._repo.root_dir))(f"remote {self.remote_name}: {md5}: {reason}")) from None
+
+    def require_remote(self) -> None:
+        """Make sure that the remote answers.
+
+        Raises:
+            DvcError: there is none, or it cannot be reached.
+        """
+        if self._remote is None:
+            raise DvcError("the workspace has no DVC remote; add one with `dvc remote add --default NAME URL`")
+        try:
+            there = self._remote.fs.exists(self._remote.path)
+        except Exception as error:  # noqa: BLE001 - each storage has errors of its own
+            there, reason = False, " ".join(str(error).split()) or type(error).__name__
+        else:
+            reason = f"{self._remote.path} does not exist"
+        if not there:
+            message = f"remote {self.remote_name} cannot be read ({reason}); see `dvc remote list` and its credentials"
+            raise DvcError(redactor(Path(self._repo.root_dir))(message))
+
+    def send(self, md5: str) -> None:
+        """Put the object of the cache, which is sound, in place of what the remote has."""
+        assert self._remote is not None
+        target = self._remote.oid_to_path(md5)
+        self._remote.fs.makedirs(self._remote.fs.parent(target), exist_ok=True)
+        self._remote.fs.put_file(str(self.path(md5)), target)
+
+
+@contextmanager
+def opened(root: Path) -> Iterator[Cache]:
+    """The cache of the workspace at ``root``.
+
+    Raises:
+        DvcError: the workspace or one of its versions cannot be read; DVC says why.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(str(root)) as repo:
+            yield Cache(repo)
+    except DvcException as error:
+        raise DvcError(redactor(root)(f"{root}: {' '.join(str(error).split())}")) from None
+
+
+def remotes(root: Path) -> dict[str, Mapping[str, Any]]:
+    """Name of each remote → its settings, those of .dvc/config.local included.
+
+    Raises:
+        DvcError: the configuration has a fault.
+    """
+    from dvc.config import Config, ConfigError
+
+    try:
+        found: dict[str, Mapping[str, Any]] = dict(Config(str(root / ".dvc"))["remote"])
+    except ConfigError as error:
+        raise DvcError(redactor(root)(f"{root / '.dvc' / 'config'}: {error}")) from None
+    return found
+
+
+def level(root: Path, remote: str) -> tuple[str, ...]:
+    """The option of ``dvc remote modify`` for the file that defines a remote."""
+    from dvc.config import Config
+
+    committed = Config(str(root / ".dvc"), validate=False).load_one("repo")
+    return () if remote in committed.get("remote", {}) else ("--local",)
+
+
+def digest(chunks: Iterable[bytes]) -> str:
+    """MD5, in hexadecimal digits."""
+    computed = hashlib.md5(usedforsecurity=False)
+    for chunk in chunks:
+        computed.update(chunk)
+    return computed.hexdigest()
+
+
+def read(path: Path) -> Iterator[bytes]:
+    """A file in portions."""
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            yield chunk
+
+
+def link(source: Path, target: Path) -> None:
+    """Make ``target`` the same file as ``source``, or a copy where that is not possible; never a part of it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".mended-", dir=target.parent) as folder:
+        work = Path(folder) / target.name
+        try:
+            os.link(source, work)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(source, work)
+        work.replace(target)
+
+
+def _is_name(name: str) -> bool:
+    digits = name.removesuffix(".dir")
+    return len(digits) == 32 and set(digits) <= set("0123456789abcdef")

@@ -1,0 +1,277 @@
+"""What `simclr ui` runs: code server, daemon and guarded UI, each started again alone when it dies.
+
+    code     loads the definitions and answers over a socket        .simclr/logs/services/code.log
+    daemon   schedules, sensors, the queue of runs; launches them   .simclr/logs/services/daemon.log
+    web      ``pipeline.web``                                       .simclr/logs/services/web.log
+
+They end with this process, also when it is killed. Runs do not: they are processes of their own, and the next
+`simclr ui` finds them again (``pipeline.launcher``). `dagster dev` ends everything as soon as one part dies.
+"""
+
+import ctypes
+import fcntl
+import hashlib
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import dagster as dg
+import yaml
+from sqlalchemy.exc import SQLAlchemyError
+
+from pipeline.errors import ServiceError
+from pipeline.guard import read_access
+from pipeline.launcher import reap, retry_again
+from pipeline.redact import redact
+from pipeline.web import TARGET
+from pipeline.workspace import VARIABLE, Workspace
+
+DEFINITIONS = LOCATION = "pipeline.definitions"
+POLL_SECONDS = 0.2
+FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0  # seconds before a service is started again; doubles while it keeps dying
+STABLE_SECONDS = 30.0  # after which the first delay holds again
+STOP_SECONDS = 5.0
+RETRY_SECONDS = 10.0  # how often to look for killed runs that Dagster could not launch again
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+@dataclass
+class Service:
+    """One child process, whoever it is at the moment.
+
+    Attributes:
+        may_start: whether what it needs is there.
+    """
+
+    name: str
+    command: Sequence[str]
+    may_start: Callable[[], bool]
+    process: "subprocess.Popen[bytes] | None" = None
+    started: float = 0.0
+    delay: float = FIRST_DELAY
+    due: float = field(default_factory=time.monotonic)
+
+    def keep(self, root: Path, environment: Mapping[str, str]) -> None:
+        """Start it if it should run and does not."""
+        log = root / ".simclr" / "logs" / "services" / f"{self.name}.log"
+        if self.process is not None and self.process.poll() is not None:
+            code = self.process.returncode
+            self.end()
+            self.delay = FIRST_DELAY if _since(self.started) > STABLE_SECONDS else min(2 * self.delay, LONGEST_DELAY)
+            self.due = time.monotonic() + self.delay
+            _say(f"{self.name} ended with exit code {code} (log: {log}); it is started again in {self.delay:g} s")
+        if self.process is None and time.monotonic() >= self.due and self.may_start():
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("ab") as output:
+                self.process = subprocess.Popen(
+                    self.command,
+                    cwd=root,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # Ctrl-C is for this process, which ends the others in its own way
+                    preexec_fn=_die_with(os.getpid()),
+                )
+            self.started = time.monotonic()
+
+    def ask_to_end(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+
+    def end(self, patience: float = 0.0) -> None:
+        """Kill what is left of it after so many seconds."""
+        if self.process is None:
+            return
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(patience)
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.process = None
+
+
+def serve(workspace: Workspace, host: str = "127.0.0.1", port: int = 3000, definitions: str = DEFINITIONS) -> None:
+    """Keep the services of a workspace alive until SIGINT, SIGTERM or SIGHUP; ends within seconds.
+
+    Args:
+        definitions: the module with Dagster's definitions.
+
+    Raises:
+        ServiceError: it has its services already, the port is taken, or a password is missing for this host.
+    """
+    read_access(host, os.environ, b"")
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    with _interruptible(), _alone(workspace, url):
+        _require_free(host, port)
+        address = _socket(workspace)
+        _write_target(workspace, address)
+        services = _services(address, host, port, definitions)
+        with dg.DagsterInstance.from_config(str(workspace.root)) as instance:
+            reap(instance, launching=False)
+            try:
+                _watch(workspace, instance, services, url)
+            except KeyboardInterrupt:
+                _say("stopping; a run that is going on goes on")
+            finally:
+                for service in services:
+                    service.ask_to_end()
+                deadline = time.monotonic() + STOP_SECONDS
+                for service in services:
+                    service.end(max(0.0, deadline - time.monotonic()))
+
+
+def _services(address: Path, host: str, port: int, definitions: str) -> list[Service]:
+    def reachable() -> bool:
+        return _answers(address)
+
+    # With --lazy-load-user-code a fault in the definitions is shown in the UI, and ends nothing.
+    listen = ("--socket", str(address), "--lazy-load-user-code", "--log-level", "warning")
+    module = ("--module-name", definitions, "--location-name", LOCATION, "--empty-working-directory")
+    code = ("dagster", "api", "grpc", *listen, *module)
+    daemon = ("dagster._daemon", "run", "--workspace", str(TARGET), "--log-level", "warning")
+    web = ("pipeline.web", "--host", host, "--port", str(port))
+    return [
+        Service("code", (sys.executable, "-m", *code), lambda: True),
+        Service("daemon", (sys.executable, "-m", *daemon), reachable),
+        Service("web", (sys.executable, "-m", *web), reachable),
+    ]
+
+
+def _watch(workspace: Workspace, instance: dg.DagsterInstance, services: Sequence[Service], url: str) -> None:
+    environment = _environment(workspace)
+    announced = False
+    looked, look_at = time.time(), time.monotonic()
+    while True:
+        for service in services:
+            service.keep(workspace.root, environment)
+        if not announced and _serves(url):
+            announced = True
+            _say(f"the UI of {workspace.root} is at {url} (Ctrl-C ends it, and no run)")
+        if time.monotonic() >= look_at:
+            since, looked = looked - 6 * RETRY_SECONDS, time.time()
+            try:
+                retry_again(instance, since)
+            except SQLAlchemyError as error:  # a locked or absent database must not end the services
+                looked = since
+                _say(f"the runs cannot be read: {redact(str(error))}")
+            look_at = time.monotonic() + RETRY_SECONDS
+        time.sleep(POLL_SECONDS)
+
+
+def _environment(workspace: Workspace) -> dict[str, str]:
+    """Of the services, and so of the runs. A file in the workspace is no module (PYTHONSAFEPATH)."""
+    root = str(workspace.root)
+    ours = {"DAGSTER_HOME": root, VARIABLE: root, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
+    ours["DAGSTER_EVENT_LOG_CONSUMER_DAEMON_INTERVAL_SECONDS"] = "2"  # how soon a killed run is launched again
+    if given := os.environ.get("PYTHONPATH"):
+        # Dagster leaves out the first entry, which without PYTHONSAFEPATH would be the current folder.
+        ours["PYTHONPATH"] = os.pathsep.join([str(workspace.scratch / "services"), given])
+    return {**os.environ, **ours}
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM and SIGHUP do what Ctrl-C does, also when the shell that started this had it ignored."""
+
+    def interrupt(_: int, __: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    except KeyboardInterrupt:
+        return
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _alone(workspace: Workspace, url: str) -> Iterator[None]:
+    path = workspace.scratch / "services" / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = path.read_text(encoding="utf-8") or "another process"
+            raise ServiceError(f"{workspace.root}: its UI is served already, by {holder}") from None
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} at {url}; use it, or stop it with `kill -INT {os.getpid()}`")
+        file.flush()
+        yield
+
+
+def _require_free(host: str, port: int) -> None:
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            pass
+    except OSError as error:
+        raise ServiceError(f"{host}:{port}: cannot be listened on ({error.strerror}); choose another --port") from None
+
+
+def _socket(workspace: Workspace) -> Path:
+    """Where the code server listens: the same for a workspace every time, for this user only, and a short path."""
+    folder = Path(tempfile.gettempdir()) / f"simclr-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise ServiceError(f"{folder}: is not a folder that only this user can enter; remove it")
+    return folder / f"{hashlib.sha256(os.fsencode(workspace.root)).hexdigest()[:16]}.sock"
+
+
+def _write_target(workspace: Workspace, address: Path) -> None:
+    target = {"load_from": [{"grpc_server": {"socket": str(address), "location_name": LOCATION}}]}
+    (workspace.root / TARGET).write_text(yaml.safe_dump(target), encoding="utf-8")
+
+
+def _answers(address: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as connection:
+        return connection.connect_ex(str(address)) == 0
+
+
+def _serves(url: str) -> bool:
+    try:
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{url}/server_info", timeout=1)
+    except urllib.error.HTTPError:
+        return True  # it wants a login
+    except OSError:
+        return False
+    return True
+
+
+def _die_with(parent: int) -> Callable[[], None]:
+    library = ctypes.CDLL(None)
+
+    def prepare() -> None:
+        """In the child: no child is left behind when the parent is killed."""
+        if sys.platform == "linux":
+            library.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return prepare
+
+
+def _since(moment: float) -> float:
+    return time.monotonic() - moment
+
+
+def _say(line: str) -> None:
+    with suppress(BrokenPipeError):
+        print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,88 @@
+"""Which files of the sources have been ingested, by their stamps: ``.simclr/inbox.sqlite``.
+
+It spares reading a file again whose stamp is known. Nothing depends on it: without it, or with a damaged one, every
+file is read once more and found to be known by its contents.
+"""
+
+import logging
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+STAMPS = "inbox.sqlite"  # in the workspace's scratch folder
+FORMAT = 1
+WAIT_SECONDS = 10.0  # for another process that is writing, which takes it well under a second
+SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS ingested (
+        base TEXT NOT NULL, path TEXT NOT NULL, stamp TEXT NOT NULL, sha256 TEXT NOT NULL, PRIMARY KEY (base, path)
+    ) WITHOUT ROWID""",
+    "CREATE TABLE IF NOT EXISTS state (raw TEXT NOT NULL)",
+    f"PRAGMA user_version = {FORMAT}",
+)
+log = logging.getLogger("simclr.inbox")
+
+Key = tuple[str, str]  # base of the source, path relative to it
+
+
+class Stamps:
+    """What the ingests so far have seen; ``raw`` is the data version of data/raw after the last of them.
+
+    A file that is damaged, or written by another version of this program, is set aside and counts as empty.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.raw: str | None = None
+        self._known: dict[Key, tuple[str, str]] = {}
+        if not path.exists():
+            return
+        try:
+            with _transaction(path) as database:
+                (version,) = database.execute("PRAGMA user_version").fetchone()
+                if version == FORMAT:
+                    rows = database.execute("SELECT base, path, stamp, sha256 FROM ingested")
+                    self._known = {(base, name): (stamp, sha256) for base, name, stamp, sha256 in rows}
+                    self.raw = next((raw for (raw,) in database.execute("SELECT raw FROM state")), None)
+            if version != FORMAT:
+                self._set_aside(f"has format {version}, not {FORMAT}")
+        except sqlite3.OperationalError as error:  # busy or not readable, which says nothing about what is in it
+            log.warning("%s: cannot be read (%s); every file counts as new", path, error)
+        except sqlite3.DatabaseError as error:
+            self._set_aside(str(error))
+
+    def find(self, base: str, path: str, stamp: str) -> str | None:
+        """The SHA-256 of a file that has been ingested with this stamp."""
+        before, sha256 = self._known.get((base, path), ("", ""))
+        return sha256 if before == stamp else None
+
+    def record(self, seen: Mapping[Key, tuple[str, str]], raw: str) -> None:
+        """Remember (stamp, SHA-256) of what was ingested, all or nothing; to fail costs time at the next ingest."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with _transaction(self.path) as database:
+                for statement in SCHEMA:
+                    database.execute(statement)
+                database.execute("DELETE FROM state")
+                database.execute("INSERT INTO state VALUES (?)", (raw,))
+                rows = [(*key, *value) for key, value in seen.items() if self._known.get(key) != value]
+                database.executemany("INSERT OR REPLACE INTO ingested VALUES (?, ?, ?, ?)", rows)
+        except (sqlite3.Error, OSError) as error:
+            log.warning("%s: cannot be written (%s); the next ingest reads every file again", self.path, error)
+
+    def _set_aside(self, why: str) -> None:
+        numbered = (self.path.with_name(f"{self.path.name}.damaged-{number}") for number in range(1, 10_000))
+        aside = next(name for name in numbered if not name.exists())
+        self.path.rename(aside)
+        log.warning("%s: %s; set aside as %s, and every file is read once more", self.path, why, aside.name)
+
+
+@contextmanager
+def _transaction(path: Path) -> Iterator[sqlite3.Connection]:
+    database = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None)
+    try:
+        database.execute("BEGIN")
+        yield database
+        database.execute("COMMIT")
+    finally:
+        database.close()  # rolls back what was not committed

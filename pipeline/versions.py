@@ -1,0 +1,160 @@
+"""Which versions there are, and which of them serves: what Git's tags say, in the notation of GTO.
+
+    simclr-encoder@v0.0.2     this commit is version 0.0.2
+    simclr-encoder#prod#3     the third switch: from here on, this commit serves
+
+So `gto show`, `gto history` and `dvc artifacts get --stage prod` read them too. They are written with Git rather than
+GTO, which dates a tag with the whole second of the clock and orders by that: after two switches within a second, or
+with a clock that was set back, it would name the wrong version. Here a tag is never older than the one before.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from deploy.registry import VERSION
+from pipeline.errors import ReleaseError
+from pipeline.git import Git
+
+STAGE = "prod"
+NAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9_-]*[a-zA-Z0-9])?")  # GTO's rule for the name of an artifact
+TAG = re.compile(rf"(?:@(?P<version>{VERSION.pattern})|#(?P<stage>{STAGE}))(?P<undone>!?)(?:#(?P<count>\d+))?")
+BUNDLE = re.compile(r"^Bundle: ([0-9a-f]{64})$", re.MULTILINE)  # in the message of a released commit
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered version; ``bundle`` is the id of its bundle, empty when somebody tagged another commit by hand."""
+
+    name: str
+    commit: str
+    bundle: str
+    registered: datetime
+
+
+@dataclass(frozen=True)
+class History:
+    """Every version in ascending order, and the switches between them in theirs, oldest first."""
+
+    artifact: str
+    versions: tuple[Version, ...]
+    served: tuple[str, ...]
+    switches: int
+    taken: tuple[str, ...]  # names of all versions, also of the withdrawn ones
+    newest: datetime  # tag
+
+    @property
+    def current(self) -> Version | None:
+        return self.find(self.served[-1]) if self.served else None
+
+    @property
+    def next(self) -> str:
+        """One patch above the highest; the first is v0.0.1."""
+        if not self.taken:
+            return "v0.0.1"
+        major, minor, patch = max(map(_order, self.taken))
+        return f"v{major}.{minor}.{patch + 1}"
+
+    @property
+    def references(self) -> list[str]:
+        """All of its tags, for Git."""
+        return [f"refs/tags/{self.artifact}{mark}*" for mark in "@#"]
+
+    def find(self, name: str) -> Version:
+        """The version of this name.
+
+        Raises:
+            ReleaseError: there is none.
+        """
+        for version in self.versions:
+            if version.name == name:
+                return version
+        known = ", ".join(version.name for version in self.versions) or "nothing has been released yet"
+        raise ReleaseError(f"{name}: no such version of {self.artifact}; choose from: {known}")
+
+    def of_bundle(self, bundle: str) -> Version | None:
+        return next((version for version in reversed(self.versions) if version.bundle == bundle), None)
+
+    def before(self, name: str | None) -> str | None:
+        """What served before ``name`` did for the first time, or serves now when it never has."""
+        first = self.served.index(name) if name in self.served else len(self.served)
+        return self.served[first - 1] if first else None
+
+    def previous(self) -> Version:
+        """What a rollback leads to: the version that the current one replaced.
+
+        A version that was rolled back before is passed over: switching to an earlier one forgets what came after it.
+
+        Raises:
+            ReleaseError: there is none.
+        """
+        standing: list[str] = []
+        for name in self.served:
+            standing = standing[: standing.index(name)] if name in standing else standing
+            standing.append(name)
+        if not standing:
+            raise ReleaseError(f"no version of {self.artifact} has been released, so there is nothing to roll back")
+        if len(standing) == 1:
+            known = ", ".join(version.name for version in self.versions)
+            raise ReleaseError(f"{standing[0]}: nothing served before it; name the version to serve, one of: {known}")
+        return self.find(standing[-2])
+
+
+def read(git: Git, artifact: str) -> History:
+    """What the tags of this repository say.
+
+    Raises:
+        ReleaseError: the artifact cannot be the name of a tag.
+    """
+    if not NAME.fullmatch(artifact):
+        raise ReleaseError(f"export.name {artifact!r}: names the tags of releases; use letters, digits, - and _ only")
+    tags = git.tags([f"{artifact}@", f"{artifact}#"])
+    ours = [(tag, match) for tag in tags if (match := TAG.fullmatch(tag.name.removeprefix(artifact)))]
+    withdrawn = {match["version"] for _, match in ours if match["version"] and match["undone"]}
+    versions = [
+        Version(match["version"], tag.commit, _bundle(tag.commit_message), tag.made)
+        for tag, match in ours
+        if match["version"] and match["version"] not in withdrawn
+    ]
+    names = {version.commit: version.name for version in versions}
+    served: list[str] = []
+    for tag, match in sorted(ours, key=lambda pair: int(pair[1]["count"] or 0)):
+        name = names.get(tag.commit)
+        if match["stage"] and name:
+            served = [other for other in served if other != name] if match["undone"] else [*served, name]
+    return History(
+        artifact,
+        tuple(sorted(versions, key=lambda version: _order(version.name))),
+        tuple(served),
+        max((int(match["count"] or 0) for _, match in ours), default=0),
+        tuple(match["version"] for _, match in ours if match["version"]),
+        max((tag.made for tag, _ in ours), default=datetime.fromtimestamp(0, UTC)),
+    )
+
+
+def register(git: Git, history: History, commit: str) -> None:
+    """Make the commit the next version."""
+    name = history.next
+    message = f"Registering artifact {history.artifact} version {name}"
+    git.tag(f"{history.artifact}@{name}", commit, message, _now(history))
+
+
+def assign(git: Git, history: History, version: Version) -> None:
+    """Let this version serve from now on."""
+    name = f"{history.artifact}#{STAGE}#{history.switches + 1}"
+    message = f"Assigning stage {STAGE} to artifact {history.artifact} version {version.name}"
+    git.tag(name, version.commit, message, _now(history))
+
+
+def _now(history: History) -> datetime:
+    return max(datetime.now(UTC).replace(microsecond=0), history.newest + timedelta(seconds=1))
+
+
+def _order(name: str) -> tuple[int, int, int]:
+    major, minor, patch = name.removeprefix("v").split(".")
+    return int(major), int(minor), int(patch)
+
+
+def _bundle(message: str) -> str:
+    found = BUNDLE.search(message)
+    return found[1] if found else ""

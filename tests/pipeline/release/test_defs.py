@@ -1,0 +1,146 @@
+"""The assets and jobs of a release, as Dagster runs them."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from deploy.artifact import identity
+from pipeline import registry
+from pipeline.defs.release import JOBS, RELEASED, PromoteConfig, RollbackConfig, champion, released_encoder
+from pipeline.dvc.project import read_tracked
+from pipeline.dvc.translator import asset_key
+from pipeline.workspace import Workspace
+from tests.pipeline.release.conftest import tags
+
+CANDIDATE = [dg.AssetSpec(asset_key(path)) for path in ("models/bundle", "reports/compare.json")]
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+def gate(verdict: bool, name: str = "representation") -> dg.AssetChecksDefinition:
+    @dg.asset_check(name=name, asset=asset_key("reports/compare.json"), blocking=True)
+    def check() -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(passed=verdict)
+
+    return check
+
+
+def materialize(
+    workspace: Workspace, instance: dg.DagsterInstance, *gates: dg.AssetChecksDefinition
+) -> list[dg.AssetMaterialization]:
+    @dg.multi_asset(specs=CANDIDATE)
+    def stages() -> Iterator[dg.MaterializeResult[Any]]:
+        for spec in CANDIDATE:
+            yield dg.MaterializeResult(asset_key=spec.key)
+
+    result = dg.materialize(
+        [stages, released_encoder, *gates], instance=instance, resources={"workspace": workspace}, raise_on_error=False
+    )
+    return result.asset_materializations_for_node("released_encoder") if result.success else []
+
+
+def run(workspace: Workspace, instance: dg.DagsterInstance, name: str, config: dg.RunConfig | None = None) -> Any:
+    definitions = dg.Definitions(jobs=list(JOBS), resources={"workspace": workspace})
+    job = definitions.resolve_job_def(name)
+    result = job.execute_in_process(run_config=config, instance=instance, raise_on_error=False)
+    errors = [event.step_failure_data.error for event in result.get_step_failure_events()]
+    causes = [error.cause or error for error in errors if error]
+    return result, "\n".join(cause.message for cause in causes)
+
+
+def told(materialization: dg.AssetMaterialization) -> dict[str, Any]:
+    return {name: value.value for name, value in materialization.metadata.items()}
+
+
+def test_the_champion_is_versioned_by_dvc(computed: Workspace) -> None:
+    result = dg.materialize([champion], resources={"workspace": computed})
+    (materialization,) = result.asset_materializations_for_node("champion")
+    assert (materialization.tags or {})["dagster/data_version"] == read_tracked(computed.root, "models/champion").md5
+    assert told(materialization)["version"] == "none yet"
+
+
+@pytest.mark.slow
+def test_a_materialization_for_each_time_that_another_encoder_serves(
+    third: Workspace, instance: dg.DagsterInstance
+) -> None:
+    (first,) = materialize(third, instance)
+    shown = told(first)
+    assert (shown["version"], shown["before"]) == ("v0.0.3", "v0.0.2")
+    assert (shown["images"], shown["knn_top1"]) == (300, 73.0)  # numbers, which the UI draws over time
+    assert "| knn | 70.0 | 69.0 | 2 | 1 |" in shown["candidate beside champion"]
+    assert "simclr release rollback" in shown["roll back with"]
+    assert (first.tags or {})["dagster/data_version"] == identity(third.root / "models" / "bundle")
+    assert materialize(third, instance) == []
+
+    result, _ = run(third, instance, "rollback")
+    assert result.success
+    latest = instance.get_latest_materialization_event(RELEASED)
+    assert latest is not None
+    assert latest.asset_materialization is not None
+    assert told(latest.asset_materialization)["version"] == "v0.0.2"
+    assert materialize(third, instance) == []  # a run with nothing new leaves the rollback as it is
+    assert registry.current(third) == "v0.0.2"
+
+    result, _ = run(third, instance, "promote", dg.RunConfig({"promote_version": PromoteConfig(version="v0.0.1")}))
+    assert result.success
+    assert registry.current(third) == "v0.0.1"
+    for name, config in (("release_list", None), ("release_diff", {"one": "v0.0.1", "other": "v0.0.3"})):
+        result, _ = run(third, instance, name, config and dg.RunConfig({"diff_releases": {"config": config}}))
+        assert result.success
+
+
+def test_a_release_whose_last_step_was_not_recorded_is_shown_by_the_next_run(
+    released: Workspace, instance: dg.DagsterInstance
+) -> None:
+    (only,) = materialize(released, instance)
+    assert told(only)["version"] == "v0.0.2"
+    assert materialize(released, instance) == []
+
+
+def test_a_gate_that_does_not_pass_blocks_and_one_that_passes_again_lets_through(
+    computed: Workspace, instance: dg.DagsterInstance
+) -> None:
+    assert materialize(computed, instance, gate(False)) == []
+    assert tags(computed) == []
+    candidate = identity(computed.root / "models" / "pretrained")[:12]
+    registry.reject(computed, candidate, "representation", "worse", "run 1", {})
+    assert materialize(computed, instance) == []  # going around the gate
+    assert materialize(computed, instance, gate(True, "another")) == []
+    assert tags(computed) == []
+    (materialization,) = materialize(computed, instance, gate(True))
+    assert told(materialization)["version"] == "v0.0.1"
+
+
+def test_wrong_input_of_a_job_says_what_is_right(released: Workspace, instance: dg.DagsterInstance) -> None:
+    config = dg.RunConfig({"promote_version": PromoteConfig(version="v7.0.0")})
+    result, messages = run(released, instance, "promote", config)
+    assert not result.success
+    assert "choose from: v0.0.1, v0.0.2" in messages
+    result, _ = run(released, instance, "rollback", dg.RunConfig({"roll_back": RollbackConfig(version="v0.0.1")}))
+    assert result.success
+    with pytest.raises(dg.DagsterInvalidConfigError):
+        run(released, instance, "promote")
+
+
+def test_a_switch_does_not_queue_behind_a_training() -> None:
+    pools = {
+        node.definition.pool for job in JOBS for node in job.graph.nodes if isinstance(node.definition, dg.OpDefinition)
+    }
+    assert pools == {None}
+    assert champion.op.pool == released_encoder.op.pool == "dvc"
+    assert all(job.description for job in JOBS)
+    assert {job.name for job in JOBS} == {"promote", "rollback", "release_list", "release_diff"}
+
+
+def test_importing_it_loads_nothing_heavy() -> None:
+    code = "import sys, pipeline.defs.release; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert not {"torch", "onnxruntime", "pandas", "pyarrow", "dvc", "great_expectations"} & set(done.stdout.split())

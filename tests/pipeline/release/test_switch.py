@@ -1,0 +1,150 @@
+"""Switching between released versions: in seconds, at any time, and it stays."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+import deploy
+from deploy.cli import main as deploy_main
+from pipeline import alerts, registry
+from pipeline.dvc import client
+from pipeline.errors import BusyError, DvcError, ReleaseError
+from pipeline.params import override
+from pipeline.release import diff, listing, promote, release, rollback
+from pipeline.workspace import Workspace
+from tests.pipeline.release.conftest import ARTIFACT, compute, git, origin, store, tags
+
+
+@pytest.mark.slow
+def test_rollback_within_five_seconds_while_a_training_goes_on(
+    released: Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, str]] = []
+    monkeypatch.setattr(alerts, "send", lambda _, event, title, text: told.append((event, title)))
+    began = time.monotonic()
+    with client.exclusive(released.root, "stage pretrain"):
+        done = rollback(released)
+    seconds = time.monotonic() - began
+    assert (done.version, done.before, done.changed) == ("v0.0.1", "v0.0.2", True)
+    assert seconds < 5
+    assert told == [("champion_changed", "v0.0.1 serves")]
+    assert deploy_main(["info", str(released.root / "registry")]) == 0
+    info = json.loads(capsys.readouterr().out)
+    assert (info["version"], info["name"], info["id"]) == ("v0.0.1", "encoder 1", done.bundle)
+    assert tags(released)[-1] == f"{ARTIFACT}#prod#3"
+    assert tags(released)[-1] in git(origin(released), "tag").splitlines()
+
+    # The candidate of v0.0.2 still lies in models/bundle: a run that computes nothing does not bring it back.
+    assert release(released).version == "v0.0.1"
+    assert registry.current(released) == "v0.0.1"
+    with pytest.raises(ReleaseError, match=r"v0\.0\.1: nothing served before it.*v0\.0\.1, v0\.0\.2"):
+        rollback(released)
+    # What comes next is numbered after the version that was rolled back, and replaces the one that serves.
+    compute(released, 3)
+    done = release(released)
+    assert (done.version, done.before) == ("v0.0.3", "v0.0.1")
+    assert rollback(released).version == "v0.0.1"
+
+
+@pytest.mark.slow
+def test_a_bundle_that_the_registry_no_longer_has_comes_from_the_cache_or_the_remote(third: Workspace) -> None:
+    released = third
+    override(released, {"storage.keep_releases": "1"})
+    release(released)
+    assert registry.versions(released) == ["v0.0.2", "v0.0.3"]
+    assert promote(released, "v0.0.1").changed
+    assert registry.versions(released) == ["v0.0.1", "v0.0.3"]
+    shutil.rmtree(released.root / ".dvc" / "cache")
+    assert promote(released, "v0.0.2").changed
+    assert deploy.load(released.root / "registry").info["name"] == "encoder 2"
+
+
+def test_what_cannot_be_got_is_not_promised(released: Workspace) -> None:
+    shutil.rmtree(released.root / "registry" / "v0.0.1")
+    shutil.rmtree(released.root / ".dvc" / "cache")
+    shutil.rmtree(store(released))
+    before = tags(released)
+    with pytest.raises(DvcError, match="does not give back models/bundle"):
+        rollback(released)
+    assert tags(released) == before
+    assert registry.current(released) == "v0.0.2"
+
+
+def test_rollback_does_not_wait_for_the_origin(released: Workspace) -> None:
+    shutil.move(origin(released), origin(released).with_name("away"))
+    assert "the origin does not know yet" in str(rollback(released))
+    assert registry.current(released) == "v0.0.1"
+    shutil.move(origin(released).with_name("away"), origin(released))
+    release(released)
+    assert tags(released)[-1] in git(origin(released), "tag").splitlines()
+
+
+def test_promote(released: Workspace) -> None:
+    with pytest.raises(ReleaseError, match=r"v9\.9\.9: no such version of simclr-encoder; choose from: v0\.0\.1, v0"):
+        promote(released, "v9.9.9")
+    before = tags(released)
+    assert not promote(released, "v0.0.2").changed
+    assert tags(released) == before
+    (released.root / "registry" / "CURRENT").write_text("rubbish")
+    shutil.rmtree(released.root / "registry" / "v0.0.2")
+    assert promote(released, "v0.0.2").changed  # mends what is broken
+    assert deploy.load(released.root / "registry").info["version"] == "v0.0.2"
+    assert tags(released) == before
+
+
+def test_nothing_to_roll_back_to(computed: Workspace) -> None:
+    with pytest.raises(ReleaseError, match="nothing to roll back"):
+        rollback(computed)
+    with pytest.raises(ReleaseError, match="nothing has been released yet"):
+        promote(computed, "v0.0.1")
+    assert "nothing has been released yet" in str(listing(computed))
+
+
+def test_one_at_a_time(released: Workspace) -> None:
+    with registry.alone(released, "release"):
+        for action in (release, rollback):
+            with pytest.raises(BusyError, match=f"busy with the release of process {os.getpid()}"):
+                action(released)
+    with client.exclusive(released.root, "stage pretrain"), pytest.raises(BusyError, match="stage pretrain"):
+        release(released)
+    code = (
+        "import sys, pathlib, pipeline.registry as r, pipeline.workspace as w\n"
+        "with r.alone(w.Workspace(pathlib.Path(sys.argv[1])), 'release'): print(flush=True); input()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(released.root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    with pytest.raises(BusyError, match=str(holder.pid)):
+        rollback(released)
+    holder.kill()
+    holder.communicate()
+    assert rollback(released).changed
+
+
+def test_listing_and_diff_for_people(third: Workspace) -> None:
+    released = third
+    registry.reject(released, "abcabcabcabc", "representation", "kNN lost 5 points", "run 7", {})
+    text = str(listing(released))
+    newest, oldest = (line for line in text.splitlines() if line.lstrip("* ").startswith("v0.0."))
+    assert newest.startswith("*  v0.0.2")
+    assert "72.00" in newest
+    assert "71.00" in oldest
+    assert "rejected abcabcabcabc" in text
+    assert "kNN lost 5 points" in text
+
+    release(released)
+    text = str(diff(released, "v0.0.1", "v0.0.3"))
+    rows = {line.split("  ")[0]: line.split()[-2:] for line in text.splitlines()}
+    assert rows["images"] == ["100", "300"]
+    assert rows["knn_top1"] == ["71.00", "73.00"]
+    assert rows["pretrain.epochs"] == ["2", "3"]
+    assert text.endswith("code: the same")
+    with pytest.raises(ReleaseError, match="no such version"):
+        diff(released, "v0.0.1", "v1.0.0")

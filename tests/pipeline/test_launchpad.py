@@ -1,0 +1,117 @@
+"""The launchpad of `retrain` shows every key of params.yaml with its type and words, and refuses what cannot be."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import yaml
+
+from pipeline import params
+from pipeline.defs.launchpad import read_comments
+from pipeline.defs.raw_images import RawImagesConfig, raw_images
+from pipeline.workspace import Workspace, template
+
+JOB = dg.Definitions(
+    assets=[raw_images], jobs=[dg.define_asset_job("retrain")], resources={"workspace": Workspace(Path("nowhere"))}
+)
+
+
+def shown() -> dict[str, Any]:
+    """Full name of each key → (type, description), from the schema that the UI shows beside the launchpad."""
+    schema = JOB.resolve_job_def("retrain").graph.node_named("raw_images").definition.config_schema
+    return dict(_fields(schema.as_field().config_type, ""))
+
+
+def _fields(kind: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    inner = getattr(kind, "inner_type", kind)
+    for name, field in getattr(inner, "fields", {}).items():
+        assert not field.is_required
+        yield f"{prefix}{name}", (field.config_type, field.description)
+        yield from _fields(field.config_type, f"{prefix}{name}.")
+
+
+def validate(**config: object) -> None:
+    dg.validate_run_config(JOB.resolve_job_def("retrain"), {"ops": {"raw_images": {"config": config}}})
+
+
+def keys(block: Any, prefix: str) -> Iterator[str]:
+    for name, value in block:
+        yield f"{prefix}{name}"
+        if isinstance(value, params.Block):
+            yield from keys(value, f"{prefix}{name}.")
+
+
+def test_every_key_is_there_with_a_description(workspace: Workspace) -> None:
+    fields = shown()
+    read = params.read(workspace)
+    wanted = {key for name in params.BLOCKS for key in keys(getattr(read, name), f"{name}.")}
+    assert {"pretrain.epochs", "pretrain.augmentation.crop_scale", "gates.confidence"} <= wanted
+    assert wanted | set(params.BLOCKS) | {"sources", "overrides"} == set(fields)
+    for name, (_, description) in fields.items():
+        assert description, name
+
+
+def test_descriptions_hold_the_comment_of_params_yaml_and_what_is_allowed() -> None:
+    fields = shown()
+    description = fields["pretrain.monitor_images"][1]
+    assert description.startswith("labelled training images for the kNN that watches")
+    assert description.endswith("; a whole number, at least 16.")
+    assert fields["pretrain.temperature"][1] == "a number, above 0."
+    assert fields["pretrain.optimizer"][1] == "sgd or lars or adamw."
+    assert fields["pretrain.init"][1].endswith("scratch or champion.")
+    assert "a list of 2, each a number, above 0" in fields["pretrain.augmentation.crop_scale"][1]
+    assert fields["release.require_remote"][1].endswith("true or false.")
+    assert fields["pretrain.seed"][1] == "a whole number, at least 0, below 4,294,967,296."
+
+
+def test_comments_are_found_at_any_depth() -> None:
+    text = "# top\na:\n  b: 1   # one\n  c:  # nested\n    d: 'x # y'   # four\n  e: {f: 1}   # flow\ng: 2\n"
+    assert read_comments(text) == {("a", "b"): "one", ("a", "c"): "nested", ("a", "c", "d"): "four", ("a", "e"): "flow"}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"pretrain": {"epochs": "many"}}, "pretrain:epochs"),
+        ({"pretrain": {"epochs": 1.5}}, "pretrain:epochs"),
+        ({"pretrain": {"optimizer": "adam"}}, "not in enum type PretrainOptimizer got adam"),
+        ({"pretrain": {"epoch": 3}}, 'unexpected config entry "epoch"'),
+        ({"pretrian": {"epochs": 3}}, 'unexpected config entry "pretrian"'),
+        ({"pretrain": {"augmentation": {"flip": "yes"}}}, "pretrain:augmentation:flip"),
+        ({"sources": "inbox"}, "sources"),
+    ],
+)
+def test_a_fault_is_reported_before_the_run_begins(config: dict[str, object], message: str) -> None:
+    with pytest.raises(dg.DagsterInvalidConfigError, match=message):
+        validate(**config)
+
+
+def test_every_value_of_the_shipped_params_yaml_is_accepted_and_means_itself(workspace: Workspace) -> None:
+    workspace.params.write_text(template("params.yaml").read_text())
+    shipped = params.read(workspace)
+    blocks = yaml.safe_load(workspace.params.read_text())
+    validate(**blocks)
+    workspace.params.write_text(yaml.safe_dump({name: {} for name in params.BLOCKS}))
+    params.override(workspace, RawImagesConfig(**blocks).settings())
+    assert params.read(workspace) == shipped
+
+
+def test_what_is_left_out_changes_nothing_and_overrides_win() -> None:
+    assert RawImagesConfig().settings() == {}
+    assert RawImagesConfig(sources=["a"], pretrain=None).settings() == {}
+    config = RawImagesConfig(
+        pretrain={"epochs": 3, "encoder": {"name": "vit_b_16"}},
+        overrides={"pretrain.epochs": "7", "pretrain.resize": "null"},
+    )
+    assert config.settings() == {
+        "pretrain.epochs": "7",
+        "pretrain.encoder.name": '"vit_b_16"',
+        "pretrain.resize": "null",
+    }
+
+
+def test_a_dump_of_it_is_a_run_configuration() -> None:
+    validate(**RawImagesConfig(sources=["inbox"]).model_dump())
+    validate()
