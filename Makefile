@@ -18,7 +18,8 @@ test: .venv/installed system-packages ## everything that must hold: format, lint
 	ruff check .
 	mypy
 	lint-imports
-	pytest
+	pytest -n auto -m "not slow"
+	pytest -m slow # one at a time: they kill, restart and measure
 
 test-fast: .venv/installed ## without the slow ones, which also need what system-packages names
 	pytest -n auto -m "not slow"

@@ -29,6 +29,7 @@ STAGES = {
     "export",
     "compare",
 }
+MODELS = ("models/initial", "models/pretrained", "models/probe", "models/finetuned", "models/bundle")
 
 
 def dvc(root: Path, *arguments: str) -> str:
@@ -54,15 +55,15 @@ def test_from_raw_images_to_served_embeddings(filled: Workspace, tmp_path: Path)
     # Again: nothing to do. Models gone: restored, not computed.
     lock = (filled.root / "dvc.lock").read_text()
     assert {result.outcome for result in run(filled).stages.values()} == {Outcome.SKIPPED}
-    for folder in (filled.root / "models").iterdir():
-        shutil.rmtree(folder) if folder.is_dir() else None
+    for name in MODELS:
+        shutil.rmtree(filled.root / name)
     dvc(filled.root, "checkout")
     assert {result.outcome for result in run(filled).stages.values()} == {Outcome.SKIPPED}
     assert (filled.root / "dvc.lock").read_text() == lock
 
     # DVC without Dagster computes the same bytes from the same raw images.
     shutil.copytree(filled.root, untrained, symlinks=True)
-    for name in ("models", "reports", "data/manifest", "data/prepared", "dvc.lock", ".dvc/cache/runs", ".dvc/tmp"):
+    for name in (*MODELS, "reports", "data/manifest", "data/prepared", "dvc.lock", ".dvc/cache/runs", ".dvc/tmp"):
         path = untrained / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     dvc(untrained, "repro")
