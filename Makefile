@@ -18,11 +18,10 @@ test: .venv/installed system-packages ## everything that must hold: format, lint
 	ruff check .
 	mypy
 	lint-imports
-	pytest -n auto -m "not slow"
-	pytest -m slow # one at a time: they kill, restart and measure
+	pytest -n auto --dist worksteal
 
 test-fast: .venv/installed ## without the slow ones, which also need what system-packages names
-	pytest -n auto -m "not slow"
+	pytest -n auto --dist worksteal -m "not slow"
 
 bench: .venv/bench-installed ## side by side with pinned peers
 	python -m benchmarks.nt_xent

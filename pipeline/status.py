@@ -1,6 +1,6 @@
 """``simclr status``: what is in the workspace, what a run would do, and how good the encoder is."""
 
-from pipeline import summary
+from pipeline import registry, storage, summary
 from pipeline.dvc import client
 from pipeline.raw import batches, read_occurrences
 from pipeline.workspace import Workspace
@@ -23,4 +23,10 @@ def describe_workspace(workspace: Workspace) -> str:
         lines.append(f"encoder    top-1: kNN {simclr['knn_top1']}, linear probe by share of labels: {linear}")
     if report["bundle"]:
         lines.append(f"bundle     models/bundle, {report['bundle'][:12]}")
+    serving = registry.current(workspace)
+    if serving:
+        lines.append(f"released   {serving} serves from {registry.folder(workspace)}; see `simclr release list`")
+    lines += [f"rejected   {one.candidate} by {one.gate}: {one.reason}" for one in registry.rejections(workspace)[-1:]]
+    parts = (f"{name} {storage.size(count)}" for name, count in storage.usage(workspace).items())
+    lines.append(f"disk       {', '.join(parts)}")
     return "\n".join(lines)

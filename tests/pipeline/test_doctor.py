@@ -117,6 +117,7 @@ def test_a_torn_rwlock_is_left_while_a_dvc_may_need_it(workspace: Workspace, wor
     assert path.read_text() == "{half"
 
 
+@pytest.mark.slow
 def test_dvcs_lock_of_the_whole_workspace(workspace: Workspace) -> None:
     path = workspace.root / ".dvc" / "tmp" / "lock"
     path.parent.mkdir(parents=True, exist_ok=True)

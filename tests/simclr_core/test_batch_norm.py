@@ -39,6 +39,7 @@ def test_alone_in_a_process_group_nothing_changes() -> None:
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_ranks_equal_one_process_on_the_whole_batch(on_ranks: Callable[..., list[Any]]) -> None:
     """Output, gradients, running statistics after two steps, evaluation, for every kind of BatchNorm."""
     shares = on_ranks(2, each_kind)
@@ -99,6 +100,7 @@ def batches(kind: str) -> tuple[Tensor, Tensor]:
     return one, two
 
 
+@pytest.mark.slow
 def test_large_means_low_precision_and_nested_modules(on_ranks: Callable[..., list[Any]]) -> None:
     for share in on_ranks(2, hard_cases):
         assert share["types"] == [torch.bfloat16, torch.float32]

@@ -15,6 +15,8 @@ from pipeline.release import release, rollback
 from pipeline.workspace import Workspace
 from tests.pipeline.release.conftest import dvc, store
 
+pytestmark = pytest.mark.slow  # each of them clones, pushes and pulls
+
 
 def tracked(workspace: Workspace) -> str:
     return str(yaml.safe_load((workspace.root / "models" / "champion.dvc").read_text())["outs"][0]["md5"])

@@ -16,6 +16,8 @@ from pipeline.release import listing, promote, release, rollback
 from pipeline.workspace import Workspace, executable
 from tests.pipeline.release.conftest import ARTIFACT, dvc, git, origin, store, tags
 
+pytestmark = pytest.mark.slow  # each of them clones, pushes and pulls
+
 
 def test_the_first_release_reaches_everybody(computed: Workspace, tmp_path: Path) -> None:
     done = release(computed)

@@ -116,6 +116,7 @@ def test_every_file_gets_the_reasons_it_deserves(mixed: Workspace) -> None:
     assert timing["images_per_second"] > 0
 
 
+@pytest.mark.slow
 def test_running_twice_or_elsewhere_changes_no_byte(mixed: Workspace, tmp_path: Path) -> None:
     run(mixed)
     first = outputs(mixed.root)
@@ -264,6 +265,7 @@ def test_a_crashing_decoder_costs_one_file(workspace: Workspace, raw: Path, monk
     assert not result["passed"]  # three of 33: more than a healthy decoder loses
 
 
+@pytest.mark.slow
 def test_killed_while_publishing_it_leaves_what_was_there(workspace: Workspace, raw: Path) -> None:
     write_batch(raw, "0001", [(f"{number}.png", encoded(picture(number), "PNG")) for number in range(30)])
     run(workspace)
