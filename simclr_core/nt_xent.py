@@ -11,6 +11,9 @@ both roles weigh the same vectors and meet in one sum:
 
 A rank that holds every z and every l, N scalars, thus has the exact gradient of its own rows: the backward pass talks
 to nobody. Both passes compute s one tile at a time, so memory is the gathered z, N x d, and a few tiles; never N x N.
+
+No similarity is above 1/t, t the temperature. So exp(s_ij - 1/t) never overflows, serves anchors and keys alike, and is
+computed once for (i, j) and (j, i): among its own rows a rank visits only the tiles on and above the diagonal.
 """
 
 from collections.abc import Iterator
@@ -24,22 +27,27 @@ from torch.nn.functional import normalize
 from simclr_core.errors import NtXentError
 
 TILE = 512  # rows and columns of s at a time: 1 MiB of float32, which stays in a core's L2 cache
+RANGE = 80.0  # exp(-80) is still a normal float32
+LOWEST = 0.003  # exp(-2 / 0.003) a normal float64
 
 
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     """Mean NT-Xent loss over the views of all ranks: a scalar, the same on every rank.
 
     ``first`` and ``second`` are this rank's projections of the two views, [n, d], not normalised, row i of both from
-    image i; n is the same on every rank. Computed in float32, autocast or not; float64 stays float64.
+    image i; n is the same on every rank. Computed in float32, autocast or not, in float64 for temperatures below 0.025;
+    float64 stays float64.
 
     The gradient is scaled for DistributedDataParallel, which averages over ranks: with g_r the part of dL/dweights that
     flows through the rows of rank r, dL/dweights = sum_r g_r = 1/W sum_r (W g_r): each rank back-propagates W dL/dz_k.
 
     Raises:
-        NtXentError: temperature is not above 0, or the two are not both [n, d] with n >= 1.
+        NtXentError: temperature is below 0.003, or the two are not both [n, d] with n >= 1.
     """
-    if not 0 < temperature < float("inf"):
-        raise NtXentError(f"temperature is {temperature}; give a finite number above 0 (SimCLR uses 0.1 to 0.5)")
+    if not LOWEST <= temperature < float("inf"):
+        raise NtXentError(
+            f"temperature is {temperature}; give a finite number of at least {LOWEST} (SimCLR uses 0.1 to 0.5)"
+        )
     if first.shape != second.shape or first.ndim != 2 or len(first) < 1:
         raise NtXentError(
             f"the projections of the two views have shapes {list(first.shape)} and {list(second.shape)}; "
@@ -48,8 +56,9 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     precision = torch.promote_types(torch.promote_types(first.dtype, second.dtype), torch.float32)
     with torch.autocast(first.device.type, enabled=False):
         rows = normalize(torch.cat([first.to(precision), second.to(precision)]), dim=1)
-        loss: Tensor = _NTXent.apply(rows, temperature)
-    return loss
+        # Similarities span 2/t: at low temperatures float32 would lose what is far below the largest there could be.
+        loss: Tensor = _NTXent.apply(rows if 2 / temperature <= RANGE else rows.double(), temperature)
+    return loss.to(precision)
 
 
 class _NTXent(torch.autograd.Function):
@@ -59,10 +68,12 @@ class _NTXent(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, temperature: float) -> Tensor:
         columns = _gathered(rows)
         start = _rank() * len(rows)
-        log_sums = rows.new_full((len(rows),), float("-inf"))
-        for r, _, similarities in _tiles(rows, columns, start, temperature):
-            log_sums[r] = torch.logaddexp(log_sums[r], similarities.logsumexp(dim=1))
-        all_log_sums = _gathered(log_sums)
+        sums = rows.new_zeros(len(rows))
+        for r, _, mirror, shifted in _tiles(rows, columns, start, temperature):
+            sums[r] += shifted.sum(dim=1)
+            if mirror:
+                sums[mirror] += shifted.sum(dim=0)
+        all_log_sums = _gathered(sums.log_().add_(1 / temperature))
         ctx.save_for_backward(columns, all_log_sums)
         ctx.own, ctx.temperature = slice(start, start + len(rows)), temperature
         positives = columns.view(-1, 2, len(rows) // 2, rows.shape[1]).prod(dim=1).sum(dim=-1) / temperature
@@ -71,30 +82,46 @@ class _NTXent(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         columns, log_sums = ctx.saved_tensors
-        rows, own_log_sums = columns[ctx.own], log_sums[ctx.own]
+        own: slice = ctx.own
+        rows = columns[own]
         # Not inherited from forward: backward may itself be called under autocast.
         with torch.autocast(columns.device.type, enabled=False):
             pull = -2 * rows.roll(len(rows) // 2, dims=0)  # the positive of a row is n rows away
-            for r, c, similarities in _tiles(rows, columns, ctx.own.start, ctx.temperature):
-                as_anchor = (similarities - own_log_sums[r, None]).exp_()
-                as_key = similarities.sub_(log_sums[c]).exp_()
-                pull[r].addmm_(as_anchor.add_(as_key), columns[c])
+            weights = (1 / ctx.temperature - log_sums).exp_()
+            for r, c, mirror, shifted in _tiles(rows, columns, own.start, ctx.temperature):
+                as_anchor_and_key = shifted.mul_(weights[own][r, None] + weights[c])
+                pull[r].addmm_(as_anchor_and_key, columns[c])
+                if mirror:
+                    pull[mirror].addmm_(as_anchor_and_key.T, rows[r])
             ranks = len(columns) // len(rows)
             return pull.mul_(gradient * ranks / (len(columns) * ctx.temperature)), None
 
 
-def _tiles(rows: Tensor, columns: Tensor, start: int, temperature: float) -> Iterator[tuple[slice, slice, Tensor]]:
-    """s of ``rows``, which are columns[start:], against ``columns``, tile by tile; -inf where a row meets itself.
+def _tiles(
+    rows: Tensor, columns: Tensor, start: int, temperature: float
+) -> Iterator[tuple[slice, slice, slice | None, Tensor]]:
+    """exp(s - 1/temperature) of ``rows``, which are columns[start:], against ``columns``, 0 where a row meets itself.
 
-    Most tiles hold no such place: their diagonal at that offset is empty.
+    Yields a slice of the rows, one of the columns, and the tile. Of two tiles that are each other's transposed only one
+    is there, with the slice of the *rows* that its columns are: ``mirror``, else None.
     """
+    scaled, shift = rows / temperature, rows.new_tensor(-1 / temperature)
     for top in range(0, len(rows), TILE):
         r = slice(top, min(top + TILE, len(rows)))
-        for left in range(0, len(columns), TILE):
-            c = slice(left, min(left + TILE, len(columns)))
-            similarities = (rows[r] @ columns[c].T).div_(temperature)
-            similarities.diagonal(start + top - left).fill_(float("-inf"))
-            yield r, c, similarities
+        for c, mirror in _columns(top, start, len(rows), len(columns)):
+            shifted = torch.addmm(shift, scaled[r], columns[c].T).exp_()
+            # Most tiles hold no such place: their diagonal at that offset is empty.
+            shifted.diagonal(start + top - c.start).fill_(0)
+            yield r, c, mirror, shifted
+
+
+def _columns(top: int, start: int, own: int, total: int) -> Iterator[tuple[slice, slice | None]]:
+    """The columns that the rows from ``top`` on meet: of other ranks all, of this one those from ``top`` on."""
+    for first, end in ((0, start), (start + top, start + own), (start + own, total)):
+        for left in range(first, end, TILE):
+            c = slice(left, min(left + TILE, end))
+            mirrored = start + top < left < start + own
+            yield c, slice(c.start - start, c.stop - start) if mirrored else None
 
 
 def _gathered(local: Tensor) -> Tensor:
