@@ -28,7 +28,7 @@ from pipeline.params import BLOCKS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-GUIDE = {"tutorial.md": 200, "operations.md": 200, "runbook.md": 250}  # lines
+GUIDE = {"tutorial.md": 215, "operations.md": 200, "runbook.md": 250}  # lines
 SHELLS = ("sh", "bash")
 OWN = ("simclr", "simclr-deploy", "dvc")
 

@@ -4,6 +4,7 @@ Each is a check of its own rather than part of a stage, so that it can be repeat
 holds when DVC skips the stage.
 """
 
+import inspect
 import json
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -61,9 +62,9 @@ def gate(asset: str, rejects: bool = True) -> Callable[[Judge], dg.AssetChecksDe
     """
 
     def decorate(judge: Judge) -> dg.AssetChecksDefinition:
-        name = judge.__name__
+        name, words = judge.__name__, inspect.getdoc(judge)
 
-        @dg.asset_check(name=name, asset=asset_key(asset), description=judge.__doc__, blocking=True, pool=POOL)
+        @dg.asset_check(name=name, asset=asset_key(asset), description=words, blocking=True, pool=POOL)
         def check(
             context: dg.AssetCheckExecutionContext, workspace: dg.ResourceParam[Workspace]
         ) -> dg.AssetCheckResult:

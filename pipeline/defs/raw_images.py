@@ -21,7 +21,7 @@ else:
 @dg.asset(
     key=RAW_IMAGES,
     group_name="data",
-    kinds={"dvc", "python"},
+    kinds={"dvc", "source"},
     owners=["team:data"],
     pool=POOL,
     description="Every image ever ingested, byte for byte, in one frozen batch for each time something was new.",
@@ -48,10 +48,8 @@ def raw_images(
         metadata={
             "new_images": result.new_images,
             "batch": result.batch or "nothing new",
-            "dvc/md5": record.md5,
             "dvc/size": record.size,
-            "dvc/files": record.files,
-            "dvc/executed": result.batch is not None,
+            "dvc/md5": record.md5,
         },
     )
 

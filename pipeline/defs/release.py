@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 RELEASED = dg.AssetKey("released_encoder")
 DATA_VERSION = "dagster/data_version"
+SHORT = 12  # digits of a hash that people compare
 
 
 @dg.asset(
     key=SOURCES[CHAMPION],
     deps=[RAW_IMAGES],
-    group_name="release",
+    group_name="encoder",
     kinds={"dvc", "git"},
     owners=["team:ml"],
     pool=POOL,
@@ -40,11 +41,10 @@ def champion(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Work
         data_version=dg.DataVersion(record.md5),
         metadata={
             "version": pinned.version or "none yet",
-            "commit": pinned.commit or "none yet",
-            "bundle": pinned.bundle or "none yet",
-            "dvc/md5": record.md5,
+            "commit": (pinned.commit or "none yet")[:SHORT],
+            "bundle": (pinned.bundle or "none yet")[:SHORT],
             "dvc/size": record.size,
-            "dvc/files": record.files,
+            "dvc/md5": record.md5,
         },
     )
 
@@ -189,13 +189,13 @@ def _told(workspace: Workspace, done: "Released") -> dict[str, dg.MetadataValue 
     return {
         "version": done.version,
         "before": done.before or "none",
-        "commit": done.commit,
-        "bundle": done.bundle,
         "candidate beside champion": dg.MetadataValue.md(comparison(about)),
-        "roll back with": dg.MetadataValue.md("`simclr release rollback`, or the job `rollback`"),
-        "registry": dg.MetadataValue.path(str(done.registry)),
-        **({"notes": dg.MetadataValue.md("\n".join(f"- {note}" for note in done.notes))} if done.notes else {}),
         **about.metrics,
+        **({"notes": dg.MetadataValue.md("\n".join(f"- {note}" for note in done.notes))} if done.notes else {}),
+        "roll back with": dg.MetadataValue.md("`simclr release rollback`, or the job `rollback`"),
+        "commit": done.commit[:SHORT],
+        "bundle": done.bundle[:SHORT],
+        "registry": dg.MetadataValue.path(str(done.registry)),
     }
 
 

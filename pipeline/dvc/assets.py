@@ -4,23 +4,22 @@ Materialising an asset is ``dvc repro --single-item`` of its stage, so an unchan
 restored. The data version of an asset is DVC's hash of it.
 """
 
-import base64
 import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from pipeline.dvc.client import Outcome, repro
+from pipeline.dvc.client import repro
+from pipeline.dvc.pages import show
 from pipeline.dvc.project import Project, Stage, load, read_lock
-from pipeline.dvc.translator import asset_key, asset_spec, op_name, pool
+from pipeline.dvc.translator import asset_key, asset_spec, charts, facts, op_name, pool
 from pipeline.errors import FORESEEN
 from pipeline.workspace import Workspace
-
-INLINE_BYTES = 200_000  # an inline image becomes a row of Dagster's event log
 
 
 def dvc_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
@@ -45,21 +44,22 @@ def stage_assets(workspace: Workspace, project: Project, stage: Stage) -> dg.Ass
             )
         context.log.info(f"{stage.name}: {reproduction.outcome} in {reproduction.seconds:.1f} s")
         recorded = read_lock(workspace.root, stage)
+        seen = pictures(workspace, stage, context.instance)
+        charted = numbers(workspace, stage)
         for out in stage.data:
-            record = recorded[out.path]
+            record, file = recorded[out.path], workspace.root / out.path
             yield dg.MaterializeResult(
                 asset_key=asset_key(out.path),
                 data_version=dg.DataVersion(record.md5),
                 metadata={
-                    **numbers(workspace, stage),
-                    **images(workspace, stage),
+                    **({file.stem: show(context.instance, file)} if file.suffix == ".html" else {}),
+                    **seen,
+                    **charted,
                     "dvc/stage": stage.name,
-                    "dvc/md5": record.md5,
-                    "dvc/size": record.size,
-                    "dvc/files": record.files,
                     "dvc/outcome": reproduction.outcome.value,
-                    "dvc/executed": reproduction.outcome is Outcome.EXECUTED,
                     "dvc/seconds": round(reproduction.seconds, 3),
+                    "dvc/size": record.size,
+                    "dvc/md5": record.md5,
                 },
             )
 
@@ -76,27 +76,21 @@ def foreseen() -> Iterator[None]:
 
 
 def numbers(workspace: Workspace, stage: Stage) -> dict[str, float]:
-    """The numbers in the stage's metrics, and its timings if it was computed on this machine."""
+    """Those of the stage's numbers that are to be drawn over time, in the order that its ``meta.dagster`` gives them,
+    and its timings if it was computed on this machine."""
     found: dict[str, float] = {}
-    for out in stage.outs:
-        if out.kind == "metric":
-            found |= dict(_flatten(_read_json(workspace.root / out.path)))
+    for path in [*(out.path for out in stage.outs if out.kind == "metric"), *facts(stage)]:
+        found |= dict(_flatten(_read_json(workspace.root / path)))
+    drawn = {name: found[name] for pattern in charts(stage) for name in found if fnmatchcase(name, pattern)}
     timings = _read_json(workspace.scratch / "timings" / f"{stage.name.replace('@', '-')}.json")
-    return found | {f"timing/{name}": number for name, number in _flatten(timings)}
+    return drawn | {f"timing/{name}": number for name, number in _flatten(timings)}
 
 
-def images(workspace: Workspace, stage: Stage) -> dict[str, dg.MetadataValue]:
-    """The stage's PNG plots, inline where they are small."""
+def pictures(workspace: Workspace, stage: Stage, instance: dg.DagsterInstance) -> dict[str, dg.MetadataValue]:
+    """The stage's PNG plots, shown on the page of each of its assets."""
     plots = [workspace.root / out.path for out in stage.outs if out.kind == "plot"]
     files = [file for plot in plots for file in (sorted(plot.rglob("*.png")) if plot.is_dir() else [plot])]
-    return {f"plot/{file.stem}": _image(file) for file in files if file.suffix == ".png" and file.is_file()}
-
-
-def _image(file: Path) -> dg.MetadataValue:
-    data = file.read_bytes()
-    if len(data) > INLINE_BYTES:
-        return dg.MetadataValue.path(file)
-    return dg.MetadataValue.md(f"![{file.stem}](data:image/png;base64,{base64.b64encode(data).decode()})")
+    return {file.stem: show(instance, file) for file in files if file.suffix == ".png" and file.is_file()}
 
 
 def _read_json(path: Path) -> Any:

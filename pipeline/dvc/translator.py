@@ -3,7 +3,14 @@
 stages:
   pretrain:
     desc: What the asset page says
-    meta: {dagster: {group: training, kinds: [pytorch], owners: ["team:ml"], pool: dvc}}
+    meta:
+      dagster:
+        group: training
+        kinds: [pytorch]
+        owners: ["team:ml"]
+        pool: dvc
+        numbers: [knn_top1, loss_*]      # which of those in the metrics are drawn over time; by default all
+        facts: [data/card.json]          # files with more of them
 """
 
 import re
@@ -20,8 +27,16 @@ SOURCES = {RAW: RAW_IMAGES, CHAMPION: dg.AssetKey("champion")}  # results of no 
 
 
 def asset_key(path: str) -> dg.AssetKey:
-    """``models/finetuned/0.01`` → models/finetuned/0_01."""
-    return SOURCES.get(path) or dg.AssetKey([part.replace(".", "_") for part in PurePosixPath(path).parts])
+    """``reports/compare.json`` → reports/compare, ``models/finetuned/0.01`` → models/finetuned_0_01.
+
+    The graph shows the last part alone: an extension tells nothing there, and a number not enough.
+    """
+    if path in SOURCES:
+        return SOURCES[path]
+    *folders, name = PurePosixPath(re.sub(r"\.(json|html|csv|png)$", "", path)).parts
+    if name[0].isdigit() and folders:
+        name = f"{folders.pop()}_{name}"
+    return dg.AssetKey([part.replace(".", "_") for part in (*folders, name)])
 
 
 def op_name(stage: Stage) -> str:
@@ -32,6 +47,16 @@ def op_name(stage: Stage) -> str:
 def pool(stage: Stage) -> str:
     """The pool whose single slot keeps two runs out of one workspace."""
     return str(_meta(stage).get("pool", POOL))
+
+
+def charts(stage: Stage) -> tuple[str, ...]:
+    """Patterns of the numbers that are drawn over time, such as ``images/*``."""
+    return tuple(_meta(stage).get("numbers", ["*"]))
+
+
+def facts(stage: Stage) -> tuple[str, ...]:
+    """JSON files with numbers about the results, beside the stage's metrics."""
+    return tuple(_meta(stage).get("facts", []))
 
 
 def asset_spec(project: Project, stage: Stage, out: Out) -> dg.AssetSpec:

@@ -35,11 +35,9 @@ def test_its_data_version_is_the_hash_that_dvc_tracks(filled: Workspace) -> None
     tracked = yaml.safe_load((filled.root / "data" / "raw.dvc").read_text())["outs"][0]
     assert version(first) == tracked["md5"]
     assert told(first)["new_images"] == 40
-    assert told(first)["dvc/executed"] is True
     again = materialize(filled)
     assert version(again) == version(first)
     assert (told(again)["new_images"], told(again)["batch"]) == (0, "nothing new")
-    assert told(again)["dvc/executed"] is False
 
 
 def test_an_empty_inbox_is_unchanged_after_the_first_ingest_and_an_error_before(filled: Workspace) -> None:
