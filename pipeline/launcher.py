@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -22,18 +23,21 @@ import psutil
 from dagster._cli.api import execute_run_command
 from dagster._core.events import DagsterEvent
 from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, RunLauncher, WorkerStatus
-from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, WILL_RETRY_TAG
+from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, MAX_RETRIES_TAG, WILL_RETRY_TAG
 from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import ConfigurableClass, serialize_value
 from dagster._serdes.config_class import ConfigurableClassData
 
 from deploy.failpoint import failpoint
-from pipeline.redact import redact
+from pipeline import output
+from pipeline.instance import redacting
+from pipeline.redact import redactor
 
 PROCESS = "simclr/process"  # tag of a run: the process it runs in
 RUN = "SIMCLR_RUN"  # environment variable of that process and all that come from it: the run's id
 LOGS = Path(".simclr") / "logs" / "runs"
 KILL_SECONDS = 5.0
+OVERLOOKED_SECONDS = 30.0  # after which a relaunch that was announced has not come
 RETRY_ATTEMPTS = 5  # how often a relaunch that Dagster could not make is asked for again
 
 Instance = dg.DagsterInstance
@@ -63,21 +67,20 @@ class ProcessRunLauncher(RunLauncher[Instance], ConfigurableClass):
     def launch_run(self, context: LaunchRunContext) -> None:
         run, instance = context.dagster_run, self._instance
         assert run.job_code_origin, "a run of the queue has an origin"
-        arguments = ExecuteRunArgs(run.job_code_origin, run.run_id, instance.get_ref())
-        log = Path(instance.root_directory) / LOGS / f"{run.run_id}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as output:
+        arguments = ExecuteRunArgs(run.job_code_origin, run.run_id, redacting(instance.get_ref()))
+        root = Path(instance.root_directory)
+        with output.started(root, root / LOGS / f"{run.run_id}.log") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "pipeline.launcher"],
-                cwd=instance.root_directory,
+                cwd=root,
                 env={**os.environ, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", RUN: run.run_id},
                 stdin=subprocess.PIPE,
-                stdout=output,
+                stdout=log.stdin,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
         assert process.stdin is not None
-        threading.Thread(target=self._await_end, args=(process, run.run_id), daemon=True).start()
+        threading.Thread(target=self._await_end, args=(process, log, run.run_id), daemon=True).start()
         with suppress(BrokenPipeError), process.stdin as channel:
             failpoint("launcher.spawned")
             instance.add_run_tags(run.run_id, {PROCESS: identify(process.pid)})
@@ -109,14 +112,18 @@ class ProcessRunLauncher(RunLauncher[Instance], ConfigurableClass):
     def get_run_worker_debug_info(self, run: dg.DagsterRun, include_container_logs: bool | None = True) -> str:
         log = LOGS / f"{run.run_id}.log"
         said = Path(self._instance.root_directory, log).read_text(errors="replace") if include_container_logs else ""
+        hide = redactor(Path(self._instance.root_directory))  # an earlier version may have written the file
         state = "runs" if alive(run) else "is gone"
-        return f"Process {run.tags.get(PROCESS, '(none)')} {state}; what it printed, in {log}:\n{redact(said[-2000:])}"
+        return f"Process {run.tags.get(PROCESS, '(none)')} {state}; what it printed, in {log}:\n{hide(said[-2000:])}"
 
-    def _await_end(self, process: "subprocess.Popen[bytes]", run_id: str) -> None:
+    def _await_end(self, process: "subprocess.Popen[bytes]", log: "subprocess.Popen[bytes]", run_id: str) -> None:
         """Close the run at once when its process ends without having done so: Dagster's monitor looks less often."""
         code = process.wait()
-        if self.has_instance:
-            close(self._instance, run_id, f"Its process {process.pid} ended with exit code {code}.")
+        try:
+            if self.has_instance:
+                close(self._instance, run_id, f"Its process {process.pid} ended with exit code {code}.")
+        finally:
+            log.wait()
 
 
 def reap(instance: Instance, launching: bool = True) -> None:
@@ -129,6 +136,32 @@ def reap(instance: Instance, launching: bool = True) -> None:
     for run in instance.get_runs(dg.RunsFilter(statuses=statuses)):
         if not alive(run) and (PROCESS in run.tags or run.status is RunStatus.STARTING):
             close(instance, run.run_id, _gone(run))
+
+
+def stop_runs(instance: Instance, seconds: float) -> list[str]:
+    """Interrupt the runs that go on here, and wait until they have saved what they have; returns their ids.
+
+    What does not end in time is killed. Dagster takes them for lost, and launches them again when its daemon is back.
+    A run at somebody's terminal is left alone.
+    """
+    statuses = [RunStatus.STARTING, RunStatus.STARTED, RunStatus.CANCELING]
+    running = [
+        run
+        for run in instance.get_runs(dg.RunsFilter(statuses=statuses))
+        if alive(run) and run.tags.get(MAX_RETRIES_TAG) != "0"
+    ]
+    for run in running:
+        with suppress(ProcessLookupError):
+            os.kill(_pid(run), signal.SIGINT)
+    deadline = time.monotonic() + seconds
+    while any(map(alive, running)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for run in running:
+        if alive(run):
+            with suppress(ProcessLookupError):
+                os.kill(_pid(run), signal.SIGKILL)
+        close(instance, run.run_id, "The services of the workspace were stopped; it goes on when they are back.")
+    return [run.run_id for run in running]
 
 
 def close(instance: Instance, run_id: str, message: str) -> None:
@@ -178,7 +211,23 @@ def retry_again(instance: Instance, failed_since: float) -> list[str]:
         if 0 < attempts < RETRY_ATTEMPTS and AUTO_RETRY_RUN_ID_TAG not in run.tags:
             instance.report_run_failed(run, f"Asking for its relaunch again, attempt {attempts + 1}.")
             again.append(run.run_id)
-    return again
+    return again + _overlooked(instance, time.time() - OVERLOOKED_SECONDS)
+
+
+def _overlooked(instance: Instance, since: float) -> list[str]:
+    """Dagster stores a failure and then that the run has failed; a daemon that looks in between passes over it."""
+    from datetime import UTC, datetime
+
+    failed = dg.RunsFilter(
+        statuses=[RunStatus.FAILURE],
+        tags={WILL_RETRY_TAG: "true"},
+        updated_before=datetime.fromtimestamp(since, UTC),
+        updated_after=datetime.fromtimestamp(since - 10 * OVERLOOKED_SECONDS, UTC),
+    )
+    found = [run for run in instance.get_runs(failed) if AUTO_RETRY_RUN_ID_TAG not in run.tags]
+    for run in found:
+        instance.report_run_failed(run, "Asking for its relaunch again, which has not come.")
+    return [run.run_id for run in found]
 
 
 def alive(run: dg.DagsterRun) -> bool:

@@ -22,6 +22,7 @@ from pipeline.dvc.client import Outcome
 from pipeline.dvc.project import load
 from pipeline.dvc.translator import RAW_IMAGES, asset_key
 from pipeline.errors import FORESEEN, StageFailedError
+from pipeline.instance import opened
 from pipeline.launcher import PROCESS, RUN, identify, reap
 from pipeline.workspace import Workspace
 
@@ -54,11 +55,12 @@ def run(workspace: Workspace, stages: Sequence[str] | None = None, sources: Sequ
     Raises:
         DvcError: an unknown stage, or a fault in dvc.yaml.
         StageFailedError: a stage failed, or a gate did not pass; what depends on it did not run.
+        ServiceError: Dagster's records cannot be reached or read.
         PipelineError: the ingest failed, or another process holds the workspace.
         KeyboardInterrupt: on SIGINT and SIGTERM, when every process of the stage has ended.
     """
     selection = _select(workspace, stages)
-    with dg.DagsterInstance.from_config(str(workspace.root)) as instance, _terminal() as terminal:
+    with opened(workspace.root) as instance, _terminal() as terminal:
         reap(instance)
         loggers = dg.Definitions(loggers={"terminal": _log(terminal)})
         job = dg.Definitions.merge(build_definitions(workspace), loggers).resolve_job_def("retrain")

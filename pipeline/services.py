@@ -4,8 +4,9 @@
     daemon   schedules, sensors, the queue of runs; launches them   .simclr/logs/services/daemon.log
     web      ``pipeline.web``                                       .simclr/logs/services/web.log
 
-They end with this process, also when it is killed. Runs do not: they are processes of their own, and the next
-`simclr ui` finds them again (``pipeline.launcher``). `dagster dev` ends everything as soon as one part dies.
+One that hangs is killed, and started again too (``pipeline.health``). They end with this process, also when it is
+killed. Runs do not: they are processes of their own, and the next `simclr ui` finds them again (``pipeline.launcher``).
+Where a stop takes all processes with it, as in a container, SIMCLR_UI_STOP_RUNS=1 has SIGTERM interrupt the runs first.
 """
 
 import ctypes
@@ -19,8 +20,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -29,12 +28,16 @@ from types import FrameType
 
 import dagster as dg
 import yaml
-from sqlalchemy.exc import SQLAlchemyError
+from dagster._serdes import serialize_value
 
+from pipeline import output
+from pipeline.database import describe, unreachable
 from pipeline.errors import ServiceError
 from pipeline.guard import read_access
-from pipeline.launcher import reap, retry_again
-from pipeline.redact import redact
+from pipeline.health import Health, Watch, answers, watches
+from pipeline.instance import opened, reference
+from pipeline.launcher import LOGS, reap, retry_again, stop_runs
+from pipeline.redact import redactor
 from pipeline.web import TARGET
 from pipeline.workspace import VARIABLE, Workspace
 
@@ -44,6 +47,8 @@ FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0  # seconds before a service is started ag
 STABLE_SECONDS = 30.0  # after which the first delay holds again
 STOP_SECONDS = 5.0
 RETRY_SECONDS = 10.0  # how often to look for killed runs that Dagster could not launch again
+STOP_RUNS = "SIMCLR_UI_STOP_RUNS"  # of the environment: 1 when the end of this process is the end of runs too
+SAVE_SECONDS = 90.0  # for runs to save, stop and be gone: a stage may take 75 s
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -53,12 +58,16 @@ class Service:
 
     Attributes:
         may_start: whether what it needs is there.
+        log: what writes down what it prints.
+        watch: says whether it hangs.
     """
 
     name: str
     command: Sequence[str]
     may_start: Callable[[], bool]
     process: "subprocess.Popen[bytes] | None" = None
+    log: "subprocess.Popen[bytes] | None" = None
+    watch: Watch | None = None
     started: float = 0.0
     delay: float = FIRST_DELAY
     due: float = field(default_factory=time.monotonic)
@@ -73,19 +82,26 @@ class Service:
             self.due = time.monotonic() + self.delay
             _say(f"{self.name} ended with exit code {code} (log: {log}); it is started again in {self.delay:g} s")
         if self.process is None and time.monotonic() >= self.due and self.may_start():
-            log.parent.mkdir(parents=True, exist_ok=True)
-            with log.open("ab") as output:
+            output.rotate(log)
+            with output.started(root, log) as written:
                 self.process = subprocess.Popen(
                     self.command,
                     cwd=root,
                     env=environment,
                     stdin=subprocess.DEVNULL,
-                    stdout=output,
+                    stdout=written.stdin,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,  # Ctrl-C is for this process, which ends the others in its own way
                     preexec_fn=_die_with(os.getpid()),
                 )
-            self.started = time.monotonic()
+            self.started, self.log = time.monotonic(), written
+
+    def kill_if_hanging(self) -> None:
+        """It is started again by ``keep``."""
+        if self.process is not None and self.watch is not None and self.watch.hangs(self.started):
+            _say(f"{self.name} does not answer any more; it is killed")
+            self.process.kill()
+            self.process.wait()
 
     def ask_to_end(self) -> None:
         if self.process is not None:
@@ -101,16 +117,26 @@ class Service:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self.process = None
+        if self.log is not None:
+            with suppress(subprocess.TimeoutExpired):
+                self.log.wait(output.PATIENCE)
 
 
-def serve(workspace: Workspace, host: str = "127.0.0.1", port: int = 3000, definitions: str = DEFINITIONS) -> None:
+def serve(
+    workspace: Workspace,
+    host: str = "127.0.0.1",
+    port: int = 3000,
+    definitions: str = DEFINITIONS,
+    health: Health = Health(),  # noqa: B008  it is frozen
+) -> None:
     """Keep the services of a workspace alive until SIGINT, SIGTERM or SIGHUP; ends within seconds.
 
     Args:
         definitions: the module with Dagster's definitions.
 
     Raises:
-        ServiceError: it has its services already, the port is taken, or a password is missing for this host.
+        ServiceError: it has its services already, the port is taken, a password is missing for this host, or Dagster's
+            records cannot be reached or read.
     """
     read_access(host, os.environ, b"")
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -118,22 +144,36 @@ def serve(workspace: Workspace, host: str = "127.0.0.1", port: int = 3000, defin
         _require_free(host, port)
         address = _socket(workspace)
         _write_target(workspace, address)
-        services = _services(address, host, port, definitions)
-        with dg.DagsterInstance.from_config(str(workspace.root)) as instance:
+        for log in output.outdated(workspace.root / LOGS):
+            log.unlink(missing_ok=True)
+        with opened(workspace.root) as instance:
             reap(instance, launching=False)
+            services = _services(workspace, address, host, port, definitions)
+            for service in services:
+                service.watch = watches(instance, url, health).get(service.name)
+            stop = signal.SIGINT
             try:
                 _watch(workspace, instance, services, url)
-            except KeyboardInterrupt:
-                _say("stopping; a run that is going on goes on")
+            except KeyboardInterrupt as interrupt:
+                stop = next(iter(interrupt.args), stop)
             finally:
-                for service in services:
-                    service.ask_to_end()
-                deadline = time.monotonic() + STOP_SECONDS
-                for service in services:
-                    service.end(max(0.0, deadline - time.monotonic()))
+                _end(services)
+            if stop == signal.SIGTERM and os.environ.get(STOP_RUNS) == "1":
+                _say(f"stopping; runs that are going on have {SAVE_SECONDS:g} s to save what they have")
+                stop_runs(instance, SAVE_SECONDS)
+            else:
+                _say("stopping; a run that is going on goes on")
 
 
-def _services(address: Path, host: str, port: int, definitions: str) -> list[Service]:
+def _end(services: Sequence[Service]) -> None:
+    for service in services:
+        service.ask_to_end()
+    deadline = time.monotonic() + STOP_SECONDS
+    for service in services:
+        service.end(max(0.0, deadline - time.monotonic()))
+
+
+def _services(workspace: Workspace, address: Path, host: str, port: int, definitions: str) -> list[Service]:
     def reachable() -> bool:
         return _answers(address)
 
@@ -141,7 +181,8 @@ def _services(address: Path, host: str, port: int, definitions: str) -> list[Ser
     listen = ("--socket", str(address), "--lazy-load-user-code", "--log-level", "warning")
     module = ("--module-name", definitions, "--location-name", LOCATION, "--empty-working-directory")
     code = ("dagster", "api", "grpc", *listen, *module)
-    daemon = ("dagster._daemon", "run", "--workspace", str(TARGET), "--log-level", "warning")
+    records = ("--instance-ref", serialize_value(reference(workspace.root)))
+    daemon = ("dagster._daemon", "run", "--workspace", str(TARGET), "--log-level", "warning", *records)
     web = ("pipeline.web", "--host", host, "--port", str(port))
     return [
         Service("code", (sys.executable, "-m", *code), lambda: True),
@@ -156,17 +197,20 @@ def _watch(workspace: Workspace, instance: dg.DagsterInstance, services: Sequenc
     looked, look_at = time.time(), time.monotonic()
     while True:
         for service in services:
+            service.kill_if_hanging()
             service.keep(workspace.root, environment)
-        if not announced and _serves(url):
+        if not announced and answers(url, seconds=1.0):
             announced = True
             _say(f"the UI of {workspace.root} is at {url} (Ctrl-C ends it, and no run)")
         if time.monotonic() >= look_at:
             since, looked = looked - 6 * RETRY_SECONDS, time.time()
             try:
                 retry_again(instance, since)
-            except SQLAlchemyError as error:  # a locked or absent database must not end the services
-                looked = since
-                _say(f"the runs cannot be read: {redact(str(error))}")
+            except Exception as error:
+                if not unreachable(error):
+                    raise
+                looked = since  # a locked or absent database must not end the services
+                _say(redactor(workspace.root)(f"the runs cannot be read: {describe(workspace.root, error)}"))
             look_at = time.monotonic() + RETRY_SECONDS
         time.sleep(POLL_SECONDS)
 
@@ -186,8 +230,8 @@ def _environment(workspace: Workspace) -> dict[str, str]:
 def _interruptible() -> Iterator[None]:
     """SIGTERM and SIGHUP do what Ctrl-C does, also when the shell that started this had it ignored."""
 
-    def interrupt(_: int, __: FrameType | None) -> None:
-        raise KeyboardInterrupt
+    def interrupt(number: int, _: FrameType | None) -> None:
+        raise KeyboardInterrupt(number)
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, interrupt) for number in numbers}
@@ -243,16 +287,6 @@ def _write_target(workspace: Workspace, address: Path) -> None:
 def _answers(address: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as connection:
         return connection.connect_ex(str(address)) == 0
-
-
-def _serves(url: str) -> bool:
-    try:
-        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{url}/server_info", timeout=1)
-    except urllib.error.HTTPError:
-        return True  # it wants a login
-    except OSError:
-        return False
-    return True
 
 
 def _die_with(parent: int) -> Callable[[], None]:

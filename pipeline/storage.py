@@ -18,6 +18,7 @@ from pathlib import Path
 from pipeline.dvc import cache, client
 from pipeline.errors import DvcError, ReleaseError, WorkspaceError
 from pipeline.git import Git
+from pipeline.output import outdated
 from pipeline.params import read
 from pipeline.workspace import Workspace
 
@@ -225,10 +226,11 @@ def _unlocked(path: Path) -> Iterator[bool]:
 def _old_logs(workspace: Workspace) -> Sequence[Path]:
     folders = [workspace.scratch / "logs", workspace.scratch / "events"]
     captured = workspace.root.glob("storage/*/compute_logs/*")  # what Dagster has caught of each step
-    return [
+    of_runs = outdated(workspace.scratch / "logs" / "runs")
+    return of_runs + [
         file
         for file in [*(file for folder in folders for file in _files(folder)), *captured]
-        if _untouched(file, LOG_DAYS)
+        if file not in of_runs and _untouched(file, LOG_DAYS)
     ]
 
 

@@ -20,6 +20,8 @@ from dagster_webserver.app import create_app_from_workspace_process_context
 from dagster_webserver.version import __version__
 
 from pipeline.guard import Application, Guard, Role, read_access
+from pipeline.instance import reference
+from pipeline.web_answers import clean
 
 TARGET = Path(".simclr") / "services" / "workspace.yaml"
 SESSION_KEY = Path(".simclr") / "services" / "session.key"
@@ -51,14 +53,13 @@ def serve(root: Path, host: str, port: int) -> None:
     """
     access = read_access(host, os.environ, _session_key(root))
     with ExitStack() as stack:
-        instance = stack.enter_context(dg.DagsterInstance.from_config(str(root)))
+        instance = stack.enter_context(dg.DagsterInstance.from_ref(reference(root)))
         instance.optimize_for_webserver(STATEMENT_MILLISECONDS, POOL_SECONDS, POOL_OVERFLOW)
         target = WorkspaceFileTarget([str(root / TARGET)])
 
         def application(read_only: bool) -> Application:
             context = stack.enter_context(_context(instance, target, read_only))
-            app: Application = create_app_from_workspace_process_context(context, live_data_poll_rate=2000)
-            return app
+            return clean(create_app_from_workspace_process_context(context, live_data_poll_rate=2000), root)
 
         applications: dict[Role, Application] = {"operator": application(read_only=False)}
         if "viewer" in access.passwords:

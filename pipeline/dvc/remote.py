@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.dvc.client import execute
 from pipeline.errors import DvcError
 from pipeline.git import Git
+from pipeline.redact import redactor
 
 SECRET = re.compile(r"^(?!ask_).*(password|passphrase|secret|secret_access_key|token|account_key|connection_string)$")
 
@@ -25,7 +26,7 @@ def configured(root: Path) -> str | None:
     try:
         name: str | None = Config(str(root / ".dvc")).get("core", {}).get("remote")
     except ConfigError as error:
-        raise DvcError(f"{root / '.dvc' / 'config'}: {error}") from None
+        raise DvcError(redactor(root)(f"{root / '.dvc' / 'config'}: {error}")) from None
     return name
 
 
@@ -162,7 +163,7 @@ def _repo(root: Path) -> Iterator[Any]:
         with Repo(str(root)) as repo:
             yield repo
     except (DvcException, OSError) as error:
-        raise DvcError(f"{root}: {' '.join(str(error).split())}") from None
+        raise DvcError(redactor(root)(f"{root}: {' '.join(str(error).split())}")) from None
 
 
 def _needed(repo: Any) -> list[str]:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,10 +15,11 @@ import pytest
 from dagster._core.definitions.reconstruct import ReconstructableJob, ReconstructableRepository
 from dagster._core.events import DagsterEvent, StepSuccessData
 from dagster._core.launcher.base import WorkerStatus
-from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, WILL_RETRY_TAG
+from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, MAX_RETRIES_TAG, WILL_RETRY_TAG
 
 from benchmarks import soak
 from benchmarks.soak import wait_for
+from pipeline import launcher
 from pipeline.launcher import (
     LOGS,
     PROCESS,
@@ -28,6 +30,7 @@ from pipeline.launcher import (
     identify,
     reap,
     retry_again,
+    stop_runs,
 )
 from pipeline.workspace import template
 
@@ -192,7 +195,9 @@ with dg.DagsterInstance.from_config(sys.argv[1]) as instance:
 """
 
 
-def launch(instance: dg.DagsterInstance, failpoint: str) -> tuple[dg.DagsterRun, subprocess.CompletedProcess[bytes]]:
+def launch(
+    instance: dg.DagsterInstance, failpoint: str, steps: int = 3
+) -> tuple[dg.DagsterRun, subprocess.CompletedProcess[bytes]]:
     """Launch a training of the soak from a process that ends, or is killed, right afterwards."""
     root = Path(instance.root_directory)
     (root / "steps").mkdir()
@@ -200,7 +205,7 @@ def launch(instance: dg.DagsterInstance, failpoint: str) -> tuple[dg.DagsterRun,
     run = instance.create_run_for_job(
         soak.defs.resolve_job_def("train"),
         status=Status.STARTING,
-        tags={soak.VERSION: "one", soak.STEPS_TAG: "3"},
+        tags={soak.VERSION: "one", soak.STEPS_TAG: str(steps)},
         job_code_origin=job.get_python_origin(),
     )
     environment = {"PYTHONPATH": f"{root}:{Path.cwd()}", "DAGSTER_HOME": str(root), "SIMCLR_FAILPOINT": failpoint}
@@ -217,11 +222,45 @@ def test_a_launcher_killed_while_it_launches_leaves_nothing_that_executes(
     assert launcher.returncode == -signal.SIGKILL
     wait_for(lambda: not _processes(run.run_id), 30, "the end of the worker")
     root = Path(instance.root_directory)
-    assert "the process that launched this run is gone" in (root / LOGS / f"{run.run_id}.log").read_text()
+    log = root / LOGS / f"{run.run_id}.log"
+    wait_for(lambda: "the process that launched this run is gone" in log.read_text(), 10, "its last words")
     assert not list((root / "steps").iterdir())
     assert status_of(instance, run) is Status.STARTING
     reap(instance, launching=False)
     assert status_of(instance, run) is Status.FAILURE
+
+
+@pytest.mark.slow
+def test_stopped_runs_save_and_are_marked_to_be_launched_again(instance: dg.DagsterInstance) -> None:
+    run, _ = launch(instance, "", steps=600)
+    file = Path(instance.root_directory) / "steps" / "one"
+    wait_for(lambda: file.exists() and len(file.read_text().split()) > 3, 60, "the training")
+    assert stop_runs(instance, 30) == [run.run_id]
+    assert not _processes(run.run_id)
+    stopped = instance.get_run_by_id(run.run_id)
+    assert stopped is not None
+    assert (stopped.status, stopped.tags[WILL_RETRY_TAG]) == (Status.FAILURE, "true")
+    made = len(file.read_text().split())
+    assert 3 < made < 600
+
+
+def test_what_does_not_stop_in_time_is_killed_and_a_run_at_a_terminal_is_left_alone(
+    instance: dg.DagsterInstance, sleeping: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    deaf, terminal = sleeping(), sleeping()
+    os.kill(deaf.pid, signal.SIGSTOP)
+    run = create(instance, Status.STARTED, process=identify(deaf.pid))
+    own = instance.create_run_for_job(
+        nothing, status=Status.STARTED, tags={PROCESS: identify(terminal.pid), MAX_RETRIES_TAG: "0"}
+    )
+    threading.Thread(target=deaf.wait, daemon=True).start()
+    assert stop_runs(instance, 0.3) == [run.run_id]
+    wait_for(lambda: not identify(deaf.pid), 10, "its end")
+    stopped = instance.get_run_by_id(run.run_id)
+    assert stopped is not None
+    assert (stopped.status, stopped.tags[WILL_RETRY_TAG]) == (Status.FAILURE, "true")
+    assert terminal.poll() is None
+    assert status_of(instance, own) is Status.STARTED
 
 
 @pytest.mark.slow
@@ -257,3 +296,16 @@ def test_a_relaunch_that_could_not_be_made_is_asked_for_again_but_not_for_ever(i
         instance.report_engine_event("Failed to retry run", lost)
     instance.add_run_tags(lost.run_id, {WILL_RETRY_TAG: "false"})
     assert retry_again(instance, began - 60) == []
+
+
+def test_a_relaunch_that_was_announced_and_never_came_is_asked_for_again(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overlooked, relaunched = (create(instance, Status.STARTED) for _ in range(2))
+    for run in (overlooked, relaunched):
+        instance.report_run_failed(run)
+    instance.add_run_tags(relaunched.run_id, {AUTO_RETRY_RUN_ID_TAG: overlooked.run_id})
+    assert retry_again(instance, time.time() - 60) == []
+    monkeypatch.setattr(launcher, "OVERLOOKED_SECONDS", 0.5)
+    wait_for(lambda: retry_again(instance, time.time() - 60) == [overlooked.run_id], 10, "the second request")
+    assert retry_again(instance, time.time() - 60) == []

@@ -14,8 +14,10 @@ import psutil
 import pytest
 from dagster._core.storage.tags import MAX_RETRIES_TAG
 
+from pipeline.cli import run_cli
 from pipeline.dvc.client import Outcome, exclusive
 from pipeline.errors import BusyError, DvcError, IngestError, StageFailedError
+from pipeline.instance import opened
 from pipeline.launcher import PROCESS, identify
 from pipeline.run import run
 from pipeline.workspace import Workspace
@@ -39,6 +41,7 @@ stages:
     deps: [models/pretrained]
     outs: ["finetuned-${item.fraction}"]
 """
+ON_POSTGRES = "storage: {postgres: {postgres_url: {env: SIMCLR_POSTGRES_URL}}}\n"
 STAGES = ["prepare", "pretrain", "finetune@0.01", "finetune@0.1"]
 
 
@@ -55,6 +58,7 @@ def history(workspace: Workspace) -> list[dg.DagsterRunStatus]:
         return [record.status for record in instance.get_runs()]
 
 
+@pytest.mark.slow
 def test_from_raw_images_to_the_last_stage_and_again(graph: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
     first = run(graph)
     assert {name: result.outcome for name, result in first.stages.items()} == dict.fromkeys(STAGES, Outcome.EXECUTED)
@@ -74,6 +78,7 @@ def test_from_raw_images_to_the_last_stage_and_again(graph: Workspace, capfd: py
     assert history(graph) == [dg.DagsterRunStatus.SUCCESS] * 2
 
 
+@pytest.mark.slow
 def test_only_the_given_stages_and_their_gates_run(graph: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
     assert list(run(graph, ["raw_images", "prepare", "pretrain"]).stages) == ["prepare", "pretrain"]
     assert "not_collapsed: passed" in capfd.readouterr().out
@@ -137,6 +142,7 @@ def test_an_interrupted_run_leaves_no_stage_behind(graph: Workspace, request_to_
     assert history(graph) == [dg.DagsterRunStatus.FAILURE]
 
 
+@pytest.mark.slow
 def test_a_run_whose_process_was_killed_is_ended_by_the_next(graph: Workspace) -> None:
     wait = {"cmd": 'echo waiting >> "$SIMCLR_EVENTS"; exec sleep 600', "outs": ["out"]}
     following = {"cmd": "echo > next", "outs": ["next"]}
@@ -199,6 +205,7 @@ def test_a_run_goes_on_when_nobody_reads_its_lines_any_more(graph: Workspace) ->
     assert history(graph) == [dg.DagsterRunStatus.SUCCESS]
 
 
+@pytest.mark.slow
 def test_what_a_stage_prints_is_in_the_logs_of_the_ui_and_not_on_the_terminal(graph: Workspace) -> None:
     (graph.root / "dvc.yaml").write_text("stages: {talk: {cmd: 'echo a long story; echo > out', outs: [out]}}")
     with start(graph, "talk") as process:
@@ -214,3 +221,44 @@ def start(workspace: Workspace, stage: str) -> subprocess.Popen[str]:
     code = "import pathlib, sys, pipeline.run as r; r.run(r.Workspace(pathlib.Path(sys.argv[1])), [sys.argv[2]])"
     command = [sys.executable, "-c", code, str(workspace.root), stage]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def told(workspace: Workspace, capfd: pytest.CaptureFixture[str], *command: str) -> str:
+    """The one line that the command line says, with exit code 2."""
+    capfd.readouterr()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["simclr", "--workspace", str(workspace.root), *command])
+        assert run_cli() == 2
+    shown = capfd.readouterr()
+    assert "canary" not in shown.out + shown.err
+    (line,) = shown.err.splitlines()
+    return line
+
+
+@pytest.mark.parametrize("command", [["run"], ["ui", "--port", "0"]])
+def test_records_that_cannot_be_read_are_one_line_that_says_which(
+    graph: Workspace, command: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with opened(graph.root):
+        pass
+    (graph.root / "history" / "runs.db").write_bytes(b"no database" * 1000)
+    damaged = told(graph, capfd, *command)
+    assert re.match(r"error: Dagster's records in SQLite, .*: history/runs.db cannot be read \(file is not a", damaged)
+    settings = graph.root / "dagster.yaml"
+    settings.write_text(settings.read_text() + ON_POSTGRES)
+    monkeypatch.delenv("SIMCLR_POSTGRES_URL", raising=False)
+    unset = "error: Dagster's records are in PostgreSQL, and SIMCLR_POSTGRES_URL is not set; set it to the address"
+    assert told(graph, capfd, *command).startswith(unset)
+    settings.write_text("storage: [")
+    assert "dagster.yaml: is no YAML" in told(graph, capfd, *command)
+
+
+@pytest.mark.slow
+def test_a_database_that_is_down_is_one_line_and_not_its_password(
+    graph: Workspace, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = graph.root / "dagster.yaml"
+    settings.write_text(settings.read_text() + ON_POSTGRES)
+    monkeypatch.setenv("SIMCLR_POSTGRES_URL", "postgresql+psycopg2://me:canary-password@127.0.0.1:9/dagster")
+    refused = r"PostgreSQL \(SIMCLR_POSTGRES_URL\) cannot be reached: .* refused; start it, or correct"
+    assert re.search(refused, told(graph, capfd, "run"))

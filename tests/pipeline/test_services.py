@@ -295,3 +295,22 @@ def test_ctrl_c_ends_the_services_in_seconds_and_no_run(stack: Stack, instance: 
     assert stack.process.returncode == 0
     wait_for(lambda: status(instance, run_id) is Status.SUCCESS, 30, "the end of the run")
     stack.start()
+
+
+def test_where_runs_end_with_the_services_they_save_first_and_go_on_at_the_next_start(
+    stack: Stack, instance: dg.DagsterInstance
+) -> None:
+    stack.stop()
+    stack._environment["SIMCLR_UI_STOP_RUNS"] = "1"
+    stack.start()
+    stack.wait_until_ready()
+    run_id = launch(stack, "train", "stopped")
+    wait_for(lambda: len(steps(stack, "stopped")) > 3, 60, "the training")
+    assert stack.process is not None
+    stack.process.terminate()
+    assert stack.process.wait(30) == 0
+    assert _processes(run_id) == []
+    assert len(steps(stack, "stopped")) < STEPS
+    stack.start()
+    wait_for(lambda: lineage(instance, "stopped") == [Status.SUCCESS, Status.FAILURE], 90, "the end of the run")
+    assert steps(stack, "stopped") == [str(step) for step in range(STEPS)]

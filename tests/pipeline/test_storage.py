@@ -11,7 +11,7 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
-from pipeline import storage
+from pipeline import output, storage
 from pipeline.dvc import cache
 from pipeline.dvc.client import add, exclusive, execute
 from pipeline.errors import BusyError, DvcError, ReleaseError, WorkspaceError
@@ -209,6 +209,21 @@ def test_scratch_that_nobody_has_touched_goes_and_a_training_keeps_its_own(works
         assert all(file.exists() for file in files.values())
         collect(workspace)
     assert {name for name, file in files.items() if not file.exists()} == {"runs/old/step/a", "logs/a.log"}
+
+
+def test_logs_of_runs_go_after_a_month_or_when_there_are_too_many(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "RUN_LOGS", 3)
+    folder = workspace.scratch / "logs" / "runs"
+    folder.mkdir(parents=True)
+    for days in (0, 1, 29, 31, 2):
+        log = folder / f"{days}.log"
+        log.write_text("said")
+        os.utime(log, (time.time() - days * 24 * 3600,) * 2)
+    assert {log.stem for log in output.outdated(folder)} == {"29", "31"}
+    assert collect(workspace).files == 2
+    assert {log.stem for log in folder.iterdir()} == {"0", "1", "2"}
 
 
 def test_a_run_does_not_start_on_a_full_disk_and_an_overfull_cache_is_collected(
