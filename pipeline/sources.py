@@ -20,14 +20,13 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from pipeline.errors import IngestError
+from pipeline.redact import NAMES_BEFORE_AT, redact
 
 LABELS = "labels.csv"
 NOT_IMAGES = {LABELS, "Thumbs.db", "desktop.ini"}  # besides hidden files, which every desktop leaves in folders
 SPLITS = ("train", "test")
 GRANULARITY_SECONDS = 0.05  # two changes of a file within one tick of the kernel's clock have the same time
 SIZE_ONLY = "size:"  # begins the stamp of a file whose file system tells neither a time nor a hash
-# Before the @ of such an address stands no secret: a container (Azure) or the name of an account that has a key.
-NAMES_BEFORE_AT = {"abfs", "abfss", "adl", "az", "sftp", "ssh"}
 
 
 class File(NamedTuple):
@@ -122,17 +121,16 @@ def list_source(root: Path, name: str, settle_seconds: float) -> Source:
         raise IngestError(
             f"{name}: no permission to read {error.filename or name}; allow it or run as another user"
         ) from None
-    except (ImportError, ValueError) as error:
-        raise IngestError(f"{name}: cannot be opened ({error})") from None
+    except (ImportError, ValueError, OSError) as error:  # OSError: a bucket that is out of reach
+        raise IngestError(redact(f"{name}: cannot be opened ({error})")) from None
 
 
 def _refuse_credentials(name: str) -> None:
     """An address ends up in params.yaml, in logs and in the record of every run: no place for a secret."""
     found = re.search(r"([\w+.-]*)://([^/]*)@", name)
     if found and (":" in found[2] or found[1] not in NAMES_BEFORE_AT):
-        hidden = name.replace(f"{found[2]}@", "***@")
         raise IngestError(
-            f"{hidden}: has credentials in its address; leave them out, and give them in the environment "
+            f"{redact(name)}: has credentials in its address; leave them out, and give them in the environment "
             "(AWS_ACCESS_KEY_ID and so on) or in a file of ~/.config/fsspec"
         )
 

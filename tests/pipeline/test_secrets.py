@@ -23,7 +23,7 @@ from benchmarks.soak import wait_for
 from pipeline.defs.alerts import describe
 from pipeline.dvc.client import execute
 from pipeline.dvc.project import load
-from pipeline.errors import DvcError, StageFailedError
+from pipeline.errors import DvcError, IngestError, StageFailedError
 from pipeline.instance import opened
 from pipeline.launcher import _processes
 from pipeline.run import run
@@ -234,7 +234,7 @@ def test_ticks_heartbeats_and_what_sensors_log_are_cleaned_before_they_are_store
 
 def test_a_signed_address_given_for_one_run_is_used_and_not_kept(planted: Workspace) -> None:
     source = f"http://127.0.0.1:9/images?sig={CANARIES['signature']}&page=1"
-    with pytest.raises(OSError, match="Cannot connect"):
+    with pytest.raises(IngestError, match="Cannot connect"):
         run(planted, ["raw_images"], sources=[source])
     assert "page=1" in rows(planted.root)
     assert_clean(planted.root)
