@@ -18,10 +18,11 @@ from dagster._core.storage.tags import MAX_RETRIES_TAG
 
 from pipeline.defs import build_definitions
 from pipeline.defs.raw_images import RawImagesConfig
+from pipeline.dvc.assets import ForeseenFailure
 from pipeline.dvc.client import Outcome
 from pipeline.dvc.project import load
 from pipeline.dvc.translator import RAW_IMAGES, asset_key
-from pipeline.errors import FORESEEN, StageFailedError
+from pipeline.errors import StageFailedError
 from pipeline.instance import opened
 from pipeline.launcher import PROCESS, RUN, identify, reap
 from pipeline.workspace import Workspace
@@ -76,10 +77,8 @@ def run(workspace: Workspace, stages: Sequence[str] | None = None, sources: Sequ
                 result = job.execute_in_process(config, instance, asset_selection=selection, run_id=run_id, tags=tags)
         except dg.DagsterExecutionInterruptedError:
             raise KeyboardInterrupt from None
-        except dg.Failure as failure:  # how an asset shows a foreseen error in the UI, without a traceback
-            if isinstance(failure.__context__, FORESEEN):
-                raise failure.__context__ from None
-            raise
+        except ForeseenFailure as failure:
+            raise failure.error from None
         except dg.DagsterError:
             failed = _failed_gates(instance, run_id)
             if not failed:

@@ -66,13 +66,21 @@ def stage_assets(workspace: Workspace, project: Project, stage: Stage) -> dg.Ass
     return results
 
 
+class ForeseenFailure(dg.Failure):
+    """A failure that the UI shows as one line; ``error`` is what it is to a caller of Python."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error), allow_retries=False)
+        self.error = error
+
+
 @contextmanager
 def foreseen() -> Iterator[None]:
     """Show an error that says what to do as that, one line in the UI; any other keeps its traceback."""
     try:
         yield
     except FORESEEN as error:
-        raise dg.Failure(str(error), allow_retries=False) from None
+        raise ForeseenFailure(error) from None
 
 
 def numbers(workspace: Workspace, stage: Stage) -> dict[str, float]:
