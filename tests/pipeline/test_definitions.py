@@ -131,6 +131,7 @@ def test_dagster_yaml_gives_one_run_at_a_time_and_no_telemetry(workspace: Worksp
         assert instance.run_monitoring_enabled
 
 
+@pytest.mark.slow
 def test_dg_checks_a_new_workspace(workspace: Workspace) -> None:
     environment = os.environ | {"DAGSTER_HOME": str(workspace.root)}
     done = subprocess.run(

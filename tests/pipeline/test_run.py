@@ -187,6 +187,7 @@ def test_dagster_does_not_start_again_what_a_person_started_here(graph: Workspac
     assert record.tags[PROCESS] == identify(os.getpid())
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_when_nobody_reads_its_lines_any_more(graph: Workspace) -> None:
     """As with `simclr run | head -1`."""
     wait = {"cmd": 'echo first >> "$SIMCLR_EVENTS"; until test -e go; do sleep 0.1; done; echo > out', "outs": ["out"]}

@@ -16,6 +16,8 @@ from pipeline.dvc.translator import asset_key
 from pipeline.workspace import Workspace
 from tests.pipeline.release.conftest import tags
 
+pytestmark = pytest.mark.slow  # they begin with a workspace that has a release
+
 CANDIDATE = [dg.AssetSpec(asset_key(path)) for path in ("models/bundle", "reports/compare.json")]
 
 
