@@ -8,7 +8,6 @@
 It mirrors the tags (``pipeline.versions``) and can be made again from them and the DVC remote at any time.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -24,6 +23,7 @@ from deploy.errors import ArtifactError, RegistryError
 from deploy.registry import CURRENT, VERSION, version
 from pipeline.errors import BusyError, ReleaseError
 from pipeline.workspace import Workspace
+from simclr_core.lock import held
 
 
 @dataclass(frozen=True)
@@ -52,17 +52,12 @@ def alone(workspace: Workspace, purpose: str) -> Iterator[None]:
     Raises:
         BusyError: another process holds it.
     """
-    path = folder(workspace) / ".lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = path.read_text(encoding="utf-8") or "another process"
-            raise BusyError(f"{path.parent}: busy with the {holder}; wait for its end and try again") from None
-        file.truncate(0)
-        file.write(f"{purpose} of process {os.getpid()}")
-        file.flush()
+    place = folder(workspace)
+
+    def busy(holder: str) -> BusyError:
+        return BusyError(f"{place}: busy with the {holder}; wait for its end and try again")
+
+    with held(place / ".lock", f"{purpose} of process {os.getpid()}", busy):
         yield
 
 

@@ -10,7 +10,6 @@ Where a stop takes all processes with it, as in a container, SIMCLR_UI_STOP_RUNS
 """
 
 import ctypes
-import fcntl
 import hashlib
 import os
 import signal
@@ -40,6 +39,7 @@ from pipeline.launcher import LOGS, reap, retry_again, stop_runs
 from pipeline.redact import redactor
 from pipeline.web import TARGET
 from pipeline.workspace import VARIABLE, Workspace
+from simclr_core.lock import held
 
 DEFINITIONS = LOCATION = "pipeline.definitions"
 POLL_SECONDS = 0.2
@@ -246,18 +246,11 @@ def _interruptible() -> Iterator[None]:
 
 @contextmanager
 def _alone(workspace: Workspace, url: str) -> Iterator[None]:
-    path = workspace.scratch / "services" / "lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = path.read_text(encoding="utf-8") or "another process"
-            raise ServiceError(f"{workspace.root}: its UI is served already, by {holder}") from None
-        file.seek(0)
-        file.truncate()
-        file.write(f"process {os.getpid()} at {url}; use it, or stop it with `kill -INT {os.getpid()}`")
-        file.flush()
+    def served(holder: str) -> ServiceError:
+        return ServiceError(f"{workspace.root}: its UI is served already, by {holder}")
+
+    ours = f"process {os.getpid()} at {url}; use it, or stop it with `kill -INT {os.getpid()}`"
+    with held(workspace.scratch / "services" / "lock", ours, served):
         yield
 
 

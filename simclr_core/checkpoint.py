@@ -8,7 +8,6 @@ network, the optimizer and the history. Its key is a hash of configuration, data
 else resumes into it; the newest two checkpoints are kept, and a damaged newest one falls back to the one before.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -31,6 +30,7 @@ from deploy.failpoint import failpoint
 from deploy.preprocess import Preprocessing
 from simclr_core.encoder import Encoder, build_encoder
 from simclr_core.errors import CheckpointError, RunLockedError
+from simclr_core.lock import held
 
 FORMAT_VERSION = 1
 GENERATIONS = 2
@@ -115,18 +115,12 @@ def locked(run: Path) -> Iterator[None]:
     Raises:
         RunLockedError: names the process that holds it.
     """
-    run.parent.mkdir(parents=True, exist_ok=True)
+
+    def locked_by(holder: str) -> RunLockedError:
+        return RunLockedError(f"{run}: {holder} is training this configuration; wait for it or stop it")
+
     # Beside the directory, which is removed at the end: a lock on a removed file would exclude nobody.
-    with open(run.with_suffix(".lock"), "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise RunLockedError(f"{run}: {holder} is training this configuration; wait for it or stop it") from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+    with held(run.with_suffix(".lock"), f"process {os.getpid()} on {socket.gethostname()}", locked_by):
         yield
 
 

@@ -4,7 +4,6 @@ While a stage runs, its output goes to ``.simclr/logs/<stage>.log`` and its even
 ``.simclr/events/<stage>.jsonl``; both are passed on as they grow, without the secrets in them (``pipeline.redact``).
 """
 
-import fcntl
 import json
 import os
 import subprocess
@@ -21,6 +20,7 @@ from pipeline.dvc.logs import Events, Log
 from pipeline.dvc.processes import POLL_SECONDS, supervised
 from pipeline.errors import BusyError, DvcError, StageFailedError
 from pipeline.redact import redactor
+from simclr_core.lock import held, sign
 
 DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")  # a person's `dvc push` may hold DVC's own lock for a moment
 GRACE_SECONDS = 60.0  # torchrun takes up to 30 s to stop its workers, after they have saved a checkpoint
@@ -58,15 +58,11 @@ def exclusive(root: Path, purpose: str) -> Iterator[IO[str]]:
     Raises:
         BusyError: another process holds it; the message names the process and how to stop it.
     """
-    path = root / ".dvc" / "tmp" / "simclr.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = path.read_text(encoding="utf-8") or "another process"
-            raise BusyError(f"{root}: busy with {holder}") from None
-        _sign(file, purpose, f"kill -INT {os.getpid()}")
+
+    def busy(holder: str) -> BusyError:
+        return BusyError(f"{root}: busy with {holder}")
+
+    with held(root / ".dvc" / "tmp" / "simclr.lock", _holder(purpose, f"kill -INT {os.getpid()}"), busy) as file:
         yield file
 
 
@@ -138,7 +134,7 @@ def repro(
         ) as process,
     ):
         log.source.unlink()
-        _sign(lock, f"stage {stage}", f"kill -INT -{process.pid}")
+        sign(lock, _holder(f"stage {stage}", f"kill -INT -{process.pid}"))
         while process.poll() is None:
             forward()
             with suppress(subprocess.TimeoutExpired):
@@ -171,11 +167,8 @@ def _environment(**variables: str) -> dict[str, str]:
     return {**os.environ, **ours, **variables}
 
 
-def _sign(lock: IO[str], purpose: str, stop: str) -> None:
-    lock.seek(0)
-    lock.truncate()
-    lock.write(f"{purpose} of process {os.getpid()}; wait for its end, or stop it with `{stop}`")
-    lock.flush()
+def _holder(purpose: str, stop: str) -> str:
+    return f"{purpose} of process {os.getpid()}; wait for its end, or stop it with `{stop}`"
 
 
 def _reasons(change: str | dict[str, dict[str, str]]) -> list[str]:

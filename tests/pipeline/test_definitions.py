@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.defs import build_definitions
 from pipeline.defs.raw_images import RawImagesConfig
+from pipeline.defs.retraining import freshness
 from pipeline.errors import WorkspaceError
 from pipeline.workspace import VARIABLE, Workspace, executable
 
@@ -144,3 +145,8 @@ def test_dg_checks_a_new_workspace(workspace: Workspace) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "All definitions loaded successfully" in done.stdout
+
+
+def test_a_released_encoder_gets_overdue(workspace: Workspace) -> None:
+    specs = {spec.key.to_user_string(): spec for spec in build_definitions(workspace).resolve_all_asset_specs()}
+    assert specs["released_encoder"].freshness_policy == freshness(workspace)

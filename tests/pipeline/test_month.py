@@ -135,7 +135,7 @@ def test_five_batches_and_a_rollback(workspace: Workspace, instance: dg.DagsterI
     assert rejected.gate in {"probe_beats_random_init", "low_label"}  # its numbers are those of a guess
     assert "fix the cause and start `retrain`" in str(month.tick())
 
-    # Back by two versions: the old encoder serves, and a night without news leaves it so.
+    # Back by two versions: the old encoder serves.
     rollback(workspace, "v0.0.1")
     np.testing.assert_array_equal(served(workspace, golden), first)
     shown = subprocess.run(

@@ -61,6 +61,12 @@ def test_settings_from_the_launchpad_are_written_before_anything_runs(filled: Wo
     assert filled.params.read_bytes() == before
 
 
+def test_a_run_does_not_start_on_a_disk_that_is_nearly_full(filled: Workspace) -> None:
+    with pytest.raises(dg.Failure, match="simclr gc"):
+        materialize(filled, overrides={"storage.min_free_gigabytes": "1000000000"})
+    assert not filled.raw.exists()
+
+
 def test_without_sources_it_takes_those_of_the_triggers(filled: Workspace) -> None:
     params = yaml.safe_load(filled.params.read_text())
     params["retraining"]["sources"] = ["inbox/labeled", "inbox/test"]

@@ -1,0 +1,32 @@
+"""A file that one process at a time holds, and that says who does. The kernel frees it when the process is gone."""
+
+import fcntl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+
+@contextmanager
+def held(path: Path, holder: str, refusal: Callable[[str], Exception]) -> Iterator[IO[str]]:
+    """Hold ``path``, signed with ``holder``. Processes that inherit the yielded file hold it too.
+
+    Raises:
+        What ``refusal`` makes of the signature of another process, if that one holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise refusal(path.read_text(encoding="utf-8").strip() or "another process") from None
+        sign(file, holder)
+        yield file
+
+
+def sign(file: IO[str], holder: str) -> None:
+    """Sign a file that this process holds."""
+    file.seek(0)
+    file.truncate()
+    file.write(holder)
+    file.flush()
