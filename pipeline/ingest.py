@@ -131,7 +131,11 @@ def _find_new(
         for path, file in source.files.items():
             sha256 = stamps.find(source.base, path, file.stamp) if file.certain else None
             if sha256 not in seen:  # also when the batches are not those that the stamps were taken with
-                sha256 = hashlib.sha256(source.read(path)).hexdigest()
+                try:
+                    sha256 = hashlib.sha256(source.read(path)).hexdigest()
+                except IngestError as error:  # it goes wrong for this file alone
+                    source.skipped.append(str(error))
+                    continue
             if source.settled(file):
                 stamped[source.base, path] = (file.stamp, sha256)
             split, label = labels.get(path) or place(path)

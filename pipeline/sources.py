@@ -5,6 +5,7 @@ a disk, size and ETag in a bucket.
 """
 
 import csv
+import errno
 import io
 import os
 import re
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 
 import fsspec
 from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import IngestError
 from pipeline.redact import NAMES_BEFORE_AT, redact
@@ -63,10 +65,19 @@ class Source:
         return file.changed is None or file.changed <= self.listed - GRANULARITY_SECONDS
 
     def read(self, path: str) -> bytes:
+        """The bytes of one of ``files``.
+
+        Raises:
+            IngestError: it is gone or locked away, or something else lies there by now.
+        """
+        return self._read(path, self.files[path])
+
+    def _read(self, path: str, file: File) -> bytes:
+        read = _read_local if isinstance(self.filesystem, LocalFileSystem) else self.filesystem.cat_file
         try:
-            data: bytes = self.filesystem.cat_file(self.files[path].location)
+            data: bytes = read(file.location)
         except OSError as error:
-            raise IngestError(f"{self.name}: cannot read {path!r} ({error}); mend it or take it out") from None
+            raise IngestError(f"{path!r} cannot be read ({error.strerror or error}); mend it or take it out") from None
         return data
 
     def read_labels(self) -> dict[str, tuple[str, str | None]]:
@@ -78,7 +89,7 @@ class Source:
         if self.labels is None:
             return {}
         where = f"{self.name}/{LABELS}"
-        text = self.filesystem.cat_file(self.labels.location).decode("utf-8-sig", errors="replace")
+        text = self._read(where, self.labels).decode("utf-8-sig", errors="replace")
         rows = csv.DictReader(io.StringIO(text))
         if not {"path", "label"} <= set(rows.fieldnames or ()):
             raise IngestError(f"{where}: columns are {rows.fieldnames}; must be path,label and, if wanted, split")
@@ -107,13 +118,13 @@ def list_source(root: Path, name: str, settle_seconds: float) -> Source:
         IngestError: it does not exist, cannot be read, or its address has credentials in it.
     """
     _refuse_credentials(name)
-    local = "://" not in name
     try:
-        filesystem, path = url_to_fs(str(root / Path(name).expanduser()) if local else name)
+        filesystem, path = url_to_fs(name if "://" in name else str(root / Path(name).expanduser()))
         filesystem.invalidate_cache()  # a long-lived process would be shown the bucket as it was at its first look
         glob = any(sign in path for sign in "*?[")
         base = path.partition("*")[0].partition("?")[0].partition("[")[0].rpartition("/")[0] if glob else path
-        entries = _glob(filesystem, path) if glob else _walk_local(base) if local else _walk(filesystem, path)
+        walk = _glob if glob else _walk_local if isinstance(filesystem, LocalFileSystem) else _walk
+        entries = walk(filesystem, path)
         return _sort_out(Source(name, filesystem.unstrip_protocol(base), filesystem), base, entries, settle_seconds)
     except FileNotFoundError:
         raise IngestError(f"{name}: does not exist; give a folder, a glob in quotes, or an fsspec URL") from None
@@ -167,21 +178,60 @@ def _relative(path: str, base: str) -> str:
     return PurePosixPath(path).relative_to(base).as_posix()
 
 
-def _walk_local(folder: str) -> Iterator[Entry]:
+def _walk_local(_: LocalFileSystem, root: str) -> Iterator[Entry]:
     """Regular files below a folder: links, pipes, sockets and devices are named, never opened."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            status = entry.stat(follow_symlinks=False)
-            if stat.S_ISDIR(status.st_mode):
-                yield from _walk_local(entry.path)
-            elif not _is_text(entry.path):
-                name = os.fsencode(entry.path).decode("utf-8", "backslashreplace")
-                yield Entry(name, fault="has a name that is not UTF-8")
-            elif stat.S_ISREG(status.st_mode):
-                yield Entry(entry.path, f"{status.st_size}-{status.st_mtime_ns}", status.st_mtime)
-            else:
-                fault = "is a link" if stat.S_ISLNK(status.st_mode) else "is not a regular file"
-                yield Entry(entry.path, fault=fault)
+    folders = [root]
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    else:
+                        yield from _look(entry)
+        except OSError as error:  # lost+found, say, or one that is gone by now
+            if folder == root:
+                raise
+            yield Entry(_spelled_out(folder), fault=f"cannot be listed ({error.strerror})")
+
+
+def _look(entry: os.DirEntry[str]) -> Iterator[Entry]:
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return  # taken away since the folder was opened
+    except OSError as error:
+        yield Entry(_spelled_out(entry.path), fault=f"cannot be looked at ({error.strerror})")
+        return
+    fault = _fault(stat.S_ISREG(status.st_mode), stat.S_ISLNK(status.st_mode))
+    yield _named(Entry(entry.path, f"{status.st_size}-{status.st_mtime_ns}", status.st_mtime, fault))
+
+
+def _fault(is_file: bool, is_link: bool) -> str | None:
+    if is_link:
+        return "is a link"
+    return None if is_file else "is not a regular file"
+
+
+def _named(entry: Entry) -> Entry:
+    """The entry; if its name is not UTF-8, one that says so."""
+    if _is_text(entry.path):
+        return entry
+    return Entry(_spelled_out(entry.path), fault="has a name that is not UTF-8")
+
+
+def _spelled_out(path: str) -> str:
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _read_local(path: str) -> bytes:
+    """Bytes of a regular file: a pipe or a link that has come into its place since the listing is not opened."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "no regular file any more")
+        return file.read()
 
 
 def _is_text(path: str) -> bool:
@@ -201,9 +251,8 @@ def _walk(filesystem: fsspec.AbstractFileSystem, path: str) -> Iterator[Entry]:
 
 def _glob(filesystem: fsspec.AbstractFileSystem, pattern: str) -> Iterator[Entry]:
     for name, details in filesystem.glob(pattern, detail=True).items():
-        if details["type"] == "directory":
-            continue
-        yield Entry(name, fault="is a link") if details.get("islink") else _entry(name, details)
+        if details["type"] != "directory":
+            yield _entry(name, details)
 
 
 def _entry(name: str, details: dict[str, Any]) -> Entry:
@@ -217,7 +266,10 @@ def _entry(name: str, details: dict[str, Any]) -> Entry:
     if isinstance(changed, datetime):
         changed = changed.timestamp()
     known = content or (f"{changed:.9f}" if changed else None)
-    return Entry(name, f"{size}-{known}" if known else f"{SIZE_ONLY}{size}", changed or None)
+    stamp = f"{size}-{known}" if known else f"{SIZE_ONLY}{size}"
+    kind = details.get("type", "file")
+    fault = _fault(kind == "file", kind == "link" or bool(details.get("islink")))
+    return _named(Entry(name, stamp, changed or None, fault))
 
 
 def _parse(time: str) -> datetime | None:
