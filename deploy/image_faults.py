@@ -1,5 +1,6 @@
 """Why an image file cannot be read: every fault of Pillow's readers gets one of a few reasons and a way out."""
 
+import re
 import struct
 import threading
 import warnings
@@ -7,6 +8,9 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from deploy.errors import ImageError
 
@@ -31,7 +35,10 @@ _OTHER_FORMATS = {
     b"\0\0\0\x0cJXL ": "JPEG XL",
     b"\xff\x0a": "JPEG XL",
 }
+_ADDRESS = re.compile(r" *<[^<>]* at 0x[0-9a-fA-F]+>")  # of an object in memory: another one in each process
 _HEIF_BRANDS = (b"heic", b"heix", b"mif1", b"avif", b"avis")
+_TIFF_TYPES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # bytes; of others, 1
+_TIFF_PIECES = (273, 279, 324, 325)  # tags: offsets and lengths of strips, and of tiles
 
 _filters_lock = threading.Lock()
 _filters_users = 0
@@ -63,7 +70,8 @@ def _named(error: Exception, data: bytes) -> ImageError:
     if not data or _has_known_signature(data):
         if "runcated" in str(error) or _is_cut_short(data):
             return ImageError("truncated", "the file ends too early; copy it again from its source")
-        return ImageError("corrupt", f"the file is damaged, or of a kind that Pillow does not read ({error})")
+        detail = _ADDRESS.sub("", str(error)) or type(error).__name__
+        return ImageError("corrupt", f"the file is damaged, or of a kind that Pillow does not read ({detail})")
     allowed = ", ".join(FORMATS)
     if other := _other_format(data):
         return ImageError("unsupported_format", f"{other} files are not read; convert it to one of {allowed}")
@@ -93,12 +101,37 @@ def _is_cut_short(data: bytes) -> bool:
         return not data.endswith(b";")
     if data[:4] == b"RIFF":
         return int.from_bytes(data[4:8], "little") + 8 > len(data)
-    if data[:4] in (b"II*\0", b"MM\0*"):
-        order: Literal["little", "big"] = "little" if data[:1] == b"I" else "big"
-        directory = int.from_bytes(data[4:8], order)
-        entries = int.from_bytes(data[directory : directory + 2], order)
-        return directory + 2 + 12 * entries + 4 > len(data)
+    if data[:2] == b"BM":
+        return len(data) < 14 or int.from_bytes(data[10:14], "little") > len(data)  # where its pixels begin
+    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return _tiff_end(data) > len(data)
     return False
+
+
+def _tiff_end(data: bytes) -> int:
+    """Where the last thing ends that the first directory of a TIFF or BigTIFF points to (TIFF 6.0, section 2)."""
+    order: Literal["little", "big"] = "little" if data[:1] == b"I" else "big"
+
+    def number(position: int, size: int) -> int:
+        return int.from_bytes(data[position : position + size], order)
+
+    word, counter = (8, 8) if b"+" in data[2:4] else (4, 2)
+    first = number(word, word) + counter
+    entries = range(first, first + number(first - counter, counter) * (4 + 2 * word), 4 + 2 * word)
+    ends = [entries.stop + word]
+    if ends[0] > len(data):
+        return ends[0]
+    pieces: dict[int, NDArray[np.float64]] = {}
+    for entry in entries:
+        tag, size, count = number(entry, 2), _TIFF_TYPES.get(number(entry + 2, 2), 1), number(entry + 4, word)
+        start = entry + 4 + word if size * count <= word else number(entry + 4 + word, word)
+        ends.append(start + size * count)
+        if tag in _TIFF_PIECES and ends[-1] <= len(data):
+            pieces[tag] = np.frombuffer(data, f"{'<' if order == 'little' else '>'}u{size}", count, start).astype(float)
+    for offsets, lengths in (_TIFF_PIECES[:2], _TIFF_PIECES[2:]):
+        if offsets in pieces and lengths in pieces and pieces[offsets].shape == pieces[lengths].shape:
+            ends.append(int((pieces[offsets] + pieces[lengths]).max(initial=0)))
+    return max(ends)
 
 
 @contextmanager

@@ -143,7 +143,7 @@ def _to_8_bit(image: "Image", rawmode: str, operations: list[str]) -> "Image":
 
 
 def _to_rgb(image: "Image", profile: bytes | None, operations: list[str]) -> "Image":
-    from PIL import Image
+    from PIL import ImageChops
 
     colour, alpha = _split_alpha(image)
     if image.mode in _OPERATIONS:
@@ -153,14 +153,15 @@ def _to_rgb(image: "Image", profile: bytes | None, operations: list[str]) -> "Im
     rgb = _profile_to_srgb(colour, profile) if profile else None
     if rgb is not None:
         operations.append("icc_to_srgb")
-    else:
-        rgb = _lab_to_rgb(colour) if colour.mode == "LAB" else colour.convert("RGB")
+    elif colour.mode == "LAB":
+        rgb = _lab_to_rgb(colour)
+    else:  # never the image itself, and no second copy: of the largest one, that is 320 MB
+        rgb = colour if colour.mode == "RGB" and colour is not image else colour.convert("RGB")
     if alpha is None:
         return rgb
     operations.append("alpha_on_white")
-    white = Image.new("RGB", rgb.size, "white")
-    white.paste(rgb, mask=alpha)
-    return white
+    rgb.paste("white", mask=ImageChops.invert(alpha))
+    return rgb
 
 
 def _split_alpha(image: "Image") -> tuple["Image", "Image | None"]:
@@ -169,7 +170,7 @@ def _split_alpha(image: "Image") -> tuple["Image", "Image | None"]:
         simple = {"P": "RGB", "1": "L"}.get(image.mode)
         return image.convert(simple) if simple else image, None
     straight = image.convert("LA") if image.mode == "La" else image
-    rgba = straight.convert("RGBA")
+    rgba = straight if straight.mode == "RGBA" else straight.convert("RGBA")
     alpha = rgba.getchannel("A")
     lowest, highest = alpha.getextrema()
     if highest == 0:

@@ -5,6 +5,7 @@ PipelineError (ValueError)
 ├── ParamsError         params.yaml has faults; all of them are listed
 ├── IngestError         nothing to read, or labels.csv cannot be understood
 ├── ValidationError     the validate stage cannot run
+├── OverridesError      overrides.csv has faults, or a decision is not possible
 ├── GateError           the data contract was broken: see reports/validation.html
 ├── BusyError           another run holds the workspace
 ├── ReleaseError        an encoder cannot be released, promoted or rolled back; nothing half-done is served
@@ -36,6 +37,10 @@ class IngestError(PipelineError):
 
 class ValidationError(PipelineError):
     """The validate stage cannot run at all."""
+
+
+class OverridesError(PipelineError):
+    """``overrides.csv`` has faults, or what is asked for cannot be decided by a person."""
 
 
 class GateError(PipelineError):

@@ -45,6 +45,20 @@ class PrepareConfig(Block):
     shard_megabytes: Annotated[int, Field(ge=1, le=4096)] = 256
 
 
+class EmbeddingDriftConfig(Block):
+    """What the champion compares of the newest batch with earlier ones; see ``pipeline.embedding_drift``.
+
+    3,000 images of 28 pixels cost a small encoder a second; of 224 pixels, a ResNet-50 on a processor some minutes.
+    """
+
+    enabled: bool = True
+    reference_images: Annotated[int, Field(ge=20, le=5000)] = 2000  # earlier ones; memory grows with their square
+    batch_images: Annotated[int, Field(ge=10, le=5000)] = 1000
+    min_images: Annotated[int, Field(ge=10)] = 50  # of a batch, and twice as many earlier ones; fewer are not judged
+    auroc: Annotated[float, Field(gt=0.5, lt=1)] = 0.6  # of a classifier that tells new embeddings from earlier ones
+    novel_share: Annotated[float, Field(gt=0, lt=1)] = 0.05  # of new images, unlike any earlier; by chance it is 0.01
+
+
 class RetrainingConfig(Block):
     """When new images start a run by themselves; see ``pipeline.decide``."""
 
@@ -98,6 +112,7 @@ class Params:
     ingest: IngestConfig
     validate: ValidateConfig
     prepare: PrepareConfig
+    embedding_drift: EmbeddingDriftConfig
     pretrain: PretrainConfig
     linear_eval: LinearEvalConfig
     finetune: FinetuneConfig

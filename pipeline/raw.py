@@ -11,9 +11,10 @@ split or label: a file that first lay among the unlabelled ones and was labelled
 
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 OCCURRENCES = "occurrences.jsonl"
 
@@ -46,20 +47,48 @@ def batches(raw: Path) -> list[Path]:
 
 def read_occurrences(batch: Path) -> dict[str, tuple[Occurrence, ...]]:
     """SHA-256 → where it was seen, in the order of the batch."""
-    with (batch / OCCURRENCES).open(encoding="utf-8") as lines:
-        records = [json.loads(line) for line in lines]
+    records = _records(batch)
     return {record["sha256"]: tuple(Occurrence(**seen) for seen in record["occurrences"]) for record in records}
 
 
-def read_bytes(raw: Path) -> Iterator[tuple[str, str, bytes]]:
-    """Every content once, as (batch, SHA-256, bytes): batches oldest first, members in the order of their tars."""
+def read_files(batch: Path) -> Iterator[tuple[str, str, str, str | None]]:
+    """Every file of a batch as (SHA-256, path, split, label), in its order: what a million of them are read with."""
+    for record in _records(batch):
+        for seen in record["occurrences"]:
+            yield record["sha256"], seen["path"], seen["split"], seen["label"]
+
+
+def tars(batch: Path) -> list[Path]:
+    """Where the bytes of a batch are, in the order in which they are read."""
+    return sorted(batch.glob("*.tar"))
+
+
+def list_tar(path: Path) -> Iterator[str]:
+    """The SHA-256 of every member, in the order of the tar. Reads headers and seeks over bytes."""
+    with tarfile.open(path, mode="r:") as tar:
+        yield from map(_sha256, tar)
+
+
+def read_tar(path: Path, wanted: Container[str] | None = None) -> Iterator[tuple[str, bytes]]:
+    """The members as (SHA-256, bytes), in the order of the tar; seeks over those that are not ``wanted``."""
+    with tarfile.open(path, mode="r:") as tar:
+        for member in tar:
+            if wanted is None or _sha256(member) in wanted:
+                file = tar.extractfile(member)
+                assert file is not None, f"{path}: {member.name} is not a file"
+                yield _sha256(member), file.read()
+
+
+def read_bytes(raw: Path, wanted: Container[str] | None = None) -> Iterator[tuple[str, str, bytes]]:
+    """Every content once, as (batch, SHA-256, bytes): batches oldest first, members in the order of their tars.
+
+    Args:
+        wanted: SHA-256 of the contents whose bytes are read; None: of all.
+    """
     for batch in batches(raw):
-        for path in sorted(batch.glob("*.tar")):
-            with tarfile.open(path, mode="r:") as tar:
-                for member in tar:
-                    file = tar.extractfile(member)
-                    assert file is not None, f"{path}: {member.name} is not a file"
-                    yield batch.name, member.name.partition(".")[0], file.read()
+        for path in tars(batch):
+            for sha256, data in read_tar(path, wanted):
+                yield batch.name, sha256, data
 
 
 def read_batches(raw: Path) -> Iterator[RawImage]:
@@ -74,3 +103,13 @@ def read_batches(raw: Path) -> Iterator[RawImage]:
             pending = next(contents, None)
         for sha256, seen in occurrences.items():
             yield RawImage(batch.name, sha256, None, seen)
+
+
+def _records(batch: Path) -> Iterator[dict[str, Any]]:
+    with (batch / OCCURRENCES).open(encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)
+
+
+def _sha256(member: tarfile.TarInfo) -> str:
+    return member.name.partition(".")[0]

@@ -17,7 +17,7 @@ from pathlib import Path
 from pipeline.errors import WorkspaceError
 
 VARIABLE = "SIMCLR_WORKSPACE"
-TEMPLATE = ("dvc.yaml", "params.yaml", "dagster.yaml", "dg.toml", "definitions.py", "workspace.yaml")
+TEMPLATE = ("dvc.yaml", "params.yaml", "overrides.csv", "dagster.yaml", "dg.toml", "definitions.py", "workspace.yaml")
 INBOX = ("unlabeled", "labeled", "test")
 WRITTEN = (".dvc", ".simclr", "data", "models", "registry", "reports", "history", "storage", "schedules")
 IGNORED_BY_GIT = (
@@ -45,6 +45,11 @@ class Workspace:
         return self.root / "params.yaml"
 
     @property
+    def overrides(self) -> Path:
+        """What people have decided about single images."""
+        return self.root / "overrides.csv"
+
+    @property
     def inbox(self) -> Path:
         return self.root / "inbox"
 
@@ -55,6 +60,11 @@ class Workspace:
     @property
     def manifest(self) -> Path:
         return self.root / "data" / "manifest"
+
+    @property
+    def facts(self) -> Path:
+        """What is known of every content that was ever probed; see ``validation.facts_cache``."""
+        return self.scratch / "facts"
 
     @property
     def prepared(self) -> Path:

@@ -25,6 +25,7 @@ TINY_PARAMS = {
     "ingest": {"settle_seconds": 0.0},
     "validate": {"min_images": 1, "max_quarantine_rate": 0.9},
     "prepare": {},
+    "embedding_drift": {},
     "pretrain": {
         "encoder": {"name": "resnet10", "width": 0.125, "stem": "compact"},
         "projection_head": {"layers": 2, "width": 16, "dim": 8},

@@ -2,40 +2,37 @@
 
     python -m pipeline.validation        in a workspace, after ingest
 
-Writes data/manifest (see ``manifest``) and reports/: validation.json, validation.html and quarantine.png. A set that
-breaks the contract is a result, not an error: the reports say ``passed: false``, and what comes next refuses to go on.
+Writes data/manifest (see ``manifest``) and reports/: validation.json, validation.html, data_docs.html and
+quarantine.png. A set that breaks the contract is a result, not an error: the reports say ``passed: false``, and what
+comes next refuses to go on.
 """
 
 import json
 import os
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
+import polars as pl
 from PIL import Image
-from tqdm import tqdm
 
 from deploy.artifact import publish, write_atomically
-from pipeline.errors import ValidationError
 from pipeline.params import read
-from pipeline.raw import RawImage, batches, read_batches, read_bytes, read_occurrences
+from pipeline.raw import read_tar, tars
 from pipeline.stage import run_stage
+from pipeline.validation import manifest, overrides
 from pipeline.validation.config import ValidateConfig
-from pipeline.validation.container import sniff
 from pipeline.validation.drift import judge as judge_drift
 from pipeline.validation.evaluate import evaluate, tables
 from pipeline.validation.expectations import expectations
-from pipeline.validation.facts import Facts
-from pipeline.validation.manifest import manifest, read_facts, write_tables
-from pipeline.validation.pool import Failure, Key, isolated_map
-from pipeline.validation.probe import probe, thumbnail
-from pipeline.validation.report import ACCEPTED, gallery, render, summary
+from pipeline.validation.pool import isolated_map
+from pipeline.validation.probe import thumbnail
+from pipeline.validation.report import ACCEPTED, gallery, render, shown, summary
+from pipeline.validation.scan import Limits, scan
 from pipeline.validation.thumbnails import choose, contact_sheet
 from pipeline.validation.thumbnails import read as read_thumbnail
-from pipeline.validation.verdict import File, judge
+from pipeline.validation.verdict import Policy, judge
 from pipeline.workspace import Workspace
 from simclr_core.reporter import emit, record_timing
 
@@ -45,116 +42,78 @@ def run(workspace: Workspace) -> None:
 
     Raises:
         ValidationError: there is nothing to validate, or no worker can start.
+        OverridesError: overrides.csv has faults.
     """
     started = time.monotonic()
     config = read(workspace).validate
-    files, facts = examine(workspace.raw, config)
-    probed = time.monotonic() - started
-    verdicts = judge(
-        files,
-        facts,
+    decisions = overrides.read(workspace.overrides)
+    files, facts = scan(workspace.raw, workspace.facts, limits=_limits(config), engine=config.engine)
+    scanned = time.monotonic() - started
+    allowed, denied = overrides.allowed(decisions), overrides.denied(decisions)
+    judged = judge(files, facts, _policy(config), allowed=allowed, denied=denied)
+    table = manifest.build(judged, facts)
+    drift = judge_drift(table, **dict(config.drift))
+    outcomes, data_docs = evaluate(expectations(config), tables(table, drift))
+    result = summary(table, outcomes, drift)
+    thumbnails = dict(_thumbnails(workspace, table, config))
+    html = render(result, table, drift, thumbnails)
+    with publish(workspace.manifest, replace=True) as folder:
+        manifest.write(folder, table)
+    write_atomically(workspace.reports / "validation.html", html)
+    write_atomically(workspace.reports / "data_docs.html", data_docs)
+    write_atomically(workspace.reports / "quarantine.png", _contact_sheet(result["images"], gallery(table), thumbnails))
+    write_atomically(workspace.reports / "validation.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
+    _tell(result)
+    seconds = time.monotonic() - started
+    record_timing("validate", workspace=workspace.root, seconds=seconds, images_per_second=facts.height / scanned)
+
+
+def _limits(config: ValidateConfig) -> Limits:
+    return Limits(config.max_megabytes, config.max_megapixels, config.memory_megabytes, config.timeout_seconds)
+
+
+def _policy(config: ValidateConfig) -> Policy:
+    near = config.near_duplicates
+    return Policy(
         min_side=config.min_side,
         max_aspect=config.max_aspect,
         min_standard_deviation=config.min_standard_deviation,
         allow_animated=config.animated == "first_frame",
+        keep_suspect_streams=config.suspect_streams == "keep",
+        near_distance=near.distance if near.enabled else None,
+        quarantine_near_copies=near.within_training == "quarantine",
+        placeholder_copies=near.placeholder_copies,
     )
-    table = manifest(verdicts)
-    drift = judge_drift(table, **dict(config.drift))
-    result = summary(table, evaluate(expectations(config), tables(table, drift)), drift)
-    groups = {name: [row["sha256"] for row in rows] for name, rows in gallery(table).items()}
-    thumbnails = _thumbnails(workspace.raw, set(chain.from_iterable(groups.values())), config)
-    html = render(result, table, drift, thumbnails)
-    refused = {name: contents for name, contents in groups.items() if name != ACCEPTED}
-    tiles = choose(refused, thumbnails)
-    sheet = contact_sheet(_title(result["images"], len(tiles)), tiles)
-    with publish(workspace.manifest, replace=True) as folder:
-        write_tables(folder, table)
-    write_atomically(workspace.reports / "validation.html", html)
-    write_atomically(workspace.reports / "quarantine.png", sheet)
-    write_atomically(workspace.reports / "validation.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
-    _tell(result)
-    rate = len(facts) / probed
-    record_timing("validate", workspace=workspace.root, seconds=time.monotonic() - started, images_per_second=rate)
 
 
-def examine(raw: Path, config: ValidateConfig) -> tuple[list[File], dict[str, Facts]]:
-    """Every file of the raw batches, in their order, and the facts about each content."""
-    files: list[File] = []
-    facts: dict[str, Facts] = {}
-    homes: dict[str, str] = {}
-
-    def contents() -> Iterator[tuple[RawImage, bytes]]:
-        for image in read_batches(raw):
-            home = homes.setdefault(image.sha256, image.batch)
-            files.extend(
-                File(_text(seen.path), seen.split, seen.label and _text(seen.label), image.sha256, home, image.batch)
-                for seen in image.occurrences
-            )
-            if image.data is not None:
-                yield image, image.data
-
-    known = {sha256 for batch in batches(raw) for sha256 in read_occurrences(batch)}
-    if not known:
-        raise ValidationError(f"{raw}: no raw images; put images into inbox/ and run `simclr ingest`")
-    answers = _isolated(probe, contents(), config, max_megabytes=config.max_megabytes)
-    with tqdm(total=len(known), desc="validate", unit=" images", disable=not sys.stderr.isatty()) as bar:
-        for image, answer in answers:
-            facts[image.sha256] = _facts(image, answer)
-            bar.update()
-            if len(facts) % max(1, len(known) // 10) == 0:
-                done = f"{len(facts)} of {len(known)} images probed"
-                emit("progress", stage="validate", message=done, images=len(facts))
-    missing = "no raw batch holds its bytes; restore data/raw with `dvc checkout data/raw`"
-    for file in files:
-        facts.setdefault(file.sha256, Facts(file.sha256, 0, "missing", False, "io_error", missing))
-    return files, facts
-
-
-def _facts(image: RawImage, answer: dict[str, Any] | Failure) -> Facts:
-    assert image.data is not None
-    size, container = len(image.data), sniff(image.data)
-    if isinstance(answer, Failure):
-        return Facts(image.sha256, size, container, False, answer.reason, answer.message)
-    try:
-        facts = read_facts(answer)
-    except ValueError:
-        nonsense = "its worker gave an answer that makes no sense"
-        return Facts(image.sha256, size, container, False, "worker_crash", nonsense)
-    if facts.sha256 != image.sha256:
-        changed = "its bytes changed after they were ingested; restore data/raw with `dvc checkout data/raw`"
-        return Facts(image.sha256, size, container, False, "io_error", changed)
-    return facts
-
-
-def _thumbnails(raw: Path, shown: set[str], config: ValidateConfig) -> dict[str, Image.Image | None]:
-    contents = ((sha256, data) for _, sha256, data in read_bytes(raw) if sha256 in shown)
-    drawn = _isolated(thumbnail, contents, config)
-    return {sha256: read_thumbnail(answer) for sha256, answer in drawn}
-
-
-def _title(images: Mapping[str, Any], shown: int) -> str:
-    refused = images["ingested"] - images["accepted"]
-    if not refused:
-        return f"None of {images['ingested']} files is quarantined."
-    return f"{refused} of {images['ingested']} files quarantined; {shown} of them:"
-
-
-def _isolated(
-    function: Callable[..., Any], files: Iterable[tuple[Key, bytes]], config: ValidateConfig, **options: float
-) -> Iterator[tuple[Key, Any]]:
-    return isolated_map(
-        function,
-        files,
-        options={"max_megapixels": config.max_megapixels, **options},
+def _thumbnails(
+    workspace: Workspace, table: pl.DataFrame, config: ValidateConfig
+) -> Iterator[tuple[str, Image.Image | None]]:
+    wanted = shown(table)
+    homes = table.filter(pl.col("sha256").is_in(wanted))["batch"].unique().sort()
+    contents = chain.from_iterable(read_tar(path, wanted) for name in homes for path in tars(workspace.raw / name))
+    drawn = isolated_map(
+        thumbnail,
+        contents,
+        options={"max_megapixels": config.max_megapixels},
         workers=len(os.sched_getaffinity(0)),
         memory_megabytes=config.memory_megabytes,
         timeout_seconds=config.timeout_seconds,
     )
+    return ((sha256, read_thumbnail(answer)) for sha256, answer in drawn)
 
 
-def _text(name: str) -> str:
-    """A name whose bytes are not UTF-8 has lone surrogates, which no parquet file can hold: spell them out."""
-    return name.encode("utf-8", "backslashreplace").decode()
+def _contact_sheet(
+    images: Mapping[str, Any],
+    groups: Mapping[str, list[dict[str, Any]]],
+    thumbnails: Mapping[str, Image.Image | None],
+) -> bytes:
+    refused = {name: [row["sha256"] for row in rows] for name, rows in groups.items() if name != ACCEPTED}
+    tiles = choose(refused, thumbnails)
+    count = images["ingested"] - images["accepted"]
+    if not count:
+        return contact_sheet(f"None of {images['ingested']:,} files is quarantined.", tiles)
+    return contact_sheet(f"{count:,} of {images['ingested']:,} files quarantined; {len(tiles)} of them:", tiles)
 
 
 def _tell(result: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ Only signatures are trusted. The extension is a claim, and holding it against th
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 EXTENSIONS = {
     "jpeg": ("jpg", "jpeg", "jpe", "jfif", "mpo"),
@@ -47,6 +47,9 @@ _SIGNATURES = (
 )
 _PATTERNS = [(re.compile(pattern, re.DOTALL), name) for pattern, name in _SIGNATURES]
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # neither a stuffed byte, fill, nor a restart inside the scan
+_TEM, _SOI, _EOI, _SOS = 0x01, 0xD8, 0xD9, 0xDA  # ITU T.81, table B.1; the first three stand alone
+_EXTENSION, _IMAGE, GIF_TRAILER = 0x21, 0x2C, 0x3B  # GIF89a, appendix A
+GIF_BLOCKS = (_EXTENSION, _IMAGE, GIF_TRAILER)
 
 
 def sniff(data: bytes) -> str:
@@ -66,40 +69,70 @@ def trailing_bytes(data: bytes, container: str) -> int | None:
     return len(data) - end if end is not None and end <= len(data) else None
 
 
-def _jpeg_end(data: bytes) -> int | None:
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """The marker code, start and end of every segment from behind SOI to EOI; the coded data belong to their SOS."""
     position = 2
     while marker := _JPEG_MARKER.search(data, position):
         position = marker.end()
         code = data[position - 1]
-        if code == 0xD9:
-            return position
-        if code not in (0x01, 0xD8):  # these two stand alone; the others begin with their length
+        if code not in (_TEM, _SOI, _EOI):
             position += int.from_bytes(data[position : position + 2], "big")
-    return None
+        if code == _SOS:
+            following = _JPEG_MARKER.search(data, position)
+            position = following.start() if following else len(data)
+        yield code, marker.start(), position
+        if code == _EOI:
+            return
 
 
-def _png_end(data: bytes) -> int | None:
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """The name, start and end of every complete chunk up to IEND, or to where something else than a chunk stands."""
     position = 8
     while position + 12 <= len(data):
         length, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
-        position += 12 + length
+        start, position = position, position + 12 + length
+        if not kind.isalpha() or position > len(data):
+            return
+        yield kind, start, position
         if kind == b"IEND":
-            return position
-    return None
+            return
+
+
+def gif_blocks(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """The first byte, start and end of every complete block up to the trailer.
+
+    Where a block should begin and none does, that byte is the last one yielded.
+    """
+    position = 13 + _gif_palette_bytes(data[10]) if len(data) > 10 else len(data)
+    while position < len(data):
+        start, kind = position, data[position]
+        try:
+            position = _gif_block_end(data, start) if kind in (_IMAGE, _EXTENSION) else start + 1
+        except IndexError:
+            return
+        yield kind, start, position
+        if kind not in (_IMAGE, _EXTENSION):
+            return
+
+
+def _jpeg_end(data: bytes) -> int | None:
+    return next((end for code, _, end in jpeg_segments(data) if code == _EOI), None)
+
+
+def _png_end(data: bytes) -> int | None:
+    return next((end for kind, _, end in png_chunks(data) if kind == b"IEND"), None)
 
 
 def _gif_end(data: bytes) -> int | None:
-    position = 13 + _gif_palette_bytes(data[10])
-    while (block := data[position]) != 0x3B:
-        if block == 0x2C:
-            position += 11 + _gif_palette_bytes(data[position + 9])
-        elif block == 0x21:
-            position += 2
-        else:
-            return None
-        while length := data[position]:
-            position += 1 + length
-        position += 1
+    return next((end for kind, _, end in gif_blocks(data) if kind == GIF_TRAILER), None)
+
+
+def _gif_block_end(data: bytes, start: int) -> int:
+    """Of an image or an extension: behind the empty one of its sub-blocks."""
+    is_image = data[start] == _IMAGE
+    position = start + (11 + _gif_palette_bytes(data[start + 9]) if is_image else 2)
+    while length := data[position]:
+        position += 1 + length
     return position + 1
 
 

@@ -13,6 +13,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 FOLDS = 5
 NEWTON_STEPS = 6
 RIDGE = 1.0  # on standardised features: keeps the weights finite where the groups separate
+SHORTLIST = 64  # neighbours among which the few that are older are nearly always found
 
 
 def wasserstein(values: Array, newer: Array) -> Array:
@@ -69,6 +70,61 @@ def domain_auroc(features: Array, newer: Array) -> float:
         weights = _logistic_regression(design[~held_out], newer[~held_out])
         scores.append(auroc(design[held_out] @ weights, newer[held_out]))
     return float(np.mean(scores))
+
+
+def squared_distances(vectors: Array) -> Array:
+    """Squared Euclidean distances between all pairs of vectors [n, d]: [n, n], its diagonal zero."""
+    lengths = np.square(vectors).sum(axis=1)
+    squared: Array = np.maximum(lengths[:, np.newaxis] + lengths - 2 * vectors @ vectors.T, 0)
+    np.fill_diagonal(squared, 0)
+    return squared
+
+
+def mmd_squared(kernel: Array, newer: Array) -> Array:
+    """Squared maximum mean discrepancy, the unbiased estimate of Gretton et al. 2012 (lemma 6): also below zero.
+
+    Args:
+        kernel: similarities of all pairs [n, n], symmetric.
+        newer: bool [..., n]; both groups have two members or more.
+
+    Returns:
+        [...]: hundreds of ways to split the same pool cost one matrix product.
+    """
+    mask = newer.astype(kernel.dtype)
+    new = mask.sum(axis=-1)
+    old = mask.shape[-1] - new
+    near = mask @ kernel  # how much each row is like the new ones together
+    within_new = (near * mask).sum(axis=-1) - mask @ kernel.diagonal()
+    across = near.sum(axis=-1) - (near * mask).sum(axis=-1)
+    within_old = kernel.sum() - kernel.trace() - within_new - 2 * across
+    estimate: Array = within_new / (new * (new - 1)) + within_old / (old * (old - 1)) - 2 * across / (new * old)
+    return estimate
+
+
+def older_neighbour(squared: Array, newer: Array, rank: int) -> Array:
+    """How far the ``rank``-th nearest of the older others is from each row.
+
+    Args:
+        squared: squared distances of all pairs [n, n].
+        newer: bool [splits, n]; more than ``rank`` rows are older in each.
+
+    Returns:
+        [splits, n].
+    """
+    squared = squared + np.diag(np.full(len(squared), np.inf, squared.dtype))  # nothing is its own neighbour
+    # Looked for among a few nearest of either group, found once for all splits, and among all where those are too few.
+    few = min(SHORTLIST, len(squared))
+    nearest = np.argpartition(squared, few - 1, axis=1)[:, :few]
+    shortlist = np.take_along_axis(squared, nearest, axis=1)
+    order = np.argsort(shortlist, axis=1)
+    nearest, shortlist = np.take_along_axis(nearest, order, axis=1), np.take_along_axis(shortlist, order, axis=1)
+    found = np.empty(newer.shape, squared.dtype)
+    for mask, distances in zip(newer, found, strict=True):
+        seen = np.cumsum(~mask[nearest], axis=1, dtype=np.int16)
+        distances[:] = np.take_along_axis(shortlist, np.argmax(seen >= rank, axis=1)[:, np.newaxis], axis=1)[:, 0]
+        short = np.flatnonzero(seen[:, -1] < rank)
+        distances[short] = np.partition(squared[np.ix_(short, ~mask)], rank - 1, axis=1)[:, rank - 1]
+    return np.sqrt(found)
 
 
 def auroc(scores: Array, positive: Array) -> float:

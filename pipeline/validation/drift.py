@@ -2,9 +2,7 @@
 
 Compared are the accepted training images, by the statistics of the manifest: each number by its Wasserstein distance in
 standard deviations of the earlier images, each category by its Jensen-Shannon distance, and all numbers together by how
-well a logistic regression tells new images from earlier ones. These are effect sizes: p-values would call every large
-batch different. What chance alone does is measured on random splits of the earlier images into parts of the same sizes,
-and a threshold is never below it.
+well a logistic regression tells new images from earlier ones; see ``calibration`` for how far each may be.
 
     none          the batch looks like the earlier ones
     drift         it does not: a warning, and a reason to retrain
@@ -19,9 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
+import polars as pl
 
+from pipeline.validation.calibration import CLASSIFIER, Statistic, calibrated, random_splits
 from pipeline.validation.distances import Array, domain_auroc, jensen_shannon, wasserstein
 from pipeline.validation.shapes import shapes
 
@@ -44,15 +42,10 @@ NUMBERS = {
 standard deviation is no yardstick; one gray level or five percent is."""
 
 CATEGORIES = {"format": "file format", "mode": "pixel layout"}
-CLASSIFIER = "domain_classifier"
 MEANINGS = {name: meaning for name, (meaning, _) in NUMBERS.items()} | CATEGORIES
 MEANINGS[CLASSIFIER] = "AUROC of a classifier, new against earlier"
 
 REFERENCE_SAMPLE, BATCH_SAMPLE, CLASSIFIER_SAMPLE = 4000, 2000, 2000
-SPLITS = 200
-FALSE_ALARMS = 0.01
-"""How often a batch like the earlier ones may be called different, whatever the number of statistics."""
-
 OUTLIER = 5.0  # standard deviations; features of the classifier end there
 
 
@@ -73,19 +66,6 @@ class Images:
             {name: values[rows] for name, values in self.categories.items()},
             self.sizes[rows],
         )
-
-
-@dataclass(frozen=True)
-class Statistic:
-    """How far the batch is from the earlier ones in one respect, and how far it may be."""
-
-    name: str
-    effect: float
-    threshold: float
-    drifted: bool
-
-    def __str__(self) -> str:
-        return self.name
 
 
 @dataclass(frozen=True)
@@ -127,26 +107,28 @@ class Drift:
 
 
 def judge(
-    manifest: pa.Table, *, enabled: bool, min_images: int, distance: float, auroc: float, accepted: Sequence[str]
+    manifest: pl.DataFrame, *, enabled: bool, min_images: int, distance: float, auroc: float, accepted: Sequence[str]
 ) -> Drift:
     """Compare the newest raw batch with all earlier ones.
 
     Args:
+        manifest: of the schema ``tables.MANIFEST``, its rows in any order.
         min_images: of a batch, and twice as many of all earlier ones; fewer are not judged.
         distance, auroc: what is no drift yet, however many images say so.
         accepted: batches whose look a person has approved; no bug is seen in them.
     """
-    newest = pc.max(manifest["ingest_batch"]).as_py()
-    images, homes = _training_images(manifest)
-    reference, batch = images.take(homes != newest), images.take(homes == newest)
+    newest = manifest["ingest_batch"].max()
+    assert isinstance(newest, str), "a manifest without rows"
+    used = _training_images(manifest)
+    reference, batch = used.filter(pl.col("batch") != newest), used.filter(pl.col("batch") == newest)
     why = _too_few(len(reference), len(batch), min_images) if enabled else "switched off by validate.drift.enabled"
     statistics: tuple[Statistic, ...] = ()
     samples: dict[str, tuple[Array, Array]] = {}
     if not why:
-        earlier, new = reference.take(slice(REFERENCE_SAMPLE)), batch.take(slice(BATCH_SAMPLE))
+        earlier, new = _images(reference.head(REFERENCE_SAMPLE)), _images(batch.head(BATCH_SAMPLE))
         statistics = tuple(_statistics(earlier, new, distance, auroc))
         samples = {name: (earlier.numbers[name], new.numbers[name]) for name in NUMBERS}
-    examined = tuple(_shapes(images, homes, min_images, frozenset(accepted))) if enabled else ()
+    examined = tuple(_shapes(used, min_images, frozenset(accepted))) if enabled else ()
     verdict, advice = _conclude(why, statistics, examined)
     return Drift(verdict, newest, len(reference), len(batch), advice, statistics, examined, samples)
 
@@ -170,16 +152,20 @@ def _conclude(why_not: str | None, statistics: Iterable[Statistic], examined: It
     return "none", "the new images look like the earlier ones"
 
 
-def _training_images(manifest: pa.Table) -> tuple[Images, Array]:
-    """The images, and the batch that holds the bytes of each."""
-    used = manifest.filter((pc.field("verdict") != "quarantine") & (pc.field("split") == "train")).sort_by("sha256")
-    column = {name: used[name].to_numpy() for name in ("short_side", "aspect", "width", "height", *CATEGORIES)}
-    numbers = {name: used[name].to_numpy().astype(np.float64) for name in NUMBERS if name in used.column_names}
+def _training_images(manifest: pl.DataFrame) -> pl.DataFrame:
+    """What is compared, in the order of the hashes, with the batch that holds the bytes of each."""
+    used = (pl.col("verdict") != "quarantine") & (pl.col("split") == "train")
+    measured = [name for name in NUMBERS if name in manifest.columns]
+    columns = ["sha256", "batch", *measured, *CATEGORIES, "short_side", "aspect", "width", "height"]
+    return manifest.lazy().filter(used).select(columns).sort("sha256").collect()
+
+
+def _images(rows: pl.DataFrame) -> Images:
+    numbers = {name: rows[name].to_numpy().astype(np.float64) for name in NUMBERS if name in rows.columns}
     numbers["red_minus_blue"] = numbers["red_mean"] - numbers["blue_mean"]
-    numbers |= {f"log_{name}": np.log(column[name].astype(np.float64)) for name in ("short_side", "aspect")}
-    categories = {name: column[name].astype(str) for name in CATEGORIES}
-    sizes = np.column_stack([column["width"], column["height"]])
-    return Images(numbers, categories, sizes), np.array(used["batch"].to_pylist(), dtype=object)
+    numbers |= {f"log_{name}": np.log(rows[name].to_numpy().astype(np.float64)) for name in ("short_side", "aspect")}
+    categories = {name: rows[name].to_numpy().astype(str) for name in CATEGORIES}
+    return Images(numbers, categories, rows.select("width", "height").to_numpy())
 
 
 def _too_few(earlier: int, new: int, min_images: int) -> str | None:
@@ -192,36 +178,28 @@ def _too_few(earlier: int, new: int, min_images: int) -> str | None:
     return None
 
 
-def _shapes(images: Images, homes: Array, min_images: int, accepted: frozenset[str]) -> Iterator[Shape]:
+def _shapes(used: pl.DataFrame, min_images: int, accepted: frozenset[str]) -> Iterator[Shape]:
     """Hold each batch with enough images against those before it."""
-    names, index = np.unique(homes.astype(str), return_inverse=True)
+    names = used["batch"].unique().sort()
+    numbers = used["batch"].cast(pl.Enum(names)).to_physical().to_numpy()
     for number, name in enumerate(names):
-        new, earlier = np.flatnonzero(index == number)[:BATCH_SAMPLE], np.flatnonzero(index < number)[:REFERENCE_SAMPLE]
+        new = np.flatnonzero(numbers == number)[:BATCH_SAMPLE]
+        earlier = np.flatnonzero(numbers < number)[:REFERENCE_SAMPLE]
         if len(new) >= min_images and len(earlier) >= 2 * min_images and name not in accepted:
-            reference, batch = images.take(earlier), images.take(new)
+            reference, batch = _images(used[earlier]), _images(used[new])
             found = shapes(reference.numbers, reference.sizes, batch.numbers, batch.sizes)
-            yield from (Shape(str(name), shape, present) for shape, present in found.items())
+            yield from (Shape(name, shape, present) for shape, present in found.items())
 
 
 def _statistics(reference: Images, batch: Images, distance: float, auroc: float) -> Iterator[Statistic]:
     """Effects of the batch, and thresholds by splits of the reference into parts of the sizes that are compared."""
-    random = np.random.default_rng(0)
     part = min(len(batch), len(reference) // 2)
-    splits = random.permuted(np.tile(np.arange(len(reference)) < part, (SPLITS, 1)), axis=1)
     floors = dict.fromkeys((*NUMBERS, *CATEGORIES), distance) | {CLASSIFIER: auroc - 0.5}
-    chance = _effects(reference, splits, reference)
+    chance = _effects(reference, random_splits(len(reference), part), reference)
     kept, drawn = reference.take(slice(part, None)), batch.take(slice(part))
     pool, newer = _joined(kept, drawn), np.arange(len(reference)) >= len(kept)
     observed = _effects(pool, newer[np.newaxis], reference)
-    # One factor for all statistics keeps the rate of false alarms of all of them together: it bounds, in all but
-    # FALSE_ALARMS of the splits, the largest effect, each measured in what it reaches by chance or its floor.
-    scales = {name: max(floors[name], float(np.quantile(chance[name], 0.95))) for name in floors}
-    largest = np.max([chance[name] / scales[name] for name in scales], axis=0)
-    factor = max(1.0, float(np.quantile(largest, 1 - FALSE_ALARMS, method="higher")))
-    for name, scale in scales.items():
-        zero = 0.5 if name == CLASSIFIER else 0.0  # an AUROC's; it is reported as such
-        effect, threshold = round(zero + float(observed[name][0]), 4), round(zero + factor * scale, 4)
-        yield Statistic(name, effect, threshold, effect > threshold)
+    return calibrated({name: float(effect[0]) for name, effect in observed.items()}, chance, floors)
 
 
 def _effects(pool: Images, newer: Array, reference: Images) -> dict[str, Array]:

@@ -1,22 +1,29 @@
 """Hold the manifest against the data contract.
 
-Great Expectations takes seconds to import, so that only the function ``evaluate`` does it.
+The tables are polars; Great Expectations gets each as a pandas frame of the few columns that its rules look into, and
+gives back numbers of rows. It takes seconds to import, so that only the function ``evaluate`` does it.
 """
 
 import os
 import warnings
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from itertools import groupby
+from dataclasses import dataclass
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
-from pipeline.validation.drift import Drift, Shape, Statistic
-from pipeline.validation.expectations import NO_REASON, Expectation, Severity
+import polars as pl
+from polars import selectors
+
+from pipeline.validation import data_docs
+from pipeline.validation.drift import Drift
+from pipeline.validation.expectations import COLUMNS, NO_REASON, Expectation, Severity
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
+
+ID = "id"
+"""The column of every table that names its rows to a person: a file id, or what was compared."""
 
 SAMPLES = 10
 RESULT_FORMAT = {
@@ -24,7 +31,10 @@ RESULT_FORMAT = {
     "partial_unexpected_count": SAMPLES,
     "return_unexpected_index_query": False,
 }
-"""Without names of index columns, Great Expectations returns our index as it is, fifty times faster."""
+"""Without names of index columns, Great Expectations returns the numbers of rows as they are, fifty times faster."""
+
+EARLIER_BATCHES = 3
+"""As many make a batch's usual size."""
 
 
 @dataclass(frozen=True)
@@ -45,33 +55,71 @@ class Outcome:
     error: str | None
 
 
-def tables(manifest: "pa.Table", drift: Drift) -> dict[str, "pd.DataFrame"]:
-    """What the rules are about: all files, the accepted ones, those by split, and what was compared to see drift.
+def tables(manifest: pl.DataFrame, drift: Drift) -> dict[str, pl.LazyFrame]:
+    """What the rules are about, from MANIFEST; each table has a column ``id``, the file id where rows are files.
 
-    The unnamed index is the file id, or the name of what was compared.
+    manifest, columns    every file; and the columns of all that, without rows
+    contents             one row per SHA-256, by its first file; ``quarantined``: none of its files is used
+    accepted             the files that are used; ``unreleased``: those that no person has released
+    train, test          the accepted files by split
+    batches              the newest batch, where there are enough earlier ones to tell their usual size
+    drift, shapes        what was compared to see drift; empty where that could not be judged
     """
-    files = manifest.to_pandas()
-    files.index = list(files["file_id"])
-    files["reason"] = [reasons[0] if len(reasons) else NO_REASON for reasons in files["reasons"]]
-    files["quarantined"] = (files["verdict"] == "quarantine").astype("float64")
-    files["extension_matches"] = ["extension_mismatch" not in found for found in files["warnings"]]
-    accepted = files[files["verdict"] != "quarantine"].copy()
-    train, test = (accepted[accepted["split"] == split] for split in ("train", "test"))
-    accepted["leaks"] = accepted["pixel_hash"].isin(set(train["pixel_hash"]) & set(test["pixel_hash"]))
-    test = test.assign(class_known=test["label"].isna() | test["label"].isin(set(train["label"])))
-    frames = {"manifest": files, "accepted": accepted, "train": train, "test": test}
-    return frames | {"drift": _frame(drift.statistics, Statistic), "shapes": _frame(drift.shapes, Shape)}
+    files = manifest.lazy().with_columns(
+        pl.col("file_id").alias(ID),
+        pl.col("reasons").list.first().fill_null(NO_REASON).alias("reason"),
+        (~pl.col("warnings").list.contains("extension_mismatch")).alias("extension_matches"),
+    )
+    accepted = files.filter(pl.col("verdict").ne_missing("quarantine"))
+    train, test = (accepted.filter(pl.col("split") == split) for split in ("train", "test"))
+    copies = pl.when(pl.col("near_group").is_null()).then(1).otherwise(pl.len().over("near_group"))
+    statistics = [(str(one), one.effect, one.threshold) for one in drift.statistics]
+    shapes = [(str(one), one.found) for one in drift.shapes]
+    return {
+        "columns": manifest.clear().lazy().with_columns(pl.lit("").alias(ID)),
+        "manifest": files,
+        "contents": _contents(files),
+        "accepted": accepted.with_columns(
+            leaks=_in_both(train, test, "pixel_hash"), nearly_leaks=_in_both(train, test, "near_group").fill_null(False)
+        ),
+        "unreleased": accepted.filter(~pl.col("warnings").list.contains("released")),
+        "train": train.with_columns(near_copies=copies),
+        "test": test.with_columns(
+            class_known=pl.col("label").is_null() | pl.col("label").is_in(_known(train, "label"))
+        ),
+        "batches": _batches(files),
+        "drift": pl.LazyFrame(statistics, {ID: pl.String, "effect": pl.Float64, "threshold": pl.Float64}, orient="row"),
+        "shapes": pl.LazyFrame(shapes, {ID: pl.String, "found": pl.Boolean}, orient="row"),
+    }
 
 
-def _frame(records: Sequence[Statistic] | Sequence[Shape], kind: type) -> "pd.DataFrame":
-    import pandas as pd
+def _contents(files: pl.LazyFrame) -> pl.LazyFrame:
+    used = _known(files.filter(pl.col("verdict").ne_missing("quarantine")), "sha256")
+    first = files.filter(pl.col("sha256").is_first_distinct())
+    return first.with_columns(
+        quarantined=~pl.col("sha256").is_in(used), stream_intact=pl.col("stream_fault").is_null()
+    ).with_columns(fault=pl.when("quarantined").then("reason").otherwise(pl.lit(NO_REASON)))
 
-    rows = [asdict(record) for record in records]
-    return pd.DataFrame(rows, [str(record) for record in records], [field.name for field in fields(kind)])
+
+def _in_both(train: pl.LazyFrame, test: pl.LazyFrame, column: str) -> pl.Expr:
+    """Whether training and test set both have a row's value; null where the row has none."""
+    return pl.col(column).is_in(_known(train, column)) & pl.col(column).is_in(_known(test, column))
 
 
-def evaluate(rules: Sequence[Expectation], frames: Mapping[str, "pd.DataFrame"]) -> list[Outcome]:
-    """Hold the frames against the rules; one outcome per rule, in their order.
+def _known(table: pl.LazyFrame, column: str) -> pl.Series:
+    """The values that a column has, as the one list that ``is_in`` asks for."""
+    return table.select(pl.col(column).drop_nulls().unique()).collect().to_series().implode()
+
+
+def _batches(files: pl.LazyFrame) -> pl.LazyFrame:
+    sizes = files.group_by(pl.col("ingest_batch").alias(ID)).len().sort(ID).collect()
+    earlier, newest = sizes[:-1], sizes[-1:]
+    times = newest.with_columns(times_usual=pl.col("len") / earlier["len"].median())
+    return (times if earlier.height >= EARLIER_BATCHES else times.clear()).lazy()
+
+
+def evaluate(rules: Sequence[Expectation], frames: Mapping[str, pl.LazyFrame]) -> tuple[list[Outcome], str]:
+    """Hold the tables against the rules: one outcome per rule, in their order, and the page about them (HTML).
 
     Nothing is stored and nothing leaves this machine.
     """
@@ -80,31 +128,60 @@ def evaluate(rules: Sequence[Expectation], frames: Mapping[str, "pd.DataFrame"])
         warnings.simplefilter("ignore", DeprecationWarning)  # it imports modules that Python has deprecated
         import great_expectations as gx
         from great_expectations.data_context.types.base import ProgressBarsConfig
-        from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
-        from great_expectations.expectations.metadata_types import FailureSeverity
 
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    source = context.data_sources.add_or_update_pandas("validation")
-    found: dict[str, Any] = {}
-    for (suite, table), group in groupby(rules, key=lambda rule: (rule.suite, rule.table)):
-        name = f"{suite} of {table}"
-        expected = [
-            ExpectationConfiguration(
-                rule.type, dict(rule.arguments), {"name": rule.name}, severity=FailureSeverity(rule.severity)
-            ).to_domain_obj()
-            for rule in group
-        ]
-        definition = gx.ValidationDefinition(
-            name=name,
-            data=source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all"),
-            suite=context.suites.add(gx.ExpectationSuite(name=name, expectations=expected)),
-        )
-        validated: Any = context.validation_definitions.add(definition).run(
-            batch_parameters={"dataframe": frames[table]}, result_format=RESULT_FORMAT
-        )
-        found |= {result.expectation_config.meta["name"]: result for result in validated.results}
-    return [_outcome(rule, found.get(rule.name)) for rule in rules]
+    found: dict[str, Outcome] = {}
+    pages: dict[str, list[Any]] = {}
+    groups: dict[tuple[str, str], list[Expectation]] = defaultdict(list)
+    for rule in rules:
+        groups[rule.suite, rule.table].append(rule)
+    for (suite, table), group in groups.items():
+        frame, ids = _frame(frames[table], group)
+        title = f"{suite}: {table}"
+        validation = _validate(context, title, group, frame)
+        results = {result.expectation_config.meta["name"]: result for result in validation.results}
+        found |= {rule.name: _outcome(rule, results.get(rule.name), ids) for rule in group}
+        pages[title] = [results[rule.name] for rule in group if rule.name in results]
+    return [found[rule.name] for rule in rules], data_docs.render(pages)
+
+
+def _frame(table: pl.LazyFrame, rules: Sequence[Expectation]) -> tuple["pd.DataFrame", pl.Series]:
+    """The columns that the rules look into, as pandas, and the ids of the rows.
+
+    Numbers become float64, which Great Expectations compares as a whole column; of any other kind it takes the values
+    one by one.
+    """
+    import pandas as pd
+
+    names = table.collect_schema().names()
+    asked = {column for rule in rules for column in (names if rule.type == COLUMNS else rule.columns)}
+    rows = table.select(name for name in names if name == ID or name in asked).collect()
+    columns = rows.drop(ID).cast({selectors.numeric(): pl.Float64()})
+    frame = pd.DataFrame({column.name: column.to_pandas() for column in columns}, index=range(rows.height))
+    return frame, rows[ID]
+
+
+def _validate(context: Any, name: str, rules: Sequence[Expectation], frame: "pd.DataFrame") -> Any:
+    import great_expectations as gx
+    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+    from great_expectations.expectations.metadata_types import FailureSeverity
+
+    expected = [
+        ExpectationConfiguration(
+            rule.type, dict(rule.arguments), {"name": rule.name}, severity=FailureSeverity(rule.severity)
+        ).to_domain_obj()
+        for rule in rules
+    ]
+    asset = context.data_sources.add_or_update_pandas("validation").add_dataframe_asset(name)
+    definition = gx.ValidationDefinition(
+        name=name,
+        data=asset.add_batch_definition_whole_dataframe("all"),
+        suite=context.suites.add(gx.ExpectationSuite(name=name, expectations=expected)),
+    )
+    return context.validation_definitions.add(definition).run(
+        batch_parameters={"dataframe": frame}, result_format=RESULT_FORMAT
+    )
 
 
 def passed(outcomes: Sequence[Outcome]) -> bool:
@@ -112,9 +189,10 @@ def passed(outcomes: Sequence[Outcome]) -> bool:
     return all(outcome.success or (outcome.severity != "critical" and not outcome.error) for outcome in outcomes)
 
 
-def _outcome(rule: Expectation, result: Any | None) -> Outcome:
+def _outcome(rule: Expectation, result: Any | None, ids: pl.Series) -> Outcome:
     details: dict[str, Any] = {} if result is None else result.result
     count = details.get("unexpected_count")
+    rows = list(details.get("partial_unexpected_index_list", []))[:SAMPLES]
     return Outcome(
         name=rule.name,
         suite=rule.suite,
@@ -123,7 +201,7 @@ def _outcome(rule: Expectation, result: Any | None) -> Outcome:
         observed=_observed(details),
         threshold=rule.threshold,
         unexpected_count=None if count is None else int(count),
-        sample_ids=[str(one) for one in details.get("partial_unexpected_index_list", [])][:SAMPLES],
+        sample_ids=[str(one) for one in ids.gather(rows)],
         error="Great Expectations returned no result for it" if result is None else _error(result.exception_info),
     )
 

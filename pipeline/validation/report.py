@@ -2,58 +2,58 @@
 
 File names are hostile until shown otherwise: they are escaped by the template, their control and direction characters
 are spelled out, and a content security policy forbids scripts and every request. Thumbnails are drawn anew from pixels,
-so that no byte of an original reaches a browser.
+so that no byte of an original reaches a browser. Of a content that a person has denied nothing is drawn.
 """
 
 import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
+import polars as pl
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from pipeline.validation import charts, expectations
 from pipeline.validation.drift import MEANINGS, Drift
 from pipeline.validation.evaluate import Outcome, passed
+from pipeline.validation.reasons import REASONS, WARNINGS
+from pipeline.validation.side_by_side import ALIKE, MOST_PATHS, MOST_PICTURES, duplicate_groups, fit_on_its_own, leaks
 from pipeline.validation.thumbnails import jpeg
-from pipeline.validation.verdict import REASONS, WARNINGS
 
+MOST_BYTES = 5_000_000
 PER_REASON = 24
-BARS = 40
-MOST_DRIFTED = 3
+FEWER = 4
 ACCEPTED = "accepted"
 
-DISTRIBUTIONS = {
-    "short_side": "shorter side, pixels",
-    "aspect": "longer over shorter side",
-    "size_bytes": "file size, bytes (logarithmic)",
-    "luma_mean": "brightness, 0 to 255",
-    "luma_std": "contrast, 0 to 255",
-    "entropy": "entropy of brightness, bits",
-    "edge_energy": "edges, 0 to 255",
-    "saturation": "saturation, 0 to 255",
+CONVERSIONS = {
+    "first_frame": "the first of several frames or pages",
+    "uint16_to_uint8": "16 bits a channel reduced to 8",
+    "gray_to_rgb": "gray as three equal channels",
+    "palette_to_rgb": "a palette looked up",
+    "cmyk_to_rgb": "printing inks turned into light",
+    "icc_to_srgb": "colours brought to sRGB by the file's profile",
+    "to_rgb": "another layout of pixels turned into RGB",
+    "alpha_on_white": "transparent parts laid on white",
+    "exif_transpose": "turned upright, as the file says",
 }
-"""The columns of the manifest that are drawn."""
-
-LOGARITHMIC = {"size_bytes"}
-COMPARISONS = {"label_conflict", "test_leak", "exact_duplicate", "pixel_duplicate"}
+"""What ``deploy.preprocess.canonicalise`` does to an image on its way."""
 
 
-def summary(manifest: pa.Table, outcomes: Sequence[Outcome], drift: Drift) -> dict[str, Any]:
+def summary(manifest: pl.DataFrame, outcomes: Sequence[Outcome], drift: Drift) -> dict[str, Any]:
     """What ``reports/validation.json`` holds: all that gates and dashboards read."""
-    rows = manifest.select(["verdict", "reasons"]).to_pylist()
-    verdicts = Counter(row["verdict"] for row in rows)
-    reasons = Counter(row["reasons"][0] for row in rows if row["reasons"])
+    used = manifest.filter(pl.col("verdict") != "quarantine")
+    reasons = _counts(manifest["reasons"].list.first())
+    contents = manifest["sha256"].n_unique()
     return {
         "images": {
-            "ingested": len(rows),
-            "accepted": verdicts["accept"] + verdicts["convert"],
-            "converted": verdicts["convert"],
-            "quarantined": {reason: reasons[reason] for reason in REASONS if reasons[reason]},
+            "ingested": manifest.height,
+            "accepted": used.height,
+            "converted": int((used["verdict"] == "convert").sum()),
+            "quarantined": {reason: reasons[reason] for reason in REASONS if reason in reasons},
+            "contents": contents,
+            "contents_quarantined": contents - used["sha256"].n_unique(),
         },
         "passed": passed(outcomes),
         "drift": drift.to_json(),
@@ -61,48 +61,70 @@ def summary(manifest: pa.Table, outcomes: Sequence[Outcome], drift: Drift) -> di
     }
 
 
-def gallery(manifest: pa.Table) -> dict[str, list[dict[str, Any]]]:
-    """For each primary reason, and for ``accepted``, the files to be shown."""
-    rows = manifest.select(["path", "sha256", "container", "reasons", "message"]).to_pylist()
-    used = [row for row in rows if not row["reasons"]]
-    groups = {reason: [row for row in rows if row["reasons"][:1] == [reason]][:PER_REASON] for reason in REASONS}
-    groups[ACCEPTED] = used[:: max(1, -(-len(used) // PER_REASON))]
-    return {name: shown for name, shown in groups.items() if shown}
+def gallery(manifest: pl.DataFrame) -> dict[str, list[dict[str, Any]]]:
+    """For each primary reason some of its contents, the newest batch first; under ``accepted`` a sample of all."""
+    files = manifest.select(
+        "path", "sha256", "container", "message", "ingest_batch", reason=pl.col("reasons").list.first()
+    )
+    refused = (
+        files.filter(pl.col("reason").is_not_null())
+        .sort("ingest_batch", descending=True, maintain_order=True)
+        .unique(["reason", "sha256"], keep="first", maintain_order=True)
+        .group_by("reason", maintain_order=True)
+        .head(PER_REASON)
+    )
+    groups = {reason: refused.filter(pl.col("reason") == reason) for reason in REASONS}
+    used = files.filter(pl.col("reason").is_null())
+    groups[ACCEPTED] = used.gather_every(max(1, -(-used.height // PER_REASON)))
+    return {name: group.to_dicts() for name, group in groups.items() if group.height}
+
+
+def shown(manifest: pl.DataFrame) -> set[str]:
+    """The contents of which ``render`` wants thumbnails, as SHA-256."""
+    wanted = {row["sha256"] for group in gallery(manifest).values() for row in group}
+    wanted |= {picture.sha256 for group in duplicate_groups(manifest) for picture in group.shown}
+    wanted |= {side["sha256"] for leak in leaks(manifest) for side in (leak.train, leak.test)}
+    return wanted - _hidden(manifest)
 
 
 def render(
-    summary: Mapping[str, Any], manifest: pa.Table, drift: Drift, thumbnails: Mapping[str, Image.Image | None]
+    summary: Mapping[str, Any], manifest: pl.DataFrame, drift: Drift, thumbnails: Mapping[str, Image.Image | None]
 ) -> str:
-    """The report as HTML. ``thumbnails``: SHA-256 → picture, for the files of ``gallery``."""
+    """The report as HTML. ``thumbnails``: SHA-256 → picture, for the contents of ``shown``; None where it has none."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    images = summary["images"]
-    counts = images["quarantined"] | {ACCEPTED: images["accepted"]}
-    return environment.get_template("report.html.j2").render(
-        images=images,
-        passed=summary["passed"],
-        funnel=_funnel(manifest),
-        reasons=[(reason, REASONS[reason], count) for reason, count in images["quarantined"].items()],
-        notes=_notes(manifest),
-        outcomes=summary["expectations"],
-        histograms=_histograms(manifest),
-        drift=drift,
-        drift_batch=printable(drift.batch or ""),
-        drift_advice=printable(drift.advice, 1000),
-        drift_meanings=MEANINGS,
-        drift_histograms=_drift_histograms(drift),
-        per_reason=PER_REASON,
-        gallery=[
-            {
-                "name": name,
-                "meaning": REASONS.get(name, "a sample of what is trained and tested on"),
-                "count": counts[name],
-                "entries": [_entry(row, thumbnails.get(row["sha256"])) for row in rows],
-            }
-            for name, rows in gallery(manifest).items()
-        ],
-    )
+    environment.filters |= {"printable": printable, "number": charts.number}
+    hidden = _hidden(manifest)
+    context = {
+        "images": summary["images"],
+        "passed": summary["passed"],
+        "funnel": _funnel(manifest),
+        "reasons": REASONS,
+        "notes": _notes(manifest),
+        "outcomes": sorted(summary["expectations"], key=_urgency),
+        "rule_meanings": expectations.MEANINGS,
+        "paths": _paths(manifest, summary["expectations"]),
+        "histograms": charts.distributions(manifest),
+        "drift": drift,
+        "drift_meanings": MEANINGS,
+        "drift_histograms": list(charts.drifted(drift)),
+        "alike": ALIKE,
+        "groups": duplicate_groups(manifest),
+        "most_pictures": MOST_PICTURES,
+        "most_paths": MOST_PATHS,
+        "leaks": leaks(manifest),
+        "leaked": manifest["reasons"].list.contains("test_leak").sum(),
+        "gallery": gallery(manifest),
+        "hidden": hidden,
+        "pictures": {sha256: jpeg(image) for sha256, image in thumbnails.items() if image and sha256 not in hidden},
+    }
+    template = environment.get_template("report.html.j2")
+    for per_reason in range(PER_REASON, 0, -FEWER):
+        page = template.render(context, per_reason=per_reason)
+        if len(page.encode()) < MOST_BYTES:
+            return page
+    raise AssertionError("every other part of the page is bounded")
 
 
 def printable(text: str, limit: int = 200) -> str:
@@ -112,85 +134,50 @@ def printable(text: str, limit: int = 200) -> str:
         character.encode("unicode_escape").decode() if unicodedata.category(character).startswith(hidden) else character
         for character in text[:limit]
     )
-    return shown + ("…" if len(text) > limit else "")
+    return shown[:limit] + ("…" if len(text) > limit or len(shown) > limit else "")
 
 
-def _entry(row: Mapping[str, Any], thumbnail: Image.Image | None) -> dict[str, Any]:
-    return {
-        "path": printable(row["path"]),
-        "message": printable(row["message"]),
-        "container": row["container"],
-        "thumbnail": jpeg(thumbnail) if thumbnail else None,
-    }
+def _hidden(manifest: pl.DataFrame) -> set[str]:
+    """The contents of which nothing is drawn: the denied ones, and others with the very same pixels."""
+    denied = manifest.filter(pl.col("reasons").list.contains("denied"))
+    same_pixels = pl.col("pixel_hash").is_in(denied["pixel_hash"].drop_nulls().unique().to_list())
+    return {*denied["sha256"], *manifest.filter(same_pixels)["sha256"]}
 
 
-def _funnel(manifest: pa.Table) -> list[tuple[str, int]]:
-    rows = manifest.select(["decodes", "reasons"]).to_pylist()
-    fit = [row for row in rows if not set(row["reasons"]) - COMPARISONS]
+def _counts(names: pl.Series) -> dict[str, int]:
+    return dict(names.drop_nulls().value_counts().iter_rows())
+
+
+def _funnel(manifest: pl.DataFrame) -> list[tuple[str, int]]:
+    fit = manifest.filter(fit_on_its_own())
     return [
-        ("ingested", len(rows)),
-        ("decoded", sum(row["decodes"] for row in rows)),
-        ("fit on their own", len(fit)),
-        ("accepted, after comparison with each other", sum(not row["reasons"] for row in fit)),
+        ("ingested", manifest.height),
+        ("decoded", int(manifest["decodes"].sum())),
+        ("fit on their own", fit.height),
+        ("accepted, after comparison with each other", int((fit["verdict"] != "quarantine").sum())),
     ]
 
 
-def _notes(manifest: pa.Table) -> list[tuple[str, str, int]]:
-    rows = [row for row in manifest.select(["reasons", "warnings", "operations"]).to_pylist() if not row["reasons"]]
-    warned = Counter(name for row in rows for name in row["warnings"])
-    converted = Counter(name for row in rows for name in row["operations"])
-    return [(name, meaning, warned[name]) for name, meaning in WARNINGS.items() if warned[name]] + [
-        (name, "converted on the way", converted[name]) for name in sorted(converted)
+def _notes(manifest: pl.DataFrame) -> list[tuple[str, str, int]]:
+    """Warnings on accepted images, and what was converted: name, meaning and number of each that there is."""
+    used = manifest.filter(pl.col("verdict") != "quarantine")
+    found = _counts(used["warnings"].explode()), _counts(used["operations"].explode())
+    return [
+        (name, meaning, counts[name])
+        for meanings, counts in zip((WARNINGS, CONVERSIONS), found, strict=True)
+        for name, meaning in meanings.items()
+        if name in counts
     ]
 
 
-def _histograms(manifest: pa.Table) -> Iterable[dict[str, Any]]:
-    refused = np.array([verdict == "quarantine" for verdict in manifest["verdict"].to_pylist()], dtype=bool)
-    for column, title in DISTRIBUTIONS.items():
-        values = np.array(manifest[column].to_pylist(), dtype=np.float64)
-        known = ~np.isnan(values)
-        scaled = np.log10(np.maximum(values, 1)) if column in LOGARITHMIC else values
-        bars, low, high = _bars(scaled[known & ~refused], scaled[known & refused])
-        if column in LOGARITHMIC:
-            low, high = 10**low, 10**high
-        yield {"title": title, "bars": bars, "low": f"{low:.4g}", "high": f"{high:.4g}"}
+def _paths(manifest: pl.DataFrame, outcomes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """file_id → path, of the sample ids that are files."""
+    ids = sorted({sample for outcome in outcomes for sample in outcome["sample_ids"]})
+    return dict(manifest.filter(pl.col("file_id").is_in(ids)).select("file_id", "path").iter_rows())
 
 
-def _bars(accepted: np.ndarray[Any, Any], refused: np.ndarray[Any, Any]) -> tuple[list[tuple[Any, ...]], float, float]:
-    """Rectangles of a stacked histogram, 240 x 90, of the central 98 % of accepted values; others fall on its ends."""
-    scale = accepted if accepted.size else refused
-    if not scale.size:
-        return [], 0.0, 0.0
-    low, high = (float(end) for end in np.percentile(scale, [1, 99]))
-    edges = np.linspace(low, high if high > low else low + 1, BARS + 1)
-    used, lost = (np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0] for values in (accepted, refused))
-    unit, width = 88 / max(1, (used + lost).max()), 240 / BARS
-    rectangles = []
-    for index, (good, bad) in enumerate(zip(used * unit, lost * unit, strict=True)):
-        for height, bottom, kind in ((good, 90.0, "accepted"), (bad, 90.0 - good, "refused")):
-            if height:
-                rectangles.append((index * width, f"{bottom - height:.2f}", width - 1, f"{height:.2f}", kind))
-    return rectangles, low, high
-
-
-def _drift_histograms(drift: Drift) -> Iterable[dict[str, Any]]:
-    """The numbers that are furthest from their thresholds, earlier and new images on top of each other."""
-    numbers = [one for one in drift.statistics if one.name in drift.samples]
-    for one in sorted(numbers, key=lambda one: -one.effect / one.threshold)[:MOST_DRIFTED]:
-        earlier, new = drift.samples[one.name]
-        low, high = (float(end) for end in np.percentile(np.concatenate([earlier, new]), [0.5, 99.5]))
-        edges = np.linspace(low, high if high > low else low + 1, BARS + 1)
-        shares = [np.histogram(each.clip(edges[0], edges[-1]), edges)[0] / each.size for each in (earlier, new)]
-        unit = 88 / max(share.max() for share in shares)
-        yield {
-            "title": MEANINGS[one.name],
-            "outlines": [_outline(90 - share * unit) for share in shares],
-            "low": f"{low:.4g}",
-            "high": f"{high:.4g}",
-        }
-
-
-def _outline(tops: np.ndarray[Any, Any]) -> str:
-    """The steps of a histogram as an SVG path, 240 x 90."""
-    width = 240 / BARS
-    return "M0 90" + "".join(f"V{top:.2f}H{(bar + 1) * width:g}" for bar, top in enumerate(tops)) + "V90Z"
+def _urgency(outcome: Mapping[str, Any]) -> int:
+    """Sorts first what stops the pipeline, last what passed."""
+    if outcome["success"]:
+        return 3
+    return 0 if outcome["error"] else {"critical": 0, "warning": 1, "info": 2}[outcome["severity"]]

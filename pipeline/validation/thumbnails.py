@@ -30,7 +30,7 @@ def read(answer: object) -> Image.Image | None:
 def jpeg(image: Image.Image) -> str:
     """A JPEG in base64."""
     content = BytesIO()
-    image.save(content, "JPEG", quality=75)
+    image.save(content, "JPEG", quality=75, optimize=True)
     return base64.b64encode(content.getvalue()).decode()
 
 
@@ -55,7 +55,7 @@ def contact_sheet(title: str, tiles: Sequence[tuple[str, Image.Image | None]]) -
         centre = (left + TILE // 2, top + TILE // 2)
         draw.rectangle((left, top, left + TILE - 1, top + TILE - 1), BLANK)
         if image is None:
-            draw.text(centre, "no pixels", FAINT, font, anchor="mm")
+            draw.text(centre, "no picture", FAINT, font, anchor="mm")
         else:
             shown = _enlarged(image)
             sheet.paste(shown, (centre[0] - shown.width // 2, centre[1] - shown.height // 2))

@@ -3,211 +3,201 @@
 ``accept``: the pixels are used as they are. ``convert``: they are turned, flattened or brought to 8-bit sRGB on the
 way; the operations are recorded. ``quarantine``: not used; the first reason is the primary one. Nothing is moved or
 deleted.
+
+A rule is a condition on a row and the words for it. What the rules find is collected in long tables, one row per
+finding, so that a million sound files cost next to nothing.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+
+import polars as pl
 
 from pipeline.validation.container import EXTENSIONS, TERMINATED
-from pipeline.validation.facts import Facts
+from pipeline.validation.copies import faults, near_copies, pixel_copies
+from pipeline.validation.reasons import DARK_P99, ELONGATED, LIGHT_P05, RELEASABLE, WARNINGS
+from pipeline.validation.tables import JUDGED
 
-REASONS = {
-    "unsafe_path": "the name leads out of its folder",
-    "io_error": "the bytes could not be had",
-    "empty_file": "no bytes",
-    "too_large": "more bytes than max_megabytes",
-    "not_an_image": "something else under an image's name",
-    "unsupported_format": "an image in a format that is not read",
-    "bomb": "more pixels than max_megapixels",
-    "metadata_bomb": "its metadata unpacks to more than is sane",
-    "truncated": "the file ends too early",
-    "corrupt": "damaged inside",
-    "unsupported_depth": "pixels whose range is unknown",
-    "fully_transparent": "nothing to see",
-    "worker_crash": "its decoder died, twice",
-    "timeout": "its decoder did not finish, twice",
-    "animated": "several frames",
-    "multi_page": "several pages",
-    "too_small": "shorter side below min_side",
-    "extreme_aspect": "longer over shorter side above max_aspect",
-    "low_information": "one colour, or nearly",
-    "label_conflict": "the same image under different labels",
-    "test_leak": "a training copy of a test image",
-    "exact_duplicate": "the same bytes as another file",
-    "pixel_duplicate": "the same pixels as another file",
-}
-"""Every reason for quarantine, and what it means."""
+LOSSLESS = ("gray_to_rgb", "palette_to_rgb")  # another layout of the same pixel values: not worth calling a conversion
+FLAT_TAIL = 0.1  # share of the height that one mid gray may fill, from below
 
-WARNINGS = {
-    "extension_mismatch": "named as another format; the bytes are believed",
-    "trailing_bytes": "bytes behind the end of the image",
-    "unterminated": "the end that its format prescribes is missing, though all pixels were there",
-    "exif_unreadable": "damaged EXIF block, ignored",
-    "gps_present": "the file tells where it was taken; that is dropped",
-    "elongated": "longer side over four times the shorter",
-    "dark": "almost black",
-    "light": "almost white",
-}
-"""What is worth knowing of an accepted image."""
-
-# Thresholds of CleanVision (Apache-2.0) for dark and light images, on 0..1.
-DARK_P99, LIGHT_P05 = 0.32, 0.95
-ELONGATED = 4.0
-
-LOSSLESS = {"gray_to_rgb", "palette_to_rgb"}  # another layout of the same pixel values: not worth calling a conversion
+_FINDINGS = pl.Schema({"row": pl.UInt32(), "warning": pl.Enum(list(WARNINGS))})  # sorts in the order of WARNINGS
+_FACTS = (
+    *("sha256", "container", "decodes", "reason", "message", "format", "width", "height", "frames", "operations"),
+    *("has_gps", "exif_unreadable", "trailing_bytes", "stream_fault", "flat_tail", "luma_p05", "luma_p99", "entropy"),
+    *("pixel_hash", "phash", "dhash", "hash_trusted"),
+    *("red_mean", "green_mean", "blue_mean", "red_std", "green_std", "blue_std"),
+)
 
 
 @dataclass(frozen=True)
-class File:
-    """One file as the user had it."""
+class Policy:
+    """What an image must be to be used: the ``validate`` block of params.yaml, where its keys are explained."""
 
-    path: str
-    split: str
-    label: str | None
-    sha256: str
-    batch: str  # that holds the bytes
-    ingest_batch: str  # that tells of this file: a later one if the file was relabelled
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What becomes of one file; ``message`` explains the first reason."""
-
-    file: File
-    facts: Facts
-    reasons: tuple[str, ...]
-    warnings: tuple[str, ...]
-    message: str
-
-    @property
-    def verdict(self) -> str:
-        if self.reasons:
-            return "quarantine"
-        return "convert" if set(self.facts.operations) - LOSSLESS else "accept"
-
-
-Fault = tuple[str, str]
-"""A reason and its message."""
+    min_side: int
+    max_aspect: float
+    min_standard_deviation: float
+    allow_animated: bool
+    keep_suspect_streams: bool
+    near_distance: int | None  # None: near copies are not searched
+    quarantine_near_copies: bool
+    placeholder_copies: int
 
 
 def judge(
-    files: Sequence[File],
-    facts: Mapping[str, Facts],
-    *,
-    min_side: int,
-    max_aspect: float,
-    min_standard_deviation: float,
-    allow_animated: bool,
-) -> list[Verdict]:
-    """One verdict per file, in their order. ``facts`` has an entry for the SHA-256 of every file."""
-    faults: list[list[Fault]] = []
-    for file in files:
-        known = facts[file.sha256]
-        content = _decode_faults(known) or [
-            *_frame_faults(known, allow_animated),
-            *_pixel_faults(known, min_side, max_aspect, min_standard_deviation),
+    files: pl.DataFrame, facts: pl.DataFrame, policy: Policy, *, allowed: Collection[str], denied: Mapping[str, str]
+) -> pl.DataFrame:
+    """JUDGED: the FILES, in their order, and what becomes of each.
+
+    Args:
+        files: FILES.
+        facts: FACTS, exactly one for the sha256 of every file.
+        policy: what is wanted.
+        allowed: sha256 of contents whose RELEASABLE reasons a person has overruled.
+        denied: sha256 of contents that a person has refused → why; their pixels are refused in other files too.
+    """
+    table = files.with_row_index("row").join(facts.select(_FACTS), on="sha256", how="left", maintain_order="left")
+    assert (table.height, table["decodes"].null_count()) == (files.height, 0), "one record of facts for each content"
+    may_stay = table.filter(pl.col("sha256").is_in(list(allowed))).select("row")
+    own, own_overruled = _overrule(_own_faults(table, policy, denied), may_stay)
+    clean = table.join(own, on="row", how="anti", maintain_order="left")
+    copies = pixel_copies(clean)
+    used = clean.with_columns(shown=pl.len().over("pixel_hash")).join(copies, on="row", how="anti")
+    near, groups = near_copies(
+        used,
+        distance=policy.near_distance,
+        quarantine=policy.quarantine_near_copies,
+        placeholder_copies=policy.placeholder_copies,
+    )
+    near, near_overruled = _overrule(near, may_stay)
+    together = groups.join(near, on="row", how="anti").filter(pl.len().over("near_group") > 1)
+    warnings = [
+        _finding("released", pl.concat([own_overruled, near_overruled]).unique("row")),
+        _finding("near_duplicate", together),
+        *(_finding(name, table.filter(condition)) for name, condition in _warnings(policy).items()),
+    ]
+    return _judged(table, pl.concat([own, copies, near]), pl.concat(warnings), groups)
+
+
+def _own_faults(table: pl.DataFrame, policy: Policy, denied: Mapping[str, str]) -> pl.DataFrame:
+    """FAULTS of each file for itself, whatever the others are."""
+    misnamed = pl.lit("an absolute name, or one with '..'; rename it and ingest it again")
+    decoded = table.filter(pl.col("reason").is_null())
+    return pl.concat(
+        [
+            _denied(table, denied),
+            faults(table.filter(_leads_out()), "unsafe_path", misnamed),
+            faults(table.filter(pl.col("reason").is_not_null()), pl.col("reason"), pl.col("message")),
+            *(faults(decoded.filter(wrong), reason, message) for wrong, reason, message in _content_rules(policy)),
         ]
-        faults.append([*_path_faults(file.path), *content])
-    clean = [index for index, found in enumerate(faults) if not found]
-    for index, fault in _copies(files, facts, clean):
-        faults[index].append(fault)
+    )
+
+
+def _denied(table: pl.DataFrame, denied: Mapping[str, str]) -> pl.DataFrame:
+    """FAULTS of what is refused and of all that has its pixels: stored anew, a picture is still that picture."""
+    decisions = pl.DataFrame(
+        {"sha256": list(denied), "why": list(denied.values())}, [("sha256", pl.String), ("why", pl.String)]
+    )
+    refused = table.join(decisions, on="sha256")
+    pictures = refused.drop_nulls("pixel_hash").unique("pixel_hash", keep="first", maintain_order=True)
+    others = table.join(refused, on="row", how="anti").join(pictures.select("pixel_hash", "why"), on="pixel_hash")
+    return pl.concat([faults(files, "denied", pl.col("why")) for files in (refused, others)])
+
+
+def _leads_out() -> pl.Expr:
+    path = pl.col("path")
+    return path.str.starts_with("/") | path.str.contains(r"(^|/)\.\.(/|$)") | path.str.contains("\0", literal=True)
+
+
+def _content_rules(policy: Policy) -> list[tuple[pl.Expr, pl.Expr | str, pl.Expr]]:
+    """Condition, reason and message: what may be wrong with pixels."""
+    short, long = _sides()
+    # Not that of luma: a pattern of equally bright colours is content too.
+    liveliest = pl.max_horizontal("red_std", "green_std", "blue_std").fill_null(0)
+    size = pl.format("{} x {} pixels; ", "width", "height")
+    more_frames = "{} frames; set validate.animated to first_frame to use the first of them"
+    kind = pl.when(pl.col("format") == "TIFF").then(pl.lit("multi_page")).otherwise(pl.lit("animated"))
+    deviation = "standard deviation {} in its liveliest channel; validate.min_standard_deviation is "
     return [
-        Verdict(
-            file,
-            facts[file.sha256],
-            reasons=tuple(reason for reason, _ in found),
-            warnings=tuple(_warnings(file, facts[file.sha256])),
-            message=found[0][1] if found else "",
-        )
-        for file, found in zip(files, faults, strict=True)
+        (_suspect() & (not policy.keep_suspect_streams), "suspect_stream", _suspicion()),
+        ((pl.col("frames") > 1) & (not policy.allow_animated), kind, pl.format(more_frames, "frames")),
+        (short < policy.min_side, "too_small", size + f"validate.min_side is {policy.min_side}"),
+        (long > policy.max_aspect * short, "extreme_aspect", size + f"validate.max_aspect is {policy.max_aspect:g}"),
+        (
+            liveliest < policy.min_standard_deviation,
+            "low_information",
+            pl.format(deviation + f"{policy.min_standard_deviation:g}", liveliest.round(2)),
+        ),
     ]
 
 
-def _path_faults(path: str) -> Iterable[Fault]:
-    name = PurePosixPath(path)
-    if name.is_absolute() or ".." in name.parts or "\0" in path:
-        yield "unsafe_path", "an absolute name, or one with '..'; rename it and ingest it again"
+def _suspect() -> pl.Expr:
+    return pl.col("stream_fault").is_not_null() | (pl.col("flat_tail") >= FLAT_TAIL).fill_null(value=False)
 
 
-def _decode_faults(facts: Facts) -> list[Fault]:
-    return [(facts.reason, facts.message)] if facts.reason else []
+def _suspicion() -> pl.Expr:
+    percent = (pl.col("flat_tail") * 100).round().cast(pl.Int64)
+    what = pl.coalesce(
+        pl.format("a strict decoder says: {}", "stream_fault"),
+        pl.format("the lower {} % is one gray, as where a cut file was saved again", percent),
+    )
+    return what + "; bring it anew from its source, release it, or set validate.suspect_streams to keep"
 
 
-def _frame_faults(facts: Facts, allow_animated: bool) -> Iterable[Fault]:
-    if facts.frames and facts.frames > 1 and not allow_animated:
-        reason = "multi_page" if facts.format == "TIFF" else "animated"
-        yield reason, f"{facts.frames} frames; set validate.animated to first_frame to use the first of them"
+def _warnings(policy: Policy) -> dict[str, pl.Expr]:
+    """What is worth knowing of a file that decodes."""
+    short, long = _sides()
+    extension = pl.col("path").str.extract(r"[^/]\.([^/.]+)$").str.to_lowercase()
+    usual = [f"{container}.{extension}" for container, extensions in EXTENSIONS.items() for extension in extensions]
+    cut = pl.col("trailing_bytes").is_null() & pl.col("container").is_in(TERMINATED)
+    conditions = {
+        "suspect_stream": _suspect() & policy.keep_suspect_streams,
+        "extension_mismatch": ~pl.format("{}.{}", "container", extension).is_in(usual),
+        "trailing_bytes": pl.col("trailing_bytes") != 0,
+        "unterminated": cut,
+        "exif_unreadable": pl.col("exif_unreadable"),
+        "gps_present": pl.col("has_gps"),
+        "elongated": long > ELONGATED * short,
+        "dark": pl.col("luma_p99").fill_null(0) < DARK_P99 * 255,
+        "light": pl.col("luma_p05") > LIGHT_P05 * 255,
+    }
+    return {name: pl.col("decodes") & condition for name, condition in conditions.items()}
 
 
-def _pixel_faults(facts: Facts, min_side: int, max_aspect: float, min_standard_deviation: float) -> Iterable[Fault]:
-    short, long = facts.sides
-    if short < min_side:
-        yield "too_small", f"{facts.width} x {facts.height} pixels; validate.min_side is {min_side}"
-    if long > max_aspect * short:
-        yield "extreme_aspect", f"{facts.width} x {facts.height} pixels; validate.max_aspect is {max_aspect:g}"
-    if facts.liveliest_std < min_standard_deviation:
-        limit = f"validate.min_standard_deviation is {min_standard_deviation:g}"
-        yield "low_information", f"standard deviation {facts.liveliest_std:.2f} in its liveliest channel; {limit}"
+def _sides() -> tuple[pl.Expr, pl.Expr]:
+    """The shorter and the longer one, pixels; 0 when unknown."""
+    return pl.min_horizontal("width", "height").fill_null(0), pl.max_horizontal("width", "height").fill_null(0)
 
 
-def _copies(files: Sequence[File], facts: Mapping[str, Facts], clean: Iterable[int]) -> Iterable[tuple[int, Fault]]:
-    """The files that repeat a better one, or contradict each other. Files with the same pixels form a group.
-
-    The newest batch that labels a group is right about it: that is how a wrong label is corrected.
-    """
-    groups: dict[str, list[int]] = defaultdict(list)
-    for index in clean:
-        pixel_hash = facts[files[index].sha256].pixel_hash
-        assert pixel_hash, "a decoded image has a pixel hash"
-        groups[pixel_hash].append(index)
-    for group in groups.values():
-        newest = max((files[index].ingest_batch for index in group if files[index].label is not None), default="")
-        kept, *others = sorted(group, key=lambda index: _preference(files[index], newest))
-        current = [files[kept], *(files[index] for index in others if files[index].ingest_batch == newest)]
-        labels = sorted({file.label for file in current if file.label is not None})
-        if len(labels) > 1:
-            yield from ((index, ("label_conflict", f"labelled {' and '.join(labels)}")) for index in group)
-            continue
-        seen = {files[kept].sha256}
-        for index in others:
-            yield index, _copy_fault(files[index], files[kept], seen)
-            seen.add(files[index].sha256)
+def _overrule(found: pl.DataFrame, may_stay: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The faults that count, and those that a person has overruled."""
+    releasable = pl.col("reason").cast(pl.String).is_in(RELEASABLE)
+    overruled = found.filter(releasable).join(may_stay, on="row", how="semi")
+    return found.join(overruled, on=["row", "reason"], how="anti"), overruled
 
 
-def _preference(file: File, newest: str) -> tuple[bool, bool, bool, str, str, str]:
-    """Sorts first what is kept: a test image, then a labelled one, then one of the newest labels, then the oldest."""
-    relabelled = file.ingest_batch != newest
-    return file.split != "test", file.label is None, relabelled, file.ingest_batch, file.path, file.sha256
+def _finding(warning: str, files: pl.DataFrame) -> pl.DataFrame:
+    return files.select("row", warning=pl.lit(warning)).cast(_FINDINGS)
 
 
-def _copy_fault(file: File, kept: File, seen: set[str]) -> Fault:
-    same = "bytes" if file.sha256 == kept.sha256 else "pixels"
-    if kept.split == "test" and file.split != "test":
-        return "test_leak", f"the same {same} as {kept.path} of the test set"
-    reason = "exact_duplicate" if file.sha256 in seen else "pixel_duplicate"
-    return reason, f"the same {same} as {kept.path}"
-
-
-def _warnings(file: File, facts: Facts) -> Iterable[str]:
-    if not facts.decodes:
-        return
-    extension = PurePosixPath(file.path).suffix[1:].lower()
-    if extension and extension not in EXTENSIONS.get(facts.container, ()):
-        yield "extension_mismatch"
-    if facts.trailing_bytes:
-        yield "trailing_bytes"
-    if facts.trailing_bytes is None and facts.container in TERMINATED:
-        yield "unterminated"
-    if facts.exif_unreadable:
-        yield "exif_unreadable"
-    if facts.has_gps:
-        yield "gps_present"
-    short, long = facts.sides
-    if long > ELONGATED * short:
-        yield "elongated"
-    if (facts.luma_p99 or 0) < DARK_P99 * 255:
-        yield "dark"
-    if (facts.luma_p05 or 0) > LIGHT_P05 * 255:
-        yield "light"
+def _judged(table: pl.DataFrame, found: pl.DataFrame, warnings: pl.DataFrame, groups: pl.DataFrame) -> pl.DataFrame:
+    """Findings gathered by file, in the order of the vocabulary, beside each file of the table."""
+    by_file = found.sort("row", "reason").group_by("row", maintain_order=True)
+    refused = by_file.agg(pl.col("reason").cast(pl.String).alias("reasons"), pl.col("message", "copy_of").first())
+    by_file = warnings.sort("row", "warning").group_by("row", maintain_order=True)
+    noted = by_file.agg(pl.col("warning").cast(pl.String).alias("warnings"))
+    judged = table.drop("reason", "message")
+    for findings in (refused, noted, groups):
+        judged = judged.join(findings, on="row", how="left", maintain_order="left")
+    converted = pl.col("operations").list.eval(~pl.element().is_in(LOSSLESS)).list.any()
+    verdict = (
+        pl.when(pl.col("reasons").is_not_null())
+        .then(pl.lit("quarantine"))
+        .when(converted)
+        .then(pl.lit("convert"))
+        .otherwise(pl.lit("accept"))
+    )
+    gathered = judged.with_columns(
+        pl.col("reasons", "warnings").fill_null([]), pl.col("message").fill_null(""), verdict=verdict
+    )
+    return gathered.select(list(JUDGED)).cast(JUDGED)

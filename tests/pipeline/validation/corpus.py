@@ -9,13 +9,14 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image
 
 from pipeline.ingest import place
 from pipeline.raw import OCCURRENCES, Occurrence, batches, read_occurrences
+from tests.pipeline.validation.encodings import encoded, png_chunk, srgb_profile
 
 
 @dataclass(frozen=True)
@@ -29,22 +30,20 @@ class Kind:
     warnings: tuple[str, ...] = ()
 
 
+class Example(NamedTuple):
+    """A file, and the primary reasons that are right for it, separated by spaces; ``accepted`` stands for none."""
+
+    name: str
+    data: bytes
+    expected: str
+
+
 def picture(seed: int = 0, width: int = 64, height: int = 48) -> Image.Image:
     """A colourful RGB image with smooth parts and noise; every seed gives another one."""
     y, x = np.mgrid[:height, :width]
     smooth = np.stack([x * 4 % 256, y * 5 % 256, (x + y + seed) * 3 % 256], axis=-1) // 2
     noise = np.random.default_rng(seed).integers(0, 100, smooth.shape)
     return Image.fromarray((smooth + noise).astype(np.uint8))
-
-
-def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
-    content = io.BytesIO()
-    image.save(content, format, **options)
-    return content.getvalue()
-
-
-def png_chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -76,7 +75,6 @@ def good_kinds() -> list[Kind]:
     gray16 = Image.fromarray(np.asarray(picture(10).convert("L")).astype(np.uint16) * 257)
     faded = picture(11).convert("RGBA")
     faded.putalpha(Image.linear_gradient("L").resize(faded.size))
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     jpeg = encoded(picture(20), "JPEG")
     corrupt_exif = b"\xff\xd8\xff\xe1\x00\x12Exif\0\0II*\0\xff\xff\0\0\0\0"[:22]
     return [
@@ -93,7 +91,7 @@ def good_kinds() -> list[Kind]:
         Kind("faded.png", encoded(faded, "PNG"), operations=("alpha_on_white",)),
         Kind("turned.jpg", encoded(picture(12), "JPEG", exif=exif(orientation=6)), operations=("exif_transpose",)),
         Kind("located.jpg", encoded(picture(13), "JPEG", exif=exif(latitude=52)), warnings=("gps_present",)),
-        Kind("profile.png", encoded(picture(14), "PNG", icc_profile=profile)),
+        Kind("profile.png", encoded(picture(14), "PNG", icc_profile=srgb_profile())),
         Kind("png_named.jpg", encoded(picture(15), "PNG"), warnings=("extension_mismatch",)),
         Kind("polyglot.jpg", encoded(picture(16), "JPEG") + b"<?php ?>", warnings=("trailing_bytes",)),
         Kind("long.png", encoded(picture(17, 200, 40), "PNG"), warnings=("elongated",)),

@@ -3,7 +3,7 @@ import io
 import pytest
 from PIL import Image
 
-from pipeline.validation.container import EXTENSIONS, sniff, trailing_bytes
+from pipeline.validation.container import EXTENSIONS, gif_blocks, jpeg_segments, png_chunks, sniff, trailing_bytes
 from tests.pipeline.validation.corpus import encoded, picture
 
 FORMATS = {"jpeg": "JPEG", "png": "PNG", "gif": "GIF", "webp": "WEBP", "bmp": "BMP", "tiff": "TIFF"}
@@ -72,3 +72,45 @@ def test_a_file_cut_anywhere_has_no_end() -> None:
         data = encoded(picture(), name)
         for length in range(0, len(data), 37):
             assert trailing_bytes(data[:length], container) is None
+
+
+def test_the_segments_of_a_jpeg_are_the_whole_of_it() -> None:
+    data = encoded(picture(), "JPEG", progressive=True, comment=b"\xff\xd9 not the end")
+    segments = list(jpeg_segments(data + b"behind"))
+    assert data == data[:2] + b"".join(data[start:end] for _, start, end in segments)
+    assert all(data[start : start + 2] == bytes([0xFF, code]) for code, start, _ in segments)
+    codes = [code for code, _, _ in segments]
+    assert codes[-1] == 0xD9
+    assert codes.count(0xDA) == 10  # the scans of libjpeg's progressive script for colour
+
+
+def test_segments_end_where_the_file_does() -> None:
+    data = encoded(picture(), "JPEG", restart_marker_blocks=1)
+    for length in range(2, len(data)):
+        segments = list(jpeg_segments(data[:length]))
+        assert all(start < end for _, start, end in segments)
+        assert [start for _, start, _ in segments[1:]] == [end for _, _, end in segments[:-1]]
+
+
+def test_the_chunks_of_a_png_are_the_whole_of_it() -> None:
+    data = encoded(picture(1, 300, 200), "PNG", exif=Image.Exif())
+    chunks = list(png_chunks(data + b"behind"))
+    assert data == data[:8] + b"".join(data[start:end] for _, start, end in chunks)
+    assert [name for name, _, _ in chunks] == [b"IHDR", *[b"IDAT"] * (len(chunks) - 2), b"IEND"]
+    assert len(chunks) > 3
+    for length in range(len(data) - 30, len(data)):
+        assert all(end <= length for _, _, end in png_chunks(data[:length]))
+    assert list(png_chunks(data[: chunks[2][1]] + bytes(100))) == chunks[:2]  # zeros are no chunk
+
+
+def test_the_blocks_of_a_gif_are_the_whole_of_it() -> None:
+    data = encoded(picture(2), "GIF", save_all=True, append_images=[picture(3)], comment=b"; " * 300)
+    blocks = list(gif_blocks(data + b"behind"))
+    begin = blocks[0][1]
+    assert begin == 13 + 3 * 256  # header, screen and palette
+    assert data[begin:] == b"".join(data[start:end] for _, start, end in blocks)
+    assert [first for first, _, _ in blocks if first != 0x21] == [0x2C, 0x2C, 0x3B]
+    for length in range(len(data)):
+        cut = list(gif_blocks(data[:length]))
+        assert cut == blocks[: len(cut)]
+    assert [first for first, _, _ in gif_blocks(data[:-1] + b"\0;")][-1] == 0  # where the walk ends

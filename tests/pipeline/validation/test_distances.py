@@ -1,12 +1,22 @@
 import numpy as np
 import pytest
-from scipy.spatial.distance import jensenshannon
+from scipy.spatial.distance import cdist, jensenshannon
 from scipy.stats import wasserstein_distance
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import PredefinedSplit, cross_val_score
 
-from pipeline.validation.distances import FOLDS, auroc, domain_auroc, jensen_shannon, wasserstein
+from pipeline.validation.distances import (
+    FOLDS,
+    SHORTLIST,
+    auroc,
+    domain_auroc,
+    jensen_shannon,
+    mmd_squared,
+    older_neighbour,
+    squared_distances,
+    wasserstein,
+)
 
 RANDOM = np.random.default_rng(0)
 
@@ -73,3 +83,45 @@ def test_the_classifier_sees_what_no_feature_shows_alone() -> None:
     features = np.column_stack([first, first + RANDOM.normal(size=2000) / 10 + np.where(newer, 0.15, 0.0)])
     assert float(wasserstein(features[:, 1], newer)) < 0.25
     assert domain_auroc(features, newer) > 0.8
+
+
+def test_squared_distances_are_scipys() -> None:
+    vectors = RANDOM.normal(size=(60, 7))
+    assert squared_distances(vectors) == pytest.approx(cdist(vectors, vectors, "sqeuclidean"), abs=1e-12)
+    assert squared_distances(np.full((5, 3), 0.1)).max() < 1e-12
+
+
+def test_mmd_is_the_mean_over_all_pairs() -> None:
+    kernel = np.exp(-cdist(*2 * (RANDOM.normal(size=(40, 3)),), "sqeuclidean"))
+    for newer in (RANDOM.permuted(np.arange(40) < count) for count in (2, 13, 38)):
+        new, old = np.flatnonzero(newer), np.flatnonzero(~newer)
+        within = [np.mean([kernel[i, j] for i in group for j in group if i != j]) for group in (new, old)]
+        across = np.mean([kernel[i, j] for i in new for j in old])
+        assert float(mmd_squared(kernel, newer)) == pytest.approx(sum(within) - 2 * across, abs=1e-12)
+
+
+def test_mmd_is_unbiased() -> None:
+    """Over all splits of what belongs together it is zero in the mean, and not above it."""
+    kernel = np.exp(-cdist(*2 * (RANDOM.normal(size=(30, 3)),), "sqeuclidean"))
+    splits = RANDOM.permuted(np.tile(np.arange(30) < 10, (4000, 1)), axis=1)
+    found = mmd_squared(kernel, splits)
+    assert found.shape == (4000,)
+    assert found.mean() == pytest.approx(0, abs=4 * found.std() / np.sqrt(4000))
+
+
+@pytest.mark.parametrize("rank", [1, 5])
+def test_the_older_neighbour_is_that_of_a_search_through_all(rank: int) -> None:
+    """Also where a tight cluster of new ones fills the shortlist, which then has no older one in it."""
+    vectors = np.concatenate([RANDOM.normal(size=(150, 4)), 9 + RANDOM.normal(size=(100, 4)) / 100])
+    squared = squared_distances(vectors)
+    before = squared.copy()
+    newer = np.stack([np.arange(250) >= 150, RANDOM.random(250) < 0.5, np.arange(250) % 2 == 0])
+    found = older_neighbour(squared, newer, rank)
+    for mask, distances in zip(newer, found, strict=True):
+        oracle = [
+            sorted(np.linalg.norm(vectors[row] - vectors[other]) for other in np.flatnonzero(~mask) if other != row)
+            for row in range(250)
+        ]
+        assert distances == pytest.approx([one[rank - 1] for one in oracle], abs=1e-6)
+    assert (squared == before).all()
+    assert SHORTLIST < 100

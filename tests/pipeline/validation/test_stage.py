@@ -14,11 +14,13 @@ from PIL import Image
 
 from deploy.artifact import verify
 from pipeline.errors import ValidationError
+from pipeline.validation import manifest
 from pipeline.validation.__main__ import run
 from pipeline.workspace import Workspace, find
 from tests.pipeline.validation.corpus import bad_kinds, encoded, good_kinds, picture, write_batch
 
-OUTPUTS = ("data/manifest", "reports/validation.json", "reports/validation.html", "reports/quarantine.png")
+REPORTS = ("validation.json", "validation.html", "data_docs.html", "quarantine.png")
+OUTPUTS = ("data/manifest", *(f"reports/{name}" for name in REPORTS))
 
 
 def params(root: Path, **values: object) -> None:
@@ -60,7 +62,7 @@ def mixed(workspace: Workspace, raw: Path) -> Workspace:
 
 
 def outputs(root: Path) -> dict[str, bytes]:
-    files = [path for name in OUTPUTS for path in [root / name, *(root / name).glob("*")] if path.is_file()]
+    files = [path for name in OUTPUTS for path in [root / name, *(root / name).rglob("*")] if path.is_file()]
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
 
 
@@ -92,7 +94,7 @@ def test_every_file_gets_the_reasons_it_deserves(mixed: Workspace) -> None:
         "../escaped.png": ["unsafe_path"],
         "unlabeled/no utf-8 \\udcff.png": [],
     }
-    rows = pq.read_table(mixed.manifest / "manifest.parquet").to_pylist()
+    rows = manifest.read(mixed.manifest).to_dicts()
     assert {row["path"]: row["reasons"] for row in rows} == expected
     refused = pq.read_table(mixed.manifest / "quarantine.parquet").to_pylist()
     assert {row["path"]: row["reasons"] for row in refused} == {
@@ -109,9 +111,10 @@ def test_every_file_gets_the_reasons_it_deserves(mixed: Workspace) -> None:
     assert result["images"]["ingested"] == len(expected)
     assert result["images"]["ingested"] == result["images"]["accepted"] + sum(result["images"]["quarantined"].values())
     against = {rule["name"]: rule["unexpected_count"] for rule in result["expectations"]}
+    contents = {row["sha256"]: row for row in rows}.values()
     for name, reason in (("short_side", "too_small"), ("aspect", "extreme_aspect")):
-        assert against[name] == sum(reason in row["reasons"] for row in rows)
-    assert against["decodes"] == sum(not row["decodes"] for row in rows)
+        assert against[name] == sum(reason in row["reasons"] for row in contents)
+    assert against["decodes"] == sum(not row["decodes"] for row in contents)
     timing = json.loads((mixed.scratch / "timings" / "validate.json").read_text())
     assert timing["images_per_second"] > 0
 
@@ -120,7 +123,7 @@ def test_every_file_gets_the_reasons_it_deserves(mixed: Workspace) -> None:
 def test_running_twice_or_elsewhere_changes_no_byte(mixed: Workspace, tmp_path: Path) -> None:
     run(mixed)
     first = outputs(mixed.root)
-    assert len(first) == 7
+    assert len(first) == 9
     assert not [name for name, data in first.items() if os.fsencode(tmp_path) in data]
     elsewhere = mixed.root.rename(tmp_path / "elsewhere")
     done = command(elsewhere)
@@ -168,8 +171,8 @@ def test_drift_is_a_warning(workspace: Workspace, raw: Path, tmp_path: Path) -> 
     assert rules["no_drift"]["sample_ids"] == drifted[:10]
     assert rules["no_drift"]["unexpected_count"] == len(drifted)
     html = (workspace.reports / "validation.html").read_text()
-    assert html.count("<path") == 6
-    assert "<b>" not in html
+    assert html.partition('id="drift"')[2].partition("<h2")[0].count("<path") == 6
+    assert "0002-<b>" not in html
     first = outputs(workspace.root)
     run(find(workspace.root.rename(tmp_path / "elsewhere")))
     assert outputs(tmp_path / "elsewhere") == first
@@ -245,11 +248,11 @@ def test_bytes_that_changed_or_vanished_are_quarantined(workspace: Workspace, ra
 
 
 def test_a_crashing_decoder_costs_one_file(workspace: Workspace, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.validation import __main__ as stage
+    from pipeline.validation import scan
     from tests.pipeline.validation import faults
 
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
-    monkeypatch.setattr(stage, "probe", faults.probe_that_dies_of_killers)
+    monkeypatch.setattr(scan, "probe", faults.probe_that_dies_of_killers)
     files = [(f"{number}.png", encoded(picture(number), "PNG")) for number in range(30)]
     spoilt = [(f"{name}.png", files[0][1] + name.encode()) for name in ("killer", "hang", "liar")]
     write_batch(raw, "0001", [*files, *spoilt])

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from pipeline.validation.probe import THUMBNAIL_SIDE, thumbnail
+from pipeline.validation.reasons import REASONS
 from pipeline.validation.thumbnails import BLANK, COLUMNS, SHOWN, choose, contact_sheet, jpeg, read
-from pipeline.validation.verdict import REASONS
 from tests.pipeline.validation.corpus import encoded, picture
 
 

@@ -1,0 +1,128 @@
+"""overrides.csv: what people have decided about single images, whatever the rules say.
+
+    sha256,action,who,why,added,expires
+    3f0c…,allow,ada,"dark on purpose: night shots",2026-11-22,
+    9a41…,deny,grace,"the owner has withdrawn consent",2026-11-22,2027-01-31
+
+A content is known by the hash of its bytes, so a decision holds wherever and however often the file lies in the inbox.
+The file is in Git and an input of the validate stage. What has expired is struck out at the beginning of a run
+(``settle``), and not by the calendar in the middle of a stage: the stage stays a function of its inputs.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from datetime import date
+from pathlib import Path
+from typing import Literal, get_args
+
+from deploy.artifact import write_atomically
+from pipeline.errors import OverridesError
+
+OVERRIDES = "overrides.csv"
+Action = Literal["allow", "deny"]
+
+
+@dataclass(frozen=True)
+class Override:
+    """One decision; it holds until the day ``expires`` has passed, or for good."""
+
+    sha256: str
+    action: Action
+    who: str
+    why: str
+    added: date
+    expires: date | None = None
+
+
+COLUMNS = tuple(field.name for field in fields(Override))
+
+
+def read(path: Path) -> tuple[Override, ...]:
+    """Every decision, in the order of the file; a file that does not exist holds none.
+
+    Raises:
+        OverridesError: the file is not what this module writes; all faults are listed with their lines.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ()
+    except UnicodeDecodeError:
+        raise OverridesError(f"{path.name}: is not UTF-8 text; restore it with `git checkout {path.name}`") from None
+    rows = csv.DictReader(io.StringIO(text), strict=True)
+    faults: list[str] = []
+    found: dict[str, Override] = {}
+    try:
+        if tuple(rows.fieldnames or ()) != COLUMNS:
+            raise OverridesError(f"{path.name}: its first line must be {','.join(COLUMNS)}")
+        for row in rows:
+            override, problems = _parse(row)
+            if override and override.sha256 in found:
+                problems.append(f"{override.sha256[:12]} is decided twice; keep one line")
+            faults += [f"line {rows.line_num}: {problem}" for problem in problems]
+            if override:
+                found[override.sha256] = override
+    except csv.Error as error:
+        faults.append(f"line {rows.line_num}: {error}")
+    if faults:
+        raise OverridesError(f"{path.name}: {'; '.join(faults)}")
+    return tuple(found.values())
+
+
+def write(path: Path, overrides: Iterable[Override]) -> None:
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(COLUMNS)
+    for one in overrides:
+        rows.writerow([one.sha256, one.action, one.who, one.why, one.added, one.expires or ""])
+    write_atomically(path, text.getvalue())
+
+
+def decide(path: Path, decisions: Sequence[Override]) -> None:
+    """Add decisions; one about the same content replaces the earlier one."""
+    latest = {one.sha256: one for one in (*read(path), *decisions)}
+    write(path, latest.values())
+
+
+def settle(path: Path, today: date) -> list[Override]:
+    """Make sure that the file exists, and strike out what has expired; returns that."""
+    known = read(path)
+    expired = [one for one in known if one.expires is not None and one.expires < today]
+    if expired or not path.exists():
+        write(path, [one for one in known if one not in expired])
+    return expired
+
+
+def allowed(overrides: Iterable[Override]) -> frozenset[str]:
+    """The contents that are accepted in spite of a reason."""
+    return frozenset(one.sha256 for one in overrides if one.action == "allow")
+
+
+def denied(overrides: Iterable[Override]) -> dict[str, str]:
+    """The contents that are refused, and the message that says so."""
+    return {one.sha256: f"refused by {one.who}: {one.why}" for one in overrides if one.action == "deny"}
+
+
+def _parse(row: dict[str | None, str | list[str] | None]) -> tuple[Override | None, list[str]]:
+    values = {name: str(row.get(name) or "").strip() for name in COLUMNS}
+    problems = ["has a number of columns of its own"] if None in row or None in row.values() else []
+    if not re.fullmatch("[0-9a-f]{64}", values["sha256"]):
+        problems.append(f"sha256 is {values['sha256']!r}; must be 64 of 0-9 and a-f")
+    if values["action"] not in get_args(Action):
+        problems.append(f"action is {values['action']!r}; allowed: {', '.join(get_args(Action))}")
+    problems += [f"{name} is empty; say {name}" for name in ("who", "why") if not values[name]]
+    days: dict[str, date | None] = {}
+    for name, optional in (("added", False), ("expires", True)):
+        try:
+            days[name] = date.fromisoformat(values[name]) if values[name] or not optional else None
+        except ValueError:
+            problems.append(f"{name} is {values[name]!r}; must be a day such as 2026-11-22")
+    if problems:
+        return None, problems
+    action: Action = "allow" if values["action"] == "allow" else "deny"
+    added = days["added"]
+    assert added is not None
+    return Override(values["sha256"], action, values["who"], values["why"], added, days["expires"]), []

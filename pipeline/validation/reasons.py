@@ -1,0 +1,60 @@
+"""The closed vocabulary of validation: why a file is quarantined, and what is worth knowing of one that is used."""
+
+REASONS = {
+    "denied": "a person has refused it; see overrides.csv",
+    "unsafe_path": "the name leads out of its folder",
+    "io_error": "the bytes could not be had",
+    "empty_file": "no bytes",
+    "too_large": "more bytes than max_megabytes",
+    "not_an_image": "something else under an image's name",
+    "unsupported_format": "an image in a format that is not read",
+    "bomb": "more pixels than max_megapixels",
+    "metadata_bomb": "its metadata unpacks to more than is sane",
+    "truncated": "the file ends too early",
+    "corrupt": "damaged inside",
+    "suspect_stream": "its pixels decode, but from a damaged stream",
+    "unsupported_depth": "pixels whose range is unknown",
+    "fully_transparent": "nothing to see",
+    "worker_crash": "its decoder died, twice",
+    "timeout": "its decoder did not finish, twice",
+    "animated": "several frames",
+    "multi_page": "several pages",
+    "too_small": "shorter side below min_side",
+    "extreme_aspect": "longer over shorter side above max_aspect",
+    "low_information": "one colour, or nearly",
+    "label_conflict": "the same image under different labels",
+    "test_leak": "a training copy, or near copy, of a test image",
+    "exact_duplicate": "the same bytes as another file",
+    "pixel_duplicate": "the same pixels as another file",
+    "near_duplicate": "nearly the same picture as another file",
+    "placeholder": 'a flat picture that very many files show, such as "image not available"',
+}
+"""Every reason for quarantine, and what it means, in the order in which reports list them."""
+
+WARNINGS = {
+    "released": "a person has accepted it in spite of a reason; see overrides.csv",
+    "near_duplicate": "nearly the same picture as another file that is used",
+    "suspect_stream": "decoded from a damaged stream, kept by validate.suspect_streams",
+    "extension_mismatch": "named as another format; the bytes are believed",
+    "trailing_bytes": "bytes behind the end of the image",
+    "unterminated": "the end that its format prescribes is missing, though all pixels were there",
+    "exif_unreadable": "damaged EXIF block, ignored",
+    "gps_present": "the file tells where it was taken; that is dropped",
+    "elongated": "longer side over four times the shorter",
+    "dark": "almost black",
+    "light": "almost white",
+}
+"""What is worth knowing of an accepted image."""
+
+# Thresholds of CleanVision (Apache-2.0) for dark and light images, on 0..1.
+DARK_P99, LIGHT_P05 = 0.32, 0.95
+ELONGATED = 4.0
+
+RELEASABLE = frozenset(
+    {
+        *("suspect_stream", "animated", "multi_page", "too_small", "extreme_aspect", "low_information"),
+        *("test_leak", "near_duplicate", "placeholder"),
+    }
+)
+"""The reasons that a person may overrule: there are pixels, and no other file has the very same ones. Of leaks, only
+those of nearly the same picture are."""

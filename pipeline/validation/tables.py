@@ -1,0 +1,80 @@
+"""The tables of validation as polars schemas: facts of contents, files as users had them, and the manifest of both."""
+
+import polars as pl
+
+FACTS = pl.Schema(
+    {
+        "sha256": pl.String(),
+        "size_bytes": pl.Int64(),
+        "container": pl.String(),
+        "decodes": pl.Boolean(),
+        "reason": pl.String(),
+        "message": pl.String(),
+        "format": pl.String(),
+        "mode": pl.String(),
+        "bit_depth": pl.Int16(),
+        "width": pl.Int32(),
+        "height": pl.Int32(),
+        "frames": pl.Int32(),
+        "has_alpha": pl.Boolean(),
+        "has_icc_profile": pl.Boolean(),
+        "has_gps": pl.Boolean(),
+        "exif_unreadable": pl.Boolean(),
+        "exif_orientation": pl.Int16(),
+        "trailing_bytes": pl.Int64(),
+        "stream_fault": pl.String(),
+        "flat_tail": pl.Float64(),
+        "operations": pl.List(pl.String()),
+        "pixel_hash": pl.String(),
+        "phash": pl.UInt64(),
+        "dhash": pl.UInt64(),
+        "hash_trusted": pl.Boolean(),
+        **{f"luma_{name}": pl.Float64() for name in ("mean", "std")},
+        **{f"luma_p{percent:02}": pl.Int16() for percent in (1, 5, 50, 95, 99)},
+        **dict.fromkeys(("entropy", "edge_energy", "saturation"), pl.Float64()),
+        **{f"{channel}_mean": pl.Float64() for channel in ("red", "green", "blue")},
+        **{f"{channel}_std": pl.Float64() for channel in ("red", "green", "blue")},
+    }
+)
+"""One row per content: the fields of ``facts.Facts``, in their order."""
+
+FILES = pl.Schema(
+    {
+        "path": pl.String(),
+        "split": pl.String(),  # train or test
+        "label": pl.String(),  # null: unlabelled
+        "sha256": pl.String(),
+        "batch": pl.String(),  # that holds the bytes
+        "ingest_batch": pl.String(),  # that tells of this file: a later one if the file was relabelled
+    }
+)
+"""One row per file as the user had it, in the order of the raw batches."""
+
+JUDGEMENTS = pl.Schema(
+    {
+        "verdict": pl.String(),  # accept, convert or quarantine
+        "reasons": pl.List(pl.String()),  # the first is the primary one
+        "message": pl.String(),  # explains the primary reason; empty without one
+        "warnings": pl.List(pl.String()),
+        "copy_of": pl.String(),  # sha256 of the file that this one repeats or nearly repeats
+        "near_group": pl.String(),  # the smallest sha256 of all that look nearly alike; null: nothing else does
+        "near_group_size": pl.Int32(),  # contents in it
+    }
+)
+"""What ``verdict.judge`` adds to each file."""
+
+JUDGED = pl.Schema({**FILES, **JUDGEMENTS})
+
+MANIFEST = pl.Schema(
+    {
+        "file_id": pl.String(),  # begins as its sha256 does
+        **JUDGED,
+        "short_side": pl.Int32(),
+        "aspect": pl.Float64(),  # longer over shorter side
+        **{name: kind for name, kind in FACTS.items() if name not in ("sha256", "reason", "message")},
+    }
+)
+"""One row per file with everything known of it and what follows from that, sorted by (ingest_batch, path, file_id)."""
+
+ACCEPTED = ("sha256", "batch", "path", "split", "label", "operations", "width", "height")
+QUARANTINE = ("path", "sha256", "batch", "split", "label", "reasons", "message", "copy_of")
