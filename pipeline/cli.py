@@ -10,6 +10,7 @@ import click
 
 from pipeline import workspace as workspaces
 from pipeline.errors import FORESEEN, GateError, StageFailedError
+from pipeline.quarantine_cli import quarantine
 from pipeline.release_cli import release
 from pipeline.stage import describe, fail
 from pipeline.workspace import Workspace
@@ -53,6 +54,7 @@ def simclr(context: click.Context, workspace: Path | None) -> None:
     context.obj = workspace
 
 
+simclr.add_command(quarantine)
 simclr.add_command(release)
 
 

@@ -35,6 +35,8 @@ from simclr_core.shards import UNLABELLED, DatasetCard, Sample, portions, write_
 
 LOSSLESS_UP_TO = 128  # pixels of the longer side; below it PNG costs little, and 8-pixel JPEG blocks would be large
 DECODE_BYTES = 64_000_000  # raw bytes handed to the threads at a time; bounds memory
+MAX_PIXELS = 89_000_000  # the most that validate.max_megapixels can allow: how large is too large was decided there
+RESTORE = "restore it with `dvc checkout data/raw.dvc`, or validate again with `simclr quarantine rescan --all`"
 
 
 @dataclass
@@ -67,13 +69,13 @@ def run(workspace: Workspace) -> None:
     """Write ``data/prepared`` from ``data/raw`` and ``data/manifest``.
 
     Raises:
-        GateError: validation did not pass, or left no training image.
+        GateError: validation did not pass or left no training image, or data/raw is not what was validated.
     """
     started = time.monotonic()
     params = read(workspace).prepare
     require_valid(workspace.reports / "validation.json")
     rows = pq.read_table(
-        workspace.manifest / "accepted.parquet", columns=["sha256", "batch", "split", "label"]
+        workspace.manifest / "accepted.parquet", columns=["sha256", "batch", "split", "label", "operations"]
     ).to_pylist()
     classes = tuple(sorted({row["label"] for row in rows if row["label"] is not None}))
     sums = PixelSums()
@@ -87,6 +89,10 @@ def run(workspace: Workspace) -> None:
             counts[split] = write_shards(
                 folder / split, map(itemgetter(1), by_batch), params.shard_megabytes * 1_000_000
             )
+            if counts[split] != len(accepted):
+                raise GateError(
+                    f"{len(accepted) - counts[split]} accepted {split} images are not in data/raw; {RESTORE}"
+                )
             emit("progress", stage="prepare", message=f"{counts[split]} {split} images", images=counts[split])
         if not sums.pixels:
             raise GateError("no training image was accepted; see reports/validation.html for the reasons")
@@ -123,15 +129,25 @@ def _canonical(
 
     def convert(item: tuple[str, bytes]) -> tuple[Sample, Image.Image]:
         sha256, data = item
-        image = _bounded(canonicalise(open_image(data))[0], short_side)
+        label, operations = accepted[sha256]["label"], accepted[sha256]["operations"]
+        image = _bounded(_replay(sha256, data, operations), short_side)
         extension, encoded = _encode(image, quality)
-        label = accepted[sha256]["label"]
         return Sample(sha256, extension, encoded, UNLABELLED if label is None else classes.index(label)), image
 
     contents = ((sha256, data) for _, sha256, data in read_bytes(raw) if sha256 in accepted)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:  # Pillow's codecs release the GIL
         for portion in portions(contents, DECODE_BYTES, size=lambda item: len(item[1])):
             yield from threads.map(convert, portion)
+
+
+def _replay(sha256: str, data: bytes, operations: list[str]) -> Image.Image:
+    """The canonical image, made by the operations that validation has recorded for these very bytes."""
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise GateError(f"data/raw: {sha256[:12]} has other bytes than when it was ingested; {RESTORE}")
+    image, done = canonicalise(open_image(data, MAX_PIXELS))
+    if done != operations:
+        raise GateError(f"{sha256[:12]}: was validated as {operations}, is read as {done}; {RESTORE}")
+    return image
 
 
 def _counted(samples: Iterator[tuple[Sample, Image.Image]], sums: PixelSums) -> Iterator[Sample]:

@@ -1,5 +1,6 @@
 """The asset `raw_images`: what ``simclr ingest`` does, so that new images and new settings can come from the UI."""
 
+from datetime import date
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -30,14 +31,20 @@ else:
 def raw_images(
     context: dg.AssetExecutionContext, config: RawImagesConfig, workspace: dg.ResourceParam[Workspace]
 ) -> dg.MaterializeResult[None]:
-    """Write the settings into params.yaml, then ingest what is new; with nothing new the data version stays."""
+    """Write the settings into params.yaml, strike out expired decisions, then ingest what is new.
+
+    With nothing new the data version stays.
+    """
     # Here, because a code location has to load quickly and these bring numpy and fsspec.
     from pipeline.ingest import ingest
     from pipeline.params import override, read
     from pipeline.storage import require_space
+    from pipeline.validation.overrides import settle
 
     with foreseen():
         override(workspace, config.settings())
+        for expired in settle(workspace.overrides, date.today()):
+            context.log.info(f"raw_images: no longer {expired.action}: {expired.sha256[:12]} ({expired.why})")
         require_space(workspace)
         result = ingest(workspace, config.sources or read(workspace).retraining.sources)
         context.log.info(f"raw_images: {result}")

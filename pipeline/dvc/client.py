@@ -91,6 +91,7 @@ def repro(
     on_event: Callable[[str], None] = print,
     on_output: Callable[[str], None] = print,
     grace_seconds: float = GRACE_SECONDS,
+    force: bool = False,
 ) -> Reproduction:
     """Bring the results of one stage up to date: ``dvc repro --single-item STAGE``.
 
@@ -99,6 +100,7 @@ def repro(
     Args:
         on_event: gets the message of each event that the stage reports.
         on_output: gets each line that DVC and the stage print.
+        force: run the stage's command though nothing has changed.
 
     Raises:
         StageFailedError: the command of the stage failed.
@@ -125,7 +127,7 @@ def repro(
         closing(Events(scratch / "events" / f"{stage}.jsonl", hide)) as events,
         # DVC inherits the lock: should this process be killed, the workspace stays held until the stage has ended.
         supervised(
-            [*DVC, "repro", "--single-item", stage],
+            [*DVC, "repro", *(["--force"] if force else []), "--single-item", stage],
             root,
             _environment(SIMCLR_EVENTS=str(events.path)),
             log.source,

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from deploy.preprocess import decode
+from deploy.preprocess import canonicalise, decode, open_image
 from pipeline import prepare
 from pipeline.errors import GateError
 from pipeline.ingest import ingest
@@ -26,13 +26,19 @@ from tests.pipeline.conftest import put
 def accept(workspace: Workspace, passed: bool = True, without: set[str] = frozenset()) -> list[dict[str, Any]]:
     """What validate would have written, had it accepted everything but the paths in ``without``."""
     rows = [
-        {"sha256": image.sha256, "batch": image.batch, "split": seen.split, "label": seen.label, "path": seen.path}
+        {
+            "sha256": image.sha256,
+            "batch": image.batch,
+            "path": seen.path,
+            "split": seen.split,
+            "label": seen.label,
+            "operations": canonicalise(open_image(image.data))[1],
+        }
         for image in read_batches(workspace.raw)
         for seen in image.occurrences[:1]
         if seen.path not in without
     ]
-    workspace.manifest.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows), workspace.manifest / "accepted.parquet")
+    write_accepted(workspace, rows)
     workspace.reports.mkdir(exist_ok=True)
     check = {
         "name": "decode_ok",
@@ -45,6 +51,13 @@ def accept(workspace: Workspace, passed: bool = True, without: set[str] = frozen
     report = {"passed": passed, "expectations": [check]}
     (workspace.reports / "validation.json").write_text(json.dumps(report))
     return rows
+
+
+def write_accepted(workspace: Workspace, rows: list[dict[str, Any]]) -> None:
+    workspace.manifest.mkdir(parents=True, exist_ok=True)
+    schema = pa.schema([(name, pa.string()) for name in ("sha256", "batch", "path", "split", "label")])
+    schema = schema.append(pa.field("operations", pa.list_(pa.string())))
+    pq.write_table(pa.Table.from_pylist(rows, schema), workspace.manifest / "accepted.parquet")
 
 
 def test_small_images_keep_every_pixel_and_their_label(filled: Workspace) -> None:
@@ -133,3 +146,23 @@ def test_without_a_training_image_nothing_is_written(workspace: Workspace) -> No
     with pytest.raises(GateError, match="no training image was accepted"):
         prepare.run(workspace)
     assert not workspace.prepared.exists()
+
+
+def test_only_what_was_validated_is_prepared(filled: Workspace) -> None:
+    ingest(filled)
+    rows = accept(filled)
+    write_accepted(filled, [{**row, "operations": ["gray_to_rgb"]} for row in rows])
+    with pytest.raises(GateError, match=r"was validated as \['gray_to_rgb'\], is read as \[\]; restore it"):
+        prepare.run(filled)
+    write_accepted(filled, [*rows, {**rows[0], "sha256": "0" * 64}])
+    with pytest.raises(GateError, match="1 accepted train images are not in data/raw; restore it"):
+        prepare.run(filled)
+    write_accepted(filled, rows)
+    tar = next(filled.raw.glob("*/*.tar"))
+    damaged = bytearray(tar.read_bytes())
+    damaged[512 + 60] ^= 1
+    tar.chmod(0o644)
+    tar.write_bytes(damaged)
+    with pytest.raises(GateError, match="has other bytes than when it was ingested"):
+        prepare.run(filled)
+    assert not filled.prepared.exists()
