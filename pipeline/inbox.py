@@ -52,7 +52,7 @@ def survey(workspace: Workspace, sources: Sequence[str]) -> Inbox:
         unsettled=sum(len(source.unsettled) for source in listed),
         relabelled=len(new) > new_files,
         last_change=_latest(recent),
-        drift=_drift(workspace.reports / "validation.json"),
+        drift=_drift(workspace.reports),
     )
 
 
@@ -119,9 +119,22 @@ def _count_lines(path: Path) -> int:
         return sum(1 for _ in lines)
 
 
-def _drift(report: Path) -> bool:
-    """A report that is missing or broken says nothing; to complain about it is the gate's part."""
+def _drift(reports: Path) -> bool:
+    """Whether the images' statistics or the champion's embeddings tell the newest batch from the earlier ones.
+
+    What the embeddings say of an earlier batch than the one that was validated last is out of date.
+    """
+    batch, statistics = _verdict(reports / "validation.json", "drift")
+    embedded, embeddings = _verdict(reports / "embedding_drift.json")
+    return statistics == "drift" or (embeddings == "drift" and batch is not None and embedded == batch)
+
+
+def _verdict(report: Path, *keys: str) -> tuple[Any, Any]:
+    """Batch and verdict. A report that is missing or broken says nothing; to complain about it is the gate's part."""
     try:
-        return bool(json.loads(report.read_text(encoding="utf-8"))["drift"]["verdict"] == "drift")
-    except (OSError, ValueError, LookupError, TypeError):
-        return False
+        content = json.loads(report.read_text(encoding="utf-8"))
+        for key in keys:
+            content = content[key]
+        return content.get("batch"), content["verdict"]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None, None

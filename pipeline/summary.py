@@ -29,6 +29,10 @@ def collect(workspace: Workspace) -> dict[str, Any]:
     evaluation = reports.get("linear_eval", {})
     return {
         "images": reports.get("validation", {}).get("images"),
+        "drift": {
+            "images": reports.get("validation", {}).get("drift", {}).get("verdict"),
+            "embeddings": reports.get("embedding_drift", {}).get("verdict"),
+        },
         "pretrain": {
             "epochs": pretrain.get("epochs"),
             "images_per_second": timings.get("pretrain", {}).get("images_per_second"),
@@ -61,6 +65,7 @@ def table(summary: dict[str, Any]) -> str:
     lines = [
         f"images      {images['ingested']:,} ingested, {images['accepted']:,} accepted",
         f"quarantine  {refused}",
+        "drift       " + ", ".join(f"{verdict or '-'} ({of})" for of, verdict in summary["drift"].items()),
         f"pretraining {pretrain['epochs']} epochs, loss {_number(pretrain['loss_first'], 3)} to "
         f"{_number(pretrain['loss_last'], 3)}, {_number(pretrain['images_per_second'], 0)} images/s",
         "",

@@ -42,8 +42,9 @@ class Stage:
 
     @property
     def data(self) -> tuple[Out, ...]:
-        """The outputs that count as its results; a stage that writes only metrics or plots results in those."""
-        return tuple(out for out in self.outs if out.kind == "data") or self.outs
+        """The outputs that count as its results: its data; without any, its metrics; without those, its plots."""
+        kinds = ([out for out in self.outs if out.kind == kind] for kind in ("data", "metric", "plot"))
+        return tuple(next(filter(None, kinds), []))
 
     @property
     def digest(self) -> str:

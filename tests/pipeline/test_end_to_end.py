@@ -21,6 +21,7 @@ from pipeline.workspace import Workspace, executable
 STAGES = {
     "validate",
     "prepare",
+    "embedding_drift",
     "initial",
     "pretrain",
     "linear_eval",

@@ -136,6 +136,16 @@ def test_a_file_changed_a_tick_before_its_listing_is_not_stamped(
     assert ingest(filled).known == 40
 
 
+@pytest.mark.timeout(60)
+def test_what_is_no_file_is_not_counted(filled: Workspace) -> None:
+    os.mkfifo(filled.inbox / "pipe.png")
+    (filled.inbox / "loop").symlink_to(filled.inbox)
+    (filled.inbox / "out.png").symlink_to("/etc/hostname")
+    (filled.inbox / os.fsdecode(b"latin-\xe9.png")).write_bytes(b"x")
+    for source in ("inbox", "inbox/**", f"file://{filled.inbox}"):
+        assert (survey(filled, [source]).new_files, survey(filled, [source]).unsettled) == (40, 0), source
+
+
 def test_a_file_from_the_future_waits(filled: Workspace) -> None:
     ahead = put(filled, "unlabeled/ahead.png", encode(draw(0, 999)), age=-3600)
     assert survey(filled, INBOX).unsettled == 1
@@ -262,6 +272,25 @@ def test_drift_is_what_the_last_validation_said(workspace: Workspace, verdict: s
     assert survey(workspace, INBOX).drift is drift
     (workspace.reports / "validation.json").write_text('{"drift": null}')
     assert not survey(workspace, INBOX).drift
+
+
+@pytest.mark.parametrize(
+    ("report", "drift"),
+    [
+        ('{"batch": "0002", "verdict": "drift"}', True),
+        ('{"batch": "0001", "verdict": "drift"}', False),
+        ('{"batch": "0002", "verdict": "not judged"}', False),
+        ('{"verdict": "drift"}', False),
+        ("[]", False),
+        ("{", False),
+    ],
+)
+def test_drift_is_also_what_the_champion_saw_in_the_same_batch(workspace: Workspace, report: str, drift: bool) -> None:
+    workspace.reports.mkdir(exist_ok=True)
+    (workspace.reports / "embedding_drift.json").write_text(report)
+    assert not survey(workspace, INBOX).drift, "it may be of any batch"
+    (workspace.reports / "validation.json").write_text('{"drift": {"batch": "0002", "verdict": "none"}}')
+    assert survey(workspace, INBOX).drift is drift
 
 
 def test_a_source_or_a_lock_that_cannot_be_read_is_said(workspace: Workspace) -> None:

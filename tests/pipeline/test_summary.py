@@ -15,7 +15,9 @@ def report(workspace: Workspace, name: str, content: dict[str, object], timing: 
 def test_summary_gathers_every_report(workspace: Workspace) -> None:
     accuracies = {"knn_top1": 80.5, "linear_top1": {"0.01": 70.0, "0.1": 78.0, "1.0": 82.0}, "linear_top5": {}}
     images = {"ingested": 10, "accepted": 8, "converted": 1, "quarantined": {"truncated": 2}}
-    report(workspace, "validation", {"images": images, "passed": True, "expectations": []})
+    drift = {"verdict": "drift", "batch": "0002"}
+    report(workspace, "validation", {"images": images, "passed": True, "expectations": [], "drift": drift})
+    report(workspace, "embedding_drift", {"verdict": "none", "batch": "0002"})
     report(workspace, "pretrain", {"epochs": 15, "loss_first": 5.5, "loss_last": 4.9, "finite": True})
     report(workspace, "linear_eval", {"simclr": accuracies, "random_init": accuracies, "pixels": accuracies})
     for fraction in (0.01, 0.1):
@@ -38,7 +40,9 @@ def test_summary_gathers_every_report(workspace: Workspace) -> None:
     assert written["onnx"] == {"cosine_min": 0.9999999, "max_abs": 1e-7, "p50_ms": 0.8}
     assert written["bundle"] == "abcdef"
     assert written["seconds"]["pretrain"] == 100.0
+    assert written["drift"] == {"images": "drift", "embeddings": "none"}
     assert "10 ingested, 8 accepted" in shown
+    assert "drift       drift (images), none (embeddings)" in shown
     assert "75.0 ± 1.5" in shown
 
 
@@ -50,3 +54,4 @@ def test_what_was_never_run_is_null_and_shown_as_a_dash(workspace: Workspace) ->
     assert written["evaluation"]["pixels"] == {"knn_top1": None, "linear_top1": None}
     assert written["onnx"]["p50_ms"] is None
     assert "quarantine  none" in shown
+    assert "drift       - (images), - (embeddings)" in shown

@@ -1,0 +1,227 @@
+"""Embedding drift: does the champion see something in the newest batch that the earlier images do not have?
+
+    python -m pipeline.embedding_drift        in a workspace, after prepare
+
+A stage of its own, so that a new champion makes only this again and not what the images go through. Embeddings are
+comparable for one encoder and its preprocessing alone: the report names both. Writes reports/embedding_drift.json and
+novel.png, the most novel images, each beside the earlier one that is nearest to it.
+
+    none          the batch looks to the champion like the earlier images
+    drift         it does not: a reason to retrain
+    not judged    nothing has been released yet, too few images, or no earlier batch
+"""
+
+import io
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from PIL import Image
+
+import deploy
+from deploy.artifact import verify, write_atomically
+from deploy.errors import ImageError
+from pipeline.errors import ValidationError
+from pipeline.params import EmbeddingDriftConfig, read
+from pipeline.stage import run_stage
+from pipeline.validation import manifest
+from pipeline.validation.calibration import CLASSIFIER
+from pipeline.validation.distances import Array
+from pipeline.validation.embeddings import MMD, NOVEL, Comparison, compare, most_novel
+from pipeline.validation.thumbnails import TILE, contact_sheet
+from pipeline.workspace import Workspace
+from simclr_core.reporter import emit, record_timing
+from simclr_core.shards import ShardedImages
+
+Verdict = Literal["none", "drift", "not judged"]
+
+SHOWN = 12
+BATCH = 64  # images that onnxruntime gets at a time
+STALE = "data/prepared is not of this data/manifest; run `simclr run --select prepare`"
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The encoder that looks; all is None before the first release."""
+
+    version: str | None = None
+    bundle: str | None = None
+    preprocessing: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """SHA-256 of the images that are looked at, in an order that is as good as random."""
+
+    batch: str
+    reference: list[str]
+    new: list[str]
+
+
+@dataclass(frozen=True)
+class Novelty:
+    """One of the newest images, the earlier one nearest to it, and how far their embeddings are apart (0 to 2)."""
+
+    sha256: str
+    nearest: str
+    distance: float
+
+
+def run(workspace: Workspace) -> None:
+    """Compare the newest batch with the earlier ones through the eyes of ``models/champion``.
+
+    Raises:
+        DeployError: the champion is damaged.
+        DatasetError: the prepared images are damaged.
+        ValidationError: they are not those of the manifest, or there is no models/champion.
+    """
+    began = time.monotonic()
+    config = read(workspace).embedding_drift
+    images = ShardedImages(workspace.prepared / "train")
+    encoder, champion = _load(workspace.root / "models" / "champion")
+    sample = choose(workspace.manifest, config)
+    why_not = _why_not(sample, champion, config)
+    comparison, novel, positions = None, list[Novelty](), dict[str, int]()
+    if encoder and not why_not:
+        positions = find(images, [*sample.reference, *sample.new])
+        reference, new = (
+            _embed(encoder, images, [positions[sha256] for sha256 in hashes])
+            for hashes in (sample.reference, sample.new)
+        )
+        comparison = compare(reference, new, auroc=config.auroc, novel_share=config.novel_share)
+        novel = [
+            Novelty(sample.new[row], sample.reference[nearest], round(distance, 4))
+            for row, nearest, distance in most_novel(reference, new, SHOWN)
+        ]
+    result = report(sample, champion, comparison, novel, why_not)
+    pictures = [_thumbnail(images.read(positions[sha256])) for one in novel for sha256 in (one.sha256, one.nearest)]
+    write_atomically(workspace.reports / "novel.png", draw(result, novel, pictures))
+    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
+    write_atomically(workspace.reports / "embedding_drift.json", text)
+    told = f"embedding drift {result['verdict']}: {result['advice']}"
+    print(told)
+    emit("progress", stage="embedding_drift", message=told)
+    record_timing("embedding_drift", workspace=workspace.root, seconds=time.monotonic() - began)
+
+
+def choose(folder: Path, config: EmbeddingDriftConfig) -> Sample:
+    """The first accepted training images by SHA-256, of the newest batch and of all earlier ones together."""
+    files = manifest.read(folder, ["sha256", "batch", "ingest_batch", "split", "verdict"])
+    newest = files["ingest_batch"].max()
+    assert isinstance(newest, str), "a manifest without rows"
+    used = files.filter((pl.col("verdict") != "quarantine") & (pl.col("split") == "train")).sort("sha256")
+    is_new = pl.col("batch") == newest
+    earlier = used.filter(~is_new)["sha256"].head(config.reference_images).to_list()
+    return Sample(newest, earlier, used.filter(is_new)["sha256"].head(config.batch_images).to_list())
+
+
+def report(
+    sample: Sample, champion: Champion, comparison: Comparison | None, novel: Sequence[Novelty], why_not: str | None
+) -> dict[str, Any]:
+    """What reports/embedding_drift.json says."""
+    statistics = comparison.statistics if comparison else ()
+    effects = {one.name: one.effect for one in statistics}
+    verdict, advice = _conclude(champion, comparison, why_not)
+    return {
+        "verdict": verdict,
+        "batch": sample.batch,
+        "champion": asdict(champion),
+        "reference_images": len(sample.reference),
+        "batch_images": len(sample.new),
+        "auroc": effects.get(CLASSIFIER),
+        "mmd": effects.get(MMD),
+        "mmd_p_value": comparison.mmd_p_value if comparison else None,
+        "novel_share": effects.get(NOVEL),
+        "statistics": [vars(one) for one in statistics],
+        "novel": [asdict(one) for one in novel],
+        "advice": advice,
+    }
+
+
+def draw(result: Mapping[str, Any], novel: Sequence[Novelty], pictures: Sequence[Image.Image]) -> bytes:
+    """A PNG of the most novel images, each before the earlier one nearest to it, two pairs a row."""
+    captions = [caption for one in novel for caption in (f"new, {one.distance:.2f} from", "the nearest earlier")]
+    title = f"Batch {result['batch']}, drift: {result['verdict']}{'. Its most novel images:' if novel else ''}"
+    return contact_sheet(title, list(zip(captions, pictures, strict=True)))
+
+
+def find(images: ShardedImages, hashes: Sequence[str]) -> dict[str, int]:
+    """Where the images with these SHA-256 are.
+
+    Raises:
+        ValidationError: one of them is not there.
+    """
+    keys = np.ascontiguousarray(images.keys).view("S32").ravel()
+    wanted = np.array([bytes.fromhex(sha256) for sha256 in hashes], "S32")
+    order = np.argsort(keys)
+    positions = order[np.searchsorted(keys, wanted, sorter=order).clip(max=len(keys) - 1)]
+    if not np.array_equal(keys[positions], wanted):
+        raise ValidationError(STALE)
+    return dict(zip(hashes, positions.tolist(), strict=True))
+
+
+def _load(directory: Path) -> tuple[deploy.Encoder | None, Champion]:
+    """The released encoder; none before the first release."""
+    if not directory.exists():
+        raise ValidationError(f"{directory}: not there; `simclr run` pins the released encoder, or that there is none")
+    verify(directory)
+    version = json.loads((directory / "champion.json").read_text(encoding="utf-8"))["version"]
+    if version is None:
+        return None, Champion()
+    encoder = deploy.load(directory / "bundle")
+    return encoder, Champion(version, encoder.info["id"], encoder.info["preprocessing"])
+
+
+def _why_not(sample: Sample, champion: Champion, config: EmbeddingDriftConfig) -> str | None:
+    block, least = "embedding_drift.min_images", config.min_images
+    if not config.enabled:
+        return "switched off by embedding_drift.enabled"
+    if champion.version is None:
+        return "no encoder has been released yet"
+    if not sample.reference:
+        return "there is no earlier batch with accepted training images to compare with"
+    if len(sample.new) < least:
+        return f"only {len(sample.new)} accepted training images are new; {block} is {least}"
+    if len(sample.reference) < 2 * least:
+        return f"only {len(sample.reference)} training images are earlier; twice {block} is {2 * least}"
+    return None
+
+
+def _conclude(champion: Champion, comparison: Comparison | None, why_not: str | None) -> tuple[Verdict, str]:
+    if comparison is None:
+        return "not judged", why_not or ""
+    if not comparison.drifted:
+        return "none", f"to {champion.version} the new images look like the earlier ones"
+    beyond = ", ".join(comparison.drifted)
+    return "drift", (
+        f"to {champion.version} the new images differ from the earlier ones in {beyond}: look at reports/novel.png, "
+        "and retrain so that the encoder learns from them"
+    )
+
+
+def _embed(encoder: deploy.Encoder, images: ShardedImages, positions: Sequence[int]) -> Array:
+    """float32 [n, dim], of length 1, a few images in memory at a time."""
+    files = (images.read(position) for position in positions)
+    try:
+        vectors = np.concatenate([part.vectors for part in encoder.embed_iter(files, batch_size=BATCH)])
+    except ImageError as error:
+        raise ValidationError(f"prepared images: {error}; restore them with `dvc checkout --force`") from error
+    if not np.isfinite(vectors).all():
+        raise ValidationError("the champion's embeddings of prepared images are not finite; release another encoder")
+    return vectors
+
+
+def _thumbnail(data: bytes) -> Image.Image:
+    """Safe to decode here: ``prepare`` has made these files."""
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    image.thumbnail((TILE, TILE))
+    return image
+
+
+if __name__ == "__main__":
+    run_stage("embedding_drift", run)
