@@ -28,6 +28,7 @@ from pipeline.launcher import PROCESS, RUN, identify, reap
 from pipeline.workspace import Workspace
 
 RAW_STAGE = "raw_images"
+SHOWN_GATES = 5  # that did not pass; a report that cannot be read fails every check that reads it
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ def run(workspace: Workspace, stages: Sequence[str] | None = None, sources: Sequ
             failed = _failed_gates(instance, run_id)
             if not failed:
                 raise
-            raise StageFailedError("; ".join(failed)) from None
+            more = [f"and {len(failed) - SHOWN_GATES} more"] if len(failed) > SHOWN_GATES else []
+            raise StageFailedError("; ".join(failed[:SHOWN_GATES] + more)) from None
     return RunOutcome(run_id, dict(_results(result)))
 
 
@@ -111,7 +113,7 @@ def _failed_gates(instance: dg.DagsterInstance, run_id: str) -> list[str]:
     return [
         f"{check.asset_key.to_user_string()} did not pass {check.check_name}: {check.description}"
         for check in checks
-        if not check.passed
+        if check.blocking and not check.passed
     ]
 
 

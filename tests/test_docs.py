@@ -25,6 +25,7 @@ from pydantic import BaseModel, ValidationError
 from deploy.cli import _parser as deploy_parser
 from pipeline.cli import simclr
 from pipeline.params import BLOCKS
+from pipeline.validation.reasons import REASONS, RELEASABLE
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -318,3 +319,9 @@ def test_quoted_messages_are_printed_by_the_code(block: Block) -> None:
 def test_an_invented_message_is_found() -> None:
     assert invented("…: not a workspace, it has no dvc.yaml; make one with `simclr init …`") == []
     assert invented("…: not a workspace, it has no makefile") != []
+
+
+def test_the_reasons_are_those_of_the_code() -> None:
+    page = (ROOT / "docs" / "validation.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| `(\w+)`( †)? \| (.*) \|$", page, re.MULTILINE)
+    assert told == [(name, " †" if name in RELEASABLE else "", meaning) for name, meaning in REASONS.items()]

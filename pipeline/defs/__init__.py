@@ -5,6 +5,8 @@ import dagster as dg
 from pipeline.defs import release
 from pipeline.defs.alerts import build_alerts
 from pipeline.defs.checks import GATES
+from pipeline.defs.drift import embedding_drift
+from pipeline.defs.expectations import expectation_checks
 from pipeline.defs.raw_images import raw_images
 from pipeline.defs.release import champion, released_encoder
 from pipeline.defs.retraining import build_retraining, freshness, retrain
@@ -39,7 +41,11 @@ def build_definitions(workspace: Workspace) -> dg.Definitions:
                 for asset in released
             ),
         ],
-        asset_checks=[gate for gate in GATES if all(check.asset_key in results for check in gate.check_keys)],
+        asset_checks=[
+            gate
+            for gate in (*GATES, expectation_checks, embedding_drift)
+            if all(check.asset_key in results for check in gate.check_keys)
+        ],
         jobs=[retrain, *release.JOBS],
         sensors=[*retraining.sensors, *build_alerts(workspace)],
         schedules=retraining.schedules,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from deploy.errors import ArgumentError, ImageError
+from deploy.image_faults import naming_faults
 from deploy.preprocess import Preprocessing, canonicalise, decode, open_image
 from tests.deploy.conftest import encoded, noise
 
@@ -338,6 +339,44 @@ def test_unreadable_files_have_a_reason_and_a_way_out(data: bytes, reason: str) 
     with pytest.raises(ImageError) as refused:
         decode(data)
     assert refused.value.reason == reason
+
+
+def cut_files() -> dict[str, bytes]:
+    """Files without what their headers point to."""
+    bmp, big = encoded(RGB, "BMP"), encoded(RGB, "TIFF", big_tiff=True)
+    raw, lzw = encoded(RGB, "TIFF"), encoded(RGB, "TIFF", compression="tiff_lzw")
+    tags = {256: 13, 257: 9, 258: 8, 259: 5, 262: 1, 273: 98, 279: 500}  # LZW; a strip behind its directory
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return {f"bmp {length}": bmp[:length] for length in (10, 14, 20, 53)} | {
+        "directory": lzw[: int.from_bytes(lzw[4:8], "little") + 30],
+        "values": raw[: 8 + 2 + 12 * raw[8] + 4],
+        "big": big[:50],
+        "strip": b"II*\0" + struct.pack("<IH", 8, len(tags)) + directory + bytes(100),
+    }
+
+
+@pytest.mark.parametrize("name", cut_files())
+def test_what_a_header_points_to_is_missing(name: str) -> None:
+    assert outcome(cut_files()[name]) == "truncated"
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "BMP", "TIFF"])
+def test_messages_hold_nothing_of_the_process(format: str) -> None:
+    data, messages = encoded(RGB, format), set()
+    for position in range(12, 60):
+        try:
+            decode(data[:position] + bytes([data[position] ^ 0xFF]) + data[position + 1 :])
+        except ImageError as error:
+            messages.add(str(error))
+    assert messages
+    assert not [message for message in messages if " at 0x" in message or "()" in message]
+
+
+def test_a_fault_without_words_is_named() -> None:
+    with pytest.raises(ImageError, match=r"\(AssertionError\)"), naming_faults(encoded(RGB)):
+        raise AssertionError
+    with pytest.raises(ImageError, match=r"\(no picture in\)"), naming_faults(encoded(RGB)):
+        raise ValueError(f"no picture in {io.BytesIO()!r}")
 
 
 @pytest.mark.parametrize("side", [9000, 9500, 20_000])  # over our limit; where Pillow warns; where Pillow raises

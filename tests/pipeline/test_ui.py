@@ -21,6 +21,8 @@ from pipeline import registry
 from pipeline import workspace as workspaces
 from pipeline.defs import build_definitions
 from pipeline.params import read
+from pipeline.validation.config import ValidateConfig
+from pipeline.validation.expectations import expectations
 from pipeline.workspace import Workspace
 from tests.browser import Page, browser
 from tests.conftest import TINY_PARAMS, draw, encode
@@ -28,11 +30,14 @@ from tests.pipeline.conftest import put
 from tests.pipeline.gates import ALONE
 from tests.pipeline.release.conftest import git, make_candidate
 from tests.pipeline.test_checks import EXPORT, LINEAR_EVAL, PRETRAIN
+from tests.pipeline.test_drift_check import NOT_JUDGED
+from tests.pipeline.test_expectation_checks import outcome
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 REPOSITORY = Path(__file__).parents[2]
 PLOTS = {
     "validate": ["quarantine"],
+    "embedding_drift": ["novel"],
     "pretrain": ["curves", "augmentations"],
     "linear_eval": ["confusion", "neighbours", "map"],
 }
@@ -112,11 +117,14 @@ def make_results(factory: Path) -> None:
     simclr = {"knn_top1": 75.0, "linear_top1": {"0.1": 70.0}}
     bundle = identity(factory / "export" / "models" / "bundle")
     timing = {"bundle": bundle, "champion": None, "p50_ms": 0.1, "champion_p50_ms": None, "rounds": 100}
+    kept = [outcome(rule.name) for rule in expectations(ValidateConfig())]
     files: dict[str, object] = {
         "validate/data/manifest/rows": "",
         "validate/reports/validation.html": "<p>3 of 4 images</p>",
-        "validate/reports/validation.json": {"passed": True, "images": images, "expectations": []},
+        "validate/reports/data_docs.html": "<p>every expectation</p>",
+        "validate/reports/validation.json": {"passed": True, "images": images, "expectations": kept},
         "prepare/data/prepared/dataset.json": {"images": {"train": 2, "test": 1}},
+        "embedding_drift/reports/embedding_drift.json": NOT_JUDGED,
         "initial/models/initial/initial.json": {"init": "scratch"},
         "pretrain/reports/pretrain.json": PRETRAIN | {"knn_top1": 71.5},
         "pretrain/reports/pretrain.csv": "epoch,loss\n1,4.2\n",
@@ -173,7 +181,7 @@ def test_the_graph_shows_every_group_and_asset(finished: Ui) -> None:
     groups = sorted({spec.group_name for spec in specs if spec.group_name})
     assert groups == ["data", "encoder", "evaluation", "release"]  # the order of the flow
     names = [spec.key.path[-1] for spec in specs]
-    assert len(set(names)) == 13
+    assert len(set(names)) == 15
     expanded = ",".join(f"global@global:{group}" for group in groups)
     finished.visit(f"/asset-groups/?expanded={expanded}", *groups, *names)
 
