@@ -126,13 +126,11 @@ def test_more_of_the_same_is_no_drift(earlier: int, new: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("earlier", "new"), [(120, 50), (600, 60)])
-def test_false_alarms_are_as_rare_as_stated(earlier: int, new: int) -> None:
+def test_false_alarms_are_as_rare_as_stated() -> None:
     """Small batches, where chance and not the configured distance sets the thresholds."""
     rounds = 200
     alarms = sum(
-        compared(images(earlier, 1000 + seed), images(new, 5000 + seed, "0002")).verdict != "none"
-        for seed in range(rounds)
+        compared(images(120, 1000 + seed), images(50, 5000 + seed, "0002")).verdict != "none" for seed in range(rounds)
     )
     assert alarms <= binom.ppf(0.999, rounds, FALSE_ALARMS)
 
