@@ -2,16 +2,24 @@
 
     bundle.json            what it is: interface, preprocessing, provenance, metrics, licence, tolerances
     encoder.fp32.onnx      uint8 [batch, size, size, 3] → float32 [batch, dim]; scaling, mean and std are in the graph
+    encoder.int8.onnx      the same in 8 bits, and encoder.fp16.onnx for GPUs; each only if it passed its gate
     head.npz labels.json   a linear classifier on the raw output; absent when there were no labels
-    golden/                PNG images and vectors.npy, their embeddings of length 1 as the trained network gives them
-    MODEL_CARD.md LICENSE.txt
+    golden/                PNG images; vectors.npy, their embeddings of length 1 as the trained network gives them, and
+                           vectors.int8.npy, vectors.fp16.npy as those variants gave them where they were exported
+    MODEL_CARD.md LICENSE.txt sbom.cdx.json
     MANIFEST.sha256        checked before anything else is read
 
-The SHA-256 of the manifest is the bundle's id.
+The SHA-256 of the manifest is the bundle's id. A signature of the manifest is one of every file; it stays beside the
+bundle, and needs nothing of ours:
+
+    ssh-keygen -Y sign -f KEY -n simclr-bundle < BUNDLE/MANIFEST.sha256 > BUNDLE.sig
+    ssh-keygen -Y verify -f SIGNERS -I WHO -n simclr-bundle -s BUNDLE.sig < BUNDLE/MANIFEST.sha256
+    simclr-deploy verify BUNDLE
 """
 
 import json
-import zipfile
+import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,30 +31,50 @@ from deploy.artifact import identity, verify
 from deploy.errors import BundleFormatError
 from deploy.preprocess import Preprocessing
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE = (1, FORMAT_VERSION)  # 1 has neither variants nor a temperature
 MODEL = "encoder.fp32.onnx"
+FP32, INT8, FP16 = "fp32", "int8", "fp16"
 _FIELDS = {"name": str, "dim": int, "preprocessing": dict, "normalisation": dict, "golden": dict}
 
 
 @dataclass(frozen=True)
 class Head:
-    """A linear classifier on the encoder's raw output: float32 weight [dim, classes] and bias [classes]."""
+    """A linear classifier on the encoder's raw output: float32 weight [dim, classes] and bias [classes].
+
+    ``temperature`` was fitted on held-out labels, so that of the answers given with 0.8 about 80 % are right.
+    """
 
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
     labels: tuple[str, ...]
+    temperature: float = 1.0
 
     def probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Softmax of the logits: float32 [n, dim] → [n, classes]."""
-        logits = features @ self.weight + self.bias
+        """Softmax of the logits over the temperature (Guo et al. 2017): float32 [n, dim] → [n, classes]."""
+        logits = (features @ self.weight + self.bias) / np.float32(self.temperature)
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities: NDArray[np.float32] = exponentials / exponentials.sum(axis=1, keepdims=True)
         return probabilities
 
 
 @dataclass(frozen=True)
+class Variant:
+    """One ONNX file with what it gives for the golden images, float32 [images, dim], and how far another machine may
+    be from that: ``cosine_min`` and ``max_abs``.
+    """
+
+    model: bytes = field(repr=False)
+    golden_vectors: NDArray[np.float32] = field(repr=False)
+    tolerance: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Bundle:
-    """A bundle in memory. ``card`` is bundle.json; ``id`` is None until it is published."""
+    """A bundle in memory. ``card`` is bundle.json; ``id`` is None until it is published.
+
+    ``model`` and ``golden_vectors`` are of fp32, which every bundle has; ``variants`` are the others by name.
+    """
 
     card: dict[str, Any]
     model: bytes = field(repr=False)
@@ -55,6 +83,12 @@ class Bundle:
     golden_vectors: NDArray[np.float32] = field(repr=False)
     documents: dict[str, str] = field(default_factory=dict, repr=False)
     id: str | None = None
+    variants: dict[str, Variant] = field(default_factory=dict, repr=False)
+
+    def variant(self, name: str) -> Variant:
+        if name == FP32:
+            return Variant(self.model, self.golden_vectors, self.card["golden"]["tolerance"])
+        return self.variants[name]
 
     @property
     def dim(self) -> int:
@@ -69,14 +103,18 @@ def write_bundle(directory: Path, bundle: Bundle) -> None:
     """Write the files of a bundle into ``directory`` (from ``deploy.artifact.publish``, which adds the manifest)."""
     (directory / "bundle.json").write_text(_json(bundle.card), encoding="utf-8")
     (directory / MODEL).write_bytes(bundle.model)
-    if bundle.head:
-        np.savez(directory / "head.npz", weight=bundle.head.weight, bias=bundle.head.bias)
-        (directory / "labels.json").write_text(_json(bundle.head.labels), encoding="utf-8")
+    if head := bundle.head:
+        temperature = np.float32(head.temperature)
+        np.savez(directory / "head.npz", weight=head.weight, bias=head.bias, temperature=temperature)
+        (directory / "labels.json").write_text(_json(head.labels), encoding="utf-8")
     golden = directory / "golden"
     golden.mkdir()
     for position, image in enumerate(bundle.golden_images):
         (golden / f"{position:02d}.png").write_bytes(image)
-    np.save(golden / "vectors.npy", bundle.golden_vectors)
+    np.save(directory / _vectors_file(FP32), bundle.golden_vectors)
+    for name, variant in bundle.variants.items():
+        (directory / model_file(name)).write_bytes(variant.model)
+        np.save(directory / _vectors_file(name), variant.golden_vectors)
     for name, text in bundle.documents.items():
         (directory / name).write_text(text, encoding="utf-8")
 
@@ -88,18 +126,25 @@ def read_bundle(directory: Path) -> Bundle:
         ArtifactError: the directory is missing or a file differs from its manifest; nothing was parsed.
         BundleFormatError: another format version, or a part that this release cannot read.
     """
+    import zipfile  # here, since `import deploy` should cost little more than numpy
+
     verify(directory)
     card = _read_card(directory / "bundle.json")
     try:
         model = (directory / MODEL).read_bytes()
         head = _read_head(directory) if (directory / "head.npz").exists() else None
         images = tuple(path.read_bytes() for path in sorted((directory / "golden").glob("*.png")))
-        vectors = np.load(directory / "golden" / "vectors.npy", allow_pickle=False)
-        bundle = Bundle(card, model, head, images, vectors, id=identity(directory))
+        vectors = np.load(directory / _vectors_file(FP32), allow_pickle=False)
+        variants = _read_variants(directory, card)
+        bundle = Bundle(card, model, head, images, vectors, id=identity(directory), variants=variants)
         _check_parts(bundle)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise BundleFormatError(f"{directory}: {error}; export the bundle again") from error
     return bundle
+
+
+def model_file(variant: str) -> str:
+    return f"encoder.{variant}.onnx"
 
 
 def graph_promise(card: dict[str, Any]) -> str:
@@ -114,9 +159,9 @@ def _read_card(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise BundleFormatError(f"{path}: cannot be read as JSON ({error}); export the bundle again") from None
     version = card.get("format_version") if isinstance(card, dict) else None
-    if version != FORMAT_VERSION:
+    if type(version) is not int or version not in READABLE:
         raise BundleFormatError(
-            f"{path}: format version {version!r}, this release reads {FORMAT_VERSION}; "
+            f"{path}: format version {version!r}, this release reads {' and '.join(map(str, READABLE))}; "
             "install the release that made the bundle, or export it again"
         )
     wrong = [name for name, kind in _FIELDS.items() if type(card.get(name)) is not kind]
@@ -128,21 +173,42 @@ def _read_card(path: Path) -> dict[str, Any]:
 def _read_head(directory: Path) -> Head:
     labels = json.loads((directory / "labels.json").read_text(encoding="utf-8"))
     with np.load(directory / "head.npz", allow_pickle=False) as arrays:
-        return Head(arrays["weight"], arrays["bias"], tuple(labels))
+        temperature = float(arrays["temperature"]) if "temperature" in arrays else 1.0
+        return Head(arrays["weight"], arrays["bias"], tuple(labels), temperature)
+
+
+def _read_variants(directory: Path, card: dict[str, Any]) -> dict[str, Variant]:
+    variants = {}
+    for name, facts in card.get("variants", {}).items():
+        if not re.fullmatch(r"[a-z0-9]+", name):
+            raise BundleFormatError(f"variants in bundle.json: {name!r} is no name; export the bundle again")
+        if name != FP32:
+            vectors = np.load(directory / _vectors_file(name), allow_pickle=False)
+            variants[name] = Variant((directory / model_file(name)).read_bytes(), vectors, facts["tolerance"])
+    return variants
 
 
 def _check_parts(bundle: Bundle) -> None:
     """Parts that do not fit each other would fail at the first request, or give wrong answers without failing."""
-    _check_array("golden/vectors.npy", bundle.golden_vectors, (len(bundle.golden_images), bundle.dim))
+    for name in (FP32, *bundle.variants):
+        variant = bundle.variant(name)
+        _check_array(_vectors_file(name), variant.golden_vectors, (len(bundle.golden_images), bundle.dim))
+        if not isinstance(variant.tolerance, dict) or not {"cosine_min", "max_abs"} <= set(variant.tolerance):
+            raise BundleFormatError(
+                f"golden tolerance of {name} is {variant.tolerance!r}; needs cosine_min and max_abs"
+            )
     if bundle.head:
         _check_array("weight in head.npz", bundle.head.weight, (bundle.dim, len(bundle.head.labels)))
         _check_array("bias in head.npz", bundle.head.bias, (len(bundle.head.labels),))
+        if not 0 < bundle.head.temperature < math.inf:
+            raise BundleFormatError(f"temperature in head.npz is {bundle.head.temperature}, not a positive number")
     Preprocessing.from_json(bundle.card["preprocessing"])
     if not bundle.golden_images:
         raise BundleFormatError("golden/ holds no PNG image")
-    tolerance = bundle.card["golden"].get("tolerance")
-    if not isinstance(tolerance, dict) or not {"cosine_min", "max_abs"} <= set(tolerance):
-        raise BundleFormatError(f"golden.tolerance is {tolerance!r}; needs cosine_min and max_abs")
+
+
+def _vectors_file(variant: str) -> str:
+    return "golden/vectors.npy" if variant == FP32 else f"golden/vectors.{variant}.npy"
 
 
 def _check_array(name: str, array: NDArray[np.float32], shape: tuple[int, ...]) -> None:

@@ -9,8 +9,12 @@ DeployError (ValueError)
 │   ├── BundleFormatError       bundle.json is of another format version, or a part of the bundle cannot be read
 │   ├── BundleInterfaceError    the graph has other inputs, outputs or metadata than bundle.json promises
 │   ├── GoldenMismatchError     this machine computes other embeddings of the golden images
+│   ├── CandidateError          a bundle crashed, or took more time or memory than it may, when it was tried out
 │   └── MissingHeadError        classes were asked of an encoder without a classification head
+├── IndexFormatError            an index was written by another release, or its files do not fit each other
+├── IndexMismatchError          vectors of another encoder or dimension than those of the index
 ├── ProviderError               an execution provider is not there, or onnxruntime silently took another one
+├── MissingExtraError           an optional dependency is not installed; the message names the command
 ├── ArgumentError               an argument has a value that is not allowed
 └── ImageError                  one image cannot be used; ``reason`` says why in one word
 """
@@ -52,12 +56,28 @@ class GoldenMismatchError(BundleError):
     """The embeddings of the golden images differ from those that were exported by more than the tolerance."""
 
 
+class CandidateError(BundleError):
+    """Trying a bundle out ended its process, or would have taken more than it may."""
+
+
 class MissingHeadError(BundleError):
     """The bundle holds an encoder only."""
 
 
+class IndexFormatError(DeployError):
+    """The directory is no index of embeddings that this release can read."""
+
+
+class IndexMismatchError(DeployError):
+    """Vectors cannot be compared: another encoder made them, or they have another dimension."""
+
+
 class ProviderError(DeployError):
     """The session does not run where it was asked to run."""
+
+
+class MissingExtraError(DeployError):
+    """What was asked needs an optional dependency."""
 
 
 class ArgumentError(DeployError):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from deploy.errors import ArgumentError, ImageError
 from deploy.image_faults import FORMATS, PARSER_FAULTS, naming_faults
+from deploy.jpeg_scans import check_scans
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -44,6 +45,7 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> "Image":
 
     if not data:
         raise ImageError("empty_file", "the file has no bytes; copy it again from its source")
+    check_scans(data)
     with naming_faults(data):
         image = Image.open(BytesIO(data), formats=FORMATS)
     if image.width * image.height > max_pixels:

@@ -10,29 +10,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from deploy.bundle import Bundle, graph_promise
+from deploy.bundle import FP16, Bundle, graph_promise
 from deploy.errors import ArgumentError, BundleFormatError, BundleInterfaceError, ProviderError
+from deploy.graph_policy import check_graph
 
 METADATA = "simclr_pipeline"
 """The key under which the ONNX file repeats its bundle's interface."""
 
 
-def open_session(bundle: Bundle, threads: int, providers: Sequence[str]) -> Any:
-    """Start an ``onnxruntime.InferenceSession`` on the bundle's model and check its interface.
+def open_session(bundle: Bundle, variant: str, threads: int, providers: Sequence[str]) -> Any:
+    """Start an ``onnxruntime.InferenceSession`` on a variant of the bundle's model and check its interface.
 
     Raises:
         ArgumentError: ``threads`` is not a positive number.
         ProviderError: a provider is not installed, or the session started without it.
-        BundleFormatError: the model keeps weights in other files.
+        BundleFormatError: the model is not a plain ONNX graph; see ``deploy.graph_policy``.
         BundleInterfaceError: onnxruntime refuses the graph, or it is not the one that bundle.json describes.
     """
     import onnxruntime
 
     if threads < 1:
         raise ArgumentError(f"threads={threads}; give 1 or more")
-    # The key that every tensor stored in another file must have; onnxruntime would open that file.
-    if b"location" in bundle.model:
-        raise BundleFormatError(f"{bundle.card['name']}: the model refers to external data; export it with its weights")
+    model, name = bundle.variant(variant).model, f"{bundle.card['name']}, {variant}"
+    try:
+        check_graph(model)
+    except BundleFormatError as error:
+        raise BundleFormatError(f"{name}: {error}; export the bundle again") from None
     installed = onnxruntime.get_available_providers()
     missing = [name for name in providers if name not in installed]
     if missing or not providers:
@@ -42,13 +45,16 @@ def open_session(bundle: Bundle, threads: int, providers: Sequence[str]) -> Any:
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3  # errors; its warnings are about its own optimiser
+    if variant == FP16:
+        # The next level rewrites graphs for CPUs alone, and there onnxruntime 1.31 crashes on a float16 transformer.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    # Left to guess, onnxruntime takes bytes with its own format's mark in them for that, which the policy cannot read.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     try:
-        session = onnxruntime.InferenceSession(bundle.model, options, providers=list(providers), enable_fallback=0)
+        session = onnxruntime.InferenceSession(model, options, providers=list(providers), enable_fallback=0)
     except Exception as error:  # onnxruntime's errors have no common base class
         version = onnxruntime.__version__
-        raise BundleInterfaceError(
-            f"{bundle.card['name']}: onnxruntime {version} refuses the model: {error}"
-        ) from error
+        raise BundleInterfaceError(f"{name}: onnxruntime {version} refuses the model: {error}") from error
     started = session.get_providers()
     if started[: len(providers)] != list(providers):
         raise ProviderError(f"asked for {list(providers)}, got {started}; install what {providers[0]} needs")

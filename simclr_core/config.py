@@ -44,12 +44,19 @@ def _within_the_image(value: tuple[float, float]) -> tuple[float, float]:
     return value
 
 
+def _with_fp32(values: tuple[str, ...]) -> tuple[str, ...]:
+    if "fp32" not in values or len(set(values)) != len(values):
+        raise ValueError("a list with fp32, in which nothing is twice")
+    return values
+
+
 def _some(values: tuple[Item, ...]) -> tuple[Item, ...]:
     if not values:
         raise ValueError("a list of at least one")
     return values
 
 
+Variants = Annotated[tuple[Literal["fp32", "int8", "fp16"], ...], Field(strict=False), AfterValidator(_with_fp32)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[str, AfterValidator(_fraction)]
 Positive = Annotated[float, Field(gt=0)]
@@ -170,6 +177,7 @@ class ExportConfig(Block):
     source: Literal["pretrained", "finetuned"] = "pretrained"
     opset: Annotated[int, Field(ge=18, le=25)] = 20  # above, torch writes opset 18 without a word
     license: str = "proprietary"
+    variants: Variants = ("fp32", "int8")  # of the ONNX file; each but fp32 has to pass its gate
 
 
 Model = TypeVar("Model", bound=Block)

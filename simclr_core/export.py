@@ -3,7 +3,8 @@
     python -m simclr_core export        in a workspace; writes models/bundle and reports/export.json
 
 The bundle is published only when onnxruntime, fed with the files of real test images, gives the embeddings that torch
-gives. Its bytes depend on the inputs and the installed versions alone.
+gives; a smaller variant goes with it only when it loses next to nothing (``variants``). Its bytes depend on the inputs,
+the installed versions and the processor alone.
 """
 
 import io
@@ -11,7 +12,7 @@ import json
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,19 +21,24 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from deploy.artifact import identity, publish, verify, write_atomically
-from deploy.bundle import FORMAT_VERSION, Bundle, Head, graph_promise, write_bundle
+from deploy.artifact import identity, publish, write_atomically
+from deploy.bundle import FORMAT_VERSION, FP32, Bundle, graph_promise, model_file, write_bundle
 from deploy.encoder import Encoder, Fidelity, compare, l2_normalised
 from deploy.preprocess import decode
 from deploy.session import METADATA
-from simclr_core.checkpoint import Model, load_model
+from simclr_core.checkpoint import Model
 from simclr_core.config import ExportConfig, read_block
-from simclr_core.errors import CheckpointError, DatasetError, ParityError
+from simclr_core.errors import DatasetError, ParityError
 from simclr_core.features import extract
+from simclr_core.latency import latencies
 from simclr_core.model_card import license_note, model_card
 from simclr_core.onnx_graph import ServedEncoder, export_graph
 from simclr_core.reporter import emit, record_timing
+from simclr_core.sbom import bill_of_materials
+from simclr_core.served_accuracy import LabelledImages, accuracies, classifier_results, served_features
 from simclr_core.shards import ShardedImages
+from simclr_core.trained import Trained, calibrated, choose_model
+from simclr_core.variants import Variants, build_variants, calibration_pixels
 
 COSINE_MIN, MAX_ABS = 0.99999, 1e-4
 """The gate, on embeddings of length 1. A correct graph stays within 3e-7; a wrong mean or resize gives over 1e-3."""
@@ -52,16 +58,25 @@ def run(workspace: Path) -> None:
 
     Raises:
         SimclrError: ConfigError, CheckpointError, DatasetError, or ParityError, and no bundle was written.
+        ImageError: a prepared image cannot be decoded.
     """
     began = time.perf_counter()
     config = read_block(workspace / "params.yaml", "export", ExportConfig)
+    prepared = workspace / "data" / "prepared"
     emit("start", stage="export", message=f"exporting the {config.source} encoder")
     trained = choose_model(workspace, config.source)
-    pictures = parity_pictures(workspace / "data" / "prepared")
+    pictures = parity_pictures(prepared)
     bundle = build_bundle(trained, pictures[:GOLDEN_IMAGES], config.name, config.license, config.opset)
     encoder = Encoder(bundle)
     parity = check_parity(encoder, trained.model, pictures)
     encoder.verify()
+    images = LabelledImages.of(prepared)
+    features = served_features(encoder, images)
+    bundle = replace(bundle, head=calibrated(trained, features, images))
+    reference = accuracies(features, images, bundle.head)
+    calibration = calibration_pixels(prepared, bundle.preprocessing)
+    variants = build_variants(bundle, config.variants, calibration, pictures, images, reference)
+    bundle = completed(bundle, reference, classifier_results(features, images, bundle.head), variants)
     directory = workspace / "models" / "bundle"
     with publish(directory, replace=True) as work:
         write_bundle(work, bundle)
@@ -74,33 +89,14 @@ def run(workspace: Path) -> None:
         "bundle": bundle_id,
         "source": trained.directory.relative_to(workspace).as_posix(),
         "megabytes": round(len(bundle.model) / 1e6, 3),
+        **{name: bundle.card[name] for name in ("variants", "left_out", "results")},
     }
-    write_atomically(workspace / "reports" / "export.json", json.dumps(report, indent=2) + "\n")
+    write_atomically(workspace / "reports" / "export.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     latency = single_image_latency(encoder, pictures)
-    record_timing("export", workspace=workspace, seconds=time.perf_counter() - began, p50_ms=latency * 1000)
-    emit("end", stage="export", message=f"bundle {bundle_id[:12]}, largest difference {parity.max_abs:.1e}")
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What is exported: a model, its classifier if there is one, its metrics, and the directory it was read from."""
-
-    model: Model
-    head: Head | None
-    metrics: dict[str, Any]
-    directory: Path
-
-
-def choose_model(workspace: Path, source: str) -> Trained:
-    """The pretrained encoder with the linear probe, or the network fine-tuned on the most labels with its own head."""
-    if source == "finetuned":
-        directory = _largest_fraction(workspace / "models" / "finetuned")
-        model = load_model(directory)
-        return Trained(model, _own_head(model), {"finetune": model.card.get("metrics", {})}, directory)
-    directory = workspace / "models" / "pretrained"
-    model = load_model(directory)
-    head, linear_eval = _probe(workspace / "models" / "probe")
-    return Trained(model, head, {"pretrain": model.card.get("metrics", {}), "linear_eval": linear_eval}, directory)
+    faster = {f"{name}_times_faster": times_faster(bundle, name, pictures) for name in bundle.variants}
+    record_timing("export", workspace=workspace, seconds=time.perf_counter() - began, p50_ms=latency * 1000, **faster)
+    left_out = "".join(f"; {name} left out: {reason}" for name, reason in variants.left_out.items())
+    emit("end", stage="export", message=f"bundle {bundle_id[:12]}, largest difference {parity.max_abs:.1e}{left_out}")
 
 
 def parity_pictures(prepared: Path) -> list[bytes]:
@@ -120,7 +116,7 @@ def parity_pictures(prepared: Path) -> list[bytes]:
 
 
 def build_bundle(trained: Trained, golden: list[bytes], name: str, license: str, opset: int) -> Bundle:
-    """Everything that is served, in memory; ``golden`` are encoded images."""
+    """The encoder that is served, in float32, with its golden images: ``golden`` are encoded images."""
     card = trained.model.card
     served = ServedEncoder(trained.model.encoder, card["mean"], card["std"])
     golden_images = tuple(_small_png(picture) for picture in golden)
@@ -147,8 +143,36 @@ def build_bundle(trained: Trained, golden: list[bytes], name: str, license: str,
         "producer": {package: version(package) for package in PRODUCERS} | {"opset": opset},
     }
     graph = export_graph(served, card["preprocessing"]["size"], opset, {METADATA: graph_promise(contents)})
-    documents = {"MODEL_CARD.md": model_card(contents, labels), "LICENSE.txt": license_note(name, license)}
-    return Bundle(contents, graph, trained.head, golden_images, golden_vectors, documents)
+    return Bundle(contents, graph, trained.head, golden_images, golden_vectors)
+
+
+def completed(
+    bundle: Bundle, reference: dict[str, float | None], results: dict[str, Any], variants: Variants
+) -> Bundle:
+    """The bundle with its variants, and with the texts and the bill of materials that name them."""
+    card = {
+        **bundle.card,
+        "variants": {FP32: reference, **variants.facts},
+        "left_out": variants.left_out,
+        "results": results,
+    }
+    labels = bundle.head.labels if bundle.head else ()
+    models = {
+        model_file(name): bundle.model if name == FP32 else variants.passed[name].model for name in card["variants"]
+    }
+    documents = {
+        "MODEL_CARD.md": model_card(card, labels),
+        "LICENSE.txt": license_note(card["name"], card["license"]),
+        "sbom.cdx.json": bill_of_materials(card, models),
+    }
+    return replace(bundle, card=card, variants=variants.passed, documents=documents)
+
+
+def times_faster(bundle: Bundle, variant: str, pictures: Sequence[bytes]) -> float:
+    """Than fp32, from the bytes of one image file to its embedding, in turns and on one thread."""
+    encoders = [Encoder(bundle, threads=1, variant=name) for name in (FP32, variant)]
+    exact, fast = latencies(encoders, pictures, LATENCY_RUNS // 2)
+    return exact / fast
 
 
 def check_parity(encoder: Encoder, model: Model, pictures: Sequence[bytes]) -> Fidelity:
@@ -183,34 +207,6 @@ def single_image_latency(encoder: Encoder, pictures: Sequence[bytes]) -> float:
         encoder.embed(pictures[run % len(pictures)])
         durations.append(time.perf_counter() - began)
     return statistics.median(durations)
-
-
-def _largest_fraction(finetuned: Path) -> Path:
-    directories = [path.parent for path in finetuned.glob("[01].*/model.json")]
-    if not directories:
-        advice = "run `simclr run --select finetune`, or set export.source to pretrained"
-        raise CheckpointError(f"{finetuned}: no fine-tuned model; {advice}")
-    return max(directories, key=lambda path: float(path.name))
-
-
-def _own_head(model: Model) -> Head | None:
-    if "weight" not in model.head:
-        return None
-    return _head(model.head["weight"].T.numpy(), model.head["bias"].numpy(), model.card["classes"])
-
-
-def _probe(directory: Path) -> tuple[Head | None, dict[str, Any]]:
-    """The classifier that linear_eval fitted, and its metrics; neither when there were no labels."""
-    if not (directory / "head.npz").exists():
-        return None, {}
-    verify(directory)
-    card = json.loads((directory / "probe.json").read_text(encoding="utf-8"))
-    with np.load(directory / "head.npz", allow_pickle=False) as arrays:
-        return _head(arrays["weight"], arrays["bias"], card["classes"]), card["metrics"]
-
-
-def _head(weight: NDArray[np.float32], bias: NDArray[np.float32], labels: Sequence[str]) -> Head:
-    return Head(np.ascontiguousarray(weight), np.ascontiguousarray(bias), tuple(labels))
 
 
 def _small_png(picture: bytes) -> bytes:

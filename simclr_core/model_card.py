@@ -26,12 +26,25 @@ An image encoder trained without labels by SimCLR (Chen et al. 2020): one vector
 | Trained by | {provenance["trained_by"]} |
 | Licence | {card["license"]} |
 
-## Use
+## Intended use
+
+Similarity search, clustering, duplicate finding, and classification from few labels, for images like those it was
+trained on. Not for decisions about people, and not for images of another kind without a test on labelled ones of them.
 
     pip install simclr-pipeline
     simclr-deploy verify BUNDLE
     simclr-deploy embed BUNDLE photos/ -o embeddings
 
+## Variants
+
+Accuracies are percentages on the labelled test images, of what is served. Vectors of two variants do not mix.
+
+| Variant | Made by | Size to fp32 | Cosine to fp32, mean | kNN | Classifier |
+|---|---|---|---|---|---|
+{_variants(card)}
+## Classifier
+
+{_results(card["results"])}
 ## Metrics
 
 Accuracies are percentages on the test split of the training data's owner.
@@ -46,6 +59,37 @@ Accuracies are percentages on the test split of the training data's owner.
 - It was not tested for fairness. What the training images over-represent, its neighbourhoods over-represent.
 - `golden/` holds small copies of images from the test split: publish the bundle only where those may be seen.
 """
+
+
+def _variants(card: dict[str, Any]) -> str:
+    rows = []
+    for name, facts in card["variants"].items():
+        made = (facts.get("method", "the trained weights"), facts.get("size_ratio", 1), facts.get("cosine_mean", 1))
+        cells = (name, *made, _shown(facts["knn_top1"]), _shown(facts["classifier_top1"]))
+        rows.append(f"| {' | '.join(map(str, cells))} |\n")
+    left_out = [f"\n{name} was left out: {reason}.\n" for name, reason in card["left_out"].items()]
+    return "".join(rows + left_out)
+
+
+def _results(results: dict[str, Any]) -> str:
+    if not results:
+        return "No labelled images, or no classifier: nothing was measured.\n"
+    rows = [
+        f"| {name} | {one['images']} | {_shown(one['recall'])} | {_shown(one['precision'])} |\n"
+        for name, one in results["per_class"].items()
+    ]
+    before, error = results["calibration_error_before"], results["calibration_error"]
+    fitted = f"{before} before the temperature {results['temperature']}, which was fitted on held-out training labels"
+    scaled = fitted if results["temperature"] != 1 else "and no temperature brought held-out training labels closer"
+    return (
+        f"On {results['test_images']} labelled test images. Its probabilities are {error} percentage points off on\n"
+        f"average (expected calibration error, 15 bins), {scaled}.\n\n"
+        "| Class | Images | Found, % | Answers right, % |\n|---|---|---|---|\n" + "".join(rows)
+    )
+
+
+def _shown(percent: float | None) -> str:
+    return "none" if percent is None else f"{percent:.1f}"
 
 
 def license_note(name: str, license: str) -> str:

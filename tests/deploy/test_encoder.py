@@ -176,6 +176,19 @@ def test_classify_gives_the_best_classes_first(encoder: Encoder) -> None:
         encoder.classify(pictures, top_k=0)
 
 
+def test_the_temperature_changes_probabilities_and_no_label(publish_bundle: Callable[[Bundle], Path]) -> None:
+    whole = make_bundle()
+    assert whole.head is not None
+    pixels = np.full((12, 9, 3), (120, 112, 104), np.uint8)
+    logits = features_of(pixels) @ whole.head.weight + whole.head.bias
+    for temperature in (0.5, 1.0, 4.0):
+        encoder = deploy.load(publish_bundle(replace(whole, head=replace(whole.head, temperature=temperature))))
+        prediction = encoder.classify(pixels)[0]
+        softmax = np.exp(logits / temperature) / np.exp(logits / temperature).sum()
+        assert np.abs(np.sort(softmax)[::-1] - prediction.probabilities).max() < 1e-5
+        assert prediction.labels == tuple(whole.head.labels[i] for i in np.argsort(-logits))
+
+
 def test_classify_with_unreadable_images(encoder: Encoder) -> None:
     pictures = [plain("red"), b"nonsense", plain("green")]
     nulls = encoder.classify(pictures, on_error="null", batch_size=2)
@@ -222,4 +235,9 @@ def test_info_says_what_is_served(encoder: Encoder, bundle: Path) -> None:
     info = encoder.info
     assert len(info["id"]) == 64
     assert (info["name"], info["dim"], info["labels"]) == ("mean-colour", DIM, ["red", "green", "blue"])
-    assert info["runtime"] == {"threads": 1, "providers": ["CPUExecutionProvider"]}
+    assert info["runtime"] == {
+        "threads": 1,
+        "providers": ["CPUExecutionProvider"],
+        "variant": "fp32",
+        "reason": "asked for",
+    }

@@ -476,3 +476,15 @@ def test_preprocessing_survives_json_and_refuses_nonsense() -> None:
     for fields in ({"size": 24}, {"size": 24, "resize": 24, "crop": 1}, {"size": 24.0, "resize": 24}):
         with pytest.raises(ArgumentError, match="whole numbers size and resize"):
             Preprocessing.from_json(fields)
+
+
+def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded() -> None:
+    """Each scan makes the decoder go over the whole image; what lies behind the end is not part of it."""
+    content = io.BytesIO()
+    Image.new("L", (500, 500), 128).save(content, "JPEG", progressive=True)
+    progressive = content.getvalue()
+    scan = progressive[progressive.rindex(b"\xff\xda") : -2]
+    with pytest.raises(ImageError, match="over 100 scans") as caught:
+        decode(progressive[:-2] + 100 * scan + progressive[-2:])
+    assert caught.value.reason == "bomb"
+    assert decode(progressive + 100 * scan).shape == (500, 500, 3)

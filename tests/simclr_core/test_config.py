@@ -107,6 +107,9 @@ def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
         ("linear_eval: {fractions: []}", "linear_eval", "given [], allowed: a list of at least one"),
         ("finetune: {seeds: [0, 1.5]}", "finetune", "finetune.seeds.1: given 1.5, allowed: a valid integer"),
         ("export: {source: best}", "export", "given 'best', allowed: 'pretrained' or 'finetuned'"),
+        ("export: {variants: [int8]}", "export", "allowed: a list with fp32, in which nothing is twice"),
+        ("export: {variants: [fp32, fp32]}", "export", "allowed: a list with fp32, in which nothing is twice"),
+        ("export: {variants: [fp32, int4]}", "export", "given 'int4', allowed: 'fp32', 'int8' or 'fp16'"),
     ],
 )
 def test_a_fault_names_the_key_the_value_and_what_is_allowed(

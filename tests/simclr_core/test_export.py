@@ -1,9 +1,11 @@
 """The exported bundle computes what torch computes, says nothing about this machine, or does not exist."""
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +21,10 @@ from torchvision.transforms import v2
 
 import deploy
 from deploy.artifact import identity, publish, verify
-from deploy.bundle import MODEL
+from deploy.bundle import MODEL, model_file
 from deploy.errors import ArtifactError, MissingHeadError
 from deploy.preprocess import Preprocessing, decode
-from simclr_core import export
+from simclr_core import export, variants
 from simclr_core.checkpoint import load_model, save_model
 from simclr_core.encoder import build_encoder
 from simclr_core.errors import CheckpointError, ConfigError, DatasetError, ParityError
@@ -35,7 +37,12 @@ ENCODER = {"name": "resnet10", "width": 0.125, "stem": "compact"}
 REPOSITORY = Path(__file__).parents[2]
 
 
-def write_model(directory: Path, seed: int, head: dict[str, torch.Tensor] | None = None) -> None:
+def write_model(
+    directory: Path,
+    seed: int,
+    head: dict[str, torch.Tensor] | None = None,
+    config: dict[str, object] | None = None,
+) -> None:
     """A model directory whose batch norms have seen data, so that folding them into convolutions is put to the test."""
     torch.manual_seed(seed)
     encoder = build_encoder(**ENCODER)
@@ -51,7 +58,7 @@ def write_model(directory: Path, seed: int, head: dict[str, torch.Tensor] | None
         "mean": [0.4, 0.45, 0.5],
         "std": [0.2, 0.25, 0.3],
         "classes": list(CLASSES),
-        "config": {},
+        "config": config or {},
         "data_digest": "0" * 64,
         "producer": "simclr-pipeline",
         "metrics": {"loss_last": 1.5},
@@ -67,7 +74,7 @@ def write_probe(workspace: Path, features: int = 64) -> tuple[NDArray[np.float32
     with publish(workspace / "models" / "probe") as work:
         np.savez(work / "head.npz", weight=weight, bias=bias)
         metrics = {"knn_top1": 51.0, "linear_top1": {"1.0": 62.5}}
-        (work / "probe.json").write_text(json.dumps({"classes": CLASSES, "metrics": metrics}))
+        (work / "probe.json").write_text(json.dumps({"classes": CLASSES, "metrics": metrics, "l2": 0.1}))
     return weight, bias
 
 
@@ -126,6 +133,60 @@ def test_the_report_and_the_timing(exported: Path) -> None:
     timing = json.loads((exported / ".simclr" / "timings" / "export.json").read_text())
     assert timing["seconds"] > 0
     assert 0 < timing["p50_ms"] < 1000
+    assert report["variants"].keys() | report["left_out"].keys() == {
+        "fp32",
+        "int8",
+    }  # 40 test images: may miss its gate
+    assert report["results"]["test_images"] == 40
+    assert list(report["results"]["per_class"]) == list(CLASSES)
+    assert sum(one["images"] for one in report["results"]["per_class"].values()) == 40
+
+
+def test_the_bill_of_materials_and_the_card_describe_this_bundle(exported: Path) -> None:
+    directory = exported / "models" / "bundle"
+    card = json.loads((directory / "bundle.json").read_text())
+    component = json.loads((directory / "sbom.cdx.json").read_text())["metadata"]["component"]
+    hashes = {file["name"]: file["hashes"][0]["content"] for file in component["components"]}
+    assert hashes == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in directory.glob("*.onnx")}
+    assert [model_file(name) for name in card["variants"]] == list(hashes)
+    assert f"| {CLASSES[0]} | 10 |" in (directory / "MODEL_CARD.md").read_text()
+
+
+def test_every_variant_is_loaded_and_verified(workspace: Path, graph: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(variants, "MAX_LOSS", 100.0)
+    set_export(workspace, variants=["fp32", "int8", "fp16"])
+    export.run(workspace)
+    directory = workspace / "models" / "bundle"
+    for name in ("fp32", "int8", "fp16"):
+        encoder = deploy.load(directory, threads=1, variant=name)
+        assert encoder.verify().images == 8
+        content = (directory / f"encoder.{name}.onnx").read_bytes()
+        for secret in (REPOSITORY, sys.prefix, workspace, Path.home(), Path(tempfile.gettempdir())):
+            assert str(secret).encode() not in content
+    timing = json.loads((workspace / ".simclr" / "timings" / "export.json").read_text())
+    assert timing["int8_times_faster"] > 0
+    assert "int8_times_faster" not in (directory / "bundle.json").read_text()  # a fact of this machine
+
+
+def test_a_variant_that_misses_its_gate_is_left_out_and_the_rest_ships(
+    workspace: Path, graph: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(variants, "MEAN_COSINE_MIN", 1.1)
+    export.run(workspace)
+    report = json.loads((workspace / "reports" / "export.json").read_text())
+    assert "mean cosine to fp32" in report["left_out"]["int8"]
+    directory = workspace / "models" / "bundle"
+    assert "int8 was left out: mean cosine" in (directory / "MODEL_CARD.md").read_text()
+    assert not (directory / "encoder.int8.onnx").exists()
+    assert deploy.load(directory, variant="auto").info["runtime"]["variant"] == "fp32"
+
+
+def test_the_classifier_must_know_the_classes_of_the_images(workspace: Path, graph: bytes) -> None:
+    write_probe(workspace)
+    card = workspace / "data" / "prepared" / "dataset.json"
+    card.write_text(card.read_text().replace("circle", "disc"))
+    with pytest.raises(CheckpointError, match=r"has the classes circle, .*, the prepared images have disc, "):
+        export.run(workspace)
 
 
 def test_the_bundle_holds_head_golden_images_and_provenance(exported: Path) -> None:
@@ -150,7 +211,7 @@ def test_nothing_in_the_bundle_tells_of_this_machine(exported: Path) -> None:
     directory = exported / "models" / "bundle"
     for file in (path for path in directory.rglob("*") if path.is_file()):
         content = file.read_bytes()
-        for secret in (REPOSITORY, sys.prefix, exported, Path.home()):
+        for secret in (REPOSITORY, sys.prefix, exported, Path.home(), Path(tempfile.gettempdir())):
             assert str(secret).encode() not in content, file
         assert b"stack_trace" not in content
     model = onnx.load(directory / MODEL)
@@ -218,7 +279,7 @@ def test_finetuned_takes_the_network_with_the_most_labels(workspace: Path) -> No
     for seed, fraction in enumerate(("0.01", "0.1", "0.05"), start=10):
         torch.manual_seed(seed)
         head = {"weight": torch.randn(len(CLASSES), 64), "bias": torch.randn(len(CLASSES))}
-        write_model(workspace / "models" / "finetuned" / fraction, seed, head)
+        write_model(workspace / "models" / "finetuned" / fraction, seed, head, {"fraction": fraction, "seed": 0})
     export.run(workspace)
     encoder = deploy.load(workspace / "models" / "bundle", threads=1)
     chosen = load_model(workspace / "models" / "finetuned" / "0.1")
