@@ -8,6 +8,7 @@ Importing this package loads neither Pillow nor onnxruntime; loading a bundle do
 """
 
 import os
+from typing import TYPE_CHECKING, Any
 
 # The official onnxruntime wheels report usage to Microsoft since 1.29. Only this variable, set before onnxruntime is
 # first imported, switches all of it off.
@@ -16,4 +17,16 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 from deploy.encoder import Embeddings, Encoder, Prediction, load
 from deploy.errors import DeployError, ImageError
 
-__all__ = ["DeployError", "Embeddings", "Encoder", "ImageError", "Prediction", "load"]
+if TYPE_CHECKING:
+    from deploy.index import Index as Index
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name != "Index":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from deploy.index import Index
+
+        return Index
+
+
+__all__ = ["DeployError", "Embeddings", "Encoder", "ImageError", "Index", "Prediction", "load"]
