@@ -1,4 +1,4 @@
-"""simclr-deploy: look at a bundle, check it, embed and classify images with it. No torch needed.
+"""simclr-deploy: look at a bundle, check it, embed, classify, search and serve images with it. No torch needed.
 
 Where BUNDLE stands, a registry folder serves too: its current version is taken.
 """
@@ -7,23 +7,30 @@ import argparse
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from deploy import latency
+from deploy.bundle import FP32
+from deploy.embedding_writers import WRITERS
 from deploy.encoder import Encoder, Prediction, load
 from deploy.errors import BundleError, CorruptArtifactError, DeployError
 from deploy.folder import embed_files, image_files
+from deploy.processor import CPU_PROVIDER
+from deploy.progress import Progress
 
-DONE, FAILED, REFUSED = 0, 1, 2
+DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
 EPILOG = """\
 examples:
   simclr-deploy info models/bundle
   simclr-deploy info registry
   simclr-deploy verify models/bundle
-  simclr-deploy embed models/bundle photos/ -o embeddings
+  simclr-deploy embed models/bundle photos/ -o embeddings --format parquet
   simclr-deploy classify models/bundle cat.jpg photos/ --top 3 > predictions.jsonl
+  simclr-deploy bench models/bundle --threads 1
+
+An interrupted embed goes on where it stopped when the same command is given again.
 
 exit codes:
   0  done
@@ -45,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (DeployError, OSError) as error:
         return _complain(error, REFUSED)
     except KeyboardInterrupt:
-        return _complain("interrupted; nothing was kept", 130)
+        return _complain("interrupted; nothing was kept", INTERRUPTED)
 
 
 def info(options: argparse.Namespace) -> int:
@@ -67,9 +74,16 @@ def verify(options: argparse.Namespace) -> int:
 
 
 def embed(options: argparse.Namespace) -> int:
-    encoder, files = _encoder(options), image_files(options.images)
-    progress = _progress(len(files))
-    failed = embed_files(encoder, files, options.out, options.format, not options.raw, options.batch_size, progress)
+    files = image_files(options.images)
+    encoder = _encoder(options, threads=1)  # each of its threads embeds batches of its own
+    try:
+        failed = embed_files(
+            *(encoder, files, options.out, options.format, not options.raw, options.batch_size, options.threads),
+            progress=Progress(len(files), sys.stderr),
+            notice=lambda message: print(message, file=sys.stderr),
+        )
+    except KeyboardInterrupt:
+        return _complain("interrupted; the same command goes on where this one stopped", INTERRUPTED)
     print(f"{options.out}: {len(files) - failed} embeddings", file=sys.stderr)
     if failed:
         return _complain(f"{failed} of {len(files)} images could not be read; see {options.out}/failures.csv", FAILED)
@@ -87,6 +101,12 @@ def classify(options: argparse.Namespace) -> int:
     return DONE
 
 
+def bench(options: argparse.Namespace) -> int:
+    report = latency.measure(lambda: _encoder(options), options.seconds)
+    print(json.dumps(report, indent=2) if options.json else latency.table(report))
+    return DONE
+
+
 def _record(prediction: Prediction) -> dict[str, object]:
     if prediction.error:
         return {"path": prediction.source, "error": prediction.error.reason, "message": str(prediction.error)}
@@ -94,8 +114,8 @@ def _record(prediction: Prediction) -> dict[str, object]:
     return {"path": prediction.source, "label": prediction.labels[0], "probabilities": best}
 
 
-def _encoder(options: argparse.Namespace) -> Encoder:
-    return load(options.bundle, threads=options.threads)
+def _encoder(options: argparse.Namespace, threads: int | None = None) -> Encoder:
+    return load(options.bundle, threads or options.threads, options.providers.split(","), options.variant)
 
 
 def _complain(message: object, code: int) -> int:
@@ -103,22 +123,9 @@ def _complain(message: object, code: int) -> int:
     return code
 
 
-def _progress(total: int) -> Callable[[int], None]:
-    """A line on the terminal with the rate and the time left; nothing when the standard error is a file."""
-    began = time.monotonic()
-
-    def show(done: int) -> None:
-        if not sys.stderr.isatty():
-            return
-        rate = done / max(time.monotonic() - began, 1e-9)
-        minutes, seconds = divmod(round((total - done) / rate), 60)
-        end = "\n" if done == total else ""
-        print(f"\r{done:,}/{total:,} images  {rate:,.0f}/s  {minutes}:{seconds:02d} left ", end=end, file=sys.stderr)
-
-    return show
-
-
 def _parser() -> argparse.ArgumentParser:
+    from deploy import index_cli, serve_cli
+
     parser = argparse.ArgumentParser(
         prog="simclr-deploy", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -127,13 +134,21 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, verify, "check every file, and embed the golden images again on this machine")
     embed_command = _command(commands, embed, "write embeddings of images and folders into a new directory")
     embed_command.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="directory to make")
-    embed_command.add_argument("--format", choices=["npy", "csv"], default="npy", help="default: npy with ids.csv")
+    embed_command.add_argument("--format", choices=list(WRITERS), default="npy", help="default: npy with ids.csv")
     embed_command.add_argument("--raw", action="store_true", help="the encoder's output, not scaled to length 1")
     classify_command = _command(commands, classify, "print one line of JSON for each image")
     classify_command.add_argument("--top", type=int, default=5, metavar="K", help="classes to print; default: 5")
-    for command in (embed_command, classify_command):
+    # Each thread of embed holds a batch, and larger ones are no faster on a CPU.
+    for command, batch_size in ((embed_command, 8), (classify_command, 32)):
         command.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files, or folders to search")
-        command.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at a time; default: 32")
+        command.add_argument(
+            "--batch-size", type=int, default=batch_size, metavar="N", help=f"images at a time; default: {batch_size}"
+        )
+    index_cli.register(commands)
+    bench_command = _command(commands, bench, "measure loading, one image, many images, and memory on this machine")
+    bench_command.add_argument("--seconds", type=float, default=10, metavar="S", help="of measuring; default: 10")
+    bench_command.add_argument("--json", action="store_true", help="for programs")
+    serve_cli.register(commands)
     return parser
 
 
@@ -145,8 +160,10 @@ def _command(
     command = commands.add_parser(run.__name__, help=summary, description=summary[0].upper() + summary[1:] + ".")
     command.set_defaults(run=run)
     command.add_argument("bundle", type=Path, metavar="BUNDLE", help="directory of a bundle, or a registry")
+    command.add_argument("--threads", type=int, metavar="N", help="to use; default: the cores this process may use")
+    command.add_argument("--variant", default=FP32, help="fp32, another that the bundle has, or auto; default: fp32")
     command.add_argument(
-        "--threads", type=int, metavar="N", help="of one inference; default: the cores this process may use"
+        "--providers", default=CPU_PROVIDER, metavar="NAMES", help=f"onnxruntime's, by comma; default: {CPU_PROVIDER}"
     )
     return command
 

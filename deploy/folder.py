@@ -1,34 +1,36 @@
-"""Embed many image files into a directory that another program can read.
+"""Embed many image files into a directory that another program can read, however often the work is interrupted.
 
     vectors.npy ids.csv    float32 [rows, dim], and the path of each row     (format "npy")
     vectors.csv            path and values, one line an image                (format "csv")
+    vectors.parquet        path, and vector as a list of dim float32         (format "parquet")
     failures.csv           path, reason, message of the images without a row
     embedding.json         which bundle made them, and how many there are
     MANIFEST.sha256        `sha256sum -c` checks the directory
 
-The directory appears when it is complete; an interrupted run leaves nothing.
+The directory appears when it is complete. Until then finished parts lie beside it in a hidden folder, named by a digest
+of the encoder, the options and the files: the same request goes on after the last part, and ends in the same bytes as
+if it had never stopped. The parts take as much room as the result.
 """
 
-import csv
+import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
 
 from deploy.artifact import publish
+from deploy.embedding_writers import WRITERS, Format, check_format, table
 from deploy.encoder import Encoder
 from deploy.errors import ArgumentError
+from deploy.failpoint import failpoint
+from deploy.inputs import map_ahead
+from deploy.session import available_cpus
+from deploy.unfinished import discard, finished, read_part, work_folder, write_parts
 
-Format = Literal["npy", "csv"]
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff")
 
 
-def image_files(paths: Iterable[Path]) -> list[Path]:
+def image_files(paths: Iterable[Path]) -> list[str]:
     """The given files as they are, and those in the given folders with an image suffix, in order of their names.
 
     Links to folders are not followed.
@@ -36,13 +38,14 @@ def image_files(paths: Iterable[Path]) -> list[Path]:
     Raises:
         ArgumentError: a path does not exist, or there is no image at all.
     """
-    files: list[Path] = []
+    files: list[str] = []  # a Path takes four times the memory
     for path in paths:
         if path.is_dir():
             found = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
-            files += sorted(file for file in found if file.suffix.lower() in SUFFIXES)
+            images = (os.fspath(file) for file in found if file.suffix.lower() in SUFFIXES)
+            files += sorted(images, key=lambda file: file.replace(os.sep, "\0"))  # folder by folder
         elif path.exists():
-            files.append(path)
+            files.append(os.fspath(path))
         else:
             raise ArgumentError(f"{path}: no such file or folder")
     if not files:
@@ -50,88 +53,92 @@ def image_files(paths: Iterable[Path]) -> list[Path]:
     return files
 
 
+def _ignore(_: object) -> None:
+    pass
+
+
 def embed_files(
     encoder: Encoder,
-    files: Sequence[Path],
+    files: Sequence[str],
     out: Path,
     format: Format = "npy",
     normalize: bool = True,
-    batch_size: int = 32,
-    progress: Callable[[int], None] | None = None,
+    batch_size: int = 8,
+    threads: int | None = None,
+    progress: Callable[[int], None] = _ignore,
+    notice: Callable[[str], None] = _ignore,
 ) -> int:
     """Write the embeddings of ``files`` into the new directory ``out``; return how many files failed.
 
-    ``progress`` is called after each batch with the number of files done.
+    Args:
+        encoder: loaded with ``threads=1``. Each of ``threads`` decodes and embeds batches of its own, so that no core
+            waits for another, and the result does not depend on their number.
+        batch_size: of each thread; larger ones take memory and are no faster on a CPU.
+        threads: by default one for each core that this process may use.
+        progress: called with the number of files done, at first with those of an interrupted run.
+        notice: called with a sentence when an interrupted run is continued or dropped.
 
     Raises:
-        ArgumentError: ``out`` exists.
+        ArgumentError: ``out`` exists, another process is at work on it, or an argument is not allowed.
+        DeployError: the format needs a package that is not installed.
     """
+    threads = available_cpus() if threads is None else threads
+    for name, value in (("batch_size", batch_size), ("threads", threads)):
+        if value < 1:
+            raise ArgumentError(f"{name}={value}; give 1 or more")
+    check_format(format, files)
     if out.exists():
+        discard(out)
         raise ArgumentError(f"{out}: exists already; choose another directory, or remove it")
-    info = encoder.info
-    rows = done = 0
-    with publish(out) as work:
+    with work_folder(out, _digest(encoder, files, normalize, batch_size), notice) as work:
+        done = sum(len(part) for part in finished(work))
+        if done:
+            notice(f"{done:,} of {len(files):,} files were done by an interrupted run; going on from there")
+        progress(done)
+        starts = range(done, len(files), batch_size)
+        batches = map_ahead(
+            lambda start: encoder.embed(files[start : start + batch_size], batch_size, normalize, "skip", workers=1),
+            starts,
+            threads,
+            ahead=2 * threads,
+        )
+        write_parts(work, batches, done, len(files), progress)
+        return _publish(out, work, files, encoder, format, normalize)
+
+
+def _publish(out: Path, work: Path, files: Sequence[str], encoder: Encoder, format: Format, normalize: bool) -> int:
+    info, rows = encoder.info, 0
+    with publish(out) as folder:
         with (
-            _table(work / "failures.csv", ["path", "reason", "message"]) as failures,
-            _WRITERS[format](work, info["dim"]) as write,
+            table(folder / "failures.csv", ["path", "reason", "message"]) as failed,
+            WRITERS[format](folder, info["dim"]) as write,
         ):
-            for part in encoder.embed_iter(files, batch_size, normalize, on_error="skip"):
-                write([source for source, ok in zip(part.sources, part.ok, strict=True) if ok], part.vectors)
-                for position, error in part.errors.items():
-                    failures.writerow([part.sources[position], error.reason, str(error)])
-                rows, done = rows + len(part.vectors), done + len(part.sources)
-                if progress:
-                    progress(done)
-        summary = {"bundle": info["id"], "name": info["name"], "dim": info["dim"], "normalized": normalize}
-        summary |= {"rows": rows, "failures": done - rows}
-        (work / "embedding.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    return done - rows
+            for part in finished(work):
+                vectors, ok, failures = read_part(work, part)
+                sources = files[part.start : part.stop]
+                write([source for source, good in zip(sources, ok, strict=True) if good], vectors)
+                bad = [source for source, good in zip(sources, ok, strict=True) if not good]
+                failed.writerows([source, *failure] for source, failure in zip(bad, failures, strict=True))
+                rows += len(vectors)
+        summary = {"bundle": info["id"], "encoder": encoder.id, "name": info["name"], "dim": info["dim"]}
+        summary |= {"normalized": normalize, "rows": rows, "failures": len(files) - rows}
+        (folder / "embedding.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    failpoint("folder.published")
+    return len(files) - rows
 
 
-class _Write(Protocol):
-    def __call__(self, sources: Sequence[str], vectors: NDArray[np.float32]) -> None: ...
+def _digest(encoder: Encoder, files: Sequence[str], normalize: bool, batch_size: int) -> str:
+    """Everything that the vectors depend on; a file is known by its path, size and time of change."""
+    import onnxruntime
 
-
-@contextmanager
-def _npy(work: Path, dim: int) -> Iterator[_Write]:
-    rows = 0
-    with (work / "vectors.npy").open("wb") as file, _table(work / "ids.csv", ["row", "path"]) as ids:
-
-        def write(sources: Sequence[str], vectors: NDArray[np.float32]) -> None:
-            nonlocal rows
-            ids.writerows(enumerate(sources, rows))
-            file.write(vectors.astype("<f4").tobytes())
-            rows += len(vectors)
-
-        _npy_header(file, 0, dim)
-        yield write
-        file.seek(0)
-        _npy_header(file, rows, dim)  # numpy pads it, so that its length does not depend on the number of rows
-
-
-@contextmanager
-def _csv(work: Path, dim: int) -> Iterator[_Write]:
-    with _table(work / "vectors.csv", ["path", *range(dim)]) as table:
-
-        def write(sources: Sequence[str], vectors: NDArray[np.float32]) -> None:
-            # str of a float32 is its shortest decimal that reads back as the same number.
-            table.writerows([source, *map(str, row)] for source, row in zip(sources, vectors, strict=True))
-
-        yield write
-
-
-_WRITERS: dict[Format, Callable[[Path, int], Any]] = {"npy": _npy, "csv": _csv}
-
-
-def _npy_header(file: IO[bytes], rows: int, dim: int) -> None:
-    header = {"descr": "<f4", "fortran_order": False, "shape": (rows, dim)}
-    np.lib.format.write_array_header_1_0(file, header)
-
-
-@contextmanager
-def _table(path: Path, columns: Sequence[object]) -> Iterator[Any]:
-    """A CSV file. Paths that are not UTF-8 keep their bytes."""
-    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        yield writer
+    providers = encoder.info["runtime"]["providers"]
+    request = [encoder.id, providers, onnxruntime.__version__, normalize, batch_size]
+    digest = hashlib.sha256(json.dumps(request).encode())
+    for file in files:
+        try:
+            status = Path(file).stat()
+            state = f"{status.st_size} {status.st_mtime_ns}"
+        except OSError:
+            state = "cannot be read"
+        digest.update(os.fsencode(file) + f"\0{state}\0".encode())
+    return digest.hexdigest()

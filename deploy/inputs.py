@@ -3,10 +3,9 @@
 import os
 import stat
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +14,17 @@ from deploy.errors import ImageError
 from deploy.preprocess import MAX_PIXELS, Preprocessing, canonicalise, decode
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from PIL.Image import Image
 
 Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image | NDArray[np.uint8]"
 """A path, the bytes of an image file, a PIL image, or uint8 RGB pixels [height, width, 3]."""
 
 Pixels: TypeAlias = NDArray[np.uint8] | ImageError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def is_single(images: "Picture | Iterable[Picture]") -> bool:
@@ -45,20 +49,33 @@ def read_ahead(
 ) -> Iterator[tuple[str, Pixels]]:
     """The source and pixels (uint8 [size, size, 3]) of each input, in order, while ``ahead`` more are decoded."""
     named = ((source_of(picture, position), picture) for position, picture in enumerate(pictures))
+
+    def read(item: tuple[str, Picture]) -> tuple[str, Pixels]:
+        source, picture = item
+        return source, read_pixels(picture, preprocessing)
+
+    return map_ahead(read, named, workers, ahead)
+
+
+def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int) -> Iterator[Result]:
+    """``function`` of each item, in order, while at most ``ahead`` more are computed or wait in ``workers`` threads.
+
+    Threads are enough: Pillow and onnxruntime work without the interpreter lock. One worker is the caller itself.
+    """
     if workers == 1:
-        yield from ((source, read_pixels(picture, preprocessing)) for source, picture in named)
+        yield from map(function, items)
         return
-    pending: deque[tuple[str, Future[Pixels]]] = deque()
-    # Threads are enough: Pillow decodes without the interpreter lock.
+    from concurrent.futures import ThreadPoolExecutor  # here, so that `import deploy` stays fast
+
+    pending: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="deploy-decode")
     try:
-        for source, picture in named:
-            pending.append((source, pool.submit(read_pixels, picture, preprocessing)))
+        for item in items:
+            pending.append(pool.submit(function, item))
             if len(pending) > ahead:
-                source, pixels = pending.popleft()
-                yield source, pixels.result()
-        for source, pixels in pending:
-            yield source, pixels.result()
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
 

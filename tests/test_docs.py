@@ -193,7 +193,7 @@ def test_mentioned_commands_exist(line: str, page: str) -> None:
         "simclr ui --port three",
         "simclr --workspce x status",
         "simclr-deploy embed models/bundle photo.jpg",
-        "simclr-deploy serve models/bundle",
+        "simclr-deploy serve models/bundle --ports 8000",
         "dvc remote modify --defaultt storage verify true",
     ],
 )

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -107,18 +108,36 @@ def test_embed_reports_what_failed_and_keeps_the_rest(
     assert len((tmp_path / "out" / "ids.csv").read_text().splitlines()) == 1 + 3  # one name holds a newline
 
 
-def test_an_interrupted_embedding_leaves_nothing(
+def test_an_interrupted_embedding_goes_on_with_the_same_command(
     bundle: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploy.unfinished.PART_FILES", 1)
+    command = ("embed", bundle, photos, "-o", tmp_path / "out", "--batch-size", 1, "--threads", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("deploy.cli.Progress", lambda total, stream: interrupt_after_one)
+        code, _, err = run(capsys, *command)
+    assert code == 130
+    assert err == "error: interrupted; the same command goes on where this one stopped\n"
+    assert not (tmp_path / "out").exists()
+    code, _, err = run(capsys, *command)
+    assert code == 0
+    assert err.startswith("1 of 3 files were done by an interrupted run; going on from there\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "out", "photos"]
+
+
+def interrupt_after_one(done: int) -> None:
+    if done == 2:
+        raise KeyboardInterrupt
+
+
+def test_an_interruption_elsewhere_keeps_nothing(
+    bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = sorted(tmp_path.iterdir())
-    monkeypatch.setattr("deploy.cli._progress", lambda total: interrupt)
-    code, _, err = run(capsys, "embed", bundle, photos, "-o", tmp_path / "out")
-    assert code == 130
-    assert err == "error: interrupted; nothing was kept\n"
-    assert sorted(tmp_path.iterdir()) == before
+    monkeypatch.setattr("deploy.cli.load", interrupt)
+    assert run(capsys, "verify", bundle) == (130, "", "error: interrupted; nothing was kept\n")
 
 
 def test_classify_prints_a_json_line_for_each_image(
@@ -157,6 +176,8 @@ def test_unusable_arguments_are_one_line_and_exit_2(
         (("embed", bundle, photos, "-o", photos / "b.png" / "o"), "b.png"),
         (("classify", bundle, photos, "--top", 0), "top_k=0"),
         (("info", bundle, "--threads", -1), "threads=-1"),
+        (("embed", bundle, photos, "-o", tmp_path / "o", "--threads", -1), "threads=-1"),
+        (("bench", bundle, "--seconds", 0), "seconds=0"),
     ]
     for arguments, message in cases:
         code, out, err = run(capsys, *arguments)
@@ -167,7 +188,7 @@ def test_unusable_arguments_are_one_line_and_exit_2(
     assert not (tmp_path / "o").exists()
 
 
-@pytest.mark.parametrize("arguments", [[], ["serve"], ["info"], ["embed", "bundle", "photos"]])
+@pytest.mark.parametrize("arguments", [[], ["train"], ["info"], ["embed", "bundle", "photos"]])
 def test_wrong_usage_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
@@ -192,18 +213,57 @@ def test_help_has_examples_and_exit_codes(capsys: pytest.CaptureFixture[str]) ->
         assert part in text
 
 
-def test_progress_shows_rate_and_time_left_on_a_terminal_only(
+def test_progress_goes_to_the_terminal(
     bundle: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
 
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
     assert main(["embed", str(bundle), str(photos), "-o", str(tmp_path / "out"), "--batch-size", "2"]) == 0
-    assert "\r2/3 images" in terminal.getvalue()
-    assert "0:00 left" in terminal.getvalue()
+    assert "\r3/3 images" in terminal.getvalue()
+    assert "0:00:00 left" in terminal.getvalue()
     monkeypatch.setattr(sys, "stderr", log := io.StringIO())
     main(["embed", str(bundle), str(photos), "-o", str(tmp_path / "again")])
-    assert "\r" not in log.getvalue()
+    assert log.getvalue() == f"{tmp_path / 'again'}: 3 embeddings\n"
+
+
+def test_bench_prints_a_table_or_json(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "bench", bundle, "--seconds", 0.01, "--threads", 1, "--json")
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    assert (report["name"], report["threads"], report["variant"]) == ("mean-colour", 1, "fp32")
+    code, out, _ = run(capsys, "bench", bundle, "--seconds", 0.01)
+    assert code == 0
+    for part in ("mean-colour, fp32", "p50", "p95", "p99", "images/s", "MB", "CPUExecutionProvider"):
+        assert part in out
+
+
+def test_variant_and_providers_reach_the_encoder(
+    bundle: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in ("info", "verify", "bench"):
+        code, _, err = run(capsys, command, bundle, "--variant", "int7")
+        assert (code, "variant='int7'" in err) == (2, True)
+        code, _, err = run(capsys, command, bundle, "--providers", "NoProvider,CPUExecutionProvider")
+        assert (code, "not installed: ['NoProvider']" in err) == (2, True)
+    assert run(capsys, "classify", bundle, photos, "--variant", "auto")[0] == 0
+    assert run(capsys, "embed", bundle, photos, "-o", tmp_path / "out", "--variant", "int7")[0] == 2
+
+
+def test_help_needs_no_extra_and_no_model_library() -> None:
+    program = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("onnxruntime", "PIL", "starlette", "uvicorn", "usearch", "pyarrow", "torch"):
+            raise ImportError(f"{name} is blocked")
+sys.meta_path.insert(0, Block())
+from deploy.cli import main
+main(["--help"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for command in ("info", "verify", "embed", "classify", "index", "search", "bench", "serve"):
+        assert f"\n    {command} " in done.stdout, command

@@ -1,0 +1,127 @@
+"""What an encoder costs on this machine: time to load, for one image, for many, and memory.
+
+simclr-deploy bench models/bundle --json
+"""
+
+import io
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deploy.encoder import Encoder
+from deploy.errors import ArgumentError
+from deploy.session import available_cpus
+
+WIDTH, HEIGHT = 640, 480
+WARM_UP, FEWEST_RUNS = 5, 20  # first calls allocate; fewer than twenty give no percentiles
+BATCH_SIZE = 32
+
+
+def measure(load: Callable[[], Encoder], seconds: float) -> dict[str, Any]:
+    """Load an encoder, then embed one image at a time for half of ``seconds``, and batches for the other half.
+
+    Latency is from the bytes of a JPEG file of 640 x 480 pixels to its vector. Times are in milliseconds, memory is the
+    largest that this process has held, in MB.
+
+    Raises:
+        ArgumentError: ``seconds`` is not positive.
+        DeployError: what ``load`` raises.
+    """
+    if not seconds > 0:
+        raise ArgumentError(f"seconds={seconds:g}; give more than 0")
+    began = time.perf_counter()
+    encoder = load()
+    loaded = time.perf_counter() - began
+    picture = photo()
+    durations = latencies(encoder.embed, picture, seconds / 2)
+    rate = throughput(encoder, picture, seconds / 2)
+    p50, p95, p99 = (round(float(value) * 1000, 3) for value in np.percentile(durations, (50, 95, 99)))
+    info = encoder.info
+    return {
+        "name": info["name"],
+        "version": info["version"],
+        "encoder": encoder.id,
+        **info["runtime"],
+        "cpu": processor(),
+        "cores": available_cpus(),
+        "image": {"format": "JPEG", "width": WIDTH, "height": HEIGHT, "bytes": len(picture)},
+        "load_ms": round(loaded * 1000, 1),
+        "single_image_ms": {"p50": p50, "p95": p95, "p99": p99, "runs": len(durations)},
+        "batch": {"size": BATCH_SIZE, "images_per_second": round(rate, 1)},
+        "peak_rss_mb": round(peak_megabytes(), 1),
+    }
+
+
+def latencies(embed: Callable[[bytes], object], picture: bytes, seconds: float) -> list[float]:
+    """Seconds that each call of ``embed`` takes, one after the other."""
+    for _ in range(WARM_UP):
+        embed(picture)
+    durations = list[float]()
+    end = time.perf_counter() + seconds
+    while len(durations) < FEWEST_RUNS or time.perf_counter() < end:
+        began = time.perf_counter()
+        embed(picture)
+        durations.append(time.perf_counter() - began)
+    return durations
+
+
+def throughput(encoder: Encoder, picture: bytes, seconds: float) -> float:
+    """Images a second of a stream of the same image, after a first batch."""
+    stream = encoder.embed_iter(repeat(picture), BATCH_SIZE)
+    next(stream)
+    images, began = 0, time.perf_counter()
+    while not images or time.perf_counter() - began < seconds:
+        images += len(next(stream).vectors)
+    return images / (time.perf_counter() - began)
+
+
+def photo() -> bytes:
+    """A JPEG file with the smooth areas and the grain of a photograph, always the same."""
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    coarse = Image.fromarray(random.integers(0, 256, (HEIGHT // 16, WIDTH // 16, 3)).astype(np.uint8))
+    smooth = np.asarray(coarse.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC), np.float32)
+    grain = random.normal(0, 8, (HEIGHT, WIDTH, 3))
+    content = io.BytesIO()
+    Image.fromarray(np.clip(smooth + grain, 0, 255).astype(np.uint8)).save(content, "JPEG", quality=85)
+    return content.getvalue()
+
+
+def processor() -> str:
+    """The processor's name as its maker writes it, or its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def peak_megabytes() -> float:
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes on macOS, kilobytes on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report for people."""
+    single, batch, image = report["single_image_ms"], report["batch"], report["image"]
+    version = f" {report['version']}" if report["version"] else ""
+    rows = [
+        ("encoder", f"{report['name']}{version}, {report['variant']} ({report['encoder'][:12]})"),
+        ("processor", f"{report['cpu']}, {report['cores']} cores"),
+        ("runs on", f"{', '.join(report['providers'])}, {report['threads']} threads"),
+        ("load", f"{report['load_ms']:,.0f} ms"),
+        ("one image", f"p50 {single['p50']:.2f} ms   p95 {single['p95']:.2f} ms   p99 {single['p99']:.2f} ms"),
+        ("", f"{single['runs']:,} runs, from {image['width']} x {image['height']} {image['format']} bytes to vector"),
+        (f"batches of {batch['size']}", f"{batch['images_per_second']:,.1f} images/s"),
+        ("peak memory", f"{report['peak_rss_mb']:,.0f} MB"),
+    ]
+    return "\n".join(f"{name:14}{value}".rstrip() for name, value in rows)

@@ -1,0 +1,179 @@
+"""`simclr-deploy serve`: the arguments, the token, and the start and end of the server in ``deploy.server``."""
+
+import argparse
+import json
+import logging
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deploy.errors import ArgumentError, DeployError
+from deploy.session import available_cpus
+
+if TYPE_CHECKING:
+    from deploy.server.connection import DrainingServer
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+TOKEN_VARIABLE = "SIMCLR_SERVE_TOKEN"  # noqa: S105  the variable's name, not a token
+TOKEN_LENGTH = 16
+BACKLOG = 2048
+"""Connections that the kernel keeps while the event loop is busy; as uvicorn."""
+
+EPILOG = """\
+examples:
+  simclr-deploy serve models/bundle
+  simclr-deploy serve registry --index photos.index --port 8000
+  simclr-deploy serve registry --host 0.0.0.0 --token-file /run/secrets/token
+
+A registry's current version serves, and within a second the next one once its CURRENT changes. See docs/serving.md.
+"""
+
+
+def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command `serve`."""
+    summary = "answer embedding, classification and search requests over HTTP"
+    parser = commands.add_parser(
+        "serve",
+        help=summary,
+        description=summary.capitalize() + ".",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=serve)
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="directory of a bundle, or a registry")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default: this machine alone")
+    parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0 takes a free one")
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help=f"or the token itself in {TOKEN_VARIABLE}")
+    parser.add_argument("--index", type=Path, metavar="DIR", help="to search in, made by `simclr-deploy index`")
+    parser.add_argument("--threads", type=int, metavar="N", help="of the model; default: the cores it may use")
+    parser.add_argument("--variant", default="fp32", help="of the model: fp32, int8, fp16 or auto; default: fp32")
+    numbers = (
+        ("--max-batch", 1, "images of several requests in one run of the model"),
+        ("--queue", 64, "images that may wait"),
+        ("--max-images", 64, "of one request"),
+        ("--max-megabytes", 20, "of one request"),
+        ("--max-megapixels", 50, "of one image"),
+        ("--max-connections", 900, "open at one time"),
+        ("--deadline", 10, "seconds from a complete request to its answer"),
+        ("--receive-deadline", 30, "seconds for the body of a request"),
+        ("--check-megabytes", 4_000, "memory in which a new model is tried before it may serve"),
+    )
+    for name, default, meaning in numbers:
+        parser.add_argument(name, type=int, default=default, metavar="N", help=f"{meaning}; default: {default:,}")
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        DeployError: the extra is not installed, an argument is wrong, or the bundle cannot serve.
+    """
+    token = read_token(options.host, options.token_file, os.environ)
+    logging.basicConfig(handlers=[_JsonHandler()], level=logging.WARNING)
+    with _listen(options.host, options.port) as listener:
+        server = build(options, token)
+        from deploy.server.service import log
+
+        host, port = listener.getsockname()[:2]
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        server.listening = lambda: log("listening", address=address)
+        server.run([listener])
+        log("ended")
+    return 0
+
+
+def build(options: argparse.Namespace, token: str | None) -> "DrainingServer":
+    """Load and verify the model and make everything that serves it; nothing listens yet."""
+    try:
+        from deploy.server.app import application
+        from deploy.server.connection import make_server
+    except ImportError as error:
+        raise DeployError(f"serve needs {error.name}; run: pip install 'simclr-pipeline[serve]'") from None
+    from deploy.candidate import check
+    from deploy.server.engine import Engine
+    from deploy.server.limits import Limits
+    from deploy.server.metrics import Metrics
+    from deploy.server.models import Models, load_model
+    from deploy.server.service import Service, log
+
+    _check_numbers(options)
+    limits = Limits(
+        body_bytes=options.max_megabytes * 1_000_000,
+        images=options.max_images,
+        pixels=options.max_megapixels * 1_000_000,
+        queue=options.queue,
+        deadline_seconds=options.deadline,
+        receive_seconds=options.receive_deadline,
+        connections=options.max_connections,
+    )
+    # Enough to keep every decoding thread and the model busy.
+    limits = replace(limits, standing_queue=available_cpus() + options.max_batch)
+    metrics = Metrics()
+    models = Models(
+        options.bundle,
+        load=lambda root: load_model(root, options.threads, options.variant, options.index),
+        check=lambda directory: check(directory, memory_mb=options.check_megabytes, variant=options.variant),
+        metrics=metrics,
+        log=log,
+    )
+    if models.current.index_fault:
+        raise DeployError(models.current.index_fault)
+    engine = Engine(metrics, limits.pixels, decoders=available_cpus(), max_batch=options.max_batch)
+    service = Service(models, engine, metrics, limits)
+    hosts = (*LOOPBACK, "[::1]") if options.host in LOOPBACK and token is None else ()
+    models.watch()
+    return make_server(
+        application(service, token, hosts),
+        limits,
+        lambda reason: metrics.count("simclr_connections_refused_total", reason=reason),
+        service.drain,
+    )
+
+
+def read_token(host: str, file: Path | None, environment: Mapping[str, str]) -> str | None:
+    """The token that requests must bear. Only a server for this machine alone may do without.
+
+    Raises:
+        ArgumentError: there is none and ``host`` is another address, or it is short or not in ASCII.
+    """
+    text = environment.get(TOKEN_VARIABLE) if file is None else file.read_text(encoding="utf-8")
+    token = (text or "").strip()
+    if not token and file is None:
+        if host not in LOOPBACK:
+            raise ArgumentError(f"--host {host}: others can reach it; give --token-file FILE, or set {TOKEN_VARIABLE}")
+        return None
+    if len(token) < TOKEN_LENGTH or not token.isascii() or any(letter.isspace() for letter in token):
+        raise ArgumentError(
+            f"the token is empty, short or has spaces; take {TOKEN_LENGTH} letters or more, from `openssl rand -hex 32`"
+        )
+    return token
+
+
+def _check_numbers(options: argparse.Namespace) -> None:
+    for name, value in vars(options).items():
+        if type(value) is int and value < 1 and name != "port":
+            raise ArgumentError(f"--{name.replace('_', '-')} {value}; give 1 or more")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    if not 0 <= port <= 65_535:
+        raise ArgumentError(f"--port {port}; give 1 to 65535, or 0 for a free one")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise ArgumentError(f"--host {host} --port {port}: {error.strerror or error}; choose another") from None
+
+
+class _JsonHandler(logging.Handler):
+    """What libraries log, in the form of our own lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = {"event": "log", "level": record.levelname, "message": record.getMessage()}
+        if record.exc_info:
+            line["traceback"] = logging.Formatter().formatException(record.exc_info)
+        sys.stderr.write(json.dumps(line) + "\n")

@@ -1,0 +1,202 @@
+"""The routes: embed, classify, search, the page, metrics. Those of the Open Inference Protocol are in inference.py."""
+
+import asyncio
+import io
+import json
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import numpy as np
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from deploy.server import inference, metrics
+from deploy.server.engine import Job
+from deploy.server.limits import ClientLeftError, RefusedError
+from deploy.server.middleware import Guarded, Observed, error_response
+from deploy.server.models import Model
+from deploy.server.openapi import document
+from deploy.server.page import page
+from deploy.server.requests import read_images, whole_number
+from deploy.server.service import Service, errors_of, features_of, with_gaps
+
+MAX_TOP = 1_000
+
+Handler = Callable[[Service, Request], Awaitable[Response]]
+
+
+async def embed(service: Service, request: Request) -> Response:
+    normalize = _boolean(request, "normalize", True)
+    job = await _infer(service, request, service.models.current)
+    features = features_of(job)
+    vectors = job.model.vectors(features) if normalize else features
+    if "application/x-npy" in request.headers.get("accept", ""):
+        return _npy(vectors, job)
+    return await _results(job, ({"vector": row.tolist()} for row in vectors))
+
+
+async def classify(service: Service, request: Request) -> Response:
+    top = whole_number(request.query_params, "top", 5, MAX_TOP)
+    model = service.models.current
+    if not model.labels:
+        raise RefusedError(404, "no_labels", f"{model.name} was exported without a classifier")
+    job = await _infer(service, request, model)
+    labels, rows = job.model.labels, job.model.probabilities(features_of(job))
+    best = np.argsort(-rows, axis=1, kind="stable")[:, :top]
+    return await _results(
+        job,
+        (
+            {"classes": [{"label": labels[i], "probability": round(float(row[i]), 6)} for i in order]}
+            for row, order in zip(rows, best, strict=True)
+        ),
+    )
+
+
+async def search(service: Service, request: Request) -> Response:
+    k = whole_number(request.query_params, "k", 10, MAX_TOP)
+    model = service.models.current
+    if model.index_fault:
+        raise RefusedError(409, "index_of_another_encoder", model.index_fault)
+    if model.index is None:
+        raise RefusedError(404, "no_index", "this server has no index; start it with `serve --index DIR`")
+    job = await _infer(service, request, model)
+    vectors = job.model.vectors(features_of(job))
+    ids, _, scores = await asyncio.to_thread(job.model.index.search, vectors, k) if len(vectors) else ([], [], [])
+    return await _results(
+        job,
+        (
+            {"neighbours": [{"id": str(name), "score": float(score)} for name, score in zip(*found, strict=True)]}
+            for found in zip(ids, scores, strict=True)
+        ),
+    )
+
+
+async def about_model(service: Service, _request: Request) -> Response:
+    current = service.models.current
+    about = current.info | {
+        "index": None if current.index is None else {"rows": len(current.index)},
+        "limits": {
+            "body_bytes": service.limits.body_bytes,
+            "images": service.limits.images,
+            "pixels": service.limits.pixels,
+        },
+    }
+    return JSONResponse(about)
+
+
+async def front_page(_service: Service, _request: Request) -> Response:
+    html, policy = page()
+    return Response(html, media_type="text/html", headers={"Content-Security-Policy": policy})
+
+
+async def openapi(service: Service, _request: Request) -> Response:
+    return JSONResponse(document(service.limits))
+
+
+async def show_metrics(service: Service, _request: Request) -> Response:
+    return Response(service.metrics.text(service.gauges()), headers={"Content-Type": metrics.CONTENT_TYPE})
+
+
+ROUTES: tuple[tuple[str, str, Handler], ...] = (
+    ("POST", "/v1/embed", embed),
+    ("POST", "/v1/classify", classify),
+    ("POST", "/v1/search", search),
+    ("GET", "/v1/model", about_model),
+    ("GET", "/", front_page),
+    ("GET", "/openapi.json", openapi),
+    ("GET", "/metrics", show_metrics),
+    *inference.ROUTES,
+)
+
+
+def application(service: Service, token: str | None = None, hosts: Iterable[str] = ()) -> ASGIApp:
+    """The server as an ASGI application.
+
+    Args:
+        token: what a request must bear, but for the paths in OPEN; None asks for none.
+        hosts: names under which the server may be asked for; none allows all. Without a token this keeps out web
+            pages whose own host name was made to lead to this machine (DNS rebinding).
+    """
+
+    def bound(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            return await handler(service, request)
+
+        return endpoint
+
+    routes = [Route(path, bound(handler), methods=[method]) for method, path, handler in ROUTES]
+    handlers: dict[Any, Any] = {
+        RefusedError: _refused,
+        HTTPException: _http_error,
+        ClientLeftError: _client_left,
+        Exception: _internal,
+    }
+    app = Starlette(routes=routes, exception_handlers=handlers)
+    names = {route.endpoint: route.path for route in routes}
+    return Observed(Guarded(app, token, frozenset(hosts)), service, names)
+
+
+async def _infer(service: Service, request: Request, model: Model) -> Job:
+    content_type = request.headers.get("content-type", "")
+    return await service.infer(request, model, lambda body: read_images(content_type, body, service.limits.images))
+
+
+async def _results(job: Job, rows: Iterable[dict[str, object]]) -> Response:
+    """One entry for every image, in its order; 422 when there is none but errors."""
+    errors = errors_of(job)
+    status = 422 if len(errors) == len(job.results) else 200
+
+    def encoded() -> bytes:
+        following = iter(rows)
+        entries = [
+            json.dumps({"index": i, "error": {"reason": errors[i].reason, "message": str(errors[i])}})
+            if i in errors
+            else json.dumps({"index": i, **next(following)}, allow_nan=False)
+            for i in range(len(job.results))
+        ]
+        about = {"id": job.model.id, "name": job.model.name, "version": job.model.version}
+        return f'{{"model": {json.dumps(about)}, "results": [{", ".join(entries)}]}}'.encode()
+
+    body = encoded() if len(job.results) == 1 else await asyncio.to_thread(encoded)
+    return Response(body, status, media_type="application/json")
+
+
+def _npy(vectors: Any, job: Job) -> Response:
+    """float32 [images, dim], NaN for those named in X-Image-Errors (``index:reason``, with commas)."""
+    errors = errors_of(job)
+    content = io.BytesIO()
+    np.save(content, with_gaps(vectors, job), allow_pickle=False)
+    listed = ",".join(f"{position}:{error.reason}" for position, error in errors.items())
+    headers = {"X-Image-Errors": listed} if errors else {}
+    status = 422 if len(errors) == len(job.results) else 200
+    return Response(content.getvalue(), status, headers, media_type="application/x-npy")
+
+
+def _boolean(request: Request, name: str, default: bool) -> bool:
+    text = request.query_params.get(name, str(default).lower())
+    if text not in ("true", "false"):
+        raise RefusedError(400, "invalid_parameter", f"{name}={text[:50]}; give true or false")
+    return text == "true"
+
+
+async def _refused(request: Request, error: RefusedError) -> Response:
+    return error_response(request.url.path, error.status, error.reason, str(error), error.headers)
+
+
+async def _http_error(request: Request, error: HTTPException) -> Response:
+    reason = {404: "no_such_route", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+    message = f"{request.method} {request.url.path[:200]}: {error.detail}; see /openapi.json"
+    return error_response(request.url.path, error.status_code, reason, message, dict(error.headers or {}))
+
+
+async def _client_left(request: Request, _error: ClientLeftError) -> Response:
+    request.scope["left"] = True
+    return Response(status_code=400)  # to nobody
+
+
+async def _internal(request: Request, _error: Exception) -> Response:
+    return error_response(request.url.path, 500, "internal", "a fault of the server, which is in its log")

@@ -1,0 +1,154 @@
+"""uvicorn, with an end to everything that a client can draw out, and to the server itself.
+
+uvicorn waits for ever for the head of a request and for a client that does not read its answer; it counts neither
+refused connections nor requests that are no HTTP.
+"""
+
+import asyncio
+import math
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import current_thread, main_thread
+from typing import Any
+
+import h11
+from uvicorn import Config, Server
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from deploy.server.limits import Limits
+
+DRAIN_NOTICE_SECONDS = 0.2
+"""After SIGTERM, for connections that wait to be taken, and again for requests that are on their way on them."""
+
+HEAD_BYTES = 16_384
+"""Largest head of a request; h11's own limit, named so that the documentation can rely on it."""
+
+
+class LimitedProtocol(H11Protocol):
+    """A connection. ``refused`` is told why one ended before it became a request."""
+
+    limits: Limits
+    refused: Callable[[str], None]
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        # uvicorn writes head and body apart; without this the body waits 40 ms for the client's acknowledgement.
+        # asyncio sets it only on sockets made with the protocol's number, which `socket.create_server` does not do.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if len(self.connections) > self.limits.connections:
+            self._end("too_many_connections", 503, b"too many connections; try again after a second")
+        else:
+            self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._set_deadline(None)
+        super().connection_lost(exc)
+
+    def eof_received(self) -> None:
+        """A client that stops sending has left: what it asked for is not worth the work."""
+
+    def data_received(self, data: bytes) -> None:
+        before = self.cycle
+        super().data_received(data)
+        if self.cycle is not before:
+            self._set_deadline(None)  # from here, the body's and the answer's deadlines hold
+
+    def on_response_complete(self) -> None:
+        before = self.cycle
+        self._set_deadline(self.limits.send_seconds, self.transport.abort)
+        super().on_response_complete()
+        if self.cycle is before and not self.transport.is_closing():
+            self._expect_head()
+
+    def send_400_response(self, msg: str) -> None:
+        self._end("invalid_http", 400, msg.encode())
+
+    def _expect_head(self) -> None:
+        self._set_deadline(self.limits.head_seconds, self._head_is_late)
+
+    def _head_is_late(self) -> None:
+        if self.transport.get_write_buffer_size():
+            self._set_deadline(self.limits.send_seconds, self.transport.abort)
+        elif self.conn.trailing_data[0] and self.conn.our_state is h11.IDLE:
+            self._end("head_timeout", 408, b"the head of the request took too long")
+        else:
+            self.transport.close()
+
+    def _set_deadline(self, seconds: float | None, act: Callable[[], None] = lambda: None) -> None:
+        if self._deadline:
+            self._deadline.cancel()
+        self._deadline = None if seconds is None else self.loop.call_later(seconds, act)
+
+    def _end(self, reason: str, status: int, message: bytes) -> None:
+        self.refused(reason)
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            headers = [
+                ("content-type", "text/plain"),
+                ("content-length", str(len(message))),
+                ("connection", "close"),
+            ]
+            headers += [("retry-after", "1")] if status == 503 else []
+            for event in (h11.Response(status_code=status, headers=headers), h11.Data(message), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+        self._set_deadline(self.limits.send_seconds, self.transport.abort)
+
+
+class DrainingServer(Server):
+    """Ends in order: not ready, no new connection, accepted requests answered, and then whatever is left cut off."""
+
+    def __init__(self, config: Config, began_to_drain: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._began_to_drain = began_to_drain
+        self.listening: Callable[[], None] = lambda: None
+        """Called once connections and signals are taken."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._began_to_drain()
+        await asyncio.sleep(DRAIN_NOTICE_SECONDS)  # closing the socket resets what the kernel has accepted for us
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(DRAIN_NOTICE_SECONDS)
+        await super().shutdown(sockets)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """uvicorn raises the signal again at the end; an orderly end is exit code 0."""
+        if current_thread() is not main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def make_server(
+    app: Any, limits: Limits, refused: Callable[[str], None], began_to_drain: Callable[[], None]
+) -> DrainingServer:
+    members = {"limits": limits, "refused": staticmethod(refused)}
+    connection = type("Connection", (LimitedProtocol,), members)
+    config = Config(
+        app,
+        loop="asyncio",
+        http=connection,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        h11_max_incomplete_event_size=HEAD_BYTES,
+        timeout_keep_alive=math.ceil(limits.head_seconds),
+        timeout_graceful_shutdown=int(limits.drain_seconds),
+    )
+    return DrainingServer(config, began_to_drain)

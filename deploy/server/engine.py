@@ -1,0 +1,176 @@
+"""Threads that decode and the thread that runs the model, fed fairly: one image of each request in turn."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.errors import ImageError
+from deploy.server.metrics import Metrics
+from deploy.server.models import Model
+
+Image = bytes | NDArray[np.uint8] | ImageError
+"""An encoded image, pixels [size, size, 3] that are ready for the model, or why there is neither."""
+
+Result = NDArray[np.float32] | ImageError
+
+
+@dataclass(eq=False)
+class Job:
+    """The images of one request, and their results: raw features float32 [dim], or an ImageError.
+
+    ``finished`` is called once, from one of the engine's threads, when there is a result for every image, or an
+    ``error`` of ours. Who no longer wants it sets ``abandoned``.
+    """
+
+    model: Model
+    images: list[Image]
+    finished: Callable[[], object]
+    results: list[Result] = field(default_factory=list)
+    error: Exception | None = None
+    abandoned: bool = False
+    _missing: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self._missing = len(self.images)
+        self.results = [ImageError("io_error", "not reached")] * self._missing
+
+    def resolve(self, position: int, result: Result) -> None:
+        with self._lock:
+            self.results[position] = result
+            self._missing -= 1
+            complete = self._missing == 0 and self.error is None
+        if complete:
+            self.finished()
+
+    def fail(self, error: Exception) -> None:
+        with self._lock:
+            first, self.error = self.error is None and self._missing > 0, self.error or error
+            self.abandoned = True
+        if first:
+            self.finished()
+
+
+class Item(NamedTuple):
+    job: Job
+    position: int
+    image: Image
+    since: float
+    """When it began to wait, on ``time.perf_counter``."""
+
+
+class FairQueue:
+    """Jobs take turns, so that a request of many images costs a request of one image a single turn."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[Job, deque[Item]] = {}  # in the order of their turns
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def put(self, items: list[Item]) -> None:
+        with self._changed:
+            for item in items:
+                self._lanes.setdefault(item.job, deque()).append(item)
+            self._changed.notify(len(items))
+
+    def take(self, most: int) -> list[Item]:
+        """Wait for an item; return up to ``most`` that go to the same model. Empty when the queue is closed."""
+        taken: list[Item] = []
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._lanes)
+            while self._lanes and not self._closed and len(taken) < most:
+                job = next(iter(self._lanes))
+                if taken and job.model is not taken[0].job.model:
+                    break
+                lane = self._lanes.pop(job)
+                taken.append(lane.popleft())
+                if lane:
+                    self._lanes[job] = lane
+        return taken
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+class Engine:
+    """Decodes in ``decoders`` threads and infers in one, up to ``max_batch`` images of any requests at a time.
+
+    A batch is what waits when the model becomes free: an image never waits for others to come.
+    """
+
+    def __init__(self, metrics: Metrics, max_pixels: int, decoders: int, max_batch: int = 1) -> None:
+        self._metrics, self._max_pixels, self._max_batch = metrics, max_pixels, max_batch
+        self._encoded, self._decoded = FairQueue(), FairQueue()
+        # Daemons, so that an image that takes minutes to decode cannot keep the process from ending.
+        targets = [("deploy-infer", self._infer_all), *[("deploy-decode", self._decode_all)] * decoders]
+        for name, target in targets:
+            threading.Thread(target=target, name=name, daemon=True).start()
+
+    def submit(self, job: Job) -> None:
+        now = time.perf_counter()
+        items = [Item(job, position, image, now) for position, image in enumerate(job.images)]
+        self._encoded.put([item for item in items if isinstance(item.image, bytes)])
+        self._decoded.put([item for item in items if isinstance(item.image, np.ndarray)])
+        for item in items:
+            if isinstance(item.image, ImageError):
+                self._resolve(item, item.image)
+
+    def close(self) -> None:
+        self._encoded.close()
+        self._decoded.close()
+
+    def _decode_all(self) -> None:
+        while items := self._encoded.take(1):
+            (item,) = items
+            if not item.job.abandoned:
+                self._decode(item)
+
+    def _decode(self, item: Item) -> None:
+        assert isinstance(item.image, bytes)
+        started = self._started([item])
+        try:
+            pixels = item.job.model.pixels(item.image, self._max_pixels)
+        except ImageError as error:
+            self._resolve(item, error)
+        except Exception as error:  # noqa: BLE001  the request is told; the thread must live on
+            item.job.fail(error)
+        else:
+            done = time.perf_counter()
+            self._metrics.observe("simclr_decode_seconds", done - started)
+            self._decoded.put([Item(item.job, item.position, pixels, done)])
+
+    def _infer_all(self) -> None:
+        while taken := self._decoded.take(self._max_batch):
+            if items := [item for item in taken if not item.job.abandoned]:
+                self._infer(items)
+
+    def _infer(self, items: list[Item]) -> None:
+        started = self._started(items)
+        try:
+            features = items[0].job.model.features([item.image for item in items if isinstance(item.image, np.ndarray)])
+        except Exception as error:  # noqa: BLE001  onnxruntime's errors have no common base class
+            for item in items:
+                item.job.fail(error)
+            return
+        self._metrics.observe("simclr_infer_seconds", time.perf_counter() - started)
+        self._metrics.observe("simclr_batch_images", len(items))
+        for item, row in zip(items, features, strict=True):
+            self._resolve(item, row)
+
+    def _started(self, items: list[Item]) -> float:
+        now = time.perf_counter()
+        for item in items:
+            self._metrics.observe("simclr_queue_seconds", now - item.since)
+        return now
+
+    def _resolve(self, item: Item, result: Result) -> None:
+        self._metrics.count("simclr_images_total", outcome=result.reason if isinstance(result, ImageError) else "ok")
+        item.job.resolve(item.position, result)

@@ -1,0 +1,125 @@
+"""The model that serves, and its replacement while requests are in flight."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.artifact import identity
+from deploy.encoder import Encoder, l2_normalised, load
+from deploy.errors import DeployError, IndexMismatchError
+from deploy.preprocess import decode
+from deploy.registry import resolve
+from deploy.server.metrics import Metrics
+
+POLL_SECONDS = 1.0
+
+
+class Model:
+    """A verified encoder and, if it fits, the index to search."""
+
+    def __init__(self, encoder: Encoder, index: Any = None, index_fault: str | None = None) -> None:
+        self.encoder, self._bundle = encoder, encoder.bundle
+        self.index, self.index_fault = index, index_fault
+        self.info = encoder.info
+        self.id, self.bundle_id = encoder.id, str(self.info["id"])
+        self.name, self.version = str(self.info["name"]), self.info["version"]
+        self.size, self.dim = self._bundle.preprocessing.size, self._bundle.dim
+        self.labels: tuple[str, ...] = tuple(self.info["labels"])
+
+    def pixels(self, image: bytes, max_pixels: int) -> NDArray[np.uint8]:
+        """An encoded image as uint8 [size, size, 3]. Raises ImageError."""
+        return self._bundle.preprocessing.apply(decode(image, max_pixels))
+
+    def features(self, pixels: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """n times uint8 [size, size, 3] → the raw output, float32 [n, dim]."""
+        return self.encoder.run(pixels)
+
+    def vectors(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        return l2_normalised(features)
+
+    def probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """float32 [n, dim] → [n, labels]. Only of a model with labels."""
+        assert self._bundle.head is not None
+        return self._bundle.head.probabilities(features)
+
+
+def load_model(root: Path, threads: int | None, variant: str, index: Path | None) -> Model:
+    """Load what ``root``, a bundle or a registry, serves now, and replay its golden images.
+
+    An index of another encoder does not stop a model from serving; searches are then refused.
+
+    Raises:
+        DeployError: as ``deploy.load`` and ``Encoder.verify``, or the index cannot be read.
+    """
+    encoder = load(root, threads, variant=variant)
+    encoder.verify()
+    if index is None:
+        return Model(encoder)
+    from deploy.index import Index
+
+    try:
+        return Model(encoder, Index.open(index, encoder))
+    except IndexMismatchError as error:
+        return Model(encoder, None, str(error))
+
+
+class Models:
+    """Holds the current model and, once watched, takes another when the registry's CURRENT names one.
+
+    Every request keeps the model that it began with. A candidate that cannot serve is refused, and looked at again
+    only when it changes.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        load: Callable[[Path], Model],
+        check: Callable[[Path], object],
+        metrics: Metrics,
+        log: Callable[..., None],
+    ) -> None:
+        self._root, self._load, self._check, self._metrics, self._log = root, load, check, metrics, log
+        self._refused: str | None = None
+        self._ended = threading.Event()
+        self.current = load(root)
+
+    def watch(self) -> None:
+        threading.Thread(target=self._watch, name="deploy-models", daemon=True).start()
+
+    def close(self) -> None:
+        self._ended.set()
+
+    def poll(self) -> None:
+        """Take the model that is served now by the registry, if it is another one and can serve."""
+        candidate = None
+        try:
+            directory = resolve(self._root)
+            candidate = identity(directory)
+            if candidate in (self.current.bundle_id, self._refused):
+                return
+            self._check(directory)
+            model = self._load(self._root)
+            if model.bundle_id != candidate:
+                return  # CURRENT changed meanwhile, and nobody checked that one; the next poll does
+        except (DeployError, OSError) as error:
+            self._refuse(candidate or str(error), error)
+            return
+        self._refused = None
+        before, self.current = self.current, model
+        self._metrics.count("simclr_model_changes_total", outcome="changed")
+        self._log("model changed", model=model.id, version=model.version, before=before.id)
+
+    def _refuse(self, candidate: str, error: Exception) -> None:
+        if candidate == self._refused:
+            return
+        self._refused = candidate
+        self._metrics.count("simclr_model_changes_total", outcome="refused")
+        self._log("model refused", model=self.current.id, candidate=candidate[:64], error=str(error))
+
+    def _watch(self) -> None:
+        while not self._ended.wait(POLL_SECONDS):
+            self.poll()

@@ -1,0 +1,136 @@
+"""What the routes share: the way of images through the server, from the body of a request to results."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.requests import Request
+from starlette.types import Receive
+
+from deploy.errors import ImageError
+from deploy.server.engine import Engine, Image, Job
+from deploy.server.limits import Admission, ClientLeftError, HeldBytes, Limits, RefusedError, read_body
+from deploy.server.metrics import Labels, Metrics
+from deploy.server.models import Model, Models
+
+SMALL_BODY = 100_000
+"""Bytes that are parsed at once; longer bodies in a thread, because the event loop serves everybody."""
+
+
+@dataclass
+class Record:
+    """What the log line and the headers of an answer say about its request."""
+
+    images: int = 0
+    model: str = ""
+
+
+@dataclass
+class Service:
+    """One per process. Its coroutines run in the event loop."""
+
+    models: Models
+    engine: Engine
+    metrics: Metrics
+    limits: Limits
+    admission: Admission = field(init=False)
+    held: HeldBytes = field(init=False)
+    draining: bool = False
+
+    def __post_init__(self) -> None:
+        self.admission, self.held = Admission(self.limits), HeldBytes(self.limits.held_bytes)
+
+    def drain(self) -> None:
+        self.draining = True
+        log("draining", images=self.admission.waiting)
+
+    async def infer(self, request: Request, model: Model, read: Callable[[bytes], list[Image]]) -> Job:
+        """Receive the body, ``read`` its images, and run them through the model.
+
+        Raises:
+            RefusedError, ClientLeftError: there will be no results.
+        """
+        self.admission.check()  # before the body: nobody sends megabytes to be refused
+        if request.headers.get("content-encoding", "identity") != "identity":
+            raise RefusedError(415, "unsupported_content_encoding", "send the body uncompressed")
+        record(request).model = model.id
+        with self.held.counter() as hold:
+            body = await read_body(request.receive, request.headers.get("content-length"), self.limits, hold)
+            images = read(body) if len(body) < SMALL_BODY else await asyncio.to_thread(read, body)
+            record(request).images = len(images)
+            with self.admission.admitted(len(images)):
+                return await self._run(model, images, request.receive)
+
+    async def _run(self, model: Model, images: list[Image], receive: Receive) -> Job:
+        loop = asyncio.get_running_loop()
+        done = asyncio.Event()
+        job = Job(model, images, lambda: loop.call_soon_threadsafe(done.set))
+        finished, left = asyncio.create_task(done.wait()), asyncio.create_task(_left(receive))
+        self.engine.submit(job)
+        try:
+            await asyncio.wait(
+                {finished, left}, timeout=self.limits.deadline_seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            job.abandoned = not done.is_set() or job.abandoned
+            finished.cancel()
+            left.cancel()
+        if job.error:
+            raise job.error
+        if done.is_set():
+            return job
+        if left.done():
+            raise ClientLeftError("left before its answer")
+        seconds = f"{self.limits.deadline_seconds:g} s"
+        raise RefusedError(
+            504, "deadline", f"no result after {seconds}; send fewer or smaller images", {"Retry-After": "1"}
+        )
+
+    def gauges(self) -> list[tuple[str, Labels, float]]:
+        model = self.models.current
+        about = (("id", model.id), ("name", model.name), ("version", model.version or ""))
+        return [
+            ("simclr_waiting_images", (), self.admission.waiting),
+            ("simclr_held_bytes", (), self.held.now),
+            ("simclr_ready", (), float(not self.draining)),
+            ("simclr_model_info", about, 1),
+        ]
+
+
+def record(request: Request) -> Record:
+    kept: Record = request.scope["record"]
+    return kept
+
+
+def errors_of(job: Job) -> dict[int, ImageError]:
+    return {position: result for position, result in enumerate(job.results) if isinstance(result, ImageError)}
+
+
+def features_of(job: Job) -> NDArray[np.float32]:
+    """The raw output for each image that has one: float32 [n, dim]."""
+    rows = [result for result in job.results if not isinstance(result, ImageError)]
+    return np.stack(rows) if rows else np.empty((0, job.model.dim), np.float32)
+
+
+def with_gaps(rows: NDArray[np.float32], job: Job) -> NDArray[np.float32]:
+    """One row for every image of the job: NaN where it has none."""
+    complete = np.full((len(job.results), rows.shape[1]), np.nan, np.float32)
+    complete[[not isinstance(result, ImageError) for result in job.results]] = rows
+    return complete
+
+
+def log(event: str, **fields: object) -> None:
+    """A line of JSON on the standard error."""
+    line: Mapping[str, object] = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event} | fields
+    sys.stderr.write(json.dumps(line) + "\n")
+    sys.stderr.flush()
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,127 @@
+"""What is done of an embedding that is not finished: parts in a hidden folder beside where the result will be.
+
+A part holds the vectors and failures of consecutive files and is complete or absent. The folder is named by a digest of
+the request, and locked by the process that is at work in it.
+"""
+
+import fcntl
+import io
+import json
+import os
+import shutil
+import time
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deploy.artifact import MANIFEST, write_atomically
+from deploy.encoder import Embeddings
+from deploy.errors import ArgumentError, CorruptArtifactError
+from deploy.failpoint import failpoint
+
+PART_FILES, PART_SECONDS = 4096, 10.0
+"""A part is written after so many files or so long, whichever comes first: a kill loses no more than that."""
+
+
+@contextmanager
+def work_folder(out: Path, digest: str, notice: Callable[[str], None]) -> Iterator[Path]:
+    """The folder of this request's parts, kept when the block raises. Those of other requests for ``out`` are removed.
+
+    Raises:
+        ArgumentError: another process is at work on ``out``.
+    """
+    work = out.parent / f"{_prefix(out)}{digest[:16]}"
+    for other in _work_folders(out):
+        if other != work:
+            with _locked(other, out):
+                shutil.rmtree(other)
+            notice("the images, the bundle or the options differ from those of an interrupted run; beginning anew")
+    work.mkdir(parents=True, exist_ok=True)
+    with _locked(work, out):
+        try:
+            yield work
+            shutil.rmtree(work)
+        finally:
+            if work.exists() and not any(work.iterdir()):
+                work.rmdir()
+
+
+def discard(out: Path) -> None:
+    """Remove the parts of a run that was killed just after ``out`` was complete."""
+    for work in _work_folders(out) if (out / MANIFEST).exists() else []:
+        with _locked(work, out):
+            shutil.rmtree(work)
+
+
+def write_parts(
+    work: Path, batches: Iterable[Embeddings], done: int, total: int, progress: Callable[[int], None]
+) -> None:
+    start, waiting, began = done, list[Embeddings](), time.monotonic()
+    for batch in batches:
+        waiting.append(batch)
+        done += len(batch.sources)
+        progress(done)
+        if done - start >= PART_FILES or done == total or time.monotonic() - began >= PART_SECONDS:
+            failpoint("folder.part")
+            _write_part(work / f"{start:012d}-{done:012d}.npz", waiting)
+            start, waiting, began = done, [], time.monotonic()
+
+
+def _write_part(path: Path, batches: Sequence[Embeddings]) -> None:
+    failures = [[error.reason, str(error)] for batch in batches for _, error in sorted(batch.errors.items())]
+    content = io.BytesIO()
+    np.savez(
+        content,
+        vectors=np.concatenate([batch.vectors for batch in batches]),
+        ok=np.concatenate([batch.ok for batch in batches]),
+        failures=np.frombuffer(json.dumps(failures).encode(), np.uint8),
+    )
+    write_atomically(path, content.getvalue())
+
+
+def finished(work: Path) -> list[range]:
+    """The positions of the files in each part, from the first file on without a gap."""
+    parts, done = list[range](), 0
+    for path in sorted(work.glob("*.npz")):
+        part = range(*map(int, path.stem.split("-")))
+        if part.start == done:
+            parts.append(part)
+            done = part.stop
+    return parts
+
+
+def read_part(work: Path, part: range) -> Any:
+    path = work / f"{part.start:012d}-{part.stop:012d}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays["vectors"], arrays["ok"], json.loads(arrays["failures"].tobytes())
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise CorruptArtifactError(f"{path}: damaged ({error}); remove it and give the same command again") from None
+
+
+def _work_folders(out: Path) -> list[Path]:
+    if not out.parent.is_dir():
+        return []
+    return [path for path in out.parent.iterdir() if path.name.startswith(_prefix(out))]
+
+
+def _prefix(out: Path) -> str:
+    return f".{out.name}.unfinished-"
+
+
+@contextmanager
+def _locked(folder: Path, out: Path) -> Iterator[None]:
+    """Hold the lock of a folder; the kernel frees it when the process dies."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ArgumentError(f"{out}: another process is writing it; wait, or choose another directory") from None
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,178 @@
+"""A real server on a loopback port, in a thread, with whatever limits and faults a test wants."""
+
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from deploy.artifact import publish, write_atomically
+from deploy.bundle import Bundle, write_bundle
+from deploy.preprocess import Preprocessing
+from deploy.server.app import application
+from deploy.server.connection import DrainingServer, make_server
+from deploy.server.engine import Engine
+from deploy.server.limits import Limits
+from deploy.server.metrics import Metrics
+from deploy.server.models import Model, Models, load_model
+from deploy.server.service import Service
+from tests.deploy.conftest import SIZE, encoded, make_bundle, noise
+
+PREPROCESSING = Preprocessing(SIZE, SIZE + 2)
+IMAGE = encoded(noise(1, 20, 30))
+HOST = "127.0.0.1"
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    seconds: float
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        return np.array([result["vector"] for result in self.json["results"]], np.float32)
+
+
+@dataclass
+class Running:
+    """A server that runs, and what a test looks at or turns."""
+
+    port: int
+    server: DrainingServer
+    service: Service
+    thread: threading.Thread
+    logged: list[dict[str, Any]] = field(default_factory=list)
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=60)
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        began = time.perf_counter()
+        try:
+            connection.request(method, path, body, named)
+            response = connection.getresponse()
+            return Answer(response.status, response.headers, response.read(), time.perf_counter() - began)
+        finally:
+            connection.close()
+
+    def post(self, path: str, body: Any, content_type: str = "image/png", **headers: str) -> Answer:
+        return self.ask("POST", path, body, Content_Type=content_type, **headers)
+
+    def post_json(self, path: str, content: object) -> Answer:
+        return self.post(path, json.dumps(content), "application/json")
+
+    def connect(self, sent: bytes = b"") -> socket.socket:
+        connection = socket.create_connection((HOST, self.port), timeout=30)
+        connection.sendall(sent)
+        return connection
+
+    def metric(self, sample: str) -> float:
+        """0 when it is not there."""
+        lines = self.ask("GET", "/metrics").body.decode().splitlines()
+        return next((float(line.rpartition(" ")[2]) for line in lines if line.rpartition(" ")[0] == sample), 0.0)
+
+
+def head(length: int, path: str = "/v1/embed") -> bytes:
+    lines = (f"POST {path} HTTP/1.1", f"Host: {HOST}", "Content-Type: image/png", f"Content-Length: {length}", "", "")
+    return "\r\n".join(lines).encode()
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """Until the server closes; nothing more when it resets the connection."""
+    parts = []
+    try:
+        while part := connection.recv(65536):
+            parts.append(part)
+    except ConnectionResetError:
+        pass
+    return b"".join(parts)
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not after {seconds} s"
+        threading.Event().wait(0.01)
+
+
+@contextmanager
+def running(
+    root: Path,
+    limits: Limits | None = None,
+    token: str | None = None,
+    hosts: tuple[str, ...] = (),
+    max_batch: int = 1,
+    decoders: int = 2,
+    load: Callable[[Path], Model] | None = None,
+    check: Callable[[Path], object] = lambda _: None,
+) -> Iterator[Running]:
+    limits, metrics, logged = limits or Limits(), Metrics(), []
+    models = Models(
+        root,
+        load or (lambda path: load_model(path, threads=1, variant="fp32", index=None)),
+        check,
+        metrics,
+        lambda event, **fields: logged.append({"event": event, **fields}),
+    )
+    engine = Engine(metrics, limits.pixels, decoders, max_batch)
+    service = Service(models, engine, metrics, limits)
+    refused = lambda reason: metrics.count("simclr_connections_refused_total", reason=reason)  # noqa: E731
+    server = make_server(application(service, token, hosts), limits, refused, service.drain)
+    with socket.create_server((HOST, 0), backlog=2048) as listener:
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        wait_for(lambda: server.started, "the server")
+        try:
+            yield Running(listener.getsockname()[1], server, service, thread, logged)
+        finally:
+            server.should_exit = server.force_exit = True
+            thread.join(30)
+            models.close()
+            engine.close()
+    assert not thread.is_alive()
+
+
+class Gate(Model):
+    """A model that waits at a gate, and says how many runs have come to it."""
+
+    def __init__(self, path: Path) -> None:
+        loaded = load_model(path, threads=1, variant="fp32", index=None)
+        super().__init__(loaded.encoder)
+        self.opened = threading.Event()
+        self.arrived = threading.Semaphore(0)
+
+    def features(self, pixels: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        self.arrived.release()
+        assert self.opened.wait(60)
+        return super().features(pixels)
+
+
+def release(registry: Path, version: str, bundle: Bundle) -> None:
+    """Put a bundle into a registry and let it serve."""
+    with publish(registry / version) as work:
+        write_bundle(work, bundle)
+    write_atomically(registry / "CURRENT", version + "\n")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server with default limits for the tests that leave it as it is."""
+    directory = tmp_path_factory.mktemp("served") / "bundle"
+    with publish(directory) as work:
+        write_bundle(work, make_bundle())
+    with running(directory) as server:
+        yield server

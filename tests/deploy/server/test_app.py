@@ -1,0 +1,237 @@
+"""The routes: right answers, an error for each image that has one, and the right status for each fault."""
+
+import base64
+import io
+import json
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deploy.index import Index
+from deploy.server.models import load_model
+from tests.deploy.conftest import DIM, LABELS, embedding_of, encoded, features_of, make_bundle, noise
+from tests.deploy.server.conftest import IMAGE, PREPROCESSING, Gate, Running, running
+
+TOKEN = "0123456789abcdef-token"
+
+
+def b64(*images: bytes) -> dict[str, object]:
+    return {"images": [{"b64": base64.b64encode(image).decode()} for image in images]}
+
+
+def test_bytes_json_and_npy_give_the_oracle(shared: Running) -> None:
+    pixels = noise(1, 20, 30)
+    expected = embedding_of(PREPROCESSING.apply(pixels))
+    for kind in ("image/png", "image/jpeg", "application/octet-stream", "Image/PNG; q=1"):
+        assert np.abs(shared.post("/v1/embed", IMAGE, kind).vectors[0] - expected).max() < 1e-6
+    assert np.abs(shared.post_json("/v1/embed", b64(IMAGE, IMAGE)).vectors - expected).max() < 1e-6
+    npy = shared.post("/v1/embed", IMAGE, Accept="application/x-npy")
+    assert npy.headers["Content-Type"] == "application/x-npy"
+    loaded = np.load(io.BytesIO(npy.body))
+    assert (loaded.dtype, loaded.shape) == (np.float32, (1, DIM))
+    assert np.abs(loaded[0] - expected).max() < 1e-6
+    raw = shared.post("/v1/embed?normalize=false", IMAGE).vectors[0]
+    assert np.abs(raw - features_of(PREPROCESSING.apply(pixels))).max() < 1e-6
+
+
+def test_one_bad_image_costs_itself_alone(shared: Running) -> None:
+    content = b64(IMAGE, b"", IMAGE[:-60], IMAGE)
+    content["images"][2:2] = [{"b64": "no base64!"}]  # type: ignore[index]
+    answer = shared.post_json("/v1/embed", content)
+    assert answer.status == 200
+    results = answer.json["results"]
+    assert [result["index"] for result in results] == [0, 1, 2, 3, 4]
+    reasons = [result.get("error", {}).get("reason") for result in results]
+    assert reasons == [None, "empty_file", "unsupported_input", "truncated", None]
+    assert results[0]["vector"] == results[4]["vector"]
+    npy = shared.ask(
+        "POST", "/v1/embed", json.dumps(content), Content_Type="application/json", Accept="application/x-npy"
+    )
+    assert npy.headers["X-Image-Errors"] == "1:empty_file,2:unsupported_input,3:truncated"
+    assert np.isnan(np.load(io.BytesIO(npy.body))).any(axis=1).tolist() == [False, True, True, True, False]
+
+
+def test_when_no_image_can_be_used_it_is_the_request_that_failed(shared: Running) -> None:
+    for answer in (shared.post("/v1/embed", b"hello"), shared.post_json("/v1/classify", b64(b"hello", b"you"))):
+        assert answer.status == 422
+        assert answer.json["results"][0]["error"]["reason"] == "not_an_image"
+
+
+def test_classes_come_with_probabilities_best_first(shared: Running) -> None:
+    green = encoded(np.full((9, 9, 3), (5, 250, 5), np.uint8))
+    (result,) = shared.post("/v1/classify?top=2", green).json["results"]
+    assert result["classes"][0]["label"] == "green"
+    assert len(result["classes"]) == 2
+    everything = shared.post("/v1/classify", green).json["results"][0]["classes"]
+    assert {one["label"] for one in everything} == set(LABELS)
+    assert abs(sum(one["probability"] for one in everything) - 1) < 1e-5
+
+
+def test_without_labels_there_is_nothing_to_classify(publish_bundle: object) -> None:
+    with running(publish_bundle(make_bundle(labels=False))) as server:  # type: ignore[operator]
+        answer = server.post("/v1/classify", IMAGE)
+        assert (answer.status, answer.json["error"]["reason"]) == (404, "no_labels")
+
+
+def test_search_needs_an_index_of_this_encoder(shared: Running, bundle: Path) -> None:
+    answer = shared.post("/v1/search", IMAGE)
+    assert (answer.status, answer.json["error"]["reason"]) == (404, "no_index")
+    assert "--index" in answer.json["error"]["message"]
+
+    colours = np.eye(3, dtype=np.uint8) * 255
+    pictures = [encoded(np.full((9, 9, 3), colour, np.uint8)) for colour in colours]
+    vectors = load_model(bundle, 1, "fp32", None).encoder.embed(pictures).vectors
+    mine, other = bundle.parent / "mine", bundle.parent / "other"
+    Index.build(vectors, LABELS, shared.service.models.current.id).save(mine)
+    Index.build(vectors, LABELS, "0" * 64).save(other)
+    with running(bundle, load=lambda path: load_model(path, 1, "fp32", mine)) as server:
+        assert server.ask("GET", "/v1/model").json["index"] == {"rows": 3}
+        both = server.post_json("/v1/search?k=2", b64(pictures[1], b"broken", pictures[2])).json["results"]
+        assert both[1]["error"]["reason"] == "not_an_image"
+        for result, label in ((both[0], "green"), (both[2], "blue")):
+            assert result["neighbours"][0]["id"] == label
+            assert len(result["neighbours"]) == 2
+            assert abs(result["neighbours"][0]["score"] - 1) < 1e-5
+        assert server.post("/v1/search", b"broken").status == 422
+    with running(bundle, load=lambda path: load_model(path, 1, "fp32", other)) as server:
+        answer = server.post("/v1/search", IMAGE)
+        assert (answer.status, answer.json["error"]["reason"]) == (409, "index_of_another_encoder")
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "body", "status", "reason"),
+    [
+        ("/v1/embed", "text/plain", IMAGE, 415, "unsupported_content_type"),
+        ("/v1/embed", "multipart/form-data; boundary=a", IMAGE, 415, "unsupported_content_type"),
+        ("/v1/embed", "application/json", b"{", 400, "invalid_json"),
+        ("/v1/embed", "application/json", b"\xff\xfe{}", 400, "invalid_json"),
+        ("/v1/embed", "application/json", b"[" * 100_000, 400, "invalid_json"),
+        ("/v1/embed", "application/json", b"[]", 400, "invalid_request"),
+        ("/v1/embed", "application/json", b"{}", 400, "invalid_request"),
+        ("/v1/embed", "application/json", b'{"images": [{"url": "http://127.0.0.1/a.png"}]}', 400, "invalid_request"),
+        ("/v1/embed", "application/json", b'{"images": [{"b64": 3}]}', 400, "invalid_request"),
+        ("/v1/embed", "application/json", b'{"images": []}', 422, "number_of_images"),
+        ("/v1/embed", "application/json", json.dumps({"images": [{"b64": ""}] * 65}).encode(), 422, "number_of_images"),
+        ("/v1/embed?normalize=yes", "image/png", IMAGE, 400, "invalid_parameter"),
+        ("/v1/classify?top=0", "image/png", IMAGE, 400, "invalid_parameter"),
+        ("/v1/classify?top=9999999999999999999999", "image/png", IMAGE, 400, "invalid_parameter"),
+        ("/v1/classify?top=%C2%B2", "image/png", IMAGE, 400, "invalid_parameter"),
+        ("/v1/nothing", "image/png", IMAGE, 404, "no_such_route"),
+        ("/v1/model", "image/png", IMAGE, 405, "method_not_allowed"),
+    ],
+)
+def test_each_fault_has_its_status_and_a_way_out(
+    shared: Running, path: str, kind: str, body: bytes, status: int, reason: str
+) -> None:
+    answer = shared.post(path, body, kind)
+    assert (answer.status, answer.json["error"]["reason"]) == (status, reason)
+    assert answer.json["error"]["message"]
+    assert shared.post("/v1/embed", IMAGE).status == 200
+
+
+def test_compressed_bodies_are_not_unpacked(shared: Running) -> None:
+    assert shared.post("/v1/embed", IMAGE, Content_Encoding="gzip").status == 415
+
+
+def test_every_answer_names_the_model_and_allows_no_other_origin(shared: Running) -> None:
+    identity = shared.ask("GET", "/v1/model").json["id"]
+    for answer in (
+        shared.post("/v1/embed", IMAGE, Origin="https://example.org"),
+        shared.post("/v1/embed", b"broken"),
+        shared.ask("OPTIONS", "/v1/embed", Origin="https://example.org", Access_Control_Request_Method="POST"),
+        shared.ask("GET", "/nothing"),
+    ):
+        assert answer.headers["X-Model-Id"] == identity
+        assert not [name for name in answer.headers if name.lower().startswith("access-control")]
+    assert shared.ask("OPTIONS", "/v1/embed").status == 405
+
+
+def test_a_token_is_asked_for_except_for_health_metrics_and_static_pages(bundle: Path) -> None:
+    with running(bundle, token=TOKEN) as server:
+        for authorization in (
+            {},
+            {"Authorization": f"Bearer {TOKEN}x"},
+            {"Authorization": TOKEN},
+            {"Authorization": ""},
+        ):
+            for method, path in (("POST", "/v1/embed"), ("GET", "/v1/model"), ("GET", "/v2"), ("GET", "/none")):
+                answer = server.ask(method, path, IMAGE, Content_Type="image/png", **authorization)
+                assert answer.status == 401
+                assert answer.headers["WWW-Authenticate"] == "Bearer"
+        for path in ("/v2/health/live", "/v2/health/ready", "/metrics", "/", "/openapi.json"):
+            assert server.ask("GET", path).status == 200
+        assert server.post("/v1/embed", IMAGE, Authorization=f"Bearer {TOKEN}").status == 200
+        assert server.metric('simclr_requests_total{route="other",status="4xx"}') == 16
+
+
+def test_another_host_name_is_refused(bundle: Path) -> None:
+    """A web page whose name was made to lead to this machine."""
+    with running(bundle, hosts=("127.0.0.1", "localhost", "[::1]")) as server:
+        assert server.post("/v1/embed", IMAGE, Host="evil.example:80").status == 421
+        assert server.post("/v1/embed", IMAGE, Host="localhost:1").status == 200
+        assert server.post("/v1/embed", IMAGE, Host="[::1]").status == 200
+
+
+def test_each_answer_belongs_to_its_image(bundle: Path) -> None:
+    pixels = [noise(seed, 9 + seed % 7, 11) for seed in range(60)]
+    expected = [embedding_of(PREPROCESSING.apply(one)) for one in pixels]
+    images = [encoded(one) for one in pixels]
+    for max_batch in (1, 8):
+        with running(bundle, max_batch=max_batch) as server, ThreadPoolExecutor(12) as pool:
+            singles = list(pool.map(lambda image, server=server: server.post("/v1/embed", image).vectors[0], images))
+            assert np.abs(np.array(singles) - expected).max() < 1e-5
+            groups = [images[start : start + 7] for start in range(0, 56, 7)]
+            many = list(
+                pool.map(lambda group, server=server: server.post_json("/v1/embed", b64(*group)).vectors, groups)
+            )
+            assert np.abs(np.concatenate(many) - expected[:56]).max() < 1e-5
+
+
+def test_requests_are_counted_and_logged_without_what_they_hold(
+    bundle: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with running(bundle) as server:
+        server.post("/v1/embed", IMAGE)
+        server.post("/v1/embed", b"secret-content")
+        server.ask("GET", "/secret-name")
+        assert server.metric('simclr_requests_total{route="/v1/embed",status="2xx"}') == 1
+        assert server.metric('simclr_requests_total{route="/v1/embed",status="4xx"}') == 1
+        assert server.metric('simclr_requests_total{route="other",status="4xx"}') == 1
+        assert server.metric('simclr_images_total{outcome="not_an_image"}') == 1
+        assert server.metric("simclr_infer_seconds_count") == 1
+        assert server.metric("simclr_decode_seconds_count") == 1
+        assert server.metric("simclr_queue_seconds_count") == 3  # two to be decoded, one to be inferred
+        assert server.metric("simclr_ready") == 1
+    written = capfd.readouterr().err
+    lines = [json.loads(line) for line in written.splitlines()]
+    assert [line.get("status") for line in lines][:3] == [200, 422, 404]
+    assert set(lines[0]) == {"time", "event", "route", "status", "ms", "images", "model"}
+    assert "secret" not in written
+
+
+def test_a_fault_of_ours_is_a_500_and_the_next_request_is_served(
+    bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model: list[Gate] = []
+
+    def load(path: Path) -> Gate:
+        model.append(Gate(path))
+        return model[0]
+
+    def fail(_: object) -> object:
+        raise RuntimeError("the native library says no")
+
+    with running(bundle, load=load) as server, caplog.at_level(logging.ERROR):
+        model[0].opened.set()
+        good = model[0].features
+        model[0].features = fail  # type: ignore[method-assign,assignment]
+        answer = server.post("/v1/embed", IMAGE)
+        assert (answer.status, answer.json["error"]["reason"]) == (500, "internal")
+        assert "native" not in answer.body.decode()
+        model[0].features = good  # type: ignore[method-assign]
+        assert server.post("/v1/embed", IMAGE).status == 200
+        assert server.metric('simclr_requests_total{route="/v1/embed",status="5xx"}') == 1
+    assert "the native library says no" in caplog.text

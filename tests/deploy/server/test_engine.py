@@ -1,0 +1,111 @@
+"""Fair turns, batches of one model, and the text format of Prometheus."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deploy.errors import ImageError
+from deploy.server.engine import Engine, FairQueue, Item, Job
+from deploy.server.metrics import Metrics
+from deploy.server.models import Model, load_model
+from tests.deploy.conftest import SIZE, encoded, noise
+
+
+@pytest.fixture
+def model(bundle: Path) -> Model:
+    return load_model(bundle, threads=1, variant="fp32", index=None)
+
+
+def test_jobs_take_turns_and_a_batch_is_of_one_model(model: Model, bundle: Path) -> None:
+    other = load_model(bundle, 1, "fp32", None)
+    queue = FairQueue()
+    jobs = {name: Job(other if name == "c" else model, [b""] * 3, lambda: None) for name in "abc"}
+    for name in "abc":
+        queue.put([Item(jobs[name], position, b"", 0.0) for position in range(3)])
+    names = {job: name for name, job in jobs.items()}
+    taken = [[f"{names[item.job]}{item.position}" for item in queue.take(4)] for _ in range(4)]
+    assert taken == [["a0", "b0"], ["c0"], ["a1", "b1"], ["c1"]]
+    queue.close()
+    assert queue.take(4) == []
+
+
+def test_what_waits_when_the_model_becomes_free_is_a_batch(model: Model) -> None:
+    metrics, sizes, gate, done = Metrics(), [], threading.Event(), threading.Semaphore(0)
+    features = model.features
+
+    def watched(pixels: list[np.ndarray]) -> np.ndarray:
+        sizes.append(len(pixels))
+        assert gate.wait(30)
+        return features(pixels)
+
+    model.features = watched  # type: ignore[method-assign]
+    engine = Engine(metrics, max_pixels=10**6, decoders=1, max_batch=4)
+    jobs = [Job(model, [noise(seed)], done.release) for seed in range(10)]
+    engine.submit(jobs[0])
+    while not sizes:
+        threading.Event().wait(0.01)
+    for job in jobs[1:]:
+        engine.submit(job)
+    gate.set()
+    for _ in jobs:
+        assert done.acquire(timeout=30)
+    engine.close()
+    assert sizes == [1, 4, 4, 1]
+    for seed, job in enumerate(jobs):
+        assert np.abs(job.results[0] - features([noise(seed)])[0]).max() < 1e-6
+
+
+def test_a_job_finishes_once_with_a_result_for_every_image(model: Model) -> None:
+    calls, finished = [], threading.Event()
+
+    def done() -> None:
+        calls.append(1)
+        finished.set()
+
+    engine = Engine(Metrics(), max_pixels=10**6, decoders=2)
+    error = ImageError("unsupported_input", "no base64")
+    job = Job(model, [encoded(noise(0)), error, noise(1)[:SIZE, :SIZE], b"broken"], done)
+    engine.submit(job)
+    assert finished.wait(30)
+    engine.close()
+    assert [type(result).__name__ for result in job.results] == ["ndarray", "ImageError", "ndarray", "ImageError"]
+    job.fail(RuntimeError("too late"))
+    assert calls == [1]
+
+
+def test_a_failure_of_the_decoder_is_the_requests_alone(model: Model) -> None:
+    finished = threading.Event()
+    pixels = model.pixels
+
+    def exhausted(image: bytes, max_pixels: int) -> np.ndarray:
+        if image == b"large":
+            raise MemoryError
+        return pixels(image, max_pixels)
+
+    model.pixels = exhausted  # type: ignore[method-assign]
+    engine = Engine(Metrics(), max_pixels=10**6, decoders=1)
+    job = Job(model, [b"large"] * 3, finished.set)
+    engine.submit(job)
+    assert finished.wait(30)
+    assert isinstance(job.error, MemoryError)
+    after = threading.Event()
+    engine.submit(Job(model, [encoded(noise(0))], after.set))
+    assert after.wait(30)
+    engine.close()
+
+
+def test_histograms_are_cumulative_and_labels_are_escaped() -> None:
+    metrics = Metrics()
+    for value in (1, 2, 2, 5, 1000):
+        metrics.observe("simclr_batch_images", value)
+    metrics.count("simclr_images_total", outcome='a"b\\c\nd')
+    lines = metrics.text([("simclr_ready", (), 1.0)]).splitlines()
+    buckets = [line.split()[-1] for line in lines if line.startswith("simclr_batch_images_bucket")]
+    assert buckets == ["1", "3", "3", "4", "4", "4", "4", "5"]
+    assert "simclr_batch_images_sum 1010.0" in lines
+    assert "simclr_batch_images_count 5" in lines
+    assert r'simclr_images_total{outcome="a\"b\\c\nd"} 1' in lines
+    assert "simclr_ready 1.0" in lines
+    assert lines.count("# TYPE simclr_batch_images histogram") == 1

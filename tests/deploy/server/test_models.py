@@ -1,0 +1,201 @@
+"""The model changes under load without a failed request; what cannot serve is refused and changes nothing."""
+
+import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deploy import candidate
+from deploy.errors import DeployError
+from tests.deploy.conftest import MIXING, embedding_of, make_bundle, make_card, make_model, noise
+from tests.deploy.server.conftest import IMAGE, PREPROCESSING, Gate, Running, release, running, wait_for
+
+CHANGED = 'simclr_model_changes_total{outcome="changed"}'
+REFUSED = 'simclr_model_changes_total{outcome="refused"}'
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Path:
+    release(tmp_path / "registry", "v0.0.1", make_bundle())
+    return tmp_path / "registry"
+
+
+def mirrored() -> object:
+    """A bundle whose vectors are the negatives of the first one's."""
+    bundle = make_bundle()
+    model = make_model(make_card(), -MIXING).SerializeToString()
+    return replace(bundle, model=model, golden_vectors=-bundle.golden_vectors, head=None)
+
+
+def version(server: Running) -> str | None:
+    return server.service.models.current.version
+
+
+def test_current_names_the_model(registry: Path) -> None:
+    expected = embedding_of(PREPROCESSING.apply(noise(1, 20, 30)))
+    with running(registry, check=candidate.check) as server:
+        server.service.models.poll()
+        assert server.metric(CHANGED) == 0
+        before = server.ask("GET", "/v1/model")
+        release(registry, "v0.0.2", mirrored())
+        server.service.models.poll()
+        after = server.post("/v1/embed", IMAGE)
+        assert after.headers["X-Model-Id"] != before.json["id"]
+        assert after.json["model"]["version"] == "v0.0.2"
+        assert np.abs(after.vectors[0] + expected).max() < 1e-6
+        (registry / "CURRENT").write_text("v0.0.1\n")
+        server.service.models.poll()
+        assert server.post("/v1/embed", IMAGE).headers["X-Model-Id"] == before.json["id"]
+        assert server.metric(CHANGED) == 2
+        assert [line["event"] for line in server.logged] == ["model changed"] * 2
+
+
+def test_the_registry_is_watched(registry: Path) -> None:
+    with running(registry) as server:
+        server.service.models.watch()
+        release(registry, "v0.0.2", mirrored())
+        wait_for(lambda: version(server) == "v0.0.2", "the new model", seconds=10)
+
+
+def test_a_request_in_flight_ends_with_the_model_it_began_with(registry: Path) -> None:
+    made: list[Gate] = []
+
+    def load(path: Path) -> Gate:
+        made.append(Gate(path))
+        return made[-1]
+
+    expected = embedding_of(PREPROCESSING.apply(noise(1, 20, 30)))
+    with running(registry, load=load, max_batch=8) as server, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(server.post, "/v1/embed", IMAGE)
+        assert made[0].arrived.acquire(timeout=30)
+        release(registry, "v0.0.2", mirrored())
+        server.service.models.poll()
+        assert version(server) == "v0.0.2"
+        for model in made:
+            model.opened.set()
+        assert np.abs(waiting.result().vectors[0] - expected).max() < 1e-6
+        assert waiting.result().headers["X-Model-Id"] == made[0].id
+        assert np.abs(server.post("/v1/embed", IMAGE).vectors[0] + expected).max() < 1e-6
+
+
+def spoil(registry: Path, name: str) -> None:
+    good = make_bundle()
+    if name == "golden":
+        release(registry, "v0.0.2", replace(good, golden_vectors=-good.golden_vectors))
+    elif name == "graph":
+        release(registry, "v0.0.2", replace(good, model=good.model[:200]))
+    elif name == "flipped byte":
+        release(registry, "v0.0.2", good)
+        path = registry / "v0.0.2" / "encoder.fp32.onnx"
+        content = bytearray(path.read_bytes())
+        content[100] ^= 1
+        path.write_bytes(content)
+        manifest = registry / "v0.0.2" / "MANIFEST.sha256"
+        manifest.write_text(
+            manifest.read_text().replace("golden/00.png", "golden/0.png")
+        )  # another id than what serves
+    elif name == "no such version":
+        (registry / "CURRENT").write_text("v9.9.9\n")
+    elif name == "nonsense":
+        (registry / "CURRENT").write_bytes(b"\xff\0../../etc")
+    else:
+        (registry / "CURRENT").unlink()
+
+
+@pytest.mark.parametrize("name", ["golden", "graph", "flipped byte", "no such version", "nonsense", "no pointer"])
+def test_what_cannot_serve_is_refused_once_and_the_old_model_serves_on(registry: Path, name: str) -> None:
+    with running(registry, check=candidate.check) as server:
+        before = server.post("/v1/embed", IMAGE)
+        spoil(registry, name)
+        for _ in range(3):
+            server.service.models.poll()
+        assert server.post("/v1/embed", IMAGE).body == before.body
+        assert server.metric(REFUSED) == 1
+        (line,) = server.logged
+        assert line["event"] == "model refused"
+        assert line["error"]
+        release(registry, "v0.0.3", mirrored())
+        server.service.models.poll()
+        assert version(server) == "v0.0.3"
+
+
+def test_a_candidate_that_dies_takes_nobody_with_it(registry: Path) -> None:
+    """What a hostile graph can do to the process that tries it."""
+    killed = threading.Event()
+
+    def check(directory: Path) -> None:
+        def kill() -> None:
+            wait_for(lambda: bool(children()), "the child")
+            for pid in children():
+                os.kill(pid, signal.SIGKILL)
+            killed.set()
+
+        threading.Thread(target=kill, daemon=True).start()
+        candidate.check(directory)
+
+    with running(registry, check=check) as server:
+        release(registry, "v0.0.2", mirrored())
+        server.service.models.poll()
+        assert killed.is_set()
+        assert version(server) == "v0.0.1"
+        assert "signal 9" in str(server.logged[0]["error"])
+        assert server.post("/v1/embed", IMAGE).status == 200
+
+
+def children() -> list[int]:
+    import psutil
+
+    return [child.pid for child in psutil.Process().children() if "deploy.candidate" in " ".join(child.cmdline())]
+
+
+def test_a_version_that_nobody_checked_does_not_serve(registry: Path) -> None:
+    """CURRENT moves on while the candidate is tried."""
+
+    def check(directory: Path) -> None:
+        if directory.name == "v0.0.2":
+            release(registry, "v0.0.3", make_bundle(labels=False))
+        if directory.name == "v0.0.3":
+            raise DeployError("not this one")
+
+    with running(registry, check=check) as server:
+        release(registry, "v0.0.2", mirrored())
+        server.service.models.poll()
+        server.service.models.poll()
+        assert version(server) == "v0.0.1"
+        assert server.metric(REFUSED) == 1
+
+
+def test_no_request_fails_while_models_change(registry: Path) -> None:
+    expected = embedding_of(PREPROCESSING.apply(noise(1, 20, 30)))
+    done = threading.Event()
+    with running(registry) as server, ThreadPoolExecutor(4) as pool:
+        ids = {}
+
+        def ask() -> list[tuple[int, str, float]]:
+            found = []
+            while not done.is_set():
+                answer = server.post("/v1/embed", IMAGE)
+                found.append((answer.status, answer.headers["X-Model-Id"], float(answer.vectors[0] @ expected)))
+            return found
+
+        try:
+            asked = [pool.submit(ask) for _ in range(4)]
+            ids[server.service.models.current.id] = 1.0
+            release(registry, "v0.0.2", mirrored())
+            for change in range(6):
+                (registry / "CURRENT").write_text(f"v0.0.{2 - change % 2}\n")
+                server.service.models.poll()
+                ids[server.service.models.current.id] = -1.0 if version(server) == "v0.0.2" else 1.0
+                threading.Event().wait(0.1)
+        finally:
+            done.set()
+        answers = [one for part in asked for one in part.result()]
+    assert len(answers) > 100
+    assert {status for status, _, _ in answers} == {200}
+    assert {identity for _, identity, _ in answers} == set(ids)
+    assert all(abs(cosine - ids[identity]) < 1e-5 for _, identity, cosine in answers)

@@ -1,0 +1,80 @@
+"""The page at /, in a real browser: it asks this server alone, and a person without a mouse can use it."""
+
+import base64
+import hashlib
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deploy.index import Index
+from deploy.server.models import Model, load_model
+from deploy.server.page import page
+from tests.browser import browser
+from tests.deploy.conftest import encoded
+from tests.deploy.server.conftest import running
+
+TOKEN = "0123456789abcdef-token"
+
+
+def test_its_policy_allows_its_own_script_and_nothing_else() -> None:
+    html, policy = page()
+    for tag in ("script", "style"):
+        (text,) = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert not re.search(r"https?://|//cdn|@import|style=|onclick=", html)
+
+
+COLOURS = {"sunset.jpg": (250, 5, 5), "meadow.jpg": (5, 250, 5), "sea.jpg": (5, 5, 250)}
+
+
+def searchable(path: Path) -> Model:
+    """With an index of three images."""
+    encoder = load_model(path, 1, "fp32", None).encoder
+    pictures = [np.full((9, 9, 3), colour, np.uint8) for colour in COLOURS.values()]
+    return Model(encoder, Index.build(encoder.embed(pictures).vectors, list(COLOURS), encoder))
+
+
+@pytest.mark.slow
+def test_a_person_gives_an_image_and_sees_labels_and_neighbours(bundle: Path, tmp_path: Path) -> None:
+    image = tmp_path / "leaf.png"
+    image.write_bytes(encoded(np.full((60, 90, 3), (5, 250, 5), np.uint8)))
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    with running(bundle, load=searchable, token=TOKEN) as server, browser(tmp_path / "profile") as tab:
+        tab.call("Network.enable")
+        tab.open(f"http://127.0.0.1:{server.port}/")
+        tab.wait_for("Authorization")
+        assert tab.evaluate("document.activeElement.id") != "token"
+        tab.evaluate("document.getElementById('token').focus()")
+        tab.call("Input.insertText", text=TOKEN)
+        tab.call("Input.dispatchKeyEvent", type="keyDown", key="Tab", code="Tab", windowsVirtualKeyCode=9)
+        tab.wait_for("mean-colour", "5 numbers")
+
+        def choose(path: Path) -> None:
+            document = tab.call("DOM.getDocument")["root"]["nodeId"]
+            node = tab.call("DOM.querySelector", nodeId=document, selector="#file")["nodeId"]
+            tab.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
+
+        choose(image)
+        text = tab.wait_for("Done.", "green", "meadow.jpg", "1.0000", "5 numbers")
+        assert text.index("green") < text.index("red")
+        tab.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        tab.screenshot(tmp_path / "page.png")
+        choose(broken)
+        text = tab.wait_for("not_an_image")
+        assert "meadow.jpg" not in text
+        assert tab.evaluate("document.getElementById('file').tabIndex") == 0
+        assert tab.evaluate("performance.getEntriesByType('resource').every(one => one.name.startsWith(origin))")
+        assert tab.evaluate("typeof fetch('http://127.0.0.1:9/').catch(error => 0)") == "object"
+
+
+def test_it_runs_no_script_of_others(bundle: Path) -> None:
+    with running(bundle) as server:
+        answer = server.ask("GET", "/")
+        assert answer.headers["Content-Security-Policy"] == page()[1]
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
