@@ -107,6 +107,13 @@ def bench(options: argparse.Namespace) -> int:
     return DONE
 
 
+def export_triton(options: argparse.Namespace) -> int:
+    from deploy.triton import export_triton
+
+    print(export_triton(options.bundle, options.out, options.variant))
+    return DONE
+
+
 def _record(prediction: Prediction) -> dict[str, object]:
     if prediction.error:
         return {"path": prediction.source, "error": prediction.error.reason, "message": str(prediction.error)}
@@ -149,6 +156,14 @@ def _parser() -> argparse.ArgumentParser:
     bench_command.add_argument("--seconds", type=float, default=10, metavar="S", help="of measuring; default: 10")
     bench_command.add_argument("--json", action="store_true", help="for programs")
     serve_cli.register(commands)
+    summary = "write the encoder into a model repository of Triton Inference Server"
+    triton_command = commands.add_parser(
+        "export-triton", help=summary, description=summary[0].upper() + summary[1:] + "."
+    )
+    triton_command.set_defaults(run=export_triton)
+    triton_command.add_argument("bundle", type=Path, metavar="BUNDLE", help="directory of a bundle, or a registry")
+    triton_command.add_argument("out", type=Path, metavar="OUT", help="the repository; the model gets a folder in it")
+    triton_command.add_argument("--variant", default=FP32, help="fp32, or another that the bundle has; default: fp32")
     return parser
 
 

@@ -1,20 +1,28 @@
 """The files of docs/deployment: what can be known of them without systemd, Docker or a cluster running."""
 
+import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
+from deploy.artifact import publish
+from deploy.bundle import write_bundle
 from pipeline.dvc.client import GRACE_SECONDS
+from tests.deploy.conftest import make_bundle
 
 ROOT = Path(__file__).parent.parent
 DEPLOYMENT = ROOT / "docs" / "deployment"
@@ -24,6 +32,7 @@ GPU = DEPLOYMENT / "compose" / "compose.gpu.yaml"
 DOCKERFILE = DEPLOYMENT / "compose" / "Dockerfile"
 IGNORE = DEPLOYMENT / "compose" / "Dockerfile.dockerignore"
 START = DEPLOYMENT / "compose" / "start.sh"
+SERVER = DEPLOYMENT / "server"
 KUBERNETES = DEPLOYMENT / "kubernetes"
 MANIFESTS = [path for path in sorted((KUBERNETES / "base").glob("*.yaml")) if path.name != "kustomization.yaml"]
 SAVING_SECONDS = 2 * GRACE_SECONDS  # longer than a stage that is being canceled needs
@@ -120,7 +129,11 @@ def docker_faults(text: str) -> list[str]:
             and ("--no-install-recommends" not in rest or "rm -rf" not in rest)
         ):
             faults.append("apt-get without --no-install-recommends, or its lists are kept")
-        if name == "RUN" and "pip install" in rest and ("--no-deps" not in rest or "--no-cache-dir" not in rest):
+        if (
+            name == "RUN"
+            and re.search(r"\bpip .*\binstall\b", rest)
+            and ("--no-deps" not in rest or "--no-cache-dir" not in rest)
+        ):
             faults.append("pip without --no-deps, or its cache is kept")
         if name in ("CMD", "ENTRYPOINT") and not rest.startswith("["):
             faults.append(f"{name} goes through a shell, which does not pass signals on")
@@ -130,8 +143,9 @@ def docker_faults(text: str) -> list[str]:
     return faults
 
 
-def test_the_dockerfile_keeps_the_rules() -> None:
-    assert docker_faults(DOCKERFILE.read_text()) == []
+@pytest.mark.parametrize("file", [DOCKERFILE, SERVER / "Dockerfile"], ids=lambda path: path.parent.name)
+def test_a_dockerfile_keeps_the_rules(file: Path) -> None:
+    assert docker_faults(file.read_text()) == []
 
 
 @pytest.mark.parametrize(
@@ -147,26 +161,37 @@ def test_the_dockerfile_keeps_the_rules() -> None:
         (" --no-install-recommends", "", "apt-get"),
         ('CMD ["start-simclr"]', "CMD start-simclr", "shell"),
         ("HEALTHCHECK", "LABEL", "HEALTHCHECK"),
-        ("COPY pipeline", "ADD pipeline", "ADD"),
+        ("COPY deploy", "ADD deploy", "ADD"),
+        ('ENTRYPOINT ["python", "-m"', 'ENTRYPOINT python "-m"', "shell"),
+        ("--no-deps -r /requirements.txt", "-r /requirements.txt", "--no-deps"),
     ],
 )
-def test_a_fault_in_the_dockerfile_is_found(old: str, new: str, fault: str) -> None:
-    text = DOCKERFILE.read_text()
-    assert old in text
+def test_a_fault_in_a_dockerfile_is_found(old: str, new: str, fault: str) -> None:
+    (text, *_) = [text for file in (DOCKERFILE, SERVER / "Dockerfile") if old in (text := file.read_text())]
     assert any(fault in found for found in docker_faults(text.replace(old, new)))
 
 
 def test_the_image_gets_every_file_that_the_wheel_is_made_of() -> None:
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
-    copies = [rest.split() for name, rest in instructions(DOCKERFILE.read_text()) if name == "COPY"]
-    copied = {source for copy in copies if "--from=build" not in copy for source in copy[:-1] if "--" not in source}
+    copied = copied_from_here(DOCKERFILE)
     assert {*wheel["packages"], *wheel["force-include"], "requirements.lock", "README.md", "LICENSE"} <= copied
-    allowed = {line[1:] for line in IGNORE.read_text().splitlines() if line.startswith("!")}
-    assert copied <= allowed
+    assert copied <= let_in(IGNORE)
     assert all((ROOT / source).exists() for source in copied)
 
 
-@pytest.mark.parametrize("file", [COMPOSE, GPU], ids=lambda path: path.name)
+def copied_from_here(dockerfile: Path) -> set[str]:
+    copies = [rest.split() for name, rest in instructions(dockerfile.read_text()) if name == "COPY"]
+    return {source for copy in copies if "--from=build" not in copy for source in copy[:-1] if "--" not in source}
+
+
+def let_in(ignore: Path) -> set[str]:
+    return {line[1:] for line in ignore.read_text().splitlines() if line.startswith("!")}
+
+
+COMPOSE_FILES = [COMPOSE, GPU, SERVER / "compose.yaml"]
+
+
+@pytest.mark.parametrize("file", COMPOSE_FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_compose_files_fit_the_compose_specification(file: Path) -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -229,6 +254,102 @@ def test_the_container_makes_a_workspace_once_and_then_becomes_the_ui(tmp_path: 
     assert dagster["storage"] == {"postgres": {"postgres_url": {"env": "SIMCLR_POSTGRES_URL"}}}
     status = subprocess.run(["git", "status", "--short"], cwd=workspace, capture_output=True, text=True, check=True)
     assert status.stdout == ""
+
+
+# The server's container
+
+
+def test_the_image_of_the_server_holds_deploy_alone() -> None:
+    copied = copied_from_here(SERVER / "Dockerfile")
+    assert copied == let_in(SERVER / "Dockerfile.dockerignore")
+    assert copied == {"LICENSE", "deploy", str((SERVER / "requirements.txt").relative_to(ROOT))}
+    assert all((ROOT / source).exists() for source in copied)
+
+
+def needed_by_the_server() -> set[str]:
+    """Names of what `pip install 'simclr-pipeline[serve]'` gets on Linux, without simclr-pipeline itself."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    waiting, found = [*project["dependencies"], *project["optional-dependencies"]["serve"]], set()
+    while waiting:
+        requirement = Requirement(waiting.pop())
+        # The image's Python, whichever runs the tests.
+        marker = {"extra": "", "python_version": "3.11", "python_full_version": "3.11.0"}
+        name = canonicalize_name(requirement.name)
+        if name not in found and (requirement.marker is None or requirement.marker.evaluate(marker)):
+            found.add(name)
+            waiting += distribution(name).requires or []
+    return found
+
+
+def test_the_server_installs_what_it_needs_as_it_is_locked() -> None:
+    needed = needed_by_the_server()
+    assert {"numpy", "onnxruntime", "pillow", "starlette", "uvicorn"} < needed
+    locked = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line.split("=")[0] in needed]
+    _, *lines = (SERVER / "requirements.txt").read_text().splitlines()
+    assert lines == locked
+
+
+def test_the_size_of_the_image_is_documented() -> None:
+    rows = re.findall(r"^\| ([\w-]+) \| (\d+) \|$", (ROOT / "docs" / "deploy.md").read_text(), re.MULTILINE)
+    megabytes = {name: int(size) for name, size in rows}
+    files = {name: distribution(name).files or [] for name in needed_by_the_server()}
+    # Without what is compiled: which of that a package's list names, pip and uv do not agree on.
+    measured = {
+        name: sum(path.stat().st_size for file in listed if (path := Path(str(file.locate()))).suffix != ".pyc") / 1e6
+        for name, listed in files.items()
+    }
+    assert megabytes["total"] == pytest.approx(sum(measured.values()), rel=0.1)
+    for name in megabytes.keys() - {"total"}:
+        assert megabytes[name] == pytest.approx(measured[name], rel=0.1)
+
+
+def test_compose_confines_the_server() -> None:
+    compose = yaml.safe_load((SERVER / "compose.yaml").read_text())
+    (server,) = compose["services"].values()
+    assert image_fault(server["image"]) is None
+    assert server["build"] == {"context": "../../..", "dockerfile": str((SERVER / "Dockerfile").relative_to(ROOT))}
+    assert (server["read_only"], server["init"], server["cap_drop"]) == (True, True, ["ALL"])
+    assert server["security_opt"] == ["no-new-privileges:true"]
+    assert {"cpus", "mem_limit", "pids_limit", "ulimits"} <= server.keys()
+    assert not {"privileged", "environment", "network_mode"} & server.keys()
+    assert all(port.startswith("127.0.0.1:") for port in server["ports"])
+    (registry,) = server["volumes"]
+    assert registry.endswith(":/registry:ro")
+    assert [compose["secrets"][name] for name in server["secrets"]] == [{"file": "secrets/token"}]
+    assert (SERVER / ".gitignore").read_text().split() == ["/secrets/"]
+    assert int(server["stop_grace_period"].removesuffix("s")) > 10  # docs/serving.md: it ends within 10 seconds
+
+
+def test_the_command_of_the_image_serves_without_writing_and_ends_on_sigterm(tmp_path: Path) -> None:
+    """Its own words, with the paths, the address and the port of this test."""
+    with publish(tmp_path / "bundle") as work:
+        write_bundle(work, make_bundle())
+    (tmp_path / "token").write_text("0123456789abcdef")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    found = dict(instructions((SERVER / "Dockerfile").read_text()))
+    assert "CMD" not in found
+    words = {"/registry": tmp_path / "bundle", "/run/secrets/token": tmp_path / "token", "0.0.0.0": "127.0.0.1"}
+    command = [str(words.get(word, word)) for word in json.loads(found["ENTRYPOINT"])]
+    check = json.loads(found["HEALTHCHECK"].partition(" CMD ")[2].replace("8000", str(port)))
+    environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    environment |= {"PYTHONDONTWRITEBYTECODE": "1", "http_proxy": "http://127.0.0.1:9"}
+    assert subprocess.run(check, env=environment, capture_output=True, check=False).returncode == 1
+    with socket.create_server(("127.0.0.1", port)) as draining, subprocess.Popen(check, env=environment) as asking:
+        connection, _ = draining.accept()
+        connection.sendall(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n")
+        assert asking.wait(15) == 1
+        connection.close()
+    unwriting = ["sh", "-c", 'ulimit -f 0; exec "$0" "$@"']  # no file may grow
+    write = [*unwriting, "python", "-c", f"with open({str(tmp_path / 'file')!r}, 'w') as file: file.write('a')"]
+    assert subprocess.run(write, env=environment, capture_output=True, check=False).returncode != 0
+    serve = [*unwriting, *command, "--port", str(port)]
+    with subprocess.Popen(serve, env=environment, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        assert json.loads(server.stderr.readline())["event"] == "listening"
+        assert subprocess.run(check, env=environment, capture_output=True, check=False).returncode == 0
+        server.terminate()
+        assert server.wait(15) == 0
 
 
 # Kubernetes
