@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 EXTRAS := --extra train --extra pipeline --extra s3 --extra postgres --extra ray --extra serve --extra search --extra dev
 
-.PHONY: demo ui test test-fast bench lock format system-packages
+.PHONY: demo ui test test-fast bench lock format system-packages missing-packages
 
 demo: .venv/installed ## raw images to a served encoder in ./demo, through Dagster
 	simclr demo demo
@@ -13,7 +13,7 @@ demo: .venv/installed ## raw images to a served encoder in ./demo, through Dagst
 ui: .venv/installed ## the Dagster UI on the demo workspace
 	simclr --workspace demo ui
 
-test: .venv/installed system-packages ## everything that must hold: format, lint, types, layers, tests
+test: .venv/installed system-packages .venv/browser-installed ## everything that must hold: format, lint, types, layers, tests
 	ruff format --check .
 	ruff check .
 	mypy
@@ -26,12 +26,16 @@ test-fast: .venv/installed ## without the slow ones, which also need what system
 bench: .venv/bench-installed ## side by side with pinned peers
 	python -m benchmarks.nt_xent
 
-# A database and a browser, which the tests start themselves: no substitute shows that the product works with them.
+# A database, a browser and its package manager: no substitute shows that the product works with them.
+MISSING = $(strip $(shell command -v chromium >/dev/null || echo chromium; \
+  command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || echo postgresql; \
+  command -v npm >/dev/null || echo npm))
+
 system-packages:
-	@missing=""; \
-	command -v chromium >/dev/null || missing="$$missing chromium"; \
-	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || missing="$$missing postgresql"; \
-	[ -z "$$missing" ] || { echo "error: the tests need$$missing; run: sudo apt-get install --no-install-recommends$$missing" >&2; exit 1; }
+	@test -z "$(MISSING)" || { echo "error: the tests need $(MISSING); run: sudo apt-get install --no-install-recommends $(MISSING)" >&2; exit 1; }
+
+missing-packages: ## only their names
+	@echo $(MISSING)
 
 format: .venv/installed
 	ruff format .
@@ -54,4 +58,11 @@ lock: ## re-resolve both lock files from pyproject.toml
 
 .venv/bench-installed: .venv/installed benchmarks/requirements.lock
 	$(BIN)/pip install --quiet --no-deps -r benchmarks/requirements.lock
+	touch $@
+
+# onnxruntime-web for the test of docs/browser, beside no Markdown that the tests of the docs would read.
+.venv/browser-installed: docs/browser/package.json docs/browser/package-lock.json
+	mkdir -p .venv/browser
+	cp $^ .venv/browser/
+	npm ci --prefix .venv/browser --ignore-scripts --no-audit --no-fund --silent
 	touch $@

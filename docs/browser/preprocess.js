@@ -1,0 +1,141 @@
+// From an image file to the uint8 pixels that an encoder sees: deploy/preprocess.py in the browser.
+//
+// The resize is written out, because browsers scale a canvas each in their own way. It is Pillow's integer arithmetic,
+// so the same decoded pixels give the same bytes.
+
+const MAX_PIXELS = 80_000_000; // as in deploy/preprocess.py
+const CANVAS_PIXELS = 1 << 22; // a canvas over its limit, 2^24 pixels on iOS, stays blank without an error
+const MAX_SIDE = 16_384; // the longest canvas that Chromium, Firefox and Safari all draw on
+const PRECISION_BITS = 22; // of a weight, as in Pillow's Resample.c: 32 bits less 8 for the pixel and 2 for the sum
+
+/**
+ * Decode the first frame of an image file: upright by its EXIF orientation, in sRGB, on white.
+ *
+ * @param {Blob} file
+ * @returns {Promise<{width: number, height: number, data: Uint8Array}>} data is RGB, row by row
+ */
+export async function decode(file) {
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(file, { imageOrientation: "from-image" });
+  } catch (error) {
+    throw new Error(`this browser cannot read the image (${error.message}); give a PNG, JPEG, WebP, GIF or BMP file`);
+  }
+  try {
+    return onWhite(bitmap);
+  } finally {
+    bitmap.close();
+  }
+}
+
+function onWhite(bitmap) {
+  const { width, height } = bitmap;
+  if (width * height > MAX_PIXELS || Math.max(width, height) > MAX_SIDE) {
+    const allowed = `${MAX_PIXELS.toLocaleString("en")} pixels and sides of ${MAX_SIDE}`;
+    throw new Error(`the image has ${width} x ${height} pixels, allowed are ${allowed}; make it smaller`);
+  }
+  const bandHeight = Math.min(height, Math.floor(CANVAS_PIXELS / width));
+  const context = new OffscreenCanvas(width, bandHeight).getContext("2d", { willReadFrequently: true });
+  const data = new Uint8Array(width * height * 3);
+  let target = 0;
+  let mostOpaque = 0;
+  for (let top = 0; top < height; top += bandHeight) {
+    const rows = Math.min(bandHeight, height - top);
+    context.clearRect(0, 0, width, bandHeight);
+    context.drawImage(bitmap, 0, top, width, rows, 0, 0, width, rows);
+    const rgba = context.getImageData(0, 0, width, rows).data;
+    for (let source = 0; source < rgba.length; source += 4) {
+      const alpha = rgba[source + 3];
+      mostOpaque = Math.max(mostOpaque, alpha);
+      for (let channel = 0; channel < 3; channel++) {
+        data[target++] = (rgba[source + channel] * alpha + 255 * (255 - alpha) + 127) / 255;
+      }
+    }
+  }
+  if (mostOpaque === 0) throw new Error("every pixel is fully transparent; store the image on a visible background");
+  return { width, height, data };
+}
+
+/**
+ * Resize the short side to `resize` pixels and keep the central square of `size` pixels: Preprocessing.apply.
+ *
+ * @returns {Uint8Array} RGB [size, size, 3]
+ */
+export function resizeAndCrop({ width, height, data }, { size, resize }) {
+  const short = Math.min(width, height);
+  const across = cropped(width, Math.floor((resize * width) / short), size);
+  const down = cropped(height, Math.floor((resize * height) / short), size);
+  const square = new Uint8Array(size * size * 3);
+  if (isVerticalFirst(width, height, size)) {
+    const { first, count } = seen(across);
+    const middle = new Uint8Array(size * count * 3);
+    for (let column = 0; column < count; column++) {
+      weigh(data, (first + column) * 3, width * 3, down, middle, column * 3, count * 3);
+    }
+    for (let row = 0; row < size; row++) {
+      weigh(middle, (row * count - first) * 3, 3, across, square, row * size * 3, 3);
+    }
+  } else {
+    const { first, count } = seen(down);
+    const middle = new Uint8Array(count * size * 3);
+    for (let row = 0; row < count; row++) {
+      weigh(data, (first + row) * width * 3, 3, across, middle, row * size * 3, 3);
+    }
+    for (let column = 0; column < size; column++) {
+      weigh(middle, (column - first * size) * 3, size * 3, down, square, column * 3, size * 3);
+    }
+  }
+  return square;
+}
+
+/** Which pass Pillow 13 runs first. The pass between is rounded to bytes, so the order moves some by 1. */
+function isVerticalFirst(width, height, size) {
+  return height > size && height - size > 2 * (width - size);
+}
+
+/** The range of input pixels along one side that the crop depends on. */
+function seen(taps) {
+  const first = taps[0].start;
+  const { start, weights } = taps.at(-1);
+  return { first, count: start + weights.length - first };
+}
+
+/** For each output pixel of the crop along one side: the input pixels it sees, and their weights. */
+function cropped(length, resized, size) {
+  const step = length / resized;
+  const offset = roundHalfEven((resized - size) / 2);
+  const begin = Math.fround(offset * step); // Pillow takes the box as 32-bit floats
+  const end = Math.fround(Math.min((offset + size) * step, length));
+  const scale = Math.fround(end - begin) / size;
+  const reach = Math.max(scale, 1); // the triangle is as wide as an output pixel: this is what prevents aliasing
+  return Array.from({ length: size }, (_, position) => {
+    const center = begin + (position + 0.5) * scale;
+    const start = Math.max(Math.trunc(center - reach + 0.5), 0);
+    const stop = Math.min(Math.trunc(center + reach + 0.5), length);
+    const triangle = Array.from({ length: stop - start }, (_, index) =>
+      Math.max(1 - Math.abs((index + start - center + 0.5) * (1 / reach)), 0),
+    );
+    const sum = triangle.reduce((total, weight) => total + weight, 0);
+    const weights = triangle.map((weight) => Math.trunc(0.5 + weight * (1 / sum) * 2 ** PRECISION_BITS));
+    return { start, weights: Int32Array.from(weights) };
+  });
+}
+
+/** One line of pixels, `stride` apart, to a line of output pixels, `targetStride` apart. */
+function weigh(pixels, base, stride, taps, target, targetBase, targetStride) {
+  for (let position = 0; position < taps.length; position++) {
+    const { start, weights } = taps[position];
+    for (let channel = 0; channel < 3; channel++) {
+      let sum = 1 << (PRECISION_BITS - 1);
+      let source = base + start * stride + channel;
+      for (let index = 0; index < weights.length; index++, source += stride) sum += pixels[source] * weights[index];
+      target[targetBase + position * targetStride + channel] = Math.min(sum >> PRECISION_BITS, 255);
+    }
+  }
+}
+
+/** As Python's round(): a half goes to the even neighbour. */
+function roundHalfEven(value) {
+  const floor = Math.floor(value);
+  return value - floor === 0.5 ? floor + (floor % 2) : Math.round(value);
+}
