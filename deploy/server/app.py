@@ -136,6 +136,7 @@ def application(service: Service, token: str | None = None, hosts: Iterable[str]
         Exception: _internal,
     }
     app = Starlette(routes=routes, exception_handlers=handlers)
+    app.router.redirect_slashes = False  # a redirect would send a browser to whatever Host the request names
     names = {route.endpoint: route.path for route in routes}
     return Observed(Guarded(app, token, frozenset(hosts)), service, names)
 

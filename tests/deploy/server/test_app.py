@@ -13,7 +13,7 @@ import pytest
 from deploy.index import Index
 from deploy.server.models import load_model
 from tests.deploy.conftest import DIM, LABELS, embedding_of, encoded, features_of, make_bundle, noise
-from tests.deploy.server.conftest import IMAGE, PREPROCESSING, Gate, Running, running
+from tests.deploy.server.conftest import IMAGE, PREPROCESSING, Gate, Running, read_all, running
 
 TOKEN = "0123456789abcdef-token"
 
@@ -235,3 +235,13 @@ def test_a_fault_of_ours_is_a_500_and_the_next_request_is_served(
         assert server.post("/v1/embed", IMAGE).status == 200
         assert server.metric('simclr_requests_total{route="/v1/embed",status="5xx"}') == 1
     assert "the native library says no" in caplog.text
+
+
+@pytest.mark.parametrize("path", [b"?v1/model", b"/v1/embed/", b"/v1/model/", b"//v1/model"])
+def test_nobody_is_redirected_to_the_host_that_a_request_names(bundle: Path, path: bytes) -> None:
+    with running(bundle) as server:
+        request = b"POST " + path + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        with server.connect(request) as connection:
+            status, _, rest = read_all(connection).partition(b"\r\n")
+    assert status.split()[1] in (b"400", b"404")
+    assert b"location:" not in rest.lower()
