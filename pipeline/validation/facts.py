@@ -56,17 +56,6 @@ class Facts:
     green_std: float | None = None
     blue_std: float | None = None
 
-    @property
-    def sides(self) -> tuple[int, int]:
-        """The shorter and the longer one, pixels; (0, 0) when unknown."""
-        width, height = self.width or 0, self.height or 0
-        return min(width, height), max(width, height)
-
-    @property
-    def liveliest_std(self) -> float:
-        """The largest standard deviation of a channel: a pattern of equally bright colours is content too."""
-        return max(self.red_std or 0.0, self.green_std or 0.0, self.blue_std or 0.0)
-
 
 _TYPES = {one.name: set(get_args(one.type) or (one.type,)) for one in fields(Facts)} | {"operations": {list}}
 _BITS = dict.fromkeys(("bit_depth", "exif_orientation", *(name for name in _TYPES if "luma_p" in name)), 15)
