@@ -1,5 +1,7 @@
 """The ingest as an asset."""
 
+from datetime import date, timedelta
+
 import dagster as dg
 import pytest
 import yaml
@@ -7,6 +9,8 @@ import yaml
 from pipeline.defs.raw_images import RawImagesConfig, raw_images
 from pipeline.defs.retraining import DATA
 from pipeline.inbox import survey
+from pipeline.validation import overrides
+from pipeline.validation.overrides import Override
 from pipeline.workspace import Workspace
 from tests.pipeline.conftest import put
 
@@ -91,3 +95,21 @@ def test_a_run_on_another_source_does_not_need_those_of_the_triggers(filled: Wor
         assert told(materialize(filled, instance, sources=["inbox"]))["new_images"] == 40
         (run,) = instance.get_runs()
         assert DATA not in run.tags
+
+
+def test_a_run_strikes_out_what_has_expired_and_brings_a_missing_file_back(filled: Workspace) -> None:
+    today = date.today()
+    yesterday, tomorrow = today - timedelta(days=1), today + timedelta(days=1)
+    expired, holds = (
+        Override(digit * 64, "deny", "ada", "embargo", yesterday, expires)
+        for digit, expires in (("1", yesterday), ("2", tomorrow))
+    )
+    overrides.decide(filled.overrides, [expired, holds])
+    materialize(filled)
+    assert overrides.read(filled.overrides) == (holds,)
+    filled.overrides.unlink()
+    materialize(filled)
+    assert filled.overrides.is_file()  # or DVC would miss an input of the validate stage
+    filled.overrides.write_text("sha256\n")
+    with pytest.raises(dg.Failure, match="its first line must be sha256,action,who,why,added,expires"):
+        materialize(filled)
