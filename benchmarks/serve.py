@@ -1,187 +1,44 @@
-"""What the server costs and what it withstands: ``python -m benchmarks.serve --bundle DIR [--seconds N] [--out FILE]``.
+"""What the server costs and withstands: ``python -m benchmarks.serve [--bundle DIR] [--seconds N] [--json FILE]``.
 
     direct       p50 of one client over p50 of ``Encoder.embed`` on the same bytes, taking turns
-    load         p99 over p50 of an open loop at 70 % of capacity
+    load         p99 over p50 at 70 % of capacity, of requests that come evenly and of such that come at random
     batching     images/s of 32 clients with micro-batching over without, taking turns
-    overload     an open loop at 4 times the capacity: p99 of what is accepted over p99 at rest, images/s over capacity,
-                 and how soon the others are refused
+    overload     4 times the capacity: p99 of what is accepted over p99 at rest, images/s over capacity, and how soon
+                 the others are refused
     slow         p99 of one client beside 500 slow ones over p99 alone, taking turns
     soak         80 % of capacity while the model changes: failed requests
 
-The server runs in a process of its own, the clients in this one. In an open loop requests start when they are due,
-whether or not earlier ones are answered, and their time counts from then.
+Without a bundle a ResNet-18 with random weights serves. Server and clients share the machine, so leave it to them.
 """
 
 import argparse
 import asyncio
+import heapq
 import io
 import json
-import os
 import random
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 import deploy
+from benchmarks import deploy_encoders
+from benchmarks.load import Answer, Client, closed_loop, open_loop, percentile, served, slow_clients
 from deploy.artifact import publish, write_atomically
 from deploy.bundle import read_bundle, write_bundle
+from deploy.latency import processor
+from deploy.session import available_cpus
 
-HOST = "127.0.0.1"
 CLIENTS = 32
-SLOW_CLIENTS = 500
 ROUNDS = 3
-
-
-class Answer(NamedTuple):
-    status: int
-    seconds: float
-    """From when it was due to the end of the answer."""
-    wait: float
-    """From when it was sent."""
-
-
-class Client:
-    """One connection that is kept, and made again when the server ends it."""
-
-    def __init__(self, port: int, image: bytes) -> None:
-        self._port = port
-        self._request = (
-            f"POST /v1/embed HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: image/jpeg\r\nAccept: application/x-npy\r\n"
-            f"Content-Length: {len(image)}\r\n\r\n"
-        ).encode() + image
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-
-    async def ask(self, due: float | None = None) -> Answer:
-        sent = time.perf_counter()
-        for attempt in (1, 2):  # a kept connection may have ended meanwhile
-            fresh = self._streams is None
-            if fresh:
-                self._streams = await asyncio.open_connection(HOST, self._port)
-            try:
-                status = await self._exchange()
-            except (ConnectionError, asyncio.IncompleteReadError):
-                self.close()
-                if fresh or attempt == 2:
-                    return Answer(0, time.perf_counter() - (due or sent), time.perf_counter() - sent)
-            else:
-                return Answer(status, time.perf_counter() - (due or sent), time.perf_counter() - sent)
-        raise AssertionError("unreachable")
-
-    def close(self) -> None:
-        if self._streams:
-            self._streams[1].close()
-        self._streams = None
-
-    async def _exchange(self) -> int:
-        assert self._streams
-        reader, writer = self._streams
-        writer.write(self._request)
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-        await reader.readexactly(length)
-        return int(head[9:12])
-
-
-async def closed_loop(port: int, image: bytes, clients: int, seconds: float) -> tuple[float, list[Answer]]:
-    """Images/s of clients that each wait for their answer, and the answers."""
-    end = time.perf_counter() + seconds
-
-    async def one() -> list[Answer]:
-        client, answers = Client(port, image), []
-        while time.perf_counter() < end:
-            answers.append(await client.ask())
-            if answers[-1].status == 503:
-                await asyncio.sleep(0.01)
-        client.close()
-        return answers
-
-    answers = [answer for part in await asyncio.gather(*(one() for _ in range(clients))) for answer in part]
-    return sum(answer.status == 200 for answer in answers) / seconds, answers
-
-
-async def open_loop(port: int, image: bytes, rate: float, seconds: float, seed: int = 0) -> list[Answer]:
-    """Requests that arrive at random (Poisson) with a mean ``rate`` per second."""
-    chance = random.Random(seed)  # noqa: S311  repeatable, not secret
-    idle: list[Client] = []
-    tasks: list[asyncio.Task[Answer]] = []
-
-    async def one(due: float) -> Answer:
-        client = idle.pop() if idle else Client(port, image)
-        answer = await client.ask(due)
-        idle.append(client)
-        return answer
-
-    due = time.perf_counter()
-    end = due + seconds
-    while due < end:
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        tasks.append(asyncio.create_task(one(due)))
-        due += chance.expovariate(rate)
-    answers = await asyncio.gather(*tasks)
-    for client in idle:
-        client.close()
-    return list(answers)
-
-
-def percentile(answers: Sequence[Answer], q: float, status: int = 200) -> float:
-    """Milliseconds, of the answers with this status."""
-    return float(np.percentile([answer.seconds for answer in answers if answer.status == status], q)) * 1000
-
-
-@contextmanager
-def served(root: Path, *options: object) -> Iterator[int]:
-    """`simclr-deploy serve` in a process of its own; gives the port."""
-    program = "import sys; from deploy.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", program, "serve", str(root), "--port", "0", *map(str, options)]
-    log = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed below
-    process = subprocess.Popen(command, stderr=log, env=os.environ | {"PYTHONPATH": str(Path.cwd())})
-    try:
-        while "\n" not in (text := os.pread(log.fileno(), 4096, 0).decode()):
-            assert process.poll() is None, text
-            time.sleep(0.05)
-        yield int(json.loads(text.splitlines()[0])["address"].rpartition(":")[2])
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(15)
-        log.close()
-
-
-@asynccontextmanager
-async def slow_clients(port: int, image: bytes) -> AsyncIterator[None]:
-    """A third send half a head, a third half a body, a third do not read; each begins anew when it is cut off."""
-    head = (
-        f"POST /v1/embed HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(image)}\r\n\r\n"
-    )
-    parts = (
-        head[:40].encode(),
-        head.encode() + image[: len(image) // 2],
-        f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode(),
-    )
-
-    async def one(number: int) -> None:
-        while True:
-            _, writer = await asyncio.open_connection(HOST, port)
-            writer.write(parts[number % 3])
-            while not writer.is_closing():
-                await asyncio.sleep(1)
-
-    tasks = [asyncio.create_task(one(number)) for number in range(SLOW_CLIENTS)]
-    await asyncio.sleep(2)
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
 
 
 def direct(root: Path, image: bytes, seconds: float) -> dict[str, float]:
@@ -211,29 +68,45 @@ async def load_and_overload(port: int, image: bytes, seconds: float) -> dict[str
     await closed_loop(port, image, 2, 1.0)
     capacity, _ = await closed_loop(port, image, 4, seconds / 2)
     _, rest = await closed_loop(port, image, 1, seconds / 2)
-    busy = await open_loop(port, image, 0.7 * capacity, seconds)
+    even = await open_loop(port, image, 0.7 * capacity, seconds)
+    at_random = await open_loop(port, image, 0.7 * capacity, seconds, random_arrivals=True)
     flood = await open_loop(port, image, 4 * capacity, seconds)
     accepted, refused = ([one for one in flood if one.status == status] for status in (200, 503))
-    p99 = percentile(flood, 99)
     return {
         "load": {
             "capacity": capacity,
-            "p50_ms": percentile(busy, 50),
-            "p99_ms": percentile(busy, 99),
-            "p99_over_p50": percentile(busy, 99) / percentile(busy, 50),
-            "refused": sum(one.status != 200 for one in busy) / len(busy),
+            "rest_p99_ms": percentile(rest, 99),
+            **{f"even_{name}": value for name, value in spread(even).items()},
+            **{f"random_{name}": value for name, value in spread(at_random).items()},
+            "random_p99_over_p50_of_an_ideal_queue": ideal_ratio(0.7),
         },
         "overload": {
-            "p50_ms": percentile(flood, 50),
-            "p95_ms": percentile(flood, 95),
-            "p99_ms": p99,
-            "p99_over_rest": p99 / percentile(rest, 99),
+            **spread(flood),
+            "p99_over_rest": percentile(flood, 99) / percentile(rest, 99),
             "goodput_over_capacity": len(accepted) / seconds / capacity,
             "refusal_p50_ms": float(np.percentile([one.wait for one in refused], 50)) * 1000,
             "refusal_p99_ms": float(np.percentile([one.wait for one in refused], 99)) * 1000,
             "other": len(flood) - len(accepted) - len(refused),
         },
     }
+
+
+def spread(answers: Sequence[Answer]) -> dict[str, float]:
+    p50, p99 = percentile(answers, 50), percentile(answers, 99)
+    refused = sum(one.status != 200 for one in answers) / len(answers)
+    return {"p50_ms": p50, "p99_ms": p99, "p99_over_p50": p99 / p50, "refused": refused}
+
+
+def ideal_ratio(load: float, servers: int = 1, requests: int = 200_000) -> float:
+    """p99 over p50 of a queue before servers that always take the same time and add none of their own (M/D/c)."""
+    chance, free, now, times = random.Random(0), [0.0] * servers, 0.0, []  # noqa: S311  repeatable, not secret
+    for _ in range(requests):
+        now += chance.expovariate(load * servers)
+        done = max(now, heapq.heappop(free)) + 1
+        heapq.heappush(free, done)
+        times.append(done - now)
+    p50, p99 = np.percentile(times, [50, 99])
+    return float(p99 / p50)
 
 
 def batching(root: Path, image: bytes, seconds: float) -> dict[str, float]:
@@ -293,16 +166,21 @@ def photo() -> bytes:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--bundle", type=Path, help="default: a ResNet-18 with random weights")
     parser.add_argument("--seconds", type=float, default=60.0, help="of each measurement")
     parser.add_argument("--change-seconds", type=float, default=60.0, help="between changes of the model in the soak")
     parser.add_argument("--only", nargs="*", default=["direct", "load", "batching", "slow", "soak"])
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     given = parser.parse_args()
-    image, results = photo(), dict[str, Any]()
+    image = photo()
+    results: dict[str, Any] = {"benchmark": "serve", "machine": f"{processor()}, {available_cpus()} cores"}
+    results |= {"seconds": given.seconds, "encoder": str(given.bundle.name) if given.bundle else "resnet18"}
+    results |= {name: version(name) for name in ("onnxruntime", "starlette", "uvicorn")}
     with tempfile.TemporaryDirectory() as folder:
+        if given.bundle is None:
+            deploy_encoders.write("resnet18", Path(folder) / "resnet18")
         registry = Path(folder) / "registry"
-        make_registry(given.bundle, registry)
+        make_registry(given.bundle or Path(folder) / "resnet18" / "bundle", registry)
         if "direct" in given.only:
             results["direct"] = direct(registry, image, given.seconds)
         if "load" in given.only:
@@ -316,12 +194,10 @@ def main() -> int:
         if "soak" in given.only:
             with served(registry) as port:
                 results["soak"] = asyncio.run(soak(port, registry, image, given.seconds, given.change_seconds))
-    text = json.dumps(
-        {name: {key: round(value, 3) for key, value in part.items()} for name, part in results.items()}, indent=2
-    )
+    text = json.dumps(json.loads(json.dumps(results), parse_float=lambda number: round(float(number), 3)), indent=1)
     print(text)
-    if given.out:
-        given.out.write_text(text + "\n", encoding="utf-8")
+    if given.json:
+        given.json.write_text(text + "\n", encoding="utf-8")
     return 0
 
 

@@ -1,0 +1,168 @@
+"""Clients that load a server: closed and open loops, slow clients, and the server itself in a process of its own.
+
+In a closed loop a client sends its next request when it has its answer. In an open loop requests start when they are
+due, whether or not earlier ones are answered, and their time counts from then.
+"""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+HOST = "127.0.0.1"
+SLOW_CLIENTS = 500
+
+
+class Answer(NamedTuple):
+    status: int
+    seconds: float
+    """From when it was due to the end of the answer."""
+    wait: float
+    """From when it was sent."""
+
+
+class Client:
+    """One connection that is kept, and made again when the server ends it."""
+
+    def __init__(self, port: int, image: bytes) -> None:
+        self._port = port
+        self._request = (
+            f"POST /v1/embed HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: image/jpeg\r\nAccept: application/x-npy\r\n"
+            f"Content-Length: {len(image)}\r\n\r\n"
+        ).encode() + image
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def ask(self, due: float | None = None) -> Answer:
+        sent = time.perf_counter()
+        for attempt in (1, 2):  # a kept connection may have ended meanwhile
+            fresh = self._streams is None
+            if fresh:
+                self._streams = await asyncio.open_connection(HOST, self._port)
+            try:
+                status = await self._exchange()
+            except (ConnectionError, asyncio.IncompleteReadError):
+                self.close()
+                if fresh or attempt == 2:
+                    return Answer(0, time.perf_counter() - (due or sent), time.perf_counter() - sent)
+            else:
+                return Answer(status, time.perf_counter() - (due or sent), time.perf_counter() - sent)
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        if self._streams:
+            self._streams[1].close()
+        self._streams = None
+
+    async def _exchange(self) -> int:
+        assert self._streams
+        reader, writer = self._streams
+        writer.write(self._request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        await reader.readexactly(length)
+        return int(head[9:12])
+
+
+async def closed_loop(port: int, image: bytes, clients: int, seconds: float) -> tuple[float, list[Answer]]:
+    """Images/s of clients that each wait for their answer, and the answers."""
+    end = time.perf_counter() + seconds
+
+    async def one() -> list[Answer]:
+        client, answers = Client(port, image), []
+        while time.perf_counter() < end:
+            answers.append(await client.ask())
+            if answers[-1].status == 503:
+                await asyncio.sleep(0.01)
+        client.close()
+        return answers
+
+    answers = [answer for part in await asyncio.gather(*(one() for _ in range(clients))) for answer in part]
+    return sum(answer.status == 200 for answer in answers) / seconds, answers
+
+
+async def open_loop(
+    port: int, image: bytes, rate: float, seconds: float, random_arrivals: bool = False
+) -> list[Answer]:
+    """``rate`` requests a second, evenly spaced as those of wrk2 and vegeta, or at random times (Poisson)."""
+    chance = random.Random(0)  # noqa: S311  repeatable, not secret
+    idle: list[Client] = []
+    tasks: list[asyncio.Task[Answer]] = []
+
+    async def one(due: float) -> Answer:
+        client = idle.pop() if idle else Client(port, image)
+        answer = await client.ask(due)
+        idle.append(client)
+        return answer
+
+    due = time.perf_counter()
+    end = due + seconds
+    while due < end:
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        tasks.append(asyncio.create_task(one(due)))
+        due += chance.expovariate(rate) if random_arrivals else 1 / rate
+    answers = await asyncio.gather(*tasks)
+    for client in idle:
+        client.close()
+    return list(answers)
+
+
+def percentile(answers: Sequence[Answer], q: float, status: int = 200) -> float:
+    """Milliseconds, of the answers with this status."""
+    return float(np.percentile([answer.seconds for answer in answers if answer.status == status], q)) * 1000
+
+
+@contextmanager
+def served(root: Path, *options: object) -> Iterator[int]:
+    """`simclr-deploy serve` in a process of its own; gives the port."""
+    program = "import sys; from deploy.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "serve", str(root), "--port", "0", *map(str, options)]
+    log = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed below
+    process = subprocess.Popen(command, stderr=log, env=os.environ | {"PYTHONPATH": str(Path.cwd())})
+    try:
+        while "\n" not in (text := os.pread(log.fileno(), 4096, 0).decode()):
+            assert process.poll() is None, text
+            time.sleep(0.05)
+        yield int(json.loads(text.splitlines()[0])["address"].rpartition(":")[2])
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(15)
+        log.close()
+
+
+@asynccontextmanager
+async def slow_clients(port: int, image: bytes) -> AsyncIterator[None]:
+    """A third send half a head, a third half a body, a third do not read; each begins anew when it is cut off."""
+    head = (
+        f"POST /v1/embed HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(image)}\r\n\r\n"
+    )
+    parts = (
+        head[:40].encode(),
+        head.encode() + image[: len(image) // 2],
+        f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode(),
+    )
+
+    async def one(number: int) -> None:
+        while True:
+            _, writer = await asyncio.open_connection(HOST, port)
+            writer.write(parts[number % 3])
+            while not writer.is_closing():
+                await asyncio.sleep(1)
+
+    tasks = [asyncio.create_task(one(number)) for number in range(SLOW_CLIENTS)]
+    await asyncio.sleep(2)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
