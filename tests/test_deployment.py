@@ -113,7 +113,7 @@ def image_fault(image: str) -> str | None:
 
 
 def docker_faults(text: str) -> list[str]:
-    """Some of hadolint's rules, and ours."""
+    """Our rules, beside hadolint's."""
     found = instructions(text)
     faults = [fault for name, rest in found if name == "FROM" and (fault := image_fault(rest.split()[0]))]
     if not re.fullmatch(r"[1-9]\d*:[1-9]\d*", dict(found).get("USER", "")):
@@ -146,6 +146,10 @@ def docker_faults(text: str) -> list[str]:
 @pytest.mark.parametrize("file", [DOCKERFILE, SERVER / "Dockerfile"], ids=lambda path: path.parent.name)
 def test_a_dockerfile_keeps_the_rules(file: Path) -> None:
     assert docker_faults(file.read_text()) == []
+    hadolint = subprocess.run(
+        [Path(sys.executable).with_name("hadolint"), "--no-color", file], capture_output=True, text=True
+    )
+    assert (hadolint.returncode, hadolint.stdout) == (0, "")
 
 
 @pytest.mark.parametrize(
