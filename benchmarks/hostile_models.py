@@ -30,6 +30,12 @@ SPECIALS = (0x00, 0x7F, 0x80, 0xFF)
 def mutated(model: bytes, chance: random.Random) -> bytes:
     """Bytes changed, cut out, doubled or cut off; most places lie in the graph rather than in the weights."""
     data = bytearray(model)
+    while data == model:
+        mutate(data, chance)
+    return bytes(data)
+
+
+def mutate(data: bytearray, chance: random.Random) -> None:
     for _ in range(chance.randint(1, 6)):
         end = len(data) if chance.random() < 0.3 else min(len(data), 4_000)
         place = chance.randrange(end) if chance.random() < 0.7 else len(data) - 1 - chance.randrange(end)
@@ -44,7 +50,6 @@ def mutated(model: bytes, chance: random.Random) -> bytes:
             data[place:place] = data[place : place + chance.randint(1, 64)]
         elif chance.random() < 0.2:
             del data[place + 1 :]
-    return bytes(data)
 
 
 def metric(port: int, name: str) -> float:
