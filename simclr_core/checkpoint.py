@@ -16,7 +16,7 @@ import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,7 @@ class TrainingState:
     optimizer: dict[str, Tensor]
     history: list[Mapping[str, Any]]  # a record for each epoch that is done
     unfinished: list[tuple[float, float]]  # loss and gradient norm of each step of the epoch that is not
+    objective: dict[str, Tensor] = field(default_factory=dict)  # a queue and its momentum encoder; most have none
 
 
 def run_key(config: Mapping[str, Any], data_digest: str, initial: str) -> str:
@@ -134,6 +135,8 @@ def save_training(run: Path, state: TrainingState) -> None:
         with publish(run / f"step-{state.step:08d}") as directory:
             _write_tensors(directory / "network.safetensors", state.network)
             _write_tensors(directory / "optimizer.safetensors", state.optimizer)
+            if state.objective:
+                _write_tensors(directory / "objective.safetensors", state.objective)
             progress = {"step": state.step, "history": state.history, "unfinished": state.unfinished}
             _write_json(directory / "training.json", {"format_version": FORMAT_VERSION, **progress})
             failpoint("checkpoint.publish")
@@ -174,12 +177,14 @@ def load_training(checkpoint: Path) -> TrainingState:
     """Read what ``newest_training`` found."""
     card = json.loads((checkpoint / "training.json").read_text(encoding="utf-8"))
     _check_format(checkpoint, card)
+    objective = checkpoint / "objective.safetensors"
     return TrainingState(
         step=card["step"],
         network=_read_tensors(checkpoint / "network.safetensors"),
         optimizer=_read_tensors(checkpoint / "optimizer.safetensors"),
         history=card["history"],
         unfinished=[(loss, gradient_norm) for loss, gradient_norm in card["unfinished"]],
+        objective=_read_tensors(objective) if objective.exists() else {},
     )
 
 

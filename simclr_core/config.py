@@ -9,7 +9,7 @@ import re
 from collections.abc import Hashable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -92,6 +92,13 @@ class AugmentationConfig(Block):
     blur: Probability = 0.5
 
 
+class QueueConfig(Block):
+    """Negatives from earlier batches, keys from a momentum encoder (MoCo): see ``momentum_queue``."""
+
+    size: Annotated[int, Field(ge=2)] = 4096  # keys, at least batch_size
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.999  # of the encoder that makes them
+
+
 class WarmStartConfig(Block):
     """How pretraining goes on from a champion, instead of the values beside: see ``schedule``."""
 
@@ -112,6 +119,7 @@ class PretrainConfig(Block):
     image_size: Annotated[int, Field(ge=8, le=1024)] = 224  # side of a view, pixels
     resize: Annotated[int, Field(ge=8)] | None = None  # evaluation's short side before the centre crop; null: same
     batch_size: Annotated[int, Field(ge=2)] = 256  # images, two views each
+    micro_batch_size: Annotated[int, Field(ge=1)] | None = None  # images of a process at a time; null: all of its share
     epochs: Annotated[int, Field(ge=1)] = 100
     optimizer: Literal["sgd", "lars", "adamw"] = "lars"
     learning_rate: Positive = 0.3
@@ -120,6 +128,8 @@ class PretrainConfig(Block):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-6
     warmup_epochs: Annotated[float, Field(ge=0)] = 10
     temperature: Positive = 0.1
+    loss: Literal["nt_xent", "dcl", "info_nce"] = "nt_xent"
+    queue: QueueConfig | None = None  # null: the negatives are those of the batch
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     checkpoint_every_steps: Annotated[int, Field(ge=1)] = 100
     monitor_images: Annotated[int, Field(ge=16)] = 2000  # judged after every epoch, those with labels first
@@ -136,9 +146,26 @@ class PretrainConfig(Block):
             faults.append(
                 f"warm_start.warmup_epochs up to the epochs of a warm start ({epochs}), not {warmup_epochs:g}"
             )
+        if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
+            faults.append(f"micro_batch_size up to batch_size ({self.batch_size}), not {self.micro_batch_size}")
+        faults += self._faults_of_queue()
         if faults:
             raise ValueError("; ".join(faults))
         return self
+
+    def _faults_of_queue(self) -> list[str]:
+        if self.queue is None:
+            return []
+        faults = []
+        if self.queue.size < self.batch_size:
+            faults.append(f"queue.size of at least batch_size ({self.batch_size}), not {self.queue.size}")
+        if self.loss != "info_nce":
+            faults.append(f"loss: info_nce, the one there is over a queue, not {self.loss}, or queue: null")
+        if self.micro_batch_size is not None:
+            faults.append(
+                "micro_batch_size: null beside a queue, whose negatives do not depend on the batch: lower batch_size"
+            )
+        return faults
 
 
 class LinearEvalConfig(Block):
@@ -231,7 +258,8 @@ def _fault(block: str, detail: ErrorDetails, model: type[Block]) -> str:
 def _keys(model: type[Block], location: tuple[int | str, ...]) -> list[str]:
     """The keys that the (possibly nested) block at this location has."""
     for name in location:
-        nested = model.model_fields[str(name)].annotation
+        annotation = model.model_fields[str(name)].annotation
+        nested = next((kind for kind in get_args(annotation) if kind is not type(None)), annotation)  # of ``X | None``
         assert isinstance(nested, type)
         assert issubclass(nested, Block)
         model = nested

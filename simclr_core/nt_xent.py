@@ -1,13 +1,20 @@
-"""NT-Xent, the contrastive loss of SimCLR (Chen et al. 2020, equation 1), over the views of all ranks.
+"""NT-Xent, the contrastive loss of SimCLR (Chen et al. 2020, equation 1), over the views of all ranks; and two kin.
 
-    loss(i, j) = -log( exp(s_ij) / sum_{k != i} exp(s_ik) ),    s_ij = cos(z_i, z_j) / temperature
+    loss(i, j) = -log( exp(s_ij) / sum_{k in K(i)} exp(s_ik) ),    s_ij = cos(z_i, z_j) / temperature
 
-averaged over the N ordered positive pairs (i, p(i)), where N = 2nW: two views of n images on each of W ranks. With
-l_i = log sum_{k != i} exp(s_ik) the loss is L = 1/N sum_i (l_i - s_ip(i)). A row z_k of unit length enters L as an
-anchor, through l_k, as a key of every other anchor j, through l_j, and twice in its positive pair. s is symmetric, so
-both roles weigh the same vectors and meet in one sum:
+averaged over the N ordered positive pairs (i, p(i)), where N = 2nW: two views of n images on each of W ranks. The
+losses differ in the keys K(i) that the anchor i is compared with:
 
-    dL/dz_k = 1/(N temperature) ( sum_{j != k} (exp(s_kj - l_k) + exp(s_kj - l_j)) z_j - 2 z_p(k) )
+    nt_xent      all views but i itself
+    decoupled    not the positive p(i) either: DCL, which learns from small batches (Yeh et al. 2022, equation 6)
+    cross_view   the views on the other side alone, the positive among them: InfoNCE in both directions (van den Oord et
+                 al. 2018; CLIP, Radford et al. 2021, section 2.3)
+
+With l_i = log sum_{k in K(i)} exp(s_ik) the loss is L = 1/N sum_i (l_i - s_ip(i)). A row z_k of unit length enters L as
+an anchor, through l_k, as a key of other anchors j, through l_j, and twice in its positive pair. s is symmetric, and so
+is being a key, so both roles weigh the same vectors and meet in one sum:
+
+    dL/dz_k = 1/(N temperature) ( sum_{j in K(k)} (exp(s_kj - l_k) + exp(s_kj - l_j)) z_j - 2 z_p(k) )
 
 A rank that holds every z and every l, N scalars, thus has the exact gradient of its own rows: the backward pass talks
 to nobody. Both passes compute s one tile at a time, so memory is the gathered z, N x d, and a few tiles; never N x N.
@@ -16,13 +23,15 @@ No similarity is above 1/t, t the temperature. So exp(s_ij - 1/t) never overflow
 computed once for (i, j) and (j, i): among its own rows a rank visits only the tiles on and above the diagonal.
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 
 from simclr_core.errors import NtXentError
 
@@ -30,107 +39,221 @@ TILE = 512  # rows and columns of s at a time: 1 MiB of float32, which stays in 
 RANGE = 80.0  # exp(-80) is still a normal float32
 LOWEST = 0.003  # exp(-2 / 0.003) a normal float64
 
+Keys = Literal["others", "negatives", "other view"]
+Span = tuple[int, int]
 
-def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+
+class PairLoss(Protocol):
+    """What ``LOSSES`` holds: see ``nt_xent``."""
+
+    def __call__(
+        self, first: Tensor, second: Tensor, temperature: float, counts: Sequence[int] | None = None
+    ) -> Tensor: ...
+
+
+def nt_xent(first: Tensor, second: Tensor, temperature: float, counts: Sequence[int] | None = None) -> Tensor:
     """Mean NT-Xent loss over the views of all ranks: a scalar, the same on every rank.
 
     ``first`` and ``second`` are this rank's projections of the two views, [n, d], not normalised, row i of both from
-    image i; n is the same on every rank. Computed in float32, autocast or not, in float64 for temperatures below 0.025;
-    float64 stays float64.
+    image i. Where n is not the same on every rank, as in an uneven last batch, each rank gives the n of all, in the
+    order of ranks, as ``counts``: to find them out would cost a third collective. Computed in float32, autocast or not,
+    in float64 for temperatures below 0.025; float64 stays float64. torch.compile leaves it as it is.
 
     The gradient is scaled for DistributedDataParallel, which averages over ranks: with g_r the part of dL/dweights that
     flows through the rows of rank r, dL/dweights = sum_r g_r = 1/W sum_r (W g_r): each rank back-propagates W dL/dz_k.
 
     Raises:
-        NtXentError: temperature is below 0.003, or the two are not both [n, d] with n >= 1.
+        NtXentError: temperature is below 0.003, the two are not both [n, d] with n >= 1, or ``counts`` does not have
+            them.
+    """
+    loss: Tensor = _mean_loss(first, second, temperature, counts, "others")
+    return loss
+
+
+def decoupled(first: Tensor, second: Tensor, temperature: float, counts: Sequence[int] | None = None) -> Tensor:
+    """Mean decoupled contrastive loss (DCL, without the weights of DCLW), otherwise as ``nt_xent``. May be negative.
+
+    Raises:
+        NtXentError: as ``nt_xent``, or there is one image on all ranks together, which has no negatives.
+    """
+    loss: Tensor = _mean_loss(first, second, temperature, counts, "negatives")
+    return loss
+
+
+def cross_view(first: Tensor, second: Tensor, temperature: float, counts: Sequence[int] | None = None) -> Tensor:
+    """Mean InfoNCE loss of first views among second ones and of second among first, otherwise as ``nt_xent``."""
+    loss: Tensor = _mean_loss(first, second, temperature, counts, "other view")
+    return loss
+
+
+LOSSES: dict[str, PairLoss] = {"nt_xent": nt_xent, "dcl": decoupled, "info_nce": cross_view}
+
+
+def check_temperature(temperature: float) -> None:
+    """
+    Raises:
+        NtXentError: no similarity can be divided by it, or one in float64 not be told from another.
     """
     if not LOWEST <= temperature < float("inf"):
         raise NtXentError(
             f"temperature is {temperature}; give a finite number of at least {LOWEST} (SimCLR uses 0.1 to 0.5)"
         )
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # a graph of all tiles wins nothing; torch has no types here
+def _mean_loss(first: Tensor, second: Tensor, temperature: float, counts: Sequence[int] | None, keys: Keys) -> Tensor:
+    check_temperature(temperature)
     if first.shape != second.shape or first.ndim != 2 or len(first) < 1:
         raise NtXentError(
             f"the projections of the two views have shapes {list(first.shape)} and {list(second.shape)}; "
             "give both as [n, d] with the same n >= 1, row i of each from image i"
         )
+    places = _Places(keys, _rank(), _checked(counts, len(first)))
+    if keys == "negatives" and sum(places.counts) < 2:
+        raise NtXentError("one image alone has no negatives; give the decoupled loss a batch of two or more")
     precision = torch.promote_types(torch.promote_types(first.dtype, second.dtype), torch.float32)
     with torch.autocast(first.device.type, enabled=False):
         rows = normalize(torch.cat([first.to(precision), second.to(precision)]), dim=1)
         # Similarities span 2/t: at low temperatures float32 would lose what is far below the largest there could be.
-        loss: Tensor = _NTXent.apply(rows if 2 / temperature <= RANGE else rows.double(), temperature)
+        loss: Tensor = _Contrast.apply(rows if 2 / temperature <= RANGE else rows.double(), temperature, places)
     return loss.to(precision)
 
 
-class _NTXent(torch.autograd.Function):
+def _checked(counts: Sequence[int] | None, own: int) -> tuple[int, ...]:
+    """The images of each rank; as many as here when nobody says otherwise."""
+    ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if counts is None:
+        return (own,) * ranks
+    if len(counts) != ranks or counts[_rank()] != own or min(counts) < 1:
+        raise NtXentError(
+            f"counts is {list(counts)}, but there are {ranks} ranks and number {_rank()}, this one, holds {own} "
+            "images; give the number of images of each rank, 1 or more, in the order of the ranks"
+        )
+    return tuple(counts)
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Which rows of the gathered views meet. Each rank's lie together: first all of its first views, then the second.
+
+    ``counts`` are the images of each rank.
+    """
+
+    keys: Keys
+    rank: int
+    counts: tuple[int, ...]
+
+    @property
+    def lengths(self) -> list[int]:
+        """The rows of each rank."""
+        return [2 * count for count in self.counts]
+
+    @property
+    def own(self) -> slice:
+        start = sum(self.lengths[: self.rank])
+        return slice(start, start + self.lengths[self.rank])
+
+    @property
+    def holes(self) -> tuple[int, ...]:
+        """Diagonals of this rank's rows against themselves on which no key lies: 0 is a row and itself."""
+        n = self.counts[self.rank]
+        return {"others": (0,), "negatives": (0, n, -n), "other view": ()}[self.keys]
+
+    def meetings(self) -> list[tuple[Span, list[Span]]]:
+        """Ranges of this rank's rows, each with the ranges of columns that hold their keys."""
+        n, own = self.counts[self.rank], self.own
+        ends = list(accumulate(self.lengths))
+        if self.keys != "other view":
+            return [((0, 2 * n), [(0, own.start), (own.start, own.stop), (own.stop, ends[-1])])]
+        first = [(end - 2 * count, end - count) for end, count in zip(ends, self.counts, strict=True)]
+        second = [(end - count, end) for end, count in zip(ends, self.counts, strict=True)]
+        del first[self.rank]  # these meet as the mirrored tiles of the first views
+        return [((0, n), second), ((n, 2 * n), first)]
+
+    def columns(self, top: int, spans: Sequence[Span]) -> Iterator[tuple[slice, slice | None]]:
+        """What the rows from ``top`` on meet in ``spans``, a tile at a time: of this rank only what no earlier row met,
+        with the slice of the *rows* that these columns are, where both orders of the two are meant; else None."""
+        own = self.own
+        for first, end in spans:
+            inside = own.start <= first < own.stop
+            for left in range(max(first, own.start + top) if inside else first, end, TILE):
+                c = slice(left, min(left + TILE, end))
+                mirrored = inside and left > own.start + top
+                yield c, slice(c.start - own.start, c.stop - own.start) if mirrored else None
+
+
+class _Contrast(torch.autograd.Function):
     """This rank's unit rows [2n, d], all first views and then all second views, to L. Two gathers, both in forward."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, temperature: float) -> Tensor:
-        columns = _gathered(rows)
-        start = _rank() * len(rows)
+    def forward(ctx: Any, rows: Tensor, temperature: float, places: _Places) -> Tensor:
+        columns = gathered(rows, places.lengths)
         sums = rows.new_zeros(len(rows))
-        for r, _, mirror, shifted in _tiles(rows, columns, start, temperature):
+        for r, _, mirror, shifted in _tiles(rows, columns, temperature, places):
             sums[r] += shifted.sum(dim=1)
             if mirror:
                 sums[mirror] += shifted.sum(dim=0)
-        all_log_sums = _gathered(sums.log_().add_(1 / temperature))
+        all_log_sums = gathered(sums.log_().add_(1 / temperature), places.lengths)
         ctx.save_for_backward(columns, all_log_sums)
-        ctx.own, ctx.temperature = slice(start, start + len(rows)), temperature
-        positives = columns.view(-1, 2, len(rows) // 2, rows.shape[1]).prod(dim=1).sum(dim=-1) / temperature
-        return all_log_sums.mean() - positives.mean()
+        ctx.temperature, ctx.places = temperature, places
+        shares = torch.split(columns, places.lengths)
+        positives = torch.cat([share.view(2, -1, share.shape[1]).prod(dim=0).sum(dim=-1) for share in shares])
+        return all_log_sums.mean() - (positives / temperature).mean()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         columns, log_sums = ctx.saved_tensors
-        own: slice = ctx.own
-        rows = columns[own]
+        places: _Places = ctx.places
+        rows = columns[places.own]
         # Not inherited from forward: backward may itself be called under autocast.
         with torch.autocast(columns.device.type, enabled=False):
             pull = -2 * rows.roll(len(rows) // 2, dims=0)  # the positive of a row is n rows away
             weights = (1 / ctx.temperature - log_sums).exp_()
-            for r, c, mirror, shifted in _tiles(rows, columns, own.start, ctx.temperature):
-                as_anchor_and_key = shifted.mul_(weights[own][r, None] + weights[c])
+            for r, c, mirror, shifted in _tiles(rows, columns, ctx.temperature, places):
+                as_anchor_and_key = shifted.mul_(weights[places.own][r, None] + weights[c])
                 pull[r].addmm_(as_anchor_and_key, columns[c])
                 if mirror:
                     pull[mirror].addmm_(as_anchor_and_key.T, rows[r])
-            ranks = len(columns) // len(rows)
-            return pull.mul_(gradient * ranks / (len(columns) * ctx.temperature)), None
+            ranks = len(places.counts)
+            return pull.mul_(gradient * ranks / (len(columns) * ctx.temperature)), None, None
 
 
 def _tiles(
-    rows: Tensor, columns: Tensor, start: int, temperature: float
+    rows: Tensor, columns: Tensor, temperature: float, places: _Places
 ) -> Iterator[tuple[slice, slice, slice | None, Tensor]]:
-    """exp(s - 1/temperature) of ``rows``, which are columns[start:], against ``columns``, 0 where a row meets itself.
+    """exp(s - 1/temperature) of ``rows``, the own ones of ``columns``, against their keys; 0 where there is none.
 
     Yields a slice of the rows, one of the columns, and the tile. Of two tiles that are each other's transposed only one
     is there, with the slice of the *rows* that its columns are: ``mirror``, else None.
     """
     scaled, shift = rows / temperature, rows.new_tensor(-1 / temperature)
-    for top in range(0, len(rows), TILE):
-        r = slice(top, min(top + TILE, len(rows)))
-        for c, mirror in _columns(top, start, len(rows), len(columns)):
-            shifted = torch.addmm(shift, scaled[r], columns[c].T).exp_()
-            # Most tiles hold no such place: their diagonal at that offset is empty.
-            shifted.diagonal(start + top - c.start).fill_(0)
-            yield r, c, mirror, shifted
+    own = places.own
+    for (first, end), spans in places.meetings():
+        for top in range(first, end, TILE):
+            r = slice(top, min(top + TILE, end))
+            for c, mirror in places.columns(top, spans):
+                shifted = torch.addmm(shift, scaled[r], columns[c].T).exp_()
+                if own.start <= c.start < own.stop:
+                    for hole in places.holes:  # most tiles hold no such place: their diagonal at that offset is empty
+                        shifted.diagonal(own.start + top - c.start + hole).fill_(0)
+                yield r, c, mirror, shifted
 
 
-def _columns(top: int, start: int, own: int, total: int) -> Iterator[tuple[slice, slice | None]]:
-    """The columns that the rows from ``top`` on meet: of other ranks all, of this one those from ``top`` on."""
-    for first, end in ((0, start), (start + top, start + own), (start + own, total)):
-        for left in range(first, end, TILE):
-            c = slice(left, min(left + TILE, end))
-            mirrored = start + top < left < start + own
-            yield c, slice(c.start - start, c.stop - start) if mirrored else None
+def gathered(local: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
+    """Every rank's ``local`` in the order of the ranks, along the first dimension, without gradient.
 
-
-def _gathered(local: Tensor) -> Tensor:
-    """Every rank's ``local`` [m, ...] in the order of the ranks: [W m, ...]."""
+    ``lengths`` are those of the ranks, None where they are all the same. A shorter one sends padding too.
+    """
     if not (dist.is_available() and dist.is_initialized()):
         return local
-    everyone = local.new_empty((dist.get_world_size() * len(local), *local.shape[1:]))
-    dist.all_gather_single(everyone, local.contiguous())
-    return everyone
+    lengths = lengths or (len(local),) * dist.get_world_size()
+    longest = max(lengths)
+    padding = [0, 0] * (local.ndim - 1) + [0, longest - len(local)]
+    everyone = local.new_empty((len(lengths) * longest, *local.shape[1:]))
+    dist.all_gather_single(everyone, pad(local, padding).contiguous())
+    if min(lengths) == longest:
+        return everyone
+    return torch.cat([share[:length] for share, length in zip(torch.split(everyone, longest), lengths, strict=True)])
 
 
 def _rank() -> int:

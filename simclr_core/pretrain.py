@@ -29,13 +29,15 @@ from simclr_core.batches import Batches
 from simclr_core.checkpoint import TrainingState
 from simclr_core.config import PretrainConfig, read_block
 from simclr_core.diagnostics import Monitor, choose_monitor
-from simclr_core.encoder import build_encoder
+from simclr_core.encoder import Encoder, build_encoder
 from simclr_core.errors import BatchSizeError, NonFiniteLossError
 from simclr_core.history import Progress, Record, record, summary
 from simclr_core.initial import Start, read_start
 from simclr_core.lars import LARS, parameter_groups
 from simclr_core.launch import Member, StopRequest
-from simclr_core.nt_xent import nt_xent
+from simclr_core.momentum_queue import MomentumQueue
+from simclr_core.nt_xent import LOSSES
+from simclr_core.objective import InBatch, Objective, buffers_kept
 from simclr_core.pretrained import draw_views, publish_pretrained
 from simclr_core.projection_head import build_projection_head
 from simclr_core.reporter import emit, record_timing
@@ -72,6 +74,7 @@ def run(workspace: Path) -> None:
         optimizer = build_optimizer(config.optimizer, network, config.momentum, config.weight_decay)
         schedule = plan(config, batches.steps_per_epoch, start)
         precision = resolve_precision(config.precision, member.device)
+        objective = choose_objective(config, network, precision, member)
         preprocessing = Preprocessing(config.image_size, config.resize or config.image_size)
         monitor = None
         if member.rank == 0:
@@ -87,8 +90,7 @@ def run(workspace: Path) -> None:
                 monitor,
                 progress,
                 schedule=schedule,
-                temperature=config.temperature,
-                precision=precision,
+                objective=objective,
                 folder=folder,
                 checkpoint_every=config.checkpoint_every_steps,
             )
@@ -109,8 +111,7 @@ def pretrain(
     progress: Progress,
     *,
     schedule: Schedule,
-    temperature: float,
-    precision: torch.dtype,
+    objective: Objective,
     folder: Path,
     checkpoint_every: int,
 ) -> list[Record]:
@@ -120,37 +121,37 @@ def pretrain(
     A checkpoint is saved every ``checkpoint_every`` steps, at the end, and when SIGTERM or Ctrl-C asks to stop.
     """
     member, steps = batches.member, schedule.steps
-    state = _resume(folder, network, optimizer, member)
+    state = _resume(folder, network, optimizer, objective, member)
     history, unfinished = state.history, state.unfinished
     model = _distributed(network, member)
     if state.step < steps:
-        _dry_batch(model, next(batches.network_inputs(state.step, state.step + 1)), temperature, precision)
+        _dry_batch(model, next(batches.network_inputs(state.step, state.step + 1)), objective)
     progress.start(state.step * batches.batch_size)
     with StopRequest() as stop:
         for step, views in zip(range(state.step, steps), batches.network_inputs(state.step, steps), strict=True):
             failpoint("pretrain.step")
             torch.manual_seed(_step_seed(batches.seed, step, member.rank))  # for networks that draw: stochastic depth
             optimizer.zero_grad()
-            first, second = _project(model, views, precision)
-            loss = nt_xent(first, second, temperature)
-            torch.autograd.backward(loss)
+            outcome = objective.backward(model, views)
             gradient_norm = get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
-            unfinished.append(_finite(step, loss, gradient_norm, batches))
+            unfinished.append(_finite(step, outcome.loss, gradient_norm, batches))
             for group in optimizer.param_groups:
                 group["lr"] = schedule.rate(step)
             optimizer.step()
+            objective.update()
             progress.step(batches.batch_size)
             if (step + 1) % schedule.steps_per_epoch == 0:
                 if monitor is not None:
                     losses, gradient_norms = zip(*unfinished, strict=True)
-                    judged = monitor.measure(network[0], first.detach(), second.detach())
+                    judged = monitor.measure(network[0], outcome.first, outcome.second)
                     history.append(record(len(history) + 1, losses, gradient_norms, schedule.rate(step), judged))
                     progress.epoch(history[-1])
                 unfinished.clear()
             stopped = stop.agreed(member)
             if member.rank == 0 and (stopped or (step + 1) % checkpoint_every == 0 or step + 1 == steps):
                 tensors = checkpoint.optimizer_tensors(optimizer)
-                done = TrainingState(step + 1, network.state_dict(), tensors, history, unfinished)
+                state_dict, lasting = network.state_dict(), objective.tensors()
+                done = TrainingState(step + 1, state_dict, tensors, history, unfinished, lasting)
                 checkpoint.save_training(folder, done)
             if stopped:
                 logger.info("stopped after step %d of %d; the same command goes on from there", step + 1, steps)
@@ -166,6 +167,29 @@ def plan(config: PretrainConfig, steps_per_epoch: int, start: Start) -> Schedule
         return schedule
     warm = config.warm_start
     return schedule.again(warm.epochs or config.epochs, warm.warmup_epochs, warm.learning_rate_share)
+
+
+def choose_objective(
+    config: PretrainConfig, network: nn.Sequential, precision: torch.dtype, member: Member
+) -> Objective:
+    """The loss over the batch, at once or from micro-batches, or over a queue.
+
+    Raises:
+        BatchSizeError: a micro-batch is larger than this process's share of the batch.
+    """
+    if config.queue is not None:
+        encoder, head = network[0], config.projection_head
+        assert isinstance(encoder, Encoder)
+        dim = head.dim if head.layers else encoder.feature_dim
+        size, momentum = config.queue.size, config.queue.momentum
+        return MomentumQueue(network, dim, size, momentum, config.temperature, precision, config.seed)
+    share = config.batch_size // member.size
+    if config.micro_batch_size is not None and config.micro_batch_size > share:
+        raise BatchSizeError(
+            f"pretrain.micro_batch_size is {config.micro_batch_size}, but each of {member.size} processes has {share} "
+            f"of the {config.batch_size} images of a batch; give at most {share}, or null"
+        )
+    return InBatch(LOSSES[config.loss], config.temperature, precision, config.micro_batch_size)
 
 
 def build_optimizer(name: str, network: nn.Module, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
@@ -187,8 +211,10 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
-def _resume(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, member: Member) -> TrainingState:
-    """The newest checkpoint, chosen by the first process for all, put into network and optimizer."""
+def _resume(
+    folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, objective: Objective, member: Member
+) -> TrainingState:
+    """The newest checkpoint, chosen by the first process for all, put into network, optimizer and objective."""
     newest = [checkpoint.newest_training(folder) if member.rank == 0 else None]
     if member.size > 1:
         torch.distributed.broadcast_object_list(newest)
@@ -197,6 +223,7 @@ def _resume(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, 
     state = checkpoint.load_training(newest[0])
     network.load_state_dict(state.network)
     checkpoint.restore_optimizer(optimizer, state.optimizer)
+    objective.restore(state.objective)
     if member.rank == 0:
         logger.info("going on from step %d (%s)", state.step, newest[0])
     return state
@@ -210,31 +237,22 @@ def _distributed(network: nn.Module, member: Member) -> nn.Module:
     return DistributedDataParallel(network, gradient_as_bucket_view=True, forward_sync_buffers=False)
 
 
-def _dry_batch(model: nn.Module, views: Tensor, temperature: float, precision: torch.dtype) -> None:
+def _dry_batch(model: nn.Module, views: Tensor, objective: Objective) -> None:
     """A forward and backward pass that leaves no trace: what does not fit or match fails before anything is written."""
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
-        torch.autograd.backward(nt_xent(*_project(model, views, precision), temperature))
+        with buffers_kept(model):
+            objective.backward(model, views)
     except torch.OutOfMemoryError as error:
         raise BatchSizeError(
-            f"a step over {len(views) // 2} images per process needs more memory than the device has; "
-            "lower pretrain.batch_size or image_size, or use more processes"
+            f"a step over {len(views)} views per process needs more memory than the device has; set "
+            "pretrain.micro_batch_size, lower batch_size or image_size, or use more processes"
         ) from error
     model.zero_grad()
-    for buffer, before in buffers:
-        buffer.copy_(before)
-
-
-def _project(model: nn.Module, views: Tensor, precision: torch.dtype) -> tuple[Tensor, Tensor]:
-    """z of the first and of the second views. One pass over both: DDP allows no two, and BatchNorm sees all rows."""
-    with torch.autocast(views.device.type, precision, enabled=precision != torch.float32):
-        first, second = model(views).chunk(2)
-    return first, second
 
 
 def _finite(step: int, loss: Tensor, gradient_norm: Tensor, batches: Batches) -> tuple[float, float]:
     """Loss and gradient norm as numbers; both are the same on every process."""
-    values = torch.stack([loss.detach(), gradient_norm]).tolist()
+    values = torch.stack([loss, gradient_norm]).tolist()
     if not all(map(math.isfinite, values)):
         raise NonFiniteLossError(step, values[0], values[1], batches.keys(step))
     return values[0], values[1]

@@ -1,7 +1,6 @@
 """What pretraining leaves behind: ``models/pretrained``, and for people and gates its reports."""
 
 import json
-import math
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +17,7 @@ from simclr_core.diagnostics import MEASURED, collapsed
 from simclr_core.encoder import Encoder
 from simclr_core.history import Record, write_history
 from simclr_core.initial import Start
+from simclr_core.objective import chance_loss
 from simclr_core.schedule import Schedule
 from simclr_core.shards import DatasetCard
 
@@ -37,13 +37,14 @@ def publish_pretrained(
     """The model with its card, ``pretrain.json``, ``pretrain.csv`` and ``curves.png``: the same for the same run."""
     encoder, head = network
     assert isinstance(encoder, Encoder)
+    queue_size = None if config.queue is None else config.queue.size
     metrics = {
         "init": str(start),
         "epochs": schedule.epochs,
         "steps": schedule.steps,
         "loss_first": history[0]["loss"],
         "loss_last": history[-1]["loss"],
-        "loss_chance": round(math.log(2 * config.batch_size - 1), 6),
+        "loss_chance": round(chance_loss(config.loss, config.batch_size, queue_size), 6),
         "finite": True,  # or the run would have ended
         "collapsed": collapsed(history[-1]["effective_rank"], history[-1]["feature_std"]),
         **{name: history[-1][name] for name in MEASURED},

@@ -37,6 +37,8 @@ from simclr_core.errors import (
 )
 from simclr_core.history import Progress
 from simclr_core.launch import Member
+from simclr_core.nt_xent import nt_xent
+from simclr_core.objective import InBatch
 from simclr_core.projection_head import build_projection_head
 from simclr_core.shards import ShardedImages, read_card
 
@@ -394,7 +396,7 @@ def test_the_dry_batch_leaves_no_trace() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.BatchNorm1d(8))
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    pretrain._dry_batch(network, torch.randn(8, 3, 2, 2), 0.5, torch.float32)
+    pretrain._dry_batch(network, torch.randn(8, 3, 2, 2), InBatch(nt_xent, 0.5, torch.float32))
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
 
@@ -404,8 +406,8 @@ def test_the_dry_batch_tells_a_full_device_from_a_bug() -> None:
         def forward(self, input: torch.Tensor) -> torch.Tensor:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with pytest.raises(BatchSizeError, match="4 images per process needs more memory"):
-        pretrain._dry_batch(Full(2, 2), torch.randn(8, 3, 2, 2), 0.5, torch.float32)
+    with pytest.raises(BatchSizeError, match=r"8 views per process needs more memory.*set pretrain\.micro_batch_size"):
+        pretrain._dry_batch(Full(2, 2), torch.randn(8, 3, 2, 2), InBatch(nt_xent, 0.5, torch.float32))
 
 
 def a_step(rank: int, size: int, workspace: Path) -> dict[str, Any]:
@@ -418,14 +420,12 @@ def a_step(rank: int, size: int, workspace: Path) -> dict[str, Any]:
     encoder = build_encoder("resnet10", 0.125, "compact")
     network = nn.Sequential(encoder, build_projection_head(encoder.feature_dim, 2, 16, 8))
     model = pretrain._distributed(network, member)
-    first, second = pretrain._project(model, next(batches.network_inputs(0, 1)), torch.float32)
-    loss = pretrain.nt_xent(first, second, 0.5)
-    torch.autograd.backward(loss)
+    outcome = InBatch(nt_xent, 0.5, torch.float32).backward(model, next(batches.network_inputs(0, 1)))
     gradients = {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
     optimizer = pretrain.build_optimizer("sgd", network, 0.9, 1e-4)
     optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = 0.05
     optimizer.step()
-    return {"loss": loss.detach(), "gradients": gradients, "network": dict(network.state_dict())}
+    return {"loss": outcome.loss, "gradients": gradients, "network": dict(network.state_dict())}
 
 
 @pytest.mark.slow
