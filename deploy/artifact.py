@@ -33,11 +33,13 @@ def publish(target: Path, replace: bool = False) -> Iterator[Path]:
     try:
         yield work
         _write_manifest(work)
+        failpoint("artifact.flush")
         for path in sorted(work.rglob("*")):
             _flush(path)
         _flush(work)
         failpoint("artifact.rename")
         retired = _retire(target) if replace and target.exists() else None
+        failpoint("artifact.retired")
         work.rename(target)
         _flush(target.parent)
         failpoint("artifact.renamed")
@@ -94,6 +96,7 @@ def write_atomically(path: Path, data: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         work.chmod(0o644)
+        failpoint("artifact.replace")
         work.replace(path)
     except BaseException:
         work.unlink()
@@ -110,11 +113,15 @@ def _read_manifest(directory: Path) -> dict[str, str]:
     if not directory.is_dir():
         raise MissingArtifactError(f"{directory}: no such directory; give the directory that holds {MANIFEST}")
     try:
-        lines = (directory / MANIFEST).read_text(encoding="utf-8").splitlines()
+        text = (directory / MANIFEST).read_bytes().decode()
     except FileNotFoundError:
         raise MissingArtifactError(f"{directory}: has no {MANIFEST}, so it is incomplete; make it again") from None
     except UnicodeDecodeError:
         raise CorruptArtifactError(f"{directory / MANIFEST}: not text; restore the directory from its source") from None
+    # Not splitlines(), which ends a line at ten other characters too: some of them are one flipped bit away.
+    *lines, rest = text.split("\n")
+    if rest:
+        raise CorruptArtifactError(f"{directory / MANIFEST}: does not end in a full line; restore the directory")
     entries = {}
     for line in lines:
         digest, separator, name = line.partition("  ")

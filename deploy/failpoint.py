@@ -18,7 +18,8 @@ _reached: Counter[str] = Counter()
 def failpoint(name: str) -> None:
     """Fail here if ``SIMCLR_FAILPOINT`` names this place: ``name:action``, or ``name:action@n`` for the n-th time.
 
-    Actions: ``kill`` (SIGKILL to this process), ``raise`` (RuntimeError), ``enospc`` (OSError: the disk is full).
+    Actions: ``kill`` (SIGKILL to this process), ``raise`` (RuntimeError), ``enospc`` (OSError: the disk is full), and
+    ``stop`` (SIGSTOP): whoever waits for that can kill this process, or another one, while this one is here.
     """
     armed = os.environ.get(VARIABLE)
     if not armed:
@@ -30,9 +31,10 @@ def failpoint(name: str) -> None:
     _reached[name] += 1
     if _reached[name] != int(turn or 1):
         return
-    if action == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
+    if action in ("kill", "stop"):
+        os.kill(os.getpid(), signal.SIGKILL if action == "kill" else signal.SIGSTOP)
+        return
     if action == "enospc":
         raise OSError(errno.ENOSPC, "No space left on device (failpoint)", name)
-    assert action == "raise", f"{VARIABLE}={armed}: the action is kill, raise or enospc"
+    assert action == "raise", f"{VARIABLE}={armed}: the action is kill, stop, raise or enospc"
     raise RuntimeError(f"failpoint {name}")

@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from deploy.artifact import publish, verify
@@ -72,7 +74,7 @@ def load_model(directory: Path) -> Model:
     card = json.loads((directory / "model.json").read_text(encoding="utf-8"))
     _check_format(directory, card)
     encoder = build_encoder(**card["encoder"], image_size=card["preprocessing"]["size"])
-    _fill(encoder.backbone, _read_tensors(directory / "encoder.safetensors"), directory, str(card["encoder"]))
+    fill(encoder.backbone, _read_tensors(directory / "encoder.safetensors"), directory, str(card["encoder"]))
     return Model(encoder.eval(), _read_tensors(directory / "head.safetensors"), card)
 
 
@@ -83,8 +85,8 @@ def load_weights(directory: Path, encoder: Encoder, head: nn.Module) -> None:
         ArtifactError, CheckpointError: as ``load_model``, or the weights do not fit this network.
     """
     model = load_model(directory)
-    _fill(encoder, model.encoder.state_dict(), directory, "the encoder of params.yaml")
-    _fill(head, model.head, directory, "the projection head of params.yaml")
+    fill(encoder, model.encoder.state_dict(), directory, "the encoder of params.yaml")
+    fill(head, model.head, directory, "the projection head of params.yaml")
 
 
 @dataclass(frozen=True)
@@ -134,19 +136,30 @@ def save_training(run: Path, state: TrainingState) -> None:
     try:
         with publish(run / f"step-{state.step:08d}") as directory:
             _write_tensors(directory / "network.safetensors", state.network)
+            failpoint("checkpoint.network")
             _write_tensors(directory / "optimizer.safetensors", state.optimizer)
             if state.objective:
                 _write_tensors(directory / "objective.safetensors", state.objective)
             progress = {"step": state.step, "history": state.history, "unfinished": state.unfinished}
-            _write_json(directory / "training.json", {"format_version": FORMAT_VERSION, **progress})
+            _write_json(directory / "training.json", {"format_version": FORMAT_VERSION, "run": run.name, **progress})
             failpoint("checkpoint.publish")
     except OSError as error:
         raise CheckpointError(
             f"{run}: step {state.step} cannot be saved ({error.strerror}); free the disk or its permissions and run "
             "the same command again: it goes on from the last checkpoint"
         ) from error
+    failpoint("checkpoint.prune")
     for outdated in _checkpoints(run)[GENERATIONS:]:
         shutil.rmtree(outdated)
+
+
+def remove_training(run: Path) -> None:
+    """Remove the checkpoints of a run whose model is published. A kill on the way leaves all of them or none."""
+    finished = run.with_suffix(".finished")
+    shutil.rmtree(finished, ignore_errors=True)
+    run.rename(finished)
+    failpoint("checkpoint.remove")
+    shutil.rmtree(finished)
 
 
 def newest_training(run: Path) -> Path | None:
@@ -174,9 +187,18 @@ def newest_training(run: Path) -> Path | None:
 
 
 def load_training(checkpoint: Path) -> TrainingState:
-    """Read what ``newest_training`` found."""
+    """Read what ``newest_training`` found.
+
+    Raises:
+        CheckpointError: it is of another format, or of another run.
+    """
     card = json.loads((checkpoint / "training.json").read_text(encoding="utf-8"))
     _check_format(checkpoint, card)
+    if card["run"] != checkpoint.parent.name:
+        raise CheckpointError(
+            f"{checkpoint}: saved by run {card['run']}, whose configuration, data or start is another than that of "
+            f"run {checkpoint.parent.name}; remove it, and train from the start or from this run's own checkpoints"
+        )
     objective = checkpoint / "objective.safetensors"
     return TrainingState(
         step=card["step"],
@@ -200,11 +222,20 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Give a fresh optimizer the state that ``optimizer_tensors`` took from an equal one."""
+    """Give a fresh optimizer the state that ``optimizer_tensors`` took from an equal one.
+
+    Raises:
+        CheckpointError: the state is of an optimizer over other parameters.
+    """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         position, _, name = key.partition(".")
+        if int(position) >= len(parameters) or value.shape not in (parameters[int(position)].shape, ()):
+            raise CheckpointError(
+                f"the optimizer's {name} of parameter {position}, of shape {list(value.shape)}, fits none of the "
+                f"{len(parameters)} parameters of this network; go on with the configuration that saved it"
+            )
         parameter = parameters[int(position)]
         if value.shape == parameter.shape:  # in the parameter's memory format, on which the arithmetic may depend
             value = torch.empty_like(parameter).copy_(value)
@@ -212,17 +243,22 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
-def _checkpoints(run: Path) -> list[Path]:
-    """Published checkpoints, newest first: by step, never by a clock."""
-    return sorted((path for path in run.glob("step-*") if not path.suffix), reverse=True)
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], directory: Path, what: str) -> None:
+    """Put the weights and statistics that were read from ``directory`` into a module, which the message calls ``what``.
 
-
-def _fill(module: nn.Module, tensors: Mapping[str, Tensor], directory: Path, what: str) -> None:
+    Raises:
+        CheckpointError: they are of another architecture.
+    """
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
         raise CheckpointError(f"{directory}: the weights do not fit {what}: {reason}") from None
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    """Published checkpoints, newest first: by step, never by a clock."""
+    return sorted((path for path in run.glob("step-*") if not path.suffix), reverse=True)
 
 
 def _check_format(directory: Path, card: Mapping[str, Any]) -> None:
@@ -232,7 +268,13 @@ def _check_format(directory: Path, card: Mapping[str, Any]) -> None:
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    path.write_bytes(safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}))
+    try:  # to a file and not to bytes: that would hold the interpreter lock, against the training thread
+        safetensors.torch.save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deploy.errors import ImageError
+from deploy.failpoint import failpoint
 from deploy.preprocess import Preprocessing, decode
 from simclr_core.errors import DatasetError
 from simclr_core.shards import ShardedImages
@@ -59,6 +60,7 @@ class TrainingImages:
         return torch.from_numpy(batch), torch.from_numpy(sizes)
 
     def _decoded(self, position: int) -> NDArray[np.uint8]:
+        failpoint("dataset.decode")
         return np.ascontiguousarray(_pixels(self._images, position).transpose(2, 0, 1))
 
     def _remember(self, decoded: dict[int, NDArray[np.uint8]]) -> None:

@@ -28,6 +28,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from deploy.failpoint import failpoint
 from simclr_core.errors import LaunchError
 
 PROCESSES = "SIMCLR_PROCESSES"
@@ -36,6 +37,7 @@ START_TIMEOUT = 60  # seconds for all processes to find each other
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 GRACE = 5  # seconds
 SHUTDOWN_TIMEOUT = 30  # seconds from SIGTERM to SIGKILL: a step and a checkpoint
+RUN_ID = "simclr-"  # and the launcher's process; torch hands it to every process that it starts
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -77,7 +79,7 @@ def launch(count: int, arguments: Sequence[str]) -> int:
             max_nodes=1,
             nproc_per_node=count,
             logs_specs=DefaultLogsSpecs(log_dir=folder),
-            run_id=f"simclr-{os.getpid()}",
+            run_id=f"{RUN_ID}{os.getpid()}",
             rdzv_backend="c10d",
             rdzv_endpoint="localhost:0",
             rdzv_configs={"timeout": START_TIMEOUT},
@@ -121,6 +123,7 @@ def member() -> Iterator[Member]:
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
     torch.distributed.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+    failpoint("launch.joined")
     try:
         yield Member(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
     except RuntimeError:
@@ -168,3 +171,6 @@ def _die_with_the_launcher() -> None:
     """Each process has a session of its own: SIGKILL for the launcher, or for its group, would leave orphans."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    run_id = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    if run_id.startswith(RUN_ID) and run_id != f"{RUN_ID}{os.getppid()}":
+        raise SystemExit(128 + signal.SIGKILL)  # it was killed while this process was still importing torch

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from deploy.failpoint import failpoint
+
 
 @contextmanager
 def held(path: Path, holder: str, refusal: Callable[[str], Exception]) -> Iterator[IO[str]]:
@@ -21,6 +23,7 @@ def held(path: Path, holder: str, refusal: Callable[[str], Exception]) -> Iterat
         except BlockingIOError:
             raise refusal(path.read_text(encoding="utf-8").strip() or "another process") from None
         sign(file, holder)
+        failpoint("lock.held")
         yield file
 
 

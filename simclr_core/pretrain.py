@@ -10,7 +10,6 @@ features get better (kNN), never to change a weight.
 import hashlib
 import logging
 import math
-import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from simclr_core.augmentations import Augmentation
 from simclr_core.batch_norm import synchronise
 from simclr_core.batches import Batches
 from simclr_core.checkpoint import TrainingState
+from simclr_core.checkpoint_writer import CheckpointWriter
 from simclr_core.config import PretrainConfig, read_block
 from simclr_core.diagnostics import Monitor, choose_monitor
 from simclr_core.encoder import Encoder, build_encoder
@@ -96,9 +96,11 @@ def run(workspace: Path) -> None:
             )
             seconds, images_per_second = progress.seconds, progress.images_per_second
         if member.rank == 0:
+            failpoint("pretrain.trained")
             publish_pretrained(workspace, config, card, preprocessing, start, schedule, network, history)
             draw_views(workspace / "reports" / "augmentations.png", batches, preprocessing)
-            shutil.rmtree(folder)
+            failpoint("pretrain.reported")
+            checkpoint.remove_training(folder)
             record_timing("pretrain", workspace=workspace, seconds=seconds, images_per_second=images_per_second)
             emit("end", stage="pretrain", message=f"{schedule.steps} steps, {summary(history[-1])}", **history[-1])
 
@@ -118,7 +120,8 @@ def pretrain(
     """Train ``network`` (encoder, projection head) in place, from the last checkpoint in ``folder`` if there is one.
 
     Called by every process of the group at once; the first one alone has a ``monitor``, saves, and returns the history.
-    A checkpoint is saved every ``checkpoint_every`` steps, at the end, and when SIGTERM or Ctrl-C asks to stop.
+    A checkpoint is saved every ``checkpoint_every`` steps, at the end, and when SIGTERM or Ctrl-C asks to stop; all of
+    them are on the disk when this returns or raises SystemExit.
     """
     member, steps = batches.member, schedule.steps
     state = _resume(folder, network, optimizer, objective, member)
@@ -127,7 +130,7 @@ def pretrain(
     if state.step < steps:
         _dry_batch(model, next(batches.network_inputs(state.step, state.step + 1)), objective)
     progress.start(state.step * batches.batch_size)
-    with StopRequest() as stop:
+    with StopRequest() as stop, CheckpointWriter(folder) as writer:
         for step, views in zip(range(state.step, steps), batches.network_inputs(state.step, steps), strict=True):
             failpoint("pretrain.step")
             torch.manual_seed(_step_seed(batches.seed, step, member.rank))  # for networks that draw: stochastic depth
@@ -139,6 +142,7 @@ def pretrain(
                 group["lr"] = schedule.rate(step)
             optimizer.step()
             objective.update()
+            failpoint("pretrain.stepped")
             progress.step(batches.batch_size)
             if (step + 1) % schedule.steps_per_epoch == 0:
                 if monitor is not None:
@@ -146,14 +150,15 @@ def pretrain(
                     judged = monitor.measure(network[0], outcome.first, outcome.second)
                     history.append(record(len(history) + 1, losses, gradient_norms, schedule.rate(step), judged))
                     progress.epoch(history[-1])
+                    failpoint("pretrain.epoch")
                 unfinished.clear()
             stopped = stop.agreed(member)
             if member.rank == 0 and (stopped or (step + 1) % checkpoint_every == 0 or step + 1 == steps):
                 tensors = checkpoint.optimizer_tensors(optimizer)
                 state_dict, lasting = network.state_dict(), objective.tensors()
-                done = TrainingState(step + 1, state_dict, tensors, history, unfinished, lasting)
-                checkpoint.save_training(folder, done)
+                writer.save(TrainingState(step + 1, state_dict, tensors, history, unfinished, lasting))
             if stopped:
+                writer.wait()
                 logger.info("stopped after step %d of %d; the same command goes on from there", step + 1, steps)
                 raise SystemExit(128 + stopped)
     return history
@@ -221,9 +226,10 @@ def _resume(
     if newest[0] is None:
         return TrainingState(0, {}, {}, [], [])
     state = checkpoint.load_training(newest[0])
-    network.load_state_dict(state.network)
+    checkpoint.fill(network, state.network, newest[0], "the network of params.yaml")
     checkpoint.restore_optimizer(optimizer, state.optimizer)
     objective.restore(state.objective)
+    failpoint("pretrain.resumed")
     if member.rank == 0:
         logger.info("going on from step %d (%s)", state.step, newest[0])
     return state

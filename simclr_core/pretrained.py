@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from deploy.artifact import publish, write_atomically
+from deploy.failpoint import failpoint
 from deploy.preprocess import Preprocessing
 from simclr_core import checkpoint, plots
 from simclr_core.batches import Batches
@@ -66,6 +67,7 @@ def publish_pretrained(
     }
     with publish(workspace / "models" / "pretrained", replace=True) as directory:
         checkpoint.save_model(directory, encoder, head.state_dict(), model)
+    failpoint("pretrain.published")
     write_history(workspace / "reports", history)
     write_atomically(workspace / "reports" / "pretrain.json", json.dumps(metrics, indent=2) + "\n")
 

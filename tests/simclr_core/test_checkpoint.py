@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from deploy.artifact import publish
@@ -155,12 +156,30 @@ def test_when_none_verifies_training_does_not_start_from_nothing(tmp_path: Path)
 
 def test_a_full_disk_keeps_the_earlier_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "run"
-    checkpoint.save_training(run, state(1))
+    for step in (1, 2):
+        checkpoint.save_training(run, state(step))
     monkeypatch.setenv("SIMCLR_FAILPOINT", "checkpoint.publish:enospc")
-    with pytest.raises(CheckpointError, match=r"step 2 cannot be saved .No space left"):
-        checkpoint.save_training(run, state(2))
-    assert [path.name for path in run.iterdir()] == ["step-00000001"]
-    assert checkpoint.newest_training(run) == run / "step-00000001"
+    with pytest.raises(CheckpointError, match=r"step 3 cannot be saved .No space left"):
+        checkpoint.save_training(run, state(3))
+    assert sorted(path.name for path in run.iterdir()) == ["step-00000001", "step-00000002"]
+    assert checkpoint.newest_training(run) == run / "step-00000002"
+
+
+def test_a_disk_that_fills_while_weights_are_written_is_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """safetensors has an error of its own, with the system's number in its words."""
+    with pytest.raises(OSError, match="No such file or directory") as missing:
+        checkpoint._write_tensors(tmp_path / "none" / "weights", {"a": torch.ones(2)})
+    assert missing.value.filename == str(tmp_path / "none" / "weights")
+
+    def full(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(CheckpointError, match=r"step 1 cannot be saved .No space left on device."):
+        checkpoint.save_training(tmp_path / "run", state(1))
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_the_key_changes_with_every_parameter_with_the_data_and_with_the_start() -> None:

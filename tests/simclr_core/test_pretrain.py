@@ -160,6 +160,10 @@ def test_the_same_inputs_give_the_same_bytes(prepared: Path, undisturbed: dict[s
         "artifact.renamed:raise@2",
         "artifact.rename:raise@7",  # the model itself
         "artifact.renamed:raise@7",  # the model is there, the reports are not
+        "dataset.decode:raise@40",  # in a thread that reads images
+        "checkpoint.network:raise@2",
+        "pretrain.reported:raise@1",
+        "checkpoint.remove:raise@1",  # all is published, and no checkpoint is left to go on from
     ],
 )
 def test_an_interrupted_run_goes_on_to_the_same_bytes(
@@ -169,6 +173,34 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
     pretrain.run(prepared)
     assert results(prepared) == undisturbed
     assert runs(prepared) == []
+
+
+def test_a_disk_that_fills_in_the_background_stops_the_training_and_loses_nothing(
+    prepared: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy.failpoint._reached.clear()
+    with monkeypatch.context() as patch:
+        patch.setenv("SIMCLR_FAILPOINT", "checkpoint.publish:enospc@3")
+        with pytest.raises(CheckpointError, match=r"step 6 cannot be saved .No space left .*; free the disk"):
+            pretrain.run(prepared)
+    assert runs(prepared) == ["step-00000002", "step-00000004"]
+    assert results(prepared) == {}
+    pretrain.run(prepared)
+    assert results(prepared) == undisturbed
+
+
+def test_a_checkpoint_that_was_moved_into_another_run_is_refused(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(prepared, monkeypatch, "pretrain.step:raise@8")
+    (run,) = (path for path in (prepared / ".simclr" / "runs").iterdir() if path.is_dir())
+    configure(prepared, encoder={"name": "resnet10", "width": 0.25, "stem": "compact"})
+    interrupt(prepared, monkeypatch, "pretrain.step:raise@1")  # to learn the name of the other run
+    (other,) = {path.with_suffix("") for path in (prepared / ".simclr" / "runs").glob("*.lock")} - {run}
+    run.rename(other)
+    with pytest.raises(CheckpointError, match=r"saved by run [0-9a-f]{16}, whose configuration, data or start"):
+        pretrain.run(prepared)
+    assert results(prepared) == {}
 
 
 def test_a_damaged_newest_checkpoint_costs_steps_but_no_bit(
