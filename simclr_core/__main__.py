@@ -1,6 +1,7 @@
 """The training stages, each a command that runs alone in a workspace:
 
     python -m simclr_core initial
+    python -m simclr_core augment-sheet --out views.png
     python -m simclr_core pretrain
     python -m simclr_core linear_eval
     python -m simclr_core finetune --fraction 0.01
@@ -56,9 +57,11 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
         count = launch.processes()
         if count > 1:
             return launch.launch(count, arguments)
-    stage = import_module(f"simclr_core.{options.stage}")
+    stage = import_module(f"simclr_core.{options.stage.replace('-', '_')}")
     if options.stage == "finetune":
         stage.run(options.workspace, options.fraction)
+    elif options.stage == "augment-sheet":
+        stage.run(options.workspace, options.out, options.images)
     else:
         stage.run(options.workspace)
     return 0
@@ -71,6 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workspace", type=Path, default=Path(), metavar="DIR", help="default: the current folder")
     stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
     stages.add_parser("initial", help="what pretraining begins with: nothing, or the champion's network")
+    sheet = stages.add_parser("augment-sheet", help="a picture of the views that pretraining will see; not a stage")
+    sheet.add_argument("--out", type=Path, metavar="FILE", help="default: reports/augment-sheet.png in the workspace")
+    sheet.add_argument("--images", type=int, default=8, metavar="N", help="default: 8")
     stages.add_parser("pretrain", help="SimCLR pretraining: data/prepared to models/pretrained")
     stages.add_parser(
         "linear_eval", help="linear probe and kNN of the frozen encoder, beside random and pixel baselines"

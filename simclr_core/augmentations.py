@@ -3,27 +3,50 @@
 Whole uint8 batches in, each sample with parameters of its own, on the device where the batch lies. All randomness comes
 from ``order.uniform``: a view is a pure function of (seed, epoch, sample, view), whatever batch the sample sits in.
 
-Crop, resize, flip and blur are products with one small matrix per sample and axis. Every step equals torchvision's
-transform of a float image (antialias on) within one level of 255, with two choices of our own:
-- the jitter runs in the fixed order brightness, contrast, saturation, hue; torchvision shuffles it per image;
-- luminance weighs by 0.299, 0.587, 0.114, which sum to one; torchvision's sum to 0.9999. So saturation, hue and
-  grayscale leave a gray image as it is, and a batch without any colour is worked on in one channel.
+Two modes. ``exact``: every step equals torchvision's transform of a float image (antialias on) within one level of 255,
+with the weights of luminance and the order of the jitter as ``color_jitter`` says. ``fused``: crop, flip and blur are
+one pair of matrices, jitter and grayscale one affine map of the colours, so that hue turns in YIQ and nothing is
+clamped before the end; above ``MATRIX_SIDE`` on a CPU the crop is resized in whole levels.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import log
-from typing import Any
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from simclr_core.color_jitter import jitter_maps, jittered, luminance, mapped
 from simclr_core.errors import AugmentationError
+from simclr_core.gaussian_blur import blur_matrix, gaussian_blur, separable_blur
 from simclr_core.order import uniform
+from simclr_core.random_resized_crop import TRIES, crop_boxes, interpolated_crop, resized_crop
 
-TRIES = 10  # crop shapes drawn until one fits the image, as in torchvision's RandomResizedCrop
 SIGMA = (0.1, 2.0)  # of the blur, in pixels of the view whatever its size
+MAIN_VIEWS = 2  # views 0 and 1 are the pair of SimCLR; later ones are extra crops
+MATRIX_SIDE = 64  # pixels: on a CPU, larger views are faster without matrix products
+CHUNK_BYTES = 2**20  # of float pixels that a CPU works on at once, so that they stay in its cache
+
+Flags = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+
+class Draws(NamedTuple):
+    """What happens to each sample of a batch; every array begins with the sample."""
+
+    boxes: Floats  # top, left, height, width
+    flip: Flags
+    turns: NDArray[np.int64]  # quarter turns, 0..3
+    jitter: Flags
+    swings: Floats  # [n, 4]: brightness, contrast, saturation, hue, in [-s, s]
+    orders: NDArray[np.int64]  # [n, 4]: which of these comes first, second, ...
+    gray: Flags
+    blur: Flags
+    sigmas: Floats
+    solarize: Flags
 
 
 @dataclass(frozen=True)
@@ -31,9 +54,12 @@ class Augmentation:
     """The recipe of a view of ``size`` x ``size`` pixels.
 
     ``crop_scale`` is the area of the crop over that of the image, ``crop_ratio`` its width over its height. ``flip``,
-    ``jitter_probability``, ``grayscale`` and ``blur`` are probabilities, each drawn per sample. With strength s the
-    factors of brightness, contrast and saturation lie in 1 -+ 0.8 s, and hue turns by up to 0.2 s of the circle either
-    way. The blur's kernel spans 10 % of the side, rounded down to an odd number: below 20 pixels there is no blur.
+    ``jitter_probability``, ``grayscale``, ``blur``, ``rotation`` and ``solarize`` are probabilities, each drawn per
+    sample. With strength s the factors of brightness, contrast and saturation lie in 1 -+ 0.8 s, and hue turns by up to
+    0.2 s of the circle either way; ``jitter_order`` is brightness, contrast, saturation, hue, or random per sample. The
+    blur's kernel spans 10 % of the side, rounded down to an odd number: below 20 pixels there is no blur. A rotation is
+    by 90, 180 or 270 degrees. Solarisation inverts the pixels from 0.5 up (Grill et al. 2020, BYOL). Views from number
+    2 on, ``extra_crops`` of them, take ``extra_crop_scale``: multi-crop (Caron et al. 2020, SwAV), at the same size.
 
     Raises:
         AugmentationError: a value is out of its range.
@@ -47,170 +73,178 @@ class Augmentation:
     jitter_probability: float = 0.8
     grayscale: float = 0.2
     blur: float = 0.5
+    mode: Literal["exact", "fused"] = "exact"
+    jitter_order: Literal["fixed", "random"] = "fixed"
+    rotation: float = 0.0
+    solarize: float = 0.0
+    extra_crops: int = 0
+    extra_crop_scale: tuple[float, float] = (0.05, 0.14)
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise AugmentationError(f"size is {self.size}; a view has at least 1 pixel a side")
-        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise AugmentationError(f"crop_scale is {self.crop_scale}; give 0 < smallest <= largest <= 1")
-        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
-            raise AugmentationError(f"crop_ratio is {self.crop_ratio}; give 0 < smallest <= largest")
+        for name, most in (("crop_scale", 1.0), ("extra_crop_scale", 1.0), ("crop_ratio", float("inf"))):
+            low, high = given = getattr(self, name)
+            if not 0 < low <= high <= most:
+                limit = "" if most > 1 else " <= 1"
+                raise AugmentationError(f"{name} is {given}; give 0 < smallest <= largest{limit}")
         if not 0 <= self.jitter_strength <= 1.25:
             raise AugmentationError(f"jitter_strength is {self.jitter_strength}; give 0 to 1.25, where 1 - 0.8 s is 0")
-        for name in ("flip", "jitter_probability", "grayscale", "blur"):
+        for name in ("flip", "jitter_probability", "grayscale", "blur", "rotation", "solarize"):
             if not 0 <= getattr(self, name) <= 1:
                 raise AugmentationError(f"{name} is {getattr(self, name)}; a probability lies in [0, 1]")
+        for name, allowed in (("mode", ("exact", "fused")), ("jitter_order", ("fixed", "random"))):
+            if getattr(self, name) not in allowed:
+                raise AugmentationError(f"{name} is {getattr(self, name)!r}; give {' or '.join(allowed)}")
+        if self.extra_crops < 0:
+            raise AugmentationError(f"extra_crops is {self.extra_crops}; give 0 or more")
+
+    @property
+    def views(self) -> int:
+        """How many views an image has."""
+        return MAIN_VIEWS + self.extra_crops
 
     def view(self, images: Tensor, sizes: Tensor, seed: int, epoch: int, samples: Tensor, view: int) -> Tensor:
         """One view of each image: float32 [n, 3, size, size] in [0, 1].
 
         ``images`` uint8 [n, 3, H, W] hold each image in the top left corner, ``sizes`` int64 [n, 2] say how high and
         wide it is, ``samples`` int64 [n] which of the dataset; the last two are best left on the CPU.
+
+        Raises:
+            AugmentationError: the batch is not of this form.
         """
-
-        def on_device(values: NDArray[Any]) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(values)).to(images.device)
-
-        draws = uniform(seed, epoch, samples.cpu().numpy(), view, 2 * TRIES + 11).T
-        areas, ratios, (top, left, flip, jitter, *factors, grayscale, blur, sigma) = np.split(draws, [TRIES, 2 * TRIES])
-        boxes = crop_boxes(areas, ratios, top, left, sizes.cpu().numpy(), self.crop_scale, self.crop_ratio)
+        _check(images, sizes, samples)
+        draws = self.draws(sizes.cpu().numpy(), seed, epoch, samples.cpu().numpy(), view)
         colourless = torch.equal(images[:, 0], images[:, 1]) and torch.equal(images[:, 1], images[:, 2])
+        pixels = images[:, :1] if colourless else images
+        views = torch.empty(len(images), 3, self.size, self.size, device=images.device)
         with torch.autocast(images.device.type, enabled=False):
-            pixels = images[:, :1] if colourless else images
-            pixels = resized_crop(pixels, on_device(boxes), on_device(flip < self.flip), self.size)
+            maps = self._maps(draws)
+            for chunk in _chunks(pixels, self.size):
+                some = Draws._make(values[chunk] for values in draws)
+                if maps is None:
+                    views[chunk] = self._exact(pixels[chunk], some)
+                else:
+                    views[chunk] = self._fused(pixels[chunk], some, maps[0][chunk], maps[1][chunk])
+        return views
 
-            rows = on_device(np.flatnonzero((jitter < self.jitter_probability) & (self.jitter_strength > 0)))
-            swings = on_device(self.jitter_strength * (2 * np.stack(factors) - 1))
-            pixels[rows] = jittered(pixels[rows], swings[:, rows])
+    def draws(self, sizes: NDArray[np.int64], seed: int, epoch: int, samples: NDArray[np.int64], view: int) -> Draws:
+        """The random choices for each of ``samples`` [n]. New ones go to the end: the others stay what they were."""
+        numbers = uniform(seed, epoch, samples, view, 2 * TRIES + 18).T
+        areas, ratios, numbers = np.split(numbers, [TRIES, 2 * TRIES])
+        top, left, flip, jitter, *swings, gray, blur, sigma, rotate, turn, solarize = numbers[:14]
+        scale = self.crop_scale if view < MAIN_VIEWS else self.extra_crop_scale
+        return Draws(
+            boxes=crop_boxes(areas, ratios, top, left, sizes, scale, self.crop_ratio),
+            flip=flip < self.flip,
+            turns=np.where(rotate < self.rotation, 1 + (3 * turn).astype(np.int64), 0),
+            jitter=(jitter < self.jitter_probability) & (self.jitter_strength > 0),
+            swings=self.jitter_strength * (2 * np.stack(swings, axis=1) - 1),
+            orders=numbers[14:].argsort(axis=0).T,
+            gray=gray < self.grayscale,
+            blur=(blur < self.blur) & (self._kernel > 1),
+            sigmas=SIGMA[0] + (SIGMA[1] - SIGMA[0]) * sigma,
+            solarize=solarize < self.solarize,
+        )
 
-            rows = on_device(np.flatnonzero((grayscale < self.grayscale) & (not colourless)))
-            pixels[rows] = luminance(pixels[rows]).expand(-1, pixels.shape[1], -1, -1)
+    @property
+    def _kernel(self) -> int:
+        return self.size // 10 // 2 * 2 + 1
 
-            kernel = self.size // 10 // 2 * 2 + 1
-            rows = on_device(np.flatnonzero((blur < self.blur) & (kernel > 1)))
-            sigmas = on_device(SIGMA[0] + (SIGMA[1] - SIGMA[0]) * sigma)
-            pixels[rows] = gaussian_blur(pixels[rows], sigmas[rows], kernel)
-        return pixels.expand(-1, 3, -1, -1).contiguous()
+    def _by_matrices(self, device: torch.device) -> bool:
+        return device.type != "cpu" or self.size <= MATRIX_SIDE
+
+    def _maps(self, draws: Draws) -> tuple[Floats, Floats] | None:
+        """What happens to the colours of each sample, as ``jitter_maps``; None where it happens step by step."""
+        if self.mode == "exact":
+            return None
+        orders = draws.orders if self.jitter_order == "random" else None
+        return jitter_maps(np.where(draws.jitter, draws.swings.T, 0), draws.gray, orders)
+
+    def _exact(self, images: Tensor, draws: Draws) -> Tensor:
+        device = images.device
+        boxes, flip, swings, sigmas = (
+            _on(device, values) for values in (draws.boxes, draws.flip, draws.swings.T, draws.sigmas)
+        )
+        if self._by_matrices(device):
+            pixels, blur = resized_crop(images, boxes, flip, self.size), gaussian_blur
+        else:
+            pixels = interpolated_crop(images, boxes, flip, self.size, rounded=False).div_(255)
+            blur = separable_blur
+        orders = draws.orders[draws.jitter] if self.jitter_order == "random" else None
+        pixels = _rotated(pixels, draws.turns)
+        pixels = _changed(pixels, draws.jitter, lambda some, rows: jittered(some, swings[:, rows], orders))
+        if images.shape[1] == 3:
+            pixels = _changed(pixels, draws.gray, lambda some, _: luminance(some).repeat(1, 3, 1, 1))
+        pixels = _changed(pixels, draws.blur, lambda some, rows: blur(some, sigmas[rows], self._kernel))
+        return _changed(pixels, draws.solarize, _solarized)
+
+    def _fused(self, images: Tensor, draws: Draws, of_pixel: Floats, of_mean: Floats) -> Tensor:
+        device = images.device
+        boxes, flip, sigmas = (_on(device, values) for values in (draws.boxes, draws.flip, draws.sigmas))
+        maps = (_on(device, values.astype(np.float32)) for values in (of_pixel, of_mean))
+        if self._by_matrices(device):
+            blur = None
+            if draws.blur.any():
+                blur = blur_matrix(sigmas, self._kernel, self.size)
+                blur[_on(device, np.flatnonzero(~draws.blur))] = torch.eye(self.size, device=device)
+            pixels = mapped(resized_crop(images, boxes, flip, self.size, blur), *maps)
+        else:
+            levels = interpolated_crop(images, boxes, flip, self.size, rounded=True)
+            pixels = mapped(levels, *(values.div_(255) for values in maps))
+            pixels = _changed(pixels, draws.blur, lambda some, rows: separable_blur(some, sigmas[rows], self._kernel))
+        return _changed(_rotated(pixels, draws.turns), draws.solarize, _solarized)
 
 
-def crop_boxes(
-    areas: NDArray[np.float64],
-    ratios: NDArray[np.float64],
-    top: NDArray[np.float64],
-    left: NDArray[np.float64],
-    sizes: NDArray[np.int64],
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-) -> NDArray[np.float64]:
-    """Random crops (top, left, height, width), whole numbers [n, 4], of images of ``sizes`` [n, 2], from uniform draws.
-
-    ``areas`` and ``ratios`` [tries, n]: the first shape that fits the image is taken; if none does, the largest crop
-    in its middle of an allowed ratio. ``top`` and ``left`` [n] place it.
-    """
-    height, width = sizes.T
-    area = height * width * (scale[0] + (scale[1] - scale[0]) * areas)
-    aspect = np.exp(log(ratio[0]) + (log(ratio[1]) - log(ratio[0])) * ratios)
-    heights, widths = np.round(np.sqrt(area / aspect)), np.round(np.sqrt(area * aspect))
-    fits = (heights >= 1) & (heights <= height) & (widths >= 1) & (widths <= width)
-    first = fits.argmax(axis=0), np.arange(len(sizes))
-    found = fits[first]
-    crop_height = np.where(found, heights[first], np.clip(np.round(width / ratio[0]), 1, height))
-    crop_width = np.where(found, widths[first], np.clip(np.round(height * ratio[1]), 1, width))
-    crop_top = np.where(found, np.floor(top * (height - crop_height + 1)), (height - crop_height) // 2)
-    crop_left = np.where(found, np.floor(left * (width - crop_width + 1)), (width - crop_width) // 2)
-    return np.stack([crop_top, crop_left, crop_height, crop_width], axis=1)
+def _check(images: Tensor, sizes: Tensor, samples: Tensor) -> None:
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise AugmentationError(
+            f"images are {str(images.dtype).removeprefix('torch.')} {list(images.shape)}; give uint8 [n, 3, H, W], one "
+            "channel repeated three times: images.expand(-1, 3, -1, -1)"
+        )
+    n, _, height, width = images.shape
+    if sizes.shape != (n, 2) or samples.shape != (n,):
+        raise AugmentationError(
+            f"sizes are {list(sizes.shape)} and samples {list(samples.shape)} for {n} images; give [{n}, 2] and [{n}]"
+        )
+    if n and not (sizes.min() >= 1 and sizes[:, 0].max() <= height and sizes[:, 1].max() <= width):
+        raise AugmentationError(
+            f"sizes go from {sizes.amin(0).tolist()} to {sizes.amax(0).tolist()}; the images have room for 1 pixel to "
+            f"{[height, width]} (height, width)"
+        )
 
 
-def resized_crop(images: Tensor, boxes: Tensor, flipped: Tensor, size: int) -> Tensor:
-    """The ``boxes`` [n, 4] of uint8 [n, c, H, W], mirrored where ``flipped`` [n], as [n, c, size, size] in [0, 1]."""
+def _chunks(images: Tensor, size: int) -> Iterator[slice]:
+    """A batch in parts: as large as a CPU's cache holds, all at once on a GPU."""
     n, channels, height, width = images.shape
-    top, left, crop_height, crop_width = boxes.float().T
-    vertical = _resampling(top, crop_height, height, size, torch.zeros_like(flipped))
-    horizontal = _resampling(left, crop_width, width, size, flipped) / 255
-    # Channels between rows and columns: both products then run over all channels of a sample at once.
-    pixels = images.transpose(1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    pixels = torch.bmm(vertical, pixels.view(n, height, channels * width))
-    pixels = torch.bmm(pixels.view(n, size * channels, width), horizontal.transpose(1, 2))
-    return pixels.view(n, size, channels, size).transpose(1, 2).contiguous()
+    per_image = 4 * channels * max(size * size, height * width)
+    step = max(1, CHUNK_BYTES // per_image) if images.device.type == "cpu" else n
+    return (slice(first, first + step) for first in range(0, n, step))
 
 
-def _resampling(start: Tensor, extent: Tensor, length: int, size: int, flipped: Tensor) -> Tensor:
-    """Weights [n, size, length] of an axis of ``length`` pixels in the ``size`` that its part from ``start`` becomes.
-
-    Bilinear, antialiased: a triangle as wide as an output pixel, or as an input pixel where that is wider.
-    """
-    places = torch.arange(size, device=start.device) + 0.5
-    places = torch.where(flipped[:, None], size - places, places)
-    step = (extent / size)[:, None]
-    centres = start[:, None] + step * places
-    pixels = torch.arange(length, device=start.device) + 0.5
-    weights = (pixels - centres[:, :, None]).abs_().div_(-step.clamp(min=1)[:, :, None]).add_(1).clamp_(min=0)
-    weights *= ((pixels > start[:, None]) & (pixels < (start + extent)[:, None]))[:, None]
-    return weights.div_(weights.sum(dim=2, keepdim=True))
+def _on(device: torch.device, values: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values)).to(device)
 
 
-def jittered(pixels: Tensor, swings: Tensor) -> Tensor:
-    """Change brightness, contrast, saturation, hue of [n, c, h, w], in this order, by ``swings`` [4, n] in [-s, s]."""
-    brightness, contrast, saturation = 1 + 0.8 * swings[:3]
-    pixels = adjust_contrast(adjust_brightness(pixels, brightness), contrast)
-    if pixels.shape[1] == 1:
-        return pixels
-    return adjust_hue(adjust_saturation(pixels, saturation), 0.2 * swings[3])
+def _changed(pixels: Tensor, chosen: Flags, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """``change(pixels[rows], rows)`` in the ``chosen`` [n] rows of ``pixels``; no copies where it is all or none."""
+    rows = _on(pixels.device, np.flatnonzero(chosen))
+    if chosen.all():
+        return change(pixels, rows)
+    if chosen.any():
+        pixels.index_copy_(0, rows, change(pixels.index_select(0, rows), rows))
+    return pixels
 
 
-def adjust_brightness(pixels: Tensor, factors: Tensor) -> Tensor:
-    """Multiply and clamp to [0, 1]; ``factors`` [n]."""
-    return (pixels * _per_sample(factors, pixels)).clamp_(0, 1)
+def _rotated(pixels: Tensor, turns: NDArray[np.int64]) -> Tensor:
+    for count in (1, 2, 3):
+        pixels = _changed(pixels, turns == count, partial(_turned, count))
+    return pixels
 
 
-def adjust_contrast(pixels: Tensor, factors: Tensor) -> Tensor:
-    """Move away from the image's mean luminance by ``factors`` [n] and clamp."""
-    mean = luminance(pixels).mean(dim=(1, 2, 3), keepdim=True)
-    return mean.lerp(pixels, _per_sample(factors, pixels)).clamp_(0, 1)
+def _turned(count: int, pixels: Tensor, _: Tensor) -> Tensor:
+    return pixels.rot90(count, (2, 3))
 
 
-def adjust_saturation(pixels: Tensor, factors: Tensor) -> Tensor:
-    """Move away from each pixel's luminance by ``factors`` [n] and clamp."""
-    return luminance(pixels).lerp(pixels, _per_sample(factors, pixels)).clamp_(0, 1)
-
-
-def adjust_hue(pixels: Tensor, turns: Tensor) -> Tensor:
-    """Turn the hue of HSV by ``turns`` [n] of the circle, keeping value and saturation.
-
-    Along the hue circle, in sixths from red, each channel is a trapezium between a pixel's lowest and highest channel:
-    that gives the turned colour without the usual six cases.
-    """
-    red, green, blue = pixels.unbind(1)
-    low, high = pixels.amin(1), pixels.amax(1)
-    chroma = high - low
-    sixths = torch.where(high == red, green - blue, torch.where(high == green, blue - red, red - green))
-    sixths.div_(chroma.clamp(min=1e-8))  # a gray pixel has no hue: its chroma is 0 and any will do
-    sixths += torch.where(high == red, 0.0, torch.where(high == green, 2.0, 4.0))
-    sixths = sixths.add_(6 * _per_sample(turns, pixels)[:, 0]).remainder_(6)
-    shares = ((sixths - 3).abs_().sub_(1), 2 - (sixths - 2).abs_(), 2 - (sixths - 4).abs_())
-    return torch.stack([torch.addcmul(low, chroma, share.clamp_(0, 1)) for share in shares], dim=1)
-
-
-def luminance(pixels: Tensor) -> Tensor:
-    """[n, c, h, w] to [n, 1, h, w], by the weights of ITU-R BT.601."""
-    if pixels.shape[1] == 1:
-        return pixels
-    red, green, blue = pixels.unbind(1)
-    return (0.299 * red).add_(green, alpha=0.587).add_(blue, alpha=0.114).unsqueeze(1)
-
-
-def gaussian_blur(pixels: Tensor, sigmas: Tensor, kernel: int) -> Tensor:
-    """Blur [n, c, s, s] by ``sigmas`` [n] pixels over an odd ``kernel``, mirrored at the borders, edge pixel once."""
-    n, channels, size, _ = pixels.shape
-    offsets = torch.arange(kernel, device=pixels.device) - kernel // 2
-    taps = torch.softmax(-0.5 * (offsets / sigmas.to(pixels.dtype)[:, None]) ** 2, dim=1)
-    last = size - 1
-    sources = last - (last - (torch.arange(size, device=pixels.device)[:, None] + offsets).abs()).abs()
-    matrix = pixels.new_zeros(n, size, size)
-    matrix.scatter_add_(2, sources.expand(n, -1, -1), taps[:, None].expand(-1, size, -1))
-    across = torch.bmm(pixels.reshape(n, channels * size, size), matrix.transpose(1, 2))
-    return matrix[:, None] @ across.view(n, channels, size, size)
-
-
-def _per_sample(values: Tensor, like: Tensor) -> Tensor:
-    return values.to(like.dtype).view(-1, 1, 1, 1)
+def _solarized(pixels: Tensor, _: Tensor) -> Tensor:
+    return torch.where(pixels < 0.5, pixels, 1 - pixels)

@@ -73,26 +73,37 @@ class Batches:
         return [self.images.key(position) for position in self.positions(step)]
 
     def network_inputs(self, first: int, last: int) -> Iterator[Tensor]:
-        """This process's normalised views of each step in [first, last): float32 [2n, 3, s, s], n = batch / processes,
-        all first views before all second ones. Images are read and decoded ahead, in the background."""
+        """This process's normalised views of each step in [first, last): float32 [v n, 3, s, s], n = batch / processes,
+        all first views before all second ones before all extra crops; v is 2 without those. Images are read and decoded
+        ahead, in the background."""
         share = self.batch_size // self.member.size
         own = slice(self.member.rank * share, (self.member.rank + 1) * share)
         steps = ((step, self.positions(step)[own]) for step in range(first, last))
-        decoded = ((step, positions, *self._pixels.batch(positions)) for step, positions in steps)
+        pinned = self.member.device.type == "cuda"  # copied by the device on its own, while the network computes
+        decoded = ((step, positions, *self._pixels.batch(positions, pinned)) for step, positions in steps)
         for step, positions, images, sizes in prefetch(decoded, PREFETCHED):
-            pixels = self._views(images, sizes, positions, step // self.steps_per_epoch)
-            yield ((pixels - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
+            yield self._normalised(self._views(images, sizes, positions, step // self.steps_per_epoch))
 
     def pictures(self, count: int, epochs: int) -> list[list[NDArray[np.uint8]]]:
-        """For people: a row for each of the first ``count`` images, with its two views in each of the first epochs."""
+        """For people: a row for each of the first ``count`` images, with all its views in each of the first epochs."""
         positions = self.positions(0)[:count]
         images, sizes = self._pixels.batch(positions)
-        pairs = [self._views(images, sizes, positions, epoch) for epoch in range(epochs)]
-        views = torch.cat(pairs).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        pixels = [views for epoch in range(epochs) for views in self._views(images, sizes, positions, epoch)]
+        views = torch.cat(pixels).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         return [list(views[row :: len(positions)]) for row in range(len(positions))]
 
-    def _views(self, images: Tensor, sizes: Tensor, positions: NDArray[np.int64], epoch: int) -> Tensor:
-        """float32 [2n, 3, s, s] in [0, 1]: every image's view 0, then every image's view 1."""
+    def _views(self, images: Tensor, sizes: Tensor, positions: NDArray[np.int64], epoch: int) -> Iterator[Tensor]:
+        """Each view in turn of all images: float32 [n, 3, s, s] in [0, 1]."""
         samples = torch.from_numpy(positions)
         batch = images.to(self.member.device, non_blocking=True)
-        return torch.cat([self._augmentation.view(batch, sizes, self.seed, epoch, samples, view) for view in (0, 1)])
+        for view in range(self._augmentation.views):
+            yield self._augmentation.view(batch, sizes, self.seed, epoch, samples, view)
+
+    def _normalised(self, views: Iterator[Tensor]) -> Tensor:
+        """All views one after the other, each image with the channels last in memory, as convolutions want them."""
+        n, size = self.batch_size // self.member.size, self._augmentation.size
+        shape = (self._augmentation.views * n, 3, size, size)
+        inputs = torch.empty(shape, device=self.member.device, memory_format=torch.channels_last)
+        for view, pixels in enumerate(views):
+            inputs[view * n : (view + 1) * n] = pixels.sub_(self._mean).div_(self._std)
+        return inputs

@@ -80,9 +80,26 @@ class ProjectionHeadConfig(Block):
     dim: Annotated[int, Field(ge=1)] = 128
 
 
-class AugmentationConfig(Block):
-    """SimCLR section A; probabilities in 0..1, ``blur`` is the probability of the Gaussian blur."""
+# What a preset sets; a key given beside it wins. `imagenet` and `cifar` are SimCLR's sections A and B.9. The other two
+# are ours: gray images have no colour to drop, and medical ones carry meaning in colour and texture but have no upside.
+PRESETS: dict[str, dict[str, Any]] = {
+    "imagenet": {},  # the defaults
+    "cifar": {"jitter_strength": 0.5, "blur": 0.0},
+    "grayscale": {"crop_scale": (0.2, 1.0), "grayscale": 0.0, "blur": 0.0},
+    "medical": {
+        "crop_scale": (0.3, 1.0),
+        "jitter_strength": 0.25,
+        "grayscale": 0.0,
+        "blur": 0.0,
+        "rotation": 0.75,
+    },
+}
 
+
+class AugmentationConfig(Block):
+    """SimCLR section A, see ``augmentations``; ``flip``, ``blur`` and the like are probabilities in 0..1."""
+
+    preset: Annotated[Literal["imagenet", "cifar", "grayscale", "medical"] | None, Field(exclude=True)] = None
     crop_scale: CropScale = (0.08, 1.0)
     crop_ratio: Range = (0.75, 4 / 3)  # width over height
     flip: Probability = 0.5
@@ -90,6 +107,18 @@ class AugmentationConfig(Block):
     jitter_probability: Probability = 0.8
     grayscale: Probability = 0.2
     blur: Probability = 0.5
+    mode: Literal["exact", "fused"] = "exact"
+    jitter_order: Literal["fixed", "random"] = "fixed"
+    rotation: Probability = 0.0  # by 90, 180 or 270 degrees
+    solarize: Probability = 0.0
+    extra_crops: Annotated[int, Field(ge=0, le=16)] = 0  # more views of each image, of smaller parts of it
+    extra_crop_scale: CropScale = (0.05, 0.14)  # SwAV
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, given: Any) -> Any:
+        preset = given.get("preset") if isinstance(given, dict) else None
+        return {**PRESETS[preset], **given} if isinstance(preset, str) and preset in PRESETS else given
 
 
 class QueueConfig(Block):

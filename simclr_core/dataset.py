@@ -16,6 +16,7 @@ from deploy.errors import ImageError
 from deploy.failpoint import failpoint
 from deploy.preprocess import Preprocessing, decode
 from simclr_core.errors import DatasetError
+from simclr_core.pixel_cache import PixelCache
 from simclr_core.shards import ShardedImages
 
 CACHED_SIDE = 64  # pixels: up to here decoding costs more than an encoder made for such images
@@ -34,40 +35,49 @@ class TrainingImages:
     def __init__(self, images: ShardedImages, workers: int | None = None, cache_bytes: int = CACHE_BYTES) -> None:
         self._images = images
         self._pool = ThreadPoolExecutor(workers or _cores(), thread_name_prefix="decode")
-        self._cache: dict[int, NDArray[np.uint8]] = {}
-        self._cache_left = cache_bytes
+        self._cache = PixelCache(len(images), cache_bytes, CACHED_SIDE)
 
     def __len__(self) -> int:
         return len(self._images)
 
-    def batch(self, indices: Positions) -> tuple[Tensor, Tensor]:
+    def batch(self, indices: Positions, pinned: bool = False) -> tuple[Tensor, Tensor]:
         """uint8 [n, 3, H, W] and int64 [n, 2]: each image in the top left of zeros, and its height and width.
 
-        H and W are the largest of the batch, which holds at least one image. Call it from one thread at a time.
+        H and W are the largest of the batch, which holds at least one image. Large images have the channels last in
+        memory, as they are decoded. ``pinned`` puts the pixels where a GPU can copy them from by itself. Call it from
+        one thread at a time.
 
         Raises:
             DatasetError: a shard ends too early, or an image cannot be decoded.
         """
-        positions = [int(index) for index in indices]
-        missing = [position for position in dict.fromkeys(positions) if position not in self._cache]
+        positions = np.asarray(indices, np.int64)
+        missing = np.unique(positions[~self._cache.has(positions)]).tolist()
         decoded = dict(zip(missing, self._pool.map(self._decoded, missing), strict=True))
-        self._remember(decoded)
-        images = [decoded[position] if position in decoded else self._cache[position] for position in positions]
-        sizes = np.array([image.shape[1:] for image in images], np.int64)
-        batch = np.zeros((len(images), 3, *sizes.max(axis=0)), np.uint8)
-        for row, image in zip(batch, images, strict=True):
-            row[:, : image.shape[1], : image.shape[2]] = image
-        return torch.from_numpy(batch), torch.from_numpy(sizes)
+        for position, image in decoded.items():
+            self._cache.add(position, image)
+        pixels = self._cache.batch(positions)
+        if pixels is not None:
+            sizes = np.tile(np.array(pixels.shape[2:], np.int64), (len(pixels), 1))
+            batch = torch.from_numpy(pixels)
+        else:
+            images = [decoded[one] if one in decoded else self._cache.get(one) for one in positions.tolist()]
+            sizes = np.array([image.shape[1:] for image in images], np.int64)
+            batch = _padded(images, *sizes.max(axis=0).tolist())
+        return batch.pin_memory() if pinned else batch, torch.from_numpy(sizes)
 
     def _decoded(self, position: int) -> NDArray[np.uint8]:
         failpoint("dataset.decode")
-        return np.ascontiguousarray(_pixels(self._images, position).transpose(2, 0, 1))
+        return _pixels(self._images, position).transpose(2, 0, 1)
 
-    def _remember(self, decoded: dict[int, NDArray[np.uint8]]) -> None:
-        for position, image in decoded.items():
-            if max(image.shape) <= CACHED_SIDE and image.nbytes <= self._cache_left:
-                self._cache[position] = image
-                self._cache_left -= image.nbytes
+
+def _padded(images: Sequence[NDArray[np.uint8]], height: int, width: int) -> Tensor:
+    if max(height, width) > CACHED_SIDE:
+        batch = torch.zeros((len(images), height, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    else:
+        batch = torch.zeros((len(images), 3, height, width), dtype=torch.uint8)
+    for row, image in zip(batch.numpy(), images, strict=True):
+        row[:, : image.shape[1], : image.shape[2]] = image
+    return batch
 
 
 def evaluation_images(images: ShardedImages, indices: Positions, preprocessing: Preprocessing) -> NDArray[np.uint8]:

@@ -7,6 +7,7 @@ in the file. They are shown inside the Dagster UI, so each stays below 200 kB.
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ PANELS = {  # key of a history record: title
 }
 
 TILE, GAP, FRAME = 84, 8, 3  # pixels: largest side of a tile, space between tiles, width of a coloured border
+LETTER, LINE = 7, 16  # pixels: width of a letter of a title, height of its line
 ANNOTATED_CLASSES, NAMED_CLASSES = 20, 40  # above these a confusion matrix shows no counts, and no class names
 
 
@@ -61,10 +63,12 @@ def image_grid(
     images: Sequence[Sequence[NDArray[np.uint8]]],
     row_titles: Sequence[str] | None = None,
     borders: Sequence[Sequence[str | None]] | None = None,
+    title: str = "",
 ) -> None:
     """Rows of images, uint8 [h, w, 3] of any size, all scaled by the same factor to tiles of at most 84 pixels.
 
-    ``row_titles`` stand to the left; ``borders`` [rows][columns] are colours of matplotlib, None for no border.
+    ``row_titles`` stand to the left, ``title`` above, in as many lines as it takes; ``borders`` [rows][columns] are
+    colours of matplotlib, None for no border.
     """
     titles = list(row_titles) if row_titles is not None else [""] * len(images)
     side = max((max(image.shape[:2]) for row in images for image in row), default=1)
@@ -85,13 +89,16 @@ def image_grid(
             canvas[top : top + scaled.shape[0], left : left + scaled.shape[1]] = scaled
 
     margin = 9 * max((len(_shortened(title)) for title in titles), default=0)  # pixels; a digit has about 8
-    height, width = canvas.shape[0], canvas.shape[1] + margin
+    width = canvas.shape[1] + margin
+    lines = wrap(title, width // LETTER)
+    height = canvas.shape[0] + LINE * len(lines)
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
-    axes = figure.add_axes((margin / width, 0, canvas.shape[1] / width, 1))
+    axes = figure.add_axes((margin / width, 0, canvas.shape[1] / width, canvas.shape[0] / height))
+    figure.text(GAP / width, 1 - 0.5 * GAP / height, "\n".join(lines), va="top", fontsize=9, parse_math=False)
     axes.imshow(canvas, interpolation="nearest", aspect="auto")
     axes.set_axis_off()
     for row, title in enumerate(titles):
-        middle = 1 - (GAP + row * step + tile / 2) / height
+        middle = (canvas.shape[0] - (GAP + row * step + tile / 2)) / height
         figure.text((margin - 2) / width, middle, _shortened(title), ha="right", va="center", fontsize=9)
     _save(path, figure)
 

@@ -22,7 +22,7 @@ from simclr_core.objective import chance_loss
 from simclr_core.schedule import Schedule
 from simclr_core.shards import DatasetCard
 
-SHEET_IMAGES, SHEET_EPOCHS = 8, 3  # of augmentations.png: two views in each epoch
+SHEET_EPOCHS = 3  # of augmentations.png: two views in each
 
 
 def publish_pretrained(
@@ -72,10 +72,10 @@ def publish_pretrained(
     write_atomically(workspace / "reports" / "pretrain.json", json.dumps(metrics, indent=2) + "\n")
 
 
-def draw_views(path: Path, batches: Batches, preprocessing: Preprocessing) -> None:
-    """A row per image: as evaluation sees it, then its two views in each of the first epochs."""
-    positions = batches.positions(0)[:SHEET_IMAGES]
+def draw_views(path: Path, batches: Batches, preprocessing: Preprocessing, images: int = 8, title: str = "") -> None:
+    """A row per image: as evaluation sees it, then its views in each of the first epochs."""
+    positions = batches.positions(0)[:images]
     originals = evaluation_images(batches.images, positions, preprocessing)
     views = batches.pictures(len(positions), SHEET_EPOCHS)
     rows = [[original, *row] for original, row in zip(originals, views, strict=True)]
-    plots.image_grid(path, rows, [batches.images.key(position)[:8] for position in positions])
+    plots.image_grid(path, rows, [batches.images.key(position)[:8] for position in positions], title=title)

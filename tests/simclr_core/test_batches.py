@@ -1,5 +1,6 @@
 """Which images a process sees at a step: each once per epoch, the same for any number of processes."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -8,17 +9,21 @@ import torch
 
 from simclr_core.augmentations import Augmentation
 from simclr_core.batches import Batches
+from simclr_core.dataset import TrainingImages
 from simclr_core.errors import BatchSizeError
 from simclr_core.launch import Member
 from simclr_core.shards import ShardedImages, read_card
+from tests.conftest import write_prepared
 
 CPU = torch.device("cpu")
 
 
-def batches(workspace: Path, batch_size: int = 16, seed: int = 0, rank: int = 0, size: int = 1) -> Batches:
+def batches(
+    workspace: Path, batch_size: int = 16, seed: int = 0, rank: int = 0, size: int = 1, extra_crops: int = 0
+) -> Batches:
     folder = workspace / "data" / "prepared"
     member = Member(rank, size, CPU)
-    augmentation = Augmentation(16, crop_scale=(0.5, 1.0))
+    augmentation = Augmentation(16, crop_scale=(0.5, 1.0), extra_crops=extra_crops)
     return Batches(ShardedImages(folder / "train"), read_card(folder), augmentation, batch_size, seed, member)
 
 
@@ -45,6 +50,38 @@ def test_processes_share_the_batch_that_one_would_see(prepared: Path, size: int)
     for view in (0, 1):
         together = torch.cat([share.chunk(2)[view] for share in shares])
         torch.testing.assert_close(together, whole.chunk(2)[view])
+
+
+def seen(workspace: Path, size: int, workers: int) -> str:
+    """A hash over an epoch of what each sample is and what is done to it, in the order of the global batch."""
+    digest = hashlib.sha256()
+    sources = [batches(workspace, batch_size=120, rank=rank, size=size) for rank in range(size)]
+    for step in range(2):
+        for rank, source in enumerate(sources):
+            share = 120 // size
+            positions = source.positions(step)[rank * share : (rank + 1) * share]
+            images, sizes = TrainingImages(source.images, workers).batch(positions)
+            draws = Augmentation(16).draws(sizes.numpy(), source.seed, 0, positions, 0)
+            for sample in zip(positions, images.numpy(), *draws, strict=True):
+                digest.update(b"".join(np.asarray(value).tobytes() for value in sample))
+    return digest.hexdigest()
+
+
+def test_order_and_draws_are_the_same_for_any_number_of_processes_and_workers(tmp_path: Path) -> None:
+    workspace = write_prepared(tmp_path, train=240)
+    expected = seen(workspace, 1, 1)
+    for size in (1, 2, 3, 5, 8):
+        for workers in (1, 3):
+            assert seen(workspace, size, workers) == expected
+
+
+def test_extra_crops_follow_the_pair(prepared: Path) -> None:
+    pair, more = (batches(prepared, extra_crops=count) for count in (0, 2))
+    (two,), (four,) = pair.network_inputs(3, 4), more.network_inputs(3, 4)
+    assert four.shape == (64, 3, 16, 16)
+    torch.testing.assert_close(four[:32], two)
+    assert not torch.equal(four[32:48], four[48:])
+    assert len(more.pictures(3, epochs=2)[0]) == 8
 
 
 def test_a_step_does_not_depend_on_the_steps_before_it(prepared: Path) -> None:

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from simclr_core.config import Block, ExportConfig, FinetuneConfig, LinearEvalConfig, PretrainConfig, read_block
+from simclr_core.config import (
+    PRESETS,
+    Block,
+    ExportConfig,
+    FinetuneConfig,
+    LinearEvalConfig,
+    PretrainConfig,
+    read_block,
+)
 from simclr_core.errors import ConfigError
 
 BLOCKS = {
@@ -155,3 +163,33 @@ def test_a_block_of_another_package_is_read_the_same_way(tmp_path: Path) -> None
 def test_reading_the_configuration_does_not_import_torch() -> None:
     check = "import sys, simclr_core.config, simclr_core.reporter; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def augmentation(folder: Path, body: str) -> dict[str, object]:
+    text = f"pretrain: {{augmentation: {body}}}"
+    return read_block(write(folder, text), "pretrain", PretrainConfig).augmentation.model_dump()
+
+
+def test_a_preset_sets_what_is_not_given(tmp_path: Path) -> None:
+    default = augmentation(tmp_path, "{}")
+    assert "preset" not in default  # what it stands for is there in its place
+    assert augmentation(tmp_path, "{preset: imagenet}") == default
+    assert augmentation(tmp_path, "{preset: null}") == default
+    assert augmentation(tmp_path, "{preset: cifar}") == {**default, "jitter_strength": 0.5, "blur": 0.0}
+    medical = augmentation(tmp_path, "{preset: medical}")
+    assert medical["jitter_strength"] < default["jitter_strength"]
+    assert medical["rotation"] > 0
+    assert augmentation(tmp_path, "{preset: medical, rotation: 0.0}") == {**medical, "rotation": 0.0}
+    assert augmentation(tmp_path, "{preset: grayscale}")["grayscale"] == 0
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_is_valid(tmp_path: Path, preset: str) -> None:
+    assert augmentation(tmp_path, f"{{preset: {preset}}}").items() >= PRESETS[preset].items()
+
+
+@pytest.mark.parametrize("given", ["photos", "3", "[cifar]"])
+def test_an_unknown_preset_is_refused(tmp_path: Path, given: str) -> None:
+    (fault,) = faults(tmp_path, f"pretrain: {{augmentation: {{preset: {given}}}}}")
+    assert fault.startswith("pretrain.augmentation.preset: given ")
+    assert "'imagenet', 'cifar', 'grayscale' or 'medical'" in fault

@@ -49,6 +49,33 @@ def test_threads_and_cache_change_nothing(images: ShardedImages, workers: int) -
     assert all(map(torch.equal, TrainingImages(images, workers, cache_bytes=0).batch(range(6)), once))
 
 
+def test_images_of_one_size_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 28, 28, 3), np.uint8)
+    images = stored(tmp_path / "train", [png(one) for one in pixels])
+    for cache_bytes in (2**20, 20_000, 0):  # all, eight of them, none
+        training = TrainingImages(images, cache_bytes=cache_bytes)
+        for indices in ([3, 2, 3], range(30), [29, 0, 7]):
+            batch, sizes = training.batch(indices)
+            assert np.array_equal(batch.numpy(), pixels[list(indices)].transpose(0, 3, 1, 2))
+            assert sizes.tolist() == [[28, 28]] * len(indices)
+
+
+def test_large_images_have_the_channels_last_in_memory(images: ShardedImages) -> None:
+    training = TrainingImages(images)
+    assert training.batch([0, 3])[0].is_contiguous(memory_format=torch.channels_last)
+    assert training.batch([0, 1])[0].is_contiguous()
+
+
+def test_pixels_are_pinned_when_asked_for(images: ShardedImages, monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[torch.Size] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda batch: pinned.append(batch.shape) or batch)
+    training = TrainingImages(images)
+    training.batch([0])
+    assert not pinned
+    training.batch([0], pinned=True)
+    assert pinned == [(1, 3, 28, 28)]
+
+
 def test_changing_a_batch_does_not_change_the_next(images: ShardedImages) -> None:
     training = TrainingImages(images)
     first, _ = training.batch([0])
