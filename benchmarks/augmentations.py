@@ -84,7 +84,7 @@ def torchvision(case: Case) -> tuple[Work, int]:
 
 
 def lightly(case: Case) -> tuple[Work, int]:
-    from lightly.transforms import SimCLRTransform
+    from lightly.transforms.simclr_transform import SimCLRTransform
 
     transform = SimCLRTransform(
         case.size, cj_strength=case.strength, min_scale=SCALE[0], gaussian_blur=case.blur, normalize=None

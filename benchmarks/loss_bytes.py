@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -36,7 +37,7 @@ class Collectives(TorchDispatchMode):
     """Every operation in which processes talk while this is entered: its name and the bytes that one of them sends."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch does not annotate it
         self.sent: list[tuple[str, int]] = []
 
     def __torch_dispatch__(
@@ -118,7 +119,7 @@ def _assert_equal(mine: dict[str, Any], theirs: dict[str, Any]) -> None:
 
 def measure() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_process, (Path(folder),), nprocs=WORLD)
+        spawn(_process, (Path(folder),), nprocs=WORLD)  # type: ignore[no-untyped-call]
         results = json.loads((Path(folder) / "results.json").read_text(encoding="utf-8"))
     versions = {name: version(name) for name in ("torch", "lightly")}
     return {"benchmark": "loss_bytes", "processes": WORLD, **versions, "results": results}

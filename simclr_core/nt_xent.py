@@ -51,6 +51,13 @@ class PairLoss(Protocol):
     ) -> Tensor: ...
 
 
+def uncompiled(loss: PairLoss) -> PairLoss:
+    """torch.compile breaks its graph here: one of all tiles would win nothing, and differ for every batch size."""
+    same: PairLoss = torch.compiler.disable(loss)  # type: ignore[no-untyped-call]  # torch does not annotate it
+    return same
+
+
+@uncompiled
 def nt_xent(first: Tensor, second: Tensor, temperature: float, counts: Sequence[int] | None = None) -> Tensor:
     """Mean NT-Xent loss over the views of all ranks: a scalar, the same on every rank.
 
@@ -66,24 +73,23 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float, counts: Sequence[
         NtXentError: temperature is below 0.003, the two are not both [n, d] with n >= 1, or ``counts`` does not have
             them.
     """
-    loss: Tensor = _mean_loss(first, second, temperature, counts, "others")
-    return loss
+    return _mean_loss(first, second, temperature, counts, "others")
 
 
+@uncompiled
 def decoupled(first: Tensor, second: Tensor, temperature: float, counts: Sequence[int] | None = None) -> Tensor:
     """Mean decoupled contrastive loss (DCL, without the weights of DCLW), otherwise as ``nt_xent``. May be negative.
 
     Raises:
         NtXentError: as ``nt_xent``, or there is one image on all ranks together, which has no negatives.
     """
-    loss: Tensor = _mean_loss(first, second, temperature, counts, "negatives")
-    return loss
+    return _mean_loss(first, second, temperature, counts, "negatives")
 
 
+@uncompiled
 def cross_view(first: Tensor, second: Tensor, temperature: float, counts: Sequence[int] | None = None) -> Tensor:
     """Mean InfoNCE loss of first views among second ones and of second among first, otherwise as ``nt_xent``."""
-    loss: Tensor = _mean_loss(first, second, temperature, counts, "other view")
-    return loss
+    return _mean_loss(first, second, temperature, counts, "other view")
 
 
 LOSSES: dict[str, PairLoss] = {"nt_xent": nt_xent, "dcl": decoupled, "info_nce": cross_view}
@@ -100,7 +106,6 @@ def check_temperature(temperature: float) -> None:
         )
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # a graph of all tiles wins nothing; torch has no types here
 def _mean_loss(first: Tensor, second: Tensor, temperature: float, counts: Sequence[int] | None, keys: Keys) -> Tensor:
     check_temperature(temperature)
     if first.shape != second.shape or first.ndim != 2 or len(first) < 1:

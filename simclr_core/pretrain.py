@@ -186,15 +186,16 @@ def choose_objective(
         encoder, head = network[0], config.projection_head
         assert isinstance(encoder, Encoder)
         dim = head.dim if head.layers else encoder.feature_dim
-        size, momentum = config.queue.size, config.queue.momentum
-        return MomentumQueue(network, dim, size, momentum, config.temperature, precision, config.seed)
+        size, momentum, extra_crops = config.queue.size, config.queue.momentum, config.augmentation.extra_crops
+        return MomentumQueue(network, dim, size, momentum, config.temperature, precision, config.seed, extra_crops)
     share = config.batch_size // member.size
     if config.micro_batch_size is not None and config.micro_batch_size > share:
         raise BatchSizeError(
             f"pretrain.micro_batch_size is {config.micro_batch_size}, but each of {member.size} processes has {share} "
             f"of the {config.batch_size} images of a batch; give at most {share}, or null"
         )
-    return InBatch(LOSSES[config.loss], config.temperature, precision, config.micro_batch_size)
+    loss, extra_crops = LOSSES[config.loss], config.augmentation.extra_crops
+    return InBatch(loss, config.temperature, precision, config.micro_batch_size, extra_crops)
 
 
 def build_optimizer(name: str, network: nn.Module, momentum: float, weight_decay: float) -> torch.optim.Optimizer:

@@ -1,4 +1,4 @@
-"""The queue of earlier keys: its loss is MoCo's formula, its copy lags as it should, and it survives an interruption."""
+"""The queue of earlier keys: its loss is MoCo's formula, its copy lags as it should, interruptions cost it nothing."""
 
 import json
 import math
@@ -211,6 +211,7 @@ def test_a_pretraining_with_a_queue_goes_on_to_the_same_bytes(prepared: Path, mo
     assert trained(prepared) == undisturbed
 
 
+@pytest.mark.slow
 def test_a_pretraining_with_a_queue_learns(prepared: Path) -> None:
     """Neighbours come to share a class, which by chance one of four does."""
     augmentation = {"crop_scale": [0.6, 1.0], "jitter_strength": 0.5, "blur": 0.0}
@@ -219,7 +220,7 @@ def test_a_pretraining_with_a_queue_learns(prepared: Path) -> None:
     configure(prepared, **changes)
     pretrain.run(prepared)
     metrics = json.loads((prepared / "reports" / "pretrain.json").read_text())
-    assert metrics["loss_last"] < metrics["loss_chance"] - 1
+    assert metrics["loss_last"] < min(metrics["loss_first"] - 1, metrics["loss_chance"])
     assert metrics["knn_top1"] > 60
 
 
