@@ -145,7 +145,7 @@ DEFECTS = (
     Defect(
         "the loss's gradient knows a row as an anchor alone",
         "simclr_core/nt_xent.py",
-        (("weights[own][r, None] + weights[c]", "weights[own][r, None]"),),
+        (("weights[places.own][r, None] + weights[c]", "weights[places.own][r, None]"),),
         LOSS,
         ("-k", "gradient_is_that_of_the_loss"),
     ),
@@ -159,7 +159,7 @@ DEFECTS = (
     Defect(
         "the temperature does not reach the positives",
         "simclr_core/nt_xent.py",
-        ((".sum(dim=-1) / temperature", ".sum(dim=-1)"),),
+        (("(positives / temperature).mean()", "positives.mean()"),),
         LOSS,
         ("-k", "formula_of_the_paper"),
     ),
@@ -199,7 +199,7 @@ DEFECTS = (
     Defect(
         "both views of an image are drawn alike",
         "simclr_core/batches.py",
-        (("samples, view) for view in (0, 1)]", "samples, 0) for view in (0, 1)]"),),
+        (("self.seed, epoch, samples, view)", "self.seed, epoch, samples, 0)"),),
         BATCHES,
     ),
     Defect(
