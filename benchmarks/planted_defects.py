@@ -20,7 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-COPIED = ("simclr_core", "deploy", "tests/conftest.py", "tests/simclr_core", "tests/deploy", "pyproject.toml")
+COPIED = (
+    "simclr_core",
+    "deploy",
+    "benchmarks",
+    "tests/conftest.py",
+    "tests/forked.py",
+    "tests/simclr_core",
+    "tests/deploy",
+    "pyproject.toml",
+)
 TESTS_FAILED = 1  # pytest's exit code; 2 and above: it could not run them
 BATCHES, CHECKPOINT, WRITER, LARS, LOSS, PRETRAIN, SCHEDULE = (
     f"tests/simclr_core/test_{name}.py"

@@ -468,6 +468,7 @@ def test_many_threads_get_the_answers_of_one(tmp_path: Path) -> None:
             assert np.array_equal(found.scores, alone[number % 60].scores)
 
 
+@pytest.mark.slow
 def test_approximate_search_finds_nearly_all_of_20000_clustered_vectors(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     centres = random.standard_normal((200, 64))

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,14 @@ import yaml
 from pipeline import workspace as workspaces
 from pipeline.workspace import Workspace
 from tests.conftest import CLASSES, TINY_PARAMS, draw, encode
+from tests.pipeline import warm_dvc
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm_dvc() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "run", warm_dvc.run)
+        yield
 
 
 @pytest.fixture(scope="session")

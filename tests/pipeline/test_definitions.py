@@ -43,6 +43,7 @@ def test_the_code_location_loads_nothing_heavy(
     assert seconds < 4
 
 
+@pytest.mark.slow
 def test_the_workspace_is_the_nearest_above_and_the_variable_wins(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

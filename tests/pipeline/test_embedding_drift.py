@@ -130,6 +130,7 @@ def test_what_the_champion_has_not_seen_is_drift(workspace: Workspace, new: list
     assert "retrain" in found["advice"]
 
 
+@pytest.mark.slow
 def test_a_new_class_that_no_statistic_of_the_images_tells_is_novel_to_an_encoder(workspace: Workspace) -> None:
     """A third of the batch are bags: ``drift`` sees nothing in that (see its tests), the champion does."""
     files: dict[bool, list[bytes]] = {True: [], False: []}

@@ -228,10 +228,10 @@ def test_a_file_that_is_something_else_when_it_is_read_is_named_and_passed_over(
             path.mkdir()
         return source
 
-    def denied(opened: str, *arguments: Any) -> int:
+    def denied(opened: str, *arguments: Any, **options: Any) -> int:
         if opened == str(path):
             raise PermissionError(errno.EACCES, "Permission denied", opened)
-        return real_open(opened, *arguments)
+        return real_open(opened, *arguments, **options)
 
     real_open = os.open
     monkeypatch.setattr("pipeline.ingest.list_source", change_after_listing)

@@ -132,6 +132,7 @@ def test_what_cannot_be_released_is_told_and_nothing_is_written(workspace: Works
     assert workspace.overrides.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_near_leak_can_be_released_and_the_same_pixels_cannot(workspace: Workspace, tmp_path: Path) -> None:
     large = Image.fromarray(load_sample_image("china.jpg")).resize((320, 214))
     files = [("unlabeled/copy.bmp", encoded(large, "BMP")), ("test/cat/large.png", encoded(large, "PNG"))]

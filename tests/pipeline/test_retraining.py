@@ -268,6 +268,7 @@ def test_an_encoder_is_overdue_after_max_age_days(filled: Workspace) -> None:
     assert freshness(filled)
 
 
+@pytest.mark.slow
 def test_the_triggers_load_nothing_heavy() -> None:
     code = "import sys, pipeline.defs.retraining as r; print(*{name.partition('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

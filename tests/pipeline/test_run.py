@@ -120,7 +120,7 @@ def test_errors_before_any_stage_keep_their_kind(graph: Workspace) -> None:
         run(graph)
 
 
-@pytest.mark.parametrize("request_to_stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("request_to_stop", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_run_leaves_no_stage_behind(graph: Workspace, request_to_stop: signal.Signals) -> None:
     stage = (
         "import os, signal, sys, time\n"
@@ -177,6 +177,7 @@ def test_an_error_that_an_asset_shows_as_a_failure_keeps_its_kind(
         run(graph, ["prepare"])
 
 
+@pytest.mark.slow
 def test_dagster_does_not_start_again_what_a_person_started_here(graph: Workspace) -> None:
     (graph.root / "fault").write_text("error: no luck\n")
     with pytest.raises(StageFailedError):

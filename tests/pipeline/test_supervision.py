@@ -59,6 +59,7 @@ def test_a_service_waits_for_what_it_needs(tmp_path: Path) -> None:
     assert service.process is None
 
 
+@pytest.mark.slow
 def test_services_end_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
     code = (
         "import os, pathlib, sys, time; from pipeline.services import Service;"

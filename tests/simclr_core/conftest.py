@@ -17,21 +17,24 @@ import torch.distributed as dist
 from deploy.artifact import publish
 from simclr_core.checkpoint import save_model
 from simclr_core.encoder import build_encoder
+from tests.forked import CONTEXT
 
-SECONDS = 90  # spawning a rank imports torch, which takes a busy machine a while
+SECONDS = 90  # the first rank waits for torch to be imported, which takes a busy machine a while
 
 
 @pytest.fixture
 def on_ranks(tmp_path: Path) -> Callable[..., list[Any]]:
     """``on_ranks(world, function, *arguments)``: what ``function(rank, *arguments)`` returns on each rank, in order.
 
-    ``function`` must stand at the top of its test file, for the spawned processes import it.
+    ``function`` must stand at the top of its test file, for the processes of the ranks import it.
     """
 
     def run(world: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         folder = tmp_path / f"{function.__name__}-{world}"
         folder.mkdir()
-        ranks = torch.multiprocessing.spawn(_rank, (world, folder, function, arguments), nprocs=world, join=False)
+        ranks = torch.multiprocessing.start_processes(
+            _rank, (world, folder, function, arguments), world, join=False, start_method=CONTEXT.get_start_method()
+        )
         try:
             deadline = time.monotonic() + SECONDS
             while not ranks.join(timeout=1):  # raises what a rank raised
@@ -66,10 +69,14 @@ CARD = {
 @pytest.fixture
 def pretrained(prepared: Path) -> Path:
     """The workspace ``prepared`` with an untrained encoder in models/pretrained."""
+    return put_pretrained(prepared)
+
+
+def put_pretrained(workspace: Path) -> Path:
     torch.manual_seed(7)
-    with publish(prepared / "models" / "pretrained") as work:
+    with publish(workspace / "models" / "pretrained") as work:
         save_model(work, build_encoder("resnet10", 0.125, "compact"), {}, CARD)
-    return prepared
+    return workspace
 
 
 def crown(workspace: Path, version: str | None = "v0.0.1") -> Path:

@@ -36,17 +36,33 @@ NULLS = {"candidate": None, "champion": None, "candidate_only": None, "champion_
 NO_INDEX = {"comparable": False, "old_queries": None, "new_queries": None, "same_neighbour": None}
 
 
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 labelled training and 40 test images; a candidate and a champion with different views of them, compared.
+
+    Who changes something takes ``workspace``, a copy without the comparison.
+    """
+    root = write_prepared(tmp_path_factory.mktemp("compared"), train=80, test=40, labelled=0.75)
+    put_bundle(root / "models" / "bundle", mixing(1), CANDIDATE)
+    put_champion(root, mixing(2))
+    compare.run(root)
+    return root
+
+
 @pytest.fixture
-def workspace(tmp_path: Path) -> Path:
-    """60 labelled training and 40 test images; a candidate and a champion with different views of them."""
-    write_prepared(tmp_path, train=80, test=40, labelled=0.75)
-    put_bundle(tmp_path / "models" / "bundle", mixing(1), CANDIDATE)
-    put_champion(tmp_path, mixing(2))
-    return tmp_path
+def workspace(done: Path, tmp_path: Path) -> Path:
+    root = Path(shutil.copytree(done, tmp_path / "workspace"))
+    shutil.rmtree(root / "reports")
+    shutil.rmtree(root / ".simclr")
+    return root
 
 
 def compared(workspace: Path) -> dict[str, Any]:
     compare.run(workspace)
+    return read(workspace)
+
+
+def read(workspace: Path) -> dict[str, Any]:
     report: dict[str, Any] = json.loads((workspace / "reports" / "compare.json").read_text())
     return report
 
@@ -87,18 +103,16 @@ def counted(truth: NDArray[np.int64], candidate: list[int], champion: list[int])
     return {"candidate": percent[0], "champion": percent[1], "candidate_only": won, "champion_only": lost}
 
 
-def test_every_number_is_what_naive_loops_find(workspace: Path) -> None:
-    report = compared(workspace)
-    truth, known = labels(workspace, "test"), labels(workspace, "train")
-    new_bank, new = (embeddings(workspace, split, mixing(1), CANDIDATE) for split in ("train", "test"))
-    old_bank, old = (embeddings(workspace, split, mixing(2), CHAMPION) for split in ("train", "test"))
+def test_every_number_is_what_naive_loops_find(done: Path) -> None:
+    report = read(done)
+    truth, known = labels(done, "test"), labels(done, "train")
+    new_bank, new = (embeddings(done, split, mixing(1), CANDIDATE) for split in ("train", "test"))
+    old_bank, old = (embeddings(done, split, mixing(2), CHAMPION) for split in ("train", "test"))
     answers = naive_knn(new_bank, known, new), naive_knn(old_bank, known, old)
     assert (report["champion"], report["test_images"], report["classes"]) == ("v0.0.3", 40, 4)
     assert report["reason"] is None
     assert report["knn"] == counted(truth, *answers)
-    assert report["probe"] == counted(
-        truth, naive_probe(workspace, new_bank, new), naive_probe(workspace, old_bank, old)
-    )
+    assert report["probe"] == counted(truth, naive_probe(done, new_bank, new), naive_probe(done, old_bank, old))
     across = naive_knn(old_bank, known, new)
     same = [int(np.argmax(old_bank @ a)) == int(np.argmax(old_bank @ b)) for a, b in zip(old, new, strict=True)]
     assert report["old_index"] == {
@@ -110,7 +124,7 @@ def test_every_number_is_what_naive_loops_find(workspace: Path) -> None:
     assert report["megabytes"] == {"candidate": pytest.approx(0.0145, abs=1e-3), "champion": pytest.approx(0.0145, 0.1)}
     assert report["knn"]["candidate_only"]
     assert report["knn"]["champion_only"], "a comparison in which nothing differs shows nothing"
-    timing = json.loads((workspace / ".simclr" / "timings" / "compare.json").read_text())
+    timing = json.loads((done / ".simclr" / "timings" / "compare.json").read_text())
     assert timing["seconds"] > 0
 
 
@@ -127,12 +141,10 @@ def test_each_encoder_sees_the_images_in_its_own_way(workspace: Path) -> None:
     assert one["knn"]["candidate_only"] + one["knn"]["champion_only"] > 0
 
 
-def test_the_report_is_the_same_byte_for_byte(workspace: Path) -> None:
-    path = workspace / "reports" / "compare.json"
-    compared(workspace)
-    first = path.read_bytes()
-    compared(workspace)
-    assert path.read_bytes() == first
+def test_the_report_is_the_same_byte_for_byte(done: Path, workspace: Path) -> None:
+    compare.run(workspace)
+    one, other = (root / "reports" / "compare.json" for root in (done, workspace))
+    assert one.read_bytes() == other.read_bytes()
 
 
 def test_a_candidate_equal_to_the_champion_differs_nowhere(workspace: Path) -> None:
@@ -158,9 +170,9 @@ def test_images_of_another_size_are_no_obstacle(workspace: Path) -> None:
 
 
 def test_before_the_first_release_the_candidate_stands_alone(
-    workspace: Path, capsys: pytest.CaptureFixture[str]
+    done: Path, workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with_champion = compared(workspace)
+    with_champion = read(done)
     put_champion(workspace, None)
     report = compared(workspace)
     assert report["champion"] is None

@@ -316,7 +316,10 @@ def test_a_damaged_model_is_named(workspace: Path) -> None:
         export.run(workspace)
 
 
-@pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", pytest.param("vit_b_32", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name",
+    ["squeezenet1_1", *(pytest.param(name, marks=pytest.mark.slow) for name in ("shufflenet_v2_x0_5", "vit_b_32"))],
+)
 def test_networks_of_torchvision_are_exported_too(name: str) -> None:
     torch.manual_seed(0)
     encoder = build_encoder(name, image_size=64).eval()

@@ -77,7 +77,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(on_ranks: Callabl
     assert on_ranks(2, agree) == [signal.SIGTERM, signal.SIGTERM]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_the_first_signal_is_noted_and_the_second_ends_the_process(number: signal.Signals) -> None:
     program = (
         "import os, sys; from simclr_core.launch import Member, StopRequest\n"

@@ -17,7 +17,8 @@ from simclr_core.features import extract
 from simclr_core.linear_eval import mean_accuracies, pixel_features
 from simclr_core.linear_probe import fit_probe, ranked_classes
 from simclr_core.shards import ShardedImages, write_shards
-from tests.simclr_core.conftest import relabel
+from tests.conftest import write_prepared
+from tests.simclr_core.conftest import put_pretrained, relabel
 
 OUTPUTS = tuple(
     f"reports/{name}" for name in ("linear_eval.json", "confusion.csv", "confusion.png", "neighbours.png", "map.png")
@@ -30,13 +31,25 @@ def workspace(pretrained: Path) -> Path:
     return pretrained
 
 
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with the outputs of the stage. Who changes something takes a copy."""
+    workspace = put_pretrained(write_prepared(tmp_path_factory.mktemp("evaluated")))
+    linear_eval.run(workspace)
+    return workspace
+
+
+def outputs(workspace: Path) -> list[bytes]:
+    files = [workspace / name for name in OUTPUTS] + sorted((workspace / "models" / "probe").iterdir())
+    return [file.read_bytes() for file in files]
+
+
 def report(workspace: Path) -> dict:
     return json.loads((workspace / "reports" / "linear_eval.json").read_text())
 
 
-def test_the_report_has_every_budget_of_every_feature_set(workspace: Path) -> None:
-    linear_eval.run(workspace)
-    found = report(workspace)
+def test_the_report_has_every_budget_of_every_feature_set(evaluated: Path) -> None:
+    found = report(evaluated)
     assert found["labels"] == {"0.1": 4, "1.0": 48}
     assert (found["test_images"], found["classes"], found["reason"]) == (40, 4, None)
     for name in SETS:
@@ -44,30 +57,29 @@ def test_the_report_has_every_budget_of_every_feature_set(workspace: Path) -> No
         assert set(found[name]["linear_top1"]) == {"0.1", "1.0"}
         assert found[name]["linear_top5"] == {"0.1": 100, "1.0": 100}  # there are four classes
         assert found[name]["linear_top1"]["1.0"] > 40  # chance is 25
-    assert "seconds" in json.loads((workspace / ".simclr/timings/linear_eval.json").read_text())
+    assert "seconds" in json.loads((evaluated / ".simclr/timings/linear_eval.json").read_text())
 
 
-def test_the_published_head_gives_the_reported_accuracy_on_raw_features(workspace: Path) -> None:
-    linear_eval.run(workspace)
-    verify(workspace / "models" / "probe")
-    head = np.load(workspace / "models" / "probe" / "head.npz")
-    model = load_model(workspace / "models" / "pretrained")
-    test = EvaluationImages.of(ShardedImages(workspace / "data" / "prepared" / "test"))
+def test_the_published_head_gives_the_reported_accuracy_on_raw_features(evaluated: Path) -> None:
+    verify(evaluated / "models" / "probe")
+    head = np.load(evaluated / "models" / "probe" / "head.npz")
+    model = load_model(evaluated / "models" / "pretrained")
+    test = EvaluationImages.of(ShardedImages(evaluated / "data" / "prepared" / "test"))
     images = next(test.chunks(model.preprocessing))
     h = extract(model.encoder, images, model.card["mean"], model.card["std"])
     predicted = (h @ head["weight"] + head["bias"]).argmax(axis=1)
     assert head["weight"].dtype == head["bias"].dtype == np.float32
     assert head["weight"].shape == (h.shape[1], 4)
-    assert round(100 * np.mean(predicted == test.labels), 3) == report(workspace)["simclr"]["linear_top1"]["1.0"]
-    rows = list(csv.DictReader((workspace / "reports" / "confusion.csv").read_text().splitlines()))
+    assert round(100 * np.mean(predicted == test.labels), 3) == report(evaluated)["simclr"]["linear_top1"]["1.0"]
+    rows = list(csv.DictReader((evaluated / "reports" / "confusion.csv").read_text().splitlines()))
     names = ("circle", "cross", "square", "stripes")
     assert [(row["actual"], row["predicted"]) for row in rows] == [
         (names[actual], names[guess]) for actual, guess in zip(test.labels, predicted, strict=True)
     ]
 
 
-def test_permuted_test_labels_change_neither_the_strength_nor_the_weights(workspace: Path) -> None:
-    linear_eval.run(workspace)
+def test_permuted_test_labels_change_neither_the_strength_nor_the_weights(evaluated: Path, tmp_path: Path) -> None:
+    workspace = Path(shutil.copytree(evaluated, tmp_path / "copy"))
     head = (workspace / "models/probe/head.npz").read_bytes()
     card, before = json.loads((workspace / "models/probe/probe.json").read_text()), report(workspace)
     relabel(workspace, "test", np.random.default_rng(0).permutation(np.arange(40) % 4))
@@ -77,13 +89,9 @@ def test_permuted_test_labels_change_neither_the_strength_nor_the_weights(worksp
     assert report(workspace)["simclr"] != before["simclr"]
 
 
-def test_twice_gives_the_same_bytes(workspace: Path) -> None:
-    def outputs() -> list[bytes]:
-        linear_eval.run(workspace)
-        files = [workspace / name for name in OUTPUTS] + sorted((workspace / "models" / "probe").iterdir())
-        return [file.read_bytes() for file in files]
-
-    assert outputs() == outputs()
+def test_twice_gives_the_same_bytes(evaluated: Path, workspace: Path) -> None:
+    linear_eval.run(workspace)
+    assert outputs(workspace) == outputs(evaluated)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

@@ -74,6 +74,7 @@ def test_photographs_of_any_shape_stay_below_the_limit(tmp_path: Path) -> None:
     assert read(tmp_path / "grid.png").shape[1] > 400
 
 
+@pytest.mark.slow
 def test_the_confusion_matrix_holds_a_class_without_images_and_hundreds_of_classes(tmp_path: Path) -> None:
     for count in (1, 3, 30, 300):
         matrix = np.eye(count, dtype=int) * 9

@@ -151,19 +151,24 @@ def test_the_same_inputs_give_the_same_bytes(prepared: Path, undisturbed: dict[s
 @pytest.mark.parametrize(
     "place",
     [
-        "pretrain.step:raise@1",
         "pretrain.step:raise@6",  # after four saved steps: in mid-epoch
-        "pretrain.step:raise@12",
-        "checkpoint.publish:raise@1",
-        "checkpoint.publish:raise@6",  # the one of the last step
-        "artifact.rename:raise@3",
-        "artifact.renamed:raise@2",
         "artifact.rename:raise@7",  # the model itself
-        "artifact.renamed:raise@7",  # the model is there, the reports are not
-        "dataset.decode:raise@40",  # in a thread that reads images
-        "checkpoint.network:raise@2",
-        "pretrain.reported:raise@1",
-        "checkpoint.remove:raise@1",  # all is published, and no checkpoint is left to go on from
+        *(
+            pytest.param(place, marks=pytest.mark.slow)
+            for place in (
+                "pretrain.step:raise@1",
+                "pretrain.step:raise@12",
+                "checkpoint.network:raise@2",
+                "checkpoint.publish:raise@1",
+                "checkpoint.publish:raise@6",  # the one of the last step
+                "artifact.rename:raise@3",
+                "artifact.renamed:raise@2",
+                "artifact.renamed:raise@7",  # the model is there, the reports are not
+                "dataset.decode:raise@40",  # in a thread that reads images
+                "pretrain.reported:raise@1",
+                "checkpoint.remove:raise@1",  # all is published, and no checkpoint is left to go on from
+            )
+        ),
     ],
 )
 def test_an_interrupted_run_goes_on_to_the_same_bytes(
@@ -224,7 +229,7 @@ def test_when_every_checkpoint_is_damaged_the_stage_fails(prepared: Path, monkey
     assert results(prepared) == {}
 
 
-@pytest.mark.parametrize("optimizer", ["lars", "adamw"])
+@pytest.mark.parametrize("optimizer", ["lars", pytest.param("adamw", marks=pytest.mark.slow)])
 def test_other_optimizers_go_on_too(prepared: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str) -> None:
     configure(prepared, optimizer=optimizer, epochs=1, checkpoint_every_steps=1)
     interrupt(prepared, monkeypatch, "pretrain.step:raise@4")

@@ -115,6 +115,7 @@ def test_calibration_images_set_the_scales(network: bytes) -> None:
     assert cosine_min(wrong, network) < cosine_min(right, network)
 
 
+@pytest.mark.slow
 def test_another_process_makes_the_same_bytes(network: bytes, tmp_path: Path) -> None:
     (tmp_path / "in.onnx").write_bytes(network)
     np.save(tmp_path / "pixels.npy", pictures(40))

@@ -112,6 +112,7 @@ def test_its_schedule_is_that_of_the_warm_start(workspace: Path, monkeypatch: py
     assert spied(workspace, monkeypatch)["schedule"] == Schedule(2, STEPS, 1.0, 0.5 * peak)
 
 
+@pytest.mark.slow
 def test_without_a_champion_the_warm_start_changes_nothing(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretrain.run(prepared)
     weights = results(prepared)["models/pretrained/encoder.safetensors"]

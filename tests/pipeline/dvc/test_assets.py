@@ -73,7 +73,7 @@ def dvc_edges(root: Path) -> set[tuple[str, str]]:
     return set(re.findall(r'^"(.+)" -> "(.+)";$', drawing, re.MULTILINE))
 
 
-@pytest.mark.parametrize("tracked", [False, True])
+@pytest.mark.parametrize("tracked", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_real_graph_has_the_edges_of_dvc_dag(workspace: Workspace, tracked: bool) -> None:
     """Also before the first ingest, when DVC does not know the raw images yet and Dagster already shows them."""
     shutil.copyfile(REPOSITORY / "dvc.yaml", workspace.root / "dvc.yaml")
@@ -140,6 +140,7 @@ def test_unchanged_is_skipped_deleted_is_restored_and_nothing_is_trained_again(
     assert versions(again) == versions(computed.result)
 
 
+@pytest.mark.slow
 def test_dvc_repro_alone_gives_the_same_lock(
     computed: Computed, graph: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

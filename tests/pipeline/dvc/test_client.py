@@ -58,6 +58,7 @@ def test_events_and_output_are_passed_on_and_kept(graph: Workspace) -> None:
     assert lines_of(graph, "pretrain")[1] == []  # a skipped stage does not repeat the events of an earlier one
 
 
+@pytest.mark.slow
 def test_only_the_given_stage_of_a_matrix_runs(graph: Workspace) -> None:
     for stage in ("prepare", "pretrain", "finetune@0.01"):
         repro(graph.root, stage)
@@ -83,10 +84,15 @@ def test_python_in_dvc_yaml_is_this_python_and_ignores_what_lies_in_the_workspac
             "echo working; echo 'error: batch_size is 0; must be positive' >&2; echo bye; exit 2",
             "batch_size is 0; must be",
         ),
-        ("echo almost; echo 'ValueError: bad number' >&2; exit 1", "ValueError: bad number"),
-        ("printf 'no end of line'; exit 1", "no end of line"),
         ("exit 3", "exited with 3"),
-        ("kill -9 $$", "exited with -9"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("echo almost; echo 'ValueError: bad number' >&2; exit 1", "ValueError: bad number"),
+                ("printf 'no end of line'; exit 1", "no end of line"),
+                ("kill -9 $$", "exited with -9"),
+            )
+        ),
     ],
 )
 def test_a_failed_stage_is_named_with_its_last_word(workspace: Workspace, command: str, cause: str) -> None:

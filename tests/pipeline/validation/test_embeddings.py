@@ -117,6 +117,7 @@ def test_the_same_embeddings_give_the_same_numbers() -> None:
     assert compare(reference, batch, **LIMITS) == compare(reference.copy(), batch.copy(), **LIMITS)
 
 
+@pytest.mark.slow
 def test_a_whole_sample_is_compared_in_seconds() -> None:
     random = np.random.default_rng(0)
     reference, batch = (random.normal(size=(count, 256)).astype(np.float32) for count in (2000, 1000))

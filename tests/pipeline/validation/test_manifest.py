@@ -168,6 +168,7 @@ written(Path(sys.argv[1]), built(files, contents, quarantine_near_copies=True))
 """
 
 
+@pytest.mark.slow
 def test_the_number_of_threads_changes_no_byte(tmp_path: Path) -> None:
     found = []
     for threads in ("1", "2", "7"):

@@ -146,6 +146,7 @@ def test_groups_are_those_of_a_union_find() -> None:
     assert 5 < max(size for *_, size in expected) < 1000
 
 
+@pytest.mark.slow
 def test_fifty_thousand_equal_hashes_are_one_group_of_few_pairs() -> None:
     pairs, cut_short = near_pairs(table(uniform(1).repeat(50_000)))
     assert len(pairs) <= CROWD * 50_000

@@ -302,6 +302,7 @@ def test_a_damaged_file_shows_what_it_has() -> None:
     assert probe(half)["reason"] == "truncated"  # as before: thumbnails loosen nothing
 
 
+@pytest.mark.slow
 def test_probing_warns_of_nothing() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

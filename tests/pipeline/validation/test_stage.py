@@ -158,6 +158,7 @@ def result(workspace: Workspace) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_drift_is_a_warning(workspace: Workspace, raw: Path, tmp_path: Path) -> None:
     params(workspace.root, min_images=20, drift={"min_images": 15})
     drifting(raw, brighter)
@@ -178,6 +179,7 @@ def test_drift_is_a_warning(workspace: Workspace, raw: Path, tmp_path: Path) -> 
     assert outputs(tmp_path / "elsewhere") == first
 
 
+@pytest.mark.slow
 def test_the_shape_of_a_bug_breaks_the_contract_until_a_person_accepts_it(workspace: Workspace, raw: Path) -> None:
     params(workspace.root, min_images=20, drift={"min_images": 15})
     drifting(raw, with_swapped_channels)
@@ -191,12 +193,14 @@ def test_the_shape_of_a_bug_breaks_the_contract_until_a_person_accepts_it(worksp
     assert (found["passed"], found["drift"]["verdict"]) == (True, "drift")
 
 
+@pytest.mark.slow
 def test_one_batch_is_not_judged(mixed: Workspace) -> None:
     found = result(mixed)
     assert found["drift"]["verdict"] == "not judged"
     assert all(rule["success"] for rule in found["expectations"] if rule["suite"] == "drift")
 
 
+@pytest.mark.slow
 def test_the_quarantine_is_a_picture(mixed: Workspace) -> None:
     run(mixed)
     with Image.open(mixed.reports / "quarantine.png") as image:
