@@ -11,6 +11,7 @@ import click
 from pipeline import workspace as workspaces
 from pipeline.errors import FORESEEN, GateError, StageFailedError
 from pipeline.quarantine_cli import quarantine
+from pipeline.recipe import DEFAULT, summaries
 from pipeline.release_cli import release
 from pipeline.stage import describe, fail
 from pipeline.workspace import Workspace
@@ -62,14 +63,20 @@ def _find(context: click.Context) -> Workspace:
     return workspaces.find(context.find_root().obj)
 
 
-@simclr.command()
+def _recipes() -> str:
+    lines = summaries(workspaces.template("params.yaml").read_text(encoding="utf-8"))
+    return "\b\nRecipes:\n" + "\n".join(f"  {name:<12}  {line}" for name, line in lines.items())
+
+
+@simclr.command(epilog=_recipes())
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--recipe", default="cpu-small", show_default=True, help="Which params.yaml to begin with.")
+@click.option("--recipe", default=DEFAULT, show_default=True, help="Which params.yaml to begin with.")
 def init(directory: Path, recipe: str) -> None:
     """Make a workspace in a new or empty folder.
 
     \b
-    Example: simclr init my-images
+    Examples: simclr init my-images
+              simclr init my-photographs --recipe imagenet-r50
     """
     workspace = workspaces.create(directory, recipe)
     click.echo(f"{workspace.root} is ready: put images into inbox/unlabeled, then `simclr run` in it")

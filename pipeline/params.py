@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import ParamsError
+from pipeline.recipe import round_trip
 from pipeline.validation.config import ValidateConfig
 from pipeline.workspace import Workspace
 from simclr_core.config import (
@@ -149,8 +150,7 @@ def override(workspace: Workspace, values: Mapping[str, str]) -> None:
     if not values:
         return
     read(workspace)
-    yaml = YAML()
-    yaml.width = 120
+    yaml = round_trip()
     document = yaml.load(workspace.params.read_text(encoding="utf-8"))
     for key, text in values.items():
         _assign(document, key, text)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import WorkspaceError
+from pipeline.recipe import DEFAULT, params_of, recipes
 
 VARIABLE = "SIMCLR_WORKSPACE"
 TEMPLATE = ("dvc.yaml", "params.yaml", "overrides.csv", "dagster.yaml", "dg.toml", "definitions.py", "workspace.yaml")
@@ -96,11 +97,11 @@ def find(start: Path | None = None) -> Workspace:
     )
 
 
-def create(directory: Path, recipe: str = "cpu-small") -> Workspace:
+def create(directory: Path, recipe: str = DEFAULT) -> Workspace:
     """Make a workspace in a new or empty folder. If any step fails, nothing is left behind.
 
     Args:
-        recipe: which ``params.yaml`` to begin with; see ``recipes()``.
+        recipe: which ``params.yaml`` to begin with; see ``pipeline.recipe``.
     """
     if recipe not in recipes():
         raise WorkspaceError(f"recipe {recipe!r} does not exist; choose one of: {', '.join(recipes())}")
@@ -132,11 +133,6 @@ def unwritable(workspace: Workspace) -> list[Path]:
     return [folder for folder in folders if folder.exists() and not os.access(folder, os.W_OK | os.X_OK)]
 
 
-def recipes() -> list[str]:
-    """Names of the parameter sets that a workspace can begin with."""
-    return ["cpu-small"]
-
-
 def template(name: str) -> Path:
     """A file that every workspace begins with: in the wheel, or at the root of a clone."""
     installed = Path(__file__).parent / "template" / name
@@ -159,6 +155,8 @@ def executable(name: str) -> str:
 def _populate(folder: Path, recipe: str) -> None:
     for name in TEMPLATE:
         shutil.copyfile(template(name), folder / name)
+    params = folder / "params.yaml"
+    params.write_text(params_of(recipe, params.read_text(encoding="utf-8")), encoding="utf-8")
     for name in INBOX:
         (folder / "inbox" / name).mkdir(parents=True)
     (folder / ".gitignore").write_text("\n".join(IGNORED_BY_GIT) + "\n", encoding="utf-8")

@@ -33,6 +33,7 @@ from deploy.preprocess import Preprocessing
 from simclr_core.encoder import Encoder, build_encoder
 from simclr_core.errors import CheckpointError, RunLockedError
 from simclr_core.lock import held
+from simclr_core.projection_head import build_projection_head, first_layers
 
 FORMAT_VERSION = 1
 GENERATIONS = 2
@@ -56,9 +57,12 @@ class Model:
 def save_model(directory: Path, encoder: Encoder, head_state: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:
     """Write a model into ``directory`` (from ``deploy.artifact.publish``, which adds the manifest).
 
-    ``card`` must have ``kind``, ``encoder`` (name, width, stem), ``preprocessing``, ``mean`` and ``std``.
+    ``card`` must have ``kind``, ``encoder`` (name, width, stem), ``preprocessing``, ``mean`` and ``std``; with layers
+    of the projection head kept in the encoder, also ``head_layers`` and ``projection_head`` (layers, width, dim).
     """
     _write_tensors(directory / "encoder.safetensors", encoder.backbone.state_dict())
+    if card.get("head_layers"):
+        _write_tensors(directory / "head_layers.safetensors", encoder.head.state_dict())
     _write_tensors(directory / "head.safetensors", head_state)
     _write_json(directory / "model.json", {"format_version": FORMAT_VERSION, **card})
 
@@ -73,9 +77,21 @@ def load_model(directory: Path) -> Model:
     verify(directory)
     card = json.loads((directory / "model.json").read_text(encoding="utf-8"))
     _check_format(directory, card)
-    encoder = build_encoder(**card["encoder"], image_size=card["preprocessing"]["size"])
+    encoder = fresh_encoder(card)
     fill(encoder.backbone, _read_tensors(directory / "encoder.safetensors"), directory, str(card["encoder"]))
+    if card.get("head_layers"):
+        fill(encoder.head, _read_tensors(directory / "head_layers.safetensors"), directory, "the kept head layers")
     return Model(encoder.eval(), _read_tensors(directory / "head.safetensors"), card)
+
+
+def fresh_encoder(card: Mapping[str, Any]) -> Encoder:
+    """The architecture that a model card describes, with fresh weights from torch's global generator."""
+    encoder = build_encoder(**card["encoder"], image_size=card["preprocessing"]["size"])
+    if not card.get("head_layers"):
+        return encoder
+    head = build_projection_head(encoder.feature_dim, **card["projection_head"])
+    kept, width = first_layers(head, card["head_layers"])
+    return Encoder(encoder.backbone, width, kept)
 
 
 def load_weights(directory: Path, encoder: Encoder, head: nn.Module) -> None:
@@ -102,6 +118,7 @@ class TrainingState:
     history: list[Mapping[str, Any]]  # a record for each epoch that is done
     unfinished: list[tuple[float, float]]  # loss and gradient norm of each step of the epoch that is not
     objective: dict[str, Tensor] = field(default_factory=dict)  # a queue and its momentum encoder; most have none
+    scaler: Mapping[str, float] = field(default_factory=dict)  # of float16's losses
 
 
 def run_key(config: Mapping[str, Any], data_digest: str, initial: str) -> str:
@@ -141,6 +158,7 @@ def save_training(run: Path, state: TrainingState) -> None:
             if state.objective:
                 _write_tensors(directory / "objective.safetensors", state.objective)
             progress = {"step": state.step, "history": state.history, "unfinished": state.unfinished}
+            progress["scaler"] = dict(state.scaler)
             _write_json(directory / "training.json", {"format_version": FORMAT_VERSION, "run": run.name, **progress})
             failpoint("checkpoint.publish")
     except OSError as error:
@@ -207,6 +225,7 @@ def load_training(checkpoint: Path) -> TrainingState:
         history=card["history"],
         unfinished=[(loss, gradient_norm) for loss, gradient_norm in card["unfinished"]],
         objective=_read_tensors(objective) if objective.exists() else {},
+        scaler=card["scaler"],
     )
 
 

@@ -159,7 +159,9 @@ class PretrainConfig(Block):
     temperature: Positive = 0.1
     loss: Literal["nt_xent", "dcl", "info_nce"] = "nt_xent"
     queue: QueueConfig | None = None  # null: the negatives are those of the batch
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # tested first: see ``precision``
+    compile: bool = False  # the encoder and head, by torch.compile
+    gradient_checkpointing: bool = False  # compute activations twice instead of keeping them
     checkpoint_every_steps: Annotated[int, Field(ge=1)] = 100
     monitor_images: Annotated[int, Field(ge=16)] = 2000  # judged after every epoch, those with labels first
 
@@ -178,6 +180,8 @@ class PretrainConfig(Block):
         if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
             faults.append(f"micro_batch_size up to batch_size ({self.batch_size}), not {self.micro_batch_size}")
         faults += self._faults_of_queue()
+        if self.compile and self.gradient_checkpointing:
+            faults.append("compile or gradient_checkpointing, not both: a compiler chooses itself what it keeps")
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -216,6 +220,7 @@ class FinetuneConfig(Block):
     batch_size: Annotated[int, Field(ge=2)] = 64
     learning_rate: Positive = 0.05  # for a batch of 256, scaled linearly
     crop_scale: CropScale = (0.08, 1.0)
+    head_layers: Annotated[int, Field(ge=0, le=8)] = 0  # of the projection head, kept below the classifier
 
 
 class CompareConfig(Block):

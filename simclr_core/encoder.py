@@ -27,16 +27,21 @@ RESNETS: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int, int
 
 
 class Encoder(nn.Module):
-    """A backbone without its classifier. float [n, 3, side, side], normalised -> h [n, feature_dim]."""
+    """A backbone without its classifier. float [n, 3, side, side], normalised -> h [n, feature_dim].
 
-    def __init__(self, backbone: nn.Module, feature_dim: int) -> None:
+    ``head`` holds the first layers of the projection head when some are kept for fine-tuning, and h is their output.
+    """
+
+    def __init__(self, backbone: nn.Module, feature_dim: int, head: nn.Module | None = None) -> None:
         super().__init__()
         self.backbone = backbone
+        self.head = head or nn.Identity()
         self.feature_dim = feature_dim
 
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.backbone(images)
-        return features.flatten(1)
+        kept: Tensor = self.head(features.flatten(1))
+        return kept
 
 
 def build_encoder(name: str, width: float = 1.0, stem: Stem = "imagenet", image_size: int = 224) -> Encoder:

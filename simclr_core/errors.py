@@ -10,6 +10,7 @@ SimclrError (ValueError)
 ├── UnknownEncoderError          no encoder of this name, or not with this stem or width
 ├── InitialError                 pretraining cannot begin with what models/initial or models/champion holds
 ├── CheckpointError              a checkpoint of another format, architecture or dataset, or none that verifies
+├── CompileError                 torch.compile fails in a run that began compiled
 ├── RunLockedError               another process is training this very configuration
 ├── NonFiniteLossError           the loss or a gradient became infinite or not a number
 ├── NonFiniteFeaturesError       so did the output of the encoder
@@ -65,6 +66,10 @@ class InitialError(SimclrError):
 
 class CheckpointError(SimclrError):
     """A checkpoint cannot be used here."""
+
+
+class CompileError(SimclrError):
+    """A run that began compiled cannot go on compiled."""
 
 
 class RunLockedError(SimclrError):

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from deploy.preprocess import Preprocessing
-from simclr_core.checkpoint import Model
+from simclr_core.checkpoint import Model, fresh_encoder
 from simclr_core.dataset import evaluation_images
-from simclr_core.encoder import Encoder, build_encoder
+from simclr_core.encoder import Encoder
 from simclr_core.shards import UNLABELLED, ShardedImages
 
 CHUNK = 2048  # images in memory at a time
@@ -56,4 +56,4 @@ def random_encoder(model: Model, seed: int) -> Encoder:
     """The architecture of ``model`` with fresh weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build_encoder(**model.card["encoder"], image_size=model.card["preprocessing"]["size"])
+        return fresh_encoder(model.card)

@@ -6,6 +6,9 @@ The recipe is the paper's: the whole network, Nesterov SGD, a cosine without war
 as the only augmentation. Every seed draws its own class-balanced labels; the report has the mean over the seeds and its
 95 % confidence interval. The baseline has the same labels and steps. ``models/finetuned/<fraction>`` is the network of
 the first seed, not of the best: the test split chooses nothing.
+
+With ``head_layers`` the first layers of the projection head stay below the classifier (SimCLRv2, Chen et al. 2020b,
+section 3). They belong to the encoder from then on, in the model and in what is exported of it.
 """
 
 import copy
@@ -16,6 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -32,10 +36,11 @@ from simclr_core.checkpoint import Model, load_model, save_model
 from simclr_core.config import FinetuneConfig, read_block
 from simclr_core.dataset import TrainingImages
 from simclr_core.encoder import Encoder
-from simclr_core.errors import LabelError, NonFiniteFeaturesError
+from simclr_core.errors import CheckpointError, LabelError, NonFiniteFeaturesError
 from simclr_core.evaluation import EvaluationImages, missing_labels, random_encoder
 from simclr_core.features import extract
 from simclr_core.order import permuted
+from simclr_core.projection_head import build_projection_head, first_layers
 from simclr_core.reporter import emit, record_timing
 from simclr_core.schedule import learning_rate, peak_learning_rate
 from simclr_core.shards import ShardedImages, read_card
@@ -60,7 +65,8 @@ def run(workspace: Path, fraction: str) -> None:
 
     Raises:
         LabelError: ``fraction`` is not a decimal above 0 and up to 1.
-        SimclrError, DeployError: params.yaml, the prepared images or the model cannot be used.
+        SimclrError, DeployError: params.yaml, the prepared images or the model cannot be used; CheckpointError when
+            its projection head has fewer layers than are to be kept.
     """
     began = time.perf_counter()
     stage = f"finetune-{fraction}"
@@ -69,7 +75,7 @@ def run(workspace: Path, fraction: str) -> None:
     config = read_block(workspace / "params.yaml", "finetune", FinetuneConfig)
     prepared = workspace / "data" / "prepared"
     classes = read_card(prepared).classes
-    model = load_model(workspace / "models" / "pretrained")
+    model = with_head_layers(load_model(workspace / "models" / "pretrained"), config.head_layers)
     train, test = (EvaluationImages.of(ShardedImages(prepared / split)) for split in ("train", "test"))
     budgets = {seed: subset(train.labels, train.keys, fraction, seed) for seed in config.seeds}
     labels = len(budgets[config.seeds[0]])  # the same number for every seed
@@ -104,6 +110,28 @@ def run(workspace: Path, fraction: str) -> None:
     record_timing(stage, workspace=workspace, seconds=seconds)
     shown = f"top-1 {report['top1']} %, from scratch {report['scratch_top1']} %" if pretrained else "no accuracies"
     emit("end", stage=stage, message=f"{labels} labels: {shown}", seconds=round(seconds, 1))
+
+
+def with_head_layers(model: Model, layers: int) -> Model:
+    """``model`` with the first ``layers`` of its projection head at the end of its encoder.
+
+    Raises:
+        CheckpointError: the head has fewer.
+    """
+    if layers == 0:
+        return model
+    settings = model.card["config"]["projection_head"]
+    if layers > settings["layers"]:
+        raise CheckpointError(
+            f"finetune.head_layers is {layers}, but the projection head of models/pretrained has {settings['layers']}; "
+            "give at most as many, or pretrain again with more pretrain.projection_head.layers"
+        )
+    head = build_projection_head(model.encoder.feature_dim, **settings)
+    head.load_state_dict(model.head)
+    kept, width = first_layers(head, layers)
+    encoder = Encoder(model.encoder.backbone, width, kept).eval()
+    card = {**model.card, "feature_dim": width, "head_layers": layers, "projection_head": settings}
+    return replace(model, encoder=encoder, card=card)
 
 
 def train_classifier(

@@ -8,6 +8,8 @@ def model_card(card: dict[str, Any], labels: tuple[str, ...]) -> str:
     provenance = card["provenance"]
     size, resize = card["preprocessing"]["size"], card["preprocessing"]["resize"]
     network = "{name}, width {width:g}, stem {stem}".format(**card["encoder"])
+    if card.get("head_layers"):
+        network += f", and the first {card['head_layers']} of its projection head's layers"
     classifier = f"linear, {len(labels)} classes: {', '.join(labels)}" if labels else "none"
     metrics = "\n".join(f"| {name} | {value} |" for name, value in _flat(card["metrics"])) or "| none | |"
     return f"""\

@@ -31,6 +31,7 @@ from simclr_core.config import PretrainConfig, read_block
 from simclr_core.diagnostics import Monitor, choose_monitor
 from simclr_core.encoder import Encoder, build_encoder
 from simclr_core.errors import BatchSizeError, NonFiniteLossError
+from simclr_core.gradient_checkpointing import recompute_blocks
 from simclr_core.history import Progress, Record, record, summary
 from simclr_core.initial import Start, read_start
 from simclr_core.lars import LARS, parameter_groups
@@ -70,6 +71,8 @@ def run(workspace: Path) -> None:
         head = build_projection_head(encoder.feature_dim, **config.projection_head.model_dump())
         if start.network:
             checkpoint.load_weights(start.network, encoder, head)
+        if config.gradient_checkpointing:
+            recompute_blocks(encoder)
         network = nn.Sequential(encoder, head).to(member.device).to(memory_format=torch.channels_last)
         optimizer = build_optimizer(config.optimizer, network, config.momentum, config.weight_decay)
         schedule = plan(config, batches.steps_per_epoch, start)
@@ -78,13 +81,14 @@ def run(workspace: Path) -> None:
         preprocessing = Preprocessing(config.image_size, config.resize or config.image_size)
         monitor = None
         if member.rank == 0:
-            _announce(config, network, len(images), start, schedule, precision, member)
+            _announce(config, network, len(images), start, schedule, precision, execution, member)
             monitor = choose_monitor(images, card, preprocessing, config.monitor_images, config.seed)
         board = scratch / "tensorboard" / key
         seen = schedule.steps * config.batch_size
         with Progress(schedule.epochs, seen, board, quiet=member.rank > 0) as progress:
             history = pretrain(
                 network,
+                model,
                 optimizer,
                 batches,
                 monitor,
@@ -107,6 +111,7 @@ def run(workspace: Path) -> None:
 
 def pretrain(
     network: nn.Sequential,
+    model: nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: Batches,
     monitor: Monitor | None,
@@ -119,6 +124,7 @@ def pretrain(
 ) -> list[Record]:
     """Train ``network`` (encoder, projection head) in place, from the last checkpoint in ``folder`` if there is one.
 
+    ``model`` is the same network as it is run: distributed, compiled, or simply itself.
     Called by every process of the group at once; the first one alone has a ``monitor``, saves, and returns the history.
     A checkpoint is saved every ``checkpoint_every`` steps, at the end, and when SIGTERM or Ctrl-C asks to stop; all of
     them are on the disk when this returns or raises SystemExit.
@@ -126,7 +132,7 @@ def pretrain(
     member, steps = batches.member, schedule.steps
     state = _resume(folder, network, optimizer, objective, member)
     history, unfinished = state.history, state.unfinished
-    model = _distributed(network, member)
+    scaler.restore(state.scaler)
     if state.step < steps:
         _dry_batch(model, next(batches.network_inputs(state.step, state.step + 1)), objective)
     progress.start(state.step * batches.batch_size)
@@ -209,12 +215,33 @@ def build_optimizer(name: str, network: nn.Module, momentum: float, weight_decay
     return torch.optim.AdamW(groups, lr=0.0)
 
 
-def resolve_precision(name: str, device: torch.device) -> torch.dtype:
-    """What autocast computes in: "auto" is bfloat16 on GPUs that have it, and float32 on CPUs, where it rarely pays."""
-    if name == "auto":
-        has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if has_bfloat16 else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+def _settle_precision(config: PretrainConfig, network: nn.Module, batches: Batches, folder: Path) -> Choice:
+    member = batches.member
+    if resolve_precision(config.precision, member.device) == torch.float32:
+        return Choice("float32")
+
+    def backward(views: Tensor, precision: torch.dtype) -> Tensor:
+        return _back_propagate(network, views, config.temperature, precision)
+
+    def choose() -> Choice:
+        return choose_precision(config.precision, network, next(batches.network_inputs(0, 1)), member, backward)
+
+    return settled(folder, "precision", member, choose)
+
+
+def _compile(
+    model: nn.Module, batches: Batches, folder: Path, temperature: float, precision: torch.dtype
+) -> tuple[nn.Module, Choice]:
+    views = next(batches.network_inputs(0, 1))
+    return compile_model(
+        model, folder, batches.member, lambda candidate: _back_propagate(candidate, views, temperature, precision)
+    )
+
+
+def _back_propagate(model: nn.Module, views: Tensor, temperature: float, precision: torch.dtype) -> Tensor:
+    loss = nt_xent(*_project(model, views, precision), temperature)
+    torch.autograd.backward(loss)
+    return loss.detach()
 
 
 def _resume(
@@ -282,7 +309,8 @@ def _announce(
     images: int,
     start: Start,
     schedule: Schedule,
-    precision: torch.dtype,
+    precision: Choice,
+    execution: Choice,
     member: Member,
 ) -> None:
     """What follows from configuration, data and machine together, before it costs hours."""
@@ -291,7 +319,12 @@ def _announce(
         f"from {start}: {images} images, {schedule.epochs} epochs of {schedule.steps_per_epoch} steps of "
         f"{config.batch_size} images; {config.encoder.name} and head with {parameters:,} parameters, "
         f"{config.optimizer} up to {schedule.peak:.4g}; "
-        f"{member.size} x {member.device.type}, {str(precision).removeprefix('torch.')}"
+        f"{config.image_size} pixels, {member.size} x {member.device.type}, {precision.value}, {execution.value}"
+        f"{', gradient checkpointing' if config.gradient_checkpointing else ''}"
     )
+    for choice in (precision, execution):
+        if choice.reason is not None:
+            logger.warning("going on in %s: %s", choice.value, choice.reason)
+            message += f"; {choice.value}, because {choice.reason}"
     logger.info(message)
     emit("start", stage="pretrain", message=message, images=images, steps=schedule.steps, parameters=parameters)

@@ -1,7 +1,7 @@
 """What pretraining leaves behind: ``models/pretrained``, and for people and gates its reports."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -34,8 +34,12 @@ def publish_pretrained(
     schedule: Schedule,
     network: nn.Sequential,
     history: Sequence[Record],
+    arithmetic: Mapping[str, object],
 ) -> None:
-    """The model with its card, ``pretrain.json``, ``pretrain.csv`` and ``curves.png``: the same for the same run."""
+    """The model with its card, ``pretrain.json``, ``pretrain.csv`` and ``curves.png``: the same for the same run.
+
+    ``arithmetic``: the precision and the like that the run settled on, and why not on what was asked for.
+    """
     encoder, head = network
     assert isinstance(encoder, Encoder)
     queue_size = None if config.queue is None else config.queue.size
@@ -50,6 +54,7 @@ def publish_pretrained(
         "collapsed": collapsed(history[-1]["effective_rank"], history[-1]["feature_std"]),
         **{name: history[-1][name] for name in MEASURED},
         "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
+        **arithmetic,
     }
     model = {
         "kind": "pretrained",

@@ -1,8 +1,11 @@
 """Encoders: the advertised width, torchvision's own names, and an explanation for what does not exist."""
 
+from functools import partialmethod
+
 import pytest
 import torch
 import torchvision
+from torchvision.models.detection import fasterrcnn_resnet50_fpn
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from simclr_core.encoder import RESNETS, build_encoder
@@ -47,14 +50,21 @@ def test_every_family_has_the_feature_dim_it_says(name: str) -> None:
 @pytest.mark.slow
 def test_every_torchvision_classifier_has_the_feature_dim_it_says() -> None:
     for name in torchvision.models.list_models(module=torchvision.models):
-        if "regnet" not in name:  # computes its shape on real tensors: its small ones, below, stand for the others
+        if "regnet" not in name:
             check_feature_dim(name)
 
 
-@pytest.mark.parametrize("name", ["regnet_x_400mf", "regnet_y_400mf"])
-def test_regnets_too(name: str) -> None:
+REGNETS = [name for name in torchvision.models.list_models(module=torchvision.models) if "regnet" in name]
+FAST = ("regnet_x_400mf", "regnet_y_400mf")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in REGNETS])
+def test_every_regnet_has_the_feature_dim_it_says(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its constructor computes widths on real tensors, so that only the layers can be built without memory."""
+    for layer in (torch.nn.Conv2d, torch.nn.BatchNorm2d, torch.nn.Linear):
+        monkeypatch.setattr(layer, "__init__", partialmethod(layer.__init__, device="meta"))
     encoder = build_encoder(name)
-    assert encoder(torch.zeros(2, 3, 32, 32)).shape == (2, encoder.feature_dim)
+    assert encoder(torch.zeros(2, 3, 64, 64, device="meta")).shape == (2, encoder.feature_dim)
 
 
 @pytest.mark.parametrize("name", sorted(RESNETS.keys() - {"resnet10"}))
@@ -88,6 +98,22 @@ def test_resnet_weights_load_into_a_detection_backbone() -> None:
     # The frozen normalisation of detectors counts no batches: everything else has a place.
     assert result.missing_keys == []
     assert all(key.endswith("num_batches_tracked") for key in result.unexpected_keys)
+
+
+@pytest.mark.slow
+def test_a_detector_sees_what_the_encoder_sees() -> None:
+    """Faster R-CNN's backbone with our weights: the feature map of the last stage, averaged, is h."""
+    torch.manual_seed(0)
+    encoder = build_encoder("resnet50")
+    encoder(torch.randn(8, 3, 64, 64))  # running statistics of its own
+    detector = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3, min_size=64)
+    result = detector.backbone.body.load_state_dict(encoder.backbone.state_dict(), strict=False)
+    assert result.missing_keys == []
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        maps = detector.eval().backbone.body(images)
+        torch.testing.assert_close(maps["3"].mean(dim=(2, 3)), encoder.eval()(images))
+        assert len(detector(list(images))) == 2
 
 
 @pytest.mark.parametrize(("stem", "side"), [("imagenet", 8), ("cifar", 32), ("compact", 16)])

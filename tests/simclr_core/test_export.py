@@ -24,10 +24,11 @@ from deploy.artifact import identity, publish, verify
 from deploy.bundle import MODEL, model_file
 from deploy.errors import ArtifactError, MissingHeadError
 from deploy.preprocess import Preprocessing, decode
-from simclr_core import export, variants
+from simclr_core import export, finetune, pretrain, variants
 from simclr_core.checkpoint import load_model, save_model
 from simclr_core.encoder import build_encoder
 from simclr_core.errors import CheckpointError, ConfigError, DatasetError, ParityError
+from simclr_core.features import extract
 from simclr_core.onnx_graph import ServedEncoder, export_graph
 from simclr_core.shards import ShardedImages
 from tests.conftest import CLASSES, SIDE, write_prepared
@@ -292,6 +293,31 @@ def test_finetuned_takes_the_network_with_the_most_labels(workspace: Path) -> No
         18,
     )
     assert json.loads((workspace / "reports" / "export.json").read_text())["source"] == "models/finetuned/0.1"
+
+
+@pytest.mark.slow
+def test_kept_head_layers_are_exported_with_the_classifier_that_reads_them(workspace: Path) -> None:
+    """From pretraining over fine-tuning to onnxruntime: the served answers are those of the fine-tuned network."""
+    params = yaml.safe_load((workspace / "params.yaml").read_text())
+    params["export"] = {"source": "finetuned", "variants": ["fp32"]}
+    params["finetune"] |= {"head_layers": 1, "seeds": [0]}
+    (workspace / "params.yaml").write_text(yaml.safe_dump(params))
+    pretrain.run(workspace)
+    finetune.run(workspace, "1.0")
+    export.run(workspace)
+    served = deploy.load(workspace / "models" / "bundle", threads=1)
+    model = load_model(workspace / "models" / "finetuned" / "1.0")
+    images = ShardedImages(workspace / "data" / "prepared" / "test")
+    files = [images.read(position) for position in range(len(images))]
+    pixels = np.stack([model.preprocessing.apply(decode(file)) for file in files])
+    features = extract(model.encoder, pixels, model.card["mean"], model.card["std"])
+    assert (served.info["dim"], served.info["head_layers"]) == (16, 1) == (features.shape[1], 1)
+    assert np.abs(served.embed(files, normalize=False).vectors - features).max() < 1e-4
+    logits = features @ model.head["weight"].numpy().T + model.head["bias"].numpy()
+    answers = [classified.labels[0] for classified in served.classify(files)]
+    assert answers == [model.card["classes"][best] for best in logits.argmax(axis=1)]
+    card = (workspace / "models" / "bundle" / "MODEL_CARD.md").read_text()
+    assert "and the first 1 of its projection head's layers" in card
 
 
 def test_an_opset_that_torch_cannot_write_is_refused() -> None:

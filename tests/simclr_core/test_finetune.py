@@ -7,14 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
+from deploy.artifact import publish
 from simclr_core import finetune
-from simclr_core.checkpoint import load_model
-from simclr_core.errors import LabelError
-from simclr_core.finetune import STUDENT_T, confidence_interval
+from simclr_core.checkpoint import load_model, save_model
+from simclr_core.encoder import build_encoder
+from simclr_core.errors import CheckpointError, LabelError
+from simclr_core.finetune import STUDENT_T, confidence_interval, with_head_layers
+from simclr_core.projection_head import build_projection_head
 from simclr_core.shards import ShardedImages
 from simclr_core.subsets import subset
-from tests.simclr_core.conftest import relabel
+from tests.simclr_core.conftest import CARD, relabel
 
 
 @pytest.fixture
@@ -92,6 +96,64 @@ def test_training_learns_the_labels(workspace: Path, monkeypatch: pytest.MonkeyP
     found = report(workspace, "1.0")
     assert found["top1"] > 50  # chance is 25
     assert found["scratch_top1"] > 50
+
+
+HEAD = {"layers": 3, "width": 24, "dim": 8}
+
+
+@pytest.fixture
+def with_a_head(workspace: Path) -> Path:
+    """The pretrained model has a projection head of three layers, with statistics of its own."""
+    torch.manual_seed(7)
+    encoder = build_encoder("resnet10", 0.125, "compact")
+    head = build_projection_head(encoder.feature_dim, **HEAD)
+    head(torch.randn(64, encoder.feature_dim))
+    card = {**CARD, "config": {**CARD["config"], "projection_head": HEAD}}
+    with publish(workspace / "models" / "pretrained", replace=True) as work:
+        save_model(work, encoder, head.state_dict(), card)
+    return workspace
+
+
+def keep(workspace: Path, layers: int) -> None:
+    params = yaml.safe_load((workspace / "params.yaml").read_text())
+    params["finetune"]["head_layers"] = layers
+    (workspace / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+@pytest.mark.parametrize(("layers", "width"), [(0, 64), (1, 24), (2, 24), (3, 8)])
+def test_the_encoder_ends_after_the_head_layer_that_was_asked_for(with_a_head: Path, layers: int, width: int) -> None:
+    model = load_model(with_a_head / "models" / "pretrained")
+    head = build_projection_head(64, **HEAD)
+    head.load_state_dict(model.head)
+    images = torch.randn(4, 3, 16, 16)
+    with torch.no_grad():
+        expected = model.encoder(images)
+        for number, module in enumerate(head.eval()):
+            if number < 3 * layers:
+                expected = module(expected)
+        cut = with_head_layers(model, layers).encoder
+        assert torch.equal(cut(images), expected)
+    assert expected.shape == (4, width)
+    assert cut.feature_dim == width
+
+
+def test_kept_head_layers_are_trained_saved_and_loaded(with_a_head: Path) -> None:
+    keep(with_a_head, 1)
+    finetune.run(with_a_head, "0.5")
+    before = load_model(with_a_head / "models" / "pretrained")
+    model = load_model(with_a_head / "models" / "finetuned" / "0.5")
+    assert model.head["weight"].shape == (4, 24)
+    assert (model.encoder.feature_dim, model.card["feature_dim"], model.card["head_layers"]) == (24, 24, 1)
+    assert not torch.equal(model.encoder.head[0].weight, before.head["0.weight"])
+    torch.testing.assert_close(model.encoder.head[0].weight, before.head["0.weight"], atol=0.2, rtol=0)
+    assert 0 <= report(with_a_head)["scratch_top1"] <= 100  # the baseline has the same layers, with fresh weights
+
+
+def test_more_head_layers_than_there_are(with_a_head: Path) -> None:
+    keep(with_a_head, 4)
+    with pytest.raises(CheckpointError, match=r"finetune\.head_layers is 4, but the projection head .* has 3"):
+        finetune.run(with_a_head, "0.5")
+    assert not (with_a_head / "models" / "finetuned").exists()
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

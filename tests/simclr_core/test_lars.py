@@ -1,12 +1,15 @@
 """LARS against a loop over the published formula, one number at a time."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from simclr_core.lars import LARS, TRUST_COEFFICIENT, parameter_groups
+from simclr_core.nt_xent import nt_xent
 
 
 def small_network() -> nn.Module:
@@ -103,3 +106,48 @@ def test_a_frozen_parameter_stays() -> None:
         parameter.grad = torch.ones_like(parameter)
     LARS(parameter_groups([network], 0.1), lr=0.5).step()
     torch.testing.assert_close(network[0].weight.detach(), before)
+
+
+WAITING = {"_local_scalar_dense", "item", "nonzero", "masked_select", "equal", "is_nonzero", "unique_dim", "_unique2"}
+
+
+class HostSyncs(TorchDispatchMode):
+    """Counts the operations for which a GPU would have to be waited for: a value, or a shape that depends on values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        by_mask = name == "index" and any(index is not None and index.dtype == torch.bool for index in args[1])
+        self.count += name in WAITING or by_mask
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_waits_for_nothing() -> None:
+    network = small_network()
+    optimizer = LARS(parameter_groups([network], weight_decay=0.1), lr=0.5)
+    for _ in range(2):  # the first one makes the velocities
+        with HostSyncs() as waits:
+            optimizer.zero_grad()
+            first, second = network(torch.randn(8, 2, 4, 4)).chunk(2)
+            torch.autograd.backward(nt_xent(first, second, 0.5))
+            optimizer.step()
+        assert waits.count == 0
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda x: float(x.norm()),
+        lambda x: 1 if x.norm() != 0 else 0,  # what other implementations of LARS ask, twice a tensor
+        lambda x: x[x > 0],
+        lambda x: x.nonzero(),
+        lambda x: torch.masked_select(x, x > 0),
+    ],
+)
+def test_what_waits_would_be_counted(operation: Any) -> None:
+    with HostSyncs() as waits:
+        operation(torch.ones(3))
+    assert waits.count == 1

@@ -1,0 +1,90 @@
+"""Recipes: the parameter sets that a workspace can begin with.
+
+``cpu-small`` is ``params.yaml`` as it is. Every other one is a file in ``pipeline/recipes`` with the values that
+differ, and with comments where the reasons differ too. The comment lines at its top say where it comes from and what to
+expect; they become the top of the workspace's file.
+"""
+
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+
+FOLDER = Path(__file__).parent / "recipes"
+DEFAULT = "cpu-small"
+
+
+def recipes() -> list[str]:
+    """Names, the default first."""
+    return [DEFAULT, *sorted(path.stem for path in FOLDER.glob("*.yaml"))]
+
+
+def summaries(base: str) -> dict[str, str]:
+    """A line about each recipe, from the first line of its file; ``base`` is the text of ``params.yaml``."""
+    texts = {name: base if name == DEFAULT else _read(name) for name in recipes()}
+    return {name: text.split("\n", 1)[0].removeprefix(f"# Recipe {name}: ") for name, text in texts.items()}
+
+
+def params_of(name: str, base: str) -> str:
+    """The text of ``params.yaml`` for a recipe."""
+    if name == DEFAULT:
+        return base
+    recipe = _read(name)
+    yaml = round_trip()
+    document = yaml.load(_without_header(base))
+    _overlay(document, yaml.load(_without_header(recipe)))
+    content = StringIO()
+    yaml.dump(document, content)
+    return _header(recipe) + content.getvalue()
+
+
+def round_trip() -> YAML:
+    """A reader and writer that keeps comments, quotes and lines as they are."""
+    yaml = YAML()
+    yaml.width = 120
+    yaml.preserve_quotes = True
+    yaml.representer.add_representer(type(None), _null)
+    return yaml
+
+
+def _null(representer: Any, _: None) -> Any:
+    return representer.represent_scalar("tag:yaml.org,2002:null", "null")  # ruamel's own way is to write nothing
+
+
+def _read(name: str) -> str:
+    return (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def _header(text: str) -> str:
+    return text[: len(text) - len(_without_header(text))]
+
+
+def _without_header(text: str) -> str:
+    lines = text.splitlines(keepends=True)
+    first = next(number for number, line in enumerate(lines) if not line.startswith("#"))
+    return "".join(lines[first:])
+
+
+def _overlay(document: CommentedMap, values: CommentedMap) -> None:
+    """Replace the values of ``document`` by those of ``values``, block by block; ``{...}`` counts as one value."""
+    for key, value in values.items():
+        assert key in document, key
+        if isinstance(value, CommentedMap) and not value.fa.flow_style():
+            _overlay(document[key], value)
+        else:
+            document[key] = value
+            if key in values.ca.items:
+                _replace_comment(document, key, values.ca.items[key][2])
+
+
+def _replace_comment(document: CommentedMap, key: str, comment: Any) -> None:
+    """The comment behind the value; what follows it in the file up to the next key, such as an empty line, stays."""
+    line = comment.value.split("\n", 1)[0]
+    tokens = document.ca.items.get(key)
+    if tokens is None:
+        document.yaml_add_eol_comment(line, key, column=comment.start_mark.column)
+    else:
+        tokens[2].value = line + "".join(tokens[2].value.partition("\n")[1:])
+        tokens[2].start_mark = comment.start_mark

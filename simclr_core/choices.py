@@ -1,0 +1,58 @@
+"""What a run settles for itself at its start, and never again: the same on every process and after every interruption.
+
+A choice may depend on a measurement, and a measurement on the machine and the moment. It is made once, by all processes
+together, and kept in the run directory beside the checkpoints, so that going on is going on with the same arithmetic.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch.distributed
+
+from deploy.artifact import write_atomically
+from simclr_core.launch import Member
+
+
+@dataclass(frozen=True)
+class Choice:
+    """``value`` is what the run uses; ``reason`` says why that is not what was asked for, None where it is."""
+
+    value: str
+    reason: str | None = None
+
+
+def settled(folder: Path, name: str, member: Member, choose: Callable[[], Choice]) -> Choice:
+    """The choice ``name`` of the run in ``folder``: what it settled on earlier, else what ``choose`` says now.
+
+    Every process of the group calls this; ``choose`` may talk to the others, and the first process's word counts.
+    """
+    path = folder / f"{name}.json"
+    earlier = _from_first(
+        Choice(**json.loads(path.read_text())) if member.rank == 0 and path.exists() else None, member
+    )
+    if earlier is not None:
+        return earlier
+    chosen = _from_first(choose(), member)
+    assert chosen is not None
+    if member.rank == 0:
+        write_atomically(path, json.dumps(asdict(chosen)) + "\n")
+    return chosen
+
+
+def first_fault(fault: str | None, member: Member) -> str | None:
+    """The fault that the lowest rank found, None when no process found one."""
+    if member.size == 1:
+        return fault
+    faults: list[str | None] = [None] * member.size
+    torch.distributed.all_gather_object(faults, fault)
+    return next((one for one in faults if one is not None), None)
+
+
+def _from_first(choice: Choice | None, member: Member) -> Choice | None:
+    if member.size == 1:
+        return choice
+    shared = [choice]
+    torch.distributed.broadcast_object_list(shared)
+    return shared[0]

@@ -1,0 +1,118 @@
+"""Recipes: valid, honest about where they come from, and merged without losing a key or a comment."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline import params, recipe
+from pipeline import workspace as workspaces
+from pipeline.workspace import Workspace
+from simclr_core import pretrain
+from simclr_core.checkpoint import load_model
+from simclr_core.schedule import peak_learning_rate
+from tests.conftest import write_prepared
+
+BASE = workspaces.template("params.yaml").read_text(encoding="utf-8")
+NAMES = ("cpu-small", "cifar", "imagenet-r50", "medical")
+
+
+def read(tmp_path: Path, name: str) -> params.Params:
+    workspace = Workspace(tmp_path)
+    workspace.params.write_text(recipe.params_of(name, BASE), encoding="utf-8")
+    return params.read(workspace)
+
+
+def header(name: str) -> str:
+    lines = recipe.params_of(name, BASE).splitlines()
+    return " ".join(line.removeprefix("# ") for line in lines[: lines.index("ingest:")])
+
+
+def test_the_recipes() -> None:
+    assert tuple(recipe.recipes()) == NAMES
+    assert recipe.params_of("cpu-small", BASE) == BASE
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_is_valid_and_names_every_key(tmp_path: Path, name: str) -> None:
+    found = read(tmp_path, name)
+    for block, model in params.BLOCKS.items():
+        assert getattr(found, block).model_fields_set == model.model_fields.keys()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_says_where_it_comes_from_and_whose_numbers_it_quotes(name: str) -> None:
+    text = header(name)
+    assert text.startswith(f"Recipe {name}: {recipe.summaries(BASE)[name]} Source: ")
+    assert "Chen et al. 2020" in text
+    assert ("measured by `make demo`" in text.lower()) == (name == "cpu-small")
+    assert ("measured here" in text) == (name != "cpu-small")
+
+
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_only_what_the_recipe_names_differs(name: str) -> None:
+    def flat(mapping: dict[str, object], prefix: str = "") -> dict[str, object]:
+        found: dict[str, object] = {}
+        for key, value in mapping.items():
+            found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        return found
+
+    base, merged = flat(yaml.safe_load(BASE)), flat(yaml.safe_load(recipe.params_of(name, BASE)))
+    overlay = flat(yaml.safe_load((recipe.FOLDER / f"{name}.yaml").read_text(encoding="utf-8")))
+    assert merged == base | overlay
+    assert list(merged) == list(base)
+
+
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_comments_and_layout_survive(name: str) -> None:
+    merged = recipe.params_of(name, BASE).splitlines()
+    unchanged = [line for line in BASE.splitlines()[4:] if line in merged]
+    assert len(unchanged) > 0.7 * len(BASE.splitlines())
+    assert merged.count("") == BASE.splitlines().count("")
+    assert all(len(line) <= 120 for line in merged)
+    assert "the sample is gray already" not in "".join(merged)
+
+
+def test_the_constants_are_those_of_the_papers(tmp_path: Path) -> None:
+    cifar, imagenet, medical = (read(tmp_path, name).pretrain for name in NAMES[1:])
+    assert (imagenet.temperature, imagenet.weight_decay, imagenet.warmup_epochs) == (0.1, 1e-6, 10)
+    rate = peak_learning_rate(imagenet.learning_rate, imagenet.batch_size, imagenet.learning_rate_scaling)
+    assert rate == pytest.approx(4.8)  # 0.075 * sqrt(4096), and 0.3 * 4096 / 256
+    shown = imagenet.augmentation.model_dump()
+    assert (shown["crop_scale"], shown["grayscale"], shown["blur"]) == ((0.08, 1.0), 0.2, 0.5)
+    assert (shown["jitter_strength"], shown["jitter_probability"], shown["flip"]) == (1.0, 0.8, 0.5)
+    assert cifar.encoder.stem == "cifar"
+    assert (cifar.augmentation.jitter_strength, cifar.augmentation.blur, cifar.temperature) == (0.5, 0.0, 0.5)
+    rate = peak_learning_rate(cifar.learning_rate, cifar.batch_size, cifar.learning_rate_scaling)
+    assert rate == pytest.approx(0.06)
+    assert medical.augmentation.jitter_strength <= 0.25
+    assert (medical.augmentation.grayscale, medical.augmentation.blur) == (0, 0)
+
+
+def test_a_workspace_begins_with_its_recipe(tmp_path: Path) -> None:
+    made = workspaces.create(tmp_path / "photographs", recipe="imagenet-r50")
+    assert made.params.read_text(encoding="utf-8") == recipe.params_of("imagenet-r50", BASE)
+    log = ["git", "log", "--format=%s"]
+    message = subprocess.run(log, cwd=made.root, capture_output=True, text=True, check=True).stdout
+    assert message == "New workspace (imagenet-r50)\n"
+
+
+def test_help_lists_the_recipes() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "pipeline", "init", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    for name, summary in recipe.summaries(BASE).items():
+        assert any(line.split(maxsplit=1) == [name, summary] for line in shown.splitlines()), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cifar", "medical"])
+def test_it_trains(tmp_path: Path, name: str) -> None:
+    workspace = Workspace(write_prepared(tmp_path))
+    workspace.params.write_text(recipe.params_of(name, BASE), encoding="utf-8")
+    small = {"image_size": "16", "resize": "16", "batch_size": "32", "epochs": "1", "warmup_epochs": "0"}
+    params.override(workspace, {f"pretrain.{key}": value for key, value in small.items()})
+    pretrain.run(workspace.root)
+    assert load_model(workspace.root / "models" / "pretrained").card["metrics"]["finite"]
