@@ -21,7 +21,7 @@ from pipeline.raw import OCCURRENCES, batches
 from pipeline.sources import LABELS, Source, list_source
 from pipeline.stamps import STAMPS, Stamps
 from pipeline.workspace import Workspace
-from simclr_core.config import read_block
+from simclr_core.params import read_block
 
 PREPARED = "data/prepared"
 

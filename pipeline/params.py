@@ -20,15 +20,15 @@ from pipeline.recipe import round_trip
 from pipeline.validation.config import ValidateConfig
 from pipeline.workspace import Workspace
 from simclr_core.config import (
-    Block,
     CompareConfig,
     ExportConfig,
     FinetuneConfig,
     LinearEvalConfig,
     PretrainConfig,
-    read_block,
+    WatchConfig,
 )
 from simclr_core.errors import ConfigError
+from simclr_core.params import Block, read_block
 
 
 class IngestConfig(Block):
@@ -115,6 +115,7 @@ class Params:
     prepare: PrepareConfig
     embedding_drift: EmbeddingDriftConfig
     pretrain: PretrainConfig
+    watch: WatchConfig
     linear_eval: LinearEvalConfig
     finetune: FinetuneConfig
     export: ExportConfig

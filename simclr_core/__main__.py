@@ -8,6 +8,7 @@
     python -m simclr_core export
     python -m simclr_core compare
     python -m simclr_core latency
+    python -m simclr_core replay 1234
 
 Exit codes: 0 done; 2 something to fix, in one line on stderr; 130 and 143 stopped by Ctrl-C or SIGTERM, in which case
 pretraining has saved and the same command goes on.
@@ -62,6 +63,8 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
         stage.run(options.workspace, options.fraction)
     elif options.stage == "augment-sheet":
         stage.run(options.workspace, options.out, options.images)
+    elif options.stage == "replay":
+        stage.run(options.workspace, options.step)
     else:
         stage.run(options.workspace)
     return 0
@@ -88,6 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     stages.add_parser("export", help="the ONNX bundle that is served")
     stages.add_parser("compare", help="the exported candidate beside the released champion, image by image")
     stages.add_parser("latency", help="how long both take for one image on this machine")
+    replay = stages.add_parser("replay", help="a pretraining step again, to see where its first NaN comes from")
+    replay.add_argument("step", type=int, metavar="STEP", help="as the error named it")
     return parser
 
 

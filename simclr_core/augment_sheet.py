@@ -13,9 +13,10 @@ import torch
 from deploy.preprocess import Preprocessing
 from simclr_core.augmentations import Augmentation
 from simclr_core.batches import Batches
-from simclr_core.config import AugmentationConfig, PretrainConfig, read_block
+from simclr_core.config import AugmentationConfig, PretrainConfig
 from simclr_core.errors import AugmentationError
 from simclr_core.launch import Member
+from simclr_core.params import read_block
 from simclr_core.pretrained import draw_views
 from simclr_core.shards import ShardedImages, read_card
 

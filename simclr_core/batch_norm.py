@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from simclr_core.stopwatch import part
+
 
 def synchronise(module: nn.Module) -> nn.Module:
     """``module`` with every BatchNorm in it taking its statistics over all ranks.
@@ -90,11 +92,13 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(_: Any, local: Tensor) -> Tensor:
         total = local.clone()
-        dist.all_reduce(total)
+        with part("communication"):
+            dist.all_reduce(total)
         return total
 
     @staticmethod
     def backward(_: Any, gradient: Tensor) -> Tensor:
         total = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
+        with part("communication"):
+            dist.all_reduce(total)
         return total

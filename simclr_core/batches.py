@@ -17,6 +17,7 @@ from simclr_core.errors import BatchSizeError
 from simclr_core.launch import PROCESSES, Member
 from simclr_core.order import permuted
 from simclr_core.shards import DatasetCard, ShardedImages
+from simclr_core.stopwatch import part
 
 PREFETCHED = 2  # batches decoded ahead of their step
 
@@ -82,7 +83,9 @@ class Batches:
         pinned = self.member.device.type == "cuda"  # copied by the device on its own, while the network computes
         decoded = ((step, positions, *self._pixels.batch(positions, pinned)) for step, positions in steps)
         for step, positions, images, sizes in prefetch(decoded, PREFETCHED):
-            yield self._normalised(self._views(images, sizes, positions, step // self.steps_per_epoch))
+            with part("augment"):
+                inputs = self._normalised(self._views(images, sizes, positions, step // self.steps_per_epoch))
+            yield inputs
 
     def pictures(self, count: int, epochs: int) -> list[list[NDArray[np.uint8]]]:
         """For people: a row for each of the first ``count`` images, with all its views in each of the first epochs."""

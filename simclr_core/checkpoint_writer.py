@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -83,13 +83,9 @@ class CheckpointWriter:
 
     def _copied(self, state: TrainingState) -> TrainingState:
         """The state as it is now: the next step changes its tensors in place, and goes on filling its lists."""
-        copies: dict[str, Any] = {}
-        for field in fields(state):
-            value = getattr(state, field.name)
-            if isinstance(value, dict):
-                copies[field.name] = self._copied_tensors(field.name, value)
-            elif isinstance(value, list):
-                copies[field.name] = list(value)
+        copies: dict[str, Any] = {"history": list(state.history), "unfinished": list(state.unfinished)}
+        for field in ("network", "optimizer", "objective"):
+            copies[field] = self._copied_tensors(field, getattr(state, field))
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         return replace(state, **copies)

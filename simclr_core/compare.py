@@ -22,11 +22,12 @@ import deploy
 from deploy.artifact import verify, write_atomically
 from deploy.bundle import MODEL
 from deploy.errors import ImageError
-from simclr_core.config import CompareConfig, read_block
+from simclr_core.config import CompareConfig
 from simclr_core.errors import CheckpointError, DatasetError, NonFiniteFeaturesError
 from simclr_core.evaluation import EvaluationImages, missing_labels
 from simclr_core.knn import knn_predict, nearest
 from simclr_core.linear_probe import fit_probe, ranked_classes
+from simclr_core.params import read_block
 from simclr_core.reporter import emit, record_timing
 from simclr_core.shards import ShardedImages, read_card
 

@@ -1,4 +1,7 @@
-"""Is the representation worth anything? Numbers that need no label, and the decision that a run has collapsed."""
+"""Is the representation worth anything? Numbers that need no label, two that need some, and the judgement "collapsed".
+
+None of them sees the test split: the labels are those of training images, and no weight ever depends on one.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +15,9 @@ from torch.nn.functional import normalize, pdist
 from deploy.preprocess import Preprocessing
 from simclr_core.dataset import evaluation_images
 from simclr_core.errors import NonFiniteFeaturesError
-from simclr_core.features import extract
+from simclr_core.features import evaluating, extract
 from simclr_core.knn import knn_accuracy
+from simclr_core.logistic_regression import regularisation_path, standardisation
 from simclr_core.order import permuted
 from simclr_core.shards import DatasetCard, ShardedImages
 
@@ -22,9 +26,19 @@ from simclr_core.shards import DatasetCard, ShardedImages
 COLLAPSED_STD = 0.01
 COLLAPSED_RANK = 1.5
 
-MEASURED = ("knn_top1", "effective_rank", "feature_std", "alignment", "uniformity")
+MEASURED = (
+    "knn_top1",
+    "probe_top1",
+    "effective_rank",
+    "feature_std",
+    "effective_rank_z",
+    "feature_std_z",
+    "alignment",
+    "uniformity",
+)
 KNN_NEIGHBOURS = 20  # few, since only half of the labelled images answer; 200 in Wu et al. 2018
 KNN_TEMPERATURE = 0.1
+PROBE_L2 = 0.1  # of standardised features; the sweep of linear_eval picks about as much for a thousand labels
 
 
 def alignment(first: Tensor, second: Tensor) -> float:
@@ -53,7 +67,7 @@ def feature_std(features: Tensor) -> float:
 
 
 def collapsed(effective_rank: float, feature_std: float) -> bool:
-    """Whether these numbers, of h, are those of a network that tells no two images apart."""
+    """Whether these numbers, of h or of z, are those of a network that tells no two images apart."""
     return effective_rank < COLLAPSED_RANK or feature_std < COLLAPSED_STD
 
 
@@ -61,19 +75,42 @@ def collapsed(effective_rank: float, feature_std: float) -> bool:
 class Monitor:
     """Fixed training images on which every epoch is judged, without touching a weight or a random generator.
 
-    ``images`` uint8 [m, s, s, 3], ``labels`` [m] with -1 for none, ``mean`` and ``std`` as for ``features.extract``.
+    ``images`` uint8 [m, s, s, 3], ``labels`` [m] of ``classes`` with -1 for none, ``mean`` and ``std`` as for
+    ``features.extract``.
     """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.integer]
     mean: Sequence[float]
     std: Sequence[float]
+    classes: Sequence[str]
 
-    def measure(self, encoder: nn.Module, first: Tensor, second: Tensor) -> dict[str, float | None]:
+    def measure(self, encoder: nn.Module, head: nn.Module, first: Tensor, second: Tensor) -> dict[str, float | None]:
         """The numbers named MEASURED.
 
-        ``knn_top1`` in percent: half of the labelled images ask, half answer; None with fewer than two. Effective rank
-        and spread are those of h over ``images``, alignment and uniformity of z: ``first`` and ``second`` [n, d].
+        ``knn_top1`` and ``probe_top1`` in percent: half of the labelled images are asked about, the other half answers,
+        as neighbours or by training a linear classifier; None with fewer than two. Effective rank and spread are those
+        of h over ``images``, and of z, h through ``head``. Alignment and uniformity are those of z over the last
+        batch: ``first`` and ``second`` [n, d].
+
+        Raises:
+            NonFiniteFeaturesError: the weights have run away.
+        """
+        features = self.features(encoder)
+        h, z = torch.from_numpy(features), _projected(head, features)
+        return {
+            "knn_top1": self._knn_top1(features),
+            "probe_top1": self._probe_top1(h),
+            "effective_rank": effective_rank(h),
+            "feature_std": feature_std(h),
+            "effective_rank_z": effective_rank(z),
+            "feature_std_z": feature_std(z),
+            "alignment": alignment(first.float(), second.float()),
+            "uniformity": uniformity(first.float()),
+        }
+
+    def features(self, encoder: nn.Module) -> NDArray[np.float32]:
+        """h of ``images``: float32 [m, d].
 
         Raises:
             NonFiniteFeaturesError: the weights have run away.
@@ -83,23 +120,39 @@ class Monitor:
             raise NonFiniteFeaturesError(
                 "the encoder's output has become infinite or not a number; lower pretrain.learning_rate"
             )
-        h = torch.from_numpy(features)
-        return {
-            "knn_top1": self._knn_top1(features),
-            "effective_rank": effective_rank(h),
-            "feature_std": feature_std(h),
-            "alignment": alignment(first.float(), second.float()),
-            "uniformity": uniformity(first.float()),
-        }
+        return features
 
     def _knn_top1(self, features: NDArray[np.float32]) -> float | None:
-        rows = np.flatnonzero(self.labels >= 0)
-        bank, queries = rows[::2], rows[1::2]
+        bank, queries = self._halves()
         if not len(queries):
             return None
         classes = int(self.labels.max()) + 1
         votes = (features[bank], self.labels[bank], features[queries], self.labels[queries], classes)
         return round(knn_accuracy(*votes, neighbours=KNN_NEIGHBOURS, temperature=KNN_TEMPERATURE), 3)
+
+    def _probe_top1(self, h: Tensor) -> float | None:
+        fitted, judged = self._halves()
+        if not len(judged):
+            return None
+        mean, std = standardisation(h)
+        inputs, labels = ((h - mean) / std).float(), torch.from_numpy(self.labels.astype(np.int64))
+        classes = int(self.labels.max()) + 1
+        (classifier,) = regularisation_path(inputs[fitted], labels[fitted], classes, [PROBE_L2])
+        predicted = classifier.logits(inputs[judged]).argmax(dim=1)
+        return round(100 * float((predicted == labels[judged]).double().mean()), 3)
+
+    def _halves(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Labelled images that answer, and those that are asked about."""
+        rows = np.flatnonzero(self.labels >= 0)
+        return rows[::2], rows[1::2]
+
+
+def _projected(head: nn.Module, features: NDArray[np.float32]) -> Tensor:
+    """z of h [m, d] in evaluation mode, on the CPU. A head without weights is the identity, wherever it is."""
+    device = next((parameter.device for parameter in head.parameters()), torch.device("cpu"))
+    with evaluating(head):
+        z: Tensor = head(torch.from_numpy(features).to(device)).float().cpu()
+    return z
 
 
 def choose_monitor(
@@ -111,4 +164,5 @@ def choose_monitor(
     for pool in (np.flatnonzero(labels >= 0), np.flatnonzero(labels < 0)):
         slots = np.arange(min(count - len(chosen), len(pool)))
         chosen += pool[permuted(seed, 0, slots, len(pool))].tolist()
-    return Monitor(evaluation_images(images, chosen, preprocessing), labels[chosen], card.mean, card.std)
+    squares = evaluation_images(images, chosen, preprocessing)
+    return Monitor(squares, labels[chosen], card.mean, card.std, card.classes)

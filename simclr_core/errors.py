@@ -14,12 +14,16 @@ SimclrError (ValueError)
 ├── RunLockedError               another process is training this very configuration
 ├── NonFiniteLossError           the loss or a gradient became infinite or not a number
 ├── NonFiniteFeaturesError       so did the output of the encoder
+├── CollapseError                the features collapsed, and the run was to stop
+├── ReplayError                  there is no such step to run again
+├── TrackerError                 a tracker's package is not installed
 ├── LaunchError                  the processes of a distributed run could not be started
 └── ParityError                  the exported encoder does not compute what the trained one computes
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 
 class SimclrError(ValueError):
@@ -79,22 +83,46 @@ class RunLockedError(SimclrError):
 class NonFiniteLossError(SimclrError):
     """The loss or a gradient is infinite or not a number, at ``step``, over the images whose raw files have ``keys``.
 
-    The weights were not touched by it.
+    The weights were not touched by it. All the keys are in the file ``listed``.
     """
 
-    def __init__(self, step: int, loss: float, gradient_norm: float, keys: Sequence[str]) -> None:
+    def __init__(self, step: int, loss: float, gradient_norm: float, keys: Sequence[str], listed: Path) -> None:
         self.step = step
         self.keys = list(keys)
         shown = ", ".join(key[:12] for key in self.keys[:4])
         super().__init__(
             f"step {step}: the loss is {loss:g}, the norm of its gradient {gradient_norm:g}; the weights were not "
-            f"changed. Images: {shown} and {len(self.keys[4:])} more. Lower pretrain.learning_rate, raise "
-            "pretrain.temperature, or set pretrain.precision: float32"
+            f"changed. Images: {shown} and {len(self.keys[4:])} more, all in {listed}. `python -m simclr_core replay "
+            f"{step}` shows where it began. Lower pretrain.learning_rate, raise pretrain.temperature, or set "
+            "pretrain.precision: float32"
         )
 
 
 class NonFiniteFeaturesError(SimclrError):
     """The output of the encoder is infinite or not a number: its weights are lost."""
+
+
+class CollapseError(SimclrError):
+    """The features have collapsed; ``record`` is that of the last epoch."""
+
+    def __init__(self, record: Mapping[str, Any], patience: int) -> None:
+        self.record = record
+        numbers = ("effective_rank", "feature_std", "effective_rank_z", "feature_std_z")
+        times = f", {patience} epochs in a row" if patience > 1 else ""
+        self.what = f"epoch {record['epoch']}: the features have collapsed{times}"
+        super().__init__(
+            f"{self.what} ({', '.join(f'{name} {record[name]:.3g}' for name in numbers)}; every image looks the same "
+            "to the encoder). Lower pretrain.learning_rate or pretrain.weight_decay, lengthen pretrain.warmup_epochs, "
+            "or weaken pretrain.augmentation; the next run starts from nothing"
+        )
+
+
+class ReplayError(SimclrError):
+    """The step cannot be run again."""
+
+
+class TrackerError(SimclrError):
+    """A tracker was asked for whose package is not installed."""
 
 
 class LaunchError(SimclrError):

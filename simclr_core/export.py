@@ -27,12 +27,13 @@ from deploy.encoder import Encoder, Fidelity, compare, l2_normalised
 from deploy.preprocess import decode
 from deploy.session import METADATA
 from simclr_core.checkpoint import Model
-from simclr_core.config import ExportConfig, read_block
+from simclr_core.config import ExportConfig
 from simclr_core.errors import DatasetError, ParityError
 from simclr_core.features import extract
 from simclr_core.latency import latencies
 from simclr_core.model_card import license_note, model_card
 from simclr_core.onnx_graph import ServedEncoder, export_graph
+from simclr_core.params import read_block
 from simclr_core.reporter import emit, record_timing
 from simclr_core.sbom import bill_of_materials
 from simclr_core.served_accuracy import LabelledImages, accuracies, classifier_results, served_features

@@ -3,7 +3,8 @@
 h is what SimCLR keeps; the output z of the projection head is worse by over ten points (paper, section 4.2).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -33,21 +34,26 @@ def extract(
     assert images.shape[3:] == (3,), images.shape
     assert images.dtype == np.uint8, images.dtype
     target = torch.device(device) if device is not None else next(encoder.parameters()).device
-    modes = {module: module.training for module in encoder.modules()}
-    encoder.eval()
+    with evaluating(encoder):
+        # An empty batch still goes through once, so that no images give [0, d] and not a guess.
+        batches = [
+            encoder(normalise(torch.tensor(images[start : start + batch_size], device=target), mean, std)).float().cpu()
+            for start in range(0, max(len(images), 1), batch_size)
+        ]
+    return torch.cat(batches).numpy()
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Inference in evaluation mode; every module is then in the mode it was in."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
     try:
         with torch.inference_mode():
-            # An empty batch still goes through once, so that no images give [0, d] and not a guess.
-            batches = [
-                encoder(normalise(torch.tensor(images[start : start + batch_size], device=target), mean, std))
-                .float()
-                .cpu()
-                for start in range(0, max(len(images), 1), batch_size)
-            ]
+            yield
     finally:
         for module, training in modes.items():
             module.training = training
-    return torch.cat(batches).numpy()
 
 
 def _channels(values: Sequence[float], like: Tensor) -> Tensor:

@@ -33,13 +33,14 @@ from torch.nn.functional import cross_entropy
 from deploy.artifact import publish, write_atomically
 from simclr_core.augmentations import Augmentation
 from simclr_core.checkpoint import Model, load_model, save_model
-from simclr_core.config import FinetuneConfig, read_block
+from simclr_core.config import FinetuneConfig
 from simclr_core.dataset import TrainingImages
 from simclr_core.encoder import Encoder
 from simclr_core.errors import CheckpointError, LabelError, NonFiniteFeaturesError
 from simclr_core.evaluation import EvaluationImages, missing_labels, random_encoder
 from simclr_core.features import extract
 from simclr_core.order import permuted
+from simclr_core.params import read_block
 from simclr_core.projection_head import build_projection_head, first_layers
 from simclr_core.reporter import emit, record_timing
 from simclr_core.schedule import learning_rate, peak_learning_rate

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from deploy.artifact import identity, publish, verify
-from simclr_core.config import PretrainConfig, read_block
+from simclr_core.config import PretrainConfig
 from simclr_core.errors import InitialError
+from simclr_core.params import read_block
 from simclr_core.reporter import emit
 
 FORMAT_VERSION = 1

@@ -28,13 +28,14 @@ from deploy.artifact import write_atomically
 from deploy.preprocess import decode
 from simclr_core import plots
 from simclr_core.checkpoint import Model, load_model
-from simclr_core.config import LinearEvalConfig, read_block
+from simclr_core.config import LinearEvalConfig
 from simclr_core.embedding_map import save_map
 from simclr_core.encoder import Encoder
 from simclr_core.evaluation import EvaluationImages, missing_labels, random_encoder
 from simclr_core.features import extract
 from simclr_core.knn import knn_accuracy, nearest
 from simclr_core.linear_probe import Probe, fit_probe, ranked_classes, save_probe
+from simclr_core.params import read_block
 from simclr_core.reporter import emit, record_timing
 from simclr_core.shards import ShardedImages, read_card
 

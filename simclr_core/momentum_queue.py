@@ -17,7 +17,7 @@ epoch, it holds earlier views of the very image that asks. Two details are not M
 With extra crops (see ``objective``), first views and extra crops ask, and second views are their keys.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from itertools import chain
 
@@ -28,8 +28,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from simclr_core.nt_xent import check_temperature, gathered
-from simclr_core.objective import Outcome, project
+from simclr_core.objective import Outcome, as_it_is, project
 from simclr_core.order import uniform
+from simclr_core.stopwatch import part
 
 QUEUE_VIEW = 2**32  # no view of an image has this number: the queue's first rows are draws of their own
 
@@ -55,6 +56,7 @@ class MomentumQueue:
         precision: torch.dtype,
         seed: int,
         extra_crops: int = 0,
+        scaled: Callable[[Tensor], Tensor] = as_it_is,
     ) -> None:
         check_temperature(temperature)
         self._network = network
@@ -65,16 +67,19 @@ class MomentumQueue:
         self._temperature = temperature
         self._precision = precision
         self._groups = 2 + extra_crops
+        self._scaled = scaled
         self._updates = 0
         self._keys = self._queue[:0]  # of the last step, of all processes
 
     def backward(self, model: nn.Module, views: Tensor) -> Outcome:
         first, second, *extras = views.chunk(self._groups)
-        with torch.no_grad():
-            keys = normalize(project(self._copy, second, self._precision).to(self._queue.dtype), dim=1)
-        queries = project(model, torch.cat([first, *extras]), self._precision)
-        loss = self._info_nce(queries, keys)
-        torch.autograd.backward(loss)
+        with part("forward"):
+            with torch.no_grad():
+                keys = normalize(project(self._copy, second, self._precision).to(self._queue.dtype), dim=1)
+            queries = project(model, torch.cat([first, *extras]), self._precision)
+            loss = self._info_nce(queries, keys)
+        with part("backward"):
+            torch.autograd.backward(self._scaled(loss))
         self._keys = gathered(keys)
         return Outcome(_mean_over_processes(loss.detach()), queries.detach()[: len(first)], keys)
 

@@ -14,7 +14,7 @@ Views are [(2 + k) n, 3, s, s]: all first views, all second ones, then k groups 
 loss is the mean over the pair of the two views and each pair of one of them with an extra crop, a gather each.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from math import log
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from simclr_core.nt_xent import PairLoss
+from simclr_core.stopwatch import part
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,10 @@ class Objective(Protocol):
     def restore(self, tensors: Mapping[str, Tensor]) -> None: ...
 
 
+def as_it_is(loss: Tensor) -> Tensor:
+    return loss
+
+
 class InBatch:
     """A pair loss over the global batch, at once or from micro-batches of at most ``micro_batch_size`` images.
 
@@ -67,20 +72,25 @@ class InBatch:
         precision: torch.dtype,
         micro_batch_size: int | None = None,
         extra_crops: int = 0,
+        scaled: Callable[[Tensor], Tensor] = as_it_is,
     ) -> None:
+        """``scaled`` makes of the loss what is back-propagated: see ``precision.LossScaler``."""
         self._loss = loss
         self._temperature = temperature
         self._precision = precision
         self._micro_batch_size = micro_batch_size
         self._groups = 2 + extra_crops
+        self._scaled = scaled
 
     def backward(self, model: nn.Module, views: Tensor) -> Outcome:
         images = len(views) // self._groups
         parts = 1 if self._micro_batch_size is None else -(-images // self._micro_batch_size)
         if parts == 1:
-            projections = project(model, views, self._precision)
-            loss = self._mean(projections)
-            torch.autograd.backward(loss)
+            with part("forward"):
+                projections = project(model, views, self._precision)
+                loss = self._mean(projections)
+            with part("backward"):
+                torch.autograd.backward(self._scaled(loss))
         else:
             projections, loss = self._cached(model, views, parts)
         first, second = projections.detach().chunk(self._groups)[:2]
@@ -104,22 +114,27 @@ class InBatch:
         """z of all views and the loss, after a backward pass over ``parts`` micro-batches."""
         # A network that draws, as stochastic depth does, has to draw the same for a micro-batch in both passes.
         seeds = torch.randint(2**62, (parts,)).tolist()
-        with torch.no_grad(), buffers_kept(model):
+        with part("forward"), torch.no_grad(), buffers_kept(model):
             passed = [self._seeded(model, *one) for one in zip(_parts(views, self._groups, parts), seeds, strict=True)]
-        projections = _joined(passed, self._groups).requires_grad_()
-        loss = self._mean(projections)
-        (gradient,) = torch.autograd.grad(loss, projections)
+        with part("forward"):
+            projections = _joined(passed, self._groups).requires_grad_()
+            loss = self._mean(projections)
+        with part("backward"):
+            (gradient,) = torch.autograd.grad(self._scaled(loss), projections)
         pulls = _parts(gradient, self._groups, parts)
-        for number, (part, seed, pull) in enumerate(
+        for number, (few, seed, pull) in enumerate(
             zip(_parts(views, self._groups, parts), seeds, pulls, strict=True), start=1
         ):
             with _synchronised(model, number == parts):
-                torch.autograd.backward(self._seeded(model, part, seed), pull)
+                with part("forward"):
+                    again = self._seeded(model, few, seed)
+                with part("backward"):
+                    torch.autograd.backward(again, pull)
         return projections, loss
 
-    def _seeded(self, model: nn.Module, part: Tensor, seed: int) -> Tensor:
+    def _seeded(self, model: nn.Module, views: Tensor, seed: int) -> Tensor:
         torch.manual_seed(seed)
-        return project(model, part, self._precision)
+        return project(model, views, self._precision)
 
 
 def chance_loss(loss: str, batch_size: int, queue_size: int | None) -> float:
@@ -150,12 +165,12 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
 def _parts(rows: Tensor, groups: int, count: int) -> Iterator[Tensor]:
     """``count`` nearly equal parts of the images of ``rows``, [groups · n, ...]: each with all its views."""
     shares = [group.tensor_split(count) for group in rows.chunk(groups)]
-    return (torch.cat(part) for part in zip(*shares, strict=True))
+    return (torch.cat(share) for share in zip(*shares, strict=True))
 
 
 def _joined(parts: list[Tensor], groups: int) -> Tensor:
     """What ``_parts`` took apart."""
-    return torch.cat([torch.cat(group) for group in zip(*(part.chunk(groups) for part in parts), strict=True)])
+    return torch.cat([torch.cat(group) for group in zip(*(rows.chunk(groups) for rows in parts), strict=True)])
 
 
 def _synchronised(model: nn.Module, now: bool) -> AbstractContextManager[None]:

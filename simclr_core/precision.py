@@ -95,8 +95,8 @@ def layer_fault(network: nn.Module, views: Tensor, dtype: torch.dtype) -> str | 
 
 
 class LossScaler:
-    """For float16, whose gradients vanish below 6e-8: back-propagates a multiple of the loss, doubled while it can be,
-    halved when a gradient overflows (Micikevicius et al. 2018). That step is left out. Other types pass through.
+    """For float16, whose gradients vanish below 6e-8: a multiple of the loss is back-propagated, doubled while it can
+    be, halved when a gradient overflows (Micikevicius et al. 2018). That step is left out. Other types pass through.
 
     ``skipped`` counts the steps left out.
     """
@@ -105,8 +105,10 @@ class LossScaler:
         self._scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         self.skipped = 0
 
-    def backward(self, loss: Tensor) -> None:
-        torch.autograd.backward(self._scaler.scale(loss))
+    def scaled(self, loss: Tensor) -> Tensor:
+        """What is back-propagated in its place."""
+        multiple: Tensor = self._scaler.scale(loss)
+        return multiple
 
     def unscale(self, optimizer: torch.optim.Optimizer) -> None:
         """The gradients become those of the loss itself; an overflow stays infinite."""

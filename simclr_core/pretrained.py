@@ -12,9 +12,10 @@ from deploy.failpoint import failpoint
 from deploy.preprocess import Preprocessing
 from simclr_core import checkpoint, plots
 from simclr_core.batches import Batches
+from simclr_core.collapse import is_collapsed
 from simclr_core.config import PretrainConfig
 from simclr_core.dataset import evaluation_images
-from simclr_core.diagnostics import MEASURED, collapsed
+from simclr_core.diagnostics import MEASURED
 from simclr_core.encoder import Encoder
 from simclr_core.history import Record, write_history
 from simclr_core.initial import Start
@@ -51,7 +52,8 @@ def publish_pretrained(
         "loss_last": history[-1]["loss"],
         "loss_chance": round(chance_loss(config.loss, config.batch_size, queue_size), 6),
         "finite": True,  # or the run would have ended
-        "collapsed": collapsed(history[-1]["effective_rank"], history[-1]["feature_std"]),
+        "collapsed": is_collapsed(history[-1]),
+        "learning_rate_scale": history[-1]["learning_rate_scale"],
         **{name: history[-1][name] for name in MEASURED},
         "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
         **arithmetic,

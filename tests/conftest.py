@@ -39,6 +39,7 @@ TINY_PARAMS = {
         "warmup_epochs": 0,
         "checkpoint_every_steps": 2,
     },
+    "watch": {},
     "linear_eval": {"fractions": ["0.1", "1.0"], "l2_count": 3, "knn_neighbours": 5},
     "finetune": {"seeds": [0, 1], "epochs": 2, "epochs_few": 2, "batch_size": 8, "crop_scale": [0.8, 1.0]},
     "export": {},

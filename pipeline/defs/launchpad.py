@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 
 from pipeline import params
 from pipeline.workspace import template
-from simclr_core.config import Block
+from simclr_core.params import Block
 
 BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 SCALARS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}

@@ -17,7 +17,7 @@ from pipeline.defs.failures import explain
 from pipeline.errors import ParamsError
 from pipeline.params import RetrainingConfig
 from pipeline.workspace import Workspace
-from simclr_core.config import read_block
+from simclr_core.params import read_block
 
 DATA = "simclr/data"  # tag of a run: digest of the inbox it was started for and then, more precisely, has ingested
 REASON = "simclr/reason"

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from simclr_core.config import Block
+from simclr_core.params import Block
 
 
 class DriftConfig(Block):

@@ -14,8 +14,9 @@ from simclr_core.__main__ import main
 from simclr_core.augment_sheet import settings
 from simclr_core.augmentations import Augmentation
 from simclr_core.batches import Batches
-from simclr_core.config import AugmentationConfig, PretrainConfig, read_block
+from simclr_core.config import AugmentationConfig, PretrainConfig
 from simclr_core.launch import Member
+from simclr_core.params import read_block
 from simclr_core.shards import ShardedImages, read_card
 
 

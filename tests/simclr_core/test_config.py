@@ -7,16 +7,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from simclr_core.config import (
-    PRESETS,
-    Block,
-    ExportConfig,
-    FinetuneConfig,
-    LinearEvalConfig,
-    PretrainConfig,
-    read_block,
-)
+from simclr_core.config import PRESETS, ExportConfig, FinetuneConfig, LinearEvalConfig, PretrainConfig
 from simclr_core.errors import ConfigError
+from simclr_core.params import Block, read_block
 
 BLOCKS = {
     "pretrain": PretrainConfig,

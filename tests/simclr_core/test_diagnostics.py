@@ -91,7 +91,7 @@ def test_collapse_is_recognised_and_health_is_not_called_collapse() -> None:
 
 def monitor(labels: list[int], seed: int = 0) -> Monitor:
     images = np.random.default_rng(seed).integers(0, 256, (len(labels), 8, 8, 3), np.uint8)
-    return Monitor(images, np.array(labels), (0.5,) * 3, (0.25,) * 3)
+    return Monitor(images, np.array(labels), (0.5,) * 3, (0.25,) * 3, ("a", "b", "c"))
 
 
 def small_encoder() -> nn.Module:
@@ -101,19 +101,24 @@ def small_encoder() -> nn.Module:
 
 def test_the_monitor_measures_h_and_z_and_changes_nothing() -> None:
     watched, encoder = monitor([0, 1] * 20), small_encoder().train()
-    weights = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    head = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4)).train()
+    network = nn.Sequential(encoder, head)
+    weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     generator = torch.get_rng_state()
     first, second = random_features(7, 5), random_features(7, 5, seed=1)
-    measured = watched.measure(encoder, first, second)
+    measured = watched.measure(encoder, head, first, second)
     h = torch.from_numpy(extract(encoder, watched.images, watched.mean, watched.std))
     assert measured["effective_rank"] == pytest.approx(effective_rank(h))
     assert measured["feature_std"] == pytest.approx(feature_std(h))
+    z = head[0](h).detach() / math.sqrt(1 + head[1].eps)  # by the BatchNorm's running statistics, which are 0 and 1
+    assert measured["effective_rank_z"] == pytest.approx(effective_rank(z), rel=1e-5)
+    assert measured["feature_std_z"] == pytest.approx(feature_std(z), rel=1e-5)
     assert measured["alignment"] == pytest.approx(alignment(first, second), rel=1e-5)
     assert measured["uniformity"] == pytest.approx(uniformity(first), rel=1e-5)
     assert tuple(measured) == MEASURED
-    assert encoder.training
+    assert all(module.training for module in network.modules())
     assert torch.equal(torch.get_rng_state(), generator)
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in encoder.state_dict().items())
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())
 
 
 def test_the_online_knn_asks_half_of_the_labelled_images_about_the_other_half() -> None:
@@ -121,21 +126,48 @@ def test_the_online_knn_asks_half_of_the_labelled_images_about_the_other_half() 
     colours[[0, 1, 4, 5]] = (255, 0, 0)
     colours[[2, 3, 6, 7]] = (0, 0, 255)
     labels = np.array([0, 0, 1, 1, 0, 1, -1, -1])  # the red image 5 is labelled as blue
-    watched = Monitor(colours, labels, (0.5,) * 3, (0.25,) * 3)
+    watched = Monitor(colours, labels, (0.5,) * 3, (0.25,) * 3, ("a", "b", "c"))
     z = random_features(4, 3)
     pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     encoder = nn.Sequential(pooled, nn.Linear(3, 3, bias=False))
     nn.init.eye_(encoder[1].weight)
     # 0, 2 and 4 answer; 1 and 3 are told right, 5 is not
-    assert watched.measure(encoder, z, z)["knn_top1"] == pytest.approx(66.667)
+    assert watched.measure(encoder, nn.Identity(), z, z)["knn_top1"] == pytest.approx(66.667)
+
+
+def probed(h: torch.Tensor, labels: list[int]) -> float | None:
+    images = np.zeros((len(h), 8, 8, 3), np.uint8)
+    watched = Monitor(images, np.array(labels), (0.5,) * 3, (0.25,) * 3, ("a", "b", "c"))
+    return watched._probe_top1(h.float())
+
+
+def test_the_online_probe_trains_on_half_of_the_labelled_images_and_is_judged_on_the_other_half() -> None:
+    """Against plain gradient descent on the same objective, of which the optimum is unique."""
+    h, labels = random_features(60, 5), np.random.default_rng(1).integers(0, 3, 60)
+    h[np.arange(60), labels] += 3  # one image in a few is on the wrong side
+    x = (h - h.mean(dim=0)) / h.std(dim=0, correction=0)
+    weight, bias = torch.zeros(5, 3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    truth = torch.nn.functional.one_hot(torch.from_numpy(labels), 3)
+    for _ in range(3000):
+        error = ((x[::2] @ weight + bias).softmax(dim=1) - truth[::2]) / 30
+        weight -= 0.5 * (x[::2].T @ error + 0.1 * weight)
+        bias -= 0.5 * error.sum(dim=0)
+    right = ((x[1::2] @ weight + bias).argmax(dim=1).numpy() == labels[1::2]).mean()
+    assert 0.5 < right < 1
+    assert probed(h, labels.tolist()) == pytest.approx(100 * right, abs=1e-3)
+
+
+def test_the_probe_needs_no_healthy_features_and_no_second_class() -> None:
+    assert probed(torch.ones(8, 4), [0, 0, 0, 0, 0, 0, 1, 1]) == pytest.approx(75)  # all it has is how often each is
+    assert probed(random_features(8, 4), [0] * 8) == pytest.approx(100)
+    assert probed(random_features(2, 3), [2, 2]) == pytest.approx(100)
 
 
 @pytest.mark.parametrize("labels", [[-1] * 6, [-1, -1, 2, -1, -1, -1]])
 def test_without_labels_there_is_no_knn_but_everything_else(labels: list[int]) -> None:
     z = random_features(4, 3)
-    measured = monitor(labels).measure(small_encoder(), z, z)
-    assert measured["knn_top1"] is None
-    assert all(value is not None for name, value in measured.items() if name != "knn_top1")
+    measured = monitor(labels).measure(small_encoder(), nn.Identity(), z, z)
+    assert {name for name, value in measured.items() if value is None} == {"knn_top1", "probe_top1"}
 
 
 def test_features_that_are_not_finite_are_an_error() -> None:
@@ -143,7 +175,7 @@ def test_features_that_are_not_finite_are_an_error() -> None:
     with torch.no_grad():
         encoder[0].weight.fill_(float("nan"))
     with pytest.raises(NonFiniteFeaturesError, match="infinite or not a number"):
-        monitor([0] * 4).measure(encoder, z, z)
+        monitor([0] * 4).measure(encoder, nn.Identity(), z, z)
 
 
 def test_labelled_images_are_watched_first(prepared: Path) -> None:

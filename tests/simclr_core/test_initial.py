@@ -14,8 +14,9 @@ import yaml
 from deploy.artifact import identity, publish, verify
 from deploy.errors import CorruptArtifactError
 from simclr_core import initial
-from simclr_core.config import PretrainConfig, read_block
+from simclr_core.config import PretrainConfig
 from simclr_core.errors import InitialError
+from simclr_core.params import read_block
 from tests.conftest import TINY_PARAMS
 from tests.simclr_core.conftest import crown
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deploy.errors import MissingArtifactError
-from simclr_core import finetune, pretrain
+from simclr_core import finetune, pretrain, replay
 from simclr_core.__main__ import main
 
 
@@ -30,6 +30,13 @@ def test_a_fraction_goes_along_with_its_stage(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr(finetune, "run", lambda *arguments: seen.append(arguments))
     assert main(["--workspace", str(tmp_path), "finetune", "--fraction", "0.1"]) == 0
     assert seen == [(tmp_path, "0.1")]
+
+
+def test_a_step_goes_along_with_a_replay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: list[tuple[Path, int]] = []
+    monkeypatch.setattr(replay, "run", lambda *arguments: seen.append(arguments))
+    assert main(["--workspace", str(tmp_path), "replay", "12"]) == 0
+    assert seen == [(tmp_path, 12)]
 
 
 @pytest.mark.parametrize("stage", ["initial", "linear_eval", "export", "compare", "latency"])
@@ -80,7 +87,9 @@ def test_a_missing_params_file(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'params.yaml'}: no such file; run in a workspace")
 
 
-@pytest.mark.parametrize("arguments", [[], ["pretrian"], ["finetune"], ["pretrain", "--fraction", "0.1"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["pretrian"], ["finetune"], ["pretrain", "--fraction", "0.1"], ["replay", "last"]]
+)
 def test_a_faulty_command_line_is_2_and_help_is_0(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
@@ -95,5 +104,14 @@ def test_help_shows_every_stage_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    for stage in ("initial", "pretrain", "linear_eval", "finetune --fraction 0.01", "export", "compare", "latency"):
+    for stage in (
+        "initial",
+        "pretrain",
+        "linear_eval",
+        "finetune --fraction 0.01",
+        "export",
+        "compare",
+        "latency",
+        "replay 1234",
+    ):
         assert f"python -m simclr_core {stage}" in done.stdout

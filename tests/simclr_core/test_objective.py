@@ -15,11 +15,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from simclr_core import pretrain
 from simclr_core.batch_norm import synchronise
-from simclr_core.config import PretrainConfig, read_block
+from simclr_core.config import PretrainConfig
 from simclr_core.errors import BatchSizeError, ConfigError
 from simclr_core.launch import Member
 from simclr_core.nt_xent import LOSSES, nt_xent
 from simclr_core.objective import InBatch, Outcome, chance_loss
+from simclr_core.params import read_block
 
 torch.set_num_threads(1)
 

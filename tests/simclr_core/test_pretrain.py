@@ -42,6 +42,7 @@ from simclr_core.nt_xent import nt_xent
 from simclr_core.objective import InBatch
 from simclr_core.projection_head import build_projection_head
 from simclr_core.shards import ShardedImages, read_card
+from simclr_core.stopwatch import PARTS
 
 STEPS = 12  # two epochs of six, as the `prepared` workspace asks
 
@@ -131,7 +132,8 @@ def test_leaves_a_model_reports_and_no_trace_of_the_way_there(
     assert runs(prepared) == []
     assert list((prepared / ".simclr" / "tensorboard").rglob("events.*"))
     timings = json.loads((prepared / ".simclr" / "timings" / "pretrain.json").read_text())
-    assert timings.keys() == {"seconds", "images_per_second"}
+    assert timings.keys() == {"seconds", "images_per_second"} | {f"{name}_seconds" for name in PARTS}
+    assert 0 < sum(timings[f"{name}_seconds"] for name in PARTS) <= timings["seconds"] + 0.01
     assert timings["images_per_second"] > 0
 
     events = [json.loads(line) for line in (tmp_path / "events").read_text().splitlines()]
@@ -464,6 +466,11 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(prepared: Path) -> None
     assert caught.value.step == 1
     images = ShardedImages(prepared / "data" / "prepared" / "train")
     assert len(set(caught.value.keys) & {images.key(position) for position in range(96)}) == 16
+    (listed,) = (prepared / ".simclr" / "runs").glob("*/non-finite-step-1.json")
+    assert f"all in {listed}" in str(caught.value)
+    assert "python -m simclr_core replay 1`" in str(caught.value)
+    found = json.loads(listed.read_text())
+    assert (found["step"], found["loss"], found["images"]) == (1, "nan", caught.value.keys)
     assert results(prepared) == {}
     assert runs(prepared) == ["step-00000001"]  # nothing of step 1 was saved
 

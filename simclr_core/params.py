@@ -1,0 +1,104 @@
+"""params.yaml: one block for each stage, read into a frozen typed model.
+
+Unknown keys, missing blocks and values out of range are reported all at once, each with the key, the given value and
+what is allowed. Numbers follow YAML 1.2, as in DVC, so that ``1e-6`` is a number and not a word.
+"""
+
+import re
+from collections.abc import Hashable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from simclr_core.errors import ConfigError
+
+
+class Block(BaseModel):
+    """Base of every block: frozen, no unknown keys, no silent conversion (``"3"`` or ``true`` is not a 3)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+Model = TypeVar("Model", bound=Block)
+
+
+def read_block(params: Path, block: str, model: type[Model]) -> Model:
+    """Read one block of ``params.yaml``.
+
+    Raises:
+        ConfigError: with every fault of the block, in ``faults`` and in the message.
+    """
+    blocks = _load(params)
+    if block not in blocks:
+        given = ", ".join(map(str, blocks)) or "none"
+        raise ConfigError(params, [f"no block {block!r} (found: {given}); add '{block}: {{}}' for the defaults"])
+    try:
+        return model.model_validate({} if blocks[block] is None else blocks[block])
+    except ValidationError as error:
+        raise ConfigError(params, [_fault(block, detail, model) for detail in error.errors()]) from None
+
+
+def _load(params: Path) -> dict[Hashable, Any]:
+    try:
+        blocks = yaml.load(params.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except FileNotFoundError:
+        raise ConfigError(params, ["no such file; run in a workspace, or make one with 'simclr init DIR'"]) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(params, [f"cannot be read as YAML: {' '.join(str(error).split())}"]) from None
+    if not isinstance(blocks, dict):
+        raise ConfigError(
+            params, [f"is {_shown(blocks)}; must map stages to parameters, such as 'pretrain: {{epochs: 9}}'"]
+        )
+    return blocks
+
+
+def _fault(block: str, detail: ErrorDetails, model: type[Block]) -> str:
+    key = ".".join([block, *map(str, detail["loc"])])
+    if detail["type"] == "extra_forbidden":
+        known = _keys(model, detail["loc"][:-1])
+        close = get_close_matches(str(detail["loc"][-1]), known, n=1)
+        advice = f"did you mean {close[0]}?" if close else f"allowed: {', '.join(known)}"
+        return f"{key}: unknown key; {advice}"
+    allowed = re.sub(r"^(Input should be|Value error,) ", "", detail["msg"])
+    if detail["type"] in ("model_type", "model_attributes_type"):
+        allowed = "a mapping of keys to values"
+    if detail["type"] == "value_error" and isinstance(detail["input"], dict):  # a rule over several keys, named in it
+        return f"{key}: must have {allowed}"
+    return f"{key}: given {_shown(detail['input'])}, allowed: {allowed}"
+
+
+def _keys(model: type[Block], location: tuple[int | str, ...]) -> list[str]:
+    """The keys that the (possibly nested) block at this location has."""
+    for name in location:
+        annotation = model.model_fields[str(name)].annotation
+        nested = next((kind for kind in get_args(annotation) if kind is not type(None)), annotation)  # of ``X | None``
+        assert isinstance(nested, type)
+        assert issubclass(nested, Block)
+        model = nested
+    return list(model.model_fields)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML with the numbers of version 1.2, which refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                problem = f"the key {key.value!r} is given twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+_EXPONENT = re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")  # YAML 1.1 wants a point and a sign: 1.0e-6
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
