@@ -12,7 +12,7 @@ import yaml
 from torch import nn
 
 import deploy.failpoint
-from simclr_core import checkpoint, pretrain
+from simclr_core import checkpoint, pretrain, training
 from simclr_core.augmentations import Augmentation
 from simclr_core.batches import Batches
 from simclr_core.checkpoint import TrainingState
@@ -21,9 +21,13 @@ from simclr_core.encoder import build_encoder
 from simclr_core.errors import CollapseError
 from simclr_core.history import Progress
 from simclr_core.launch import Member
+from simclr_core.nt_xent import nt_xent
+from simclr_core.objective import InBatch
+from simclr_core.precision import LossScaler
 from simclr_core.projection_head import build_projection_head
 from simclr_core.schedule import Schedule
 from simclr_core.shards import ShardedImages, read_card
+from simclr_core.training import Learner
 
 PEAK = 0.1 * 16 / 256
 ALONE = Member(0, 1, torch.device("cpu"))
@@ -62,18 +66,17 @@ def configure(workspace: Path, **on_collapse: object) -> None:
 
 def collapse_above(monkeypatch: pytest.MonkeyPatch, rate: float) -> None:
     """From the second epoch on, a learning rate above ``rate`` sets all weights to zero, so that features are alike."""
-    update = pretrain.update
+    update = training.update
 
-    def collapsing(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-        update(optimizer, learning_rate)
+    def collapsing(learner: Learner, learning_rate: float) -> None:
+        update(learner, learning_rate)
         first_epoch = learning_rate > 0.88 * PEAK  # of the four epochs' cosine
         if learning_rate > rate and not first_epoch:
             with torch.no_grad():
-                for group in optimizer.param_groups:
-                    for weight in group["params"]:
-                        weight.zero_()
+                for weight in learner.network.parameters():
+                    weight.zero_()
 
-    monkeypatch.setattr(pretrain, "update", collapsing)
+    monkeypatch.setattr(training, "update", collapsing)
 
 
 def published(workspace: Path) -> tuple[bytes, str, str]:
@@ -182,6 +185,7 @@ def trained(rank: int, size: int, workspace: Path) -> tuple[list[Any], dict[str,
     torch.manual_seed(0)
     encoder = build_encoder("resnet10", 0.125, "compact")
     network = nn.Sequential(encoder, build_projection_head(encoder.feature_dim, 2, 16, 8))
+    model = pretrain._distributed(network, member)
     monitor = None
     if rank == 0:
         monitor = pretrain.choose_monitor(images, card, pretrain.Preprocessing(16, 16), 48, 0)
@@ -189,15 +193,14 @@ def trained(rank: int, size: int, workspace: Path) -> tuple[list[Any], dict[str,
         collapse_above(patch, 0.6 * PEAK)
 
         def train(folder: Path, learning_rate_scale: float) -> list[Any]:
-            return pretrain.pretrain(
-                network,
-                pretrain.build_optimizer("sgd", network, 0.9, 1e-4),
+            optimizer = pretrain.build_optimizer("sgd", network, 0.9, 1e-4)
+            objective, scaler = InBatch(nt_xent, 0.5, torch.float32), LossScaler(torch.float32, member.device)
+            return training.train(
+                Learner(network, model, optimizer, objective, scaler),
                 batches,
                 monitor,
                 progress,
                 schedule=Schedule(4, 6, 0, PEAK),
-                temperature=0.5,
-                precision=torch.float32,
                 checkpoint_every=4,
                 alarm=CollapseAlarm(1, run / "healthy"),
                 folder=folder,

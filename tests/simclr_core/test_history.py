@@ -22,13 +22,13 @@ SECONDS = {"data": 0.02, "augment": 0.5, "forward": 0.18, "backward": 0.3}
 
 
 def epoch(number: int, **changes: float | None) -> Record:
-    return record(number, [3.0, 2.0], [1.0, 2.0], 0.05, 0.5, {**MEASURED, **changes})
+    return record(number, [(3.0, 1.0), (2.0, 2.0)], 0.05, 0.5, {**MEASURED, **changes})
 
 
 def test_a_record_holds_means_of_the_steps_and_what_was_measured() -> None:
     rates = {"learning_rate": 0.05, "learning_rate_scale": 0.5}
     assert epoch(3) == {"epoch": 3, "loss": 2.5, **rates, "gradient_norm": 1.5, **MEASURED}
-    assert record(1, [1 / 3], [1.0], 1 / 7, 1.0, MEASURED)["loss"] == 0.333333
+    assert record(1, [(1 / 3, 1.0)], 1 / 7, 1.0, MEASURED)["loss"] == 0.333333
 
 
 def test_the_summary_mentions_what_there_is_and_raises_the_alarm() -> None:

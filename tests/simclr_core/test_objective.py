@@ -21,6 +21,7 @@ from simclr_core.launch import Member
 from simclr_core.nt_xent import LOSSES, nt_xent
 from simclr_core.objective import InBatch, Outcome, chance_loss
 from simclr_core.params import read_block
+from simclr_core.precision import LossScaler
 
 torch.set_num_threads(1)
 
@@ -251,4 +252,6 @@ def test_a_micro_batch_larger_than_the_share_is_explained(prepared: Path) -> Non
     config = read_block(prepared / "params.yaml", "pretrain", PretrainConfig)
     message = "micro_batch_size is 9, but each of 2 processes has 8 of the 16 images of a batch; give at most 8"
     with pytest.raises(BatchSizeError, match=message):
-        pretrain.choose_objective(config, nn.Sequential(), torch.float32, Member(0, 2, CPU))
+        pretrain.choose_objective(
+            config, nn.Sequential(), LossScaler(torch.float32, CPU), torch.float32, Member(0, 2, CPU)
+        )

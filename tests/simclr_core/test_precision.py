@@ -135,7 +135,7 @@ def a_parameter() -> tuple[nn.Parameter, torch.optim.Optimizer]:
 
 def take(scaler: LossScaler, weight: nn.Parameter, optimizer: torch.optim.Optimizer, factor: float) -> bool:
     optimizer.zero_grad()
-    scaler.backward((factor * weight).sum())
+    torch.autograd.backward(scaler.scaled((factor * weight).sum()))
     scaler.unscale(optimizer)
     assert weight.grad is not None
     skipped = scaler.skips(float(weight.grad.norm()))

@@ -20,7 +20,7 @@ from torch import nn
 
 import deploy.failpoint
 from deploy.artifact import identity, verify
-from simclr_core import checkpoint, compilation, precision, pretrain
+from simclr_core import checkpoint, compilation, precision, pretrain, training
 from simclr_core.augmentations import Augmentation
 from simclr_core.batches import Batches
 from simclr_core.encoder import build_encoder
@@ -40,6 +40,7 @@ from simclr_core.history import Progress
 from simclr_core.launch import Member
 from simclr_core.nt_xent import nt_xent
 from simclr_core.objective import InBatch
+from simclr_core.precision import LossScaler
 from simclr_core.projection_head import build_projection_head
 from simclr_core.shards import ShardedImages, read_card
 from simclr_core.stopwatch import PARTS
@@ -549,11 +550,17 @@ def test_two_trainers_of_one_configuration(prepared: Path) -> None:
         pretrain.run(prepared)  # another configuration is another run
 
 
+def a_learner(network: nn.Sequential) -> training.Learner:
+    optimizer = torch.optim.SGD(network.parameters())
+    scaler = LossScaler(torch.float32, torch.device("cpu"))
+    return training.Learner(network, network, optimizer, InBatch(nt_xent, 0.5, torch.float32), scaler)
+
+
 def test_the_dry_batch_leaves_no_trace() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.BatchNorm1d(8))
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    pretrain._dry_batch(network, torch.randn(8, 3, 2, 2), InBatch(nt_xent, 0.5, torch.float32))
+    training._dry_batch(a_learner(network), torch.randn(8, 3, 2, 2))
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
 
@@ -564,7 +571,7 @@ def test_the_dry_batch_tells_a_full_device_from_a_bug() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(BatchSizeError, match=r"8 views per process needs more memory.*set pretrain\.micro_batch_size"):
-        pretrain._dry_batch(Full(2, 2), torch.randn(8, 3, 2, 2), InBatch(nt_xent, 0.5, torch.float32))
+        training._dry_batch(a_learner(nn.Sequential(Full(2, 2))), torch.randn(8, 3, 2, 2))
 
 
 def a_step(rank: int, size: int, workspace: Path) -> dict[str, Any]:

@@ -11,9 +11,10 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
-from simclr_core import pretrain, replay
+from simclr_core import pretrain, replay, training
 from simclr_core.batches import Batches
 from simclr_core.errors import NonFiniteLossError, ReplayError
+from simclr_core.objective import Outcome
 from simclr_core.shards import ShardedImages
 
 
@@ -80,14 +81,15 @@ def test_a_step_between_checkpoints_is_reached_with_the_weights_it_had(
     prepared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses: dict[int, float] = {}
-    gradients = pretrain.gradients
+    gradients = training.gradients
+    steps = {training.step_seed(0, step, 0): step for step in range(12)}
 
-    def noted(*arguments: object) -> tuple[Tensor, Tensor, Tensor]:
-        found = gradients(*arguments)  # type: ignore[arg-type]
-        losses[int(arguments[3])] = float(found[0])  # type: ignore[call-overload]
+    def noted(learner: training.Learner, views: Tensor, seed: int) -> Outcome:
+        found = gradients(learner, views, seed)
+        losses[steps[seed]] = float(found.loss)
         return found
 
-    monkeypatch.setattr(pretrain, "gradients", noted)
+    monkeypatch.setattr(training, "gradients", noted)
     configure(prepared, checkpoint_every_steps=4)
     monkeypatch.setenv("SIMCLR_FAILPOINT", "pretrain.step:raise@9")
     pretrain.failpoint.__globals__["_reached"].clear()

@@ -23,6 +23,7 @@ from simclr_core.errors import InitialError
 from simclr_core.launch import Member
 from simclr_core.schedule import Schedule
 from simclr_core.shards import ShardedImages
+from simclr_core.training import Learner
 from tests.conftest import write_prepared
 from tests.simclr_core.conftest import crown
 
@@ -69,20 +70,20 @@ def workspace(champion: Path, prepared: Path) -> Path:
 def spied(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Run the stage; what the loop was given."""
     seen: dict[str, Any] = {"positions": {}}
-    loop, positions = pretrain.pretrain, Batches.positions
+    loop, positions = pretrain.train, Batches.positions
 
-    def noted(network: Any, optimizer: torch.optim.Optimizer, *rest: Any, **keywords: Any) -> Any:
-        seen["network"] = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-        seen["optimizer"] = checkpoint.optimizer_tensors(optimizer)
+    def noted(learner: Learner, *rest: Any, **keywords: Any) -> Any:
+        seen["network"] = {name: tensor.clone() for name, tensor in learner.network.state_dict().items()}
+        seen["optimizer"] = checkpoint.optimizer_tensors(learner.optimizer)
         seen["schedule"] = keywords["schedule"]
-        return loop(network, optimizer, *rest, **keywords)
+        return loop(learner, *rest, **keywords)
 
     def noted_positions(batches: Batches, step: int) -> Any:
         seen["positions"][step] = positions(batches, step)
         return seen["positions"][step]
 
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain, "pretrain", noted)
+        patch.setattr(pretrain, "train", noted)
         patch.setattr(Batches, "positions", noted_positions)
         pretrain.run(workspace)
     return seen
@@ -221,13 +222,13 @@ def test_after_sigkill_it_goes_on_to_the_same_bytes(workspace: Path, undisturbed
 def a_warm_run(rank: int, workspace: Path) -> dict[str, torch.Tensor]:
     """The stage as one of two processes of a group: the network that this process ends with."""
     networks = []
-    loop = pretrain.pretrain
+    loop = pretrain.train
 
-    def noted(network: Any, *rest: Any, **keywords: Any) -> Any:
-        networks.append(network)
-        return loop(network, *rest, **keywords)
+    def noted(learner: Learner, *rest: Any, **keywords: Any) -> Any:
+        networks.append(learner.network)
+        return loop(learner, *rest, **keywords)
 
-    pretrain.pretrain = noted
+    pretrain.train = noted
     launch.member = lambda: nullcontext(Member(rank, 2, torch.device("cpu")))
     pretrain.run(workspace)
     return dict(networks[0].state_dict())
