@@ -11,6 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
+import deploy.failpoint
 from simclr_core import initial
 from simclr_core.shards import DatasetCard, Sample, write_card, write_shards
 
@@ -89,6 +90,11 @@ def write_prepared(workspace: Path, train: int = 96, test: int = 40, labelled: f
     (workspace / "params.yaml").write_text(yaml.safe_dump(TINY_PARAMS), encoding="utf-8")
     initial.run(workspace)
     return workspace
+
+
+@pytest.fixture(autouse=True)
+def _failpoints_count_anew() -> None:
+    deploy.failpoint._reached.clear()
 
 
 @pytest.fixture
