@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import distribution, version
 from pathlib import Path
@@ -27,6 +27,7 @@ from typing import Any
 
 from benchmarks import deploy_encoders
 from benchmarks.deploy_measurements import folder_rates, unusual_inputs
+from benchmarks.measure import compared, interleaved
 from deploy.latency import photo, processor
 from deploy.session import available_cpus
 
@@ -80,32 +81,6 @@ class Encoders:
             for position in range(number):
                 (folder / f"{position:06d}.jpg").write_bytes(data)
         return folder
-
-
-def interleaved(measurements: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Values of each measurement; they take turns, and every other round runs backwards. The first one warms up."""
-    values: dict[str, list[float]] = {name: [] for name in measurements}
-    for number in range(rounds + 1):
-        order = list(measurements) if number % 2 else list(measurements)[::-1]
-        for name in order:
-            value = measurements[name]()
-            if number:
-                values[name].append(value)
-    return values
-
-
-def compared(values: dict[str, list[float]], digits: int = 4) -> dict[str, Any]:
-    """Median and spread of each, and the median over the rounds of the ratio of the first to the second."""
-    report: dict[str, Any] = {
-        name: {
-            "median": round(statistics.median(taken), digits),
-            "spread": [round(min(taken), digits), round(max(taken), digits)],
-        }
-        for name, taken in values.items()
-    }
-    first, second = list(values.values())[:2]
-    report["ratio"] = round(statistics.median(one / other for one, other in zip(first, second, strict=True)), 3)
-    return report
 
 
 def seconds_of(code: str, *arguments: object) -> float:

@@ -1,33 +1,34 @@
-"""NT-Xent against lightly's NTXentLoss: time and memory of forward and backward, interleaved in one run.
+"""NT-Xent against lightly's and pytorch-metric-learning's: time and memory of forward and backward, in one run.
 
     make bench                                       or, with options:
     python -m benchmarks.nt_xent --json benchmarks/results/FILE.json
 
-Both losses get the same projections and have to agree in loss and gradient before anything is timed. Memory is the peak
-that one fresh process needs on top of the same process before the loss.
+All losses get the same projections and have to agree in loss and gradient before anything is timed; then they take
+turns. Memory is the peak that one fresh process needs on top of the same process before the loss. The peers hold
+several matrices of rows x rows: a loss that would need more than ``--memory`` gigabytes is left out, which is said.
 """
 
-import argparse
 import json
-import multiprocessing
-import os
-import platform
+import math
 import statistics
 import time
 from collections.abc import Callable
-from importlib.metadata import version
-from pathlib import Path
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks import measure
 from simclr_core.nt_xent import nt_xent
 
 DIMENSION = 128
 TEMPERATURE = 0.1
-ROWS = (1024, 2048, 4096, 8192)  # views in the batch: twice the images
+ROWS = (1024, 2048, 4096, 8192, 16384)  # views in the batch: twice the images
+TARGETS = {8192: {"megabytes": 30, "seconds": 4}, 16384: {"megabytes": 50}}  # times less than lightly
 ROUNDS = 5
+# Matrices of float32, rows x rows, at the peak: what a peer left out for want of memory would have needed.
+MATRICES = {"lightly": 4.3, "pytorch-metric-learning": 12.0}
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -43,7 +44,15 @@ def lightly() -> Loss:
     return loss
 
 
-LOSSES: dict[str, Callable[[], Loss]] = {"simclr-pipeline": ours, "lightly": lightly}
+def metric_learning() -> Loss:
+    from pytorch_metric_learning.losses import NTXentLoss, SelfSupervisedLoss
+
+    loss: Loss = SelfSupervisedLoss(NTXentLoss(temperature=TEMPERATURE))
+    return loss
+
+
+OURS, PEER = "simclr-pipeline", "lightly"
+LOSSES: dict[str, Callable[[], Loss]] = {OURS: ours, PEER: lightly, "pytorch-metric-learning": metric_learning}
 
 
 def projections(rows: int) -> tuple[Tensor, Tensor]:
@@ -61,82 +70,77 @@ def step(loss: Loss, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     return value.detach(), first.grad
 
 
-def assert_equal(rows: int) -> None:
-    results = [step(make(), *projections(rows)) for make in LOSSES.values()]
-    torch.testing.assert_close(*(loss for loss, _ in results), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(*(gradient for _, gradient in results), atol=1e-7, rtol=1e-4)
+def assert_equal(rows: int, names: list[str]) -> None:
+    """Loss and gradient agree to 1e-5, the gradient relative to its largest entry."""
+    results = [step(LOSSES[name](), *projections(rows)) for name in names]
+    loss, gradient = results[0]
+    for other_loss, other_gradient in results[1:]:
+        torch.testing.assert_close(other_loss, loss, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(other_gradient, gradient, atol=1e-5 * float(gradient.abs().max()), rtol=1e-5)
 
 
-def seconds(rows: int) -> dict[str, list[float]]:
-    """Seconds of each round; the losses take turns."""
-    losses = {name: make() for name, make in LOSSES.items()}
+def taken(rows: int, names: list[str]) -> dict[str, dict[str, list[float]]]:
+    """Seconds, and seconds of processor time, of each round; the losses take turns, and the first round warms up."""
+    losses = {name: LOSSES[name]() for name in names}
     first, second = projections(rows)
-    taken: dict[str, list[float]] = {name: [] for name in losses}
+    found: dict[str, dict[str, list[float]]] = {name: {"seconds": [], "cpu_seconds": []} for name in names}
     for number in range(ROUNDS + 1):
         for name, loss in losses.items():
-            started = time.perf_counter()
+            started, busy = time.perf_counter(), measure.cpu_seconds()
             step(loss, first, second)
-            if number:  # the first round warms up
-                taken[name].append(time.perf_counter() - started)
-    return taken
+            if number:
+                found[name]["seconds"].append(time.perf_counter() - started)
+                found[name]["cpu_seconds"].append(measure.cpu_seconds() - busy)
+    return found
 
 
 def peak_megabytes(name: str, rows: int) -> float:
-    """What one forward and backward adds to the peak of a process that has already run a small one."""
-    with multiprocessing.get_context("spawn").Pool(1) as process:
-        return process.apply(_peak, (name, rows))
-
-
-def _peak(name: str, rows: int) -> float:
+    """What one forward and backward adds to the peak of this process, which has already run a small one."""
     loss = LOSSES[name]()
     step(loss, *projections(64))
     first, second = projections(rows)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far, also that of the parent, is forgotten (proc(5))
-    before = _kilobytes("VmRSS")
+    measure.forget_peak()
+    before = measure.megabytes("VmRSS")
     step(loss, first, second)
-    return (_kilobytes("VmHWM") - before) / 1024
+    return measure.megabytes("VmHWM") - before
 
 
-def _kilobytes(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
-
-
-def measure() -> dict[str, Any]:
-    results = []
-    for rows in ROWS:
-        assert_equal(rows)
-        taken = seconds(rows)
-        row: dict[str, Any] = {"rows": rows}
-        for name, rounds in taken.items():
-            row[name] = {
-                "seconds_median": round(statistics.median(rounds), 4),
-                "seconds_spread": [round(min(rounds), 4), round(max(rounds), 4)],
-                "peak_megabytes": round(peak_megabytes(name, rows), 1),
-            }
-        ratios = [other / mine for mine, other in zip(*taken.values(), strict=True)]
-        row["times_faster_median"] = round(statistics.median(ratios), 2)
-        results.append(row)
-        print(json.dumps(row), flush=True)
-    machine = f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores"
-    versions = {name: version(name) for name in ("torch", "lightly")}
-    return {
-        "benchmark": "nt_xent",
-        "machine": machine,
-        "threads": torch.get_num_threads(),
-        **versions,
-        "results": results,
-    }
+def compared(rows: int, memory: float) -> dict[str, Any]:
+    """One row of the table: medians and spread, and how many times less time and memory ours takes than each peer."""
+    installed = [name for name in LOSSES if name == OURS or find_spec(name.replace("-", "_"))]
+    names = [name for name in installed if MATRICES.get(name, 0) * 4 * rows**2 <= memory * 2**30]
+    assert_equal(rows, names)
+    result: dict[str, Any] = {"rows": rows, "left_out": [name for name in installed if name not in names]}
+    times = taken(rows, names)
+    for name in names:
+        peak = measure.in_fresh_process(peak_megabytes, name, rows)
+        result[name] = {what: measure.spread(values) for what, values in times[name].items()}
+        result[name]["peak_megabytes"] = round(peak, 1)
+    for name in names[1:]:
+        ratios = {
+            what: round(statistics.median(a / b for a, b in zip(times[name][what], times[OURS][what], strict=True)), 2)
+            for what in ("seconds", "cpu_seconds")
+        }
+        peaks = result[name]["peak_megabytes"] / result[OURS]["peak_megabytes"]
+        result[name]["times_ours"] = ratios | {"megabytes": round(peaks, 1)}
+    return result
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="also write the results to this file")
-    arguments = parser.parse_args()
-    results = measure()
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    parser = measure.parser(__doc__)
+    parser.add_argument("--memory", type=float, default=8.0, metavar="GIGABYTES", help="for one loss; default: 8")
+    parser.add_argument("--rows", type=int, nargs="*", default=ROWS)
+    options = parser.parse_args()
+    results = measure.header("nt_xent", "torch", "lightly", "pytorch-metric-learning")
+    results |= {"threads": torch.get_num_threads(), "results": []}
+    for rows in options.rows:
+        result = compared(rows, options.memory)
+        for what, target in TARGETS.get(rows, {}).items():
+            reached = result.get(PEER, {}).get("times_ours", {}).get(what, math.nan)
+            result.setdefault("targets", {})[what] = {"at_least": target, "reached": reached}
+        results["results"].append(result)
+        print(json.dumps(result), flush=True)
+    measure.write(results, options.json)
 
 
 if __name__ == "__main__":
