@@ -258,8 +258,10 @@ def _await_end(training: Training, tally: Tally, what: str) -> None:
 
 
 def _files(workspace: Path, *folders: str) -> dict[str, bytes]:
-    """Name and content of every file; of checkpoints the newest alone: which others there are depends on the kills."""
+    """Name and content of every file; of checkpoints the newest alone: which others there are depends on the kills, as
+    does whether there are those of an earlier run that was killed while it removed them (``.finished``)."""
     paths = [path for folder in folders for path in (workspace / folder).rglob("*") if path.is_file()]
+    paths = [path for path in paths if ".finished" not in {parent.suffix for parent in path.parents}]
     newest = max((path.parent.name for path in paths if path.parent.name.startswith("step-")), default="")
     return {
         path.relative_to(workspace).as_posix(): path.read_bytes()
