@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 EXTRAS := --extra train --extra pipeline --extra s3 --extra postgres --extra ray --extra serve --extra search --extra dev
 
-.PHONY: demo ui test test-fast bench lock format system-packages missing-packages
+.PHONY: demo ui test test-fast bench soak lock format system-packages missing-packages
 
 demo: .venv/installed ## raw images to a served encoder in ./demo, through Dagster
 	simclr demo demo
@@ -23,8 +23,11 @@ test: .venv/installed system-packages .venv/browser-installed ## everything that
 test-fast: .venv/installed ## without the slow ones, which also need what system-packages names
 	pytest -n auto --dist worksteal -m "not slow"
 
-bench: .venv/bench-installed ## side by side with pinned peers
-	python -m benchmarks.nt_xent
+bench: .venv/bench-installed ## pretraining side by side with pinned peers; --json FILE keeps a result
+	for name in nt_xent loss_bytes augmentations dataloading resume pretrain; do python -m benchmarks.$$name || exit 1; done
+
+soak: .venv/installed ## 200 kills of a pretraining on two processes; then every byte has to be right
+	python -m benchmarks.pretrain_soak --kills 200
 
 # A database, a browser and its package manager: no substitute shows that the product works with them.
 MISSING = $(strip $(shell command -v chromium >/dev/null || echo chromium; \
