@@ -9,7 +9,8 @@ step       the same of a small-image ResNet-18 at 32 pixels, its losses beside l
 accuracy   seconds of training to the kNN accuracy that lightly's loop ends with, for three seeds
 
 What is compared takes turns, each run in a fresh process; see `benchmarks.pretrain_loops` for what they have in common.
-lightly gets the number of workers that is fastest here, which is measured first. Ours runs in float32 and in bfloat16.
+lightly gets the number of workers that is fastest here, which is measured first. Ours runs with exact and with fused
+augmentations, the ResNet-18 in float32 and in bfloat16.
 """
 
 import argparse
@@ -57,6 +58,9 @@ COMMON: dict[str, Any] = {  # of the recipe cpu-small
     "checkpoint_every_steps": 40,
     "monitor_images": 16,
 }
+
+MODES = {mode: {"augmentation": COMMON["augmentation"] | {"mode": mode}} for mode in ("exact", "fused")}
+PRECISIONS = {precision: {"precision": precision} for precision in ("float32", "bfloat16")}
 
 
 @dataclass(frozen=True)
@@ -142,14 +146,14 @@ def read_idx(path: Path, header: int, shape: tuple[int, ...]) -> NDArray[np.uint
 
 def whole_run(bench: Bench) -> dict[str, Any]:
     images, epochs = bench.sizes.run
-    variants = variants_of(bench, images, epochs=epochs, **SMALL)
+    variants = variants_of(bench, MODES, images, epochs=epochs, **SMALL)
     return {"images": images, "epochs": epochs, "workers": bench.workers(), **rounds(variants, bench.sizes.rounds)}
 
 
 def step(bench: Bench) -> dict[str, Any]:
     """A run of a few steps; beside it the losses by epoch, which ought to differ as little as those of two seeds."""
     images, epochs = bench.sizes.step
-    variants = variants_of(bench, images, epochs=epochs, **RESNET18)
+    variants = variants_of(bench, PRECISIONS, images, epochs=epochs, **RESNET18)
     found = rounds(variants, bench.sizes.rounds, seeds=True)
     return {"images": images, "epochs": epochs, **found, "milliseconds_of_a_step": split(RESNET18, COMMON)}
 
@@ -157,20 +161,22 @@ def step(bench: Bench) -> dict[str, Any]:
 def accuracy(bench: Bench) -> dict[str, Any]:
     """Both loops train for the same epochs; ``seconds`` are those of training, the accuracy is measured after it."""
     images, epochs = bench.sizes.accuracy
-    variants = variants_of(bench, images, knn=True, epochs=epochs, **SMALL)
+    variants = variants_of(bench, MODES, images, knn=True, epochs=epochs, **SMALL)
     return {"images": images, "epochs": epochs, **rounds(variants, bench.sizes.seeds, seeds=True)}
 
 
-def variants_of(bench: Bench, images: int, knn: bool = False, **pretrain: Any) -> dict[str, Callable[[int], Any]]:
-    """Runs by name, each of which takes a seed."""
+def variants_of(
+    bench: Bench, ours: dict[str, dict[str, Any]], images: int, knn: bool = False, **pretrain: Any
+) -> dict[str, Callable[[int], Any]]:
+    """Runs by name, each of which takes a seed: ours with each of these parameters, and lightly's."""
 
-    def ours(precision: str) -> Callable[[int], Any]:
-        return lambda seed: bench.run(OURS, images, knn, precision=precision, seed=seed, **pretrain)
+    def with_parameters(parameters: dict[str, Any]) -> Callable[[int], Any]:
+        return lambda seed: bench.run(OURS, images, knn, seed=seed, **pretrain | parameters)
 
     def theirs(seed: int) -> Any:
         return bench.run(PEER, images, knn, workers=bench.best_workers, seed=seed, **pretrain)
 
-    return {f"{OURS} float32": ours("float32"), f"{OURS} bfloat16": ours("bfloat16"), PEER: theirs}
+    return {f"{OURS} {name}": with_parameters(parameters) for name, parameters in ours.items()} | {PEER: theirs}
 
 
 def rounds(variants: dict[str, Callable[[int], Any]], count: int, seeds: bool = False) -> dict[str, Any]:

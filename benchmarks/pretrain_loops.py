@@ -131,7 +131,7 @@ LOOPS: dict[str, Callable[[Path, dict[str, Any]], tuple[nn.Module, list[float]]]
 def measured(name: str, folder: Path) -> dict[str, Any]:
     """Wall and processor time, memory and loss of a whole run; the encoder's kNN accuracy if the run asks for it."""
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    (folder / "params.yaml").write_text(yaml.safe_dump({"pretrain": run["pretrain"]}), encoding="utf-8")
+    (folder / "params.yaml").write_text(yaml.safe_dump({"pretrain": run["pretrain"], "watch": {}}), encoding="utf-8")
     initial.run(folder)
     card = read_card(folder / "data" / "prepared")
     config = PretrainConfig.model_validate(run["pretrain"])
