@@ -67,9 +67,9 @@ PRECISIONS = {precision: {"precision": precision} for precision in ("float32", "
 class Sizes:
     """How much of everything: images for training and for the test, epochs, rounds, seeds."""
 
-    run: tuple[int, int] = (10_000, 2)
-    step: tuple[int, int] = (256, 3)
-    accuracy: tuple[int, int] = (10_000, 6)
+    run: tuple[int, int] = (10_000, 1)
+    step: tuple[int, int] = (256, 2)
+    accuracy: tuple[int, int] = (10_000, 3)
     test: int = 10_000
     rounds: int = 3
     seeds: int = 3
