@@ -109,10 +109,16 @@ class Engine:
     def __init__(self, metrics: Metrics, max_pixels: int, decoders: int, max_batch: int = 1) -> None:
         self._metrics, self._max_pixels, self._max_batch = metrics, max_pixels, max_batch
         self._encoded, self._decoded = FairQueue(), FairQueue()
+        self._decode_seconds, self._infer_seconds = 0.0, 0.0
         # Daemons, so that an image that takes minutes to decode cannot keep the process from ending.
         targets = [("deploy-infer", self._infer_all), *[("deploy-decode", self._decode_all)] * decoders]
         for name, target in targets:
             threading.Thread(target=target, name=name, daemon=True).start()
+
+    @property
+    def seconds_per_image(self) -> float:
+        """From being taken up to the result, lately, alone: no less than what lies between two results."""
+        return self._decode_seconds + self._infer_seconds
 
     def submit(self, job: Job) -> None:
         now = time.perf_counter()
@@ -145,6 +151,7 @@ class Engine:
         else:
             done = time.perf_counter()
             self._metrics.observe("simclr_decode_seconds", done - started)
+            self._decode_seconds = _lately(self._decode_seconds, done - started)
             self._decoded.put([Item(item.job, item.position, pixels, done)])
 
     def _infer_all(self) -> None:
@@ -160,7 +167,9 @@ class Engine:
             for item in items:
                 item.job.fail(error)
             return
-        self._metrics.observe("simclr_infer_seconds", time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self._metrics.observe("simclr_infer_seconds", seconds)
+        self._infer_seconds = _lately(self._infer_seconds, seconds / len(items))
         self._metrics.observe("simclr_batch_images", len(items))
         for item, row in zip(items, features, strict=True):
             self._resolve(item, row)
@@ -174,3 +183,8 @@ class Engine:
     def _resolve(self, item: Item, result: Result) -> None:
         self._metrics.count("simclr_images_total", outcome=result.reason if isinstance(result, ImageError) else "ok")
         item.job.resolve(item.position, result)
+
+
+def _lately(before: float, now: float) -> float:
+    """A mean that forgets: the last ten values have two thirds of the weight."""
+    return now if before == 0.0 else 0.9 * before + 0.1 * now

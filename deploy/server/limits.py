@@ -22,7 +22,8 @@ class Limits:
         body_bytes: of one request.
         images: of one request.
         pixels: width times height of one image.
-        queue: images that may wait in a burst; ``standing_queue`` when they have for longer than BUSY_SECONDS.
+        queue: images that may wait in a burst, and ``queue_seconds``, for how long at most, as far as can be foreseen;
+            ``standing_queue`` images when the queue has been longer for over BUSY_SECONDS.
         deadline_seconds: from a complete request to its answer.
         receive_seconds: for a body; ``head_seconds`` for the head, also of the next request on a connection.
         send_seconds: for an answer to leave.
@@ -35,6 +36,7 @@ class Limits:
     images: int = 64
     pixels: int = 50_000_000
     queue: int = 64
+    queue_seconds: float = 0.25
     standing_queue: int = 4
     deadline_seconds: float = 10.0
     receive_seconds: float = 30.0
@@ -69,8 +71,12 @@ class Admission:
     waits. Used from one thread.
     """
 
-    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
-        self._burst, self._standing, self._clock = limits.queue, min(limits.standing_queue, limits.queue), clock
+    def __init__(
+        self, limits: Limits, seconds_per_image: Callable[[], float], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """``seconds_per_image``: how long the server has lately taken for one; 0 while nobody knows."""
+        self._standing, self._clock = min(limits.standing_queue, limits.queue), clock
+        self._limits, self._seconds_per_image = limits, seconds_per_image
         self._full_since: float | None = None
         self._overload = False
         self.waiting = 0
@@ -85,8 +91,12 @@ class Admission:
         now = self._clock()
         self._full_since = now if self._full_since is None else self._full_since
         self._overload = self._overload or now - self._full_since > BUSY_SECONDS
-        if self._overload or self.waiting >= self._burst:
+        if self._overload or self.waiting >= self._burst():
             raise busy(f"{self.waiting} images wait already; try again after a second, or start more servers")
+
+    def _burst(self) -> float:
+        seconds = max(self._seconds_per_image(), 1e-6)
+        return max(self._standing, min(self._limits.queue, self._limits.queue_seconds / seconds))
 
     @contextmanager
     def admitted(self, images: int) -> Iterator[None]:

@@ -43,7 +43,8 @@ class Service:
     draining: bool = False
 
     def __post_init__(self) -> None:
-        self.admission, self.held = Admission(self.limits), HeldBytes(self.limits.held_bytes)
+        self.admission = Admission(self.limits, lambda: self.engine.seconds_per_image)
+        self.held = HeldBytes(self.limits.held_bytes)
 
     def drain(self) -> None:
         self.draining = True

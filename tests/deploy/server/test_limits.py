@@ -42,7 +42,7 @@ def gated(bundle: Path, limits: Limits, decoders: int = 2) -> Iterator[tuple[Run
 
 def test_a_burst_may_wait_and_a_lasting_overload_may_not() -> None:
     now = 0.0
-    admission = Admission(Limits(queue=10, standing_queue=2), clock=lambda: now)
+    admission = Admission(Limits(queue=10, standing_queue=2), lambda: 0.0, lambda: now)
     with ExitStack() as inside:
         for _ in range(10):
             inside.enter_context(admission.admitted(1))
@@ -61,9 +61,19 @@ def test_a_burst_may_wait_and_a_lasting_overload_may_not() -> None:
         admission.check()  # nobody waited, so it is a burst again
 
 
+@pytest.mark.parametrize(("seconds_per_image", "most"), [(0.0, 64), (0.001, 64), (0.025, 10), (0.2, 4)])
+def test_a_burst_is_as_long_as_it_takes_a_quarter_of_a_second_to_serve(seconds_per_image: float, most: int) -> None:
+    admission = Admission(Limits(queue=64, queue_seconds=0.25, standing_queue=4), lambda: seconds_per_image)
+    with ExitStack() as inside:
+        for _ in range(most):
+            inside.enter_context(admission.admitted(1))
+        with pytest.raises(RefusedError, match=f"{most} images wait"):
+            admission.check()
+
+
 def test_an_overload_lasts_until_nobody_waits() -> None:
     now = 0.0
-    admission = Admission(Limits(queue=10, standing_queue=2), clock=lambda: now)
+    admission = Admission(Limits(queue=10, standing_queue=2), lambda: 0.0, lambda: now)
     with admission.admitted(1):
         with admission.admitted(1):
             admission.check()
