@@ -69,7 +69,7 @@ class Sizes:
 
     run: tuple[int, int] = (10_000, 1)
     step: tuple[int, int] = (256, 2)
-    accuracy: tuple[int, int] = (10_000, 3)
+    accuracy: tuple[int, int] = (10_000, 2)
     test: int = 10_000
     rounds: int = 3
     seeds: int = 3
