@@ -10,7 +10,7 @@ accuracy   seconds of training to the kNN accuracy that lightly's loop ends with
 
 What is compared takes turns, each run in a fresh process; see `benchmarks.pretrain_loops` for what they have in common.
 lightly gets the number of workers that is fastest here, which is measured first. Ours runs with exact and with fused
-augmentations, the ResNet-18 in float32 and in bfloat16.
+augmentations, and in float32 and bfloat16.
 """
 
 import argparse
@@ -59,7 +59,8 @@ COMMON: dict[str, Any] = {  # of the recipe cpu-small
     "monitor_images": 16,
 }
 
-MODES = {mode: {"augmentation": COMMON["augmentation"] | {"mode": mode}} for mode in ("exact", "fused")}
+FUSED = {"augmentation": COMMON["augmentation"] | {"mode": "fused"}}
+MODES: dict[str, dict[str, Any]] = {"exact": {}, "fused": FUSED, "fused bfloat16": FUSED | {"precision": "bfloat16"}}
 PRECISIONS = {precision: {"precision": precision} for precision in ("float32", "bfloat16")}
 
 
