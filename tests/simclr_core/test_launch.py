@@ -181,8 +181,10 @@ def test_two_processes_train_and_after_sigkill_of_one_go_on_to_the_same_bytes(
 def test_sigterm_to_the_launcher_saves_and_leaves_nobody(endless: Path, train: Callable[..., Training]) -> None:
     training = train(endless)
     workers = training.is_training()
+    asked = time.monotonic()
     training.launcher.terminate()
     assert training.wait() == 128 + signal.SIGTERM
+    assert time.monotonic() - asked < 10
     assert not any(worker.is_running() for worker in workers)
     assert "the same command goes on from there" in training.errors
     assert len(list((endless / ".simclr" / "runs").glob("*/step-*"))) == 2
