@@ -33,7 +33,7 @@ from deploy.session import available_cpus
 
 LATENCY = ("resnet18", "resnet50", "vit_s_16")
 FOLDERS = {"resnet18": 256, "small": 2048}  # files
-FASTEMBED = {"resnet18": 1024, "small": 4096}  # files: what its processes do before the first result is not counted
+FASTEMBED = {"resnet18": 512, "small": 4096}  # files; what its processes did before their first result is not counted
 DEPLOY_NEEDS, TORCH_NEEDS = ("numpy", "onnxruntime", "pillow"), ("numpy", "pillow", "torch", "torchvision")
 
 
