@@ -92,9 +92,12 @@ async def closed_loop(port: int, image: bytes, clients: int, seconds: float) -> 
 
 
 async def open_loop(
-    port: int, image: bytes, rate: float, seconds: float, random_arrivals: bool = False
+    port: int, image: bytes, rate: float, seconds: float, random_arrivals: bool = False, repeats: int = 0
 ) -> list[Answer]:
-    """``rate`` requests a second, evenly spaced as those of wrk2 and vegeta, or at random times (Poisson)."""
+    """``rate`` requests a second, evenly spaced as those of wrk2 and vegeta, or at random times (Poisson).
+
+    What is refused is asked again after a second, as the server wishes, up to ``repeats`` times.
+    """
     chance = random.Random(0)  # noqa: S311  repeatable, not secret
     idle: list[Client] = []
     tasks: list[asyncio.Task[Answer]] = []
@@ -102,6 +105,11 @@ async def open_loop(
     async def one(due: float) -> Answer:
         client = idle.pop() if idle else Client(port, image)
         answer = await client.ask(due)
+        for _ in range(repeats):
+            if answer.status != 503:
+                break
+            await asyncio.sleep(1)
+            answer = await client.ask(due)
         idle.append(client)
         return answer
 
