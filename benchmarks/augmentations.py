@@ -7,22 +7,18 @@ it takes (lightly Pillow images, torchvision uint8 tensors one at a time, kornia
 views in [0, 1]; decoding and normalisation are left out for everyone. kornia gets its images as floats already.
 """
 
-import argparse
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from itertools import count
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from benchmarks import measure
 from simclr_core.augmentations import Augmentation
 
 THREADS = (1, 2)
@@ -137,7 +133,7 @@ def microseconds(case: Case) -> tuple[dict[str, list[float]], dict[str, list[flo
     return wall, cpu
 
 
-def measure() -> dict[str, Any]:
+def compared() -> dict[str, Any]:
     results = []
     for case in CASES:
         for threads in THREADS:
@@ -158,22 +154,13 @@ def measure() -> dict[str, Any]:
                 }
             results.append(row)
             print(json.dumps(row), flush=True)
-    return {
-        "benchmark": "augmentations",
-        "machine": f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores",
-        **{name: version(name) for name in ("torch", "torchvision", "lightly", "kornia")},
-        "results": results,
-    }
+    return measure.header("augmentations", "torch", "torchvision", "lightly", "kornia") | {"results": results}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="also write the results to this file")
-    arguments = parser.parse_args()
-    results = measure()
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    arguments = measure.parser(__doc__).parse_args()
+    results = compared()
+    measure.write(results, arguments.json)
 
 
 if __name__ == "__main__":

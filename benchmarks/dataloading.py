@@ -6,17 +6,14 @@ Threads are ``TrainingImages``; processes are torch's DataLoader over the same r
 with as many workers, started before the clock. They take turns. ``cached`` is a later epoch over small images.
 """
 
-import argparse
 import hashlib
 import io
 import json
 import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -27,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks import measure
 from deploy.preprocess import decode
 from simclr_core.dataset import TrainingImages
 from simclr_core.order import permuted
@@ -144,7 +142,7 @@ def _kilobytes(field: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
-def measure() -> dict[str, Any]:
+def compared() -> dict[str, Any]:
     results: list[dict[str, Any]] = [{"samples": SAMPLES, **index_memory()}]
     print(json.dumps(results[-1]), flush=True)
     for form, side, count in FORMS:
@@ -157,9 +155,7 @@ def measure() -> dict[str, Any]:
         row["threads_times_faster"] = round(statistics.median(ours / theirs for ours, theirs in against), 2)
         results.append(row)
         print(json.dumps(row), flush=True)
-    machine = f"{platform.processor() or platform.machine()}, {WORKERS} cores"
-    versions = {name: version(name) for name in ("torch", "pillow")}
-    return {"benchmark": "dataloading", "machine": machine, **versions, "results": results}
+    return measure.header("dataloading", "torch", "pillow") | {"results": results}
 
 
 def _spread(values: list[float]) -> list[int]:
@@ -167,14 +163,10 @@ def _spread(values: list[float]) -> list[int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="also write the results to this file")
-    arguments = parser.parse_args()
+    arguments = measure.parser(__doc__).parse_args()
     torch.set_num_threads(1)
-    results = measure()
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    results = compared()
+    measure.write(results, arguments.json)
 
 
 if __name__ == "__main__":

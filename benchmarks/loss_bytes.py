@@ -8,11 +8,9 @@ own part for an all-gather, 2 (W - 1) / W times the tensor for an all-reduce. Lo
 counts depend on nothing but the shapes.
 """
 
-import argparse
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from torch.multiprocessing.spawn import spawn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchmarks import measure
 from simclr_core.nt_xent import nt_xent
 
 WORLD = 2
@@ -117,24 +116,19 @@ def _assert_equal(mine: dict[str, Any], theirs: dict[str, Any]) -> None:
     torch.testing.assert_close(mine.pop("gradients"), theirs.pop("gradients"), atol=1e-7, rtol=1e-4)
 
 
-def measure() -> dict[str, Any]:
+def compared() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         spawn(_process, (Path(folder),), nprocs=WORLD)  # type: ignore[no-untyped-call]
         results = json.loads((Path(folder) / "results.json").read_text(encoding="utf-8"))
-    versions = {name: version(name) for name in ("torch", "lightly")}
-    return {"benchmark": "loss_bytes", "processes": WORLD, **versions, "results": results}
+    return measure.header("loss_bytes", "torch", "lightly") | {"processes": WORLD, "results": results}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="also write the results to this file")
-    arguments = parser.parse_args()
-    results = measure()
+    arguments = measure.parser(__doc__).parse_args()
+    results = compared()
     for row in results["results"]:
         print(json.dumps(row), flush=True)
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    measure.write(results, arguments.json)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ trains, the work of the background thread is in it too.
 *First batch*: an index of 10 million images over a few real shards, opened at 0 % and at 95 % of an epoch, in turn.
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -26,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks import measure
 from simclr_core.augmentations import Augmentation
 from simclr_core.batches import Batches
 from simclr_core.checkpoint import TrainingState, optimizer_tensors
@@ -47,22 +47,19 @@ Save = Callable[[int], None]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = measure.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="(%(default)s)")
     parser.add_argument("--encoders", nargs="+", default=ENCODERS, help="(%(default)s)")
-    parser.add_argument("--json", type=Path, help="write the result here too")
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory(prefix="simclr-resume-") as folder:
-        result = {
+        result = measure.header("resume", "torch") | {
             "threads": THREADS,
             "first_batch": first_batch(Path(folder) / "data", 4 * options.rounds),
             "checkpoint": {name: checkpoints(name, Path(folder) / name, options.rounds) for name in options.encoders},
         }
-    text = json.dumps(result, indent=2) + "\n"
-    print(text, end="")
-    if options.json:
-        options.json.write_text(text, encoding="utf-8")
+    print(json.dumps(result, indent=1))
+    measure.write(result, options.json)
 
 
 class Training:

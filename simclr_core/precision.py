@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from simclr_core.choices import Choice, first_fault
 from simclr_core.launch import Member
+from simclr_core.objective import buffers_kept
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LAYER_TOLERANCE = 0.02  # relative error of a layer's output and gradients; 0.007 in nine families of torchvision
@@ -137,13 +138,11 @@ class LossScaler:
 @contextmanager
 def unchanged(network: nn.Module) -> Iterator[None]:
     """Inside, ``network`` may be run and back-propagated; after, buffers are as before, and gradients are gone."""
-    before = [(buffer, buffer.clone()) for buffer in network.buffers()]
-    try:
-        yield
-    finally:
-        network.zero_grad()
-        for buffer, value in before:
-            buffer.copy_(value)
+    with buffers_kept(network):
+        try:
+            yield
+        finally:
+            network.zero_grad()
 
 
 def _timed(backward: Callable[[Tensor, torch.dtype], Tensor], views: Tensor, dtype: torch.dtype) -> tuple[float, float]:
