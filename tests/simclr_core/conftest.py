@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+import yaml
 
 from deploy.artifact import publish
 from simclr_core.checkpoint import save_model
@@ -70,6 +71,14 @@ CARD = {
 def pretrained(prepared: Path) -> Path:
     """The workspace ``prepared`` with an untrained encoder in models/pretrained."""
     return put_pretrained(prepared)
+
+
+def configure(workspace: Path, **changes: object) -> None:
+    """Change parameters of the block ``pretrain``."""
+    path = workspace / "params.yaml"
+    params = yaml.safe_load(path.read_text(encoding="utf-8"))
+    params["pretrain"].update(changes)
+    path.write_text(yaml.safe_dump(params), encoding="utf-8")
 
 
 def put_pretrained(workspace: Path) -> Path:

@@ -6,16 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import deploy.failpoint
 from simclr_core import checkpoint, checkpoint_writer
 from simclr_core.checkpoint import TrainingState, newest_training
 from simclr_core.checkpoint_writer import CheckpointWriter
 from simclr_core.errors import CheckpointError
-
-
-@pytest.fixture(autouse=True)
-def count_anew() -> None:
-    deploy.failpoint._reached.clear()
 
 
 def state(step: int) -> TrainingState:

@@ -11,7 +11,6 @@ import torch
 import yaml
 from torch import nn
 
-import deploy.failpoint
 from simclr_core import checkpoint, pretrain, training
 from simclr_core.augmentations import Augmentation
 from simclr_core.batches import Batches
@@ -122,7 +121,6 @@ def test_an_interrupted_run_with_a_roll_back_goes_on_to_the_same_bytes(
     """Before the roll-back, right after it (of 18 steps), and later."""
     configure(prepared, action="roll_back", patience=2)
     collapse_above(monkeypatch, 0.6 * PEAK)
-    deploy.failpoint._reached.clear()
     with monkeypatch.context() as patch:
         patch.setenv("SIMCLR_FAILPOINT", place)
         with pytest.raises(RuntimeError, match="failpoint"):

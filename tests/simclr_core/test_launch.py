@@ -15,11 +15,11 @@ from typing import Any
 import psutil
 import pytest
 import torch
-import yaml
 
 from simclr_core import launch
 from simclr_core.errors import LaunchError
 from simclr_core.launch import Member, StopRequest
+from tests.simclr_core.conftest import configure
 
 DEADLINE = 90  # seconds; a busy machine takes a while to import torch three times
 
@@ -143,12 +143,6 @@ def train() -> Iterator[Callable[..., Training]]:
     for training in started:
         training.launcher.kill()
         training.launcher.wait()
-
-
-def configure(workspace: Path, **changes: object) -> None:
-    params = yaml.safe_load((workspace / "params.yaml").read_text())
-    params["pretrain"].update(changes)
-    (workspace / "params.yaml").write_text(yaml.safe_dump(params))
 
 
 def weights(workspace: Path) -> bytes:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -17,6 +16,7 @@ from simclr_core import pretrain
 from simclr_core.batch_norm import synchronise
 from simclr_core.errors import ConfigError, NtXentError
 from simclr_core.momentum_queue import MomentumQueue, random_directions
+from tests.simclr_core.conftest import configure
 
 torch.set_num_threads(1)
 
@@ -182,13 +182,6 @@ def three_steps(rank: int, world: int) -> dict[str, Tensor]:
         own = torch.cat([group.chunk(world)[rank] for group in views(step).chunk(2)])
         losses.append(stepped(distributed, queue, own))
     return {"losses": torch.tensor(losses), **model.state_dict(), **queue.tensors()}
-
-
-def configure(workspace: Path, **changes: object) -> None:
-    path = workspace / "params.yaml"
-    params = yaml.safe_load(path.read_text(encoding="utf-8"))
-    params["pretrain"].update(changes)
-    path.write_text(yaml.safe_dump(params), encoding="utf-8")
 
 
 def trained(workspace: Path) -> bytes:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
@@ -22,6 +21,7 @@ from simclr_core.nt_xent import LOSSES, nt_xent
 from simclr_core.objective import InBatch, Outcome, chance_loss
 from simclr_core.params import read_block
 from simclr_core.precision import LossScaler
+from tests.simclr_core.conftest import configure
 
 torch.set_num_threads(1)
 
@@ -199,13 +199,6 @@ def micro_batches_of_a_rank(rank: int) -> dict[str, Any]:
         "buffers": dict(normed.named_buffers()),
         "synchronisations": len(synchronisations),
     }
-
-
-def configure(workspace: Path, **changes: object) -> None:
-    path = workspace / "params.yaml"
-    params = yaml.safe_load(path.read_text(encoding="utf-8"))
-    params["pretrain"].update(changes)
-    path.write_text(yaml.safe_dump(params), encoding="utf-8")
 
 
 def trained(workspace: Path) -> bytes:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from torch import nn
 
 import deploy.failpoint
@@ -44,15 +43,9 @@ from simclr_core.precision import LossScaler
 from simclr_core.projection_head import build_projection_head
 from simclr_core.shards import ShardedImages, read_card
 from simclr_core.stopwatch import PARTS
+from tests.simclr_core.conftest import configure
 
 STEPS = 12  # two epochs of six, as the `prepared` workspace asks
-
-
-def configure(workspace: Path, **changes: object) -> None:
-    path = workspace / "params.yaml"
-    params = yaml.safe_load(path.read_text(encoding="utf-8"))
-    params["pretrain"].update(changes)
-    path.write_text(yaml.safe_dump(params), encoding="utf-8")
 
 
 def results(workspace: Path) -> dict[str, bytes]:

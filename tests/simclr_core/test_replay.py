@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 from torch import Tensor
 
@@ -16,13 +15,7 @@ from simclr_core.batches import Batches
 from simclr_core.errors import NonFiniteLossError, ReplayError
 from simclr_core.objective import Outcome
 from simclr_core.shards import ShardedImages
-
-
-def configure(workspace: Path, **changes: object) -> None:
-    path = workspace / "params.yaml"
-    params = yaml.safe_load(path.read_text(encoding="utf-8"))
-    params["pretrain"].update(changes)
-    path.write_text(yaml.safe_dump(params), encoding="utf-8")
+from tests.simclr_core.conftest import configure
 
 
 def checkpoints(workspace: Path) -> dict[str, bytes]:
@@ -92,7 +85,6 @@ def test_a_step_between_checkpoints_is_reached_with_the_weights_it_had(
     monkeypatch.setattr(training, "gradients", noted)
     configure(prepared, checkpoint_every_steps=4)
     monkeypatch.setenv("SIMCLR_FAILPOINT", "pretrain.step:raise@9")
-    pretrain.failpoint.__globals__["_reached"].clear()
     with pytest.raises(RuntimeError, match="failpoint"):
         pretrain.run(prepared)
     monkeypatch.delenv("SIMCLR_FAILPOINT")

@@ -14,9 +14,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-import yaml
 
-import deploy.failpoint
 from simclr_core import checkpoint, initial, launch, pretrain
 from simclr_core.batches import Batches
 from simclr_core.errors import InitialError
@@ -25,17 +23,10 @@ from simclr_core.schedule import Schedule
 from simclr_core.shards import ShardedImages
 from simclr_core.training import Learner
 from tests.conftest import write_prepared
-from tests.simclr_core.conftest import crown
+from tests.simclr_core.conftest import configure, crown
 
 WARM = {"init": "champion", "warm_start": {"epochs": 1, "learning_rate_share": 0.25, "warmup_epochs": 0.5}}
 STEPS = 6  # of the one epoch
-
-
-def configure(workspace: Path, **changes: object) -> None:
-    path = workspace / "params.yaml"
-    params = yaml.safe_load(path.read_text(encoding="utf-8"))
-    params["pretrain"].update(changes)
-    path.write_text(yaml.safe_dump(params), encoding="utf-8")
 
 
 def results(workspace: Path) -> dict[str, bytes]:
@@ -165,7 +156,6 @@ def undisturbed(workspace: Path, finished: dict[str, bytes]) -> dict[str, bytes]
 def test_interrupted_it_goes_on_to_the_same_bytes(
     workspace: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    deploy.failpoint._reached.clear()
     with monkeypatch.context() as patch:
         patch.setenv("SIMCLR_FAILPOINT", place)
         with pytest.raises(RuntimeError, match="failpoint"):
@@ -183,7 +173,6 @@ def test_an_interrupted_start_from_scratch_is_not_gone_on_with_from_a_champion(
     champion.unlink()
     crown(workspace, None)
     initial.run(workspace)
-    deploy.failpoint._reached.clear()
     with monkeypatch.context() as patch:
         patch.setenv("SIMCLR_FAILPOINT", "pretrain.step:raise@4")
         with pytest.raises(RuntimeError, match="failpoint"):
