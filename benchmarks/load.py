@@ -5,6 +5,7 @@ due, whether or not earlier ones are answered, and their time counts from then.
 """
 
 import asyncio
+import base64
 import json
 import os
 import random
@@ -15,6 +16,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,25 +34,43 @@ class Answer(NamedTuple):
     """From when it was sent."""
 
 
+def post(path: str, content_type: str, body: bytes, *headers: str) -> bytes:
+    head = (f"POST {path} HTTP/1.1", f"Host: {HOST}", f"Content-Type: {content_type}", *headers)
+    return "\r\n".join((*head, f"Content-Length: {len(body)}", "\r\n")).encode() + body
+
+
+def embed_request(image: bytes) -> bytes:
+    return post("/v1/embed", "image/jpeg", image, "Accept: application/x-npy")
+
+
+def mixed_requests(image: bytes) -> tuple[bytes, ...]:
+    """One image in all ways that need no index: embedded or classified, as it is, in JSON, or as a tensor."""
+    text = base64.b64encode(image).decode()
+    tensor = {"name": "images", "datatype": "BYTES", "shape": [1], "data": [text]}
+    return (
+        embed_request(image),
+        post("/v1/classify", "image/jpeg", image),
+        post("/v1/embed", "application/json", json.dumps({"images": [{"b64": text}]}).encode()),
+        post("/v2/models/resnet18/infer", "application/json", json.dumps({"inputs": [tensor]}).encode()),
+    )
+
+
 class Client:
     """One connection that is kept, and made again when the server ends it."""
 
-    def __init__(self, port: int, image: bytes) -> None:
-        self._port = port
-        self._request = (
-            f"POST /v1/embed HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: image/jpeg\r\nAccept: application/x-npy\r\n"
-            f"Content-Length: {len(image)}\r\n\r\n"
-        ).encode() + image
+    def __init__(self, port: int, requests: Sequence[bytes]) -> None:
+        """It sends the ``requests`` in turn, again and again."""
+        self._port, self._requests = port, cycle(requests)
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, due: float | None = None) -> Answer:
-        sent = time.perf_counter()
+        sent, request = time.perf_counter(), next(self._requests)
         for attempt in (1, 2):  # a kept connection may have ended meanwhile
             fresh = self._streams is None
             if fresh:
                 self._streams = await asyncio.open_connection(HOST, self._port)
             try:
-                status = await self._exchange()
+                status = await self._exchange(request)
             except (ConnectionError, asyncio.IncompleteReadError):
                 self.close()
                 if fresh or attempt == 2:
@@ -64,22 +84,22 @@ class Client:
             self._streams[1].close()
         self._streams = None
 
-    async def _exchange(self) -> int:
+    async def _exchange(self, request: bytes) -> int:
         assert self._streams
         reader, writer = self._streams
-        writer.write(self._request)
+        writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
         length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
         await reader.readexactly(length)
         return int(head[9:12])
 
 
-async def closed_loop(port: int, image: bytes, clients: int, seconds: float) -> tuple[float, list[Answer]]:
+async def closed_loop(port: int, requests: Sequence[bytes], clients: int, seconds: float) -> tuple[float, list[Answer]]:
     """Images/s of clients that each wait for their answer, and the answers."""
     end = time.perf_counter() + seconds
 
     async def one() -> list[Answer]:
-        client, answers = Client(port, image), []
+        client, answers = Client(port, requests), []
         while time.perf_counter() < end:
             answers.append(await client.ask())
             if answers[-1].status == 503:
@@ -92,7 +112,7 @@ async def closed_loop(port: int, image: bytes, clients: int, seconds: float) -> 
 
 
 async def open_loop(
-    port: int, image: bytes, rate: float, seconds: float, random_arrivals: bool = False, repeats: int = 0
+    port: int, requests: Sequence[bytes], rate: float, seconds: float, random_arrivals: bool = False, repeats: int = 0
 ) -> list[Answer]:
     """``rate`` requests a second, evenly spaced as those of wrk2 and vegeta, or at random times (Poisson).
 
@@ -103,7 +123,7 @@ async def open_loop(
     tasks: list[asyncio.Task[Answer]] = []
 
     async def one(due: float) -> Answer:
-        client = idle.pop() if idle else Client(port, image)
+        client = idle.pop() if idle else Client(port, requests)
         answer = await client.ask(due)
         for _ in range(repeats):
             if answer.status != 503:

@@ -21,7 +21,9 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,13 +33,24 @@ from PIL import Image
 
 import deploy
 from benchmarks import deploy_encoders
-from benchmarks.load import Answer, Client, closed_loop, open_loop, percentile, served, slow_clients
+from benchmarks.load import (
+    Answer,
+    Client,
+    closed_loop,
+    embed_request,
+    mixed_requests,
+    open_loop,
+    percentile,
+    served,
+    slow_clients,
+)
 from deploy.artifact import publish, write_atomically
-from deploy.bundle import read_bundle, write_bundle
+from deploy.bundle import Head, read_bundle, write_bundle
 from deploy.latency import processor
 from deploy.session import available_cpus
 
 CLIENTS = 32
+CAPACITY_SECONDS = 3.0
 ROUNDS = 3
 
 
@@ -48,7 +61,7 @@ def direct(root: Path, image: bytes, seconds: float) -> dict[str, float]:
     with served(root) as port:
 
         async def turns() -> None:
-            client = Client(port, image)
+            client = Client(port, [embed_request(image)])
             for _ in range(5):
                 await client.ask()
             end = time.perf_counter() + seconds
@@ -65,12 +78,13 @@ def direct(root: Path, image: bytes, seconds: float) -> dict[str, float]:
 
 
 async def load_and_overload(port: int, image: bytes, seconds: float) -> dict[str, dict[str, float]]:
-    await closed_loop(port, image, 2, 1.0)
-    capacity, _ = await closed_loop(port, image, 4, seconds / 2)
-    _, rest = await closed_loop(port, image, 1, seconds / 2)
-    even = await open_loop(port, image, 0.7 * capacity, seconds)
-    at_random = await open_loop(port, image, 0.7 * capacity, seconds, random_arrivals=True)
-    flood = await open_loop(port, image, 4 * capacity, seconds)
+    requests = [embed_request(image)]
+    await closed_loop(port, requests, 2, 1.0)
+    capacity, _ = await closed_loop(port, requests, 4, seconds / 2)
+    _, rest = await closed_loop(port, requests, 1, seconds / 2)
+    even = await open_loop(port, requests, 0.7 * capacity, seconds)
+    at_random = await open_loop(port, requests, 0.7 * capacity, seconds, random_arrivals=True)
+    flood = await open_loop(port, requests, 4 * capacity, seconds)
     accepted, refused = ([one for one in flood if one.status == status] for status in (200, 503))
     return {
         "load": {
@@ -114,18 +128,19 @@ def batching(root: Path, image: bytes, seconds: float) -> dict[str, float]:
     with served(root, "--max-batch", 1) as off, served(root, "--max-batch", 8) as on:
         for _ in range(ROUNDS):
             for size, port in ((1, off), (8, on)):
-                rates[size].append(asyncio.run(closed_loop(port, image, CLIENTS, seconds / ROUNDS))[0])
+                rates[size].append(asyncio.run(closed_loop(port, [embed_request(image)], CLIENTS, seconds / ROUNDS))[0])
     off_rate, on_rate = statistics.median(rates[1]), statistics.median(rates[8])
     return {"off": off_rate, "on": on_rate, "ratio": on_rate / off_rate}
 
 
 async def slow(port: int, image: bytes, seconds: float) -> dict[str, float]:
+    requests = [embed_request(image)]
     alone: list[Answer] = []
     beside: list[Answer] = []
     for _ in range(ROUNDS):
-        alone += (await closed_loop(port, image, 1, seconds / ROUNDS))[1]
+        alone += (await closed_loop(port, requests, 1, seconds / ROUNDS))[1]
         async with slow_clients(port, image):
-            beside += (await closed_loop(port, image, 1, seconds / ROUNDS))[1]
+            beside += (await closed_loop(port, requests, 1, seconds / ROUNDS))[1]
         await asyncio.sleep(1)
     failed = sum(one.status != 200 for one in beside)
     p99 = percentile(alone, 99), percentile(beside, 99)
@@ -133,35 +148,47 @@ async def slow(port: int, image: bytes, seconds: float) -> dict[str, float]:
 
 
 async def soak(port: int, registry: Path, image: bytes, seconds: float, every: float) -> dict[str, float]:
-    """At 80 % of capacity the queue may be full for a moment: such a refusal is repeated, as clients do."""
-    capacity, _ = await closed_loop(port, image, 4, 3.0)
-    requests = asyncio.create_task(open_loop(port, image, 0.8 * capacity, seconds, repeats=5))
-    changes = 0
-    while not requests.done():
-        await asyncio.wait({requests}, timeout=every)
+    """Requests of all kinds at 80 % of what the server did just before, and in their midst a change of the model.
+
+    The capacity is measured before each change, since it wanders with the machine. A queue may be full for a moment:
+    such a refusal is repeated, as clients do.
+    """
+    requests, changes = mixed_requests(image), 0
+    capacities: list[float] = []
+    answers: list[Answer] = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        capacity, at_capacity = await closed_loop(port, requests, 3, CAPACITY_SECONDS)
+        steady = asyncio.create_task(open_loop(port, requests, 0.8 * capacity, every - CAPACITY_SECONDS, repeats=5))
+        await asyncio.sleep((every - CAPACITY_SECONDS) / 2)
         changes += 1
         write_atomically(registry / "CURRENT", f"v0.0.{1 + changes % 2}\n")
-    answers = await requests
-    late = sum(one.seconds > 1 for one in answers)
-    failed = sum(one.status != 200 for one in answers)
-    p50, p99 = percentile(answers, 50), percentile(answers, 99)
+        answers += [*at_capacity, *await steady]
+        capacities.append(capacity)
+    statuses = Counter(one.status for one in answers)
     return {
+        "capacity_least": min(capacities),
+        "capacity_most": max(capacities),
         "requests": len(answers),
         "changes": changes,
-        "over_a_second": late,
-        "failed": failed,
-        "p50_ms": p50,
-        "p99_ms": p99,
+        "asked_again": sum(one.seconds - one.wait > 0.5 for one in answers),
+        "over_a_second": sum(one.seconds > 1 for one in answers),
+        "refused_for_good": statuses[503],
+        "failed": len(answers) - statuses[200] - statuses[503],
+        "p50_ms": percentile(answers, 50),
+        "p99_ms": percentile(answers, 99),
     }
 
 
 def make_registry(bundle: Path, registry: Path) -> None:
-    """Two versions that differ in their name alone."""
+    """Two versions that differ in their number alone, with a classifier of random weights."""
     content = read_bundle(bundle)
+    weight = np.random.default_rng(0).normal(size=(content.dim, 10)).astype(np.float32)
+    head = Head(weight, np.zeros(10, np.float32), tuple(f"class {number}" for number in range(10)))
     for number in (1, 2):
-        card = content.card | {"release": number}
+        versioned = replace(content, card=content.card | {"release": number}, head=head)
         with publish(registry / f"v0.0.{number}") as work:
-            write_bundle(work, type(content)(**{**content.__dict__, "card": card}))
+            write_bundle(work, versioned)
     write_atomically(registry / "CURRENT", "v0.0.1\n")
 
 

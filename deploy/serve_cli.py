@@ -111,7 +111,7 @@ def build(options: argparse.Namespace, token: str | None) -> "DrainingServer":
         connections=options.max_connections,
     )
     # Enough to keep every decoding thread and the model busy.
-    limits = replace(limits, standing_queue=available_cpus() + options.max_batch)
+    limits = replace(limits, standing_queue=max(2, available_cpus() - 1 + options.max_batch))
     metrics = Metrics()
     models = Models(
         options.bundle,

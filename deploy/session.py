@@ -44,6 +44,9 @@ def open_session(bundle: Bundle, variant: str, threads: int, providers: Sequence
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    # Threads that spin for work take a core's time from decoding, from other processes, and hold it between requests:
+    # sleeping costs a tiny encoder 0.07 ms an image, others nothing, and saves a fifth to nine tenths of the CPU time.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors; its warnings are about its own optimiser
     if variant == FP16:
         # The next level rewrites graphs for CPUs alone, and there onnxruntime 1.31 crashes on a float16 transformer.

@@ -10,8 +10,8 @@ from starlette.types import Receive
 
 from deploy.errors import DeployError
 
-BUSY_SECONDS = 0.1
-"""A longer queue than the standing one may last this long: the interval of CoDel (RFC 8289, section 4.3)."""
+BUSY_SECONDS = 1.0
+"""A longer queue than the standing one may last this long: a change of the model slows a server for less than that."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Limits:
         images: of one request.
         pixels: width times height of one image.
         queue: images that may wait in a burst, and ``queue_seconds``, for how long at most, as far as can be foreseen;
-            ``standing_queue`` images when the queue has been longer for over BUSY_SECONDS.
+            ``standing_queue`` images under overload.
         deadline_seconds: from a complete request to its answer.
         receive_seconds: for a body; ``head_seconds`` for the head, also of the next request on a connection.
         send_seconds: for an answer to leave.
@@ -67,8 +67,8 @@ class Admission:
     """Whether one more request may wait. A burst may fill the long queue; a lasting overload only the short one.
 
     Under overload a queue of any length is full, so its length is what every accepted request waits. Short, it keeps
-    the model as busy as long. An overload begins when the short queue was full for BUSY_SECONDS and ends when nobody
-    waits. Used from one thread.
+    the model as busy as long. An overload begins when the long queue is full, or the short one was for BUSY_SECONDS; it
+    ends when nobody waits. Used from one thread.
     """
 
     def __init__(
@@ -90,8 +90,9 @@ class Admission:
             return
         now = self._clock()
         self._full_since = now if self._full_since is None else self._full_since
-        self._overload = self._overload or now - self._full_since > BUSY_SECONDS
-        if self._overload or self.waiting >= self._burst():
+        if self.waiting >= self._burst() or now - self._full_since > BUSY_SECONDS:
+            self._overload = True
+        if self._overload:
             raise busy(f"{self.waiting} images wait already; try again after a second, or start more servers")
 
     def _burst(self) -> float:

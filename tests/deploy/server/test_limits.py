@@ -71,6 +71,16 @@ def test_a_burst_is_as_long_as_it_takes_a_quarter_of_a_second_to_serve(seconds_p
             admission.check()
 
 
+def test_a_burst_that_is_too_long_is_an_overload() -> None:
+    admission = Admission(Limits(queue=10, standing_queue=2), lambda: 0.0, lambda: 0.0)
+    with admission.admitted(2):
+        with admission.admitted(8), pytest.raises(RefusedError):
+            admission.check()
+        with pytest.raises(RefusedError):
+            admission.check()
+    admission.check()
+
+
 def test_an_overload_lasts_until_nobody_waits() -> None:
     now = 0.0
     admission = Admission(Limits(queue=10, standing_queue=2), lambda: 0.0, lambda: now)
