@@ -150,20 +150,20 @@ async def slow(port: int, image: bytes, seconds: float) -> dict[str, float]:
 async def soak(port: int, registry: Path, image: bytes, seconds: float, every: float) -> dict[str, float]:
     """Requests of all kinds at 80 % of what the server did just before, and in their midst a change of the model.
 
-    The capacity is measured before each change, since it wanders with the machine. A queue may be full for a moment:
-    such a refusal is repeated, as clients do.
+    The capacity is measured before each change, since it wanders with the machine; what is refused then does not
+    count. A queue may be full for a moment: such a refusal is repeated, as clients do.
     """
     requests, changes = mixed_requests(image), 0
     capacities: list[float] = []
     answers: list[Answer] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
-        capacity, at_capacity = await closed_loop(port, requests, 3, CAPACITY_SECONDS)
+        capacity, _ = await closed_loop(port, requests, 3, CAPACITY_SECONDS)
         steady = asyncio.create_task(open_loop(port, requests, 0.8 * capacity, every - CAPACITY_SECONDS, repeats=5))
         await asyncio.sleep((every - CAPACITY_SECONDS) / 2)
         changes += 1
         write_atomically(registry / "CURRENT", f"v0.0.{1 + changes % 2}\n")
-        answers += [*at_capacity, *await steady]
+        answers += await steady
         capacities.append(capacity)
     statuses = Counter(one.status for one in answers)
     return {

@@ -110,7 +110,7 @@ def build(options: argparse.Namespace, token: str | None) -> "DrainingServer":
         receive_seconds=options.receive_deadline,
         connections=options.max_connections,
     )
-    # Enough to keep every decoding thread and the model busy.
+    # One batch in the model, and one image for each other core to decode.
     limits = replace(limits, standing_queue=max(2, available_cpus() - 1 + options.max_batch))
     metrics = Metrics()
     models = Models(

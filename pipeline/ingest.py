@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
 from deploy.artifact import publish
@@ -68,7 +69,8 @@ def ingest(workspace: Workspace, sources: Sequence[str] = ("inbox",)) -> IngestR
         sources: folders, globs or fsspec URLs; a relative one is taken from the workspace.
 
     Raises:
-        IngestError: a source does not exist, all of them are empty, or ``labels.csv`` cannot be understood.
+        IngestError: a source does not exist, all of them are empty, ``labels.csv`` cannot be understood, or a label is
+            none of ``ingest.classes``.
     """
     config = read(workspace).ingest
     workspace.inbox.mkdir(exist_ok=True)  # Git does not carry it into a clone of a workspace
@@ -90,6 +92,8 @@ def ingest(workspace: Workspace, sources: Sequence[str] = ("inbox",)) -> IngestR
             )
         before = _seen(earlier)
         new, known, stamped = _find_new(listed, before, stamps)
+        if config.classes is not None:
+            _check_labels(new, config.classes)
         batch = workspace.raw / f"{len(earlier) + 1:04d}" if new else None
         if batch is not None:
             _write(batch, new, before, config.shard_megabytes * 1_000_000)
@@ -145,6 +149,28 @@ def _find_new(
             content = new.setdefault(sha256, Content(source, path, []))
             content.occurrences.append(Occurrence(path, split, label))
     return new, known, stamped
+
+
+def _check_labels(new: dict[str, Content], classes: Sequence[str]) -> None:
+    """Raise IngestError when a label is no class: it is mistyped, or the parameter has to know it."""
+    unknown: dict[str, list[str]] = {}
+    for occurrence in (one for content in new.values() for one in content.occurrences):
+        if occurrence.label is not None and occurrence.label not in classes:
+            unknown.setdefault(occurrence.label, []).append(occurrence.path)
+    faults = [
+        f"{label!r} ({len(paths)} files, such as {paths[0]!r}{_meant(label, classes)})"
+        for label, paths in sorted(unknown.items())
+    ]
+    if faults:
+        raise IngestError(
+            f"labels that are no class of ingest.classes: {'; '.join(faults[:5])}; allowed: {', '.join(classes)}; "
+            "correct the folder's name or labels.csv, or add the class to ingest.classes in params.yaml"
+        )
+
+
+def _meant(label: str, classes: Sequence[str]) -> str:
+    close = get_close_matches(label, classes, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def place(path: str) -> tuple[str, str | None]:

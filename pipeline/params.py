@@ -36,6 +36,8 @@ class IngestConfig(Block):
 
     settle_seconds: Annotated[float, Field(ge=0)] = 2.0  # a file changed more recently is still being written
     shard_megabytes: Annotated[int, Field(ge=1, le=4096)] = 256
+    # The only labels there may be, so that a mistyped one is an error; without it every label is a class.
+    classes: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = None
 
 
 class PrepareConfig(Block):

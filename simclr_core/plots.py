@@ -31,6 +31,7 @@ PANELS = {  # key of a history record: title
     "loss": "NT-Xent loss",
     "learning_rate": "learning rate",
     "knn_top1": "online kNN, top-1 %",
+    "probe_top1": "online linear probe, top-1 %",
     "effective_rank": "effective rank of h",
 }
 

@@ -15,11 +15,14 @@ import torch
 import torch.distributed as dist
 import yaml
 
+import deploy.failpoint
 from deploy.artifact import publish
+from simclr_core import pretrain
 from simclr_core.checkpoint import save_model
 from simclr_core.encoder import build_encoder
 from tests.forked import CONTEXT
 
+STEPS = 12  # two epochs of six, as the `prepared` workspace asks
 SECONDS = 90  # the first rank waits for torch to be imported, which takes a busy machine a while
 
 
@@ -104,3 +107,54 @@ def relabel(workspace: Path, split: str, labels: np.ndarray) -> None:
     index = np.load(path)
     index["label"] = labels
     np.save(path, index)
+
+
+def results(workspace: Path) -> dict[str, bytes]:
+    """Every byte that the stage is answerable for."""
+    files = [
+        path
+        for folder in ("models/pretrained", "reports")
+        for path in (workspace / folder).rglob("*")
+        if path.is_file()
+    ]
+    return {path.relative_to(workspace).as_posix(): path.read_bytes() for path in sorted(files)}
+
+
+def network_bytes(workspace: Path) -> tuple[bytes, bytes]:
+    model = workspace / "models" / "pretrained"
+    return (model / "encoder.safetensors").read_bytes(), (model / "head.safetensors").read_bytes()
+
+
+def runs(workspace: Path) -> list[str]:
+    """Checkpoints that an interrupted run has left."""
+    return sorted(path.name for path in (workspace / ".simclr" / "runs").glob("*/step-*"))
+
+
+def interrupt(workspace: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """Run the stage, and make it fail at a failpoint."""
+    deploy.failpoint._reached.clear()
+    with monkeypatch.context() as patch:
+        patch.setenv("SIMCLR_FAILPOINT", place)
+        with pytest.raises(RuntimeError, match="failpoint"):
+            pretrain.run(workspace)
+
+
+@pytest.fixture(scope="session")
+def finished() -> dict[str, bytes]:
+    """Filled by the first test that asks for ``undisturbed``."""
+    return {}
+
+
+@pytest.fixture
+def undisturbed(prepared: Path, finished: dict[str, bytes], tmp_path: Path) -> dict[str, bytes]:
+    """The results of an undisturbed run in a copy of ``prepared``, made once."""
+    if not finished:
+        workspace = tmp_path / "undisturbed"
+        shutil.copytree(prepared, workspace, ignore=shutil.ignore_patterns("undisturbed"))
+        pretrain.run(workspace)
+        finished.update(results(workspace))
+    return finished
+
+
+def metrics_of(workspace: Path) -> dict[str, Any]:
+    return json.loads((workspace / "reports" / "pretrain.json").read_text())
