@@ -31,11 +31,11 @@ COPIED = (
     "pyproject.toml",
 )
 TESTS_FAILED = 1  # pytest's exit code; 2 and above: it could not run them
-BATCHES, CHECKPOINT, WRITER, LARS, LOSS, PRETRAIN, SCHEDULE = (
+BATCHES, CHECKPOINT, WRITER, LARS, LOSS, PRETRAIN, RESUMED, SCHEDULE = (
     f"tests/simclr_core/test_{name}.py"
-    for name in ("batches", "checkpoint", "checkpoint_writer", "lars", "nt_xent", "pretrain", "schedule")
+    for name in ("batches", "checkpoint", "checkpoint_writer", "lars", "nt_xent", "pretrain", "resume", "schedule")
 )
-RESUME = f"{PRETRAIN}::test_an_interrupted_run_goes_on_to_the_same_bytes[pretrain.step:raise@6]"
+RESUME = f"{RESUMED}::test_an_interrupted_run_goes_on_to_the_same_bytes[pretrain.step:raise@6]"
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ DEFECTS = (
         "random draws of a step do not follow from the step",
         "simclr_core/training.py",
         (("    torch.manual_seed(seed)  #", "    #"),),
-        f"{PRETRAIN}::test_networks_that_draw_random_numbers_go_on_too",
+        f"{RESUMED}::test_networks_that_draw_random_numbers_go_on_too",
     ),
     Defect(
         "the optimizer's state is not restored",
@@ -83,7 +83,7 @@ DEFECTS = (
             ("_retire(target) if replace and target.exists() else None", "None"),
             ("shutil.rmtree(work, ignore_errors=True)", "pass"),
         ),
-        f"{PRETRAIN}::test_an_interrupted_run_goes_on_to_the_same_bytes[checkpoint.publish:raise@1]",
+        f"{RESUMED}::test_an_interrupted_run_goes_on_to_the_same_bytes[checkpoint.publish:raise@1]",
     ),
     Defect(
         "files are written in place",
