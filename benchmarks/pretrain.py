@@ -69,7 +69,7 @@ class Sizes:
     """How much of everything: images for training and for the test, epochs, rounds, seeds."""
 
     run: tuple[int, int] = (10_000, 1)
-    step: tuple[int, int] = (256, 2)
+    step: tuple[int, int] = (1_024, 2)
     accuracy: tuple[int, int] = (10_000, 2)
     test: int = 10_000
     rounds: int = 3
