@@ -89,7 +89,7 @@ def _last_line(file: BinaryIO) -> str:
 
 
 def _limit(memory_mb: int, seconds: float) -> None:
-    os.nice(NICENESS)
+    os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
     resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
     whole = int(seconds) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (whole, whole))

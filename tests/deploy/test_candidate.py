@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,6 +85,20 @@ def test_a_graph_that_never_ends_is_ended(publish_bundle: Callable[[Bundle], Pat
     with pytest.raises(CandidateError, match=r"bundle: (not done after 2 s|.*signal)"):
         candidate.check(directory, seconds=2)
     assert [child for child in psutil.Process().children() if "deploy.candidate" in child.cmdline()] == []
+
+
+def test_it_is_tried_at_the_lowest_priority(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIMCLR_FAILPOINT", "candidate.loaded:stop")
+    with ThreadPoolExecutor(1) as pool:
+        checked = pool.submit(candidate.check, bundle, seconds=60)
+        stopped: list[psutil.Process] = []
+        while not stopped:
+            assert not checked.done()
+            children = psutil.Process().children()
+            stopped = [child for child in children if child.status() == psutil.STATUS_STOPPED]
+        assert stopped[0].nice() == 19
+        stopped[0].resume()
+        assert checked.result().id == deploy.load(bundle).id
 
 
 def test_a_crash_names_the_signal(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,19 +66,20 @@ def test_available_cpus_is_the_smaller_of_affinity_and_quota(monkeypatch: pytest
         assert available_cpus() == expected
 
 
-def test_threads_reach_the_session(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[tuple[int, int]] = []
+def test_threads_reach_the_session_and_sleep_when_idle(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[int, int, str]] = []
 
     class Spy(onnxruntime.InferenceSession):
         def __init__(self, model: bytes, options: onnxruntime.SessionOptions, **rest: object) -> None:
-            given.append((options.intra_op_num_threads, options.inter_op_num_threads))
+            spinning = options.get_session_config_entry("session.intra_op.allow_spinning")
+            given.append((options.intra_op_num_threads, options.inter_op_num_threads, spinning))
             super().__init__(model, options, **rest)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Spy)
     monkeypatch.setattr("deploy.encoder.available_cpus", lambda: 5)
     assert load(bundle).info["runtime"]["threads"] == 5
     assert load(bundle, threads=3).info["runtime"]["threads"] == 3
-    assert given == [(5, 1), (3, 1)]
+    assert given == [(5, 1, "0"), (3, 1, "0")]
     with pytest.raises(ArgumentError, match="threads=0"):
         load(bundle, threads=0)
 
