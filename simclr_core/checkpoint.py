@@ -212,9 +212,10 @@ def load_training(checkpoint: Path) -> TrainingState:
     """
     card = json.loads((checkpoint / "training.json").read_text(encoding="utf-8"))
     _check_format(checkpoint, card)
-    if card.get("run") != checkpoint.parent.name:
+    run = card.get("run", "unknown")
+    if run != checkpoint.parent.name:
         raise CheckpointError(
-            f"{checkpoint}: saved by run {card.get('run')}, whose configuration, data or start is another than that of "
+            f"{checkpoint}: saved by run {run}, whose configuration, data or start is another than that of "
             f"run {checkpoint.parent.name}; remove it, and train from the start or from this run's own checkpoints"
         )
     objective = checkpoint / "objective.safetensors"

@@ -120,9 +120,9 @@ def results(workspace: Path) -> dict[str, bytes]:
     return {path.relative_to(workspace).as_posix(): path.read_bytes() for path in sorted(files)}
 
 
-def network_bytes(workspace: Path) -> tuple[bytes, bytes]:
-    model = workspace / "models" / "pretrained"
-    return (model / "encoder.safetensors").read_bytes(), (model / "head.safetensors").read_bytes()
+def weights(files: dict[str, bytes]) -> tuple[bytes, bytes]:
+    """Those of encoder and head, of ``results``."""
+    return files["models/pretrained/encoder.safetensors"], files["models/pretrained/head.safetensors"]
 
 
 def runs(workspace: Path) -> list[str]:

@@ -27,6 +27,7 @@ from simclr_core.projection_head import build_projection_head
 from simclr_core.schedule import Schedule
 from simclr_core.shards import ShardedImages, read_card
 from simclr_core.training import Learner
+from tests.simclr_core.conftest import interrupt
 
 PEAK = 0.1 * 16 / 256
 ALONE = Member(0, 1, torch.device("cpu"))
@@ -121,10 +122,7 @@ def test_an_interrupted_run_with_a_roll_back_goes_on_to_the_same_bytes(
     """Before the roll-back, right after it (of 18 steps), and later."""
     configure(prepared, action="roll_back", patience=2)
     collapse_above(monkeypatch, 0.6 * PEAK)
-    with monkeypatch.context() as patch:
-        patch.setenv("SIMCLR_FAILPOINT", place)
-        with pytest.raises(RuntimeError, match="failpoint"):
-            pretrain.run(prepared)
+    interrupt(prepared, monkeypatch, place)
     pretrain.run(prepared)
     resumed = published(prepared)
     pretrain.run(prepared)

@@ -16,7 +16,7 @@ from simclr_core import pretrain
 from simclr_core.batch_norm import synchronise
 from simclr_core.errors import ConfigError, NtXentError
 from simclr_core.momentum_queue import MomentumQueue, random_directions
-from tests.simclr_core.conftest import configure
+from tests.simclr_core.conftest import configure, interrupt
 
 torch.set_num_threads(1)
 
@@ -194,10 +194,7 @@ def test_a_pretraining_with_a_queue_goes_on_to_the_same_bytes(prepared: Path, mo
     undisturbed = trained(prepared)
     metrics = json.loads((prepared / "reports" / "pretrain.json").read_text())
     assert metrics["loss_chance"] == pytest.approx(math.log(41), abs=1e-6)
-    with monkeypatch.context() as patch:
-        patch.setenv("SIMCLR_FAILPOINT", "pretrain.step:raise@6")
-        with pytest.raises(RuntimeError, match="failpoint"):
-            pretrain.run(prepared)
+    interrupt(prepared, monkeypatch, "pretrain.step:raise@6")
     (saved,) = (prepared / ".simclr" / "runs").glob("*/step-00000004/objective.safetensors")
     assert load_file(saved)["updates"] == 4
     pretrain.run(prepared)

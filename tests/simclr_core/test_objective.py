@@ -21,7 +21,7 @@ from simclr_core.nt_xent import LOSSES, nt_xent
 from simclr_core.objective import InBatch, Outcome, chance_loss
 from simclr_core.params import read_block
 from simclr_core.precision import LossScaler
-from tests.simclr_core.conftest import configure
+from tests.simclr_core.conftest import configure, interrupt
 
 torch.set_num_threads(1)
 
@@ -220,10 +220,7 @@ def test_a_pretraining_in_micro_batches_goes_on_to_the_same_bytes(
     configure(prepared, micro_batch_size=6, epochs=1)  # 16 images in parts of 6, 5 and 5
     pretrain.run(prepared)
     undisturbed = trained(prepared)
-    with monkeypatch.context() as patch:
-        patch.setenv("SIMCLR_FAILPOINT", "pretrain.step:raise@4")
-        with pytest.raises(RuntimeError, match="failpoint"):
-            pretrain.run(prepared)
+    interrupt(prepared, monkeypatch, "pretrain.step:raise@4")
     pretrain.run(prepared)
     assert trained(prepared) == undisturbed
 

@@ -15,7 +15,7 @@ from simclr_core.batches import Batches
 from simclr_core.errors import NonFiniteLossError, ReplayError
 from simclr_core.objective import Outcome
 from simclr_core.shards import ShardedImages
-from tests.simclr_core.conftest import configure
+from tests.simclr_core.conftest import configure, interrupt
 
 
 def checkpoints(workspace: Path) -> dict[str, bytes]:
@@ -84,10 +84,7 @@ def test_a_step_between_checkpoints_is_reached_with_the_weights_it_had(
 
     monkeypatch.setattr(training, "gradients", noted)
     configure(prepared, checkpoint_every_steps=4)
-    monkeypatch.setenv("SIMCLR_FAILPOINT", "pretrain.step:raise@9")
-    with pytest.raises(RuntimeError, match="failpoint"):
-        pretrain.run(prepared)
-    monkeypatch.delenv("SIMCLR_FAILPOINT")
+    interrupt(prepared, monkeypatch, "pretrain.step:raise@9")
     assert losses.keys() == set(range(8))
     monkeypatch.setattr(replay, "gradients", noted)
     replay.run(prepared, 10)

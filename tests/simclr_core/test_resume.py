@@ -1,5 +1,6 @@
 """Pretraining that was interrupted goes on, and no interruption changes a byte of the result."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-import deploy.failpoint
+from deploy.artifact import publish
 from simclr_core import pretrain
 from simclr_core.errors import CheckpointError
 from simclr_core.history import Progress
@@ -53,7 +54,6 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
 def test_a_disk_that_fills_in_the_background_stops_the_training_and_loses_nothing(
     prepared: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deploy.failpoint._reached.clear()
     with monkeypatch.context() as patch:
         patch.setenv("SIMCLR_FAILPOINT", "checkpoint.publish:enospc@3")
         with pytest.raises(CheckpointError, match=r"step 6 cannot be saved .No space left .*; free the disk"):
@@ -74,6 +74,20 @@ def test_a_checkpoint_that_was_moved_into_another_run_is_refused(
     (other,) = {path.with_suffix("") for path in (prepared / ".simclr" / "runs").glob("*.lock")} - {run}
     run.rename(other)
     with pytest.raises(CheckpointError, match=r"saved by run [0-9a-f]{16}, whose configuration, data or start"):
+        pretrain.run(prepared)
+    assert results(prepared) == {}
+
+
+def test_a_checkpoint_that_names_no_run_is_refused(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt(prepared, monkeypatch, "pretrain.step:raise@8")
+    (newest,) = (prepared / ".simclr" / "runs").glob("*/step-00000006")
+    content = {path.name: path.read_bytes() for path in newest.iterdir() if path.name != "MANIFEST.sha256"}
+    card = json.loads(content["training.json"])
+    del card["run"]
+    with publish(newest, replace=True) as work:
+        for name, data in (content | {"training.json": json.dumps(card).encode()}).items():
+            (work / name).write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"saved by run unknown, .*remove it"):
         pretrain.run(prepared)
     assert results(prepared) == {}
 
@@ -110,8 +124,8 @@ def test_other_optimizers_go_on_too(prepared: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_networks_that_draw_random_numbers_go_on_too(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def with_dropout(*arguments: object, **keywords: object) -> nn.Module:
-        return nn.Sequential(build_projection_head(*arguments, **keywords), nn.Dropout(0.5))  # type: ignore[arg-type]
+    def with_dropout(feature_dim: int, layers: int, width: int, dim: int) -> nn.Module:
+        return nn.Sequential(build_projection_head(feature_dim, layers, width, dim), nn.Dropout(0.5))
 
     monkeypatch.setattr(pretrain, "build_projection_head", with_dropout)
     configure(prepared, epochs=1)

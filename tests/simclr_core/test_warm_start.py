@@ -1,6 +1,5 @@
 """Pretraining that goes on from a champion: its weights, a schedule of its own, all images, and no bit lost."""
 
-import json
 import os
 import signal
 import subprocess
@@ -23,20 +22,10 @@ from simclr_core.schedule import Schedule
 from simclr_core.shards import ShardedImages
 from simclr_core.training import Learner
 from tests.conftest import write_prepared
-from tests.simclr_core.conftest import configure, crown
+from tests.simclr_core.conftest import configure, crown, interrupt, metrics_of, results
 
 WARM = {"init": "champion", "warm_start": {"epochs": 1, "learning_rate_share": 0.25, "warmup_epochs": 0.5}}
 STEPS = 6  # of the one epoch
-
-
-def results(workspace: Path) -> dict[str, bytes]:
-    files = [path for folder in ("models/pretrained", "reports") for path in (workspace / folder).rglob("*")]
-    return {path.relative_to(workspace).as_posix(): path.read_bytes() for path in sorted(files) if path.is_file()}
-
-
-def metrics(workspace: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((workspace / "reports" / "pretrain.json").read_text())
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +80,7 @@ def test_it_begins_with_every_weight_and_statistic_of_the_champion_and_a_fresh_o
     assert all(torch.equal(seen["network"][name], tensor) for name, tensor in expected.items())
     assert seen["optimizer"] == {}
     model = checkpoint.load_model(workspace / "models" / "pretrained")
-    assert model.card["init"] == metrics(workspace)["init"] == "champion v0.0.1"
+    assert model.card["init"] == metrics_of(workspace)["init"] == "champion v0.0.1"
     trained = {f"0.{name}": tensor for name, tensor in model.encoder.state_dict().items()}
     assert not torch.equal(trained["0.backbone.conv1.weight"], expected["0.backbone.conv1.weight"])
 
@@ -99,7 +88,7 @@ def test_it_begins_with_every_weight_and_statistic_of_the_champion_and_a_fresh_o
 def test_its_schedule_is_that_of_the_warm_start(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     peak = 0.1 * 16 / 256
     assert spied(workspace, monkeypatch)["schedule"] == Schedule(1, STEPS, 0.5, 0.25 * peak)
-    assert (metrics(workspace)["epochs"], metrics(workspace)["steps"]) == (1, STEPS)
+    assert (metrics_of(workspace)["epochs"], metrics_of(workspace)["steps"]) == (1, STEPS)
     configure(workspace, warm_start={})  # the defaults: as many epochs, half the rate
     assert spied(workspace, monkeypatch)["schedule"] == Schedule(2, STEPS, 1.0, 0.5 * peak)
 
@@ -113,7 +102,7 @@ def test_without_a_champion_the_warm_start_changes_nothing(prepared: Path, monke
     initial.run(prepared)
     assert spied(prepared, monkeypatch)["schedule"] == Schedule(2, STEPS, 0, 0.1 * 16 / 256)
     assert results(prepared)["models/pretrained/encoder.safetensors"] == weights
-    assert metrics(prepared)["init"] == "scratch"
+    assert metrics_of(prepared)["init"] == "scratch"
 
 
 def test_an_epoch_replays_every_image_of_the_old_batch_and_shows_every_new_one(
@@ -132,7 +121,7 @@ def test_an_epoch_replays_every_image_of_the_old_batch_and_shows_every_new_one(
 
 def test_it_starts_where_the_champion_ended_and_not_where_scratch_starts(workspace: Path, champion: Path) -> None:
     pretrain.run(workspace)
-    first, scratch = metrics(workspace)["loss_first"], metrics(champion)
+    first, scratch = metrics_of(workspace)["loss_first"], metrics_of(champion)
     assert scratch["loss_first"] - scratch["loss_last"] > 0.1, "a champion that learned nothing shows nothing"
     assert first < scratch["loss_first"] - 0.2
     assert first < scratch["loss_last"] + 0.1
@@ -156,10 +145,7 @@ def undisturbed(workspace: Path, finished: dict[str, bytes]) -> dict[str, bytes]
 def test_interrupted_it_goes_on_to_the_same_bytes(
     workspace: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setenv("SIMCLR_FAILPOINT", place)
-        with pytest.raises(RuntimeError, match="failpoint"):
-            pretrain.run(workspace)
+    interrupt(workspace, monkeypatch, place)
     pretrain.run(workspace)
     assert results(workspace) == undisturbed
 
@@ -173,10 +159,7 @@ def test_an_interrupted_start_from_scratch_is_not_gone_on_with_from_a_champion(
     champion.unlink()
     crown(workspace, None)
     initial.run(workspace)
-    with monkeypatch.context() as patch:
-        patch.setenv("SIMCLR_FAILPOINT", "pretrain.step:raise@4")
-        with pytest.raises(RuntimeError, match="failpoint"):
-            pretrain.run(workspace)
+    interrupt(workspace, monkeypatch, "pretrain.step:raise@4")
     (champion / "champion.json").unlink()
     (champion / "MANIFEST.sha256").unlink()
     champion.rmdir()
