@@ -158,7 +158,7 @@ def _check_labels(new: dict[str, Content], classes: Sequence[str]) -> None:
         if occurrence.label is not None and occurrence.label not in classes:
             unknown.setdefault(occurrence.label, []).append(occurrence.path)
     faults = [
-        f"{label!r} ({len(paths)} files, such as {paths[0]!r}{_meant(label, classes)})"
+        f"{label!r} ({paths[0]!r}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}{_meant(label, classes)})"
         for label, paths in sorted(unknown.items())
     ]
     if faults:

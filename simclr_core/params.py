@@ -66,6 +66,10 @@ def _fault(block: str, detail: ErrorDetails, model: type[Block]) -> str:
     allowed = re.sub(r"^(Input should be|Value error,) ", "", detail["msg"])
     if detail["type"] in ("model_type", "model_attributes_type"):
         allowed = "a mapping of keys to values"
+    if detail["type"] == "tuple_type":
+        allowed = "a list"
+    if detail["type"] == "too_short":
+        allowed = f"a list of at least {detail['ctx']['min_length']}"
     if detail["type"] == "value_error" and isinstance(detail["input"], dict):  # a rule over several keys, named in it
         return f"{key}: must have {allowed}"
     return f"{key}: given {_shown(detail['input'])}, allowed: {allowed}"

@@ -121,18 +121,19 @@ def allow(workspace: Workspace, *classes: str) -> None:
 def test_a_label_that_is_no_class_is_refused_before_anything_is_written(workspace: Workspace) -> None:
     put(workspace, "labeled/catt/a.png", encode(draw(0, 1)))
     put(workspace, "test/horse/b.png", encode(draw(0, 2)))
+    put(workspace, "test/horse/d.png", encode(draw(0, 4)))
     put(workspace, "c.png", encode(draw(0, 3)))
     put(workspace, "labels.csv", b"path,label\nc.png,dog\n")
     allow(workspace, "cat", "dog")
     with pytest.raises(IngestError) as refused:
         ingest(workspace)
     message = str(refused.value)
-    assert "'catt' (1 files, such as 'labeled/catt/a.png'; did you mean 'cat'?)" in message
-    assert "'horse' (1 files, such as 'test/horse/b.png')" in message
+    assert "'catt' ('labeled/catt/a.png'; did you mean 'cat'?)" in message
+    assert "'horse' ('test/horse/b.png' and 1 more)" in message
     assert "allowed: cat, dog; correct the folder's name or labels.csv, or add the class to ingest.classes" in message
     assert batches(workspace.raw) == []
     allow(workspace, "catt", "dog", "horse")
-    assert ingest(workspace).new_images == 3
+    assert ingest(workspace).new_images == 4
 
 
 def test_an_empty_inbox_says_where_images_go(workspace: Workspace) -> None:

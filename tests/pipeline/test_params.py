@@ -51,6 +51,8 @@ def test_override_keeps_comments_and_types(workspace: Workspace) -> None:
         ("epochs", "3", "a key is BLOCK.KEY"),
         ("pretrain.epoch", "3", "pretrain.epoch: unknown key; did you mean epochs?"),
         ("pretrain.epochs", "-3", "pretrain.epochs: given -3, allowed: greater than or equal to 1"),
+        ("ingest.classes", "cat", "ingest.classes: given 'cat', allowed: a list$"),
+        ("ingest.classes", "[]", r"ingest.classes: given \[\], allowed: a list of at least 1$"),
         ("pretrain.epochs", "[", "'\\[' is not a YAML value"),
         ("pretrain.epochs.more", "3", "'epochs' is a value, not a block"),
     ],
