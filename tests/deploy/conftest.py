@@ -1,4 +1,7 @@
-"""A bundle small enough to check by hand: the embedding is the mean colour times a fixed matrix."""
+"""A bundle small enough to check by hand: the embedding is the mean colour times a fixed matrix.
+
+Beside it, indexes of random vectors.
+"""
 
 import io
 from collections.abc import Callable
@@ -14,11 +17,13 @@ from PIL import Image
 
 from deploy.artifact import publish
 from deploy.bundle import FORMAT_VERSION, Bundle, Head, graph_promise, write_bundle
+from deploy.index import Index
 from deploy.preprocess import Preprocessing
 from deploy.session import METADATA
 
 SIZE, DIM = 8, 5
 LABELS = ("red", "green", "blue")
+ENCODER = "a" * 64
 MIXING = np.random.default_rng(7).normal(size=(3, DIM)).astype(np.float32)
 
 
@@ -101,3 +106,32 @@ def publish_bundle(tmp_path: Path) -> Callable[[Bundle], Path]:
 def bundle(publish_bundle: Callable[[Bundle], Path]) -> Path:
     """A published bundle directory with a head that names the strongest colour."""
     return publish_bundle(make_bundle())
+
+
+def random_vectors(rows: int, dim: int = 7, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal((rows, dim)).astype(np.float32)
+
+
+def names(count: int) -> list[str]:
+    return [f"{row}.jpg" for row in range(count)]
+
+
+def built(vectors: NDArray[Any], **options: Any) -> Index:
+    return Index.build(vectors, names(len(vectors)), ENCODER, **options)
+
+
+def saved(index: Index, directory: Path, **options: Any) -> Index:
+    index.save(directory, **options)
+    return Index.open(directory)
+
+
+def rewritten(directory: Path, name: str, content: bytes | NDArray[Any]) -> None:
+    """Exchange a file of a published directory, manifest and all."""
+    files = {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "MANIFEST.sha256"}
+    with publish(directory, replace=True) as work:
+        for other, data in files.items():
+            (work / other).write_bytes(data)
+        if isinstance(content, bytes):
+            (work / name).write_bytes(content)
+        else:
+            np.save(work / name, content)
