@@ -1,19 +1,15 @@
-"""The files of docs/deployment: what can be known of them without systemd, Docker or a cluster running."""
+"""The images and the compose files: what can be known of them without Docker running."""
 
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from importlib.metadata import distribution
 from pathlib import Path
-from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -21,95 +17,19 @@ from packaging.utils import canonicalize_name
 
 from deploy.artifact import publish
 from deploy.bundle import write_bundle
-from pipeline.dvc.client import GRACE_SECONDS
 from tests.deploy.conftest import make_bundle
+from tests.deployment.conftest import DEPLOYMENT, DOCKERFILE, ROOT, SAVING_SECONDS, image_fault
 
-ROOT = Path(__file__).parent.parent
-DEPLOYMENT = ROOT / "docs" / "deployment"
-UNIT = DEPLOYMENT / "systemd" / "simclr@.service"
 COMPOSE = DEPLOYMENT / "compose" / "compose.yaml"
 GPU = DEPLOYMENT / "compose" / "compose.gpu.yaml"
-DOCKERFILE = DEPLOYMENT / "compose" / "Dockerfile"
 IGNORE = DEPLOYMENT / "compose" / "Dockerfile.dockerignore"
 START = DEPLOYMENT / "compose" / "start.sh"
 SERVER = DEPLOYMENT / "server"
-KUBERNETES = DEPLOYMENT / "kubernetes"
-MANIFESTS = [path for path in sorted((KUBERNETES / "base").glob("*.yaml")) if path.name != "kustomization.yaml"]
-SAVING_SECONDS = 2 * GRACE_SECONDS  # longer than a stage that is being canceled needs
-
-DIRECTIVES = {  # for machines without systemd; `man systemd.directives` has them all
-    "Unit": "Description After Wants RequiresMountsFor StartLimitIntervalSec StartLimitBurst",
-    "Service": """Type User Group UMask Environment EnvironmentFile LoadCredential ExecStart StateDirectory Restart
-        RestartSec RestartPreventExitStatus SuccessExitStatus KillMode TimeoutStopSec OOMPolicy LimitNOFILE
-        NoNewPrivileges CapabilityBoundingSet ProtectSystem ReadWritePaths ProtectHome PrivateTmp ProtectHostname
-        ProtectKernelModules ProtectKernelLogs ProtectKernelTunables ProtectControlGroups LockPersonality
-        RestrictNamespaces RestrictRealtime RestrictSUIDSGID SystemCallArchitectures RestrictAddressFamilies""",
-    "Install": "WantedBy",
-}
-# Each closes /dev in some way, ProtectClock by an implied DeviceAllow; or forbids what compilers of torch need.
-BREAKS_GPUS = {"PrivateDevices", "ProtectClock", "DeviceAllow", "DevicePolicy", "MemoryDenyWriteExecute"}
-
-
-def parse_unit(text: str) -> dict[str, list[tuple[str, str]]]:
-    sections: dict[str, list[tuple[str, str]]] = {}
-    for line in text.splitlines():
-        if line.startswith("["):
-            entries = sections.setdefault(line.strip("[]"), [])
-        elif line and not line.startswith("#"):
-            key, separator, value = line.partition("=")
-            assert separator, line
-            entries.append((key, value))
-    return sections
-
-
-def unit_faults(text: str, folder: Path) -> list[str]:
-    """What is wrong with a unit: by systemd itself where it is installed, and by the list above everywhere."""
-    faults = [
-        f"unknown directive {key} in {section}"
-        for section, entries in parse_unit(text).items()
-        for key, _ in entries
-        if key not in DIRECTIVES.get(section, "").split()
-    ]
-    if analyze := shutil.which("systemd-analyze"):
-        instance = folder / "simclr@my-images.service"
-        instance.write_text(text.replace("/opt/simclr/bin/simclr", "/bin/true"))
-        done = subprocess.run([analyze, "verify", "--man=no", instance], capture_output=True, text=True, check=False)
-        faults += [line for line in done.stderr.splitlines() if "simclr@" in line]  # other units are not our business
-    return faults
-
-
-def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
-    assert unit_faults(UNIT.read_text(), tmp_path) == []
-
-
-@pytest.mark.parametrize("fault", ["NoNewPrivilegs=yes", "[Servce]"])
-def test_a_fault_in_the_unit_is_found(tmp_path: Path, fault: str) -> None:
-    text = UNIT.read_text().replace("[Install]", f"{fault}\n[Install]")
-    assert unit_faults(text, tmp_path) != []
-
-
-def test_the_unit_reaches_gpus_and_takes_secrets_from_files() -> None:
-    service = dict(entries := parse_unit(UNIT.read_text())["Service"])
-    assert float(service["TimeoutStopSec"]) >= SAVING_SECONDS
-    assert (service["KillMode"], service["OOMPolicy"]) == ("mixed", "continue")
-    assert "AF_NETLINK" in service["RestrictAddressFamilies"]
-    assert not BREAKS_GPUS & service.keys()
-    assert service["EnvironmentFile"] == "-/etc/simclr/%i.env"
-    assert not [value for key, value in entries if key == "Environment" and re.search("PASSWORD=|KEY|TOKEN", value)]
-    assert not [value for _, value in entries if "%I" in value]  # it would turn my-images into my/images
-
-
-# Containers
 
 
 def instructions(text: str) -> list[tuple[str, str]]:
     lines = re.sub(r"\\\n", " ", re.sub(r"(?m)^\s*#.*\n", "", text)).splitlines()
     return [(line.split()[0], " ".join(line.split()[1:])) for line in lines if line.strip()]
-
-
-def image_fault(image: str) -> str | None:
-    name, _, tag = image.rpartition("/")[2].partition(":")
-    return None if tag and "latest" not in tag else f"image {name} has no version"
 
 
 def docker_faults(text: str) -> list[str]:
@@ -354,90 +274,3 @@ def test_the_command_of_the_image_serves_without_writing_and_ends_on_sigterm(tmp
         assert subprocess.run(check, env=environment, capture_output=True, check=False).returncode == 0
         server.terminate()
         assert server.wait(15) == 0
-
-
-# Kubernetes
-
-
-def documents() -> Iterator[dict[str, Any]]:
-    for path in MANIFESTS:
-        yield from yaml.safe_load_all(path.read_text())
-
-
-def one(kind: str) -> dict[str, Any]:
-    (found,) = [document for document in documents() if document["kind"] == kind]
-    return found
-
-
-def test_kubernetes_knows_every_field() -> None:
-    for document in documents():
-        kubernetes_validate.validate(document, "1.37", strict=True)
-    wrong = one("Deployment")
-    wrong["spec"]["replica"] = 2
-    with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(wrong, "1.37", strict=True)
-
-
-def test_every_manifest_is_applied_and_in_the_namespace() -> None:
-    base = yaml.safe_load((KUBERNETES / "base" / "kustomization.yaml").read_text())
-    assert sorted(base["resources"]) == [path.name for path in MANIFESTS]
-    namespaces = {document["metadata"].get("namespace", document["metadata"]["name"]) for document in documents()}
-    assert namespaces == {"simclr"}
-
-
-def test_the_pod_keeps_the_restricted_standard() -> None:
-    assert one("Namespace")["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
-    pod = one("Deployment")["spec"]["template"]["spec"]
-    assert pod["securityContext"]["runAsNonRoot"] is True
-    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert pod["automountServiceAccountToken"] is False
-    for container in pod["containers"]:
-        assert image_fault(container["image"]) is None
-        context = container["securityContext"]
-        assert (context["allowPrivilegeEscalation"], context["readOnlyRootFilesystem"]) == (False, True)
-        assert context["capabilities"] == {"drop": ["ALL"]}
-        assert {"requests", "limits"} <= container["resources"].keys()
-        assert not [entry for entry in container["env"] if re.search("PASSWORD$|KEY|TOKEN|_URL", entry["name"])]
-    assert str(pod["securityContext"]["runAsUser"]) in DOCKERFILE.read_text()
-    assert pod["terminationGracePeriodSeconds"] >= SAVING_SECONDS
-
-
-def test_there_is_never_a_second_pod() -> None:
-    deployment = one("Deployment")["spec"]
-    assert (deployment["replicas"], deployment["strategy"]["type"]) == (1, "Recreate")
-    assert one("PersistentVolumeClaim")["spec"]["accessModes"] == ["ReadWriteOncePod"]
-
-
-def test_names_in_the_manifests_meet() -> None:
-    deployment, service, policy = one("Deployment"), one("Service"), one("NetworkPolicy")
-    template = deployment["spec"]["template"]
-    labels, pod = template["metadata"]["labels"], template["spec"]
-    assert deployment["spec"]["selector"]["matchLabels"] == labels
-    assert service["spec"]["selector"] == policy["spec"]["podSelector"]["matchLabels"] == labels
-    assert service["spec"]["type"] == "ClusterIP"
-    ports = {port["name"] for container in pod["containers"] for port in container.get("ports", [])}
-    assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
-    assert {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]} <= ports
-    volumes = {volume["name"]: volume for volume in pod["volumes"]}
-    assert {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]} == volumes.keys()
-    claim = volumes["workspace"]["persistentVolumeClaim"]["claimName"]
-    assert claim == one("PersistentVolumeClaim")["metadata"]["name"]
-    operations = (ROOT / "docs" / "operations.md").read_text()
-    environment = pod["containers"][0]["envFrom"][0]["secretRef"]["name"]
-    for secret in (environment, volumes["passwords"]["secret"]["secretName"]):
-        assert f"create secret generic {secret} " in operations
-
-
-def test_the_gpu_overlay_patches_what_is_there() -> None:
-    overlay = yaml.safe_load((KUBERNETES / "gpu" / "kustomization.yaml").read_text())
-    patch = yaml.safe_load((KUBERNETES / "gpu" / overlay["patches"][0]["path"]).read_text())
-    base = one("Deployment")
-    assert patch["metadata"] == {key: base["metadata"][key] for key in ("name", "namespace")}
-    (container,) = patch["spec"]["template"]["spec"]["containers"]
-    assert container["name"] in [one["name"] for one in base["spec"]["template"]["spec"]["containers"]]
-    assert (KUBERNETES / "gpu" / overlay["resources"][0] / "kustomization.yaml").is_file()
-    if kubectl := shutil.which("kubectl"):
-        done = subprocess.run([kubectl, "kustomize", KUBERNETES / "gpu"], capture_output=True, text=True, check=True)
-        for document in yaml.safe_load_all(done.stdout):
-            kubernetes_validate.validate(document, "1.37", strict=True)
-        assert "nvidia.com/gpu: 1" in done.stdout
