@@ -1,9 +1,11 @@
 """A bundle small enough to check by hand: the embedding is the mean colour times a fixed matrix.
 
-Beside it, indexes of random vectors.
+Beside it, indexes of random vectors, and PNGs made by hand.
 """
 
 import io
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,25 @@ def encoded(pixels: NDArray[Any], format: str = "PNG", **options: object) -> byt
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, format, **options)
     return content.getvalue()
+
+
+RGB = noise(0, 9, 13)
+
+
+def png(
+    depth: int, colour_type: int, rows: NDArray[np.generic], extra: bytes = b"", size: tuple[int, int] = (0, 0)
+) -> bytes:
+    """A PNG made by hand: Pillow writes no 16-bit colour. ``rows`` [height, ...] holds the big-endian samples."""
+    width, height = size if any(size) else (rows.shape[1], rows.shape[0])
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    pixels = b"".join(b"\0" + row.tobytes() for row in rows)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        [chunk(b"IHDR", header), extra, chunk(b"IDAT", zlib.compress(pixels)), chunk(b"IEND", b"")]
+    )
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
 def make_card(**changes: object) -> dict[str, Any]:
