@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks import measure
-from simclr_core.augmentations import Augmentation
+from simclr_core.augmentation.augmentations import Augmentation
 
 THREADS = (1, 2)
 ROUNDS = 7

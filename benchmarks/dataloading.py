@@ -25,10 +25,10 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks import measure
-from deploy.preprocess import decode
-from simclr_core.dataset import TrainingImages
-from simclr_core.order import permuted
-from simclr_core.shards import INDEX, Sample, ShardedImages, write_shards
+from deploy.images.preprocess import decode
+from simclr_core.data.dataset import TrainingImages
+from simclr_core.data.order import permuted
+from simclr_core.data.shards import INDEX, Sample, ShardedImages, write_shards
 
 WORKERS = len(os.sched_getaffinity(0))
 ROUNDS = 5

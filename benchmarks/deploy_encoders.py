@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from deploy.preprocess import Preprocessing, decode
+from deploy.images.preprocess import Preprocessing, decode
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZES = {"resnet18": (224, 256), "resnet50": (224, 256), "vit_s_16": (224, 256), "small": (32, 36)}
@@ -23,7 +23,7 @@ def build(name: str) -> Any:
     """The torch module: "small" is a narrow ResNet-18 for 32 x 32 pixels, "vit_s_16" the ViT-S/16 of DeiT."""
     from torchvision.models import VisionTransformer
 
-    from simclr_core.encoder import Encoder, build_encoder
+    from simclr_core.model.encoder import Encoder, build_encoder
 
     if name == "small":
         return build_encoder("resnet18", width=0.25, stem="compact")
@@ -54,8 +54,8 @@ def _write_bundle(name: str, encoder: Any, directory: Path) -> None:
     from deploy.bundle import FORMAT_VERSION, Bundle, graph_promise, write_bundle
     from deploy.encoder import l2_normalised
     from deploy.session import METADATA
-    from simclr_core.features import extract
-    from simclr_core.onnx_graph import ServedEncoder, export_graph
+    from simclr_core.evaluation.features import extract
+    from simclr_core.export.onnx_graph import ServedEncoder, export_graph
 
     size, resize = SIZES[name]
     card = {
@@ -103,7 +103,7 @@ class TorchEncoder:
         import torch
         from safetensors.torch import load_file
 
-        from simclr_core.features import normalise
+        from simclr_core.evaluation.features import normalise
 
         if threads:
             torch.set_num_threads(threads)

@@ -19,10 +19,10 @@ from PIL import Image
 import deploy
 from benchmarks.deploy_encoders import TorchEncoder
 from deploy.encoder import Encoder
-from deploy.folder import embed_files, image_files
-from deploy.inputs import map_ahead, read_pixels
+from deploy.folders.folder import embed_files, image_files
+from deploy.images.inputs import map_ahead, read_pixels
+from deploy.images.preprocess import canonicalise, open_image
 from deploy.latency import latencies, photo
-from deploy.preprocess import canonicalise, open_image
 
 LATENCY_SECONDS = 3.0
 BATCH_SIZE = 8

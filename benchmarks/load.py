@@ -153,7 +153,7 @@ def percentile(answers: Sequence[Answer], q: float, status: int = 200) -> float:
 @contextmanager
 def served(root: Path, *options: object) -> Iterator[int]:
     """`simclr-deploy serve` in a process of its own; gives the port."""
-    program = "import sys; from deploy.cli import main; sys.exit(main())"
+    program = "import sys; from deploy.cli.main import main; sys.exit(main())"
     command = [sys.executable, "-c", program, "serve", str(root), "--port", "0", *map(str, options)]
     log = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed below
     process = subprocess.Popen(command, stderr=log, env=os.environ | {"PYTHONPATH": str(Path.cwd())})

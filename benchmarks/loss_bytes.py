@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks import measure
-from simclr_core.nt_xent import nt_xent
+from simclr_core.loss.nt_xent import nt_xent
 
 WORLD = 2
 IMAGES = 256  # of each process

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import measure
-from simclr_core.nt_xent import nt_xent
+from simclr_core.loss.nt_xent import nt_xent
 
 DIMENSION = 128
 TEMPERATURE = 0.1

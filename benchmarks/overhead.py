@@ -20,9 +20,9 @@ from typing import Any
 
 from pipeline import params
 from pipeline import workspace as workspaces
-from pipeline.demo import fill_inbox
+from pipeline.cli.demo import fill_inbox
 from pipeline.dvc.project import load
-from pipeline.ingest import ingest
+from pipeline.ingest.ingest import ingest
 from pipeline.run import run
 
 EPOCHS = 10

@@ -31,10 +31,11 @@ COPIED = (
     "pyproject.toml",
 )
 TESTS_FAILED = 1  # pytest's exit code; 2 and above: it could not run them
-BATCHES, CHECKPOINT, WRITER, LARS, LOSS, PRETRAIN, RESUMED, SCHEDULE = (
-    f"tests/simclr_core/test_{name}.py"
-    for name in ("batches", "checkpoint", "checkpoint_writer", "lars", "nt_xent", "pretrain", "resume", "schedule")
+BATCHES, CHECKPOINT, WRITER, PRETRAIN, RESUMED = (
+    f"tests/simclr_core/pretraining/test_{name}.py"
+    for name in ("batches", "checkpoint", "checkpoint_writer", "pretrain", "resume")
 )
+LOSS, LARS, SCHEDULE = (f"tests/simclr_core/{name}.py" for name in ("loss/test_nt_xent", "test_lars", "test_schedule"))
 RESUME = f"{RESUMED}::test_an_interrupted_run_goes_on_to_the_same_bytes[pretrain.step:raise@6]"
 
 
@@ -50,25 +51,25 @@ class Defect:
 DEFECTS = (
     Defect(
         "random draws of a step do not follow from the step",
-        "simclr_core/training.py",
+        "simclr_core/pretraining/training.py",
         (("    torch.manual_seed(seed)  #", "    #"),),
         f"{RESUMED}::test_networks_that_draw_random_numbers_go_on_too",
     ),
     Defect(
         "the optimizer's state is not restored",
-        "simclr_core/training.py",
+        "simclr_core/pretraining/training.py",
         (("    checkpoint.restore_optimizer(learner.optimizer, state.optimizer)\n", ""),),
         RESUME,
     ),
     Defect(
         "a resumed run repeats its last step",
-        "simclr_core/training.py",
+        "simclr_core/pretraining/training.py",
         (("writer.save(learner.state(step + 1,", "writer.save(learner.state(step,"),),
         RESUME,
     ),
     Defect(
         "the sampler is one step ahead",
-        "simclr_core/batches.py",
+        "simclr_core/pretraining/batches.py",
         (("= divmod(step, self.steps_per_epoch)", "= divmod(step + 1, self.steps_per_epoch)"),),
         BATCHES,
     ),
@@ -98,7 +99,7 @@ DEFECTS = (
     ),
     Defect(
         "the older checkpoint is pruned before the new one is published",
-        "simclr_core/checkpoint.py",
+        "simclr_core/pretraining/checkpoint.py",
         (
             (
                 '    try:\n        with publish(run / f"step-',
@@ -111,14 +112,14 @@ DEFECTS = (
     ),
     Defect(
         "a damaged checkpoint is used",
-        "simclr_core/checkpoint.py",
+        "simclr_core/pretraining/checkpoint.py",
         (("        try:\n            verify(checkpoint)", "        try:\n            checkpoint.stat()"),),
         CHECKPOINT,
         ("-k", "damaged_newest"),
     ),
     Defect(
         "the statistics of BatchNorm are not restored",
-        "simclr_core/checkpoint.py",
+        "simclr_core/pretraining/checkpoint.py",
         (
             (
                 "module.load_state_dict(tensors)",
@@ -129,47 +130,47 @@ DEFECTS = (
     ),
     Defect(
         "a checkpoint in the making sees the next step",
-        "simclr_core/checkpoint_writer.py",
+        "simclr_core/pretraining/checkpoint_writer.py",
         (("copies[name] = buffer.copy_(tensor, non_blocking=True)", "copies[name] = tensor"),),
         WRITER,
     ),
     Defect(
         "what could not be written is not told",
-        "simclr_core/checkpoint_writer.py",
+        "simclr_core/pretraining/checkpoint_writer.py",
         (("            write.result()\n", "            write.exception()\n"),),
         WRITER,
     ),
     Defect(
         "the loss's gradient is not scaled for the mean over ranks",
-        "simclr_core/nt_xent.py",
+        "simclr_core/loss/nt_xent.py",
         (("gradient * ranks /", "gradient /"),),
         LOSS,
         ("-k", "test_ranks_on_their_shares and 2"),
     ),
     Defect(
         "the loss's gradient knows a row as an anchor alone",
-        "simclr_core/nt_xent.py",
+        "simclr_core/loss/nt_xent.py",
         (("weights[places.own][r, None] + weights[c]", "weights[places.own][r, None]"),),
         LOSS,
         ("-k", "gradient_is_that_of_the_loss"),
     ),
     Defect(
         "the positive is the next row",
-        "simclr_core/nt_xent.py",
+        "simclr_core/loss/nt_xent.py",
         (("rows.roll(len(rows) // 2, dims=0)", "rows.roll(1, dims=0)"),),
         LOSS,
         ("-k", "gradient_is_that_of_the_loss"),
     ),
     Defect(
         "the temperature does not reach the positives",
-        "simclr_core/nt_xent.py",
+        "simclr_core/loss/nt_xent.py",
         (("(positives / temperature).mean()", "positives.mean()"),),
         LOSS,
         ("-k", "formula_of_the_paper"),
     ),
     Defect(
         "projections are not normalised",
-        "simclr_core/nt_xent.py",
+        "simclr_core/loss/nt_xent.py",
         (
             (
                 "normalize(torch.cat([first.to(precision), second.to(precision)]), dim=1)",
@@ -202,13 +203,13 @@ DEFECTS = (
     ),
     Defect(
         "both views of an image are drawn alike",
-        "simclr_core/batches.py",
+        "simclr_core/pretraining/batches.py",
         (("self.seed, epoch, samples, view)", "self.seed, epoch, samples, 0)"),),
         BATCHES,
     ),
     Defect(
         "labels reach the weights",
-        "simclr_core/pretrain.py",
+        "simclr_core/pretraining/pretrain.py",
         (
             (
                 "network = build_network(config, inputs.start, member)",
@@ -220,7 +221,7 @@ DEFECTS = (
     ),
     Defect(
         "training sees the test images",
-        "simclr_core/pretrain.py",
+        "simclr_core/pretraining/pretrain.py",
         (('ShardedImages(prepared / "train")', 'ShardedImages(prepared / "test")'),),
         f"{PRETRAIN}::test_leaves_a_model_reports_and_no_trace_of_the_way_there",
     ),

@@ -35,7 +35,7 @@ from PIL import Image
 
 from benchmarks import measure
 from benchmarks.pretrain_steps import split
-from simclr_core.shards import DatasetCard, Sample, write_card, write_shards
+from simclr_core.data.shards import DatasetCard, Sample, write_card, write_shards
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 SPLITS = {"train": "train", "test": "t10k"}

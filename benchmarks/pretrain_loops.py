@@ -26,17 +26,17 @@ from PIL import Image
 from torch import nn
 
 from benchmarks import measure
-from deploy.preprocess import decode
-from simclr_core import initial, pretrain
-from simclr_core.checkpoint import load_model
+from deploy.images.preprocess import decode
 from simclr_core.config import PretrainConfig
-from simclr_core.encoder import build_encoder
-from simclr_core.features import extract
-from simclr_core.knn import knn_accuracy
+from simclr_core.data.shards import DatasetCard, ShardedImages, read_card
+from simclr_core.evaluation.features import extract
+from simclr_core.evaluation.knn import knn_accuracy
 from simclr_core.lars import parameter_groups
-from simclr_core.projection_head import build_projection_head
+from simclr_core.model.encoder import build_encoder
+from simclr_core.model.projection_head import build_projection_head
+from simclr_core.pretraining import initial, pretrain
+from simclr_core.pretraining.checkpoint import load_model
 from simclr_core.schedule import Schedule, peak_learning_rate
-from simclr_core.shards import DatasetCard, ShardedImages, read_card
 
 NEIGHBOURS, TEMPERATURE = 20, 0.1
 

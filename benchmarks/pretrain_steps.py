@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from simclr_core.augmentations import Augmentation
+from simclr_core.augmentation.augmentations import Augmentation
 from simclr_core.config import PretrainConfig
-from simclr_core.encoder import build_encoder
-from simclr_core.nt_xent import nt_xent
-from simclr_core.pretrain import build_optimizer
-from simclr_core.projection_head import build_projection_head
+from simclr_core.loss.nt_xent import nt_xent
+from simclr_core.model.encoder import build_encoder
+from simclr_core.model.projection_head import build_projection_head
+from simclr_core.pretraining.pretrain import build_optimizer
 
 ROUNDS = 5
 

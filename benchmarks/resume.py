@@ -26,14 +26,14 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import measure
-from simclr_core.augmentations import Augmentation
-from simclr_core.batches import Batches
-from simclr_core.checkpoint import TrainingState, optimizer_tensors
-from simclr_core.checkpoint_writer import CheckpointWriter
-from simclr_core.encoder import build_encoder
+from simclr_core.augmentation.augmentations import Augmentation
+from simclr_core.data.shards import INDEX, ShardedImages, read_card
 from simclr_core.launch import Member
-from simclr_core.pretrain import build_optimizer
-from simclr_core.shards import INDEX, ShardedImages, read_card
+from simclr_core.model.encoder import build_encoder
+from simclr_core.pretraining.batches import Batches
+from simclr_core.pretraining.checkpoint import TrainingState, optimizer_tensors
+from simclr_core.pretraining.checkpoint_writer import CheckpointWriter
+from simclr_core.pretraining.pretrain import build_optimizer
 from tests.conftest import write_prepared
 
 THREADS = 2

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.index import Index
+from deploy.search.index import Index
 
 ROWS, DIM, CLUSTERS, K = 100_000, 512, 1_000, 10
 ROUNDS = {1: 200, 16: 50, 256: 10}  # by the number of queries that come together

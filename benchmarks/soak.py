@@ -34,7 +34,7 @@ from dagster._core.storage.tags import ROOT_RUN_ID_TAG
 
 from pipeline.dvc.client import exclusive
 from pipeline.dvc.processes import supervised
-from pipeline.launcher import PROCESS
+from pipeline.runs.launcher import PROCESS
 from pipeline.workspace import template
 
 VERSION, STEPS_TAG = "soak/version", "soak/steps"  # tags of a run
@@ -45,8 +45,8 @@ TARGETS = ("daemon", "code", "web", "worker", "all")
 COMMANDS = {
     "code": "dagster api grpc",
     "daemon": "dagster._daemon",
-    "web": "pipeline.web",
-    "worker": "pipeline.launcher",
+    "web": "pipeline.ui.web",
+    "worker": "pipeline.runs.launcher",
 }
 # Appends each missing step; a step is one write, so a killed training leaves no half of one.
 TRAINING = """
@@ -108,7 +108,7 @@ class Stack:
     def start(self) -> None:
         """Return at once; see ``wait_until_ready``."""
         code = (
-            "import pathlib, sys; from pipeline.services import serve; from pipeline.workspace import Workspace;"
+            "import pathlib, sys; from pipeline.ui.services import serve; from pipeline.workspace import Workspace;"
             "serve(Workspace(pathlib.Path(sys.argv[1])), port=int(sys.argv[2]), definitions=sys.argv[3])"
         )
         command = [sys.executable, "-P", "-c", code, str(self.root), str(self.port), self._definitions]

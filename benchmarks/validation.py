@@ -36,16 +36,17 @@ from sklearn.datasets import load_sample_images
 
 from pipeline import params
 from pipeline import workspace as workspaces
-from pipeline.ingest import ingest
-from pipeline.validation import drift, manifest
+from pipeline.ingest.ingest import ingest
+from pipeline.validation import manifest
 from pipeline.validation.config import ValidateConfig
+from pipeline.validation.drift import drift
 from pipeline.validation.evaluate import evaluate, tables
 from pipeline.validation.expectations import expectations
-from pipeline.validation.near_duplicates import near_groups, near_pairs
-from pipeline.validation.probe import probe
-from pipeline.validation.scan import Limits, scan
+from pipeline.validation.probe.probe import probe
+from pipeline.validation.probe.scan import Limits, scan
 from pipeline.validation.tables import FACTS, FILES
-from pipeline.validation.verdict import Policy, judge
+from pipeline.validation.verdict.near_duplicates import near_groups, near_pairs
+from pipeline.validation.verdict.verdict import Policy, judge
 
 Result = dict[str, Any]
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.validation_mutations --count 20000 --json benchmarks/results/FILE.json
 
-The files are ``tests.pipeline.validation.mutations`` 0 to count - 1, the same on every machine. They go through the
-worker processes that `simclr run` uses, with its limits; every tenth goes through others again, for the same row.
+The files are ``tests.pipeline.validation.corpus.mutations`` 0 to count - 1, the same on every machine. They go through
+the worker processes that `simclr run` uses, with its limits; every tenth goes through others again, for the same row.
 """
 
 import argparse
@@ -17,10 +17,10 @@ from typing import Any
 import psutil
 
 from pipeline.validation.config import ValidateConfig
-from pipeline.validation.facts import read_facts
-from pipeline.validation.pool import Failure, isolated_map
-from pipeline.validation.probe import probe
-from tests.pipeline.validation.mutations import mutation
+from pipeline.validation.probe.facts import read_facts
+from pipeline.validation.probe.pool import Failure, isolated_map
+from pipeline.validation.probe.probe import probe
+from tests.pipeline.validation.corpus.mutations import mutation
 
 WORKERS = 2
 AGAIN = 10  # one file of so many is probed twice

@@ -24,9 +24,9 @@ from torchvision.models import VisionTransformer
 
 import deploy  # noqa: F401  # switches onnxruntime's telemetry off
 from deploy.processor import int8_instruction
-from simclr_core.encoder import build_encoder
-from simclr_core.onnx_graph import ServedEncoder, export_graph
-from simclr_core.quantize import int8_graphs
+from simclr_core.export.onnx_graph import ServedEncoder, export_graph
+from simclr_core.export.quantize import int8_graphs
+from simclr_core.model.encoder import build_encoder
 
 SIDE = 224
 CALIBRATION_IMAGES = 32

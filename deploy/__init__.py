@@ -17,13 +17,25 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 from deploy.errors import DeployError, ImageError
+from deploy.moved import keep_old_names
+
+keep_old_names(
+    "deploy",
+    {
+        "cli": "index_cli:index serve_cli:serve",
+        "folders": "folder embedding_writers unfinished progress",
+        "images": "preprocess image_faults jpeg_scans inputs",
+        "search": "index index_files:files index_export:export exact_search:exact approximate_search:approximate "
+        "few_shot",
+    },
+)
 
 if TYPE_CHECKING:
     from deploy.encoder import Embeddings, Encoder, Prediction, load
-    from deploy.index import Index
+    from deploy.search.index import Index
 else:
     _MODULES = dict.fromkeys(("Embeddings", "Encoder", "Prediction", "load"), "deploy.encoder") | {
-        "Index": "deploy.index"
+        "Index": "deploy.search.index"
     }
 
     def __getattr__(name: str) -> Any:

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from deploy.artifact import identity, verify
 from deploy.errors import BundleFormatError
-from deploy.preprocess import Preprocessing
+from deploy.images.preprocess import Preprocessing
 
 FORMAT_VERSION = 2
 READABLE = (1, FORMAT_VERSION)  # 1 has neither variants nor a temperature

@@ -6,7 +6,7 @@
         store(part.sources, part.vectors)                # any number of images in bounded memory
     encoder.classify("cat.jpg", top_k=3)[0].labels       # ('cat', 'dog', 'fox')
 
-Whatever the input is, it goes through ``deploy.preprocess``, as in training.
+Whatever the input is, it goes through ``deploy.images.preprocess``, as in training.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from deploy.bundle import FP32, Bundle, read_bundle
 from deploy.errors import ArgumentError, GoldenMismatchError, ImageError, MissingHeadError
-from deploy.inputs import Picture, Pixels, as_iterable, is_single, read_ahead
+from deploy.images.inputs import Picture, Pixels, as_iterable, is_single, read_ahead
 from deploy.processor import CPU_PROVIDER, choose_variant
 from deploy.registry import version
 from deploy.session import available_cpus, open_session

@@ -50,7 +50,7 @@ from pathlib import Path
 import numpy as np
 import tritonclient.http as triton
 from deploy.encoder import l2_normalised
-from deploy.preprocess import Preprocessing, decode
+from deploy.images.preprocess import Preprocessing, decode
 
 pixels = Preprocessing(size={size}, resize={resize}).apply(decode(Path("cat.jpg").read_bytes()))
 images = triton.InferInput({input}, [1, {size}, {size}, 3], "UINT8")

@@ -6,7 +6,7 @@ import sys
 def main() -> None:
     """Start the command line; where only the base package is installed, say what is missing."""
     try:
-        from pipeline.cli import run_cli
+        from pipeline.cli.main import run_cli
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in ("pipeline", "simclr_core", "deploy"):
             raise

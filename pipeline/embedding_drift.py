@@ -30,13 +30,13 @@ from pipeline.errors import ValidationError
 from pipeline.params import EmbeddingDriftConfig, read
 from pipeline.stage import run_stage
 from pipeline.validation import manifest
-from pipeline.validation.calibration import CLASSIFIER
-from pipeline.validation.distances import Array
-from pipeline.validation.embeddings import MMD, NOVEL, Comparison, compare, most_novel
-from pipeline.validation.thumbnails import TILE, contact_sheet
+from pipeline.validation.drift.calibration import CLASSIFIER
+from pipeline.validation.drift.distances import Array
+from pipeline.validation.drift.embeddings import MMD, NOVEL, Comparison, compare, most_novel
+from pipeline.validation.report.thumbnails import TILE, contact_sheet
 from pipeline.workspace import Workspace
+from simclr_core.data.shards import ShardedImages
 from simclr_core.reporter import emit, record_timing
-from simclr_core.shards import ShardedImages
 
 Verdict = Literal["none", "drift", "not judged"]
 

@@ -63,7 +63,7 @@ class EmbeddingDriftConfig(Block):
 
 
 class RetrainingConfig(Block):
-    """When new images start a run by themselves; see ``pipeline.decide``."""
+    """When new images start a run by themselves; see ``pipeline.retraining.decide``."""
 
     sources: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = ("inbox",)  # folders, globs, fsspec URLs
     schedule: str = "0 3 * * 0"  # cron: every Sunday at three

@@ -24,14 +24,14 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from deploy.artifact import publish
-from deploy.preprocess import canonicalise, open_image
+from deploy.images.preprocess import canonicalise, open_image
 from pipeline.errors import GateError
+from pipeline.ingest.raw import read_bytes
 from pipeline.params import read
-from pipeline.raw import read_bytes
 from pipeline.stage import run_stage
 from pipeline.workspace import Workspace
+from simclr_core.data.shards import UNLABELLED, DatasetCard, Sample, portions, write_card, write_shards
 from simclr_core.reporter import emit, record_timing
-from simclr_core.shards import UNLABELLED, DatasetCard, Sample, portions, write_card, write_shards
 
 LOSSLESS_UP_TO = 128  # pixels of the longer side; below it PNG costs little, and 8-pixel JPEG blocks would be large
 DECODE_BYTES = 64_000_000  # raw bytes handed to the threads at a time; bounds memory

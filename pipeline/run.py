@@ -18,13 +18,13 @@ from dagster._core.storage.tags import MAX_RETRIES_TAG
 
 from pipeline.defs import build_definitions
 from pipeline.defs.raw_images import RawImagesConfig
-from pipeline.dvc.assets import ForeseenFailure
+from pipeline.defs.stage_assets import ForeseenFailure
+from pipeline.defs.translator import RAW_IMAGES, asset_key
 from pipeline.dvc.client import Outcome
 from pipeline.dvc.project import load
-from pipeline.dvc.translator import RAW_IMAGES, asset_key
 from pipeline.errors import StageFailedError
-from pipeline.instance import opened
-from pipeline.launcher import PROCESS, RUN, identify, reap
+from pipeline.runs.instance import opened
+from pipeline.runs.launcher import PROCESS, RUN, identify, reap
 from pipeline.workspace import Workspace
 
 RAW_STAGE = "raw_images"

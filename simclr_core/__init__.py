@@ -1,4 +1,22 @@
 """SimCLR in PyTorch: from prepared image shards to a pretrained, evaluated, fine-tuned and exported encoder.
 
-Importing this package, or its config, shards and order modules, does not import torch.
+Importing this package, its configuration, or ``data.shards`` and ``data.order`` does not import torch.
 """
+
+from deploy.moved import keep_old_names
+
+keep_old_names(
+    "simclr_core",
+    {
+        "augmentation": "augmentations color_jitter gaussian_blur random_resized_crop",
+        "data": "shards dataset pixel_cache order subsets",
+        "evaluation": "features knn linear_probe logistic_regression linear_eval finetune embedding_map calibration "
+        "served_accuracy compare",
+        "export": "onnx_graph quantize variants trained model_card sbom latency",
+        "loss": "nt_xent objective momentum_queue",
+        "model": "encoder projection_head batch_norm gradient_checkpointing",
+        "monitoring": "diagnostics history trackers embedding_board",
+        "pretraining": "pretrain training batches collapse checkpoint checkpoint_writer pretrained initial replay "
+        "augment_sheet precision compilation choices",
+    },
+)

@@ -27,6 +27,17 @@ from deploy.errors import DeployError
 from simclr_core.errors import SimclrError
 from simclr_core.reporter import fail
 
+STAGES = {
+    "initial": "simclr_core.pretraining.initial",
+    "augment-sheet": "simclr_core.pretraining.augment_sheet",
+    "pretrain": "simclr_core.pretraining.pretrain",
+    "linear_eval": "simclr_core.evaluation.linear_eval",
+    "finetune": "simclr_core.evaluation.finetune",
+    "export": "simclr_core.export.export",
+    "compare": "simclr_core.evaluation.compare",
+    "latency": "simclr_core.export.latency",
+    "replay": "simclr_core.pretraining.replay",
+}
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
@@ -58,7 +69,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
         count = launch.processes()
         if count > 1:
             return launch.launch(count, arguments)
-    stage = import_module(f"simclr_core.{options.stage.replace('-', '_')}")
+    stage = import_module(STAGES[options.stage])
     if options.stage == "finetune":
         stage.run(options.workspace, options.fraction)
     elif options.stage == "augment-sheet":

@@ -12,8 +12,8 @@ import yaml
 from PIL import Image
 
 import deploy.failpoint
-from simclr_core import initial
-from simclr_core.shards import DatasetCard, Sample, write_card, write_shards
+from simclr_core.data.shards import DatasetCard, Sample, write_card, write_shards
+from simclr_core.pretraining import initial
 
 # A shell that starts the tests in the background lets them ignore SIGINT, and so would every process they interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

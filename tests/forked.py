@@ -4,7 +4,7 @@ import multiprocessing
 
 # Of DVC also what its commands import only when they run.
 IMPORTED = """
-simclr_core.checkpoint simclr_core.encoder torch torch.distributed torch.multiprocessing torch.testing
+simclr_core.pretraining.checkpoint simclr_core.model.encoder torch torch.distributed torch.multiprocessing torch.testing
 configobj dvc._debug dvc.cachemgr dvc.cli.parser dvc.data_cloud dvc.dirs dvc.lock dvc.repo.add dvc.repo.artifacts
 dvc.repo.brancher dvc.repo.datasets dvc.repo.graph dvc.repo.index dvc.repo.metrics dvc.repo.open_repo dvc.repo.params
 dvc.repo.plots dvc.repo.push dvc.repo.stage dvc.repo.trie dvc.repo.worktree dvc.rwlock dvc.scm dvc.utils.strictyaml

@@ -28,9 +28,9 @@ def imported(statement: str) -> set[str]:
     ("statement", "absent"),
     [
         ("import pipeline.definitions", {"torch", "great_expectations", "onnxruntime", "pandas"}),
-        ("import pipeline.cli", {"torch", "great_expectations", "onnxruntime", "dagster", "dvc"}),
+        ("import pipeline.cli.main", {"torch", "great_expectations", "onnxruntime", "dagster", "dvc"}),
         ("import pipeline.validation", {"torch", "dagster", "great_expectations"}),
-        ("import simclr_core.config, simclr_core.shards, simclr_core.order", {"torch", "dagster", "dvc"}),
+        ("import simclr_core.config, simclr_core.data.shards, simclr_core.data.order", {"torch", "dagster", "dvc"}),
         ("import deploy", {"torch", "PIL", "onnxruntime", "pydantic", "yaml"}),
     ],
 )

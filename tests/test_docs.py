@@ -22,8 +22,8 @@ from dvc.cli import DvcParserError
 from dvc.cli import parse_args as parse_dvc
 from pydantic import BaseModel, ValidationError
 
-from deploy.cli import _parser as deploy_parser
-from pipeline.cli import simclr
+from deploy.cli.main import _parser as deploy_parser
+from pipeline.cli.main import simclr
 from pipeline.params import BLOCKS
 from pipeline.validation.reasons import REASONS, RELEASABLE
 

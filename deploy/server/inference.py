@@ -1,9 +1,9 @@
 """A subset of the Open Inference Protocol v2, so that clients of KServe and Triton work.
 
 One input, ``images``: BYTES [n], encoded images (base64 text in JSON), or UINT8 [n, size, size, 3], pixels as
-``deploy.preprocess`` leaves them. Outputs, FP32: ``embedding`` [n, dim], of length 1, and ``probabilities`` [n, labels]
-of a model with labels. Tensors travel as JSON or by the binary extension. Where an image cannot be read its rows are
-NaN (null in JSON) and the response's parameter ``errors`` says why.
+``deploy.images.preprocess`` leaves them. Outputs, FP32: ``embedding`` [n, dim], of length 1, and, of a model with
+labels, ``probabilities`` [n, labels]. Tensors travel as JSON or by the binary extension. Where an image cannot be read
+its rows are NaN (null in JSON) and the response's parameter ``errors`` says why.
 https://github.com/open-inference/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
 """
 

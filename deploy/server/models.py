@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from deploy.artifact import identity
 from deploy.encoder import Encoder, l2_normalised, load
 from deploy.errors import DeployError, IndexMismatchError
-from deploy.preprocess import decode
+from deploy.images.preprocess import decode
 from deploy.registry import resolve
 from deploy.server.metrics import Metrics
 
@@ -59,7 +59,7 @@ def load_model(root: Path, threads: int | None, variant: str, index: Path | None
     encoder.verify()
     if index is None:
         return Model(encoder)
-    from deploy.index import Index
+    from deploy.search.index import Index
 
     try:
         return Model(encoder, Index.open(index, encoder))

@@ -10,7 +10,7 @@ from pipeline.defs.expectations import expectation_checks
 from pipeline.defs.raw_images import raw_images
 from pipeline.defs.release import champion, released_encoder
 from pipeline.defs.retraining import build_retraining, freshness, retrain
-from pipeline.dvc.assets import dvc_assets
+from pipeline.defs.stage_assets import dvc_assets
 from pipeline.workspace import Workspace
 
 

@@ -4,8 +4,8 @@ from statistics import fmean
 
 import dagster as dg
 
-from pipeline.defs.champion_gates import latency_budget, low_label, old_index, representation, size_budget
-from pipeline.defs.gate import Evidence, gate
+from pipeline.gates.champion import latency_budget, low_label, old_index, representation, size_budget
+from pipeline.gates.evidence import Evidence, gate
 
 
 @gate("data/manifest", rejects=False)

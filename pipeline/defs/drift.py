@@ -6,8 +6,8 @@ own statistics is the expectation ``no_drift`` of the data contract.
 
 import dagster as dg
 
-from pipeline.defs.gate import Evidence
-from pipeline.dvc.translator import POOL, asset_key
+from pipeline.defs.translator import POOL, asset_key
+from pipeline.gates.evidence import Evidence
 from pipeline.workspace import Workspace
 
 REPORT = "reports/embedding_drift.json"

@@ -10,8 +10,8 @@ from typing import Any
 
 import dagster as dg
 
-from pipeline.defs.gate import Evidence
-from pipeline.dvc.translator import POOL, asset_key
+from pipeline.defs.translator import POOL, asset_key
+from pipeline.gates.evidence import Evidence
 from pipeline.validation.config import ValidateConfig
 from pipeline.validation.expectations import Expectation, expectations
 from pipeline.workspace import Workspace

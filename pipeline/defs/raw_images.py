@@ -7,9 +7,9 @@ import dagster as dg
 
 from pipeline.defs.launchpad import LaunchConfig, launch_config
 from pipeline.defs.retraining import DATA
-from pipeline.dvc.assets import foreseen
+from pipeline.defs.stage_assets import foreseen
+from pipeline.defs.translator import POOL, RAW_IMAGES
 from pipeline.dvc.project import RAW, read_tracked
-from pipeline.dvc.translator import POOL, RAW_IMAGES
 from pipeline.errors import PipelineError
 from pipeline.workspace import Workspace
 
@@ -36,10 +36,10 @@ def raw_images(
     With nothing new the data version stays.
     """
     # Here, because a code location has to load quickly and these bring numpy and fsspec.
-    from pipeline.ingest import ingest
+    from pipeline.ingest.ingest import ingest
+    from pipeline.maintenance.storage import require_space
     from pipeline.params import override, read
-    from pipeline.storage import require_space
-    from pipeline.validation.overrides import settle
+    from pipeline.validation.verdict.overrides import settle
 
     with foreseen():
         override(workspace, config.settings())
@@ -63,8 +63,8 @@ def raw_images(
 
 def _sign(context: dg.AssetExecutionContext, workspace: Workspace) -> None:
     """Write on the run which images it trains on, so that no trigger starts another one for the same."""
-    from pipeline.inbox import survey
     from pipeline.params import read
+    from pipeline.retraining.inbox import survey
 
     try:
         digest = survey(workspace, read(workspace).retraining.sources).digest

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
-from pipeline.dvc.assets import foreseen
+from pipeline.defs.stage_assets import foreseen
+from pipeline.defs.translator import POOL, RAW_IMAGES, SOURCES, asset_key
 from pipeline.dvc.project import CHAMPION, read_tracked
-from pipeline.dvc.translator import POOL, RAW_IMAGES, SOURCES, asset_key
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
-    from pipeline.release import Released
+    from pipeline.release.release import Released
 
 RELEASED = dg.AssetKey("released_encoder")
 DATA_VERSION = "dagster/data_version"
@@ -31,7 +31,7 @@ SHORT = 12  # digits of a hash that people compare
 )
 def champion(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult[None]:
     """Pin what is released now, after the images are there and before anything is computed from them."""
-    from pipeline.champion import pin
+    from pipeline.release.champion import pin
 
     with foreseen():
         pinned = pin(workspace)
@@ -68,7 +68,7 @@ def released_encoder(
     context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
 ) -> Iterator[dg.MaterializeResult[None]]:
     """Release the candidate, once all gates have passed; a materialization for each time that another one serves."""
-    from pipeline.release import release
+    from pipeline.release.release import release
 
     with foreseen():
         done = release(workspace, _passed(context))
@@ -102,7 +102,7 @@ def promote_version(
     context: dg.OpExecutionContext, config: PromoteConfig, workspace: dg.ResourceParam[Workspace]
 ) -> None:
     """Let a released version serve."""
-    from pipeline.release import promote
+    from pipeline.release.release import promote
 
     with foreseen():
         _report(context, workspace, promote(workspace, config.version))
@@ -111,7 +111,7 @@ def promote_version(
 @dg.op
 def roll_back(context: dg.OpExecutionContext, config: RollbackConfig, workspace: dg.ResourceParam[Workspace]) -> None:
     """Let an earlier version serve again."""
-    from pipeline.release import rollback
+    from pipeline.release.release import rollback
 
     with foreseen():
         _report(context, workspace, rollback(workspace, config.version))
@@ -120,7 +120,7 @@ def roll_back(context: dg.OpExecutionContext, config: RollbackConfig, workspace:
 @dg.op
 def list_releases(context: dg.OpExecutionContext, workspace: dg.ResourceParam[Workspace]) -> None:
     """Say which versions there are."""
-    from pipeline.release import listing
+    from pipeline.release.release import listing
 
     with foreseen():
         _show(context, str(listing(workspace)))
@@ -129,7 +129,7 @@ def list_releases(context: dg.OpExecutionContext, workspace: dg.ResourceParam[Wo
 @dg.op
 def diff_releases(context: dg.OpExecutionContext, config: DiffConfig, workspace: dg.ResourceParam[Workspace]) -> None:
     """Say what changed between two versions."""
-    from pipeline.release import diff
+    from pipeline.release.release import diff
 
     with foreseen():
         _show(context, str(diff(workspace, config.one, config.other)))
@@ -182,8 +182,8 @@ def _shown(instance: dg.DagsterInstance) -> tuple[str | None, object]:
 
 
 def _told(workspace: Workspace, done: "Released") -> dict[str, dg.MetadataValue | str | float]:
-    from pipeline.release import describe
-    from pipeline.release_facts import comparison
+    from pipeline.release.facts import comparison
+    from pipeline.release.release import describe
 
     about = describe(workspace, done.version)
     return {

@@ -1,7 +1,7 @@
 """What starts the job `retrain`: a sensor for new images, a schedule, or a person.
 
-Both triggers ask ``pipeline.decide``, and both are off until they are switched on in the UI. The schedule takes
-whatever is there; the sensor waits until it is worth while, and until nobody is copying any more.
+Both triggers ask ``pipeline.retraining.decide``, and both are off until they are switched on in the UI. The schedule
+takes what is there; the sensor waits for enough new images, and until no file has arrived for some minutes.
 """
 
 import json
@@ -12,10 +12,10 @@ from typing import Any
 
 import dagster as dg
 
-from pipeline.decide import Champion, Inbox, LastRun, Policy, Run, Skip, decide
 from pipeline.defs.failures import explain
 from pipeline.errors import ParamsError
 from pipeline.params import RetrainingConfig
+from pipeline.retraining.decide import Champion, Inbox, LastRun, Policy, Run, Skip, decide
 from pipeline.workspace import Workspace
 from simclr_core.params import read_block
 
@@ -118,7 +118,7 @@ def last_run(instance: dg.DagsterInstance, digest: str) -> LastRun | None:
 def _decide(
     workspace: Workspace, instance: dg.DagsterInstance, found: Inbox, now: datetime, policy: Policy
 ) -> Run | Skip:
-    from pipeline.champion import released
+    from pipeline.release.champion import released
 
     current = released(workspace)
     champion = Champion(current.name) if current else None
@@ -158,7 +158,7 @@ def _parse(cursor: str | None) -> dict[str, Any]:
 
 
 def _survey(workspace: Workspace) -> Inbox:
-    from pipeline.inbox import survey  # brings fsspec and its file systems
+    from pipeline.retraining.inbox import survey  # brings fsspec and its file systems
 
     return survey(workspace, _read(workspace).sources)
 

@@ -18,21 +18,22 @@ import polars as pl
 from PIL import Image
 
 from deploy.artifact import publish, write_atomically
+from pipeline.ingest.raw import read_tar, tars
 from pipeline.params import read
-from pipeline.raw import read_tar, tars
 from pipeline.stage import run_stage
-from pipeline.validation import manifest, overrides
+from pipeline.validation import manifest
 from pipeline.validation.config import ValidateConfig
-from pipeline.validation.drift import judge as judge_drift
+from pipeline.validation.drift.drift import judge as judge_drift
 from pipeline.validation.evaluate import evaluate, tables
 from pipeline.validation.expectations import expectations
-from pipeline.validation.pool import isolated_map
-from pipeline.validation.probe import thumbnail
-from pipeline.validation.report import ACCEPTED, gallery, render, shown, summary
-from pipeline.validation.scan import Limits, scan
-from pipeline.validation.thumbnails import choose, contact_sheet
-from pipeline.validation.thumbnails import read as read_thumbnail
-from pipeline.validation.verdict import Policy, judge
+from pipeline.validation.probe.pool import isolated_map
+from pipeline.validation.probe.probe import thumbnail
+from pipeline.validation.probe.scan import Limits, scan
+from pipeline.validation.report.report import ACCEPTED, gallery, render, shown, summary
+from pipeline.validation.report.thumbnails import choose, contact_sheet
+from pipeline.validation.report.thumbnails import read as read_thumbnail
+from pipeline.validation.verdict import overrides
+from pipeline.validation.verdict.verdict import Policy, judge
 from pipeline.workspace import Workspace
 from simclr_core.reporter import emit, record_timing
 

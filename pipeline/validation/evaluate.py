@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from polars import selectors
 
-from pipeline.validation import data_docs
-from pipeline.validation.drift import Drift
+from pipeline.validation.drift.drift import Drift
 from pipeline.validation.expectations import COLUMNS, NO_REASON, Expectation, Severity
+from pipeline.validation.report import data_docs
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,9 +15,9 @@ from functools import partial
 from itertools import chain
 from typing import Any, Literal
 
-from deploy.image_faults import FORMATS
+from deploy.images.image_faults import FORMATS
 from pipeline.validation.config import ValidateConfig
-from pipeline.validation.facts import Facts
+from pipeline.validation.probe.facts import Facts
 from pipeline.validation.reasons import DARK_P99, LIGHT_P05, REASONS
 
 Severity = Literal["critical", "warning", "info"]

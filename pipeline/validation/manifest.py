@@ -14,7 +14,7 @@ from pathlib import Path
 import PIL
 import polars as pl
 
-from pipeline.validation.probe import PROBE_VERSION
+from pipeline.validation.probe.probe import PROBE_VERSION
 from pipeline.validation.tables import ACCEPTED, MANIFEST, QUARANTINE
 
 PART_ROWS = 250_000

@@ -19,8 +19,8 @@ from PIL import Image
 
 from deploy.artifact import publish
 from deploy.bundle import FORMAT_VERSION, Bundle, Head, graph_promise, write_bundle
-from deploy.index import Index
-from deploy.preprocess import Preprocessing
+from deploy.images.preprocess import Preprocessing
+from deploy.search.index import Index
 from deploy.session import METADATA
 
 SIZE, DIM = 8, 5

@@ -22,7 +22,7 @@ import deploy
 from deploy.artifact import publish
 from deploy.bundle import Bundle, graph_promise, write_bundle
 from deploy.encoder import compare, l2_normalised
-from deploy.preprocess import Preprocessing
+from deploy.images.preprocess import Preprocessing
 from deploy.session import METADATA
 from tests.browser import Page, browser
 from tests.deploy.conftest import encoded, make_card

@@ -17,7 +17,7 @@ import deploy
 from deploy.bundle import Bundle
 from deploy.encoder import Encoder
 from deploy.errors import ArgumentError, GoldenMismatchError, ImageError, MissingHeadError
-from deploy.preprocess import Preprocessing
+from deploy.images.preprocess import Preprocessing
 from tests.deploy.conftest import DIM, MIXING, SIZE, embedding_of, encoded, features_of, make_bundle, noise
 
 PREPROCESSING = Preprocessing(SIZE, SIZE + 2)

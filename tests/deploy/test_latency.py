@@ -10,7 +10,7 @@ import deploy
 from deploy import latency
 from deploy.encoder import Encoder
 from deploy.errors import ArgumentError
-from deploy.preprocess import decode
+from deploy.images.preprocess import decode
 
 
 def test_percentiles_are_of_single_images_in_milliseconds(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import deploy
-from deploy.cli import main
+from deploy.cli.main import main
 from deploy.errors import MissingArtifactError, RegistryError
 from deploy.registry import CURRENT, resolve, version
 

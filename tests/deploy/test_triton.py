@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from deploy.artifact import verify
 from deploy.bundle import MODEL, Bundle, Variant
-from deploy.cli import main
+from deploy.cli.main import main
 from deploy.encoder import load
 from deploy.errors import ArgumentError
 from deploy.triton import export_triton

@@ -13,6 +13,9 @@ from pipeline import workspace as workspaces
 from pipeline.workspace import Workspace
 from tests.conftest import CLASSES, TINY_PARAMS, draw, encode
 from tests.pipeline import warm_dvc
+from tests.pipeline.small_graph import graph
+
+__all__ = ["graph"]
 
 
 @pytest.fixture(scope="session", autouse=True)

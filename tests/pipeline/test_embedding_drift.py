@@ -28,10 +28,10 @@ from pipeline.errors import ValidationError
 from pipeline.sample.make import ARCHIVE
 from pipeline.validation import manifest
 from pipeline.workspace import Workspace
-from simclr_core.shards import Sample, write_shards
+from simclr_core.data.shards import Sample, write_shards
 from tests.conftest import TINY_PARAMS, draw, encode
 from tests.deploy.conftest import encoded, make_card, noise
-from tests.pipeline.validation.manifests import row, table
+from tests.pipeline.validation.corpus.manifests import row, table
 
 SIZE, DIM = 8, 96
 Pixels = NDArray[np.uint8]

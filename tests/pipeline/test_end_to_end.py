@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 import deploy
-from pipeline import summary
+from pipeline.cli import summary
+from pipeline.cli.status import describe_workspace
 from pipeline.dvc.client import Outcome
 from pipeline.run import run
-from pipeline.status import describe_workspace
 from pipeline.workspace import Workspace, executable
 
 STAGES = {

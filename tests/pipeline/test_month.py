@@ -16,9 +16,9 @@ import yaml
 from PIL import Image
 
 import deploy
-from pipeline import registry
 from pipeline.defs import build_definitions
-from pipeline.release import rollback
+from pipeline.release import registry
+from pipeline.release.release import rollback
 from pipeline.workspace import Workspace
 from tests.conftest import CLASSES, TINY_PARAMS, draw, encode
 from tests.pipeline.conftest import put

@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from deploy.preprocess import canonicalise, decode, open_image
+from deploy.images.preprocess import canonicalise, decode, open_image
 from pipeline import prepare
 from pipeline.errors import GateError
-from pipeline.ingest import ingest
-from pipeline.raw import read_batches
+from pipeline.ingest.ingest import ingest
+from pipeline.ingest.raw import read_batches
 from pipeline.workspace import Workspace
-from simclr_core.shards import ShardedImages, read_card
+from simclr_core.data.shards import ShardedImages, read_card
 from tests.conftest import CLASSES, draw, encode
 from tests.pipeline.conftest import put
 

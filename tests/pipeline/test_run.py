@@ -14,14 +14,14 @@ import psutil
 import pytest
 from dagster._core.storage.tags import MAX_RETRIES_TAG
 
-from pipeline.cli import run_cli
+from pipeline.cli.main import run_cli
 from pipeline.dvc.client import Outcome, exclusive
 from pipeline.errors import BusyError, DvcError, IngestError, StageFailedError
-from pipeline.instance import opened
-from pipeline.launcher import PROCESS, identify
 from pipeline.run import run
+from pipeline.runs.instance import opened
+from pipeline.runs.launcher import PROCESS, identify
 from pipeline.workspace import Workspace
-from tests.pipeline.test_checks import PRETRAIN
+from tests.pipeline.gates.test_checks import PRETRAIN
 
 # The first stages of the real graph, in seconds.
 GRAPH = """
@@ -172,7 +172,7 @@ def test_an_error_that_an_asset_shows_as_a_failure_keeps_its_kind(
     def fail(*_: object) -> None:
         raise StageFailedError("stage prepare: no luck")
 
-    monkeypatch.setattr("pipeline.dvc.assets.repro", fail)
+    monkeypatch.setattr("pipeline.defs.stage_assets.repro", fail)
     with pytest.raises(StageFailedError, match=r"^stage prepare: no luck$"):
         run(graph, ["prepare"])
 

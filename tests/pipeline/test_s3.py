@@ -15,8 +15,8 @@ from deploy.artifact import publish, verify
 from pipeline.dvc import cache
 from pipeline.dvc.client import add, execute
 from pipeline.errors import DvcError
-from pipeline.fsck import check
-from pipeline.ingest import ingest
+from pipeline.ingest.ingest import ingest
+from pipeline.maintenance.fsck import check
 from pipeline.workspace import Workspace
 from tests.conftest import draw, encode
 

@@ -24,11 +24,11 @@ from pipeline.defs.alerts import describe
 from pipeline.dvc.client import execute
 from pipeline.dvc.project import load
 from pipeline.errors import DvcError, IngestError, StageFailedError
-from pipeline.instance import opened
-from pipeline.launcher import _processes
 from pipeline.run import run
-from pipeline.web import _context
-from pipeline.web_answers import clean
+from pipeline.runs.instance import opened
+from pipeline.runs.launcher import _processes
+from pipeline.ui.web import _context
+from pipeline.ui.web_answers import clean
 from pipeline.workspace import Workspace
 from tests.pipeline.test_run import graph
 
@@ -57,7 +57,7 @@ stages:
 DEFINITIONS = """
 import os, sys
 import dagster as dg
-from pipeline.dvc.assets import foreseen
+from pipeline.defs.stage_assets import foreseen
 from pipeline.errors import DvcError
 
 SECRET = os.environ["MY_TOKEN"]

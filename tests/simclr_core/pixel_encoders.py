@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from deploy.artifact import publish
 from deploy.bundle import FORMAT_VERSION, Bundle, graph_promise, write_bundle
-from deploy.preprocess import Preprocessing
+from deploy.images.preprocess import Preprocessing
 from deploy.session import METADATA
 from tests.conftest import draw, encode
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from simclr_core.lars import LARS, TRUST_COEFFICIENT, parameter_groups
-from simclr_core.nt_xent import nt_xent
+from simclr_core.loss.nt_xent import nt_xent
 
 
 def small_network() -> nn.Module:

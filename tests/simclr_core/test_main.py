@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from deploy.errors import MissingArtifactError
-from simclr_core import finetune, pretrain, replay
 from simclr_core.__main__ import main
+from simclr_core.evaluation import finetune
+from simclr_core.pretraining import pretrain, replay
 
 
 @pytest.fixture(autouse=True)

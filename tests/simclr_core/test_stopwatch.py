@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from simclr_core import stopwatch
-from simclr_core.nt_xent import nt_xent
+from simclr_core.loss.nt_xent import nt_xent
 from simclr_core.stopwatch import PARTS, Stopwatch, part, timed, with_exchange
 
 CPU = torch.device("cpu")

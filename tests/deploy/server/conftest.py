@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from deploy.artifact import publish, write_atomically
 from deploy.bundle import Bundle, write_bundle
-from deploy.preprocess import Preprocessing
+from deploy.images.preprocess import Preprocessing
 from deploy.server.app import application
 from deploy.server.connection import DrainingServer, make_server
 from deploy.server.engine import Engine

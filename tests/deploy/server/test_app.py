@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.index import Index
+from deploy.search.index import Index
 from deploy.server.models import load_model
 from tests.deploy.conftest import DIM, LABELS, embedding_of, encoded, features_of, make_bundle, noise
 from tests.deploy.server.conftest import IMAGE, PREPROCESSING, Gate, Running, read_all, running

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from deploy.cli.serve import TOKEN_LENGTH, build, read_token, register
 from deploy.errors import ArgumentError, DeployError
-from deploy.index import Index
-from deploy.serve_cli import TOKEN_LENGTH, build, read_token, register
+from deploy.search.index import Index
 from tests.deploy.conftest import DIM, noise
 from tests.deploy.server.conftest import IMAGE
 from tests.deploy.server.test_drain import served

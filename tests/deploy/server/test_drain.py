@@ -20,7 +20,7 @@ from tests.deploy.server.conftest import HOST, IMAGE, Gate, head, read_all, runn
 
 PROGRAM = """
 import argparse, sys
-from deploy.serve_cli import register
+from deploy.cli.serve import register
 parser = argparse.ArgumentParser()
 register(parser.add_subparsers())
 options = parser.parse_args(["serve", *sys.argv[1:]])

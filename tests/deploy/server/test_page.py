@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.index import Index
+from deploy.search.index import Index
 from deploy.server.models import Model, load_model
 from deploy.server.page import page
 from tests.browser import browser

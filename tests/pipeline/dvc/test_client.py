@@ -21,7 +21,7 @@ from pipeline.dvc import processes
 from pipeline.dvc.client import Outcome, add, changed_stages, exclusive, execute, repro
 from pipeline.errors import BusyError, DvcError, StageFailedError
 from pipeline.workspace import Workspace
-from tests.pipeline.dvc.conftest import log_of, write_graph
+from tests.pipeline.small_graph import log_of, write_graph
 
 
 def write_stage(workspace: Workspace, command: str, out: str = "out") -> Workspace:

@@ -10,7 +10,7 @@ from pipeline.dvc.client import repro
 from pipeline.dvc.project import Out, load, overlap, read_lock, read_tracked
 from pipeline.errors import DvcError
 from pipeline.workspace import Workspace
-from tests.pipeline.dvc.conftest import GRAPH, write_graph
+from tests.pipeline.small_graph import GRAPH, write_graph
 
 
 def test_a_matrix_is_one_stage_for_each_combination(graph: Workspace) -> None:

@@ -16,12 +16,12 @@ import yaml
 
 from deploy.artifact import identity, publish
 from deploy.bundle import Bundle, write_bundle
-from deploy.preprocess import Preprocessing, decode
-from pipeline import champion
+from deploy.images.preprocess import Preprocessing, decode
 from pipeline import workspace as workspaces
 from pipeline.dvc import client
 from pipeline.params import override
-from pipeline.release import release
+from pipeline.release import champion
+from pipeline.release.release import release
 from pipeline.workspace import Workspace
 from tests.conftest import TINY_PARAMS
 from tests.deploy.conftest import MIXING, SIZE, make_bundle, make_card, make_model

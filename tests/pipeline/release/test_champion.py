@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from deploy.artifact import identity, verify
-from pipeline import champion
 from pipeline.dvc import client
 from pipeline.errors import BusyError, DvcError
-from pipeline.release import release, rollback
+from pipeline.release import champion
+from pipeline.release.release import release, rollback
 from pipeline.workspace import Workspace
 from tests.pipeline.release.conftest import dvc, store
 

@@ -9,10 +9,10 @@ import dagster as dg
 import pytest
 
 from deploy.artifact import identity
-from pipeline import registry
 from pipeline.defs.release import JOBS, RELEASED, PromoteConfig, RollbackConfig, champion, released_encoder
+from pipeline.defs.translator import asset_key
 from pipeline.dvc.project import read_tracked
-from pipeline.dvc.translator import asset_key
+from pipeline.release import registry
 from pipeline.workspace import Workspace
 from tests.pipeline.release.conftest import tags
 

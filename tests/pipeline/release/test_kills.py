@@ -10,8 +10,8 @@ import pytest
 
 from deploy.artifact import identity, verify
 from deploy.failpoint import VARIABLE
-from pipeline import champion, registry
-from pipeline.release import promote, release, rollback
+from pipeline.release import champion, registry
+from pipeline.release.release import promote, release, rollback
 from pipeline.workspace import Workspace
 from tests.pipeline.release.conftest import ARTIFACT, compute, git, origin, store, tags
 
@@ -26,7 +26,8 @@ REGISTERED = (
 )
 PROGRAM = """
 import pathlib, sys
-from pipeline import champion, release
+from pipeline.release import champion
+from pipeline.release import release
 from pipeline.workspace import Workspace
 action = {"pin": champion.pin, "release": release.release, "rollback": release.rollback}[sys.argv[1]]
 action(Workspace(pathlib.Path(sys.argv[2])))

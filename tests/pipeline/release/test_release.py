@@ -9,10 +9,11 @@ import pytest
 
 import deploy
 from deploy.artifact import identity, verify
-from pipeline import alerts, candidate, registry
+from pipeline import alerts
 from pipeline.errors import DvcError, ReleaseError
 from pipeline.params import override
-from pipeline.release import listing, promote, release, rollback
+from pipeline.release import candidate, registry
+from pipeline.release.release import listing, promote, release, rollback
 from pipeline.workspace import Workspace, executable
 from tests.pipeline.release.conftest import ARTIFACT, dvc, git, origin, store, tags
 

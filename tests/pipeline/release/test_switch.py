@@ -10,12 +10,13 @@ import time
 import pytest
 
 import deploy
-from deploy.cli import main as deploy_main
-from pipeline import alerts, registry
+from deploy.cli.main import main as deploy_main
+from pipeline import alerts
 from pipeline.dvc import client
 from pipeline.errors import BusyError, DvcError, ReleaseError
 from pipeline.params import override
-from pipeline.release import diff, listing, promote, release, rollback
+from pipeline.release import registry
+from pipeline.release.release import diff, listing, promote, release, rollback
 from pipeline.workspace import Workspace
 from tests.pipeline.release.conftest import ARTIFACT, compute, git, origin, store, tags
 
@@ -113,7 +114,7 @@ def test_one_at_a_time(released: Workspace) -> None:
     with client.exclusive(released.root, "stage pretrain"), pytest.raises(BusyError, match="stage pretrain"):
         release(released)
     code = (
-        "import sys, pathlib, pipeline.registry as r, pipeline.workspace as w\n"
+        "import sys, pathlib, pipeline.release.registry as r, pipeline.workspace as w\n"
         "with r.alone(w.Workspace(pathlib.Path(sys.argv[1])), 'release'): print(flush=True); input()"
     )
     holder = subprocess.Popen(

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import versions
 from pipeline.errors import ReleaseError
 from pipeline.git import Git
+from pipeline.release import versions
 from tests.pipeline.release.conftest import git
 
 LATER = datetime(2100, 1, 1, tzinfo=UTC)

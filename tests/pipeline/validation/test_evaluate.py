@@ -11,12 +11,12 @@ import polars as pl
 import pytest
 
 from pipeline.validation.config import ValidateConfig
-from pipeline.validation.drift import Drift, Shape
+from pipeline.validation.drift.drift import Drift, Shape
 from pipeline.validation.evaluate import Outcome, evaluate, passed, tables
 from pipeline.validation.expectations import expectations
 from pipeline.validation.tables import MANIFEST
 from tests.pipeline.validation.contract_oracle import oracle
-from tests.pipeline.validation.manifests import row, statistic, table
+from tests.pipeline.validation.corpus.manifests import row, statistic, table
 
 Tables = dict[str, pl.LazyFrame]
 Change = Callable[[pl.DataFrame], pl.DataFrame]

@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.validation import manifest
-from pipeline.validation.facts import Facts
-from pipeline.validation.probe import PROBE_VERSION, probe
+from pipeline.validation.probe.facts import Facts
+from pipeline.validation.probe.probe import PROBE_VERSION, probe
 from pipeline.validation.tables import ACCEPTED, FACTS, MANIFEST, QUARANTINE
-from pipeline.validation.verdict import Policy, judge
-from tests.pipeline.validation.contents import POLICY, File, crowd, image, seen, tables
-from tests.pipeline.validation.corpus import encoded, picture
+from pipeline.validation.verdict.verdict import Policy, judge
+from tests.pipeline.validation.corpus.contents import POLICY, File, crowd, image, seen, tables
+from tests.pipeline.validation.corpus.corpus import encoded, picture
 
 ROOT = Path(__file__).parents[3]
 
@@ -161,7 +161,7 @@ def test_the_order_of_the_files_changes_no_byte(tmp_path: Path) -> None:
 CROWD = """
 import sys
 from pathlib import Path
-from tests.pipeline.validation.contents import crowd
+from tests.pipeline.validation.corpus.contents import crowd
 from tests.pipeline.validation.test_manifest import built, written
 files, contents = crowd(4, files=8000, pictures=2000, batches=5)
 written(Path(sys.argv[1]), built(files, contents, quarantine_near_copies=True))

@@ -17,7 +17,7 @@ from pipeline.errors import ValidationError
 from pipeline.validation import manifest
 from pipeline.validation.__main__ import run
 from pipeline.workspace import Workspace, find
-from tests.pipeline.validation.corpus import bad_kinds, encoded, good_kinds, picture, write_batch
+from tests.pipeline.validation.corpus.corpus import bad_kinds, encoded, good_kinds, picture, write_batch
 
 REPORTS = ("validation.json", "validation.html", "data_docs.html", "quarantine.png")
 OUTPUTS = ("data/manifest", *(f"reports/{name}" for name in REPORTS))
@@ -252,8 +252,8 @@ def test_bytes_that_changed_or_vanished_are_quarantined(workspace: Workspace, ra
 
 
 def test_a_crashing_decoder_costs_one_file(workspace: Workspace, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.validation import scan
-    from tests.pipeline.validation import faults
+    from pipeline.validation.probe import scan
+    from tests.pipeline.validation.corpus import faults
 
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
     monkeypatch.setattr(scan, "probe", faults.probe_that_dies_of_killers)

@@ -1,0 +1,184 @@
+"""`simclr-deploy index search duplicates few-shot export-index`: make an index, look into it, and take it elsewhere."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.bundle import FP32
+from deploy.encoder import Encoder, load
+from deploy.errors import ArgumentError
+from deploy.folders.folder import image_files
+from deploy.folders.progress import Progress
+from deploy.search.export import STORES, export_index
+from deploy.search.few_shot import FewShot
+from deploy.search.files import Part
+from deploy.search.index import Index
+
+DONE, FAILED = 0, 1
+
+
+def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the commands."""
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], summary: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        command.set_defaults(run=run)
+        return command
+
+    command = add("index", index, "make an index of images, or of embeddings, to search in")
+    _add_bundle(command)
+    command.add_argument("out", type=Path, metavar="OUT", help="directory to make")
+    command.add_argument("images", type=Path, nargs="*", metavar="IMAGE", help="image files, or folders to search")
+    source_help = "instead of images: directories that `embed` made, or other indexes"
+    command.add_argument("--from", dest="sources", type=Path, nargs="+", metavar="DIR", default=[], help=source_help)
+    command.add_argument("--approximate", action="store_true", help="also for approximate search (extra `search`)")
+    command.add_argument("--replace", action="store_true", help="the index that is there already")
+
+    command = add("search", search, "print which images of an index are nearest to each given one")
+    _add_bundle(command)
+    command.add_argument("index", type=Path, metavar="INDEX", help="made by `index` with the same bundle")
+    _add_images(command)
+    command.add_argument("-k", type=int, default=10, metavar="K", help="how many; default: 10")
+    command.add_argument("--approximate", action="store_true", help="much faster among millions; may miss a few")
+
+    command = add("duplicates", duplicates, "print pairs of images in an index that are as good as the same")
+    command.add_argument("index", type=Path, metavar="INDEX", help="made by `index`")
+    command.add_argument("--threshold", type=float, default=0.98, metavar="COSINE", help="or more; default: 0.98")
+    command.add_argument("--json", action="store_true", help="one line of JSON for each pair")
+
+    command = add("few-shot", few_shot, "classify images by a handful of examples of each class")
+    _add_bundle(command)
+    command.add_argument("examples", type=Path, metavar="EXAMPLES", help="a folder with one folder for each class")
+    _add_images(command)
+
+    command = add("export-index", export, "write an index for another vector store")
+    command.add_argument("index", type=Path, metavar="INDEX", help="made by `index`")
+    command.add_argument("store", choices=STORES, help="for an SQL script, lines of JSON, or Parquet")
+    command.add_argument("file", type=Path, metavar="FILE", help="to make; the table of pgvector has its name")
+
+
+def index(options: argparse.Namespace) -> int:
+    if bool(options.images) == bool(options.sources):
+        raise ArgumentError("give either images, or --from and directories of embeddings")
+    failures: list[str] = []
+    files = image_files(options.images) if options.images else []
+    encoder = _encoder(options)
+    if options.sources:
+        Index.merge(options.sources, options.out, encoder, options.approximate, options.replace)
+    else:
+        progress = Progress(len(files), sys.stderr)
+        progress(0)
+        parts, dim = _embedded(encoder, files, failures, progress), encoder.info["dim"]
+        Index.write(options.out, parts, encoder, dim, approximate=options.approximate, replace=options.replace)
+    print(f"{options.out}: {len(Index.open(options.out, verify=False)):,} vectors", file=sys.stderr)
+    return _outcome(failures, len(files))
+
+
+def search(options: argparse.Namespace) -> int:
+    files, encoder = image_files(options.images), _encoder(options)
+    opened = Index.open(options.index, encoder)
+    failures: list[str] = []
+    for names, vectors in _embedded(encoder, files, failures):
+        found = opened.search(vectors, options.k, approximate=options.approximate)
+        for path, ids, scores in zip(names, found.ids, found.scores, strict=True):
+            if options.json:
+                print(json.dumps({"path": path, "neighbours": _neighbours(ids, scores)}))
+            else:
+                lines = (f"{score:8.4f}  {_shown(name)}" for name, score in zip(ids, scores, strict=True))
+                print(_shown(path), *lines, sep="\n")
+    return _outcome(failures, len(files))
+
+
+def duplicates(options: argparse.Namespace) -> int:
+    count = 0
+    for pair in Index.open(options.index).duplicates(options.threshold):
+        count += 1
+        if options.json:
+            print(json.dumps({"ids": [pair.first, pair.second], "cosine": round(pair.cosine, 6)}))
+        else:
+            print(f"{pair.cosine:.4f}  {_shown(pair.first)}  {_shown(pair.second)}")
+    print(f"{count:,} pairs with a cosine of {options.threshold} or more", file=sys.stderr)
+    return DONE
+
+
+def few_shot(options: argparse.Namespace) -> int:
+    files, examples = image_files(options.images), _examples(options.examples)
+    encoder = _encoder(options)
+    classifier = FewShot(encoder.embed(list(examples)).vectors, list(examples.values()))
+    print(f"{len(examples)} examples of {len(classifier.labels)} classes; {classifier.summary}", file=sys.stderr)
+    failures: list[str] = []
+    for names, vectors in _embedded(encoder, files, failures):
+        for path, shares in zip(names, classifier.predict(vectors), strict=True):
+            label = classifier.labels[int(shares.argmax())]
+            if options.json:
+                rounded = [round(float(share), 6) for share in shares]
+                shown = dict(zip(classifier.labels, rounded, strict=True))
+                print(json.dumps({"path": path, "label": label, "shares": shown}))
+            else:
+                print(f"{shares.max():.4f}  {_shown(label)}  {_shown(path)}")
+    return _outcome(failures, len(files))
+
+
+def export(options: argparse.Namespace) -> int:
+    opened = Index.open(options.index)
+    export_index(opened, options.store, options.file)
+    print(f"{options.file}: {len(opened):,} vectors", file=sys.stderr)
+    return DONE
+
+
+def _neighbours(ids: list[str], scores: NDArray[np.float32]) -> list[dict[str, object]]:
+    return [{"id": name, "score": round(float(score), 6)} for name, score in zip(ids, scores, strict=True)]
+
+
+def _embedded(
+    encoder: Encoder, files: list[str], failures: list[str], progress: Callable[[int], None] | None = None
+) -> Iterator[Part]:
+    """Paths and vectors of the images that can be read; the others are reported and added to ``failures``."""
+    done = 0
+    for part in encoder.embed_iter(files, on_error="skip"):
+        for position, error in part.errors.items():
+            failures.append(part.sources[position])
+            print(f"skipped {_shown(part.sources[position])}: {' '.join(str(error).split())}", file=sys.stderr)
+        yield [source for source, ok in zip(part.sources, part.ok, strict=True) if ok], part.vectors
+        done += len(part.sources)
+        if progress:
+            progress(done)
+
+
+def _examples(folder: Path) -> dict[str, str]:
+    """The class of each example by its path."""
+    if not folder.is_dir():
+        raise ArgumentError(f"{folder}: no such folder; give one with a folder of example images for each class")
+    classes = sorted(inner for inner in folder.iterdir() if inner.is_dir())
+    return {file: inner.name for inner in classes for file in image_files([inner])}
+
+
+def _encoder(options: argparse.Namespace) -> Encoder:
+    return load(options.bundle, options.threads, variant=options.variant)
+
+
+def _outcome(failures: list[str], total: int) -> int:
+    if failures:
+        print(f"error: {len(failures)} of {total} images could not be read", file=sys.stderr)
+    return FAILED if failures else DONE
+
+
+def _shown(text: str) -> str:
+    """On one line, whatever a file is called."""
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
+def _add_bundle(command: argparse.ArgumentParser) -> None:
+    command.add_argument("bundle", type=Path, metavar="BUNDLE", help="directory of a bundle, or a registry")
+    command.add_argument("--threads", type=int, metavar="N", help="to use; default: the cores this process may use")
+    command.add_argument("--variant", default=FP32, help="fp32, another that the bundle has, or auto; default: fp32")
+
+
+def _add_images(command: argparse.ArgumentParser) -> None:
+    command.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files, or folders to search")
+    command.add_argument("--json", action="store_true", help="one line of JSON for each image")

@@ -1,0 +1,144 @@
+"""Embed many image files into a directory that another program can read, however often the work is interrupted.
+
+    vectors.npy ids.csv    float32 [rows, dim], and the path of each row     (format "npy")
+    vectors.csv            path and values, one line an image                (format "csv")
+    vectors.parquet        path, and vector as a list of dim float32         (format "parquet")
+    failures.csv           path, reason, message of the images without a row
+    embedding.json         which bundle made them, and how many there are
+    MANIFEST.sha256        `sha256sum -c` checks the directory
+
+The directory appears when it is complete. Until then finished parts lie beside it in a hidden folder, named by a digest
+of the encoder, the options and the files: the same request goes on after the last part, and ends in the same bytes as
+if it had never stopped. The parts take as much room as the result.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from deploy.artifact import publish
+from deploy.encoder import Encoder
+from deploy.errors import ArgumentError
+from deploy.failpoint import failpoint
+from deploy.folders.embedding_writers import WRITERS, Format, check_format, table
+from deploy.folders.unfinished import discard, finished, read_part, work_folder, write_parts
+from deploy.images.inputs import map_ahead
+from deploy.session import available_cpus
+
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff")
+
+
+def image_files(paths: Iterable[Path]) -> list[str]:
+    """The given files as they are, and those in the given folders with an image suffix, in order of their names.
+
+    Links to folders are not followed.
+
+    Raises:
+        ArgumentError: a path does not exist, or there is no image at all.
+    """
+    files: list[str] = []  # a Path takes four times the memory
+    for path in paths:
+        if path.is_dir():
+            found = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+            images = (os.fspath(file) for file in found if file.suffix.lower() in SUFFIXES)
+            files += sorted(images, key=lambda file: file.replace(os.sep, "\0"))  # folder by folder
+        elif path.exists():
+            files.append(os.fspath(path))
+        else:
+            raise ArgumentError(f"{path}: no such file or folder")
+    if not files:
+        raise ArgumentError(f"no image found; give files, or folders that hold {', '.join(SUFFIXES)}")
+    return files
+
+
+def _ignore(_: object) -> None:
+    pass
+
+
+def embed_files(
+    encoder: Encoder,
+    files: Sequence[str],
+    out: Path,
+    format: Format = "npy",
+    normalize: bool = True,
+    batch_size: int = 8,
+    threads: int | None = None,
+    progress: Callable[[int], None] = _ignore,
+    notice: Callable[[str], None] = _ignore,
+) -> int:
+    """Write the embeddings of ``files`` into the new directory ``out``; return how many files failed.
+
+    Args:
+        encoder: loaded with ``threads=1``. Each of ``threads`` decodes and embeds batches of its own, so that no core
+            waits for another, and the result does not depend on their number.
+        batch_size: of each thread; larger ones take memory and are no faster on a CPU.
+        threads: by default one for each core that this process may use.
+        progress: called with the number of files done, at first with those of an interrupted run.
+        notice: called with a sentence when an interrupted run is continued or dropped.
+
+    Raises:
+        ArgumentError: ``out`` exists, another process is at work on it, or an argument is not allowed.
+        DeployError: the format needs a package that is not installed.
+    """
+    threads = available_cpus() if threads is None else threads
+    for name, value in (("batch_size", batch_size), ("threads", threads)):
+        if value < 1:
+            raise ArgumentError(f"{name}={value}; give 1 or more")
+    check_format(format, files)
+    if out.exists():
+        discard(out)
+        raise ArgumentError(f"{out}: exists already; choose another directory, or remove it")
+    with work_folder(out, _digest(encoder, files, normalize, batch_size), notice) as work:
+        done = sum(len(part) for part in finished(work))
+        if done:
+            notice(f"{done:,} of {len(files):,} files were done by an interrupted run; going on from there")
+        progress(done)
+        starts = range(done, len(files), batch_size)
+        batches = map_ahead(
+            lambda start: encoder.embed(files[start : start + batch_size], batch_size, normalize, "skip", workers=1),
+            starts,
+            threads,
+            ahead=2 * threads,
+        )
+        write_parts(work, batches, done, len(files), progress)
+        return _publish(out, work, files, encoder, format, normalize)
+
+
+def _publish(out: Path, work: Path, files: Sequence[str], encoder: Encoder, format: Format, normalize: bool) -> int:
+    info, rows = encoder.info, 0
+    with publish(out) as folder:
+        with (
+            table(folder / "failures.csv", ["path", "reason", "message"]) as failed,
+            WRITERS[format](folder, info["dim"]) as write,
+        ):
+            for part in finished(work):
+                vectors, ok, failures = read_part(work, part)
+                sources = files[part.start : part.stop]
+                write([source for source, good in zip(sources, ok, strict=True) if good], vectors)
+                bad = [source for source, good in zip(sources, ok, strict=True) if not good]
+                failed.writerows([source, *failure] for source, failure in zip(bad, failures, strict=True))
+                rows += len(vectors)
+        summary = {"bundle": info["id"], "encoder": encoder.id, "name": info["name"], "dim": info["dim"]}
+        summary |= {"normalized": normalize, "rows": rows, "failures": len(files) - rows}
+        (folder / "embedding.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    failpoint("folder.published")
+    return len(files) - rows
+
+
+def _digest(encoder: Encoder, files: Sequence[str], normalize: bool, batch_size: int) -> str:
+    """Everything that the vectors depend on; a file is known by its path, size and time of change."""
+    import onnxruntime
+
+    providers = encoder.info["runtime"]["providers"]
+    request = [encoder.id, providers, onnxruntime.__version__, normalize, batch_size]
+    digest = hashlib.sha256(json.dumps(request).encode())
+    for file in files:
+        try:
+            status = Path(file).stat()
+            state = f"{status.st_size} {status.st_mtime_ns}"
+        except OSError:
+            state = "cannot be read"
+        digest.update(os.fsencode(file) + f"\0{state}\0".encode())
+    return digest.hexdigest()

@@ -1,0 +1,123 @@
+"""What an encoder accepts as an image, and how each kind becomes pixels or a reason why not."""
+
+import os
+import stat
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.errors import ImageError
+from deploy.images.preprocess import MAX_PIXELS, Preprocessing, canonicalise, decode
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from PIL.Image import Image
+
+Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image | NDArray[np.uint8]"
+"""A path, the bytes of an image file, a PIL image, or uint8 RGB pixels [height, width, 3]."""
+
+Pixels: TypeAlias = NDArray[np.uint8] | ImageError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def is_single(images: "Picture | Iterable[Picture]") -> bool:
+    """One image, as opposed to an iterable of images; an array [n, height, width, 3] is n images."""
+    if isinstance(images, np.ndarray):
+        return images.ndim != 4
+    return isinstance(images, str | bytes | bytearray | memoryview) or not isinstance(images, Iterable)
+
+
+def as_iterable(images: "Picture | Iterable[Picture]") -> Iterable[Picture]:
+    """The given images, or the given image alone."""
+    return [cast("Picture", images)] if is_single(images) else cast("Iterable[Picture]", images)
+
+
+def source_of(picture: Picture, position: int) -> str:
+    """The name under which an input is reported: its path, or ``image <position>``."""
+    return os.fspath(picture) if isinstance(picture, str | os.PathLike) else f"image {position}"
+
+
+def read_ahead(
+    pictures: Iterable[Picture], preprocessing: Preprocessing, workers: int, ahead: int
+) -> Iterator[tuple[str, Pixels]]:
+    """The source and pixels (uint8 [size, size, 3]) of each input, in order, while ``ahead`` more are decoded."""
+    named = ((source_of(picture, position), picture) for position, picture in enumerate(pictures))
+
+    def read(item: tuple[str, Picture]) -> tuple[str, Pixels]:
+        source, picture = item
+        return source, read_pixels(picture, preprocessing)
+
+    return map_ahead(read, named, workers, ahead)
+
+
+def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int) -> Iterator[Result]:
+    """``function`` of each item, in order, while at most ``ahead`` more are computed or wait in ``workers`` threads.
+
+    Threads are enough: Pillow and onnxruntime work without the interpreter lock. One worker is the caller itself.
+    """
+    if workers == 1:
+        yield from map(function, items)
+        return
+    from concurrent.futures import ThreadPoolExecutor  # here, so that `import deploy` stays fast
+
+    pending: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="deploy-decode")
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def read_pixels(picture: Picture, preprocessing: Preprocessing) -> Pixels:
+    """Decode one input and bring it to the encoder's size; what is wrong with it is returned, not raised."""
+    try:
+        return preprocessing.apply(_decoded(picture))
+    except ImageError as error:
+        return error
+
+
+def _decoded(picture: Picture) -> NDArray[np.uint8]:
+    if isinstance(picture, str | os.PathLike):
+        return decode(_file_bytes(Path(picture)))
+    if isinstance(picture, bytes | bytearray | memoryview):
+        return decode(bytes(picture))
+    if isinstance(picture, np.ndarray):
+        if picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0 or picture.dtype != np.uint8:
+            given = f"{picture.dtype} {list(picture.shape)}"
+            raise ImageError(
+                "unsupported_input", f"given an array {given}; give RGB pixels as uint8 [height, width, 3]"
+            )
+        return np.ascontiguousarray(picture)
+    from PIL.Image import Image
+
+    if not isinstance(picture, Image):
+        allowed = "a path, the bytes of a file, a PIL image or an array"
+        raise ImageError("unsupported_input", f"given a value of type {type(picture).__name__}; give {allowed}")
+    if picture.width * picture.height > MAX_PIXELS:
+        raise ImageError("bomb", f"{picture.width} x {picture.height} is over {MAX_PIXELS:,} pixels; make it smaller")
+    return np.array(canonicalise(picture)[0])
+
+
+def _file_bytes(path: Path) -> bytes:
+    try:
+        # Asked first, because reading a pipe or a device may never end.
+        data = path.read_bytes() if stat.S_ISREG(path.stat().st_mode) else None
+    except OSError as error:
+        raise ImageError("io_error", f"cannot be read: {error.strerror}; check the path and its permissions") from error
+    except ValueError as error:  # a null character
+        raise ImageError("io_error", f"not a path: {error}") from error
+    if data is None:
+        raise ImageError("io_error", "not a regular file; give the path of an image file")
+    return data

@@ -1,0 +1,8 @@
+"""The command line ``simclr``: arguments in, lines out.
+
+What the commands do lives in the other rooms; nothing here is imported by them.
+"""
+
+from deploy.moved import names_of
+
+__getattr__ = names_of("pipeline.cli.main")

@@ -1,0 +1,237 @@
+"""``simclr``: everything a person or a scheduler does with a workspace.
+
+Exit codes: 0 done; 1 a stage failed, a gate did not pass, or `doctor` found something; 2 wrong input; 130 interrupted.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from pipeline import workspace as workspaces
+from pipeline.cli.quarantine import quarantine
+from pipeline.cli.release import release
+from pipeline.errors import FORESEEN, GateError, StageFailedError
+from pipeline.recipe import DEFAULT, summaries
+from pipeline.stage import describe, fail
+from pipeline.workspace import Workspace
+
+
+def run_cli() -> int:
+    """Run the command line; foreseen errors become one line on stderr and an exit code."""
+    try:
+        exit_code: int | None = simclr.main(prog_name="simclr", standalone_mode=False)
+    except (StageFailedError, GateError) as error:
+        return fail(str(error), code=1)
+    except FORESEEN as error:
+        return fail(str(error))
+    except click.ClickException as error:
+        return fail(f"{error.format_message()}; see `simclr --help`")
+    except OSError as error:
+        if error.errno is None:
+            raise
+        return fail(describe(error))
+    except (KeyboardInterrupt, click.Abort):
+        return fail("interrupted; run the same command again and it goes on where it was", code=130)
+    return exit_code or 0
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="simclr-pipeline")
+@click.option("--workspace", type=click.Path(path_type=Path), help="The workspace; default: the nearest above here.")
+@click.pass_context
+def simclr(context: click.Context, workspace: Path | None) -> None:
+    """Turn a folder of raw images into an encoder in production.
+
+    \b
+    simclr init my-images                 make a workspace
+    cp -r ~/photos my-images/inbox/unlabeled/
+    cd my-images && simclr run            validate, train, evaluate, export
+    simclr ui                             look at it in Dagster
+    simclr-deploy embed models/bundle photo.jpg
+
+    Exit codes: 0 done; 1 a stage failed or a gate did not pass; 2 wrong input; 130 interrupted.
+    """
+    context.obj = workspace
+
+
+simclr.add_command(quarantine)
+simclr.add_command(release)
+
+
+def _find(context: click.Context) -> Workspace:
+    return workspaces.find(context.find_root().obj)
+
+
+def _recipes() -> str:
+    lines = summaries(workspaces.template("params.yaml").read_text(encoding="utf-8"))
+    return "\b\nRecipes:\n" + "\n".join(f"  {name:<12}  {line}" for name, line in lines.items())
+
+
+@simclr.command(epilog=_recipes())
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--recipe", default=DEFAULT, show_default=True, help="Which params.yaml to begin with.")
+def init(directory: Path, recipe: str) -> None:
+    """Make a workspace in a new or empty folder.
+
+    \b
+    Examples: simclr init my-images
+              simclr init my-photographs --recipe imagenet-r50
+    """
+    workspace = workspaces.create(directory, recipe)
+    click.echo(f"{workspace.root} is ready: put images into inbox/unlabeled, then `simclr run` in it")
+
+
+@simclr.command()
+@click.argument("sources", nargs=-1, metavar="[SRC]...")
+@click.pass_context
+def ingest(context: click.Context, sources: tuple[str, ...]) -> None:
+    """Add the new files of folders, globs or fsspec URLs to the raw images; default: the workspace's inbox.
+
+    A relative SRC is taken from the folder you are in. Nothing of yours is moved or changed.
+
+    \b
+    Examples: simclr ingest
+              simclr ingest ~/photos '~/scans/*.png' s3://bucket/camera-7
+    """
+    from pipeline.ingest.ingest import ingest as ingest_sources
+
+    absolute = [source if "://" in source else str(Path(source).expanduser().absolute()) for source in sources]
+    click.echo(ingest_sources(_find(context), absolute or ("inbox",)))
+
+
+@simclr.command()
+@click.option("--select", "stages", multiple=True, metavar="STAGE", help="Only this stage; may be given again.")
+@click.option("--set", "values", multiple=True, metavar="KEY=VALUE", help="Change params.yaml first.")
+@click.pass_context
+def run(context: click.Context, stages: tuple[str, ...], values: tuple[str, ...]) -> None:
+    """Ingest the inbox and bring every stage up to date, through Dagster; unchanged stages are skipped.
+
+    \b
+    Examples: simclr run
+              simclr run --set pretrain.epochs=100 --set pretrain.temperature=0.2
+              simclr run --select linear_eval --select finetune@0.01
+    """
+    from pipeline import params
+    from pipeline.run import run as run_graph
+
+    workspace = _find(context)
+    workspaces.require_writable(workspace)
+    params.override(workspace, parse_assignments(values))
+    params.read(workspace)
+    run_graph(workspace, stages or None)
+
+
+def parse_assignments(values: Sequence[str]) -> dict[str, str]:
+    """``["a.b=c"]`` → ``{"a.b": "c"}``."""
+    assignments = {}
+    for value in values:
+        key, separator, text = value.partition("=")
+        if not separator or not key:
+            raise click.BadParameter(f"--set {value!r}: must be KEY=VALUE, such as pretrain.epochs=100")
+        assignments[key.strip()] = text
+    return assignments
+
+
+@simclr.command()
+@click.pass_context
+def status(context: click.Context) -> None:
+    """What is ingested, which stages are up to date, and how good the current encoder is."""
+    from pipeline.cli.status import describe_workspace
+
+    click.echo(describe_workspace(_find(context)))
+
+
+@simclr.command()
+@click.argument("directory", type=click.Path(path_type=Path), default=Path("demo"))
+def demo(directory: Path) -> None:
+    """Run everything on a bundled sample of Fashion-MNIST with some damaged files among it; takes some minutes.
+
+    \b
+    Example: simclr demo demo
+    """
+    from pipeline.cli.demo import run_demo
+
+    click.echo(run_demo(directory))
+
+
+@simclr.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Any other needs SIMCLR_UI_PASSWORD.")
+@click.option("--port", default=3000, show_default=True)
+@click.pass_context
+def ui(context: click.Context, host: str, port: int) -> None:
+    """Serve the Dagster UI of the workspace, with its schedule and sensor, until Ctrl-C.
+
+    The processes behind it are watched over and started again one by one. A training goes on when they end, and
+    is found again by the next `simclr ui`.
+    """
+    from pipeline.ui.services import serve
+
+    workspace = _find(context)
+    workspaces.require_writable(workspace)
+    serve(workspace, host, port)
+
+
+@simclr.command()
+@click.option("--cloud", is_flag=True, help="Also from the DVC remote, for good.")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.pass_context
+def gc(context: click.Context, cloud: bool, dry_run: bool) -> None:
+    """Free the disk of what neither the workspace nor any released version needs.
+
+    \b
+    Example: simclr gc --dry-run
+    """
+    from pipeline.maintenance.storage import collect
+
+    click.echo(collect(_find(context), cloud=cloud, dry_run=dry_run))
+
+
+@simclr.command()
+@click.option("--seconds", type=click.FloatRange(min=0), help="Stop after as many, and go on there the next time.")
+@click.option("--older-than-days", default=7.0, show_default=True, help="Pass over what was read since.")
+@click.option("--remote", is_flag=True, help="Also read what released versions have in the DVC remote.")
+@click.pass_context
+def fsck(context: click.Context, seconds: float | None, older_than_days: float, remote: bool) -> None:
+    """Read every versioned byte again and compare its hash; restore what is damaged where that is possible.
+
+    \b
+    Example, for every night: simclr fsck --seconds 3600
+    """
+    from pipeline.maintenance.fsck import check
+
+    report = check(_find(context), seconds=seconds, older_than_days=older_than_days, remote=remote)
+    click.echo(report)
+    if report.lost:
+        raise click.exceptions.Exit(1)
+
+
+@simclr.command()
+@click.pass_context
+def alert(context: click.Context) -> None:
+    """Send a trial alert to every address in the environment, and say which could not be reached."""
+    from pipeline.alerts import configured, send
+
+    workspace = _find(context)
+    addresses = configured()
+    if not addresses:
+        raise click.UsageError("no address in the environment; set SIMCLR_ALERT_WEBHOOK, _SLACK or _EMAIL")
+    problems = send(workspace, "trial", "Trial alert", f"Alerts of {workspace.root.name} arrive here.")
+    click.echo("\n".join(problems) or f"sent to {', '.join(addresses)}")
+    if problems:
+        raise click.exceptions.Exit(1)
+
+
+@simclr.command()
+@click.option("--repair", is_flag=True, help="Mend what can be mended without a person.")
+@click.pass_context
+def doctor(context: click.Context, repair: bool) -> None:
+    """Check this machine and the workspace, and name the command that mends what is wrong."""
+    from pipeline.maintenance.doctor import examine
+
+    named = context.find_root().obj
+    findings = examine(named, repair=repair)
+    for finding in findings:
+        click.echo(str(finding))
+    if not all(finding.healthy for finding in findings):
+        raise click.exceptions.Exit(1)

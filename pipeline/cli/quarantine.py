@@ -1,0 +1,107 @@
+"""``simclr quarantine``: look at what validation has refused, and decide otherwise."""
+
+from datetime import date, datetime
+from pathlib import Path
+
+import click
+
+from pipeline import workspace as workspaces
+from pipeline.workspace import Workspace
+
+names = click.argument("names", nargs=-1, required=True, metavar="HASH|PATH...")
+why = click.option("--why", required=True, help="The reason, for those who come after you.")
+who = click.option("--who", help="Default: the name that Git knows you by.")
+expires = click.option("--expires", type=click.DateTime(["%Y-%m-%d"]), help="The last day on which this holds.")
+
+
+@click.group()
+def quarantine() -> None:
+    """The files that validation has refused: list, show, release, deny, rescan.
+
+    Nothing is ever moved or deleted. Decisions are lines of overrides.csv, by the hash of the bytes.
+
+    \b
+    Examples: simclr quarantine list
+              simclr quarantine show 3f0c92
+              simclr quarantine release 3f0c92 --why "dark on purpose"
+    """
+
+
+@quarantine.command("list")
+@click.option("--reason", help="Only files with this primary reason.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(min=0))
+@click.pass_context
+def list_quarantined(context: click.Context, reason: str | None, limit: int) -> None:
+    """How many files are quarantined for which reason, the first of them, and what people have decided."""
+    from pipeline.validation.quarantine import listing
+
+    click.echo(listing(_find(context), reason, limit))
+
+
+@quarantine.command()
+@click.argument("name", metavar="HASH|PATH")
+@click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Write its bytes there.")
+@click.pass_context
+def show(context: click.Context, name: str, save: Path | None) -> None:
+    """Everything that is known of one content.
+
+    \b
+    Example: simclr quarantine show unlabeled/holiday/0001.jpg --save 0001.jpg
+    """
+    from pipeline.validation.quarantine import details
+
+    click.echo(details(_find(context), name, save))
+
+
+@quarantine.command()
+@names
+@why
+@who
+@expires
+@click.pass_context
+def release(
+    context: click.Context, names: tuple[str, ...], why: str, who: str | None, expires: datetime | None
+) -> None:
+    """Use contents in spite of the reason for which they were refused.
+
+    Possible where there are pixels: not for damaged files, exact copies, or copies of test images.
+    """
+    from pipeline.validation.quarantine import person, release
+
+    click.echo(release(_find(context), names, who or person(), why, _day(expires)))
+
+
+@quarantine.command()
+@names
+@why
+@who
+@expires
+@click.pass_context
+def deny(context: click.Context, names: tuple[str, ...], why: str, who: str | None, expires: datetime | None) -> None:
+    """Refuse contents, whatever the rules say: by hash, by path, or by a file on this disk.
+
+    \b
+    Example: simclr quarantine deny ~/withdrawn/0001.jpg --why "consent withdrawn"
+    """
+    from pipeline.validation.quarantine import deny, person
+
+    click.echo(deny(_find(context), names, who or person(), why, _day(expires)))
+
+
+@quarantine.command()
+@click.argument("names", nargs=-1, metavar="[HASH|PATH]...")
+@click.option("--all", "everything", is_flag=True, help="Every image, not only the quarantined ones.")
+@click.pass_context
+def rescan(context: click.Context, names: tuple[str, ...], everything: bool) -> None:
+    """Forget what is known of quarantined contents, or of those that are named, and validate again."""
+    from pipeline.validation.quarantine import rescan
+
+    click.echo(rescan(_find(context), names, everything, click.echo))
+
+
+def _find(context: click.Context) -> Workspace:
+    return workspaces.find(context.find_root().obj)
+
+
+def _day(moment: datetime | None) -> date | None:
+    return moment.date() if moment else None

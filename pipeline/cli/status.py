@@ -1,0 +1,34 @@
+"""``simclr status``: what is in the workspace, what a run would do, and how good the encoder is."""
+
+from pipeline.cli import summary
+from pipeline.dvc import client
+from pipeline.ingest.raw import batches, read_occurrences
+from pipeline.maintenance import storage
+from pipeline.release import registry
+from pipeline.workspace import Workspace
+
+
+def describe_workspace(workspace: Workspace) -> str:
+    """Some lines for a person; nothing is changed."""
+    raw = batches(workspace.raw)
+    images = len({sha256 for batch in raw for sha256 in read_occurrences(batch)})
+    lines = [f"workspace  {workspace.root}", f"raw        {images:,} images in {len(raw)} batches"]
+    if not raw:
+        return "\n".join([*lines, "next       put images into inbox/unlabeled, then `simclr run`"])
+    changed = client.changed_stages(workspace.root)
+    lines += [f"{name:<10} {'; '.join(reasons)}" for name, reasons in changed.items()]
+    lines.append("next       `simclr run`" if changed else "stages     all up to date")
+    report = summary.collect(workspace)
+    simclr = report["evaluation"]["simclr"]
+    if simclr["knn_top1"] is not None:
+        linear = ", ".join(f"{float(one):.0%} {top1}" for one, top1 in (simclr["linear_top1"] or {}).items())
+        lines.append(f"encoder    top-1: kNN {simclr['knn_top1']}, linear probe by share of labels: {linear}")
+    if report["bundle"]:
+        lines.append(f"bundle     models/bundle, {report['bundle'][:12]}")
+    serving = registry.current(workspace)
+    if serving:
+        lines.append(f"released   {serving} serves from {registry.folder(workspace)}; see `simclr release list`")
+    lines += [f"rejected   {one.candidate} by {one.gate}: {one.reason}" for one in registry.rejections(workspace)[-1:]]
+    parts = (f"{name} {storage.size(count)}" for name, count in storage.usage(workspace).items())
+    lines.append(f"disk       {', '.join(parts)}")
+    return "\n".join(lines)

@@ -1,0 +1,118 @@
+"""The Dagster assets of a workspace, generated from its dvc.yaml: one op for each stage, one asset for each result.
+
+Materialising an asset is ``dvc repro --single-item`` of its stage, so an unchanged stage is skipped and a known one is
+restored. The data version of an asset is DVC's hash of it.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from pipeline.defs.pages import show
+from pipeline.defs.translator import asset_key, asset_spec, charts, facts, op_name, pool
+from pipeline.dvc.client import repro
+from pipeline.dvc.project import Project, Stage, load, read_lock
+from pipeline.errors import FORESEEN
+from pipeline.workspace import Workspace
+
+
+def dvc_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
+    """The assets of every stage of the workspace, in the order of dvc.yaml.
+
+    Raises:
+        DvcError: dvc.yaml has a fault.
+    """
+    project = load(workspace.root)
+    return [stage_assets(workspace, project, stage) for stage in project.stages]
+
+
+def stage_assets(workspace: Workspace, project: Project, stage: Stage) -> dg.AssetsDefinition:
+    """The results of one stage, materialised together by one op."""
+    specs = [asset_spec(project, stage, out) for out in stage.data]
+
+    @dg.multi_asset(name=op_name(stage), specs=specs, pool=pool(stage), op_tags={"dvc/stage": stage.name})
+    def results(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
+        with foreseen():
+            reproduction = repro(
+                workspace.root, stage.name, lambda message: context.log.info(f"{stage.name}: {message}")
+            )
+        context.log.info(f"{stage.name}: {reproduction.outcome} in {reproduction.seconds:.1f} s")
+        recorded = read_lock(workspace.root, stage)
+        seen = pictures(workspace, stage, context.instance)
+        charted = numbers(workspace, stage)
+        for out in stage.data:
+            record, file = recorded[out.path], workspace.root / out.path
+            yield dg.MaterializeResult(
+                asset_key=asset_key(out.path),
+                data_version=dg.DataVersion(record.md5),
+                metadata={
+                    **({file.stem: show(context.instance, file)} if file.suffix == ".html" else {}),
+                    **seen,
+                    **charted,
+                    "dvc/stage": stage.name,
+                    "dvc/outcome": reproduction.outcome.value,
+                    "dvc/seconds": round(reproduction.seconds, 3),
+                    "dvc/size": record.size,
+                    "dvc/md5": record.md5,
+                },
+            )
+
+    return results
+
+
+class ForeseenFailure(dg.Failure):
+    """A failure that the UI shows as one line; ``error`` is what it is to a caller of Python."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error), allow_retries=False)
+        self.error = error
+
+
+@contextmanager
+def foreseen() -> Iterator[None]:
+    """Show an error that says what to do as that, one line in the UI; any other keeps its traceback."""
+    try:
+        yield
+    except FORESEEN as error:
+        raise ForeseenFailure(error) from None
+
+
+def numbers(workspace: Workspace, stage: Stage) -> dict[str, float]:
+    """Those of the stage's numbers that are to be drawn over time, in the order that its ``meta.dagster`` gives them,
+    and its timings if it was computed on this machine."""
+    found: dict[str, float] = {}
+    for path in [*(out.path for out in stage.outs if out.kind == "metric"), *facts(stage)]:
+        found |= dict(_flatten(_read_json(workspace.root / path)))
+    drawn = {name: found[name] for pattern in charts(stage) for name in found if fnmatchcase(name, pattern)}
+    timings = _read_json(workspace.scratch / "timings" / f"{stage.name.replace('@', '-')}.json")
+    return drawn | {f"timing/{name}": number for name, number in _flatten(timings)}
+
+
+def pictures(workspace: Workspace, stage: Stage, instance: dg.DagsterInstance) -> dict[str, dg.MetadataValue]:
+    """The stage's PNG plots, shown on the page of each of its assets."""
+    plots = [workspace.root / out.path for out in stage.outs if out.kind == "plot"]
+    files = [file for plot in plots for file in (sorted(plot.rglob("*.png")) if plot.is_dir() else [plot])]
+    return {file.stem: show(instance, file) for file in files if file.suffix == ".png" and file.is_file()}
+
+
+def _read_json(path: Path) -> Any:
+    """Nothing where there is no JSON: to complain about a broken report is the gate's part."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Every finite number in nested objects, named by the keys that lead to it: ``simclr/knn_top1``."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flatten(inner, f"{name}/{key}" if name else str(key))
+    elif isinstance(value, int | float) and math.isfinite(value):
+        yield name, value

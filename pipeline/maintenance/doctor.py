@@ -1,0 +1,221 @@
+"""``simclr doctor``: is everything here that a run needs, and if not, which command brings it.
+
+simclr doctor --repair       mends what can be mended without a person: torn locks, leftovers, unverified remotes
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from pipeline.errors import BusyError, DvcError, ParamsError, ReleaseError, WorkspaceError
+from pipeline.workspace import Workspace, find, unwritable
+
+PACKAGES = ("dagster", "dvc", "great-expectations", "torch", "torchvision", "onnx", "onnxruntime", "pillow", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        fix: the command or the deed that mends it.
+        warning: it works, but somebody should know.
+    """
+
+    name: str
+    healthy: bool
+    detail: str
+    fix: str = ""
+    warning: bool = False
+
+    def __str__(self) -> str:
+        mark = "FAIL" if not self.healthy else "warn" if self.warning else "ok  "
+        line = f"{mark}  {self.name:<20} {self.detail}"
+        return f"{line}\n      fix: {self.fix}" if mark != "ok  " else line
+
+
+def examine(start: Path | None = None, repair: bool = False) -> list[Finding]:
+    """Everything that can be known without running a stage.
+
+    Args:
+        repair: mend what can be mended without a person; the finding then says that it was.
+    """
+    findings = [_python(), *map(_package, PACKAGES), _antlr(), _tool("git"), _cores(), _accelerator()]
+    try:
+        workspace = find(start)
+    except WorkspaceError as error:
+        return [*findings, Finding("workspace", start is None, str(error), "simclr init DIR")]
+    return [*findings, *_workspace(workspace, repair)]
+
+
+def _python() -> Finding:
+    return Finding(
+        "python",
+        sys.version_info >= (3, 11),
+        sys.version.partition(" ")[0],
+        "make a virtual environment of Python 3.11 or newer",
+    )
+
+
+def _package(name: str) -> Finding:
+    try:
+        return Finding(name, True, version(name))
+    except PackageNotFoundError:
+        return Finding(
+            name, False, "not installed", "pip install --no-deps -r requirements.lock, or `make .venv/installed`"
+        )
+
+
+def _antlr() -> Finding:
+    """DVC pins 4.9 through Hydra, which breaks every string selection of Dagster in silence (dagster#27487)."""
+    fix = "pip install --no-deps antlr4-python3-runtime==4.13.2"
+    try:
+        found = version("antlr4-python3-runtime")
+    except PackageNotFoundError:
+        return Finding("antlr4", False, "not installed", fix)
+    return Finding("antlr4", found.startswith("4.13."), f"{found}, and Dagster needs 4.13", fix)
+
+
+def _tool(name: str) -> Finding:
+    found = shutil.which(name)
+    return Finding(name, found is not None, found or "not found", f"install {name} with this system's package manager")
+
+
+def _cores() -> Finding:
+    return Finding("cores", True, str(len(os.sched_getaffinity(0))))
+
+
+def _accelerator() -> Finding:
+    try:
+        import torch
+    except ImportError as error:
+        return Finding("accelerator", False, f"torch does not load ({error})", "reinstall from requirements.lock")
+    if not torch.cuda.is_available():
+        return Finding("accelerator", True, "none, training runs on the CPU")
+    names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return Finding("accelerator", True, ", ".join(names))
+
+
+def _workspace(workspace: Workspace, repair: bool) -> Iterator[Finding]:
+    from pipeline import params
+
+    yield Finding("workspace", True, str(workspace.root))
+    for folder in unwritable(workspace):
+        yield Finding("writable", False, f"{folder} is not", f"chmod u+rwx '{folder}', or run as its owner")
+    storage = params.StorageConfig()
+    try:
+        storage = params.read(workspace).storage
+        yield Finding("params.yaml", True, "every block is valid")
+    except ParamsError as error:
+        yield Finding("params.yaml", False, str(error), "correct the values named here")
+    yield from _disk(workspace, storage.min_free_gigabytes, storage.max_cache_gigabytes)
+    yield _git(workspace)
+    yield from _locks(workspace.root, repair)
+    yield from _remotes(workspace.root, repair)
+    yield _leftovers(workspace, repair)
+
+
+def _disk(workspace: Workspace, needed: float, budget: float | None) -> Iterator[Finding]:
+    from pipeline.maintenance.storage import GIGABYTE, size, usage
+
+    free = shutil.disk_usage(workspace.root).free
+    yield Finding(
+        "disk",
+        free >= needed * GIGABYTE,
+        f"{size(free)} free",
+        f"free at least {needed:g} GB on this disk; `simclr gc` removes what no version needs",
+    )
+    try:
+        taken = usage(workspace)
+    except DvcError as error:
+        yield Finding("dvc.yaml", False, str(error), "correct the file that is named here")
+        return
+    over = budget is not None and taken["cache"] > budget * GIGABYTE
+    detail = ", ".join(f"{name} {size(count)}" for name, count in taken.items())
+    yield Finding("usage", True, detail, "simclr gc; the next run does it, too", warning=over)
+
+
+def _git(workspace: Workspace) -> Finding:
+    from pipeline.git import Git
+
+    git = Git(workspace.root, "simclr", "simclr@localhost")
+    try:
+        git.require()
+        changed = git.run("status", "--porcelain", "--untracked-files=no").splitlines()
+        branch = git.run("branch", "--show-current")
+    except ReleaseError as error:
+        fix = "restore .git from a clone; a folder that never had one gets it by `git init`, `git add -A`, `git commit`"
+        return Finding("history", False, str(error), fix)
+    notes = [f"{len(changed)} changed files are not committed"] if changed else []
+    notes += [] if branch else ["no branch is checked out"]
+    fix = "git commit --all" if changed else "git switch BRANCH, so that what you commit is not lost"
+    return Finding("history", True, "; ".join(notes) or f"branch {branch}, all committed", fix, warning=bool(notes))
+
+
+def _locks(root: Path, repair: bool) -> Iterator[Finding]:
+    from pipeline.dvc import locks
+
+    name, path = "dvc locks", root / ".dvc" / "tmp" / locks.RWLOCK
+    try:
+        fault = locks.rwlock_fault(root)
+        if fault and repair:
+            locks.rebuild_rwlock(root)
+            yield Finding(name, True, f"{path}: {fault}; it is rebuilt")
+        else:
+            yield Finding(name, not fault, f"{path}: {fault}" if fault else "sound", "simclr doctor --repair")
+    except BusyError as error:
+        yield Finding(name, True, str(error), "try again when it is done", warning=True)
+    try:
+        holder = locks.lock_holder(root)
+        yield Finding("dvc at work", True, holder or "nobody")
+    except DvcError as error:
+        fix = f"rm '{root / '.dvc' / 'tmp' / 'lock'}', when no dvc runs on any machine that shares the workspace"
+        yield Finding("dvc at work", True, str(error), fix, warning=True)
+
+
+def _remotes(root: Path, repair: bool) -> Iterator[Finding]:
+    """Without ``verify``, DVC takes what a remote gives for what was asked."""
+    from pipeline.dvc import cache, client
+
+    try:
+        found = cache.remotes(root)
+    except DvcError as error:
+        yield Finding("remote", False, str(error), "correct .dvc/config or .dvc/config.local")
+        return
+    if not found:
+        fix = "dvc remote add --default NAME URL: until then, this disk has the only copy of everything"
+        yield Finding("remote", True, "none", fix, warning=True)
+    for name, settings in found.items():
+        if settings.get("verify"):
+            yield Finding("remote", True, f"{name}, verified")
+        elif repair:
+            client.execute(root, "remote", "modify", *cache.level(root, name), name, "verify", "true")
+            yield Finding("remote", True, f"{name}: did not verify what it gives, and does now")
+        else:
+            fix = f"dvc remote modify {name} verify true, or `simclr doctor --repair`"
+            yield Finding("remote", False, f"{name} does not verify what it gives: a damaged file would be used", fix)
+
+
+def _leftovers(workspace: Workspace, repair: bool) -> Finding:
+    """What a killed process was about to publish (``deploy.artifact``)."""
+    from pipeline.dvc import client
+
+    name, folders = "leftovers", [workspace.root / folder for folder in ("data", "models", "reports", "registry")]
+    found = [path for folder in folders for path in folder.rglob(".*.partial-*")]
+    outermost = [path for path in found if not any(parent in found for parent in path.parents)]
+    if not outermost:
+        return Finding(name, True, "none")
+    some = f"{len(outermost)} unfinished, such as {outermost[0]}"
+    if not repair:
+        return Finding(name, True, some, "simclr doctor --repair removes them; the next run may, too", warning=True)
+    try:
+        with client.exclusive(workspace.root, "doctor"):
+            for path in outermost:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    except BusyError as error:
+        return Finding(name, True, f"{some}; {error}", "try again when it is done", warning=True)
+    return Finding(name, True, f"{len(outermost)} unfinished ones are removed")

@@ -1,0 +1,258 @@
+"""The disk of a workspace: how much it takes, what can go, and that a run has enough.
+
+    simclr gc --dry-run
+
+Nothing goes that the workspace, a branch or a tag needs, and every released version is a tag.
+"""
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from pipeline.dvc import cache, client
+from pipeline.errors import DvcError, ReleaseError, WorkspaceError
+from pipeline.git import Git
+from pipeline.params import read
+from pipeline.runs.output import outdated
+from pipeline.workspace import Workspace
+
+CANDIDATES = 5  # branches runs/* without a release: the newest keep their data, for a release that was interrupted
+BRANCHES, RETIRED = "refs/heads/runs/", "refs/simclr/retired/"
+ABANDONED_DAYS = 14  # resume checkpoints of a configuration that nobody has trained since
+LOG_DAYS = 90
+GIGABYTE = 1e9
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What was freed, or would be. ``remote_files`` are objects of the DVC remote; their size is not known."""
+
+    files: int
+    bytes: int
+    remote_files: int = 0
+    retired: tuple[str, ...] = ()
+    dry_run: bool = False
+
+    def __str__(self) -> str:
+        verb = "would free at least" if self.dry_run else "freed"
+        parts = [f"{verb} {size(self.bytes)} in {self.files:,} files"]
+        if self.remote_files:
+            parts.append(f"{self.remote_files:,} objects of the DVC remote")
+        if self.retired:
+            parts.append(f"the data of {len(self.retired)} candidates that were never released")
+        return ", ".join(parts)
+
+
+def collect(workspace: Workspace, cloud: bool = False, dry_run: bool = False) -> Collected:
+    """Remove from the cache what neither the workspace nor any branch or tag needs, and scratch that is abandoned.
+
+    A candidate that was never released has a branch ``runs/<id>``. All but the newest become
+    ``refs/simclr/retired/<id>``, which Git keeps and DVC does not see.
+
+    Args:
+        cloud: also from the DVC remote, for good; only if this clone knows every branch and tag of its origin.
+
+    Raises:
+        BusyError: another process holds the workspace.
+        DvcError: a version cannot be read, or the listing of one of its folders is lost: then nothing is removed,
+            because DVC would take the files of that folder for garbage.
+        ReleaseError: ``cloud``, and other clones may need what this one would remove.
+    """
+    root = workspace.root
+    release = read(workspace).release
+    git = Git(root, release.author, release.email)
+    with client.exclusive(root, "gc"):
+        if cloud:
+            _require_certainty(git)
+        retired = _outdated(git)
+        if not dry_run:
+            for name, commit in retired.items():
+                git.set_reference(RETIRED + name, commit)
+                git.run("update-ref", "-d", BRANCHES + name, commit)
+        with cache.opened(root) as objects:
+            folder = objects.folder
+            if not folder.is_relative_to(root):
+                raise DvcError(
+                    f"{folder}: other workspaces may need what is in it; collect with `dvc gc --workspace "
+                    "--all-branches --all-tags --projects DIR`, naming every one of them"
+                )
+            _require_listings(objects)
+        before = _sizes(folder)
+        options = [*(["--cloud"] if cloud else []), *(["--dry"] if dry_run else [])]
+        said = client.execute(root, "gc", "--workspace", "--all-branches", "--all-tags", "--force", *options)
+        gone = _announced(said, before) if dry_run else before.keys() - _sizes(folder).keys()
+        files, freed = len(gone), sum(before[path] for path in gone)
+        for path in chain(_abandoned_runs(workspace), _old_logs(workspace)):
+            files, freed = files + 1, freed + _size(path)
+            if not dry_run:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    return Collected(files, freed, _removed_from_remote(said) if cloud else 0, tuple(retired), dry_run)
+
+
+def require_space(workspace: Workspace) -> Collected | None:
+    """Before a run: collect when the cache is over its budget, and refuse when the disk is too full.
+
+    Returns:
+        What was collected, None when that was not needed.
+
+    Raises:
+        WorkspaceError: less than ``storage.min_free_gigabytes`` are free.
+    """
+    config = read(workspace).storage
+    collected = None
+    if config.max_cache_gigabytes is not None and usage(workspace)["cache"] > config.max_cache_gigabytes * GIGABYTE:
+        collected = collect(workspace)
+    free = shutil.disk_usage(workspace.root).free
+    if free < config.min_free_gigabytes * GIGABYTE:
+        raise WorkspaceError(
+            f"{workspace.root}: {size(free)} free, and a run needs {config.min_free_gigabytes:g} GB (params.yaml, "
+            "storage.min_free_gigabytes); `simclr gc` frees what no version needs, `simclr gc --dry-run` says how much"
+        )
+    return collected
+
+
+def usage(workspace: Workspace) -> dict[str, int]:
+    """Bytes of each part of the workspace; what is linked into the cache counts in both."""
+    root = workspace.root
+    parts = {
+        "cache": [cache_folder(workspace)],
+        "raw": [workspace.raw],
+        "registry": [root / "registry"],
+        "scratch": [workspace.scratch],
+        "history": [root / name for name in ("history", "storage", "schedules", "logs")],
+    }
+    return {name: sum(_size(folder) for folder in folders) for name, folders in parts.items()}
+
+
+def cache_folder(workspace: Workspace) -> Path:
+    """Where DVC keeps its objects and the records of runs."""
+    with cache.opened(workspace.root) as objects:
+        return objects.folder.parents[1]
+
+
+def size(count: float) -> str:
+    """Bytes for a person: ``1.5 GB``."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            break
+        count, unit = count / 1000, "GB" if unit == "MB" else {"bytes": "kB", "kB": "MB"}[unit]
+    return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+
+
+def _outdated(git: Git) -> dict[str, str]:
+    """Name → commit of run branches that were never released, without the newest and the one that is checked out."""
+    tagged = set(git.run("for-each-ref", "--format=%(objectname)%0a%(*objectname)", "refs/tags").split())
+    found = git.run("for-each-ref", "--sort=-committerdate", "--format=%(HEAD) %(objectname) %(refname)", BRANCHES)
+    branches = [line[2:].split(" ") for line in found.splitlines() if not line.startswith("*")]
+    undecided = [(name.removeprefix(BRANCHES), commit) for commit, name in branches if commit not in tagged]
+    return dict(undecided[CANDIDATES:])
+
+
+def _require_certainty(git: Git) -> None:
+    """A remote is shared: what is removed from it may be needed by a version that this clone has not seen."""
+    doubts = []
+    if git.run("rev-parse", "--is-shallow-repository") == "true":
+        doubts.append("this clone is shallow (`git fetch --unshallow`)")
+    if changed := git.run("status", "--porcelain", "--untracked-files=no"):
+        doubts.append(f"{changed.splitlines()[0][3:]} is not committed")
+    if git.has_origin():
+        known = git.run("for-each-ref", "--format=%(objectname)%0a%(*objectname)", "refs/heads", "refs/tags").split()
+        for line in git.run("ls-remote", "--heads", "--tags", "origin", network=True).splitlines():
+            commit, name = line.split("\t")
+            if commit not in known and not _behind(git, commit):
+                doubts.append(f"{name.removesuffix('^{}')} of origin is not here (`git fetch`, and a branch for it)")
+    if doubts:
+        raise ReleaseError(f"the DVC remote is left as it is: {'; '.join(doubts)}; `simclr gc` cleans this cache alone")
+
+
+def _behind(git: Git, commit: str) -> bool:
+    """Whether a branch of this clone has gone on from the commit."""
+    try:
+        return bool(git.run("for-each-ref", "--contains", commit, "refs/heads"))
+    except ReleaseError:  # the commit is not here
+        return False
+
+
+def _require_listings(objects: cache.Cache) -> None:
+    lost = []
+    for md5, uses in objects.uses().items():
+        if md5.endswith(".dir") and objects.children(md5) is None and not objects.fetch(md5):
+            lost.append(f"{min(map(str, uses))} ({md5[:2]}/{md5[2:]})")
+    if lost:
+        raise DvcError(
+            f"nothing was removed: the listing of {'; '.join(sorted(lost)[:3])} is neither in the cache nor in a "
+            "remote, so nobody can say which files it needs; `simclr fsck` looks for a copy; a version that is given "
+            "up for lost has to lose its branch or tag first"
+        )
+
+
+def _announced(said: str, sizes: dict[Path, int]) -> set[Path]:
+    """What ``dvc gc --dry`` says it would remove, of the local cache."""
+    named = {Path(line.removeprefix("Removing ")) for line in said.splitlines() if line.startswith("Removing ")}
+    return named & sizes.keys()
+
+
+def _removed_from_remote(said: str) -> int:
+    lines = [line.split() for line in said.splitlines() if line.endswith(" objects from remote.")]
+    return sum(int(words[1]) for words in lines)
+
+
+def _abandoned_runs(workspace: Workspace) -> Iterator[Path]:
+    for folder in sorted((workspace.scratch / "runs").glob("*/")):
+        if _untouched(folder, ABANDONED_DAYS):
+            with _unlocked(folder.with_suffix(".lock")) as free:
+                if free:
+                    yield folder  # removed by the caller, while the lock is held
+
+
+@contextmanager
+def _unlocked(path: Path) -> Iterator[bool]:
+    """Whether no training holds this lock (``simclr_core.pretraining.checkpoint.locked``); the block holds it then."""
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        except BlockingIOError:
+            free = False
+        yield free
+
+
+def _old_logs(workspace: Workspace) -> Sequence[Path]:
+    folders = [workspace.scratch / "logs", workspace.scratch / "events"]
+    captured = workspace.root.glob("storage/*/compute_logs/*")  # what Dagster has caught of each step
+    of_runs = outdated(workspace.scratch / "logs" / "runs")
+    return of_runs + [
+        file
+        for file in [*(file for folder in folders for file in _files(folder)), *captured]
+        if file not in of_runs and _untouched(file, LOG_DAYS)
+    ]
+
+
+def _untouched(path: Path, days: float) -> bool:
+    newest = max((file.lstat().st_mtime for file in [path, *path.rglob("*")]), default=0.0)
+    return newest < time.time() - days * 24 * 3600
+
+
+def _size(path: Path) -> int:
+    return sum(_sizes(path).values()) if path.is_dir() else path.lstat().st_size if path.exists() else 0
+
+
+def _sizes(folder: Path) -> dict[Path, int]:
+    sizes = {}
+    for file in _files(folder):
+        try:
+            sizes[file] = file.lstat().st_size
+        except FileNotFoundError:  # another process has removed it meanwhile
+            continue
+    return sizes
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for parent, _, names in os.walk(folder):
+        yield from (Path(parent) / name for name in names)

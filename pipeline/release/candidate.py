@@ -1,0 +1,114 @@
+"""Makes a version of the candidate in models/bundle: its data go to the remote, its code and numbers into a commit.
+
+Nothing is tagged before somebody else could get all of it, which is tried.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from deploy.artifact import identity, verify
+from deploy.errors import ArtifactError
+from deploy.failpoint import failpoint
+from pipeline.dvc import client, remote
+from pipeline.errors import ReleaseError
+from pipeline.git import Git
+from pipeline.release import champion, versions
+from pipeline.release.champion import BUNDLE, PRETRAINED
+from pipeline.release.facts import branch
+from pipeline.workspace import Workspace
+
+CLONE = "release"  # in the scratch folder; one at a time, as the caller holds the registry
+
+
+def register(workspace: Workspace, git: Git, bundle: str) -> list[str]:
+    """Push, commit, verify, tag. The caller holds the workspace and the registry.
+
+    Returns:
+        What a person should know.
+
+    Raises:
+        ReleaseError: the workspace has changed since the candidate was made, a fresh clone gives something else, or Git
+            fails.
+        DvcError: the data cannot be sent to the remote, or do not come back from there as they are.
+    """
+    root = workspace.root
+    stale = client.changed_stages(root)
+    if stale:
+        raise ReleaseError(f"{', '.join(sorted(stale))}: changed since the candidate was made; run `simclr run` first")
+    secrets = remote.committed_secrets(root)
+    if secrets:
+        raise ReleaseError(
+            f".dvc/config: holds {', '.join(secrets)}, and is committed; move it with `dvc remote modify --local`, "
+            "remove it there, and consider it known to everybody who has the repository"
+        )
+    store = remote.configured(root)
+    notes = _store(workspace, store)
+    if store:
+        remote.push(root)
+    failpoint("release.pushed")
+    with _origin(git) as reachable:
+        if reachable:
+            git.fetch(champion.history(workspace, git).references)
+    history = champion.history(workspace, git)
+    if history.of_bundle(bundle):  # released from another clone of the workspace
+        return notes
+    commit = git.commit(remote.committed(root), _message(workspace, bundle), branch(bundle))
+    failpoint("release.committed")
+    _verify(git, commit, workspace.scratch / CLONE, bundle, identity(root / PRETRAINED))
+    with _origin(git) as reachable:
+        if reachable:  # before any tag, so that an origin that takes nothing from us is found out in time
+            git.push([f"+refs/heads/{branch(bundle)}"])
+    failpoint("release.verified")
+    versions.register(git, history, commit)
+    failpoint("release.registered")
+    return notes
+
+
+@contextmanager
+def _origin(git: Git) -> Iterator[bool]:
+    """Whether there is an origin; an error of it, in the block, says what can be done."""
+    try:
+        yield git.has_origin()
+    except ReleaseError as error:
+        raise ReleaseError(
+            f"the repository's origin does not cooperate ({error}); nothing was tagged. Give this account the right to "
+            "push there, or keep the releases on this machine: `git remote rename origin upstream`"
+        ) from None
+
+
+def _store(workspace: Workspace, store: str | None) -> list[str]:
+    from pipeline.params import read
+
+    if store:
+        return []
+    advice = "`dvc remote add --default NAME URL` gives it one"
+    if read(workspace).release.require_remote:
+        raise ReleaseError(f"release.require_remote is set and the workspace has no DVC remote; {advice}")
+    return [f"NO DVC REMOTE: its data are in the cache of this machine alone; {advice}"]
+
+
+def _message(workspace: Workspace, bundle: str) -> str:
+    """Of the commit. Automation on the origin is asked to leave it alone: what it would do has been done."""
+    export = json.loads((workspace.reports / "export.json").read_text(encoding="utf-8"))
+    source = export.get("source", PRETRAINED)
+    return f"Results of run {bundle[:12]}\n\nThe encoder was exported from {source}.\n\nBundle: {bundle}\n\n[skip ci]\n"
+
+
+def _verify(git: Git, commit: str, folder: Path, bundle: str, pretrained: str) -> None:
+    """Do what somebody else would do to use this commit, with nothing of this machine but its repository."""
+    with remote.clone(git, commit, folder, (BUNDLE, PRETRAINED), fresh=True) as tree:
+        for path, expected in ((BUNDLE, bundle), (PRETRAINED, pretrained)):
+            try:
+                verify(tree / path)
+            except ArtifactError as error:
+                raise ReleaseError(f"a fresh clone of {commit[:10]} gives a damaged {path}: {error}") from None
+            if identity(tree / path) != expected:
+                raise ReleaseError(f"a fresh clone of {commit[:10]} gives another {path} than the workspace has")
+        command = [sys.executable, "-P", "-m", "deploy.cli", "verify", str(tree / BUNDLE)]
+        replay = subprocess.run(command, capture_output=True, text=True, check=False)
+        if replay.returncode != 0:
+            raise ReleaseError(f"the bundle of {commit[:10]} does not verify: {' '.join(replay.stderr.split())}")

@@ -1,0 +1,151 @@
+"""The champion: the released encoder that the next candidate has to beat, as an explicit input of the graph.
+
+models/champion is a copy of what is released. It moves only at the beginning of a run that has something to compute:
+then it is pinned, so that what a finished run has been compared with stays what it was.
+
+    models/champion/champion.json    version, commit, bundle id, and the reports that were committed with it
+    models/champion/bundle/          copies of the released models/bundle and models/pretrained,
+    models/champion/pretrained/      absent before the first release
+"""
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from deploy.artifact import identity, publish, verify
+from deploy.errors import ArtifactError
+from deploy.failpoint import failpoint
+from pipeline.dvc import client, remote
+from pipeline.dvc.project import CHAMPION
+from pipeline.errors import DvcError, ReleaseError
+from pipeline.git import Git
+from pipeline.release import versions
+from pipeline.workspace import Workspace
+
+BUNDLE, PRETRAINED = "models/bundle", "models/pretrained"
+
+
+@dataclass(frozen=True)
+class Champion:
+    """What models/champion holds; all is None and empty before the first release."""
+
+    version: str | None = None
+    commit: str | None = None
+    bundle: str | None = None
+    reports: dict[str, Any] = field(default_factory=dict)
+
+
+def repository(workspace: Workspace) -> Git:
+    """The Git repository of the workspace, in the name of the bot.
+
+    Raises:
+        ReleaseError: the workspace is no Git repository, or Git is not installed.
+    """
+    from pipeline.params import read
+
+    config = read(workspace).release
+    git = Git(workspace.root, config.author, config.email)
+    git.require()
+    return git
+
+
+def history(workspace: Workspace, git: Git | None = None) -> versions.History:
+    """Every version of this workspace's encoder, as the tags say.
+
+    Raises:
+        ReleaseError: there is no Git repository, or ``export.name`` cannot be a tag.
+    """
+    from pipeline.params import read
+
+    return versions.read(git or repository(workspace), read(workspace).export.name)
+
+
+def released(workspace: Workspace) -> versions.Version | None:
+    """The version that is released now."""
+    return history(workspace).current
+
+
+def reports(git: Git, commit: str) -> dict[str, Any]:
+    """What a commit's reports/*.json say, by name; of the validation only the images, not every expectation."""
+    found = {}
+    for path in git.listing(commit, "reports"):
+        if path.endswith(".json"):
+            found[PurePosixPath(path).stem] = json.loads(git.show(commit, path) or "{}")
+    if "validation" in found:
+        found["validation"] = {"images": found["validation"].get("images", {})}
+    return found
+
+
+def pin(workspace: Workspace) -> Champion:
+    """Bring models/champion up to date with what is released, if a run has something to compute, and track it.
+
+    Raises:
+        ReleaseError: there is no Git repository.
+        DvcError: the released data can be got neither from the cache nor from the remote.
+        BusyError: another process holds the workspace.
+    """
+    with client.exclusive(workspace.root, "champion"):
+        target = workspace.root / CHAMPION
+        pinned = _read(target) or _restore(workspace.root, target)
+        now = released(workspace)
+        moved = pinned is not None and (now.name if now else None) != pinned.version
+        if pinned is None or (moved and client.changed_stages(workspace.root)):
+            pinned = _write(workspace, target, now)
+        failpoint("champion.written")
+        client.add(workspace.root, target)
+    return pinned
+
+
+def _read(target: Path) -> Champion | None:
+    """None where there is nothing, or nothing that can be trusted."""
+    try:
+        verify(target)
+        return Champion(**json.loads((target / "champion.json").read_text(encoding="utf-8")))
+    except (ArtifactError, OSError, ValueError, TypeError):
+        return None
+
+
+def _restore(root: Path, target: Path) -> Champion | None:
+    """What was pinned, when only the folder is gone, as in a fresh clone."""
+    if target.exists() or not target.with_name(f"{target.name}.dvc").exists():
+        return None
+    for command in ("checkout", "pull"):
+        try:
+            client.execute(root, command, f"{CHAMPION}.dvc")
+        except DvcError:
+            continue
+        return _read(target)
+    return None
+
+
+def _write(workspace: Workspace, target: Path, now: versions.Version | None) -> Champion:
+    if now is None:
+        pinned = Champion()
+        with publish(target, replace=True) as work:
+            _write_card(work, pinned)
+        return pinned
+    git = repository(workspace)
+    about = reports(git, now.commit)
+    # What it was itself compared with, and how it was exported, is of no use to its successor.
+    kept = {name: about[name] for name in about if name not in ("compare", "export", "summary")}
+    with remote.clone(git, now.commit, workspace.scratch / "champion", (BUNDLE, PRETRAINED)) as tree:
+        verify(tree / BUNDLE)
+        verify(tree / PRETRAINED)
+        bundle = identity(tree / BUNDLE)
+        if now.bundle and bundle != now.bundle:
+            raise ReleaseError(f"{now.name}: its commit says bundle {now.bundle[:12]}, its data are {bundle[:12]}")
+        pinned = Champion(now.name, now.commit, bundle, kept)
+        with publish(target, replace=True) as work:
+            _write_card(work, pinned)
+            for path in (BUNDLE, PRETRAINED):
+                copy = shutil.copytree(tree / path, work / PurePosixPath(path).name)
+                for file in copy.rglob("*"):
+                    file.chmod(0o755 if file.is_dir() else 0o644)  # what comes from DVC's cache cannot be written
+    return pinned
+
+
+def _write_card(work: Path, champion: Champion) -> None:
+    text = json.dumps(asdict(champion), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    (work / "champion.json").write_text(text, encoding="utf-8")

@@ -1,0 +1,201 @@
+"""What a released version is, read from its commit alone: numbers, lineage, and how it compares with another.
+
+Nothing here depends on the present state of the workspace, so it can be told again at any time, and anywhere.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import yaml
+
+from pipeline.git import Git
+from pipeline.release import champion
+from pipeline.release.registry import Rejection
+from pipeline.release.versions import History, Version
+
+ABSENT = "–"
+RESULTS = ("reports/**", "dvc.lock", "params.yaml", "**/*.dvc")  # what differs between two versions beside the code
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One version: ``metrics`` are percentages of test images, numbers of images, and megabytes; by name."""
+
+    artifact: str
+    version: str
+    commit: str
+    branch: str
+    bundle: str
+    registered: str
+    champion: str | None
+    data: str | None
+    metrics: dict[str, float]
+    compare: dict[str, Any]
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        return iter(asdict(self).items())
+
+
+def branch(bundle: str) -> str:
+    """The branch that holds the commit of a candidate."""
+    return f"runs/{bundle[:12]}"
+
+
+def facts(git: Git, history: History, version: Version) -> Facts:
+    """Everything that is told of a version."""
+    about = champion.reports(git, version.commit)
+    return Facts(
+        artifact=history.artifact,
+        version=version.name,
+        commit=version.commit,
+        branch=branch(version.bundle),
+        bundle=version.bundle,
+        registered=version.registered.isoformat(timespec="seconds"),
+        champion=history.before(version.name),
+        data=_hash(git, version.commit, "data/raw"),
+        metrics=metrics(about),
+        compare=about.get("compare", {}),
+    )
+
+
+def metrics(reports: Mapping[str, Any]) -> dict[str, float]:
+    """The few numbers that an encoder is chosen by, from all that the stages report."""
+    simclr = reports.get("linear_eval", {}).get("simclr", {})
+    found = {
+        "images": reports.get("validation", {}).get("images", {}).get("accepted"),
+        "knn_top1": simclr.get("knn_top1"),
+        **{f"linear_top1/{fraction}": value for fraction, value in (simclr.get("linear_top1") or {}).items()},
+        **{
+            f"finetune_top1/{name.removeprefix('finetune-')}": report.get("top1")
+            for name, report in sorted(reports.items())
+            if name.startswith("finetune-")
+        },
+        "megabytes": reports.get("export", {}).get("megabytes"),
+    }
+    return {name: value for name, value in found.items() if isinstance(value, int | float)}
+
+
+def card(version: Facts, model_card: str) -> str:
+    """The model card of a version, with where it comes from, as Markdown."""
+    rows = [
+        ("version", f"{version.artifact} {version.version}"),
+        ("registered", version.registered),
+        ("bundle", version.bundle),
+        ("commit", f"{version.commit} (branch {version.branch})"),
+        ("raw images", f"{version.metrics.get('images', ABSENT)} accepted, DVC {version.data or ABSENT}"),
+        ("champion before", version.champion or "none, this is the first"),
+    ]
+    lines = [f"# {version.artifact} {version.version}", "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in rows]
+    lines += ["", "## Beside the champion before", "", comparison(version), "", "## Get it again", ""]
+    lines += [f"    git checkout {version.commit}", "    dvc pull", ""]
+    return "\n".join(lines) + (f"\n{model_card}" if model_card else "")
+
+
+def comparison(version: Facts) -> str:
+    """The candidate beside the champion on the same test images, as a Markdown table."""
+    if not version.compare.get("champion"):
+        return str(version.compare.get("reason") or "There was no champion to compare with.")
+    lines = [
+        f"| top-1 % | {version.version} | {version.compare['champion']} | only it is right | only the champion is |",
+        "|---|---|---|---|---|",
+    ]
+    for name in ("knn", "probe"):
+        pair = version.compare.get(name) or {}
+        cells = [pair.get(key, ABSENT) for key in ("candidate", "champion", "candidate_only", "champion_only")]
+        lines.append(f"| {name} | " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Every version, the one that serves, and the candidates that were refused."""
+
+    versions: tuple[Facts, ...]
+    current: str | None
+    serving: str | None
+    rejected: tuple[Rejection, ...]
+
+    def __str__(self) -> str:
+        if not self.versions and not self.rejected:
+            return "nothing has been released yet; `simclr run` releases the first encoder that passes its gates"
+        names = list(dict.fromkeys(name for version in self.versions for name in version.metrics))
+        rows = [["", "version", "registered", *names, "bundle", "commit"]]
+        for version in reversed(self.versions):
+            mark = "*" if version.version == self.current else ""
+            numbers = [_number(version.metrics.get(name)) for name in names]
+            when = version.registered[:16].replace("T", " ")
+            rows.append([mark, version.version, when, *numbers, version.bundle[:12], version.commit[:10]])
+        lines = _align(rows) if self.versions else []
+        if self.serving != self.current:
+            lines.append(
+                f"the registry serves {self.serving or 'nothing'} although {self.current or 'nothing'} is released; "
+                f"`simclr release promote {self.current}` mends it"
+            )
+        lines += [f"rejected {one.candidate} at {one.recorded[:16]}: {one.gate}: {one.reason}" for one in self.rejected]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What changed from one version to the other: name → the value in each."""
+
+    one: Facts
+    other: Facts
+    params: dict[str, tuple[Any, Any]]
+    code: str
+
+    def __str__(self) -> str:
+        pair = (self.one, self.other)
+        rows = [["", *(version.version for version in pair)]]
+        names = dict.fromkeys([*self.one.metrics, *self.other.metrics])
+        rows += [[name, *(_number(version.metrics.get(name)) for version in pair)] for name in names]
+        rows.append(["raw images", *((version.data or ABSENT)[:12] for version in pair)])
+        rows += [[name, *map(_text, values)] for name, values in self.params.items()]
+        rows.append(["commit", *(version.commit[:10] for version in pair)])
+        return "\n".join([*_align(rows), f"code: {self.code or 'the same'}"])
+
+
+def difference(git: Git, one: Facts, other: Facts) -> Difference:
+    """Compare two versions."""
+    before, after = (_params(git, version.commit) for version in (one, other))
+    changed = {
+        name: (before.get(name), after.get(name))
+        for name in dict.fromkeys([*before, *after])
+        if before.get(name) != after.get(name)
+    }
+    return Difference(one, other, changed, git.changes(one.commit, other.commit, RESULTS))
+
+
+def _params(git: Git, commit: str) -> dict[str, Any]:
+    document = yaml.safe_load(git.show(commit, "params.yaml") or "{}") or {}
+    return dict(_flatten(document))
+
+
+def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flatten(inner, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value
+
+
+def _hash(git: Git, commit: str, path: str) -> str | None:
+    document = yaml.safe_load(git.show(commit, f"{path}.dvc") or "{}") or {}
+    outs = document.get("outs") or [{}]
+    md5: str | None = outs[0].get("md5")
+    return md5
+
+
+def _text(value: Any) -> str:
+    return ABSENT if value is None else str(value)
+
+
+def _number(value: float | None) -> str:
+    return ABSENT if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
+
+
+def _align(rows: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,0 +1,140 @@
+"""What waits in the sources, found out by listing them and reading nothing: cheap enough for every minute.
+
+A file is new if no ingest has seen it with its present stamp (``pipeline.ingest.stamps``). What was ingested and never
+trained on, because a person called ``simclr ingest`` or because the run failed, waits as well.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.dvc.project import RAW, read_tracked
+from pipeline.errors import DvcError
+from pipeline.ingest.raw import OCCURRENCES, batches
+from pipeline.ingest.sources import LABELS, Source, list_source
+from pipeline.ingest.stamps import STAMPS, Stamps
+from pipeline.params import IngestConfig
+from pipeline.retraining.decide import Inbox
+from pipeline.workspace import Workspace
+from simclr_core.params import read_block
+
+PREPARED = "data/prepared"
+
+
+def survey(workspace: Workspace, sources: Sequence[str]) -> Inbox:
+    """List the sources and compare with what has been ingested.
+
+    Raises:
+        IngestError: a source does not exist or cannot be listed.
+        ConfigError: ``params.yaml`` has faults.
+    """
+    settle_seconds = read_block(workspace.params, "ingest", IngestConfig).settle_seconds
+    workspace.inbox.mkdir(exist_ok=True)
+    stamps = Stamps(workspace.scratch / STAMPS)
+    raw = read_tracked(workspace.root, RAW).md5 if workspace.raw.with_suffix(".dvc").exists() else ""
+    # Other batches than those that the stamps were taken with: a commit was checked out, say. Then nothing is known.
+    known = stamps if stamps.raw == raw else None
+    listed = [list_source(workspace.root, source, settle_seconds) for source in sources]
+    new = {key: stamp for source in listed for key, stamp in _new(source, known)}
+    recent = [source.files[path].changed for source in listed for path in source.files if (source.base, path) in new]
+    recent += [file.changed for source in listed for file in source.unsettled.values()]
+    new_files = sum(path != LABELS for _, path in new)
+    return Inbox(
+        digest=_digest(raw, new),
+        new_files=new_files,
+        untrained=count_untrained(workspace),
+        known_files=sum(len(source.files) for source in listed) - new_files,
+        unsettled=sum(len(source.unsettled) for source in listed),
+        relabelled=len(new) > new_files,
+        last_change=_latest(recent),
+        drift=_drift(workspace.reports),
+    )
+
+
+def count_untrained(workspace: Workspace) -> int:
+    """Images of the raw batches that the latest pretraining has not seen.
+
+    Batches are only ever added, so those that a stage has read are the first ones, with as many files as dvc.lock says.
+    What is prepared and not trained on is at least the last of these: the run that prepared it has not finished.
+    """
+    stages = _lock(workspace.root / "dvc.lock")
+    prepared, pretrained = stages.get("prepare", {}), stages.get("pretrain", {})
+    folders = batches(workspace.raw)
+    trained = _prefix(folders, _recorded(prepared, "deps", RAW).get("nfiles", 0))
+    if trained and _recorded(pretrained, "deps", PREPARED).get("md5") != _recorded(prepared, "outs", PREPARED).get(
+        "md5"
+    ):
+        trained -= 1
+    return sum(_count_lines(batch / OCCURRENCES) for batch in folders[trained:])
+
+
+def _new(source: Source, stamps: Stamps | None) -> Iterable[tuple[tuple[str, str], str]]:
+    files = source.files if source.labels is None else {**source.files, LABELS: source.labels}
+    for path, file in files.items():
+        if stamps is None or stamps.find(source.base, path, file.stamp) is None:
+            yield (source.base, path), file.stamp
+
+
+def _digest(raw: str, new: dict[tuple[str, str], str]) -> str:
+    content = json.dumps([raw, sorted((*key, stamp) for key, stamp in new.items())])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _latest(times: Iterable[float | None]) -> datetime | None:
+    known = [time for time in times if time is not None]
+    return datetime.fromtimestamp(max(known), UTC) if known else None
+
+
+def _lock(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(path.read_bytes()) if path.exists() else {}
+    except yaml.YAMLError:
+        raise DvcError(f"{path}: is not YAML; bring its last good state back with `git checkout dvc.lock`") from None
+    stages: dict[str, Any] = (document or {}).get("stages", {})
+    return stages
+
+
+def _recorded(stage: dict[str, Any], kind: str, path: str) -> dict[str, Any]:
+    found: Iterable[dict[str, Any]] = (one for one in stage.get(kind, []) if one["path"] == path)
+    return next(iter(found), {})
+
+
+def _prefix(folders: Sequence[Path], files: int) -> int:
+    """How many batches, from the first one on, have this many files together; 0 where no number of them has."""
+    total = 0
+    for number, folder in enumerate(folders, start=1):
+        total += sum(1 for _ in folder.iterdir())
+        if total == files:
+            return number
+    return 0
+
+
+def _count_lines(path: Path) -> int:
+    with path.open("rb") as lines:
+        return sum(1 for _ in lines)
+
+
+def _drift(reports: Path) -> bool:
+    """Whether the images' statistics or the champion's embeddings tell the newest batch from the earlier ones.
+
+    What the embeddings say of an earlier batch than the one that was validated last is out of date.
+    """
+    batch, statistics = _verdict(reports / "validation.json", "drift")
+    embedded, embeddings = _verdict(reports / "embedding_drift.json")
+    return statistics == "drift" or (embeddings == "drift" and batch is not None and embedded == batch)
+
+
+def _verdict(report: Path, *keys: str) -> tuple[Any, Any]:
+    """Batch and verdict. A report that is missing or broken says nothing; to complain about it is the gate's part."""
+    try:
+        content = json.loads(report.read_text(encoding="utf-8"))
+        for key in keys:
+            content = content[key]
+        return content.get("batch"), content["verdict"]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None, None

@@ -1,0 +1,289 @@
+"""Dagster's run launcher: each run is a process of its own, which no other process takes down with it.
+
+    dagster.yaml:  run_launcher: {module: pipeline.runs.launcher, class: ProcessRunLauncher}
+
+Dagster's own launcher makes runs children of the code server; when both are killed, it shows the run as started for
+ever. Here a run is tagged with its process before that process may begin: it waits for its arguments, which it gets
+after the tag is stored. So whoever is killed when: a run that executes can be found, one that cannot does not execute.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+import dagster as dg
+import psutil
+from dagster._cli.api import execute_run_command
+from dagster._core.events import DagsterEvent
+from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, RunLauncher, WorkerStatus
+from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, MAX_RETRIES_TAG, WILL_RETRY_TAG
+from dagster._grpc.types import ExecuteRunArgs
+from dagster._serdes import ConfigurableClass, serialize_value
+from dagster._serdes.config_class import ConfigurableClassData
+
+from deploy.failpoint import failpoint
+from pipeline.redact import redactor
+from pipeline.runs import output
+from pipeline.runs.instance import redacting
+
+PROCESS = "simclr/process"  # tag of a run: the process it runs in
+RUN = "SIMCLR_RUN"  # environment variable of that process and all that come from it: the run's id
+LOGS = Path(".simclr") / "logs" / "runs"
+KILL_SECONDS = 5.0
+OVERLOOKED_SECONDS = 30.0  # after which a relaunch that was announced has not come
+RETRY_ATTEMPTS = 5  # how often a relaunch that Dagster could not make is asked for again
+
+Instance = dg.DagsterInstance
+RunStatus = dg.DagsterRunStatus
+
+
+class ProcessRunLauncher(RunLauncher[Instance], ConfigurableClass):
+    """Starts, interrupts and watches the processes of runs; what they print goes to ``.simclr/logs/runs/``."""
+
+    _inst_data: ConfigurableClassData | None = None
+
+    @property
+    def inst_data(self) -> ConfigurableClassData | None:
+        return self._inst_data
+
+    @classmethod
+    def config_type(cls) -> dict[str, Any]:
+        return {}
+
+    @classmethod
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]) -> Self:
+        assert not config_value, "it has no settings"
+        launcher = cls()
+        launcher._inst_data = inst_data
+        return launcher
+
+    def launch_run(self, context: LaunchRunContext) -> None:
+        run, instance = context.dagster_run, self._instance
+        assert run.job_code_origin, "a run of the queue has an origin"
+        arguments = ExecuteRunArgs(run.job_code_origin, run.run_id, redacting(instance.get_ref()))
+        root = Path(instance.root_directory)
+        with output.started(root, root / LOGS / f"{run.run_id}.log") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "pipeline.runs.launcher"],
+                cwd=root,
+                env={**os.environ, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", RUN: run.run_id},
+                stdin=subprocess.PIPE,
+                stdout=log.stdin,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        assert process.stdin is not None
+        threading.Thread(target=self._await_end, args=(process, log, run.run_id), daemon=True).start()
+        with suppress(BrokenPipeError), process.stdin as channel:
+            failpoint("launcher.spawned")
+            instance.add_run_tags(run.run_id, {PROCESS: identify(process.pid)})
+            failpoint("launcher.tagged")
+            channel.write(serialize_value(arguments).encode())
+
+    def terminate(self, run_id: str) -> bool:
+        """Interrupt the run: its stage saves what it has and ends, and Dagster records the run as canceled."""
+        run = self._instance.get_run_by_id(run_id)
+        if run is None or run.is_finished:
+            return False
+        self._instance.report_run_canceling(run)
+        if alive(run):
+            os.kill(_pid(run), signal.SIGINT)
+        else:
+            close(self._instance, run_id, "Its process was gone already.")
+        return True
+
+    @property
+    def supports_check_run_worker_health(self) -> bool:
+        return True
+
+    def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
+        if PROCESS not in run.tags or alive(run):  # without the tag somebody else launched it, and has to watch it
+            return CheckRunHealthResult(WorkerStatus.RUNNING)
+        close(self._instance, run.run_id, _gone(run))  # Dagster, which would take it for failed, sees that it is closed
+        return CheckRunHealthResult(WorkerStatus.FAILED, _gone(run))
+
+    def get_run_worker_debug_info(self, run: dg.DagsterRun, include_container_logs: bool | None = True) -> str:
+        log = LOGS / f"{run.run_id}.log"
+        said = Path(self._instance.root_directory, log).read_text(errors="replace") if include_container_logs else ""
+        hide = redactor(Path(self._instance.root_directory))  # an earlier version may have written the file
+        state = "runs" if alive(run) else "is gone"
+        return f"Process {run.tags.get(PROCESS, '(none)')} {state}; what it printed, in {log}:\n{hide(said[-2000:])}"
+
+    def _await_end(self, process: "subprocess.Popen[bytes]", log: "subprocess.Popen[bytes]", run_id: str) -> None:
+        """Close the run at once when its process ends without having done so: Dagster's monitor looks less often."""
+        code = process.wait()
+        try:
+            if self.has_instance:
+                close(self._instance, run_id, f"Its process {process.pid} ended with exit code {code}.")
+        finally:
+            log.wait()
+
+
+def reap(instance: Instance, launching: bool = True) -> None:
+    """Close the runs whose process was killed: Dagster would show them as running, and make others wait, for ever.
+
+    Args:
+        launching: a daemon may be at work, so a run that has not begun yet is perhaps being launched just now.
+    """
+    statuses = [RunStatus.STARTED, RunStatus.CANCELING] + ([] if launching else [RunStatus.STARTING])
+    for run in instance.get_runs(dg.RunsFilter(statuses=statuses)):
+        if not alive(run) and (PROCESS in run.tags or run.status is RunStatus.STARTING):
+            close(instance, run.run_id, _gone(run))
+
+
+def stop_runs(instance: Instance, seconds: float) -> list[str]:
+    """Interrupt the runs that go on here, and wait until they have saved what they have; returns their ids.
+
+    What does not end in time is killed. Dagster takes them for lost, and launches them again when its daemon is back.
+    A run at somebody's terminal is left alone.
+    """
+    statuses = [RunStatus.STARTING, RunStatus.STARTED, RunStatus.CANCELING]
+    running = [
+        run
+        for run in instance.get_runs(dg.RunsFilter(statuses=statuses))
+        if alive(run) and run.tags.get(MAX_RETRIES_TAG) != "0"
+    ]
+    for run in running:
+        with suppress(ProcessLookupError):
+            os.kill(_pid(run), signal.SIGINT)
+    deadline = time.monotonic() + seconds
+    while any(map(alive, running)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for run in running:
+        if alive(run):
+            with suppress(ProcessLookupError):
+                os.kill(_pid(run), signal.SIGKILL)
+        close(instance, run.run_id, "The services of the workspace were stopped; it goes on when they are back.")
+    return [run.run_id for run in running]
+
+
+def close(instance: Instance, run_id: str, message: str) -> None:
+    """Record that a run has no process any more, unless its end is recorded; nothing that it started is left."""
+    _end_processes(run_id)
+    run = instance.get_run_by_id(run_id)
+    if run is None or run.is_finished:
+        return
+    if run.status is RunStatus.CANCELING:
+        instance.report_run_canceled(run, message)
+    elif _completed(instance, run):
+        event = DagsterEvent(dg.DagsterEventType.RUN_SUCCESS.value, run.job_name, message=message)
+        instance.report_dagster_event(event, run.run_id)
+    else:
+        instance.report_run_failed(run, message)
+
+
+def _completed(instance: Instance, run: dg.DagsterRun) -> bool:
+    """Killed after its last step: it has not failed, and Dagster refuses to launch it again for no step at all."""
+    if run.execution_plan_snapshot_id is None:
+        return False
+    plan = instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id)
+    done = {entry.step_key for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_SUCCESS)}
+    return bool(done) and done >= set(plan.step_keys_to_execute)
+
+
+def retry_again(instance: Instance, failed_since: float) -> list[str]:
+    """Have the killed runs relaunched whose relaunch failed, because the code server was away; returns their ids.
+
+    Dagster gives up after the first attempt. A new failure event makes it look at the run once more.
+
+    Args:
+        failed_since: seconds since the epoch.
+    """
+    from datetime import UTC, datetime
+
+    failed = dg.RunsFilter(
+        statuses=[RunStatus.FAILURE],
+        tags={WILL_RETRY_TAG: "false"},
+        updated_after=datetime.fromtimestamp(failed_since, UTC),
+    )
+    again = []
+    for run in instance.get_runs(failed):
+        events = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
+        said = [entry.get_dagster_event().message for entry in events]
+        attempts = said.count("Failed to retry run")
+        if 0 < attempts < RETRY_ATTEMPTS and AUTO_RETRY_RUN_ID_TAG not in run.tags:
+            instance.report_run_failed(run, f"Asking for its relaunch again, attempt {attempts + 1}.")
+            again.append(run.run_id)
+    return again + _overlooked(instance, time.time() - OVERLOOKED_SECONDS)
+
+
+def _overlooked(instance: Instance, since: float) -> list[str]:
+    """Dagster stores a failure and then that the run has failed; a daemon that looks in between passes over it."""
+    from datetime import UTC, datetime
+
+    failed = dg.RunsFilter(
+        statuses=[RunStatus.FAILURE],
+        tags={WILL_RETRY_TAG: "true"},
+        updated_before=datetime.fromtimestamp(since, UTC),
+        updated_after=datetime.fromtimestamp(since - 10 * OVERLOOKED_SECONDS, UTC),
+    )
+    found = [run for run in instance.get_runs(failed) if AUTO_RETRY_RUN_ID_TAG not in run.tags]
+    for run in found:
+        instance.report_run_failed(run, "Asking for its relaunch again, which has not come.")
+    return [run.run_id for run in found]
+
+
+def alive(run: dg.DagsterRun) -> bool:
+    """Whether the process that the run is tagged with is there."""
+    return PROCESS in run.tags and run.tags[PROCESS] == identify(_pid(run))
+
+
+def identify(pid: int) -> str:
+    """A process by its number and its start, since numbers are used again; empty when there is none, or a zombie.
+
+    The start is in seconds since the machine's: setting the clock does not change it.
+    """
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return ""
+        return f"{pid}@{process.create_time() - psutil.boot_time():.2f}"
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def _pid(run: dg.DagsterRun) -> int:
+    return int(run.tags[PROCESS].partition("@")[0])
+
+
+def _gone(run: dg.DagsterRun) -> str:
+    return f"Process {run.tags.get(PROCESS, 'of the run')} is gone; it was killed or the machine went down."
+
+
+def _end_processes(run_id: str) -> None:
+    """A killed run cannot end its stage, which would hold the workspace against the run that goes on with it."""
+    deadline = KILL_SECONDS
+    while (left := _processes(run_id)) and deadline > 0:
+        for process in left:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(left, timeout=0.5)
+        deadline -= 0.5
+
+
+def _processes(run_id: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):  # gone meanwhile, or another user's
+            if process.environ().get(RUN) == run_id and process.pid != os.getpid():
+                found.append(process)
+    return found
+
+
+def main() -> None:
+    """The process of a run; see the top of this file."""
+    arguments = sys.stdin.read()
+    if not arguments:
+        sys.exit("error: the process that launched this run is gone; the run is launched again")
+    execute_run_command.main([arguments], standalone_mode=False)
+
+
+if __name__ == "__main__":
+    main()

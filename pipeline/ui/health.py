@@ -1,0 +1,91 @@
+"""Whether a service still does its work: a process that hangs is there, and nobody would start it again."""
+
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import dagster as dg
+
+from pipeline.runs.database import unreachable
+
+
+@dataclass(frozen=True)
+class Health:
+    """When a service counts as hanging.
+
+    Attributes:
+        interval: seconds between two looks.
+        answer: seconds that the web may take for an answer, ``misses`` times in a row.
+        heartbeat: seconds after which the daemon must have given a sign of life.
+    """
+
+    interval: float = 30.0
+    answer: float = 30.0
+    misses: int = 3
+    heartbeat: float = 300.0
+
+
+@dataclass
+class Watch:
+    """Looks after one service from a thread of its own, since to look may take as long as to hang.
+
+    Attributes:
+        look: True when it is well, False when not, None when that cannot be said; for a process so many seconds old.
+        misses: how many times in a row it must not be well.
+    """
+
+    look: Callable[[float], bool | None]
+    interval: float
+    misses: int = 1
+    _missed: int = 0
+    _started: float = 0.0
+    _thread: threading.Thread | None = None
+    _due: float = field(default_factory=time.monotonic)
+
+    def hangs(self, started: float) -> bool:
+        """Whether the process that was started then has to be killed; returns at once."""
+        if started != self._started:
+            self._started, self._missed, self._due = started, 0, time.monotonic() + self.interval
+        if (self._thread is None or not self._thread.is_alive()) and time.monotonic() >= self._due:
+            self._due = time.monotonic() + self.interval
+            self._thread = threading.Thread(target=self._look, args=(started,), daemon=True)
+            self._thread.start()
+        return self._missed >= self.misses
+
+    def _look(self, started: float) -> None:
+        well = self.look(time.monotonic() - started)
+        if started == self._started and well is not None:
+            self._missed = 0 if well else self._missed + 1
+
+
+def watches(instance: dg.DagsterInstance, url: str, health: Health) -> Mapping[str, Watch]:
+    """What is watched of the daemon and the web."""
+
+    def daemon(age: float) -> bool | None:
+        try:
+            beats = [beat.timestamp for beat in instance.get_daemon_heartbeats().values()]
+        except Exception as error:
+            if not unreachable(error):
+                raise
+            return None  # the database is away: that says nothing of the daemon
+        return min(age, time.time() - max(beats, default=0.0)) < health.heartbeat
+
+    return {
+        "daemon": Watch(daemon, min(health.interval, health.heartbeat)),
+        "web": Watch(lambda _: answers(url, health.answer), health.interval, health.misses),
+    }
+
+
+def answers(url: str, seconds: float) -> bool:
+    """Whether the web server there says anything."""
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{url}/server_info", timeout=seconds):
+            return True
+    except urllib.error.HTTPError as refused:
+        refused.close()
+        return True  # it wants a login
+    except OSError:
+        return False

@@ -1,0 +1,104 @@
+"""The guarded UI of a workspace: ``python -m pipeline.ui.web --host 127.0.0.1 --port 3000``, a child of `simclr ui`.
+
+Dagster's web application, once for operators and once read-only for viewers, behind ``pipeline.ui.guard``. It finds the
+code server in ``.simclr/services/workspace.yaml``.
+"""
+
+import argparse
+import os
+import secrets
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import dagster as dg
+import uvicorn
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import WorkspaceFileTarget, WorkspaceLoadTarget
+from dagster_webserver.app import create_app_from_workspace_process_context
+from dagster_webserver.version import __version__
+
+from pipeline.runs.instance import reference
+from pipeline.ui.guard import Application, Guard, Role, read_access
+from pipeline.ui.web_answers import clean
+
+TARGET = Path(".simclr") / "services" / "workspace.yaml"
+SESSION_KEY = Path(".simclr") / "services" / "session.key"
+STATEMENT_MILLISECONDS, POOL_SECONDS, POOL_OVERFLOW = 15_000, 3_600, 20  # as Dagster's own command
+STOP_SECONDS = 2
+RELOAD_SECONDS = 40
+MAX_WEBSOCKET_MESSAGE = 2**20  # bytes
+
+
+class ReloadingContext(WorkspaceProcessContext):
+    """Makes "Reload definitions" a new start of the code server, which its supervisor sees to."""
+
+    def reload_code_location(self, name: str) -> None:
+        def entry() -> object:
+            return self.get_current_workspace().code_location_entries[name]
+
+        before = entry()
+        self.shutdown_code_location(name)
+        deadline = time.monotonic() + RELOAD_SECONDS
+        while entry() is before and time.monotonic() < deadline:  # until its watcher has seen the new one
+            time.sleep(0.2)
+
+
+def serve(root: Path, host: str, port: int) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Raises:
+        ServiceError: the passwords are missing or cannot be read.
+    """
+    access = read_access(host, os.environ, _session_key(root))
+    with ExitStack() as stack:
+        instance = stack.enter_context(dg.DagsterInstance.from_ref(reference(root)))
+        instance.optimize_for_webserver(STATEMENT_MILLISECONDS, POOL_SECONDS, POOL_OVERFLOW)
+        target = WorkspaceFileTarget([str(root / TARGET)])
+
+        def application(read_only: bool) -> Application:
+            context = stack.enter_context(_context(instance, target, read_only))
+            return clean(create_app_from_workspace_process_context(context, live_data_poll_rate=2000), root)
+
+        applications: dict[Role, Application] = {"operator": application(read_only=False)}
+        if "viewer" in access.passwords:
+            applications["viewer"] = application(read_only=True)
+        uvicorn.run(
+            Guard(applications, access),
+            host=host,
+            port=port,
+            log_level="warning",
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=STOP_SECONDS,
+            ws_max_size=MAX_WEBSOCKET_MESSAGE,
+        )
+
+
+def _context(instance: dg.DagsterInstance, target: WorkspaceLoadTarget, read_only: bool) -> WorkspaceProcessContext:
+    return ReloadingContext(instance, target, version=__version__, read_only=read_only)
+
+
+def _session_key(root: Path) -> bytes:
+    """Kept, so that a new start of this process logs nobody out."""
+    path = root / SESSION_KEY
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent)  # for this user only
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(32))
+        Path(temporary).replace(path)
+    return path.read_bytes()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=3000)
+    given = parser.parse_args()
+    serve(Path(os.environ["DAGSTER_HOME"]), given.host, given.port)
+
+
+if __name__ == "__main__":
+    main()

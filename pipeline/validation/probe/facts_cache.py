@@ -1,0 +1,137 @@
+"""What earlier scans have found out, by content: a scan reads the bytes of new files only.
+
+    .simclr/facts/<key>/<digest>.parquet
+
+The key is of all that decides facts besides the bytes: the probe's version, the decoders' and the limits. A part is
+named by the SHA-256 of its bytes, and that is checked before it is parsed: a damaged one is dropped with a warning, and
+its contents are probed again. Parts are written whole or not at all and never changed, so two processes may share it.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from importlib.metadata import version
+from io import BytesIO
+from pathlib import Path
+
+import polars as pl
+
+from deploy.artifact import write_atomically
+from pipeline.validation.probe.probe import PROBE_VERSION
+from pipeline.validation.tables import FACTS
+
+CACHED = pl.Schema({**FACTS, "tar": pl.String()})
+"""Facts, and in which tar the bytes were: when it is gone, somebody has to look for them again."""
+
+CHANCE = ("worker_crash", "timeout", "io_error")
+"""Reasons that tell of this machine at that moment, not of the bytes: they are not kept."""
+
+MERGED_ROWS = 250_000
+SMALL_BYTES, MANY_PARTS = 4_000_000, 16  # more small parts than this are merged
+DIGEST = 32  # hexadecimal digits
+
+
+def versions() -> dict[str, str]:
+    """Whatever gives the same bytes other facts when it changes."""
+    packages = {name: version(name) for name in ("pillow", "simplejpeg", "numpy")}
+    return {"probe": str(PROBE_VERSION), **packages}
+
+
+def place(cache: Path, max_megabytes: float, max_megapixels: float) -> Path:
+    """The folder for facts that are found with these limits, by this version of the probe."""
+    decides = versions() | {"max_megabytes": float(max_megabytes), "max_megapixels": float(max_megapixels)}
+    return cache / _digest(json.dumps(decides, sort_keys=True).encode())
+
+
+def read(folder: Path) -> pl.DataFrame:
+    """All that is known, with the columns of ``CACHED``; a content may be there twice, with the same facts."""
+    return pl.concat([pl.DataFrame(schema=CACHED), *(_load(path) for path in _parts(folder))])
+
+
+def append(folder: Path, rows: pl.DataFrame) -> None:
+    """Keep rows with the columns of ``CACHED``, but for those that may be chance."""
+    kept = rows.filter(pl.col("reason").is_null() | ~pl.col("reason").is_in(CHANCE))
+    if not kept.is_empty():
+        _write(folder, kept)
+
+
+def forget(folder: Path, sha256s: Iterable[str]) -> None:
+    """Drop what is known of these contents, in this folder and those within, so that the next scan probes them."""
+    forgotten = pl.DataFrame({"sha256": list(sha256s)}, schema={"sha256": pl.String})
+    for path in sorted(folder.rglob("*.parquet")):
+        rows = _load(path)
+        kept = rows.join(forgotten, on="sha256", how="anti", maintain_order="left")
+        if len(kept) < len(rows):
+            append(path.parent, kept)
+            path.unlink(missing_ok=True)
+
+
+def tidy(cache: Path, folder: Path) -> None:
+    """Merge many small parts, and remove what was found with other limits or by another version of the probe."""
+    small = [path for path in _parts(folder) if _size(path) < SMALL_BYTES]
+    if len(small) > MANY_PARTS:
+        _merge(folder, small)
+    for other in cache.glob("*"):
+        if other != folder and re.fullmatch(f"[0-9a-f]{{{DIGEST}}}", other.name):
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def _merge(folder: Path, parts: list[Path]) -> None:
+    """The new part is complete before the old ones go: killed between, a content is there twice."""
+    group: list[Path] = []
+    rows = pl.DataFrame(schema=CACHED)
+    for path in parts:
+        group.append(path)
+        rows = pl.concat([rows, _load(path)])
+        if len(rows) >= MERGED_ROWS or path == parts[-1]:
+            merged = _write(folder, rows.unique("sha256", keep="first", maintain_order=True))
+            for old in group:
+                if old != merged:
+                    old.unlink(missing_ok=True)
+            group, rows = [], pl.DataFrame(schema=CACHED)
+
+
+def _write(folder: Path, rows: pl.DataFrame) -> Path:
+    content = BytesIO()
+    rows.write_parquet(content)
+    path = folder / f"{_digest(content.getvalue())}.parquet"
+    write_atomically(path, content.getvalue())
+    return path
+
+
+def _load(path: Path) -> pl.DataFrame:
+    """The rows of a part; none when it is damaged, and then it is removed."""
+    try:
+        data = path.read_bytes()
+        if _digest(data) != path.stem:
+            raise ValueError("other bytes than were written")
+        rows = pl.read_parquet(BytesIO(data))
+        if rows.schema != CACHED:
+            raise ValueError("other columns than are written")
+    except FileNotFoundError:  # another process has merged it
+        return pl.DataFrame(schema=CACHED)
+    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        print(f"warning: {path}: {error}; it is removed, and its images are probed again", file=sys.stderr)
+        with suppress(OSError):
+            path.unlink()
+        return pl.DataFrame(schema=CACHED)
+    return rows
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # another process has merged it
+        return 0
+
+
+def _parts(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.parquet"))
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:DIGEST]

@@ -1,0 +1,230 @@
+"""Probe: the bytes of one file → the facts about it. Same bytes, same limits, same Pillow: same facts.
+
+Facts are measurements and, at most, the reason why there are no pixels. Whether the image is wanted is for ``verdict``
+to say. Runs inside the workers of ``pool``, because the decoder may crash.
+"""
+
+import base64
+import hashlib
+import warnings
+from bisect import bisect_left
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageChops, ImageFile, TiffImagePlugin
+
+from deploy.errors import ImageError
+from deploy.images.image_faults import PARSER_FAULTS, naming_faults
+from deploy.images.preprocess import canonicalise, open_image
+from pipeline.validation.probe.checksums import check
+from pipeline.validation.probe.container import sniff, trailing_bytes
+from pipeline.validation.probe.facts import Facts
+from pipeline.validation.probe.hashes import perceptual_hashes, pixel_hash
+from pipeline.validation.probe.jpeg_stream import stream_fault
+
+PROBE_VERSION = 2
+"""Goes up with every change that gives some file another row."""
+
+STATISTICS_SIDE = 256  # pixels; larger images are reduced first, so that the numbers of large and small ones compare
+PERCENTILES = np.array([1, 5, 50, 95, 99])
+THUMBNAIL_SIDE = 80
+MID_GRAY, GRAY_TOLERANCE = 128, 2  # levels: what libjpeg fills missing blocks with, and what saving it again may change
+ORIENTATION, BITS_PER_SAMPLE = 274, 258  # TIFF 6.0
+GPS_BLOCK = 0x8825  # EXIF 2.32, table 3: where the GPS block is found
+
+
+def probe(data: bytes, max_megabytes: float = 50.0, max_megapixels: float = 80.0) -> dict[str, Any]:
+    """The fields of ``Facts``. Decodes the whole image; no damage to a file makes it raise, only a lack of memory."""
+    known: dict[str, Any] = {
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "size_bytes": len(data),
+        "container": sniff(data),
+        "decodes": False,
+    }
+    try:
+        if len(data) > max_megabytes * 1e6:
+            raise ImageError("too_large", f"{len(data) / 1e6:.1f} MB; at most {max_megabytes:g} are read")
+        if known["container"] == "git_lfs_pointer":
+            raise ImageError(
+                "io_error", "a Git LFS pointer lies where the image should; run `git lfs pull` at its source"
+            )
+        image = open_image(data, int(max_megapixels * 1e6))
+        with naming_faults(data):
+            known |= _header(image, data)
+        canonical, operations = canonicalise(image)
+        check(image, data)
+        known |= {
+            "decodes": True,
+            "operations": operations,
+            "trailing_bytes": _trailing(image, data, known["container"]),
+            "stream_fault": stream_fault(data) if known["container"] == "jpeg" else None,
+        }
+        known = _metadata(image, data) | known  # of a TIFF, the orientation is known already
+        known |= _measurements(canonical)
+    except ImageError as error:
+        known |= {"decodes": False, "reason": error.reason, "message": str(error)}
+    return dict(vars(Facts(**known)))
+
+
+def reduced(image: Image.Image) -> Image.Image:
+    """The image at no more than 256 pixels a side."""
+    small = image.copy()
+    small.thumbnail((STATISTICS_SIDE, STATISTICS_SIDE), Image.Resampling.BILINEAR)
+    return small
+
+
+def statistics(image: Image.Image, luma: Image.Image) -> dict[str, float | int]:
+    """Brightness, contrast, sharpness and colour of an RGB image and its gray one, from exact 8-bit histograms."""
+    histogram, pixels = np.array(luma.histogram()), luma.width * luma.height
+    share = histogram[histogram > 0] / pixels
+    percentiles = np.searchsorted(histogram.cumsum(), pixels * PERCENTILES / 100).tolist()
+    means, stds = _moments(np.array(image.histogram()).reshape(3, 256))
+    luma_mean, luma_std = _moments(histogram[np.newaxis])
+    red, green, blue = image.split()
+    largest = ImageChops.lighter(ImageChops.lighter(red, green), blue)
+    smallest = ImageChops.darker(ImageChops.darker(red, green), blue)
+    numbers = {
+        "luma_mean": luma_mean[0],
+        "luma_std": luma_std[0],
+        "entropy": -(share * np.log2(share)).sum(),
+        "edge_energy": _edge_energy(luma),
+        "saturation": np.asarray(ImageChops.subtract(largest, smallest)).mean(),
+    }
+    numbers |= {f"{channel}_mean": value for channel, value in zip(("red", "green", "blue"), means, strict=True)}
+    numbers |= {f"{channel}_std": value for channel, value in zip(("red", "green", "blue"), stds, strict=True)}
+    levels = {f"luma_p{percent:02}": level for percent, level in zip(PERCENTILES, percentiles, strict=True)}
+    return levels | {name: round(float(value), 4) + 0.0 for name, value in numbers.items()}  # + 0.0: no -0.0
+
+
+def flat_tail(image: Image.Image) -> float:
+    """The share of an RGB image's height, from below, of which every pixel is mid gray; 0 if there is nothing else."""
+    width, height = image.size
+
+    def is_gray(rows: int) -> bool:
+        extrema = image.crop((0, height - rows, width, height)).getextrema()
+        return all(MID_GRAY - GRAY_TOLERANCE <= level <= MID_GRAY + GRAY_TOLERANCE for level in np.ravel(extrema))
+
+    if not is_gray(1):
+        return 0.0
+    rows = bisect_left(range(1, height + 1), True, key=lambda rows: not is_gray(rows))
+    return rows / height if rows < height else 0.0
+
+
+def thumbnail(data: bytes, max_megapixels: float = 80.0) -> dict[str, Any] | None:
+    """Reduced pixels for ``thumbnails.read``; None when there are none. A damaged file shows what it has."""
+    ImageFile.LOAD_TRUNCATED_IMAGES = True
+    try:
+        image, _ = canonicalise(open_image(data, int(max_megapixels * 1e6)))
+    except ImageError:
+        return None
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BILINEAR)
+    return {"size": image.size, "rgb": base64.b64encode(image.tobytes()).decode()}
+
+
+def _header(image: Image.Image, data: bytes) -> dict[str, Any]:
+    known = {
+        "format": "JPEG" if image.format == "MPO" else image.format,
+        "mode": image.mode,
+        "bit_depth": _bit_depth(image, data),
+        "width": image.width,
+        "height": image.height,
+        "frames": _frames(image),
+        "has_alpha": image.has_transparency_data,
+        "has_icc_profile": "icc_profile" in image.info,
+    }
+    # Pillow turns a TIFF while loading it and then forgets the tag; of a PNG, asking now would decode it.
+    return known | ({"exif_orientation": _orientation(image)} if image.format == "TIFF" else {})
+
+
+def _bit_depth(image: Image.Image, data: bytes) -> int:
+    """Of one channel, or of an index into a palette."""
+    match image.format:
+        case "PNG":
+            return data[data.index(b"IHDR") + 12]
+        case "TIFF":
+            assert isinstance(image, TiffImagePlugin.TiffImageFile)
+            return int(image.tag_v2.get(BITS_PER_SAMPLE, (1,))[0])  # Pillow opens none whose channels differ
+        case "BMP":
+            old = int.from_bytes(data[14:18], "little") == 12  # BITMAPCOREHEADER
+            pixel = int.from_bytes(data[24:26] if old else data[28:30], "little")
+            return 5 if pixel == 16 else min(pixel, 8)
+    return 8  # GIF and WebP always; of JPEG, Pillow opens nothing else
+
+
+def _frames(image: Image.Image) -> int:
+    if image.format == "MPO":
+        return 1  # a phone's JPEG: what follows is a preview or the other eye
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            return int(getattr(image, "n_frames", 1))
+        except PARSER_FAULTS:
+            return 1  # damaged behind the first frame, which canonicalise will judge
+
+
+def _metadata(image: Image.Image, data: bytes) -> dict[str, bool | int]:
+    known: dict[str, bool | int] = {"exif_orientation": _orientation(image)}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            has_gps = bool(_exif(image, data).get_ifd(GPS_BLOCK))
+        except PARSER_FAULTS:
+            return known | {"has_gps": False, "exif_unreadable": True}
+    return known | {"has_gps": has_gps, "exif_unreadable": bool(caught)}
+
+
+def _orientation(image: Image.Image) -> int:
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            orientation = image.getexif().get(ORIENTATION, 1)
+        except PARSER_FAULTS:
+            return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _exif(image: Image.Image, data: bytes) -> Image.Exif:
+    """Parsed anew where that is possible, for the warnings: Pillow reads that of a JPEG or TIFF while opening it."""
+    if image.format == "TIFF":
+        fresh = TiffImagePlugin.TiffImageFile(BytesIO(data))
+        fresh.seek(fresh.n_frames - 1)  # through the directories of all pages; a torn one leads to nowhere
+        fresh.seek(0)
+        return fresh.getexif()
+    block = image.info.get("exif")
+    if not isinstance(block, bytes):
+        return image.getexif()
+    exif = Image.Exif()
+    exif.load(block)
+    return exif
+
+
+def _trailing(image: Image.Image, data: bytes, container: str) -> int | None:
+    return 0 if image.format == "MPO" else trailing_bytes(data, container)
+
+
+def _measurements(image: Image.Image) -> dict[str, Any]:
+    small = reduced(image)
+    luma = small.convert("L")
+    return {
+        "width": image.width,
+        "height": image.height,
+        "flat_tail": round(flat_tail(image), 4),
+        "pixel_hash": pixel_hash(image),
+        **perceptual_hashes(luma, min(image.size)),
+        **statistics(small, luma),
+    }
+
+
+def _edge_energy(luma: Image.Image) -> float:
+    levels = np.asarray(luma, dtype=np.int16)
+    differences = [np.abs(np.diff(levels, axis=axis)) for axis in (0, 1)]
+    return sum(int(each.sum()) for each in differences) / max(1, sum(each.size for each in differences))
+
+
+def _moments(histograms: np.ndarray[Any, np.dtype[np.int64]]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of the levels in each histogram [n, 256]."""
+    levels, pixels = np.arange(256), histograms.sum(axis=1)
+    means = histograms @ levels / pixels
+    variances = histograms @ levels**2 / pixels - means**2
+    return means.tolist(), np.sqrt(np.maximum(variances, 0)).tolist()

@@ -1,0 +1,238 @@
+"""Scan: raw batches → every file as its user had it, and the facts about every content.
+
+Only contents that no earlier scan has seen are read (``facts_cache``), in workers that a file may crash (``pool``): on
+this machine, or on a Ray cluster (``ray_engine``). The rows are the same either way.
+"""
+
+import os
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+from tqdm import tqdm
+
+from deploy.failpoint import failpoint
+from pipeline.errors import ValidationError
+from pipeline.ingest.raw import batches, list_tar, read_files, read_tar, tars
+from pipeline.validation.probe import facts_cache
+from pipeline.validation.probe.container import sniff
+from pipeline.validation.probe.facts import Facts, read_facts
+from pipeline.validation.probe.pool import Failure, isolated_map
+from pipeline.validation.probe.probe import probe
+from pipeline.validation.tables import FACTS, FILES
+from simclr_core.reporter import emit
+
+SAVED_CONTENTS, SAVED_SECONDS = 2_000, 30.0  # what a killed scan may have to do again
+ROWS_AT_ONCE = 100_000  # held as Python objects
+MISSING = "no raw batch holds its bytes; restore data/raw with `dvc checkout data/raw`"
+CHANGED = "its bytes changed after they were ingested; restore data/raw with `dvc checkout data/raw`"
+NONSENSE = "its worker gave an answer that makes no sense"
+
+Probe = Callable[..., dict[str, Any]]
+Portion = tuple[Path, frozenset[str]]
+"""A tar, and which of its contents are to be probed."""
+Answer = tuple[Facts, str]
+"""The facts about a content, and the name of the tar that holds it."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a file may be, and what it may cost to find that out."""
+
+    max_megabytes: float  # of the file
+    max_megapixels: float  # by its header
+    memory_megabytes: int  # address space of a worker
+    timeout_seconds: float  # for one file
+
+
+def scan(
+    raw: Path,
+    cache: Path,
+    *,
+    limits: Limits,
+    engine: Literal["local", "ray"] = "local",
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Every file of the raw batches in their order (``FILES``), and one row for each content (``FACTS``), by SHA-256.
+
+    Args:
+        cache: the folder in which facts are kept from scan to scan.
+        workers: processes of the local engine; None: one for each core.
+        progress: is told after each content how many are done, of how many.
+
+    Raises:
+        ValidationError: there are no raw images, no worker can start, or the Ray cluster cannot be used.
+    """
+    files = list_files(raw)
+    if files.is_empty():
+        raise ValidationError(f"{raw}: no raw images; put images into inbox/ and run `simclr ingest`")
+    contents = files.select("sha256").unique(maintain_order=True)
+    store = facts_cache.place(cache, limits.max_megabytes, limits.max_megapixels)
+    there = [_name(path) for batch in batches(raw) for path in tars(batch)]
+    known = facts_cache.read(store).filter(pl.col("tar").is_in(there)).unique("sha256").join(contents, "sha256", "semi")
+    unknown = contents.join(known, "sha256", "anti")
+    opened = files.join(unknown, "sha256", "semi")["ingest_batch"].unique()
+    portions = _portions([raw / name for name in sorted(opened)], set(unknown["sha256"]))
+    if engine == "ray":
+        answers = _on_ray(probe, portions, limits)
+    else:
+        answers = _examine(probe, portions, limits, workers or len(os.sched_getaffinity(0)))
+    done = _watched(answers, len(known), len(contents), progress)
+    found = [known, *_saved(done, store)]
+    lost = unknown.join(pl.concat(found), "sha256", "anti")
+    found.append(_table([(Facts(sha256, 0, "missing", False, "io_error", MISSING), "") for sha256 in lost["sha256"]]))
+    facts_cache.tidy(cache, store)
+    return files, pl.concat(found).select(FACTS.names()).sort("sha256")
+
+
+def list_files(raw: Path) -> pl.DataFrame:
+    """Every file of the raw batches, in their order, with the first batch that tells of its content."""
+    frames = [pl.DataFrame(schema=FILES)]
+    for batch in batches(raw):
+        rows = (
+            (_text(path), split, label and _text(label), sha256, batch.name, batch.name)
+            for sha256, path, split, label in read_files(batch)
+        )
+        while some := list(islice(rows, ROWS_AT_ONCE)):
+            frames.append(pl.DataFrame(some, schema=FILES, orient="row"))
+    files = pl.concat(frames)
+    homes = files.select("sha256", "batch").unique("sha256", keep="first", maintain_order=True)
+    return files.drop("batch").join(homes, "sha256", "left", maintain_order="left").select(FILES.names())
+
+
+def _portions(opened: Iterable[Path], unknown: set[str]) -> Iterator[Portion]:
+    """The tars with unknown contents; each content in the first tar that holds it."""
+    left = set(unknown)
+    for batch in opened:
+        for path in tars(batch):
+            wanted = left.intersection(_members(path))
+            if wanted:
+                left -= wanted
+                yield path, frozenset(wanted)
+
+
+def _members(path: Path) -> Iterator[str]:
+    """As far as the tar can be read: what is behind counts as missing."""
+    with suppress(tarfile.TarError):
+        yield from list_tar(path)
+
+
+def _read(path: Path, wanted: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    left = set(wanted)
+    with suppress(tarfile.TarError):
+        for sha256, data in read_tar(path, left):
+            left.discard(sha256)
+            yield sha256, data
+
+
+def _examine(function: Probe, portions: Iterable[Portion], limits: Limits, workers: int) -> Iterator[Answer]:
+    """Facts in any order; from workers that crash or hang, facts that say so."""
+    members = (
+        ((_name(path), sha256, len(data), sniff(data)), data)
+        for path, wanted in portions
+        for sha256, data in _read(path, wanted)
+    )
+    answers = isolated_map(
+        function,
+        members,
+        options={"max_megabytes": limits.max_megabytes, "max_megapixels": limits.max_megapixels},
+        workers=workers,
+        memory_megabytes=limits.memory_megabytes,
+        timeout_seconds=limits.timeout_seconds,
+    )
+    for (tar, sha256, size, container), answer in answers:
+        yield _facts(sha256, size, container, answer), tar
+
+
+def _facts(sha256: str, size: int, container: str, answer: dict[str, Any] | Failure) -> Facts:
+    if isinstance(answer, Failure):
+        return Facts(sha256, size, container, False, answer.reason, answer.message)
+    try:
+        facts = read_facts(answer)
+    except ValueError:
+        return Facts(sha256, size, container, False, "worker_crash", NONSENSE)
+    return facts if facts.sha256 == sha256 else Facts(sha256, size, container, False, "io_error", CHANGED)
+
+
+def _on_ray(function: Probe, portions: Iterable[Portion], limits: Limits) -> Iterator[Answer]:
+    from pipeline.validation.probe.ray_engine import flat_map
+
+    task = partial(_examine_tar, function=function, limits=limits, versions=facts_cache.versions())
+    for facts, tar in flat_map(task, [(str(path.resolve()), sorted(wanted)) for path, wanted in portions]):
+        yield read_facts(facts), tar
+
+
+def _examine_tar(
+    item: tuple[str, list[str]], function: Probe, limits: Limits, versions: Mapping[str, str]
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """What a node of the cluster does with one tar."""
+    path, wanted = Path(item[0]), frozenset(item[1])
+    if facts_cache.versions() != versions:
+        raise ValidationError(
+            f"a node of the Ray cluster has {facts_cache.versions()}, this machine {versions}: an image could get "
+            "another row on each; install the same versions on all"
+        )
+    if not path.exists():
+        raise ValidationError(
+            f"{path}: not there on a node of the Ray cluster; keep the workspace on storage that all nodes share, "
+            "under the same path, or set validate.engine to local"
+        )
+    for facts, tar in _examine(function, [(path, wanted)], limits, workers=1):
+        yield vars(facts), tar
+
+
+def _watched(
+    answers: Iterable[Answer], done: int, total: int, progress: Callable[[int, int], None] | None
+) -> Iterator[Answer]:
+    hidden = not sys.stderr.isatty()
+    with tqdm(initial=done, total=total, desc="validate", unit=" images", disable=hidden) as bar:
+        for answer in answers:
+            done += 1
+            bar.update()
+            if done % max(1, total // 10) == 0:
+                emit("progress", stage="validate", message=f"{done} of {total} images probed", images=done)
+            if progress:
+                progress(done, total)
+            yield answer
+
+
+def _saved(answers: Iterable[Answer], store: Path) -> Iterator[pl.DataFrame]:
+    """Put the answers into the cache, some at a time, so that a killed scan goes on from there."""
+    rows: list[Answer] = []
+    since = time.monotonic()
+    for answer in answers:
+        rows.append(answer)
+        if len(rows) >= SAVED_CONTENTS or time.monotonic() - since >= SAVED_SECONDS:
+            yield _save(rows, store)
+            rows, since = [], time.monotonic()
+    yield _save(rows, store)
+
+
+def _save(rows: list[Answer], store: Path) -> pl.DataFrame:
+    table = _table(rows)
+    facts_cache.append(store, table)
+    failpoint("scan.saved")
+    return table
+
+
+def _table(rows: list[Answer]) -> pl.DataFrame:
+    return pl.DataFrame([(*vars(facts).values(), tar) for facts, tar in rows], schema=facts_cache.CACHED, orient="row")
+
+
+def _name(tar: Path) -> str:
+    """The tar by its place in data/raw, and its size: a tar that was cut is another one, and looked into again."""
+    return f"{tar.parent.name}/{tar.name}:{tar.stat().st_size}"
+
+
+def _text(name: str) -> str:
+    """A name whose bytes are not UTF-8 has lone surrogates, which no parquet file can hold: spell them out."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,261 @@
+"""What is in quarantine, and what people decide about it: the work behind ``simclr quarantine``.
+
+Nothing is moved or deleted: a decision is a line of overrides.csv (``validation.overrides``), and what follows from it
+is for the next run to work out.
+"""
+
+import getpass
+import hashlib
+import subprocess
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deploy.artifact import write_atomically
+from pipeline.errors import OverridesError, WorkspaceError
+from pipeline.validation.reasons import REASONS, RELEASABLE
+from pipeline.validation.verdict import overrides
+from pipeline.validation.verdict.overrides import Action, Override
+from pipeline.workspace import Workspace
+
+if TYPE_CHECKING:
+    import polars as pl
+
+VALIDATE = "validate"
+LEAST_PREFIX = 6  # hexadecimal digits of a hash, as Git asks for 4
+NEXT_RUN = "takes effect with the next `simclr run`"
+
+
+@dataclass(frozen=True)
+class Content:
+    """One content as the last validation saw it: all of its files, as rows of the manifest."""
+
+    sha256: str
+    files: list[dict[str, Any]]
+
+    @property
+    def reasons(self) -> list[str]:
+        """What keeps all of its files out; empty when one of them is used."""
+        if any(not row["reasons"] for row in self.files):
+            return []
+        return list(dict.fromkeys(reason for row in self.files for reason in row["reasons"]))
+
+
+def listing(workspace: Workspace, reason: str | None = None, limit: int = 20) -> str:
+    """How many files are quarantined for which primary reason, the first of them, and what people have decided."""
+    import polars as pl
+
+    if reason is not None and reason not in REASONS:
+        raise OverridesError(f"{reason!r} is no reason; one of: {', '.join(REASONS)}")
+    rows = _manifest(workspace, ["sha256", "path", "reasons", "message"])
+    rows = rows.filter(pl.col("reasons").list.len() > 0).with_columns(primary=pl.col("reasons").list.first())
+    counts = dict(rows["primary"].value_counts().iter_rows())
+    lines = [f"{counts[name]:>9,}  {name:<18} {meaning}" for name, meaning in REASONS.items() if name in counts]
+    lines = lines or ["nothing is quarantined"]
+    chosen = rows if reason is None else rows.filter(pl.col("primary") == reason)
+    shown = chosen.head(limit).to_dicts()
+    lines += ["", *(f"{row['sha256'][:12]}  {row['primary']:<18} {_printable(row['path'])}" for row in shown)]
+    if chosen.height > limit:
+        lines.append(f"… and {chosen.height - limit:,} more; all of them: data/manifest/quarantine.parquet")
+    decided = overrides.read(workspace.overrides)
+    lines += ["", "decided by people:"] if decided else []
+    lines += [f"{one.sha256[:12]}  {_described(one)}" for one in decided]
+    return "\n".join(lines)
+
+
+def details(workspace: Workspace, name: str, save: Path | None = None) -> str:
+    """Everything known of one content; with ``save``, its bytes are written there as they were ingested."""
+    content = find(workspace, name)
+    first = content.files[0]
+    lines = [f"{content.sha256}  {first['size_bytes']:,} bytes"]
+    for row in content.files:
+        label = f"label {_printable(row['label'])}" if row["label"] is not None else "no label"
+        lines.append(
+            f"  {row['verdict']:<10}  {_printable(row['path'])} ({row['split']}, {label}, {row['ingest_batch']})"
+        )
+        lines += [f"              {reason}: {REASONS[reason]}" for reason in row["reasons"]]
+        lines += [f"              {_printable(row['message'])}"] if row["message"] else []
+        lines += [f"              warning {warning}" for warning in row["warnings"]]
+        lines += [f"              see {row['copy_of'][:12]}"] if row["copy_of"] else []
+    known = {key: value for key, value in first.items() if key not in _TOLD and value not in (None, [])}
+    lines += ["", *(f"  {key:<16} {_printable(_rounded(value))}" for key, value in known.items())]
+    decided = {one.sha256: one for one in overrides.read(workspace.overrides)}.get(content.sha256)
+    if decided:
+        lines += ["", f"  decided: {_described(decided)}"]
+    elif content.reasons and set(content.reasons) <= RELEASABLE:
+        lines += ["", f'  to use it all the same: simclr quarantine release {content.sha256[:12]} --why "…"']
+    if save is not None:
+        write_atomically(save, _bytes(workspace, content.sha256))
+        lines += ["", f"  its bytes are in {save}"]
+    return "\n".join(lines)
+
+
+def release(workspace: Workspace, names: Sequence[str], who: str, why: str, expires: date | None = None) -> str:
+    """Accept contents in spite of their reasons.
+
+    Raises:
+        OverridesError: one of them has no pixels, or is needed out of the training set; nothing is written then.
+    """
+    contents = [find(workspace, name) for name in names]
+    for content in contents:
+        _require_releasable(workspace, content)
+    return _decide(workspace, [content.sha256 for content in contents], "allow", who, why, expires)
+
+
+def deny(workspace: Workspace, names: Sequence[str], who: str, why: str, expires: date | None = None) -> str:
+    """Refuse contents, by hash, by path in the manifest, or by a file on this disk that was never ingested."""
+    return _decide(workspace, [_to_deny(workspace, name) for name in names], "deny", who, why, expires)
+
+
+def rescan(workspace: Workspace, names: Sequence[str], everything: bool, on_output: Callable[[str], None]) -> str:
+    """Forget what is known of contents, all quarantined ones if none is named, and validate again.
+
+    Raises:
+        StageFailedError: validation failed.
+        BusyError: another process holds the workspace.
+    """
+    import polars as pl
+
+    from pipeline.dvc.client import repro
+    from pipeline.validation.probe.facts_cache import forget
+
+    rows = _manifest(workspace, ["sha256", "verdict"])
+    chosen = {find(workspace, name).sha256 for name in names}
+    if not names:
+        rows = rows if everything else rows.filter(pl.col("verdict") == "quarantine")
+        chosen = set(rows["sha256"].unique())
+    forget(workspace.facts, chosen)
+    repro(workspace.root, VALIDATE, on_output=on_output, force=True)
+    return f"{len(chosen):,} contents were looked at again"
+
+
+def find(workspace: Workspace, name: str) -> Content:
+    """The content that a hash, the beginning of one, a path, or the end of a path names.
+
+    Raises:
+        OverridesError: none does, or more than one.
+    """
+    import polars as pl
+
+    rows = _manifest(workspace, ["sha256", "path"])
+    is_hash = len(name) >= LEAST_PREFIX and not set(name) - set("0123456789abcdef")
+    found = rows.filter(pl.col("sha256").str.starts_with(name)) if is_hash else rows.clear()
+    found = found if found.height else rows.filter(pl.col("path") == name)
+    found = found if found.height else rows.filter(pl.col("path").str.ends_with(f"/{name}"))
+    hashes = found["sha256"].unique().sort().to_list()
+    if not hashes:
+        raise OverridesError(
+            f"{name!r}: no ingested file has this hash or path; `simclr quarantine list` shows hashes, and "
+            f"at least {LEAST_PREFIX} of their digits are needed"
+        )
+    if len(hashes) > 1:
+        raise OverridesError(f"{name!r}: names {len(hashes)} contents, such as {' and '.join(hashes[:2])}; give more")
+    matching = _manifest(workspace, None).filter(pl.col("sha256") == hashes[0])
+    return Content(hashes[0], matching.to_dicts())
+
+
+def person() -> str:
+    """Who decides, unless told: the name that Git knows, else the account's."""
+    asked = subprocess.run(["git", "config", "user.name"], capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or getpass.getuser()
+
+
+def _decide(
+    workspace: Workspace, contents: Sequence[str], action: Action, who: str, why: str, expires: date | None
+) -> str:
+    today = date.today()
+    if expires is not None and expires < today:
+        raise OverridesError(f"--expires {expires}: has passed; give a day from {today} on")
+    decisions = [Override(sha256, action, who, why, today, expires) for sha256 in dict.fromkeys(contents)]
+    overrides.decide(workspace.overrides, decisions)
+    done = {"allow": "accepted", "deny": "refused"}[action]
+    until = f" until {expires}" if expires else ""
+    return f"{_count(len(decisions))} {done}{until}, in {overrides.OVERRIDES}; commit it. It {NEXT_RUN}"
+
+
+def _require_releasable(workspace: Workspace, content: Content) -> None:
+    name = content.sha256[:12]
+    if not content.reasons:
+        raise OverridesError(f"{name}: is not quarantined; nothing to release")
+    firm = [reason for reason in content.reasons if reason not in RELEASABLE]
+    if firm == ["denied"]:
+        _require_own_decision(workspace, content)
+        return
+    if firm:
+        raise OverridesError(
+            f"{name}: {', '.join(firm)} ({'; '.join(REASONS[reason] for reason in firm)}) cannot be released; "
+            f"what can be: {', '.join(sorted(RELEASABLE))}"
+        )
+    if "test_leak" in content.reasons and _same_pixels(workspace, content):
+        raise OverridesError(f"{name}: has the very pixels of a test image; take that out of the test set instead")
+
+
+def _require_own_decision(workspace: Workspace, content: Content) -> None:
+    if content.sha256 not in {one.sha256 for one in overrides.read(workspace.overrides)}:
+        message = next(row["message"] for row in content.files if "denied" in row["reasons"])
+        raise OverridesError(
+            f"{content.sha256[:12]}: shows the very pixels of another file that was {_printable(message)}; release that"
+        )
+
+
+def _same_pixels(workspace: Workspace, content: Content) -> bool:
+    import polars as pl
+
+    others = {row["copy_of"] for row in content.files if row["copy_of"]}
+    rows = _manifest(workspace, ["sha256", "pixel_hash"])
+    hashes = rows.filter(pl.col("sha256").is_in(sorted({content.sha256, *others})))["pixel_hash"]
+    return content.sha256 in others or hashes.n_unique() < len(others) + 1
+
+
+def _to_deny(workspace: Workspace, name: str) -> str:
+    if len(name) == 64 and not set(name) - set("0123456789abcdef"):
+        return name
+    try:
+        return find(workspace, name).sha256
+    except (OverridesError, WorkspaceError):
+        if not Path(name).is_file():
+            raise
+        return hashlib.sha256(Path(name).read_bytes()).hexdigest()
+
+
+def _bytes(workspace: Workspace, sha256: str) -> bytes:
+    from pipeline.ingest.raw import read_bytes
+
+    for _, _, data in read_bytes(workspace.raw, {sha256}):
+        return data
+    raise WorkspaceError(f"{sha256[:12]}: no raw batch holds its bytes; restore data/raw with `dvc checkout data/raw`")
+
+
+def _manifest(workspace: Workspace, columns: Sequence[str] | None) -> "pl.DataFrame":
+    from pipeline.validation.manifest import read
+
+    if not workspace.manifest.is_dir():
+        raise WorkspaceError(f"{workspace.root}: nothing was validated yet; run `simclr run --select validate`")
+    return read(workspace.manifest, columns)
+
+
+def _described(override: Override) -> str:
+    until = f", until {override.expires}" if override.expires else ""
+    return f"{override.action}, by {override.who} on {override.added}{until}: {_printable(override.why)}"
+
+
+def _count(number: int) -> str:
+    return "1 content is" if number == 1 else f"{number:,} contents are"
+
+
+def _rounded(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _printable(text: str) -> str:
+    from pipeline.validation.report.report import printable
+
+    return printable(text)
+
+
+_TOLD: Collection[str] = (
+    *("file_id", "path", "split", "label", "sha256", "batch", "ingest_batch"),
+    *("verdict", "reasons", "message", "warnings", "copy_of", "size_bytes"),
+)

@@ -1,0 +1,140 @@
+"""Great Expectations' Data Docs of one validation, as one page that asks nobody for anything.
+
+What each expectation says, and what was seen, is written by Great Expectations' own renderers. Their pages bring
+scripts, fonts and a logo from five other hosts, one of which is told who looks, and write values into the page as they
+are. Of their HTML only the tags of text and tables are kept, each with its class alone; the style is ours, the numbers
+of rows are left out, and nothing tells when or where the page was made.
+"""
+
+import html
+from collections.abc import Mapping, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import pass_context as with_context
+from markupsafe import Markup
+
+KEPT = frozenset(
+    [
+        *("div", "span", "p", "br", "hr", "h5", "h6", "i", "b", "strong", "ul", "ol", "li"),
+        *("table", "thead", "tbody", "tr", "th", "td"),
+    ]
+)
+EMPTY = frozenset(["br", "hr"])
+SILENT = frozenset(["script", "style", "title"])
+
+
+def render(suites: Mapping[str, Sequence[Any]]) -> str:
+    """The page of these results of expectations, by the title under which they are shown; their meta has a ``name``."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    view = _view()
+    shown = [
+        {
+            "name": name,
+            "passed": sum(bool(result.success) for result in results),
+            "rows": [_row(view, result) for result in results],
+        }
+        for name, results in suites.items()
+    ]
+    return environment.get_template("data_docs.html.j2").render(suites=shown)
+
+
+def _row(view: Any, result: Any) -> tuple[str, str, list[Markup]]:
+    """Name and severity of an expectation, and its cells: status, what it says, what was observed."""
+    from great_expectations.render.renderer.content_block import validation_results_table_content_block as renderers
+
+    block: Any = renderers.ValidationResultsTableContentBlockRenderer.render([_plain_result(result)])
+    (row,) = block.to_json_dict()["table"]
+    cell = view.env.from_string("{{ cell | render_content_block | safe }}")
+    cells = [Markup(_sanitised(cell.render(cell=content))) for content in row]  # noqa: S704
+    config = result.expectation_config
+    return config.meta["name"], str(getattr(config.severity, "value", config.severity)), cells
+
+
+def _plain_result(result: Any) -> Any:
+    """A copy whose values are Python's own, printable, and independent of the machine."""
+    from great_expectations.core import ExpectationValidationResult
+    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+
+    config = result.expectation_config
+    arguments = {key: value for key, value in config.kwargs.items() if key != "batch_id"}
+    # Shares of no rows are NaN, which is not itself; numbers of rows mean nothing to a reader.
+    known = {key: value for key, value in result.result.items() if "index" not in key and value == value}
+    return ExpectationValidationResult(
+        success=bool(result.success),
+        expectation_config=ExpectationConfiguration(type=config.type, kwargs=arguments),
+        result=_plain(known),
+        exception_info=_without_traceback(_plain(result.exception_info)),
+    )
+
+
+def _without_traceback(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Great Expectations gives one record, or one per metric that could not be computed; its key is an address."""
+    records = [info] if "raised_exception" in info else list(info.values())
+    raised = next((record for record in records if record["raised_exception"]), records[0])
+    return {**raised, "exception_traceback": ""}
+
+
+def _plain(value: Any) -> Any:
+    from pipeline.validation.report.report import printable  # which needs what this module is needed for
+
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_plain(one) for one in value]
+    if isinstance(value, str):
+        return printable(value)
+    return value.item() if hasattr(value, "item") else value  # the renderers take none of numpy's numbers
+
+
+def _view() -> Any:
+    """Great Expectations' view, which escapes what it would write as it is."""
+    from great_expectations.render.view.view import DefaultJinjaComponentView
+
+    class EscapingView(DefaultJinjaComponentView):
+        @with_context
+        def render_content_block(self, context: Any, content_block: Any, *arguments: Any, **options: Any) -> Any:
+            if isinstance(content_block, str):
+                return html.escape(content_block)
+            if isinstance(content_block, list):
+                content_block = [html.escape(one) if isinstance(one, str) else one for one in content_block]
+            return super().render_content_block(context, content_block, *arguments, **options)
+
+    return EscapingView()
+
+
+def _sanitised(text: str) -> str:
+    sanitiser = _Sanitiser()
+    sanitiser.feed(text)
+    sanitiser.close()
+    return "".join(sanitiser.kept)
+
+
+class _Sanitiser(HTMLParser):
+    """Keeps text, and the tags of KEPT with their class. No other attribute gets through, and so no address."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[str] = []
+        self._silent = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._silent += tag in SILENT
+        if tag in KEPT and not self._silent:
+            names = dict(attrs).get("class")
+            self.kept.append(f'<{tag} class="{html.escape(names)}">' if names else f"<{tag}>")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in KEPT - EMPTY and not self._silent:
+            self.kept.append(f"</{tag}>")
+        self._silent = max(0, self._silent - (tag in SILENT))
+
+    def handle_data(self, data: str) -> None:
+        if not self._silent:
+            text = " ".join(data.split())
+            space = [" " if data[:1].isspace() else "", " " if data[-1:].isspace() and text else ""]
+            self.kept.append(html.escape(space[0] + text + space[1], quote=False))

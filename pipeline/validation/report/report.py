@@ -1,0 +1,191 @@
+"""The validation report for a person: one HTML file that needs nothing else, under 5 MB, with no active content.
+
+File names are hostile until shown otherwise: they are escaped by the template, their control and direction characters
+are spelled out, and a content security policy forbids scripts and every request. Thumbnails are drawn anew from pixels,
+so that no byte of an original reaches a browser. Of a content that a person has denied nothing is drawn.
+"""
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from pipeline.validation import expectations
+from pipeline.validation.drift.drift import MEANINGS, Drift
+from pipeline.validation.evaluate import Outcome, passed
+from pipeline.validation.reasons import REASONS, WARNINGS
+from pipeline.validation.report import charts
+from pipeline.validation.report.side_by_side import (
+    ALIKE,
+    MOST_PATHS,
+    MOST_PICTURES,
+    duplicate_groups,
+    fit_on_its_own,
+    leaks,
+)
+from pipeline.validation.report.thumbnails import jpeg
+
+MOST_BYTES = 5_000_000
+PER_REASON = 24
+FEWER = 4
+ACCEPTED = "accepted"
+
+CONVERSIONS = {
+    "first_frame": "the first of several frames or pages",
+    "uint16_to_uint8": "16 bits a channel reduced to 8",
+    "gray_to_rgb": "gray as three equal channels",
+    "palette_to_rgb": "a palette looked up",
+    "cmyk_to_rgb": "printing inks turned into light",
+    "icc_to_srgb": "colours brought to sRGB by the file's profile",
+    "to_rgb": "another layout of pixels turned into RGB",
+    "alpha_on_white": "transparent parts laid on white",
+    "exif_transpose": "turned upright, as the file says",
+}
+"""What ``deploy.images.preprocess.canonicalise`` does to an image on its way."""
+
+
+def summary(manifest: pl.DataFrame, outcomes: Sequence[Outcome], drift: Drift) -> dict[str, Any]:
+    """What ``reports/validation.json`` holds: all that gates and dashboards read."""
+    used = manifest.filter(pl.col("verdict") != "quarantine")
+    reasons = _counts(manifest["reasons"].list.first())
+    contents = manifest["sha256"].n_unique()
+    return {
+        "images": {
+            "ingested": manifest.height,
+            "accepted": used.height,
+            "converted": int((used["verdict"] == "convert").sum()),
+            "quarantined": {reason: reasons[reason] for reason in REASONS if reason in reasons},
+            "contents": contents,
+            "contents_quarantined": contents - used["sha256"].n_unique(),
+        },
+        "passed": passed(outcomes),
+        "drift": drift.to_json(),
+        "expectations": [asdict(outcome) for outcome in outcomes],
+    }
+
+
+def gallery(manifest: pl.DataFrame) -> dict[str, list[dict[str, Any]]]:
+    """For each primary reason some of its contents, the newest batch first; under ``accepted`` a sample of all."""
+    files = manifest.select(
+        "path", "sha256", "container", "message", "ingest_batch", reason=pl.col("reasons").list.first()
+    )
+    refused = (
+        files.filter(pl.col("reason").is_not_null())
+        .sort("ingest_batch", descending=True, maintain_order=True)
+        .unique(["reason", "sha256"], keep="first", maintain_order=True)
+        .group_by("reason", maintain_order=True)
+        .head(PER_REASON)
+    )
+    groups = {reason: refused.filter(pl.col("reason") == reason) for reason in REASONS}
+    used = files.filter(pl.col("reason").is_null())
+    groups[ACCEPTED] = used.gather_every(max(1, -(-used.height // PER_REASON)))
+    return {name: group.to_dicts() for name, group in groups.items() if group.height}
+
+
+def shown(manifest: pl.DataFrame) -> set[str]:
+    """The contents of which ``render`` wants thumbnails, as SHA-256."""
+    wanted = {row["sha256"] for group in gallery(manifest).values() for row in group}
+    wanted |= {picture.sha256 for group in duplicate_groups(manifest) for picture in group.shown}
+    wanted |= {side["sha256"] for leak in leaks(manifest) for side in (leak.train, leak.test)}
+    return wanted - _hidden(manifest)
+
+
+def render(
+    summary: Mapping[str, Any], manifest: pl.DataFrame, drift: Drift, thumbnails: Mapping[str, Image.Image | None]
+) -> str:
+    """The report as HTML. ``thumbnails``: SHA-256 → picture, for the contents of ``shown``; None where it has none."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {"printable": printable, "number": charts.number}
+    hidden = _hidden(manifest)
+    context = {
+        "images": summary["images"],
+        "passed": summary["passed"],
+        "funnel": _funnel(manifest),
+        "reasons": REASONS,
+        "notes": _notes(manifest),
+        "outcomes": sorted(summary["expectations"], key=_urgency),
+        "rule_meanings": expectations.MEANINGS,
+        "paths": _paths(manifest, summary["expectations"]),
+        "histograms": charts.distributions(manifest),
+        "drift": drift,
+        "drift_meanings": MEANINGS,
+        "drift_histograms": list(charts.drifted(drift)),
+        "alike": ALIKE,
+        "groups": duplicate_groups(manifest),
+        "most_pictures": MOST_PICTURES,
+        "most_paths": MOST_PATHS,
+        "leaks": leaks(manifest),
+        "leaked": manifest["reasons"].list.contains("test_leak").sum(),
+        "gallery": gallery(manifest),
+        "hidden": hidden,
+        "pictures": {sha256: jpeg(image) for sha256, image in thumbnails.items() if image and sha256 not in hidden},
+    }
+    template = environment.get_template("report.html.j2")
+    for per_reason in range(PER_REASON, 0, -FEWER):
+        page = template.render(context, per_reason=per_reason)
+        if len(page.encode()) < MOST_BYTES:
+            return page
+    raise AssertionError("every other part of the page is bounded")
+
+
+def printable(text: str, limit: int = 200) -> str:
+    """``text`` with every character that is not meant to be seen spelled out, such as \\u202e, and cut at ``limit``."""
+    hidden = ("C", "Zl", "Zp")  # control, format, surrogate, unassigned; line and paragraph separators
+    shown = "".join(
+        character.encode("unicode_escape").decode() if unicodedata.category(character).startswith(hidden) else character
+        for character in text[:limit]
+    )
+    return shown[:limit] + ("…" if len(text) > limit or len(shown) > limit else "")
+
+
+def _hidden(manifest: pl.DataFrame) -> set[str]:
+    """The contents of which nothing is drawn: the denied ones, and others with the very same pixels."""
+    denied = manifest.filter(pl.col("reasons").list.contains("denied"))
+    same_pixels = pl.col("pixel_hash").is_in(denied["pixel_hash"].drop_nulls().unique().to_list())
+    return {*denied["sha256"], *manifest.filter(same_pixels)["sha256"]}
+
+
+def _counts(names: pl.Series) -> dict[str, int]:
+    return dict(names.drop_nulls().value_counts().iter_rows())
+
+
+def _funnel(manifest: pl.DataFrame) -> list[tuple[str, int]]:
+    fit = manifest.filter(fit_on_its_own())
+    return [
+        ("ingested", manifest.height),
+        ("decoded", int(manifest["decodes"].sum())),
+        ("fit on their own", fit.height),
+        ("accepted, after comparison with each other", int((fit["verdict"] != "quarantine").sum())),
+    ]
+
+
+def _notes(manifest: pl.DataFrame) -> list[tuple[str, str, int]]:
+    """Warnings on accepted images, and what was converted: name, meaning and number of each that there is."""
+    used = manifest.filter(pl.col("verdict") != "quarantine")
+    found = _counts(used["warnings"].explode()), _counts(used["operations"].explode())
+    return [
+        (name, meaning, counts[name])
+        for meanings, counts in zip((WARNINGS, CONVERSIONS), found, strict=True)
+        for name, meaning in meanings.items()
+        if name in counts
+    ]
+
+
+def _paths(manifest: pl.DataFrame, outcomes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """file_id → path, of the sample ids that are files."""
+    ids = sorted({sample for outcome in outcomes for sample in outcome["sample_ids"]})
+    return dict(manifest.filter(pl.col("file_id").is_in(ids)).select("file_id", "path").iter_rows())
+
+
+def _urgency(outcome: Mapping[str, Any]) -> int:
+    """Sorts first what stops the pipeline, last what passed."""
+    if outcome["success"]:
+        return 3
+    return 0 if outcome["error"] else {"critical": 0, "warning": 1, "info": 2}[outcome["severity"]]

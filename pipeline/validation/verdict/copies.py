@@ -1,0 +1,175 @@
+"""Copies: which file of those that show one picture is used, where labels contradict, and what leaks into training.
+
+Three kinds, from certain to likely: the same bytes, the same pixels, nearly the same picture (see ``near_duplicates``).
+What is found is a table of FAULTS, as in ``verdict``.
+"""
+
+import polars as pl
+
+from pipeline.validation.reasons import REASONS
+from pipeline.validation.verdict.near_duplicates import near_groups, near_pairs
+from simclr_core.reporter import emit
+
+FAULTS = pl.Schema(
+    {
+        "row": pl.UInt32(),  # of the file
+        "reason": pl.Enum(list(REASONS)),  # sorts in the order of REASONS
+        "message": pl.String(),
+        "copy_of": pl.String(),  # sha256
+    }
+)
+"""One row per reason against a file."""
+
+PLACEHOLDER_ENTROPY = 4.0
+"""Bits of the luma histogram. Flat graphics have 1 to 3, photographs 6 to 7.5: many near copies of a photograph are a
+burst or a popular motif, many of a drawing that says "image not available" are a fault of the source."""
+
+_HASHES = ("sha256", "phash", "dhash", "red_mean", "green_mean", "blue_mean")
+
+
+def faults(
+    files: pl.DataFrame, reason: str | pl.Expr, message: pl.Expr, copy_of: pl.Expr | None = None
+) -> pl.DataFrame:
+    """FAULTS, one for each of the files."""
+    name = pl.lit(reason) if isinstance(reason, str) else reason
+    source = pl.lit(None) if copy_of is None else copy_of
+    return files.select("row", reason=name, message=message, copy_of=source).cast(FAULTS)
+
+
+def pixel_copies(files: pl.DataFrame) -> pl.DataFrame:
+    """FAULTS of every file whose picture another file shows better, or of all that show it under different labels.
+
+    The newest batch that labels a picture is right about it: that is how a wrong label is corrected.
+
+    Args:
+        files: row, path, split, label, sha256, ingest_batch and pixel_hash of each file that has no fault of its own.
+    """
+    assert not files["pixel_hash"].null_count(), "a decoded image has a pixel hash"
+    ranked = _by_preference(files.filter(pl.col("pixel_hash").is_duplicated()), "pixel_hash")
+    labels = _contradictory_labels(ranked)
+    conflicts = ranked.join(labels, on="pixel_hash")
+    copies = (
+        ranked.with_columns(repeats_bytes=~pl.col("sha256").is_first_distinct())
+        .join(labels, on="pixel_hash", how="anti")
+        .filter(~pl.col("is_kept"))
+    )
+    reason = (
+        pl.when(_leaks())
+        .then(pl.lit("test_leak"))
+        .when("repeats_bytes")
+        .then(pl.lit("exact_duplicate"))
+        .otherwise(pl.lit("pixel_duplicate"))
+    )
+    same = pl.when(pl.col("sha256") == pl.col("kept_sha256")).then(pl.lit("bytes")).otherwise(pl.lit("pixels"))
+    same_as = pl.format("the same {} as {}{}", same, "kept_path", _place())
+    labelled = pl.format("labelled {}", pl.col("labels").list.join(" and "))
+    return pl.concat(
+        [faults(conflicts, "label_conflict", labelled), faults(copies, reason, same_as, pl.col("kept_sha256"))]
+    )
+
+
+def near_copies(
+    contents: pl.DataFrame, *, distance: int | None, quarantine: bool, placeholder_copies: int
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """FAULTS of contents that nearly repeat others, and the groups that look nearly alike: row, near_group, its size.
+
+    A training image near a test image leaks it, wherever else the two are kept apart. At most one fault each.
+
+    Args:
+        contents: one file of each content that is used so far: those of ``pixel_copies``, ``shown`` (files that show
+            its pixels), ``hash_trusted``, phash, dhash, the channels' means, width, height and entropy.
+        distance: bits in which two perceptual hashes may differ; None: nothing is searched.
+        quarantine: whether all but one of a group within the training set go.
+        placeholder_copies: files that show the same flat picture.
+    """
+    trusted = contents.filter("hash_trusted") if distance is not None else contents.clear()
+    pairs = _pairs(trusted, distance or 0)
+    members = contents.join(near_groups(pairs), on="sha256", how="left", maintain_order="left")
+    placeholders = _placeholders(members, placeholder_copies)
+    grouped = members.filter(pl.col("near_group").is_not_null())
+    ranked = _by_preference(grouped.join(placeholders, on="row", how="anti"), "near_group")
+    others = ranked.filter(~pl.col("is_kept") & (_leaks() | (quarantine & (pl.col("kept_split") == "train"))))
+    nearest = _nearest(pairs, ranked.filter(pl.col("is_kept") | (pl.col("split") == "test")))
+    repeated = others.join(nearest, on="sha256", how="left", maintain_order="left")
+    direct = pl.format("nearly the same picture as {}{}, {} of 64 bits differ", "near_path", _place(), "distance")
+    chain = pl.format("in a chain of near copies with {}{}", "kept_path", _place())
+    found = faults(
+        repeated,
+        pl.when(_leaks()).then(pl.lit("test_leak")).otherwise(pl.lit("near_duplicate")),
+        pl.when(pl.col("distance").is_null()).then(chain).otherwise(direct),
+        pl.coalesce("near_sha256", "kept_sha256"),
+    )
+    return pl.concat([placeholders, found]), grouped.select("row", "near_group", "near_group_size")
+
+
+def _by_preference(files: pl.DataFrame, group: str) -> pl.DataFrame:
+    """Each group in a row, first the file that is kept: a test image, then a labelled one, then one of the newest
+    labels, then the oldest. Tells of each file whether that is it, and what it is called."""
+    newest = pl.col("ingest_batch").filter(pl.col("label").is_not_null()).max().over(group)
+    is_earlier = pl.col("ingest_batch") != pl.col("newest")
+    return (
+        files.with_columns(newest=newest)
+        .sort(
+            *(group, pl.col("split") != "test", pl.col("label").is_null(), is_earlier),
+            *("ingest_batch", "path", "sha256", "label", "row"),
+        )
+        .with_columns(
+            pl.col("path", "split", "sha256").first().over(group).name.prefix("kept_"),
+            is_kept=pl.col("row") == pl.col("row").first().over(group),
+        )
+    )
+
+
+def _contradictory_labels(ranked: pl.DataFrame) -> pl.DataFrame:
+    """pixel_hash → labels, of the pictures whose kept file and newest labels do not agree on one."""
+    return (
+        ranked.filter(pl.col("is_kept") | (pl.col("ingest_batch") == pl.col("newest")))
+        .group_by("pixel_hash")
+        .agg(labels=pl.col("label").drop_nulls().unique().sort())
+        .filter(pl.col("labels").list.len() > 1)
+    )
+
+
+def _leaks() -> pl.Expr:
+    return (pl.col("kept_split") == "test") & (pl.col("split") != "test")
+
+
+def _place() -> pl.Expr:
+    return pl.when(_leaks()).then(pl.lit(" of the test set")).otherwise(pl.lit(""))
+
+
+def _pairs(contents: pl.DataFrame, distance: int) -> pl.DataFrame:
+    aspect = pl.col("width") / pl.col("height")
+    pairs, cut_short = near_pairs(contents.select(*_HASHES, aspect=aspect), distance)
+    if cut_short:
+        message = f"{cut_short} images have too many near copies to compare each with all of them"
+        emit("progress", stage="validate", message=message, cut_short=cut_short)
+    return pairs
+
+
+def _nearest(pairs: pl.DataFrame, targets: pl.DataFrame) -> pl.DataFrame:
+    """sha256 → the nearest of the targets that it forms a pair with: distance, near_sha256, near_path."""
+    both_ways = pl.concat(
+        [
+            pairs.select(sha256="first", near_sha256="second", distance="distance"),
+            pairs.select(sha256="second", near_sha256="first", distance="distance"),
+        ]
+    )
+    return (
+        both_ways.join(targets.select(near_sha256="sha256", near_path="path"), on="near_sha256")
+        .sort("sha256", "distance", "near_sha256")
+        .unique("sha256", keep="first", maintain_order=True)
+    )
+
+
+def _placeholders(members: pl.DataFrame, placeholder_copies: int) -> pl.DataFrame:
+    """FAULTS of the training images whose flat picture, or nearly that, very many files show."""
+    picture = pl.coalesce("near_group", "sha256")
+    found = (
+        members.filter(pl.col("near_group").is_not_null() | (pl.col("shown") >= placeholder_copies))
+        .with_columns(pl.col("shown").sum().over(picture), entropy=pl.col("entropy").median().over(picture))
+        .filter(pl.col("shown") >= placeholder_copies, pl.col("entropy") < PLACEHOLDER_ENTROPY)
+        .filter(pl.col("split") == "train")
+    )
+    limit = f"validate.near_duplicates.placeholder_copies is {placeholder_copies}"
+    return faults(found, "placeholder", pl.format("{} files show this flat picture or nearly it; " + limit, "shown"))

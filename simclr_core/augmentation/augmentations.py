@@ -1,0 +1,250 @@
+"""The views of SimCLR (Chen et al. 2020, appendix A): crop and resize, flip, colour jitter, grayscale, blur.
+
+Whole uint8 batches in, each sample with parameters of its own, on the device where the batch lies. All randomness comes
+from ``order.uniform``: a view is a pure function of (seed, epoch, sample, view), whatever batch the sample sits in.
+
+Two modes. ``exact``: every step equals torchvision's transform of a float image (antialias on) within one level of 255,
+with the weights of luminance and the order of the jitter as ``color_jitter`` says. ``fused``: crop, flip and blur are
+one pair of matrices, jitter and grayscale one affine map of the colours, so that hue turns in YIQ and nothing is
+clamped before the end; above ``MATRIX_SIDE`` on a CPU the crop is resized in whole levels.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from simclr_core.augmentation.color_jitter import jitter_maps, jittered, luminance, mapped
+from simclr_core.augmentation.gaussian_blur import blur_matrix, gaussian_blur, separable_blur
+from simclr_core.augmentation.random_resized_crop import TRIES, crop_boxes, interpolated_crop, resized_crop
+from simclr_core.data.order import uniform
+from simclr_core.errors import AugmentationError
+
+SIGMA = (0.1, 2.0)  # of the blur, in pixels of the view whatever its size
+MAIN_VIEWS = 2  # views 0 and 1 are the pair of SimCLR; later ones are extra crops
+MATRIX_SIDE = 64  # pixels: on a CPU, larger views are faster without matrix products
+CHUNK_BYTES = 2**20  # of float pixels that a CPU works on at once, so that they stay in its cache
+
+Flags = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+
+class Draws(NamedTuple):
+    """What happens to each sample of a batch; every array begins with the sample."""
+
+    boxes: Floats  # top, left, height, width
+    flip: Flags
+    turns: NDArray[np.int64]  # quarter turns, 0..3
+    jitter: Flags
+    swings: Floats  # [n, 4]: brightness, contrast, saturation, hue, in [-s, s]
+    orders: NDArray[np.int64]  # [n, 4]: which of these comes first, second, ...
+    gray: Flags
+    blur: Flags
+    sigmas: Floats
+    solarize: Flags
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The recipe of a view of ``size`` x ``size`` pixels.
+
+    ``crop_scale`` is the area of the crop over that of the image, ``crop_ratio`` its width over its height. ``flip``,
+    ``jitter_probability``, ``grayscale``, ``blur``, ``rotation`` and ``solarize`` are probabilities, each drawn per
+    sample. With strength s the factors of brightness, contrast and saturation lie in 1 -+ 0.8 s, and hue turns by up to
+    0.2 s of the circle either way; ``jitter_order`` is brightness, contrast, saturation, hue, or random per sample. The
+    blur's kernel spans 10 % of the side, rounded down to an odd number: below 20 pixels there is no blur. A rotation is
+    by 90, 180 or 270 degrees. Solarisation inverts the pixels from 0.5 up (Grill et al. 2020, BYOL). Views from number
+    2 on, ``extra_crops`` of them, take ``extra_crop_scale``: multi-crop (Caron et al. 2020, SwAV), at the same size.
+
+    Raises:
+        AugmentationError: a value is out of its range.
+    """
+
+    size: int
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    jitter_strength: float = 1.0
+    jitter_probability: float = 0.8
+    grayscale: float = 0.2
+    blur: float = 0.5
+    mode: Literal["exact", "fused"] = "exact"
+    jitter_order: Literal["fixed", "random"] = "fixed"
+    rotation: float = 0.0
+    solarize: float = 0.0
+    extra_crops: int = 0
+    extra_crop_scale: tuple[float, float] = (0.05, 0.14)
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise AugmentationError(f"size is {self.size}; a view has at least 1 pixel a side")
+        for name, most in (("crop_scale", 1.0), ("extra_crop_scale", 1.0), ("crop_ratio", float("inf"))):
+            low, high = given = getattr(self, name)
+            if not 0 < low <= high <= most:
+                limit = "" if most > 1 else " <= 1"
+                raise AugmentationError(f"{name} is {given}; give 0 < smallest <= largest{limit}")
+        if not 0 <= self.jitter_strength <= 1.25:
+            raise AugmentationError(f"jitter_strength is {self.jitter_strength}; give 0 to 1.25, where 1 - 0.8 s is 0")
+        for name in ("flip", "jitter_probability", "grayscale", "blur", "rotation", "solarize"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise AugmentationError(f"{name} is {getattr(self, name)}; a probability lies in [0, 1]")
+        for name, allowed in (("mode", ("exact", "fused")), ("jitter_order", ("fixed", "random"))):
+            if getattr(self, name) not in allowed:
+                raise AugmentationError(f"{name} is {getattr(self, name)!r}; give {' or '.join(allowed)}")
+        if self.extra_crops < 0:
+            raise AugmentationError(f"extra_crops is {self.extra_crops}; give 0 or more")
+
+    @property
+    def views(self) -> int:
+        """How many views an image has."""
+        return MAIN_VIEWS + self.extra_crops
+
+    def view(self, images: Tensor, sizes: Tensor, seed: int, epoch: int, samples: Tensor, view: int) -> Tensor:
+        """One view of each image: float32 [n, 3, size, size] in [0, 1].
+
+        ``images`` uint8 [n, 3, H, W] hold each image in the top left corner, ``sizes`` int64 [n, 2] say how high and
+        wide it is, ``samples`` int64 [n] which of the dataset; the last two are best left on the CPU.
+
+        Raises:
+            AugmentationError: the batch is not of this form.
+        """
+        _check(images, sizes, samples)
+        draws = self.draws(sizes.cpu().numpy(), seed, epoch, samples.cpu().numpy(), view)
+        colourless = torch.equal(images[:, 0], images[:, 1]) and torch.equal(images[:, 1], images[:, 2])
+        pixels = images[:, :1] if colourless else images
+        views = torch.empty(len(images), 3, self.size, self.size, device=images.device)
+        with torch.autocast(images.device.type, enabled=False):
+            maps = self._maps(draws)
+            for chunk in _chunks(pixels, self.size):
+                some = Draws._make(values[chunk] for values in draws)
+                if maps is None:
+                    views[chunk] = self._exact(pixels[chunk], some)
+                else:
+                    views[chunk] = self._fused(pixels[chunk], some, maps[0][chunk], maps[1][chunk])
+        return views
+
+    def draws(self, sizes: NDArray[np.int64], seed: int, epoch: int, samples: NDArray[np.int64], view: int) -> Draws:
+        """The random choices for each of ``samples`` [n]. New ones go to the end: the others stay what they were."""
+        numbers = uniform(seed, epoch, samples, view, 2 * TRIES + 18).T
+        areas, ratios, numbers = np.split(numbers, [TRIES, 2 * TRIES])
+        top, left, flip, jitter, *swings, gray, blur, sigma, rotate, turn, solarize = numbers[:14]
+        scale = self.crop_scale if view < MAIN_VIEWS else self.extra_crop_scale
+        return Draws(
+            boxes=crop_boxes(areas, ratios, top, left, sizes, scale, self.crop_ratio),
+            flip=flip < self.flip,
+            turns=np.where(rotate < self.rotation, 1 + (3 * turn).astype(np.int64), 0),
+            jitter=(jitter < self.jitter_probability) & (self.jitter_strength > 0),
+            swings=self.jitter_strength * (2 * np.stack(swings, axis=1) - 1),
+            orders=numbers[14:].argsort(axis=0).T,
+            gray=gray < self.grayscale,
+            blur=(blur < self.blur) & (self._kernel > 1),
+            sigmas=SIGMA[0] + (SIGMA[1] - SIGMA[0]) * sigma,
+            solarize=solarize < self.solarize,
+        )
+
+    @property
+    def _kernel(self) -> int:
+        return self.size // 10 // 2 * 2 + 1
+
+    def _by_matrices(self, device: torch.device) -> bool:
+        return device.type != "cpu" or self.size <= MATRIX_SIDE
+
+    def _maps(self, draws: Draws) -> tuple[Floats, Floats] | None:
+        """What happens to the colours of each sample, as ``jitter_maps``; None where it happens step by step."""
+        if self.mode == "exact":
+            return None
+        orders = draws.orders if self.jitter_order == "random" else None
+        return jitter_maps(np.where(draws.jitter, draws.swings.T, 0), draws.gray, orders)
+
+    def _exact(self, images: Tensor, draws: Draws) -> Tensor:
+        device = images.device
+        boxes, flip, swings, sigmas = (
+            _on(device, values) for values in (draws.boxes, draws.flip, draws.swings.T, draws.sigmas)
+        )
+        if self._by_matrices(device):
+            pixels, blur = resized_crop(images, boxes, flip, self.size), gaussian_blur
+        else:
+            pixels = interpolated_crop(images, boxes, flip, self.size, rounded=False).div_(255)
+            blur = separable_blur
+        orders = draws.orders[draws.jitter] if self.jitter_order == "random" else None
+        pixels = _rotated(pixels, draws.turns)
+        pixels = _changed(pixels, draws.jitter, lambda some, rows: jittered(some, swings[:, rows], orders))
+        if images.shape[1] == 3:
+            pixels = _changed(pixels, draws.gray, lambda some, _: luminance(some).repeat(1, 3, 1, 1))
+        pixels = _changed(pixels, draws.blur, lambda some, rows: blur(some, sigmas[rows], self._kernel))
+        return _changed(pixels, draws.solarize, _solarized)
+
+    def _fused(self, images: Tensor, draws: Draws, of_pixel: Floats, of_mean: Floats) -> Tensor:
+        device = images.device
+        boxes, flip, sigmas = (_on(device, values) for values in (draws.boxes, draws.flip, draws.sigmas))
+        maps = (_on(device, values.astype(np.float32)) for values in (of_pixel, of_mean))
+        if self._by_matrices(device):
+            blur = None
+            if draws.blur.any():
+                blur = blur_matrix(sigmas, self._kernel, self.size)
+                blur[_on(device, np.flatnonzero(~draws.blur))] = torch.eye(self.size, device=device)
+            pixels = mapped(resized_crop(images, boxes, flip, self.size, blur), *maps)
+        else:
+            levels = interpolated_crop(images, boxes, flip, self.size, rounded=True)
+            pixels = mapped(levels, *(values.div_(255) for values in maps))
+            pixels = _changed(pixels, draws.blur, lambda some, rows: separable_blur(some, sigmas[rows], self._kernel))
+        return _changed(_rotated(pixels, draws.turns), draws.solarize, _solarized)
+
+
+def _check(images: Tensor, sizes: Tensor, samples: Tensor) -> None:
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise AugmentationError(
+            f"images are {str(images.dtype).removeprefix('torch.')} {list(images.shape)}; give uint8 [n, 3, H, W], one "
+            "channel repeated three times: images.expand(-1, 3, -1, -1)"
+        )
+    n, _, height, width = images.shape
+    if sizes.shape != (n, 2) or samples.shape != (n,):
+        raise AugmentationError(
+            f"sizes are {list(sizes.shape)} and samples {list(samples.shape)} for {n} images; give [{n}, 2] and [{n}]"
+        )
+    if n and not (sizes.min() >= 1 and sizes[:, 0].max() <= height and sizes[:, 1].max() <= width):
+        raise AugmentationError(
+            f"sizes go from {sizes.amin(0).tolist()} to {sizes.amax(0).tolist()}; the images have room for 1 pixel to "
+            f"{[height, width]} (height, width)"
+        )
+
+
+def _chunks(images: Tensor, size: int) -> Iterator[slice]:
+    """A batch in parts: as large as a CPU's cache holds, all at once on a GPU."""
+    n, channels, height, width = images.shape
+    per_image = 4 * channels * max(size * size, height * width)
+    step = max(1, CHUNK_BYTES // per_image) if images.device.type == "cpu" else n
+    return (slice(first, first + step) for first in range(0, n, step))
+
+
+def _on(device: torch.device, values: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values)).to(device)
+
+
+def _changed(pixels: Tensor, chosen: Flags, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """``change(pixels[rows], rows)`` in the ``chosen`` [n] rows of ``pixels``; no copies where it is all or none."""
+    rows = _on(pixels.device, np.flatnonzero(chosen))
+    if chosen.all():
+        return change(pixels, rows)
+    if chosen.any():
+        pixels.index_copy_(0, rows, change(pixels.index_select(0, rows), rows))
+    return pixels
+
+
+def _rotated(pixels: Tensor, turns: NDArray[np.int64]) -> Tensor:
+    for count in (1, 2, 3):
+        pixels = _changed(pixels, turns == count, partial(_turned, count))
+    return pixels
+
+
+def _turned(count: int, pixels: Tensor, _: Tensor) -> Tensor:
+    return pixels.rot90(count, (2, 3))
+
+
+def _solarized(pixels: Tensor, _: Tensor) -> Tensor:
+    return torch.where(pixels < 0.5, pixels, 1 - pixels)

@@ -1,0 +1,201 @@
+"""The exported candidate beside the released champion, image by image: ``reports/compare.json`` for the gates.
+
+    python -m simclr_core compare        in a workspace, after export
+
+Judged is what is served: the embeddings that onnxruntime gives of the same image files, each encoder with its own
+preprocessing. Both then get the same new classifiers, cosine kNN and a linear probe on every labelled training image,
+and their answers to the labelled test images are counted in pairs. An index of the champion's embeddings is asked with
+the candidate's as well: who may exchange the encoder without embedding everything again?
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import deploy
+from deploy.artifact import verify, write_atomically
+from deploy.bundle import MODEL
+from deploy.errors import ImageError
+from simclr_core.config import CompareConfig
+from simclr_core.data.shards import ShardedImages, read_card
+from simclr_core.errors import CheckpointError, DatasetError, NonFiniteFeaturesError
+from simclr_core.evaluation.images import EvaluationImages, missing_labels
+from simclr_core.evaluation.knn import knn_predict, nearest
+from simclr_core.evaluation.linear_probe import fit_probe, ranked_classes
+from simclr_core.params import read_block
+from simclr_core.reporter import emit, record_timing
+
+ALL_LABELS = "1.0"
+SEED = 0  # of the validation folds by which the probe's L2 is chosen
+BATCH = 64  # images that onnxruntime gets at a time; only embeddings are kept
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What one encoder makes of the labelled images: float32 [n, d], of length 1."""
+
+    train: NDArray[np.float32]
+    test: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Which of the test images each classifier on one encoder's embeddings gets right: bool [n]."""
+
+    knn: NDArray[np.bool_]
+    probe: NDArray[np.bool_]
+
+
+def run(workspace: Path) -> None:
+    """Compare ``models/bundle`` with ``models/champion``. What cannot be measured is null, and the report says why.
+
+    Raises:
+        SimclrError, DeployError: params.yaml, the prepared images or a bundle cannot be used.
+    """
+    began = time.perf_counter()
+    config = read_block(workspace / "params.yaml", "compare", CompareConfig)
+    prepared = workspace / "data" / "prepared"
+    classes = len(read_card(prepared).classes)
+    train, test = (EvaluationImages.of(ShardedImages(prepared / split)) for split in ("train", "test"))
+    bundles = {"candidate": workspace / "models" / "bundle"}
+    version, champion = read_champion(workspace / "models" / "champion")
+    if champion:
+        bundles["champion"] = champion
+    unlabelled = missing_labels(train, test)
+    reason = unlabelled or (None if champion else "no encoder has been released yet")
+    if reason:
+        print(f"compare: nothing to compare: {reason}", file=sys.stderr)
+
+    emit("start", stage="compare", message=f"candidate and {version or 'no champion'} on {test.labelled} test images")
+    embedded: dict[str, Embedded] = {}
+    answers: dict[str, Answers] = {}
+    for name, bundle in bundles.items():
+        encoder = deploy.load(bundle)  # also without labels: a bundle that does not load goes no further
+        if not unlabelled:
+            embedded[name] = Embedded(embed(encoder, train, name), embed(encoder, test, name))
+            answers[name] = answer(embedded[name], train, test, classes, config)
+            emit("progress", stage="compare", message=f"{name}: {_summary(answers[name])}")
+    report = {
+        "champion": version,
+        "test_images": test.labelled,
+        "classes": classes,
+        "reason": reason,
+        "knn": paired({name: both.knn for name, both in answers.items()}),
+        "probe": paired({name: both.probe for name, both in answers.items()}),
+        "old_index": ask_old_index(embedded, train, test, classes, config),
+        "megabytes": {name: _megabytes(bundles.get(name)) for name in ("candidate", "champion")},
+    }
+    write_atomically(workspace / "reports" / "compare.json", json.dumps(report, indent=2) + "\n")
+    seconds = time.perf_counter() - began
+    record_timing("compare", workspace=workspace, seconds=seconds)
+    emit("end", stage="compare", message=f"compared with {version or 'nothing'}", seconds=round(seconds, 1))
+
+
+def read_champion(directory: Path) -> tuple[str | None, Path | None]:
+    """Version and bundle of the released encoder, both None before the first release; every file is verified.
+
+    Raises:
+        CheckpointError: the directory is not there, or its parts contradict each other.
+        CorruptArtifactError: a file has changed since the champion was pinned.
+    """
+    if not directory.exists():
+        raise CheckpointError(f"{directory}: not there; `simclr run` pins the released encoder, or that there is none")
+    verify(directory)
+    card, bundle = directory / "champion.json", directory / "bundle"
+    version: str | None = json.loads(card.read_text(encoding="utf-8"))["version"]
+    if (version is not None) != bundle.is_dir():
+        there = "there" if bundle.is_dir() else "missing"
+        advice = f"remove {directory}, and `simclr run` pins the released encoder again"
+        raise CheckpointError(f"{card}: version {version}, but the bundle is {there}; {advice}")
+    return version, bundle if version is not None else None
+
+
+def embed(encoder: deploy.Encoder, split: EvaluationImages, name: str) -> NDArray[np.float32]:
+    """The served embeddings of the labelled images of a split, one batch of images in memory at a time.
+
+    Raises:
+        DatasetError: an image cannot be decoded.
+        NonFiniteFeaturesError: the encoder gives infinities or what is not a number.
+    """
+    files: Iterator[bytes] = (split.images.read(int(position)) for position in split.positions)
+    try:
+        vectors = np.concatenate([part.vectors for part in encoder.embed_iter(files, batch_size=BATCH)])
+    except ImageError as error:
+        raise DatasetError(f"prepared images: {error}; restore them with `dvc checkout --force`") from error
+    if not np.isfinite(vectors).all():
+        raise NonFiniteFeaturesError(
+            f"{name}: embeddings of the prepared images are not finite; export another encoder"
+        )
+    return vectors
+
+
+def answer(
+    embedded: Embedded, train: EvaluationImages, test: EvaluationImages, classes: int, config: CompareConfig
+) -> Answers:
+    """Fit both classifiers on the labelled training images, and ask them for the classes of the test images."""
+    knn = (config.knn_neighbours, config.knn_temperature)
+    probe = fit_probe(embedded.train, train.labels, train.keys, classes, ALL_LABELS, config.l2_count, SEED)
+    return Answers(
+        knn=knn_predict(embedded.train, train.labels, embedded.test, classes, *knn) == test.labels,
+        probe=ranked_classes(probe, embedded.test)[:, 0] == test.labels,
+    )
+
+
+def paired(right: dict[str, NDArray[np.bool_]]) -> dict[str, float | int | None]:
+    """Accuracy of each encoder in percent, and the number of images that only one of them gets right."""
+    result: dict[str, float | int | None] = {
+        name: _percent(right[name]) if name in right else None for name in ("candidate", "champion")
+    }
+    both = len(right) == 2
+    result["candidate_only"] = int(np.sum(right["candidate"] & ~right["champion"])) if both else None
+    result["champion_only"] = int(np.sum(right["champion"] & ~right["candidate"])) if both else None
+    return result
+
+
+def ask_old_index(
+    embedded: dict[str, Embedded], train: EvaluationImages, test: EvaluationImages, classes: int, config: CompareConfig
+) -> dict[str, bool | float | None]:
+    """kNN in the champion's embeddings of the training images, asked with its own and with the candidate's of the test.
+
+    ``same_neighbour`` is the percentage of test images that find the same nearest training image either way. Vectors of
+    different lengths cannot be compared.
+    """
+    nothing: dict[str, bool | float | None] = {
+        "comparable": False,
+        "old_queries": None,
+        "new_queries": None,
+        "same_neighbour": None,
+    }
+    if len(embedded) < 2:
+        return nothing
+    index, old, new = embedded["champion"].train, embedded["champion"].test, embedded["candidate"].test
+    if old.shape[1] != new.shape[1]:
+        return nothing
+    knn = (config.knn_neighbours, config.knn_temperature)
+    old_right, new_right = (knn_predict(index, train.labels, one, classes, *knn) == test.labels for one in (old, new))
+    first_old, first_new = (nearest(index, one, 1)[1].numpy() for one in (old, new))
+    return {
+        "comparable": True,
+        "old_queries": _percent(old_right),
+        "new_queries": _percent(new_right),
+        "same_neighbour": _percent(first_old == first_new),
+    }
+
+
+def _percent(right: NDArray[np.bool_]) -> float:
+    return round(100 * float(right.mean()), 3)
+
+
+def _megabytes(bundle: Path | None) -> float | None:
+    """Of the ONNX file, which is what a server holds in memory."""
+    return None if bundle is None else round((bundle / MODEL).stat().st_size / 1e6, 3)
+
+
+def _summary(answers: Answers) -> str:
+    return f"kNN {_percent(answers.knn):.1f} %, linear probe {_percent(answers.probe):.1f} %"

@@ -1,0 +1,241 @@
+"""Fine-tuning on few labels (SimCLR, section B.5), beside the same network trained from random weights.
+
+    python -m simclr_core finetune --fraction 0.01        in a workspace, after pretrain
+
+The recipe is the paper's: the whole network, Nesterov SGD, a cosine without warm-up, no weight decay, crops and flips
+as the only augmentation. Every seed draws its own class-balanced labels; the report has the mean over the seeds and its
+95 % confidence interval. The baseline has the same labels and steps. ``models/finetuned/<fraction>`` is the network of
+the first seed, not of the best: the test split chooses nothing.
+
+With ``head_layers`` the first layers of the projection head stay below the classifier (SimCLRv2, Chen et al. 2020b,
+section 3). They belong to the encoder from then on, in the model and in what is exported of it.
+"""
+
+import copy
+import json
+import math
+import re
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from deploy.artifact import publish, write_atomically
+from simclr_core.augmentation.augmentations import Augmentation
+from simclr_core.config import FinetuneConfig
+from simclr_core.data.dataset import TrainingImages
+from simclr_core.data.order import permuted
+from simclr_core.data.shards import ShardedImages, read_card
+from simclr_core.data.subsets import subset
+from simclr_core.errors import CheckpointError, LabelError, NonFiniteFeaturesError
+from simclr_core.evaluation.features import extract
+from simclr_core.evaluation.images import EvaluationImages, missing_labels, random_encoder
+from simclr_core.model.encoder import Encoder
+from simclr_core.model.projection_head import build_projection_head, first_layers
+from simclr_core.params import read_block
+from simclr_core.pretraining.checkpoint import Model, load_model, save_model
+from simclr_core.reporter import emit, record_timing
+from simclr_core.schedule import learning_rate, peak_learning_rate
+
+FEW = Fraction("0.01")  # up to here ``epochs_few``: the paper trains 60 epochs on 1 % of ImageNet, 30 on 10 %
+FEWEST_STEPS = 100  # 1 % of ImageNet is 12,811 labels; 60 epochs of 80 labels would be over before they are learned
+
+# Random weights move further: on the demo's 1 % and 10 % of the labels, judged on training images outside the budget,
+# 4 to 8 times the rate is best from scratch.
+SCRATCH_RATE = 4.0
+
+STUDENT_T = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+"""97.5 % quantiles for 1 to 30 degrees of freedom (NIST/SEMATECH e-Handbook of Statistical Methods, 1.3.6.7.2)."""
+
+
+def run(workspace: Path, fraction: str) -> None:
+    """Fine-tune ``models/pretrained`` on a fraction of the labels. What cannot be measured for want of labels is null.
+
+    Raises:
+        LabelError: ``fraction`` is not a decimal above 0 and up to 1.
+        SimclrError, DeployError: params.yaml, the prepared images or the model cannot be used; CheckpointError when
+            its projection head has fewer layers than are to be kept.
+    """
+    began = time.perf_counter()
+    stage = f"finetune-{fraction}"
+    if not re.fullmatch(r"[01]\.\d+", fraction) or not 0 < Fraction(fraction) <= 1:
+        raise LabelError(f"fraction {fraction!r}: give a decimal above 0 and up to 1, such as 0.01")
+    config = read_block(workspace / "params.yaml", "finetune", FinetuneConfig)
+    prepared = workspace / "data" / "prepared"
+    classes = read_card(prepared).classes
+    model = with_head_layers(load_model(workspace / "models" / "pretrained"), config.head_layers)
+    train, test = (EvaluationImages.of(ShardedImages(prepared / split)) for split in ("train", "test"))
+    budgets = {seed: subset(train.labels, train.keys, fraction, seed) for seed in config.seeds}
+    labels = len(budgets[config.seeds[0]])  # the same number for every seed
+    reason = missing_labels(train, test) or ("only one labelled training image; label more" if labels < 2 else None)
+    if reason:
+        print(f"{stage}: no accuracies: {reason}", file=sys.stderr)
+
+    batch_size = min(config.batch_size, labels)
+    epochs = config.epochs_few if Fraction(fraction) <= FEW else config.epochs
+    steps = max(FEWEST_STEPS, epochs * (labels // batch_size)) if labels >= 2 else 0
+    rate = peak_learning_rate(config.learning_rate, batch_size, "linear")
+    emit("start", stage=stage, message=f"{labels} labels, {len(budgets)} seeds, {steps} steps of {batch_size} images")
+    networks: dict[str, list[nn.Sequential]] = {"pretrained": [], "scratch": []}
+    images = TrainingImages(train.images)
+    augmentation = few_label_augmentation(model.card, config.crop_scale)
+    for seed, budget in budgets.items() if steps else ():
+        known = train.positions[budget], train.labels[budget], len(classes), augmentation
+        for start, trained in networks.items():
+            encoder = copy.deepcopy(model.encoder) if start == "pretrained" else random_encoder(model, seed)
+            peak = rate if start == "pretrained" else SCRATCH_RATE * rate
+            network, loss = train_classifier(encoder, model.card, images, *known, steps, batch_size, peak, seed)
+            trained.append(network)
+            emit("progress", stage=stage, message=f"seed {seed}, {start}: training loss {loss:.3f}")
+
+    pretrained, scratch = (top1_accuracies(trained, test, model) for trained in networks.values())
+    report = {"fraction": fraction, "labels": labels, **compared(config.seeds, pretrained, scratch), "reason": reason}
+    with publish(workspace / "models" / "finetuned" / fraction, replace=True) as work:
+        settings = {**config.model_dump(), "fraction": fraction, "seed": config.seeds[0], "steps": steps}
+        save_first(work, networks["pretrained"], model, classes, settings, report)
+    write_atomically(workspace / "reports" / f"{stage}.json", json.dumps(report, indent=2) + "\n")
+    seconds = time.perf_counter() - began
+    record_timing(stage, workspace=workspace, seconds=seconds)
+    shown = f"top-1 {report['top1']} %, from scratch {report['scratch_top1']} %" if pretrained else "no accuracies"
+    emit("end", stage=stage, message=f"{labels} labels: {shown}", seconds=round(seconds, 1))
+
+
+def with_head_layers(model: Model, layers: int) -> Model:
+    """``model`` with the first ``layers`` of its projection head at the end of its encoder.
+
+    Raises:
+        CheckpointError: the head has fewer.
+    """
+    if layers == 0:
+        return model
+    settings = model.card["config"]["projection_head"]
+    if layers > settings["layers"]:
+        raise CheckpointError(
+            f"finetune.head_layers is {layers}, but the projection head of models/pretrained has {settings['layers']}; "
+            "give at most as many, or pretrain again with more pretrain.projection_head.layers"
+        )
+    head = build_projection_head(model.encoder.feature_dim, **settings)
+    head.load_state_dict(model.head)
+    kept, width = first_layers(head, layers)
+    encoder = Encoder(model.encoder.backbone, width, kept).eval()
+    card = {**model.card, "feature_dim": width, "head_layers": layers, "projection_head": settings}
+    return replace(model, encoder=encoder, card=card)
+
+
+def train_classifier(
+    encoder: Encoder,
+    card: dict[str, Any],
+    images: TrainingImages,
+    positions: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    classes: int,
+    augmentation: Augmentation,
+    steps: int,
+    batch_size: int,
+    peak_rate: float,
+    seed: int,
+) -> tuple[nn.Sequential, float]:
+    """Train ``encoder``, in place, and a linear head that starts at zero. Returns both as a network, and the last loss.
+
+    ``card`` is the model's, for preprocessing, mean and std. ``positions`` [n] are those of the training images,
+    ``labels`` [n] their classes. Each epoch has its own order, and its last incomplete batch is dropped: BatchNorm
+    would have too few images for its statistics.
+
+    Raises:
+        NonFiniteFeaturesError: the weights have run away.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(seed)  # for networks that draw: dropout, stochastic depth
+    head = nn.Linear(encoder.feature_dim, classes)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    network = nn.Sequential(encoder, head).to(device).to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=peak_rate, momentum=0.9, nesterov=True)
+    mean, std = (torch.tensor(card[name], device=device).view(3, 1, 1) for name in ("mean", "std"))
+    loss = torch.zeros(())
+    for step in range(steps):
+        epoch, turn = divmod(step, len(positions) // batch_size)
+        rows = permuted(seed, epoch, np.arange(turn * batch_size, (turn + 1) * batch_size), len(positions))
+        pixels, sizes = images.batch(positions[rows])
+        views = augmentation.view(pixels.to(device), sizes, seed, epoch, torch.from_numpy(positions[rows]), view=0)
+        views = ((views - mean) / std).contiguous(memory_format=torch.channels_last)
+        loss = cross_entropy(network(views), torch.from_numpy(labels[rows]).to(device))
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, 0, peak_rate)
+        optimizer.step()
+    if not math.isfinite(loss.item()):
+        raise NonFiniteFeaturesError(f"the loss of seed {seed} became {loss.item()}; lower finetune.learning_rate")
+    return network.eval(), loss.item()
+
+
+def few_label_augmentation(card: dict[str, Any], crop_scale: tuple[float, float]) -> Augmentation:
+    """Crops, and flips where pretraining took them to leave the class alone."""
+    flip = card["config"]["augmentation"]["flip"]
+    return Augmentation(card["preprocessing"]["size"], crop_scale, flip=flip, jitter_probability=0, grayscale=0, blur=0)
+
+
+def top1_accuracies(networks: Sequence[nn.Sequential], test: EvaluationImages, model: Model) -> list[float]:
+    """Percent of the test images that each network classifies rightly; nothing without labelled test images."""
+    if not test.labelled or not networks:
+        return []
+    predicted: list[list[NDArray[np.int64]]] = [[] for _ in networks]
+    for images in test.chunks(model.preprocessing):
+        for network, chunks in zip(networks, predicted, strict=True):
+            chunks.append(extract(network, images, model.card["mean"], model.card["std"]).argmax(axis=1))
+    return [round(100 * float(np.mean(np.concatenate(chunks) == test.labels)), 3) for chunks in predicted]
+
+
+def compared(seeds: Sequence[int], pretrained: Sequence[float], scratch: Sequence[float]) -> dict[str, Any]:
+    """The two ways to start, over the seeds: percentages and half the widths of their 95 % intervals."""
+    return {
+        "seeds": list(seeds),
+        "top1": round(statistics.fmean(pretrained), 3) if pretrained else None,
+        "ci95": confidence_interval(pretrained),
+        "scratch_top1": round(statistics.fmean(scratch), 3) if scratch else None,
+        "scratch_ci95": confidence_interval(scratch),
+        "top1_per_seed": list(pretrained),
+        "scratch_top1_per_seed": list(scratch),
+    }
+
+
+def confidence_interval(values: Sequence[float]) -> float | None:
+    """Half the width of the 95 % interval of the mean, by Student's t; None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    quantile = STUDENT_T[min(len(values) - 1, len(STUDENT_T)) - 1]  # above 30 degrees up to 4 % too wide
+    return round(quantile * statistics.stdev(values) / math.sqrt(len(values)), 3)
+
+
+def save_first(
+    directory: Path,
+    networks: Sequence[nn.Sequential],
+    model: Model,
+    classes: Sequence[str],
+    settings: dict[str, Any],
+    report: dict[str, Any],
+) -> None:
+    """Write the network of the first seed as a model; without one, ``reason.json``."""
+    if not networks:
+        reason = {"reason": report["reason"]}
+        (directory / "reason.json").write_text(json.dumps(reason) + "\n", encoding="utf-8")
+        return
+    encoder, head = networks[0]
+    assert isinstance(encoder, Encoder)
+    metrics = {key: report[key] for key in ("labels", "top1", "ci95", "scratch_top1", "scratch_ci95")}
+    card = {**model.card, "kind": "finetuned", "classes": list(classes), "config": settings, "metrics": metrics}
+    save_model(directory, encoder, head.state_dict(), card)

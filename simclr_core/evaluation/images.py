@@ -1,0 +1,59 @@
+"""What linear evaluation and fine-tuning share: the labelled images of a split, the untrained network beside ours."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from deploy.images.preprocess import Preprocessing
+from simclr_core.data.dataset import evaluation_images
+from simclr_core.data.shards import UNLABELLED, ShardedImages
+from simclr_core.model.encoder import Encoder
+from simclr_core.pretraining.checkpoint import Model, fresh_encoder
+
+CHUNK = 2048  # images in memory at a time
+UNLABELLED_SAMPLE = 5000  # of a split without labels, to look at
+
+
+@dataclass(frozen=True)
+class EvaluationImages:
+    """The labelled images of a split; of a split without any label, a sample, so that there is something to look at."""
+
+    images: ShardedImages
+    positions: NDArray[np.int64]
+    labels: NDArray[np.int64]  # all UNLABELLED in a sample
+    keys: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, images: ShardedImages) -> Self:
+        labelled = np.flatnonzero(images.labels != UNLABELLED)
+        positions = labelled if len(labelled) else np.arange(min(len(images), UNLABELLED_SAMPLE))
+        return cls(images, positions, images.labels[positions].astype(np.int64), images.keys[positions])
+
+    @property
+    def labelled(self) -> int:
+        return int(np.sum(self.labels != UNLABELLED))
+
+    def chunks(self, preprocessing: Preprocessing) -> Iterator[NDArray[np.uint8]]:
+        """The images as the served encoder sees them, uint8 [up to 2048, s, s, 3]; of no images one empty chunk."""
+        for start in range(0, max(len(self.positions), 1), CHUNK):
+            yield evaluation_images(self.images, self.positions[start : start + CHUNK], preprocessing)
+
+
+def missing_labels(train: EvaluationImages, test: EvaluationImages) -> str | None:
+    """Why there can be no accuracies, and what to do; None if there can."""
+    if not train.labelled:
+        return "no labelled training images; put some into inbox/labeled/<class>/ or name them in inbox/labels.csv"
+    if not test.labelled:
+        return "no labelled test images; put some into inbox/test/<class>/ or name them in inbox/labels.csv"
+    return None
+
+
+def random_encoder(model: Model, seed: int) -> Encoder:
+    """The architecture of ``model`` with fresh weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return fresh_encoder(model.card)

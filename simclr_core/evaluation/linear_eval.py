@@ -1,0 +1,212 @@
+"""Linear evaluation: what the frozen features are worth, beside those of a random encoder and raw pixels.
+
+    python -m simclr_core linear_eval        in a workspace, after pretrain
+
+For every share of the labels a multinomial logistic regression is fitted on cached features (SimCLR, section B.8) and
+tested on the test split; cosine kNN has every labelled training image in its bank. Nothing is chosen by its test
+accuracy. Writes ``models/probe``, the classifier that a bundle ships, and to ``reports/``: linear_eval.json, the
+confusion matrix of that classifier, a picture of nearest neighbours, and a map of the embeddings.
+"""
+
+import csv
+import io
+import json
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import interpolate
+
+from deploy.artifact import write_atomically
+from deploy.images.preprocess import decode
+from simclr_core import plots
+from simclr_core.config import LinearEvalConfig
+from simclr_core.data.shards import ShardedImages, read_card
+from simclr_core.evaluation.embedding_map import save_map
+from simclr_core.evaluation.features import extract
+from simclr_core.evaluation.images import EvaluationImages, missing_labels, random_encoder
+from simclr_core.evaluation.knn import knn_accuracy, nearest
+from simclr_core.evaluation.linear_probe import Probe, fit_probe, ranked_classes, save_probe
+from simclr_core.model.encoder import Encoder
+from simclr_core.params import read_block
+from simclr_core.pretraining.checkpoint import Model, load_model
+from simclr_core.reporter import emit, record_timing
+
+PIXEL_SIDE = 32  # raw pixels are averaged down to at most this side
+RANDOM_ENCODERS = 3  # the baseline is their mean: kNN on one draw of the demo's encoder swings by four points
+QUERIES, NEIGHBOURS = 8, 6  # rows and columns of the picture of neighbours
+
+
+def run(workspace: Path) -> None:
+    """Evaluate ``models/pretrained``. Without labelled training or test images the report says so, and has nulls.
+
+    Raises:
+        SimclrError, DeployError: params.yaml, the prepared images or the model cannot be used.
+    """
+    began = time.perf_counter()
+    config = read_block(workspace / "params.yaml", "linear_eval", LinearEvalConfig)
+    prepared, reports = workspace / "data" / "prepared", workspace / "reports"
+    card = read_card(prepared)
+    model = load_model(workspace / "models" / "pretrained")
+    train, test = (EvaluationImages.of(ShardedImages(prepared / split)) for split in ("train", "test"))
+    reason = missing_labels(train, test)
+    if reason:
+        print(f"linear_eval: no accuracies: {reason}", file=sys.stderr)
+
+    emit("start", stage="linear_eval", message=f"features of {len(train.labels) + len(test.labels)} images")
+    random_encoders = {f"random_init {n}": random_encoder(model, config.seed + n) for n in range(RANDOM_ENCODERS)}
+    encoders = {"simclr": model.encoder, **random_encoders}
+    bank, queries = (feature_sets(split, encoders, model) for split in (train, test))
+    accuracies: dict[str, dict[str, Any]] = {}
+    probes: dict[str, list[Probe]] = {}
+    for name, features in bank.items():
+        probes[name] = [
+            fit_probe(features, train.labels, train.keys, len(card.classes), fraction, config.l2_count, config.seed)
+            for fraction in config.fractions
+        ]
+        knn = knn_top1(features, train, queries[name], test, config.knn_neighbours, config.knn_temperature)
+        accuracies[name] = {"knn_top1": knn, **linear_accuracies(probes[name], queries[name], test)}
+        emit("progress", stage="linear_eval", message=f"{name}: {_summary(accuracies[name])}")
+    report: dict[str, Any] = {"simclr": accuracies["simclr"]}
+    report["random_init"] = mean_accuracies([accuracies[name] for name in random_encoders])
+    report["pixels"] = accuracies["pixels"]
+    report["labels"] = {probe.fraction: probe.labels for probe in probes["simclr"]}
+    report |= {"test_images": test.labelled, "classes": len(card.classes), "reason": reason}
+
+    largest = max(probes["simclr"], key=lambda probe: Fraction(probe.fraction))
+    save_probe(workspace / "models" / "probe", largest, card.classes, report["simclr"], card.digest)
+    predicted = ranked_classes(largest, queries["simclr"])[: test.labelled, :1].flatten()
+    save_confusion(reports, test.labels[: len(predicted)], predicted, card.classes)
+    save_neighbours(reports / "neighbours.png", train, bank["simclr"], test, queries["simclr"], card.classes)
+    shown, features = (test, queries["simclr"]) if len(test.labels) else (train, bank["simclr"])
+    save_map(reports / "map.png", features, shown.labels, card.classes)
+    write_atomically(reports / "linear_eval.json", json.dumps(report, indent=2) + "\n")
+    seconds = time.perf_counter() - began
+    record_timing("linear_eval", workspace=workspace, seconds=seconds)
+    baseline = f"random_init, mean of {RANDOM_ENCODERS}: {_summary(report['random_init'])}"
+    emit("end", stage="linear_eval", message=baseline, seconds=round(seconds, 1))
+
+
+def mean_accuracies(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The mean of each number of equally nested entries; null where there is none."""
+    mean: dict[str, Any] = {}
+    for key, first in entries[0].items():
+        values = [entry[key] for entry in entries]
+        if isinstance(first, dict):
+            mean[key] = mean_accuracies(values)
+        else:
+            mean[key] = None if first is None else round(statistics.fmean(values), 3)
+    return mean
+
+
+def feature_sets(split: EvaluationImages, encoders: dict[str, Encoder], model: Model) -> dict[str, NDArray[np.float32]]:
+    """Features [n, d] of each encoder, and of raw pixels, from one decoding of the images."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    chunks: dict[str, list[NDArray[np.float32]]] = {name: [] for name in (*encoders, "pixels")}
+    for images in split.chunks(model.preprocessing):
+        for name, encoder in encoders.items():
+            chunks[name].append(extract(encoder.to(device), images, model.card["mean"], model.card["std"]))
+        chunks["pixels"].append(pixel_features(images))
+    return {name: np.concatenate(parts) for name, parts in chunks.items()}
+
+
+def pixel_features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """uint8 [n, s, s, 3] to [n, p * p * 3] in [0, 1], p = min(s, 32), each pixel the mean of the area it covers."""
+    side = min(images.shape[1], PIXEL_SIDE)
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    return interpolate(pixels, size=(side, side), mode="area").flatten(1).numpy()
+
+
+def linear_accuracies(
+    probes: Sequence[Probe], features: NDArray[np.float32], test: EvaluationImages
+) -> dict[str, dict[str, float | None]]:
+    """By label budget, the percentage of test images whose class comes first, and among the first five."""
+    top1: dict[str, float | None] = {}
+    top5: dict[str, float | None] = {}
+    for probe in probes:
+        hits = ranked_classes(probe, features) == test.labels[:, None]
+        known = probe.head is not None and test.labelled
+        top1[probe.fraction] = round(100 * float(hits[:, 0].mean()), 3) if known else None
+        top5[probe.fraction] = round(100 * float(hits[:, :5].any(axis=1).mean()), 3) if known else None
+    return {"linear_top1": top1, "linear_top5": top5}
+
+
+def knn_top1(
+    bank: NDArray[np.float32],
+    train: EvaluationImages,
+    queries: NDArray[np.float32],
+    test: EvaluationImages,
+    neighbours: int,
+    temperature: float,
+) -> float | None:
+    """Percent of the test images that all labelled training images classify rightly."""
+    if missing_labels(train, test):
+        return None
+    classes = 1 + int(max(train.labels.max(), test.labels.max()))
+    return round(knn_accuracy(bank, train.labels, queries, test.labels, classes, neighbours, temperature), 3)
+
+
+def save_confusion(
+    reports: Path, actual: NDArray[np.int64], predicted: NDArray[np.int64], classes: Sequence[str]
+) -> None:
+    """``confusion.csv``, a line per test image for ``dvc plots``, and the matrix as ``confusion.png``."""
+    content = io.StringIO()
+    writer = csv.writer(content, lineterminator="\n")
+    writer.writerows(
+        [("actual", "predicted"), *((classes[a], classes[p]) for a, p in zip(actual, predicted, strict=True))]
+    )
+    write_atomically(reports / "confusion.csv", content.getvalue())
+    if not len(predicted):
+        plots.note(reports / "confusion.png", "no labels, no confusion matrix")
+        return
+    matrix = np.zeros((len(classes), len(classes)), np.int64)
+    np.add.at(matrix, (actual, predicted), 1)
+    plots.confusion_matrix(reports / "confusion.png", matrix, classes)
+
+
+def save_neighbours(
+    path: Path,
+    train: EvaluationImages,
+    bank: NDArray[np.float32],
+    test: EvaluationImages,
+    queries: NDArray[np.float32],
+    classes: Sequence[str],
+) -> None:
+    """Test images, spread over the classes, and the training images nearest to each; green is the same class, red not.
+
+    Without test images, training images are the queries, and leave the bank.
+    """
+    source, features = (test, queries) if len(queries) else (train, bank)
+    by_class = np.argsort(source.labels, kind="stable")
+    chosen = by_class[np.linspace(0, len(by_class) - 1, min(QUERIES, len(by_class))).astype(int)]
+    others = np.arange(len(bank)) if len(queries) else np.setdiff1d(np.arange(len(bank)), chosen)
+    if not len(others):
+        plots.note(path, "too few training images for nearest neighbours")
+        return
+    nearest_positions = others[nearest(bank[others], features[chosen], NEIGHBOURS)[1].numpy()]
+
+    rows, borders, titles = [], [], []
+    for query, members in zip(chosen, nearest_positions, strict=True):
+        label = source.labels[query]
+        pictures = [(source, query), *((train, member) for member in members)]
+        rows.append([decode(split.images.read(int(split.positions[one]))) for split, one in pictures])
+        colours = [plots.RIGHT if train.labels[member] == label else plots.WRONG for member in members]
+        borders.append([None, *(colours if label >= 0 and train.labelled else [None] * len(members))])
+        titles.append(classes[label] if label >= 0 else "")
+    plots.image_grid(path, rows, titles, borders)
+
+
+def _summary(accuracies: dict[str, Any]) -> str:
+    linear = ", ".join(f"{_shown(value)} on {fraction}" for fraction, value in accuracies["linear_top1"].items())
+    return f"kNN {_shown(accuracies['knn_top1'])}; linear {linear} of the labels"
+
+
+def _shown(percent: float | None) -> str:
+    return "none" if percent is None else f"{percent:.1f} %"

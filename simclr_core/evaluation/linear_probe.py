@@ -1,0 +1,94 @@
+"""A linear classifier on frozen features under a label budget: fitted, tested, published as ``models/probe``.
+
+The labels of a budget are all it ever sees, for choosing the regularisation too; the test split has no part in it.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from deploy.artifact import publish
+from simclr_core.data.subsets import folds, subset
+from simclr_core.evaluation.logistic_regression import (
+    LinearHead,
+    l2_values,
+    regularisation_path,
+    select_l2,
+    standardisation,
+)
+
+FORMAT_VERSION = 1
+FOLDS = 5
+FEW_LABELS = 1000  # below, one fold is too small to choose by, and each is held out in turn
+
+
+@dataclass(frozen=True)
+class Probe:
+    """``head`` acts on raw features; None when the budget holds no label. ``l2`` is what the validation folds chose."""
+
+    fraction: str
+    labels: int
+    l2: float | None = None
+    head: LinearHead | None = None
+
+
+def fit_probe(
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    keys: NDArray[np.uint8],
+    classes: int,
+    fraction: str,
+    l2_count: int,
+    seed: int,
+) -> Probe:
+    """Fit on a class-balanced ``fraction`` of the labels.
+
+    ``features`` [n, d], ``labels`` [n] (negative: none) and ``keys`` [n, 32] are of all training images at hand: the
+    statistics that standardise the features need no labels, so they come from all.
+    """
+    budget = subset(labels, keys, fraction, seed)
+    if not len(budget):
+        return Probe(fraction, 0)
+    inputs = torch.from_numpy(features)
+    mean, std = standardisation(inputs)
+    chosen, targets = ((inputs[budget] - mean) / std).float(), torch.from_numpy(labels[budget])
+    fold = folds(labels[budget], keys[budget], FOLDS, seed)
+    held_out = range(FOLDS) if len(budget) < FEW_LABELS else range(1)
+    values = l2_values(l2_count)
+    l2 = select_l2(chosen, targets, classes, values, fold, held_out)
+    head = regularisation_path(chosen, targets, classes, [value for value in values if value >= l2])[-1]
+    return Probe(fraction, len(budget), l2, head.on_raw_features(mean, std))
+
+
+def ranked_classes(probe: Probe, features: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The classes of each image, most likely first: int64 [n, classes]; [n, 0] for a probe without labels."""
+    if probe.head is None:
+        return np.empty((len(features), 0), np.int64)
+    logits = probe.head.logits(torch.from_numpy(features))
+    return logits.sort(dim=1, descending=True, stable=True).indices.numpy()
+
+
+def save_probe(target: Path, probe: Probe, classes: Sequence[str], metrics: dict[str, Any], data_digest: str) -> None:
+    """Publish ``probe.json`` and ``head.npz``: float32 ``weight`` [d, classes] and ``bias`` [classes], for the raw h.
+
+    Without labels there is no ``head.npz``.
+    """
+    card = {
+        "format_version": FORMAT_VERSION,
+        "classes": list(classes),
+        "fraction": probe.fraction,
+        "labels": probe.labels,
+        "l2": probe.l2,
+        "metrics": metrics,
+        "data_digest": data_digest,
+    }
+    with publish(target, replace=True) as work:
+        if probe.head is not None:
+            np.savez(work / "head.npz", weight=probe.head.weight.numpy(), bias=probe.head.bias.numpy())
+        (work / "probe.json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,109 @@
+"""What a served encoder is worth on the labelled images: by file, through onnxruntime, with the bundle's classifier."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.bundle import Head
+from deploy.encoder import Encoder
+from simclr_core.data.shards import UNLABELLED, ShardedImages, read_card
+from simclr_core.evaluation.calibration import expected_calibration_error
+from simclr_core.evaluation.images import EvaluationImages
+from simclr_core.evaluation.knn import knn_accuracy
+
+MOST_TRAIN, MOST_TEST = 10_000, 5000  # a bound on the time; half a point is 25 test images
+BATCH = 64
+NEIGHBOURS, TEMPERATURE = 20, 0.1  # of the kNN classifier, the defaults of linear_eval
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """The labelled images of both splits, at most 10,000 and 5,000, spread evenly; either may be empty."""
+
+    classes: tuple[str, ...]
+    train: EvaluationImages
+    test: EvaluationImages
+
+    @classmethod
+    def of(cls, prepared: Path) -> Self:
+        train = _labelled(ShardedImages(prepared / "train"), MOST_TRAIN)
+        test = _labelled(ShardedImages(prepared / "test"), MOST_TEST)
+        return cls(read_card(prepared).classes, train, test)
+
+
+@dataclass(frozen=True)
+class Features:
+    """The encoder's raw output for both splits: float32 [n, dim]."""
+
+    train: NDArray[np.float32]
+    test: NDArray[np.float32]
+
+
+def served_features(encoder: Encoder, images: LabelledImages) -> Features:
+    """Raises ImageError (a prepared image cannot be decoded) and DatasetError."""
+    return Features(*(_embedded(encoder, split) for split in (images.train, images.test)))
+
+
+def accuracies(features: Features, images: LabelledImages, head: Head | None) -> dict[str, float | None]:
+    """Percent of the test images that kNN and the bundle's classifier get right; null without the labels for it."""
+    knn = classifier = None
+    if images.test.labelled and images.train.labelled:
+        bank, queries = (features.train, images.train.labels), (features.test, images.test.labels)
+        knn = round(knn_accuracy(*bank, *queries, len(images.classes), NEIGHBOURS, TEMPERATURE), 3)
+    if images.test.labelled and head:
+        right = head.probabilities(features.test).argmax(axis=1) == images.test.labels
+        classifier = round(100 * float(right.mean()), 3)
+    return {"knn_top1": knn, "classifier_top1": classifier}
+
+
+def classifier_results(features: Features, images: LabelledImages, head: Head | None) -> dict[str, Any]:
+    """Of the classifier on the test images: how sure against how right, and each class by itself, in percent.
+
+    ``recall`` is the share of the class's images that are found, ``precision`` the share of the answers with this class
+    that are right; null where there is none. Empty without a classifier or labelled test images.
+    """
+    labels = images.test.labels
+    if not len(labels) or head is None:
+        return {}
+    before, after = (one.probabilities(features.test) for one in (replace(head, temperature=1.0), head))
+    predicted = after.argmax(axis=1)
+    per_class = {
+        name: {
+            "images": int(np.sum(labels == number)),
+            "recall": _percent(predicted[labels == number] == number),
+            "precision": _percent(labels[predicted == number] == number),
+        }
+        for number, name in enumerate(images.classes)
+    }
+    return {
+        "test_images": len(labels),
+        "temperature": round(head.temperature, 4),
+        "calibration_error_before": round(expected_calibration_error(before, labels), 3),
+        "calibration_error": round(expected_calibration_error(after, labels), 3),
+        "per_class": per_class,
+    }
+
+
+def _labelled(images: ShardedImages, most: int) -> EvaluationImages:
+    split = EvaluationImages.of(images)
+    labelled = np.flatnonzero(split.labels != UNLABELLED)
+    chosen = labelled[spread(len(labelled), most)]
+    return replace(split, positions=split.positions[chosen], labels=split.labels[chosen], keys=split.keys[chosen])
+
+
+def spread(count: int, most: int) -> NDArray[np.int64]:
+    """At most ``most`` positions, spread evenly over ``count``."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
+
+
+def _embedded(encoder: Encoder, split: EvaluationImages) -> NDArray[np.float32]:
+    files = (split.images.read(int(position)) for position in split.positions)
+    parts = [part.vectors for part in encoder.embed_iter(files, BATCH, normalize=False)]
+    return np.concatenate([np.empty((0, encoder.info["dim"]), np.float32), *parts])
+
+
+def _percent(right: NDArray[np.bool_]) -> float | None:
+    return round(100 * float(right.mean()), 2) if len(right) else None

@@ -1,0 +1,104 @@
+"""What is exported: the model that ``params.yaml`` names, and its classifier with honest probabilities."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.artifact import verify
+from deploy.bundle import Head
+from simclr_core.data.subsets import subset
+from simclr_core.errors import CheckpointError
+from simclr_core.evaluation.calibration import fit_temperature, held_out_logits
+from simclr_core.evaluation.images import EvaluationImages
+from simclr_core.evaluation.served_accuracy import Features, LabelledImages
+from simclr_core.pretraining.checkpoint import Model, load_model
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is exported: a model, its classifier if there is one, its metrics, and the directory it was read from.
+
+    ``probe`` is the card of the classifier that was fitted on frozen features; empty for a network's own.
+    """
+
+    model: Model
+    head: Head | None
+    metrics: dict[str, Any]
+    directory: Path
+    probe: dict[str, Any] = field(default_factory=dict)
+
+
+def choose_model(workspace: Path, source: str) -> Trained:
+    """The pretrained encoder with the linear probe, or the network fine-tuned on the most labels with its own head."""
+    if source == "finetuned":
+        directory = _largest_fraction(workspace / "models" / "finetuned")
+        model = load_model(directory)
+        return Trained(model, _own_head(model), {"finetune": model.card.get("metrics", {})}, directory)
+    directory = workspace / "models" / "pretrained"
+    model = load_model(directory)
+    head, probe = _probe(workspace / "models" / "probe")
+    metrics = {"pretrain": model.card.get("metrics", {}), "linear_eval": probe.get("metrics", {})}
+    return Trained(model, head, metrics, directory, probe)
+
+
+def calibrated(trained: Trained, features: Features, images: LabelledImages) -> Head | None:
+    """The classifier with a temperature fitted on labels that it has not seen.
+
+    A probe has seen all labels of its budget: the temperature is that of probes fitted like it on four fifths of them,
+    on the last. A fine-tuned network has left the labels outside its budget untouched.
+
+    Raises:
+        CheckpointError: the classifier was made for other classes than the prepared images have.
+    """
+    head = trained.head
+    if head is None:
+        return None
+    if head.labels != images.classes:
+        raise CheckpointError(
+            f"{trained.directory}: its classifier has the classes {', '.join(head.labels)}, the prepared images have "
+            f"{', '.join(images.classes)}; run `simclr run` again"
+        )
+    train = images.train
+    if trained.probe:
+        logits, labels = held_out_logits(
+            features.train, train.labels, train.keys, len(head.labels), trained.probe["l2"]
+        )
+    else:
+        settings, every = trained.model.card["config"], EvaluationImages.of(train.images)
+        seen = subset(every.labels, every.keys, settings["fraction"], settings["seed"])
+        unseen = ~np.isin(train.positions, every.positions[seen])
+        logits, labels = features.train[unseen] @ head.weight + head.bias, train.labels[unseen]
+    return replace(head, temperature=fit_temperature(logits, labels))
+
+
+def _largest_fraction(finetuned: Path) -> Path:
+    directories = [path.parent for path in finetuned.glob("[01].*/model.json")]
+    if not directories:
+        advice = "run `simclr run --select finetune`, or set export.source to pretrained"
+        raise CheckpointError(f"{finetuned}: no fine-tuned model; {advice}")
+    return max(directories, key=lambda path: float(path.name))
+
+
+def _own_head(model: Model) -> Head | None:
+    if "weight" not in model.head:
+        return None
+    return _head(model.head["weight"].T.numpy(), model.head["bias"].numpy(), model.card["classes"])
+
+
+def _probe(directory: Path) -> tuple[Head | None, dict[str, Any]]:
+    """The classifier that linear_eval fitted, and its card; neither when there were no labels."""
+    if not (directory / "head.npz").exists():
+        return None, {}
+    verify(directory)
+    card = json.loads((directory / "probe.json").read_text(encoding="utf-8"))
+    with np.load(directory / "head.npz", allow_pickle=False) as arrays:
+        return _head(arrays["weight"], arrays["bias"], card["classes"]), card
+
+
+def _head(weight: NDArray[np.float32], bias: NDArray[np.float32], labels: Sequence[str]) -> Head:
+    return Head(np.ascontiguousarray(weight), np.ascontiguousarray(bias), tuple(labels))

@@ -1,0 +1,132 @@
+"""Contrastive learning with negatives from earlier batches (MoCo: He et al. 2020, arXiv 1911.05722).
+
+    loss = -log( exp(q·k / t) / (exp(q·k / t) + sum_{j in queue} exp(q·k_j / t)) )
+
+q is z of a first view, k of its second view by a slow copy of the network, the momentum encoder; k_j are the keys of
+earlier steps, all of unit length. With SimCLR's head and augmentations it is MoCo v2 (Chen et al. 2020, arXiv
+2003.04297). A step takes less memory and time than one of ``InBatch`` with as many negatives: one view has a backward
+pass, and the batch may be small. What it costs: keys are as old as the queue is long, and when it is longer than an
+epoch, it holds earlier views of the very image that asks. Two details are not MoCo's:
+
+- The copy normalises with running statistics, which follow those of the network as its weights do (EMAN: Cai et al.
+  2021, arXiv 2101.08482), where MoCo shuffles images between GPUs. Both keep a key from telling which batch it comes
+  from; this also does on one process, without communication.
+- The copy follows faster at first, by 9 / (10 + steps), as TensorFlow's moving average does. The random weights and
+  empty statistics of the start would else be in it for 1 / (1 - momentum) steps.
+
+With extra crops (see ``objective``), first views and extra crops ask, and second views are their keys.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from itertools import chain
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+
+from simclr_core.data.order import uniform
+from simclr_core.loss.nt_xent import check_temperature, gathered
+from simclr_core.loss.objective import Outcome, as_it_is, project
+from simclr_core.stopwatch import part
+
+QUEUE_VIEW = 2**32  # no view of an image has this number: the queue's first rows are draws of their own
+
+
+class MomentumQueue:
+    """An ``Objective`` with a queue of ``size`` keys, at least the global batch, [size, dim], and a momentum encoder.
+
+    After every step each weight of the copy goes to ``momentum`` · itself + (1 - ``momentum``) · the network's, and the
+    keys of all processes take the place of the oldest. The queue begins with random directions, a function of the seed.
+    Every process must hold equally many images.
+
+    Raises:
+        NtXentError: the temperature is below 0.003.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        dim: int,
+        size: int,
+        momentum: float,
+        temperature: float,
+        precision: torch.dtype,
+        seed: int,
+        extra_crops: int = 0,
+        scaled: Callable[[Tensor], Tensor] = as_it_is,
+    ) -> None:
+        check_temperature(temperature)
+        self._network = network
+        self._copy = deepcopy(network).eval().requires_grad_(False)
+        weight = next(network.parameters())
+        self._queue = random_directions(seed, size, dim).to(weight)
+        self._momentum = momentum
+        self._temperature = temperature
+        self._precision = precision
+        self._groups = 2 + extra_crops
+        self._scaled = scaled
+        self._updates = 0
+        self._keys = self._queue[:0]  # of the last step, of all processes
+
+    def backward(self, model: nn.Module, views: Tensor) -> Outcome:
+        first, second, *extras = views.chunk(self._groups)
+        with part("forward"):
+            with torch.no_grad():
+                keys = normalize(project(self._copy, second, self._precision).to(self._queue.dtype), dim=1)
+            queries = project(model, torch.cat([first, *extras]), self._precision)
+            loss = self._info_nce(queries, keys)
+        with part("backward"):
+            torch.autograd.backward(self._scaled(loss))
+        self._keys = gathered(keys)
+        return Outcome(_mean_over_processes(loss.detach()), queries.detach()[: len(first)], keys)
+
+    def update(self) -> None:
+        assert 0 < len(self._keys) <= len(self._queue), (len(self._keys), len(self._queue))
+        with torch.no_grad():
+            pace = max(1 - self._momentum, 9 / (10 + self._updates))
+            for mine, theirs in zip(_state(self._copy), _state(self._network), strict=True):
+                if mine.is_floating_point():
+                    mine.lerp_(theirs, pace)
+                else:
+                    mine.copy_(theirs)  # a count of batches
+            new = torch.arange(len(self._keys), device=self._queue.device) + self._updates * len(self._keys)
+            self._queue.index_copy_(0, new % len(self._queue), self._keys)
+        self._updates += 1
+
+    def tensors(self) -> dict[str, Tensor]:
+        copy = {f"copy.{name}": tensor for name, tensor in self._copy.state_dict().items()}
+        return {"queue": self._queue, "updates": torch.tensor(self._updates), **copy}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        prefix = "copy."
+        state = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        self._copy.load_state_dict(state)
+        self._queue.copy_(tensors["queue"])
+        self._updates = int(tensors["updates"])
+
+    def _info_nce(self, queries: Tensor, keys: Tensor) -> Tensor:
+        with torch.autocast(queries.device.type, enabled=False):
+            rows = normalize(queries.to(keys.dtype), dim=1)
+            positives = (rows * keys.repeat(len(rows) // len(keys), 1)).sum(dim=1, keepdim=True)
+            logits = torch.cat([positives, rows @ self._queue.T], dim=1) / self._temperature
+            return cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))
+
+
+def random_directions(seed: int, count: int, dim: int) -> Tensor:
+    """Uniform on the unit sphere, by normal draws: float64 [count, dim]."""
+    draws = torch.from_numpy(uniform(seed, 0, np.arange(count), QUEUE_VIEW, dim))
+    return normalize(torch.special.ndtri(draws + 2.0**-54), dim=1)  # half of a draw's grain: 0 is no quantile
+
+
+def _state(network: nn.Module) -> Iterator[Tensor]:
+    return chain(network.parameters(), network.buffers())
+
+
+def _mean_over_processes(value: Tensor) -> Tensor:
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(value)
+        value /= dist.get_world_size()
+    return value

@@ -1,0 +1,180 @@
+"""What a step of pretraining minimises: forward, loss and backward, after which the gradients are in the parameters.
+
+``InBatch`` takes its negatives from the global batch. With micro-batches the network sees a few images at a time and
+the loss still all of them (gradient caching: Gao et al. 2021, arXiv 2101.06983): a pass without gradients for every z,
+the loss over all z and its gradient there, then a pass with gradients, a micro-batch at a time, each begun with its
+part of that gradient. Activations are those of one micro-batch, for one more forward pass, a third more time at most.
+
+    Exact: negatives, loss and gradient are those of the whole batch, whatever its parts; unlike gradient accumulation,
+    which has the negatives of a part. One difference remains: BatchNorm normalises with the statistics of a
+    micro-batch (over all processes), so networks that have it see noisier statistics, in both passes the same ones, and
+    the running statistics move once for every micro-batch. LayerNorm and GroupNorm have no such difference.
+
+Views are [(2 + k) n, 3, s, s]: all first views, all second ones, then k groups of extra crops. With extra crops the
+loss is the mean over the pair of the two views and each pair of one of them with an extra crop, a gather each.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from math import log
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from simclr_core.loss.nt_xent import PairLoss
+from simclr_core.stopwatch import part
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The loss over all processes, the same on each, and this one's z of both views, [n, d]; all without gradient."""
+
+    loss: Tensor
+    first: Tensor
+    second: Tensor
+
+
+class Objective(Protocol):
+    """Gradients of one step into the parameters of ``model``, and whatever else has to live as long as the training."""
+
+    def backward(self, model: nn.Module, views: Tensor) -> Outcome:
+        """``model`` is the network, or it within DistributedDataParallel, whose gradients are then synchronised once.
+        Leaves nothing but gradients, and the buffers of ``model``, changed."""
+        ...
+
+    def update(self) -> None:
+        """To be called after the optimizer's step."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint has to hold besides the network."""
+        ...
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None: ...
+
+
+def as_it_is(loss: Tensor) -> Tensor:
+    return loss
+
+
+class InBatch:
+    """A pair loss over the global batch, at once or from micro-batches of at most ``micro_batch_size`` images.
+
+    Every process must hold equally many images.
+    """
+
+    def __init__(
+        self,
+        loss: PairLoss,
+        temperature: float,
+        precision: torch.dtype,
+        micro_batch_size: int | None = None,
+        extra_crops: int = 0,
+        scaled: Callable[[Tensor], Tensor] = as_it_is,
+    ) -> None:
+        """``scaled`` makes of the loss what is back-propagated: see ``precision.LossScaler``."""
+        self._loss = loss
+        self._temperature = temperature
+        self._precision = precision
+        self._micro_batch_size = micro_batch_size
+        self._groups = 2 + extra_crops
+        self._scaled = scaled
+
+    def backward(self, model: nn.Module, views: Tensor) -> Outcome:
+        images = len(views) // self._groups
+        parts = 1 if self._micro_batch_size is None else -(-images // self._micro_batch_size)
+        if parts == 1:
+            with part("forward"):
+                projections = project(model, views, self._precision)
+                loss = self._mean(projections)
+            with part("backward"):
+                torch.autograd.backward(self._scaled(loss))
+        else:
+            projections, loss = self._cached(model, views, parts)
+        first, second = projections.detach().chunk(self._groups)[:2]
+        return Outcome(loss.detach(), first, second)
+
+    def update(self) -> None:
+        """Nothing lasts from one step to the next."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        assert not tensors, sorted(tensors)
+
+    def _mean(self, projections: Tensor) -> Tensor:
+        first, second, *extras = projections.chunk(self._groups)
+        pairs = [(first, second), *((view, extra) for extra in extras for view in (first, second))]
+        return torch.stack([self._loss(one, other, self._temperature) for one, other in pairs]).mean()
+
+    def _cached(self, model: nn.Module, views: Tensor, parts: int) -> tuple[Tensor, Tensor]:
+        """z of all views and the loss, after a backward pass over ``parts`` micro-batches."""
+        # A network that draws, as stochastic depth does, has to draw the same for a micro-batch in both passes.
+        seeds = torch.randint(2**62, (parts,)).tolist()
+        with part("forward"), torch.no_grad(), buffers_kept(model):
+            passed = [self._seeded(model, *one) for one in zip(_parts(views, self._groups, parts), seeds, strict=True)]
+        with part("forward"):
+            projections = _joined(passed, self._groups).requires_grad_()
+            loss = self._mean(projections)
+        with part("backward"):
+            (gradient,) = torch.autograd.grad(self._scaled(loss), projections)
+        pulls = _parts(gradient, self._groups, parts)
+        for number, (few, seed, pull) in enumerate(
+            zip(_parts(views, self._groups, parts), seeds, pulls, strict=True), start=1
+        ):
+            with _synchronised(model, number == parts):
+                with part("forward"):
+                    again = self._seeded(model, few, seed)
+                with part("backward"):
+                    torch.autograd.backward(again, pull)
+        return projections, loss
+
+    def _seeded(self, model: nn.Module, views: Tensor, seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        return project(model, views, self._precision)
+
+
+def chance_loss(loss: str, batch_size: int, queue_size: int | None) -> float:
+    """The loss of a network that maps every image to one point: the logarithm of how many keys an anchor has."""
+    if queue_size is not None:
+        return log(queue_size + 1)
+    return log({"nt_xent": 2 * batch_size - 1, "dcl": 2 * batch_size - 2, "info_nce": batch_size}[loss])
+
+
+def project(model: nn.Module, views: Tensor, precision: torch.dtype) -> Tensor:
+    """z of all views, [m, d]. One pass over all of them: DDP allows no two, and BatchNorm sees all rows."""
+    with torch.autocast(views.device.type, precision, enabled=precision != torch.float32):
+        projections: Tensor = model(views)
+    return projections
+
+
+@contextmanager
+def buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Forward passes inside leave no trace in BatchNorm's statistics, nor in any other buffer."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, before in buffers:
+            buffer.copy_(before)
+
+
+def _parts(rows: Tensor, groups: int, count: int) -> Iterator[Tensor]:
+    """``count`` nearly equal parts of the images of ``rows``, [groups · n, ...]: each with all its views."""
+    shares = [group.tensor_split(count) for group in rows.chunk(groups)]
+    return (torch.cat(share) for share in zip(*shares, strict=True))
+
+
+def _joined(parts: list[Tensor], groups: int) -> Tensor:
+    """What ``_parts`` took apart."""
+    return torch.cat([torch.cat(group) for group in zip(*(rows.chunk(groups) for rows in parts), strict=True)])
+
+
+def _synchronised(model: nn.Module, now: bool) -> AbstractContextManager[None]:
+    """Gradients of DistributedDataParallel are only summed up, and synchronised with the last micro-batch."""
+    if now or not isinstance(model, nn.parallel.DistributedDataParallel):
+        return nullcontext()
+    return model.no_sync()

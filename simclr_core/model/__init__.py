@@ -1,0 +1,4 @@
+"""Networks: encoder, projection head, batch normalization, recomputed activations.
+
+Nothing here knows a loss, a data set or a stage.
+"""

@@ -1,0 +1,175 @@
+"""What a pretraining run shows while it runs, and leaves when it is done: one record per epoch.
+
+Records hold ``epoch``, ``loss``, ``learning_rate``, ``learning_rate_scale``, ``gradient_norm`` and what
+``diagnostics.MEASURED`` names: nothing that differs when the run is repeated. Rates and durations are shown only.
+"""
+
+import csv
+import io
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from deploy.artifact import write_atomically
+from simclr_core import plots
+from simclr_core.monitoring.diagnostics import MEASURED, Monitor
+from simclr_core.monitoring.embedding_board import add_map, add_to_projector
+from simclr_core.monitoring.trackers import CLOSING, STOPPING, Tracker, close_trackers
+from simclr_core.pretraining.collapse import is_collapsed
+from simclr_core.reporter import emit
+
+Record = Mapping[str, Any]
+NAMED_SHARE = 0.05  # of an epoch: what takes less time is not worth a place in its line
+
+
+class Progress:
+    """On a terminal a bar with images per second and the time left, elsewhere a line per epoch; besides, TensorBoard,
+    the events of ``reporter``, and trackers. With ``quiet`` nothing: for all processes but the first."""
+
+    def __init__(
+        self,
+        epochs: int,
+        images: int,
+        tensorboard: Path,
+        quiet: bool,
+        trackers: Sequence[Tracker] = (),
+        embedding_map_every: int = 0,
+    ) -> None:
+        """``images`` is how many the whole run sees, counting each epoch. After every ``embedding_map_every`` epochs
+        TensorBoard gets a map of the monitor's embeddings; 0: none."""
+        self._epochs = epochs
+        self._images = images
+        self._tensorboard = tensorboard
+        self._quiet = quiet
+        self._trackers = trackers
+        self._map_every = embedding_map_every
+        self._open = ExitStack()
+        self._started: float | None = None
+        self._seen = self._seen_before_epoch = 0
+        self.parts: dict[str, float] = {}  # seconds of the whole run, as the stopwatch counted them
+        self.lost = ""  # what trackers lost, in words, when all is over
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        self._open.close()
+        self.lost = close_trackers(self._trackers, STOPPING if error else CLOSING)
+
+    def start(self, done: int) -> None:
+        """Begin after the ``done`` images that were seen before an interruption; again, after a roll-back."""
+        self._open.close()
+        self._done = done
+        self._seen_before_epoch = self._seen
+        self._started = self._started or time.monotonic()
+        hidden = self._quiet or not sys.stderr.isatty()
+        bar = tqdm(total=self._images, initial=done, unit="img", unit_scale=True, disable=hidden)
+        self._bar = self._open.enter_context(bar)
+        if not self._quiet:
+            # An epoch that an interruption lost is written again; purge_step hides its first copy.
+            writer = SummaryWriter(str(self._tensorboard), purge_step=1 + done * self._epochs // self._images)
+            self._board = self._open.enter_context(writer)
+
+    @property
+    def seconds(self) -> float:
+        assert self._started is not None
+        return time.monotonic() - self._started
+
+    @property
+    def images_per_second(self) -> float:
+        """Over the whole run."""
+        return self._seen / self.seconds
+
+    def step(self, images: int) -> None:
+        self._done += images
+        self._seen += images
+        self._bar.update(images)
+
+    def epoch(self, record: Record, seconds: Mapping[str, float]) -> None:
+        """``seconds`` of each part of the time since the last epoch or the start. Not to be called with ``quiet``."""
+        total = sum(seconds.values())
+        rate = (self._seen - self._seen_before_epoch) / total
+        self._seen_before_epoch = self._seen
+        self.parts = {name: self.parts.get(name, 0.0) + spent for name, spent in seconds.items()}
+        times = {f"time_{name}": round(spent / total, 4) for name, spent in seconds.items()}  # shares
+        left = tqdm.format_interval((self._images - self._done) / self.images_per_second)
+        message = f"epoch {record['epoch']}/{self._epochs}: {summary(record)}; {rate:.0f} images/s, {left} left"
+        tqdm.write(f"{message}; {_largest(seconds)}")
+        sys.stdout.flush()
+        shown = {**record, "images_per_second": round(rate, 1), **times}
+        emit("progress", stage="pretrain", message=message, **shown)
+        numbers = {name: value for name, value in shown.items() if name != "epoch" and value is not None}
+        for name, value in numbers.items():
+            self._board.add_scalar(_tag(name), value, record["epoch"])
+        for tracker in self._trackers:
+            tracker.log(numbers, record["epoch"])
+
+    def embeddings(self, epoch: int, monitor: Monitor, encoder: nn.Module) -> None:
+        """A map when it is time for one; at the end, and with every map, the same for TensorBoard's projector."""
+        mapped = self._map_every > 0 and (epoch % self._map_every == 0 or epoch == self._epochs)
+        if mapped or epoch == self._epochs:
+            features = monitor.features(encoder)
+            add_to_projector(self._tensorboard, epoch, features, monitor)
+            if mapped:
+                add_map(self._board, self._tensorboard, epoch, features, monitor)
+
+
+def record(
+    epoch: int,
+    steps: Sequence[tuple[float, float]],
+    learning_rate: float,
+    learning_rate_scale: float,
+    measured: Mapping[str, float | None],
+) -> Record:
+    """``steps`` are the loss and the gradient norm of each of the epoch's, and become means; the rate is the last
+    step's, the scale what is left of it after roll-backs."""
+    losses, gradient_norms = zip(*steps, strict=True)
+    values = {
+        "epoch": epoch,
+        "loss": sum(losses) / len(losses),
+        "learning_rate": learning_rate,
+        "learning_rate_scale": learning_rate_scale,
+        **measured,
+        "gradient_norm": sum(gradient_norms) / len(gradient_norms),
+    }
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in values.items()}
+
+
+def summary(record: Record) -> str:
+    """A line for a person."""
+    judged = {"kNN": record["knn_top1"], "probe": record["probe_top1"]}
+    accuracies = "".join(f"{name} {top1:.1f} %, " for name, top1 in judged.items() if top1 is not None)
+    alarm = ", COLLAPSED" if is_collapsed(record) else ""
+    return f"loss {record['loss']:.4f}, {accuracies}effective rank {record['effective_rank']:.1f}{alarm}"
+
+
+def _largest(seconds: Mapping[str, float]) -> str:
+    total = sum(seconds.values())
+    shares = sorted(((spent / total, name) for name, spent in seconds.items()), reverse=True)
+    return ", ".join(f"{name} {100 * share:.0f} %" for share, name in shares if share >= NAMED_SHARE)
+
+
+def _tag(name: str) -> str:
+    """TensorBoard shows what has the same beginning together."""
+    if name in MEASURED:
+        return f"features/{name}"
+    if name.startswith("time_") or name == "images_per_second":
+        return f"time/{name.removeprefix('time_')}"
+    return f"training/{name}"
+
+
+def write_history(reports: Path, history: Sequence[Record]) -> None:
+    """``pretrain.csv`` and ``curves.png``."""
+    content = io.StringIO()
+    table = csv.DictWriter(content, list(history[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(history)
+    write_atomically(reports / "pretrain.csv", content.getvalue())
+    plots.curves(reports / "curves.png", history)

@@ -1,0 +1,112 @@
+"""The batches of pretraining: which images a process sees at a step, and how. A pure function of seed and step.
+
+The global batch is a slice of the epoch's keyed permutation, shared out by slots, so neither an interruption nor the
+number of processes changes which images meet in a batch.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from simclr_core.augmentation.augmentations import Augmentation
+from simclr_core.data.dataset import TrainingImages, prefetch
+from simclr_core.data.order import permuted
+from simclr_core.data.shards import DatasetCard, ShardedImages
+from simclr_core.errors import BatchSizeError
+from simclr_core.launch import PROCESSES, Member
+from simclr_core.stopwatch import part
+
+PREFETCHED = 2  # batches decoded ahead of their step
+
+
+class Batches:
+    """Two views of each of ``batch_size`` images per step, over all processes of the group.
+
+    Raises:
+        BatchSizeError: more than there are images, or not a multiple, of two or more, of the processes.
+    """
+
+    def __init__(
+        self,
+        images: ShardedImages,
+        card: DatasetCard,
+        augmentation: Augmentation,
+        batch_size: int,
+        seed: int,
+        member: Member,
+    ) -> None:
+        if batch_size > len(images):
+            raise BatchSizeError(
+                f"pretrain.batch_size is {batch_size}, but there are {len(images)} training images; "
+                "give at most as many, or ingest more images"
+            )
+        if batch_size % member.size:
+            raise BatchSizeError(
+                f"pretrain.batch_size is {batch_size}, which {member.size} processes cannot share equally; "
+                f"give a multiple of {member.size}, or set {PROCESSES}"
+            )
+        if batch_size < 2 * member.size:
+            raise BatchSizeError(
+                f"pretrain.batch_size is {batch_size}, which leaves each of {member.size} processes one image and "
+                f"nothing to compare it with; give {2 * member.size} or more, or set {PROCESSES}"
+            )
+        self.images = images
+        self.batch_size = batch_size
+        self.seed = seed
+        self.member = member
+        self.steps_per_epoch = len(images) // batch_size
+        self._pixels = TrainingImages(images)
+        self._augmentation = augmentation
+        self._mean = torch.tensor(card.mean, device=member.device).view(3, 1, 1)
+        self._std = torch.tensor(card.std, device=member.device).view(3, 1, 1)
+
+    def positions(self, step: int) -> NDArray[np.int64]:
+        """The images of the global batch, int64 [batch_size]."""
+        epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
+        slots = np.arange(step_of_epoch * self.batch_size, (step_of_epoch + 1) * self.batch_size)
+        return permuted(self.seed, epoch, slots, len(self.images))
+
+    def keys(self, step: int) -> list[str]:
+        """SHA-256 of the raw files behind the global batch."""
+        return [self.images.key(position) for position in self.positions(step)]
+
+    def network_inputs(self, first: int, last: int) -> Iterator[Tensor]:
+        """This process's normalised views of each step in [first, last): float32 [v n, 3, s, s], n = batch / processes,
+        all first views before all second ones before all extra crops; v is 2 without those. Images are read and decoded
+        ahead, in the background."""
+        share = self.batch_size // self.member.size
+        own = slice(self.member.rank * share, (self.member.rank + 1) * share)
+        steps = ((step, self.positions(step)[own]) for step in range(first, last))
+        pinned = self.member.device.type == "cuda"  # copied by the device on its own, while the network computes
+        decoded = ((step, positions, *self._pixels.batch(positions, pinned)) for step, positions in steps)
+        for step, positions, images, sizes in prefetch(decoded, PREFETCHED):
+            with part("augment"):
+                inputs = self._normalised(self._views(images, sizes, positions, step // self.steps_per_epoch))
+            yield inputs
+
+    def pictures(self, count: int, epochs: int) -> list[list[NDArray[np.uint8]]]:
+        """For people: a row for each of the first ``count`` images, with all its views in each of the first epochs."""
+        positions = self.positions(0)[:count]
+        images, sizes = self._pixels.batch(positions)
+        pixels = [views for epoch in range(epochs) for views in self._views(images, sizes, positions, epoch)]
+        views = torch.cat(pixels).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        return [list(views[row :: len(positions)]) for row in range(len(positions))]
+
+    def _views(self, images: Tensor, sizes: Tensor, positions: NDArray[np.int64], epoch: int) -> Iterator[Tensor]:
+        """Each view in turn of all images: float32 [n, 3, s, s] in [0, 1]."""
+        samples = torch.from_numpy(positions)
+        batch = images.to(self.member.device, non_blocking=True)
+        for view in range(self._augmentation.views):
+            yield self._augmentation.view(batch, sizes, self.seed, epoch, samples, view)
+
+    def _normalised(self, views: Iterator[Tensor]) -> Tensor:
+        """All views one after the other, each image with the channels last in memory, as convolutions want them."""
+        n, size = self.batch_size // self.member.size, self._augmentation.size
+        shape = (self._augmentation.views * n, 3, size, size)
+        inputs = torch.empty(shape, device=self.member.device, memory_format=torch.channels_last)
+        for view, pixels in enumerate(views):
+            inputs[view * n : (view + 1) * n] = pixels.sub_(self._mean).div_(self._std)
+        return inputs

@@ -1,0 +1,272 @@
+"""SimCLR pretraining (Chen et al. 2020): data/prepared and models/initial in, models/pretrained and reports/ out.
+
+    python -m simclr_core pretrain
+
+Reads the configuration, builds what is trained (``training`` has the loop), and publishes what has come of it. Labels
+are read to watch the features get better, never to change a weight.
+"""
+
+import logging
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from deploy.failpoint import failpoint
+from deploy.images.preprocess import Preprocessing
+from simclr_core import launch
+from simclr_core.augmentation.augmentations import Augmentation
+from simclr_core.config import PretrainConfig, WatchConfig
+from simclr_core.data.shards import DatasetCard, ShardedImages, read_card
+from simclr_core.errors import BatchSizeError
+from simclr_core.lars import LARS, parameter_groups
+from simclr_core.launch import Member
+from simclr_core.loss.momentum_queue import MomentumQueue
+from simclr_core.loss.nt_xent import LOSSES
+from simclr_core.loss.objective import InBatch, Objective
+from simclr_core.model.batch_norm import synchronise
+from simclr_core.model.encoder import Encoder, build_encoder
+from simclr_core.model.gradient_checkpointing import recompute_blocks
+from simclr_core.model.projection_head import build_projection_head
+from simclr_core.monitoring.diagnostics import choose_monitor
+from simclr_core.monitoring.history import Progress, summary
+from simclr_core.monitoring.trackers import open_trackers
+from simclr_core.params import read_block
+from simclr_core.pretraining import checkpoint
+from simclr_core.pretraining.batches import Batches
+from simclr_core.pretraining.choices import Choice, settled
+from simclr_core.pretraining.collapse import CollapseAlarm, with_roll_backs
+from simclr_core.pretraining.compilation import compile_model
+from simclr_core.pretraining.initial import Start, read_start
+from simclr_core.pretraining.precision import DTYPES, LossScaler, choose_precision, resolve_precision
+from simclr_core.pretraining.pretrained import draw_views, publish_pretrained
+from simclr_core.pretraining.training import Learner, train
+from simclr_core.reporter import emit, record_timing
+from simclr_core.schedule import Schedule, peak_learning_rate
+
+logger = logging.getLogger(__name__)
+
+
+class Inputs(NamedTuple):
+    """What a training is made of, before anything is built; ``key`` names its run directory ``folder``."""
+
+    config: PretrainConfig
+    card: DatasetCard
+    images: ShardedImages
+    start: Start
+    key: str
+    folder: Path
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return Preprocessing(self.config.image_size, self.config.resize or self.config.image_size)
+
+    def batches(self, member: Member) -> Batches:
+        augmentation = Augmentation(self.config.image_size, **self.config.augmentation.model_dump())
+        return Batches(self.images, self.card, augmentation, self.config.batch_size, self.config.seed, member)
+
+
+class Arithmetic(NamedTuple):
+    """How the numbers of a run are computed, where that is not only a matter of configuration."""
+
+    precision: Choice
+    execution: Choice
+
+
+def run(workspace: Path) -> None:
+    """The stage: read ``params.yaml``, ``data/prepared`` and ``models/initial``, train or go on training, publish.
+
+    Raises:
+        SimclrError, ArtifactError: whatever is wrong with the parameters, the data, the start, an earlier checkpoint,
+            the loss or the features.
+        SystemExit: 128 + the signal that asked to stop; everything up to the last step is saved.
+    """
+    inputs = read_inputs(workspace)
+    config, card, images, start, key, folder = inputs
+    watch, on_collapse = read_block(workspace / "params.yaml", "watch", WatchConfig), config.on_collapse
+    prefer_deterministic_kernels()
+    with launch.member() as member, checkpoint.locked(folder) if member.rank == 0 else nullcontext():
+        batches = inputs.batches(member)
+        schedule = plan(config, batches.steps_per_epoch, start)
+        learner, arithmetic = build(inputs, batches)
+        monitor, trackers = None, []
+        if member.rank == 0:
+            _announce(inputs, learner.network, schedule, arithmetic, member)
+            monitor = choose_monitor(images, card, inputs.preprocessing, config.monitor_images, config.seed)
+            trackers = open_trackers(watch.trackers, workspace / ".simclr", key, config.model_dump())
+        acts, rolls_back = on_collapse.action != "report", on_collapse.action == "roll_back"
+        alarm = CollapseAlarm(on_collapse.patience if acts else None, folder / "healthy" if rolls_back else None)
+        board, seen = workspace / ".simclr" / "tensorboard" / key, schedule.steps * config.batch_size
+        with Progress(schedule.epochs, seen, board, member.rank > 0, trackers, watch.embedding_map_every) as progress:
+            attempt = partial(
+                train,
+                learner,
+                batches,
+                monitor,
+                progress,
+                schedule=schedule,
+                checkpoint_every=config.checkpoint_every_steps,
+                alarm=alarm,
+            )
+            limit = on_collapse.max_roll_backs if rolls_back else 0
+            history = with_roll_backs(attempt, folder, on_collapse.learning_rate_factor, limit, member)
+            seconds, images_per_second = progress.seconds, progress.images_per_second
+        if member.rank == 0:
+            failpoint("pretrain.trained")
+            settled_on = {
+                "precision": arithmetic.precision.value,
+                "precision_fallback": arithmetic.precision.reason,
+                "compiled": arithmetic.execution.value == "compiled",
+                "compile_fallback": arithmetic.execution.reason,
+                "skipped_steps": learner.scaler.skipped,
+            }
+            publish_pretrained(
+                workspace, config, card, inputs.preprocessing, start, schedule, learner.network, history, settled_on
+            )
+            draw_views(workspace / "reports" / "augmentations.png", batches, inputs.preprocessing)
+            failpoint("pretrain.reported")
+            checkpoint.remove_training(folder)
+            parts = {f"{name}_seconds": spent for name, spent in progress.parts.items()}
+            rates = {"seconds": seconds, "images_per_second": images_per_second, **parts}
+            record_timing("pretrain", workspace=workspace, **rates)
+            message = f"{schedule.steps} steps, {summary(history[-1])}{progress.lost}"
+            emit("end", stage="pretrain", message=message, **history[-1])
+
+
+def read_inputs(workspace: Path) -> Inputs:
+    config = read_block(workspace / "params.yaml", "pretrain", PretrainConfig)
+    prepared = workspace / "data" / "prepared"
+    card, images = read_card(prepared), ShardedImages(prepared / "train")
+    start = read_start(workspace, config)
+    key = checkpoint.run_key(config.model_dump(), card.digest, start.identity)
+    return Inputs(config, card, images, start, key, workspace / ".simclr" / "runs" / key)
+
+
+def build(inputs: Inputs, batches: Batches) -> tuple[Learner, Arithmetic]:
+    """Everything that is trained, with the weights that the training begins with, on this process's device."""
+    config, member, folder = inputs.config, batches.member, inputs.folder
+    network = build_network(config, inputs.start, member)
+    optimizer = build_optimizer(config.optimizer, network, config.momentum, config.weight_decay)
+    precision = _settle_precision(config, network, batches, folder)
+    scaler = LossScaler(DTYPES[precision.value], member.device)
+    objective = choose_objective(config, network, scaler, DTYPES[precision.value], member)
+    model, execution = _distributed(network, member), Choice("eager")
+    if config.compile:
+        views = next(batches.network_inputs(0, 1))
+
+        def backward(candidate: nn.Module) -> Tensor:
+            return objective.backward(candidate, views).loss
+
+        model, execution = compile_model(model, folder, member, backward)
+    return Learner(network, model, optimizer, objective, scaler), Arithmetic(precision, execution)
+
+
+def build_network(config: PretrainConfig, start: Start, member: Member) -> nn.Sequential:
+    torch.manual_seed(config.seed)
+    encoder = build_encoder(**config.encoder.model_dump(), image_size=config.image_size)
+    head = build_projection_head(encoder.feature_dim, **config.projection_head.model_dump())
+    if start.network:
+        checkpoint.load_weights(start.network, encoder, head)
+    if config.gradient_checkpointing:
+        recompute_blocks(encoder)
+    return nn.Sequential(encoder, head).to(member.device).to(memory_format=torch.channels_last)
+
+
+def plan(config: PretrainConfig, steps_per_epoch: int, start: Start) -> Schedule:
+    """The learning rate over the whole run: from scratch, or as ``warm_start`` says when there is a champion."""
+    peak = peak_learning_rate(config.learning_rate, config.batch_size, config.learning_rate_scaling)
+    schedule = Schedule(config.epochs, steps_per_epoch, config.warmup_epochs, peak)
+    if start.champion is None:
+        return schedule
+    warm = config.warm_start
+    return schedule.again(warm.epochs or config.epochs, warm.warmup_epochs, warm.learning_rate_share)
+
+
+def build_optimizer(name: str, network: nn.Module, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
+    """SGD, LARS or AdamW over ``network``; the learning rate is set before every step."""
+    groups = parameter_groups([network], weight_decay)
+    if name == "lars":
+        return LARS(groups, lr=0.0, momentum=momentum)
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=0.0, momentum=momentum)
+    assert name == "adamw", name
+    return torch.optim.AdamW(groups, lr=0.0)
+
+
+def choose_objective(
+    config: PretrainConfig, network: nn.Sequential, scaler: LossScaler, precision: torch.dtype, member: Member
+) -> Objective:
+    """The loss over the batch, at once or from micro-batches, or over a queue.
+
+    Raises:
+        BatchSizeError: a micro-batch is larger than this process's share of the batch.
+    """
+    temperature, extra_crops = config.temperature, config.augmentation.extra_crops
+    if config.queue is not None:
+        encoder, head = network[0], config.projection_head
+        assert isinstance(encoder, Encoder)
+        dim = head.dim if head.layers else encoder.feature_dim
+        size, momentum = config.queue.size, config.queue.momentum
+        return MomentumQueue(
+            network, dim, size, momentum, temperature, precision, config.seed, extra_crops, scaler.scaled
+        )
+    share = config.batch_size // member.size
+    if config.micro_batch_size is not None and config.micro_batch_size > share:
+        raise BatchSizeError(
+            f"pretrain.micro_batch_size is {config.micro_batch_size}, but each of {member.size} processes has {share} "
+            f"of the {config.batch_size} images of a batch; give at most {share}, or null"
+        )
+    loss = LOSSES[config.loss]
+    return InBatch(loss, temperature, precision, config.micro_batch_size, extra_crops, scaler.scaled)
+
+
+def _settle_precision(config: PretrainConfig, network: nn.Module, batches: Batches, folder: Path) -> Choice:
+    member = batches.member
+    if resolve_precision(config.precision, member.device) == torch.float32:
+        return Choice("float32")
+
+    def backward(views: Tensor, precision: torch.dtype) -> Tensor:
+        return InBatch(LOSSES[config.loss], config.temperature, precision).backward(network, views).loss
+
+    def choose() -> Choice:
+        return choose_precision(config.precision, network, next(batches.network_inputs(0, 1)), member, backward)
+
+    return settled(folder, "precision", member, choose)
+
+
+def _distributed(network: nn.Module, member: Member) -> nn.Module:
+    if member.size == 1:
+        return network
+    synchronise(network)
+    # BatchNorm statistics are those of the global batch, so the buffers of all processes are equal as they are.
+    return DistributedDataParallel(network, gradient_as_bucket_view=True, forward_sync_buffers=False)
+
+
+def prefer_deterministic_kernels() -> None:
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # A debugging aid that costs a pass over every new tensor. mypy does not see the module's property.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = False
+
+
+def _announce(inputs: Inputs, network: nn.Module, schedule: Schedule, arithmetic: Arithmetic, member: Member) -> None:
+    """What follows from configuration, data and machine together, before it costs hours."""
+    config, images = inputs.config, len(inputs.images)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    message = (
+        f"from {inputs.start}: {images} images, {schedule.epochs} epochs of {schedule.steps_per_epoch} steps of "
+        f"{config.batch_size} images; {config.encoder.name} and head with {parameters:,} parameters, "
+        f"{config.optimizer} up to {schedule.peak:.4g}; "
+        f"{config.image_size} pixels, {member.size} x {member.device.type}, {arithmetic.precision.value}, "
+        f"{arithmetic.execution.value}{', gradient checkpointing' if config.gradient_checkpointing else ''}"
+    )
+    for choice in arithmetic:
+        if choice.reason is not None:
+            logger.warning("going on in %s: %s", choice.value, choice.reason)
+            message += f"; {choice.value}, because {choice.reason}"
+    logger.info(message)
+    emit("start", stage="pretrain", message=message, images=images, steps=schedule.steps, parameters=parameters)

@@ -1,0 +1,181 @@
+"""The loop of pretraining: a step is views, objective, gradients, optimizer; an epoch ends with a look at the features.
+
+Killed at any moment, it goes on from the last checkpoint and ends with the same weights, bit for bit: every random draw
+is a function of the seed and of the step or sample that it is for.
+"""
+
+import hashlib
+import json
+import logging
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+from deploy.artifact import write_atomically
+from deploy.failpoint import failpoint
+from simclr_core.errors import BatchSizeError, NonFiniteLossError
+from simclr_core.launch import Member, StopRequest
+from simclr_core.loss.objective import Objective, Outcome, buffers_kept
+from simclr_core.monitoring.diagnostics import Monitor
+from simclr_core.monitoring.history import Progress, Record, record
+from simclr_core.pretraining import checkpoint
+from simclr_core.pretraining.batches import Batches
+from simclr_core.pretraining.checkpoint import TrainingState
+from simclr_core.pretraining.checkpoint_writer import CheckpointWriter
+from simclr_core.pretraining.collapse import CollapseAlarm
+from simclr_core.pretraining.precision import LossScaler
+from simclr_core.schedule import Schedule
+from simclr_core.stopwatch import Stopwatch, part, timed, with_exchange
+
+logger = logging.getLogger(__name__)
+
+
+class Learner(NamedTuple):
+    """What is trained, and by what. ``model`` is ``network`` as it is run: distributed, compiled, or simply itself."""
+
+    network: nn.Sequential  # encoder, projection head
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    objective: Objective
+    scaler: LossScaler
+
+    def state(self, step: int, history: list[Record], unfinished: list[tuple[float, float]]) -> TrainingState:
+        """After ``step`` steps; its tensors are those that the next step changes."""
+        tensors = checkpoint.optimizer_tensors(self.optimizer)
+        lasting, scaler = self.objective.tensors(), self.scaler.state()
+        return TrainingState(step, self.network.state_dict(), tensors, history, unfinished, lasting, scaler)
+
+
+def train(
+    learner: Learner,
+    batches: Batches,
+    monitor: Monitor | None,
+    progress: Progress,
+    *,
+    schedule: Schedule,
+    checkpoint_every: int,
+    alarm: CollapseAlarm,
+    folder: Path,
+    learning_rate_scale: float,
+) -> list[Record]:
+    """Train the learner's network in place, from the last checkpoint in ``folder`` if there is one.
+
+    Called by every process of the group at once; the first one alone has a ``monitor``, saves, and returns the history.
+    A checkpoint is saved every ``checkpoint_every`` steps, at the end, and when SIGTERM or Ctrl-C asks to stop; all of
+    them are on the disk when this returns or raises SystemExit.
+
+    Raises:
+        NonFiniteLossError: on every process at once.
+        CollapseError: the ``alarm`` was raised.
+        SystemExit: 128 + the signal that asked to stop.
+    """
+    member, steps, every = batches.member, schedule.steps, schedule.steps_per_epoch
+    encoder, head = learner.network
+    begun, history, unfinished = resume(folder, learner, member)
+    if begun < steps:
+        _dry_batch(learner, next(batches.network_inputs(begun, begun + 1)))
+    progress.start(begun * batches.batch_size)
+    alarm.judge(learner.state(begun, history, unfinished), member)
+    inputs = timed("data", batches.network_inputs(begun, steps))
+    with StopRequest() as stop, CheckpointWriter(folder) as writer, Stopwatch(member.device) as stopwatch:
+        for step, views in zip(range(begun, steps), inputs, strict=True):
+            failpoint("pretrain.step")
+            outcome = gradients(learner, views, step_seed(batches.seed, step, member.rank))
+            unfinished.append(_finite(step, outcome.loss, learner, batches, folder))
+            rate = schedule.rate(step) * learning_rate_scale
+            update(learner, rate)
+            failpoint("pretrain.stepped")
+            progress.step(batches.batch_size)
+            if (step + 1) % every == 0:
+                with part("watch"):
+                    judged = monitor and monitor.measure(encoder, head, outcome.first, outcome.second)
+                seconds = with_exchange(stopwatch.lap(), learner.model, min(every, step + 1 - begun))
+                if monitor and judged:
+                    history.append(record(len(history) + 1, unfinished, rate, learning_rate_scale, judged))
+                    progress.epoch(history[-1], seconds)
+                    with part("watch"):
+                        progress.embeddings(len(history), monitor, encoder)
+                    failpoint("pretrain.epoch")
+                unfinished.clear()
+                alarm.judge(learner.state(step + 1, history, unfinished), member)
+            stopped = stop.agreed(member)
+            if member.rank == 0 and (stopped or (step + 1) % checkpoint_every == 0 or step + 1 == steps):
+                writer.save(learner.state(step + 1, history, unfinished))
+            if stopped:
+                writer.wait()
+                logger.info("stopped after step %d of %d; the same command goes on from there", step + 1, steps)
+                raise SystemExit(128 + stopped)
+    return history
+
+
+def gradients(learner: Learner, views: Tensor, seed: int) -> Outcome:
+    """Forward and backward pass of a step; the gradients are then in the parameters."""
+    torch.manual_seed(seed)  # for networks that draw: stochastic depth
+    learner.optimizer.zero_grad()
+    outcome = learner.objective.backward(learner.model, views)
+    learner.scaler.unscale(learner.optimizer)
+    return outcome
+
+
+def update(learner: Learner, learning_rate: float) -> None:
+    """One step along the gradients."""
+    for group in learner.optimizer.param_groups:
+        group["lr"] = learning_rate
+    learner.scaler.step(learner.optimizer)
+    learner.objective.update()
+
+
+def resume(folder: Path, learner: Learner, member: Member) -> tuple[int, list[Record], list[tuple[float, float]]]:
+    """The newest checkpoint, chosen by the first process for all, put into the learner: its step, the history, and the
+    unfinished epoch. None there is step 0."""
+    newest = [checkpoint.newest_training(folder) if member.rank == 0 else None]
+    if member.size > 1:
+        torch.distributed.broadcast_object_list(newest)
+    if newest[0] is None:
+        return 0, [], []
+    state = checkpoint.load_training(newest[0])
+    checkpoint.fill(learner.network, state.network, newest[0], "the network of params.yaml")
+    checkpoint.restore_optimizer(learner.optimizer, state.optimizer)
+    learner.objective.restore(state.objective)
+    learner.scaler.restore(state.scaler)
+    failpoint("pretrain.resumed")
+    if member.rank == 0:
+        logger.info("going on from step %d (%s)", state.step, newest[0])
+    return state.step, list(state.history), list(state.unfinished)
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()[:8])
+
+
+def _dry_batch(learner: Learner, views: Tensor) -> None:
+    """A forward and backward pass that leaves no trace: what does not fit or match fails before anything is written."""
+    try:
+        with buffers_kept(learner.model):
+            learner.objective.backward(learner.model, views)
+    except torch.OutOfMemoryError as error:
+        raise BatchSizeError(
+            f"a step over {len(views)} views per process needs more memory than the device has; set "
+            "pretrain.micro_batch_size or gradient_checkpointing, lower batch_size or image_size, or use more processes"
+        ) from error
+    learner.model.zero_grad()
+
+
+def _finite(step: int, loss: Tensor, learner: Learner, batches: Batches, folder: Path) -> tuple[float, float]:
+    """Loss and gradient norm as numbers, the same on every process; the norm is 0 for a step that the scaler skips."""
+    norm = get_total_norm([weight.grad for weight in learner.network.parameters() if weight.grad is not None])
+    values = torch.stack([loss, norm]).tolist()
+    if math.isfinite(values[0]) and learner.scaler.skips(values[1]):
+        return values[0], 0.0
+    if not all(map(math.isfinite, values)):
+        keys, listed = batches.keys(step), folder / f"non-finite-step-{step}.json"
+        if batches.member.rank == 0:
+            found = {"step": step, "loss": str(values[0]), "gradient_norm": str(values[1]), "images": keys}
+            write_atomically(listed, json.dumps(found, indent=2) + "\n")
+        raise NonFiniteLossError(step, values[0], values[1], keys, listed)
+    return values[0], values[1]

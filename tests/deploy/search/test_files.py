@@ -1,0 +1,186 @@
+"""An index opens as it was saved, and what is damaged, does not fit or does not belong together is refused."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import deploy
+from deploy.artifact import publish, verify
+from deploy.encoder import Encoder
+from deploy.errors import (
+    ArgumentError,
+    CorruptArtifactError,
+    IndexFormatError,
+    IndexMismatchError,
+    MissingArtifactError,
+)
+from deploy.folders.folder import embed_files
+from deploy.search import files as index_files
+from deploy.search.index import Index
+from tests.deploy.conftest import DIM, ENCODER, built, encoded, noise, random_vectors, rewritten, saved
+
+
+def test_saving_again_changes_no_byte(tmp_path: Path) -> None:
+    saved(built(random_vectors(500, 3)), tmp_path / "one").save(tmp_path / "two")
+    assert (tmp_path / "one" / "MANIFEST.sha256").read_text() == (tmp_path / "two" / "MANIFEST.sha256").read_text()
+
+
+def test_an_opened_index_is_the_saved_one(tmp_path: Path) -> None:
+    ids = ["späte Ernte/c,\n.webp", "", "caf\udce9.jpg", "日本.png"]
+    index = Index.build(random_vectors(4), ids, ENCODER)
+    index.save(tmp_path / "index")
+    opened = Index.open(tmp_path / "index", ENCODER)
+    assert list(opened.ids) == list(index.ids) == ids
+    assert np.array_equal(opened.vectors, index.vectors)
+    expected = {"encoder": ENCODER, "name": None, "dim": 7, "metric": "cosine", "dtype": "float32", "count": 4}
+    assert opened.info == index.info == expected | {"approximate": False}
+    assert len(opened) == 4
+    with pytest.raises(IndexError):
+        opened.ids[4]
+    subprocess.run(["sha256sum", "--check", "--quiet", "MANIFEST.sha256"], cwd=tmp_path / "index", check=True)
+
+
+def test_the_card_says_what_the_files_are(tmp_path: Path) -> None:
+    built(random_vectors(6)).save(tmp_path / "index")
+    card = json.loads((tmp_path / "index" / "index.json").read_text())
+    assert card.pop("longest") == pytest.approx(1, abs=1e-6)
+    assert card.pop("format_version") == index_files.FORMAT_VERSION
+    assert card == {"encoder": ENCODER, "name": None, "dim": 7, "metric": "cosine", "dtype": "float32", "count": 6}
+
+
+def test_an_existing_index_is_replaced_only_when_asked(tmp_path: Path) -> None:
+    old = saved(built(random_vectors(3)), tmp_path / "index")
+    with pytest.raises(ArgumentError, match="exists already"):
+        built(random_vectors(4)).save(tmp_path / "index")
+    new = saved(built(random_vectors(4)), tmp_path / "index", replace=True)
+    assert (len(old.search(random_vectors(1)).ids[0]), len(new)) == (3, 4), "who searches the old one goes on"
+    (grown := Index.open(tmp_path / "index")).save(tmp_path / "index", replace=True)
+    assert np.array_equal(Index.open(tmp_path / "index").vectors, grown.vectors)
+
+
+def test_a_fault_while_writing_leaves_nothing(tmp_path: Path) -> None:
+    parts = [(["a"], random_vectors(1)), (["a"], random_vectors(1))]
+    with pytest.raises(ArgumentError, match="given twice"):
+        Index.write(tmp_path / "index", parts, ENCODER, 7)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["vectors.npy", "ids.npy", "id_offsets.npy", "index.json", "neighbours.usearch"])
+def test_a_changed_byte_is_found_at_open(name: str, tmp_path: Path) -> None:
+    saved(built(random_vectors(20)), tmp_path / "index", approximate=True)
+    content = bytearray((tmp_path / "index" / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "index" / name).write_bytes(content)
+    with pytest.raises(CorruptArtifactError, match=name):
+        Index.open(tmp_path / "index")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("vectors.npy", b"", "build the index again"),
+        ("vectors.npy", b"\x93NUMPY\x01\x00", "build the index again"),
+        ("vectors.npy", np.ones((20, 8), np.float32), r"vectors\.npy is float32 \[20, 8\], not float32 \[20, 7\]"),
+        ("vectors.npy", np.ones((20, 7)), "is float64"),
+        ("vectors.npy", np.asfortranarray(np.ones((20, 7), np.float32)), "vectors.npy"),
+        ("vectors.npy", np.array(["object"] * 20, object), "build the index again"),
+        ("id_offsets.npy", np.arange(20), r"id_offsets\.npy is int64 \[20\]"),
+        ("id_offsets.npy", np.r_[np.arange(20)[::-1], 110], "does not ascend"),
+        ("id_offsets.npy", np.r_[np.arange(20), -5], r"ids\.npy is uint8"),
+        ("ids.npy", np.ones(5, np.uint8), r"ids\.npy is uint8 \[5\]"),
+        ("index.json", b"[]", "build the index again"),
+        ("index.json", b"\xff", "build the index again"),
+        ("index.json", b"{}", "format version None, this release reads 1"),
+        ("index.json", b'{"format_version": 1, "encoder": "a"}', "build the index again"),
+        ("index.json", b'{"format_version": 2}', "format version 2"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused_even_unverified(
+    name: str, content: Any, message: str, tmp_path: Path
+) -> None:
+    saved(built(random_vectors(20)), tmp_path / "index")
+    rewritten(tmp_path / "index", name, content)
+    for check in (True, False):
+        with pytest.raises(IndexFormatError, match=message):
+            Index.open(tmp_path / "index", verify=check)
+
+
+def test_directories_that_are_no_index(tmp_path: Path) -> None:
+    for check in (True, False):
+        with pytest.raises(MissingArtifactError, match="no such directory"):
+            Index.open(tmp_path / "none", verify=check)
+        with pytest.raises(MissingArtifactError, match=r"has no MANIFEST\.sha256"):
+            Index.open(tmp_path, verify=check)
+    with publish(tmp_path / "other") as work:
+        (work / "a.txt").write_text("a")
+    with pytest.raises(IndexFormatError, match=r"index\.json"):
+        Index.open(tmp_path / "other")
+    with pytest.raises(IndexFormatError, match=r"has no embedding\.json; give a directory made by"):
+        Index.merge([tmp_path / "other"], tmp_path / "out")
+
+
+def test_an_unverified_index_reads_only_what_it_needs(tmp_path: Path) -> None:
+    saved(built(random_vectors(20)), tmp_path / "index")
+    content = bytearray((tmp_path / "index" / "vectors.npy").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "index" / "vectors.npy").write_bytes(content)
+    assert len(Index.open(tmp_path / "index", verify=False)) == 20
+
+
+@pytest.fixture
+def embedded(bundle: Path, tmp_path: Path) -> tuple[Encoder, list[Path]]:
+    """Two directories of embeddings, one of raw vectors."""
+    encoder, folders = deploy.load(bundle, threads=1), []
+    for number in range(2):
+        photos = tmp_path / f"photos{number}"
+        photos.mkdir()
+        for seed in range(3):
+            (photos / f"{seed},\n.png").write_bytes(encoded(noise(10 * number + seed)))
+        (photos / "bad.png").write_bytes(b"")
+        files = sorted(str(path) for path in photos.iterdir())
+        embed_files(encoder, files, tmp_path / f"embeddings{number}", normalize=number == 0)
+        folders.append(tmp_path / f"embeddings{number}")
+    return encoder, folders
+
+
+def test_embeddings_and_indexes_are_merged(embedded: tuple[Encoder, list[Path]], tmp_path: Path) -> None:
+    encoder, folders = embedded
+    Index.merge(folders[:1], tmp_path / "index", encoder)
+    Index.merge([tmp_path / "index", folders[1]], tmp_path / "index", encoder, replace=True)
+    index = Index.open(tmp_path / "index", encoder)
+    verify(tmp_path / "index")
+    expected = [str(tmp_path / f"photos{number}" / f"{seed},\n.png") for number in range(2) for seed in range(3)]
+    assert list(index.ids) == expected
+    for path in expected:
+        found = index.search(encoder.embed(path).vectors, 1)
+        assert found.ids == [[path]]
+        assert found.scores[0, 0] == pytest.approx(1, abs=1e-6)
+    with pytest.raises(ArgumentError, match="is given twice"):
+        Index.merge([tmp_path / "index", folders[1]], tmp_path / "more")
+    assert not (tmp_path / "more").exists()
+
+
+def test_what_does_not_belong_together_is_not_merged(embedded: tuple[Encoder, list[Path]], tmp_path: Path) -> None:
+    encoder, folders = embedded
+    with pytest.raises(IndexMismatchError, match="embeddings0: made by encoder"):
+        Index.merge(folders, tmp_path / "index", "other")
+    saved(built(random_vectors(2, DIM)), tmp_path / "foreign")
+    with pytest.raises(IndexMismatchError, match="foreign: made by encoder aaaaaaaaaaaa, not"):
+        Index.merge([*folders, tmp_path / "foreign"], tmp_path / "index")
+    Index.build(random_vectors(1, DIM), ["a"], encoder, "inner_product").save(tmp_path / "inner")
+    with pytest.raises(IndexMismatchError, match="inner: inner_product of float32"):
+        Index.merge([*folders, tmp_path / "inner"], tmp_path / "index")
+    with pytest.raises(ArgumentError, match="nothing to index"):
+        Index.merge([], tmp_path / "index")
+    content = bytearray((folders[1] / "vectors.npy").read_bytes())
+    content[-1] ^= 1
+    (folders[1] / "vectors.npy").write_bytes(content)
+    with pytest.raises(CorruptArtifactError):
+        Index.merge(folders, tmp_path / "index")
+    rewritten(folders[0], "ids.csv", b"row,path\n0,a\n")
+    with pytest.raises(IndexFormatError, match=r"ids\.csv names 1 rows of 3"):
+        Index.merge(folders[:1], tmp_path / "index")

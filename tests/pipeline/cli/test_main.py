@@ -1,0 +1,136 @@
+"""The command line: what a person types, reads, and what a script gets as exit code."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli.main import parse_assignments, run_cli
+from pipeline.maintenance import doctor
+from pipeline.workspace import Workspace
+
+Capture = pytest.CaptureFixture[str]
+
+
+def simclr(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["simclr", *arguments])
+    return run_cli()
+
+
+def test_help_shows_examples_and_exit_codes(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    assert simclr(monkeypatch, "--help") == 0
+    shown = capsys.readouterr().out
+    for command in ("init", "ingest", "run", "status", "demo", "ui", "doctor"):
+        assert f"  {command} " in shown
+    assert "simclr init my-images" in shown
+    assert "Exit codes: 0 done; 1 a stage failed" in shown
+    for command in ("init", "ingest", "run", "demo"):
+        assert simclr(monkeypatch, command, "--help") == 0
+        assert "Example" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["frobnicate"], "No such command 'frobnicate'"),
+        (["run", "--set", "epochs"], "--set 'epochs': must be KEY=VALUE"),
+        (["run", "--set", "pretrain.epochz=3"], "pretrain.epochz: unknown key; did you mean epochs?"),
+        (["run", "--set", "pretrain.epochs=none"], "pretrain.epochs: given 'none', allowed: "),
+        (["run", "--select", "pretrian"], "pretrian"),
+        (["ingest", "nowhere"], "nowhere: does not exist"),
+        (["run"], "inbox: nothing to ingest, no files; put images into"),
+        (["init", "."], "exists and is not an empty folder"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: Capture, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(workspace.root)
+    before = {path: path.read_bytes() for path in workspace.root.iterdir() if path.is_file()}
+    assert simclr(monkeypatch, *arguments) == 2
+    shown = capsys.readouterr()
+    (line,) = shown.err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert {path: path.read_bytes() for path in workspace.root.iterdir() if path.is_file()} == before
+
+
+def test_outside_a_workspace_the_fix_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.delenv("SIMCLR_WORKSPACE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert simclr(monkeypatch, "status") == 2
+    assert "make one with `simclr init DIR`" in capsys.readouterr().err
+
+
+def test_init_then_ingest_then_status(
+    tmp_path: Path, filled: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    assert simclr(monkeypatch, "init", str(tmp_path / "new")) == 0
+    assert "is ready: put images into inbox/unlabeled" in capsys.readouterr().out
+    monkeypatch.chdir(filled.root)
+    assert simclr(monkeypatch, "status") == 0
+    assert "put images into inbox/unlabeled" in capsys.readouterr().out
+    assert simclr(monkeypatch, "ingest") == 0
+    assert "40 new images in batch 0001" in capsys.readouterr().out
+    assert simclr(monkeypatch, "status") == 0
+    assert "40 images in 1 batches" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("folder", ["", ".dvc"])
+def test_a_read_only_workspace_is_an_error_not_a_traceback(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: Capture, folder: str
+) -> None:
+    access = os.access
+    closed = workspace.root / folder  # told by os.access alone: root, as which tests may run, can write everywhere
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: access(path, mode) and not (mode & os.W_OK and Path(path) == closed)
+    )
+    before = workspace.params.read_text()
+    assert simclr(monkeypatch, "--workspace", str(workspace.root), "run", "--set", "pretrain.epochs=3") == 2
+    assert capsys.readouterr().err == (
+        f"error: {closed}: cannot be written by this user; `chmod u+rwx` it, or run as its owner\n"
+    )
+    assert workspace.params.read_text() == before
+
+
+def test_an_error_of_the_system_is_one_line(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(workspace.params))
+
+    monkeypatch.setattr("pipeline.params.override", refuse)
+    assert simclr(monkeypatch, "--workspace", str(workspace.root), "run") == 2
+    assert "params.yaml: Permission denied; give this user access to it" in capsys.readouterr().err
+
+
+def test_assignments_keep_equal_signs_in_the_value() -> None:
+    assert parse_assignments(["a.b=c=d", "e.f="]) == {"a.b": "c=d", "e.f": ""}
+
+
+def test_without_the_extras_the_message_names_them(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("raise ModuleNotFoundError(\"No module named 'click'\", name='click')")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[3]}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("pip install 'simclr-pipeline[pipeline]'")
+
+
+def test_doctor_finds_this_machine_healthy(workspace: Workspace) -> None:
+    findings = doctor.examine(workspace.root)
+    assert [str(finding) for finding in findings if not finding.healthy] == []
+    assert {"antlr4", "disk", "cores", "accelerator", "git", "params.yaml"} <= {finding.name for finding in findings}
+
+
+def test_doctor_names_the_fix(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setattr(doctor, "version", lambda name: "4.9.3")
+    workspace.params.write_text("pretrain: {epochs: 0}")
+    assert simclr(monkeypatch, "--workspace", str(workspace.root), "doctor") == 1
+    shown = capsys.readouterr().out
+    assert "fix: pip install --no-deps antlr4-python3-runtime==4.13.2" in shown
+    assert "FAIL  params.yaml" in shown
+    assert "pretrain.epochs: given 0" in shown

@@ -1,0 +1,149 @@
+"""The statistics of the champion gates against published values, brute force, and their exact error rates."""
+
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import product
+
+import pytest
+
+from pipeline.gates.paired_test import images_needed, lower_bound, mcnemar_p_value
+
+
+@pytest.mark.parametrize(
+    ("images", "won", "lost", "confidence", "low", "high"),
+    [
+        (21, 1, 7, 0.975, -0.517, -0.026),  # Fagerland et al. 2014, airway responsiveness: 95 % two-sided
+        (44, 0, 1, 0.95, -0.096, 0.037),  # Tango 1998, disinfection of contact lenses: 90 % two-sided
+        (32, 9, 3, 0.975, -0.027, 0.390),  # a test of the R package ratesci 0.3: 95 % two-sided
+        (618, 28, 25, 0.95, -0.0148, 0.0247),  # PropCIs::scoreci.mp(25, 28, 618, 0.9) in R
+    ],
+)
+def test_the_bound_is_the_published_end_of_tangos_interval(
+    images: int, won: int, lost: int, confidence: float, low: float, high: float
+) -> None:
+    digits = len(str(low).partition(".")[2])
+    assert round(lower_bound(images, won, lost, confidence), digits) == low
+    assert round(-lower_bound(images, lost, won, confidence), digits) == high  # exchanged, the lower end is the upper
+
+
+@pytest.mark.parametrize(("images", "won", "lost"), [(40, 3, 6), (200, 0, 2), (60, 25, 20), (1000, 10, 40), (30, 0, 0)])
+def test_at_the_bound_the_score_of_the_likeliest_rates_is_the_quantile(images: int, won: int, lost: int) -> None:
+    """The likelihood of the three outcomes is maximised by search, under the difference that the bound gives."""
+    bound = lower_bound(images, won, lost, 0.95)
+
+    def log_likelihood(lost_rate: float) -> float:
+        rates = ((won, lost_rate + bound), (lost, lost_rate), (images - won - lost, 1 - 2 * lost_rate - bound))
+        return sum(count * math.log(rate) for count, rate in rates if count)
+
+    low, high = max(0.0, -bound) + 1e-12, (1 - bound) / 2 - 1e-12
+    for _ in range(200):
+        third = (high - low) / 3
+        worse = log_likelihood(low + third) < log_likelihood(high - third)
+        low, high = (low + third, high) if worse else (low, high - third)
+    spread = math.sqrt((2 * low + bound - bound**2) / images)
+    assert ((won - lost) / images - bound) / spread == pytest.approx(1.6448536, abs=1e-3)
+
+
+def test_the_bound_at_the_edges() -> None:
+    z2 = 1.6448536269514722**2
+    assert lower_bound(400, 0, 0, 0.95) == pytest.approx(-z2 / (400 + z2))  # agreement everywhere is not certainty
+    assert lower_bound(5, 0, 5, 0.95) == -1
+    assert -1 < lower_bound(1, 0, 0, 0.95) < -0.7
+    assert 0 < lower_bound(50, 50, 0, 0.95) < 1
+    assert lower_bound(100, 7, 5, 0.5) == pytest.approx(0.02)  # with no confidence asked, the difference itself
+    assert lower_bound(100, 7, 5, 0.99) < lower_bound(100, 7, 5, 0.9) < 0.02
+
+
+@pytest.mark.parametrize("images", [40, 133, 500])
+def test_a_worse_candidate_is_seldom_thought_better_than_it_is(images: int) -> None:
+    """Exact, by summing over every possible outcome: how often the bound lies above the true difference."""
+    expected = (0, 0.5, 1, 2, 2.7, 4, 8, 12)
+    pairs = [(won / images, lost / images) for won, lost in product(expected, expected) if won < lost]
+    errors = [
+        sum(
+            chance
+            for w, c, chance in outcomes(images, won, lost)
+            if (w - c) / images > won - lost and lower_bound(images, w, c, 0.95) > won - lost
+        )
+        for won, lost in pairs
+    ]
+    assert max(errors) < 0.068
+    assert sum(errors) / len(errors) < 0.045
+
+
+def test_mcnemar_counts_sequences() -> None:
+    for won, lost in product(range(6), range(5)):
+        sequences = list(product((True, False), repeat=won + lost))
+        as_many = sum(sum(sequence) >= won for sequence in sequences)
+        assert mcnemar_p_value(won, lost) == Fraction(as_many, len(sequences))
+    assert mcnemar_p_value(0, 0) == 1
+
+
+def test_mcnemar_is_exact_in_the_far_tail_and_for_many_images() -> None:
+    assert mcnemar_p_value(900, 0) == pytest.approx(0.5**900, rel=1e-12)
+    assert mcnemar_p_value(0, 900) == 1
+    z = (5100 - 0.5 - 5000) / 50  # the normal approximation with continuity correction
+    assert mcnemar_p_value(5100, 4900) == pytest.approx(math.erfc(z / math.sqrt(2)) / 2, rel=1e-3)
+
+
+@pytest.mark.parametrize(("disagreement", "max_loss"), [(0.1, 0.06), (0.05, 0.05), (0.3, 0.12)])
+def test_with_the_images_needed_an_equal_candidate_passes_four_times_in_five(
+    disagreement: float, max_loss: float
+) -> None:
+    half = round(disagreement / 2 * 1000)
+    needed = images_needed(1000, half, half, max_loss, 0.95)
+
+    def power(images: int) -> float:
+        rate = disagreement / 2
+        return sum(chance for won, lost, chance in outcomes(images, rate, rate) if passes(images, won, lost, max_loss))
+
+    assert power(needed) == pytest.approx(0.8, abs=0.05)
+    assert power(needed // 2) < 0.65
+
+
+def test_images_needed_where_they_never_disagree() -> None:
+    needed = images_needed(50, 0, 0, 0.02, 0.95)
+    assert passes(needed, 0, 0, 0.02)
+    assert not passes(needed - 1, 0, 0, 0.02)
+
+
+@pytest.mark.parametrize(
+    ("images", "won", "lost"),
+    [(0, 0, 0), (10, 6, 5), (10, -1, 0), (10, 1.0, 0), (10, True, 0), (10, 0, math.nan), (None, 0, 0), (10, "1", 0)],
+)
+def test_counts_that_cannot_be_are_refused(images: int, won: int, lost: int) -> None:
+    with pytest.raises(ValueError, match=r"test images|whole number"):
+        lower_bound(images, won, lost, 0.95)
+    with pytest.raises(ValueError, match=r"test images|whole number"):
+        images_needed(images, won, lost, 0.02, 0.95)
+    if won != 6 and images:
+        with pytest.raises(ValueError, match="whole number"):
+            mcnemar_p_value(won, lost)
+
+
+def test_it_needs_the_standard_library_alone() -> None:
+    program = "import pipeline.gates.paired_test, sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not {"numpy", "scipy", "pyarrow", "torch", "dagster"} & set(done.stdout.split())
+
+
+def passes(images: int, won: int, lost: int, max_loss: float) -> bool:
+    return lower_bound(images, won, lost, 0.95) > -max_loss
+
+
+def outcomes(images: int, won_rate: float, lost_rate: float) -> Iterator[tuple[int, int, float]]:
+    """Every outcome of the trinomial that is not out of the question, with its probability."""
+
+    def near(rate: float) -> range:
+        spread = 5 * math.sqrt(images * rate * (1 - rate)) + 6 * (rate > 0)
+        return range(max(0, int(images * rate - spread)), min(images, int(images * rate + spread)) + 1)
+
+    for won, lost in product(near(won_rate), near(lost_rate)):
+        same = images - won - lost
+        if same >= 0:
+            ways = math.lgamma(images + 1) - math.lgamma(won + 1) - math.lgamma(lost + 1) - math.lgamma(same + 1)
+            rates = ((won, won_rate), (lost, lost_rate), (same, 1 - won_rate - lost_rate))
+            yield won, lost, math.exp(ways + sum(count * math.log(rate) for count, rate in rates if count))

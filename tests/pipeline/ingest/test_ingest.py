@@ -1,0 +1,172 @@
+"""Ingest copies what is new, once, verbatim, whole batches only, and leaves the source alone."""
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from deploy import artifact
+from pipeline.errors import IngestError
+from pipeline.ingest.ingest import ingest, place
+from pipeline.ingest.raw import batches, read_batches, read_bytes
+from pipeline.workspace import Workspace
+from tests.conftest import draw, encode
+from tests.pipeline.conftest import put
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_every_byte_is_kept_with_its_split_and_label(filled: Workspace) -> None:
+    before = listing(filled.inbox)
+    result = ingest(filled)
+    assert (result.batch, result.new_images, result.known) == ("0001", 40, 0)
+    raw = {image.sha256: image for image in read_batches(filled.raw)}
+    assert {image.data for image in raw.values()} == set(before.values())
+    for path, data in before.items():
+        (seen,) = raw[hashlib.sha256(data).hexdigest()].occurrences
+        assert (seen.path, seen.split, seen.label) == (path, *place(path))
+    artifact.verify(filled.raw / "0001")
+    assert listing(filled.inbox) == before
+
+
+def test_a_second_time_adds_nothing(filled: Workspace) -> None:
+    ingest(filled)
+    tracked = (filled.root / "data" / "raw.dvc").read_text()
+    result = ingest(filled)
+    assert (result.batch, result.new_images, result.known) == (None, 0, 40)
+    assert (filled.root / "data" / "raw.dvc").read_text() == tracked
+    assert [batch.name for batch in batches(filled.raw)] == ["0001"]
+
+
+def test_only_new_content_makes_a_new_batch(filled: Workspace) -> None:
+    ingest(filled)
+    first = listing(filled.raw / "0001")
+    (filled.inbox / "unlabeled" / "camera 0" / "000.png").rename(filled.inbox / "unlabeled" / "renamed.png")
+    put(filled, "unlabeled/new.png", encode(draw(0, 999)))
+    result = ingest(filled)
+    assert (result.batch, result.new_images, result.known) == ("0002", 1, 40)
+    assert listing(filled.raw / "0001") == first
+    assert len(list(read_bytes(filled.raw))) == 41
+
+
+def test_a_label_given_later_is_recorded_without_the_bytes(filled: Workspace) -> None:
+    ingest(filled)
+    data = (filled.inbox / "unlabeled" / "camera 0" / "000.png").read_bytes()
+    put(filled, "labeled/cross/000.png", data)
+    result = ingest(filled)
+    assert (result.new_images, result.new_labels) == (0, 1)
+    (image,) = (image for image in read_batches(filled.raw) if image.batch == "0002")
+    assert image.data is None
+    assert [(seen.split, seen.label) for seen in image.occurrences] == [("train", "cross")]
+
+
+def test_equal_files_of_one_ingest_are_stored_once_and_named_twice(workspace: Workspace) -> None:
+    data = encode(draw(0, 1))
+    put(workspace, "unlabeled/a.png", data)
+    put(workspace, "unlabeled/b.png", data)
+    ingest(workspace)
+    (image,) = read_batches(workspace.raw)
+    assert [seen.path for seen in image.occurrences] == ["unlabeled/a.png", "unlabeled/b.png"]
+
+
+def test_labels_csv_names_labels_and_splits(workspace: Workspace) -> None:
+    for number in range(3):
+        put(workspace, f"unlabeled/{number}.png", encode(draw(0, number)))
+    put(workspace, "labels.csv", b"path,label,split\nunlabeled/0.png,cat,\nunlabeled/1.png,dog,test\n")
+    ingest(workspace)
+    seen = {image.occurrences[0].path: image.occurrences[0] for image in read_batches(workspace.raw)}
+    assert [(seen[f"unlabeled/{number}.png"].split, seen[f"unlabeled/{number}.png"].label) for number in range(3)] == [
+        ("train", "cat"),
+        ("test", "dog"),
+        ("train", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"file,class\na.png,cat\n", "columns are .*must be path,label"),
+        (b"path,label,split\na.png,cat,validation\n", "line 2 has split 'validation'; allowed: train, test"),
+        (b"path,label\na.png,cat\na.png,dog\n", "line 3 names 'a.png' again"),
+        (b"path,label\nelsewhere/a.png,cat\n", "none of its 1 paths is a file of this source"),
+    ],
+)
+def test_labels_csv_that_cannot_be_understood_is_refused(workspace: Workspace, text: bytes, message: str) -> None:
+    put(workspace, "a.png", encode(draw(0, 1)))
+    put(workspace, "labels.csv", text)
+    with pytest.raises(IngestError, match=message):
+        ingest(workspace)
+    assert batches(workspace.raw) == []
+
+
+def allow(workspace: Workspace, *classes: str) -> None:
+    params = yaml.safe_load(workspace.params.read_text())
+    params["ingest"]["classes"] = list(classes)
+    workspace.params.write_text(yaml.safe_dump(params))
+
+
+def test_a_label_that_is_no_class_is_refused_before_anything_is_written(workspace: Workspace) -> None:
+    put(workspace, "labeled/catt/a.png", encode(draw(0, 1)))
+    put(workspace, "test/horse/b.png", encode(draw(0, 2)))
+    put(workspace, "test/horse/d.png", encode(draw(0, 4)))
+    put(workspace, "c.png", encode(draw(0, 3)))
+    put(workspace, "labels.csv", b"path,label\nc.png,dog\n")
+    allow(workspace, "cat", "dog")
+    with pytest.raises(IngestError) as refused:
+        ingest(workspace)
+    message = str(refused.value)
+    assert "'catt' ('labeled/catt/a.png'; did you mean 'cat'?)" in message
+    assert "'horse' ('test/horse/b.png' and 1 more)" in message
+    assert "allowed: cat, dog; correct the folder's name or labels.csv, or add the class to ingest.classes" in message
+    assert batches(workspace.raw) == []
+    allow(workspace, "catt", "dog", "horse")
+    assert ingest(workspace).new_images == 4
+
+
+def test_an_empty_inbox_says_where_images_go(workspace: Workspace) -> None:
+    with pytest.raises(IngestError, match=r"inbox: nothing to ingest, no files; put images into .*unlabeled"):
+        ingest(workspace)
+    put(workspace, "labels.csv", b"path,label\nunlabeled/a.png,cat\n")
+    with pytest.raises(IngestError, match="nothing to ingest, no files"):
+        ingest(workspace)
+
+
+def test_batches_that_are_tracked_but_not_here_are_not_overwritten(filled: Workspace) -> None:
+    ingest(filled)
+    shutil.rmtree(filled.raw)
+    with pytest.raises(IngestError, match=r"its earlier batches are not here.*dvc checkout data/raw\.dvc"):
+        ingest(filled)
+    assert not filled.raw.exists()
+
+
+@pytest.mark.parametrize("failpoint", ["ingest.tar", "artifact.rename", "artifact.renamed", "ingest.track"])
+def test_killed_at_any_point_it_leaves_no_half_batch(filled: Workspace, failpoint: str) -> None:
+    command = [sys.executable, "-m", "pipeline", "--workspace", str(filled.root), "ingest"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    killed = subprocess.run(command, env=environment | {"SIMCLR_FAILPOINT": f"{failpoint}:kill"}, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    for batch in batches(filled.raw):
+        artifact.verify(batch)
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert len(list(read_bytes(filled.raw))) == 40
+    assert sorted(path.name for path in filled.raw.iterdir()) == ["0001"]
+    assert (filled.root / "data" / "raw.dvc").exists()
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(filled: Workspace) -> None:
+    command = [sys.executable, "-m", "pipeline", "--workspace", str(filled.root), "ingest"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "SIMCLR_FAILPOINT": "ingest.tar:enospc"}
+    done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "free some space" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert batches(filled.raw) == []

@@ -1,0 +1,215 @@
+"""Every regular file of a source is listed, whatever its name; what is passed over is named and never opened."""
+
+import errno
+import os
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+import yaml
+
+from pipeline.errors import IngestError
+from pipeline.ingest.ingest import ingest
+from pipeline.ingest.raw import batches, read_batches
+from pipeline.ingest.sources import Source, list_source
+from pipeline.workspace import Workspace
+from tests.conftest import draw, encode
+from tests.pipeline.conftest import put
+
+
+def test_a_source_that_does_not_exist_is_named(workspace: Workspace) -> None:
+    with pytest.raises(IngestError, match="nowhere: does not exist; give a folder"):
+        ingest(workspace, ["nowhere"])
+
+
+def test_files_still_being_written_wait(filled: Workspace) -> None:
+    params = yaml.safe_load(filled.params.read_text())
+    params["ingest"]["settle_seconds"] = 600.0
+    filled.params.write_text(yaml.safe_dump(params))
+    path = put(filled, "unlabeled/half.png", encode(draw(0, 999)), age=0)
+    result = ingest(filled)
+    assert (result.new_images, result.unsettled) == (40, 1)
+    os.utime(path, (0, 0))
+    assert ingest(filled).new_images == 1
+
+
+@pytest.fixture
+def hostile(filled: Workspace) -> Workspace:
+    """Everything that is no file, among the files."""
+    folder = filled.inbox / "unlabeled"
+    (folder / "deep").mkdir()
+    (folder / "deep" / "loop").symlink_to(folder)
+    (folder / "deep" / "itself").symlink_to("itself")
+    (folder / "out").symlink_to("/etc")
+    (folder / "secret.png").symlink_to("/etc/hostname")
+    (folder / "nowhere.png").symlink_to("missing.png")
+    (folder / "twin.png").symlink_to(folder / "camera 0" / "000.png")
+    os.mkfifo(folder / "pipe.png")
+    with socket.socket(socket.AF_UNIX) as listener:
+        here = os.open(folder, os.O_RDONLY)  # the path of a socket has at most 108 bytes
+        listener.bind(f"/proc/self/fd/{here}/socket.png")
+        os.close(here)
+    return filled
+
+
+PASSED_OVER = (
+    "'unlabeled/deep/itself' is a link",
+    "'unlabeled/deep/loop' is a link",
+    "'unlabeled/nowhere.png' is a link",
+    "'unlabeled/out' is a link",
+    "'unlabeled/pipe.png' is not a regular file",
+    "'unlabeled/secret.png' is a link",
+    "'unlabeled/socket.png' is not a regular file",
+    "'unlabeled/twin.png' is a link",
+)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("form", ["folder", "url", "glob"])
+def test_links_pipes_and_sockets_are_named_and_never_opened(hostile: Workspace, form: str) -> None:
+    source = {"folder": "inbox", "url": f"file://{hostile.inbox}", "glob": "inbox/**"}[form]
+    result = ingest(hostile, [source])
+    assert result.new_images == 40
+    assert result.skipped == PASSED_OVER
+    contents = {image.data for image in read_batches(hostile.raw)}
+    assert Path("/etc/hostname").read_bytes() not in contents
+
+
+def test_devices_are_named_and_never_opened(workspace: Workspace) -> None:
+    listed = list_source(workspace.root, "/dev", settle_seconds=0.0)
+    assert {"'null' is not a regular file", "'zero' is not a regular file"} <= set(listed.skipped)
+    assert not {"null", "zero", "tty"} & listed.files.keys()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("change", ["gone", "pipe", "link", "folder", "locked"])
+def test_a_file_that_is_something_else_when_it_is_read_is_named_and_passed_over(
+    filled: Workspace, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = put(filled, "unlabeled/new.png", encode(draw(0, 999)))
+
+    def change_after_listing(*arguments: Any) -> Source:
+        source = list_source(*arguments)
+        if change == "locked":
+            monkeypatch.setattr("pipeline.ingest.sources.os.open", denied)
+            return source
+        path.unlink()
+        if change == "pipe":
+            os.mkfifo(path)
+        elif change == "link":
+            path.symlink_to("/etc/hostname")
+        elif change == "folder":
+            path.mkdir()
+        return source
+
+    def denied(opened: str, *arguments: Any, **options: Any) -> int:
+        if opened == str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", opened)
+        return real_open(opened, *arguments, **options)
+
+    real_open = os.open
+    monkeypatch.setattr("pipeline.ingest.ingest.list_source", change_after_listing)
+    result = ingest(filled)
+    assert result.new_images == 40
+    [named] = result.skipped
+    assert named.startswith("'unlabeled/new.png' cannot be read (")
+    assert named.endswith("); mend it or take it out")
+    monkeypatch.undo()
+    if change in ("gone", "folder"):
+        assert ingest(filled).new_images == 0
+    elif change == "locked":
+        assert ingest(filled).new_images == 1, "a file that was passed over is not known"
+
+
+def test_labels_that_are_gone_when_they_are_read_are_named(filled: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not passed over: without them, every image would lose its label."""
+    labels = put(filled, "labels.csv", b"path,label\nunlabeled/camera 0/000.png,cat\n")
+
+    def removed(*arguments: Any) -> Source:
+        source = list_source(*arguments)
+        labels.unlink()
+        return source
+
+    monkeypatch.setattr("pipeline.ingest.ingest.list_source", removed)
+    with pytest.raises(IngestError, match=r"'inbox/labels.csv' cannot be read \(No such file"):
+        ingest(filled)
+    assert batches(filled.raw) == []
+
+
+def test_a_folder_that_cannot_be_listed_is_named_and_the_others_are_ingested(
+    filled: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (filled.inbox / "lost+found").mkdir()
+    real_scandir = os.scandir
+
+    def refused(folder: str) -> Any:
+        if str(folder).endswith("lost+found"):
+            raise PermissionError(errno.EACCES, "Permission denied", folder)
+        return real_scandir(folder)
+
+    monkeypatch.setattr("pipeline.ingest.sources.os.scandir", refused)
+    result = ingest(filled)
+    assert (result.new_images, result.skipped) == (40, ("'lost+found' cannot be listed (Permission denied)",))
+
+
+def test_a_tree_deeper_than_the_stack_is_walked(workspace: Workspace) -> None:
+    here = os.open(workspace.inbox, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    with open(os.open("leaf.png", os.O_WRONLY | os.O_CREAT, dir_fd=here), "wb") as file:
+        file.write(encode(draw(0, 1)))
+    os.close(here)
+    try:
+        assert list(list_source(workspace.root, "inbox", -1.0).files) == ["d/" * 1500 + "leaf.png"]
+    finally:
+        subprocess.run(["rm", "-r", workspace.inbox / "d"], check=True)  # what pytest and shutil cannot
+
+
+@pytest.mark.parametrize("source", ["inbox", "inbox/**"])
+def test_hostile_names_are_only_names(filled: Workspace, source: str) -> None:
+    names = [
+        "new\nline.png",
+        "quote'\".png",
+        "<script>alert(1)<script>.png",
+        "back\\slash.png",
+        "comma, semicolon; and $(reboot) `reboot`.png",
+        "\x1b[31mred\x07.png",
+        "100%s %d {0}.png",
+        " space .png",
+        "-rf.png",
+        "trailing.png.",
+        "cafe\u0301.png",
+        "caf\u00e9.png",  # its twin in another normal form
+        "Upper.png",
+        "upper.png",
+        "\u202egnp.exe",
+        "a" * 200 + ".png",
+    ]
+    for number, name in enumerate(names):
+        put(filled, f"unlabeled/{name}", encode(draw(0, 1000 + number)))
+    (filled.inbox / "unlabeled").joinpath(os.fsdecode(b"latin-\xe9.png")).write_bytes(b"x")
+    result = ingest(filled, [source])
+    paths = {seen.path for image in read_batches(filled.raw) for seen in image.occurrences}
+    assert paths >= {f"unlabeled/{name}" for name in names}
+    assert result.new_images == 40 + len(names)
+    assert result.skipped == (r"'unlabeled/latin-\\xe9.png' has a name that is not UTF-8",)
+    assert "\n" not in str(result)
+    assert ingest(filled, [source]).new_images == 0
+
+
+def test_globs_and_urls(workspace: Workspace, tmp_path: Path) -> None:
+    for number in range(4):
+        (tmp_path / f"{number}.{'png' if number % 2 else 'txt'}").write_bytes(encode(draw(0, number)))
+    assert ingest(workspace, [str(tmp_path / "*.png")]).new_images == 2
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/bucket/labeled/cat/1.png", encode(draw(0, 50)))
+    memory.pipe("/bucket/2.png", encode(draw(0, 51)))
+    assert ingest(workspace, ["memory://bucket"]).new_images == 2
+    labels = {image.occurrences[0].path: image.occurrences[0].label for image in read_batches(workspace.raw)}
+    assert labels["labeled/cat/1.png"] == "cat"

@@ -1,0 +1,190 @@
+"""What `simclr doctor` sees in a workspace, and what it mends: checked with the `dvc` that had refused to work."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from pipeline.dvc.client import exclusive, execute
+from pipeline.errors import DvcError
+from pipeline.maintenance import doctor
+from pipeline.maintenance.doctor import Finding, examine
+from pipeline.workspace import Workspace
+
+WAITING = "import sys; print('up', flush=True); sys.stdin.read()"
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine is examined elsewhere."""
+    monkeypatch.setattr(doctor, "_accelerator", lambda: Finding("accelerator", True, "none"))
+
+
+def seen(workspace: Workspace, name: str, repair: bool = False) -> Finding:
+    (found,) = (finding for finding in examine(workspace.root, repair) if finding.name == name)
+    return found
+
+
+def write_rwlock(workspace: Workspace, text: str) -> Path:
+    path = workspace.root / ".dvc" / "tmp" / "rwlock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def entry(pid: int) -> dict[str, object]:
+    return {"pid": pid, "cmd": "dvc repro"}
+
+
+@pytest.fixture
+def bystander() -> Iterator[int]:
+    """A living process that is no dvc."""
+    with subprocess.Popen([sys.executable, "-c", WAITING], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process.pid
+
+
+@pytest.fixture
+def working_dvc(workspace: Workspace, tmp_path: Path) -> Iterator[int]:
+    """A living process that is a dvc as far as anybody can see, at work in the workspace."""
+    program = tmp_path / "dvc"
+    program.write_text(WAITING)
+    command = [sys.executable, str(program)]
+    with subprocess.Popen(command, cwd=workspace.root, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process.pid
+
+
+@pytest.mark.parametrize("text", ["", '{"read": {"/a": [{"pid": 1', '{"write": {"/a": {"cmd": "x"}}}', "[1]", "null"])
+def test_a_torn_rwlock_is_found_and_rebuilt(workspace: Workspace, text: str) -> None:
+    path = write_rwlock(workspace, text)
+    (workspace.root / "file").write_text("something")
+    with pytest.raises(DvcError):
+        execute(workspace.root, "add", "file")
+    found = seen(workspace, "dvc locks")
+    assert not found.healthy
+    assert "it is torn" in found.detail
+    assert found.fix == "simclr doctor --repair"
+    assert path.read_text() == text
+    assert seen(workspace, "dvc locks", repair=True).detail.endswith("it is rebuilt")
+    execute(workspace.root, "add", "file")
+    assert seen(workspace, "dvc locks").detail == "sound"
+
+
+def test_entries_of_gone_and_of_reused_process_numbers_go_and_living_ones_stay(
+    workspace: Workspace, bystander: int, working_dvc: int
+) -> None:
+    gone = next(number for number in range(300_000, 400_000) if not psutil.pid_exists(number))
+    lock = {
+        "read": {"/a": [entry(bystander), entry(working_dvc)], "/b": [entry(gone)]},
+        "write": {"/c": entry(gone), "/d": entry(working_dvc)},
+    }
+    path = write_rwlock(workspace, json.dumps(lock))
+    found = seen(workspace, "dvc locks")
+    assert not found.healthy
+    assert str(gone) in found.detail
+    assert str(bystander) in found.detail
+    assert str(working_dvc) not in found.detail
+    seen(workspace, "dvc locks", repair=True)
+    kept = {"read": {"/a": [entry(working_dvc)]}, "write": {"/d": entry(working_dvc)}}
+    assert json.loads(path.read_text()) == kept
+
+
+def test_a_number_that_a_later_dvc_has_got_is_no_longer_the_holder(workspace: Workspace, working_dvc: int) -> None:
+    path = write_rwlock(workspace, json.dumps({"read": {}, "write": {"/a": entry(working_dvc)}}))
+    assert seen(workspace, "dvc locks").healthy
+    os.utime(path, (1e9, 1e9))  # written long before that process began
+    assert not seen(workspace, "dvc locks").healthy
+
+
+def test_a_torn_rwlock_is_left_while_a_dvc_may_need_it(workspace: Workspace, working_dvc: int) -> None:
+    path = write_rwlock(workspace, "{half")
+    found = seen(workspace, "dvc locks", repair=True)
+    assert found.warning
+    assert f"needed by process {working_dvc}" in found.detail
+    assert path.read_text() == "{half"
+    with exclusive(workspace.root, "a run"):
+        assert "busy with a run" in seen(workspace, "dvc locks", repair=True).detail
+    assert path.read_text() == "{half"
+
+
+@pytest.mark.slow
+def test_dvcs_lock_of_the_whole_workspace(workspace: Workspace) -> None:
+    path = workspace.root / ".dvc" / "tmp" / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("99999\n")  # left behind, but the kernel has freed it
+    assert seen(workspace, "dvc at work").detail == "nobody"
+    code = "import sys; from zc.lockfile import LockFile; lock = LockFile(sys.argv[1]);" + WAITING
+    command = [sys.executable, "-c", code, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        assert seen(workspace, "dvc at work").detail == f"process {holder.pid}"
+    execute(workspace.root, "config", "core.hardlink_lock", "true")
+    found = seen(workspace, "dvc at work")
+    assert found.warning
+    assert found.fix.startswith(f"rm '{path}'")
+
+
+def test_remotes_must_verify(workspace: Workspace, tmp_path: Path) -> None:
+    none = seen(workspace, "remote")
+    assert none.healthy
+    assert none.warning
+    assert str(none).startswith("warn  remote")
+    execute(workspace.root, "remote", "add", "--default", "store", str(tmp_path / "store"))
+    found = seen(workspace, "remote")
+    assert not found.healthy
+    assert "dvc remote modify store verify true" in found.fix
+    execute(workspace.root, "remote", "add", "--local", "mine", str(tmp_path / "mine"))
+    examine(workspace.root, repair=True)
+    assert "verify = true" in (workspace.root / ".dvc" / "config").read_text()
+    assert "verify = true" in (workspace.root / ".dvc" / "config.local").read_text()
+    remotes = [finding for finding in examine(workspace.root) if finding.name == "remote"]
+    assert [finding.detail for finding in remotes] == ["store, verified", "mine, verified"]
+
+
+def test_a_missing_history_is_a_fault_and_an_untidy_one_a_warning(workspace: Workspace) -> None:
+    assert seen(workspace, "history").detail == "1 changed files are not committed"  # the tests' params.yaml
+    subprocess.run(["git", "checkout", "--quiet", "--detach"], cwd=workspace.root, check=True)
+    found = seen(workspace, "history")
+    assert found.healthy
+    assert found.warning
+    assert found.detail.endswith("no branch is checked out")
+    subprocess.run(["git", "switch", "--quiet", "-C", "main"], cwd=workspace.root, check=True)
+    subprocess.run(["git", "checkout", "--quiet", "params.yaml"], cwd=workspace.root, check=True)
+    assert seen(workspace, "history").detail == "branch main, all committed"
+    shutil.rmtree(workspace.root / ".git")
+    assert not seen(workspace, "history").healthy
+
+
+def test_leftovers_of_killed_processes_are_removed(workspace: Workspace) -> None:
+    folder = workspace.raw / ".0001.partial-abc"
+    (folder / ".inner.partial-x").mkdir(parents=True)
+    (workspace.raw / "0001").mkdir()
+    assert seen(workspace, "leftovers").warning
+    with exclusive(workspace.root, "an ingest"):
+        assert "busy with an ingest" in seen(workspace, "leftovers", repair=True).detail
+    assert folder.exists()
+    assert seen(workspace, "leftovers", repair=True).detail == "1 unfinished ones are removed"
+    assert [path.name for path in workspace.raw.iterdir()] == ["0001"]
+    assert seen(workspace, "leftovers").detail == "none"
+
+
+def test_the_budgets_of_params_yaml_are_held_against_the_disk(workspace: Workspace) -> None:
+    assert not seen(workspace, "usage").warning
+    params = yaml.safe_load(workspace.params.read_text())
+    params["storage"] = {"min_free_gigabytes": 1e6, "max_cache_gigabytes": 1e-12}
+    workspace.params.write_text(yaml.safe_dump(params))
+    (workspace.root / "file").write_text("something")
+    execute(workspace.root, "add", "file")
+    assert not seen(workspace, "disk").healthy
+    assert seen(workspace, "usage").warning

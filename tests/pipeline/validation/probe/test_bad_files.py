@@ -1,0 +1,69 @@
+"""Some 780 bad files and 140 good ones through the real scan: the run survives, and each gets what it deserves."""
+
+from typing import Any
+
+import polars as pl
+import pytest
+
+from pipeline.validation import manifest
+from pipeline.validation.probe.scan import Limits, scan
+from pipeline.validation.reasons import REASONS
+from pipeline.validation.verdict.verdict import Policy, judge
+from tests.pipeline.validation.corpus.bad_files import bad_files
+from tests.pipeline.validation.corpus.contents import POLICY
+from tests.pipeline.validation.corpus.corpus import Example, write_batch
+from tests.pipeline.validation.corpus.damaged_files import damaged_files
+from tests.pipeline.validation.corpus.good_files import good_files
+from tests.pipeline.validation.corpus.regions import UNSEEN
+
+BAD, GOOD = [*damaged_files(), *bad_files()], list(good_files())
+LIMITS = Limits(max_megabytes=50.0, max_megapixels=80.0, memory_megabytes=2048, timeout_seconds=20.0)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
+    """The manifest of all of them, each in a real worker."""
+    folder = tmp_path_factory.mktemp("scanned")
+    write_batch(folder / "raw", "0001", [(example.name, example.data) for example in BAD + GOOD])
+    files, facts = scan(folder / "raw", folder / "cache", limits=LIMITS, workers=2)
+    policy: dict[str, Any] = POLICY
+    return manifest.build(judge(files, facts, Policy(**policy), allowed=(), denied={}), facts)
+
+
+def test_every_file_is_in_the_manifest_once(table: pl.DataFrame) -> None:
+    assert sorted(table["path"]) == sorted(example.name for example in BAD + GOOD)
+    assert len(BAD) >= 150
+    assert len(GOOD) >= 40
+
+
+@pytest.mark.parametrize("examples", [BAD, GOOD], ids=["bad", "good"])
+def test_every_file_gets_the_reason_it_deserves(table: pl.DataFrame, examples: list[Example]) -> None:
+    rows = {row["path"]: row for row in table.select("path", "reasons", "message").to_dicts()}
+    wrong = []
+    for name, _, expected in examples:
+        reason = next(iter(rows[name]["reasons"]), UNSEEN)
+        if reason not in expected.split():
+            wrong.append(f"{name}: {reason}, must be {expected} ({rows[name]['message']})")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_expectation_is_empty_words() -> None:
+    """A dead worker breaks each of them, and few leave it open whether a bad file passes."""
+    for name, _, expected in BAD:
+        assert set(expected.split()) <= REASONS.keys() - {"worker_crash", "timeout"} | {UNSEEN}, name
+    assert {example.expected for example in GOOD} == {UNSEEN}
+    assert sum(" " not in example.expected for example in BAD) > 0.7 * len(BAD)
+    assert sum(UNSEEN in example.expected.split() for example in BAD) < 0.25 * len(BAD)
+
+
+def test_the_good_files_are_of_every_kind(table: pl.DataFrame) -> None:
+    """Whatever Pillow has made of the options that it was given."""
+    good = table.filter(pl.col("path").is_in([example.name for example in GOOD]))
+    assert set(good["format"]) == {"JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"}
+    assert set(good["mode"]) >= {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "LAB"}
+    assert set(good["exif_orientation"]) == set(range(1, 9))
+    assert set(good["bit_depth"]) >= {1, 2, 4, 8, 16}
+    assert set(good["operations"].explode().drop_nulls()) == {
+        *("alpha_on_white", "cmyk_to_rgb", "exif_transpose", "gray_to_rgb", "icc_to_srgb", "palette_to_rgb", "to_rgb"),
+        "uint16_to_uint8",
+    }

@@ -1,0 +1,133 @@
+"""The page of Great Expectations' results: it asks nobody for anything, says nothing of the machine, and is safe."""
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from pipeline.validation.config import ValidateConfig
+from pipeline.validation.drift.drift import Drift
+from pipeline.validation.evaluate import evaluate, tables
+from pipeline.validation.expectations import expectations
+from pipeline.validation.report.data_docs import KEPT
+from tests.browser import browser
+from tests.pipeline.validation.corpus.manifests import row, table
+
+RULES = expectations(ValidateConfig())
+NOT_JUDGED = Drift("not judged", "0001", 0, 1, "there is no earlier batch")
+HOSTILE = (
+    "<script>document.title='owned'</script>",
+    "<img src=x onerror=\"document.title='owned'\">",
+    "'\"></td></table><h1>owned</h1> $content ${icon} {{ 7 * 7 }}",
+    "</style><base href='https://example.org'>",
+    "\u202egnp.\nexe\x00\x1b[31m",
+)
+GUARD = """
+import socket, sys
+
+def refuse(*_, **__):
+    raise AssertionError("a connection was opened")
+
+socket.socket.connect = socket.socket.connect_ex = refuse
+socket.getaddrinfo = socket.create_connection = refuse
+from tests.pipeline.validation.report.test_data_docs import page
+html = page()
+assert "great_expectations" in sys.modules
+print(sorted(name for name in sys.modules if "posthog" in name), len(html) > 10_000)
+"""
+
+
+def page(*values: str, count: int = 30, without: str | None = None) -> str:
+    """The page about images of which the first have these values where a split should be."""
+    rows = [row(f"{number}.png") for number in range(count)]
+    rows = [one | {"split": value} for one, value in zip(rows, values, strict=False)] + rows[len(values) :]
+    frames = tables(table(rows), NOT_JUDGED)
+    if without:
+        frames["contents"] = frames["contents"].drop(without)
+    _, html = evaluate(RULES, frames)
+    return html
+
+
+class Tags(HTMLParser):
+    """All tags with their attributes, and the text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def spoilt() -> str:
+    return page(*HOSTILE)
+
+
+def test_every_expectation_is_on_the_page_with_its_severity_and_what_was_seen(spoilt: str) -> None:
+    for rule in RULES:
+        assert f"<td>{rule.name}</td><td>{rule.severity}</td>" in spoilt
+    text = " ".join(Tags(spoilt).text.split())
+    assert "values must belong to this set: train test. 5 unexpected values found." in text
+    assert "short_side values must be greater than or equal to 8.0, at least 95 % of the time. 0% unexpected" in text
+    assert len(spoilt.encode()) < 3_000_000
+
+
+def test_the_page_asks_nobody_for_anything(spoilt: str) -> None:
+    seen = Tags(spoilt).tags
+    assert ("meta", "Content-Security-Policy") in [(tag, attributes.get("http-equiv")) for tag, attributes in seen]
+    assert {tag for tag, _ in seen} <= KEPT | {"html", "head", "meta", "title", "style", "body", "h1", "h2", "a"}
+    used = {(tag, name) for tag, attributes in seen for name in attributes if tag not in ("html", "meta")}
+    assert {name for _, name in used} <= {"class", "href", "id"}
+    assert all(str(attributes["href"]).startswith("#suite-") for tag, attributes in seen if tag == "a")
+    style = spoilt[spoilt.index("<style>") : spoilt.index("</style>")]
+    assert not re.search(r"url|@import|//", style)
+
+
+def test_hostile_values_are_shown_and_do_nothing(spoilt: str, tmp_path: Path) -> None:
+    assert spoilt.count("<h1>") == 1
+    assert "\u202e" not in spoilt
+    file = tmp_path / "data_docs.html"
+    file.write_text(spoilt, encoding="utf-8")
+    with browser(tmp_path / "profile") as tab:
+        tab.open(file.as_uri())
+        shown = tab.wait_for("Data Docs", "<script>document.title='owned'</script>", "\\u202egnp.\\nexe")
+        assert tab.evaluate("document.title") == "Data Docs"
+        assert tab.evaluate("performance.getEntriesByType('resource').length") == 0
+    assert "{{ 7 * 7 }}" in shown
+
+
+def test_the_same_images_give_the_same_bytes_and_nothing_tells_when_or_where(spoilt: str) -> None:
+    assert page(*HOSTILE) == spoilt
+    assert not re.search(r"\d{4}-\d\d-\d\d|\d{8}T\d{6}|[0-9a-f]{8}-[0-9a-f]{4}-|site-packages", spoilt)
+    assert str(Path.cwd()) not in spoilt
+
+
+def test_an_error_is_told_without_its_traceback() -> None:
+    html = page(without="short_side")
+    assert "raised an exception" in html
+    assert "short_side" in html
+    assert "Traceback" not in html
+    assert "site-packages" not in html
+    assert page(without="short_side") == html
+
+
+@pytest.mark.slow
+def test_nothing_of_great_expectations_opens_a_connection_or_tells_posthog() -> None:
+    root = Path(__file__).parents[4]
+    done = subprocess.run([sys.executable, "-c", GUARD], cwd=root, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "[] True\n"), done.stderr
+
+
+def test_more_rows_make_no_longer_page() -> None:
+    """Ten values stand for all."""
+    few, many = page("?", count=50), page(*["?"] * 500, count=500)
+    assert len(many) < len(few) + 2000

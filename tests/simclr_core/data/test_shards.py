@@ -1,0 +1,104 @@
+"""Shards read back what was written, image by image, and plain ``tar`` reads them too."""
+
+import hashlib
+import subprocess
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from simclr_core.data.shards import INDEX, Sample, ShardedImages, read_card, write_shards
+from simclr_core.errors import DatasetError
+
+
+def samples(count: int, first: int = 0) -> list[Sample]:
+    contents = [bytes([number % 251]) * (100 + 37 * number) for number in range(first, first + count)]
+    return [
+        Sample(hashlib.sha256(data).hexdigest(), "png", data, label=number % 3 - 1)
+        for number, data in enumerate(contents, first)
+    ]
+
+
+def test_every_image_reads_back_by_position(tmp_path: Path) -> None:
+    written = samples(40)
+    assert write_shards(tmp_path / "train", [written[:25], written[25:]], max_bytes=10_000) == 40
+    images = ShardedImages(tmp_path / "train")
+    assert len(images) == 40
+    assert [images.read(position) for position in range(40)] == [sample.data for sample in written]
+    assert [images.key(position) for position in range(40)] == [sample.key for sample in written]
+    assert images.labels.tolist() == [sample.label for sample in written]
+
+
+def test_index_takes_sixteen_bytes_an_image() -> None:
+    assert INDEX.itemsize == 16
+
+
+def test_many_threads_read_at_once(tmp_path: Path) -> None:
+    written = samples(60)
+    write_shards(tmp_path / "train", [written], max_bytes=10_000)
+    images = ShardedImages(tmp_path / "train")
+    positions = np.random.default_rng(0).integers(0, 60, 2000).tolist()
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(images.read, positions)) == [written[position].data for position in positions]
+
+
+def test_a_new_batch_only_adds_shards(tmp_path: Path) -> None:
+    old, new = samples(20), samples(10, first=20)
+    write_shards(tmp_path / "before", [old], max_bytes=5_000)
+    write_shards(tmp_path / "after", [old, new], max_bytes=5_000)
+    before = {path.name for path in (tmp_path / "before").glob("*.tar")}
+    after = {path.name for path in (tmp_path / "after").glob("*.tar")}
+    assert before < after
+
+
+def test_tar_reads_the_shards_and_they_are_reproducible(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_shards(tmp_path / name, [samples(5)], max_bytes=10**6)
+    (shard,) = (tmp_path / "one").glob("*.tar")
+    assert shard.read_bytes() == (tmp_path / "two" / shard.name).read_bytes()
+    assert hashlib.sha256(shard.read_bytes()).hexdigest().startswith(shard.stem)
+    listing = subprocess.run(["tar", "-tf", shard], capture_output=True, text=True, check=True).stdout.split()
+    assert listing == [f"{sample.key}.png" for sample in samples(5)]
+    with tarfile.open(shard) as tar:
+        assert {member.mtime for member in tar} == {0}
+
+
+def test_an_image_larger_than_a_shard_has_one_of_its_own(tmp_path: Path) -> None:
+    write_shards(tmp_path / "train", [samples(3)], max_bytes=1)
+    assert len(list((tmp_path / "train").glob("*.tar"))) == 3
+
+
+def test_an_empty_split_has_no_images(tmp_path: Path) -> None:
+    assert write_shards(tmp_path / "test", [], max_bytes=1000) == 0
+    images = ShardedImages(tmp_path / "test")
+    assert (len(images), images.labels.shape, images.keys.shape) == (0, (0,), (0, 32))
+
+
+def test_a_truncated_shard_names_itself_and_the_fix(tmp_path: Path) -> None:
+    write_shards(tmp_path / "train", [samples(5)], max_bytes=10**6)
+    (shard,) = (tmp_path / "train").glob("*.tar")
+    shard.write_bytes(shard.read_bytes()[:3000])
+    images = ShardedImages(tmp_path / "train")
+    assert images.read(0) == samples(5)[0].data
+    with pytest.raises(DatasetError, match=rf"{shard.name}: ends inside image .*dvc checkout"):
+        images.read(4)
+
+
+def test_missing_or_mixed_up_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"shards\.json: not there; run `simclr run --select prepare`"):
+        ShardedImages(tmp_path)
+    with pytest.raises(DatasetError, match=r"dataset\.json: not there"):
+        read_card(tmp_path)
+    write_shards(tmp_path / "train", [samples(5)], max_bytes=10**6)
+    np.save(tmp_path / "train" / "keys.npy", np.zeros((4, 32), np.uint8))
+    with pytest.raises(DatasetError, match="do not belong together"):
+        ShardedImages(tmp_path / "train")
+
+
+def test_card_round_trip(prepared: Path) -> None:
+    card = read_card(prepared / "data" / "prepared")
+    assert card.classes == ("circle", "cross", "square", "stripes")
+    assert card.images == {"train": 96, "train_labelled": 48, "test": 40}
+    assert isinstance(card.mean, tuple)

@@ -1,0 +1,194 @@
+"""Fine-tuning: the right start, the right labels, honest intervals, and a test split that chooses nothing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from deploy.artifact import publish
+from simclr_core.data.shards import ShardedImages
+from simclr_core.data.subsets import subset
+from simclr_core.errors import CheckpointError, LabelError
+from simclr_core.evaluation import finetune
+from simclr_core.evaluation.finetune import STUDENT_T, confidence_interval, with_head_layers
+from simclr_core.model.encoder import build_encoder
+from simclr_core.model.projection_head import build_projection_head
+from simclr_core.pretraining.checkpoint import load_model, save_model
+from tests.simclr_core.conftest import CARD, relabel
+
+
+@pytest.fixture
+def workspace(pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """With a few steps of training only."""
+    monkeypatch.setattr(finetune, "FEWEST_STEPS", 3)
+    return pretrained
+
+
+def report(workspace: Path, fraction: str = "0.5") -> dict[str, Any]:
+    return json.loads((workspace / "reports" / f"finetune-{fraction}.json").read_text())
+
+
+def test_the_report_is_the_mean_over_the_seeds(workspace: Path) -> None:
+    finetune.run(workspace, "0.5")
+    found = report(workspace)
+    assert (found["fraction"], found["labels"], found["seeds"], found["reason"]) == ("0.5", 24, [0, 1], None)
+    for prefix in ("", "scratch_"):
+        values = found[f"{prefix}top1_per_seed"]
+        assert len(values) == 2
+        assert found[f"{prefix}top1"] == pytest.approx(np.mean(values), abs=1e-3)
+        spread = abs(values[0] - values[1]) / 2  # standard error of two values
+        assert found[f"{prefix}ci95"] == pytest.approx(12.706 * spread, abs=1e-3)
+
+
+def test_the_model_of_the_first_seed_is_saved_and_loads(workspace: Path) -> None:
+    finetune.run(workspace, "0.5")
+    model = load_model(workspace / "models" / "finetuned" / "0.5")
+    assert model.head["weight"].shape == (4, model.encoder.feature_dim)
+    assert model.head["bias"].shape == (4,)
+    assert (model.card["kind"], model.card["config"]["seed"]) == ("finetuned", 0)
+    assert model.card["classes"] == ["circle", "cross", "square", "stripes"]
+
+
+def test_each_run_starts_where_it_says_and_sees_its_own_labels(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[torch.Tensor, np.ndarray, float, int]] = []
+    train = finetune.train_classifier
+
+    def spy(encoder: Any, card: Any, images: Any, positions: Any, labels: Any, *rest: Any) -> Any:
+        seen.append((encoder.backbone.conv1.weight.detach().clone(), positions, rest[4], rest[5]))
+        return train(encoder, card, images, positions, labels, *rest)
+
+    monkeypatch.setattr(finetune, "train_classifier", spy)
+    finetune.run(workspace, "0.5")
+    pretrained = load_model(workspace / "models" / "pretrained").encoder.backbone.conv1.weight
+    (first, own, rate, seed), (scratch, same, faster, _), (again, other, _, next_seed), (fresh, *_) = seen
+    assert torch.equal(first, pretrained)
+    assert torch.equal(again, pretrained)  # the first run did not train the original
+    assert not torch.equal(scratch, pretrained)
+    assert not torch.equal(scratch, fresh)
+    assert faster == finetune.SCRATCH_RATE * rate
+    images = ShardedImages(workspace / "data" / "prepared" / "train")
+    assert own.tolist() == same.tolist() == subset(images.labels, images.keys, "0.5", 0).tolist()
+    assert other.tolist() == subset(images.labels, images.keys, "0.5", 1).tolist()
+    assert (seed, next_seed) == (0, 1)
+
+
+def test_permuted_test_labels_change_no_weight_and_twice_is_the_same(workspace: Path) -> None:
+    finetune.run(workspace, "0.5")
+    target = workspace / "models" / "finetuned" / "0.5"
+    weights = {name: (target / name).read_bytes() for name in ("encoder.safetensors", "head.safetensors")}
+    before = report(workspace)
+    finetune.run(workspace, "0.5")
+    assert report(workspace) == before
+    relabel(workspace, "test", np.arange(40)[::-1] % 4)
+    finetune.run(workspace, "0.5")
+    assert {name: (target / name).read_bytes() for name in weights} == weights
+
+
+def test_training_learns_the_labels(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finetune, "FEWEST_STEPS", 60)
+    finetune.run(workspace, "1.0")
+    found = report(workspace, "1.0")
+    assert found["top1"] > 50  # chance is 25
+    assert found["scratch_top1"] > 50
+
+
+HEAD = {"layers": 3, "width": 24, "dim": 8}
+
+
+@pytest.fixture
+def with_a_head(workspace: Path) -> Path:
+    """The pretrained model has a projection head of three layers, with statistics of its own."""
+    torch.manual_seed(7)
+    encoder = build_encoder("resnet10", 0.125, "compact")
+    head = build_projection_head(encoder.feature_dim, **HEAD)
+    head(torch.randn(64, encoder.feature_dim))
+    card = {**CARD, "config": {**CARD["config"], "projection_head": HEAD}}
+    with publish(workspace / "models" / "pretrained", replace=True) as work:
+        save_model(work, encoder, head.state_dict(), card)
+    return workspace
+
+
+def keep(workspace: Path, layers: int) -> None:
+    params = yaml.safe_load((workspace / "params.yaml").read_text())
+    params["finetune"]["head_layers"] = layers
+    (workspace / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+@pytest.mark.parametrize(("layers", "width"), [(0, 64), (1, 24), (2, 24), (3, 8)])
+def test_the_encoder_ends_after_the_head_layer_that_was_asked_for(with_a_head: Path, layers: int, width: int) -> None:
+    model = load_model(with_a_head / "models" / "pretrained")
+    head = build_projection_head(64, **HEAD)
+    head.load_state_dict(model.head)
+    images = torch.randn(4, 3, 16, 16)
+    with torch.no_grad():
+        expected = model.encoder(images)
+        for number, module in enumerate(head.eval()):
+            if number < 3 * layers:
+                expected = module(expected)
+        cut = with_head_layers(model, layers).encoder
+        assert torch.equal(cut(images), expected)
+    assert expected.shape == (4, width)
+    assert cut.feature_dim == width
+
+
+def test_kept_head_layers_are_trained_saved_and_loaded(with_a_head: Path) -> None:
+    keep(with_a_head, 1)
+    finetune.run(with_a_head, "0.5")
+    before = load_model(with_a_head / "models" / "pretrained")
+    model = load_model(with_a_head / "models" / "finetuned" / "0.5")
+    assert model.head["weight"].shape == (4, 24)
+    assert (model.encoder.feature_dim, model.card["feature_dim"], model.card["head_layers"]) == (24, 24, 1)
+    assert not torch.equal(model.encoder.head[0].weight, before.head["0.weight"])
+    torch.testing.assert_close(model.encoder.head[0].weight, before.head["0.weight"], atol=0.2, rtol=0)
+    assert 0 <= report(with_a_head)["scratch_top1"] <= 100  # the baseline has the same layers, with fresh weights
+
+
+def test_more_head_layers_than_there_are(with_a_head: Path) -> None:
+    keep(with_a_head, 4)
+    with pytest.raises(CheckpointError, match=r"finetune\.head_layers is 4, but the projection head .* has 3"):
+        finetune.run(with_a_head, "0.5")
+    assert not (with_a_head / "models" / "finetuned").exists()
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_without_labels_the_report_says_why(workspace: Path, split: str, capsys: pytest.CaptureFixture[str]) -> None:
+    relabel(workspace, split, np.array(-1))
+    finetune.run(workspace, "0.5")
+    found = report(workspace)
+    what = "training" if split == "train" else "test"
+    assert f"no labelled {what} images" in found["reason"]
+    assert capsys.readouterr().err.count("no labelled") == 1
+    assert found["top1"] is found["ci95"] is found["scratch_top1"] is None
+    saved = workspace / "models" / "finetuned" / "0.5"
+    assert (saved / "model.json").exists() == (split == "test")
+    assert (saved / "reason.json").exists() == (split == "train")
+
+
+@pytest.mark.parametrize("fraction", ["0", "0.0", "1.5", "-0.1", "../0.1", "all", "1/10"])
+def test_a_fraction_that_is_none_is_refused(workspace: Path, fraction: str) -> None:
+    with pytest.raises(LabelError, match="give a decimal above 0 and up to 1"):
+        finetune.run(workspace, fraction)
+    assert not (workspace / "models" / "finetuned").exists()
+
+
+def test_the_interval_is_students() -> None:
+    # mean 12, standard deviation 2, n 3: 4.303 * 2 / sqrt(3)
+    assert confidence_interval([10, 12, 14]) == pytest.approx(4.969, abs=1e-3)
+    assert confidence_interval([80.0, 80.0]) == 0
+    assert confidence_interval([80.0]) is None
+    assert confidence_interval([]) is None
+
+
+def test_the_table_holds_the_quantiles_of_students_distribution() -> None:
+    """Each is checked by integrating the density from -t to t, which must hold 95 %."""
+    for degrees, quantile in enumerate(STUDENT_T, start=1):
+        x = np.linspace(-quantile, quantile, 20_001)
+        constant = np.exp(torch.lgamma(torch.tensor([(degrees + 1) / 2, degrees / 2]).double()).diff().neg().item())
+        density = constant / np.sqrt(degrees * np.pi) * (1 + x**2 / degrees) ** (-(degrees + 1) / 2)
+        assert np.trapezoid(density, x) == pytest.approx(0.95, abs=1e-4)

@@ -1,0 +1,58 @@
+"""kNN against the formula written as a loop, and its ties."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from simclr_core.evaluation import knn
+from simclr_core.evaluation.knn import knn_accuracy, knn_predict, nearest
+
+
+def naive(bank: np.ndarray, labels: np.ndarray, query: np.ndarray, classes: int, k: int, temperature: float) -> int:
+    """Wu et al. 2018, section 3.4: the k most similar vote with exp(similarity / temperature)."""
+    similarities = [float(query @ one / (np.linalg.norm(query) * np.linalg.norm(one))) for one in bank]
+    votes = [0.0] * classes
+    for index in sorted(range(len(bank)), key=lambda i: (-similarities[i], i))[:k]:
+        votes[labels[index]] += math.exp(similarities[index] / temperature)
+    return votes.index(max(votes))
+
+
+@pytest.mark.parametrize(("k", "temperature"), [(1, 0.1), (5, 0.07), (20, 1.0), (1000, 0.5)])
+def test_predictions_equal_the_naive_loop(monkeypatch: pytest.MonkeyPatch, k: int, temperature: float) -> None:
+    monkeypatch.setattr(knn, "BLOCK", 7)  # several blocks, the last one incomplete
+    random = np.random.default_rng(1)
+    bank, queries = random.normal(size=(60, 8)) + 0.5, random.normal(size=(30, 8))
+    labels = random.integers(0, 4, 60)
+    predicted = knn_predict(bank, labels, queries, 4, k, temperature)
+    assert predicted.tolist() == [naive(bank, labels, query, 4, k, temperature) for query in queries]
+
+
+def test_equal_neighbours_are_taken_in_the_order_of_the_bank() -> None:
+    bank = np.array([[0, 1], [1, 0], [2, 0], [1, 0], [0, 1], [3, 0]], dtype=np.float32)  # four in one direction
+    similarities, positions = nearest(bank, np.array([[1.0, 0.0]], dtype=np.float32), 3)
+    assert positions.tolist() == [[1, 2, 3]]
+    assert similarities.tolist() == [[1, 1, 1]]
+
+
+def test_neighbours_come_most_similar_first_and_ties_at_the_end_by_position() -> None:
+    bank = np.array([[1, 1], [1, 0], [1, 1], [0, 1], [1, -1]], dtype=np.float32)
+    _, positions = nearest(bank, np.array([[1.0, 0.1]], dtype=np.float32), 5)
+    assert positions.tolist() == [[1, 0, 2, 4, 3]]
+
+
+def test_equal_votes_go_to_the_first_class() -> None:
+    bank = np.eye(2, dtype=np.float32)
+    assert knn_predict(bank, np.array([1, 0]), np.ones((1, 2), np.float32), 3, 2, 0.1).tolist() == [0]
+
+
+def test_a_low_temperature_neither_overflows_nor_loses_the_nearest() -> None:
+    bank = np.array([[1, 0], [0.9, 0.1], [0.9, 0.1]], dtype=np.float32)
+    assert knn_predict(bank, np.array([1, 0, 0]), np.array([[1, 0]], np.float32), 2, 3, 1e-3).tolist() == [1]
+
+
+def test_accuracy_is_the_percentage_of_right_answers_for_tensors_too() -> None:
+    bank, labels = torch.eye(4), torch.tensor([0, 1, 2, 3])
+    queries = torch.eye(4) + 0.01
+    assert knn_accuracy(bank, labels, queries, torch.tensor([0, 1, 2, 0]), 4, 1, 0.1) == 75

@@ -1,0 +1,159 @@
+"""The stage: accuracies beside baselines, a probe that is published, and a test split that decides nothing."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from deploy.artifact import verify
+from simclr_core.data.shards import ShardedImages, write_shards
+from simclr_core.evaluation import linear_eval
+from simclr_core.evaluation.features import extract
+from simclr_core.evaluation.images import EvaluationImages, random_encoder
+from simclr_core.evaluation.linear_eval import mean_accuracies, pixel_features
+from simclr_core.evaluation.linear_probe import fit_probe, ranked_classes
+from simclr_core.pretraining.checkpoint import load_model
+from tests.conftest import write_prepared
+from tests.simclr_core.conftest import put_pretrained, relabel
+
+OUTPUTS = tuple(
+    f"reports/{name}" for name in ("linear_eval.json", "confusion.csv", "confusion.png", "neighbours.png", "map.png")
+)
+SETS = ("simclr", "random_init", "pixels")
+
+
+@pytest.fixture
+def workspace(pretrained: Path) -> Path:
+    return pretrained
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with the outputs of the stage. Who changes something takes a copy."""
+    workspace = put_pretrained(write_prepared(tmp_path_factory.mktemp("evaluated")))
+    linear_eval.run(workspace)
+    return workspace
+
+
+def outputs(workspace: Path) -> list[bytes]:
+    files = [workspace / name for name in OUTPUTS] + sorted((workspace / "models" / "probe").iterdir())
+    return [file.read_bytes() for file in files]
+
+
+def report(workspace: Path) -> dict:
+    return json.loads((workspace / "reports" / "linear_eval.json").read_text())
+
+
+def test_the_report_has_every_budget_of_every_feature_set(evaluated: Path) -> None:
+    found = report(evaluated)
+    assert found["labels"] == {"0.1": 4, "1.0": 48}
+    assert (found["test_images"], found["classes"], found["reason"]) == (40, 4, None)
+    for name in SETS:
+        assert set(found[name]) == {"knn_top1", "linear_top1", "linear_top5"}
+        assert set(found[name]["linear_top1"]) == {"0.1", "1.0"}
+        assert found[name]["linear_top5"] == {"0.1": 100, "1.0": 100}  # there are four classes
+        assert found[name]["linear_top1"]["1.0"] > 40  # chance is 25
+    assert "seconds" in json.loads((evaluated / ".simclr/timings/linear_eval.json").read_text())
+
+
+def test_the_published_head_gives_the_reported_accuracy_on_raw_features(evaluated: Path) -> None:
+    verify(evaluated / "models" / "probe")
+    head = np.load(evaluated / "models" / "probe" / "head.npz")
+    model = load_model(evaluated / "models" / "pretrained")
+    test = EvaluationImages.of(ShardedImages(evaluated / "data" / "prepared" / "test"))
+    images = next(test.chunks(model.preprocessing))
+    h = extract(model.encoder, images, model.card["mean"], model.card["std"])
+    predicted = (h @ head["weight"] + head["bias"]).argmax(axis=1)
+    assert head["weight"].dtype == head["bias"].dtype == np.float32
+    assert head["weight"].shape == (h.shape[1], 4)
+    assert round(100 * np.mean(predicted == test.labels), 3) == report(evaluated)["simclr"]["linear_top1"]["1.0"]
+    rows = list(csv.DictReader((evaluated / "reports" / "confusion.csv").read_text().splitlines()))
+    names = ("circle", "cross", "square", "stripes")
+    assert [(row["actual"], row["predicted"]) for row in rows] == [
+        (names[actual], names[guess]) for actual, guess in zip(test.labels, predicted, strict=True)
+    ]
+
+
+def test_permuted_test_labels_change_neither_the_strength_nor_the_weights(evaluated: Path, tmp_path: Path) -> None:
+    workspace = Path(shutil.copytree(evaluated, tmp_path / "copy"))
+    head = (workspace / "models/probe/head.npz").read_bytes()
+    card, before = json.loads((workspace / "models/probe/probe.json").read_text()), report(workspace)
+    relabel(workspace, "test", np.random.default_rng(0).permutation(np.arange(40) % 4))
+    linear_eval.run(workspace)
+    assert (workspace / "models/probe/head.npz").read_bytes() == head
+    assert json.loads((workspace / "models/probe/probe.json").read_text())["l2"] == card["l2"]
+    assert report(workspace)["simclr"] != before["simclr"]
+
+
+def test_twice_gives_the_same_bytes(evaluated: Path, workspace: Path) -> None:
+    linear_eval.run(workspace)
+    assert outputs(workspace) == outputs(evaluated)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_without_labels_every_output_exists_and_says_why(
+    workspace: Path, split: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    relabel(workspace, split, np.array(-1))
+    linear_eval.run(workspace)
+    found = report(workspace)
+    what = "training" if split == "train" else "test"
+    assert f"no labelled {what} images" in found["reason"]
+    assert capsys.readouterr().err.count(f"no labelled {what} images") == 1
+    for name in SETS:
+        assert found[name]["knn_top1"] is None
+        assert set(found[name]["linear_top1"].values()) == {None}
+    assert all((workspace / name).stat().st_size for name in OUTPUTS)
+    verify(workspace / "models" / "probe")
+    assert (workspace / "models" / "probe" / "head.npz").exists() == (split == "test")
+
+
+def test_the_random_baseline_is_the_same_architecture_with_seeded_fresh_weights(workspace: Path) -> None:
+    model = load_model(workspace / "models" / "pretrained")
+    first, again, other = (random_encoder(model, seed).state_dict() for seed in (0, 0, 1))
+    assert first.keys() == model.encoder.state_dict().keys()
+    assert torch.equal(first["backbone.conv1.weight"], again["backbone.conv1.weight"])
+    for one in (other, model.encoder.state_dict()):
+        assert not torch.equal(first["backbone.conv1.weight"], one["backbone.conv1.weight"])
+
+
+def test_pixels_are_averaged_over_areas_of_at_most_32_squared() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    expected = (images / 255).reshape(2, 32, 2, 32, 2, 3).mean(axis=(2, 4)).transpose(0, 3, 1, 2).reshape(2, -1)
+    np.testing.assert_allclose(pixel_features(images), expected, atol=1e-6)
+    assert pixel_features(images[:, :16, :16]).shape == (2, 16 * 16 * 3)
+
+
+def test_a_class_with_one_label_and_a_single_label_in_all_are_budgets_too() -> None:
+    random = np.random.default_rng(0)
+    features, names = random.normal(size=(21, 6)).astype(np.float32), random.integers(0, 256, (21, 32), np.uint8)
+    labels = np.array([0] * 10 + [1] * 10 + [2])
+    probe = fit_probe(features, labels, names, 3, "0.1", 4, 0)
+    assert probe.labels == 3
+    assert np.isfinite(ranked_classes(probe, features)).all()
+    alone = fit_probe(features, np.where(np.arange(21) == 20, 2, -1), names, 3, "1.0", 4, 0)
+    assert (ranked_classes(alone, features)[:, 0] == 2).all()
+
+
+def test_the_random_baseline_is_the_mean_of_its_draws() -> None:
+    draws = [{"knn_top1": knn, "linear_top1": {"0.1": knn + 1, "1.0": None}} for knn in (70.0, 71.0, 75.0)]
+    assert mean_accuracies(draws) == {"knn_top1": 72.0, "linear_top1": {"0.1": 73.0, "1.0": None}}
+
+
+@pytest.mark.parametrize("test_images", [40, 0])
+def test_the_map_shows_the_test_images_or_for_want_of_them_the_training_images(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, test_images: int
+) -> None:
+    shown: list[np.ndarray] = []
+    monkeypatch.setattr(linear_eval, "save_map", lambda path, features, labels, classes: shown.append(labels))
+    if not test_images:
+        shutil.rmtree(workspace / "data" / "prepared" / "test")
+        write_shards(workspace / "data" / "prepared" / "test", [], max_bytes=1000)
+    linear_eval.run(workspace)
+    split = "test" if test_images else "train"
+    expected = EvaluationImages.of(ShardedImages(workspace / "data" / "prepared" / split)).labels
+    assert [labels.tolist() for labels in shown] == [expected.tolist()]

@@ -1,0 +1,126 @@
+"""The probe's optimum against first principles: a zero gradient, gradient descent, and a closed form."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from simclr_core.evaluation.logistic_regression import l2_values, regularisation_path, select_l2, standardisation
+
+
+def problem(
+    samples: int, dimensions: int, classes: int = 3, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor]:
+    """Overlapping classes, features of very different scale, not centred."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(samples) % classes
+    centres = torch.randn(classes, dimensions, generator=generator, dtype=torch.float64)
+    features = centres[labels] + 2 * torch.randn(samples, dimensions, generator=generator, dtype=torch.float64)
+    return (features * torch.logspace(0, -2, dimensions, dtype=torch.float64) + 0.3).to(dtype), labels
+
+
+def objective(weight: Tensor, bias: Tensor, features: Tensor, labels: Tensor, l2: float) -> Tensor:
+    return cross_entropy(features @ weight + bias, labels) + l2 / 2 * weight.square().sum()
+
+
+@pytest.mark.parametrize(("samples", "dimensions"), [(90, 5), (12, 30)], ids=["tall", "wide"])
+def test_the_gradient_with_the_penalty_is_zero_at_every_point_of_the_path(samples: int, dimensions: int) -> None:
+    features, labels = problem(samples, dimensions)
+    strengths = [10.0, 1.0, 0.1, 0.01]
+    for l2, head in zip(strengths, regularisation_path(features, labels, 3, strengths), strict=True):
+        weight, bias = (tensor.clone().requires_grad_() for tensor in (head.weight, head.bias))
+        torch.autograd.backward(objective(weight, bias, features, labels, l2))
+        assert weight.grad is not None
+        assert bias.grad is not None
+        assert max(weight.grad.abs().max().item(), bias.grad.abs().max().item()) < 1e-4
+
+
+def test_the_optimum_is_that_of_long_gradient_descent() -> None:
+    features, labels = problem(60, 3)
+    weight = torch.zeros(3, 3, dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    descent = torch.optim.SGD([weight, bias], lr=0.4)
+    for _ in range(4000):
+        descent.zero_grad()
+        torch.autograd.backward(objective(weight, bias, features, labels, 0.1))
+        descent.step()
+    head = regularisation_path(features, labels, 3, [0.1])[0]
+    torch.testing.assert_close(head.weight, weight.detach(), atol=1e-4, rtol=0)
+    # The bias is not penalised, so it is known up to a constant.
+    torch.testing.assert_close(head.bias - head.bias.mean(), bias.detach() - bias.detach().mean(), atol=1e-4, rtol=0)
+
+
+def test_strong_regularisation_leaves_the_class_frequencies() -> None:
+    features, _ = problem(60, 3)
+    labels = torch.tensor([0] * 30 + [1] * 20 + [2] * 10)
+    probabilities = regularisation_path(features, labels, 3, [1e5])[0].logits(features).softmax(dim=1)
+    torch.testing.assert_close(probabilities.mean(dim=0), torch.tensor([3, 2, 1]).double() / 6, atol=1e-4, rtol=0)
+    assert probabilities.std(dim=0).max() < 1e-4
+
+
+def test_float32_finds_the_optimum_of_float64() -> None:
+    features, labels = problem(200, 20)
+    exact = regularisation_path(features, labels, 3, [1.0, 0.1, 0.01])
+    single = regularisation_path(features.float(), labels, 3, [1.0, 0.1, 0.01])
+    for l2, one, other in zip([1.0, 0.1, 0.01], exact, single, strict=True):
+        reached = objective(other.weight.double(), other.bias.double(), features, labels, l2)
+        assert reached - objective(one.weight, one.bias, features, labels, l2) < 1e-6
+
+
+def test_features_may_repeat_or_be_constant() -> None:
+    features, labels = problem(60, 3)
+    padded = torch.cat([features, features[:, :1], torch.full((60, 1), 7.0)], dim=1)
+    head = regularisation_path(padded, labels, 3, [0.1])[0]
+    torch.testing.assert_close(head.weight[3], head.weight[0])  # the penalty shares equally
+    assert head.weight[4].abs().max() < 1e-9
+
+
+def test_a_class_without_samples_is_never_the_answer() -> None:
+    features, labels = problem(60, 3)
+    for head in regularisation_path(features, labels, 5, [1.0, 0.01]):
+        assert head.logits(features).argmax(dim=1).max() < 3
+
+
+def test_folding_in_the_standardisation_gives_the_same_logits() -> None:
+    features, labels = problem(60, 6)
+    features[:, 5] = 0.25
+    mean, std = standardisation(features)
+    head = regularisation_path((features - mean) / std, labels, 3, [0.1])[0]
+    raw = head.on_raw_features(mean, std)
+    torch.testing.assert_close(raw.logits(features), head.logits((features - mean) / std))
+    assert std[5] == 1
+
+
+def test_rounding_noise_is_not_taken_for_variance() -> None:
+    features = torch.full((1000, 1), 0.1) + torch.tensor([0.0, 1e-8]).repeat(500)[:, None]
+    assert standardisation(features)[1].item() == 1
+
+
+def test_the_sweep_spans_the_papers_range_from_strong_to_weak() -> None:
+    values = l2_values(45)
+    assert len(values) == 45
+    assert math.isclose(values[0], 1e5)
+    assert math.isclose(values[-1], 1e-6)
+    np.testing.assert_allclose(np.diff(np.log(values)), np.log(1e-11) / 44)
+
+
+def test_the_strength_chosen_is_best_on_the_held_out_folds() -> None:
+    features, labels = problem(50, 20)
+    fold, strengths = np.arange(50) % 5, [10.0, 1.0, 0.1, 0.01, 0.001]
+    losses = []
+    for l2 in strengths:
+        total = 0.0
+        for number in (0, 3):
+            held = torch.from_numpy(fold == number)
+            head = regularisation_path(features[~held], labels[~held], 3, [l2])[0]
+            total += cross_entropy(head.logits(features[held]), labels[held], reduction="sum").item()
+        losses.append(total)
+    assert select_l2(features, labels, 3, strengths, fold, (0, 3)) == strengths[int(np.argmin(losses))]
+
+
+def test_with_nothing_to_hold_out_the_strongest_is_chosen() -> None:
+    features, labels = problem(1, 4)
+    assert select_l2(features, labels, 3, [10.0, 0.1], np.zeros(1, int), range(5)) == 10.0

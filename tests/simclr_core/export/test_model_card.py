@@ -1,0 +1,75 @@
+"""The model card says what a bundle is for, how good it is by class and by variant, and what was left out."""
+
+from typing import Any
+
+from simclr_core.export.model_card import license_note, model_card
+
+CARD: dict[str, Any] = {
+    "name": "flowers",
+    "license": "CC-BY-4.0",
+    "dim": 64,
+    "encoder": {"name": "resnet10", "width": 0.125, "stem": "compact"},
+    "preprocessing": {"size": 16, "resize": 18},
+    "provenance": {"kind": "pretrained", "model": "c" * 64, "data_digest": "d" * 64, "trained_by": "simclr-pipeline"},
+    "metrics": {"pretrain": {"loss_last": 1.5}},
+    "variants": {
+        "fp32": {"knn_top1": 90.0, "classifier_top1": 80.0},
+        "int8": {
+            "method": "static",
+            "size_ratio": 0.2595,
+            "cosine_mean": 0.9991,
+            "knn_top1": 89.9,
+            "classifier_top1": None,
+        },
+    },
+    "left_out": {"fp16": "mean cosine to fp32 0.5000, at least 0.99 is asked"},
+    "results": {
+        "test_images": 40,
+        "temperature": 1.3,
+        "calibration_error_before": 4.2,
+        "calibration_error": 1.1,
+        "per_class": {
+            "rose": {"images": 30, "recall": 95.0, "precision": 91.25},
+            "tulip": {"images": 10, "recall": 50.0, "precision": None},
+        },
+    },
+}
+
+
+def test_each_class_and_each_variant_has_its_row() -> None:
+    card = model_card(CARD, ("rose", "tulip"))
+    for row in (
+        "| Data | " + "d" * 64 + " |",
+        "| fp32 | the trained weights | 1 | 1 | 90.0 | 80.0 |",
+        "| int8 | static | 0.2595 | 0.9991 | 89.9 | none |",
+        "| rose | 30 | 95.0 | 91.2 |",
+        "| tulip | 10 | 50.0 | none |",
+        "| pretrain loss_last | 1.5 |",
+    ):
+        assert f"\n{row}\n" in card, row
+    assert "\nfp16 was left out: mean cosine to fp32 0.5000, at least 0.99 is asked.\n" in card
+    assert "1.1 percentage points off" in card
+    assert "4.2 before the temperature 1.3" in card
+    for section in ("Intended use", "Variants", "Classifier", "Metrics", "Limits"):
+        assert f"\n## {section}\n" in card
+
+
+def test_a_classifier_that_was_calibrated_before() -> None:
+    results = CARD["results"] | {"temperature": 1.0, "calibration_error": 4.2}
+    assert "no temperature brought held-out training labels closer" in model_card(CARD | {"results": results}, ("a",))
+
+
+def test_without_labels_it_says_so() -> None:
+    unmeasured = CARD | {
+        "results": {},
+        "left_out": {},
+        "variants": {"fp32": {"knn_top1": None, "classifier_top1": None}},
+    }
+    card = model_card(unmeasured, ())
+    assert "nothing was measured" in card
+    assert "| fp32 | the trained weights | 1 | 1 | none | none |" in card
+    assert "left out" not in card
+
+
+def test_the_licence_is_that_of_the_weights() -> None:
+    assert "flowers are under this licence: CC-BY-4.0" in license_note("flowers", "CC-BY-4.0")

@@ -1,0 +1,175 @@
+"""A variant ships when it loses next to nothing, with golden vectors of its own; else the bundle says why not."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from deploy.bundle import Bundle, Head, read_bundle
+from deploy.encoder import Encoder, compare
+from simclr_core.data.shards import ShardedImages
+from simclr_core.evaluation.served_accuracy import LabelledImages, accuracies, served_features
+from simclr_core.export import export, variants
+from simclr_core.export.variants import Variants, build_variants, calibration_pixels, missed
+from tests.conftest import CLASSES, write_prepared
+from tests.simclr_core.export.test_export import write_model, write_probe
+
+GOOD = {"cosine_mean": 0.999, "batch_cosine_min": 1.0, "knn_top1": 90.0, "classifier_top1": 80.0}
+REFERENCE = {"knn_top1": 90.4, "classifier_top1": 80.5}
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({}, None),
+        ({"knn_top1": 95.0}, None),
+        ({"cosine_mean": 0.9899}, r"mean cosine to fp32 0\.9899, at least 0\.99 is asked"),
+        ({"cosine_mean": float("nan")}, "mean cosine to fp32 nan"),
+        ({"batch_cosine_min": 0.998}, r"alone and in a batch .* cosine 0\.99800, at least 0\.999"),
+        ({"knn_top1": 89.8}, r"knn_top1 89\.80 %, 0\.60 points under fp32; at most 0\.5 may be lost"),
+        ({"classifier_top1": 79.9}, r"classifier_top1 79\.90 %, 0\.60 points"),
+    ],
+    ids=str,
+)
+def test_the_gate(facts: dict[str, float], reason: str | None) -> None:
+    found = missed(GOOD | facts, REFERENCE)
+    if reason is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert re.search(reason, found)
+
+
+def test_without_labels_the_vectors_alone_are_judged() -> None:
+    unknown = {"knn_top1": None, "classifier_top1": None}
+    assert missed(GOOD | unknown, unknown) is None
+    assert missed(GOOD | unknown | {"cosine_mean": 0.5}, unknown) is not None
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with an exported bundle; tests must not change it."""
+    workspace = write_prepared(tmp_path_factory.mktemp("exported"), train=40)
+    write_model(workspace / "models" / "pretrained", seed=0)
+    write_probe(workspace)
+    export.run(workspace)
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def bundle(exported: Path) -> Bundle:
+    whole = read_bundle(exported / "models" / "bundle")
+    return replace(whole, variants={}, id=None)
+
+
+@pytest.fixture(scope="module")
+def images(exported: Path) -> LabelledImages:
+    return LabelledImages.of(exported / "data" / "prepared")
+
+
+@pytest.fixture(scope="module")
+def pictures(exported: Path) -> list[bytes]:
+    split = ShardedImages(exported / "data" / "prepared" / "test")
+    return [split.read(position) for position in range(len(split))]
+
+
+def build(bundle: Bundle, names: list[str], images: LabelledImages, pictures: list[bytes], workspace: Path) -> Variants:
+    calibration = calibration_pixels(workspace / "data" / "prepared", bundle.preprocessing)
+    reference = accuracies(served_features(Encoder(bundle), images), images, bundle.head)
+    return build_variants(bundle, names, calibration, pictures, images, reference)
+
+
+def test_each_variant_that_passes_is_held_to_its_own_vectors(
+    bundle: Bundle,
+    images: LabelledImages,
+    pictures: list[bytes],
+    exported: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(variants, "MAX_LOSS", 100.0)  # 40 test images move in steps of 2.5 points
+    made = build(bundle, ["fp32", "int8", "fp16"], images, pictures, exported)
+    assert list(made.passed) == list(made.facts) == ["int8", "fp16"]
+    assert made.left_out == {}
+    assert made.facts["int8"]["method"] == "static"
+    assert made.facts["int8"]["cosine_mean"] > 0.99
+    assert made.facts["fp16"]["cosine_mean"] > 0.9999
+    served = replace(bundle, variants=made.passed)
+    for name in made.passed:
+        encoder = Encoder(served, variant=name)
+        assert encoder.verify().cosine_min > 0.99999
+        exact = Encoder(served).embed(pictures).vectors
+        cosines = (encoder.embed(pictures).vectors * exact).sum(axis=1)
+        assert abs(cosines.mean() - made.facts[name]["cosine_mean"]) < 1e-5
+    again = build(bundle, ["int8"], images, pictures, exported)
+    assert again.passed["int8"].model == made.passed["int8"].model
+    assert again.facts["int8"] == made.facts["int8"]
+
+
+def test_a_variant_that_misses_its_gate_is_left_out_with_the_reason(
+    bundle: Bundle,
+    images: LabelledImages,
+    pictures: list[bytes],
+    exported: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(graph: bytes, _: object) -> dict[str, bytes]:
+        model = onnx.load_from_string(graph)
+        for tensor in model.graph.initializer:
+            weights = onnx.numpy_helper.to_array(tensor)
+            if weights.ndim == 4 and weights.shape[1] >= 3:
+                tensor.CopyFrom(onnx.numpy_helper.from_array(np.sign(weights), tensor.name))
+        return {"static": model.SerializeToString()}
+
+    monkeypatch.setattr(variants, "int8_graphs", broken)
+    made = build(bundle, ["fp32", "int8"], images, pictures, exported)
+    assert (made.passed, made.facts) == ({}, {})
+    assert "mean cosine to fp32" in made.left_out["int8"]
+
+
+def test_accuracy_decides_between_the_methods(
+    bundle: Bundle,
+    images: LabelledImages,
+    pictures: list[bytes],
+    exported: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    int8 = variants.int8_graphs
+    monkeypatch.setattr(variants, "MAX_LOSS", 100.0)
+    monkeypatch.setattr(
+        variants, "int8_graphs", lambda graph, pixels: {"static": int8(graph, pixels)["static"], "dynamic": graph}
+    )
+    made = build(bundle, ["int8"], images, pictures, exported)
+    assert (made.facts["int8"]["method"], made.facts["int8"]["cosine_mean"]) == ("dynamic", 1.0)
+
+
+def test_calibration_images_are_training_images_and_always_the_same(exported: Path, bundle: Bundle) -> None:
+    prepared = exported / "data" / "prepared"
+    first, second = (calibration_pixels(prepared, bundle.preprocessing) for _ in range(2))
+    assert first.shape == (40, 16, 16, 3)  # all that there are
+    assert np.array_equal(first, second)
+
+
+def test_the_tolerance_covers_what_other_kernels_give(
+    bundle: Bundle, images: LabelledImages, pictures: list[bytes], exported: Path
+) -> None:
+    calibration = calibration_pixels(exported / "data" / "prepared", bundle.preprocessing)
+    graph = variants.int8_graphs(bundle.model, calibration)["static"]
+    candidate = variants._load(bundle, "int8", graph)
+    variant = variants.golden_variant(candidate, "int8", Encoder(candidate, variant="int8"))
+    pixels = np.stack([bundle.preprocessing.apply(variants.decode(image)) for image in bundle.golden_images])
+    other = compare(variants.unoptimised(graph, pixels), variant.golden_vectors)
+    assert 0.99 < variant.tolerance["cosine_min"] <= other.cosine_min
+    assert other.max_abs <= variant.tolerance["max_abs"] < 0.1
+
+
+def test_the_classifier_is_that_of_the_bundle(bundle: Bundle, images: LabelledImages) -> None:
+    features = served_features(Encoder(bundle), images)
+    assert features.train.shape == (20, 64)
+    assert features.test.shape == (40, 64)
+    weight = np.zeros((64, 4), np.float32)
+    head = Head(weight, np.array([0, 0, 9, 0], np.float32), CLASSES)  # says the third class of everything
+    assert accuracies(features, images, head)["classifier_top1"] == 25.0
+    assert accuracies(features, images, None)["classifier_top1"] is None

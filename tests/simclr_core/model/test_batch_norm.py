@@ -1,0 +1,118 @@
+"""Global BatchNorm on several ranks is torch's BatchNorm on the whole batch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from simclr_core.model.batch_norm import GlobalBatchNorm, synchronise
+
+torch.set_num_threads(1)
+
+SHARES = (5, 2)  # rows of each rank: uneven
+NORMS: dict[str, Callable[[], nn.Module]] = {
+    "2d": lambda: nn.BatchNorm2d(3),
+    "1d": lambda: nn.BatchNorm1d(3),
+    "1d rows": lambda: nn.BatchNorm1d(3, eps=1e-3, momentum=0.3),
+    "cumulative": lambda: nn.BatchNorm2d(3, momentum=None),
+    "no weights": lambda: nn.BatchNorm2d(3, affine=False),
+    "no memory": lambda: nn.BatchNorm2d(3, track_running_stats=False),
+}
+
+
+def test_alone_nothing_changes() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    norm = model[1]
+    assert synchronise(model) is model
+    assert model[1] is norm
+
+
+def test_alone_in_a_process_group_nothing_changes() -> None:
+    norm = nn.BatchNorm2d(3)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        assert synchronise(norm) is norm
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_ranks_equal_one_process_on_the_whole_batch(on_ranks: Callable[..., list[Any]]) -> None:
+    """Output, gradients, running statistics after two steps, evaluation, for every kind of BatchNorm."""
+    shares = on_ranks(2, each_kind)
+    for kind, make in NORMS.items():
+        whole = run(warmed(make()), *batches(kind))
+        first, second = (share[kind] for share in shares)
+        assert first["type"] == second["type"] == "GlobalBatchNorm"
+        assert first["state"].keys() == whole["state"].keys()
+        for name, value in whole["state"].items():
+            torch.testing.assert_close(first["state"][name], value, rtol=1e-10, atol=1e-10)
+            assert torch.equal(first["state"][name], second["state"][name]), f"{kind}: {name} differs between the ranks"
+        for part in ("output", "input gradient"):
+            torch.testing.assert_close(torch.cat([first[part], second[part]]), whole[part], rtol=1e-9, atol=1e-9)
+        for mine, other, gradient in zip(first["gradients"], second["gradients"], whole["gradients"], strict=True):
+            torch.testing.assert_close(mine + other, gradient, rtol=1e-9, atol=1e-9)
+        if kind != "no memory":  # there evaluation takes the statistics of its own batch
+            torch.testing.assert_close(torch.cat([first["evaluation"], second["evaluation"]]), whole["evaluation"])
+
+
+def each_kind(rank: int) -> dict[str, dict[str, Any]]:
+    results = {}
+    for kind, make in NORMS.items():
+        norm = synchronise(warmed(make()))
+        results[kind] = run(norm, *(batch.split(SHARES)[rank] for batch in batches(kind)))
+    return results
+
+
+def run(norm: nn.Module, *steps: Tensor) -> dict[str, Any]:
+    """Two training steps, the second with gradients through an uneven function, then evaluation."""
+    norm(steps[0])
+    x = steps[1].requires_grad_()
+    output = norm(x)
+    (output**3 * (1 + torch.arange(3).view(1, 3, *[1] * (x.ndim - 2)))).sum().backward()
+    return {
+        "type": type(norm).__name__,
+        "state": norm.state_dict(),
+        "output": output.detach(),
+        "input gradient": x.grad,
+        "gradients": [weight.grad for weight in norm.parameters()],
+        "evaluation": norm.eval()(steps[0]).detach(),
+    }
+
+
+def warmed(norm: nn.Module) -> nn.Module:
+    """With weights that are not all ones and zeros."""
+    with torch.no_grad():
+        for weight in norm.parameters():
+            weight.add_(torch.linspace(-0.5, 1, 3))
+    return norm.double()
+
+
+def batches(kind: str) -> tuple[Tensor, Tensor]:
+    """Two batches whose rows grow, so that the ranks' means and scales differ."""
+    shape = {"1d": (3, 4), "1d rows": (3,)}.get(kind, (3, 4, 5))
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.arange(1, sum(SHARES) + 1, dtype=torch.float64).view(-1, *[1] * len(shape))
+    one, two = (rows + rows * torch.randn(len(rows), *shape, generator=generator) for _ in range(2))
+    return one, two
+
+
+@pytest.mark.slow
+def test_large_means_low_precision_and_nested_modules(on_ranks: Callable[..., list[Any]]) -> None:
+    for share in on_ranks(2, hard_cases):
+        assert share["types"] == [torch.bfloat16, torch.float32]
+        assert share["spread"] == pytest.approx(1, abs=0.02)
+        assert share["nested"] == [True, False]
+
+
+def hard_cases(rank: int) -> dict[str, Any]:
+    norm = synchronise(nn.BatchNorm2d(2))
+    half = norm(torch.randn(4, 2, 3, 3).bfloat16())
+    # In float32 the square of 1e4 has a grain of 8: a one-pass variance would find no spread here, or a negative one.
+    x = 1e4 + torch.randn(256, 2, 3, 3, generator=torch.Generator().manual_seed(rank))
+    nested = synchronise(nn.Sequential(nn.BatchNorm1d(2), nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2).eval())))
+    training = [module.training for module in nested.modules() if isinstance(module, GlobalBatchNorm)]
+    return {"types": [half.dtype, norm.running_var.dtype], "spread": norm(x).std().item(), "nested": training}

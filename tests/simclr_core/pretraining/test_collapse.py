@@ -1,0 +1,221 @@
+"""A collapse is reported, stops the run, or sends it back; whatever interrupts it, the result is the same."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from simclr_core.augmentation.augmentations import Augmentation
+from simclr_core.data.shards import ShardedImages, read_card
+from simclr_core.errors import CollapseError
+from simclr_core.launch import Member
+from simclr_core.loss.nt_xent import nt_xent
+from simclr_core.loss.objective import InBatch
+from simclr_core.model.encoder import build_encoder
+from simclr_core.model.projection_head import build_projection_head
+from simclr_core.monitoring.history import Progress
+from simclr_core.pretraining import checkpoint, pretrain, training
+from simclr_core.pretraining.batches import Batches
+from simclr_core.pretraining.checkpoint import TrainingState
+from simclr_core.pretraining.collapse import (
+    CollapseAlarm,
+    attempt_folder,
+    collapsed_epochs,
+    roll_backs,
+    with_roll_backs,
+)
+from simclr_core.pretraining.precision import LossScaler
+from simclr_core.pretraining.training import Learner
+from simclr_core.schedule import Schedule
+from tests.simclr_core.conftest import interrupt
+
+PEAK = 0.1 * 16 / 256
+ALONE = Member(0, 1, torch.device("cpu"))
+HEALTHY = {"effective_rank": 9.0, "feature_std": 0.5, "effective_rank_z": 3.0, "feature_std_z": 0.3}
+
+
+def record(epoch: int, **changes: float) -> dict[str, float]:
+    return {"epoch": epoch, **HEALTHY, **changes}
+
+
+@pytest.mark.parametrize(
+    ("healthy", "expected"), [("", 0), ("+", 0), ("-", 1), ("+--", 2), ("--+", 0), ("-+---", 3), ("---", 3)]
+)
+def test_collapsed_epochs_are_counted_back_to_the_last_healthy_one(healthy: str, expected: int) -> None:
+    history = [record(n, feature_std=0.5 if sign == "+" else 0.001) for n, sign in enumerate(healthy, 1)]
+    assert collapsed_epochs(history) == expected
+
+
+def test_the_alarm_waits_for_its_patience() -> None:
+    alarm = CollapseAlarm(2, None)
+    history = [record(1), record(2, effective_rank_z=1.0)]
+    alarm.judge(TrainingState(12, {}, {}, history, []), ALONE)
+    history.append(record(3, effective_rank_z=1.0))
+    with pytest.raises(CollapseError, match=r"epoch 3: .*, 2 epochs in a row .*effective_rank_z 1.*Lower") as caught:
+        alarm.judge(TrainingState(18, {}, {}, history, []), ALONE)
+    assert caught.value.record["epoch"] == 3
+    CollapseAlarm(None, None).judge(TrainingState(18, {}, {}, history, []), ALONE)  # only reported
+
+
+def configure(workspace: Path, **on_collapse: object) -> None:
+    path = workspace / "params.yaml"
+    params = yaml.safe_load(path.read_text(encoding="utf-8"))
+    params["pretrain"] |= {"epochs": 4, "on_collapse": on_collapse}
+    path.write_text(yaml.safe_dump(params), encoding="utf-8")
+
+
+def collapse_above(monkeypatch: pytest.MonkeyPatch, rate: float) -> None:
+    """From the second epoch on, a learning rate above ``rate`` sets all weights to zero, so that features are alike."""
+    update = training.update
+
+    def collapsing(learner: Learner, learning_rate: float) -> None:
+        update(learner, learning_rate)
+        first_epoch = learning_rate > 0.88 * PEAK  # of the four epochs' cosine
+        if learning_rate > rate and not first_epoch:
+            with torch.no_grad():
+                for weight in learner.network.parameters():
+                    weight.zero_()
+
+    monkeypatch.setattr(training, "update", collapsing)
+
+
+def published(workspace: Path) -> tuple[bytes, str, str]:
+    reports = workspace / "reports"
+    weights = (workspace / "models" / "pretrained" / "encoder.safetensors").read_bytes()
+    return weights, (reports / "pretrain.csv").read_text(), (reports / "pretrain.json").read_text()
+
+
+def test_stop_names_the_epoch_and_publishes_nothing(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configure(prepared, action="stop", patience=2)
+    collapse_above(monkeypatch, 0.6 * PEAK)
+    for _ in range(2):  # the same command again comes to the same end
+        with pytest.raises(CollapseError, match=r"epoch 3: the features have collapsed, 2 epochs in a row"):
+            pretrain.run(prepared)
+    assert not (prepared / "models" / "pretrained").exists()
+
+
+def test_roll_back_goes_on_from_the_last_healthy_epoch_at_a_lower_rate(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    configure(prepared, action="roll_back", patience=2)
+    collapse_above(monkeypatch, 0.6 * PEAK)
+    pretrain.run(prepared)
+    rows = list(csv.DictReader((prepared / "reports" / "pretrain.csv").read_text().splitlines()))
+    assert [(row["epoch"], row["learning_rate_scale"]) for row in rows] == [
+        ("1", "1.0"),
+        ("2", "0.5"),
+        ("3", "0.5"),
+        ("4", "0.5"),
+    ]
+    metrics = json.loads((prepared / "reports" / "pretrain.json").read_text())
+    assert (metrics["collapsed"], metrics["learning_rate_scale"]) == (False, 0.5)
+    schedule = Schedule(4, 6, 0, PEAK)
+    assert float(rows[1]["learning_rate"]) == pytest.approx(0.5 * schedule.rate(11), abs=1e-6)
+    assert "roll-back 1: on from epoch 1 with 0.5 of the learning rate" in caplog.text
+    assert not list((prepared / ".simclr" / "runs").glob("*/"))
+
+
+@pytest.mark.parametrize("place", ["pretrain.step:raise@15", "pretrain.step:raise@19", "pretrain.step:raise@25"])
+def test_an_interrupted_run_with_a_roll_back_goes_on_to_the_same_bytes(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Before the roll-back, right after it (of 18 steps), and later."""
+    configure(prepared, action="roll_back", patience=2)
+    collapse_above(monkeypatch, 0.6 * PEAK)
+    interrupt(prepared, monkeypatch, place)
+    pretrain.run(prepared)
+    resumed = published(prepared)
+    pretrain.run(prepared)
+    assert published(prepared) == resumed
+
+
+def test_interrupted_while_it_rolls_back(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configure(prepared, action="roll_back", patience=2)
+    collapse_above(monkeypatch, 0.6 * PEAK)
+    load, seen = checkpoint.load_training, []
+
+    def interrupted(path: Path) -> TrainingState:
+        seen.append(path)
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+        return load(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "load_training", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain.run(prepared)
+    assert seen[0].parent.name == "healthy"
+    pretrain.run(prepared)
+    resumed = published(prepared)
+    pretrain.run(prepared)
+    assert published(prepared) == resumed
+
+
+def test_after_so_many_roll_backs_the_run_stops(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configure(prepared, action="roll_back", patience=1, max_roll_backs=2)
+    collapse_above(monkeypatch, 0.0)
+    with pytest.raises(CollapseError, match=r"epoch 2: the features have collapsed \(effective_rank 1,"):
+        pretrain.run(prepared)
+    (run,) = (path for path in (prepared / ".simclr" / "runs").iterdir() if path.is_dir())
+    assert roll_backs(run) == 2
+    with pytest.raises(CollapseError):
+        pretrain.run(prepared)
+    assert roll_backs(run) == 2
+
+
+def test_watching_for_a_collapse_that_does_not_come_changes_no_weight(prepared: Path) -> None:
+    weights = set()
+    for action in ("report", "stop", "roll_back"):
+        configure(prepared, action=action)
+        pretrain.run(prepared)
+        weights.add(published(prepared)[0])
+    assert len(weights) == 1
+
+
+def trained(rank: int, size: int, workspace: Path) -> tuple[list[Any], dict[str, torch.Tensor]]:
+    """Four epochs on this rank, with a collapse in the second at the full learning rate."""
+    folder, run = workspace / "data" / "prepared", workspace / "run"
+    member = Member(rank, size, torch.device("cpu"))
+    card, images = read_card(folder), ShardedImages(folder / "train")
+    batches = Batches(images, card, Augmentation(16, blur=0.0), 16, 0, member)
+    torch.manual_seed(0)
+    encoder = build_encoder("resnet10", 0.125, "compact")
+    network = nn.Sequential(encoder, build_projection_head(encoder.feature_dim, 2, 16, 8))
+    model = pretrain._distributed(network, member)
+    monitor = None
+    if rank == 0:
+        monitor = pretrain.choose_monitor(images, card, pretrain.Preprocessing(16, 16), 48, 0)
+    with pytest.MonkeyPatch.context() as patch, Progress(4, 384, workspace / "board", rank > 0) as progress:
+        collapse_above(patch, 0.6 * PEAK)
+
+        def train(folder: Path, learning_rate_scale: float) -> list[Any]:
+            optimizer = pretrain.build_optimizer("sgd", network, 0.9, 1e-4)
+            objective, scaler = InBatch(nt_xent, 0.5, torch.float32), LossScaler(torch.float32, member.device)
+            return training.train(
+                Learner(network, model, optimizer, objective, scaler),
+                batches,
+                monitor,
+                progress,
+                schedule=Schedule(4, 6, 0, PEAK),
+                checkpoint_every=4,
+                alarm=CollapseAlarm(1, run / "healthy"),
+                folder=folder,
+                learning_rate_scale=learning_rate_scale,
+            )
+
+        history = with_roll_backs(train, run, 0.5, 3, member)
+    return [record["learning_rate_scale"] for record in history], dict(network.state_dict())
+
+
+@pytest.mark.slow
+def test_two_processes_roll_back_together(prepared: Path, on_ranks: Callable[..., list[Any]]) -> None:
+    (scales, first), (_, second) = on_ranks(2, trained, 2, prepared)
+    assert scales == [1.0, 0.5, 0.5, 0.5]
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    assert attempt_folder(prepared / "run", 1).is_dir()

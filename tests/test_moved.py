@@ -1,0 +1,72 @@
+"""Old module names lead to the modules under their new names, for one version, with a warning that names them."""
+
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+
+import pytest
+
+import deploy
+import pipeline.validation
+import simclr_core
+from deploy.moved import MovedModules
+
+PACKAGES = (deploy, simclr_core, pipeline.validation)  # each has announced its table
+OLD_NAMES = {
+    old: new for finder in sys.meta_path if isinstance(finder, MovedModules) for old, new in finder.new_names.items()
+}
+USED_BY_OTHERS = {
+    "pipeline.launcher": "pipeline.runs.launcher",  # dagster.yaml of workspaces made before
+    "simclr_core.nt_xent": "simclr_core.loss.nt_xent",
+    "simclr_core.encoder": "simclr_core.model.encoder",
+    "deploy.index": "deploy.search.index",
+    "deploy.preprocess": "deploy.images.preprocess",
+    "pipeline.validation.scan": "pipeline.validation.probe.scan",
+}
+
+
+def test_the_names_that_others_use_are_among_them() -> None:
+    assert USED_BY_OTHERS.items() <= OLD_NAMES.items()
+    assert len(OLD_NAMES) >= 90
+
+
+@pytest.mark.parametrize("old", OLD_NAMES)
+def test_every_old_name_leads_to_a_module_that_exists(old: str) -> None:
+    assert find_spec(OLD_NAMES[old]) is not None
+
+
+@pytest.mark.parametrize("old", USED_BY_OTHERS)
+def test_an_old_name_is_the_same_module_and_warns(old: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, old, raising=False)
+    new = USED_BY_OTHERS[old]
+    with pytest.warns(DeprecationWarning, match=f"{old} is now {new}; the old name goes away in the next version"):
+        module = import_module(old)
+    assert module is import_module(new)
+    assert module.__name__ == new
+
+
+@pytest.mark.parametrize(
+    ("package", "name"),
+    [
+        ("pipeline.cli", "run_cli"),
+        ("pipeline.ingest", "IngestResult"),
+        ("pipeline.release", "rollback"),
+        ("pipeline.validation.verdict", "judge"),
+        ("simclr_core.export", "run"),
+        ("deploy.cli", "info"),
+    ],
+)
+def test_a_package_with_the_name_of_a_module_still_has_its_functions(package: str, name: str) -> None:
+    module = import_module(f"{package}.{'main' if package.endswith('cli') else package.rpartition('.')[2]}")
+    taken = import_module(package).__dict__.pop(name, None)  # a submodule of the same name, if it was imported
+    try:
+        with pytest.warns(DeprecationWarning, match=f"{package}.{name} is now "):
+            assert getattr(import_module(package), name) is getattr(module, name)
+    finally:
+        if taken is not None:
+            import_module(package).__dict__[name] = taken
+
+
+def test_an_attribute_that_never_was_is_refused() -> None:
+    with pytest.raises(AttributeError, match=r"module 'pipeline.cli' has no attribute 'nothing'"):
+        import_module("pipeline.cli").nothing  # noqa: B018
