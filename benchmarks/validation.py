@@ -36,9 +36,9 @@ from sklearn.datasets import load_sample_images
 
 from pipeline import params
 from pipeline import workspace as workspaces
+from pipeline.config import ValidateConfig
 from pipeline.ingest.ingest import ingest
 from pipeline.validation import manifest
-from pipeline.validation.config import ValidateConfig
 from pipeline.validation.drift import drift
 from pipeline.validation.evaluate import evaluate, tables
 from pipeline.validation.expectations import expectations

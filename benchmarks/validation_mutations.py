@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from pipeline.validation.config import ValidateConfig
+from pipeline.config import ValidateConfig
 from pipeline.validation.probe.facts import read_facts
 from pipeline.validation.probe.pool import Failure, isolated_map
 from pipeline.validation.probe.probe import probe

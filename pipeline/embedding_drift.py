@@ -26,8 +26,9 @@ from PIL import Image
 import deploy
 from deploy.artifact import verify, write_atomically
 from deploy.errors import ImageError
+from pipeline.config import EmbeddingDriftConfig
 from pipeline.errors import ValidationError
-from pipeline.params import EmbeddingDriftConfig, read
+from pipeline.params import read
 from pipeline.stage import run_stage
 from pipeline.validation import manifest
 from pipeline.validation.drift.calibration import CLASSIFIER

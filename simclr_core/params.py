@@ -5,8 +5,9 @@ what is allowed. Numbers follow YAML 1.2, as in DVC, so that ``1e-6`` is a numbe
 """
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -15,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from simclr_core.errors import ConfigError
+
+_SafeLoader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times faster
 
 
 class Block(BaseModel):
@@ -32,19 +35,43 @@ def read_block(params: Path, block: str, model: type[Model]) -> Model:
     Raises:
         ConfigError: with every fault of the block, in ``faults`` and in the message.
     """
-    blocks = _load(params)
-    if block not in blocks:
-        given = ", ".join(map(str, blocks)) or "none"
-        raise ConfigError(params, [f"no block {block!r} (found: {given}); add '{block}: {{}}' for the defaults"])
-    try:
-        return model.model_validate({} if blocks[block] is None else blocks[block])
-    except ValidationError as error:
-        raise ConfigError(params, [_fault(block, detail, model) for detail in error.errors()]) from None
+    found = read_blocks(params, {block: model})[block]
+    assert isinstance(found, model)
+    return found
+
+
+def read_blocks(params: Path, models: Mapping[str, type[Block]]) -> dict[str, Block]:
+    """Read several blocks of ``params.yaml``, each as its model.
+
+    Raises:
+        ConfigError: with every fault of every block, in ``faults`` and in the message.
+    """
+    given = _load(params)
+    blocks: dict[str, Block] = {}
+    faults: list[str] = []
+    for name, model in models.items():
+        if name not in given:
+            found = ", ".join(map(str, given)) or "none"
+            faults.append(f"no block {name!r} (found: {found}); add '{name}: {{}}' for the defaults")
+            continue
+        try:
+            blocks[name] = model.model_validate({} if given[name] is None else given[name])
+        except ValidationError as error:
+            faults += [_fault(name, detail, model) for detail in error.errors()]
+    if faults:
+        raise ConfigError(params, faults)
+    return blocks
+
+
+@lru_cache(maxsize=4)
+def _parse(text: str) -> Any:
+    """By content, so that a process parses a file once however often it asks, and never sees a stale one."""
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
 
 
 def _load(params: Path) -> dict[Hashable, Any]:
     try:
-        blocks = yaml.load(params.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        blocks = _parse(params.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(params, ["no such file; run in a workspace, or make one with 'simclr init DIR'"]) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -91,7 +118,7 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(_SafeLoader):
     """Safe YAML with the numbers of version 1.2, which refuses a key given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:

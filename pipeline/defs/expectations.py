@@ -10,9 +10,9 @@ from typing import Any
 
 import dagster as dg
 
+from pipeline.config import ValidateConfig
 from pipeline.defs.translator import POOL, asset_key
 from pipeline.gates.evidence import Evidence
-from pipeline.validation.config import ValidateConfig
 from pipeline.validation.expectations import Expectation, expectations
 from pipeline.workspace import Workspace
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import dagster as dg
 
+from pipeline.config import RetrainingConfig
 from pipeline.defs.failures import explain
 from pipeline.errors import ParamsError
-from pipeline.params import RetrainingConfig
 from pipeline.retraining.decide import Champion, Inbox, LastRun, Policy, Run, Skip, decide
 from pipeline.workspace import Workspace
 from simclr_core.params import read_block

@@ -18,7 +18,7 @@ from pipeline.gates.paired_test import images_needed, lower_bound, mcnemar_p_val
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
-    from pipeline.params import GatesConfig
+    from pipeline.config import GatesConfig
 
 COMPARISON = "reports/compare.json"
 LATENCY = ".simclr/timings/latency.json"

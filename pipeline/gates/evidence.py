@@ -16,7 +16,7 @@ from pipeline.errors import PipelineError
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
-    from pipeline.params import GatesConfig
+    from pipeline.config import GatesConfig
 
 Report = dict[str, Any]
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import yaml
 
+from pipeline.config import IngestConfig
 from pipeline.dvc.project import RAW, read_tracked
 from pipeline.errors import DvcError
 from pipeline.ingest.raw import OCCURRENCES, batches
 from pipeline.ingest.sources import LABELS, Source, list_source
 from pipeline.ingest.stamps import STAMPS, Stamps
-from pipeline.params import IngestConfig
 from pipeline.retraining.decide import Inbox
 from pipeline.workspace import Workspace
 from simclr_core.params import read_block

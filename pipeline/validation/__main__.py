@@ -18,11 +18,11 @@ import polars as pl
 from PIL import Image
 
 from deploy.artifact import publish, write_atomically
+from pipeline.config import ValidateConfig
 from pipeline.ingest.raw import read_tar, tars
 from pipeline.params import read
 from pipeline.stage import run_stage
 from pipeline.validation import manifest
-from pipeline.validation.config import ValidateConfig
 from pipeline.validation.drift.drift import judge as judge_drift
 from pipeline.validation.evaluate import evaluate, tables
 from pipeline.validation.expectations import expectations

@@ -16,7 +16,7 @@ from itertools import chain
 from typing import Any, Literal
 
 from deploy.images.image_faults import FORMATS
-from pipeline.validation.config import ValidateConfig
+from pipeline.config import ValidateConfig
 from pipeline.validation.probe.facts import Facts
 from pipeline.validation.reasons import DARK_P99, LIGHT_P05, REASONS
 

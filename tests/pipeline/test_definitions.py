@@ -10,11 +10,11 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from pipeline.config import ValidateConfig
 from pipeline.defs import build_definitions
 from pipeline.defs.raw_images import RawImagesConfig
 from pipeline.defs.retraining import freshness
 from pipeline.errors import WorkspaceError
-from pipeline.validation.config import ValidateConfig
 from pipeline.validation.expectations import expectations
 from pipeline.workspace import VARIABLE, Workspace, executable
 

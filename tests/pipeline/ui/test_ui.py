@@ -18,10 +18,10 @@ from benchmarks import soak
 from benchmarks.soak import Stack
 from deploy.artifact import identity
 from pipeline import workspace as workspaces
+from pipeline.config import ValidateConfig
 from pipeline.defs import build_definitions
 from pipeline.params import read
 from pipeline.release import registry
-from pipeline.validation.config import ValidateConfig
 from pipeline.validation.expectations import expectations
 from pipeline.workspace import Workspace
 from tests.browser import Page, browser

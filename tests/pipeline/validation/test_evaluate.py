@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.validation.config import ValidateConfig
+from pipeline.config import ValidateConfig
 from pipeline.validation.drift.drift import Drift, Shape
 from pipeline.validation.evaluate import Outcome, evaluate, passed, tables
 from pipeline.validation.expectations import expectations

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from pipeline.validation.config import ValidateConfig
+from pipeline.config import ValidateConfig
 from pipeline.validation.expectations import (
     COLUMNS,
     FACT_COLUMNS,
@@ -78,7 +78,7 @@ def test_what_only_a_person_can_judge_stops_nothing() -> None:
 
 def test_listing_the_rules_imports_nothing_heavy() -> None:
     script = (
-        "import sys; from pipeline.validation.config import ValidateConfig; "
+        "import sys; from pipeline.config import ValidateConfig; "
         "from pipeline.validation.expectations import expectations; expectations(ValidateConfig()); "
         "print({'great_expectations', 'polars', 'pandas', 'pyarrow', 'torch', 'dagster', 'PIL'} & set(sys.modules))"
     )

@@ -12,8 +12,8 @@ from PIL import Image
 from scipy.stats import binom
 from sklearn.datasets import load_sample_images
 
+from pipeline.config import DriftConfig
 from pipeline.sample.make import ARCHIVE
-from pipeline.validation.config import DriftConfig
 from pipeline.validation.drift.calibration import CLASSIFIER, FALSE_ALARMS
 from pipeline.validation.drift.drift import CATEGORIES, NUMBERS, Drift, judge
 from pipeline.validation.drift.shapes import SHAPES

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.validation.config import ValidateConfig
+from pipeline.config import ValidateConfig
 from pipeline.validation.drift.drift import Drift
 from pipeline.validation.evaluate import evaluate, tables
 from pipeline.validation.expectations import expectations
