@@ -17,8 +17,6 @@ from pydantic_core import ErrorDetails
 
 from simclr_core.errors import ConfigError
 
-_SafeLoader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times faster
-
 
 class Block(BaseModel):
     """Base of every block: frozen, no unknown keys, no silent conversion (``"3"`` or ``true`` is not a 3)."""
@@ -116,6 +114,12 @@ def _keys(model: type[Block], location: tuple[int | str, ...]) -> list[str]:
 def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+try:
+    from yaml import CSafeLoader as _SafeLoader  # libyaml: ten times as fast
+except ImportError:
+    from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
 
 
 class _Loader(_SafeLoader):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from pipeline.config import StorageConfig
 from pipeline.errors import BusyError, DvcError, ParamsError, ReleaseError, WorkspaceError
 from pipeline.workspace import Workspace, find, unwritable
 
@@ -106,7 +107,7 @@ def _workspace(workspace: Workspace, repair: bool) -> Iterator[Finding]:
     yield Finding("workspace", True, str(workspace.root))
     for folder in unwritable(workspace):
         yield Finding("writable", False, f"{folder} is not", f"chmod u+rwx '{folder}', or run as its owner")
-    storage = params.StorageConfig()
+    storage = StorageConfig()
     try:
         storage = params.read(workspace).storage
         yield Finding("params.yaml", True, "every block is valid")
