@@ -49,8 +49,11 @@ def publish(target: Path, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def verify(directory: Path) -> None:
+def verify(directory: Path) -> str:
     """Compare every file with the manifest.
+
+    Returns:
+        The artifact's ``identity``.
 
     Raises:
         MissingArtifactError: no such directory, or it has no manifest.
@@ -70,6 +73,7 @@ def verify(directory: Path) -> None:
             raise CorruptArtifactError(
                 f"{path}: its SHA-256 differs from {MANIFEST}; restore the directory from its source"
             )
+    return sha256(directory / MANIFEST)
 
 
 def identity(directory: Path) -> str:

@@ -4,7 +4,7 @@ from pipeline.cli import summary
 from pipeline.dvc import client
 from pipeline.ingest.raw import batches, read_occurrences
 from pipeline.maintenance import storage
-from pipeline.release import registry
+from pipeline.release.registry import open_registry
 from pipeline.workspace import Workspace
 
 
@@ -25,10 +25,11 @@ def describe_workspace(workspace: Workspace) -> str:
         lines.append(f"encoder    top-1: kNN {simclr['knn_top1']}, linear probe by share of labels: {linear}")
     if report["bundle"]:
         lines.append(f"bundle     models/bundle, {report['bundle'][:12]}")
-    serving = registry.current(workspace)
+    registry = open_registry(workspace)
+    serving = registry.current()
     if serving:
-        lines.append(f"released   {serving} serves from {registry.folder(workspace)}; see `simclr release list`")
-    lines += [f"rejected   {one.candidate} by {one.gate}: {one.reason}" for one in registry.rejections(workspace)[-1:]]
+        lines.append(f"released   {serving} serves from {registry.root}; see `simclr release list`")
+    lines += [f"rejected   {one.candidate} by {one.gate}: {one.reason}" for one in registry.rejections()[-1:]]
     parts = (f"{name} {storage.size(count)}" for name, count in storage.usage(workspace).items())
     lines.append(f"disk       {', '.join(parts)}")
     return "\n".join(lines)

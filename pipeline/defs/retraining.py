@@ -118,9 +118,9 @@ def last_run(instance: dg.DagsterInstance, digest: str) -> LastRun | None:
 def _decide(
     workspace: Workspace, instance: dg.DagsterInstance, found: Inbox, now: datetime, policy: Policy
 ) -> Run | Skip:
-    from pipeline.release.champion import released
+    from pipeline.release.releases import open_releases
 
-    current = released(workspace)
+    current = open_releases(workspace).history.current
     champion = Champion(current.name) if current else None
     return decide(found, last_run(instance, found.digest), champion, now, policy)
 

@@ -96,13 +96,13 @@ def _reject(
     """Record the verdict. If that fails, the gate still blocks, and the log says that the record is missing."""
     from deploy.artifact import identity
     from deploy.errors import DeployError
-    from pipeline.release.registry import reject
+    from pipeline.release.registry import open_registry
 
     values = {name: entry.value for name, entry in (result.metadata or {}).items()}
     metrics = {name: value for name, value in values.items() if isinstance(value, int | float)}
     try:
         candidate = identity(workspace.root / "models" / "pretrained")[:12]
-        reject(workspace, candidate, gate, result.description or "", context.run.run_id, metrics)
+        open_registry(workspace).reject(candidate, gate, result.description or "", context.run.run_id, metrics)
     except (DeployError, PipelineError, OSError) as error:
         context.log.error(f"{gate}: the rejection could not be recorded: {error}")
 

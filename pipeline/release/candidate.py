@@ -10,32 +10,60 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from deploy.artifact import identity, verify
+from deploy.artifact import verify
 from deploy.errors import ArtifactError
 from deploy.failpoint import failpoint
 from pipeline.dvc import client, remote
 from pipeline.errors import ReleaseError
 from pipeline.git import Git
-from pipeline.release import champion, versions
 from pipeline.release.champion import BUNDLE, PRETRAINED
 from pipeline.release.facts import branch
+from pipeline.release.releases import Releases
+from pipeline.release.versions import History, read_history
 from pipeline.workspace import Workspace
 
 CLONE = "release"  # in the scratch folder; one at a time, as the caller holds the registry
 
 
-def register(workspace: Workspace, git: Git, bundle: str) -> list[str]:
+def register(releases: Releases, bundle: str, pretrained: str) -> tuple[History, tuple[str, ...]]:
     """Push, commit, verify, tag. The caller holds the workspace and the registry.
 
+    Args:
+        bundle: identity of models/bundle.
+        pretrained: identity of models/pretrained.
+
     Returns:
-        What a person should know.
+        The history with the new version, and what a person should know.
 
     Raises:
         ReleaseError: the workspace has changed since the candidate was made, a fresh clone gives something else, or Git
             fails.
         DvcError: the data cannot be sent to the remote, or do not come back from there as they are.
     """
-    root = workspace.root
+    git, history = releases.git, releases.history
+    _require_current(releases.root)
+    files, notes = _push_data(releases)
+    failpoint("release.pushed")
+    with _origin(git) as reachable:
+        if reachable:
+            git.fetch(history.references)
+            history = read_history(git, history.artifact)
+    if history.of_bundle(bundle):  # released from another clone of the workspace
+        return history, notes
+    commit = git.commit(files, _message(releases.workspace, bundle), branch(bundle))
+    failpoint("release.committed")
+    _verify(git, commit, releases.workspace.scratch / CLONE, bundle, pretrained)
+    with _origin(git) as reachable:
+        if reachable:  # before any tag, so that an origin that takes nothing from us is found out in time
+            git.push([f"+refs/heads/{branch(bundle)}"])
+    failpoint("release.verified")
+    history = history.register(git, commit, bundle)
+    failpoint("release.registered")
+    return history, notes
+
+
+def _require_current(root: Path) -> None:
+    """Nothing has changed since the candidate was made, and what will be committed holds no secret."""
     stale = client.changed_stages(root)
     if stale:
         raise ReleaseError(f"{', '.join(sorted(stale))}: changed since the candidate was made; run `simclr run` first")
@@ -45,27 +73,6 @@ def register(workspace: Workspace, git: Git, bundle: str) -> list[str]:
             f".dvc/config: holds {', '.join(secrets)}, and is committed; move it with `dvc remote modify --local`, "
             "remove it there, and consider it known to everybody who has the repository"
         )
-    store = remote.configured(root)
-    notes = _store(workspace, store)
-    if store:
-        remote.push(root)
-    failpoint("release.pushed")
-    with _origin(git) as reachable:
-        if reachable:
-            git.fetch(champion.history(workspace, git).references)
-    history = champion.history(workspace, git)
-    if history.of_bundle(bundle):  # released from another clone of the workspace
-        return notes
-    commit = git.commit(remote.committed(root), _message(workspace, bundle), branch(bundle))
-    failpoint("release.committed")
-    _verify(git, commit, workspace.scratch / CLONE, bundle, identity(root / PRETRAINED))
-    with _origin(git) as reachable:
-        if reachable:  # before any tag, so that an origin that takes nothing from us is found out in time
-            git.push([f"+refs/heads/{branch(bundle)}"])
-    failpoint("release.verified")
-    versions.register(git, history, commit)
-    failpoint("release.registered")
-    return notes
 
 
 @contextmanager
@@ -75,20 +82,26 @@ def _origin(git: Git) -> Iterator[bool]:
         yield git.has_origin()
     except ReleaseError as error:
         raise ReleaseError(
-            f"the repository's origin does not cooperate ({error}); nothing was tagged. Give this account the right to "
+            f"Git cannot use the remote `origin` ({error}); nothing was tagged. Give this account the right to "
             "push there, or keep the releases on this machine: `git remote rename origin upstream`"
         ) from None
 
 
-def _store(workspace: Workspace, store: str | None) -> list[str]:
-    from pipeline.params import read
+def _push_data(releases: Releases) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Send the data to the remote, if there is one.
 
-    if store:
-        return []
+    Returns:
+        The files that a commit of this state must have, and what a person should know.
+    """
+    root = releases.root
+    if remote.configured(root):
+        remote.push(root)
+        return remote.committed(root), ()
     advice = "`dvc remote add --default NAME URL` gives it one"
-    if read(workspace).release.require_remote:
+    if releases.params.release.require_remote:
         raise ReleaseError(f"release.require_remote is set and the workspace has no DVC remote; {advice}")
-    return [f"NO DVC REMOTE: its data are in the cache of this machine alone; {advice}"]
+    note = f"NO DVC REMOTE: its data are in the cache of this machine alone; {advice}"
+    return remote.committed(root), (note,)
 
 
 def _message(workspace: Workspace, bundle: str) -> str:
@@ -103,10 +116,10 @@ def _verify(git: Git, commit: str, folder: Path, bundle: str, pretrained: str) -
     with remote.clone(git, commit, folder, (BUNDLE, PRETRAINED), fresh=True) as tree:
         for path, expected in ((BUNDLE, bundle), (PRETRAINED, pretrained)):
             try:
-                verify(tree / path)
+                found = verify(tree / path)
             except ArtifactError as error:
                 raise ReleaseError(f"a fresh clone of {commit[:10]} gives a damaged {path}: {error}") from None
-            if identity(tree / path) != expected:
+            if found != expected:
                 raise ReleaseError(f"a fresh clone of {commit[:10]} gives another {path} than the workspace has")
         command = [sys.executable, "-P", "-m", "deploy.cli", "verify", str(tree / BUNDLE)]
         replay = subprocess.run(command, capture_output=True, text=True, check=False)

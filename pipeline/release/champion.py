@@ -14,14 +14,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from deploy.artifact import identity, publish, verify
+from deploy.artifact import publish, verify
 from deploy.errors import ArtifactError
 from deploy.failpoint import failpoint
 from pipeline.dvc import client, remote
 from pipeline.dvc.project import CHAMPION
 from pipeline.errors import DvcError, ReleaseError
-from pipeline.git import Git
-from pipeline.release import versions
+from pipeline.release.facts import reports
+from pipeline.release.releases import Releases, open_releases
+from pipeline.release.versions import Version
 from pipeline.workspace import Workspace
 
 BUNDLE, PRETRAINED = "models/bundle", "models/pretrained"
@@ -37,47 +38,6 @@ class Champion:
     reports: dict[str, Any] = field(default_factory=dict)
 
 
-def repository(workspace: Workspace) -> Git:
-    """The Git repository of the workspace, in the name of the bot.
-
-    Raises:
-        ReleaseError: the workspace is no Git repository, or Git is not installed.
-    """
-    from pipeline.params import read
-
-    config = read(workspace).release
-    git = Git(workspace.root, config.author, config.email)
-    git.require()
-    return git
-
-
-def history(workspace: Workspace, git: Git | None = None) -> versions.History:
-    """Every version of this workspace's encoder, as the tags say.
-
-    Raises:
-        ReleaseError: there is no Git repository, or ``export.name`` cannot be a tag.
-    """
-    from pipeline.params import read
-
-    return versions.read(git or repository(workspace), read(workspace).export.name)
-
-
-def released(workspace: Workspace) -> versions.Version | None:
-    """The version that is released now."""
-    return history(workspace).current
-
-
-def reports(git: Git, commit: str) -> dict[str, Any]:
-    """What a commit's reports/*.json say, by name; of the validation only the images, not every expectation."""
-    found = {}
-    for path in git.listing(commit, "reports"):
-        if path.endswith(".json"):
-            found[PurePosixPath(path).stem] = json.loads(git.show(commit, path) or "{}")
-    if "validation" in found:
-        found["validation"] = {"images": found["validation"].get("images", {})}
-    return found
-
-
 def pin(workspace: Workspace) -> Champion:
     """Bring models/champion up to date with what is released, if a run has something to compute, and track it.
 
@@ -89,10 +49,11 @@ def pin(workspace: Workspace) -> Champion:
     with client.exclusive(workspace.root, "champion"):
         target = workspace.root / CHAMPION
         pinned = _read(target) or _restore(workspace.root, target)
-        now = released(workspace)
+        releases = open_releases(workspace)
+        now = releases.history.current
         moved = pinned is not None and (now.name if now else None) != pinned.version
         if pinned is None or (moved and client.changed_stages(workspace.root)):
-            pinned = _write(workspace, target, now)
+            pinned = _write(releases, target, now)
         failpoint("champion.written")
         client.add(workspace.root, target)
     return pinned
@@ -120,20 +81,19 @@ def _restore(root: Path, target: Path) -> Champion | None:
     return None
 
 
-def _write(workspace: Workspace, target: Path, now: versions.Version | None) -> Champion:
+def _write(releases: Releases, target: Path, now: Version | None) -> Champion:
     if now is None:
         pinned = Champion()
         with publish(target, replace=True) as work:
             _write_card(work, pinned)
         return pinned
-    git = repository(workspace)
-    about = reports(git, now.commit)
+    about = reports(releases.git, now.commit)
     # What it was itself compared with, and how it was exported, is of no use to its successor.
     kept = {name: about[name] for name in about if name not in ("compare", "export", "summary")}
-    with remote.clone(git, now.commit, workspace.scratch / "champion", (BUNDLE, PRETRAINED)) as tree:
-        verify(tree / BUNDLE)
+    clone = releases.workspace.scratch / "champion"
+    with remote.clone(releases.git, now.commit, clone, (BUNDLE, PRETRAINED)) as tree:
         verify(tree / PRETRAINED)
-        bundle = identity(tree / BUNDLE)
+        bundle = verify(tree / BUNDLE)
         if now.bundle and bundle != now.bundle:
             raise ReleaseError(f"{now.name}: its commit says bundle {now.bundle[:12]}, its data are {bundle[:12]}")
         pinned = Champion(now.name, now.commit, bundle, kept)

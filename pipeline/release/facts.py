@@ -3,14 +3,15 @@
 Nothing here depends on the present state of the workspace, so it can be told again at any time, and anywhere.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 import yaml
 
 from pipeline.git import Git
-from pipeline.release import champion
 from pipeline.release.registry import Rejection
 from pipeline.release.versions import History, Version
 
@@ -44,7 +45,7 @@ def branch(bundle: str) -> str:
 
 def facts(git: Git, history: History, version: Version) -> Facts:
     """Everything that is told of a version."""
-    about = champion.reports(git, version.commit)
+    about = reports(git, version.commit)
     return Facts(
         artifact=history.artifact,
         version=version.name,
@@ -57,6 +58,17 @@ def facts(git: Git, history: History, version: Version) -> Facts:
         metrics=metrics(about),
         compare=about.get("compare", {}),
     )
+
+
+def reports(git: Git, commit: str) -> dict[str, Any]:
+    """What a commit's reports/*.json say, by name; of the validation only the images, not every expectation."""
+    found = {}
+    for path in git.listing(commit, "reports"):
+        if path.endswith(".json"):
+            found[PurePosixPath(path).stem] = json.loads(git.show(commit, path) or "{}")
+    if "validation" in found:
+        found["validation"] = {"images": found["validation"].get("images", {})}
+    return found
 
 
 def metrics(reports: Mapping[str, Any]) -> dict[str, float]:

@@ -19,13 +19,16 @@ from pathlib import Path
 from deploy.artifact import identity, verify
 from deploy.errors import ArtifactError
 from deploy.failpoint import failpoint
+from pipeline.alerts import send
 from pipeline.dvc import client, remote
 from pipeline.errors import ReleaseError
 from pipeline.git import Git
-from pipeline.release import candidate, champion, registry, versions
+from pipeline.release.candidate import CLONE, register
 from pipeline.release.champion import BUNDLE, PRETRAINED
 from pipeline.release.facts import Difference, Facts, Listing, card, difference, facts
-from pipeline.release.versions import History, Version
+from pipeline.release.registry import Registry
+from pipeline.release.releases import Releases, locked_releases, open_releases
+from pipeline.release.versions import STAGE, History, Version
 from pipeline.workspace import Workspace
 
 PUSHED = "refs/simclr/pushed"  # the latest switch that the origin is known to have
@@ -63,27 +66,24 @@ def release(workspace: Workspace, passed: Collection[str] = ()) -> Released:
         BusyError: another process holds the workspace or the registry.
         ArtifactError: models/bundle is missing or damaged.
     """
-    root = workspace.root
-    with registry.alone(workspace, "release"), client.exclusive(root, "release"):
-        git = champion.repository(workspace)
-        verify(root / BUNDLE)
-        bundle = identity(root / BUNDLE)
-        history = champion.history(workspace, git)
-        notes: list[str] = []
+    with locked_releases(workspace, "release") as releases, client.exclusive(workspace.root, "release"):
+        bundle = verify(workspace.root / BUNDLE)
+        history = releases.history
+        notes: tuple[str, ...] = ()
         if history.of_bundle(bundle) is None:
-            _refuse_rejected(workspace, passed)
-            notes += candidate.register(workspace, git, bundle)
-            history = champion.history(workspace, git)
+            pretrained = identity(workspace.root / PRETRAINED)
+            _refuse_rejected(releases.registry, pretrained, passed)
+            history, notes = register(releases, bundle, pretrained)
+        before = history.current
         version = history.of_bundle(bundle)
         assert version is not None
-        before = history.current
         if version.name not in history.served:
-            versions.assign(git, history, version)
-            history = champion.history(workspace, git)
+            history = history.assign(releases.git, version)
         failpoint("release.assigned")
-        _push_tags(git, history)
+        _push_tags(releases.git, history)
         failpoint("release.pushed_tags")
-        return _mirror(workspace, git, history, before.name if before else None, tuple(notes))
+        _publish(releases, history, history.serving)
+        return _serve(releases, history, before, notes)
 
 
 def promote(workspace: Workspace, version: str) -> Released:
@@ -108,14 +108,14 @@ def rollback(workspace: Workspace, version: str | None = None) -> Released:
 
 def listing(workspace: Workspace) -> Listing:
     """Every version with its numbers, the one that serves, and the rejected candidates."""
-    git = champion.repository(workspace)
-    history = champion.history(workspace, git)
+    releases = open_releases(workspace)
+    history = releases.history
     current = history.current
     return Listing(
-        tuple(facts(git, history, version) for version in history.versions),
+        tuple(facts(releases.git, history, version) for version in history.versions),
         current.name if current else None,
-        registry.current(workspace),
-        tuple(registry.rejections(workspace)),
+        releases.registry.current(),
+        tuple(releases.registry.rejections()),
     )
 
 
@@ -125,25 +125,25 @@ def diff(workspace: Workspace, one: str, other: str) -> Difference:
     Raises:
         ReleaseError: there is no such version.
     """
-    git = champion.repository(workspace)
-    history = champion.history(workspace, git)
-    return difference(git, facts(git, history, history.find(one)), facts(git, history, history.find(other)))
+    releases = open_releases(workspace)
+    history = releases.history
+    before, after = (facts(releases.git, history, history.find(name)) for name in (one, other))
+    return difference(releases.git, before, after)
 
 
 def describe(workspace: Workspace, version: str) -> Facts:
-    """Everything that is told of a version.
+    """Everything that is known of a version.
 
     Raises:
         ReleaseError: there is no such version.
     """
-    git = champion.repository(workspace)
-    history = champion.history(workspace, git)
-    return facts(git, history, history.find(version))
+    releases = open_releases(workspace)
+    return facts(releases.git, releases.history, releases.history.find(version))
 
 
-def _refuse_rejected(workspace: Workspace, passed: Collection[str]) -> None:
-    """So that nobody goes around a gate by releasing alone."""
-    refused = registry.rejection(workspace, identity(workspace.root / PRETRAINED)[:12])
+def _refuse_rejected(registry: Registry, pretrained: str, passed: Collection[str]) -> None:
+    """A release alone must not get around a gate."""
+    refused = registry.rejection(pretrained[:12])
     if refused and not set(refused.gate.split(", ")) <= set(passed):
         raise ReleaseError(
             f"candidate {refused.candidate} was rejected by {refused.gate}: {refused.reason}; "
@@ -152,91 +152,69 @@ def _refuse_rejected(workspace: Workspace, passed: Collection[str]) -> None:
 
 
 def _switch(workspace: Workspace, name: str | None, purpose: str) -> Released:
-    with registry.alone(workspace, purpose):
-        git = champion.repository(workspace)
-        history = champion.history(workspace, git)
+    with locked_releases(workspace, purpose) as releases:
+        history = releases.history
         version = history.find(name) if name else history.previous()
         before = history.current
-        _publish(workspace, git, history, version)  # first: what cannot be got must not be promised by a tag
-        failpoint("release.published")
+        _publish(releases, history, version)  # first: a tag must not promise a version that cannot be had
         if before != version:
-            versions.assign(git, history, version)
-            history = champion.history(workspace, git)
+            history = history.assign(releases.git, version)
         failpoint("release.assigned")
-        done = _mirror(workspace, git, history, before.name if before else None, ())
+        done = _serve(releases, history, before, ())
         try:  # last: servers do not wait for the origin
-            _push_tags(git, history)
+            _push_tags(releases.git, history)
         except ReleaseError as error:
             note = f"the origin does not know yet ({error}); the next release tells it"
             return replace(done, notes=(note,))
         return done
 
 
-def _mirror(workspace: Workspace, git: Git, history: History, before: str | None, notes: tuple[str, ...]) -> Released:
-    """Steps 7 and 8: let the registry say what the tags say."""
-    from pipeline.params import read
-
-    version = history.current
-    assert version is not None
-    _publish(workspace, git, history, version)
-    failpoint("release.published")
-    changed = registry.current(workspace) != version.name
-    if changed:
-        registry.switch(workspace, version.name)
-    failpoint("release.switched")
-    registry.prune(workspace, read(workspace).storage.keep_releases)
-    done = Released(
-        version.name,
-        version.commit,
-        version.bundle,
-        before if before != version.name else history.before(version.name),
-        changed,
-        registry.folder(workspace),
-        notes,
-    )
-    if changed:
-        _announce(workspace, done)
-    return done
-
-
-def _publish(workspace: Workspace, git: Git, history: History, version: Version) -> None:
-    """Put a version's bundle and its record into the registry, unless they are there."""
+def _publish(releases: Releases, history: History, version: Version) -> None:
+    """Step 7: put a version's bundle and its record into the registry, unless they are there."""
+    registry = releases.registry
     if not version.bundle:
         raise ReleaseError(
             f"{version.name}: tagged by hand on {version.commit[:10]}, which no release has made; it names no bundle"
         )
-    if not registry.holds(workspace, version.name, version.bundle):
-        present = workspace.root / BUNDLE
-        if _is(present, version.bundle):
-            registry.publish_bundle(workspace, version.name, present, version.bundle)
+    if not registry.holds(version.name, version.bundle):
+        present = releases.root / BUNDLE
+        if _is_bundle(present, version.bundle):
+            registry.publish_bundle(version.name, present, version.bundle)
         else:
-            with remote.clone(git, version.commit, workspace.scratch / candidate.CLONE, (BUNDLE,)) as tree:
-                registry.publish_bundle(workspace, version.name, tree / BUNDLE, version.bundle)
-    if registry.recorded(workspace, version.name):
-        return
-    about = facts(git, history, version)
-    model_card = registry.folder(workspace) / version.name / "MODEL_CARD.md"
-    text = model_card.read_text(encoding="utf-8") if model_card.exists() else ""
-    registry.record(workspace, version.name, dict(about), card(about, text))
+            clone = releases.workspace.scratch / CLONE
+            with remote.clone(releases.git, version.commit, clone, (BUNDLE,)) as tree:
+                registry.publish_bundle(version.name, tree / BUNDLE, version.bundle)
+    if not registry.has_record(version.name):
+        about = facts(releases.git, history, version)
+        registry.record(version.name, dict(about), card(about, registry.model_card(version.name)))
+    failpoint("release.published")
 
 
-def _is(directory: Path, bundle: str) -> bool:
+def _serve(releases: Releases, history: History, before: Version | None, notes: tuple[str, ...]) -> Released:
+    """Step 8: let the registry's CURRENT say what the tags say; the bundle is there."""
+    version, registry = history.serving, releases.registry
+    changed = registry.current() != version.name
+    if changed:
+        registry.switch(version.name)
+    failpoint("release.switched")
+    registry.prune(releases.params.storage.keep_releases)
+    replaced = before.name if before and before != version else history.before(version.name)
+    done = Released(version.name, version.commit, version.bundle, replaced, changed, registry.root, notes)
+    if changed:
+        send(releases.workspace, "champion_changed", f"{done.version} serves", str(done))
+    return done
+
+
+def _is_bundle(directory: Path, bundle: str) -> bool:
     try:
-        verify(directory)
+        return verify(directory) == bundle
     except ArtifactError:
         return False
-    return identity(directory) == bundle
 
 
 def _push_tags(git: Git, history: History) -> None:
     """Tell the origin, if there is one, everything that it does not know; also what an earlier attempt could not."""
-    newest = git.reference(f"refs/tags/{history.artifact}#{versions.STAGE}#{history.switches}")
+    newest = git.reference(f"refs/tags/{history.artifact}#{STAGE}#{history.switches}")
     if newest and git.has_origin() and git.reference(PUSHED) != newest:
         git.push(history.references)
         git.set_reference(PUSHED, newest)
-
-
-def _announce(workspace: Workspace, done: Released) -> None:
-    from pipeline.alerts import send
-
-    send(workspace, "champion_changed", f"{done.version} serves", str(done))

@@ -9,7 +9,7 @@ with a clock that was set back, it would name the wrong version. Here a tag is n
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from deploy.registry import VERSION
@@ -46,6 +46,12 @@ class History:
     @property
     def current(self) -> Version | None:
         return self.find(self.served[-1]) if self.served else None
+
+    @property
+    def serving(self) -> Version:
+        """The current version, where one is sure to be."""
+        assert self.current is not None
+        return self.current
 
     @property
     def next(self) -> str:
@@ -99,8 +105,31 @@ class History:
             raise ReleaseError(f"{standing[0]}: nothing served before it; name the version to serve, one of: {known}")
         return self.find(standing[-2])
 
+    def register(self, git: Git, commit: str, bundle: str) -> "History":
+        """Tag the commit, whose message names the bundle, as the next version."""
+        version = Version(self.next, commit, bundle, self._now())
+        message = f"Registering artifact {self.artifact} version {version.name}"
+        git.tag(f"{self.artifact}@{version.name}", commit, message, version.registered)
+        return replace(
+            self,
+            versions=(*self.versions, version),
+            taken=(*self.taken, version.name),
+            newest=version.registered,
+        )
 
-def read(git: Git, artifact: str) -> History:
+    def assign(self, git: Git, version: Version) -> "History":
+        """Tag this version as the one that serves from now on."""
+        name, made = f"{self.artifact}#{STAGE}#{self.switches + 1}", self._now()
+        message = f"Assigning stage {STAGE} to artifact {self.artifact} version {version.name}"
+        git.tag(name, version.commit, message, made)
+        return replace(self, served=(*self.served, version.name), switches=self.switches + 1, newest=made)
+
+    def _now(self) -> datetime:
+        """Later than every tag so far, whatever the clock says."""
+        return max(datetime.now(UTC).replace(microsecond=0), self.newest + timedelta(seconds=1))
+
+
+def read_history(git: Git, artifact: str) -> History:
     """What the tags of this repository say.
 
     Raises:
@@ -130,24 +159,6 @@ def read(git: Git, artifact: str) -> History:
         tuple(match["version"] for _, match in ours if match["version"]),
         max((tag.made for tag, _ in ours), default=datetime.fromtimestamp(0, UTC)),
     )
-
-
-def register(git: Git, history: History, commit: str) -> None:
-    """Make the commit the next version."""
-    name = history.next
-    message = f"Registering artifact {history.artifact} version {name}"
-    git.tag(f"{history.artifact}@{name}", commit, message, _now(history))
-
-
-def assign(git: Git, history: History, version: Version) -> None:
-    """Let this version serve from now on."""
-    name = f"{history.artifact}#{STAGE}#{history.switches + 1}"
-    message = f"Assigning stage {STAGE} to artifact {history.artifact} version {version.name}"
-    git.tag(name, version.commit, message, _now(history))
-
-
-def _now(history: History) -> datetime:
-    return max(datetime.now(UTC).replace(microsecond=0), history.newest + timedelta(seconds=1))
 
 
 def _order(name: str) -> tuple[int, int, int]:

@@ -17,7 +17,7 @@ from PIL import Image
 
 import deploy
 from pipeline.defs import build_definitions
-from pipeline.release import registry
+from pipeline.release.registry import open_registry
 from pipeline.release.release import rollback
 from pipeline.workspace import Workspace
 from tests.conftest import CLASSES, TINY_PARAMS, draw, encode
@@ -92,7 +92,7 @@ def test_five_batches_and_a_rollback(workspace: Workspace, instance: dg.DagsterI
     assert isinstance(request, dg.RunRequest)
     assert request.tags["simclr/reason"] == "360 new images"
     assert month.night().success, failed(instance)
-    assert (registry.versions(workspace), registry.current(workspace)) == (["v0.0.1"], "v0.0.1")
+    assert (open_registry(workspace).versions(), open_registry(workspace).current()) == (["v0.0.1"], "v0.0.1")
     first = served(workspace, golden)
     assert month.tick() == "nothing new since v0.0.1"
 
@@ -106,7 +106,7 @@ def test_five_batches_and_a_rollback(workspace: Workspace, instance: dg.DagsterI
         put(workspace, f"unlabeled/dusk/{number:02d}.png", encode(dusk(draw(number % 4, 4000 + number))))
     assert month.night().success, failed(instance)
     assert month.report("validation")["drift"]["verdict"] == "drift"  # type: ignore[index]
-    assert registry.current(workspace) == "v0.0.2"
+    assert open_registry(workspace).current() == "v0.0.2"
     second = served(workspace, golden)
     assert not np.allclose(first, second)
 
@@ -120,7 +120,7 @@ def test_five_batches_and_a_rollback(workspace: Workspace, instance: dg.DagsterI
     images = month.report("validation")["images"]
     assert images["ingested"] - images["accepted"] == 8  # type: ignore[index]
     assert images["quarantined"] == {"truncated": 8}  # type: ignore[index]
-    assert registry.current(workspace) == "v0.0.3"
+    assert open_registry(workspace).current() == "v0.0.3"
 
     # One that makes the model worse: somebody has mixed up the folders of the classes.
     for number in range(160):
@@ -129,9 +129,9 @@ def test_five_batches_and_a_rollback(workspace: Workspace, instance: dg.DagsterI
     for number in range(60):
         put(workspace, f"unlabeled/last/{number:02d}.png", encode(draw(number % 4, 7000 + number)))
     assert not month.night().success
-    assert registry.current(workspace) == "v0.0.3"
-    assert registry.versions(workspace) == ["v0.0.1", "v0.0.2", "v0.0.3"]
-    (rejected,) = registry.rejections(workspace)
+    assert open_registry(workspace).current() == "v0.0.3"
+    assert open_registry(workspace).versions() == ["v0.0.1", "v0.0.2", "v0.0.3"]
+    (rejected,) = open_registry(workspace).rejections()
     assert rejected.gate in {"probe_beats_random_init", "low_label"}  # its numbers are those of a guess
     assert "fix the cause and start `retrain`" in str(month.tick())
 

@@ -57,12 +57,10 @@ def record_rejections(monkeypatch: pytest.MonkeyPatch) -> Rejections:
     """What gates have told the registry: workspace, candidate, gate, reason, run, metrics."""
     calls: Rejections = []
 
-    def reject(
-        workspace: Workspace, candidate: str, gate: str, reason: str, run_id: str, metrics: dict[str, float]
-    ) -> None:
-        calls.append((workspace, candidate, gate, reason, run_id, metrics))
+    def open_registry(workspace: Workspace) -> SimpleNamespace:
+        return SimpleNamespace(reject=lambda *refused: calls.append((workspace, *refused)))
 
-    monkeypatch.setattr("pipeline.release.registry.reject", reject)
+    monkeypatch.setattr("pipeline.release.registry.open_registry", open_registry)
     return calls
 
 

@@ -181,7 +181,7 @@ def test_a_rejection_that_cannot_be_recorded_leaves_the_verdict(
         def refuse(*_: object) -> None:
             raise ReleaseError("registry: cannot be written")
 
-        monkeypatch.setattr("pipeline.release.registry.reject", refuse)
+        monkeypatch.setattr("pipeline.release.registry.open_registry", refuse)
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports" / "export.json").write_text(changed(EXPORT, passed=False))
     result = judge(tmp_path, "onnx_parity", {}, pretrained=False)

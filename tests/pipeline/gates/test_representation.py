@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline.gates.paired_test import images_needed, lower_bound, mcnemar_p_value
-from pipeline.release import registry
+from pipeline.release.registry import open_registry
 from pipeline.workspace import Workspace
 from tests.pipeline.gates.reports import (
     ALONE,
@@ -168,7 +168,7 @@ def test_a_fault_in_the_parameters_is_named(tmp_path: Path, gate: str, rejection
 def test_the_registry_keeps_what_was_refused(tmp_path: Path) -> None:
     result = compared(tmp_path, "representation", knn=pair(0, 200))
     assert not compared(tmp_path, "size_budget", megabytes={"candidate": 9.0, "champion": 4.0}).passed
-    (kept,) = registry.rejections(Workspace(tmp_path))
+    (kept,) = open_registry(Workspace(tmp_path)).rejections()
     assert (kept.candidate, kept.run_id) == (put_pretrained(tmp_path), RUN_ID)
     assert kept.gate == "representation, size_budget"
     assert result.description is not None

@@ -12,6 +12,7 @@ from pipeline.dvc import client
 from pipeline.errors import BusyError, DvcError
 from pipeline.release import champion
 from pipeline.release.release import release, rollback
+from pipeline.release.releases import open_releases
 from pipeline.workspace import Workspace
 from tests.pipeline.release.conftest import dvc, store
 
@@ -35,14 +36,14 @@ def test_before_the_first_release_there_is_an_empty_one(computed: Workspace) -> 
     }  # fmt: skip
     verify(target)
     assert not (target / "bundle").exists()
-    assert champion.released(computed) is None
+    assert open_releases(computed).history.current is None
 
 
 def test_it_is_a_copy_of_what_is_released_and_then_stays(third: Workspace) -> None:
     target = third.root / "models" / "champion"
     verify(target)
     card = json.loads((target / "champion.json").read_text())
-    released = champion.released(third)
+    released = open_releases(third).history.current
     assert released is not None
     assert (card["version"], card["commit"], card["bundle"]) == (released.name, released.commit, released.bundle)
     assert card["reports"].keys() == {"pretrain", "validation", "linear_eval"}

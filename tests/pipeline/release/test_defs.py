@@ -12,7 +12,7 @@ from deploy.artifact import identity
 from pipeline.defs.release import JOBS, RELEASED, PromoteConfig, RollbackConfig, champion, released_encoder
 from pipeline.defs.translator import asset_key
 from pipeline.dvc.project import read_tracked
-from pipeline.release import registry
+from pipeline.release.registry import open_registry
 from pipeline.workspace import Workspace
 from tests.pipeline.release.conftest import tags
 
@@ -89,11 +89,11 @@ def test_a_materialization_for_each_time_that_another_encoder_serves(
     assert latest.asset_materialization is not None
     assert told(latest.asset_materialization)["version"] == "v0.0.2"
     assert materialize(third, instance) == []  # a run with nothing new leaves the rollback as it is
-    assert registry.current(third) == "v0.0.2"
+    assert open_registry(third).current() == "v0.0.2"
 
     result, _ = run(third, instance, "promote", dg.RunConfig({"promote_version": PromoteConfig(version="v0.0.1")}))
     assert result.success
-    assert registry.current(third) == "v0.0.1"
+    assert open_registry(third).current() == "v0.0.1"
     for name, config in (("release_list", None), ("release_diff", {"one": "v0.0.1", "other": "v0.0.3"})):
         result, _ = run(third, instance, name, config and dg.RunConfig({"diff_releases": {"config": config}}))
         assert result.success
@@ -113,7 +113,7 @@ def test_a_gate_that_does_not_pass_blocks_and_one_that_passes_again_lets_through
     assert materialize(computed, instance, gate(False)) == []
     assert tags(computed) == []
     candidate = identity(computed.root / "models" / "pretrained")[:12]
-    registry.reject(computed, candidate, "representation", "worse", "run 1", {})
+    open_registry(computed).reject(candidate, "representation", "worse", "run 1", {})
     assert materialize(computed, instance) == []  # going around the gate
     assert materialize(computed, instance, gate(True, "another")) == []
     assert tags(computed) == []

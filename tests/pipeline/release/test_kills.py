@@ -10,8 +10,10 @@ import pytest
 
 from deploy.artifact import identity, verify
 from deploy.failpoint import VARIABLE
-from pipeline.release import champion, registry
+from pipeline.release import champion
+from pipeline.release.registry import open_registry
 from pipeline.release.release import promote, release, rollback
+from pipeline.release.releases import open_releases
 from pipeline.workspace import Workspace
 from tests.pipeline.release.conftest import ARTIFACT, compute, git, origin, store, tags
 
@@ -50,7 +52,7 @@ def check(workspace: Workspace) -> None:
     assert sorted(switches) == list(range(1, len(switches) + 1))
     for name in tags(workspace):
         assert_available(workspace, name)
-    serving = registry.current(workspace)
+    serving = open_registry(workspace).current()
     if serving:
         verify(workspace.root / "registry" / serving)
         assert f"{ARTIFACT}@{serving}" in names
@@ -71,9 +73,9 @@ def assert_available(workspace: Workspace, tag: str) -> None:
 
 def check_complete(workspace: Workspace, version: str, bundle: str) -> None:
     check(workspace)
-    current = champion.released(workspace)
+    current = open_releases(workspace).history.current
     assert current is not None
-    assert (current.name, current.bundle, registry.current(workspace)) == (version, bundle, version)
+    assert (current.name, current.bundle, open_registry(workspace).current()) == (version, bundle, version)
     assert identity(workspace.root / "registry" / version) == bundle
     assert set(git(origin(workspace), "tag").splitlines()) == set(tags(workspace))
     leftovers = [path.name for path in (workspace.root / "registry").iterdir() if ".partial-" in path.name]
@@ -118,7 +120,7 @@ def forget(workspace: Workspace, references: tuple[str, ...]) -> None:
 
 @pytest.mark.slow
 def test_a_rollback_survives_kills(released: Workspace) -> None:
-    first = champion.history(released).find("v0.0.1")
+    first = open_releases(released).history.find("v0.0.1")
     for step in ("release.published", "release.assigned", "release.switched"):
         killed(released, step, "rollback")
         check(released)

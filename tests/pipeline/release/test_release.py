@@ -12,7 +12,8 @@ from deploy.artifact import identity, verify
 from pipeline import alerts
 from pipeline.errors import DvcError, ReleaseError
 from pipeline.params import override
-from pipeline.release import candidate, registry
+from pipeline.release import candidate
+from pipeline.release.registry import open_registry
 from pipeline.release.release import listing, promote, release, rollback
 from pipeline.workspace import Workspace, executable
 from tests.pipeline.release.conftest import ARTIFACT, dvc, git, origin, store, tags
@@ -151,7 +152,7 @@ def test_a_damaged_object_in_the_remote_is_found_before_any_tag(computed: Worksp
         release(computed)
     assert tags(computed) == []
     assert git(origin(computed), "tag") == ""
-    assert registry.current(computed) is None
+    assert open_registry(computed).current() is None
     assert not (computed.scratch / candidate.CLONE).exists()
 
 
@@ -242,7 +243,7 @@ def test_a_workspace_that_has_changed_since_is_refused(computed: Workspace) -> N
 def test_a_rejected_candidate_is_released_only_after_its_gates_have_passed(computed: Workspace) -> None:
     pretrained = identity(computed.root / "models" / "pretrained")[:12]
     for gate in ("representation", "size_budget"):
-        registry.reject(computed, pretrained, gate, f"{gate} is worse", "run 1", {gate: 1.0})
+        open_registry(computed).reject(pretrained, gate, f"{gate} is worse", "run 1", {gate: 1.0})
     with pytest.raises(
         ReleaseError, match="was rejected by representation, size_budget: representation is worse; size"
     ):

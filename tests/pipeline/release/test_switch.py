@@ -15,7 +15,7 @@ from pipeline import alerts
 from pipeline.dvc import client
 from pipeline.errors import BusyError, DvcError, ReleaseError
 from pipeline.params import override
-from pipeline.release import registry
+from pipeline.release.registry import open_registry
 from pipeline.release.release import diff, listing, promote, release, rollback
 from pipeline.workspace import Workspace
 from tests.pipeline.release.conftest import ARTIFACT, compute, git, origin, store, tags
@@ -42,7 +42,7 @@ def test_rollback_within_five_seconds_while_a_training_goes_on(
 
     # The candidate of v0.0.2 still lies in models/bundle: a run that computes nothing does not bring it back.
     assert release(released).version == "v0.0.1"
-    assert registry.current(released) == "v0.0.1"
+    assert open_registry(released).current() == "v0.0.1"
     with pytest.raises(ReleaseError, match=r"v0\.0\.1: nothing served before it.*v0\.0\.1, v0\.0\.2"):
         rollback(released)
     # What comes next is numbered after the version that was rolled back, and replaces the one that serves.
@@ -57,9 +57,9 @@ def test_a_bundle_that_the_registry_no_longer_has_comes_from_the_cache_or_the_re
     released = third
     override(released, {"storage.keep_releases": "1"})
     release(released)
-    assert registry.versions(released) == ["v0.0.2", "v0.0.3"]
+    assert open_registry(released).versions() == ["v0.0.2", "v0.0.3"]
     assert promote(released, "v0.0.1").changed
-    assert registry.versions(released) == ["v0.0.1", "v0.0.3"]
+    assert open_registry(released).versions() == ["v0.0.1", "v0.0.3"]
     shutil.rmtree(released.root / ".dvc" / "cache")
     assert promote(released, "v0.0.2").changed
     assert deploy.load(released.root / "registry").info["name"] == "encoder 2"
@@ -73,13 +73,13 @@ def test_what_cannot_be_got_is_not_promised(released: Workspace) -> None:
     with pytest.raises(DvcError, match="does not give back models/bundle"):
         rollback(released)
     assert tags(released) == before
-    assert registry.current(released) == "v0.0.2"
+    assert open_registry(released).current() == "v0.0.2"
 
 
 def test_rollback_does_not_wait_for_the_origin(released: Workspace) -> None:
     shutil.move(origin(released), origin(released).with_name("away"))
     assert "the origin does not know yet" in str(rollback(released))
-    assert registry.current(released) == "v0.0.1"
+    assert open_registry(released).current() == "v0.0.1"
     shutil.move(origin(released).with_name("away"), origin(released))
     release(released)
     assert tags(released)[-1] in git(origin(released), "tag").splitlines()
@@ -107,7 +107,7 @@ def test_nothing_to_roll_back_to(computed: Workspace) -> None:
 
 
 def test_one_at_a_time(released: Workspace) -> None:
-    with registry.alone(released, "release"):
+    with open_registry(released).locked("release"):
         for action in (release, rollback):
             with pytest.raises(BusyError, match=f"busy with the release of process {os.getpid()}"):
                 action(released)
@@ -131,7 +131,7 @@ def test_one_at_a_time(released: Workspace) -> None:
 
 def test_listing_and_diff_for_people(third: Workspace) -> None:
     released = third
-    registry.reject(released, "abcabcabcabc", "representation", "kNN lost 5 points", "run 7", {})
+    open_registry(released).reject("abcabcabcabc", "representation", "kNN lost 5 points", "run 7", {})
     text = str(listing(released))
     newest, oldest = (line for line in text.splitlines() if line.lstrip("* ").startswith("v0.0."))
     assert newest.startswith("*  v0.0.2")

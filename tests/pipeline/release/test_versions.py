@@ -33,14 +33,15 @@ def commit(repository: Git, number: int) -> str:
 
 
 def register(repository: Git, number: int) -> None:
-    versions.register(repository, versions.read(repository, "encoder"), commit(repository, number))
+    versions.read_history(repository, "encoder").register(repository, commit(repository, number), "")
 
 
 def serve(repository: Git, *names: str) -> versions.History:
     for name in names:
-        history = versions.read(repository, "encoder")
-        versions.assign(repository, history, history.find(name))
-    return versions.read(repository, "encoder")
+        history = versions.read_history(repository, "encoder")
+        assigned = history.assign(repository, history.find(name))
+        assert assigned == versions.read_history(repository, "encoder")  # what it returns is what the tags say
+    return versions.read_history(repository, "encoder")
 
 
 def test_versions_and_switches_are_numbered_without_gaps(repository: Git) -> None:
@@ -88,7 +89,7 @@ def test_what_a_rollback_leads_to(repository: Git, served: list[int], expected: 
 
 def test_nothing_before(repository: Git) -> None:
     with pytest.raises(ReleaseError, match="nothing to roll back"):
-        versions.read(repository, "encoder").previous()
+        versions.read_history(repository, "encoder").previous()
     register(repository, 0)
     with pytest.raises(ReleaseError, match="nothing served before it"):
         serve(repository, "v0.0.1").previous()
@@ -99,10 +100,10 @@ def test_what_gto_withdraws_is_gone_and_its_number_taken(repository: Git) -> Non
         register(repository, number)
     serve(repository, "v0.0.1", "v0.0.2")
     repository.tag("encoder#prod!#3", commit(repository, 1), "unassigned", LATER)
-    history = versions.read(repository, "encoder")
+    history = versions.read_history(repository, "encoder")
     assert (history.served, history.switches) == (("v0.0.1",), 3)
     repository.tag("encoder@v0.0.2!", commit(repository, 1), "deregistered", LATER)
-    history = versions.read(repository, "encoder")
+    history = versions.read_history(repository, "encoder")
     assert [version.name for version in history.versions] == ["v0.0.1"]
     assert history.next == "v0.0.3"
 
@@ -120,7 +121,7 @@ def test_other_tags_are_left_alone(repository: Git) -> None:
 @pytest.mark.parametrize("name", ["", "my encoder", "a@b", "a/../b", "-x", "é"])
 def test_a_name_that_no_tag_can_have(repository: Git, name: str) -> None:
     with pytest.raises(ReleaseError, match="letters, digits"):
-        versions.read(repository, name)
+        versions.read_history(repository, name)
 
 
 def test_git_refuses_to_move_a_tag(repository: Git) -> None:

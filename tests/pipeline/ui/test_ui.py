@@ -21,7 +21,7 @@ from pipeline import workspace as workspaces
 from pipeline.config import ValidateConfig
 from pipeline.defs import build_definitions
 from pipeline.params import read
-from pipeline.release import registry
+from pipeline.release.registry import open_registry
 from pipeline.validation.expectations import expectations
 from pipeline.workspace import Workspace
 from tests.browser import Page, browser
@@ -173,7 +173,7 @@ def finished(ui: Ui) -> Ui:
 
 def test_a_run_from_the_launchpad_takes_its_settings_is_followed_live_and_releases(finished: Ui) -> None:
     assert read(finished.workspace).pretrain.temperature == 0.25
-    assert registry.current(finished.workspace) == "v0.0.1"
+    assert open_registry(finished.workspace).current() == "v0.0.1"
 
 
 def test_the_graph_shows_every_group_and_asset(finished: Ui) -> None:
