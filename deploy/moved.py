@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -42,9 +43,9 @@ def names_of(module: str) -> Callable[[str], Any]:
     package = module.rpartition(".")[0]
 
     def get(name: str) -> Any:
-        own = name.startswith("__") or f"{package}.{name}" == module
+        own = name.startswith("__") or find_spec(f"{package}.{name}") is not None  # modules of the package come first
         value = None if own else getattr(import_module(module), name, None)
-        if value is None or isinstance(value, ModuleType):  # a module that it imports may be a sibling, to be imported
+        if value is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         _warn(f"{package}.{name}", f"{module}.{name}")
         return value

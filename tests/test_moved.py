@@ -1,5 +1,6 @@
 """Old module names lead to the modules under their new names, for one version, with a warning that names them."""
 
+import subprocess
 import sys
 from importlib import import_module
 from importlib.util import find_spec
@@ -65,6 +66,13 @@ def test_a_package_with_the_name_of_a_module_still_has_its_functions(package: st
     finally:
         if taken is not None:
             import_module(package).__dict__[name] = taken
+
+
+def test_a_module_of_the_package_comes_before_a_function_of_the_same_name() -> None:
+    code = "from pipeline.cli import status; from pipeline.release import release; print(type(status), type(release))"
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split(" <") == ["<class 'module'>", "class 'module'>\n"]
 
 
 def test_an_attribute_that_never_was_is_refused() -> None:
