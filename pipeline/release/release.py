@@ -19,7 +19,7 @@ from pathlib import Path
 from deploy.artifact import identity, verify
 from deploy.errors import ArtifactError
 from deploy.failpoint import failpoint
-from pipeline.alerts import send
+from pipeline import alerts
 from pipeline.dvc import client, remote
 from pipeline.errors import ReleaseError
 from pipeline.git import Git
@@ -201,7 +201,7 @@ def _serve(releases: Releases, history: History, before: Version | None, notes: 
     replaced = before.name if before and before != version else history.before(version.name)
     done = Released(version.name, version.commit, version.bundle, replaced, changed, registry.root, notes)
     if changed:
-        send(releases.workspace, "champion_changed", f"{done.version} serves", str(done))
+        alerts.send(releases.workspace, "champion_changed", f"{done.version} serves", str(done))
     return done
 
 

@@ -53,7 +53,8 @@ def persistent() -> Iterator[dg.DagsterInstance]:
 def released(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The champion, for the tests to set."""
     champion = SimpleNamespace(current=None)
-    monkeypatch.setattr("pipeline.release.champion.released", lambda workspace: champion.current)
+    releases = SimpleNamespace(history=champion)
+    monkeypatch.setattr("pipeline.release.releases.open_releases", lambda workspace: releases)
     return champion
 
 

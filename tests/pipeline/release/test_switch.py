@@ -115,7 +115,7 @@ def test_one_at_a_time(released: Workspace) -> None:
         release(released)
     code = (
         "import sys, pathlib, pipeline.release.registry as r, pipeline.workspace as w\n"
-        "with r.alone(w.Workspace(pathlib.Path(sys.argv[1])), 'release'): print(flush=True); input()"
+        "with r.open_registry(w.Workspace(pathlib.Path(sys.argv[1]))).locked('release'): print(flush=True); input()"
     )
     holder = subprocess.Popen(
         [sys.executable, "-c", code, str(released.root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
