@@ -6,7 +6,7 @@ keep_old_names(
     "pipeline",
     {
         "cli": "quarantine_cli:quarantine release_cli:release status demo summary",
-        "gates": "paired_test",
+        "gates": "paired_test:paired_comparison",
         "ingest": "sources stamps raw",
         "maintenance": "doctor fsck integrity storage",
         "release": "candidate champion registry versions release_facts:facts",

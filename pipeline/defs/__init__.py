@@ -4,8 +4,7 @@ import dagster as dg
 
 from pipeline.defs import release
 from pipeline.defs.alerts import build_alerts
-from pipeline.defs.checks import GATES
-from pipeline.defs.drift import embedding_drift
+from pipeline.defs.checks import GATES, drift_check
 from pipeline.defs.expectations import expectation_checks
 from pipeline.defs.raw_images import raw_images
 from pipeline.defs.release import champion, released_encoder
@@ -43,7 +42,7 @@ def build_definitions(workspace: Workspace) -> dg.Definitions:
         ],
         asset_checks=[
             gate
-            for gate in (*GATES, expectation_checks, embedding_drift)
+            for gate in (*GATES, expectation_checks, drift_check)
             if all(check.asset_key in results for check in gate.check_keys)
         ],
         jobs=[retrain, *release.JOBS],

@@ -1,93 +1,90 @@
-"""The gates between the stages, in the order in which a candidate meets them; those against the champion come last."""
+"""The gates as Dagster checks, in the order in which a candidate meets them; those against the champion come last.
 
-from statistics import fmean
+Each is a check of its own rather than part of a stage, so that it can be repeated without computing anything, and also
+holds when DVC skips the stage.
+"""
+
+import inspect
 
 import dagster as dg
 
-from pipeline.gates.champion import latency_budget, low_label, old_index, representation, size_budget
-from pipeline.gates.evidence import Evidence, gate
+from deploy.artifact import identity
+from deploy.errors import DeployError
+from pipeline.defs.translator import POOL, asset_key
+from pipeline.errors import PipelineError
+from pipeline.gates.champion import low_label, old_index, representation
+from pipeline.gates.costs import latency_budget, size_budget
+from pipeline.gates.data_contract import data_contract
+from pipeline.gates.evidence import COMPARISON, Evidence
+from pipeline.gates.stages import EMBEDDING_DRIFT, embedding_drift, not_collapsed, onnx_parity, probe_beats_random_init
+from pipeline.gates.verdict import Gate, Verdict, judge
+from pipeline.release import registry
+from pipeline.workspace import Workspace
+
+SEVERITIES = {"error": dg.AssetCheckSeverity.ERROR, "warning": dg.AssetCheckSeverity.WARN}
 
 
-@gate("data/manifest", rejects=False)
-def data_contract(evidence: Evidence) -> dg.AssetCheckResult:
-    """Every critical Great Expectations expectation holds for the images that were accepted."""
-    report = evidence.report("reports/validation.json")
-    broken = [one for one in report["expectations"] if not one["success"]]
-    accepted, quarantined = report["images"]["accepted"], report["images"]["quarantined"]
-    parts = [f"{accepted} images accepted, {sum(quarantined.values())} quarantined"]
-    parts += [f"{one['severity']} {one['name']}: {one['observed']}, allowed {one['threshold']}" for one in broken]
+def check_result(
+    verdict: Verdict, asset_key: dg.AssetKey | None = None, check_name: str | None = None
+) -> dg.AssetCheckResult:
+    """A verdict in Dagster's terms; a check of several at once has to say which of them it is about."""
     return dg.AssetCheckResult(
-        passed=bool(report["passed"]),
-        description="; ".join(parts),
-        metadata={
-            "accepted": accepted,
-            "quarantined": dg.MetadataValue.json(quarantined),
-            "broken": dg.MetadataValue.json(broken),
-        },
+        passed=verdict.passed,
+        asset_key=asset_key,
+        check_name=check_name,
+        severity=SEVERITIES[verdict.severity],
+        description=verdict.description,
+        metadata=verdict.numbers,
     )
 
 
-@gate("models/pretrained")
-def not_collapsed(evidence: Evidence) -> dg.AssetCheckResult:
-    """The loss stayed finite, and the features of different images differ."""
-    report = evidence.report("reports/pretrain.json")
-    rank, deviation = report["effective_rank"], report["feature_std"]
-    shape = f"effective rank {rank}, feature standard deviation {deviation}"
-    if not report["finite"]:
-        description = "the loss did not stay finite; lower the learning rate or turn mixed precision off"
-    elif report["collapsed"]:
-        description = (
-            f"all images have nearly the same features, {shape}; lower the learning rate or raise the batch size"
-        )
-    else:
-        description = f"loss {report['loss_first']} → {report['loss_last']}, chance is {report['loss_chance']}; {shape}"
-    return dg.AssetCheckResult(
-        passed=bool(report["finite"]) and not report["collapsed"],
-        description=description,
-        metadata={"effective_rank": rank, "feature_std": deviation},
-    )
+def blocking_check(asset: str, gate: Gate, rejects: bool = True) -> dg.AssetChecksDefinition:
+    """Make a blocking check of the asset at this path out of a gate, whose docstring is what the UI says of it.
 
-
-@gate("models/probe")
-def probe_beats_random_init(evidence: Evidence) -> dg.AssetCheckResult:
-    """A linear probe on the features classifies better than one on the features of the same network before training.
-
-    Compared is the mean over the label fractions, steadier than any one of them. Without labels there is nothing to
-    compare, and the check passes.
+    With ``rejects``, a verdict against the candidate is recorded in the registry.
     """
-    report = evidence.report("reports/linear_eval.json")
-    ours, random = (report[encoder]["linear_top1"] for encoder in ("simclr", "random_init"))
-    fractions = [fraction for fraction in ours if ours[fraction] is not None and random[fraction] is not None]
-    if not fractions:
-        return dg.AssetCheckResult(passed=True, description=f"nothing to compare: {report['reason']}")
-    trained, untrained = (fmean(top1[fraction] for fraction in fractions) for top1 in (ours, random))
-    return dg.AssetCheckResult(
-        passed=trained > untrained,
-        description=f"mean top-1 {trained:.2f} % against {untrained:.2f} % of random init",
-        metadata={"simclr": trained, "random_init": untrained, "gain": trained - untrained},
-    )
+    name = gate.__name__
+
+    @dg.asset_check(name=name, asset=asset_key(asset), description=inspect.getdoc(gate), blocking=True, pool=POOL)
+    def check(context: dg.AssetCheckExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.AssetCheckResult:
+        verdict = judge(gate, Evidence(workspace))
+        if rejects and verdict.judged and not verdict.passed:
+            _reject(context, workspace, name, verdict)
+        context.log.info(f"{name}: {'passed' if verdict.passed else 'FAILED'}, {verdict.description}")
+        return check_result(verdict)
+
+    return check
 
 
-@gate("models/bundle")
-def onnx_parity(evidence: Evidence) -> dg.AssetCheckResult:
-    """onnxruntime gives the embeddings that PyTorch gives."""
-    report = evidence.report("reports/export.json")
-    cosine, difference, images = report["cosine_min"], report["max_abs"], report["images"]
-    return dg.AssetCheckResult(
-        passed=bool(report["passed"]),
-        description=f"lowest cosine {cosine}, largest difference {difference} on {images} images",
-        metadata={"cosine_min": cosine, "max_abs": difference, "images": images},
-    )
+@dg.asset_check(
+    name="embedding_drift",
+    asset=asset_key(EMBEDDING_DRIFT),
+    description=inspect.getdoc(embedding_drift),
+    pool=POOL,
+)
+def drift_check(workspace: dg.ResourceParam[Workspace]) -> dg.AssetCheckResult:
+    """A warning with every effect beside its threshold; before the first release there is nothing to judge."""
+    return check_result(embedding_drift(Evidence(workspace)))
 
 
 GATES = (
-    data_contract,
-    not_collapsed,
-    probe_beats_random_init,
-    onnx_parity,
-    representation,
-    low_label,
-    latency_budget,
-    size_budget,
-    old_index,
+    blocking_check("data/manifest", data_contract, rejects=False),
+    blocking_check("models/pretrained", not_collapsed),
+    blocking_check("models/probe", probe_beats_random_init),
+    blocking_check("models/bundle", onnx_parity),
+    blocking_check(COMPARISON, representation),
+    blocking_check(COMPARISON, low_label),
+    blocking_check(COMPARISON, latency_budget),
+    blocking_check(COMPARISON, size_budget),
+    blocking_check(COMPARISON, old_index),
 )
+
+
+def _reject(context: dg.AssetCheckExecutionContext, workspace: Workspace, gate: str, verdict: Verdict) -> None:
+    """Record the verdict. If that fails, the gate still blocks, and the log says that the record is missing."""
+    metrics = {name: value for name, value in verdict.numbers.items() if isinstance(value, int | float)}
+    try:
+        candidate = identity(workspace.root / "models" / "pretrained")[:12]
+        registry.open_registry(workspace).reject(candidate, gate, verdict.description, context.run.run_id, metrics)
+    except (DeployError, PipelineError, OSError) as error:
+        context.log.error(f"{gate}: the rejection could not be recorded: {error}")

@@ -1,28 +1,17 @@
-"""One check of data/manifest for each expectation of the data contract: what the stage ``validate`` has seen of it.
-
-A critical expectation that does not hold is an ERROR and blocks what follows, a warning is a WARN, an info passes and
-tells. One that could not be evaluated, or that the report does not have, is an ERROR whatever its severity. Whether the
-pipeline may go on as a whole is for ``checks.data_contract`` to say.
-"""
+"""One check of data/manifest for each expectation of the data contract: what the stage ``validate`` has seen of it."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import dagster as dg
 
-from pipeline.config import ValidateConfig
+from pipeline.defs.checks import check_result
 from pipeline.defs.translator import POOL, asset_key
+from pipeline.gates import data_contract
+from pipeline.gates.data_contract import RULES
 from pipeline.gates.evidence import Evidence
-from pipeline.validation.expectations import Expectation, expectations
 from pipeline.workspace import Workspace
 
 MANIFEST = asset_key("data/manifest")
-REPORT = "reports/validation.json"
-RULES = expectations(ValidateConfig())
-"""Of these only what no parameter changes is used; thresholds are those of the report."""
-
-AGAIN = "run the stage validate again"
-UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
 
 
 @dg.multi_asset_check(
@@ -37,73 +26,17 @@ UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
 def expectation_checks(
     context: dg.AssetCheckExecutionContext, workspace: dg.ResourceParam[Workspace]
 ) -> Iterator[dg.AssetCheckResult]:
-    """All of them at once. Dagster goes on without a check that says nothing, so each says something at any rate."""
-    results = [_failed(rule, "was not looked at; see the error of this step") for rule in RULES]
+    """All of them at once. Dagster silently skips a check that yields no result, so each yields one in any case."""
+    verdicts = data_contract.all_failed("was not looked at; see the error of this step")
     try:
-        results = _judge(Evidence(workspace))
+        verdicts = data_contract.judge_expectations(Evidence(workspace))
     finally:
-        broken = [result.check_name for result in results if not result.passed]
-        context.log.info(f"expectations: {len(results) - len(broken)} of {len(results)} hold{_listed(broken)}")
-        yield from results
+        broken = [name for name, verdict in verdicts.items() if not verdict.passed]
+        context.log.info(f"expectations: {len(verdicts) - len(broken)} of {len(verdicts)} hold{_listed(broken)}")
+        for name, verdict in verdicts.items():
+            yield check_result(verdict, MANIFEST, name)
 
 
-def _judge(evidence: Evidence) -> list[dg.AssetCheckResult]:
-    try:
-        outcomes = {outcome["name"]: outcome for outcome in evidence.report(REPORT)["expectations"]}
-    except FileNotFoundError:
-        return [_failed(rule, f"{REPORT} does not exist; run the stage that writes it") for rule in RULES]
-    except UNREADABLE as error:
-        return [_failed(rule, f"{REPORT} cannot be read: {error!r}; {AGAIN}") for rule in RULES]
-    return [_result(rule, outcomes.get(rule.name)) for rule in RULES]
-
-
-def _result(rule: Expectation, outcome: Any) -> dg.AssetCheckResult:
-    if outcome is None:
-        return _failed(rule, f"{REPORT} says nothing about it; {AGAIN}")
-    try:
-        return _told(rule, outcome)
-    except UNREADABLE as error:
-        return _failed(rule, f"{REPORT} lacks what this check needs: {error!r}; {AGAIN}")
-
-
-def _told(rule: Expectation, outcome: dict[str, Any]) -> dg.AssetCheckResult:
-    observed, threshold, count = outcome["observed"], outcome["threshold"], outcome["unexpected_count"]
-    holds, samples = outcome["success"] is True, list(outcome["sample_ids"])
-    metadata = {
-        "holds": holds,
-        "observed": observed,
-        "threshold": threshold,
-        "unexpected_count": count,
-        "sample_ids": dg.MetadataValue.json(samples),
-        "severity": rule.severity,
-        "suite": rule.suite,
-        "table": rule.table,
-        "type": rule.type,
-    }
-    if outcome["error"]:
-        return _failed(rule, f"could not be evaluated: {outcome['error']}", metadata)
-    against = f"; {count} against it" if count else ""
-    return dg.AssetCheckResult(
-        check_name=rule.name,
-        asset_key=MANIFEST,
-        passed=holds or rule.severity == "info",
-        severity=dg.AssetCheckSeverity.ERROR if rule.severity == "critical" else dg.AssetCheckSeverity.WARN,
-        description=f"{'holds' if holds else 'does not hold'}: {observed}, asked for {threshold}{against}",
-        metadata=metadata,
-    )
-
-
-def _failed(rule: Expectation, description: str, metadata: dict[str, Any] | None = None) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(
-        check_name=rule.name,
-        asset_key=MANIFEST,
-        passed=False,
-        severity=dg.AssetCheckSeverity.ERROR,
-        description=description,
-        metadata=metadata or {"severity": rule.severity, "suite": rule.suite, "type": rule.type},
-    )
-
-
-def _listed(names: list[Any]) -> str:
+def _listed(names: list[str]) -> str:
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return f", but not {', '.join(names[:5])}{more}" if names else ""

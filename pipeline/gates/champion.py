@@ -1,28 +1,16 @@
-"""The gates before a release: is the candidate worth taking the champion's place?
+"""The gates on what the candidate gives: is it as good as the champion whose place it would take?
 
-Thresholds are those of the block ``gates`` in params.yaml at the time of the check. Everything judged is committed
-JSON, but for the latency: a fact of this machine, measured here when it is not known of these very bundles.
+Thresholds are those of the block ``gates`` in params.yaml at the time of the check. What is judged is committed JSON.
 """
 
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import dagster as dg
+from pipeline.config import GatesConfig
+from pipeline.gates.evidence import COMPARISON, Evidence, Report
+from pipeline.gates.paired_comparison import images_needed, lower_bound, mcnemar_p_value
+from pipeline.gates.verdict import Verdict
 
-from pipeline.errors import StageFailedError
-from pipeline.gates.evidence import Evidence, Report, gate
-from pipeline.gates.paired_test import images_needed, lower_bound, mcnemar_p_value
-from pipeline.workspace import Workspace
-
-if TYPE_CHECKING:
-    from pipeline.config import GatesConfig
-
-COMPARISON = "reports/compare.json"
-LATENCY = ".simclr/timings/latency.json"
-LATENCY_SECONDS = 600.0  # for some 200 inferences
 CLASSIFIERS = {"knn": "kNN", "probe": "linear probe"}
 
 
@@ -39,17 +27,16 @@ class Paired:
     images_needed: int | None  # to rule the loss out if both are equally good
 
 
-@gate(COMPARISON)
-def representation(evidence: Evidence) -> dg.AssetCheckResult:
+def representation(evidence: Evidence) -> Verdict:
     """Neither kNN nor a linear probe on the served embeddings loses more to the champion than is allowed.
 
     A loss of `gates.max_loss` points has to be ruled out with `gates.confidence`, by a paired test on the same test
     images. With `release_if: better`, one of the two has to be better beyond chance as well. Without a champion, or
     without labels, there is nothing to compare, and the check passes.
     """
-    limits, report = evidence.limits(), evidence.report(COMPARISON)
+    limits, report = evidence.limits, evidence.report(COMPARISON)
     if report["reason"]:
-        return dg.AssetCheckResult(passed=True, description=f"nothing to compare: {report['reason']}")
+        return Verdict(passed=True, description=f"nothing to compare: {report['reason']}")
     images = report["test_images"]
     pairs = {name: _paired(title, report[name], images, limits) for name, title in CLASSIFIERS.items()}
     lost = [pair for pair in pairs.values() if not pair.bound > -limits.max_loss]
@@ -68,27 +55,26 @@ def representation(evidence: Evidence) -> dg.AssetCheckResult:
     if limits.release_if == "better":
         p_values = " and ".join(f"{pair.p_value:.2g}" for pair in pairs.values())
         parts.append(f"McNemar p {p_values}, one of them must be at most {significance:.3g}")
-    metadata: dict[str, Any] = {"test_images": images, "max_loss": limits.max_loss, "confidence": limits.confidence}
+    numbers: dict[str, Any] = {"test_images": images, "max_loss": limits.max_loss, "confidence": limits.confidence}
     for name, pair in pairs.items():
-        metadata |= {f"{name}/{key}": getattr(pair, key) for key in ("candidate", "champion", "difference", "bound")}
-        metadata[f"{name}/p_value"] = pair.p_value
+        numbers |= {f"{name}/{key}": getattr(pair, key) for key in ("candidate", "champion", "difference", "bound")}
+        numbers[f"{name}/p_value"] = pair.p_value
     passed = not lost and (gained or limits.release_if == "not_worse")
-    return dg.AssetCheckResult(passed=passed, description="; ".join(parts), metadata=metadata)
+    return Verdict(passed=passed, description="; ".join(parts), numbers=numbers)
 
 
-@gate(COMPARISON)
-def low_label(evidence: Evidence) -> dg.AssetCheckResult:
+def low_label(evidence: Evidence) -> Verdict:
     """Fine-tuned on few labels, the candidate is not below training from scratch, and loses little to the champion.
 
     Below means beyond the 95 % intervals of both means; to the champion's own result, `gates.max_low_label_loss`
     points are allowed besides. Without labels there is nothing to compare, and the check passes.
     """
-    allowed = evidence.limits().max_low_label_loss
+    allowed = evidence.limits.max_low_label_loss
     champion = evidence.report("models/champion/champion.json")
     known: dict[str, Report] = {} if champion["version"] is None else champion["reports"]
     released = {name: _interval(one, "") for name, one in known.items() if name.startswith("finetune-")}
     parts: list[str] = []
-    metadata: dict[str, float] = {}
+    numbers: dict[str, float] = {}
     passed = True
     for report in evidence.reports("reports/finetune-*.json"):
         fraction, labels = report["fraction"], report["labels"]
@@ -100,72 +86,42 @@ def low_label(evidence: Evidence) -> dg.AssetCheckResult:
         top1, high = ours[0], sum(ours)
         passed = passed and high >= scratch[0] - scratch[1]
         part = f"{top1:.2f} ± {ours[1]:.2f} % with {labels} labels, from scratch {scratch[0]:.2f} ± {scratch[1]:.2f} %"
-        metadata |= {f"{fraction}/top1": top1, f"{fraction}/scratch": scratch[0]}
+        numbers |= {f"{fraction}/top1": top1, f"{fraction}/scratch": scratch[0]}
         if theirs is not None:
             passed = passed and high >= theirs[0] - theirs[1] - allowed
             part += f", {champion['version']} {theirs[0]:.2f} ± {theirs[1]:.2f} % (may lose {allowed:g} points)"
-            metadata[f"{fraction}/champion"] = theirs[0]
+            numbers[f"{fraction}/champion"] = theirs[0]
         parts.append(part)
-    return dg.AssetCheckResult(passed=passed, description="; ".join(parts), metadata=metadata)
+    return Verdict(passed=passed, description="; ".join(parts), numbers=numbers)
 
 
-@gate(COMPARISON)
-def latency_budget(evidence: Evidence) -> dg.AssetCheckResult:
-    """One image takes no longer than allowed, alone and beside the champion, measured in turns on this machine.
-
-    A measurement that does not pass is taken again, once: the machine may have been busy.
-    """
-    limits = evidence.limits()
-
-    def judged(timing: Report) -> dg.AssetCheckResult:
-        champion = float(timing["champion_p50_ms"]) if timing["champion"] else None
-        what = f"one image on one thread, median of {timing['rounds']}"
-        return _budget(
-            timing["p50_ms"], champion, limits.max_latency_milliseconds, limits.max_latency_ratio, "ms", what
-        )
-
-    known = _known_latency(evidence)
-    first = judged(known or _measured_latency(evidence))
-    return first if first.passed else judged(_measured_latency(evidence))
-
-
-@gate(COMPARISON)
-def size_budget(evidence: Evidence) -> dg.AssetCheckResult:
-    """The ONNX file is no larger than allowed, by itself and beside the champion's."""
-    limits, report = evidence.limits(), evidence.report(COMPARISON)
-    megabytes = report["megabytes"]
-    champion = float(megabytes["champion"]) if report["champion"] else None
-    return _budget(megabytes["candidate"], champion, limits.max_megabytes, limits.max_size_ratio, "MB", "ONNX file")
-
-
-@gate(COMPARISON)
-def old_index(evidence: Evidence) -> dg.AssetCheckResult:
+def old_index(evidence: Evidence) -> Verdict:
     """Whether an index of the champion's embeddings still answers when the candidate's are asked.
 
     With `gates.old_index: report` it is only said; with `require`, an answer that is worse by more than
     `gates.max_old_index_loss` points, or that cannot be had, does not pass. Without a champion there is no old index.
     """
-    limits, report = evidence.limits(), evidence.report(COMPARISON)
+    limits, report = evidence.limits, evidence.report(COMPARISON)
     index, champion, required = report["old_index"], report["champion"], limits.old_index == "require"
     if champion is None:
-        return dg.AssetCheckResult(passed=True, description=f"no old index: {report['reason']}")
+        return Verdict(passed=True, description=f"no old index: {report['reason']}")
     if not index["comparable"]:
         why = report["reason"] or "their vectors have different lengths"
         description = f"the candidate cannot be asked in the index of {champion}: {why}; embed everything again"
-        return dg.AssetCheckResult(passed=not required, description=description)
+        return Verdict(passed=not required, description=description)
     old, new, same = index["old_queries"], index["new_queries"], index["same_neighbour"]
     answers = old - new <= limits.max_old_index_loss
     advice = "the index can stay" if answers else "embed everything again"
-    return dg.AssetCheckResult(
+    return Verdict(
         passed=answers or not required,
         description=f"kNN in the index of {champion}: {old:.2f} % with its own queries, {new:.2f} % with the "
         f"candidate's, {limits.max_old_index_loss:g} points may be lost{'' if required else ' (reported only)'}; "
         f"{same:.2f} % of {report['test_images']} test images keep their nearest neighbour; {advice}",
-        metadata={"old_queries": old, "new_queries": new, "same_neighbour": same},
+        numbers={"old_queries": old, "new_queries": new, "same_neighbour": same},
     )
 
 
-def _paired(title: str, counts: Report, images: int, limits: "GatesConfig") -> Paired:
+def _paired(title: str, counts: Report, images: int, limits: GatesConfig) -> Paired:
     won, lost, max_loss = counts["candidate_only"], counts["champion_only"], limits.max_loss / 100
     bound = lower_bound(images, won, lost, limits.confidence)
     return Paired(
@@ -183,66 +139,3 @@ def _interval(report: Report, prefix: str) -> tuple[float, float] | None:
     """Mean top-1 and half the width of its interval, 0 for a single seed; None without labels."""
     top1, width = report[f"{prefix}top1"], report[f"{prefix}ci95"]
     return None if top1 is None else (float(top1), float(width or 0))
-
-
-def _budget(
-    given: float, champion: float | None, most: float | None, ratio: float, unit: str, what: str
-) -> dg.AssetCheckResult:
-    """Hold a cost against what it may be, and against the champion's; every limit that applies is named."""
-    passed, parts, metadata = True, [f"{given:.4g} {unit} ({what})"], {unit: given}
-    if most is not None:
-        passed = given <= most
-        parts.append(f"at most {most:g} {unit} allowed")
-    if champion is not None:
-        passed = passed and given <= ratio * champion
-        parts.append(f"the champion's {champion:.4g} {unit}, {ratio:g} times as much allowed")
-        metadata[f"champion_{unit}"] = champion
-    if len(parts) == 1:
-        parts.append("no champion and no limit to hold it against")
-    return dg.AssetCheckResult(passed=passed, description="; ".join(parts), metadata=metadata)
-
-
-def _known_latency(evidence: Evidence) -> Report | None:
-    """What was measured on this machine, if it was of the two bundles at hand."""
-    try:
-        timing = evidence.report(LATENCY)
-        return timing if (timing["bundle"], timing["champion"]) == _bundles(evidence.workspace) else None
-    except (FileNotFoundError, ValueError, LookupError, TypeError):
-        return None
-
-
-def _measured_latency(evidence: Evidence) -> Report:
-    """Measure now, in a process of its own: nothing here may load onnxruntime.
-
-    Raises:
-        StageFailedError: it could not be measured.
-    """
-    command = [sys.executable, "-m", "simclr_core", "latency"]
-    environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # what is installed, not what lies in the workspace
-    try:
-        done = subprocess.run(
-            command,
-            cwd=evidence.workspace.root,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=LATENCY_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        raise StageFailedError(
-            f"latency: not measured within {LATENCY_SECONDS:g} s; try again when the machine is free"
-        ) from None
-    if done.returncode != 0:
-        said = done.stderr.strip().rpartition("\n")[2].removeprefix("error: ") or f"exit code {done.returncode}"
-        raise StageFailedError(f"latency: could not be measured: {said}")
-    return evidence.report(LATENCY)
-
-
-def _bundles(workspace: Workspace) -> tuple[str, str | None]:
-    """The ids of the candidate's and the champion's bundle."""
-    from deploy.artifact import identity
-
-    models = workspace.root / "models"
-    champion = models / "champion" / "bundle"
-    return identity(models / "bundle"), identity(champion) if champion.exists() else None

@@ -7,8 +7,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from pipeline.defs.drift import REPORT, embedding_drift
+from pipeline.defs.checks import drift_check
 from pipeline.defs.translator import asset_key
+from pipeline.gates.stages import EMBEDDING_DRIFT as REPORT
 from pipeline.workspace import Workspace
 
 NOT_JUDGED: dict[str, Any] = {
@@ -35,14 +36,14 @@ def asked(folder: Path, text: str | None) -> dg.AssetCheckResult:
     if text is not None:
         (folder / REPORT).parent.mkdir(parents=True, exist_ok=True)
         (folder / REPORT).write_text(text, encoding="utf-8")
-    result = embedding_drift(workspace=Workspace(folder))
+    result = drift_check(workspace=Workspace(folder))
     assert isinstance(result, dg.AssetCheckResult)
     assert result.severity == dg.AssetCheckSeverity.WARN
     return result
 
 
 def test_it_warns_about_the_asset_of_its_stage_and_does_not_block() -> None:
-    (spec,) = embedding_drift.check_specs
+    (spec,) = drift_check.check_specs
     assert (spec.name, spec.asset_key, spec.blocking) == ("embedding_drift", asset_key(REPORT), False)
     assert spec.description
 

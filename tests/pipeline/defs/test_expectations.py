@@ -7,9 +7,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from pipeline.defs.expectations import MANIFEST, RULES, expectation_checks
+from pipeline.defs.expectations import MANIFEST, expectation_checks
 from pipeline.defs.translator import asset_key
 from pipeline.errors import StageFailedError
+from pipeline.gates.data_contract import RULES
 from pipeline.run import run
 from pipeline.runs.instance import opened
 from pipeline.workspace import Workspace
@@ -142,7 +143,7 @@ def test_an_error_that_nobody_foresaw_leaves_no_check_without_a_word(
     def fail(*_: object) -> None:
         raise RuntimeError("no luck")
 
-    monkeypatch.setattr("pipeline.defs.expectations._judge", fail)
+    monkeypatch.setattr("pipeline.gates.data_contract.judge_expectations", fail)
     assert computed(tmp_path) == ["manifest"]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deploy.artifact import identity, publish
-from pipeline.gates import champion as champion_gates
+from pipeline.gates import costs
 from simclr_core.evaluation import compare
 from tests.conftest import write_prepared
 from tests.pipeline.gates.reports import LATENCY, Rejections, judge, put_params, record_rejections
@@ -61,7 +61,7 @@ def measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Measure:
                 (tmp_path / LATENCY).write_text(left.pop(0))
             return subprocess.CompletedProcess(command, code, "", stderr)
 
-        monkeypatch.setattr(champion_gates.subprocess, "run", started)
+        monkeypatch.setattr(costs.subprocess, "run", started)
         return calls
 
     return prepare
@@ -186,7 +186,7 @@ def test_a_machine_that_hangs(
     def hang(command: list[str], **options: Any) -> None:
         raise subprocess.TimeoutExpired(command, options["timeout"])
 
-    monkeypatch.setattr(champion_gates.subprocess, "run", hang)
+    monkeypatch.setattr(costs.subprocess, "run", hang)
     result = judge(tmp_path, "latency_budget", {})
     assert not result.passed
     assert "not measured within 600 s" in result.description

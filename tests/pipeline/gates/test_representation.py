@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.gates.paired_test import images_needed, lower_bound, mcnemar_p_value
+from pipeline.gates.paired_comparison import images_needed, lower_bound, mcnemar_p_value
 from pipeline.release.registry import open_registry
 from pipeline.workspace import Workspace
 from tests.pipeline.gates.reports import (

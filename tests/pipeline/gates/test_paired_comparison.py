@@ -9,7 +9,7 @@ from itertools import product
 
 import pytest
 
-from pipeline.gates.paired_test import images_needed, lower_bound, mcnemar_p_value
+from pipeline.gates.paired_comparison import images_needed, lower_bound, mcnemar_p_value
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_counts_that_cannot_be_are_refused(images: int, won: int, lost: int) -> 
 
 
 def test_it_needs_the_standard_library_alone() -> None:
-    program = "import pipeline.gates.paired_test, sys; print(*sys.modules)"
+    program = "import pipeline.gates.paired_comparison, sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert not {"numpy", "scipy", "pyarrow", "torch", "dagster"} & set(done.stdout.split())
 

@@ -1,0 +1,103 @@
+"""What the candidate costs whoever serves it: milliseconds and megabytes, by themselves and beside the champion's.
+
+The latency is a fact of this machine, measured here when it is not known of these very bundles.
+"""
+
+import os
+import subprocess
+import sys
+
+from deploy.artifact import identity
+from pipeline.errors import StageFailedError
+from pipeline.gates.evidence import COMPARISON, Evidence, Report
+from pipeline.gates.verdict import Verdict
+from pipeline.workspace import Workspace
+
+LATENCY = ".simclr/timings/latency.json"
+LATENCY_SECONDS = 600.0  # for some 200 inferences
+
+
+def latency_budget(evidence: Evidence) -> Verdict:
+    """One image takes no longer than allowed, alone and beside the champion, measured in turns on this machine.
+
+    A measurement that does not pass is taken again, once: the machine may have been busy.
+    """
+    limits = evidence.limits
+
+    def judged(timing: Report) -> Verdict:
+        champion = float(timing["champion_p50_ms"]) if timing["champion"] else None
+        what = f"one image on one thread, median of {timing['rounds']}"
+        return _budget(
+            timing["p50_ms"], champion, limits.max_latency_milliseconds, limits.max_latency_ratio, "ms", what
+        )
+
+    known = _known_latency(evidence)
+    first = judged(known or _measured_latency(evidence))
+    return first if first.passed else judged(_measured_latency(evidence))
+
+
+def size_budget(evidence: Evidence) -> Verdict:
+    """The ONNX file is no larger than allowed, by itself and beside the champion's."""
+    limits, report = evidence.limits, evidence.report(COMPARISON)
+    megabytes = report["megabytes"]
+    champion = float(megabytes["champion"]) if report["champion"] else None
+    return _budget(megabytes["candidate"], champion, limits.max_megabytes, limits.max_size_ratio, "MB", "ONNX file")
+
+
+def _budget(given: float, champion: float | None, most: float | None, ratio: float, unit: str, what: str) -> Verdict:
+    """Hold a cost against what it may be, and against the champion's; every limit that applies is named."""
+    passed, parts, numbers = True, [f"{given:.4g} {unit} ({what})"], {unit: given}
+    if most is not None:
+        passed = given <= most
+        parts.append(f"at most {most:g} {unit} allowed")
+    if champion is not None:
+        passed = passed and given <= ratio * champion
+        parts.append(f"the champion's {champion:.4g} {unit}, {ratio:g} times as much allowed")
+        numbers[f"champion_{unit}"] = champion
+    if len(parts) == 1:
+        parts.append("no champion and no limit to hold it against")
+    return Verdict(passed=passed, description="; ".join(parts), numbers=numbers)
+
+
+def _known_latency(evidence: Evidence) -> Report | None:
+    """What was measured on this machine, if it was of the two bundles at hand."""
+    try:
+        timing = evidence.report(LATENCY)
+        return timing if (timing["bundle"], timing["champion"]) == _bundles(evidence.workspace) else None
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _measured_latency(evidence: Evidence) -> Report:
+    """Measure now, in a process of its own: nothing here may load onnxruntime.
+
+    Raises:
+        StageFailedError: it could not be measured.
+    """
+    command = [sys.executable, "-m", "simclr_core", "latency"]
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # what is installed, not what lies in the workspace
+    try:
+        done = subprocess.run(
+            command,
+            cwd=evidence.workspace.root,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=LATENCY_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise StageFailedError(
+            f"latency: not measured within {LATENCY_SECONDS:g} s; try again when the machine is free"
+        ) from None
+    if done.returncode != 0:
+        said = done.stderr.strip().rpartition("\n")[2].removeprefix("error: ") or f"exit code {done.returncode}"
+        raise StageFailedError(f"latency: could not be measured: {said}")
+    return evidence.report(LATENCY)
+
+
+def _bundles(workspace: Workspace) -> tuple[str, str | None]:
+    """The ids of the candidate's and the champion's bundle."""
+    models = workspace.root / "models"
+    champion = models / "champion" / "bundle"
+    return identity(models / "bundle"), identity(champion) if champion.exists() else None

@@ -1,0 +1,88 @@
+"""The gates on single stages: what each has to show before the next one is worth its time."""
+
+from statistics import fmean
+
+from pipeline.gates.evidence import UNREADABLE, Evidence, Report
+from pipeline.gates.verdict import Verdict, not_judged
+
+EMBEDDING_DRIFT = "reports/embedding_drift.json"
+
+
+def not_collapsed(evidence: Evidence) -> Verdict:
+    """The loss stayed finite, and the features of different images differ."""
+    report = evidence.report("reports/pretrain.json")
+    rank, deviation = report["effective_rank"], report["feature_std"]
+    shape = f"effective rank {rank}, feature standard deviation {deviation}"
+    if not report["finite"]:
+        description = "the loss did not stay finite; lower the learning rate or turn mixed precision off"
+    elif report["collapsed"]:
+        description = (
+            f"all images have nearly the same features, {shape}; lower the learning rate or raise the batch size"
+        )
+    else:
+        description = f"loss {report['loss_first']} → {report['loss_last']}, chance is {report['loss_chance']}; {shape}"
+    return Verdict(
+        passed=bool(report["finite"]) and not report["collapsed"],
+        description=description,
+        numbers={"effective_rank": rank, "feature_std": deviation},
+    )
+
+
+def probe_beats_random_init(evidence: Evidence) -> Verdict:
+    """A linear probe on the features classifies better than one on the features of the same network before training.
+
+    Compared is the mean over the label fractions, steadier than any one of them. Without labels there is nothing to
+    compare, and the check passes.
+    """
+    report = evidence.report("reports/linear_eval.json")
+    ours, random = (report[encoder]["linear_top1"] for encoder in ("simclr", "random_init"))
+    fractions = [fraction for fraction in ours if ours[fraction] is not None and random[fraction] is not None]
+    if not fractions:
+        return Verdict(passed=True, description=f"nothing to compare: {report['reason']}")
+    trained, untrained = (fmean(top1[fraction] for fraction in fractions) for top1 in (ours, random))
+    return Verdict(
+        passed=trained > untrained,
+        description=f"mean top-1 {trained:.2f} % against {untrained:.2f} % of random init",
+        numbers={"simclr": trained, "random_init": untrained, "gain": trained - untrained},
+    )
+
+
+def onnx_parity(evidence: Evidence) -> Verdict:
+    """onnxruntime gives the embeddings that PyTorch gives."""
+    report = evidence.report("reports/export.json")
+    cosine, difference, images = report["cosine_min"], report["max_abs"], report["images"]
+    return Verdict(
+        passed=bool(report["passed"]),
+        description=f"lowest cosine {cosine}, largest difference {difference} on {images} images",
+        numbers={"cosine_min": cosine, "max_abs": difference, "images": images},
+    )
+
+
+def embedding_drift(evidence: Evidence) -> Verdict:
+    """To the released encoder, the newest batch looks like the earlier images."""
+    # Drift is no fault of the candidate, and training on the new images is what helps against it: a warning at most.
+    try:
+        return _drift(evidence.report(EMBEDDING_DRIFT))
+    except FileNotFoundError:
+        description = f"{EMBEDDING_DRIFT} does not exist; run the stage that writes it"
+    except UNREADABLE as error:
+        description = f"{EMBEDDING_DRIFT} cannot be read: {error!r}; run the stage that writes it again"
+    return not_judged(description, severity="warning")
+
+
+def _drift(report: Report) -> Verdict:
+    champion, statistics = report["champion"], report["statistics"]
+    numbers: dict[str, float | str] = {
+        "champion": champion["version"] or "none yet",
+        "bundle": (champion["bundle"] or "none yet")[:12],
+        "batch": report["batch"],
+        "images": f"{report['batch_images']} new, {report['reference_images']} earlier",
+    }
+    for one in statistics:
+        numbers |= {one["name"]: one["effect"], f"{one['name']}/threshold": one["threshold"]}
+    return Verdict(
+        passed=report["verdict"] != "drift",
+        description=f"{report['verdict']}: {report['advice']}",
+        numbers=numbers | ({"mmd_p_value": report["mmd_p_value"]} if statistics else {}),
+        severity="warning",
+    )

@@ -1,0 +1,48 @@
+"""What a gate says, and how it is asked: a gate whose evidence is missing or broken does not pass."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pipeline.errors import PipelineError
+from pipeline.gates.evidence import Evidence
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether it passes, why, and the numbers that were looked at.
+
+    ``numbers`` may hold anything that JSON can. A warning that does not pass stops nothing. Where ``judged`` is False,
+    the evidence was missing or broken, which says nothing about the candidate.
+    """
+
+    passed: bool
+    description: str
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    severity: Literal["error", "warning"] = "error"
+    judged: bool = True
+
+
+Gate = Callable[[Evidence], Verdict]
+"""Its name and its docstring are what people see of it."""
+
+
+def judge(gate: Gate, evidence: Evidence) -> Verdict:
+    """Ask the gate; where a report is missing, unreadable or without the numbers in question, say which and why."""
+    try:
+        return gate(evidence)
+    except PipelineError as error:
+        return not_judged(str(error))
+    except FileNotFoundError:
+        return not_judged(f"{evidence.path} does not exist; run the stage that writes it")
+    except (OSError, ValueError) as error:
+        return not_judged(f"{evidence.path} cannot be read: {error}; run the stage that writes it again")
+    except (LookupError, TypeError, AttributeError) as error:
+        return not_judged(f"{evidence.path} lacks what this check needs: {error!r}; was an older version here?")
+
+
+def not_judged(
+    description: str, numbers: Mapping[str, Any] | None = None, severity: Literal["error", "warning"] = "error"
+) -> Verdict:
+    """The verdict where the evidence is missing or broken."""
+    return Verdict(passed=False, description=description, numbers=numbers or {}, severity=severity, judged=False)
