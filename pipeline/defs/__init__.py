@@ -1,4 +1,7 @@
-"""What Dagster sees of a workspace: its assets, their gates, what starts a run, and the jobs around releases."""
+"""What Dagster sees of a workspace: its assets, their gates, what starts a run, and the jobs around releases.
+
+Each object translates between Dagster and a function elsewhere; nothing is computed, judged or decided here.
+"""
 
 import dagster as dg
 
