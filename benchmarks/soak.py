@@ -30,10 +30,10 @@ from typing import Any
 import dagster as dg
 import psutil
 import yaml
-from dagster._core.storage.tags import ROOT_RUN_ID_TAG
 
 from pipeline.dvc.client import exclusive
 from pipeline.dvc.processes import supervised
+from pipeline.runs.dagster_internals import DAEMON, ROOT_RUN_ID_TAG
 from pipeline.runs.launcher import PROCESS
 from pipeline.workspace import template
 
@@ -44,7 +44,7 @@ WORKER_SECONDS = 8.0  # how long to wait for one to kill
 TARGETS = ("daemon", "code", "web", "worker", "all")
 COMMANDS = {
     "code": "dagster api grpc",
-    "daemon": "dagster._daemon",
+    "daemon": DAEMON,
     "web": "pipeline.ui.web",
     "worker": "pipeline.runs.launcher",
 }

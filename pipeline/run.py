@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 import dagster as dg
-from dagster._core.storage.tags import MAX_RETRIES_TAG
 
 from pipeline.defs import build_definitions
 from pipeline.defs.raw_images import RawImagesConfig
@@ -23,6 +22,7 @@ from pipeline.defs.translator import RAW_IMAGES, asset_key
 from pipeline.dvc.client import Outcome
 from pipeline.dvc.project import load
 from pipeline.errors import StageFailedError
+from pipeline.runs.dagster_internals import MAX_RETRIES_TAG
 from pipeline.runs.instance import opened
 from pipeline.runs.launcher import PROCESS, RUN, identify, reap
 from pipeline.workspace import Workspace

@@ -38,6 +38,14 @@ def test_imports_stay_light(statement: str, absent: set[str]) -> None:
     assert imported(statement) & absent == set()
 
 
+def test_private_names_of_dagster_are_in_one_file() -> None:
+    """So that an upgrade which moves one of them breaks that file alone."""
+    private = re.compile(r"\bdagster(?:\._\w|_(?:webserver|shared|graphql)\b)")
+    files = (path for folder in ("pipeline", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
+    found = [path.relative_to(ROOT).as_posix() for path in files if private.search(path.read_text())]
+    assert found == ["pipeline/runs/dagster_internals.py"]
+
+
 def test_the_lock_overrides_antlr_and_is_what_is_installed() -> None:
     locked = dict(
         line.partition(" ")[0].split("==")

@@ -5,10 +5,10 @@ import os
 import dagster as dg
 
 from pipeline.defs.failures import explain
+from pipeline.runs.dagster_internals import WILL_RETRY_TAG
 from pipeline.workspace import Workspace
 
 UI_URL = "SIMCLR_UI_URL"  # where the people who get an alert reach the UI
-WILL_RETRY = "dagster/will_retry"
 
 
 def build_alerts(workspace: Workspace) -> list[dg.SensorDefinition]:
@@ -35,7 +35,7 @@ def describe(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[str, str
     found = explain(instance, run.run_id)
     job = "a run" if run.job_name.startswith("__") else run.job_name
     lines = [found.reason, f"Started for: {run.tags['simclr/reason']}" if "simclr/reason" in run.tags else ""]
-    if run.tags.get(WILL_RETRY) == "true":
+    if run.tags.get(WILL_RETRY_TAG) == "true":
         lines.append("It is started again by itself.")
     address = os.environ.get(UI_URL, "").rstrip("/")
     lines.append(f"{address}/runs/{run.run_id}" if address else f"Run {run.run_id[:8]}, to be seen with `simclr ui`")

@@ -11,9 +11,9 @@ import os
 from pathlib import Path
 
 import dagster as dg
-from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 
 from deploy.artifact import write_atomically
+from pipeline.runs.dagster_internals import LocalComputeLogManager
 
 LARGEST_BYTES = 5_000_000
 WIDTH = 400  # pixels: what the page of an asset has room for on a laptop

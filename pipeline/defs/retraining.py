@@ -16,13 +16,13 @@ from pipeline.config import RetrainingConfig
 from pipeline.defs.failures import explain
 from pipeline.errors import ParamsError
 from pipeline.retraining.decide import Champion, Inbox, LastRun, Policy, Run, Skip, decide
+from pipeline.runs.dagster_internals import WILL_RETRY_TAG
 from pipeline.workspace import Workspace
 from simclr_core.params import read_block
 
 DATA = "simclr/data"  # tag of a run: digest of the inbox it was started for and then, more precisely, has ingested
 REASON = "simclr/reason"
 RUN_KEY = "dagster/run_key"
-WILL_RETRY = "dagster/will_retry"
 GOING_ON = (
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -110,7 +110,7 @@ def last_run(instance: dg.DagsterInstance, digest: str) -> LastRun | None:
         return LastRun(run.run_id, "succeeded", digest)
     if run.status == dg.DagsterRunStatus.CANCELED:
         return LastRun(run.run_id, "canceled", digest)
-    if run.tags.get(WILL_RETRY) == "true":
+    if run.tags.get(WILL_RETRY_TAG) == "true":
         return LastRun(run.run_id, "going_on", digest)
     return LastRun(run.run_id, "failed", digest, explain(instance, run.run_id).place)
 

@@ -15,14 +15,19 @@ from subprocess import TimeoutExpired
 from typing import IO, Any, Self, TextIO, TypeVar, cast
 
 import dagster as dg
-from dagster._core.instance.ref import InstanceRef
-from dagster._core.storage.compute_log_manager import CapturedLogContext, ComputeIOType
-from dagster._core.storage.local_compute_log_manager import IO_TYPE_EXTENSION, LocalComputeLogManager
-from dagster._serdes import deserialize_value, serialize_value
-from dagster._serdes.config_class import ConfigurableClassData
 
 from pipeline.redact import current_redactor, hide_all
 from pipeline.runs import output
+from pipeline.runs.dagster_internals import (
+    IO_TYPE_EXTENSION,
+    CapturedLogContext,
+    ComputeIOType,
+    ConfigurableClassData,
+    InstanceRef,
+    LocalComputeLogManager,
+    deserialize_value,
+    serialize_value,
+)
 from pipeline.runs.database import foreseen, settings_foreseen
 
 # Names and identities: without them Dagster would not find its own records again, and they hold no secret.

@@ -20,17 +20,25 @@ from typing import Any, Self
 
 import dagster as dg
 import psutil
-from dagster._cli.api import execute_run_command
-from dagster._core.events import DagsterEvent
-from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, RunLauncher, WorkerStatus
-from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, MAX_RETRIES_TAG, WILL_RETRY_TAG
-from dagster._grpc.types import ExecuteRunArgs
-from dagster._serdes import ConfigurableClass, serialize_value
-from dagster._serdes.config_class import ConfigurableClassData
 
 from deploy.failpoint import failpoint
 from pipeline.redact import redactor
 from pipeline.runs import output
+from pipeline.runs.dagster_internals import (
+    AUTO_RETRY_RUN_ID_TAG,
+    MAX_RETRIES_TAG,
+    WILL_RETRY_TAG,
+    CheckRunHealthResult,
+    ConfigurableClass,
+    ConfigurableClassData,
+    DagsterEvent,
+    ExecuteRunArgs,
+    LaunchRunContext,
+    RunLauncher,
+    WorkerStatus,
+    execute_run_command,
+    serialize_value,
+)
 from pipeline.runs.instance import redacting
 
 PROCESS = "simclr/process"  # tag of a run: the process it runs in

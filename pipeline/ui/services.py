@@ -28,11 +28,11 @@ from types import FrameType
 
 import dagster as dg
 import yaml
-from dagster._serdes import serialize_value
 
 from pipeline.errors import ServiceError
 from pipeline.redact import redactor
 from pipeline.runs import output
+from pipeline.runs.dagster_internals import DAEMON, serialize_value
 from pipeline.runs.database import describe, unreachable
 from pipeline.runs.instance import opened, reference
 from pipeline.runs.launcher import LOGS, reap, retry_again, stop_runs
@@ -183,7 +183,7 @@ def _services(workspace: Workspace, address: Path, host: str, port: int, definit
     module = ("--module-name", definitions, "--location-name", LOCATION, "--empty-working-directory")
     code = ("dagster", "api", "grpc", *listen, *module)
     records = ("--instance-ref", serialize_value(reference(workspace.root)))
-    daemon = ("dagster._daemon", "run", "--workspace", str(TARGET), "--log-level", "warning", *records)
+    daemon = (DAEMON, "run", "--workspace", str(TARGET), "--log-level", "warning", *records)
     web = ("pipeline.ui.web", "--host", host, "--port", str(port))
     return [
         Service("code", (sys.executable, "-m", *code), lambda: True),

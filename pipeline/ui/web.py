@@ -14,11 +14,14 @@ from pathlib import Path
 
 import dagster as dg
 import uvicorn
-from dagster._core.workspace.context import WorkspaceProcessContext
-from dagster._core.workspace.load_target import WorkspaceFileTarget, WorkspaceLoadTarget
-from dagster_webserver.app import create_app_from_workspace_process_context
-from dagster_webserver.version import __version__
 
+from pipeline.runs.dagster_internals import (
+    WorkspaceFileTarget,
+    WorkspaceLoadTarget,
+    WorkspaceProcessContext,
+    web_application,
+    web_version,
+)
 from pipeline.runs.instance import reference
 from pipeline.ui.guard import Application, Guard, Role, read_access
 from pipeline.ui.web_answers import clean
@@ -59,7 +62,7 @@ def serve(root: Path, host: str, port: int) -> None:
 
         def application(read_only: bool) -> Application:
             context = stack.enter_context(_context(instance, target, read_only))
-            return clean(create_app_from_workspace_process_context(context, live_data_poll_rate=2000), root)
+            return clean(web_application(context), root)
 
         applications: dict[Role, Application] = {"operator": application(read_only=False)}
         if "viewer" in access.passwords:
@@ -77,7 +80,7 @@ def serve(root: Path, host: str, port: int) -> None:
 
 
 def _context(instance: dg.DagsterInstance, target: WorkspaceLoadTarget, read_only: bool) -> WorkspaceProcessContext:
-    return ReloadingContext(instance, target, version=__version__, read_only=read_only)
+    return ReloadingContext(instance, target, version=web_version(), read_only=read_only)
 
 
 def _session_key(root: Path) -> bytes:

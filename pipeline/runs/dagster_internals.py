@@ -1,0 +1,63 @@
+"""Every name of Dagster's that is not part of its public API, so that an upgrade that moves one breaks this file alone.
+
+The web server takes seconds to import, so that only ``web_application`` does it.
+"""
+
+from typing import Any
+
+from dagster._cli.api import execute_run_command
+from dagster._core.events import DagsterEvent
+from dagster._core.instance.ref import InstanceRef
+from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, RunLauncher, WorkerStatus
+from dagster._core.storage.compute_log_manager import CapturedLogContext, ComputeIOType
+from dagster._core.storage.local_compute_log_manager import IO_TYPE_EXTENSION, LocalComputeLogManager
+from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, MAX_RETRIES_TAG, ROOT_RUN_ID_TAG, WILL_RETRY_TAG
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import WorkspaceFileTarget, WorkspaceLoadTarget
+from dagster._grpc.types import ExecuteRunArgs
+from dagster._serdes import ConfigurableClass, deserialize_value, serialize_value
+from dagster._serdes.config_class import ConfigurableClassData
+
+__all__ = [
+    "AUTO_RETRY_RUN_ID_TAG",
+    "DAEMON",
+    "IO_TYPE_EXTENSION",
+    "MAX_RETRIES_TAG",
+    "ROOT_RUN_ID_TAG",
+    "WILL_RETRY_TAG",
+    "CapturedLogContext",
+    "CheckRunHealthResult",
+    "ComputeIOType",
+    "ConfigurableClass",
+    "ConfigurableClassData",
+    "DagsterEvent",
+    "ExecuteRunArgs",
+    "InstanceRef",
+    "LaunchRunContext",
+    "LocalComputeLogManager",
+    "RunLauncher",
+    "WorkerStatus",
+    "WorkspaceFileTarget",
+    "WorkspaceLoadTarget",
+    "WorkspaceProcessContext",
+    "deserialize_value",
+    "execute_run_command",
+    "serialize_value",
+    "web_application",
+    "web_version",
+]
+
+DAEMON = "dagster._daemon"  # to be run with ``python -m``
+
+
+def web_application(context: WorkspaceProcessContext) -> Any:
+    """Dagster's UI as an ASGI application."""
+    from dagster_webserver.app import create_app_from_workspace_process_context
+
+    return create_app_from_workspace_process_context(context, live_data_poll_rate=2000)
+
+
+def web_version() -> str:
+    from dagster_webserver.version import __version__
+
+    return str(__version__)
