@@ -119,7 +119,7 @@ DEFECTS = (
     ),
     Defect(
         "the statistics of BatchNorm are not restored",
-        "simclr_core/pretraining/checkpoint.py",
+        "simclr_core/model/model_directory.py",
         (
             (
                 "module.load_state_dict(tensors)",

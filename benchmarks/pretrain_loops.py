@@ -33,9 +33,9 @@ from simclr_core.evaluation.features import extract
 from simclr_core.evaluation.knn import knn_accuracy
 from simclr_core.lars import parameter_groups
 from simclr_core.model.encoder import build_encoder
+from simclr_core.model.model_directory import load_model
 from simclr_core.model.projection_head import build_projection_head
 from simclr_core.pretraining import initial, pretrain
-from simclr_core.pretraining.checkpoint import load_model
 from simclr_core.schedule import Schedule, peak_learning_rate
 
 NEIGHBOURS, TEMPERATURE = 20, 0.1

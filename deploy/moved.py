@@ -38,9 +38,12 @@ def keep_old_names(package: str, rooms: Mapping[str, str]) -> None:
     sys.meta_path.append(MovedModules(table))
 
 
-def names_of(module: str) -> Callable[[str], Any]:
-    """A ``__getattr__`` for a package that has taken the name of a module, which is now ``module`` inside it."""
-    package = module.rpartition(".")[0]
+def names_of(module: str, was: str | None = None) -> Callable[[str], Any]:
+    """A ``__getattr__`` for what has taken the name of a module, or the rest of it; its names are now in ``module``.
+
+    ``was`` is the name that it had; by default that of the package of ``module``.
+    """
+    package = was or module.rpartition(".")[0]
 
     def get(name: str) -> Any:
         own = name.startswith("__") or find_spec(f"{package}.{name}") is not None  # modules of the package come first

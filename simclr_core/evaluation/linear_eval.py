@@ -35,8 +35,8 @@ from simclr_core.evaluation.images import EvaluationImages, missing_labels, rand
 from simclr_core.evaluation.knn import knn_accuracy, nearest
 from simclr_core.evaluation.linear_probe import Probe, fit_probe, ranked_classes, save_probe
 from simclr_core.model.encoder import Encoder
+from simclr_core.model.model_directory import Model, load_model
 from simclr_core.params import read_block
-from simclr_core.pretraining.checkpoint import Model, load_model
 from simclr_core.reporter import emit, record_timing
 
 PIXEL_SIDE = 32  # raw pixels are averaged down to at most this side

@@ -37,8 +37,8 @@ from simclr_core.export.onnx_graph import ServedEncoder, export_graph
 from simclr_core.export.sbom import bill_of_materials
 from simclr_core.export.trained import Trained, calibrated, choose_model
 from simclr_core.export.variants import Variants, build_variants, calibration_pixels
+from simclr_core.model.model_directory import Model
 from simclr_core.params import read_block
-from simclr_core.pretraining.checkpoint import Model
 from simclr_core.reporter import emit, record_timing
 
 COSINE_MIN, MAX_ABS = 0.99999, 1e-4

@@ -16,7 +16,7 @@ from simclr_core.errors import CheckpointError
 from simclr_core.evaluation.calibration import fit_temperature, held_out_logits
 from simclr_core.evaluation.images import EvaluationImages
 from simclr_core.evaluation.served_accuracy import Features, LabelledImages
-from simclr_core.pretraining.checkpoint import Model, load_model
+from simclr_core.model.model_directory import Model, load_model
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Networks: encoder, projection head, batch normalization, recomputed activations.
+"""Networks: encoder, projection head, batch normalization, recomputed activations, and how models are kept in files.
 
 Nothing here knows a loss, a data set or a stage.
 """

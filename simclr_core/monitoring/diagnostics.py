@@ -3,8 +3,9 @@
 None of them sees the test split: the labels are those of training images, and no weight ever depends on one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from simclr_core.errors import NonFiniteFeaturesError
 from simclr_core.evaluation.features import evaluating, extract
 from simclr_core.evaluation.knn import knn_accuracy
 from simclr_core.evaluation.logistic_regression import regularisation_path, standardisation
+
+Record = Mapping[str, Any]
+"""What is known of an epoch when it is over; see ``history``."""
 
 # A collapsed network maps every image to one direction. An untrained one has a spread of 0.1 and more, and an effective
 # rank of several; below these the average cosine between two images is over 0.9999, or one direction is all there is.
@@ -69,6 +73,13 @@ def feature_std(features: Tensor) -> float:
 def collapsed(effective_rank: float, feature_std: float) -> bool:
     """Whether these numbers, of h or of z, are those of a network that tells no two images apart."""
     return effective_rank < COLLAPSED_RANK or feature_std < COLLAPSED_STD
+
+
+def is_collapsed(record: Record) -> bool:
+    """Whether h or z had collapsed at the end of this epoch."""
+    return collapsed(record["effective_rank"], record["feature_std"]) or collapsed(
+        record["effective_rank_z"], record["feature_std_z"]
+    )
 
 
 @dataclass(frozen=True)

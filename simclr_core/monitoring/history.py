@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
@@ -19,13 +19,11 @@ from tqdm import tqdm
 
 from deploy.artifact import write_atomically
 from simclr_core import plots
-from simclr_core.monitoring.diagnostics import MEASURED, Monitor
+from simclr_core.monitoring.diagnostics import MEASURED, Monitor, Record, is_collapsed
 from simclr_core.monitoring.embedding_board import add_map, add_to_projector
 from simclr_core.monitoring.trackers import CLOSING, STOPPING, Tracker, close_trackers
-from simclr_core.pretraining.collapse import is_collapsed
 from simclr_core.reporter import emit
 
-Record = Mapping[str, Any]
 NAMED_SHARE = 0.05  # of an epoch: what takes less time is not worth a place in its line
 
 

@@ -6,31 +6,23 @@ to be known after any interruption. ``healthy`` holds the last epoch, of any att
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch.distributed
 
 from simclr_core.errors import CollapseError
 from simclr_core.launch import Member
-from simclr_core.monitoring.diagnostics import collapsed
+from simclr_core.monitoring.diagnostics import Record, is_collapsed
 from simclr_core.pretraining import checkpoint
 from simclr_core.pretraining.checkpoint import TrainingState
 from simclr_core.reporter import emit
 
-Record = Mapping[str, Any]
 Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
-
-
-def is_collapsed(record: Record) -> bool:
-    """Whether h or z had collapsed at the end of this epoch."""
-    return collapsed(record["effective_rank"], record["feature_std"]) or collapsed(
-        record["effective_rank_z"], record["feature_std_z"]
-    )
 
 
 def collapsed_epochs(history: Sequence[Record]) -> int:

@@ -31,6 +31,7 @@ from simclr_core.loss.objective import InBatch, Objective
 from simclr_core.model.batch_norm import synchronise
 from simclr_core.model.encoder import Encoder, build_encoder
 from simclr_core.model.gradient_checkpointing import recompute_blocks
+from simclr_core.model.model_directory import load_weights
 from simclr_core.model.projection_head import build_projection_head
 from simclr_core.monitoring.diagnostics import choose_monitor
 from simclr_core.monitoring.history import Progress, summary
@@ -170,7 +171,7 @@ def build_network(config: PretrainConfig, start: Start, member: Member) -> nn.Se
     encoder = build_encoder(**config.encoder.model_dump(), image_size=config.image_size)
     head = build_projection_head(encoder.feature_dim, **config.projection_head.model_dump())
     if start.network:
-        checkpoint.load_weights(start.network, encoder, head)
+        load_weights(start.network, encoder, head)
     if config.gradient_checkpointing:
         recompute_blocks(encoder)
     return nn.Sequential(encoder, head).to(member.device).to(memory_format=torch.channels_last)

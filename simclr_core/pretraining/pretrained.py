@@ -16,11 +16,10 @@ from simclr_core.data.dataset import evaluation_images
 from simclr_core.data.shards import DatasetCard
 from simclr_core.loss.objective import chance_loss
 from simclr_core.model.encoder import Encoder
-from simclr_core.monitoring.diagnostics import MEASURED
-from simclr_core.monitoring.history import Record, write_history
-from simclr_core.pretraining import checkpoint
+from simclr_core.model.model_directory import save_model
+from simclr_core.monitoring.diagnostics import MEASURED, Record, is_collapsed
+from simclr_core.monitoring.history import write_history
 from simclr_core.pretraining.batches import Batches
-from simclr_core.pretraining.collapse import is_collapsed
 from simclr_core.pretraining.initial import Start
 from simclr_core.schedule import Schedule
 
@@ -74,7 +73,7 @@ def publish_pretrained(
         "metrics": metrics,
     }
     with publish(workspace / "models" / "pretrained", replace=True) as directory:
-        checkpoint.save_model(directory, encoder, head.state_dict(), model)
+        save_model(directory, encoder, head.state_dict(), model)
     failpoint("pretrain.published")
     write_history(workspace / "reports", history)
     write_atomically(workspace / "reports" / "pretrain.json", json.dumps(metrics, indent=2) + "\n")

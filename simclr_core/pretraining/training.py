@@ -21,8 +21,9 @@ from deploy.failpoint import failpoint
 from simclr_core.errors import BatchSizeError, NonFiniteLossError
 from simclr_core.launch import Member, StopRequest
 from simclr_core.loss.objective import Objective, Outcome, buffers_kept
-from simclr_core.monitoring.diagnostics import Monitor
-from simclr_core.monitoring.history import Progress, Record, record
+from simclr_core.model.model_directory import fill
+from simclr_core.monitoring.diagnostics import Monitor, Record
+from simclr_core.monitoring.history import Progress, record
 from simclr_core.pretraining import checkpoint
 from simclr_core.pretraining.batches import Batches
 from simclr_core.pretraining.checkpoint import TrainingState
@@ -139,7 +140,7 @@ def resume(folder: Path, learner: Learner, member: Member) -> tuple[int, list[Re
     if newest[0] is None:
         return 0, [], []
     state = checkpoint.load_training(newest[0])
-    checkpoint.fill(learner.network, state.network, newest[0], "the network of params.yaml")
+    fill(learner.network, state.network, newest[0], "the network of params.yaml")
     checkpoint.restore_optimizer(learner.optimizer, state.optimizer)
     learner.objective.restore(state.objective)
     learner.scaler.restore(state.scaler)

@@ -10,8 +10,8 @@ import yaml
 from pipeline import params, recipe
 from pipeline import workspace as workspaces
 from pipeline.workspace import Workspace
+from simclr_core.model.model_directory import load_model
 from simclr_core.pretraining import pretrain
-from simclr_core.pretraining.checkpoint import load_model
 from simclr_core.schedule import peak_learning_rate
 from tests.conftest import write_prepared
 

@@ -18,8 +18,8 @@ import yaml
 import deploy.failpoint
 from deploy.artifact import publish
 from simclr_core.model.encoder import build_encoder
+from simclr_core.model.model_directory import save_model
 from simclr_core.pretraining import pretrain
-from simclr_core.pretraining.checkpoint import save_model
 from tests.forked import CONTEXT
 
 STEPS = 12  # two epochs of six, as the `prepared` workspace asks

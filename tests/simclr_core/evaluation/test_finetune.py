@@ -16,8 +16,8 @@ from simclr_core.errors import CheckpointError, LabelError
 from simclr_core.evaluation import finetune
 from simclr_core.evaluation.finetune import STUDENT_T, confidence_interval, with_head_layers
 from simclr_core.model.encoder import build_encoder
+from simclr_core.model.model_directory import load_model, save_model
 from simclr_core.model.projection_head import build_projection_head
-from simclr_core.pretraining.checkpoint import load_model, save_model
 from tests.simclr_core.conftest import CARD, relabel
 
 

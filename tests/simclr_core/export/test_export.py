@@ -31,8 +31,8 @@ from simclr_core.evaluation.features import extract
 from simclr_core.export import export, variants
 from simclr_core.export.onnx_graph import ServedEncoder, export_graph
 from simclr_core.model.encoder import build_encoder
+from simclr_core.model.model_directory import load_model, save_model
 from simclr_core.pretraining import pretrain
-from simclr_core.pretraining.checkpoint import load_model, save_model
 from tests.conftest import CLASSES, SIDE, write_prepared
 from tests.deploy.conftest import noise
 

@@ -12,6 +12,7 @@ from deploy.artifact import verify
 from deploy.errors import CorruptArtifactError
 from simclr_core.errors import CheckpointError
 from simclr_core.model.encoder import build_encoder
+from simclr_core.model.model_directory import fill
 from simclr_core.pretraining import checkpoint
 from simclr_core.pretraining.checkpoint import TrainingState
 from simclr_core.pretraining.pretrain import build_optimizer
@@ -110,7 +111,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(saved: Path) -> None:
     state = checkpoint.load_training(saved)
     encoder = build_encoder("resnet10", 0.125, "compact")
     with pytest.raises(CheckpointError, match=r"the weights do not fit the network of params\.yaml: Missing key"):
-        checkpoint.fill(encoder, state.network, saved, "the network of params.yaml")
+        fill(encoder, state.network, saved, "the network of params.yaml")
     with pytest.raises(CheckpointError, match=r"momentum_buffer of parameter 0, of shape \[4, 3, 3, 3\], fits none"):
         checkpoint.restore_optimizer(build_optimizer("sgd", encoder, 0.9, 1e-4), state.optimizer)
     with pytest.raises(CheckpointError, match="of the 1 parameters of this network"):

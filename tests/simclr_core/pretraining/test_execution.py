@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from simclr_core.errors import CompileError
-from simclr_core.pretraining import checkpoint, compilation, precision, pretrain
+from simclr_core.model.model_directory import load_model
+from simclr_core.pretraining import compilation, precision, pretrain
 from tests.simclr_core.conftest import STEPS, configure, interrupt, metrics_of, results, weights
 
 
@@ -35,7 +36,7 @@ def test_a_precision_that_fails_its_test_falls_back_and_says_so(
     assert caplog.text.count(f"going on in float32: {reason}") == 1
     assert f"float32, because {reason}" in json.loads((tmp_path / "events").read_text().splitlines()[0])["message"]
     assert (metrics_of(prepared)["precision"], metrics_of(prepared)["precision_fallback"]) == ("float32", reason)
-    assert checkpoint.load_model(prepared / "models" / "pretrained").card["metrics"]["precision_fallback"] == reason
+    assert load_model(prepared / "models" / "pretrained").card["metrics"]["precision_fallback"] == reason
     assert weights(results(prepared)) == weights(undisturbed)  # and the test itself has left no trace
 
 

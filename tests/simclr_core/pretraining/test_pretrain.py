@@ -31,6 +31,7 @@ from simclr_core.launch import Member
 from simclr_core.loss.nt_xent import nt_xent
 from simclr_core.loss.objective import InBatch
 from simclr_core.model.encoder import build_encoder
+from simclr_core.model.model_directory import load_model
 from simclr_core.model.projection_head import build_projection_head
 from simclr_core.pretraining import checkpoint, pretrain, training
 from simclr_core.pretraining.batches import Batches
@@ -45,7 +46,7 @@ def test_leaves_a_model_reports_and_no_trace_of_the_way_there(
     monkeypatch.setenv("SIMCLR_EVENTS", str(tmp_path / "events"))
     pretrain.run(prepared)
     verify(prepared / "models" / "pretrained")
-    model = checkpoint.load_model(prepared / "models" / "pretrained")
+    model = load_model(prepared / "models" / "pretrained")
     metrics = json.loads((prepared / "reports" / "pretrain.json").read_text())
     assert model.card["metrics"] == metrics
     assert model.card["kind"] == "pretrained"

@@ -18,6 +18,7 @@ from simclr_core import launch
 from simclr_core.data.shards import ShardedImages
 from simclr_core.errors import InitialError
 from simclr_core.launch import Member
+from simclr_core.model.model_directory import load_model
 from simclr_core.pretraining import checkpoint, initial, pretrain
 from simclr_core.pretraining.batches import Batches
 from simclr_core.pretraining.training import Learner
@@ -74,13 +75,13 @@ def test_it_begins_with_every_weight_and_statistic_of_the_champion_and_a_fresh_o
     workspace: Path, champion: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = spied(workspace, monkeypatch)
-    released = checkpoint.load_model(champion / "models" / "pretrained")
+    released = load_model(champion / "models" / "pretrained")
     expected = {f"0.{name}": tensor for name, tensor in released.encoder.state_dict().items()}
     expected |= {f"1.{name}": tensor for name, tensor in released.head.items()}
     assert seen["network"].keys() == expected.keys()
     assert all(torch.equal(seen["network"][name], tensor) for name, tensor in expected.items())
     assert seen["optimizer"] == {}
-    model = checkpoint.load_model(workspace / "models" / "pretrained")
+    model = load_model(workspace / "models" / "pretrained")
     assert model.card["init"] == metrics_of(workspace)["init"] == "champion v0.0.1"
     trained = {f"0.{name}": tensor for name, tensor in model.encoder.state_dict().items()}
     assert not torch.equal(trained["0.backbone.conv1.weight"], expected["0.backbone.conv1.weight"])
