@@ -22,7 +22,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -40,10 +40,11 @@ from pipeline.config import ValidateConfig
 from pipeline.ingest.ingest import ingest
 from pipeline.validation import manifest
 from pipeline.validation.drift import drift
-from pipeline.validation.evaluate import evaluate, tables
-from pipeline.validation.expectations import expectations
+from pipeline.validation.evaluate import Outcome, evaluate, tables
+from pipeline.validation.expectations import Expectation, expectations
 from pipeline.validation.probe.probe import probe
 from pipeline.validation.probe.scan import Limits, scan
+from pipeline.validation.report import data_docs
 from pipeline.validation.tables import FACTS, FILES
 from pipeline.validation.verdict.near_duplicates import near_groups, near_pairs
 from pipeline.validation.verdict.verdict import Policy, judge
@@ -194,12 +195,19 @@ def measure_expectations(scratch: Path, _: str | None) -> Result:
     return {"rows": MILLION, "bad": BAD, **_cost(rounds), **rounds[0]["found"]}
 
 
+def _evaluate(rules: Sequence[Expectation], frames: Mapping[str, pl.LazyFrame]) -> list[Outcome]:
+    """With the page about it, as the stage does."""
+    evaluation = evaluate(rules, frames)
+    data_docs.render(evaluation.results)
+    return evaluation.outcomes
+
+
 def _expectations(folder: Path) -> Result:
     known = facts(MILLION, BAD)
     table = manifest.build(judge(_files(known), known, _policy(), allowed=(), denied={}), known)
     compared = drift.judge(table, **dict(ValidateConfig().drift))
     rules = expectations(ValidateConfig())
-    result = _measured(lambda: evaluate(rules, tables(table, compared))[0])
+    result = _measured(lambda: _evaluate(rules, tables(table, compared)))
     folder.mkdir()
     manifest.write(folder, table)
     quarantined = set(pl.read_parquet(folder / "quarantine.parquet")["sha256"])

@@ -29,6 +29,7 @@ from pipeline.validation.expectations import expectations
 from pipeline.validation.probe.pool import isolated_map
 from pipeline.validation.probe.probe import thumbnail
 from pipeline.validation.probe.scan import Limits, scan
+from pipeline.validation.report import data_docs
 from pipeline.validation.report.report import ACCEPTED, gallery, render, shown, summary
 from pipeline.validation.report.thumbnails import choose, contact_sheet
 from pipeline.validation.report.thumbnails import read as read_thumbnail
@@ -54,14 +55,14 @@ def run(workspace: Workspace) -> None:
     judged = judge(files, facts, _policy(config), allowed=allowed, denied=denied)
     table = manifest.build(judged, facts)
     drift = judge_drift(table, **dict(config.drift))
-    outcomes, data_docs = evaluate(expectations(config), tables(table, drift))
-    result = summary(table, outcomes, drift)
+    evaluation = evaluate(expectations(config), tables(table, drift))
+    result = summary(table, evaluation.outcomes, drift)
     thumbnails = dict(_thumbnails(workspace, table, config))
-    html = render(result, table, drift, thumbnails)
+    html, details = render(result, table, drift, thumbnails), data_docs.render(evaluation.results)
     with publish(workspace.manifest, replace=True) as folder:
         manifest.write(folder, table)
     write_atomically(workspace.reports / "validation.html", html)
-    write_atomically(workspace.reports / "data_docs.html", data_docs)
+    write_atomically(workspace.reports / "data_docs.html", details)
     write_atomically(workspace.reports / "quarantine.png", _contact_sheet(result["images"], gallery(table), thumbnails))
     write_atomically(workspace.reports / "validation.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
     _tell(result)

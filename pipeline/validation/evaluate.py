@@ -17,7 +17,6 @@ from polars import selectors
 
 from pipeline.validation.drift.drift import Drift
 from pipeline.validation.expectations import COLUMNS, NO_REASON, Expectation, Severity
-from pipeline.validation.report import data_docs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,6 +52,14 @@ class Outcome:
     unexpected_count: int | None
     sample_ids: list[str]
     error: str | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One outcome per rule, in their order, and by suite and table the results of Great Expectations' own."""
+
+    outcomes: list[Outcome]
+    results: dict[str, list[Any]]
 
 
 def tables(manifest: pl.DataFrame, drift: Drift) -> dict[str, pl.LazyFrame]:
@@ -118,8 +125,8 @@ def _batches(files: pl.LazyFrame) -> pl.LazyFrame:
     return (times if earlier.height >= EARLIER_BATCHES else times.clear()).lazy()
 
 
-def evaluate(rules: Sequence[Expectation], frames: Mapping[str, pl.LazyFrame]) -> tuple[list[Outcome], str]:
-    """Hold the tables against the rules: one outcome per rule, in their order, and the page about them (HTML).
+def evaluate(rules: Sequence[Expectation], frames: Mapping[str, pl.LazyFrame]) -> Evaluation:
+    """Hold the tables against the rules.
 
     Nothing is stored and nothing leaves this machine.
     """
@@ -132,7 +139,7 @@ def evaluate(rules: Sequence[Expectation], frames: Mapping[str, pl.LazyFrame]) -
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     found: dict[str, Outcome] = {}
-    pages: dict[str, list[Any]] = {}
+    kept: dict[str, list[Any]] = {}
     groups: dict[tuple[str, str], list[Expectation]] = defaultdict(list)
     for rule in rules:
         groups[rule.suite, rule.table].append(rule)
@@ -142,8 +149,8 @@ def evaluate(rules: Sequence[Expectation], frames: Mapping[str, pl.LazyFrame]) -
         validation = _validate(context, title, group, frame)
         results = {result.expectation_config.meta["name"]: result for result in validation.results}
         found |= {rule.name: _outcome(rule, results.get(rule.name), ids) for rule in group}
-        pages[title] = [results[rule.name] for rule in group if rule.name in results]
-    return [found[rule.name] for rule in rules], data_docs.render(pages)
+        kept[title] = [results[rule.name] for rule in group if rule.name in results]
+    return Evaluation([found[rule.name] for rule in rules], kept)
 
 
 def _frame(table: pl.LazyFrame, rules: Sequence[Expectation]) -> tuple["pd.DataFrame", pl.Series]:

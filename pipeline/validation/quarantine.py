@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from deploy.artifact import write_atomically
 from pipeline.errors import OverridesError, WorkspaceError
+from pipeline.validation.printable import printable
 from pipeline.validation.reasons import REASONS, RELEASABLE
 from pipeline.validation.verdict import overrides
 from pipeline.validation.verdict.overrides import Action, Override
@@ -56,7 +57,7 @@ def listing(workspace: Workspace, reason: str | None = None, limit: int = 20) ->
     lines = lines or ["nothing is quarantined"]
     chosen = rows if reason is None else rows.filter(pl.col("primary") == reason)
     shown = chosen.head(limit).to_dicts()
-    lines += ["", *(f"{row['sha256'][:12]}  {row['primary']:<18} {_printable(row['path'])}" for row in shown)]
+    lines += ["", *(f"{row['sha256'][:12]}  {row['primary']:<18} {printable(row['path'])}" for row in shown)]
     if chosen.height > limit:
         lines.append(f"… and {chosen.height - limit:,} more; all of them: data/manifest/quarantine.parquet")
     decided = overrides.read(workspace.overrides)
@@ -71,16 +72,16 @@ def details(workspace: Workspace, name: str, save: Path | None = None) -> str:
     first = content.files[0]
     lines = [f"{content.sha256}  {first['size_bytes']:,} bytes"]
     for row in content.files:
-        label = f"label {_printable(row['label'])}" if row["label"] is not None else "no label"
+        label = f"label {printable(row['label'])}" if row["label"] is not None else "no label"
         lines.append(
-            f"  {row['verdict']:<10}  {_printable(row['path'])} ({row['split']}, {label}, {row['ingest_batch']})"
+            f"  {row['verdict']:<10}  {printable(row['path'])} ({row['split']}, {label}, {row['ingest_batch']})"
         )
         lines += [f"              {reason}: {REASONS[reason]}" for reason in row["reasons"]]
-        lines += [f"              {_printable(row['message'])}"] if row["message"] else []
+        lines += [f"              {printable(row['message'])}"] if row["message"] else []
         lines += [f"              warning {warning}" for warning in row["warnings"]]
         lines += [f"              see {row['copy_of'][:12]}"] if row["copy_of"] else []
     known = {key: value for key, value in first.items() if key not in _TOLD and value not in (None, [])}
-    lines += ["", *(f"  {key:<16} {_printable(_rounded(value))}" for key, value in known.items())]
+    lines += ["", *(f"  {key:<16} {printable(_rounded(value))}" for key, value in known.items())]
     decided = {one.sha256: one for one in overrides.read(workspace.overrides)}.get(content.sha256)
     if decided:
         lines += ["", f"  decided: {_described(decided)}"]
@@ -196,7 +197,7 @@ def _require_own_decision(workspace: Workspace, content: Content) -> None:
     if content.sha256 not in {one.sha256 for one in overrides.read(workspace.overrides)}:
         message = next(row["message"] for row in content.files if "denied" in row["reasons"])
         raise OverridesError(
-            f"{content.sha256[:12]}: shows the very pixels of another file that was {_printable(message)}; release that"
+            f"{content.sha256[:12]}: shows the very pixels of another file that was {printable(message)}; release that"
         )
 
 
@@ -238,7 +239,7 @@ def _manifest(workspace: Workspace, columns: Sequence[str] | None) -> "pl.DataFr
 
 def _described(override: Override) -> str:
     until = f", until {override.expires}" if override.expires else ""
-    return f"{override.action}, by {override.who} on {override.added}{until}: {_printable(override.why)}"
+    return f"{override.action}, by {override.who} on {override.added}{until}: {printable(override.why)}"
 
 
 def _count(number: int) -> str:
@@ -247,12 +248,6 @@ def _count(number: int) -> str:
 
 def _rounded(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _printable(text: str) -> str:
-    from pipeline.validation.report.report import printable
-
-    return printable(text)
 
 
 _TOLD: Collection[str] = (

@@ -16,6 +16,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2 import pass_context as with_context
 from markupsafe import Markup
 
+from pipeline.validation.printable import printable
+
 KEPT = frozenset(
     [
         *("div", "span", "p", "br", "hr", "h5", "h6", "i", "b", "strong", "ul", "ol", "li"),
@@ -80,8 +82,6 @@ def _without_traceback(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    from pipeline.validation.report.report import printable  # which needs what this module is needed for
-
     if isinstance(value, Mapping):
         return {str(key): _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple | set):

@@ -5,7 +5,6 @@ are spelled out, and a content security policy forbids scripts and every request
 so that no byte of an original reaches a browser. Of a content that a person has denied nothing is drawn.
 """
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +17,7 @@ from PIL import Image
 from pipeline.validation import expectations
 from pipeline.validation.drift.drift import MEANINGS, Drift
 from pipeline.validation.evaluate import Outcome, passed
+from pipeline.validation.printable import printable
 from pipeline.validation.reasons import REASONS, WARNINGS
 from pipeline.validation.report import charts
 from pipeline.validation.report.side_by_side import (
@@ -133,16 +133,6 @@ def render(
         if len(page.encode()) < MOST_BYTES:
             return page
     raise AssertionError("every other part of the page is bounded")
-
-
-def printable(text: str, limit: int = 200) -> str:
-    """``text`` with every character that is not meant to be seen spelled out, such as \\u202e, and cut at ``limit``."""
-    hidden = ("C", "Zl", "Zp")  # control, format, surrogate, unassigned; line and paragraph separators
-    shown = "".join(
-        character.encode("unicode_escape").decode() if unicodedata.category(character).startswith(hidden) else character
-        for character in text[:limit]
-    )
-    return shown[:limit] + ("…" if len(text) > limit or len(shown) > limit else "")
 
 
 def _hidden(manifest: pl.DataFrame) -> set[str]:

@@ -54,7 +54,7 @@ def sound() -> Tables:
 def outcomes(frames: Tables, *names: str) -> dict[str, Outcome]:
     """Of all rules, or of those about the named tables."""
     rules = [rule for rule in expectations(CONFIG) if not names or rule.table in names]
-    found, _ = evaluate(rules, frames)
+    found = evaluate(rules, frames).outcomes
     assert [outcome.name for outcome in found] == [rule.name for rule in rules]
     json.dumps([asdict(outcome) for outcome in found], allow_nan=False)
     return {outcome.name: outcome for outcome in found}

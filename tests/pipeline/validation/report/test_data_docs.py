@@ -12,6 +12,7 @@ from pipeline.config import ValidateConfig
 from pipeline.validation.drift.drift import Drift
 from pipeline.validation.evaluate import evaluate, tables
 from pipeline.validation.expectations import expectations
+from pipeline.validation.report import data_docs
 from pipeline.validation.report.data_docs import KEPT
 from tests.browser import browser
 from tests.pipeline.validation.corpus.manifests import row, table
@@ -47,8 +48,7 @@ def page(*values: str, count: int = 30, without: str | None = None) -> str:
     frames = tables(table(rows), NOT_JUDGED)
     if without:
         frames["contents"] = frames["contents"].drop(without)
-    _, html = evaluate(RULES, frames)
-    return html
+    return data_docs.render(evaluate(RULES, frames).results)
 
 
 class Tags(HTMLParser):

@@ -13,6 +13,7 @@ from PIL import Image
 
 from pipeline.validation.drift.drift import Drift, Shape
 from pipeline.validation.evaluate import Outcome
+from pipeline.validation.printable import printable
 from pipeline.validation.probe.probe import THUMBNAIL_SIDE
 from pipeline.validation.reasons import REASONS, WARNINGS
 from pipeline.validation.report.charts import DISTRIBUTIONS
@@ -22,7 +23,6 @@ from pipeline.validation.report.report import (
     MOST_BYTES,
     PER_REASON,
     gallery,
-    printable,
     render,
     shown,
     summary,

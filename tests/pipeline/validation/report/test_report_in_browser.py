@@ -13,7 +13,8 @@ import pytest
 
 from pipeline.validation.drift.drift import Drift, Shape
 from pipeline.validation.evaluate import Outcome
-from pipeline.validation.report.report import printable, render, shown, summary
+from pipeline.validation.printable import printable
+from pipeline.validation.report.report import render, shown, summary
 from tests.browser import Page, browser
 from tests.pipeline.validation.corpus.corpus import picture
 from tests.pipeline.validation.corpus.manifests import HOSTILE, row, statistic, table
