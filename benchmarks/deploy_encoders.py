@@ -52,7 +52,7 @@ def write(name: str, directory: Path) -> None:
 def _write_bundle(name: str, encoder: Any, directory: Path) -> None:
     from deploy.artifact import publish
     from deploy.bundle import FORMAT_VERSION, Bundle, graph_promise, write_bundle
-    from deploy.encoder import l2_normalised
+    from deploy.encoder import l2_normalize
     from deploy.session import METADATA
     from simclr_core.evaluation.features import extract
     from simclr_core.export.onnx_graph import ServedEncoder, export_graph
@@ -69,7 +69,7 @@ def _write_bundle(name: str, encoder: Any, directory: Path) -> None:
     golden = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
     content = io.BytesIO()
     Image.fromarray(golden).save(content, "PNG")
-    vectors = l2_normalised(extract(encoder, Preprocessing(size, resize).apply(golden)[None], MEAN, STD))
+    vectors = l2_normalize(extract(encoder, Preprocessing(size, resize).apply(golden)[None], MEAN, STD))
     graph = export_graph(ServedEncoder(encoder, MEAN, STD), size, 20, {METADATA: graph_promise(card)})
     with publish(directory) as work:
         write_bundle(work, Bundle(card, graph, None, (content.getvalue(),), vectors))

@@ -21,7 +21,7 @@ from benchmarks.deploy_encoders import TorchEncoder
 from deploy.encoder import Encoder
 from deploy.folders.folder import embed_files, image_files
 from deploy.images.inputs import map_ahead, read_pixels
-from deploy.images.preprocess import canonicalise, open_image
+from deploy.images.preprocess import canonicalize, open_image
 from deploy.latency import latencies, photo
 
 LATENCY_SECONDS = 3.0
@@ -92,7 +92,7 @@ def unusual_inputs(directory: Path) -> dict[str, Any]:
     cosines = {}
     for name, data in files_of_every_kind().items():
         stored = io.BytesIO()
-        canonicalise(open_image(data))[0].save(stored, "PNG")
+        canonicalize(open_image(data))[0].save(stored, "PNG")
         cosines[name] = round(float(served.embed(data).vectors[0] @ trained.embed(stored.getvalue())[0]), 7)
     return {"cosine_min": min(cosines.values()), "cosines": cosines}
 

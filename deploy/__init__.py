@@ -1,19 +1,21 @@
-"""Embed images with an exported encoder: numpy, Pillow and onnxruntime, and no torch.
+"""Embed images with an exported encoder. Needs numpy, Pillow and onnxruntime, but not torch.
 
-    import deploy
-    encoder = deploy.load("models/bundle")
-    vectors = encoder.embed(["cat.jpg", "dog.png"]).vectors    # float32 [2, dim], of length 1
+Examples:
+    >>> import deploy
+    >>> encoder = deploy.load("models/bundle")
+    >>> vectors = encoder.embed(["cat.jpg", "dog.png"]).vectors  # float32 [2, dim], each row of length 1
+    >>> similarity = float(vectors[0] @ vectors[1])  # cosine similarity
 
-Importing this package costs next to nothing: each name is imported when it is first asked for (PEP 562), Pillow and
-onnxruntime when a bundle is loaded.
+Importing this package is cheap: each name is imported on first access (PEP 562), and Pillow and onnxruntime when a
+bundle is loaded.
 """
 
 import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# The official onnxruntime wheels report usage to Microsoft since 1.29. Only this variable, set before onnxruntime is
-# first imported, switches all of it off.
+# Since 1.29 the official onnxruntime wheels report usage to Microsoft. Only this variable switches all of it off, and
+# only if it is set before onnxruntime is first imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 from deploy.errors import DeployError, ImageError
@@ -31,11 +33,16 @@ keep_old_names(
 )
 
 if TYPE_CHECKING:
-    from deploy.encoder import Embeddings, Encoder, Prediction, load
+    from deploy.embeddings import Embeddings, Prediction
+    from deploy.encoder import Encoder, load
     from deploy.search.index import Index
 else:
-    _MODULES = dict.fromkeys(("Embeddings", "Encoder", "Prediction", "load"), "deploy.encoder") | {
-        "Index": "deploy.search.index"
+    _MODULES = {
+        "Embeddings": "deploy.embeddings",
+        "Encoder": "deploy.encoder",
+        "Index": "deploy.search.index",
+        "Prediction": "deploy.embeddings",
+        "load": "deploy.encoder",
     }
 
     def __getattr__(name: str) -> Any:

@@ -1,9 +1,9 @@
-"""Directories that are either complete or absent: the one way in which every stage publishes what it made.
+"""Publish directories that are either complete or absent. Every stage publishes its outputs with this module.
 
 An artifact is a directory with a ``MANIFEST.sha256`` in the format of ``sha256sum``, so that ``sha256sum -c`` checks it
-anywhere. It is written beside its target, flushed to the disk, and renamed into place: a reader sees the old
-artifact or the new one, never a part. Hashes are checked before anything is parsed, because torch, onnxruntime and DVC
-all load a flipped bit without complaint.
+anywhere. It is written next to its target, flushed to the disk, and renamed into place: a reader sees the old artifact
+or the new one, never a part. Hashes are checked before any file is parsed, because torch, onnxruntime and DVC all load
+a flipped bit without an error.
 """
 
 import os
@@ -21,10 +21,10 @@ MANIFEST = "MANIFEST.sha256"
 
 @contextmanager
 def publish(target: Path, replace: bool = False) -> Iterator[Path]:
-    """Yield an empty directory beside ``target``; when the block ends well, it becomes ``target``.
+    """Yield an empty directory next to ``target``; when the block ends without an error, it becomes ``target``.
 
-    If the block raises, nothing is left behind. An existing target is kept and ``FileExistsError`` raised, unless
-    ``replace``: then it stays in place until the new one is complete on the disk.
+    If the block raises, no file is left behind. An existing target is kept and ``FileExistsError`` raised, unless
+    ``replace`` is set: then the target stays in place until the new directory is complete on the disk.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(target)
@@ -56,7 +56,7 @@ def verify(directory: Path) -> str:
         The artifact's ``identity``.
 
     Raises:
-        MissingArtifactError: no such directory, or it has no manifest.
+        MissingArtifactError: the directory or its manifest does not exist.
         CorruptArtifactError: names the first file that is missing, unlisted or changed.
     """
     expected = _read_manifest(directory)
@@ -77,20 +77,20 @@ def verify(directory: Path) -> str:
 
 
 def identity(directory: Path) -> str:
-    """SHA-256 of the manifest: one hexadecimal name for everything the artifact holds."""
+    """Return the SHA-256 of the manifest, 64 hexadecimal digits that identify the whole content of the artifact."""
     _read_manifest(directory)
     return sha256(directory / MANIFEST)
 
 
 def sha256(path: Path) -> str:
-    import hashlib  # here, since `import deploy` should cost little more than numpy
+    import hashlib  # here, so that `import deploy` costs little more than numpy
 
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
-    """Replace one file by ``data``, whole or not at all."""
+    """Replace one file with ``data``, completely or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=_prefix(path), dir=path.parent)
     work = Path(name)
@@ -122,10 +122,10 @@ def _read_manifest(directory: Path) -> dict[str, str]:
         raise MissingArtifactError(f"{directory}: has no {MANIFEST}, so it is incomplete; make it again") from None
     except UnicodeDecodeError:
         raise CorruptArtifactError(f"{directory / MANIFEST}: not text; restore the directory from its source") from None
-    # Not splitlines(), which ends a line at ten other characters too: some of them are one flipped bit away.
+    # Not splitlines(), which also splits at ten other characters; some of them are one flipped bit away.
     *lines, rest = text.split("\n")
     if rest:
-        raise CorruptArtifactError(f"{directory / MANIFEST}: does not end in a full line; restore the directory")
+        raise CorruptArtifactError(f"{directory / MANIFEST}: the last line is incomplete; restore the directory")
     entries = {}
     for line in lines:
         digest, separator, name = line.partition("  ")
@@ -143,7 +143,7 @@ def _retire(target: Path) -> Path:
 
 
 def _remove_abandoned(target: Path) -> None:
-    """Clear what a killed process left beside the target. Callers hold the lock of what they publish."""
+    """Remove what a killed process left next to the target. Callers hold the lock of the target."""
     for path in target.parent.glob(f"{_prefix(target)}*"):
         shutil.rmtree(path, ignore_errors=True)
 

@@ -1,16 +1,16 @@
-"""The bundle: a directory that holds everything to serve one encoder, and nothing that can run code.
+"""The bundle: a directory that holds everything needed to serve one encoder, and nothing that can run code.
 
-    bundle.json            what it is: interface, preprocessing, provenance, metrics, licence, tolerances
+    bundle.json            interface, preprocessing, provenance, metrics, license, tolerances
     encoder.fp32.onnx      uint8 [batch, size, size, 3] → float32 [batch, dim]; scaling, mean and std are in the graph
     encoder.int8.onnx      the same in 8 bits, and encoder.fp16.onnx for GPUs; each only if it passed its gate
-    head.npz labels.json   a linear classifier on the raw output; absent when there were no labels
-    golden/                PNG images; vectors.npy, their embeddings of length 1 as the trained network gives them, and
-                           vectors.int8.npy, vectors.fp16.npy as those variants gave them where they were exported
+    head.npz labels.json   a linear classifier on the raw output; absent if there were no labels
+    golden/                PNG images; vectors.npy, their embeddings of length 1 by the trained network, and
+                           vectors.int8.npy, vectors.fp16.npy by those variants on the machine that exported them
     MODEL_CARD.md LICENSE.txt sbom.cdx.json
-    MANIFEST.sha256        checked before anything else is read
+    MANIFEST.sha256        checked before any other file is read
 
-The SHA-256 of the manifest is the bundle's id. A signature of the manifest is one of every file; it stays beside the
-bundle, and needs nothing of ours:
+The SHA-256 of the manifest is the bundle's id. Signing the manifest therefore signs every file. The signature stays
+next to the bundle; OpenSSH is enough to make and verify it:
 
     ssh-keygen -Y sign -f KEY -n simclr-bundle < BUNDLE/MANIFEST.sha256 > BUNDLE.sig
     ssh-keygen -Y verify -f SIGNERS -I WHO -n simclr-bundle -s BUNDLE.sig < BUNDLE/MANIFEST.sha256
@@ -32,7 +32,7 @@ from deploy.errors import BundleFormatError
 from deploy.images.preprocess import Preprocessing
 
 FORMAT_VERSION = 2
-READABLE = (1, FORMAT_VERSION)  # 1 has neither variants nor a temperature
+READABLE = (1, FORMAT_VERSION)  # version 1 has neither variants nor a temperature
 MODEL = "encoder.fp32.onnx"
 FP32, INT8, FP16 = "fp32", "int8", "fp16"
 _FIELDS = {"name": str, "dim": int, "preprocessing": dict, "normalisation": dict, "golden": dict}
@@ -42,7 +42,7 @@ _FIELDS = {"name": str, "dim": int, "preprocessing": dict, "normalisation": dict
 class Head:
     """A linear classifier on the encoder's raw output: float32 weight [dim, classes] and bias [classes].
 
-    ``temperature`` was fitted on held-out labels, so that of the answers given with 0.8 about 80 % are right.
+    ``temperature`` was fitted on held-out labels, so that about 80 % of the answers with probability 0.8 are correct.
     """
 
     weight: NDArray[np.float32]
@@ -51,7 +51,7 @@ class Head:
     temperature: float = 1.0
 
     def probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Softmax of the logits over the temperature (Guo et al. 2017): float32 [n, dim] → [n, classes]."""
+        """Softmax of the logits divided by the temperature (Guo et al. 2017): float32 [n, dim] → [n, classes]."""
         logits = (features @ self.weight + self.bias) / np.float32(self.temperature)
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities: NDArray[np.float32] = exponentials / exponentials.sum(axis=1, keepdims=True)
@@ -60,8 +60,9 @@ class Head:
 
 @dataclass(frozen=True)
 class Variant:
-    """One ONNX file with what it gives for the golden images, float32 [images, dim], and how far another machine may
-    be from that: ``cosine_min`` and ``max_abs``.
+    """One ONNX file, its embeddings of the golden images, float32 [images, dim], and the tolerance for other machines.
+
+    ``tolerance`` holds ``cosine_min`` and ``max_abs``; see ``deploy.encoder.Fidelity``.
     """
 
     model: bytes = field(repr=False)
@@ -71,9 +72,9 @@ class Variant:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle in memory. ``card`` is bundle.json; ``id`` is None until it is published.
+    """A bundle in memory. ``card`` is bundle.json; ``id`` is None until the bundle is published.
 
-    ``model`` and ``golden_vectors`` are of fp32, which every bundle has; ``variants`` are the others by name.
+    ``model`` and ``golden_vectors`` are those of fp32, which every bundle has; ``variants`` holds the others by name.
     """
 
     card: dict[str, Any]
@@ -100,7 +101,7 @@ class Bundle:
 
 
 def write_bundle(directory: Path, bundle: Bundle) -> None:
-    """Write the files of a bundle into ``directory`` (from ``deploy.artifact.publish``, which adds the manifest)."""
+    """Write the files of a bundle into ``directory``; ``deploy.artifact.publish`` yields it and adds the manifest."""
     (directory / "bundle.json").write_text(_json(bundle.card), encoding="utf-8")
     (directory / MODEL).write_bytes(bundle.model)
     if head := bundle.head:
@@ -120,13 +121,13 @@ def write_bundle(directory: Path, bundle: Bundle) -> None:
 
 
 def read_bundle(directory: Path) -> Bundle:
-    """Read a bundle after comparing every file with the manifest.
+    """Compare every file with the manifest, then read the bundle.
 
     Raises:
-        ArtifactError: the directory is missing or a file differs from its manifest; nothing was parsed.
-        BundleFormatError: another format version, or a part that this release cannot read.
+        ArtifactError: the directory is missing or a file differs from its manifest; no file was parsed.
+        BundleFormatError: the bundle has another format version, or a part that this release cannot read.
     """
-    import zipfile  # here, since `import deploy` should cost little more than numpy
+    import zipfile  # here, so that `import deploy` costs little more than numpy
 
     verify(directory)
     card = _read_card(directory / "bundle.json")
@@ -148,7 +149,7 @@ def model_file(variant: str) -> str:
 
 
 def graph_promise(card: dict[str, Any]) -> str:
-    """What the ONNX file repeats of bundle.json in its own metadata, so that neither can be exchanged alone."""
+    """Return what the ONNX file repeats of bundle.json in its metadata, so that neither can be replaced separately."""
     kept = ("format_version", "dim", "preprocessing", "normalisation")
     return json.dumps({name: card[name] for name in kept}, sort_keys=True)
 
@@ -181,7 +182,7 @@ def _read_variants(directory: Path, card: dict[str, Any]) -> dict[str, Variant]:
     variants = {}
     for name, facts in card.get("variants", {}).items():
         if not re.fullmatch(r"[a-z0-9]+", name):
-            raise BundleFormatError(f"variants in bundle.json: {name!r} is no name; export the bundle again")
+            raise BundleFormatError(f"variants in bundle.json: {name!r} is not a valid name; export the bundle again")
         if name != FP32:
             vectors = np.load(directory / _vectors_file(name), allow_pickle=False)
             variants[name] = Variant((directory / model_file(name)).read_bytes(), vectors, facts["tolerance"])
@@ -189,7 +190,7 @@ def _read_variants(directory: Path, card: dict[str, Any]) -> dict[str, Variant]:
 
 
 def _check_parts(bundle: Bundle) -> None:
-    """Parts that do not fit each other would fail at the first request, or give wrong answers without failing."""
+    """Check that the parts match: otherwise the first request would fail, or silently get a wrong answer."""
     for name in (FP32, *bundle.variants):
         variant = bundle.variant(name)
         _check_array(_vectors_file(name), variant.golden_vectors, (len(bundle.golden_images), bundle.dim))
@@ -204,7 +205,7 @@ def _check_parts(bundle: Bundle) -> None:
             raise BundleFormatError(f"temperature in head.npz is {bundle.head.temperature}, not a positive number")
     Preprocessing.from_json(bundle.card["preprocessing"])
     if not bundle.golden_images:
-        raise BundleFormatError("golden/ holds no PNG image")
+        raise BundleFormatError("golden/ does not contain any PNG image")
 
 
 def _vectors_file(variant: str) -> str:

@@ -1,9 +1,10 @@
-"""Try a bundle out where it can do no harm: in a process of its own, with limits on its memory and its time.
+"""Try out a bundle in a separate process with limits on its memory and time.
 
     candidate.check(Path("registry/v0.0.3")).id
 
-onnxruntime is native code that reads a graph from elsewhere: one that makes it crash, or that asks for more memory than
-there is, must not take a server with it. The process embeds the golden images as well, so what passes also computes.
+onnxruntime is native code that reads a graph from an outside source. A graph that crashes it, or that allocates more
+memory than the machine has, must not bring down the server. The process also embeds the golden images, so a bundle that
+passes is known to compute correctly.
 """
 
 import json
@@ -24,62 +25,64 @@ from deploy.errors import ArgumentError, CandidateError, DeployError, ImageError
 from deploy.failpoint import failpoint
 
 MEMORY_MB = 4096  # of address space: Python and onnxruntime take under 300, with an ONNX file of 100 MB under 500
-SECONDS = 300.0  # beside a busy server the half second of work may take a minute
-NICENESS = 19  # what a server beside it does not need; its requests wait half as long as they would at 0
+SECONDS = 300.0  # next to a busy server the half second of work may take a minute
+NICENESS = 19  # takes only idle CPU time: requests to a server on this machine wait half as long as with niceness 0
 OUTPUT = 1 << 20  # bytes
-UNCHANGED = "it does not replace what serves"
+UNCHANGED = "it does not replace the current model"
 
 
 @dataclass(frozen=True)
-class Checked:
-    """A bundle that passed: the ``Encoder.id`` it has, and how close its golden images came."""
+class CheckResult:
+    """A bundle that passed: its ``Encoder.id``, and how close its embeddings of the golden images are."""
 
     id: str
     fidelity: Fidelity
 
 
-def check(directory: Path, memory_mb: int = MEMORY_MB, seconds: float = SECONDS, variant: str = FP32) -> Checked:
-    """Load a bundle and embed its golden images in a limited process, on one thread.
+def check(directory: Path, memory_mb: int = MEMORY_MB, seconds: float = SECONDS, variant: str = FP32) -> CheckResult:
+    """Load a bundle and embed its golden images in a process with limited resources, on one thread.
 
-    What is loaded afterwards should have the id that was checked.
+    A caller that loads the bundle afterwards should compare its id with the id in the result.
 
     Args:
-        memory_mb: address space of the process; give 500 and some times the size of the ONNX file.
-        seconds: of wall-clock time, and of processor time.
+        memory_mb: address space of the process; give 500 plus several times the size of the ONNX file.
+        seconds: limit of wall-clock time, and of processor time.
 
     Raises:
         CandidateError: the process crashed, ran out of time or memory, or could not be started.
-        DeployError: what ``load`` and ``verify`` raise, as in this process.
+        DeployError: ``load`` or ``verify`` failed in the process; the error is raised again here.
     """
     if memory_mb < 1 or not seconds > 0:
         raise ArgumentError(f"memory_mb={memory_mb}, seconds={seconds}; give positive numbers")
     command = [sys.executable, "-m", "deploy.candidate", os.fspath(directory), str(memory_mb), str(seconds), variant]
-    # The module is found where this process found it; no path means the folder at hand.
+    # The process imports the same module as this one; an empty entry of sys.path means the current folder.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)}
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as complaints:
-        process = subprocess.Popen(command, stdout=output, stderr=complaints, env=environment, start_new_session=True)
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors_output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=errors_output, env=environment, start_new_session=True
+        )
         try:
             code = process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
-            raise CandidateError(f"{directory}: not done after {seconds:g} s; {UNCHANGED}") from None
+            raise CandidateError(f"{directory}: the trial did not finish within {seconds:g} s; {UNCHANGED}") from None
         finally:
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-        return _verdict(directory, code, _last_line(output), _last_line(complaints))
+        return _read_result(directory, code, _last_line(output), _last_line(errors_output))
 
 
-def _verdict(directory: Path, code: int, said: str, complaint: str) -> Checked:
-    if code == 0 and said:
-        report = json.loads(said)
+def _read_result(directory: Path, code: int, output: str, error_output: str) -> CheckResult:
+    if code == 0 and output:
+        report = json.loads(output)
         if "error" not in report:
-            return Checked(report["id"], Fidelity(**report["fidelity"]))
+            return CheckResult(report["id"], Fidelity(**report["fidelity"]))
         kind = getattr(errors, report["error"])
         assert issubclass(kind, DeployError)
         raise kind(report["message"])
-    died = f"signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"exit code {code}"
-    reason = f"{died}: {complaint}" if complaint else died
-    raise CandidateError(f"{directory}: trying it out ended with {reason}; {UNCHANGED}")
+    end = f"signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"exit code {code}"
+    reason = f"{end}: {error_output}" if error_output else end
+    raise CandidateError(f"{directory}: the trial process ended with {reason}; {UNCHANGED}")
 
 
 def _last_line(file: BinaryIO) -> str:
@@ -94,18 +97,18 @@ def _limit(memory_mb: int, seconds: float) -> None:
     whole = int(seconds) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (whole, whole))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (OUTPUT, OUTPUT))  # what it prints, and it has nothing else to write
+    resource.setrlimit(resource.RLIMIT_FSIZE, (OUTPUT, OUTPUT))  # its output is the only file it writes
 
 
 def main(directory: str, memory_mb: str, seconds: str, variant: str) -> None:
-    """The limited process: prints one line of JSON, also for an error that is foreseen."""
+    """Run in the limited process: print one line of JSON, also for a DeployError."""
     _limit(int(memory_mb), float(seconds))
     try:
         encoder = load(directory, threads=1, variant=variant)
         failpoint("candidate.loaded")
         report: dict[str, object] = {"id": encoder.id, "fidelity": asdict(encoder.verify())}
     except MemoryError:
-        report = {"error": "CandidateError", "message": f"{directory}: needs over {memory_mb} MB"}
+        report = {"error": "CandidateError", "message": f"{directory}: needs more than {memory_mb} MB of memory"}
     except ImageError as error:
         report = {"error": "BundleFormatError", "message": f"{directory}: golden images: {error}"}
     except DeployError as error:

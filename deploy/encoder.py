@@ -6,64 +6,31 @@
         store(part.sources, part.vectors)                # any number of images in bounded memory
     encoder.classify("cat.jpg", top_k=3)[0].labels       # ('cat', 'dog', 'fox')
 
-Whatever the input is, it goes through ``deploy.images.preprocess``, as in training.
+Every input passes through ``deploy.images.preprocess``, the same code as in training.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deploy.bundle import FP32, Bundle, read_bundle
+from deploy.embeddings import Embeddings, Fidelity, Prediction, compare, l2_normalize
 from deploy.errors import ArgumentError, GoldenMismatchError, ImageError, MissingHeadError
 from deploy.images.inputs import Picture, Pixels, as_iterable, is_single, read_ahead
+from deploy.moved import renamed
 from deploy.processor import CPU_PROVIDER, choose_variant
 from deploy.registry import version
 from deploy.session import available_cpus, open_session
 
+__all__ = ["Embeddings", "Encoder", "Fidelity", "OnError", "Prediction", "compare", "l2_normalize", "load"]
+
 OnError = Literal["raise", "skip", "null"]
 CPU = (CPU_PROVIDER,)
-
-
-@dataclass(frozen=True)
-class Embeddings:
-    """Embeddings of consecutive inputs.
-
-    Attributes:
-        vectors: float32 [rows, dim]. One row for every input, NaN where it failed (``on_error="null"``), or one for
-            every input that is ok (``on_error="skip"``).
-        sources: of every input, its path, or ``image <position>`` for one in memory.
-        ok: bool [inputs].
-        errors: why the others are not ok, by position within these embeddings.
-    """
-
-    vectors: NDArray[np.float32]
-    sources: tuple[str, ...]
-    ok: NDArray[np.bool_]
-    errors: dict[int, ImageError]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The most probable classes of one input, best first; none, and ``error``, when it could not be read."""
-
-    source: str
-    labels: tuple[str, ...] = ()
-    probabilities: tuple[float, ...] = ()
-    error: ImageError | None = None
-
-
-@dataclass(frozen=True)
-class Fidelity:
-    """How close embeddings are to a reference: the smallest cosine similarity, the largest absolute difference."""
-
-    images: int
-    cosine_min: float
-    max_abs: float
 
 
 def load(
@@ -72,15 +39,29 @@ def load(
     """Check a bundle and start its encoder.
 
     Args:
-        bundle: directory of a bundle, or a registry, which gives the version that it serves now.
-        threads: of one inference; by default the cores that affinity and control group leave to this process.
-        providers: onnxruntime execution providers, in order of preference; each of them must really start.
-        variant: "fp32", what was trained; "int8" or "fp16" if the bundle has them, faster and within 0.5 points of its
-            accuracy; or "auto", the fastest for this processor and provider. Vectors of two variants do not mix:
-            ``Encoder.id`` tells them apart.
+        bundle: directory of a bundle, or a registry, whose current version is loaded.
+        threads: threads of one inference; by default as many as the cores that CPU affinity and control group grant to
+            this process.
+        providers: onnxruntime execution providers, in order of preference; it is an error if one does not start.
+        variant: "fp32", the trained network; "int8" or "fp16", if the bundle has it, which is faster and within 0.5
+            points of the accuracy of fp32; or "auto", the fastest for this processor and provider. Vectors of two
+            variants cannot be compared; their encoders have different ``Encoder.id``.
+
+    Returns:
+        An encoder, safe to use from many threads.
 
     Raises:
-        DeployError: ArtifactError, RegistryError, BundleError, ProviderError or ArgumentError; see ``deploy.errors``.
+        ArtifactError: the directory is missing, or a file differs from its SHA-256 in the manifest.
+        RegistryError: the registry does not name a version to serve.
+        BundleError: the bundle has another format version, or its parts contradict each other.
+        ProviderError: an execution provider is not installed or does not start.
+        ArgumentError: ``threads`` is below 1, or the bundle does not have this variant.
+
+    Examples:
+        >>> import deploy
+        >>> encoder = deploy.load("models/bundle", threads=1)
+        >>> encoder.info["runtime"]["variant"]
+        'fp32'
     """
     released = version(Path(bundle))
     directory = Path(bundle) / released if released else Path(bundle)
@@ -88,7 +69,14 @@ def load(
 
 
 class Encoder:
-    """Embeds and classifies images. Safe to use from many threads."""
+    """Embeds and classifies images. ``deploy.load`` makes one. Safe to use from many threads.
+
+    Examples:
+        >>> import deploy
+        >>> encoder = deploy.load("models/bundle", threads=2)
+        >>> len(encoder.id), encoder.info["runtime"]["threads"]
+        (64, 2)
+    """
 
     def __init__(
         self,
@@ -109,17 +97,21 @@ class Encoder:
 
     @property
     def id(self) -> str:
-        """Names what computed a vector: the bundle's id, for another variant than fp32 followed by ":" and its name.
+        """Identifies what computed a vector. Only vectors of encoders with equal ids can be compared.
 
-        Vectors may be compared when these are equal. Empty for a bundle that was not published.
+        The SHA-256 of the bundle's manifest as 64 hexadecimal digits, followed by ":" and the variant if that is not
+        fp32. Empty for a bundle that was not published.
         """
         published = self._bundle.id or ""
         return published if self._variant == FP32 else f"{published}:{self._variant}"
 
     @property
     def info(self) -> dict[str, Any]:
-        """What is served: the registry's version of it (None for a bundle that came from none), the bundle's id,
-        bundle.json, the class labels, and how this process runs it: threads, providers, the variant and why that one.
+        """What this encoder is and how it runs, ready for ``json.dumps``.
+
+        ``version`` in the registry (None for a bundle outside a registry), ``id`` of the bundle, every field of
+        bundle.json (among them ``name``, ``dim`` and ``metrics``), the class ``labels``, and ``runtime``: threads,
+        execution providers, the variant, and the reason for that variant.
         """
         labels = self._bundle.head.labels if self._bundle.head else ()
         runtime = {
@@ -131,7 +123,7 @@ class Encoder:
         return {
             "version": self._version,
             "id": self._bundle.id,
-            "variants": {FP32: {}},  # a card of format version 1 names none
+            "variants": {FP32: {}},  # a card of format version 1 has no such field
             **self._bundle.card,
             "labels": list(labels),
             "runtime": runtime,
@@ -145,17 +137,32 @@ class Encoder:
         on_error: OnError = "raise",
         workers: int | None = None,
     ) -> Embeddings:
-        """Embed one image or many, with the whole result in memory (``embed_iter`` streams).
+        """Embed one image or many, and return the whole result in memory (``embed_iter`` streams it).
 
         Args:
-            images: a Picture or an iterable of them; an array [n, height, width, 3] is n images.
-            normalize: scale each vector to length 1, so that a dot product is a cosine similarity. Off: the raw output.
-            on_error: "raise" the first ImageError; "skip" the input; "null" leaves a row of NaN in its place.
-            workers: threads that decode; by default one per core, and none for a single image.
+            images: an image or an iterable of images. An image is a path, the bytes of an image file, a PIL image, or
+                uint8 RGB pixels [height, width, 3]; an array [n, height, width, 3] is n images.
+            batch_size: images in one run of the model.
+            normalize: scale each vector to length 1, so that a dot product is a cosine similarity; otherwise return
+                the raw output of the network.
+            on_error: "raise" the first ImageError, "skip" the input, or "null" for a row of NaN in its place.
+            workers: threads that decode; by default one for each core, or the calling thread for a single image.
+
+        Returns:
+            Embeddings with ``vectors`` float32 [rows, dim], in the order of the inputs.
 
         Raises:
             ImageError: an input cannot be read and ``on_error`` is "raise"; the message names the input.
             ArgumentError: an argument has a value that is not allowed.
+
+        Examples:
+            >>> import deploy
+            >>> encoder = deploy.load("models/bundle")
+            >>> result = encoder.embed(["cat.jpg", "dog.png"])
+            >>> result.vectors.shape == (2, encoder.info["dim"]), result.vectors.dtype
+            (True, dtype('float32'))
+            >>> round(float(result.vectors[0] @ result.vectors[0]), 3)
+            1.0
         """
         if is_single(images) and workers is None:
             workers = 1
@@ -178,9 +185,19 @@ class Encoder:
         on_error: OnError = "raise",
         workers: int | None = None,
     ) -> Iterator[Embeddings]:
-        """Embed a stream in order, ``batch_size`` inputs at a time, while the next two batches are decoded.
+        """Embed a stream of images in bounded memory, in order.
 
-        Arguments and errors as in ``embed``.
+        Other threads decode the next two batches while the model runs one. Arguments and errors are those of ``embed``.
+
+        Returns:
+            An iterator of Embeddings, each of ``batch_size`` inputs; the last one may have fewer.
+
+        Examples:
+            >>> import deploy
+            >>> encoder = deploy.load("models/bundle")
+            >>> pictures = ["cat.jpg", "dog.png", "cat.jpg"]
+            >>> [len(part.vectors) for part in encoder.embed_iter(pictures, batch_size=2)]
+            [2, 1]
         """
         if on_error not in ("raise", "skip", "null"):
             raise ArgumentError(f"on_error={on_error!r}; choose raise, skip or null")
@@ -194,36 +211,59 @@ class Encoder:
     def classify(
         self, images: "Picture | Iterable[Picture]", top_k: int = 5, on_error: OnError = "raise", batch_size: int = 32
     ) -> list[Prediction]:
-        """The ``top_k`` most probable classes of each image, from the bundle's head.
+        """Return the ``top_k`` most probable classes of each image, by the classifier in the bundle.
 
-        An input that cannot be read is raised, left out ("skip"), or gives a Prediction with its ``error`` ("null").
+        Args:
+            images: as in ``embed``.
+            top_k: classes of each image; all classes if there are fewer.
+            on_error: "raise" the first ImageError, "skip" the input, or "null" for a Prediction with ``error``.
+            batch_size: images in one run of the model.
 
         Raises:
             MissingHeadError: the bundle was exported without labels.
             ImageError, ArgumentError: as in ``embed``.
+
+        Examples:
+            >>> import deploy
+            >>> (prediction,) = deploy.load("models/bundle").classify("cat.jpg", top_k=2)
+            >>> len(prediction.labels), prediction.probabilities[0] >= prediction.probabilities[1]
+            (2, True)
         """
         return list(self.classify_iter(as_iterable(images), top_k, on_error, batch_size))
 
     def classify_iter(
         self, images: Iterable[Picture], top_k: int = 5, on_error: OnError = "raise", batch_size: int = 32
     ) -> Iterator[Prediction]:
-        """``classify`` as a stream, in order and in bounded memory."""
+        """Classify a stream of images in bounded memory, in order. Arguments and errors are those of ``classify``.
+
+        Examples:
+            >>> import deploy
+            >>> predictions = deploy.load("models/bundle").classify_iter(["cat.jpg", "dog.png"], top_k=1)
+            >>> [prediction.source for prediction in predictions]
+            ['cat.jpg', 'dog.png']
+        """
         if top_k < 1:
             raise ArgumentError(f"top_k={top_k}; give 1 or more")
         if self._bundle.head is None:
             name = self._bundle.card["name"]
             raise MissingHeadError(f"{name}: was exported without a classifier; label some images, train, export again")
-        # Rows of NaN keep vectors and sources in step; those to be skipped are left out below.
+        # Rows of NaN keep vectors and sources aligned; _predictions drops the inputs to skip.
         keep_rows: OnError = "null" if on_error == "skip" else on_error
         parts = self.embed_iter(images, batch_size, normalize=False, on_error=keep_rows)
         return self._predictions(parts, top_k, skip=on_error == "skip")
 
     def verify(self) -> Fidelity:
-        """Embed the golden images on this machine and compare: fp32 with the vectors of the trained network, another
-        variant with its own at export.
+        """Embed the golden images on this machine and compare the vectors with the reference in the bundle.
+
+        The reference of fp32 is the trained network; that of another variant is its own output at export.
 
         Raises:
-            GoldenMismatchError: the difference is over the tolerance in bundle.json.
+            GoldenMismatchError: the difference exceeds the tolerance in bundle.json.
+
+        Examples:
+            >>> import deploy
+            >>> deploy.load("models/bundle").verify().cosine_min > 0.999
+            True
         """
         fidelity = compare(self.embed(self._bundle.golden_images).vectors, self._golden.golden_vectors)
         allowed = self._golden.tolerance
@@ -244,7 +284,7 @@ class Encoder:
                 position, error = next(iter(errors.items()))
                 raise ImageError(error.reason, f"{sources[position]}: {error}") from error
             vectors = self.run([item for _, item in batch if not isinstance(item, ImageError)])
-            vectors = l2_normalised(vectors) if normalize else vectors
+            vectors = l2_normalize(vectors) if normalize else vectors
             ok = np.array([position not in errors for position in range(len(batch))])
             if on_error == "null":
                 rows = np.full((len(batch), self._bundle.dim), np.nan, np.float32)
@@ -254,11 +294,18 @@ class Encoder:
 
     @property
     def bundle(self) -> Bundle:
-        """What this encoder was made of, but for the weights."""
+        """The bundle that this encoder was loaded from, without the weights."""
         return self._bundle
 
     def run(self, pixels: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """n times uint8 [size, size, 3], as ``Preprocessing.apply`` gives them → the raw output, float32 [n, dim]."""
+        """Run the model on preprocessed pixels.
+
+        Args:
+            pixels: n arrays uint8 [size, size, 3], as ``Preprocessing.apply`` returns them.
+
+        Returns:
+            The raw output, float32 [n, dim].
+        """
         if not pixels:
             return np.empty((0, self._bundle.dim), np.float32)
         features: NDArray[np.float32] = self._session.run([self._output], {self._input: np.stack(pixels)})[0]
@@ -276,15 +323,5 @@ class Encoder:
                     yield Prediction(source, error=part.errors[position])
 
 
-def l2_normalised(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Each row scaled to length 1; a row of zeros stays."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    normalised: NDArray[np.float32] = vectors / np.maximum(lengths, np.float32(1e-12))
-    return normalised
-
-
-def compare(found: NDArray[np.float32], reference: NDArray[np.float32]) -> Fidelity:
-    """Compare two arrays of L2-normalised embeddings [n, dim], row by row."""
-    lengths = np.linalg.norm(found.astype(np.float64), axis=1) * np.linalg.norm(reference.astype(np.float64), axis=1)
-    cosines = (found.astype(np.float64) * reference).sum(axis=1) / lengths
-    return Fidelity(len(found), float(cosines.min()), float(np.abs(found - reference).max()))
+if not TYPE_CHECKING:
+    __getattr__ = renamed("deploy.encoder", {"l2_normalised": "l2_normalize"})

@@ -1,27 +1,38 @@
-"""What can go wrong when a bundle is loaded or an image is read.
+"""What can go wrong when a bundle is loaded, an image is read, or an index is searched.
 
 DeployError (ValueError)
 ├── ArtifactError
-│   ├── MissingArtifactError    the directory, or its MANIFEST.sha256, is not there
-│   └── CorruptArtifactError    a file differs from what its manifest promises
-├── RegistryError               a registry serves nothing, or its CURRENT names no version
+│   ├── MissingArtifactError    the directory or its MANIFEST.sha256 does not exist
+│   └── CorruptArtifactError    a file differs from its entry in the manifest
+├── RegistryError               a registry serves no version, or its CURRENT does not name one
 ├── BundleError
-│   ├── BundleFormatError       bundle.json is of another format version, or a part of the bundle cannot be read
-│   ├── BundleInterfaceError    the graph has other inputs, outputs or metadata than bundle.json promises
+│   ├── BundleFormatError       bundle.json has another format version, or a part of the bundle cannot be read
+│   ├── BundleInterfaceError    the graph has other inputs, outputs or metadata than bundle.json declares
 │   ├── GoldenMismatchError     this machine computes other embeddings of the golden images
-│   ├── CandidateError          a bundle crashed, or took more time or memory than it may, when it was tried out
-│   └── MissingHeadError        classes were asked of an encoder without a classification head
-├── IndexFormatError            an index was written by another release, or its files do not fit each other
-├── IndexMismatchError          vectors of another encoder or dimension than those of the index
-├── ProviderError               an execution provider is not there, or onnxruntime silently took another one
-├── MissingExtraError           an optional dependency is not installed; the message names the command
+│   ├── CandidateError          the trial process of a bundle crashed or exceeded its time or memory limit
+│   └── MissingHeadError        the encoder has no classification head to classify with
+├── IndexFormatError            another release wrote the index, or its files do not match each other
+├── IndexMismatchError          the vectors have another encoder or dimension than the index
+├── ProviderError               an execution provider is not installed, or onnxruntime silently used another one
+├── MissingExtraError           an optional dependency is not installed; the message gives the command
 ├── ArgumentError               an argument has a value that is not allowed
 └── ImageError                  one image cannot be used; ``reason`` says why in one word
+
+Examples:
+    >>> import deploy
+    >>> try:
+    ...     deploy.load("no/bundle")
+    ... except deploy.DeployError as error:
+    ...     print(f"{type(error).__name__}: {error}")
+    MissingArtifactError: no/bundle: no such directory; give the directory that holds MANIFEST.sha256
 """
 
 
 class DeployError(ValueError):
-    """Root of every error this package raises on purpose."""
+    """Root of every error that this package raises on purpose.
+
+    The message says what was given, what is allowed and what to do. Catch a subclass to react to one cause.
+    """
 
 
 class ArtifactError(DeployError):
@@ -29,15 +40,18 @@ class ArtifactError(DeployError):
 
 
 class MissingArtifactError(ArtifactError):
-    """The directory, or its manifest, does not exist."""
+    """The directory or its manifest does not exist: check the path, or publish the directory again."""
 
 
 class CorruptArtifactError(ArtifactError):
-    """A file of the directory is missing, unlisted, or has other bytes than when it was published."""
+    """A file of the directory is missing, is not listed in the manifest, or has other bytes than when it was published.
+
+    Restore the directory from its source.
+    """
 
 
 class RegistryError(DeployError):
-    """The registry does not say which of its versions serves."""
+    """The registry does not say which of its versions to serve: run ``simclr release promote VERSION``."""
 
 
 class BundleError(DeployError):
@@ -45,43 +59,46 @@ class BundleError(DeployError):
 
 
 class BundleFormatError(BundleError):
-    """The bundle was written by another release, or not by this project."""
+    """The bundle was written by another release, or not by this project: export it again."""
 
 
 class BundleInterfaceError(BundleError):
-    """The ONNX graph and ``bundle.json`` contradict each other."""
+    """The ONNX graph and ``bundle.json`` contradict each other: export the bundle again."""
 
 
 class GoldenMismatchError(BundleError):
-    """The embeddings of the golden images differ from those that were exported by more than the tolerance."""
+    """The embeddings of the golden images differ from the exported ones by more than the tolerance.
+
+    Install the versions of onnxruntime, numpy and Pillow that ``bundle.json`` names.
+    """
 
 
 class CandidateError(BundleError):
-    """Trying a bundle out ended its process, or would have taken more than it may."""
+    """The trial process crashed or exceeded its time or memory limit."""
 
 
 class MissingHeadError(BundleError):
-    """The bundle holds an encoder only."""
+    """The bundle holds an encoder without a classifier: label some images, train, and export again."""
 
 
 class IndexFormatError(DeployError):
-    """The directory is no index of embeddings that this release can read."""
+    """The directory is not an index of embeddings that this release can read: build the index again."""
 
 
 class IndexMismatchError(DeployError):
-    """Vectors cannot be compared: another encoder made them, or they have another dimension."""
+    """The vectors cannot be compared: another encoder made them, or they have another dimension."""
 
 
 class ProviderError(DeployError):
-    """The session does not run where it was asked to run."""
+    """The session does not run on the execution providers that were requested."""
 
 
 class MissingExtraError(DeployError):
-    """What was asked needs an optional dependency."""
+    """The request needs an optional dependency that is not installed; the message gives the command to install it."""
 
 
 class ArgumentError(DeployError):
-    """An argument has a value that is not allowed."""
+    """An argument has a value that is not allowed; the message gives the value and what is allowed."""
 
 
 class ImageError(DeployError):
@@ -90,6 +107,15 @@ class ImageError(DeployError):
     Attributes:
         reason: one of ``empty_file``, ``not_an_image``, ``unsupported_format``, ``truncated``, ``corrupt``, ``bomb``,
             ``metadata_bomb``, ``unsupported_depth``, ``fully_transparent``, ``unsupported_input``, ``io_error``.
+
+    Examples:
+        >>> import deploy
+        >>> encoder = deploy.load("models/bundle")
+        >>> try:
+        ...     encoder.embed(b"<html>")
+        ... except deploy.ImageError as error:
+        ...     print(error.reason)
+        not_an_image
     """
 
     def __init__(self, reason: str, message: str) -> None:

@@ -2,8 +2,8 @@
 
     SIMCLR_FAILPOINT=artifact.rename:kill@2 simclr ingest photos/
 
-kills the process the second time it reaches ``failpoint("artifact.rename")``. Without the variable a failpoint costs
-one dictionary look-up.
+kills the process when it reaches ``failpoint("artifact.rename")`` for the second time. Without the variable a failpoint
+costs one dictionary lookup.
 """
 
 import errno
@@ -19,7 +19,7 @@ def failpoint(name: str) -> None:
     """Fail here if ``SIMCLR_FAILPOINT`` names this place: ``name:action``, or ``name:action@n`` for the n-th time.
 
     Actions: ``kill`` (SIGKILL to this process), ``raise`` (RuntimeError), ``enospc`` (OSError: the disk is full), and
-    ``stop`` (SIGSTOP): whoever waits for that can kill this process, or another one, while this one is here.
+    ``stop`` (SIGSTOP), which lets a test act while the process stands exactly here.
     """
     armed = os.environ.get(VARIABLE)
     if not armed:
@@ -36,5 +36,5 @@ def failpoint(name: str) -> None:
         return
     if action == "enospc":
         raise OSError(errno.ENOSPC, "No space left on device (failpoint)", name)
-    assert action == "raise", f"{VARIABLE}={armed}: the action is kill, stop, raise or enospc"
+    assert action == "raise", f"{VARIABLE}={armed}: the action must be kill, stop, raise or enospc"
     raise RuntimeError(f"failpoint {name}")

@@ -1,9 +1,10 @@
-"""What an ONNX file may hold, read from its bytes before onnxruntime sees them.
+"""Check the bytes of an ONNX file against a list of allowed contents, before onnxruntime reads them.
 
 An ONNX file is a protobuf message (onnx.proto of ONNX 1.23; the encoding is protobuf.dev/programming-guides/encoding).
-The walk below goes through it without building anything, and accepts a flat graph of standard operators with its
-weights inside. What an encoder never needs is refused, known attack or not: external data (onnxruntime opens the files
-that it names), operators from elsewhere, functions, subgraphs, training information, and any field that is not listed.
+``check_graph`` walks through it without building objects and accepts a flat graph of standard operators that contains
+its weights. It refuses everything that an encoder never needs, whether an attack is known or not: external data
+(onnxruntime opens the files that it names), custom operators, functions, subgraphs, training information, and unlisted
+fields.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 
 class Kind(NamedTuple):
-    """A message of onnx.proto by the numbers of its fields: text, other values, messages, and what is refused."""
+    """The field numbers of a message of onnx.proto: text, other values, messages, and fields that are refused."""
 
     text: tuple[int, ...]
     values: tuple[int, ...] = ()
@@ -63,10 +64,10 @@ SCHEMA = {
 
 
 def check_graph(model: bytes) -> None:
-    """Accept an ONNX file, or say what it holds that is not allowed.
+    """Check that an ONNX file holds only a flat graph of standard operators with its weights.
 
     Raises:
-        BundleFormatError: not a whole ONNX file, or one with more than a flat graph of standard operators.
+        BundleFormatError: the file is incomplete, is not ONNX, or holds something else; the message names it.
     """
     data = memoryview(model)
     counts = {"field": 0, "node": 0, "graph": 0}
@@ -87,10 +88,10 @@ def check_graph(model: bytes) -> None:
 
 
 def _is_message(name: str, field: int, wire: int, content: memoryview) -> bool:
-    """Whether to go on inside of this field of the message ``name``."""
+    """Check one field of the message ``name``; return whether it is a message to walk through in turn."""
     kind = SCHEMA[name]
     if name == "tensor" and (field, wire) == (14, VARINT) and not any(content):
-        return False  # data_location DEFAULT, said in so many words
+        return False  # data_location DEFAULT, written explicitly
     if field in kind.refused:
         raise BundleFormatError(f"the model has {kind.refused[field]}")
     if (name, field) in (("node", 7), ("operator set", 1)) and bytes(content) not in DOMAINS:
@@ -99,16 +100,18 @@ def _is_message(name: str, field: int, wire: int, content: memoryview) -> bool:
         return True
     if field in kind.text and wire == BYTES:
         try:
-            str(content, "utf-8")  # onnxruntime passes names on unchecked, and Python then fails to read them
+            str(content, "utf-8")  # onnxruntime does not check names, and Python later fails to decode them
         except UnicodeDecodeError:
-            raise BundleFormatError(f"the model is no ONNX file: field {field} of a {name} is not text") from None
+            raise BundleFormatError(
+                f"the model is not a valid ONNX file: field {field} of a {name} is not text"
+            ) from None
     elif field not in kind.values:
         raise BundleFormatError(f"the model has an unknown field {field} of type {wire} in a {name}")
     return False
 
 
 def _fields(data: memoryview, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Number and wire type of each field of the message at [start, end), and where its value begins and ends."""
+    """Yield number, wire type, and start and end of the value, of each field of the message at [start, end)."""
     while start < end:
         tag, start = _varint(data, start, end)
         field, wire = tag >> 3, tag & 7
@@ -121,9 +124,9 @@ def _fields(data: memoryview, start: int, end: int) -> Iterator[tuple[int, int, 
             length, begin = _varint(data, start, end)
             start = begin + length
         else:
-            raise BundleFormatError(f"the model is no ONNX file: wire type {wire} at byte {begin}")
+            raise BundleFormatError(f"the model is not a valid ONNX file: wire type {wire} at byte {begin}")
         if start > end or not field:
-            raise BundleFormatError(f"the model is no whole ONNX file: it breaks at byte {begin}")
+            raise BundleFormatError(f"the model is an incomplete or damaged ONNX file: bad field at byte {begin}")
         yield field, wire, begin, start
 
 
@@ -133,4 +136,4 @@ def _varint(data: memoryview, start: int, end: int) -> tuple[int, int]:
         value |= (data[position] & 127) << 7 * (position - start)
         if data[position] < 128:
             return value, position + 1
-    raise BundleFormatError(f"the model is no whole ONNX file: it breaks at byte {start}")
+    raise BundleFormatError(f"the model is an incomplete or damaged ONNX file: bad number at byte {start}")

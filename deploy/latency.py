@@ -1,4 +1,4 @@
-"""What an encoder costs on this machine: time to load, for one image, for many, and memory.
+"""Measure an encoder on this machine: time to load, latency of one image, throughput of batches, and memory.
 
 simclr-deploy bench models/bundle --json
 """
@@ -20,19 +20,19 @@ from deploy.errors import ArgumentError
 from deploy.session import available_cpus
 
 WIDTH, HEIGHT = 640, 480
-WARM_UP, FEWEST_RUNS = 5, 20  # first calls allocate; fewer than twenty give no percentiles
+WARM_UP, FEWEST_RUNS = 5, 20  # the first calls allocate; fewer than twenty runs give no percentiles
 BATCH_SIZE = 32
 
 
 def measure(load: Callable[[], Encoder], seconds: float) -> dict[str, Any]:
     """Load an encoder, then embed one image at a time for half of ``seconds``, and batches for the other half.
 
-    Latency is from the bytes of a JPEG file of 640 x 480 pixels to its vector. Times are in milliseconds, memory is the
-    largest that this process has held, in MB.
+    Latency is the time from the bytes of a JPEG file of 640 x 480 pixels to its vector. Times are in milliseconds;
+    memory is the peak of this process, in MB.
 
     Raises:
         ArgumentError: ``seconds`` is not positive.
-        DeployError: what ``load`` raises.
+        DeployError: ``load`` failed.
     """
     if not seconds > 0:
         raise ArgumentError(f"seconds={seconds:g}; give more than 0")
@@ -60,7 +60,7 @@ def measure(load: Callable[[], Encoder], seconds: float) -> dict[str, Any]:
 
 
 def latencies(embed: Callable[[bytes], object], picture: bytes, seconds: float) -> list[float]:
-    """Seconds that each call of ``embed`` takes, one after the other."""
+    """Call ``embed`` repeatedly for ``seconds`` and return how many seconds each call takes."""
     for _ in range(WARM_UP):
         embed(picture)
     durations = list[float]()
@@ -73,7 +73,7 @@ def latencies(embed: Callable[[bytes], object], picture: bytes, seconds: float) 
 
 
 def throughput(encoder: Encoder, picture: bytes, seconds: float) -> float:
-    """Images a second of a stream of the same image, after a first batch."""
+    """Return images per second of a stream of the same image, after a first batch."""
     stream = encoder.embed_iter(repeat(picture), BATCH_SIZE)
     next(stream)
     images, began = 0, time.perf_counter()
@@ -83,7 +83,7 @@ def throughput(encoder: Encoder, picture: bytes, seconds: float) -> float:
 
 
 def photo() -> bytes:
-    """A JPEG file with the smooth areas and the grain of a photograph, always the same."""
+    """Make a JPEG file with the smooth areas and the grain of a photograph, always the same bytes."""
     from PIL import Image
 
     random = np.random.default_rng(0)
@@ -96,7 +96,7 @@ def photo() -> bytes:
 
 
 def processor() -> str:
-    """The processor's name as its maker writes it, or its architecture."""
+    """Return the processor's name as its maker writes it, or else its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -106,12 +106,13 @@ def processor() -> str:
 
 
 def peak_megabytes() -> float:
+    """Return the peak memory of this process, in MB."""
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes on macOS, kilobytes on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report for people."""
+    """Format the report as a table for a terminal."""
     single, batch, image = report["single_image_ms"], report["batch"], report["image"]
     version = f" {report['version']}" if report["version"] else ""
     rows = [

@@ -1,4 +1,7 @@
-"""Modules that have moved stay importable under their old names for one version, with a ``DeprecationWarning``."""
+"""Modules and names that have moved stay importable under their old names for one version.
+
+Using an old name emits a ``DeprecationWarning``.
+"""
 
 import sys
 import warnings
@@ -12,7 +15,7 @@ from typing import Any
 
 
 class MovedModules(MetaPathFinder, Loader):
-    """Leads an import of an old name to the module under its new name; both are then the same module."""
+    """Redirects the import of an old name to the module under its new name; both names give the same module."""
 
     def __init__(self, new_names: Mapping[str, str]) -> None:
         self.new_names = new_names
@@ -27,11 +30,11 @@ class MovedModules(MetaPathFinder, Loader):
 
 
 def keep_old_names(package: str, rooms: Mapping[str, str]) -> None:
-    """Keep the modules of ``package`` that now live in ``rooms`` importable.
+    """Keep the modules of ``package`` importable under their old names.
 
     Args:
-        package: the package that the modules used to be in, such as ``simclr_core``.
-        rooms: sub-package → old names of its modules; ``old:new`` where the module has another name now.
+        package: the package that contained the modules, such as ``simclr_core``.
+        rooms: sub-package → old names of its modules; ``old:new`` for a module that was also renamed.
     """
     pairs = ((room, *name.split(":")) for room, names in rooms.items() for name in names.split())
     table = {f"{package}.{old}": f"{package}.{room}.{(new or [old])[0]}" for room, old, *new in pairs}
@@ -39,9 +42,10 @@ def keep_old_names(package: str, rooms: Mapping[str, str]) -> None:
 
 
 def names_of(module: str, was: str | None = None) -> Callable[[str], Any]:
-    """A ``__getattr__`` for what has taken the name of a module, or the rest of it; its names are now in ``module``.
+    """Return a ``__getattr__`` for a package or module whose names are now in ``module``.
 
-    ``was`` is the name that it had; by default that of the package of ``module``.
+    Args:
+        was: the old name of ``module``; by default that of its package.
     """
     package = was or module.rpartition(".")[0]
 
@@ -56,5 +60,17 @@ def names_of(module: str, was: str | None = None) -> Callable[[str], Any]:
     return get
 
 
+def renamed(module: str, new_names: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return a ``__getattr__`` for ``module`` that serves old names of its functions (old name → new name)."""
+
+    def get(name: str) -> Any:
+        if name not in new_names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        _warn(f"{module}.{name}", f"{module}.{new_names[name]}")
+        return getattr(import_module(module), new_names[name])
+
+    return get
+
+
 def _warn(old: str, new: str) -> None:
-    warnings.warn(f"{old} is now {new}; the old name goes away in the next version", DeprecationWarning, stacklevel=3)
+    warnings.warn(f"{old} is now {new}; the next version removes the old name", DeprecationWarning, stacklevel=3)

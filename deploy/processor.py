@@ -1,7 +1,7 @@
-"""Which variant of an encoder suits this machine: 8 bits pay only where the processor multiplies 8-bit integers fast.
+"""Choose the variant of an encoder for this machine: int8 is faster only where the processor has 8-bit dot products.
 
-Decided by the flag that the operating system reports, never by a model's name: Skylake servers, often counted among the
-processors with VNNI, have none, and run int8 no faster than float32 (onnxruntime issue 17389).
+The choice follows the flags that the operating system reports, never a processor's model name: Skylake servers, often
+listed as processors with VNNI, lack it and run int8 no faster than float32 (onnxruntime issue 17389).
 """
 
 import ctypes
@@ -21,17 +21,18 @@ _APPLE_FLAGS = {"hw.optional.arm.FEAT_I8MM": "i8mm", "hw.optional.arm.FEAT_DotPr
 
 
 def choose_variant(asked: str, available: Collection[str], providers: Sequence[str]) -> tuple[str, str]:
-    """The variant to run and why, in one sentence.
+    """Return the variant to run, and the reason in one sentence.
 
-    "auto" takes int8 on a CPU with 8-bit dot products, fp16 on a GPU, and fp32 elsewhere or without such a variant.
+    "auto" chooses int8 on a CPU with 8-bit dot products, fp16 on a GPU, and fp32 everywhere else or if the bundle lacks
+    that variant.
 
     Raises:
-        ArgumentError: the bundle has no such variant.
+        ArgumentError: the bundle does not have this variant.
     """
     if asked != AUTO:
         if asked not in available:
-            raise ArgumentError(f"variant={asked!r}; this bundle has {', '.join(available)}, and there is auto")
-        return asked, "asked for"
+            raise ArgumentError(f"variant={asked!r}; this bundle has {', '.join(available)}; or give auto")
+        return asked, "requested"
     if tuple(providers[:1]) != (CPU_PROVIDER,):
         chosen = FP16 if FP16 in available else FP32
         return chosen, f"auto: {providers[0] if providers else 'no provider'} computes in float"
@@ -44,13 +45,13 @@ def choose_variant(asked: str, available: Collection[str], providers: Sequence[s
 
 
 def int8_instruction(cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
-    """The first of INSTRUCTIONS that this processor has; None if it has none, or on a system that does not say."""
+    """Return the first of INSTRUCTIONS that this processor has; None if it has none or the system does not say."""
     found = _apple_flags() if sys.platform == "darwin" else _linux_flags(cpuinfo)
     return next((name for name in INSTRUCTIONS if name in found), None)
 
 
 def _linux_flags(cpuinfo: Path) -> set[str]:
-    """Flags that all cores share: a thread may run on any of them."""
+    """Return the flags that all cores have: a thread may run on any core."""
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,10 +1,10 @@
-"""The serving registry: a folder of released bundles, and one line that says which of them serves.
+"""The serving registry: a folder of released bundles, and one line that names the version to serve.
 
     registry/v0.0.2/     a bundle
     registry/CURRENT     v0.0.2
 
-Everything that takes a bundle takes a registry too, and then serves its current version. Only ``CURRENT`` ever
-changes, in one step, so a reader sees the old version or the new one.
+Every function and command that accepts a bundle also accepts a registry and then uses its current version. Only
+``CURRENT`` changes, atomically, so a reader sees either the old version or the new one.
 """
 
 import re
@@ -18,17 +18,17 @@ VERSION = re.compile(r"v(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)", re.ASCII)
 
 
 def resolve(path: Path) -> Path:
-    """The bundle to serve: ``path`` itself, or the current version of the registry at ``path``.
+    """Return the bundle to serve: ``path`` itself, or the current version of the registry at ``path``.
 
     Raises:
-        RegistryError: nothing has been released there, or its CURRENT names no version of it.
+        RegistryError: the registry has no released version, or its CURRENT does not name one of its versions.
     """
     current = version(path)
     return path if current is None else path / current
 
 
 def version(path: Path) -> str | None:
-    """The version that the registry at ``path`` serves; None when ``path`` is no registry.
+    """Return the version that the registry at ``path`` serves; None if ``path`` is not a registry.
 
     Raises:
         RegistryError: as in ``resolve``.
@@ -47,6 +47,6 @@ def version(path: Path) -> str | None:
         )
     if not (path / name).is_dir() or (path / name).is_symlink():
         raise RegistryError(
-            f"{pointer}: says {name}, which is no folder in {path}; bring it back with `simclr release promote {name}`"
+            f"{pointer}: says {name}, which is not a folder in {path}; restore it with `simclr release promote {name}`"
         )
     return name

@@ -1,7 +1,7 @@
-"""An onnxruntime session that runs where and how it was asked to, or does not start.
+"""Start an onnxruntime session with the requested threads and execution providers, or raise an error.
 
-By itself onnxruntime counts the host's cores, not those the container may use, and falls back to the CPU without an
-error when a provider does not load.
+On its own onnxruntime counts the cores of the host instead of those that the container may use, and silently falls back
+to the CPU if a provider does not load.
 """
 
 import math
@@ -15,7 +15,7 @@ from deploy.errors import ArgumentError, BundleFormatError, BundleInterfaceError
 from deploy.graph_policy import check_graph
 
 METADATA = "simclr_pipeline"
-"""The key under which the ONNX file repeats its bundle's interface."""
+"""Metadata key under which the ONNX file repeats the interface of its bundle."""
 
 
 def open_session(bundle: Bundle, variant: str, threads: int, providers: Sequence[str]) -> Any:
@@ -25,7 +25,7 @@ def open_session(bundle: Bundle, variant: str, threads: int, providers: Sequence
         ArgumentError: ``threads`` is not a positive number.
         ProviderError: a provider is not installed, or the session started without it.
         BundleFormatError: the model is not a plain ONNX graph; see ``deploy.graph_policy``.
-        BundleInterfaceError: onnxruntime refuses the graph, or it is not the one that bundle.json describes.
+        BundleInterfaceError: onnxruntime refuses the graph, or the graph does not match bundle.json.
     """
     import onnxruntime
 
@@ -44,14 +44,15 @@ def open_session(bundle: Bundle, variant: str, threads: int, providers: Sequence
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    # Threads that spin for work take a core's time from decoding, from other processes, and hold it between requests:
-    # sleeping costs a tiny encoder 0.07 ms an image, others nothing, and saves a fifth to nine tenths of the CPU time.
+    # Threads that spin while they wait for work take CPU time from decoding and from other processes, also between
+    # requests. Sleeping costs a tiny encoder 0.07 ms an image, others nothing, and saves 20 to 90 % of the CPU time.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3  # errors; its warnings are about its own optimiser
+    options.log_severity_level = 3  # errors; its warnings are about its own optimizer
     if variant == FP16:
-        # The next level rewrites graphs for CPUs alone, and there onnxruntime 1.31 crashes on a float16 transformer.
+        # The next level rewrites graphs for CPUs only, and there onnxruntime 1.31 crashes on a float16 transformer.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    # Left to guess, onnxruntime takes bytes with its own format's mark in them for that, which the policy cannot read.
+    # Without this, onnxruntime reads bytes that contain the mark of its own format as that format, which the policy
+    # does not check.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     try:
         session = onnxruntime.InferenceSession(model, options, providers=list(providers), enable_fallback=0)
@@ -66,15 +67,15 @@ def open_session(bundle: Bundle, variant: str, threads: int, providers: Sequence
 
 
 def available_cpus() -> int:
-    """Cores that this process may use: the smaller of its CPU affinity and its control group's quota, rounded up."""
+    """Return how many cores this process may use: the smaller of CPU affinity and control group quota, rounded up."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(affinity, math.ceil(min(cpu_quota(), affinity))))
 
 
 def cpu_quota(root: Path = Path("/")) -> float:
-    """Cores granted by control groups (versions 1 and 2), the smallest over this process's group and its parents.
+    """Return the cores that control groups (versions 1 and 2) grant: the smallest quota of this group and its parents.
 
-    Infinite without a limit, or on a system without control groups. ``root`` is where /proc and /sys lie.
+    Infinite without a limit or without control groups. ``root`` is the folder that contains /proc and /sys.
     """
     quotas = [math.inf]
     for line in _lines(root / "proc/self/cgroup"):
@@ -82,7 +83,8 @@ def cpu_quota(root: Path = Path("/")) -> float:
         if controllers and "cpu" not in controllers.split(","):
             continue
         top = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
-        # Inside a container the group's path is often the host's and not there; then its top is the container's group.
+        # In a container, /proc often gives the host's path of the group, which does not exist here; then the quota of
+        # the container is at the top.
         directory = top / group.lstrip("/")
         for level in [directory, *directory.parents]:
             quotas.append(_quota(level))
@@ -113,8 +115,8 @@ def _check_interface(session: Any, bundle: Bundle) -> None:
     expected = ([("tensor(uint8)", [size, size, 3], True)], [("tensor(float)", [bundle.dim], True)])
     if (inputs, outputs) != expected:
         raise BundleInterfaceError(
-            f"{bundle.card['name']}: the graph takes {_shown(session.get_inputs())} and gives "
-            f"{_shown(session.get_outputs())}, bundle.json says uint8 [batch, {size}, {size}, 3] and float "
+            f"{bundle.card['name']}: the graph takes {_describe(session.get_inputs())} and gives "
+            f"{_describe(session.get_outputs())}, bundle.json says uint8 [batch, {size}, {size}, 3] and float "
             f"[batch, {bundle.dim}]; export the bundle again"
         )
     found = session.get_modelmeta().custom_metadata_map.get(METADATA)
@@ -125,5 +127,5 @@ def _check_interface(session: Any, bundle: Bundle) -> None:
         )
 
 
-def _shown(values: Sequence[Any]) -> str:
+def _describe(values: Sequence[Any]) -> str:
     return ", ".join(f"{value.type} {value.shape}" for value in values)

@@ -1,8 +1,8 @@
-"""A bundle as a model of Triton Inference Server, for its onnxruntime backend.
+"""Export a bundle as a model for the onnxruntime backend of Triton Inference Server.
 
     MODELS/NAME/config.pbtxt       the interface, batching and instances
-    MODELS/NAME/1/model.onnx       the variant's graph, as it is in the bundle
-    MODELS/NAME/README.md          what Triton does not do: preprocessing, vectors of length 1, classes
+    MODELS/NAME/1/model.onnx       the variant's graph, unchanged from the bundle
+    MODELS/NAME/README.md          what the client must do: preprocessing, vectors of length 1, classes
     MODELS/NAME/MANIFEST.sha256
 
 `tritonserver --model-repository=MODELS` serves it. Fields: model_config.proto of triton-inference-server/common.
@@ -19,9 +19,9 @@ from deploy.processor import CPU_PROVIDER
 from deploy.registry import resolve
 from deploy.session import open_session
 
-MAX_BATCH = 64  # as `simclr-deploy serve --max-images`
+MAX_BATCH = 64  # the default of `simclr-deploy serve --max-images`
 DEVICES = {INT8: "KIND_CPU", FP16: "KIND_GPU"}
-"""Where an instance of a variant runs; of any other, on a GPU if there is one."""
+"""Where an instance of a variant runs; fp32 runs on a GPU if there is one."""
 
 CONFIG = """\
 # {name}, {variant}, of bundle {id}
@@ -32,45 +32,47 @@ input [ {{ name: {input} data_type: TYPE_UINT8 dims: [ {size}, {size}, 3 ] }} ]
 output [ {{ name: {output} data_type: TYPE_FP32 dims: [ {dim} ] }} ]
 instance_group [ {{ count: 1 kind: {device} }} ]
 """
-# As in deploy.session. The backend's numbers are its own: 1 is ORT_ENABLE_EXTENDED.
+# As in deploy.session. The backend has its own numbers for the levels: 1 is ORT_ENABLE_EXTENDED.
 FP16_CONFIG = "optimization { graph { level: 1 } }\n"
 
 README = """\
 # {name}, {variant}
 
 Bundle {id}
-as a model of Triton. It needs onnxruntime 1.18 or newer.
+as a model for Triton. It needs onnxruntime 1.18 or newer.
 
-Preprocessing stays with the client, and it has to be this one; another resize gives other vectors without any error.
-Triton returns the raw output: scale it to length 1, so that a dot product is a cosine similarity. Classes need the
-head, which stays in the bundle. The client needs numpy and Pillow, not onnxruntime:
+The client does the preprocessing and must use this code: another resize silently gives other vectors. Triton returns
+the raw output: scale it to length 1, so that a dot product is a cosine similarity. Classes need the head, which stays
+in the bundle. The client needs numpy and Pillow, not onnxruntime:
 
 ```python
 from pathlib import Path
 import numpy as np
 import tritonclient.http as triton
-from deploy.encoder import l2_normalised
+from deploy.encoder import l2_normalize
 from deploy.images.preprocess import Preprocessing, decode
 
 pixels = Preprocessing(size={size}, resize={resize}).apply(decode(Path("cat.jpg").read_bytes()))
 images = triton.InferInput({input}, [1, {size}, {size}, 3], "UINT8")
 images.set_data_from_numpy(pixels[np.newaxis])
 answer = triton.InferenceServerClient("127.0.0.1:8000").infer("{name}", [images])
-vector = l2_normalised(answer.as_numpy({output}))[0]
+vector = l2_normalize(answer.as_numpy({output}))[0]
 ```
 
-Requests of several clients are not put together. Where that pays, as on many GPUs, add `dynamic_batching {{ }}` to
-`config.pbtxt`.
+Triton does not batch the requests of several clients. Where batching is faster, as on many GPUs, add
+`dynamic_batching {{ }}` to `config.pbtxt`.
 """
 
 
 def export_triton(bundle: Path, repository: Path, variant: str = FP32) -> Path:
     """Publish a variant of a bundle, or of a registry's current version, in a Triton model repository.
 
-    Returns the model's directory, which has the bundle's name.
+    Returns:
+        The model's directory, which has the bundle's name.
 
     Raises:
-        ArgumentError: the bundle has no such variant, its name cannot be a model's, or there is such a model already.
+        ArgumentError: the bundle does not have this variant, its name is not a valid model name, or the repository
+            already has a model of that name.
         DeployError: the bundle cannot be used, as in ``deploy.load``.
     """
     loaded = read_bundle(resolve(bundle))
@@ -78,9 +80,11 @@ def export_triton(bundle: Path, repository: Path, variant: str = FP32) -> Path:
     if variant not in variants:
         raise ArgumentError(f"variant={variant!r}; this bundle has {', '.join(variants)}")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise ArgumentError(f"the bundle's name {name!r} cannot be a model's; export it as letters, digits and . _ -")
+        raise ArgumentError(
+            f"the bundle's name {name!r} is not a valid model name; export it with letters, digits and . _ - only"
+        )
     if (repository / name).exists():
-        raise ArgumentError(f"{repository / name}: exists already; choose another directory, or remove it")
+        raise ArgumentError(f"{repository / name}: already exists; choose another directory, or remove it")
     config, readme = _documents(loaded, variant)
     with publish(repository / name) as work:
         (work / "config.pbtxt").write_text(config, encoding="utf-8")
@@ -91,7 +95,7 @@ def export_triton(bundle: Path, repository: Path, variant: str = FP32) -> Path:
 
 
 def _documents(bundle: Bundle, variant: str) -> tuple[str, str]:
-    """config.pbtxt and README.md. Names in the graph are quoted, or one could become a setting."""
+    """Return config.pbtxt and README.md. Names in the graph are quoted, so that none is read as a setting."""
     session = open_session(bundle, variant, threads=1, providers=[CPU_PROVIDER])
     facts = {
         "name": bundle.card["name"],

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from deploy.artifact import publish
-from deploy.images.preprocess import canonicalise, open_image
+from deploy.images.preprocess import canonicalize, open_image
 from pipeline.errors import GateError
 from pipeline.ingest.raw import read_bytes
 from pipeline.params import read
@@ -144,7 +144,7 @@ def _replay(sha256: str, data: bytes, operations: list[str]) -> Image.Image:
     """The canonical image, made by the operations that validation has recorded for these very bytes."""
     if hashlib.sha256(data).hexdigest() != sha256:
         raise GateError(f"data/raw: {sha256[:12]} has other bytes than when it was ingested; {RESTORE}")
-    image, done = canonicalise(open_image(data, MAX_PIXELS))
+    image, done = canonicalize(open_image(data, MAX_PIXELS))
     if done != operations:
         raise GateError(f"{sha256[:12]}: was validated as {operations}, is read as {done}; {RESTORE}")
     return image

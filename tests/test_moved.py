@@ -40,7 +40,7 @@ def test_every_old_name_leads_to_a_module_that_exists(old: str) -> None:
 def test_an_old_name_is_the_same_module_and_warns(old: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, old, raising=False)
     new = USED_BY_OTHERS[old]
-    with pytest.warns(DeprecationWarning, match=f"{old} is now {new}; the old name goes away in the next version"):
+    with pytest.warns(DeprecationWarning, match=f"{old} is now {new}; the next version removes the old name"):
         module = import_module(old)
     assert module is import_module(new)
     assert module.__name__ == new

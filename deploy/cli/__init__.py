@@ -1,6 +1,6 @@
-"""The command line ``simclr-deploy``: arguments in, lines out.
+"""The command line ``simclr-deploy``: it parses arguments and prints lines.
 
-What the commands do lives in the other rooms; nothing here is imported by them.
+The other rooms do the work of the commands; they never import this one.
 """
 
 from deploy.moved import names_of

@@ -1,6 +1,6 @@
-"""simclr-deploy: look at a bundle, check it, embed, classify, search and serve images with it. No torch needed.
+"""simclr-deploy: inspect and verify a bundle; embed, classify, search and serve images with it. Does not need torch.
 
-Where BUNDLE stands, a registry folder serves too: its current version is taken.
+BUNDLE may also be a registry folder; its current version is used.
 """
 
 import argparse
@@ -30,79 +30,87 @@ examples:
   simclr-deploy classify models/bundle cat.jpg photos/ --top 3 > predictions.jsonl
   simclr-deploy bench models/bundle --threads 1
 
-An interrupted embed goes on where it stopped when the same command is given again.
+To resume an interrupted embed, run the same command again.
 
 exit codes:
   0  done
-  1  some images could not be read (the others are done), or the bundle did not verify
-  2  nothing done: wrong arguments, or a bundle, file or folder that cannot be used
+  1  some images could not be read (the others are done), or the verification of the bundle failed
+  2  nothing done: wrong arguments, or an unusable bundle, file or folder
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a sub-command and return its exit code; errors are one line on the standard error."""
+    """Run a sub-command and return its exit code; print an error as one line to standard error."""
     options = _parser().parse_args(arguments)
     try:
         code: int = options.run(options)
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # the reader of our output, such as `head`, has enough
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except (DeployError, OSError) as error:
-        return _complain(error, REFUSED)
+        return _print_error(error, REFUSED)
     except KeyboardInterrupt:
-        return _complain("interrupted; nothing was kept", INTERRUPTED)
+        return _print_error("interrupted; no output was written", INTERRUPTED)
 
 
 def info(options: argparse.Namespace) -> int:
-    print(json.dumps(_encoder(options).info, indent=2, ensure_ascii=False))
+    print(json.dumps(_load_encoder(options).info, indent=2, ensure_ascii=False))
     return DONE
 
 
 def verify(options: argparse.Namespace) -> int:
     try:
-        encoder = _encoder(options)
+        encoder = _load_encoder(options)
         fidelity = encoder.verify()
     except (CorruptArtifactError, BundleError) as error:
-        return _complain(error, FAILED)
+        return _print_error(error, FAILED)
     about = encoder.info
     name = " ".join(filter(None, (about["name"], about["version"], about["id"][:12])))
     worst = f"cosine >= {fidelity.cosine_min:.7f}, difference <= {fidelity.max_abs:.1e}"
-    print(f"ok: {name}: every file as published; {fidelity.images} golden images embedded, {worst}")
+    print(f"ok: {name}: every file is as published; embedded {fidelity.images} golden images: {worst}")
     return DONE
 
 
 def embed(options: argparse.Namespace) -> int:
     files = image_files(options.images)
-    encoder = _encoder(options, threads=1)  # each of its threads embeds batches of its own
+    encoder = _load_encoder(options, threads=1)  # each thread of embed_files embeds separate batches
     try:
         failed = embed_files(
-            *(encoder, files, options.out, options.format, not options.raw, options.batch_size, options.threads),
+            encoder,
+            files,
+            options.out,
+            format=options.format,
+            normalize=not options.raw,
+            batch_size=options.batch_size,
+            threads=options.threads,
             progress=Progress(len(files), sys.stderr),
             notice=lambda message: print(message, file=sys.stderr),
         )
     except KeyboardInterrupt:
-        return _complain("interrupted; the same command goes on where this one stopped", INTERRUPTED)
+        return _print_error("interrupted; run the same command again to continue", INTERRUPTED)
     print(f"{options.out}: {len(files) - failed} embeddings", file=sys.stderr)
     if failed:
-        return _complain(f"{failed} of {len(files)} images could not be read; see {options.out}/failures.csv", FAILED)
+        return _print_error(
+            f"{failed} of {len(files)} images could not be read; see {options.out}/failures.csv", FAILED
+        )
     return DONE
 
 
 def classify(options: argparse.Namespace) -> int:
-    encoder, files = _encoder(options), image_files(options.images)
+    encoder, files = _load_encoder(options), image_files(options.images)
     failed = 0
     for prediction in encoder.classify_iter(files, options.top, on_error="null", batch_size=options.batch_size):
         print(json.dumps(_record(prediction)))
         failed += prediction.error is not None
     if failed:
-        return _complain(f"{failed} of {len(files)} images could not be read", FAILED)
+        return _print_error(f"{failed} of {len(files)} images could not be read", FAILED)
     return DONE
 
 
 def bench(options: argparse.Namespace) -> int:
-    report = latency.measure(lambda: _encoder(options), options.seconds)
+    report = latency.measure(lambda: _load_encoder(options), options.seconds)
     print(json.dumps(report, indent=2) if options.json else latency.table(report))
     return DONE
 
@@ -121,11 +129,11 @@ def _record(prediction: Prediction) -> dict[str, object]:
     return {"path": prediction.source, "label": prediction.labels[0], "probabilities": best}
 
 
-def _encoder(options: argparse.Namespace, threads: int | None = None) -> Encoder:
+def _load_encoder(options: argparse.Namespace, threads: int | None = None) -> Encoder:
     return load(options.bundle, threads or options.threads, options.providers.split(","), options.variant)
 
 
-def _complain(message: object, code: int) -> int:
+def _print_error(message: object, code: int) -> int:
     print("error:", " ".join(str(message).split()), file=sys.stderr)
     return code
 
@@ -138,24 +146,24 @@ def _parser() -> argparse.ArgumentParser:
         prog="simclr-deploy", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _command(commands, info, "print what the bundle holds, as JSON")
-    _command(commands, verify, "check every file, and embed the golden images again on this machine")
-    embed_command = _command(commands, embed, "write embeddings of images and folders into a new directory")
+    _add_command(commands, info, "print the contents of the bundle as JSON")
+    _add_command(commands, verify, "check every file, and compare embeddings of the golden images on this machine")
+    embed_command = _add_command(commands, embed, "write embeddings of images and folders into a new directory")
     embed_command.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="directory to make")
     embed_command.add_argument("--format", choices=list(WRITERS), default="npy", help="default: npy with ids.csv")
-    embed_command.add_argument("--raw", action="store_true", help="the encoder's output, not scaled to length 1")
-    classify_command = _command(commands, classify, "print one line of JSON for each image")
+    embed_command.add_argument("--raw", action="store_true", help="do not scale the vectors to length 1")
+    classify_command = _add_command(commands, classify, "print one line of JSON for each image")
     classify_command.add_argument("--top", type=int, default=5, metavar="K", help="classes to print; default: 5")
-    # Each thread of embed holds a batch, and larger ones are no faster on a CPU.
+    # Each thread of embed holds a batch, and larger batches are not faster on a CPU.
     for command, batch_size in ((embed_command, 8), (classify_command, 32)):
-        command.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files, or folders to search")
+        command.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files, or folders of images")
         command.add_argument(
             "--batch-size", type=int, default=batch_size, metavar="N", help=f"images at a time; default: {batch_size}"
         )
     index_cli.register(commands)
-    bench_command = _command(commands, bench, "measure loading, one image, many images, and memory on this machine")
-    bench_command.add_argument("--seconds", type=float, default=10, metavar="S", help="of measuring; default: 10")
-    bench_command.add_argument("--json", action="store_true", help="for programs")
+    bench_command = _add_command(commands, bench, "measure load time, latency, throughput and memory on this machine")
+    bench_command.add_argument("--seconds", type=float, default=10, metavar="S", help="duration; default: 10")
+    bench_command.add_argument("--json", action="store_true", help="print JSON instead of a table")
     serve_cli.register(commands)
     summary = "write the encoder into a model repository of Triton Inference Server"
     triton_command = commands.add_parser(
@@ -163,12 +171,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     triton_command.set_defaults(run=export_triton)
     triton_command.add_argument("bundle", type=Path, metavar="BUNDLE", help="directory of a bundle, or a registry")
-    triton_command.add_argument("out", type=Path, metavar="OUT", help="the repository; the model gets a folder in it")
-    triton_command.add_argument("--variant", default=FP32, help="fp32, or another that the bundle has; default: fp32")
+    triton_command.add_argument("out", type=Path, metavar="OUT", help="model repository; the model gets a folder in it")
+    triton_command.add_argument("--variant", default=FP32, help="fp32, int8 or fp16; default: fp32")
     return parser
 
 
-def _command(
+def _add_command(
     commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
     run: Callable[[argparse.Namespace], int],
     summary: str,
@@ -176,11 +184,10 @@ def _command(
     command = commands.add_parser(run.__name__, help=summary, description=summary[0].upper() + summary[1:] + ".")
     command.set_defaults(run=run)
     command.add_argument("bundle", type=Path, metavar="BUNDLE", help="directory of a bundle, or a registry")
-    command.add_argument("--threads", type=int, metavar="N", help="to use; default: the cores this process may use")
-    command.add_argument("--variant", default=FP32, help="fp32, another that the bundle has, or auto; default: fp32")
-    command.add_argument(
-        "--providers", default=CPU_PROVIDER, metavar="NAMES", help=f"onnxruntime's, by comma; default: {CPU_PROVIDER}"
-    )
+    command.add_argument("--threads", type=int, metavar="N", help="default: the cores that this process may use")
+    command.add_argument("--variant", default=FP32, help="fp32, int8, fp16 or auto; default: fp32")
+    providers_help = f"execution providers of onnxruntime, separated by commas; default: {CPU_PROVIDER}"
+    command.add_argument("--providers", default=CPU_PROVIDER, metavar="NAMES", help=providers_help)
     return command
 
 

@@ -1,4 +1,4 @@
-"""`simclr-deploy serve`: the arguments, the token, and the start and end of the server in ``deploy.server``."""
+"""`simclr-deploy serve`: parse the arguments, read the token, and start and stop the server in ``deploy.server``."""
 
 import argparse
 import json
@@ -21,7 +21,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TOKEN_VARIABLE = "SIMCLR_SERVE_TOKEN"  # noqa: S105  the variable's name, not a token
 TOKEN_LENGTH = 16
 BACKLOG = 2048
-"""Connections that the kernel keeps while the event loop is busy; as uvicorn."""
+"""Connections that the kernel queues while the event loop is busy; the default of uvicorn."""
 
 EPILOG = """\
 examples:
@@ -29,7 +29,8 @@ examples:
   simclr-deploy serve registry --index photos.index --port 8000
   simclr-deploy serve registry --host 0.0.0.0 --token-file /run/secrets/token
 
-A registry's current version serves, and within a second the next one once its CURRENT changes. See docs/serving.md.
+The server uses a registry's current version, and switches within a second after its CURRENT changes. See
+docs/serving.md.
 """
 
 
@@ -45,22 +46,24 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     )
     parser.set_defaults(run=serve)
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="directory of a bundle, or a registry")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default: this machine alone")
-    parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0 takes a free one")
-    parser.add_argument("--token-file", type=Path, metavar="FILE", help=f"or the token itself in {TOKEN_VARIABLE}")
-    parser.add_argument("--index", type=Path, metavar="DIR", help="to search in, made by `simclr-deploy index`")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; default: 127.0.0.1, only this machine"
+    )
+    parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0 chooses a free port")
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help=f"or set {TOKEN_VARIABLE} to the token")
+    parser.add_argument("--index", type=Path, metavar="DIR", help="index to search, made by `simclr-deploy index`")
     parser.add_argument("--threads", type=int, metavar="N", help="of the model; default: the cores it may use")
     parser.add_argument("--variant", default="fp32", help="of the model: fp32, int8, fp16 or auto; default: fp32")
     numbers = (
         ("--max-batch", 1, "images of several requests in one run of the model"),
         ("--queue", 64, "images that may wait"),
-        ("--max-images", 64, "of one request"),
-        ("--max-megabytes", 20, "of one request"),
-        ("--max-megapixels", 50, "of one image"),
-        ("--max-connections", 900, "open at one time"),
+        ("--max-images", 64, "images in one request"),
+        ("--max-megabytes", 20, "size of one request"),
+        ("--max-megapixels", 50, "size of one image"),
+        ("--max-connections", 900, "simultaneous connections"),
         ("--deadline", 10, "seconds from a complete request to its answer"),
         ("--receive-deadline", 30, "seconds for the body of a request"),
-        ("--check-megabytes", 4_000, "memory in which a new model is tried before it may serve"),
+        ("--check-megabytes", 4_000, "memory limit for the trial of a new model"),
     )
     for name, default, meaning in numbers:
         parser.add_argument(name, type=int, default=default, metavar="N", help=f"{meaning}; default: {default:,}")
@@ -70,7 +73,7 @@ def serve(options: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
-        DeployError: the extra is not installed, an argument is wrong, or the bundle cannot serve.
+        DeployError: the extra ``serve`` is not installed, an argument is wrong, or the bundle cannot be used.
     """
     token = read_token(options.host, options.token_file, os.environ)
     logging.basicConfig(handlers=[_JsonHandler()], level=logging.WARNING)
@@ -80,14 +83,14 @@ def serve(options: argparse.Namespace) -> int:
 
         host, port = listener.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        server.listening = lambda: log("listening", address=address)
+        server.on_listening = lambda: log("listening", address=address)
         server.run([listener])
         log("ended")
     return 0
 
 
 def build(options: argparse.Namespace, token: str | None) -> "DrainingServer":
-    """Load and verify the model and make everything that serves it; nothing listens yet."""
+    """Load and verify the model and build its server, without listening yet."""
     try:
         from deploy.server.app import application
         from deploy.server.connection import make_server
@@ -110,7 +113,7 @@ def build(options: argparse.Namespace, token: str | None) -> "DrainingServer":
         receive_seconds=options.receive_deadline,
         connections=options.max_connections,
     )
-    # One batch in the model, and one image for each other core to decode.
+    # One batch in the model, and one image to decode for each remaining core.
     limits = replace(limits, standing_queue=max(2, available_cpus() - 1 + options.max_batch))
     metrics = Metrics()
     models = Models(
@@ -135,20 +138,23 @@ def build(options: argparse.Namespace, token: str | None) -> "DrainingServer":
 
 
 def read_token(host: str, file: Path | None, environment: Mapping[str, str]) -> str | None:
-    """The token that requests must bear. Only a server for this machine alone may do without.
+    """Return the token that requests must carry; None if a server on a loopback address has no token.
 
     Raises:
-        ArgumentError: there is none and ``host`` is another address, or it is short or not in ASCII.
+        ArgumentError: ``host`` is not a loopback address and there is no token, or the token is short or not ASCII.
     """
     text = environment.get(TOKEN_VARIABLE) if file is None else file.read_text(encoding="utf-8")
     token = (text or "").strip()
     if not token and file is None:
         if host not in LOOPBACK:
-            raise ArgumentError(f"--host {host}: others can reach it; give --token-file FILE, or set {TOKEN_VARIABLE}")
+            raise ArgumentError(
+                f"--host {host}: other machines can reach it; give --token-file FILE, or set {TOKEN_VARIABLE}"
+            )
         return None
     if len(token) < TOKEN_LENGTH or not token.isascii() or any(letter.isspace() for letter in token):
         raise ArgumentError(
-            f"the token is empty, short or has spaces; take {TOKEN_LENGTH} letters or more, from `openssl rand -hex 32`"
+            f"the token is empty, too short, not ASCII or has spaces; use {TOKEN_LENGTH} characters or more, "
+            "such as from `openssl rand -hex 32`"
         )
     return token
 
@@ -161,7 +167,7 @@ def _check_numbers(options: argparse.Namespace) -> None:
 
 def _listen(host: str, port: int) -> socket.socket:
     if not 0 <= port <= 65_535:
-        raise ArgumentError(f"--port {port}; give 1 to 65535, or 0 for a free one")
+        raise ArgumentError(f"--port {port}; give 1 to 65535, or 0 for a free port")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
@@ -170,7 +176,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 class _JsonHandler(logging.Handler):
-    """What libraries log, in the form of our own lines."""
+    """Writes log records of libraries as lines of JSON, like the log of the server."""
 
     def emit(self, record: logging.LogRecord) -> None:
         line = {"event": "log", "level": record.levelname, "message": record.getMessage()}

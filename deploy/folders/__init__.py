@@ -1,4 +1,4 @@
-"""Embedding whole folders: which files, in what order, written how, and resumed after a kill.
+"""Embed whole folders: find the files, write the vectors in one of several formats, and resume after a kill.
 
-One image, or a few, need none of this: ``deploy.encoder``.
+For one image or a few, ``deploy.encoder`` is enough.
 """

@@ -1,4 +1,4 @@
-"""The formats in which embeddings are written: vectors.npy with ids.csv, vectors.csv, or vectors.parquet."""
+"""Write embeddings in one of three formats: vectors.npy with ids.csv, vectors.csv, or vectors.parquet."""
 
 import csv
 from collections.abc import Callable, Iterator, Sequence
@@ -22,11 +22,11 @@ class Write(Protocol):
 
 
 def check_format(format: Format, sources: Sequence[str]) -> None:
-    """Find out before hours of work that their result could not be written.
+    """Check, before hours of work, that the result can be written.
 
     Raises:
         DeployError: pyarrow is not installed.
-        ArgumentError: no such format, or a path that it cannot hold.
+        ArgumentError: the format does not exist, or it cannot represent one of the paths.
     """
     if format not in WRITERS:
         raise ArgumentError(f"format {format!r}; choose from {', '.join(WRITERS)}")
@@ -37,12 +37,14 @@ def check_format(format: Format, sources: Sequence[str]) -> None:
         try:
             source.encode()
         except UnicodeEncodeError:
-            raise ArgumentError(f"{source!r}: not UTF-8, as Parquet needs; rename it, or choose npy or csv") from None
+            raise ArgumentError(
+                f"{source!r}: not UTF-8, which Parquet needs; rename it, or choose npy or csv"
+            ) from None
 
 
 @contextmanager
 def table(path: Path, columns: Sequence[object]) -> Iterator[Any]:
-    """A CSV file. Paths that are not UTF-8 keep their bytes."""
+    """Open a CSV file and write its header row. Paths that are not UTF-8 keep their bytes."""
     with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
@@ -63,7 +65,7 @@ def _npy(folder: Path, dim: int) -> Iterator[Write]:
         _npy_header(file, 0, dim)
         yield write
         file.seek(0)
-        _npy_header(file, rows, dim)  # numpy pads it, so that its length does not depend on the number of rows
+        _npy_header(file, rows, dim)  # numpy pads the header, so its length does not depend on the number of rows
 
 
 def _npy_header(file: IO[bytes], rows: int, dim: int) -> None:
@@ -76,7 +78,7 @@ def _csv(folder: Path, dim: int) -> Iterator[Write]:
     with table(folder / "vectors.csv", ["path", *range(dim)]) as rows:
 
         def write(sources: Sequence[str], vectors: NDArray[np.float32]) -> None:
-            # str of a float32 is its shortest decimal that reads back as the same number.
+            # str of a float32 is the shortest decimal that reads back as the same number.
             rows.writerows([source, *map(str, row)] for source, row in zip(sources, vectors, strict=True))
 
         yield write
@@ -86,7 +88,7 @@ def _csv(folder: Path, dim: int) -> Iterator[Write]:
 def _parquet(folder: Path, dim: int) -> Iterator[Write]:
     pyarrow, parquet = _pyarrow()
     schema = pyarrow.schema([("path", pyarrow.string()), ("vector", pyarrow.list_(pyarrow.float32(), dim))])
-    # Row groups of the same size however the rows arrive, so that equal rows give equal bytes.
+    # Row groups have the same size regardless of how the rows arrive, so that equal rows give equal bytes.
     waiting = schema.empty_table()
     with parquet.ParquetWriter(folder / "vectors.parquet", schema, use_dictionary=False) as file:
 

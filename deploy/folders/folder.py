@@ -1,15 +1,15 @@
-"""Embed many image files into a directory that another program can read, however often the work is interrupted.
+"""Embed many image files into a directory that other programs can read, and resume after an interruption.
 
     vectors.npy ids.csv    float32 [rows, dim], and the path of each row     (format "npy")
-    vectors.csv            path and values, one line an image                (format "csv")
+    vectors.csv            path and values, one line for each image          (format "csv")
     vectors.parquet        path, and vector as a list of dim float32         (format "parquet")
     failures.csv           path, reason, message of the images without a row
-    embedding.json         which bundle made them, and how many there are
+    embedding.json         the bundle that made them, and how many there are
     MANIFEST.sha256        `sha256sum -c` checks the directory
 
-The directory appears when it is complete. Until then finished parts lie beside it in a hidden folder, named by a digest
-of the encoder, the options and the files: the same request goes on after the last part, and ends in the same bytes as
-if it had never stopped. The parts take as much room as the result.
+The directory appears when it is complete. Until then the finished parts are in a hidden folder next to it, named by a
+digest of the encoder, the options and the files. The same request continues after the last part and gives the same
+bytes as an uninterrupted run. The parts take as much disk space as the result.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from deploy.encoder import Encoder
 from deploy.errors import ArgumentError
 from deploy.failpoint import failpoint
 from deploy.folders.embedding_writers import WRITERS, Format, check_format, table
-from deploy.folders.unfinished import discard, finished, read_part, work_folder, write_parts
+from deploy.folders.unfinished import discard, finished_parts, read_part, work_folder, write_parts
 from deploy.images.inputs import map_ahead
 from deploy.session import available_cpus
 
@@ -31,14 +31,14 @@ SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", 
 
 
 def image_files(paths: Iterable[Path]) -> list[str]:
-    """The given files as they are, and those in the given folders with an image suffix, in order of their names.
+    """List the given files, and the files with an image suffix in the given folders, sorted by name.
 
     Links to folders are not followed.
 
     Raises:
-        ArgumentError: a path does not exist, or there is no image at all.
+        ArgumentError: a path does not exist, or no image was found.
     """
-    files: list[str] = []  # a Path takes four times the memory
+    files: list[str] = []  # a Path takes four times as much memory
     for path in paths:
         if path.is_dir():
             found = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
@@ -68,19 +68,34 @@ def embed_files(
     progress: Callable[[int], None] = _ignore,
     notice: Callable[[str], None] = _ignore,
 ) -> int:
-    """Write the embeddings of ``files`` into the new directory ``out``; return how many files failed.
+    """Write the embeddings of ``files`` into the new directory ``out``.
 
     Args:
-        encoder: loaded with ``threads=1``. Each of ``threads`` decodes and embeds batches of its own, so that no core
-            waits for another, and the result does not depend on their number.
-        batch_size: of each thread; larger ones take memory and are no faster on a CPU.
+        encoder: loaded with ``threads=1``. Each of ``threads`` decodes and embeds separate batches, so that no core
+            waits for another, and the result does not depend on the number of threads.
+        files: paths of image files, such as ``image_files`` lists them.
+        out: directory to make.
+        format: "npy", "csv" or "parquet".
+        normalize: scale each vector to length 1; otherwise write the raw output of the network.
+        batch_size: images of one batch of a thread; larger batches take memory and are not faster on a CPU.
         threads: by default one for each core that this process may use.
-        progress: called with the number of files done, at first with those of an interrupted run.
-        notice: called with a sentence when an interrupted run is continued or dropped.
+        progress: called with the number of files done; the first call counts those of an interrupted run.
+        notice: called with a sentence if an interrupted run is continued or discarded.
+
+    Returns:
+        The number of files that could not be read.
 
     Raises:
-        ArgumentError: ``out`` exists, another process is at work on it, or an argument is not allowed.
+        ArgumentError: ``out`` exists, another process is writing it, or an argument is not allowed.
         DeployError: the format needs a package that is not installed.
+
+    Examples:
+        >>> import deploy
+        >>> encoder = deploy.load("models/bundle", threads=1)
+        >>> embed_files(encoder, image_files([Path("photos")]), Path("vectors"))
+        0
+        >>> sorted(path.name for path in Path("vectors").iterdir())
+        ['MANIFEST.sha256', 'embedding.json', 'failures.csv', 'ids.csv', 'vectors.npy']
     """
     threads = available_cpus() if threads is None else threads
     for name, value in (("batch_size", batch_size), ("threads", threads)):
@@ -89,11 +104,11 @@ def embed_files(
     check_format(format, files)
     if out.exists():
         discard(out)
-        raise ArgumentError(f"{out}: exists already; choose another directory, or remove it")
+        raise ArgumentError(f"{out}: already exists; choose another directory, or remove it")
     with work_folder(out, _digest(encoder, files, normalize, batch_size), notice) as work:
-        done = sum(len(part) for part in finished(work))
+        done = sum(len(part) for part in finished_parts(work))
         if done:
-            notice(f"{done:,} of {len(files):,} files were done by an interrupted run; going on from there")
+            notice(f"an interrupted run embedded {done:,} of {len(files):,} files; continuing from there")
         progress(done)
         starts = range(done, len(files), batch_size)
         batches = map_ahead(
@@ -113,7 +128,7 @@ def _publish(out: Path, work: Path, files: Sequence[str], encoder: Encoder, form
             table(folder / "failures.csv", ["path", "reason", "message"]) as failed,
             WRITERS[format](folder, info["dim"]) as write,
         ):
-            for part in finished(work):
+            for part in finished_parts(work):
                 vectors, ok, failures = read_part(work, part)
                 sources = files[part.start : part.stop]
                 write([source for source, good in zip(sources, ok, strict=True) if good], vectors)
@@ -128,7 +143,7 @@ def _publish(out: Path, work: Path, files: Sequence[str], encoder: Encoder, form
 
 
 def _digest(encoder: Encoder, files: Sequence[str], normalize: bool, batch_size: int) -> str:
-    """Everything that the vectors depend on; a file is known by its path, size and time of change."""
+    """Return a digest of everything that the vectors depend on; a file counts by its path, size and time of change."""
     import onnxruntime
 
     providers = encoder.info["runtime"]["providers"]

@@ -1,15 +1,15 @@
-"""How far long work has come, with its rate and the time left."""
+"""Report the progress of long work: items done, rate, and time left."""
 
 import time
 from collections.abc import Callable
 from typing import TextIO
 
 REDRAW_SECONDS, LINE_SECONDS = 0.1, 30.0
-"""How often a terminal shows it anew, and how often a file or a pipe gets a line."""
+"""How often a terminal is redrawn, and how often a file or a pipe gets a line."""
 
 
 class Progress:
-    """Call it with the number of items done; the first call says how many were done before this work began."""
+    """Call it with the number of items done; the first call gives the number that were done before this work began."""
 
     def __init__(self, total: int, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._total, self._stream, self._clock = total, stream, clock
@@ -36,5 +36,5 @@ class Progress:
         rate = max(done - self._first, 1) / max(now - self._began, 1e-9)
         minutes, seconds = divmod(round((self._total - done) / rate), 60)
         hours, minutes = divmod(minutes, 60)
-        shown = f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
-        return f"{done:,}/{self._total:,} images  {shown}/s  {hours}:{minutes:02d}:{seconds:02d} left"
+        speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
+        return f"{done:,}/{self._total:,} images  {speed}/s  {hours}:{minutes:02d}:{seconds:02d} left"

@@ -1,7 +1,7 @@
-"""What is done of an embedding that is not finished: parts in a hidden folder beside where the result will be.
+"""The finished parts of an unfinished embedding, in a hidden folder next to the place of the result.
 
-A part holds the vectors and failures of consecutive files and is complete or absent. The folder is named by a digest of
-the request, and locked by the process that is at work in it.
+A part holds the vectors and failures of consecutive files, and is either complete or absent. The folder is named by a
+digest of the request, and the process that writes it holds its lock.
 """
 
 import fcntl
@@ -24,22 +24,24 @@ from deploy.errors import ArgumentError, CorruptArtifactError
 from deploy.failpoint import failpoint
 
 PART_FILES, PART_SECONDS = 4096, 10.0
-"""A part is written after so many files or so long, whichever comes first: a kill loses no more than that."""
+"""A part is written after this many files or seconds, whichever comes first; a kill loses at most one part."""
 
 
 @contextmanager
 def work_folder(out: Path, digest: str, notice: Callable[[str], None]) -> Iterator[Path]:
-    """The folder of this request's parts, kept when the block raises. Those of other requests for ``out`` are removed.
+    """Yield the folder for the parts of this request, and keep it if the block raises.
+
+    Folders of other requests for ``out`` are removed.
 
     Raises:
-        ArgumentError: another process is at work on ``out``.
+        ArgumentError: another process is writing ``out``.
     """
     work = out.parent / f"{_prefix(out)}{digest[:16]}"
     for other in _work_folders(out):
         if other != work:
             with _locked(other, out):
                 shutil.rmtree(other)
-            notice("the images, the bundle or the options differ from those of an interrupted run; beginning anew")
+            notice("the images, the bundle or the options differ from those of an interrupted run; starting over")
     work.mkdir(parents=True, exist_ok=True)
     with _locked(work, out):
         try:
@@ -51,7 +53,7 @@ def work_folder(out: Path, digest: str, notice: Callable[[str], None]) -> Iterat
 
 
 def discard(out: Path) -> None:
-    """Remove the parts of a run that was killed just after ``out`` was complete."""
+    """Remove the parts of a run that was killed right after it had completed ``out``."""
     for work in _work_folders(out) if (out / MANIFEST).exists() else []:
         with _locked(work, out):
             shutil.rmtree(work)
@@ -60,6 +62,7 @@ def discard(out: Path) -> None:
 def write_parts(
     work: Path, batches: Iterable[Embeddings], done: int, total: int, progress: Callable[[int], None]
 ) -> None:
+    """Write the embeddings of files ``done`` to ``total`` into ``work``, one part after another."""
     start, waiting, began = done, list[Embeddings](), time.monotonic()
     for batch in batches:
         waiting.append(batch)
@@ -83,8 +86,8 @@ def _write_part(path: Path, batches: Sequence[Embeddings]) -> None:
     write_atomically(path, content.getvalue())
 
 
-def finished(work: Path) -> list[range]:
-    """The positions of the files in each part, from the first file on without a gap."""
+def finished_parts(work: Path) -> list[range]:
+    """Return the positions of the files in each part, from the first file up to the first gap."""
     parts, done = list[range](), 0
     for path in sorted(work.glob("*.npz")):
         part = range(*map(int, path.stem.split("-")))
@@ -95,12 +98,17 @@ def finished(work: Path) -> list[range]:
 
 
 def read_part(work: Path, part: range) -> Any:
+    """Return vectors float32 [rows, dim], ok bool [files], and [reason, message] of each failure.
+
+    Raises:
+        CorruptArtifactError: the part cannot be read.
+    """
     path = work / f"{part.start:012d}-{part.stop:012d}.npz"
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return arrays["vectors"], arrays["ok"], json.loads(arrays["failures"].tobytes())
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise CorruptArtifactError(f"{path}: damaged ({error}); remove it and give the same command again") from None
+        raise CorruptArtifactError(f"{path}: damaged ({error}); remove it and run the same command again") from None
 
 
 def _work_folders(out: Path) -> list[Path]:
@@ -115,7 +123,7 @@ def _prefix(out: Path) -> str:
 
 @contextmanager
 def _locked(folder: Path, out: Path) -> Iterator[None]:
-    """Hold the lock of a folder; the kernel frees it when the process dies."""
+    """Hold the lock of a folder; the kernel releases it when the process dies."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:

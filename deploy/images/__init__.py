@@ -1,4 +1,4 @@
 """From an image file to the pixels that a network takes: decoding, faults, orientation, color, size.
 
-The only copy of this code, for training and for serving. Nothing here knows a model.
+Training and serving share this single copy of the code. It does not depend on any model.
 """

@@ -1,4 +1,4 @@
-"""Why an image file cannot be read: every fault of Pillow's readers gets one of a few reasons and a way out."""
+"""Why an image file cannot be read: translates every error of Pillow's readers into a reason and a remedy."""
 
 import re
 import struct
@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from deploy.errors import ImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-"""Pillow has over forty readers; most of its vulnerabilities were in those for rare formats (PSD, EPS, FITS ...)."""
+"""Pillow has more than forty readers; most vulnerabilities were in those for rare formats (PSD, EPS, FITS ...)."""
 
 PARSER_FAULTS = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError),
     *(AssertionError, RuntimeError, EOFError, struct.error, zlib.error),
 )
-"""What Pillow's readers raise on damaged files. A MemoryError passes: it is about the machine, not about the file."""
+"""What Pillow's readers raise for damaged files. MemoryError is not included: it concerns the machine, not the file."""
 
 _OTHER_FORMATS = {
     b"8BPS": "Photoshop",
@@ -35,9 +35,9 @@ _OTHER_FORMATS = {
     b"\0\0\0\x0cJXL ": "JPEG XL",
     b"\xff\x0a": "JPEG XL",
 }
-_ADDRESS = re.compile(r" *<[^<>]* at 0x[0-9a-fA-F]+>")  # of an object in memory: another one in each process
+_ADDRESS = re.compile(r" *<[^<>]* at 0x[0-9a-fA-F]+>")  # of an object in memory: it differs in each process
 _HEIF_BRANDS = (b"heic", b"heix", b"mif1", b"avif", b"avis")
-_TIFF_TYPES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # bytes; of others, 1
+_TIFF_TYPES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # bytes; others have 1
 _TIFF_PIECES = (273, 279, 324, 325)  # tags: offsets and lengths of strips, and of tiles
 
 _filters_lock = threading.Lock()
@@ -47,9 +47,10 @@ _filters = warnings.catch_warnings()
 
 @contextmanager
 def naming_faults(data: bytes) -> Iterator[None]:
-    """Raise whatever Pillow raises in this block as an ImageError with a reason.
+    """Translate every error that Pillow raises in this block into an ImageError with a reason.
 
-    ``data`` is the file; empty when it is not at hand and Pillow has recognised it before.
+    ``data`` holds the bytes of the file; leave it empty if they are not available and Pillow has already recognized the
+    format.
     """
     from PIL import Image
 
@@ -61,21 +62,21 @@ def naming_faults(data: bytes) -> Iterator[None]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError("bomb", f"{error} Make the image smaller.") from error
     except PARSER_FAULTS as error:
-        raise _named(error, data) from error
+        raise _translate(error, data) from error
 
 
-def _named(error: Exception, data: bytes) -> ImageError:
+def _translate(error: Exception, data: bytes) -> ImageError:
     if "MAX_TEXT" in str(error):
         return ImageError("metadata_bomb", f"its text or profile is too large ({error}); save it without metadata")
     if not data or _has_known_signature(data):
         if "runcated" in str(error) or _is_cut_short(data):
             return ImageError("truncated", "the file ends too early; copy it again from its source")
         detail = _ADDRESS.sub("", str(error)) or type(error).__name__
-        return ImageError("corrupt", f"the file is damaged, or of a kind that Pillow does not read ({detail})")
+        return ImageError("corrupt", f"the file is damaged, or Pillow does not support this kind of it ({detail})")
     allowed = ", ".join(FORMATS)
     if other := _other_format(data):
-        return ImageError("unsupported_format", f"{other} files are not read; convert it to one of {allowed}")
-    return ImageError("not_an_image", f"it begins with {data[:16]!r}; allowed are {allowed}")
+        return ImageError("unsupported_format", f"{other} files are not supported; convert it to one of {allowed}")
+    return ImageError("not_an_image", f"it begins with {data[:16]!r}; supported formats are {allowed}")
 
 
 def _other_format(data: bytes) -> str | None:
@@ -92,7 +93,7 @@ def _has_known_signature(data: bytes) -> bool:
 
 
 def _is_cut_short(data: bytes) -> bool:
-    """Does the file end before its container says so? Asked only about files of a known format that do not open."""
+    """Return whether the file is shorter than its container declares; for files of a known format that do not open."""
     if data[:2] == b"\xff\xd8":
         return b"\xff\xd9" not in data
     if data[:4] == b"\x89PNG":
@@ -102,14 +103,14 @@ def _is_cut_short(data: bytes) -> bool:
     if data[:4] == b"RIFF":
         return int.from_bytes(data[4:8], "little") + 8 > len(data)
     if data[:2] == b"BM":
-        return len(data) < 14 or int.from_bytes(data[10:14], "little") > len(data)  # where its pixels begin
+        return len(data) < 14 or int.from_bytes(data[10:14], "little") > len(data)  # offset of the pixels
     if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return _tiff_end(data) > len(data)
     return False
 
 
 def _tiff_end(data: bytes) -> int:
-    """Where the last thing ends that the first directory of a TIFF or BigTIFF points to (TIFF 6.0, section 2)."""
+    """Return where the last item ends that the first directory of a TIFF or BigTIFF refers to (TIFF 6.0, section 2)."""
     order: Literal["little", "big"] = "little" if data[:1] == b"I" else "big"
 
     def number(position: int, size: int) -> int:
@@ -136,10 +137,10 @@ def _tiff_end(data: bytes) -> int:
 
 @contextmanager
 def _pillow_warnings() -> Iterator[None]:
-    """Silence what Pillow warns about metadata, and raise its DecompressionBombWarning, in this block.
+    """In this block, silence Pillow's warnings about metadata and turn its DecompressionBombWarning into an error.
 
-    warnings.catch_warnings alone would leave wrong filters behind when blocks overlap in several threads, so the first
-    block to begin changes the filters, and the last one to end restores them.
+    With overlapping blocks in several threads, warnings.catch_warnings would restore the wrong filters. Therefore the
+    first block to begin changes the filters, and the last one to end restores them.
     """
     global _filters, _filters_users
     from PIL.Image import DecompressionBombWarning

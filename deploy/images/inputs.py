@@ -1,4 +1,4 @@
-"""What an encoder accepts as an image, and how each kind becomes pixels or a reason why not."""
+"""Read the kinds of images that an encoder accepts: each becomes pixels, or the reason why it cannot be read."""
 
 import os
 import stat
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.errors import ImageError
-from deploy.images.preprocess import MAX_PIXELS, Preprocessing, canonicalise, decode
+from deploy.images.preprocess import MAX_PIXELS, Preprocessing, canonicalize, decode
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -28,26 +28,26 @@ Result = TypeVar("Result")
 
 
 def is_single(images: "Picture | Iterable[Picture]") -> bool:
-    """One image, as opposed to an iterable of images; an array [n, height, width, 3] is n images."""
+    """Return whether ``images`` is one image rather than an iterable; an array [n, height, width, 3] is n images."""
     if isinstance(images, np.ndarray):
         return images.ndim != 4
     return isinstance(images, str | bytes | bytearray | memoryview) or not isinstance(images, Iterable)
 
 
 def as_iterable(images: "Picture | Iterable[Picture]") -> Iterable[Picture]:
-    """The given images, or the given image alone."""
+    """Return the given images; a single image becomes a list of one."""
     return [cast("Picture", images)] if is_single(images) else cast("Iterable[Picture]", images)
 
 
 def source_of(picture: Picture, position: int) -> str:
-    """The name under which an input is reported: its path, or ``image <position>``."""
+    """Return the name of an input in messages: its path, or ``image <position>``."""
     return os.fspath(picture) if isinstance(picture, str | os.PathLike) else f"image {position}"
 
 
 def read_ahead(
     pictures: Iterable[Picture], preprocessing: Preprocessing, workers: int, ahead: int
 ) -> Iterator[tuple[str, Pixels]]:
-    """The source and pixels (uint8 [size, size, 3]) of each input, in order, while ``ahead`` more are decoded."""
+    """Yield source and pixels (uint8 [size, size, 3]) of each input in order, while threads decode ``ahead`` more."""
     named = ((source_of(picture, position), picture) for position, picture in enumerate(pictures))
 
     def read(item: tuple[str, Picture]) -> tuple[str, Pixels]:
@@ -58,9 +58,9 @@ def read_ahead(
 
 
 def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int) -> Iterator[Result]:
-    """``function`` of each item, in order, while at most ``ahead`` more are computed or wait in ``workers`` threads.
+    """Yield ``function`` of each item in order, while ``workers`` threads compute at most ``ahead`` more results.
 
-    Threads are enough: Pillow and onnxruntime work without the interpreter lock. One worker is the caller itself.
+    Threads suffice: Pillow and onnxruntime release the interpreter lock. With one worker, the caller's thread computes.
     """
     if workers == 1:
         yield from map(function, items)
@@ -81,16 +81,16 @@ def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], workers
 
 
 def read_pixels(picture: Picture, preprocessing: Preprocessing) -> Pixels:
-    """Decode one input and bring it to the encoder's size; what is wrong with it is returned, not raised."""
+    """Decode one input and resize it for the encoder. An ImageError is returned, not raised."""
     try:
-        return preprocessing.apply(_decoded(picture))
+        return preprocessing.apply(_decode_picture(picture))
     except ImageError as error:
         return error
 
 
-def _decoded(picture: Picture) -> NDArray[np.uint8]:
+def _decode_picture(picture: Picture) -> NDArray[np.uint8]:
     if isinstance(picture, str | os.PathLike):
-        return decode(_file_bytes(Path(picture)))
+        return decode(_read_file(Path(picture)))
     if isinstance(picture, bytes | bytearray | memoryview):
         return decode(bytes(picture))
     if isinstance(picture, np.ndarray):
@@ -107,17 +107,17 @@ def _decoded(picture: Picture) -> NDArray[np.uint8]:
         raise ImageError("unsupported_input", f"given a value of type {type(picture).__name__}; give {allowed}")
     if picture.width * picture.height > MAX_PIXELS:
         raise ImageError("bomb", f"{picture.width} x {picture.height} is over {MAX_PIXELS:,} pixels; make it smaller")
-    return np.array(canonicalise(picture)[0])
+    return np.array(canonicalize(picture)[0])
 
 
-def _file_bytes(path: Path) -> bytes:
+def _read_file(path: Path) -> bytes:
     try:
-        # Asked first, because reading a pipe or a device may never end.
+        # Check the type first: reading a pipe or a device may never end.
         data = path.read_bytes() if stat.S_ISREG(path.stat().st_mode) else None
     except OSError as error:
         raise ImageError("io_error", f"cannot be read: {error.strerror}; check the path and its permissions") from error
     except ValueError as error:  # a null character
-        raise ImageError("io_error", f"not a path: {error}") from error
+        raise ImageError("io_error", f"not a valid path: {error}") from error
     if data is None:
         raise ImageError("io_error", "not a regular file; give the path of an image file")
     return data

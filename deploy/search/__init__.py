@@ -1,4 +1,4 @@
-"""Similar images: an index over embeddings, exact and approximate search, few-shot classification, exports.
+"""Find similar images: an index of embeddings, exact and approximate search, few-shot classification, exports.
 
-Works on vectors and on an encoder's identity. Nothing here decodes an image or speaks HTTP.
+These modules use vectors and the id of an encoder. They do not decode images or use HTTP.
 """

@@ -1,4 +1,4 @@
-"""Approximate nearest neighbours with usearch, an HNSW graph (Malkov & Yashunin 2018) in one file beside the vectors.
+"""Approximate nearest neighbors with usearch: an HNSW graph (Malkov & Yashunin 2018) in a file next to the vectors.
 
 The graph only proposes candidates; their scores are computed from the exact vectors.
 """
@@ -16,29 +16,29 @@ from deploy.session import available_cpus
 
 GRAPH = "neighbours.usearch"
 BLOCK = 8192
-# The candidates of k neighbours are the best of at least this many; 0.95 of the true ten are among them in the tests.
+# A search for k neighbors takes at least this many candidates; in the tests they include 0.95 of the true ten nearest.
 CANDIDATES = 64
 
 
 class Graph:
-    """The graph of an opened index, mapped into memory. Safe to use from many threads."""
+    """The graph of an open index, mapped into memory. Safe to use from many threads."""
 
     def __init__(self, path: Path, shape: tuple[int, int]) -> None:
         self._path, self._shape = path, shape
         self._index: Any = None
-        self._one_search = threading.Lock()  # usearch gives the same scratch memory to two calls at once
+        self._lock = threading.Lock()  # usearch would use the same scratch memory for two simultaneous calls
 
     def candidates(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Pairs (position in ``queries`` [q, dim], row), at most max(4 k, 64) of each query.
+        """Return pairs (position in ``queries`` [q, dim], row): at most max(4 k, 64) for each query.
 
         Raises:
-            MissingExtraError: usearch is not installed; an index with a graph can be searched exactly without it.
-            IndexFormatError: the file is no graph of the vectors.
+            MissingExtraError: usearch is not installed; exact search works without it.
+            IndexFormatError: the file is not a graph of these vectors.
         """
         count = min(max(4 * k, CANDIDATES), self._shape[0])
         if not count or not len(queries):
             return np.empty(0, np.int64), np.empty(0, np.int64)
-        with self._one_search:
+        with self._lock:
             self._index = self._open() if self._index is None else self._index
             found = self._index.search(queries, count, threads=min(len(queries), available_cpus()))
         each = [found.keys] if len(queries) == 1 else [matches.keys for matches in found]
@@ -52,12 +52,12 @@ class Graph:
             raise IndexFormatError(f"{self._path}: {error}; build the index again") from error
         if index is None or (len(index), index.ndim) != self._shape:
             count, dim = self._shape
-            raise IndexFormatError(f"{self._path}: is no graph of {count} vectors [{dim}]; build the index again")
+            raise IndexFormatError(f"{self._path}: not a graph of {count} vectors [{dim}]; build the index again")
         return index
 
 
 def write_graph(directory: Path, vectors: Vectors) -> None:
-    """Build the graph of ``vectors``, whose rows have length 1, into ``directory``."""
+    """Build the graph of ``vectors``, whose rows have length 1, and write it into ``directory``."""
     graph = _usearch()(ndim=vectors.shape[1], metric="ip", dtype="f16")
     for start in range(0, len(vectors), BLOCK):
         block = np.asarray(vectors[start : start + BLOCK], np.float32)
@@ -66,9 +66,9 @@ def write_graph(directory: Path, vectors: Vectors) -> None:
 
 
 def check_metric(metric: str) -> None:
-    """Refuse what the graph cannot promise, and a missing usearch, before any work is done."""
+    """Check, before any work, that the graph supports this metric and that usearch is installed."""
     if metric != "cosine":
-        raise ArgumentError(f"metric={metric!r}; approximate search needs vectors of one length: choose cosine")
+        raise ArgumentError(f"metric={metric!r}; approximate search needs vectors of equal length: choose cosine")
     _usearch()
 
 

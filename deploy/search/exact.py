@@ -1,8 +1,8 @@
-"""Exact maximum inner product search in bounded memory, by numpy alone.
+"""Exact maximum inner product search in bounded memory, with numpy only.
 
-A tile of scores comes from one float32 matrix product; only what is close enough to the k-th best so far to be among
-the k best is scored again in float64. So the answer is exact, ties included, and the same whether a query comes alone
-or in a batch, on one thread or on many.
+One float32 matrix product gives a tile of scores. Only the rows that are close enough to the k-th best so far to be
+among the k best are scored again in float64. Therefore the answer is exact, including ties, and does not depend on the
+batch of a query or on the number of threads.
 """
 
 from collections.abc import Iterator
@@ -28,21 +28,21 @@ class Hits(NamedTuple):
     scores: NDArray[np.float64]
 
 
-def nearest(
+def find_nearest(
     vectors: Vectors, queries: NDArray[np.float32], k: int, longest: float, rows: NDArray[np.int64] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The ``k`` rows of ``vectors`` [n, dim] with the largest inner product with each of ``queries`` [q, dim].
+    """Find the ``k`` rows of ``vectors`` [n, dim] with the largest inner product with each of ``queries`` [q, dim].
 
     Args:
-        longest: no row of ``vectors`` is longer.
-        rows: search these rows only, in ascending order.
+        longest: upper bound of the lengths of the rows of ``vectors``.
+        rows: search only these rows, in ascending order.
 
     Returns:
-        rows int64 and scores float64, both [q, min(k, rows searched)]; best first, of equal scores the first row first.
+        rows int64 and scores float64, both [q, min(k, rows searched)]; best first, equal scores in order of rows.
     """
     k = min(k, len(vectors) if rows is None else len(rows))
     found = [
-        _nearest(vectors, part, k, longest, rows)
+        _find_nearest(vectors, part, k, longest, rows)
         for part in np.split(queries, range(TILE_QUERIES, len(queries), TILE_QUERIES))
     ]
     shape = (len(queries), k)
@@ -52,20 +52,20 @@ def nearest(
     )
 
 
-def rescored(
+def rescore(
     vectors: Vectors, queries: NDArray[np.float32], pairs: tuple[NDArray[np.int64], NDArray[np.int64]], k: int
 ) -> Hits:
-    """The ``k`` best for each query of the given pairs (positions in ``queries``, rows of ``vectors``)."""
+    """Score the given pairs (positions in ``queries``, rows of ``vectors``) and return the ``k`` best of each query."""
     scores = inner_products(queries, pairs[0], vectors, pairs[1])
     return _best(Hits(pairs[0], pairs[1], scores), k)
 
 
 def pairs_above(vectors: Vectors, threshold: float, longest: float) -> Iterator[Hits]:
-    """All pairs of rows with an inner product of ``threshold`` or more, a tile at a time.
+    """Yield all pairs of rows with an inner product of at least ``threshold``, one tile at a time.
 
     ``queries`` of the hits holds the earlier row of each pair.
     """
-    margin = rounding(vectors.shape[1], longest * longest)
+    margin = rounding_bound(vectors.shape[1], longest * longest)
     for first in range(0, len(vectors), TILE_QUERIES):
         earlier = _floats(vectors[first : first + TILE_QUERIES])
         for start, scores in _tiles(vectors, earlier, None, first):
@@ -80,7 +80,10 @@ def pairs_above(vectors: Vectors, threshold: float, longest: float) -> Iterator[
 def inner_products(
     left: Vectors, left_rows: NDArray[np.int64], right: Vectors, right_rows: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Of each pair of rows, in float64: the same for equal rows wherever they lie, as BLAS does not promise."""
+    """Return the inner product of each pair of rows, in float64.
+
+    Equal rows give equal products wherever they are in memory, which BLAS does not guarantee.
+    """
     scores = np.empty(len(left_rows))
     step = max(1, GATHERED // left.shape[1])
     for start in range(0, len(scores), step):
@@ -90,18 +93,18 @@ def inner_products(
     return scores
 
 
-def rounding(dim: int, size: float) -> float:
-    """Twice what a float32 inner product of ``dim`` terms can be wrong by (Higham 2002, section 3.1).
+def rounding_bound(dim: int, size: float) -> float:
+    """Return twice the largest rounding error of a float32 inner product of ``dim`` terms (Higham 2002, section 3.1).
 
     ``size`` is the product of the lengths of the two vectors.
     """
     return 2 * (dim + 2) * 2.0**-24 * size
 
 
-def _nearest(
+def _find_nearest(
     vectors: Vectors, queries: NDArray[np.float32], k: int, longest: float, rows: NDArray[np.int64] | None
 ) -> Hits:
-    margin = rounding(vectors.shape[1], longest) * np.linalg.norm(queries.astype(np.float64), axis=1)
+    margin = rounding_bound(vectors.shape[1], longest) * np.linalg.norm(queries.astype(np.float64), axis=1)
     best = Hits(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
     if k == 0:
         return best
@@ -125,10 +128,10 @@ def _nearest(
 def _tiles(
     vectors: Vectors, queries: NDArray[np.float32], rows: NDArray[np.int64] | None, first: int = 0
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Scores [q, tile] from position ``first`` on, and the position of each tile. The next tile takes its memory."""
+    """Yield the position and scores [q, tile] of each tile, from position ``first``. All tiles share one buffer."""
     count = len(vectors) if rows is None else len(rows)
     height = TILE // max(1, len(queries))
-    if rows is not None or vectors.dtype != np.float32:  # then a tile has a copy of its vectors, too
+    if rows is not None or vectors.dtype != np.float32:  # then each tile also copies its vectors
         height = max(1, min(height, COPIED // vectors.shape[1]))
     memory = np.empty(len(queries) * min(height, count), np.float32)
     for start in range(first, count, height):
@@ -141,28 +144,29 @@ def _tiles(
 def _candidates(
     scores: NDArray[np.float32], floor: NDArray[np.float64], margin: NDArray[np.float64], k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions in ``scores`` [q, tile] that may be among the k best: few, because ``floor`` or a bound from the tile
-    itself, less what both can be wrong by, is not above the k-th best.
+    """Return the positions in ``scores`` [q, tile] that may be among the k best.
+
+    A score below ``floor``, or below a bound from the tile itself, each reduced by the rounding error, cannot be.
     """
     width = scores.shape[1]
     above = scores >= floor.astype(np.float32)[:, None]
     if width > k and np.count_nonzero(above) > 4 * k * len(scores):
-        above = scores >= np.maximum(floor, _reached_by(scores, k) - margin).astype(np.float32)[:, None]
+        above = scores >= np.maximum(floor, _lower_bound(scores, k) - margin).astype(np.float32)[:, None]
     return _positions(above)
 
 
 def _positions(wanted: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """np.nonzero of a matrix, in a tenth of its time."""
+    """np.nonzero of a matrix, ten times as fast."""
     return np.divmod(np.flatnonzero(wanted), wanted.shape[1])
 
 
-def _reached_by(scores: NDArray[np.float32], k: int) -> NDArray[np.float32]:
-    """A score that at least ``k`` of each row reach: the k-th largest of the maxima of groups."""
+def _lower_bound(scores: NDArray[np.float32], k: int) -> NDArray[np.float32]:
+    """Return a lower bound of the k-th best score of each row: the k-th largest of the maxima of groups."""
     group = min(GROUP, scores.shape[1] // k)
     count = scores.shape[1] // group
     maxima = scores[:, : count * group].reshape(len(scores), count, group).max(axis=2)
-    reached: NDArray[np.float32] = np.partition(maxima, count - k, axis=1)[:, count - k]
-    return reached
+    bound: NDArray[np.float32] = np.partition(maxima, count - k, axis=1)[:, count - k]
+    return bound
 
 
 def _best(hits: Hits, k: int) -> Hits:

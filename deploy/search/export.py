@@ -1,11 +1,11 @@
-"""An index in the form that other vector stores load.
+"""Export an index in a format that another vector store loads.
 
-    pgvector   an SQL script for `psql -f`: a table named as the file, its rows by COPY, and an HNSW index; then
+    pgvector   an SQL script for `psql -f`: a table named after the file, its rows by COPY, and an HNSW index; then
                SELECT id FROM photos ORDER BY embedding <=> '[...]' LIMIT 10;        (<#> for inner products)
-    qdrant     JSON, one request a line: the body of `PUT /collections/NAME/points`
-    lancedb    Parquet, for `db.create_table(NAME, pyarrow.parquet.read_table(FILE))`; DuckDB and polars read it, too
+    qdrant     JSON, one request per line: the body of `PUT /collections/NAME/points`
+    lancedb    Parquet, for `db.create_table(NAME, pyarrow.parquet.read_table(FILE))`; DuckDB and polars also read it
 
-Each says which encoder made the vectors. Bytes of an id that are no UTF-8 appear as `\\udc..`.
+Each file names the encoder that made the vectors. Bytes of an id that are not UTF-8 appear as `\\udc..`.
 """
 
 import json
@@ -24,21 +24,24 @@ from deploy.search.index import Index
 Store = Literal["pgvector", "qdrant", "lancedb"]
 STORES: tuple[Store, ...] = get_args(Store)
 
-POINTS = 256  # in a request to Qdrant, which takes 32 MB
-FULL_DIM, HALF_DIM = 2000, 4000  # that pgvector's HNSW takes: as `vector` of 4 bytes, and as `halfvec` of 2 bytes
+POINTS = 256  # in a request to Qdrant, which accepts up to 32 MB
+FULL_DIM, HALF_DIM = 2000, 4000  # limits of pgvector's HNSW for `vector` (4 bytes a value) and `halfvec` (2 bytes)
 
 
 def export_index(index: Index, store: Store, file: Path) -> None:
     """Write all vectors of ``index`` into the new ``file``, which appears when it is complete.
 
+    Args:
+        store: "pgvector", "qdrant" or "lancedb".
+
     Raises:
-        ArgumentError: no such store, the file exists, or the store cannot index vectors of that dimension.
-        MissingExtraError: "lancedb" needs pyarrow, which comes with it.
+        ArgumentError: the store is unknown, the file exists, or the store cannot index vectors of that dimension.
+        MissingExtraError: "lancedb" needs pyarrow, which LanceDB installs.
     """
     if store not in STORES:
-        raise ArgumentError(f"store={store!r}; choose {', '.join(STORES)}")
+        raise ArgumentError(f"store={store!r}; choose from {', '.join(STORES)}")
     if file.exists():
-        raise ArgumentError(f"{file}: exists already; choose another name, or remove it")
+        raise ArgumentError(f"{file}: already exists; choose another name, or remove it")
     partial = file.with_name(f".{file.name}.partial")
     try:
         _WRITERS[store](index, partial, file.stem)
@@ -48,16 +51,16 @@ def export_index(index: Index, store: Store, file: Path) -> None:
 
 
 def pgvector_statements(index: Index, table: str) -> tuple[str, str]:
-    """What creates the table up to its rows, and what follows them.
+    """Return the SQL before the rows of the table, and the SQL after them.
 
     Raises:
-        ArgumentError: the vectors have more dimensions than an HNSW index takes.
+        ArgumentError: the vectors have more dimensions than an HNSW index supports.
     """
     if index.dim > HALF_DIM:
-        raise ArgumentError(f"vectors of {index.dim} dimensions; pgvector indexes up to {HALF_DIM:,}")
+        raise ArgumentError(f"vectors of {index.dim} dimensions; pgvector can index up to {HALF_DIM:,}")
     kind = "vector" if index.dim <= FULL_DIM and index.info["dtype"] == "float32" else "halfvec"
     distance = "cosine" if index.info["metric"] == "cosine" else "ip"
-    name, about = _quoted(table, '"'), _quoted(json.dumps(index.info), "'")
+    name, about = _quote(table, '"'), _quote(json.dumps(index.info), "'")
     before = (
         "BEGIN;\n"
         "CREATE EXTENSION IF NOT EXISTS vector;\n"
@@ -70,16 +73,16 @@ def pgvector_statements(index: Index, table: str) -> tuple[str, str]:
 
 def _pgvector(index: Index, file: Path, name: str) -> None:
     before, after = pgvector_statements(index, name)
-    decimals = ",".join(["%.9g"] * index.dim)  # nine digits are enough for every float32
+    decimals = ",".join(["%.9g"] * index.dim)  # nine digits represent every float32 exactly
     with file.open("w", encoding="utf-8", newline="\n") as script:
         script.write(before)
         for identity, vector in _rows(index):
-            script.write(f"{_escaped(identity)}\t[{decimals % tuple(vector)}]\n")
+            script.write(f"{_escape(identity)}\t[{decimals % tuple(vector)}]\n")
         script.write(after)
 
 
 def _qdrant(index: Index, file: Path, _: str) -> None:
-    # A point is named by its encoder and id, so that what is sent twice is there once.
+    # A point's id is derived from encoder and image id, so that sending it twice does not duplicate it.
     points = (
         {
             "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{index.encoder}/{identity}")),
@@ -127,11 +130,11 @@ def _text(identity: str) -> str:
     return identity.encode("utf-8", "backslashreplace").decode()
 
 
-def _quoted(text: str, quote: str) -> str:
+def _quote(text: str, quote: str) -> str:
     return quote + text.replace(quote, 2 * quote) + quote
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     for character, escape in (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r")):
         text = text.replace(character, escape)
     return text

@@ -1,10 +1,10 @@
-"""Classes from a handful of labelled examples, without training: the encoder stays as it is.
+"""Classify by a handful of labeled examples of each class, without training.
 
-Two classifiers are tried on the examples themselves, each example in turn left out (so nothing is judged by its own
-vector), and the better one is kept:
+Two classifiers are evaluated on the examples by leave-one-out (no example is judged by its own vector), and the better
+one is used:
 
-    class_mean   the class whose mean direction is nearest: steady with very few examples (Snell et al. 2017)
-    knn          the votes of the nearest examples, each exp(cosine / temperature): follows a class in several clusters
+    class_mean   the class whose mean direction is nearest: robust with very few examples (Snell et al. 2017)
+    knn          the votes of the nearest examples, each exp(cosine / temperature): fits a class with several clusters
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from deploy.errors import ArgumentError, IndexMismatchError
-from deploy.search.files import scaled
+from deploy.search.files import scale
 
 Method = Literal["class_mean", "knn"]
 
@@ -27,20 +27,27 @@ class FewShot:
 
     Attributes:
         labels: the classes, in alphabetical order.
-        method: the classifier that is used.
-        leave_one_out: of each method, the share of the examples that it classifies rightly when it has not seen them.
-            None when no class has two examples: then nothing can be said.
+        method: the classifier in use.
+        leave_one_out: for each method, its accuracy on the examples, each classified by all the others; None if no
+            class has two examples, because then it cannot be measured.
+
+    Examples:
+        >>> vectors = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1]], np.float32)
+        >>> classifier = FewShot(vectors, ["cat", "cat", "dog", "dog"])
+        >>> shares = classifier.predict([[0.9, 0.2]])
+        >>> classifier.labels[int(shares[0].argmax())]
+        'cat'
     """
 
     def __init__(self, vectors: NDArray[Any], labels: Sequence[str], method: Method | None = None) -> None:
         """
         Args:
-            vectors: [n, dim], the examples; any length. A few thousand at most: memory grows with n².
-            labels: the class of each.
-            method: use this one, whichever is better.
+            vectors: the examples, [n, dim], of any length; a few thousand at most, because memory grows with n².
+            labels: the class of each example.
+            method: use this method instead of the better one.
 
         Raises:
-            ArgumentError: fewer than two classes, vectors and labels do not fit, or a vector has no direction.
+            ArgumentError: there are fewer than two classes, vectors and labels differ in number, or a vector is zero.
         """
         vectors = np.asarray(vectors)
         if vectors.ndim != 2 or len(labels) != len(vectors):
@@ -49,7 +56,7 @@ class FewShot:
         self.labels = sorted(set(labels))
         if len(self.labels) < 2:
             raise ArgumentError(f"given {len(self.labels)} class; give examples of two or more")
-        self._examples = scaled(vectors, "cosine", "example {}".format)
+        self._examples = scale(vectors, "cosine", "example {}".format)
         self._classes = np.array([self.labels.index(label) for label in labels])
         self._members = np.eye(len(self.labels))[self._classes]
         self.leave_one_out: dict[Method, float | None] = {
@@ -63,24 +70,24 @@ class FewShot:
 
     @property
     def summary(self) -> str:
-        """How well the examples are told apart, in words."""
+        """One line with the leave-one-out accuracy of each method, and the method in use."""
         if self.leave_one_out[self.method] is None:
-            return f"{self.method}; give two or more of each class to know how good it is"
+            return f"{self.method}; give two or more examples of each class to measure its accuracy"
         shares = (f"{name} {share:.0%}" for name, share in self.leave_one_out.items())
-        return f"right when left out, one at a time: {', '.join(shares)}; {self.method} is used"
+        return f"leave-one-out accuracy: {', '.join(shares)}; using {self.method}"
 
     def predict(self, vectors: ArrayLike) -> NDArray[np.float64]:
-        """Of each vector [q, dim], the share of every class in the decision, [q, classes]; the rows sum to 1.
+        """Return the share of each class in the decision, float64 [q, classes], for vectors [q, dim]; rows sum to 1.
 
         Raises:
             IndexMismatchError: the vectors have another dimension than the examples.
-            ArgumentError: a vector has no direction.
+            ArgumentError: a vector is zero, which has no direction.
         """
         queries = np.atleast_2d(np.asarray(vectors))
         if queries.ndim != 2 or queries.shape[1] != self._examples.shape[1]:
             dim = self._examples.shape[1]
             raise IndexMismatchError(f"queries are {list(queries.shape)}, the examples [{dim}]; give [q, {dim}]")
-        queries = scaled(queries, "cosine", "query {}".format)
+        queries = scale(queries, "cosine", "query {}".format)
         if self.method == "knn":
             return self._votes(queries @ self._examples.T)
         return _softmax(queries @ _directions(self._members.T @ self._examples).T)
@@ -107,7 +114,7 @@ class FewShot:
         return shares
 
     def _accuracy(self, scores: NDArray[np.float64]) -> float | None:
-        """Of the examples whose class has another one; the class of the others is unknown without them."""
+        """Return the accuracy on the examples whose class has another example; None if there are none."""
         counted = self._members.sum(axis=0)[self._classes] > 1
         if not counted.any():
             return None
@@ -115,7 +122,7 @@ class FewShot:
 
 
 def _directions(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rows of length 1; a row without direction stays near zero and is similar to nothing."""
+    """Scale rows to length 1; a row without direction stays near zero and is not similar to any vector."""
     directions: NDArray[np.float64] = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
     return directions
 

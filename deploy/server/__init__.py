@@ -1,13 +1,15 @@
 """`simclr-deploy serve`: an encoder behind HTTP, with the extra `serve` (Starlette and uvicorn).
 
-A request, in the order in which it meets the modules:
+A request passes through the modules in this order:
 
-    connection.py   bytes of a client, and how long they may take; graceful end
-    app.py          routes, token, log line, metrics
-    limits.py       how much may be sent, and whether the request may wait
-    requests.py     images out of a body
+    connection.py   receives bytes from a client within time limits; graceful shutdown
+    middleware.py   token, log line, metrics
+    app.py          routes
+    service.py      from the body of a request to its results
+    limits.py       limits on size and time, and whether the request may wait
+    requests.py     extracts the images from a body
     engine.py       decoding threads and the inference thread
-    models.py       the encoder that serves, and its replacement by the registry's CURRENT
-    inference.py    the Open Inference Protocol v2 instead of our own routes
+    models.py       the current model, and its replacement when the registry's CURRENT changes
+    inference.py    the routes of the Open Inference Protocol v2
     metrics.py openapi.py page.html
 """

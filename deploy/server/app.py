@@ -1,4 +1,4 @@
-"""The routes: embed, classify, search, the page, metrics. Those of the Open Inference Protocol are in inference.py."""
+"""The routes: embed, classify, search, page, metrics. Those of the Open Inference Protocol are in inference.py."""
 
 import asyncio
 import io
@@ -17,12 +17,12 @@ from starlette.types import ASGIApp
 from deploy.server import inference, metrics
 from deploy.server.engine import Job
 from deploy.server.limits import ClientLeftError, RefusedError
-from deploy.server.middleware import Guarded, Observed, error_response
+from deploy.server.middleware import AccessMiddleware, ObservingMiddleware, error_response
 from deploy.server.models import Model
 from deploy.server.openapi import document
 from deploy.server.page import page
-from deploy.server.requests import read_images, whole_number
-from deploy.server.service import Service, errors_of, features_of, with_gaps
+from deploy.server.requests import read_images, read_integer
+from deploy.server.service import Service, errors_of, features_of, fill_gaps
 
 MAX_TOP = 1_000
 
@@ -30,24 +30,24 @@ Handler = Callable[[Service, Request], Awaitable[Response]]
 
 
 async def embed(service: Service, request: Request) -> Response:
-    normalize = _boolean(request, "normalize", True)
+    normalize = _read_boolean(request, "normalize", True)
     job = await _infer(service, request, service.models.current)
     features = features_of(job)
     vectors = job.model.vectors(features) if normalize else features
     if "application/x-npy" in request.headers.get("accept", ""):
-        return _npy(vectors, job)
-    return await _results(job, ({"vector": row.tolist()} for row in vectors))
+        return _npy_response(vectors, job)
+    return await _results_response(job, ({"vector": row.tolist()} for row in vectors))
 
 
 async def classify(service: Service, request: Request) -> Response:
-    top = whole_number(request.query_params, "top", 5, MAX_TOP)
+    top = read_integer(request.query_params, "top", 5, MAX_TOP)
     model = service.models.current
     if not model.labels:
         raise RefusedError(404, "no_labels", f"{model.name} was exported without a classifier")
     job = await _infer(service, request, model)
     labels, rows = job.model.labels, job.model.probabilities(features_of(job))
     best = np.argsort(-rows, axis=1, kind="stable")[:, :top]
-    return await _results(
+    return await _results_response(
         job,
         (
             {"classes": [{"label": labels[i], "probability": round(float(row[i]), 6)} for i in order]}
@@ -57,7 +57,7 @@ async def classify(service: Service, request: Request) -> Response:
 
 
 async def search(service: Service, request: Request) -> Response:
-    k = whole_number(request.query_params, "k", 10, MAX_TOP)
+    k = read_integer(request.query_params, "k", 10, MAX_TOP)
     model = service.models.current
     if model.index_fault:
         raise RefusedError(409, "index_of_another_encoder", model.index_fault)
@@ -66,7 +66,7 @@ async def search(service: Service, request: Request) -> Response:
     job = await _infer(service, request, model)
     vectors = job.model.vectors(features_of(job))
     ids, _, scores = await asyncio.to_thread(job.model.index.search, vectors, k) if len(vectors) else ([], [], [])
-    return await _results(
+    return await _results_response(
         job,
         (
             {"neighbours": [{"id": str(name), "score": float(score)} for name, score in zip(*found, strict=True)]}
@@ -117,28 +117,28 @@ def application(service: Service, token: str | None = None, hosts: Iterable[str]
     """The server as an ASGI application.
 
     Args:
-        token: what a request must bear, but for the paths in OPEN; None asks for none.
-        hosts: names under which the server may be asked for; none allows all. Without a token this keeps out web
-            pages whose own host name was made to lead to this machine (DNS rebinding).
+        token: token that a request must carry, except for the paths in OPEN; None if no token is required.
+        hosts: host names that a request may use; empty allows all. Without a token this blocks web pages whose host
+            name resolves to this machine (DNS rebinding).
     """
 
-    def bound(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    def bind(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             return await handler(service, request)
 
         return endpoint
 
-    routes = [Route(path, bound(handler), methods=[method]) for method, path, handler in ROUTES]
+    routes = [Route(path, bind(handler), methods=[method]) for method, path, handler in ROUTES]
     handlers: dict[Any, Any] = {
-        RefusedError: _refused,
-        HTTPException: _http_error,
-        ClientLeftError: _client_left,
-        Exception: _internal,
+        RefusedError: _answer_refusal,
+        HTTPException: _answer_http_error,
+        ClientLeftError: _answer_absent_client,
+        Exception: _answer_internal_error,
     }
     app = Starlette(routes=routes, exception_handlers=handlers)
-    app.router.redirect_slashes = False  # a redirect would send a browser to whatever Host the request names
+    app.router.redirect_slashes = False  # a redirect would send the browser to any Host that the request names
     names = {route.endpoint: route.path for route in routes}
-    return Observed(Guarded(app, token, frozenset(hosts)), service, names)
+    return ObservingMiddleware(AccessMiddleware(app, token, frozenset(hosts)), service, names)
 
 
 async def _infer(service: Service, request: Request, model: Model) -> Job:
@@ -146,58 +146,58 @@ async def _infer(service: Service, request: Request, model: Model) -> Job:
     return await service.infer(request, model, lambda body: read_images(content_type, body, service.limits.images))
 
 
-async def _results(job: Job, rows: Iterable[dict[str, object]]) -> Response:
-    """One entry for every image, in its order; 422 when there is none but errors."""
+async def _results_response(job: Job, rows: Iterable[dict[str, object]]) -> Response:
+    """Answer with one entry for each image, in order; status 422 if every image has an error."""
     errors = errors_of(job)
     status = 422 if len(errors) == len(job.results) else 200
 
-    def encoded() -> bytes:
-        following = iter(rows)
+    def encode() -> bytes:
+        next_rows = iter(rows)
         entries = [
             json.dumps({"index": i, "error": {"reason": errors[i].reason, "message": str(errors[i])}})
             if i in errors
-            else json.dumps({"index": i, **next(following)}, allow_nan=False)
+            else json.dumps({"index": i, **next(next_rows)}, allow_nan=False)
             for i in range(len(job.results))
         ]
         about = {"id": job.model.id, "name": job.model.name, "version": job.model.version}
         return f'{{"model": {json.dumps(about)}, "results": [{", ".join(entries)}]}}'.encode()
 
-    body = encoded() if len(job.results) == 1 else await asyncio.to_thread(encoded)
+    body = encode() if len(job.results) == 1 else await asyncio.to_thread(encode)
     return Response(body, status, media_type="application/json")
 
 
-def _npy(vectors: Any, job: Job) -> Response:
-    """float32 [images, dim], NaN for those named in X-Image-Errors (``index:reason``, with commas)."""
+def _npy_response(vectors: Any, job: Job) -> Response:
+    """Answer with float32 [images, dim]; rows of NaN are listed in X-Image-Errors (``index:reason,index:reason``)."""
     errors = errors_of(job)
     content = io.BytesIO()
-    np.save(content, with_gaps(vectors, job), allow_pickle=False)
+    np.save(content, fill_gaps(vectors, job), allow_pickle=False)
     listed = ",".join(f"{position}:{error.reason}" for position, error in errors.items())
     headers = {"X-Image-Errors": listed} if errors else {}
     status = 422 if len(errors) == len(job.results) else 200
     return Response(content.getvalue(), status, headers, media_type="application/x-npy")
 
 
-def _boolean(request: Request, name: str, default: bool) -> bool:
+def _read_boolean(request: Request, name: str, default: bool) -> bool:
     text = request.query_params.get(name, str(default).lower())
     if text not in ("true", "false"):
         raise RefusedError(400, "invalid_parameter", f"{name}={text[:50]}; give true or false")
     return text == "true"
 
 
-async def _refused(request: Request, error: RefusedError) -> Response:
+async def _answer_refusal(request: Request, error: RefusedError) -> Response:
     return error_response(request.url.path, error.status, error.reason, str(error), error.headers)
 
 
-async def _http_error(request: Request, error: HTTPException) -> Response:
+async def _answer_http_error(request: Request, error: HTTPException) -> Response:
     reason = {404: "no_such_route", 405: "method_not_allowed"}.get(error.status_code, "http_error")
     message = f"{request.method} {request.url.path[:200]}: {error.detail}; see /openapi.json"
     return error_response(request.url.path, error.status_code, reason, message, dict(error.headers or {}))
 
 
-async def _client_left(request: Request, _error: ClientLeftError) -> Response:
+async def _answer_absent_client(request: Request, _error: ClientLeftError) -> Response:
     request.scope["left"] = True
-    return Response(status_code=400)  # to nobody
+    return Response(status_code=400)  # never sent, the connection is closed
 
 
-async def _internal(request: Request, _error: Exception) -> Response:
-    return error_response(request.url.path, 500, "internal", "a fault of the server, which is in its log")
+async def _answer_internal_error(request: Request, _error: Exception) -> Response:
+    return error_response(request.url.path, 500, "internal", "internal server error; see the log of the server")

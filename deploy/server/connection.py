@@ -1,7 +1,7 @@
-"""uvicorn, with an end to everything that a client can draw out, and to the server itself.
+"""uvicorn with time limits for everything that a client does, and for the shutdown of the server.
 
-uvicorn waits for ever for the head of a request and for a client that does not read its answer; it counts neither
-refused connections nor requests that are no HTTP.
+uvicorn waits forever for the head of a request, and for a client that does not read its answer. It counts neither
+refused connections nor requests that are not valid HTTP.
 """
 
 import asyncio
@@ -20,26 +20,26 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from deploy.server.limits import Limits
 
 DRAIN_NOTICE_SECONDS = 0.2
-"""After SIGTERM, for connections that wait to be taken, and again for requests that are on their way on them."""
+"""Pause after SIGTERM for connections that wait to be accepted, and another for requests that arrive on them."""
 
 HEAD_BYTES = 16_384
 """Largest head of a request; h11's own limit, named so that the documentation can rely on it."""
 
 
 class LimitedProtocol(H11Protocol):
-    """A connection. ``refused`` is told why one ended before it became a request."""
+    """A connection with time limits. ``on_refused`` is called with the reason when it closes without a request."""
 
     limits: Limits
-    refused: Callable[[str], None]
+    on_refused: Callable[[str], None]
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        # uvicorn writes head and body apart; without this the body waits 40 ms for the client's acknowledgement.
-        # asyncio sets it only on sockets made with the protocol's number, which `socket.create_server` does not do.
+        # uvicorn writes head and body separately; without this the body waits 40 ms for the client's acknowledgment.
+        # asyncio sets it only on sockets created with an explicit protocol number, unlike `socket.create_server`.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if len(self.connections) > self.limits.connections:
-            self._end("too_many_connections", 503, b"too many connections; try again after a second")
+            self._close("too_many_connections", 503, b"too many connections; try again after a second")
         else:
             self._expect_head()
 
@@ -48,13 +48,13 @@ class LimitedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def eof_received(self) -> None:
-        """A client that stops sending has left: what it asked for is not worth the work."""
+        """Treat a client that stops sending as gone: its request need not be computed."""
 
     def data_received(self, data: bytes) -> None:
         before = self.cycle
         super().data_received(data)
         if self.cycle is not before:
-            self._set_deadline(None)  # from here, the body's and the answer's deadlines hold
+            self._set_deadline(None)  # from here, the deadlines of body and answer apply
 
     def on_response_complete(self) -> None:
         before = self.cycle
@@ -64,26 +64,26 @@ class LimitedProtocol(H11Protocol):
             self._expect_head()
 
     def send_400_response(self, msg: str) -> None:
-        self._end("invalid_http", 400, msg.encode())
+        self._close("invalid_http", 400, msg.encode())
 
     def _expect_head(self) -> None:
-        self._set_deadline(self.limits.head_seconds, self._head_is_late)
+        self._set_deadline(self.limits.head_seconds, self._on_head_timeout)
 
-    def _head_is_late(self) -> None:
+    def _on_head_timeout(self) -> None:
         if self.transport.get_write_buffer_size():
             self._set_deadline(self.limits.send_seconds, self.transport.abort)
         elif self.conn.trailing_data[0] and self.conn.our_state is h11.IDLE:
-            self._end("head_timeout", 408, b"the head of the request took too long")
+            self._close("head_timeout", 408, b"the head of the request took too long")
         else:
             self.transport.close()
 
-    def _set_deadline(self, seconds: float | None, act: Callable[[], None] = lambda: None) -> None:
+    def _set_deadline(self, seconds: float | None, action: Callable[[], None] = lambda: None) -> None:
         if self._deadline:
             self._deadline.cancel()
-        self._deadline = None if seconds is None else self.loop.call_later(seconds, act)
+        self._deadline = None if seconds is None else self.loop.call_later(seconds, action)
 
-    def _end(self, reason: str, status: int, message: bytes) -> None:
-        self.refused(reason)
+    def _close(self, reason: str, status: int, message: bytes) -> None:
+        self.on_refused(reason)
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             headers = [
                 ("content-type", "text/plain"),
@@ -98,21 +98,21 @@ class LimitedProtocol(H11Protocol):
 
 
 class DrainingServer(Server):
-    """Ends in order: not ready, no new connection, accepted requests answered, and then whatever is left cut off."""
+    """Shuts down in order: reports not ready, closes the port, answers accepted requests, and drops the rest."""
 
-    def __init__(self, config: Config, began_to_drain: Callable[[], None]) -> None:
+    def __init__(self, config: Config, on_drain: Callable[[], None]) -> None:
         super().__init__(config)
-        self._began_to_drain = began_to_drain
-        self.listening: Callable[[], None] = lambda: None
-        """Called once connections and signals are taken."""
+        self._on_drain = on_drain
+        self.on_listening: Callable[[], None] = lambda: None
+        """Called once the server accepts connections and handles signals."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self.listening()
+        self.on_listening()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._began_to_drain()
-        await asyncio.sleep(DRAIN_NOTICE_SECONDS)  # closing the socket resets what the kernel has accepted for us
+        self._on_drain()
+        await asyncio.sleep(DRAIN_NOTICE_SECONDS)  # closing the socket resets connections that only the kernel accepted
         for server in self.servers:
             server.close()
         await asyncio.sleep(DRAIN_NOTICE_SECONDS)
@@ -120,7 +120,7 @@ class DrainingServer(Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """uvicorn raises the signal again at the end; an orderly end is exit code 0."""
+        """Handle signals as uvicorn does, but do not raise the signal again: an orderly shutdown is exit code 0."""
         if current_thread() is not main_thread():
             yield
             return
@@ -133,9 +133,15 @@ class DrainingServer(Server):
 
 
 def make_server(
-    app: Any, limits: Limits, refused: Callable[[str], None], began_to_drain: Callable[[], None]
+    app: Any, limits: Limits, on_refused: Callable[[str], None], on_drain: Callable[[], None]
 ) -> DrainingServer:
-    members = {"limits": limits, "refused": staticmethod(refused)}
+    """Make a server for an ASGI application.
+
+    Args:
+        on_refused: called with the reason for each connection that closes without a request.
+        on_drain: called when the shutdown begins.
+    """
+    members = {"limits": limits, "on_refused": staticmethod(on_refused)}
     connection = type("Connection", (LimitedProtocol,), members)
     config = Config(
         app,
@@ -151,4 +157,4 @@ def make_server(
         timeout_keep_alive=math.ceil(limits.head_seconds),
         timeout_graceful_shutdown=int(limits.drain_seconds),
     )
-    return DrainingServer(config, began_to_drain)
+    return DrainingServer(config, on_drain)

@@ -1,4 +1,4 @@
-"""Threads that decode and the thread that runs the model, fed fairly: one image of each request in turn."""
+"""Decoding threads and the inference thread. Requests take turns, one image at a time."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ from deploy.server.metrics import Metrics
 from deploy.server.models import Model
 
 Image = bytes | NDArray[np.uint8] | ImageError
-"""An encoded image, pixels [size, size, 3] that are ready for the model, or why there is neither."""
+"""An encoded image, pixels [size, size, 3] that are ready for the model, or the reason why there are none."""
 
 Result = NDArray[np.float32] | ImageError
 
@@ -24,13 +24,13 @@ Result = NDArray[np.float32] | ImageError
 class Job:
     """The images of one request, and their results: raw features float32 [dim], or an ImageError.
 
-    ``finished`` is called once, from one of the engine's threads, when there is a result for every image, or an
-    ``error`` of ours. Who no longer wants it sets ``abandoned``.
+    The engine calls ``on_finished`` once, from one of its threads, when every image has a result or an internal
+    ``error`` occurred. Set ``abandoned`` when the client no longer needs the results.
     """
 
     model: Model
     images: list[Image]
-    finished: Callable[[], object]
+    on_finished: Callable[[], object]
     results: list[Result] = field(default_factory=list)
     error: Exception | None = None
     abandoned: bool = False
@@ -39,7 +39,7 @@ class Job:
 
     def __post_init__(self) -> None:
         self._missing = len(self.images)
-        self.results = [ImageError("io_error", "not reached")] * self._missing
+        self.results = [ImageError("io_error", "not processed")] * self._missing
 
     def resolve(self, position: int, result: Result) -> None:
         with self._lock:
@@ -47,14 +47,14 @@ class Job:
             self._missing -= 1
             complete = self._missing == 0 and self.error is None
         if complete:
-            self.finished()
+            self.on_finished()
 
     def fail(self, error: Exception) -> None:
         with self._lock:
             first, self.error = self.error is None and self._missing > 0, self.error or error
             self.abandoned = True
         if first:
-            self.finished()
+            self.on_finished()
 
 
 class Item(NamedTuple):
@@ -62,14 +62,14 @@ class Item(NamedTuple):
     position: int
     image: Image
     since: float
-    """When it began to wait, on ``time.perf_counter``."""
+    """When it began to wait, in seconds of ``time.perf_counter``."""
 
 
 class FairQueue:
-    """Jobs take turns, so that a request of many images costs a request of one image a single turn."""
+    """A queue in which jobs take turns: a request with one image waits one turn for a request with many."""
 
     def __init__(self) -> None:
-        self._lanes: dict[Job, deque[Item]] = {}  # in the order of their turns
+        self._lanes: dict[Job, deque[Item]] = {}  # in the order of the turns
         self._changed = threading.Condition()
         self._closed = False
 
@@ -80,7 +80,7 @@ class FairQueue:
             self._changed.notify(len(items))
 
     def take(self, most: int) -> list[Item]:
-        """Wait for an item; return up to ``most`` that go to the same model. Empty when the queue is closed."""
+        """Wait for an item; return up to ``most`` items for the same model, or none once the queue is closed."""
         taken: list[Item] = []
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._lanes)
@@ -103,21 +103,21 @@ class FairQueue:
 class Engine:
     """Decodes in ``decoders`` threads and infers in one, up to ``max_batch`` images of any requests at a time.
 
-    A batch is what waits when the model becomes free: an image never waits for others to come.
+    A batch consists of the images that wait when the model becomes free; no image waits for a batch to fill.
     """
 
     def __init__(self, metrics: Metrics, max_pixels: int, decoders: int, max_batch: int = 1) -> None:
         self._metrics, self._max_pixels, self._max_batch = metrics, max_pixels, max_batch
         self._encoded, self._decoded = FairQueue(), FairQueue()
         self._decode_seconds, self._infer_seconds = 0.0, 0.0
-        # Daemons, so that an image that takes minutes to decode cannot keep the process from ending.
+        # Daemon threads: an image that takes minutes to decode must not keep the process from exiting.
         targets = [("deploy-infer", self._infer_all), *[("deploy-decode", self._decode_all)] * decoders]
         for name, target in targets:
             threading.Thread(target=target, name=name, daemon=True).start()
 
     @property
     def seconds_per_image(self) -> float:
-        """From being taken up to the result, lately, alone: no less than what lies between two results."""
+        """Recent mean time to decode and infer one image, without waiting: an upper bound of the time per result."""
         return self._decode_seconds + self._infer_seconds
 
     def submit(self, job: Job) -> None:
@@ -141,17 +141,17 @@ class Engine:
 
     def _decode(self, item: Item) -> None:
         assert isinstance(item.image, bytes)
-        started = self._started([item])
+        started = self._observe_wait([item])
         try:
             pixels = item.job.model.pixels(item.image, self._max_pixels)
         except ImageError as error:
             self._resolve(item, error)
-        except Exception as error:  # noqa: BLE001  the request is told; the thread must live on
+        except Exception as error:  # noqa: BLE001  the request fails; the thread must survive
             item.job.fail(error)
         else:
             done = time.perf_counter()
             self._metrics.observe("simclr_decode_seconds", done - started)
-            self._decode_seconds = _lately(self._decode_seconds, done - started)
+            self._decode_seconds = _update_mean(self._decode_seconds, done - started)
             self._decoded.put([Item(item.job, item.position, pixels, done)])
 
     def _infer_all(self) -> None:
@@ -160,7 +160,7 @@ class Engine:
                 self._infer(items)
 
     def _infer(self, items: list[Item]) -> None:
-        started = self._started(items)
+        started = self._observe_wait(items)
         try:
             features = items[0].job.model.features([item.image for item in items if isinstance(item.image, np.ndarray)])
         except Exception as error:  # noqa: BLE001  onnxruntime's errors have no common base class
@@ -169,12 +169,13 @@ class Engine:
             return
         seconds = time.perf_counter() - started
         self._metrics.observe("simclr_infer_seconds", seconds)
-        self._infer_seconds = _lately(self._infer_seconds, seconds / len(items))
+        self._infer_seconds = _update_mean(self._infer_seconds, seconds / len(items))
         self._metrics.observe("simclr_batch_images", len(items))
         for item, row in zip(items, features, strict=True):
             self._resolve(item, row)
 
-    def _started(self, items: list[Item]) -> float:
+    def _observe_wait(self, items: list[Item]) -> float:
+        """Record how long the items waited, and return the current time."""
         now = time.perf_counter()
         for item in items:
             self._metrics.observe("simclr_queue_seconds", now - item.since)
@@ -185,6 +186,6 @@ class Engine:
         item.job.resolve(item.position, result)
 
 
-def _lately(before: float, now: float) -> float:
-    """A mean that forgets: the last ten values have two thirds of the weight."""
+def _update_mean(before: float, now: float) -> float:
+    """Update an exponential moving average; the last ten values have two thirds of the weight."""
     return now if before == 0.0 else 0.9 * before + 0.1 * now

@@ -1,9 +1,9 @@
 """A subset of the Open Inference Protocol v2, so that clients of KServe and Triton work.
 
 One input, ``images``: BYTES [n], encoded images (base64 text in JSON), or UINT8 [n, size, size, 3], pixels as
-``deploy.images.preprocess`` leaves them. Outputs, FP32: ``embedding`` [n, dim], of length 1, and, of a model with
-labels, ``probabilities`` [n, labels]. Tensors travel as JSON or by the binary extension. Where an image cannot be read
-its rows are NaN (null in JSON) and the response's parameter ``errors`` says why.
+``deploy.images.preprocess`` returns them. Outputs, FP32: ``embedding`` [n, dim], of length 1, and, if the model has
+labels, ``probabilities`` [n, labels]. Tensors are sent as JSON or with the binary extension. If an image cannot be
+read, its rows are NaN (null in JSON) and the response's parameter ``errors`` says why.
 https://github.com/open-inference/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
 """
 
@@ -21,7 +21,7 @@ from deploy.server.engine import Image, Job
 from deploy.server.limits import RefusedError
 from deploy.server.models import Model
 from deploy.server.requests import check_count, from_base64, json_object
-from deploy.server.service import Service, errors_of, features_of, with_gaps
+from deploy.server.service import Service, errors_of, features_of, fill_gaps
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _LENGTH = struct.Struct("<I")
@@ -36,17 +36,17 @@ async def live(_service: Service, _request: Request) -> Response:
 
 
 async def ready(service: Service, _request: Request) -> Response:
-    """Golden images have replayed before the server listened, so only its end makes it unready."""
+    """The server listens only after its golden images passed, so it is ready until it shuts down."""
     return JSONResponse({"ready": not service.draining}, 503 if service.draining else 200)
 
 
 async def model_ready(service: Service, request: Request) -> Response:
-    model = _named(service, request)
+    model = _find_model(service, request)
     return JSONResponse({"name": model.name, "ready": not service.draining}, 503 if service.draining else 200)
 
 
 async def model_metadata(service: Service, request: Request) -> Response:
-    model = _named(service, request)
+    model = _find_model(service, request)
     inputs = [{"name": "images", "datatype": "BYTES", "shape": [-1]}]
     shapes = [("embedding", model.dim), *([("probabilities", len(model.labels))] if model.labels else [])]
     outputs = [{"name": name, "datatype": "FP32", "shape": [-1, width]} for name, width in shapes]
@@ -56,18 +56,18 @@ async def model_metadata(service: Service, request: Request) -> Response:
 
 
 async def infer(service: Service, request: Request) -> Response:
-    model = _named(service, request)
+    model = _find_model(service, request)
     asked: dict[str, Any] = {}
 
     def read(body: bytes) -> list[Image]:
-        header, binary = _split(body, request.headers.get(HEADER_LENGTH))
+        header, binary = _split_body(body, request.headers.get(HEADER_LENGTH))
         asked.update(header)
         _check_outputs(header, model)
-        return _input(header, binary, model, service.limits.images)
+        return _read_input(header, binary, model, service.limits.images)
 
     job = await service.infer(request, model, read)
     if len(errors := errors_of(job)) == len(job.results):
-        raise RefusedError(422, next(iter(errors.values())).reason, _listed(job))
+        raise RefusedError(422, next(iter(errors.values())).reason, _list_errors(job))
     return _response(asked, job)
 
 
@@ -84,7 +84,7 @@ ROUTES = (
 )
 
 
-def _named(service: Service, request: Request) -> Model:
+def _find_model(service: Service, request: Request) -> Model:
     model, given = service.models.current, request.path_params
     if given["model"] != model.name or given.get("version", model.version) != model.version:
         serves = f"{model.name} {model.version or ''}".strip()
@@ -92,91 +92,91 @@ def _named(service: Service, request: Request) -> Model:
     return model
 
 
-def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], bytes]:
+def _split_body(body: bytes, header_length: str | None) -> tuple[dict[str, Any], bytes]:
     if header_length is None:
         return json_object(body), b""
     if not (header_length.isascii() and header_length.isdigit() and len(header_length) < 10):
-        raise _bad(f"{HEADER_LENGTH} is {header_length[:50]!r}; give the length of the JSON in bytes")
+        raise _invalid_request(f"{HEADER_LENGTH} is {header_length[:50]!r}; give the length of the JSON in bytes")
     length = int(header_length)
     if length > len(body):
-        raise _bad(f"{HEADER_LENGTH} is {length}, over the {len(body)} bytes of the body")
+        raise _invalid_request(f"{HEADER_LENGTH} is {length}, but the body has only {len(body)} bytes")
     return json_object(body[:length]), body[length:]
 
 
-def _input(header: Mapping[str, Any], binary: bytes, model: Model, most: int) -> list[Image]:
-    """The images of the one input. Raises RefusedError."""
+def _read_input(header: Mapping[str, Any], binary: bytes, model: Model, most: int) -> list[Image]:
+    """Return the images of the input tensor; raise RefusedError if it is not valid."""
     inputs = header.get("inputs")
     if not (isinstance(inputs, list) and len(inputs) == 1 and isinstance(inputs[0], dict)):
-        raise _bad("inputs: give exactly one, `images`")
+        raise _invalid_request("inputs: give exactly one tensor, `images`")
     tensor = inputs[0]
     if tensor.get("name") != "images" or tensor.get("datatype") not in ("BYTES", "UINT8"):
-        raise _bad("inputs: give `images` with datatype BYTES or UINT8")
+        raise _invalid_request("inputs: give `images` with datatype BYTES or UINT8")
     shape = tensor.get("shape")
     if not (isinstance(shape, list) and shape and all(type(side) is int and 0 <= side < 2**31 for side in shape)):
-        raise _bad("images: shape is no list of whole numbers")
+        raise _invalid_request("images: shape is not a list of integers of 0 or more")
     size = _parameters(tensor).get("binary_data_size")
     if size is not None and (type(size) is not int or size != len(binary)):
-        raise _bad(f"images: binary_data_size is {size}, and {len(binary)} bytes follow the JSON")
+        raise _invalid_request(f"images: binary_data_size is {size}, but {len(binary)} bytes follow the JSON")
     check_count(shape[0], most)
     if tensor["datatype"] == "UINT8":
-        return _pixels(tensor, binary if size is not None else None, [shape[0], model.size, model.size, 3])
+        return _read_pixels(tensor, binary if size is not None else None, [shape[0], model.size, model.size, 3])
     if shape[1:] not in ([], [1]):
-        raise _bad(f"images: BYTES of shape {shape}; give [n] or [n, 1]")
-    images = _byte_strings(binary) if size is not None else _texts(tensor.get("data"))
+        raise _invalid_request(f"images: BYTES of shape {shape}; give [n] or [n, 1]")
+    images = _split_byte_strings(binary) if size is not None else _decode_texts(tensor.get("data"))
     if len(images) != shape[0]:
-        raise _bad(f"images: shape says {shape[0]}, and there are {len(images)}")
+        raise _invalid_request(f"images: shape says {shape[0]} images, but data holds {len(images)}")
     return images
 
 
-def _pixels(tensor: Mapping[str, Any], binary: bytes | None, shape: list[int]) -> list[Image]:
+def _read_pixels(tensor: Mapping[str, Any], binary: bytes | None, shape: list[int]) -> list[Image]:
     if tensor["shape"] != shape:
-        raise _bad(f"images: UINT8 of shape {tensor['shape']}; this model takes {shape}")
+        raise _invalid_request(f"images: UINT8 of shape {tensor['shape']}; this model takes {shape}")
     if binary is None:
-        flat = _flat(tensor.get("data"))
+        flat = _flatten(tensor.get("data"))
         if any(type(value) is not int or not 0 <= value <= 255 for value in flat):
-            raise _bad("images: data holds something else than whole numbers from 0 to 255")
+            raise _invalid_request("images: data must hold only integers from 0 to 255")
         binary = bytes(flat)
     if len(binary) != np.prod(shape):
-        raise _bad(f"images: {len(binary)} values for shape {shape}")
+        raise _invalid_request(f"images: {len(binary)} values for shape {shape}")
     return list(np.frombuffer(binary, np.uint8).reshape(shape))
 
 
-def _flat(data: object) -> list[Any]:
-    """Tensors in JSON may be nested or flat."""
+def _flatten(data: object) -> list[Any]:
+    """Flatten the data of a tensor in JSON, which may be nested."""
     while isinstance(data, list) and data and isinstance(data[0], list):
         data = [value for part in data for value in (part if isinstance(part, list) else [part])]
     return data if isinstance(data, list) else []
 
 
-def _byte_strings(binary: bytes) -> list[Image]:
-    """Each with its length before it, as 4 bytes, little-endian."""
+def _split_byte_strings(binary: bytes) -> list[Image]:
+    """Split a binary BYTES tensor: the length of each element precedes it, as 4 bytes, little-endian."""
     images: list[Image] = []
     position = 0
     while position < len(binary):
         start = position + _LENGTH.size
         length = _LENGTH.unpack(binary[position:start])[0] if start <= len(binary) else len(binary)
         if start + length > len(binary):
-            raise _bad("images: the lengths of the BYTES elements do not add up to binary_data_size")
+            raise _invalid_request("images: the lengths of the BYTES elements do not add up to binary_data_size")
         images.append(binary[start : start + length])
         position = start + length
     return images
 
 
-def _texts(data: object) -> list[Image]:
-    flat = _flat(data)
+def _decode_texts(data: object) -> list[Image]:
+    flat = _flatten(data)
     if not all(isinstance(text, str) for text in flat):
-        raise _bad("images: data is no list of base64 text")
+        raise _invalid_request("images: data is not a list of base64 text")
     return [from_base64(text) for text in flat]
 
 
 def _check_outputs(header: Mapping[str, Any], model: Model) -> None:
     outputs = header.get("outputs", [])
     if not (isinstance(outputs, list) and all(isinstance(output, dict) for output in outputs)):
-        raise _bad("outputs is no list of objects")
+        raise _invalid_request("outputs is not a list of objects")
     known = ("embedding", "probabilities") if model.labels else ("embedding",)
     unknown = [output.get("name") for output in outputs if output.get("name") not in known]
     if unknown:
-        raise _bad(f"outputs: no {str(unknown[0])[:50]}; this model has {', '.join(known)}")
+        raise _invalid_request(f"outputs: unknown {str(unknown[0])[:50]}; this model has {', '.join(known)}")
 
 
 def _response(asked: Mapping[str, Any], job: Job) -> Response:
@@ -190,19 +190,19 @@ def _response(asked: Mapping[str, Any], job: Job) -> Response:
     all_binary = _parameters(asked).get("binary_data_output", False)
     outputs, parts = [], []
     for output in wanted:
-        rows = with_gaps(make[output["name"]](features), job)
+        rows = fill_gaps(make[output["name"]](features), job)
         entry: dict[str, Any] = {"name": output["name"], "datatype": "FP32", "shape": list(rows.shape)}
         if _parameters(output).get("binary_data", all_binary):
             parts.append(rows.astype("<f4").tobytes())
             entry["parameters"] = {"binary_data_size": len(parts[-1])}
         else:
-            # NaN is no JSON; null is.
+            # JSON has null, but not NaN.
             entry["data"] = [None if np.isnan(value) else float(value) for value in rows.ravel()]
         outputs.append(entry)
     content: dict[str, Any] = {"model_name": job.model.name, "outputs": outputs}
     content |= {"model_version": job.model.version} if job.model.version else {}
     content |= {"id": asked["id"]} if isinstance(asked.get("id"), str) else {}
-    content |= {"parameters": {"errors": _listed(job)}} if errors_of(job) else {}
+    content |= {"parameters": {"errors": _list_errors(job)}} if errors_of(job) else {}
     header = json.dumps(content, allow_nan=False).encode()
     if not parts:
         return Response(header, media_type="application/json")
@@ -210,16 +210,16 @@ def _response(asked: Mapping[str, Any], job: Job) -> Response:
     return Response(b"".join((header, *parts)), headers=headers, media_type="application/octet-stream")
 
 
-def _listed(job: Job) -> str:
+def _list_errors(job: Job) -> str:
     return "; ".join(f"image {position}: {error.reason}: {error}" for position, error in errors_of(job).items())
 
 
 def _parameters(entry: Mapping[str, Any]) -> Mapping[str, Any]:
     parameters = entry.get("parameters", {})
     if not isinstance(parameters, dict):
-        raise _bad("parameters is no object")
+        raise _invalid_request("parameters is not an object")
     return cast("Mapping[str, Any]", parameters)
 
 
-def _bad(message: str) -> RefusedError:
+def _invalid_request(message: str) -> RefusedError:
     return RefusedError(400, "invalid_request", message)

@@ -1,4 +1,4 @@
-"""How much a client may send, for how long, and when a request is refused instead of made to wait."""
+"""Limits on the size and time of requests, and the decision to refuse a request instead of letting it wait."""
 
 import asyncio
 import time
@@ -11,25 +11,27 @@ from starlette.types import Receive
 from deploy.errors import DeployError
 
 BUSY_SECONDS = 1.0
-"""A longer queue than the standing one may last this long: a change of the model slows a server for less than that."""
+"""How long the queue may exceed the standing queue; a change of the model slows a server for less than that."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What `simclr-deploy serve` sets.
+    """The limits that `simclr-deploy serve` sets.
 
     Attributes:
-        body_bytes: of one request.
-        images: of one request.
+        body_bytes: size of one request body.
+        images: images in one request.
         pixels: width times height of one image.
-        queue: images that may wait in a burst, and ``queue_seconds``, for how long at most, as far as can be foreseen;
-            ``standing_queue`` images under overload.
-        deadline_seconds: from a complete request to its answer.
-        receive_seconds: for a body; ``head_seconds`` for the head, also of the next request on a connection.
-        send_seconds: for an answer to leave.
-        connections: open at one time.
-        held_bytes: of all request bodies in memory together.
-        drain_seconds: for requests in flight after SIGTERM.
+        queue: images that may wait in a burst.
+        queue_seconds: longest expected wait in a burst.
+        standing_queue: images that may wait under lasting overload.
+        deadline_seconds: time from a complete request to its answer.
+        receive_seconds: time to receive a body.
+        head_seconds: time to receive a head, also of the next request on a connection.
+        send_seconds: time to send an answer.
+        connections: simultaneous connections.
+        held_bytes: total size of all request bodies in memory.
+        drain_seconds: time for requests in flight after SIGTERM.
     """
 
     body_bytes: int = 20_000_000
@@ -48,7 +50,7 @@ class Limits:
 
 
 class RefusedError(DeployError):
-    """A request gets another answer than the one it asked for: ``status``, ``reason`` in one word, and a message."""
+    """The server refuses a request, with an HTTP ``status``, a ``reason`` in one word, and a message."""
 
     def __init__(self, status: int, reason: str, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -56,25 +58,26 @@ class RefusedError(DeployError):
 
 
 class ClientLeftError(DeployError):
-    """Nobody waits for the answer any more."""
+    """The client closed the connection before it got an answer."""
 
 
-def busy(message: str) -> RefusedError:
+def busy_error(message: str) -> RefusedError:
+    """Return an error with status 503, which asks the client to retry after a second."""
     return RefusedError(503, "busy", message, {"Retry-After": "1"})
 
 
 class Admission:
-    """Whether one more request may wait. A burst may fill the long queue; a lasting overload only the short one.
+    """Decides whether one more request may wait. A burst may fill the long queue, lasting overload only the short one.
 
-    Under overload a queue of any length is full, so its length is what every accepted request waits. Short, it keeps
-    the model as busy as long. An overload begins when the long queue is full, or the short one was for BUSY_SECONDS; it
-    ends when nobody waits. Used from one thread.
+    Under overload a queue of any length is full, and every accepted request waits for all of it. A short queue keeps
+    the model just as busy. Overload begins when the long queue is full, or when the short queue has been full for
+    BUSY_SECONDS; it ends when the queue is empty. Not thread-safe: use it from the event loop.
     """
 
     def __init__(
         self, limits: Limits, seconds_per_image: Callable[[], float], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """``seconds_per_image``: how long the server has lately taken for one; 0 while nobody knows."""
+        """``seconds_per_image`` returns the recent mean time for one image; 0 while it is unknown."""
         self._standing, self._clock = min(limits.standing_queue, limits.queue), clock
         self._limits, self._seconds_per_image = limits, seconds_per_image
         self._full_since: float | None = None
@@ -82,7 +85,7 @@ class Admission:
         self.waiting = 0
 
     def check(self) -> None:
-        """Raise RefusedError (503) when the queue is full."""
+        """Raise RefusedError (503) if the queue is full."""
         if self.waiting == 0:
             self._overload = False
         if self.waiting < self._standing:
@@ -93,7 +96,7 @@ class Admission:
         if self.waiting >= self._burst() or now - self._full_since > BUSY_SECONDS:
             self._overload = True
         if self._overload:
-            raise busy(f"{self.waiting} images wait already; try again after a second, or start more servers")
+            raise busy_error(f"{self.waiting} images already wait; try again after a second, or start more servers")
 
     def _burst(self) -> float:
         seconds = max(self._seconds_per_image(), 1e-6)
@@ -101,6 +104,7 @@ class Admission:
 
     @contextmanager
     def admitted(self, images: int) -> Iterator[None]:
+        """Count ``images`` as waiting during the block; raise RefusedError (503) if the queue is full."""
         self.check()
         self.waiting += images
         try:
@@ -111,37 +115,38 @@ class Admission:
 
 @dataclass
 class HeldBytes:
-    """Bytes of request bodies in memory, of all clients together."""
+    """Counts the bytes of all request bodies in memory, and refuses more than ``limit``."""
 
-    most: int
+    limit: int
     now: int = field(default=0)
 
     @contextmanager
     def counter(self) -> Iterator[Callable[[int], None]]:
-        mine = 0
+        """Yield a function that counts bytes of one request; the end of the block releases them."""
+        own = 0
 
         def add(size: int) -> None:
-            nonlocal mine
-            if self.now + size > self.most:
-                raise busy(f"requests of {self.now:,} bytes are in memory already; try again after a second")
-            mine += size
+            nonlocal own
+            if self.now + size > self.limit:
+                raise busy_error(f"requests of {self.now:,} bytes are already in memory; try again after a second")
+            own += size
             self.now += size
 
         try:
             yield add
         finally:
-            self.now -= mine
+            self.now -= own
 
 
 async def read_body(receive: Receive, declared: str | None, limits: Limits, hold: Callable[[int], None]) -> bytes:
-    """The body of a request; its size is counted while it arrives, whatever its Content-Length (``declared``) says.
+    """Receive the body of a request. Its size is counted as it arrives, regardless of Content-Length (``declared``).
 
     Raises:
-        RefusedError: 413 when it is too large, 408 when it takes too long, 503 when memory is short.
-        ClientLeftError: the connection ended before the body.
+        RefusedError: 413 if it is too large, 408 if it takes too long, 503 if the memory for bodies is full.
+        ClientLeftError: the connection was closed before the end of the body.
     """
     too_large = RefusedError(
-        413, "body_too_large", f"the body is over {limits.body_bytes:,} bytes; send fewer or smaller images"
+        413, "body_too_large", f"the body exceeds {limits.body_bytes:,} bytes; send fewer or smaller images"
     )
     if declared and int(declared) > limits.body_bytes:
         raise too_large
@@ -152,7 +157,7 @@ async def read_body(receive: Receive, declared: str | None, limits: Limits, hold
             while more:
                 message = await receive()
                 if message["type"] == "http.disconnect":
-                    raise ClientLeftError("left before its body was complete")
+                    raise ClientLeftError("the client left before its body was complete")
                 chunk = message.get("body", b"")
                 size, more = size + len(chunk), message.get("more_body", False)
                 if size > limits.body_bytes:

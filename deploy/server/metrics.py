@@ -21,20 +21,20 @@ class Family(NamedTuple):
 
 FAMILIES = {
     "simclr_requests_total": Family(
-        "counter", "Requests, by route and class of the status; 499 is a client that left."
+        "counter", "Requests, by route and status class; a client that left (499) counts as 4xx."
     ),
     "simclr_connections_refused_total": Family("counter", "Connections closed before a request, by reason."),
-    "simclr_images_total": Family("counter", "Images, by outcome: ok, or the reason why not."),
-    "simclr_model_changes_total": Family("counter", "Candidates for the model served, by outcome."),
-    "simclr_request_seconds": Family("histogram", "From the head of a request to its answer, by route.", SECONDS),
-    "simclr_queue_seconds": Family("histogram", "What an image waited for threads.", SECONDS),
-    "simclr_decode_seconds": Family("histogram", "Decoding and resizing of an image.", SECONDS),
-    "simclr_infer_seconds": Family("histogram", "One run of the model.", SECONDS),
+    "simclr_images_total": Family("counter", "Images, by outcome: ok, or the reason of the error."),
+    "simclr_model_changes_total": Family("counter", "New models, by outcome: changed or refused."),
+    "simclr_request_seconds": Family("histogram", "Time from the head of a request to its answer, by route.", SECONDS),
+    "simclr_queue_seconds": Family("histogram", "Time that an image waited for a thread.", SECONDS),
+    "simclr_decode_seconds": Family("histogram", "Time to decode and resize an image.", SECONDS),
+    "simclr_infer_seconds": Family("histogram", "Time of one run of the model.", SECONDS),
     "simclr_batch_images": Family("histogram", "Images in one run of the model.", IMAGES),
     "simclr_waiting_images": Family("gauge", "Images admitted and not yet answered."),
     "simclr_held_bytes": Family("gauge", "Bytes of request bodies in memory."),
-    "simclr_ready": Family("gauge", "1 when requests are welcome."),
-    "simclr_model_info": Family("gauge", "1 for the model that serves."),
+    "simclr_ready": Family("gauge", "1 if the server accepts requests, 0 during shutdown."),
+    "simclr_model_info": Family("gauge", "1 for the current model."),
 }
 
 
@@ -45,7 +45,7 @@ class _Histogram:
 
 
 class Metrics:
-    """Safe to use from many threads. Names are those of FAMILIES."""
+    """Counters and histograms of the families in FAMILIES. Safe to use from many threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -64,7 +64,7 @@ class Metrics:
             histogram.sum += value
 
     def text(self, gauges: Iterable[tuple[str, Labels, float]]) -> str:
-        """Every sample, with the present values of the gauges."""
+        """Return every sample in text format, including the given current values of the gauges."""
         samples: dict[str, list[str]] = defaultdict(list)
         with self._lock:
             for (name, labels), value in self._counters.items():
@@ -88,9 +88,9 @@ def _histogram_samples(name: str, labels: Labels, histogram: _Histogram) -> list
 
 
 def _sample(name: str, labels: Labels, value: float) -> str:
-    inner = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels)
+    inner = ",".join(f'{key}="{_escape(text)}"' for key, text in labels)
     return f"{name}{{{inner}}} {value}" if inner else f"{name} {value}"
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -1,4 +1,4 @@
-"""What surrounds every route: the host name and the token, one log line, metrics, and headers of the answer."""
+"""What happens around every route: checks of host name and token, a log line, metrics, and response headers."""
 
 import hmac
 import time
@@ -10,22 +10,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from deploy.server.service import Record, Service, log
 
 OPEN = ("/", "/openapi.json", "/metrics", "/v2/health/live", "/v2/health/ready")
-"""Paths that need no token: they say nothing about images."""
+"""Paths that do not need a token: they reveal nothing about images."""
 
 CLIENT_LEFT = 499
-"""In logs and metrics, as nginx has it."""
+"""Status in logs and metrics of a client that closed the connection, as in nginx."""
 
 
 def error_response(
     path: str, status: int, reason: str, message: str, headers: dict[str, str] | None = None
 ) -> JSONResponse:
-    """Of our routes, or as the Open Inference Protocol has it."""
+    """Return an error in the format of the /v1 routes, or of the Open Inference Protocol for /v2."""
     content = message if path.startswith("/v2") else {"reason": reason, "message": message}
     return JSONResponse({"error": content}, status, headers)
 
 
-class Guarded:
-    """Lets through what has the right host name and the token."""
+class AccessMiddleware:
+    """Refuses requests with a wrong host name or without the token."""
 
     def __init__(self, app: ASGIApp, token: str | None, hosts: frozenset[str]) -> None:
         self._app, self._hosts = app, hosts
@@ -38,40 +38,42 @@ class Guarded:
         app = self._app
         path = scope["path"]
         if self._hosts and name not in self._hosts:
-            app = error_response(path, 421, "wrong_host", "ask for this server by its own address, such as 127.0.0.1")
+            app = error_response(
+                path, 421, "wrong_host", "wrong Host header; use the server's own address, such as 127.0.0.1"
+            )
         elif self._token and path not in OPEN:
             given = headers.get(b"authorization", b"")
             if not hmac.compare_digest(given, self._token):
-                wanted = {"WWW-Authenticate": "Bearer"}
-                app = error_response(path, 401, "token", "send the header Authorization: Bearer TOKEN", wanted)
+                challenge = {"WWW-Authenticate": "Bearer"}
+                app = error_response(path, 401, "token", "send the header Authorization: Bearer TOKEN", challenge)
         await app(scope, receive, send)
 
 
-class Observed:
-    """Counts, times and logs each request, and names the model in its answer."""
+class ObservingMiddleware:
+    """Counts, times and logs each request, and names the model in the headers of the answer."""
 
     def __init__(self, app: ASGIApp, service: Service, names: dict[Any, str]) -> None:
         self._app, self._service, self._names = app, service, names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began, status = time.perf_counter(), CLIENT_LEFT
-        kept = scope["record"] = Record()
+        record = scope["record"] = Record()
 
-        async def noted(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                kept.model = kept.model or self._service.models.current.id
-                message["headers"] += [(b"x-model-id", kept.model.encode()), (b"x-content-type-options", b"nosniff")]
+                record.model = record.model or self._service.models.current.id
+                message["headers"] += [(b"x-model-id", record.model.encode()), (b"x-content-type-options", b"nosniff")]
             await send(message)
 
         try:
-            await self._app(scope, receive, noted)
+            await self._app(scope, receive, send_with_headers)
         finally:
             status = CLIENT_LEFT if scope.get("left") else status
             seconds = time.perf_counter() - began
             route = self._names.get(scope.get("endpoint"), "other")
             self._service.metrics.count("simclr_requests_total", route=route, status=f"{status // 100}xx")
             self._service.metrics.observe("simclr_request_seconds", seconds, route=route)
-            spent = round(seconds * 1000, 2)
-            log("request", route=route, status=status, ms=spent, images=kept.images, model=kept.model[:12])
+            duration = round(seconds * 1000, 2)
+            log("request", route=route, status=status, ms=duration, images=record.images, model=record.model[:12])

@@ -1,4 +1,4 @@
-"""The model that serves, and its replacement while requests are in flight."""
+"""The current model, and its replacement while requests are in flight."""
 
 import threading
 from collections.abc import Callable
@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.artifact import identity
-from deploy.encoder import Encoder, l2_normalised, load
+from deploy.embeddings import l2_normalize
+from deploy.encoder import Encoder, load
 from deploy.errors import DeployError, IndexMismatchError
 from deploy.images.preprocess import decode
 from deploy.registry import resolve
@@ -19,7 +20,7 @@ POLL_SECONDS = 1.0
 
 
 class Model:
-    """A verified encoder and, if it fits, the index to search."""
+    """A verified encoder, and the index to search unless another encoder made it."""
 
     def __init__(self, encoder: Encoder, index: Any = None, index_fault: str | None = None) -> None:
         self.encoder, self._bundle = encoder, encoder.bundle
@@ -31,29 +32,30 @@ class Model:
         self.labels: tuple[str, ...] = tuple(self.info["labels"])
 
     def pixels(self, image: bytes, max_pixels: int) -> NDArray[np.uint8]:
-        """An encoded image as uint8 [size, size, 3]. Raises ImageError."""
+        """Decode and resize an image to uint8 [size, size, 3]; raise ImageError if it cannot be read."""
         return self._bundle.preprocessing.apply(decode(image, max_pixels))
 
     def features(self, pixels: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """n times uint8 [size, size, 3] → the raw output, float32 [n, dim]."""
+        """Run the model: n arrays uint8 [size, size, 3] → the raw output, float32 [n, dim]."""
         return self.encoder.run(pixels)
 
     def vectors(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        return l2_normalised(features)
+        """Scale raw outputs, float32 [n, dim], to length 1."""
+        return l2_normalize(features)
 
     def probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """float32 [n, dim] → [n, labels]. Only of a model with labels."""
+        """Classify raw outputs: float32 [n, dim] → [n, labels]. The model must have labels."""
         assert self._bundle.head is not None
         return self._bundle.head.probabilities(features)
 
 
 def load_model(root: Path, threads: int | None, variant: str, index: Path | None) -> Model:
-    """Load what ``root``, a bundle or a registry, serves now, and replay its golden images.
+    """Load a bundle, or the current version of a registry, and verify its golden images.
 
-    An index of another encoder does not stop a model from serving; searches are then refused.
+    If another encoder made the index, the model is still usable, but searches are refused.
 
     Raises:
-        DeployError: as ``deploy.load`` and ``Encoder.verify``, or the index cannot be read.
+        DeployError: as in ``deploy.load`` and ``Encoder.verify``, or the index cannot be read.
     """
     encoder = load(root, threads, variant=variant)
     encoder.verify()
@@ -68,10 +70,10 @@ def load_model(root: Path, threads: int | None, variant: str, index: Path | None
 
 
 class Models:
-    """Holds the current model and, once watched, takes another when the registry's CURRENT names one.
+    """Holds the current model and, after ``watch``, replaces it when the registry's CURRENT names another version.
 
-    Every request keeps the model that it began with. A candidate that cannot serve is refused, and looked at again
-    only when it changes.
+    A request ends with the model that it began with. An unusable candidate is refused, and not tried again until it
+    changes.
     """
 
     def __init__(
@@ -88,13 +90,14 @@ class Models:
         self.current = load(root)
 
     def watch(self) -> None:
+        """Start a thread that polls the registry."""
         threading.Thread(target=self._watch, name="deploy-models", daemon=True).start()
 
     def close(self) -> None:
         self._ended.set()
 
     def poll(self) -> None:
-        """Take the model that is served now by the registry, if it is another one and can serve."""
+        """Check whether the registry has a new current version, and if so try it out and switch to it."""
         candidate = None
         try:
             directory = resolve(self._root)
@@ -104,7 +107,7 @@ class Models:
             self._check(directory)
             model = self._load(self._root)
             if model.bundle_id != candidate:
-                return  # CURRENT changed meanwhile, and nobody checked that one; the next poll does
+                return  # CURRENT changed meanwhile and this version is unchecked; the next poll checks it
         except (DeployError, OSError) as error:
             self._refuse(candidate or str(error), error)
             return

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document of the server, written by hand; a test sends what it promises."""
+"""The OpenAPI 3.1 document of the server, written by hand; a test sends requests to check every statement."""
 
 from typing import Any
 
@@ -21,16 +21,16 @@ _PROTOCOL_ERROR = {"type": "object", "required": ["error"], "properties": {"erro
 _STATUSES = {
     400: "The request is malformed.",
     401: "The token is missing or wrong.",
-    404: "No such route, model, index or classifier.",
-    405: "The route has another method.",
+    404: "The route, model, index or classifier does not exist.",
+    405: "The route does not support this method.",
     408: "The body took too long.",
-    409: "The index was made with another encoder.",
+    409: "Another encoder made the index.",
     413: "The body is too large.",
-    415: "The body is of another type than the documented ones.",
+    415: "The content type or encoding of the body is not supported.",
     421: "The Host header names another server.",
     422: "No image could be used, or there are none, or too many.",
-    500: "A fault of the server.",
-    503: "The queue is full; Retry-After says when to come back.",
+    500: "Internal server error.",
+    503: "The queue is full; Retry-After says when to try again.",
     504: "No result before the deadline.",
 }
 _POST = (400, 401, 408, 413, 415, 421, 422, 500, 503, 504)
@@ -43,7 +43,7 @@ _CLASSES = {
         "properties": {"label": {"type": "string"}, "probability": {"type": "number", "minimum": 0, "maximum": 1}},
     },
 }
-_NEIGHBOURS = {
+_NEIGHBORS = {
     "type": "array",
     "items": {
         "type": "object",
@@ -54,7 +54,7 @@ _NEIGHBOURS = {
 
 
 def document(limits: Limits) -> Schema:
-    """The document, with the limits of this server."""
+    """Return the document, with the limits of this server."""
     paths: Schema = {
         "/v1/embed": _images_route(
             limits,
@@ -67,12 +67,12 @@ def document(limits: Limits) -> Schema:
             limits, "The most probable classes.", "classes", _CLASSES, [_count("top", 5)], (404,)
         ),
         "/v1/search": _images_route(
-            limits, "The nearest images of the index.", "neighbours", _NEIGHBOURS, [_count("k", 10)], (404, 409)
+            limits, "The nearest images of the index.", "neighbours", _NEIGHBORS, [_count("k", 10)], (404, 409)
         ),
         "/v1/model": _get(
-            "What is served: bundle.json, labels, limits.", {"type": "object", "required": ["id", "name", "dim"]}
+            "The current model: bundle.json, labels, limits.", {"type": "object", "required": ["id", "name", "dim"]}
         ),
-        "/": _page("The page for people.", "text/html"),
+        "/": _page("A page to try the server in a browser.", "text/html"),
         "/openapi.json": _get("This document.", {"type": "object"}, (), open=True),
         "/metrics": _page("Prometheus metrics.", "text/plain"),
     }
@@ -83,7 +83,7 @@ def document(limits: Limits) -> Schema:
         "info": {
             "title": "simclr-deploy serve",
             "version": "1",
-            "description": "Images in, embeddings out. No URL is ever fetched.",
+            "description": "Images in, embeddings out. The server never fetches a URL.",
         },
         "paths": paths | _protocol_paths(),
         "components": {
@@ -95,8 +95,8 @@ def document(limits: Limits) -> Schema:
 
 
 def _protocol_paths() -> Schema:
-    live = _get("The process answers.", {"type": "object"}, (), "ProtocolError", open=True)
-    ready = _get("Requests are welcome.", {"type": "object"}, (503,), "ProtocolError", open=True)
+    live = _get("The process is running.", {"type": "object"}, (), "ProtocolError", open=True)
+    ready = _get("The server accepts requests.", {"type": "object"}, (503,), "ProtocolError", open=True)
     paths: Schema = {
         "/v2": _get("Open Inference Protocol: server metadata.", {"type": "object"}, (), "ProtocolError"),
         "/v2/health/live": live,
@@ -117,7 +117,7 @@ def _protocol_paths() -> Schema:
             "responses": _responses(tensors, (*_POST, 404), "ProtocolError"),
         }
         paths[path] = _get("Model metadata.", {"type": "object"}, (404,), "ProtocolError") | {"parameters": names}
-        paths[f"{path}/ready"] = _get("The model serves.", {"type": "object"}, (404, 503), "ProtocolError") | {
+        paths[f"{path}/ready"] = _get("The model is ready.", {"type": "object"}, (404, 503), "ProtocolError") | {
             "parameters": names
         }
         paths[f"{path}/infer"] = {"post": infer, "parameters": names}
@@ -154,7 +154,7 @@ def _images_route(
     }
     body |= {"image/*": binary, "application/octet-stream": binary}
     responses = _responses(answer, (*_POST, *more))
-    # When no image could be used, the answer tells of each; when there are none or too many, it is an error.
+    # If no image could be used, the answer has an error for each; if there are none or too many, it is one error.
     responses["422"]["content"]["application/json"]["schema"] = {"anyOf": [answer, _reference("Error")]}
     return {
         "post": {
@@ -177,13 +177,13 @@ def _page(summary: str, kind: str) -> Schema:
         "get": {
             "summary": summary,
             "security": [],
-            "responses": {"200": {"description": "As asked.", "content": content}},
+            "responses": {"200": {"description": "Success.", "content": content}},
         }
     }
 
 
 def _responses(schema: Schema, statuses: tuple[int, ...], error: str = "Error") -> Schema:
-    good = {"description": "As asked.", "content": {"application/json": {"schema": schema}}}
+    good = {"description": "Success.", "content": {"application/json": {"schema": schema}}}
     content = {"application/json": {"schema": _reference(error)}}
     return {"200": good} | {
         str(status): {"description": _STATUSES[status], "content": content.copy()} for status in sorted(statuses)

@@ -1,4 +1,4 @@
-"""The page at /: one file, with a policy that lets it run its own script and talk to this server alone."""
+"""The page at /: a single file, whose policy allows only its own script and requests to this server."""
 
 import base64
 import hashlib
@@ -9,7 +9,7 @@ from importlib.resources import files
 
 @cache
 def page() -> tuple[str, str]:
-    """The HTML, and its Content-Security-Policy."""
+    """Return the HTML and its Content-Security-Policy."""
     html = files("deploy.server").joinpath("page.html").read_text(encoding="utf-8")
     hashes = {tag: _hash(re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)) for tag in ("script", "style")}
     policy = (

@@ -1,4 +1,4 @@
-"""What the routes share: the way of images through the server, from the body of a request to results."""
+"""What the routes share: from the body of a request to the results of its images."""
 
 import asyncio
 import json
@@ -19,12 +19,12 @@ from deploy.server.metrics import Labels, Metrics
 from deploy.server.models import Model, Models
 
 SMALL_BODY = 100_000
-"""Bytes that are parsed at once; longer bodies in a thread, because the event loop serves everybody."""
+"""Smaller bodies are parsed in the event loop; larger ones in a thread, so that other requests are not delayed."""
 
 
 @dataclass
 class Record:
-    """What the log line and the headers of an answer say about its request."""
+    """What the log line and the response headers report about a request."""
 
     images: int = 0
     model: str = ""
@@ -32,7 +32,7 @@ class Record:
 
 @dataclass
 class Service:
-    """One per process. Its coroutines run in the event loop."""
+    """The state that all requests of a process share. Its coroutines run in the event loop."""
 
     models: Models
     engine: Engine
@@ -47,6 +47,7 @@ class Service:
         self.held = HeldBytes(self.limits.held_bytes)
 
     def drain(self) -> None:
+        """Report not ready from now on."""
         self.draining = True
         log("draining", images=self.admission.waiting)
 
@@ -54,9 +55,10 @@ class Service:
         """Receive the body, ``read`` its images, and run them through the model.
 
         Raises:
-            RefusedError, ClientLeftError: there will be no results.
+            RefusedError: the request is not valid, exceeds a limit, or the server is busy.
+            ClientLeftError: the client closed the connection.
         """
-        self.admission.check()  # before the body: nobody sends megabytes to be refused
+        self.admission.check()  # before the body: a client should not send megabytes only to be refused
         if request.headers.get("content-encoding", "identity") != "identity":
             raise RefusedError(415, "unsupported_content_encoding", "send the body uncompressed")
         record(request).model = model.id
@@ -71,7 +73,7 @@ class Service:
         loop = asyncio.get_running_loop()
         done = asyncio.Event()
         job = Job(model, images, lambda: loop.call_soon_threadsafe(done.set))
-        finished, left = asyncio.create_task(done.wait()), asyncio.create_task(_left(receive))
+        finished, left = asyncio.create_task(done.wait()), asyncio.create_task(_wait_for_disconnect(receive))
         self.engine.submit(job)
         try:
             await asyncio.wait(
@@ -86,13 +88,14 @@ class Service:
         if done.is_set():
             return job
         if left.done():
-            raise ClientLeftError("left before its answer")
+            raise ClientLeftError("the client left before its answer")
         seconds = f"{self.limits.deadline_seconds:g} s"
         raise RefusedError(
             504, "deadline", f"no result after {seconds}; send fewer or smaller images", {"Retry-After": "1"}
         )
 
     def gauges(self) -> list[tuple[str, Labels, float]]:
+        """Return the current values of the gauges."""
         model = self.models.current
         about = (("id", model.id), ("name", model.name), ("version", model.version or ""))
         return [
@@ -104,34 +107,36 @@ class Service:
 
 
 def record(request: Request) -> Record:
-    kept: Record = request.scope["record"]
-    return kept
+    """Return the record that the middleware attached to the request."""
+    attached: Record = request.scope["record"]
+    return attached
 
 
 def errors_of(job: Job) -> dict[int, ImageError]:
+    """Return position → error of the images without a result."""
     return {position: result for position, result in enumerate(job.results) if isinstance(result, ImageError)}
 
 
 def features_of(job: Job) -> NDArray[np.float32]:
-    """The raw output for each image that has one: float32 [n, dim]."""
+    """Return the raw outputs of the readable images: float32 [n, dim]."""
     rows = [result for result in job.results if not isinstance(result, ImageError)]
     return np.stack(rows) if rows else np.empty((0, job.model.dim), np.float32)
 
 
-def with_gaps(rows: NDArray[np.float32], job: Job) -> NDArray[np.float32]:
-    """One row for every image of the job: NaN where it has none."""
+def fill_gaps(rows: NDArray[np.float32], job: Job) -> NDArray[np.float32]:
+    """Return one row for every image of the job, with rows of NaN for unreadable images."""
     complete = np.full((len(job.results), rows.shape[1]), np.nan, np.float32)
     complete[[not isinstance(result, ImageError) for result in job.results]] = rows
     return complete
 
 
 def log(event: str, **fields: object) -> None:
-    """A line of JSON on the standard error."""
+    """Print a line of JSON to standard error."""
     line: Mapping[str, object] = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event} | fields
     sys.stderr.write(json.dumps(line) + "\n")
     sys.stderr.flush()
 
 
-async def _left(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

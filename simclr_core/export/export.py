@@ -23,7 +23,7 @@ from PIL import Image
 
 from deploy.artifact import identity, publish, write_atomically
 from deploy.bundle import FORMAT_VERSION, FP32, Bundle, graph_promise, model_file, write_bundle
-from deploy.encoder import Encoder, Fidelity, compare, l2_normalised
+from deploy.encoder import Encoder, Fidelity, compare, l2_normalize
 from deploy.images.preprocess import decode
 from deploy.session import METADATA
 from simclr_core.config import ExportConfig
@@ -198,7 +198,7 @@ def check_parity(encoder: Encoder, model: Model, pictures: Sequence[bytes]) -> F
 def reference_embeddings(model: Model, pictures: Sequence[bytes]) -> NDArray[np.float32]:
     """Embeddings of length 1 as the trained network gives them: float32 [n, dim]."""
     pixels = np.stack([model.preprocessing.apply(decode(picture)) for picture in pictures])
-    return l2_normalised(extract(model.encoder, pixels, model.card["mean"], model.card["std"]))
+    return l2_normalize(extract(model.encoder, pixels, model.card["mean"], model.card["std"]))
 
 
 def single_image_latency(encoder: Encoder, pictures: Sequence[bytes]) -> float:

@@ -13,7 +13,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from deploy.bundle import FP32, INT8, Bundle, Variant
-from deploy.encoder import Encoder, Fidelity, compare, l2_normalised
+from deploy.encoder import Encoder, Fidelity, compare, l2_normalize
 from deploy.images.preprocess import Preprocessing, decode
 from simclr_core.data.dataset import evaluation_images
 from simclr_core.data.shards import ShardedImages
@@ -120,7 +120,7 @@ def unoptimised(model: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return l2_normalised(session.run(None, {session.get_inputs()[0].name: pixels})[0])
+    return l2_normalize(session.run(None, {session.get_inputs()[0].name: pixels})[0])
 
 
 def mean_cosine(vectors: NDArray[np.float32], exact: NDArray[np.float32]) -> float:

@@ -1,6 +1,6 @@
-"""A bundle small enough to check by hand: the embedding is the mean colour times a fixed matrix.
+"""A bundle small enough to check by hand: the embedding is the mean color times a fixed matrix.
 
-Beside it, indexes of random vectors, and PNGs made by hand.
+Also indexes of random vectors, and hand-made PNG files.
 """
 
 import io
@@ -30,7 +30,7 @@ MIXING = np.random.default_rng(7).normal(size=(3, DIM)).astype(np.float32)
 
 
 def features_of(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """What the graph computes, for one image [size, size, 3] → [dim]."""
+    """Compute what the graph computes for one image: [size, size, 3] → [dim]."""
     mean: NDArray[np.float32] = pixels.reshape(-1, 3).mean(axis=0).astype(np.float32) / np.float32(255)
     return mean @ MIXING
 
@@ -54,11 +54,11 @@ RGB = noise(0, 9, 13)
 
 
 def png(
-    depth: int, colour_type: int, rows: NDArray[np.generic], extra: bytes = b"", size: tuple[int, int] = (0, 0)
+    depth: int, color_type: int, rows: NDArray[np.generic], extra: bytes = b"", size: tuple[int, int] = (0, 0)
 ) -> bytes:
-    """A PNG made by hand: Pillow writes no 16-bit colour. ``rows`` [height, ...] holds the big-endian samples."""
+    """Make a PNG by hand: Pillow cannot write 16-bit color. ``rows`` [height, ...] holds the big-endian samples."""
     width, height = size if any(size) else (rows.shape[1], rows.shape[0])
-    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0)
     pixels = b"".join(b"\0" + row.tobytes() for row in rows)
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         [chunk(b"IHDR", header), extra, chunk(b"IDAT", zlib.compress(pixels)), chunk(b"IEND", b"")]
@@ -72,7 +72,7 @@ def chunk(name: bytes, content: bytes) -> bytes:
 def make_card(**changes: object) -> dict[str, Any]:
     card = {
         "format_version": FORMAT_VERSION,
-        "name": "mean-colour",
+        "name": "mean-color",
         "dim": DIM,
         "preprocessing": {"size": SIZE, "resize": SIZE + 2},
         "normalisation": {"mean": [0.0] * 3, "std": [1.0] * 3},
@@ -96,7 +96,7 @@ def make_model(card: dict[str, Any], mixing: NDArray[np.float32] = MIXING, input
     shape = ["batch", input_size, input_size, 3]
     images = helper.make_tensor_value_info("images", TensorProto.UINT8, shape)
     features = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", DIM])
-    graph = helper.make_graph(nodes, "mean-colour", [images], [features], constants)
+    graph = helper.make_graph(nodes, "mean-color", [images], [features], constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     helper.set_model_props(model, {METADATA: graph_promise(card)})
     return model
@@ -125,7 +125,7 @@ def publish_bundle(tmp_path: Path) -> Callable[[Bundle], Path]:
 
 @pytest.fixture
 def bundle(publish_bundle: Callable[[Bundle], Path]) -> Path:
-    """A published bundle directory with a head that names the strongest colour."""
+    """A published bundle directory with a head that names the strongest color."""
     return publish_bundle(make_bundle())
 
 
@@ -137,17 +137,17 @@ def names(count: int) -> list[str]:
     return [f"{row}.jpg" for row in range(count)]
 
 
-def built(vectors: NDArray[Any], **options: Any) -> Index:
+def build(vectors: NDArray[Any], **options: Any) -> Index:
     return Index.build(vectors, names(len(vectors)), ENCODER, **options)
 
 
-def saved(index: Index, directory: Path, **options: Any) -> Index:
+def save_and_open(index: Index, directory: Path, **options: Any) -> Index:
     index.save(directory, **options)
     return Index.open(directory)
 
 
-def rewritten(directory: Path, name: str, content: bytes | NDArray[Any]) -> None:
-    """Exchange a file of a published directory, manifest and all."""
+def rewrite(directory: Path, name: str, content: bytes | NDArray[Any]) -> None:
+    """Replace a file of a published directory, and update the manifest."""
     files = {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "MANIFEST.sha256"}
     with publish(directory, replace=True) as work:
         for other, data in files.items():

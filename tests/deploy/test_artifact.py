@@ -1,4 +1,4 @@
-"""A published directory is complete or absent, and any changed byte is found."""
+"""A published directory is complete or absent, and every changed byte is found."""
 
 import os
 import signal
@@ -29,11 +29,11 @@ def test_published_directory_verifies_and_holds_what_was_written(tmp_path: Path)
 
 
 def test_identity_names_the_content(tmp_path: Path) -> None:
-    one, same, other = make(tmp_path / "a"), make(tmp_path / "b"), make(tmp_path / "c", "other")
-    assert artifact.identity(one) == artifact.identity(same) != artifact.identity(other)
+    first, same, other = make(tmp_path / "a"), make(tmp_path / "b"), make(tmp_path / "c", "other")
+    assert artifact.identity(first) == artifact.identity(same) != artifact.identity(other)
 
 
-def test_an_error_in_the_block_leaves_nothing(tmp_path: Path) -> None:
+def test_an_error_in_the_block_leaves_no_files(tmp_path: Path) -> None:
     def fail_half_way() -> None:
         with artifact.publish(tmp_path / "bundle") as folder:
             (folder / "half").write_text("half")
@@ -108,7 +108,7 @@ def test_sigkill_at_the_rename_leaves_the_old_or_the_new_one(tmp_path: Path, fai
     artifact.verify(target)
     assert (target / "a").exists() == (failpoint == "artifact.renamed")
     make(target, "after", replace=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["bundle"], "what the killed process left is cleared"
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"], "the files of the killed process are removed"
 
 
 def test_write_atomically_replaces_whole_files_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

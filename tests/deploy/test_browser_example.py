@@ -1,4 +1,4 @@
-"""docs/browser in a real browser: onnxruntime-web gives the vectors that ``deploy.load(bundle).embed`` gives here."""
+"""Run docs/browser in a real browser: onnxruntime-web gives the same vectors as ``deploy.load(bundle).embed``."""
 
 import io
 import json
@@ -21,7 +21,7 @@ from PIL import Image
 import deploy
 from deploy.artifact import publish
 from deploy.bundle import Bundle, graph_promise, write_bundle
-from deploy.encoder import compare, l2_normalised
+from deploy.encoder import compare, l2_normalize
 from deploy.images.preprocess import Preprocessing
 from deploy.session import METADATA
 from tests.browser import Page, browser
@@ -40,14 +40,14 @@ window.faults = [];
 for (const name of ["error", "unhandledrejection", "securitypolicyviolation"])
   addEventListener(name, (event) => faults.push(`${name}: ${event.message ?? event.reason ?? event.blockedURI}`), true);
 for (const name of ["error", "warn"]) {
-  const say = console[name];
-  console[name] = (...words) => { faults.push(`${name}: ${words.join(" ")}`); say(...words); };
+  const original = console[name];
+  console[name] = (...words) => { faults.push(`${name}: ${words.join(" ")}`); original(...words); };
 }
 """
 
 
 def picture(seed: int, height: int, width: int) -> NDArray[np.uint8]:
-    """Waves, some too fine for the resized image, with a bright corner: neither turned nor mirrored is it the same."""
+    """Make waves, some too fine for the resized image, with a bright corner, so that no rotation or mirroring fits."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width].astype(np.float32) / max(height, width)
     channels = []
@@ -60,7 +60,7 @@ def picture(seed: int, height: int, width: int) -> NDArray[np.uint8]:
 
 
 def projection_model(card: dict[str, Any]) -> bytes:
-    """Every pixel counts by its place: images less their middle gray, times MIXING."""
+    """Make a model in which every pixel counts by its position: (images - 127.5) times MIXING."""
     constants = {
         "middle": np.array(127.5, np.float32),
         "flat": np.array([-1, SIZE * SIZE * 3], np.int64),
@@ -68,8 +68,8 @@ def projection_model(card: dict[str, Any]) -> bytes:
     }
     nodes = [
         helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT),
-        helper.make_node("Sub", ["float", "middle"], ["centred"]),
-        helper.make_node("Reshape", ["centred", "flat"], ["rows"]),
+        helper.make_node("Sub", ["float", "middle"], ["centered"]),
+        helper.make_node("Reshape", ["centered", "flat"], ["rows"]),
         helper.make_node("MatMul", ["rows", "mixing"], ["features"]),
     ]
     images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", SIZE, SIZE, 3])
@@ -85,7 +85,7 @@ def publish_projection(directory: Path, golden_error: float = 0.0) -> None:
     card = make_card(name="projection", dim=DIM, preprocessing=PREPROCESSING.to_json())
     golden = [picture(seed, 40 + 9 * seed, 64) for seed in range(3)]
     pixels = np.stack([PREPROCESSING.apply(image) for image in golden]).reshape(3, -1).astype(np.float32)
-    vectors = l2_normalised((pixels - np.float32(127.5)) @ (MIXING / np.float32(127.5)))
+    vectors = l2_normalize((pixels - np.float32(127.5)) @ (MIXING / np.float32(127.5)))
     vectors[1, 2] += np.float32(golden_error)
     images = tuple(encoded(image) for image in golden)
     with publish(directory, replace=True) as work:
@@ -94,8 +94,8 @@ def publish_projection(directory: Path, golden_error: float = 0.0) -> None:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """The page, onnxruntime-web's two files and a bundle, as docs/browser/README.md puts them together."""
-    assert RUNTIME.is_dir(), f"{RUNTIME.relative_to(ROOT)}: not there; run `make .venv/browser-installed`"
+    """The page, onnxruntime-web's two files and a bundle, set up as docs/browser/README.md says."""
+    assert RUNTIME.is_dir(), f"{RUNTIME.relative_to(ROOT)}: missing; run `make .venv/browser-installed`"
     site = tmp_path / "site"
     shutil.copytree(PAGE, site, ignore=shutil.ignore_patterns("node_modules"))
     (site / "ort").mkdir()
@@ -107,7 +107,7 @@ def site(tmp_path: Path) -> Path:
 
 @contextmanager
 def opened(site: Path, isolated: bool = False) -> Iterator[Page]:
-    """The page in a browser. Whatever it asked for was there, and it asked nobody else."""
+    """Open the page in a browser, and check that all its requests succeeded and went to this server."""
     answers: list[tuple[str, int]] = []
 
     class Handler(SimpleHTTPRequestHandler):
@@ -143,7 +143,7 @@ def choose(page: Page, path: Path) -> None:
 
 
 def embed_chosen(page: Page) -> NDArray[np.float32]:
-    """The whole vector of the file in the page's file input; the page itself shows the first numbers."""
+    """Return the whole vector of the file in the page's file input; the page itself shows the first numbers."""
     vector = page.evaluate("""(async () => {
       const { load } = await import("./embed.js");
       window.own ??= await load("bundle/");
@@ -153,7 +153,7 @@ def embed_chosen(page: Page) -> NDArray[np.float32]:
 
 
 def image_files(folder: Path) -> dict[str, float]:
-    """Files to choose, and the lowest cosine that each may have."""
+    """Write files to choose, and return the lowest cosine that is allowed for each."""
     exif = Image.Exif()
     exif[274] = 6
     photo = Image.fromarray(picture(5, 300, 400))
@@ -170,7 +170,7 @@ def image_files(folder: Path) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("isolated", [False, True], ids=["one thread", "threads"])
-def test_it_gives_the_vectors_that_python_gives(site: Path, tmp_path: Path, isolated: bool) -> None:
+def test_the_browser_gives_the_same_vectors_as_python(site: Path, tmp_path: Path, isolated: bool) -> None:
     files = image_files(tmp_path)
     encoder = deploy.load(site / "bundle")
     with opened(site, isolated) as page:
@@ -186,7 +186,7 @@ def test_it_gives_the_vectors_that_python_gives(site: Path, tmp_path: Path, isol
         assert page.evaluate("performance.getEntriesByType('resource').some(({ name }) => name.endsWith('.wasm'))")
 
 
-def test_it_resizes_to_the_same_bytes_as_pillow(site: Path) -> None:
+def test_the_browser_resizes_to_the_same_bytes_as_pillow(site: Path) -> None:
     random = np.random.default_rng(0)
     shapes = [(1, 1), (37, 37), (32, 32), (1, 5000), (5000, 3), (33, 38), (75, 74), (613, 999), (20, 21)]
     shapes += [tuple(random.integers(1, 400, 2).tolist()) for _ in range(20)]
@@ -202,7 +202,7 @@ def test_it_resizes_to_the_same_bytes_as_pillow(site: Path) -> None:
             assert found == PREPROCESSING.apply(pixels).ravel().tolist(), (height, width)
 
 
-def test_a_person_without_a_mouse_can_use_it(site: Path) -> None:
+def test_the_page_can_be_used_with_the_keyboard(site: Path) -> None:
     with opened(site) as page:
         page.wait_for("Ready.")
         page.call("Input.dispatchKeyEvent", type="keyDown", key="Tab", code="Tab", windowsVirtualKeyCode=9)
@@ -213,7 +213,7 @@ def test_a_person_without_a_mouse_can_use_it(site: Path) -> None:
         assert {("columnheader", "Cosine"), ("rowheader", "golden/00.png")} <= named
 
 
-def test_an_image_that_cannot_be_used_is_refused_and_the_next_one_is_not(site: Path, tmp_path: Path) -> None:
+def test_an_unusable_image_is_refused_and_the_next_one_is_embedded(site: Path, tmp_path: Path) -> None:
     (tmp_path / "words.png").write_text("no image")
     clear = Image.new("RGBA", (20, 20), (9, 9, 9, 0))
     content = io.BytesIO()
@@ -244,19 +244,19 @@ def test_a_changed_byte_in_the_bundle_is_refused(site: Path) -> None:
         assert page.evaluate("document.getElementById('file').disabled")
 
 
-def test_an_encoder_that_misses_its_golden_vectors_embeds_nothing(site: Path) -> None:
+def test_an_encoder_that_misses_its_golden_vectors_embeds_no_image(site: Path) -> None:
     publish_projection(site / "bundle", golden_error=0.01)
     with opened(site) as page:
         page.wait_for("Failed:", "The golden images do not match", "1.0e-2")
         assert page.evaluate("document.getElementById('file').disabled")
 
 
-def ask_elsewhere(site: Path) -> None:
+def request_another_server(site: Path) -> None:
     with opened(site) as page:
         page.wait_for("Ready.")
         page.evaluate("fetch('http://127.0.0.1:9/').catch(() => 0)")
 
 
-def test_a_request_to_elsewhere_is_blocked_and_noticed(site: Path) -> None:
+def test_a_request_to_another_server_is_blocked_and_reported(site: Path) -> None:
     with pytest.raises(AssertionError, match="securitypolicyviolation"):
-        ask_elsewhere(site)
+        request_another_server(site)

@@ -23,7 +23,7 @@ from deploy.errors import (
 from tests.deploy.conftest import DIM, LABELS, make_bundle, make_card, make_model
 
 
-def test_what_was_written_is_read(publish_bundle: Callable[[Bundle], Path]) -> None:
+def test_a_bundle_is_read_as_it_was_written(publish_bundle: Callable[[Bundle], Path]) -> None:
     written = make_bundle()
     directory = publish_bundle(replace(written, documents={"MODEL_CARD.md": "# card\n"}))
     read = read_bundle(directory)
@@ -70,7 +70,7 @@ def test_hashes_are_checked_before_anything_is_parsed(bundle: Path, monkeypatch:
         read_bundle(bundle)
 
 
-def test_missing_extra_and_incomplete_directories(bundle: Path, tmp_path: Path) -> None:
+def test_missing_extra_and_incomplete_directories_are_refused(bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(MissingArtifactError, match="no such directory"):
         deploy.load(tmp_path / "nowhere")
     (bundle / "encoder.fp32.onnx.data").write_bytes(b"weights")
@@ -101,7 +101,7 @@ def test_an_incomplete_card_is_refused(changes: dict[str, object], publish_bundl
         read_bundle(publish_bundle(bundle))
 
 
-def test_parts_that_do_not_fit_each_other_are_refused(publish_bundle: Callable[[Bundle], Path]) -> None:
+def test_parts_that_do_not_match_are_refused(publish_bundle: Callable[[Bundle], Path]) -> None:
     whole = make_bundle()
     head = Head(np.zeros((DIM, 2), np.float32), np.zeros(2, np.float32), LABELS)
     with pytest.raises(BundleFormatError, match=r"weight in head\.npz is float32 \[5, 2\], not float32 \[5, 3\]"):
@@ -120,7 +120,7 @@ def test_a_pickle_is_never_opened(bundle: Path, tmp_path: Path) -> None:
         deploy.load(tmp_path / "pickled")
 
 
-def test_a_graph_of_another_interface_is_refused(publish_bundle: Callable[[Bundle], Path]) -> None:
+def test_a_graph_with_another_interface_is_refused(publish_bundle: Callable[[Bundle], Path]) -> None:
     card = make_card()
     with pytest.raises(BundleInterfaceError, match=r"bundle\.json says uint8"):
         deploy.load(publish_bundle(make_bundle(model=make_model(card, input_size=9).SerializeToString())))
@@ -133,8 +133,8 @@ def test_a_graph_of_another_interface_is_refused(publish_bundle: Callable[[Bundl
         deploy.load(publish_bundle(make_bundle(model=unknown.SerializeToString())))
 
 
-def test_a_bundle_of_format_version_1_serves_on(tmp_path: Path) -> None:
-    """As the release before wrote it: no variants, no temperature, and version 1 in the graph's metadata too."""
+def test_a_bundle_of_format_version_1_still_works(tmp_path: Path) -> None:
+    """As the previous release wrote it: no variants, no temperature, and version 1 also in the graph's metadata."""
     card = make_card(format_version=1)
     old = make_bundle(card)
     assert old.head is not None
@@ -156,9 +156,7 @@ def test_a_bundle_of_format_version_1_serves_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_temperature_that_cannot_divide_is_refused(
-    temperature: float, publish_bundle: Callable[[Bundle], Path]
-) -> None:
+def test_an_invalid_temperature_is_refused(temperature: float, publish_bundle: Callable[[Bundle], Path]) -> None:
     whole = make_bundle()
     assert whole.head is not None
     with pytest.raises(BundleFormatError, match=r"temperature in head\.npz"):

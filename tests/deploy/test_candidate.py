@@ -1,4 +1,4 @@
-"""A bundle that crashes, hangs or eats memory ends its own process, and the one that asked goes on."""
+"""A bundle that crashes, hangs or uses too much memory ends only its trial process; the caller continues."""
 
 import shutil
 from collections.abc import Callable
@@ -27,8 +27,8 @@ from deploy.errors import (
 from tests.deploy.conftest import make_bundle, make_card, make_model
 
 
-def burdened(nodes: list[onnx.NodeProto], **constants: np.ndarray) -> bytes:
-    """The usual graph, whose mean colour is multiplied by ``burden``, which ``nodes`` compute to be one."""
+def model_with_load(nodes: list[onnx.NodeProto], **constants: np.ndarray) -> bytes:
+    """Return the usual graph, with its mean color multiplied by ``burden``, for which ``nodes`` compute the value 1."""
     model = make_model(make_card())
     for name, value in constants.items():
         model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
@@ -39,40 +39,42 @@ def burdened(nodes: list[onnx.NodeProto], **constants: np.ndarray) -> bytes:
 
 
 def memory_eater() -> bytes:
-    one = onnx.numpy_helper.from_array(np.ones(1, np.float32))
+    ones = onnx.numpy_helper.from_array(np.ones(1, np.float32))
     nodes = [
-        helper.make_node("ConstantOfShape", ["shape"], ["large"], value=one),
+        helper.make_node("ConstantOfShape", ["shape"], ["large"], value=ones),
         helper.make_node("ReduceMean", ["large"], ["burden"], keepdims=0),
     ]
-    return burdened(nodes, shape=np.array([1 << 18, 1 << 14], np.int64))  # 16 GB
+    return model_with_load(nodes, shape=np.array([1 << 18, 1 << 14], np.int64))  # 16 GB
 
 
 def time_eater() -> bytes:
     nodes = [
-        helper.make_node("Expand", ["scaled", "shape"], ["wide"]),  # of the input, so that it is not folded
+        helper.make_node(
+            "Expand", ["scaled", "shape"], ["wide"]
+        ),  # depends on the input, so that onnxruntime does not fold it into a constant
         helper.make_node("Reshape", ["wide", "square"], ["m0"]),
         *(helper.make_node("MatMul", [f"m{n}", "m0"], [f"m{n + 1}"]) for n in range(200)),
         helper.make_node("ReduceMin", ["m200"], ["lowest"], keepdims=0),
         helper.make_node("Pow", ["lowest", "zero"], ["burden"]),
     ]
     shape, square = np.array([1_000_000, 3, 3], np.int64), np.array([3000, -1], np.int64)
-    return burdened(nodes, shape=shape, square=square, zero=np.zeros((), np.float32))
+    return model_with_load(nodes, shape=shape, square=square, zero=np.zeros((), np.float32))
 
 
-def test_a_good_bundle_passes_with_the_id_it_is_loaded_by(bundle: Path) -> None:
+def test_a_good_bundle_passes_with_the_id_of_its_encoder(bundle: Path) -> None:
     checked = candidate.check(bundle, memory_mb=1500, seconds=60)
     assert checked.id == deploy.load(bundle).id
     assert checked.fidelity.images == 3
     assert checked.fidelity.cosine_min > 0.99999
 
 
-def test_a_registry_is_checked_by_the_version_it_serves(bundle: Path, tmp_path: Path) -> None:
+def test_the_current_version_of_a_registry_is_checked(bundle: Path, tmp_path: Path) -> None:
     shutil.copytree(bundle, tmp_path / "registry" / "v0.0.1")
     (tmp_path / "registry" / "CURRENT").write_text("v0.0.1\n")
     assert candidate.check(tmp_path / "registry").id == deploy.load(bundle).id
 
 
-def test_a_graph_that_eats_memory(publish_bundle: Callable[[Bundle], Path]) -> None:
+def test_a_graph_that_allocates_too_much_memory_is_refused(publish_bundle: Callable[[Bundle], Path]) -> None:
     directory = publish_bundle(make_bundle(model=memory_eater()))
     before = psutil.Process().memory_info().rss
     with pytest.raises(BundleError, match=r"(?i)memory|alloc"):
@@ -80,14 +82,14 @@ def test_a_graph_that_eats_memory(publish_bundle: Callable[[Bundle], Path]) -> N
     assert psutil.Process().memory_info().rss - before < 50e6
 
 
-def test_a_graph_that_never_ends_is_ended(publish_bundle: Callable[[Bundle], Path]) -> None:
+def test_a_graph_that_runs_too_long_is_stopped(publish_bundle: Callable[[Bundle], Path]) -> None:
     directory = publish_bundle(make_bundle(model=time_eater()))
-    with pytest.raises(CandidateError, match=r"bundle: (not done after 2 s|.*signal)"):
+    with pytest.raises(CandidateError, match=r"bundle: (the trial did not finish within 2 s|.*signal)"):
         candidate.check(directory, seconds=2)
     assert [child for child in psutil.Process().children() if "deploy.candidate" in child.cmdline()] == []
 
 
-def test_it_is_tried_at_the_lowest_priority(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_trial_process_has_the_lowest_priority(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIMCLR_FAILPOINT", "candidate.loaded:stop")
     with ThreadPoolExecutor(1) as pool:
         checked = pool.submit(candidate.check, bundle, seconds=60)
@@ -103,14 +105,16 @@ def test_it_is_tried_at_the_lowest_priority(bundle: Path, monkeypatch: pytest.Mo
 
 def test_a_crash_names_the_signal(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIMCLR_FAILPOINT", "candidate.loaded:kill")
-    with pytest.raises(CandidateError, match=r"ended with signal 9 \(Killed\); it does not replace what serves"):
+    with pytest.raises(CandidateError, match=r"ended with signal 9 \(Killed\); it does not replace the current model"):
         candidate.check(bundle)
     monkeypatch.setenv("SIMCLR_FAILPOINT", "candidate.loaded:raise")
     with pytest.raises(CandidateError, match=r"exit code 1: RuntimeError: failpoint candidate\.loaded"):
         candidate.check(bundle)
 
 
-def test_foreseen_errors_arrive_as_they_are(bundle: Path, publish_bundle: Callable[[Bundle], Path]) -> None:
+def test_deploy_errors_of_the_trial_process_are_raised_again(
+    bundle: Path, publish_bundle: Callable[[Bundle], Path]
+) -> None:
     (bundle / "labels.json").write_text("[]")
     with pytest.raises(CorruptArtifactError, match=r"labels\.json: its SHA-256 differs"):
         candidate.check(bundle)
@@ -131,7 +135,7 @@ def test_limits_must_be_positive(arguments: dict[str, float], bundle: Path) -> N
         candidate.check(bundle, **arguments)
 
 
-def test_it_runs_from_any_folder(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_trial_runs_from_any_folder(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(bundle.parent)
     assert candidate.check(Path("bundle")).fidelity.images == 3
     assert [path.name for path in bundle.parent.iterdir()] == ["bundle"]

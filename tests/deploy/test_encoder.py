@@ -1,4 +1,4 @@
-"""Embeddings and predictions: what is accepted, in which order, and what one bad image costs."""
+"""Embeddings and predictions: the accepted inputs, the order of results, and the effect of a bad image."""
 
 import itertools
 import os
@@ -21,7 +21,7 @@ from deploy.images.preprocess import Preprocessing
 from tests.deploy.conftest import DIM, MIXING, SIZE, embedding_of, encoded, features_of, make_bundle, noise
 
 PREPROCESSING = Preprocessing(SIZE, SIZE + 2)
-COLOURS = {"red": (250, 5, 5), "green": (5, 250, 5), "blue": (5, 5, 250)}
+COLORS = {"red": (250, 5, 5), "green": (5, 250, 5), "blue": (5, 5, 250)}
 
 
 @pytest.fixture
@@ -29,11 +29,11 @@ def encoder(bundle: Path) -> Encoder:
     return deploy.load(bundle, threads=1)
 
 
-def plain(colour: str) -> NDArray[np.uint8]:
-    return np.full((12, 9, 3), COLOURS[colour], np.uint8)
+def plain(color: str) -> NDArray[np.uint8]:
+    return np.full((12, 9, 3), COLORS[color], np.uint8)
 
 
-def test_every_kind_of_input_gives_the_oracle(encoder: Encoder, tmp_path: Path) -> None:
+def test_every_kind_of_input_gives_the_expected_vector(encoder: Encoder, tmp_path: Path) -> None:
     pixels = noise(1, 14, 31)
     expected = embedding_of(PREPROCESSING.apply(pixels))
     file = tmp_path / "ein Bild é.png"
@@ -56,7 +56,7 @@ def test_a_stack_and_an_iterator_are_many_images(encoder: Encoder) -> None:
     assert encoder.embed([]).vectors.shape == (0, DIM)
 
 
-def test_without_normalisation_the_raw_output_is_returned(encoder: Encoder) -> None:
+def test_without_normalization_the_raw_output_is_returned(encoder: Encoder) -> None:
     pixels = noise(2)
     raw = encoder.embed(pixels, normalize=False).vectors[0]
     assert np.abs(raw - features_of(PREPROCESSING.apply(pixels))).max() < 1e-6
@@ -94,7 +94,7 @@ def test_a_stream_reads_a_bounded_number_ahead(encoder: Encoder) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("deploy-decode")]
 
 
-def test_one_bad_image_costs_itself_alone(encoder: Encoder, tmp_path: Path) -> None:
+def test_one_bad_image_does_not_affect_the_others(encoder: Encoder, tmp_path: Path) -> None:
     good = noise(3)
     pictures = [
         good,
@@ -132,7 +132,7 @@ def test_one_bad_image_costs_itself_alone(encoder: Encoder, tmp_path: Path) -> N
         assert raised.value.reason == "empty_file"
 
 
-def test_errors_name_the_path_and_the_cure(encoder: Encoder, tmp_path: Path) -> None:
+def test_errors_name_the_path_and_the_remedy(encoder: Encoder, tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"gone\.png: cannot be read: No such file"):
         encoder.embed(tmp_path / "gone.png")
     with pytest.raises(ImageError, match=r"given an array float64 \[8, 8, 3\]; give RGB pixels as uint8"):
@@ -145,7 +145,7 @@ def test_errors_name_the_path_and_the_cure(encoder: Encoder, tmp_path: Path) -> 
         encoder.embed(Image.new("1", (9000, 9000)))
 
 
-def test_a_pipe_that_nobody_writes_to_is_not_waited_for(encoder: Encoder, tmp_path: Path) -> None:
+def test_a_pipe_without_a_writer_is_refused_without_waiting(encoder: Encoder, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(ImageError, match=r"pipe\.png: not a regular file"):
         encoder.embed(tmp_path / "pipe.png")
@@ -169,14 +169,14 @@ def test_classify_gives_the_best_classes_first(encoder: Encoder) -> None:
     muted = np.full((12, 9, 3), (120, 112, 104), np.uint8)
     every = encoder.classify(muted, top_k=10)[0]
     assert sorted(every.labels) == ["blue", "green", "red"]
-    logits = features_of(muted) @ np.linalg.pinv(MIXING) * 50  # of the raw output, whatever its length
+    logits = features_of(muted) @ np.linalg.pinv(MIXING) * 50  # of the raw output, which is not of length 1
     softmax = np.sort(np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum())[::-1]
     assert np.abs(softmax - every.probabilities).max() < 1e-5
     with pytest.raises(ArgumentError, match="top_k=0"):
         encoder.classify(pictures, top_k=0)
 
 
-def test_the_temperature_changes_probabilities_and_no_label(publish_bundle: Callable[[Bundle], Path]) -> None:
+def test_the_temperature_changes_probabilities_but_no_label(publish_bundle: Callable[[Bundle], Path]) -> None:
     whole = make_bundle()
     assert whole.head is not None
     pixels = np.full((12, 9, 3), (120, 112, 104), np.uint8)
@@ -207,11 +207,11 @@ def test_classify_with_unreadable_images(encoder: Encoder) -> None:
 def test_classify_without_a_head_says_what_to_do(publish_bundle: Callable[[Bundle], Path]) -> None:
     encoder = deploy.load(publish_bundle(make_bundle(labels=False)))
     assert encoder.info["labels"] == []
-    with pytest.raises(MissingHeadError, match="mean-colour: was exported without a classifier; label some images"):
+    with pytest.raises(MissingHeadError, match="mean-color: was exported without a classifier; label some images"):
         encoder.classify(plain("red"))
 
 
-def test_one_encoder_serves_many_threads(encoder: Encoder) -> None:
+def test_many_threads_can_share_an_encoder(encoder: Encoder) -> None:
     pictures = [noise(seed) for seed in range(40)]
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda pixels: encoder.embed(pixels).vectors[0], pictures))
@@ -231,13 +231,13 @@ def test_golden_images_are_replayed(bundle: Path, publish_bundle: Callable[[Bund
             drifted.verify()
 
 
-def test_info_says_what_is_served(encoder: Encoder, bundle: Path) -> None:
+def test_info_describes_the_encoder(encoder: Encoder, bundle: Path) -> None:
     info = encoder.info
     assert len(info["id"]) == 64
-    assert (info["name"], info["dim"], info["labels"]) == ("mean-colour", DIM, ["red", "green", "blue"])
+    assert (info["name"], info["dim"], info["labels"]) == ("mean-color", DIM, ["red", "green", "blue"])
     assert info["runtime"] == {
         "threads": 1,
         "providers": ["CPUExecutionProvider"],
         "variant": "fp32",
-        "reason": "asked for",
+        "reason": "requested",
     }

@@ -1,11 +1,16 @@
-"""What docs/deploy.md shows is run: every Python block, and every command that ends by itself."""
+"""Run the examples: every Python block and command of docs/deploy.md, and every example in a docstring of `deploy`."""
 
+import doctest
+import inspect
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import deploy
 from deploy.cli.main import main
 from tests.deploy.conftest import encoded, noise
 
@@ -15,7 +20,7 @@ EXAMPLES = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 @pytest.fixture(autouse=True)
 def files(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files that the page speaks of."""
+    """The files that the examples use."""
     monkeypatch.chdir(tmp_path)
     for folder in ("models", "photos", "examples/cat", "examples/dog"):
         Path(folder).mkdir(parents=True)
@@ -26,8 +31,49 @@ def files(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         Path("examples", name).write_bytes(encoded(noise(len(name))))
 
 
-def test_the_page_is_read_in_one_sitting() -> None:
+def test_the_page_is_short() -> None:
     assert len(PAGE.splitlines()) <= 150
+
+
+MODULES = (
+    "deploy",
+    "deploy.embeddings",
+    "deploy.encoder",
+    "deploy.errors",
+    "deploy.folders.folder",
+    "deploy.images.preprocess",
+    "deploy.search.few_shot",
+    "deploy.search.index",
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_examples_in_docstrings_run(name: str) -> None:
+    module = import_module(name)
+    results = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert results.attempted > 0
+    assert results.failed == 0
+
+
+def public_names() -> list[tuple[str, Any]]:
+    """Return the names that `deploy` exports, and the public methods and properties of its classes."""
+    found = []
+    for name in deploy.__all__:
+        exported = getattr(deploy, name)
+        found.append((name, exported))
+        if inspect.isclass(exported):
+            own = {attribute: value for attribute, value in vars(exported).items() if not attribute.startswith("_")}
+            methods = (property, classmethod, staticmethod, type(public_names))
+            found += [(f"{name}.{attribute}", value) for attribute, value in own.items() if isinstance(value, methods)]
+    return found
+
+
+def test_every_public_name_has_a_docstring_and_every_class_an_example() -> None:
+    documented = {name: inspect.getdoc(value) or "" for name, value in public_names()}
+    assert [name for name, text in documented.items() if not text] == []
+    assert {"load", "Encoder.embed", "Encoder.verify", "Index.search", "Index.open"} <= documented.keys()
+    without = [name for name in ("load", "Embeddings", "Encoder", "Index") if ">>>" not in documented[name]]
+    assert without == []
 
 
 @pytest.mark.parametrize("code", EXAMPLES)
@@ -35,7 +81,7 @@ def test_a_python_example_runs(code: str) -> None:
     exec(code, {})
 
 
-def test_an_image_that_cannot_be_read_leaves_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unreadable_image_does_not_affect_the_others(capsys: pytest.CaptureFixture[str]) -> None:
     Path("photos/broken.png").write_bytes(encoded(noise(1))[:60])
     (code,) = [example for example in EXAMPLES if "embed_iter" in example]
     exec(code, {})
@@ -47,7 +93,7 @@ def test_the_commands_run_in_their_order(capsys: pytest.CaptureFixture[str]) -> 
     assert len(lines) == 12
     for line in lines:
         assert main(shlex.split(line.partition(">")[0])) == 0, line
-    assert capsys.readouterr().out.endswith("triton/mean-colour\n")
+    assert capsys.readouterr().out.endswith("triton/mean-color\n")
     assert {"embeddings", "photos.index", "again.index", "photos.sql", "triton"} <= {
         path.name for path in Path().iterdir()
     }

@@ -1,4 +1,4 @@
-"""An ONNX file is a flat graph of standard operators with its weights inside, or it never reaches onnxruntime."""
+"""Only a flat graph of standard operators that contains its weights reaches onnxruntime."""
 
 import time
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from tests.deploy.conftest import make_bundle, make_card, make_model
 MODEL = make_model(make_card()).SerializeToString()
 
 
-def planted(change: Callable[[onnx.ModelProto], object]) -> bytes:
+def changed_model(change: Callable[[onnx.ModelProto], object]) -> bytes:
     model = onnx.load_from_string(MODEL)
     change(model)
     return model.SerializeToString()
@@ -71,48 +71,50 @@ def operators_of(domain: str) -> Callable[[onnx.ModelProto], None]:
         (lambda model: model.graph.node.extend([onnx.NodeProto()] * MAX_NODES), "over"),
     ],
 )
-def test_what_an_encoder_never_needs_is_refused(
+def test_contents_that_an_encoder_never_needs_are_refused(
     change: Callable[[onnx.ModelProto], None], message: str, publish_bundle: Callable[[Bundle], Path]
 ) -> None:
-    model = planted(change)
+    model = changed_model(change)
     with pytest.raises(BundleFormatError, match=message):
         check_graph(model)
-    with pytest.raises(BundleFormatError, match=rf"mean-colour, fp32: .*{message}.*; export the bundle again"):
+    with pytest.raises(BundleFormatError, match=rf"mean-color, fp32: .*{message}.*; export the bundle again"):
         deploy.load(publish_bundle(make_bundle(model=model)))
 
 
 def test_plain_graphs_pass() -> None:
     check_graph(MODEL)
-    check_graph(planted(lambda model: model.opset_import.add(domain="ai.onnx", version=20)))
-    check_graph(planted(lambda model: setattr(model.graph.initializer[0], "data_location", TensorProto.DEFAULT)))
-    check_graph(planted(lambda model: setattr(model.graph.node[0], "doc_string", "location, functions, evil.ops")))
+    check_graph(changed_model(lambda model: model.opset_import.add(domain="ai.onnx", version=20)))
+    check_graph(changed_model(lambda model: setattr(model.graph.initializer[0], "data_location", TensorProto.DEFAULT)))
+    check_graph(
+        changed_model(lambda model: setattr(model.graph.node[0], "doc_string", "location, functions, evil.ops"))
+    )
 
 
 def test_a_second_occurrence_of_a_field_does_not_hide_the_first() -> None:
-    # protobuf merges them, or takes the last: what comes first must be looked at too
+    # protobuf merges both, or takes the last: the first must be checked too
     with pytest.raises(BundleFormatError, match="2 graphs"):
         check_graph(MODEL + MODEL)
     with pytest.raises(BundleFormatError, match="external data"):
-        check_graph(planted(external) + MODEL)
+        check_graph(changed_model(external) + MODEL)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"", "0 graphs"),
-        (b"not a model", "no ONNX file|no whole|unknown field"),
-        (MODEL[:-1], "breaks"),
+        (b"not a model", "not a valid ONNX file|incomplete or damaged|unknown field"),
+        (MODEL[:-1], "incomplete or damaged"),
         (b"\x0b\x0c", "wire type 3"),
-        (b"\x08" + b"\xff" * 11, "breaks"),
-        (b"\x00\x00", "breaks"),
-        (b"\x3a\xff\xff\xff\xff\x0f", "breaks"),
+        (b"\x08" + b"\xff" * 11, "incomplete or damaged"),
+        (b"\x00\x00", "incomplete or damaged"),
+        (b"\x3a\xff\xff\xff\xff\x0f", "incomplete or damaged"),
         (b"\x32\x06\x00\x00ORTM", "0 graphs"),
         (b"\xf8\x07\x01", "unknown field 127"),
         (b"\x32\x00" * 1_500_000, "over 1,000,000 fields"),
     ],
     ids=lambda value: str(value[:12]),
 )
-def test_what_is_no_onnx_file(content: bytes, message: str) -> None:
+def test_bytes_that_are_not_an_onnx_file_are_refused(content: bytes, message: str) -> None:
     began = time.monotonic()
     with pytest.raises(BundleFormatError, match=message):
         check_graph(content)
@@ -122,7 +124,7 @@ def test_what_is_no_onnx_file(content: bytes, message: str) -> None:
 def test_a_file_that_onnxruntime_would_read_in_its_own_format_is_read_as_onnx(
     publish_bundle: Callable[[Bundle], Path],
 ) -> None:
-    # valid protobuf with the mark of onnxruntime's flatbuffers at its place, bytes 4 to 8
+    # valid protobuf, with the mark of onnxruntime's flatbuffers in bytes 4 to 8
     polyglot = b"\x32\x06\x00\x00ORTM" + MODEL
     check_graph(polyglot)
     with pytest.raises(Exception, match=r"ORT format|ORT model|flatbuffer|verif"):
@@ -130,8 +132,8 @@ def test_a_file_that_onnxruntime_would_read_in_its_own_format_is_read_as_onnx(
     assert deploy.load(publish_bundle(make_bundle(model=polyglot)), threads=1).verify().images == 3
 
 
-def mutated(seed: int) -> bytes:
-    """One bit flipped in every second file; in the others bytes removed, repeated or exchanged at a few places."""
+def mutate(seed: int) -> bytes:
+    """Flip one bit if the seed is odd; otherwise remove, repeat or replace bytes at a few places."""
     random = np.random.default_rng(seed)
     content = bytearray(MODEL)
     if seed % 2:
@@ -154,7 +156,7 @@ def test_500_mutated_files_are_accepted_or_refused_but_never_crash() -> None:
     began = time.monotonic()
     for seed in range(500):
         try:
-            check_graph(mutated(seed))
+            check_graph(mutate(seed))
         except BundleFormatError:
             refused += 1
     assert 100 < refused < 400
@@ -162,13 +164,13 @@ def test_500_mutated_files_are_accepted_or_refused_but_never_crash() -> None:
 
 
 @pytest.mark.slow
-def test_mutated_files_that_pass_the_policy_cannot_hurt_the_process_that_tries_them(
+def test_mutated_files_that_pass_the_policy_do_not_affect_the_calling_process(
     publish_bundle: Callable[[Bundle], Path],
 ) -> None:
     outcomes = set()
     for seed in range(1, 120, 2):
         try:
-            candidate.check(publish_bundle(make_bundle(model=mutated(seed))), memory_mb=1500, seconds=20)
+            candidate.check(publish_bundle(make_bundle(model=mutate(seed))), memory_mb=1500, seconds=20)
             outcomes.add("passed")
         except BundleError as error:
             outcomes.add(type(error).__name__)

@@ -1,4 +1,4 @@
-"""`import deploy` is light, sends nothing, and never needs torch. Each check runs in a process of its own."""
+"""`import deploy` is fast, sends no telemetry, and never needs torch. Each check runs in a separate process."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ sys.meta_path.insert(0, Block())
 """
 
 
-def python(code: str, *arguments: object, **environment: str) -> str:
+def run_python(code: str, *arguments: object, **environment: str) -> str:
     command = [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
     inherited = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
     done = subprocess.run(command, capture_output=True, text=True, env=inherited | environment, cwd=Path.cwd())
@@ -29,12 +29,12 @@ def test_import_loads_neither_pillow_nor_onnxruntime_nor_torch() -> None:
     code = (
         "import deploy, deploy.cli.main, sys; print(sorted({'PIL', 'onnxruntime', 'torch', 'onnx'} & set(sys.modules)))"
     )
-    assert python(code) == "[]"
+    assert run_python(code) == "[]"
 
 
 def test_embedding_works_where_torch_cannot_be_imported(bundle: Path) -> None:
     code = BLOCK_TORCH + "import deploy; print(deploy.load(sys.argv[1]).verify().images)"
-    assert python(code, bundle) == "3"
+    assert run_python(code, bundle) == "3"
 
 
 @pytest.mark.parametrize(("given", "expected"), [({}, "1"), ({"ORT_DISABLE_TELEMETRY": "0"}, "0")])
@@ -49,4 +49,4 @@ sys.meta_path.insert(0, Watch())
 import deploy
 deploy.load(sys.argv[1])
 """
-    assert python(code, bundle, **given) == expected
+    assert run_python(code, bundle, **given) == expected

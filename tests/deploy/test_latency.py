@@ -1,4 +1,4 @@
-"""The measurements are those of the encoder, and say on what they were taken."""
+"""The measurements are those of the encoder, and name the machine."""
 
 import platform
 from pathlib import Path
@@ -47,12 +47,12 @@ def test_short_measurements_still_have_enough_runs(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan")])
-def test_a_duration_that_is_none_is_refused_before_loading(seconds: float) -> None:
+def test_an_invalid_duration_is_refused_before_loading(seconds: float) -> None:
     with pytest.raises(ArgumentError, match=r"seconds=.*give more than 0"):
         latency.measure(lambda: pytest.fail("loaded"), seconds)
 
 
-def test_the_picture_is_a_photograph_of_the_size_that_is_reported() -> None:
+def test_the_image_is_a_photograph_of_the_reported_size() -> None:
     picture = latency.photo()
     pixels = decode(picture)
     assert pixels.shape == (latency.HEIGHT, latency.WIDTH, 3)

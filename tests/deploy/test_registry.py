@@ -1,4 +1,4 @@
-"""A registry is taken wherever a bundle is, and cannot lead anywhere else."""
+"""A registry is accepted wherever a bundle is, and its CURRENT cannot point outside of it."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ def registry(bundle: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_bundle_is_itself_and_a_registry_is_its_current_version(bundle: Path, registry: Path) -> None:
+def test_a_bundle_resolves_to_itself_and_a_registry_to_its_current_version(bundle: Path, registry: Path) -> None:
     assert (resolve(bundle), version(bundle)) == (bundle, None)
     assert (resolve(registry), version(registry)) == (registry / "v0.0.2", "v0.0.2")
     assert deploy.load(registry).info["version"] == "v0.0.2"
@@ -56,7 +56,7 @@ def test_every_command_takes_a_registry(registry: Path, tmp_path: Path, capsys: 
         "v" * 99,
     ],
 )
-def test_current_names_a_version_and_nothing_else(registry: Path, content: str) -> None:
+def test_current_must_name_a_version(registry: Path, content: str) -> None:
     (registry / CURRENT).write_text(content, encoding="utf-8")
     with pytest.raises(RegistryError, match="not a version such as"):
         resolve(registry)
@@ -65,20 +65,20 @@ def test_current_names_a_version_and_nothing_else(registry: Path, content: str) 
         deploy.load(registry)
 
 
-def test_current_leads_to_a_folder_of_the_registry(
+def test_current_must_name_a_folder_of_the_registry(
     registry: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (registry / CURRENT).write_text("v0.0.3\n")
-    with pytest.raises(RegistryError, match=r"v0\.0\.3, which is no folder.*simclr release promote v0\.0\.3"):
+    with pytest.raises(RegistryError, match=r"v0\.0\.3, which is not a folder.*simclr release promote v0\.0\.3"):
         resolve(registry)
     (registry / "v0.0.3").symlink_to(bundle)
-    with pytest.raises(RegistryError, match="no folder"):
+    with pytest.raises(RegistryError, match="not a folder"):
         resolve(registry)
     assert main(["info", str(registry)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_without_current_it_says_what_to_do(registry: Path, tmp_path: Path) -> None:
+def test_a_registry_without_current_is_refused_with_advice(registry: Path, tmp_path: Path) -> None:
     (registry / CURRENT).unlink()
     with pytest.raises(RegistryError, match="simclr release promote"):
         resolve(registry)

@@ -1,4 +1,4 @@
-"""The session runs where and with as many threads as it was told."""
+"""The session uses the requested threads and execution providers."""
 
 import math
 import os
@@ -25,7 +25,7 @@ def tree(root: Path, files: dict[str, str]) -> Path:
         ({}, math.inf),
         ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"}, math.inf),
         ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "150000 100000\n"}, 1.5),
-        # The strictest of a group and its parents counts.
+        # The smallest quota of a group and its parents applies.
         (
             {
                 "proc/self/cgroup": "0::/pod/app\n",
@@ -94,11 +94,11 @@ def test_a_provider_that_is_not_installed_is_an_error(bundle: Path) -> None:
 def test_a_silent_fall_back_to_another_provider_is_an_error(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = ("CUDAExecutionProvider", "CPUExecutionProvider")
 
-    class Fallen(onnxruntime.InferenceSession):
+    class FallBack(onnxruntime.InferenceSession):
         def __init__(self, model: bytes, options: object, providers: object, **rest: object) -> None:
             super().__init__(model, options, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(asked))
-    monkeypatch.setattr(onnxruntime, "InferenceSession", Fallen)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", FallBack)
     with pytest.raises(ProviderError, match=r"asked for .*CUDA.* got .*CPU"):
         load(bundle, providers=asked)

@@ -1,4 +1,4 @@
-"""One detached signature of the manifest, by OpenSSH as the docstring of ``deploy.bundle`` says, covers every file."""
+"""One detached OpenSSH signature of the manifest, as the docstring of ``deploy.bundle`` shows, covers every file."""
 
 import re
 import subprocess
@@ -17,7 +17,7 @@ def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def commands(bundle: Path) -> list[str]:
-    """The documented commands with a key made here."""
+    """The documented commands, with a new key."""
     folder = bundle.parent
     assert shell("ssh-keygen -q -t ed25519 -N '' -C release -f key", folder).returncode == 0
     (folder / "signers").write_text(f"release@example.org {(folder / 'key.pub').read_text()}")
@@ -33,7 +33,7 @@ def test_a_signed_bundle_verifies_and_a_changed_one_does_not(bundle: Path, comma
     good = shell(check, bundle.parent)
     assert good.returncode == 0, good.stderr
     assert "release@example.org" in good.stdout
-    verify(bundle)  # the signature lies beside the bundle, which is as it was published
+    verify(bundle)  # the signature is next to the bundle, so the bundle is unchanged
 
     manifest = (bundle / MANIFEST).read_text()
     (bundle / "labels.json").write_text("[]")
@@ -43,7 +43,7 @@ def test_a_signed_bundle_verifies_and_a_changed_one_does_not(bundle: Path, comma
     assert shell(check, bundle.parent).returncode != 0
 
 
-def test_the_signature_of_somebody_else_is_refused(bundle: Path, commands: list[str]) -> None:
+def test_the_signature_of_another_key_is_refused(bundle: Path, commands: list[str]) -> None:
     sign, check = commands
     shell("ssh-keygen -q -t ed25519 -N '' -C other -f other", bundle.parent)
     assert shell(sign.replace("-f key", "-f other"), bundle.parent).returncode == 0

@@ -1,4 +1,4 @@
-"""The exported model says of itself what its ONNX file says, and its README's client gets the bundle's vectors."""
+"""The exported configuration matches the ONNX file, and the client in the README gets the vectors of the bundle."""
 
 import re
 import sys
@@ -22,7 +22,7 @@ from deploy.errors import ArgumentError
 from deploy.triton import export_triton
 from tests.deploy.conftest import DIM, SIZE, encoded, make_bundle, make_card, make_model, noise
 
-# The part of model_config.proto that is used; a list where a field is repeated.
+# The used part of model_config.proto; a repeated field is a list.
 TENSOR = {"name": str, "data_type": "name", "dims": [int]}
 FIELDS: dict[str, Any] = {
     "name": str,
@@ -36,7 +36,7 @@ FIELDS: dict[str, Any] = {
 
 
 def parse(text: str) -> dict[str, Any]:
-    """Protobuf's text format as far as FIELDS go; anything else is a fault."""
+    """Parse protobuf's text format with the fields in FIELDS; everything else is an error."""
     tokens = re.findall(r'"(?:[^"\\]|\\.)*"|[\w-]+|[^\s\w]', re.sub(r"(?m)^#.*$", "", text))
     stream = iter([*tokens, "end"])
     message = _message(stream, FIELDS, "end")
@@ -77,10 +77,10 @@ def _value(stream: Iterator[str], kind: Any, token: str) -> Any:
 
 
 def signature(model: Path) -> list[tuple[str, int, list[str | int]]]:
-    """Name, element type and dimensions of input and output, read by ONNX's own library."""
+    """Return name, element type and dimensions of input and output, read with the library of ONNX."""
     graph = onnx.load(model).graph
     tensors = [(value.name, value.type.tensor_type) for value in (*graph.input, *graph.output)]
-    return [(name, one.elem_type, [d.dim_param or d.dim_value for d in one.shape.dim]) for name, one in tensors]
+    return [(name, kind.elem_type, [d.dim_param or d.dim_value for d in kind.shape.dim]) for name, kind in tensors]
 
 
 def with_variant(name: str) -> Bundle:
@@ -90,16 +90,16 @@ def with_variant(name: str) -> Bundle:
     return replace(whole, variants={name: Variant(whole.model, whole.golden_vectors, tolerance)})
 
 
-def test_the_configuration_says_what_the_graph_says(bundle: Path, tmp_path: Path) -> None:
+def test_the_configuration_matches_the_graph(bundle: Path, tmp_path: Path) -> None:
     model = export_triton(bundle, tmp_path / "models")
-    assert model == tmp_path / "models" / "mean-colour"
+    assert model == tmp_path / "models" / "mean-color"
     verify(model)
     assert (model / "1" / "model.onnx").read_bytes() == (bundle / MODEL).read_bytes()
     (source, uint8, source_dims), (target, float32, target_dims) = signature(model / "1" / "model.onnx")
     assert (uint8, float32) == (onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT)
     assert source_dims == ["batch", SIZE, SIZE, 3]
     assert parse((model / "config.pbtxt").read_text()) == {
-        "name": "mean-colour",
+        "name": "mean-color",
         "platform": "onnxruntime_onnx",
         "max_batch_size": 64,
         "input": [{"name": source, "data_type": "TYPE_UINT8", "dims": source_dims[1:]}],
@@ -118,7 +118,7 @@ def test_the_reader_finds_faults(fault: str) -> None:
 
 
 @pytest.mark.parametrize(("variant", "kind", "level"), [("int8", "KIND_CPU", None), ("fp16", "KIND_GPU", 1)])
-def test_a_variant_runs_where_it_is_meant_to(
+def test_each_variant_runs_on_its_device(
     publish_bundle: Callable[[Bundle], Path], tmp_path: Path, variant: str, kind: str, level: int | None
 ) -> None:
     model = export_triton(publish_bundle(with_variant(variant)), tmp_path / "models", variant)
@@ -128,7 +128,7 @@ def test_a_variant_runs_where_it_is_meant_to(
 
 
 class InferInput:
-    """As tritonclient's; an array that does not fit its shape and type is refused."""
+    """Like tritonclient's: refuses an array that does not match its shape and type."""
 
     def __init__(self, name: str, shape: list[int], datatype: str) -> None:
         self.name, self.shape, self.datatype = name, shape, datatype
@@ -139,7 +139,7 @@ class InferInput:
 
 
 class Server:
-    """What Triton makes of an exported model; also its own client and its answer."""
+    """Stands in for Triton, its client and its answer."""
 
     def __init__(self, model: Path) -> None:
         self.config = parse((model / "config.pbtxt").read_text())
@@ -147,7 +147,7 @@ class Server:
 
     def infer(self, name: str, inputs: list[InferInput]) -> "Server":
         assert name == self.config["name"]
-        self.answer = self.session.run(None, {one.name: one.array for one in inputs})
+        self.answer = self.session.run(None, {tensor.name: tensor.array for tensor in inputs})
         return self
 
     def as_numpy(self, name: str) -> NDArray[np.float32]:
@@ -181,26 +181,24 @@ def test_a_name_in_the_graph_cannot_become_a_setting(publish_bundle: Callable[[B
 
 
 @pytest.mark.parametrize("name", ["../outside", "", ".hidden", "a/b", 'a"b', "a b", "a\n"])
-def test_a_name_that_is_no_folder_is_refused(
-    publish_bundle: Callable[[Bundle], Path], tmp_path: Path, name: str
-) -> None:
+def test_an_invalid_model_name_is_refused(publish_bundle: Callable[[Bundle], Path], tmp_path: Path, name: str) -> None:
     published = publish_bundle(make_bundle(make_card(name=name)))
-    with pytest.raises(ArgumentError, match="cannot be a model's"):
+    with pytest.raises(ArgumentError, match="is not a valid model name"):
         export_triton(published, tmp_path / "models")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle"]
 
 
-def test_what_cannot_be_done_is_said(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_reports_errors(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["export-triton", str(bundle), str(tmp_path / "models")]
     assert main([*command, "--variant", "int8"]) == 2
     assert capsys.readouterr().err == "error: variant='int8'; this bundle has fp32\n"
     assert main(command) == 0
-    assert capsys.readouterr().out == f"{tmp_path / 'models' / 'mean-colour'}\n"
+    assert capsys.readouterr().out == f"{tmp_path / 'models' / 'mean-color'}\n"
     assert main(command) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
-def test_nothing_is_left_when_the_export_fails(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_export_leaves_no_files(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIMCLR_FAILPOINT", "artifact.rename:enospc")
     with pytest.raises(OSError, match="No space left"):
         export_triton(bundle, tmp_path / "models")

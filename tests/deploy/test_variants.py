@@ -1,4 +1,4 @@
-"""A variant is loaded when it is asked for, names itself, and is held to its own golden vectors."""
+"""A variant is loaded on request, has its own id, and is compared with its own golden vectors."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +22,7 @@ from deploy.errors import (
 )
 from tests.deploy.conftest import MIXING, make_bundle, make_card, make_model, noise
 
-ROUGH = np.round(MIXING, 1)  # stands for what rounding the weights does
+ROUGH = np.round(MIXING, 1)  # stands in for quantized weights
 TOLERANCE = {"cosine_min": 0.9999, "max_abs": 1e-3}
 
 
@@ -50,7 +50,7 @@ def test_each_variant_runs_its_own_graph(directory: Path) -> None:
     assert rough.verify().cosine_min > 0.999999
 
 
-def test_the_default_is_exact(directory: Path) -> None:
+def test_the_default_is_fp32(directory: Path) -> None:
     assert deploy.load(directory).info["runtime"]["variant"] == "fp32"
 
 
@@ -62,17 +62,17 @@ def test_the_id_names_the_variant(directory: Path) -> None:
         "threads": 0,
         "providers": ["CPUExecutionProvider"],
         "variant": "int8",
-        "reason": "asked for",
+        "reason": "requested",
     }
     assert list(rough.info["variants"]) == ["fp32", "int8"]
 
 
-def test_a_variant_that_is_not_there(directory: Path) -> None:
-    with pytest.raises(ArgumentError, match=r"variant='fp16'; this bundle has fp32, int8, and there is auto"):
+def test_a_missing_variant_is_refused(directory: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"variant='fp16'; this bundle has fp32, int8; or give auto"):
         deploy.load(directory, variant="fp16")
 
 
-def test_a_variant_is_held_to_its_own_golden_vectors(publish_bundle: Callable[[Bundle], Path]) -> None:
+def test_a_variant_is_compared_with_its_own_golden_vectors(publish_bundle: Callable[[Bundle], Path]) -> None:
     drifted = with_variants("int8", golden_vectors=make_bundle().golden_vectors)
     directory = publish_bundle(drifted)
     deploy.load(directory, variant="fp32").verify()
@@ -98,7 +98,9 @@ def test_any_byte_changed_in_a_variant_is_refused(directory: Path) -> None:
     ],
     ids=["shape", "type"],
 )
-def test_golden_vectors_that_do_not_fit(change: dict[str, Any], publish_bundle: Callable[[Bundle], Path]) -> None:
+def test_golden_vectors_of_another_shape_or_type_are_refused(
+    change: dict[str, Any], publish_bundle: Callable[[Bundle], Path]
+) -> None:
     with pytest.raises(BundleFormatError, match=r"golden/vectors\.int8\.npy is float"):
         read_bundle(publish_bundle(with_variants("int8", **change)))
 
@@ -114,7 +116,9 @@ def test_golden_vectors_that_do_not_fit(change: dict[str, Any], publish_bundle: 
     ],
     ids=str,
 )
-def test_a_card_that_contradicts_the_files(variants: object, publish_bundle: Callable[[Bundle], Path]) -> None:
+def test_a_card_that_contradicts_the_files_is_refused(
+    variants: object, publish_bundle: Callable[[Bundle], Path]
+) -> None:
     whole = with_variants("int8")
     with pytest.raises(BundleFormatError):
         read_bundle(publish_bundle(replace(whole, card=whole.card | {"variants": variants})))
@@ -124,7 +128,7 @@ def test_the_policy_and_the_interface_hold_for_every_variant(publish_bundle: Cal
     wrong = make_model(make_card(), input_size=9).SerializeToString()
     with pytest.raises(BundleInterfaceError, match=r"bundle\.json says"):
         deploy.load(publish_bundle(with_variants("int8", model=wrong)), variant="int8")
-    with pytest.raises(BundleFormatError, match="mean-colour, int8: "):
+    with pytest.raises(BundleFormatError, match="mean-color, int8: "):
         deploy.load(publish_bundle(with_variants("int8", model=b"no graph")), variant="int8")
 
 
@@ -153,7 +157,7 @@ def test_auto_follows_processor_and_provider(
     assert reason in why
 
 
-def test_auto_on_this_machine_is_one_of_the_bundle(directory: Path) -> None:
+def test_auto_chooses_a_variant_of_the_bundle_on_this_machine(directory: Path) -> None:
     runtime = deploy.load(directory, variant="auto", threads=1).info["runtime"]
     assert runtime["variant"] == ("int8" if processor.int8_instruction() else "fp32")
     assert runtime["reason"].startswith("auto: this processor")
@@ -179,7 +183,7 @@ def test_flags_of_linux(text: str, expected: str | None, tmp_path: Path) -> None
     assert processor.int8_instruction(tmp_path / "cpuinfo") == expected
 
 
-def test_a_system_that_does_not_say(tmp_path: Path) -> None:
+def test_a_system_without_cpuinfo_reports_no_instruction(tmp_path: Path) -> None:
     assert processor.int8_instruction(tmp_path / "absent") is None
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from deploy.images.preprocess import canonicalise, decode, open_image
+from deploy.images.preprocess import canonicalize, decode, open_image
 from pipeline import prepare
 from pipeline.errors import GateError
 from pipeline.ingest.ingest import ingest
@@ -32,7 +32,7 @@ def accept(workspace: Workspace, passed: bool = True, without: set[str] = frozen
             "path": seen.path,
             "split": seen.split,
             "label": seen.label,
-            "operations": canonicalise(open_image(image.data))[1],
+            "operations": canonicalize(open_image(image.data))[1],
         }
         for image in read_batches(workspace.raw)
         for seen in image.occurrences[:1]

@@ -34,7 +34,7 @@ class Facts:
     trailing_bytes: int | None = None  # behind the end that the container declares
     stream_fault: str | None = None  # what a strict decoder says of a JPEG that a tolerant one reads without a word
     flat_tail: float | None = None  # share of the height, from below, that is one mid gray: what a cut JPEG leaves
-    operations: list[str] = field(default_factory=list)  # what ``deploy.images.preprocess.canonicalise`` did
+    operations: list[str] = field(default_factory=list)  # what ``deploy.images.preprocess.canonicalize`` did
     pixel_hash: str | None = None  # 128 bits, of the canonical pixels and their shape
     phash: int | None = None  # 64 bits of the low frequencies of brightness; equal or nearly so for near copies
     dhash: int | None = None  # 64 bits, whether brightness falls from each of 9 x 8 cells to its right neighbour

@@ -16,7 +16,7 @@ from PIL import Image, ImageChops, ImageFile, TiffImagePlugin
 
 from deploy.errors import ImageError
 from deploy.images.image_faults import PARSER_FAULTS, naming_faults
-from deploy.images.preprocess import canonicalise, open_image
+from deploy.images.preprocess import canonicalize, open_image
 from pipeline.validation.probe.checksums import check
 from pipeline.validation.probe.container import sniff, trailing_bytes
 from pipeline.validation.probe.facts import Facts
@@ -52,7 +52,7 @@ def probe(data: bytes, max_megabytes: float = 50.0, max_megapixels: float = 80.0
         image = open_image(data, int(max_megapixels * 1e6))
         with naming_faults(data):
             known |= _header(image, data)
-        canonical, operations = canonicalise(image)
+        canonical, operations = canonicalize(image)
         check(image, data)
         known |= {
             "decodes": True,
@@ -115,7 +115,7 @@ def thumbnail(data: bytes, max_megapixels: float = 80.0) -> dict[str, Any] | Non
     """Reduced pixels for ``thumbnails.read``; None when there are none. A damaged file shows what it has."""
     ImageFile.LOAD_TRUNCATED_IMAGES = True
     try:
-        image, _ = canonicalise(open_image(data, int(max_megapixels * 1e6)))
+        image, _ = canonicalize(open_image(data, int(max_megapixels * 1e6)))
     except ImageError:
         return None
     finally:
@@ -161,7 +161,7 @@ def _frames(image: Image.Image) -> int:
         try:
             return int(getattr(image, "n_frames", 1))
         except PARSER_FAULTS:
-            return 1  # damaged behind the first frame, which canonicalise will judge
+            return 1  # damaged behind the first frame, which canonicalize will judge
 
 
 def _metadata(image: Image.Image, data: bytes) -> dict[str, bool | int]:

@@ -46,7 +46,7 @@ CONVERSIONS = {
     "alpha_on_white": "transparent parts laid on white",
     "exif_transpose": "turned upright, as the file says",
 }
-"""What ``deploy.images.preprocess.canonicalise`` does to an image on its way."""
+"""What ``deploy.images.preprocess.canonicalize`` does to an image on its way."""
 
 
 def summary(manifest: pl.DataFrame, outcomes: Sequence[Outcome], drift: Drift) -> dict[str, Any]:

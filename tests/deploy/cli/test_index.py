@@ -60,7 +60,7 @@ def test_search_prints_json(bundle: Path, index: Path, photos: Path, capsys: pyt
     record = json.loads(out)
     assert (code, record["path"]) == (0, str(photos / "más/c\n.png"))
     assert record["neighbours"][0] == {"id": record["path"], "score": 1.0}
-    scores = [neighbour["score"] for neighbour in record["neighbours"]]
+    scores = [neighbor["score"] for neighbor in record["neighbours"]]
     assert len(scores) == 4
     assert scores == sorted(scores, reverse=True)
 
@@ -80,7 +80,7 @@ def test_index_of_embeddings_and_of_another_index(
     assert (code, err) == (0, f"{index}: 1 vectors\n")
 
 
-def test_images_that_cannot_be_read_are_named_and_the_others_done(
+def test_unreadable_images_are_named_and_the_others_are_indexed(
     bundle: Path, index: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (photos / "bad.png").write_bytes(b"<html>")
@@ -97,7 +97,7 @@ def test_images_that_cannot_be_read_are_named_and_the_others_done(
 def test_duplicates(index: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "duplicates", index, "--threshold", 0.999999)
     assert (code, out) == (0, f"1.0000  {photos}/b.png  {photos}/copy of b.png\n")
-    assert err == "1 pairs with a cosine of 0.999999 or more\n"
+    assert err == "1 pairs with a cosine of at least 0.999999\n"
     _, out, _ = run(capsys, "duplicates", index, "--threshold", 0.999999, "--json")
     assert json.loads(out) == {"ids": [f"{photos}/b.png", f"{photos}/copy of b.png"], "cosine": 1.0}
 
@@ -119,7 +119,7 @@ def test_few_shot(bundle: Path, examples: Path, tmp_path: Path, capsys: pytest.C
     (tmp_path / "query.png").write_bytes(encoded(query))
     code, out, err = run(capsys, "few-shot", bundle, examples, tmp_path / "query.png")
     assert code == 0
-    assert err.startswith("8 examples of 2 classes; right when left out, one at a time: class_mean 100%, knn 100%")
+    assert err.startswith("8 examples of 2 classes; leave-one-out accuracy: class_mean 100%, knn 100%")
     share, label, path = out.split()
     assert (label, path, float(share) > 0.5) == ("blue", str(tmp_path / "query.png"), True)
     _, out, _ = run(capsys, "few-shot", bundle, examples, tmp_path / "query.png", "--json")
@@ -134,7 +134,7 @@ def test_export_index(index: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         assert (tmp_path / store).stat().st_size > 0
 
 
-def test_what_cannot_be_done_is_one_line_and_exit_2(
+def test_errors_are_one_line_and_exit_2(
     bundle: Path,
     index: Path,
     photos: Path,
@@ -152,7 +152,7 @@ def test_what_cannot_be_done_is_one_line_and_exit_2(
         (("index", bundle, out), "give either images, or --from"),
         (("index", bundle, out, photos, "--from", index), "give either images, or --from"),
         (("index", bundle, out, tmp_path / "none"), "no such file or folder"),
-        (("index", bundle, index, photos), "exists already"),
+        (("index", bundle, index, photos), "already exists"),
         (("index", bundle, out, "--from", photos), "MANIFEST.sha256"),
         (("index", bundle, out, "--from", index, index), "is given twice"),
         (("index", bundle, out, photos, "--approximate"), "pip install 'simclr-pipeline[search]'"),
@@ -162,7 +162,7 @@ def test_what_cannot_be_done_is_one_line_and_exit_2(
         (("duplicates", index, "--threshold", 2), "threshold=2.0"),
         (("few-shot", bundle, tmp_path / "none", photos), "no such folder"),
         (("few-shot", bundle, tmp_path / "one", photos), "given 1 class"),
-        (("export-index", index, "qdrant", photos), "exists already"),
+        (("export-index", index, "qdrant", photos), "already exists"),
     ]
     for arguments, message in cases:
         code, printed, err = run(capsys, *arguments)

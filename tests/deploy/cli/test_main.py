@@ -1,4 +1,4 @@
-"""The command line: outputs that other programs read, one-line errors, exit codes."""
+"""The command line: machine-readable output, one-line errors, exit codes."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ from tests.deploy.conftest import DIM, SIZE, embedding_of, encoded, make_bundle,
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Three images in nested folders, and files that are none."""
+    """Three images in nested folders, and a file that is not an image."""
     folder = tmp_path / "photos"
     (folder / "späte Ernte").mkdir(parents=True)
     (folder / "b.png").write_bytes(encoded(noise(1)))
@@ -52,7 +52,7 @@ def test_info_prints_json(bundle: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_verify(bundle: Path, publish_bundle: Callable[[Bundle], Path], capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "verify", bundle)
     assert code == 0
-    assert out.startswith("ok: mean-colour")
+    assert out.startswith("ok: mean-color")
     whole = make_bundle()
     publish_bundle(replace(whole, golden_vectors=-whole.golden_vectors))
     code, out, err = run(capsys, "verify", bundle)
@@ -108,7 +108,7 @@ def test_embed_reports_what_failed_and_keeps_the_rest(
     assert len((tmp_path / "out" / "ids.csv").read_text().splitlines()) == 1 + 3  # one name holds a newline
 
 
-def test_an_interrupted_embedding_goes_on_with_the_same_command(
+def test_the_same_command_resumes_an_interrupted_embedding(
     bundle: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("deploy.folders.unfinished.PART_FILES", 1)
@@ -117,11 +117,11 @@ def test_an_interrupted_embedding_goes_on_with_the_same_command(
         patch.setattr("deploy.cli.main.Progress", lambda total, stream: interrupt_after_one)
         code, _, err = run(capsys, *command)
     assert code == 130
-    assert err == "error: interrupted; the same command goes on where this one stopped\n"
+    assert err == "error: interrupted; run the same command again to continue\n"
     assert not (tmp_path / "out").exists()
     code, _, err = run(capsys, *command)
     assert code == 0
-    assert err.startswith("1 of 3 files were done by an interrupted run; going on from there\n")
+    assert err.startswith("an interrupted run embedded 1 of 3 files; continuing from there\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "out", "photos"]
 
 
@@ -130,14 +130,14 @@ def interrupt_after_one(done: int) -> None:
         raise KeyboardInterrupt
 
 
-def test_an_interruption_elsewhere_keeps_nothing(
+def test_an_interruption_of_another_command_writes_no_output(
     bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("deploy.cli.main.load", interrupt)
-    assert run(capsys, "verify", bundle) == (130, "", "error: interrupted; nothing was kept\n")
+    assert run(capsys, "verify", bundle) == (130, "", "error: interrupted; no output was written\n")
 
 
 def test_classify_prints_a_json_line_for_each_image(
@@ -171,7 +171,7 @@ def test_unusable_arguments_are_one_line_and_exit_2(
         (("info", photos), "MANIFEST.sha256"),
         (("embed", bundle, tmp_path / "none", "-o", tmp_path / "o"), "no such file or folder"),
         (("embed", bundle, tmp_path / "empty", "-o", tmp_path / "o"), "no image found"),
-        (("embed", bundle, photos, "-o", photos), "exists already"),
+        (("embed", bundle, photos, "-o", photos), "already exists"),
         (("embed", bundle, photos, "-o", tmp_path / "o", "--batch-size", 0), "batch_size=0"),
         (("embed", bundle, photos, "-o", photos / "b.png" / "o"), "b.png"),
         (("classify", bundle, photos, "--top", 0), "top_k=0"),
@@ -233,10 +233,10 @@ def test_bench_prints_a_table_or_json(bundle: Path, capsys: pytest.CaptureFixtur
     code, out, err = run(capsys, "bench", bundle, "--seconds", 0.01, "--threads", 1, "--json")
     assert (code, err) == (0, "")
     report = json.loads(out)
-    assert (report["name"], report["threads"], report["variant"]) == ("mean-colour", 1, "fp32")
+    assert (report["name"], report["threads"], report["variant"]) == ("mean-color", 1, "fp32")
     code, out, _ = run(capsys, "bench", bundle, "--seconds", 0.01)
     assert code == 0
-    for part in ("mean-colour, fp32", "p50", "p95", "p99", "images/s", "MB", "CPUExecutionProvider"):
+    for part in ("mean-color, fp32", "p50", "p95", "p99", "images/s", "MB", "CPUExecutionProvider"):
         assert part in out
 
 

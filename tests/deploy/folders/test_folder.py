@@ -1,4 +1,4 @@
-"""Embedding a folder survives every kind of end, and ends in the bytes of a run that was never stopped."""
+"""Embedding a folder survives every kind of interruption, and gives the same bytes as an uninterrupted run."""
 
 import json
 import os
@@ -65,8 +65,8 @@ def content(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
-def stopped(encoder: Encoder, photos: Path, out: Path, after: int = 8, batch_size: int = BATCH) -> None:
-    """An embedding that is interrupted when ``after`` files are done."""
+def start_and_interrupt(encoder: Encoder, photos: Path, out: Path, after: int = 8, batch_size: int = BATCH) -> None:
+    """Start embedding, and interrupt it when ``after`` files are done."""
 
     def interrupt(done: int) -> None:
         if done > after:
@@ -77,12 +77,12 @@ def stopped(encoder: Encoder, photos: Path, out: Path, after: int = 8, batch_siz
 
 
 def finish(encoder: Encoder, photos: Path, out: Path, **options: object) -> tuple[list[int], list[str]]:
-    """Embed to the end; the numbers that progress was told, and the notices."""
-    told, notices = list[int](), list[str]()
+    """Embed to the end; return the numbers that progress received, and the notices."""
+    reported, notices = list[int](), list[str]()
     files = image_files([photos])
     options = {"batch_size": BATCH} | options
-    assert embed_files(encoder, files, out, progress=told.append, notice=notices.append, **options) == len(BAD)
-    return told, notices
+    assert embed_files(encoder, files, out, progress=reported.append, notice=notices.append, **options) == len(BAD)
+    return reported, notices
 
 
 @pytest.mark.parametrize(
@@ -106,36 +106,36 @@ def test_after_sigkill_the_same_command_gives_the_same_bytes(
     assert not out.exists()
     code, err = command(bundle, photos, out, format)
     assert code == 1  # some images are bad
-    assert (f"{done} of {FILES} files were done by an interrupted run" in err) == (done > 0)
+    assert (f"an interrupted run embedded {done} of {FILES} files" in err) == (done > 0)
     verify(out)
     assert content(out) == content(tmp_path / "whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "out", "photos", "whole"]
 
 
 @pytest.mark.parametrize("failpoint", ["artifact.renamed:kill", "folder.published:kill"])
-def test_a_kill_after_the_result_is_complete_costs_nothing(
+def test_a_kill_after_the_result_is_complete_loses_nothing(
     failpoint: str, bundle: Path, photos: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     assert command(bundle, photos, out, "npy", failpoint)[0] == -signal.SIGKILL
     verify(out)
     code, err = command(bundle, photos, out, "npy")
-    assert (code, "exists already" in err) == (2, True)
+    assert (code, "already exists" in err) == (2, True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "out", "photos"]
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_only_the_rest_is_embedded(encoder: Encoder, photos: Path, tmp_path: Path) -> None:
-    stopped(encoder, photos, tmp_path / "out")
-    told, _ = finish(encoder, photos, tmp_path / "out")
-    assert told == [8, *range(10, FILES, BATCH), FILES]
+def test_a_resumed_run_embeds_only_the_remaining_files(encoder: Encoder, photos: Path, tmp_path: Path) -> None:
+    start_and_interrupt(encoder, photos, tmp_path / "out")
+    reported, _ = finish(encoder, photos, tmp_path / "out")
+    assert reported == [8, *range(10, FILES, BATCH), FILES]
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_the_format_may_change_on_the_way(encoder: Encoder, photos: Path, tmp_path: Path) -> None:
-    stopped(encoder, photos, tmp_path / "out")
-    told, notices = finish(encoder, photos, tmp_path / "out", format="csv")
-    assert told[0] == 8
+def test_the_format_may_change_before_resuming(encoder: Encoder, photos: Path, tmp_path: Path) -> None:
+    start_and_interrupt(encoder, photos, tmp_path / "out")
+    reported, notices = finish(encoder, photos, tmp_path / "out", format="csv")
+    assert reported[0] == 8
     assert len(notices) == 1
     finish(encoder, photos, tmp_path / "whole", format="csv")
     assert content(tmp_path / "out") == content(tmp_path / "whole")
@@ -155,26 +155,26 @@ def touched_file(photos: Path) -> None:
 
 @pytest.mark.parametrize("change", [another_file, a_file_less, touched_file, "bundle", "raw", "batch_size"])
 @pytest.mark.usefixtures("small_parts")
-def test_another_request_begins_anew_and_says_so(
+def test_another_request_starts_over_with_a_notice(
     change: Callable[[Path], None] | str,
     encoder: Encoder,
     photos: Path,
     publish_bundle: Callable[[Bundle], Path],
     tmp_path: Path,
 ) -> None:
-    stopped(encoder, photos, tmp_path / "out")
+    start_and_interrupt(encoder, photos, tmp_path / "out")
     options = {"raw": {"normalize": False}, "batch_size": {"batch_size": 3}}.get(str(change), {})
     if change == "bundle":
         encoder = deploy.load(publish_bundle(make_bundle(make_card(name="another"))), threads=1)
     elif callable(change):
         change(photos)
     notices, options = list[str](), {"batch_size": BATCH} | options
-    told = list[int]()
+    reported = list[int]()
     files = image_files([photos])
-    embed_files(encoder, files, tmp_path / "out", progress=told.append, notice=notices.append, **options)
-    assert told[0] == 0
+    embed_files(encoder, files, tmp_path / "out", progress=reported.append, notice=notices.append, **options)
+    assert reported[0] == 0
     assert len(notices) == 1
-    assert "beginning anew" in notices[0]
+    assert "starting over" in notices[0]
     embed_files(encoder, files, tmp_path / "whole", **options)
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
@@ -195,7 +195,7 @@ def test_two_processes_do_not_write_the_same_directory(encoder: Encoder, photos:
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_a_full_disk_costs_nothing_that_was_done(
+def test_a_full_disk_keeps_the_finished_parts(
     encoder: Encoder, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("deploy.failpoint._reached", type(deploy.failpoint._reached)())
@@ -208,12 +208,12 @@ def test_a_full_disk_costs_nothing_that_was_done(
 
 @pytest.mark.usefixtures("small_parts")
 def test_a_damaged_part_is_named_and_only_it_is_lost(encoder: Encoder, photos: Path, tmp_path: Path) -> None:
-    stopped(encoder, photos, tmp_path / "out", after=FILES - 1)
+    start_and_interrupt(encoder, photos, tmp_path / "out", after=FILES - 1)
     part = next(tmp_path.glob(".out.unfinished-*/*04-*08.npz"))
     data = bytearray(part.read_bytes())
     data[data.index(np.load(part)["vectors"].tobytes())] ^= 1
     part.write_bytes(data)
-    with pytest.raises(CorruptArtifactError, match=r"04-0+8\.npz: damaged .*remove it and give the same command again"):
+    with pytest.raises(CorruptArtifactError, match=r"04-0+8\.npz: damaged .*remove it and run the same command again"):
         finish(encoder, photos, tmp_path / "out")
     part.unlink()
     finish(encoder, photos, tmp_path / "out")
@@ -221,11 +221,11 @@ def test_a_damaged_part_is_named_and_only_it_is_lost(encoder: Encoder, photos: P
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
-def test_a_slow_encoder_saves_its_work_by_the_clock(
+def test_a_slow_encoder_saves_a_part_after_some_seconds(
     encoder: Encoder, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(unfinished, "PART_SECONDS", 0.0)
-    stopped(encoder, photos, tmp_path / "out", after=6)
+    start_and_interrupt(encoder, photos, tmp_path / "out", after=6)
     assert finish(encoder, photos, tmp_path / "out")[0][0] == 6
 
 
@@ -267,7 +267,7 @@ def test_row_groups_do_not_depend_on_how_rows_arrive(sizes: list[int], tmp_path:
     assert all(rows == ROW_GROUP for rows in groups[:-1])
 
 
-def test_what_parquet_cannot_do_is_said_before_the_work(
+def test_problems_with_parquet_are_reported_before_the_work(
     encoder: Encoder, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (photos / os.fsdecode(b"f\xe9v.png")).write_bytes(encoded(noise(1)))

@@ -1,4 +1,4 @@
-"""Progress tells rate and time left, as often as its reader wants."""
+"""Progress shows rate and time left, at intervals that suit a terminal or a log file."""
 
 import io
 

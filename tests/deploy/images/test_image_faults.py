@@ -1,4 +1,4 @@
-"""What cannot be read is refused with a reason and a way out, before it costs much time or memory."""
+"""An unreadable file is refused with a reason and a remedy, before it costs much time or memory."""
 
 import io
 import struct
@@ -38,7 +38,7 @@ from tests.deploy.conftest import RGB, chunk, encoded, noise, png
         (encoded(RGB).replace(b"IDAT", b"IDAT!")[:-1], "corrupt"),
     ],
 )
-def test_unreadable_files_have_a_reason_and_a_way_out(data: bytes, reason: str) -> None:
+def test_unreadable_files_have_a_reason(data: bytes, reason: str) -> None:
     with pytest.raises(ImageError) as refused:
         decode(data)
     assert refused.value.reason == reason
@@ -58,10 +58,10 @@ def test_a_fully_transparent_image_is_refused() -> None:
 
 
 def cut_files() -> dict[str, bytes]:
-    """Files without what their headers point to."""
+    """Make files that lack the data that their headers refer to."""
     bmp, big = encoded(RGB, "BMP"), encoded(RGB, "TIFF", big_tiff=True)
     raw, lzw = encoded(RGB, "TIFF"), encoded(RGB, "TIFF", compression="tiff_lzw")
-    tags = {256: 13, 257: 9, 258: 8, 259: 5, 262: 1, 273: 98, 279: 500}  # LZW; a strip behind its directory
+    tags = {256: 13, 257: 9, 258: 8, 259: 5, 262: 1, 273: 98, 279: 500}  # LZW; a strip after its directory
     directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
     return {f"bmp {length}": bmp[:length] for length in (10, 14, 20, 53)} | {
         "directory": lzw[: int.from_bytes(lzw[4:8], "little") + 30],
@@ -72,12 +72,12 @@ def cut_files() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", cut_files())
-def test_what_a_header_points_to_is_missing(name: str) -> None:
+def test_a_file_shorter_than_its_header_declares_is_truncated(name: str) -> None:
     assert outcome(cut_files()[name]) == "truncated"
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP", "BMP", "TIFF"])
-def test_messages_hold_nothing_of_the_process(format: str) -> None:
+def test_messages_contain_no_memory_address(format: str) -> None:
     data, messages = encoded(RGB, format), set()
     for position in range(12, 60):
         try:
@@ -88,26 +88,26 @@ def test_messages_hold_nothing_of_the_process(format: str) -> None:
     assert not [message for message in messages if " at 0x" in message or "()" in message]
 
 
-def test_a_fault_without_words_is_named() -> None:
+def test_an_exception_without_a_message_is_reported_by_its_type() -> None:
     with pytest.raises(ImageError, match=r"\(AssertionError\)"), naming_faults(encoded(RGB)):
         raise AssertionError
     with pytest.raises(ImageError, match=r"\(no picture in\)"), naming_faults(encoded(RGB)):
         raise ValueError(f"no picture in {io.BytesIO()!r}")
 
 
-@pytest.mark.parametrize("side", [9000, 9500, 20_000])  # over our limit; where Pillow warns; where Pillow raises
+@pytest.mark.parametrize("side", [9000, 9500, 20_000])  # over our limit; Pillow warns; Pillow raises
 def test_too_many_pixels_are_refused_from_the_header(side: int) -> None:
     with pytest.raises(ImageError, match="smaller") as refused:
         open_image(png(1, 0, np.zeros((1, 1), np.uint8), size=(side, side)))
     assert refused.value.reason == "bomb"
     with pytest.raises(ImageError, match="over 100 pixels"):
         open_image(encoded(RGB), max_pixels=100)
-    with pytest.raises(ImageError, match="DOS attack"):  # Pillow's own limit is not raised by ours
+    with pytest.raises(ImageError, match="DOS attack"):  # our argument does not raise Pillow's own limit
         open_image(png(1, 0, np.zeros((1, 1), np.uint8), size=(9500, 9500)), max_pixels=100_000_000)
 
 
-@pytest.mark.parametrize("where", ["before", "behind"])
-def test_text_that_unpacks_to_megabytes_is_refused(where: str) -> None:
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_text_that_decompresses_to_megabytes_is_refused(where: str) -> None:
     text = chunk(b"zTXt", b"note\0\0" + zlib.compress(b"a" * 5_000_000))
     plain = encoded(RGB)
     data = plain[:33] + text + plain[33:] if where == "before" else plain[:-12] + text + plain[-12:]
@@ -117,7 +117,7 @@ def test_text_that_unpacks_to_megabytes_is_refused(where: str) -> None:
 
 
 def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded() -> None:
-    """Each scan makes the decoder go over the whole image; what lies behind the end is not part of it."""
+    """Each scan makes the decoder process the whole image; data after the end marker is not part of the image."""
     content = io.BytesIO()
     Image.new("L", (500, 500), 128).save(content, "JPEG", progressive=True)
     progressive = content.getvalue()

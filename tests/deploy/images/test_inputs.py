@@ -1,4 +1,4 @@
-"""Streams are read in order and in bounded memory, from as many threads as there are."""
+"""Streams are read in order and in bounded memory, with any number of threads."""
 
 import os
 import subprocess
@@ -47,7 +47,7 @@ def test_an_error_is_raised_in_its_place_and_ends_the_threads(workers: int) -> N
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("deploy-decode")]
 
 
-def test_many_streams_at_once_keep_apart(bundle: Path) -> None:
+def test_simultaneous_streams_do_not_mix(bundle: Path) -> None:
     encoder = deploy.load(bundle, threads=2)
 
     def stream(number: int) -> int:

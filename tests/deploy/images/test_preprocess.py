@@ -1,4 +1,4 @@
-"""Every kind of image against numbers computed by other means."""
+"""Compare every kind of image with independently computed numbers."""
 
 import io
 import struct
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from deploy.errors import ArgumentError
-from deploy.images.preprocess import Preprocessing, canonicalise, open_image
+from deploy.images.preprocess import Preprocessing, canonicalize, open_image
 from tests.deploy.conftest import RGB, chunk, encoded, noise, png
 
 
@@ -20,7 +20,7 @@ def save(image: Image.Image, format: str, **options: object) -> bytes:
 
 
 def convert(data: bytes) -> tuple[NDArray[np.uint8], list[str]]:
-    image, operations = canonicalise(open_image(data))
+    image, operations = canonicalize(open_image(data))
     assert image.mode == "RGB"
     assert image.info == {}
     assert not image.getexif()
@@ -71,7 +71,7 @@ def test_sixteen_bit_gray_is_scaled_and_not_clipped(format: str) -> None:
     assert operations == ["uint16_to_uint8", "gray_to_rgb"]
 
 
-def test_sixteen_bit_colour_keeps_its_high_bytes() -> None:
+def test_sixteen_bit_color_keeps_its_high_bytes() -> None:
     deep = np.random.default_rng(2).integers(0, 65536, (9, 13, 3)).astype(">u2")
     pixels, operations = convert(png(16, 2, deep))
     assert distance(pixels, deep // 256) == 0
@@ -104,7 +104,7 @@ def test_alpha_is_composited_on_white() -> None:
 
 def test_premultiplied_alpha_is_divided_out_first() -> None:
     image = Image.fromarray(np.dstack([RGB, np.full((9, 13), 128, np.uint8)])).convert("RGBa")
-    pixels = np.array(canonicalise(image)[0])
+    pixels = np.array(canonicalize(image)[0])
     assert distance(pixels, RGB * (128 / 255) + 255 * 127 / 255) <= 2
 
 
@@ -131,7 +131,7 @@ def test_palettes_with_and_without_transparency() -> None:
     assert distance(pixels, np.where((clear == GRAY)[..., None], 255, palette[GRAY])) == 0
 
 
-def test_a_transparent_colour_is_white() -> None:
+def test_a_transparent_color_becomes_white() -> None:
     pixels, operations = convert(save(Image.fromarray(RGB), "PNG", transparency=tuple(int(v) for v in RGB[2, 3])))
     expected = RGB.copy()
     expected[2, 3] = 255
@@ -142,7 +142,7 @@ def test_a_transparent_colour_is_white() -> None:
 @pytest.mark.parametrize("ink", [(0, 0, 0, 0), (255, 0, 0, 0), (0, 200, 100, 30), (0, 0, 0, 255)])
 def test_cmyk_jpeg_with_adobe_polarity(ink: tuple[int, int, int, int]) -> None:
     data = save(Image.new("CMYK", (16, 16), ink), "JPEG", quality=100)
-    assert b"Adobe" in data  # inks are stored inverted under this marker
+    assert b"Adobe" in data  # with this marker, inks are stored inverted
     pixels, operations = convert(data)
     expected = [(255 - channel) * (255 - ink[3]) / 255 for channel in ink[:3]]
     assert np.abs(pixels - expected).max() <= 3
@@ -197,7 +197,7 @@ def test_exif_orientation_is_undone(format: str, options: dict[str, object], ori
     assert operations == ([] if orientation == 1 else ["exif_transpose"])
 
 
-def test_exif_behind_the_pixels_of_a_png_counts() -> None:
+def test_exif_after_the_pixels_of_a_png_is_applied() -> None:
     exif = Image.Exif()
     exif[274] = 6
     plain = encoded(np.ascontiguousarray(TURNED[6]))
@@ -210,14 +210,14 @@ def test_exif_behind_the_pixels_of_a_png_counts() -> None:
 @pytest.mark.parametrize(
     "damage", [b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12"]
 )
-def test_a_broken_exif_block_is_ignored_in_silence(damage: bytes) -> None:
+def test_a_damaged_exif_block_is_silently_ignored(damage: bytes) -> None:
     pixels, operations = convert(encoded(RGB, "JPEG", exif=damage, quality=100, subsampling=0))
     assert distance(pixels, RGB) <= 4
     assert operations == []
 
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_of_several_frames_the_first_is_taken(format: str) -> None:
+def test_only_the_first_of_several_frames_is_used(format: str) -> None:
     first, second = Image.new("RGB", (8, 8), (200, 30, 30)), Image.new("RGB", (8, 8), (30, 30, 200))
     pixels, operations = convert(save(first, format, save_all=True, append_images=[second]))
     assert np.abs(pixels - [200, 30, 30]).max() <= 6
@@ -275,7 +275,7 @@ def test_profiles_that_do_not_apply_are_ignored() -> None:
         pixels, operations = convert(encoded(RGB, "PNG", icc_profile=profile))
         assert distance(pixels, RGB) == 0
         assert operations == []
-    pixels, operations = convert(encoded(GRAY, "PNG", icc_profile=matrix_profile()))  # a colour profile on gray
+    pixels, operations = convert(encoded(GRAY, "PNG", icc_profile=matrix_profile()))  # a color profile on gray
     assert distance(pixels[..., 0], GRAY) == 0
     assert operations == ["gray_to_rgb"]
 
@@ -284,8 +284,8 @@ def triangle_resize(values: NDArray[np.float64], size: int) -> NDArray[np.float6
     """Antialiased bilinear along axis 0: a triangle as wide as two output pixels (or input pixels, when enlarging)."""
     scale = len(values) / size
     reach = max(scale, 1.0)
-    centres = (np.arange(size) + 0.5) * scale
-    weights = np.maximum(0, 1 - np.abs(np.arange(len(values)) + 0.5 - centres[:, None]) / reach)
+    centers = (np.arange(size) + 0.5) * scale
+    weights = np.maximum(0, 1 - np.abs(np.arange(len(values)) + 0.5 - centers[:, None]) / reach)
     weights /= weights.sum(axis=1, keepdims=True)
     return np.tensordot(weights, values, axes=1)
 
@@ -312,14 +312,14 @@ def test_apply_is_resize_then_crop(shape: tuple[int, int], size: int, resize: in
     assert distance(Preprocessing(size, resize).apply(image), whole[top : top + size, left : left + size]) <= 1
 
 
-def test_an_image_that_fits_is_returned_as_it_is() -> None:
+def test_an_image_of_the_right_size_is_returned_unchanged() -> None:
     image = noise(10, 16, 16)
     assert Preprocessing(16, 16).apply(image) is image
 
 
 def test_a_long_strip_costs_no_memory() -> None:
     strip = np.tile(noise(11, 1, 1000), (1, 500, 1))
-    assert Preprocessing(224, 256).apply(strip).shape == (224, 224, 3)  # in full it would be 256 x 128,000,000
+    assert Preprocessing(224, 256).apply(strip).shape == (224, 224, 3)  # resized in full it would be 256 x 128,000,000
 
 
 def test_preprocessing_survives_json_and_refuses_nonsense() -> None:
@@ -327,5 +327,5 @@ def test_preprocessing_survives_json_and_refuses_nonsense() -> None:
     with pytest.raises(ArgumentError, match="size <= resize"):
         Preprocessing(28, 24)
     for fields in ({"size": 24}, {"size": 24, "resize": 24, "crop": 1}, {"size": 24.0, "resize": 24}):
-        with pytest.raises(ArgumentError, match="whole numbers size and resize"):
+        with pytest.raises(ArgumentError, match="integers size and resize"):
             Preprocessing.from_json(fields)

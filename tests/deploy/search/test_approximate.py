@@ -1,4 +1,4 @@
-"""Approximate search finds nearly all that exact search does, and what a graph cannot do is refused."""
+"""Approximate search finds nearly all neighbors, and refuses what a graph does not support."""
 
 import sys
 from pathlib import Path
@@ -8,20 +8,20 @@ import pytest
 
 from deploy.errors import ArgumentError, IndexFormatError, MissingExtraError
 from deploy.search.index import Index
-from tests.deploy.conftest import built, random_vectors, rewritten, saved
+from tests.deploy.conftest import build, random_vectors, rewrite, save_and_open
 
 
 @pytest.mark.slow
 def test_approximate_search_finds_nearly_all_of_20000_clustered_vectors(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
-    centres = random.standard_normal((200, 64))
+    centers = random.standard_normal((200, 64))
     vectors, queries = (
-        centres[random.integers(0, 200, rows)] + 0.7 * random.standard_normal((rows, 64)) for rows in (20_000, 300)
+        centers[random.integers(0, 200, rows)] + 0.7 * random.standard_normal((rows, 64)) for rows in (20_000, 300)
     )
-    index = saved(built(vectors), tmp_path / "index", approximate=True)
+    index = save_and_open(build(vectors), tmp_path / "index", approximate=True)
     assert index.info["approximate"]
     exact, fast = index.search(queries, 10), index.search(queries, 10, approximate=True)
-    recall = np.mean([len(set(one) & set(other)) / 10 for one, other in zip(exact.rows, fast.rows, strict=True)])
+    recall = np.mean([len(set(true) & set(found)) / 10 for true, found in zip(exact.rows, fast.rows, strict=True)])
     assert recall >= 0.95
     same = exact.rows == fast.rows
     assert np.array_equal(exact.scores[same], fast.scores[same]), "candidates are scored exactly"
@@ -30,22 +30,22 @@ def test_approximate_search_finds_nearly_all_of_20000_clustered_vectors(tmp_path
 
 def test_approximate_search_of_few_or_no_vectors_is_complete(tmp_path: Path) -> None:
     for count in (0, 1, 30):
-        index = saved(built(random_vectors(count)), tmp_path / str(count), approximate=True)
+        index = save_and_open(build(random_vectors(count)), tmp_path / str(count), approximate=True)
         for queries in (random_vectors(0), random_vectors(1, seed=1), random_vectors(4, seed=1)):
             found, expected = index.search(queries, 40, approximate=True), index.search(queries, 40)
             assert found.ids == expected.ids
             assert np.array_equal(found.scores, expected.scores)
 
 
-def test_what_a_graph_cannot_do_is_refused(tmp_path: Path) -> None:
-    index = saved(built(random_vectors(20)), tmp_path / "index", approximate=True)
+def test_unsupported_searches_and_damaged_graphs_are_refused(tmp_path: Path) -> None:
+    index = save_and_open(build(random_vectors(20)), tmp_path / "index", approximate=True)
     with pytest.raises(ArgumentError, match="a mask needs exact search"):
         index.search(random_vectors(1), mask=np.ones(20, np.bool_), approximate=True)
-    with pytest.raises(ArgumentError, match="needs vectors of one length: choose cosine"):
-        built(random_vectors(3), metric="inner_product").save(tmp_path / "inner", approximate=True)
-    other = saved(built(random_vectors(30)), tmp_path / "other", approximate=True)
+    with pytest.raises(ArgumentError, match="needs vectors of equal length: choose cosine"):
+        build(random_vectors(3), metric="inner_product").save(tmp_path / "inner", approximate=True)
+    other = save_and_open(build(random_vectors(30)), tmp_path / "other", approximate=True)
     for content in (b"no graph", (tmp_path / "other" / "neighbours.usearch").read_bytes()):
-        rewritten(tmp_path / "index", "neighbours.usearch", content)
+        rewrite(tmp_path / "index", "neighbours.usearch", content)
         opened = Index.open(tmp_path / "index")
         assert len(opened.search(random_vectors(1)).ids[0]) == 10, "exact search needs no graph"
         with pytest.raises(IndexFormatError, match="build the index again"):
@@ -54,7 +54,7 @@ def test_what_a_graph_cannot_do_is_refused(tmp_path: Path) -> None:
 
 
 def test_without_usearch_only_approximate_search_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    saved(built(random_vectors(20)), tmp_path / "index", approximate=True)
+    save_and_open(build(random_vectors(20)), tmp_path / "index", approximate=True)
     for name in ("usearch", "usearch.index"):
         monkeypatch.setitem(sys.modules, name, None)
     opened = Index.open(tmp_path / "index")

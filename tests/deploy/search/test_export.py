@@ -1,7 +1,7 @@
-"""What is exported is read back as another store reads it, with every bit of every vector and the strangest ids.
+"""An export is read back as another store reads it, with every bit of every vector and unusual ids.
 
-PostgreSQL itself loads the SQL script; its extension pgvector does not come with it, so a column of text takes the
-place of the vectors, and what names the extension is compared as text.
+PostgreSQL itself loads the SQL script. It does not include the extension pgvector, so a text column replaces the
+vectors, and the statements that need the extension are compared as text.
 """
 
 import json
@@ -85,7 +85,9 @@ def test_postgresql_loads_the_script(index: Index, tmp_path: Path, postgres: Dat
         (8, "cosine", "float16", "halfvec(8)", "halfvec_cosine_ops"),
     ],
 )
-def test_the_column_is_one_that_hnsw_can_index(dim: int, metric: Any, dtype: Any, column: str, operators: str) -> None:
+def test_the_column_has_a_type_that_hnsw_can_index(
+    dim: int, metric: Any, dtype: Any, column: str, operators: str
+) -> None:
     index = Index.build(np.ones((1, dim)), ["a"], ENCODER, metric, dtype)
     before, after = pgvector_statements(index, "photos")
     assert f'CREATE TABLE "photos" (id text PRIMARY KEY, embedding {column} NOT NULL);\n' in before
@@ -93,7 +95,7 @@ def test_the_column_is_one_that_hnsw_can_index(dim: int, metric: Any, dtype: Any
 
 
 def test_pgvector_indexes_no_more_than_4000_dimensions(tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match="vectors of 4001 dimensions; pgvector indexes up to 4,000"):
+    with pytest.raises(ArgumentError, match="vectors of 4001 dimensions; pgvector can index up to 4,000"):
         export_index(Index.build(np.ones((1, 4001)), ["a"], ENCODER), "pgvector", tmp_path / "a.sql")
     assert list(tmp_path.iterdir()) == []
 
@@ -124,7 +126,7 @@ def test_lancedb_reads_parquet(dtype: Any, tmp_path: Path) -> None:
     export_index(index, "lancedb", tmp_path / "photos.parquet")
     table = pyarrow.parquet.read_table(tmp_path / "photos.parquet")
     value = pyarrow.from_numpy_dtype(dtype)
-    assert table.schema.field("vector").type == pyarrow.list_(value, 5), "what LanceDB takes for a vector"
+    assert table.schema.field("vector").type == pyarrow.list_(value, 5), "the type that LanceDB treats as a vector"
     assert table["id"].to_pylist() == readable(IDS)
     assert same(table["vector"].to_pylist(), index.vectors.astype(np.float32))
     assert table.schema.metadata[b"encoder"].decode() == ENCODER
@@ -142,15 +144,15 @@ def test_a_file_is_never_replaced_and_appears_when_it_is_complete(
     index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a.sql").write_text("mine")
-    with pytest.raises(ArgumentError, match="exists already"):
+    with pytest.raises(ArgumentError, match="already exists"):
         export_index(index, "pgvector", tmp_path / "a.sql")
-    with pytest.raises(ArgumentError, match="store='milvus'; choose pgvector, qdrant, lancedb"):
+    with pytest.raises(ArgumentError, match="store='milvus'; choose from pgvector, qdrant, lancedb"):
         export_index(index, "milvus", tmp_path / "b")  # type: ignore[arg-type]
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("deploy.search.export._escaped", full)
+    monkeypatch.setattr("deploy.search.export._escape", full)
     with pytest.raises(OSError, match="No space left"):
         export_index(index, "pgvector", tmp_path / "b.sql")
     assert [path.name for path in tmp_path.iterdir()] == ["a.sql"]

@@ -1,4 +1,4 @@
-"""An index opens as it was saved, and what is damaged, does not fit or does not belong together is refused."""
+"""An index opens as it was saved; damaged files and sources that do not match are refused."""
 
 import json
 import subprocess
@@ -21,11 +21,11 @@ from deploy.errors import (
 from deploy.folders.folder import embed_files
 from deploy.search import files as index_files
 from deploy.search.index import Index
-from tests.deploy.conftest import DIM, ENCODER, built, encoded, noise, random_vectors, rewritten, saved
+from tests.deploy.conftest import DIM, ENCODER, build, encoded, noise, random_vectors, rewrite, save_and_open
 
 
 def test_saving_again_changes_no_byte(tmp_path: Path) -> None:
-    saved(built(random_vectors(500, 3)), tmp_path / "one").save(tmp_path / "two")
+    save_and_open(build(random_vectors(500, 3)), tmp_path / "one").save(tmp_path / "two")
     assert (tmp_path / "one" / "MANIFEST.sha256").read_text() == (tmp_path / "two" / "MANIFEST.sha256").read_text()
 
 
@@ -45,7 +45,7 @@ def test_an_opened_index_is_the_saved_one(tmp_path: Path) -> None:
 
 
 def test_the_card_says_what_the_files_are(tmp_path: Path) -> None:
-    built(random_vectors(6)).save(tmp_path / "index")
+    build(random_vectors(6)).save(tmp_path / "index")
     card = json.loads((tmp_path / "index" / "index.json").read_text())
     assert card.pop("longest") == pytest.approx(1, abs=1e-6)
     assert card.pop("format_version") == index_files.FORMAT_VERSION
@@ -53,11 +53,11 @@ def test_the_card_says_what_the_files_are(tmp_path: Path) -> None:
 
 
 def test_an_existing_index_is_replaced_only_when_asked(tmp_path: Path) -> None:
-    old = saved(built(random_vectors(3)), tmp_path / "index")
-    with pytest.raises(ArgumentError, match="exists already"):
-        built(random_vectors(4)).save(tmp_path / "index")
-    new = saved(built(random_vectors(4)), tmp_path / "index", replace=True)
-    assert (len(old.search(random_vectors(1)).ids[0]), len(new)) == (3, 4), "who searches the old one goes on"
+    old = save_and_open(build(random_vectors(3)), tmp_path / "index")
+    with pytest.raises(ArgumentError, match="already exists"):
+        build(random_vectors(4)).save(tmp_path / "index")
+    new = save_and_open(build(random_vectors(4)), tmp_path / "index", replace=True)
+    assert (len(old.search(random_vectors(1)).ids[0]), len(new)) == (3, 4), "an open index still searches the old files"
     (grown := Index.open(tmp_path / "index")).save(tmp_path / "index", replace=True)
     assert np.array_equal(Index.open(tmp_path / "index").vectors, grown.vectors)
 
@@ -71,7 +71,7 @@ def test_a_fault_while_writing_leaves_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["vectors.npy", "ids.npy", "id_offsets.npy", "index.json", "neighbours.usearch"])
 def test_a_changed_byte_is_found_at_open(name: str, tmp_path: Path) -> None:
-    saved(built(random_vectors(20)), tmp_path / "index", approximate=True)
+    save_and_open(build(random_vectors(20)), tmp_path / "index", approximate=True)
     content = bytearray((tmp_path / "index" / name).read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / "index" / name).write_bytes(content)
@@ -89,7 +89,7 @@ def test_a_changed_byte_is_found_at_open(name: str, tmp_path: Path) -> None:
         ("vectors.npy", np.asfortranarray(np.ones((20, 7), np.float32)), "vectors.npy"),
         ("vectors.npy", np.array(["object"] * 20, object), "build the index again"),
         ("id_offsets.npy", np.arange(20), r"id_offsets\.npy is int64 \[20\]"),
-        ("id_offsets.npy", np.r_[np.arange(20)[::-1], 110], "does not ascend"),
+        ("id_offsets.npy", np.r_[np.arange(20)[::-1], 110], "do not ascend"),
         ("id_offsets.npy", np.r_[np.arange(20), -5], r"ids\.npy is uint8"),
         ("ids.npy", np.ones(5, np.uint8), r"ids\.npy is uint8 \[5\]"),
         ("index.json", b"[]", "build the index again"),
@@ -102,14 +102,14 @@ def test_a_changed_byte_is_found_at_open(name: str, tmp_path: Path) -> None:
 def test_files_that_do_not_fit_are_refused_even_unverified(
     name: str, content: Any, message: str, tmp_path: Path
 ) -> None:
-    saved(built(random_vectors(20)), tmp_path / "index")
-    rewritten(tmp_path / "index", name, content)
+    save_and_open(build(random_vectors(20)), tmp_path / "index")
+    rewrite(tmp_path / "index", name, content)
     for check in (True, False):
         with pytest.raises(IndexFormatError, match=message):
             Index.open(tmp_path / "index", verify=check)
 
 
-def test_directories_that_are_no_index(tmp_path: Path) -> None:
+def test_directories_that_are_not_an_index_are_refused(tmp_path: Path) -> None:
     for check in (True, False):
         with pytest.raises(MissingArtifactError, match="no such directory"):
             Index.open(tmp_path / "none", verify=check)
@@ -124,7 +124,7 @@ def test_directories_that_are_no_index(tmp_path: Path) -> None:
 
 
 def test_an_unverified_index_reads_only_what_it_needs(tmp_path: Path) -> None:
-    saved(built(random_vectors(20)), tmp_path / "index")
+    save_and_open(build(random_vectors(20)), tmp_path / "index")
     content = bytearray((tmp_path / "index" / "vectors.npy").read_bytes())
     content[-1] ^= 1
     (tmp_path / "index" / "vectors.npy").write_bytes(content)
@@ -133,7 +133,7 @@ def test_an_unverified_index_reads_only_what_it_needs(tmp_path: Path) -> None:
 
 @pytest.fixture
 def embedded(bundle: Path, tmp_path: Path) -> tuple[Encoder, list[Path]]:
-    """Two directories of embeddings, one of raw vectors."""
+    """Two directories of embeddings; the second has raw vectors."""
     encoder, folders = deploy.load(bundle, threads=1), []
     for number in range(2):
         photos = tmp_path / f"photos{number}"
@@ -164,11 +164,11 @@ def test_embeddings_and_indexes_are_merged(embedded: tuple[Encoder, list[Path]],
     assert not (tmp_path / "more").exists()
 
 
-def test_what_does_not_belong_together_is_not_merged(embedded: tuple[Encoder, list[Path]], tmp_path: Path) -> None:
+def test_sources_that_do_not_match_are_not_merged(embedded: tuple[Encoder, list[Path]], tmp_path: Path) -> None:
     encoder, folders = embedded
     with pytest.raises(IndexMismatchError, match="embeddings0: made by encoder"):
         Index.merge(folders, tmp_path / "index", "other")
-    saved(built(random_vectors(2, DIM)), tmp_path / "foreign")
+    save_and_open(build(random_vectors(2, DIM)), tmp_path / "foreign")
     with pytest.raises(IndexMismatchError, match="foreign: made by encoder aaaaaaaaaaaa, not"):
         Index.merge([*folders, tmp_path / "foreign"], tmp_path / "index")
     Index.build(random_vectors(1, DIM), ["a"], encoder, "inner_product").save(tmp_path / "inner")
@@ -181,6 +181,6 @@ def test_what_does_not_belong_together_is_not_merged(embedded: tuple[Encoder, li
     (folders[1] / "vectors.npy").write_bytes(content)
     with pytest.raises(CorruptArtifactError):
         Index.merge(folders, tmp_path / "index")
-    rewritten(folders[0], "ids.csv", b"row,path\n0,a\n")
-    with pytest.raises(IndexFormatError, match=r"ids\.csv names 1 rows of 3"):
+    rewrite(folders[0], "ids.csv", b"row,path\n0,a\n")
+    with pytest.raises(IndexFormatError, match=r"ids\.csv lists 1 of 3 rows"):
         Index.merge(folders[:1], tmp_path / "index")

@@ -1,4 +1,4 @@
-"""The index answers as brute force does, ties included, and refuses what cannot be compared."""
+"""The index gives the same answers as brute force, including ties, and refuses vectors that cannot be compared."""
 
 import subprocess
 import sys
@@ -17,11 +17,21 @@ from deploy.bundle import Bundle
 from deploy.errors import ArgumentError, IndexMismatchError
 from deploy.search import exact as exact_search
 from deploy.search.index import Index, Matches
-from tests.deploy.conftest import DIM, ENCODER, built, encoded, make_bundle, make_card, noise, random_vectors, saved
+from tests.deploy.conftest import (
+    DIM,
+    ENCODER,
+    build,
+    encoded,
+    make_bundle,
+    make_card,
+    noise,
+    random_vectors,
+    save_and_open,
+)
 
 
 def brute_force(stored: NDArray[Any], query: NDArray[Any], k: int, allowed: list[int] | None = None) -> list[int]:
-    """One dot product after the other, then a stable sort."""
+    """Compute one dot product after another, then sort stably."""
     query = np.asarray(query, np.float32).astype(np.float64)
     rows = range(len(stored)) if allowed is None else allowed
     scores = {row: float((stored[row].astype(np.float64) * query).sum()) for row in rows}
@@ -39,7 +49,7 @@ def unit(vectors: NDArray[Any]) -> NDArray[np.float64]:
 def test_search_equals_brute_force(k: int, metric: Any, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exact_search, "TILE", tile)
     monkeypatch.setattr(exact_search, "TILE_QUERIES", 4)
-    index, queries = built(random_vectors(150), metric=metric), random_vectors(9, seed=1)
+    index, queries = build(random_vectors(150), metric=metric), random_vectors(9, seed=1)
     found = index.search(queries, k)
     used = unit(queries) if metric == "cosine" else queries
     assert found.rows.tolist() == [brute_force(index.vectors, query, k) for query in used]
@@ -53,7 +63,7 @@ def test_search_equals_brute_force(k: int, metric: Any, tile: int, monkeypatch: 
 def test_ties_go_to_the_first_row_wherever_the_tiles_end(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exact_search, "TILE", tile)
     few = random_vectors(3, dim=33)
-    index = built(few[np.arange(200) % 3])
+    index = build(few[np.arange(200) % 3])
     for query in range(3):
         expected = [row for row in range(200) if row % 3 == query]
         assert index.search(few[query], 20).rows[0].tolist() == expected[:20]
@@ -61,38 +71,38 @@ def test_ties_go_to_the_first_row_wherever_the_tiles_end(tile: int, monkeypatch:
 
 
 def test_rows_that_get_better_and_better_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The order in which every tile holds better rows than all before it."""
+    """Rows in an order in which every tile has better rows than all previous tiles."""
     monkeypatch.setattr(exact_search, "TILE", 50)
     angles = np.linspace(1.5, 0.0, 500)
-    index = built(np.stack([np.cos(angles), np.sin(angles)], axis=1))
+    index = build(np.stack([np.cos(angles), np.sin(angles)], axis=1))
     assert index.search([1.0, 0.0], 5).rows.tolist() == [[499, 498, 497, 496, 495]]
 
 
-def test_what_float32_cannot_tell_apart_is_ordered_by_float64() -> None:
-    """Scores that differ by less than their float32 rounding, because large parts of the vectors cancel."""
+def test_scores_that_differ_by_less_than_float32_are_ordered_by_float64() -> None:
+    """Large parts of the vectors cancel, so that scores differ by less than the float32 rounding error."""
     query = unit(random_vectors(1, 64)[0])
     across = random_vectors(500, 64, seed=1).astype(np.float64)
     across -= np.outer(across @ query, query)
-    index = built(query + across, metric="inner_product")
+    index = build(query + across, metric="inner_product")
     found = index.search(query, 10).rows[0].tolist()
     assert found == brute_force(index.vectors, query, 10)
     by_float32 = np.argsort(-(index.vectors @ query.astype(np.float32)), kind="stable")[:10].tolist()
-    assert set(found) != set(by_float32), "the case must be able to tell"
+    assert set(found) != set(by_float32), "the case must show the difference"
 
 
 def test_an_answer_does_not_depend_on_the_batch() -> None:
-    index, queries = built(random_vectors(3000, 48)), random_vectors(40, 48, seed=1)
-    together = index.search(queries, 7)
+    index, queries = build(random_vectors(3000, 48)), random_vectors(40, 48, seed=1)
+    batch = index.search(queries, 7)
     for number, query in enumerate(queries):
-        alone = index.search(query, 7)
-        assert np.array_equal(alone.rows[0], together.rows[number])
-        assert np.array_equal(alone.scores[0], together.scores[number])
+        single = index.search(query, 7)
+        assert np.array_equal(single.rows[0], batch.rows[number])
+        assert np.array_equal(single.scores[0], batch.scores[number])
 
 
 def test_fewer_rows_than_k_and_none_at_all(tmp_path: Path) -> None:
-    index = built(random_vectors(3))
+    index = build(random_vectors(3))
     assert index.search(random_vectors(2), 10).rows.shape == (2, 3)
-    empty = saved(built(random_vectors(0)), tmp_path / "empty")
+    empty = save_and_open(build(random_vectors(0)), tmp_path / "empty")
     found = empty.search(random_vectors(2), 10)
     assert (len(empty), found.ids, found.rows.shape, found.scores.shape) == (0, [[], []], (2, 0), (2, 0))
     assert list(empty.duplicates()) == []
@@ -103,7 +113,7 @@ def test_fewer_rows_than_k_and_none_at_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
 def test_a_mask_searches_its_rows_only(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exact_search, "TILE", 100)
-    index, queries = built(random_vectors(400)), random_vectors(3, seed=1)
+    index, queries = build(random_vectors(400)), random_vectors(3, seed=1)
     mask = np.random.default_rng(2).random(400) < share
     expected = [brute_force(index.vectors, query, 5, np.flatnonzero(mask).tolist()) for query in unit(queries)]
     assert index.search(queries, 5, mask=mask).rows.tolist() == expected
@@ -112,32 +122,34 @@ def test_a_mask_searches_its_rows_only(share: float, monkeypatch: pytest.MonkeyP
 def test_vectors_of_any_length_are_scaled_when_the_metric_is_cosine() -> None:
     vectors = random_vectors(30)
     scales = np.random.default_rng(3).uniform(0.01, 100, (30, 1)).astype(np.float32)
-    one, other = built(vectors), built(vectors * scales)
-    assert np.abs(np.linalg.norm(other.vectors, axis=1) - 1).max() < 1e-6
-    assert np.abs(one.vectors - other.vectors).max() < 1e-6
-    assert one.search(vectors[4] * 9, 1).scores[0, 0] == pytest.approx(1, abs=1e-6)
-    assert np.array_equal(built(vectors, metric="inner_product").vectors, vectors)
+    index, scaled = build(vectors), build(vectors * scales)
+    assert np.abs(np.linalg.norm(scaled.vectors, axis=1) - 1).max() < 1e-6
+    assert np.abs(index.vectors - scaled.vectors).max() < 1e-6
+    assert index.search(vectors[4] * 9, 1).scores[0, 0] == pytest.approx(1, abs=1e-6)
+    assert np.array_equal(build(vectors, metric="inner_product").vectors, vectors)
 
 
-def test_float16_halves_the_vectors_and_keeps_the_neighbours(tmp_path: Path) -> None:
+def test_float16_halves_the_vectors_and_keeps_the_neighbors(tmp_path: Path) -> None:
     vectors = random_vectors(2000, 64)
-    index = saved(built(vectors, dtype="float16"), tmp_path / "index")
+    index = save_and_open(build(vectors, dtype="float16"), tmp_path / "index")
     assert (tmp_path / "index" / "vectors.npy").stat().st_size == 128 + 2000 * 64 * 2
     assert index.search(vectors, 1).rows[:, 0].tolist() == list(range(2000))
     found = index.search(vectors[:20], 5)
     assert found.rows.tolist() == [brute_force(index.vectors, query, 5) for query in unit(vectors[:20])]
-    assert np.abs(found.scores - built(vectors).search(vectors[:20], 5).scores).max() < 1e-3
+    assert np.abs(found.scores - build(vectors).search(vectors[:20], 5).scores).max() < 1e-3
     with pytest.raises(ArgumentError, match="too large for float16"):
-        built(vectors * 1e6, metric="inner_product", dtype="float16")
+        build(vectors * 1e6, metric="inner_product", dtype="float16")
 
 
-def test_the_encoder_is_known_by_its_id(bundle: Path, publish_bundle: Callable[[Bundle], Path], tmp_path: Path) -> None:
+def test_an_index_refuses_another_encoder(
+    bundle: Path, publish_bundle: Callable[[Bundle], Path], tmp_path: Path
+) -> None:
     encoder = deploy.load(bundle)
     picture = encoded(noise(1))
     index = deploy.Index.build(encoder.embed([picture]).vectors, ["1.png"], encoder)
     index.save(tmp_path / "index")
     opened = deploy.Index.open(tmp_path / "index", encoder)
-    assert (opened.encoder, opened.info["name"]) == (encoder.id, "mean-colour")
+    assert (opened.encoder, opened.info["name"]) == (encoder.id, "mean-color")
     assert opened.search(encoder.embed(picture).vectors, encoder=encoder).ids == [["1.png"]]
     other = deploy.load(publish_bundle(make_bundle(make_card(name="another"))))
     for refused in (other, other.id, f"{encoder.id}:int8"):
@@ -154,28 +166,28 @@ def test_the_encoder_is_known_by_its_id(bundle: Path, publish_bundle: Callable[[
 )
 def test_queries_of_another_kind_are_refused(queries: NDArray[Any]) -> None:
     with pytest.raises(IndexMismatchError, match=r"the index holds vectors \[7\]; give numbers \[q, 7\]"):
-        built(random_vectors(3)).search(queries)
+        build(random_vectors(3)).search(queries)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
-def test_values_that_are_no_number_are_refused(value: float) -> None:
+def test_nan_infinite_and_huge_values_are_refused(value: float) -> None:
     vectors = random_vectors(5).astype(np.float64)
-    index = built(vectors)
+    index = build(vectors)
     vectors[3, 2] = value
-    with pytest.raises(ArgumentError, match=r"id '3\.jpg': a vector with NaN or values that are too large"):
-        built(vectors)
-    with pytest.raises(ArgumentError, match=r"query 3: a vector with NaN"):
+    with pytest.raises(ArgumentError, match=r"id '3\.jpg': the vector has NaN or values that are too large"):
+        build(vectors)
+    with pytest.raises(ArgumentError, match=r"query 3: the vector has NaN"):
         index.search(vectors)
 
 
-def test_zero_has_no_direction_but_an_inner_product() -> None:
+def test_a_zero_vector_is_refused_for_cosine_and_allowed_for_inner_product() -> None:
     vectors = random_vectors(5)
     vectors[1] = 0
-    with pytest.raises(ArgumentError, match=r"id '1\.jpg': a vector of zeros has no direction"):
-        built(vectors)
-    with pytest.raises(ArgumentError, match=r"query 1: a vector of zeros"):
-        built(random_vectors(5)).search(vectors)
-    assert built(vectors, metric="inner_product").search(vectors[1], 2).scores.tolist() == [[0, 0]]
+    with pytest.raises(ArgumentError, match=r"id '1\.jpg': the vector is zero and has no direction"):
+        build(vectors)
+    with pytest.raises(ArgumentError, match=r"query 1: the vector is zero"):
+        build(random_vectors(5)).search(vectors)
+    assert build(vectors, metric="inner_product").search(vectors[1], 2).scores.tolist() == [[0, 0]]
 
 
 @pytest.mark.parametrize(
@@ -183,7 +195,7 @@ def test_zero_has_no_direction_but_an_inner_product() -> None:
     [
         ({"ids": ["a", "b"]}, "given 2 ids and vectors"),
         ({"ids": ["a", "b", "a"]}, "id 'a' is given twice"),
-        ({"ids": ["a", "b", 3]}, "id 3 of row 2: is no text"),
+        ({"ids": ["a", "b", 3]}, "id 3 of row 2: not valid"),
         ({"ids": ["a", "b", "\0"]}, "without null characters"),
         ({"vectors": np.ones(3)}, "give one id for each row of vectors"),
         ({"vectors": np.ones((3, 0))}, "0 dimensions"),
@@ -211,7 +223,7 @@ def test_wrong_arguments_of_build(change: dict[str, Any], message: str) -> None:
 )
 def test_wrong_arguments_of_search(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
-        built(random_vectors(3)).search(random_vectors(1), **change)
+        build(random_vectors(3)).search(random_vectors(1), **change)
 
 
 @pytest.mark.parametrize("tile", [1 << 20, 64])
@@ -220,7 +232,7 @@ def test_duplicates_are_all_pairs_above_the_threshold(tile: int, monkeypatch: py
     monkeypatch.setattr(exact_search, "TILE_QUERIES", 16)
     vectors = random_vectors(120, 4)
     vectors[77], vectors[119] = vectors[5] * 3, vectors[5]
-    index = built(vectors)
+    index = build(vectors)
     cosines = unit(vectors) @ unit(vectors).T
     expected = {
         (f"{a}.jpg", f"{b}.jpg"): cosines[a, b] for a in range(120) for b in range(a + 1, 120) if cosines[a, b] >= 0.9
@@ -232,17 +244,17 @@ def test_duplicates_are_all_pairs_above_the_threshold(tile: int, monkeypatch: py
 
 
 def test_duplicates_need_cosines() -> None:
-    for index, threshold in ((built(random_vectors(3), metric="inner_product"), 0.9), (built(random_vectors(3)), 1.1)):
+    for index, threshold in ((build(random_vectors(3), metric="inner_product"), 0.9), (build(random_vectors(3)), 1.1)):
         with pytest.raises(ArgumentError, match="duplicates need the metric cosine and a threshold"):
             index.duplicates(threshold)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_memory_is_bounded_whatever_is_asked(dtype: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_search_uses_bounded_memory(dtype: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TILE", "COPIED", "GATHERED"):
         monkeypatch.setattr(exact_search, name, 1 << 14)
     rows, dim = 5000, 256  # 5 MB as float32
-    opened = saved(built(random_vectors(rows, dim), dtype=dtype), tmp_path / "index")
+    opened = save_and_open(build(random_vectors(rows, dim), dtype=dtype), tmp_path / "index")
     queries = random_vectors(300, dim, seed=1)  # 6 MB of scores
     mask = np.ones(rows, np.bool_)
     for work in (
@@ -258,18 +270,18 @@ def test_memory_is_bounded_whatever_is_asked(dtype: Any, tmp_path: Path, monkeyp
         assert peak < 2.5e6
 
 
-def test_many_threads_get_the_answers_of_one(tmp_path: Path) -> None:
-    index = saved(built(random_vectors(4000, 32)), tmp_path / "index", approximate=True)
+def test_many_threads_get_the_same_answers_as_one(tmp_path: Path) -> None:
+    index = save_and_open(build(random_vectors(4000, 32)), tmp_path / "index", approximate=True)
     queries = random_vectors(60, 32, seed=1)
 
     def answer(number: int) -> Matches:
         return index.search(queries[number], 5, approximate=number % 2 == 1)
 
-    alone = [answer(number) for number in range(60)]
+    expected = [answer(number) for number in range(60)]
     with ThreadPoolExecutor(8) as pool:
         for number, found in enumerate(pool.map(answer, list(range(60)) * 5)):
-            assert np.array_equal(found.rows, alone[number % 60].rows)
-            assert np.array_equal(found.scores, alone[number % 60].scores)
+            assert np.array_equal(found.rows, expected[number % 60].rows)
+            assert np.array_equal(found.scores, expected[number % 60].scores)
 
 
 def test_deploy_loads_the_index_only_when_it_is_used() -> None:

@@ -1,4 +1,4 @@
-"""A real server on a loopback port, in a thread, with whatever limits and faults a test wants."""
+"""A real server on a loopback port, in a thread, with the limits and faults that a test chooses."""
 
 import http.client
 import json
@@ -50,7 +50,7 @@ class Answer:
 
 @dataclass
 class Running:
-    """A server that runs, and what a test looks at or turns."""
+    """A running server, with the parts that a test inspects or controls."""
 
     port: int
     server: DrainingServer
@@ -81,7 +81,7 @@ class Running:
         return connection
 
     def metric(self, sample: str) -> float:
-        """0 when it is not there."""
+        """Return the value of a sample in /metrics; 0 if it is absent."""
         lines = self.ask("GET", "/metrics").body.decode().splitlines()
         return next((float(line.rpartition(" ")[2]) for line in lines if line.rpartition(" ")[0] == sample), 0.0)
 
@@ -92,7 +92,7 @@ def head(length: int, path: str = "/v1/embed") -> bytes:
 
 
 def read_all(connection: socket.socket) -> bytes:
-    """Until the server closes; nothing more when it resets the connection."""
+    """Read until the server closes or resets the connection."""
     parts = []
     try:
         while part := connection.recv(65536):
@@ -105,7 +105,7 @@ def read_all(connection: socket.socket) -> bytes:
 def wait_for(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"{what}: not after {seconds} s"
+        assert time.monotonic() < deadline, f"{what}: did not happen within {seconds} s"
         threading.Event().wait(0.01)
 
 
@@ -130,8 +130,11 @@ def running(
     )
     engine = Engine(metrics, limits.pixels, decoders, max_batch)
     service = Service(models, engine, metrics, limits)
-    refused = lambda reason: metrics.count("simclr_connections_refused_total", reason=reason)  # noqa: E731
-    server = make_server(application(service, token, hosts), limits, refused, service.drain)
+
+    def count_refused(reason: str) -> None:
+        metrics.count("simclr_connections_refused_total", reason=reason)
+
+    server = make_server(application(service, token, hosts), limits, count_refused, service.drain)
     with socket.create_server((HOST, 0), backlog=2048) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
@@ -147,7 +150,7 @@ def running(
 
 
 class Gate(Model):
-    """A model that waits at a gate, and says how many runs have come to it."""
+    """A model that waits until the test opens a gate, and counts the runs that arrived."""
 
     def __init__(self, path: Path) -> None:
         loaded = load_model(path, threads=1, variant="fp32", index=None)
@@ -162,7 +165,7 @@ class Gate(Model):
 
 
 def release(registry: Path, version: str, bundle: Bundle) -> None:
-    """Put a bundle into a registry and let it serve."""
+    """Add a bundle to a registry and make it the current version."""
     with publish(registry / version) as work:
         write_bundle(work, bundle)
     write_atomically(registry / "CURRENT", version + "\n")
@@ -170,7 +173,7 @@ def release(registry: Path, version: str, bundle: Bundle) -> None:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A server with default limits for the tests that leave it as it is."""
+    """A server with default limits, for tests that do not change it."""
     directory = tmp_path_factory.mktemp("served") / "bundle"
     with publish(directory) as work:
         write_bundle(work, make_bundle())

@@ -1,4 +1,4 @@
-"""The routes: right answers, an error for each image that has one, and the right status for each fault."""
+"""The routes: correct answers, an error for each unreadable image, and the right status for each fault."""
 
 import base64
 import io
@@ -22,7 +22,7 @@ def b64(*images: bytes) -> dict[str, object]:
     return {"images": [{"b64": base64.b64encode(image).decode()} for image in images]}
 
 
-def test_bytes_json_and_npy_give_the_oracle(shared: Running) -> None:
+def test_bytes_json_and_npy_give_the_expected_vectors(shared: Running) -> None:
     pixels = noise(1, 20, 30)
     expected = embedding_of(PREPROCESSING.apply(pixels))
     for kind in ("image/png", "image/jpeg", "application/octet-stream", "Image/PNG; q=1"):
@@ -37,9 +37,9 @@ def test_bytes_json_and_npy_give_the_oracle(shared: Running) -> None:
     assert np.abs(raw - features_of(PREPROCESSING.apply(pixels))).max() < 1e-6
 
 
-def test_one_bad_image_costs_itself_alone(shared: Running) -> None:
+def test_one_bad_image_does_not_affect_the_others(shared: Running) -> None:
     content = b64(IMAGE, b"", IMAGE[:-60], IMAGE)
-    content["images"][2:2] = [{"b64": "no base64!"}]  # type: ignore[index]
+    content["images"][2:2] = [{"b64": "not base64!"}]  # type: ignore[index]
     answer = shared.post_json("/v1/embed", content)
     assert answer.status == 200
     results = answer.json["results"]
@@ -54,7 +54,7 @@ def test_one_bad_image_costs_itself_alone(shared: Running) -> None:
     assert np.isnan(np.load(io.BytesIO(npy.body))).any(axis=1).tolist() == [False, True, True, True, False]
 
 
-def test_when_no_image_can_be_used_it_is_the_request_that_failed(shared: Running) -> None:
+def test_a_request_without_a_usable_image_gets_422(shared: Running) -> None:
     for answer in (shared.post("/v1/embed", b"hello"), shared.post_json("/v1/classify", b64(b"hello", b"you"))):
         assert answer.status == 422
         assert answer.json["results"][0]["error"]["reason"] == "not_an_image"
@@ -66,11 +66,11 @@ def test_classes_come_with_probabilities_best_first(shared: Running) -> None:
     assert result["classes"][0]["label"] == "green"
     assert len(result["classes"]) == 2
     everything = shared.post("/v1/classify", green).json["results"][0]["classes"]
-    assert {one["label"] for one in everything} == set(LABELS)
-    assert abs(sum(one["probability"] for one in everything) - 1) < 1e-5
+    assert {entry["label"] for entry in everything} == set(LABELS)
+    assert abs(sum(entry["probability"] for entry in everything) - 1) < 1e-5
 
 
-def test_without_labels_there_is_nothing_to_classify(publish_bundle: object) -> None:
+def test_classify_without_labels_gets_404(publish_bundle: object) -> None:
     with running(publish_bundle(make_bundle(labels=False))) as server:  # type: ignore[operator]
         answer = server.post("/v1/classify", IMAGE)
         assert (answer.status, answer.json["error"]["reason"]) == (404, "no_labels")
@@ -81,8 +81,8 @@ def test_search_needs_an_index_of_this_encoder(shared: Running, bundle: Path) ->
     assert (answer.status, answer.json["error"]["reason"]) == (404, "no_index")
     assert "--index" in answer.json["error"]["message"]
 
-    colours = np.eye(3, dtype=np.uint8) * 255
-    pictures = [encoded(np.full((9, 9, 3), colour, np.uint8)) for colour in colours]
+    colors = np.eye(3, dtype=np.uint8) * 255
+    pictures = [encoded(np.full((9, 9, 3), color, np.uint8)) for color in colors]
     vectors = load_model(bundle, 1, "fp32", None).encoder.embed(pictures).vectors
     mine, other = bundle.parent / "mine", bundle.parent / "other"
     Index.build(vectors, LABELS, shared.service.models.current.id).save(mine)
@@ -123,7 +123,7 @@ def test_search_needs_an_index_of_this_encoder(shared: Running, bundle: Path) ->
         ("/v1/model", "image/png", IMAGE, 405, "method_not_allowed"),
     ],
 )
-def test_each_fault_has_its_status_and_a_way_out(
+def test_each_fault_has_its_status_and_a_message(
     shared: Running, path: str, kind: str, body: bytes, status: int, reason: str
 ) -> None:
     answer = shared.post(path, body, kind)
@@ -149,7 +149,7 @@ def test_every_answer_names_the_model_and_allows_no_other_origin(shared: Running
     assert shared.ask("OPTIONS", "/v1/embed").status == 405
 
 
-def test_a_token_is_asked_for_except_for_health_metrics_and_static_pages(bundle: Path) -> None:
+def test_a_token_is_required_except_for_health_metrics_and_static_pages(bundle: Path) -> None:
     with running(bundle, token=TOKEN) as server:
         for authorization in (
             {},
@@ -168,7 +168,7 @@ def test_a_token_is_asked_for_except_for_health_metrics_and_static_pages(bundle:
 
 
 def test_another_host_name_is_refused(bundle: Path) -> None:
-    """A web page whose name was made to lead to this machine."""
+    """Such as the name of a web page that resolves to this machine."""
     with running(bundle, hosts=("127.0.0.1", "localhost", "[::1]")) as server:
         assert server.post("/v1/embed", IMAGE, Host="evil.example:80").status == 421
         assert server.post("/v1/embed", IMAGE, Host="localhost:1").status == 200
@@ -177,8 +177,8 @@ def test_another_host_name_is_refused(bundle: Path) -> None:
 
 def test_each_answer_belongs_to_its_image(bundle: Path) -> None:
     pixels = [noise(seed, 9 + seed % 7, 11) for seed in range(60)]
-    expected = [embedding_of(PREPROCESSING.apply(one)) for one in pixels]
-    images = [encoded(one) for one in pixels]
+    expected = [embedding_of(PREPROCESSING.apply(image)) for image in pixels]
+    images = [encoded(image) for image in pixels]
     for max_batch in (1, 8):
         with running(bundle, max_batch=max_batch) as server, ThreadPoolExecutor(12) as pool:
             singles = list(pool.map(lambda image, server=server: server.post("/v1/embed", image).vectors[0], images))
@@ -190,7 +190,7 @@ def test_each_answer_belongs_to_its_image(bundle: Path) -> None:
             assert np.abs(np.concatenate(many) - expected[:56]).max() < 1e-5
 
 
-def test_requests_are_counted_and_logged_without_what_they_hold(
+def test_requests_are_counted_and_logged_without_their_contents(
     bundle: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with running(bundle) as server:
@@ -203,7 +203,7 @@ def test_requests_are_counted_and_logged_without_what_they_hold(
         assert server.metric('simclr_images_total{outcome="not_an_image"}') == 1
         assert server.metric("simclr_infer_seconds_count") == 1
         assert server.metric("simclr_decode_seconds_count") == 1
-        assert server.metric("simclr_queue_seconds_count") == 3  # two to be decoded, one to be inferred
+        assert server.metric("simclr_queue_seconds_count") == 3  # two for a decoder, one for the model
         assert server.metric("simclr_ready") == 1
     written = capfd.readouterr().err
     lines = [json.loads(line) for line in written.splitlines()]
@@ -212,7 +212,7 @@ def test_requests_are_counted_and_logged_without_what_they_hold(
     assert "secret" not in written
 
 
-def test_a_fault_of_ours_is_a_500_and_the_next_request_is_served(
+def test_an_internal_error_is_a_500_and_the_next_request_is_answered(
     bundle: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model: list[Gate] = []
@@ -222,7 +222,7 @@ def test_a_fault_of_ours_is_a_500_and_the_next_request_is_served(
         return model[0]
 
     def fail(_: object) -> object:
-        raise RuntimeError("the native library says no")
+        raise RuntimeError("the native library failed")
 
     with running(bundle, load=load) as server, caplog.at_level(logging.ERROR):
         model[0].opened.set()
@@ -234,11 +234,11 @@ def test_a_fault_of_ours_is_a_500_and_the_next_request_is_served(
         model[0].features = good  # type: ignore[method-assign]
         assert server.post("/v1/embed", IMAGE).status == 200
         assert server.metric('simclr_requests_total{route="/v1/embed",status="5xx"}') == 1
-    assert "the native library says no" in caplog.text
+    assert "the native library failed" in caplog.text
 
 
 @pytest.mark.parametrize("path", [b"?v1/model", b"/v1/embed/", b"/v1/model/", b"//v1/model"])
-def test_nobody_is_redirected_to_the_host_that_a_request_names(bundle: Path, path: bytes) -> None:
+def test_no_answer_redirects_to_the_host_that_a_request_names(bundle: Path, path: bytes) -> None:
     with running(bundle) as server:
         request = b"POST " + path + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
         with server.connect(request) as connection:

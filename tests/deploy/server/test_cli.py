@@ -1,4 +1,4 @@
-"""`simclr-deploy serve`: what it refuses to start with, and what it starts."""
+"""`simclr-deploy serve`: the arguments that it refuses, and the server that it starts."""
 
 import argparse
 import http.client
@@ -24,7 +24,7 @@ def options(*arguments: object) -> argparse.Namespace:
     return parser.parse_args(["serve", *map(str, arguments)])
 
 
-def test_only_this_machine_is_served_without_a_token(tmp_path: Path) -> None:
+def test_only_a_loopback_address_is_served_without_a_token(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text(f"{TOKEN}\n")
     for host in ("127.0.0.1", "::1", "localhost"):
@@ -37,10 +37,10 @@ def test_only_this_machine_is_served_without_a_token(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "\n", "short", "with a space " * 3, "Ä" * 40])
-def test_a_weak_token_is_none(text: str, tmp_path: Path) -> None:
+def test_a_weak_token_is_refused(text: str, tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text(text, encoding="utf-8")
-    with pytest.raises(ArgumentError, match="letters or more"):
+    with pytest.raises(ArgumentError, match="characters or more"):
         read_token("127.0.0.1", file, {})
 
 
@@ -50,13 +50,13 @@ def test_numbers_are_checked(wrong: tuple[str, int], bundle: Path) -> None:
         build(options(bundle, *wrong), None)
 
 
-def test_an_index_of_another_encoder_does_not_start(bundle: Path, tmp_path: Path) -> None:
+def test_serve_refuses_an_index_of_another_encoder(bundle: Path, tmp_path: Path) -> None:
     Index.build(noise(0)[0, :, :1].T[:, :DIM].astype(float), ["a"], "0" * 64).save(tmp_path / "index")
     with pytest.raises(DeployError, match="encoder"):
         build(options(bundle, "--index", tmp_path / "index"), None)
 
 
-def test_without_the_extra_it_says_what_to_install(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_error_says_what_to_install(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     for name in [name for name in sys.modules if name.startswith("deploy.server")]:
         monkeypatch.delitem(sys.modules, name)

@@ -1,4 +1,4 @@
-"""SIGTERM: every accepted request is answered, and the process ends in time whatever its clients do."""
+"""After SIGTERM the server answers every accepted request, and exits in time regardless of its clients."""
 
 import json
 import os
@@ -30,7 +30,7 @@ sys.exit(options.run(options))
 
 @contextmanager
 def served(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], int, list[dict[str, object]]]]:
-    """The command in a process of its own, its port, and its log, which is complete after its end."""
+    """Run the command in a separate process; yield it, its port, and its log, which is complete after its exit."""
     environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *map(str, arguments), "--port", "0"],
@@ -67,7 +67,7 @@ def listens(port: int) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_server_at_rest_ends_at_once(bundle: Path, number: int) -> None:
+def test_an_idle_server_stops_immediately(bundle: Path, number: int) -> None:
     with served(bundle) as (process, port, lines), connect(port, b""):
         began = time.monotonic()
         process.send_signal(number)
@@ -92,7 +92,7 @@ def test_stuck_clients_do_not_outlast_the_drain(bundle: Path) -> None:
 
 
 @pytest.mark.slow
-def test_stuck_clients_lose_nothing_and_hold_nothing_up(bundle: Path) -> None:
+def test_stuck_clients_neither_cost_answers_nor_delay_the_shutdown(bundle: Path) -> None:
     with served(bundle) as (process, port, lines), ExitStack() as stack:
         for number in range(100):
             stack.enter_context(connect(port, STUCK[number % 4]))
@@ -108,7 +108,7 @@ def test_stuck_clients_lose_nothing_and_hold_nothing_up(bundle: Path) -> None:
     assert lines[-1]["event"] == "ended"
 
 
-def test_while_it_drains_it_is_not_ready_and_what_it_has_accepted_is_answered(bundle: Path) -> None:
+def test_a_draining_server_is_not_ready_and_answers_accepted_requests(bundle: Path) -> None:
     models: list[Gate] = []
 
     def load(path: Path) -> Gate:
@@ -120,7 +120,7 @@ def test_while_it_drains_it_is_not_ready_and_what_it_has_accepted_is_answered(bu
         waiting = pool.submit(server.post, "/v1/embed", IMAGE)
         assert models[0].arrived.acquire(timeout=30)
         server.server.should_exit = True
-        wait_for(lambda: server.service.draining, "the end to begin")
+        wait_for(lambda: server.service.draining, "the shutdown to begin")
         watcher.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: a\r\n\r\n")
         assert watcher.recv(1000).startswith(b"HTTP/1.1 503")
         wait_for(lambda: not listens(server.port), "the port to close")

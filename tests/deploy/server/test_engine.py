@@ -1,4 +1,4 @@
-"""Fair turns, batches of one model, and the text format of Prometheus."""
+"""Jobs take turns, a batch has one model, and metrics are in the text format of Prometheus."""
 
 import threading
 from pathlib import Path
@@ -31,16 +31,16 @@ def test_jobs_take_turns_and_a_batch_is_of_one_model(model: Model, bundle: Path)
     assert queue.take(4) == []
 
 
-def test_what_waits_when_the_model_becomes_free_is_a_batch(model: Model) -> None:
+def test_images_that_wait_for_the_model_form_a_batch(model: Model) -> None:
     metrics, sizes, gate, done = Metrics(), [], threading.Event(), threading.Semaphore(0)
     features = model.features
 
-    def watched(pixels: list[np.ndarray]) -> np.ndarray:
+    def count_and_wait(pixels: list[np.ndarray]) -> np.ndarray:
         sizes.append(len(pixels))
         assert gate.wait(30)
         return features(pixels)
 
-    model.features = watched  # type: ignore[method-assign]
+    model.features = count_and_wait  # type: ignore[method-assign]
     engine = Engine(metrics, max_pixels=10**6, decoders=1, max_batch=4)
     jobs = [Job(model, [noise(seed)], done.release) for seed in range(10)]
     engine.submit(jobs[0])
@@ -65,7 +65,7 @@ def test_a_job_finishes_once_with_a_result_for_every_image(model: Model) -> None
         finished.set()
 
     engine = Engine(Metrics(), max_pixels=10**6, decoders=2)
-    error = ImageError("unsupported_input", "no base64")
+    error = ImageError("unsupported_input", "not base64")
     job = Job(model, [encoded(noise(0)), error, noise(1)[:SIZE, :SIZE], b"broken"], done)
     engine.submit(job)
     assert finished.wait(30)
@@ -75,7 +75,7 @@ def test_a_job_finishes_once_with_a_result_for_every_image(model: Model) -> None
     assert calls == [1]
 
 
-def test_a_failure_of_the_decoder_is_the_requests_alone(model: Model) -> None:
+def test_a_failure_of_the_decoder_affects_only_its_request(model: Model) -> None:
     finished = threading.Event()
     pixels = model.pixels
 

@@ -1,4 +1,4 @@
-"""Thousands of damaged images and requests: 4xx each, no crash, no leak, and good requests beside them unharmed."""
+"""Thousands of damaged images and requests get 4xx, crash and leak nothing, and do not affect good requests."""
 
 import gc
 import io
@@ -19,8 +19,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 ALLOWED = {200, 400, 404, 405, 408, 411, 413, 415, 422, 431, 501, 505}
 
 
-def mutated(chance: random.Random, number: int) -> bytes:
-    """An image file with bytes changed, cut or doubled."""
+def mutate(chance: random.Random, number: int) -> bytes:
+    """Make an image file with bytes changed, removed or repeated."""
     content = io.BytesIO()
     Image.fromarray(noise(number % 7, 24, 24)).save(content, FORMATS[number % len(FORMATS)])
     data = bytearray(content.getvalue())
@@ -34,9 +34,9 @@ def mutated(chance: random.Random, number: int) -> bytes:
     return bytes(data)
 
 
-def malformed(chance: random.Random) -> bytes:
-    """A request with a few bytes that should not be there, or none at all."""
-    paths = ("/v1/embed", "/v1/classify?top=3", "/v2/models/mean-colour/infer", "/", "/v1/model", "/metrics")
+def make_malformed(chance: random.Random) -> bytes:
+    """Make a request with a few random bytes."""
+    paths = ("/v1/embed", "/v1/classify?top=3", "/v2/models/mean-color/infer", "/", "/v1/model", "/metrics")
     data = bytearray(head(len(IMAGE), chance.choice(paths)) + IMAGE)
     for _ in range(chance.randint(1, 4)):
         data[chance.randrange(120)] = chance.randrange(256)
@@ -44,7 +44,7 @@ def malformed(chance: random.Random) -> bytes:
 
 
 def status_of(port: int, sent: bytes) -> int | None:
-    """None when the server closed without an answer, or waits for more."""
+    """Return the status of the answer; None if the server closed without one, or waits for more."""
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         connection.sendall(sent)
         connection.shutdown(socket.SHUT_WR)
@@ -52,25 +52,25 @@ def status_of(port: int, sent: bytes) -> int | None:
     return int(answer[9:12]) if answer else None
 
 
-def assault(server: Running, images: int, requests: int, seed: int) -> None:
+def attack(server: Running, images: int, requests: int, seed: int) -> None:
     chance = random.Random(seed)
     for number in range(images):
-        answer = server.post("/v1/embed", mutated(chance, number))
+        answer = server.post("/v1/embed", mutate(chance, number))
         assert answer.status in (200, 422), answer.body
     for _ in range(requests):
-        assert status_of(server.port, malformed(chance)) in ALLOWED | {None}
+        assert status_of(server.port, make_malformed(chance)) in ALLOWED | {None}
 
 
-def test_damaged_images_and_requests_harm_nobody(bundle: Path) -> None:
-    survive(bundle, images=150, requests=150, rounds=1)
+def test_damaged_images_and_requests_do_not_affect_other_clients(bundle: Path) -> None:
+    check_survival(bundle, images=150, requests=150, rounds=1)
 
 
 @pytest.mark.slow
-def test_twenty_thousand_of_them(bundle: Path) -> None:
-    survive(bundle, images=1_000, requests=1_000, rounds=10)
+def test_twenty_thousand_damaged_images_and_requests(bundle: Path) -> None:
+    check_survival(bundle, images=1_000, requests=1_000, rounds=10)
 
 
-def survive(bundle: Path, images: int, requests: int, rounds: int) -> None:
+def check_survival(bundle: Path, images: int, requests: int, rounds: int) -> None:
     with running(bundle) as server:
         good = server.post("/v1/embed", IMAGE).vectors
         ended = threading.Event()
@@ -82,17 +82,17 @@ def survive(bundle: Path, images: int, requests: int, rounds: int) -> None:
                 if answer.status != 200 or not np.array_equal(answer.vectors, good):
                     wrong.append(answer)
 
-        beside = threading.Thread(target=ask)
-        beside.start()
+        good_client = threading.Thread(target=ask)
+        good_client.start()
         try:
-            assault(server, images, requests, seed=0)  # the first round fills caches and the allocator
+            attack(server, images, requests, seed=0)  # the first round fills caches and the allocator
             before = memory()
             for seed in range(1, rounds):
-                assault(server, images, requests, seed)
+                attack(server, images, requests, seed)
             growth = memory() - before
         finally:
             ended.set()
-            beside.join()
+            good_client.join()
         assert wrong == []
         assert growth < 50e6, f"{growth:,} bytes"
         assert server.metric('simclr_requests_total{route="/v1/embed",status="5xx"}') == 0

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, with requests byte for byte as tritonclient 2.73.0 sends them."""
+"""The Open Inference Protocol, with requests exactly as tritonclient 2.73.0 sends them."""
 
 import base64
 import json
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tests.deploy.conftest import DIM, LABELS, SIZE, embedding_of, noise
 from tests.deploy.server.conftest import IMAGE, PREPROCESSING, Answer, Running
 
-INFER = "/v2/models/mean-colour/infer"
+INFER = "/v2/models/mean-color/infer"
 BYTES_HEADER = (
     b'{"inputs":[{"name":"images","shape":[2],"datatype":"BYTES","parameters":{"binary_data_size":%d}}],'
     b'"parameters":{"binary_data_output":true}}'
@@ -23,8 +23,8 @@ UINT8_HEADER = (
 )
 
 
-def recorded(server: Running, header: bytes, binary: bytes) -> Answer:
-    """As geventhttpclient sends it: no Content-Type, no Accept."""
+def send_recorded(server: Running, header: bytes, binary: bytes) -> Answer:
+    """Send a request as geventhttpclient does: without Content-Type and Accept."""
     head = (
         f"POST {INFER} HTTP/1.1\r\nUser-Agent: python/gevent-http-client-2.6.1\r\n"
         f"Inference-Header-Content-Length: {len(header)}\r\nHost: 127.0.0.1:{server.port}\r\n"
@@ -39,7 +39,7 @@ def recorded(server: Running, header: bytes, binary: bytes) -> Answer:
 
 
 def tensors(answer: Answer) -> dict[str, NDArray[np.float32]]:
-    """The binary outputs of an answer."""
+    """Return the binary outputs of an answer."""
     length = int(answer.headers["Inference-Header-Content-Length"])
     header, binary = json.loads(answer.body[:length]), answer.body[length:]
     found = {}
@@ -62,7 +62,7 @@ def body(**changes: Any) -> dict[str, Any]:
 
 def test_encoded_images_of_tritonclient(shared: Running) -> None:
     binary = element(IMAGE) + element(b"broken")
-    answer = recorded(shared, BYTES_HEADER % len(binary), binary)
+    answer = send_recorded(shared, BYTES_HEADER % len(binary), binary)
     assert answer.status == 200
     found = tensors(answer)
     expected = embedding_of(PREPROCESSING.apply(noise(1, 20, 30)))
@@ -70,16 +70,16 @@ def test_encoded_images_of_tritonclient(shared: Running) -> None:
     assert np.isnan(found["embedding"][1]).all()
     assert found["probabilities"].shape == (2, len(LABELS))
     header = json.loads(answer.body[: int(answer.headers["Inference-Header-Content-Length"])])
-    assert header["model_name"] == "mean-colour"
+    assert header["model_name"] == "mean-color"
     assert header["parameters"]["errors"].startswith("image 1: not_an_image: ")
 
 
 def test_pixels_of_tritonclient(shared: Running) -> None:
     pixels = np.arange(576).reshape(3, SIZE, SIZE, 3).astype(np.uint8)
-    answer = recorded(shared, UINT8_HEADER, pixels.tobytes())
+    answer = send_recorded(shared, UINT8_HEADER, pixels.tobytes())
     found = tensors(answer)
     assert list(found) == ["embedding"]
-    assert np.abs(found["embedding"] - [embedding_of(one) for one in pixels]).max() < 1e-6
+    assert np.abs(found["embedding"] - [embedding_of(image) for image in pixels]).max() < 1e-6
     assert json.loads(answer.body[: int(answer.headers["Inference-Header-Content-Length"])])["id"] == "7"
 
 
@@ -97,11 +97,11 @@ def test_tensors_as_json(shared: Running) -> None:
 
 def test_metadata_and_health(shared: Running) -> None:
     assert shared.ask("GET", "/v2").json["extensions"] == ["binary_tensor_data"]
-    for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/mean-colour/ready"):
+    for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/mean-color/ready"):
         assert shared.ask("GET", path).status == 200
-    about = shared.ask("GET", "/v2/models/mean-colour").json
+    about = shared.ask("GET", "/v2/models/mean-color").json
     assert about["outputs"][0] == {"name": "embedding", "datatype": "FP32", "shape": [-1, DIM]}
-    for path in ("/v2/models/other", "/v2/models/other/ready", "/v2/models/mean-colour/versions/v0.0.1"):
+    for path in ("/v2/models/other", "/v2/models/other/ready", "/v2/models/mean-color/versions/v0.0.1"):
         answer = shared.ask("GET", path)
         assert (answer.status, type(answer.json["error"])) == (404, str)
 
@@ -150,4 +150,4 @@ def test_a_wrong_header_length_is_400(shared: Running, length: str) -> None:
 
 def test_byte_elements_that_do_not_add_up_are_400(shared: Running) -> None:
     for binary in (element(IMAGE)[:-1], element(IMAGE) + b"\1", b"\xff" * 4, element(IMAGE)):
-        assert recorded(shared, BYTES_HEADER % len(binary), binary).status == 400
+        assert send_recorded(shared, BYTES_HEADER % len(binary), binary).status == 400

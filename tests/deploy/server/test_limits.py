@@ -1,4 +1,4 @@
-"""What a client may draw out or pile up, and that the others do not notice."""
+"""Slow, large and numerous requests stay within limits and do not affect other clients."""
 
 import asyncio
 import io
@@ -23,7 +23,7 @@ QUICK = Limits(receive_seconds=0.3, head_seconds=0.3, send_seconds=0.3)
 
 @contextmanager
 def gated(bundle: Path, limits: Limits, decoders: int = 2) -> Iterator[tuple[Running, Gate]]:
-    """A server whose model waits until the test lets it go on."""
+    """Run a server whose model waits until the test lets it continue."""
     models: list[Gate] = []
 
     def load(path: Path) -> Gate:
@@ -46,11 +46,11 @@ def test_a_burst_may_wait_and_a_lasting_overload_may_not() -> None:
     with ExitStack() as inside:
         for _ in range(10):
             inside.enter_context(admission.admitted(1))
-        with pytest.raises(RefusedError, match="10 images wait"):
+        with pytest.raises(RefusedError, match="10 images already wait"):
             admission.check()
     assert admission.waiting == 0
     with admission.admitted(2):
-        admission.check()  # the short queue is full from now on
+        admission.check()  # from now on the short queue is full
         now += 0.9 * BUSY_SECONDS
         admission.check()
         now += 0.2 * BUSY_SECONDS
@@ -58,7 +58,7 @@ def test_a_burst_may_wait_and_a_lasting_overload_may_not() -> None:
             admission.check()
         assert (refused.value.status, refused.value.headers) == (503, {"Retry-After": "1"})
     with admission.admitted(9):
-        admission.check()  # nobody waited, so it is a burst again
+        admission.check()  # the queue was empty, so this is a new burst
 
 
 @pytest.mark.parametrize(("seconds_per_image", "most"), [(0.0, 64), (0.001, 64), (0.025, 10), (0.2, 4)])
@@ -67,7 +67,7 @@ def test_a_burst_is_as_long_as_it_takes_a_quarter_of_a_second_to_serve(seconds_p
     with ExitStack() as inside:
         for _ in range(most):
             inside.enter_context(admission.admitted(1))
-        with pytest.raises(RefusedError, match=f"{most} images wait"):
+        with pytest.raises(RefusedError, match=f"{most} images already wait"):
             admission.check()
 
 
@@ -81,7 +81,7 @@ def test_a_burst_that_is_too_long_is_an_overload() -> None:
     admission.check()
 
 
-def test_an_overload_lasts_until_nobody_waits() -> None:
+def test_an_overload_lasts_until_the_queue_is_empty() -> None:
     now = 0.0
     admission = Admission(Limits(queue=10, standing_queue=2), lambda: 0.0, lambda: now)
     with admission.admitted(1):
@@ -90,13 +90,16 @@ def test_an_overload_lasts_until_nobody_waits() -> None:
             now += 2 * BUSY_SECONDS
             with pytest.raises(RefusedError):
                 admission.check()
-        with admission.admitted(1), pytest.raises(RefusedError):  # there is room for one, and no new burst
+        with (
+            admission.admitted(1),
+            pytest.raises(RefusedError),
+        ):  # the short queue has room, but this is not a new burst
             admission.check()
     with admission.admitted(2):
         admission.check()
 
 
-def test_a_full_queue_is_told_at_once_and_before_the_body(bundle: Path) -> None:
+def test_a_full_queue_refuses_immediately_and_before_the_body(bundle: Path) -> None:
     with gated(bundle, Limits(queue=2)) as (server, gate), ThreadPoolExecutor(2) as pool:
         waiting = [pool.submit(server.post, "/v1/embed", IMAGE) for _ in range(2)]
         wait_for(lambda: server.service.admission.waiting == 2, "two requests")
@@ -111,7 +114,7 @@ def test_a_full_queue_is_told_at_once_and_before_the_body(bundle: Path) -> None:
             assert connection.recv(100).startswith(b"HTTP/1.1 503")
         assert server.ask("GET", "/v2/health/ready").status == 200
         gate.opened.set()
-        assert [one.result().status for one in waiting] == [200, 200]
+        assert [future.result().status for future in waiting] == [200, 200]
         assert server.post("/v1/embed", IMAGE).status == 200
         assert server.metric("simclr_waiting_images") == 0
 
@@ -120,12 +123,12 @@ def test_a_request_has_a_deadline_and_its_work_is_dropped(bundle: Path) -> None:
     with gated(bundle, Limits(deadline_seconds=0.2)) as (server, gate):
         answer = server.post("/v1/embed", IMAGE)
         assert (answer.status, answer.json["error"]["reason"]) == (504, "deadline")
-        assert server.post("/v1/embed", IMAGE).status == 504  # waits behind the first in vain
+        assert server.post("/v1/embed", IMAGE).status == 504  # waits behind the first until its own deadline
         assert server.metric('simclr_requests_total{route="/v1/embed",status="5xx"}') == 2
         gate.opened.set()
         assert server.post("/v1/embed", IMAGE).status == 200
         runs = server.metric("simclr_batch_images_count")
-        assert runs == 2  # the first, which had begun, and the last
+        assert runs == 2  # the first, which had already started, and the last
 
 
 def test_a_client_that_leaves_is_counted_and_its_work_is_dropped(bundle: Path) -> None:
@@ -136,7 +139,7 @@ def test_a_client_that_leaves_is_counted_and_its_work_is_dropped(bundle: Path) -
         wait_for(lambda: server.service.admission.waiting == 2, "two requests")
         first.close()
         second.shutdown(socket.SHUT_WR)  # half closed counts as left
-        wait_for(lambda: server.service.admission.waiting == 0, "both gone")
+        wait_for(lambda: server.service.admission.waiting == 0, "both to leave")
         second.close()
         gate.opened.set()
         assert server.post("/v1/embed", IMAGE).status == 200
@@ -144,8 +147,8 @@ def test_a_client_that_leaves_is_counted_and_its_work_is_dropped(bundle: Path) -
         assert server.metric("simclr_batch_images_count") == 2
 
 
-def test_a_large_request_does_not_keep_a_small_one_waiting(bundle: Path) -> None:
-    """The many images wait; the single one needs at most two turns."""
+def test_a_large_request_does_not_delay_a_small_one(bundle: Path) -> None:
+    """The single image waits at most two turns, while the many wait."""
     import base64
 
     images = [{"b64": base64.b64encode(encoded(noise(seed))).decode()} for seed in range(40)]
@@ -154,7 +157,7 @@ def test_a_large_request_does_not_keep_a_small_one_waiting(bundle: Path) -> None
         assert gate.arrived.acquire(timeout=30)
         wait_for(lambda: server.metric("simclr_decode_seconds_count") == 40, "all decoded")
         small = pool.submit(server.post, "/v1/embed", IMAGE)
-        wait_for(lambda: server.metric("simclr_decode_seconds_count") == 41, "and the other")
+        wait_for(lambda: server.metric("simclr_decode_seconds_count") == 41, "the other to be decoded")
         gate.opened.set()
         assert small.result().status == 200
         assert large.result().status == 200
@@ -187,7 +190,7 @@ def test_bodies_of_all_clients_share_a_budget(bundle: Path) -> None:
         assert server.post("/v1/embed", b"\0" * 20_000).status == 422
 
 
-def test_the_oracle_of_a_body_that_comes_in_pieces() -> None:
+def test_a_body_that_arrives_in_pieces_is_joined_and_counted() -> None:
     messages = iter(
         [{"type": "http.request", "body": b"ab", "more_body": True}, {"type": "http.request", "body": b"c"}]
     )
@@ -199,7 +202,7 @@ def test_the_oracle_of_a_body_that_comes_in_pieces() -> None:
     with held.counter() as hold:
         assert asyncio.run(read_body(receive, None, Limits(), hold)) == b"abc"
         assert held.now == 3
-        with pytest.raises(RefusedError, match="3 bytes are in memory"):
+        with pytest.raises(RefusedError, match="3 bytes are already in memory"):
             hold(1)
         with pytest.raises(ClientLeftError):
             asyncio.run(read_body(receive, None, Limits(), hold))
@@ -218,7 +221,7 @@ def test_bombs_and_endless_scans_are_errors_of_their_image(bundle: Path) -> None
             answer = server.post("/v1/embed", image)
             assert (answer.status, answer.json["results"][0]["error"]["reason"]) == (422, "bomb")
         assert server.post("/v1/embed", progressive).status == 200
-        video_behind = progressive + 200 * scan  # what a phone appends to a photo is not part of it
+        video_behind = progressive + 200 * scan  # a phone appends a video to a photo, which is not part of the image
         assert server.post("/v1/embed", video_behind).status == 200
 
 
@@ -241,7 +244,7 @@ def test_a_slow_head_gets_408_and_silence_is_closed(bundle: Path) -> None:
         assert server.metric('simclr_connections_refused_total{reason="head_timeout"}') == 1
 
 
-def test_a_head_that_drips_has_no_more_time_than_one_that_stops(bundle: Path) -> None:
+def test_a_head_that_arrives_byte_by_byte_gets_no_extra_time(bundle: Path) -> None:
     with running(bundle, QUICK) as server, server.connect(head(len(IMAGE)) + IMAGE) as connection:
         assert connection.recv(1000).startswith(b"HTTP/1.1 200")
         stopped = threading.Event()
@@ -262,7 +265,7 @@ def test_a_head_that_drips_has_no_more_time_than_one_that_stops(bundle: Path) ->
 
 
 def test_a_client_that_does_not_read_is_cut_off(bundle: Path) -> None:
-    """Many small requests in one connection, whose answers fill every buffer on the way."""
+    """Many small requests on one connection, whose answers fill every buffer."""
     requests = 1_000_000 * b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n"
     with running(bundle, QUICK) as server, server.connect() as connection:
         connection.settimeout(0.2)
@@ -285,7 +288,7 @@ def test_connections_are_counted(bundle: Path) -> None:
         assert server.metric('simclr_connections_refused_total{reason="too_many_connections"}') == 1
 
 
-def test_two_hundred_slow_clients_do_not_hurt_a_quick_one(bundle: Path) -> None:
+def test_two_hundred_slow_clients_do_not_delay_a_fast_one(bundle: Path) -> None:
     with running(bundle, Limits(receive_seconds=20, head_seconds=20)) as server, ExitStack() as stack:
         for number in range(200):
             sent = (b"", b"POST /v1/em", head(len(IMAGE)) + IMAGE[:50], head(len(IMAGE)) + IMAGE)[number % 4]
@@ -296,7 +299,7 @@ def test_two_hundred_slow_clients_do_not_hurt_a_quick_one(bundle: Path) -> None:
         assert sorted(answer.seconds for answer in answers)[10] < 0.1
 
 
-# What is no HTTP
+# Invalid HTTP
 
 
 @pytest.mark.parametrize(
@@ -311,14 +314,14 @@ def test_two_hundred_slow_clients_do_not_hurt_a_quick_one(bundle: Path) -> None:
         b"GET / HTTP/1.1\r\nHost: a\r\nX\x00: b\r\n\r\n",
     ],
 )
-def test_what_is_no_http_gets_4xx_and_is_counted(shared: Running, sent: bytes) -> None:
+def test_invalid_http_gets_4xx_and_is_counted(shared: Running, sent: bytes) -> None:
     before = shared.metric('simclr_connections_refused_total{reason="invalid_http"}')
     with shared.connect(sent) as connection:
         assert re.match(rb"HTTP/1.1 (400|501|411)", read_all(connection))
     assert shared.metric('simclr_connections_refused_total{reason="invalid_http"}') == before + 1
 
 
-def test_a_chunk_that_is_none_ends_the_request(shared: Running) -> None:
+def test_an_invalid_chunk_ends_the_request(shared: Running) -> None:
     start = b"POST /v1/embed HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
     with shared.connect(start + b"5\r\nabcde\r\nzz\r\n") as connection:
         assert read_all(connection).startswith(b"HTTP/1.1 400")

@@ -1,4 +1,4 @@
-"""The model changes under load without a failed request; what cannot serve is refused and changes nothing."""
+"""The model changes under load without a failed request; an unusable version is refused without any effect."""
 
 import os
 import signal
@@ -25,8 +25,8 @@ def registry(tmp_path: Path) -> Path:
     return tmp_path / "registry"
 
 
-def mirrored() -> object:
-    """A bundle whose vectors are the negatives of the first one's."""
+def negated() -> object:
+    """Make a bundle whose vectors are the negatives of those of the first one."""
     bundle = make_bundle()
     model = make_model(make_card(), -MIXING).SerializeToString()
     return replace(bundle, model=model, golden_vectors=-bundle.golden_vectors, head=None)
@@ -42,7 +42,7 @@ def test_current_names_the_model(registry: Path) -> None:
         server.service.models.poll()
         assert server.metric(CHANGED) == 0
         before = server.ask("GET", "/v1/model")
-        release(registry, "v0.0.2", mirrored())
+        release(registry, "v0.0.2", negated())
         server.service.models.poll()
         after = server.post("/v1/embed", IMAGE)
         assert after.headers["X-Model-Id"] != before.json["id"]
@@ -58,7 +58,7 @@ def test_current_names_the_model(registry: Path) -> None:
 def test_the_registry_is_watched(registry: Path) -> None:
     with running(registry) as server:
         server.service.models.watch()
-        release(registry, "v0.0.2", mirrored())
+        release(registry, "v0.0.2", negated())
         wait_for(lambda: version(server) == "v0.0.2", "the new model", seconds=10)
 
 
@@ -73,7 +73,7 @@ def test_a_request_in_flight_ends_with_the_model_it_began_with(registry: Path) -
     with running(registry, load=load, max_batch=8) as server, ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(server.post, "/v1/embed", IMAGE)
         assert made[0].arrived.acquire(timeout=30)
-        release(registry, "v0.0.2", mirrored())
+        release(registry, "v0.0.2", negated())
         server.service.models.poll()
         assert version(server) == "v0.0.2"
         for model in made:
@@ -98,7 +98,7 @@ def spoil(registry: Path, name: str) -> None:
         manifest = registry / "v0.0.2" / "MANIFEST.sha256"
         manifest.write_text(
             manifest.read_text().replace("golden/00.png", "golden/0.png")
-        )  # another id than what serves
+        )  # an id that differs from the current one
     elif name == "no such version":
         (registry / "CURRENT").write_text("v9.9.9\n")
     elif name == "nonsense":
@@ -108,7 +108,7 @@ def spoil(registry: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["golden", "graph", "flipped byte", "no such version", "nonsense", "no pointer"])
-def test_what_cannot_serve_is_refused_once_and_the_old_model_serves_on(registry: Path, name: str) -> None:
+def test_an_unusable_version_is_refused_once_and_the_old_model_stays(registry: Path, name: str) -> None:
     with running(registry, check=candidate.check) as server:
         before = server.post("/v1/embed", IMAGE)
         spoil(registry, name)
@@ -119,13 +119,13 @@ def test_what_cannot_serve_is_refused_once_and_the_old_model_serves_on(registry:
         (line,) = server.logged
         assert line["event"] == "model refused"
         assert line["error"]
-        release(registry, "v0.0.3", mirrored())
+        release(registry, "v0.0.3", negated())
         server.service.models.poll()
         assert version(server) == "v0.0.3"
 
 
-def test_a_candidate_that_dies_takes_nobody_with_it(registry: Path) -> None:
-    """What a hostile graph can do to the process that tries it."""
+def test_a_candidate_that_crashes_does_not_affect_the_server(registry: Path) -> None:
+    """As a hostile graph can crash its trial process."""
     killed = threading.Event()
 
     def check(directory: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_candidate_that_dies_takes_nobody_with_it(registry: Path) -> None:
         candidate.check(directory)
 
     with running(registry, check=check) as server:
-        release(registry, "v0.0.2", mirrored())
+        release(registry, "v0.0.2", negated())
         server.service.models.poll()
         assert killed.is_set()
         assert version(server) == "v0.0.1"
@@ -153,8 +153,8 @@ def children() -> list[int]:
     return [child.pid for child in psutil.Process().children() if "deploy.candidate" in " ".join(child.cmdline())]
 
 
-def test_a_version_that_nobody_checked_does_not_serve(registry: Path) -> None:
-    """CURRENT moves on while the candidate is tried."""
+def test_an_unchecked_version_is_not_served(registry: Path) -> None:
+    """CURRENT changes again during the trial of the candidate."""
 
     def check(directory: Path) -> None:
         if directory.name == "v0.0.2":
@@ -163,7 +163,7 @@ def test_a_version_that_nobody_checked_does_not_serve(registry: Path) -> None:
             raise DeployError("not this one")
 
     with running(registry, check=check) as server:
-        release(registry, "v0.0.2", mirrored())
+        release(registry, "v0.0.2", negated())
         server.service.models.poll()
         server.service.models.poll()
         assert version(server) == "v0.0.1"
@@ -186,7 +186,7 @@ def test_no_request_fails_while_models_change(registry: Path) -> None:
         try:
             asked = [pool.submit(ask) for _ in range(4)]
             ids[server.service.models.current.id] = 1.0
-            release(registry, "v0.0.2", mirrored())
+            release(registry, "v0.0.2", negated())
             for change in range(6):
                 (registry / "CURRENT").write_text(f"v0.0.{2 - change % 2}\n")
                 server.service.models.poll()
@@ -194,7 +194,7 @@ def test_no_request_fails_while_models_change(registry: Path) -> None:
                 threading.Event().wait(0.1)
         finally:
             done.set()
-        answers = [one for part in asked for one in part.result()]
+        answers = [answer for future in asked for answer in future.result()]
     assert len(answers) > 100
     assert {status for status, _, _ in answers} == {200}
     assert {identity for _, identity, _ in answers} == set(ids)

@@ -1,4 +1,4 @@
-"""The page at /, in a real browser: it asks this server alone, and a person without a mouse can use it."""
+"""The page at /, in a real browser: it sends requests only to this server, and works with the keyboard."""
 
 import base64
 import hashlib
@@ -18,7 +18,7 @@ from tests.deploy.server.conftest import running
 TOKEN = "0123456789abcdef-token"
 
 
-def test_its_policy_allows_its_own_script_and_nothing_else() -> None:
+def test_the_policy_of_the_page_allows_only_its_own_script() -> None:
     html, policy = page()
     for tag in ("script", "style"):
         (text,) = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
@@ -29,18 +29,18 @@ def test_its_policy_allows_its_own_script_and_nothing_else() -> None:
     assert not re.search(r"https?://|//cdn|@import|style=|onclick=", html)
 
 
-COLOURS = {"sunset.jpg": (250, 5, 5), "meadow.jpg": (5, 250, 5), "sea.jpg": (5, 5, 250)}
+COLORS = {"sunset.jpg": (250, 5, 5), "meadow.jpg": (5, 250, 5), "sea.jpg": (5, 5, 250)}
 
 
 def searchable(path: Path) -> Model:
-    """With an index of three images."""
+    """Load a model with an index of three images."""
     encoder = load_model(path, 1, "fp32", None).encoder
-    pictures = [np.full((9, 9, 3), colour, np.uint8) for colour in COLOURS.values()]
-    return Model(encoder, Index.build(encoder.embed(pictures).vectors, list(COLOURS), encoder))
+    pictures = [np.full((9, 9, 3), color, np.uint8) for color in COLORS.values()]
+    return Model(encoder, Index.build(encoder.embed(pictures).vectors, list(COLORS), encoder))
 
 
 @pytest.mark.slow
-def test_a_person_gives_an_image_and_sees_labels_and_neighbours(bundle: Path, tmp_path: Path) -> None:
+def test_the_page_shows_labels_and_neighbors_of_a_chosen_image(bundle: Path, tmp_path: Path) -> None:
     image = tmp_path / "leaf.png"
     image.write_bytes(encoded(np.full((60, 90, 3), (5, 250, 5), np.uint8)))
     broken = tmp_path / "broken.png"
@@ -53,7 +53,7 @@ def test_a_person_gives_an_image_and_sees_labels_and_neighbours(bundle: Path, tm
         tab.evaluate("document.getElementById('token').focus()")
         tab.call("Input.insertText", text=TOKEN)
         tab.call("Input.dispatchKeyEvent", type="keyDown", key="Tab", code="Tab", windowsVirtualKeyCode=9)
-        tab.wait_for("mean-colour", "5 numbers")
+        tab.wait_for("mean-color", "5 numbers")
 
         def choose(path: Path) -> None:
             document = tab.call("DOM.getDocument")["root"]["nodeId"]
@@ -69,11 +69,11 @@ def test_a_person_gives_an_image_and_sees_labels_and_neighbours(bundle: Path, tm
         text = tab.wait_for("not_an_image")
         assert "meadow.jpg" not in text
         assert tab.evaluate("document.getElementById('file').tabIndex") == 0
-        assert tab.evaluate("performance.getEntriesByType('resource').every(one => one.name.startsWith(origin))")
+        assert tab.evaluate("performance.getEntriesByType('resource').every(entry => entry.name.startsWith(origin))")
         assert tab.evaluate("typeof fetch('http://127.0.0.1:9/').catch(error => 0)") == "object"
 
 
-def test_it_runs_no_script_of_others(bundle: Path) -> None:
+def test_the_page_is_sent_with_its_policy(bundle: Path) -> None:
     with running(bundle) as server:
         answer = server.ask("GET", "/")
         assert answer.headers["Content-Security-Policy"] == page()[1]

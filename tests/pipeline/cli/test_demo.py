@@ -8,7 +8,7 @@ from collections import Counter
 from PIL import Image
 
 from deploy.errors import ImageError
-from deploy.images.preprocess import canonicalise, open_image
+from deploy.images.preprocess import canonicalize, open_image
 from pipeline.cli.demo import fill_inbox, found_in_the_wild
 from pipeline.sample.make import ARCHIVE, CLASSES
 from pipeline.workspace import Workspace
@@ -37,7 +37,7 @@ def test_what_lies_in_the_wild_is_what_its_name_says() -> None:
     verdicts = {}
     for path, data in files.items():
         try:
-            verdicts[path.rpartition("/")[2]] = tuple(canonicalise(open_image(data))[1])
+            verdicts[path.rpartition("/")[2]] = tuple(canonicalize(open_image(data))[1])
         except ImageError as error:
             verdicts[path.rpartition("/")[2]] = error.reason
     refused = {

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torchvision.models import VisionTransformer
 
-from deploy.encoder import compare, l2_normalised
+from deploy.encoder import compare, l2_normalize
 from deploy.graph_policy import check_graph
 from simclr_core.export.onnx_graph import ServedEncoder, export_graph
 from simclr_core.export.quantize import float16_graph, int8_graphs, is_transformer
@@ -55,7 +55,7 @@ def embeddings(graph: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED  # as in deploy.session
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    return l2_normalised(session.run(None, {"images": pixels})[0])
+    return l2_normalize(session.run(None, {"images": pixels})[0])
 
 
 def cosine_min(graph: bytes, exact: bytes, count: int = 20) -> float:

@@ -177,7 +177,7 @@ def test_every_operation_of_the_preprocessing_has_a_meaning() -> None:
     from deploy.images import preprocess
 
     named = re.findall(
-        r"``(\w+_to_\w+|to_rgb|exif_transpose|alpha_on_white|first_frame)``", str(preprocess.canonicalise.__doc__)
+        r"``(\w+_to_\w+|to_rgb|exif_transpose|alpha_on_white|first_frame)``", str(preprocess.canonicalize.__doc__)
     )
     assert set(named) == set(CONVERSIONS)
 
