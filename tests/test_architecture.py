@@ -1,6 +1,7 @@
 """What the house promises as a whole: layers, the lock, the templates, the map in the README."""
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -44,6 +45,61 @@ def test_private_names_of_dagster_are_in_one_file() -> None:
     files = (path for folder in ("pipeline", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
     found = [path.relative_to(ROOT).as_posix() for path in files if private.search(path.read_text())]
     assert found == ["pipeline/runs/dagster_internals.py"]
+
+
+PLANTED = {
+    "pipeline > simclr_core > deploy": ("simclr_core/data/planted.py", "import pipeline.cli"),
+    "the rooms of pipeline": ("pipeline/release/planted.py", "import pipeline.gates"),
+    "the rooms of pipeline.validation": ("pipeline/validation/probe/planted.py", "import pipeline.validation.report"),
+    "the rooms of simclr_core": ("simclr_core/model/planted.py", "import simclr_core.pretraining"),
+    "the rooms of deploy": ("deploy/search/planted.py", "import deploy.cli"),
+    "no circles on any level": ("pipeline/gates/__init__.py", "from pipeline.gates import stages"),
+    "only pipeline.dvc knows DVC": ("pipeline/ingest/planted.py", "from dvc.repo import Repo"),
+    "only what runs and shows the pipeline knows Dagster": ("pipeline/alerts.py", "import dagster"),
+    "deploy needs numpy, Pillow and onnxruntime alone": ("deploy/images/planted.py", "import torch"),
+    "simclr_core knows no orchestration": ("simclr_core/plots.py", "import pandas"),
+    "gates and validation know neither Dagster nor torch": ("pipeline/gates/planted.py", "import torch"),
+}
+
+
+@pytest.fixture
+def packages(tmp_path: Path) -> Path:
+    """A copy of the code and of the contracts, to be changed."""
+    for package in ("pipeline", "simclr_core", "deploy"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "*.xz"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def broken_contracts(root: Path) -> list[str]:
+    command = [Path(sys.executable).with_name("lint-imports"), "--no-logo", "--no-cache"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    verdicts = dict(re.findall(r"^(.+) (KEPT|BROKEN)$", done.stdout, re.MULTILINE))
+    assert verdicts.keys() == PLANTED.keys(), done.stdout + done.stderr
+    return [name for name, verdict in verdicts.items() if verdict == "BROKEN"]
+
+
+def test_each_contract_on_imports_is_kept_and_finds_what_breaks_it(packages: Path) -> None:
+    assert broken_contracts(packages) == []
+    for path, statement in PLANTED.values():
+        with (packages / path).open("a") as file:
+            file.write(f"\n{statement}\n")
+    assert broken_contracts(packages) == list(PLANTED)
+
+
+@pytest.mark.parametrize(
+    ("path", "contract"),
+    [
+        ("pipeline/room.py", "the rooms of pipeline"),
+        ("pipeline/validation/room/__init__.py", "the rooms of pipeline.validation"),
+        ("simclr_core/room.py", "the rooms of simclr_core"),
+        ("deploy/room/__init__.py", "the rooms of deploy"),
+    ],
+)
+def test_a_new_room_has_to_be_given_its_layer(packages: Path, path: str, contract: str) -> None:
+    (packages / path).parent.mkdir(exist_ok=True)
+    (packages / path).touch()
+    assert broken_contracts(packages) == [contract]
 
 
 def test_the_lock_overrides_antlr_and_is_what_is_installed() -> None:
