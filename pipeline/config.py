@@ -1,6 +1,10 @@
-"""The pipeline's blocks of params.yaml, typed and frozen; those of training are in ``simclr_core.config``."""
+"""The pipeline's blocks of params.yaml, typed and frozen; those of training are in ``simclr_core.config``.
 
-from typing import Annotated, Literal
+A field's description is the only one there is: the first sentence is the comment in params.yaml, all of it the help in
+the launchpad and in docs/reference. See ``pipeline.knobs``.
+"""
+
+from typing import Literal
 
 from pydantic import Field
 
@@ -8,115 +12,248 @@ from simclr_core.params import Block
 
 
 class IngestConfig(Block):
-    """How files become raw batches."""
+    """How new files become raw batches."""
 
-    settle_seconds: Annotated[float, Field(ge=0)] = 2.0  # a file changed more recently is still being written
-    shard_megabytes: Annotated[int, Field(ge=1, le=4096)] = 256
-    # The only labels there may be, so that a mistyped one is an error; without it every label is a class.
-    classes: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = None
+    settle_seconds: float = Field(
+        default=2.0,
+        ge=0,
+        description="seconds a file must stay unchanged before it is ingested. One that changed more recently is still "
+        "being written, and is left for the next time",
+    )
+    shard_megabytes: int = Field(
+        default=256, ge=1, le=4096, description="size at which a new tar file of raw images begins, in MB"
+    )
+    classes: tuple[str, ...] | None = Field(
+        default=None,
+        strict=False,
+        min_length=1,
+        description="the only labels allowed, so that a typo is an error; null: every label is a class",
+    )
 
 
 class DriftConfig(Block):
-    """When a new batch is called different from the earlier ones; see ``drift``."""
+    """When a new batch counts as different from the earlier ones. See ``pipeline.validation.drift``."""
 
-    enabled: bool = True
-    min_images: Annotated[int, Field(ge=10)] = 50  # accepted training images of a batch; fewer are not judged
-    distance: Annotated[float, Field(gt=0)] = 0.1  # standard deviations of the earlier images, or Jensen-Shannon
-    auroc: Annotated[float, Field(gt=0.5, lt=1)] = 0.6  # of a classifier that tells new images from earlier ones
-    accepted: Annotated[tuple[str, ...], Field(strict=False)] = ()  # batches that look like a bug's work and are right
+    enabled: bool = Field(default=True, description="compare the newest batch with the earlier ones")
+    min_images: int = Field(
+        default=50,
+        ge=10,
+        description="accepted training images a batch needs to be judged. Twice as many earlier ones are needed too",
+    )
+    distance: float = Field(
+        default=0.1,
+        gt=0,
+        description="smallest shift that counts as drift, in standard deviations of the earlier images. For file "
+        "format and pixel layout, a Jensen-Shannon distance",
+    )
+    auroc: float = Field(
+        default=0.6,
+        gt=0.5,
+        lt=1,
+        description="smallest AUROC that counts as drift, of a classifier of new against earlier images. 0.5 is chance",
+    )
+    accepted: tuple[str, ...] = Field(
+        default=(), strict=False, description="batch names to accept although they look like a data bug"
+    )
 
 
 class NearDuplicatesConfig(Block):
-    """Which pictures are called nearly the same, and what becomes of them; see ``near_duplicates``."""
+    """Which images are near duplicates, and what follows. See ``pipeline.validation.verdict.near_duplicates``."""
 
-    enabled: bool = True
-    distance: Annotated[int, Field(ge=0, le=3)] = 3  # bits of 64 in which their perceptual hashes may differ
-    within_training: Literal["keep", "quarantine"] = "keep"  # or all but one of a group; across the splits: always
-    placeholder_copies: Annotated[int, Field(ge=2)] = 20  # files that show the same flat picture
+    enabled: bool = Field(default=True, description="look for images that are nearly the same")
+    distance: int = Field(
+        default=3, ge=0, le=3, description="largest distance between the perceptual hashes of two copies, in bits of 64"
+    )
+    within_training: Literal["keep", "quarantine"] = Field(
+        default="keep",
+        description="what to do with copies within the training set. With quarantine, one of each group is kept. A "
+        "training image that is nearly a test image is always quarantined",
+    )
+    placeholder_copies: int = Field(
+        default=20,
+        ge=2,
+        description="a flat picture that this many files show counts as a placeholder. Such as one that says "
+        '"image not available"',
+    )
 
 
 class ValidateConfig(Block):
-    """What an image must be to be trained on, what probing one may cost, and when a whole batch is refused."""
+    """What an image must be to be trained on, and when validation fails."""
 
-    max_megabytes: Annotated[float, Field(gt=0)] = 50.0  # of one file
-    max_megapixels: Annotated[float, Field(gt=0, le=89)] = 80.0  # by the header, before decoding; Pillow stops at 89
-    min_side: Annotated[int, Field(ge=1)] = 8  # pixels
-    max_aspect: Annotated[float, Field(ge=1)] = 10.0  # longer side over shorter side
-    min_standard_deviation: Annotated[float, Field(ge=0)] = 2.0  # of the liveliest channel, 0..255; below: no content
-    animated: Literal["quarantine", "first_frame"] = "quarantine"  # and multi-page TIFF
-    suspect_streams: Literal["quarantine", "keep"] = "quarantine"  # JPEG that decodes, from a damaged stream
+    max_megabytes: float = Field(default=50.0, gt=0, description="largest file, in MB")
+    max_megapixels: float = Field(
+        default=80.0,
+        gt=0,
+        le=89,  # where Pillow stops
+        description="largest image, in megapixels. The header is believed: an image above this is never decoded",
+    )
+    min_side: int = Field(default=8, ge=1, description="smallest shorter side, in pixels")
+    max_aspect: float = Field(default=10.0, ge=1, description="largest ratio of the longer side to the shorter side")
+    min_standard_deviation: float = Field(
+        default=2.0,
+        ge=0,
+        description="standard deviation of the most varied channel, 0 to 255; below this an image is blank",
+    )
+    animated: Literal["quarantine", "first_frame"] = Field(
+        default="quarantine",
+        description="what to do with animated images and multi-page TIFFs. With first_frame, their first frame is used",
+    )
+    suspect_streams: Literal["quarantine", "keep"] = Field(
+        default="quarantine", description="what to do with JPEGs that decode from a damaged stream"
+    )
     near_duplicates: NearDuplicatesConfig = NearDuplicatesConfig()
-    engine: Literal["local", "ray"] = "local"  # where images are probed: here, or on the Ray cluster of RAY_ADDRESS
-    timeout_seconds: Annotated[float, Field(gt=0)] = 20.0  # for one file
-    memory_megabytes: Annotated[int, Field(ge=512)] = 2048  # address space of one worker
-    min_images: Annotated[int, Field(ge=0)] = 64  # accepted training images
-    max_quarantine_rate: Annotated[float, Field(ge=0, le=1)] = 0.05  # of all files
+    engine: Literal["local", "ray"] = Field(
+        default="local",
+        description="where images are probed; ray is the cluster that RAY_ADDRESS names",
+    )
+    timeout_seconds: float = Field(default=20.0, gt=0, description="time limit for probing one file, in seconds")
+    memory_megabytes: int = Field(
+        default=2048, ge=512, description="memory limit of one probing worker, in MB of address space"
+    )
+    min_images: int = Field(default=64, ge=0, description="accepted training images needed to continue")
+    max_quarantine_rate: float = Field(
+        default=0.05, ge=0, le=1, description="largest share of files that may be quarantined"
+    )
     drift: DriftConfig = DriftConfig()
 
 
 class PrepareConfig(Block):
-    """How accepted images become canonical ones."""
+    """How accepted images are stored for training."""
 
-    short_side: Annotated[int, Field(ge=8)] = 256  # pixels; larger images are reduced to it, smaller ones kept
-    jpeg_quality: Annotated[int, Field(ge=50, le=100)] = 95
-    shard_megabytes: Annotated[int, Field(ge=1, le=4096)] = 256
+    short_side: int = Field(
+        default=256, ge=8, description="shorter side in pixels; larger images are reduced to it, smaller ones kept"
+    )
+    jpeg_quality: int = Field(default=95, ge=50, le=100, description="JPEG quality of the prepared images")
+    shard_megabytes: int = Field(
+        default=256, ge=1, le=4096, description="size at which a new tar file of prepared images begins, in MB"
+    )
 
 
 class EmbeddingDriftConfig(Block):
-    """What the champion compares of the newest batch with earlier ones; see ``pipeline.embedding_drift``.
+    """When a new batch looks different to the released encoder. See ``pipeline.embedding_drift``."""
 
-    3,000 images of 28 pixels cost a small encoder a second; of 224 pixels, a ResNet-50 on a processor some minutes.
-    """
-
-    enabled: bool = True
-    reference_images: Annotated[int, Field(ge=20, le=5000)] = 2000  # earlier ones; memory grows with their square
-    batch_images: Annotated[int, Field(ge=10, le=5000)] = 1000
-    min_images: Annotated[int, Field(ge=10)] = 50  # of a batch, and twice as many earlier ones; fewer are not judged
-    auroc: Annotated[float, Field(gt=0.5, lt=1)] = 0.6  # of a classifier that tells new embeddings from earlier ones
-    novel_share: Annotated[float, Field(gt=0, lt=1)] = 0.05  # of new images, unlike any earlier; by chance it is 0.01
+    enabled: bool = Field(
+        default=True, description="compare the newest batch with the earlier ones by their embeddings"
+    )
+    # 3,000 images of 28 pixels cost a small encoder a second.
+    reference_images: int = Field(
+        default=2000,
+        ge=20,
+        le=5000,
+        description="earlier images to compare with; 3,000 of 224 pixels take a ResNet-50 minutes on a CPU. Memory "
+        "grows with their square",
+    )
+    batch_images: int = Field(default=1000, ge=10, le=5000, description="images of the newest batch to compare")
+    min_images: int = Field(
+        default=50, ge=10, description="images a batch needs to be judged. Twice as many earlier ones are needed too"
+    )
+    auroc: float = Field(
+        default=0.6,
+        gt=0.5,
+        lt=1,
+        description="smallest AUROC that counts as drift, of a classifier of new against earlier embeddings. "
+        "0.5 is chance",
+    )
+    novel_share: float = Field(
+        default=0.05,
+        gt=0,
+        lt=1,
+        description="share of new images unlike any earlier one that counts as drift; 0.01 is chance",
+    )
 
 
 class RetrainingConfig(Block):
-    """When new images start a run by themselves; see ``pipeline.retraining.decide``."""
+    """When new images start a run. See ``pipeline.retraining.decide``."""
 
-    sources: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = ("inbox",)  # folders, globs, fsspec URLs
-    schedule: str = "0 3 * * 0"  # cron: every Sunday at three
-    timezone: str = "UTC"
-    min_new_images: Annotated[int, Field(ge=1)] = 1000  # the sensor waits for as many
-    min_new_images_after_drift: Annotated[int, Field(ge=1)] = 200  # as many are enough when the last report saw drift
-    quiet_minutes: Annotated[float, Field(ge=0)] = (
-        10.0  # nothing may have arrived for as long: a copy is still going on
+    sources: tuple[str, ...] = Field(
+        default=("inbox",),
+        strict=False,
+        min_length=1,
+        description="folders, globs, or fsspec URLs to ingest from. A relative one is in the workspace",
     )
-    max_age_days: Annotated[float, Field(gt=0)] = 30.0  # an encoder released longer ago is shown as overdue
+    schedule: str = Field(
+        default="0 3 * * 0",  # every Sunday at three
+        description="cron expression; the schedule and the sensor are off until switched on in the UI",
+    )
+    timezone: str = Field(default="UTC", description="time zone of the schedule, such as Europe/Berlin")
+    min_new_images: int = Field(default=1000, ge=1, description="new images needed before the sensor starts a run")
+    min_new_images_after_drift: int = Field(
+        default=200, ge=1, description="new images needed when the last report found drift"
+    )
+    quiet_minutes: float = Field(
+        default=10.0, ge=0, description="minutes without a new file before the sensor starts a run"
+    )
+    max_age_days: float = Field(
+        default=30.0, gt=0, description="days after its release at which an encoder is shown as overdue"
+    )
 
 
 class GatesConfig(Block):
-    """What a candidate has to show before it may replace the champion. Losses are percentage points of top-1."""
+    """What a candidate must show before it replaces the champion. Losses are percentage points of top-1 accuracy."""
 
-    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95  # of the one-sided paired test
-    release_if: Literal["not_worse", "better"] = "not_worse"
-    max_loss: Annotated[float, Field(ge=0, le=100)] = 2.0  # kNN and probe: a greater loss has to be ruled out
-    max_low_label_loss: Annotated[float, Field(ge=0, le=100)] = 3.0  # fine-tuned accuracy, beyond both intervals
-    max_latency_milliseconds: Annotated[float, Field(gt=0)] | None = None  # of one image, median
-    max_latency_ratio: Annotated[float, Field(gt=0)] = 1.5  # to the champion's, measured beside it
-    max_megabytes: Annotated[float, Field(gt=0)] | None = None  # of the ONNX file
-    max_size_ratio: Annotated[float, Field(gt=0)] = 1.5
-    old_index: Literal["report", "require"] = "report"  # must the champion's index answer the candidate's queries?
-    max_old_index_loss: Annotated[float, Field(ge=0, le=100)] = 5.0
+    confidence: float = Field(
+        default=0.95, ge=0.5, lt=1, description="confidence of the one-sided paired test against the champion"
+    )
+    release_if: Literal["not_worse", "better"] = Field(
+        default="not_worse",
+        description="required outcome of the comparison with the champion. With better, kNN or the linear probe must "
+        "have gained beyond chance",
+    )
+    max_loss: float = Field(
+        default=2.0,
+        ge=0,
+        le=100,
+        description="loss of kNN or linear probe accuracy that must be ruled out, in percentage points",
+    )
+    max_low_label_loss: float = Field(
+        default=3.0,
+        ge=0,
+        le=100,
+        description="largest loss of fine-tuned accuracy beyond both intervals, in percentage points",
+    )
+    max_latency_milliseconds: float | None = Field(
+        default=None, gt=0, description="largest median time for one image, in milliseconds; null: no limit"
+    )
+    max_latency_ratio: float = Field(
+        default=1.5, gt=0, description="largest time for one image as a multiple of the champion's, measured in turns"
+    )
+    max_megabytes: float | None = Field(default=None, gt=0, description="largest ONNX file, in MB; null: no limit")
+    max_size_ratio: float = Field(default=1.5, gt=0, description="largest ONNX file as a multiple of the champion's")
+    old_index: Literal["report", "require"] = Field(
+        default="report",
+        description="whether the champion's index must answer the candidate's queries. With report, the answer stops "
+        "nothing",
+    )
+    max_old_index_loss: float = Field(
+        default=5.0,
+        ge=0,
+        le=100,
+        description="largest loss of kNN accuracy in the champion's index, in percentage points",
+    )
 
 
 class ReleaseConfig(Block):
     """Where released encoders go, and in whose name."""
 
-    registry: str = "registry"  # a folder that servers read; relative to the workspace
-    require_remote: bool = False  # true: refuse to release what only this machine's DVC cache holds
-    author: str = "simclr-bot"
-    email: str = "simclr-bot@localhost"
+    registry: str = Field(
+        default="registry", description="folder that servers read; a relative one is in the workspace"
+    )
+    require_remote: bool = Field(
+        default=False, description="true: never release what only this machine's DVC cache holds"
+    )
+    author: str = Field(default="simclr-bot", description="author of the commits and tags of a release")
+    email: str = Field(default="simclr-bot@localhost", description="e-mail address of that author")
 
 
 class StorageConfig(Block):
     """How much disk a workspace may take."""
 
-    min_free_gigabytes: Annotated[float, Field(ge=0)] = 2.0  # a run does not start with less
-    max_cache_gigabytes: Annotated[float, Field(gt=0)] | None = None  # above, what no release needs is collected
-    keep_releases: Annotated[int, Field(ge=1)] = 5  # bundles kept in the registry, beside the one that serves
+    min_free_gigabytes: float = Field(default=2.0, ge=0, description="free disk needed to start a run, in GB")
+    max_cache_gigabytes: float | None = Field(
+        default=None,
+        gt=0,
+        description="DVC cache above which files that no release needs are removed, in GB; null: no limit",
+    )
+    keep_releases: int = Field(
+        default=5, ge=1, description="bundles to keep in the registry, besides the one that serves"
+    )

@@ -1,74 +1,42 @@
-"""The blocks of params.yaml that the training stages read, and what each of their keys allows.
+"""The blocks of params.yaml that the training stages read, and what each of their keys means and allows.
 
-These objects stop at the entry of a stage: functions and classes below it take plain arguments.
+A field's description is the only one there is: its first sentence is the comment in params.yaml, all of it the help in
+the launchpad and in docs/reference. These objects stop at the entry of a stage: functions and classes below it take
+plain arguments.
 """
 
-import re
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from simclr_core.params import Block
+from simclr_core.values import CropScale, Fractions, Positive, Probability, Range, Seeds, Variants
 
-Item = TypeVar("Item")
-
-
-def _fraction(value: str) -> str:
-    if not re.fullmatch(r"[01]\.\d+", value) or not 0 < float(value) <= 1:
-        raise ValueError('a fraction in quotes above 0 and up to 1, such as "0.01"')
-    return value
-
-
-def _ordered(value: tuple[float, float]) -> tuple[float, float]:
-    if value[0] > value[1]:
-        raise ValueError("[low, high] with low <= high")
-    return value
-
-
-def _within_the_image(value: tuple[float, float]) -> tuple[float, float]:
-    if value[1] > 1:
-        raise ValueError("[low, high] with high <= 1, the whole image")
-    return value
-
-
-def _with_fp32(values: tuple[str, ...]) -> tuple[str, ...]:
-    if "fp32" not in values or len(set(values)) != len(values):
-        raise ValueError("a list with fp32, in which nothing is twice")
-    return values
-
-
-def _some(values: tuple[Item, ...]) -> tuple[Item, ...]:
-    if not values:
-        raise ValueError("a list of at least one")
-    return values
-
-
-Variants = Annotated[tuple[Literal["fp32", "int8", "fp16"], ...], Field(strict=False), AfterValidator(_with_fp32)]
-Probability = Annotated[float, Field(ge=0, le=1)]
-Fraction = Annotated[str, AfterValidator(_fraction)]
-Positive = Annotated[float, Field(gt=0)]
-Range = Annotated[tuple[Positive, Positive], Field(strict=False), AfterValidator(_ordered)]  # YAML has lists, no tuples
-CropScale = Annotated[Range, AfterValidator(_within_the_image)]  # area of the crop over the area of the image
+CROP_SCALE = "area of the crop over the area of the image: [lowest, highest]"
 
 
 class EncoderConfig(Block):
-    """The network whose output is kept: see ``encoder.build_encoder``."""
+    """The network whose output is kept. See ``simclr_core.model.encoder``."""
 
-    name: str = "resnet18"
-    width: Positive = 1.0
-    stem: Literal["imagenet", "cifar", "compact"] = "imagenet"
+    name: str = Field(default="resnet18", description="resnet10, or any classification model of torchvision")
+    width: Positive = Field(default=1.0, description="factor on the number of channels of a ResNet")
+    stem: Literal["imagenet", "cifar", "compact"] = Field(
+        default="imagenet",
+        description="first layers of a ResNet. imagenet is a 7x7 convolution of stride 2 with max pooling, cifar a 3x3 "
+        "convolution of stride 1, compact one of stride 2",
+    )
 
 
 class ProjectionHeadConfig(Block):
-    """The head g between the encoder and the loss, dropped after pretraining: see ``projection_head``."""
+    """The network between encoder and loss, dropped after training. See ``simclr_core.model.projection_head``."""
 
-    layers: Annotated[int, Field(ge=0, le=8)] = 2  # 0: identity, 1: linear
-    width: Annotated[int, Field(ge=1)] = 2048
-    dim: Annotated[int, Field(ge=1)] = 128
+    layers: int = Field(default=2, ge=0, le=8, description="number of layers; 0: identity, 1: linear")
+    width: int = Field(default=2048, ge=1, description="units of each hidden layer")
+    dim: int = Field(default=128, ge=1, description="length of the vectors that the loss compares")
 
 
-# What a preset sets; a key given beside it wins. `imagenet` and `cifar` are SimCLR's sections A and B.9. The other two
-# are ours: gray images have no colour to drop, and medical ones carry meaning in colour and texture but have no upside.
+# What a preset sets; a key given next to it wins. `imagenet` and `cifar` are SimCLR's sections A and B.9. The other two
+# are ours: gray images have no color to drop, and medical ones carry meaning in color and texture but have no upside.
 PRESETS: dict[str, dict[str, Any]] = {
     "imagenet": {},  # the defaults
     "cifar": {"jitter_strength": 0.5, "blur": 0.0},
@@ -84,22 +52,48 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class AugmentationConfig(Block):
-    """SimCLR section A, see ``augmentations``; ``flip``, ``blur`` and the like are probabilities in 0..1."""
+    """How an image becomes a view, see `python -m simclr_core augment-sheet`. By ``simclr_core.augmentation``."""
 
-    preset: Annotated[Literal["imagenet", "cifar", "grayscale", "medical"] | None, Field(exclude=True)] = None
-    crop_scale: CropScale = (0.08, 1.0)
-    crop_ratio: Range = (0.75, 4 / 3)  # width over height
-    flip: Probability = 0.5
-    jitter_strength: Annotated[float, Field(ge=0, le=1.25)] = 1.0  # brightness 1 +- 0.8 s must not turn negative
-    jitter_probability: Probability = 0.8
-    grayscale: Probability = 0.2
-    blur: Probability = 0.5
-    mode: Literal["exact", "fused"] = "exact"
-    jitter_order: Literal["fixed", "random"] = "fixed"
-    rotation: Probability = 0.0  # by 90, 180 or 270 degrees
-    solarize: Probability = 0.0
-    extra_crops: Annotated[int, Field(ge=0, le=16)] = 0  # more views of each image, of smaller parts of it
-    extra_crop_scale: CropScale = (0.05, 0.14)  # SwAV
+    preset: Literal["imagenet", "cifar", "grayscale", "medical"] | None = Field(
+        default=None, exclude=True, description="defaults for keys left out here; null: imagenet"
+    )
+    crop_scale: CropScale = Field(default=(0.08, 1.0), description=CROP_SCALE)
+    crop_ratio: Range = Field(default=(0.75, 4 / 3), description="width of the crop over its height: [lowest, highest]")
+    flip: Probability = Field(default=0.5, description="probability of a horizontal flip")
+    jitter_strength: float = Field(
+        default=1.0,
+        ge=0,
+        le=1.25,  # brightness 1 +- 0.8 s must not turn negative
+        description="strength s of the color jitter. Brightness, contrast, and saturation change by a factor of up to "
+        "1 ± 0.8 s, and hue turns by up to 0.2 s of the circle",
+    )
+    jitter_probability: Probability = Field(default=0.8, description="probability of the color jitter")
+    grayscale: Probability = Field(
+        default=0.2, description="probability of dropping the color; of no use where images are gray already"
+    )
+    blur: Probability = Field(
+        default=0.5, description="probability of a Gaussian blur; small images do without (SimCLR section B.9)"
+    )
+    mode: Literal["exact", "fused"] = Field(
+        default="exact",
+        description="how views are computed; fused is faster. It turns hue in YIQ and clamps only at the end",
+    )
+    jitter_order: Literal["fixed", "random"] = Field(
+        default="fixed",
+        description="order of the color changes. Fixed is brightness, contrast, saturation, hue; random is drawn for "
+        "each image",
+    )
+    rotation: Probability = Field(
+        default=0.0, description="probability of a turn by 90, 180, or 270 degrees, for images that have no top"
+    )
+    solarize: Probability = Field(
+        default=0.0, description="probability of inverting the bright half of the pixel range"
+    )
+    extra_crops: int = Field(default=0, ge=0, le=16, description="more views of each image, from smaller parts of it")
+    extra_crop_scale: CropScale = Field(
+        default=(0.05, 0.14),  # SwAV
+        description="area of an extra crop over the area of the image: [lowest, highest]",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -109,57 +103,101 @@ class AugmentationConfig(Block):
 
 
 class QueueConfig(Block):
-    """Negatives from earlier batches, keys from a momentum encoder (MoCo): see ``momentum_queue``."""
+    """Negatives from earlier batches, keys from a momentum encoder (MoCo). See ``simclr_core.loss.momentum_queue``."""
 
-    size: Annotated[int, Field(ge=2)] = 4096  # keys, at least batch_size
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.999  # of the encoder that makes them
+    size: int = Field(default=4096, ge=2, description="number of keys, at least batch_size")
+    momentum: float = Field(default=0.999, ge=0, lt=1, description="momentum of the encoder that makes the keys")
 
 
 class WarmStartConfig(Block):
-    """How pretraining goes on from a champion, instead of the values beside: see ``schedule``."""
+    """What differs when pretraining continues from a champion. See ``simclr_core.schedule``."""
 
-    epochs: Annotated[int, Field(ge=1)] | None = None  # null: as many as from scratch
-    learning_rate_share: Annotated[float, Field(gt=0, le=1)] = 0.5  # of the peak from scratch
-    warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
+    epochs: int | None = Field(default=None, ge=1, description="epochs of training; null: the same as from scratch")
+    learning_rate_share: float = Field(
+        default=0.5, gt=0, le=1, description="peak of the learning rate, as a share of the peak from scratch"
+    )
+    warmup_epochs: float = Field(default=1.0, ge=0, description="epochs in which the learning rate rises to this peak")
 
 
 class OnCollapseConfig(Block):
-    """What happens when h or z collapses, as ``diagnostics.collapsed`` has it: see ``collapse``."""
+    """What happens when all images get nearly the same features. See ``simclr_core.pretraining.collapse``."""
 
-    action: Literal["report", "stop", "roll_back"] = "report"
-    patience: Annotated[int, Field(ge=1)] = 2  # collapsed epochs in a row
-    learning_rate_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5  # of each roll-back
-    max_roll_backs: Annotated[int, Field(ge=1)] = 3
+    action: Literal["report", "stop", "roll_back"] = Field(
+        default="report",
+        description="what to do; roll_back resumes from the last healthy epoch. The learning rate is lower from there",
+    )
+    patience: int = Field(default=2, ge=1, description="collapsed epochs in a row that trigger the action")
+    learning_rate_factor: float = Field(
+        default=0.5, gt=0, lt=1, description="factor on the learning rate at each roll-back"
+    )
+    max_roll_backs: int = Field(default=3, ge=1, description="stop after this many roll-backs")
 
 
 class PretrainConfig(Block):
     """SimCLR pretraining. Sizes are of the whole batch over all processes, durations in epochs."""
 
-    init: Literal["scratch", "champion"] = "scratch"
+    init: Literal["scratch", "champion"] = Field(
+        default="scratch",
+        description="initial weights; champion is the released encoder. Training then continues on old and new images "
+        "together",
+    )
     warm_start: WarmStartConfig = WarmStartConfig()
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of every random choice")
     encoder: EncoderConfig = EncoderConfig()
     projection_head: ProjectionHeadConfig = ProjectionHeadConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
-    image_size: Annotated[int, Field(ge=8, le=1024)] = 224  # side of a view, pixels
-    resize: Annotated[int, Field(ge=8)] | None = None  # evaluation's short side before the centre crop; null: same
-    batch_size: Annotated[int, Field(ge=2)] = 256  # images, two views each
-    micro_batch_size: Annotated[int, Field(ge=1)] | None = None  # images of a process at a time; null: all of its share
-    epochs: Annotated[int, Field(ge=1)] = 100
-    optimizer: Literal["sgd", "lars", "adamw"] = "lars"
-    learning_rate: Positive = 0.3
-    learning_rate_scaling: Literal["linear", "sqrt", "none"] = "linear"  # times batch / 256 or times sqrt(batch)
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # sgd and lars
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-6
-    warmup_epochs: Annotated[float, Field(ge=0)] = 10
-    temperature: Positive = 0.1
-    loss: Literal["nt_xent", "dcl", "info_nce"] = "nt_xent"
-    queue: QueueConfig | None = None  # null: the negatives are those of the batch
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # tested first: see ``precision``
-    compile: bool = False  # the encoder and head, by torch.compile
-    gradient_checkpointing: bool = False  # compute activations twice instead of keeping them
-    checkpoint_every_steps: Annotated[int, Field(ge=1)] = 100
-    monitor_images: Annotated[int, Field(ge=16)] = 2000  # judged after every epoch, those with labels first
+    image_size: int = Field(default=224, ge=8, le=1024, description="side of a view, in pixels")
+    resize: int | None = Field(
+        default=None,
+        ge=8,
+        description="shorter side before the center crop of evaluation and serving; null: image_size",
+    )
+    batch_size: int = Field(default=256, ge=2, description="images over all processes; two views of each")
+    micro_batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="images a process computes at a time, to save memory; null: its share of the batch. The negatives "
+        "stay those of the whole batch",
+    )
+    epochs: int = Field(default=100, ge=1, description="passes over the training images")
+    optimizer: Literal["sgd", "lars", "adamw"] = Field(default="lars", description="how weights are updated")
+    learning_rate: Positive = Field(default=0.3, description="peak of the learning rate, before learning_rate_scaling")
+    learning_rate_scaling: Literal["linear", "sqrt", "none"] = Field(
+        default="linear", description="times batch_size / 256, times sqrt(batch_size), or as it is"
+    )
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of sgd and lars")
+    weight_decay: float = Field(default=1e-6, ge=0, description="weight decay of the optimizer")
+    warmup_epochs: float = Field(default=10, ge=0, description="epochs in which the learning rate rises to its peak")
+    temperature: Positive = Field(
+        default=0.1, description="temperature of the loss; lower puts more weight on hard negatives"
+    )
+    loss: Literal["nt_xent", "dcl", "info_nce"] = Field(
+        default="nt_xent",
+        description="contrastive loss. dcl leaves the positive out of the denominator, info_nce compares with the "
+        "other view alone",
+    )
+    queue: QueueConfig | None = Field(
+        default=None,
+        description="negatives from earlier batches (MoCo), with loss info_nce; null: those of the batch. For example "
+        "{size: 4096, momentum: 0.999}",
+    )
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto",
+        description="type to compute in; float32 if its self-test fails. auto is bfloat16 on a GPU that has it",
+    )
+    compile: bool = Field(
+        default=False,
+        description="use torch.compile, which needs a C++ compiler and takes a minute or two at the start",
+    )
+    gradient_checkpointing: bool = Field(
+        default=False, description="compute activations twice: less memory for a third more time"
+    )
+    checkpoint_every_steps: int = Field(default=100, ge=1, description="steps between two checkpoints")
+    monitor_images: int = Field(
+        default=2000,
+        ge=16,
+        description="training images for the kNN monitor, labeled ones first. The weights never depend on them",
+    )
     on_collapse: OnCollapseConfig = OnCollapseConfig()
 
     @model_validator(mode="after")
@@ -199,47 +237,78 @@ class PretrainConfig(Block):
 
 
 class WatchConfig(Block):
-    """Where else a training is shown. No result depends on it, and DVC is not told: a change trains nothing again."""
+    """Where else training is shown; no result depends on it, so a change retrains nothing. DVC is not told of it."""
 
-    trackers: Annotated[tuple[Literal["wandb", "mlflow"], ...], Field(strict=False)] = ()
-    embedding_map_every: Annotated[int, Field(ge=0)] = 0  # epochs; 0: no maps in TensorBoard, only its projector
+    trackers: tuple[Literal["wandb", "mlflow"], ...] = Field(
+        default=(),
+        strict=False,
+        description="services that also get the metrics; each needs its extra",
+    )
+    embedding_map_every: int = Field(
+        default=0, ge=0, description="epochs between t-SNE maps in TensorBoard; 0: only its projector, at the end"
+    )
 
 
 class LinearEvalConfig(Block):
     """The linear probe and the kNN classifier on frozen features."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    fractions: Annotated[tuple[Fraction, ...], Field(strict=False), AfterValidator(_some)] = ("0.01", "0.1", "1.0")
-    knn_neighbours: Annotated[int, Field(ge=1)] = 20
-    knn_temperature: Positive = 0.1
-    l2_count: Annotated[int, Field(ge=2, le=45)] = 12  # values of the sweep over 1e-6 .. 1e5; the paper takes 45
+    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of the label subsets and the random baselines")
+    fractions: Fractions = Field(
+        default=("0.01", "0.1", "1.0"),
+        description="shares of the labels that the probe is trained on, in quotes",
+    )
+    knn_neighbours: int = Field(default=20, ge=1, description="nearest training images that vote")
+    knn_temperature: Positive = Field(default=0.1, description="temperature of the votes; lower favors the nearest")
+    l2_count: int = Field(
+        default=12, ge=2, le=45, description="values of the L2 penalty to try, from 1e-6 to 1e5; the paper takes 45"
+    )
 
 
 class FinetuneConfig(Block):
     """Fine-tuning of the whole network on few labels (SimCLR section B.5)."""
 
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False), AfterValidator(_some)] = (0, 1, 2)
-    epochs: Annotated[int, Field(ge=1)] = 30
-    epochs_few: Annotated[int, Field(ge=1)] = 60  # with at most 1 % of the labels
-    batch_size: Annotated[int, Field(ge=2)] = 64
-    learning_rate: Positive = 0.05  # for a batch of 256, scaled linearly
-    crop_scale: CropScale = (0.08, 1.0)
-    head_layers: Annotated[int, Field(ge=0, le=8)] = 0  # of the projection head, kept below the classifier
+    seeds: Seeds = Field(default=(0, 1, 2), description="one training for each; every seed draws its own labels")
+    epochs: int = Field(default=30, ge=1, description="passes over the labeled images")
+    epochs_few: int = Field(default=60, ge=1, description="passes where at most 1 % of the labels are used")
+    batch_size: int = Field(default=64, ge=2, description="images in a step")
+    learning_rate: Positive = Field(
+        default=0.05, description="peak of the learning rate for a batch of 256, scaled linearly to batch_size"
+    )
+    # Of Fashion-MNIST, crops from 0.2 cost 5 points.
+    crop_scale: CropScale = Field(
+        default=(0.08, 1.0), description=f"{CROP_SCALE}. Small images lose accuracy below 0.8; photographs take 0.08"
+    )
+    head_layers: int = Field(
+        default=0,
+        ge=0,
+        le=8,
+        description="layers of the projection head to keep below the classifier; SimCLRv2 keeps 1 of 3",
+    )
 
 
 class CompareConfig(Block):
-    """The candidate beside the champion: both get the same classifiers on the same images."""
+    """The candidate and the champion: the same classifiers on the same images."""
 
-    knn_neighbours: Annotated[int, Field(ge=1)] = 20
-    knn_temperature: Positive = 0.1
-    l2_count: Annotated[int, Field(ge=2, le=45)] = 5
+    knn_neighbours: int = Field(default=20, ge=1, description="nearest training images that vote")
+    knn_temperature: Positive = Field(default=0.1, description="temperature of the votes; lower favors the nearest")
+    l2_count: int = Field(
+        default=5, ge=2, le=45, description="values of the L2 penalty to try for the linear probe, from 1e-6 to 1e5"
+    )
 
 
 class ExportConfig(Block):
-    """The served bundle."""
+    """The bundle that is served."""
 
-    name: str = "simclr-encoder"
-    source: Literal["pretrained", "finetuned"] = "pretrained"
-    opset: Annotated[int, Field(ge=18, le=25)] = 20  # above, torch writes opset 18 without a word
-    license: str = "proprietary"
-    variants: Variants = ("fp32", "int8")  # of the ONNX file; each but fp32 has to pass its gate
+    name: str = Field(default="simclr-encoder", description="name of the encoder and of its versions")
+    source: Literal["pretrained", "finetuned"] = Field(default="pretrained", description="which network is served")
+    opset: int = Field(
+        default=20,
+        ge=18,
+        le=25,  # above, torch silently writes opset 18
+        description="version of the ONNX operators",
+    )
+    license: str = Field(default="proprietary", description="license of the weights, which are yours")
+    variants: Variants = Field(
+        default=("fp32", "int8"),
+        description="versions of the ONNX file; one that loses accuracy is left out. fp32 must be among them",
+    )
