@@ -1,27 +1,21 @@
 """Every key of params.yaml as a typed, documented field of Dagster's launchpad, generated from the blocks' own models.
 
-Nothing is described twice: types and ranges come from ``pipeline.params``, the words from the comments of the
-params.yaml that every workspace begins with. A field that is left out, or null, is as params.yaml has it.
+Nothing is described twice: types, ranges and words come from the models, by ``pipeline.knobs``. A field that is left
+out, or null, is as params.yaml has it.
 """
 
 import json
-import re
-import types
 import warnings
 from collections.abc import Iterator, Mapping
 from enum import Enum
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import dagster as dg
 from pydantic import Field, create_model
 from pydantic.fields import FieldInfo
 
-from pipeline import params
-from pipeline.workspace import template
+from pipeline import knobs, params
 from simclr_core.params import Block
-
-BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
-SCALARS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 class LaunchConfig(dg.Config):
@@ -46,82 +40,40 @@ class LaunchConfig(dg.Config):
 
 def launch_config(name: str) -> type[LaunchConfig]:
     """``LaunchConfig`` with one more field for each block of params.yaml."""
-    comments = read_comments(template("params.yaml").read_text(encoding="utf-8"))
-    fields = {block: _nested(model, (block,), comments) for block, model in params.BLOCKS.items()}
+    fields = {block: _block(model, (block,), knobs.describe_block(model)) for block, model in params.BLOCKS.items()}
     model: type[LaunchConfig] = _model(name, LaunchConfig, LaunchConfig.__doc__, fields)
     return model
 
 
-def read_comments(text: str) -> dict[tuple[str, ...], str]:
-    """The comment beside each key of a YAML file in block style: ``{("pretrain", "epochs"): "..."}``."""
-    comments: dict[tuple[str, ...], str] = {}
-    path: list[tuple[int, str]] = []
-    for line in text.splitlines():
-        found = re.match(r"( *)(\w+):(?:.*\s#\s+(.*))?", line)
-        if found:
-            indent, key, comment = len(found[1]), found[2], found[3]
-            path = [(depth, name) for depth, name in path if depth < indent] + [(indent, key)]
-            if comment:
-                comments[tuple(name for _, name in path)] = comment.strip()
-    return comments
-
-
-def _nested(model: type[Block], path: tuple[str, ...], comments: Mapping[tuple[str, ...], str]) -> tuple[Any, Any]:
+def _block(model: type[Block], path: tuple[str, ...], description: str) -> tuple[Any, Any]:
     """A field whose value is an optional mapping: what ``create_model`` takes, a type and its ``Field``."""
-    fields = {name: _field(field, (*path, name), comments) for name, field in model.model_fields.items()}
-    words = comments.get(path) or " ".join((model.__doc__ or "").split())
-    config = _model("".join(part.title().replace("_", "") for part in path) + "Config", dg.Config, words, fields)
-    return config | None, Field(default=None, description=words)
+    fields = {name: _field(field, (*path, name)) for name, field in model.model_fields.items()}
+    config = _model(f"{_camel_case(path)}Config", dg.Config, description, fields)
+    return config | None, Field(default=None, description=description)
 
 
-def _field(field: FieldInfo, path: tuple[str, ...], comments: Mapping[tuple[str, ...], str]) -> tuple[Any, Any]:
-    kind, metadata = _strip(field.annotation)
-    if isinstance(kind, type) and issubclass(kind, Block):
-        return _nested(kind, path, comments)
-    dagster_type, allowed = _translate(kind, path)
-    bounds = _bounds([*metadata, *field.metadata])
-    parts = [_words(comments.get(path) or field.description), ", ".join([allowed, *bounds])]
-    return dagster_type | None, Field(default=None, description="; ".join(part for part in parts if part) + ".")
+def _field(field: FieldInfo, path: tuple[str, ...]) -> tuple[Any, Any]:
+    description, block = knobs.describe(field), knobs.nested(field)
+    if block:
+        return _block(block, path, description)
+    kind, _ = knobs.value_type(field)
+    return _dagster_type(kind, path) | None, Field(
+        default=None, description=f"{description} Allowed: {knobs.allowed(field)}."
+    )
 
 
-def _words(comment: str | None) -> str:
-    """Beside a value stand the other choices, ``or lars, adamw``: here they are all named anyway."""
-    words = comment or ""
-    return words.removeprefix("or ") if ":" in words or not words.startswith("or ") else ""
-
-
-def _translate(kind: Any, path: tuple[str, ...]) -> tuple[Any, str]:
-    """The type that Dagster checks before it starts a run, and what is allowed in words."""
+def _dagster_type(kind: Any, path: tuple[str, ...]) -> Any:
+    """The type that Dagster checks before it starts a run."""
     if get_origin(kind) is Literal:
-        choices = get_args(kind)
-        names = "".join(part.title().replace("_", "") for part in path)
-        return Enum(names, {choice: choice for choice in choices}, type=str), " or ".join(choices)
+        return Enum(_camel_case(path), {choice: choice for choice in get_args(kind)}, type=str)
     if get_origin(kind) is tuple:
-        inner, metadata = _strip(get_args(kind)[0])
-        dagster_type, allowed = _translate(inner, path)
-        count = "" if get_args(kind)[-1] is Ellipsis else f" of {len(get_args(kind))}"
-        return list[dagster_type], ", ".join([f"a list{count}, each {allowed}", *_bounds(metadata)])  # type: ignore[valid-type]
-    return kind, SCALARS[kind]
+        inner, _ = knobs.strip(get_args(kind)[0])
+        return list[_dagster_type(inner, path)]  # type: ignore[misc]
+    return kind
 
 
-def _strip(annotation: Any) -> tuple[Any, list[Any]]:
-    """A type without ``| None`` and ``Annotated``, and what was annotated."""
-    metadata: list[Any] = []
-    while get_origin(annotation) in (Annotated, Union, types.UnionType):
-        if get_origin(annotation) is Annotated:
-            metadata += _constraints(annotation.__metadata__)
-        annotation = next(argument for argument in get_args(annotation) if argument is not type(None))
-    return annotation, metadata
-
-
-def _constraints(metadata: tuple[Any, ...]) -> Iterator[Any]:
-    for one in metadata:
-        yield from one.metadata if isinstance(one, FieldInfo) else [one]
-
-
-def _bounds(metadata: list[Any]) -> list[str]:
-    found = [(words, getattr(one, name, None)) for one in metadata for name, words in BOUNDS.items()]
-    return [f"{words} {bound:,}" for words, bound in found if bound is not None]
+def _camel_case(path: tuple[str, ...]) -> str:
+    return "".join(part.title().replace("_", "") for part in path)
 
 
 def _model(name: str, base: type[dg.Config], words: str | None, fields: Mapping[str, Any]) -> Any:

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from pipeline import params
-from pipeline.defs.launchpad import read_comments
 from pipeline.defs.raw_images import RawImagesConfig, raw_images
 from pipeline.workspace import Workspace, template
+from simclr_core.config import PretrainConfig
 
 JOB = dg.Definitions(
     assets=[raw_images], jobs=[dg.define_asset_job("retrain")], resources={"workspace": Workspace(Path("nowhere"))}
@@ -53,22 +53,24 @@ def test_every_key_is_there_with_a_description() -> None:
         assert description, name
 
 
-def test_descriptions_hold_the_comment_of_params_yaml_and_what_is_allowed() -> None:
+def test_descriptions_are_those_of_the_models_with_what_is_allowed() -> None:
     fields = shown()
-    description = fields["pretrain.monitor_images"][1]
-    assert description.startswith("labelled training images for the kNN that watches")
-    assert description.endswith("; a whole number, at least 16.")
-    assert fields["pretrain.temperature"][1] == "a number, above 0."
-    assert fields["pretrain.optimizer"][1] == "sgd or lars or adamw."
-    assert fields["pretrain.init"][1].endswith("scratch or champion.")
-    assert "a list of 2, each a number, above 0" in fields["pretrain.augmentation.crop_scale"][1]
-    assert fields["release.require_remote"][1].endswith("true or false.")
-    assert fields["pretrain.seed"][1] == "a whole number, at least 0, below 4,294,967,296."
+    monitor = PretrainConfig.model_fields["monitor_images"].description
+    assert fields["pretrain.monitor_images"][1] == f"{monitor}. Allowed: a whole number, at least 16."
+    assert fields["pretrain.temperature"][1].endswith(" Allowed: a number, above 0.")
+    assert fields["pretrain.optimizer"][1].endswith(" Allowed: sgd, lars, or adamw.")
+    assert fields["pretrain.init"][1].endswith(" Allowed: scratch or champion.")
+    assert fields["pretrain.augmentation.crop_scale"][1].endswith(" Allowed: a list of 2, each a number, above 0.")
+    assert fields["release.require_remote"][1].endswith(" Allowed: true or false.")
+    assert fields["pretrain.seed"][1].endswith(" Allowed: a whole number, at least 0, below 4,294,967,296.")
 
 
-def test_comments_are_found_at_any_depth() -> None:
-    text = "# top\na:\n  b: 1   # one\n  c:  # nested\n    d: 'x # y'   # four\n  e: {f: 1}   # flow\ng: 2\n"
-    assert read_comments(text) == {("a", "b"): "one", ("a", "c"): "nested", ("a", "c", "d"): "four", ("a", "e"): "flow"}
+def test_a_block_is_described_by_its_field_or_by_what_it_is() -> None:
+    fields = shown()
+    assert fields["ingest"][1] == "How new files become raw batches."
+    assert fields["pretrain.warm_start"][1].startswith("What differs when pretraining continues from a champion.")
+    queue = PretrainConfig.model_fields["queue"].description
+    assert fields["pretrain.queue"][1] == f"{queue}."
 
 
 @pytest.mark.parametrize(
