@@ -136,7 +136,7 @@ def test_a_hanging_worker_ends_though_its_parent_was_killed(tmp_path: Path) -> N
     pipe = tmp_path / "process"
     os.mkfifo(pipe)
     script = (
-        "from pipeline.validation.probe.pool import isolated_map; from tests.pipeline.validation import faults; "
+        "from pipeline.validation.probe.pool import isolated_map; from tests.pipeline.validation.corpus import faults; "
         f"list(isolated_map(faults.hang_after_telling, [(0, {os.fsencode(pipe)!r})], options={{}}, workers=1, "
         f"memory_megabytes={MEMORY}, timeout_seconds=1.0))"
     )
