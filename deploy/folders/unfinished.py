@@ -4,7 +4,6 @@ A part holds the vectors and failures of consecutive files, and is either comple
 digest of the request, and the process that writes it holds its lock.
 """
 
-import fcntl
 import io
 import json
 import os
@@ -22,6 +21,7 @@ from deploy.artifact import MANIFEST, write_atomically
 from deploy.encoder import Embeddings
 from deploy.errors import ArgumentError, CorruptArtifactError
 from deploy.failpoint import failpoint
+from deploy.lock import acquire
 
 PART_FILES, PART_SECONDS = 4096, 10.0
 """A part is written after this many files or seconds, whichever comes first; a kill loses at most one part."""
@@ -123,13 +123,11 @@ def _prefix(out: Path) -> str:
 
 @contextmanager
 def _locked(folder: Path, out: Path) -> Iterator[None]:
-    """Hold the lock of a folder; the kernel releases it when the process dies."""
+    """Hold the lock of a folder."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ArgumentError(f"{out}: another process is writing it; wait, or choose another directory") from None
+        if not acquire(descriptor):
+            raise ArgumentError(f"{out}: another process is writing it; wait, or choose another directory")
         yield
     finally:
         os.close(descriptor)

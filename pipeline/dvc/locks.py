@@ -5,7 +5,6 @@ wrong moment leaves half of it, and then refuses everything. It takes an entry f
 though numbers are used again.
 """
 
-import fcntl
 import json
 import re
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any
 import psutil
 
 from deploy.artifact import write_atomically
+from deploy.lock import acquire
 from pipeline.dvc.client import exclusive
 from pipeline.errors import BusyError, DvcError
 
@@ -73,9 +73,7 @@ def lock_holder(root: Path) -> str:
     if _uses_hard_links(root):
         raise DvcError(f"{path}: held, or left by a dvc that was killed on some machine")
     with path.open("r", encoding="utf-8", errors="replace") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not acquire(file, shared=True):
             return f"process {file.read().strip() or 'unknown'}"
     return ""  # the file alone holds nothing
 

@@ -5,7 +5,6 @@
 Nothing goes that the workspace, a branch or a tag needs, and every released version is a tag.
 """
 
-import fcntl
 import os
 import shutil
 import time
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+from deploy.lock import acquire
 from pipeline.dvc import cache, client
 from pipeline.errors import DvcError, ReleaseError, WorkspaceError
 from pipeline.git import Git
@@ -214,13 +214,8 @@ def _abandoned_runs(workspace: Workspace) -> Iterator[Path]:
 @contextmanager
 def _unlocked(path: Path) -> Iterator[bool]:
     """Whether no training holds this lock (``simclr_core.pretraining.checkpoint.locked``); the block holds it then."""
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = True
-        except BlockingIOError:
-            free = False
-        yield free
+    with path.open("a", encoding="utf-8") as file:
+        yield acquire(file)
 
 
 def _old_logs(workspace: Workspace) -> Sequence[Path]:

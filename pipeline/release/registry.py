@@ -20,11 +20,11 @@ from typing import Any
 
 from deploy.artifact import MANIFEST, publish, verify, write_atomically
 from deploy.errors import ArtifactError, RegistryError
+from deploy.lock import held
 from deploy.registry import CURRENT, VERSION, version
 from pipeline.errors import BusyError, ReleaseError
 from pipeline.params import read
 from pipeline.workspace import Workspace
-from simclr_core.lock import held
 
 
 @dataclass(frozen=True)

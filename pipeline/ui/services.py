@@ -29,6 +29,7 @@ from types import FrameType
 import dagster as dg
 import yaml
 
+from deploy.lock import held
 from pipeline.errors import ServiceError
 from pipeline.redact import redactor
 from pipeline.runs import output
@@ -40,7 +41,6 @@ from pipeline.ui.guard import read_access
 from pipeline.ui.health import Health, Watch, answers, watches
 from pipeline.ui.web import TARGET
 from pipeline.workspace import VARIABLE, Workspace
-from simclr_core.lock import held
 
 DEFINITIONS = LOCATION = "pipeline.definitions"
 POLL_SECONDS = 0.2

@@ -23,9 +23,9 @@ from torch import Tensor
 from deploy.artifact import publish, verify
 from deploy.errors import ArtifactError
 from deploy.failpoint import failpoint
+from deploy.lock import held
 from deploy.moved import names_of
 from simclr_core.errors import CheckpointError, RunLockedError
-from simclr_core.lock import held
 from simclr_core.model.tensor_files import FORMAT_VERSION, check_format, read_tensors, write_json, write_tensors
 
 GENERATIONS = 2

@@ -1,4 +1,4 @@
-"""A file that one process at a time holds, and that says who does. The kernel frees it when the process is gone."""
+"""A file or folder that one process at a time holds. The kernel frees it when the process is gone."""
 
 import fcntl
 from collections.abc import Callable, Iterator
@@ -7,6 +7,22 @@ from pathlib import Path
 from typing import IO
 
 from deploy.failpoint import failpoint
+
+
+def acquire(file: int | IO[str], shared: bool = False) -> bool:
+    """Lock an open file or folder, without waiting, until it is closed here and in the processes that inherit it.
+
+    Args:
+        shared: the lock may be held by others who share it, and by no other.
+
+    Returns:
+        Whether it is locked now; False when another process holds it.
+    """
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager
@@ -18,10 +34,8 @@ def held(path: Path, holder: str, refusal: Callable[[str], Exception]) -> Iterat
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise refusal(path.read_text(encoding="utf-8").strip() or "another process") from None
+        if not acquire(file):
+            raise refusal(path.read_text(encoding="utf-8").strip() or "another process")
         sign(file, holder)
         failpoint("lock.held")
         yield file
