@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-VARIABLE = "SIMCLR_WORKSPACE"
+from pipeline.environment import WORKSPACE
+
 HIDDEN = "***"
 SHORTEST = 6  # a shorter value is likely to be part of ordinary words
 SHORTEST_LINE = 16  # of a secret with several lines, such as a private key; its log shows it line by line
@@ -49,7 +50,7 @@ def redact(text: str) -> str:
 
 def redactor(root: Path | None = None) -> Callable[[str], str]:
     """``redact`` for the workspace at ``root``, with today's environment: faster for many lines."""
-    folder = root or Path(os.environ.get(VARIABLE) or ".")
+    folder = root or Path(os.environ.get(WORKSPACE) or ".")
     found = {*_of_environment(os.environ), *_of_config(folder, "config.local"), *_of_config(folder, "config")}
     # The longest first, so that a secret which holds another goes whole.
     alternatives = "|".join(re.escape(secret) for secret in sorted(found, key=lambda one: (-len(one), one)))

@@ -21,10 +21,11 @@ from pipeline.defs.stage_assets import ForeseenFailure
 from pipeline.defs.translator import RAW_IMAGES, asset_key
 from pipeline.dvc.client import Outcome
 from pipeline.dvc.project import load
+from pipeline.environment import RUN
 from pipeline.errors import StageFailedError
 from pipeline.runs.dagster_internals import MAX_RETRIES_TAG
 from pipeline.runs.instance import opened
-from pipeline.runs.launcher import PROCESS, RUN, identify, reap
+from pipeline.runs.launcher import PROCESS, identify, reap
 from pipeline.workspace import Workspace
 
 RAW_STAGE = "raw_images"

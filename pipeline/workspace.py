@@ -14,10 +14,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.environment import WORKSPACE
 from pipeline.errors import WorkspaceError
 from pipeline.recipe import DEFAULT, params_of, recipes
 
-VARIABLE = "SIMCLR_WORKSPACE"
 TEMPLATE = ("dvc.yaml", "params.yaml", "overrides.csv", "dagster.yaml", "dg.toml", "definitions.py", "workspace.yaml")
 INBOX = ("unlabeled", "labeled", "test")
 WRITTEN = (".dvc", ".simclr", "data", "models", "registry", "reports", "history", "storage", "schedules")
@@ -83,7 +83,7 @@ class Workspace:
 
 def find(start: Path | None = None) -> Workspace:
     """The workspace at ``start`` if given, else the one named by ``SIMCLR_WORKSPACE``, else the nearest above here."""
-    named = start or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
+    named = start or (Path(os.environ[WORKSPACE]) if os.environ.get(WORKSPACE) else None)
     if named is not None:
         if not (named / "dvc.yaml").is_file():
             raise WorkspaceError(f"{named}: not a workspace, it has no dvc.yaml; make one with `simclr init {named}`")

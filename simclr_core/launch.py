@@ -8,9 +8,9 @@ A failed rank ends all of them: going on is a fresh start of the same command, f
 restart in place can hang on gloo.)
 """
 
-import ctypes
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -30,6 +30,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from deploy.failpoint import failpoint
 from simclr_core.errors import LaunchError
+from simclr_core.parent import die_with
 
 PROCESSES = "SIMCLR_PROCESSES"
 START_TIMEOUT = 60  # seconds for all processes to find each other
@@ -38,7 +39,6 @@ COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 GRACE = 5  # seconds
 SHUTDOWN_TIMEOUT = 30  # seconds from SIGTERM to SIGKILL: a step and a checkpoint
 RUN_ID = "simclr-"  # and the launcher's process; torch hands it to every process that it starts
-PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def member() -> Iterator[Member]:
     if "RANK" not in os.environ:
         yield Member(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         return
-    _die_with_the_launcher()
+    die_with(_launcher())
     local_rank = int(os.environ["LOCAL_RANK"])
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
@@ -167,10 +167,10 @@ class StopRequest:
         signal.signal(number, signal.SIG_DFL)
 
 
-def _die_with_the_launcher() -> None:
-    """Each process has a session of its own: SIGKILL for the launcher, or for its group, would leave orphans."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    run_id = os.environ.get("TORCHELASTIC_RUN_ID", "")
-    if run_id.startswith(RUN_ID) and run_id != f"{RUN_ID}{os.getppid()}":
-        raise SystemExit(128 + signal.SIGKILL)  # it was killed while this process was still importing torch
+def _launcher() -> int:
+    """The process that started this one. Ours may have been killed since, while this process was importing torch.
+
+    Each process has a session of its own: SIGKILL for the launcher, or for its group, would leave orphans.
+    """
+    ours = re.fullmatch(rf"{RUN_ID}(\d+)", os.environ.get("TORCHELASTIC_RUN_ID", ""))
+    return int(ours[1]) if ours else os.getppid()

@@ -14,12 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import psutil
+from pipeline.environment import STAGE_RUN
+from pipeline.runs.descendants import POLL_SECONDS, descendants, kill_descendants
 
-MARK = "SIMCLR_STAGE_RUN"
 TERMINATE_SECONDS = 10.0
 KILL_SECONDS = 5.0
-POLL_SECONDS = 0.1
 
 
 @contextmanager
@@ -45,7 +44,7 @@ def supervised(
         process = subprocess.Popen(
             command,
             cwd=folder,
-            env={**environment, MARK: mark},
+            env={**environment, STAGE_RUN: mark},
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -67,26 +66,12 @@ def _interrupt(process: subprocess.Popen[bytes], mark: str, grace_seconds: float
             os.killpg(process.pid, request)
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
-            if process.poll() is not None and not _marked(mark, group=process.pid):
+            if process.poll() is not None and not descendants(STAGE_RUN, mark, group=process.pid):
                 return
             time.sleep(POLL_SECONDS)
 
 
 def _kill(process: subprocess.Popen[bytes], mark: str) -> None:
-    deadline = time.monotonic() + KILL_SECONDS
-    while (left := _marked(mark)) and time.monotonic() < deadline:
-        for survivor in left:
-            with suppress(psutil.Error):
-                survivor.kill()
-        psutil.wait_procs(left, timeout=POLL_SECONDS)
+    kill_descendants(STAGE_RUN, mark, KILL_SECONDS)
     with suppress(subprocess.TimeoutExpired):
         process.wait(KILL_SECONDS)
-
-
-def _marked(mark: str, group: int | None = None) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error, ProcessLookupError):  # gone meanwhile, or another user's
-            if process.environ().get(MARK) == mark and group in (None, os.getpgid(process.pid)):
-                found.append(process)
-    return found

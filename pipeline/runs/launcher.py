@@ -22,6 +22,7 @@ import dagster as dg
 import psutil
 
 from deploy.failpoint import failpoint
+from pipeline.environment import RUN
 from pipeline.redact import redactor
 from pipeline.runs import output
 from pipeline.runs.dagster_internals import (
@@ -39,10 +40,10 @@ from pipeline.runs.dagster_internals import (
     execute_run_command,
     serialize_value,
 )
+from pipeline.runs.descendants import kill_descendants
 from pipeline.runs.instance import redacting
 
 PROCESS = "simclr/process"  # tag of a run: the process it runs in
-RUN = "SIMCLR_RUN"  # environment variable of that process and all that come from it: the run's id
 LOGS = Path(".simclr") / "logs" / "runs"
 KILL_SECONDS = 5.0
 OVERLOOKED_SECONDS = 30.0  # after which a relaunch that was announced has not come
@@ -174,7 +175,8 @@ def stop_runs(instance: Instance, seconds: float) -> list[str]:
 
 def close(instance: Instance, run_id: str, message: str) -> None:
     """Record that a run has no process any more, unless its end is recorded; nothing that it started is left."""
-    _end_processes(run_id)
+    # A killed run cannot end its stage, which would hold the workspace against the run that goes on with it.
+    kill_descendants(RUN, run_id, KILL_SECONDS)
     run = instance.get_run_by_id(run_id)
     if run is None or run.is_finished:
         return
@@ -263,26 +265,6 @@ def _pid(run: dg.DagsterRun) -> int:
 
 def _gone(run: dg.DagsterRun) -> str:
     return f"Process {run.tags.get(PROCESS, 'of the run')} is gone; it was killed or the machine went down."
-
-
-def _end_processes(run_id: str) -> None:
-    """A killed run cannot end its stage, which would hold the workspace against the run that goes on with it."""
-    deadline = KILL_SECONDS
-    while (left := _processes(run_id)) and deadline > 0:
-        for process in left:
-            with suppress(psutil.Error):
-                process.kill()
-        psutil.wait_procs(left, timeout=0.5)
-        deadline -= 0.5
-
-
-def _processes(run_id: str) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):  # gone meanwhile, or another user's
-            if process.environ().get(RUN) == run_id and process.pid != os.getpid():
-                found.append(process)
-    return found
 
 
 def main() -> None:

@@ -14,13 +14,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from pipeline.environment import RUN, STAGE_RUN
 from pipeline.redact import current_redactor
 
 LONGEST_LINE = 2**20  # bytes
 ROTATE_BYTES, ROTATED = 10_000_000, 5  # a log of a service, and how many there are of it with the present one
 RUN_LOG_DAYS, RUN_LOGS = 30, 200
 PATIENCE = 5.0  # seconds for the last lines
-MARKS = {"SIMCLR_RUN", "SIMCLR_STAGE_RUN"}  # by which what a run or a stage has left behind is found, and killed
+MARKS = {RUN, STAGE_RUN}  # by which what a run or a stage has left behind is found, and killed
 
 
 @contextmanager

@@ -10,7 +10,6 @@ killed. Runs do not: they are processes of their own, and the next `simclr ui` f
 SIGTERM interrupt the runs first.
 """
 
-import ctypes
 import hashlib
 import os
 import signal
@@ -23,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -30,6 +30,7 @@ import dagster as dg
 import yaml
 
 from deploy.lock import held
+from pipeline.environment import WORKSPACE
 from pipeline.errors import ServiceError
 from pipeline.redact import redactor
 from pipeline.runs import output
@@ -40,7 +41,8 @@ from pipeline.runs.launcher import LOGS, reap, retry_again, stop_runs
 from pipeline.ui.guard import read_access
 from pipeline.ui.health import Health, Watch, answers, watches
 from pipeline.ui.web import TARGET
-from pipeline.workspace import VARIABLE, Workspace
+from pipeline.workspace import Workspace
+from simclr_core.parent import die_with
 
 DEFINITIONS = LOCATION = "pipeline.definitions"
 POLL_SECONDS = 0.2
@@ -50,7 +52,6 @@ STOP_SECONDS = 5.0
 RETRY_SECONDS = 10.0  # how often to look for killed runs that Dagster could not launch again
 STOP_RUNS = "SIMCLR_UI_STOP_RUNS"  # of the environment: 1 when the end of this process is the end of runs too
 SAVE_SECONDS = 90.0  # for runs to save, stop and be gone: a stage may take 75 s
-PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 @dataclass
@@ -93,7 +94,7 @@ class Service:
                     stdout=written.stdin,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,  # Ctrl-C is for this process, which ends the others in its own way
-                    preexec_fn=_die_with(os.getpid()),
+                    preexec_fn=partial(die_with, os.getpid()),  # no service is left behind when this process is killed
                 )
             self.started, self.log = time.monotonic(), written
 
@@ -219,7 +220,7 @@ def _watch(workspace: Workspace, instance: dg.DagsterInstance, services: Sequenc
 def _environment(workspace: Workspace) -> dict[str, str]:
     """Of the services, and so of the runs. A file in the workspace is no module (PYTHONSAFEPATH)."""
     root = str(workspace.root)
-    ours = {"DAGSTER_HOME": root, VARIABLE: root, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
+    ours = {"DAGSTER_HOME": root, WORKSPACE: root, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
     ours["DAGSTER_EVENT_LOG_CONSUMER_DAEMON_INTERVAL_SECONDS"] = "2"  # how soon a killed run is launched again
     if given := os.environ.get("PYTHONPATH"):
         # Dagster leaves out the first entry, which without PYTHONSAFEPATH would be the current folder.
@@ -281,19 +282,6 @@ def _write_target(workspace: Workspace, address: Path) -> None:
 def _answers(address: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as connection:
         return connection.connect_ex(str(address)) == 0
-
-
-def _die_with(parent: int) -> Callable[[], None]:
-    library = ctypes.CDLL(None)
-
-    def prepare() -> None:
-        """In the child: no child is left behind when the parent is killed."""
-        if sys.platform == "linux":
-            library.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    return prepare
 
 
 def _since(moment: float) -> float:

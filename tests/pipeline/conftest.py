@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from pipeline import workspace as workspaces
+from pipeline.environment import WORKSPACE
 from pipeline.workspace import Workspace
 from tests.conftest import CLASSES, TINY_PARAMS, draw, encode
 from tests.pipeline import warm_dvc
@@ -35,7 +36,7 @@ def empty_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def workspace(tmp_path: Path, empty_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """An empty workspace in a folder whose name has a space and is not ASCII."""
-    monkeypatch.delenv(workspaces.VARIABLE, raising=False)
+    monkeypatch.delenv(WORKSPACE, raising=False)
     root = tmp_path / "my pictures – ähm"
     shutil.copytree(empty_workspace, root, symlinks=True)
     return Workspace(root.resolve())

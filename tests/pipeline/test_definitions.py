@@ -14,9 +14,10 @@ from pipeline.config import ValidateConfig
 from pipeline.defs import build_definitions
 from pipeline.defs.raw_images import RawImagesConfig
 from pipeline.defs.retraining import freshness
+from pipeline.environment import WORKSPACE
 from pipeline.errors import WorkspaceError
 from pipeline.validation.expectations import expectations
-from pipeline.workspace import VARIABLE, Workspace, executable
+from pipeline.workspace import Workspace, executable
 
 REPOSITORY = Path(__file__).parents[2]
 HEAVY = {"torch", "torchvision", "great_expectations", "onnxruntime", "onnx", "pandas", "pyarrow", "matplotlib"}
@@ -31,7 +32,7 @@ def test_the_code_location_loads_nothing_heavy(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
 ) -> None:
     """About a second and a half of a processor, which a shared machine may stretch."""
-    monkeypatch.setenv(VARIABLE, str(workspace.root))
+    monkeypatch.setenv(WORKSPACE, str(workspace.root))
     before = os.times()
     code = "import sys, pipeline.definitions; print(*{name.partition('.')[0] for name in sys.modules})"
     loaded = set(load_in_a_new_process(code, workspace.root).split())
@@ -50,12 +51,12 @@ def test_the_workspace_is_the_nearest_above_and_the_variable_wins(
     code = "import pipeline.definitions as d; print(d.defs.resources['workspace'].root)"
     assert load_in_a_new_process(code, workspace.inbox) == str(workspace.root)
     other = Path(shutil.copytree(workspace.root, tmp_path / "other", symlinks=True))
-    monkeypatch.setenv(VARIABLE, str(other))
+    monkeypatch.setenv(WORKSPACE, str(other))
     assert load_in_a_new_process(code, workspace.inbox) == str(other)
 
 
 def test_outside_a_workspace_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(WORKSPACE, raising=False)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WorkspaceError, match="simclr init"):
         import pipeline.definitions  # noqa: F401

@@ -23,10 +23,11 @@ from benchmarks.soak import wait_for
 from pipeline.defs.alerts import describe
 from pipeline.dvc.client import execute
 from pipeline.dvc.project import load
+from pipeline.environment import RUN
 from pipeline.errors import DvcError, IngestError, StageFailedError
 from pipeline.run import run
+from pipeline.runs.descendants import descendants
 from pipeline.runs.instance import opened
-from pipeline.runs.launcher import _processes
 from pipeline.ui.web import _context
 from pipeline.ui.web_answers import clean
 from pipeline.workspace import Workspace
@@ -161,7 +162,7 @@ def test_a_worker_its_events_its_pages_and_its_alert_hold_no_secret(planted: Wor
         )
         instance.run_launcher.launch_run(LaunchRunContext(run, None))
         wait_for(lambda: finished(instance, run.run_id), 60, "the end of the run")
-        wait_for(lambda: not _processes(run.run_id), 30, "the end of its process")
+        wait_for(lambda: not descendants(RUN, run.run_id), 30, "the end of its process")
         log = root / ".simclr" / "logs" / "runs" / f"{run.run_id}.log"
         wait_for(lambda: "loading ***" in log.read_text() and "printed ***" in log.read_text(), 10, "the log")
         record = instance.get_run_by_id(run.run_id)

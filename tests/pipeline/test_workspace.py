@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import workspace as workspaces
+from pipeline.environment import WORKSPACE
 from pipeline.errors import WorkspaceError
 from pipeline.workspace import Workspace
 
@@ -24,12 +25,12 @@ def test_it_is_found_from_below_by_name_and_by_variable(workspace: Workspace, mo
     assert workspaces.find() == workspace
     monkeypatch.chdir("/")
     assert workspaces.find(workspace.root) == workspace
-    monkeypatch.setenv(workspaces.VARIABLE, str(workspace.root))
+    monkeypatch.setenv(WORKSPACE, str(workspace.root))
     assert workspaces.find() == workspace
 
 
 def test_where_there_is_none_the_fix_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(workspaces.VARIABLE, raising=False)
+    monkeypatch.delenv(WORKSPACE, raising=False)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WorkspaceError, match=r"not inside a workspace; .*simclr init"):
         workspaces.find()

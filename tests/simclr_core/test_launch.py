@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -59,10 +58,11 @@ def test_alone_there_is_no_group() -> None:
 def test_a_process_whose_launcher_died_before_it_could_join_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", f"{launch.RUN_ID}{os.getpid()}")  # not the parent of this process
-    monkeypatch.setattr(launch.ctypes, "CDLL", lambda _: SimpleNamespace(prctl=lambda *_: None))
-    with pytest.raises(SystemExit) as ended, launch.member():
+    asked: list[int] = []
+    monkeypatch.setattr(launch, "die_with", asked.append)
+    with pytest.raises(KeyError, match="LOCAL_RANK"), launch.member():
         pass
-    assert ended.value.code == 128 + signal.SIGKILL
+    assert asked == [os.getpid()]
 
 
 def agree(rank: int) -> int:

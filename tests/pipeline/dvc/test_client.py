@@ -260,7 +260,11 @@ def test_a_polite_stage_has_time_to_save(workspace: Workspace) -> None:
 
 def start_client(workspace: Workspace, stage: str) -> subprocess.Popen[bytes]:
     """A client in a process of its own; returns when its stage has reported the first event."""
-    code = "import pathlib, sys, pipeline.dvc.client as c; c.repro(pathlib.Path(sys.argv[1]), sys.argv[2])"
+    # A line that it prints when the pipe is closed would be the first interrupt, and the signal of the test the second.
+    code = (
+        "import pathlib, sys, pipeline.dvc.client as c; "
+        "c.repro(pathlib.Path(sys.argv[1]), sys.argv[2], on_output=lambda line: None)"
+    )
     client = subprocess.Popen(
         [sys.executable, "-u", "-c", code, str(workspace.root), stage],
         stdout=subprocess.PIPE,

@@ -19,6 +19,7 @@ from deploy.bundle import Bundle, write_bundle
 from deploy.images.preprocess import Preprocessing, decode
 from pipeline import workspace as workspaces
 from pipeline.dvc import client
+from pipeline.environment import WORKSPACE
 from pipeline.params import override
 from pipeline.release import champion
 from pipeline.release.release import release
@@ -126,7 +127,7 @@ def origin(workspace: Workspace) -> Path:
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """No workspace of the caller, and stages that run with this Python."""
-    monkeypatch.delenv(workspaces.VARIABLE, raising=False)
+    monkeypatch.delenv(WORKSPACE, raising=False)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 
 

@@ -19,14 +19,14 @@ from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, MAX_RETRIES_TAG, W
 
 from benchmarks import soak
 from benchmarks.soak import wait_for
+from pipeline.environment import RUN
 from pipeline.runs import launcher
+from pipeline.runs.descendants import descendants
 from pipeline.runs.launcher import (
     LOGS,
     PROCESS,
     RETRY_ATTEMPTS,
-    RUN,
     ProcessRunLauncher,
-    _processes,
     identify,
     reap,
     retry_again,
@@ -220,7 +220,7 @@ def test_a_launcher_killed_while_it_launches_leaves_nothing_that_executes(
 ) -> None:
     run, launcher = launch(instance, f"{moment}:kill")
     assert launcher.returncode == -signal.SIGKILL
-    wait_for(lambda: not _processes(run.run_id), 30, "the end of the worker")
+    wait_for(lambda: not descendants(RUN, run.run_id), 30, "the end of the worker")
     root = Path(instance.root_directory)
     log = root / LOGS / f"{run.run_id}.log"
     wait_for(lambda: "the process that launched this run is gone" in log.read_text(), 10, "its last words")
@@ -236,7 +236,7 @@ def test_stopped_runs_save_and_are_marked_to_be_launched_again(instance: dg.Dags
     file = Path(instance.root_directory) / "steps" / "one"
     wait_for(lambda: file.exists() and len(file.read_text().split()) > 3, 60, "the training")
     assert stop_runs(instance, 30) == [run.run_id]
-    assert not _processes(run.run_id)
+    assert not descendants(RUN, run.run_id)
     stopped = instance.get_run_by_id(run.run_id)
     assert stopped is not None
     assert (stopped.status, stopped.tags[WILL_RETRY_TAG]) == (Status.FAILURE, "true")
@@ -267,7 +267,7 @@ def test_what_does_not_stop_in_time_is_killed_and_a_run_at_a_terminal_is_left_al
 def test_a_run_outlives_the_process_that_launched_it(instance: dg.DagsterInstance) -> None:
     run, launcher = launch(instance, "")
     assert launcher.returncode == 0
-    (worker,) = _processes(run.run_id)
+    (worker,) = descendants(RUN, run.run_id)
     launched = instance.get_run_by_id(run.run_id)
     assert launched is not None
     assert launched.tags[PROCESS] == identify(worker.pid)

@@ -21,8 +21,9 @@ from websockets.typing import Origin, Subprotocol
 from benchmarks import soak
 from benchmarks.soak import STEPS_TAG, VERSION, Stack, wait_for
 from pipeline.dvc.client import exclusive
+from pipeline.environment import RUN
 from pipeline.errors import ServiceError
-from pipeline.runs.launcher import _processes
+from pipeline.runs.descendants import descendants
 from pipeline.ui.services import serve
 from pipeline.workspace import Workspace
 from tests.browser import browser
@@ -200,7 +201,7 @@ def test_a_killed_worker_is_replaced_within_half_a_minute_and_goes_on(
     wait_for(lambda: len(steps(stack, "killed")) > 3, 60, "the training")
     assert stack.kill("worker") == 1
     began = time.monotonic()
-    wait_for(lambda: not _processes(run_id), 10, "the end of its stage")
+    wait_for(lambda: not descendants(RUN, run_id), 10, "the end of its stage")
     made = len(steps(stack, "killed"))
     assert 3 < made < STEPS
     wait_for(lambda: lineage(instance, "killed") == [Status.SUCCESS, Status.FAILURE], 60, "the second run")
@@ -245,13 +246,13 @@ def test_cancel_during_pretraining_in_two_processes_leaves_nothing_and_the_next_
     run_id = launch(stack, "pretrain")
     checkpoints = stack.root / ".simclr" / "runs"
     wait_for(lambda: len(_ranks(run_id)) == 2 and any(checkpoints.rglob("step-*")), 90, "a checkpoint of two ranks")
-    processes = _processes(run_id)
+    processes = descendants(RUN, run_id)
     assert len(processes) >= 4  # the worker, torch's launcher and two ranks
     assert stack.graphql(CANCEL, run=run_id)["terminateRun"]["__typename"] == "TerminateRunSuccess"
     began = time.monotonic()
     wait_for(lambda: status(instance, run_id) is Status.CANCELED, 30, "the run's end")
     psutil.wait_procs(processes, timeout=max(0.0, 30 - (time.monotonic() - began)))
-    assert _processes(run_id) == []
+    assert descendants(RUN, run_id) == []
     assert time.monotonic() - began < 30
     with exclusive(stack.root, "this test"):
         pass
@@ -263,7 +264,7 @@ def test_cancel_during_pretraining_in_two_processes_leaves_nothing_and_the_next_
 
 
 def _ranks(run_id: str) -> list[psutil.Process]:
-    return [process for process in _processes(run_id) if "RANK" in process.environ()]
+    return [process for process in descendants(RUN, run_id) if "RANK" in process.environ()]
 
 
 def test_definitions_are_loaded_anew_from_the_ui(stack: Stack) -> None:
@@ -309,7 +310,7 @@ def test_where_runs_end_with_the_services_they_save_first_and_go_on_at_the_next_
     assert stack.process is not None
     stack.process.terminate()
     assert stack.process.wait(30) == 0
-    assert _processes(run_id) == []
+    assert descendants(RUN, run_id) == []
     assert len(steps(stack, "stopped")) < STEPS
     stack.start()
     wait_for(lambda: lineage(instance, "stopped") == [Status.SUCCESS, Status.FAILURE], 90, "the end of the run")
