@@ -15,7 +15,6 @@ pretraining has saved and the same command goes on.
 """
 
 import argparse
-import errno
 import logging
 import os
 import signal
@@ -24,6 +23,7 @@ from importlib import import_module
 from pathlib import Path
 
 from deploy.errors import DeployError
+from deploy.failure import ADVICE, describe
 from simclr_core.errors import SimclrError
 from simclr_core.reporter import fail
 
@@ -38,7 +38,6 @@ STAGES = {
     "latency": "simclr_core.export.latency",
     "replay": "simclr_core.pretraining.replay",
 }
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def main(arguments: list[str]) -> int:
@@ -50,13 +49,11 @@ def main(arguments: list[str]) -> int:
     try:
         return _run(options, arguments)
     except (SimclrError, DeployError) as error:
-        fail(error)
-        return 2
+        return fail(error)
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
+        if error.errno not in ADVICE:
             raise
-        fail(OSError(f"{error.filename}: {error.strerror}; free space or give write access, then run it again"))
-        return 2
+        return fail(describe(error))
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
 

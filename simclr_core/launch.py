@@ -29,6 +29,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from deploy.failpoint import failpoint
+from deploy.failure import fail
 from simclr_core.errors import LaunchError
 from simclr_core.parent import die_with
 
@@ -100,13 +101,10 @@ def _exit_code(rank: int, failure: ProcessFailure) -> int:
     """Print why the first process failed, unless it did so itself in a traceback; its exit code as a shell has it."""
     if failure.exitcode < 0:
         name = signal.Signals(-failure.exitcode).name
-        print(
-            f"error: process {rank} was killed by {name}; the same command goes on from the last checkpoint",
-            file=sys.stderr,
-        )
-        return 128 - int(failure.exitcode)
+        message = f"process {rank} was killed by {name}; the same command goes on from the last checkpoint"
+        return fail(message, 128 - int(failure.exitcode))
     if failure.error_file_data.get("message"):
-        print(f"error: {failure.message}", file=sys.stderr)
+        return fail(failure.message, int(failure.exitcode))
     return int(failure.exitcode)
 
 

@@ -7,10 +7,10 @@ from run to run. Only the first process of a distributed run reports.
 
 import json
 import os
-import sys
 import time
 from pathlib import Path
 
+from deploy import failure
 from deploy.artifact import write_atomically
 
 EVENTS = "SIMCLR_EVENTS"
@@ -37,10 +37,11 @@ def record_timing(stage: str, *, workspace: Path = Path(), **numbers: float) -> 
     write_atomically(workspace / ".simclr" / "timings" / f"{stage}.json", json.dumps(rounded, indent=2) + "\n")
 
 
-def fail(error: Exception) -> None:
-    """Say what went wrong, in a line on stderr; in a process of a group the launcher says it once for all of them."""
+def fail(error: object, code: int = 2) -> int:
+    """``failure.fail``; but in a process of a group, the launcher says it once for all of them."""
     path = os.environ.get(ERROR_FILE)
     if path:
         Path(path).write_text(json.dumps({"message": str(error), "timestamp": int(time.time())}), encoding="utf-8")
     else:
-        print(f"error: {error}", file=sys.stderr)
+        failure.fail(error)
+    return code

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from deploy.bundle import FP32
 from deploy.encoder import Encoder, load
 from deploy.errors import ArgumentError
+from deploy.failure import fail
 from deploy.folders.folder import image_files
 from deploy.folders.progress import Progress
 from deploy.search.export import STORES, export_index
@@ -163,9 +164,7 @@ def _load_encoder(options: argparse.Namespace) -> Encoder:
 
 
 def _report_failures(failures: list[str], total: int) -> int:
-    if failures:
-        print(f"error: {len(failures)} of {total} images could not be read", file=sys.stderr)
-    return FAILED if failures else DONE
+    return fail(f"{len(failures)} of {total} images could not be read", FAILED) if failures else DONE
 
 
 def _escape(text: str) -> str:

@@ -14,6 +14,7 @@ from deploy import latency
 from deploy.bundle import FP32
 from deploy.encoder import Encoder, Prediction, load
 from deploy.errors import BundleError, CorruptArtifactError, DeployError
+from deploy.failure import fail
 from deploy.folders.embedding_writers import WRITERS
 from deploy.folders.folder import embed_files, image_files
 from deploy.folders.progress import Progress
@@ -50,9 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except (DeployError, OSError) as error:
-        return _print_error(error, REFUSED)
+        return fail(error, REFUSED)
     except KeyboardInterrupt:
-        return _print_error("interrupted; no output was written", INTERRUPTED)
+        return fail("interrupted; no output was written", INTERRUPTED)
 
 
 def info(options: argparse.Namespace) -> int:
@@ -65,7 +66,7 @@ def verify(options: argparse.Namespace) -> int:
         encoder = _load_encoder(options)
         fidelity = encoder.verify()
     except (CorruptArtifactError, BundleError) as error:
-        return _print_error(error, FAILED)
+        return fail(error, FAILED)
     about = encoder.info
     name = " ".join(filter(None, (about["name"], about["version"], about["id"][:12])))
     worst = f"cosine >= {fidelity.cosine_min:.7f}, difference <= {fidelity.max_abs:.1e}"
@@ -89,12 +90,10 @@ def embed(options: argparse.Namespace) -> int:
             notice=lambda message: print(message, file=sys.stderr),
         )
     except KeyboardInterrupt:
-        return _print_error("interrupted; run the same command again to continue", INTERRUPTED)
+        return fail("interrupted; run the same command again to continue", INTERRUPTED)
     print(f"{options.out}: {len(files) - failed} embeddings", file=sys.stderr)
     if failed:
-        return _print_error(
-            f"{failed} of {len(files)} images could not be read; see {options.out}/failures.csv", FAILED
-        )
+        return fail(f"{failed} of {len(files)} images could not be read; see {options.out}/failures.csv", FAILED)
     return DONE
 
 
@@ -105,7 +104,7 @@ def classify(options: argparse.Namespace) -> int:
         print(json.dumps(_record(prediction)))
         failed += prediction.error is not None
     if failed:
-        return _print_error(f"{failed} of {len(files)} images could not be read", FAILED)
+        return fail(f"{failed} of {len(files)} images could not be read", FAILED)
     return DONE
 
 
@@ -131,11 +130,6 @@ def _record(prediction: Prediction) -> dict[str, object]:
 
 def _load_encoder(options: argparse.Namespace, threads: int | None = None) -> Encoder:
     return load(options.bundle, threads or options.threads, options.providers.split(","), options.variant)
-
-
-def _print_error(message: object, code: int) -> int:
-    print("error:", " ".join(str(message).split()), file=sys.stderr)
-    return code
 
 
 def _parser() -> argparse.ArgumentParser:

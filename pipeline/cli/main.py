@@ -8,12 +8,12 @@ from pathlib import Path
 
 import click
 
+from deploy.failure import describe, fail
 from pipeline import workspace as workspaces
 from pipeline.cli.quarantine import quarantine
 from pipeline.cli.release import release
 from pipeline.errors import FORESEEN, GateError, StageFailedError
 from pipeline.recipe import DEFAULT, summaries
-from pipeline.stage import describe, fail
 from pipeline.workspace import Workspace
 
 
@@ -22,9 +22,9 @@ def run_cli() -> int:
     try:
         exit_code: int | None = simclr.main(prog_name="simclr", standalone_mode=False)
     except (StageFailedError, GateError) as error:
-        return fail(str(error), code=1)
+        return fail(error, code=1)
     except FORESEEN as error:
-        return fail(str(error))
+        return fail(error)
     except click.ClickException as error:
         return fail(f"{error.format_message()}; see `simclr --help`")
     except OSError as error:

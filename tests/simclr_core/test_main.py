@@ -62,7 +62,7 @@ def raising(error: BaseException) -> object:
             "error: models/pretrained: no such directory",
         ),
         (OSError(errno.ENOSPC, "No space left on device", "models"), 2, "error: models: No space left on device; free"),
-        (PermissionError(errno.EACCES, "Permission denied", "reports"), 2, "error: reports: Permission denied; free"),
+        (PermissionError(errno.EACCES, "Permission denied", "reports"), 2, "error: reports: Permission denied; give"),
         (KeyboardInterrupt(), 130, ""),
     ],
 )
