@@ -51,7 +51,7 @@ def open_session(bundle: Bundle, variant: str, threads: int, providers: Sequence
     if variant == FP16:
         # The next level rewrites graphs for CPUs only, and there onnxruntime 1.31 crashes on a float16 transformer.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    # Without this, onnxruntime reads bytes that contain the mark of its own format as that format, which the policy
+    # Without this, onnxruntime reads bytes that contain the mark of ORT's flatbuffers in that format, which the policy
     # does not check.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     try:

@@ -18,7 +18,7 @@ from deploy.search.files import scale
 
 Method = Literal["class_mean", "knn"]
 
-NEIGHBOURS = 5
+NEIGHBORS = 5
 TEMPERATURE = 0.1
 
 
@@ -107,7 +107,7 @@ class FewShot:
 
     def _votes(self, similarities: NDArray[np.float64]) -> NDArray[np.float64]:
         """Cosines with the examples [q, n] → the share of each class among the nearest, [q, classes]."""
-        nearest = np.argsort(-similarities, axis=1, kind="stable")[:, :NEIGHBOURS]
+        nearest = np.argsort(-similarities, axis=1, kind="stable")[:, :NEIGHBORS]
         weights = np.exp((np.take_along_axis(similarities, nearest, axis=1) - 1) / TEMPERATURE)
         votes = np.einsum("qk,qkc->qc", weights, self._members[nearest])
         shares: NDArray[np.float64] = votes / votes.sum(axis=1, keepdims=True)

@@ -1,11 +1,11 @@
-// Embeds images in the browser with a published bundle, to the vectors that deploy.load(bundle).embed gives in Python.
+// Embeds images in the browser with a published bundle. The vectors are those of deploy.load(bundle).embed in Python.
 //
 //     import { load } from "./embed.js";
 //     const encoder = await load("bundle/");
 //     await encoder.verify();
 //     const { vector } = await encoder.embed(file);   // a File or Blob → Float32Array of length 1
 //
-// onnxruntime-web's two files are served from ort/ beside this one; nothing is fetched from anywhere else.
+// The two files of onnxruntime-web must be in ort/ next to this file; nothing is fetched from other servers.
 
 import * as ort from "./ort/ort.wasm.bundle.min.mjs";
 import { decode, resizeAndCrop } from "./preprocess.js";
@@ -15,12 +15,12 @@ const READABLE = [1, 2]; // format versions of bundle.json, as in deploy/bundle.
 // Threads need shared memory, which browsers give to pages that are cross-origin isolated.
 ort.env.wasm.numThreads = globalThis.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency, 4) : 1;
 
-/** Fetch the bundle below `url` (it ends with "/"), compare what is read with its manifest, and start the model. */
+/** Fetch the bundle at `url` (which ends with "/"), compare its files with the manifest, and start the model. */
 export async function load(url) {
   const files = await openBundle(url);
   const card = JSON.parse(new TextDecoder().decode(await files.read("bundle.json")));
   if (!READABLE.includes(card.format_version)) {
-    throw new Error(`bundle.json: format version ${card.format_version}, readable are ${READABLE}; export it again`);
+    throw new Error(`bundle.json: format version ${card.format_version}, this page reads ${READABLE}; export it again`);
   }
   const model = await files.read("encoder.fp32.onnx");
   const session = await ort.InferenceSession.create(model, { executionProviders: ["wasm"] });
@@ -28,7 +28,7 @@ export async function load(url) {
 }
 
 export class Encoder {
-  /** `card` is bundle.json. Vectors may be compared when `id`, the manifest's SHA-256, is equal. */
+  /** `card` is bundle.json. Only vectors of encoders with equal `id`, the manifest's SHA-256, can be compared. */
   constructor(files, card, session) {
     this.files = files;
     this.id = files.id;
@@ -54,7 +54,7 @@ export class Encoder {
       throw new Error(`the model gives ${features.length} numbers, bundle.json says ${this.card.dim}; export it again`);
     }
     const milliseconds = { pixels: decoded - begin, model: performance.now() - decoded };
-    return { vector: normalised(features), milliseconds };
+    return { vector: normalize(features), milliseconds };
   }
 
   /**
@@ -82,18 +82,18 @@ export class Encoder {
 }
 
 /** Cosine similarity and largest difference of two vectors. */
-export function compare(one, other) {
-  let [product, lengthOne, lengthOther, maxAbs] = [0, 0, 0, 0];
-  for (let index = 0; index < one.length; index++) {
-    product += one[index] * other[index];
-    lengthOne += one[index] ** 2;
-    lengthOther += other[index] ** 2;
-    maxAbs = Math.max(maxAbs, Math.abs(one[index] - other[index]));
+export function compare(left, right) {
+  let [product, leftLength, rightLength, maxAbs] = [0, 0, 0, 0];
+  for (let index = 0; index < left.length; index++) {
+    product += left[index] * right[index];
+    leftLength += left[index] ** 2;
+    rightLength += right[index] ** 2;
+    maxAbs = Math.max(maxAbs, Math.abs(left[index] - right[index]));
   }
-  return { cosine: product / Math.sqrt(lengthOne * lengthOther), maxAbs };
+  return { cosine: product / Math.sqrt(leftLength * rightLength), maxAbs };
 }
 
-/** A float32 matrix as numpy.save writes it (NEP 1, versions 1 and 2). */
+/** Parse a float32 matrix as numpy.save writes it (NEP 1, versions 1 and 2). */
 export function parseNpy(bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const [start, length] = bytes[6] === 1 ? [10, view.getUint16(8, true)] : [12, view.getUint32(8, true)];
@@ -105,28 +105,28 @@ export function parseNpy(bytes) {
   return { rows, columns, row: (index) => values.subarray(index * columns, (index + 1) * columns) };
 }
 
-function normalised(features) {
+function normalize(features) {
   const length = Math.sqrt(features.reduce((sum, value) => sum + value * value, 0));
   return features.map((value) => value / Math.max(length, 1e-12));
 }
 
 async function openBundle(url) {
-  const manifest = await fetched(url + "MANIFEST.sha256");
+  const manifest = await fetchBytes(url + "MANIFEST.sha256");
   const lines = new TextDecoder().decode(manifest).trimEnd().split("\n");
   const digests = new Map(lines.map((line) => [line.slice(66), line.slice(0, 64)]));
   async function read(name) {
-    const bytes = await fetched(url + name);
+    const bytes = await fetchBytes(url + name);
     if ((await sha256(bytes)) !== digests.get(name)) {
-      throw new Error(`${name}: its SHA-256 is not that in MANIFEST.sha256; copy the bundle again`);
+      throw new Error(`${name}: its SHA-256 differs from MANIFEST.sha256; copy the bundle again`);
     }
     return bytes;
   }
   return { id: await sha256(manifest), names: [...digests.keys()], read };
 }
 
-async function fetched(url) {
+async function fetchBytes(url) {
   const response = await fetch(url);
-  if (!response.ok) throw new Error(`${url}: ${response.status} ${response.statusText}; copy a bundle there`);
+  if (!response.ok) throw new Error(`${url}: ${response.status} ${response.statusText}; copy a bundle to this place`);
   return new Uint8Array(await response.arrayBuffer());
 }
 

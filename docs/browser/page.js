@@ -1,10 +1,10 @@
-// The example page: checks the encoder on the bundle's golden images, then embeds the image that a person gives.
+// The example page: verifies the encoder with the bundle's golden images, then embeds the image that the user chooses.
 
 const element = (id) => document.getElementById(id);
 let encoder = null;
 let turn = 0;
 
-function say(text, kind = "") {
+function showStatus(text, kind = "") {
   element("status").textContent = text;
   element("status").className = kind;
 }
@@ -28,34 +28,34 @@ function showGolden({ passed, allowed, images }) {
   element("golden-rows").replaceChildren(...rows.map(tableRow));
   element("golden-limit").replaceChildren(tableRow(limit));
   element("golden-result").textContent = passed
-    ? `Passed: ${images.length} of ${images.length} images give the vectors of the trained network.`
-    : "Failed: this browser does not give the vectors of the trained network.";
+    ? `Passed: ${images.length} of ${images.length} images give the same vectors as the trained network.`
+    : "Failed: this browser gives other vectors than the trained network.";
   element("golden-result").className = passed ? "good" : "bad";
   element("golden").hidden = false;
 }
 
 async function start() {
   const { load } = await import("./embed.js").catch((error) => {
-    throw new Error(`${error.message}; copy onnxruntime-web's two files into ort/, see README.md`);
+    throw new Error(`${error.message}; copy the two files of onnxruntime-web into ort/, see README.md`);
   });
   encoder = await load("bundle/");
   const { name, dim } = encoder.card;
-  element("model").textContent = `${name} (${encoder.id.slice(0, 12)}), ${dim} numbers for an image`;
+  element("model").textContent = `${name} (${encoder.id.slice(0, 12)}), ${dim} numbers per image`;
   const golden = await encoder.verify();
   showGolden(golden);
-  if (!golden.passed) throw new Error("The golden images do not match, so no image is embedded here.");
+  if (!golden.passed) throw new Error("The golden images do not match, so this page does not embed any image.");
   element("file").disabled = false;
-  say("Ready.");
+  showStatus("Ready.");
 }
 
 async function show(file) {
   if (element("file").disabled) return;
-  const mine = ++turn;
+  const thisTurn = ++turn;
   element("answer").hidden = true;
-  say("Embedding …");
+  showStatus("Embedding …");
   try {
     const { vector, milliseconds } = await encoder.embed(file);
-    if (mine !== turn) return;
+    if (thisTurn !== turn) return;
     URL.revokeObjectURL(element("shown").src);
     element("shown").src = URL.createObjectURL(file);
     element("name").textContent = file.name;
@@ -63,9 +63,9 @@ async function show(file) {
     element("pixels").textContent = `${milliseconds.pixels.toFixed(0)} ms`;
     element("model-time").textContent = `${milliseconds.model.toFixed(0)} ms`;
     element("answer").hidden = false;
-    say("Done.");
+    showStatus("Done.");
   } catch (error) {
-    if (mine === turn) say(error.message, "bad");
+    if (thisTurn === turn) showStatus(error.message, "bad");
   }
 }
 
@@ -78,4 +78,4 @@ for (const name of ["dragover", "dragleave", "drop"]) {
 }
 document.addEventListener("drop", (event) => event.dataTransfer.files[0] && show(event.dataTransfer.files[0]));
 document.addEventListener("paste", (event) => event.clipboardData.files[0] && show(event.clipboardData.files[0]));
-start().catch((error) => say(error.message, "bad"));
+start().catch((error) => showStatus(error.message, "bad"));

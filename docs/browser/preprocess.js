@@ -1,12 +1,12 @@
-// From an image file to the uint8 pixels that an encoder sees: deploy/preprocess.py in the browser.
+// From an image file to the uint8 pixels that an encoder sees: deploy/images/preprocess.py in the browser.
 //
-// The resize is written out, because browsers scale a canvas each in their own way. It is Pillow's integer arithmetic,
-// so the same decoded pixels give the same bytes.
+// The resize is implemented here, because every browser scales a canvas differently. It has Pillow's integer arithmetic,
+// so that the same decoded pixels give the same bytes.
 
-const MAX_PIXELS = 80_000_000; // as in deploy/preprocess.py
+const MAX_PIXELS = 80_000_000; // as in deploy/images/preprocess.py
 const CANVAS_PIXELS = 1 << 22; // a canvas over its limit, 2^24 pixels on iOS, stays blank without an error
 const MAX_SIDE = 16_384; // the longest canvas that Chromium, Firefox and Safari all draw on
-const PRECISION_BITS = 22; // of a weight, as in Pillow's Resample.c: 32 bits less 8 for the pixel and 2 for the sum
+const PRECISION_BITS = 22; // of a weight, as in Pillow's Resample.c: 32 bits minus 8 for the pixel and 2 for the sum
 
 /**
  * Decode the first frame of an image file: upright by its EXIF orientation, in sRGB, on white.
@@ -22,13 +22,13 @@ export async function decode(file) {
     throw new Error(`this browser cannot read the image (${error.message}); give a PNG, JPEG, WebP, GIF or BMP file`);
   }
   try {
-    return onWhite(bitmap);
+    return compositeOnWhite(bitmap);
   } finally {
     bitmap.close();
   }
 }
 
-function onWhite(bitmap) {
+function compositeOnWhite(bitmap) {
   const { width, height } = bitmap;
   if (width * height > MAX_PIXELS || Math.max(width, height) > MAX_SIDE) {
     const allowed = `${MAX_PIXELS.toLocaleString("en")} pixels and sides of ${MAX_SIDE}`;
@@ -63,45 +63,45 @@ function onWhite(bitmap) {
  */
 export function resizeAndCrop({ width, height, data }, { size, resize }) {
   const short = Math.min(width, height);
-  const across = cropped(width, Math.floor((resize * width) / short), size);
-  const down = cropped(height, Math.floor((resize * height) / short), size);
+  const across = cropTaps(width, Math.floor((resize * width) / short), size);
+  const down = cropTaps(height, Math.floor((resize * height) / short), size);
   const square = new Uint8Array(size * size * 3);
   if (isVerticalFirst(width, height, size)) {
-    const { first, count } = seen(across);
+    const { first, count } = inputRange(across);
     const middle = new Uint8Array(size * count * 3);
     for (let column = 0; column < count; column++) {
-      weigh(data, (first + column) * 3, width * 3, down, middle, column * 3, count * 3);
+      applyTaps(data, (first + column) * 3, width * 3, down, middle, column * 3, count * 3);
     }
     for (let row = 0; row < size; row++) {
-      weigh(middle, (row * count - first) * 3, 3, across, square, row * size * 3, 3);
+      applyTaps(middle, (row * count - first) * 3, 3, across, square, row * size * 3, 3);
     }
   } else {
-    const { first, count } = seen(down);
+    const { first, count } = inputRange(down);
     const middle = new Uint8Array(count * size * 3);
     for (let row = 0; row < count; row++) {
-      weigh(data, (first + row) * width * 3, 3, across, middle, row * size * 3, 3);
+      applyTaps(data, (first + row) * width * 3, 3, across, middle, row * size * 3, 3);
     }
     for (let column = 0; column < size; column++) {
-      weigh(middle, (column - first * size) * 3, size * 3, down, square, column * 3, size * 3);
+      applyTaps(middle, (column - first * size) * 3, size * 3, down, square, column * 3, size * 3);
     }
   }
   return square;
 }
 
-/** Which pass Pillow 13 runs first. The pass between is rounded to bytes, so the order moves some by 1. */
+/** Whether Pillow 13 runs the vertical pass first. The result of the first pass is rounded, so the order matters. */
 function isVerticalFirst(width, height, size) {
   return height > size && height - size > 2 * (width - size);
 }
 
 /** The range of input pixels along one side that the crop depends on. */
-function seen(taps) {
+function inputRange(taps) {
   const first = taps[0].start;
   const { start, weights } = taps.at(-1);
   return { first, count: start + weights.length - first };
 }
 
-/** For each output pixel of the crop along one side: the input pixels it sees, and their weights. */
-function cropped(length, resized, size) {
+/** For each output pixel of the crop along one side: the range of input pixels, and their weights. */
+function cropTaps(length, resized, size) {
   const step = length / resized;
   const offset = roundHalfEven((resized - size) / 2);
   const begin = Math.fround(offset * step); // Pillow takes the box as 32-bit floats
@@ -121,8 +121,8 @@ function cropped(length, resized, size) {
   });
 }
 
-/** One line of pixels, `stride` apart, to a line of output pixels, `targetStride` apart. */
-function weigh(pixels, base, stride, taps, target, targetBase, targetStride) {
+/** Resize one line of pixels, `stride` apart, to a line of output pixels, `targetStride` apart. */
+function applyTaps(pixels, base, stride, taps, target, targetBase, targetStride) {
   for (let position = 0; position < taps.length; position++) {
     const { start, weights } = taps[position];
     for (let channel = 0; channel < 3; channel++) {
@@ -134,7 +134,7 @@ function weigh(pixels, base, stride, taps, target, targetBase, targetStride) {
   }
 }
 
-/** As Python's round(): a half goes to the even neighbour. */
+/** Like Python's round(): a half goes to the even neighbor. */
 function roundHalfEven(value) {
   const floor = Math.floor(value);
   return value - floor === 0.5 ? floor + (floor % 2) : Math.round(value);

@@ -240,7 +240,7 @@ def test_a_changed_byte_in_the_bundle_is_refused(site: Path) -> None:
     content[-1000] ^= 1
     model.write_bytes(content)
     with opened(site) as page:
-        page.wait_for("encoder.fp32.onnx: its SHA-256 is not that in MANIFEST.sha256")
+        page.wait_for("encoder.fp32.onnx: its SHA-256 differs from MANIFEST.sha256")
         assert page.evaluate("document.getElementById('file').disabled")
 
 
