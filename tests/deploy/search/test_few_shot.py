@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from deploy.errors import ArgumentError, IndexMismatchError
-from deploy.search.few_shot import NEIGHBOURS, TEMPERATURE, FewShot
+from deploy.search.few_shot import NEIGHBORS, TEMPERATURE, FewShot
 
 
 def clusters(centers: NDArray[Any], each: int, spread: float, seed: int = 0) -> NDArray[np.float64]:
@@ -31,7 +31,7 @@ def class_mean(examples: NDArray[Any], labels: list[str], query: NDArray[Any]) -
 def knn(examples: NDArray[Any], labels: list[str], query: NDArray[Any]) -> str:
     """Apply the definition: every neighbor votes with exp(cosine / temperature)."""
     cosines = unit(examples) @ unit(query)
-    nearest = sorted(range(len(examples)), key=lambda row: -cosines[row])[:NEIGHBOURS]
+    nearest = sorted(range(len(examples)), key=lambda row: -cosines[row])[:NEIGHBORS]
     classes = sorted(set(labels))
     votes = [sum(np.exp(cosines[row] / TEMPERATURE) for row in nearest if labels[row] == c) for c in classes]
     return classes[int(np.argmax(votes))]
