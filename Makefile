@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 EXTRAS := --extra train --extra pipeline --extra s3 --extra postgres --extra ray --extra serve --extra search --extra docs --extra dev
 
-.PHONY: demo ui test test-fast bench soak lock format system-packages missing-packages
+.PHONY: demo ui test test-fast coverage package bench soak lock format system-packages missing-packages
 
 demo: .venv/installed ## raw images to a served encoder in ./demo, through Dagster
 	simclr demo demo
@@ -22,6 +22,14 @@ test: .venv/installed system-packages .venv/browser-installed ## everything that
 
 test-fast: .venv/installed ## without the slow ones, which also need what system-packages names
 	pytest -n auto --dist worksteal -m "not slow"
+
+coverage: .venv/installed ## the lines that the fast tests reach, in every process; fails below the floor in pyproject.toml
+	pytest -n auto --dist worksteal -m "not slow" --cov
+
+package: .venv/installed ## wheel and source archive in dist/, checked as the package index checks them
+	rm -rf dist
+	python -m build --no-isolation
+	twine check --strict dist/*
 
 bench: .venv/bench-installed ## pretraining side by side with pinned peers; --json FILE keeps a result
 	for name in nt_xent loss_bytes augmentations dataloading resume pretrain; do python -m benchmarks.$$name || exit 1; done
