@@ -1,4 +1,4 @@
-"""The notebooks of examples/ run from top to bottom, one after the other in one folder, and end with what they claim."""
+"""The notebooks of examples/ run from top to bottom, in one folder, and end with the values that they claim."""
 
 import ast
 from pathlib import Path

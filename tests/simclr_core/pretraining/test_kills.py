@@ -51,7 +51,7 @@ def test_twelve_kills_change_no_byte(tmp_path: Path) -> None:
 
 
 def test_every_place_of_the_soak_is_a_failpoint_in_the_code() -> None:
-    sources = [path for package in ("deploy", "simclr_core") for path in (planted_defects.ROOT / package).glob("*.py")]
+    sources = [path for package in ("deploy", "simclr_core") for path in (planted_defects.ROOT / package).rglob("*.py")]
     code = "".join(path.read_text(encoding="utf-8") for path in sources)
     assert [place for place in PLACES if f'failpoint("{place}")' not in code] == []
     assert len(PLACES) >= 15
