@@ -1,6 +1,6 @@
 """The project's addresses in the package's metadata: those of the public repository that builds it.
 
-GitHub Actions names them in the environment. A build anywhere else names none, instead of an address that may be wrong.
+GitHub Actions names it in the environment. A build anywhere else names none, rather than one that may be wrong.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The notebooks of examples/ run from top to bottom, in one folder, and end with the values that they claim."""
+"""The notebooks of examples/ run from top to bottom, in one folder, and end with what they claim."""
 
 import ast
 from pathlib import Path
@@ -42,7 +42,9 @@ def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, floa
     with pytest.MonkeyPatch.context() as patch:
         for variable in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR"):
             patch.setenv(variable, str(folder / "jupyter"))
-        return {name: value(run(read(name), folder)) for name in NOTEBOOKS}
+        found = {name: value(run(read(name), folder)) for name in NOTEBOOKS}
+    print(found)
+    return found
 
 
 @pytest.mark.slow

@@ -1,0 +1,125 @@
+"""The files for GitHub: valid by its schemas and a linter, pinned, allowed little, and running what is here."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+GITHUB = ROOT / ".github"
+WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
+SCHEMAS = [
+    *(("github-workflows", path) for path in WORKFLOWS),
+    *(("github-workflows-require-timeout", path) for path in WORKFLOWS if path.name != "release.yml"),
+    ("dependabot", GITHUB / "dependabot.yml"),
+    ("github-issue-forms", GITHUB / "ISSUE_TEMPLATE" / "bug.yml"),
+    ("github-issue-forms", GITHUB / "ISSUE_TEMPLATE" / "feature.yml"),
+    ("github-issue-config", GITHUB / "ISSUE_TEMPLATE" / "config.yml"),
+    ("citation-file-format", ROOT / "CITATION.cff"),
+]
+
+
+def program(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """A program of this environment."""
+    command = [Path(sys.executable).parent / arguments[0], *arguments[1:]]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+def read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return content
+
+
+@pytest.mark.parametrize(("schema", "path"), SCHEMAS, ids=lambda value: getattr(value, "name", value))
+def test_a_file_has_its_schema(schema: str, path: Path) -> None:
+    done = program("check-jsonschema", "--builtin-schema", schema, path)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_file_of_another_form_is_found(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.yml"
+    broken.write_text(WORKFLOWS[0].read_text().replace("runs-on:", "runs-in:"))
+    assert program("check-jsonschema", "--builtin-schema", "github-workflows", broken).returncode == 1
+
+
+def test_zizmor_finds_nothing_in_the_workflows() -> None:
+    done = program("zizmor", "--offline", "--quiet", GITHUB)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        (r"@[0-9a-f]{40} # v[\d.]+", "@main"),
+        (r"persist-credentials: false", "fetch-depth: 1"),
+        (r"permissions:\n      contents: read", "permissions: write-all"),
+        (r"- run: make test", "- run: echo ${{ github.event.pull_request.title }}"),
+    ],
+)
+def test_zizmor_would_find_it(good: str, bad: str, tmp_path: Path) -> None:
+    shutil.copytree(GITHUB, tmp_path / ".github")
+    workflow = tmp_path / ".github" / "workflows" / "tests.yml"
+    text, count = re.subn(good, bad, workflow.read_text())
+    assert count
+    workflow.write_text(text)
+    assert program("zizmor", "--offline", "--quiet", tmp_path / ".github").returncode > 1
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_every_job_says_what_it_may_do_and_no_more_than_it_needs(path: Path) -> None:
+    workflow = read(path)
+    allowed = {"publish": {"id-token": "write"}}
+    assert workflow["permissions"] == {}
+    for name, job in workflow["jobs"].items():
+        assert job["permissions"] == allowed.get(name, {"contents": "read"}), name
+
+
+def test_nothing_is_published_that_has_not_passed() -> None:
+    jobs = read(GITHUB / "workflows" / "release.yml")["jobs"]
+    assert set(jobs["publish"]["needs"]) == {"tests", "build"}
+    assert jobs["tests"]["uses"] == "./.github/workflows/tests.yml"
+    assert jobs["publish"]["environment"] == "pypi"
+
+
+def test_every_python_is_tested_that_the_package_claims() -> None:
+    pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    claimed = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', pyproject)
+    jobs = read(GITHUB / "workflows" / "tests.yml")["jobs"]
+    assert jobs["tests"]["strategy"]["matrix"]["python"] == claimed
+    assert jobs["deploy-alone"]["strategy"]["matrix"]["python"] == claimed
+    assert f'requires-python = ">={claimed[0]}"' in pyproject
+
+
+def test_what_the_workflows_run_is_here() -> None:
+    """Targets of the Makefile, and files; programs of .venv come by the lock."""
+    steps = [
+        step["run"]
+        for path in WORKFLOWS
+        for job in read(path)["jobs"].values()
+        for step in job.get("steps", [])
+        if "run" in step
+    ]
+    targets = {target for step in steps for target in re.findall(r"^make (\S+)", step)}
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert {"test", "package", "coverage", "docs", "soak"} <= targets
+    assert [target for target in targets if not re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE)] == []
+    files = {file for step in steps for file in re.findall(r"\btests/\S+\.py", step)}
+    assert files == {"tests/deploy/alone.py"}
+    programs = {name for step in steps for name in re.findall(r"^\.venv/bin/(\S+)", step)}
+    assert [name for name in programs if not (Path(sys.executable).parent / name).exists()] == []
+
+
+def test_the_hooks_are_programs_of_the_lock(tmp_path: Path) -> None:
+    """No hook is fetched from elsewhere, so each works offline and at the version that `make test` has."""
+    assert program("pre-commit", "validate-config").returncode == 0
+    (repository,) = read(ROOT / ".pre-commit-config.yaml")["repos"]
+    assert repository["repo"] == "local"
+    for hook in repository["hooks"]:
+        assert hook["language"] == "system"
+        name = hook["entry"].split()[0].removeprefix(".venv/bin/")
+        assert (Path(sys.executable).parent / name).exists(), name
