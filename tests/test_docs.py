@@ -28,7 +28,8 @@ from pipeline.params import BLOCKS
 from pipeline.validation.reasons import REASONS, RELEASABLE
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+ABOUT = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md")
+PAGES = [*(ROOT / name for name in ABOUT), *sorted((ROOT / "docs").rglob("*.md"))]
 GUIDE = {"tutorial.md": 215, "operations.md": 200, "runbook.md": 250}  # lines
 SHELLS = ("sh", "bash")
 OWN = ("simclr", "simclr-deploy", "dvc")

@@ -51,7 +51,7 @@ def test_every_package_is_marked_as_typed(names: set[str]) -> None:
     assert {f"{package}/py.typed" for package in PACKAGES} <= names
 
 
-def test_the_wheel_has_every_file_of_the_packages_and_nothing_beside_them(names: set[str]) -> None:
+def test_the_wheel_has_every_file_of_the_packages_and_no_other(names: set[str]) -> None:
     tracked = subprocess.run(["git", "ls-files", *PACKAGES], cwd=ROOT, check=True, capture_output=True, text=True)
     assert set(tracked.stdout.split("\n")) - {""} <= names
     template, information = "pipeline/template/", f"simclr_pipeline-{PROJECT['version']}.dist-info/"
@@ -106,9 +106,9 @@ def test_the_wheel_alone_embeds_an_image(wheel: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     assert f"deploy {alone}/deploy/__init__.py" in done.stdout
-    beside_torch = subprocess.run([sys.executable, *command[3:]], capture_output=True, text=True, cwd=ROOT)
-    assert "torch" in beside_torch.stderr
-    assert beside_torch.returncode == 1
+    with_torch = subprocess.run([sys.executable, *command[3:]], capture_output=True, text=True, cwd=ROOT)
+    assert "torch" in with_torch.stderr
+    assert with_torch.returncode == 1
 
 
 def needed(name: str) -> Iterator[PackagePath]:
