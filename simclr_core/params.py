@@ -5,7 +5,7 @@ what is allowed. Numbers follow YAML 1.2, as in DVC, so that ``1e-6`` is a numbe
 """
 
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -65,6 +65,15 @@ def read_blocks(params: Path, models: Mapping[str, type[Block]]) -> dict[str, Bl
 def _parse(text: str) -> Any:
     """By content, so that a process parses a file once however often it asks, and never sees a stale one."""
     return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+
+
+def flatten(value: Any, separator: str = ".", name: str = "") -> Iterator[tuple[str, Any]]:
+    """What nested mappings hold, each value named by the keys that lead to it: ``pretrain.queue.size``."""
+    if not isinstance(value, Mapping):
+        yield name, value
+        return
+    for key, inner in value.items():
+        yield from flatten(inner, separator, f"{name}{separator}{key}" if name else str(key))
 
 
 def _load(params: Path) -> dict[Hashable, Any]:

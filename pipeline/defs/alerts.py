@@ -5,6 +5,7 @@ import os
 import dagster as dg
 
 from pipeline.defs.failures import explain
+from pipeline.defs.retraining import REASON
 from pipeline.runs.dagster_internals import WILL_RETRY_TAG
 from pipeline.workspace import Workspace
 
@@ -34,7 +35,7 @@ def describe(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[str, str
     """What failed in one line, and the lines below it: why, what it was started for, and where to look."""
     found = explain(instance, run.run_id)
     job = "a run" if run.job_name.startswith("__") else run.job_name
-    lines = [found.reason, f"Started for: {run.tags['simclr/reason']}" if "simclr/reason" in run.tags else ""]
+    lines = [found.reason, f"Started for: {run.tags[REASON]}" if REASON in run.tags else ""]
     if run.tags.get(WILL_RETRY_TAG) == "true":
         lines.append("It is started again by itself.")
     address = os.environ.get(UI_URL, "").rstrip("/")

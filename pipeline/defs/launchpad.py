@@ -15,7 +15,7 @@ from pydantic import Field, create_model
 from pydantic.fields import FieldInfo
 
 from pipeline import knobs, params
-from simclr_core.params import Block
+from simclr_core.params import Block, flatten
 
 
 class LaunchConfig(dg.Config):
@@ -35,7 +35,7 @@ class LaunchConfig(dg.Config):
     def settings(self) -> dict[str, str]:
         """What to write into params.yaml: ``{"pretrain.epochs": "100"}``, the values as YAML."""
         blocks = self.model_dump(exclude={"sources", "overrides"}, exclude_none=True)
-        return dict(_flatten(blocks)) | self.overrides
+        return {name: json.dumps(value) for name, value in flatten(blocks)} | self.overrides
 
 
 def launch_config(name: str) -> type[LaunchConfig]:
@@ -81,11 +81,3 @@ def _model(name: str, base: type[dg.Config], words: str | None, fields: Mapping[
         # The block `validate` has the name of a method that pydantic keeps from its first version, and nobody calls.
         warnings.filterwarnings("ignore", 'Field name "validate" in', UserWarning)
         return create_model(name, __base__=base, __doc__=words, **fields)
-
-
-def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, inner in value.items():
-        if isinstance(inner, dict):
-            yield from _flatten(inner, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", json.dumps(inner)

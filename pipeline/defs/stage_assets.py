@@ -20,6 +20,7 @@ from pipeline.dvc.client import repro
 from pipeline.dvc.project import Project, Stage, load, read_lock
 from pipeline.errors import FORESEEN
 from pipeline.workspace import Workspace
+from simclr_core.params import flatten
 
 
 def dvc_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
@@ -88,10 +89,10 @@ def numbers(workspace: Workspace, stage: Stage) -> dict[str, float]:
     and its timings if it was computed on this machine."""
     found: dict[str, float] = {}
     for path in [*(out.path for out in stage.outs if out.kind == "metric"), *facts(stage)]:
-        found |= dict(_flatten(_read_json(workspace.root / path)))
+        found |= _numbers(_read_json(workspace.root / path))
     drawn = {name: found[name] for pattern in charts(stage) for name in found if fnmatchcase(name, pattern)}
     timings = _read_json(workspace.scratch / "timings" / f"{stage.name.replace('@', '-')}.json")
-    return drawn | {f"timing/{name}": number for name, number in _flatten(timings)}
+    return drawn | {f"timing/{name}": number for name, number in _numbers(timings).items()}
 
 
 def pictures(workspace: Workspace, stage: Stage, instance: dg.DagsterInstance) -> dict[str, dg.MetadataValue]:
@@ -109,10 +110,7 @@ def _read_json(path: Path) -> Any:
         return {}
 
 
-def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+def _numbers(report: Any) -> dict[str, float]:
     """Every finite number in nested objects, named by the keys that lead to it: ``simclr/knn_top1``."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _flatten(inner, f"{name}/{key}" if name else str(key))
-    elif isinstance(value, int | float) and math.isfinite(value):
-        yield name, value
+    found = flatten(report, separator="/")
+    return {name: value for name, value in found if isinstance(value, int | float) and math.isfinite(value)}

@@ -14,6 +14,7 @@ import yaml
 from pipeline.git import Git
 from pipeline.release.registry import Rejection
 from pipeline.release.versions import History, Version
+from simclr_core.params import flatten
 
 ABSENT = "–"
 RESULTS = ("reports/**", "dvc.lock", "params.yaml", "**/*.dvc")  # what differs between two versions beside the code
@@ -182,15 +183,7 @@ def difference(git: Git, one: Facts, other: Facts) -> Difference:
 
 def _params(git: Git, commit: str) -> dict[str, Any]:
     document = yaml.safe_load(git.show(commit, "params.yaml") or "{}") or {}
-    return dict(_flatten(document))
-
-
-def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _flatten(inner, f"{name}.{key}" if name else str(key))
-    else:
-        yield name, value
+    return dict(flatten(document))
 
 
 def _hash(git: Git, commit: str, path: str) -> str | None:
