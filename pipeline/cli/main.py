@@ -206,20 +206,27 @@ def fsck(context: click.Context, seconds: float | None, older_than_days: float, 
         raise click.exceptions.Exit(1)
 
 
-@simclr.command()
+@simclr.command("test-alert")
 @click.pass_context
-def alert(context: click.Context) -> None:
-    """Send a trial alert to every address in the environment, and say which could not be reached."""
+def send_test_alert(context: click.Context) -> None:
+    """Send a test alert to every address in the environment, and say which could not be reached."""
     from pipeline.alerts import configured, send
 
     workspace = _find(context)
     addresses = configured()
     if not addresses:
         raise click.UsageError("no address in the environment; set SIMCLR_ALERT_WEBHOOK, _SLACK or _EMAIL")
-    problems = send(workspace, "trial", "Trial alert", f"Alerts of {workspace.root.name} arrive here.")
+    problems = send(workspace, "trial", "Test alert", f"Alerts of {workspace.root.name} arrive here.")
     click.echo("\n".join(problems) or f"sent to {', '.join(addresses)}")
     if problems:
         raise click.exceptions.Exit(1)
+
+
+@simclr.command(hidden=True, deprecated="It is now called `simclr test-alert`.")
+@click.pass_context
+def alert(context: click.Context) -> None:
+    """Send a test alert."""
+    context.forward(send_test_alert)
 
 
 @simclr.command()

@@ -4,6 +4,7 @@ import email
 import json
 import socket
 import socketserver
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import pytest
 
 from pipeline import alerts
 from pipeline.alerts import send
+from pipeline.cli.main import run_cli
 from pipeline.workspace import Workspace
 
 SECRET = "wJalrXUtnFEMI7MDENG"
@@ -118,6 +120,24 @@ def test_a_webhook_gets_the_alert_as_json(place: Workspace, monkeypatch: pytest.
         "text": "it was v0.0.1",
         "workspace": "nightly",
     }
+
+
+@pytest.mark.parametrize(("command", "said"), [("test-alert", ""), ("alert", "called `simclr test-alert`")])
+def test_a_test_alert_arrives_also_by_its_old_name(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, said: str
+) -> None:
+    (place.root / "dvc.yaml").touch()
+    monkeypatch.setattr(sys, "argv", ["simclr", "--workspace", str(place.root), command])
+    assert run_cli() == 2
+    assert "set SIMCLR_ALERT_WEBHOOK" in capsys.readouterr().err
+    with web() as (address, received):
+        monkeypatch.setenv(alerts.WEBHOOK, address)
+        assert run_cli() == 0
+    assert [body["title"] for _, _, body in received] == ["Test alert"]
+    shown = capsys.readouterr()
+    assert shown.out == "sent to SIMCLR_ALERT_WEBHOOK\n"
+    assert said in shown.err
+    assert bool(shown.err) == bool(said)
 
 
 def test_slack_gets_text_in_which_nobody_is_mentioned(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
