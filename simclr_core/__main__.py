@@ -19,24 +19,57 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from deploy.errors import DeployError
 from deploy.failure import ADVICE, describe
 from simclr_core.errors import SimclrError
 from simclr_core.reporter import fail
 
+
+class Stage(NamedTuple):
+    """The module whose ``run(workspace, ...)`` is the stage, and the arguments of the command line that it takes."""
+
+    module: str
+    help: str
+    arguments: Mapping[str, Mapping[str, Any]] = {}
+
+
 STAGES = {
-    "initial": "simclr_core.pretraining.initial",
-    "augment-sheet": "simclr_core.pretraining.augment_sheet",
-    "pretrain": "simclr_core.pretraining.pretrain",
-    "linear_eval": "simclr_core.evaluation.linear_eval",
-    "finetune": "simclr_core.evaluation.finetune",
-    "export": "simclr_core.export.export",
-    "compare": "simclr_core.evaluation.compare",
-    "latency": "simclr_core.export.latency",
-    "replay": "simclr_core.pretraining.replay",
+    "initial": Stage(
+        "simclr_core.pretraining.initial", "what pretraining begins with: nothing, or the champion's network"
+    ),
+    "augment-sheet": Stage(
+        "simclr_core.pretraining.augment_sheet",
+        "a picture of the views that pretraining will see; not a stage",
+        {
+            "--out": {"type": Path, "metavar": "FILE", "help": "default: reports/augment-sheet.png in the workspace"},
+            "--images": {"type": int, "default": 8, "metavar": "N", "help": "default: 8"},
+        },
+    ),
+    "pretrain": Stage("simclr_core.pretraining.pretrain", "SimCLR pretraining: data/prepared to models/pretrained"),
+    "linear_eval": Stage(
+        "simclr_core.evaluation.linear_eval",
+        "linear probe and kNN of the frozen encoder, beside random and pixel baselines",
+    ),
+    "finetune": Stage(
+        "simclr_core.evaluation.finetune",
+        "fine-tuning on a fraction of the labels, beside training from scratch",
+        {"--fraction": {"required": True, "metavar": "0.01", "help": "as written in linear_eval.fractions"}},
+    ),
+    "export": Stage("simclr_core.export.export", "the ONNX bundle that is served"),
+    "compare": Stage(
+        "simclr_core.evaluation.compare", "the exported candidate beside the released champion, image by image"
+    ),
+    "latency": Stage("simclr_core.export.latency", "how long both take for one image on this machine"),
+    "replay": Stage(
+        "simclr_core.pretraining.replay",
+        "a pretraining step again, to see where its first NaN comes from",
+        {"step": {"type": int, "metavar": "STEP", "help": "as the error named it"}},
+    ),
 }
 
 
@@ -66,15 +99,9 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
         count = launch.processes()
         if count > 1:
             return launch.launch(count, arguments)
-    stage = import_module(STAGES[options.stage])
-    if options.stage == "finetune":
-        stage.run(options.workspace, options.fraction)
-    elif options.stage == "augment-sheet":
-        stage.run(options.workspace, options.out, options.images)
-    elif options.stage == "replay":
-        stage.run(options.workspace, options.step)
-    else:
-        stage.run(options.workspace)
+    stage = import_module(STAGES[options.stage].module)
+    given = {name: value for name, value in vars(options).items() if name not in ("stage", "workspace")}
+    stage.run(options.workspace, **given)
     return 0
 
 
@@ -84,23 +111,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("simclr_core", description=description, epilog=epilog, formatter_class=formatter)
     parser.add_argument("--workspace", type=Path, default=Path(), metavar="DIR", help="default: the current folder")
     stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
-    stages.add_parser("initial", help="what pretraining begins with: nothing, or the champion's network")
-    sheet = stages.add_parser("augment-sheet", help="a picture of the views that pretraining will see; not a stage")
-    sheet.add_argument("--out", type=Path, metavar="FILE", help="default: reports/augment-sheet.png in the workspace")
-    sheet.add_argument("--images", type=int, default=8, metavar="N", help="default: 8")
-    stages.add_parser("pretrain", help="SimCLR pretraining: data/prepared to models/pretrained")
-    stages.add_parser(
-        "linear_eval", help="linear probe and kNN of the frozen encoder, beside random and pixel baselines"
-    )
-    finetune = stages.add_parser(
-        "finetune", help="fine-tuning on a fraction of the labels, beside training from scratch"
-    )
-    finetune.add_argument("--fraction", required=True, metavar="0.01", help="as written in linear_eval.fractions")
-    stages.add_parser("export", help="the ONNX bundle that is served")
-    stages.add_parser("compare", help="the exported candidate beside the released champion, image by image")
-    stages.add_parser("latency", help="how long both take for one image on this machine")
-    replay = stages.add_parser("replay", help="a pretraining step again, to see where its first NaN comes from")
-    replay.add_argument("step", type=int, metavar="STEP", help="as the error named it")
+    for name, stage in STAGES.items():
+        command = stages.add_parser(name, help=stage.help)
+        for argument, settings in stage.arguments.items():
+            command.add_argument(argument, **settings)
     return parser
 
 

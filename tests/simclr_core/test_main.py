@@ -3,12 +3,14 @@
 import errno
 import subprocess
 import sys
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
 
 import pytest
 
 from deploy.errors import MissingArtifactError
-from simclr_core.__main__ import main
+from simclr_core.__main__ import STAGES, main
 from simclr_core.evaluation import finetune
 from simclr_core.pretraining import pretrain, replay
 
@@ -28,16 +30,23 @@ def test_a_stage_runs_in_the_workspace_it_is_given(monkeypatch: pytest.MonkeyPat
 
 def test_a_fraction_goes_along_with_its_stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen: list[tuple[Path, str]] = []
-    monkeypatch.setattr(finetune, "run", lambda *arguments: seen.append(arguments))
+    monkeypatch.setattr(finetune, "run", lambda workspace, fraction: seen.append((workspace, fraction)))
     assert main(["--workspace", str(tmp_path), "finetune", "--fraction", "0.1"]) == 0
     assert seen == [(tmp_path, "0.1")]
 
 
 def test_a_step_goes_along_with_a_replay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen: list[tuple[Path, int]] = []
-    monkeypatch.setattr(replay, "run", lambda *arguments: seen.append(arguments))
+    monkeypatch.setattr(replay, "run", lambda workspace, step: seen.append((workspace, step)))
     assert main(["--workspace", str(tmp_path), "replay", "12"]) == 0
     assert seen == [(tmp_path, 12)]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_the_module_of_a_stage_takes_what_the_command_line_gives(name: str) -> None:
+    stage = STAGES[name]
+    given = [argument.lstrip("-") for argument in stage.arguments]
+    assert list(signature(import_module(stage.module).run).parameters) == ["workspace", *given]
 
 
 @pytest.mark.parametrize("stage", ["initial", "linear_eval", "export", "compare", "latency"])
@@ -99,20 +108,11 @@ def test_a_faulty_command_line_is_2_and_help_is_0(arguments: list[str], capsys: 
 
 def test_help_shows_every_stage_without_torch() -> None:
     program = (
-        "import sys; from simclr_core.__main__ import main\n"
+        "import sys; from simclr_core.__main__ import STAGES, main\n"
         "try: main(['--help'])\n"
         "finally: assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    for stage in (
-        "initial",
-        "pretrain",
-        "linear_eval",
-        "finetune --fraction 0.01",
-        "export",
-        "compare",
-        "latency",
-        "replay 1234",
-    ):
+    for stage in ("finetune --fraction 0.01", "replay 1234", *(STAGES.keys() - {"finetune", "replay"})):
         assert f"python -m simclr_core {stage}" in done.stdout
