@@ -54,7 +54,7 @@ def check(directory: Path, memory_mb: int = MEMORY_MB, seconds: float = SECONDS,
     """
     if memory_mb < 1 or not seconds > 0:
         raise ArgumentError(f"memory_mb={memory_mb}, seconds={seconds}; give positive numbers")
-    command = [sys.executable, "-m", "deploy.candidate", os.fspath(directory), str(memory_mb), str(seconds), variant]
+    command = [sys.executable, "-P", "-m", __name__, os.fspath(directory), str(memory_mb), str(seconds), variant]
     # The process imports the same module as this one; an empty entry of sys.path means the current folder.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)}
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors_output:

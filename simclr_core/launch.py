@@ -89,7 +89,7 @@ def launch(count: int, arguments: Sequence[str]) -> int:
             shutdown_timeout=SHUTDOWN_TIMEOUT,
         )
         try:
-            elastic_launch(config, sys.executable)("-m", "simclr_core", *arguments)
+            elastic_launch(config, sys.executable)("-P", "-m", "simclr_core", *arguments)
         except SignalException as stopped:
             return 128 + int(stopped.sigval)
         except ChildFailedError as failed:

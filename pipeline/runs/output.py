@@ -36,9 +36,9 @@ def started(root: Path, file: Path, echo: int | None = None) -> Iterator["subpro
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.runs.output", str(root), str(file)],
+        [sys.executable, "-P", "-m", __name__, str(root), str(file)],
         cwd="/",
-        env={name: value for name, value in os.environ.items() if name not in MARKS} | {"PYTHONSAFEPATH": "1"},
+        env={name: value for name, value in os.environ.items() if name not in MARKS},
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL if echo is None else echo,
         stderr=subprocess.DEVNULL,

@@ -38,9 +38,9 @@ from pipeline.runs.dagster_internals import DAEMON, serialize_value
 from pipeline.runs.database import describe, unreachable
 from pipeline.runs.instance import opened, reference
 from pipeline.runs.launcher import LOGS, reap, retry_again, stop_runs
+from pipeline.ui import web
 from pipeline.ui.guard import read_access
 from pipeline.ui.health import Health, Watch, answers, watches
-from pipeline.ui.web import TARGET
 from pipeline.workspace import Workspace
 from simclr_core.parent import die_with
 
@@ -184,12 +184,12 @@ def _services(workspace: Workspace, address: Path, host: str, port: int, definit
     module = ("--module-name", definitions, "--location-name", LOCATION, "--empty-working-directory")
     code = ("dagster", "api", "grpc", *listen, *module)
     records = ("--instance-ref", serialize_value(reference(workspace.root)))
-    daemon = (DAEMON, "run", "--workspace", str(TARGET), "--log-level", "warning", *records)
-    web = ("pipeline.ui.web", "--host", host, "--port", str(port))
+    daemon = (DAEMON, "run", "--workspace", str(web.TARGET), "--log-level", "warning", *records)
+    guarded = (web.__name__, "--host", host, "--port", str(port))
     return [
         Service("code", (sys.executable, "-m", *code), lambda: True),
         Service("daemon", (sys.executable, "-m", *daemon), reachable),
-        Service("web", (sys.executable, "-m", *web), reachable),
+        Service("web", (sys.executable, "-m", *guarded), reachable),
     ]
 
 
@@ -276,7 +276,7 @@ def _socket(workspace: Workspace) -> Path:
 
 def _write_target(workspace: Workspace, address: Path) -> None:
     target = {"load_from": [{"grpc_server": {"socket": str(address), "location_name": LOCATION}}]}
-    (workspace.root / TARGET).write_text(yaml.safe_dump(target), encoding="utf-8")
+    (workspace.root / web.TARGET).write_text(yaml.safe_dump(target), encoding="utf-8")
 
 
 def _answers(address: Path) -> bool:

@@ -103,7 +103,7 @@ class _Worker:
         self.connection, theirs = Pipe()
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.validation.probe.pool", str(theirs.fileno()), *arguments],
+                [sys.executable, "-P", "-m", __name__, str(theirs.fileno()), *arguments],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
