@@ -6,7 +6,6 @@ a telling name in ``.dvc/config``.
 """
 
 import json
-import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -89,18 +88,6 @@ def hide_all(value: Any, hide: Callable[[str], str]) -> Any:
     if isinstance(value, list | tuple):
         return [hide_all(inner, hide) for inner in value]
     return value
-
-
-class RedactingFilter(logging.Filter):
-    """Takes secrets out of every record, its traceback included: ``handler.addFilter(RedactingFilter())``."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = redact(record.getMessage()), None
-        if record.exc_info and not record.exc_text:
-            record.exc_text = logging.Formatter().formatException(record.exc_info)
-        if record.exc_text:
-            record.exc_text = redact(record.exc_text)
-        return True
 
 
 def _of_environment(environment: Mapping[str, str]) -> Iterator[str]:

@@ -28,16 +28,6 @@ class Occurrence:
     label: str | None
 
 
-@dataclass(frozen=True)
-class RawImage:
-    """One content of one batch; ``data`` is None when an earlier batch holds the bytes."""
-
-    batch: str
-    sha256: str
-    data: bytes | None
-    occurrences: tuple[Occurrence, ...]
-
-
 def batches(raw: Path) -> list[Path]:
     """The batch folders, oldest first."""
     if not raw.is_dir():
@@ -89,20 +79,6 @@ def read_bytes(raw: Path, wanted: Container[str] | None = None) -> Iterator[tupl
         for path in tars(batch):
             for sha256, data in read_tar(path, wanted):
                 yield batch.name, sha256, data
-
-
-def read_batches(raw: Path) -> Iterator[RawImage]:
-    """Every content of every batch with its occurrences; those without bytes come last in their batch."""
-    contents = read_bytes(raw)
-    pending = next(contents, None)
-    for batch in batches(raw):
-        occurrences = read_occurrences(batch)
-        while pending is not None and pending[0] == batch.name:
-            _, sha256, data = pending
-            yield RawImage(batch.name, sha256, data, occurrences.pop(sha256))
-            pending = next(contents, None)
-        for sha256, seen in occurrences.items():
-            yield RawImage(batch.name, sha256, None, seen)
 
 
 def _records(batch: Path) -> Iterator[dict[str, Any]]:

@@ -16,7 +16,6 @@ class Inbox:
     digest: str
     new_files: int
     untrained: int = 0  # ingested, and no encoder has been trained on them
-    known_files: int = 0
     unsettled: int = 0  # changed a moment ago: still being written
     relabelled: bool = False  # a labels.csv is new or has changed
     last_change: datetime | None = None  # of what is new or unsettled, as far as the sources say

@@ -48,7 +48,6 @@ def survey(workspace: Workspace, sources: Sequence[str]) -> Inbox:
         digest=_digest(raw, new),
         new_files=new_files,
         untrained=count_untrained(workspace),
-        known_files=sum(len(source.files) for source in listed) - new_files,
         unsettled=sum(len(source.unsettled) for source in listed),
         relabelled=len(new) > new_files,
         last_change=_latest(recent),

@@ -9,7 +9,6 @@ same numbers up to rounding, in the memory of one.
 """
 
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,8 +29,6 @@ from simclr_core.pretraining.pretrain import build, plan, prefer_deterministic_k
 from simclr_core.pretraining.training import gradients, resume, step_seed, update
 
 SHOWN = 8  # images in the picture
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

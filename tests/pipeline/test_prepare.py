@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from deploy.images.preprocess import canonicalize, decode, open_image
 from pipeline import prepare
 from pipeline.errors import GateError
 from pipeline.ingest.ingest import ingest
-from pipeline.ingest.raw import read_batches
+from pipeline.ingest.raw import batches, read_bytes, read_occurrences
 from pipeline.workspace import Workspace
 from simclr_core.data.shards import ShardedImages, read_card
 from tests.conftest import CLASSES, draw, encode
@@ -25,18 +26,13 @@ from tests.pipeline.conftest import put
 
 def accept(workspace: Workspace, passed: bool = True, without: set[str] = frozenset()) -> list[dict[str, Any]]:
     """What validate would have written, had it accepted everything but the paths in ``without``."""
+    seen = {
+        sha256: first for batch in batches(workspace.raw) for sha256, (first, *_) in read_occurrences(batch).items()
+    }
     rows = [
-        {
-            "sha256": image.sha256,
-            "batch": image.batch,
-            "path": seen.path,
-            "split": seen.split,
-            "label": seen.label,
-            "operations": canonicalize(open_image(image.data))[1],
-        }
-        for image in read_batches(workspace.raw)
-        for seen in image.occurrences[:1]
-        if seen.path not in without
+        {"sha256": sha256, "batch": batch, **asdict(seen[sha256]), "operations": canonicalize(open_image(data))[1]}
+        for batch, sha256, data in read_bytes(workspace.raw)
+        if seen[sha256].path not in without
     ]
     write_accepted(workspace, rows)
     workspace.reports.mkdir(exist_ok=True)
@@ -64,7 +60,7 @@ def test_small_images_keep_every_pixel_and_their_label(filled: Workspace) -> Non
     ingest(filled)
     rows = {row["sha256"]: row for row in accept(filled)}
     prepare.run(filled)
-    raw = {image.sha256: image.data for image in read_batches(filled.raw)}
+    raw = {sha256: data for _, sha256, data in read_bytes(filled.raw)}
     seen = set()
     for split in ("train", "test"):
         images = ShardedImages(filled.prepared / split)

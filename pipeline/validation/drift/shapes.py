@@ -19,18 +19,13 @@ BETTER = 3.0  # times
 
 Numbers = Mapping[str, Array]
 
-SHAPES = {
-    "gray": "all gray, where earlier images have colour",
-    "one_size": "all of one resolution, where earlier images have many",
-    "dark": "all dark, where earlier images are not",
-    "light": "all light, where earlier images are not",
-    "swapped_channels": "red and blue exchanged",
-}
-"""Every shape, and what it means."""
-
 
 def shapes(earlier: Numbers, earlier_sizes: Array, new: Numbers, new_sizes: Array) -> dict[str, bool]:
-    """Which shapes the new images have: for each of ``SHAPES`` whether it is there.
+    """Which shapes the new images have, and the earlier ones do not; for each of them whether it is there.
+
+        gray, dark, light   nearly all of them are
+        one_size            nearly all have one resolution, where the earlier images have many
+        swapped_channels    red and blue are exchanged
 
     Args:
         earlier, new: the statistics of ``drift.NUMBERS``, each [n].

@@ -14,7 +14,7 @@ import yaml
 from deploy import artifact
 from pipeline.errors import IngestError
 from pipeline.ingest.ingest import ingest, place
-from pipeline.ingest.raw import batches, read_batches, read_bytes
+from pipeline.ingest.raw import batches, read_bytes, read_files
 from pipeline.workspace import Workspace
 from tests.conftest import draw, encode
 from tests.pipeline.conftest import put
@@ -28,11 +28,10 @@ def test_every_byte_is_kept_with_its_split_and_label(filled: Workspace) -> None:
     before = listing(filled.inbox)
     result = ingest(filled)
     assert (result.batch, result.new_images, result.known) == ("0001", 40, 0)
-    raw = {image.sha256: image for image in read_batches(filled.raw)}
-    assert {image.data for image in raw.values()} == set(before.values())
-    for path, data in before.items():
-        (seen,) = raw[hashlib.sha256(data).hexdigest()].occurrences
-        assert (seen.path, seen.split, seen.label) == (path, *place(path))
+    names = {path: hashlib.sha256(data).hexdigest() for path, data in before.items()}
+    kept = [(sha256, data) for _, sha256, data in read_bytes(filled.raw)]
+    assert sorted(kept) == sorted((names[path], data) for path, data in before.items())
+    assert sorted(read_files(filled.raw / "0001")) == sorted((names[path], path, *place(path)) for path in before)
     artifact.verify(filled.raw / "0001")
     assert listing(filled.inbox) == before
 
@@ -63,9 +62,9 @@ def test_a_label_given_later_is_recorded_without_the_bytes(filled: Workspace) ->
     put(filled, "labeled/cross/000.png", data)
     result = ingest(filled)
     assert (result.new_images, result.new_labels) == (0, 1)
-    (image,) = (image for image in read_batches(filled.raw) if image.batch == "0002")
-    assert image.data is None
-    assert [(seen.split, seen.label) for seen in image.occurrences] == [("train", "cross")]
+    assert not [data for batch, _, data in read_bytes(filled.raw) if batch == "0002"]
+    sha256 = hashlib.sha256(data).hexdigest()
+    assert list(read_files(filled.raw / "0002")) == [(sha256, "labeled/cross/000.png", "train", "cross")]
 
 
 def test_equal_files_of_one_ingest_are_stored_once_and_named_twice(workspace: Workspace) -> None:
@@ -73,8 +72,8 @@ def test_equal_files_of_one_ingest_are_stored_once_and_named_twice(workspace: Wo
     put(workspace, "unlabeled/a.png", data)
     put(workspace, "unlabeled/b.png", data)
     ingest(workspace)
-    (image,) = read_batches(workspace.raw)
-    assert [seen.path for seen in image.occurrences] == ["unlabeled/a.png", "unlabeled/b.png"]
+    assert [stored for _, _, stored in read_bytes(workspace.raw)] == [data]
+    assert [path for _, path, _, _ in read_files(workspace.raw / "0001")] == ["unlabeled/a.png", "unlabeled/b.png"]
 
 
 def test_labels_csv_names_labels_and_splits(workspace: Workspace) -> None:
@@ -82,12 +81,11 @@ def test_labels_csv_names_labels_and_splits(workspace: Workspace) -> None:
         put(workspace, f"unlabeled/{number}.png", encode(draw(0, number)))
     put(workspace, "labels.csv", b"path,label,split\nunlabeled/0.png,cat,\nunlabeled/1.png,dog,test\n")
     ingest(workspace)
-    seen = {image.occurrences[0].path: image.occurrences[0] for image in read_batches(workspace.raw)}
-    assert [(seen[f"unlabeled/{number}.png"].split, seen[f"unlabeled/{number}.png"].label) for number in range(3)] == [
-        ("train", "cat"),
-        ("test", "dog"),
-        ("train", None),
-    ]
+    assert {path: (split, label) for _, path, split, label in read_files(workspace.raw / "0001")} == {
+        "unlabeled/0.png": ("train", "cat"),
+        "unlabeled/1.png": ("test", "dog"),
+        "unlabeled/2.png": ("train", None),
+    }
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import yaml
 
 from pipeline.errors import IngestError
 from pipeline.ingest.ingest import ingest
-from pipeline.ingest.raw import batches, read_batches
+from pipeline.ingest.raw import batches, read_bytes, read_files
 from pipeline.ingest.sources import Source, list_source
 from pipeline.workspace import Workspace
 from tests.conftest import draw, encode
@@ -74,8 +74,7 @@ def test_links_pipes_and_sockets_are_named_and_never_opened(hostile: Workspace, 
     result = ingest(hostile, [source])
     assert result.new_images == 40
     assert result.skipped == PASSED_OVER
-    contents = {image.data for image in read_batches(hostile.raw)}
-    assert Path("/etc/hostname").read_bytes() not in contents
+    assert Path("/etc/hostname").read_bytes() not in [data for _, _, data in read_bytes(hostile.raw)]
 
 
 def test_devices_are_named_and_never_opened(workspace: Workspace) -> None:
@@ -195,7 +194,7 @@ def test_hostile_names_are_only_names(filled: Workspace, source: str) -> None:
         put(filled, f"unlabeled/{name}", encode(draw(0, 1000 + number)))
     (filled.inbox / "unlabeled").joinpath(os.fsdecode(b"latin-\xe9.png")).write_bytes(b"x")
     result = ingest(filled, [source])
-    paths = {seen.path for image in read_batches(filled.raw) for seen in image.occurrences}
+    paths = {path for batch in batches(filled.raw) for _, path, _, _ in read_files(batch)}
     assert paths >= {f"unlabeled/{name}" for name in names}
     assert result.new_images == 40 + len(names)
     assert result.skipped == (r"'unlabeled/latin-\\xe9.png' has a name that is not UTF-8",)
@@ -211,5 +210,5 @@ def test_globs_and_urls(workspace: Workspace, tmp_path: Path) -> None:
     memory.pipe("/bucket/labeled/cat/1.png", encode(draw(0, 50)))
     memory.pipe("/bucket/2.png", encode(draw(0, 51)))
     assert ingest(workspace, ["memory://bucket"]).new_images == 2
-    labels = {image.occurrences[0].path: image.occurrences[0].label for image in read_batches(workspace.raw)}
+    labels = {path: label for batch in batches(workspace.raw) for _, path, _, label in read_files(batch)}
     assert labels["labeled/cat/1.png"] == "cat"
