@@ -1,13 +1,11 @@
 """An export is read back as another store reads it, with every bit of every vector and unusual ids.
 
-PostgreSQL itself loads the SQL script. It does not include the extension pgvector, so a text column replaces the
-vectors, and the statements that need the extension are compared as text.
+PostgreSQL with pgvector loads the SQL script and finds the neighbors.
 """
 
 import json
 import subprocess
 import sys
-import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +20,7 @@ from numpy.typing import NDArray
 from deploy.errors import ArgumentError, MissingExtraError
 from deploy.search.export import POINTS, export_index, pgvector_statements
 from deploy.search.index import Index
-from tests.pipeline.runs.test_postgres import PASSWORD, Database, binary
+from tests.postgres import Database, running_database
 
 ENCODER = "a" * 64
 IDS = ["späte Ernte/c,\n.webp", "", "caf\udce9.jpg", "日本.png", "tab\tback\\slash\r.gif", "\\.", "quote'\".jpg", "\\N"]
@@ -34,13 +32,10 @@ def index() -> Index:
     return Index.build(vectors.astype(np.float32), IDS, ENCODER, "inner_product")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def postgres() -> Iterator[Database]:
-    with tempfile.TemporaryDirectory(prefix="simclr-postgres-", ignore_cleanup_errors=True) as folder:
-        server = Database(Path(folder))
-        server.start()
+    with running_database() as server:
         yield server
-        server.stop()
 
 
 def readable(ids: list[str]) -> list[str]:
@@ -51,20 +46,16 @@ def same(found: Any, expected: NDArray[np.float32]) -> bool:
     return np.array_equal(np.array(found, np.float32), expected)
 
 
+def load(postgres: Database, script: Path) -> None:
+    command = [postgres.programs / "psql", "--no-psqlrc", "--set=ON_ERROR_STOP=1", "--quiet", f"--file={script}"]
+    subprocess.run([*command, postgres.address], check=True, env={})
+
+
 def test_postgresql_loads_the_script(index: Index, tmp_path: Path, postgres: Database) -> None:
-    export_index(index, "pgvector", tmp_path / "my \"photos'.sql")
-    script = (tmp_path / "my \"photos'.sql").read_text(encoding="utf-8")
-    for only_pgvector, instead in (
-        ("CREATE EXTENSION IF NOT EXISTS vector;\n", ""),
-        (" embedding vector(5) NOT NULL", " embedding text NOT NULL"),
-        ('CREATE INDEX ON "my ""photos\'" USING hnsw (embedding vector_ip_ops);\n', ""),
-    ):
-        assert script.count(only_pgvector) == 1
-        script = script.replace(only_pgvector, instead)
-    url = postgres.url.replace("+psycopg2", "")
-    command = [binary("psql"), "--no-psqlrc", "--set=ON_ERROR_STOP=1", "--quiet", "--file=-", url]
-    subprocess.run(command, input=script.encode(), check=True, env={"PGPASSWORD": PASSWORD})
-    connection = psycopg2.connect(url)
+    script = tmp_path / "my \"photos'.sql"
+    export_index(index, "pgvector", script)
+    load(postgres, script)
+    connection = psycopg2.connect(postgres.address)
     with connection.cursor() as cursor:
         cursor.execute('SELECT id, embedding FROM "my ""photos\'"')
         rows = dict(cursor.fetchall())
@@ -85,13 +76,31 @@ def test_postgresql_loads_the_script(index: Index, tmp_path: Path, postgres: Dat
         (8, "cosine", "float16", "halfvec(8)", "halfvec_cosine_ops"),
     ],
 )
-def test_the_column_has_a_type_that_hnsw_can_index(
-    dim: int, metric: Any, dtype: Any, column: str, operators: str
+def test_pgvector_finds_the_neighbors_by_hnsw(
+    dim: int, metric: Any, dtype: Any, column: str, operators: str, tmp_path: Path, postgres: Database
 ) -> None:
-    index = Index.build(np.ones((1, dim)), ["a"], ENCODER, metric, dtype)
-    before, after = pgvector_statements(index, "photos")
-    assert f'CREATE TABLE "photos" (id text PRIMARY KEY, embedding {column} NOT NULL);\n' in before
-    assert f'\\.\nCREATE INDEX ON "photos" USING hnsw (embedding {operators});\nCOMMIT;\n' == after
+    index = Index.build(
+        np.random.default_rng(1).standard_normal((60, dim)), [str(row) for row in range(60)], ENCODER, metric, dtype
+    )
+    table = f"photos_{dim}_{metric}_{dtype}"
+    before, after = pgvector_statements(index, table)
+    assert f'CREATE TABLE "{table}" (id text PRIMARY KEY, embedding {column} NOT NULL);\n' in before
+    assert f'\\.\nCREATE INDEX ON "{table}" USING hnsw (embedding {operators});\nCOMMIT;\n' == after
+    export_index(index, "pgvector", tmp_path / f"{table}.sql")
+    load(postgres, tmp_path / f"{table}.sql")
+    query = np.random.default_rng(2).standard_normal(dim)
+    operator = "<=>" if metric == "cosine" else "<#>"
+    nearest = f"SELECT id FROM {table} ORDER BY embedding {operator} '{json.dumps(query.tolist())}' LIMIT 5"
+    connection = psycopg2.connect(postgres.address)
+    with connection.cursor() as cursor:
+        cursor.execute("SET enable_seqscan = off; SET hnsw.ef_search = 100")  # more than there are: exact
+        cursor.execute(f"EXPLAIN {nearest}")
+        assert f"Index Scan using {table}_embedding_idx" in str(cursor.fetchall())
+        cursor.execute(nearest)
+        found = [identity for (identity,) in cursor.fetchall()]
+    connection.close()
+    scores = index.vectors.astype(np.float64) @ query
+    assert found == [index.ids[row] for row in np.argsort(-scores)[:5]]
 
 
 def test_pgvector_indexes_no_more_than_4000_dimensions(tmp_path: Path) -> None:

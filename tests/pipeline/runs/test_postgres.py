@@ -1,26 +1,19 @@
 """Dagster's history in a real PostgreSQL: runs, the queue and the sensor, also across a restart of the database."""
 
-import getpass
-import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import dagster as dg
-import psycopg2
 import pytest
 import yaml
 from dagster_postgres.utils import DagsterPostgresException
 
+from benchmarks.soak import wait_for
 from pipeline.workspace import Workspace
+from tests.postgres import PASSWORD, Database, running_database
 
-PASSWORD = "planted-postgres-password"
 VARIABLE = "SIMCLR_POSTGRES_URL"
 STORAGE = {"storage": {"postgres": {"postgres_url": {"env": VARIABLE}}}}
 DEFINITIONS = """
@@ -44,80 +37,10 @@ defs = dg.Definitions(jobs=[tiny], sensors=[batches])
 """
 
 
-class Database:
-    """A PostgreSQL server of our own, on a free port of this machine."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.user = folder, "nobody" if os.geteuid() == 0 else getpass.getuser()
-        if os.geteuid() == 0:  # which PostgreSQL refuses to run as
-            shutil.chown(folder, self.user)
-        password = folder / "password"
-        password.write_text(PASSWORD)
-        password.chmod(0o644)
-        options = ["--no-sync", "--auth=scram-sha-256", f"--pwfile={password}", "--username=dagster", "--encoding=UTF8"]
-        self._execute("initdb", *options, "--locale=C", "--pgdata", str(folder / "data"))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        # SQLAlchemy 2.1 takes `postgresql://` for psycopg 3, and dagster-postgres brings psycopg2.
-        self.url = f"postgresql+psycopg2://dagster:{PASSWORD}@127.0.0.1:{self.port}/postgres"
-
-    def start(self) -> None:
-        settings = {
-            "listen_addresses": "127.0.0.1",
-            "port": self.port,
-            "unix_socket_directories": str(self.folder),
-            "fsync": "off",
-        }
-        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        command = [binary("postgres"), "-D", str(self.folder / "data"), *options]
-        self.log = (self.folder / "log").open("ab")
-        self.process = subprocess.Popen(command, cwd=self.folder, stdout=self.log, stderr=self.log, **self._as_user())
-        wait_for(self._answers, "PostgreSQL does not answer")
-
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGINT)  # "fast": it ends every connection
-        self.process.wait(30)
-        self.log.close()
-
-    def _answers(self) -> bool:
-        try:
-            psycopg2.connect(self.url.replace("+psycopg2", "")).close()
-        except psycopg2.OperationalError:
-            return False
-        return True
-
-    def _execute(self, name: str, *arguments: str) -> None:
-        subprocess.run([binary(name), *arguments], cwd=self.folder, check=True, capture_output=True, **self._as_user())
-
-    def _as_user(self) -> dict[str, object]:
-        return {"user": self.user, "extra_groups": []} if os.geteuid() == 0 else {}
-
-
-def binary(name: str) -> str:
-    """A program of PostgreSQL; Debian keeps it out of the PATH."""
-    beside = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
-    found = shutil.which(name) or (str(beside[-1]) if beside else None)
-    assert found, f"{name} is not here: install Debian's package `postgresql`"
-    return found
-
-
-def wait_for(condition: Callable[[], object], otherwise: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, otherwise
-        time.sleep(0.1)
-
-
 @pytest.fixture
 def database() -> Iterator[Database]:
-    # Not below pytest's folder, which only its owner may enter.
-    with tempfile.TemporaryDirectory(prefix="simclr-postgres-", ignore_cleanup_errors=True) as folder:
-        server = Database(Path(folder))
-        server.start()
+    with running_database() as server:
         yield server
-        if server.process.poll() is None:
-            server.stop()
 
 
 @pytest.fixture
@@ -134,7 +57,8 @@ def test_queue_sensor_and_records_survive_a_restart_of_the_database(
     workspace_on_postgres: Workspace, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = workspace_on_postgres.root
-    monkeypatch.setenv(VARIABLE, database.url)
+    # SQLAlchemy 2.1 takes `postgresql://` for psycopg 3, and dagster-postgres brings psycopg2.
+    monkeypatch.setenv(VARIABLE, database.address.replace("://", "+psycopg2://"))
     monkeypatch.setenv("DAGSTER_HOME", str(root))
     log = root / "daemon.log"
     command = [sys.executable, "-m", "dagster._daemon", "run", "--python-file", str(root / "tiny.py")]
@@ -146,14 +70,14 @@ def test_queue_sensor_and_records_survive_a_restart_of_the_database(
 
         daemon = subprocess.Popen(command, cwd=root, stdout=output, stderr=output)
         try:
-            wait_for(lambda: succeeded("one"), "the first run has not ended")
+            wait_for(lambda: succeeded("one"), 60, "the first run ends")
             database.stop()
             with pytest.raises(DagsterPostgresException, match="DB connection") as raised:
                 instance.get_runs()
             assert PASSWORD not in f"{raised.value} {raised.value.__cause__}"
             (root / "batches").write_text("one two")
             database.start()
-            wait_for(lambda: succeeded("two"), "the second run has not ended")
+            wait_for(lambda: succeeded("two"), 60, "the second run ends")
             assert daemon.poll() is None
         finally:
             daemon.send_signal(signal.SIGINT)
