@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 EXTRAS := --extra train --extra pipeline --extra s3 --extra postgres --extra ray --extra serve --extra search --extra docs --extra dev
 
-.PHONY: demo ui test test-fast coverage package bench soak lock format system-packages missing-packages
+.PHONY: demo ui test test-fast coverage package bench soak format lock help
 
 demo: .venv/installed ## raw images to a served encoder in ./demo, through Dagster
 	simclr demo demo
@@ -13,14 +13,14 @@ demo: .venv/installed ## raw images to a served encoder in ./demo, through Dagst
 ui: .venv/installed ## the Dagster UI on the demo workspace
 	simclr --workspace demo ui
 
-test: .venv/installed system-packages .venv/browser-installed ## everything that must hold: format, lint, types, layers, tests
+test: .venv/installed .venv/browser-installed ## everything that must hold: format, lint, types, layers, tests
 	ruff format --check .
 	ruff check .
 	mypy
 	lint-imports
 	pytest -n auto --dist worksteal
 
-test-fast: .venv/installed ## without the slow ones, which also need what system-packages names
+test-fast: .venv/installed ## without the slow ones, some of which need a browser
 	pytest -n auto --dist worksteal -m "not slow"
 
 coverage: .venv/installed ## the lines that the fast tests reach, in every process; fails below the floor in pyproject.toml
@@ -37,18 +37,7 @@ bench: .venv/bench-installed ## pretraining side by side with pinned peers; --js
 soak: .venv/installed ## 200 kills of a pretraining on two processes; then every byte has to be right
 	python -m benchmarks.pretrain_soak --kills 200
 
-# A database, a browser and its package manager: no substitute shows that the product works with them.
-MISSING = $(strip $(shell command -v chromium >/dev/null || echo chromium; \
-  command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || echo postgresql; \
-  command -v npm >/dev/null || echo npm))
-
-system-packages:
-	@test -z "$(MISSING)" || { echo "error: the tests need $(MISSING); run: sudo apt-get install --no-install-recommends $(MISSING)" >&2; exit 1; }
-
-missing-packages: ## only their names
-	@echo $(MISSING)
-
-format: .venv/installed
+format: .venv/installed ## by ruff, with the fixes that it is sure of
 	ruff format .
 	ruff check --fix .
 
@@ -59,6 +48,9 @@ lock: ## re-resolve both lock files from pyproject.toml
 	.venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --extra bench pyproject.toml \
 	  --constraint requirements.lock --no-annotate --custom-compile-command "make lock" --output-file benchmarks/requirements.lock
 	rm -rf .venv-lock
+
+help: ## these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # --no-deps: the lock is complete, and it overrides one pin that pip would refuse (CONTRIBUTING, "The lock").
 .venv/installed: requirements.lock pyproject.toml
@@ -71,9 +63,20 @@ lock: ## re-resolve both lock files from pyproject.toml
 	$(BIN)/pip install --quiet --no-deps -r benchmarks/requirements.lock
 	touch $@
 
-# onnxruntime-web for the test of docs/browser, beside no Markdown that the tests of the docs would read.
-.venv/browser-installed: docs/browser/package.json docs/browser/package-lock.json
-	mkdir -p .venv/browser
-	cp $^ .venv/browser/
-	npm ci --prefix .venv/browser --ignore-scripts --no-audit --no-fund --silent
+# Outside the clone's own folders, where the tests of the docs would read the packages' Markdown.
+BROWSER := docs/browser/package.json docs/browser/package-lock.json
+CHROMIUM := $(addprefix tests/chromium/,package.json package-lock.json unpack.mjs fonts.conf chromium.sh)
+NPM_CI := npm ci --ignore-scripts --no-audit --no-fund --loglevel=error --prefix
+
+# onnxruntime-web, and the Chromium that runs it; that one is built for x86-64 alone, elsewhere the tests take the system's.
+.venv/browser-installed: .venv/installed $(BROWSER) $(CHROMIUM)
+	rm -rf .venv/browser .venv/chromium
+	mkdir .venv/browser .venv/chromium
+	cp $(BROWSER) .venv/browser/
+	cp $(CHROMIUM) .venv/chromium/
+	$(NPM_CI) .venv/browser
+	$(NPM_CI) .venv/chromium
+	TMPDIR=$(CURDIR)/.venv/chromium node .venv/chromium/unpack.mjs
+	rm -r .venv/chromium/node_modules
+	test "$$(uname -sm)" != "Linux x86_64" || install .venv/chromium/chromium.sh $(BIN)/chromium
 	touch $@

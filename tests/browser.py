@@ -21,6 +21,7 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
     "--no-first-run",
+    "--accept-lang=en-US",  # in the locale C a page would see en-US@posix, which Intl refuses
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
     "--remote-debugging-port=0",
     "--window-size=1400,900",
@@ -76,7 +77,7 @@ class Page:
 def browser(profile: Path) -> Iterator[Page]:
     """Chromium with an empty profile in this folder; it ends with the block."""
     executable = shutil.which("chromium")
-    assert executable, "chromium: not found; run `make system-packages` to see what the tests need"
+    assert executable, "chromium: not found; run `make .venv/browser-installed`"
     process = subprocess.Popen(
         [executable, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
         stdin=subprocess.DEVNULL,

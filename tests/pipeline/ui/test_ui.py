@@ -73,14 +73,15 @@ class Ui:
 
     def see(self, *texts: str) -> str:
         """The page's text once it has all of these."""
-        shown = self.page.wait_for(*texts, seconds=40)
-        script = "performance.getEntriesByType('resource').map(one => new URL(one.name)).map(one => one.hostname)"
+        shown = self.page.wait_for(*texts, seconds=120)
+        resources = "performance.getEntriesByType('resource').map(one => new URL(one.name))"
+        script = f"{resources}.filter(one => one.protocol !== 'data:').map(one => one.hostname)"
         self.hosts |= set(self.page.evaluate(script))
         return shown
 
     def wait_for(self, condition: str) -> None:
         """Until this JavaScript is true."""
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + 120
         while not self.page.evaluate(condition):
             assert time.monotonic() < deadline, f"{condition}: never, but:\n{self.page.text()[:3000]}"
             self.page.evaluate("new Promise(done => setTimeout(done, 100))")
