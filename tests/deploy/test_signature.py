@@ -9,6 +9,9 @@ import pytest
 import deploy.bundle
 from deploy.artifact import MANIFEST, verify
 from deploy.errors import CorruptArtifactError
+from tests.programs import needs_ssh_keygen
+
+pytestmark = needs_ssh_keygen
 
 
 def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:

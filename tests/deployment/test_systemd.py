@@ -38,9 +38,11 @@ def parse_unit(text: str) -> dict[str, list[tuple[str, str]]]:
 
 def unit_faults(text: str, folder: Path) -> list[str]:
     """What is wrong with a unit: by systemd itself where it is installed, and by the list above everywhere."""
-    faults = [
+    sections = parse_unit(text)
+    faults = [f"unknown section {section}" for section in sections.keys() - DIRECTIVES.keys()]
+    faults += [
         f"unknown directive {key} in {section}"
-        for section, entries in parse_unit(text).items()
+        for section, entries in sections.items()
         for key, _ in entries
         if key not in DIRECTIVES.get(section, "").split()
     ]

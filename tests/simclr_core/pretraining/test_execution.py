@@ -11,6 +11,7 @@ from torch import nn
 from simclr_core.errors import CompileError
 from simclr_core.model.model_directory import load_model
 from simclr_core.pretraining import compilation, precision, pretrain
+from tests.programs import needs_compiler
 from tests.simclr_core.conftest import STEPS, configure, interrupt, metrics_of, results, weights
 
 
@@ -75,6 +76,7 @@ def test_gradient_checkpointing_changes_no_bit(prepared: Path, undisturbed: dict
     assert weights(results(prepared)) == weights(undisturbed)
 
 
+@needs_compiler
 @pytest.mark.slow
 def test_a_compiled_run_goes_on_to_the_same_bytes(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configure(prepared, compile=True, epochs=1)
