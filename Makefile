@@ -69,7 +69,7 @@ CHROMIUM := $(addprefix tests/chromium/,package.json package-lock.json unpack.mj
 NPM_CI := npm ci --ignore-scripts --no-audit --no-fund --loglevel=error --prefix
 
 # onnxruntime-web, and the Chromium that runs it; that one is built for x86-64 alone, elsewhere the tests take the system's.
-.venv/browser-installed: .venv/installed $(BROWSER) $(CHROMIUM)
+.venv/browser-installed: $(BROWSER) $(CHROMIUM) | .venv/installed
 	rm -rf .venv/browser .venv/chromium
 	mkdir .venv/browser .venv/chromium
 	cp $(BROWSER) .venv/browser/
