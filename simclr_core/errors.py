@@ -9,6 +9,8 @@ SimclrError (ValueError)
 ├── NtXentError                  the temperature or the projections cannot be used by the loss
 ├── UnknownEncoderError          no encoder of this name, or not with this stem or width
 ├── InitialError                 pretraining cannot begin with what models/initial or models/champion holds
+├── ReportError                  a report is missing, or is not what its stage writes
+├── ChampionError                models/champion is missing, or its parts contradict each other
 ├── CheckpointError              a checkpoint of another format, architecture or dataset, or none that verifies
 ├── CompileError                 torch.compile fails in a run that began compiled
 ├── RunLockedError               another process is training this very configuration
@@ -66,6 +68,14 @@ class UnknownEncoderError(SimclrError):
 
 class InitialError(SimclrError):
     """The start that was asked for is not there, or its network is of another architecture."""
+
+
+class ReportError(SimclrError):
+    """A report is missing, unreadable, or lacks something."""
+
+
+class ChampionError(SimclrError):
+    """models/champion is missing, or its parts contradict each other."""
 
 
 class CheckpointError(SimclrError):

@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import deploy
-from deploy.artifact import verify, write_atomically
+from deploy.artifact import verify
 from deploy.bundle import MODEL
 from deploy.errors import ImageError
+from simclr_core import reports
 from simclr_core.config import CompareConfig
 from simclr_core.data.shards import ShardedImages, read_card
 from simclr_core.errors import CheckpointError, DatasetError, NonFiniteFeaturesError
@@ -30,6 +31,7 @@ from simclr_core.evaluation.knn import knn_predict, nearest
 from simclr_core.evaluation.linear_probe import fit_probe, ranked_classes
 from simclr_core.params import read_block
 from simclr_core.reporter import emit, record_timing
+from simclr_core.reports import CompareReport, Megabytes, OldIndex, Paired
 
 ALL_LABELS = "1.0"
 SEED = 0  # of the validation folds by which the probe's L2 is chosen
@@ -81,17 +83,17 @@ def run(workspace: Path) -> None:
             embedded[name] = Embedded(embed(encoder, train, name), embed(encoder, test, name))
             answers[name] = answer(embedded[name], train, test, classes, config)
             emit("progress", stage="compare", message=f"{name}: {_summary(answers[name])}")
-    report = {
-        "champion": version,
-        "test_images": test.labelled,
-        "classes": classes,
-        "reason": reason,
-        "knn": paired({name: both.knn for name, both in answers.items()}),
-        "probe": paired({name: both.probe for name, both in answers.items()}),
-        "old_index": ask_old_index(embedded, train, test, classes, config),
-        "megabytes": {name: _megabytes(bundles.get(name)) for name in ("candidate", "champion")},
-    }
-    write_atomically(workspace / "reports" / "compare.json", json.dumps(report, indent=2) + "\n")
+    report = CompareReport(
+        champion=version,
+        test_images=test.labelled,
+        classes=classes,
+        reason=reason,
+        knn=paired({name: both.knn for name, both in answers.items()}),
+        probe=paired({name: both.probe for name, both in answers.items()}),
+        old_index=ask_old_index(embedded, train, test, classes, config),
+        megabytes=Megabytes(**{name: _megabytes(bundle) for name, bundle in bundles.items()}),
+    )
+    reports.write(workspace, report)
     seconds = time.perf_counter() - began
     record_timing("compare", workspace=workspace, seconds=seconds)
     emit("end", stage="compare", message=f"compared with {version or 'nothing'}", seconds=round(seconds, 1))
@@ -147,54 +149,40 @@ def answer(
     )
 
 
-def paired(right: dict[str, NDArray[np.bool_]]) -> dict[str, float | int | None]:
-    """Accuracy of each encoder in percent, and the number of images that only one of them gets right."""
-    result: dict[str, float | int | None] = {
-        name: _percent(right[name]) if name in right else None for name in ("candidate", "champion")
-    }
-    both = len(right) == 2
-    result["candidate_only"] = int(np.sum(right["candidate"] & ~right["champion"])) if both else None
-    result["champion_only"] = int(np.sum(right["champion"] & ~right["candidate"])) if both else None
-    return result
+def paired(right: dict[str, NDArray[np.bool_]]) -> Paired:
+    """``right`` [n] of the candidate, and of the champion if there is one; of neither without labels."""
+    candidate, champion = right.get("candidate"), right.get("champion")
+    if candidate is None or champion is None:
+        return Paired(None if candidate is None else _percent(candidate))
+    only_candidate, only_champion = int(np.sum(candidate & ~champion)), int(np.sum(champion & ~candidate))
+    return Paired(_percent(candidate), _percent(champion), only_candidate, only_champion)
 
 
 def ask_old_index(
     embedded: dict[str, Embedded], train: EvaluationImages, test: EvaluationImages, classes: int, config: CompareConfig
-) -> dict[str, bool | float | None]:
+) -> OldIndex:
     """kNN in the champion's embeddings of the training images, asked with its own and with the candidate's of the test.
 
-    ``same_neighbour`` is the percentage of test images that find the same nearest training image either way. Vectors of
-    different lengths cannot be compared.
+    Vectors of different lengths cannot be compared.
     """
-    nothing: dict[str, bool | float | None] = {
-        "comparable": False,
-        "old_queries": None,
-        "new_queries": None,
-        "same_neighbour": None,
-    }
     if len(embedded) < 2:
-        return nothing
+        return OldIndex()
     index, old, new = embedded["champion"].train, embedded["champion"].test, embedded["candidate"].test
     if old.shape[1] != new.shape[1]:
-        return nothing
+        return OldIndex()
     knn = (config.knn_neighbours, config.knn_temperature)
     old_right, new_right = (knn_predict(index, train.labels, one, classes, *knn) == test.labels for one in (old, new))
     first_old, first_new = (nearest(index, one, 1)[1].numpy() for one in (old, new))
-    return {
-        "comparable": True,
-        "old_queries": _percent(old_right),
-        "new_queries": _percent(new_right),
-        "same_neighbour": _percent(first_old == first_new),
-    }
+    return OldIndex(True, _percent(old_right), _percent(new_right), _percent(first_old == first_new))
 
 
 def _percent(right: NDArray[np.bool_]) -> float:
     return round(100 * float(right.mean()), 3)
 
 
-def _megabytes(bundle: Path | None) -> float | None:
+def _megabytes(bundle: Path) -> float:
     """Of the ONNX file, which is what a server holds in memory."""
-    return None if bundle is None else round((bundle / MODEL).stat().st_size / 1e6, 3)
+    return round((bundle / MODEL).stat().st_size / 1e6, 3)
 
 
 def _summary(answers: Answers) -> str:

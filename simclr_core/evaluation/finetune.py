@@ -18,7 +18,7 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from deploy.artifact import publish, write_atomically
+from deploy.artifact import publish
+from simclr_core import reports
 from simclr_core.augmentation.augmentations import Augmentation
 from simclr_core.config import FinetuneConfig
 from simclr_core.data.dataset import TrainingImages
@@ -45,6 +46,7 @@ from simclr_core.model.model_directory import Model, load_model, save_model
 from simclr_core.model.projection_head import build_projection_head, first_layers
 from simclr_core.params import read_block
 from simclr_core.reporter import emit, record_timing
+from simclr_core.reports import FinetuneReport
 from simclr_core.schedule import learning_rate, peak_learning_rate
 
 FEW = Fraction("0.01")  # up to here ``epochs_few``: the paper trains 60 epochs on 1 % of ImageNet, 30 on 10 %
@@ -102,14 +104,14 @@ def run(workspace: Path, fraction: str) -> None:
             emit("progress", stage=stage, message=f"seed {seed}, {start}: training loss {loss:.3f}")
 
     pretrained, scratch = (top1_accuracies(trained, test, model) for trained in networks.values())
-    report = {"fraction": fraction, "labels": labels, **compared(config.seeds, pretrained, scratch), "reason": reason}
+    report = describe(fraction, labels, config.seeds, pretrained, scratch, reason)
     with publish(workspace / "models" / "finetuned" / fraction, replace=True) as work:
         settings = {**config.model_dump(), "fraction": fraction, "seed": config.seeds[0], "steps": steps}
         save_first(work, networks["pretrained"], model, classes, settings, report)
-    write_atomically(workspace / "reports" / f"{stage}.json", json.dumps(report, indent=2) + "\n")
+    reports.write(workspace, report)
     seconds = time.perf_counter() - began
     record_timing(stage, workspace=workspace, seconds=seconds)
-    shown = f"top-1 {report['top1']} %, from scratch {report['scratch_top1']} %" if pretrained else "no accuracies"
+    shown = f"top-1 {report.top1} %, from scratch {report.scratch_top1} %" if pretrained else "no accuracies"
     emit("end", stage=stage, message=f"{labels} labels: {shown}", seconds=round(seconds, 1))
 
 
@@ -200,17 +202,27 @@ def top1_accuracies(networks: Sequence[nn.Sequential], test: EvaluationImages, m
     return [round(100 * float(np.mean(np.concatenate(chunks) == test.labels)), 3) for chunks in predicted]
 
 
-def compared(seeds: Sequence[int], pretrained: Sequence[float], scratch: Sequence[float]) -> dict[str, Any]:
-    """The two ways to start, over the seeds: percentages and half the widths of their 95 % intervals."""
-    return {
-        "seeds": list(seeds),
-        "top1": round(statistics.fmean(pretrained), 3) if pretrained else None,
-        "ci95": confidence_interval(pretrained),
-        "scratch_top1": round(statistics.fmean(scratch), 3) if scratch else None,
-        "scratch_ci95": confidence_interval(scratch),
-        "top1_per_seed": list(pretrained),
-        "scratch_top1_per_seed": list(scratch),
-    }
+def describe(
+    fraction: str,
+    labels: int,
+    seeds: Sequence[int],
+    pretrained: Sequence[float],
+    scratch: Sequence[float],
+    reason: str | None,
+) -> FinetuneReport:
+    """The two ways to start, by their percentages for each seed."""
+    return FinetuneReport(
+        fraction=fraction,
+        labels=labels,
+        seeds=tuple(seeds),
+        top1=round(statistics.fmean(pretrained), 3) if pretrained else None,
+        ci95=confidence_interval(pretrained),
+        scratch_top1=round(statistics.fmean(scratch), 3) if scratch else None,
+        scratch_ci95=confidence_interval(scratch),
+        top1_per_seed=tuple(pretrained),
+        scratch_top1_per_seed=tuple(scratch),
+        reason=reason,
+    )
 
 
 def confidence_interval(values: Sequence[float]) -> float | None:
@@ -226,16 +238,16 @@ def save_first(
     networks: Sequence[nn.Sequential],
     model: Model,
     classes: Sequence[str],
-    settings: dict[str, Any],
-    report: dict[str, Any],
+    settings: Mapping[str, object],
+    report: FinetuneReport,
 ) -> None:
     """Write the network of the first seed as a model; without one, ``reason.json``."""
     if not networks:
-        reason = {"reason": report["reason"]}
+        reason = {"reason": report.reason}
         (directory / "reason.json").write_text(json.dumps(reason) + "\n", encoding="utf-8")
         return
     encoder, head = networks[0]
     assert isinstance(encoder, Encoder)
-    metrics = {key: report[key] for key in ("labels", "top1", "ci95", "scratch_top1", "scratch_ci95")}
+    metrics = {key: getattr(report, key) for key in ("labels", "top1", "ci95", "scratch_top1", "scratch_ci95")}
     card = {**model.card, "kind": "finetuned", "classes": list(classes), "config": settings, "metrics": metrics}
     save_model(directory, encoder, head.state_dict(), card)

@@ -10,14 +10,12 @@ confusion matrix of that classifier, a picture of nearest neighbours, and a map 
 
 import csv
 import io
-import json
 import statistics
 import sys
 import time
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +24,7 @@ from torch.nn.functional import interpolate
 
 from deploy.artifact import write_atomically
 from deploy.images.preprocess import decode
-from simclr_core import plots
+from simclr_core import plots, reports
 from simclr_core.config import LinearEvalConfig
 from simclr_core.data.shards import ShardedImages, read_card
 from simclr_core.evaluation.embedding_map import save_map
@@ -38,6 +36,7 @@ from simclr_core.model.encoder import Encoder
 from simclr_core.model.model_directory import Model, load_model
 from simclr_core.params import read_block
 from simclr_core.reporter import emit, record_timing
+from simclr_core.reports import Accuracies, LinearEvalReport
 
 PIXEL_SIDE = 32  # raw pixels are averaged down to at most this side
 RANDOM_ENCODERS = 3  # the baseline is their mean: kNN on one draw of the demo's encoder swings by four points
@@ -52,7 +51,7 @@ def run(workspace: Path) -> None:
     """
     began = time.perf_counter()
     config = read_block(workspace / "params.yaml", "linear_eval", LinearEvalConfig)
-    prepared, reports = workspace / "data" / "prepared", workspace / "reports"
+    prepared, pictures = workspace / "data" / "prepared", workspace / "reports"
     card = read_card(prepared)
     model = load_model(workspace / "models" / "pretrained")
     train, test = (EvaluationImages.of(ShardedImages(prepared / split)) for split in ("train", "test"))
@@ -64,7 +63,7 @@ def run(workspace: Path) -> None:
     random_encoders = {f"random_init {n}": random_encoder(model, config.seed + n) for n in range(RANDOM_ENCODERS)}
     encoders = {"simclr": model.encoder, **random_encoders}
     bank, queries = (feature_sets(split, encoders, model) for split in (train, test))
-    accuracies: dict[str, dict[str, Any]] = {}
+    accuracies: dict[str, Accuracies] = {}
     probes: dict[str, list[Probe]] = {}
     for name, features in bank.items():
         probes[name] = [
@@ -72,38 +71,45 @@ def run(workspace: Path) -> None:
             for fraction in config.fractions
         ]
         knn = knn_top1(features, train, queries[name], test, config.knn_neighbours, config.knn_temperature)
-        accuracies[name] = {"knn_top1": knn, **linear_accuracies(probes[name], queries[name], test)}
+        accuracies[name] = Accuracies(knn, *linear_accuracies(probes[name], queries[name], test))
         emit("progress", stage="linear_eval", message=f"{name}: {_summary(accuracies[name])}")
-    report: dict[str, Any] = {"simclr": accuracies["simclr"]}
-    report["random_init"] = mean_accuracies([accuracies[name] for name in random_encoders])
-    report["pixels"] = accuracies["pixels"]
-    report["labels"] = {probe.fraction: probe.labels for probe in probes["simclr"]}
-    report |= {"test_images": test.labelled, "classes": len(card.classes), "reason": reason}
+    report = LinearEvalReport(
+        simclr=accuracies["simclr"],
+        random_init=mean_accuracies([accuracies[name] for name in random_encoders]),
+        pixels=accuracies["pixels"],
+        labels={probe.fraction: probe.labels for probe in probes["simclr"]},
+        test_images=test.labelled,
+        classes=len(card.classes),
+        reason=reason,
+    )
 
     largest = max(probes["simclr"], key=lambda probe: Fraction(probe.fraction))
-    save_probe(workspace / "models" / "probe", largest, card.classes, report["simclr"], card.digest)
+    save_probe(workspace / "models" / "probe", largest, card.classes, report.simclr, card.digest)
     predicted = ranked_classes(largest, queries["simclr"])[: test.labelled, :1].flatten()
-    save_confusion(reports, test.labels[: len(predicted)], predicted, card.classes)
-    save_neighbours(reports / "neighbours.png", train, bank["simclr"], test, queries["simclr"], card.classes)
+    save_confusion(pictures, test.labels[: len(predicted)], predicted, card.classes)
+    save_neighbours(pictures / "neighbours.png", train, bank["simclr"], test, queries["simclr"], card.classes)
     shown, features = (test, queries["simclr"]) if len(test.labels) else (train, bank["simclr"])
-    save_map(reports / "map.png", features, shown.labels, card.classes)
-    write_atomically(reports / "linear_eval.json", json.dumps(report, indent=2) + "\n")
+    save_map(pictures / "map.png", features, shown.labels, card.classes)
+    reports.write(workspace, report)
     seconds = time.perf_counter() - began
     record_timing("linear_eval", workspace=workspace, seconds=seconds)
-    baseline = f"random_init, mean of {RANDOM_ENCODERS}: {_summary(report['random_init'])}"
+    baseline = f"random_init, mean of {RANDOM_ENCODERS}: {_summary(report.random_init)}"
     emit("end", stage="linear_eval", message=baseline, seconds=round(seconds, 1))
 
 
-def mean_accuracies(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The mean of each number of equally nested entries; null where there is none."""
-    mean: dict[str, Any] = {}
-    for key, first in entries[0].items():
-        values = [entry[key] for entry in entries]
-        if isinstance(first, dict):
-            mean[key] = mean_accuracies(values)
-        else:
-            mean[key] = None if first is None else round(statistics.fmean(values), 3)
-    return mean
+def mean_accuracies(draws: Sequence[Accuracies]) -> Accuracies:
+    """The mean of each number; None where there is none."""
+    fractions = draws[0].linear_top1
+    return Accuracies(
+        _mean([draw.knn_top1 for draw in draws]),
+        {fraction: _mean([draw.linear_top1[fraction] for draw in draws]) for fraction in fractions},
+        {fraction: _mean([draw.linear_top5[fraction] for draw in draws]) for fraction in fractions},
+    )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return round(statistics.fmean(known), 3) if known else None
 
 
 def feature_sets(split: EvaluationImages, encoders: dict[str, Encoder], model: Model) -> dict[str, NDArray[np.float32]]:
@@ -126,7 +132,7 @@ def pixel_features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def linear_accuracies(
     probes: Sequence[Probe], features: NDArray[np.float32], test: EvaluationImages
-) -> dict[str, dict[str, float | None]]:
+) -> tuple[dict[str, float | None], dict[str, float | None]]:
     """By label budget, the percentage of test images whose class comes first, and among the first five."""
     top1: dict[str, float | None] = {}
     top5: dict[str, float | None] = {}
@@ -135,7 +141,7 @@ def linear_accuracies(
         known = probe.head is not None and test.labelled
         top1[probe.fraction] = round(100 * float(hits[:, 0].mean()), 3) if known else None
         top5[probe.fraction] = round(100 * float(hits[:, :5].any(axis=1).mean()), 3) if known else None
-    return {"linear_top1": top1, "linear_top5": top5}
+    return top1, top5
 
 
 def knn_top1(
@@ -154,7 +160,7 @@ def knn_top1(
 
 
 def save_confusion(
-    reports: Path, actual: NDArray[np.int64], predicted: NDArray[np.int64], classes: Sequence[str]
+    folder: Path, actual: NDArray[np.int64], predicted: NDArray[np.int64], classes: Sequence[str]
 ) -> None:
     """``confusion.csv``, a line per test image for ``dvc plots``, and the matrix as ``confusion.png``."""
     content = io.StringIO()
@@ -162,13 +168,13 @@ def save_confusion(
     writer.writerows(
         [("actual", "predicted"), *((classes[a], classes[p]) for a, p in zip(actual, predicted, strict=True))]
     )
-    write_atomically(reports / "confusion.csv", content.getvalue())
+    write_atomically(folder / "confusion.csv", content.getvalue())
     if not len(predicted):
-        plots.note(reports / "confusion.png", "no labels, no confusion matrix")
+        plots.note(folder / "confusion.png", "no labels, no confusion matrix")
         return
     matrix = np.zeros((len(classes), len(classes)), np.int64)
     np.add.at(matrix, (actual, predicted), 1)
-    plots.confusion_matrix(reports / "confusion.png", matrix, classes)
+    plots.confusion_matrix(folder / "confusion.png", matrix, classes)
 
 
 def save_neighbours(
@@ -203,9 +209,9 @@ def save_neighbours(
     plots.image_grid(path, rows, titles, borders)
 
 
-def _summary(accuracies: dict[str, Any]) -> str:
-    linear = ", ".join(f"{_shown(value)} on {fraction}" for fraction, value in accuracies["linear_top1"].items())
-    return f"kNN {_shown(accuracies['knn_top1'])}; linear {linear} of the labels"
+def _summary(accuracies: Accuracies) -> str:
+    linear = ", ".join(f"{_shown(value)} on {fraction}" for fraction, value in accuracies.linear_top1.items())
+    return f"kNN {_shown(accuracies.knn_top1)}; linear {linear} of the labels"
 
 
 def _shown(percent: float | None) -> str:

@@ -5,9 +5,8 @@ The labels of a budget are all it ever sees, for choosing the regularisation too
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from simclr_core.evaluation.logistic_regression import (
     select_l2,
     standardisation,
 )
+from simclr_core.reports import Accuracies
 
 FORMAT_VERSION = 1
 FOLDS = 5
@@ -74,7 +74,7 @@ def ranked_classes(probe: Probe, features: NDArray[np.float32]) -> NDArray[np.in
     return logits.sort(dim=1, descending=True, stable=True).indices.numpy()
 
 
-def save_probe(target: Path, probe: Probe, classes: Sequence[str], metrics: dict[str, Any], data_digest: str) -> None:
+def save_probe(target: Path, probe: Probe, classes: Sequence[str], metrics: Accuracies, data_digest: str) -> None:
     """Publish ``probe.json`` and ``head.npz``: float32 ``weight`` [d, classes] and ``bias`` [classes], for the raw h.
 
     Without labels there is no ``head.npz``.
@@ -85,7 +85,7 @@ def save_probe(target: Path, probe: Probe, classes: Sequence[str], metrics: dict
         "fraction": probe.fraction,
         "labels": probe.labels,
         "l2": probe.l2,
-        "metrics": metrics,
+        "metrics": asdict(metrics),
         "data_digest": data_digest,
     }
     with publish(target, replace=True) as work:

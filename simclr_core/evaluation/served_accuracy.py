@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from simclr_core.data.shards import UNLABELLED, ShardedImages, read_card
 from simclr_core.evaluation.calibration import expected_calibration_error
 from simclr_core.evaluation.images import EvaluationImages
 from simclr_core.evaluation.knn import knn_accuracy
+from simclr_core.reports import ClassifierResults, ClassResults, NoResults, ServedAccuracy
 
 MOST_TRAIN, MOST_TEST = 10_000, 5000  # a bound on the time; half a point is 25 test images
 BATCH = 64
@@ -47,8 +48,8 @@ def served_features(encoder: Encoder, images: LabelledImages) -> Features:
     return Features(*(_embedded(encoder, split) for split in (images.train, images.test)))
 
 
-def accuracies(features: Features, images: LabelledImages, head: Head | None) -> dict[str, float | None]:
-    """Percent of the test images that kNN and the bundle's classifier get right; null without the labels for it."""
+def accuracies(features: Features, images: LabelledImages, head: Head | None) -> ServedAccuracy:
+    """Percent of the test images that kNN and the bundle's classifier get right; None without the labels for it."""
     knn = classifier = None
     if images.test.labelled and images.train.labelled:
         bank, queries = (features.train, images.train.labels), (features.test, images.test.labels)
@@ -56,35 +57,35 @@ def accuracies(features: Features, images: LabelledImages, head: Head | None) ->
     if images.test.labelled and head:
         right = head.probabilities(features.test).argmax(axis=1) == images.test.labels
         classifier = round(100 * float(right.mean()), 3)
-    return {"knn_top1": knn, "classifier_top1": classifier}
+    return ServedAccuracy(knn, classifier)
 
 
-def classifier_results(features: Features, images: LabelledImages, head: Head | None) -> dict[str, Any]:
+def classifier_results(features: Features, images: LabelledImages, head: Head | None) -> ClassifierResults | NoResults:
     """Of the classifier on the test images: how sure against how right, and each class by itself, in percent.
 
     ``recall`` is the share of the class's images that are found, ``precision`` the share of the answers with this class
-    that are right; null where there is none. Empty without a classifier or labelled test images.
+    that are right; None where there is none.
     """
     labels = images.test.labels
     if not len(labels) or head is None:
-        return {}
+        return NoResults()
     before, after = (one.probabilities(features.test) for one in (replace(head, temperature=1.0), head))
     predicted = after.argmax(axis=1)
     per_class = {
-        name: {
-            "images": int(np.sum(labels == number)),
-            "recall": _percent(predicted[labels == number] == number),
-            "precision": _percent(labels[predicted == number] == number),
-        }
+        name: ClassResults(
+            images=int(np.sum(labels == number)),
+            recall=_percent(predicted[labels == number] == number),
+            precision=_percent(labels[predicted == number] == number),
+        )
         for number, name in enumerate(images.classes)
     }
-    return {
-        "test_images": len(labels),
-        "temperature": round(head.temperature, 4),
-        "calibration_error_before": round(expected_calibration_error(before, labels), 3),
-        "calibration_error": round(expected_calibration_error(after, labels), 3),
-        "per_class": per_class,
-    }
+    return ClassifierResults(
+        test_images=len(labels),
+        temperature=round(head.temperature, 4),
+        calibration_error_before=round(expected_calibration_error(before, labels), 3),
+        calibration_error=round(expected_calibration_error(after, labels), 3),
+        per_class=per_class,
+    )
 
 
 def _labelled(images: ShardedImages, most: int) -> EvaluationImages:

@@ -8,24 +8,23 @@ the installed versions and the processor alone.
 """
 
 import io
-import json
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from deploy.artifact import identity, publish, write_atomically
+from deploy.artifact import identity, publish
 from deploy.bundle import FORMAT_VERSION, FP32, Bundle, graph_promise, model_file, write_bundle
 from deploy.encoder import Encoder, Fidelity, compare, l2_normalize
 from deploy.images.preprocess import decode
 from deploy.session import METADATA
+from simclr_core import reports
 from simclr_core.config import ExportConfig
 from simclr_core.data.shards import ShardedImages
 from simclr_core.errors import DatasetError, ParityError
@@ -40,6 +39,7 @@ from simclr_core.export.variants import Variants, build_variants, calibration_pi
 from simclr_core.model.model_directory import Model
 from simclr_core.params import read_block
 from simclr_core.reporter import emit, record_timing
+from simclr_core.reports import ClassifierResults, ExportReport, NoResults, ServedAccuracy
 
 COSINE_MIN, MAX_ABS = 0.99999, 1e-4
 """The gate, on embeddings of length 1. A correct graph stays within 3e-7; a wrong mean or resize gives over 1e-3."""
@@ -77,22 +77,25 @@ def run(workspace: Path) -> None:
     reference = accuracies(features, images, bundle.head)
     calibration = calibration_pixels(prepared, bundle.preprocessing)
     variants = build_variants(bundle, config.variants, calibration, pictures, images, reference)
-    bundle = completed(bundle, reference, classifier_results(features, images, bundle.head), variants)
+    results = classifier_results(features, images, bundle.head)
+    bundle = completed(bundle, reference, results, variants)
     directory = workspace / "models" / "bundle"
     with publish(directory, replace=True) as work:
         write_bundle(work, bundle)
     bundle_id = identity(directory)
-    report = {
-        "images": parity.images,
-        "cosine_min": round(parity.cosine_min, 9),
-        "max_abs": float(f"{parity.max_abs:.3g}"),
-        "passed": True,
-        "bundle": bundle_id,
-        "source": trained.directory.relative_to(workspace).as_posix(),
-        "megabytes": round(len(bundle.model) / 1e6, 3),
-        **{name: bundle.card[name] for name in ("variants", "left_out", "results")},
-    }
-    write_atomically(workspace / "reports" / "export.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    report = ExportReport(
+        images=parity.images,
+        cosine_min=round(parity.cosine_min, 9),
+        max_abs=float(f"{parity.max_abs:.3g}"),
+        passed=True,
+        bundle=bundle_id,
+        source=trained.directory.relative_to(workspace).as_posix(),
+        megabytes=round(len(bundle.model) / 1e6, 3),
+        variants={FP32: reference, **variants.facts},
+        left_out=variants.left_out,
+        results=results,
+    )
+    reports.write(workspace, report)
     latency = single_image_latency(encoder, pictures)
     faster = {f"{name}_times_faster": times_faster(bundle, name, pictures) for name in bundle.variants}
     record_timing("export", workspace=workspace, seconds=time.perf_counter() - began, p50_ms=latency * 1000, **faster)
@@ -149,14 +152,14 @@ def build_bundle(trained: Trained, golden: list[bytes], name: str, license: str,
 
 
 def completed(
-    bundle: Bundle, reference: dict[str, float | None], results: dict[str, Any], variants: Variants
+    bundle: Bundle, reference: ServedAccuracy, results: ClassifierResults | NoResults, variants: Variants
 ) -> Bundle:
     """The bundle with its variants, and with the texts and the bill of materials that name them."""
     card = {
         **bundle.card,
-        "variants": {FP32: reference, **variants.facts},
+        "variants": {FP32: asdict(reference), **{name: asdict(facts) for name, facts in variants.facts.items()}},
         "left_out": variants.left_out,
-        "results": results,
+        "results": asdict(results),
     }
     labels = bundle.head.labels if bundle.head else ()
     models = {

@@ -6,7 +6,6 @@ Both encoders take turns on the same files, so that whatever else the machine do
 the idle threads of one would spin beside the other.
 """
 
-import json
 import statistics
 import time
 from collections.abc import Sequence
@@ -15,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 import deploy
-from deploy.artifact import write_atomically
+from simclr_core import reports
 from simclr_core.data.shards import ShardedImages
 from simclr_core.errors import DatasetError
+from simclr_core.reports import LatencyReport
 
 IMAGES = 64
 ROUNDS = 100
@@ -27,8 +27,6 @@ WARM_UP = 5  # first calls allocate
 def run(workspace: Path) -> None:
     """Measure ``models/bundle``, and ``models/champion/bundle`` if there is one.
 
-    The file has the ids of both bundles, so that a reader can tell whether it is about those at hand.
-
     Raises:
         SimclrError, DeployError: there are no prepared images, or a bundle cannot be used.
     """
@@ -37,14 +35,14 @@ def run(workspace: Path) -> None:
     champion = deploy.load(released, threads=1) if released.exists() else None
     encoders = [candidate, champion] if champion else [candidate]
     milliseconds = [round(1000 * seconds, 3) for seconds in latencies(encoders, files(workspace / "data" / "prepared"))]
-    report = {
-        "bundle": candidate.info["id"],
-        "champion": champion.info["id"] if champion else None,
-        "p50_ms": milliseconds[0],
-        "champion_p50_ms": milliseconds[1] if champion else None,
-        "rounds": ROUNDS,
-    }
-    write_atomically(workspace / ".simclr" / "timings" / "latency.json", json.dumps(report, indent=2) + "\n")
+    report = LatencyReport(
+        bundle=candidate.info["id"],
+        champion=champion.info["id"] if champion else None,
+        p50_ms=milliseconds[0],
+        champion_p50_ms=milliseconds[1] if champion else None,
+        rounds=ROUNDS,
+    )
+    reports.write(workspace, report)
 
 
 def latencies(encoders: Sequence[deploy.Encoder], pictures: Sequence[bytes], rounds: int = ROUNDS) -> list[float]:

@@ -4,9 +4,8 @@ The gate is on what is served. A variant that misses it is left out, and the bun
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -19,6 +18,7 @@ from simclr_core.data.dataset import evaluation_images
 from simclr_core.data.shards import ShardedImages
 from simclr_core.evaluation.served_accuracy import LabelledImages, accuracies, served_features, spread
 from simclr_core.export.quantize import float16_graph, int8_graphs
+from simclr_core.reports import ServedAccuracy, VariantReport
 
 MEAN_COSINE_MIN = 0.99
 BATCH_COSINE_MIN = 0.999  # dynamic scales are of the whole batch, so that its images have a say in each other's vector
@@ -34,7 +34,7 @@ class Variants:
     """Those that passed, what was measured of each, and why the others were left out, all by name."""
 
     passed: dict[str, Variant]
-    facts: dict[str, dict[str, Any]]
+    facts: dict[str, VariantReport]
     left_out: dict[str, str]
 
 
@@ -44,7 +44,7 @@ def build_variants(
     calibration: NDArray[np.uint8],
     pictures: Sequence[bytes],
     images: LabelledImages,
-    reference: dict[str, float | None],
+    reference: ServedAccuracy,
 ) -> Variants:
     """Make, measure and judge each of ``names`` but fp32.
 
@@ -65,33 +65,34 @@ def build_variants(
         method = max(cosines, key=lambda one: cosines[one])  # accuracy before speed
         candidate = candidates[method]
         encoder = _encoder(candidate, name)
-        facts = {
-            "method": method,
-            "size_ratio": round(len(candidate.variants[name].model) / len(bundle.model), 4),
-            "cosine_mean": round(cosines[method], 6),
-            "batch_cosine_min": round(batch_cosine_min(encoder, pictures), 6),
-            **accuracies(served_features(encoder, images), images, bundle.head),
-        }
+        facts = VariantReport(
+            method=method,
+            size_ratio=round(len(candidate.variants[name].model) / len(bundle.model), 4),
+            cosine_mean=round(cosines[method], 6),
+            batch_cosine_min=round(batch_cosine_min(encoder, pictures), 6),
+            **asdict(accuracies(served_features(encoder, images), images, bundle.head)),
+            tolerance=ANY,
+        )
         reason = missed(facts, reference)
         if reason:
             result.left_out[name] = reason
             continue
         result.passed[name] = golden_variant(candidate, name, encoder)
-        result.facts[name] = {**facts, "tolerance": result.passed[name].tolerance}
+        result.facts[name] = replace(facts, tolerance=result.passed[name].tolerance)
     return result
 
 
-def missed(facts: dict[str, Any], reference: dict[str, float | None]) -> str | None:
+def missed(facts: VariantReport, reference: ServedAccuracy) -> str | None:
     """Why a variant does not pass its gate; None if it does."""
-    if not facts["cosine_mean"] >= MEAN_COSINE_MIN:  # written so that NaN fails
-        return f"mean cosine to fp32 {facts['cosine_mean']:.4f}, at least {MEAN_COSINE_MIN} is asked"
-    if not facts["batch_cosine_min"] >= BATCH_COSINE_MIN:
-        cosine = f"{facts['batch_cosine_min']:.5f}"
+    if not facts.cosine_mean >= MEAN_COSINE_MIN:  # written so that NaN fails
+        return f"mean cosine to fp32 {facts.cosine_mean:.4f}, at least {MEAN_COSINE_MIN} is asked"
+    if not facts.batch_cosine_min >= BATCH_COSINE_MIN:
+        cosine = f"{facts.batch_cosine_min:.5f}"
         return f"alone and in a batch an image gets vectors of cosine {cosine}, at least {BATCH_COSINE_MIN} is asked"
-    for measure, exact in reference.items():
-        if exact is not None and not exact - facts[measure] <= MAX_LOSS:
-            loss = exact - facts[measure]
-            return f"{measure} {facts[measure]:.2f} %, {loss:.2f} points under fp32; at most {MAX_LOSS} may be lost"
+    for measure, exact in asdict(reference).items():
+        found = getattr(facts, measure)
+        if exact is not None and not exact - found <= MAX_LOSS:
+            return f"{measure} {found:.2f} %, {exact - found:.2f} points under fp32; at most {MAX_LOSS} may be lost"
     return None
 
 

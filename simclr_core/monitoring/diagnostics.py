@@ -3,9 +3,8 @@
 None of them sees the test split: the labels are those of training images, and no weight ever depends on one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,25 +20,13 @@ from simclr_core.errors import NonFiniteFeaturesError
 from simclr_core.evaluation.features import evaluating, extract
 from simclr_core.evaluation.knn import knn_accuracy
 from simclr_core.evaluation.logistic_regression import regularisation_path, standardisation
-
-Record = Mapping[str, Any]
-"""What is known of an epoch when it is over; see ``history``."""
+from simclr_core.reports import Measured, Record
 
 # A collapsed network maps every image to one direction. An untrained one has a spread of 0.1 and more, and an effective
 # rank of several; below these the average cosine between two images is over 0.9999, or one direction is all there is.
 COLLAPSED_STD = 0.01
 COLLAPSED_RANK = 1.5
 
-MEASURED = (
-    "knn_top1",
-    "probe_top1",
-    "effective_rank",
-    "feature_std",
-    "effective_rank_z",
-    "feature_std_z",
-    "alignment",
-    "uniformity",
-)
 KNN_NEIGHBOURS = 20  # few, since only half of the labelled images answer; 200 in Wu et al. 2018
 KNN_TEMPERATURE = 0.1
 PROBE_L2 = 0.1  # of standardised features; the sweep of linear_eval picks about as much for a thousand labels
@@ -96,8 +83,8 @@ class Monitor:
     std: Sequence[float]
     classes: Sequence[str]
 
-    def measure(self, encoder: nn.Module, head: nn.Module, first: Tensor, second: Tensor) -> dict[str, float | None]:
-        """The numbers named MEASURED.
+    def measure(self, encoder: nn.Module, head: nn.Module, first: Tensor, second: Tensor) -> Measured:
+        """What watches an epoch.
 
         ``knn_top1`` and ``probe_top1`` in percent: half of the labelled images are asked about, the other half answers,
         as neighbours or by training a linear classifier; None with fewer than two. Effective rank and spread are those

@@ -1,7 +1,6 @@
 """What a pretraining run shows while it runs, and leaves when it is done: one record per epoch.
 
-Records hold ``epoch``, ``loss``, ``learning_rate``, ``learning_rate_scale``, ``gradient_norm`` and what
-``diagnostics.MEASURED`` names: nothing that differs when the run is repeated. Rates and durations are shown only.
+Records hold nothing that differs when the run is repeated. Rates and durations are shown only.
 """
 
 import csv
@@ -11,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
@@ -19,10 +18,11 @@ from tqdm import tqdm
 
 from deploy.artifact import write_atomically
 from simclr_core import plots
-from simclr_core.monitoring.diagnostics import MEASURED, Monitor, Record, is_collapsed
+from simclr_core.monitoring.diagnostics import Monitor, is_collapsed
 from simclr_core.monitoring.embedding_board import add_map, add_to_projector
 from simclr_core.monitoring.trackers import CLOSING, STOPPING, Tracker, close_trackers
 from simclr_core.reporter import emit
+from simclr_core.reports import MEASURED, Measured, Record
 
 NAMED_SHARE = 0.05  # of an epoch: what takes less time is not worth a place in its line
 
@@ -101,7 +101,7 @@ class Progress:
         message = f"epoch {record['epoch']}/{self._epochs}: {summary(record)}; {rate:.0f} images/s, {left} left"
         tqdm.write(f"{message}; {_largest(seconds)}")
         sys.stdout.flush()
-        shown = {**record, "images_per_second": round(rate, 1), **times}
+        shown = cast("dict[str, float | None]", {**record, "images_per_second": round(rate, 1), **times})
         emit("progress", stage="pretrain", message=message, **shown)
         numbers = {name: value for name, value in shown.items() if name != "epoch" and value is not None}
         for name, value in numbers.items():
@@ -124,7 +124,7 @@ def record(
     steps: Sequence[tuple[float, float]],
     learning_rate: float,
     learning_rate_scale: float,
-    measured: Mapping[str, float | None],
+    measured: Measured,
 ) -> Record:
     """``steps`` are the loss and the gradient norm of each of the epoch's, and become means; the rate is the last
     step's, the scale what is left of it after roll-backs."""
@@ -137,7 +137,8 @@ def record(
         **measured,
         "gradient_norm": sum(gradient_norms) / len(gradient_norms),
     }
-    return {name: round(value, 6) if isinstance(value, float) else value for name, value in values.items()}
+    rounded = {name: round(value, 6) if isinstance(value, float) else value for name, value in values.items()}
+    return cast("Record", rounded)
 
 
 def summary(record: Record) -> str:

@@ -27,6 +27,7 @@ from deploy.lock import held
 from deploy.moved import names_of
 from simclr_core.errors import CheckpointError, RunLockedError
 from simclr_core.model.tensor_files import FORMAT_VERSION, check_format, read_tensors, write_json, write_tensors
+from simclr_core.reports import Record
 
 GENERATIONS = 2
 
@@ -46,7 +47,7 @@ class TrainingState:
     step: int
     network: dict[str, Tensor]
     optimizer: dict[str, Tensor]
-    history: list[Mapping[str, Any]]  # a record for each epoch that is done
+    history: list[Record]  # a record for each epoch that is done
     unfinished: list[tuple[float, float]]  # loss and gradient norm of each step of the epoch that is not
     objective: dict[str, Tensor] = field(default_factory=dict)  # a queue and its momentum encoder; most have none
     scaler: Mapping[str, float] = field(default_factory=dict)  # of float16's losses

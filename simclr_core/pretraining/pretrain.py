@@ -44,7 +44,7 @@ from simclr_core.pretraining.collapse import CollapseAlarm, with_roll_backs
 from simclr_core.pretraining.compilation import compile_model
 from simclr_core.pretraining.initial import Start, read_start
 from simclr_core.pretraining.precision import DTYPES, LossScaler, choose_precision, resolve_precision
-from simclr_core.pretraining.pretrained import draw_views, publish_pretrained
+from simclr_core.pretraining.pretrained import Arithmetic, describe, draw_views, publish_pretrained
 from simclr_core.pretraining.training import Learner, train
 from simclr_core.reporter import emit, record_timing
 from simclr_core.schedule import Schedule, peak_learning_rate
@@ -69,13 +69,6 @@ class Inputs(NamedTuple):
     def batches(self, member: Member) -> Batches:
         augmentation = Augmentation(self.config.image_size, **self.config.augmentation.model_dump())
         return Batches(self.images, self.card, augmentation, self.config.batch_size, self.config.seed, member)
-
-
-class Arithmetic(NamedTuple):
-    """How the numbers of a run are computed, where that is not only a matter of configuration."""
-
-    precision: Choice
-    execution: Choice
 
 
 def run(workspace: Path) -> None:
@@ -118,16 +111,9 @@ def run(workspace: Path) -> None:
             seconds, images_per_second = progress.seconds, progress.images_per_second
         if member.rank == 0:
             failpoint("pretrain.trained")
-            settled_on = {
-                "precision": arithmetic.precision.value,
-                "precision_fallback": arithmetic.precision.reason,
-                "compiled": arithmetic.execution.value == "compiled",
-                "compile_fallback": arithmetic.execution.reason,
-                "skipped_steps": learner.scaler.skipped,
-            }
-            publish_pretrained(
-                workspace, config, card, inputs.preprocessing, start, schedule, learner.network, history, settled_on
-            )
+            encoder, skipped = learner.network[0], learner.scaler.skipped
+            report = describe(config, start, schedule, encoder, history, arithmetic, skipped)
+            publish_pretrained(workspace, config, card, inputs.preprocessing, learner.network, history, report)
             draw_views(workspace / "reports" / "augmentations.png", batches, inputs.preprocessing)
             failpoint("pretrain.reported")
             checkpoint.remove_training(folder)

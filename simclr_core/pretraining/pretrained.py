@@ -1,29 +1,77 @@
 """What pretraining leaves behind: ``models/pretrained``, and for people and gates its reports."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import nn
 
-from deploy.artifact import publish, write_atomically
+from deploy.artifact import publish
 from deploy.failpoint import failpoint
 from deploy.images.preprocess import Preprocessing
-from simclr_core import plots
+from simclr_core import plots, reports
 from simclr_core.config import PretrainConfig
 from simclr_core.data.dataset import evaluation_images
 from simclr_core.data.shards import DatasetCard
 from simclr_core.loss.objective import chance_loss
 from simclr_core.model.encoder import Encoder
 from simclr_core.model.model_directory import save_model
-from simclr_core.monitoring.diagnostics import MEASURED, Record, is_collapsed
+from simclr_core.monitoring.diagnostics import is_collapsed
 from simclr_core.monitoring.history import write_history
 from simclr_core.pretraining.batches import Batches
+from simclr_core.pretraining.choices import Choice
 from simclr_core.pretraining.initial import Start
+from simclr_core.reports import PretrainReport, Record
 from simclr_core.schedule import Schedule
 
 SHEET_EPOCHS = 3  # of augmentations.png: two views in each
+
+
+class Arithmetic(NamedTuple):
+    """How the numbers of a run are computed, where that is not only a matter of configuration."""
+
+    precision: Choice
+    execution: Choice
+
+
+def describe(
+    config: PretrainConfig,
+    start: Start,
+    schedule: Schedule,
+    encoder: nn.Module,
+    history: Sequence[Record],
+    arithmetic: Arithmetic,
+    skipped_steps: int,
+) -> PretrainReport:
+    """What came of a run, and what it settled on: the same for the same run."""
+    last, queue_size = history[-1], None if config.queue is None else config.queue.size
+    return PretrainReport(
+        init=str(start),
+        epochs=schedule.epochs,
+        steps=schedule.steps,
+        loss_first=history[0]["loss"],
+        loss_last=last["loss"],
+        loss_chance=round(chance_loss(config.loss, config.batch_size, queue_size), 6),
+        finite=True,  # or the run would have ended
+        collapsed=is_collapsed(last),
+        learning_rate_scale=last["learning_rate_scale"],
+        knn_top1=last["knn_top1"],
+        probe_top1=last["probe_top1"],
+        effective_rank=last["effective_rank"],
+        feature_std=last["feature_std"],
+        effective_rank_z=last["effective_rank_z"],
+        feature_std_z=last["feature_std_z"],
+        alignment=last["alignment"],
+        uniformity=last["uniformity"],
+        parameters=sum(parameter.numel() for parameter in encoder.parameters()),
+        precision=arithmetic.precision.value,
+        precision_fallback=arithmetic.precision.reason,
+        compiled=arithmetic.execution.value == "compiled",
+        compile_fallback=arithmetic.execution.reason,
+        skipped_steps=skipped_steps,
+    )
 
 
 def publish_pretrained(
@@ -31,33 +79,13 @@ def publish_pretrained(
     config: PretrainConfig,
     card: DatasetCard,
     preprocessing: Preprocessing,
-    start: Start,
-    schedule: Schedule,
     network: nn.Sequential,
     history: Sequence[Record],
-    arithmetic: Mapping[str, object],
+    report: PretrainReport,
 ) -> None:
-    """The model with its card, ``pretrain.json``, ``pretrain.csv`` and ``curves.png``: the same for the same run.
-
-    ``arithmetic``: the precision and the like that the run settled on, and why not on what was asked for.
-    """
+    """The model with its card, ``pretrain.json``, ``pretrain.csv`` and ``curves.png``: the same for the same run."""
     encoder, head = network
     assert isinstance(encoder, Encoder)
-    queue_size = None if config.queue is None else config.queue.size
-    metrics = {
-        "init": str(start),
-        "epochs": schedule.epochs,
-        "steps": schedule.steps,
-        "loss_first": history[0]["loss"],
-        "loss_last": history[-1]["loss"],
-        "loss_chance": round(chance_loss(config.loss, config.batch_size, queue_size), 6),
-        "finite": True,  # or the run would have ended
-        "collapsed": is_collapsed(history[-1]),
-        "learning_rate_scale": history[-1]["learning_rate_scale"],
-        **{name: history[-1][name] for name in MEASURED},
-        "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
-        **arithmetic,
-    }
     model = {
         "kind": "pretrained",
         "encoder": config.encoder.model_dump(),
@@ -66,17 +94,17 @@ def publish_pretrained(
         "mean": card.mean,
         "std": card.std,
         "classes": None,
-        "init": str(start),
+        "init": report.init,
         "config": config.model_dump(),
         "data_digest": card.digest,
         "producer": f"simclr-pipeline {version('simclr-pipeline')}",
-        "metrics": metrics,
+        "metrics": asdict(report),
     }
     with publish(workspace / "models" / "pretrained", replace=True) as directory:
         save_model(directory, encoder, head.state_dict(), model)
     failpoint("pretrain.published")
     write_history(workspace / "reports", history)
-    write_atomically(workspace / "reports" / "pretrain.json", json.dumps(metrics, indent=2) + "\n")
+    reports.write(workspace, report)
 
 
 def draw_views(path: Path, batches: Batches, preprocessing: Preprocessing, images: int = 8, title: str = "") -> None:

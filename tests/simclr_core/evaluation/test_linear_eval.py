@@ -17,6 +17,7 @@ from simclr_core.evaluation.images import EvaluationImages, random_encoder
 from simclr_core.evaluation.linear_eval import mean_accuracies, pixel_features
 from simclr_core.evaluation.linear_probe import fit_probe, ranked_classes
 from simclr_core.model.model_directory import load_model
+from simclr_core.reports import Accuracies
 from tests.conftest import write_prepared
 from tests.simclr_core.conftest import put_pretrained, relabel
 
@@ -140,8 +141,10 @@ def test_a_class_with_one_label_and_a_single_label_in_all_are_budgets_too() -> N
 
 
 def test_the_random_baseline_is_the_mean_of_its_draws() -> None:
-    draws = [{"knn_top1": knn, "linear_top1": {"0.1": knn + 1, "1.0": None}} for knn in (70.0, 71.0, 75.0)]
-    assert mean_accuracies(draws) == {"knn_top1": 72.0, "linear_top1": {"0.1": 73.0, "1.0": None}}
+    draws = [
+        Accuracies(knn, {"0.1": knn + 1, "1.0": None}, {"0.1": knn + 9, "1.0": None}) for knn in (70.0, 71.0, 75.0)
+    ]
+    assert mean_accuracies(draws) == Accuracies(72.0, {"0.1": 73.0, "1.0": None}, {"0.1": 81.0, "1.0": None})
 
 
 @pytest.mark.parametrize("test_images", [40, 0])

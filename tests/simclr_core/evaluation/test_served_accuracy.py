@@ -1,5 +1,6 @@
 """Accuracy, calibration and the results of each class, against counts made by hand."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 
 from deploy.bundle import Head
 from simclr_core.evaluation.served_accuracy import Features, LabelledImages, accuracies, classifier_results, spread
+from simclr_core.reports import NoResults, ServedAccuracy
 from tests.conftest import CLASSES, write_prepared
 from tests.simclr_core.conftest import relabel
 
@@ -33,7 +35,7 @@ def test_labelled_images_of_both_splits(images: LabelledImages) -> None:
 
 def test_features_that_are_the_class(images: LabelledImages) -> None:
     features = Features(one_hot(images.train.labels), one_hot(images.test.labels))
-    assert accuracies(features, images, HEAD) == {"knn_top1": 100.0, "classifier_top1": 100.0}
+    assert accuracies(features, images, HEAD) == ServedAccuracy(100.0, 100.0)
 
 
 def test_each_class_by_itself(images: LabelledImages) -> None:
@@ -41,15 +43,15 @@ def test_each_class_by_itself(images: LabelledImages) -> None:
     said[np.flatnonzero(said == 1)[:4]] = 0  # four of ten crosses are called circles
     said[said == 3] = 2  # and all stripes squares
     results = classifier_results(Features(one_hot(images.train.labels), one_hot(said)), images, HEAD)
-    assert results["test_images"] == 40
-    assert results["per_class"] == {
+    assert results.test_images == 40
+    assert asdict(results)["per_class"] == {
         "circle": {"images": 10, "recall": 100.0, "precision": round(100 * 10 / 14, 2)},
         "cross": {"images": 10, "recall": 60.0, "precision": 100.0},
         "square": {"images": 10, "recall": 100.0, "precision": 50.0},
         "stripes": {"images": 10, "recall": 0.0, "precision": None},
     }
     # always sure, right in 26 of 40
-    assert results["calibration_error"] == pytest.approx(100 * (1 - 26 / 40), abs=0.1)
+    assert results.calibration_error == pytest.approx(100 * (1 - 26 / 40), abs=0.1)
 
 
 def test_the_temperature_shows_in_the_calibration_error(images: LabelledImages) -> None:
@@ -58,8 +60,8 @@ def test_the_temperature_shows_in_the_calibration_error(images: LabelledImages) 
     features = Features(one_hot(images.train.labels), one_hot(said))
     cool = Head(HEAD.weight, HEAD.bias, CLASSES, temperature=5.0)
     results = classifier_results(features, images, cool)
-    assert results["temperature"] == 5.0
-    assert results["calibration_error"] < results["calibration_error_before"]
+    assert results.temperature == 5.0
+    assert results.calibration_error < results.calibration_error_before
 
 
 def test_without_labels_or_without_a_classifier(tmp_path: Path) -> None:
@@ -67,8 +69,8 @@ def test_without_labels_or_without_a_classifier(tmp_path: Path) -> None:
     relabel(workspace, "test", np.full(40, -1))
     images = LabelledImages.of(workspace / "data" / "prepared")
     features = Features(np.zeros((0, 4), np.float32), np.zeros((0, 4), np.float32))
-    assert accuracies(features, images, HEAD) == {"knn_top1": None, "classifier_top1": None}
-    assert classifier_results(features, images, HEAD) == {}
+    assert accuracies(features, images, HEAD) == ServedAccuracy(None, None)
+    assert classifier_results(features, images, HEAD) == NoResults()
 
 
 def test_positions_are_spread_evenly() -> None:

@@ -14,11 +14,12 @@ from simclr_core.data.shards import ShardedImages
 from simclr_core.evaluation.served_accuracy import LabelledImages, accuracies, served_features
 from simclr_core.export import export, variants
 from simclr_core.export.variants import Variants, build_variants, calibration_pixels, missed
+from simclr_core.reports import ServedAccuracy, VariantReport
 from tests.conftest import CLASSES, write_prepared
 from tests.simclr_core.export.test_export import write_model, write_probe
 
-GOOD = {"cosine_mean": 0.999, "batch_cosine_min": 1.0, "knn_top1": 90.0, "classifier_top1": 80.0}
-REFERENCE = {"knn_top1": 90.4, "classifier_top1": 80.5}
+GOOD = VariantReport("static", 0.26, 0.999, 1.0, 90.0, 80.0, {})
+REFERENCE = ServedAccuracy(90.4, 80.5)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,7 @@ REFERENCE = {"knn_top1": 90.4, "classifier_top1": 80.5}
     ids=str,
 )
 def test_the_gate(facts: dict[str, float], reason: str | None) -> None:
-    found = missed(GOOD | facts, REFERENCE)
+    found = missed(replace(GOOD, **facts), REFERENCE)
     if reason is None:
         assert found is None
     else:
@@ -44,9 +45,9 @@ def test_the_gate(facts: dict[str, float], reason: str | None) -> None:
 
 
 def test_without_labels_the_vectors_alone_are_judged() -> None:
-    unknown = {"knn_top1": None, "classifier_top1": None}
-    assert missed(GOOD | unknown, unknown) is None
-    assert missed(GOOD | unknown | {"cosine_mean": 0.5}, unknown) is not None
+    unlabelled, reference = replace(GOOD, knn_top1=None, classifier_top1=None), ServedAccuracy(None, None)
+    assert missed(unlabelled, reference) is None
+    assert missed(replace(unlabelled, cosine_mean=0.5), reference) is not None
 
 
 @pytest.fixture(scope="module")
@@ -93,16 +94,16 @@ def test_each_variant_that_passes_is_held_to_its_own_vectors(
     made = build(bundle, ["fp32", "int8", "fp16"], images, pictures, exported)
     assert list(made.passed) == list(made.facts) == ["int8", "fp16"]
     assert made.left_out == {}
-    assert made.facts["int8"]["method"] == "static"
-    assert made.facts["int8"]["cosine_mean"] > 0.99
-    assert made.facts["fp16"]["cosine_mean"] > 0.9999
+    assert made.facts["int8"].method == "static"
+    assert made.facts["int8"].cosine_mean > 0.99
+    assert made.facts["fp16"].cosine_mean > 0.9999
     served = replace(bundle, variants=made.passed)
     for name in made.passed:
         encoder = Encoder(served, variant=name)
         assert encoder.verify().cosine_min > 0.99999
         exact = Encoder(served).embed(pictures).vectors
         cosines = (encoder.embed(pictures).vectors * exact).sum(axis=1)
-        assert abs(cosines.mean() - made.facts[name]["cosine_mean"]) < 1e-5
+        assert abs(cosines.mean() - made.facts[name].cosine_mean) < 1e-5
     again = build(bundle, ["int8"], images, pictures, exported)
     assert again.passed["int8"].model == made.passed["int8"].model
     assert again.facts["int8"] == made.facts["int8"]
@@ -142,7 +143,7 @@ def test_accuracy_decides_between_the_methods(
         variants, "int8_graphs", lambda graph, pixels: {"static": int8(graph, pixels)["static"], "dynamic": graph}
     )
     made = build(bundle, ["int8"], images, pictures, exported)
-    assert (made.facts["int8"]["method"], made.facts["int8"]["cosine_mean"]) == ("dynamic", 1.0)
+    assert (made.facts["int8"].method, made.facts["int8"].cosine_mean) == ("dynamic", 1.0)
 
 
 def test_calibration_images_are_training_images_and_always_the_same(exported: Path, bundle: Bundle) -> None:
@@ -171,5 +172,5 @@ def test_the_classifier_is_that_of_the_bundle(bundle: Bundle, images: LabelledIm
     assert features.test.shape == (40, 64)
     weight = np.zeros((64, 4), np.float32)
     head = Head(weight, np.array([0, 0, 9, 0], np.float32), CLASSES)  # says the third class of everything
-    assert accuracies(features, images, head)["classifier_top1"] == 25.0
-    assert accuracies(features, images, None)["classifier_top1"] is None
+    assert accuracies(features, images, head).classifier_top1 == 25.0
+    assert accuracies(features, images, None).classifier_top1 is None

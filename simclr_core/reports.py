@@ -1,0 +1,327 @@
+"""What the stages report: one frozen dataclass for each JSON file, for the stage that writes it and those that read it.
+
+Gates, status, summary, release notes and the UI read these files, and DVC tracks those under reports/. Fields stand in
+the order of the file. Percentages are of test images; what could not be measured is None, and ``reason`` says why.
+A field with a default is younger than the first release: reports that were committed before it can be read as well.
+
+Standard dataclasses rather than pydantic models: a model converts numbers on the way in (81 to 81.0), and equal results
+have to give equal bytes. pydantic checks what is read, strictly: "70" is not a number, nor is NaN. Unknown keys pass.
+"""
+
+import json
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn, TypedDict, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from deploy.artifact import write_atomically
+from simclr_core.errors import ReportError
+
+TIMINGS = ".simclr/timings"
+Parsed = TypeVar("Parsed")
+
+
+@dataclass(frozen=True)
+class Report:
+    """Base of every report; ``path`` is relative to the workspace, with a ``*`` if the stage writes several."""
+
+    path: ClassVar[str]
+    ascii: ClassVar[bool] = True  # whether letters beyond ASCII are escaped in the file
+
+    @property
+    def file(self) -> str:
+        return self.path
+
+
+AnyReport = TypeVar("AnyReport", bound=Report)
+
+
+class Measured(TypedDict):
+    """What pretraining watches at the end of an epoch, in this order: see ``monitoring.diagnostics``."""
+
+    knn_top1: float | None
+    probe_top1: float | None
+    effective_rank: float
+    feature_std: float
+    effective_rank_z: float
+    feature_std_z: float
+    alignment: float
+    uniformity: float
+
+
+MEASURED = tuple(Measured.__annotations__)
+
+
+class Record(Measured):
+    """One epoch, a row of reports/pretrain.csv: a plain object of JSON, as checkpoints hold it."""
+
+    epoch: int
+    loss: float
+    learning_rate: float
+    learning_rate_scale: float
+    gradient_norm: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainReport(Report):
+    path: ClassVar[str] = "reports/pretrain.json"
+
+    init: str = "scratch"
+    epochs: int
+    steps: int
+    loss_first: float
+    loss_last: float
+    loss_chance: float
+    finite: bool
+    collapsed: bool
+    learning_rate_scale: float = 1.0
+    knn_top1: float | None
+    probe_top1: float | None = None
+    effective_rank: float
+    feature_std: float
+    effective_rank_z: float | None = None
+    feature_std_z: float | None = None
+    alignment: float
+    uniformity: float
+    parameters: int
+    precision: str = "float32"
+    precision_fallback: str | None = None  # why not what was asked for
+    compiled: bool = False
+    compile_fallback: str | None = None
+    skipped_steps: int = 0  # by the loss scaler of float16
+
+
+@dataclass(frozen=True)
+class Accuracies:
+    """Of one kind of features; the linear probe by its share of the labels."""
+
+    knn_top1: float | None
+    linear_top1: dict[str, float | None]
+    linear_top5: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class LinearEvalReport(Report):
+    path: ClassVar[str] = "reports/linear_eval.json"
+
+    simclr: Accuracies
+    random_init: Accuracies
+    pixels: Accuracies
+    labels: dict[str, int]  # by share
+    test_images: int
+    classes: int
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class FinetuneReport(Report):
+    """On one share of the labels: means over the seeds, and half the widths of their 95 % intervals."""
+
+    path: ClassVar[str] = "reports/finetune-*.json"
+
+    fraction: str
+    labels: int
+    seeds: tuple[int, ...]
+    top1: float | None
+    ci95: float | None
+    scratch_top1: float | None
+    scratch_ci95: float | None
+    top1_per_seed: tuple[float, ...]
+    scratch_top1_per_seed: tuple[float, ...]
+    reason: str | None
+
+    @property
+    def file(self) -> str:
+        return self.path.replace("*", self.fraction)
+
+
+@dataclass(frozen=True)
+class ServedAccuracy:
+    """Of what onnxruntime gives for the image files."""
+
+    knn_top1: float | None
+    classifier_top1: float | None
+
+
+@dataclass(frozen=True)
+class VariantReport:
+    """Of a variant of the encoder, beside fp32; ``tolerance`` is what it may differ by on another machine."""
+
+    method: str
+    size_ratio: float
+    cosine_mean: float
+    batch_cosine_min: float
+    knn_top1: float | None
+    classifier_top1: float | None
+    tolerance: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ClassResults:
+    """Of one class: the share of its images that are found, and of the answers with it that are right."""
+
+    images: int
+    recall: float | None
+    precision: float | None
+
+
+@dataclass(frozen=True)
+class ClassifierResults:
+    """How sure against how right, in percentage points (``calibration``), and each class by itself."""
+
+    test_images: int
+    temperature: float
+    calibration_error_before: float
+    calibration_error: float
+    per_class: dict[str, ClassResults]
+
+
+@dataclass(frozen=True)
+class NoResults:
+    """Without a classifier or labelled test images."""
+
+
+@dataclass(frozen=True)
+class ExportReport(Report):
+    path: ClassVar[str] = "reports/export.json"
+    ascii: ClassVar[bool] = False
+
+    images: int
+    cosine_min: float
+    max_abs: float
+    passed: bool
+    bundle: str
+    source: str
+    megabytes: float
+    variants: dict[str, VariantReport | ServedAccuracy]  # fp32 is what the others are held against
+    left_out: dict[str, str]  # why, by name
+    results: ClassifierResults | NoResults = field(default_factory=NoResults)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Accuracies of a classifier on both encoders, and the number of test images that only one of them gets right."""
+
+    candidate: float | None = None
+    champion: float | None = None
+    candidate_only: int | None = None
+    champion_only: int | None = None
+
+
+@dataclass(frozen=True)
+class OldIndex:
+    """kNN in an index of the champion's embeddings, asked with its own and with the candidate's.
+
+    ``same_neighbour`` is the percentage of test images that find the same nearest training image either way.
+    """
+
+    comparable: bool = False
+    old_queries: float | None = None
+    new_queries: float | None = None
+    same_neighbour: float | None = None
+
+
+@dataclass(frozen=True)
+class Megabytes:
+    """Of the ONNX files."""
+
+    candidate: float
+    champion: float | None = None
+
+
+@dataclass(frozen=True)
+class CompareReport(Report):
+    path: ClassVar[str] = "reports/compare.json"
+
+    champion: str | None
+    test_images: int
+    classes: int
+    reason: str | None
+    knn: Paired
+    probe: Paired
+    old_index: OldIndex
+    megabytes: Megabytes
+
+
+@dataclass(frozen=True)
+class LatencyReport(Report):
+    """Medians on one thread of this machine; the ids of both bundles tell whether it is about those at hand."""
+
+    path: ClassVar[str] = f"{TIMINGS}/latency.json"
+
+    bundle: str
+    champion: str | None
+    p50_ms: float
+    champion_p50_ms: float | None
+    rounds: int
+
+
+def write(workspace: Path, report: Report) -> None:
+    text = json.dumps(asdict(report), indent=2, ensure_ascii=report.ascii, allow_nan=False)
+    write_atomically(workspace / report.file, text + "\n")
+
+
+def read(workspace: Path, model: type[AnyReport], path: str | None = None) -> AnyReport:
+    """A report; of a stage that writes several, the one at ``path``, relative to the workspace.
+
+    Raises:
+        ReportError: it is missing, is not JSON, or lacks something.
+    """
+    path = path or model.path
+    try:
+        content = load_json(workspace / path)
+    except FileNotFoundError:
+        raise ReportError(f"{path} does not exist; run the stage that writes it") from None
+    except (OSError, ValueError) as error:
+        raise ReportError(f"{path} cannot be read: {error}; run the stage that writes it again") from None
+    return parse(content, model, path)
+
+
+def read_each(workspace: Path, model: type[AnyReport]) -> list[AnyReport]:
+    """Every report of a stage that writes several, by name, at least one.
+
+    Raises:
+        ReportError: as ``read``.
+    """
+    return [read(workspace, model, path) for path in paths(workspace, model) or [model.path]]
+
+
+def known(workspace: Path, model: type[AnyReport], path: str | None = None) -> AnyReport | None:
+    """As ``read``, but None for what cannot be read: to complain about it is the gates' part."""
+    with suppress(ReportError):
+        return read(workspace, model, path)
+    return None
+
+
+def paths(workspace: Path, model: type[Report]) -> list[str]:
+    """Where reports of this kind are, relative to the workspace."""
+    return [path.relative_to(workspace).as_posix() for path in sorted(workspace.glob(model.path))]
+
+
+def parse(content: object, model: type[Parsed], source: str) -> Parsed:
+    """A dataclass from what JSON says; ``source`` names it to a person.
+
+    Raises:
+        ReportError: something is missing or of another type.
+    """
+    try:
+        return TypeAdapter(model).validate_json(json.dumps(content, allow_nan=False), strict=True)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, one['loc'])) or 'all of it'}: {one['msg']}" for one in error.errors()]
+        shown = "; ".join(faults[:3]) + (f" and {len(faults) - 3} more faults" if faults[3:] else "")
+        raise ReportError(f"{source} lacks what is needed: {shown}; was an older version here?") from None
+
+
+def load_json(path: Path) -> Any:
+    """JSON without Python's NaN and infinity, which no comparison with a threshold would notice.
+
+    Raises:
+        OSError, ValueError: it is not there, is not JSON, or has one of them.
+    """
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a number")

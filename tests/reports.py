@@ -1,0 +1,91 @@
+"""A report of each kind, as its stage writes it. Tests that need another take ``replace`` of one of these."""
+
+from simclr_core.reports import (
+    Accuracies,
+    ClassifierResults,
+    ClassResults,
+    CompareReport,
+    ExportReport,
+    FinetuneReport,
+    LatencyReport,
+    LinearEvalReport,
+    Megabytes,
+    OldIndex,
+    Paired,
+    PretrainReport,
+    ServedAccuracy,
+    VariantReport,
+)
+
+PRETRAIN = PretrainReport(
+    init="champion v0.0.2",
+    epochs=40,
+    steps=1240,
+    loss_first=5.1,
+    loss_last=4.2,
+    loss_chance=6.2,
+    finite=True,
+    collapsed=False,
+    learning_rate_scale=0.5,
+    knn_top1=82.75,
+    probe_top1=85.0,
+    effective_rank=31.5,
+    feature_std=0.4,
+    effective_rank_z=12.25,
+    feature_std_z=0.3,
+    alignment=0.35,
+    uniformity=-2.5,
+    parameters=1236880,
+    precision="float32",
+    precision_fallback="bfloat16 differs by 2e-01",
+    compiled=False,
+    compile_fallback=None,
+    skipped_steps=0,
+)
+LINEAR_EVAL = LinearEvalReport(
+    simclr=Accuracies(82.8, {"0.01": 60.0, "0.1": 70.0}, {"0.01": 95.0, "0.1": 98.5}),
+    random_init=Accuracies(70.1, {"0.01": 50.0, "0.1": 65.0}, {"0.01": 90.0, "0.1": 96.0}),
+    pixels=Accuracies(None, {"0.01": None, "0.1": None}, {"0.01": None, "0.1": None}),
+    labels={"0.01": 80, "0.1": 800},
+    test_images=2000,
+    classes=10,
+    reason=None,
+)
+FINETUNE = FinetuneReport(
+    fraction="0.01",
+    labels=80,
+    seeds=(0, 1),
+    top1=70.0,
+    ci95=1.0,
+    scratch_top1=60.0,
+    scratch_ci95=2.0,
+    top1_per_seed=(69.5, 70.5),
+    scratch_top1_per_seed=(59.0, 61.0),
+    reason=None,
+)
+EXPORT = ExportReport(
+    images=64,
+    cosine_min=0.999999,
+    max_abs=1e-05,
+    passed=True,
+    bundle="6f" * 32,
+    source="models/pretrained",
+    megabytes=4.95,
+    variants={
+        "fp32": ServedAccuracy(82.8, None),
+        "int8": VariantReport("static", 0.2654, 0.99912, 1.0, 82.7, None, {"cosine_min": 0.9995, "max_abs": 0.005}),
+    },
+    left_out={"fp16": "mean cosine to fp32 0.9800, at least 0.99 is asked"},
+    results=ClassifierResults(2000, 1.25, 3.5, 0.812, {"Möwe": ClassResults(1000, 88.1, None)}),
+)
+COMPARE = CompareReport(
+    champion="v0.0.3",
+    test_images=2000,
+    classes=10,
+    reason=None,
+    knn=Paired(80.0, 80.0, 100, 100),
+    probe=Paired(80.5, 80.0, 90, 80),
+    old_index=OldIndex(True, 80.0, 76.0, 41.5),
+    megabytes=Megabytes(4.2, 4.0),
+)
+LATENCY = LatencyReport(bundle="6f" * 32, champion=None, p50_ms=1.234, champion_p50_ms=None, rounds=100)

@@ -1,0 +1,104 @@
+"""Reports: the very text of each file, what is read back, and what is refused."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from simclr_core import reports
+from simclr_core.errors import ReportError
+from simclr_core.reports import ClassResults, FinetuneReport, NoResults, PretrainReport, Report
+from tests.reports import COMPARE, EXPORT, FINETUNE, LATENCY, LINEAR_EVAL, PRETRAIN
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+ALL = (PRETRAIN, LINEAR_EVAL, FINETUNE, EXPORT, COMPARE, LATENCY)
+names = pytest.mark.parametrize("report", ALL, ids=lambda one: type(one).__name__)
+
+
+@names
+def test_the_text_of_a_report_is_what_dvc_has_always_tracked(tmp_path: Path, report: Report) -> None:
+    reports.write(tmp_path, report)
+    written = tmp_path / report.file
+    assert written.read_text(encoding="utf-8") == (GOLDEN / written.name).read_text(encoding="utf-8")
+
+
+@names
+def test_what_is_read_is_what_was_written(tmp_path: Path, report: Report) -> None:
+    reports.write(tmp_path, report)
+    assert reports.read(tmp_path, type(report), report.file) == report
+    assert reports.read_each(tmp_path, type(report)) == [report]
+    assert reports.known(tmp_path, type(report), report.file) == report
+
+
+@names
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"text"', "{}", '{"passed": NaN}'])
+def test_a_broken_report_is_one_line_that_names_it(tmp_path: Path, report: Report, text: str) -> None:
+    path = tmp_path / report.file
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.raises(ReportError) as caught:
+        reports.read(tmp_path, type(report), report.file)
+    assert str(caught.value).startswith(f"{report.file} ")
+    assert "\n" not in str(caught.value)
+    assert reports.known(tmp_path, type(report), report.file) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"finite": 1}, r"reports/pretrain\.json lacks what is needed: finite: .*boolean; was an older version here\?"),
+        ({"loss_last": "4.2"}, "loss_last: .*number"),
+        ({"loss_last": None}, "loss_last: .*number"),
+        ({"epochs": 2.5}, "epochs: .*integer"),
+        ({"loss_last": float("nan")}, r"reports/pretrain\.json cannot be read: NaN is not a number; run the stage"),
+        ({"loss_last": float("-inf")}, "-Infinity is not a number"),
+    ],
+)
+def test_nothing_passes_for_a_number_that_is_none(tmp_path: Path, change: dict[str, object], says: str) -> None:
+    (tmp_path / "reports").mkdir()
+    (tmp_path / PRETRAIN.file).write_text(json.dumps(asdict(PRETRAIN) | change))
+    with pytest.raises(ReportError, match=says):
+        reports.read(tmp_path, PretrainReport)
+
+
+def test_a_report_that_is_missing_says_which_stage_to_run(tmp_path: Path) -> None:
+    for read in (reports.read, reports.read_each):
+        with pytest.raises(ReportError, match=r"^reports/finetune-\*\.json does not exist; run the stage that writes"):
+            read(tmp_path, FinetuneReport)
+    assert reports.paths(tmp_path, FinetuneReport) == []
+
+
+def test_a_report_of_the_first_release_can_be_read_and_so_can_one_of_a_later_version() -> None:
+    younger = (
+        *("init", "learning_rate_scale", "probe_top1", "effective_rank_z", "feature_std_z", "precision"),
+        *("precision_fallback", "compiled", "compile_fallback", "skipped_steps"),
+    )
+    content = {name: value for name, value in asdict(PRETRAIN).items() if name not in younger}
+    found = reports.parse(content | {"unheard_of": 3}, PretrainReport, "it")
+    assert found.loss_last == PRETRAIN.loss_last
+    assert (found.init, found.skipped_steps, found.effective_rank_z) == ("scratch", 0, None)
+
+
+def test_each_share_of_the_labels_has_a_report_of_its_own(tmp_path: Path) -> None:
+    shares = [replace(FINETUNE, fraction=fraction) for fraction in ("0.1", "0.01", "0.05")]
+    for report in shares:
+        reports.write(tmp_path, report)
+    assert [report.fraction for report in reports.read_each(tmp_path, FinetuneReport)] == ["0.01", "0.05", "0.1"]
+
+
+def test_without_results_the_object_is_empty(tmp_path: Path) -> None:
+    reports.write(tmp_path, replace(EXPORT, results=NoResults()))
+    assert json.loads((tmp_path / EXPORT.file).read_text())["results"] == {}
+    assert reports.read(tmp_path, type(EXPORT)).results == NoResults()
+
+
+def test_what_is_not_a_number_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        reports.write(tmp_path, replace(PRETRAIN, loss_last=float("nan")))
+    assert not (tmp_path / PRETRAIN.file).exists()
+
+
+def test_the_matter_of_a_part_is_typed_too() -> None:
+    with pytest.raises(ReportError, match=r"^the card lacks what is needed: recall: Field required"):
+        reports.parse({"images": 3, "precision": None}, ClassResults, "the card")
