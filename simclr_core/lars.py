@@ -26,7 +26,7 @@ def parameter_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[
 
 
 class LARS(torch.optim.Optimizer):
-    """v <- momentum · v + lr · trust · (g + decay · w);  w <- w - v;  trust = eta · |w| / |g + decay · w|.
+    """``v <- momentum · v + lr · trust · (g + decay · w);  w <- w - v;  trust = eta · |w| / |g + decay · w|``.
 
     The rate is inside v, as in SimCLR's code, so that a change of rate does not rescale the past. Trust is 1 for
     parameters that are not ``adaptive``, and where a norm is zero.

@@ -124,11 +124,13 @@ def test_base_dependencies_are_those_of_deploy_alone() -> None:
     assert names == {"numpy", "onnxruntime", "pillow"}
 
 
-def test_every_file_that_the_readme_names_exists() -> None:
-    readme = (ROOT / "README.md").read_text()
-    named = set(re.findall(r"`((?:pipeline|simclr_core|deploy)/[\w/.]+)`", readme))
-    assert len(named) >= 15
-    assert [name for name in named if not (ROOT / name).exists()] == []
+def test_the_reading_order_has_twelve_files_and_every_file_that_a_page_names_exists() -> None:
+    page = (ROOT / "docs" / "how-it-works.md").read_text()
+    way = page.partition("## An image's way from file to vector")[2].partition("\n## ")[0]
+    assert len(re.findall(r"^\| `[\w/]+\.py`", way, re.MULTILINE)) == 12
+    for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
+        named = set(re.findall(r"`((?:pipeline|simclr_core|deploy)/[\w/.]+)`", path.read_text()))
+        assert [name for name in named if not (ROOT / name).exists()] == [], path
 
 
 def test_the_picture_in_the_readme_has_the_edges_of_dvc_yaml() -> None:

@@ -1,9 +1,9 @@
-"""NT-Xent, the contrastive loss of SimCLR (Chen et al. 2020, equation 1), over the views of all ranks; and two kin.
+"""NT-Xent, the contrastive loss of SimCLR (Chen et al. 2020, equation 1), over the views of all ranks; and two kin::
 
     loss(i, j) = -log( exp(s_ij) / sum_{k in K(i)} exp(s_ik) ),    s_ij = cos(z_i, z_j) / temperature
 
 averaged over the N ordered positive pairs (i, p(i)), where N = 2nW: two views of n images on each of W ranks. The
-losses differ in the keys K(i) that the anchor i is compared with:
+losses differ in the keys K(i) that the anchor i is compared with::
 
     nt_xent      all views but i itself
     decoupled    not the positive p(i) either: DCL, which learns from small batches (Yeh et al. 2022, equation 6)
@@ -12,7 +12,7 @@ losses differ in the keys K(i) that the anchor i is compared with:
 
 With l_i = log sum_{k in K(i)} exp(s_ik) the loss is L = 1/N sum_i (l_i - s_ip(i)). A row z_k of unit length enters L as
 an anchor, through l_k, as a key of other anchors j, through l_j, and twice in its positive pair. s is symmetric, and so
-is being a key, so both roles weigh the same vectors and meet in one sum:
+is being a key, so both roles weigh the same vectors and meet in one sum::
 
     dL/dz_k = 1/(N temperature) ( sum_{j in K(k)} (exp(s_kj - l_k) + exp(s_kj - l_j)) z_j - 2 z_p(k) )
 

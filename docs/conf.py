@@ -1,0 +1,24 @@
+"""The documentation site: `make docs` builds it into docs/_build, strictly and without the network."""
+
+from importlib.metadata import version as installed_version
+
+project = "simclr-pipeline"
+author = "The simclr-pipeline developers"
+copyright = "the simclr-pipeline developers, Apache-2.0"  # noqa: A001  # Sphinx names it so
+version = release = installed_version("simclr-pipeline")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build", "browser", "deployment"]
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+# Pages link to files of the repository, such as ../benchmarks/README.md, and are read there as well.
+suppress_warnings = ["myst.xref_missing"]
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+napoleon_numpy_docstring = False
+
+html_theme = "furo"
+html_title = "simclr-pipeline"
+html_copy_source = False
+html_show_sphinx = False

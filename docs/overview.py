@@ -1,0 +1,92 @@
+"""Draws docs/images/overview.png, the graph and what comes out of it, from a finished demo:
+
+python docs/overview.py demo
+"""
+
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import matplotlib.pyplot as plt
+import yaml
+from matplotlib.axes import Axes
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+ROOT = Path(__file__).parents[1]
+# Columns from left to right; names after the first two and before the last are stages of dvc.yaml.
+COLUMNS = (
+    (("inbox", "raw images"),),
+    (("validate", "good or bad file, and why"),),
+    (("prepare", "upright, RGB, in shards"),),
+    (("pretrain", "SimCLR, no labels"),),
+    (("linear_eval", "probe, kNN"), ("finetune", "1 %, 10 % of labels")),
+    (("export", "ONNX, int8"),),
+    (("compare", "with the released one"),),
+    (("registry", "served by onnxruntime"),),
+)
+GATES = {1: "data contract", 3: "not collapsed", 4: "beats random", 5: "same vectors", 6: "not worse, not slower"}
+STAGE, GATE, ARROW = "#dbe9f6", "#1a9641", "#555555"
+WIDTH, GAP, HEIGHT = 1.7, 0.45, 0.62
+
+
+def draw_graph(axes: Axes) -> None:
+    """The stages as boxes, the gates between them as green words, and the loop that new images close."""
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    assert {name for column in COLUMNS[1:-1] for name, _ in column} <= stages.keys()
+    middles = []
+    for number, column in enumerate(COLUMNS):
+        left = number * (WIDTH + GAP)
+        heights = [0.0] if len(column) == 1 else [0.42, -0.42]
+        for height, (name, words) in zip(heights, column, strict=True):
+            box = FancyBboxPatch((left, height - HEIGHT / 2), WIDTH, HEIGHT, "round,pad=0.04", fc=STAGE, ec=ARROW)
+            axes.add_patch(box)
+            axes.text(left + WIDTH / 2, height + 0.11, name, ha="center", va="center", fontsize=11, weight="bold")
+            axes.text(left + WIDTH / 2, height - 0.14, words, ha="center", va="center", fontsize=8)
+        if number in GATES:
+            axes.text(left + WIDTH + GAP / 2, -1.02, GATES[number], ha="center", fontsize=8.5, color=GATE)
+            axes.plot([left + WIDTH + GAP / 2] * 2, [-0.9, -0.12], color=GATE, linewidth=1.5, linestyle=":")
+        middles.append((left, heights))
+    for (left, heights), (right, others) in zip(middles, middles[1:], strict=False):
+        for start in heights:
+            for end in others:
+                points = ((left + WIDTH + 0.04, start), (right - 0.04, end))
+                axes.add_patch(FancyArrowPatch(*points, arrowstyle="-|>", mutation_scale=12, color=ARROW))
+    loop = ((middles[-1][0] + WIDTH / 2, 0.4), (middles[0][0] + WIDTH / 2, 0.4))
+    axes.add_patch(
+        FancyArrowPatch(*loop, connectionstyle="arc3,rad=0.09", arrowstyle="-|>", mutation_scale=14, color=ARROW)
+    )
+    axes.text((loop[0][0] + loop[1][0]) / 2, 1.16, "new images: train again; release what is better; roll back in a second",
+              ha="center", fontsize=10, color=ARROW)  # fmt: skip
+    axes.set_xlim(-0.15, middles[-1][0] + WIDTH + 0.15)
+    axes.set_ylim(-1.15, 1.55)
+    axes.axis("off")
+
+
+def draw_result(axes: Axes, demo: Path) -> None:
+    """Four test images of the demo, each with the training images that the encoder finds most similar."""
+    picture = matplotlib.image.imread(demo / "reports" / "neighbours.png")
+    row = picture.shape[0] / 8
+    rows = [picture[int((number + 0.03) * row) : int((number + 0.99) * row)] for number in (0, 2, 4, 5)]
+    middle = picture.shape[1]
+    for number, image in enumerate(rows):
+        x, y = number % 2, number // 2
+        axes.imshow(image, extent=(x * middle * 1.02, x * middle * 1.02 + middle, -(y + 1) * row, -y * row))
+    axes.set_xlim(0, middle * 2.02)
+    axes.set_ylim(-2 * row, 0)
+    axes.set_title(
+        "test images that no label was used for, and the images that the encoder finds most similar", fontsize=10
+    )
+    axes.axis("off")
+
+
+def main(demo: Path) -> None:
+    figure, (graph, result) = plt.subplots(
+        2, 1, figsize=(15, 6), height_ratios=(1.25, 1), dpi=110, layout="constrained"
+    )
+    draw_graph(graph)
+    draw_result(result, demo)
+    figure.savefig(ROOT / "docs" / "images" / "overview.png", metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
