@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 EXTRAS := --extra train --extra pipeline --extra s3 --extra postgres --extra ray --extra serve --extra search --extra docs --extra dev
 
-.PHONY: demo ui test test-fast coverage package bench soak format lock help
+.PHONY: demo ui test test-fast docs coverage package bench soak format lock help
 
 demo: .venv/installed ## raw images to a served encoder in ./demo, through Dagster
 	simclr demo demo
@@ -22,6 +22,10 @@ test: .venv/installed .venv/browser-installed ## everything that must hold: form
 
 test-fast: .venv/installed ## without the slow ones, some of which need a browser
 	pytest -n auto --dist worksteal -m "not slow"
+
+docs: .venv/installed ## the site, in docs/_build; any warning is an error
+	python -m sphinx -W --keep-going -q -b html docs docs/_build
+	@echo "open docs/_build/index.html"
 
 coverage: .venv/installed ## the lines that the fast tests reach, in every process; fails below the floor in pyproject.toml
 	pytest -n auto --dist worksteal -m "not slow" --cov

@@ -55,8 +55,8 @@ def draw_graph(axes: Axes) -> None:
     axes.add_patch(
         FancyArrowPatch(*loop, connectionstyle="arc3,rad=0.09", arrowstyle="-|>", mutation_scale=14, color=ARROW)
     )
-    axes.text((loop[0][0] + loop[1][0]) / 2, 1.16, "new images: train again; release what is better; roll back in a second",
-              ha="center", fontsize=10, color=ARROW)  # fmt: skip
+    words = "new images: train again; release what is better; roll back in a second"
+    axes.text((loop[0][0] + loop[1][0]) / 2, 1.16, words, ha="center", fontsize=10, color=ARROW)
     axes.set_xlim(-0.15, middles[-1][0] + WIDTH + 0.15)
     axes.set_ylim(-1.15, 1.55)
     axes.axis("off")

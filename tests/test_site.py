@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LOADED = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src"}  # what a page asks for itself
+LOADED = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src"}  # what a page itself loads
+    "script": "src",
+    "img": "src",
+    "link": "href",
+    "iframe": "src",
+    "source": "src",
+}  # what a page asks for itself
 
 
 class Requests(HTMLParser):
@@ -36,7 +42,18 @@ def foreign(text: str) -> list[str]:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(ROOT / "docs"), str(target)]
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-W",
+        "--keep-going",
+        "-q",
+        "-b",
+        "html",
+        str(ROOT / "docs"),
+        str(target),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return target
@@ -65,7 +82,8 @@ def test_the_questions_of_a_newcomer_have_a_page(site: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "lie", ["<script src='https://cdn.example.org/a.js'></script>", "<img src='//a/b.png'>", "@import 'https://a/b.css';"]
+    "lie",
+    ["<script src='https://cdn.example.org/a.js'></script>", "<img src='//a/b.png'>", "@import 'https://a/b.css';"],
 )
 def test_what_comes_from_elsewhere_is_found(lie: str) -> None:
     assert foreign(lie) != []

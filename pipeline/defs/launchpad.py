@@ -6,7 +6,7 @@ out, or null, is as params.yaml has it.
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any, Literal, get_args, get_origin
 
