@@ -4,6 +4,7 @@ python docs/overview.py demo
 """
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib.image
@@ -46,7 +47,7 @@ def draw_graph(axes: Axes) -> None:
             axes.text(left + WIDTH + GAP / 2, -1.02, GATES[number], ha="center", fontsize=8.5, color=GATE)
             axes.plot([left + WIDTH + GAP / 2] * 2, [-0.9, -0.12], color=GATE, linewidth=1.5, linestyle=":")
         middles.append((left, heights))
-    for (left, heights), (right, others) in zip(middles, middles[1:], strict=False):
+    for (left, heights), (right, others) in pairwise(middles):
         for start in heights:
             for end in others:
                 points = ((left + WIDTH + 0.04, start), (right - 0.04, end))
@@ -73,9 +74,8 @@ def draw_result(axes: Axes, demo: Path) -> None:
         axes.imshow(image, extent=(x * middle * 1.02, x * middle * 1.02 + middle, -(y + 1) * row, -y * row))
     axes.set_xlim(0, middle * 2.02)
     axes.set_ylim(-2 * row, 0)
-    axes.set_title(
-        "test images that no label was used for, and the images that the encoder finds most similar", fontsize=10
-    )
+    words = "test images, and the training images that the encoder, which saw no label, finds most similar"
+    axes.set_title(words, fontsize=10)
     axes.axis("off")
 
 

@@ -10,12 +10,6 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LOADED = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src"}  # what a page itself loads
-    "script": "src",
-    "img": "src",
-    "link": "href",
-    "iframe": "src",
-    "source": "src",
-}  # what a page asks for itself
 
 
 class Requests(HTMLParser):
