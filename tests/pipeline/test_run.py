@@ -21,7 +21,7 @@ from pipeline.run import run
 from pipeline.runs.instance import opened
 from pipeline.runs.launcher import PROCESS, identify
 from pipeline.workspace import Workspace
-from tests.pipeline.gates.test_checks import PRETRAIN
+from tests.pipeline.gates.reports import PRETRAIN
 
 # The first stages of the real graph, in seconds.
 GRAPH = """

@@ -1,24 +1,46 @@
-"""How the tests of the gates run one: on a folder with the given files, and with a registry that only takes notes."""
+"""Reports as the stages write them, each of a candidate that passes."""
 
-import json
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import dagster as dg
-import pytest
-import yaml
-
-from deploy.artifact import identity, publish
-from pipeline.defs.checks import GATES
-from pipeline.workspace import Workspace
-from tests.conftest import TINY_PARAMS
+from pipeline.gates.data_contract import RULES
 
 COMPARISON, LATENCY, CHAMPION = "reports/compare.json", ".simclr/timings/latency.json", "models/champion/champion.json"
-RUN_ID = "b1946ac9"
-Rejections = list[tuple[Any, ...]]
 NOTHING = {"candidate": 81.0, "champion": None, "candidate_only": None, "champion_only": None}
 NO_INDEX = {"comparable": False, "old_queries": None, "new_queries": None, "same_neighbour": None}
+
+VALIDATION: dict[str, Any] = {
+    "images": {"ingested": 12, "accepted": 9, "converted": 1, "quarantined": {"truncated": 2, "empty_file": 1}},
+    "passed": True,
+    "expectations": [
+        {"name": "enough_images", "severity": "critical", "success": True, "observed": 9, "threshold": 1},
+        {"name": "few_truncated", "severity": "warning", "success": False, "observed": 0.17, "threshold": 0.1},
+    ],
+}
+PRETRAIN: dict[str, Any] = {
+    "finite": True,
+    "collapsed": False,
+    "loss_first": 5.1,
+    "loss_last": 4.2,
+    "loss_chance": 6.2,
+    "effective_rank": 31.5,
+    "feature_std": 0.4,
+}
+LINEAR_EVAL: dict[str, Any] = {
+    "simclr": {"linear_top1": {"0.01": 60.0, "0.1": 70.0}},
+    "random_init": {"linear_top1": {"0.01": 50.0, "0.1": 65.0}},
+    "reason": None,
+}
+FINETUNE: dict[str, Any] = {
+    "fraction": "0.01",
+    "labels": 80,
+    "top1": 70.0,
+    "ci95": 1.0,
+    "scratch_top1": 60.0,
+    "scratch_ci95": 2.0,
+    "reason": None,
+}
+EXPORT: dict[str, Any] = {"cosine_min": 0.999999, "max_abs": 1e-5, "images": 64, "passed": True}
+PINNED: dict[str, Any] = {"version": "v0.0.3", "reports": {"finetune-0.01": FINETUNE, "linear_eval": {}}}
 
 
 def pair(won: int, lost: int, images: int = 2000) -> dict[str, float]:
@@ -37,7 +59,7 @@ COMPARE: dict[str, Any] = {
     "old_index": {"comparable": True, "old_queries": 80.0, "new_queries": 76.0, "same_neighbour": 41.5},
     "megabytes": {"candidate": 4.2, "champion": 4.0},
 }
-ALONE = COMPARE | {
+ALONE: dict[str, Any] = COMPARE | {
     "champion": None,
     "reason": "no encoder has been released yet",
     "knn": NOTHING,
@@ -45,60 +67,49 @@ ALONE = COMPARE | {
     "old_index": NO_INDEX,
     "megabytes": {"candidate": 4.2, "champion": None},
 }
-UNLABELLED = COMPARE | {
+UNLABELLED: dict[str, Any] = COMPARE | {
     "reason": "no labelled test images; put some into inbox/test/<class>/",
     "knn": {**NOTHING, "candidate": None},
     "probe": {**NOTHING, "candidate": None},
     "old_index": NO_INDEX,
 }
+NOT_JUDGED: dict[str, Any] = {
+    "verdict": "not judged",
+    "batch": "0001",
+    "champion": {"version": None, "bundle": None, "preprocessing": None},
+    "reference_images": 0,
+    "batch_images": 3,
+    **dict.fromkeys(("auroc", "mmd", "mmd_p_value", "novel_share")),
+    "statistics": [],
+    "novel": [],
+    "advice": "no encoder has been released yet",
+}
+DRIFT: dict[str, Any] = NOT_JUDGED | {
+    "verdict": "drift",
+    "champion": {"version": "v0.0.3", "bundle": "0123456789abcdef", "preprocessing": {"size": 28, "resize": 28}},
+    "mmd_p_value": 0.005,
+    "statistics": [{"name": "novel_share", "effect": 0.27, "threshold": 0.05, "drifted": True}],
+    "advice": "to v0.0.3 the new images differ",
+}
+CRITICAL, WARNING, INFO = "short_side", "not_dark", "no_gps"
+"""An expectation of each severity."""
 
 
-def record_rejections(monkeypatch: pytest.MonkeyPatch) -> Rejections:
-    """What gates have told the registry: workspace, candidate, gate, reason, run, metrics."""
-    calls: Rejections = []
-
-    def open_registry(workspace: Workspace) -> SimpleNamespace:
-        return SimpleNamespace(reject=lambda *refused: calls.append((workspace, *refused)))
-
-    monkeypatch.setattr("pipeline.release.registry.open_registry", open_registry)
-    return calls
+def outcome(name: str, **changes: Any) -> dict[str, Any]:
+    """What the stage ``validate`` says of an expectation that holds."""
+    (rule,) = [rule for rule in RULES if rule.name == name]
+    fine = {"success": True, "observed": 1.0, "unexpected_count": 0, "sample_ids": [], "error": None}
+    return {"name": name, "suite": rule.suite, "severity": rule.severity, "threshold": "as asked", **fine} | changes
 
 
-def find(gate: str) -> dg.AssetChecksDefinition:
-    (check,) = [check for check in GATES if next(iter(check.check_keys)).name == gate]
-    return check
+def unmet(name: str, **changes: Any) -> dict[str, Any]:
+    ids = [f"{number:016x}-{number:012x}" for number in range(10)]
+    return outcome(name, success=False, observed=0.9, unexpected_count=31, sample_ids=ids) | changes
 
 
-def changed(report: dict[str, Any], **values: object) -> str:
-    return json.dumps(report | values)
-
-
-def put_pretrained(folder: Path) -> str:
-    """A candidate, and the name under which its rejections are recorded."""
-    with publish(folder / "models" / "pretrained", replace=True) as work:
-        (work / "model.json").write_text("{}")
-    return identity(folder / "models" / "pretrained")[:12]
-
-
-def put_params(folder: Path, **gates: object) -> None:
-    (folder / "params.yaml").write_text(yaml.safe_dump(TINY_PARAMS | {"gates": gates}))
-
-
-def judge(folder: Path, gate: str, files: dict[str, str], pretrained: bool = True) -> dg.AssetCheckResult:
-    """Write the files, and ask the gate as Dagster does."""
-    if pretrained:
-        put_pretrained(folder)
-    for path, text in files.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(text, encoding="utf-8")
-    with pytest.MonkeyPatch.context() as patch:
-        # Dagster gives no run to a check that is called directly.
-        patch.setattr(dg.AssetCheckExecutionContext, "run", SimpleNamespace(run_id=RUN_ID))
-        result = find(gate)(dg.build_asset_check_context(), Workspace(folder))
-    assert isinstance(result, dg.AssetCheckResult)
-    assert result.description
-    return result
-
-
-def compared(folder: Path, gate: str, report: dict[str, Any] = COMPARE, **values: object) -> dg.AssetCheckResult:
-    return judge(folder, gate, {COMPARISON: changed(report, **values)})
+def contract(*changed: dict[str, Any], without: str = "", passed: bool = True) -> dict[str, Any]:
+    """The whole report, in which all but these expectations hold."""
+    outcomes = {rule.name: outcome(rule.name) for rule in RULES if rule.name != without}
+    outcomes |= {one["name"]: one for one in changed}
+    images = {"ingested": 40, "accepted": 38, "converted": 0, "quarantined": {"too_small": 2}}
+    return {"passed": passed, "images": images, "expectations": list(outcomes.values())}

@@ -27,10 +27,8 @@ from pipeline.workspace import Workspace
 from tests.browser import Page, browser
 from tests.conftest import TINY_PARAMS, draw, encode
 from tests.pipeline.conftest import put
-from tests.pipeline.defs.test_drift import NOT_JUDGED
 from tests.pipeline.defs.test_expectations import outcome
-from tests.pipeline.gates.reports import ALONE
-from tests.pipeline.gates.test_checks import EXPORT, LINEAR_EVAL, PRETRAIN
+from tests.pipeline.gates.reports import ALONE, EXPORT, LINEAR_EVAL, NOT_JUDGED, PRETRAIN
 from tests.pipeline.release.conftest import git, make_candidate
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

@@ -1,0 +1,202 @@
+"""The gates in Dagster: what becomes of a verdict, which are recorded, and that nothing runs behind one that blocks."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from deploy.artifact import identity, publish
+from pipeline.defs.checks import GATES, check_result, drift_check
+from pipeline.defs.translator import asset_key
+from pipeline.errors import ReleaseError
+from pipeline.gates.stages import EMBEDDING_DRIFT
+from pipeline.gates.verdict import Verdict
+from pipeline.release.registry import open_registry
+from pipeline.workspace import Workspace
+from tests.pipeline.gates.conftest import Case
+from tests.pipeline.gates.reports import COMPARE, COMPARISON, DRIFT, EXPORT, PRETRAIN, VALIDATION, pair
+
+RUN_ID = "b1946ac9"
+BAD = {
+    "data_contract": ("reports/validation.json", VALIDATION | {"passed": False}),
+    "not_collapsed": ("reports/pretrain.json", PRETRAIN | {"collapsed": True}),
+    "onnx_parity": ("reports/export.json", EXPORT | {"passed": False}),
+    "representation": (COMPARISON, COMPARE | {"knn": pair(0, 200)}),
+    "size_budget": (COMPARISON, COMPARE | {"megabytes": {"candidate": 9.0, "champion": 4.0}}),
+}
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    return Case(tmp_path)
+
+
+@pytest.fixture
+def candidate(tmp_path: Path) -> str:
+    """A candidate, and the name under which its rejections are recorded."""
+    with publish(tmp_path / "models" / "pretrained") as work:
+        (work / "model.json").write_text("{}")
+    return identity(tmp_path / "models" / "pretrained")[:12]
+
+
+@pytest.fixture
+def rejections(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What gates have told the registry: workspace, candidate, gate, reason, run, metrics."""
+    calls: list[tuple[Any, ...]] = []
+
+    def opened(workspace: Workspace) -> SimpleNamespace:
+        return SimpleNamespace(reject=lambda *refused: calls.append((workspace, *refused)))
+
+    monkeypatch.setattr("pipeline.release.registry.open_registry", opened)
+    return calls
+
+
+def find(name: str) -> dg.AssetChecksDefinition:
+    (check,) = [check for check in GATES if next(iter(check.check_keys)).name == name]
+    return check
+
+
+def check(case: Case, gate: str) -> dg.AssetCheckResult:
+    """Put the report that is bad news for this gate, and ask it as Dagster does."""
+    case.put(*BAD[gate])
+    with pytest.MonkeyPatch.context() as patch:
+        # Dagster gives no run to a check that is called directly.
+        patch.setattr(dg.AssetCheckExecutionContext, "run", SimpleNamespace(run_id=RUN_ID))
+        result = find(gate)(dg.build_asset_check_context(), Workspace(case.folder))
+    assert isinstance(result, dg.AssetCheckResult)
+    return result
+
+
+def test_a_verdict_is_shown_with_all_that_it_says() -> None:
+    numbers = {"top1": 71.5, "images": 40, "holds": True, "version": "v1", "p": None, "ids": ["a"], "dark": {"n": 2}}
+    error = check_result(Verdict(passed=False, description="too little", numbers=numbers))
+    assert (error.passed, error.description, error.severity) == (False, "too little", dg.AssetCheckSeverity.ERROR)
+    assert {name: entry.value for name, entry in error.metadata.items()} == numbers
+    assert error.metadata["ids"] == dg.MetadataValue.json(["a"])
+    assert error.metadata["dark"] == dg.MetadataValue.json({"n": 2})
+    warning = check_result(Verdict(True, "fine", severity="warning"), asset_key("data/manifest"), "no_gps")
+    assert (warning.passed, warning.severity) == (True, dg.AssetCheckSeverity.WARN)
+    assert (warning.asset_key, warning.check_name) == (asset_key("data/manifest"), "no_gps")
+
+
+def test_every_gate_blocks_waits_for_the_workspace_and_says_what_it_is() -> None:
+    specs: dict[str, Any] = {}
+    for gate in GATES:
+        (spec,) = gate.check_specs
+        specs[spec.name] = spec
+        assert gate.node_def.pool == "dvc"  # a report must not change under the gate that reads it
+    assert len(specs) == 9
+    assert all(spec.blocking and spec.description.rstrip().endswith(".") for spec in specs.values())
+    against_champion = {name for name, spec in specs.items() if spec.asset_key == asset_key("reports/compare.json")}
+    assert against_champion == {"representation", "low_label", "latency_budget", "size_budget", "old_index"}
+
+
+def test_drift_warns_about_the_asset_of_its_stage_and_does_not_block(case: Case) -> None:
+    (spec,) = drift_check.check_specs
+    assert (spec.name, spec.asset_key, spec.blocking) == ("embedding_drift", asset_key(EMBEDDING_DRIFT), False)
+    assert spec.description == "To the released encoder, the newest batch looks like the earlier images."
+    case.put(EMBEDDING_DRIFT, DRIFT)
+    result = drift_check(workspace=Workspace(case.folder))
+    assert isinstance(result, dg.AssetCheckResult)
+    assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.WARN)
+
+
+def test_a_rejection_tells_candidate_gate_reason_run_and_numbers(
+    case: Case, candidate: str, rejections: list[tuple[Any, ...]]
+) -> None:
+    """Through Dagster as it is, in a run of its own as when a gate is repeated from the UI: nothing is computed."""
+    case.put(*BAD["not_collapsed"])
+    gate = find("not_collapsed")
+    repeat = dg.define_asset_job("repeat", selection=dg.AssetSelection.checks(gate))
+
+    @dg.asset(key=asset_key("models/pretrained"))
+    def pretrained() -> None:
+        raise AssertionError("repeating a gate must not train anything")
+
+    definitions = dg.Definitions(
+        [pretrained], asset_checks=[gate], jobs=[repeat], resources={"workspace": Workspace(case.folder)}
+    )
+    result = definitions.resolve_job_def("repeat").execute_in_process(raise_on_error=False)
+    (evaluation,) = result.get_asset_check_evaluations()
+    assert not evaluation.passed
+    numbers = {"effective_rank": 31.5, "feature_std": 0.4}
+    ((workspace, *recorded),) = rejections
+    assert workspace.root == case.folder
+    assert recorded == [candidate, "not_collapsed", evaluation.description, result.run_id, numbers]
+
+
+def test_the_registry_keeps_what_was_refused_by_each_gate(case: Case, candidate: str) -> None:
+    result = check(case, "representation")
+    assert not check(case, "size_budget").passed
+    (kept,) = open_registry(Workspace(case.folder)).rejections()
+    assert (kept.candidate, kept.run_id) == (candidate, RUN_ID)
+    assert kept.gate == "representation, size_budget"
+    assert result.description is not None
+    assert result.description in kept.reason
+    assert kept.metrics["knn/difference"] == -10
+
+
+@pytest.mark.parametrize(
+    ("gate", "report"),
+    [
+        ("data_contract", BAD["data_contract"][1]),  # there is no candidate yet
+        ("not_collapsed", PRETRAIN),
+        ("not_collapsed", "{}"),  # a broken report says nothing about the candidate
+        ("size_budget", "{"),
+    ],
+)
+def test_what_is_no_verdict_against_the_candidate_is_not_recorded(
+    case: Case,
+    candidate: str,
+    rejections: list[tuple[Any, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+    gate: str,
+    report: object,
+) -> None:
+    monkeypatch.setitem(BAD, gate, (BAD[gate][0], report))
+    assert check(case, gate).passed is (report == PRETRAIN)
+    assert rejections == []
+
+
+@pytest.mark.parametrize("fault", ["no candidate", "registry"])
+def test_a_rejection_that_cannot_be_recorded_leaves_the_verdict(
+    case: Case, fault: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if fault == "registry":
+        request.getfixturevalue("candidate")
+
+        def refuse(*_: object) -> None:
+            raise ReleaseError("registry: cannot be written")
+
+        monkeypatch.setattr("pipeline.release.registry.open_registry", refuse)
+    result = check(case, "onnx_parity")
+    assert not result.passed
+    assert result.description == "lowest cosine 0.999999, largest difference 1e-05 on 64 images"
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_a_gate_that_does_not_pass_stops_what_comes_after_it(
+    case: Case, candidate: str, rejections: list[tuple[Any, ...]], passed: bool
+) -> None:
+    case.put("reports/pretrain.json", PRETRAIN | {"collapsed": not passed})
+
+    @dg.asset(key=asset_key("models/pretrained"))
+    def pretrained() -> None: ...
+
+    @dg.asset(key=asset_key("models/probe"), deps=[pretrained])
+    def probe() -> None: ...
+
+    @dg.asset(key=asset_key("models/bundle"), deps=[probe])
+    def bundle() -> None: ...
+
+    result = dg.materialize(
+        [pretrained, probe, bundle, find("not_collapsed")],
+        resources={"workspace": Workspace(case.folder)},
+        raise_on_error=False,
+    )
+    computed = [event.asset_key.path[-1] for event in result.get_asset_materialization_events() if event.asset_key]
+    assert computed == (["pretrained", "probe", "bundle"] if passed else ["pretrained"])
+    assert result.success is passed
+    assert len(rejections) == (not passed)

@@ -1,0 +1,99 @@
+"""The gates on single stages: what passes, what does not, and the numbers that are told."""
+
+import json
+from typing import Any
+
+import pytest
+
+from pipeline.gates.stages import (
+    EMBEDDING_DRIFT,
+    embedding_drift,
+    not_collapsed,
+    onnx_parity,
+    probe_beats_random_init,
+)
+from tests.pipeline.gates.conftest import Case
+from tests.pipeline.gates.reports import DRIFT, EXPORT, NOT_JUDGED, PRETRAIN
+
+
+@pytest.mark.parametrize(
+    ("values", "passed", "says"),
+    [
+        ({}, True, "loss 5.1 → 4.2, chance is 6.2"),
+        ({"finite": False}, False, "did not stay finite"),
+        ({"collapsed": True}, False, "nearly the same features"),
+        ({"finite": False, "collapsed": True}, False, "did not stay finite"),
+    ],
+)
+def test_collapse(case: Case, values: dict[str, bool], passed: bool, says: str) -> None:
+    case.put("reports/pretrain.json", PRETRAIN | values)
+    verdict = case.ask(not_collapsed)
+    assert (verdict.passed, verdict.judged) == (passed, True)
+    assert says in verdict.description
+    assert verdict.numbers == {"effective_rank": 31.5, "feature_std": 0.4}
+
+
+@pytest.mark.parametrize(
+    ("ours", "random", "passed", "says"),
+    [
+        ({"0.01": 60.0, "0.1": 70.0}, {"0.01": 50.0, "0.1": 65.0}, True, "65.00 % against 57.50 %"),
+        ({"0.01": 49.0, "0.1": 70.0}, {"0.01": 50.0, "0.1": 65.0}, True, "59.50 % against 57.50 %"),
+        ({"0.01": 50.0}, {"0.01": 50.0}, False, "50.00 % against 50.00 %"),
+        ({"0.01": None, "0.1": 60.0}, {"0.01": None, "0.1": 61.0}, False, "60.00 % against 61.00 %"),
+        ({"0.01": None}, {"0.01": None}, True, "nothing to compare: no labelled test images"),
+        ({}, {}, True, "nothing to compare: no labelled test images"),
+    ],
+)
+def test_probe_against_random_init(
+    case: Case, ours: dict[str, float | None], random: dict[str, float | None], passed: bool, says: str
+) -> None:
+    report = {
+        "simclr": {"linear_top1": ours},
+        "random_init": {"linear_top1": random},
+        "reason": "no labelled test images",
+    }
+    case.put("reports/linear_eval.json", report)
+    verdict = case.ask(probe_beats_random_init)
+    assert (verdict.passed, verdict.judged) == (passed, True)
+    assert says in verdict.description
+
+
+def test_parity(case: Case) -> None:
+    case.put("reports/export.json", EXPORT | {"passed": False})
+    verdict = case.ask(onnx_parity)
+    assert (verdict.passed, verdict.judged) == (False, True)
+    assert verdict.description == "lowest cosine 0.999999, largest difference 1e-05 on 64 images"
+
+
+def test_drift_is_a_warning_with_every_number(case: Case) -> None:
+    case.put(EMBEDDING_DRIFT, DRIFT)
+    verdict = case.ask(embedding_drift)
+    assert (verdict.passed, verdict.severity) == (False, "warning")
+    assert verdict.description == "drift: to v0.0.3 the new images differ"
+    assert verdict.numbers == {
+        "champion": "v0.0.3",
+        "bundle": "0123456789ab",
+        "batch": "0001",
+        "images": "3 new, 0 earlier",
+        "novel_share": 0.27,
+        "novel_share/threshold": 0.05,
+        "mmd_p_value": 0.005,
+    }
+
+
+@pytest.mark.parametrize("report", [NOT_JUDGED, DRIFT | {"verdict": "none"}])
+def test_without_drift_it_passes_with_the_advice(case: Case, report: dict[str, Any]) -> None:
+    case.put(EMBEDDING_DRIFT, report)
+    verdict = case.ask(embedding_drift)
+    assert verdict.passed
+    assert report["advice"] in verdict.description
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]", "{}", '{"verdict": NaN}', json.dumps(DRIFT | {"statistics": 3})])
+def test_a_drift_report_that_is_missing_or_broken_is_a_warning_that_does_not_pass(case: Case, text: str | None) -> None:
+    if text is not None:
+        case.put(EMBEDDING_DRIFT, text)
+    verdict = case.ask(embedding_drift)
+    assert (verdict.passed, verdict.severity, verdict.judged) == (False, "warning", False)
+    assert verdict.description.startswith(EMBEDDING_DRIFT)
+    assert "run the stage" in verdict.description
