@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 EXTRAS := --extra train --extra pipeline --extra s3 --extra postgres --extra ray --extra serve --extra search --extra docs --extra dev
 
-.PHONY: demo ui test test-fast docs coverage package bench soak format lock help
+.PHONY: demo ui test test-fast docs coverage package bench soak reference format lock help
 
 demo: .venv/installed ## raw images to a served encoder in ./demo, through Dagster
 	simclr demo demo
@@ -40,6 +40,9 @@ bench: .venv/bench-installed ## pretraining side by side with pinned peers; --js
 
 soak: .venv/installed ## 200 kills of a pretraining on two processes; then every byte has to be right
 	python -m benchmarks.pretrain_soak --kills 200
+
+reference: .venv/installed ## the comments of params.yaml and docs/reference, written from the code
+	python -m pipeline.cli.reference
 
 format: .venv/installed ## by ruff, with the fixes that it is sure of
 	ruff format .

@@ -238,9 +238,7 @@ class ReleaseConfig(Block):
     registry: str = Field(
         default="registry", description="folder that servers read; a relative one is in the workspace"
     )
-    require_remote: bool = Field(
-        default=False, description="true: never release what only this machine's DVC cache holds"
-    )
+    require_remote: bool = Field(default=False, description="never release what only this machine's DVC cache holds")
     author: str = Field(default="simclr-bot", description="author of the commits and tags of a release")
     email: str = Field(default="simclr-bot@localhost", description="e-mail address of that author")
 

@@ -25,10 +25,9 @@ def describe_block(model: type[Block]) -> str:
 
 
 def describe(field: FieldInfo) -> str:
-    """What the knob means; for a nested block without a description of its own, what the block is."""
-    model = nested(field)
-    text = field.description or (describe_block(model) if model else "")
-    return f"{text.removesuffix('.')}."
+    """What the knob means, as sentences."""
+    text = _text(field)
+    return f"{text[0].upper()}{text[1:].removesuffix('.')}."
 
 
 def nested(field: FieldInfo) -> type[Block] | None:
@@ -90,7 +89,7 @@ def _comments(mapping: yaml.MappingNode, model: type[Block]) -> Iterator[tuple[i
     for key, value in mapping.value:
         field = model.model_fields[key.value]
         block = nested(field)
-        comment = _first_sentence(describe(field))
+        comment = _first_sentence(_text(field))
         if block and isinstance(value, yaml.MappingNode) and not value.flow_style:
             yield key.start_mark.line, key.end_mark.column + 1, comment
             yield from _comments(value, block)
@@ -101,6 +100,12 @@ def _comments(mapping: yaml.MappingNode, model: type[Block]) -> Iterator[tuple[i
 
 def _set_comment(lines: list[str], line: int, column: int, comment: str) -> None:
     lines[line] = f"{lines[line][:column]:<{COMMENT_COLUMN - 2}}  # {comment}"
+
+
+def _text(field: FieldInfo) -> str:
+    """Its own description, or that of the block that it holds."""
+    block = nested(field)
+    return field.description or (describe_block(block) if block else "")
 
 
 def _first_sentence(text: str) -> str:

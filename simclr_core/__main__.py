@@ -75,7 +75,7 @@ STAGES = {
 
 def main(arguments: list[str]) -> int:
     """Run one stage; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     # Processes of a group say the same things; the first one's word is enough.
     level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR
     logging.basicConfig(format="%(message)s", level=level)
@@ -105,14 +105,15 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The command line; docs/reference/commands.md is written from it as well."""
     description, _, epilog = (__doc__ or "").partition("\n\n")
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("simclr_core", description=description, epilog=epilog, formatter_class=formatter)
     parser.add_argument("--workspace", type=Path, default=Path(), metavar="DIR", help="default: the current folder")
     stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
     for name, stage in STAGES.items():
-        command = stages.add_parser(name, help=stage.help)
+        command = stages.add_parser(name, help=stage.help, description=f"{stage.help[0].upper()}{stage.help[1:]}.")
         for argument, settings in stage.arguments.items():
             command.add_argument(argument, **settings)
     return parser

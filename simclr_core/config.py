@@ -18,7 +18,7 @@ CROP_SCALE = "area of the crop over the area of the image: [lowest, highest]"
 class EncoderConfig(Block):
     """The network whose output is kept. See ``simclr_core.model.encoder``."""
 
-    name: str = Field(default="resnet18", description="resnet10, or any classification model of torchvision")
+    name: str = Field(default="resnet18", description="network: resnet10, or any classification model of torchvision")
     width: Positive = Field(default=1.0, description="factor on the number of channels of a ResNet")
     stem: Literal["imagenet", "cifar", "compact"] = Field(
         default="imagenet",

@@ -20,12 +20,14 @@ import pytest
 import yaml
 from dvc.cli import DvcParserError
 from dvc.cli import parse_args as parse_dvc
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from deploy.cli.main import _parser as deploy_parser
+from deploy.cli.main import build_parser as deploy_parser
 from pipeline.cli.main import simclr
+from pipeline.knobs import nested
 from pipeline.params import BLOCKS
 from pipeline.validation.reasons import REASONS, RELEASABLE
+from simclr_core.params import Block as ParamsBlock
 
 ROOT = Path(__file__).parent.parent
 ABOUT = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md")
@@ -214,11 +216,11 @@ def test_shell_text_is_sound(block: Block) -> None:
 def setting_fault(key: str) -> str | None:
     """``gates.max_loss`` exists; ``gates.max_los`` does not."""
     name, *parts = key.split(".")
-    model: Any = BLOCKS[name]
+    block: type[ParamsBlock] | None = BLOCKS[name]
     for part in parts:
-        if not (isinstance(model, type) and issubclass(model, BaseModel)) or part not in model.model_fields:
+        if block is None or part not in block.model_fields:
             return f"{key}: no such key"
-        model = model.model_fields[part].annotation
+        block = nested(block.model_fields[part])
     return None
 
 
@@ -239,6 +241,9 @@ def test_an_invented_setting_is_found() -> None:
     assert setting_fault(key)
     (key,) = settings("simclr run --set pretrain.augmentation.blurr=1")
     assert setting_fault(key)
+    assert setting_fault("pretrain.queue.length")
+    assert setting_fault("pretrain.epochs.more")
+    assert setting_fault("pretrain.queue.size") is None
 
 
 @pytest.mark.parametrize("block", [block for block in ALL_BLOCKS if block.language == "yaml"], ids=str)
@@ -288,6 +293,23 @@ def test_environment_variables_are_read_somewhere(page: Path) -> None:
     # Each password may also be in a file, whose variable the code makes up of the other's name.
     bare = {re.sub("(?<=_PASSWORD)_FILE$", "", name) for name in names}
     assert sorted(name for name in bare if not re.search(rf"\b{name}\b", sources())) == []
+
+
+def variables_without_description(page: str) -> list[str]:
+    """The variables that programs or deployment files name, and the page does not; `SIMCLR_ALERT_*` is not a name."""
+    named = re.findall(r"\bSIMCLR_[A-Z_]*[A-Z]\b", sources())
+    return sorted({name for name in named if f"`{name}`" not in page})
+
+
+def test_every_environment_variable_is_described() -> None:
+    page = (ROOT / "docs" / "reference" / "environment.md").read_text(encoding="utf-8")
+    assert variables_without_description(page) == []
+
+
+def test_a_variable_that_is_not_described_is_found() -> None:
+    assert len(variables_without_description("")) > 20
+    page = " ".join(f"`{name}`" for name in variables_without_description(""))
+    assert variables_without_description(page.replace("`SIMCLR_UI_HOSTS`", "`SIMCLR_UI_HOST`")) == ["SIMCLR_UI_HOSTS"]
 
 
 @cache

@@ -42,7 +42,7 @@ exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a sub-command and return its exit code; print an error as one line to standard error."""
-    options = _parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     try:
         code: int = options.run(options)
         sys.stdout.flush()
@@ -132,7 +132,8 @@ def _load_encoder(options: argparse.Namespace, threads: int | None = None) -> En
     return load(options.bundle, threads or options.threads, options.providers.split(","), options.variant)
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The command line; docs/reference/commands.md is written from it as well."""
     from deploy.cli import index as index_cli
     from deploy.cli import serve as serve_cli
 

@@ -84,8 +84,8 @@ def test_modules_that_the_blocks_name_exist() -> None:
 def test_a_block_is_described_by_the_first_paragraph_of_its_docstring() -> None:
     assert knobs.describe_block(Paint) == "How a wall is painted. With a brush, see ``brush``."
     assert knobs.describe(House.model_fields["walls"]) == "How a wall is painted. With a brush, see ``brush``."
-    assert knobs.describe(House.model_fields["primer"]) == "what comes below; null: nothing."
-    assert knobs.describe(Paint.model_fields["coats"]) == "number of coats. Two are enough."
+    assert knobs.describe(House.model_fields["primer"]) == "What comes below; null: nothing."
+    assert knobs.describe(Paint.model_fields["coats"]) == "Number of coats. Two are enough."
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_every_key_is_there_with_a_description() -> None:
 def test_descriptions_are_those_of_the_models_with_what_is_allowed() -> None:
     fields = shown()
     monitor = PretrainConfig.model_fields["monitor_images"].description
-    assert fields["pretrain.monitor_images"][1] == f"{monitor}. Allowed: a whole number, at least 16."
+    assert fields["pretrain.monitor_images"][1] == f"T{monitor[1:]}. Allowed: a whole number, at least 16."
     assert fields["pretrain.temperature"][1].endswith(" Allowed: a number, above 0.")
     assert fields["pretrain.optimizer"][1].endswith(" Allowed: sgd, lars, or adamw.")
     assert fields["pretrain.init"][1].endswith(" Allowed: scratch or champion.")
@@ -70,7 +70,7 @@ def test_a_block_is_described_by_its_field_or_by_what_it_is() -> None:
     assert fields["ingest"][1] == "How new files become raw batches."
     assert fields["pretrain.warm_start"][1].startswith("What differs when pretraining continues from a champion.")
     queue = PretrainConfig.model_fields["queue"].description
-    assert fields["pretrain.queue"][1] == f"{queue}."
+    assert fields["pretrain.queue"][1] == f"N{queue[1:]}."
 
 
 @pytest.mark.parametrize(
