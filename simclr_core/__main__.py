@@ -26,8 +26,11 @@ from typing import Any, NamedTuple
 
 from deploy.errors import DeployError
 from deploy.failure import ADVICE, describe
+from simclr_core import wait_policy
 from simclr_core.errors import SimclrError
 from simclr_core.reporter import fail
+
+logger = logging.getLogger(__name__)
 
 
 class Stage(NamedTuple):
@@ -36,6 +39,7 @@ class Stage(NamedTuple):
     module: str
     help: str
     arguments: Mapping[str, Mapping[str, Any]] = {}
+
 
 
 STAGES = {
@@ -93,6 +97,7 @@ def main(arguments: list[str]) -> int:
 
 def _run(options: argparse.Namespace, arguments: list[str]) -> int:
     """Stages are imported here, so that ``--help`` and a faulty command line do not wait for torch."""
+    logger.info(wait_policy.apply())
     if options.stage == "pretrain":
         from simclr_core import launch
 

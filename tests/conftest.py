@@ -11,6 +11,10 @@ import pytest
 import yaml
 from PIL import Image
 
+# Tests run next to each other, as do the processes that they start. OpenMP, which comes with torch, reads this once.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
 import deploy.failpoint
 from simclr_core.data.shards import DatasetCard, Sample, write_card, write_shards
 from simclr_core.pretraining import initial

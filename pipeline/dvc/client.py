@@ -195,7 +195,9 @@ def _failure(stage: str, outcomes: Sequence[Outcome], printed: Sequence[str], lo
     lines = [line for line in said.split("\n") if line]
     errors = [line for line in lines if line.startswith("error: ")]
     silent = not lines or lines[-1].startswith("> ")  # DVC shows the command before it runs it
-    cause = errors[-1] if errors else verdict.rpartition(", ")[2] if silent else lines[-1]
+    exit_code = verdict.rpartition(", ")[2]
+    killed = exit_code.startswith("exited with -")  # then its last line says what it did, not what ended it
+    cause = errors[-1] if errors else exit_code if silent or killed else lines[-1]
     return StageFailedError(
         f"stage {stage}: {cause.removeprefix('error: ')} (all of its output: {log}; "
         "once the cause is fixed, `simclr run` goes on with this stage)"

@@ -91,6 +91,7 @@ def test_python_in_dvc_yaml_is_this_python_and_ignores_what_lies_in_the_workspac
                 ("echo almost; echo 'ValueError: bad number' >&2; exit 1", "ValueError: bad number"),
                 ("printf 'no end of line'; exit 1", "no end of line"),
                 ("kill -9 $$", "exited with -9"),
+                ("echo epoch 3 of 40; kill -9 $$", "exited with -9"),
             )
         ),
     ],
