@@ -34,7 +34,20 @@ def emit(event: str, **fields: object) -> None:
 def record_timing(stage: str, *, workspace: Path = Path(), **numbers: float) -> None:
     """Write the durations (seconds) and rates of a stage to ``.simclr/timings/<stage>.json`` of the workspace."""
     rounded = {name: round(number, 3) for name, number in numbers.items()}
-    write_atomically(workspace / ".simclr" / "timings" / f"{stage}.json", json.dumps(rounded, indent=2) + "\n")
+    write_atomically(_timing(stage, workspace), json.dumps(rounded, indent=2) + "\n")
+
+
+def read_timing(stage: str, workspace: Path) -> dict[str, float]:
+    """What ``record_timing`` wrote of a stage; nothing where it has not run on this machine, or cannot be read."""
+    try:
+        numbers: dict[str, float] = json.loads(_timing(stage, workspace).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return numbers
+
+
+def _timing(stage: str, workspace: Path) -> Path:
+    return workspace / ".simclr" / "timings" / f"{stage}.json"
 
 
 def fail(error: object, code: int = 2) -> int:

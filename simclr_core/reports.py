@@ -19,7 +19,6 @@ from pydantic import TypeAdapter, ValidationError
 from deploy.artifact import write_atomically
 from simclr_core.errors import ReportError
 
-TIMINGS = ".simclr/timings"
 Parsed = TypeVar("Parsed")
 
 
@@ -249,7 +248,7 @@ class CompareReport(Report):
 class LatencyReport(Report):
     """Medians on one thread of this machine; the ids of both bundles tell whether it is about those at hand."""
 
-    path: ClassVar[str] = f"{TIMINGS}/latency.json"
+    path: ClassVar[str] = ".simclr/timings/latency.json"
 
     bundle: str
     champion: str | None
@@ -292,6 +291,13 @@ def known(workspace: Path, model: type[AnyReport], path: str | None = None) -> A
     """As ``read``, but None for what cannot be read: to complain about it is the gates' part."""
     with suppress(ReportError):
         return read(workspace, model, path)
+    return None
+
+
+def known_in(content: object, model: type[Parsed]) -> Parsed | None:
+    """As ``parse``, but None for what does not fit."""
+    with suppress(ReportError):
+        return parse(content, model, "it")
     return None
 
 

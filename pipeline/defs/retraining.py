@@ -15,7 +15,7 @@ import dagster as dg
 from pipeline.config import RetrainingConfig
 from pipeline.defs.failures import explain
 from pipeline.errors import ParamsError
-from pipeline.retraining.decide import Champion, Inbox, LastRun, Policy, Run, Skip, decide
+from pipeline.retraining.decide import Inbox, LastRun, Policy, Run, Skip, decide
 from pipeline.runs.dagster_internals import WILL_RETRY_TAG
 from pipeline.workspace import Workspace
 from simclr_core.params import read_block
@@ -121,8 +121,8 @@ def _decide(
     from pipeline.release.releases import open_releases
 
     current = open_releases(workspace).history.current
-    champion = Champion(current.name) if current else None
-    return decide(found, last_run(instance, found.digest), champion, now, policy)
+    released = current.name if current else None
+    return decide(found, last_run(instance, found.digest), released, now, policy)
 
 
 def _request(answer: Run, workspace: Workspace) -> dg.RunRequest:

@@ -1,18 +1,14 @@
 """The champion: the released encoder that the next candidate has to beat, as an explicit input of the graph.
 
-models/champion is a copy of what is released. It moves only at the beginning of a run that has something to compute:
-then it is pinned, so that what a finished run has been compared with stays what it was.
-
-    models/champion/champion.json    version, commit, bundle id, and the reports that were committed with it
-    models/champion/bundle/          copies of the released models/bundle and models/pretrained,
-    models/champion/pretrained/      absent before the first release
+models/champion is a copy of what is released (``simclr_core.champion`` says what is in it). It moves only at the
+beginning of a run that has something to compute: then it is pinned, so that what a finished run has been compared with
+stays what it was.
 """
 
 import json
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from deploy.artifact import publish, verify
 from deploy.errors import ArtifactError
@@ -24,18 +20,10 @@ from pipeline.release.facts import reports
 from pipeline.release.releases import Releases, open_releases
 from pipeline.release.versions import Version
 from pipeline.workspace import Workspace
+from simclr_core.champion import Champion
+from simclr_core.reports import known
 
 BUNDLE, PRETRAINED = "models/bundle", "models/pretrained"
-
-
-@dataclass(frozen=True)
-class Champion:
-    """What models/champion holds; all is None and empty before the first release."""
-
-    version: str | None = None
-    commit: str | None = None
-    bundle: str | None = None
-    reports: dict[str, Any] = field(default_factory=dict)
 
 
 def pin(workspace: Workspace) -> Champion:
@@ -63,9 +51,9 @@ def _read(target: Path) -> Champion | None:
     """None where there is nothing, or nothing that can be trusted."""
     try:
         verify(target)
-        return Champion(**json.loads((target / "champion.json").read_text(encoding="utf-8")))
-    except (ArtifactError, OSError, ValueError, TypeError):
+    except (ArtifactError, OSError):
         return None
+    return known(target.parents[1], Champion)
 
 
 def _restore(root: Path, target: Path) -> Champion | None:
@@ -83,7 +71,7 @@ def _restore(root: Path, target: Path) -> Champion | None:
 
 def _write(releases: Releases, target: Path, now: Version | None) -> Champion:
     if now is None:
-        pinned = Champion()
+        pinned = Champion(None)
         with publish(target, replace=True) as work:
             _write_card(work, pinned)
         return pinned

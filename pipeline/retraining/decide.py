@@ -37,13 +37,6 @@ class LastRun:
 
 
 @dataclass(frozen=True)
-class Champion:
-    """The released encoder."""
-
-    version: str
-
-
-@dataclass(frozen=True)
 class Policy:
     """The block ``retraining`` of params.yaml, as far as it decides."""
 
@@ -67,16 +60,15 @@ class Skip:
     reason: str
 
 
-def decide(
-    inbox: Inbox, last_run: LastRun | None, champion: Champion | None, clock: datetime, policy: Policy
-) -> Run | Skip:
+def decide(inbox: Inbox, last_run: LastRun | None, released: str | None, clock: datetime, policy: Policy) -> Run | Skip:
     """Decide from what is in the inbox and what was done about it.
 
     Args:
         last_run: see ``LastRun``; None when there is no such run.
+        released: the version that serves, if there is one.
         clock: the present time, with a time zone, as ``inbox.last_change`` has one.
     """
-    since = f" since {champion.version}" if champion else ""
+    since = f" since {released}" if released else ""
     same = last_run is not None and last_run.digest == inbox.digest
     if last_run is not None and last_run.status == "going_on":
         which = "with these images " if same else ""

@@ -8,10 +8,8 @@ and their answers to the labelled test images are counted in pairs. An index of 
 the candidate's as well: who may exchange the encoder without embedding everything again?
 """
 
-import json
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import deploy
-from deploy.artifact import verify
 from deploy.bundle import MODEL
-from deploy.errors import ImageError
 from simclr_core import reports
+from simclr_core.champion import champion_bundle, read_champion
 from simclr_core.config import CompareConfig
 from simclr_core.data.shards import ShardedImages, read_card
-from simclr_core.errors import CheckpointError, DatasetError, NonFiniteFeaturesError
+from simclr_core.evaluation.embeddings import embed
 from simclr_core.evaluation.images import EvaluationImages, missing_labels
 from simclr_core.evaluation.knn import knn_predict, nearest
 from simclr_core.evaluation.linear_probe import fit_probe, ranked_classes
@@ -35,7 +32,6 @@ from simclr_core.reports import CompareReport, Megabytes, OldIndex, Paired
 
 ALL_LABELS = "1.0"
 SEED = 0  # of the validation folds by which the probe's L2 is chosen
-BATCH = 64  # images that onnxruntime gets at a time; only embeddings are kept
 
 
 @dataclass(frozen=True)
@@ -66,11 +62,12 @@ def run(workspace: Path) -> None:
     classes = len(read_card(prepared).classes)
     train, test = (EvaluationImages.of(ShardedImages(prepared / split)) for split in ("train", "test"))
     bundles = {"candidate": workspace / "models" / "bundle"}
-    version, champion = read_champion(workspace / "models" / "champion")
-    if champion:
-        bundles["champion"] = champion
+    champion = read_champion(workspace)
+    released, version = champion_bundle(workspace, champion), champion.version
+    if released:
+        bundles["champion"] = released
     unlabelled = missing_labels(train, test)
-    reason = unlabelled or (None if champion else "no encoder has been released yet")
+    reason = unlabelled or (None if released else "no encoder has been released yet")
     if reason:
         print(f"compare: nothing to compare: {reason}", file=sys.stderr)
 
@@ -80,7 +77,7 @@ def run(workspace: Path) -> None:
     for name, bundle in bundles.items():
         encoder = deploy.load(bundle)  # also without labels: a bundle that does not load goes no further
         if not unlabelled:
-            embedded[name] = Embedded(embed(encoder, train, name), embed(encoder, test, name))
+            embedded[name] = Embedded(*(embed(encoder, one.images, one.positions, name) for one in (train, test)))
             answers[name] = answer(embedded[name], train, test, classes, config)
             emit("progress", stage="compare", message=f"{name}: {_summary(answers[name])}")
     report = CompareReport(
@@ -97,44 +94,6 @@ def run(workspace: Path) -> None:
     seconds = time.perf_counter() - began
     record_timing("compare", workspace=workspace, seconds=seconds)
     emit("end", stage="compare", message=f"compared with {version or 'nothing'}", seconds=round(seconds, 1))
-
-
-def read_champion(directory: Path) -> tuple[str | None, Path | None]:
-    """Version and bundle of the released encoder, both None before the first release; every file is verified.
-
-    Raises:
-        CheckpointError: the directory is not there, or its parts contradict each other.
-        CorruptArtifactError: a file has changed since the champion was pinned.
-    """
-    if not directory.exists():
-        raise CheckpointError(f"{directory}: not there; `simclr run` pins the released encoder, or that there is none")
-    verify(directory)
-    card, bundle = directory / "champion.json", directory / "bundle"
-    version: str | None = json.loads(card.read_text(encoding="utf-8"))["version"]
-    if (version is not None) != bundle.is_dir():
-        there = "there" if bundle.is_dir() else "missing"
-        advice = f"remove {directory}, and `simclr run` pins the released encoder again"
-        raise CheckpointError(f"{card}: version {version}, but the bundle is {there}; {advice}")
-    return version, bundle if version is not None else None
-
-
-def embed(encoder: deploy.Encoder, split: EvaluationImages, name: str) -> NDArray[np.float32]:
-    """The served embeddings of the labelled images of a split, one batch of images in memory at a time.
-
-    Raises:
-        DatasetError: an image cannot be decoded.
-        NonFiniteFeaturesError: the encoder gives infinities or what is not a number.
-    """
-    files: Iterator[bytes] = (split.images.read(int(position)) for position in split.positions)
-    try:
-        vectors = np.concatenate([part.vectors for part in encoder.embed_iter(files, batch_size=BATCH)])
-    except ImageError as error:
-        raise DatasetError(f"prepared images: {error}; restore them with `dvc checkout --force`") from error
-    if not np.isfinite(vectors).all():
-        raise NonFiniteFeaturesError(
-            f"{name}: embeddings of the prepared images are not finite; export another encoder"
-        )
-    return vectors
 
 
 def answer(

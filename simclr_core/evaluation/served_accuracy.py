@@ -11,12 +11,12 @@ from deploy.bundle import Head
 from deploy.encoder import Encoder
 from simclr_core.data.shards import UNLABELLED, ShardedImages, read_card
 from simclr_core.evaluation.calibration import expected_calibration_error
+from simclr_core.evaluation.embeddings import raw_features
 from simclr_core.evaluation.images import EvaluationImages
 from simclr_core.evaluation.knn import knn_accuracy
 from simclr_core.reports import ClassifierResults, ClassResults, NoResults, ServedAccuracy
 
 MOST_TRAIN, MOST_TEST = 10_000, 5000  # a bound on the time; half a point is 25 test images
-BATCH = 64
 NEIGHBOURS, TEMPERATURE = 20, 0.1  # of the kNN classifier, the defaults of linear_eval
 
 
@@ -44,8 +44,8 @@ class Features:
 
 
 def served_features(encoder: Encoder, images: LabelledImages) -> Features:
-    """Raises ImageError (a prepared image cannot be decoded) and DatasetError."""
-    return Features(*(_embedded(encoder, split) for split in (images.train, images.test)))
+    """Raises DatasetError: a prepared image cannot be decoded."""
+    return Features(*(raw_features(encoder, split.images, split.positions) for split in (images.train, images.test)))
 
 
 def accuracies(features: Features, images: LabelledImages, head: Head | None) -> ServedAccuracy:
@@ -98,12 +98,6 @@ def _labelled(images: ShardedImages, most: int) -> EvaluationImages:
 def spread(count: int, most: int) -> NDArray[np.int64]:
     """At most ``most`` positions, spread evenly over ``count``."""
     return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
-
-
-def _embedded(encoder: Encoder, split: EvaluationImages) -> NDArray[np.float32]:
-    files = (split.images.read(int(position)) for position in split.positions)
-    parts = [part.vectors for part in encoder.embed_iter(files, BATCH, normalize=False)]
-    return np.concatenate([np.empty((0, encoder.info["dim"]), np.float32), *parts])
 
 
 def _percent(right: NDArray[np.bool_]) -> float | None:

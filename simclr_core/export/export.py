@@ -59,7 +59,7 @@ def run(workspace: Path) -> None:
 
     Raises:
         SimclrError: ConfigError, CheckpointError, DatasetError, or ParityError, and no bundle was written.
-        ImageError: a prepared image cannot be decoded.
+        ImageError: an image of the parity check cannot be decoded.
     """
     began = time.perf_counter()
     config = read_block(workspace / "params.yaml", "export", ExportConfig)

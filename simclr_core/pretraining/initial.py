@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.artifact import identity, publish, verify
+from simclr_core.champion import read_champion
 from simclr_core.config import PretrainConfig
 from simclr_core.errors import InitialError
 from simclr_core.params import read_block
@@ -45,12 +46,13 @@ def run(workspace: Path) -> None:
     Raises:
         ConfigError: params.yaml has no usable block ``pretrain``.
         ArtifactError: the champion is damaged; nothing of it was parsed.
-        InitialError: there is no models/champion, or its network is of another architecture.
+        ChampionError: there is no models/champion.
+        InitialError: its network is not there, or of another architecture.
     """
     config = read_block(workspace / "params.yaml", "pretrain", PretrainConfig)
     champion, version = workspace / "models" / "champion", None
     if config.init == "champion":
-        version = _version(champion)
+        version = _version(workspace)
         if version is None:
             logger.warning("pretrain.init is champion, but nothing has been released yet: starting from scratch")
         else:
@@ -98,14 +100,11 @@ def _read(directory: Path) -> Start:
     return Start(identity(directory), card["version"], directory / "pretrained")
 
 
-def _version(champion: Path) -> str | None:
+def _version(workspace: Path) -> str | None:
     """The released version that ``models/champion`` was pinned to, None before the first release."""
-    if not champion.exists():
-        raise InitialError(f"{champion}: not there; `simclr run` pins the released encoder, or that there is none")
-    verify(champion)
-    version: str | None = json.loads((champion / "champion.json").read_text(encoding="utf-8"))["version"]
-    if version is not None and not (champion / "pretrained").is_dir():
-        raise InitialError(f"{champion}: {version} has no pretrained network; set pretrain.init: scratch")
+    version, directory = read_champion(workspace).version, workspace / "models" / "champion"
+    if version is not None and not (directory / "pretrained").is_dir():
+        raise InitialError(f"{directory}: {version} has no pretrained network; set pretrain.init: scratch")
     return version
 
 

@@ -16,7 +16,7 @@ from deploy.artifact import MANIFEST, publish
 from deploy.errors import BundleInterfaceError, CorruptArtifactError, MissingArtifactError
 from deploy.images.preprocess import Preprocessing, decode
 from simclr_core.data.shards import ShardedImages
-from simclr_core.errors import CheckpointError, DatasetError, NonFiniteFeaturesError
+from simclr_core.errors import ChampionError, DatasetError, NonFiniteFeaturesError
 from simclr_core.evaluation import compare
 from simclr_core.evaluation.linear_probe import fit_probe, ranked_classes
 from tests.conftest import write_prepared
@@ -254,9 +254,9 @@ FAULTS: list[tuple[Callable[[Path], None], type[Exception], str]] = [
     (another_version, CorruptArtifactError, r"champion\.json: its SHA-256 differs"),
     (exchange_bundle_json, BundleInterfaceError, "export the bundle again"),
     (no_candidate, MissingArtifactError, "models/bundle"),
-    (no_champion_folder, CheckpointError, "models/champion: not there; `simclr run` pins"),
-    (version_without_bundle, CheckpointError, "version v0.0.3, but the bundle is missing; remove"),
-    (bundle_without_version, CheckpointError, "version None, but the bundle is there; remove"),
+    (no_champion_folder, ChampionError, "models/champion: not there; `simclr run` pins"),
+    (version_without_bundle, ChampionError, "version v0.0.3, but the bundle is missing; remove"),
+    (bundle_without_version, ChampionError, "version None, but the bundle is there; remove"),
     (not_a_number, NonFiniteFeaturesError, "candidate: embeddings of the prepared images are not finite"),
     (broken_image, DatasetError, "prepared images: image 0: .*dvc checkout"),
 ]

@@ -14,7 +14,7 @@ import yaml
 from deploy.artifact import identity, publish, verify
 from deploy.errors import CorruptArtifactError
 from simclr_core.config import PretrainConfig
-from simclr_core.errors import InitialError
+from simclr_core.errors import ChampionError, InitialError
 from simclr_core.params import read_block
 from simclr_core.pretraining import initial
 from tests.conftest import TINY_PARAMS
@@ -195,7 +195,7 @@ def test_a_champion_that_is_missing_or_has_no_network(workspace: Path) -> None:
     with pytest.raises(InitialError, match=r"v0\.0\.1 has no pretrained network; set pretrain\.init: scratch"):
         initial.run(workspace)
     shutil.rmtree(workspace / "models" / "champion")
-    with pytest.raises(InitialError, match="models/champion: not there; `simclr run` pins the released encoder"):
+    with pytest.raises(ChampionError, match="models/champion: not there; `simclr run` pins the released encoder"):
         initial.run(workspace)
 
 
