@@ -38,9 +38,10 @@ from pipeline import params
 from pipeline import workspace as workspaces
 from pipeline.config import ValidateConfig
 from pipeline.ingest.ingest import ingest
+from pipeline.reports import Outcome
 from pipeline.validation import manifest
 from pipeline.validation.drift import drift
-from pipeline.validation.evaluate import Outcome, evaluate, tables
+from pipeline.validation.evaluate import evaluate, tables
 from pipeline.validation.expectations import Expectation, expectations
 from pipeline.validation.probe.probe import probe
 from pipeline.validation.probe.scan import Limits, scan

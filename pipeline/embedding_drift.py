@@ -12,47 +12,35 @@ novel.png, the most novel images, each beside the earlier one that is nearest to
 """
 
 import io
-import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 from PIL import Image
 
 import deploy
-from deploy.artifact import verify, write_atomically
-from deploy.errors import ImageError
+from deploy.artifact import write_atomically
 from pipeline.config import EmbeddingDriftConfig
 from pipeline.errors import ValidationError
 from pipeline.params import read
+from pipeline.reports import DriftVerdict, EmbeddingDriftReport, Novelty, ReleasedEncoder
 from pipeline.stage import run_stage
 from pipeline.validation import manifest
 from pipeline.validation.drift.calibration import CLASSIFIER
-from pipeline.validation.drift.distances import Array
 from pipeline.validation.drift.embeddings import MMD, NOVEL, Comparison, compare, most_novel
 from pipeline.validation.report.thumbnails import TILE, contact_sheet
 from pipeline.workspace import Workspace
+from simclr_core import reports
+from simclr_core.champion import champion_bundle, read_champion
 from simclr_core.data.shards import ShardedImages
+from simclr_core.evaluation.embeddings import embed
 from simclr_core.reporter import emit, record_timing
 
-Verdict = Literal["none", "drift", "not judged"]
-
 SHOWN = 12
-BATCH = 64  # images that onnxruntime gets at a time
 STALE = "data/prepared is not of this data/manifest; run `simclr run --select prepare`"
-
-
-@dataclass(frozen=True)
-class Champion:
-    """The encoder that looks; all is None before the first release."""
-
-    version: str | None = None
-    bundle: str | None = None
-    preprocessing: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,34 +52,25 @@ class Sample:
     new: list[str]
 
 
-@dataclass(frozen=True)
-class Novelty:
-    """One of the newest images, the earlier one nearest to it, and how far their embeddings are apart (0 to 2)."""
-
-    sha256: str
-    nearest: str
-    distance: float
-
-
 def run(workspace: Workspace) -> None:
     """Compare the newest batch with the earlier ones through the eyes of ``models/champion``.
 
     Raises:
         DeployError: the champion is damaged.
-        DatasetError: the prepared images are damaged.
-        ValidationError: they are not those of the manifest, or there is no models/champion.
+        SimclrError: there is no models/champion, the prepared images are damaged, or their embeddings are not finite.
+        ValidationError: the prepared images are not those of the manifest.
     """
     began = time.monotonic()
     config = read(workspace).embedding_drift
     images = ShardedImages(workspace.prepared / "train")
-    encoder, champion = _load(workspace.root / "models" / "champion")
+    encoder, champion = _load(workspace.root)
     sample = choose(workspace.manifest, config)
     why_not = _why_not(sample, champion, config)
     comparison, novel, positions = None, list[Novelty](), dict[str, int]()
     if encoder and not why_not:
         positions = find(images, [*sample.reference, *sample.new])
         reference, new = (
-            _embed(encoder, images, [positions[sha256] for sha256 in hashes])
+            embed(encoder, images, [positions[sha256] for sha256 in hashes], "champion")
             for hashes in (sample.reference, sample.new)
         )
         comparison = compare(reference, new, auroc=config.auroc, novel_share=config.novel_share)
@@ -101,10 +80,9 @@ def run(workspace: Workspace) -> None:
         ]
     result = report(sample, champion, comparison, novel, why_not)
     pictures = [_thumbnail(images.read(positions[sha256])) for one in novel for sha256 in (one.sha256, one.nearest)]
-    write_atomically(workspace.reports / "novel.png", draw(result, novel, pictures))
-    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
-    write_atomically(workspace.reports / "embedding_drift.json", text)
-    told = f"embedding drift {result['verdict']}: {result['advice']}"
+    write_atomically(workspace.reports / "novel.png", draw(result, pictures))
+    reports.write(workspace.root, result)
+    told = f"embedding drift {result.verdict}: {result.advice}"
     print(told)
     emit("progress", stage="embedding_drift", message=told)
     record_timing("embedding_drift", workspace=workspace.root, seconds=time.monotonic() - began)
@@ -122,32 +100,36 @@ def choose(folder: Path, config: EmbeddingDriftConfig) -> Sample:
 
 
 def report(
-    sample: Sample, champion: Champion, comparison: Comparison | None, novel: Sequence[Novelty], why_not: str | None
-) -> dict[str, Any]:
+    sample: Sample,
+    champion: ReleasedEncoder,
+    comparison: Comparison | None,
+    novel: Sequence[Novelty],
+    why_not: str | None,
+) -> EmbeddingDriftReport:
     """What reports/embedding_drift.json says."""
     statistics = comparison.statistics if comparison else ()
     effects = {one.name: one.effect for one in statistics}
     verdict, advice = _conclude(champion, comparison, why_not)
-    return {
-        "verdict": verdict,
-        "batch": sample.batch,
-        "champion": asdict(champion),
-        "reference_images": len(sample.reference),
-        "batch_images": len(sample.new),
-        "auroc": effects.get(CLASSIFIER),
-        "mmd": effects.get(MMD),
-        "mmd_p_value": comparison.mmd_p_value if comparison else None,
-        "novel_share": effects.get(NOVEL),
-        "statistics": [vars(one) for one in statistics],
-        "novel": [asdict(one) for one in novel],
-        "advice": advice,
-    }
+    return EmbeddingDriftReport(
+        verdict=verdict,
+        batch=sample.batch,
+        champion=champion,
+        reference_images=len(sample.reference),
+        batch_images=len(sample.new),
+        auroc=effects.get(CLASSIFIER),
+        mmd=effects.get(MMD),
+        mmd_p_value=comparison.mmd_p_value if comparison else None,
+        novel_share=effects.get(NOVEL),
+        statistics=statistics,
+        novel=tuple(novel),
+        advice=advice,
+    )
 
 
-def draw(result: Mapping[str, Any], novel: Sequence[Novelty], pictures: Sequence[Image.Image]) -> bytes:
+def draw(result: EmbeddingDriftReport, pictures: Sequence[Image.Image]) -> bytes:
     """A PNG of the most novel images, each before the earlier one nearest to it, two pairs a row."""
-    captions = [caption for one in novel for caption in (f"new, {one.distance:.2f} from", "the nearest earlier")]
-    title = f"Batch {result['batch']}, drift: {result['verdict']}{'. Its most novel images:' if novel else ''}"
+    captions = [caption for one in result.novel for caption in (f"new, {one.distance:.2f} from", "the nearest earlier")]
+    title = f"Batch {result.batch}, drift: {result.verdict}{'. Its most novel images:' if result.novel else ''}"
     return contact_sheet(title, list(zip(captions, pictures, strict=True)))
 
 
@@ -166,19 +148,17 @@ def find(images: ShardedImages, hashes: Sequence[str]) -> dict[str, int]:
     return dict(zip(hashes, positions.tolist(), strict=True))
 
 
-def _load(directory: Path) -> tuple[deploy.Encoder | None, Champion]:
+def _load(workspace: Path) -> tuple[deploy.Encoder | None, ReleasedEncoder]:
     """The released encoder; none before the first release."""
-    if not directory.exists():
-        raise ValidationError(f"{directory}: not there; `simclr run` pins the released encoder, or that there is none")
-    verify(directory)
-    version = json.loads((directory / "champion.json").read_text(encoding="utf-8"))["version"]
-    if version is None:
-        return None, Champion()
-    encoder = deploy.load(directory / "bundle")
-    return encoder, Champion(version, encoder.info["id"], encoder.info["preprocessing"])
+    champion = read_champion(workspace)
+    bundle = champion_bundle(workspace, champion)
+    if bundle is None:
+        return None, ReleasedEncoder()
+    encoder = deploy.load(bundle)
+    return encoder, ReleasedEncoder(champion.version, encoder.info["id"], encoder.info["preprocessing"])
 
 
-def _why_not(sample: Sample, champion: Champion, config: EmbeddingDriftConfig) -> str | None:
+def _why_not(sample: Sample, champion: ReleasedEncoder, config: EmbeddingDriftConfig) -> str | None:
     block, least = "embedding_drift.min_images", config.min_images
     if not config.enabled:
         return "switched off by embedding_drift.enabled"
@@ -193,7 +173,9 @@ def _why_not(sample: Sample, champion: Champion, config: EmbeddingDriftConfig) -
     return None
 
 
-def _conclude(champion: Champion, comparison: Comparison | None, why_not: str | None) -> tuple[Verdict, str]:
+def _conclude(
+    champion: ReleasedEncoder, comparison: Comparison | None, why_not: str | None
+) -> tuple[DriftVerdict, str]:
     if comparison is None:
         return "not judged", why_not or ""
     if not comparison.drifted:
@@ -203,18 +185,6 @@ def _conclude(champion: Champion, comparison: Comparison | None, why_not: str | 
         f"to {champion.version} the new images differ from the earlier ones in {beyond}: look at reports/novel.png, "
         "and retrain so that the encoder learns from them"
     )
-
-
-def _embed(encoder: deploy.Encoder, images: ShardedImages, positions: Sequence[int]) -> Array:
-    """float32 [n, dim], of length 1, a few images in memory at a time."""
-    files = (images.read(position) for position in positions)
-    try:
-        vectors = np.concatenate([part.vectors for part in encoder.embed_iter(files, batch_size=BATCH)])
-    except ImageError as error:
-        raise ValidationError(f"prepared images: {error}; restore them with `dvc checkout --force`") from error
-    if not np.isfinite(vectors).all():
-        raise ValidationError("the champion's embeddings of prepared images are not finite; release another encoder")
-    return vectors
 
 
 def _thumbnail(data: bytes) -> Image.Image:

@@ -28,9 +28,12 @@ from deploy.images.preprocess import canonicalize, open_image
 from pipeline.errors import GateError
 from pipeline.ingest.raw import read_bytes
 from pipeline.params import read
+from pipeline.reports import ValidationReport
 from pipeline.stage import run_stage
 from pipeline.workspace import Workspace
+from simclr_core import reports
 from simclr_core.data.shards import UNLABELLED, DatasetCard, Sample, portions, write_card, write_shards
+from simclr_core.errors import ReportError
 from simclr_core.reporter import emit, record_timing
 
 LOSSLESS_UP_TO = 128  # pixels of the longer side; below it PNG costs little, and 8-pixel JPEG blocks would be large
@@ -73,7 +76,7 @@ def run(workspace: Workspace) -> None:
     """
     started = time.monotonic()
     params = read(workspace).prepare
-    require_valid(workspace.reports / "validation.json")
+    require_valid(workspace)
     rows = pq.read_table(
         workspace.manifest / "accepted.parquet", columns=["sha256", "batch", "split", "label", "operations"]
     ).to_pylist()
@@ -104,18 +107,18 @@ def run(workspace: Workspace) -> None:
     record_timing("prepare", workspace=workspace.root, seconds=seconds, images_per_second=len(rows) / seconds)
 
 
-def require_valid(report: Path) -> None:
+def require_valid(workspace: Workspace) -> None:
     """Refuse to go on unless validation passed: the same gate whether Dagster, ``dvc repro`` or a person starts it."""
     try:
-        validation = json.loads(report.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise GateError(f"{report.name} is missing; run `simclr run --select validate` first") from None
-    failed = [
-        f"{check['name']} (observed {check['observed']}, threshold {check['threshold']})"
-        for check in validation["expectations"]
-        if check["error"] or (check["severity"] == "critical" and not check["success"])
-    ]
-    if not validation["passed"]:
+        validation = reports.read(workspace.root, ValidationReport)
+    except ReportError as error:
+        raise GateError(f"{error}: `simclr run --select validate`") from None
+    if not validation.passed:
+        failed = [
+            f"{one.name} (observed {one.observed}, threshold {one.threshold})"
+            for one in validation.expectations
+            if not one.holds
+        ]
         raise GateError(
             f"the data contract is broken: {'; '.join(failed)}; look at reports/validation.html, mend the images or the"
             " policy in params.yaml, and run again"

@@ -317,7 +317,7 @@ def parse(content: object, model: type[Parsed], source: str) -> Parsed:
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, one['loc'])) or 'all of it'}: {one['msg']}" for one in error.errors()]
         shown = "; ".join(faults[:3]) + (f" and {len(faults) - 3} more faults" if faults[3:] else "")
-        raise ReportError(f"{source} lacks what is needed: {shown}; was an older version here?") from None
+        raise ReportError(f"{source} lacks what is needed: {shown}; run the stage that writes it again") from None
 
 
 def load_json(path: Path) -> Any:

@@ -1,5 +1,16 @@
 """A report of each kind, as its stage writes it. Tests that need another take ``replace`` of one of these."""
 
+from pipeline.reports import (
+    DriftReport,
+    EmbeddingDriftReport,
+    FoundShape,
+    ImageCounts,
+    Novelty,
+    Outcome,
+    ReleasedEncoder,
+    Statistic,
+    ValidationReport,
+)
 from simclr_core.reports import (
     Accuracies,
     ClassifierResults,
@@ -89,3 +100,36 @@ COMPARE = CompareReport(
     megabytes=Megabytes(4.2, 4.0),
 )
 LATENCY = LatencyReport(bundle="6f" * 32, champion=None, p50_ms=1.234, champion_p50_ms=None, rounds=100)
+VALIDATION = ValidationReport(
+    images=ImageCounts(12, 9, 1, {"truncated": 2, "empty_file": 1}, contents=11, contents_quarantined=2),
+    passed=True,
+    drift=DriftReport(
+        verdict="drift",
+        batch="0002",
+        reference_images=200,
+        batch_images=60,
+        auroc=0.7123,
+        statistics=(Statistic("luma_mean", 0.5, 0.25, True),),
+        shapes=(FoundShape("0002", "red and blue swapped"),),
+        advice="the new images differ",
+    ),
+    expectations=(
+        Outcome("enough_images", "files", "critical", True, 9.0, ">= 1", None, [], None),
+        Outcome("few_truncated", "files", "warning", False, 0.17, "0.1", 2, ["ä", "b"], None),
+        Outcome("columns", "manifest", "info", True, "12 columns", "all", None, [], None),
+    ),
+)
+EMBEDDING_DRIFT = EmbeddingDriftReport(
+    verdict="drift",
+    batch="0002",
+    champion=ReleasedEncoder("v0.0.3", "6f" * 32, {"size": 28, "resize": 28}),
+    reference_images=200,
+    batch_images=60,
+    auroc=0.7123,
+    mmd=0.0712,
+    mmd_p_value=0.005,
+    novel_share=0.27,
+    statistics=(Statistic("novel_share", 0.27, 0.05, True),),
+    novel=(Novelty("ab" * 32, "cd" * 32, 0.8123),),
+    advice="to v0.0.3 the new images differ",
+)

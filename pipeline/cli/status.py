@@ -1,11 +1,12 @@
 """``simclr status``: what is in the workspace, what a run would do, and how good the encoder is."""
 
-from pipeline.cli import summary
 from pipeline.dvc import client
 from pipeline.ingest.raw import batches, read_occurrences
 from pipeline.maintenance import storage
 from pipeline.release.registry import open_registry
 from pipeline.workspace import Workspace
+from simclr_core import reports
+from simclr_core.reports import ExportReport, LinearEvalReport
 
 
 def describe_workspace(workspace: Workspace) -> str:
@@ -18,13 +19,13 @@ def describe_workspace(workspace: Workspace) -> str:
     changed = client.changed_stages(workspace.root)
     lines += [f"{name:<10} {'; '.join(reasons)}" for name, reasons in changed.items()]
     lines.append("next       `simclr run`" if changed else "stages     all up to date")
-    report = summary.collect(workspace)
-    simclr = report["evaluation"]["simclr"]
-    if simclr["knn_top1"] is not None:
-        linear = ", ".join(f"{float(one):.0%} {top1}" for one, top1 in (simclr["linear_top1"] or {}).items())
-        lines.append(f"encoder    top-1: kNN {simclr['knn_top1']}, linear probe by share of labels: {linear}")
-    if report["bundle"]:
-        lines.append(f"bundle     models/bundle, {report['bundle'][:12]}")
+    evaluation = reports.known(workspace.root, LinearEvalReport)
+    export = reports.known(workspace.root, ExportReport)
+    if evaluation and evaluation.simclr.knn_top1 is not None:
+        linear = ", ".join(f"{float(one):.0%} {top1}" for one, top1 in evaluation.simclr.linear_top1.items())
+        lines.append(f"encoder    top-1: kNN {evaluation.simclr.knn_top1}, linear probe by share of labels: {linear}")
+    if export:
+        lines.append(f"bundle     models/bundle, {export.bundle[:12]}")
     registry = open_registry(workspace)
     serving = registry.current()
     if serving:

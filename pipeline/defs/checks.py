@@ -15,11 +15,13 @@ from pipeline.errors import PipelineError
 from pipeline.gates.champion import low_label, old_index, representation
 from pipeline.gates.costs import latency_budget, size_budget
 from pipeline.gates.data_contract import data_contract
-from pipeline.gates.evidence import COMPARISON, Evidence
-from pipeline.gates.stages import EMBEDDING_DRIFT, embedding_drift, not_collapsed, onnx_parity, probe_beats_random_init
+from pipeline.gates.evidence import Evidence
+from pipeline.gates.stages import embedding_drift, not_collapsed, onnx_parity, probe_beats_random_init
 from pipeline.gates.verdict import Gate, Verdict, judge
 from pipeline.release import registry
+from pipeline.reports import EmbeddingDriftReport
 from pipeline.workspace import Workspace
+from simclr_core.reports import CompareReport
 
 SEVERITIES = {"error": dg.AssetCheckSeverity.ERROR, "warning": dg.AssetCheckSeverity.WARN}
 
@@ -58,7 +60,7 @@ def blocking_check(asset: str, gate: Gate, rejects: bool = True) -> dg.AssetChec
 
 @dg.asset_check(
     name="embedding_drift",
-    asset=asset_key(EMBEDDING_DRIFT),
+    asset=asset_key(EmbeddingDriftReport.path),
     description=inspect.getdoc(embedding_drift),
     pool=POOL,
 )
@@ -72,11 +74,11 @@ GATES = (
     blocking_check("models/pretrained", not_collapsed),
     blocking_check("models/probe", probe_beats_random_init),
     blocking_check("models/bundle", onnx_parity),
-    blocking_check(COMPARISON, representation),
-    blocking_check(COMPARISON, low_label),
-    blocking_check(COMPARISON, latency_budget),
-    blocking_check(COMPARISON, size_budget),
-    blocking_check(COMPARISON, old_index),
+    blocking_check(CompareReport.path, representation),
+    blocking_check(CompareReport.path, low_label),
+    blocking_check(CompareReport.path, latency_budget),
+    blocking_check(CompareReport.path, size_budget),
+    blocking_check(CompareReport.path, old_index),
 )
 
 

@@ -8,12 +8,14 @@ import subprocess
 import sys
 
 from deploy.artifact import identity
+from deploy.errors import ArtifactError
 from pipeline.errors import StageFailedError
-from pipeline.gates.evidence import COMPARISON, Evidence, Report
+from pipeline.gates.evidence import Evidence, needed
 from pipeline.gates.verdict import Verdict
 from pipeline.workspace import Workspace
+from simclr_core import reports
+from simclr_core.reports import CompareReport, LatencyReport
 
-LATENCY = ".simclr/timings/latency.json"
 LATENCY_SECONDS = 600.0  # for some 200 inferences
 
 
@@ -24,12 +26,10 @@ def latency_budget(evidence: Evidence) -> Verdict:
     """
     limits = evidence.limits
 
-    def judged(timing: Report) -> Verdict:
-        champion = float(timing["champion_p50_ms"]) if timing["champion"] else None
-        what = f"one image on one thread, median of {timing['rounds']}"
-        return _budget(
-            timing["p50_ms"], champion, limits.max_latency_milliseconds, limits.max_latency_ratio, "ms", what
-        )
+    def judged(timing: LatencyReport) -> Verdict:
+        champion = needed(timing.champion_p50_ms, timing, "champion_p50_ms") if timing.champion else None
+        what = f"one image on one thread, median of {timing.rounds}"
+        return _budget(timing.p50_ms, champion, limits.max_latency_milliseconds, limits.max_latency_ratio, "ms", what)
 
     known = _known_latency(evidence)
     first = judged(known or _measured_latency(evidence))
@@ -38,10 +38,10 @@ def latency_budget(evidence: Evidence) -> Verdict:
 
 def size_budget(evidence: Evidence) -> Verdict:
     """The ONNX file is no larger than allowed, by itself and beside the champion's."""
-    limits, report = evidence.limits, evidence.report(COMPARISON)
-    megabytes = report["megabytes"]
-    champion = float(megabytes["champion"]) if report["champion"] else None
-    return _budget(megabytes["candidate"], champion, limits.max_megabytes, limits.max_size_ratio, "MB", "ONNX file")
+    limits, report = evidence.limits, evidence.report(CompareReport)
+    megabytes = report.megabytes
+    champion = needed(megabytes.champion, report, "megabytes.champion") if report.champion else None
+    return _budget(megabytes.candidate, champion, limits.max_megabytes, limits.max_size_ratio, "MB", "ONNX file")
 
 
 def _budget(given: float, champion: float | None, most: float | None, ratio: float, unit: str, what: str) -> Verdict:
@@ -59,16 +59,16 @@ def _budget(given: float, champion: float | None, most: float | None, ratio: flo
     return Verdict(passed=passed, description="; ".join(parts), numbers=numbers)
 
 
-def _known_latency(evidence: Evidence) -> Report | None:
+def _known_latency(evidence: Evidence) -> LatencyReport | None:
     """What was measured on this machine, if it was of the two bundles at hand."""
+    timing = reports.known(evidence.workspace.root, LatencyReport)
     try:
-        timing = evidence.report(LATENCY)
-        return timing if (timing["bundle"], timing["champion"]) == _bundles(evidence.workspace) else None
-    except (FileNotFoundError, ValueError, LookupError, TypeError):
+        return timing if timing and (timing.bundle, timing.champion) == _bundles(evidence.workspace) else None
+    except ArtifactError:  # measuring will say what is wrong with it
         return None
 
 
-def _measured_latency(evidence: Evidence) -> Report:
+def _measured_latency(evidence: Evidence) -> LatencyReport:
     """Measure now, in a process of its own: nothing here may load onnxruntime.
 
     Raises:
@@ -93,7 +93,7 @@ def _measured_latency(evidence: Evidence) -> Report:
     if done.returncode != 0:
         said = done.stderr.strip().rpartition("\n")[2].removeprefix("error: ") or f"exit code {done.returncode}"
         raise StageFailedError(f"latency: could not be measured: {said}")
-    return evidence.report(LATENCY)
+    return evidence.report(LatencyReport)
 
 
 def _bundles(workspace: Workspace) -> tuple[str, str | None]:

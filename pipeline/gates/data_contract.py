@@ -5,42 +5,50 @@ passes and tells. One that could not be evaluated, or that the report does not h
 Whether the pipeline may continue as a whole is for ``data_contract`` to say.
 """
 
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 from pipeline.config import ValidateConfig
-from pipeline.gates.evidence import UNREADABLE, Evidence, Report
+from pipeline.gates.evidence import Evidence
 from pipeline.gates.verdict import Verdict, not_judged
+from pipeline.reports import Outcome, ValidationReport
 from pipeline.validation.expectations import Expectation, expectations
+from simclr_core.errors import ReportError
+from simclr_core.reports import Report, parse
 
-REPORT = "reports/validation.json"
 RULES = expectations(ValidateConfig())
 """Of these only what no parameter changes is used; thresholds are those of the report."""
 
-AGAIN = "run the stage validate again"
+
+@dataclass(frozen=True)
+class _Outcomes(Report):
+    """The report, as far as it lists outcomes: one that is broken is an error of its own."""
+
+    path: ClassVar[str] = ValidationReport.path
+
+    expectations: list[dict[str, object]]
 
 
 def data_contract(evidence: Evidence) -> Verdict:
     """Every critical Great Expectations expectation holds for the images that were accepted."""
-    report = evidence.report(REPORT)
-    broken = [one for one in report["expectations"] if not one["success"]]
-    accepted, quarantined = report["images"]["accepted"], report["images"]["quarantined"]
+    report = evidence.report(ValidationReport)
+    broken = [one for one in report.expectations if not one.success]
+    accepted, quarantined = report.images.accepted, report.images.quarantined
     parts = [f"{accepted} images accepted, {sum(quarantined.values())} quarantined"]
-    parts += [f"{one['severity']} {one['name']}: {one['observed']}, allowed {one['threshold']}" for one in broken]
+    parts += [f"{one.severity} {one.name}: {one.observed}, allowed {one.threshold}" for one in broken]
     return Verdict(
-        passed=bool(report["passed"]),
+        passed=report.passed,
         description="; ".join(parts),
-        numbers={"accepted": accepted, "quarantined": quarantined, "broken": broken},
+        numbers={"accepted": accepted, "quarantined": quarantined, "broken": [asdict(one) for one in broken]},
     )
 
 
 def judge_expectations(evidence: Evidence) -> dict[str, Verdict]:
     """A verdict on each of ``RULES``, by its name and in their order."""
     try:
-        outcomes = {outcome["name"]: outcome for outcome in evidence.report(REPORT)["expectations"]}
-    except FileNotFoundError:
-        return all_failed(f"{REPORT} does not exist; run the stage that writes it")
-    except UNREADABLE as error:
-        return all_failed(f"{REPORT} cannot be read: {error!r}; {AGAIN}")
+        outcomes = {outcome.get("name"): outcome for outcome in evidence.report(_Outcomes).expectations}
+    except ReportError as error:
+        return all_failed(str(error))
     return {rule.name: _verdict(rule, outcomes.get(rule.name)) for rule in RULES}
 
 
@@ -49,35 +57,31 @@ def all_failed(description: str) -> dict[str, Verdict]:
     return {rule.name: _failed(rule, description) for rule in RULES}
 
 
-def _verdict(rule: Expectation, outcome: Any) -> Verdict:
-    if outcome is None:
-        return _failed(rule, f"{REPORT} says nothing about it; {AGAIN}")
+def _verdict(rule: Expectation, given: dict[str, object] | None) -> Verdict:
+    if given is None:
+        return _failed(rule, f"{ValidationReport.path} says nothing about it; run the stage validate again")
     try:
-        return _judge(rule, outcome)
-    except UNREADABLE as error:
-        return _failed(rule, f"{REPORT} lacks what this check needs: {error!r}; {AGAIN}")
-
-
-def _judge(rule: Expectation, outcome: Report) -> Verdict:
-    observed, threshold, count = outcome["observed"], outcome["threshold"], outcome["unexpected_count"]
-    holds, samples = outcome["success"] is True, list(outcome["sample_ids"])
+        outcome = parse(given, Outcome, ValidationReport.path)
+    except ReportError as error:
+        return _failed(rule, str(error))
     numbers = {
-        "holds": holds,
-        "observed": observed,
-        "threshold": threshold,
-        "unexpected_count": count,
-        "sample_ids": samples,
+        "holds": outcome.success,
+        "observed": outcome.observed,
+        "threshold": outcome.threshold,
+        "unexpected_count": outcome.unexpected_count,
+        "sample_ids": outcome.sample_ids,
         "severity": rule.severity,
         "suite": rule.suite,
         "table": rule.table,
         "type": rule.type,
     }
-    if outcome["error"]:
-        return not_judged(f"could not be evaluated: {outcome['error']}", numbers=numbers)
-    against = f"; {count} against it" if count else ""
+    if outcome.error:
+        return not_judged(f"could not be evaluated: {outcome.error}", numbers=numbers)
+    holds = "holds" if outcome.success else "does not hold"
+    against = f"; {outcome.unexpected_count} against it" if outcome.unexpected_count else ""
     return Verdict(
-        passed=holds or rule.severity == "info",
-        description=f"{'holds' if holds else 'does not hold'}: {observed}, asked for {threshold}{against}",
+        passed=outcome.success or rule.severity == "info",
+        description=f"{holds}: {outcome.observed}, asked for {outcome.threshold}{against}",
         numbers=numbers,
         severity="error" if rule.severity == "critical" else "warning",
     )

@@ -2,27 +2,28 @@
 
 from statistics import fmean
 
-from pipeline.gates.evidence import UNREADABLE, Evidence, Report
+from pipeline.gates.evidence import Evidence
 from pipeline.gates.verdict import Verdict, not_judged
-
-EMBEDDING_DRIFT = "reports/embedding_drift.json"
+from pipeline.reports import EmbeddingDriftReport
+from simclr_core.errors import ReportError
+from simclr_core.reports import ExportReport, LinearEvalReport, PretrainReport
 
 
 def not_collapsed(evidence: Evidence) -> Verdict:
     """The loss stayed finite, and the features of different images differ."""
-    report = evidence.report("reports/pretrain.json")
-    rank, deviation = report["effective_rank"], report["feature_std"]
+    report = evidence.report(PretrainReport)
+    rank, deviation = report.effective_rank, report.feature_std
     shape = f"effective rank {rank}, feature standard deviation {deviation}"
-    if not report["finite"]:
+    if not report.finite:
         description = "the loss did not stay finite; lower the learning rate or turn mixed precision off"
-    elif report["collapsed"]:
+    elif report.collapsed:
         description = (
             f"all images have nearly the same features, {shape}; lower the learning rate or raise the batch size"
         )
     else:
-        description = f"loss {report['loss_first']} → {report['loss_last']}, chance is {report['loss_chance']}; {shape}"
+        description = f"loss {report.loss_first} → {report.loss_last}, chance is {report.loss_chance}; {shape}"
     return Verdict(
-        passed=bool(report["finite"]) and not report["collapsed"],
+        passed=report.finite and not report.collapsed,
         description=description,
         numbers={"effective_rank": rank, "feature_std": deviation},
     )
@@ -34,12 +35,13 @@ def probe_beats_random_init(evidence: Evidence) -> Verdict:
     Compared is the mean over the label fractions, steadier than any one of them. Without labels there is nothing to
     compare, and the check passes.
     """
-    report = evidence.report("reports/linear_eval.json")
-    ours, random = (report[encoder]["linear_top1"] for encoder in ("simclr", "random_init"))
-    fractions = [fraction for fraction in ours if ours[fraction] is not None and random[fraction] is not None]
-    if not fractions:
-        return Verdict(passed=True, description=f"nothing to compare: {report['reason']}")
-    trained, untrained = (fmean(top1[fraction] for fraction in fractions) for top1 in (ours, random))
+    report = evidence.report(LinearEvalReport)
+    ours, random = report.simclr.linear_top1, report.random_init.linear_top1
+    both = ((ours[fraction], random.get(fraction)) for fraction in ours)
+    pairs = [(one, other) for one, other in both if one is not None and other is not None]
+    if not pairs:
+        return Verdict(passed=True, description=f"nothing to compare: {report.reason}")
+    trained, untrained = map(fmean, zip(*pairs, strict=True))
     return Verdict(
         passed=trained > untrained,
         description=f"mean top-1 {trained:.2f} % against {untrained:.2f} % of random init",
@@ -49,10 +51,10 @@ def probe_beats_random_init(evidence: Evidence) -> Verdict:
 
 def onnx_parity(evidence: Evidence) -> Verdict:
     """onnxruntime gives the embeddings that PyTorch gives."""
-    report = evidence.report("reports/export.json")
-    cosine, difference, images = report["cosine_min"], report["max_abs"], report["images"]
+    report = evidence.report(ExportReport)
+    cosine, difference, images = report.cosine_min, report.max_abs, report.images
     return Verdict(
-        passed=bool(report["passed"]),
+        passed=report.passed,
         description=f"lowest cosine {cosine}, largest difference {difference} on {images} images",
         numbers={"cosine_min": cosine, "max_abs": difference, "images": images},
     )
@@ -62,27 +64,20 @@ def embedding_drift(evidence: Evidence) -> Verdict:
     """To the released encoder, the newest batch looks like the earlier images."""
     # Drift is no fault of the candidate, and training on the new images is what helps against it: a warning at most.
     try:
-        return _drift(evidence.report(EMBEDDING_DRIFT))
-    except FileNotFoundError:
-        description = f"{EMBEDDING_DRIFT} does not exist; run the stage that writes it"
-    except UNREADABLE as error:
-        description = f"{EMBEDDING_DRIFT} cannot be read: {error!r}; run the stage that writes it again"
-    return not_judged(description, severity="warning")
-
-
-def _drift(report: Report) -> Verdict:
-    champion, statistics = report["champion"], report["statistics"]
-    numbers: dict[str, float | str] = {
-        "champion": champion["version"] or "none yet",
-        "bundle": (champion["bundle"] or "none yet")[:12],
-        "batch": report["batch"],
-        "images": f"{report['batch_images']} new, {report['reference_images']} earlier",
+        report = evidence.report(EmbeddingDriftReport)
+    except ReportError as error:
+        return not_judged(str(error), severity="warning")
+    numbers: dict[str, float | str | None] = {
+        "champion": report.champion.version or "none yet",
+        "bundle": (report.champion.bundle or "none yet")[:12],
+        "batch": report.batch,
+        "images": f"{report.batch_images} new, {report.reference_images} earlier",
     }
-    for one in statistics:
-        numbers |= {one["name"]: one["effect"], f"{one['name']}/threshold": one["threshold"]}
+    for one in report.statistics:
+        numbers |= {one.name: one.effect, f"{one.name}/threshold": one.threshold}
     return Verdict(
-        passed=report["verdict"] != "drift",
-        description=f"{report['verdict']}: {report['advice']}",
-        numbers=numbers | ({"mmd_p_value": report["mmd_p_value"]} if statistics else {}),
+        passed=report.verdict != "drift",
+        description=f"{report.verdict}: {report.advice}",
+        numbers=numbers | ({"mmd_p_value": report.mmd_p_value} if report.statistics else {}),
         severity="warning",
     )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pipeline.errors import PipelineError
+from pipeline.errors import FORESEEN
 from pipeline.gates.evidence import Evidence
 
 
@@ -31,14 +31,8 @@ def judge(gate: Gate, evidence: Evidence) -> Verdict:
     """Ask the gate; where a report is missing, unreadable or without the numbers in question, say which and why."""
     try:
         return gate(evidence)
-    except PipelineError as error:
+    except FORESEEN as error:
         return not_judged(str(error))
-    except FileNotFoundError:
-        return not_judged(f"{evidence.path} does not exist; run the stage that writes it")
-    except (OSError, ValueError) as error:
-        return not_judged(f"{evidence.path} cannot be read: {error}; run the stage that writes it again")
-    except (LookupError, TypeError, AttributeError) as error:
-        return not_judged(f"{evidence.path} lacks what this check needs: {error!r}; was an older version here?")
 
 
 def not_judged(

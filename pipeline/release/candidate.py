@@ -3,7 +3,6 @@
 Nothing is tagged before somebody else could get all of it, which is tried.
 """
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +20,8 @@ from pipeline.release.facts import branch
 from pipeline.release.releases import Releases
 from pipeline.release.versions import History, read_history
 from pipeline.workspace import Workspace
+from simclr_core import reports
+from simclr_core.reports import ExportReport
 
 CLONE = "release"  # in the scratch folder; one at a time, as the caller holds the registry
 
@@ -106,8 +107,7 @@ def _push_data(releases: Releases) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def _message(workspace: Workspace, bundle: str) -> str:
     """Of the commit. Automation on the origin is asked to leave it alone: what it would do has been done."""
-    export = json.loads((workspace.reports / "export.json").read_text(encoding="utf-8"))
-    source = export.get("source", PRETRAINED)
+    source = reports.read(workspace.root, ExportReport).source
     return f"Results of run {bundle[:12]}\n\nThe encoder was exported from {source}.\n\nBundle: {bundle}\n\n[skip ci]\n"
 
 

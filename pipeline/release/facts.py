@@ -5,7 +5,7 @@ Nothing here depends on the present state of the workspace, so it can be told ag
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -14,7 +14,11 @@ import yaml
 from pipeline.git import Git
 from pipeline.release.registry import Rejection
 from pipeline.release.versions import History, Version
+from pipeline.reports import ImageCounts
 from simclr_core.params import flatten
+from simclr_core.reports import CompareReport, ExportReport, FinetuneReport, LinearEvalReport, known_in
+
+Reports = Mapping[str, dict[str, object]]  # the JSON of each, by the stem of its file
 
 ABSENT = "–"
 RESULTS = ("reports/**", "dvc.lock", "params.yaml", "**/*.dvc")  # what differs between two versions beside the code
@@ -33,7 +37,7 @@ class Facts:
     champion: str | None
     data: str | None
     metrics: dict[str, float]
-    compare: dict[str, Any]
+    compare: CompareReport | None
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         return iter(asdict(self).items())
@@ -57,13 +61,13 @@ def facts(git: Git, history: History, version: Version) -> Facts:
         champion=history.before(version.name),
         data=_hash(git, version.commit, "data/raw"),
         metrics=metrics(about),
-        compare=about.get("compare", {}),
+        compare=known_in(about.get("compare"), CompareReport),
     )
 
 
-def reports(git: Git, commit: str) -> dict[str, Any]:
+def reports(git: Git, commit: str) -> Reports:
     """What a commit's reports/*.json say, by name; of the validation only the images, not every expectation."""
-    found = {}
+    found: dict[str, dict[str, object]] = {}
     for path in git.listing(commit, "reports"):
         if path.endswith(".json"):
             found[PurePosixPath(path).stem] = json.loads(git.show(commit, path) or "{}")
@@ -72,21 +76,20 @@ def reports(git: Git, commit: str) -> dict[str, Any]:
     return found
 
 
-def metrics(reports: Mapping[str, Any]) -> dict[str, float]:
+def metrics(reports: Reports) -> dict[str, float]:
     """The few numbers that an encoder is chosen by, from all that the stages report."""
-    simclr = reports.get("linear_eval", {}).get("simclr", {})
+    images = known_in(reports.get("validation", {}).get("images"), ImageCounts)
+    evaluation = known_in(reports.get("linear_eval"), LinearEvalReport)
+    finetune = [known_in(reports[name], FinetuneReport) for name in sorted(reports) if name.startswith("finetune-")]
+    export = known_in(reports.get("export"), ExportReport)
     found = {
-        "images": reports.get("validation", {}).get("images", {}).get("accepted"),
-        "knn_top1": simclr.get("knn_top1"),
-        **{f"linear_top1/{fraction}": value for fraction, value in (simclr.get("linear_top1") or {}).items()},
-        **{
-            f"finetune_top1/{name.removeprefix('finetune-')}": report.get("top1")
-            for name, report in sorted(reports.items())
-            if name.startswith("finetune-")
-        },
-        "megabytes": reports.get("export", {}).get("megabytes"),
+        "images": images.accepted if images else None,
+        "knn_top1": evaluation.simclr.knn_top1 if evaluation else None,
+        **{f"linear_top1/{one}": top1 for one, top1 in (evaluation.simclr.linear_top1 if evaluation else {}).items()},
+        **{f"finetune_top1/{one.fraction}": one.top1 for one in finetune if one},
+        "megabytes": export.megabytes if export else None,
     }
-    return {name: value for name, value in found.items() if isinstance(value, int | float)}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def card(version: Facts, model_card: str) -> str:
@@ -108,16 +111,15 @@ def card(version: Facts, model_card: str) -> str:
 
 def comparison(version: Facts) -> str:
     """The candidate beside the champion on the same test images, as a Markdown table."""
-    if not version.compare.get("champion"):
-        return str(version.compare.get("reason") or "There was no champion to compare with.")
+    compare = version.compare
+    if compare is None or compare.champion is None:
+        return (compare.reason if compare else None) or "There was no champion to compare with."
     lines = [
-        f"| top-1 % | {version.version} | {version.compare['champion']} | only it is right | only the champion is |",
+        f"| top-1 % | {version.version} | {compare.champion} | only it is right | only the champion is |",
         "|---|---|---|---|---|",
     ]
-    for name in ("knn", "probe"):
-        pair = version.compare.get(name) or {}
-        cells = [pair.get(key, ABSENT) for key in ("candidate", "champion", "candidate_only", "champion_only")]
-        lines.append(f"| {name} | " + " | ".join(map(str, cells)) + " |")
+    for name, pair in (("knn", compare.knn), ("probe", compare.probe)):
+        lines.append(f"| {name} | " + " | ".join(map(_text, astuple(pair))) + " |")
     return "\n".join(lines)
 
 

@@ -19,9 +19,11 @@ from pipeline.errors import DvcError
 from pipeline.ingest.raw import OCCURRENCES, batches
 from pipeline.ingest.sources import LABELS, Source, list_source
 from pipeline.ingest.stamps import STAMPS, Stamps
+from pipeline.reports import EmbeddingDriftReport, ValidationReport
 from pipeline.retraining.decide import Inbox
 from pipeline.workspace import Workspace
 from simclr_core.params import read_block
+from simclr_core.reports import known
 
 PREPARED = "data/prepared"
 
@@ -51,7 +53,7 @@ def survey(workspace: Workspace, sources: Sequence[str]) -> Inbox:
         unsettled=sum(len(source.unsettled) for source in listed),
         relabelled=len(new) > new_files,
         last_change=_latest(recent),
-        drift=_drift(workspace.reports),
+        drift=_drift(workspace.root),
     )
 
 
@@ -118,22 +120,15 @@ def _count_lines(path: Path) -> int:
         return sum(1 for _ in lines)
 
 
-def _drift(reports: Path) -> bool:
+def _drift(root: Path) -> bool:
     """Whether the images' statistics or the champion's embeddings tell the newest batch from the earlier ones.
 
     What the embeddings say of an earlier batch than the one that was validated last is out of date.
     """
-    batch, statistics = _verdict(reports / "validation.json", "drift")
-    embedded, embeddings = _verdict(reports / "embedding_drift.json")
-    return statistics == "drift" or (embeddings == "drift" and batch is not None and embedded == batch)
-
-
-def _verdict(report: Path, *keys: str) -> tuple[Any, Any]:
-    """Batch and verdict. A report that is missing or broken says nothing; to complain about it is the gate's part."""
-    try:
-        content = json.loads(report.read_text(encoding="utf-8"))
-        for key in keys:
-            content = content[key]
-        return content.get("batch"), content["verdict"]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return None, None
+    validation, embeddings = known(root, ValidationReport), known(root, EmbeddingDriftReport)
+    statistics = validation.drift if validation else None
+    if statistics is None:
+        return False
+    if statistics.verdict == "drift":
+        return True
+    return embeddings is not None and embeddings.verdict == "drift" and embeddings.batch == statistics.batch

@@ -7,7 +7,6 @@ quarantine.png. A set that breaks the contract is a result, not an error: the re
 comes next refuses to go on.
 """
 
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -21,8 +20,10 @@ from deploy.artifact import publish, write_atomically
 from pipeline.config import ValidateConfig
 from pipeline.ingest.raw import read_tar, tars
 from pipeline.params import read
+from pipeline.reports import ImageCounts, ValidationReport
 from pipeline.stage import run_stage
 from pipeline.validation import manifest
+from pipeline.validation.drift.drift import Drift
 from pipeline.validation.drift.drift import judge as judge_drift
 from pipeline.validation.evaluate import evaluate, tables
 from pipeline.validation.expectations import expectations
@@ -36,6 +37,7 @@ from pipeline.validation.report.thumbnails import read as read_thumbnail
 from pipeline.validation.verdict import overrides
 from pipeline.validation.verdict.verdict import Policy, judge
 from pipeline.workspace import Workspace
+from simclr_core import reports
 from simclr_core.reporter import emit, record_timing
 
 
@@ -63,9 +65,9 @@ def run(workspace: Workspace) -> None:
         manifest.write(folder, table)
     write_atomically(workspace.reports / "validation.html", html)
     write_atomically(workspace.reports / "data_docs.html", details)
-    write_atomically(workspace.reports / "quarantine.png", _contact_sheet(result["images"], gallery(table), thumbnails))
-    write_atomically(workspace.reports / "validation.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
-    _tell(result)
+    write_atomically(workspace.reports / "quarantine.png", _contact_sheet(result.images, gallery(table), thumbnails))
+    reports.write(workspace.root, result)
+    _tell(result, drift)
     seconds = time.monotonic() - started
     record_timing("validate", workspace=workspace.root, seconds=seconds, images_per_second=facts.height / scanned)
 
@@ -106,27 +108,27 @@ def _thumbnails(
 
 
 def _contact_sheet(
-    images: Mapping[str, Any],
+    images: ImageCounts,
     groups: Mapping[str, list[dict[str, Any]]],
     thumbnails: Mapping[str, Image.Image | None],
 ) -> bytes:
     refused = {name: [row["sha256"] for row in rows] for name, rows in groups.items() if name != ACCEPTED}
     tiles = choose(refused, thumbnails)
-    count = images["ingested"] - images["accepted"]
+    count = images.ingested - images.accepted
     if not count:
-        return contact_sheet(f"None of {images['ingested']:,} files is quarantined.", tiles)
-    return contact_sheet(f"{count:,} of {images['ingested']:,} files quarantined; {len(tiles)} of them:", tiles)
+        return contact_sheet(f"None of {images.ingested:,} files is quarantined.", tiles)
+    return contact_sheet(f"{count:,} of {images.ingested:,} files quarantined; {len(tiles)} of them:", tiles)
 
 
-def _tell(result: Mapping[str, Any]) -> None:
-    images, drift = result["images"], result["drift"]
-    lost = ", ".join(f"{count} {reason}" for reason, count in images["quarantined"].items())
+def _tell(result: ValidationReport, drift: Drift) -> None:
+    images = result.images
+    lost = ", ".join(f"{count} {reason}" for reason, count in images.quarantined.items())
     message = (
-        f"{images['ingested']} files: {images['accepted']} accepted ({images['converted']} converted), quarantined: "
-        f"{lost or 'none'}; drift {drift['verdict']}, {drift['advice']}; the data contract "
-        f"{'holds' if result['passed'] else 'is BROKEN'}: see reports/validation.html"
+        f"{images.ingested} files: {images.accepted} accepted ({images.converted} converted), quarantined: "
+        f"{lost or 'none'}; drift {drift.verdict}, {drift.advice}; the data contract "
+        f"{'holds' if result.passed else 'is BROKEN'}: see reports/validation.html"
     )
-    emit("progress", stage="validate", message=message, ingested=images["ingested"], accepted=images["accepted"])
+    emit("progress", stage="validate", message=message, ingested=images.ingested, accepted=images.accepted)
     print(f"validate: {message}")
 
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from polars import selectors
 
+from pipeline.reports import Outcome
 from pipeline.validation.drift.drift import Drift
-from pipeline.validation.expectations import COLUMNS, NO_REASON, Expectation, Severity
+from pipeline.validation.expectations import COLUMNS, NO_REASON, Expectation
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,24 +35,6 @@ RESULT_FORMAT = {
 
 EARLIER_BATCHES = 3
 """As many make a batch's usual size."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of one expectation.
-
-    ``observed`` is the share of rows that conform, or the aggregate itself. With an ``error`` nothing is known.
-    """
-
-    name: str
-    suite: str
-    severity: Severity
-    success: bool
-    observed: float | str | None
-    threshold: str
-    unexpected_count: int | None
-    sample_ids: list[str]
-    error: str | None
 
 
 @dataclass(frozen=True)
@@ -193,7 +176,7 @@ def _validate(context: Any, name: str, rules: Sequence[Expectation], frame: "pd.
 
 def passed(outcomes: Sequence[Outcome]) -> bool:
     """May the pipeline go on?"""
-    return all(outcome.success or (outcome.severity != "critical" and not outcome.error) for outcome in outcomes)
+    return all(outcome.holds for outcome in outcomes)
 
 
 def _outcome(rule: Expectation, result: Any | None, ids: pl.Series) -> Outcome:

@@ -13,14 +13,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from itertools import chain
-from typing import Any, Literal
+from typing import Any
 
 from deploy.images.image_faults import FORMATS
 from pipeline.config import ValidateConfig
+from pipeline.reports import Severity
 from pipeline.validation.probe.facts import Facts
 from pipeline.validation.reasons import DARK_P99, LIGHT_P05, REASONS
-
-Severity = Literal["critical", "warning", "info"]
 
 NO_REASON = "none"
 FILE_COLUMNS = (

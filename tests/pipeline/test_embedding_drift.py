@@ -29,6 +29,7 @@ from pipeline.sample.make import ARCHIVE
 from pipeline.validation import manifest
 from pipeline.workspace import Workspace
 from simclr_core.data.shards import Sample, write_shards
+from simclr_core.errors import ChampionError, DatasetError, NonFiniteFeaturesError
 from tests.conftest import TINY_PARAMS, draw, encode
 from tests.deploy.conftest import encoded, make_card, noise
 from tests.pipeline.validation.corpus.manifests import row, table
@@ -232,13 +233,13 @@ def test_prepared_images_of_another_manifest_are_refused(workspace: Workspace) -
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 def test_an_encoder_that_gives_no_numbers_is_refused(workspace: Workspace) -> None:
-    with pytest.raises(ValidationError, match="not finite"):
+    with pytest.raises(NonFiniteFeaturesError, match=r"champion: .* not finite"):
         judged(workspace, pictures(60, 2, 0, 1), pictures(150, 1, 0, 1), random_features(gain=np.inf))
 
 
 def test_a_damaged_or_missing_champion_is_refused(workspace: Workspace) -> None:
     put_images(workspace, [("0001", pictures(150, 1, 0, 1)), ("0002", pictures(60, 2, 0, 1))])
-    with pytest.raises(ValidationError, match="`simclr run` pins the released encoder"):
+    with pytest.raises(ChampionError, match="`simclr run` pins the released encoder"):
         run(workspace)
     model = put_champion(workspace, random_features()) / "bundle" / "encoder.fp32.onnx"
     content = bytearray(model.read_bytes())
@@ -251,5 +252,5 @@ def test_a_damaged_or_missing_champion_is_refused(workspace: Workspace) -> None:
 def test_a_truncated_prepared_image_is_said(workspace: Workspace) -> None:
     content = io.BytesIO(pictures(1, 2, 0)[0])
     damaged = content.getvalue()[:-30]
-    with pytest.raises(ValidationError, match=r"restore them with `dvc checkout --force`"):
+    with pytest.raises(DatasetError, match=r"restore them with `dvc checkout --force`"):
         judged(workspace, [*pictures(60, 2, 0, 1), damaged], pictures(150, 1, 0, 1), random_features())

@@ -2,8 +2,7 @@
 
 import hashlib
 import io
-import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,13 @@ from pipeline import prepare
 from pipeline.errors import GateError
 from pipeline.ingest.ingest import ingest
 from pipeline.ingest.raw import batches, read_bytes, read_occurrences
+from pipeline.reports import Outcome
 from pipeline.workspace import Workspace
+from simclr_core import reports
 from simclr_core.data.shards import ShardedImages, read_card
 from tests.conftest import CLASSES, draw, encode
 from tests.pipeline.conftest import put
+from tests.reports import VALIDATION
 
 
 def accept(workspace: Workspace, passed: bool = True, without: set[str] = frozenset()) -> list[dict[str, Any]]:
@@ -36,16 +38,8 @@ def accept(workspace: Workspace, passed: bool = True, without: set[str] = frozen
     ]
     write_accepted(workspace, rows)
     workspace.reports.mkdir(exist_ok=True)
-    check = {
-        "name": "decode_ok",
-        "severity": "critical",
-        "success": passed,
-        "observed": 0.5,
-        "threshold": 0.99,
-        "error": None,
-    }
-    report = {"passed": passed, "expectations": [check]}
-    (workspace.reports / "validation.json").write_text(json.dumps(report))
+    check = Outcome("decode_ok", "files", "critical", passed, 0.5, "0.99", None, [], None)
+    reports.write(workspace.root, replace(VALIDATION, passed=passed, expectations=(check,)))
     return rows
 
 
@@ -125,7 +119,7 @@ def test_twice_gives_the_same_bytes(filled: Workspace) -> None:
 
 def test_a_broken_contract_stops_here(filled: Workspace) -> None:
     ingest(filled)
-    with pytest.raises(GateError, match=r"validation\.json is missing; run `simclr run --select validate` first"):
+    with pytest.raises(GateError, match=r"validation\.json does not exist; .*: `simclr run --select validate`"):
         prepare.run(filled)
     accept(filled, passed=False)
     with pytest.raises(

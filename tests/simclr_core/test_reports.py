@@ -9,10 +9,10 @@ import pytest
 from simclr_core import reports
 from simclr_core.errors import ReportError
 from simclr_core.reports import ClassResults, FinetuneReport, NoResults, PretrainReport, Report
-from tests.reports import COMPARE, EXPORT, FINETUNE, LATENCY, LINEAR_EVAL, PRETRAIN
+from tests.reports import COMPARE, EMBEDDING_DRIFT, EXPORT, FINETUNE, LATENCY, LINEAR_EVAL, PRETRAIN, VALIDATION
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-ALL = (PRETRAIN, LINEAR_EVAL, FINETUNE, EXPORT, COMPARE, LATENCY)
+ALL = (PRETRAIN, LINEAR_EVAL, FINETUNE, EXPORT, COMPARE, LATENCY, VALIDATION, EMBEDDING_DRIFT)
 names = pytest.mark.parametrize("report", ALL, ids=lambda one: type(one).__name__)
 
 
@@ -47,7 +47,10 @@ def test_a_broken_report_is_one_line_that_names_it(tmp_path: Path, report: Repor
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"finite": 1}, r"reports/pretrain\.json lacks what is needed: finite: .*boolean; was an older version here\?"),
+        (
+            {"finite": 1},
+            r"^reports/pretrain\.json lacks what is needed: finite: .*boolean; run the stage that writes",
+        ),
         ({"loss_last": "4.2"}, "loss_last: .*number"),
         ({"loss_last": None}, "loss_last: .*number"),
         ({"epochs": 2.5}, "epochs: .*integer"),

@@ -6,10 +6,10 @@ never below that, nor below a floor that says what is too small to matter.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.reports import Statistic
 from pipeline.validation.drift.distances import Array
 
 SPLITS = 200
@@ -18,19 +18,6 @@ FALSE_ALARMS = 0.01
 
 CLASSIFIER = "domain_classifier"
 CHANCE = {CLASSIFIER: 0.5}  # what a statistic is where nothing differs, if not zero
-
-
-@dataclass(frozen=True)
-class Statistic:
-    """How far the batch is from the earlier ones in one respect, and how far it may be."""
-
-    name: str
-    effect: float
-    threshold: float
-    drifted: bool
-
-    def __str__(self) -> str:
-        return self.name
 
 
 def random_splits(count: int, part: int) -> Array:

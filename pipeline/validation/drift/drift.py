@@ -14,16 +14,14 @@ For ``broken`` every batch is held against those before it, so that the next bat
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
-from pipeline.validation.drift.calibration import CLASSIFIER, Statistic, calibrated, random_splits
+from pipeline.reports import DriftReport, DriftVerdict, FoundShape, Statistic
+from pipeline.validation.drift.calibration import CLASSIFIER, calibrated, random_splits
 from pipeline.validation.drift.distances import Array, domain_auroc, jensen_shannon, wasserstein
 from pipeline.validation.drift.shapes import shapes
-
-Verdict = Literal["none", "drift", "broken", "not judged"]
 
 NUMBERS = {
     "luma_mean": ("brightness, 0 to 255", 1.0),
@@ -84,7 +82,7 @@ class Shape:
 class Drift:
     """What came of the comparison; ``samples`` are the values behind it: name → (earlier, new)."""
 
-    verdict: Verdict
+    verdict: DriftVerdict
     batch: str | None
     reference_images: int
     batch_images: int
@@ -93,17 +91,18 @@ class Drift:
     shapes: tuple[Shape, ...] = ()
     samples: dict[str, tuple[Array, Array]] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "verdict": self.verdict,
-            "batch": self.batch,
-            "reference_images": self.reference_images,
-            "batch_images": self.batch_images,
-            "auroc": next((one.effect for one in self.statistics if one.name == CLASSIFIER), None),
-            "statistics": [vars(one) for one in self.statistics],
-            "shapes": [{"batch": one.batch, "shape": one.shape} for one in self.shapes if one.found],
-            "advice": self.advice,
-        }
+    @property
+    def report(self) -> DriftReport:
+        return DriftReport(
+            verdict=self.verdict,
+            batch=self.batch,
+            reference_images=self.reference_images,
+            batch_images=self.batch_images,
+            auroc=next((one.effect for one in self.statistics if one.name == CLASSIFIER), None),
+            statistics=self.statistics,
+            shapes=tuple(FoundShape(one.batch, one.shape) for one in self.shapes if one.found),
+            advice=self.advice,
+        )
 
 
 def judge(
@@ -133,7 +132,9 @@ def judge(
     return Drift(verdict, newest, len(reference), len(batch), advice, statistics, examined, samples)
 
 
-def _conclude(why_not: str | None, statistics: Iterable[Statistic], examined: Iterable[Shape]) -> tuple[Verdict, str]:
+def _conclude(
+    why_not: str | None, statistics: Iterable[Statistic], examined: Iterable[Shape]
+) -> tuple[DriftVerdict, str]:
     """The verdict, and what to do about it."""
     found = ", ".join(str(one) for one in examined if one.found)
     drifted = sorted((one for one in statistics if one.drifted), key=lambda one: -one.effect / one.threshold)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from pipeline.validation.drift.calibration import CLASSIFIER, SPLITS, Statistic, calibrated, random_splits
+from pipeline.reports import Statistic
+from pipeline.validation.drift.calibration import CLASSIFIER, SPLITS, calibrated, random_splits
 from pipeline.validation.drift.distances import Array, domain_auroc, mmd_squared, older_neighbour, squared_distances
 
 MMD, NOVEL = "mmd", "novel_share"

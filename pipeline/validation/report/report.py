@@ -6,7 +6,6 @@ so that no byte of an original reaches a browser. Of a content that a person has
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,10 @@ import polars as pl
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from pipeline.reports import ImageCounts, Outcome, ValidationReport
 from pipeline.validation import expectations
 from pipeline.validation.drift.drift import MEANINGS, Drift
-from pipeline.validation.evaluate import Outcome, passed
+from pipeline.validation.evaluate import passed
 from pipeline.validation.printable import printable
 from pipeline.validation.reasons import REASONS, WARNINGS
 from pipeline.validation.report import charts
@@ -49,24 +49,20 @@ CONVERSIONS = {
 """What ``deploy.images.preprocess.canonicalize`` does to an image on its way."""
 
 
-def summary(manifest: pl.DataFrame, outcomes: Sequence[Outcome], drift: Drift) -> dict[str, Any]:
-    """What ``reports/validation.json`` holds: all that gates and dashboards read."""
+def summary(manifest: pl.DataFrame, outcomes: Sequence[Outcome], drift: Drift) -> ValidationReport:
+    """What ``reports/validation.json`` says: all that gates and dashboards read."""
     used = manifest.filter(pl.col("verdict") != "quarantine")
     reasons = _counts(manifest["reasons"].list.first())
     contents = manifest["sha256"].n_unique()
-    return {
-        "images": {
-            "ingested": manifest.height,
-            "accepted": used.height,
-            "converted": int((used["verdict"] == "convert").sum()),
-            "quarantined": {reason: reasons[reason] for reason in REASONS if reason in reasons},
-            "contents": contents,
-            "contents_quarantined": contents - used["sha256"].n_unique(),
-        },
-        "passed": passed(outcomes),
-        "drift": drift.to_json(),
-        "expectations": [asdict(outcome) for outcome in outcomes],
-    }
+    images = ImageCounts(
+        ingested=manifest.height,
+        accepted=used.height,
+        converted=int((used["verdict"] == "convert").sum()),
+        quarantined={reason: reasons[reason] for reason in REASONS if reason in reasons},
+        contents=contents,
+        contents_quarantined=contents - used["sha256"].n_unique(),
+    )
+    return ValidationReport(images=images, passed=passed(outcomes), drift=drift.report, expectations=tuple(outcomes))
 
 
 def gallery(manifest: pl.DataFrame) -> dict[str, list[dict[str, Any]]]:
@@ -96,7 +92,7 @@ def shown(manifest: pl.DataFrame) -> set[str]:
 
 
 def render(
-    summary: Mapping[str, Any], manifest: pl.DataFrame, drift: Drift, thumbnails: Mapping[str, Image.Image | None]
+    report: ValidationReport, manifest: pl.DataFrame, drift: Drift, thumbnails: Mapping[str, Image.Image | None]
 ) -> str:
     """The report as HTML. ``thumbnails``: SHA-256 → picture, for the contents of ``shown``; None where it has none."""
     environment = Environment(
@@ -105,14 +101,14 @@ def render(
     environment.filters |= {"printable": printable, "number": charts.number}
     hidden = _hidden(manifest)
     context = {
-        "images": summary["images"],
-        "passed": summary["passed"],
+        "images": report.images,
+        "passed": report.passed,
         "funnel": _funnel(manifest),
         "reasons": REASONS,
         "notes": _notes(manifest),
-        "outcomes": sorted(summary["expectations"], key=_urgency),
+        "outcomes": sorted(report.expectations, key=_urgency),
         "rule_meanings": expectations.MEANINGS,
-        "paths": _paths(manifest, summary["expectations"]),
+        "paths": _paths(manifest, report.expectations),
         "histograms": charts.distributions(manifest),
         "drift": drift,
         "drift_meanings": MEANINGS,
@@ -168,14 +164,14 @@ def _notes(manifest: pl.DataFrame) -> list[tuple[str, str, int]]:
     ]
 
 
-def _paths(manifest: pl.DataFrame, outcomes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def _paths(manifest: pl.DataFrame, outcomes: Sequence[Outcome]) -> dict[str, str]:
     """file_id → path, of the sample ids that are files."""
-    ids = sorted({sample for outcome in outcomes for sample in outcome["sample_ids"]})
+    ids = sorted({sample for outcome in outcomes for sample in outcome.sample_ids})
     return dict(manifest.filter(pl.col("file_id").is_in(ids)).select("file_id", "path").iter_rows())
 
 
-def _urgency(outcome: Mapping[str, Any]) -> int:
+def _urgency(outcome: Outcome) -> int:
     """Sorts first what stops the pipeline, last what passed."""
-    if outcome["success"]:
+    if outcome.success:
         return 3
-    return 0 if outcome["error"] else {"critical": 0, "warning": 1, "info": 2}[outcome["severity"]]
+    return 0 if outcome.error else {"critical": 0, "warning": 1, "info": 2}[outcome.severity]

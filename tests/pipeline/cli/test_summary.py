@@ -1,54 +1,58 @@
 """The summary says what the reports say, in the shape that was promised."""
 
 import json
+from dataclasses import asdict, replace
 
 from pipeline.cli import summary
+from pipeline.reports import ImageCounts
 from pipeline.workspace import Workspace
-
-
-def report(workspace: Workspace, name: str, content: dict[str, object], timing: bool = False) -> None:
-    folder = workspace.scratch / "timings" if timing else workspace.reports
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(content))
+from simclr_core import reports
+from simclr_core.reporter import record_timing
+from tests.reports import EMBEDDING_DRIFT, EXPORT, FINETUNE, LINEAR_EVAL, PRETRAIN, VALIDATION
 
 
 def test_summary_gathers_every_report(workspace: Workspace) -> None:
-    accuracies = {"knn_top1": 80.5, "linear_top1": {"0.01": 70.0, "0.1": 78.0, "1.0": 82.0}, "linear_top5": {}}
-    images = {"ingested": 10, "accepted": 8, "converted": 1, "quarantined": {"truncated": 2}}
-    drift = {"verdict": "drift", "batch": "0002"}
-    report(workspace, "validation", {"images": images, "passed": True, "expectations": [], "drift": drift})
-    report(workspace, "embedding_drift", {"verdict": "none", "batch": "0002"})
-    report(workspace, "pretrain", {"epochs": 15, "loss_first": 5.5, "loss_last": 4.9, "finite": True})
-    report(workspace, "linear_eval", {"simclr": accuracies, "random_init": accuracies, "pixels": accuracies})
-    for fraction in (0.01, 0.1):
-        report(
-            workspace, f"finetune-{fraction}", {"fraction": fraction, "top1": 75.0, "ci95": 1.5, "scratch_top1": 60.0}
-        )
-    report(workspace, "export", {"cosine_min": 0.9999999, "max_abs": 1e-7, "bundle": "abcdef", "passed": True})
-    report(workspace, "pretrain", {"seconds": 100.0, "images_per_second": 1234.5}, timing=True)
-    report(workspace, "export", {"seconds": 9.0, "p50_ms": 0.8}, timing=True)
+    root = workspace.root
+    for report in (VALIDATION, replace(EMBEDDING_DRIFT, verdict="none"), PRETRAIN, LINEAR_EVAL, EXPORT):
+        reports.write(root, report)
+    for fraction in ("0.1", "0.01"):
+        reports.write(root, replace(FINETUNE, fraction=fraction))
+    record_timing("pretrain", workspace=root, seconds=100.0, images_per_second=1234.5)
+    record_timing("export", workspace=root, seconds=9.0, p50_ms=0.8)
 
     shown = summary.write(workspace)
     written = json.loads((workspace.reports / "summary.json").read_text())
-    assert written["images"]["quarantined"] == {"truncated": 2}
-    assert written["pretrain"] == {"epochs": 15, "images_per_second": 1234.5, "loss_first": 5.5, "loss_last": 4.9}
-    assert written["evaluation"]["simclr"] == {"knn_top1": 80.5, "linear_top1": accuracies["linear_top1"]}
-    assert written["evaluation"].keys() == {"simclr", "random_init", "pixels"}
-    assert written["finetune"] == {
-        fraction: {"top1": 75.0, "ci95": 1.5, "scratch_top1": 60.0} for fraction in ("0.01", "0.1")
-    }
-    assert written["onnx"] == {"cosine_min": 0.9999999, "max_abs": 1e-7, "p50_ms": 0.8}
-    assert written["bundle"] == "abcdef"
-    assert written["seconds"]["pretrain"] == 100.0
+    assert list(written) == ["images", "drift", "pretrain", "evaluation", "finetune", "onnx", "bundle", "seconds"]
+    assert written["images"] == asdict(VALIDATION.images)
     assert written["drift"] == {"images": "drift", "embeddings": "none"}
-    assert "10 ingested, 8 accepted" in shown
+    assert written["pretrain"] == {"epochs": 40, "images_per_second": 1234.5, "loss_first": 5.1, "loss_last": 4.2}
+    assert written["evaluation"] == {
+        "simclr": {"knn_top1": 82.8, "linear_top1": {"0.01": 60.0, "0.1": 70.0}},
+        "random_init": {"knn_top1": 70.1, "linear_top1": {"0.01": 50.0, "0.1": 65.0}},
+        "pixels": {"knn_top1": None, "linear_top1": {"0.01": None, "0.1": None}},
+    }
+    top1 = {"top1": 70.0, "ci95": 1.0, "scratch_top1": 60.0}
+    assert list(written["finetune"].items()) == [("0.01", top1), ("0.1", top1)]
+    assert written["onnx"] == {"cosine_min": 0.999999, "max_abs": 1e-05, "p50_ms": 0.8}
+    assert written["bundle"] == EXPORT.bundle
+    assert list(written["seconds"].items()) == [
+        *(("validate", None), ("prepare", None), ("pretrain", 100.0), ("linear_eval", None)),
+        *(("finetune-0.01", None), ("finetune-0.1", None), ("export", 9.0)),
+    ]
+    assert "12 ingested, 9 accepted" in shown
     assert "drift       drift (images), none (embeddings)" in shown
-    assert "75.0 ± 1.5" in shown
+    assert "70.0 ± 1.0" in shown
+
+
+def test_shares_of_the_labels_are_those_that_were_trained_on(workspace: Workspace) -> None:
+    reports.write(workspace.root, VALIDATION)
+    reports.write(workspace.root, replace(FINETUNE, fraction="0.05"))
+    assert "5% of the labels" in summary.write(workspace)
+    assert list(summary.collect(workspace).seconds)[4:] == ["finetune-0.05", "export"]
 
 
 def test_what_was_never_run_is_null_and_shown_as_a_dash(workspace: Workspace) -> None:
-    images = {"ingested": 1, "accepted": 1, "converted": 0, "quarantined": {}}
-    report(workspace, "validation", {"images": images, "passed": True, "expectations": []})
+    reports.write(workspace.root, replace(VALIDATION, images=ImageCounts(1, 1, 0, {}), drift=None))
     shown = summary.write(workspace)
     written = json.loads((workspace.reports / "summary.json").read_text())
     assert written["evaluation"]["pixels"] == {"knn_top1": None, "linear_top1": None}

@@ -11,12 +11,11 @@ from deploy.artifact import identity, publish
 from pipeline.defs.checks import GATES, check_result, drift_check
 from pipeline.defs.translator import asset_key
 from pipeline.errors import ReleaseError
-from pipeline.gates.stages import EMBEDDING_DRIFT
 from pipeline.gates.verdict import Verdict
 from pipeline.release.registry import open_registry
 from pipeline.workspace import Workspace
 from tests.pipeline.gates.conftest import Case
-from tests.pipeline.gates.reports import COMPARE, COMPARISON, DRIFT, EXPORT, PRETRAIN, VALIDATION, pair
+from tests.pipeline.gates.reports import COMPARE, COMPARISON, DRIFT, EMBEDDING_DRIFT, EXPORT, PRETRAIN, VALIDATION, pair
 
 RUN_ID = "b1946ac9"
 BAD = {

@@ -1,45 +1,22 @@
-"""Reports as the stages write them, each of a candidate that passes."""
+"""Reports as JSON has them, each of a candidate that passes, and some variations."""
 
+from dataclasses import asdict
 from typing import Any
 
 from pipeline.gates.data_contract import RULES
+from tests import reports
 
 COMPARISON, LATENCY, CHAMPION = "reports/compare.json", ".simclr/timings/latency.json", "models/champion/champion.json"
+CONTRACT, EMBEDDING_DRIFT = "reports/validation.json", "reports/embedding_drift.json"
 NOTHING = {"candidate": 81.0, "champion": None, "candidate_only": None, "champion_only": None}
 NO_INDEX = {"comparable": False, "old_queries": None, "new_queries": None, "same_neighbour": None}
 
-VALIDATION: dict[str, Any] = {
-    "images": {"ingested": 12, "accepted": 9, "converted": 1, "quarantined": {"truncated": 2, "empty_file": 1}},
-    "passed": True,
-    "expectations": [
-        {"name": "enough_images", "severity": "critical", "success": True, "observed": 9, "threshold": 1},
-        {"name": "few_truncated", "severity": "warning", "success": False, "observed": 0.17, "threshold": 0.1},
-    ],
-}
-PRETRAIN: dict[str, Any] = {
-    "finite": True,
-    "collapsed": False,
-    "loss_first": 5.1,
-    "loss_last": 4.2,
-    "loss_chance": 6.2,
-    "effective_rank": 31.5,
-    "feature_std": 0.4,
-}
-LINEAR_EVAL: dict[str, Any] = {
-    "simclr": {"linear_top1": {"0.01": 60.0, "0.1": 70.0}},
-    "random_init": {"linear_top1": {"0.01": 50.0, "0.1": 65.0}},
-    "reason": None,
-}
-FINETUNE: dict[str, Any] = {
-    "fraction": "0.01",
-    "labels": 80,
-    "top1": 70.0,
-    "ci95": 1.0,
-    "scratch_top1": 60.0,
-    "scratch_ci95": 2.0,
-    "reason": None,
-}
-EXPORT: dict[str, Any] = {"cosine_min": 0.999999, "max_abs": 1e-5, "images": 64, "passed": True}
+VALIDATION: dict[str, Any] = asdict(reports.VALIDATION)
+PRETRAIN: dict[str, Any] = asdict(reports.PRETRAIN)
+LINEAR_EVAL: dict[str, Any] = asdict(reports.LINEAR_EVAL)
+FINETUNE: dict[str, Any] = asdict(reports.FINETUNE)
+EXPORT: dict[str, Any] = asdict(reports.EXPORT)
+COMPARE: dict[str, Any] = asdict(reports.COMPARE)
 PINNED: dict[str, Any] = {"version": "v0.0.3", "reports": {"finetune-0.01": FINETUNE, "linear_eval": {}}}
 
 
@@ -49,16 +26,6 @@ def pair(won: int, lost: int, images: int = 2000) -> dict[str, float]:
     return {"candidate": candidate, "champion": 80.0, "candidate_only": won, "champion_only": lost}
 
 
-COMPARE: dict[str, Any] = {
-    "champion": "v0.0.3",
-    "test_images": 2000,
-    "classes": 10,
-    "reason": None,
-    "knn": pair(100, 100),
-    "probe": pair(90, 80),
-    "old_index": {"comparable": True, "old_queries": 80.0, "new_queries": 76.0, "same_neighbour": 41.5},
-    "megabytes": {"candidate": 4.2, "champion": 4.0},
-}
 ALONE: dict[str, Any] = COMPARE | {
     "champion": None,
     "reason": "no encoder has been released yet",

@@ -6,14 +6,13 @@ from typing import Any
 import pytest
 
 from pipeline.gates.stages import (
-    EMBEDDING_DRIFT,
     embedding_drift,
     not_collapsed,
     onnx_parity,
     probe_beats_random_init,
 )
 from tests.pipeline.gates.conftest import Case
-from tests.pipeline.gates.reports import DRIFT, EXPORT, NOT_JUDGED, PRETRAIN
+from tests.pipeline.gates.reports import DRIFT, EMBEDDING_DRIFT, EXPORT, LINEAR_EVAL, NOT_JUDGED, PRETRAIN
 
 
 @pytest.mark.parametrize(
@@ -48,11 +47,11 @@ def test_probe_against_random_init(
     case: Case, ours: dict[str, float | None], random: dict[str, float | None], passed: bool, says: str
 ) -> None:
     report = {
-        "simclr": {"linear_top1": ours},
-        "random_init": {"linear_top1": random},
+        "simclr": LINEAR_EVAL["simclr"] | {"linear_top1": ours},
+        "random_init": LINEAR_EVAL["random_init"] | {"linear_top1": random},
         "reason": "no labelled test images",
     }
-    case.put("reports/linear_eval.json", report)
+    case.put("reports/linear_eval.json", LINEAR_EVAL | report)
     verdict = case.ask(probe_beats_random_init)
     assert (verdict.passed, verdict.judged) == (passed, True)
     assert says in verdict.description

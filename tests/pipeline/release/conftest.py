@@ -28,6 +28,7 @@ from tests.conftest import TINY_PARAMS
 from tests.deploy.conftest import MIXING, SIZE, make_bundle, make_card, make_model
 
 ARTIFACT = "simclr-encoder"
+GOLDEN = Path(__file__).parents[2] / "golden"
 GRAPH = """
 stages:
   pretrain:
@@ -60,21 +61,27 @@ def write(path, content):
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(content if isinstance(content, str) else json.dumps(content))
 
+def report(name):
+    return json.loads(Path("../factory/reports", name + ".json").read_text())
+
 number = Path("data/raw/number").read_text()
 source = Path("../factory") / number
 if sys.argv[1] == "pretrain":
     shutil.copytree(source / "pretrained", "models/pretrained")
     write("reports/pretrain.json", {"finite": True})
-    write("reports/validation.json", {"images": {"accepted": 100 * int(number)}, "expectations": []})
-    write("reports/linear_eval.json", {"simclr": {"knn_top1": 70.0 + int(number), "linear_top1": {"1.0": 80.0}}})
+    validation, evaluation = report("validation"), report("linear_eval")
+    validation["images"]["accepted"] = 100 * int(number)
+    evaluation["simclr"] = {"knn_top1": 70.0 + int(number), "linear_top1": {"1.0": 80.0}, "linear_top5": {"1.0": 99.0}}
+    write("reports/validation.json", validation)
+    write("reports/linear_eval.json", evaluation)
     write("reports/pretrain.csv", "epoch,loss\n")
 elif sys.argv[1] == "export":
     shutil.copytree(source / "bundle", "models/bundle")
-    write("reports/export.json", {"source": "models/pretrained", "megabytes": 0.001})
+    write("reports/export.json", report("export") | {"megabytes": 0.001})
 else:
     before = json.loads(Path("models/champion/champion.json").read_text())["version"]
     pair = {"candidate": 70.0, "champion": 69.0, "candidate_only": 2, "champion_only": 1}
-    write("reports/compare.json", {"champion": before, "knn": pair, "probe": pair} if before else {"champion": None})
+    write("reports/compare.json", report("compare") | {"champion": before, "knn": pair, "probe": pair})
 """
 
 
@@ -137,6 +144,7 @@ def _computed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("release") / "place"
     for number in range(1, 5):
         make_candidate(place / "factory", number)
+    shutil.copytree(GOLDEN, place / "factory" / "reports")
     workspace = workspaces.create(place / "workspace")
     (workspace.root / "params.yaml").write_text(yaml.safe_dump(TINY_PARAMS), encoding="utf-8")
     (workspace.root / "dvc.yaml").write_text(GRAPH, encoding="utf-8")

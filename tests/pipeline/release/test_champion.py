@@ -47,7 +47,8 @@ def test_it_is_a_copy_of_what_is_released_and_then_stays(third: Workspace) -> No
     assert released is not None
     assert (card["version"], card["commit"], card["bundle"]) == (released.name, released.commit, released.bundle)
     assert card["reports"].keys() == {"pretrain", "validation", "linear_eval"}
-    assert card["reports"]["validation"] == {"images": {"accepted": 200}}
+    assert card["reports"]["validation"].keys() == {"images"}, "not every expectation"
+    assert card["reports"]["validation"]["images"]["accepted"] == 200
     assert identity(target / "bundle") == released.bundle
     assert json.loads((target / "pretrained" / "model.json").read_text()) == {"number": 2}
 

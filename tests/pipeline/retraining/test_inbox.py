@@ -1,5 +1,6 @@
 """The survey counts what is new without reading it, names the data that a run would train on, and survives anything."""
 
+import json
 import logging
 import os
 import shutil
@@ -7,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,11 +19,14 @@ from pipeline.errors import DvcError, IngestError
 from pipeline.ingest.ingest import ingest
 from pipeline.ingest.raw import read_bytes
 from pipeline.ingest.stamps import STAMPS, WAIT_SECONDS
+from pipeline.reports import DriftVerdict
 from pipeline.retraining.inbox import survey
 from pipeline.workspace import Workspace
+from simclr_core import reports
 from tests.conftest import draw, encode
 from tests.pipeline.bucket import Bucket, bucket, upload
 from tests.pipeline.conftest import put
+from tests.reports import EMBEDDING_DRIFT, VALIDATION
 
 INBOX = ("inbox",)
 
@@ -264,22 +269,30 @@ def test_stamps_of_batches_that_are_gone_are_not_believed(filled: Workspace) -> 
     assert survey(filled, INBOX).new_files == 0
 
 
+EMBEDDINGS = asdict(EMBEDDING_DRIFT)
+
+
+def put_validation(workspace: Workspace, verdict: DriftVerdict) -> None:
+    assert VALIDATION.drift
+    reports.write(workspace.root, replace(VALIDATION, drift=replace(VALIDATION.drift, verdict=verdict)))
+
+
 @pytest.mark.parametrize(("verdict", "drift"), [("drift", True), ("none", False), ("broken", False)])
-def test_drift_is_what_the_last_validation_said(workspace: Workspace, verdict: str, drift: bool) -> None:
+def test_drift_is_what_the_last_validation_said(workspace: Workspace, verdict: DriftVerdict, drift: bool) -> None:
     assert not survey(workspace, INBOX).drift
     workspace.reports.mkdir(exist_ok=True)
-    (workspace.reports / "validation.json").write_text(f'{{"drift": {{"verdict": "{verdict}"}}}}')
+    put_validation(workspace, verdict)
     assert survey(workspace, INBOX).drift is drift
-    (workspace.reports / "validation.json").write_text('{"drift": null}')
+    reports.write(workspace.root, replace(VALIDATION, drift=None))
     assert not survey(workspace, INBOX).drift
 
 
 @pytest.mark.parametrize(
     ("report", "drift"),
     [
-        ('{"batch": "0002", "verdict": "drift"}', True),
-        ('{"batch": "0001", "verdict": "drift"}', False),
-        ('{"batch": "0002", "verdict": "not judged"}', False),
+        (json.dumps(EMBEDDINGS), True),
+        (json.dumps(EMBEDDINGS | {"batch": "0001"}), False),
+        (json.dumps(EMBEDDINGS | {"verdict": "not judged"}), False),
         ('{"verdict": "drift"}', False),
         ("[]", False),
         ("{", False),
@@ -289,7 +302,7 @@ def test_drift_is_also_what_the_champion_saw_in_the_same_batch(workspace: Worksp
     workspace.reports.mkdir(exist_ok=True)
     (workspace.reports / "embedding_drift.json").write_text(report)
     assert not survey(workspace, INBOX).drift, "it may be of any batch"
-    (workspace.reports / "validation.json").write_text('{"drift": {"batch": "0002", "verdict": "none"}}')
+    put_validation(workspace, "none")
     assert survey(workspace, INBOX).drift is drift
 
 

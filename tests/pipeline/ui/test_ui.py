@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ from tests.pipeline.conftest import put
 from tests.pipeline.defs.test_expectations import outcome
 from tests.pipeline.gates.reports import ALONE, EXPORT, LINEAR_EVAL, NOT_JUDGED, PRETRAIN
 from tests.pipeline.release.conftest import git, make_candidate
+from tests.reports import FINETUNE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 REPOSITORY = Path(__file__).parents[3]
@@ -112,8 +114,8 @@ def make_results(factory: Path) -> None:
     shutil.copytree(factory / "made" / "1" / "bundle", factory / "export" / "models" / "bundle")
     shutil.copytree(factory / "made" / "1" / "pretrained", factory / "pretrain" / "models" / "pretrained")
     images = {"ingested": 4, "accepted": 3, "converted": 0, "quarantined": {"truncated": 1}}
-    fraction = {"top1": 60.0, "ci95": 2.0, "scratch_top1": 50.0, "scratch_ci95": 2.0, "labels": 3, "reason": None}
-    simclr = {"knn_top1": 75.0, "linear_top1": {"0.1": 70.0}}
+    fraction = asdict(FINETUNE) | {"top1": 60.0, "ci95": 2.0, "scratch_top1": 50.0, "labels": 3}
+    simclr = {"knn_top1": 75.0, "linear_top1": {"0.1": 70.0}, "linear_top5": {"0.1": 98.0}}
     bundle = identity(factory / "export" / "models" / "bundle")
     timing = {"bundle": bundle, "champion": None, "p50_ms": 0.1, "champion_p50_ms": None, "rounds": 100}
     kept = [outcome(rule.name) for rule in expectations(ValidateConfig())]

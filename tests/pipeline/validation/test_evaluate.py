@@ -11,8 +11,9 @@ import polars as pl
 import pytest
 
 from pipeline.config import ValidateConfig
+from pipeline.reports import Outcome
 from pipeline.validation.drift.drift import Drift, Shape
-from pipeline.validation.evaluate import Outcome, evaluate, passed, tables
+from pipeline.validation.evaluate import evaluate, passed, tables
 from pipeline.validation.expectations import expectations
 from pipeline.validation.tables import MANIFEST
 from tests.pipeline.validation.contract_oracle import oracle

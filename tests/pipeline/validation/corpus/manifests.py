@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.validation.drift.calibration import Statistic
+from pipeline.reports import Statistic
 from pipeline.validation.reasons import REASONS, WARNINGS
 from pipeline.validation.report.report import CONVERSIONS
 from pipeline.validation.tables import MANIFEST

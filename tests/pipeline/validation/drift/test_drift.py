@@ -3,6 +3,7 @@ import json
 import tarfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from scipy.stats import binom
 from sklearn.datasets import load_sample_images
 
 from pipeline.config import DriftConfig
+from pipeline.reports import FoundShape
 from pipeline.sample.make import ARCHIVE
 from pipeline.validation.drift.calibration import CLASSIFIER, FALSE_ALARMS
 from pipeline.validation.drift.drift import CATEGORIES, NUMBERS, Drift, judge
@@ -114,11 +116,11 @@ def test_more_of_the_same_is_no_drift(earlier: int, new: int) -> None:
     assert found.verdict == "none"
     assert [one.name for one in found.statistics] == [*NUMBERS, *CATEGORIES, CLASSIFIER]
     assert {one.shape for one in found.shapes} == BUGS.keys()
-    told = found.to_json()
+    told = asdict(found.report)
     assert list(told) == [
         *("verdict", "batch", "reference_images", "batch_images", "auroc", "statistics", "shapes", "advice")
     ]
-    assert (told["batch"], told["reference_images"], told["batch_images"], told["shapes"]) == ("0002", earlier, new, [])
+    assert (told["batch"], told["reference_images"], told["batch_images"], told["shapes"]) == ("0002", earlier, new, ())
     assert told["auroc"] == pytest.approx(0.5, abs=0.1)
     assert list(told["statistics"][0]) == ["name", "effect", "threshold", "drifted"]
     json.dumps(told, allow_nan=False)
@@ -160,7 +162,7 @@ def test_a_shift_is_seen_and_named(change: Change, name: str) -> None:
 def test_the_shape_of_a_bug_is_broken(bug: str, new: int) -> None:
     found = compared(images(1000, 5), images(new, 6, "0002-<b>", BUGS[bug]))
     assert found.verdict == "broken"
-    assert found.to_json()["shapes"] == [{"batch": "0002-<b>", "shape": bug}]
+    assert found.report.shapes == (FoundShape("0002-<b>", bug),)
     assert f"{bug} in 0002-<b>" in found.advice
     assert found.statistics
 
@@ -183,7 +185,7 @@ def test_images_that_are_all_alike() -> None:
     assert compared(images(300, 10, change=both), images(100, 11, "0002", both)).verdict == "none"
     found = compared(images(300, 10, change=both), images(100, 11, "0002"))
     assert found.verdict == "drift"
-    json.dumps(found.to_json(), allow_nan=False)
+    json.dumps(asdict(found.report), allow_nan=False)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +198,7 @@ def test_images_that_are_all_alike() -> None:
 )
 def test_too_few_images_are_not_judged(earlier: pl.DataFrame, new: pl.DataFrame, why: str) -> None:
     found = compared(earlier, new)
-    assert (found.verdict, found.statistics, found.to_json()["auroc"]) == ("not judged", (), None)
+    assert (found.verdict, found.statistics, found.report.auroc) == ("not judged", (), None)
     assert why in found.advice
 
 
@@ -240,7 +242,7 @@ def test_the_same_rows_in_any_order_give_the_same_result() -> None:
     earlier, new = images(900, 22), images(300, 23, "0002", cooler)
     table = pl.concat([earlier, new])
     shuffled = table.sample(fraction=1, shuffle=True, seed=0)
-    first, second = (judge(rows, **dict(DriftConfig())).to_json() for rows in (table, shuffled))
+    first, second = (judge(rows, **dict(DriftConfig())).report for rows in (table, shuffled))
     assert first == second
 
 

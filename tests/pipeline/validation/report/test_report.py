@@ -3,6 +3,7 @@ import io
 import json
 import re
 from collections import Counter
+from dataclasses import asdict
 from html.parser import HTMLParser
 from typing import Any
 
@@ -11,8 +12,8 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from pipeline.reports import Outcome
 from pipeline.validation.drift.drift import Drift, Shape
-from pipeline.validation.evaluate import Outcome
 from pipeline.validation.printable import printable
 from pipeline.validation.probe.probe import THUMBNAIL_SIDE
 from pipeline.validation.reasons import REASONS, WARNINGS
@@ -72,17 +73,17 @@ def drawn(manifest: pl.DataFrame) -> Thumbnails:
 
 def test_summary_counts_every_file_once() -> None:
     manifest = everything()
-    images = summary(manifest, [RULE], NOT_JUDGED)["images"]
+    images = summary(manifest, [RULE], NOT_JUDGED).images
     oracle = Counter(reasons[0] for reasons in manifest["reasons"].to_list() if reasons)
-    assert images["quarantined"] == oracle
-    assert list(images["quarantined"]) == list(REASONS)
-    assert images["ingested"] == manifest.height == images["accepted"] + sum(oracle.values())
-    assert images["converted"] == len(CONVERSIONS)
+    assert images.quarantined == oracle
+    assert list(images.quarantined) == list(REASONS)
+    assert images.ingested == manifest.height == images.accepted + sum(oracle.values())
+    assert images.converted == len(CONVERSIONS)
 
 
 def test_only_the_primary_reason_counts() -> None:
-    images = summary(table([row("a.png", "too_small", "extreme_aspect")]), [RULE], NOT_JUDGED)["images"]
-    assert images["quarantined"] == {"too_small": 1}
+    images = summary(table([row("a.png", "too_small", "extreme_aspect")]), [RULE], NOT_JUDGED).images
+    assert images.quarantined == {"too_small": 1}
 
 
 def test_a_content_is_quarantined_when_none_of_its_files_is_used() -> None:
@@ -93,15 +94,15 @@ def test_a_content_is_quarantined_when_none_of_its_files_is_used() -> None:
         row("broken.png", "corrupt", content="broken"),
         row("broken too.png", "corrupt", content="broken"),
     ]
-    images = summary(table(files), [RULE], NOT_JUDGED)["images"]
-    assert (images["contents"], images["contents_quarantined"]) == (3, 1)
+    images = summary(table(files), [RULE], NOT_JUDGED).images
+    assert (images.contents, images.contents_quarantined) == (3, 1)
 
 
 def test_summary_has_the_fields_that_gates_read() -> None:
     failed = Outcome("aspect", "files", "critical", False, 0.5, "<= 10 for 95 %", 7, ["a"], None)
     found = summary(table([row("a.png")]), [RULE, failed], NOT_JUDGED)
-    assert found["passed"] is False
-    assert list(found["expectations"][1]) == [
+    assert found.passed is False
+    assert list(asdict(found)["expectations"][1]) == [
         *("name", "suite", "severity", "success", "observed", "threshold", "unexpected_count", "sample_ids", "error")
     ]
     json.dumps(found, allow_nan=False)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.reports import Outcome
 from pipeline.validation.drift.drift import Drift, Shape
-from pipeline.validation.evaluate import Outcome
 from pipeline.validation.printable import printable
 from pipeline.validation.report.report import render, shown, summary
 from tests.browser import Page, browser
