@@ -9,9 +9,9 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,11 +24,56 @@ WARM_UP, FEWEST_RUNS = 5, 20  # the first calls allocate; fewer than twenty runs
 BATCH_SIZE = 32
 
 
-def measure(load: Callable[[], Encoder], seconds: float) -> dict[str, Any]:
-    """Load an encoder, then embed one image at a time for half of ``seconds``, and batches for the other half.
+@dataclass(frozen=True)
+class Photo:
+    """The image file that is embedded; ``bytes`` is its size."""
 
-    Latency is the time from the bytes of a JPEG file of 640 x 480 pixels to its vector. Times are in milliseconds;
-    memory is the peak of this process, in MB.
+    format: str
+    width: int
+    height: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Percentiles:
+    """Of ``runs`` runs with one image each, from the bytes of the file to the vector, in milliseconds."""
+
+    p50: float
+    p95: float
+    p99: float
+    runs: int
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Images per run, and what comes of it."""
+
+    size: int
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What ``measure`` finds; memory is the peak of this process. ``reason`` is why this variant runs."""
+
+    name: str
+    version: str | None
+    encoder: str
+    threads: int
+    providers: list[str]
+    variant: str
+    reason: str
+    cpu: str
+    cores: int
+    image: Photo
+    load_ms: float
+    single_image_ms: Percentiles
+    batch: Batches
+    peak_rss_mb: float
+
+
+def measure(load: Callable[[], Encoder], seconds: float) -> Report:
+    """Load an encoder, then embed one image at a time for half of ``seconds``, and batches for the other half.
 
     Raises:
         ArgumentError: ``seconds`` is not positive.
@@ -44,19 +89,19 @@ def measure(load: Callable[[], Encoder], seconds: float) -> dict[str, Any]:
     rate = throughput(encoder, picture, seconds / 2)
     p50, p95, p99 = (round(float(value) * 1000, 3) for value in np.percentile(durations, (50, 95, 99)))
     info = encoder.info
-    return {
-        "name": info["name"],
-        "version": info["version"],
-        "encoder": encoder.id,
+    return Report(
+        name=info["name"],
+        version=info["version"],
+        encoder=encoder.id,
         **info["runtime"],
-        "cpu": processor(),
-        "cores": available_cpus(),
-        "image": {"format": "JPEG", "width": WIDTH, "height": HEIGHT, "bytes": len(picture)},
-        "load_ms": round(loaded * 1000, 1),
-        "single_image_ms": {"p50": p50, "p95": p95, "p99": p99, "runs": len(durations)},
-        "batch": {"size": BATCH_SIZE, "images_per_second": round(rate, 1)},
-        "peak_rss_mb": round(peak_megabytes(), 1),
-    }
+        cpu=processor(),
+        cores=available_cpus(),
+        image=Photo("JPEG", WIDTH, HEIGHT, len(picture)),
+        load_ms=round(loaded * 1000, 1),
+        single_image_ms=Percentiles(p50, p95, p99, len(durations)),
+        batch=Batches(BATCH_SIZE, round(rate, 1)),
+        peak_rss_mb=round(peak_megabytes(), 1),
+    )
 
 
 def latencies(embed: Callable[[bytes], object], picture: bytes, seconds: float) -> list[float]:
@@ -111,18 +156,18 @@ def peak_megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
-def table(report: dict[str, Any]) -> str:
+def table(report: Report) -> str:
     """Format the report as a table for a terminal."""
-    single, batch, image = report["single_image_ms"], report["batch"], report["image"]
-    version = f" {report['version']}" if report["version"] else ""
+    single, batch, image = report.single_image_ms, report.batch, report.image
+    version = f" {report.version}" if report.version else ""
     rows = [
-        ("encoder", f"{report['name']}{version}, {report['variant']} ({report['encoder'][:12]})"),
-        ("processor", f"{report['cpu']}, {report['cores']} cores"),
-        ("runs on", f"{', '.join(report['providers'])}, {report['threads']} threads"),
-        ("load", f"{report['load_ms']:,.0f} ms"),
-        ("one image", f"p50 {single['p50']:.2f} ms   p95 {single['p95']:.2f} ms   p99 {single['p99']:.2f} ms"),
-        ("", f"{single['runs']:,} runs, from {image['width']} x {image['height']} {image['format']} bytes to vector"),
-        (f"batches of {batch['size']}", f"{batch['images_per_second']:,.1f} images/s"),
-        ("peak memory", f"{report['peak_rss_mb']:,.0f} MB"),
+        ("encoder", f"{report.name}{version}, {report.variant} ({report.encoder[:12]})"),
+        ("processor", f"{report.cpu}, {report.cores} cores"),
+        ("runs on", f"{', '.join(report.providers)}, {report.threads} threads"),
+        ("load", f"{report.load_ms:,.0f} ms"),
+        ("one image", f"p50 {single.p50:.2f} ms   p95 {single.p95:.2f} ms   p99 {single.p99:.2f} ms"),
+        ("", f"{single.runs:,} runs, from {image.width} x {image.height} {image.format} bytes to vector"),
+        (f"batches of {batch.size}", f"{batch.images_per_second:,.1f} images/s"),
+        ("peak memory", f"{report.peak_rss_mb:,.0f} MB"),
     ]
     return "\n".join(f"{name:14}{value}".rstrip() for name, value in rows)

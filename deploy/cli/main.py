@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from deploy import latency
@@ -110,7 +111,7 @@ def classify(options: argparse.Namespace) -> int:
 
 def bench(options: argparse.Namespace) -> int:
     report = latency.measure(lambda: _load_encoder(options), options.seconds)
-    print(json.dumps(report, indent=2) if options.json else latency.table(report))
+    print(json.dumps(asdict(report), indent=2) if options.json else latency.table(report))
     return DONE
 
 

@@ -16,11 +16,11 @@ from deploy.images.preprocess import decode
 def test_percentiles_are_of_single_images_in_milliseconds(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency, "latencies", lambda *_: [n / 1000 for n in range(1, 102)])
     report = latency.measure(lambda: deploy.load(bundle, threads=1), seconds=0.01)
-    assert report["single_image_ms"] == {"p50": 51, "p95": 96, "p99": 100, "runs": 101}
-    assert report["encoder"] == deploy.load(bundle).id
-    assert report["cores"] == deploy.session.available_cpus()
+    assert report.single_image_ms == latency.Percentiles(51, 96, 100, 101)
+    assert report.encoder == deploy.load(bundle).id
+    assert report.cores == deploy.session.available_cpus()
     assert "p50 51.00 ms   p95 96.00 ms   p99 100.00 ms" in latency.table(report)
-    assert "(" + report["encoder"][:12] + ")" in latency.table(report)
+    assert "(" + report.encoder[:12] + ")" in latency.table(report)
 
 
 def test_loading_is_timed(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,7 +37,7 @@ def test_loading_is_timed(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None
         return now
 
     monkeypatch.setattr("time.perf_counter", tick)
-    assert latency.measure(load, seconds=1e-3)["load_ms"] == 2501.0  # and one tick
+    assert latency.measure(load, seconds=1e-3).load_ms == 2501.0  # and one tick
 
 
 def test_short_measurements_still_have_enough_runs(bundle: Path) -> None:
