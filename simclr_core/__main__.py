@@ -41,7 +41,6 @@ class Stage(NamedTuple):
     arguments: Mapping[str, Mapping[str, Any]] = {}
 
 
-
 STAGES = {
     "initial": Stage(
         "simclr_core.pretraining.initial", "what pretraining begins with: nothing, or the champion's network"
