@@ -20,5 +20,7 @@ napoleon_numpy_docstring = False
 
 html_theme = "furo"
 html_title = "simclr-pipeline"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
