@@ -19,7 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,25 @@ STUDENT_T = (
 """97.5 % quantiles for 1 to 30 degrees of freedom (NIST/SEMATECH e-Handbook of Statistical Methods, 1.3.6.7.2)."""
 
 
+@dataclass(frozen=True)
+class Labels:
+    """What is known of the images to train on: ``positions`` [n] among the training images, ``labels`` [n] below
+    ``classes``."""
+
+    positions: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    classes: int
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """``steps`` of SGD, each over ``batch_size`` images; the learning rate falls from ``peak_rate`` to 0."""
+
+    steps: int
+    batch_size: int
+    peak_rate: float
+
+
 def run(workspace: Path, fraction: str) -> None:
     """Fine-tune ``models/pretrained`` on a fraction of the labels. What cannot be measured for want of labels is null.
 
@@ -95,11 +114,12 @@ def run(workspace: Path, fraction: str) -> None:
     images = TrainingImages(train.images)
     augmentation = few_label_augmentation(model.card, config.crop_scale)
     for seed, budget in budgets.items() if steps else ():
-        known = train.positions[budget], train.labels[budget], len(classes), augmentation
+        known = Labels(train.positions[budget], train.labels[budget], len(classes))
         for start, trained in networks.items():
             encoder = copy.deepcopy(model.encoder) if start == "pretrained" else random_encoder(model, seed)
             peak = rate if start == "pretrained" else SCRATCH_RATE * rate
-            network, loss = train_classifier(encoder, model.card, images, *known, steps, batch_size, peak, seed)
+            optimization = Optimization(steps, batch_size, peak)
+            network, loss = train_classifier(encoder, model.card, images, known, augmentation, optimization, seed)
             trained.append(network)
             emit("progress", stage=stage, message=f"seed {seed}, {start}: training loss {loss:.3f}")
 
@@ -141,44 +161,40 @@ def train_classifier(
     encoder: Encoder,
     card: dict[str, Any],
     images: TrainingImages,
-    positions: NDArray[np.int64],
-    labels: NDArray[np.int64],
-    classes: int,
+    known: Labels,
     augmentation: Augmentation,
-    steps: int,
-    batch_size: int,
-    peak_rate: float,
+    optimization: Optimization,
     seed: int,
 ) -> tuple[nn.Sequential, float]:
     """Train ``encoder``, in place, and a linear head that starts at zero. Returns both as a network, and the last loss.
 
-    ``card`` is the model's, for preprocessing, mean and std. ``positions`` [n] are those of the training images,
-    ``labels`` [n] their classes. Each epoch has its own order, and its last incomplete batch is dropped: BatchNorm
-    would have too few images for its statistics.
+    ``card`` is the model's, for preprocessing, mean and std. Each epoch has its own order, and its last incomplete
+    batch is dropped: BatchNorm would have too few images for its statistics.
 
     Raises:
         NonFiniteFeaturesError: the weights have run away.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)  # for networks that draw: dropout, stochastic depth
-    head = nn.Linear(encoder.feature_dim, classes)
+    head = nn.Linear(encoder.feature_dim, known.classes)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     network = nn.Sequential(encoder, head).to(device).to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.SGD(network.parameters(), lr=peak_rate, momentum=0.9, nesterov=True)
+    optimizer = torch.optim.SGD(network.parameters(), lr=optimization.peak_rate, momentum=0.9, nesterov=True)
     mean, std = (torch.tensor(card[name], device=device).view(3, 1, 1) for name in ("mean", "std"))
     loss = torch.zeros(())
-    for step in range(steps):
+    positions, batch_size = known.positions, optimization.batch_size
+    for step in range(optimization.steps):
         epoch, turn = divmod(step, len(positions) // batch_size)
         rows = permuted(seed, epoch, np.arange(turn * batch_size, (turn + 1) * batch_size), len(positions))
         pixels, sizes = images.batch(positions[rows])
         views = augmentation.view(pixels.to(device), sizes, seed, epoch, torch.from_numpy(positions[rows]), view=0)
         views = ((views - mean) / std).contiguous(memory_format=torch.channels_last)
-        loss = cross_entropy(network(views), torch.from_numpy(labels[rows]).to(device))
+        loss = cross_entropy(network(views), torch.from_numpy(known.labels[rows]).to(device))
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, 0, peak_rate)
+            group["lr"] = learning_rate(step, optimization.steps, 0, optimization.peak_rate)
         optimizer.step()
     if not math.isfinite(loss.item()):
         raise NonFiniteFeaturesError(f"the loss of seed {seed} became {loss.item()}; lower finetune.learning_rate")

@@ -36,10 +36,10 @@ QUEUE_VIEW = 2**32  # no view of an image has this number: the queue's first row
 
 
 class MomentumQueue:
-    """An ``Objective`` with a queue of ``size`` keys, at least the global batch, [size, dim], and a momentum encoder.
+    """An ``Objective`` with a queue of keys [size, dim], at least the global batch, and a momentum encoder.
 
     After every step each weight of the copy goes to ``momentum`` · itself + (1 - ``momentum``) · the network's, and the
-    keys of all processes take the place of the oldest. The queue begins with random directions, a function of the seed.
+    keys of all processes take the place of the oldest. ``queue`` is what it begins with, such as ``random_directions``.
     Every process must hold equally many images.
 
     Raises:
@@ -49,12 +49,10 @@ class MomentumQueue:
     def __init__(
         self,
         network: nn.Module,
-        dim: int,
-        size: int,
+        queue: Tensor,
         momentum: float,
         temperature: float,
         precision: torch.dtype,
-        seed: int,
         extra_crops: int = 0,
         scaled: Callable[[Tensor], Tensor] = as_it_is,
     ) -> None:
@@ -62,7 +60,7 @@ class MomentumQueue:
         self._network = network
         self._copy = deepcopy(network).eval().requires_grad_(False)
         weight = next(network.parameters())
-        self._queue = random_directions(seed, size, dim).to(weight)
+        self._queue = queue.to(weight, copy=True)
         self._momentum = momentum
         self._temperature = temperature
         self._precision = precision

@@ -8,9 +8,9 @@ are read to watch the features get better, never to change a weight.
 
 import logging
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from simclr_core.data.shards import DatasetCard, ShardedImages, read_card
 from simclr_core.errors import BatchSizeError
 from simclr_core.lars import LARS, parameter_groups
 from simclr_core.launch import Member
-from simclr_core.loss.momentum_queue import MomentumQueue
+from simclr_core.loss.momentum_queue import MomentumQueue, random_directions
 from simclr_core.loss.nt_xent import LOSSES
 from simclr_core.loss.objective import InBatch, Objective
 from simclr_core.model.batch_norm import synchronise
@@ -45,14 +45,15 @@ from simclr_core.pretraining.compilation import compile_model
 from simclr_core.pretraining.initial import Start, read_start
 from simclr_core.pretraining.precision import DTYPES, LossScaler, choose_precision, resolve_precision
 from simclr_core.pretraining.pretrained import Arithmetic, describe, draw_views, publish_pretrained
-from simclr_core.pretraining.training import Learner, train
+from simclr_core.pretraining.training import Learner, Observers, train
 from simclr_core.reporter import emit, record_timing
 from simclr_core.schedule import Schedule, peak_learning_rate
 
 logger = logging.getLogger(__name__)
 
 
-class Inputs(NamedTuple):
+@dataclass(frozen=True)
+class Inputs:
     """What a training is made of, before anything is built; ``key`` names its run directory ``folder``."""
 
     config: PretrainConfig
@@ -80,7 +81,7 @@ def run(workspace: Path) -> None:
         SystemExit: 128 + the signal that asked to stop; everything up to the last step is saved.
     """
     inputs = read_inputs(workspace)
-    config, card, images, start, key, folder = inputs
+    config, card, start, folder = inputs.config, inputs.card, inputs.start, inputs.folder
     watch, on_collapse = read_block(workspace / "params.yaml", "watch", WatchConfig), config.on_collapse
     prefer_deterministic_kernels()
     with launch.member() as member, checkpoint.locked(folder) if member.rank == 0 else nullcontext():
@@ -90,22 +91,14 @@ def run(workspace: Path) -> None:
         monitor, trackers = None, []
         if member.rank == 0:
             _announce(inputs, learner.network, schedule, arithmetic, member)
-            monitor = choose_monitor(images, card, inputs.preprocessing, config.monitor_images, config.seed)
-            trackers = open_trackers(watch.trackers, workspace / ".simclr", key, config.model_dump())
+            monitor = choose_monitor(inputs.images, card, inputs.preprocessing, config.monitor_images, config.seed)
+            trackers = open_trackers(watch.trackers, workspace / ".simclr", inputs.key, config.model_dump())
         acts, rolls_back = on_collapse.action != "report", on_collapse.action == "roll_back"
         alarm = CollapseAlarm(on_collapse.patience if acts else None, folder / "healthy" if rolls_back else None)
-        board, seen = workspace / ".simclr" / "tensorboard" / key, schedule.steps * config.batch_size
+        board, seen = workspace / ".simclr" / "tensorboard" / inputs.key, schedule.steps * config.batch_size
         with Progress(schedule.epochs, seen, board, member.rank > 0, trackers, watch.embedding_map_every) as progress:
-            attempt = partial(
-                train,
-                learner,
-                batches,
-                monitor,
-                progress,
-                schedule=schedule,
-                checkpoint_every=config.checkpoint_every_steps,
-                alarm=alarm,
-            )
+            observers = Observers(monitor, progress, alarm)
+            attempt = partial(train, learner, batches, observers, schedule, config.checkpoint_every_steps)
             limit = on_collapse.max_roll_backs if rolls_back else 0
             history = with_roll_backs(attempt, folder, on_collapse.learning_rate_factor, limit, member)
             seconds, images_per_second = progress.seconds, progress.images_per_second
@@ -197,10 +190,8 @@ def choose_objective(
         encoder, head = network[0], config.projection_head
         assert isinstance(encoder, Encoder)
         dim = head.dim if head.layers else encoder.feature_dim
-        size, momentum = config.queue.size, config.queue.momentum
-        return MomentumQueue(
-            network, dim, size, momentum, temperature, precision, config.seed, extra_crops, scaler.scaled
-        )
+        queue, momentum = random_directions(config.seed, config.queue.size, dim), config.queue.momentum
+        return MomentumQueue(network, queue, momentum, temperature, precision, extra_crops, scaler.scaled)
     share = config.batch_size // member.size
     if config.micro_batch_size is not None and config.micro_batch_size > share:
         raise BatchSizeError(

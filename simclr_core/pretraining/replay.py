@@ -18,14 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from deploy.artifact import write_atomically
-from deploy.images.preprocess import Preprocessing
 from simclr_core import launch, plots
 from simclr_core.data.dataset import evaluation_images
 from simclr_core.errors import ReplayError
 from simclr_core.pretraining import checkpoint
 from simclr_core.pretraining.batches import Batches
 from simclr_core.pretraining.collapse import attempt_folder, roll_backs
-from simclr_core.pretraining.pretrain import build, plan, prefer_deterministic_kernels, read_inputs
+from simclr_core.pretraining.pretrain import Inputs, build, plan, prefer_deterministic_kernels, read_inputs
 from simclr_core.pretraining.training import gradients, resume, step_seed, update
 
 SHOWN = 8  # images in the picture
@@ -79,16 +78,7 @@ def run(workspace: Path, step: int) -> None:
         rows = sorted({row % len(keys) for finding in findings for row in finding.rows})
         report = workspace / ".simclr" / "replay" / f"step-{step}.json"
         _write(report, step, loss, findings, [keys[row] for row in rows])
-        _draw(
-            report.with_suffix(".png"),
-            batches,
-            inputs.preprocessing,
-            inputs.card.mean,
-            inputs.card.std,
-            step,
-            views,
-            rows[:SHOWN],
-        )
+        _draw(report.with_suffix(".png"), inputs, batches, step, views, rows[:SHOWN])
         _say(step, loss, findings, [keys[row] for row in rows], report)
 
 
@@ -152,24 +142,16 @@ def _say(step: int, loss: float, findings: Sequence[Finding], keys: Sequence[str
     print(f"images concerned: {', '.join(key[:12] for key in keys[:SHOWN]) or 'none'}; all {len(keys)} in {report}")
 
 
-def _draw(
-    path: Path,
-    batches: Batches,
-    preprocessing: Preprocessing,
-    mean: Sequence[float],
-    std: Sequence[float],
-    step: int,
-    views: Tensor,
-    rows: Sequence[int],
-) -> None:
+def _draw(path: Path, inputs: Inputs, batches: Batches, step: int, views: Tensor, rows: Sequence[int]) -> None:
     """A row per image: as evaluation sees it, then its views; what is not finite in them is black."""
     if not rows:
         plots.note(path, "no image is concerned more than another")
         return
     positions = batches.positions(step)
-    originals = evaluation_images(batches.images, positions[list(rows)], preprocessing)
-    channels = [torch.tensor(values, device=views.device).view(3, 1, 1) for values in (mean, std)]
-    pixels = (views * channels[1] + channels[0]).nan_to_num(0, 0, 0).clamp(0, 1).mul(255).round().byte()
+    originals = evaluation_images(batches.images, positions[list(rows)], inputs.preprocessing)
+    statistics = (inputs.card.mean, inputs.card.std)
+    mean, std = (torch.tensor(values, device=views.device).view(3, 1, 1) for values in statistics)
+    pixels = (views * std + mean).nan_to_num(0, 0, 0).clamp(0, 1).mul(255).round().byte()
     shown = pixels.permute(0, 2, 3, 1).cpu().numpy()
     grid = [[original, *shown[row :: len(positions)]] for original, row in zip(originals, rows, strict=True)]
     plots.image_grid(path, grid, [batches.images.key(positions[row])[:8] for row in rows])

@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,30 +54,38 @@ class Learner(NamedTuple):
         return TrainingState(step, self.network.state_dict(), tensors, history, unfinished, lasting, scaler)
 
 
+@dataclass(frozen=True)
+class Observers:
+    """Who looks at a training while it lasts: ``monitor`` measures the features, on the first process alone."""
+
+    monitor: Monitor | None
+    progress: Progress
+    alarm: CollapseAlarm
+
+
 def train(
     learner: Learner,
     batches: Batches,
-    monitor: Monitor | None,
-    progress: Progress,
-    *,
+    observers: Observers,
     schedule: Schedule,
     checkpoint_every: int,
-    alarm: CollapseAlarm,
+    *,
     folder: Path,
     learning_rate_scale: float,
 ) -> list[Record]:
     """Train the learner's network in place, from the last checkpoint in ``folder`` if there is one.
 
-    Called by every process of the group at once; the first one alone has a ``monitor``, saves, and returns the history.
+    Called by every process of the group at once; the first one alone has a monitor, saves, and returns the history.
     A checkpoint is saved every ``checkpoint_every`` steps, at the end, and when SIGTERM or Ctrl-C asks to stop; all of
     them are on the disk when this returns or raises SystemExit.
 
     Raises:
         NonFiniteLossError: on every process at once.
-        CollapseError: the ``alarm`` was raised.
+        CollapseError: the alarm was raised.
         SystemExit: 128 + the signal that asked to stop.
     """
     member, steps, every = batches.member, schedule.steps, schedule.steps_per_epoch
+    monitor, progress, alarm = observers.monitor, observers.progress, observers.alarm
     encoder, head = learner.network
     begun, history, unfinished = resume(folder, learner, member)
     if begun < steps:

@@ -59,9 +59,10 @@ def test_each_run_starts_where_it_says_and_sees_its_own_labels(
     seen: list[tuple[torch.Tensor, np.ndarray, float, int]] = []
     train = finetune.train_classifier
 
-    def spy(encoder: Any, card: Any, images: Any, positions: Any, labels: Any, *rest: Any) -> Any:
-        seen.append((encoder.backbone.conv1.weight.detach().clone(), positions, rest[4], rest[5]))
-        return train(encoder, card, images, positions, labels, *rest)
+    def spy(encoder: Any, card: Any, images: Any, known: Any, augmentation: Any, optimization: Any, seed: int) -> Any:
+        weight = encoder.backbone.conv1.weight.detach().clone()
+        seen.append((weight, known.positions, optimization.peak_rate, seed))
+        return train(encoder, card, images, known, augmentation, optimization, seed)
 
     monkeypatch.setattr(finetune, "train_classifier", spy)
     finetune.run(workspace, "0.5")

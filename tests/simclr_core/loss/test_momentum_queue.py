@@ -29,7 +29,7 @@ def network(dtype: torch.dtype = torch.float64) -> nn.Module:
 
 
 def queue_of(model: nn.Module, momentum: float = 0.9, size: int = SIZE, extra_crops: int = 0) -> MomentumQueue:
-    return MomentumQueue(model, DIM, size, momentum, 0.2, torch.float32, seed=3, extra_crops=extra_crops)
+    return MomentumQueue(model, random_directions(3, size, DIM), momentum, 0.2, torch.float32, extra_crops)
 
 
 def views(step: int, count: int = 4, groups: int = 2) -> Tensor:
@@ -160,7 +160,7 @@ def test_a_restored_queue_goes_on_bit_for_bit() -> None:
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
 def test_a_temperature_that_cannot_divide_is_refused(temperature: float) -> None:
     with pytest.raises(NtXentError, match="give a finite number of at least"):
-        MomentumQueue(network(), DIM, SIZE, 0.9, temperature, torch.float32, 0)
+        MomentumQueue(network(), random_directions(0, SIZE, DIM), 0.9, temperature, torch.float32)
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ from simclr_core.pretraining.collapse import (
     with_roll_backs,
 )
 from simclr_core.pretraining.precision import LossScaler
-from simclr_core.pretraining.training import Learner
+from simclr_core.pretraining.training import Learner, Observers
 from simclr_core.schedule import Schedule
 from tests.simclr_core.conftest import interrupt
 
@@ -200,11 +200,9 @@ def trained(rank: int, size: int, workspace: Path) -> tuple[list[Any], dict[str,
             return training.train(
                 Learner(network, model, optimizer, objective, scaler),
                 batches,
-                monitor,
-                progress,
-                schedule=Schedule(4, 6, 0, PEAK),
+                Observers(monitor, progress, CollapseAlarm(1, run / "healthy")),
+                Schedule(4, 6, 0, PEAK),
                 checkpoint_every=4,
-                alarm=CollapseAlarm(1, run / "healthy"),
                 folder=folder,
                 learning_rate_scale=learning_rate_scale,
             )

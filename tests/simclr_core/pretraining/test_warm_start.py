@@ -54,11 +54,11 @@ def spied(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     seen: dict[str, Any] = {"positions": {}}
     loop, positions = pretrain.train, Batches.positions
 
-    def noted(learner: Learner, *rest: Any, **keywords: Any) -> Any:
+    def noted(learner: Learner, batches: Any, observers: Any, schedule: Any, *rest: Any, **keywords: Any) -> Any:
         seen["network"] = {name: tensor.clone() for name, tensor in learner.network.state_dict().items()}
         seen["optimizer"] = checkpoint.optimizer_tensors(learner.optimizer)
-        seen["schedule"] = keywords["schedule"]
-        return loop(learner, *rest, **keywords)
+        seen["schedule"] = schedule
+        return loop(learner, batches, observers, schedule, *rest, **keywords)
 
     def noted_positions(batches: Batches, step: int) -> Any:
         seen["positions"][step] = positions(batches, step)
