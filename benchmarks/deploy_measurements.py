@@ -19,7 +19,7 @@ from PIL import Image
 import deploy
 from benchmarks.deploy_encoders import TorchEncoder
 from deploy.encoder import Encoder
-from deploy.folders.folder import embed_files, image_files
+from deploy.folders.folder import Options, embed_files, image_files
 from deploy.images.inputs import map_ahead, read_pixels
 from deploy.images.preprocess import canonicalize, open_image
 from deploy.latency import latencies, photo
@@ -46,6 +46,7 @@ def folder_rates(bundle: Path, photos: Path, threads: int, rounds: int) -> dict[
     encoder, files = deploy.load(bundle, threads=1), image_files([photos])
     half = max(1, threads // 2)
     seconds: dict[str, list[float]] = {}
+    options = Options(batch_size=BATCH_SIZE, threads=threads)
     pixels = _decoded(encoder, files, threads)  # also warms up
     with tempfile.TemporaryDirectory() as out:
         measurements: dict[str, Callable[[str], object]] = {
@@ -53,7 +54,7 @@ def folder_rates(bundle: Path, photos: Path, threads: int, rounds: int) -> dict[
             "decode_half": lambda _: _decoded(encoder, files, half),
             "inference": lambda _: _inferred(encoder, pixels, threads),
             "inference_half": lambda _: _inferred(encoder, pixels, half),
-            "folder": lambda turn: embed_files(encoder, files, Path(out, turn), batch_size=BATCH_SIZE, threads=threads),
+            "folder": lambda turn: embed_files(encoder, files, Path(out, turn), options),
         }
         for turn in range(rounds):
             for name, measured in measurements.items():

@@ -74,8 +74,8 @@ def index(options: argparse.Namespace) -> int:
     else:
         progress = Progress(len(files), sys.stderr)
         progress(0)
-        parts, dim = _embed(encoder, files, failures, progress), encoder.info["dim"]
-        Index.write(options.out, parts, encoder, dim, approximate=options.approximate, replace=options.replace)
+        parts = _embed(encoder, files, failures, progress)
+        Index.write(options.out, parts, encoder, approximate=options.approximate, replace=options.replace)
     print(f"{options.out}: {len(Index.open(options.out, verify=False)):,} vectors", file=sys.stderr)
     return _report_failures(failures, len(files))
 

@@ -17,7 +17,7 @@ from deploy.encoder import Encoder, Prediction, load
 from deploy.errors import BundleError, CorruptArtifactError, DeployError
 from deploy.failure import fail
 from deploy.folders.embedding_writers import WRITERS
-from deploy.folders.folder import embed_files, image_files
+from deploy.folders.folder import Options, embed_files, image_files
 from deploy.folders.progress import Progress
 from deploy.processor import CPU_PROVIDER
 
@@ -83,10 +83,7 @@ def embed(options: argparse.Namespace) -> int:
             encoder,
             files,
             options.out,
-            format=options.format,
-            normalize=not options.raw,
-            batch_size=options.batch_size,
-            threads=options.threads,
+            Options(options.format, not options.raw, options.batch_size, options.threads),
             progress=Progress(len(files), sys.stderr),
             notice=lambda message: print(message, file=sys.stderr),
         )

@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.artifact import publish
@@ -57,28 +58,42 @@ def _ignore(_: object) -> None:
     pass
 
 
+@dataclass(frozen=True)
+class Options:
+    """How to embed a folder.
+
+    Attributes:
+        format: "npy", "csv" or "parquet".
+        normalize: scale each vector to length 1; otherwise write the raw output of the network.
+        batch_size: images of one batch of a thread; larger batches take memory and are not faster on a CPU.
+        threads: by default one for each core that this process may use.
+    """
+
+    format: Format = "npy"
+    normalize: bool = True
+    batch_size: int = 8
+    threads: int | None = None
+
+
+DEFAULTS = Options()
+
+
 def embed_files(
     encoder: Encoder,
     files: Sequence[str],
     out: Path,
-    format: Format = "npy",
-    normalize: bool = True,
-    batch_size: int = 8,
-    threads: int | None = None,
+    options: Options = DEFAULTS,
     progress: Callable[[int], None] = _ignore,
     notice: Callable[[str], None] = _ignore,
 ) -> int:
     """Write the embeddings of ``files`` into the new directory ``out``.
 
     Args:
-        encoder: loaded with ``threads=1``. Each of ``threads`` decodes and embeds separate batches, so that no core
-            waits for another, and the result does not depend on the number of threads.
+        encoder: loaded with ``threads=1``: each thread decodes and embeds separate batches, so that no core waits for
+            another, and the result does not depend on the number of threads.
         files: paths of image files, such as ``image_files`` lists them.
         out: directory to make.
-        format: "npy", "csv" or "parquet".
-        normalize: scale each vector to length 1; otherwise write the raw output of the network.
-        batch_size: images of one batch of a thread; larger batches take memory and are not faster on a CPU.
-        threads: by default one for each core that this process may use.
+        options: see ``Options``.
         progress: called with the number of files done; the first call counts those of an interrupted run.
         notice: called with a sentence if an interrupted run is continued or discarded.
 
@@ -97,11 +112,12 @@ def embed_files(
         >>> sorted(path.name for path in Path("vectors").iterdir())
         ['MANIFEST.sha256', 'embedding.json', 'failures.csv', 'ids.csv', 'vectors.npy']
     """
-    threads = available_cpus() if threads is None else threads
+    batch_size, normalize = options.batch_size, options.normalize
+    threads = available_cpus() if options.threads is None else options.threads
     for name, value in (("batch_size", batch_size), ("threads", threads)):
         if value < 1:
             raise ArgumentError(f"{name}={value}; give 1 or more")
-    check_format(format, files)
+    check_format(options.format, files)
     if out.exists():
         discard(out)
         raise ArgumentError(f"{out}: already exists; choose another directory, or remove it")
@@ -118,7 +134,7 @@ def embed_files(
             ahead=2 * threads,
         )
         write_parts(work, batches, done, len(files), progress)
-        return _publish(out, work, files, encoder, format, normalize)
+        return _publish(out, work, files, encoder, options.format, normalize)
 
 
 def _publish(out: Path, work: Path, files: Sequence[str], encoder: Encoder, format: Format, normalize: bool) -> int:

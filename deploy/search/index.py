@@ -130,7 +130,6 @@ class Index:
         directory: PathLike,
         parts: Iterable[Part],
         encoder: Encoder | str,
-        dim: int,
         metric: Metric = "cosine",
         dtype: Storage = "float32",
         approximate: bool = False,
@@ -141,14 +140,13 @@ class Index:
         Args:
             directory: directory to make; it appears when it is complete.
             parts: pairs of ids and vectors [n, dim], such as batches of ``Encoder.embed_iter``.
-            encoder: the encoder that made the vectors, or its ``id``.
-            dim: dimension of the vectors.
+            encoder: the encoder that made the vectors, or its ``id``; then the first part says what ``dim`` is.
             metric, dtype: as in ``build``.
             approximate: also build the graph for approximate search (needs the extra ``search``).
             replace: replace an index in the same place.
 
         Raises:
-            ArgumentError: as in ``build``, or the directory exists.
+            ArgumentError: as in ``build``, the directory exists, or there are no parts and no encoder to ask.
             MissingExtraError: usearch is not installed.
 
         Examples:
@@ -156,10 +154,11 @@ class Index:
             >>> encoder = deploy.load("models/bundle")
             >>> stream = encoder.embed_iter(["cat.jpg", "dog.png"], batch_size=1)
             >>> parts = ((part.sources, part.vectors) for part in stream)
-            >>> deploy.Index.write("written.index", parts, encoder, encoder.info["dim"])
+            >>> deploy.Index.write("written.index", parts, encoder)
             >>> len(deploy.Index.open("written.index", encoder))
             2
         """
+        dim, parts = _measure(encoder, iter(parts))
         write_index(Path(directory), parts, _card(encoder, dim, metric, dtype), replace, approximate)
 
     @classmethod
@@ -346,6 +345,16 @@ class Index:
 def _card(encoder: Encoder | str, dim: int, metric: Metric, dtype: Storage) -> Card:
     identity, name = identity_of(encoder)
     return Card(identity, name, dim, metric, dtype)
+
+
+def _measure(encoder: Encoder | str, parts: Iterator[Part]) -> tuple[int, Iterator[Part]]:
+    """Return the dimension of the vectors, and all parts again."""
+    if isinstance(encoder, Encoder):
+        return encoder.info["dim"], parts
+    first = next(parts, None)
+    if first is None:
+        raise ArgumentError("no vectors to index; give some, or the encoder itself, which knows their dimension")
+    return np.shape(first[1])[-1], chain([first], parts)
 
 
 def _kind(card: Card) -> str:

@@ -19,7 +19,7 @@ from deploy.encoder import Encoder
 from deploy.errors import ArgumentError, CorruptArtifactError, DeployError
 from deploy.folders import unfinished
 from deploy.folders.embedding_writers import ROW_GROUP, WRITERS
-from deploy.folders.folder import embed_files, image_files
+from deploy.folders.folder import Options, embed_files, image_files
 from tests.deploy.conftest import DIM, encoded, make_bundle, make_card, noise
 
 FILES, BAD, BATCH = 23, (3, 4, 17), 2
@@ -73,7 +73,7 @@ def start_and_interrupt(encoder: Encoder, photos: Path, out: Path, after: int = 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        embed_files(encoder, image_files([photos]), out, batch_size=batch_size, progress=interrupt)
+        embed_files(encoder, image_files([photos]), out, Options(batch_size=batch_size), progress=interrupt)
 
 
 def finish(encoder: Encoder, photos: Path, out: Path, **options: object) -> tuple[list[int], list[str]]:
@@ -81,7 +81,7 @@ def finish(encoder: Encoder, photos: Path, out: Path, **options: object) -> tupl
     reported, notices = list[int](), list[str]()
     files = image_files([photos])
     options = {"batch_size": BATCH} | options
-    assert embed_files(encoder, files, out, progress=reported.append, notice=notices.append, **options) == len(BAD)
+    assert embed_files(encoder, files, out, Options(**options), reported.append, notices.append) == len(BAD)
     return reported, notices
 
 
@@ -171,11 +171,11 @@ def test_another_request_starts_over_with_a_notice(
     notices, options = list[str](), {"batch_size": BATCH} | options
     reported = list[int]()
     files = image_files([photos])
-    embed_files(encoder, files, tmp_path / "out", progress=reported.append, notice=notices.append, **options)
+    embed_files(encoder, files, tmp_path / "out", Options(**options), reported.append, notices.append)
     assert reported[0] == 0
     assert len(notices) == 1
     assert "starting over" in notices[0]
-    embed_files(encoder, files, tmp_path / "whole", **options)
+    embed_files(encoder, files, tmp_path / "whole", Options(**options))
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
@@ -186,10 +186,10 @@ def test_two_processes_do_not_write_the_same_directory(encoder: Encoder, photos:
     def compete(_: int) -> None:
         for batch_size in (BATCH, 5):  # the same request, and another one
             with pytest.raises(ArgumentError, match="another process is writing it") as raised:
-                embed_files(encoder, files, tmp_path / "out", batch_size=batch_size)
+                embed_files(encoder, files, tmp_path / "out", Options(batch_size=batch_size))
             refused.append(str(raised.value))
 
-    embed_files(encoder, files, tmp_path / "out", batch_size=BATCH, progress=compete)
+    embed_files(encoder, files, tmp_path / "out", Options(batch_size=BATCH), progress=compete)
     assert refused
     verify(tmp_path / "out")
 
@@ -201,7 +201,7 @@ def test_a_full_disk_keeps_the_finished_parts(
     monkeypatch.setattr("deploy.failpoint._reached", type(deploy.failpoint._reached)())
     monkeypatch.setenv("SIMCLR_FAILPOINT", "folder.part:enospc@3")
     with pytest.raises(OSError, match="No space left"):
-        embed_files(encoder, image_files([photos]), tmp_path / "out", batch_size=BATCH)
+        embed_files(encoder, image_files([photos]), tmp_path / "out", Options(batch_size=BATCH))
     monkeypatch.delenv("SIMCLR_FAILPOINT")
     assert finish(encoder, photos, tmp_path / "out")[0][0] == 8
 
@@ -273,15 +273,15 @@ def test_problems_with_parquet_are_reported_before_the_work(
     (photos / os.fsdecode(b"f\xe9v.png")).write_bytes(encoded(noise(1)))
     files = image_files([photos])
     with pytest.raises(ArgumentError, match=r"not UTF-8.*choose npy or csv"):
-        embed_files(encoder, files, tmp_path / "out", "parquet")
+        embed_files(encoder, files, tmp_path / "out", Options("parquet"))
     embed_files(encoder, files, tmp_path / "npy")
     assert b"f\xe9v.png" in (tmp_path / "npy" / "ids.csv").read_bytes()
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setattr(encoder, "embed", lambda *_: pytest.fail("began to work"))
     with pytest.raises(DeployError, match="pip install pyarrow"):
-        embed_files(encoder, files, tmp_path / "out", "parquet")
+        embed_files(encoder, files, tmp_path / "out", Options("parquet"))
     with pytest.raises(ArgumentError, match="format 'xlsx'; choose from npy, csv, parquet"):
-        embed_files(encoder, files, tmp_path / "out", "xlsx")  # type: ignore[arg-type]
+        embed_files(encoder, files, tmp_path / "out", Options("xlsx"))  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 
 

@@ -18,7 +18,7 @@ from deploy.errors import (
     IndexMismatchError,
     MissingArtifactError,
 )
-from deploy.folders.folder import embed_files
+from deploy.folders.folder import Options, embed_files
 from deploy.search import files as index_files
 from deploy.search.index import Index
 from tests.deploy.conftest import DIM, ENCODER, build, encoded, noise, random_vectors, rewrite, save_and_open
@@ -62,10 +62,20 @@ def test_an_existing_index_is_replaced_only_when_asked(tmp_path: Path) -> None:
     assert np.array_equal(Index.open(tmp_path / "index").vectors, grown.vectors)
 
 
+def test_the_first_part_says_how_long_the_vectors_of_an_id_are(tmp_path: Path) -> None:
+    parts = [(["a"], random_vectors(1)), (["b"], random_vectors(1))]
+    Index.write(tmp_path / "index", iter(parts), ENCODER, "inner_product")
+    written = Index.open(tmp_path / "index", ENCODER)
+    assert [written.ids[row] for row in range(len(written))] == ["a", "b"]
+    assert np.array_equal(written.vectors, np.concatenate([vectors for _, vectors in parts]))
+    with pytest.raises(ArgumentError, match="no vectors to index; give some, or the encoder itself"):
+        Index.write(tmp_path / "empty", [], ENCODER)
+
+
 def test_a_fault_while_writing_leaves_nothing(tmp_path: Path) -> None:
     parts = [(["a"], random_vectors(1)), (["a"], random_vectors(1))]
     with pytest.raises(ArgumentError, match="given twice"):
-        Index.write(tmp_path / "index", parts, ENCODER, 7)
+        Index.write(tmp_path / "index", parts, ENCODER)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -142,7 +152,7 @@ def embedded(bundle: Path, tmp_path: Path) -> tuple[Encoder, list[Path]]:
             (photos / f"{seed},\n.png").write_bytes(encoded(noise(10 * number + seed)))
         (photos / "bad.png").write_bytes(b"")
         files = sorted(str(path) for path in photos.iterdir())
-        embed_files(encoder, files, tmp_path / f"embeddings{number}", normalize=number == 0)
+        embed_files(encoder, files, tmp_path / f"embeddings{number}", Options(normalize=number == 0))
         folders.append(tmp_path / f"embeddings{number}")
     return encoder, folders
 
