@@ -18,9 +18,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 """Pillow has more than forty readers; most vulnerabilities were in those for rare formats (PSD, EPS, FITS ...)."""
 
 PARSER_FAULTS = (
-    *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError),
-    *(AssertionError, RuntimeError, EOFError, struct.error, zlib.error),
-)
+    OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError,
+    AssertionError, RuntimeError, EOFError, struct.error, zlib.error,
+)  # fmt: skip
 """What Pillow's readers raise for damaged files. MemoryError is not included: it concerns the machine, not the file."""
 
 _OTHER_FORMATS = {

@@ -32,11 +32,11 @@ from pipeline.runs.database import foreseen, settings_foreseen
 
 # Names and identities: without them Dagster would not find its own records again, and they hold no secret.
 STRUCTURE = {
-    *("__class__", "__enum__", "__mapped_items__", "run_id", "root_run_id", "parent_run_id", "job_name", "step_key"),
-    *("pipeline_name", "event_type_value", "status", "asset_key", "asset_check_key", "partition", "check_name"),
-    *("node_handle", "solid_handle", "step_handle", "logging_tags", "daemon_type", "daemon_id", "instigator_origin_id"),
-    *("selector_id", "instigator_name", "run_ids", "run_keys", "origin_run_ids", "timestamp", "log_key"),
-}
+    "__class__", "__enum__", "__mapped_items__", "run_id", "root_run_id", "parent_run_id", "job_name", "step_key",
+    "pipeline_name", "event_type_value", "status", "asset_key", "asset_check_key", "partition", "check_name",
+    "node_handle", "solid_handle", "step_handle", "logging_tags", "daemon_type", "daemon_id", "instigator_origin_id",
+    "selector_id", "instigator_name", "run_ids", "run_keys", "origin_run_ids", "timestamp", "log_key",
+}  # fmt: skip
 T = TypeVar("T")
 
 

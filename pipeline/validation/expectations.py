@@ -23,14 +23,14 @@ from pipeline.validation.reasons import DARK_P99, LIGHT_P05, REASONS
 
 NO_REASON = "none"
 FILE_COLUMNS = (
-    *("file_id", "path", "split", "label", "sha256", "batch", "ingest_batch", "verdict", "reasons", "message"),
-    *("warnings", "copy_of", "near_group", "near_group_size", "short_side", "aspect"),
-)
+    "file_id", "path", "split", "label", "sha256", "batch", "ingest_batch", "verdict", "reasons", "message",
+    "warnings", "copy_of", "near_group", "near_group_size", "short_side", "aspect",
+)  # fmt: skip
 FACT_COLUMNS = tuple(one.name for one in fields(Facts) if one.name not in ("sha256", "reason", "message"))
 MODES = (
-    *("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB"),
-    *("I;16", "I;16B", "I;16L", "I;16N"),
-)
+    "1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB",
+    "I;16", "I;16B", "I;16L", "I;16N",
+)  # fmt: skip
 """Pillow's pixel layouts whose range is known: all but 32-bit integers and floats."""
 
 SHARP = 1.5

@@ -50,11 +50,9 @@ WARNINGS = {
 DARK_P99, LIGHT_P05 = 0.32, 0.95
 ELONGATED = 4.0
 
-RELEASABLE = frozenset(
-    {
-        *("suspect_stream", "animated", "multi_page", "too_small", "extreme_aspect", "low_information"),
-        *("test_leak", "near_duplicate", "placeholder"),
-    }
-)
+RELEASABLE = frozenset([
+    "suspect_stream", "animated", "multi_page", "too_small", "extreme_aspect", "low_information",
+    "test_leak", "near_duplicate", "placeholder",
+])  # fmt: skip
 """The reasons that a person may overrule: there are pixels, and no other file has the very same ones. Of leaks, only
 those of nearly the same picture are."""

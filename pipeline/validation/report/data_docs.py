@@ -18,12 +18,9 @@ from markupsafe import Markup
 
 from pipeline.validation.printable import printable
 
-KEPT = frozenset(
-    [
-        *("div", "span", "p", "br", "hr", "h5", "h6", "i", "b", "strong", "ul", "ol", "li"),
-        *("table", "thead", "tbody", "tr", "th", "td"),
-    ]
-)
+TEXT = frozenset(["div", "span", "p", "br", "hr", "h5", "h6", "i", "b", "strong", "ul", "ol", "li"])
+TABLE = frozenset(["table", "thead", "tbody", "tr", "th", "td"])
+KEPT = TEXT | TABLE
 EMPTY = frozenset(["br", "hr"])
 SILENT = frozenset(["script", "style", "title"])
 

@@ -62,7 +62,7 @@ def duplicate_groups(manifest: pl.DataFrame) -> list[Group]:
         .filter(fit_on_its_own())
         .filter(pl.col("pixel_hash").is_duplicated() | pl.col("near_group").is_not_null())
         .select(
-            *("sha256", "pixel_hash", "phash", "path", "split", "label"),
+            ["sha256", "pixel_hash", "phash", "path", "split", "label"],
             near_group=pl.col("near_group").max().over("pixel_hash"),  # known of one file of each picture
             used=pl.col("verdict") != "quarantine",
         )

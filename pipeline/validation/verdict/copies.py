@@ -106,13 +106,10 @@ def _by_preference(files: pl.DataFrame, group: str) -> pl.DataFrame:
     """Each group in a row, first the file that is kept: a test image, then a labelled one, then one of the newest
     labels, then the oldest. Tells of each file whether that is it, and what it is called."""
     newest = pl.col("ingest_batch").filter(pl.col("label").is_not_null()).max().over(group)
-    is_earlier = pl.col("ingest_batch") != pl.col("newest")
+    preferred = [pl.col("split") != "test", pl.col("label").is_null(), pl.col("ingest_batch") != pl.col("newest")]
     return (
         files.with_columns(newest=newest)
-        .sort(
-            *(group, pl.col("split") != "test", pl.col("label").is_null(), is_earlier),
-            *("ingest_batch", "path", "sha256", "label", "row"),
-        )
+        .sort([group, *preferred, "ingest_batch", "path", "sha256", "label", "row"])
         .with_columns(
             pl.col("path", "split", "sha256").first().over(group).name.prefix("kept_"),
             is_kept=pl.col("row") == pl.col("row").first().over(group),

@@ -220,7 +220,11 @@ def test_a_set_in_which_nothing_decodes() -> None:
     found = outcomes(tables(table([row("a.png", "empty_file", decodes=False, **unknown)]), NOT_JUDGED))
     assert not [outcome for outcome in found.values() if outcome.error]
     assert failed(found, "critical") >= {
-        *("decodes", "format_present", "short_side_present", "quarantine_rate", "enough_training_images"),
+        "decodes",
+        "format_present",
+        "short_side_present",
+        "quarantine_rate",
+        "enough_training_images",
     }
 
 

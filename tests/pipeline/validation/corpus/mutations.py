@@ -141,6 +141,17 @@ def _written(data: bytes, position: int, chance: random.Random) -> bytes:
 
 
 MUTATORS: tuple[Mutate, ...] = (
-    *(flip_bits, zero_run, randomise_run, cut_tail, cut_run, insert, repeat_run, swap_blocks, splice),
-    *(edit_header, edit_header, stretch_field, stretch_field),
+    flip_bits,
+    zero_run,
+    randomise_run,
+    cut_tail,
+    cut_run,
+    insert,
+    repeat_run,
+    swap_blocks,
+    splice,
+    edit_header,
+    edit_header,
+    stretch_field,
+    stretch_field,
 )

@@ -118,7 +118,14 @@ def test_more_of_the_same_is_no_drift(earlier: int, new: int) -> None:
     assert {one.shape for one in found.shapes} == BUGS.keys()
     told = asdict(found.report)
     assert list(told) == [
-        *("verdict", "batch", "reference_images", "batch_images", "auroc", "statistics", "shapes", "advice")
+        "verdict",
+        "batch",
+        "reference_images",
+        "batch_images",
+        "auroc",
+        "statistics",
+        "shapes",
+        "advice",
     ]
     assert (told["batch"], told["reference_images"], told["batch_images"], told["shapes"]) == ("0002", earlier, new, ())
     assert told["auroc"] == pytest.approx(0.5, abs=0.1)

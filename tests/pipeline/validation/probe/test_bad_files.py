@@ -64,6 +64,12 @@ def test_the_good_files_are_of_every_kind(table: pl.DataFrame) -> None:
     assert set(good["exif_orientation"]) == set(range(1, 9))
     assert set(good["bit_depth"]) >= {1, 2, 4, 8, 16}
     assert set(good["operations"].explode().drop_nulls()) == {
-        *("alpha_on_white", "cmyk_to_rgb", "exif_transpose", "gray_to_rgb", "icc_to_srgb", "palette_to_rgb", "to_rgb"),
+        "alpha_on_white",
+        "cmyk_to_rgb",
+        "exif_transpose",
+        "gray_to_rgb",
+        "icc_to_srgb",
+        "palette_to_rgb",
+        "to_rgb",
         "uint16_to_uint8",
     }

@@ -103,7 +103,15 @@ def test_summary_has_the_fields_that_gates_read() -> None:
     found = summary(table([row("a.png")]), [RULE, failed], NOT_JUDGED)
     assert found.passed is False
     assert list(asdict(found)["expectations"][1]) == [
-        *("name", "suite", "severity", "success", "observed", "threshold", "unexpected_count", "sample_ids", "error")
+        "name",
+        "suite",
+        "severity",
+        "success",
+        "observed",
+        "threshold",
+        "unexpected_count",
+        "sample_ids",
+        "error",
     ]
     json.dumps(found, allow_nan=False)
 

@@ -115,7 +115,9 @@ def test_leaks_are_paired_with_their_test_image_the_least_alike_first() -> None:
     found = leaks(
         table(
             [
-                *(test("a"), test("b", pixel_hash="p"), test("c", label="cat")),
+                test("a"),
+                test("b", pixel_hash="p"),
+                test("c", label="cat"),
                 train("same.jpg", "a", content="a", phash=0, label="dog"),
                 train("same again.jpg", "a", content="a", phash=0),
                 train("pixels.jpg", "b", pixel_hash="p", phash=0),

@@ -31,9 +31,19 @@ def test_pixels_arrive_as_they_were_sent() -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        *(None, "text", {}, {"size": [2, 2]}, {"size": [2, 2], "rgb": 3}, {"size": [2, 2], "rgb": "~"}),
-        *({"size": [2, 2], "rgb": "ä"}, pixels([2, 2], 11), pixels([0, 0], 0), pixels([-2, -2], 12)),
-        *(pixels(["2", 2], 12), pixels([2], 6), pixels([THUMBNAIL_SIDE + 1, 1], 3 * THUMBNAIL_SIDE + 3)),
+        None,
+        "text",
+        {},
+        {"size": [2, 2]},
+        {"size": [2, 2], "rgb": 3},
+        {"size": [2, 2], "rgb": "~"},
+        {"size": [2, 2], "rgb": "ä"},
+        pixels([2, 2], 11),
+        pixels([0, 0], 0),
+        pixels([-2, -2], 12),
+        pixels(["2", 2], 12),
+        pixels([2], 6),
+        pixels([THUMBNAIL_SIDE + 1, 1], 3 * THUMBNAIL_SIDE + 3),
     ],
 )
 def test_an_answer_that_makes_no_sense_is_no_picture(answer: object) -> None:
