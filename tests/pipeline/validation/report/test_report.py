@@ -113,7 +113,7 @@ def test_summary_has_the_fields_that_gates_read() -> None:
         "sample_ids",
         "error",
     ]
-    json.dumps(found, allow_nan=False)
+    json.dumps(asdict(found), allow_nan=False)
 
 
 @pytest.mark.parametrize("reasons", [(), ("corrupt",), ("test_leak",)])
