@@ -19,10 +19,16 @@ CHECKED = (
     "docs/deploy.md",
     "docs/serving.md",
     "docs/browser",
+    "docs/log.md",
+    "examples",
+    ".github",
+    "CODE_OF_CONDUCT.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
 )
 """Files and folders that are checked; this file is not, since it quotes what the checks must find."""
 
-SUFFIXES = (".css", ".csv", ".html", ".js", ".md", ".py", ".toml", ".txt", ".yaml", ".yml")
+SUFFIXES = (".css", ".csv", ".html", ".ipynb", ".js", ".md", ".py", ".toml", ".txt", ".yaml", ".yml")
 NOT_CHECKED = ("package-lock.json",)
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["codespell"]
 ALLOWED = re.compile(SETTINGS["ignore-regex"])
