@@ -1,10 +1,12 @@
 """What the house promises as a whole: layers, the lock, the templates, the map in the README."""
 
+import ast
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -37,6 +39,36 @@ def imported(statement: str) -> set[str]:
 )
 def test_imports_stay_light(statement: str, absent: set[str]) -> None:
     assert imported(statement) & absent == set()
+
+
+MOST_PARAMETERS, MOST_MODULES = 7, 18
+
+
+def test_no_function_takes_more_than_seven_parameters() -> None:
+    found = []
+    for path in sources("pipeline", "simclr_core", "deploy"):
+        functions = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, FUNCTIONS))
+        found += [f"{path}:{one.lineno} {one.name}" for one in functions if len(parameters(one)) > MOST_PARAMETERS]
+    assert found == []
+
+
+def test_no_folder_holds_more_modules_than_a_person_can_look_through() -> None:
+    folders = Counter(path.parent for path in sources("pipeline", "simclr_core", "deploy", "tests"))
+    assert {folder: count for folder, count in folders.items() if count > MOST_MODULES} == {}
+
+
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def sources(*folders: str) -> list[Path]:
+    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    """Their names, with ``*rest`` and ``**rest``, without the object itself."""
+    given = function.args
+    named = [*given.posonlyargs, *given.args, *given.kwonlyargs, *filter(None, (given.vararg, given.kwarg))]
+    return [one.arg for one in named if one.arg not in ("self", "cls")]
 
 
 def test_private_names_of_dagster_are_in_one_file() -> None:

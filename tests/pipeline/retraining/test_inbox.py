@@ -24,8 +24,8 @@ from pipeline.retraining.inbox import survey
 from pipeline.workspace import Workspace
 from simclr_core import reports
 from tests.conftest import draw, encode
-from tests.pipeline.bucket import Bucket, bucket, upload
 from tests.pipeline.conftest import put
+from tests.pipeline.retraining.bucket import Bucket, bucket, upload
 from tests.reports import EMBEDDING_DRIFT, VALIDATION
 
 INBOX = ("inbox",)
