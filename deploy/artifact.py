@@ -6,6 +6,7 @@ or the new one, never a part. Hashes are checked before any file is parsed, beca
 a flipped bit without an error.
 """
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -83,8 +84,6 @@ def identity(directory: Path) -> str:
 
 
 def sha256(path: Path) -> str:
-    import hashlib  # here, so that `import deploy` costs little more than numpy
-
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

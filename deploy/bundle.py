@@ -20,6 +20,7 @@ next to the bundle; OpenSSH is enough to make and verify it:
 import json
 import math
 import re
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,8 +128,6 @@ def read_bundle(directory: Path) -> Bundle:
         ArtifactError: the directory is missing or a file differs from its manifest; no file was parsed.
         BundleFormatError: the bundle has another format version, or a part that this release cannot read.
     """
-    import zipfile  # here, so that `import deploy` costs little more than numpy
-
     verify(directory)
     card = _read_card(directory / "bundle.json")
     try:

@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from deploy import latency
+from deploy import latency, triton
 from deploy.bundle import FP32
+from deploy.cli import index as index_cli
+from deploy.cli import serve as serve_cli
 from deploy.encoder import Encoder, Prediction, load
 from deploy.errors import BundleError, CorruptArtifactError, DeployError
 from deploy.failure import fail
@@ -113,9 +115,7 @@ def bench(options: argparse.Namespace) -> int:
 
 
 def export_triton(options: argparse.Namespace) -> int:
-    from deploy.triton import export_triton
-
-    print(export_triton(options.bundle, options.out, options.variant))
+    print(triton.export_triton(options.bundle, options.out, options.variant))
     return DONE
 
 
@@ -132,9 +132,6 @@ def _load_encoder(options: argparse.Namespace, threads: int | None = None) -> En
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line; docs/reference/commands.md is written from it as well."""
-    from deploy.cli import index as index_cli
-    from deploy.cli import serve as serve_cli
-
     parser = argparse.ArgumentParser(
         prog="simclr-deploy", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )

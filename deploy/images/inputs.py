@@ -4,6 +4,7 @@ import os
 import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
@@ -14,8 +15,6 @@ from deploy.errors import ImageError
 from deploy.images.preprocess import MAX_PIXELS, Preprocessing, canonicalize, decode
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     from PIL.Image import Image
 
 Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image | NDArray[np.uint8]"
@@ -65,8 +64,6 @@ def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], workers
     if workers == 1:
         yield from map(function, items)
         return
-    from concurrent.futures import ThreadPoolExecutor  # here, so that `import deploy` stays fast
-
     pending: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="deploy-decode")
     try:

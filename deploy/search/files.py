@@ -21,6 +21,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from deploy import artifact
 from deploy.errors import ArgumentError, IndexFormatError
+from deploy.search.approximate import check_metric, write_graph
 from deploy.search.exact import Vectors
 
 Metric = Literal["cosine", "inner_product"]
@@ -131,8 +132,6 @@ def scale(vectors: NDArray[Any], metric: Metric, name: Callable[[int], str]) -> 
 def write_index(directory: Path, parts: Iterable[Part], card: Card, replace_it: bool, approximate: bool) -> None:
     """Publish an index of ``parts``, pairs of ids and vectors. Only one part and all ids are in memory at a time."""
     if approximate:
-        from deploy.search.approximate import check_metric, write_graph
-
         check_metric(card.metric)
     if directory.exists() and not replace_it:
         raise ArgumentError(f"{directory}: already exists; choose another directory, or remove it")

@@ -64,8 +64,8 @@ async def search(service: Service, request: Request) -> Response:
     if model.index is None:
         raise RefusedError(404, "no_index", "this server has no index; start it with `serve --index DIR`")
     job = await _infer(service, request, model)
-    vectors = job.model.vectors(features_of(job))
-    ids, _, scores = await asyncio.to_thread(job.model.index.search, vectors, k) if len(vectors) else ([], [], [])
+    vectors = model.vectors(features_of(job))
+    ids, _, scores = await asyncio.to_thread(model.index.search, vectors, k) if len(vectors) else ([], [], [])
     return await _results_response(
         job,
         (

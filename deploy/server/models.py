@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from deploy.encoder import Encoder, load
 from deploy.errors import DeployError, IndexMismatchError
 from deploy.images.preprocess import decode
 from deploy.registry import resolve
+from deploy.search.index import Index
 from deploy.server.metrics import Metrics
 
 POLL_SECONDS = 1.0
@@ -22,7 +22,7 @@ POLL_SECONDS = 1.0
 class Model:
     """A verified encoder, and the index to search unless another encoder made it."""
 
-    def __init__(self, encoder: Encoder, index: Any = None, index_fault: str | None = None) -> None:
+    def __init__(self, encoder: Encoder, index: Index | None = None, index_fault: str | None = None) -> None:
         self.encoder, self._bundle = encoder, encoder.bundle
         self.index, self.index_fault = index, index_fault
         self.info = encoder.info
@@ -61,8 +61,6 @@ def load_model(root: Path, threads: int | None, variant: str, index: Path | None
     encoder.verify()
     if index is None:
         return Model(encoder)
-    from deploy.search.index import Index
-
     try:
         return Model(encoder, Index.open(index, encoder))
     except IndexMismatchError as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from pipeline import workspace as workspaces
+from pipeline.validation import quarantine as decisions
 from pipeline.workspace import Workspace
 
 names = click.argument("names", nargs=-1, required=True, metavar="HASH|PATH...")
@@ -33,9 +34,7 @@ def quarantine() -> None:
 @click.pass_context
 def list_quarantined(context: click.Context, reason: str | None, limit: int) -> None:
     """How many files are quarantined for which reason, the first of them, and what people have decided."""
-    from pipeline.validation.quarantine import listing
-
-    click.echo(listing(_find(context), reason, limit))
+    click.echo(decisions.listing(_find(context), reason, limit))
 
 
 @quarantine.command()
@@ -48,9 +47,7 @@ def show(context: click.Context, name: str, save: Path | None) -> None:
     \b
     Example: simclr quarantine show unlabeled/holiday/0001.jpg --save 0001.jpg
     """
-    from pipeline.validation.quarantine import details
-
-    click.echo(details(_find(context), name, save))
+    click.echo(decisions.details(_find(context), name, save))
 
 
 @quarantine.command()
@@ -66,9 +63,7 @@ def release(
 
     Possible where there are pixels: not for damaged files, exact copies, or copies of test images.
     """
-    from pipeline.validation.quarantine import person, release
-
-    click.echo(release(_find(context), names, who or person(), why, _day(expires)))
+    click.echo(decisions.release(_find(context), names, who or decisions.person(), why, _day(expires)))
 
 
 @quarantine.command()
@@ -83,9 +78,7 @@ def deny(context: click.Context, names: tuple[str, ...], why: str, who: str | No
     \b
     Example: simclr quarantine deny ~/withdrawn/0001.jpg --why "consent withdrawn"
     """
-    from pipeline.validation.quarantine import deny, person
-
-    click.echo(deny(_find(context), names, who or person(), why, _day(expires)))
+    click.echo(decisions.deny(_find(context), names, who or decisions.person(), why, _day(expires)))
 
 
 @quarantine.command()
@@ -94,9 +87,7 @@ def deny(context: click.Context, names: tuple[str, ...], why: str, who: str | No
 @click.pass_context
 def rescan(context: click.Context, names: tuple[str, ...], everything: bool) -> None:
     """Forget what is known of quarantined contents, or of those that are named, and validate again."""
-    from pipeline.validation.quarantine import rescan
-
-    click.echo(rescan(_find(context), names, everything, click.echo))
+    click.echo(decisions.rescan(_find(context), names, everything, click.echo))
 
 
 def _find(context: click.Context) -> Workspace:

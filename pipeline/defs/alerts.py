@@ -4,6 +4,7 @@ import os
 
 import dagster as dg
 
+from pipeline.alerts import send
 from pipeline.defs.failures import explain
 from pipeline.defs.retraining import REASON
 from pipeline.runs.dagster_internals import WILL_RETRY_TAG
@@ -22,8 +23,6 @@ def build_alerts(workspace: Workspace) -> list[dg.SensorDefinition]:
         description="Sends an alert about each failed run: to a webhook, to Slack, by e-mail.",
     )
     def run_failed(context: dg.RunFailureSensorContext) -> None:
-        from pipeline.alerts import send
-
         title, text = describe(context.instance, context.dagster_run)
         for problem in send(workspace, "run_failed", f"{workspace.root.name}: {title}", text):
             context.log.warning(problem)

@@ -11,6 +11,9 @@ from pipeline.defs.stage_assets import foreseen
 from pipeline.defs.translator import POOL, RAW_IMAGES
 from pipeline.dvc.project import RAW, read_tracked
 from pipeline.errors import PipelineError
+from pipeline.maintenance.storage import require_space
+from pipeline.params import override, read
+from pipeline.validation.verdict.overrides import settle
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:  # its fields for the blocks of params.yaml exist only at run time
@@ -35,11 +38,7 @@ def raw_images(
 
     With nothing new the data version stays.
     """
-    # Here, because a code location has to load quickly and these bring numpy and fsspec.
-    from pipeline.ingest.ingest import ingest
-    from pipeline.maintenance.storage import require_space
-    from pipeline.params import override, read
-    from pipeline.validation.verdict.overrides import settle
+    from pipeline.ingest.ingest import ingest  # here, because a code location has to load quickly and it brings fsspec
 
     with foreseen():
         override(workspace, config.settings())
@@ -63,8 +62,7 @@ def raw_images(
 
 def _sign(context: dg.AssetExecutionContext, workspace: Workspace) -> None:
     """Write on the run which images it trains on, so that no trigger starts another one for the same."""
-    from pipeline.params import read
-    from pipeline.retraining.inbox import survey
+    from pipeline.retraining.inbox import survey  # brings fsspec too
 
     try:
         digest = survey(workspace, read(workspace).retraining.sources).digest

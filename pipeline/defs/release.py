@@ -1,7 +1,6 @@
 """The two ends of a retraining, the champion and the released encoder, and the jobs that switch between releases."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
@@ -9,10 +8,10 @@ from pydantic import Field
 from pipeline.defs.stage_assets import foreseen
 from pipeline.defs.translator import POOL, RAW_IMAGES, SOURCES, asset_key
 from pipeline.dvc.project import CHAMPION, read_tracked
+from pipeline.release import release
+from pipeline.release.champion import pin
+from pipeline.release.facts import comparison
 from pipeline.workspace import Workspace
-
-if TYPE_CHECKING:
-    from pipeline.release.release import Released
 
 RELEASED = dg.AssetKey("released_encoder")
 DATA_VERSION = "dagster/data_version"
@@ -31,8 +30,6 @@ SHORT = 12  # digits of a hash that people compare
 )
 def champion(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult[None]:
     """Pin what is released now, after the images are there and before anything is computed from them."""
-    from pipeline.release.champion import pin
-
     with foreseen():
         pinned = pin(workspace)
     context.log.info(f"champion: {pinned.version or 'none yet'}")
@@ -68,10 +65,8 @@ def released_encoder(
     context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
 ) -> Iterator[dg.MaterializeResult[None]]:
     """Release the candidate, once all gates have passed; a materialization for each time that another one serves."""
-    from pipeline.release.release import release
-
     with foreseen():
-        done = release(workspace, _passed(context))
+        done = release.release(workspace, _passed(context))
     context.log.info(f"released_encoder: {done}")
     if _shown(context.instance) != (done.bundle, done.version):
         version = dg.DataVersion(done.bundle)
@@ -102,37 +97,29 @@ def promote_version(
     context: dg.OpExecutionContext, config: PromoteConfig, workspace: dg.ResourceParam[Workspace]
 ) -> None:
     """Let a released version serve."""
-    from pipeline.release.release import promote
-
     with foreseen():
-        _report(context, workspace, promote(workspace, config.version))
+        _report(context, workspace, release.promote(workspace, config.version))
 
 
 @dg.op
 def roll_back(context: dg.OpExecutionContext, config: RollbackConfig, workspace: dg.ResourceParam[Workspace]) -> None:
     """Let an earlier version serve again."""
-    from pipeline.release.release import rollback
-
     with foreseen():
-        _report(context, workspace, rollback(workspace, config.version))
+        _report(context, workspace, release.rollback(workspace, config.version))
 
 
 @dg.op
 def list_releases(context: dg.OpExecutionContext, workspace: dg.ResourceParam[Workspace]) -> None:
     """Say which versions there are."""
-    from pipeline.release.release import listing
-
     with foreseen():
-        _show(context, str(listing(workspace)))
+        _show(context, str(release.listing(workspace)))
 
 
 @dg.op
 def diff_releases(context: dg.OpExecutionContext, config: DiffConfig, workspace: dg.ResourceParam[Workspace]) -> None:
     """Say what changed between two versions."""
-    from pipeline.release.release import diff
-
     with foreseen():
-        _show(context, str(diff(workspace, config.one, config.other)))
+        _show(context, str(release.diff(workspace, config.one, config.other)))
 
 
 # These jobs wait for no pool: a rollback must not queue behind a training of hours. They do not touch what it computes.
@@ -181,11 +168,8 @@ def _shown(instance: dg.DagsterInstance) -> tuple[str | None, object]:
     return (latest.tags or {}).get(DATA_VERSION), version.value if version else None
 
 
-def _told(workspace: Workspace, done: "Released") -> dict[str, dg.MetadataValue | str | float]:
-    from pipeline.release.facts import comparison
-    from pipeline.release.release import describe
-
-    about = describe(workspace, done.version)
+def _told(workspace: Workspace, done: release.Released) -> dict[str, dg.MetadataValue | str | float]:
+    about = release.describe(workspace, done.version)
     return {
         "version": done.version,
         "before": done.before or "none",
@@ -199,7 +183,7 @@ def _told(workspace: Workspace, done: "Released") -> dict[str, dg.MetadataValue 
     }
 
 
-def _report(context: dg.OpExecutionContext, workspace: Workspace, done: "Released") -> None:
+def _report(context: dg.OpExecutionContext, workspace: Workspace, done: release.Released) -> None:
     """Show the switch on the asset's page too: it is what serves from now on."""
     _show(context, str(done))
     tags = {DATA_VERSION: done.bundle}

@@ -15,6 +15,7 @@ import dagster as dg
 from pipeline.config import RetrainingConfig
 from pipeline.defs.failures import explain
 from pipeline.errors import ParamsError
+from pipeline.release.releases import open_releases
 from pipeline.retraining.decide import Inbox, LastRun, Policy, Run, Skip, decide
 from pipeline.runs.dagster_internals import WILL_RETRY_TAG
 from pipeline.workspace import Workspace
@@ -118,8 +119,6 @@ def last_run(instance: dg.DagsterInstance, digest: str) -> LastRun | None:
 def _decide(
     workspace: Workspace, instance: dg.DagsterInstance, found: Inbox, now: datetime, policy: Policy
 ) -> Run | Skip:
-    from pipeline.release.releases import open_releases
-
     current = open_releases(workspace).history.current
     released = current.name if current else None
     return decide(found, last_run(instance, found.digest), released, now, policy)
@@ -158,7 +157,9 @@ def _parse(cursor: str | None) -> dict[str, Any]:
 
 
 def _survey(workspace: Workspace) -> Inbox:
-    from pipeline.retraining.inbox import survey  # brings fsspec and its file systems
+    from pipeline.retraining.inbox import (
+        survey,  # here, because a code location has to load quickly and it brings fsspec
+    )
 
     return survey(workspace, _read(workspace).sources)
 

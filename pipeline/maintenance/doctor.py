@@ -11,8 +11,12 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from pipeline import params
 from pipeline.config import StorageConfig
+from pipeline.dvc import cache, client, locks
 from pipeline.errors import BusyError, DvcError, ParamsError, ReleaseError, WorkspaceError
+from pipeline.git import Git
+from pipeline.maintenance.storage import GIGABYTE, size, usage
 from pipeline.workspace import Workspace, find, unwritable
 
 PACKAGES = ("dagster", "dvc", "great-expectations", "torch", "torchvision", "onnx", "onnxruntime", "pillow", "pyarrow")
@@ -102,8 +106,6 @@ def _accelerator() -> Finding:
 
 
 def _workspace(workspace: Workspace, repair: bool) -> Iterator[Finding]:
-    from pipeline import params
-
     yield Finding("workspace", True, str(workspace.root))
     for folder in unwritable(workspace):
         yield Finding("writable", False, f"{folder} is not", f"chmod u+rwx '{folder}', or run as its owner")
@@ -121,8 +123,6 @@ def _workspace(workspace: Workspace, repair: bool) -> Iterator[Finding]:
 
 
 def _disk(workspace: Workspace, needed: float, budget: float | None) -> Iterator[Finding]:
-    from pipeline.maintenance.storage import GIGABYTE, size, usage
-
     free = shutil.disk_usage(workspace.root).free
     yield Finding(
         "disk",
@@ -141,8 +141,6 @@ def _disk(workspace: Workspace, needed: float, budget: float | None) -> Iterator
 
 
 def _git(workspace: Workspace) -> Finding:
-    from pipeline.git import Git
-
     git = Git(workspace.root, "simclr", "simclr@localhost")
     try:
         git.require()
@@ -158,8 +156,6 @@ def _git(workspace: Workspace) -> Finding:
 
 
 def _locks(root: Path, repair: bool) -> Iterator[Finding]:
-    from pipeline.dvc import locks
-
     name, path = "dvc locks", root / ".dvc" / "tmp" / locks.RWLOCK
     try:
         fault = locks.rwlock_fault(root)
@@ -180,8 +176,6 @@ def _locks(root: Path, repair: bool) -> Iterator[Finding]:
 
 def _remotes(root: Path, repair: bool) -> Iterator[Finding]:
     """Without ``verify``, DVC takes what a remote gives for what was asked."""
-    from pipeline.dvc import cache, client
-
     try:
         found = cache.remotes(root)
     except DvcError as error:
@@ -203,8 +197,6 @@ def _remotes(root: Path, repair: bool) -> Iterator[Finding]:
 
 def _leftovers(workspace: Workspace, repair: bool) -> Finding:
     """What a killed process was about to publish (``deploy.artifact``)."""
-    from pipeline.dvc import client
-
     name, folders = "leftovers", [workspace.root / folder for folder in ("data", "models", "reports", "registry")]
     found = [path for folder in folders for path in folder.rglob(".*.partial-*")]
     outermost = [path for path in found if not any(parent in found for parent in path.parents)]

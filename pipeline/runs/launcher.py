@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -206,8 +207,6 @@ def retry_again(instance: Instance, failed_since: float) -> list[str]:
     Args:
         failed_since: seconds since the epoch.
     """
-    from datetime import UTC, datetime
-
     failed = dg.RunsFilter(
         statuses=[RunStatus.FAILURE],
         tags={WILL_RETRY_TAG: "false"},
@@ -226,8 +225,6 @@ def retry_again(instance: Instance, failed_since: float) -> list[str]:
 
 def _overlooked(instance: Instance, since: float) -> list[str]:
     """Dagster stores a failure and then that the run has failed; a daemon that looks in between passes over it."""
-    from datetime import UTC, datetime
-
     failed = dg.RunsFilter(
         statuses=[RunStatus.FAILURE],
         tags={WILL_RETRY_TAG: "true"},

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from deploy.artifact import write_atomically
 from pipeline.errors import OverridesError, WorkspaceError
+from pipeline.ingest.raw import read_bytes
 from pipeline.validation.printable import printable
 from pipeline.validation.reasons import REASONS, RELEASABLE
 from pipeline.validation.verdict import overrides
@@ -222,8 +223,6 @@ def _to_deny(workspace: Workspace, name: str) -> str:
 
 
 def _bytes(workspace: Workspace, sha256: str) -> bytes:
-    from pipeline.ingest.raw import read_bytes
-
     for _, _, data in read_bytes(workspace.raw, {sha256}):
         return data
     raise WorkspaceError(f"{sha256[:12]}: no raw batch holds its bytes; restore data/raw with `dvc checkout data/raw`")

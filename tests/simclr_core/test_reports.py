@@ -74,8 +74,16 @@ def test_a_report_that_is_missing_says_which_stage_to_run(tmp_path: Path) -> Non
 
 def test_a_report_of_the_first_release_can_be_read_and_so_can_one_of_a_later_version() -> None:
     younger = (
-        *("init", "learning_rate_scale", "probe_top1", "effective_rank_z", "feature_std_z", "precision"),
-        *("precision_fallback", "compiled", "compile_fallback", "skipped_steps"),
+        "init",
+        "learning_rate_scale",
+        "probe_top1",
+        "effective_rank_z",
+        "feature_std_z",
+        "precision",
+        "precision_fallback",
+        "compiled",
+        "compile_fallback",
+        "skipped_steps",
     )
     content = {name: value for name, value in asdict(PRETRAIN).items() if name not in younger}
     found = reports.parse(content | {"unheard_of": 3}, PretrainReport, "it")

@@ -27,6 +27,7 @@ from pipeline.validation.probe.container import sniff
 from pipeline.validation.probe.facts import Facts, read_facts
 from pipeline.validation.probe.pool import Failure, isolated_map
 from pipeline.validation.probe.probe import probe
+from pipeline.validation.probe.ray_engine import flat_map
 from pipeline.validation.tables import FACTS, FILES
 from simclr_core.reporter import emit
 
@@ -164,8 +165,6 @@ def _facts(sha256: str, size: int, container: str, answer: dict[str, Any] | Fail
 
 
 def _on_ray(function: Probe, portions: Iterable[Portion], limits: Limits) -> Iterator[Answer]:
-    from pipeline.validation.probe.ray_engine import flat_map
-
     task = partial(_examine_tar, function=function, limits=limits, versions=facts_cache.versions())
     for facts, tar in flat_map(task, [(str(path.resolve()), sorted(wanted)) for path, wanted in portions]):
         yield read_facts(facts), tar

@@ -36,8 +36,13 @@ def test_summary_gathers_every_report(workspace: Workspace) -> None:
     assert written["onnx"] == {"cosine_min": 0.999999, "max_abs": 1e-05, "p50_ms": 0.8}
     assert written["bundle"] == EXPORT.bundle
     assert list(written["seconds"].items()) == [
-        *(("validate", None), ("prepare", None), ("pretrain", 100.0), ("linear_eval", None)),
-        *(("finetune-0.01", None), ("finetune-0.1", None), ("export", 9.0)),
+        ("validate", None),
+        ("prepare", None),
+        ("pretrain", 100.0),
+        ("linear_eval", None),
+        ("finetune-0.01", None),
+        ("finetune-0.1", None),
+        ("export", 9.0),
     ]
     assert "12 ingested, 9 accepted" in shown
     assert "drift       drift (images), none (embeddings)" in shown

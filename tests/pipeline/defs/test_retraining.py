@@ -54,7 +54,7 @@ def released(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The champion, for the tests to set."""
     champion = SimpleNamespace(current=None)
     releases = SimpleNamespace(history=champion)
-    monkeypatch.setattr("pipeline.release.releases.open_releases", lambda workspace: releases)
+    monkeypatch.setattr("pipeline.defs.retraining.open_releases", lambda workspace: releases)
     return champion
 
 
