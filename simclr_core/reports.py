@@ -12,7 +12,7 @@ import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, TypedDict, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -35,32 +35,6 @@ class Report:
 
 
 AnyReport = TypeVar("AnyReport", bound=Report)
-
-
-class Measured(TypedDict):
-    """What pretraining watches at the end of an epoch, in this order: see ``monitoring.diagnostics``."""
-
-    knn_top1: float | None
-    probe_top1: float | None
-    effective_rank: float
-    feature_std: float
-    effective_rank_z: float
-    feature_std_z: float
-    alignment: float
-    uniformity: float
-
-
-MEASURED = tuple(Measured.__annotations__)
-
-
-class Record(Measured):
-    """One epoch, a row of reports/pretrain.csv: a plain object of JSON, as checkpoints hold it."""
-
-    epoch: int
-    loss: float
-    learning_rate: float
-    learning_rate_scale: float
-    gradient_norm: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,6 +292,8 @@ def parse(content: object, model: type[Parsed], source: str) -> Parsed:
         faults = [f"{'.'.join(map(str, one['loc'])) or 'all of it'}: {one['msg']}" for one in error.errors()]
         shown = "; ".join(faults[:3]) + (f" and {len(faults) - 3} more faults" if faults[3:] else "")
         raise ReportError(f"{source} lacks what is needed: {shown}; run the stage that writes it again") from None
+    except ValueError as error:  # of json.dumps: not a number
+        raise ReportError(f"{source} cannot be read: {error}; run the stage that writes it again") from None
 
 
 def load_json(path: Path) -> Any:

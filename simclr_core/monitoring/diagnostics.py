@@ -5,6 +5,7 @@ None of them sees the test split: the labels are those of training images, and n
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -20,7 +21,6 @@ from simclr_core.errors import NonFiniteFeaturesError
 from simclr_core.evaluation.features import evaluating, extract
 from simclr_core.evaluation.knn import knn_accuracy
 from simclr_core.evaluation.logistic_regression import regularisation_path, standardisation
-from simclr_core.reports import Measured, Record
 
 # A collapsed network maps every image to one direction. An untrained one has a spread of 0.1 and more, and an effective
 # rank of several; below these the average cosine between two images is over 0.9999, or one direction is all there is.
@@ -30,6 +30,32 @@ COLLAPSED_RANK = 1.5
 KNN_NEIGHBOURS = 20  # few, since only half of the labelled images answer; 200 in Wu et al. 2018
 KNN_TEMPERATURE = 0.1
 PROBE_L2 = 0.1  # of standardised features; the sweep of linear_eval picks about as much for a thousand labels
+
+
+class Measured(TypedDict):
+    """What ``Monitor.measure`` gives, in this order."""
+
+    knn_top1: float | None
+    probe_top1: float | None
+    effective_rank: float
+    feature_std: float
+    effective_rank_z: float
+    feature_std_z: float
+    alignment: float
+    uniformity: float
+
+
+MEASURED = tuple(Measured.__annotations__)
+
+
+class Record(Measured):
+    """One epoch, a row of reports/pretrain.csv: a plain object of JSON, as checkpoints hold it."""
+
+    epoch: int
+    loss: float
+    learning_rate: float
+    learning_rate_scale: float
+    gradient_norm: float
 
 
 def alignment(first: Tensor, second: Tensor) -> float:

@@ -18,11 +18,10 @@ from tqdm import tqdm
 
 from deploy.artifact import write_atomically
 from simclr_core import plots
-from simclr_core.monitoring.diagnostics import Monitor, is_collapsed
+from simclr_core.monitoring.diagnostics import MEASURED, Measured, Monitor, Record, is_collapsed
 from simclr_core.monitoring.embedding_board import add_map, add_to_projector
 from simclr_core.monitoring.trackers import CLOSING, STOPPING, Tracker, close_trackers
 from simclr_core.reporter import emit
-from simclr_core.reports import MEASURED, Measured, Record
 
 NAMED_SHARE = 0.05  # of an epoch: what takes less time is not worth a place in its line
 

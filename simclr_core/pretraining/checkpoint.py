@@ -27,7 +27,7 @@ from deploy.lock import held
 from deploy.moved import names_of
 from simclr_core.errors import CheckpointError, RunLockedError
 from simclr_core.model.tensor_files import FORMAT_VERSION, check_format, read_tensors, write_json, write_tensors
-from simclr_core.reports import Record
+from simclr_core.monitoring.diagnostics import Record
 
 GENERATIONS = 2
 

@@ -15,11 +15,10 @@ import torch.distributed
 
 from simclr_core.errors import CollapseError
 from simclr_core.launch import Member
-from simclr_core.monitoring.diagnostics import is_collapsed
+from simclr_core.monitoring.diagnostics import Record, is_collapsed
 from simclr_core.pretraining import checkpoint
 from simclr_core.pretraining.checkpoint import TrainingState
 from simclr_core.reporter import emit
-from simclr_core.reports import Record
 
 Result = TypeVar("Result")
 

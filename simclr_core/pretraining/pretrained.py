@@ -18,12 +18,12 @@ from simclr_core.data.shards import DatasetCard
 from simclr_core.loss.objective import chance_loss
 from simclr_core.model.encoder import Encoder
 from simclr_core.model.model_directory import save_model
-from simclr_core.monitoring.diagnostics import is_collapsed
+from simclr_core.monitoring.diagnostics import Record, is_collapsed
 from simclr_core.monitoring.history import write_history
 from simclr_core.pretraining.batches import Batches
 from simclr_core.pretraining.choices import Choice
 from simclr_core.pretraining.initial import Start
-from simclr_core.reports import PretrainReport, Record
+from simclr_core.reports import PretrainReport
 from simclr_core.schedule import Schedule
 
 SHEET_EPOCHS = 3  # of augmentations.png: two views in each

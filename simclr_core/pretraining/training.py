@@ -23,7 +23,7 @@ from simclr_core.errors import BatchSizeError, NonFiniteLossError
 from simclr_core.launch import Member, StopRequest
 from simclr_core.loss.objective import Objective, Outcome, buffers_kept
 from simclr_core.model.model_directory import fill
-from simclr_core.monitoring.diagnostics import Monitor
+from simclr_core.monitoring.diagnostics import Monitor, Record
 from simclr_core.monitoring.history import Progress, record
 from simclr_core.pretraining import checkpoint
 from simclr_core.pretraining.batches import Batches
@@ -31,7 +31,6 @@ from simclr_core.pretraining.checkpoint import TrainingState
 from simclr_core.pretraining.checkpoint_writer import CheckpointWriter
 from simclr_core.pretraining.collapse import CollapseAlarm
 from simclr_core.pretraining.precision import LossScaler
-from simclr_core.reports import Record
 from simclr_core.schedule import Schedule
 from simclr_core.stopwatch import Stopwatch, part, timed, with_exchange
 

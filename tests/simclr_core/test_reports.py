@@ -98,6 +98,13 @@ def test_each_share_of_the_labels_has_a_report_of_its_own(tmp_path: Path) -> Non
     assert [report.fraction for report in reports.read_each(tmp_path, FinetuneReport)] == ["0.01", "0.05", "0.1"]
 
 
+def test_what_an_old_commit_says_is_read_if_it_fits() -> None:
+    content = asdict(PRETRAIN)
+    assert reports.known_in(content, PretrainReport) == PRETRAIN
+    for other in (None, [], {}, content | {"loss_last": float("nan")}, content | {"finite": None}):
+        assert reports.known_in(other, PretrainReport) is None
+
+
 def test_without_results_the_object_is_empty(tmp_path: Path) -> None:
     reports.write(tmp_path, replace(EXPORT, results=NoResults()))
     assert json.loads((tmp_path / EXPORT.file).read_text())["results"] == {}

@@ -13,6 +13,7 @@ from simclr_core.data.shards import ShardedImages, read_card
 from simclr_core.errors import NonFiniteFeaturesError
 from simclr_core.evaluation.features import extract
 from simclr_core.monitoring.diagnostics import (
+    MEASURED,
     Monitor,
     alignment,
     choose_monitor,
@@ -21,7 +22,6 @@ from simclr_core.monitoring.diagnostics import (
     feature_std,
     uniformity,
 )
-from simclr_core.reports import MEASURED
 
 
 def unit(row: list[float]) -> list[float]:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from simclr_core.monitoring.diagnostics import Record
 from simclr_core.monitoring.history import Progress, record, summary, write_history
-from simclr_core.reports import Record
 
 MEASURED = {
     "knn_top1": 51.25,
