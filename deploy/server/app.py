@@ -65,12 +65,12 @@ async def search(service: Service, request: Request) -> Response:
         raise RefusedError(404, "no_index", "this server has no index; start it with `serve --index DIR`")
     job = await _infer(service, request, model)
     vectors = model.vectors(features_of(job))
-    ids, _, scores = await asyncio.to_thread(model.index.search, vectors, k) if len(vectors) else ([], [], [])
+    found = await asyncio.to_thread(model.index.search, vectors, k) if len(vectors) else None
     return await _results_response(
         job,
         (
-            {"neighbours": [{"id": str(name), "score": float(score)} for name, score in zip(*found, strict=True)]}
-            for found in zip(ids, scores, strict=True)
+            {"neighbours": [{"id": str(name), "score": float(score)} for name, score in zip(ids, scores, strict=True)]}
+            for ids, scores in (zip(found.ids, found.scores, strict=True) if found else ())
         ),
     )
 
