@@ -1,6 +1,10 @@
 """Processes forked from one that has imported torch and DVC: they start in no time, and share nothing else."""
 
 import multiprocessing
+import os
+from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
+from multiprocessing import forkserver
 
 # Of DVC also what its commands import only when they run.
 IMPORTED = """
@@ -14,3 +18,19 @@ rich.padding rich.status rich.table ruamel.yaml scmrepo.git
 """
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(IMPORTED.split())
+
+
+@cache
+def start_server() -> None:
+    """Start it with no output of its own: it outlives whatever the standard streams lead to for the moment, and a log
+    that waits for the last who can write to it would wait for the end of the tests."""
+    kept = {number: os.dup(number) for number in (1, 2)}
+    try:
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+            for number in kept:
+                os.dup2(nowhere.fileno(), number)
+            forkserver.ensure_running()
+    finally:
+        for number, before in kept.items():
+            os.dup2(before, number)
+            os.close(before)

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.dvc.client import DVC
-from tests.forked import CONTEXT
+from tests.forked import CONTEXT, start_server
 
 cold = subprocess.run
 
@@ -21,6 +21,7 @@ def run(command: Any, **options: Any) -> subprocess.CompletedProcess[Any]:
     """``subprocess.run``, but for the commands that ``client.execute`` gives it."""
     if not isinstance(command, list) or tuple(command[: len(DVC)]) != DVC:
         return cold(command, **options)
+    start_server()
     with TemporaryDirectory() as folder:
         printed = [Path(folder, name) for name in ("out", "err")]
         process = CONTEXT.Process(target=_dvc, args=(command[len(DVC) :], options["cwd"], options["env"], *printed))
