@@ -1,4 +1,4 @@
-"""How a command says that it failed: one line on the standard error, and an exit code."""
+"""Report the failure of a command: one line on standard error, and an exit code."""
 
 import errno
 import sys
@@ -13,12 +13,12 @@ ADVICE: dict[int | None, str] = {
 
 
 def fail(message: object, code: int = 2) -> int:
-    """Say what went wrong in one line; returns the exit code."""
+    """Print what went wrong as one line, and return the exit code."""
     print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
     return code
 
 
 def describe(error: OSError) -> str:
-    """An error of the operating system, with the file it is about and what to do about it."""
+    """Describe an error of the operating system: the file, the cause, and what to do."""
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror}; {ADVICE.get(error.errno, 'fix the cause and run again')}"

@@ -36,7 +36,7 @@ class Photo:
 
 @dataclass(frozen=True)
 class Percentiles:
-    """Of ``runs`` runs with one image each, from the bytes of the file to the vector, in milliseconds."""
+    """Latency of ``runs`` runs with one image each, from the bytes of the file to the vector, in milliseconds."""
 
     p50: float
     p95: float
@@ -46,7 +46,7 @@ class Percentiles:
 
 @dataclass(frozen=True)
 class Batches:
-    """Images per run, and what comes of it."""
+    """Images in one run of the model, and the throughput."""
 
     size: int
     images_per_second: float
@@ -54,7 +54,7 @@ class Batches:
 
 @dataclass(frozen=True)
 class Report:
-    """What ``measure`` finds; memory is the peak of this process. ``reason`` is why this variant runs."""
+    """The result of ``measure``; memory is the peak of this process, ``reason`` says why this variant was chosen."""
 
     name: str
     version: str | None

@@ -1,4 +1,4 @@
-"""A file or folder that one process at a time holds. The kernel frees it when the process is gone."""
+"""Lock a file or folder for one process at a time. The kernel releases the lock when the process ends."""
 
 import fcntl
 from collections.abc import Callable, Iterator
@@ -10,13 +10,13 @@ from deploy.failpoint import failpoint
 
 
 def acquire(file: int | IO[str], shared: bool = False) -> bool:
-    """Lock an open file or folder, without waiting, until it is closed here and in the processes that inherit it.
+    """Lock an open file or folder without waiting, until this process and those that inherit it close the file.
 
     Args:
-        shared: the lock may be held by others who share it, and by no other.
+        shared: allow other processes to hold the lock at the same time, if they share it too.
 
     Returns:
-        Whether it is locked now; False when another process holds it.
+        True if the lock was acquired, False if another process holds it.
     """
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -27,10 +27,10 @@ def acquire(file: int | IO[str], shared: bool = False) -> bool:
 
 @contextmanager
 def held(path: Path, holder: str, refusal: Callable[[str], Exception]) -> Iterator[IO[str]]:
-    """Hold ``path``, signed with ``holder``. Processes that inherit the yielded file hold it too.
+    """Hold the lock of ``path`` and write ``holder`` into it. Processes that inherit the yielded file hold it too.
 
     Raises:
-        What ``refusal`` makes of the signature of another process, if that one holds it.
+        Exception: made by ``refusal`` from the content of the file, if another process holds the lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
@@ -42,7 +42,7 @@ def held(path: Path, holder: str, refusal: Callable[[str], Exception]) -> Iterat
 
 
 def sign(file: IO[str], holder: str) -> None:
-    """Sign a file that this process holds."""
+    """Write ``holder``, the description of this process, into a file whose lock it holds."""
     file.seek(0)
     file.truncate()
     file.write(holder)
