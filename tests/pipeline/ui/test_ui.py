@@ -28,8 +28,7 @@ from pipeline.workspace import Workspace
 from tests.browser import Page, browser
 from tests.conftest import TINY_PARAMS, draw, encode
 from tests.pipeline.conftest import put
-from tests.pipeline.defs.test_expectations import outcome
-from tests.pipeline.gates.reports import ALONE, EXPORT, LINEAR_EVAL, NOT_JUDGED, PRETRAIN
+from tests.pipeline.gates.reports import ALONE, EXPORT, LINEAR_EVAL, NOT_JUDGED, PRETRAIN, outcome
 from tests.pipeline.release.conftest import git, make_candidate
 from tests.reports import FINETUNE
 
