@@ -2,9 +2,9 @@
 
     python -m benchmarks.augmentations --json benchmarks/results/FILE.json
 
-One recipe for all: crop, flip, colour jitter, grayscale, and at 224 pixels blur. Each gets decoded images in the form
+One recipe for all: crop, flip, color jitter, grayscale, and at 224 pixels blur. Each gets decoded images in the form
 it takes (lightly Pillow images, torchvision uint8 tensors one at a time, kornia and we whole batches) and gives float
-views in [0, 1]; decoding and normalisation are left out for everyone. kornia gets its images as floats already.
+views in [0, 1]; decoding and normalization are left out for everyone. kornia gets its images as floats already.
 """
 
 import json
@@ -41,7 +41,7 @@ CASES = (Case(32, 32, 0.5, 0.0, 256, 64), Case(256, 224, 1.0, 0.5, 32, 16))
 
 
 def pictures(case: Case) -> Tensor:
-    """Smooth colours with noise, uint8 [n, 3, side, side]."""
+    """Smooth colors with noise, uint8 [n, 3, side, side]."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(case.batch, 3, 8, 8, generator=generator)
     smooth = torch.nn.functional.interpolate(coarse, (case.side, case.side), mode="bilinear")

@@ -78,7 +78,7 @@ def turn(steppers: list["Stepper"], steps: int) -> Callable[[], float]:
 
 
 class Stepper:
-    """A process of its own that makes steps when asked."""
+    """A separate process that makes steps when asked."""
 
     def __init__(self, policy: Mapping[str, str], images: int = IMAGES) -> None:
         others = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
@@ -111,7 +111,7 @@ class Stepper:
 
 
 def serve_steps(images: int) -> None:
-    """Make as many steps as each line of standard input says, and print the median of their milliseconds."""
+    """Make the number of steps that each line of standard input says, and print the median of their milliseconds."""
     step = build_step(images)
     print(step(), flush=True)
     for line in sys.stdin:

@@ -3,7 +3,8 @@
     python -m benchmarks.dataloading --json benchmarks/results/FILE.json
 
 Threads are ``TrainingImages``; processes are torch's DataLoader over the same reading and decoding, an image at a time,
-with as many workers, started before the clock. They take turns. ``cached`` is a later epoch over small images.
+with the same number of workers, started before the clock. They take turns. ``cached`` is a later epoch over small
+images.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""What the deployed encoder costs, beside torch and fastembed: medians of interleaved rounds in fresh processes.
+"""What the deployed encoder costs, compared with torch and fastembed: medians of interleaved rounds in fresh processes.
 
     python -m benchmarks.deploy                                     all parts
     python -m benchmarks.deploy folder latency --rounds 3 --json benchmarks/results/FILE.json
@@ -8,7 +8,7 @@ import      import of deploy and of numpy; import, load and first embedding of d
 size        installed bytes of what deploy needs and of what torch needs, from the packages' RECORD files
 latency     one image, from its bytes to its vector: onnxruntime and eager torch on the same number of threads
 inputs      EXIF, CMYK, 16-bit, palette, alpha and gray images: cosine with the training path
-folder      files to published vectors, beside what decoding and inference alone would take
+folder      files to published vectors, compared with what decoding and inference alone would take
 fastembed   images a second on the same files and weights
 """
 
@@ -157,7 +157,7 @@ def latency(encoders: Encoders, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def p50_apart(kind: str, directory: Path, threads: int) -> float:
-    """Milliseconds, in a process of its own: idle threads of one runtime would spin beside the other."""
+    """Milliseconds, in its own process: idle threads of one runtime would spin next to the other."""
     command = [sys.executable, "-m", "benchmarks.deploy_measurements", kind, str(directory), str(threads)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -176,10 +176,10 @@ def folder(encoders: Encoders, options: argparse.Namespace) -> dict[str, Any]:
 def fastembed(encoders: Encoders, options: argparse.Namespace) -> dict[str, Any]:
     if options.fastembed_python is None:
         return {"left_out": "give --fastembed-python, the interpreter of an environment with fastembed"}
-    return {name: beside_fastembed(encoders, name, number, options) for name, number in FASTEMBED.items()}
+    return {name: compare_with_fastembed(encoders, name, number, options) for name, number in FASTEMBED.items()}
 
 
-def beside_fastembed(encoders: Encoders, name: str, number: int, options: argparse.Namespace) -> dict[str, Any]:
+def compare_with_fastembed(encoders: Encoders, name: str, number: int, options: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
     import deploy

@@ -103,7 +103,7 @@ class TorchEncoder:
         import torch
         from safetensors.torch import load_file
 
-        from simclr_core.evaluation.features import normalise
+        from simclr_core.evaluation.features import normalize
 
         if threads:
             torch.set_num_threads(threads)
@@ -112,11 +112,11 @@ class TorchEncoder:
         self._model.load_state_dict(load_file(directory / "weights.safetensors"), assign=True)
         self._model.eval()
         self._preprocessing = Preprocessing(*SIZES[directory.name])
-        self._torch, self._normalise = torch, normalise
+        self._torch, self._normalize = torch, normalize
 
     def embed(self, picture: bytes) -> NDArray[np.float32]:
         pixels = self._preprocessing.apply(decode(picture))[None]
         with self._torch.inference_mode():
-            features = self._model(self._normalise(self._torch.from_numpy(pixels), MEAN, STD))
+            features = self._model(self._normalize(self._torch.from_numpy(pixels), MEAN, STD))
             vector: NDArray[np.float32] = self._torch.nn.functional.normalize(features, dim=1).numpy()
             return vector

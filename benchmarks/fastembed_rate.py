@@ -1,4 +1,4 @@
-"""Images a second of fastembed on a local model; runs in an environment of its own, without this project.
+"""Images a second of fastembed on a local model; runs in its own environment, without this project.
 
     python benchmarks/fastembed_rate.py MODEL_FOLDER IMAGE_FOLDER THREADS PARALLEL
 

@@ -67,7 +67,7 @@ def decided(port: int) -> tuple[float, float]:
 
 
 class Asking(threading.Thread):
-    """A client that goes on asking; ``failed`` are answers that are not one vector of length 1."""
+    """A client that continues asking; ``failed`` are answers that are not one vector of length 1."""
 
     def __init__(self, port: int) -> None:
         super().__init__()

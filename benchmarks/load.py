@@ -1,4 +1,4 @@
-"""Clients that load a server: closed and open loops, slow clients, and the server itself in a process of its own.
+"""Clients that load a server: closed and open loops, slow clients, and the server itself in its own process.
 
 In a closed loop a client sends its next request when it has its answer. In an open loop requests start when they are
 due, whether or not earlier ones are answered, and their time counts from then.
@@ -152,7 +152,7 @@ def percentile(answers: Sequence[Answer], q: float, status: int = 200) -> float:
 
 @contextmanager
 def served(root: Path, *options: object) -> Iterator[int]:
-    """`simclr-deploy serve` in a process of its own; gives the port."""
+    """`simclr-deploy serve` in its own process; gives the port."""
     program = "import sys; from deploy.cli.main import main; sys.exit(main())"
     command = [sys.executable, "-c", program, "serve", str(root), "--port", "0", *map(str, options)]
     log = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed below
@@ -170,7 +170,7 @@ def served(root: Path, *options: object) -> Iterator[int]:
 
 @asynccontextmanager
 async def slow_clients(port: int, image: bytes) -> AsyncIterator[None]:
-    """A third send half a head, a third half a body, a third do not read; each begins anew when it is cut off."""
+    """A third send half a head, a third half a body, a third do not read; each begins again when it is cut off."""
     head = (
         f"POST /v1/embed HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(image)}\r\n\r\n"
     )

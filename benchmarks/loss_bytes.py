@@ -1,4 +1,5 @@
-"""What a contrastive loss sends per process and step, beside lightly's with ``gather_distributed``, counted alike.
+"""What a contrastive loss sends per process and step, compared with lightly's with ``gather_distributed``, counted
+alike.
 
     python -m benchmarks.loss_bytes --json benchmarks/results/FILE.json
 

@@ -43,7 +43,7 @@ def spread(values: list[float], digits: int = 4) -> dict[str, Any]:
 
 
 def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function at the top of a module returns in a process of its own."""
+    """What a function at the top of a module returns in its own process."""
     with multiprocessing.get_context("spawn").Pool(1) as process:
         return process.apply(function, arguments)
 

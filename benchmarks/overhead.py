@@ -1,4 +1,4 @@
-"""What Dagster and DVC cost: the demo through `simclr run`, beside its bare stage commands, in one run.
+"""What Dagster and DVC cost: the demo through `simclr run`, compared with its bare stage commands, in one run.
 
     python -m benchmarks.overhead --json benchmarks/results/FILE.json
 

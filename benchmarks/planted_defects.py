@@ -36,7 +36,7 @@ BATCHES, CHECKPOINT, WRITER, PRETRAIN, RESUMED = (
     for name in ("batches", "checkpoint", "checkpoint_writer", "pretrain", "resume")
 )
 LOSS, LARS, SCHEDULE = (f"tests/simclr_core/{name}.py" for name in ("loss/test_nt_xent", "test_lars", "test_schedule"))
-RESUME = f"{RESUMED}::test_an_interrupted_run_goes_on_to_the_same_bytes[pretrain.step:raise@6]"
+RESUME = f"{RESUMED}::test_an_interrupted_run_continues_to_the_same_bytes[pretrain.step:raise@6]"
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ DEFECTS = (
         "random draws of a step do not follow from the step",
         "simclr_core/pretraining/training.py",
         (("    torch.manual_seed(seed)  #", "    #"),),
-        f"{RESUMED}::test_networks_that_draw_random_numbers_go_on_too",
+        f"{RESUMED}::test_networks_that_draw_random_numbers_resume_too",
     ),
     Defect(
         "the optimizer's state is not restored",
@@ -84,7 +84,7 @@ DEFECTS = (
             ("_retire(target) if replace and target.exists() else None", "None"),
             ("shutil.rmtree(work, ignore_errors=True)", "pass"),
         ),
-        f"{RESUMED}::test_an_interrupted_run_goes_on_to_the_same_bytes[checkpoint.publish:raise@1]",
+        f"{RESUMED}::test_an_interrupted_run_continues_to_the_same_bytes[checkpoint.publish:raise@1]",
     ),
     Defect(
         "files are written in place",
@@ -135,7 +135,7 @@ DEFECTS = (
         WRITER,
     ),
     Defect(
-        "what could not be written is not told",
+        "what could not be written is not reported",
         "simclr_core/pretraining/checkpoint_writer.py",
         (("            write.result()\n", "            write.exception()\n"),),
         WRITER,
@@ -169,7 +169,7 @@ DEFECTS = (
         ("-k", "formula_of_the_paper"),
     ),
     Defect(
-        "projections are not normalised",
+        "projections are not normalized",
         "simclr_core/loss/nt_xent.py",
         (
             (

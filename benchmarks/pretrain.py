@@ -1,12 +1,12 @@
-"""Whole pretraining runs beside lightly's loop: images a second, a step of ResNet-18, time to an accuracy.
+"""Whole pretraining runs compared with lightly's loop: images a second, a step of ResNet-18, time to an accuracy.
 
     python -m benchmarks.pretrain                                          all parts, a quarter of an hour on two cores
     python -m benchmarks.pretrain run step --json benchmarks/results/FILE.json
     python -m benchmarks.pretrain --quick                                  does it work? The numbers mean nothing
 
 run        images a second of whole runs of a small encoder, from files to weights (recipe cpu-small, Fashion-MNIST)
-step       the same of a small-image ResNet-18 at 32 pixels, its losses beside lightly's, and where a step spends time
-accuracy   seconds of training to the kNN accuracy that lightly's loop ends with, for three seeds
+step       the same of a small-image ResNet-18 at 32 pixels, its losses compared with lightly's, and where a step spends
+time accuracy   seconds of training to the kNN accuracy that lightly's loop ends with, for three seeds
 
 What is compared takes turns, each run in a fresh process; see `benchmarks.pretrain_loops` for what they have in common.
 lightly gets the number of workers that is fastest here, which is measured first. Ours runs with exact and with fused
@@ -152,7 +152,7 @@ def whole_run(bench: Bench) -> dict[str, Any]:
 
 
 def step(bench: Bench) -> dict[str, Any]:
-    """A run of a few steps; beside it the losses by epoch, which ought to differ as little as those of two seeds."""
+    """A run of a few steps, and the losses by epoch, which ought to differ as little as those of two seeds."""
     images, epochs = bench.sizes.step
     variants = variants_of(bench, PRECISIONS, images, epochs=epochs, **RESNET18)
     found = rounds(variants, bench.sizes.rounds, seeds=True)
@@ -181,7 +181,7 @@ def variants_of(
 
 
 def rounds(variants: dict[str, Callable[[int], Any]], count: int, seeds: bool = False) -> dict[str, Any]:
-    """Runs in turn, every other round backwards; with ``seeds`` each round has a seed of its own."""
+    """Runs in turn, every other round backwards; with ``seeds`` each round has its own seed."""
     taken: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
     for number in range(count):
         for name in list(variants)[:: 1 if number % 2 else -1]:

@@ -3,10 +3,10 @@
     python -m benchmarks.pretrain_loops simclr-pipeline|lightly FOLDER        prints JSON
 
 FOLDER holds ``run.json``, the parameters, and ``data/prepared``, the images as our ``prepare`` leaves them. Both loops
-train the same encoder and projection head, from the same first weights, on the same images, for as many steps, with the
-same optimizer, weight decay and learning rate. What the loop is made of is each library's own: ours is the stage
+train the same encoder and projection head, from the same first weights, on the same images, for the same steps, with
+the same optimizer, weight decay and learning rate. What the loop is made of is each library's own: ours is the stage
 ``pretrain``; lightly's is that of its documentation for SimCLR: LightlyDataset, SimCLRTransform, a DataLoader with
-workers, one forward pass per view, NTXentLoss. Its images are decoded before the run, and grey: one channel until the
+workers, one forward pass per view, NTXentLoss. Its images are decoded before the run, and gray: one channel until the
 network, which is its fastest way. No loop evaluates while it trains; our monitor gets the fewest images that it takes.
 """
 
@@ -38,11 +38,11 @@ from simclr_core.model.projection_head import build_projection_head
 from simclr_core.pretraining import initial, pretrain
 from simclr_core.schedule import Schedule, peak_learning_rate
 
-NEIGHBOURS, TEMPERATURE = 20, 0.1
+NEIGHBORS, TEMPERATURE = 20, 0.1
 
 
 class Pictures(torch.utils.data.Dataset[tuple[Any, int]]):
-    """Decoded training images, grey, as torchvision's own datasets give them; LightlyDataset sets ``transform``."""
+    """Decoded training images, gray, as torchvision's own datasets give them; LightlyDataset sets ``transform``."""
 
     def __init__(self, images: ShardedImages) -> None:
         self._images = [Image.fromarray(decode(images.read(number))).convert("L") for number in range(len(images))]
@@ -100,7 +100,7 @@ def _loader(folder: Path, config: PretrainConfig, workers: int) -> Any:
 
     card = read_card(folder / "data" / "prepared")
     wanted = config.augmentation
-    assert (wanted.blur, wanted.grayscale) == (0, 0), "small grey images"
+    assert (wanted.blur, wanted.grayscale) == (0, 0), "small gray images"
     transform = SimCLRTransform(
         input_size=config.image_size,
         cj_prob=wanted.jitter_probability,
@@ -153,7 +153,7 @@ def knn(encoder: nn.Module, prepared: Path, card: DatasetCard) -> float:
         _features(encoder, ShardedImages(prepared / split), card) for split in ("train", "test")
     )
     classes = len(card.classes)
-    return knn_accuracy(bank, bank_labels, queries, labels, classes, neighbours=NEIGHBOURS, temperature=TEMPERATURE)
+    return knn_accuracy(bank, bank_labels, queries, labels, classes, neighbors=NEIGHBORS, temperature=TEMPERATURE)
 
 
 def _features(encoder: nn.Module, images: ShardedImages, card: DatasetCard) -> tuple[NDArray[Any], NDArray[Any]]:

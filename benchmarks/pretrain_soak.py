@@ -7,7 +7,7 @@ random moment or at a random one of the failpoints on its way; the victim is the
 launcher, or all. A failpoint stops its process, and the victim dies while that one is there. Images are read by threads
 and no processes, which cannot be killed alone: ``dataset.decode`` is the failpoint in them. Whenever a life comes
 to the end, its last checkpoint (network, optimizer, history), model and reports are compared with those of the run that
-nobody disturbed, and the next one begins from nothing.
+no one disturbed, and the next one begins from nothing.
 """
 
 import argparse
@@ -96,13 +96,13 @@ class Training:
         """Whether one of the processes is at the failpoint."""
         return any(_status(rank) == psutil.STATUS_STOPPED for rank in self._ranks.values())
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         for rank in self._ranks.values():
             with suppress(psutil.Error):
                 rank.resume()
 
     def kill(self, victim: str) -> bool:
-        """False if a victim is not there yet; then nobody is harmed."""
+        """False if a victim is not there yet; then none is harmed."""
         chosen = {"first": "0", "second": "1", "both": "01", "all": "01", "launcher": ""}[victim]
         if victim != "all" and not set(chosen) <= self._ranks.keys():
             return False
@@ -156,7 +156,7 @@ def live(workspace: Path, tally: Tally, place: str, turn: int, moment: float, vi
             if victim and (is_there if place else time.monotonic() - training.started > moment):
                 has_killed = training.kill(victim)
             if is_there:
-                training.go_on()
+                training.resume()
         _await_end(training, tally, f"SIGKILL of {victim} at {place}@{turn} or {moment:.1f} s")
     if training.stepped_after is not None:
         tally.stepped_after.append(training.stepped_after)
@@ -226,7 +226,7 @@ def measure(folder: Path, kills: int, lanes: int, seed: int) -> dict[str, Any]:
 
 
 def summary(tallies: Sequence[Tally]) -> dict[str, Any]:
-    """``passed`` is the verdict: all bytes equal, nobody hangs, everybody steps again in time."""
+    """``passed`` is the verdict: all bytes equal, no process hangs, all step again in time."""
     ended, stepped = (
         [second for one in tallies for second in getattr(one, name)] for name in ("ended_after", "stepped_after")
     )
@@ -252,7 +252,7 @@ def _await_end(training: Training, tally: Tally, what: str) -> None:
         if time.monotonic() - began > HANG:
             tally.faults.append(f"{training.alive()} still there {HANG:g} s after {what}")
             return
-        training.go_on()  # one may come to the failpoint only now
+        training.resume()  # one may come to the failpoint only now
         time.sleep(0.02)
     tally.ended_after.append(time.monotonic() - began)
 

@@ -19,7 +19,7 @@ ROUNDS = 5
 
 
 def split(model: dict[str, Any], common: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """By precision, for a batch of grey noise: augmentation, forward, loss, backward, optimizer."""
+    """By precision, for a batch of gray noise: augmentation, forward, loss, backward, optimizer."""
     config = PretrainConfig.model_validate(common | model)
     return {name: _split(config, precision) for name, precision in PRECISIONS.items()}
 

@@ -181,7 +181,7 @@ def _stretch_index(split: Path, images: int) -> None:
 
 
 def _ratio(seconds: dict[str, list[float]]) -> float | None:
-    """None where the machine's noise is above the cost: a ratio of such numbers says nothing."""
+    """None where the machine's noise is above the cost: a ratio of such numbers means nothing."""
     ours, theirs = (statistics.median(seconds[name]) for name in ("ours", "torch_save"))
     return round(ours / theirs, 3) if ours >= 0 and theirs > 0 else None
 

@@ -1,10 +1,11 @@
-"""Exact search against the bare matrix product that no exact search can do without, and approximate search beside it.
+"""Exact search against the bare matrix product that no exact search can do without, and approximate search compared
+with it.
 
     python -m benchmarks.search --json benchmarks/results/FILE.json
 
 100,000 × 512 float32, k = 10, queries alone and in batches. An index in a file is opened in a fresh process and takes
 turns with `queries @ vectors.T` on the same vectors in memory; ratios are of the medians. Approximate search comes
-after them, because its threads go on for a while. Recall is of the exact ten, among vectors in 1,000 clusters.
+after them, because its threads continue for a while. Recall is of the exact ten, among vectors in 1,000 clusters.
 """
 
 import argparse
@@ -35,9 +36,9 @@ Vectors = NDArray[np.float32]
 def vectors_and_queries() -> tuple[Vectors, Vectors]:
     """Clusters of about 100 vectors, and 256 queries near them."""
     random = np.random.default_rng(0)
-    centres = random.standard_normal((CLUSTERS, DIM), np.float32)
+    centers = random.standard_normal((CLUSTERS, DIM), np.float32)
     vectors, queries = (
-        centres[random.integers(0, CLUSTERS, rows)] + random.standard_normal((rows, DIM), np.float32)
+        centers[random.integers(0, CLUSTERS, rows)] + random.standard_normal((rows, DIM), np.float32)
         for rows in (ROWS, max(ROUNDS))
     )
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), queries

@@ -1,11 +1,11 @@
 """What the server costs and withstands: ``python -m benchmarks.serve [--bundle DIR] [--seconds N] [--json FILE]``.
 
-    direct       p50 of one client over p50 of ``Encoder.embed`` on the same bytes, taking turns
-    load         p99 over p50 at 70 % of capacity, of requests that come evenly and of such that come at random
-    batching     images/s of 32 clients with micro-batching over without, taking turns
-    overload     4 times the capacity: p99 of what is accepted over p99 at rest, images/s over capacity, and how soon
+    direct       p50 of one client over p50 of ``Encoder.embed`` on the same bytes, taking turns load         p99 over
+    p50 at 70 % of capacity, of requests that come evenly and of such that come at random batching     images/s of 32
+    clients with micro-batching over without, taking turns overload     4 times the capacity: p99 of what is accepted
+    over p99 of an idle server, images/s over capacity, and how soon
                  the others are refused
-    slow         p99 of one client beside 500 slow ones over p99 alone, taking turns
+    slow         p99 of one client next to 500 slow ones over p99 alone, taking turns
     soak         80 % of capacity while the model changes: failed requests
 
 Without a bundle a ResNet-18 with random weights serves. Server and clients share the machine, so leave it to them.
@@ -112,7 +112,7 @@ def spread(answers: Sequence[Answer]) -> dict[str, float]:
 
 
 def ideal_ratio(load: float, servers: int = 1, requests: int = 200_000) -> float:
-    """p99 over p50 of a queue before servers that always take the same time and add none of their own (M/D/c)."""
+    """p99 over p50 of a queue before servers that always take the same time and add no waiting (M/D/c)."""
     chance, free, now, times = random.Random(0), [0.0] * servers, 0.0, []  # noqa: S311  repeatable, not secret
     for _ in range(requests):
         now += chance.expovariate(load * servers)
@@ -136,14 +136,14 @@ def batching(root: Path, image: bytes, seconds: float) -> dict[str, float]:
 async def slow(port: int, image: bytes, seconds: float) -> dict[str, float]:
     requests = [embed_request(image)]
     alone: list[Answer] = []
-    beside: list[Answer] = []
+    disturbed: list[Answer] = []
     for _ in range(ROUNDS):
         alone += (await closed_loop(port, requests, 1, seconds / ROUNDS))[1]
         async with slow_clients(port, image):
-            beside += (await closed_loop(port, requests, 1, seconds / ROUNDS))[1]
+            disturbed += (await closed_loop(port, requests, 1, seconds / ROUNDS))[1]
         await asyncio.sleep(1)
-    failed = sum(one.status != 200 for one in beside)
-    p99 = percentile(alone, 99), percentile(beside, 99)
+    failed = sum(one.status != 200 for one in disturbed)
+    p99 = percentile(alone, 99), percentile(disturbed, 99)
     return {"alone_p99_ms": p99[0], "beside_p99_ms": p99[1], "ratio": p99[1] / p99[0], "failed": failed}
 
 

@@ -1,9 +1,9 @@
-"""Nothing is lost and nothing is done twice, whoever is killed when: SIGKILLs over many data versions.
+"""Nothing is lost and nothing is done twice, whichever process is killed: SIGKILLs over many data versions.
 
     python -m benchmarks.soak --kills 100 --versions 20 --seed 0
 
 The real services, launcher and sensor mechanism in a workspace whose training counts its steps: it appends one line for
-each, and goes on after the last one. Version after version arrives; meanwhile the daemon, the code server, the web
+each, and continues after the last one. Version after version arrives; meanwhile the daemon, the code server, the web
 server, the worker of the run, or all of them with their supervisor are killed at random moments. In the end there must
 be, for every version, one lineage of runs of which one succeeded, and every step exactly once. Prints a JSON summary.
 """
@@ -91,7 +91,7 @@ defs = dg.Definitions(assets=[trained], jobs=[train], sensors=[new_version], exe
 
 
 class Stack:
-    """The services of a workspace in a process of their own, as `simclr ui` runs them."""
+    """The services of a workspace in their own process, as `simclr ui` runs them."""
 
     def __init__(
         self, root: Path, definitions: str, environment: Mapping[str, str] | None = None, password: str = ""

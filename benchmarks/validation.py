@@ -1,15 +1,16 @@
-"""What validation costs: the probe beside CleanVision, a re-scan, near copies of a million, a manifest of a million.
+"""What validation costs: the probe compared with CleanVision, a re-scan, near copies of a million, a manifest of a
+million.
 
     python -m benchmarks.validation [part ...] --json benchmarks/results/FILE.json
 
 Parts: probe, rescan, near_duplicates, expectations; all of them unless some are named. The probe stands alone unless
-there is a Python that has CleanVision, in an environment of its own, since its dependencies are not ours:
+there is a Python that has CleanVision, in its own environment, since its dependencies are not ours:
 
     python -m venv DIR && DIR/bin/pip install cleanvision==0.3.7
     python -m benchmarks.validation probe --cleanvision-python DIR/bin/python
 
 Photographs are crops of the two in scikit-learn, 500 x 375, as JPEG of quality 85. What is timed or has its memory
-told runs in a fresh process; what is compared takes turns.
+reported is measured in a fresh process; what is compared takes turns.
 """
 
 import argparse
@@ -145,7 +146,7 @@ def _cleanvision_seconds(command: list[str]) -> float:
 def measure_rescan(scratch: Path, _: str | None) -> Result:
     """Seconds of a scan that knows nothing and of the next, which knows everything, on all cores."""
     workspace = workspaces.create(scratch / "workspace")
-    params.override(workspace, {"ingest.settle_seconds": "0"})  # nobody is still writing the photographs
+    params.override(workspace, {"ingest.settle_seconds": "0"})  # no one is still writing the photographs
     write_photographs(workspace.inbox / "unlabeled", SCANNED)
     ingest(workspace)
     caches = [scratch / f"cache-{number}" for number in range(LONG_ROUNDS)]
@@ -219,7 +220,7 @@ def _expectations(folder: Path) -> Result:
 
 
 def facts(rows: int, bad: int = 0) -> pl.DataFrame:
-    """FACTS of different photographs; of the first ``bad``, half are cut short and half are of one colour."""
+    """FACTS of different photographs; of the first ``bad``, half are cut short and half are of one color."""
     random = np.random.default_rng(0)
     names = [random.bytes(32).hex() for _ in range(rows)]
     measured: dict[str, Any] = {

@@ -1,4 +1,5 @@
-"""The int8 variant beside fp32: images a second and size of the file, ResNet-18, ResNet-50 and ViT-S, in one run.
+"""The int8 variant compared with fp32: images a second and size of the file, ResNet-18, ResNet-50 and ViT-S, in one
+run.
 
     python -m benchmarks.variants --json benchmarks/results/FILE.json
 

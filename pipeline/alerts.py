@@ -44,7 +44,7 @@ log = logging.getLogger("simclr.alerts")
 
 @dataclass(frozen=True)
 class Alert:
-    """One message, ready to be read by anybody."""
+    """One message, with no secret in it."""
 
     event: str
     title: str
@@ -96,7 +96,7 @@ def _webhook(address: str, plain: bool, alert: Alert) -> None:
 
 
 def _slack(address: str, plain: bool, alert: Alert) -> None:
-    """Slack reads <...> as a link, or as a mention of everybody."""
+    """Slack reads <...> as a link, or as a mention of all members."""
     text = f"*{alert.title}*\n{alert.text}"
     _post(address, plain, {"text": text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")})
 
@@ -144,7 +144,7 @@ def _mail(server: str, recipients: str, plain: bool, alert: Alert) -> None:
             if url.username:
                 connection.login(unquote(url.username), unquote(url.password or ""))
             connection.send_message(message)
-    except smtplib.SMTPResponseException as error:  # without the server's words, which may repeat what it was told
+    except smtplib.SMTPResponseException as error:  # without the server's reply, which may repeat the password
         raise AlertError(f"{url.hostname} refused it with {error.smtp_code} ({_kind(error)})") from None
     except (OSError, smtplib.SMTPException, UnicodeError) as error:
         raise AlertError(f"{url.hostname} cannot be reached, or refused it ({_kind(error)})") from None
@@ -183,7 +183,7 @@ def _split(address: str, schemes: tuple[str, ...], example: str) -> SplitResult:
     except ValueError:
         usable = False
     if not usable:
-        raise AlertError(f"its address is none; it has to be like {example}")
+        raise AlertError(f"the alert address is not a valid URL; expected something like {example}")
     return url
 
 

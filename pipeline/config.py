@@ -38,7 +38,7 @@ class DriftConfig(Block):
     min_images: int = Field(
         default=50,
         ge=10,
-        description="accepted training images a batch needs to be judged. Twice as many earlier ones are needed too",
+        description="accepted training images a batch needs to be judged. Of earlier ones, twice that number is needed",
     )
     distance: float = Field(
         default=0.1,
@@ -145,7 +145,7 @@ class EmbeddingDriftConfig(Block):
     )
     batch_images: int = Field(default=1000, ge=10, le=5000, description="images of the newest batch to compare")
     min_images: int = Field(
-        default=50, ge=10, description="images a batch needs to be judged. Twice as many earlier ones are needed too"
+        default=50, ge=10, description="images a batch needs to be judged. Of earlier ones, twice that number is needed"
     )
     auroc: float = Field(
         default=0.6,

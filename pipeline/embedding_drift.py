@@ -2,9 +2,9 @@
 
     python -m pipeline.embedding_drift        in a workspace, after prepare
 
-A stage of its own, so that a new champion makes only this again and not what the images go through. Embeddings are
+A separate stage, so that a new champion makes only this again and not what the images go through. Embeddings are
 comparable for one encoder and its preprocessing alone: the report names both. Writes reports/embedding_drift.json and
-novel.png, the most novel images, each beside the earlier one that is nearest to it.
+novel.png, the most novel images, each next to the earlier one that is nearest to it.
 
     none          the batch looks to the champion like the earlier images
     drift         it does not: a reason to retrain
@@ -45,7 +45,7 @@ STALE = "data/prepared is not of this data/manifest; run `simclr run --select pr
 
 @dataclass(frozen=True)
 class Sample:
-    """SHA-256 of the images that are looked at, in an order that is as good as random."""
+    """SHA-256 of the images that are looked at, in an order that is practically random."""
 
     batch: str
     reference: list[str]
@@ -82,9 +82,9 @@ def run(workspace: Workspace) -> None:
     pictures = [_thumbnail(images.read(positions[sha256])) for one in novel for sha256 in (one.sha256, one.nearest)]
     write_atomically(workspace.reports / "novel.png", draw(result, pictures))
     reports.write(workspace.root, result)
-    told = f"embedding drift {result.verdict}: {result.advice}"
-    print(told)
-    emit("progress", stage="embedding_drift", message=told)
+    summary = f"embedding drift {result.verdict}: {result.advice}"
+    print(summary)
+    emit("progress", stage="embedding_drift", message=summary)
     record_timing("embedding_drift", workspace=workspace.root, seconds=time.monotonic() - began)
 
 

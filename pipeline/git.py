@@ -1,7 +1,7 @@
-"""The few things that a release asks of Git: commits and tags beside the user's own work, never in it.
+"""The few things that a release asks of Git: commits and tags next to the user's own work, never in it.
 
-HEAD, the index and the working tree belong to the user: commits are made with an index of their own. No hook runs,
-nothing is signed and nobody is asked anything, so that it also works at night under a service's account.
+HEAD, the index and the working tree belong to the user: commits are made with a separate index. No hook runs,
+nothing is signed and no question is asked, so that it also works at night under a service's account.
 """
 
 import os
@@ -138,7 +138,7 @@ class Git:
         self.run("push", "--quiet", ORIGIN, *(f"{name}:{name.lstrip('+')}" for name in references), network=True)
 
     def clone(self, commit: str, folder: Path) -> None:
-        """The files of a commit in a repository of their own, which borrows the objects of this one."""
+        """The files of a commit in a separate repository, which borrows the objects of this one."""
         self.run("clone", "--quiet", "--shared", "--no-checkout", "--no-tags", str(self.root), str(folder))
         self.run("-C", str(folder), "checkout", "--quiet", "--detach", commit)
 

@@ -1,4 +1,4 @@
-"""What every knob of params.yaml means and allows, in words, read from the models of its block.
+"""What every knob of params.yaml means and allows, as text, read from the models of the blocks.
 
 A knob is described once, by ``Field(description=...)``, and a block by the first paragraph of its docstring. The
 comments of params.yaml, the help in the launchpad and docs/reference/params.md are made of that here.

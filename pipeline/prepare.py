@@ -99,8 +99,8 @@ def run(workspace: Workspace) -> None:
             emit("progress", stage="prepare", message=f"{counts[split]} {split} images", images=counts[split])
         if not sums.pixels:
             raise GateError("no training image was accepted; see reports/validation.html for the reasons")
-        labelled = sum(row["split"] == "train" and row["label"] is not None for row in rows)
-        images = {"train": counts["train"], "train_labelled": labelled, "test": counts["test"]}
+        labeled = sum(row["split"] == "train" and row["label"] is not None for row in rows)
+        images = {"train": counts["train"], "train_labelled": labeled, "test": counts["test"]}
         card = DatasetCard(classes, sums.mean(), sums.std(), sums.min_side, sums.max_side, images, _digest(rows))
         write_card(folder, card)
     seconds = time.monotonic() - started
@@ -108,7 +108,8 @@ def run(workspace: Workspace) -> None:
 
 
 def require_valid(workspace: Workspace) -> None:
-    """Refuse to go on unless validation passed: the same gate whether Dagster, ``dvc repro`` or a person starts it."""
+    """Refuse to continue unless validation passed: the same gate whether Dagster, ``dvc repro`` or a person starts
+    it."""
     try:
         validation = reports.read(workspace.root, ValidationReport)
     except ReportError as error:
@@ -120,7 +121,7 @@ def require_valid(workspace: Workspace) -> None:
             if not one.holds
         ]
         raise GateError(
-            f"the data contract is broken: {'; '.join(failed)}; look at reports/validation.html, mend the images or the"
+            f"the data contract is broken: {'; '.join(failed)}; look at reports/validation.html, fix the images or the"
             " policy in params.yaml, and run again"
         )
 

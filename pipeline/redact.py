@@ -106,8 +106,8 @@ def _of_config(root: Path, file: str) -> Iterator[str]:
     for name, value in _SETTING.findall(text):
         value = value.strip("\"'")
         yield from _of_url(value)
-        told = SECRET_NAME.search(name) or TELLING_SETTING.search(name)
-        if name.lower() in HARMLESS or (file == "config" and not told):
+        secret = SECRET_NAME.search(name) or TELLING_SETTING.search(name)
+        if name.lower() in HARMLESS or (file == "config" and not secret):
             continue
         if CERTAIN_NAME.search(name) or not _ordinary(value):
             yield from _forms(value)

@@ -137,7 +137,7 @@ def _log(terminal: TextIO) -> dg.LoggerDefinition:
 
 
 def _say(terminal: TextIO, line: str) -> None:
-    """One line. When the reader is gone, as in ``simclr run | head``, the run goes on and its lines go nowhere."""
+    """One line. When the reader is gone, as in ``simclr run | head``, the run continues and its lines are dropped."""
     try:
         print(line, file=terminal, flush=True)
     except BrokenPipeError:

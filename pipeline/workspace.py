@@ -77,7 +77,7 @@ class Workspace:
 
     @property
     def scratch(self) -> Path:
-        """Timings, resume checkpoints, TensorBoard: needed by nobody else, never versioned."""
+        """Timings, resume checkpoints, TensorBoard: needed by no other part, never versioned."""
         return self.root / ".simclr"
 
 
@@ -143,10 +143,10 @@ def executable(name: str) -> str:
     """A command of this environment, also when the environment is not activated.
 
     Raises:
-        WorkspaceError: it is neither beside this Python nor on the PATH.
+        WorkspaceError: it is neither next to this Python nor on the PATH.
     """
-    beside = Path(sys.executable).with_name(name)
-    found = str(beside) if beside.exists() else shutil.which(name)
+    sibling = Path(sys.executable).with_name(name)
+    found = str(sibling) if sibling.exists() else shutil.which(name)
     if found is None:
         raise WorkspaceError(f"{name}: command not found; install it with `pip install 'simclr-pipeline[pipeline]'`")
     return found
@@ -165,7 +165,7 @@ def _populate(folder: Path, recipe: str) -> None:
     shutil.copyfile(template(".dvc/config"), folder / ".dvc" / "config")
     (folder / ".dvcignore").write_text("\n".join(IGNORED_BY_DVC) + "\n", encoding="utf-8")
     _execute(folder, "git", "add", "--all")
-    # An identity of its own: on a fresh machine Git has none, and would refuse.
+    # A separate identity: on a fresh machine Git has none, and would refuse.
     identity = ("-c", "user.name=simclr", "-c", "user.email=simclr@localhost", "-c", "commit.gpgsign=false")
     _execute(folder, "git", *identity, "commit", "--quiet", "--message", f"New workspace ({recipe})")
 

@@ -11,7 +11,7 @@
     python -m simclr_core replay 1234
 
 Exit codes: 0 done; 2 something to fix, in one line on stderr; 130 and 143 stopped by Ctrl-C or SIGTERM, in which case
-pretraining has saved and the same command goes on.
+pretraining has saved and the same command continues.
 """
 
 import argparse
@@ -56,16 +56,16 @@ STAGES = {
     "pretrain": Stage("simclr_core.pretraining.pretrain", "SimCLR pretraining: data/prepared to models/pretrained"),
     "linear_eval": Stage(
         "simclr_core.evaluation.linear_eval",
-        "linear probe and kNN of the frozen encoder, beside random and pixel baselines",
+        "linear probe and kNN of the frozen encoder, compared with random and pixel baselines",
     ),
     "finetune": Stage(
         "simclr_core.evaluation.finetune",
-        "fine-tuning on a fraction of the labels, beside training from scratch",
+        "fine-tuning on a fraction of the labels, compared with training from scratch",
         {"--fraction": {"required": True, "metavar": "0.01", "help": "as written in linear_eval.fractions"}},
     ),
     "export": Stage("simclr_core.export.export", "the ONNX bundle that is served"),
     "compare": Stage(
-        "simclr_core.evaluation.compare", "the exported candidate beside the released champion, image by image"
+        "simclr_core.evaluation.compare", "the exported candidate compared with the released champion, image by image"
     ),
     "latency": Stage("simclr_core.export.latency", "how long both take for one image on this machine"),
     "replay": Stage(

@@ -52,7 +52,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class AugmentationConfig(Block):
-    """How an image becomes a view, see `python -m simclr_core augment-sheet`. By ``simclr_core.augmentation``."""
+    """How an image becomes a view; `python -m simclr_core augment-sheet` draws it. See ``simclr_core.augmentation``."""
 
     preset: Literal["imagenet", "cifar", "grayscale", "medical"] | None = Field(
         default=None, exclude=True, description="defaults for keys left out here; null: imagenet"
@@ -163,7 +163,7 @@ class PretrainConfig(Block):
     optimizer: Literal["sgd", "lars", "adamw"] = Field(default="lars", description="how weights are updated")
     learning_rate: Positive = Field(default=0.3, description="peak of the learning rate, before learning_rate_scaling")
     learning_rate_scaling: Literal["linear", "sqrt", "none"] = Field(
-        default="linear", description="times batch_size / 256, times sqrt(batch_size), or as it is"
+        default="linear", description="rate times batch_size / 256, sqrt(batch_size), or 1"
     )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of sgd and lars")
     weight_decay: float = Field(default=1e-6, ge=0, description="weight decay of the optimizer")
@@ -231,13 +231,13 @@ class PretrainConfig(Block):
             faults.append(f"loss: info_nce, the one there is over a queue, not {self.loss}, or queue: null")
         if self.micro_batch_size is not None:
             faults.append(
-                "micro_batch_size: null beside a queue, whose negatives do not depend on the batch: lower batch_size"
+                "micro_batch_size: null with a queue, whose negatives do not depend on the batch: lower batch_size"
             )
         return faults
 
 
 class WatchConfig(Block):
-    """Where else training is shown; no result depends on it, so a change retrains nothing. DVC is not told of it."""
+    """Where else training is shown; no result depends on it, so a change retrains nothing. DVC does not track it."""
 
     trackers: tuple[Literal["wandb", "mlflow"], ...] = Field(
         default=(),

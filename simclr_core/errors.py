@@ -83,7 +83,7 @@ class CheckpointError(SimclrError):
 
 
 class CompileError(SimclrError):
-    """A run that began compiled cannot go on compiled."""
+    """A run that began compiled cannot continue compiled."""
 
 
 class RunLockedError(SimclrError):

@@ -1,6 +1,6 @@
 """LARS (You et al. 2017) as SimCLR uses it: each weight's step is scaled by the ratio of its norm to its gradient's.
 
-Biases and normalisation parameters take neither the scaling nor weight decay. Arithmetic is in lists of tensors
+Biases and normalization parameters take neither the scaling nor weight decay. Arithmetic is in lists of tensors
 (``torch._foreach_*``: few kernels) and nothing is read back from the device.
 """
 
@@ -14,7 +14,7 @@ TRUST_COEFFICIENT = 0.001  # eta of You et al.; the value in SimCLR's code
 
 
 def parameter_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups for any optimizer: weights, and one-dimensional parameters (biases, normalisation) without decay.
+    """Two groups for any optimizer: weights, and one-dimensional parameters (biases, normalization) without decay.
 
     ``adaptive`` is read by LARS only.
     """

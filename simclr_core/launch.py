@@ -4,7 +4,7 @@
     SIMCLR_PROCESSES=2 python -m simclr_core pretrain     two processes, gloo on a machine without GPUs
     torchrun --nnodes 4 ... -m simclr_core pretrain       several machines: this module only joins the group
 
-A failed rank ends all of them: going on is a fresh start of the same command, from the last checkpoint. (torch's
+A failed rank ends all of them; to continue is a fresh start of the same command, from the last checkpoint. (torch's
 restart in place can hang on gloo.)
 """
 
@@ -74,7 +74,7 @@ def launch(count: int, arguments: Sequence[str]) -> int:
     """
     logging.disable()  # torch's launcher says in many lines what the failed process says in one; this process ends here
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // count)))
-    with TemporaryDirectory(prefix="simclr-launch-") as folder:  # torch would leave one of its own behind
+    with TemporaryDirectory(prefix="simclr-launch-") as folder:  # torch would leave its own folder behind
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -101,7 +101,7 @@ def _exit_code(rank: int, failure: ProcessFailure) -> int:
     """Print why the first process failed, unless it did so itself in a traceback; its exit code as a shell has it."""
     if failure.exitcode < 0:
         name = signal.Signals(-failure.exitcode).name
-        message = f"process {rank} was killed by {name}; the same command goes on from the last checkpoint"
+        message = f"process {rank} was killed by {name}; the same command continues from the last checkpoint"
         return fail(message, 128 - int(failure.exitcode))
     if failure.error_file_data.get("message"):
         return fail(failure.message, int(failure.exitcode))
@@ -126,7 +126,7 @@ def member() -> Iterator[Member]:
         yield Member(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
     except RuntimeError:
         # Most often because another process died. Then the launcher ends this one within a second, and the cause is
-        # told by the one that died; only an error of our own is still there after the wait.
+        # reported by the one that died; only our own error is still there after the wait.
         time.sleep(GRACE)
         raise
     finally:
@@ -168,7 +168,7 @@ class StopRequest:
 def _launcher() -> int:
     """The process that started this one. Ours may have been killed since, while this process was importing torch.
 
-    Each process has a session of its own: SIGKILL for the launcher, or for its group, would leave orphans.
+    Each process has its own session: SIGKILL for the launcher, or for its group, would leave orphans.
     """
     ours = re.fullmatch(rf"{RUN_ID}(\d+)", os.environ.get("TORCHELASTIC_RUN_ID", ""))
     return int(ours[1]) if ours else os.getppid()

@@ -25,7 +25,7 @@ MAX_BYTES = 200_000
 DPI = 100
 BLUE = "#1f5fa8"
 UNLABELLED = "#c8c8c8"
-RIGHT, WRONG = "#1a9641", "#d7191c"  # borders of neighbours of the same and of another class
+RIGHT, WRONG = "#1a9641", "#d7191c"  # borders of neighbors of the same and of another class
 
 PANELS = {  # key of a history record: title
     "loss": "NT-Xent loss",
@@ -35,7 +35,7 @@ PANELS = {  # key of a history record: title
     "effective_rank": "effective rank of h",
 }
 
-TILE, GAP, FRAME = 84, 8, 3  # pixels: largest side of a tile, space between tiles, width of a coloured border
+TILE, GAP, FRAME = 84, 8, 3  # pixels: largest side of a tile, space between tiles, width of a colored border
 LETTER, LINE = 7, 16  # pixels: width of a letter of a title, height of its line
 ANNOTATED_CLASSES, NAMED_CLASSES = 20, 40  # above these a confusion matrix shows no counts, and no class names
 
@@ -68,8 +68,8 @@ def image_grid(
 ) -> None:
     """Rows of images, uint8 [h, w, 3] of any size, all scaled by the same factor to tiles of at most 84 pixels.
 
-    ``row_titles`` stand to the left, ``title`` above, in as many lines as it takes; ``borders`` [rows][columns] are
-    colours of matplotlib, None for no border.
+    ``row_titles`` stand to the left, ``title`` above, in the lines that it takes; ``borders`` [rows][columns] are
+    colors of matplotlib, None for no border.
     """
     titles = list(row_titles) if row_titles is not None else [""] * len(images)
     side = max((max(image.shape[:2]) for row in images for image in row), default=1)
@@ -105,7 +105,7 @@ def image_grid(
 
 
 def confusion_matrix(path: Path, matrix: NDArray[np.integer], classes: Sequence[str]) -> None:
-    """``matrix`` [actual, predicted] counts test images; colour is the share of each actual class."""
+    """``matrix`` [actual, predicted] counts test images; color is the share of each actual class."""
     count = len(classes)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     inches = min(max(3.6, 0.42 * count + 1.8), 9)
@@ -128,7 +128,8 @@ def confusion_matrix(path: Path, matrix: NDArray[np.integer], classes: Sequence[
 
 
 def scatter(path: Path, points: NDArray[np.floating], labels: NDArray[np.integer], classes: Sequence[str]) -> None:
-    """``points`` [n, 2] coloured by ``labels`` [n], the classes that occur named beside; -1 is no label, and gray."""
+    """``points`` [n, 2] colored by ``labels`` [n], with a legend of the classes that occur; -1 means unlabeled, and is
+    gray."""
     figure = Figure(figsize=(8.4, 6.4), dpi=DPI, layout="constrained")
     axes = figure.subplots()
     found = [int(label) for label in np.unique(labels)]
@@ -192,7 +193,7 @@ def _shortened(text: str) -> str:
 
 
 def _save(path: Path, figure: Figure) -> None:
-    """Write a PNG below MAX_BYTES: photographs first lose colours, then size."""
+    """Write a PNG below MAX_BYTES: photographs first lose colors, then size."""
     content = io.BytesIO()
     figure.savefig(content, format="png", metadata={"Software": None})
     image = Image.open(content).convert("RGB")

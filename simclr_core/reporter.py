@@ -1,4 +1,4 @@
-"""How a stage tells whoever started it what is going on: events while it runs, timings or an error when it is done.
+"""How a stage reports to the process that started it: events while it runs, timings or an error when it is done.
 
 Neither belongs to the stage's results. Events go to the file named by ``SIMCLR_EVENTS``, one JSON object a line, and
 nowhere when the variable is unset. Timings go to ``.simclr/timings/``, outside every DVC output, because they differ

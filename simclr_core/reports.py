@@ -120,7 +120,7 @@ class ServedAccuracy:
 
 @dataclass(frozen=True)
 class VariantReport:
-    """Of a variant of the encoder, beside fp32; ``tolerance`` is what it may differ by on another machine."""
+    """Of a variant of the encoder, next to fp32; ``tolerance`` is what it may differ by on another machine."""
 
     method: str
     size_ratio: float
@@ -142,7 +142,7 @@ class ClassResults:
 
 @dataclass(frozen=True)
 class ClassifierResults:
-    """How sure against how right, in percentage points (``calibration``), and each class by itself."""
+    """How sure against how right, in percentage points (``calibration``), and each class on its own."""
 
     test_images: int
     temperature: float
@@ -153,7 +153,7 @@ class ClassifierResults:
 
 @dataclass(frozen=True)
 class NoResults:
-    """Without a classifier or labelled test images."""
+    """Without a classifier or labeled test images."""
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ class CompareReport(Report):
 
 @dataclass(frozen=True)
 class LatencyReport(Report):
-    """Medians on one thread of this machine; the ids of both bundles tell whether it is about those at hand."""
+    """Medians on one thread of this machine; the ids of both bundles tell which bundles it is about."""
 
     path: ClassVar[str] = ".simclr/timings/latency.json"
 

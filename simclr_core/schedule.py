@@ -1,6 +1,6 @@
 """The learning rate as a pure function of the step: linear warm-up, then a cosine to zero (SimCLR section 2.4).
 
-A champion's own training has ended at a rate of zero, where nothing is learned. A training that goes on from it warms
+A champion's own training has ended at a rate of zero, where nothing is learned. A training that continues from it warms
 the rate up and decays it a second time (Gupta et al. 2023, arXiv 2308.04014; Ibrahim et al. 2024, arXiv 2403.08763):
 from zero to a share of the peak, since the higher it rises the more is forgotten, and along the cosine to zero again.
 The share is always of the peak from scratch, however many warm starts lie between. The other guard against forgetting

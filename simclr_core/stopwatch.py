@@ -12,7 +12,7 @@ nothing waits inside a step: events are queued on the stream and read by ``lap``
 it, idle or at work. (Written from CUDA's documentation; it has never run on a GPU.)
 
 Communication is what the processor waits for: the gathers of the loss and, under gloo, BatchNorm's sums. The exchange
-of gradients runs beside the backward pass, and DDP itself measures how much of it does not: see ``with_exchange``.
+of gradients runs next to the backward pass, and DDP itself measures how much of it does not: see ``with_exchange``.
 On GPUs the sums of torch's SyncBatchNorm stay inside forward and backward.
 """
 

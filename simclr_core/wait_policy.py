@@ -2,7 +2,7 @@
 
 A thread that waits at a barrier spins first, which spares the kernel waking it. GNU's OpenMP, which torch brings along
 for Linux, lets it spin for milliseconds. On a core that other work wants, it then keeps the very thread that it waits
-for from running, and a step takes several times as long. On a busy machine a short spin is as good as none
+for from running, and a step takes several times as long. On a busy machine a short spin costs the same as none
 (benchmarks/README.md). It is the policy everywhere, since what is quiet when a process starts may be busy later. No
 policy changes a result.
 """

@@ -67,8 +67,8 @@ def draw(label: int, seed: int, side: int = SIDE) -> Image.Image:
         np.maximum(abs(x), abs(y)) < size,
         (x + side) % 5 < 2.5,
     ][label]
-    colour, ground = random.integers(140, 256, 3), random.integers(0, 90, 3)
-    pixels = np.where(shape[..., None], colour, ground) + random.normal(0, 6, (side, side, 3))
+    color, ground = random.integers(140, 256, 3), random.integers(0, 90, 3)
+    pixels = np.where(shape[..., None], color, ground) + random.normal(0, 6, (side, side, 3))
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
@@ -78,18 +78,18 @@ def encode(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
     return content.getvalue()
 
 
-def write_prepared(workspace: Path, train: int = 96, test: int = 40, labelled: float = 0.5) -> Path:
+def write_prepared(workspace: Path, train: int = 96, test: int = 40, labeled: float = 0.5) -> Path:
     """A workspace folder with ``params.yaml``, ``data/prepared`` in two batches, and ``models/initial`` to start from
-    scratch; the first ``labelled`` share of the training images has labels."""
+    scratch; the first ``labeled`` share of the training images has labels."""
     folder = workspace / "data" / "prepared"
     for split, count, first in (("train", train, 0), ("test", test, 10_000)):
         samples = []
         for number in range(count):
             data = encode(draw(number % 4, first + number))
-            known = split == "test" or number < labelled * count
+            known = split == "test" or number < labeled * count
             samples.append(Sample(hashlib.sha256(data).hexdigest(), "png", data, number % 4 if known else -1))
         write_shards(folder / split, [samples[: count // 2], samples[count // 2 :]], max_bytes=20_000)
-    counts = {"train": train, "train_labelled": int(train * labelled), "test": test}
+    counts = {"train": train, "train_labelled": int(train * labeled), "test": test}
     write_card(folder, DatasetCard(CLASSES, (0.4, 0.4, 0.4), (0.3, 0.3, 0.3), SIDE, SIDE, counts, "0" * 64))
     (workspace / "params.yaml").write_text(yaml.safe_dump(TINY_PARAMS), encoding="utf-8")
     initial.run(workspace)
@@ -97,11 +97,11 @@ def write_prepared(workspace: Path, train: int = 96, test: int = 40, labelled: f
 
 
 @pytest.fixture(autouse=True)
-def _failpoints_count_anew() -> None:
+def _failpoints_count_again() -> None:
     deploy.failpoint._reached.clear()
 
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> Path:
-    """See ``write_prepared``: 96 training images, half of them labelled, and 40 test images in four classes."""
+    """See ``write_prepared``: 96 training images, half of them labeled, and 40 test images in four classes."""
     return write_prepared(tmp_path)

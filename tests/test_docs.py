@@ -346,5 +346,5 @@ def test_an_invented_message_is_found() -> None:
 
 def test_the_reasons_are_those_of_the_code() -> None:
     page = (ROOT / "docs" / "validation.md").read_text(encoding="utf-8")
-    told = re.findall(r"^\| `(\w+)`( †)? \| (.*) \|$", page, re.MULTILINE)
-    assert told == [(name, " †" if name in RELEASABLE else "", meaning) for name, meaning in REASONS.items()]
+    reported = re.findall(r"^\| `(\w+)`( †)? \| (.*) \|$", page, re.MULTILINE)
+    assert reported == [(name, " †" if name in RELEASABLE else "", meaning) for name, meaning in REASONS.items()]

@@ -15,16 +15,21 @@ import pytest
 ROOT = Path(__file__).parent.parent
 CHECKED = (
     "deploy",
-    "tests/deploy",
-    "docs/deploy.md",
-    "docs/serving.md",
-    "docs/browser",
-    "docs/log.md",
+    "simclr_core",
+    "pipeline",
+    "benchmarks",
+    "docs",
     "examples",
-    ".github",
-    "CODE_OF_CONDUCT.md",
+    "tests/deploy",
+    "README.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
+    "params.yaml",
+    "dvc.yaml",
+    "dagster.yaml",
+    "Makefile",
+    ".github",
+    "CODE_OF_CONDUCT.md",
 )
 """Files and folders that are checked; this file is not, since it quotes what the checks must find."""
 

@@ -80,7 +80,7 @@ def found_in_the_wild(example: bytes) -> dict[str, bytes]:
 
 
 def _photo() -> Image.Image:
-    """A smooth coloured scene: a sky, a hill and a sun."""
+    """A smooth colored scene: a sky, a hill and a sun."""
     y, x = np.mgrid[:120, :160]
     hill = y > 80 + 15 * np.sin(x / 25)
     sun = np.hypot(x - 120, y - 30) < 16

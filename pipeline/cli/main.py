@@ -32,7 +32,7 @@ def run_cli() -> int:
             raise
         return fail(describe(error))
     except (KeyboardInterrupt, click.Abort):
-        return fail("interrupted; run the same command again and it goes on where it was", code=130)
+        return fail("interrupted; run the same command again to continue", code=130)
     return exit_code or 0
 
 
@@ -162,8 +162,8 @@ def demo(directory: Path) -> None:
 def ui(context: click.Context, host: str, port: int) -> None:
     """Serve the Dagster UI of the workspace, with its schedule and sensor, until Ctrl-C.
 
-    The processes behind it are watched over and started again one by one. A training goes on when they end, and
-    is found again by the next `simclr ui`.
+    The processes behind it are watched over and started again one by one. A training continues when they end, and
+    the next `simclr ui` finds it.
     """
     from pipeline.ui.services import serve
 
@@ -188,8 +188,12 @@ def gc(context: click.Context, cloud: bool, dry_run: bool) -> None:
 
 
 @simclr.command()
-@click.option("--seconds", type=click.FloatRange(min=0), help="Stop after as many, and go on there the next time.")
-@click.option("--older-than-days", default=7.0, show_default=True, help="Pass over what was read since.")
+@click.option(
+    "--seconds", type=click.FloatRange(min=0), help="Stop after this many seconds; the next run continues from there."
+)
+@click.option(
+    "--older-than-days", default=7.0, show_default=True, help="Skip files that were checked within this many days."
+)
 @click.option("--remote", is_flag=True, help="Also read what released versions have in the DVC remote.")
 @click.pass_context
 def fsck(context: click.Context, seconds: float | None, older_than_days: float, remote: bool) -> None:
@@ -230,10 +234,10 @@ def alert(context: click.Context) -> None:
 
 
 @simclr.command()
-@click.option("--repair", is_flag=True, help="Mend what can be mended without a person.")
+@click.option("--repair", is_flag=True, help="Fix what can be fixed without a person.")
 @click.pass_context
 def doctor(context: click.Context, repair: bool) -> None:
-    """Check this machine and the workspace, and name the command that mends what is wrong."""
+    """Check this machine and the workspace, and name the command that fixes what is wrong."""
     from pipeline.maintenance.doctor import examine
 
     named = context.find_root().obj

@@ -184,7 +184,7 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 
 def main() -> None:
-    """Write every file anew."""
+    """Write every file again."""
     for name, text in texts().items():
         write_atomically(ROOT / name, text)
 

@@ -26,7 +26,7 @@ def build_definitions(workspace: Workspace) -> dg.Definitions:
     stages = dvc_assets(workspace)
     results = {key for stage in stages for key in stage.keys}
     read = {dep.asset_key for stage in stages for spec in stage.specs for dep in spec.deps}
-    # A dvc.yaml of somebody's own may have nothing to compare with a champion, or to release.
+    # A user's dvc.yaml may have nothing to compare with a champion, or to release.
     pinned = [champion] if champion.key in read else []
     released = (
         [released_encoder] if {dep.asset_key for spec in released_encoder.specs for dep in spec.deps} <= results else []
@@ -52,6 +52,6 @@ def build_definitions(workspace: Workspace) -> dg.Definitions:
         sensors=[*retraining.sensors, *build_alerts(workspace)],
         schedules=retraining.schedules,
         resources={"workspace": workspace},
-        # A stage has the machine to itself, and is a process of its own already.
+        # A stage has the machine to itself, and is already a separate process.
         executor=dg.in_process_executor,
     )

@@ -36,7 +36,7 @@ def describe(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[str, str
     job = "a run" if run.job_name.startswith("__") else run.job_name
     lines = [found.reason, f"Started for: {run.tags[REASON]}" if REASON in run.tags else ""]
     if run.tags.get(WILL_RETRY_TAG) == "true":
-        lines.append("It is started again by itself.")
+        lines.append("It is started again automatically.")
     address = os.environ.get(UI_URL, "").rstrip("/")
     lines.append(f"{address}/runs/{run.run_id}" if address else f"Run {run.run_id[:8]}, to be seen with `simclr ui`")
     return f"{job} failed at {found.place}" if found.place else f"{job} failed", "\n".join(filter(None, lines))

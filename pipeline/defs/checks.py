@@ -1,6 +1,6 @@
 """The gates as Dagster checks, in the order in which a candidate meets them; those against the champion come last.
 
-Each is a check of its own rather than part of a stage, so that it can be repeated without computing anything, and also
+Each is a separate check rather than part of a stage, so that it can be repeated without computing anything, and also
 holds when DVC skips the stage.
 """
 
@@ -65,7 +65,7 @@ def blocking_check(asset: str, gate: Gate, rejects: bool = True) -> dg.AssetChec
     pool=POOL,
 )
 def drift_check(workspace: dg.ResourceParam[Workspace]) -> dg.AssetCheckResult:
-    """A warning with every effect beside its threshold; before the first release there is nothing to judge."""
+    """A warning with every effect and its threshold; before the first release there is nothing to judge."""
     return check_result(embedding_drift(Evidence(workspace)))
 
 

@@ -1,4 +1,4 @@
-"""Where a run failed and why, in words: from the events that Dagster has recorded of it."""
+"""Where a run failed and why: from the events that Dagster has recorded of it."""
 
 from dataclasses import dataclass
 
@@ -29,9 +29,9 @@ def explain(instance: dg.DagsterInstance, run_id: str) -> Explanation:
     for event in events:
         if event.event_type == dg.DagsterEventType.STEP_FAILURE:
             data = event.step_failure_data
-            told = data.user_failure_data.description if data.user_failure_data else None
+            given = data.user_failure_data.description if data.user_failure_data else None
             error = data.error.cause or data.error if data.error else None
-            return Explanation(f"stage {event.step_key}", _line(told or (error.message if error else "")))
+            return Explanation(f"stage {event.step_key}", _line(given or (error.message if error else "")))
     ended = [event.message or "" for event in events if event.event_type == dg.DagsterEventType.RUN_FAILURE]
     return Explanation("", _line(next(iter(ended), "")))
 

@@ -78,6 +78,6 @@ def _camel_case(path: tuple[str, ...]) -> str:
 
 def _model(name: str, base: type[dg.Config], words: str | None, fields: Mapping[str, Any]) -> Any:
     with warnings.catch_warnings():
-        # The block `validate` has the name of a method that pydantic keeps from its first version, and nobody calls.
+        # The block `validate` has the name of a method of pydantic 1 that pydantic keeps, and that nothing here calls.
         warnings.filterwarnings("ignore", 'Field name "validate" in', UserWarning)
         return create_model(name, __base__=base, __doc__=words, **fields)

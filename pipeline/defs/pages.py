@@ -1,8 +1,8 @@
 """Pictures and reports on the pages of Dagster's UI.
 
 Inside the metadata an image would be a row of the event log, and hidden behind a click. So a copy, named by what it
-holds, goes to where Dagster keeps what its steps have printed: its web server serves it from there to whoever may see
-the logs, and ``simclr gc`` removes it with the old logs.
+holds, goes to where Dagster keeps what its steps have printed: its web server serves it from there to each user who may
+see the logs, and ``simclr gc`` removes it with the old logs.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ def _publish(logs: LocalComputeLogManager, data: bytes, extension: str) -> str:
 
 
 def _reduced(data: bytes) -> bytes:
-    """The picture no wider than a page, as it is if nobody can read it."""
+    """The picture no wider than a page, unchanged if it cannot be read."""
     from PIL import Image  # here, because a code location has to load quickly
 
     reduced = io.BytesIO()

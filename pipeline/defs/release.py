@@ -68,9 +68,9 @@ def released_encoder(
     with foreseen():
         done = release.release(workspace, _passed(context))
     context.log.info(f"released_encoder: {done}")
-    if _shown(context.instance) != (done.bundle, done.version):
+    if _latest(context.instance) != (done.bundle, done.version):
         version = dg.DataVersion(done.bundle)
-        yield dg.MaterializeResult(asset_key=RELEASED, data_version=version, metadata=_told(workspace, done))
+        yield dg.MaterializeResult(asset_key=RELEASED, data_version=version, metadata=_describe(workspace, done))
 
 
 class PromoteConfig(dg.Config):
@@ -147,7 +147,7 @@ JOBS = (promote, rollback, release_list, release_diff)
 
 
 def _passed(context: dg.AssetExecutionContext) -> set[str]:
-    """The gates whose last word in this run, or in the one that it goes on with, was that the candidate passes."""
+    """The gates whose last word in this run, or in the one that it continues, was that the candidate passes."""
     runs = {context.run.run_id, context.run.parent_run_id, context.run.root_run_id} - {None}
     kind = dg.DagsterEventType.ASSET_CHECK_EVALUATION
     entries = [entry for run in runs if run for entry in context.instance.all_logs(run, of_type=kind)]
@@ -158,7 +158,7 @@ def _passed(context: dg.AssetExecutionContext) -> set[str]:
     return {name for name, passed in verdicts.items() if passed}
 
 
-def _shown(instance: dg.DagsterInstance) -> tuple[str | None, object]:
+def _latest(instance: dg.DagsterInstance) -> tuple[str | None, object]:
     """Bundle and version of the latest materialization: what the UI says."""
     event = instance.get_latest_materialization_event(RELEASED)
     latest = event.asset_materialization if event else None
@@ -168,12 +168,12 @@ def _shown(instance: dg.DagsterInstance) -> tuple[str | None, object]:
     return (latest.tags or {}).get(DATA_VERSION), version.value if version else None
 
 
-def _told(workspace: Workspace, done: release.Released) -> dict[str, dg.MetadataValue | str | float]:
+def _describe(workspace: Workspace, done: release.Released) -> dict[str, dg.MetadataValue | str | float]:
     about = release.describe(workspace, done.version)
     return {
         "version": done.version,
         "before": done.before or "none",
-        "candidate beside champion": dg.MetadataValue.md(comparison(about)),
+        "candidate and champion": dg.MetadataValue.md(comparison(about)),
         **about.metrics,
         **({"notes": dg.MetadataValue.md("\n".join(f"- {note}" for note in done.notes))} if done.notes else {}),
         "roll back with": dg.MetadataValue.md("`simclr release rollback`, or the job `rollback`"),
@@ -187,8 +187,8 @@ def _report(context: dg.OpExecutionContext, workspace: Workspace, done: release.
     """Show the switch on the asset's page too: it is what serves from now on."""
     _show(context, str(done))
     tags = {DATA_VERSION: done.bundle}
-    if _shown(context.instance) != (done.bundle, done.version):
-        context.log_event(dg.AssetMaterialization(RELEASED, metadata=_told(workspace, done), tags=tags))
+    if _latest(context.instance) != (done.bundle, done.version):
+        context.log_event(dg.AssetMaterialization(RELEASED, metadata=_describe(workspace, done), tags=tags))
 
 
 def _show(context: dg.OpExecutionContext, text: str) -> None:

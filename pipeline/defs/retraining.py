@@ -24,7 +24,7 @@ from simclr_core.params import read_block
 DATA = "simclr/data"  # tag of a run: digest of the inbox it was started for and then, more precisely, has ingested
 REASON = "simclr/reason"
 RUN_KEY = "dagster/run_key"
-GOING_ON = (
+IN_PROGRESS = (
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
@@ -52,7 +52,7 @@ def build_retraining(workspace: Workspace) -> Retraining:
 
     Raises:
         ConfigError: the block ``retraining`` has faults.
-        ParamsError: its cron or its time zone is none.
+        ParamsError: its cron or its time zone is not valid.
     """
     config = _read(workspace)
 
@@ -61,7 +61,7 @@ def build_retraining(workspace: Workspace) -> Retraining:
         job=retrain,
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.STOPPED,
-        description="Starts a run when enough new images have arrived and nobody is copying any more.",
+        description="Starts a run when enough new images have arrived and no more are being copied.",
     )
     def new_images(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         now = datetime.now(UTC)
@@ -98,9 +98,9 @@ def freshness(workspace: Workspace) -> dg.FreshnessPolicy:
 
 
 def last_run(instance: dg.DagsterInstance, digest: str) -> LastRun | None:
-    """The run that is going on, else the latest one with the images of this digest."""
-    for run in instance.get_runs(dg.RunsFilter(statuses=list(GOING_ON)), limit=1):
-        return LastRun(run.run_id, "going_on", run.tags.get(DATA))
+    """The run in progress, else the latest one with the images of this digest."""
+    for run in instance.get_runs(dg.RunsFilter(statuses=list(IN_PROGRESS)), limit=1):
+        return LastRun(run.run_id, "in_progress", run.tags.get(DATA))
     found = instance.get_runs(dg.RunsFilter(tags={DATA: digest}), limit=1)
     # A run that was started for them and has then ingested more; Dagster would drop a second one without a word.
     found = found or instance.get_runs(dg.RunsFilter(tags={RUN_KEY: digest}), limit=1)
@@ -112,7 +112,7 @@ def last_run(instance: dg.DagsterInstance, digest: str) -> LastRun | None:
     if run.status == dg.DagsterRunStatus.CANCELED:
         return LastRun(run.run_id, "canceled", digest)
     if run.tags.get(WILL_RETRY_TAG) == "true":
-        return LastRun(run.run_id, "going_on", digest)
+        return LastRun(run.run_id, "in_progress", digest)
     return LastRun(run.run_id, "failed", digest, explain(instance, run.run_id).place)
 
 

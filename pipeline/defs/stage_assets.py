@@ -103,7 +103,7 @@ def pictures(workspace: Workspace, stage: Stage, instance: dg.DagsterInstance) -
 
 
 def _read_json(path: Path) -> Any:
-    """Nothing where there is no JSON: to complain about a broken report is the gate's part."""
+    """Nothing where there is no JSON: the gate reports a broken report."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

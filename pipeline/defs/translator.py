@@ -23,7 +23,7 @@ from pipeline.dvc.project import CHAMPION, RAW, Out, Project, Stage
 
 POOL = "dvc"
 RAW_IMAGES = dg.AssetKey("raw_images")
-SOURCES = {RAW: RAW_IMAGES, CHAMPION: dg.AssetKey("champion")}  # results of no stage, which have names of their own
+SOURCES = {RAW: RAW_IMAGES, CHAMPION: dg.AssetKey("champion")}  # not results of a stage; they have separate names
 
 
 def asset_key(path: str) -> dg.AssetKey:
@@ -55,7 +55,7 @@ def charts(stage: Stage) -> tuple[str, ...]:
 
 
 def facts(stage: Stage) -> tuple[str, ...]:
-    """JSON files with numbers about the results, beside the stage's metrics."""
+    """JSON files with numbers about the results, in addition to the stage's metrics."""
     return tuple(_meta(stage).get("facts", []))
 
 

@@ -86,7 +86,7 @@ class Cache:
         """Make these bytes the object, whole or not at all; False when they are not what its name says."""
         target = self.path(md5)
         target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=".mended-", dir=target.parent)
+        descriptor, name = tempfile.mkstemp(prefix=".repaired-", dir=target.parent)
         work, computed = Path(name), hashlib.md5(usedforsecurity=False)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -121,7 +121,7 @@ class Cache:
             with self._remote.fs.open(self._remote.oid_to_path(md5), "rb") as file:
                 while chunk := file.read(CHUNK):
                     yield chunk
-        except Exception as error:  # noqa: BLE001 - each storage has errors of its own, with no root but this
+        except Exception as error:  # noqa: BLE001 - each storage has its own errors, with no other common root
             reason = " ".join(str(error).split()) or type(error).__name__
             raise DvcError(redactor(Path(self._repo.root_dir))(f"remote {self.remote_name}: {md5}: {reason}")) from None
 
@@ -135,7 +135,7 @@ class Cache:
             raise DvcError("the workspace has no DVC remote; add one with `dvc remote add --default NAME URL`")
         try:
             there = self._remote.fs.exists(self._remote.path)
-        except Exception as error:  # noqa: BLE001 - each storage has errors of its own
+        except Exception as error:  # noqa: BLE001 - each storage has its own errors
             there, reason = False, " ".join(str(error).split()) or type(error).__name__
         else:
             reason = f"{self._remote.path} does not exist"
@@ -209,7 +209,7 @@ def read(path: Path) -> Iterator[bytes]:
 def link(source: Path, target: Path) -> None:
     """Make ``target`` the same file as ``source``, or a copy where that is not possible; never a part of it."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".mended-", dir=target.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=".repaired-", dir=target.parent) as folder:
         work = Path(folder) / target.name
         try:
             os.link(source, work)

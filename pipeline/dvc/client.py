@@ -164,7 +164,7 @@ def execute(root: Path, *arguments: str) -> str:
 
 
 def _environment(**variables: str) -> dict[str, str]:
-    """``python`` in dvc.yaml is this Python, and imports what is installed rather than what lies in the workspace."""
+    """``python`` in dvc.yaml is this Python, and imports what is installed rather than a module in the workspace."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     ours = {"PATH": path, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
     return {**os.environ, **ours, **variables}
@@ -200,5 +200,5 @@ def _failure(stage: str, outcomes: Sequence[Outcome], printed: Sequence[str], lo
     cause = errors[-1] if errors else exit_code if silent or killed else lines[-1]
     return StageFailedError(
         f"stage {stage}: {cause.removeprefix('error: ')} (all of its output: {log}; "
-        "once the cause is fixed, `simclr run` goes on with this stage)"
+        "once the cause is fixed, `simclr run` continues with this stage)"
     )

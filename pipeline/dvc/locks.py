@@ -62,10 +62,10 @@ def rebuild_rwlock(root: Path) -> None:
 
 
 def lock_holder(root: Path) -> str:
-    """Who holds DVC's lock of the whole workspace, empty when nobody does.
+    """Which process holds DVC's lock of the whole workspace; empty when it is free.
 
     Raises:
-        DvcError: a lock made of hard links is there, of which nobody can say whether its owner lives.
+        DvcError: a lock made of hard links is there, and nothing tells whether its owner is alive.
     """
     path = _folder(root) / "lock"
     if not path.exists():

@@ -1,8 +1,8 @@
 """Runs a command so that nothing of it is left when it ends or is interrupted.
 
-To signal one process is not enough: DVC ignores SIGINT while a stage runs, and torchrun starts each worker in a session
-of its own. So the command gets a process group, to be asked politely, and an environment variable that all of its
-descendants inherit, to find those that did not go.
+To signal one process is not enough: DVC ignores SIGINT while a stage runs, and torchrun starts each worker in a
+separate session. So the command gets a process group, to be asked to stop, and an environment variable that all of its
+descendants inherit, to find those that are left.
 """
 
 import os
@@ -30,7 +30,7 @@ def supervised(
     grace_seconds: float,
     pass_fds: Sequence[int] = (),
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a command in a process group of its own; at the end of the block no process that came from it is left.
+    """Start a command in a separate process group; at the end of the block no process that came from it is left.
 
     An exception in the block, such as an interrupt, first sends SIGINT to the group, and SIGTERM after
     ``grace_seconds``. A second interrupt skips that. What is left after either is killed.

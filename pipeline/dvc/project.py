@@ -94,7 +94,7 @@ class Recorded:
 
 
 def overlap(one: str, other: str) -> bool:
-    """Whether two paths are the same or one lies inside the other."""
+    """Whether two paths are the same or one is inside the other."""
     a, b = PurePosixPath(one), PurePosixPath(other)
     return a.is_relative_to(b) or b.is_relative_to(a)
 
@@ -103,7 +103,7 @@ def load(root: Path) -> Project:
     """Read the project at ``root``.
 
     Raises:
-        DvcError: ``root`` is no DVC project, or dvc.yaml has a fault; DVC says which.
+        DvcError: ``root`` is not a DVC project, or dvc.yaml has a fault; DVC names it.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo

@@ -53,7 +53,7 @@ def committed(root: Path) -> tuple[str, ...]:
 
 
 def committed_secrets(root: Path) -> list[str]:
-    """Options in .dvc/config that hold a secret: Git would carry it to everybody."""
+    """Options in .dvc/config that hold a secret: Git would carry it to every clone."""
     from dvc.config import Config
 
     remotes = Config(str(root / ".dvc"), validate=False).load_one("repo")["remote"]
@@ -91,7 +91,7 @@ def clone(git: Git, commit: str, folder: Path, paths: Sequence[str], fresh: bool
 
     Args:
         folder: where it is made; whatever is there is removed, before and after. The caller holds a lock on it.
-        fresh: with a cache of its own, empty at first, so that all has to come from the remote, if there is one, and
+        fresh: with a separate cache, empty at first, so that all has to come from the remote, if there is one, and
             every byte is hashed on its way; otherwise the cache of this workspace helps.
 
     Raises:
@@ -124,8 +124,8 @@ def _check_out(tree: Path, paths: Sequence[str], remote: str | None, fresh: bool
         execute(tree, "pull", *paths)
     except DvcError as error:
         raise DvcError(
-            f"remote {remote}: does not give back {', '.join(paths)} as pushed: a file is missing, damaged or out of "
-            f"reach ({error}); see `simclr fsck --remote`, remove there what is damaged, and try again"
+            f"remote {remote}: does not give back {', '.join(paths)} as pushed: a file is missing, damaged or not "
+            f"reachable ({error}); see `simclr fsck --remote`, remove there what is damaged, and try again"
         ) from None
 
 

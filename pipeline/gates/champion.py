@@ -1,4 +1,4 @@
-"""The gates on what the candidate gives: is it as good as the champion whose place it would take?
+"""The gates on what the candidate gives: is it no worse than the champion that it would replace?
 
 Thresholds are those of the block ``gates`` in params.yaml at the time of the check. What is judged is committed JSON.
 """
@@ -118,7 +118,7 @@ def old_index(evidence: Evidence) -> Verdict:
         passed=answers or not required,
         description=f"kNN in the index of {champion}: {old:.2f} % with its own queries, {new:.2f} % with the "
         f"candidate's, {limits.max_old_index_loss:g} points may be lost{'' if required else ' (reported only)'}; "
-        f"{same:.2f} % of {report.test_images} test images keep their nearest neighbour; {advice}",
+        f"{same:.2f} % of {report.test_images} test images keep their nearest neighbor; {advice}",
         numbers=dict(zip(names, (old, new, same), strict=True)),
     )
 

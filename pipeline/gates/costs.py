@@ -1,4 +1,4 @@
-"""What the candidate costs whoever serves it: milliseconds and megabytes, by themselves and beside the champion's.
+"""What it costs to serve the candidate: milliseconds and megabytes, in absolute terms and compared with the champion.
 
 The latency is a fact of this machine, measured here when it is not known of these very bundles.
 """
@@ -20,7 +20,7 @@ LATENCY_SECONDS = 600.0  # for some 200 inferences
 
 
 def latency_budget(evidence: Evidence) -> Verdict:
-    """One image takes no longer than allowed, alone and beside the champion, measured in turns on this machine.
+    """One image takes no longer than allowed, in absolute terms and compared with the champion, measured in turns here.
 
     A measurement that does not pass is taken again, once: the machine may have been busy.
     """
@@ -37,7 +37,7 @@ def latency_budget(evidence: Evidence) -> Verdict:
 
 
 def size_budget(evidence: Evidence) -> Verdict:
-    """The ONNX file is no larger than allowed, by itself and beside the champion's."""
+    """The ONNX file stays within its limits, in absolute terms and compared with the champion's."""
     limits, report = evidence.limits, evidence.report(CompareReport)
     megabytes = report.megabytes
     champion = needed(megabytes.champion, report, "megabytes.champion") if report.champion else None
@@ -60,7 +60,7 @@ def _budget(given: float, champion: float | None, most: float | None, ratio: flo
 
 
 def _known_latency(evidence: Evidence) -> LatencyReport | None:
-    """What was measured on this machine, if it was of the two bundles at hand."""
+    """What was measured on this machine, if it was of these two bundles."""
     timing = reports.known(evidence.workspace.root, LatencyReport)
     try:
         return timing if timing and (timing.bundle, timing.champion) == _bundles(evidence.workspace) else None
@@ -69,13 +69,13 @@ def _known_latency(evidence: Evidence) -> LatencyReport | None:
 
 
 def _measured_latency(evidence: Evidence) -> LatencyReport:
-    """Measure now, in a process of its own: nothing here may load onnxruntime.
+    """Measure now, in a separate process: nothing here may load onnxruntime.
 
     Raises:
         StageFailedError: it could not be measured.
     """
     command = [sys.executable, "-m", "simclr_core", "latency"]
-    environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # what is installed, not what lies in the workspace
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # import what is installed, not a module in the workspace
     try:
         done = subprocess.run(
             command,

@@ -22,7 +22,7 @@ RULES = expectations(ValidateConfig())
 
 @dataclass(frozen=True)
 class _Outcomes(Report):
-    """The report, as far as it lists outcomes: one that is broken is an error of its own."""
+    """The report, as far as it lists outcomes: a broken outcome is a separate error."""
 
     path: ClassVar[str] = ValidationReport.path
 
@@ -59,7 +59,7 @@ def all_failed(description: str) -> dict[str, Verdict]:
 
 def _verdict(rule: Expectation, given: dict[str, object] | None) -> Verdict:
     if given is None:
-        return _failed(rule, f"{ValidationReport.path} says nothing about it; run the stage validate again")
+        return _failed(rule, f"{ValidationReport.path} has no outcome of it; run the stage validate again")
     try:
         outcome = parse(given, Outcome, ValidationReport.path)
     except ReportError as error:

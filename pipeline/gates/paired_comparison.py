@@ -8,11 +8,11 @@ only the images on which they disagree tell how certain that is.
 import math
 from statistics import NormalDist
 
-HALVINGS = 60  # of the interval of width 1 in which the bound lies: below the precision of a float
+HALVINGS = 60  # of the interval of width 1 that holds the bound: below the precision of a float
 
 
 def mcnemar_p_value(candidate_only: int, champion_only: int) -> float:
-    """Exact one-sided p-value of the hypothesis that the candidate is no better (McNemar 1947).
+    """Exact one-sided p-value of the hypothesis that the candidate is not better (McNemar 1947).
 
     If it holds, each image on which they disagree goes to the candidate with probability 1/2 at most, so this is
     P(X >= candidate_only) for X ~ Binomial(candidate_only + champion_only, 1/2).

@@ -62,7 +62,7 @@ def onnx_parity(evidence: Evidence) -> Verdict:
 
 def embedding_drift(evidence: Evidence) -> Verdict:
     """To the released encoder, the newest batch looks like the earlier images."""
-    # Drift is no fault of the candidate, and training on the new images is what helps against it: a warning at most.
+    # Drift is not a fault of the candidate, and training on the new images is the remedy: a warning at most.
     try:
         report = evidence.report(EmbeddingDriftReport)
     except ReportError as error:

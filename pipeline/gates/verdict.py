@@ -13,7 +13,7 @@ class Verdict:
     """Whether it passes, why, and the numbers that were looked at.
 
     ``numbers`` may hold anything that JSON can. A warning that does not pass stops nothing. Where ``judged`` is False,
-    the evidence was missing or broken, which says nothing about the candidate.
+    the evidence was missing or broken, which is not evidence against the candidate.
     """
 
     passed: bool

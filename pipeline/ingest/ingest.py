@@ -137,7 +137,7 @@ def _find_new(
             if sha256 not in seen:  # also when the batches are not those that the stamps were taken with
                 try:
                     sha256 = hashlib.sha256(source.read(path)).hexdigest()
-                except IngestError as error:  # it goes wrong for this file alone
+                except IngestError as error:  # only this file is affected
                     source.skipped.append(str(error))
                     continue
             if source.settled(file):
@@ -152,23 +152,23 @@ def _find_new(
 
 
 def _check_labels(new: dict[str, Content], classes: Sequence[str]) -> None:
-    """Raise IngestError when a label is no class: it is mistyped, or the parameter has to know it."""
+    """Raise IngestError if a label is not listed: it is mistyped, or ingest.classes lacks it."""
     unknown: dict[str, list[str]] = {}
     for occurrence in (one for content in new.values() for one in content.occurrences):
         if occurrence.label is not None and occurrence.label not in classes:
             unknown.setdefault(occurrence.label, []).append(occurrence.path)
     faults = [
-        f"{label!r} ({paths[0]!r}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}{_meant(label, classes)})"
+        f"{label!r} ({paths[0]!r}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}{_suggest(label, classes)})"
         for label, paths in sorted(unknown.items())
     ]
     if faults:
         raise IngestError(
-            f"labels that are no class of ingest.classes: {'; '.join(faults[:5])}; allowed: {', '.join(classes)}; "
+            f"labels not listed in ingest.classes: {'; '.join(faults[:5])}; allowed: {', '.join(classes)}; "
             "correct the folder's name or labels.csv, or add the class to ingest.classes in params.yaml"
         )
 
 
-def _meant(label: str, classes: Sequence[str]) -> str:
+def _suggest(label: str, classes: Sequence[str]) -> str:
     close = get_close_matches(label, classes, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 

@@ -6,7 +6,7 @@
         MANIFEST.sha256
 
 Content that an earlier batch holds appears again in ``occurrences.jsonl``, without bytes, when it was seen with another
-split or label: a file that first lay among the unlabelled ones and was labelled later.
+split or label: a file that first lay among the unlabelled ones and was labeled later.
 """
 
 import json

@@ -68,7 +68,7 @@ class Source:
         """The bytes of one of ``files``.
 
         Raises:
-            IngestError: it is gone or locked away, or something else lies there by now.
+            IngestError: it is gone or unreadable, or it is not a regular file any more.
         """
         return self._read(path, self.files[path])
 
@@ -77,7 +77,7 @@ class Source:
         try:
             data: bytes = read(file.location)
         except OSError as error:
-            raise IngestError(f"{path!r} cannot be read ({error.strerror or error}); mend it or take it out") from None
+            raise IngestError(f"{path!r} cannot be read ({error.strerror or error}); fix it or take it out") from None
         return data
 
     def read_labels(self) -> dict[str, tuple[str, str | None]]:
@@ -132,7 +132,7 @@ def list_source(root: Path, name: str, settle_seconds: float) -> Source:
         raise IngestError(
             f"{name}: no permission to read {error.filename or name}; allow it or run as another user"
         ) from None
-    except (ImportError, ValueError, OSError) as error:  # OSError: a bucket that is out of reach
+    except (ImportError, ValueError, OSError) as error:  # OSError: a bucket that cannot be reached
         raise IngestError(redact(f"{name}: cannot be opened ({error})")) from None
 
 

@@ -46,7 +46,7 @@ class Stamps:
                     self.raw = next((raw for (raw,) in database.execute("SELECT raw FROM state")), None)
             if version != FORMAT:
                 self._set_aside(f"has format {version}, not {FORMAT}")
-        except sqlite3.OperationalError as error:  # busy or not readable, which says nothing about what is in it
+        except sqlite3.OperationalError as error:  # busy or not readable; its contents may be sound
             log.warning("%s: cannot be read (%s); every file counts as new", path, error)
         except sqlite3.DatabaseError as error:
             self._set_aside(str(error))

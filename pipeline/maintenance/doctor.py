@@ -1,6 +1,6 @@
 """``simclr doctor``: is everything here that a run needs, and if not, which command brings it.
 
-simclr doctor --repair       mends what can be mended without a person: torn locks, leftovers, unverified remotes
+simclr doctor --repair       fixes what can be fixed without a person: torn locks, leftovers, unverified remotes
 """
 
 import os
@@ -27,8 +27,8 @@ class Finding:
     """One thing that was looked at.
 
     Attributes:
-        fix: the command or the deed that mends it.
-        warning: it works, but somebody should know.
+        fix: the command or the action that fixes it.
+        warning: it works, but a person should know.
     """
 
     name: str
@@ -47,7 +47,7 @@ def examine(start: Path | None = None, repair: bool = False) -> list[Finding]:
     """Everything that can be known without running a stage.
 
     Args:
-        repair: mend what can be mended without a person; the finding then says that it was.
+        repair: fix what can be fixed without a person; the finding then says that it was.
     """
     findings = [_python(), *map(_package, PACKAGES), _antlr(), _tool("git"), _cores(), _accelerator()]
     try:
@@ -168,7 +168,7 @@ def _locks(root: Path, repair: bool) -> Iterator[Finding]:
         yield Finding(name, True, str(error), "try again when it is done", warning=True)
     try:
         holder = locks.lock_holder(root)
-        yield Finding("dvc at work", True, holder or "nobody")
+        yield Finding("dvc at work", True, holder or "no process")
     except DvcError as error:
         fix = f"rm '{root / '.dvc' / 'tmp' / 'lock'}', when no dvc runs on any machine that shares the workspace"
         yield Finding("dvc at work", True, str(error), fix, warning=True)

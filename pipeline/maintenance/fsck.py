@@ -1,6 +1,6 @@
 """Reads every versioned byte again and compares its hash; what is damaged is set aside and, where possible, restored.
 
-    simclr fsck --seconds 3600        every night: goes on where it stopped, and begins again after a week
+    simclr fsck --seconds 3600        every night: continues where it stopped, and begins again after a week
 
 DVC trusts an object that is read-only and never reads it again. Here every object of its cache, every raw batch, model
 and released bundle is read (``pipeline.maintenance.integrity``), the one that was read the longest ago first.
@@ -37,15 +37,17 @@ class Report:
 
     @property
     def lost(self) -> list[Damage]:
-        return [damage for damage in self.damages if not damage.mended]
+        return [damage for damage in self.damages if not damage.repaired]
 
     def __str__(self) -> str:
         parts = [f"read {self.files:,} files, {size(self.bytes)}, in {self.seconds:.0f} s"]
         parts += [f"{self.recent:,} were read lately"] if self.recent else []
         parts += [f"{self.left:,} are left for the next time"] if self.left else []
         parts += [f"{self.postponed:,} seem damaged and wait until the workspace is free"] if self.postponed else []
-        mended = len(self.damages) - len(self.lost)
-        parts.append(f"{len(self.damages)} damaged, {mended} of them mended" if self.damages else "nothing is damaged")
+        repaired = len(self.damages) - len(self.lost)
+        parts.append(
+            f"{len(self.damages)} damaged, {repaired} of them repaired" if self.damages else "nothing is damaged"
+        )
         return "\n".join([*map(str, self.damages), ", ".join(parts)])
 
 
@@ -58,10 +60,10 @@ def check(
 ) -> Report:
     """Check what has not been read for the longest time.
 
-    Nothing is locked while it reads; what seems damaged is read again, and mended, with the workspace held.
+    Nothing is locked while it reads; what seems damaged is read again, and repaired, with the workspace held.
 
     Args:
-        seconds: stop after as many.
+        seconds: stop after this many.
         older_than_days: pass over what was read since, unless its size or time has changed.
         remote: also read every object of a released version from the DVC remote.
 

@@ -29,16 +29,16 @@ NAMED = 3
 
 @dataclass(frozen=True)
 class Damage:
-    """One thing that is not as it was recorded; ``mended`` says how it was restored, empty when it was not."""
+    """One thing that is not as it was recorded; ``repaired`` says how it was restored, empty when it was not."""
 
     path: str
     problem: str
     needed_by: tuple[str, ...]
-    mended: str = ""
+    repaired: str = ""
 
     def __str__(self) -> str:
-        if self.mended:
-            return f"mended  {self.path}: {self.problem}; {self.mended}"
+        if self.repaired:
+            return f"repaired  {self.path}: {self.problem}; {self.repaired}"
         others = len(self.needed_by) - NAMED
         needed = ", ".join(self.needed_by[:NAMED]) + (f" and {others} more" if others > 0 else "")
         return (
@@ -66,7 +66,7 @@ class Item:
 
 
 class Checker:
-    """Finds and mends the damages of one workspace; ``postponed`` counts what could not be looked at twice."""
+    """Finds and fixes the damages of one workspace; ``postponed`` counts what could not be looked at twice."""
 
     def __init__(self, workspace: Workspace, objects: Cache) -> None:
         self.damages: list[Damage] = []
@@ -81,7 +81,7 @@ class Checker:
         listings = {name for name in [*self._objects.objects(), *self._uses] if name.endswith(".dir")}
         for md5 in sorted(listings):
             if self._objects.children(md5) is None and (self._objects.path(md5).exists() or self._expected(md5)):
-                self._mend_object(md5)
+                self._repair_object(md5)
         self._learn()
 
     def check_presence(self) -> None:
@@ -90,7 +90,7 @@ class Checker:
         inside = {child for listing in listings for child in (listing or {}).values()}
         for md5 in sorted(self._uses):
             if not self._objects.path(md5).exists() and (md5 in inside or self._expected(md5)):
-                self._mend_object(md5)
+                self._repair_object(md5)
 
     def _expected(self, md5: str) -> bool:
         return self._objects.remote_name is None or any(place.exists() for place in self._places.get(md5, []))
@@ -107,15 +107,15 @@ class Checker:
         return found
 
     def check(self, item: Item) -> bool:
-        """Whether it is sound; if not, it is mended where that can be."""
+        """Whether it is sound; if not, it is repaired where that can be."""
         if self._sound(item.path, item.expected):
             return True
         if item.path is None:
-            self._mend_remote(item.expected)
+            self._repair_remote(item.expected)
         elif len(item.expected) == 64:
-            self._mend_file(item.path, item.expected, f"differs from {MANIFEST}")
+            self._repair_file(item.path, item.expected, f"differs from {MANIFEST}")
         else:
-            self._mend_object(item.expected)
+            self._repair_object(item.expected)
         return False
 
     def _learn(self) -> None:
@@ -144,12 +144,12 @@ class Checker:
         recorded = self._recorded.get(manifest, "")
         listed = _read_manifest(manifest)
         if listed is None or (recorded and not self._sound(manifest, recorded)):
-            self._mend_file(manifest, recorded, "cannot be relied on")
+            self._repair_file(manifest, recorded, "cannot be relied on")
             listed = _read_manifest(manifest) or {}
         for path in sorted(folder.rglob("*")) if listed else []:
             name = path.relative_to(folder).as_posix()
             if path.is_file() and name not in listed and path != manifest:
-                self._found(path, f"not listed in {MANIFEST}; remove it if nobody needs it", "", "")
+                self._found(path, f"not listed in {MANIFEST}; remove it if it is not needed", "", "")
         return [_item(folder / name, expected) for name, expected in listed.items()]
 
     def _sound(self, path: Path | None, expected: str) -> bool:
@@ -162,12 +162,12 @@ class Checker:
         except (OSError, DvcError):
             return False
 
-    def _mend_object(self, md5: str) -> None:
+    def _repair_object(self, md5: str) -> None:
         with self._held() as held:
             if held:
-                self._mend_held_object(md5)
+                self._repair_held_object(md5)
 
-    def _mend_held_object(self, md5: str) -> bool:
+    def _repair_held_object(self, md5: str) -> bool:
         """Whether the object is sound in the end."""
         path, places = self._objects.path(md5), self._places.get(md5, [])
         if self._sound(path, md5):
@@ -177,11 +177,11 @@ class Checker:
         problem = "differs from its name" if path.exists() else "missing from the cache"
         linked = [place for place in places if path.exists() and place.is_file() and place.samefile(path)]
         self._set_aside(path)
-        mended = self._restore(md5, [place for place in places if place not in linked])
-        for place in linked if mended else []:
+        repaired = self._restore(md5, [place for place in places if place not in linked])
+        for place in linked if repaired else []:
             cache.link(path, place)
-        self._found(path, problem, md5, mended)
-        return bool(mended)
+        self._found(path, problem, md5, repaired)
+        return bool(repaired)
 
     def _restore(self, md5: str, places: list[Path]) -> str:
         for place in places:
@@ -191,26 +191,26 @@ class Checker:
                 return f"made again from {self._name(place)}"
         return f"restored from the remote {self._objects.remote_name}" if self._objects.fetch(md5) else ""
 
-    def _mend_file(self, path: Path, expected: str, problem: str) -> None:
+    def _repair_file(self, path: Path, expected: str, problem: str) -> None:
         with self._held() as held:
             if not held or (expected and self._sound(path, expected)):
                 return
-            md5, mended = self._recorded.get(path, ""), ""
+            md5, repaired = self._recorded.get(path, ""), ""
             problem = problem if path.exists() else f"listed in {MANIFEST} but missing"
-            if md5 and self._mend_held_object(md5):
-                if self._sound(path, md5):  # it was the same file, and was mended with it
+            if md5 and self._repair_held_object(md5):
+                if self._sound(path, md5):  # it was the same file, and was repaired with it
                     return
                 self._set_aside(path)
                 cache.link(self._objects.path(md5), path)
-                mended = "restored from the cache"
-            self._found(path, problem, md5, mended)
+                repaired = "restored from the cache"
+            self._found(path, problem, md5, repaired)
 
-    def _mend_remote(self, md5: str) -> None:
-        mended = ""
+    def _repair_remote(self, md5: str) -> None:
+        repaired = ""
         if self._sound(self._objects.path(md5), md5):
             self._objects.send(md5)
-            mended = "sent again from the cache" if self._sound(None, md5) else ""
-        self._found(Path(str(self._objects.remote_name), md5), "damaged or missing in the remote", md5, mended)
+            repaired = "sent again from the cache" if self._sound(None, md5) else ""
+        self._found(Path(str(self._objects.remote_name), md5), "damaged or missing in the remote", md5, repaired)
 
     @contextmanager
     def _held(self) -> Iterator[bool]:
@@ -227,9 +227,9 @@ class Checker:
             folder.mkdir(parents=True, exist_ok=True)
             path.rename(folder / f"{time.time_ns()}-{path.parent.name}-{path.name}")
 
-    def _found(self, path: Path, problem: str, md5: str, mended: str) -> None:
+    def _found(self, path: Path, problem: str, md5: str, repaired: str) -> None:
         needed_by = tuple(sorted(map(str, self._uses.get(md5, ()))))
-        self.damages.append(Damage(self._name(path), problem, needed_by, mended))
+        self.damages.append(Damage(self._name(path), problem, needed_by, repaired))
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self._root).as_posix() if path.is_relative_to(self._root) else str(path)

@@ -24,7 +24,7 @@ from pipeline.workspace import Workspace
 
 CANDIDATES = 5  # branches runs/* without a release: the newest keep their data, for a release that was interrupted
 BRANCHES, RETIRED = "refs/heads/runs/", "refs/simclr/retired/"
-ABANDONED_DAYS = 14  # resume checkpoints of a configuration that nobody has trained since
+ABANDONED_DAYS = 14  # resume checkpoints of a configuration that has not been trained since
 LOG_DAYS = 90
 GIGABYTE = 1e9
 
@@ -187,8 +187,8 @@ def _require_listings(objects: cache.Cache) -> None:
     if lost:
         raise DvcError(
             f"nothing was removed: the listing of {'; '.join(sorted(lost)[:3])} is neither in the cache nor in a "
-            "remote, so nobody can say which files it needs; `simclr fsck` looks for a copy; a version that is given "
-            "up for lost has to lose its branch or tag first"
+            "remote, so it is not known which files it needs; `simclr fsck` looks for a copy; to give up a lost "
+            "version, delete its branch or tag first"
         )
 
 

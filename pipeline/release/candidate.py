@@ -1,6 +1,6 @@
 """Makes a version of the candidate in models/bundle: its data go to the remote, its code and numbers into a commit.
 
-Nothing is tagged before somebody else could get all of it, which is tried.
+Nothing is tagged before a fresh clone has fetched and verified all of it.
 """
 
 import subprocess
@@ -72,7 +72,7 @@ def _require_current(root: Path) -> None:
     if secrets:
         raise ReleaseError(
             f".dvc/config: holds {', '.join(secrets)}, and is committed; move it with `dvc remote modify --local`, "
-            "remove it there, and consider it known to everybody who has the repository"
+            "remove it there, and consider it known to everyone with access to the repository"
         )
 
 
@@ -112,7 +112,7 @@ def _message(workspace: Workspace, bundle: str) -> str:
 
 
 def _verify(git: Git, commit: str, folder: Path, bundle: str, pretrained: str) -> None:
-    """Do what somebody else would do to use this commit, with nothing of this machine but its repository."""
+    """Fetch this commit as another machine would, with nothing of this one but its repository."""
     with remote.clone(git, commit, folder, (BUNDLE, PRETRAINED), fresh=True) as tree:
         for path, expected in ((BUNDLE, bundle), (PRETRAINED, pretrained)):
             try:

@@ -1,6 +1,6 @@
 """What a released version is, read from its commit alone: numbers, lineage, and how it compares with another.
 
-Nothing here depends on the present state of the workspace, so it can be told again at any time, and anywhere.
+Nothing here depends on the present state of the workspace, so it can be read again at any time, on any machine.
 """
 
 import json
@@ -21,7 +21,7 @@ from simclr_core.reports import CompareReport, ExportReport, FinetuneReport, Lin
 Reports = Mapping[str, dict[str, object]]  # the JSON of each, by the stem of its file
 
 ABSENT = "–"
-RESULTS = ("reports/**", "dvc.lock", "params.yaml", "**/*.dvc")  # what differs between two versions beside the code
+RESULTS = ("reports/**", "dvc.lock", "params.yaml", "**/*.dvc")  # what differs between two versions besides the code
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def branch(bundle: str) -> str:
 
 
 def facts(git: Git, history: History, version: Version) -> Facts:
-    """Everything that is told of a version."""
+    """Everything that is known of a version."""
     about = reports(git, version.commit)
     return Facts(
         artifact=history.artifact,
@@ -104,13 +104,13 @@ def card(version: Facts, model_card: str) -> str:
     ]
     lines = [f"# {version.artifact} {version.version}", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in rows]
-    lines += ["", "## Beside the champion before", "", comparison(version), "", "## Get it again", ""]
+    lines += ["", "## Compared with the champion before", "", comparison(version), "", "## Get it again", ""]
     lines += [f"    git checkout {version.commit}", "    dvc pull", ""]
     return "\n".join(lines) + (f"\n{model_card}" if model_card else "")
 
 
 def comparison(version: Facts) -> str:
-    """The candidate beside the champion on the same test images, as a Markdown table."""
+    """The candidate compared with the champion on the same test images, as a Markdown table."""
     compare = version.compare
     if compare is None or compare.champion is None:
         return (compare.reason if compare else None) or "There was no champion to compare with."
@@ -146,7 +146,7 @@ class Listing:
         if self.serving != self.current:
             lines.append(
                 f"the registry serves {self.serving or 'nothing'} although {self.current or 'nothing'} is released; "
-                f"`simclr release promote {self.current}` mends it"
+                f"`simclr release promote {self.current}` fixes it"
             )
         lines += [f"rejected {one.candidate} at {one.recorded[:16]}: {one.gate}: {one.reason}" for one in self.rejected]
         return "\n".join(lines)

@@ -3,7 +3,7 @@
     simclr release list | promote VERSION | rollback [VERSION] | diff VERSION VERSION
 
 A release is a sequence of steps, each of which does nothing when it has been done: killed between any two and run
-again, it goes on. Data go first, then the proof that others can get them, then the tags, then the servers:
+again, it continues. Data go first, then the proof that others can get them, then the tags, then the servers:
 
 1. push to the DVC remote     2. commit on the branch runs/<bundle>     3. verify from a fresh clone
 4. tag the version            5. tag it as the one that serves          6. push branch and tags to the origin
@@ -36,7 +36,7 @@ PUSHED = "refs/simclr/pushed"  # the latest switch that the origin is known to h
 
 @dataclass(frozen=True)
 class Released:
-    """What serves now, what served before, and what a person should know beside that."""
+    """What serves now, what served before, and what else a person should know."""
 
     version: str
     commit: str
@@ -92,7 +92,7 @@ def promote(workspace: Workspace, version: str) -> Released:
     Raises:
         ReleaseError: there is no such version, or Git fails.
         DvcError: its bundle is in neither the registry, the cache nor the remote.
-        BusyError: another process releases or switches. A training may be going on.
+        BusyError: another process releases or switches. A training may be running.
     """
     return _switch(workspace, version, "promotion")
 
@@ -164,7 +164,7 @@ def _switch(workspace: Workspace, name: str | None, purpose: str) -> Released:
         try:  # last: servers do not wait for the origin
             _push_tags(releases.git, history)
         except ReleaseError as error:
-            note = f"the origin does not know yet ({error}); the next release tells it"
+            note = f"the origin has not got it yet ({error}); the next release sends it"
             return replace(done, notes=(note,))
         return done
 

@@ -24,7 +24,7 @@ BUNDLE = re.compile(r"^Bundle: ([0-9a-f]{64})$", re.MULTILINE)  # in the message
 
 @dataclass(frozen=True)
 class Version:
-    """A registered version; ``bundle`` is the id of its bundle, empty when somebody tagged another commit by hand."""
+    """A registered version; ``bundle`` is the id of its bundle, empty if a person tagged another commit by hand."""
 
     name: str
     commit: str

@@ -1,4 +1,4 @@
-"""Whether to train again, now: one pure function for the sensor, the schedule and whoever asks why nothing happens."""
+"""Whether to train again, now: one pure function for the sensor, the schedule and the UI, which shows the reason."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -28,10 +28,10 @@ class Inbox:
 
 @dataclass(frozen=True)
 class LastRun:
-    """The run that is going on; else the latest run that trained, or tried to train, on the images of the inbox."""
+    """The run in progress; else the latest run that trained, or tried to train, on the images of the inbox."""
 
     run_id: str
-    status: Literal["going_on", "succeeded", "failed", "canceled"]
+    status: Literal["in_progress", "succeeded", "failed", "canceled"]
     digest: str | None = None  # of the inbox that it was started for or has ingested
     failed_at: str = ""  # "stage pretrain", "gate data_contract"
 
@@ -70,9 +70,9 @@ def decide(inbox: Inbox, last_run: LastRun | None, released: str | None, clock: 
     """
     since = f" since {released}" if released else ""
     same = last_run is not None and last_run.digest == inbox.digest
-    if last_run is not None and last_run.status == "going_on":
+    if last_run is not None and last_run.status == "in_progress":
         which = "with these images " if same else ""
-        return Skip(f"a run {which}is going on ({last_run.run_id[:8]})")
+        return Skip(f"a run {which}is in progress ({last_run.run_id[:8]})")
     if last_run is not None and same:
         return Skip(_done(last_run, since))
     if not inbox.new_images and not inbox.relabelled:

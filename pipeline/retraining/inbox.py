@@ -60,8 +60,9 @@ def survey(workspace: Workspace, sources: Sequence[str]) -> Inbox:
 def count_untrained(workspace: Workspace) -> int:
     """Images of the raw batches that the latest pretraining has not seen.
 
-    Batches are only ever added, so those that a stage has read are the first ones, with as many files as dvc.lock says.
-    What is prepared and not trained on is at least the last of these: the run that prepared it has not finished.
+    Batches are only ever added, so those that a stage has read are the first ones, with the number of files that
+    dvc.lock says. What is prepared and not trained on is at least the last of these: the run that prepared it has not
+    finished.
     """
     stages = _lock(workspace.root / "dvc.lock")
     prepared, pretrained = stages.get("prepare", {}), stages.get("pretrain", {})

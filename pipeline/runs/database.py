@@ -21,13 +21,13 @@ DAMAGED = ("not a database", "malformed", "disk image")
 
 @contextmanager
 def foreseen(root: Path) -> Iterator[None]:
-    """Errors of the database in the block, in words.
+    """Translate database errors raised in the block into a one-line ServiceError.
 
     Raises:
         ServiceError: instead of them.
     """
     said = logging.getLogger()
-    said.addFilter(_is_no_retry)
+    said.addFilter(_is_not_retry)
     try:
         yield
     except Exception as error:
@@ -35,7 +35,7 @@ def foreseen(root: Path) -> Iterator[None]:
             raise
         raise ServiceError(redactor(root)(describe(root, error))) from None
     finally:
-        said.removeFilter(_is_no_retry)
+        said.removeFilter(_is_not_retry)
 
 
 @contextmanager
@@ -50,11 +50,13 @@ def settings_foreseen(root: Path) -> Iterator[None]:
     except dg.DagsterInvalidConfigError as error:
         raise ServiceError(redactor(root)(_settings(root, error))) from None
     except yaml.YAMLError as error:
-        raise ServiceError(f"{root / 'dagster.yaml'}: is no YAML ({' '.join(str(error).split())}); mend it") from None
+        raise ServiceError(
+            f"{root / 'dagster.yaml'}: is not valid YAML ({' '.join(str(error).split())}); fix it"
+        ) from None
 
 
-def _is_no_retry(record: logging.LogRecord) -> bool:
-    """Dagster tells of every attempt to connect, on several lines; its last word is enough."""
+def _is_not_retry(record: logging.LogRecord) -> bool:
+    """Dagster logs every attempt to connect, on several lines; its last word is enough."""
     return not str(record.msg).startswith("Retrying failed database connection")
 
 
@@ -74,9 +76,9 @@ def describe(root: Path, error: BaseException) -> str:
     kind, variables = _storage(root)
     reason = _reason(error)
     if kind != "sqlite":
-        mend = f"start it, or correct {' and '.join(variables) or 'the block `storage` of dagster.yaml'}"
+        fix = f"start it, or correct {' and '.join(variables) or 'the block `storage` of dagster.yaml'}"
         named = f" ({', '.join(variables)})" if variables else ""
-        return f"Dagster's records in {kind}{named} cannot be reached: {reason}; {mend}, and try again"
+        return f"Dagster's records in {kind}{named} cannot be reached: {reason}; {fix}, and try again"
     where = f"Dagster's records in SQLite, {root}"
     if any(word in reason for word in DAMAGED):
         damaged = _damaged(root) or ["a file of history/, storage/ or schedules/"]

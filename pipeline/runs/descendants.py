@@ -1,6 +1,6 @@
 """The processes that come from a run or from a stage, found by the environment variable that they have inherited.
 
-A process group or a session does not hold them: torchrun starts each worker in a session of its own.
+A process group or a session does not hold them: torchrun starts each worker in a separate session.
 """
 
 import os

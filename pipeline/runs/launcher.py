@@ -1,10 +1,11 @@
-"""Dagster's run launcher: each run is a process of its own, which no other process takes down with it.
+"""Dagster's run launcher: each run is a separate process, which no other process takes down with it.
 
     dagster.yaml:  run_launcher: {module: pipeline.runs.launcher, class: ProcessRunLauncher}
 
-Dagster's own launcher makes runs children of the code server; when both are killed, it shows the run as started for
-ever. Here a run is tagged with its process before that process may begin: it waits for its arguments, which it gets
-after the tag is stored. So whoever is killed when: a run that executes can be found, one that cannot does not execute.
+Dagster's own launcher makes runs children of the code server; when both are killed, it shows the run as started
+forever. Here a run is tagged with its process before that process may begin: it waits for its arguments, which it gets
+after the tag is stored. So whichever process is killed, a run that executes can be found, and one that cannot be found
+does not execute.
 """
 
 import os
@@ -114,7 +115,9 @@ class ProcessRunLauncher(RunLauncher[Instance], ConfigurableClass):
         return True
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
-        if PROCESS not in run.tags or alive(run):  # without the tag somebody else launched it, and has to watch it
+        if PROCESS not in run.tags or alive(
+            run
+        ):  # runs without our tag belong to another launcher, which monitors them
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         close(self._instance, run.run_id, _gone(run))  # Dagster, which would take it for failed, sees that it is closed
         return CheckRunHealthResult(WorkerStatus.FAILED, _gone(run))
@@ -137,7 +140,7 @@ class ProcessRunLauncher(RunLauncher[Instance], ConfigurableClass):
 
 
 def reap(instance: Instance, launching: bool = True) -> None:
-    """Close the runs whose process was killed: Dagster would show them as running, and make others wait, for ever.
+    """Close the runs whose process was killed: Dagster would show them as running, and make others wait, forever.
 
     Args:
         launching: a daemon may be at work, so a run that has not begun yet is perhaps being launched just now.
@@ -149,10 +152,10 @@ def reap(instance: Instance, launching: bool = True) -> None:
 
 
 def stop_runs(instance: Instance, seconds: float) -> list[str]:
-    """Interrupt the runs that go on here, and wait until they have saved what they have; returns their ids.
+    """Interrupt the runs of this machine, and wait until they have saved what they have; returns their ids.
 
     What does not end in time is killed. Dagster takes them for lost, and launches them again when its daemon is back.
-    A run at somebody's terminal is left alone.
+    A run at a person's terminal is left alone.
     """
     statuses = [RunStatus.STARTING, RunStatus.STARTED, RunStatus.CANCELING]
     running = [
@@ -170,13 +173,13 @@ def stop_runs(instance: Instance, seconds: float) -> list[str]:
         if alive(run):
             with suppress(ProcessLookupError):
                 os.kill(_pid(run), signal.SIGKILL)
-        close(instance, run.run_id, "The services of the workspace were stopped; it goes on when they are back.")
+        close(instance, run.run_id, "The services of the workspace were stopped; it continues when they are back.")
     return [run.run_id for run in running]
 
 
 def close(instance: Instance, run_id: str, message: str) -> None:
     """Record that a run has no process any more, unless its end is recorded; nothing that it started is left."""
-    # A killed run cannot end its stage, which would hold the workspace against the run that goes on with it.
+    # A killed run cannot end its stage, which would hold the workspace against the run that continues it.
     kill_descendants(RUN, run_id, KILL_SECONDS)
     run = instance.get_run_by_id(run_id)
     if run is None or run.is_finished:

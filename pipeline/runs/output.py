@@ -1,7 +1,7 @@
 """Copies what a process prints into a file, without the secrets: ``python -m pipeline.runs.output ROOT FILE``.
 
-A process of its own does it, with nothing but the standard library: so the last words of a process that is killed
-arrive too, and whoever started both may end before them. It ends when nobody can write to it any more.
+A separate process does it, with nothing but the standard library: so the last words of a process that is killed
+arrive too, and the process that started both may end before them. It ends when no process can write to it any more.
 """
 
 import os
@@ -28,7 +28,7 @@ MARKS = {RUN, STAGE_RUN}  # by which what a run or a stage has left behind is fo
 def started(root: Path, file: Path, echo: int | None = None) -> Iterator["subprocess.Popen[bytes]"]:
     """A process that appends to ``file`` what is written to its ``stdin``, which is closed at the end of the block.
 
-    It goes on for those who have inherited that in the block.
+    It continues for the processes that inherited it in the block.
 
     Args:
         root: the workspace, whose secrets are left out, as are those of the environment.
@@ -60,7 +60,7 @@ def rotate(file: Path) -> None:
 
 
 def outdated(folder: Path) -> list[Path]:
-    """Logs of runs that are old, or more than anybody looks through."""
+    """Logs of runs that are old, or more than a person looks through."""
     found = []
     for file in folder.glob("*.log"):
         with suppress(FileNotFoundError):

@@ -2,9 +2,9 @@
 
     python -m pipeline.sample.make /usr/share/datasets/fashion-mnist     (Debian's package dataset-fashion-mnist)
 
-Takes the first 800 training and 200 test images of each class that are no pixel duplicate of an earlier one, and writes
-them as PNG files in one archive: ``unlabeled/``, ``test/<class>/`` and a ``labels.csv`` that names the training images'
-classes for evaluation.
+Takes the first 800 training and 200 test images of each class that are not a pixel duplicate of an earlier one, and
+writes them as PNG files in one archive: ``unlabeled/``, ``test/<class>/`` and a ``labels.csv`` that names the training
+images' classes for evaluation.
 """
 
 import gzip

@@ -1,4 +1,4 @@
-"""Who may do what with the UI: an ASGI application around Dagster's, which has no login of its own.
+"""Who may do what with the UI: an ASGI application around Dagster's, which has no login.
 
 Without it any page that an operator opens could launch runs, by a link to ``/graphql?query=mutation...`` or a form.
 
@@ -47,7 +47,7 @@ p {{ color: #b00020; margin: 0 }}</style>
 <input id="password" name="password" type="password" autocomplete="current-password" required autofocus>
 <button>Log in</button><p role="alert">{}</p></form></html>"""
 HEADERS = {
-    # Beside the policy that Dagster sends itself, which says nothing of frames; a browser applies both.
+    # In addition to the policy that Dagster sends, which does not cover frames; a browser applies both.
     "content-security-policy": "frame-ancestors 'none'; form-action 'self'; base-uri 'none'; object-src 'none'",
     "x-frame-options": "DENY",
     "x-content-type-options": "nosniff",
@@ -62,8 +62,8 @@ class Access:
     """Who may come in.
 
     Attributes:
-        passwords: role → its password; empty means that everybody is the operator.
-        hosts: names of this server, beside its addresses and ``localhost``.
+        passwords: role → its password; empty means that every user is the operator.
+        hosts: names of this server, besides its addresses and ``localhost``.
         secret: signs the sessions.
     """
 
@@ -87,7 +87,7 @@ def read_access(host: str, environment: Mapping[str, str], secret: bytes) -> Acc
     passwords = {role: password for role, password in given.items() if password}
     if "operator" not in passwords and (passwords or not _is_loopback(host)):
         raise ServiceError(
-            f"{host}: whoever can reach the UI can start and stop runs; set SIMCLR_UI_PASSWORD or "
+            f"{host}: anyone who can reach the UI can start and stop runs; set SIMCLR_UI_PASSWORD or "
             "SIMCLR_UI_PASSWORD_FILE, or leave --host at 127.0.0.1 and use `ssh -L`"
         )
     if len(set(passwords.values())) < len(passwords):
@@ -193,7 +193,7 @@ class Guard:
         }
         if len(self._failures.get(address, ())) >= MAX_FAILURES:
             raise Refused(429, "too many wrong passwords; wait a minute", {"retry-after": "60"})
-        # With all of them, so that the time it takes says nothing.
+        # Compare against every password so that timing reveals nothing.
         matches = [role for role, password in self._access.passwords.items() if _equal(given, password)]
         if not matches:
             self._failures.setdefault(address, []).append(now)
@@ -240,7 +240,7 @@ def _check_host(host: str, names: frozenset[str]) -> None:
 
 
 def _check_origin(scope: Scope, headers: Mapping[str, str]) -> None:
-    """Browsers say where a request comes from; programs say nothing, and nobody can make them send a request."""
+    """Browsers say where a request comes from; programs do not, and no web page can make them send a request."""
     if scope["type"] == "http":
         if scope["method"] in ("GET", "HEAD"):
             return

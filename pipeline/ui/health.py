@@ -1,4 +1,4 @@
-"""Whether a service still does its work: a process that hangs is there, and nobody would start it again."""
+"""Whether a service still does its work: a process that hangs is there, and would not be started again."""
 
 import threading
 import time
@@ -30,7 +30,7 @@ class Health:
 
 @dataclass
 class Watch:
-    """Looks after one service from a thread of its own, since to look may take as long as to hang.
+    """Looks after one service from a separate thread, since a probe may hang as well.
 
     Attributes:
         look: True when it is well, False when not, None when that cannot be said; for a process so many seconds old.
@@ -70,7 +70,7 @@ def watches(instance: dg.DagsterInstance, url: str, health: Health) -> Mapping[s
         except Exception as error:
             if not unreachable(error):
                 raise
-            return None  # the database is away: that says nothing of the daemon
+            return None  # the database is away: the daemon may be healthy
         return min(age, time.time() - max(beats, default=0.0)) < health.heartbeat
 
     return {

@@ -5,7 +5,7 @@
     web      ``pipeline.ui.web``                                       .simclr/logs/services/web.log
 
 One that hangs is killed, and started again too (``pipeline.ui.health``). They end with this process, also when it is
-killed. Runs do not: they are processes of their own, and the next `simclr ui` finds them again
+killed. Runs do not: they are separate processes, and the next `simclr ui` finds them again
 (``pipeline.runs.launcher``). Where a stop takes all processes with it, as in a container, SIMCLR_UI_STOP_RUNS=1 has
 SIGTERM interrupt the runs first.
 """
@@ -56,7 +56,7 @@ SAVE_SECONDS = 90.0  # for runs to save, stop and be gone: a stage may take 75 s
 
 @dataclass
 class Service:
-    """One child process, whoever it is at the moment.
+    """One service, and the child process that provides it now.
 
     Attributes:
         may_start: whether what it needs is there.
@@ -161,10 +161,10 @@ def serve(
             finally:
                 _end(services)
             if stop == signal.SIGTERM and os.environ.get(STOP_RUNS) == "1":
-                _say(f"stopping; runs that are going on have {SAVE_SECONDS:g} s to save what they have")
+                _say(f"stopping; runs in progress have {SAVE_SECONDS:g} s to save what they have")
                 stop_runs(instance, SAVE_SECONDS)
             else:
-                _say("stopping; a run that is going on goes on")
+                _say("stopping; a run in progress continues")
 
 
 def _end(services: Sequence[Service]) -> None:
@@ -218,7 +218,7 @@ def _watch(workspace: Workspace, instance: dg.DagsterInstance, services: Sequenc
 
 
 def _environment(workspace: Workspace) -> dict[str, str]:
-    """Of the services, and so of the runs. A file in the workspace is no module (PYTHONSAFEPATH)."""
+    """Of the services, and so of the runs. Files in the workspace are not importable (PYTHONSAFEPATH)."""
     root = str(workspace.root)
     ours = {"DAGSTER_HOME": root, WORKSPACE: root, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
     ours["DAGSTER_EVENT_LOG_CONSUMER_DAEMON_INTERVAL_SECONDS"] = "2"  # how soon a killed run is launched again

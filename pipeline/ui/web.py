@@ -84,7 +84,7 @@ def _context(instance: dg.DagsterInstance, target: WorkspaceLoadTarget, read_onl
 
 
 def _session_key(root: Path) -> bytes:
-    """Kept, so that a new start of this process logs nobody out."""
+    """Kept, so that a restart of this process logs no user out."""
     path = root / SESSION_KEY
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

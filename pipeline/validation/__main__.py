@@ -4,7 +4,7 @@
 
 Writes data/manifest (see ``manifest``) and reports/: validation.json, validation.html, data_docs.html and
 quarantine.png. A set that breaks the contract is a result, not an error: the reports say ``passed: false``, and what
-comes next refuses to go on.
+comes next refuses to start.
 """
 
 import os

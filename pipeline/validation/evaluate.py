@@ -34,7 +34,7 @@ RESULT_FORMAT = {
 """Without names of index columns, Great Expectations returns the numbers of rows as they are, fifty times faster."""
 
 EARLIER_BATCHES = 3
-"""As many make a batch's usual size."""
+"""This many earlier batches make a usual size."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def evaluate(rules: Sequence[Expectation], frames: Mapping[str, pl.LazyFrame]) -
 
     Nothing is stored and nothing leaves this machine.
     """
-    os.environ["GX_ANALYTICS_ENABLED"] = "false"  # 1.24 sends nothing; earlier versions did unless told
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"  # 1.24 sends nothing; earlier versions did by default
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # it imports modules that Python has deprecated
         import great_expectations as gx
@@ -175,7 +175,7 @@ def _validate(context: Any, name: str, rules: Sequence[Expectation], frame: "pd.
 
 
 def passed(outcomes: Sequence[Outcome]) -> bool:
-    """May the pipeline go on?"""
+    """Whether the pipeline may continue."""
     return all(outcome.holds for outcome in outcomes)
 
 

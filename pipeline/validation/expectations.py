@@ -34,7 +34,7 @@ MODES = (
 """Pillow's pixel layouts whose range is known: all but 32-bit integers and floats."""
 
 SHARP = 1.5
-"""Mean difference of neighbouring pixels, of 255. Photographs 640 pixels wide have 4 and more, and 1.2 to 1.3 when they
+"""Mean difference of neighboring pixels, of 255. Photographs 640 pixels wide have 4 and more, and 1.2 to 1.3 when they
 are blurred by 16 pixels; measured on those of scikit-learn."""
 
 LARGEST_NEAR_GROUP = 50
@@ -63,28 +63,28 @@ MEANINGS = {
     "decodes_almost_always": "All but one in a thousand decode.",
     "decoders_survive": "Hardly any content kills or stalls its decoder.",
     "no_worker_crash": "All but one content in ten thousand leave their decoder alive and in time.",
-    "bytes_at_hand": "All but one in a thousand contents can be had.",
-    "few_bombs": "Hardly any content unpacks to more than is sane.",
+    "bytes_at_hand": "All but one in a thousand contents can be read.",
+    "few_bombs": "Hardly any content unpacks to an unreasonable size.",
     "streams_intact": "Hardly any JPEG decodes from a damaged stream.",
     "format_known": "Nearly all contents have a format that is read.",
     "mode_known": "Nearly all contents have a pixel layout whose range is known.",
     "bit_depth_known": "Nearly all contents store 1, 2, 4, 8 or 16 bits a channel.",
     "not_animated": "Nearly all contents have a single frame.",
     "extension_matches": "Nearly all file names say the format that is inside.",
-    "no_trailing_bytes": "Hardly any content goes on behind the end of its image.",
+    "no_trailing_bytes": "Hardly any content has bytes after the end of its image.",
     "exif_readable": "Hardly any content has a damaged EXIF block.",
-    "no_icc_profile": "Hardly any content has a colour profile of its own.",
+    "no_icc_profile": "Hardly any content has an embedded color profile.",
     "no_gps": "No content tells where it was taken; what does is stripped of it.",
     "short_side": "The shorter side of nearly all images has validate.min_side pixels.",
     "aspect": "Nearly all images are no longer than validate.max_aspect times their shorter side.",
     "quarantine_rate": "No more contents than validate.max_quarantine_rate are quarantined.",
     "quarantine_rate_low": "No more than one content in a hundred is quarantined.",
-    "has_content": "Hardly any image is of one colour.",
+    "has_content": "Hardly any image is of one color.",
     "not_dark": "Hardly any image is almost black.",
     "not_light": "Hardly any image is almost white.",
     "not_blurred": "Nine images of ten are sharp.",
     "brightness": "The images are, on the whole, neither dark nor light.",
-    "has_colour": "The images have, on the whole, colour.",
+    "has_colour": "The images have, on the whole, color.",
     "accepted_decodes": "Every accepted file decodes.",
     "accepted_short_side": "Every accepted image has validate.min_side pixels, unless a person has released it.",
     "accepted_aspect": "No accepted image is longer than validate.max_aspect allows, unless a person has released it.",
@@ -257,7 +257,7 @@ def _rule(
 
 
 def _with_twins(rules: Iterable[Expectation]) -> tuple[Expectation, ...]:
-    """Add, after the first critical rule on a column, one that asks for it in as many rows as that rule does."""
+    """Add, after the first critical rule on a column, one that asks for it in the same share of rows."""
     complete: dict[str, Expectation] = {}
     for rule in rules:
         complete[rule.name] = rule

@@ -50,7 +50,7 @@ def listing(workspace: Workspace, reason: str | None = None, limit: int = 20) ->
     import polars as pl
 
     if reason is not None and reason not in REASONS:
-        raise OverridesError(f"{reason!r} is no reason; one of: {', '.join(REASONS)}")
+        raise OverridesError(f"unknown reason {reason!r}; choose one of: {', '.join(REASONS)}")
     rows = _manifest(workspace, ["sha256", "path", "reasons", "message"])
     rows = rows.filter(pl.col("reasons").list.len() > 0).with_columns(primary=pl.col("reasons").list.first())
     counts = dict(rows["primary"].value_counts().iter_rows())
@@ -81,7 +81,7 @@ def details(workspace: Workspace, name: str, save: Path | None = None) -> str:
         lines += [f"              {printable(row['message'])}"] if row["message"] else []
         lines += [f"              warning {warning}" for warning in row["warnings"]]
         lines += [f"              see {row['copy_of'][:12]}"] if row["copy_of"] else []
-    known = {key: value for key, value in first.items() if key not in _TOLD and value not in (None, [])}
+    known = {key: value for key, value in first.items() if key not in _SHOWN_APART and value not in (None, [])}
     lines += ["", *(f"  {key:<16} {printable(_rounded(value))}" for key, value in known.items())]
     decided = {one.sha256: one for one in overrides.read(workspace.overrides)}.get(content.sha256)
     if decided:
@@ -159,7 +159,7 @@ def find(workspace: Workspace, name: str) -> Content:
 
 
 def person() -> str:
-    """Who decides, unless told: the name that Git knows, else the account's."""
+    """Who decides, by default: the name that Git knows, else the account's."""
     asked = subprocess.run(["git", "config", "user.name"], capture_output=True, text=True, check=False)
     return asked.stdout.strip() or getpass.getuser()
 
@@ -249,7 +249,7 @@ def _rounded(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-_TOLD: Collection[str] = (
+_SHOWN_APART: Collection[str] = (
     "file_id", "path", "split", "label", "sha256", "batch", "ingest_batch",
     "verdict", "reasons", "message", "warnings", "copy_of", "size_bytes",
 )  # fmt: skip

@@ -21,7 +21,7 @@ REASONS = {
     "multi_page": "several pages",
     "too_small": "shorter side below min_side",
     "extreme_aspect": "longer over shorter side above max_aspect",
-    "low_information": "one colour, or nearly",
+    "low_information": "one color, or nearly",
     "label_conflict": "the same image under different labels",
     "test_leak": "a training copy, or near copy, of a test image",
     "exact_duplicate": "the same bytes as another file",

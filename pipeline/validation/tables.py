@@ -50,7 +50,7 @@ FILES = pl.Schema(
 )
 """One row per file as the user had it, in the order of the raw batches."""
 
-JUDGEMENTS = pl.Schema(
+JUDGMENTS = pl.Schema(
     {
         "verdict": pl.String(),  # accept, convert or quarantine
         "reasons": pl.List(pl.String()),  # the first is the primary one
@@ -63,7 +63,7 @@ JUDGEMENTS = pl.Schema(
 )
 """What ``verdict.judge`` adds to each file."""
 
-JUDGED = pl.Schema({**FILES, **JUDGEMENTS})
+JUDGED = pl.Schema({**FILES, **JUDGMENTS})
 
 MANIFEST = pl.Schema(
     {

@@ -1,11 +1,11 @@
-"""The views of SimCLR (Chen et al. 2020, appendix A): crop and resize, flip, colour jitter, grayscale, blur.
+"""The views of SimCLR (Chen et al. 2020, appendix A): crop and resize, flip, color jitter, grayscale, blur.
 
-Whole uint8 batches in, each sample with parameters of its own, on the device where the batch lies. All randomness comes
+Whole uint8 batches in, each sample with its own parameters, on the device where the batch is. All randomness comes
 from ``order.uniform``: a view is a pure function of (seed, epoch, sample, view), whatever batch the sample sits in.
 
 Two modes. ``exact``: every step equals torchvision's transform of a float image (antialias on) within one level of 255,
 with the weights of luminance and the order of the jitter as ``color_jitter`` says. ``fused``: crop, flip and blur are
-one pair of matrices, jitter and grayscale one affine map of the colours, so that hue turns in YIQ and nothing is
+one pair of matrices, jitter and grayscale one affine map of the colors, so that hue turns in YIQ and nothing is
 clamped before the end; above ``MATRIX_SIDE`` on a CPU the crop is resized in whole levels.
 """
 
@@ -92,7 +92,7 @@ class Augmentation:
             raise AugmentationError(f"jitter_strength is {self.jitter_strength}; give 0 to 1.25, where 1 - 0.8 s is 0")
         for name in ("flip", "jitter_probability", "grayscale", "blur", "rotation", "solarize"):
             if not 0 <= getattr(self, name) <= 1:
-                raise AugmentationError(f"{name} is {getattr(self, name)}; a probability lies in [0, 1]")
+                raise AugmentationError(f"{name} is {getattr(self, name)}; a probability is in [0, 1]")
         for name, allowed in (("mode", ("exact", "fused")), ("jitter_order", ("fixed", "random"))):
             if getattr(self, name) not in allowed:
                 raise AugmentationError(f"{name} is {getattr(self, name)!r}; give {' or '.join(allowed)}")
@@ -115,8 +115,8 @@ class Augmentation:
         """
         _check(images, sizes, samples)
         draws = self.draws(sizes.cpu().numpy(), seed, epoch, samples.cpu().numpy(), view)
-        colourless = torch.equal(images[:, 0], images[:, 1]) and torch.equal(images[:, 1], images[:, 2])
-        pixels = images[:, :1] if colourless else images
+        colorless = torch.equal(images[:, 0], images[:, 1]) and torch.equal(images[:, 1], images[:, 2])
+        pixels = images[:, :1] if colorless else images
         views = torch.empty(len(images), 3, self.size, self.size, device=images.device)
         with torch.autocast(images.device.type, enabled=False):
             maps = self._maps(draws)
@@ -155,7 +155,7 @@ class Augmentation:
         return device.type != "cpu" or self.size <= MATRIX_SIDE
 
     def _maps(self, draws: Draws) -> tuple[Floats, Floats] | None:
-        """What happens to the colours of each sample, as ``jitter_maps``; None where it happens step by step."""
+        """What happens to the colors of each sample, as ``jitter_maps``; None where it happens step by step."""
         if self.mode == "exact":
             return None
         orders = draws.orders if self.jitter_order == "random" else None

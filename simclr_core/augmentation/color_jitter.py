@@ -1,4 +1,4 @@
-"""Colour jitter of SimCLR (Chen et al. 2020, appendix A), each image with changes of its own.
+"""Color jitter of SimCLR (Chen et al. 2020, appendix A), each image with its own changes.
 
 Two forms. Step by step (``jittered``): every step equals torchvision's of a float image and clamps to [0, 1]. As one
 affine map (``jitter_maps``): all steps and grayscale composed, nothing clamped between, and hue turned in the YIQ
@@ -69,7 +69,7 @@ def adjust_hue(pixels: Tensor, turns: Tensor) -> Tensor:
     """Turn the hue of HSV by ``turns`` [n] of the circle, keeping value and saturation.
 
     Along the hue circle, in sixths from red, each channel is a trapezium between a pixel's lowest and highest channel:
-    that gives the turned colour without the usual six cases.
+    that gives the turned color without the usual six cases.
     """
     red, green, blue = pixels.unbind(1)
     low, high = torch.minimum(red, green).minimum(blue), torch.maximum(red, green).maximum(blue)

@@ -1,4 +1,4 @@
-"""Gaussian blur with a standard deviation of its own for each image, mirrored at the borders, edge pixel once."""
+"""Gaussian blur with its own standard deviation for each image, mirrored at the borders, edge pixel once."""
 
 from math import ceil, exp
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-REACH = 3.5  # standard deviations; what lies beyond weighs 0.0005, an eighth of a level at most
+REACH = 3.5  # standard deviations; what is beyond weighs 0.0005, an eighth of a level at most
 
 
 def gaussian_blur(pixels: Tensor, sigmas: Tensor, kernel: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Random resized crops of whole uint8 batches, each image with a box of its own, bilinear with antialiasing.
+"""Random resized crops of whole uint8 batches, each image with its own box, bilinear with antialiasing.
 
 Two ways to the same pixels: products with one small matrix per image and axis, for GPUs and small views, and torch's
 own resize, image by image, for large views on a CPU, where a dense product would mostly multiply by zero.
@@ -69,9 +69,9 @@ def _resampling(start: Tensor, extent: Tensor, length: int, size: int, flipped: 
     places = torch.arange(size, device=start.device) + 0.5
     places = torch.where(flipped[:, None], size - places, places)
     step = (extent / size)[:, None]
-    centres = start[:, None] + step * places
+    centers = start[:, None] + step * places
     pixels = torch.arange(length, device=start.device) + 0.5
-    weights = (pixels - centres[:, :, None]).abs_().div_(-step.clamp(min=1)[:, :, None]).add_(1).clamp_(min=0)
+    weights = (pixels - centers[:, :, None]).abs_().div_(-step.clamp(min=1)[:, :, None]).add_(1).clamp_(min=0)
     weights *= ((pixels > start[:, None]) & (pixels < (start + extent)[:, None]))[:, None]
     return weights.div_(weights.sum(dim=2, keepdim=True))
 

@@ -44,8 +44,8 @@ class TrainingImages:
         """uint8 [n, 3, H, W] and int64 [n, 2]: each image in the top left of zeros, and its height and width.
 
         H and W are the largest of the batch, which holds at least one image. Large images have the channels last in
-        memory, as they are decoded. ``pinned`` puts the pixels where a GPU can copy them from by itself. Call it from
-        one thread at a time.
+        memory, as they are decoded. ``pinned`` puts the pixels where a GPU can copy them from without the CPU. Call it
+        from one thread at a time.
 
         Raises:
             DatasetError: a shard ends too early, or an image cannot be decoded.

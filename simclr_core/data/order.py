@@ -19,7 +19,7 @@ ORDER, DRAWS = 0, 1  # first word of every hash: keeps the two uses apart under 
 def permuted(seed: int, epoch: int, slots: ArrayLike, n: int) -> NDArray[np.int64]:
     """The sample at each of the epoch's ``slots`` [m], which lie in [0, n): int64 [m], one to one over [0, n).
 
-    A generalised Feistel network on a grid of at least n cells, walked again from every cell that is not below n (Black
+    A generalized Feistel network on a grid of at least n cells, walked again from every cell that is not below n (Black
     and Rogaway 2002, "Ciphers with Arbitrary Finite Domains"). O(1) per slot: a rank asks for its own, at any step.
     """
     cells: Words = np.atleast_1d(np.asarray(slots, np.uint64))
@@ -36,7 +36,7 @@ def permuted(seed: int, epoch: int, slots: ArrayLike, n: int) -> NDArray[np.int6
 def uniform(seed: int, epoch: int, samples: ArrayLike, view: int, count: int) -> NDArray[np.float64]:
     """``count`` uniform numbers in [0, 1) for each of ``samples`` [n], non-negative: float64 [n, count].
 
-    Each (seed, epoch, view, sample) hashes to the start of its own SplitMix64 stream (Steele, Lea and Flood 2014).
+    Each (seed, epoch, view, sample) hashes to the start of a separate SplitMix64 stream (Steele, Lea and Flood 2014).
     """
     streams = _hash(DRAWS, seed, epoch, view, np.atleast_1d(np.asarray(samples)).astype(np.uint64))
     steps = GOLDEN * np.arange(1, count + 1).astype(np.uint64)
@@ -57,11 +57,11 @@ def _feistel(cells: Words, keys: list[Words], rows: int, columns: int) -> Words:
     return row * width + column
 
 
-def _hash(*words: int | Words) -> Words:
+def _hash(*integers: int | Words) -> Words:
     """One 64-bit hash of integers, taken modulo 2^64, and arrays of them: [1], or [n] when one has n."""
     state: Words = np.zeros(1, np.uint64)
-    for word in words:
-        key: Words = np.array([word % 2**64], np.uint64) if isinstance(word, int) else word
+    for value in integers:
+        key: Words = np.array([value % 2**64], np.uint64) if isinstance(value, int) else value
         state = _mix((state ^ key) + GOLDEN)
     return state
 

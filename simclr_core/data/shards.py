@@ -153,7 +153,7 @@ def _close(descriptors: list[int]) -> None:
 
 
 def portions(items: Iterable[Item], max_bytes: int, size: Callable[[Item], int]) -> Iterator[list[Item]]:
-    """Cut a stream into runs of at most ``max_bytes``; an item larger than that is a run of its own."""
+    """Cut a stream into runs of at most ``max_bytes``; an item larger than that is its own run."""
     portion: list[Item] = []
     total = 0
     for item in items:

@@ -13,7 +13,7 @@ from simclr_core.data.order import uniform
 
 
 def subset(labels: NDArray[np.integer], keys: NDArray[np.uint8], fraction: str, seed: int) -> NDArray[np.int64]:
-    """Positions, ascending, of the labelled samples that a label budget contains.
+    """Positions, ascending, of the labeled samples that a label budget contains.
 
     ``labels`` [n] are class numbers, negative where there is none; ``keys`` uint8 [n, 32]; ``fraction`` is a decimal
     such as "0.01", taken exactly. Each class gives its share rounded to a whole number (half to even), at least one.
@@ -27,7 +27,7 @@ def subset(labels: NDArray[np.integer], keys: NDArray[np.uint8], fraction: str, 
 def folds(labels: NDArray[np.integer], keys: NDArray[np.uint8], count: int, seed: int) -> NDArray[np.int64]:
     """The fold, 0 to count - 1, of every sample [n]; every sample must have a label.
 
-    The folds of a class differ by at most one sample, and so do the folds as a whole: dealing goes on where the class
+    The folds of a class differ by at most one sample, and so do the folds as a whole: dealing continues where the class
     before it stopped.
     """
     assert count > 0
@@ -40,8 +40,8 @@ def folds(labels: NDArray[np.integer], keys: NDArray[np.uint8], count: int, seed
 def _ordered_classes(labels: NDArray[np.integer], keys: NDArray[np.uint8], seed: int) -> list[NDArray[np.int64]]:
     """For each class that occurs, the positions of its samples in hash order; one empty list if none has a label."""
     assert len(labels) == len(keys)
-    labelled = np.flatnonzero(labels >= 0)
-    words = np.ascontiguousarray(keys[labelled, :8]).view("<u8")[:, 0]  # a part of a SHA-256 is as good a name
+    labeled = np.flatnonzero(labels >= 0)
+    words = np.ascontiguousarray(keys[labeled, :8]).view("<u8")[:, 0]  # a part of a SHA-256 is as good a name
     ranks = uniform(seed, 0, words, 0, 1)[:, 0]
-    ordered = labelled[np.lexsort((ranks, labels[labelled]))]
+    ordered = labeled[np.lexsort((ranks, labels[labeled]))]
     return np.split(ordered, np.flatnonzero(np.diff(labels[ordered])) + 1)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from simclr_core.data.subsets import folds
 from simclr_core.evaluation.linear_probe import FOLDS
-from simclr_core.evaluation.logistic_regression import regularisation_path, standardisation
+from simclr_core.evaluation.logistic_regression import regularization_path, standardization
 
 BINS = 15  # as in the paper
 COLDEST, HOTTEST = 0.05, 20.0  # where every held-out answer is right, the best temperature would be zero
@@ -47,20 +47,20 @@ def held_out_logits(
 ) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
     """Logits [n, classes] that linear probes give for labels [n] which they were not fitted on.
 
-    ``features`` [m, d], ``labels`` [m] and ``keys`` [m, 32] are of labelled images; each probe is fitted with ``l2`` on
+    ``features`` [m, d], ``labels`` [m] and ``keys`` [m, 32] are of labeled images; each probe is fitted with ``l2`` on
     all folds but one, and asked about that one.
     """
     if len(labels) < FEWEST_LABELS:
         return np.empty((0, classes)), labels[:0]
     inputs = torch.from_numpy(features)
-    mean, std = standardisation(inputs)
-    standardised, targets = ((inputs - mean) / std).float(), torch.from_numpy(labels)
+    mean, std = standardization(inputs)
+    standardized, targets = ((inputs - mean) / std).float(), torch.from_numpy(labels)
     fold = folds(labels, keys, FOLDS, seed=0)
     logits, known = [], []
     for number in range(FOLDS):
         held = torch.from_numpy(fold == number)
-        head = regularisation_path(standardised[~held], targets[~held], classes, [l2])[0]
-        logits.append(head.logits(standardised[held]).double().numpy())
+        head = regularization_path(standardized[~held], targets[~held], classes, [l2])[0]
+        logits.append(head.logits(standardized[held]).double().numpy())
         known.append(labels[fold == number])
     return np.concatenate(logits), np.concatenate(known)
 

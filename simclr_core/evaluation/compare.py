@@ -1,10 +1,10 @@
-"""The exported candidate beside the released champion, image by image: ``reports/compare.json`` for the gates.
+"""The exported candidate compared with the released champion, image by image: ``reports/compare.json`` for the gates.
 
     python -m simclr_core compare        in a workspace, after export
 
 Judged is what is served: the embeddings that onnxruntime gives of the same image files, each encoder with its own
-preprocessing. Both then get the same new classifiers, cosine kNN and a linear probe on every labelled training image,
-and their answers to the labelled test images are counted in pairs. An index of the champion's embeddings is asked with
+preprocessing. Both then get the same new classifiers, cosine kNN and a linear probe on every labeled training image,
+and their answers to the labeled test images are counted in pairs. An index of the champion's embeddings is asked with
 the candidate's as well: who may exchange the encoder without embedding everything again?
 """
 
@@ -36,7 +36,7 @@ SEED = 0  # of the validation folds by which the probe's L2 is chosen
 
 @dataclass(frozen=True)
 class Embedded:
-    """What one encoder makes of the labelled images: float32 [n, d], of length 1."""
+    """What one encoder makes of the labeled images: float32 [n, d], of length 1."""
 
     train: NDArray[np.float32]
     test: NDArray[np.float32]
@@ -71,7 +71,7 @@ def run(workspace: Path) -> None:
     if reason:
         print(f"compare: nothing to compare: {reason}", file=sys.stderr)
 
-    emit("start", stage="compare", message=f"candidate and {version or 'no champion'} on {test.labelled} test images")
+    emit("start", stage="compare", message=f"candidate and {version or 'no champion'} on {test.labeled} test images")
     embedded: dict[str, Embedded] = {}
     answers: dict[str, Answers] = {}
     for name, bundle in bundles.items():
@@ -82,7 +82,7 @@ def run(workspace: Path) -> None:
             emit("progress", stage="compare", message=f"{name}: {_summary(answers[name])}")
     report = CompareReport(
         champion=version,
-        test_images=test.labelled,
+        test_images=test.labeled,
         classes=classes,
         reason=reason,
         knn=paired({name: both.knn for name, both in answers.items()}),
@@ -99,7 +99,7 @@ def run(workspace: Path) -> None:
 def answer(
     embedded: Embedded, train: EvaluationImages, test: EvaluationImages, classes: int, config: CompareConfig
 ) -> Answers:
-    """Fit both classifiers on the labelled training images, and ask them for the classes of the test images."""
+    """Fit both classifiers on the labeled training images, and ask them for the classes of the test images."""
     knn = (config.knn_neighbours, config.knn_temperature)
     probe = fit_probe(embedded.train, train.labels, train.keys, classes, ALL_LABELS, config.l2_count, SEED)
     return Answers(

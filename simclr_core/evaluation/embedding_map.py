@@ -19,7 +19,7 @@ from simclr_core.data.order import permuted
 IMAGES = 2000
 MIN_IMAGES = 10
 COMPONENTS = 50
-PERPLEXITY = 30.0  # of many images; about the number of neighbours that matter to each
+PERPLEXITY = 30.0  # of many images; about the number of neighbors that matter to each
 ITERATIONS = 500  # half of the library's default, which takes twice as long and parts the demo's classes no better
 SPREAD = 1e-6  # below, all vectors are one direction up to rounding
 SEED = 0

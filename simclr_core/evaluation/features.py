@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 
-def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 [n, s, s, 3] to float32 [n, 3, s, s]: pixels scaled to [0, 1], then standardised by channel."""
+def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8 [n, s, s, 3] to float32 [n, 3, s, s]: pixels scaled to [0, 1], then standardized by channel."""
     pixels = images.permute(0, 3, 1, 2).float() / 255
     return (pixels - _channels(mean, pixels)) / _channels(std, pixels)
 
@@ -26,7 +26,7 @@ def extract(
     batch_size: int = 256,
     device: torch.device | str | None = None,
 ) -> NDArray[np.float32]:
-    """The raw h (not L2-normalised) of uint8 [n, s, s, 3]: float32 [n, d], in the order of the images.
+    """The raw h (not L2-normalized) of uint8 [n, s, s, 3]: float32 [n, d], in the order of the images.
 
     Runs in evaluation mode and leaves every module in the mode it was in. ``device`` is where the batches go: by
     default to the encoder's own.
@@ -37,7 +37,7 @@ def extract(
     with evaluating(encoder):
         # An empty batch still goes through once, so that no images give [0, d] and not a guess.
         batches = [
-            encoder(normalise(torch.tensor(images[start : start + batch_size], device=target), mean, std)).float().cpu()
+            encoder(normalize(torch.tensor(images[start : start + batch_size], device=target), mean, std)).float().cpu()
             for start in range(0, max(len(images), 1), batch_size)
         ]
     return torch.cat(batches).numpy()

@@ -1,4 +1,4 @@
-"""Fine-tuning on few labels (SimCLR, section B.5), beside the same network trained from random weights.
+"""Fine-tuning on few labels (SimCLR, section B.5), compared with the same network trained from random weights.
 
     python -m simclr_core finetune --fraction 0.01        in a workspace, after pretrain
 
@@ -101,7 +101,7 @@ def run(workspace: Path, fraction: str) -> None:
     train, test = (EvaluationImages.of(ShardedImages(prepared / split)) for split in ("train", "test"))
     budgets = {seed: subset(train.labels, train.keys, fraction, seed) for seed in config.seeds}
     labels = len(budgets[config.seeds[0]])  # the same number for every seed
-    reason = missing_labels(train, test) or ("only one labelled training image; label more" if labels < 2 else None)
+    reason = missing_labels(train, test) or ("only one labeled training image; label more" if labels < 2 else None)
     if reason:
         print(f"{stage}: no accuracies: {reason}", file=sys.stderr)
 
@@ -147,7 +147,7 @@ def with_head_layers(model: Model, layers: int) -> Model:
     if layers > settings["layers"]:
         raise CheckpointError(
             f"finetune.head_layers is {layers}, but the projection head of models/pretrained has {settings['layers']}; "
-            "give at most as many, or pretrain again with more pretrain.projection_head.layers"
+            "give at most this many, or pretrain again with more pretrain.projection_head.layers"
         )
     head = build_projection_head(model.encoder.feature_dim, **settings)
     head.load_state_dict(model.head)
@@ -208,8 +208,8 @@ def few_label_augmentation(card: dict[str, Any], crop_scale: tuple[float, float]
 
 
 def top1_accuracies(networks: Sequence[nn.Sequential], test: EvaluationImages, model: Model) -> list[float]:
-    """Percent of the test images that each network classifies rightly; nothing without labelled test images."""
-    if not test.labelled or not networks:
+    """Percent of the test images that each network classifies rightly; nothing without labeled test images."""
+    if not test.labeled or not networks:
         return []
     predicted: list[list[NDArray[np.int64]]] = [[] for _ in networks]
     for images in test.chunks(model.preprocessing):

@@ -1,4 +1,5 @@
-"""What linear evaluation and fine-tuning share: the labelled images of a split, the untrained network beside ours."""
+"""What linear evaluation and fine-tuning share: the labeled images of a split, the untrained network to compare
+with."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ UNLABELLED_SAMPLE = 5000  # of a split without labels, to look at
 
 @dataclass(frozen=True)
 class EvaluationImages:
-    """The labelled images of a split; of a split without any label, a sample, so that there is something to look at."""
+    """The labeled images of a split; of a split without any label, a sample, so that there is something to look at."""
 
     images: ShardedImages
     positions: NDArray[np.int64]
@@ -29,12 +30,12 @@ class EvaluationImages:
 
     @classmethod
     def of(cls, images: ShardedImages) -> Self:
-        labelled = np.flatnonzero(images.labels != UNLABELLED)
-        positions = labelled if len(labelled) else np.arange(min(len(images), UNLABELLED_SAMPLE))
+        labeled = np.flatnonzero(images.labels != UNLABELLED)
+        positions = labeled if len(labeled) else np.arange(min(len(images), UNLABELLED_SAMPLE))
         return cls(images, positions, images.labels[positions].astype(np.int64), images.keys[positions])
 
     @property
-    def labelled(self) -> int:
+    def labeled(self) -> int:
         return int(np.sum(self.labels != UNLABELLED))
 
     def chunks(self, preprocessing: Preprocessing) -> Iterator[NDArray[np.uint8]]:
@@ -45,10 +46,10 @@ class EvaluationImages:
 
 def missing_labels(train: EvaluationImages, test: EvaluationImages) -> str | None:
     """Why there can be no accuracies, and what to do; None if there can."""
-    if not train.labelled:
-        return "no labelled training images; put some into inbox/labeled/<class>/ or name them in inbox/labels.csv"
-    if not test.labelled:
-        return "no labelled test images; put some into inbox/test/<class>/ or name them in inbox/labels.csv"
+    if not train.labeled:
+        return "no labeled training images; put some into inbox/labeled/<class>/ or name them in inbox/labels.csv"
+    if not test.labeled:
+        return "no labeled test images; put some into inbox/test/<class>/ or name them in inbox/labels.csv"
     return None
 
 

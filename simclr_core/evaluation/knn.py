@@ -1,7 +1,7 @@
-"""Cosine k-nearest-neighbour classification (Wu et al. 2018, section 3.4): the quickest honest look at an encoder.
+"""Cosine k-nearest-neighbor classification (Wu et al. 2018, section 3.4): the quickest honest look at an encoder.
 
-Every neighbour votes for its class with weight exp(similarity / temperature). Nothing is trained, so the number rises
-only when the features themselves get better. Ties are resolved by position: between equally similar neighbours the
+Every neighbor votes for its class with weight exp(similarity / temperature). Nothing is trained, so the number rises
+only when the features themselves get better. Ties are resolved by position: between equally similar neighbors the
 first in the bank wins, between classes with equal votes the first class.
 """
 
@@ -17,28 +17,28 @@ Features = NDArray[np.floating] | Tensor
 Labels = NDArray[np.integer] | Tensor
 
 
-def nearest(bank: Features, queries: Features, neighbours: int) -> tuple[Tensor, Tensor]:
+def nearest(bank: Features, queries: Features, neighbors: int) -> tuple[Tensor, Tensor]:
     """The most similar members of ``bank`` [m, d] for each of ``queries`` [q, d], most similar first.
 
-    Returns cosine similarities float32 [q, k] and positions in the bank int64 [q, k], k = min(neighbours, m).
+    Returns cosine similarities float32 [q, k] and positions in the bank int64 [q, k], k = min(neighbors, m).
     """
-    normalised_bank = normalize(torch.as_tensor(bank).float(), dim=1)
-    normalised_queries = normalize(torch.as_tensor(queries).float(), dim=1)
-    count = min(neighbours, len(normalised_bank))
-    assert count > 0, "an empty bank has no neighbours"
-    similarities = torch.empty(len(normalised_queries), count, device=normalised_bank.device)
+    normalized_bank = normalize(torch.as_tensor(bank).float(), dim=1)
+    normalized_queries = normalize(torch.as_tensor(queries).float(), dim=1)
+    count = min(neighbors, len(normalized_bank))
+    assert count > 0, "an empty bank has no neighbors"
+    similarities = torch.empty(len(normalized_queries), count, device=normalized_bank.device)
     positions = torch.empty_like(similarities, dtype=torch.int64)
-    for start in range(0, len(normalised_queries), BLOCK):
+    for start in range(0, len(normalized_queries), BLOCK):
         block = slice(start, start + BLOCK)
-        similarities[block], positions[block] = _nearest_of_block(normalised_queries[block] @ normalised_bank.T, count)
+        similarities[block], positions[block] = _nearest_of_block(normalized_queries[block] @ normalized_bank.T, count)
     return similarities, positions
 
 
 def knn_predict(
-    bank: Features, bank_labels: Labels, queries: Features, classes: int, neighbours: int, temperature: float
+    bank: Features, bank_labels: Labels, queries: Features, classes: int, neighbors: int, temperature: float
 ) -> NDArray[np.int64]:
-    """The class of each query, int64 [q]. ``bank`` [m, d] and ``queries`` [q, d] need not be normalised."""
-    similarities, positions = nearest(bank, queries, neighbours)
+    """The class of each query, int64 [q]. ``bank`` [m, d] and ``queries`` [q, d] need not be normalized."""
+    similarities, positions = nearest(bank, queries, neighbors)
     labels = torch.as_tensor(bank_labels).long().to(positions.device)
     assert len(labels) == len(bank)
     assert 0 <= int(labels.min()) <= int(labels.max()) < classes
@@ -54,18 +54,18 @@ def knn_accuracy(
     queries: Features,
     query_labels: Labels,
     classes: int,
-    neighbours: int,
+    neighbors: int,
     temperature: float,
 ) -> float:
     """Percent of the queries whose predicted class is their label."""
-    predicted = knn_predict(bank, bank_labels, queries, classes, neighbours, temperature)
+    predicted = knn_predict(bank, bank_labels, queries, classes, neighbors, temperature)
     return 100 * float(np.mean(predicted == np.asarray(torch.as_tensor(query_labels).cpu())))
 
 
 def _nearest_of_block(similarities: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """topk alone may return any of several equal similarities; here the first positions win.
 
-    Everything above the smallest similarity that still belongs to the top is taken, then as many of its equals as fit.
+    Everything above the smallest similarity that still belongs to the top is taken, then those of its equals that fit.
     """
     threshold = similarities.topk(count, dim=1).values[:, -1:]
     above = similarities > threshold

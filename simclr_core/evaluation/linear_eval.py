@@ -1,11 +1,11 @@
-"""Linear evaluation: what the frozen features are worth, beside those of a random encoder and raw pixels.
+"""Linear evaluation: what the frozen features are worth, compared with those of a random encoder and raw pixels.
 
     python -m simclr_core linear_eval        in a workspace, after pretrain
 
 For every share of the labels a multinomial logistic regression is fitted on cached features (SimCLR, section B.8) and
-tested on the test split; cosine kNN has every labelled training image in its bank. Nothing is chosen by its test
+tested on the test split; cosine kNN has every labeled training image in its bank. Nothing is chosen by its test
 accuracy. Writes ``models/probe``, the classifier that a bundle ships, and to ``reports/``: linear_eval.json, the
-confusion matrix of that classifier, a picture of nearest neighbours, and a map of the embeddings.
+confusion matrix of that classifier, a picture of nearest neighbors, and a map of the embeddings.
 """
 
 import csv
@@ -40,11 +40,11 @@ from simclr_core.reports import Accuracies, LinearEvalReport
 
 PIXEL_SIDE = 32  # raw pixels are averaged down to at most this side
 RANDOM_ENCODERS = 3  # the baseline is their mean: kNN on one draw of the demo's encoder swings by four points
-QUERIES, NEIGHBOURS = 8, 6  # rows and columns of the picture of neighbours
+QUERIES, NEIGHBORS = 8, 6  # rows and columns of the picture of neighbors
 
 
 def run(workspace: Path) -> None:
-    """Evaluate ``models/pretrained``. Without labelled training or test images the report says so, and has nulls.
+    """Evaluate ``models/pretrained``. Without labeled training or test images the report says so, and has nulls.
 
     Raises:
         SimclrError, DeployError: params.yaml, the prepared images or the model cannot be used.
@@ -78,16 +78,16 @@ def run(workspace: Path) -> None:
         random_init=mean_accuracies([accuracies[name] for name in random_encoders]),
         pixels=accuracies["pixels"],
         labels={probe.fraction: probe.labels for probe in probes["simclr"]},
-        test_images=test.labelled,
+        test_images=test.labeled,
         classes=len(card.classes),
         reason=reason,
     )
 
     largest = max(probes["simclr"], key=lambda probe: Fraction(probe.fraction))
     save_probe(workspace / "models" / "probe", largest, card.classes, report.simclr, card.digest)
-    predicted = ranked_classes(largest, queries["simclr"])[: test.labelled, :1].flatten()
+    predicted = ranked_classes(largest, queries["simclr"])[: test.labeled, :1].flatten()
     save_confusion(pictures, test.labels[: len(predicted)], predicted, card.classes)
-    save_neighbours(pictures / "neighbours.png", train, bank["simclr"], test, queries["simclr"], card.classes)
+    save_neighbors(pictures / "neighbours.png", train, bank["simclr"], test, queries["simclr"], card.classes)
     shown, features = (test, queries["simclr"]) if len(test.labels) else (train, bank["simclr"])
     save_map(pictures / "map.png", features, shown.labels, card.classes)
     reports.write(workspace, report)
@@ -138,7 +138,7 @@ def linear_accuracies(
     top5: dict[str, float | None] = {}
     for probe in probes:
         hits = ranked_classes(probe, features) == test.labels[:, None]
-        known = probe.head is not None and test.labelled
+        known = probe.head is not None and test.labeled
         top1[probe.fraction] = round(100 * float(hits[:, 0].mean()), 3) if known else None
         top5[probe.fraction] = round(100 * float(hits[:, :5].any(axis=1).mean()), 3) if known else None
     return top1, top5
@@ -149,14 +149,14 @@ def knn_top1(
     train: EvaluationImages,
     queries: NDArray[np.float32],
     test: EvaluationImages,
-    neighbours: int,
+    neighbors: int,
     temperature: float,
 ) -> float | None:
-    """Percent of the test images that all labelled training images classify rightly."""
+    """Percent of the test images that all labeled training images classify rightly."""
     if missing_labels(train, test):
         return None
     classes = 1 + int(max(train.labels.max(), test.labels.max()))
-    return round(knn_accuracy(bank, train.labels, queries, test.labels, classes, neighbours, temperature), 3)
+    return round(knn_accuracy(bank, train.labels, queries, test.labels, classes, neighbors, temperature), 3)
 
 
 def save_confusion(
@@ -177,7 +177,7 @@ def save_confusion(
     plots.confusion_matrix(folder / "confusion.png", matrix, classes)
 
 
-def save_neighbours(
+def save_neighbors(
     path: Path,
     train: EvaluationImages,
     bank: NDArray[np.float32],
@@ -194,17 +194,17 @@ def save_neighbours(
     chosen = by_class[np.linspace(0, len(by_class) - 1, min(QUERIES, len(by_class))).astype(int)]
     others = np.arange(len(bank)) if len(queries) else np.setdiff1d(np.arange(len(bank)), chosen)
     if not len(others):
-        plots.note(path, "too few training images for nearest neighbours")
+        plots.note(path, "too few training images for nearest neighbors")
         return
-    nearest_positions = others[nearest(bank[others], features[chosen], NEIGHBOURS)[1].numpy()]
+    nearest_positions = others[nearest(bank[others], features[chosen], NEIGHBORS)[1].numpy()]
 
     rows, borders, titles = [], [], []
     for query, members in zip(chosen, nearest_positions, strict=True):
         label = source.labels[query]
         pictures = [(source, query), *((train, member) for member in members)]
         rows.append([decode(split.images.read(int(split.positions[one]))) for split, one in pictures])
-        colours = [plots.RIGHT if train.labels[member] == label else plots.WRONG for member in members]
-        borders.append([None, *(colours if label >= 0 and train.labelled else [None] * len(members))])
+        colors = [plots.RIGHT if train.labels[member] == label else plots.WRONG for member in members]
+        borders.append([None, *(colors if label >= 0 and train.labeled else [None] * len(members))])
         titles.append(classes[label] if label >= 0 else "")
     plots.image_grid(path, rows, titles, borders)
 

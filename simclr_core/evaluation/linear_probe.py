@@ -1,6 +1,6 @@
 """A linear classifier on frozen features under a label budget: fitted, tested, published as ``models/probe``.
 
-The labels of a budget are all it ever sees, for choosing the regularisation too; the test split has no part in it.
+The labels of a budget are all it ever sees, for choosing the regularization too; the test split has no part in it.
 """
 
 import json
@@ -17,9 +17,9 @@ from simclr_core.data.subsets import folds, subset
 from simclr_core.evaluation.logistic_regression import (
     LinearHead,
     l2_values,
-    regularisation_path,
+    regularization_path,
     select_l2,
-    standardisation,
+    standardization,
 )
 from simclr_core.reports import Accuracies
 
@@ -49,20 +49,20 @@ def fit_probe(
 ) -> Probe:
     """Fit on a class-balanced ``fraction`` of the labels.
 
-    ``features`` [n, d], ``labels`` [n] (negative: none) and ``keys`` [n, 32] are of all training images at hand: the
-    statistics that standardise the features need no labels, so they come from all.
+    ``features`` [n, d], ``labels`` [n] (negative: none) and ``keys`` [n, 32] are of all training images: the
+    statistics that standardize the features need no labels, so they come from all.
     """
     budget = subset(labels, keys, fraction, seed)
     if not len(budget):
         return Probe(fraction, 0)
     inputs = torch.from_numpy(features)
-    mean, std = standardisation(inputs)
+    mean, std = standardization(inputs)
     chosen, targets = ((inputs[budget] - mean) / std).float(), torch.from_numpy(labels[budget])
     fold = folds(labels[budget], keys[budget], FOLDS, seed)
     held_out = range(FOLDS) if len(budget) < FEW_LABELS else range(1)
     values = l2_values(l2_count)
     l2 = select_l2(chosen, targets, classes, values, fold, held_out)
-    head = regularisation_path(chosen, targets, classes, [value for value in values if value >= l2])[-1]
+    head = regularization_path(chosen, targets, classes, [value for value in values if value >= l2])[-1]
     return Probe(fraction, len(budget), l2, head.on_raw_features(mean, std))
 
 

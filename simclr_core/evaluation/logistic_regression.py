@@ -1,11 +1,11 @@
 """Multinomial logistic regression with an L2 sweep: the linear probe on cached features (SimCLR, section B.8).
 
-minimise over W, b:  mean cross-entropy of softmax(x W + b)  +  l2 / 2 * |W|^2        (the bias is not penalised)
+minimize over W, b:  mean cross-entropy of softmax(x W + b)  +  l2 / 2 * |W|^2        (the bias is not penalized)
 
 L-BFGS needs hundreds of iterations on features whose axes differ in scale, and about ten in the coordinates used here.
 The problem does not change when the features are shifted or rotated, so they are turned to their principal axes, where
 Bohning's bound on the Hessian, (x^2 mean) / 2 + l2 (Bohning 1992, "Multinomial logistic regression algorithm"), is
-diagonal; each axis is then scaled so that the bound is 1. Axes without variance drop out: 80 labelled images of 2,352
+diagonal; each axis is then scaled so that the bound is 1. Axes without variance drop out: 80 labeled images of 2,352
 pixels are a problem of 79 dimensions.
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 STRONGEST_L2, WEAKEST_L2 = 1e5, 1e-6  # the paper's range, section B.8
-MAX_ITERATIONS = 200  # reached only by separable data with next to no regularisation, where the optimum is far away
+MAX_ITERATIONS = 200  # reached only by separable data with next to no regularization, where the optimum is far away
 GRADIENT_TOLERANCE = 1e-5  # of the largest component, in coordinates where the Hessian is at most 1
 
 
@@ -46,28 +46,28 @@ def l2_values(count: int) -> list[float]:
     return [float(value) for value in np.geomspace(STRONGEST_L2, WEAKEST_L2, count)]
 
 
-def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
+def standardization(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation [d] of each feature, float64; 1 for a feature that is constant but for rounding."""
     std, mean = torch.std_mean(features.double(), dim=0, correction=0)
     return mean, torch.where(std > 1e-6 * mean.abs(), std, 1.0)
 
 
-def regularisation_path(features: Tensor, labels: Tensor, classes: int, l2: Sequence[float]) -> list[LinearHead]:
+def regularization_path(features: Tensor, labels: Tensor, classes: int, l2: Sequence[float]) -> list[LinearHead]:
     """The optimum for each value of ``l2``, each started from the one before.
 
     ``features`` [n, d] in float32 or float64, ``labels`` int64 [n]. A class without samples is never the answer.
     """
-    centre = features.mean(dim=0)
-    axes = _principal_axes(features - centre)
+    center = features.mean(dim=0)
+    axes = _principal_axes(features - center)
     ones = features.new_ones(len(features), 1)  # the bias, as one more axis without penalty
-    design = torch.cat([(features - centre) @ axes, ones], dim=1).T.contiguous()
+    design = torch.cat([(features - center) @ axes, ones], dim=1).T.contiguous()
     coefficients = features.new_zeros(classes, len(design))
     heads = []
     for value in l2:
         penalty = torch.cat([features.new_full((axes.shape[1],), value), features.new_zeros(1)])
-        coefficients = _minimise(design, labels, penalty, coefficients)
+        coefficients = _minimize(design, labels, penalty, coefficients)
         weight = axes @ coefficients[:, :-1].T
-        heads.append(LinearHead(weight, coefficients[:, -1] - centre @ weight))
+        heads.append(LinearHead(weight, coefficients[:, -1] - center @ weight))
     return heads
 
 
@@ -82,35 +82,35 @@ def select_l2(
     """The value of ``l2`` with the lowest cross-entropy on held-out folds; the first if there is nothing to hold out.
 
     ``fold`` [n] gives the fold of each sample; each fold in ``held_out`` is predicted from all the others. Not by
-    accuracy: on 80 labels it moves in steps of 1.25 points and is the same over decades of regularisation.
+    accuracy: on 80 labels it moves in steps of 1.25 points and is the same over decades of regularization.
     """
     losses = torch.zeros(len(l2), dtype=torch.float64)
     for number in held_out:
         held = torch.from_numpy(fold == number)
         if held.any() and not held.all():  # else there are fewer samples than folds
-            heads = regularisation_path(features[~held], labels[~held], classes, l2)
+            heads = regularization_path(features[~held], labels[~held], classes, l2)
             for index, head in enumerate(heads):
                 losses[index] += cross_entropy(head.logits(features[held]), labels[held], reduction="sum")
     return l2[int(losses.argmin())]
 
 
-def _principal_axes(centred: Tensor) -> Tensor:
-    """Orthonormal axes [d, r] along which ``centred`` [n, d] varies, from the smaller of its Gram matrices.
+def _principal_axes(centered: Tensor) -> Tensor:
+    """Orthonormal axes [d, r] along which ``centered`` [n, d] varies, from the smaller of its Gram matrices.
 
     In float64, because a Gram matrix squares the spread: float32 would lose axes that the classifier needs.
     """
-    samples = centred.double()
+    samples = centered.double()
     wide = samples.shape[0] < samples.shape[1]
     values, vectors = torch.linalg.eigh(samples @ samples.T if wide else samples.T @ samples)
     kept = values > values[-1] * max(samples.shape) * torch.finfo(samples.dtype).eps
     axes: Tensor = vectors[:, kept]
     if wide:
         axes = samples.T @ (axes * values[kept].rsqrt())
-    return axes.to(centred.dtype)
+    return axes.to(centered.dtype)
 
 
-def _minimise(design: Tensor, labels: Tensor, penalty: Tensor, start: Tensor) -> Tensor:
-    """Coefficients [classes, r] that minimise the penalised mean cross-entropy of ``design`` [r, n]."""
+def _minimize(design: Tensor, labels: Tensor, penalty: Tensor, start: Tensor) -> Tensor:
+    """Coefficients [classes, r] that minimize the penalized mean cross-entropy of ``design`` [r, n]."""
     scale = (design.square().mean(dim=1) / 2 + penalty).rsqrt()
     scaled_design, scaled_penalty = design * scale[:, None], penalty * scale.square()
     truth = one_hot(labels, len(start)).T.to(design.dtype)

@@ -1,4 +1,4 @@
-"""What a served encoder is worth on the labelled images: by file, through onnxruntime, with the bundle's classifier."""
+"""What a served encoder is worth on the labeled images: by file, through onnxruntime, with the bundle's classifier."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,12 +17,12 @@ from simclr_core.evaluation.knn import knn_accuracy
 from simclr_core.reports import ClassifierResults, ClassResults, NoResults, ServedAccuracy
 
 MOST_TRAIN, MOST_TEST = 10_000, 5000  # a bound on the time; half a point is 25 test images
-NEIGHBOURS, TEMPERATURE = 20, 0.1  # of the kNN classifier, the defaults of linear_eval
+NEIGHBORS, TEMPERATURE = 20, 0.1  # of the kNN classifier, the defaults of linear_eval
 
 
 @dataclass(frozen=True)
-class LabelledImages:
-    """The labelled images of both splits, at most 10,000 and 5,000, spread evenly; either may be empty."""
+class LabeledImages:
+    """The labeled images of both splits, at most 10,000 and 5,000, spread evenly; either may be empty."""
 
     classes: tuple[str, ...]
     train: EvaluationImages
@@ -30,8 +30,8 @@ class LabelledImages:
 
     @classmethod
     def of(cls, prepared: Path) -> Self:
-        train = _labelled(ShardedImages(prepared / "train"), MOST_TRAIN)
-        test = _labelled(ShardedImages(prepared / "test"), MOST_TEST)
+        train = _labeled(ShardedImages(prepared / "train"), MOST_TRAIN)
+        test = _labeled(ShardedImages(prepared / "test"), MOST_TEST)
         return cls(read_card(prepared).classes, train, test)
 
 
@@ -43,25 +43,25 @@ class Features:
     test: NDArray[np.float32]
 
 
-def served_features(encoder: Encoder, images: LabelledImages) -> Features:
+def served_features(encoder: Encoder, images: LabeledImages) -> Features:
     """Raises DatasetError: a prepared image cannot be decoded."""
     return Features(*(raw_features(encoder, split.images, split.positions) for split in (images.train, images.test)))
 
 
-def accuracies(features: Features, images: LabelledImages, head: Head | None) -> ServedAccuracy:
+def accuracies(features: Features, images: LabeledImages, head: Head | None) -> ServedAccuracy:
     """Percent of the test images that kNN and the bundle's classifier get right; None without the labels for it."""
     knn = classifier = None
-    if images.test.labelled and images.train.labelled:
+    if images.test.labeled and images.train.labeled:
         bank, queries = (features.train, images.train.labels), (features.test, images.test.labels)
-        knn = round(knn_accuracy(*bank, *queries, len(images.classes), NEIGHBOURS, TEMPERATURE), 3)
-    if images.test.labelled and head:
+        knn = round(knn_accuracy(*bank, *queries, len(images.classes), NEIGHBORS, TEMPERATURE), 3)
+    if images.test.labeled and head:
         right = head.probabilities(features.test).argmax(axis=1) == images.test.labels
         classifier = round(100 * float(right.mean()), 3)
     return ServedAccuracy(knn, classifier)
 
 
-def classifier_results(features: Features, images: LabelledImages, head: Head | None) -> ClassifierResults | NoResults:
-    """Of the classifier on the test images: how sure against how right, and each class by itself, in percent.
+def classifier_results(features: Features, images: LabeledImages, head: Head | None) -> ClassifierResults | NoResults:
+    """Of the classifier on the test images: how sure against how right, and each class on its own, in percent.
 
     ``recall`` is the share of the class's images that are found, ``precision`` the share of the answers with this class
     that are right; None where there is none.
@@ -88,10 +88,10 @@ def classifier_results(features: Features, images: LabelledImages, head: Head | 
     )
 
 
-def _labelled(images: ShardedImages, most: int) -> EvaluationImages:
+def _labeled(images: ShardedImages, most: int) -> EvaluationImages:
     split = EvaluationImages.of(images)
-    labelled = np.flatnonzero(split.labels != UNLABELLED)
-    chosen = labelled[spread(len(labelled), most)]
+    labeled = np.flatnonzero(split.labels != UNLABELLED)
+    chosen = labeled[spread(len(labeled), most)]
     return replace(split, positions=split.positions[chosen], labels=split.labels[chosen], keys=split.keys[chosen])
 
 

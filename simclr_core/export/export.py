@@ -29,7 +29,7 @@ from simclr_core.config import ExportConfig
 from simclr_core.data.shards import ShardedImages
 from simclr_core.errors import DatasetError, ParityError
 from simclr_core.evaluation.features import extract
-from simclr_core.evaluation.served_accuracy import LabelledImages, accuracies, classifier_results, served_features
+from simclr_core.evaluation.served_accuracy import LabeledImages, accuracies, classifier_results, served_features
 from simclr_core.export.latency import latencies
 from simclr_core.export.model_card import license_note, model_card
 from simclr_core.export.onnx_graph import ServedEncoder, export_graph
@@ -71,7 +71,7 @@ def run(workspace: Path) -> None:
     encoder = Encoder(bundle)
     parity = check_parity(encoder, trained.model, pictures)
     encoder.verify()
-    images = LabelledImages.of(prepared)
+    images = LabeledImages.of(prepared)
     features = served_features(encoder, images)
     bundle = replace(bundle, head=calibrated(trained, features, images))
     reference = accuracies(features, images, bundle.head)

@@ -1,9 +1,10 @@
-"""How long the candidate takes for one image, beside the champion: a fact of this machine, so never a result of DVC.
+"""How long the candidate takes for one image, compared with the champion: a fact of this machine, so never a result of
+DVC.
 
     python -m simclr_core latency        in a workspace, after export; writes .simclr/timings/latency.json
 
 Both encoders take turns on the same files, so that whatever else the machine does slows both. Each runs on one thread:
-the idle threads of one would spin beside the other.
+the idle threads of one would spin next to the other.
 """
 
 import statistics

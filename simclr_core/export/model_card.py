@@ -1,4 +1,4 @@
-"""The two texts of a bundle that are for people: the model card and the note on the licence."""
+"""The two texts of a bundle that are for people: the model card and the note on the license."""
 
 from typing import Any
 
@@ -21,17 +21,17 @@ An image encoder trained without labels by SimCLR (Chen et al. 2020): one vector
 |---|---|
 | Network | {network} |
 | Input | uint8 RGB, short side resized to {resize}, central {size} x {size} |
-| Output | float32 [batch, {card["dim"]}], not normalised; scale to length 1 for cosine similarity |
+| Output | float32 [batch, {card["dim"]}], not normalized; scale to length 1 for cosine similarity |
 | Classifier | {classifier} |
 | Weights | {provenance["kind"]}, {provenance["model"]} |
 | Data | {provenance["data_digest"]} |
 | Trained by | {provenance["trained_by"]} |
-| Licence | {card["license"]} |
+| License | {card["license"]} |
 
 ## Intended use
 
 Similarity search, clustering, duplicate finding, and classification from few labels, for images like those it was
-trained on. Not for decisions about people, and not for images of another kind without a test on labelled ones of them.
+trained on. Not for decisions about people, and not for images of another kind without a test on labeled ones of them.
 
     pip install simclr-pipeline
     simclr-deploy verify BUNDLE
@@ -39,7 +39,7 @@ trained on. Not for decisions about people, and not for images of another kind w
 
 ## Variants
 
-Accuracies are percentages on the labelled test images, of what is served. Vectors of two variants do not mix.
+Accuracies are percentages on the labeled test images, of what is served. Vectors of two variants do not mix.
 
 | Variant | Made by | Size to fp32 | Cosine to fp32, mean | kNN | Classifier |
 |---|---|---|---|---|---|
@@ -57,7 +57,7 @@ Accuracies are percentages on the test split of the training data's owner.
 
 ## Limits
 
-- Similar means alike under the training augmentations (crops, colours, flips), for images like the training data.
+- Similar means alike under the training augmentations (crops, colors, flips), for images like the training data.
 - It was not tested for fairness. What the training images over-represent, its neighbourhoods over-represent.
 - `golden/` holds small copies of images from the test split: publish the bundle only where those may be seen.
 """
@@ -75,7 +75,7 @@ def _variants(card: dict[str, Any]) -> str:
 
 def _results(results: dict[str, Any]) -> str:
     if not results:
-        return "No labelled images, or no classifier: nothing was measured.\n"
+        return "No labeled images, or no classifier: nothing was measured.\n"
     rows = [
         f"| {name} | {one['images']} | {_shown(one['recall'])} | {_shown(one['precision'])} |\n"
         for name, one in results["per_class"].items()
@@ -84,7 +84,7 @@ def _results(results: dict[str, Any]) -> str:
     fitted = f"{before} before the temperature {results['temperature']}, which was fitted on held-out training labels"
     scaled = fitted if results["temperature"] != 1 else "and no temperature brought held-out training labels closer"
     return (
-        f"On {results['test_images']} labelled test images. Its probabilities are {error} percentage points off on\n"
+        f"On {results['test_images']} labeled test images. Its probabilities are {error} percentage points off on\n"
         f"average (expected calibration error, 15 bins), {scaled}.\n\n"
         "| Class | Images | Found, % | Answers right, % |\n|---|---|---|---|\n" + "".join(rows)
     )
@@ -97,8 +97,8 @@ def _shown(percent: float | None) -> str:
 def license_note(name: str, license: str) -> str:
     """LICENSE.txt of the bundle."""
     return (
-        f"The weights, the classifier and the golden images of {name} are under this licence: {license}\n\n"
-        "They were made with simclr-pipeline; the Apache-2.0 licence of its code does not extend to them.\n"
+        f"The weights, the classifier and the golden images of {name} are under this license: {license}\n\n"
+        "They were made with simclr-pipeline; the Apache-2.0 license of its code does not extend to them.\n"
     )
 
 

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from torch import Tensor, nn
 
 from simclr_core.errors import ConfigError
-from simclr_core.evaluation.features import normalise
+from simclr_core.evaluation.features import normalize
 
 
 class ServedEncoder(nn.Module):
@@ -23,12 +23,12 @@ class ServedEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         # Without contiguous(), torch traces the average pool of channels-last images as a gather over computed indices.
-        features: Tensor = self.encoder(normalise(images, self.mean, self.std).contiguous())
+        features: Tensor = self.encoder(normalize(images, self.mean, self.std).contiguous())
         return features
 
 
 def export_graph(served: ServedEncoder, size: int, opset: int, metadata: dict[str, str]) -> bytes:
-    """Trace, optimise, strip and check the graph; returns the ONNX file with the weights inside.
+    """Trace, optimize, strip and check the graph; returns the ONNX file with the weights inside.
 
     Args:
         metadata: entries of the file's ``metadata_props``.
@@ -36,7 +36,7 @@ def export_graph(served: ServedEncoder, size: int, opset: int, metadata: dict[st
     Raises:
         ConfigError: torch cannot write this opset; it would take another one without an error.
     """
-    for name in ("onnx_ir", "onnxscript"):  # a line for every pass of their optimiser
+    for name in ("onnx_ir", "onnxscript"):  # a line for every pass of their optimizer
         logging.getLogger(name).setLevel(logging.ERROR)
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # a batch of 1 would be taken for a constant
     program = torch.onnx.export(

@@ -42,7 +42,7 @@ def int8_graphs(graph: bytes, pixels: NDArray[np.uint8]) -> dict[str, bytes]:
     model = onnx.load_from_string(graph)
     if not is_transformer(model):
         return {"static": _static(graph, pixels, None)}
-    # Beside the products, a transformer's operators stay in float: rounding its sums and norms costs accuracy.
+    # Apart from the products, a transformer's operators stay in float: rounding its sums and norms costs accuracy.
     return {"static": _static(graph, pixels, (*PRODUCTS, "Conv")), "dynamic": _dynamic(graph)}
 
 

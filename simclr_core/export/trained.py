@@ -15,7 +15,7 @@ from simclr_core.data.subsets import subset
 from simclr_core.errors import CheckpointError
 from simclr_core.evaluation.calibration import fit_temperature, held_out_logits
 from simclr_core.evaluation.images import EvaluationImages
-from simclr_core.evaluation.served_accuracy import Features, LabelledImages
+from simclr_core.evaluation.served_accuracy import Features, LabeledImages
 from simclr_core.model.model_directory import Model, load_model
 
 
@@ -46,7 +46,7 @@ def choose_model(workspace: Path, source: str) -> Trained:
     return Trained(model, head, metrics, directory, probe)
 
 
-def calibrated(trained: Trained, features: Features, images: LabelledImages) -> Head | None:
+def calibrated(trained: Trained, features: Features, images: LabeledImages) -> Head | None:
     """The classifier with a temperature fitted on labels that it has not seen.
 
     A probe has seen all labels of its budget: the temperature is that of probes fitted like it on four fifths of them,

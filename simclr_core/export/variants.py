@@ -16,7 +16,7 @@ from deploy.encoder import Encoder, Fidelity, compare, l2_normalize
 from deploy.images.preprocess import Preprocessing, decode
 from simclr_core.data.dataset import evaluation_images
 from simclr_core.data.shards import ShardedImages
-from simclr_core.evaluation.served_accuracy import LabelledImages, accuracies, served_features, spread
+from simclr_core.evaluation.served_accuracy import LabeledImages, accuracies, served_features, spread
 from simclr_core.export.quantize import float16_graph, int8_graphs
 from simclr_core.reports import ServedAccuracy, VariantReport
 
@@ -25,7 +25,7 @@ BATCH_COSINE_MIN = 0.999  # dynamic scales are of the whole batch, so that its i
 MAX_LOSS = 0.5  # percentage points of kNN and of the classifier, against fp32 on the same images
 CALIBRATION_IMAGES = 128
 TIGHTEST = {"cosine_min": 0.9995, "max_abs": 0.005}
-MARGIN = 4  # times what turning onnxruntime's optimiser off changes on this machine
+MARGIN = 4  # times what turning onnxruntime's optimizer off changes on this machine
 ANY = {"cosine_min": -1.0, "max_abs": 2.0}
 
 
@@ -43,7 +43,7 @@ def build_variants(
     names: Sequence[str],
     calibration: NDArray[np.uint8],
     pictures: Sequence[bytes],
-    images: LabelledImages,
+    images: LabeledImages,
     reference: ServedAccuracy,
 ) -> Variants:
     """Make, measure and judge each of ``names`` but fp32.
@@ -106,7 +106,7 @@ def golden_variant(bundle: Bundle, name: str, encoder: Encoder) -> Variant:
     """The variant with its own golden vectors, and a tolerance for other machines.
 
     Rounding to 8 bits turns a difference in the last bit of a sum into one of a whole step, so processors differ by
-    more than in float. How much shows here: without its optimiser onnxruntime takes other kernels for the same graph.
+    more than in float. How much shows here: without its optimizer onnxruntime takes other kernels for the same graph.
     """
     variant = bundle.variants[name]
     vectors = encoder.embed(bundle.golden_images).vectors

@@ -4,11 +4,11 @@
 
 q is z of a first view, k of its second view by a slow copy of the network, the momentum encoder; k_j are the keys of
 earlier steps, all of unit length. With SimCLR's head and augmentations it is MoCo v2 (Chen et al. 2020, arXiv
-2003.04297). A step takes less memory and time than one of ``InBatch`` with as many negatives: one view has a backward
-pass, and the batch may be small. What it costs: keys are as old as the queue is long, and when it is longer than an
-epoch, it holds earlier views of the very image that asks. Two details are not MoCo's:
+2003.04297). A step takes less memory and time than one of ``InBatch`` with the same number of negatives: one view has a
+backward pass, and the batch may be small. What it costs: keys are as old as the queue is long, and when it is longer
+than an epoch, it holds earlier views of the very image that asks. Two details are not MoCo's:
 
-- The copy normalises with running statistics, which follow those of the network as its weights do (EMAN: Cai et al.
+- The copy normalizes with running statistics, which follow those of the network as its weights do (EMAN: Cai et al.
   2021, arXiv 2101.08482), where MoCo shuffles images between GPUs. Both keep a key from telling which batch it comes
   from; this also does on one process, without communication.
 - The copy follows faster at first, by 9 / (10 + steps), as TensorFlow's moving average does. The random weights and
@@ -32,7 +32,7 @@ from simclr_core.loss.nt_xent import check_temperature, gathered
 from simclr_core.loss.objective import Outcome, as_it_is, project
 from simclr_core.stopwatch import part
 
-QUEUE_VIEW = 2**32  # no view of an image has this number: the queue's first rows are draws of their own
+QUEUE_VIEW = 2**32  # no view of an image has this number: the queue's first rows have their own draws
 
 
 class MomentumQueue:
@@ -116,7 +116,7 @@ class MomentumQueue:
 def random_directions(seed: int, count: int, dim: int) -> Tensor:
     """Uniform on the unit sphere, by normal draws: float64 [count, dim]."""
     draws = torch.from_numpy(uniform(seed, 0, np.arange(count), QUEUE_VIEW, dim))
-    return normalize(torch.special.ndtri(draws + 2.0**-54), dim=1)  # half of a draw's grain: 0 is no quantile
+    return normalize(torch.special.ndtri(draws + 2.0**-54), dim=1)  # half of a draw's grain: 0 is not a quantile
 
 
 def _state(network: nn.Module) -> Iterator[Tensor]:

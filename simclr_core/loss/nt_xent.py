@@ -16,8 +16,9 @@ is being a key, so both roles weigh the same vectors and meet in one sum::
 
     dL/dz_k = 1/(N temperature) ( sum_{j in K(k)} (exp(s_kj - l_k) + exp(s_kj - l_j)) z_j - 2 z_p(k) )
 
-A rank that holds every z and every l, N scalars, thus has the exact gradient of its own rows: the backward pass talks
-to nobody. Both passes compute s one tile at a time, so memory is the gathered z, N x d, and a few tiles; never N x N.
+A rank that holds every z and every l, N scalars, thus has the exact gradient of the rows it made: the backward pass
+sends nothing. Both passes compute s one tile at a time, so memory is the gathered z, N x d, and a few tiles; never N x
+N.
 
 No similarity is above 1/t, t the temperature. So exp(s_ij - 1/t) never overflows, serves anchors and keys alike, and is
 computed once for (i, j) and (j, i): among its own rows a rank visits only the tiles on and above the diagonal.
@@ -62,7 +63,7 @@ def uncompiled(loss: PairLoss) -> PairLoss:
 def nt_xent(first: Tensor, second: Tensor, temperature: float, counts: Sequence[int] | None = None) -> Tensor:
     """Mean NT-Xent loss over the views of all ranks: a scalar, the same on every rank.
 
-    ``first`` and ``second`` are this rank's projections of the two views, [n, d], not normalised, row i of both from
+    ``first`` and ``second`` are this rank's projections of the two views, [n, d], not normalized, row i of both from
     image i. Where n is not the same on every rank, as in an uneven last batch, each rank gives the n of all, in the
     order of ranks, as ``counts``: to find them out would cost a third collective. Computed in float32, autocast or not,
     in float64 for temperatures below 0.025; float64 stays float64. torch.compile leaves it as it is.
@@ -99,7 +100,7 @@ LOSSES: dict[str, PairLoss] = {"nt_xent": nt_xent, "dcl": decoupled, "info_nce":
 def check_temperature(temperature: float) -> None:
     """
     Raises:
-        NtXentError: no similarity can be divided by it, or one in float64 not be told from another.
+        NtXentError: the temperature is not finite, or is too small for float64 to resolve similarities.
     """
     if not LOWEST <= temperature < float("inf"):
         raise NtXentError(
@@ -126,7 +127,7 @@ def _mean_loss(first: Tensor, second: Tensor, temperature: float, counts: Sequen
 
 
 def _checked(counts: Sequence[int] | None, own: int) -> tuple[int, ...]:
-    """The images of each rank; as many as here when nobody says otherwise."""
+    """The images of each rank; by default the number here."""
     ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     if counts is None:
         return (own,) * ranks
@@ -161,7 +162,7 @@ class _Places:
 
     @property
     def holes(self) -> tuple[int, ...]:
-        """Diagonals of this rank's rows against themselves on which no key lies: 0 is a row and itself."""
+        """Diagonals of this rank's rows against themselves on which no key is: 0 is a row and itself."""
         n = self.counts[self.rank]
         return {"others": (0,), "negatives": (0, n, -n), "other view": ()}[self.keys]
 

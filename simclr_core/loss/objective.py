@@ -1,4 +1,4 @@
-"""What a step of pretraining minimises: forward, loss and backward, after which the gradients are in the parameters.
+"""What a step of pretraining minimizes: forward, loss and backward, after which the gradients are in the parameters.
 
 ``InBatch`` takes its negatives from the global batch. With micro-batches the network sees a few images at a time and
 the loss still all of them (gradient caching: Gao et al. 2021, arXiv 2101.06983): a pass without gradients for every z,
@@ -6,7 +6,7 @@ the loss over all z and its gradient there, then a pass with gradients, a micro-
 part of that gradient. Activations are those of one micro-batch, for one more forward pass, a third more time at most.
 
     Exact: negatives, loss and gradient are those of the whole batch, whatever its parts; unlike gradient accumulation,
-    which has the negatives of a part. One difference remains: BatchNorm normalises with the statistics of a
+    which has the negatives of a part. One difference remains: BatchNorm normalizes with the statistics of a
     micro-batch (over all processes), so networks that have it see noisier statistics, in both passes the same ones, and
     the running statistics move once for every micro-batch. LayerNorm and GroupNorm have no such difference.
 
@@ -40,7 +40,7 @@ class Objective(Protocol):
     """Gradients of one step into the parameters of ``model``, and whatever else has to live as long as the training."""
 
     def backward(self, model: nn.Module, views: Tensor) -> Outcome:
-        """``model`` is the network, or it within DistributedDataParallel, whose gradients are then synchronised once.
+        """``model`` is the network, or it within DistributedDataParallel, whose gradients are then synchronized once.
         Leaves nothing but gradients, and the buffers of ``model``, changed."""
         ...
 
@@ -125,7 +125,7 @@ class InBatch:
         for number, (few, seed, pull) in enumerate(
             zip(_parts(views, self._groups, parts), seeds, pulls, strict=True), start=1
         ):
-            with _synchronised(model, number == parts):
+            with _synchronized(model, number == parts):
                 with part("forward"):
                     again = self._seeded(model, few, seed)
                 with part("backward"):
@@ -173,8 +173,8 @@ def _joined(parts: list[Tensor], groups: int) -> Tensor:
     return torch.cat([torch.cat(group) for group in zip(*(rows.chunk(groups) for rows in parts), strict=True)])
 
 
-def _synchronised(model: nn.Module, now: bool) -> AbstractContextManager[None]:
-    """Gradients of DistributedDataParallel are only summed up, and synchronised with the last micro-batch."""
+def _synchronized(model: nn.Module, now: bool) -> AbstractContextManager[None]:
+    """Gradients of DistributedDataParallel are only summed up, and synchronized with the last micro-batch."""
     if now or not isinstance(model, nn.parallel.DistributedDataParallel):
         return nullcontext()
     return model.no_sync()

@@ -3,7 +3,7 @@
 A positive is always on its own rank and most negatives are not: with statistics per rank, the network can tell them
 apart by their rank's mean and scale, and the loss falls without better features.
 
-    encoder = synchronise(encoder.to(device))
+    encoder = synchronize(encoder.to(device))
 
 torch's SyncBatchNorm refuses CPU tensors, so the ranks of a gloo group get GlobalBatchNorm from here.
 """
@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from simclr_core.stopwatch import part
 
 
-def synchronise(module: nn.Module) -> nn.Module:
+def synchronize(module: nn.Module) -> nn.Module:
     """``module`` with every BatchNorm in it taking its statistics over all ranks.
 
     Call it when the module is on its device. Weights, buffers and state-dict keys stay as they are; replaces inside
@@ -36,7 +36,7 @@ def synchronise(module: nn.Module) -> nn.Module:
     if isinstance(module, _BatchNorm):
         return GlobalBatchNorm.like(module)
     for name, child in module.named_children():
-        setattr(module, name, synchronise(child))
+        setattr(module, name, synchronize(child))
     return module
 
 
@@ -50,7 +50,7 @@ class GlobalBatchNorm(_BatchNorm):
 
     @classmethod
     def like(cls, norm: _BatchNorm) -> "GlobalBatchNorm":
-        """The same normalisation with the same weights and buffers, shared, not copied."""
+        """The same normalization with the same weights and buffers, shared, not copied."""
         twin = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
         twin.weight, twin.bias = norm.weight, norm.bias
         twin.running_mean, twin.running_var = norm.running_mean, norm.running_var
@@ -67,14 +67,14 @@ class GlobalBatchNorm(_BatchNorm):
         rows = x.new_full((1,), x.numel() / x.shape[1])
         sums = _Sum.apply(torch.cat([x.sum(others), rows]))
         mean, total = sums[:-1] / sums[-1], sums[-1].detach()
-        centred = x - mean.view(channels)
-        variance = _Sum.apply(centred.square().sum(others)) / total
+        centered = x - mean.view(channels)
+        variance = _Sum.apply(centered.square().sum(others)) / total
         self._remember(mean.detach(), variance.detach() * total / (total - 1))
         scale = (variance + self.eps).rsqrt()
         if not self.affine:
-            return torch.mul(centred, scale.view(channels)).to(input.dtype)
+            return torch.mul(centered, scale.view(channels)).to(input.dtype)
         scale = scale * self.weight
-        return torch.addcmul(self.bias.view(channels), centred, scale.view(channels)).to(input.dtype)
+        return torch.addcmul(self.bias.view(channels), centered, scale.view(channels)).to(input.dtype)
 
     def _remember(self, mean: Tensor, variance: Tensor) -> None:
         """Move the running statistics towards those of this batch; ``variance`` is the unbiased one."""

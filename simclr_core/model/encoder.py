@@ -27,7 +27,7 @@ RESNETS: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int, int
 
 
 class Encoder(nn.Module):
-    """A backbone without its classifier. float [n, 3, side, side], normalised -> h [n, feature_dim].
+    """A backbone without its classifier. float [n, 3, side, side], normalized -> h [n, feature_dim].
 
     ``head`` holds the first layers of the projection head when some are kept for fine-tuning, and h is their output.
     """

@@ -38,7 +38,7 @@ def recompute_blocks(encoder: nn.Module) -> int:
 
 
 def blocks(module: nn.Module, in_sequence: bool = False) -> Iterator[nn.Module]:
-    """The outermost modules that have modules of their own and stand in a sequence: the repeated unit of every
+    """The outermost modules that contain modules and stand in a sequence: the repeated unit of every
     torchvision family that has one."""
     for child in module.children():
         if isinstance(child, nn.Sequential | nn.ModuleList):

@@ -3,13 +3,13 @@ cut after one of its layers for fine-tuning (SimCLRv2, Chen et al. 2020b, sectio
 
 from torch import nn
 
-MODULES = 3  # of a layer: linear, batch normalisation, ReLU; the last layer has no ReLU
+MODULES = 3  # of a layer: linear, batch normalization, ReLU; the last layer has no ReLU
 
 
 def build_projection_head(feature_dim: int, layers: int = 2, width: int = 2048, dim: int = 128) -> nn.Module:
     """[n, feature_dim] -> [n, dim]; with no layers the identity, with one linear, else an MLP with ReLU.
 
-    Every layer ends in batch normalisation, the last one too: not in the paper's text, but in the authors' code.
+    Every layer ends in batch normalization, the last one too: not in the paper's text, but in the authors' code.
     """
     if layers == 0:
         return nn.Identity()

@@ -1,4 +1,4 @@
-"""Is the representation worth anything? Numbers that need no label, two that need some, and the judgement "collapsed".
+"""Is the representation worth anything? Numbers that need no label, two that need some, and the judgment "collapsed".
 
 None of them sees the test split: the labels are those of training images, and no weight ever depends on one.
 """
@@ -20,16 +20,16 @@ from simclr_core.data.shards import DatasetCard, ShardedImages
 from simclr_core.errors import NonFiniteFeaturesError
 from simclr_core.evaluation.features import evaluating, extract
 from simclr_core.evaluation.knn import knn_accuracy
-from simclr_core.evaluation.logistic_regression import regularisation_path, standardisation
+from simclr_core.evaluation.logistic_regression import regularization_path, standardization
 
 # A collapsed network maps every image to one direction. An untrained one has a spread of 0.1 and more, and an effective
 # rank of several; below these the average cosine between two images is over 0.9999, or one direction is all there is.
 COLLAPSED_STD = 0.01
 COLLAPSED_RANK = 1.5
 
-KNN_NEIGHBOURS = 20  # few, since only half of the labelled images answer; 200 in Wu et al. 2018
+KNN_NEIGHBORS = 20  # few, since only half of the labeled images answer; 200 in Wu et al. 2018
 KNN_TEMPERATURE = 0.1
-PROBE_L2 = 0.1  # of standardised features; the sweep of linear_eval picks about as much for a thousand labels
+PROBE_L2 = 0.1  # of standardized features; the sweep of linear_eval picks about as much for a thousand labels
 
 
 class Measured(TypedDict):
@@ -79,8 +79,8 @@ def effective_rank(features: Tensor) -> float:
 def feature_std(features: Tensor) -> float:
     """Spread on the unit sphere: mean over dimensions of the standard deviation, times sqrt(d). 0: one direction;
     1: spread evenly (after Chen & He 2021, figure 2)."""
-    normalised = normalize(features.double())
-    return float(normalised.std(dim=0, correction=0).mean() * features.shape[1] ** 0.5)
+    normalized = normalize(features.double())
+    return float(normalized.std(dim=0, correction=0).mean() * features.shape[1] ** 0.5)
 
 
 def collapsed(effective_rank: float, feature_std: float) -> bool:
@@ -112,8 +112,8 @@ class Monitor:
     def measure(self, encoder: nn.Module, head: nn.Module, first: Tensor, second: Tensor) -> Measured:
         """What watches an epoch.
 
-        ``knn_top1`` and ``probe_top1`` in percent: half of the labelled images are asked about, the other half answers,
-        as neighbours or by training a linear classifier; None with fewer than two. Effective rank and spread are those
+        ``knn_top1`` and ``probe_top1`` in percent: half of the labeled images are asked about, the other half answers,
+        as neighbors or by training a linear classifier; None with fewer than two. Effective rank and spread are those
         of h over ``images``, and of z, h through ``head``. Alignment and uniformity are those of z over the last
         batch: ``first`` and ``second`` [n, d].
 
@@ -152,21 +152,21 @@ class Monitor:
             return None
         classes = int(self.labels.max()) + 1
         votes = (features[bank], self.labels[bank], features[queries], self.labels[queries], classes)
-        return round(knn_accuracy(*votes, neighbours=KNN_NEIGHBOURS, temperature=KNN_TEMPERATURE), 3)
+        return round(knn_accuracy(*votes, neighbors=KNN_NEIGHBORS, temperature=KNN_TEMPERATURE), 3)
 
     def _probe_top1(self, h: Tensor) -> float | None:
         fitted, judged = self._halves()
         if not len(judged):
             return None
-        mean, std = standardisation(h)
+        mean, std = standardization(h)
         inputs, labels = ((h - mean) / std).float(), torch.from_numpy(self.labels.astype(np.int64))
         classes = int(self.labels.max()) + 1
-        (classifier,) = regularisation_path(inputs[fitted], labels[fitted], classes, [PROBE_L2])
+        (classifier,) = regularization_path(inputs[fitted], labels[fitted], classes, [PROBE_L2])
         predicted = classifier.logits(inputs[judged]).argmax(dim=1)
         return round(100 * float((predicted == labels[judged]).double().mean()), 3)
 
     def _halves(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Labelled images that answer, and those that are asked about."""
+        """Labeled images that answer, and those that are asked about."""
         rows = np.flatnonzero(self.labels >= 0)
         return rows[::2], rows[1::2]
 
@@ -182,7 +182,7 @@ def _projected(head: nn.Module, features: NDArray[np.float32]) -> Tensor:
 def choose_monitor(
     images: ShardedImages, card: DatasetCard, preprocessing: Preprocessing, count: int, seed: int
 ) -> Monitor:
-    """A monitor of up to ``count`` images: labelled ones first, then others, both chosen by the seed."""
+    """A monitor of up to ``count`` images: labeled ones first, then others, both chosen by the seed."""
     labels = images.labels
     chosen: list[int] = []
     for pool in (np.flatnonzero(labels >= 0), np.flatnonzero(labels < 0)):

@@ -1,7 +1,7 @@
 """Embeddings in TensorBoard: a t-SNE map for each of several epochs, and what its projector needs.
 
-Files and not ``SummaryWriter.add_embedding``, whose list of embeddings starts anew with every writer: a run that goes
-on would forget the epochs before the interruption. t-SNE rather than UMAP: scikit-learn is there already, and
+Files and not ``SummaryWriter.add_embedding``, whose list of embeddings starts again with every writer: a run that
+continues would forget the epochs before the interruption. t-SNE rather than UMAP: scikit-learn is there already, and
 umap-learn would bring numba with a compiler.
 """
 
@@ -34,7 +34,7 @@ def add_map(board: SummaryWriter, folder: Path, epoch: int, features: NDArray[np
 
 
 def add_to_projector(folder: Path, epoch: int, features: NDArray[np.float32], monitor: Monitor) -> None:
-    """``features`` [m, d] with labels and pictures, beside those of other epochs in the run's ``folder``."""
+    """``features`` [m, d] with labels and pictures, next to those of other epochs in the run's ``folder``."""
     place = folder / "projector" / f"epoch-{epoch:04d}"
     content = io.BytesIO()
     np.savetxt(content, features[:PROJECTED], fmt="%.6g", delimiter="\t")

@@ -51,7 +51,7 @@ class Progress:
         self._started: float | None = None
         self._seen = self._seen_before_epoch = 0
         self.parts: dict[str, float] = {}  # seconds of the whole run, as the stopwatch counted them
-        self.lost = ""  # what trackers lost, in words, when all is over
+        self.lost = ""  # what trackers lost, for the log, at the end
 
     def __enter__(self) -> Self:
         return self

@@ -2,8 +2,8 @@
 
     pip install 'simclr-pipeline[wandb]'         and in params.yaml: watch: {trackers: [wandb]}
 
-A tracker's run is named by the run key, so an interrupted training goes on in the same one. All calls happen in a
-thread of their own: a server that is slow, or away, costs the training nothing and loses numbers, which are counted.
+A tracker's run is named by the run key, so an interrupted training continues in the same one. All calls happen in a
+separate thread: a server that is slow, or away, costs the training nothing and loses numbers, which are counted.
 Both work offline: with ``WANDB_MODE=offline``, and MLflow by default, in ``.simclr/mlflow.db``.
 """
 
@@ -69,7 +69,7 @@ class Tracker:
             try:
                 run = run or self._open_run()
                 run.log(*item)
-            except Exception as error:  # noqa: BLE001 (whatever a client raises, the training goes on; it is counted)
+            except Exception as error:  # noqa: BLE001 (whatever a client raises, the training continues; it is counted)
                 self.lost += 1
                 self._warn(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
         try:
@@ -81,7 +81,7 @@ class Tracker:
 
     def _warn(self, reason: str) -> None:
         if not self._warned:
-            logger.warning("%s: %s; the training goes on without what it lost", self.name, reason)
+            logger.warning("%s: %s; the training continues without what it lost", self.name, reason)
         self._warned = True
 
 
@@ -95,7 +95,7 @@ def open_trackers(names: Sequence[str], scratch: Path, run_key: str, config: Map
 
 
 def close_trackers(trackers: Sequence[Tracker], seconds: float) -> str:
-    """Wait for all together; what they lost, in words, and nothing if they lost nothing."""
+    """Wait for all together; returns what they lost, an empty text if nothing."""
     deadline = time.monotonic() + seconds
     for tracker in trackers:
         tracker.close(deadline)

@@ -41,7 +41,7 @@ class Batches:
         if batch_size > len(images):
             raise BatchSizeError(
                 f"pretrain.batch_size is {batch_size}, but there are {len(images)} training images; "
-                "give at most as many, or ingest more images"
+                "give at most this many, or ingest more images"
             )
         if batch_size % member.size:
             raise BatchSizeError(
@@ -74,7 +74,7 @@ class Batches:
         return [self.images.key(position) for position in self.positions(step)]
 
     def network_inputs(self, first: int, last: int) -> Iterator[Tensor]:
-        """This process's normalised views of each step in [first, last): float32 [v n, 3, s, s], n = batch / processes,
+        """This process's normalized views of each step in [first, last): float32 [v n, 3, s, s], n = batch / processes,
         all first views before all second ones before all extra crops; v is 2 without those. Images are read and decoded
         ahead, in the background."""
         share = self.batch_size // self.member.size
@@ -84,7 +84,7 @@ class Batches:
         decoded = ((step, positions, *self._pixels.batch(positions, pinned)) for step, positions in steps)
         for step, positions, images, sizes in prefetch(decoded, PREFETCHED):
             with part("augment"):
-                inputs = self._normalised(self._views(images, sizes, positions, step // self.steps_per_epoch))
+                inputs = self._normalized(self._views(images, sizes, positions, step // self.steps_per_epoch))
             yield inputs
 
     def pictures(self, count: int, epochs: int) -> list[list[NDArray[np.uint8]]]:
@@ -102,7 +102,7 @@ class Batches:
         for view in range(self._augmentation.views):
             yield self._augmentation.view(batch, sizes, self.seed, epoch, samples, view)
 
-    def _normalised(self, views: Iterator[Tensor]) -> Tensor:
+    def _normalized(self, views: Iterator[Tensor]) -> Tensor:
         """All views one after the other, each image with the channels last in memory, as convolutions want them."""
         n, size = self.batch_size // self.member.size, self._augmentation.size
         shape = (self._augmentation.views * n, 3, size, size)

@@ -39,7 +39,7 @@ if not TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Everything a training needs to go on as if it had never stopped: ``step`` steps are done.
+    """Everything a training needs to continue as if it had never stopped: ``step`` steps are done.
 
     There is no random state: every draw is a function of the seed and of the step or sample it is for.
     """
@@ -71,7 +71,7 @@ def locked(run: Path) -> Iterator[None]:
     def locked_by(holder: str) -> RunLockedError:
         return RunLockedError(f"{run}: {holder} is training this configuration; wait for it or stop it")
 
-    # Beside the directory, which is removed at the end: a lock on a removed file would exclude nobody.
+    # Next to the directory, which is removed at the end: a lock on a removed file would exclude no process.
     with held(run.with_suffix(".lock"), f"process {os.getpid()} on {socket.gethostname()}", locked_by):
         yield
 
@@ -96,7 +96,7 @@ def save_training(run: Path, state: TrainingState) -> None:
     except OSError as error:
         raise CheckpointError(
             f"{run}: step {state.step} cannot be saved ({error.strerror}); free the disk or its permissions and run "
-            "the same command again: it goes on from the last checkpoint"
+            "the same command again: it continues from the last checkpoint"
         ) from error
     failpoint("checkpoint.prune")
     for outdated in _checkpoints(run)[GENERATIONS:]:
@@ -116,7 +116,7 @@ def newest_training(run: Path) -> Path | None:
     """The newest checkpoint that verifies; None when the run has none. Damaged newer ones are set aside with a warning.
 
     Raises:
-        CheckpointError: there are checkpoints, but none verifies. Never starts from nothing by itself.
+        CheckpointError: there are checkpoints, but none verifies. Never starts from nothing on its own.
     """
     damaged: dict[Path, ArtifactError] = {}
     for checkpoint in _checkpoints(run):
@@ -126,7 +126,7 @@ def newest_training(run: Path) -> Path | None:
             damaged[checkpoint] = error
             continue
         for path, reason in damaged.items():
-            logger.warning("damaged checkpoint set aside, going on from %s: %s", checkpoint.name, reason)
+            logger.warning("damaged checkpoint set aside, continuing from %s: %s", checkpoint.name, reason)
             shutil.rmtree(path.with_suffix(".corrupt"), ignore_errors=True)
             path.rename(path.with_suffix(".corrupt"))
         return checkpoint
@@ -186,7 +186,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
         if int(position) >= len(parameters) or value.shape not in (parameters[int(position)].shape, ()):
             raise CheckpointError(
                 f"the optimizer's {name} of parameter {position}, of shape {list(value.shape)}, fits none of the "
-                f"{len(parameters)} parameters of this network; go on with the configuration that saved it"
+                f"{len(parameters)} parameters of this network; continue with the configuration that saved it"
             )
         parameter = parameters[int(position)]
         if value.shape == parameter.shape:  # in the parameter's memory format, on which the arithmetic may depend

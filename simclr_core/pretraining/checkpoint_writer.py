@@ -47,7 +47,7 @@ class CheckpointWriter:
         except CheckpointError as error:
             if kind is None:
                 raise
-            logger.error("%s", error)  # what ended the training is told by its own exception
+            logger.error("%s", error)  # what ended the training is reported by its own exception
         finally:
             self._thread.shutdown()
 
@@ -82,7 +82,7 @@ class CheckpointWriter:
             write.result()
 
     def _copied(self, state: TrainingState) -> TrainingState:
-        """The state as it is now: the next step changes its tensors in place, and goes on filling its lists."""
+        """The state as it is now: the next step changes its tensors in place, and continues filling its lists."""
         copies: dict[str, Any] = {"history": list(state.history), "unfinished": list(state.unfinished)}
         for field in ("network", "optimizer", "objective"):
             copies[field] = self._copied_tensors(field, getattr(state, field))

@@ -1,7 +1,7 @@
 """What a run settles for itself at its start, and never again: the same on every process and after every interruption.
 
 A choice may depend on a measurement, and a measurement on the machine and the moment. It is made once, by all processes
-together, and kept in the run directory beside the checkpoints, so that going on is going on with the same arithmetic.
+together, and kept in the run directory next to the checkpoints, so that a training continues with the same arithmetic.
 """
 
 import json

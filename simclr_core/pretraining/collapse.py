@@ -1,6 +1,6 @@
 """What a run does when its features collapse: report it, stop, or roll back to a healthy epoch at a lower rate.
 
-An attempt is a training from the start or from a roll-back. Each has a folder of its own in the run directory, the
+An attempt is a training from the start or from a roll-back. Each has its own folder in the run directory, the
 first the directory itself, then ``roll-back-1``, ``roll-back-2``: their number is all that a learning rate scale needs
 to be known after any interruption. ``healthy`` holds the last epoch, of any attempt, in which nothing had collapsed.
 """

@@ -23,7 +23,7 @@ def compile_model(
     """``model`` compiled and warmed up, or as it is, with the reason; no weight or statistic has changed.
 
     Args:
-        folder: the run directory. A run that began compiled goes on so.
+        folder: the run directory. A run that began compiled continues compiled.
         backward: a forward and backward pass over a batch such as they all will be.
 
     Raises:
@@ -37,7 +37,7 @@ def compile_model(
         return model, choice
     if fault is not None:
         raise CompileError(
-            f"{folder}: this run was compiled until it was interrupted, and torch.compile fails now: {fault}; mend "
+            f"{folder}: this run was compiled until it was interrupted, and torch.compile fails now: {fault}; fix "
             "that, or set pretrain.compile: false and begin again"
         )
     return candidate, choice

@@ -4,7 +4,8 @@
 
 Writes ``models/initial``: ``initial.json`` and, for ``pretrain.init: champion``, a copy of the champion's encoder and
 projection head in ``pretrained/``. A start from scratch has the same bytes whatever the champion is, so that a new
-champion alone is no reason to train again. The optimizer always starts afresh: a released model has none of its state.
+champion alone is not a reason to train again. The optimizer always starts afresh: a released model has none of its
+state.
 """
 
 import json
@@ -114,7 +115,7 @@ def _check_architecture(network: Path, version: str, config: PretrainConfig) -> 
     differing = list(_differences(found, config.model_dump(include=ARCHITECTURE), "pretrain."))
     if differing:
         raise InitialError(
-            f"pretraining cannot go on from champion {version}: {', '.join(differing)}; "
+            f"pretraining cannot continue from champion {version}: {', '.join(differing)}; "
             "give the champion's values, or set pretrain.init: scratch"
         )
 

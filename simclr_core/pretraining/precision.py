@@ -4,8 +4,9 @@
 
 Wrong and slow half-precision kernels exist for single shapes on single processors (pytorch#163347, #169688, #183815).
 So every kind of layer is computed in both precisions on a real batch, forwards and backwards, and compared. The whole
-network's gradient is no such test: behind fifty batch normalisations with fresh weights and a small batch, the gradient
-of a ResNet-50 in healthy bfloat16 has a cosine of 0.1 with that in float32, for rounding is amplified, not wrong.
+network's gradient would not be a test: behind fifty batch normalizations with fresh weights and a small batch, the
+gradient of a ResNet-50 in healthy bfloat16 has a cosine of 0.1 with that in float32, for rounding is amplified, not
+wrong.
 """
 
 import logging
@@ -23,7 +24,7 @@ from simclr_core.pretraining.choices import Choice, first_fault
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LAYER_TOLERANCE = 0.02  # relative error of a layer's output and gradients; 0.007 in nine families of torchvision
-LOSS_TOLERANCE = 0.25  # relative; a gross check of what is not a layer: attention, pooling, normalisation
+LOSS_TOLERANCE = 0.25  # relative; a gross check of what is not a layer: attention, pooling, normalization
 TEST_IMAGES = 64  # of the batch: float32 may have no room for all of it
 
 logger = logging.getLogger(__name__)
@@ -42,8 +43,8 @@ def choose_precision(
 ) -> Choice:
     """The self-test: ``name`` resolved, or "float32" and why.
 
-    A wrong result on any process makes all of them fall back. Slowness does so for "auto" alone: who names a type gets
-    it, and a warning, so that a named type never depends on how busy the machine was. ``network`` is left as it was.
+    A wrong result on any process makes all of them fall back. Slowness does so for "auto" alone: a named type is kept,
+    with a warning, so that it never depends on how busy the machine was. ``network`` is left as it was.
 
     Args:
         views: a real batch, float32 [2n, 3, s, s]; at most 64 images of it are used.
@@ -63,7 +64,7 @@ def choose_precision(
         return Choice("float32", f"{short} gives wrong numbers here: {fault}")
     if reduced_seconds >= seconds:
         if name == "auto":
-            return Choice("float32", f"{short} is no faster here")
+            return Choice("float32", f"{short} is not faster here")
         logger.warning("%s takes %.1f times as long as float32 here", short, reduced_seconds / seconds)
     return Choice(short)
 

@@ -28,7 +28,7 @@ from simclr_core.launch import Member
 from simclr_core.loss.momentum_queue import MomentumQueue, random_directions
 from simclr_core.loss.nt_xent import LOSSES
 from simclr_core.loss.objective import InBatch, Objective
-from simclr_core.model.batch_norm import synchronise
+from simclr_core.model.batch_norm import synchronize
 from simclr_core.model.encoder import Encoder, build_encoder
 from simclr_core.model.gradient_checkpointing import recompute_blocks
 from simclr_core.model.model_directory import load_weights
@@ -73,7 +73,7 @@ class Inputs:
 
 
 def run(workspace: Path) -> None:
-    """The stage: read ``params.yaml``, ``data/prepared`` and ``models/initial``, train or go on training, publish.
+    """The stage: read ``params.yaml``, ``data/prepared`` and ``models/initial``, train or continue training, publish.
 
     Raises:
         SimclrError, ArtifactError: whatever is wrong with the parameters, the data, the start, an earlier checkpoint,
@@ -219,7 +219,7 @@ def _settle_precision(config: PretrainConfig, network: nn.Module, batches: Batch
 def _distributed(network: nn.Module, member: Member) -> nn.Module:
     if member.size == 1:
         return network
-    synchronise(network)
+    synchronize(network)
     # BatchNorm statistics are those of the global batch, so the buffers of all processes are equal as they are.
     return DistributedDataParallel(network, gradient_as_bucket_view=True, forward_sync_buffers=False)
 
@@ -244,7 +244,7 @@ def _announce(inputs: Inputs, network: nn.Module, schedule: Schedule, arithmetic
     )
     for choice in arithmetic:
         if choice.reason is not None:
-            logger.warning("going on in %s: %s", choice.value, choice.reason)
+            logger.warning("continuing in %s: %s", choice.value, choice.reason)
             message += f"; {choice.value}, because {choice.reason}"
     logger.info(message)
     emit("start", stage="pretrain", message=message, images=images, steps=schedule.steps, parameters=parameters)

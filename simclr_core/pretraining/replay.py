@@ -2,10 +2,10 @@
 
     python -m simclr_core replay 1234        the step that a NonFiniteLossError names, counted from 0
 
-From the last checkpoint before the step the training goes on in memory, as it did, up to the step; the step itself runs
-under observation. Prints what it found, and writes it to ``.simclr/replay/`` with a picture of the images concerned. It
-saves no checkpoint and can be run as often as wanted. One process sees the whole batch, whatever number trained: the
-same numbers up to rounding, in the memory of one.
+From the last checkpoint before the step the training continues in memory, as it did, up to the step; the step itself
+runs under observation. Prints what it found, and writes it to ``.simclr/replay/`` with a picture of the images
+concerned. It saves no checkpoint and can be run as often as wanted. One process sees the whole batch, whatever number
+trained: the same numbers up to rounding, in the memory of one.
 """
 
 import json

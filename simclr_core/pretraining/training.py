@@ -1,7 +1,7 @@
 """The loop of pretraining: a step is views, objective, gradients, optimizer; an epoch ends with a look at the features.
 
-Killed at any moment, it goes on from the last checkpoint and ends with the same weights, bit for bit: every random draw
-is a function of the seed and of the step or sample that it is for.
+Killed at any moment, it continues from the last checkpoint and ends with the same weights, bit for bit: every random
+draw is a function of the seed and of the step or sample that it is for.
 """
 
 import hashlib
@@ -118,7 +118,7 @@ def train(
                 writer.save(learner.state(step + 1, history, unfinished))
             if stopped:
                 writer.wait()
-                logger.info("stopped after step %d of %d; the same command goes on from there", step + 1, steps)
+                logger.info("stopped after step %d of %d; the same command continues from there", step + 1, steps)
                 raise SystemExit(128 + stopped)
     return history
 
@@ -155,7 +155,7 @@ def resume(folder: Path, learner: Learner, member: Member) -> tuple[int, list[Re
     learner.scaler.restore(state.scaler)
     failpoint("pretrain.resumed")
     if member.rank == 0:
-        logger.info("going on from step %d (%s)", state.step, newest[0])
+        logger.info("continuing from step %d (%s)", state.step, newest[0])
     return state.step, list(state.history), list(state.unfinished)
 
 

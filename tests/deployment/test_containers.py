@@ -33,7 +33,7 @@ def instructions(text: str) -> list[tuple[str, str]]:
 
 
 def docker_faults(text: str) -> list[str]:
-    """Our rules, beside hadolint's."""
+    """Our rules, next to hadolint's."""
     found = instructions(text)
     faults = [fault for name, rest in found if name == "FROM" and (fault := image_fault(rest.split()[0]))]
     if not re.fullmatch(r"[1-9]\d*:[1-9]\d*", dict(found).get("USER", "")):

@@ -84,7 +84,7 @@ def mail(answer: bytes = b"250 ok") -> Iterator[tuple[str, list[tuple[list[str],
                 commands.append(line.decode().strip())
                 match commands[-1].upper().split(" ")[0]:
                     case "DATA":
-                        self.wfile.write(b"354 go on\r\n")
+                        self.wfile.write(b"354 continue\r\n")
                         lines = list(iter(self.rfile.readline, b".\r\n"))
                         received.append((commands, email.message_from_bytes(b"".join(lines), policy=default)))
                         self.wfile.write(answer + b"\r\n")
@@ -140,7 +140,7 @@ def test_a_test_alert_arrives_also_by_its_old_name(
     assert bool(shown.err) == bool(said)
 
 
-def test_slack_gets_text_in_which_nobody_is_mentioned(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slack_gets_text_in_which_no_one_is_mentioned(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     with web() as (address, received):
         monkeypatch.setenv(alerts.SLACK, address)
         assert send(place, "run_failed", "failed", "<!channel> a & b\nsecond line") == ()
@@ -248,11 +248,11 @@ def test_a_mail_server_that_refuses_is_logged_without_its_words(
     [
         (alerts.WEBHOOK, f"http://example.invalid/{SECRET}", "without encryption; use https, or set SIMCLR_ALERT_AL"),
         (alerts.SLACK, f"http://example.invalid/{SECRET}", "example.invalid would be sent it without encryption"),
-        (alerts.WEBHOOK, f"file:///etc/{SECRET}", "its address is none; it has to be like https://host/path"),
-        (alerts.WEBHOOK, f"https://[{SECRET}", "its address is none"),
-        (alerts.SLACK, SECRET, "its address is none"),
+        (alerts.WEBHOOK, f"file:///etc/{SECRET}", "the alert address is not a valid URL; expected something like https://host/path"),
+        (alerts.WEBHOOK, f"https://[{SECRET}", "the alert address is not a valid URL"),
+        (alerts.SLACK, SECRET, "the alert address is not a valid URL"),
         (alerts.WEBHOOK, f"https://a..b/{SECRET}", "a..b cannot be reached (UnicodeError)"),
-        (alerts.SMTP, f"https://{SECRET}@example.invalid", "it has to be like smtps://user:password@host"),
+        (alerts.SMTP, f"https://{SECRET}@example.invalid", "expected something like smtps://user:password@host"),
         (alerts.SMTP, "", "SIMCLR_SMTP_URL is not set"),
     ],
 )

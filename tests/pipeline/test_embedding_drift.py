@@ -158,9 +158,9 @@ def test_the_most_novel_images_are_named_and_drawn(workspace: Workspace) -> None
     assert {one["nearest"] for one in found["novel"]} <= {hashlib.sha256(data).hexdigest() for data in known}
     assert all(0 < one["distance"] <= 2 for one in found["novel"])
     with Image.open(workspace.reports / "novel.png") as sheet:
-        colours = np.asarray(sheet.convert("RGB")).reshape(-1, 3)
+        colors = np.asarray(sheet.convert("RGB")).reshape(-1, 3)
         assert sheet.width > 400
-        assert (np.abs(colours.astype(int) - [0, 0, 255]).max(axis=1) < 30).any(), "the strangest is drawn"
+        assert (np.abs(colors.astype(int) - [0, 0, 255]).max(axis=1) < 30).any(), "the strangest is drawn"
 
 
 def test_only_the_first_of_each_are_looked_at(workspace: Workspace) -> None:

@@ -35,7 +35,7 @@ class House(Block):
     primer: Paint | None = Field(default=None, description="what comes below; null: nothing")
     walls: Paint = Paint()
     tools: tuple[Literal["brush", "roller", "spray"], ...] = Field(
-        default=(), strict=False, min_length=1, description="what is at hand"
+        default=(), strict=False, min_length=1, description="what may be used"
     )
     size: Range = Field(default=(1.0, 2.0), description="sides")
     seeds: Seeds = Field(default=(1,), description="numbers")
@@ -102,7 +102,7 @@ def test_a_block_is_described_by_the_first_paragraph_of_its_docstring() -> None:
         ("dry", "true or false", False),
     ],
 )
-def test_what_is_allowed_is_said_in_words(name: str, allowed: str, null: bool) -> None:
+def test_what_is_allowed_is_described(name: str, allowed: str, null: bool) -> None:
     field = House.model_fields[name]
     assert (knobs.allowed(field), knobs.takes_null(field)) == (allowed, null)
 
@@ -113,14 +113,14 @@ def test_choices_are_listed_as_in_a_sentence() -> None:
     assert knobs.enumerate_choices(["a", "b", "c"]) == "a, b, or c"
 
 
-def test_comments_are_written_anew_and_nothing_else_changes() -> None:
+def test_comments_are_written_again_and_nothing_else_changes() -> None:
     before = """\
 # A line at the top # with a mark
 house:  # an old comment
   color: "red # green"
   primer: {coats: 1, tool: brush} # old
 
-  # a line of its own
+  # a separate line
   walls:
     coats: 3            # old
     tool: roller
@@ -133,18 +133,18 @@ house:                        # A house to paint
   color: "red # green"        # color of the walls; null: none
   primer: {coats: 1, tool: brush}  # what comes below; null: nothing
 
-  # a line of its own
+  # a separate line
   walls:                      # How a wall is painted
     coats: 3                  # number of coats
     tool: roller              # brush or roller: what to paint with
   tools: [brush,
-    spray]                    # brush, roller, or spray: what is at hand
+    spray]                    # brush, roller, or spray: what may be used
 """
     assert knobs.annotate(before, {"house": House}) == after
     assert knobs.annotate(after, {"house": House}) == after
 
 
-def test_the_shipped_params_yaml_has_a_comment_for_every_key_and_no_line_too_long() -> None:
+def test_the_shipped_params_yaml_has_a_comment_forevery_key_and_no_line_too_long() -> None:
     lines = PARAMS.splitlines()
     assert [line for line in lines if re.match(r" *\w+:", line) and " # " not in line] == []
     assert [line for line in lines if len(line) > 120] == []

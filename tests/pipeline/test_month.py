@@ -122,7 +122,7 @@ def test_five_batches_and_a_rollback(workspace: Workspace, instance: dg.DagsterI
     assert images["quarantined"] == {"truncated": 8}  # type: ignore[index]
     assert open_registry(workspace).current() == "v0.0.3"
 
-    # One that makes the model worse: somebody has mixed up the folders of the classes.
+    # One that makes the model worse: someone has mixed up the folders of the classes.
     for number in range(160):
         wrong = CLASSES[(number + 1) % 4]
         put(workspace, f"labeled/{wrong}/again-{number:03d}.png", encode(draw(number % 4, 1000 + number)))

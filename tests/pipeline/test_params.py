@@ -14,7 +14,7 @@ def test_the_shipped_recipe_is_valid_and_names_every_key(workspace: Workspace) -
     read = params.read(workspace)
     given = yaml.safe_load(workspace.params.read_text())
     for name, model in params.BLOCKS.items():
-        assert given[name].keys() == model.model_fields.keys(), "a knob that is not shown is a knob nobody finds"
+        assert given[name].keys() == model.model_fields.keys(), "a knob that is not shown is a knob no one finds"
         assert getattr(read, name).model_fields_set == model.model_fields.keys()
 
 

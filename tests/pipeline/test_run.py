@@ -154,7 +154,7 @@ def test_a_run_whose_process_was_killed_is_ended_by_the_next(graph: Workspace) -
         process.kill()
         process.wait()
     left = [stage for stage in psutil.process_iter() if is_sleeping_in(stage, graph)]
-    assert len(left) == 1  # nobody was there to end it
+    assert len(left) == 1  # no one was there to end it
     assert list(run(graph, ["next"]).stages) == ["next"]
     assert not left[0].is_running() or left[0].status() == psutil.STATUS_ZOMBIE
     assert history(graph) == [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
@@ -189,7 +189,7 @@ def test_dagster_does_not_start_again_what_a_person_started_here(graph: Workspac
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_when_nobody_reads_its_lines_any_more(graph: Workspace) -> None:
+def test_a_run_continues_when_no_one_reads_its_lines_any_more(graph: Workspace) -> None:
     """As with `simclr run | head -1`."""
     wait = {"cmd": 'echo first >> "$SIMCLR_EVENTS"; until test -e go; do sleep 0.1; done; echo > out', "outs": ["out"]}
     (graph.root / "dvc.yaml").write_text(json.dumps({"stages": {"wait": wait}}))
@@ -216,13 +216,13 @@ def test_what_a_stage_prints_is_in_the_logs_of_the_ui_and_not_on_the_terminal(gr
 
 
 def start(workspace: Workspace, stage: str) -> subprocess.Popen[str]:
-    """`run` in a process of its own, with a terminal's file descriptors and signals."""
+    """`run` in its own process, with a terminal's file descriptors and signals."""
     code = "import pathlib, sys, pipeline.run as r; r.run(r.Workspace(pathlib.Path(sys.argv[1])), [sys.argv[2]])"
     command = [sys.executable, "-c", code, str(workspace.root), stage]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def told(workspace: Workspace, capfd: pytest.CaptureFixture[str], *command: str) -> str:
+def reported(workspace: Workspace, capfd: pytest.CaptureFixture[str], *command: str) -> str:
     """The one line that the command line says, with exit code 2."""
     capfd.readouterr()
     with pytest.MonkeyPatch.context() as patch:
@@ -241,15 +241,15 @@ def test_records_that_cannot_be_read_are_one_line_that_says_which(
     with opened(graph.root):
         pass
     (graph.root / "history" / "runs.db").write_bytes(b"no database" * 1000)
-    damaged = told(graph, capfd, *command)
+    damaged = reported(graph, capfd, *command)
     assert re.match(r"error: Dagster's records in SQLite, .*: history/runs.db cannot be read \(file is not a", damaged)
     settings = graph.root / "dagster.yaml"
     settings.write_text(settings.read_text() + ON_POSTGRES)
     monkeypatch.delenv("SIMCLR_POSTGRES_URL", raising=False)
     unset = "error: Dagster's records are in PostgreSQL, and SIMCLR_POSTGRES_URL is not set; set it to the address"
-    assert told(graph, capfd, *command).startswith(unset)
+    assert reported(graph, capfd, *command).startswith(unset)
     settings.write_text("storage: [")
-    assert "dagster.yaml: is no YAML" in told(graph, capfd, *command)
+    assert "dagster.yaml: is not valid YAML" in reported(graph, capfd, *command)
 
 
 @pytest.mark.slow
@@ -260,4 +260,4 @@ def test_a_database_that_is_down_is_one_line_and_not_its_password(
     settings.write_text(settings.read_text() + ON_POSTGRES)
     monkeypatch.setenv("SIMCLR_POSTGRES_URL", "postgresql+psycopg2://me:canary-password@127.0.0.1:9/dagster")
     refused = r"PostgreSQL \(SIMCLR_POSTGRES_URL\) cannot be reached: .* refused; start it, or correct"
-    assert re.search(refused, told(graph, capfd, "run"))
+    assert re.search(refused, reported(graph, capfd, "run"))

@@ -111,7 +111,7 @@ def test_a_remote_in_a_bucket_gives_back_what_it_got_and_nothing_else(
     assert not (other / "models" / "bundle" / "encoder.onnx").exists()
 
     (found,) = check(workspace, older_than_days=0, remote=True).damages
-    assert (found.path, found.mended) == (f"store/{damaged}", "sent again from the cache")
+    assert (found.path, found.repaired) == (f"store/{damaged}", "sent again from the cache")
     execute(other, "pull")
     verify(other / "models" / "bundle")
     assert files_with_a_secret(root, clone, other) == []
@@ -139,7 +139,7 @@ def git(root: Path, *arguments: str) -> None:
 
 
 def clone_of(root: Path, folder: Path) -> Path:
-    """A fresh clone with a cache of its own."""
+    """A fresh clone with its own cache."""
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run(["git", "clone", "--quiet", str(root), str(folder)], check=True)
     execute(folder, "config", "--local", "core.site_cache_dir", str(folder / ".dvc" / "site"))

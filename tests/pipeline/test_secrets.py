@@ -139,8 +139,8 @@ def test_a_run_that_succeeds_and_one_that_fails_keep_no_secret(
         run(planted)
     with opened(planted.root) as instance:
         failed = instance.get_runs()[0]
-        told = describe(instance, failed)
-    assert "no luck with ***" in " ".join(told)
+        reported = describe(instance, failed)
+    assert "no luck with ***" in " ".join(reported)
     assert_clean(planted.root)
     shown = capfd.readouterr()
     assert not [one for one in CANARIES.values() if one in shown.out + shown.err]
@@ -241,7 +241,7 @@ def test_a_signed_address_given_for_one_run_is_used_and_not_kept(planted: Worksp
     assert_clean(planted.root)
 
 
-def test_a_fault_in_dvc_files_is_told_without_the_secrets_of_the_configuration(planted: Workspace) -> None:
+def test_a_fault_in_dvc_files_is_reported_without_the_secrets_of_the_configuration(planted: Workspace) -> None:
     stages = {"stages": {"one": {"cmd": "true", "outs": ["a"]}, CANARIES["local"]: {"cmd": "true", "outs": ["a"]}}}
     (planted.root / "dvc.yaml").write_text(yaml.safe_dump(stages))
     with pytest.raises(DvcError) as raised:

@@ -1,4 +1,4 @@
-"""`dvc` without its start: each command in a process of its own, forked from one that has imported DVC before.
+"""`dvc` without its start: each command in its own process, forked from one that has imported DVC before.
 
 The start costs half a second, the command itself a tenth of that. Folder, environment and streams are those that are
 asked for, so that nothing else tells the two apart.

@@ -27,14 +27,14 @@ def oracle_step(
     decay: float,
 ) -> None:
     for w, g, v, is_adaptive in zip(weights, gradients, velocities, adaptive, strict=True):
-        regularised = [gi + (decay if is_adaptive else 0.0) * wi for gi, wi in zip(g, w, strict=True)]
+        regularized = [gi + (decay if is_adaptive else 0.0) * wi for gi, wi in zip(g, w, strict=True)]
         weight_norm = sum(wi * wi for wi in w) ** 0.5
-        gradient_norm = sum(gi * gi for gi in regularised) ** 0.5
+        gradient_norm = sum(gi * gi for gi in regularized) ** 0.5
         trust = (
             TRUST_COEFFICIENT * weight_norm / gradient_norm if is_adaptive and weight_norm and gradient_norm else 1.0
         )
         for i in range(len(w)):
-            v[i] = momentum * v[i] + lr * trust * regularised[i]
+            v[i] = momentum * v[i] + lr * trust * regularized[i]
             w[i] -= v[i]
 
 
@@ -63,7 +63,7 @@ def test_equals_the_formula_over_several_steps_and_rates() -> None:
         torch.testing.assert_close(parameter.detach().flatten(), torch.tensor(expected, dtype=torch.float64))
 
 
-def test_biases_and_normalisation_take_plain_momentum_without_decay() -> None:
+def test_biases_and_normalization_take_plain_momentum_without_decay() -> None:
     network = small_network()
     weights, others = parameter_groups([network], weight_decay=0.1)
     assert [p.ndim for p in weights["params"]] == [4, 2]

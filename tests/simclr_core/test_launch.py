@@ -1,4 +1,4 @@
-"""One command, several processes: they start together, stop together, and nobody is left behind."""
+"""One command, several processes: they start together, stop together, and no one is left behind."""
 
 import json
 import os
@@ -150,7 +150,7 @@ def weights(workspace: Path) -> bytes:
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_after_sigkill_of_one_go_on_to_the_same_bytes(
+def test_two_processes_train_and_after_sigkill_of_one_resume_to_the_same_bytes(
     prepared: Path, train: Callable[..., Training]
 ) -> None:
     whole = train(prepared)
@@ -163,16 +163,16 @@ def test_two_processes_train_and_after_sigkill_of_one_go_on_to_the_same_bytes(
     killed = train(prepared, SIMCLR_FAILPOINT="pretrain.step:kill@8")
     assert killed.wait() == 128 + signal.SIGKILL
     assert killed.errors.splitlines()[-1].endswith(
-        "was killed by SIGKILL; the same command goes on from the last checkpoint"
+        "was killed by SIGKILL; the same command continues from the last checkpoint"
     )
     resumed = train(prepared)
     assert resumed.wait() == 0, resumed.errors
-    assert re.search(r"going on from step [46]\b", resumed.errors)  # the sixth was being written
+    assert re.search(r"continuing from step [46]\b", resumed.errors)  # the sixth was being written
     assert weights(prepared) == undisturbed
 
 
 @pytest.mark.slow
-def test_sigterm_to_the_launcher_saves_and_leaves_nobody(endless: Path, train: Callable[..., Training]) -> None:
+def test_sigterm_to_the_launcher_saves_and_leaves_no_one(endless: Path, train: Callable[..., Training]) -> None:
     training = train(endless)
     workers = training.is_training()
     asked = time.monotonic()
@@ -180,12 +180,12 @@ def test_sigterm_to_the_launcher_saves_and_leaves_nobody(endless: Path, train: C
     assert training.wait() == 128 + signal.SIGTERM
     assert time.monotonic() - asked < 10
     assert not any(worker.is_running() for worker in workers)
-    assert "the same command goes on from there" in training.errors
+    assert "the same command continues from there" in training.errors
     assert len(list((endless / ".simclr" / "runs").glob("*/step-*"))) == 2
 
 
 @pytest.mark.slow
-def test_sigkill_of_the_launcher_leaves_nobody(endless: Path, train: Callable[..., Training]) -> None:
+def test_sigkill_of_the_launcher_leaves_no_one(endless: Path, train: Callable[..., Training]) -> None:
     training = train(endless)
     workers = training.is_training()
     training.launcher.kill()

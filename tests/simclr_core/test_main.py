@@ -1,4 +1,5 @@
-"""The command line of the stages: exit codes, one line of explanation, and no wait for torch to be told of a typo."""
+"""The command line of the stages: exit codes, one line of explanation, and no wait for torch to be reported of a
+typo."""
 
 import errno
 import subprocess
@@ -75,7 +76,7 @@ def raising(error: BaseException) -> object:
         (KeyboardInterrupt(), 130, ""),
     ],
 )
-def test_failures_that_a_person_can_mend_are_one_line(
+def test_failures_that_a_person_can_repair_are_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, code: int, expected: str
 ) -> None:
     monkeypatch.setattr(pretrain, "run", raising(error))

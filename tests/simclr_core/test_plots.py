@@ -83,13 +83,13 @@ def test_the_confusion_matrix_holds_a_class_without_images_and_hundreds_of_class
         assert (tmp_path / "matrix.png").stat().st_size <= plots.MAX_BYTES
 
 
-def colours(path: Path) -> set[tuple[int, int, int]]:
+def colors(path: Path) -> set[tuple[int, int, int]]:
     return {tuple(pixel) for pixel in np.unique(read(path).reshape(-1, 3), axis=0).tolist()}
 
 
 @pytest.mark.parametrize("found", [[0], [0, 1], [-1, 0, 1], range(20), range(-1, 39)], ids=len)
 def test_a_scatter_names_every_class_that_occurs(tmp_path: Path, found: Sequence[int]) -> None:
-    """Nothing but the names is black, and each is a line of its own."""
+    """Nothing but the names is black, and each is its own line."""
     plots.scatter(tmp_path / "map.png", POINTS, np.resize(found, 300), ["HHHHHH"] * 40)
     black = (read(tmp_path / "map.png")[:, -40:].max(axis=2) < 130).any(axis=1)
     assert np.sum(black[1:] & ~black[:-1]) == len(found)
@@ -104,6 +104,6 @@ def test_a_scatter_of_any_number_of_classes_tells_them_apart(tmp_path: Path, cou
 
 def test_images_without_labels_are_gray(tmp_path: Path) -> None:
     plots.scatter(tmp_path / "map.png", POINTS, np.full(300, -1), ["cat"])
-    assert all(max(pixel) - min(pixel) <= 2 for pixel in colours(tmp_path / "map.png"))
+    assert all(max(pixel) - min(pixel) <= 2 for pixel in colors(tmp_path / "map.png"))
     plots.scatter(tmp_path / "map.png", POINTS, np.zeros(300, int), ["cat"])
-    assert any(max(pixel) - min(pixel) > 50 for pixel in colours(tmp_path / "map.png"))
+    assert any(max(pixel) - min(pixel) > 50 for pixel in colors(tmp_path / "map.png"))

@@ -1,4 +1,4 @@
-"""Events reach whoever asked for them; timings stay out of the results."""
+"""Events reach whichever process asked for them; timings stay out of the results."""
 
 import json
 from pathlib import Path

@@ -91,7 +91,7 @@ def test_a_report_of_the_first_release_can_be_read_and_so_can_one_of_a_later_ver
     assert (found.init, found.skipped_steps, found.effective_rank_z) == ("scratch", 0, None)
 
 
-def test_each_share_of_the_labels_has_a_report_of_its_own(tmp_path: Path) -> None:
+def test_each_share_of_the_labels_has_its_own_report(tmp_path: Path) -> None:
     shares = [replace(FINETUNE, fraction=fraction) for fraction in ("0.1", "0.01", "0.05")]
     for report in shares:
         reports.write(tmp_path, report)

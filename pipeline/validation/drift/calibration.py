@@ -34,7 +34,7 @@ def calibrated(
     Args:
         effects: how far each statistic is from what it is where nothing differs.
         chance: the same of random splits, each [SPLITS]; a statistic keeps its place in every array.
-        floors: what is no drift yet, however many images say so.
+        floors: the largest effects that are not drift, however many images show them.
     """
     # One factor for all statistics keeps the rate of false alarms of all of them together: it bounds, in all but
     # FALSE_ALARMS of the splits, the largest effect, each measured in what it reaches by chance or its floor.

@@ -12,8 +12,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 FOLDS = 5
 NEWTON_STEPS = 6
-RIDGE = 1.0  # on standardised features: keeps the weights finite where the groups separate
-SHORTLIST = 64  # neighbours among which the few that are older are nearly always found
+RIDGE = 1.0  # on standardized features: keeps the weights finite where the groups separate
+SHORTLIST = 64  # neighbors among which the few that are older are nearly always found
 
 
 def wasserstein(values: Array, newer: Array) -> Array:
@@ -58,7 +58,7 @@ def domain_auroc(features: Array, newer: Array) -> float:
     Every fifth image is held out in turn; the result is the mean over the five.
 
     Args:
-        features: [n, d], standardised; neighbours in it must not belong together.
+        features: [n, d], standardized; neighbors in it must not belong together.
         newer: bool [n], with members of both groups in every fold.
     """
     design = np.column_stack([features, np.ones(len(features))])
@@ -101,7 +101,7 @@ def mmd_squared(kernel: Array, newer: Array) -> Array:
     return estimate
 
 
-def older_neighbour(squared: Array, newer: Array, rank: int) -> Array:
+def older_neighbor(squared: Array, newer: Array, rank: int) -> Array:
     """How far the ``rank``-th nearest of the older others is from each row.
 
     Args:
@@ -111,7 +111,7 @@ def older_neighbour(squared: Array, newer: Array, rank: int) -> Array:
     Returns:
         [splits, n].
     """
-    squared = squared + np.diag(np.full(len(squared), np.inf, squared.dtype))  # nothing is its own neighbour
+    squared = squared + np.diag(np.full(len(squared), np.inf, squared.dtype))  # nothing is its own neighbor
     # Looked for among a few nearest of either group, found once for all splits, and among all where those are too few.
     few = min(SHORTLIST, len(squared))
     nearest = np.argpartition(squared, few - 1, axis=1)[:, :few]

@@ -37,7 +37,7 @@ NUMBERS = {
     "log_aspect": ("logarithm of longer over shorter side", 0.05),
 }
 """What is compared: its meaning, and the least spread that it is measured in. Where all earlier images are alike, their
-standard deviation is no yardstick; one gray level or five percent is."""
+standard deviation is not a useful unit; one gray level or five percent is."""
 
 CATEGORIES = {"format": "file format", "mode": "pixel layout"}
 MEANINGS = {name: meaning for name, (meaning, _) in NUMBERS.items()} | CATEGORIES
@@ -49,7 +49,7 @@ OUTLIER = 5.0  # standard deviations; features of the classifier end there
 
 @dataclass(frozen=True)
 class Images:
-    """Accepted training images, in the order of their hashes, which is as good as a random one."""
+    """Accepted training images, in the order of their hashes, which is practically random."""
 
     numbers: dict[str, Array]
     categories: dict[str, Array]
@@ -112,8 +112,8 @@ def judge(
 
     Args:
         manifest: of the schema ``tables.MANIFEST``, its rows in any order.
-        min_images: of a batch, and twice as many of all earlier ones; fewer are not judged.
-        distance, auroc: what is no drift yet, however many images say so.
+        min_images: of a batch, and twice that of all earlier ones; fewer are not judged.
+        distance, auroc: the largest effects that are not drift, however many images show them.
         accepted: batches whose look a person has approved; no bug is seen in them.
     """
     newest = manifest["ingest_batch"].max()
@@ -140,7 +140,7 @@ def _conclude(
     drifted = sorted((one for one in statistics if one.drifted), key=lambda one: -one.effect / one.threshold)
     if found:
         return "broken", (
-            f"{found}: this looks like a bug of what made the images; mend it, take the batch back (restore the "
+            f"{found}: this looks like a bug of what made the images; fix it, take the batch back (restore the "
             "data/raw.dvc of before, then run `dvc checkout data/raw.dvc`) and ingest the right ones; if they really "
             "look like that, add the batch to validate.drift.accepted"
         )
@@ -213,8 +213,8 @@ def _effects(pool: Images, newer: Array, reference: Images) -> dict[str, Array]:
         features[:, index] = (pool.numbers[name] - reference.numbers[name].mean()) / spread
     effects |= {name: jensen_shannon(pool.categories[name], newer) for name in CATEGORIES}
     features = features.clip(-OUTLIER, OUTLIER)
-    told = [domain_auroc(features[rows], mask[rows]) for mask in newer for rows in [_balanced(mask)]]
-    effects[CLASSIFIER] = np.maximum(np.array(told) - 0.5, 0.0)
+    aurocs = [domain_auroc(features[rows], mask[rows]) for mask in newer for rows in [_balanced(mask)]]
+    effects[CLASSIFIER] = np.maximum(np.array(aurocs) - 0.5, 0.0)
     return effects
 
 

@@ -1,4 +1,5 @@
-"""The shapes that bugs of an image pipeline give to a whole batch, seen in its statistics beside the earlier images.
+"""The shapes that bugs of an image pipeline give to a whole batch, seen in its statistics compared with those of
+earlier images.
 
 Each asks for something that nearly all images of the batch show and most earlier ones do not. A batch of which that is
 true on purpose, such as scans of black-and-white prints, is for a person to approve.

@@ -1,4 +1,5 @@
-"""Damage that Pillow passes over because it stops at the last row: sums, lengths and blocks that nobody has looked at.
+"""Damage that Pillow passes over because it stops at the last row: sums, lengths and blocks that no decoder has looked
+at.
 
 Each chunk of a PNG ends in a checksum, and so does each deflated strip of a TIFF. Pillow has its pixels before it comes
 to the last one, and so takes an interrupted download, filled up with zeros, for a whole image. The same bytes are read
@@ -16,7 +17,7 @@ from pipeline.validation.probe.container import GIF_BLOCKS, gif_blocks, png_chun
 
 PACKED_BYTES = 1 << 14  # unpacked at a time: to 17 MB, since nothing shrinks to less than a 1032nd
 
-# ISO/IEC 15948: the samples of a pixel of each colour type (11.2.2), and where each pass of an interlaced image begins
+# ISO/IEC 15948: the samples of a pixel of each color type (11.2.2), and where each pass of an interlaced image begins
 # and how far it steps, in columns and in rows (8.2).
 PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 ADAM7 = ((0, 8, 0, 8), (4, 8, 0, 8), (0, 4, 4, 8), (2, 4, 0, 4), (0, 2, 2, 4), (1, 2, 0, 2), (0, 1, 1, 2))
@@ -99,7 +100,7 @@ def _check_strips(image: TiffImagePlugin.TiffImageFile, data: bytes) -> None:
     """Zlib checks the sum at the end of each strip or tile, which libtiff never reads."""
     tags, view = image.tag_v2, memoryview(data)
     if tags.get(FILL_ORDER, 1) != 1:
-        return  # stored with the bits of each byte turned round; nobody does that with this compression
+        return  # stored with the bits of each byte turned round; no writer does that with this compression
     if TILES[0] in tags:
         (width, height), pieces = (tags[tag] for tag in TILE_SIZE), TILES
     else:  # not the size of the image, which Pillow has turned upright

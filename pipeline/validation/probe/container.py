@@ -1,4 +1,4 @@
-"""What a file's bytes say about themselves before anything is decoded: its container, and what lies behind its end.
+"""What a file's bytes say about themselves before anything is decoded: its container, and what follows its end.
 
 Only signatures are trusted. The extension is a claim, and holding it against the signature is one of the checks.
 """

@@ -19,7 +19,7 @@ class Facts:
     container: str  # by its signature: see ``container.sniff``
     decodes: bool
     reason: str | None = None  # why there are no pixels: one of ``reasons.REASONS``
-    message: str = ""  # the same for a person, with the way out
+    message: str = ""  # the same for a person, with the remedy
     format: str | None = None  # as Pillow calls it
     mode: str | None = None  # Pillow's, before conversion
     bit_depth: int | None = None  # of one channel, as the file stores it
@@ -37,7 +37,7 @@ class Facts:
     operations: list[str] = field(default_factory=list)  # what ``deploy.images.preprocess.canonicalize`` did
     pixel_hash: str | None = None  # 128 bits, of the canonical pixels and their shape
     phash: int | None = None  # 64 bits of the low frequencies of brightness; equal or nearly so for near copies
-    dhash: int | None = None  # 64 bits, whether brightness falls from each of 9 x 8 cells to its right neighbour
+    dhash: int | None = None  # 64 bits, whether brightness falls from each of 9 x 8 cells to its right neighbor
     hash_trusted: bool | None = None  # large and lively enough for both hashes to mean something
     luma_mean: float | None = None  # 0..255, as all that follow except entropy
     luma_std: float | None = None
@@ -47,7 +47,7 @@ class Facts:
     luma_p95: int | None = None
     luma_p99: int | None = None
     entropy: float | None = None  # of the luma histogram, bits
-    edge_energy: float | None = None  # mean absolute difference of neighbours in luma
+    edge_energy: float | None = None  # mean absolute difference of neighbors in luma
     saturation: float | None = None  # mean of (largest - smallest channel)
     red_mean: float | None = None
     green_mean: float | None = None

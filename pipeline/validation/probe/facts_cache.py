@@ -25,7 +25,7 @@ from pipeline.validation.probe.probe import PROBE_VERSION
 from pipeline.validation.tables import FACTS
 
 CACHED = pl.Schema({**FACTS, "tar": pl.String()})
-"""Facts, and in which tar the bytes were: when it is gone, somebody has to look for them again."""
+"""Facts, and in which tar the bytes were: when it is gone, they are searched for again."""
 
 CHANCE = ("worker_crash", "timeout", "io_error")
 """Reasons that tell of this machine at that moment, not of the bytes: they are not kept."""

@@ -15,7 +15,7 @@ MIN_MARGIN = 1.0
 """Measured on 616 photographs and drawings, and parts of them from 64 pixels on. With this margin, no image is over 3
 bits from itself resized or saved as JPEG of quality 90; 1 of 400 is when saved with quality 50, 1 of 90 as WebP of
 quality 75, and 1 of 40 when halved and then saved with quality 60. Of photographs, 86 of 100 have it. Half of it lets
-three times as many go astray; with 2.5 none does, and a third of all photographs are out of reach."""
+three times as many go astray; with 2.5 none does, and a third of all photographs cannot be compared."""
 
 
 def pixel_hash(image: Image.Image) -> str:

@@ -3,7 +3,7 @@
 Of JPEGs damaged in the middle, Pillow reads nine in ten as if nothing were wrong, though the picture is shifted,
 discoloured or smeared from there on. A strict decoder notices that a scan holds more or less than the picture needs.
 What remains is damage that happens to cost exactly the right number of blocks; of that, runs of zeros, which a failing
-disk leaves, are told apart by what zeros mean in the file's own Huffman codes.
+disk leaves, are distinguished by what zeros mean in the file's own Huffman codes.
 """
 
 import simplejpeg
@@ -22,7 +22,7 @@ SEQUENTIAL_HUFFMAN = (0xC0, 0xC1)
 def stream_fault(jpeg: bytes) -> str | None:
     """What a strict decoder says of a JPEG that Pillow decodes; None: nothing, or it does not know this kind of JPEG.
 
-    Metadata and what lies behind the end are not looked at.
+    Metadata and what follows the end are not looked at.
 
     Raises:
         MemoryError: there is not enough for the strict decoder.
@@ -69,7 +69,7 @@ def _has_zeroed_scan(segments: list[tuple[int, bytes]]) -> bool:
 
     The shortest Huffman code is all zeros. Where it says "end of block", as in flat pictures with codes made for them,
     zeros are many empty blocks. Where it is a coefficient, they are blocks of 63 equal ones, up to the highest
-    frequency, which is no picture.
+    frequency, which is not a picture.
     """
     is_sequential = any(code in SEQUENTIAL_HUFFMAN for code, _ in segments)
     first_symbols: dict[int, int] = {}

@@ -29,7 +29,7 @@ from pipeline.errors import ValidationError
 Key = TypeVar("Key")
 
 ATTEMPTS = 2
-START_SECONDS = 120.0  # to import the function; generous, since a busy disk is no fault of any file
+START_SECONDS = 120.0  # to import the function; generous, since a busy disk is not the fault of a file
 MAX_ANSWER_BYTES = 1 << 20
 READY = b"ready"
 STARTED = object()
@@ -190,7 +190,7 @@ def _serve(descriptor: str, target: str, options: str, memory_megabytes: str, ti
                 data = connection.recv_bytes()
             except EOFError:
                 return
-            # If the parent is killed, nobody else ends a hang: SIGALRM's default action does.
+            # If the parent is killed, nothing else ends a hang: SIGALRM's default action does.
             signal.setitimer(signal.ITIMER_REAL, 2 * float(timeout_seconds))
             try:
                 answer = {"value": function(data)}

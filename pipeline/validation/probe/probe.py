@@ -46,9 +46,7 @@ def probe(data: bytes, max_megabytes: float = 50.0, max_megapixels: float = 80.0
         if len(data) > max_megabytes * 1e6:
             raise ImageError("too_large", f"{len(data) / 1e6:.1f} MB; at most {max_megabytes:g} are read")
         if known["container"] == "git_lfs_pointer":
-            raise ImageError(
-                "io_error", "a Git LFS pointer lies where the image should; run `git lfs pull` at its source"
-            )
+            raise ImageError("io_error", "a Git LFS pointer is in place of the image; run `git lfs pull` at its source")
         image = open_image(data, int(max_megapixels * 1e6))
         with naming_faults(data):
             known |= _header(image, data)
@@ -75,7 +73,7 @@ def reduced(image: Image.Image) -> Image.Image:
 
 
 def statistics(image: Image.Image, luma: Image.Image) -> dict[str, float | int]:
-    """Brightness, contrast, sharpness and colour of an RGB image and its gray one, from exact 8-bit histograms."""
+    """Brightness, contrast, sharpness and color of an RGB image and its gray one, from exact 8-bit histograms."""
     histogram, pixels = np.array(luma.histogram()), luma.width * luma.height
     share = histogram[histogram > 0] / pixels
     percentiles = np.searchsorted(histogram.cumsum(), pixels * PERCENTILES / 100).tolist()
@@ -185,7 +183,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _exif(image: Image.Image, data: bytes) -> Image.Exif:
-    """Parsed anew where that is possible, for the warnings: Pillow reads that of a JPEG or TIFF while opening it."""
+    """Parsed again where that is possible, for the warnings: Pillow reads that of a JPEG or TIFF while opening it."""
     if image.format == "TIFF":
         fresh = TiffImagePlugin.TiffImageFile(BytesIO(data))
         fresh.seek(fresh.n_frames - 1)  # through the directories of all pages; a torn one leads to nowhere

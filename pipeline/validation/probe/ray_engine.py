@@ -21,7 +21,7 @@ from pipeline.errors import ValidationError
 
 ADDRESS = "RAY_ADDRESS"
 NEAREST = "auto"  # Ray's word for the cluster that this machine is a node of
-CONNECT_SECONDS = 10.0  # Ray itself goes on trying for minutes
+CONNECT_SECONDS = 10.0  # Ray itself keeps trying for minutes
 OR_LOCAL = "or set validate.engine to local"
 
 
@@ -33,7 +33,7 @@ def flat_map(function: Callable[[Any], Iterable[Any]], items: Sequence[Any]) -> 
         items: like what is yielded, anything that JSON can hold.
 
     Raises:
-        ValidationError: Ray is not installed, no cluster answers, a task says why it cannot go on, or one fails.
+        ValidationError: Ray is not installed, no cluster answers, a task says why it cannot continue, or one fails.
     """
     if not items:
         return
@@ -51,7 +51,7 @@ def flat_map(function: Callable[[Any], Iterable[Any]], items: Sequence[Any]) -> 
                 yield answer["value"]
         except (ray.exceptions.RayError, ray.data.exceptions.SystemException) as error:
             raise ValidationError(
-                f"a task on the Ray cluster failed with {type(error).__name__}; its logs say more; mend that and run "
+                f"a task on the Ray cluster failed with {type(error).__name__}; its logs say more; fix that and run "
                 f"again, {OR_LOCAL}"
             ) from error
 
@@ -92,7 +92,9 @@ def _connected(ray: ModuleType) -> Iterator[None]:
         with _without_warnings():
             ray.init(address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.CRITICAL)
     except (OSError, RuntimeError, ValueError) as error:
-        tried = f"{ADDRESS}={address}" if address != NEAREST else f"{ADDRESS} is not set, and this machine is no node"
+        tried = (
+            f"{ADDRESS}={address}" if address != NEAREST else f"{ADDRESS} is not set, and this machine is not a node"
+        )
         raise ValidationError(
             f"validate.engine is ray, and no Ray cluster answers ({tried}: {type(error).__name__}); start one with "
             f"`ray start --head`, set {ADDRESS} to its host:port, {OR_LOCAL}"
@@ -104,7 +106,7 @@ def _connected(ray: ModuleType) -> Iterator[None]:
 
 
 def _knock(address: str) -> None:
-    """Raise OSError soon if nobody listens at ``host:port``."""
+    """Raise OSError soon if no process listens at ``host:port``."""
     host, colon, port = address.rpartition("://")[2].rpartition(":")
     if colon and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
@@ -112,7 +114,7 @@ def _knock(address: str) -> None:
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Ray warns of its own use of deprecated things."""
+    """Ray warns of deprecated things that it uses itself."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"ray(\.|$)")
         yield

@@ -68,7 +68,7 @@ def scan(
     Args:
         cache: the folder in which facts are kept from scan to scan.
         workers: processes of the local engine; None: one for each core.
-        progress: is told after each content how many are done, of how many.
+        progress: called after each content with the number done and the total.
 
     Raises:
         ValidationError: there are no raw images, no worker can start, or the Ray cluster cannot be used.
@@ -205,7 +205,7 @@ def _watched(
 
 
 def _saved(answers: Iterable[Answer], store: Path) -> Iterator[pl.DataFrame]:
-    """Put the answers into the cache, some at a time, so that a killed scan goes on from there."""
+    """Put the answers into the cache, some at a time, so that a killed scan continues from there."""
     rows: list[Answer] = []
     since = time.monotonic()
     for answer in answers:

@@ -60,7 +60,7 @@ def drifted(drift: Drift) -> Iterator[Histogram]:
 
 
 def histogram(title: str, groups: Sequence[Array], *, logarithmic: bool = False) -> Histogram:
-    """The central 98 % of each group; what lies beyond is counted in the bars at the ends."""
+    """The central 98 % of each group; what is beyond is counted in the bars at the ends."""
     values = [np.log10(np.maximum(group, 1)) if logarithmic else group for group in groups]
     ends = np.array([np.percentile(each, [1, 99]) for each in values])
     low, high = float(ends[:, 0].min()), float(ends[:, 1].max())

@@ -1,7 +1,7 @@
-"""Great Expectations' Data Docs of one validation, as one page that asks nobody for anything.
+"""Great Expectations' Data Docs of one validation, as one page that loads nothing.
 
 What each expectation says, and what was seen, is written by Great Expectations' own renderers. Their pages bring
-scripts, fonts and a logo from five other hosts, one of which is told who looks, and write values into the page as they
+scripts, fonts and a logo from five other hosts, one of which learns who looks, and write values into the page as they
 are. Of their HTML only the tags of text and tables are kept, each with its class alone; the style is ours, the numbers
 of rows are left out, and nothing tells when or where the page was made.
 """
@@ -49,7 +49,7 @@ def _row(view: Any, result: Any) -> tuple[str, str, list[Markup]]:
     block: Any = renderers.ValidationResultsTableContentBlockRenderer.render([_plain_result(result)])
     (row,) = block.to_json_dict()["table"]
     cell = view.env.from_string("{{ cell | render_content_block | safe }}")
-    cells = [Markup(_sanitised(cell.render(cell=content))) for content in row]  # noqa: S704
+    cells = [Markup(_sanitized(cell.render(cell=content))) for content in row]  # noqa: S704
     config = result.expectation_config
     return config.meta["name"], str(getattr(config.severity, "value", config.severity)), cells
 
@@ -104,14 +104,14 @@ def _view() -> Any:
     return EscapingView()
 
 
-def _sanitised(text: str) -> str:
-    sanitiser = _Sanitiser()
-    sanitiser.feed(text)
-    sanitiser.close()
-    return "".join(sanitiser.kept)
+def _sanitized(text: str) -> str:
+    sanitizer = _Sanitizer()
+    sanitizer.feed(text)
+    sanitizer.close()
+    return "".join(sanitizer.kept)
 
 
-class _Sanitiser(HTMLParser):
+class _Sanitizer(HTMLParser):
     """Keeps text, and the tags of KEPT with their class. No other attribute gets through, and so no address."""
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """The validation report for a person: one HTML file that needs nothing else, under 5 MB, with no active content.
 
 File names are hostile until shown otherwise: they are escaped by the template, their control and direction characters
-are spelled out, and a content security policy forbids scripts and every request. Thumbnails are drawn anew from pixels,
+are spelled out, and a content security policy forbids scripts and every request. Thumbnails are drawn from pixels,
 so that no byte of an original reaches a browser. Of a content that a person has denied nothing is drawn.
 """
 
@@ -41,7 +41,7 @@ CONVERSIONS = {
     "gray_to_rgb": "gray as three equal channels",
     "palette_to_rgb": "a palette looked up",
     "cmyk_to_rgb": "printing inks turned into light",
-    "icc_to_srgb": "colours brought to sRGB by the file's profile",
+    "icc_to_srgb": "colors brought to sRGB by the file's profile",
     "to_rgb": "another layout of pixels turned into RGB",
     "alpha_on_white": "transparent parts laid on white",
     "exif_transpose": "turned upright, as the file says",

@@ -108,7 +108,7 @@ def _pictures(files: pl.DataFrame, key: str, picture: str) -> dict[str, list[Pic
 
 
 def leaks(manifest: pl.DataFrame) -> list[Leak]:
-    """Training contents beside the test images that they repeat; those that differ most come first."""
+    """Training contents next to the test images that they repeat; those that differ most come first."""
     compared = ("sha256", "path", "label", "pixel_hash", "phash")
     leaked = (
         manifest.filter(pl.col("reasons").list.contains("test_leak"))

@@ -44,7 +44,7 @@ def choose(
 
 
 def contact_sheet(title: str, tiles: Sequence[tuple[str, Image.Image | None]]) -> bytes:
-    """A PNG of captioned thumbnails, a blank tile where there is none; 256 colours keep it below 200 kB."""
+    """A PNG of captioned thumbnails, a blank tile where there is none; 256 colors keep it below 200 kB."""
     cell_width, cell_height = TILE + MARGIN, TILE + CAPTION + MARGIN
     rows = -(-len(tiles) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * cell_width + MARGIN, 2 * MARGIN + CAPTION + rows * cell_height), PAPER)
@@ -52,13 +52,13 @@ def contact_sheet(title: str, tiles: Sequence[tuple[str, Image.Image | None]]) -
     draw.text((MARGIN, MARGIN), title, INK, font)
     for index, (caption, image) in enumerate(tiles):
         left, top = MARGIN + index % COLUMNS * cell_width, 2 * MARGIN + CAPTION + index // COLUMNS * cell_height
-        centre = (left + TILE // 2, top + TILE // 2)
+        center = (left + TILE // 2, top + TILE // 2)
         draw.rectangle((left, top, left + TILE - 1, top + TILE - 1), BLANK)
         if image is None:
-            draw.text(centre, "no picture", FAINT, font, anchor="mm")
+            draw.text(center, "no picture", FAINT, font, anchor="mm")
         else:
             shown = _enlarged(image)
-            sheet.paste(shown, (centre[0] - shown.width // 2, centre[1] - shown.height // 2))
+            sheet.paste(shown, (center[0] - shown.width // 2, center[1] - shown.height // 2))
         draw.text((left, top + TILE + 2), caption.replace("_", " "), INK, font)
     content = BytesIO()
     sheet.quantize(256).save(content, "PNG", optimize=True)

@@ -42,7 +42,7 @@ def pixel_copies(files: pl.DataFrame) -> pl.DataFrame:
     The newest batch that labels a picture is right about it: that is how a wrong label is corrected.
 
     Args:
-        files: row, path, split, label, sha256, ingest_batch and pixel_hash of each file that has no fault of its own.
+        files: row, path, split, label, sha256, ingest_batch and pixel_hash of each file without another fault.
     """
     assert not files["pixel_hash"].null_count(), "a decoded image has a pixel hash"
     ranked = _by_preference(files.filter(pl.col("pixel_hash").is_duplicated()), "pixel_hash")
@@ -62,9 +62,9 @@ def pixel_copies(files: pl.DataFrame) -> pl.DataFrame:
     )
     same = pl.when(pl.col("sha256") == pl.col("kept_sha256")).then(pl.lit("bytes")).otherwise(pl.lit("pixels"))
     same_as = pl.format("the same {} as {}{}", same, "kept_path", _place())
-    labelled = pl.format("labelled {}", pl.col("labels").list.join(" and "))
+    labeled = pl.format("labeled {}", pl.col("labels").list.join(" and "))
     return pl.concat(
-        [faults(conflicts, "label_conflict", labelled), faults(copies, reason, same_as, pl.col("kept_sha256"))]
+        [faults(conflicts, "label_conflict", labeled), faults(copies, reason, same_as, pl.col("kept_sha256"))]
     )
 
 
@@ -103,7 +103,7 @@ def near_copies(
 
 
 def _by_preference(files: pl.DataFrame, group: str) -> pl.DataFrame:
-    """Each group in a row, first the file that is kept: a test image, then a labelled one, then one of the newest
+    """Each group in a row, first the file that is kept: a test image, then a labeled one, then one of the newest
     labels, then the oldest. Tells of each file whether that is it, and what it is called."""
     newest = pl.col("ingest_batch").filter(pl.col("label").is_not_null()).max().over(group)
     preferred = [pl.col("split") != "test", pl.col("label").is_null(), pl.col("ingest_batch") != pl.col("newest")]

@@ -23,7 +23,7 @@ in a bucket at most. Where 100,000 rows share a band, 98 % of pairs that differ 
 those with fewer; where they share two bands, 87 %, 97 % with 2 bits and all with 1. Equal hashes are side by side."""
 CROWD = 32
 """Near copies that one row is paired with in one band, so that memory is bounded: of larger crowds not all pairs are
-told, but enough to make them one group."""
+reported, but enough to make them one group."""
 
 # Measured on 2,645 crops with a trusted hash of 93 photographs and drawings (Debian's wallpapers), and on copies of
 # 543. Found are 97 % of the copies as JPEG of quality 40; 98 to 100 % of those of quality 60 to 95, as WebP, at 50 to
@@ -31,7 +31,7 @@ told, but enough to make them one group."""
 # of a side. Of 3.5 million pairs of different crops, 35 have perceptual hashes within 3 bits, and 3 are taken for
 # copies, all of drawings; of photographs alone, a million pairs, 3 and none.
 DHASH_DISTANCE = 12  # bits of 64; 99 % of the copies differ in at most 8
-COLOUR_DISTANCE = 26.0  # levels of 255, in each channel: ten percent of white
+COLOR_DISTANCE = 26.0  # levels of 255, in each channel: ten percent of white
 ASPECT_RATIO = 1.05
 
 PAIRS = pl.Schema({"first": pl.String(), "second": pl.String(), "distance": pl.UInt8()})
@@ -43,7 +43,7 @@ class _Pictures(NamedTuple):
 
     phash: Array  # uint64 [n]
     dhash: Array  # uint64 [n]
-    scales: Array  # float64 [n, 4]: colours and the logarithm of aspect, in units of what two near copies may differ
+    scales: Array  # float64 [n, 4]: colors and the logarithm of aspect, in units of what two near copies may differ
 
 
 def near_pairs(hashes: pl.DataFrame, distance: int = 3) -> tuple[pl.DataFrame, int]:
@@ -59,9 +59,9 @@ def near_pairs(hashes: pl.DataFrame, distance: int = 3) -> tuple[pl.DataFrame, i
     """
     assert 0 <= distance < BANDS, "with more bits, no band need agree"
     hashes = hashes.sort("sha256")
-    colours = hashes.select(f"{channel}_mean" for channel in ("red", "green", "blue")).to_numpy() / COLOUR_DISTANCE
+    colors = hashes.select(f"{channel}_mean" for channel in ("red", "green", "blue")).to_numpy() / COLOR_DISTANCE
     log_aspect = np.log(hashes["aspect"].to_numpy()) / np.log(ASPECT_RATIO)
-    scales = np.column_stack([colours, log_aspect])
+    scales = np.column_stack([colors, log_aspect])
     pictures = _Pictures(hashes["phash"].to_numpy(), hashes["dhash"].to_numpy(), scales)
     by_dhash = np.argsort(pictures.dhash, kind="stable")
     keys = np.empty(0, dtype=np.uint64)

@@ -4,7 +4,7 @@
     3f0c…,allow,ada,"dark on purpose: night shots",2026-11-22,
     9a41…,deny,grace,"the owner has withdrawn consent",2026-11-22,2027-01-31
 
-A content is known by the hash of its bytes, so a decision holds wherever and however often the file lies in the inbox.
+A content is known by the hash of its bytes, so a decision holds wherever and however often the file is in the inbox.
 The file is in Git and an input of the validate stage. What has expired is struck out at the beginning of a run
 (``settle``), and not by the calendar in the middle of a stage: the stage stays a function of its inputs.
 """
@@ -108,7 +108,7 @@ def denied(overrides: Iterable[Override]) -> dict[str, str]:
 
 def _parse(row: dict[str | None, str | list[str] | None]) -> tuple[Override | None, list[str]]:
     values = {name: str(row.get(name) or "").strip() for name in COLUMNS}
-    problems = ["has a number of columns of its own"] if None in row or None in row.values() else []
+    problems = ["has another number of columns"] if None in row or None in row.values() else []
     if not re.fullmatch("[0-9a-f]{64}", values["sha256"]):
         problems.append(f"sha256 is {values['sha256']!r}; must be 64 of 0-9 and a-f")
     if values["action"] not in get_args(Action):

@@ -94,7 +94,7 @@ def _own_faults(table: pl.DataFrame, policy: Policy, denied: Mapping[str, str]) 
 
 
 def _denied(table: pl.DataFrame, denied: Mapping[str, str]) -> pl.DataFrame:
-    """FAULTS of what is refused and of all that has its pixels: stored anew, a picture is still that picture."""
+    """FAULTS of what is refused and of all that has its pixels: stored again, a picture is still that picture."""
     decisions = pl.DataFrame(
         {"sha256": list(denied), "why": list(denied.values())}, [("sha256", pl.String), ("why", pl.String)]
     )
@@ -112,7 +112,7 @@ def _leads_out() -> pl.Expr:
 def _content_rules(policy: Policy) -> list[tuple[pl.Expr, pl.Expr | str, pl.Expr]]:
     """Condition, reason and message: what may be wrong with pixels."""
     short, long = _sides()
-    # Not that of luma: a pattern of equally bright colours is content too.
+    # Not that of luma: a pattern of equally bright colors is content too.
     liveliest = pl.max_horizontal("red_std", "green_std", "blue_std").fill_null(0)
     size = pl.format("{} x {} pixels; ", "width", "height")
     more_frames = "{} frames; set validate.animated to first_frame to use the first of them"
@@ -141,7 +141,7 @@ def _suspicion() -> pl.Expr:
         pl.format("a strict decoder says: {}", "stream_fault"),
         pl.format("the lower {} % is one gray, as where a cut file was saved again", percent),
     )
-    return what + "; bring it anew from its source, release it, or set validate.suspect_streams to keep"
+    return what + "; get it again from its source, release it, or set validate.suspect_streams to keep"
 
 
 def _warnings(policy: Policy) -> dict[str, pl.Expr]:
@@ -181,7 +181,7 @@ def _finding(warning: str, files: pl.DataFrame) -> pl.DataFrame:
 
 
 def _judged(table: pl.DataFrame, found: pl.DataFrame, warnings: pl.DataFrame, groups: pl.DataFrame) -> pl.DataFrame:
-    """Findings gathered by file, in the order of the vocabulary, beside each file of the table."""
+    """Findings gathered by file, in the order of the vocabulary, joined to each file of the table."""
     by_file = found.sort("row", "reason").group_by("row", maintain_order=True)
     refused = by_file.agg(pl.col("reason").cast(pl.String).alias("reasons"), pl.col("message", "copy_of").first())
     by_file = warnings.sort("row", "warning").group_by("row", maintain_order=True)

@@ -32,7 +32,7 @@ def test_the_inbox_is_filled_with_both(workspace: Workspace) -> None:
     assert len(files) == 10_001 + len(found_in_the_wild(encode(draw(0, 1))))
 
 
-def test_what_lies_in_the_wild_is_what_its_name_says() -> None:
+def test_what_is_in_the_wild_is_what_its_name_says() -> None:
     files = found_in_the_wild(encode(draw(0, 1)))
     verdicts = {}
     for path, data in files.items():

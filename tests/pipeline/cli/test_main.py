@@ -83,7 +83,7 @@ def test_a_read_only_workspace_is_an_error_not_a_traceback(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: Capture, folder: str
 ) -> None:
     access = os.access
-    closed = workspace.root / folder  # told by os.access alone: root, as which tests may run, can write everywhere
+    closed = workspace.root / folder  # reported by os.access alone: root, as which tests may run, can write everywhere
     monkeypatch.setattr(
         os, "access", lambda path, mode: access(path, mode) and not (mode & os.W_OK and Path(path) == closed)
     )

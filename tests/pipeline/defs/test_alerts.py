@@ -9,7 +9,7 @@ from pipeline.defs.alerts import build_alerts, describe
 from pipeline.defs.failures import explain
 from pipeline.workspace import Workspace
 
-SENT = "pipeline.alerts.send"
+SENT = "pipeline.defs.alerts.send"
 
 
 @dg.asset
@@ -114,5 +114,5 @@ def test_a_run_that_is_started_again_and_one_without_an_address_say_so(
     monkeypatch.delenv("SIMCLR_UI_URL", raising=False)
     _, run = failed(instance, "error")
     _, text = describe(instance, run.with_tags(run.tags | {"dagster/will_retry": "true"}))
-    assert "It is started again by itself." in text
+    assert "It is started again automatically." in text
     assert f"Run {run.run_id[:8]}, to be seen with `simclr ui`" in text

@@ -42,7 +42,7 @@ def candidate(tmp_path: Path) -> str:
 
 @pytest.fixture
 def rejections(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """What gates have told the registry: workspace, candidate, gate, reason, run, metrics."""
+    """What gates have reported the registry: workspace, candidate, gate, reason, run, metrics."""
     calls: list[tuple[Any, ...]] = []
 
     def opened(workspace: Workspace) -> SimpleNamespace:
@@ -105,7 +105,7 @@ def test_drift_warns_about_the_asset_of_its_stage_and_does_not_block(case: Case)
 def test_a_rejection_tells_candidate_gate_reason_run_and_numbers(
     case: Case, candidate: str, rejections: list[tuple[Any, ...]]
 ) -> None:
-    """Through Dagster as it is, in a run of its own as when a gate is repeated from the UI: nothing is computed."""
+    """Through Dagster as it is, in its own run as when a gate is repeated from the UI: nothing is computed."""
     case.put(*BAD["not_collapsed"])
     gate = find("not_collapsed")
     repeat = dg.define_asset_job("repeat", selection=dg.AssetSelection.checks(gate))

@@ -53,10 +53,10 @@ def test_a_verdict_on_each_is_given_to_its_check(tmp_path: Path) -> None:
     assert found[CRITICAL].metadata["sample_ids"] == dg.MetadataValue.json(unmet(CRITICAL)["sample_ids"])
 
 
-def test_an_error_that_nobody_foresaw_leaves_no_check_without_a_word(
+def test_an_error_that_no_one_foresaw_leaves_no_check_without_a_word(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Dagster goes on without a check that says nothing."""
+    """Dagster continues without a check that says nothing."""
 
     def fail(*_: object) -> None:
         raise RuntimeError("no luck")
@@ -82,7 +82,7 @@ def computed(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("text", "goes_on"),
+    ("text", "continues"),
     [
         (json.dumps(contract()), True),
         (json.dumps(contract(unmet(WARNING), unmet(INFO))), True),
@@ -92,10 +92,10 @@ def computed(folder: Path) -> list[str]:
         ("{", False),
     ],
 )
-def test_only_what_is_critical_stops_what_comes_after(tmp_path: Path, text: str, goes_on: bool) -> None:
+def test_only_what_is_critical_stops_what_comes_after(tmp_path: Path, text: str, continues: bool) -> None:
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports" / "validation.json").write_text(text, encoding="utf-8")
-    assert computed(tmp_path) == (["manifest", "prepared"] if goes_on else ["manifest"])
+    assert computed(tmp_path) == (["manifest", "prepared"] if continues else ["manifest"])
 
 
 @pytest.mark.slow
@@ -110,8 +110,8 @@ def test_simclr_run_checks_between_validate_and_prepare(filled: Workspace, capfd
     with opened(filled.root) as instance:
         (record,) = instance.get_runs()
         entries = instance.all_logs(record.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
-        told = {entry.get_dagster_event().asset_check_evaluation_data.check_name for entry in entries}
-    assert told >= {rule.name for rule in RULES}
+        reported = {entry.get_dagster_event().asset_check_evaluation_data.check_name for entry in entries}
+    assert reported >= {rule.name for rule in RULES}
 
     (filled.root / "report").write_text(json.dumps(contract(unmet(WARNING))))
     assert list(run(filled).stages) == ["validate", "prepare"]

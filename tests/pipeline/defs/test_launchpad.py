@@ -19,7 +19,7 @@ JOB = dg.Definitions(
 
 
 def shown() -> dict[str, Any]:
-    """Full name of each key → (type, description), from the schema that the UI shows beside the launchpad."""
+    """Full name of each key → (type, description), from the schema that the UI shows next to the launchpad."""
     schema = JOB.resolve_job_def("retrain").graph.node_named("raw_images").definition.config_schema
     return dict(_fields(schema.as_field().config_type, ""))
 

@@ -25,7 +25,7 @@ def materialize(
     return materialization
 
 
-def told(materialization: dg.AssetMaterialization) -> dict[str, object]:
+def reported(materialization: dg.AssetMaterialization) -> dict[str, object]:
     return {name: value.value for name, value in materialization.metadata.items()}
 
 
@@ -38,10 +38,10 @@ def test_its_data_version_is_the_hash_that_dvc_tracks(filled: Workspace) -> None
     first = materialize(filled)
     tracked = yaml.safe_load((filled.root / "data" / "raw.dvc").read_text())["outs"][0]
     assert version(first) == tracked["md5"]
-    assert told(first)["new_images"] == 40
+    assert reported(first)["new_images"] == 40
     again = materialize(filled)
     assert version(again) == version(first)
-    assert (told(again)["new_images"], told(again)["batch"]) == (0, "nothing new")
+    assert (reported(again)["new_images"], reported(again)["batch"]) == (0, "nothing new")
 
 
 def test_an_empty_inbox_is_unchanged_after_the_first_ingest_and_an_error_before(filled: Workspace) -> None:
@@ -75,7 +75,7 @@ def test_without_sources_it_takes_those_of_the_triggers(filled: Workspace) -> No
     params = yaml.safe_load(filled.params.read_text())
     params["retraining"]["sources"] = ["inbox/labeled", "inbox/test"]
     filled.params.write_text(yaml.safe_dump(params))
-    assert told(materialize(filled))["new_images"] == 16
+    assert reported(materialize(filled))["new_images"] == 16
 
 
 def test_the_run_knows_which_images_it_has(filled: Workspace) -> None:
@@ -92,7 +92,7 @@ def test_a_run_on_another_source_does_not_need_those_of_the_triggers(filled: Wor
     params["retraining"]["sources"] = ["gone"]
     filled.params.write_text(yaml.safe_dump(params))
     with dg.DagsterInstance.ephemeral() as instance:
-        assert told(materialize(filled, instance, sources=["inbox"]))["new_images"] == 40
+        assert reported(materialize(filled, instance, sources=["inbox"]))["new_images"] == 40
         (run,) = instance.get_runs()
         assert DATA not in run.tags
 

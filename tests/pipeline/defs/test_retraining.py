@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from pipeline.defs.raw_images import raw_images
-from pipeline.defs.retraining import DATA, GOING_ON, REASON, Retraining, build_retraining, freshness, last_run, retrain
+from pipeline.defs.retraining import DATA, IN_PROGRESS, REASON, Retraining, build_retraining, freshness, last_run, retrain
 from pipeline.errors import ParamsError
 from pipeline.ingest.ingest import ingest
 from pipeline.retraining.inbox import survey
@@ -215,17 +215,17 @@ def test_a_run_key_that_was_used_is_never_asked_for_again(filled: Workspace, ins
 @pytest.mark.parametrize(
     ("status", "tags", "expected"),
     [
-        (dg.DagsterRunStatus.NOT_STARTED, {}, "a run is going on"),
-        (dg.DagsterRunStatus.STARTING, {}, "a run is going on"),
-        (dg.DagsterRunStatus.STARTED, {}, "a run is going on"),
-        (dg.DagsterRunStatus.CANCELING, {}, "a run is going on"),
-        (dg.DagsterRunStatus.STARTED, {DATA: "this"}, "a run with these images is going on"),
+        (dg.DagsterRunStatus.NOT_STARTED, {}, "a run is in progress"),
+        (dg.DagsterRunStatus.STARTING, {}, "a run is in progress"),
+        (dg.DagsterRunStatus.STARTED, {}, "a run is in progress"),
+        (dg.DagsterRunStatus.CANCELING, {}, "a run is in progress"),
+        (dg.DagsterRunStatus.STARTED, {DATA: "this"}, "a run with these images is in progress"),
         (dg.DagsterRunStatus.CANCELED, {DATA: "this"}, "the last run with these images was canceled"),
         (dg.DagsterRunStatus.FAILURE, {DATA: "this"}, "the last run with these images failed"),
         (
             dg.DagsterRunStatus.FAILURE,
             {DATA: "this", "dagster/will_retry": "true"},
-            "a run with these images is going on",
+            "a run with these images is in progress",
         ),
         (dg.DagsterRunStatus.SUCCESS, {DATA: "this"}, "nothing new"),
     ],
@@ -246,10 +246,10 @@ def test_every_state_of_the_last_run_has_its_reason(
     assert str(tick(filled, instance)[0]).startswith(expected)
 
 
-def test_a_run_that_has_not_ended_is_going_on() -> None:
+def test_a_run_that_has_not_ended_is_continuing() -> None:
     ended = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
     elsewhere = {dg.DagsterRunStatus.MANAGED, dg.DagsterRunStatus.SUSPENDED}  # no run of ours is ever in these
-    assert set(GOING_ON) == set(dg.DagsterRunStatus) - ended - elsewhere
+    assert set(IN_PROGRESS) == set(dg.DagsterRunStatus) - ended - elsewhere
 
 
 def test_the_failed_place_of_a_run_without_a_failed_step_is_left_out(instance: dg.DagsterInstance) -> None:

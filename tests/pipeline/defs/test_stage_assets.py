@@ -30,7 +30,7 @@ def materialize(workspace: Workspace) -> dg.ExecuteInProcessResult:
     return dg.materialize(dvc_assets(workspace), raise_on_error=False)
 
 
-def told(result: dg.ExecuteInProcessResult, key: dg.AssetKey) -> dict[str, object]:
+def reported(result: dg.ExecuteInProcessResult, key: dg.AssetKey) -> dict[str, object]:
     (event,) = [event for event in result.get_asset_materialization_events() if event.asset_key == key]
     return {name: value.value for name, value in event.materialization.metadata.items()}
 
@@ -130,7 +130,7 @@ def test_unchanged_is_skipped_deleted_is_restored_and_nothing_is_trained_again(
     copy = copy_of(computed, tmp_path)
     shutil.rmtree(copy.root / "models" / "pretrained")
     again = materialize(copy)
-    assert {key.path[-1]: told(again, key)["dvc/outcome"] for key in versions(again)} == {
+    assert {key.path[-1]: reported(again, key)["dvc/outcome"] for key in versions(again)} == {
         "prepared": "skipped",
         "pretrained": "restored",
         "finetuned_0_01": "skipped",
@@ -150,7 +150,7 @@ def test_dvc_repro_alone_gives_the_same_lock(
 
 
 def test_a_person_sees_numbers_timings_and_pictures(computed: Computed) -> None:
-    seen = told(computed.result, PRETRAINED)
+    seen = reported(computed.result, PRETRAINED)
     assert seen["dvc/outcome"] == "executed"
     assert seen["letters/count"] == 3
     assert seen["finite"] is True

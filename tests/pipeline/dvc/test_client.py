@@ -65,7 +65,7 @@ def test_only_the_given_stage_of_a_matrix_runs(graph: Workspace) -> None:
     assert [path.name for path in (graph.root / "models" / "finetuned").iterdir() if path.is_dir()] == ["0.01"]
 
 
-def test_python_in_dvc_yaml_is_this_python_and_ignores_what_lies_in_the_workspace(
+def test_python_in_dvc_yaml_is_this_python_and_ignores_what_is_in_the_workspace(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
@@ -142,7 +142,7 @@ def test_add_tracks_a_folder_and_passes_on_what_dvc_says(graph: Workspace) -> No
         add(graph.root, graph.root / "missing")
 
 
-def test_the_second_client_is_told_who_holds_the_workspace(graph: Workspace) -> None:
+def test_the_second_client_is_reported_who_holds_the_workspace(graph: Workspace) -> None:
     with (
         exclusive(graph.root, "ingest"),
         pytest.raises(BusyError, match=rf"busy with ingest of process {os.getpid()}; .*`kill -INT {os.getpid()}`"),
@@ -165,7 +165,7 @@ def test_a_stage_holds_the_workspace_also_when_its_client_is_killed(workspace: W
         fcntl.flock(lock, fcntl.LOCK_EX)
 
 
-# One process that ignores what it can, and one in a session of its own, as torchrun starts its workers.
+# One process that ignores what it can, and one in its own session, as torchrun starts its workers.
 STUBBORN = r"""
 import os, signal, subprocess, sys, time
 if sys.argv[1:]:
@@ -260,7 +260,7 @@ def test_a_polite_stage_has_time_to_save(workspace: Workspace) -> None:
 
 
 def start_client(workspace: Workspace, stage: str) -> subprocess.Popen[bytes]:
-    """A client in a process of its own; returns when its stage has reported the first event."""
+    """A client in its own process; returns when its stage has reported the first event."""
     # A line that it prints when the pipe is closed would be the first interrupt, and the signal of the test the second.
     code = (
         "import pathlib, sys, pipeline.dvc.client as c; "

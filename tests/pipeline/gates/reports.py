@@ -35,7 +35,7 @@ ALONE: dict[str, Any] = COMPARE | {
     "megabytes": {"candidate": 4.2, "champion": None},
 }
 UNLABELLED: dict[str, Any] = COMPARE | {
-    "reason": "no labelled test images; put some into inbox/test/<class>/",
+    "reason": "no labeled test images; put some into inbox/test/<class>/",
     "knn": {**NOTHING, "candidate": None},
     "probe": {**NOTHING, "candidate": None},
     "old_index": NO_INDEX,

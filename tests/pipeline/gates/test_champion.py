@@ -141,7 +141,7 @@ def test_low_label(case: Case, ours: dict[str, Any], champion: dict[str, Any], p
     assert (verdict.passed, verdict.judged) == (passed, True)
 
 
-def test_each_fraction_is_judged_and_told(case: Case) -> None:
+def test_each_fraction_is_judged_and_reported(case: Case) -> None:
     """The champion knows only one of them."""
     files = {
         CHAMPION: PINNED,
@@ -214,10 +214,10 @@ def test_old_index(case: Case, index: dict[str, Any], reported: bool, required: 
         assert ("(reported only)" in verdict.description) is (mode == "report" and index["comparable"])
 
 
-def test_the_old_index_in_words(case: Case) -> None:
+def test_the_old_index_as_text(case: Case) -> None:
     assert case.compare(old_index).description == (
         "kNN in the index of v0.0.3: 80.00 % with its own queries, 76.00 % with the candidate's, 5 points may be lost "
-        "(reported only); 41.50 % of 2000 test images keep their nearest neighbour; the index can stay"
+        "(reported only); 41.50 % of 2000 test images keep their nearest neighbor; the index can stay"
     )
 
 

@@ -114,7 +114,7 @@ def test_latency(
     assert len(calls) == (not passed), "a known result that passes is not measured again"
 
 
-def test_a_busy_moment_rejects_nobody(case: Case, bundles: tuple[str, str], measure: Measure) -> None:
+def test_a_busy_moment_rejects_no_one(case: Case, bundles: tuple[str, str], measure: Measure) -> None:
     calls = measure(timing(bundles, 2.1, 2.0))
     verdict = case.ask(latency_budget, {LATENCY: timing(bundles, 9.0, 2.0)})
     assert verdict.passed
@@ -168,7 +168,7 @@ def test_without_a_champion_only_the_limit_counts(case: Case, measure: Measure) 
         (['{"p50_ms": NaN}'], 0, "", f"{LATENCY} cannot be read: NaN is not a number"),
     ],
 )
-def test_a_measurement_that_fails_does_not_pass_and_rejects_nobody(
+def test_a_measurement_that_fails_does_not_pass_and_rejects_no_one(
     case: Case,
     bundles: tuple[str, str],
     measure: Measure,
@@ -202,7 +202,7 @@ def test_a_machine_that_hangs(case: Case, bundles: tuple[str, str], monkeypatch:
 
 def test_what_the_stages_write_is_what_the_gates_read(case: Case) -> None:
     """Real bundles, the real comparison, the real measurement. 40 test images are too few to rule anything out."""
-    workspace = write_prepared(case.folder, train=80, test=40, labelled=0.75)
+    workspace = write_prepared(case.folder, train=80, test=40, labeled=0.75)
     encoders.put_bundle(workspace / "models" / "bundle", encoders.mixing(1), encoders.CANDIDATE)
     encoders.put_champion(workspace, encoders.mixing(2), encoders.CHAMPION)
     compare.run(workspace)
@@ -214,7 +214,7 @@ def test_what_the_stages_write_is_what_the_gates_read(case: Case) -> None:
     encoders.put_champion(workspace, None)
     compare.run(workspace)
     assert all(case.ask(gate).passed for gate in verdicts)
-    assert json.loads((workspace / LATENCY).read_text())["champion"] is None, "measured anew, for another champion"
+    assert json.loads((workspace / LATENCY).read_text())["champion"] is None, "measured again, for another champion"
 
 
 def test_a_bundle_that_was_tampered_with_is_not_measured(case: Case) -> None:

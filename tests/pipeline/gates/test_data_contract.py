@@ -39,7 +39,7 @@ def test_a_contract_that_holds_passes_everywhere(case: Case) -> None:
 @pytest.mark.parametrize(
     ("name", "passed", "severity"), [(CRITICAL, False, "error"), (WARNING, False, "warning"), (INFO, True, "warning")]
 )
-def test_what_does_not_hold_is_told_by_its_severity(case: Case, name: str, passed: bool, severity: str) -> None:
+def test_what_does_not_hold_is_reported_by_its_severity(case: Case, name: str, passed: bool, severity: str) -> None:
     found = judged(case, contract(unmet(name)))
     one = found.pop(name)
     assert (one.passed, one.severity) == (passed, severity)
@@ -64,7 +64,7 @@ def test_what_does_not_hold_is_told_by_its_severity(case: Case, name: str, passe
     ("report", "says"),
     [
         (lambda name: contract(unmet(name, observed=None, error="no such column")), "not be evaluated: no such column"),
-        (lambda name: contract(without=name), f"{CONTRACT} says nothing about it; run the stage validate again"),
+        (lambda name: contract(without=name), f"{CONTRACT} has no outcome of it; run the stage validate again"),
         (lambda name: contract(outcome(name, sample_ids=None)), f"{CONTRACT} lacks what is needed: sample_ids: "),
         (lambda name: contract({"name": name, "success": True}), f"{CONTRACT} lacks what is needed: suite: "),
     ],

@@ -31,7 +31,7 @@ def test_the_bound_is_the_published_end_of_tangos_interval(
 
 @pytest.mark.parametrize(("images", "won", "lost"), [(40, 3, 6), (200, 0, 2), (60, 25, 20), (1000, 10, 40), (30, 0, 0)])
 def test_at_the_bound_the_score_of_the_likeliest_rates_is_the_quantile(images: int, won: int, lost: int) -> None:
-    """The likelihood of the three outcomes is maximised by search, under the difference that the bound gives."""
+    """The likelihood of the three outcomes is maximized by search, under the difference that the bound gives."""
     bound = lower_bound(images, won, lost, 0.95)
 
     def log_likelihood(lost_rate: float) -> float:
@@ -59,7 +59,7 @@ def test_the_bound_at_the_edges() -> None:
 
 @pytest.mark.parametrize("images", [40, 133, 500])
 def test_a_worse_candidate_is_seldom_thought_better_than_it_is(images: int) -> None:
-    """Exact, by summing over every possible outcome: how often the bound lies above the true difference."""
+    """Exact, by summing over every possible outcome: how often the bound is above the true difference."""
     expected = (0, 0.5, 1, 2, 2.7, 4, 8, 12)
     pairs = [(won / images, lost / images) for won, lost in product(expected, expected) if won < lost]
     errors = [

@@ -1,4 +1,4 @@
-"""The gates on single stages: what passes, what does not, and the numbers that are told."""
+"""The gates on single stages: what passes, what does not, and the numbers that are reported."""
 
 import json
 from typing import Any
@@ -39,8 +39,8 @@ def test_collapse(case: Case, values: dict[str, bool], passed: bool, says: str) 
         ({"0.01": 49.0, "0.1": 70.0}, {"0.01": 50.0, "0.1": 65.0}, True, "59.50 % against 57.50 %"),
         ({"0.01": 50.0}, {"0.01": 50.0}, False, "50.00 % against 50.00 %"),
         ({"0.01": None, "0.1": 60.0}, {"0.01": None, "0.1": 61.0}, False, "60.00 % against 61.00 %"),
-        ({"0.01": None}, {"0.01": None}, True, "nothing to compare: no labelled test images"),
-        ({}, {}, True, "nothing to compare: no labelled test images"),
+        ({"0.01": None}, {"0.01": None}, True, "nothing to compare: no labeled test images"),
+        ({}, {}, True, "nothing to compare: no labeled test images"),
     ],
 )
 def test_probe_against_random_init(
@@ -49,7 +49,7 @@ def test_probe_against_random_init(
     report = {
         "simclr": LINEAR_EVAL["simclr"] | {"linear_top1": ours},
         "random_init": LINEAR_EVAL["random_init"] | {"linear_top1": random},
-        "reason": "no labelled test images",
+        "reason": "no labeled test images",
     }
     case.put("reports/linear_eval.json", LINEAR_EVAL | report)
     verdict = case.ask(probe_beats_random_init)

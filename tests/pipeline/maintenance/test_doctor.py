@@ -1,4 +1,4 @@
-"""What `simclr doctor` sees in a workspace, and what it mends: checked with the `dvc` that had refused to work."""
+"""What `simclr doctor` sees in a workspace, and what it fixes: checked with the `dvc` that had refused to work."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def bystander() -> Iterator[int]:
 
 @pytest.fixture
 def working_dvc(workspace: Workspace, tmp_path: Path) -> Iterator[int]:
-    """A living process that is a dvc as far as anybody can see, at work in the workspace."""
+    """A living process that is a dvc as far as anyone can see, at work in the workspace."""
     program = tmp_path / "dvc"
     program.write_text(WAITING)
     command = [sys.executable, str(program)]
@@ -122,7 +122,7 @@ def test_dvcs_lock_of_the_whole_workspace(workspace: Workspace) -> None:
     path = workspace.root / ".dvc" / "tmp" / "lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("99999\n")  # left behind, but the kernel has freed it
-    assert seen(workspace, "dvc at work").detail == "nobody"
+    assert seen(workspace, "dvc at work").detail == "no one"
     code = "import sys; from zc.lockfile import LockFile; lock = LockFile(sys.argv[1]);" + WAITING
     command = [sys.executable, "-c", code, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:

@@ -1,4 +1,4 @@
-"""Every planted damage is found, and mended when the same bytes are sound anywhere else."""
+"""Every planted damage is found, and repaired when the same bytes are sound anywhere else."""
 
 import os
 import random
@@ -132,7 +132,9 @@ def test_all_damages_are_found_when_everything_is_damaged(sound: Workspace, faul
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_whatever_is_sound_elsewhere_is_mended(sound: Workspace, tmp_path: Path, fault: Callable[[Path], None]) -> None:
+def test_whatever_is_sound_elsewhere_is_repaired(
+    sound: Workspace, tmp_path: Path, fault: Callable[[Path], None]
+) -> None:
     with_remote(sound, tmp_path / "remote")
     before = versioned(sound)
     planted = random.Random(fault.__name__).sample(sorted(objects_of(sound)), 8)
@@ -161,13 +163,13 @@ def test_each_kind_of_copy_can_help(sound: Workspace) -> None:
         flip(objects.path(listing))
     flip(sound.root / "registry" / "v0.0.1" / "golden" / "a.txt")
     report = read_all(sound)
-    assert sorted(damage.mended for damage in report.damages) == [
+    assert sorted(damage.repaired for damage in report.damages) == [
         "made again from models/bundle",
         "restored from registry/v0.0.1/encoder.onnx",
         "restored from the cache",
     ]
     verify(sound.root / "registry" / "v0.0.1")
-    assert str(report).splitlines()[-1].endswith("3 damaged, 3 of them mended")
+    assert str(report).splitlines()[-1].endswith("3 damaged, 3 of them repaired")
 
 
 def test_what_is_lost_is_named_with_the_versions_that_need_it(sound: Workspace) -> None:
@@ -196,10 +198,10 @@ def test_a_manifest_and_a_stray_file_are_found(sound: Workspace) -> None:
     flip(folder / "MANIFEST.sha256")
     (batch,) = (path for path in sound.raw.iterdir() if path.is_dir())
     (batch / "MANIFEST.sha256").unlink()
-    problems = {damage.path: (damage.problem, bool(damage.mended)) for damage in read_all(sound).damages}
+    problems = {damage.path: (damage.problem, bool(damage.repaired)) for damage in read_all(sound).damages}
     assert problems == {
         "registry/v0.0.1/MANIFEST.sha256": ("cannot be relied on", True),
-        "registry/v0.0.1/stray": ("not listed in MANIFEST.sha256; remove it if nobody needs it", False),
+        "registry/v0.0.1/stray": ("not listed in MANIFEST.sha256; remove it if it is not needed", False),
         batch.relative_to(sound.root).joinpath("MANIFEST.sha256").as_posix(): (
             "listed in MANIFEST.sha256 but missing",
             True,
@@ -208,7 +210,7 @@ def test_a_manifest_and_a_stray_file_are_found(sound: Workspace) -> None:
     verify(batch)
 
 
-def test_it_goes_on_where_it_stopped_and_reads_again_what_has_changed(sound: Workspace) -> None:
+def test_it_continues_where_it_stopped_and_reads_again_what_has_changed(sound: Workspace) -> None:
     total = check(sound).files
     memory = sound.scratch / MEMORY
     memory.unlink()
@@ -239,7 +241,7 @@ def test_a_budget_of_time_reaches_everything_in_the_end(sound: Workspace, monkey
     assert all("/s, " in line for line in shown)
 
 
-def test_nothing_is_mended_while_another_process_holds_the_workspace(sound: Workspace) -> None:
+def test_nothing_is_repaired_while_another_process_holds_the_workspace(sound: Workspace) -> None:
     target = sound.root / "registry" / "v0.0.1" / "encoder.onnx"
     flip(target)
     before = target.read_bytes()

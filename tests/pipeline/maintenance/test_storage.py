@@ -94,7 +94,7 @@ def test_every_version_that_has_a_name_survives(versions: Workspace) -> None:
     assert kept(versions) == {*named, *runs, "forgotten"}
     announced = collect(versions, dry_run=True)
     assert kept(versions) == {*named, *runs, "forgotten"}
-    assert announced.files == 3  # two files and a listing of the forgotten one; the third file is everybody's
+    assert announced.files == 3  # two files and a listing of the forgotten one; the third file is everyone's
     assert announced.retired == ("1", "0")
     assert str(announced).startswith("would free at least ")
 
@@ -123,7 +123,7 @@ def test_nothing_is_removed_when_the_listing_of_a_version_is_lost(versions: Work
     ):
         collect(versions)
     assert kept(versions) == before
-    shutil.rmtree(tmp_path / "store", ignore_errors=True)  # DVC makes the folder of a lost remote anew
+    shutil.rmtree(tmp_path / "store", ignore_errors=True)  # DVC makes the folder of a lost remote again
     shutil.move(tmp_path / "away", tmp_path / "store")
     collect(versions)
     assert "released 1" in kept(versions)
@@ -190,7 +190,7 @@ def test_what_is_held_shared_or_broken_is_left_alone(versions: Workspace, tmp_pa
         collect(versions)
 
 
-def test_scratch_that_nobody_has_touched_goes_and_a_training_keeps_its_own(workspace: Workspace) -> None:
+def test_scratch_that_no_one_has_touched_goes_and_a_training_keeps_its_own(workspace: Workspace) -> None:
     old = time.time() - 100 * 24 * 3600
     files = {
         name: workspace.scratch / name

@@ -1,6 +1,6 @@
 """A workspace with a DVC remote, an origin, and a candidate: the shape of the real graph, with bundles that are real.
 
-A candidate is the bundle of tests/deploy with a matrix of its own, made by stages that only copy.
+A candidate is the bundle of tests/deploy with its own matrix, made by stages that only copy.
 """
 
 import json

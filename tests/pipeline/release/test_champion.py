@@ -90,7 +90,7 @@ def test_without_its_data_nothing_is_pinned(released: Workspace) -> None:
     assert tracked(released) == before
 
 
-def test_it_waits_for_nobody(released: Workspace) -> None:
+def test_it_waits_for_no_one(released: Workspace) -> None:
     with client.exclusive(released.root, "stage pretrain"), pytest.raises(BusyError):
         champion.pin(released)
 

@@ -58,7 +58,7 @@ def run(workspace: Workspace, instance: dg.DagsterInstance, name: str, config: d
     return result, "\n".join(cause.message for cause in causes)
 
 
-def told(materialization: dg.AssetMaterialization) -> dict[str, Any]:
+def reported(materialization: dg.AssetMaterialization) -> dict[str, Any]:
     return {name: value.value for name, value in materialization.metadata.items()}
 
 
@@ -66,7 +66,7 @@ def test_the_champion_is_versioned_by_dvc(computed: Workspace) -> None:
     result = dg.materialize([champion], resources={"workspace": computed})
     (materialization,) = result.asset_materializations_for_node("champion")
     assert (materialization.tags or {})["dagster/data_version"] == read_tracked(computed.root, "models/champion").md5
-    assert told(materialization)["version"] == "none yet"
+    assert reported(materialization)["version"] == "none yet"
 
 
 @pytest.mark.slow
@@ -74,10 +74,10 @@ def test_a_materialization_for_each_time_that_another_encoder_serves(
     third: Workspace, instance: dg.DagsterInstance
 ) -> None:
     (first,) = materialize(third, instance)
-    shown = told(first)
+    shown = reported(first)
     assert (shown["version"], shown["before"]) == ("v0.0.3", "v0.0.2")
     assert (shown["images"], shown["knn_top1"]) == (300, 73.0)  # numbers, which the UI draws over time
-    assert "| knn | 70.0 | 69.0 | 2 | 1 |" in shown["candidate beside champion"]
+    assert "| knn | 70.0 | 69.0 | 2 | 1 |" in shown["candidate next to champion"]
     assert "simclr release rollback" in shown["roll back with"]
     assert (first.tags or {})["dagster/data_version"] == identity(third.root / "models" / "bundle")
     assert materialize(third, instance) == []
@@ -87,7 +87,7 @@ def test_a_materialization_for_each_time_that_another_encoder_serves(
     latest = instance.get_latest_materialization_event(RELEASED)
     assert latest is not None
     assert latest.asset_materialization is not None
-    assert told(latest.asset_materialization)["version"] == "v0.0.2"
+    assert reported(latest.asset_materialization)["version"] == "v0.0.2"
     assert materialize(third, instance) == []  # a run with nothing new leaves the rollback as it is
     assert open_registry(third).current() == "v0.0.2"
 
@@ -103,7 +103,7 @@ def test_a_release_whose_last_step_was_not_recorded_is_shown_by_the_next_run(
     released: Workspace, instance: dg.DagsterInstance
 ) -> None:
     (only,) = materialize(released, instance)
-    assert told(only)["version"] == "v0.0.2"
+    assert reported(only)["version"] == "v0.0.2"
     assert materialize(released, instance) == []
 
 
@@ -118,7 +118,7 @@ def test_a_gate_that_does_not_pass_blocks_and_one_that_passes_again_lets_through
     assert materialize(computed, instance, gate(True, "another")) == []
     assert tags(computed) == []
     (materialization,) = materialize(computed, instance, gate(True))
-    assert told(materialization)["version"] == "v0.0.1"
+    assert reported(materialization)["version"] == "v0.0.1"
 
 
 def test_wrong_input_of_a_job_says_what_is_right(released: Workspace, instance: dg.DagsterInstance) -> None:

@@ -37,7 +37,7 @@ action(Workspace(pathlib.Path(sys.argv[2])))
 
 
 def killed(workspace: Workspace, step: str, action: str) -> None:
-    """Do something in a process of its own, which is killed at a failpoint."""
+    """Do something in its own process, which is killed at a failpoint."""
     command = [sys.executable, "-c", PROGRAM, action, str(workspace.root)]
     environment = os.environ | {VARIABLE: f"{step}:kill"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

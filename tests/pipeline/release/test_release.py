@@ -21,14 +21,14 @@ from tests.pipeline.release.conftest import ARTIFACT, dvc, git, origin, store, t
 pytestmark = pytest.mark.slow  # each of them clones, pushes and pulls
 
 
-def test_the_first_release_reaches_everybody(computed: Workspace, tmp_path: Path) -> None:
+def test_the_first_release_reaches_everyone(computed: Workspace, tmp_path: Path) -> None:
     done = release(computed)
     assert (done.version, done.before, done.changed, done.notes) == ("v0.0.1", None, True, ())
     assert tags(computed) == [f"{ARTIFACT}@v0.0.1", f"{ARTIFACT}#prod#1"]
     assert git(origin(computed), "tag").splitlines() == sorted(tags(computed))
     assert git(origin(computed), "rev-parse", f"runs/{done.bundle[:12]}") == done.commit
 
-    # Somebody else, with nothing but the origin and the remote, has the same workspace.
+    # Someone else, with nothing but the origin and the remote, has the same workspace.
     clone = tmp_path / "place" / "clone"
     git(tmp_path, "clone", "--quiet", str(origin(computed)), str(clone))
     git(clone, "checkout", "--quiet", f"{ARTIFACT}@v0.0.1")
@@ -192,7 +192,7 @@ def test_an_origin_that_takes_nothing_is_found_before_any_tag(computed: Workspac
 
 
 def test_a_version_of_another_clone_is_known_before_the_next_is_numbered(third: Workspace) -> None:
-    git(origin(third), "tag", "-a", "-m", "by somebody else", f"{ARTIFACT}@v0.1.4", f"{ARTIFACT}@v0.0.1^{{commit}}")
+    git(origin(third), "tag", "-a", "-m", "by someone else", f"{ARTIFACT}@v0.1.4", f"{ARTIFACT}@v0.0.1^{{commit}}")
     assert release(third).version == "v0.1.5"
 
 

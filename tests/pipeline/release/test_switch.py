@@ -22,25 +22,25 @@ from tests.pipeline.release.conftest import ARTIFACT, compute, git, origin, stor
 
 
 @pytest.mark.slow
-def test_rollback_within_five_seconds_while_a_training_goes_on(
+def test_rollback_within_five_seconds_while_a_training_continues(
     released: Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[tuple[str, str]] = []
-    monkeypatch.setattr(alerts, "send", lambda _, event, title, text: told.append((event, title)))
+    reported: list[tuple[str, str]] = []
+    monkeypatch.setattr(alerts, "send", lambda _, event, title, text: reported.append((event, title)))
     began = time.monotonic()
     with client.exclusive(released.root, "stage pretrain"):
         done = rollback(released)
     seconds = time.monotonic() - began
     assert (done.version, done.before, done.changed) == ("v0.0.1", "v0.0.2", True)
     assert seconds < 5
-    assert told == [("champion_changed", "v0.0.1 serves")]
+    assert reported == [("champion_changed", "v0.0.1 serves")]
     assert deploy_main(["info", str(released.root / "registry")]) == 0
     info = json.loads(capsys.readouterr().out)
     assert (info["version"], info["name"], info["id"]) == ("v0.0.1", "encoder 1", done.bundle)
     assert tags(released)[-1] == f"{ARTIFACT}#prod#3"
     assert tags(released)[-1] in git(origin(released), "tag").splitlines()
 
-    # The candidate of v0.0.2 still lies in models/bundle: a run that computes nothing does not bring it back.
+    # The candidate of v0.0.2 still is in models/bundle: a run that computes nothing does not bring it back.
     assert release(released).version == "v0.0.1"
     assert open_registry(released).current() == "v0.0.1"
     with pytest.raises(ReleaseError, match=r"v0\.0\.1: nothing served before it.*v0\.0\.1, v0\.0\.2"):
@@ -93,7 +93,7 @@ def test_promote(released: Workspace) -> None:
     assert tags(released) == before
     (released.root / "registry" / "CURRENT").write_text("rubbish")
     shutil.rmtree(released.root / "registry" / "v0.0.2")
-    assert promote(released, "v0.0.2").changed  # mends what is broken
+    assert promote(released, "v0.0.2").changed  # fixes what is broken
     assert deploy.load(released.root / "registry").info["version"] == "v0.0.2"
     assert tags(released) == before
 

@@ -1,4 +1,4 @@
-"""What tags say, whoever wrote them."""
+"""What tags say, whichever process wrote them."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -76,7 +76,7 @@ def test_order_is_by_number_and_time_never_goes_back(repository: Git) -> None:
         ([1, 2, 3], 2),
         ([1, 2, 3, 2], 1),  # a second rollback goes one further
         ([1, 2, 1, 3], 1),  # the version that was rolled back is not gone back to
-        ([1, 2, 1, 3, 2], 3),  # unless somebody has promoted it since
+        ([1, 2, 1, 3, 2], 3),  # unless someone has promoted it since
         ([2, 1], 2),
     ],
 )

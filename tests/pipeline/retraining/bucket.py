@@ -1,4 +1,5 @@
-"""A bucket as fsspec shows one: ETags, no local files, a listing that is remembered until it is told to forget it."""
+"""A bucket as fsspec shows one: ETags, no local files, a listing that is remembered until it is reported to forget
+it."""
 
 import hashlib
 from collections.abc import Iterator
@@ -36,8 +37,8 @@ class Bucket(fsspec.AbstractFileSystem):
 
     def _details(self, name: str) -> dict[str, Any]:
         data, changed = self.objects[name]
-        told = {"ETag": f'"{hashlib.md5(data).hexdigest()}"', "LastModified": changed} if self.etags else {}
-        return {"name": name, "size": len(data), "type": "file"} | told
+        reported = {"ETag": f'"{hashlib.md5(data).hexdigest()}"', "LastModified": changed} if self.etags else {}
+        return {"name": name, "size": len(data), "type": "file"} | reported
 
 
 @contextmanager

@@ -63,9 +63,9 @@ def last(status: str, digest: str | None = DIGEST, failed_at: str = "") -> LastR
         (inbox(relabelled=True), None, None, POLICY, Skip("new labels, the sensor waits for 1,000")),
         (inbox(relabelled=True), None, CHAMPION, SCHEDULE, Run(DIGEST, "new labels since v0.0.3")),
         (inbox(2, relabelled=True), None, None, SCHEDULE, Run(DIGEST, "2 new images and new labels")),
-        (inbox(5000), last("going_on"), None, POLICY, Skip("a run with these images is going on (1a2b3c4d)")),
-        (inbox(5000), last("going_on", OTHER), None, POLICY, Skip("a run is going on (1a2b3c4d)")),
-        (inbox(), last("going_on", None), None, POLICY, Skip("a run is going on (1a2b3c4d)")),
+        (inbox(5000), last("in_progress"), None, POLICY, Skip("a run with these images is in progress (1a2b3c4d)")),
+        (inbox(5000), last("in_progress", OTHER), None, POLICY, Skip("a run is in progress (1a2b3c4d)")),
+        (inbox(), last("in_progress", None), None, POLICY, Skip("a run is in progress (1a2b3c4d)")),
         (inbox(5000), last("succeeded"), CHAMPION, POLICY, Skip("nothing new since v0.0.3")),
         (inbox(5000), last("succeeded", OTHER), None, POLICY, Run(DIGEST, "5,000 new images")),
         (
@@ -107,7 +107,7 @@ def situations() -> list[tuple[Inbox, LastRun | None, str | None, Policy]]:
             relabelled=choose.random() < 0.3,
             drift=choose.random() < 0.3,
         )
-        status = choose.choice(["going_on", "succeeded", "failed", "canceled"])
+        status = choose.choice(["in_progress", "succeeded", "failed", "canceled"])
         run = last(status, choose.choice([DIGEST, OTHER, None])) if choose.random() < 0.7 else None
         policy = choose.choice([POLICY, SCHEDULE, replace(POLICY, min_new_images_after_drift=5000)])
         found.append((images, run, choose.choice([None, CHAMPION]), policy))
@@ -119,9 +119,9 @@ def test_both_answers_are_common_among_the_situations() -> None:
     assert min(answers.count(Run), answers.count(Skip)) > 400
 
 
-def test_it_never_runs_the_same_images_again_nor_beside_another_run() -> None:
+def test_it_never_runs_the_same_images_again_nor_next_to_another_run() -> None:
     for images, run, champion, policy in situations():
-        if run is not None and (run.digest == images.digest or run.status == "going_on"):
+        if run is not None and (run.digest == images.digest or run.status == "in_progress"):
             assert isinstance(decide(images, run, champion, NOW, policy), Skip)
 
 

@@ -146,7 +146,7 @@ def test_only_runs_without_a_process_are_closed(
         create(instance, Status.STARTED, process=dead).run_id: Status.FAILURE,
         create(instance, Status.CANCELING, process=dead).run_id: Status.CANCELED,
         create(instance, Status.STARTED, process=living).run_id: Status.STARTED,
-        create(instance, Status.STARTED).run_id: Status.STARTED,  # somebody else's
+        create(instance, Status.STARTED).run_id: Status.STARTED,  # someone else's
         create(instance, Status.NOT_STARTED).run_id: Status.NOT_STARTED,
         create(instance, Status.SUCCESS, process=dead).run_id: Status.SUCCESS,
     }
@@ -275,7 +275,7 @@ def test_a_run_outlives_the_process_that_launched_it(instance: dg.DagsterInstanc
     assert (Path(instance.root_directory) / "steps" / "one").read_text().split() == ["0", "1", "2"]
 
 
-def test_a_relaunch_that_could_not_be_made_is_asked_for_again_but_not_for_ever(instance: dg.DagsterInstance) -> None:
+def test_a_relaunch_that_could_not_be_made_is_asked_for_again_but_not_forever(instance: dg.DagsterInstance) -> None:
     began = time.time()
     lost, failed, relaunched = (create(instance, Status.STARTED) for _ in range(3))
     for run in (lost, failed, relaunched):

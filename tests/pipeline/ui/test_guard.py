@@ -169,7 +169,7 @@ def test_each_password_leads_to_its_own_application() -> None:
         assert send(app, "POST", "/graphql", JSON | basic(password), b"{}").text == f"{role}:{{}}"
 
 
-def test_without_a_login_a_person_is_shown_the_form_and_a_program_is_told() -> None:
+def test_without_a_login_a_person_is_shown_the_form_and_a_program_is_reported() -> None:
     app = guarded(operator=OPERATOR)
     page = send(app, headers={"accept": "text/html,*/*"})
     assert (page.status, page.headers["location"]) == (303, "/login")
@@ -231,7 +231,7 @@ def test_without_a_password_only_this_machine_can_be_served(tmp_path: Path) -> N
     assert read_access("0.0.0.0", environment, b"").passwords == {"operator": "from a file", "viewer": VIEWER}
 
 
-def test_passwords_that_cannot_be_told_apart_or_read_are_refused() -> None:
+def test_passwords_that_cannot_be_reported_apart_or_read_are_refused() -> None:
     with pytest.raises(ServiceError, match="same password"):
         read_access("::1", {"SIMCLR_UI_PASSWORD": "a", "SIMCLR_UI_VIEWER_PASSWORD": "a"}, b"")
     with pytest.raises(ServiceError, match="SIMCLR_UI_PASSWORD"):

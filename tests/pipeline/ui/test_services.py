@@ -194,7 +194,7 @@ def live_log(stack: Stack, run_id: str, origin: str) -> Iterator[ClientConnectio
         yield connection
 
 
-def test_a_killed_worker_is_replaced_within_half_a_minute_and_goes_on(
+def test_a_killed_worker_is_replaced_within_half_a_minute_and_continues(
     stack: Stack, instance: dg.DagsterInstance
 ) -> None:
     run_id = launch(stack, "train", "killed")
@@ -223,7 +223,7 @@ def test_a_failed_stage_is_not_tried_again(stack: Stack, instance: dg.DagsterIns
     assert MAX_RETRIES_TAG not in run.tags
 
 
-def test_after_everything_was_killed_the_run_goes_on_from_its_checkpoint(
+def test_after_everything_was_killed_the_run_continues_from_its_checkpoint(
     stack: Stack, instance: dg.DagsterInstance
 ) -> None:
     launch(stack, "train", "reboot")
@@ -239,7 +239,7 @@ def test_after_everything_was_killed_the_run_goes_on_from_its_checkpoint(
         assert steps(stack, name) == [str(step) for step in range(STEPS)]
 
 
-def test_cancel_during_pretraining_in_two_processes_leaves_nothing_and_the_next_run_goes_on(
+def test_cancel_during_pretraining_in_two_processes_leaves_nothing_and_the_next_run_continues(
     stack: Stack, instance: dg.DagsterInstance
 ) -> None:
     stack.wait_until_ready()
@@ -256,9 +256,9 @@ def test_cancel_during_pretraining_in_two_processes_leaves_nothing_and_the_next_
     assert time.monotonic() - began < 30
     with exclusive(stack.root, "this test"):
         pass
-    assert "going on from step" not in (stack.root / "pretrain.log").read_text()
+    assert "continuing from step" not in (stack.root / "pretrain.log").read_text()
     again = launch(stack, "pretrain")
-    wait_for(lambda: "going on from step" in (stack.root / "pretrain.log").read_text(), 60, "the checkpoint's use")
+    wait_for(lambda: "continuing from step" in (stack.root / "pretrain.log").read_text(), 60, "the checkpoint's use")
     stack.graphql(CANCEL, run=again)
     wait_for(lambda: status(instance, again) is Status.CANCELED, 60, "the run's end")
 
@@ -267,7 +267,7 @@ def _ranks(run_id: str) -> list[psutil.Process]:
     return [process for process in descendants(RUN, run_id) if "RANK" in process.environ()]
 
 
-def test_definitions_are_loaded_anew_from_the_ui(stack: Stack) -> None:
+def test_definitions_are_loaded_again_from_the_ui(stack: Stack) -> None:
     query = '{ assetNodes(assetKeys: [{path: ["broken"]}]) { description } }'
     stack.wait_until_ready()
     assert stack.graphql(query) == {"assetNodes": [{"description": "as it was"}]}
@@ -298,7 +298,7 @@ def test_ctrl_c_ends_the_services_in_seconds_and_no_run(stack: Stack, instance: 
     stack.start()
 
 
-def test_where_runs_end_with_the_services_they_save_first_and_go_on_at_the_next_start(
+def test_where_runs_end_with_the_services_they_save_first_and_resume_at_the_next_start(
     stack: Stack, instance: dg.DagsterInstance
 ) -> None:
     stack.stop()

@@ -153,7 +153,7 @@ def test_a_daemon_without_heartbeats_hangs_unless_it_has_just_begun(workspace: W
         assert daemon.look(90.0)
 
 
-def test_one_good_answer_makes_up_for_the_bad_ones_and_a_new_process_begins_anew() -> None:
+def test_one_good_answer_makes_up_for_the_bad_ones_and_a_new_process_begins_again() -> None:
     said: list[bool | None] = []
     watch = Watch(lambda _: said.pop() if said else None, 0.0, misses=2)
 

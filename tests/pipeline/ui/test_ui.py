@@ -40,7 +40,7 @@ PLOTS = {
     "pretrain": ["curves", "augmentations"],
     "linear_eval": ["confusion", "neighbours", "map"],
 }
-# Copies what is ready; the training waits for somebody who has read its first line.
+# Copies what is ready; the training waits for someone who has read its first line.
 STAGE = r"""
 import json, os, shutil, sys, time
 from pathlib import Path
@@ -108,7 +108,7 @@ def make_workspace(place: Path) -> Workspace:
 
 
 def make_results(factory: Path) -> None:
-    """What each stage copies, in a folder of its own."""
+    """What each stage copies, in its own folder."""
     make_candidate(factory / "made", 1)
     shutil.copytree(factory / "made" / "1" / "bundle", factory / "export" / "models" / "bundle")
     shutil.copytree(factory / "made" / "1" / "pretrained", factory / "pretrain" / "models" / "pretrained")
@@ -194,7 +194,7 @@ def test_the_graph_shows_every_group_and_asset(finished: Ui) -> None:
         ("data/manifest", ["One row per ingested file", "images/accepted", "images/quarantined/truncated"], 1),
         ("data/prepared", ["Canonical images", "images/train"], 0),
         ("reports/validation", ["validation.html"], 1),
-        ("released_encoder", ["The encoder that servers take", "v0.0.1", "candidate beside champion"], 0),
+        ("released_encoder", ["The encoder that servers take", "v0.0.1", "candidate next to champion"], 0),
     ],
 )
 def test_an_asset_page_says_what_it_is_and_shows_its_pictures(
@@ -247,5 +247,5 @@ def test_what_starts_runs_is_described_and_off_until_switched_on(ui: Ui, page: s
     assert ui.page.evaluate(switches) == [running]
 
 
-def test_no_page_asks_anybody_else(finished: Ui) -> None:
+def test_no_page_asks_anyone_else(finished: Ui) -> None:
     assert finished.hosts == {"127.0.0.1"}

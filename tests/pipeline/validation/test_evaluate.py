@@ -35,7 +35,7 @@ ALIKE = Drift(
 
 
 def files(count: int = 40, first: int = 0, **changes: Any) -> list[dict[str, Any]]:
-    """Different images; of forty, 30 for training, half of them labelled, and 10 for the test."""
+    """Different images; of forty, 30 for training, half of them labeled, and 10 for the test."""
     found = []
     for number in range(first, first + count):
         split, label = ("test", "cat") if number % 40 >= 30 else ("train", "cat" if number % 2 else None)

@@ -53,7 +53,7 @@ def test_parameters_change_thresholds_alone(config: ValidateConfig) -> None:
     assert ours == theirs
 
 
-def test_every_rule_says_in_a_sentence_what_it_means_and_in_words_what_it_asks_for() -> None:
+def test_every_rule_says_in_a_sentence_what_it_means_and_as_text_what_it_asks_for() -> None:
     rules = expectations(DEFAULTS)
     assert set(MEANINGS) == {rule.name for rule in rules if not rule.name.endswith("_present")}
     for rule in rules:

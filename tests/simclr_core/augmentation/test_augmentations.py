@@ -56,7 +56,7 @@ def torchvisions(image: Tensor, draws: Draws, size: int, fixed: bool) -> Tensor:
 
 
 @pytest.mark.parametrize("size", [24, 96])
-def test_fused_without_colour_is_exact(size: int) -> None:
+def test_fused_without_color_is_exact(size: int) -> None:
     images, sizes, samples = uneven_batch()
     exact = Augmentation(size, jitter_strength=0, rotation=0.5, blur=0.6)
     views = [one.view(images, sizes, 0, 0, samples, 0) for one in (exact, replace(exact, mode="fused"))]
@@ -211,9 +211,9 @@ def test_gray_images_stay_gray_and_equal_in_any_company() -> None:
     alone = Augmentation(28).view(gray, sizes[:4], 0, 0, samples[:4], 0)
     assert torch.equal(alone[:, 0], alone[:, 1])
     assert torch.equal(alone[:, 0], alone[:, 2])
-    among_colours = Augmentation(28).view(torch.cat([gray, pictures(1, 28, 28)]), sizes, 0, 0, samples, 0)
-    assert_close(among_colours[:4], alone, 1e-5)
-    assert (among_colours[4, 0] != among_colours[4, 1]).any()
+    among_colors = Augmentation(28).view(torch.cat([gray, pictures(1, 28, 28)]), sizes, 0, 0, samples, 0)
+    assert_close(among_colors[:4], alone, 1e-5)
+    assert (among_colors[4, 0] != among_colors[4, 1]).any()
 
 
 def test_exact_under_autocast() -> None:
@@ -244,7 +244,7 @@ def test_blur_spans_a_tenth_of_the_side_and_is_odd(size: int, kernel: int) -> No
         ({"crop_scale": (0.5, 1.1)}, "crop_scale is"),
         ({"crop_ratio": (2, 1)}, r"crop_ratio is \(2, 1\)"),
         ({"jitter_strength": -1}, "jitter_strength is -1; give 0 to 1.25"),
-        ({"flip": 1.5}, r"flip is 1.5; a probability lies in \[0, 1\]"),
+        ({"flip": 1.5}, r"flip is 1.5; a probability is in \[0, 1\]"),
         ({"blur": math.nan}, "blur is nan"),
         ({"rotation": -0.1}, "rotation is -0.1"),
         ({"solarize": 2}, "solarize is 2"),

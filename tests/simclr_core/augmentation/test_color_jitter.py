@@ -20,7 +20,7 @@ from simclr_core.augmentation.color_jitter import (
     luminance,
     mapped,
 )
-from tests.simclr_core.pictures import LEVEL, assert_close, colours
+from tests.simclr_core.pictures import LEVEL, assert_close, colors
 
 torch.set_num_threads(1)
 
@@ -38,20 +38,20 @@ YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5
         (adjust_hue, reference.adjust_hue, [-0.5, -0.2, 0.0, 0.13, 0.5]),
     ],
 )
-def test_colour_steps_are_torchvisions(ours: Step, torchvisions: Step, values: list[float]) -> None:
-    pixels = colours(len(values))
+def test_color_steps_are_torchvisions(ours: Step, torchvisions: Step, values: list[float]) -> None:
+    pixels = colors(len(values))
     got = ours(pixels, torch.tensor(values))
     for image, value, view in zip(pixels, values, got, strict=True):
         assert_close(view, torchvisions(image, value), LEVEL)
 
 
 def test_grayscale_is_torchvisions() -> None:
-    pixels = colours(2)
+    pixels = colors(2)
     assert_close(luminance(pixels), reference.rgb_to_grayscale(pixels), LEVEL)
 
 
 def test_jitter_runs_brightness_contrast_saturation_hue() -> None:
-    pixels = colours(3)
+    pixels = colors(3)
     swings = torch.tensor([[0.9, -0.5, 0.2], [-0.7, 0.8, 0.0], [0.3, -1.0, 0.6], [-1.0, 0.4, 0.7]])
     got = jittered(pixels, swings)
     for image, (b, c, s, h), view in zip(pixels, swings.T.tolist(), got, strict=True):
@@ -60,8 +60,8 @@ def test_jitter_runs_brightness_contrast_saturation_hue() -> None:
         assert_close(view, expected, LEVEL)
 
 
-def test_every_image_has_an_order_of_its_own() -> None:
-    pixels, swings = colours(24), torch.rand(4, 24) * 2 - 1
+def test_every_image_has_its_own_order() -> None:
+    pixels, swings = colors(24), torch.rand(4, 24) * 2 - 1
     orders = np.array(list(permutations(range(4))))
     steps = (
         lambda image, swing: reference.adjust_brightness(image, 1 + 0.8 * swing),
@@ -75,7 +75,7 @@ def test_every_image_has_an_order_of_its_own() -> None:
         for number in order:
             expected = steps[number](expected, swing[number])
         assert_close(view, expected, LEVEL)
-    assert torch.equal(pixels, colours(24))
+    assert torch.equal(pixels, colors(24))
 
 
 def by_hand(image: np.ndarray, swing: np.ndarray, gray: bool, order: np.ndarray) -> np.ndarray:

@@ -5,14 +5,14 @@ import torch
 from torchvision.transforms.v2 import functional as reference
 
 from simclr_core.augmentation.gaussian_blur import gaussian_blur, separable_blur
-from tests.simclr_core.pictures import LEVEL, assert_close, colours, pictures
+from tests.simclr_core.pictures import LEVEL, assert_close, colors, pictures
 
 torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize("kernel", [3, 9, 23])
 def test_blur_is_torchvisions(kernel: int) -> None:
-    pixels = colours(4)
+    pixels = colors(4)
     sigmas = [0.1, 0.7, 1.3, 2.0]
     got = gaussian_blur(pixels, torch.tensor(sigmas), kernel)
     for image, sigma, view in zip(pixels, sigmas, got, strict=True):

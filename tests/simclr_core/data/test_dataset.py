@@ -154,19 +154,19 @@ def test_prefetch_works_ahead_by_its_depth_and_no_further() -> None:
 
 def test_closing_prefetch_waits_for_the_item_in_the_making_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
-    begun, cancelled = threading.Event(), threading.Event()
+    begun, canceled = threading.Event(), threading.Event()
 
     class Pool(ThreadPoolExecutor):
         def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
             super().shutdown(wait=False, cancel_futures=cancel_futures)
-            cancelled.set()
+            canceled.set()
             super().shutdown(wait=wait)
 
     def numbers() -> Iterator[int]:
         for number in range(100):
             if number == 1:
                 begun.set()
-                assert cancelled.wait(timeout=10)
+                assert canceled.wait(timeout=10)
             made.append(number)
             yield number
 

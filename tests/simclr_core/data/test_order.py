@@ -65,7 +65,7 @@ def test_every_sample_is_equally_likely_at_every_slot() -> None:
     orders = np.stack([permuted(1, epoch, np.arange(n), n) for epoch in range(epochs)])
     assert_even(np.stack([np.bincount(orders[:, slot], minlength=n) for slot in range(n)]).ravel())
     steps = np.bincount((np.diff(orders, axis=1) % n).ravel(), minlength=n)
-    assert_even(steps[1:])  # neighbours are not kept together
+    assert_even(steps[1:])  # neighbors are not kept together
 
 
 def test_hash_is_splitmix64() -> None:

@@ -31,18 +31,18 @@ from tests.simclr_core.pixel_encoders import (
     put_champion,
 )
 
-NEIGHBOURS, TEMPERATURE, L2_COUNT = 5, 0.1, 2  # TINY_PARAMS
+NEIGHBORS, TEMPERATURE, L2_COUNT = 5, 0.1, 2  # TINY_PARAMS
 NULLS = {"candidate": None, "champion": None, "candidate_only": None, "champion_only": None}
 NO_INDEX = {"comparable": False, "old_queries": None, "new_queries": None, "same_neighbour": None}
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 labelled training and 40 test images; a candidate and a champion with different views of them, compared.
+    """60 labeled training and 40 test images; a candidate and a champion with different views of them, compared.
 
     Who changes something takes ``workspace``, a copy without the comparison.
     """
-    root = write_prepared(tmp_path_factory.mktemp("compared"), train=80, test=40, labelled=0.75)
+    root = write_prepared(tmp_path_factory.mktemp("compared"), train=80, test=40, labeled=0.75)
     put_bundle(root / "models" / "bundle", mixing(1), CANDIDATE)
     put_champion(root, mixing(2))
     compare.run(root)
@@ -84,7 +84,7 @@ def naive_knn(bank: NDArray[Any], known: NDArray[np.int64], queries: NDArray[Any
     for query in queries:
         similarities = bank @ query
         votes: Counter[int] = Counter()
-        for member in sorted(range(len(bank)), key=lambda one: -similarities[one])[:NEIGHBOURS]:
+        for member in sorted(range(len(bank)), key=lambda one: -similarities[one])[:NEIGHBORS]:
             votes[int(known[member])] += math.exp(similarities[member] / TEMPERATURE)
         answers.append(max(sorted(votes), key=lambda one: votes[one]))
     return answers

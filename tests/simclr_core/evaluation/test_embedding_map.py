@@ -1,4 +1,4 @@
-"""The map of the embeddings: neighbours stay neighbours, the bytes do not change, and there is always a picture."""
+"""The map of the embeddings: neighbors stay neighbors, the bytes do not change, and there is always a picture."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ CLASSES = ("a", "b", "c")
 
 
 def islands(count: int, dim: int = 64) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Three directions close to each other with less noise around, each vector of a length of its own."""
+    """Three directions close to each other with less noise around, each vector of its own length."""
     random = np.random.default_rng(0)
     labels = np.arange(count) % 3
     directions = random.normal(size=dim) + random.normal(scale=0.03, size=(3, dim))
@@ -25,7 +25,7 @@ def islands(count: int, dim: int = 64) -> tuple[NDArray[np.float32], NDArray[np.
     return (vectors * random.uniform(1, 100, (count, 1))).astype(np.float32), labels
 
 
-def same_class_neighbours(points: NDArray[np.floating], labels: NDArray[np.integer], count: int = 5) -> float:
+def same_class_neighbors(points: NDArray[np.floating], labels: NDArray[np.integer], count: int = 5) -> float:
     """The share of the nearest ``count`` points that have the class of the point."""
     distances = np.square(points[:, None] - points).sum(axis=2)
     nearest = np.argsort(distances, axis=1)[:, 1 : count + 1]
@@ -37,8 +37,8 @@ def test_what_has_one_direction_becomes_an_island_whatever_its_length() -> None:
     points = coordinates(features)
     assert points is not None
     assert points.shape == (150, 2)
-    assert same_class_neighbours(points, labels) == 1.0
-    assert same_class_neighbours(features, labels) < 0.95, "lengths hide nothing, so this test would show nothing"
+    assert same_class_neighbors(points, labels) == 1.0
+    assert same_class_neighbors(features, labels) < 0.95, "lengths hide nothing, so this test would show nothing"
 
 
 def test_lengths_and_rotations_do_not_move_a_point() -> None:
@@ -47,7 +47,7 @@ def test_lengths_and_rotations_do_not_move_a_point() -> None:
     a, b = coordinates(features), coordinates(longer)
     assert a is not None
     assert b is not None
-    assert same_class_neighbours(a, labels) == same_class_neighbours(b, labels) == 1.0
+    assert same_class_neighbors(a, labels) == same_class_neighbors(b, labels) == 1.0
 
 
 @pytest.mark.parametrize("count", [10, 11, 31, 92])
@@ -97,7 +97,7 @@ def test_of_many_images_a_fixed_sample_of_every_class_is_shown(monkeypatch: pyte
     assert np.array_equal(points, again)
     assert points.shape == (60, 2)
     assert np.bincount(shown, minlength=3).min() > 10
-    assert same_class_neighbours(points, shown) == 1.0
+    assert same_class_neighbors(points, shown) == 1.0
 
 
 def test_the_bytes_do_not_depend_on_the_number_of_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from simclr_core.evaluation.features import extract, normalise
+from simclr_core.evaluation.features import extract, normalize
 from simclr_core.model.encoder import build_encoder
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -14,11 +14,11 @@ def pixels(count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
 
 
-def test_normalise_is_the_formula_channel_by_channel() -> None:
+def test_normalize_is_the_formula_channel_by_channel() -> None:
     images = pixels(2)
     expected = (images / 255 - np.array(MEAN)) / np.array(STD)
-    normalised = normalise(torch.from_numpy(images), MEAN, STD).numpy()
-    np.testing.assert_allclose(normalised, expected.transpose(0, 3, 1, 2), atol=1e-6)
+    normalized = normalize(torch.from_numpy(images), MEAN, STD).numpy()
+    np.testing.assert_allclose(normalized, expected.transpose(0, 3, 1, 2), atol=1e-6)
 
 
 def test_features_are_the_encoders_output_one_image_at_a_time() -> None:
@@ -28,7 +28,7 @@ def test_features_are_the_encoders_output_one_image_at_a_time() -> None:
     features = extract(encoder, images, MEAN, STD, batch_size=3)
     encoder.eval()
     with torch.no_grad():
-        alone = [encoder(normalise(torch.from_numpy(image[None]), MEAN, STD))[0].numpy() for image in images]
+        alone = [encoder(normalize(torch.from_numpy(image[None]), MEAN, STD))[0].numpy() for image in images]
     assert features.dtype == np.float32
     np.testing.assert_allclose(features, np.stack(alone), atol=1e-5)
     assert not np.allclose(np.linalg.norm(features, axis=1), 1)

@@ -163,8 +163,8 @@ def test_without_labels_the_report_says_why(workspace: Path, split: str, capsys:
     finetune.run(workspace, "0.5")
     found = report(workspace)
     what = "training" if split == "train" else "test"
-    assert f"no labelled {what} images" in found["reason"]
-    assert capsys.readouterr().err.count("no labelled") == 1
+    assert f"no labeled {what} images" in found["reason"]
+    assert capsys.readouterr().err.count("no labeled") == 1
     assert found["top1"] is found["ci95"] is found["scratch_top1"] is None
     saved = workspace / "models" / "finetuned" / "0.5"
     assert (saved / "model.json").exists() == (split == "test")

@@ -29,14 +29,14 @@ def test_predictions_equal_the_naive_loop(monkeypatch: pytest.MonkeyPatch, k: in
     assert predicted.tolist() == [naive(bank, labels, query, 4, k, temperature) for query in queries]
 
 
-def test_equal_neighbours_are_taken_in_the_order_of_the_bank() -> None:
+def test_equal_neighbors_are_taken_in_the_order_of_the_bank() -> None:
     bank = np.array([[0, 1], [1, 0], [2, 0], [1, 0], [0, 1], [3, 0]], dtype=np.float32)  # four in one direction
     similarities, positions = nearest(bank, np.array([[1.0, 0.0]], dtype=np.float32), 3)
     assert positions.tolist() == [[1, 2, 3]]
     assert similarities.tolist() == [[1, 1, 1]]
 
 
-def test_neighbours_come_most_similar_first_and_ties_at_the_end_by_position() -> None:
+def test_neighbors_come_most_similar_first_and_ties_at_the_end_by_position() -> None:
     bank = np.array([[1, 1], [1, 0], [1, 1], [0, 1], [1, -1]], dtype=np.float32)
     _, positions = nearest(bank, np.array([[1.0, 0.1]], dtype=np.float32), 5)
     assert positions.tolist() == [[1, 0, 2, 4, 3]]

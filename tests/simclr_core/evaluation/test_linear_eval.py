@@ -1,4 +1,4 @@
-"""The stage: accuracies beside baselines, a probe that is published, and a test split that decides nothing."""
+"""The stage: accuracies next to baselines, a probe that is published, and a test split that decides nothing."""
 
 import csv
 import json
@@ -103,8 +103,8 @@ def test_without_labels_every_output_exists_and_says_why(
     linear_eval.run(workspace)
     found = report(workspace)
     what = "training" if split == "train" else "test"
-    assert f"no labelled {what} images" in found["reason"]
-    assert capsys.readouterr().err.count(f"no labelled {what} images") == 1
+    assert f"no labeled {what} images" in found["reason"]
+    assert capsys.readouterr().err.count(f"no labeled {what} images") == 1
     for name in SETS:
         assert found[name]["knn_top1"] is None
         assert set(found[name]["linear_top1"].values()) == {None}

@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from simclr_core.evaluation.logistic_regression import l2_values, regularisation_path, select_l2, standardisation
+from simclr_core.evaluation.logistic_regression import l2_values, regularization_path, select_l2, standardization
 
 
 def problem(
     samples: int, dimensions: int, classes: int = 3, dtype: torch.dtype = torch.float64
 ) -> tuple[Tensor, Tensor]:
-    """Overlapping classes, features of very different scale, not centred."""
+    """Overlapping classes, features of very different scale, not centered."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(samples) % classes
-    centres = torch.randn(classes, dimensions, generator=generator, dtype=torch.float64)
-    features = centres[labels] + 2 * torch.randn(samples, dimensions, generator=generator, dtype=torch.float64)
+    centers = torch.randn(classes, dimensions, generator=generator, dtype=torch.float64)
+    features = centers[labels] + 2 * torch.randn(samples, dimensions, generator=generator, dtype=torch.float64)
     return (features * torch.logspace(0, -2, dimensions, dtype=torch.float64) + 0.3).to(dtype), labels
 
 
@@ -30,7 +30,7 @@ def objective(weight: Tensor, bias: Tensor, features: Tensor, labels: Tensor, l2
 def test_the_gradient_with_the_penalty_is_zero_at_every_point_of_the_path(samples: int, dimensions: int) -> None:
     features, labels = problem(samples, dimensions)
     strengths = [10.0, 1.0, 0.1, 0.01]
-    for l2, head in zip(strengths, regularisation_path(features, labels, 3, strengths), strict=True):
+    for l2, head in zip(strengths, regularization_path(features, labels, 3, strengths), strict=True):
         weight, bias = (tensor.clone().requires_grad_() for tensor in (head.weight, head.bias))
         torch.autograd.backward(objective(weight, bias, features, labels, l2))
         assert weight.grad is not None
@@ -47,24 +47,24 @@ def test_the_optimum_is_that_of_long_gradient_descent() -> None:
         descent.zero_grad()
         torch.autograd.backward(objective(weight, bias, features, labels, 0.1))
         descent.step()
-    head = regularisation_path(features, labels, 3, [0.1])[0]
+    head = regularization_path(features, labels, 3, [0.1])[0]
     torch.testing.assert_close(head.weight, weight.detach(), atol=1e-4, rtol=0)
-    # The bias is not penalised, so it is known up to a constant.
+    # The bias is not penalized, so it is known up to a constant.
     torch.testing.assert_close(head.bias - head.bias.mean(), bias.detach() - bias.detach().mean(), atol=1e-4, rtol=0)
 
 
-def test_strong_regularisation_leaves_the_class_frequencies() -> None:
+def test_strong_regularization_leaves_the_class_frequencies() -> None:
     features, _ = problem(60, 3)
     labels = torch.tensor([0] * 30 + [1] * 20 + [2] * 10)
-    probabilities = regularisation_path(features, labels, 3, [1e5])[0].logits(features).softmax(dim=1)
+    probabilities = regularization_path(features, labels, 3, [1e5])[0].logits(features).softmax(dim=1)
     torch.testing.assert_close(probabilities.mean(dim=0), torch.tensor([3, 2, 1]).double() / 6, atol=1e-4, rtol=0)
     assert probabilities.std(dim=0).max() < 1e-4
 
 
 def test_float32_finds_the_optimum_of_float64() -> None:
     features, labels = problem(200, 20)
-    exact = regularisation_path(features, labels, 3, [1.0, 0.1, 0.01])
-    single = regularisation_path(features.float(), labels, 3, [1.0, 0.1, 0.01])
+    exact = regularization_path(features, labels, 3, [1.0, 0.1, 0.01])
+    single = regularization_path(features.float(), labels, 3, [1.0, 0.1, 0.01])
     for l2, one, other in zip([1.0, 0.1, 0.01], exact, single, strict=True):
         reached = objective(other.weight.double(), other.bias.double(), features, labels, l2)
         assert reached - objective(one.weight, one.bias, features, labels, l2) < 1e-6
@@ -73,22 +73,22 @@ def test_float32_finds_the_optimum_of_float64() -> None:
 def test_features_may_repeat_or_be_constant() -> None:
     features, labels = problem(60, 3)
     padded = torch.cat([features, features[:, :1], torch.full((60, 1), 7.0)], dim=1)
-    head = regularisation_path(padded, labels, 3, [0.1])[0]
+    head = regularization_path(padded, labels, 3, [0.1])[0]
     torch.testing.assert_close(head.weight[3], head.weight[0])  # the penalty shares equally
     assert head.weight[4].abs().max() < 1e-9
 
 
 def test_a_class_without_samples_is_never_the_answer() -> None:
     features, labels = problem(60, 3)
-    for head in regularisation_path(features, labels, 5, [1.0, 0.01]):
+    for head in regularization_path(features, labels, 5, [1.0, 0.01]):
         assert head.logits(features).argmax(dim=1).max() < 3
 
 
-def test_folding_in_the_standardisation_gives_the_same_logits() -> None:
+def test_folding_in_the_standardization_gives_the_same_logits() -> None:
     features, labels = problem(60, 6)
     features[:, 5] = 0.25
-    mean, std = standardisation(features)
-    head = regularisation_path((features - mean) / std, labels, 3, [0.1])[0]
+    mean, std = standardization(features)
+    head = regularization_path((features - mean) / std, labels, 3, [0.1])[0]
     raw = head.on_raw_features(mean, std)
     torch.testing.assert_close(raw.logits(features), head.logits((features - mean) / std))
     assert std[5] == 1
@@ -96,7 +96,7 @@ def test_folding_in_the_standardisation_gives_the_same_logits() -> None:
 
 def test_rounding_noise_is_not_taken_for_variance() -> None:
     features = torch.full((1000, 1), 0.1) + torch.tensor([0.0, 1e-8]).repeat(500)[:, None]
-    assert standardisation(features)[1].item() == 1
+    assert standardization(features)[1].item() == 1
 
 
 def test_the_sweep_spans_the_papers_range_from_strong_to_weak() -> None:
@@ -115,7 +115,7 @@ def test_the_strength_chosen_is_best_on_the_held_out_folds() -> None:
         total = 0.0
         for number in (0, 3):
             held = torch.from_numpy(fold == number)
-            head = regularisation_path(features[~held], labels[~held], 3, [l2])[0]
+            head = regularization_path(features[~held], labels[~held], 3, [l2])[0]
             total += cross_entropy(head.logits(features[held]), labels[held], reduction="sum").item()
         losses.append(total)
     assert select_l2(features, labels, 3, strengths, fold, (0, 3)) == strengths[int(np.argmin(losses))]

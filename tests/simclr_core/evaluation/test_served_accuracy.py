@@ -8,15 +8,15 @@ import pytest
 from numpy.typing import NDArray
 
 from deploy.bundle import Head
-from simclr_core.evaluation.served_accuracy import Features, LabelledImages, accuracies, classifier_results, spread
+from simclr_core.evaluation.served_accuracy import Features, LabeledImages, accuracies, classifier_results, spread
 from simclr_core.reports import NoResults, ServedAccuracy
 from tests.conftest import CLASSES, write_prepared
 from tests.simclr_core.conftest import relabel
 
 
 @pytest.fixture
-def images(prepared: Path) -> LabelledImages:
-    return LabelledImages.of(prepared / "data" / "prepared")
+def images(prepared: Path) -> LabeledImages:
+    return LabeledImages.of(prepared / "data" / "prepared")
 
 
 def one_hot(labels: NDArray[np.integer]) -> NDArray[np.float32]:
@@ -26,19 +26,19 @@ def one_hot(labels: NDArray[np.integer]) -> NDArray[np.float32]:
 HEAD = Head(np.eye(len(CLASSES), dtype=np.float32) * 9, np.zeros(len(CLASSES), np.float32), CLASSES)
 
 
-def test_labelled_images_of_both_splits(images: LabelledImages) -> None:
+def test_labeled_images_of_both_splits(images: LabeledImages) -> None:
     assert images.classes == CLASSES
     assert (len(images.train.labels), len(images.test.labels)) == (48, 40)
     assert images.train.labels.min() >= 0
     assert images.train.keys.shape == (48, 32)
 
 
-def test_features_that_are_the_class(images: LabelledImages) -> None:
+def test_features_that_are_the_class(images: LabeledImages) -> None:
     features = Features(one_hot(images.train.labels), one_hot(images.test.labels))
     assert accuracies(features, images, HEAD) == ServedAccuracy(100.0, 100.0)
 
 
-def test_each_class_by_itself(images: LabelledImages) -> None:
+def test_each_class_on_its_own(images: LabeledImages) -> None:
     said = images.test.labels.copy()
     said[np.flatnonzero(said == 1)[:4]] = 0  # four of ten crosses are called circles
     said[said == 3] = 2  # and all stripes squares
@@ -54,7 +54,7 @@ def test_each_class_by_itself(images: LabelledImages) -> None:
     assert results.calibration_error == pytest.approx(100 * (1 - 26 / 40), abs=0.1)
 
 
-def test_the_temperature_shows_in_the_calibration_error(images: LabelledImages) -> None:
+def test_the_temperature_shows_in_the_calibration_error(images: LabeledImages) -> None:
     random = np.random.default_rng(0)
     said = np.where(random.random(40) < 0.6, images.test.labels, (images.test.labels + 1) % 4)
     features = Features(one_hot(images.train.labels), one_hot(said))
@@ -65,9 +65,9 @@ def test_the_temperature_shows_in_the_calibration_error(images: LabelledImages) 
 
 
 def test_without_labels_or_without_a_classifier(tmp_path: Path) -> None:
-    workspace = write_prepared(tmp_path, labelled=0)
+    workspace = write_prepared(tmp_path, labeled=0)
     relabel(workspace, "test", np.full(40, -1))
-    images = LabelledImages.of(workspace / "data" / "prepared")
+    images = LabeledImages.of(workspace / "data" / "prepared")
     features = Features(np.zeros((0, 4), np.float32), np.zeros((0, 4), np.float32))
     assert accuracies(features, images, HEAD) == ServedAccuracy(None, None)
     assert classifier_results(features, images, HEAD) == NoResults()

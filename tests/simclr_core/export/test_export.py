@@ -117,9 +117,9 @@ def test_the_bundle_gives_the_embeddings_of_torch(exported: Path) -> None:
     images = ShardedImages(exported / "data" / "prepared" / "test")
     files = [images.read(position) for position in range(len(images))]
     pixels = np.stack([trained.preprocessing.apply(decode(file)) for file in files])
-    standardise = v2.Normalize(trained.card["mean"], trained.card["std"])
+    standardize = v2.Normalize(trained.card["mean"], trained.card["std"])
     with torch.inference_mode():
-        batch = standardise(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255)
+        batch = standardize(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255)
         expected = nn.functional.normalize(trained.encoder(batch)).numpy()
     for batch_size in (1, 3, 17, 40):
         assert np.abs(encoder.embed(files, batch_size).vectors - expected).max() < 1e-5

@@ -71,5 +71,5 @@ def test_without_labels_it_says_so() -> None:
     assert "left out" not in card
 
 
-def test_the_licence_is_that_of_the_weights() -> None:
-    assert "flowers are under this licence: CC-BY-4.0" in license_note("flowers", "CC-BY-4.0")
+def test_the_license_is_that_of_the_weights() -> None:
+    assert "flowers are under this license: CC-BY-4.0" in license_note("flowers", "CC-BY-4.0")

@@ -11,7 +11,7 @@ import pytest
 from deploy.bundle import Bundle, Head, read_bundle
 from deploy.encoder import Encoder, compare
 from simclr_core.data.shards import ShardedImages
-from simclr_core.evaluation.served_accuracy import LabelledImages, accuracies, served_features
+from simclr_core.evaluation.served_accuracy import LabeledImages, accuracies, served_features
 from simclr_core.export import export, variants
 from simclr_core.export.variants import Variants, build_variants, calibration_pixels, missed
 from simclr_core.reports import ServedAccuracy, VariantReport
@@ -67,8 +67,8 @@ def bundle(exported: Path) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def images(exported: Path) -> LabelledImages:
-    return LabelledImages.of(exported / "data" / "prepared")
+def images(exported: Path) -> LabeledImages:
+    return LabeledImages.of(exported / "data" / "prepared")
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def pictures(exported: Path) -> list[bytes]:
     return [split.read(position) for position in range(len(split))]
 
 
-def build(bundle: Bundle, names: list[str], images: LabelledImages, pictures: list[bytes], workspace: Path) -> Variants:
+def build(bundle: Bundle, names: list[str], images: LabeledImages, pictures: list[bytes], workspace: Path) -> Variants:
     calibration = calibration_pixels(workspace / "data" / "prepared", bundle.preprocessing)
     reference = accuracies(served_features(Encoder(bundle), images), images, bundle.head)
     return build_variants(bundle, names, calibration, pictures, images, reference)
@@ -85,7 +85,7 @@ def build(bundle: Bundle, names: list[str], images: LabelledImages, pictures: li
 
 def test_each_variant_that_passes_is_held_to_its_own_vectors(
     bundle: Bundle,
-    images: LabelledImages,
+    images: LabeledImages,
     pictures: list[bytes],
     exported: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -111,7 +111,7 @@ def test_each_variant_that_passes_is_held_to_its_own_vectors(
 
 def test_a_variant_that_misses_its_gate_is_left_out_with_the_reason(
     bundle: Bundle,
-    images: LabelledImages,
+    images: LabeledImages,
     pictures: list[bytes],
     exported: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -132,7 +132,7 @@ def test_a_variant_that_misses_its_gate_is_left_out_with_the_reason(
 
 def test_accuracy_decides_between_the_methods(
     bundle: Bundle,
-    images: LabelledImages,
+    images: LabeledImages,
     pictures: list[bytes],
     exported: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -154,7 +154,7 @@ def test_calibration_images_are_training_images_and_always_the_same(exported: Pa
 
 
 def test_the_tolerance_covers_what_other_kernels_give(
-    bundle: Bundle, images: LabelledImages, pictures: list[bytes], exported: Path
+    bundle: Bundle, images: LabeledImages, pictures: list[bytes], exported: Path
 ) -> None:
     calibration = calibration_pixels(exported / "data" / "prepared", bundle.preprocessing)
     graph = variants.int8_graphs(bundle.model, calibration)["static"]
@@ -166,7 +166,7 @@ def test_the_tolerance_covers_what_other_kernels_give(
     assert other.max_abs <= variant.tolerance["max_abs"] < 0.1
 
 
-def test_the_classifier_is_that_of_the_bundle(bundle: Bundle, images: LabelledImages) -> None:
+def test_the_classifier_is_that_of_the_bundle(bundle: Bundle, images: LabeledImages) -> None:
     features = served_features(Encoder(bundle), images)
     assert features.train.shape == (20, 64)
     assert features.test.shape == (40, 64)

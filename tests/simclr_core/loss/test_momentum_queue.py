@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from simclr_core.errors import ConfigError, NtXentError
 from simclr_core.loss.momentum_queue import MomentumQueue, random_directions
-from simclr_core.model.batch_norm import synchronise
+from simclr_core.model.batch_norm import synchronize
 from simclr_core.pretraining import pretrain
 from tests.simclr_core.conftest import configure, interrupt
 
@@ -143,7 +143,7 @@ def test_the_first_queue_is_random_directions_of_the_seed() -> None:
     assert not torch.equal(rows[:7], random_directions(4, 7, DIM))
 
 
-def test_a_restored_queue_goes_on_bit_for_bit() -> None:
+def test_a_restored_queue_continues_bit_for_bit() -> None:
     model = network(torch.float32)
     queue = queue_of(model)
     for step in range(2):
@@ -175,7 +175,7 @@ def test_two_ranks_equal_one(on_ranks: Callable[..., list[Any]]) -> None:
 def three_steps(rank: int, world: int) -> dict[str, Tensor]:
     model = network()
     queue = queue_of(model)
-    model = synchronise(model)
+    model = synchronize(model)
     distributed = model if world == 1 else DistributedDataParallel(model, forward_sync_buffers=False)
     losses = []
     for step in range(3):
@@ -188,7 +188,9 @@ def trained(workspace: Path) -> bytes:
     return (workspace / "models" / "pretrained" / "encoder.safetensors").read_bytes()
 
 
-def test_a_pretraining_with_a_queue_goes_on_to_the_same_bytes(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pretraining_with_a_queue_continues_to_the_same_bytes(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     configure(prepared, loss="info_nce", queue={"size": 40, "momentum": 0.9}, epochs=1)  # 40 is no multiple of 16
     pretrain.run(prepared)
     undisturbed = trained(prepared)
@@ -203,7 +205,7 @@ def test_a_pretraining_with_a_queue_goes_on_to_the_same_bytes(prepared: Path, mo
 
 @pytest.mark.slow
 def test_a_pretraining_with_a_queue_learns(prepared: Path) -> None:
-    """Neighbours come to share a class, which by chance one of four does."""
+    """Neighbors come to share a class, which by chance one of four does."""
     augmentation = {"crop_scale": [0.6, 1.0], "jitter_strength": 0.5, "blur": 0.0}
     queue = {"size": 64, "momentum": 0.9}
     changes = {"loss": "info_nce", "queue": queue, "temperature": 0.2, "epochs": 25, "augmentation": augmentation}
@@ -219,7 +221,7 @@ def test_a_pretraining_with_a_queue_learns(prepared: Path) -> None:
     [
         ({"queue": {"size": 8}, "loss": "info_nce"}, r"queue.size of at least batch_size \(16\), not 8"),
         ({"queue": {"size": 64}}, "loss: info_nce, the one there is over a queue, not nt_xent, or queue: null"),
-        ({"queue": {}, "loss": "info_nce", "micro_batch_size": 4}, "micro_batch_size: null beside a queue"),
+        ({"queue": {}, "loss": "info_nce", "micro_batch_size": 4}, "micro_batch_size: null next to a queue"),
         ({"queue": {"momentum": 1.0}, "loss": "info_nce"}, r"queue.momentum: given 1.0, allowed: less than 1"),
         ({"queue": {"sise": 64}, "loss": "info_nce"}, r"queue.sise: unknown key; did you mean size\?"),
         ({"loss": "moco"}, "loss: given 'moco', allowed: 'nt_xent', 'dcl' or 'info_nce'"),

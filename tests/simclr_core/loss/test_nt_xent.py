@@ -16,7 +16,7 @@ import simclr_core.loss.nt_xent as module
 from benchmarks.loss_bytes import Collectives
 from simclr_core.errors import NtXentError
 from simclr_core.loss.nt_xent import LOSSES, decoupled, nt_xent
-from simclr_core.model.batch_norm import synchronise
+from simclr_core.model.batch_norm import synchronize
 
 torch.set_num_threads(1)
 
@@ -77,7 +77,7 @@ def test_finite_and_exact_at_the_lowest_temperature(name: str, dtype: torch.dtyp
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_lowest_similarity_at_the_lowest_temperature(dtype: torch.dtype) -> None:
-    """Every other row lies opposite: exp(-200) relative to the largest similarity there could be."""
+    """Every other row is opposite: exp(-200) relative to the largest similarity there could be."""
     first = torch.tensor([[1.0, 0.0]], dtype=dtype, requires_grad=True)
     loss = nt_xent(first, -first.detach(), 0.01)
     assert loss.item() == pytest.approx(0, abs=1e-4)
@@ -191,7 +191,7 @@ def train_steps(rank: int, world: int) -> dict[Any, Any]:
     for name, dtype, even in CASES:
         counts = [8 // world] * world if even else UNEVEN[world]
         share = (view.split(counts)[rank] for view in asymmetric_images(dtype))
-        model = DistributedDataParallel(synchronise(network(dtype)))
+        model = DistributedDataParallel(synchronize(network(dtype)))
 
         def loss(first: Tensor, second: Tensor, temperature: float, name: str = name, counts: Any = counts) -> Tensor:
             return LOSSES[name](first, second, temperature, None if len(set(counts)) == 1 else counts)

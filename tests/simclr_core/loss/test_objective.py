@@ -17,7 +17,7 @@ from simclr_core.errors import BatchSizeError, ConfigError
 from simclr_core.launch import Member
 from simclr_core.loss.nt_xent import LOSSES, nt_xent
 from simclr_core.loss.objective import InBatch, Outcome, chance_loss
-from simclr_core.model.batch_norm import synchronise
+from simclr_core.model.batch_norm import synchronize
 from simclr_core.params import read_block
 from simclr_core.pretraining import pretrain
 from simclr_core.pretraining.precision import LossScaler
@@ -170,7 +170,7 @@ def test_two_ranks_with_micro_batches_equal_one_whole_batch(on_ranks: Callable[.
         torch.testing.assert_close(one["batch norm"], gradients(normed), rtol=1e-9, atol=1e-9)
         for name, buffer in normed.named_buffers():
             torch.testing.assert_close(one["buffers"][name], buffer, rtol=1e-10, atol=1e-10)
-        assert one["synchronisations"] == 1
+        assert one["synchronizations"] == 1
 
 
 def paired(views: Tensor) -> Tensor:
@@ -181,15 +181,15 @@ def paired(views: Tensor) -> Tensor:
 def micro_batches_of_a_rank(rank: int) -> dict[str, Any]:
     views = share(images(8), rank, 2)
     free = DistributedDataParallel(norm_free(), gradient_as_bucket_view=True, forward_sync_buffers=False)
-    synchronisations: list[int] = []
+    synchronizations: list[int] = []
 
     def counted(_: object, bucket: torch.distributed.GradBucket) -> torch.futures.Future[Tensor]:
-        synchronisations.append(bucket.index())
+        synchronizations.append(bucket.index())
         return allreduce_hook(None, bucket)
 
     free.register_comm_hook(None, counted)
     outcome = InBatch(nt_xent, 0.2, torch.float32, 2).backward(free, views)
-    normed = synchronise(with_batch_norm())
+    normed = synchronize(with_batch_norm())
     model = DistributedDataParallel(normed, gradient_as_bucket_view=True, forward_sync_buffers=False)
     InBatch(nt_xent, 0.2, torch.float32, 2).backward(model, views)
     return {
@@ -197,7 +197,7 @@ def micro_batches_of_a_rank(rank: int) -> dict[str, Any]:
         "norm free": gradients(free),
         "batch norm": gradients(model),
         "buffers": dict(normed.named_buffers()),
-        "synchronisations": len(synchronisations),
+        "synchronizations": len(synchronizations),
     }
 
 
@@ -214,7 +214,7 @@ def test_pretraining_with_another_loss(prepared: Path, loss: str) -> None:
     assert metrics["loss_last"] < metrics["loss_chance"] + 0.5
 
 
-def test_a_pretraining_in_micro_batches_goes_on_to_the_same_bytes(
+def test_a_pretraining_in_micro_batches_continues_to_the_same_bytes(
     prepared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configure(prepared, micro_batch_size=6, epochs=1)  # 16 images in parts of 6, 5 and 5

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from simclr_core.model.batch_norm import GlobalBatchNorm, synchronise
+from simclr_core.model.batch_norm import GlobalBatchNorm, synchronize
 
 torch.set_num_threads(1)
 
@@ -26,7 +26,7 @@ NORMS: dict[str, Callable[[], nn.Module]] = {
 def test_alone_nothing_changes() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     norm = model[1]
-    assert synchronise(model) is model
+    assert synchronize(model) is model
     assert model[1] is norm
 
 
@@ -34,7 +34,7 @@ def test_alone_in_a_process_group_nothing_changes() -> None:
     norm = nn.BatchNorm2d(3)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        assert synchronise(norm) is norm
+        assert synchronize(norm) is norm
     finally:
         dist.destroy_process_group()
 
@@ -62,7 +62,7 @@ def test_two_ranks_equal_one_process_on_the_whole_batch(on_ranks: Callable[..., 
 def each_kind(rank: int) -> dict[str, dict[str, Any]]:
     results = {}
     for kind, make in NORMS.items():
-        norm = synchronise(warmed(make()))
+        norm = synchronize(warmed(make()))
         results[kind] = run(norm, *(batch.split(SHARES)[rank] for batch in batches(kind)))
     return results
 
@@ -109,10 +109,10 @@ def test_large_means_low_precision_and_nested_modules(on_ranks: Callable[..., li
 
 
 def hard_cases(rank: int) -> dict[str, Any]:
-    norm = synchronise(nn.BatchNorm2d(2))
+    norm = synchronize(nn.BatchNorm2d(2))
     half = norm(torch.randn(4, 2, 3, 3).bfloat16())
     # In float32 the square of 1e4 has a grain of 8: a one-pass variance would find no spread here, or a negative one.
     x = 1e4 + torch.randn(256, 2, 3, 3, generator=torch.Generator().manual_seed(rank))
-    nested = synchronise(nn.Sequential(nn.BatchNorm1d(2), nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2).eval())))
+    nested = synchronize(nn.Sequential(nn.BatchNorm1d(2), nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2).eval())))
     training = [module.training for module in nested.modules() if isinstance(module, GlobalBatchNorm)]
     return {"types": [half.dtype, norm.running_var.dtype], "spread": norm(x).std().item(), "nested": training}

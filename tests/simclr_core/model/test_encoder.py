@@ -95,7 +95,7 @@ def test_resnet_weights_load_into_a_detection_backbone() -> None:
         detector = resnet_fpn_backbone(backbone_name="resnet18", weights=None)
     detector = detector.to_empty(device="cpu")
     result = detector.body.load_state_dict(build_encoder("resnet18").backbone.state_dict(), strict=False)
-    # The frozen normalisation of detectors counts no batches: everything else has a place.
+    # The frozen normalization of detectors counts no batches: everything else has a place.
     assert result.missing_keys == []
     assert all(key.endswith("num_batches_tracked") for key in result.unexpected_keys)
 

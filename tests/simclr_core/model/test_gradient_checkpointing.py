@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from simclr_core.errors import UnknownEncoderError
-from simclr_core.model.batch_norm import synchronise
+from simclr_core.model.batch_norm import synchronize
 from simclr_core.model.encoder import build_encoder
 from simclr_core.model.gradient_checkpointing import blocks, recompute_blocks
 
@@ -116,7 +116,7 @@ def one_of_two(rank: int) -> list[dict[str, Tensor]]:
     """Gradients and buffers of a step on half the batch: of the network as it is, and with blocks computed twice."""
     results = []
     for encoder in two("resnet10", width=0.125, stem="compact"):
-        model = nn.parallel.DistributedDataParallel(synchronise(encoder), gradient_as_bucket_view=True)
+        model = nn.parallel.DistributedDataParallel(synchronize(encoder), gradient_as_bucket_view=True)
         step(model, images(16)[2 * rank : 2 * rank + 2])
         gradients = {name: p.grad.clone() for name, p in encoder.named_parameters() if p.grad is not None}
         results.append({**gradients, **dict(encoder.named_buffers())})
@@ -124,7 +124,7 @@ def one_of_two(rank: int) -> list[dict[str, Tensor]]:
 
 
 @pytest.mark.slow
-def test_batch_normalisation_over_all_ranks_too(on_ranks: Callable[..., list[Any]]) -> None:
+def test_batch_normalization_over_all_ranks_too(on_ranks: Callable[..., list[Any]]) -> None:
     for plain, recomputed in on_ranks(2, one_of_two):
         assert plain.keys() == recomputed.keys()
         for name, expected in plain.items():

@@ -1,4 +1,4 @@
-"""The head g: identity, linear or MLP, ending in a normalised z."""
+"""The head g: identity, linear or MLP, ending in a normalized z."""
 
 import pytest
 import torch
@@ -16,5 +16,5 @@ def test_layers_and_output(layers: int, linear: int, dim: int) -> None:
     assert sum(isinstance(module, nn.ReLU) for module in head.modules()) == max(0, layers - 1)
     if layers == 0:
         assert torch.equal(head(h), h)
-    else:  # batch normalisation is the last layer, as in the authors' code
+    else:  # batch normalization is the last layer, as in the authors' code
         torch.testing.assert_close(head(h).mean(dim=0), torch.zeros(4), atol=1e-6, rtol=0)

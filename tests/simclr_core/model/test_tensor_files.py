@@ -19,7 +19,7 @@ def test_tensors_come_back_contiguous(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written_is_an_error_of_the_system(tmp_path: Path) -> None:
-    """safetensors has an error of its own, with the system's number in its words."""
+    """safetensors has its own error, with the system's number in its words."""
     with pytest.raises(OSError, match="No such file or directory") as missing:
         write_tensors(tmp_path / "none" / "weights", {"a": torch.ones(2)})
     assert missing.value.filename == str(tmp_path / "none" / "weights")

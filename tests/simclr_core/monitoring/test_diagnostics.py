@@ -77,7 +77,7 @@ def judged(features: torch.Tensor) -> bool:
     return collapsed(effective_rank(features), feature_std(features))
 
 
-def test_collapse_is_recognised_and_health_is_not_called_collapse() -> None:
+def test_collapse_is_recognized_and_health_is_not_called_collapse() -> None:
     noise = random_features(256, 64)
     constant = torch.full((256, 64), 5.0, dtype=torch.float64)
     line = torch.linspace(-1, 1, 256, dtype=torch.float64)[:, None] * torch.ones(64)
@@ -121,17 +121,17 @@ def test_the_monitor_measures_h_and_z_and_changes_nothing() -> None:
     assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())
 
 
-def test_the_online_knn_asks_half_of_the_labelled_images_about_the_other_half() -> None:
-    colours = np.zeros((8, 8, 8, 3), np.uint8)
-    colours[[0, 1, 4, 5]] = (255, 0, 0)
-    colours[[2, 3, 6, 7]] = (0, 0, 255)
-    labels = np.array([0, 0, 1, 1, 0, 1, -1, -1])  # the red image 5 is labelled as blue
-    watched = Monitor(colours, labels, (0.5,) * 3, (0.25,) * 3, ("a", "b", "c"))
+def test_the_online_knn_asks_half_of_the_labeled_images_about_the_other_half() -> None:
+    colors = np.zeros((8, 8, 8, 3), np.uint8)
+    colors[[0, 1, 4, 5]] = (255, 0, 0)
+    colors[[2, 3, 6, 7]] = (0, 0, 255)
+    labels = np.array([0, 0, 1, 1, 0, 1, -1, -1])  # the red image 5 is labeled as blue
+    watched = Monitor(colors, labels, (0.5,) * 3, (0.25,) * 3, ("a", "b", "c"))
     z = random_features(4, 3)
     pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     encoder = nn.Sequential(pooled, nn.Linear(3, 3, bias=False))
     nn.init.eye_(encoder[1].weight)
-    # 0, 2 and 4 answer; 1 and 3 are told right, 5 is not
+    # 0, 2 and 4 answer; 1 and 3 are reported right, 5 is not
     assert watched.measure(encoder, nn.Identity(), z, z)["knn_top1"] == pytest.approx(66.667)
 
 
@@ -141,7 +141,7 @@ def probed(h: torch.Tensor, labels: list[int]) -> float | None:
     return watched._probe_top1(h.float())
 
 
-def test_the_online_probe_trains_on_half_of_the_labelled_images_and_is_judged_on_the_other_half() -> None:
+def test_the_online_probe_trains_on_half_of_the_labeled_images_and_is_judged_on_the_other_half() -> None:
     """Against plain gradient descent on the same objective, of which the optimum is unique."""
     h, labels = random_features(60, 5), np.random.default_rng(1).integers(0, 3, 60)
     h[np.arange(60), labels] += 3  # one image in a few is on the wrong side
@@ -178,7 +178,7 @@ def test_features_that_are_not_finite_are_an_error() -> None:
         monitor([0] * 4).measure(encoder, nn.Identity(), z, z)
 
 
-def test_labelled_images_are_watched_first(prepared: Path) -> None:
+def test_labeled_images_are_watched_first(prepared: Path) -> None:
     folder = prepared / "data" / "prepared"
     images, card = ShardedImages(folder / "train"), read_card(folder)  # 96, of which 48 have a label
     preprocessing = Preprocessing(16, 16)

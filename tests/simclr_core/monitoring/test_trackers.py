@@ -122,7 +122,7 @@ def test_wandb_gets_the_run_key_the_configuration_and_every_epoch(wandb: Wandb, 
     assert wandb.logged() == [{"loss": 3.0, "epoch": 1}, {"loss": 1.5, "epoch": 2}]
 
 
-def test_mlflow_goes_on_in_the_run_of_the_same_key(mlflow: dict[str, Any], tmp_path: Path) -> None:
+def test_mlflow_continues_in_the_run_of_the_same_key(mlflow: dict[str, Any], tmp_path: Path) -> None:
     for _ in range(2):
         assert log_twice("mlflow", tmp_path) == ""
     assert mlflow["uri"] == f"sqlite:///{tmp_path / 'mlflow.db'}"
@@ -133,7 +133,7 @@ def test_mlflow_goes_on_in_the_run_of_the_same_key(mlflow: dict[str, Any], tmp_p
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
-def test_a_missing_package_is_told_before_the_training(
+def test_a_missing_package_is_reported_before_the_training(
     prepared: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setitem(sys.modules, trackers.MODULES[name], None)
@@ -170,7 +170,7 @@ def test_what_fails_is_counted_and_said_once(caplog: pytest.LogCaptureFixture) -
         tracker.log({}, epoch)
     assert close_trackers([tracker], 10) == ", wandb lost 2 calls"
     assert server.seen == [2, 3, 4, -1]
-    assert caplog.messages == ["wandb: ConnectionError: no route to host; the training goes on without what it lost"]
+    assert caplog.messages == ["wandb: ConnectionError: no route to host; the training continues without what it lost"]
 
 
 def test_a_server_that_is_away_at_first_is_tried_again() -> None:
@@ -189,7 +189,7 @@ def test_a_server_that_is_away_at_first_is_tried_again() -> None:
     assert server.seen == [2, -1]
 
 
-def test_a_server_that_hangs_holds_nobody_up(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_server_that_hangs_holds_no_one_up(caplog: pytest.LogCaptureFixture) -> None:
     server = Server()
     server.answers.clear()
     tracker = Tracker("mlflow", lambda: server)

@@ -90,7 +90,7 @@ def test_a_step_does_not_depend_on_the_steps_before_it(prepared: Path) -> None:
     assert torch.equal(run[8], resumed[0])
 
 
-def test_inputs_are_two_different_normalised_views_of_the_same_images(prepared: Path) -> None:
+def test_inputs_are_two_different_normalized_views_of_the_same_images(prepared: Path) -> None:
     source = batches(prepared)
     (views,) = source.network_inputs(0, 1)
     assert views.shape == (32, 3, 16, 16)

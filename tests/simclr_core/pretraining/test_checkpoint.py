@@ -73,7 +73,7 @@ def test_a_damaged_newest_falls_back_to_the_one_before(
         (victim.parent / "MANIFEST.sha256").unlink()
     newest = checkpoint.newest_training(run)
     assert newest == run / "step-00000001"
-    assert "damaged checkpoint set aside, going on from step-00000001" in caplog.text
+    assert "damaged checkpoint set aside, continuing from step-00000001" in caplog.text
     assert (run / "step-00000002.corrupt").is_dir()
     checkpoint.save_training(run, state(2))  # and the step can be reached again
     assert [path.name for path in checkpoint._checkpoints(run)] == ["step-00000002", "step-00000001"]
@@ -103,7 +103,7 @@ def test_a_full_disk_keeps_the_earlier_checkpoints(tmp_path: Path, monkeypatch: 
 def test_a_disk_that_fills_while_weights_are_written_is_a_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """safetensors has an error of its own, with the system's number in its words."""
+    """safetensors has its own error, with the system's number in its words."""
 
     def full(*_: object) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
@@ -137,7 +137,7 @@ with locked(Path(sys.argv[1])):
 """
 
 
-def test_a_second_trainer_is_told_who_holds_the_run(tmp_path: Path) -> None:
+def test_a_second_trainer_is_reported_who_holds_the_run(tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [sys.executable, "-c", HOLD, str(run)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
@@ -168,7 +168,7 @@ def train_a_little(network: nn.Module, optimizer: torch.optim.Optimizer, steps: 
 
 
 @pytest.mark.parametrize("kind", ["lars", "sgd", "sgd without momentum", "adamw"])
-def test_an_optimizer_goes_on_bit_for_bit(kind: str, tmp_path: Path) -> None:
+def test_an_optimizer_continues_bit_for_bit(kind: str, tmp_path: Path) -> None:
     def build() -> tuple[nn.Module, torch.optim.Optimizer]:
         torch.manual_seed(0)
         network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(288, 2))

@@ -26,17 +26,17 @@ def saved(run: Path) -> TrainingState:
 
 
 class SlowDisk:
-    """Stands in for ``save_training``: writes nothing before it is told to go on."""
+    """Stands in for ``save_training``: writes nothing before it is reported to continue."""
 
     def __init__(self) -> None:
-        self.begun, self.go_on = threading.Event(), threading.Event()
+        self.begun, self.resume = threading.Event(), threading.Event()
         self.at_once = self.most_at_once = 0
 
     def __call__(self, run: Path, state: TrainingState) -> None:
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         self.begun.set()
-        assert self.go_on.wait(60)
+        assert self.resume.wait(60)
         checkpoint.save_training(run, state)
         self.at_once -= 1
 
@@ -53,7 +53,7 @@ def test_what_changes_after_the_call_is_not_in_the_checkpoint(tmp_path: Path, mo
         live.optimizer["0.momentum_buffer"].zero_()
         live.history.append({"epoch": 2})
         live.unfinished.clear()
-        disk.go_on.set()
+        disk.resume.set()
     found, expected = saved(tmp_path / "run"), state(1)
     assert torch.equal(found.network["weight"], expected.network["weight"])
     assert torch.equal(found.optimizer["0.momentum_buffer"], expected.optimizer["0.momentum_buffer"])
@@ -68,7 +68,7 @@ def test_one_write_at_a_time_and_every_state_is_written(tmp_path: Path, monkeypa
         assert disk.begun.wait(60)
         second = threading.Thread(target=writer.save, args=[state(2)])
         second.start()
-        disk.go_on.set()
+        disk.resume.set()
         second.join(60)
         writer.save(state(3))
     assert disk.most_at_once == 1
@@ -86,7 +86,7 @@ def test_the_copy_needs_no_new_memory(tmp_path: Path) -> None:
         assert torch.equal(grown.network["weight"], torch.ones(5))
 
 
-def test_a_full_disk_is_told_by_the_next_save_and_earlier_checkpoints_stay(
+def test_a_full_disk_is_reported_by_the_next_save_and_earlier_checkpoints_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with CheckpointWriter(tmp_path / "run") as writer:
@@ -96,11 +96,11 @@ def test_a_full_disk_is_told_by_the_next_save_and_earlier_checkpoints_stay(
         writer.save(state(2))
         with pytest.raises(CheckpointError, match=r"step 2 cannot be saved .No space left"):
             writer.save(state(3))
-        writer.wait()  # told once
+        writer.wait()  # reported once
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["step-00000001"]
 
 
-def test_a_failure_of_the_last_save_is_told_on_leaving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_of_the_last_save_is_reported_on_leaving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIMCLR_FAILPOINT", "checkpoint.network:enospc")
     with pytest.raises(CheckpointError, match="step 1 cannot be saved"), CheckpointWriter(tmp_path / "run") as writer:
         writer.save(state(1))

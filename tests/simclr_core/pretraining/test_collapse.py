@@ -100,7 +100,7 @@ def test_stop_names_the_epoch_and_publishes_nothing(prepared: Path, monkeypatch:
     assert not (prepared / "models" / "pretrained").exists()
 
 
-def test_roll_back_goes_on_from_the_last_healthy_epoch_at_a_lower_rate(
+def test_roll_back_continues_from_the_last_healthy_epoch_at_a_lower_rate(
     prepared: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     configure(prepared, action="roll_back", patience=2)
@@ -122,7 +122,7 @@ def test_roll_back_goes_on_from_the_last_healthy_epoch_at_a_lower_rate(
 
 
 @pytest.mark.parametrize("place", ["pretrain.step:raise@15", "pretrain.step:raise@19", "pretrain.step:raise@25"])
-def test_an_interrupted_run_with_a_roll_back_goes_on_to_the_same_bytes(
+def test_an_interrupted_run_with_a_roll_back_continues_to_the_same_bytes(
     prepared: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     """Before the roll-back, right after it (of 18 steps), and later."""

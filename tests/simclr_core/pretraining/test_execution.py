@@ -34,7 +34,7 @@ def test_a_precision_that_fails_its_test_falls_back_and_says_so(
     configure(prepared, precision="bfloat16")
     pretrain.run(prepared)
     reason = "bfloat16 gives wrong numbers here: Conv2d is off by 3 of its norm"
-    assert caplog.text.count(f"going on in float32: {reason}") == 1
+    assert caplog.text.count(f"continuing in float32: {reason}") == 1
     assert f"float32, because {reason}" in json.loads((tmp_path / "events").read_text().splitlines()[0])["message"]
     assert (metrics_of(prepared)["precision"], metrics_of(prepared)["precision_fallback"]) == ("float32", reason)
     assert load_model(prepared / "models" / "pretrained").card["metrics"]["precision_fallback"] == reason
@@ -53,7 +53,7 @@ def test_an_interrupted_run_keeps_the_precision_it_began_with(prepared: Path, mo
     assert results(prepared) == resumed
 
 
-def test_float16_skips_what_overflows_counts_it_and_goes_on_after_an_interruption(
+def test_float16_skips_what_overflows_counts_it_and_continues_after_an_interruption(
     prepared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gradient_scaler = torch.amp.GradScaler
@@ -78,7 +78,7 @@ def test_gradient_checkpointing_changes_no_bit(prepared: Path, undisturbed: dict
 
 @needs_compiler
 @pytest.mark.slow
-def test_a_compiled_run_goes_on_to_the_same_bytes(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_run_continues_to_the_same_bytes(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configure(prepared, compile=True, epochs=1)
     interrupt(prepared, monkeypatch, "pretrain.step:raise@4")
     pretrain.run(prepared)
@@ -110,11 +110,11 @@ def test_without_a_compiler_the_run_is_eager_and_says_why(
     pretrain.run(prepared)
     assert metrics_of(prepared)["compiled"] is False
     assert "g++ is not there" in metrics_of(prepared)["compile_fallback"]
-    assert caplog.text.count("going on in eager: torch.compile failed") == 1
+    assert caplog.text.count("continuing in eager: torch.compile failed") == 1
     assert weights(results(prepared)) == weights(undisturbed)
 
 
-def test_a_run_that_began_compiled_does_not_go_on_otherwise(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_began_compiled_does_not_resume_otherwise(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configure(prepared, compile=True)
     with monkeypatch.context() as patch:
         patch.setattr(compilation, "torch_compile", lambda model: model)  # a compiler, as far as the run can tell

@@ -85,7 +85,7 @@ def test_a_warm_start_has_the_network_of_the_champion_and_its_version(workspace:
     assert contents(folder) == before
 
 
-def test_every_start_has_an_identity_of_its_own(workspace: Path) -> None:
+def test_every_start_has_its_own_identity(workspace: Path) -> None:
     found = []
     for init, version, weights in (
         ("scratch", "v0.0.1", b"a"),
@@ -131,7 +131,7 @@ def test_a_read_only_champion_as_dvc_links_it_can_be_copied_and_replaced(workspa
     [
         (
             {"encoder": {"name": "resnet10", "width": 0.25, "stem": "compact"}},
-            r"cannot go on from champion v0\.0\.1: pretrain\.encoder\.width is 0\.25, the champion's 0\.125; "
+            r"cannot continue from champion v0\.0\.1: pretrain\.encoder\.width is 0\.25, the champion's 0\.125; "
             r"give the champion's values, or set pretrain\.init: scratch$",
         ),
         (

@@ -73,7 +73,7 @@ def test_the_verdict_of_the_soak_sees_another_byte_and_a_missing_file() -> None:
 
 
 @pytest.mark.slow
-def test_a_run_may_go_on_with_other_numbers_of_processes(prepared: Path) -> None:
+def test_a_run_may_resume_with_other_numbers_of_processes(prepared: Path) -> None:
     """1, 2, 1: the order of the images is the same, so are the losses but for the order of sums."""
 
     def train(processes: int, failpoint: str = "") -> int:

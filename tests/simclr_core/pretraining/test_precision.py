@@ -159,7 +159,7 @@ def test_what_no_scale_cures_is_no_overflow() -> None:
     assert [take(scaler, weight, optimizer, float("inf")) for _ in range(17)] == [True] * 16 + [False]
 
 
-def test_the_scaler_goes_on_where_it_was() -> None:
+def test_the_scaler_continues_where_it_was() -> None:
     weight, optimizer = a_parameter()
     scaler, later = (LossScaler(torch.float16, torch.device("cpu")) for _ in range(2))
     take(scaler, weight, optimizer, 1e36)

@@ -128,7 +128,7 @@ def test_everything_else_does(prepared: Path, undisturbed: dict[str, bytes], cha
 
 
 def test_it_learns(prepared: Path) -> None:
-    """Without a label the loss falls well below chance, and neighbours come to share a class: chance is 25 %."""
+    """Without a label the loss falls well below chance, and neighbors come to share a class: chance is 25 %."""
     augmentation = {"crop_scale": [0.6, 1.0], "jitter_strength": 0.5, "blur": 0.0}
     configure(prepared, epochs=25, batch_size=48, augmentation=augmentation)
     pretrain.run(prepared)

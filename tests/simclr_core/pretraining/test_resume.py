@@ -1,4 +1,4 @@
-"""Pretraining that was interrupted goes on, and no interruption changes a byte of the result."""
+"""Pretraining that was interrupted continues, and no interruption changes a byte of the result."""
 
 import json
 import os
@@ -37,12 +37,12 @@ from tests.simclr_core.conftest import configure, interrupt, results, runs
                 "artifact.renamed:raise@7",  # the model is there, the reports are not
                 "dataset.decode:raise@40",  # in a thread that reads images
                 "pretrain.reported:raise@1",
-                "checkpoint.remove:raise@1",  # all is published, and no checkpoint is left to go on from
+                "checkpoint.remove:raise@1",  # all is published, and no checkpoint is left to continue from
             )
         ),
     ],
 )
-def test_an_interrupted_run_goes_on_to_the_same_bytes(
+def test_an_interrupted_run_continues_to_the_same_bytes(
     prepared: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     interrupt(prepared, monkeypatch, place)
@@ -100,7 +100,7 @@ def test_a_damaged_newest_checkpoint_costs_steps_but_no_bit(
     (newest,) = (prepared / ".simclr" / "runs").glob("*/step-00000006/network.safetensors")
     os.truncate(newest, 1000)
     pretrain.run(prepared)
-    assert "going on from step-00000004" in caplog.text
+    assert "continuing from step-00000004" in caplog.text
     assert results(prepared) == undisturbed
 
 
@@ -114,7 +114,7 @@ def test_when_every_checkpoint_is_damaged_the_stage_fails(prepared: Path, monkey
 
 
 @pytest.mark.parametrize("optimizer", ["lars", pytest.param("adamw", marks=pytest.mark.slow)])
-def test_other_optimizers_go_on_too(prepared: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str) -> None:
+def test_other_optimizers_resume_too(prepared: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str) -> None:
     configure(prepared, optimizer=optimizer, epochs=1, checkpoint_every_steps=1)
     interrupt(prepared, monkeypatch, "pretrain.step:raise@4")
     pretrain.run(prepared)
@@ -123,7 +123,7 @@ def test_other_optimizers_go_on_too(prepared: Path, monkeypatch: pytest.MonkeyPa
     assert resumed == results(prepared)
 
 
-def test_networks_that_draw_random_numbers_go_on_too(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_networks_that_draw_random_numbers_resume_too(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def with_dropout(feature_dim: int, layers: int, width: int, dim: int) -> nn.Module:
         return nn.Sequential(build_projection_head(feature_dim, layers, width, dim), nn.Dropout(0.5))
 
@@ -145,7 +145,7 @@ def test_another_configuration_does_not_resume_into_this_one(
     configure(prepared, learning_rate=0.1)
     pretrain.run(prepared)
     assert results(prepared) == undisturbed
-    assert runs(prepared) == ["step-00000004", "step-00000006"]  # the other run can still go on
+    assert runs(prepared) == ["step-00000004", "step-00000006"]  # the other run can still continue
 
 
 def test_sigterm_finishes_the_step_saves_and_says_143(
@@ -173,7 +173,7 @@ def test_sigterm_finishes_the_step_saves_and_says_143(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["pretrain.step:kill@8", "checkpoint.publish:kill@3", "artifact.renamed:kill@2"])
-def test_after_sigkill_the_same_command_goes_on_to_the_same_bytes(
+def test_after_sigkill_the_same_command_continues_to_the_same_bytes(
     prepared: Path, undisturbed: dict[str, bytes], place: str
 ) -> None:
     command = [sys.executable, "-m", "simclr_core", "--workspace", str(prepared), "pretrain"]

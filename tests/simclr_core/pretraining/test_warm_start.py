@@ -1,4 +1,4 @@
-"""Pretraining that goes on from a champion: its weights, a schedule of its own, all images, and no bit lost."""
+"""Pretraining that continues from a champion: its weights, its own schedule, all images, and no bit lost."""
 
 import os
 import signal
@@ -144,7 +144,7 @@ def undisturbed(workspace: Path, finished: dict[str, bytes]) -> dict[str, bytes]
 
 
 @pytest.mark.parametrize("place", ["pretrain.step:raise@1", "pretrain.step:raise@4", "checkpoint.publish:raise@3"])
-def test_interrupted_it_goes_on_to_the_same_bytes(
+def test_interrupted_it_continues_to_the_same_bytes(
     workspace: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     interrupt(workspace, monkeypatch, place)
@@ -168,7 +168,7 @@ def test_an_interrupted_start_from_scratch_is_not_gone_on_with_from_a_champion(
     champion.symlink_to(released)
     initial.run(workspace)
     pretrain.run(workspace)
-    assert "going on from step" not in caplog.text
+    assert "continuing from step" not in caplog.text
     assert results(workspace) == undisturbed
 
 
@@ -183,7 +183,7 @@ def test_parameters_that_no_longer_fit_the_start(workspace: Path) -> None:
 
 
 @pytest.mark.slow
-def test_after_sigkill_it_goes_on_to_the_same_bytes(workspace: Path, undisturbed: dict[str, bytes]) -> None:
+def test_after_sigkill_it_continues_to_the_same_bytes(workspace: Path, undisturbed: dict[str, bytes]) -> None:
     command = [sys.executable, "-m", "simclr_core", "--workspace", str(workspace), "pretrain"]
     threads = str(torch.get_num_threads())
     environment = {**os.environ, "SIMCLR_FAILPOINT": "pretrain.step:kill@4", "OMP_NUM_THREADS": threads}

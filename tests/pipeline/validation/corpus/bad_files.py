@@ -1,4 +1,4 @@
-"""Files that nobody should train on, whole or forged: bombs, strangers, images of the wrong kind, size or content."""
+"""Files that no one should train on, whole or forged: bombs, strangers, images of the wrong kind, size or content."""
 
 import struct
 import zlib
@@ -27,7 +27,7 @@ def patched(data: bytes, position: int, layout: str, *values: int) -> bytes:
 
 
 def bombs(seed: int) -> Iterator[Example]:
-    """A few bytes that promise more pixels than anybody has memory for."""
+    """A few bytes that promise more pixels than anyone has memory for."""
     jpeg, gif, bmp = (ENCODINGS[name](picture(seed)) for name in ("jpeg.jpg", "gif.gif", "bmp.bmp"))
     progressive, lossy, lossless = (
         ENCODINGS[name](picture(seed)) for name in ("progressive.jpg", "webp.webp", "lossless.webp")
@@ -74,7 +74,7 @@ def metadata_bombs(seed: int) -> Iterator[Example]:
 
 
 def strangers(seed: int) -> Iterator[Example]:
-    """What lies in folders of images and is none."""
+    """What is in folders of images and is none."""
     jpeg = encoded(picture(seed), "JPEG")
     for name, data in {
         "page.jpg": b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
@@ -135,7 +135,7 @@ def forged(seed: int) -> Iterator[Example]:
     for name, data in {
         "no_width.png": png[:8] + png_chunk(b"IHDR", patched(header, 0, ">I", 0)) + png[33:],
         "no_such_depth.png": png[:8] + png_chunk(b"IHDR", patched(header, 8, "B", 3)) + png[33:],
-        "no_such_colour.png": png[:8] + png_chunk(b"IHDR", patched(header, 9, "B", 5)) + png[33:],
+        "no_such_color.png": png[:8] + png_chunk(b"IHDR", patched(header, 9, "B", 5)) + png[33:],
         "larger_than_its_pixels.png": png[:8] + png_chunk(b"IHDR", patched(header, 4, ">I", 4800)) + png[33:],
         "no_pixels.png": png[:33] + png_chunk(b"IEND", b""),
         "no_header.png": png[:8] + png[33:],
@@ -158,7 +158,7 @@ def forged(seed: int) -> Iterator[Example]:
         "no_strips.tif": tiff(size, []),
         "strip_behind_the_end.tif": tiff(size, [raw])[:-5000],
         "no_such_compression.tif": tiff(size, [raw], compression=12345),
-        "no_such_colours.tif": tiff(size, [raw], photometric=99),
+        "no_such_colors.tif": tiff(size, [raw], photometric=99),
         "empty.webp": b"RIFF\4\0\0\0WEBP",
         "no_such_chunk.webp": b"RIFF\x0c\0\0\0WEBPJUNK\0\0\0\0",
     }.items():
@@ -191,13 +191,13 @@ def frames(seed: int) -> Iterator[Example]:
     several = [picture(seed + number) for number in range(4)]
     indexed = [image.quantize(32) for image in several]
     for count in (2, 4):
-        in_colour = {"save_all": True, "append_images": several[1:count]}
+        in_color = {"save_all": True, "append_images": several[1:count]}
         yield Example(
             f"{count}.gif", encoded(indexed[0], "GIF", save_all=True, append_images=indexed[1:count]), "animated"
         )
-        yield Example(f"{count}.png", encoded(several[0], "PNG", **in_colour), "animated")
-        yield Example(f"{count}.webp", encoded(several[0], "WEBP", **in_colour), "animated")
-        yield Example(f"{count}.tif", encoded(several[0], "TIFF", **in_colour), "multi_page")
+        yield Example(f"{count}.png", encoded(several[0], "PNG", **in_color), "animated")
+        yield Example(f"{count}.webp", encoded(several[0], "WEBP", **in_color), "animated")
+        yield Example(f"{count}.tif", encoded(several[0], "TIFF", **in_color), "multi_page")
     pages = encoded(several[0], "TIFF", save_all=True, append_images=several[1:], compression="tiff_lzw")
     yield Example("pages_lzw.tif", pages, "multi_page")
     looped = tiff((64, 48), [several[1].tobytes()])
@@ -206,7 +206,7 @@ def frames(seed: int) -> Iterator[Example]:
     nothing = Image.new("RGBA", (20, 20))
     transparent = Image.new("P", (20, 20))
     yield Example("ghost.png", encoded(nothing, "PNG"), "fully_transparent")
-    yield Example("coloured_ghost.png", encoded(_with_alpha(several[2], 0), "PNG"), "fully_transparent")
+    yield Example("colored_ghost.png", encoded(_with_alpha(several[2], 0), "PNG"), "fully_transparent")
     yield Example("gray_ghost.png", encoded(_with_alpha(several[3], 0).convert("LA"), "PNG"), "fully_transparent")
     yield Example("ghost.webp", encoded(nothing, "WEBP", lossless=True), "fully_transparent")
     yield Example("ghost.tif", encoded(nothing, "TIFF"), "fully_transparent")

@@ -39,7 +39,7 @@ class Example(NamedTuple):
 
 
 def picture(seed: int = 0, width: int = 64, height: int = 48) -> Image.Image:
-    """A colourful RGB image with smooth parts and noise; every seed gives another one."""
+    """A colorful RGB image with smooth parts and noise; every seed gives another one."""
     y, x = np.mgrid[:height, :width]
     smooth = np.stack([x * 4 % 256, y * 5 % 256, (x + y + seed) * 3 % 256], axis=-1) // 2
     noise = np.random.default_rng(seed).integers(0, 100, smooth.shape)
@@ -109,7 +109,7 @@ def bad_kinds() -> list[Kind]:
     jpeg, png = encoded(picture(30), "JPEG"), encoded(picture(31), "PNG")
     frames = [picture(32 + index).quantize(32) for index in range(3)]
     several = {"save_all": True, "append_images": frames[1:]}
-    in_colour = {"save_all": True, "append_images": [picture(36), picture(37)]}
+    in_color = {"save_all": True, "append_images": [picture(36), picture(37)]}
     metadata = zlib.compress(b"\0" * 100_000_000)
     html = b"<!DOCTYPE html><html><body>404 Not Found</body></html>"
     return [
@@ -136,9 +136,9 @@ def bad_kinds() -> list[Kind]:
         Kind("float.tif", encoded(Image.fromarray(np.ones((20, 20), np.float32)), "TIFF"), ("unsupported_depth",)),
         Kind("ghost.png", encoded(Image.new("RGBA", (20, 20)), "PNG"), ("fully_transparent",)),
         Kind("moving.gif", encoded(frames[0], "GIF", **several), ("animated",)),
-        Kind("moving.png", encoded(picture(35), "PNG", **in_colour), ("animated",)),
-        Kind("moving.webp", encoded(picture(35), "WEBP", **in_colour), ("animated",)),
-        Kind("pages.tif", encoded(picture(38), "TIFF", **in_colour), ("multi_page",)),
+        Kind("moving.png", encoded(picture(35), "PNG", **in_color), ("animated",)),
+        Kind("moving.webp", encoded(picture(35), "WEBP", **in_color), ("animated",)),
+        Kind("pages.tif", encoded(picture(38), "TIFF", **in_color), ("multi_page",)),
         Kind("dot.png", encoded(picture(39, 1, 1), "PNG"), ("too_small", "low_information")),
         Kind("strip.png", encoded(picture(40, 300, 12), "PNG"), ("extreme_aspect",)),
         Kind("thread.png", encoded(picture(41, 300, 4), "PNG"), ("too_small", "extreme_aspect")),

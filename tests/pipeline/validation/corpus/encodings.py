@@ -151,8 +151,8 @@ def _as(format: str, convert: Callable[[Image.Image], Image.Image] | str = "RGB"
     )
 
 
-def _palette(colours: int) -> Callable[[Image.Image], Image.Image]:
-    return lambda image: image.quantize(colours)
+def _palette(colors: int) -> Callable[[Image.Image], Image.Image]:
+    return lambda image: image.quantize(colors)
 
 
 ENCODINGS: dict[str, Encode] = {
@@ -161,7 +161,7 @@ ENCODINGS: dict[str, Encode] = {
     "full_chroma.jpg": _as("JPEG", quality=95, subsampling=0),
     "half_chroma.jpg": _as("JPEG", subsampling=1),
     "restarts.jpg": _as("JPEG", restart_marker_blocks=3),
-    "optimised.jpg": _as("JPEG", optimize=True, quality=40),
+    "optimized.jpg": _as("JPEG", optimize=True, quality=40),
     "rgb.jpg": _as("JPEG", keep_rgb=True),
     "gray.jpg": _as("JPEG", "L"),
     "progressive_gray.jpg": _as("JPEG", "L", progressive=True),
@@ -211,7 +211,7 @@ ENCODINGS: dict[str, Encode] = {
     "palette.bmp": _as("BMP", _palette(200)),
     "alpha.bmp": _as("BMP", _faded),
     "run_length.bmp": lambda image: bmp(image, kind="rle"),
-    "high_colour.bmp": lambda image: bmp(image, kind="565"),
+    "high_color.bmp": lambda image: bmp(image, kind="565"),
     "top_down.bmp": lambda image: bmp(image, kind="top_down"),
     "os2.bmp": lambda image: bmp(image, kind="core"),
 }

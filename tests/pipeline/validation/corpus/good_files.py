@@ -57,7 +57,7 @@ def _decorated(seed: int) -> Iterator[Example]:
         "without_extension": jpegs[9],
         "UPPER.JPG": jpegs[10],
         "profile.png": encoded(picture(seed + 34), "PNG", icc_profile=srgb_profile()),
-        "unknown_chunk.png": with_chunk(pngs[0], b"wORD", b"what nobody knows"),
+        "unknown_chunk.png": with_chunk(pngs[0], b"wORD", b"what no one knows"),
         "late_exif.png": pngs[1][:-12] + with_chunk(bytes(33), b"eXIf", b"II*\0\x08\0\0\0\0\0")[33:] + pngs[1][-12:],
         "endless_chunk.png": pngs[4][:33] + b"\xff\xff\xff\xff" + pngs[4][37:],  # its length; its pixels are all there
         "without_end.png": pngs[2][:-12],

@@ -51,7 +51,7 @@ HOSTILE = [
     "日本 語.png",
     "שלום world مرحبا.png",
 ]
-"""File names that try to act, to hide or to reorder what is beside them."""
+"""File names that try to act, to hide or to reorder what is next to them."""
 
 
 def row(path: str, *reasons: str, content: str | None = None, **changes: Any) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def zero_run(data: bytes, chance: random.Random) -> bytes:
     return data[:begin] + bytes(end - begin) + data[end:]
 
 
-def randomise_run(data: bytes, chance: random.Random) -> bytes:
+def randomize_run(data: bytes, chance: random.Random) -> bytes:
     begin, end = _span(data, chance)
     return data[:begin] + chance.randbytes(end - begin) + data[end:]
 
@@ -143,7 +143,7 @@ def _written(data: bytes, position: int, chance: random.Random) -> bytes:
 MUTATORS: tuple[Mutate, ...] = (
     flip_bits,
     zero_run,
-    randomise_run,
+    randomize_run,
     cut_tail,
     cut_run,
     insert,

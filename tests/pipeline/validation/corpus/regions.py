@@ -1,7 +1,7 @@
 """Where the parts of an image file lie, and what must be said of it when one of them is damaged.
 
 For each region: when one of its bytes is flipped, when a run of bytes from there on is zeroed, and when the file is cut
-there. Where several reasons are named, the picture at hand decides which check sees the damage first.
+there. Where several reasons are named, the picture available decides which check sees the damage first.
 """
 
 import re
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 UNSEEN = "accepted"
-"""Nothing in the format checks these bytes: other colours, other text, and nobody can say that they are wrong."""
+"""Nothing in the format checks these bytes: other colors, other text, and no one can say that they are wrong."""
 
 STREAM = "suspect_stream accepted"  # a coefficient of a JPEG may become another valid one
 ENTROPY = "accepted corrupt truncated"  # codes without a checksum; some bytes lead to codes that do not exist
@@ -19,7 +19,7 @@ GARBLED = "corrupt truncated bomb"  # blocks out of step: anything may be read a
 
 
 class Region(NamedTuple):
-    """Where a part of a file lies, and what must be said when it is damaged."""
+    """Where a part of a file is, and what must be said when it is damaged."""
 
     name: str
     offset: int

@@ -13,7 +13,7 @@ from pipeline.validation.drift.distances import (
     domain_auroc,
     jensen_shannon,
     mmd_squared,
-    older_neighbour,
+    older_neighbor,
     squared_distances,
     wasserstein,
 )
@@ -110,13 +110,13 @@ def test_mmd_is_unbiased() -> None:
 
 
 @pytest.mark.parametrize("rank", [1, 5])
-def test_the_older_neighbour_is_that_of_a_search_through_all(rank: int) -> None:
+def test_the_older_neighbor_is_that_of_a_search_through_all(rank: int) -> None:
     """Also where a tight cluster of new ones fills the shortlist, which then has no older one in it."""
     vectors = np.concatenate([RANDOM.normal(size=(150, 4)), 9 + RANDOM.normal(size=(100, 4)) / 100])
     squared = squared_distances(vectors)
     before = squared.copy()
     newer = np.stack([np.arange(250) >= 150, RANDOM.random(250) < 0.5, np.arange(250) % 2 == 0])
-    found = older_neighbour(squared, newer, rank)
+    found = older_neighbor(squared, newer, rank)
     for mask, distances in zip(newer, found, strict=True):
         oracle = [
             sorted(np.linalg.norm(vectors[row] - vectors[other]) for other in np.flatnonzero(~mask) if other != row)

@@ -25,7 +25,7 @@ Change = Callable[[Columns], Columns]
 
 
 def images(count: int, seed: int, batch: str = "0001", change: Change | None = None) -> pl.DataFrame:
-    """Rows of accepted training images as of colour photographs: warm, mostly JPEG, of many sizes."""
+    """Rows of accepted training images as of color photographs: warm, mostly JPEG, of many sizes."""
     random = np.random.default_rng([seed, count])
     light, tint = random.normal(115, 35, count).clip(20, 235), random.normal(8, 9, count)
     columns: Columns = {
@@ -76,7 +76,7 @@ def other_format(columns: Columns) -> Columns:
 
 
 def cooler(columns: Columns) -> Columns:
-    """Every marginal nearly stays: what moves is red beside blue."""
+    """Every marginal nearly stays: what moves is red next to blue."""
     return {"red_mean": columns["red_mean"] - 3, "blue_mean": columns["blue_mean"] + 3}
 
 
@@ -116,8 +116,8 @@ def test_more_of_the_same_is_no_drift(earlier: int, new: int) -> None:
     assert found.verdict == "none"
     assert [one.name for one in found.statistics] == [*NUMBERS, *CATEGORIES, CLASSIFIER]
     assert {one.shape for one in found.shapes} == BUGS.keys()
-    told = asdict(found.report)
-    assert list(told) == [
+    reported = asdict(found.report)
+    assert list(reported) == [
         "verdict",
         "batch",
         "reference_images",
@@ -127,10 +127,15 @@ def test_more_of_the_same_is_no_drift(earlier: int, new: int) -> None:
         "shapes",
         "advice",
     ]
-    assert (told["batch"], told["reference_images"], told["batch_images"], told["shapes"]) == ("0002", earlier, new, ())
-    assert told["auroc"] == pytest.approx(0.5, abs=0.1)
-    assert list(told["statistics"][0]) == ["name", "effect", "threshold", "drifted"]
-    json.dumps(told, allow_nan=False)
+    assert (reported["batch"], reported["reference_images"], reported["batch_images"], reported["shapes"]) == (
+        "0002",
+        earlier,
+        new,
+        (),
+    )
+    assert reported["auroc"] == pytest.approx(0.5, abs=0.1)
+    assert list(reported["statistics"][0]) == ["name", "effect", "threshold", "drifted"]
+    json.dumps(reported, allow_nan=False)
 
 
 @pytest.mark.slow
@@ -187,7 +192,7 @@ def test_what_was_always_so_is_no_bug(bug: str) -> None:
 
 
 def test_images_that_are_all_alike() -> None:
-    """One size, no colour, as in many a benchmark: their spread is no yardstick, and nothing divides by it."""
+    """One size, no color, as in many a benchmark: their spread is no yardstick, and nothing divides by it."""
     both: Change = lambda columns: gray(columns) | one_size(columns)  # noqa: E731
     assert compared(images(300, 10, change=both), images(100, 11, "0002", both)).verdict == "none"
     found = compared(images(300, 10, change=both), images(100, 11, "0002"))

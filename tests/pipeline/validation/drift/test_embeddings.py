@@ -12,21 +12,21 @@ from pipeline.validation.drift.calibration import CLASSIFIER, FALSE_ALARMS
 from pipeline.validation.drift.embeddings import MMD, NOVEL, Comparison, compare, most_novel, principal_components
 
 DIM = 16
-CENTRES = np.random.default_rng(9).normal(size=(4, DIM))
+CENTERS = np.random.default_rng(9).normal(size=(4, DIM))
 LIMITS = {"auroc": 0.6, "novel_share": 0.05}
 
 
 def embeddings(count: int, seed: int, classes: int = 3, spread: float = 0.4) -> NDArray[np.float32]:
     """Of images of the first ``classes`` classes, in random order: clouds on the sphere."""
     random = np.random.default_rng(seed)
-    vectors = CENTRES[random.integers(0, classes, count)] + spread * random.normal(size=(count, DIM))
+    vectors = CENTERS[random.integers(0, classes, count)] + spread * random.normal(size=(count, DIM))
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
 def new_class(count: int, seed: int, share: float) -> NDArray[np.float32]:
     """A share of them is of the fourth class."""
     vectors = embeddings(count, seed)
-    unseen = CENTRES[3] + 0.4 * np.random.default_rng(seed + 1).normal(size=(int(share * count), DIM))
+    unseen = CENTERS[3] + 0.4 * np.random.default_rng(seed + 1).normal(size=(int(share * count), DIM))
     vectors[:: int(1 / share)][: len(unseen)] = unseen / np.linalg.norm(unseen, axis=1, keepdims=True)
     return vectors
 
@@ -100,7 +100,7 @@ def test_wide_embeddings_are_reduced_to_where_they_vary() -> None:
 
 def test_the_most_novel_images_come_first() -> None:
     reference, batch = embeddings(300, 1), embeddings(50, 2)
-    batch[17] = -CENTRES[:3].mean(axis=0) / np.linalg.norm(CENTRES[:3].mean(axis=0))
+    batch[17] = -CENTERS[:3].mean(axis=0) / np.linalg.norm(CENTERS[:3].mean(axis=0))
     distances = np.linalg.norm(batch[:, np.newaxis] - reference, axis=2)
     fifth = np.sort(distances, axis=1)[:, 4]
     found = most_novel(reference, batch, 12)

@@ -81,7 +81,7 @@ def test_the_segments_of_a_jpeg_are_the_whole_of_it() -> None:
     assert all(data[start : start + 2] == bytes([0xFF, code]) for code, start, _ in segments)
     codes = [code for code, _, _ in segments]
     assert codes[-1] == 0xD9
-    assert codes.count(0xDA) == 10  # the scans of libjpeg's progressive script for colour
+    assert codes.count(0xDA) == 10  # the scans of libjpeg's progressive script for color
 
 
 def test_segments_end_where_the_file_does() -> None:

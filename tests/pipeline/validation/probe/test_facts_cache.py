@@ -96,7 +96,7 @@ def test_a_foreign_file_under_the_right_name_is_dropped(folder: Path, capsys: py
     assert len(capsys.readouterr().err.splitlines()) == 7
 
 
-def test_what_is_forgotten_is_forgotten_for_every_key(tmp_path: Path) -> None:
+def test_what_is_forgotten_is_forgotten_forevery_key(tmp_path: Path) -> None:
     folders = [place(tmp_path, limit, 80) for limit in (1, 2)]
     for folder in folders:
         append(folder, rows("a", "b"))

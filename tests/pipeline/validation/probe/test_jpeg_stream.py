@@ -34,7 +34,7 @@ ODD_SUBSAMPLING = base64.b64decode(
 BASELINE: dict[str, dict[str, Any]] = {
     "plain": {},
     "full_chroma": {"quality": 95, "subsampling": 0},
-    "optimised": {"quality": 85, "optimize": True},
+    "optimized": {"quality": 85, "optimize": True},
     "restarts": {"quality": 85, "restart_marker_rows": 1},
 }
 OPTIONS = BASELINE | {"progressive": {"quality": 85, "progressive": True}}

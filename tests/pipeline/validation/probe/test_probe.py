@@ -163,7 +163,7 @@ def test_the_second_picture_of_a_phone_is_no_animation() -> None:
 
 
 DEPTHS = {"bilevel.png": 1, "palette2.png": 2, "palette4.png": 4, "palette.png": 8, "gray16.png": 16, "deep.png": 16}
-DEPTHS |= {"fax.tif": 1, "gray16.tif": 16, "bilevel.bmp": 1, "high_colour.bmp": 5, "palette.bmp": 8, "os2.bmp": 8}
+DEPTHS |= {"fax.tif": 1, "gray16.tif": 16, "bilevel.bmp": 1, "high_color.bmp": 5, "palette.bmp": 8, "os2.bmp": 8}
 
 
 @pytest.mark.parametrize("name", EVERY_WAY)
@@ -224,7 +224,7 @@ def test_what_is_left_of_a_cut_jpeg_has_a_flat_tail(format: str) -> None:
     assert probe(whole)["flat_tail"] == 0
 
 
-def test_a_fault_of_the_stream_is_told_and_the_pixels_measured() -> None:
+def test_a_fault_of_the_stream_is_reported_and_the_pixels_measured() -> None:
     data = encoded(picture(3, 320, 240), "JPEG", quality=90)
     middle = len(data) // 2
     facts = Facts(**probe(data[:middle] + bytes(64) + data[middle + 64 :]))
@@ -322,7 +322,7 @@ def test_probing_warns_of_nothing() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["tiff.tif", "lzw.tif", "deflate.tif", "big.tif"])
-def test_a_torn_directory_is_told(encoding: str) -> None:
+def test_a_torn_directory_is_reported(encoding: str) -> None:
     data = EVERY_WAY[encoding](picture(10))
     assert probe(data)["exif_unreadable"] is False
     is_big = data[2] == 43

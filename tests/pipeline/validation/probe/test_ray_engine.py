@@ -77,14 +77,14 @@ def test_the_rows_are_those_of_the_local_engine(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", ROOT)
     monkeypatch.setattr(scans, "probe", faults.probe_that_dies_of_killers)
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     local = scan(raw, tmp_path / "local", limits=LIMITS)
-    on_ray = scan(raw, tmp_path / "ray", limits=LIMITS, engine="ray", progress=lambda *now: told.append(now))
+    on_ray = scan(raw, tmp_path / "ray", limits=LIMITS, engine="ray", progress=lambda *now: reported.append(now))
     assert on_ray[0].equals(local[0])
     assert on_ray[1].equals(local[1])
     assert on_ray[1]["reason"].value_counts().filter(pl.col("reason").is_in(["worker_crash", "timeout"])).height == 2
     total = local[1].height
-    assert told == [(done, total) for done in range(1, total + 1)]
+    assert reported == [(done, total) for done in range(1, total + 1)]
     cached = [
         facts_cache.read(folder).sort("sha256") for name in ("local", "ray") for folder in (tmp_path / name).iterdir()
     ]
@@ -101,9 +101,9 @@ def test_what_is_known_is_not_read_again(raw: Path, tmp_path: Path) -> None:
         [tar] = tars(raw / name)
         tar.write_bytes(bytes(tar.stat().st_size))
     write_batch(raw, "0004", [("new.png", encoded(picture(98), "PNG"))])
-    told: list[tuple[int, int]] = []
-    _, facts = scan(raw, tmp_path / "facts", limits=LIMITS, engine="ray", progress=lambda *now: told.append(now))
-    assert told == [(facts.height, facts.height)]
+    reported: list[tuple[int, int]] = []
+    _, facts = scan(raw, tmp_path / "facts", limits=LIMITS, engine="ray", progress=lambda *now: reported.append(now))
+    assert reported == [(facts.height, facts.height)]
     assert facts.join(known, on="sha256", how="semi").equals(known)
     assert facts["reason"].to_list().count("io_error") == 0
 
@@ -118,7 +118,7 @@ def test_nodes_with_other_versions_are_refused(raw: Path, tmp_path: Path, monkey
 
 def stop(item: str) -> Iterator[str]:
     yield item
-    raise ValidationError(f"cannot go on with {item}")
+    raise ValidationError(f"cannot continue with {item}")
 
 
 def fail(item: str) -> Iterator[str]:
@@ -128,8 +128,8 @@ def fail(item: str) -> Iterator[str]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-def test_a_task_that_cannot_go_on_says_why() -> None:
-    with pytest.raises(ValidationError, match=r"^cannot go on with 🙂$"):
+def test_a_task_that_cannot_resume_says_why() -> None:
+    with pytest.raises(ValidationError, match=r"^cannot continue with 🙂$"):
         list(flat_map(stop, ["🙂"]))
     with pytest.raises(ValidationError, match="ZeroDivisionError"):
         list(flat_map(fail, ["a", "b"]))
@@ -149,12 +149,12 @@ def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "[::1]:{}"])
 def test_a_cluster_out_of_reach_is_said_at_once(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        address = form.format(nobody.getsockname()[1])
+    with socket.socket() as no_one:
+        no_one.bind(("127.0.0.1", 0))
+        address = form.format(no_one.getsockname()[1])
         monkeypatch.setenv("RAY_ADDRESS", address)
         started = time.monotonic()
-        with pytest.raises(ValidationError, match="ray start --head") as told:
+        with pytest.raises(ValidationError, match="ray start --head") as reported:
             list(flat_map(fail, ["a"]))
-    assert f"RAY_ADDRESS={address}" in str(told.value)
+    assert f"RAY_ADDRESS={address}" in str(reported.value)
     assert time.monotonic() - started < 30

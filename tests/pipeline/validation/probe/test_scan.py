@@ -54,7 +54,7 @@ def expected(contents: Mapping[str, bytes]) -> pl.DataFrame:
 
 
 def spoil(tar: Path) -> None:
-    """Other bytes, as many as before: whoever reads them finds nothing."""
+    """Other bytes, as many as before: whichever process reads them finds nothing."""
     tar.write_bytes(bytes(tar.stat().st_size))
 
 
@@ -100,10 +100,10 @@ def test_what_is_known_is_not_read_again(raw: Path, cache: Path) -> None:
     assert again[0].equals(first[0])
     assert again[1].equals(first[1])
     write_batch(raw, "0002", [*new.items(), ("labeled/cat/0.png", old["0.png"])])
-    told: list[tuple[int, int]] = []
-    _, facts = scan(raw, cache, limits=LIMITS, progress=lambda *now: told.append(now))
+    reported: list[tuple[int, int]] = []
+    _, facts = scan(raw, cache, limits=LIMITS, progress=lambda *now: reported.append(now))
     assert facts.equals(expected(old | new))
-    assert told == [(7, 8), (8, 8)]
+    assert reported == [(7, 8), (8, 8)]
 
 
 def test_known_contents_of_an_opened_tar_are_passed_over(raw: Path, cache: Path) -> None:
@@ -112,9 +112,9 @@ def test_known_contents_of_an_opened_tar_are_passed_over(raw: Path, cache: Path)
     _, facts = scan(raw, cache, limits=LIMITS)
     chosen = sha256(contents["3.png"])
     facts_cache.forget(cache, [chosen])
-    told: list[tuple[int, int]] = []
-    assert scan(raw, cache, limits=LIMITS, progress=lambda *now: told.append(now))[1].equals(facts)
-    assert told == [(6, 6)]
+    reported: list[tuple[int, int]] = []
+    assert scan(raw, cache, limits=LIMITS, progress=lambda *now: reported.append(now))[1].equals(facts)
+    assert reported == [(6, 6)]
 
 
 def test_contents_are_forgotten_with_their_tar(raw: Path, cache: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_damaged_tar_costs_what_is_behind_the_damage(raw: Path, cache: Path) -
     assert [reasons[member] for member in order] == [None, None, None, "io_error", "io_error"]
 
 
-def test_bytes_that_changed_are_told_apart_from_bad_files(raw: Path, cache: Path) -> None:
+def test_bytes_that_changed_are_reported_apart_from_bad_files(raw: Path, cache: Path) -> None:
     contents = images(0, 3)
     write_batch(raw, "0001", list(contents.items()))
     [tar] = tars(raw / "0001")
@@ -180,13 +180,13 @@ def test_a_crashing_decoder_costs_one_file_and_may_have_been_chance(
         ("worker_crash", NONSENSE, size + 4),
     ]
     assert facts.filter(pl.col("reason").is_null()).equals(expected(good))
-    told: list[tuple[int, int]] = []
-    _, facts = scan(raw, cache, limits=LIMITS, progress=lambda *now: told.append(now))
+    reported: list[tuple[int, int]] = []
+    _, facts = scan(raw, cache, limits=LIMITS, progress=lambda *now: reported.append(now))
     assert facts.equals(expected(good | spoilt))
-    assert told == [(11, 13), (12, 13), (13, 13)]
+    assert reported == [(11, 13), (12, 13), (13, 13)]
 
 
-def test_a_killed_scan_goes_on_where_it_stopped(raw: Path, cache: Path) -> None:
+def test_a_killed_scan_continues_where_it_stopped(raw: Path, cache: Path) -> None:
     contents = images(0, 30)
     write_batch(raw, "0001", list(contents.items()))
     program = (
@@ -196,9 +196,9 @@ def test_a_killed_scan_goes_on_where_it_stopped(raw: Path, cache: Path) -> None:
     environment = os.environ | {"SIMCLR_FAILPOINT": "scan.saved:kill@4"}
     killed = subprocess.run([sys.executable, "-c", program, str(raw), str(cache)], env=environment, check=False)
     assert killed.returncode == -9
-    told: list[tuple[int, int]] = []
-    _, facts = scan(raw, cache, limits=LIMITS, progress=lambda *now: told.append(now))
-    assert told == [(done, 30) for done in range(21, 31)]
+    reported: list[tuple[int, int]] = []
+    _, facts = scan(raw, cache, limits=LIMITS, progress=lambda *now: reported.append(now))
+    assert reported == [(done, 30) for done in range(21, 31)]
     assert facts.equals(expected(contents))
 
 

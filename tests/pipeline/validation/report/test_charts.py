@@ -48,7 +48,7 @@ def test_one_value_and_one_image_can_be_drawn() -> None:
     assert "nan" not in outline
 
 
-def test_a_logarithmic_axis_is_labelled_with_the_values() -> None:
+def test_a_logarithmic_axis_is_labeled_with_the_values() -> None:
     found = histogram("title", [10 ** np.linspace(2, 6, 10001)], logarithmic=True)
     assert (found.low, found.high) == ("109.6", "912,011")
     bars = heights(found.outlines[0])[1:-1]  # the last ones hold the outliers

@@ -1,4 +1,4 @@
-"""The page of Great Expectations' results: it asks nobody for anything, says nothing of the machine, and is safe."""
+"""The page of Great Expectations' results: it asks no one for anything, says nothing of the machine, and is safe."""
 
 import re
 import subprocess
@@ -81,7 +81,7 @@ def test_every_expectation_is_on_the_page_with_its_severity_and_what_was_seen(sp
     assert len(spoilt.encode()) < 3_000_000
 
 
-def test_the_page_asks_nobody_for_anything(spoilt: str) -> None:
+def test_the_page_asks_no_one_for_anything(spoilt: str) -> None:
     seen = Tags(spoilt).tags
     assert ("meta", "Content-Security-Policy") in [(tag, attributes.get("http-equiv")) for tag, attributes in seen]
     assert {tag for tag, _ in seen} <= KEPT | {"html", "head", "meta", "title", "style", "body", "h1", "h2", "a"}
@@ -111,7 +111,7 @@ def test_the_same_images_give_the_same_bytes_and_nothing_tells_when_or_where(spo
     assert str(Path.cwd()) not in spoilt
 
 
-def test_an_error_is_told_without_its_traceback() -> None:
+def test_an_error_is_reported_without_its_traceback() -> None:
     html = page(without="short_side")
     assert "raised an exception" in html
     assert "short_side" in html

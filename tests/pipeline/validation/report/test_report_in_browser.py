@@ -151,7 +151,7 @@ def test_every_name_is_shown_as_text(opened: Visit) -> None:
 
 
 def test_direction_marks_reorder_nothing(opened: Visit) -> None:
-    """Every letter of the name stands right of the one before, and each name is isolated from what is beside it."""
+    """Every letter of the name stands right of the one before, and each name is isolated from what is next to it."""
     left = opened.page.evaluate(
         r"""(() => {
             const names = [...document.querySelectorAll('.text')]

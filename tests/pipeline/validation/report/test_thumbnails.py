@@ -63,8 +63,8 @@ def test_every_reason_is_shown_once_before_any_twice_and_pictures_first() -> Non
 def test_a_picture_or_a_gray_tile_with_its_reason() -> None:
     red = Image.new("RGB", (80, 80), (200, 30, 30))
     both = sheet(("corrupt", red), ("empty_file", None))
-    colours = {both.getpixel((60, 70)), both.getpixel((140, 40))}
-    assert colours == {(200, 30, 30), BLANK}
+    colors = {both.getpixel((60, 70)), both.getpixel((140, 40))}
+    assert colors == {(200, 30, 30), BLANK}
     assert sheet(("corrupt", red)).tobytes() != sheet(("truncated", red)).tobytes()
 
 

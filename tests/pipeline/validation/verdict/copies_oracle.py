@@ -20,7 +20,7 @@ def oracle(
     quarantine_near_copies: bool,
     placeholder_copies: int,
 ) -> list[dict[str, Any]]:
-    """The judgements on files of which nothing can be wrong but a name that begins with '../', and that are copies."""
+    """The judgments on files of which nothing can be wrong but a name that begins with '../', and that are copies."""
     blank = {"message": "", "copy_of": None, "near_group": None, "near_group_size": None}
     found: list[dict[str, Any]] = [blank | {"reasons": [], "warnings": []} for _ in files]
     shown_by: dict[str | None, list[int]] = {}
@@ -58,7 +58,7 @@ def same_pixels(files: Sequence[File], group: Sequence[int]) -> dict[int, dict[s
     best = best_of(files, group, newest)
     labels = {files[n]["label"] for n in group if n == best or files[n]["ingest_batch"] == newest} - {None}
     if len(labels) > 1:
-        message = f"labelled {' and '.join(sorted(map(str, labels)))}"
+        message = f"labeled {' and '.join(sorted(map(str, labels)))}"
         return {number: {"reasons": ["label_conflict"], "message": message} for number in group}
     found = {}
     for number in group:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.validation.probe.facts import Facts
-from pipeline.validation.tables import JUDGEMENTS
+from pipeline.validation.tables import JUDGMENTS
 from pipeline.validation.verdict import copies
 from pipeline.validation.verdict.copies import PLACEHOLDER_ENTROPY
 from pipeline.validation.verdict.near_duplicates import near_pairs
@@ -18,7 +18,7 @@ from tests.pipeline.validation.verdict.copies_oracle import oracle
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
-        # unlabelled in one place, labelled in another: kept once, with its label
+        # unlabelled in one place, labeled in another: kept once, with its label
         ([seen("a.png"), seen("labeled/cat/a.png", label="cat")], ["exact_duplicate", None]),
         ([seen("a.png"), seen("b.png")], [None, "exact_duplicate"]),
         ([seen("b.png", batch="0001"), seen("a.png", batch="0002")], [None, "exact_duplicate"]),
@@ -70,7 +70,7 @@ def test_a_refused_file_keeps_no_copy_out() -> None:
 
 def test_contradicting_labels_are_named() -> None:
     files = [seen(f"{label}.png", label=label) for label in ("dog", "cat", "<b>")]
-    assert {one["message"] for one in verdicts(files, [image()])} == {"labelled <b> and cat and dog"}
+    assert {one["message"] for one in verdicts(files, [image()])} == {"labeled <b> and cat and dog"}
 
 
 def test_a_near_copy_of_a_test_image_is_a_leak() -> None:
@@ -251,7 +251,7 @@ def test_against_an_oracle(seed: int) -> None:
     expected = oracle(files, {one.sha256: one for one in contents}, **policy)
     for file, one, other in zip(files, found, expected, strict=True):
         assert {name: one[name] for name in other} == other, file
-        assert set(other) == set(JUDGEMENTS) - {"verdict"}
+        assert set(other) == set(JUDGMENTS) - {"verdict"}
 
 
 def test_the_oracle_sees_every_kind_of_copy_often() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.validation.verdict.near_duplicates import (
     ASPECT_RATIO,
-    COLOUR_DISTANCE,
+    COLOR_DISTANCE,
     CROWD,
     DHASH_DISTANCE,
     GROUPS,
@@ -99,12 +99,12 @@ def test_the_number_of_threads_changes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "limit"),
     [
-        *((f"{channel}_mean", [70.0, 70 + COLOUR_DISTANCE]) for channel in ("red", "green", "blue")),
+        *((f"{channel}_mean", [70.0, 70 + COLOR_DISTANCE]) for channel in ("red", "green", "blue")),
         ("aspect", [1.5, 1.5 * ASPECT_RATIO]),
         ("aspect", [1.5, 1.5 / ASPECT_RATIO]),
     ],
 )
-def test_pictures_of_other_colour_or_shape_are_not_joined(column: str, limit: list[float]) -> None:
+def test_pictures_of_other_color_or_shape_are_not_joined(column: str, limit: list[float]) -> None:
     inside, outside = 0.99, 1.01
     for reach, joined in ((inside, 1), (outside, 0)):
         values = np.array([limit[0], limit[0] + reach * (limit[1] - limit[0])])
@@ -155,8 +155,8 @@ def test_fifty_thousand_equal_hashes_are_one_group_of_few_pairs() -> None:
 
 
 def test_a_crowd_that_nearly_agrees_is_one_group() -> None:
-    centre = uniform(1).repeat(5000)
-    pairs, _ = near_pairs(table(flipped(centre, [1] * 5000)))
+    center = uniform(1).repeat(5000)
+    pairs, _ = near_pairs(table(flipped(center, [1] * 5000)))
     groups = near_groups(pairs)
     assert len(groups) == groups["near_group_size"][0] == 5000
 
@@ -168,7 +168,7 @@ def test_a_crowd_that_fails_the_other_tests_does_not_hide_a_copy() -> None:
     assert (len(pairs) < 10, cut_short) == (True, 0)
 
 
-def test_a_hot_bucket_is_searched_in_part_and_that_is_told() -> None:
+def test_a_hot_bucket_is_searched_in_part_and_that_is_reported() -> None:
     hot = uniform(10 * HOT_BUCKET) >> np.uint64(16)  # one bucket of the first band
     copies = flipped(hot[:2000], np.arange(2000) % 4)
     pairs, cut_short = near_pairs(table(np.concatenate([hot, copies])))

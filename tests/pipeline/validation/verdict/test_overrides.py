@@ -69,7 +69,7 @@ def test_a_run_brings_a_missing_file_back(tmp_path: Path) -> None:
         (f"{ONE},allow,a,b,2026-11-22,\n{ONE},deny,a,b,2026-11-22,", "line 3: 111111111111 is decided twice"),
     ],
 )
-def test_every_fault_is_told_with_its_line(tmp_path: Path, line: str, message: str) -> None:
+def test_every_fault_is_reported_with_its_line(tmp_path: Path, line: str, message: str) -> None:
     path = tmp_path / "overrides.csv"
     path.write_text(f"{HEADER}\n{line}\n")
     with pytest.raises(OverridesError) as caught:

@@ -156,7 +156,7 @@ def test_what_is_within_the_limits_warns_of_nothing() -> None:
         assert only("a.png", facts)["warnings"] == []
 
 
-def test_nobody_is_warned_of_what_does_not_decode() -> None:
+def test_no_one_is_warned_of_what_does_not_decode() -> None:
     assert only("a.jpg", Facts("0", 9, "png", False, "corrupt", "x", has_gps=True))["warnings"] == []
 
 
@@ -196,7 +196,7 @@ def test_what_a_person_releases_is_used(reason: str) -> None:
     assert only("a.png", facts, allowed=["1"])["reasons"] == [reason]
 
 
-def test_a_release_is_told_once_whatever_it_overrules() -> None:
+def test_a_release_is_reported_once_whatever_it_overrules() -> None:
     thread = image(width=300, height=4)
     assert only("a.png", thread)["reasons"] == ["too_small", "extreme_aspect"]
     released = only("a.png", thread, allowed=["0"])
@@ -215,7 +215,7 @@ def test_only_what_was_in_the_way_is_called_released() -> None:
         ("a.png", Facts("0", 0, "jpeg", False, "worker_crash", "killed"), "worker_crash"),
     ],
 )
-def test_what_nobody_can_release(path: str, facts: Facts, reason: str) -> None:
+def test_what_no_one_can_release(path: str, facts: Facts, reason: str) -> None:
     assert only(path, facts, allowed=["0"])["reasons"] == [reason]
 
 
