@@ -248,7 +248,11 @@ def test_a_mail_server_that_refuses_is_logged_without_its_words(
     [
         (alerts.WEBHOOK, f"http://example.invalid/{SECRET}", "without encryption; use https, or set SIMCLR_ALERT_AL"),
         (alerts.SLACK, f"http://example.invalid/{SECRET}", "example.invalid would be sent it without encryption"),
-        (alerts.WEBHOOK, f"file:///etc/{SECRET}", "the alert address is not a valid URL; expected something like https://host/path"),
+        (
+            alerts.WEBHOOK,
+            f"file:///etc/{SECRET}",
+            "the alert address is not a valid URL; expected something like https://host/path",
+        ),
         (alerts.WEBHOOK, f"https://[{SECRET}", "the alert address is not a valid URL"),
         (alerts.SLACK, SECRET, "the alert address is not a valid URL"),
         (alerts.WEBHOOK, f"https://a..b/{SECRET}", "a..b cannot be reached (UnicodeError)"),

@@ -14,7 +14,16 @@ import pytest
 import yaml
 
 from pipeline.defs.raw_images import raw_images
-from pipeline.defs.retraining import DATA, IN_PROGRESS, REASON, Retraining, build_retraining, freshness, last_run, retrain
+from pipeline.defs.retraining import (
+    DATA,
+    IN_PROGRESS,
+    REASON,
+    Retraining,
+    build_retraining,
+    freshness,
+    last_run,
+    retrain,
+)
 from pipeline.errors import ParamsError
 from pipeline.ingest.ingest import ingest
 from pipeline.retraining.inbox import survey
