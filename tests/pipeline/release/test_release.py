@@ -192,7 +192,9 @@ def test_an_origin_that_takes_nothing_is_found_before_any_tag(computed: Workspac
 
 
 def test_a_version_of_another_clone_is_known_before_the_next_is_numbered(third: Workspace) -> None:
-    git(origin(third), "tag", "-a", "-m", "by someone else", f"{ARTIFACT}@v0.1.4", f"{ARTIFACT}@v0.0.1^{{commit}}")
+    person = ("-c", "user.name=other", "-c", "user.email=other@example.org")
+    tag = ("tag", "-a", "-m", "by someone else", f"{ARTIFACT}@v0.1.4", f"{ARTIFACT}@v0.0.1^{{commit}}")
+    git(origin(third), *person, *tag)
     assert release(third).version == "v0.1.5"
 
 
