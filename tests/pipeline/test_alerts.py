@@ -260,7 +260,7 @@ def test_a_mail_server_that_refuses_is_logged_without_its_words(
         (alerts.SMTP, "", "SIMCLR_SMTP_URL is not set"),
     ],
 )
-def test_an_address_that_is_none_or_not_safe_is_refused_without_repeating_it(
+def test_an_address_that_is_not_valid_or_not_safe_is_refused_without_repeating_it(
     place: Workspace, monkeypatch: pytest.MonkeyPatch, name: str, address: str, message: str
 ) -> None:
     monkeypatch.setenv(name, address)

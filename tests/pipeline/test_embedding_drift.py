@@ -104,7 +104,7 @@ def report(workspace: Workspace) -> dict[str, Any]:
     return content
 
 
-def test_more_of_the_same_is_no_drift(workspace: Workspace) -> None:
+def test_more_of_the_same_is_not_drift(workspace: Workspace) -> None:
     found = judged(workspace, pictures(100, 2, 0, 1, 2), pictures(300, 1, 0, 1, 2), random_features())
     assert (found["verdict"], found["batch"]) == ("none", "0003")
     assert (found["reference_images"], found["batch_images"]) == (300, 100)

@@ -28,7 +28,8 @@ PARAMS = TINY_PARAMS | {
     "finetune": {"seeds": [0, 1, 2], "epochs": 8, "epochs_few": 8, "batch_size": 8, "crop_scale": [0.8, 1.0]},
     "pretrain": TINY_PARAMS["pretrain"] | {"epochs": 4},
     "retraining": {"min_new_images": 40, "min_new_images_after_drift": 20, "quiet_minutes": 0},
-    # Eighty test images cannot rule out a small loss; latencies of a busy machine are no budget of tiny models.
+    # Eighty test images cannot rule out a small loss; the latencies of tiny models on a busy machine need a wide
+    # budget.
     "gates": {"max_loss": 50.0, "max_low_label_loss": 10.0, "max_latency_ratio": 100.0},
 }
 

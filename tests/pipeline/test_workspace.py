@@ -29,7 +29,7 @@ def test_it_is_found_from_below_by_name_and_by_variable(workspace: Workspace, mo
     assert workspaces.find() == workspace
 
 
-def test_where_there_is_none_the_fix_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_there_is_refused_the_fix_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(WORKSPACE, raising=False)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WorkspaceError, match=r"not inside a workspace; .*simclr init"):

@@ -49,7 +49,7 @@ def test_a_number_that_makes_no_sense_is_explained(monkeypatch: pytest.MonkeyPat
         launch.processes()
 
 
-def test_alone_there_is_no_group() -> None:
+def test_alone_there_is_not_a_group() -> None:
     with launch.member() as member:
         assert (member.rank, member.size) == (0, 1)
         assert not torch.distributed.is_initialized()

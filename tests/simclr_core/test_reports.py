@@ -58,7 +58,7 @@ def test_a_broken_report_is_one_line_that_names_it(tmp_path: Path, report: Repor
         ({"loss_last": float("-inf")}, "-Infinity is not a number"),
     ],
 )
-def test_nothing_passes_for_a_number_that_is_none(tmp_path: Path, change: dict[str, object], says: str) -> None:
+def test_nothing_passes_for_a_number_that_is_not_valid(tmp_path: Path, change: dict[str, object], says: str) -> None:
     (tmp_path / "reports").mkdir()
     (tmp_path / PRETRAIN.file).write_text(json.dumps(asdict(PRETRAIN) | change))
     with pytest.raises(ReportError, match=says):

@@ -141,7 +141,7 @@ def test_on_a_gpu_nothing_waits_before_the_lap(monkeypatch: pytest.MonkeyPatch) 
             assert FakeEvent.waits == lap + 1  # the first when the stopwatch was started
 
 
-def test_without_ddp_there_is_no_exchange() -> None:
+def test_without_ddp_there_is_not_an_exchange() -> None:
     seconds = {"backward": 3.0, "communication": 1.0}
     assert with_exchange(seconds, nn.Linear(2, 2), 10) == seconds
 

@@ -142,11 +142,11 @@ def test_the_registry_keeps_what_was_refused_by_each_gate(case: Case, candidate:
     [
         ("data_contract", BAD["data_contract"][1]),  # there is no candidate yet
         ("not_collapsed", PRETRAIN),
-        ("not_collapsed", "{}"),  # a broken report says nothing about the candidate
+        ("not_collapsed", "{}"),  # a broken report does not judge the candidate
         ("size_budget", "{"),
     ],
 )
-def test_what_is_no_verdict_against_the_candidate_is_not_recorded(
+def test_what_is_not_a_verdict_against_the_candidate_is_not_recorded(
     case: Case,
     candidate: str,
     rejections: list[tuple[Any, ...]],

@@ -108,7 +108,7 @@ def test_both_are_off_and_take_their_times_from_params_yaml(filled: Workspace) -
 
 
 @pytest.mark.parametrize("fault", [{"schedule": "every sunday"}, {"timezone": "Mars/Olympus"}])
-def test_a_cron_or_time_zone_that_is_none_is_one_line(filled: Workspace, fault: dict[str, str]) -> None:
+def test_a_cron_or_time_zone_that_is_not_valid_is_one_line(filled: Workspace, fault: dict[str, str]) -> None:
     configure(filled, **fault)
     with pytest.raises(ParamsError, match=r"params\.yaml: retraining\.schedule or retraining\.timezone"):
         build_retraining(filled)

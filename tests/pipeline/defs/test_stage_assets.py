@@ -187,7 +187,7 @@ def test_an_asset_has_a_name_that_says_something_without_its_folder() -> None:
 
 
 @pytest.mark.parametrize("text", ['{"finite": tr', '{"loss": NaN}', "[1, 2]", '{"loss": null, "name": "x"}', None])
-def test_what_is_no_number_is_left_to_the_gates(graph: Workspace, text: str | None) -> None:
+def test_what_is_not_a_number_is_left_to_the_gates(graph: Workspace, text: str | None) -> None:
     graph.reports.mkdir()
     if text is not None:
         (graph.reports / "pretrain.json").write_text(text)

@@ -114,7 +114,7 @@ def test_a_failed_stage_is_named_with_its_last_word(workspace: Workspace, comman
         ("stages: {train: {cmd: 'true', outs: [model]}}", "tran", "tran"),
     ],
 )
-def test_what_dvc_itself_refuses_is_no_stage_failure(
+def test_what_dvc_itself_refuses_is_not_a_stage_failure(
     workspace: Workspace, graph_text: str, stage: str, cause: str
 ) -> None:
     write_graph(workspace, graph_text)

@@ -1,4 +1,4 @@
-"""The gates on what the candidate gives: a loss that is not ruled out does not pass, nor does what is no evidence."""
+"""The gates on what the candidate gives: a loss that is not ruled out does not pass, nor does weak evidence."""
 
 from typing import Any
 

@@ -111,7 +111,7 @@ def allow(workspace: Workspace, *classes: str) -> None:
     workspace.params.write_text(yaml.safe_dump(params))
 
 
-def test_a_label_that_is_no_class_is_refused_before_anything_is_written(workspace: Workspace) -> None:
+def test_a_label_that_is_not_a_class_is_refused_before_anything_is_written(workspace: Workspace) -> None:
     put(workspace, "labeled/catt/a.png", encode(draw(0, 1)))
     put(workspace, "test/horse/b.png", encode(draw(0, 2)))
     put(workspace, "test/horse/d.png", encode(draw(0, 4)))

@@ -38,7 +38,7 @@ def test_files_still_being_written_wait(filled: Workspace) -> None:
 
 @pytest.fixture
 def hostile(filled: Workspace) -> Workspace:
-    """Everything that is no file, among the files."""
+    """Everything that is not a file, among the files."""
     folder = filled.inbox / "unlabeled"
     (folder / "deep").mkdir()
     (folder / "deep" / "loop").symlink_to(folder)

@@ -45,7 +45,7 @@ def entry(pid: int) -> dict[str, object]:
 
 @pytest.fixture
 def bystander() -> Iterator[int]:
-    """A living process that is no dvc."""
+    """A living process that is not dvc."""
     with subprocess.Popen([sys.executable, "-c", WAITING], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()

@@ -27,7 +27,7 @@ def git(workspace: Workspace, *arguments: str) -> str:
 
 
 def write_version(workspace: Workspace, content: str, branch: str | None = None) -> str:
-    """A model with two files of its own, committed, on a branch if given; returns the commit."""
+    """A model with two private files, committed, on a branch if given; returns the commit."""
     model = workspace.root / "models" / "thing"
     shutil.rmtree(model, ignore_errors=True)
     model.mkdir(parents=True)

@@ -142,7 +142,7 @@ def test_a_file_changed_a_tick_before_its_listing_is_not_stamped(
 
 
 @pytest.mark.timeout(60)
-def test_what_is_no_file_is_not_counted(filled: Workspace) -> None:
+def test_what_is_not_a_file_is_not_counted(filled: Workspace) -> None:
     os.mkfifo(filled.inbox / "pipe.png")
     (filled.inbox / "loop").symlink_to(filled.inbox)
     (filled.inbox / "out.png").symlink_to("/etc/hostname")

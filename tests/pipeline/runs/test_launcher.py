@@ -1,4 +1,4 @@
-"""Runs as processes of their own: found while they execute, closed when they are gone, nothing left of their stage."""
+"""Runs as separate processes: found while they execute, closed when they are gone, nothing left of their stage."""
 
 import os
 import signal
@@ -98,7 +98,7 @@ def test_the_settings_of_a_new_workspace_are_in_force(instance: dg.DagsterInstan
     assert instance.get_concurrency_config().run_queue_config.max_concurrent_runs == 1
 
 
-def test_a_process_is_known_by_its_start_and_a_zombie_is_none(
+def test_a_process_is_known_by_its_start_and_a_zombie_is_refused(
     sleeping: Callable[..., subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process = sleeping()

@@ -185,7 +185,7 @@ def test_without_a_login_a_person_is_shown_the_form_and_a_program_is_reported() 
     "forged",
     ["operator.99999999999.0", "operator.99999999999.", "operator", "", "operator.nan.x", "ä.ö.ü"],
 )
-def test_a_forged_or_changed_session_is_none(forged: str) -> None:
+def test_a_forged_or_changed_session_is_refused(forged: str) -> None:
     app = guarded(operator=OPERATOR, viewer=VIEWER)
     assert send(app, headers={"cookie": f"simclr_3000={forged}"}).status == 401
     cookie = log_in(app, VIEWER)["cookie"]

@@ -219,7 +219,7 @@ def test_each_gate_says_what_it_asks_and_what_it_found(finished: Ui) -> None:
     assert shown.count("Succeeded") == len(gates)
     assert "Passed" in shown
     code = "[...document.querySelectorAll('pre')].filter(one => one.innerText.includes('A loss of')).length"
-    assert finished.page.evaluate(code) == 0  # its words, indented in the source, are no program
+    assert finished.page.evaluate(code) == 0  # its words, indented in the source, do nothing
 
 
 def test_the_launchpad_offers_documented_typed_keys(ui: Ui) -> None:

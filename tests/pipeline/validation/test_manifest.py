@@ -25,7 +25,7 @@ def built(files: list[File], contents: list[Facts], **policy: object) -> pl.Data
 
 
 def five() -> pl.DataFrame:
-    """Five files: two images in two batches, one of them twice, one that is no image, one in other colors."""
+    """Five files: two images in two batches, one of them twice, one that is not an image, one in other colors."""
     files, contents = [], {}
     for path, data, batch in (
         ("b.png", encoded(picture(1), "PNG"), "0002"),

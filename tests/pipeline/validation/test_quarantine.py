@@ -76,7 +76,7 @@ def test_the_list_counts_reasons_and_names_files(workspace: Workspace) -> None:
     assert "… and 3 more" in call(workspace, "list", "--limit", "1").output
     unknown = call(workspace, "list", "--reason", "ugly")
     assert isinstance(unknown.exception, OverridesError)
-    assert str(unknown.exception).startswith("'ugly' is no reason; one of: denied, unsafe_path")
+    assert str(unknown.exception).startswith("unknown reason 'ugly'; choose one of: denied, unsafe_path")
 
 
 @pytest.mark.parametrize("name", [digest(STRIP), digest(STRIP)[:12], "unlabeled/strip.png", "strip.png"])

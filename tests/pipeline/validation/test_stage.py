@@ -37,7 +37,7 @@ def raw(workspace: Workspace) -> Path:
 
 @pytest.fixture
 def mixed(workspace: Workspace, raw: Path) -> Workspace:
-    """Every kind of file, copies within and across batches and splits, and a name that is no UTF-8."""
+    """Every kind of file, copies within and across batches and splits, and a name that is not UTF-8."""
     first = [(f"unlabeled/{kind.name}", kind.data) for kind in good_kinds() + bad_kinds()]
     shared, leaked, doubtful = (encoded(picture(number), "PNG") for number in (100, 101, 102))
     first += [

@@ -42,7 +42,7 @@ def test_what_is_calibrated_stays() -> None:
     assert abs(fit_temperature(logits, labels) - 1) < 0.05
 
 
-def test_few_labels_say_nothing() -> None:
+def test_few_labels_give_no_information() -> None:
     logits, labels = drawn(3.0, count=FEWEST_LABELS - 1)
     assert fit_temperature(logits, labels) == 1.0
     empty = held_out_logits(np.zeros((5, 4), np.float32), np.zeros(5, np.int64), np.zeros((5, 32), np.uint8), 3, 0.1)

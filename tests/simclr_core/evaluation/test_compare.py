@@ -164,7 +164,7 @@ def test_vectors_of_another_length_have_no_old_index(workspace: Path) -> None:
     assert report["knn"]["champion"] > 30
 
 
-def test_images_of_another_size_are_no_obstacle(workspace: Path) -> None:
+def test_images_of_another_size_are_not_obstacle(workspace: Path) -> None:
     put_champion(workspace, mixing(2, size=8), Preprocessing(8, 8))
     assert compared(workspace)["old_index"]["comparable"]
 

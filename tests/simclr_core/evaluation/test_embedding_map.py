@@ -17,7 +17,7 @@ CLASSES = ("a", "b", "c")
 
 
 def islands(count: int, dim: int = 64) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Three directions close to each other with less noise around, each vector of its own length."""
+    """Three directions close to each other with less noise around, each vector with another length."""
     random = np.random.default_rng(0)
     labels = np.arange(count) % 3
     directions = random.normal(size=dim) + random.normal(scale=0.03, size=(3, dim))

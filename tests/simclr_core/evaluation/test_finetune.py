@@ -104,7 +104,7 @@ HEAD = {"layers": 3, "width": 24, "dim": 8}
 
 @pytest.fixture
 def with_a_head(workspace: Path) -> Path:
-    """The pretrained model has a projection head of three layers, with statistics of its own."""
+    """The pretrained model has a projection head of three layers, with separate statistics."""
     torch.manual_seed(7)
     encoder = build_encoder("resnet10", 0.125, "compact")
     head = build_projection_head(encoder.feature_dim, **HEAD)
@@ -172,7 +172,7 @@ def test_without_labels_the_report_says_why(workspace: Path, split: str, capsys:
 
 
 @pytest.mark.parametrize("fraction", ["0", "0.0", "1.5", "-0.1", "../0.1", "all", "1/10"])
-def test_a_fraction_that_is_none_is_refused(workspace: Path, fraction: str) -> None:
+def test_a_fraction_that_is_not_valid_is_refused(workspace: Path, fraction: str) -> None:
     with pytest.raises(LabelError, match="give a decimal above 0 and up to 1"):
         finetune.run(workspace, fraction)
     assert not (workspace / "models" / "finetuned").exists()

@@ -1,4 +1,4 @@
-"""The exported bundle computes what torch computes, says nothing about this machine, or does not exist."""
+"""The exported bundle computes what torch computes, has no trace of this machine, or does not exist."""
 
 import hashlib
 import json
@@ -268,7 +268,7 @@ def test_a_failure_keeps_the_bundle_that_is_there(
     assert deploy.load(workspace / "models" / "bundle").info["name"] == "better"
 
 
-def test_without_labels_there_is_no_head(workspace: Path, graph: bytes) -> None:
+def test_without_labels_there_is_not_a_head(workspace: Path, graph: bytes) -> None:
     export.run(workspace)
     encoder = deploy.load(workspace / "models" / "bundle", threads=1)
     with pytest.raises(MissingHeadError, match="exported without a classifier"):

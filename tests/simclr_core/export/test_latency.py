@@ -90,7 +90,7 @@ def test_a_few_interruptions_and_the_first_calls_do_not_count(monkeypatch: pytes
     assert latency.latencies([encoder], [b"one"], rounds=7) == [1.0]
 
 
-def test_training_images_serve_where_there_is_no_test_split(tmp_path: Path) -> None:
+def test_training_images_serve_where_there_is_not_a_test_split(tmp_path: Path) -> None:
     write_prepared(tmp_path, train=8, test=0)
     assert len(latency.files(tmp_path / "data" / "prepared")) == 8
     write_prepared(tmp_path / "empty", train=0, test=0)

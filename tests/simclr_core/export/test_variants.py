@@ -1,4 +1,4 @@
-"""A variant ships when it loses next to nothing, with golden vectors of its own; else the bundle says why not."""
+"""A variant ships when it loses next to nothing, with separate golden vectors; else the bundle says why not."""
 
 import re
 from dataclasses import replace

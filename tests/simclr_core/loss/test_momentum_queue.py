@@ -191,7 +191,7 @@ def trained(workspace: Path) -> bytes:
 def test_a_pretraining_with_a_queue_continues_to_the_same_bytes(
     prepared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    configure(prepared, loss="info_nce", queue={"size": 40, "momentum": 0.9}, epochs=1)  # 40 is no multiple of 16
+    configure(prepared, loss="info_nce", queue={"size": 40, "momentum": 0.9}, epochs=1)  # 40 is not a multiple of 16
     pretrain.run(prepared)
     undisturbed = trained(prepared)
     metrics = json.loads((prepared / "reports" / "pretrain.json").read_text())

@@ -225,7 +225,7 @@ def test_a_pretraining_in_micro_batches_continues_to_the_same_bytes(
     assert trained(prepared) == undisturbed
 
 
-def test_a_micro_batch_of_the_whole_share_is_no_micro_batch(prepared: Path) -> None:
+def test_a_micro_batch_of_the_whole_share_is_not_a_micro_batch(prepared: Path) -> None:
     configure(prepared, epochs=1)
     pretrain.run(prepared)
     whole = trained(prepared)

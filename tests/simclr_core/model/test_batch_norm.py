@@ -55,7 +55,7 @@ def test_two_ranks_equal_one_process_on_the_whole_batch(on_ranks: Callable[..., 
             torch.testing.assert_close(torch.cat([first[part], second[part]]), whole[part], rtol=1e-9, atol=1e-9)
         for mine, other, gradient in zip(first["gradients"], second["gradients"], whole["gradients"], strict=True):
             torch.testing.assert_close(mine + other, gradient, rtol=1e-9, atol=1e-9)
-        if kind != "no memory":  # there evaluation takes the statistics of its own batch
+        if kind != "no memory":  # there evaluation takes the statistics of the batch
             torch.testing.assert_close(torch.cat([first["evaluation"], second["evaluation"]]), whole["evaluation"])
 
 

@@ -105,7 +105,7 @@ def test_a_detector_sees_what_the_encoder_sees() -> None:
     """Faster R-CNN's backbone with our weights: the feature map of the last stage, averaged, is h."""
     torch.manual_seed(0)
     encoder = build_encoder("resnet50")
-    encoder(torch.randn(8, 3, 64, 64))  # running statistics of its own
+    encoder(torch.randn(8, 3, 64, 64))  # fills its running statistics
     detector = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3, min_size=64)
     result = detector.backbone.body.load_state_dict(encoder.backbone.state_dict(), strict=False)
     assert result.missing_keys == []

@@ -164,7 +164,7 @@ def test_the_probe_needs_no_healthy_features_and_no_second_class() -> None:
 
 
 @pytest.mark.parametrize("labels", [[-1] * 6, [-1, -1, 2, -1, -1, -1]])
-def test_without_labels_there_is_no_knn_but_everything_else(labels: list[int]) -> None:
+def test_without_labels_there_is_not_a_knn_but_everything_else(labels: list[int]) -> None:
     z = random_features(4, 3)
     measured = monitor(labels).measure(small_encoder(), nn.Identity(), z, z)
     assert {name for name, value in measured.items() if value is None} == {"knn_top1", "probe_top1"}

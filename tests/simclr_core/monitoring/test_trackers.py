@@ -1,5 +1,5 @@
 """Trackers see what there is to see, and cannot hold a training up: through stand-ins with the surface of the real
-packages, which are no part of the lock."""
+packages, which are not part of the lock."""
 
 import json
 import sys

@@ -75,7 +75,7 @@ def test_a_wrong_kernel_makes_an_explicit_precision_fall_back_with_the_reason() 
 
 
 def test_a_loss_that_is_not_the_same_is_a_fault_too() -> None:
-    class Attention(nn.Module):  # no layer of its own to compare
+    class Attention(nn.Module):  # without a layer to compare
         def forward(self, batch: Tensor) -> Tensor:
             return batch * (float("nan") if torch.is_autocast_enabled("cpu") else 1.0)
 
@@ -88,7 +88,7 @@ def test_a_loss_that_is_not_the_same_is_a_fault_too() -> None:
     ("name", "seconds", "expected"),
     [
         ("auto", (1.0, 0.5), Choice("bfloat16")),
-        ("auto", (1.0, 1.5), Choice("float32", "bfloat16 is no faster here")),
+        ("auto", (1.0, 1.5), Choice("float32", "bfloat16 is not faster here")),
         ("bfloat16", (1.0, 12.0), Choice("bfloat16")),  # as asked for: the clock decides nothing that was named
     ],
 )
@@ -122,7 +122,7 @@ def test_the_self_test_leaves_no_trace() -> None:
 
 
 def test_a_run_settles_once(tmp_path: Path) -> None:
-    first = Choice("float32", "bfloat16 is no faster here")
+    first = Choice("float32", "bfloat16 is not faster here")
     assert settled(tmp_path / "run", "precision", ALONE, lambda: first) == first
     assert settled(tmp_path / "run", "precision", ALONE, lambda: Choice("bfloat16")) == first
     assert settled(tmp_path / "run", "compile", ALONE, lambda: Choice("eager")) == Choice("eager")
@@ -146,14 +146,14 @@ def take(scaler: LossScaler, weight: nn.Parameter, optimizer: torch.optim.Optimi
 def test_an_overflow_skips_the_step_is_counted_and_halves_the_scale() -> None:
     weight, optimizer = a_parameter()
     scaler = LossScaler(torch.float16, torch.device("cpu"))
-    assert take(scaler, weight, optimizer, 1e36)  # 65,536 times as much is no float32
+    assert take(scaler, weight, optimizer, 1e36)  # 65,536 times as much is not a float32
     assert weight.tolist() == [1, 1]
     assert (scaler.skipped, scaler.state()["scale"]) == (1, 2.0**15)
     assert not take(scaler, weight, optimizer, 1.0)
     torch.testing.assert_close(weight.detach(), torch.full((2,), 0.9))
 
 
-def test_what_no_scale_cures_is_no_overflow() -> None:
+def test_what_no_scale_cures_is_not_overflow() -> None:
     weight, optimizer = a_parameter()
     scaler = LossScaler(torch.float16, torch.device("cpu"))
     assert [take(scaler, weight, optimizer, float("inf")) for _ in range(17)] == [True] * 16 + [False]

@@ -13,7 +13,7 @@ RUN = 40  # bytes that a fault of the disk or the network zeroes
 
 
 def damaged_files() -> Iterator[Example]:
-    """Each with pixels of its own, so that none is a duplicate."""
+    """Each with separate pixels, so that none is a duplicate."""
     seed = 1000
     for subject, encode in SUBJECTS.items():
         stem, _, extension = subject.rpartition(".")

@@ -47,7 +47,7 @@ def fault(data: bytes, folder: str = "") -> str:  # noqa: C901  # one branch for
 
 
 def nothing(data: bytes) -> None:
-    """An answer of its own: None is not the lack of one."""
+    """A marker: None is not the lack of one."""
 
 
 def process(data: bytes) -> list[int]:

@@ -111,7 +111,7 @@ BUGS: dict[str, Change] = {
 
 
 @pytest.mark.parametrize(("earlier", "new"), [(3000, 800), (300, 80)])
-def test_more_of_the_same_is_no_drift(earlier: int, new: int) -> None:
+def test_more_of_the_same_is_not_drift(earlier: int, new: int) -> None:
     found = compared(images(earlier, 1), images(new, 2, "0002"))
     assert found.verdict == "none"
     assert [one.name for one in found.statistics] == [*NUMBERS, *CATEGORIES, CLASSIFIER]
@@ -181,18 +181,18 @@ def test_the_shape_of_a_bug_is_broken(bug: str, new: int) -> None:
 
 @pytest.mark.parametrize("change", [brighter, paler, smaller, flatter, other_format, cooler])
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
-def test_a_shift_is_no_bug(change: Change, seed: int) -> None:
+def test_a_shift_is_not_a_bug(change: Change, seed: int) -> None:
     assert compared(images(1000, 7 + seed), images(500, 80 + seed, "0002", change)).verdict == "drift"
 
 
 @pytest.mark.parametrize("bug", ["gray", "one_size", "dark", "light"])
-def test_what_was_always_so_is_no_bug(bug: str) -> None:
+def test_what_was_always_so_is_not_a_bug(bug: str) -> None:
     found = compared(images(1000, 8, change=BUGS[bug]), images(500, 9, "0002", BUGS[bug]))
     assert found.verdict == "none"
 
 
 def test_images_that_are_all_alike() -> None:
-    """One size, no color, as in many a benchmark: their spread is no yardstick, and nothing divides by it."""
+    """One size, no color, as in many a benchmark: their spread is not a yardstick, and nothing divides by it."""
     both: Change = lambda columns: gray(columns) | one_size(columns)  # noqa: E731
     assert compared(images(300, 10, change=both), images(100, 11, "0002", both)).verdict == "none"
     found = compared(images(300, 10, change=both), images(100, 11, "0002"))
@@ -258,7 +258,7 @@ def test_the_same_rows_in_any_order_give_the_same_result() -> None:
     assert first == second
 
 
-def test_a_user_decides_what_is_no_drift() -> None:
+def test_a_user_decides_what_is_not_drift() -> None:
     earlier, new = images(2000, 24), images(500, 25, "0002", brighter)
     assert compared(earlier, new, distance=2.0, auroc=0.99).verdict == "none"
 

@@ -36,7 +36,7 @@ def effects(found: Comparison) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(("earlier", "new"), [(1200, 400), (110, 50), (40, 10)])
-def test_more_of_the_same_is_no_drift(earlier: int, new: int) -> None:
+def test_more_of_the_same_is_not_drift(earlier: int, new: int) -> None:
     found = compare(embeddings(earlier, 1), embeddings(new, 2), **LIMITS)
     assert found.drifted == ()
     assert [one.name for one in found.statistics] == [CLASSIFIER, MMD, NOVEL]
@@ -75,7 +75,7 @@ def test_what_differs_most_is_named_first() -> None:
     assert list(found.drifted) == sorted(found.drifted, key=lambda name: -strength[name])
 
 
-def test_a_user_decides_what_is_no_drift() -> None:
+def test_a_user_decides_what_is_not_drift() -> None:
     reference, batch = embeddings(1200, 1), new_class(400, 2, 0.06)
     assert compare(reference, batch, **LIMITS).drifted
     assert not compare(reference, batch, auroc=0.99, novel_share=0.5).drifted

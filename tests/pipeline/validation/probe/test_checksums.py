@@ -175,7 +175,7 @@ def test_no_more_is_unpacked_than_the_picture_holds(monkeypatch: pytest.MonkeyPa
         assert 64 * 48 * 3 < sum(unpacked) < 18_000_000
 
 
-def test_tags_of_no_sense_are_no_crash() -> None:
+def test_tags_of_no_sense_are_not_crash() -> None:
     data = tiff((64, 48), [zlib.compress(picture(9).tobytes())], compression=8)
     for entry in range(10, 10 + 12 * struct.unpack_from("<H", data, 8)[0], 12):
         for kind in (1, 2, 5, 7, 12):

@@ -100,7 +100,7 @@ def test_the_chunks_of_a_png_are_the_whole_of_it() -> None:
     assert len(chunks) > 3
     for length in range(len(data) - 30, len(data)):
         assert all(end <= length for _, _, end in png_chunks(data[:length]))
-    assert list(png_chunks(data[: chunks[2][1]] + bytes(100))) == chunks[:2]  # zeros are no chunk
+    assert list(png_chunks(data[: chunks[2][1]] + bytes(100))) == chunks[:2]  # zeros are not a chunk
 
 
 def test_the_blocks_of_a_gif_are_the_whole_of_it() -> None:

@@ -84,7 +84,7 @@ def test_what_makes_no_sense_is_refused(honest: dict[str, Any], lie: dict[Any, o
 
 
 @pytest.mark.parametrize("answer", [None, 3, "text", [], {}, [1], {1: 2}], ids=str)
-def test_what_is_no_record_is_refused(answer: object) -> None:
+def test_what_is_not_a_record_is_refused(answer: object) -> None:
     with pytest.raises(ValueError, match="record"):
         read_facts(answer)
 

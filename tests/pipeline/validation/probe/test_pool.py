@@ -148,7 +148,7 @@ def test_a_hanging_worker_ends_though_its_parent_was_killed(tmp_path: Path) -> N
     assert ended
 
 
-def test_a_worker_that_cannot_start_is_no_fault_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_cannot_start_is_not_a_fault_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool.sys, "executable", "/bin/false")
     with pytest.raises(ValidationError, match="does not start"):
         answers(["one"])

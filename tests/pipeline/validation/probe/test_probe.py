@@ -156,7 +156,7 @@ def test_an_image_is_measured_upright() -> None:
     assert (facts.width, facts.height) == (48, 64)
 
 
-def test_the_second_picture_of_a_phone_is_no_animation() -> None:
+def test_the_second_picture_of_a_phone_is_not_an_animation() -> None:
     both = encoded(picture(6), "MPO", save_all=True, append_images=[picture(7)])
     facts = Facts(**probe(both))
     assert (facts.format, facts.frames, facts.trailing_bytes, facts.operations) == ("JPEG", 1, 0, [])

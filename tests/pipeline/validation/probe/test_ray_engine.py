@@ -148,7 +148,7 @@ def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "[::1]:{}"])
-def test_a_cluster_out_of_reach_is_said_at_once(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_cannot_be_reached_is_said_at_once(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as no_one:
         no_one.bind(("127.0.0.1", 0))
         address = form.format(no_one.getsockname()[1])

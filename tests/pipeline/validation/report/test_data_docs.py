@@ -1,4 +1,4 @@
-"""The page of Great Expectations' results: it asks no one for anything, says nothing of the machine, and is safe."""
+"""The page of Great Expectations' results: it loads nothing, does not name the machine, and is safe."""
 
 import re
 import subprocess

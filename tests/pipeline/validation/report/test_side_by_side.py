@@ -73,7 +73,7 @@ def test_a_near_group_holds_the_copies_of_its_pictures() -> None:
     assert exact.kind == "exact"
 
 
-def test_equal_pixels_alone_are_not_near_and_equal_bytes_are_no_two_encodings() -> None:
+def test_equal_pixels_alone_are_not_near_and_equal_bytes_are_not_two_encodings() -> None:
     same = {"pixel_hash": "p", **NEAR}
     assert [group.kind for group in groups(row("a.jpg", **same), row("b.jpg", "pixel_duplicate", **same))] == ["pixel"]
     bytes_too = row("a.jpg", content="x", **same), row("b.jpg", "exact_duplicate", content="x", **same)

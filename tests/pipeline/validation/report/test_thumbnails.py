@@ -46,7 +46,7 @@ def test_pixels_arrive_as_they_were_sent() -> None:
         pixels([THUMBNAIL_SIDE + 1, 1], 3 * THUMBNAIL_SIDE + 3),
     ],
 )
-def test_an_answer_that_makes_no_sense_is_no_picture(answer: object) -> None:
+def test_an_answer_that_makes_no_sense_is_not_a_picture(answer: object) -> None:
     assert read(answer) is None
 
 

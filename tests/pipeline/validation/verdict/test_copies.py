@@ -192,7 +192,7 @@ def test_copies_count_as_files_that_show_it() -> None:
     assert reasons(shown(alone, 19), alone) == [(), *[("exact_duplicate",)] * 18]
 
 
-def test_a_placeholder_is_no_leak_and_stays_in_the_test_set() -> None:
+def test_a_placeholder_is_not_a_leak_and_stays_in_the_test_set() -> None:
     contents = flat(20)
     files = shown(contents)
     files[3]["split"] = "test"
