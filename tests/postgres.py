@@ -30,9 +30,9 @@ class Database:
         self.folder, self.programs = folder, PROGRAMS
         self._user: dict[str, object] = {}
         if IS_ROOT:
-            self._user = {"user": "no one", "extra_groups": []}
+            self._user = {"user": "nobody", "extra_groups": []}
             self.programs = self._copied_programs()
-            shutil.chown(folder, "no one")
+            shutil.chown(folder, "nobody")
         password = folder / "password"
         password.write_text(PASSWORD)
         password.chmod(0o644)

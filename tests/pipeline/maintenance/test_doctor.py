@@ -122,7 +122,7 @@ def test_dvcs_lock_of_the_whole_workspace(workspace: Workspace) -> None:
     path = workspace.root / ".dvc" / "tmp" / "lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("99999\n")  # left behind, but the kernel has freed it
-    assert seen(workspace, "dvc at work").detail == "no one"
+    assert seen(workspace, "dvc at work").detail == "no process"
     code = "import sys; from zc.lockfile import LockFile; lock = LockFile(sys.argv[1]);" + WAITING
     command = [sys.executable, "-c", code, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:

@@ -78,7 +78,7 @@ def test_what_cannot_be_got_is_not_promised(released: Workspace) -> None:
 
 def test_rollback_does_not_wait_for_the_origin(released: Workspace) -> None:
     shutil.move(origin(released), origin(released).with_name("away"))
-    assert "the origin does not know yet" in str(rollback(released))
+    assert "the origin has not got it yet" in str(rollback(released))
     assert open_registry(released).current() == "v0.0.1"
     shutil.move(origin(released).with_name("away"), origin(released))
     release(released)
