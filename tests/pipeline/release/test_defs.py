@@ -77,7 +77,7 @@ def test_a_materialization_for_each_time_that_another_encoder_serves(
     shown = reported(first)
     assert (shown["version"], shown["before"]) == ("v0.0.3", "v0.0.2")
     assert (shown["images"], shown["knn_top1"]) == (300, 73.0)  # numbers, which the UI draws over time
-    assert "| knn | 70.0 | 69.0 | 2 | 1 |" in shown["candidate next to champion"]
+    assert "| knn | 70.0 | 69.0 | 2 | 1 |" in shown["candidate and champion"]
     assert "simclr release rollback" in shown["roll back with"]
     assert (first.tags or {})["dagster/data_version"] == identity(third.root / "models" / "bundle")
     assert materialize(third, instance) == []
