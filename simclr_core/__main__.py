@@ -96,13 +96,14 @@ def main(arguments: list[str]) -> int:
 
 def _run(options: argparse.Namespace, arguments: list[str]) -> int:
     """Stages are imported here, so that ``--help`` and a faulty command line do not wait for torch."""
-    logger.info(wait_policy.apply())
+    policy = wait_policy.apply()
     if options.stage == "pretrain":
         from simclr_core import launch
 
         count = launch.processes()
         if count > 1:
             return launch.launch(count, arguments)
+    logger.info(policy)
     stage = import_module(STAGES[options.stage].module)
     given = {name: value for name, value in vars(options).items() if name not in ("stage", "workspace")}
     stage.run(options.workspace, **given)

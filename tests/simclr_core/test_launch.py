@@ -198,5 +198,6 @@ def test_what_is_wrong_is_said_once_and_briefly(prepared: Path, train: Callable[
     configure(prepared, batch_size=15)
     training = train(prepared)
     assert training.wait() == 2
-    (line,) = training.errors.splitlines()
+    policy, line = training.errors.splitlines()
+    assert policy.startswith("OpenMP threads ")
     assert line.startswith("error: pretrain.batch_size is 15, which 2 processes cannot share equally")
