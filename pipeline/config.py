@@ -203,8 +203,8 @@ class GatesConfig(Block):
         default=2.0,
         ge=0,
         le=100,
-        description="percentage points of kNN or linear probe accuracy that a candidate may lose. The paired test has to "
-        "rule a larger loss out; on few test images it cannot",
+        description="percentage points of kNN or linear probe accuracy that a candidate may lose. The paired test has "
+        "to rule a larger loss out; on few test images it cannot",
     )
     max_low_label_loss: float = Field(
         default=3.0,
