@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 from pipeline.config import ValidateConfig
+from pipeline.validation.probe import pool
 from pipeline.validation.probe.facts import read_facts
 from pipeline.validation.probe.pool import Failure, isolated_map
 from pipeline.validation.probe.probe import probe
@@ -93,7 +94,7 @@ def _reason(answer: Any) -> tuple[str, str]:
 
 
 class Memory:
-    """Resident sizes, bytes: of this process at first, and the largest seen so far of it and of any of its children."""
+    """Resident sizes, bytes: of this process at first, and the largest seen so far of it and of any of its workers."""
 
     def __init__(self) -> None:
         self.process = psutil.Process()
@@ -105,6 +106,8 @@ class Memory:
         self.parent = max(self.parent, self.process.memory_info().rss)
         for child in self.process.children():
             try:
+                if pool.__name__ not in child.cmdline():  # whatever else this process may have started
+                    continue
                 size = child.memory_info().rss
             except psutil.NoSuchProcess:
                 continue
