@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from simclr_core import plots
@@ -44,6 +42,10 @@ def coordinates(features: NDArray[np.float32]) -> NDArray[np.float32] | None:
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float64).tiny)
     if vectors.std(axis=0).max() < SPREAD:
         return None
+    # Imported here, for it costs every pretraining a second at its start, and most draw no map.
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
     perplexity = min(PERPLEXITY, (len(vectors) - 1) / 3)
     # Threads would add up in any order. With one, the result does not depend on how many the machine has.
     with threadpool_limits(1):
