@@ -8,6 +8,7 @@ import tarfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,14 +71,15 @@ def exif(**tags: int) -> Image.Exif:
     return block
 
 
-def good_kinds() -> list[Kind]:
+@cache
+def good_kinds() -> tuple[Kind, ...]:
     """Files that are used, each with other pixels."""
     gray16 = Image.fromarray(np.asarray(picture(10).convert("L")).astype(np.uint16) * 257)
     faded = picture(11).convert("RGBA")
     faded.putalpha(Image.linear_gradient("L").resize(faded.size))
     jpeg = encoded(picture(20), "JPEG")
     corrupt_exif = b"\xff\xd8\xff\xe1\x00\x12Exif\0\0II*\0\xff\xff\0\0\0\0"[:22]
-    return [
+    return (
         Kind("plain.jpg", encoded(picture(1), "JPEG")),
         Kind("progressive.JPEG", encoded(picture(2), "JPEG", progressive=True)),
         Kind("plain.png", encoded(picture(3), "PNG")),
@@ -101,10 +103,11 @@ def good_kinds() -> list[Kind]:
         Kind("stopped.png", encoded(picture(23), "PNG")[:-5], warnings=("unterminated",)),
         Kind("no_extension", encoded(picture(21), "PNG")),
         Kind("small.png", encoded(picture(22, 8, 8), "PNG")),
-    ]
+    )
 
 
-def bad_kinds() -> list[Kind]:
+@cache
+def bad_kinds() -> tuple[Kind, ...]:
     """Files that are quarantined for what they are, each with its reasons."""
     jpeg, png = encoded(picture(30), "JPEG"), encoded(picture(31), "PNG")
     frames = [picture(32 + index).quantize(32) for index in range(3)]
@@ -112,7 +115,7 @@ def bad_kinds() -> list[Kind]:
     in_color = {"save_all": True, "append_images": [picture(36), picture(37)]}
     metadata = zlib.compress(b"\0" * 100_000_000)
     html = b"<!DOCTYPE html><html><body>404 Not Found</body></html>"
-    return [
+    return (
         Kind("empty.jpg", b"", ("empty_file",)),
         Kind("page.jpg", html, ("not_an_image",)),
         Kind("error.png", b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', ("not_an_image",)),
@@ -143,7 +146,7 @@ def bad_kinds() -> list[Kind]:
         Kind("strip.png", encoded(picture(40, 300, 12), "PNG"), ("extreme_aspect",)),
         Kind("thread.png", encoded(picture(41, 300, 4), "PNG"), ("too_small", "extreme_aspect")),
         Kind("blank.png", encoded(Image.new("RGB", (64, 64), (90, 10, 10)), "PNG"), ("low_information",)),
-    ]
+    )
 
 
 def write_batch(raw: Path, name: str, files: Sequence[tuple[str, bytes]]) -> None:
