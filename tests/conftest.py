@@ -1,5 +1,6 @@
 """Fixtures that more than one package needs: small, deterministic, with classes that a tiny network can tell apart."""
 
+import gc
 import hashlib
 import io
 import os
@@ -11,9 +12,11 @@ import pytest
 import yaml
 from PIL import Image
 
-# Tests run next to each other, as do the processes that they start. OpenMP, which comes with torch, reads this once.
+# Tests run next to each other, as do the processes that they start: one thread for each, and none that spins.
+# OpenMP, which comes with torch, reads this once, so nothing that is imported here may import torch.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import deploy.failpoint
 from simclr_core.data.shards import DatasetCard, Sample, write_card, write_shards
@@ -22,7 +25,9 @@ from simclr_core.pretraining import initial
 # A shell that starts the tests in the background lets them ignore SIGINT, and so would every process they interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # for child processes: tests share few cores
+# Until the tests are collected, see below: what they import stays, and the search for garbage in it takes a quarter of
+# that time.
+gc.disable()
 CLASSES = ("circle", "cross", "square", "stripes")
 SIDE = 16
 
@@ -94,6 +99,11 @@ def write_prepared(workspace: Path, train: int = 96, test: int = 40, labeled: fl
     (workspace / "params.yaml").write_text(yaml.safe_dump(TINY_PARAMS), encoding="utf-8")
     initial.run(workspace)
     return workspace
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

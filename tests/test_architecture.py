@@ -33,6 +33,7 @@ def imported(statement: str) -> set[str]:
         ("import pipeline.definitions", {"torch", "great_expectations", "onnxruntime", "pandas"}),
         ("import pipeline.cli.main", {"torch", "great_expectations", "onnxruntime", "dagster", "dvc"}),
         ("import pipeline.validation", {"torch", "dagster", "great_expectations"}),
+        ("import tests.conftest", {"torch"}),
         ("import simclr_core.config, simclr_core.data.shards, simclr_core.data.order", {"torch", "dagster", "dvc"}),
         ("import deploy", {"torch", "PIL", "onnxruntime", "pydantic", "yaml"}),
     ],
