@@ -5,6 +5,7 @@ import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -173,15 +174,17 @@ def test_an_unchecked_version_is_not_served(registry: Path) -> None:
 def test_no_request_fails_while_models_change(registry: Path) -> None:
     expected = embedding_of(PREPROCESSING.apply(noise(1, 20, 30)))
     done = threading.Event()
+    answers: list[tuple[int, str, float]] = []
     with running(registry) as server, ThreadPoolExecutor(4) as pool:
         ids = {}
 
-        def ask() -> list[tuple[int, str, float]]:
-            found = []
+        def answered(count: int) -> bool:
+            return len(answers) >= count or any(one.done() for one in asked)  # done while models change: it has failed
+
+        def ask() -> None:
             while not done.is_set():
                 answer = server.post("/v1/embed", IMAGE)
-                found.append((answer.status, answer.headers["X-Model-Id"], float(answer.vectors[0] @ expected)))
-            return found
+                answers.append((answer.status, answer.headers["X-Model-Id"], float(answer.vectors[0] @ expected)))
 
         try:
             asked = [pool.submit(ask) for _ in range(4)]
@@ -191,11 +194,11 @@ def test_no_request_fails_while_models_change(registry: Path) -> None:
                 (registry / "CURRENT").write_text(f"v0.0.{2 - change % 2}\n")
                 server.service.models.poll()
                 ids[server.service.models.current.id] = -1.0 if version(server) == "v0.0.2" else 1.0
-                threading.Event().wait(0.1)
+                wait_for(partial(answered, len(answers) + 20), "twenty more answers")
         finally:
             done.set()
-        answers = [answer for future in asked for answer in future.result()]
-    assert len(answers) > 100
+        for one in asked:
+            one.result()
     assert {status for status, _, _ in answers} == {200}
     assert {identity for _, identity, _ in answers} == set(ids)
     assert all(abs(cosine - ids[identity]) < 1e-5 for _, identity, cosine in answers)
