@@ -2,10 +2,12 @@
 
 import json
 import os
+import pickle
 import shutil
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ import torch.distributed as dist
 import yaml
 
 import deploy.failpoint
-from deploy.artifact import publish
+from deploy.artifact import publish, write_atomically
+from simclr_core import plots
 from simclr_core.model.encoder import build_encoder
 from simclr_core.model.model_directory import save_model
 from simclr_core.pretraining import pretrain
@@ -158,3 +161,27 @@ def undisturbed(prepared: Path, finished: dict[str, bytes], tmp_path: Path) -> d
 
 def metrics_of(workspace: Path) -> dict[str, Any]:
     return json.loads((workspace / "reports" / "pretrain.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def drawn() -> dict[bytes, bytes]:
+    """The pictures that this process has drawn, by what they show."""
+    return {}
+
+
+@pytest.fixture
+def pictures_drawn_once(drawn: dict[bytes, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture of what was drawn before is a copy: drawing takes half of the time of a small pretraining."""
+    for draw in (plots.curves, plots.image_grid):
+        monkeypatch.setattr(plots, draw.__name__, partial(_draw_once, drawn, draw))
+
+
+def _draw_once(
+    drawn: dict[bytes, bytes], draw: Callable[..., None], path: Path, *shown: object, **options: object
+) -> None:
+    key = pickle.dumps((draw.__name__, shown, options))
+    if key in drawn:
+        write_atomically(path, drawn[key])
+    else:
+        draw(path, *shown, **options)
+        drawn[key] = path.read_bytes()

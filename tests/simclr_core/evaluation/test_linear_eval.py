@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from deploy.artifact import verify
 from simclr_core.data.shards import ShardedImages, write_shards
@@ -151,6 +152,9 @@ def test_the_random_baseline_is_the_mean_of_its_draws() -> None:
 def test_the_map_shows_the_test_images_or_for_want_of_them_the_training_images(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, test_images: int
 ) -> None:
+    params = yaml.safe_load((workspace / "params.yaml").read_text())
+    params["linear_eval"] |= {"fractions": ["1.0"], "l2_count": 2}
+    (workspace / "params.yaml").write_text(yaml.safe_dump(params))
     shown: list[np.ndarray] = []
     monkeypatch.setattr(linear_eval, "save_map", lambda path, features, labels, classes: shown.append(labels))
     if not test_images:

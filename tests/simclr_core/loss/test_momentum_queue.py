@@ -18,6 +18,8 @@ from simclr_core.model.batch_norm import synchronize
 from simclr_core.pretraining import pretrain
 from tests.simclr_core.conftest import configure, interrupt
 
+pytestmark = pytest.mark.usefixtures("pictures_drawn_once")
+
 torch.set_num_threads(1)
 
 DIM, SIZE = 4, 10

@@ -23,6 +23,8 @@ from simclr_core.pretraining import pretrain
 from simclr_core.pretraining.precision import LossScaler
 from tests.simclr_core.conftest import configure, interrupt
 
+pytestmark = pytest.mark.usefixtures("pictures_drawn_once")
+
 torch.set_num_threads(1)
 
 CPU = torch.device("cpu")

@@ -35,6 +35,8 @@ from simclr_core.pretraining.training import Learner, Observers
 from simclr_core.schedule import Schedule
 from tests.simclr_core.conftest import interrupt
 
+pytestmark = pytest.mark.usefixtures("pictures_drawn_once")
+
 PEAK = 0.1 * 16 / 256
 ALONE = Member(0, 1, torch.device("cpu"))
 HEALTHY = {"effective_rank": 9.0, "feature_std": 0.5, "effective_rank_z": 3.0, "feature_std_z": 0.3}

@@ -14,6 +14,8 @@ from simclr_core.pretraining import compilation, precision, pretrain
 from tests.programs import needs_compiler
 from tests.simclr_core.conftest import STEPS, configure, interrupt, metrics_of, results, weights
 
+pytestmark = pytest.mark.usefixtures("pictures_drawn_once")
+
 
 def test_bfloat16_trains_too(prepared: Path, undisturbed: dict[str, bytes]) -> None:
     configure(prepared, precision="bfloat16")

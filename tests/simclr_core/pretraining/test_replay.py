@@ -17,6 +17,8 @@ from simclr_core.pretraining import pretrain, replay, training
 from simclr_core.pretraining.batches import Batches
 from tests.simclr_core.conftest import configure, interrupt
 
+pytestmark = pytest.mark.usefixtures("pictures_drawn_once")
+
 
 def checkpoints(workspace: Path) -> dict[str, bytes]:
     files = (path for path in (workspace / ".simclr" / "runs").rglob("*") if path.is_file())

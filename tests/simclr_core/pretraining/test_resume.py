@@ -18,6 +18,8 @@ from simclr_core.monitoring.history import Progress
 from simclr_core.pretraining import pretrain
 from tests.simclr_core.conftest import configure, interrupt, results, runs
 
+pytestmark = pytest.mark.usefixtures("pictures_drawn_once")
+
 
 @pytest.mark.parametrize(
     "place",
