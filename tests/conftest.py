@@ -101,6 +101,11 @@ def write_prepared(workspace: Path, train: int = 96, test: int = 40, labeled: fl
     return workspace
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """First the whole flows, which have minutes: one that came last would keep one core busy and the others waiting."""
+    items.sort(key=lambda item: not any(mark.args[0] > 300 for mark in item.iter_markers("timeout")))
+
+
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()

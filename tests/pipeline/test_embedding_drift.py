@@ -118,14 +118,14 @@ def test_more_of_the_same_is_not_drift(workspace: Workspace) -> None:
 @pytest.mark.parametrize(
     "new",
     [
-        pictures(100, 2, 3),
-        pictures(100, 2, 0, 1, 2, change=lambda image: image[..., ::-1]),
-        pictures(60, 2, 0, 1, 2) + pictures(40, 3, 3),
+        lambda: pictures(100, 2, 3),
+        pytest.param(lambda: pictures(100, 2, 0, 1, 2, change=lambda image: image[..., ::-1]), marks=pytest.mark.slow),
+        pytest.param(lambda: pictures(60, 2, 0, 1, 2) + pictures(40, 3, 3), marks=pytest.mark.slow),
     ],
     ids=["a new class", "swapped channels", "two fifths of a new class"],
 )
-def test_what_the_champion_has_not_seen_is_drift(workspace: Workspace, new: list[bytes]) -> None:
-    found = judged(workspace, new, pictures(300, 1, 0, 1, 2), random_features())
+def test_what_the_champion_has_not_seen_is_drift(workspace: Workspace, new: Callable[[], list[bytes]]) -> None:
+    found = judged(workspace, new(), pictures(300, 1, 0, 1, 2), random_features())
     assert found["verdict"] == "drift"
     assert "to v0.0.2" in found["advice"]
     assert "retrain" in found["advice"]

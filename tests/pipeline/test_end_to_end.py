@@ -40,6 +40,7 @@ def dvc(root: Path, *arguments: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_from_raw_images_to_served_embeddings(filled: Workspace, tmp_path: Path) -> None:
     untrained = tmp_path / "a copy to train without Dagster"
 

@@ -52,7 +52,10 @@ def test_a_user_who_has_decided_is_left_alone(monkeypatch: pytest.MonkeyPatch, g
 
 
 @pytest.mark.usefixtures("undecided")
-@pytest.mark.parametrize(("given", "spins"), [({}, wait_policy.SPINS), ({"GOMP_SPINCOUNT": "77"}, "77")])
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, wait_policy.SPINS), pytest.param({"GOMP_SPINCOUNT": "77"}, "77", marks=pytest.mark.slow)],
+)
 def test_a_stage_has_decided_when_openmp_is_loaded(given: dict[str, str], spins: str, tmp_path: Path) -> None:
     policies, said = loaded("-m", "simclr_core", "--workspace", str(tmp_path), "export", **given)
     assert {spun for _, spun in policies} == {spins}

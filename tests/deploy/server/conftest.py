@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from deploy.artifact import publish, write_atomically
 from deploy.bundle import Bundle, write_bundle
 from deploy.images.preprocess import Preprocessing
+from deploy.server import connection
 from deploy.server.app import application
 from deploy.server.connection import DrainingServer, make_server
 from deploy.server.engine import Engine
@@ -142,8 +143,10 @@ def running(
         try:
             yield Running(listener.getsockname()[1], server, service, thread, logged)
         finally:
-            server.should_exit = server.force_exit = True
-            thread.join(30)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(connection, "DRAIN_NOTICE_SECONDS", 0)  # no client is left to notice
+                server.should_exit = server.force_exit = True
+                thread.join(30)
             models.close()
             engine.close()
     assert not thread.is_alive()

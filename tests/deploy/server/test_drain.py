@@ -66,7 +66,7 @@ def listens(port: int) -> bool:
     return True
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_an_idle_server_stops_immediately(bundle: Path, number: int) -> None:
     with served(bundle) as (process, port, lines), connect(port, b""):
         began = time.monotonic()

@@ -145,7 +145,15 @@ def test_batches_that_are_tracked_but_not_here_are_not_overwritten(filled: Works
     assert not filled.raw.exists()
 
 
-@pytest.mark.parametrize("failpoint", ["ingest.tar", "artifact.rename", "artifact.renamed", "ingest.track"])
+@pytest.mark.parametrize(
+    "failpoint",
+    [
+        pytest.param("ingest.tar", marks=pytest.mark.slow),
+        "artifact.rename",
+        pytest.param("artifact.renamed", marks=pytest.mark.slow),
+        "ingest.track",
+    ],
+)
 def test_killed_at_any_point_it_leaves_no_half_batch(filled: Workspace, failpoint: str) -> None:
     command = [sys.executable, "-m", "pipeline", "--workspace", str(filled.root), "ingest"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}

@@ -32,7 +32,7 @@ from tests.pipeline.gates.reports import ALONE, EXPORT, LINEAR_EVAL, NOT_JUDGED,
 from tests.pipeline.release.conftest import git, make_candidate
 from tests.reports import FINETUNE
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 REPOSITORY = Path(__file__).parents[3]
 PLOTS = {
     "validate": ["quarantine"],

@@ -39,6 +39,8 @@ from simclr_core.pretraining.precision import LossScaler
 from simclr_core.stopwatch import PARTS
 from tests.simclr_core.conftest import STEPS, configure, results, runs, weights
 
+drawn_once = pytest.mark.usefixtures("pictures_drawn_once")
+
 
 def test_leaves_a_model_reports_and_no_trace_of_the_way_there(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -97,6 +99,7 @@ def without_labels(workspace: Path) -> None:
     np.save(path, index)
 
 
+@drawn_once
 def test_labels_never_touch_the_weights(prepared: Path, undisturbed: dict[str, bytes]) -> None:
     without_labels(prepared)
     pretrain.run(prepared)
@@ -105,7 +108,10 @@ def test_labels_never_touch_the_weights(prepared: Path, undisturbed: dict[str, b
     assert json.loads(undisturbed["reports/pretrain.json"])["knn_top1"] is not None
 
 
-@pytest.mark.parametrize("changes", [{"monitor_images": 16}, {"checkpoint_every_steps": 5}])
+@drawn_once
+@pytest.mark.parametrize(
+    "changes", [{"monitor_images": 16}, pytest.param({"checkpoint_every_steps": 5}, marks=pytest.mark.slow)]
+)
 def test_watching_and_saving_do_not_touch_the_weights(
     prepared: Path, undisturbed: dict[str, bytes], changes: dict[str, object]
 ) -> None:
@@ -117,7 +123,14 @@ def test_watching_and_saving_do_not_touch_the_weights(
     )
 
 
-@pytest.mark.parametrize("changes", [{"seed": 1}, {"temperature": 0.4}, {"weight_decay": 0.1}])
+@drawn_once
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 1},
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ({"temperature": 0.4}, {"weight_decay": 0.1})),
+    ],
+)
 def test_everything_else_does(prepared: Path, undisturbed: dict[str, bytes], changes: dict[str, object]) -> None:
     configure(prepared, **changes)
     pretrain.run(prepared)
@@ -127,6 +140,7 @@ def test_everything_else_does(prepared: Path, undisturbed: dict[str, bytes], cha
     )
 
 
+@drawn_once
 def test_it_learns(prepared: Path) -> None:
     """Without a label the loss falls well below chance, and neighbors come to share a class: chance is 25 %."""
     augmentation = {"crop_scale": [0.6, 1.0], "jitter_strength": 0.5, "blur": 0.0}
@@ -161,6 +175,7 @@ def test_weights_that_run_away_in_the_last_step_are_not_published(prepared: Path
     assert results(prepared) == {}
 
 
+@drawn_once
 def test_collapse_is_reported(
     prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -217,6 +232,7 @@ def test_a_workspace_without_data_and_a_truncated_shard(prepared: Path, tmp_path
     assert results(prepared) == {}
 
 
+@drawn_once
 def test_two_trainers_of_one_configuration(prepared: Path) -> None:
     config = pretrain.read_block(prepared / "params.yaml", "pretrain", pretrain.PretrainConfig)
     digest, start = read_card(prepared / "data" / "prepared").digest, identity(prepared / "models" / "initial")

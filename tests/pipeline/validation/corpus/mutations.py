@@ -1,14 +1,15 @@
 """A seeded mutator: photographs in every format, damaged in every way. The same number gives the same bytes."""
 
+import hashlib
 import random
 import re
 import struct
 from collections.abc import Callable
 from functools import cache
+from importlib.metadata import distribution
 from pathlib import Path
 
 import matplotlib
-import sklearn.datasets
 from PIL import Image
 
 from tests.pipeline.validation.corpus.encodings import ENCODINGS
@@ -18,7 +19,7 @@ LONGEST = 2000  # bytes of a run that is lost, inserted or moved
 EXTREMES = (0, 1, 2, 0x7F, 0x80, 0xFE, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
 LAYOUTS = ("B", "<H", ">H", "<I", ">I")
 
-SKLEARN = Path(sklearn.datasets.__file__).parent / "images"
+SKLEARN = Path(str(distribution("scikit-learn").locate_file("sklearn/datasets/images")))
 MATPLOTLIB = Path(matplotlib.get_data_path()) / "sample_data"
 PHOTOGRAPHS = (
     *(SKLEARN / name for name in ("china.jpg", "flower.jpg")),
@@ -47,6 +48,11 @@ def mutation(seed: int) -> bytes:
     for _ in range(chance.choice((1, 1, 1, 2, 3))):
         data = chance.choice(MUTATORS)(data, chance)
     return data
+
+
+def digest(count: int) -> str:
+    """Of the first mutations."""
+    return hashlib.sha256(b"".join(mutation(seed) for seed in range(count))).hexdigest()
 
 
 @cache

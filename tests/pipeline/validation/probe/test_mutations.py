@@ -1,6 +1,5 @@
 """Photographs damaged at random: whatever they are turned into costs little, ends soon, and gets the same row again."""
 
-import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -10,18 +9,14 @@ import pytest
 
 from benchmarks.validation_mutations import measure
 from pipeline.validation.reasons import REASONS
-from tests.pipeline.validation.corpus.mutations import MUTATORS, PHOTOGRAPHS, mutation
+from tests.pipeline.validation.corpus.mutations import MUTATORS, PHOTOGRAPHS, digest, mutation
 
 COUNT = 2000
 
 
-def digest(count: int) -> str:
-    return hashlib.sha256(b"".join(mutation(seed) for seed in range(count))).hexdigest()
-
-
 def test_the_same_number_gives_the_same_bytes() -> None:
     """In another process too, whose hashes of strings are salted differently."""
-    code = "from tests.pipeline.validation.probe.test_mutations import digest; print(digest(100))"
+    code = "from tests.pipeline.validation.corpus.mutations import digest; print(digest(100))"
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[4], capture_output=True, check=True)
     assert done.stdout.decode().strip() == digest(100)
 

@@ -89,7 +89,7 @@ def test_a_fault_costs_its_own_file_only(command: str, reason: str, message: str
     assert found == {"one": "ONE", "two": "TWO", "three": "THREE", "four": "FOUR"}
 
 
-@pytest.mark.parametrize("command", ["hang", "spin"])
+@pytest.mark.parametrize("command", ["hang", pytest.param("spin", marks=pytest.mark.slow)])
 def test_a_hang_costs_its_own_file_only(command: str) -> None:
     found = answers(["one", command, "two"], timeout_seconds=1.0)
     assert found == {"one": "ONE", command: Failure("timeout", "not done after 1 s"), "two": "TWO"}
