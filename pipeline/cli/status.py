@@ -1,5 +1,7 @@
 """``simclr status``: what is in the workspace, what a run would do, and how good the encoder is."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 from pipeline.dvc import client
 from pipeline.ingest.raw import batches, read_occurrences
 from pipeline.maintenance import storage
@@ -16,7 +18,10 @@ def describe_workspace(workspace: Workspace) -> str:
     lines = [f"workspace  {workspace.root}", f"raw        {images:,} images in {len(raw)} batches"]
     if not raw:
         return "\n".join([*lines, "next       put images into inbox/unlabeled, then `simclr run`"])
-    changed = client.changed_stages(workspace.root)
+    with ThreadPoolExecutor(1) as pool:  # DVC is a process of its own, and takes longer than all else
+        asked = pool.submit(client.changed_stages, workspace.root)
+        disk = storage.usage(workspace)
+        changed = asked.result()
     lines += [f"{name:<10} {'; '.join(reasons)}" for name, reasons in changed.items()]
     lines.append("next       `simclr run`" if changed else "stages     all up to date")
     evaluation = reports.known(workspace.root, LinearEvalReport)
@@ -31,6 +36,6 @@ def describe_workspace(workspace: Workspace) -> str:
     if serving:
         lines.append(f"released   {serving} serves from {registry.root}; see `simclr release list`")
     lines += [f"rejected   {one.candidate} by {one.gate}: {one.reason}" for one in registry.rejections()[-1:]]
-    parts = (f"{name} {storage.size(count)}" for name, count in storage.usage(workspace).items())
+    parts = (f"{name} {storage.size(count)}" for name, count in disk.items())
     lines.append(f"disk       {', '.join(parts)}")
     return "\n".join(lines)

@@ -15,6 +15,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from benchmarks.soak import free_port
 from deploy.artifact import publish
 from deploy.bundle import write_bundle
 from tests.deploy.conftest import make_bundle
@@ -249,8 +250,7 @@ def test_the_command_of_the_image_serves_without_writing_and_ends_on_sigterm(tmp
     with publish(tmp_path / "bundle") as work:
         write_bundle(work, make_bundle())
     (tmp_path / "token").write_text("0123456789abcdef")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     found = dict(instructions((SERVER / "Dockerfile").read_text()))
     assert "CMD" not in found
     words = {"/registry": tmp_path / "bundle", "/run/secrets/token": tmp_path / "token", "0.0.0.0": "127.0.0.1"}

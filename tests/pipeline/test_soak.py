@@ -9,6 +9,7 @@ from benchmarks import soak
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_three_kills_neither_lose_nor_double_a_training(tmp_path: Path) -> None:
     summary = soak.soak(tmp_path.resolve(), kills=3, versions=1, seed=3, targets=("worker", "all"))
     assert summary["passed"], summary

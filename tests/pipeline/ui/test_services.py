@@ -29,7 +29,7 @@ from pipeline.workspace import Workspace
 from tests.browser import browser
 from tests.conftest import TINY_PARAMS, write_prepared
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 Status = dg.DagsterRunStatus
 OPERATOR, VIEWER = "correct horse", "battery staple"
 CREDENTIALS = base64.b64encode(f":{OPERATOR}".encode()).decode()
@@ -163,15 +163,15 @@ def test_services_are_started_again_one_by_one_and_a_run_with_its_live_log_does_
     stack: Stack, instance: dg.DagsterInstance
 ) -> None:
     run_id = launch(stack, "train", "undisturbed")
-    wait_for(lambda: len(steps(stack, "undisturbed")) > 3, 60, "the training")
+    wait_for(lambda: len(steps(stack, "undisturbed")) > 3, 240, "the training")
     for name in ("daemon", "code"):
         assert stack.kill(name) == 1
     with live_log(stack, run_id, f"http://127.0.0.1:{stack.port}") as connection:
-        wait_for(lambda: "ExecutionStepStartEvent" in str(connection.recv(timeout=30)), 30, "a live event")
+        wait_for(lambda: "ExecutionStepStartEvent" in str(connection.recv(timeout=30)), 120, "a live event")
     assert stack.kill("web") == 1
-    wait_for(lambda: len(stack.pids("daemon", "code", "web")) == 3, 30, "all three services")
+    wait_for(lambda: len(stack.pids("daemon", "code", "web")) == 3, 120, "all three services")
     stack.wait_until_ready()
-    wait_for(lambda: status(instance, run_id) is Status.SUCCESS, 30, "the end of the run")
+    wait_for(lambda: status(instance, run_id) is Status.SUCCESS, 120, "the end of the run")
     assert lineage(instance, "undisturbed") == [Status.SUCCESS]
     assert steps(stack, "undisturbed") == [str(step) for step in range(STEPS)]
     with pytest.raises(InvalidStatus, match="403"), live_log(stack, run_id, "http://evil.example"):
@@ -198,13 +198,13 @@ def test_a_killed_worker_is_replaced_within_half_a_minute_and_continues(
     stack: Stack, instance: dg.DagsterInstance
 ) -> None:
     run_id = launch(stack, "train", "killed")
-    wait_for(lambda: len(steps(stack, "killed")) > 3, 60, "the training")
+    wait_for(lambda: len(steps(stack, "killed")) > 3, 240, "the training")
     assert stack.kill("worker") == 1
     began = time.monotonic()
-    wait_for(lambda: not descendants(RUN, run_id), 10, "the end of its stage")
+    wait_for(lambda: not descendants(RUN, run_id), 40, "the end of its stage")
     made = len(steps(stack, "killed"))
     assert 3 < made < STEPS
-    wait_for(lambda: lineage(instance, "killed") == [Status.SUCCESS, Status.FAILURE], 60, "the second run")
+    wait_for(lambda: lineage(instance, "killed") == [Status.SUCCESS, Status.FAILURE], 240, "the second run")
     assert time.monotonic() - began < 30
     assert steps(stack, "killed") == [str(step) for step in range(STEPS)]
 
@@ -216,7 +216,7 @@ def test_a_failed_stage_is_not_tried_again(stack: Stack, instance: dg.DagsterIns
         events = instance.all_logs(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
         return any("Not retrying run since it failed" in entry.get_dagster_event().message for entry in events)
 
-    wait_for(decided, 60, "the daemon's decision")
+    wait_for(decided, 240, "the daemon's decision")
     run = instance.get_run_by_id(run_id)
     assert run is not None
     assert (run.status, run.tags[WILL_RETRY_TAG]) == (Status.FAILURE, "false")
@@ -228,13 +228,13 @@ def test_after_everything_was_killed_the_run_continues_from_its_checkpoint(
 ) -> None:
     launch(stack, "train", "reboot")
     waiting = launch(stack, "train", "queued")
-    wait_for(lambda: len(steps(stack, "reboot")) > 3, 60, "the training")
+    wait_for(lambda: len(steps(stack, "reboot")) > 3, 240, "the training")
     stack.kill_all()
     made = len(steps(stack, "reboot"))
     stack.start()
-    wait_for(lambda: len(steps(stack, "reboot")) > made, 90, "the next step")
-    wait_for(lambda: lineage(instance, "reboot") == [Status.SUCCESS, Status.FAILURE], 60, "the end of the run")
-    wait_for(lambda: status(instance, waiting) is Status.SUCCESS, 60, "the run that was in the queue")
+    wait_for(lambda: len(steps(stack, "reboot")) > made, 240, "the next step")
+    wait_for(lambda: lineage(instance, "reboot") == [Status.SUCCESS, Status.FAILURE], 240, "the end of the run")
+    wait_for(lambda: status(instance, waiting) is Status.SUCCESS, 240, "the run that was in the queue")
     for name in ("reboot", "queued"):
         assert steps(stack, name) == [str(step) for step in range(STEPS)]
 
@@ -245,12 +245,12 @@ def test_cancel_during_pretraining_in_two_processes_leaves_nothing_and_the_next_
     stack.wait_until_ready()
     run_id = launch(stack, "pretrain")
     checkpoints = stack.root / ".simclr" / "runs"
-    wait_for(lambda: len(_ranks(run_id)) == 2 and any(checkpoints.rglob("step-*")), 90, "a checkpoint of two ranks")
+    wait_for(lambda: len(_ranks(run_id)) == 2 and any(checkpoints.rglob("step-*")), 240, "a checkpoint of two ranks")
     processes = descendants(RUN, run_id)
     assert len(processes) >= 4  # the worker, torch's launcher and two ranks
     assert stack.graphql(CANCEL, run=run_id)["terminateRun"]["__typename"] == "TerminateRunSuccess"
     began = time.monotonic()
-    wait_for(lambda: status(instance, run_id) is Status.CANCELED, 30, "the run's end")
+    wait_for(lambda: status(instance, run_id) is Status.CANCELED, 120, "the run's end")
     psutil.wait_procs(processes, timeout=max(0.0, 30 - (time.monotonic() - began)))
     assert descendants(RUN, run_id) == []
     assert time.monotonic() - began < 30
@@ -258,9 +258,9 @@ def test_cancel_during_pretraining_in_two_processes_leaves_nothing_and_the_next_
         pass
     assert "continuing from step" not in (stack.root / "pretrain.log").read_text()
     again = launch(stack, "pretrain")
-    wait_for(lambda: "continuing from step" in (stack.root / "pretrain.log").read_text(), 60, "the checkpoint's use")
+    wait_for(lambda: "continuing from step" in (stack.root / "pretrain.log").read_text(), 240, "the checkpoint's use")
     stack.graphql(CANCEL, run=again)
-    wait_for(lambda: status(instance, again) is Status.CANCELED, 60, "the run's end")
+    wait_for(lambda: status(instance, again) is Status.CANCELED, 240, "the run's end")
 
 
 def _ranks(run_id: str) -> list[psutil.Process]:
@@ -287,14 +287,14 @@ def test_a_workspace_has_its_services_once_and_a_port_too(stack: Stack, tmp_path
 
 def test_ctrl_c_ends_the_services_in_seconds_and_no_run(stack: Stack, instance: dg.DagsterInstance) -> None:
     run_id = launch(stack, "train", "left alone")
-    wait_for(lambda: len(steps(stack, "left alone")) > 3, 60, "the training")
+    wait_for(lambda: len(steps(stack, "left alone")) > 3, 240, "the training")
     began = time.monotonic()
     stack.stop()
     assert time.monotonic() - began < 8
     assert stack.pids("code", "daemon", "web") == []
     assert stack.process is not None
     assert stack.process.returncode == 0
-    wait_for(lambda: status(instance, run_id) is Status.SUCCESS, 30, "the end of the run")
+    wait_for(lambda: status(instance, run_id) is Status.SUCCESS, 120, "the end of the run")
     stack.start()
 
 
@@ -306,12 +306,12 @@ def test_where_runs_end_with_the_services_they_save_first_and_resume_at_the_next
     stack.start()
     stack.wait_until_ready()
     run_id = launch(stack, "train", "stopped")
-    wait_for(lambda: len(steps(stack, "stopped")) > 3, 60, "the training")
+    wait_for(lambda: len(steps(stack, "stopped")) > 3, 240, "the training")
     assert stack.process is not None
     stack.process.terminate()
     assert stack.process.wait(30) == 0
     assert descendants(RUN, run_id) == []
     assert len(steps(stack, "stopped")) < STEPS
     stack.start()
-    wait_for(lambda: lineage(instance, "stopped") == [Status.SUCCESS, Status.FAILURE], 90, "the end of the run")
+    wait_for(lambda: lineage(instance, "stopped") == [Status.SUCCESS, Status.FAILURE], 240, "the end of the run")
     assert steps(stack, "stopped") == [str(step) for step in range(STEPS)]

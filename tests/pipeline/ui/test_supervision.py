@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import pytest
 from dagster._daemon.types import DaemonHeartbeat
 from sqlalchemy.exc import OperationalError
 
-from benchmarks.soak import wait_for
+from benchmarks.soak import free_port, wait_for
 from pipeline.errors import ServiceError
 from pipeline.runs import output
 from pipeline.runs.instance import opened
@@ -72,7 +71,7 @@ def test_services_end_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
         service = int(supervisor.stdout.readline())
         assert identify(service)
         supervisor.kill()
-    wait_for(lambda: not identify(service), 10, "the end of the service")
+    wait_for(lambda: not identify(service), 60, "the end of the service")
 
 
 def test_a_database_that_cannot_be_read_does_not_end_the_services(
@@ -114,8 +113,7 @@ def test_a_service_that_hangs_is_killed_and_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(services, "FIRST_DELAY", 0.01)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = (sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1")
     service = Service("web", command, lambda: True)
     health = Health(interval=0.05, answer=0.2, misses=3)
@@ -132,12 +130,12 @@ def test_a_service_that_hangs_is_killed_and_started_again(
         look()
         return services.answers(f"http://127.0.0.1:{port}", 1.0)
 
-    wait_for(answered, 20, "the first process")
+    wait_for(answered, 120, "the first process")
     before = len(seen)
     assert service.process is not None
     os.kill(service.process.pid, signal.SIGSTOP)
-    wait_for(lambda: (look(), len(seen) > before)[1], 20, "another process")
-    wait_for(answered, 20, "its answer")
+    wait_for(lambda: (look(), len(seen) > before)[1], 120, "another process")
+    wait_for(answered, 120, "its answer")
     assert "web does not answer any more; it is killed" in capfd.readouterr().err
     service.end()
 

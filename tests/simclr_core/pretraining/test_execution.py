@@ -81,10 +81,12 @@ def test_gradient_checkpointing_changes_no_bit(prepared: Path, undisturbed: dict
 @needs_compiler
 @pytest.mark.slow
 def test_a_compiled_run_continues_to_the_same_bytes(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(prepared / "compiled"))  # else what earlier runs left in /tmp
     configure(prepared, compile=True, epochs=1)
     interrupt(prepared, monkeypatch, "pretrain.step:raise@4")
     pretrain.run(prepared)
     resumed = results(prepared)
+    assert metrics_of(prepared)["compile_fallback"] is None
     assert metrics_of(prepared)["compiled"] is True
     pretrain.run(prepared)
     assert results(prepared) == resumed
