@@ -25,6 +25,7 @@ from PIL import Image
 
 from deploy.artifact import publish
 from deploy.images.preprocess import canonicalize, open_image
+from pipeline.config import PrepareConfig
 from pipeline.errors import GateError
 from pipeline.ingest.raw import read_bytes
 from pipeline.params import read
@@ -101,7 +102,9 @@ def run(workspace: Workspace) -> None:
             raise GateError("no training image was accepted; see reports/validation.html for the reasons")
         labeled = sum(row["split"] == "train" and row["label"] is not None for row in rows)
         images = {"train": counts["train"], "train_labelled": labeled, "test": counts["test"]}
-        card = DatasetCard(classes, sums.mean(), sums.std(), sums.min_side, sums.max_side, images, _digest(rows))
+        card = DatasetCard(
+            classes, sums.mean(), sums.std(), sums.min_side, sums.max_side, images, _digest(rows, params)
+        )
         write_card(folder, card)
     seconds = time.monotonic() - started
     record_timing("prepare", workspace=workspace.root, seconds=seconds, images_per_second=len(rows) / seconds)
@@ -177,8 +180,10 @@ def _encode(image: Image.Image, quality: int) -> tuple[str, bytes]:
     return "jpg", content.getvalue()
 
 
-def _digest(rows: list[dict[str, Any]]) -> str:
+def _digest(rows: list[dict[str, Any]], params: PrepareConfig) -> str:
+    """Of what is in the images and of how they are stored: a training continues with the very pixels it began with."""
     lines = sorted(f"{row['sha256']} {row['split']} {json.dumps(row['label'])}\n" for row in rows)
+    lines.append(f"{params.short_side} {params.jpeg_quality}\n")
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

@@ -20,6 +20,7 @@ SimclrError (ValueError)
 ├── ReplayError                  there is no such step to run again
 ├── TrackerError                 a tracker's package is not installed
 ├── LaunchError                  the processes of a distributed run could not be started
+├── GroupError                   the processes of a distributed run would not train the same thing
 └── ParityError                  the exported encoder does not compute what the trained one computes
 """
 
@@ -137,6 +138,10 @@ class TrackerError(SimclrError):
 
 class LaunchError(SimclrError):
     """The processes of a distributed run could not be started."""
+
+
+class GroupError(SimclrError):
+    """The processes of a distributed run have other images, weights, parameters or packages than each other."""
 
 
 class ParityError(SimclrError):

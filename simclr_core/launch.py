@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from tempfile import TemporaryDirectory
 from types import FrameType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 import torch.distributed
@@ -41,6 +41,8 @@ GRACE = 5  # seconds
 SHUTDOWN_TIMEOUT = 30  # seconds from SIGTERM to SIGKILL: a step and a checkpoint
 RUN_ID = "simclr-"  # and the launcher's process; torch hands it to every process that it starts
 
+Item = TypeVar("Item")
+
 
 @dataclass(frozen=True)
 class Member:
@@ -49,6 +51,20 @@ class Member:
     rank: int
     size: int
     device: torch.device
+
+    def gathered(self, value: Item) -> list[Item]:
+        """What every process gives, in the order of the ranks; all of them call this at once."""
+        values = [value] * self.size
+        if self.size > 1:
+            torch.distributed.all_gather_object(values, value)
+        return values
+
+    def from_first(self, value: Item) -> Item:
+        """What the first process gives, on every process; all of them call this at once."""
+        values = [value]
+        if self.size > 1:
+            torch.distributed.broadcast_object_list(values)
+        return values[0]
 
 
 def processes() -> int:

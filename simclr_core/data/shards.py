@@ -147,6 +147,13 @@ def read_card(prepared: Path) -> DatasetCard:
         raise DatasetError(f"{path}: cannot be read ({error}); run `simclr run --select prepare`") from None
 
 
+def content_digest(prepared: Path) -> str:
+    """SHA-256 of all that training reads: the card, each image's place and label, and the shards' names, which are
+    hashes of their bytes."""
+    parts = [prepared / "dataset.json", *(prepared / "train" / name for name in ("index.npy", "shards.json"))]
+    return hashlib.sha256(b"".join(hashlib.sha256(part.read_bytes()).digest() for part in parts)).hexdigest()
+
+
 def _close(descriptors: list[int]) -> None:
     for descriptor in descriptors:
         os.close(descriptor)

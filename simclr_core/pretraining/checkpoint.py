@@ -12,7 +12,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,6 +134,15 @@ def newest_training(run: Path) -> Path | None:
         reasons = "; ".join(map(str, damaged.values()))
         raise CheckpointError(f"{run}: no checkpoint verifies ({reasons}); remove the directory to start from nothing")
     return None
+
+
+def newest_step(run: Path) -> int:
+    """The step of the newest checkpoint that verifies, 0 for none; nothing is changed, unlike by ``newest_training``."""
+    for checkpoint in _checkpoints(run):
+        with suppress(ArtifactError):
+            verify(checkpoint)
+            return int(checkpoint.name.removeprefix("step-"))
+    return 0
 
 
 def load_training(checkpoint: Path) -> TrainingState:

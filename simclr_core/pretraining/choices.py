@@ -9,8 +9,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch.distributed
-
 from deploy.artifact import write_atomically
 from simclr_core.launch import Member
 
@@ -29,13 +27,11 @@ def settled(folder: Path, name: str, member: Member, choose: Callable[[], Choice
     Every process of the group calls this; ``choose`` may talk to the others, and the first process's word counts.
     """
     path = folder / f"{name}.json"
-    earlier = _from_first(
-        Choice(**json.loads(path.read_text())) if member.rank == 0 and path.exists() else None, member
-    )
+    known = Choice(**json.loads(path.read_text())) if member.rank == 0 and path.exists() else None
+    earlier = member.from_first(known)
     if earlier is not None:
         return earlier
-    chosen = _from_first(choose(), member)
-    assert chosen is not None
+    chosen = member.from_first(choose())
     if member.rank == 0:
         write_atomically(path, json.dumps(asdict(chosen)) + "\n")
     return chosen
@@ -43,16 +39,4 @@ def settled(folder: Path, name: str, member: Member, choose: Callable[[], Choice
 
 def first_fault(fault: str | None, member: Member) -> str | None:
     """The fault that the lowest rank found, None when no process found one."""
-    if member.size == 1:
-        return fault
-    faults: list[str | None] = [None] * member.size
-    torch.distributed.all_gather_object(faults, fault)
-    return next((one for one in faults if one is not None), None)
-
-
-def _from_first(choice: Choice | None, member: Member) -> Choice | None:
-    if member.size == 1:
-        return choice
-    shared = [choice]
-    torch.distributed.broadcast_object_list(shared)
-    return shared[0]
+    return next((one for one in member.gathered(fault) if one is not None), None)

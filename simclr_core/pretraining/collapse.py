@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import torch.distributed
-
 from simclr_core.errors import CollapseError
 from simclr_core.launch import Member
 from simclr_core.monitoring.diagnostics import Record, is_collapsed
@@ -48,11 +46,9 @@ class CollapseAlarm:
         if self.patience is None:
             return
         raised = member.rank == 0 and collapsed_epochs(state.history) >= self.patience
-        found = [state.history[-1] if raised else None]
-        if member.size > 1:
-            torch.distributed.broadcast_object_list(found)
-        if found[0] is not None:
-            raise CollapseError(found[0], self.patience)
+        found = member.from_first(state.history[-1] if raised else None)
+        if found is not None:
+            raise CollapseError(found, self.patience)
         if member.rank == 0 and self.healthy is not None:
             _keep(self.healthy, state)
 
@@ -72,7 +68,7 @@ def with_roll_backs(train: Callable[..., Result], run: Path, factor: float, limi
     Raises:
         CollapseError: of the last attempt.
     """
-    done = roll_backs(run)
+    done = member.from_first(roll_backs(run))
     while True:
         try:
             return train(folder=attempt_folder(run, done), learning_rate_scale=factor**done)

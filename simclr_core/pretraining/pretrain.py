@@ -21,7 +21,7 @@ from deploy.images.preprocess import Preprocessing
 from simclr_core import launch
 from simclr_core.augmentation.augmentations import Augmentation
 from simclr_core.config import PretrainConfig, WatchConfig
-from simclr_core.data.shards import DatasetCard, ShardedImages, read_card
+from simclr_core.data.shards import DatasetCard, ShardedImages, content_digest, read_card
 from simclr_core.errors import BatchSizeError
 from simclr_core.lars import LARS, parameter_groups
 from simclr_core.launch import Member
@@ -36,8 +36,9 @@ from simclr_core.model.projection_head import build_projection_head
 from simclr_core.monitoring.diagnostics import choose_monitor
 from simclr_core.monitoring.history import Progress, summary
 from simclr_core.monitoring.trackers import open_trackers
-from simclr_core.params import read_block
+from simclr_core.params import flatten, read_block
 from simclr_core.pretraining import checkpoint
+from simclr_core.pretraining.agreement import require_agreement, resume_point
 from simclr_core.pretraining.batches import Batches
 from simclr_core.pretraining.choices import Choice, settled
 from simclr_core.pretraining.collapse import CollapseAlarm, with_roll_backs
@@ -62,6 +63,13 @@ class Inputs:
     start: Start
     key: str
     folder: Path
+    content: str  # digest of what training reads of data/prepared
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What every process of a group has to have alike."""
+        parameters = dict(flatten({"pretrain": self.config.model_dump()}))
+        return {"data/prepared": self.content, "models/initial": self.start.identity, **parameters}
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -77,44 +85,51 @@ def run(workspace: Path) -> None:
 
     Raises:
         SimclrError, ArtifactError: whatever is wrong with the parameters, the data, the start, an earlier checkpoint,
-            the loss or the features.
+            the loss or the features; that another process of the group has other inputs.
         SystemExit: 128 + the signal that asked to stop; everything up to the last step is saved.
     """
     inputs = read_inputs(workspace)
+    prefer_deterministic_kernels()
+    with launch.member() as member:
+        require_agreement(inputs.facts, member)
+        with checkpoint.locked(inputs.folder) if member.rank == 0 else nullcontext():
+            _train_and_publish(workspace, inputs, member)
+
+
+def _train_and_publish(workspace: Path, inputs: Inputs, member: Member) -> None:
     config, card, start, folder = inputs.config, inputs.card, inputs.start, inputs.folder
     watch, on_collapse = read_block(workspace / "params.yaml", "watch", WatchConfig), config.on_collapse
-    prefer_deterministic_kernels()
-    with launch.member() as member, checkpoint.locked(folder) if member.rank == 0 else nullcontext():
-        batches = inputs.batches(member)
-        schedule = plan(config, batches.steps_per_epoch, start)
-        learner, arithmetic = build(inputs, batches)
-        monitor, trackers = None, []
-        if member.rank == 0:
-            _announce(inputs, learner.network, schedule, arithmetic, member)
-            monitor = choose_monitor(inputs.images, card, inputs.preprocessing, config.monitor_images, config.seed)
-            trackers = open_trackers(watch.trackers, workspace / ".simclr", inputs.key, config.model_dump())
-        acts, rolls_back = on_collapse.action != "report", on_collapse.action == "roll_back"
-        alarm = CollapseAlarm(on_collapse.patience if acts else None, folder / "healthy" if rolls_back else None)
-        board, seen = workspace / ".simclr" / "tensorboard" / inputs.key, schedule.steps * config.batch_size
-        with Progress(schedule.epochs, seen, board, member.rank > 0, trackers, watch.embedding_map_every) as progress:
-            observers = Observers(monitor, progress, alarm)
-            attempt = partial(train, learner, batches, observers, schedule, config.checkpoint_every_steps)
-            limit = on_collapse.max_roll_backs if rolls_back else 0
-            history = with_roll_backs(attempt, folder, on_collapse.learning_rate_factor, limit, member)
-            seconds, images_per_second = progress.seconds, progress.images_per_second
-        if member.rank == 0:
-            failpoint("pretrain.trained")
-            encoder, skipped = learner.network[0], learner.scaler.skipped
-            report = describe(config, start, schedule, encoder, history, arithmetic, skipped)
-            publish_pretrained(workspace, config, card, inputs.preprocessing, learner.network, history, report)
-            draw_views(workspace / "reports" / "augmentations.png", batches, inputs.preprocessing)
-            failpoint("pretrain.reported")
-            checkpoint.remove_training(folder)
-            parts = {f"{name}_seconds": spent for name, spent in progress.parts.items()}
-            rates = {"seconds": seconds, "images_per_second": images_per_second, **parts}
-            record_timing("pretrain", workspace=workspace, **rates)
-            message = f"{schedule.steps} steps, {summary(history[-1])}{progress.lost}"
-            emit("end", stage="pretrain", message=message, **history[-1])
+    batches = inputs.batches(member)
+    schedule = plan(config, batches.steps_per_epoch, start)
+    begun = resume_point(folder, member)
+    learner, arithmetic = build(inputs, batches)
+    monitor, trackers = None, []
+    if member.rank == 0:
+        _announce(inputs, learner.network, schedule, arithmetic, member, begun)
+        monitor = choose_monitor(inputs.images, card, inputs.preprocessing, config.monitor_images, config.seed)
+        trackers = open_trackers(watch.trackers, workspace / ".simclr", inputs.key, config.model_dump())
+    acts, rolls_back = on_collapse.action != "report", on_collapse.action == "roll_back"
+    alarm = CollapseAlarm(on_collapse.patience if acts else None, folder / "healthy" if rolls_back else None)
+    board, seen = workspace / ".simclr" / "tensorboard" / inputs.key, schedule.steps * config.batch_size
+    with Progress(schedule.epochs, seen, board, member.rank > 0, trackers, watch.embedding_map_every) as progress:
+        observers = Observers(monitor, progress, alarm)
+        attempt = partial(train, learner, batches, observers, schedule, config.checkpoint_every_steps)
+        limit = on_collapse.max_roll_backs if rolls_back else 0
+        history = with_roll_backs(attempt, folder, on_collapse.learning_rate_factor, limit, member)
+        seconds, images_per_second = progress.seconds, progress.images_per_second
+    if member.rank == 0:
+        failpoint("pretrain.trained")
+        encoder, skipped = learner.network[0], learner.scaler.skipped
+        report = describe(config, start, schedule, encoder, history, arithmetic, skipped)
+        publish_pretrained(workspace, config, card, inputs.preprocessing, learner.network, history, report)
+        draw_views(workspace / "reports" / "augmentations.png", batches, inputs.preprocessing)
+        failpoint("pretrain.reported")
+        checkpoint.remove_training(folder)
+        parts = {f"{name}_seconds": spent for name, spent in progress.parts.items()}
+        rates = {"seconds": seconds, "images_per_second": images_per_second, **parts}
+        record_timing("pretrain", workspace=workspace, **rates)
+        message = f"{schedule.steps} steps, {summary(history[-1])}{progress.lost}"
+        emit("end", stage="pretrain", message=message, **history[-1])
 
 
 def read_inputs(workspace: Path) -> Inputs:
@@ -123,7 +138,8 @@ def read_inputs(workspace: Path) -> Inputs:
     card, images = read_card(prepared), ShardedImages(prepared / "train")
     start = read_start(workspace, config)
     key = checkpoint.run_key(config.model_dump(), card.digest, start.identity)
-    return Inputs(config, card, images, start, key, workspace / ".simclr" / "runs" / key)
+    folder = workspace / ".simclr" / "runs" / key
+    return Inputs(config, card, images, start, key, folder, content_digest(prepared))
 
 
 def build(inputs: Inputs, batches: Batches) -> tuple[Learner, Arithmetic]:
@@ -231,13 +247,16 @@ def prefer_deterministic_kernels() -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def _announce(inputs: Inputs, network: nn.Module, schedule: Schedule, arithmetic: Arithmetic, member: Member) -> None:
+def _announce(
+    inputs: Inputs, network: nn.Module, schedule: Schedule, arithmetic: Arithmetic, member: Member, begun: int
+) -> None:
     """What follows from configuration, data and machine together, before it costs hours."""
     config, images = inputs.config, len(inputs.images)
+    again = f"continuing at step {begun} of {schedule.steps}, begun " if begun else ""
     parameters = sum(parameter.numel() for parameter in network.parameters())
     message = (
-        f"from {inputs.start}: {images} images, {schedule.epochs} epochs of {schedule.steps_per_epoch} steps of "
-        f"{config.batch_size} images; {config.encoder.name} and head with {parameters:,} parameters, "
+        f"{again}from {inputs.start}: {images} images, {schedule.epochs} epochs of {schedule.steps_per_epoch} steps "
+        f"of {config.batch_size} images; {config.encoder.name} and head with {parameters:,} parameters, "
         f"{config.optimizer} up to {schedule.peak:.4g}; "
         f"{config.image_size} pixels, {member.size} x {member.device.type}, {arithmetic.precision.value}, "
         f"{arithmetic.execution.value}{', gradient checkpointing' if config.gradient_checkpointing else ''}"

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch.distributed
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
@@ -141,21 +140,20 @@ def update(learner: Learner, learning_rate: float) -> None:
 
 
 def resume(folder: Path, learner: Learner, member: Member) -> tuple[int, list[Record], list[tuple[float, float]]]:
-    """The newest checkpoint, chosen by the first process for all, put into the learner: its step, the history, and the
-    unfinished epoch. None there is step 0."""
-    newest = [checkpoint.newest_training(folder) if member.rank == 0 else None]
-    if member.size > 1:
-        torch.distributed.broadcast_object_list(newest)
-    if newest[0] is None:
+    """The first process's newest checkpoint, put into every process's learner: its step, the history, and the
+    unfinished epoch. None there is step 0. The others need not share its disk."""
+    newest = checkpoint.newest_training(folder) if member.rank == 0 else None
+    found = member.from_first(newest and (newest, checkpoint.load_training(newest)))
+    if found is None:
         return 0, [], []
-    state = checkpoint.load_training(newest[0])
-    fill(learner.network, state.network, newest[0], "the network of params.yaml")
+    path, state = found
+    fill(learner.network, state.network, path, "the network of params.yaml")
     checkpoint.restore_optimizer(learner.optimizer, state.optimizer)
     learner.objective.restore(state.objective)
     learner.scaler.restore(state.scaler)
     failpoint("pretrain.resumed")
     if member.rank == 0:
-        logger.info("continuing from step %d (%s)", state.step, newest[0])
+        logger.info("continuing from step %d (%s)", state.step, path)
     return state.step, list(state.history), list(state.unfinished)
 
 

@@ -53,6 +53,19 @@ def test_an_interrupted_run_continues_to_the_same_bytes(
     assert runs(prepared) == []
 
 
+def test_what_is_said_first_is_that_it_continues(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    interrupt(prepared, monkeypatch, "pretrain.step:raise@8")
+    announced = [message for message in caplog.messages if "from scratch" in message]
+    assert announced[0].startswith("from scratch: 96 images")
+    caplog.clear()
+    pretrain.run(prepared)
+    (announced,) = (message for message in caplog.messages if "from scratch" in message)
+    assert announced.startswith("continuing at step 6 of 12, begun from scratch: 96 images")
+
+
 def test_a_disk_that_fills_in_the_background_stops_the_training_and_loses_nothing(
     prepared: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

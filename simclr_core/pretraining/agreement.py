@@ -1,0 +1,86 @@
+"""What the processes of a training compare before its first step, so that all of them train the same thing.
+
+Each reads its own disk, which need not be that of the others. DistributedDataParallel compares the shapes of the
+weights and nothing else: with other images, other parameters or an older checkpoint on one rank it trains to the end.
+"""
+
+import socket
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from simclr_core.errors import CheckpointError, GroupError
+from simclr_core.launch import Member
+from simclr_core.pretraining import checkpoint
+from simclr_core.pretraining.collapse import attempt_folder, roll_backs
+
+SHOWN = 3  # differences in a message, and digits of a hash that tell two apart: 12
+DIGITS = 12
+
+
+def require_agreement(facts: Mapping[str, object], member: Member) -> None:
+    """Every process of the group calls this at once, before any other exchange; ``facts`` name what shapes training.
+
+    Raises:
+        GroupError: on every process; names what differs, and each rank's value of it.
+    """
+    own = {**facts, "simclr-pipeline": version("simclr-pipeline"), "torch": torch.__version__}
+    everyone = member.gathered((socket.gethostname(), {name: _short(value) for name, value in own.items()}))
+    names = dict.fromkeys(name for _, given in everyone for name in given)
+    differing = {
+        name: values for name in names if len(set(values := [given.get(name, "unknown") for _, given in everyone])) > 1
+    }
+    if differing:
+        hosts = [host for host, _ in everyone]
+        listed = [f"{name} is {_by_rank(values, hosts)}" for name, values in differing.items()]
+        more = [f"and {len(listed) - SHOWN} more differ"] if len(listed) > SHOWN else []
+        raise GroupError(
+            f"the {member.size} processes would not train the same thing: {'; '.join(listed[:SHOWN] + more)}; give "
+            "every machine the same params.yaml, data/prepared, models/initial and packages, and start again"
+        )
+
+
+def resume_point(run: Path, member: Member) -> int:
+    """The step from which the group continues the training in ``run``, 0 for a start; the first process's disk counts.
+
+    Every process calls it at once. Others may lack what the first one has, which hands it out; none may be ahead of it.
+
+    Raises:
+        CheckpointError: on every process; another rank has a later checkpoint, as after a restart with swapped roles.
+    """
+    if member.rank == 0:  # the others look only when it has set aside what is damaged: the disk may be shared
+        checkpoint.newest_training(attempt_folder(run, roll_backs(run)))
+    member.from_first(None)
+    attempt = roll_backs(run)
+    own = (attempt, checkpoint.newest_step(attempt_folder(run, attempt)))
+    everyone = member.gathered((own, f"rank {member.rank} on {socket.gethostname()}: {run}"))
+    first = everyone[0][0]
+    (furthest, step), place = max(everyone, key=lambda one: one[0])
+    if (furthest, step) > first:
+        raise CheckpointError(
+            f"this training stands at step {step} for {place}, but the first process has {_described(first[1])}: "
+            "start the processes so that rank 0 is where that folder is, or copy the folder to rank 0's machine; to "
+            "train from the start, remove the folder"
+        )
+    return first[1]
+
+
+def _described(step: int) -> str:
+    return f"step {step}" if step else "no checkpoint of it"
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text[:DIGITS] if len(text) == 64 and all(digit in "0123456789abcdef" for digit in text) else text
+
+
+def _by_rank(values: Sequence[str], hosts: Sequence[str]) -> str:
+    """``1 on rank 0 (host a), 2 on ranks 1 and 2 (host b)``."""
+    parts = []
+    for value in dict.fromkeys(values):
+        ranks = [rank for rank, other in enumerate(values) if other == value]
+        named = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"
+        parts.append(f"{value} on {named} ({', '.join(dict.fromkeys(hosts[rank] for rank in ranks))})")
+    return ", ".join(parts)
