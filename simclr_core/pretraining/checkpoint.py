@@ -137,7 +137,7 @@ def newest_training(run: Path) -> Path | None:
 
 
 def newest_step(run: Path) -> int:
-    """The step of the newest checkpoint that verifies, 0 for none; nothing is changed, unlike by ``newest_training``."""
+    """The step of the newest checkpoint that verifies, 0 for none. Unlike ``newest_training``, it changes nothing."""
     for checkpoint in _checkpoints(run):
         with suppress(ArtifactError):
             verify(checkpoint)

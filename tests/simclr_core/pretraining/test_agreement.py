@@ -7,11 +7,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import deploy.failpoint
 import numpy as np
 import pytest
 import torch
 
+import deploy.failpoint
 from simclr_core import launch
 from simclr_core.errors import SimclrError
 from simclr_core.launch import Member
