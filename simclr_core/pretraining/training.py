@@ -143,7 +143,7 @@ def resume(folder: Path, learner: Learner, member: Member) -> tuple[int, list[Re
     """The first process's newest checkpoint, put into every process's learner: its step, the history, and the
     unfinished epoch. None there is step 0. The others need not share its disk."""
     newest = checkpoint.newest_training(folder) if member.rank == 0 else None
-    found = member.from_first(newest and (newest, checkpoint.load_training(newest)))
+    found = member.from_first((newest, checkpoint.load_training(newest)) if newest else None)
     if found is None:
         return 0, [], []
     path, state = found
