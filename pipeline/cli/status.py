@@ -18,7 +18,7 @@ def describe_workspace(workspace: Workspace) -> str:
     lines = [f"workspace  {workspace.root}", f"raw        {images:,} images in {len(raw)} batches"]
     if not raw:
         return "\n".join([*lines, "next       put images into inbox/unlabeled, then `simclr run`"])
-    with ThreadPoolExecutor(1) as pool:  # DVC is a process of its own, and takes longer than all else
+    with ThreadPoolExecutor(1) as pool:  # DVC runs in a separate process, and takes longer than all else
         asked = pool.submit(client.changed_stages, workspace.root)
         disk = storage.usage(workspace)
         changed = asked.result()
