@@ -223,7 +223,7 @@ DEFECTS = (
         "training sees the test images",
         "simclr_core/pretraining/pretrain.py",
         (('ShardedImages(prepared / "train")', 'ShardedImages(prepared / "test")'),),
-        f"{PRETRAIN}::test_leaves_a_model_reports_and_no_trace_of_the_way_there",
+        f"{PRETRAIN}::test_pretraining_leaves_a_model_and_reports_and_no_temporary_files",
     ),
 )
 

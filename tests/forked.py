@@ -22,8 +22,8 @@ CONTEXT.set_forkserver_preload(IMPORTED.split())
 
 @cache
 def start_server() -> None:
-    """Start it with no output of its own: it outlives whatever the standard streams lead to for the moment, and a log
-    that waits for the last who can write to it would wait for the end of the tests."""
+    """Start it without its own output: it outlives the present standard streams, and the reader of a log that it kept
+    open would wait until the tests end."""
     kept = {number: os.dup(number) for number in (1, 2)}
     try:
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):

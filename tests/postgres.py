@@ -23,7 +23,7 @@ IS_ROOT = os.geteuid() == 0  # which PostgreSQL refuses to run as
 
 
 class Database:
-    """A server of our own, on a free port of this machine, with its data and its log in this folder."""
+    """A separate server on a free port of this machine, with its data and its log in this folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.programs = folder, PROGRAMS

@@ -53,7 +53,7 @@ def test_no_function_takes_more_than_seven_parameters() -> None:
     assert found == []
 
 
-def test_no_folder_holds_more_modules_than_a_person_can_look_through() -> None:
+def test_no_folder_holds_more_than_eighteen_modules() -> None:
     folders = Counter(path.parent for path in sources("pipeline", "simclr_core", "deploy", "tests"))
     assert {folder: count for folder, count in folders.items() if count > MOST_MODULES} == {}
 
@@ -129,7 +129,7 @@ def test_each_contract_on_imports_is_kept_and_finds_what_breaks_it(packages: Pat
         ("deploy/room/__init__.py", "the rooms of deploy"),
     ],
 )
-def test_a_new_room_has_to_be_given_its_layer(packages: Path, path: str, contract: str) -> None:
+def test_a_new_folder_needs_a_layer(packages: Path, path: str, contract: str) -> None:
     (packages / path).parent.mkdir(exist_ok=True)
     (packages / path).touch()
     assert broken_contracts(packages) == [contract]
@@ -203,6 +203,6 @@ def test_make_targets_of_the_readme_exist() -> None:
     assert "make test" in (ROOT / ".ci" / "run").read_text()
 
 
-def test_the_clone_ignores_what_every_workspace_ignores() -> None:
+def test_the_repository_ignores_the_files_that_every_workspace_ignores() -> None:
     assert set(workspaces.IGNORED_BY_GIT) <= set((ROOT / ".gitignore").read_text().split())
     assert (ROOT / ".dvcignore").read_text().split() == list(workspaces.IGNORED_BY_DVC)

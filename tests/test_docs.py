@@ -69,7 +69,7 @@ ALL_BLOCKS = [block for page in PAGES for block in blocks(page)]
 
 
 @pytest.mark.parametrize(("name", "limit"), GUIDE.items())
-def test_the_guide_is_read_in_one_sitting(name: str, limit: int) -> None:
+def test_the_guide_is_short(name: str, limit: int) -> None:
     lines = (ROOT / "docs" / name).read_text(encoding="utf-8").splitlines()
     assert 50 < len(lines) <= limit
 
@@ -191,10 +191,10 @@ def test_mentioned_commands_exist(line: str, page: str) -> None:
     "lie",
     [
         "simclr frobnicate",
-        "simclr run --selekt pretrain",
+        "simclr run --selects pretrain",
         "simclr init",
         "simclr ui --port three",
-        "simclr --workspce x status",
+        "simclr --workplace x status",
         "simclr-deploy embed models/bundle photo.jpg",
         "simclr-deploy serve models/bundle --ports 8000",
         "dvc remote modify --defaultt storage verify true",
@@ -239,7 +239,7 @@ def test_documented_settings_exist(page: Path) -> None:
 def test_an_invented_setting_is_found() -> None:
     (key,) = settings("Set `gates.max_los: 3` to be strict, not `deploy.load`.")
     assert setting_fault(key)
-    (key,) = settings("simclr run --set pretrain.augmentation.blurr=1")
+    (key,) = settings("simclr run --set pretrain.augmentation.blurs=1")
     assert setting_fault(key)
     assert setting_fault("pretrain.queue.length")
     assert setting_fault("pretrain.epochs.more")
@@ -247,7 +247,7 @@ def test_an_invented_setting_is_found() -> None:
 
 
 @pytest.mark.parametrize("block", [block for block in ALL_BLOCKS if block.language == "yaml"], ids=str)
-def test_yaml_is_read_by_what_it_is_for(block: Block) -> None:
+def test_yaml_examples_are_accepted_by_the_program_that_reads_them(block: Block) -> None:
     """Part of params.yaml or of dagster.yaml, whichever of the two accepts it."""
     content = yaml.safe_load(block.text)
     assert not params_faults(content) or not dagster_faults(content)

@@ -26,7 +26,7 @@ USED_BY_OTHERS = {
 }
 
 
-def test_the_names_that_others_use_are_among_them() -> None:
+def test_the_old_names_include_those_that_users_import() -> None:
     assert USED_BY_OTHERS.items() <= OLD_NAMES.items()
     assert len(OLD_NAMES) >= 90
 
@@ -75,6 +75,6 @@ def test_a_module_of_the_package_comes_before_a_function_of_the_same_name() -> N
     assert done.stdout.split(" <") == ["<class 'module'>", "class 'module'>\n"]
 
 
-def test_an_attribute_that_never_was_is_refused() -> None:
+def test_an_unknown_attribute_is_refused() -> None:
     with pytest.raises(AttributeError, match=r"module 'pipeline.cli' has no attribute 'nothing'"):
         import_module("pipeline.cli").nothing  # noqa: B018

@@ -79,5 +79,5 @@ def test_the_questions_of_a_newcomer_have_a_page(site: Path) -> None:
     "lie",
     ["<script src='https://cdn.example.org/a.js'></script>", "<img src='//a/b.png'>", "@import 'https://a/b.css';"],
 )
-def test_what_comes_from_elsewhere_is_found(lie: str) -> None:
+def test_a_resource_from_elsewhere_is_found(lie: str) -> None:
     assert foreign(lie) != []

@@ -61,7 +61,7 @@ def test_zizmor_finds_nothing_in_the_workflows() -> None:
         (r"- run: make test", "- run: echo ${{ github.event.pull_request.title }}"),
     ],
 )
-def test_zizmor_would_find_it(good: str, bad: str, tmp_path: Path) -> None:
+def test_zizmor_finds_a_planted_fault(good: str, bad: str, tmp_path: Path) -> None:
     shutil.copytree(GITHUB, tmp_path / ".github")
     workflow = tmp_path / ".github" / "workflows" / "tests.yml"
     text, count = re.subn(good, bad, workflow.read_text())
@@ -71,7 +71,7 @@ def test_zizmor_would_find_it(good: str, bad: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
-def test_every_job_says_what_it_may_do_and_no_more_than_it_needs(path: Path) -> None:
+def test_every_job_declares_only_the_permissions_that_it_needs(path: Path) -> None:
     workflow = read(path)
     allowed = {"publish": {"id-token": "write"}}
     assert workflow["permissions"] == {}
@@ -79,14 +79,14 @@ def test_every_job_says_what_it_may_do_and_no_more_than_it_needs(path: Path) -> 
         assert job["permissions"] == allowed.get(name, {"contents": "read"}), name
 
 
-def test_nothing_is_published_that_has_not_passed() -> None:
+def test_nothing_is_published_before_its_tests_pass() -> None:
     jobs = read(GITHUB / "workflows" / "release.yml")["jobs"]
     assert set(jobs["publish"]["needs"]) == {"tests", "build"}
     assert jobs["tests"]["uses"] == "./.github/workflows/tests.yml"
     assert jobs["publish"]["environment"] == "pypi"
 
 
-def test_every_python_is_tested_that_the_package_claims() -> None:
+def test_every_declared_python_version_is_tested() -> None:
     pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     claimed = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', pyproject)
     jobs = read(GITHUB / "workflows" / "tests.yml")["jobs"]
@@ -95,7 +95,7 @@ def test_every_python_is_tested_that_the_package_claims() -> None:
     assert f'requires-python = ">={claimed[0]}"' in pyproject
 
 
-def test_what_the_workflows_run_is_here() -> None:
+def test_commands_of_the_workflows_exist() -> None:
     """Targets of the Makefile, and files; programs of .venv come by the lock."""
     steps = [
         step["run"]
@@ -114,7 +114,7 @@ def test_what_the_workflows_run_is_here() -> None:
     assert [name for name in programs if not (Path(sys.executable).parent / name).exists()] == []
 
 
-def test_the_hooks_are_programs_of_the_lock(tmp_path: Path) -> None:
+def test_the_hooks_run_programs_pinned_in_the_lock(tmp_path: Path) -> None:
     """No hook is fetched from elsewhere, so each works offline and at the version that `make test` has."""
     assert program("pre-commit", "validate-config").returncode == 0
     (repository,) = read(ROOT / ".pre-commit-config.yaml")["repos"]

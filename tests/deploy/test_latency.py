@@ -72,7 +72,7 @@ def test_the_processor_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert latency.processor() in (platform.processor(), platform.machine())
 
 
-def test_the_peak_of_memory_never_falls() -> None:
+def test_peak_memory_never_decreases() -> None:
     before = latency.peak_megabytes()
     held = np.ones(20_000_000)  # 160 MB
     after = latency.peak_megabytes()

@@ -117,7 +117,7 @@ COMPOSE_FILES = [COMPOSE, GPU, SERVER / "compose.yaml"]
 
 
 @pytest.mark.parametrize("file", COMPOSE_FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_compose_files_fit_the_compose_specification(file: Path) -> None:
+def test_compose_files_follow_the_compose_specification(file: Path) -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

@@ -26,7 +26,7 @@ def one(kind: str) -> dict[str, Any]:
     return found
 
 
-def test_kubernetes_knows_every_field() -> None:
+def test_every_manifest_fits_the_kubernetes_schema() -> None:
     for document in documents():
         kubernetes_validate.validate(document, "1.37", strict=True)
     wrong = one("Deployment")
@@ -65,7 +65,7 @@ def test_there_is_never_a_second_pod() -> None:
     assert one("PersistentVolumeClaim")["spec"]["accessModes"] == ["ReadWriteOncePod"]
 
 
-def test_names_in_the_manifests_meet() -> None:
+def test_names_and_labels_match_between_the_manifests() -> None:
     deployment, service, policy = one("Deployment"), one("Service"), one("NetworkPolicy")
     template = deployment["spec"]["template"]
     labels, pod = template["metadata"]["labels"], template["spec"]
@@ -85,7 +85,7 @@ def test_names_in_the_manifests_meet() -> None:
         assert f"create secret generic {secret} " in operations
 
 
-def test_the_gpu_overlay_patches_what_is_there() -> None:
+def test_the_gpu_overlay_patches_existing_fields() -> None:
     overlay = yaml.safe_load((KUBERNETES / "gpu" / "kustomization.yaml").read_text())
     patch = yaml.safe_load((KUBERNETES / "gpu" / overlay["patches"][0]["path"]).read_text())
     base = one("Deployment")

@@ -58,7 +58,7 @@ def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     assert unit_faults(UNIT.read_text(), tmp_path) == []
 
 
-@pytest.mark.parametrize("fault", ["NoNewPrivilegs=yes", "[Servce]"])
+@pytest.mark.parametrize("fault", ["NoNewPrivilegs=yes", "[Servicee]"])
 def test_a_fault_in_the_unit_is_found(tmp_path: Path, fault: str) -> None:
     text = UNIT.read_text().replace("[Install]", f"{fault}\n[Install]")
     assert unit_faults(text, tmp_path) != []

@@ -170,7 +170,7 @@ def test_mail_is_logged_in_and_delivered(place: Workspace, monkeypatch: pytest.M
     assert message.get_content().splitlines()[:2] == ["line one", "line two"]
 
 
-def test_secrets_and_images_stay_here(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_alerts_contain_no_secret_and_no_image(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     text = (
         f"fatal: https://me:{SECRET}@git.example.com and s3://b/x?X-Amz-Signature={SECRET}a with {SECRET}\n"
@@ -232,9 +232,7 @@ def test_a_closed_port_and_a_silent_server_are_logged_in_time(
     assert SECRET not in str(waited + closed)
 
 
-def test_a_mail_server_that_refuses_is_logged_without_its_words(
-    place: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refusing_mail_server_is_logged_without_its_answer(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     with mail(f"554 no {SECRET}".encode()) as (server, _):
         monkeypatch.setenv(alerts.SMTP, server)
         monkeypatch.setenv(alerts.EMAIL, "me@example.com")
@@ -271,7 +269,7 @@ def test_an_address_that_is_not_valid_or_not_safe_is_refused_without_repeating_i
     assert SECRET not in problem
 
 
-def test_mail_without_encryption_stays_on_this_machine(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unencrypted_mail_is_only_sent_to_this_machine(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     with mail() as (server, received):
         monkeypatch.setattr(alerts, "_loopback", lambda url: False)  # as if it were another machine
         monkeypatch.setenv(alerts.SMTP, server.replace("://", f"://bot:{SECRET}@"))

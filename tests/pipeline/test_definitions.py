@@ -28,7 +28,7 @@ def load_in_a_new_process(code: str, folder: Path) -> str:
     return done.stdout.strip()
 
 
-def test_the_code_location_loads_nothing_heavy(
+def test_the_code_location_loads_no_heavy_library(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
 ) -> None:
     """About a second and a half of a processor, which a shared machine may stretch."""
@@ -45,7 +45,7 @@ def test_the_code_location_loads_nothing_heavy(
 
 
 @pytest.mark.slow
-def test_the_workspace_is_the_nearest_above_and_the_variable_wins(
+def test_the_nearest_parent_workspace_is_used_unless_the_variable_is_set(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = "import pipeline.definitions as d; print(d.defs.resources['workspace'].root)"
@@ -55,7 +55,7 @@ def test_the_workspace_is_the_nearest_above_and_the_variable_wins(
     assert load_in_a_new_process(code, workspace.inbox) == str(other)
 
 
-def test_outside_a_workspace_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outside_a_workspace_the_error_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(WORKSPACE, raising=False)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WorkspaceError, match="simclr init"):
@@ -70,7 +70,7 @@ def test_a_new_workspace_loads_before_its_first_ingest(workspace: Workspace) -> 
     assert {"raw_images", "data/manifest", "data/prepared", "models/pretrained", "models/bundle"} <= keys
 
 
-def test_everything_is_described(workspace: Workspace) -> None:
+def test_every_definition_has_a_description(workspace: Workspace) -> None:
     definitions = build_definitions(workspace)
     for spec in definitions.resolve_all_asset_specs():
         assert spec.description, spec.key
@@ -111,7 +111,7 @@ def test_every_gate_blocks(workspace: Workspace) -> None:
     assert all(check.description for check in checks.values())
 
 
-def test_retrain_covers_everything_and_takes_its_configuration(workspace: Workspace) -> None:
+def test_retrain_covers_every_asset_and_takes_its_configuration(workspace: Workspace) -> None:
     definitions = build_definitions(workspace)
     job = definitions.resolve_job_def("retrain")
     everything = {spec.key for spec in definitions.resolve_all_asset_specs()}
@@ -155,6 +155,6 @@ def test_dg_checks_a_new_workspace(workspace: Workspace) -> None:
     assert "All definitions loaded successfully" in done.stdout
 
 
-def test_a_released_encoder_gets_overdue(workspace: Workspace) -> None:
+def test_a_released_encoder_becomes_overdue(workspace: Workspace) -> None:
     specs = {spec.key.to_user_string(): spec for spec in build_definitions(workspace).resolve_all_asset_specs()}
     assert specs["released_encoder"].freshness_policy == freshness(workspace)

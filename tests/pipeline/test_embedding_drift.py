@@ -124,7 +124,7 @@ def test_more_of_the_same_is_not_drift(workspace: Workspace) -> None:
     ],
     ids=["a new class", "swapped channels", "two fifths of a new class"],
 )
-def test_what_the_champion_has_not_seen_is_drift(workspace: Workspace, new: Callable[[], list[bytes]]) -> None:
+def test_images_unlike_those_of_the_champion_are_drift(workspace: Workspace, new: Callable[[], list[bytes]]) -> None:
     found = judged(workspace, new(), pictures(300, 1, 0, 1, 2), random_features())
     assert found["verdict"] == "drift"
     assert "to v0.0.2" in found["advice"]
@@ -132,7 +132,7 @@ def test_what_the_champion_has_not_seen_is_drift(workspace: Workspace, new: Call
 
 
 @pytest.mark.slow
-def test_a_new_class_that_no_statistic_of_the_images_tells_is_novel_to_an_encoder(workspace: Workspace) -> None:
+def test_an_encoder_detects_a_new_class_that_image_statistics_miss(workspace: Workspace) -> None:
     """A third of the batch are bags: ``drift`` sees nothing in that (see its tests), the champion does."""
     files: dict[bool, list[bytes]] = {True: [], False: []}
     with tarfile.open(ARCHIVE, "r:xz") as archive:
@@ -163,7 +163,7 @@ def test_the_most_novel_images_are_named_and_drawn(workspace: Workspace) -> None
         assert (np.abs(colors.astype(int) - [0, 0, 255]).max(axis=1) < 30).any(), "the strangest is drawn"
 
 
-def test_only_the_first_of_each_are_looked_at(workspace: Workspace) -> None:
+def test_only_the_first_images_by_hash_are_compared(workspace: Workspace) -> None:
     block = {"reference_images": 100, "batch_images": 60}
     workspace.params.write_text(yaml.safe_dump(TINY_PARAMS | {"embedding_drift": block}))
     new = pictures(90, 2, 0, 1)
@@ -183,7 +183,7 @@ def test_only_the_first_of_each_are_looked_at(workspace: Workspace) -> None:
         (100, 200, random_features(), {"enabled": False}, "embedding_drift.enabled"),
     ],
 )
-def test_what_cannot_be_judged_is_said(
+def test_the_reason_is_reported_when_drift_cannot_be_judged(
     workspace: Workspace, new: int, earlier: int, bundle: Bundle | None, block: dict[str, Any], why: str
 ) -> None:
     workspace.params.write_text(yaml.safe_dump(TINY_PARAMS | {"embedding_drift": block}))
@@ -232,7 +232,7 @@ def test_prepared_images_of_another_manifest_are_refused(workspace: Workspace) -
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
-def test_an_encoder_that_gives_no_numbers_is_refused(workspace: Workspace) -> None:
+def test_an_encoder_with_output_that_is_not_finite_is_refused(workspace: Workspace) -> None:
     with pytest.raises(NonFiniteFeaturesError, match=r"champion: .* not finite"):
         judged(workspace, pictures(60, 2, 0, 1), pictures(150, 1, 0, 1), random_features(gain=np.inf))
 
@@ -249,7 +249,7 @@ def test_a_damaged_or_missing_champion_is_refused(workspace: Workspace) -> None:
         run(workspace)
 
 
-def test_a_truncated_prepared_image_is_said(workspace: Workspace) -> None:
+def test_a_truncated_prepared_image_is_reported(workspace: Workspace) -> None:
     content = io.BytesIO(pictures(1, 2, 0)[0])
     damaged = content.getvalue()[:-30]
     with pytest.raises(DatasetError, match=r"restore them with `dvc checkout --force`"):

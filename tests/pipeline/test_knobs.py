@@ -66,7 +66,7 @@ def test_every_knob_and_every_block_is_described() -> None:
 
 
 @pytest.mark.parametrize("name", KNOBS)
-def test_a_description_is_a_fragment_that_a_sentence_may_follow(name: str) -> None:
+def test_a_description_is_a_fragment_in_lower_case_without_a_period(name: str) -> None:
     description = KNOBS[name].description or ""
     assert "\n" not in description
     assert "  " not in description
@@ -102,7 +102,7 @@ def test_a_block_is_described_by_the_first_paragraph_of_its_docstring() -> None:
         ("dry", "true or false", False),
     ],
 )
-def test_what_is_allowed_is_described(name: str, allowed: str, null: bool) -> None:
+def test_allowed_values_are_described(name: str, allowed: str, null: bool) -> None:
     field = House.model_fields[name]
     assert (knobs.allowed(field), knobs.takes_null(field)) == (allowed, null)
 
@@ -113,7 +113,7 @@ def test_choices_are_listed_as_in_a_sentence() -> None:
     assert knobs.enumerate_choices(["a", "b", "c"]) == "a, b, or c"
 
 
-def test_comments_are_written_again_and_nothing_else_changes() -> None:
+def test_rewriting_the_comments_changes_nothing_else() -> None:
     before = """\
 # A line at the top # with a mark
 house:  # an old comment
@@ -144,7 +144,7 @@ house:                        # A house to paint
     assert knobs.annotate(after, {"house": House}) == after
 
 
-def test_the_shipped_params_yaml_has_a_comment_forevery_key_and_no_line_too_long() -> None:
+def test_the_shipped_params_yaml_has_a_comment_for_every_key_and_no_long_line() -> None:
     lines = PARAMS.splitlines()
     assert [line for line in lines if re.match(r" *\w+:", line) and " # " not in line] == []
     assert [line for line in lines if len(line) > 120] == []

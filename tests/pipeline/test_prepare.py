@@ -106,7 +106,7 @@ def test_quarantined_images_stay_out(filled: Workspace) -> None:
     assert hashlib.sha256(data).hexdigest() not in {images.key(position) for position in range(31)}
 
 
-def test_twice_gives_the_same_bytes(filled: Workspace) -> None:
+def test_running_twice_gives_the_same_bytes(filled: Workspace) -> None:
     ingest(filled)
     accept(filled)
 
@@ -117,7 +117,7 @@ def test_twice_gives_the_same_bytes(filled: Workspace) -> None:
     assert written() == written()
 
 
-def test_a_broken_contract_stops_here(filled: Workspace) -> None:
+def test_a_broken_contract_stops_the_preparation(filled: Workspace) -> None:
     ingest(filled)
     with pytest.raises(GateError, match=r"validation\.json does not exist; .*: `simclr run --select validate`"):
         prepare.run(filled)

@@ -31,7 +31,7 @@ def header(name: str) -> str:
     return " ".join(line.removeprefix("# ") for line in takewhile(lambda line: line.startswith("#"), lines))
 
 
-def test_the_recipes() -> None:
+def test_the_recipes_are_listed_and_the_default_changes_nothing() -> None:
     assert tuple(recipe.recipes()) == NAMES
     assert recipe.params_of("cpu-small", BASE) == BASE
 
@@ -53,7 +53,7 @@ def test_every_recipe_says_where_it_comes_from_and_whose_numbers_it_quotes(name:
 
 
 @pytest.mark.parametrize("name", NAMES[1:])
-def test_only_what_the_recipe_names_differs(name: str) -> None:
+def test_only_the_keys_of_the_recipe_differ(name: str) -> None:
     def flat(mapping: dict[str, object], prefix: str = "") -> dict[str, object]:
         found: dict[str, object] = {}
         for key, value in mapping.items():
@@ -93,7 +93,7 @@ def test_the_constants_are_those_of_the_papers(tmp_path: Path) -> None:
     assert (medical.augmentation.grayscale, medical.augmentation.blur) == (0, 0)
 
 
-def test_a_workspace_begins_with_its_recipe(tmp_path: Path) -> None:
+def test_a_workspace_starts_with_its_recipe(tmp_path: Path) -> None:
     made = workspaces.create(tmp_path / "photographs", recipe="imagenet-r50")
     assert made.params.read_text(encoding="utf-8") == recipe.params_of("imagenet-r50", BASE)
     log = ["git", "log", "--format=%s"]
@@ -111,7 +111,7 @@ def test_help_lists_the_recipes() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["cifar", "medical"])
-def test_it_trains(tmp_path: Path, name: str) -> None:
+def test_a_recipe_trains(tmp_path: Path, name: str) -> None:
     workspace = Workspace(write_prepared(tmp_path))
     workspace.params.write_text(recipe.params_of(name, BASE), encoding="utf-8")
     small = {"image_size": "16", "resize": "16", "batch_size": "32", "epochs": "1", "warmup_epochs": "0"}

@@ -27,7 +27,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", SECRETS.values())
-def test_the_value_of_a_variable_with_a_telling_name(value: str) -> None:
+def test_values_of_variables_with_secret_names_are_redacted(value: str) -> None:
     assert redact(f"login with {value!s} failed") == "login with *** failed"
 
 
@@ -46,14 +46,14 @@ def test_the_value_of_a_variable_with_a_telling_name(value: str) -> None:
         ("Authorization: Bearer eyJhbGciOi.eyJzdWIi.c2ln", "Authorization: Bearer ***"),
     ],
 )
-def test_what_a_url_or_a_header_gives_away(text: str, clean: str) -> None:
+def test_secrets_in_urls_and_headers_are_redacted(text: str, clean: str) -> None:
     assert redact(text) == clean
 
 
-def test_a_secret_in_a_url_in_json_and_line_by_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_in_json_and_in_separate_lines_are_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert redact("?prefix=wJalrXUtnFEMI%2FK7MDENG%2BbPx&x=1") == "?prefix=***&x=1"
-    monkeypatch.setenv("MY_TOKEN", 'quo"te\\d-ü-value')
-    assert redact(r'{"token": "quo\"te\\d-\u00fc-value"}') == '{"token": "***"}'
+    monkeypatch.setenv("MY_TOKEN", 'sec"ret\\d-ü-value')
+    assert redact(r'{"token": "sec\"ret\\d-\u00fc-value"}') == '{"token": "***"}'
     monkeypatch.setenv("SIGNING_KEY", "-----BEGIN-----\nMIIEvQIBADANBgkqhkiG9w0\nend\n")
     assert redact("MIIEvQIBADANBgkqhkiG9w0") == "***"
     assert redact("in the end") == "in the end"
@@ -61,7 +61,7 @@ def test_a_secret_in_a_url_in_json_and_line_by_line(monkeypatch: pytest.MonkeyPa
     assert redact("password hunter-two refused") == "password *** refused"
 
 
-def test_values_of_the_workspaces_own_settings(tmp_path: Path) -> None:
+def test_values_of_the_workspace_settings_are_redacted(tmp_path: Path) -> None:
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc" / "config.local").write_text(
         "[core]\n    remote = storage\n['remote \"storage\"']\n    url = s3://bucket/dvc\n    verify = true\n"
@@ -73,7 +73,7 @@ def test_values_of_the_workspaces_own_settings(tmp_path: Path) -> None:
     assert redactor(tmp_path / "other")(text) == text
 
 
-def test_ordinary_words_short_values_and_paths_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ordinary_words_short_values_and_paths_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "KEYMAP": "default",
         "MY_TOKEN": "abc",
@@ -88,7 +88,7 @@ def test_ordinary_words_short_values_and_paths_stay(monkeypatch: pytest.MonkeyPa
     assert redact(text) == text
 
 
-def test_twice_is_once_for_any_text() -> None:
+def test_redacting_twice_equals_redacting_once() -> None:
     draw = random.Random(0)
     pieces = [
         *SECRETS.values(),
@@ -109,7 +109,7 @@ def test_twice_is_once_for_any_text() -> None:
         assert not any(value in once for value in SECRETS.values())
 
 
-def test_a_long_line_takes_no_longer_than_a_short_one_by_its_length() -> None:
+def test_redaction_time_grows_linearly_with_the_line() -> None:
     hide = redactor()
     for piece in ("a", "a.-", "x://", "?", "?key", "key", "://a:", "Bearer ", "*"):
         text = "?" + piece * (100_000 // len(piece))

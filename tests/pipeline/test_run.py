@@ -59,7 +59,9 @@ def history(workspace: Workspace) -> list[dg.DagsterRunStatus]:
 
 
 @pytest.mark.slow
-def test_from_raw_images_to_the_last_stage_and_again(graph: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_run_goes_from_raw_images_to_the_last_stage_and_repeats_nothing(
+    graph: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
     first = run(graph)
     assert {name: result.outcome for name, result in first.stages.items()} == dict.fromkeys(STAGES, Outcome.EXECUTED)
     assert all(result.seconds > 0 for result in first.stages.values())
@@ -178,7 +180,7 @@ def test_an_error_that_an_asset_shows_as_a_failure_keeps_its_kind(
 
 
 @pytest.mark.slow
-def test_dagster_does_not_start_again_what_a_person_started_here(graph: Workspace) -> None:
+def test_dagster_does_not_restart_a_run_started_at_the_terminal(graph: Workspace) -> None:
     (graph.root / "fault").write_text("error: no luck\n")
     with pytest.raises(StageFailedError):
         run(graph)
@@ -189,7 +191,7 @@ def test_dagster_does_not_start_again_what_a_person_started_here(graph: Workspac
 
 
 @pytest.mark.slow
-def test_a_run_continues_when_no_one_reads_its_lines_any_more(graph: Workspace) -> None:
+def test_a_run_continues_when_its_output_is_closed(graph: Workspace) -> None:
     """As with `simclr run | head -1`."""
     wait = {"cmd": 'echo first >> "$SIMCLR_EVENTS"; until test -e go; do sleep 0.1; done; echo > out', "outs": ["out"]}
     (graph.root / "dvc.yaml").write_text(json.dumps({"stages": {"wait": wait}}))
@@ -205,7 +207,7 @@ def test_a_run_continues_when_no_one_reads_its_lines_any_more(graph: Workspace) 
 
 
 @pytest.mark.slow
-def test_what_a_stage_prints_is_in_the_logs_of_the_ui_and_not_on_the_terminal(graph: Workspace) -> None:
+def test_stage_output_is_in_the_logs_of_the_ui_and_not_on_the_terminal(graph: Workspace) -> None:
     (graph.root / "dvc.yaml").write_text("stages: {talk: {cmd: 'echo a long story; echo > out', outs: [out]}}")
     with start(graph, "talk") as process:
         output, errors = process.communicate(timeout=60)
@@ -235,7 +237,7 @@ def reported(workspace: Workspace, capfd: pytest.CaptureFixture[str], *command: 
 
 
 @pytest.mark.parametrize("command", [["run"], ["ui", "--port", "0"]])
-def test_records_that_cannot_be_read_are_one_line_that_says_which(
+def test_unreadable_run_records_are_one_line_naming_the_database(
     graph: Workspace, command: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with opened(graph.root):
@@ -253,7 +255,7 @@ def test_records_that_cannot_be_read_are_one_line_that_says_which(
 
 
 @pytest.mark.slow
-def test_a_database_that_is_down_is_one_line_and_not_its_password(
+def test_an_unreachable_database_is_one_line_without_the_password(
     graph: Workspace, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     settings = graph.root / "dagster.yaml"

@@ -82,7 +82,7 @@ def test_an_inbox_in_a_bucket(workspace: Workspace, bucket: str) -> None:
     assert files_with_a_secret(workspace.root) == []
 
 
-def test_a_remote_in_a_bucket_gives_back_what_it_got_and_nothing_else(
+def test_a_remote_in_a_bucket_returns_exactly_the_pushed_files(
     workspace: Workspace, bucket: str, tmp_path: Path
 ) -> None:
     root = workspace.root
@@ -117,7 +117,7 @@ def test_a_remote_in_a_bucket_gives_back_what_it_got_and_nothing_else(
     assert files_with_a_secret(root, clone, other) == []
 
 
-def test_wrong_credentials_are_an_error_without_them(
+def test_wrong_credentials_are_an_error_that_does_not_quote_them(
     workspace: Workspace, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (workspace.root / "file").write_text("something")

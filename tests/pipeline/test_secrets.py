@@ -241,7 +241,7 @@ def test_a_signed_address_given_for_one_run_is_used_and_not_kept(planted: Worksp
     assert_clean(planted.root)
 
 
-def test_a_fault_in_dvc_files_is_reported_without_the_secrets_of_the_configuration(planted: Workspace) -> None:
+def test_a_fault_in_dvc_files_is_reported_without_configured_secrets(planted: Workspace) -> None:
     stages = {"stages": {"one": {"cmd": "true", "outs": ["a"]}, CANARIES["local"]: {"cmd": "true", "outs": ["a"]}}}
     (planted.root / "dvc.yaml").write_text(yaml.safe_dump(stages))
     with pytest.raises(DvcError) as raised:

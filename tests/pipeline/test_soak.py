@@ -10,13 +10,13 @@ from benchmarks import soak
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_three_kills_neither_lose_nor_double_a_training(tmp_path: Path) -> None:
+def test_three_kills_neither_lose_nor_repeat_a_training(tmp_path: Path) -> None:
     summary = soak.soak(tmp_path.resolve(), kills=3, versions=1, seed=3, targets=("worker", "all"))
     assert summary["passed"], summary
     assert sum(summary["killed"].values()) == 3
 
 
-def test_the_verdict_sees_what_is_lost_doubled_and_unfinished(tmp_path: Path) -> None:
+def test_the_verdict_detects_lost_doubled_and_unfinished_runs(tmp_path: Path) -> None:
     soak.make_workspace(tmp_path)
     job = soak.defs.resolve_job_def("train")
     expected = "\n".join(str(step) for step in range(soak.STEPS))

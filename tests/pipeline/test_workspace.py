@@ -29,7 +29,7 @@ def test_it_is_found_from_below_by_name_and_by_variable(workspace: Workspace, mo
     assert workspaces.find() == workspace
 
 
-def test_where_there_is_refused_the_fix_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outside_a_workspace_the_error_names_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(WORKSPACE, raising=False)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WorkspaceError, match=r"not inside a workspace; .*simclr init"):
@@ -47,7 +47,7 @@ def test_a_folder_with_files_and_an_unknown_recipe_are_refused(tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_when_a_step_fails_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_step_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "no-git-here"))
     with pytest.raises(WorkspaceError, match=r"git: command not found; .*install Git"):
         workspaces.create(tmp_path / "new")

@@ -62,7 +62,7 @@ def test_an_empty_block_takes_the_defaults(tmp_path: Path, block: str, body: str
 def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
     text = """
     pretrain:
-      lerning_rate: 3
+      learning_rte: 3
       batch_size: 1
       epochs: "5"
       encoder: {stm: cifar, stem: tiny}
@@ -76,7 +76,7 @@ def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
         "pretrain.encoder.stem: given 'tiny', allowed: 'imagenet', 'cifar' or 'compact'",
         "pretrain.encoder.stm: unknown key; did you mean stem?",
         "pretrain.epochs: given '5', allowed: a valid integer",
-        "pretrain.lerning_rate: unknown key; did you mean learning_rate?",
+        "pretrain.learning_rte: unknown key; did you mean learning_rate?",
         "pretrain.temperature: given nan, allowed: a finite number",
     ]
 

@@ -125,7 +125,7 @@ class HostSyncs(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_a_step_waits_for_nothing() -> None:
+def test_a_step_never_waits_for_the_device() -> None:
     network = small_network()
     optimizer = LARS(parameter_groups([network], weight_decay=0.1), lr=0.5)
     for _ in range(2):  # the first one makes the velocities
@@ -147,7 +147,7 @@ def test_a_step_waits_for_nothing() -> None:
         lambda x: torch.masked_select(x, x > 0),
     ],
 )
-def test_what_waits_would_be_counted(operation: Any) -> None:
+def test_waiting_operations_are_counted(operation: Any) -> None:
     with HostSyncs() as waits:
         operation(torch.ones(3))
     assert waits.count == 1

@@ -30,7 +30,7 @@ def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("gpus", "given", "expected"), [(0, None, 1), (0, "3", 3), (4, None, 4), (4, "2", 2)])
-def test_a_process_per_gpu_or_as_many_as_asked(
+def test_one_process_per_gpu_or_the_requested_number(
     monkeypatch: pytest.MonkeyPatch, gpus: int, given: str | None, expected: int
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
@@ -42,14 +42,16 @@ def test_a_process_per_gpu_or_as_many_as_asked(
 
 
 @pytest.mark.parametrize(("gpus", "given"), [(0, "0"), (0, "two"), (0, "-1"), (0, ""), (2, "3")])
-def test_a_number_that_makes_no_sense_is_explained(monkeypatch: pytest.MonkeyPatch, gpus: int, given: str) -> None:
+def test_a_nonsensical_number_is_refused_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, given: str
+) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setenv(launch.PROCESSES, given)
     with pytest.raises(LaunchError, match=f"SIMCLR_PROCESSES='?{given}"):
         launch.processes()
 
 
-def test_alone_there_is_not_a_group() -> None:
+def test_one_process_alone_has_no_process_group() -> None:
     with launch.member() as member:
         assert (member.rank, member.size) == (0, 1)
         assert not torch.distributed.is_initialized()
@@ -172,7 +174,7 @@ def test_two_processes_train_and_after_sigkill_of_one_resume_to_the_same_bytes(
 
 
 @pytest.mark.slow
-def test_sigterm_to_the_launcher_saves_and_leaves_no_one(endless: Path, train: Callable[..., Training]) -> None:
+def test_sigterm_to_the_launcher_saves_and_leaves_no_process(endless: Path, train: Callable[..., Training]) -> None:
     training = train(endless)
     workers = training.is_training()
     asked = time.monotonic()
@@ -185,7 +187,7 @@ def test_sigterm_to_the_launcher_saves_and_leaves_no_one(endless: Path, train: C
 
 
 @pytest.mark.slow
-def test_sigkill_of_the_launcher_leaves_no_one(endless: Path, train: Callable[..., Training]) -> None:
+def test_sigkill_of_the_launcher_leaves_no_process(endless: Path, train: Callable[..., Training]) -> None:
     training = train(endless)
     workers = training.is_training()
     training.launcher.kill()
@@ -194,7 +196,7 @@ def test_sigkill_of_the_launcher_leaves_no_one(endless: Path, train: Callable[..
 
 
 @pytest.mark.slow
-def test_what_is_wrong_is_said_once_and_briefly(prepared: Path, train: Callable[..., Training]) -> None:
+def test_an_error_of_every_process_is_reported_once_in_one_line(prepared: Path, train: Callable[..., Training]) -> None:
     configure(prepared, batch_size=15)
     training = train(prepared)
     assert training.wait() == 2

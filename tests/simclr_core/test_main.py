@@ -29,14 +29,14 @@ def test_a_stage_runs_in_the_workspace_it_is_given(monkeypatch: pytest.MonkeyPat
     assert seen == [tmp_path, Path()]
 
 
-def test_a_fraction_goes_along_with_its_stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_fraction_is_passed_to_its_stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen: list[tuple[Path, str]] = []
     monkeypatch.setattr(finetune, "run", lambda workspace, fraction: seen.append((workspace, fraction)))
     assert main(["--workspace", str(tmp_path), "finetune", "--fraction", "0.1"]) == 0
     assert seen == [(tmp_path, "0.1")]
 
 
-def test_a_step_goes_along_with_a_replay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_step_is_passed_to_a_replay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen: list[tuple[Path, int]] = []
     monkeypatch.setattr(replay, "run", lambda workspace, step: seen.append((workspace, step)))
     assert main(["--workspace", str(tmp_path), "replay", "12"]) == 0
@@ -51,7 +51,7 @@ def test_the_module_of_a_stage_takes_what_the_command_line_gives(name: str) -> N
 
 
 @pytest.mark.parametrize("stage", ["initial", "linear_eval", "export", "compare", "latency"])
-def test_every_stage_is_reached(stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_stage_can_be_started(stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--workspace", str(tmp_path), stage]) == 2  # there is nothing in the workspace
     assert capsys.readouterr().err.startswith(f"error: {tmp_path}")
 

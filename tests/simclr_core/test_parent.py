@@ -26,6 +26,6 @@ def test_a_process_is_killed_with_its_parent() -> None:
     assert (gone, alive) == ([child], [])
 
 
-def test_a_process_whose_parent_is_gone_already_ends_at_once() -> None:
+def test_a_process_whose_parent_has_already_ended_ends_at_once() -> None:
     done = subprocess.run([sys.executable, "-c", CHILD.format(parent=os.getpid() + 1)], capture_output=True, timeout=60)
     assert (done.returncode, done.stdout) == (-signal.SIGKILL, b"")

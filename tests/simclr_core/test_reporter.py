@@ -45,7 +45,7 @@ def test_timings_go_to_the_scratch_folder_of_the_workspace(tmp_path: Path, monke
     assert json.loads((tmp_path / "other/.simclr/timings/export.json").read_text()) == {"seconds": 2}
 
 
-def test_a_failure_is_said_on_stderr_or_left_to_the_launcher(
+def test_a_failure_is_printed_on_stderr_or_left_to_the_launcher(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv(ERROR_FILE, raising=False)

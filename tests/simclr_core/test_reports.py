@@ -17,14 +17,14 @@ names = pytest.mark.parametrize("report", ALL, ids=lambda one: type(one).__name_
 
 
 @names
-def test_the_text_of_a_report_is_what_dvc_has_always_tracked(tmp_path: Path, report: Report) -> None:
+def test_the_text_of_a_report_is_unchanged_for_dvc(tmp_path: Path, report: Report) -> None:
     reports.write(tmp_path, report)
     written = tmp_path / report.file
     assert written.read_text(encoding="utf-8") == (GOLDEN / written.name).read_text(encoding="utf-8")
 
 
 @names
-def test_what_is_read_is_what_was_written(tmp_path: Path, report: Report) -> None:
+def test_a_report_is_read_back_as_written(tmp_path: Path, report: Report) -> None:
     reports.write(tmp_path, report)
     assert reports.read(tmp_path, type(report), report.file) == report
     assert reports.read_each(tmp_path, type(report)) == [report]
@@ -58,7 +58,7 @@ def test_a_broken_report_is_one_line_that_names_it(tmp_path: Path, report: Repor
         ({"loss_last": float("-inf")}, "-Infinity is not a number"),
     ],
 )
-def test_nothing_passes_for_a_number_that_is_not_valid(tmp_path: Path, change: dict[str, object], says: str) -> None:
+def test_invalid_numbers_are_refused(tmp_path: Path, change: dict[str, object], says: str) -> None:
     (tmp_path / "reports").mkdir()
     (tmp_path / PRETRAIN.file).write_text(json.dumps(asdict(PRETRAIN) | change))
     with pytest.raises(ReportError, match=says):
@@ -98,7 +98,7 @@ def test_each_share_of_the_labels_has_its_own_report(tmp_path: Path) -> None:
     assert [report.fraction for report in reports.read_each(tmp_path, FinetuneReport)] == ["0.01", "0.05", "0.1"]
 
 
-def test_what_an_old_commit_says_is_read_if_it_fits() -> None:
+def test_a_report_of_an_old_commit_is_read_if_it_fits() -> None:
     content = asdict(PRETRAIN)
     assert reports.known_in(content, PretrainReport) == PRETRAIN
     for other in (None, [], {}, content | {"loss_last": float("nan")}, content | {"finite": None}):
@@ -111,12 +111,12 @@ def test_without_results_the_object_is_empty(tmp_path: Path) -> None:
     assert reports.read(tmp_path, type(EXPORT)).results == NoResults()
 
 
-def test_what_is_not_a_number_is_not_written(tmp_path: Path) -> None:
+def test_values_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         reports.write(tmp_path, replace(PRETRAIN, loss_last=float("nan")))
     assert not (tmp_path / PRETRAIN.file).exists()
 
 
-def test_the_matter_of_a_part_is_typed_too() -> None:
+def test_nested_fields_are_validated_too() -> None:
     with pytest.raises(ReportError, match=r"^the card lacks what is needed: recall: Field required"):
         reports.parse({"images": 3, "precision": None}, ClassResults, "the card")

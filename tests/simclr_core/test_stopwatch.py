@@ -81,7 +81,7 @@ def test_the_wait_for_an_item_is_charged_and_the_work_on_it_is_not(clock: Clock)
         assert counted.lap() == {**dict.fromkeys(PARTS, 0.0), "data": 7, "augment": 6, "other": 30}
 
 
-def test_other_threads_have_no_part_in_it(clock: Clock) -> None:
+def test_other_threads_are_not_timed(clock: Clock) -> None:
     def elsewhere() -> None:
         with part("augment"):
             clock.pass_(5)
@@ -141,7 +141,7 @@ def test_on_a_gpu_nothing_waits_before_the_lap(monkeypatch: pytest.MonkeyPatch) 
             assert FakeEvent.waits == lap + 1  # the first when the stopwatch was started
 
 
-def test_without_ddp_there_is_not_an_exchange() -> None:
+def test_without_ddp_there_is_no_exchange() -> None:
     seconds = {"backward": 3.0, "communication": 1.0}
     assert with_exchange(seconds, nn.Linear(2, 2), 10) == seconds
 

@@ -28,7 +28,7 @@ def loaded(*command: str, **variables: str) -> tuple[list[tuple[str, str]], str]
 
 
 @pytest.mark.usefixtures("undecided")
-def test_without_a_word_from_the_user_threads_spin_briefly() -> None:
+def test_by_default_threads_spin_briefly() -> None:
     assert f"GOMP_SPINCOUNT={wait_policy.SPINS}" in wait_policy.apply()
     assert os.environ["GOMP_SPINCOUNT"] == wait_policy.SPINS
     assert "OMP_WAIT_POLICY" not in os.environ
@@ -43,7 +43,7 @@ def test_without_a_word_from_the_user_threads_spin_briefly() -> None:
         {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"},
     ],
 )
-def test_a_user_who_has_decided_is_left_alone(monkeypatch: pytest.MonkeyPatch, given: dict[str, str]) -> None:
+def test_a_policy_set_by_the_user_is_kept(monkeypatch: pytest.MonkeyPatch, given: dict[str, str]) -> None:
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     line = wait_policy.apply()
@@ -56,7 +56,7 @@ def test_a_user_who_has_decided_is_left_alone(monkeypatch: pytest.MonkeyPatch, g
     ("given", "spins"),
     [({}, wait_policy.SPINS), pytest.param({"GOMP_SPINCOUNT": "77"}, "77", marks=pytest.mark.slow)],
 )
-def test_a_stage_has_decided_when_openmp_is_loaded(given: dict[str, str], spins: str, tmp_path: Path) -> None:
+def test_the_policy_is_set_before_openmp_is_loaded(given: dict[str, str], spins: str, tmp_path: Path) -> None:
     policies, said = loaded("-m", "simclr_core", "--workspace", str(tmp_path), "export", **given)
     assert {spun for _, spun in policies} == {spins}
     assert f"GOMP_SPINCOUNT={spins}" in said  # in the stage's own words

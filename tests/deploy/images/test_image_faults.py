@@ -116,7 +116,7 @@ def test_text_that_decompresses_to_megabytes_is_refused(where: str) -> None:
     assert refused.value.reason == "metadata_bomb"
 
 
-def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded() -> None:
+def test_a_jpeg_with_endless_scans_is_refused_before_it_is_decoded() -> None:
     """Each scan makes the decoder process the whole image; data after the end marker is not part of the image."""
     content = io.BytesIO()
     Image.new("L", (500, 500), 128).save(content, "JPEG", progressive=True)

@@ -26,13 +26,13 @@ def test_the_sample_is_balanced_small_and_free_of_duplicates() -> None:
     assert len({Image.open(io.BytesIO(data)).tobytes() for data in contents.values()}) == 10_000
 
 
-def test_the_inbox_is_filled_with_both(workspace: Workspace) -> None:
+def test_the_inbox_holds_the_sample_and_the_hard_cases(workspace: Workspace) -> None:
     fill_inbox(workspace)
     files = [path for path in workspace.inbox.rglob("*") if path.is_file()]
     assert len(files) == 10_001 + len(found_in_the_wild(encode(draw(0, 1))))
 
 
-def test_what_is_in_the_wild_is_what_its_name_says() -> None:
+def test_each_hard_case_is_refused_or_converted_as_its_name_says() -> None:
     files = found_in_the_wild(encode(draw(0, 1)))
     verdicts = {}
     for path, data in files.items():

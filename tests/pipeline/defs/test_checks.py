@@ -68,7 +68,7 @@ def check(case: Case, gate: str) -> dg.AssetCheckResult:
     return result
 
 
-def test_a_verdict_is_shown_with_all_that_it_says() -> None:
+def test_a_check_result_shows_every_part_of_its_verdict() -> None:
     numbers = {"top1": 71.5, "images": 40, "holds": True, "version": "v1", "p": None, "ids": ["a"], "dark": {"n": 2}}
     error = check_result(Verdict(passed=False, description="too little", numbers=numbers))
     assert (error.passed, error.description, error.severity) == (False, "too little", dg.AssetCheckSeverity.ERROR)
@@ -80,7 +80,7 @@ def test_a_verdict_is_shown_with_all_that_it_says() -> None:
     assert (warning.asset_key, warning.check_name) == (asset_key("data/manifest"), "no_gps")
 
 
-def test_every_gate_blocks_waits_for_the_workspace_and_says_what_it_is() -> None:
+def test_every_gate_blocks_waits_for_the_workspace_and_has_a_description() -> None:
     specs: dict[str, Any] = {}
     for gate in GATES:
         (spec,) = gate.check_specs
@@ -102,7 +102,7 @@ def test_drift_warns_about_the_asset_of_its_stage_and_does_not_block(case: Case)
     assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.WARN)
 
 
-def test_a_rejection_tells_candidate_gate_reason_run_and_numbers(
+def test_a_rejection_records_candidate_gate_reason_run_and_numbers(
     case: Case, candidate: str, rejections: list[tuple[Any, ...]]
 ) -> None:
     """Through Dagster as it is, in its own run as when a gate is repeated from the UI: nothing is computed."""
@@ -126,7 +126,7 @@ def test_a_rejection_tells_candidate_gate_reason_run_and_numbers(
     assert recorded == [candidate, "not_collapsed", evaluation.description, result.run_id, numbers]
 
 
-def test_the_registry_keeps_what_was_refused_by_each_gate(case: Case, candidate: str) -> None:
+def test_the_registry_records_the_rejection_by_each_gate(case: Case, candidate: str) -> None:
     result = check(case, "representation")
     assert not check(case, "size_budget").passed
     (kept,) = open_registry(Workspace(case.folder)).rejections()
@@ -146,7 +146,7 @@ def test_the_registry_keeps_what_was_refused_by_each_gate(case: Case, candidate:
         ("size_budget", "{"),
     ],
 )
-def test_what_is_not_a_verdict_against_the_candidate_is_not_recorded(
+def test_only_verdicts_against_the_candidate_are_recorded(
     case: Case,
     candidate: str,
     rejections: list[tuple[Any, ...]],
@@ -160,7 +160,7 @@ def test_what_is_not_a_verdict_against_the_candidate_is_not_recorded(
 
 
 @pytest.mark.parametrize("fault", ["no candidate", "registry"])
-def test_a_rejection_that_cannot_be_recorded_leaves_the_verdict(
+def test_a_rejection_that_cannot_be_recorded_does_not_change_the_verdict(
     case: Case, fault: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if fault == "registry":
@@ -176,7 +176,7 @@ def test_a_rejection_that_cannot_be_recorded_leaves_the_verdict(
 
 
 @pytest.mark.parametrize("passed", [True, False])
-def test_a_gate_that_does_not_pass_stops_what_comes_after_it(
+def test_a_failed_gate_stops_every_later_step(
     case: Case, candidate: str, rejections: list[tuple[Any, ...]], passed: bool
 ) -> None:
     case.put("reports/pretrain.json", PRETRAIN | {"collapsed": not passed})

@@ -31,7 +31,7 @@ stages:
 """
 
 
-def test_each_expectation_has_a_check_that_says_what_it_is() -> None:
+def test_each_expectation_has_a_check_with_a_description() -> None:
     specs = {spec.name: spec for spec in expectation_checks.check_specs}
     assert set(specs) == {rule.name for rule in RULES}
     for rule in RULES:
@@ -41,7 +41,7 @@ def test_each_expectation_has_a_check_that_says_what_it_is() -> None:
     assert expectation_checks.node_def.pools == {"dvc"}  # the report must not change under the checks
 
 
-def test_a_verdict_on_each_is_given_to_its_check(tmp_path: Path) -> None:
+def test_each_check_reports_the_verdict_on_its_expectation(tmp_path: Path) -> None:
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports" / "validation.json").write_text(json.dumps(contract(unmet(CRITICAL), unmet(WARNING))))
     results: Any = expectation_checks(dg.build_asset_check_context(), Workspace(tmp_path))
@@ -53,10 +53,8 @@ def test_a_verdict_on_each_is_given_to_its_check(tmp_path: Path) -> None:
     assert found[CRITICAL].metadata["sample_ids"] == dg.MetadataValue.json(unmet(CRITICAL)["sample_ids"])
 
 
-def test_an_error_that_no_one_foresaw_leaves_no_check_without_a_word(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Dagster continues without a check that says nothing."""
+def test_an_unexpected_error_still_gives_every_check_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dagster silently skips a check that yields no result."""
 
     def fail(*_: object) -> None:
         raise RuntimeError("no luck")
@@ -92,7 +90,7 @@ def computed(folder: Path) -> list[str]:
         ("{", False),
     ],
 )
-def test_only_what_is_critical_stops_what_comes_after(tmp_path: Path, text: str, continues: bool) -> None:
+def test_only_critical_expectations_stop_later_steps(tmp_path: Path, text: str, continues: bool) -> None:
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports" / "validation.json").write_text(text, encoding="utf-8")
     assert computed(tmp_path) == (["manifest", "prepared"] if continues else ["manifest"])

@@ -44,7 +44,7 @@ def keys(block: type[params.Block], prefix: str) -> Iterator[str]:
                 yield from keys(kind, f"{prefix}{name}.")
 
 
-def test_every_key_is_there_with_a_description() -> None:
+def test_every_key_is_offered_with_a_description() -> None:
     fields = shown()
     wanted = {key for name, block in params.BLOCKS.items() for key in keys(block, f"{name}.")}
     assert {"pretrain.epochs", "pretrain.queue.size", "pretrain.augmentation.crop_scale", "gates.confidence"} <= wanted
@@ -53,7 +53,7 @@ def test_every_key_is_there_with_a_description() -> None:
         assert description, name
 
 
-def test_descriptions_are_those_of_the_models_with_what_is_allowed() -> None:
+def test_descriptions_come_from_the_models_with_the_allowed_values() -> None:
     fields = shown()
     monitor = PretrainConfig.model_fields["monitor_images"].description
     assert fields["pretrain.monitor_images"][1] == f"T{monitor[1:]}. Allowed: a whole number, at least 16."
@@ -65,7 +65,7 @@ def test_descriptions_are_those_of_the_models_with_what_is_allowed() -> None:
     assert fields["pretrain.seed"][1].endswith(" Allowed: a whole number, at least 0, below 4,294,967,296.")
 
 
-def test_a_block_is_described_by_its_field_or_by_what_it_is() -> None:
+def test_a_block_is_described_by_its_field_or_its_docstring() -> None:
     fields = shown()
     assert fields["ingest"][1] == "How new files become raw batches."
     assert fields["pretrain.warm_start"][1].startswith("What differs when pretraining continues from a champion.")
@@ -100,7 +100,7 @@ def test_every_value_of_the_shipped_params_yaml_is_accepted_and_means_itself(wor
     assert params.read(workspace) == shipped
 
 
-def test_what_is_left_out_changes_nothing_and_overrides_win() -> None:
+def test_omitted_keys_change_nothing_and_overrides_win() -> None:
     assert RawImagesConfig().settings() == {}
     assert RawImagesConfig(sources=["a"], pretrain=None).settings() == {}
     config = RawImagesConfig(
@@ -114,6 +114,6 @@ def test_what_is_left_out_changes_nothing_and_overrides_win() -> None:
     }
 
 
-def test_a_dump_of_it_is_a_run_configuration() -> None:
+def test_a_dumped_configuration_is_accepted_as_run_configuration() -> None:
     validate(**RawImagesConfig(sources=["inbox"]).model_dump())
     validate()

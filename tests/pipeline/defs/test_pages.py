@@ -35,7 +35,9 @@ def served(workspace: Workspace, shown: dg.MetadataValue) -> list[bytes]:
     return files
 
 
-def test_a_wide_picture_is_reduced_with_a_link_to_all_of_it(workspace: Workspace, instance: dg.DagsterInstance) -> None:
+def test_a_wide_picture_is_reduced_with_a_link_to_the_full_one(
+    workspace: Workspace, instance: dg.DagsterInstance
+) -> None:
     file = workspace.root / "curves.png"
     file.write_bytes(encode(draw(0, 0, side=2 * WIDTH)))
     shown = show(instance, file)
@@ -48,7 +50,7 @@ def test_a_wide_picture_is_reduced_with_a_link_to_all_of_it(workspace: Workspace
 
 
 @pytest.mark.parametrize("data", [encode(draw(0, 0)), b"not a real picture"])
-def test_another_picture_is_shown_as_it_is(workspace: Workspace, instance: dg.DagsterInstance, data: bytes) -> None:
+def test_a_small_picture_is_shown_unchanged(workspace: Workspace, instance: dg.DagsterInstance, data: bytes) -> None:
     file = workspace.root / "map.png"
     file.write_bytes(data)
     assert served(workspace, show(instance, file)) == [data, data]
@@ -63,14 +65,14 @@ def test_a_report_is_a_link(workspace: Workspace, instance: dg.DagsterInstance) 
     assert served(workspace, shown) == [b"<p>fine</p>"]
 
 
-def test_what_is_too_large_is_named_only(workspace: Workspace, instance: dg.DagsterInstance) -> None:
+def test_a_file_that_is_too_large_is_only_named(workspace: Workspace, instance: dg.DagsterInstance) -> None:
     file = workspace.root / "huge.png"
     file.write_bytes(bytes(LARGEST_BYTES + 1))
     assert show(instance, file) == dg.MetadataValue.path(file)
     assert not (workspace.root / STORED).exists()
 
 
-def test_copies_go_with_the_old_logs_unless_they_are_shown_again(
+def test_copies_are_removed_with_old_logs_unless_shown_again(
     workspace: Workspace, instance: dg.DagsterInstance
 ) -> None:
     old = time.time() - (storage.LOG_DAYS + 1) * 24 * 3600

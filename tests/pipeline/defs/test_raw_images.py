@@ -71,14 +71,14 @@ def test_a_run_does_not_start_on_a_disk_that_is_nearly_full(filled: Workspace) -
     assert not filled.raw.exists()
 
 
-def test_without_sources_it_takes_those_of_the_triggers(filled: Workspace) -> None:
+def test_without_sources_the_sources_of_the_triggers_are_used(filled: Workspace) -> None:
     params = yaml.safe_load(filled.params.read_text())
     params["retraining"]["sources"] = ["inbox/labeled", "inbox/test"]
     filled.params.write_text(yaml.safe_dump(params))
     assert reported(materialize(filled))["new_images"] == 16
 
 
-def test_the_run_knows_which_images_it_has(filled: Workspace) -> None:
+def test_a_run_is_tagged_with_the_digest_of_its_images(filled: Workspace) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         materialize(filled, instance)
         (run,) = instance.get_runs()
@@ -97,7 +97,7 @@ def test_a_run_on_another_source_does_not_need_those_of_the_triggers(filled: Wor
         assert DATA not in run.tags
 
 
-def test_a_run_strikes_out_what_has_expired_and_brings_a_missing_file_back(filled: Workspace) -> None:
+def test_a_run_removes_expired_decisions_and_restores_a_missing_file(filled: Workspace) -> None:
     today = date.today()
     yesterday, tomorrow = today - timedelta(days=1), today + timedelta(days=1)
     expired, holds = (

@@ -96,7 +96,7 @@ def execute(instance: dg.DagsterInstance, **tags: str) -> str:
     return job.execute_in_process(instance=instance, tags=tags, raise_on_error=False).run_id
 
 
-def test_both_are_off_and_take_their_times_from_params_yaml(filled: Workspace) -> None:
+def test_sensor_and_schedule_are_off_and_take_their_times_from_params_yaml(filled: Workspace) -> None:
     configure(filled, schedule="30 4 * * *", timezone="Europe/Berlin")
     triggers = build_retraining(filled)
     (sensor,), (schedule,) = triggers.sensors, triggers.schedules
@@ -112,12 +112,12 @@ def test_a_cron_or_time_zone_that_is_not_valid_is_one_line(filled: Workspace, fa
     configure(filled, **fault)
     with pytest.raises(ParamsError, match=r"params\.yaml: retraining\.schedule or retraining\.timezone"):
         build_retraining(filled)
-    configure(filled, schedul="0 3 * * 0")
+    configure(filled, schedules="0 3 * * 0")
     with pytest.raises(ConfigError, match="did you mean schedule"):
         build_retraining(filled)
 
 
-def test_the_sensor_starts_a_run_when_enough_is_there(
+def test_the_sensor_starts_a_run_when_enough_images_wait(
     filled: Workspace, instance: dg.DagsterInstance, released: SimpleNamespace
 ) -> None:
     assert tick(filled, instance)[0] == "40 new images, the sensor waits for 1,000"
@@ -164,16 +164,12 @@ def test_the_sensor_waits_for_quiet_also_when_files_arrive_with_old_times(
 
 
 @pytest.mark.parametrize("cursor", ["", "1234", "{}", "[]", '{"digest": 3, "since": "yesterday"}', "not json"])
-def test_a_cursor_that_means_nothing_counts_as_none(
-    filled: Workspace, instance: dg.DagsterInstance, cursor: str
-) -> None:
+def test_an_unreadable_cursor_is_ignored(filled: Workspace, instance: dg.DagsterInstance, cursor: str) -> None:
     configure(filled, min_new_images=1)
     assert isinstance(tick(filled, instance, cursor)[0], dg.RunRequest)
 
 
-def test_images_of_a_finished_run_start_no_other_and_new_ones_do(
-    filled: Workspace, persistent: dg.DagsterInstance
-) -> None:
+def test_only_new_images_start_a_run_after_one_has_finished(filled: Workspace, persistent: dg.DagsterInstance) -> None:
     configure(filled, min_new_images=1)
     digest = survey(filled, ["inbox"]).digest
     execute(persistent, **{DATA: digest})
@@ -183,7 +179,7 @@ def test_images_of_a_finished_run_start_no_other_and_new_ones_do(
     assert isinstance(tick(filled, persistent)[0], dg.RunRequest)
 
 
-def test_after_a_failure_only_a_person_or_new_images_start_a_run(
+def test_after_a_failed_run_only_a_person_or_new_images_start_another(
     filled: Workspace, persistent: dg.DagsterInstance
 ) -> None:
     configure(filled, min_new_images=1)
@@ -214,7 +210,7 @@ def test_a_failure_after_the_ingest_is_remembered_though_nothing_is_new_in_the_i
     assert str(tick(filled, instance)[0]).startswith("the last run with these images failed at stage work")
 
 
-def test_a_run_key_that_was_used_is_never_asked_for_again(filled: Workspace, instance: dg.DagsterInstance) -> None:
+def test_a_run_key_is_never_requested_twice(filled: Workspace, instance: dg.DagsterInstance) -> None:
     """Dagster would drop the request, and the UI would show a tick that started nothing for no reason."""
     configure(filled, min_new_images=1)
     execute(instance, **{DATA: "0" * 16, "dagster/run_key": survey(filled, ["inbox"]).digest, "fail": "yes"})
@@ -279,7 +275,7 @@ def test_an_encoder_is_overdue_after_max_age_days(filled: Workspace) -> None:
 
 
 @pytest.mark.slow
-def test_the_triggers_load_nothing_heavy() -> None:
+def test_the_triggers_load_no_heavy_library() -> None:
     code = "import sys, pipeline.defs.retraining as r; print(*{name.partition('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = {"torch", "pandas", "pyarrow", "great_expectations", "onnxruntime", "matplotlib"}

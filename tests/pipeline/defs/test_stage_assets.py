@@ -94,7 +94,7 @@ def test_the_real_graph_has_the_edges_of_dvc_dag(workspace: Workspace, tracked: 
     assert known == dvc_edges(workspace.root)
 
 
-def test_an_asset_says_what_dvc_yaml_says(graph: Workspace) -> None:
+def test_assets_match_the_stages_of_dvc_yaml(graph: Workspace) -> None:
     specs = specs_of(graph)
     assert {key.to_user_string() for key in specs} == {
         "data/prepared",
@@ -124,7 +124,7 @@ def test_data_versions_are_the_hashes_of_dvc_lock(computed: Computed) -> None:
     assert event.tags["dagster/input_data_version/data/prepared"] == locked(computed.workspace)[PREPARED]
 
 
-def test_unchanged_is_skipped_deleted_is_restored_and_nothing_is_trained_again(
+def test_unchanged_stages_are_skipped_and_deleted_outputs_restored_without_training(
     computed: Computed, tmp_path: Path
 ) -> None:
     copy = copy_of(computed, tmp_path)
@@ -149,7 +149,7 @@ def test_dvc_repro_alone_gives_the_same_lock(
     assert (graph.root / "dvc.lock").read_bytes() == (computed.workspace.root / "dvc.lock").read_bytes()
 
 
-def test_a_person_sees_numbers_timings_and_pictures(computed: Computed) -> None:
+def test_a_materialization_shows_numbers_timings_and_pictures(computed: Computed) -> None:
     seen = reported(computed.result, PRETRAINED)
     assert seen["dvc/outcome"] == "executed"
     assert seen["letters/count"] == 3
@@ -174,7 +174,7 @@ def test_only_the_chosen_numbers_are_drawn_and_others_may_be_added(graph: Worksp
     ]
 
 
-def test_an_asset_has_a_name_that_says_something_without_its_folder() -> None:
+def test_an_asset_name_is_clear_without_its_folder() -> None:
     names = ("models/finetuned/0.01", "reports/compare.json", "reports/validation.html", "data/raw", "1.5", "a.b/c.d")
     assert [asset_key(name).to_user_string() for name in names] == [
         "models/finetuned_0_01",
@@ -187,14 +187,14 @@ def test_an_asset_has_a_name_that_says_something_without_its_folder() -> None:
 
 
 @pytest.mark.parametrize("text", ['{"finite": tr', '{"loss": NaN}', "[1, 2]", '{"loss": null, "name": "x"}', None])
-def test_what_is_not_a_number_is_left_to_the_gates(graph: Workspace, text: str | None) -> None:
+def test_reports_without_usable_numbers_show_none(graph: Workspace, text: str | None) -> None:
     graph.reports.mkdir()
     if text is not None:
         (graph.reports / "pretrain.json").write_text(text)
     assert numbers(graph, load(graph.root).stages[1]) == {}
 
 
-def test_a_failed_stage_stops_what_depends_on_it(graph: Workspace) -> None:
+def test_a_failed_stage_stops_its_dependents(graph: Workspace) -> None:
     (graph.root / "pretrain.fault").write_text("no luck today")
     result = materialize(graph)
     assert not result.success

@@ -96,7 +96,7 @@ def test_python_in_dvc_yaml_is_this_python_and_ignores_what_is_in_the_workspace(
         ),
     ],
 )
-def test_a_failed_stage_is_named_with_its_last_word(workspace: Workspace, command: str, cause: str) -> None:
+def test_a_failed_stage_is_named_with_its_last_line(workspace: Workspace, command: str, cause: str) -> None:
     write_stage(workspace, command)
     with pytest.raises(StageFailedError) as raised:
         repro(workspace.root, "s")
@@ -114,7 +114,7 @@ def test_a_failed_stage_is_named_with_its_last_word(workspace: Workspace, comman
         ("stages: {train: {cmd: 'true', outs: [model]}}", "tran", "tran"),
     ],
 )
-def test_what_dvc_itself_refuses_is_not_a_stage_failure(
+def test_an_error_of_dvc_itself_is_not_a_stage_failure(
     workspace: Workspace, graph_text: str, stage: str, cause: str
 ) -> None:
     write_graph(workspace, graph_text)
@@ -142,7 +142,7 @@ def test_add_tracks_a_folder_and_passes_on_what_dvc_says(graph: Workspace) -> No
         add(graph.root, graph.root / "missing")
 
 
-def test_the_second_client_is_reported_who_holds_the_workspace(graph: Workspace) -> None:
+def test_the_second_client_learns_which_process_holds_the_workspace(graph: Workspace) -> None:
     with (
         exclusive(graph.root, "ingest"),
         pytest.raises(BusyError, match=rf"busy with ingest of process {os.getpid()}; .*`kill -INT {os.getpid()}`"),
@@ -204,7 +204,7 @@ def alive(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-def test_an_exception_leaves_no_process_however_stubborn(stubborn: Workspace) -> None:
+def test_an_exception_leaves_no_process_that_ignores_signals(stubborn: Workspace) -> None:
     def fail(_: str) -> None:
         raise RuntimeError("the thread of the op was stopped")
 
@@ -216,7 +216,7 @@ def test_an_exception_leaves_no_process_however_stubborn(stubborn: Workspace) ->
         pass
 
 
-def test_what_only_another_session_keeps_alive_is_not_waited_for(workspace: Workspace) -> None:
+def test_a_process_in_another_session_is_not_waited_for(workspace: Workspace) -> None:
     """Torchrun stops its workers before it ends, so one that is left then is lost already."""
     (workspace.root / "stubborn.py").write_text(STUBBORN)
     launch = "import subprocess; subprocess.Popen(['python', 'stubborn.py', 'worker'], start_new_session=True)"
@@ -232,7 +232,7 @@ def test_what_only_another_session_keeps_alive_is_not_waited_for(workspace: Work
     assert not [pid for pid in pids_of(workspace) if alive(pid)]
 
 
-def test_what_a_failed_stage_leaves_running_is_killed(workspace: Workspace) -> None:
+def test_processes_left_by_a_failed_stage_are_killed(workspace: Workspace) -> None:
     (workspace.root / "stubborn.py").write_text(STUBBORN)
     write_stage(workspace, "python stubborn.py worker & until test -s pids; do :; done; exit 7")
     with pytest.raises(StageFailedError):
@@ -241,7 +241,7 @@ def test_what_a_failed_stage_leaves_running_is_killed(workspace: Workspace) -> N
     assert not [pid for pid in pids_of(workspace) if alive(pid)]
 
 
-def test_a_polite_stage_has_time_to_save(workspace: Workspace) -> None:
+def test_a_stage_that_handles_sigterm_has_time_to_save(workspace: Workspace) -> None:
     script = (
         "import os, signal\n"
         "def save(*_):\n"

@@ -23,7 +23,7 @@ def test_a_matrix_is_one_stage_for_each_combination(graph: Workspace) -> None:
     assert project.select("finetune@0.1") == (project.stages[3],)
 
 
-def test_outputs_know_what_they_are(graph: Workspace) -> None:
+def test_outputs_have_the_kind_that_dvc_yaml_gives_them(graph: Workspace) -> None:
     prepare, pretrain, *_ = load(graph.root).stages
     assert prepare.data == (Out("data/prepared", "data", "All of them in one."),)
     assert {(out.path, out.kind) for out in pretrain.outs} == {
@@ -37,17 +37,17 @@ def test_outputs_know_what_they_are(graph: Workspace) -> None:
     assert pretrain.meta["dagster"]["group"] == "training"
 
 
-def test_to_read_a_metric_is_to_depend_on_the_result_it_measures(graph: Workspace) -> None:
+def test_reading_a_metric_depends_on_the_result_that_it_measures(graph: Workspace) -> None:
     project = load(graph.root)
     assert project.upstream(project.stages[2]) == ("models/pretrained",)
 
 
-def test_a_stage_that_writes_only_metrics_results_in_those(workspace: Workspace) -> None:
+def test_a_stage_that_writes_only_metrics_has_them_as_results(workspace: Workspace) -> None:
     write_graph(workspace, "stages: {count: {cmd: ls, metrics: [reports/count.json]}}")
     assert load(workspace.root).stages[0].data == (Out("reports/count.json", "metric"),)
 
 
-def test_overlap_is_symmetric_and_knows_folders_from_prefixes() -> None:
+def test_overlap_is_symmetric_and_tells_folders_from_prefixes() -> None:
     paths = ["data/raw", "data/raw/one.tar", "data/raw2", "data", "reports"]
     related = {(a, b) for a, b in product(paths, paths) if overlap(a, b)}
     assert related == {(b, a) for a, b in related}
@@ -66,7 +66,7 @@ def test_overlap_is_symmetric_and_knows_folders_from_prefixes() -> None:
         ("stage.py prepare", "stage.py prepare --fast", False),
     ],
 )
-def test_the_digest_follows_the_definition_of_its_own_stage(
+def test_the_digest_depends_only_on_the_definition_of_the_stage(
     graph: Workspace, old: str, new: str, changes: bool
 ) -> None:
     before = load(graph.root).stages[1].digest
@@ -120,6 +120,6 @@ def test_a_folder_without_dvc_is_refused(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-def test_an_unknown_stage_is_answered_with_the_known_ones(graph: Workspace) -> None:
+def test_an_unknown_stage_is_refused_with_the_list_of_stages(graph: Workspace) -> None:
     with pytest.raises(DvcError, match=r"no stage .train.; choose from: prepare, pretrain"):
         load(graph.root).select("train")

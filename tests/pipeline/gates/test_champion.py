@@ -31,7 +31,9 @@ from tests.pipeline.gates.reports import (
         (pair(0, 0), pair(0, 0), True),
     ],
 )
-def test_not_worse(case: Case, knn: dict[str, Any], probe: dict[str, Any], passed: bool) -> None:
+def test_not_worse_passes_when_both_bounds_are_above_the_margin(
+    case: Case, knn: dict[str, Any], probe: dict[str, Any], passed: bool
+) -> None:
     bounds = [100 * lower_bound(2000, one["candidate_only"], one["champion_only"], 0.95) for one in (knn, probe)]
     assert passed is all(bound > -2 for bound in bounds), "the case is not what it says"
     verdict = case.compare(representation, knn=knn, probe=probe)
@@ -39,7 +41,7 @@ def test_not_worse(case: Case, knn: dict[str, Any], probe: dict[str, Any], passe
     assert [verdict.numbers[f"{name}/bound"] for name in ("knn", "probe")] == bounds
 
 
-def test_the_sentence_has_numbers_thresholds_and_the_number_of_images(case: Case) -> None:
+def test_the_description_has_numbers_thresholds_and_the_number_of_images(case: Case) -> None:
     bound = 100 * lower_bound(2000, 100, 100, 0.95)
     other = 100 * lower_bound(2000, 90, 80, 0.95)
     assert case.compare(representation).description == (
@@ -57,7 +59,7 @@ def test_the_sentence_has_numbers_thresholds_and_the_number_of_images(case: Case
     assert verdict.numbers["test_images"] == 200
 
 
-def test_more_images_are_not_asked_for_when_there_are_enough(case: Case) -> None:
+def test_no_more_images_are_requested_when_there_are_enough(case: Case) -> None:
     verdict = case.compare(representation, knn=pair(20, 90))
     assert not verdict.passed
     assert "equally good" not in verdict.description
@@ -73,7 +75,9 @@ def test_more_images_are_not_asked_for_when_there_are_enough(case: Case) -> None
         (pair(300, 90), pair(0, 60), False),
     ],
 )
-def test_better(case: Case, knn: dict[str, Any], probe: dict[str, Any], passed: bool) -> None:
+def test_better_passes_when_one_difference_is_significant(
+    case: Case, knn: dict[str, Any], probe: dict[str, Any], passed: bool
+) -> None:
     case.set_limits(release_if="better")
     verdict = case.compare(representation, knn=knn, probe=probe)
     assert (verdict.passed, verdict.judged) == (passed, True)
@@ -95,7 +99,7 @@ def test_thresholds_are_those_of_the_time_of_the_check(case: Case) -> None:
 
 
 @pytest.mark.parametrize("report", [ALONE, UNLABELLED])
-def test_with_nothing_to_compare_it_passes_with_words(case: Case, report: dict[str, Any]) -> None:
+def test_with_nothing_to_compare_it_passes_with_the_reason(case: Case, report: dict[str, Any]) -> None:
     verdict = case.compare(representation, **report)
     assert verdict.passed
     assert verdict.description == f"nothing to compare: {report['reason']}"
@@ -114,7 +118,7 @@ def test_with_nothing_to_compare_it_passes_with_words(case: Case, report: dict[s
         {"knn": pair(100, 100) | {"champion": float("nan")}},
     ],
 )
-def test_impossible_counts_do_not_pass(case: Case, values: dict[str, Any]) -> None:
+def test_impossible_counts_fail(case: Case, values: dict[str, Any]) -> None:
     verdict = case.compare(representation, **values)
     assert not verdict.judged
     assert verdict.description.startswith(COMPARISON)
@@ -190,7 +194,7 @@ def test_low_label_without_a_champion_or_without_labels(case: Case) -> None:
         ),
     ],
 )
-def test_low_label_without_its_evidence(case: Case, files: dict[str, object], says: str) -> None:
+def test_low_label_without_its_reports_fails(case: Case, files: dict[str, object], says: str) -> None:
     verdict = case.ask(low_label, files)
     assert not verdict.judged
     assert says in verdict.description
@@ -214,14 +218,14 @@ def test_old_index(case: Case, index: dict[str, Any], reported: bool, required: 
         assert ("(reported only)" in verdict.description) is (mode == "report" and index["comparable"])
 
 
-def test_the_old_index_as_text(case: Case) -> None:
+def test_the_description_of_the_old_index_gate(case: Case) -> None:
     assert case.compare(old_index).description == (
         "kNN in the index of v0.0.3: 80.00 % with its own queries, 76.00 % with the candidate's, 5 points may be lost "
         "(reported only); 41.50 % of 2000 test images keep their nearest neighbor; the index can stay"
     )
 
 
-def test_what_is_required_and_cannot_be_had_does_not_pass(case: Case) -> None:
+def test_a_required_old_index_that_is_missing_fails(case: Case) -> None:
     case.set_limits(old_index="require")
     assert not case.compare(old_index, **UNLABELLED).passed
     assert case.compare(old_index, **ALONE).passed, "before the first release there is no old index"

@@ -114,7 +114,9 @@ def test_latency(
     assert len(calls) == (not passed), "a known result that passes is not measured again"
 
 
-def test_a_busy_moment_rejects_no_one(case: Case, bundles: tuple[str, str], measure: Measure) -> None:
+def test_a_slow_first_measurement_is_repeated_before_a_rejection(
+    case: Case, bundles: tuple[str, str], measure: Measure
+) -> None:
     calls = measure(timing(bundles, 2.1, 2.0))
     verdict = case.ask(latency_budget, {LATENCY: timing(bundles, 9.0, 2.0)})
     assert verdict.passed
@@ -123,7 +125,7 @@ def test_a_busy_moment_rejects_no_one(case: Case, bundles: tuple[str, str], meas
 
 
 @pytest.mark.parametrize("before", [None, "of another candidate", "of another champion", "{", "[]", "NaN"])
-def test_what_is_not_known_of_these_bundles_is_measured(
+def test_missing_measurements_of_these_bundles_are_made(
     case: Case, bundles: tuple[str, str], measure: Measure, before: str | None
 ) -> None:
     known = {
@@ -139,7 +141,7 @@ def test_what_is_not_known_of_these_bundles_is_measured(
     assert len(calls) == 1
 
 
-def test_measuring_is_a_command_in_the_workspace_with_what_is_installed(
+def test_the_measurement_runs_in_the_workspace_with_the_installed_package(
     case: Case, bundles: tuple[str, str], measure: Measure
 ) -> None:
     calls = measure(timing(bundles, 2.5, 2.0))
@@ -168,7 +170,7 @@ def test_without_a_champion_only_the_limit_counts(case: Case, measure: Measure) 
         (['{"p50_ms": NaN}'], 0, "", f"{LATENCY} cannot be read: NaN is not a number"),
     ],
 )
-def test_a_measurement_that_fails_does_not_pass_and_rejects_no_one(
+def test_a_failed_measurement_fails_the_gate_without_a_rejection(
     case: Case,
     bundles: tuple[str, str],
     measure: Measure,
@@ -190,7 +192,9 @@ def test_a_champion_that_was_not_timed_does_not_pass(case: Case, bundles: tuple[
     assert verdict.description.startswith(f"{LATENCY} lacks")
 
 
-def test_a_machine_that_hangs(case: Case, bundles: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_measurement_fails_the_gate_without_a_rejection(
+    case: Case, bundles: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def hang(command: list[str], **options: Any) -> None:
         raise subprocess.TimeoutExpired(command, options["timeout"])
 
@@ -200,7 +204,7 @@ def test_a_machine_that_hangs(case: Case, bundles: tuple[str, str], monkeypatch:
     assert "not measured within 600 s" in verdict.description
 
 
-def test_what_the_stages_write_is_what_the_gates_read(case: Case) -> None:
+def test_the_gates_read_the_fields_that_the_stages_write(case: Case) -> None:
     """Real bundles, the real comparison, the real measurement. 40 test images are too few to rule anything out."""
     workspace = write_prepared(case.folder, train=80, test=40, labeled=0.75)
     encoders.put_bundle(workspace / "models" / "bundle", encoders.mixing(1), encoders.CANDIDATE)

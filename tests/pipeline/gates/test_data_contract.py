@@ -20,7 +20,7 @@ def judged(case: Case, report: object) -> dict[str, Verdict]:
     return found
 
 
-def test_the_whole_counts_reasons_and_lists_what_is_broken(case: Case) -> None:
+def test_the_verdict_counts_reasons_and_lists_broken_expectations(case: Case) -> None:
     case.put(CONTRACT, VALIDATION | {"passed": False})
     verdict = case.ask(data_contract)
     assert (verdict.passed, verdict.judged) == (False, True)
@@ -32,14 +32,14 @@ def test_the_whole_counts_reasons_and_lists_what_is_broken(case: Case) -> None:
     }
 
 
-def test_a_contract_that_holds_passes_everywhere(case: Case) -> None:
+def test_a_kept_contract_passes_every_check(case: Case) -> None:
     assert all(verdict.passed for verdict in judged(case, contract()).values())
 
 
 @pytest.mark.parametrize(
     ("name", "passed", "severity"), [(CRITICAL, False, "error"), (WARNING, False, "warning"), (INFO, True, "warning")]
 )
-def test_what_does_not_hold_is_reported_by_its_severity(case: Case, name: str, passed: bool, severity: str) -> None:
+def test_broken_expectations_are_reported_by_their_severity(case: Case, name: str, passed: bool, severity: str) -> None:
     found = judged(case, contract(unmet(name)))
     one = found.pop(name)
     assert (one.passed, one.severity) == (passed, severity)
@@ -69,7 +69,7 @@ def test_what_does_not_hold_is_reported_by_its_severity(case: Case, name: str, p
         (lambda name: contract({"name": name, "success": True}), f"{CONTRACT} lacks what is needed: suite: "),
     ],
 )
-def test_what_is_not_known_is_an_error_whatever_its_severity(case: Case, name: str, report: Any, says: str) -> None:
+def test_an_unknown_result_is_an_error_at_any_severity(case: Case, name: str, report: Any, says: str) -> None:
     found = judged(case, report(name))
     one = found.pop(name)
     assert (one.passed, one.severity, one.judged) == (False, "error", False)
@@ -81,7 +81,7 @@ def test_what_is_not_known_is_an_error_whatever_its_severity(case: Case, name: s
 @pytest.mark.parametrize(
     "broken", [None, "", "[]", "null", "{}", '{"expectations": 3}', '{"expectations": [3]}', "[NaN"]
 )
-def test_without_a_report_every_one_is_an_error(case: Case, broken: str | None) -> None:
+def test_without_a_report_every_expectation_is_an_error(case: Case, broken: str | None) -> None:
     for verdict in judged(case, broken).values():
         assert (verdict.passed, verdict.severity) == (False, "error")
         assert CONTRACT in verdict.description

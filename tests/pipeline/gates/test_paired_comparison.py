@@ -30,7 +30,7 @@ def test_the_bound_is_the_published_end_of_tangos_interval(
 
 
 @pytest.mark.parametrize(("images", "won", "lost"), [(40, 3, 6), (200, 0, 2), (60, 25, 20), (1000, 10, 40), (30, 0, 0)])
-def test_at_the_bound_the_score_of_the_likeliest_rates_is_the_quantile(images: int, won: int, lost: int) -> None:
+def test_at_the_bound_the_score_at_the_most_likely_rates_is_the_quantile(images: int, won: int, lost: int) -> None:
     """The likelihood of the three outcomes is maximized by search, under the difference that the bound gives."""
     bound = lower_bound(images, won, lost, 0.95)
 
@@ -58,7 +58,7 @@ def test_the_bound_at_the_edges() -> None:
 
 
 @pytest.mark.parametrize("images", [40, 133, 500])
-def test_a_worse_candidate_is_seldom_thought_better_than_it_is(images: int) -> None:
+def test_the_bound_exceeds_the_true_difference_as_rarely_as_stated(images: int) -> None:
     """Exact, by summing over every possible outcome: how often the bound is above the true difference."""
     expected = (0, 0.5, 1, 2, 2.7, 4, 8, 12)
     pairs = [(won / images, lost / images) for won, lost in product(expected, expected) if won < lost]
@@ -77,8 +77,8 @@ def test_a_worse_candidate_is_seldom_thought_better_than_it_is(images: int) -> N
 def test_mcnemar_counts_sequences() -> None:
     for won, lost in product(range(6), range(5)):
         sequences = list(product((True, False), repeat=won + lost))
-        as_many = sum(sum(sequence) >= won for sequence in sequences)
-        assert mcnemar_p_value(won, lost) == Fraction(as_many, len(sequences))
+        at_least = sum(sum(sequence) >= won for sequence in sequences)
+        assert mcnemar_p_value(won, lost) == Fraction(at_least, len(sequences))
     assert mcnemar_p_value(0, 0) == 1
 
 
@@ -104,7 +104,7 @@ def test_with_the_images_needed_an_equal_candidate_passes_four_times_in_five(
     assert power(needed // 2) < 0.65
 
 
-def test_images_needed_where_they_never_disagree() -> None:
+def test_images_needed_when_the_encoders_never_disagree() -> None:
     needed = images_needed(50, 0, 0, 0.02, 0.95)
     assert passes(needed, 0, 0, 0.02)
     assert not passes(needed - 1, 0, 0, 0.02)
@@ -114,7 +114,7 @@ def test_images_needed_where_they_never_disagree() -> None:
     ("images", "won", "lost"),
     [(0, 0, 0), (10, 6, 5), (10, -1, 0), (10, 1.0, 0), (10, True, 0), (10, 0, math.nan), (None, 0, 0), (10, "1", 0)],
 )
-def test_counts_that_cannot_be_are_refused(images: int, won: int, lost: int) -> None:
+def test_impossible_counts_are_refused(images: int, won: int, lost: int) -> None:
     with pytest.raises(ValueError, match=r"test images|whole number"):
         lower_bound(images, won, lost, 0.95)
     with pytest.raises(ValueError, match=r"test images|whole number"):
@@ -124,7 +124,7 @@ def test_counts_that_cannot_be_are_refused(images: int, won: int, lost: int) -> 
             mcnemar_p_value(won, lost)
 
 
-def test_it_needs_the_standard_library_alone() -> None:
+def test_it_imports_only_the_standard_library() -> None:
     program = "import pipeline.gates.paired_comparison, sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert not {"numpy", "scipy", "pyarrow", "torch", "dagster"} & set(done.stdout.split())

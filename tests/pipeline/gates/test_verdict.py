@@ -43,7 +43,7 @@ def test_a_good_report_passes_and_a_missing_or_broken_one_does_not(
 
 
 @pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
-def test_what_is_not_a_number_does_not_pass(case: Case, constant: str) -> None:
+def test_a_value_that_is_not_a_number_does_not_pass(case: Case, constant: str) -> None:
     """No comparison with it is true, nor is the opposite one."""
     case.put("reports/pretrain.json", json.dumps(PRETRAIN).replace("4.2", constant))
     verdict = case.ask(not_collapsed)

@@ -36,7 +36,7 @@ def test_every_byte_is_kept_with_its_split_and_label(filled: Workspace) -> None:
     assert listing(filled.inbox) == before
 
 
-def test_a_second_time_adds_nothing(filled: Workspace) -> None:
+def test_ingesting_again_adds_nothing(filled: Workspace) -> None:
     ingest(filled)
     tracked = (filled.root / "data" / "raw.dvc").read_text()
     result = ingest(filled)
@@ -97,7 +97,7 @@ def test_labels_csv_names_labels_and_splits(workspace: Workspace) -> None:
         (b"path,label\nelsewhere/a.png,cat\n", "none of its 1 paths is a file of this source"),
     ],
 )
-def test_labels_csv_that_cannot_be_understood_is_refused(workspace: Workspace, text: bytes, message: str) -> None:
+def test_an_unreadable_labels_csv_is_refused(workspace: Workspace, text: bytes, message: str) -> None:
     put(workspace, "a.png", encode(draw(0, 1)))
     put(workspace, "labels.csv", text)
     with pytest.raises(IngestError, match=message):
@@ -137,7 +137,7 @@ def test_an_empty_inbox_says_where_images_go(workspace: Workspace) -> None:
         ingest(workspace)
 
 
-def test_batches_that_are_tracked_but_not_here_are_not_overwritten(filled: Workspace) -> None:
+def test_tracked_batches_that_are_missing_locally_are_not_overwritten(filled: Workspace) -> None:
     ingest(filled)
     shutil.rmtree(filled.raw)
     with pytest.raises(IngestError, match=r"its earlier batches are not here.*dvc checkout data/raw\.dvc"):
@@ -154,7 +154,7 @@ def test_batches_that_are_tracked_but_not_here_are_not_overwritten(filled: Works
         "ingest.track",
     ],
 )
-def test_killed_at_any_point_it_leaves_no_half_batch(filled: Workspace, failpoint: str) -> None:
+def test_a_kill_at_any_point_leaves_no_partial_batch(filled: Workspace, failpoint: str) -> None:
     command = [sys.executable, "-m", "pipeline", "--workspace", str(filled.root), "ingest"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
     killed = subprocess.run(command, env=environment | {"SIMCLR_FAILPOINT": f"{failpoint}:kill"}, check=False)

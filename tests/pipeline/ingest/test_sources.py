@@ -85,7 +85,7 @@ def test_devices_are_named_and_never_opened(workspace: Workspace) -> None:
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("change", ["gone", "pipe", "link", "folder", "locked"])
-def test_a_file_that_is_something_else_when_it_is_read_is_named_and_passed_over(
+def test_a_file_that_is_replaced_before_it_is_read_is_named_and_skipped(
     filled: Workspace, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = put(filled, "unlabeled/new.png", encode(draw(0, 999)))
@@ -123,7 +123,9 @@ def test_a_file_that_is_something_else_when_it_is_read_is_named_and_passed_over(
         assert ingest(filled).new_images == 1, "a file that was passed over is not known"
 
 
-def test_labels_that_are_gone_when_they_are_read_are_named(filled: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_that_disappear_before_they_are_read_are_named(
+    filled: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not passed over: without them, every image would lose its label."""
     labels = put(filled, "labels.csv", b"path,label\nunlabeled/camera 0/000.png,cat\n")
 
@@ -171,7 +173,7 @@ def test_a_tree_deeper_than_the_stack_is_walked(workspace: Workspace) -> None:
 
 
 @pytest.mark.parametrize("source", ["inbox", "inbox/**"])
-def test_hostile_names_are_only_names(filled: Workspace, source: str) -> None:
+def test_hostile_names_are_treated_as_plain_names(filled: Workspace, source: str) -> None:
     names = [
         "new\nline.png",
         "quote'\".png",

@@ -65,7 +65,7 @@ def working_dvc(workspace: Workspace, tmp_path: Path) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("text", ["", '{"read": {"/a": [{"pid": 1', '{"write": {"/a": {"cmd": "x"}}}', "[1]", "null"])
-def test_a_torn_rwlock_is_found_and_rebuilt(workspace: Workspace, text: str) -> None:
+def test_a_corrupt_rwlock_is_found_and_rebuilt(workspace: Workspace, text: str) -> None:
     path = write_rwlock(workspace, text)
     (workspace.root / "file").write_text("something")
     with pytest.raises(DvcError):
@@ -80,9 +80,7 @@ def test_a_torn_rwlock_is_found_and_rebuilt(workspace: Workspace, text: str) -> 
     assert seen(workspace, "dvc locks").detail == "sound"
 
 
-def test_entries_of_gone_and_of_reused_process_numbers_go_and_living_ones_stay(
-    workspace: Workspace, bystander: int, working_dvc: int
-) -> None:
+def test_only_lock_entries_of_running_processes_stay(workspace: Workspace, bystander: int, working_dvc: int) -> None:
     gone = next(number for number in range(300_000, 400_000) if not psutil.pid_exists(number))
     lock = {
         "read": {"/a": [entry(bystander), entry(working_dvc)], "/b": [entry(gone)]},
@@ -99,14 +97,14 @@ def test_entries_of_gone_and_of_reused_process_numbers_go_and_living_ones_stay(
     assert json.loads(path.read_text()) == kept
 
 
-def test_a_number_that_a_later_dvc_has_got_is_no_longer_the_holder(workspace: Workspace, working_dvc: int) -> None:
+def test_a_process_number_reused_by_a_later_dvc_does_not_hold_the_lock(workspace: Workspace, working_dvc: int) -> None:
     path = write_rwlock(workspace, json.dumps({"read": {}, "write": {"/a": entry(working_dvc)}}))
     assert seen(workspace, "dvc locks").healthy
     os.utime(path, (1e9, 1e9))  # written long before that process began
     assert not seen(workspace, "dvc locks").healthy
 
 
-def test_a_torn_rwlock_is_left_while_a_dvc_may_need_it(workspace: Workspace, working_dvc: int) -> None:
+def test_a_corrupt_rwlock_is_kept_while_a_dvc_may_need_it(workspace: Workspace, working_dvc: int) -> None:
     path = write_rwlock(workspace, "{half")
     found = seen(workspace, "dvc locks", repair=True)
     assert found.warning
@@ -118,7 +116,7 @@ def test_a_torn_rwlock_is_left_while_a_dvc_may_need_it(workspace: Workspace, wor
 
 
 @pytest.mark.slow
-def test_dvcs_lock_of_the_whole_workspace(workspace: Workspace) -> None:
+def test_the_lock_of_dvc_on_the_whole_workspace(workspace: Workspace) -> None:
     path = workspace.root / ".dvc" / "tmp" / "lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("99999\n")  # left behind, but the kernel has freed it
@@ -135,7 +133,7 @@ def test_dvcs_lock_of_the_whole_workspace(workspace: Workspace) -> None:
     assert found.fix.startswith(f"rm '{path}'")
 
 
-def test_remotes_must_verify(workspace: Workspace, tmp_path: Path) -> None:
+def test_remotes_without_verification_are_reported(workspace: Workspace, tmp_path: Path) -> None:
     none = seen(workspace, "remote")
     assert none.healthy
     assert none.warning
@@ -179,7 +177,7 @@ def test_leftovers_of_killed_processes_are_removed(workspace: Workspace) -> None
     assert seen(workspace, "leftovers").detail == "none"
 
 
-def test_the_budgets_of_params_yaml_are_held_against_the_disk(workspace: Workspace) -> None:
+def test_the_budgets_of_params_yaml_are_compared_with_the_disk(workspace: Workspace) -> None:
     assert not seen(workspace, "usage").warning
     params = yaml.safe_load(workspace.params.read_text())
     params["storage"] = {"min_free_gigabytes": 1e6, "max_cache_gigabytes": 1e-12}

@@ -118,7 +118,7 @@ FAULTS: list[Callable[[Path], None]] = [flip, truncate, blank, remove]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_all_damages_are_found_when_everything_is_damaged(sound: Workspace, fault: Callable[[Path], None]) -> None:
+def test_every_damaged_file_is_found(sound: Workspace, fault: Callable[[Path], None]) -> None:
     listings = [path for path in objects_of(sound) if path.suffix == ".dir"]
     planted = [path for path in objects_of(sound) if path not in listings]
     planted += [path for path in versioned(sound) if "registry" in str(path) and path.name != "MANIFEST.sha256"]
@@ -132,9 +132,7 @@ def test_all_damages_are_found_when_everything_is_damaged(sound: Workspace, faul
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_whatever_is_sound_elsewhere_is_repaired(
-    sound: Workspace, tmp_path: Path, fault: Callable[[Path], None]
-) -> None:
+def test_damage_is_repaired_from_intact_copies(sound: Workspace, tmp_path: Path, fault: Callable[[Path], None]) -> None:
     with_remote(sound, tmp_path / "remote")
     before = versioned(sound)
     planted = random.Random(fault.__name__).sample(sorted(objects_of(sound)), 8)
@@ -151,7 +149,7 @@ def test_whatever_is_sound_elsewhere_is_repaired(
     assert len(kept) == len(planted)
 
 
-def test_each_kind_of_copy_can_help(sound: Workspace) -> None:
+def test_each_kind_of_copy_is_used_for_repair(sound: Workspace) -> None:
     """Without a remote: a listing from its folder, an object from the registry, the registry from the cache."""
     with cache.opened(sound.root) as objects:
         uses = objects.uses()
@@ -172,7 +170,7 @@ def test_each_kind_of_copy_can_help(sound: Workspace) -> None:
     assert str(report).splitlines()[-1].endswith("3 damaged, 3 of them repaired")
 
 
-def test_what_is_lost_is_named_with_the_versions_that_need_it(sound: Workspace) -> None:
+def test_lost_files_are_named_with_the_versions_that_need_them(sound: Workspace) -> None:
     shutil.rmtree(sound.root / "registry")
     with cache.opened(sound.root) as objects:
         uses = objects.uses()
@@ -210,7 +208,7 @@ def test_a_manifest_and_a_stray_file_are_found(sound: Workspace) -> None:
     verify(batch)
 
 
-def test_it_continues_where_it_stopped_and_reads_again_what_has_changed(sound: Workspace) -> None:
+def test_a_check_continues_where_it_stopped_and_reads_changed_files_again(sound: Workspace) -> None:
     total = check(sound).files
     memory = sound.scratch / MEMORY
     memory.unlink()
@@ -228,7 +226,7 @@ def test_it_continues_where_it_stopped_and_reads_again_what_has_changed(sound: W
     assert check(sound).files == total
 
 
-def test_a_budget_of_time_reaches_everything_in_the_end(sound: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_time_budget_reaches_every_file_over_several_runs(sound: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     total = check(sound).files
     (sound.scratch / MEMORY).unlink()
     left, shown = [total], list[str]()
@@ -253,7 +251,7 @@ def test_nothing_is_repaired_while_another_process_holds_the_workspace(sound: Wo
     assert len(read_all(sound).damages) == 1
 
 
-def test_the_remotes_copies_of_released_versions_are_read_too(sound: Workspace, tmp_path: Path) -> None:
+def test_copies_of_released_versions_in_the_remote_are_read_too(sound: Workspace, tmp_path: Path) -> None:
     with pytest.raises(DvcError, match="has no DVC remote"):
         read_all(sound, remote=True)
     with_remote(sound, tmp_path / "remote")

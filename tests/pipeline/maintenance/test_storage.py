@@ -88,7 +88,7 @@ def versions(made: Path, tmp_path: Path) -> Workspace:
 
 
 @pytest.mark.slow
-def test_every_version_that_has_a_name_survives(versions: Workspace) -> None:
+def test_every_named_version_survives(versions: Workspace) -> None:
     runs = [f"run {number}" for number in range(CANDIDATES + 2)]
     named = {"released 1", "released 2", "released run", "idea", "head", "not committed"}
     assert kept(versions) == {*named, *runs, "forgotten"}
@@ -171,7 +171,7 @@ def test_the_remote_loses_only_what_no_clone_can_need(versions: Workspace, tmp_p
         collect(versions, cloud=True)
 
 
-def test_what_is_held_shared_or_broken_is_left_alone(versions: Workspace, tmp_path: Path) -> None:
+def test_nothing_is_removed_from_a_locked_shared_or_broken_workspace(versions: Workspace, tmp_path: Path) -> None:
     before = kept(versions)
     with exclusive(versions.root, "a run"), pytest.raises(BusyError, match="a run"):
         collect(versions)
@@ -190,7 +190,7 @@ def test_what_is_held_shared_or_broken_is_left_alone(versions: Workspace, tmp_pa
         collect(versions)
 
 
-def test_scratch_that_no_one_has_touched_goes_and_a_training_keeps_its_own(workspace: Workspace) -> None:
+def test_unused_scratch_files_are_removed_and_those_of_a_training_stay(workspace: Workspace) -> None:
     old = time.time() - 100 * 24 * 3600
     files = {
         name: workspace.scratch / name
@@ -212,7 +212,7 @@ def test_scratch_that_no_one_has_touched_goes_and_a_training_keeps_its_own(works
     assert {name for name, file in files.items() if not file.exists()} == {"runs/old/step/a", "logs/a.log"}
 
 
-def test_logs_of_runs_go_after_a_month_or_when_there_are_too_many(
+def test_run_logs_are_removed_after_a_month_or_when_there_are_too_many(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(output, "RUN_LOGS", 3)
@@ -245,5 +245,5 @@ def test_a_run_does_not_start_on_a_full_disk_and_an_overfull_cache_is_collected(
 @pytest.mark.parametrize(
     ("count", "text"), [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (2e6, "2.0 MB"), (3.5e12, "3500.0 GB")]
 )
-def test_sizes_for_a_person(count: float, text: str) -> None:
+def test_sizes_are_human_readable(count: float, text: str) -> None:
     assert storage.size(count) == text

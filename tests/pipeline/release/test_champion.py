@@ -29,7 +29,7 @@ def raw(workspace: Workspace, number: int) -> None:
     client.add(workspace.root, workspace.raw)
 
 
-def test_before_the_first_release_there_is_an_empty_one(computed: Workspace) -> None:
+def test_before_the_first_release_the_champion_is_empty(computed: Workspace) -> None:
     target = computed.root / "models" / "champion"
     assert json.loads((target / "champion.json").read_text()) == {
         "bundle": None, "commit": None, "reports": {}, "version": None,
@@ -39,7 +39,7 @@ def test_before_the_first_release_there_is_an_empty_one(computed: Workspace) -> 
     assert open_releases(computed).history.current is None
 
 
-def test_it_is_a_copy_of_what_is_released_and_then_stays(third: Workspace) -> None:
+def test_the_champion_is_a_copy_of_the_release_and_then_stays(third: Workspace) -> None:
     target = third.root / "models" / "champion"
     verify(target)
     card = json.loads((target / "champion.json").read_text())
@@ -62,13 +62,13 @@ def test_it_is_a_copy_of_what_is_released_and_then_stays(third: Workspace) -> No
     assert champion.pin(third).version == "v0.0.3"
 
 
-def test_after_a_rollback_it_is_what_serves(released: Workspace) -> None:
+def test_after_a_rollback_the_champion_is_the_served_version(released: Workspace) -> None:
     rollback(released)
     raw(released, 3)
     assert champion.pin(released).version == "v0.0.1"
 
 
-def test_it_is_made_again_when_it_is_gone_or_damaged(released: Workspace) -> None:
+def test_a_missing_or_damaged_champion_is_copied_again(released: Workspace) -> None:
     target = released.root / "models" / "champion"
     before = tracked(released)
     shutil.rmtree(target)
@@ -80,7 +80,7 @@ def test_it_is_made_again_when_it_is_gone_or_damaged(released: Workspace) -> Non
     assert tracked(released) != before
 
 
-def test_without_its_data_nothing_is_pinned(released: Workspace) -> None:
+def test_without_the_released_files_nothing_is_pinned(released: Workspace) -> None:
     raw(released, 3)
     before = tracked(released)
     shutil.rmtree(store(released))
@@ -90,7 +90,7 @@ def test_without_its_data_nothing_is_pinned(released: Workspace) -> None:
     assert tracked(released) == before
 
 
-def test_it_waits_for_no_one(released: Workspace) -> None:
+def test_pinning_fails_at_once_while_a_stage_holds_the_workspace(released: Workspace) -> None:
     with client.exclusive(released.root, "stage pretrain"), pytest.raises(BusyError):
         champion.pin(released)
 

@@ -70,9 +70,7 @@ def test_the_champion_is_versioned_by_dvc(computed: Workspace) -> None:
 
 
 @pytest.mark.slow
-def test_a_materialization_for_each_time_that_another_encoder_serves(
-    third: Workspace, instance: dg.DagsterInstance
-) -> None:
+def test_each_change_of_the_served_encoder_is_materialized(third: Workspace, instance: dg.DagsterInstance) -> None:
     (first,) = materialize(third, instance)
     shown = reported(first)
     assert (shown["version"], shown["before"]) == ("v0.0.3", "v0.0.2")
@@ -107,9 +105,7 @@ def test_a_release_whose_last_step_was_not_recorded_is_shown_by_the_next_run(
     assert materialize(released, instance) == []
 
 
-def test_a_gate_that_does_not_pass_blocks_and_one_that_passes_again_lets_through(
-    computed: Workspace, instance: dg.DagsterInstance
-) -> None:
+def test_a_failed_gate_blocks_the_release_until_it_passes(computed: Workspace, instance: dg.DagsterInstance) -> None:
     assert materialize(computed, instance, gate(False)) == []
     assert tags(computed) == []
     candidate = identity(computed.root / "models" / "pretrained")[:12]
@@ -121,7 +117,9 @@ def test_a_gate_that_does_not_pass_blocks_and_one_that_passes_again_lets_through
     assert reported(materialization)["version"] == "v0.0.1"
 
 
-def test_wrong_input_of_a_job_says_what_is_right(released: Workspace, instance: dg.DagsterInstance) -> None:
+def test_wrong_input_of_a_job_is_refused_with_the_allowed_values(
+    released: Workspace, instance: dg.DagsterInstance
+) -> None:
     config = dg.RunConfig({"promote_version": PromoteConfig(version="v7.0.0")})
     result, messages = run(released, instance, "promote", config)
     assert not result.success
@@ -132,7 +130,7 @@ def test_wrong_input_of_a_job_says_what_is_right(released: Workspace, instance: 
         run(released, instance, "promote")
 
 
-def test_a_switch_does_not_queue_behind_a_training() -> None:
+def test_a_switch_does_not_wait_for_a_training() -> None:
     pools = {
         node.definition.pool for job in JOBS for node in job.graph.nodes if isinstance(node.definition, dg.OpDefinition)
     }
@@ -142,7 +140,7 @@ def test_a_switch_does_not_queue_behind_a_training() -> None:
     assert {job.name for job in JOBS} == {"promote", "rollback", "release_list", "release_diff"}
 
 
-def test_importing_it_loads_nothing_heavy() -> None:
+def test_importing_the_definitions_loads_no_heavy_library() -> None:
     code = "import sys, pipeline.defs.release; print(*{name.partition('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert not {"torch", "onnxruntime", "pandas", "pyarrow", "dvc", "great_expectations"} & set(done.stdout.split())

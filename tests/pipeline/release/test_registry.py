@@ -46,7 +46,7 @@ def test_publish_switch_and_prune(workspace: Workspace, bundle: Path) -> None:
     assert not registry.holds("v0.0.1", identity(bundle))
 
 
-def test_only_what_was_asked_for_is_published(workspace: Workspace, bundle: Path) -> None:
+def test_only_the_intact_bundle_that_was_requested_is_published(workspace: Workspace, bundle: Path) -> None:
     registry = open_registry(workspace)
     with pytest.raises(ReleaseError, match="is bundle"):
         registry.publish_bundle("v0.0.1", bundle, "0" * 64)

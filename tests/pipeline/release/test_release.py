@@ -21,7 +21,7 @@ from tests.pipeline.release.conftest import ARTIFACT, dvc, git, origin, store, t
 pytestmark = pytest.mark.slow  # each of them clones, pushes and pulls
 
 
-def test_the_first_release_reaches_everyone(computed: Workspace, tmp_path: Path) -> None:
+def test_the_first_release_reaches_registry_git_and_remotes(computed: Workspace, tmp_path: Path) -> None:
     done = release(computed)
     assert (done.version, done.before, done.changed, done.notes) == ("v0.0.1", None, True, ())
     assert tags(computed) == [f"{ARTIFACT}@v0.0.1", f"{ARTIFACT}#prod#1"]
@@ -67,7 +67,7 @@ def test_gto_and_dvc_read_the_tags(released: Workspace, tmp_path: Path) -> None:
     assert identity(got) == identity(released.root / "registry" / "v0.0.1")
 
 
-def test_again_it_changes_nothing(released: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_releasing_again_changes_nothing(released: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     before = tags(released)
     branches = git(released.root, "branch", "--list", "--all")
     monkeypatch.setattr(alerts, "send", lambda *_: pytest.fail("nothing has happened"))
@@ -156,14 +156,14 @@ def test_a_damaged_object_in_the_remote_is_found_before_any_tag(computed: Worksp
     assert not (computed.scratch / candidate.CLONE).exists()
 
 
-def test_a_remote_that_is_gone_gets_no_tag(computed: Workspace) -> None:
+def test_an_unreachable_remote_means_no_tag(computed: Workspace) -> None:
     store(computed).write_text("not a folder any more")
     with pytest.raises(DvcError, match="push"):
         release(computed)
     assert tags(computed) == []
 
 
-def test_what_the_remote_has_lost_is_sent_again(third: Workspace) -> None:
+def test_files_missing_in_the_remote_are_sent_again(third: Workspace) -> None:
     released = third
     dvc(released.root, "push")
     lost = [path for path in store(released).rglob("*") if path.is_file() and path.suffix != ".dir"]
@@ -180,7 +180,7 @@ def test_what_the_remote_has_lost_is_sent_again(third: Workspace) -> None:
     assert dvc(released.root, "status").strip() == "Data and pipelines are up to date."
 
 
-def test_an_origin_that_takes_nothing_is_found_before_any_tag(computed: Workspace) -> None:
+def test_an_origin_that_rejects_pushes_is_found_before_any_tag(computed: Workspace) -> None:
     hook = origin(computed) / "hooks" / "pre-receive"
     hook.write_text("#!/bin/sh\nexit 1\n")
     hook.chmod(0o755)
@@ -198,7 +198,7 @@ def test_a_version_of_another_clone_is_known_before_the_next_is_numbered(third: 
     assert release(third).version == "v0.1.5"
 
 
-def test_without_a_remote_it_is_said_or_refused(computed: Workspace) -> None:
+def test_without_a_remote_a_release_warns_or_is_refused(computed: Workspace) -> None:
     dvc(computed.root, "remote", "remove", "store")
     override(computed, {"release.require_remote": "true"})
     with pytest.raises(ReleaseError, match=r"require_remote.*dvc remote add"):
@@ -227,7 +227,7 @@ def test_the_committed_configuration_holds_no_secret(computed: Workspace) -> Non
     assert git(computed.root, "branch", "--list", "runs/*") == ""
 
 
-def test_credentials_that_only_this_machine_has_reach_the_fresh_clone_and_go_with_it(computed: Workspace) -> None:
+def test_local_credentials_reach_the_fresh_clone_and_are_removed_with_it(computed: Workspace) -> None:
     dvc(computed.root, "remote", "remove", "store")
     dvc(computed.root, "remote", "add", "--local", "--default", "private", "../store")
     assert release(computed).notes == ()
@@ -235,7 +235,7 @@ def test_credentials_that_only_this_machine_has_reach_the_fresh_clone_and_go_wit
     assert not (computed.scratch / candidate.CLONE).exists()
 
 
-def test_a_workspace_that_has_changed_since_is_refused(computed: Workspace) -> None:
+def test_a_workspace_changed_after_its_gates_is_refused(computed: Workspace) -> None:
     override(computed, {"pretrain.epochs": "7"})
     with pytest.raises(ReleaseError, match=r"pretrain.*changed since the candidate was made"):
         release(computed)

@@ -53,7 +53,7 @@ def test_rollback_within_five_seconds_while_a_training_continues(
 
 
 @pytest.mark.slow
-def test_a_bundle_that_the_registry_no_longer_has_comes_from_the_cache_or_the_remote(third: Workspace) -> None:
+def test_a_bundle_missing_in_the_registry_comes_from_the_cache_or_the_remote(third: Workspace) -> None:
     released = third
     override(released, {"storage.keep_releases": "1"})
     release(released)
@@ -65,7 +65,7 @@ def test_a_bundle_that_the_registry_no_longer_has_comes_from_the_cache_or_the_re
     assert deploy.load(released.root / "registry").info["name"] == "encoder 2"
 
 
-def test_what_cannot_be_got_is_not_promised(released: Workspace) -> None:
+def test_a_version_whose_bundle_is_lost_is_not_tagged(released: Workspace) -> None:
     shutil.rmtree(released.root / "registry" / "v0.0.1")
     shutil.rmtree(released.root / ".dvc" / "cache")
     shutil.rmtree(store(released))
@@ -106,7 +106,7 @@ def test_nothing_to_roll_back_to(computed: Workspace) -> None:
     assert "nothing has been released yet" in str(listing(computed))
 
 
-def test_one_at_a_time(released: Workspace) -> None:
+def test_only_one_switch_runs_at_a_time(released: Workspace) -> None:
     with open_registry(released).locked("release"):
         for action in (release, rollback):
             with pytest.raises(BusyError, match=f"busy with the release of process {os.getpid()}"):
@@ -129,7 +129,7 @@ def test_one_at_a_time(released: Workspace) -> None:
     assert rollback(released).changed
 
 
-def test_listing_and_diff_for_people(third: Workspace) -> None:
+def test_listing_and_diff_are_readable_tables(third: Workspace) -> None:
     released = third
     open_registry(released).reject("abcabcabcabc", "representation", "kNN lost 5 points", "run 7", {})
     text = str(listing(released))

@@ -80,14 +80,14 @@ def test_order_is_by_number_and_time_never_goes_back(repository: Git) -> None:
         ([2, 1], 2),
     ],
 )
-def test_what_a_rollback_leads_to(repository: Git, served: list[int], expected: int) -> None:
+def test_a_rollback_leads_to_the_version_served_before(repository: Git, served: list[int], expected: int) -> None:
     for number in range(3):
         register(repository, number)
     history = serve(repository, *(f"v0.0.{number}" for number in served))
     assert history.previous().name == f"v0.0.{expected}"
 
 
-def test_nothing_before(repository: Git) -> None:
+def test_a_rollback_without_an_earlier_version_is_refused(repository: Git) -> None:
     with pytest.raises(ReleaseError, match="nothing to roll back"):
         versions.read_history(repository, "encoder").previous()
     register(repository, 0)
@@ -95,7 +95,7 @@ def test_nothing_before(repository: Git) -> None:
         serve(repository, "v0.0.1").previous()
 
 
-def test_what_gto_withdraws_is_gone_and_its_number_taken(repository: Git) -> None:
+def test_a_version_withdrawn_by_gto_is_gone_and_its_number_stays_used(repository: Git) -> None:
     for number in range(2):
         register(repository, number)
     serve(repository, "v0.0.1", "v0.0.2")
@@ -119,7 +119,7 @@ def test_other_tags_are_left_alone(repository: Git) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "my encoder", "a@b", "a/../b", "-x", "é"])
-def test_a_name_that_no_tag_can_have(repository: Git, name: str) -> None:
+def test_a_name_that_git_does_not_allow_as_a_tag_is_refused(repository: Git, name: str) -> None:
     with pytest.raises(ReleaseError, match="letters, digits"):
         versions.read_history(repository, name)
 
@@ -140,7 +140,7 @@ def test_a_commit_is_made_once(repository: Git) -> None:
     assert repository.show(before, "file") == "3"
 
 
-def test_the_index_of_a_hook_around_us_is_not_ours(repository: Git, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_git_variables_of_a_surrounding_hook_are_ignored(repository: Git, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_DIR", "/nowhere")
     monkeypatch.setenv("GIT_INDEX_FILE", "/nowhere/index")
     assert commit(repository, 0)

@@ -88,7 +88,7 @@ def last(status: str, digest: str | None = DIGEST, failed_at: str = "") -> LastR
         (inbox(5000), last("failed", OTHER), None, POLICY, Run(DIGEST, "5,000 new images")),
     ],
 )
-def test_every_rule(
+def test_each_rule_decides_as_documented(
     found: Inbox, last_run: LastRun | None, champion: str | None, policy: Policy, expected: Run | Skip
 ) -> None:
     assert decide(found, last_run, champion, NOW, policy) == expected
@@ -114,12 +114,12 @@ def situations() -> list[tuple[Inbox, LastRun | None, str | None, Policy]]:
     return found
 
 
-def test_both_answers_are_common_among_the_situations() -> None:
+def test_the_random_situations_produce_both_answers_often() -> None:
     answers = [type(decide(images, run, champion, NOW, policy)) for images, run, champion, policy in situations()]
     assert min(answers.count(Run), answers.count(Skip)) > 400
 
 
-def test_it_never_runs_the_same_images_again_nor_next_to_another_run() -> None:
+def test_a_run_never_repeats_images_or_overlaps_another_run() -> None:
     for images, run, champion, policy in situations():
         if run is not None and (run.digest == images.digest or run.status == "in_progress"):
             assert isinstance(decide(images, run, champion, NOW, policy), Skip)

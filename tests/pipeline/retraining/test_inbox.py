@@ -47,7 +47,7 @@ def trained(workspace: Workspace, *, unfinished: bool = False) -> None:
     (workspace.root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
 
 
-def test_everything_is_new_then_known_and_nothing_is_read(filled: Workspace) -> None:
+def test_new_images_become_known_without_being_read(filled: Workspace) -> None:
     before = survey(filled, INBOX)
     assert (before.new_files, before.new_images, before.untrained) == (40, 40, 0)
     ingest(filled)
@@ -72,7 +72,7 @@ def test_the_digest_is_that_of_the_data(filled: Workspace) -> None:
     assert survey(filled, INBOX).digest == first
 
 
-def test_what_is_ingested_may_leave_the_inbox_without_changing_the_digest(filled: Workspace) -> None:
+def test_removing_ingested_files_from_the_inbox_keeps_the_digest(filled: Workspace) -> None:
     ingest(filled)
     digest = survey(filled, INBOX).digest
     for file in filled.inbox.rglob("*.png"):
@@ -109,7 +109,7 @@ def test_files_still_being_written_are_counted_and_their_time_is_known(filled: W
     assert datetime.now(UTC) - found.last_change > timedelta(seconds=29)
 
 
-def test_a_changed_labels_csv_is_news_but_no_image(filled: Workspace) -> None:
+def test_a_changed_labels_csv_counts_as_new_without_an_image(filled: Workspace) -> None:
     put(filled, "labels.csv", b"path,label\nunlabeled/camera 0/000.png,cat\n")
     found = survey(filled, INBOX)
     assert (found.new_files, found.relabelled) == (40, True)
@@ -142,7 +142,7 @@ def test_a_file_changed_a_tick_before_its_listing_is_not_stamped(
 
 
 @pytest.mark.timeout(60)
-def test_what_is_not_a_file_is_not_counted(filled: Workspace) -> None:
+def test_only_files_are_counted(filled: Workspace) -> None:
     os.mkfifo(filled.inbox / "pipe.png")
     (filled.inbox / "loop").symlink_to(filled.inbox)
     (filled.inbox / "out.png").symlink_to("/etc/hostname")
@@ -175,7 +175,7 @@ def test_a_bucket_is_read_once(workspace: Workspace) -> None:
         assert set(Bucket.read) == {"camera/1.png", "camera/3.png"}
 
 
-def test_a_source_that_tells_only_sizes_is_read_every_time_and_surveyed_as_known(workspace: Workspace) -> None:
+def test_a_source_that_reports_only_sizes_is_read_at_every_ingest(workspace: Workspace) -> None:
     with bucket(etags=False):
         upload("camera/0.png", b"one")
         ingest(workspace, ["bucket://camera"])
@@ -215,7 +215,7 @@ def test_a_damaged_store_costs_time_and_nothing_else(
     assert bool(set_aside) == (damage not in ("gone", "no table"))
 
 
-def test_a_store_with_a_wrong_hash_is_not_believed_where_that_matters(filled: Workspace) -> None:
+def test_a_wrong_hash_in_the_store_loses_no_new_image(filled: Workspace) -> None:
     ingest(filled)
     with sqlite3.connect(stamps(filled)) as database:
         database.execute("UPDATE ingested SET sha256 = ?", ("0" * 64,))
@@ -243,7 +243,7 @@ def test_a_store_in_use_or_not_writable_costs_time_and_nothing_else(
     assert survey(filled, INBOX).new_files == 0
 
 
-def test_killed_before_the_stamps_are_written_it_ingests_nothing_twice(filled: Workspace) -> None:
+def test_a_kill_before_the_stamps_are_written_ingests_nothing_twice(filled: Workspace) -> None:
     command = [sys.executable, "-m", "pipeline", "--workspace", str(filled.root), "ingest"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
     killed = subprocess.run(command, env=environment | {"SIMCLR_FAILPOINT": "ingest.stamp:kill"}, check=False)
@@ -254,7 +254,7 @@ def test_killed_before_the_stamps_are_written_it_ingests_nothing_twice(filled: W
     assert survey(filled, INBOX).new_files == 0
 
 
-def test_stamps_of_batches_that_are_gone_are_not_believed(filled: Workspace) -> None:
+def test_stamps_of_removed_batches_are_ignored(filled: Workspace) -> None:
     """An older commit was checked out: the raw images of the time after it have to be ingested again."""
     put(filled, "unlabeled/zero.png", encode(draw(0, 997)))
     ingest(filled)
@@ -278,7 +278,7 @@ def put_validation(workspace: Workspace, verdict: DriftVerdict) -> None:
 
 
 @pytest.mark.parametrize(("verdict", "drift"), [("drift", True), ("none", False), ("broken", False)])
-def test_drift_is_what_the_last_validation_said(workspace: Workspace, verdict: DriftVerdict, drift: bool) -> None:
+def test_drift_comes_from_the_last_validation(workspace: Workspace, verdict: DriftVerdict, drift: bool) -> None:
     assert not survey(workspace, INBOX).drift
     workspace.reports.mkdir(exist_ok=True)
     put_validation(workspace, verdict)
@@ -298,7 +298,9 @@ def test_drift_is_what_the_last_validation_said(workspace: Workspace, verdict: D
         ("{", False),
     ],
 )
-def test_drift_is_also_what_the_champion_saw_in_the_same_batch(workspace: Workspace, report: str, drift: bool) -> None:
+def test_drift_includes_the_comparison_with_the_champion_on_the_same_batch(
+    workspace: Workspace, report: str, drift: bool
+) -> None:
     workspace.reports.mkdir(exist_ok=True)
     (workspace.reports / "embedding_drift.json").write_text(report)
     assert not survey(workspace, INBOX).drift, "it may be of any batch"
@@ -306,7 +308,7 @@ def test_drift_is_also_what_the_champion_saw_in_the_same_batch(workspace: Worksp
     assert survey(workspace, INBOX).drift is drift
 
 
-def test_a_source_or_a_lock_that_cannot_be_read_is_said(workspace: Workspace) -> None:
+def test_an_unreadable_source_or_lock_is_reported(workspace: Workspace) -> None:
     shutil.rmtree(workspace.inbox)
     assert survey(workspace, INBOX).new_images == 0, "Git does not carry an empty folder into a clone"
     with pytest.raises(IngestError, match="nowhere: does not exist"):

@@ -45,7 +45,7 @@ def test_a_process_does_not_find_itself() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_all_of_them_are_killed(family: "subprocess.Popen[bytes]") -> None:
+def test_every_descendant_is_killed(family: "subprocess.Popen[bytes]") -> None:
     kill_descendants(MARK, VALUE, seconds=10)
     assert descendants(MARK, VALUE) == []
     family.wait(5)

@@ -87,7 +87,7 @@ def status_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Status:
     return found.status
 
 
-def test_the_settings_of_a_new_workspace_are_in_force(instance: dg.DagsterInstance) -> None:
+def test_the_settings_of_a_new_workspace_are_used(instance: dg.DagsterInstance) -> None:
     assert isinstance(instance.run_launcher, ProcessRunLauncher)
     assert instance.run_monitoring_enabled
     assert instance.run_monitoring_poll_interval_seconds == 5
@@ -98,7 +98,7 @@ def test_the_settings_of_a_new_workspace_are_in_force(instance: dg.DagsterInstan
     assert instance.get_concurrency_config().run_queue_config.max_concurrent_runs == 1
 
 
-def test_a_process_is_known_by_its_start_and_a_zombie_is_refused(
+def test_a_process_is_identified_by_its_start_time_and_zombies_are_refused(
     sleeping: Callable[..., subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process = sleeping()
@@ -171,7 +171,7 @@ def test_a_run_that_was_killed_after_its_last_step_has_succeeded(
     assert status_of(instance, run) is status
 
 
-def test_a_canceled_run_is_interrupted_or_closed_when_nothing_is_left_of_it(
+def test_a_canceled_run_is_interrupted_or_closed_when_no_process_is_left(
     instance: dg.DagsterInstance, sleeping: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
     worker = sleeping()
@@ -215,9 +215,7 @@ def launch(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["launcher.spawned", "launcher.tagged"])
-def test_a_launcher_killed_while_it_launches_leaves_nothing_that_executes(
-    instance: dg.DagsterInstance, moment: str
-) -> None:
+def test_a_launcher_killed_during_a_launch_leaves_no_running_process(instance: dg.DagsterInstance, moment: str) -> None:
     run, launcher = launch(instance, f"{moment}:kill")
     assert launcher.returncode == -signal.SIGKILL
     wait_for(lambda: not descendants(RUN, run.run_id), 30, "the end of the worker")
@@ -244,7 +242,7 @@ def test_stopped_runs_save_and_are_marked_to_be_launched_again(instance: dg.Dags
     assert 3 < made < 600
 
 
-def test_what_does_not_stop_in_time_is_killed_and_a_run_at_a_terminal_is_left_alone(
+def test_a_run_that_does_not_stop_in_time_is_killed_unless_it_runs_at_a_terminal(
     instance: dg.DagsterInstance, sleeping: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
     deaf, terminal = sleeping(), sleeping()
@@ -275,7 +273,7 @@ def test_a_run_outlives_the_process_that_launched_it(instance: dg.DagsterInstanc
     assert (Path(instance.root_directory) / "steps" / "one").read_text().split() == ["0", "1", "2"]
 
 
-def test_a_relaunch_that_could_not_be_made_is_asked_for_again_but_not_forever(instance: dg.DagsterInstance) -> None:
+def test_a_failed_relaunch_is_retried_a_limited_number_of_times(instance: dg.DagsterInstance) -> None:
     began = time.time()
     lost, failed, relaunched = (create(instance, Status.STARTED) for _ in range(3))
     for run in (lost, failed, relaunched):
@@ -298,7 +296,7 @@ def test_a_relaunch_that_could_not_be_made_is_asked_for_again_but_not_forever(in
     assert retry_again(instance, began - 60) == []
 
 
-def test_a_relaunch_that_was_announced_and_never_came_is_asked_for_again(
+def test_an_announced_relaunch_that_never_started_is_requested_again(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     overlooked, relaunched = (create(instance, Status.STARTED) for _ in range(2))

@@ -93,7 +93,7 @@ def test_queue_sensor_and_records_survive_a_restart_of_the_database(
     assert [str(path) for path in files if PASSWORD.encode() in path.read_bytes()] == []
 
 
-def test_without_the_variable_nothing_starts_and_nothing_is_kept_elsewhere(
+def test_without_the_variable_nothing_starts_and_nothing_is_stored_elsewhere(
     workspace_on_postgres: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = workspace_on_postgres.root

@@ -113,7 +113,7 @@ def basic(password: str) -> dict[str, str]:
         ("PUT", "/graphql", JSON, 405, "no PUT"),
     ],
 )
-def test_what_is_let_through_and_what_is_refused_with_a_reason(
+def test_requests_are_allowed_or_refused_with_a_reason(
     method: str, path: str, headers: dict[str, str], status: int, reason: str
 ) -> None:
     answer = send(guarded(), method, path, headers, b"{}" if method == "POST" else b"")
@@ -132,7 +132,7 @@ def test_what_is_let_through_and_what_is_refused_with_a_reason(
         ({"host": "evil.example", "origin": "http://evil.example"}, "websocket.close"),
     ],
 )
-def test_a_live_connection_comes_from_the_ui_itself(headers: dict[str, str], kind: str) -> None:
+def test_a_live_connection_must_come_from_the_ui_itself(headers: dict[str, str], kind: str) -> None:
     assert send(guarded(), headers=headers, type="websocket").kind == kind
 
 
@@ -162,14 +162,14 @@ def log_in(app: Guard, password: str) -> dict[str, str]:
     return {"cookie": f"other=1; {cookie}"}
 
 
-def test_each_password_leads_to_its_own_application() -> None:
+def test_each_password_opens_its_own_application() -> None:
     app = guarded(operator=OPERATOR, viewer=VIEWER)
     for role, password in (("operator", OPERATOR), ("viewer", VIEWER)):
         assert send(app, headers=log_in(app, password)).text == f"{role}:"
         assert send(app, "POST", "/graphql", JSON | basic(password), b"{}").text == f"{role}:{{}}"
 
 
-def test_without_a_login_a_person_is_shown_the_form_and_a_program_is_reported() -> None:
+def test_without_a_login_a_browser_gets_the_form_and_a_program_gets_401() -> None:
     app = guarded(operator=OPERATOR)
     page = send(app, headers={"accept": "text/html,*/*"})
     assert (page.status, page.headers["location"]) == (303, "/login")
@@ -202,7 +202,7 @@ def test_a_session_ends_with_its_time_and_with_its_password(monkeypatch: pytest.
     assert send(app, headers=cookie).status == 401
 
 
-def test_guessing_is_slowed_down_for_the_one_who_guesses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_password_guessing_is_slowed_down_for_that_client_only(monkeypatch: pytest.MonkeyPatch) -> None:
     app = guarded(operator=OPERATOR)
     statuses = [send(app, headers=basic(f"guess {number}")).status for number in range(guard.MAX_FAILURES + 2)]
     assert statuses == [401] * guard.MAX_FAILURES + [429] * 2
@@ -231,7 +231,7 @@ def test_without_a_password_only_this_machine_can_be_served(tmp_path: Path) -> N
     assert read_access("0.0.0.0", environment, b"").passwords == {"operator": "from a file", "viewer": VIEWER}
 
 
-def test_passwords_that_cannot_be_reported_apart_or_read_are_refused() -> None:
+def test_equal_or_unreadable_passwords_are_refused() -> None:
     with pytest.raises(ServiceError, match="same password"):
         read_access("::1", {"SIMCLR_UI_PASSWORD": "a", "SIMCLR_UI_VIEWER_PASSWORD": "a"}, b"")
     with pytest.raises(ServiceError, match="SIMCLR_UI_PASSWORD"):

@@ -58,7 +58,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     settings = TINY_PARAMS | {"pretrain": TINY_PARAMS["pretrain"] | {"epochs": 400}}  # type: ignore[operator]
     (root / "params.yaml").write_text(yaml.safe_dump(settings))
     for name in ("graphql", "gql", "yaml", "uvicorn", "grpc", "psutil", "random"):
-        (root / f"{name}.py").write_text("raise SystemExit('this file is no module')")
+        (root / f"{name}.py").write_text("raise SystemExit('this file must not be imported')")
     environment = {
         "SIMCLR_UI_PASSWORD": OPERATOR,
         "SIMCLR_UI_VIEWER_PASSWORD": VIEWER,
@@ -137,7 +137,7 @@ def test_no_other_page_can_launch_a_run_with_the_operators_browser(stack: Stack,
         instance.delete_run(run.run_id) if run.is_finished else instance.run_coordinator.cancel_run(run.run_id)
 
 
-def test_a_viewer_sees_everything_and_changes_nothing(stack: Stack, instance: dg.DagsterInstance) -> None:
+def test_a_viewer_can_read_everything_and_change_nothing(stack: Stack, instance: dg.DagsterInstance) -> None:
     viewer = Stack(stack.root, "", password=VIEWER)
     viewer.port = stack.port
     before = instance.get_runs_count()
@@ -159,7 +159,7 @@ def test_a_person_logs_in_and_sees_the_ui_in_a_browser(stack: Stack, tmp_path: P
         assert page.evaluate("document.cookie") == ""  # no script can read the session
 
 
-def test_services_are_started_again_one_by_one_and_a_run_with_its_live_log_does_not_notice(
+def test_services_restart_one_by_one_without_affecting_a_run_or_its_live_log(
     stack: Stack, instance: dg.DagsterInstance
 ) -> None:
     run_id = launch(stack, "train", "undisturbed")
@@ -298,7 +298,7 @@ def test_ctrl_c_ends_the_services_in_seconds_and_no_run(stack: Stack, instance: 
     stack.start()
 
 
-def test_where_runs_end_with_the_services_they_save_first_and_resume_at_the_next_start(
+def test_runs_that_end_with_the_services_save_first_and_resume_at_the_next_start(
     stack: Stack, instance: dg.DagsterInstance
 ) -> None:
     stack.stop()

@@ -25,7 +25,7 @@ from pipeline.workspace import Workspace
 SLEEP = (sys.executable, "-S", "-c", "import time; time.sleep(600)")
 
 
-def test_a_service_that_keeps_dying_is_started_less_and_less_often(
+def test_a_service_that_keeps_crashing_is_restarted_less_and_less_often(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(services, "FIRST_DELAY", 0.01)
@@ -60,7 +60,7 @@ def test_a_service_waits_for_what_it_needs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_services_end_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
+def test_services_end_when_their_supervisor_is_killed(tmp_path: Path) -> None:
     code = (
         "import os, pathlib, sys, time; from pipeline.ui.services import Service;"
         f"service = Service('daemon', {SLEEP!r}, lambda: True); service.keep(pathlib.Path(sys.argv[1]), os.environ);"
@@ -89,7 +89,9 @@ def test_a_database_that_cannot_be_read_does_not_end_the_services(
     assert "the runs cannot be read: Dagster's records in SQLite" in capfd.readouterr().err
 
 
-def test_the_code_server_listens_where_only_this_user_can_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_code_server_listens_where_only_this_user_has_access(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(services.tempfile, "gettempdir", lambda: str(tmp_path))
     deep = Workspace(tmp_path / ("a folder with a long name" * 9))
     address = _socket(deep)
@@ -140,7 +142,7 @@ def test_a_service_that_hangs_is_killed_and_started_again(
     service.end()
 
 
-def test_a_daemon_without_heartbeats_hangs_unless_it_has_just_begun(workspace: Workspace) -> None:
+def test_a_daemon_without_heartbeats_counts_as_hanging_unless_it_just_started(workspace: Workspace) -> None:
     with opened(workspace.root) as instance:
         daemon = watches(instance, "", Health(heartbeat=60.0))["daemon"]
         assert daemon.look(30.0)
@@ -151,7 +153,7 @@ def test_a_daemon_without_heartbeats_hangs_unless_it_has_just_begun(workspace: W
         assert daemon.look(90.0)
 
 
-def test_one_good_answer_makes_up_for_the_bad_ones_and_a_new_process_begins_again() -> None:
+def test_one_good_answer_or_a_new_process_resets_the_failure_count() -> None:
     said: list[bool | None] = []
     watch = Watch(lambda _: said.pop() if said else None, 0.0, misses=2)
 

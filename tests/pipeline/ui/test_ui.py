@@ -171,7 +171,7 @@ def finished(ui: Ui) -> Ui:
     return ui
 
 
-def test_a_run_from_the_launchpad_takes_its_settings_is_followed_live_and_releases(finished: Ui) -> None:
+def test_a_run_from_the_launchpad_uses_its_settings_shows_live_logs_and_releases(finished: Ui) -> None:
     assert read(finished.workspace).pretrain.temperature == 0.25
     assert open_registry(finished.workspace).current() == "v0.0.1"
 
@@ -197,7 +197,7 @@ def test_the_graph_shows_every_group_and_asset(finished: Ui) -> None:
         ("released_encoder", ["The encoder that servers take", "v0.0.1", "candidate and champion"], 0),
     ],
 )
-def test_an_asset_page_says_what_it_is_and_shows_its_pictures(
+def test_an_asset_page_has_its_description_and_pictures(
     finished: Ui, asset: str, words: list[str], pictures: int
 ) -> None:
     shown = finished.visit(f"/assets/{asset}", "Description", "Owners", "Kinds", *words)
@@ -212,7 +212,7 @@ def test_accuracy_and_data_size_are_drawn_over_time(finished: Ui) -> None:
     finished.wait_for("document.querySelectorAll('canvas').length > 3")
 
 
-def test_each_gate_says_what_it_asks_and_what_it_found(finished: Ui) -> None:
+def test_each_gate_shows_its_question_and_its_finding(finished: Ui) -> None:
     page = "/assets/reports/compare?view=checks&checkDetail=representation"
     gates = ["latency_budget", "low_label", "old_index", "representation", "size_budget"]
     shown = finished.visit(page, *gates, "This is a blocking asset check", "nothing to compare: no encoder has been")
@@ -239,7 +239,9 @@ def test_the_launchpad_offers_documented_typed_keys(ui: Ui) -> None:
         ("sensors/run_failed", "Sends an alert about each failed run", True),
     ],
 )
-def test_what_starts_runs_is_described_and_off_until_switched_on(ui: Ui, page: str, words: str, running: bool) -> None:
+def test_sensors_and_schedules_are_described_and_off_until_switched_on(
+    ui: Ui, page: str, words: str, running: bool
+) -> None:
     ui.visit("/automation", page.partition("/")[2])
     ui.visit(f"/locations/pipeline.definitions/{page}", "Running", words)
     switches = "[...document.querySelectorAll('input[type=checkbox]')].map(one => one.checked)"
@@ -247,5 +249,5 @@ def test_what_starts_runs_is_described_and_off_until_switched_on(ui: Ui, page: s
     assert ui.page.evaluate(switches) == [running]
 
 
-def test_no_page_asks_anyone_else(finished: Ui) -> None:
+def test_no_page_requests_another_host(finished: Ui) -> None:
     assert finished.hosts == {"127.0.0.1"}

@@ -86,7 +86,7 @@ def quick(cases: list[tuple[str, str, Change]]) -> list[Any]:
     return [pytest.param(*case, marks=[pytest.mark.slow] * one) for case, one in zip(cases, slow, strict=True)]
 
 
-def test_a_sound_set_passes(sound: Tables) -> None:
+def test_a_clean_set_passes(sound: Tables) -> None:
     found = outcomes(sound)
     assert {name: outcome.error for name, outcome in found.items() if not outcome.success} == {}
     assert passed(list(found.values()))
@@ -172,13 +172,13 @@ def test_each_critical_rule_fails_alone_and_stops_the_pipeline(
         ]
     ),
 )
-def test_a_warning_stops_nothing(sound: Tables, names: str, where: str, change: Change) -> None:
+def test_a_warning_does_not_stop_the_pipeline(sound: Tables, names: str, where: str, change: Change) -> None:
     found = outcomes(spoilt(sound, where, change), where)
     assert failed(found, "critical", "warning", "info") == set(names.split())
     assert passed(list(found.values()))
 
 
-def test_what_failed_is_counted_and_named(sound: Tables) -> None:
+def test_failures_are_counted_and_named(sound: Tables) -> None:
     found = outcomes(spoilt(sound, "contents", put("short_side", 7, 15)), "contents")["short_side"]
     assert (found.observed, found.unexpected_count, found.threshold) == (0.634146, 15, ">= 8 for 95 %")
     assert found.sample_ids == sound["contents"].collect()["file_id"].to_list()[:10]
@@ -208,13 +208,13 @@ def test_a_result_that_is_missing_is_an_error(sound: Tables, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("name", ["accepted", "unreleased", "train", "test", "batches", "drift", "shapes"])
-def test_an_empty_table_raises_nothing(sound: Tables, name: str) -> None:
+def test_an_empty_table_raises_no_error(sound: Tables, name: str) -> None:
     found = outcomes(spoilt(sound, name, lambda frame: frame.clear()), name)
     assert not [outcome for outcome in found.values() if outcome.error]
     assert passed(list(found.values())) == (name != "train")
 
 
-def test_a_set_in_which_nothing_decodes() -> None:
+def test_a_set_without_decodable_images_is_evaluated() -> None:
     unknown = dict.fromkeys(name for name in MANIFEST if name.startswith(("luma", "red", "green", "blue")))
     unknown |= dict.fromkeys(("format", "mode", "width", "short_side", "aspect", "pixel_hash", "has_gps", "frames"))
     found = outcomes(tables(table([row("a.png", "empty_file", decodes=False, **unknown)]), NOT_JUDGED))
@@ -254,7 +254,7 @@ def test_leaks_are_found_whatever_the_verdicts_were(sound: Tables) -> None:
     assert not sound["accepted"].collect().select(pl.any_horizontal("leaks", "nearly_leaks").any()).item()
 
 
-def test_pixels_that_are_unknown_are_not_taken_for_no_leak() -> None:
+def test_unknown_pixels_do_not_count_as_no_leak() -> None:
     found = outcomes(judged(*files(), row("strange.png", pixel_hash=None)))
     assert failed(found, "critical") == {"accepted_pixel_hash_present", "accepted_leaks_present"}
 
@@ -270,7 +270,7 @@ def test_near_copies_are_counted_among_the_training_images_that_are_used() -> No
     }
 
 
-def test_what_a_person_has_released_may_be_small_and_long() -> None:
+def test_a_released_image_may_be_small_and_elongated() -> None:
     small: dict[str, Any] = {"short_side": 2, "aspect": 50.0}
     found = outcomes(judged(*files(120), row("released.png", warnings=["released"], **small)))
     assert not failed(found, "critical")
@@ -279,7 +279,7 @@ def test_what_a_person_has_released_may_be_small_and_long() -> None:
 
 
 @pytest.mark.parametrize(("sizes", "times"), [((4, 8, 6, 3), [0.5]), ((4, 8, 6, 13), [13 / 6]), ((4, 8, 6), [])])
-def test_a_batch_is_measured_by_those_before_it(sizes: tuple[int, ...], times: list[float]) -> None:
+def test_a_batch_is_compared_with_the_earlier_ones(sizes: tuple[int, ...], times: list[float]) -> None:
     rows = [
         row(f"{batch}/{number}.png", ingest_batch=f"{batch:04d}")
         for batch, size in enumerate(sizes)

@@ -25,7 +25,7 @@ OTHERS = (
 
 
 @pytest.mark.parametrize("config", [DEFAULTS, *OTHERS])
-def test_each_critical_rule_on_a_column_has_its_twin(config: ValidateConfig) -> None:
+def test_each_critical_rule_on_a_column_has_a_rule_for_missing_values(config: ValidateConfig) -> None:
     """Great Expectations passes over nulls: without a twin, a column of nulls would pass."""
     rules = expectations(config)
     assert len({rule.name for rule in rules}) == len(rules) < 100  # checks of one asset, which Dagster's UI lists
@@ -44,7 +44,7 @@ def test_each_critical_rule_on_a_column_has_its_twin(config: ValidateConfig) -> 
 
 
 @pytest.mark.parametrize("config", OTHERS)
-def test_parameters_change_thresholds_alone(config: ValidateConfig) -> None:
+def test_parameters_change_only_thresholds(config: ValidateConfig) -> None:
     """Dagster makes its checks of the rules before it knows any parameter."""
     ours, theirs = (
         [(rule.name, rule.suite, rule.table, rule.severity, rule.type, rule.columns, rule.meaning) for rule in rules]
@@ -53,7 +53,7 @@ def test_parameters_change_thresholds_alone(config: ValidateConfig) -> None:
     assert ours == theirs
 
 
-def test_every_rule_says_in_a_sentence_what_it_means_and_as_text_what_it_asks_for() -> None:
+def test_every_rule_has_a_description_and_a_readable_condition() -> None:
     rules = expectations(DEFAULTS)
     assert set(MEANINGS) == {rule.name for rule in rules if not rule.name.endswith("_present")}
     for rule in rules:
@@ -62,13 +62,13 @@ def test_every_rule_says_in_a_sentence_what_it_means_and_as_text_what_it_asks_fo
         assert rule.threshold, rule.name
 
 
-def test_the_manifest_is_held_against_its_schema() -> None:
+def test_the_manifest_is_checked_against_its_schema() -> None:
     (rule,) = [rule for rule in expectations(DEFAULTS) if rule.type == COLUMNS]
     assert [*FILE_COLUMNS, *FACT_COLUMNS] == MANIFEST.names() == rule.arguments["column_set"]
     assert rule.arguments["exact_match"]
 
 
-def test_what_only_a_person_can_judge_stops_nothing() -> None:
+def test_rules_that_need_human_judgment_do_not_stop_the_pipeline() -> None:
     severity = {rule.name: rule.severity for rule in expectations(DEFAULTS)}
     assert {severity[name] for name in ("near_copies_few", "near_group_small", "no_near_leak", "no_drift")} == {
         "warning"
@@ -76,7 +76,7 @@ def test_what_only_a_person_can_judge_stops_nothing() -> None:
     assert {severity[name] for name in ("no_gps", "no_icc_profile", "has_colour", "batch_size_usual")} == {"info"}
 
 
-def test_listing_the_rules_imports_nothing_heavy() -> None:
+def test_listing_the_rules_imports_no_heavy_library() -> None:
     script = (
         "import sys; from pipeline.config import ValidateConfig; "
         "from pipeline.validation.expectations import expectations; expectations(ValidateConfig()); "

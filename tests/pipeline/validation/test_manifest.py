@@ -66,7 +66,7 @@ def test_everything_the_probe_measured_is_in_the_row() -> None:
     assert {name: row[name] for name in FACTS if name in row} | {"reason": None, "message": ""} == vars(facts)
 
 
-def test_file_ids_tell_where_a_file_was_seen() -> None:
+def test_file_ids_name_the_place_of_a_file() -> None:
     files = [
         seen("a/ü\n.png", "0" * 64),
         seen("a/ü\n.png", "0" * 64, batch="0002"),
@@ -119,7 +119,7 @@ def test_the_quarantine_is_complete_and_every_content_is_accepted_once(tmp_path:
     assert used.equals(used.sort("batch", "sha256"))
 
 
-def test_what_is_written_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_written_rows_are_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifest, "PART_ROWS", 7)
     table = built(*crowd(0, files=100, batches=12))
     parts = [name for name in written(tmp_path / "one", table) if name.startswith("manifest/")]
@@ -132,7 +132,7 @@ def test_what_is_written_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert versions[b"probe_version"] == str(PROBE_VERSION).encode()
 
 
-def test_batches_have_the_names_that_people_give_them(tmp_path: Path) -> None:
+def test_batches_keep_user_given_names(tmp_path: Path) -> None:
     names = ["a", "a-", "a-0000", "a-0000-", "[a]*", "<b>&", "ü \n", "0002-<b>"]
     table = built([seen("a.png", name, batch=name) for name in names], [image(name, name) for name in names])
     written(tmp_path / "one", table)

@@ -92,15 +92,15 @@ def test_a_content_is_found_by_hash_or_path(workspace: Workspace, name: str) -> 
     ("name", "message"),
     [("nothing.png", "no ingested file"), ("abcdef", "no ingested file"), ("abc", "no ingested file")],
 )
-def test_a_name_that_names_nothing_is_reported(workspace: Workspace, name: str, message: str) -> None:
+def test_an_unknown_name_is_reported(workspace: Workspace, name: str, message: str) -> None:
     assert message in str(call(workspace, "show", name).exception)
 
 
-def test_a_name_that_names_several_is_reported(workspace: Workspace) -> None:
+def test_an_ambiguous_name_is_reported(workspace: Workspace) -> None:
     assert "names 2 contents" in str(call(workspace, "show", "0.png").exception)
 
 
-def test_the_bytes_can_be_had_as_they_were(workspace: Workspace, tmp_path: Path) -> None:
+def test_the_original_bytes_can_be_exported(workspace: Workspace, tmp_path: Path) -> None:
     assert call(workspace, "show", "half.jpg", "--save", str(tmp_path / "half.jpg")).exit_code == 0
     assert (tmp_path / "half.jpg").read_bytes() == HALF
 
@@ -127,7 +127,7 @@ def test_a_released_image_is_used_by_the_next_validation(workspace: Workspace) -
         ("1.png", "is not quarantined"),
     ],
 )
-def test_what_cannot_be_released_is_reported_and_nothing_is_written(
+def test_an_image_that_cannot_be_released_is_reported_and_nothing_is_written(
     workspace: Workspace, name: str, message: str
 ) -> None:
     before = workspace.overrides.read_bytes()
@@ -147,7 +147,7 @@ def test_a_near_leak_can_be_released_and_the_same_pixels_cannot(workspace: Works
     assert validate(workspace)["smaller.png"] == []
 
 
-def test_a_denied_image_is_out_wherever_it_is_and_can_be_allowed_again(workspace: Workspace, tmp_path: Path) -> None:
+def test_a_denied_image_is_excluded_everywhere_and_can_be_allowed_again(workspace: Workspace, tmp_path: Path) -> None:
     image = FILES[0][1]
     outside = tmp_path / "never ingested.png"
     outside.write_bytes(encoded(picture(77), "PNG"))
@@ -169,9 +169,7 @@ def test_a_decision_holds_through_its_last_day(workspace: Workspace) -> None:
     assert "2020-01-01: has passed; give a day from" in str(late.exception)
 
 
-def test_whichever_process_decides_is_named_as_git_names_them(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_decisions_carry_the_user_name_from_git(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
     monkeypatch.setenv("GIT_CONFIG_KEY_0", "user.name")
     monkeypatch.setenv("GIT_CONFIG_VALUE_0", "Grace")
@@ -186,7 +184,7 @@ def test_without_a_validation_it_says_what_to_run(empty_workspace: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_rescan_looks_again_and_changes_nothing_else(workspace: Workspace) -> None:
+def test_a_rescan_probes_again_and_changes_nothing_else(workspace: Workspace) -> None:
     before = manifest.read(workspace.manifest, None)
     answer = call(workspace, "rescan", "strip.png")
     assert answer.exit_code == 0, answer.output

@@ -77,7 +77,7 @@ def command(root: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_every_file_gets_the_reasons_it_deserves(mixed: Workspace) -> None:
+def test_every_file_gets_its_expected_reasons(mixed: Workspace) -> None:
     run(mixed)
     verify(mixed.manifest)
     expected = {f"unlabeled/{kind.name}": list(kind.reasons) for kind in good_kinds() + bad_kinds()} | {
@@ -180,7 +180,7 @@ def test_drift_is_a_warning(workspace: Workspace, raw: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_the_shape_of_a_bug_breaks_the_contract_until_a_person_accepts_it(workspace: Workspace, raw: Path) -> None:
+def test_a_suspected_data_bug_breaks_the_contract_until_a_person_accepts_it(workspace: Workspace, raw: Path) -> None:
     params(workspace.root, min_images=20, drift={"min_images": 15})
     drifting(raw, with_swapped_channels)
     found = result(workspace)
@@ -194,14 +194,14 @@ def test_the_shape_of_a_bug_breaks_the_contract_until_a_person_accepts_it(worksp
 
 
 @pytest.mark.slow
-def test_one_batch_is_not_judged(mixed: Workspace) -> None:
+def test_drift_is_not_judged_with_one_batch(mixed: Workspace) -> None:
     found = result(mixed)
     assert found["drift"]["verdict"] == "not judged"
     assert all(rule["success"] for rule in found["expectations"] if rule["suite"] == "drift")
 
 
 @pytest.mark.slow
-def test_the_quarantine_is_a_picture(mixed: Workspace) -> None:
+def test_the_quarantine_is_drawn_as_a_picture(mixed: Workspace) -> None:
     run(mixed)
     with Image.open(mixed.reports / "quarantine.png") as image:
         shown = image.copy()
@@ -213,7 +213,9 @@ def test_the_quarantine_is_a_picture(mixed: Workspace) -> None:
         assert image.height < shown.height
 
 
-def test_a_broken_contract_is_a_result(workspace: Workspace, raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_contract_is_reported_and_not_an_error(
+    workspace: Workspace, raw: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     params(workspace.root, min_images=20)
     write_batch(raw, "0001", [(f"{number}.png", encoded(picture(number), "PNG")) for number in range(19)])
     run(workspace)
@@ -273,7 +275,7 @@ def test_a_crashing_decoder_costs_one_file(workspace: Workspace, raw: Path, monk
 
 
 @pytest.mark.slow
-def test_killed_while_publishing_it_leaves_what_was_there(workspace: Workspace, raw: Path) -> None:
+def test_a_kill_while_publishing_leaves_the_earlier_results(workspace: Workspace, raw: Path) -> None:
     write_batch(raw, "0001", [(f"{number}.png", encoded(picture(number), "PNG")) for number in range(30)])
     run(workspace)
     before = outputs(workspace.root)

@@ -76,7 +76,7 @@ def test_fused_is_nearly_exact(size: int) -> None:
 
 @pytest.mark.parametrize("mode", ["exact", "fused"])
 @pytest.mark.parametrize("size", [24, 96])
-def test_a_view_depends_on_its_sample_alone(size: int, mode: str) -> None:
+def test_a_view_depends_only_on_its_sample(size: int, mode: str) -> None:
     images, sizes, samples = uneven_batch()
     augmentation = replace(EVERYTHING, size=size, mode=mode, solarize=0.0)  # 0.5 may fall to either side of itself
     together = augmentation.view(images, sizes, 1, 2, samples, 0)
@@ -96,7 +96,7 @@ def test_a_view_depends_on_its_sample_alone(size: int, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["exact", "fused"])
 @pytest.mark.parametrize("size", [24, 96])
-def test_padding_is_never_seen(size: int, mode: str) -> None:
+def test_padding_never_affects_a_view(size: int, mode: str) -> None:
     images, sizes, samples = uneven_batch()
     augmentation = replace(EVERYTHING, size=size, mode=mode)
     expected = augmentation.view(images, sizes, 1, 2, samples, 0)
@@ -113,7 +113,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_close(EVERYTHING.view(images, sizes, 1, 2, samples, 0), expected, 1e-5)
 
 
-def test_what_is_off_draws_nothing_from_what_is_on() -> None:
+def test_new_augmentations_do_not_change_the_draws_of_the_old_ones() -> None:
     """New augmentations draw after the old ones: a recipe without them has the views it always had."""
     _, sizes, samples = uneven_batch()
     plain = Augmentation(24)
@@ -129,7 +129,7 @@ def test_numbers_drawn_first_do_not_depend_on_how_many_are_drawn() -> None:
     np.testing.assert_array_equal(few, many[:, :31])
 
 
-def test_turns_and_orders_are_drawn_evenly() -> None:
+def test_rotations_and_orders_are_drawn_evenly() -> None:
     samples = np.arange(6000)
     draws = replace(EVERYTHING, rotation=0.75).draws(np.full((6000, 2), 20), 0, 0, samples, 0)
     assert np.bincount(draws.turns, minlength=4) == pytest.approx(1500, abs=150)
@@ -148,7 +148,7 @@ def test_extra_crops_are_more_views_of_smaller_parts() -> None:
     assert not np.array_equal(areas[2], areas[3])
 
 
-def test_a_view_repeats_and_changes_with_every_name() -> None:
+def test_a_view_is_reproducible_and_changes_with_every_key() -> None:
     images, sizes, samples = uneven_batch()
     names = [(1, 2, samples, 0), (9, 2, samples, 0), (1, 3, samples, 0), (1, 2, samples + 1, 0), (1, 2, samples, 1)]
     views = [Augmentation(24).view(images, sizes, *name) for name in names]
@@ -157,7 +157,7 @@ def test_a_view_repeats_and_changes_with_every_name() -> None:
         assert ((other - views[0]).abs().amax(dim=(1, 2, 3)) > LEVEL).all()
 
 
-def test_without_any_step_the_image_stays() -> None:
+def test_without_any_step_the_image_is_unchanged() -> None:
     images = pictures(3, 20, 20)
     view = STILL.view(images, torch.full((3, 2), 20), 0, 0, torch.arange(3), 0)
     assert_close(view, images / 255, 1e-6)
@@ -205,7 +205,7 @@ def test_jitter_factors_span_the_papers_range() -> None:
         assert factors.mean().item() == pytest.approx(1, abs=0.03 * strength)
 
 
-def test_gray_images_stay_gray_and_equal_in_any_company() -> None:
+def test_gray_images_stay_gray_whatever_else_is_in_the_batch() -> None:
     gray = pictures(4, 28, 28)[:, :1].expand(-1, 3, -1, -1).contiguous()
     sizes, samples = torch.full((5, 2), 28), torch.arange(5)
     alone = Augmentation(28).view(gray, sizes[:4], 0, 0, samples[:4], 0)

@@ -152,7 +152,7 @@ def test_prefetch_works_ahead_by_its_depth_and_no_further() -> None:
     assert made == [0, 1, 2, 3]
 
 
-def test_closing_prefetch_waits_for_the_item_in_the_making_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_prefetch_waits_only_for_the_current_item(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
     begun, canceled = threading.Event(), threading.Event()
 
@@ -178,7 +178,7 @@ def test_closing_prefetch_waits_for_the_item_in_the_making_alone(monkeypatch: py
     assert made == [0, 1]
 
 
-def test_prefetch_passes_an_error_on_in_its_place() -> None:
+def test_prefetch_raises_an_error_in_its_place() -> None:
     def failing() -> Iterator[int]:
         yield 1
         raise DatasetError("the second")

@@ -21,7 +21,7 @@ def test_images_of_any_small_size_come_back() -> None:
 
 
 @pytest.mark.parametrize("positions", [[4, 5, 0], [0, 4], [4, 6]])
-def test_a_batch_of_several_sizes_or_with_a_stranger_is_refused(positions: list[int]) -> None:
+def test_a_batch_of_several_sizes_or_with_an_uncached_image_is_refused(positions: list[int]) -> None:
     cache = PixelCache(9, 2**20, 64)
     for position, shape in ((4, (28, 28)), (5, (28, 28)), (6, (28, 27))):
         cache.add(position, image(*shape))

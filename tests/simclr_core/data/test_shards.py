@@ -65,7 +65,7 @@ def test_tar_reads_the_shards_and_they_are_reproducible(tmp_path: Path) -> None:
         assert {member.mtime for member in tar} == {0}
 
 
-def test_an_image_larger_than_a_shard_has_a_separate_one(tmp_path: Path) -> None:
+def test_an_image_larger_than_a_shard_gets_a_separate_one(tmp_path: Path) -> None:
     write_shards(tmp_path / "train", [samples(3)], max_bytes=1)
     assert len(list((tmp_path / "train").glob("*.tar"))) == 3
 

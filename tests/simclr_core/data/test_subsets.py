@@ -43,7 +43,7 @@ def test_each_class_gives_its_rounded_share_and_at_least_one() -> None:
     assert counts(subset(known, keys(265), "0.1", 0), known) == [4, 1, 20, 2, 1]
 
 
-def test_unlabelled_samples_are_never_chosen() -> None:
+def test_unlabeled_samples_are_never_chosen() -> None:
     known = labels(50, 50)
     known[::2] = -1
     assert (known[subset(known, keys(100), "1.0", 0)] >= 0).all()

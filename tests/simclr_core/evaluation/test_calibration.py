@@ -37,7 +37,7 @@ def test_the_temperature_of_the_sample_is_found(temperature: float) -> None:
     assert after < before
 
 
-def test_what_is_calibrated_stays() -> None:
+def test_calibrated_logits_keep_a_temperature_of_one() -> None:
     logits, labels = drawn(1.0)
     assert abs(fit_temperature(logits, labels) - 1) < 0.05
 
@@ -50,7 +50,7 @@ def test_few_labels_give_no_information() -> None:
     assert fit_temperature(*empty) == 1.0
 
 
-def test_answers_that_are_all_right_do_not_become_infinitely_sure() -> None:
+def test_correct_answers_do_not_become_infinitely_confident() -> None:
     logits = np.eye(4)[np.arange(100) % 4] * 0.5
     assert fit_temperature(logits, np.arange(100) % 4) == pytest.approx(COLDEST)
 

@@ -103,7 +103,7 @@ def counted(truth: NDArray[np.int64], candidate: list[int], champion: list[int])
     return {"candidate": percent[0], "champion": percent[1], "candidate_only": won, "champion_only": lost}
 
 
-def test_every_number_is_what_naive_loops_find(done: Path) -> None:
+def test_every_number_equals_that_of_naive_loops(done: Path) -> None:
     report = read(done)
     truth, known = labels(done, "test"), labels(done, "train")
     new_bank, new = (embeddings(done, split, mixing(1), CANDIDATE) for split in ("train", "test"))
@@ -128,7 +128,7 @@ def test_every_number_is_what_naive_loops_find(done: Path) -> None:
     assert timing["seconds"] > 0
 
 
-def test_each_encoder_sees_the_images_in_its_own_way(workspace: Path) -> None:
+def test_each_encoder_gets_its_own_preprocessing(workspace: Path) -> None:
     """The same weights behind two preprocessings are two encoders; exchanged, they exchange their numbers."""
     put_champion(workspace, mixing(1), CHAMPION)
     one = compared(workspace)
@@ -164,12 +164,12 @@ def test_vectors_of_another_length_have_no_old_index(workspace: Path) -> None:
     assert report["knn"]["champion"] > 30
 
 
-def test_images_of_another_size_are_not_obstacle(workspace: Path) -> None:
+def test_encoders_of_different_image_sizes_are_comparable(workspace: Path) -> None:
     put_champion(workspace, mixing(2, size=8), Preprocessing(8, 8))
     assert compared(workspace)["old_index"]["comparable"]
 
 
-def test_before_the_first_release_the_candidate_stands_alone(
+def test_before_the_first_release_only_the_candidate_is_reported(
     done: Path, workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with_champion = read(done)
@@ -263,7 +263,7 @@ FAULTS: list[tuple[Callable[[Path], None], type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("fault", "error", "says"), FAULTS, ids=lambda one: getattr(one, "__name__", ""))
-def test_what_cannot_be_compared_leaves_no_report(
+def test_a_failed_comparison_leaves_no_report(
     workspace: Path, fault: Callable[[Path], None], error: type[Exception], says: str
 ) -> None:
     fault(workspace)
@@ -272,7 +272,7 @@ def test_what_cannot_be_compared_leaves_no_report(
     assert not (workspace / "reports" / "compare.json").exists()
 
 
-def test_a_bundle_that_does_not_load_goes_no_further_without_labels_either(workspace: Path) -> None:
+def test_a_bundle_that_does_not_load_is_refused_even_without_labels(workspace: Path) -> None:
     relabel(workspace, "test", -np.ones(40))
     damage_candidate(workspace)
     with pytest.raises(CorruptArtifactError):

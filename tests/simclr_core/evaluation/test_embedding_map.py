@@ -32,7 +32,7 @@ def same_class_neighbors(points: NDArray[np.floating], labels: NDArray[np.intege
     return float(np.mean(labels[nearest] == labels[:, None]))
 
 
-def test_what_has_one_direction_becomes_an_island_whatever_its_length() -> None:
+def test_vectors_of_one_direction_form_a_cluster_at_any_length() -> None:
     features, labels = islands(150)
     points = coordinates(features)
     assert points is not None
@@ -77,7 +77,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
         (np.zeros((20, 4), np.float32), "all embeddings are alike"),
     ],
 )
-def test_what_cannot_be_mapped_is_said_in_the_picture(
+def test_the_picture_says_why_there_is_no_map(
     monkeypatch: pytest.MonkeyPatch, features: NDArray[np.float32], expected: str
 ) -> None:
     calls = drawn(monkeypatch)

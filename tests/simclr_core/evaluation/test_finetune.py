@@ -53,7 +53,7 @@ def test_the_model_of_the_first_seed_is_saved_and_loads(workspace: Path) -> None
     assert model.card["classes"] == ["circle", "cross", "square", "stripes"]
 
 
-def test_each_run_starts_where_it_says_and_sees_its_own_labels(
+def test_each_run_starts_at_its_encoder_and_uses_its_own_labels(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[torch.Tensor, np.ndarray, float, int]] = []
@@ -150,7 +150,7 @@ def test_kept_head_layers_are_trained_saved_and_loaded(with_a_head: Path) -> Non
     assert 0 <= report(with_a_head)["scratch_top1"] <= 100  # the baseline has the same layers, with fresh weights
 
 
-def test_more_head_layers_than_there_are(with_a_head: Path) -> None:
+def test_more_head_layers_than_exist_are_refused(with_a_head: Path) -> None:
     keep(with_a_head, 4)
     with pytest.raises(CheckpointError, match=r"finetune\.head_layers is 4, but the projection head .* has 3"):
         finetune.run(with_a_head, "0.5")

@@ -98,7 +98,7 @@ def test_permuted_test_labels_change_neither_the_strength_nor_the_weights(evalua
     assert report(workspace)["simclr"] != before["simclr"]
 
 
-def test_twice_gives_the_same_bytes(evaluated: Path, workspace: Path) -> None:
+def test_running_twice_gives_the_same_bytes(evaluated: Path, workspace: Path) -> None:
     linear_eval.run(workspace)
     assert outputs(workspace) == outputs(evaluated)
 
@@ -157,7 +157,7 @@ def test_the_random_baseline_is_the_mean_of_its_draws() -> None:
 
 
 @pytest.mark.parametrize("test_images", [40, 0])
-def test_the_map_shows_the_test_images_or_for_want_of_them_the_training_images(
+def test_the_map_shows_the_test_images_or_without_them_the_training_images(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, test_images: int
 ) -> None:
     fit_few_probes(workspace)

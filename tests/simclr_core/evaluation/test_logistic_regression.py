@@ -94,7 +94,7 @@ def test_folding_in_the_standardization_gives_the_same_logits() -> None:
     assert std[5] == 1
 
 
-def test_rounding_noise_is_not_taken_for_variance() -> None:
+def test_rounding_noise_does_not_count_as_variance() -> None:
     features = torch.full((1000, 1), 0.1) + torch.tensor([0.0, 1e-8]).repeat(500)[:, None]
     assert standardization(features)[1].item() == 1
 
@@ -121,6 +121,6 @@ def test_the_strength_chosen_is_best_on_the_held_out_folds() -> None:
     assert select_l2(features, labels, 3, strengths, fold, (0, 3)) == strengths[int(np.argmin(losses))]
 
 
-def test_with_nothing_to_hold_out_the_strongest_is_chosen() -> None:
+def test_without_held_out_samples_the_strongest_penalty_is_chosen() -> None:
     features, labels = problem(1, 4)
     assert select_l2(features, labels, 3, [10.0, 0.1], np.zeros(1, int), range(5)) == 10.0

@@ -33,7 +33,7 @@ def test_labeled_images_of_both_splits(images: LabeledImages) -> None:
     assert images.train.keys.shape == (48, 32)
 
 
-def test_features_that_are_the_class(images: LabeledImages) -> None:
+def test_features_that_equal_the_class_are_always_right(images: LabeledImages) -> None:
     features = Features(one_hot(images.train.labels), one_hot(images.test.labels))
     assert accuracies(features, images, HEAD) == ServedAccuracy(100.0, 100.0)
 

@@ -210,7 +210,7 @@ def test_the_bundle_holds_head_golden_images_and_provenance(exported: Path) -> N
     assert "proprietary" in (directory / "LICENSE.txt").read_text()
 
 
-def test_nothing_in_the_bundle_tells_of_this_machine(exported: Path) -> None:
+def test_nothing_in_the_bundle_depends_on_this_machine(exported: Path) -> None:
     directory = exported / "models" / "bundle"
     for file in (path for path in directory.rglob("*") if path.is_file()):
         content = file.read_bytes()
@@ -237,7 +237,7 @@ def test_two_processes_export_the_same_bytes(exported: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("factor", [1.01, np.nan])
-def test_a_graph_that_computes_something_else_is_not_published(
+def test_a_graph_with_wrong_outputs_is_not_published(
     factor: float, workspace: Path, graph: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = onnx.load_from_string(graph)
@@ -251,9 +251,7 @@ def test_a_graph_that_computes_something_else_is_not_published(
     assert not (workspace / "reports").exists()
 
 
-def test_a_failure_keeps_the_bundle_that_is_there(
-    workspace: Path, graph: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_keeps_the_existing_bundle(workspace: Path, graph: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     export.run(workspace)
     before = identity(workspace / "models" / "bundle")
     set_export(workspace, name="better")
@@ -268,7 +266,7 @@ def test_a_failure_keeps_the_bundle_that_is_there(
     assert deploy.load(workspace / "models" / "bundle").info["name"] == "better"
 
 
-def test_without_labels_there_is_not_a_head(workspace: Path, graph: bytes) -> None:
+def test_without_labels_the_bundle_has_no_head(workspace: Path, graph: bytes) -> None:
     export.run(workspace)
     encoder = deploy.load(workspace / "models" / "bundle", threads=1)
     with pytest.raises(MissingHeadError, match="exported without a classifier"):
@@ -328,7 +326,7 @@ def test_an_opset_that_torch_cannot_write_is_refused() -> None:
         export_graph(served, SIDE, 30, {})
 
 
-def test_too_few_images_to_prove_it_on(tmp_path: Path) -> None:
+def test_too_few_images_for_the_parity_check_are_refused(tmp_path: Path) -> None:
     workspace = write_prepared(tmp_path, train=21, test=10)
     write_model(workspace / "models" / "pretrained", seed=0)
     with pytest.raises(DatasetError, match="31 images; the export is proven on 32"):

@@ -53,7 +53,7 @@ def measured(workspace: Path) -> dict[str, Any]:
     return report
 
 
-def test_it_says_which_bundles_it_measured(workspace: Path) -> None:
+def test_the_report_names_the_measured_bundles(workspace: Path) -> None:
     report = measured(workspace)
     assert report["bundle"] == identity(workspace / "models" / "bundle")
     assert report["champion"] == identity(workspace / "models" / "champion" / "bundle")
@@ -90,7 +90,7 @@ def test_a_few_interruptions_and_the_first_calls_do_not_count(monkeypatch: pytes
     assert latency.latencies([encoder], [b"one"], rounds=7) == [1.0]
 
 
-def test_training_images_serve_where_there_is_not_a_test_split(tmp_path: Path) -> None:
+def test_training_images_are_used_without_a_test_split(tmp_path: Path) -> None:
     write_prepared(tmp_path, train=8, test=0)
     assert len(latency.files(tmp_path / "data" / "prepared")) == 8
     write_prepared(tmp_path / "empty", train=0, test=0)
@@ -105,7 +105,7 @@ def test_a_damaged_bundle_is_not_measured(workspace: Path) -> None:
     assert not (workspace / ".simclr" / "timings" / "latency.json").exists()
 
 
-def test_it_does_not_wait_for_torch() -> None:
+def test_the_measurement_does_not_import_torch() -> None:
     program = "import simclr_core.export.latency, sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "torch" not in done.stdout.split()

@@ -83,7 +83,7 @@ def test_a_transformer_is_also_made_with_dynamic_scales(transformer: bytes) -> N
         assert len(graph) < 0.5 * len(transformer)
 
 
-def test_float16_takes_and_gives_what_float32_does(network: bytes, transformer: bytes) -> None:
+def test_float16_has_the_inputs_and_outputs_of_float32(network: bytes, transformer: bytes) -> None:
     for exact in (network, transformer):
         half = float16_graph(exact)
         assert cosine_min(half, exact) > 0.9999

@@ -77,7 +77,7 @@ def test_packages_that_serve_are_required_and_those_that_trained_are_not(documen
     assert set(served_by) == {one["purl"] for one in document["components"] if one["scope"] == "required"}
 
 
-def test_no_time_and_no_chance_is_in_it() -> None:
+def test_the_document_has_no_time_and_no_random_part() -> None:
     text = bill_of_materials(CARD, MODELS)
     assert text == bill_of_materials(CARD, MODELS)
     assert "serialNumber" not in text

@@ -35,7 +35,7 @@ REFERENCE = ServedAccuracy(90.4, 80.5)
     ],
     ids=str,
 )
-def test_the_gate(facts: dict[str, float], reason: str | None) -> None:
+def test_a_variant_passes_the_gate_within_its_limits(facts: dict[str, float], reason: str | None) -> None:
     found = missed(replace(GOOD, **facts), REFERENCE)
     if reason is None:
         assert found is None
@@ -44,7 +44,7 @@ def test_the_gate(facts: dict[str, float], reason: str | None) -> None:
         assert re.search(reason, found)
 
 
-def test_without_labels_the_vectors_alone_are_judged() -> None:
+def test_without_labels_only_the_vectors_are_judged() -> None:
     unlabelled, reference = replace(GOOD, knn_top1=None, classifier_top1=None), ServedAccuracy(None, None)
     assert missed(unlabelled, reference) is None
     assert missed(replace(unlabelled, cosine_mean=0.5), reference) is not None

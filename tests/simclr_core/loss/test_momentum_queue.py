@@ -98,7 +98,7 @@ def test_three_steps_follow_the_paper() -> None:
     assert queue.tensors()["updates"] == 3
 
 
-def test_the_gradient_is_that_of_the_loss_and_flows_through_queries_alone() -> None:
+def test_the_gradient_is_that_of_the_loss_and_flows_only_through_queries() -> None:
     model = network()
     queue = queue_of(model)
     weight = model[1].weight
@@ -116,7 +116,7 @@ def test_the_gradient_is_that_of_the_loss_and_flows_through_queries_alone() -> N
     assert all(parameter.grad is None for parameter in queue._copy.parameters())
 
 
-def test_a_backward_pass_alone_leaves_queue_and_copy_as_they_are() -> None:
+def test_a_backward_pass_without_a_step_leaves_queue_and_copy_unchanged() -> None:
     model = network()
     queue = queue_of(model)
     before = {name: tensor.clone() for name, tensor in queue.tensors().items()}
@@ -124,7 +124,7 @@ def test_a_backward_pass_alone_leaves_queue_and_copy_as_they_are() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in queue.tensors().items())
 
 
-def test_extra_crops_ask_too() -> None:
+def test_extra_crops_are_queries_too() -> None:
     model, reference = network(), network()
     batch = views(0, groups=4)
     outcome = queue_of(model, extra_crops=2).backward(model, batch)
@@ -225,11 +225,13 @@ def test_a_pretraining_with_a_queue_learns(prepared: Path) -> None:
         ({"queue": {"size": 64}}, "loss: info_nce, the one there is over a queue, not nt_xent, or queue: null"),
         ({"queue": {}, "loss": "info_nce", "micro_batch_size": 4}, "micro_batch_size: null with a queue"),
         ({"queue": {"momentum": 1.0}, "loss": "info_nce"}, r"queue.momentum: given 1.0, allowed: less than 1"),
-        ({"queue": {"sise": 64}, "loss": "info_nce"}, r"queue.sise: unknown key; did you mean size\?"),
+        ({"queue": {"sizes": 64}, "loss": "info_nce"}, r"queue.sizes: unknown key; did you mean size\?"),
         ({"loss": "moco"}, "loss: given 'moco', allowed: 'nt_xent', 'dcl' or 'info_nce'"),
     ],
 )
-def test_what_makes_no_sense_is_explained(prepared: Path, changes: dict[str, object], message: str) -> None:
+def test_nonsensical_parameters_are_refused_with_the_reason(
+    prepared: Path, changes: dict[str, object], message: str
+) -> None:
     configure(prepared, **changes)
     with pytest.raises(ConfigError, match=message):
         pretrain.run(prepared)

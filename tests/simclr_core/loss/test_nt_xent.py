@@ -84,7 +84,7 @@ def test_lowest_similarity_at_the_lowest_temperature(dtype: torch.dtype) -> None
     assert torch.autograd.grad(loss, first)[0].isfinite().all()
 
 
-def test_alike_views_of_unlike_images_cost_nothing_and_chance_costs_its_logarithm() -> None:
+def test_the_loss_is_zero_for_separated_images_and_log_of_chance_for_collapsed_ones() -> None:
     aligned = torch.eye(4)
     assert nt_xent(aligned, aligned, 0.01).item() == pytest.approx(0, abs=1e-6)
     collapsed = torch.ones(4, 3)

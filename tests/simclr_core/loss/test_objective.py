@@ -76,7 +76,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(
     torch.testing.assert_close(gradients(parts), gradients(whole), rtol=rtol, atol=rtol)
 
 
-def test_the_network_never_sees_more_than_a_micro_batch() -> None:
+def test_the_network_never_processes_more_than_a_micro_batch() -> None:
     seen: list[tuple[int, bool]] = []
     model = norm_free()
     model.register_forward_hook(lambda _, inputs, __: seen.append((len(inputs[0]), torch.is_grad_enabled())))

@@ -23,14 +23,14 @@ NORMS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def test_alone_nothing_changes() -> None:
+def test_one_process_alone_equals_plain_batch_norm() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     norm = model[1]
     assert synchronize(model) is model
     assert model[1] is norm
 
 
-def test_alone_in_a_process_group_nothing_changes() -> None:
+def test_a_process_group_of_one_equals_plain_batch_norm() -> None:
     norm = nn.BatchNorm2d(3)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:

@@ -43,12 +43,12 @@ def check_feature_dim(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_has_the_feature_dim_it_says(name: str) -> None:
+def test_every_family_has_its_declared_feature_dim(name: str) -> None:
     check_feature_dim(name)
 
 
 @pytest.mark.slow
-def test_every_torchvision_classifier_has_the_feature_dim_it_says() -> None:
+def test_every_torchvision_classifier_has_its_declared_feature_dim() -> None:
     for name in torchvision.models.list_models(module=torchvision.models):
         if "regnet" not in name:
             check_feature_dim(name)
@@ -59,7 +59,7 @@ FAST = ("regnet_x_400mf", "regnet_y_400mf")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in REGNETS])
-def test_every_regnet_has_the_feature_dim_it_says(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_regnet_has_its_declared_feature_dim(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its constructor computes widths on real tensors, so that only the layers can be built without memory."""
     for layer in (torch.nn.Conv2d, torch.nn.BatchNorm2d, torch.nn.Linear):
         monkeypatch.setattr(layer, "__init__", partialmethod(layer.__init__, device="meta"))
@@ -101,7 +101,7 @@ def test_resnet_weights_load_into_a_detection_backbone() -> None:
 
 
 @pytest.mark.slow
-def test_a_detector_sees_what_the_encoder_sees() -> None:
+def test_a_detector_gets_the_feature_maps_of_the_encoder() -> None:
     """Faster R-CNN's backbone with our weights: the feature map of the last stage, averaged, is h."""
     torch.manual_seed(0)
     encoder = build_encoder("resnet50")
@@ -158,6 +158,6 @@ def test_the_seed_decides_the_weights() -> None:
         ({"name": "vit_b_32", "stem": "cifar"}, "no width or stem to choose"),
     ],
 )
-def test_what_does_not_exist_is_explained(arguments: dict[str, object], message: str) -> None:
+def test_unknown_networks_are_refused_with_the_choices(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(UnknownEncoderError, match=message):
         build_encoder(**arguments)  # type: ignore[arg-type]

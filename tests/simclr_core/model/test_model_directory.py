@@ -39,7 +39,7 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(data)
 
 
-def test_a_model_comes_back_whole(tmp_path: Path) -> None:
+def test_a_saved_model_is_loaded_completely(tmp_path: Path) -> None:
     network = save_model(tmp_path / "model")
     model = model_directory.load_model(tmp_path / "model")
     assert model.card == {"format_version": 1, **CARD}
@@ -82,7 +82,7 @@ def test_a_missing_model_and_one_of_another_format_or_shape(tmp_path: Path) -> N
         model_directory.load_model(tmp_path / "wider")
 
 
-def test_weights_go_into_a_network_of_the_same_architecture_alone(tmp_path: Path) -> None:
+def test_weights_only_load_into_the_same_architecture(tmp_path: Path) -> None:
     saved = save_model(tmp_path / "model")
     encoder, head = build_encoder("resnet10", 0.125, "compact"), nn.Linear(64, 4)
     model_directory.load_weights(tmp_path / "model", encoder, head)

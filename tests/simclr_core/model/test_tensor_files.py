@@ -8,7 +8,7 @@ import torch
 from simclr_core.model.tensor_files import read_tensors, write_tensors
 
 
-def test_tensors_come_back_contiguous(tmp_path: Path) -> None:
+def test_loaded_tensors_are_contiguous(tmp_path: Path) -> None:
     tensors = {"weight": torch.arange(24.0).reshape(2, 3, 4).transpose(0, 2), "count": torch.tensor(3)}
     write_tensors(tmp_path / "weights", tensors)
     read = read_tensors(tmp_path / "weights")

@@ -121,7 +121,7 @@ def test_the_monitor_measures_h_and_z_and_changes_nothing() -> None:
     assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())
 
 
-def test_the_online_knn_asks_half_of_the_labeled_images_about_the_other_half() -> None:
+def test_the_online_knn_classifies_half_of_the_labeled_images_by_the_other_half() -> None:
     colors = np.zeros((8, 8, 8, 3), np.uint8)
     colors[[0, 1, 4, 5]] = (255, 0, 0)
     colors[[2, 3, 6, 7]] = (0, 0, 255)
@@ -141,7 +141,7 @@ def probed(h: torch.Tensor, labels: list[int]) -> float | None:
     return watched._probe_top1(h.float())
 
 
-def test_the_online_probe_trains_on_half_of_the_labeled_images_and_is_judged_on_the_other_half() -> None:
+def test_the_online_probe_trains_on_half_of_the_labeled_images_and_is_tested_on_the_other_half() -> None:
     """Against plain gradient descent on the same objective, of which the optimum is unique."""
     h, labels = random_features(60, 5), np.random.default_rng(1).integers(0, 3, 60)
     h[np.arange(60), labels] += 3  # one image in a few is on the wrong side
@@ -164,7 +164,7 @@ def test_the_probe_needs_no_healthy_features_and_no_second_class() -> None:
 
 
 @pytest.mark.parametrize("labels", [[-1] * 6, [-1, -1, 2, -1, -1, -1]])
-def test_without_labels_there_is_not_a_knn_but_everything_else(labels: list[int]) -> None:
+def test_without_labels_only_knn_and_probe_are_missing(labels: list[int]) -> None:
     z = random_features(4, 3)
     measured = monitor(labels).measure(small_encoder(), nn.Identity(), z, z)
     assert {name for name, value in measured.items() if value is None} == {"knn_top1", "probe_top1"}

@@ -55,7 +55,7 @@ def test_maps_every_second_epoch_and_at_the_end(prepared: Path) -> None:
         assert set(labels) == {"circle", "cross", "square", "stripes", "no label"}
 
 
-def test_by_default_there_is_not_a_map_and_the_projector_has_the_last_epoch(prepared: Path) -> None:
+def test_by_default_there_is_no_map_and_the_projector_has_the_last_epoch(prepared: Path) -> None:
     configure(prepared, 0)
     pretrain.run(prepared)
     folder = board(prepared)

@@ -32,7 +32,7 @@ def test_a_record_holds_means_of_the_steps_and_what_was_measured() -> None:
     assert record(1, [(1 / 3, 1.0)], 1 / 7, 1.0, MEASURED)["loss"] == 0.333333
 
 
-def test_the_summary_mentions_what_there_is_and_raises_the_alarm() -> None:
+def test_the_summary_lists_the_available_numbers_and_raises_the_alarm() -> None:
     assert summary(epoch(1)) == "loss 2.5000, kNN 51.2 %, probe 60.0 %, effective rank 12.0"
     assert summary(epoch(1, knn_top1=None, probe_top1=None)) == "loss 2.5000, effective rank 12.0"
     for number in ("effective_rank", "feature_std", "effective_rank_z", "feature_std_z"):

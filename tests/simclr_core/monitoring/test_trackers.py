@@ -165,7 +165,7 @@ class Server:
         self.seen.append(-1)
 
 
-def test_what_fails_is_counted_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_failures_are_counted_and_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     server = Server(failing=2)
     tracker = Tracker("wandb", lambda: server)
     for epoch in range(5):
@@ -175,7 +175,7 @@ def test_what_fails_is_counted_and_said_once(caplog: pytest.LogCaptureFixture) -
     assert caplog.messages == ["wandb: ConnectionError: no route to host; the training continues without what it lost"]
 
 
-def test_a_server_that_is_away_at_first_is_tried_again() -> None:
+def test_a_server_that_is_unreachable_at_first_is_tried_again() -> None:
     server, attempts = Server(), []
 
     def opening() -> Server:
@@ -191,7 +191,7 @@ def test_a_server_that_is_away_at_first_is_tried_again() -> None:
     assert server.seen == [2, -1]
 
 
-def test_a_server_that_hangs_holds_no_one_up(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_hanging_server_does_not_delay_the_training(caplog: pytest.LogCaptureFixture) -> None:
     server = Server()
     server.answers.clear()
     tracker = Tracker("mlflow", lambda: server)
@@ -212,7 +212,7 @@ def watch(workspace: Path, *names: str) -> None:
     path.write_text(yaml.safe_dump(params), encoding="utf-8")
 
 
-def test_a_training_is_tracked_and_its_results_do_not_know(
+def test_tracking_a_training_does_not_change_its_results(
     prepared: Path, wandb: Wandb, mlflow: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretrain.run(prepared)
@@ -231,7 +231,7 @@ def test_a_training_is_tracked_and_its_results_do_not_know(
     assert "lost" not in json.loads(events.read_text().splitlines()[-1])["message"]
 
 
-def test_a_tracker_that_fails_all_the_time_is_in_the_end_event(
+def test_a_tracker_that_always_fails_is_in_the_end_event(
     prepared: Path, wandb: Wandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(**arguments: object) -> None:

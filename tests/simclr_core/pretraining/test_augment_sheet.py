@@ -20,7 +20,7 @@ from simclr_core.pretraining.augment_sheet import settings
 from simclr_core.pretraining.batches import Batches
 
 
-def test_the_sheet_is_drawn_where_it_is_asked_for(prepared: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_sheet_is_written_to_the_requested_file(prepared: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     out = prepared / "new" / "views.png"
     assert main(["--workspace", str(prepared), "augment-sheet", "--out", str(out), "--images", "3"]) == 0

@@ -35,7 +35,7 @@ def test_an_epoch_shows_every_image_once_and_each_epoch_in_another_order(prepare
     assert not np.array_equal(*epochs)
 
 
-def test_a_rest_that_fills_no_batch_is_left_out_of_the_epoch_but_not_of_all_epochs(prepared: Path) -> None:
+def test_a_partial_batch_is_dropped_but_its_images_appear_in_other_epochs(prepared: Path) -> None:
     source = batches(prepared, batch_size=40)
     assert source.steps_per_epoch == 2
     first, second = (set(source.positions(2 * e)) | set(source.positions(2 * e + 1)) for e in range(2))
@@ -104,7 +104,7 @@ def test_inputs_are_two_different_normalized_views_of_the_same_images(prepared: 
         assert not np.array_equal(*pictures[row])
 
 
-def test_the_pictures_of_later_epochs_are_those_of_the_network_too(prepared: Path) -> None:
+def test_the_sheet_of_a_later_epoch_shows_the_network_inputs_too(prepared: Path) -> None:
     first, second = batches(prepared).pictures(4, epochs=1), batches(prepared).pictures(4, epochs=2)
     for short, long in zip(first, second, strict=True):
         assert len(long) == 4

@@ -31,7 +31,7 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(data)
 
 
-def test_a_training_state_comes_back_whole(tmp_path: Path) -> None:
+def test_a_saved_training_state_is_loaded_completely(tmp_path: Path) -> None:
     saved = state(7, value=1 / 3)
     checkpoint.save_training(tmp_path / "run", saved)
     newest = checkpoint.newest_training(tmp_path / "run")
@@ -137,7 +137,7 @@ with locked(Path(sys.argv[1])):
 """
 
 
-def test_a_second_trainer_is_reported_who_holds_the_run(tmp_path: Path) -> None:
+def test_the_second_trainer_learns_which_process_holds_the_run(tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [sys.executable, "-c", HOLD, str(run)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:

@@ -106,7 +106,7 @@ def test_a_failure_of_the_last_save_is_reported_on_leaving(tmp_path: Path, monke
         writer.save(state(1))
 
 
-def test_but_it_does_not_hide_what_ended_the_training(
+def test_a_failure_of_the_last_save_does_not_hide_the_error_that_ended_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("SIMCLR_FAILPOINT", "checkpoint.publish:enospc")

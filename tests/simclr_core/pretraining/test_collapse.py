@@ -154,7 +154,7 @@ def test_an_interrupted_run_with_a_roll_back_continues_to_the_same_bytes(
     assert published(prepared) == undisturbed
 
 
-def test_interrupted_while_it_rolls_back(
+def test_an_interrupted_roll_back_continues_to_the_same_bytes(
     prepared: Path, undisturbed: tuple[bytes, str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configure(prepared, action="roll_back", patience=2)
@@ -176,7 +176,7 @@ def test_interrupted_while_it_rolls_back(
     assert published(prepared) == undisturbed
 
 
-def test_after_so_many_roll_backs_the_run_stops(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_run_stops_after_the_maximum_number_of_roll_backs(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configure(prepared, action="roll_back", patience=1, max_roll_backs=2)
     collapse_above(monkeypatch, 0.0)
     with pytest.raises(CollapseError, match=r"epoch 2: the features have collapsed \(effective_rank 1,"):
@@ -188,7 +188,7 @@ def test_after_so_many_roll_backs_the_run_stops(prepared: Path, monkeypatch: pyt
     assert roll_backs(run) == 2
 
 
-def test_watching_for_a_collapse_that_does_not_come_changes_no_weight(prepared: Path) -> None:
+def test_the_action_on_collapse_changes_no_weight_of_a_healthy_run(prepared: Path) -> None:
     weights = set()
     for action in ("report", "stop", "roll_back"):
         configure(prepared, action=action)

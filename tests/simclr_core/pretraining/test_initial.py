@@ -50,7 +50,7 @@ def workspace(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_from_scratch_the_champion_is_not_even_looked_at(workspace: Path) -> None:
+def test_a_start_from_scratch_does_not_read_the_champion(workspace: Path) -> None:
     config = configure(workspace, init="scratch")
     initial.run(workspace)
     before = contents(workspace / "models" / "initial")
@@ -152,7 +152,7 @@ def test_another_architecture_is_named_key_by_key(workspace: Path, changes: dict
         initial.read_start(workspace, config)
 
 
-def test_what_does_not_belong_to_the_architecture_may_differ(workspace: Path) -> None:
+def test_parameters_outside_the_architecture_may_differ(workspace: Path) -> None:
     config = configure(
         workspace, init="champion", batch_size=32, epochs=7, optimizer="lars", augmentation={"flip": 0.0}
     )
@@ -169,7 +169,7 @@ def test_a_damaged_champion_is_found_before_anything_is_parsed(workspace: Path, 
 
 
 @pytest.mark.parametrize("name", ["initial.json", "pretrained/encoder.safetensors", "pretrained/model.json"])
-def test_so_is_a_damaged_start(workspace: Path, name: str) -> None:
+def test_a_damaged_start_is_found_before_anything_is_parsed(workspace: Path, name: str) -> None:
     initial.run(workspace)
     (workspace / "models" / "initial" / name).write_bytes(b"{")
     with pytest.raises(CorruptArtifactError):
@@ -199,6 +199,6 @@ def test_a_champion_that_is_missing_or_has_no_network(workspace: Path) -> None:
         initial.run(workspace)
 
 
-def test_the_stage_does_not_wait_for_torch() -> None:
+def test_the_stage_does_not_import_torch() -> None:
     check = "import sys, simclr_core.pretraining.initial; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", check], check=True)

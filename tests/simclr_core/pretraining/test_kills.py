@@ -58,7 +58,7 @@ def test_every_place_of_the_soak_is_a_failpoint_in_the_code() -> None:
     assert {place for place, _, _ in TWELVE} <= set(PLACES)
 
 
-def test_the_verdict_of_the_soak_sees_another_byte_and_a_missing_file() -> None:
+def test_the_verdict_of_the_soak_detects_a_changed_byte_and_a_missing_file() -> None:
     reference = {".simclr/runs/key/step-1/network.safetensors": b"1", "reports/pretrain.csv": b"2"}
     tally = Tally(ended_after=[1.0], stepped_after=[2.0])
     pretrain_soak.compare(tally, dict(reference), reference)
@@ -96,7 +96,7 @@ def test_a_run_may_resume_with_other_numbers_of_processes(prepared: Path) -> Non
     assert losses() == pytest.approx(alone, rel=1e-3)
 
 
-def test_a_defect_that_the_code_has_outgrown_is_an_error(tmp_path: Path) -> None:
+def test_a_defect_that_no_longer_matches_the_code_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "code.py").write_text("a = 1\nb = 1\n")
     for old in ("c = 1", "= 1"):
         with pytest.raises(DefectError, match=r"code\.py has .* times, not once"):

@@ -121,7 +121,7 @@ def test_the_self_test_leaves_no_trace() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
-def test_a_run_settles_once(tmp_path: Path) -> None:
+def test_a_run_keeps_its_first_choice(tmp_path: Path) -> None:
     first = Choice("float32", "bfloat16 is not faster here")
     assert settled(tmp_path / "run", "precision", ALONE, lambda: first) == first
     assert settled(tmp_path / "run", "precision", ALONE, lambda: Choice("bfloat16")) == first
@@ -153,13 +153,13 @@ def test_an_overflow_skips_the_step_is_counted_and_halves_the_scale() -> None:
     torch.testing.assert_close(weight.detach(), torch.full((2,), 0.9))
 
 
-def test_what_no_scale_cures_is_not_overflow() -> None:
+def test_a_gradient_that_overflows_at_every_scale_is_an_error() -> None:
     weight, optimizer = a_parameter()
     scaler = LossScaler(torch.float16, torch.device("cpu"))
     assert [take(scaler, weight, optimizer, float("inf")) for _ in range(17)] == [True] * 16 + [False]
 
 
-def test_the_scaler_continues_where_it_was() -> None:
+def test_a_restored_scaler_continues_with_its_scale() -> None:
     weight, optimizer = a_parameter()
     scaler, later = (LossScaler(torch.float16, torch.device("cpu")) for _ in range(2))
     take(scaler, weight, optimizer, 1e36)

@@ -42,7 +42,7 @@ from tests.simclr_core.conftest import STEPS, configure, results, runs, weights
 drawn_once = pytest.mark.usefixtures("pictures_drawn_once")
 
 
-def test_leaves_a_model_reports_and_no_trace_of_the_way_there(
+def test_pretraining_leaves_a_model_and_reports_and_no_temporary_files(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SIMCLR_EVENTS", str(tmp_path / "events"))
@@ -131,7 +131,9 @@ def test_watching_and_saving_do_not_touch_the_weights(
         *(pytest.param(one, marks=pytest.mark.slow) for one in ({"temperature": 0.4}, {"weight_decay": 0.1})),
     ],
 )
-def test_everything_else_does(prepared: Path, undisturbed: dict[str, bytes], changes: dict[str, object]) -> None:
+def test_every_other_parameter_changes_the_weights(
+    prepared: Path, undisturbed: dict[str, bytes], changes: dict[str, object]
+) -> None:
     configure(prepared, **changes)
     pretrain.run(prepared)
     assert (
@@ -141,7 +143,7 @@ def test_everything_else_does(prepared: Path, undisturbed: dict[str, bytes], cha
 
 
 @drawn_once
-def test_it_learns(prepared: Path) -> None:
+def test_pretraining_learns_without_labels(prepared: Path) -> None:
     """Without a label the loss falls well below chance, and neighbors come to share a class: chance is 25 %."""
     augmentation = {"crop_scale": [0.6, 1.0], "jitter_strength": 0.5, "blur": 0.0}
     configure(prepared, epochs=25, batch_size=48, augmentation=augmentation)
@@ -168,7 +170,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(prepared: Path) -> None
     assert runs(prepared) == ["step-00000001"]  # nothing of step 1 was saved
 
 
-def test_weights_that_run_away_in_the_last_step_are_not_published(prepared: Path) -> None:
+def test_weights_that_diverge_in_the_last_step_are_not_published(prepared: Path) -> None:
     configure(prepared, learning_rate=1e30, epochs=1, batch_size=96)
     with pytest.raises(NonFiniteFeaturesError, match=r"lower pretrain\.learning_rate"):
         pretrain.run(prepared)
@@ -207,7 +209,7 @@ def test_collapse_is_reported(
         ({"encoder": {"name": "resnet19"}}, UnknownEncoderError, "did you mean"),
     ],
 )
-def test_what_cannot_be_trained_is_explained(
+def test_a_setup_that_cannot_be_trained_is_refused_with_the_reason(
     prepared: Path, changes: dict[str, object], error: type[Exception], message: str
 ) -> None:
     configure(prepared, **changes)
@@ -233,7 +235,7 @@ def test_a_workspace_without_data_and_a_truncated_shard(prepared: Path, tmp_path
 
 
 @drawn_once
-def test_two_trainers_of_one_configuration(prepared: Path) -> None:
+def test_two_trainers_of_one_configuration_exclude_each_other(prepared: Path) -> None:
     config = pretrain.read_block(prepared / "params.yaml", "pretrain", pretrain.PretrainConfig)
     digest, start = read_card(prepared / "data" / "prepared").digest, identity(prepared / "models" / "initial")
     key = checkpoint.run_key(config.model_dump(), digest, start)
@@ -259,7 +261,7 @@ def test_the_dry_batch_leaves_no_trace() -> None:
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-def test_the_dry_batch_tells_a_full_device_from_a_bug() -> None:
+def test_the_dry_batch_distinguishes_a_full_device_from_a_bug() -> None:
     class Full(nn.Linear):
         def forward(self, input: torch.Tensor) -> torch.Tensor:
             raise torch.OutOfMemoryError("CUDA out of memory")

@@ -62,7 +62,7 @@ def test_an_image_that_becomes_nan_is_named_and_drawn(
         assert len(np.unique(np.asarray(picture))) > 10
 
 
-def test_weights_that_ran_away_are_reported_from_a_bad_image(prepared: Path) -> None:
+def test_diverged_weights_are_distinguished_from_a_bad_image(prepared: Path) -> None:
     configure(prepared, learning_rate=1e30, checkpoint_every_steps=1)
     with pytest.raises(NonFiniteLossError, match="step 1:"):
         pretrain.run(prepared)

@@ -73,7 +73,7 @@ def spied(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return seen
 
 
-def test_it_begins_with_every_weight_and_statistic_of_the_champion_and_a_fresh_optimizer(
+def test_a_warm_start_has_the_weights_and_statistics_of_the_champion_and_a_fresh_optimizer(
     workspace: Path, champion: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = spied(workspace, monkeypatch)
@@ -89,11 +89,11 @@ def test_it_begins_with_every_weight_and_statistic_of_the_champion_and_a_fresh_o
     assert not torch.equal(trained["0.backbone.conv1.weight"], expected["0.backbone.conv1.weight"])
 
 
-def test_its_schedule_is_that_of_the_warm_start(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_warm_start_has_its_own_schedule(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     peak = 0.1 * 16 / 256
     assert spied(workspace, monkeypatch)["schedule"] == Schedule(1, STEPS, 0.5, 0.25 * peak)
     assert (metrics_of(workspace)["epochs"], metrics_of(workspace)["steps"]) == (1, STEPS)
-    configure(workspace, warm_start={})  # the defaults: as many epochs, half the rate
+    configure(workspace, warm_start={})  # the defaults: the same number of epochs, half the rate
     assert spied(workspace, monkeypatch)["schedule"] == Schedule(2, STEPS, 1.0, 0.5 * peak)
 
 
@@ -123,7 +123,7 @@ def test_an_epoch_replays_every_image_of_the_old_batch_and_shows_every_new_one(
     assert all(mixed)
 
 
-def test_it_starts_where_the_champion_ended_and_not_where_scratch_starts(workspace: Path, champion: Path) -> None:
+def test_a_warm_start_begins_at_the_loss_of_the_champion(workspace: Path, champion: Path) -> None:
     pretrain.run(workspace)
     first, scratch = metrics_of(workspace)["loss_first"], metrics_of(champion)
     assert scratch["loss_first"] - scratch["loss_last"] > 0.1, "a champion that learned nothing shows nothing"
@@ -146,7 +146,7 @@ def undisturbed(workspace: Path, finished: dict[str, bytes]) -> dict[str, bytes]
 
 
 @pytest.mark.parametrize("place", ["pretrain.step:raise@1", "pretrain.step:raise@4", "checkpoint.publish:raise@3"])
-def test_interrupted_it_continues_to_the_same_bytes(
+def test_an_interrupted_warm_start_continues_to_the_same_bytes(
     workspace: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     interrupt(workspace, monkeypatch, place)
@@ -154,7 +154,7 @@ def test_interrupted_it_continues_to_the_same_bytes(
     assert results(workspace) == undisturbed
 
 
-def test_an_interrupted_start_from_scratch_is_not_gone_on_with_from_a_champion(
+def test_an_interrupted_start_from_scratch_does_not_continue_from_a_champion(
     workspace: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Only models/initial differs: the configuration asks for a champion in both."""
@@ -185,7 +185,7 @@ def test_parameters_that_no_longer_fit_the_start(workspace: Path) -> None:
 
 
 @pytest.mark.slow
-def test_after_sigkill_it_continues_to_the_same_bytes(workspace: Path, undisturbed: dict[str, bytes]) -> None:
+def test_after_sigkill_a_warm_start_continues_to_the_same_bytes(workspace: Path, undisturbed: dict[str, bytes]) -> None:
     command = [sys.executable, "-m", "simclr_core", "--workspace", str(workspace), "pretrain"]
     threads = str(torch.get_num_threads())
     environment = {**os.environ, "SIMCLR_FAILPOINT": "pretrain.step:kill@4", "OMP_NUM_THREADS": threads}

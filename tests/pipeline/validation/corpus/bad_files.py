@@ -74,7 +74,7 @@ def metadata_bombs(seed: int) -> Iterator[Example]:
 
 
 def strangers(seed: int) -> Iterator[Example]:
-    """What is in folders of images and is none."""
+    """Files that lie among images and are not images."""
     jpeg = encoded(picture(seed), "JPEG")
     for name, data in {
         "page.jpg": b"<!DOCTYPE html><html><body>404 Not Found</body></html>",

@@ -77,7 +77,7 @@ def test_the_classifier_is_scikit_learns(new: int, old: int, shift: float) -> No
     assert domain_auroc(features, newer) == pytest.approx(score, abs=2e-3)
 
 
-def test_the_classifier_sees_what_no_feature_shows_alone() -> None:
+def test_the_classifier_detects_a_shift_that_no_single_feature_shows() -> None:
     first = RANDOM.normal(size=2000)
     newer = np.arange(2000) >= 1000
     features = np.column_stack([first, first + RANDOM.normal(size=2000) / 10 + np.where(newer, 0.15, 0.0)])
@@ -110,7 +110,7 @@ def test_mmd_is_unbiased() -> None:
 
 
 @pytest.mark.parametrize("rank", [1, 5])
-def test_the_older_neighbor_is_that_of_a_search_through_all(rank: int) -> None:
+def test_the_nearest_older_neighbor_equals_that_of_a_full_search(rank: int) -> None:
     """Also where a tight cluster of new ones fills the shortlist, which then has no older one in it."""
     vectors = np.concatenate([RANDOM.normal(size=(150, 4)), 9 + RANDOM.normal(size=(100, 4)) / 100])
     squared = squared_distances(vectors)

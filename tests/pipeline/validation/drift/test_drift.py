@@ -160,7 +160,7 @@ def test_false_alarms_are_as_rare_as_stated() -> None:
         (flatter, CLASSIFIER),
     ],
 )
-def test_a_shift_is_seen_and_named(change: Change, name: str) -> None:
+def test_a_shift_is_detected_and_named(change: Change, name: str) -> None:
     found = compared(images(2000, 3), images(400, 4, "0002", change))
     assert found.verdict == "drift"
     drifted = {one.name: one.effect / one.threshold for one in found.statistics if one.drifted}
@@ -171,7 +171,7 @@ def test_a_shift_is_seen_and_named(change: Change, name: str) -> None:
 
 @pytest.mark.parametrize("new", [100, pytest.param(3000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("bug", BUGS)
-def test_the_shape_of_a_bug_is_broken(bug: str, new: int) -> None:
+def test_a_batch_that_looks_like_a_data_bug_is_broken(bug: str, new: int) -> None:
     found = compared(images(1000, 5), images(new, 6, "0002-<b>", BUGS[bug]))
     assert found.verdict == "broken"
     assert found.report.shapes == (FoundShape("0002-<b>", bug),)
@@ -181,17 +181,17 @@ def test_the_shape_of_a_bug_is_broken(bug: str, new: int) -> None:
 
 @pytest.mark.parametrize("change", [brighter, paler, smaller, flatter, other_format, cooler])
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
-def test_a_shift_is_not_a_bug(change: Change, seed: int) -> None:
+def test_a_natural_shift_is_not_reported_as_a_bug(change: Change, seed: int) -> None:
     assert compared(images(1000, 7 + seed), images(500, 80 + seed, "0002", change)).verdict == "drift"
 
 
 @pytest.mark.parametrize("bug", ["gray", "one_size", "dark", "light"])
-def test_what_was_always_so_is_not_a_bug(bug: str) -> None:
+def test_a_property_of_all_batches_is_not_a_bug(bug: str) -> None:
     found = compared(images(1000, 8, change=BUGS[bug]), images(500, 9, "0002", BUGS[bug]))
     assert found.verdict == "none"
 
 
-def test_images_that_are_all_alike() -> None:
+def test_images_of_one_size_without_color_are_compared() -> None:
     """One size, no color, as in many a benchmark: their spread is not a yardstick, and nothing divides by it."""
     both: Change = lambda columns: gray(columns) | one_size(columns)  # noqa: E731
     assert compared(images(300, 10, change=both), images(100, 11, "0002", both)).verdict == "none"
@@ -214,7 +214,7 @@ def test_too_few_images_are_not_judged(earlier: pl.DataFrame, new: pl.DataFrame,
     assert why in found.advice
 
 
-def test_it_can_be_switched_off() -> None:
+def test_the_comparison_can_be_switched_off() -> None:
     found = compared(images(500, 1), images(500, 1, "0002", gray), enabled=False)
     assert (found.verdict, found.shapes) == ("not judged", ())
     assert "validate.drift.enabled" in found.advice
@@ -236,7 +236,7 @@ def test_a_batch_of_labels_alone_is_not_judged() -> None:
     assert (found.verdict, found.batch, found.batch_images) == ("not judged", "0002", 0)
 
 
-def test_the_next_batch_does_not_bury_a_bug() -> None:
+def test_a_later_batch_does_not_hide_a_bug() -> None:
     broken = pl.concat([images(1000, 17), images(200, 18, "0002", swapped)])
     for count in (10, 500):
         found = compared(broken, images(count, 19, "0003"))
@@ -244,7 +244,7 @@ def test_the_next_batch_does_not_bury_a_bug() -> None:
         assert "swapped_channels in 0002" in found.advice
 
 
-def test_a_person_may_accept_what_looks_like_a_bug() -> None:
+def test_a_person_may_accept_a_batch_that_looks_like_a_bug() -> None:
     found = compared(images(1000, 20), images(300, 21, "0002", gray), accepted=("0002",))
     assert found.verdict == "drift"
     assert compared(images(1000, 20), images(300, 21, "0002", gray), accepted=("0001",)).verdict == "broken"
@@ -258,7 +258,7 @@ def test_the_same_rows_in_any_order_give_the_same_result() -> None:
     assert first == second
 
 
-def test_a_user_decides_what_is_not_drift() -> None:
+def test_thresholds_of_the_user_decide_what_counts_as_drift() -> None:
     earlier, new = images(2000, 24), images(500, 25, "0002", brighter)
     assert compared(earlier, new, distance=2.0, auroc=0.99).verdict == "none"
 
@@ -324,7 +324,7 @@ def probed(pixels: list[Pixels], batch: str, change: Callable[[Pixels], Pixels] 
     ],
     ids=["the same", "swapped channels", "15 % brighter"],
 )
-def test_real_photographs(
+def test_drift_between_real_photographs(
     photographs: tuple[pl.DataFrame, list[Pixels]], change: Callable[[Pixels], Pixels], verdict: str, seen: str | None
 ) -> None:
     earlier, new = photographs

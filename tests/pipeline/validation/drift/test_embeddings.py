@@ -55,34 +55,34 @@ def test_false_alarms_are_as_rare_as_stated() -> None:
 
 
 @pytest.mark.parametrize(("share", "seen"), [(1.0, {CLASSIFIER, MMD, NOVEL}), (0.1, {NOVEL})])
-def test_a_new_class_is_seen(share: float, seen: set[str]) -> None:
+def test_a_new_class_is_detected(share: float, seen: set[str]) -> None:
     found = compare(embeddings(1200, 1), new_class(400, 2, share), **LIMITS)
     assert seen <= set(found.drifted)
     assert effects(found)[NOVEL] == pytest.approx(share, abs=0.05 + 0.2 * share)
     assert 1 / 201 <= found.mmd_p_value + 1e-4 < 0.02
 
 
-def test_a_shift_without_new_neighbourhoods_is_seen_by_the_others() -> None:
+def test_a_shift_without_new_neighborhoods_is_detected_by_the_other_statistics() -> None:
     """Other shares of the classes that were always there: nothing is novel, and the mixture is another."""
     found = compare(embeddings(1200, 1), embeddings(400, 2, classes=1), **LIMITS)
     assert {CLASSIFIER, MMD} <= set(found.drifted)
     assert NOVEL not in found.drifted
 
 
-def test_what_differs_most_is_named_first() -> None:
+def test_the_largest_difference_is_named_first() -> None:
     found = compare(embeddings(600, 1), new_class(200, 2, 1.0), **LIMITS)
     strength = {one.name: one.effect / one.threshold for one in found.statistics}
     assert list(found.drifted) == sorted(found.drifted, key=lambda name: -strength[name])
 
 
-def test_a_user_decides_what_is_not_drift() -> None:
+def test_thresholds_of_the_user_decide_what_counts_as_drift() -> None:
     reference, batch = embeddings(1200, 1), new_class(400, 2, 0.06)
     assert compare(reference, batch, **LIMITS).drifted
     assert not compare(reference, batch, auroc=0.99, novel_share=0.5).drifted
 
 
 @pytest.mark.parametrize("constant", [0.0, 1.0])
-def test_embeddings_that_are_all_alike(constant: float) -> None:
+def test_identical_embeddings_are_compared_without_division_by_zero(constant: float) -> None:
     """Of an encoder that has collapsed: nothing divides by what is not there."""
     same = np.full((200, DIM), constant, np.float32)
     found = compare(same, same[:60], **LIMITS)
@@ -90,7 +90,7 @@ def test_embeddings_that_are_all_alike(constant: float) -> None:
     assert effects(found) == {CLASSIFIER: 0.5, MMD: 0.0, NOVEL: 0.0}
 
 
-def test_wide_embeddings_are_reduced_to_where_they_vary() -> None:
+def test_wide_embeddings_are_projected_to_the_directions_that_vary() -> None:
     vectors = np.random.default_rng(0).normal(size=(200, 90)) * np.linspace(5, 0.1, 90)
     found, oracle = principal_components(vectors, 12), PCA(12).fit_transform(vectors)
     assert found.shape == (200, 12)

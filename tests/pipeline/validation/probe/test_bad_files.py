@@ -48,9 +48,7 @@ def test_every_file_is_in_the_manifest_once(table: pl.DataFrame) -> None:
 
 
 @pytest.mark.parametrize("examples", [bad, good])
-def test_every_file_gets_the_reason_it_deserves(
-    table: pl.DataFrame, examples: Callable[[], tuple[Example, ...]]
-) -> None:
+def test_every_file_gets_its_expected_reason(table: pl.DataFrame, examples: Callable[[], tuple[Example, ...]]) -> None:
     rows = {row["path"]: row for row in table.select("path", "reasons", "message").to_dicts()}
     wrong = []
     for name, _, expected in examples():
@@ -60,7 +58,7 @@ def test_every_file_gets_the_reason_it_deserves(
     assert not wrong, "\n".join(wrong)
 
 
-def test_no_expectation_is_empty_words() -> None:
+def test_the_expected_reasons_are_specific() -> None:
     """A dead worker breaks each of them, and few leave it open whether a bad file passes."""
     for name, _, expected in bad():
         assert set(expected.split()) <= REASONS.keys() - {"worker_crash", "timeout"} | {UNSEEN}, name
@@ -69,7 +67,7 @@ def test_no_expectation_is_empty_words() -> None:
     assert sum(UNSEEN in example.expected.split() for example in bad()) < 0.25 * len(bad())
 
 
-def test_the_good_files_are_of_every_kind(table: pl.DataFrame) -> None:
+def test_the_good_files_cover_every_kind(table: pl.DataFrame) -> None:
     """Whatever Pillow has made of the options that it was given."""
     accepted = table.filter(pl.col("path").is_in([example.name for example in good()]))
     assert set(accepted["format"]) == {"JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"}

@@ -29,14 +29,14 @@ def verdict(data: bytes) -> str:
 
 
 @pytest.mark.parametrize("name", ENCODINGS)
-def test_files_of_every_kind_are_whole(name: str) -> None:
+def test_intact_files_of_every_kind_pass(name: str) -> None:
     assert verdict(ENCODINGS[name](picture(1))) == "whole"
     assert verdict(ENCODINGS[name](BLACK)) == "whole"  # where the rows of a PNG are counted
     assert verdict(ENCODINGS[name](picture(1)) + b"behind the end") == "whole"
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_images_of_every_shape_are_whole(size: tuple[int, int]) -> None:
+def test_intact_images_of_every_shape_pass(size: tuple[int, int]) -> None:
     for image in (picture(1, *size), Image.new("RGB", size)):
         for data in (png(image), png(image, interlaced=True), png(image, interlaced=True, deep=True)):
             assert verdict(data) == "whole"
@@ -54,7 +54,7 @@ def test_the_passes_of_an_interlaced_image_hold_each_pixel_once() -> None:
     assert (seen == 1).all()
 
 
-def test_the_sum_of_every_chunk_counts() -> None:
+def test_the_checksum_of_every_chunk_is_checked() -> None:
     data = encoded(picture(2), "PNG", exif=exif(orientation=6))
     late = data[:-12] + png_chunk(b"tEXt", b"Comment\0late") + data[-12:]
     assert verdict(late) == "whole"
@@ -62,7 +62,7 @@ def test_the_sum_of_every_chunk_counts() -> None:
         assert verdict(flipped(late, position)) == "corrupt"
 
 
-def test_half_of_a_png_in_zeros_is_corrupt() -> None:
+def test_a_png_with_half_of_its_bytes_zeroed_is_corrupt() -> None:
     data = encoded(picture(3), "PNG")
     assert verdict(data[: len(data) // 2].ljust(len(data), b"\0")) == "corrupt"
 
@@ -76,7 +76,7 @@ def short_png(image: Image.Image, missing_rows: int, *, interlaced: bool) -> byt
 
 
 @pytest.mark.parametrize("interlaced", [False, True])
-def test_a_stream_of_too_few_rows_is_truncated(interlaced: bool) -> None:
+def test_a_stream_with_too_few_rows_is_truncated(interlaced: bool) -> None:
     for image in (picture(4), BLACK, picture(4, 13, 7)):
         for missing_rows in (1, 2):
             assert verdict(short_png(image, missing_rows, interlaced=interlaced)) == "truncated"
@@ -141,13 +141,13 @@ def test_zeros_in_a_deflated_tiff_are_found(encode: Callable[[Image.Image], byte
     assert found <= {"corrupt", "truncated"}
 
 
-def test_a_strip_without_its_sum_and_one_with_too_much_in_it() -> None:
+def test_a_strip_without_checksum_or_with_extra_bytes_is_reported() -> None:
     raw = picture(8).tobytes()
     assert verdict(tiff((64, 48), [zlib.compress(raw)[:-4]], compression=8)) == "truncated"
     assert verdict(tiff((64, 48), [zlib.compress(raw + raw)], compression=8)) == "corrupt"
 
 
-def test_no_more_is_unpacked_than_the_picture_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decompression_stops_at_the_size_of_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     unpacked: list[int] = []
     original = zlib.decompressobj
 
@@ -175,7 +175,7 @@ def test_no_more_is_unpacked_than_the_picture_holds(monkeypatch: pytest.MonkeyPa
         assert 64 * 48 * 3 < sum(unpacked) < 18_000_000
 
 
-def test_tags_of_no_sense_are_not_crash() -> None:
+def test_nonsensical_tags_do_not_crash_the_check() -> None:
     data = tiff((64, 48), [zlib.compress(picture(9).tobytes())], compression=8)
     for entry in range(10, 10 + 12 * struct.unpack_from("<H", data, 8)[0], 12):
         for kind in (1, 2, 5, 7, 12):

@@ -48,13 +48,13 @@ def test_signatures(start: bytes, container: str) -> None:
 
 @pytest.mark.parametrize("container", ["jpeg", "png", "gif", "webp", "bmp"])
 @pytest.mark.parametrize("trailing", [b"", b"x", b"<?php ?>" * 100, encoded(picture(1), "JPEG")])
-def test_bytes_behind_the_end_are_counted(container: str, trailing: bytes) -> None:
+def test_bytes_after_the_end_are_counted(container: str, trailing: bytes) -> None:
     data = encoded(picture(), FORMATS[container])
     assert trailing_bytes(data + trailing, container) == len(trailing)
 
 
 @pytest.mark.parametrize("options", [{"progressive": True}, {"restart_marker_blocks": 2}, {"comment": b"\xff\xd9" * 9}])
-def test_the_end_of_a_jpeg_is_not_mistaken(options: dict[str, object]) -> None:
+def test_end_markers_inside_a_jpeg_are_not_taken_for_its_end(options: dict[str, object]) -> None:
     embedded = Image.Exif()
     embedded[37510] = encoded(picture(2, 16, 16), "JPEG")  # a picture inside the EXIF block, as thumbnails are
     data = encoded(picture(), "JPEG", exif=embedded, **options)
@@ -74,7 +74,7 @@ def test_a_file_cut_anywhere_has_no_end() -> None:
             assert trailing_bytes(data[:length], container) is None
 
 
-def test_the_segments_of_a_jpeg_are_the_whole_of_it() -> None:
+def test_the_segments_of_a_jpeg_cover_the_whole_file() -> None:
     data = encoded(picture(), "JPEG", progressive=True, comment=b"\xff\xd9 not the end")
     segments = list(jpeg_segments(data + b"behind"))
     assert data == data[:2] + b"".join(data[start:end] for _, start, end in segments)
@@ -92,7 +92,7 @@ def test_segments_end_where_the_file_does() -> None:
         assert [start for _, start, _ in segments[1:]] == [end for _, _, end in segments[:-1]]
 
 
-def test_the_chunks_of_a_png_are_the_whole_of_it() -> None:
+def test_the_chunks_of_a_png_cover_the_whole_file() -> None:
     data = encoded(picture(1, 300, 200), "PNG", exif=Image.Exif())
     chunks = list(png_chunks(data + b"behind"))
     assert data == data[:8] + b"".join(data[start:end] for _, start, end in chunks)
@@ -103,7 +103,7 @@ def test_the_chunks_of_a_png_are_the_whole_of_it() -> None:
     assert list(png_chunks(data[: chunks[2][1]] + bytes(100))) == chunks[:2]  # zeros are not a chunk
 
 
-def test_the_blocks_of_a_gif_are_the_whole_of_it() -> None:
+def test_the_blocks_of_a_gif_cover_the_whole_file() -> None:
     data = encoded(picture(2), "GIF", save_all=True, append_images=[picture(3)], comment=b"; " * 300)
     blocks = list(gif_blocks(data + b"behind"))
     begin = blocks[0][1]

@@ -23,7 +23,7 @@ def test_facts_and_their_table_have_the_same_columns() -> None:
 
 
 @pytest.mark.parametrize("kind", good_kinds() + bad_kinds(), ids=lambda kind: kind.name)
-def test_what_the_probe_says_is_believed(kind: Kind) -> None:
+def test_valid_answers_of_the_probe_are_accepted(kind: Kind) -> None:
     answer = json.loads(json.dumps(probe(kind.data)))
     assert read_facts(answer) == Facts(**answer)
 
@@ -33,7 +33,7 @@ INTEGERS = [(name, LARGEST[type(kind)]) for name, kind in FACTS.items() if type(
 
 
 @pytest.mark.parametrize(("name", "largest"), INTEGERS)
-def test_a_number_is_believed_if_its_column_can_hold_it(honest: dict[str, Any], name: str, largest: int) -> None:
+def test_a_number_is_accepted_if_its_column_can_hold_it(honest: dict[str, Any], name: str, largest: int) -> None:
     for number in (0, largest):
         facts = read_facts(honest | {name: number})
         row = pl.DataFrame([tuple(vars(facts).values())], schema=FACTS, orient="row")
@@ -78,13 +78,13 @@ def test_every_field_is_there(honest: dict[str, Any], name: str) -> None:
     ],
     ids=str,
 )
-def test_what_makes_no_sense_is_refused(honest: dict[str, Any], lie: dict[Any, object]) -> None:
+def test_nonsensical_values_are_refused(honest: dict[str, Any], lie: dict[Any, object]) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         read_facts(honest | lie)
 
 
 @pytest.mark.parametrize("answer", [None, 3, "text", [], {}, [1], {1: 2}], ids=str)
-def test_what_is_not_a_record_is_refused(answer: object) -> None:
+def test_anything_but_a_record_is_refused(answer: object) -> None:
     with pytest.raises(ValueError, match="record"):
         read_facts(answer)
 
@@ -93,7 +93,7 @@ def test_names_in_any_script_are_text(honest: dict[str, Any]) -> None:
     assert read_facts(honest | {"message": "日本語 🙂 \x00"}).message == "日本語 🙂 \x00"
 
 
-def test_the_worker_loads_no_tables() -> None:
+def test_the_worker_imports_no_table_library() -> None:
     program = "import pipeline.validation.probe.pool, pipeline.validation.probe.probe, sys; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert not {"polars", "pandas", "pyarrow"} & set(loaded)

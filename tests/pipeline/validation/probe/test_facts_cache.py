@@ -30,7 +30,7 @@ def names(folder: Path) -> list[str]:
     return sorted(read(folder)["sha256"])
 
 
-def test_what_is_kept_is_read_again_in_every_column(folder: Path) -> None:
+def test_stored_facts_are_read_back_in_every_column(folder: Path) -> None:
     assert read(folder).equals(pl.DataFrame(schema=CACHED))
     facts = Facts("b", 3, "png", False, "corrupt", "日本語", stream_fault="x", trailing_bytes=2**40)
     other = pl.DataFrame([(*vars(facts).values(), "")], schema=CACHED, orient="row")
@@ -39,7 +39,7 @@ def test_what_is_kept_is_read_again_in_every_column(folder: Path) -> None:
     assert read(folder).sort("sha256").equals(pl.concat([rows("a", phash=2**64 - 1), other]))
 
 
-def test_the_key_is_of_all_that_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_covers_everything_that_changes_the_facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = {place(tmp_path, 50, 80), place(tmp_path, 50.5, 80), place(tmp_path, 50, 80.5)}
     assert place(tmp_path, 50.0, 80.0) in folders
     monkeypatch.setattr(facts_cache, "PROBE_VERSION", -1)
@@ -51,7 +51,7 @@ def test_the_key_is_of_all_that_decides(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(folders) == 7
 
 
-def test_what_may_be_chance_is_not_kept(folder: Path) -> None:
+def test_results_that_may_be_accidental_are_not_stored(folder: Path) -> None:
     for reason in ("worker_crash", "timeout", "io_error"):
         append(folder, rows(reason, decodes=False, reason=reason))
     assert not folder.exists()
@@ -96,7 +96,7 @@ def test_a_foreign_file_under_the_right_name_is_dropped(folder: Path, capsys: py
     assert len(capsys.readouterr().err.splitlines()) == 7
 
 
-def test_what_is_forgotten_is_forgotten_forevery_key(tmp_path: Path) -> None:
+def test_forgotten_contents_are_forgotten_for_every_key(tmp_path: Path) -> None:
     folders = [place(tmp_path, limit, 80) for limit in (1, 2)]
     for folder in folders:
         append(folder, rows("a", "b"))
@@ -134,7 +134,7 @@ def test_merged_parts_are_bounded(tmp_path: Path, folder: Path, monkeypatch: pyt
     assert names(folder) == [f"{number:02}" for number in range(25)]
 
 
-def test_killed_while_merging_it_knows_everything_still(tmp_path: Path, folder: Path) -> None:
+def test_a_kill_while_merging_loses_nothing(tmp_path: Path, folder: Path) -> None:
     for number in range(20):
         append(folder, rows(f"{number:02}"))
     kept = {path: path.read_bytes() for path in sorted(folder.iterdir())[10:]}

@@ -178,7 +178,7 @@ def test_degenerate_and_small_pictures_are_not_trusted() -> None:
     assert not perceptual_hashes(photograph, MIN_SIDE - 1)["hash_trusted"]
 
 
-def test_a_flat_picture_has_no_bit_of_rounding() -> None:
+def test_rounding_sets_no_bit_of_a_flat_picture() -> None:
     for level in range(256):
         flat = Image.new("L", (100, 75), level)
         assert phash(low_frequencies(flat)) in (0, 1 << 63)

@@ -123,7 +123,7 @@ def test_flat_and_drawn_pictures_have_no_fault(quality: int) -> None:
 
 @pytest.mark.parametrize("options", BASELINE)
 @pytest.mark.parametrize("length", [40, 512])
-def test_zeros_in_a_photograph_are_found_wherever_they_are(options: str, length: int) -> None:
+def test_zeros_anywhere_in_a_photograph_are_found(options: str, length: int) -> None:
     for photograph in photographs():
         jpeg = encoded(photograph, "JPEG", **BASELINE[options])
         positions = scan(jpeg)
@@ -133,7 +133,7 @@ def test_zeros_in_a_photograph_are_found_wherever_they_are(options: str, length:
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_most_lost_and_foreign_bytes_are_found(options: str) -> None:
+def test_most_missing_and_foreign_bytes_are_found(options: str) -> None:
     random, silent, found = np.random.default_rng(0), 0, 0
     for photograph in photographs():
         jpeg = encoded(photograph, "JPEG", **OPTIONS[options])
@@ -151,7 +151,7 @@ def test_most_lost_and_foreign_bytes_are_found(options: str) -> None:
     assert found > 0.75 * silent
 
 
-def test_what_is_lost_at_the_end_is_found_behind_padding() -> None:
+def test_bytes_missing_before_the_final_padding_are_found() -> None:
     for photograph in photographs():
         jpeg = encoded(photograph, "JPEG")
         cut = jpeg[: -len(jpeg) // 4]
@@ -159,7 +159,7 @@ def test_what_is_lost_at_the_end_is_found_behind_padding() -> None:
             assert stream_fault(cut + end)
 
 
-def test_damage_shows_through_strange_metadata() -> None:
+def test_damage_is_found_despite_strange_metadata() -> None:
     jpeg = encoded(photographs()[0], "JPEG").replace(b"JFIF\0\1\1", b"JFIF\0\0\0")
     middle = len(jpeg) // 2
     assert stream_fault(jpeg[:middle] + bytes(600) + jpeg[middle + 600 :])

@@ -30,7 +30,7 @@ def answers(commands: list[str], timeout_seconds: float = 30.0, **options: Any) 
     return dict(done)
 
 
-def test_every_file_is_answered_once_by_few_workers() -> None:
+def test_every_file_gets_one_answer_from_few_workers() -> None:
     files = [(number, str(number).encode()) for number in range(300)]
     done = list(isolated_map(faults.process, files, options={}, workers=2, memory_megabytes=MEMORY, timeout_seconds=30))
     assert sorted(key for key, _ in done) == list(range(300))
@@ -53,7 +53,7 @@ NONSENSE = ["{", "", "null", "3", "[]", "{}", '{"error": 1}', "ready", "\xff\xfe
 
 
 @pytest.mark.parametrize("answer", NONSENSE, ids=range(len(NONSENSE)))
-def test_an_answer_that_makes_no_sense_costs_one_file(answer: str) -> None:
+def test_a_nonsensical_answer_costs_one_file(answer: str) -> None:
     found = answers([f"say {answer}", "one", "two"])
     blamed = found.pop(f"say {answer}")
     assert isinstance(blamed, Failure)
@@ -61,7 +61,7 @@ def test_an_answer_that_makes_no_sense_costs_one_file(answer: str) -> None:
     assert found == {"one": "ONE", "two": "TWO"}
 
 
-def test_none_is_an_answer() -> None:
+def test_none_is_a_valid_answer() -> None:
     files = [(number, b"") for number in range(3)]
     done = isolated_map(faults.nothing, files, options={}, workers=1, memory_megabytes=MEMORY, timeout_seconds=30)
     assert list(done) == [(0, None), (1, None), (2, None)]
@@ -95,7 +95,7 @@ def test_a_hang_costs_its_own_file_only(command: str) -> None:
     assert found == {"one": "ONE", command: Failure("timeout", "not done after 1 s"), "two": "TWO"}
 
 
-def test_a_worker_that_died_by_chance_is_not_held_against_its_file(tmp_path: Path) -> None:
+def test_a_file_is_tried_again_when_its_worker_died_by_accident(tmp_path: Path) -> None:
     assert answers(["once a", "b", "once c"], folder=str(tmp_path)) == {
         "once a": "ONCE A",
         "b": "B",
@@ -118,7 +118,7 @@ def test_a_worker_killed_while_idle_costs_nothing() -> None:
     assert seen[0] == seen[1] != seen[2]
 
 
-def test_what_codecs_print_is_lost(capfd: pytest.CaptureFixture[str]) -> None:
+def test_output_of_codecs_is_discarded(capfd: pytest.CaptureFixture[str]) -> None:
     assert answers(["speak"]) == {"speak": "SPEAK"}
     assert capfd.readouterr() == ("", "")
 

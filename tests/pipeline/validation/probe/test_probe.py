@@ -58,7 +58,7 @@ def test_good_files_decode(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", bad_kinds(), ids=lambda kind: kind.name)
-def test_what_does_not_decode_says_why(kind: Kind) -> None:
+def test_an_undecodable_file_gets_the_reason(kind: Kind) -> None:
     facts = Facts(**probe(kind.data))
     if facts.decodes:  # bad for a reason that is the verdict's to give
         assert facts.reason is None
@@ -140,7 +140,7 @@ def test_statistics_are_of_the_reduced_image() -> None:
     assert (facts["width"], facts["height"]) == large.size == (1000, 800)
 
 
-def test_pixel_hash_knows_pixels_and_shape_only() -> None:
+def test_pixel_hash_depends_only_on_pixels_and_shape() -> None:
     image = picture(5)
     png, bmp = encoded(image, "PNG"), encoded(image, "BMP")
     assert probe(png)["pixel_hash"] == probe(bmp)["pixel_hash"]
@@ -173,14 +173,14 @@ def test_bit_depth_is_that_of_the_file(name: str) -> None:
     assert facts.stream_fault is None
 
 
-def test_bit_depth_is_known_of_what_is_not_used() -> None:
+def test_bit_depth_is_reported_for_unused_files_too() -> None:
     numbers = Image.fromarray(np.ones((20, 20), np.float32))
     facts = Facts(**probe(encoded(numbers, "TIFF")))
     assert (facts.bit_depth, facts.reason) == (32, "unsupported_depth")
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_orientation_is_as_the_file_says(format: str) -> None:
+def test_orientation_is_that_of_the_file(format: str) -> None:
     for orientation in range(10):
         facts = Facts(**probe(encoded(picture(1), format, exif=exif(orientation=orientation))))
         assert facts.exif_orientation == (orientation if 1 <= orientation <= 8 else 1)
@@ -213,7 +213,7 @@ def test_flat_tail_against_brute_force() -> None:
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_what_is_left_of_a_cut_jpeg_has_a_flat_tail(format: str) -> None:
+def test_a_truncated_jpeg_has_a_flat_tail(format: str) -> None:
     whole = encoded(picture(2, 320, 240), "JPEG", quality=90)
     left = Image.fromarray(simplejpeg.decode_jpeg(whole[: len(whole) // 2], strict=False))  # as most programs read it
     again = Facts(**probe(encoded(left, format)))
@@ -277,7 +277,7 @@ def metadata_bombs() -> dict[str, bytes]:
     }
 
 
-def test_what_a_header_promises_is_not_decoded() -> None:
+def test_pixels_that_only_the_header_declares_are_not_decoded() -> None:
     files = {f"{name} {side}": data for side in (11_000, 60_000) for name, data in promises(side, side).items()}
     expected = dict.fromkeys(files, "bomb") | dict.fromkeys(metadata_bombs(), "metadata_bomb")
     found = isolated_map(
@@ -286,7 +286,7 @@ def test_what_a_header_promises_is_not_decoded() -> None:
     assert {name: facts["reason"] for name, facts in found} == expected
 
 
-def test_tables_of_endless_length_are_read_as_far_as_they_go() -> None:
+def test_endless_tables_are_read_up_to_the_limit() -> None:
     tags = {256: (4, 1, 64), 257: (4, 1, 48), 258: (3, 1, 8), 259: (3, 1, 1), 262: (3, 1, 1), 278: (4, 1, 48)}
     for tag in (258, 273, 279, 34675, 34665):  # bits, offsets and lengths of strips, profile, EXIF
         wild = tags | {273: (4, 1, 8), 279: (4, 1, 100)} | {tag: (4, 0x3FFFFFFF, 8)}
@@ -303,7 +303,7 @@ def test_thumbnails_are_new_and_small() -> None:
     assert secret not in base64.b64decode(drawn["rgb"])
 
 
-def test_a_damaged_file_shows_what_it_has() -> None:
+def test_the_thumbnail_of_a_damaged_file_shows_the_readable_part() -> None:
     data = encoded(picture(9, 640, 480), "JPEG")
     half = data[: len(data) // 2]
     assert thumbnail(half)
@@ -312,7 +312,7 @@ def test_a_damaged_file_shows_what_it_has() -> None:
 
 
 @pytest.mark.slow
-def test_probing_warns_of_nothing() -> None:
+def test_probing_emits_no_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for kind in good_kinds() + bad_kinds():
@@ -322,7 +322,7 @@ def test_probing_warns_of_nothing() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["tiff.tif", "lzw.tif", "deflate.tif", "big.tif"])
-def test_a_torn_directory_is_reported(encoding: str) -> None:
+def test_a_truncated_tiff_directory_is_reported(encoding: str) -> None:
     data = EVERY_WAY[encoding](picture(10))
     assert probe(data)["exif_unreadable"] is False
     is_big = data[2] == 43
@@ -331,7 +331,7 @@ def test_a_torn_directory_is_reported(encoding: str) -> None:
     assert not facts.decodes or facts.exif_unreadable
 
 
-def test_a_palette_that_is_missing_is_damage() -> None:
+def test_a_missing_palette_is_damage() -> None:
     header = struct.pack(">IIBBBBB", 64, 48, 8, 3, 0, 0, 0)
     png = encoded(picture(11), "PNG")
     facts = Facts(**probe(png[:8] + png_chunk(b"IHDR", header) + png[33:]))
@@ -350,7 +350,7 @@ def test_only_the_bits_of_channels_that_exist_count(bits: int) -> None:
 
 
 @pytest.mark.parametrize("damage", ["half_zero", "last_sum"])
-def test_damage_that_pillow_passes_over_gives_no_pixels(damage: str) -> None:
+def test_damage_that_pillow_ignores_gives_no_pixels(damage: str) -> None:
     png = encoded(picture(13), "PNG")
     half = png[: len(png) // 2].ljust(len(png), b"\0")
     facts = Facts(**probe(half if damage == "half_zero" else flipped(png, len(png) - 14)))

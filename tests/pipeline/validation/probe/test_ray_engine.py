@@ -94,7 +94,7 @@ def test_the_rows_are_those_of_the_local_engine(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-def test_what_is_known_is_not_read_again(raw: Path, tmp_path: Path) -> None:
+def test_known_contents_are_not_read_again(raw: Path, tmp_path: Path) -> None:
     shutil.rmtree(raw / "0002")  # with a file whose reason may be chance
     _, known = scan(raw, tmp_path / "facts", limits=LIMITS)
     for name in ("0001", "0003"):
@@ -128,7 +128,7 @@ def fail(item: str) -> Iterator[str]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-def test_a_task_that_cannot_resume_says_why() -> None:
+def test_a_task_that_fails_reports_the_reason() -> None:
     with pytest.raises(ValidationError, match=r"^cannot continue with 🙂$"):
         list(flat_map(stop, ["🙂"]))
     with pytest.raises(ValidationError, match="ZeroDivisionError"):
@@ -136,7 +136,7 @@ def test_a_task_that_cannot_resume_says_why() -> None:
     assert list(flat_map(reversed, [[1, None, "\udcff"], [2**70]])) == ["\udcff", None, 1, 2**70]
 
 
-def test_without_rows_no_cluster_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_rows_no_cluster_is_contacted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     assert list(flat_map(fail, [])) == []
 
@@ -148,7 +148,7 @@ def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "[::1]:{}"])
-def test_a_cluster_that_cannot_be_reached_is_said_at_once(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_cluster_is_reported_at_once(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as no_one:
         no_one.bind(("127.0.0.1", 0))
         address = form.format(no_one.getsockname()[1])

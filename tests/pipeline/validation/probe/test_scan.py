@@ -90,7 +90,7 @@ def test_one_worker_or_more_give_the_same_rows(raw: Path, tmp_path: Path) -> Non
     assert one[1].equals(more[1])
 
 
-def test_what_is_known_is_not_read_again(raw: Path, cache: Path) -> None:
+def test_known_contents_are_not_read_again(raw: Path, cache: Path) -> None:
     old, new = images(0, 6), images(6, 2)
     write_batch(raw, "0001", list(old.items()))
     first = scan(raw, cache, limits=LIMITS)
@@ -106,7 +106,7 @@ def test_what_is_known_is_not_read_again(raw: Path, cache: Path) -> None:
     assert reported == [(7, 8), (8, 8)]
 
 
-def test_known_contents_of_an_opened_tar_are_passed_over(raw: Path, cache: Path) -> None:
+def test_known_contents_of_an_opened_tar_are_skipped(raw: Path, cache: Path) -> None:
     contents = images(0, 6)
     write_batch(raw, "0001", list(contents.items()))
     _, facts = scan(raw, cache, limits=LIMITS)
@@ -137,7 +137,7 @@ def test_contents_are_forgotten_with_their_tar(raw: Path, cache: Path) -> None:
     assert facts.filter(pl.col("reason").is_null()).equals(expected(kept))
 
 
-def test_a_damaged_tar_costs_what_is_behind_the_damage(raw: Path, cache: Path) -> None:
+def test_a_damaged_tar_loses_only_the_files_after_the_damage(raw: Path, cache: Path) -> None:
     contents = images(0, 5)
     write_batch(raw, "0001", list(contents.items()))
     [tar] = tars(raw / "0001")
@@ -162,7 +162,7 @@ def test_bytes_that_changed_are_reported_apart_from_bad_files(raw: Path, cache: 
     assert scan(raw, cache, limits=LIMITS)[1].equals(expected(contents))
 
 
-def test_a_crashing_decoder_costs_one_file_and_may_have_been_chance(
+def test_a_crashing_decoder_costs_one_file_and_is_tried_again(
     raw: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[4]))
@@ -202,7 +202,7 @@ def test_a_killed_scan_continues_where_it_stopped(raw: Path, cache: Path) -> Non
     assert facts.equals(expected(contents))
 
 
-def test_other_limits_are_another_question(raw: Path, cache: Path) -> None:
+def test_changed_limits_probe_every_file_again(raw: Path, cache: Path) -> None:
     contents = images(0, 3)
     write_batch(raw, "0001", list(contents.items()))
     scan(raw, cache, limits=LIMITS)
@@ -222,7 +222,7 @@ def test_nothing_ingested_is_an_error_that_says_what_to_do(raw: Path, cache: Pat
         scan(raw, cache, limits=LIMITS)
 
 
-def test_it_tells_of_every_tenth(
+def test_progress_is_reported_at_every_tenth(
     raw: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SIMCLR_EVENTS", str(tmp_path / "events"))
@@ -234,7 +234,7 @@ def test_it_tells_of_every_tenth(
     assert capfd.readouterr() == ("", "")
 
 
-def test_only_wanted_bytes_are_read(raw: Path) -> None:
+def test_only_requested_bytes_are_read(raw: Path) -> None:
     contents = images(0, 4)
     write_batch(raw, "0001", list(contents.items())[:2])
     write_batch(raw, "0002", list(contents.items())[2:])

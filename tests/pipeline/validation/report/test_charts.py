@@ -34,7 +34,7 @@ def test_bars_are_shares_of_each_group() -> None:
         assert outline.endswith(f"H{WIDTH}V{HEIGHT}Z")
 
 
-def test_outliers_do_not_squeeze_the_rest() -> None:
+def test_outliers_do_not_compress_the_axis() -> None:
     values = np.concatenate([np.linspace(0, 1, 1000), [1e9]])
     found = histogram("title", [values])
     assert 0 < float(found.low) < 0.02
@@ -55,7 +55,7 @@ def test_a_logarithmic_axis_is_labeled_with_the_values() -> None:
     assert max(bars) < 1.1 * min(bars)
 
 
-def test_the_newest_batch_is_drawn_upon_the_earlier_ones() -> None:
+def test_the_newest_batch_is_drawn_over_the_earlier_ones() -> None:
     earlier = [row(f"old{number}.jpg", luma_mean=float(number)) for number in range(100)]
     newer = [row(f"new{number}.jpg", luma_mean=90.0, batch="0002", ingest_batch="0002") for number in range(9)]
     refused = [row("bad.jpg", "too_small", luma_mean=1e6)]

@@ -117,7 +117,7 @@ def test_summary_has_the_fields_that_gates_read() -> None:
 
 
 @pytest.mark.parametrize("reasons", [(), ("corrupt",), ("test_leak",)])
-def test_hostile_names_do_nothing(reasons: tuple[str, ...]) -> None:
+def test_hostile_names_are_shown_as_text(reasons: tuple[str, ...]) -> None:
     files = [row(name, *reasons, message=name, label=name, copy_of=row("", content="t")["sha256"]) for name in HOSTILE]
     manifest = table([*files, row("t", content="t", split="test")])
     broken = Outcome("aspect", "files", "critical", False, HOSTILE[1], HOSTILE[0], 1, HOSTILE[:10], HOSTILE[0])
@@ -130,7 +130,7 @@ def test_hostile_names_do_nothing(reasons: tuple[str, ...]) -> None:
     assert not set("\u202e\u200b\u2028\r\t\U000e0041") & set(read.text)
 
 
-def test_drift_is_shown_and_hostile_batches_do_nothing() -> None:
+def test_drift_is_shown_and_hostile_batch_names_are_shown_as_text() -> None:
     name = "0002-<script>alert(1)</script>\u202e"
     effects = {"luma_mean": 0.5, "saturation": 0.05, "entropy": 0.4, "edge_energy": 0.3, "format": 0.9}
     drift = Drift(
@@ -154,7 +154,7 @@ def test_drift_is_shown_and_hostile_batches_do_nothing() -> None:
     assert "<path" not in page(table([row("a.png", "corrupt")]))
 
 
-def test_the_page_needs_nothing_else() -> None:
+def test_the_page_is_self_contained() -> None:
     html = page(everything(), thumbnails=drawn(everything()))
     assert "default-src 'none'" in html
     assert not re.search(r"https?:|//[a-z]|@import|url\(", html)
@@ -163,7 +163,7 @@ def test_the_page_needs_nothing_else() -> None:
     assert all(f'id="{link[1:]}"' in html for link in Page(html).links if link.startswith("#"))
 
 
-def test_everything_there_is_is_named() -> None:
+def test_every_reason_conversion_and_distribution_is_on_the_page() -> None:
     text = Page(page(everything())).text
     for meanings in (REASONS, WARNINGS, CONVERSIONS):
         assert all(name in text and meaning in text for name, meaning in meanings.items())
@@ -208,7 +208,7 @@ def test_failures_come_first_with_paths_and_readable_numbers() -> None:
 
 
 def test_names_stay_readable_and_short() -> None:
-    assert printable("ordner/bild – ähm 日本.png") == "ordner/bild – ähm 日本.png"
+    assert printable("bücher/bild – ähm 日本.png") == "bücher/bild – ähm 日本.png"
     assert printable("a\nb\u202ec\\d") == "a\\nb\\u202ec\\d"
     assert printable("x" * 500) == "x" * 200 + "…"
     assert len(printable("\U000e0041" * 200)) == 201
@@ -228,7 +228,7 @@ def test_every_reason_shows_its_newest_contents_once() -> None:
     assert f"damaged inside; {PER_REASON + 9} files" in Page(page(manifest)).text
 
 
-def test_of_what_a_person_denied_nothing_is_drawn() -> None:
+def test_no_picture_is_drawn_of_a_denied_image() -> None:
     """Neither the content, under any name, nor other files with the very same pixels."""
     secret = {"content": "secret", "pixel_hash": "s"}
     manifest = table(
@@ -248,7 +248,7 @@ def test_of_what_a_person_denied_nothing_is_drawn() -> None:
     assert html.count("not shown") == 3
 
 
-def test_thumbnails_are_wanted_of_what_is_shown_and_of_nothing_else() -> None:
+def test_thumbnails_are_requested_only_for_shown_images() -> None:
     many = [row(f"more/{number}.jpg", "corrupt") for number in range(2 * PER_REASON)]
     manifest = pl.concat([everything(), table(many)])
     pictures = {sha256: picture(seed) for seed, sha256 in enumerate(sorted(set(manifest["sha256"])))}
@@ -265,7 +265,7 @@ def noisy(seed: int) -> Image.Image:
 
 
 def worst() -> pl.DataFrame:
-    """All galleries, groups and leaks are full, of names that take as many bytes as they can."""
+    """All galleries, groups and leaks are full, with the longest names that are possible."""
     long = {"message": '"' * 300, "label": '"' * 300}
 
     def files(reason: str, count: int, **changes: Any) -> list[dict[str, Any]]:

@@ -120,7 +120,7 @@ def opened(site: tuple[Page, str, list[str]]) -> Visit:
     return Visit(page, requests, list(asked))
 
 
-def test_the_page_asks_for_nothing(opened: Visit) -> None:
+def test_the_page_makes_no_request(opened: Visit) -> None:
     beyond = [url for url in opened.requests if not url.startswith("data:")]
     assert len(beyond) == 1
     assert beyond[0].endswith("/validation.html")
@@ -128,7 +128,7 @@ def test_the_page_asks_for_nothing(opened: Visit) -> None:
     assert opened.page.evaluate("performance.getEntriesByType('resource').length") == 0
 
 
-def test_nothing_runs(opened: Visit) -> None:
+def test_no_script_runs(opened: Visit) -> None:
     assert opened.page.evaluate("document.title") == "Validation failed"
     assert opened.page.evaluate("document.scripts.length + document.forms.length + document.styleSheets.length") == 1
     handlers = (
@@ -188,7 +188,7 @@ def test_no_name_breaks_the_layout(opened: Visit, width: int) -> None:
     assert opened.page.evaluate(tall) < 80
 
 
-def test_a_page_that_is_not_harmless_is_seen_to_be_so(site: tuple[Page, str, list[str]], opened: Visit) -> None:
+def test_the_browser_detects_a_harmful_page(site: tuple[Page, str, list[str]], opened: Visit) -> None:
     """What these tests look for is found where it is."""
     page, address, asked = site
     asked.clear()

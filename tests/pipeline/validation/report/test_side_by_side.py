@@ -81,7 +81,7 @@ def test_equal_pixels_alone_are_not_near_and_equal_bytes_are_not_two_encodings()
 
 
 @pytest.mark.parametrize("reason", [reason for reason in REASONS if reason not in COMPARISONS])
-def test_what_is_not_fit_on_its_own_forms_no_group(reason: str) -> None:
+def test_unusable_files_form_no_group(reason: str) -> None:
     assert groups(row("a.jpg", reason, content="x"), row("b.jpg", reason, content="x")) == []
 
 
@@ -136,7 +136,7 @@ def test_leaks_are_paired_with_their_test_image_the_least_alike_first() -> None:
     assert found[0].test["label"] == "cat"
 
 
-def test_only_so_many_leaks_are_shown() -> None:
+def test_the_number_of_shown_leaks_is_limited() -> None:
     test = row("test.jpg", split="test")
     rows = [row(f"{number}.jpg", "test_leak", copy_of=test["sha256"]) for number in range(MOST_PAIRS + 5)]
     assert len(leaks(table([test, *rows]))) == MOST_PAIRS

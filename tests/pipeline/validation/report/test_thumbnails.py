@@ -20,7 +20,7 @@ def pixels(size: Any, count: int) -> dict[str, Any]:
     return {"size": size, "rgb": base64.b64encode(bytes(count)).decode()}
 
 
-def test_pixels_arrive_as_they_were_sent() -> None:
+def test_thumbnails_arrive_unchanged() -> None:
     image = read(thumbnail(encoded(picture(1, 40, 30), "PNG")) | {"size": [40, 30]})
     assert image is not None
     assert image.tobytes() == picture(1, 40, 30).tobytes()
@@ -46,7 +46,7 @@ def test_pixels_arrive_as_they_were_sent() -> None:
         pixels([THUMBNAIL_SIDE + 1, 1], 3 * THUMBNAIL_SIDE + 3),
     ],
 )
-def test_an_answer_that_makes_no_sense_is_not_a_picture(answer: object) -> None:
+def test_a_nonsensical_answer_is_not_a_picture(answer: object) -> None:
     assert read(answer) is None
 
 
@@ -73,7 +73,7 @@ def test_small_images_grow_by_whole_factors() -> None:
     assert (pixel == (1, 2, 200)).all(axis=-1).sum() == 112 * 112
 
 
-def test_nothing_quarantined_is_a_small_picture_that_says_so() -> None:
+def test_an_empty_quarantine_is_a_small_picture_with_a_note() -> None:
     nothing = sheet(title="None of 5 files is quarantined.")
     assert nothing.height < 50
     assert len(np.unique(np.array(nothing))) > 2  # there is text

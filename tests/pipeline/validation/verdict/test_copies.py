@@ -39,7 +39,7 @@ from tests.pipeline.validation.verdict.copies_oracle import oracle
         ),
     ],
 )
-def test_copies(files: list[File], expected: list[str | None]) -> None:
+def test_exact_copies_get_their_reasons(files: list[File], expected: list[str | None]) -> None:
     assert reasons(files, [image()]) == [(reason,) if reason else () for reason in expected]
 
 
@@ -63,7 +63,7 @@ def test_the_same_pixels_in_other_bytes() -> None:
     assert [one["copy_of"] for one in found] == [None, "1", "1", "1", None]
 
 
-def test_a_refused_file_keeps_no_copy_out() -> None:
+def test_a_refused_file_does_not_exclude_its_copies() -> None:
     files = [seen("../a.png"), seen("b.png"), seen("c.png", label="dog"), seen("/d.png", label="cat")]
     assert reasons(files, [image()]) == [("unsafe_path",), ("exact_duplicate",), (), ("unsafe_path",)]
 
@@ -89,7 +89,7 @@ def test_a_near_copy_of_a_test_image_is_a_leak() -> None:
     assert not any(one["warnings"] for one in found)
 
 
-def test_of_several_test_images_the_nearest_is_named() -> None:
+def test_the_nearest_of_several_test_images_is_named() -> None:
     files = [seen("a.png", "1"), *(seen(f"{name}.png", name, split="test") for name in ("2", "3", "4"))]
     contents = [image("1", "p", phash=0), image("2", "q", phash=0b11), image("3", "r", phash=0b100)]
     found = verdicts(files, [*contents, image("4", "s", phash=0b1000)])
@@ -109,7 +109,7 @@ def test_near_copies_within_a_split_are_named_and_kept() -> None:
         ] * 3
 
 
-def test_or_all_but_one_of_the_training_set_go() -> None:
+def test_near_copies_in_the_training_set_can_be_quarantined_but_one() -> None:
     files = [seen("0.png", "0"), seen("1.png", "1", label="cat"), seen("2.png", "2")]
     found = verdicts(files, NEAR, quarantine_near_copies=True)
     assert [one["reasons"] for one in found] == [["near_duplicate"], [], ["near_duplicate"]]
@@ -120,7 +120,7 @@ def test_or_all_but_one_of_the_training_set_go() -> None:
     assert reasons(tests, NEAR, quarantine_near_copies=True) == [(), (), ()]
 
 
-def test_who_wants_no_near_copies_searched_gets_none() -> None:
+def test_the_search_for_near_copies_can_be_switched_off() -> None:
     files = [seen("0.png", "0"), seen("2.png", "2", split="test")]
     found = verdicts(files, NEAR, near_distance=None)
     assert [(one["reasons"], one["near_group"]) for one in found] == [([], None)] * 2
@@ -128,13 +128,13 @@ def test_who_wants_no_near_copies_searched_gets_none() -> None:
     assert leaks == [(), (), ("test_leak",), ("test_leak",)]
 
 
-def test_hashes_that_mean_nothing_are_not_compared() -> None:
+def test_untrusted_hashes_are_not_compared() -> None:
     files = [seen("0.png", "0"), seen("1.png", "1", split="test")]
     flat = [image(name, f"p{name}", phash=0, hash_trusted=False) for name in "01"]
     assert reasons(files, flat) == [(), ()]
 
 
-def test_a_quarantined_file_makes_no_near_copy() -> None:
+def test_a_quarantined_file_has_no_near_copies() -> None:
     files = [seen("0.png", "0"), seen("../1.png", "1", split="test"), seen("2.png", "2", split="test")]
     files.append(seen("2 again.png", "2", split="test", label="cat"))
     files.append(seen("2 once more.png", "2", split="test", label="dog"))
@@ -143,7 +143,7 @@ def test_a_quarantined_file_makes_no_near_copy() -> None:
     assert not any(one["near_group"] for one in found)
 
 
-def test_a_near_leak_can_be_released_a_certain_one_cannot() -> None:
+def test_a_near_leak_can_be_released_but_an_exact_one_cannot() -> None:
     files = [seen("0.png", "0"), seen("1.png", "1", split="test"), seen("1 again.png", "1")]
     found = verdicts(files, NEAR, allowed=["0", "1"])
     assert [one["reasons"] for one in found] == [[], [], ["test_leak"]]
@@ -171,7 +171,7 @@ def shown(contents: Iterable[Facts], times: int = 1) -> list[File]:
     return [seen(f"{one.sha256} {time}.png", one.sha256) for one in contents for time in range(times)]
 
 
-def test_a_flat_picture_that_very_many_files_show_is_a_placeholder() -> None:
+def test_a_flat_picture_shown_by_very_many_files_is_a_placeholder() -> None:
     contents = flat(20)
     found = verdicts(shown(contents), contents)
     assert all(one["reasons"] == ["placeholder"] for one in found)
@@ -183,7 +183,7 @@ def test_a_flat_picture_that_very_many_files_show_is_a_placeholder() -> None:
     assert set(reasons(shown(lively), lively)) == {()}
 
 
-def test_copies_count_as_files_that_show_it() -> None:
+def test_copies_count_toward_a_placeholder() -> None:
     contents = flat(2)
     found = reasons(shown(contents, 10), contents)
     assert found == [("placeholder",), *[("exact_duplicate",)] * 9] * 2
@@ -245,7 +245,7 @@ def trial(seed: int) -> tuple[list[File], list[Facts], dict[str, Any]]:
 
 
 @pytest.mark.parametrize("seed", [*range(50), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(50, 300))])
-def test_against_an_oracle(seed: int) -> None:
+def test_verdicts_equal_those_of_an_oracle(seed: int) -> None:
     files, contents, policy = trial(seed)
     found = verdicts(files, contents, **policy)
     expected = oracle(files, {one.sha256: one for one in contents}, **policy)
@@ -254,7 +254,7 @@ def test_against_an_oracle(seed: int) -> None:
         assert set(other) == set(JUDGMENTS) - {"verdict"}
 
 
-def test_the_oracle_sees_every_kind_of_copy_often() -> None:
+def test_the_random_trials_contain_every_kind_of_copy_often() -> None:
     counts: Counter[str] = Counter()
     for seed in range(300):
         files, contents, policy = trial(seed)

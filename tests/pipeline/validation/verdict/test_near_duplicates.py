@@ -61,7 +61,7 @@ def planted(count: int) -> Array:
 
 
 @pytest.mark.parametrize("distance", [0, 1, 3])
-def test_finds_what_comparing_all_with_all_finds(distance: int) -> None:
+def test_the_search_equals_comparing_every_pair(distance: int) -> None:
     hashes = planted(20_000)
     pairs, cut_short = near_pairs(table(hashes), distance)
     assert set(pairs.iter_rows()) == brute_force(hashes, distance)
@@ -104,7 +104,7 @@ def test_the_number_of_threads_changes_nothing(tmp_path: Path) -> None:
         ("aspect", [1.5, 1.5 / ASPECT_RATIO]),
     ],
 )
-def test_pictures_of_other_color_or_shape_are_not_joined(column: str, limit: list[float]) -> None:
+def test_pictures_of_different_color_or_shape_are_not_joined(column: str, limit: list[float]) -> None:
     inside, outside = 0.99, 1.01
     for reach, joined in ((inside, 1), (outside, 0)):
         values = np.array([limit[0], limit[0] + reach * (limit[1] - limit[0])])
@@ -113,7 +113,7 @@ def test_pictures_of_other_color_or_shape_are_not_joined(column: str, limit: lis
 
 
 @pytest.mark.parametrize(("bits", "joined"), [(DHASH_DISTANCE, 1), (DHASH_DISTANCE + 1, 0)])
-def test_pictures_of_other_gradients_are_not_joined(bits: int, joined: int) -> None:
+def test_pictures_with_different_gradients_are_not_joined(bits: int, joined: int) -> None:
     dhash = uniform(1).repeat(2)
     pairs, _ = near_pairs(table(uniform(1).repeat(2), dhash=flipped(dhash, [0, bits])))
     assert len(pairs) == joined
@@ -154,14 +154,14 @@ def test_fifty_thousand_equal_hashes_are_one_group_of_few_pairs() -> None:
     assert cut_short > 49_000
 
 
-def test_a_crowd_that_nearly_agrees_is_one_group() -> None:
+def test_many_nearly_equal_hashes_are_one_group() -> None:
     center = uniform(1).repeat(5000)
     pairs, _ = near_pairs(table(flipped(center, [1] * 5000)))
     groups = near_groups(pairs)
     assert len(groups) == groups["near_group_size"][0] == 5000
 
 
-def test_a_crowd_that_fails_the_other_tests_does_not_hide_a_copy() -> None:
+def test_many_candidates_that_fail_the_other_tests_do_not_hide_a_copy() -> None:
     dhash = np.append(uniform(1000), flipped(uniform(1000)[400:401], [DHASH_DISTANCE]))
     pairs, cut_short = near_pairs(table(uniform(1).repeat(1001), dhash=dhash))
     assert (name(400), name(1000), 0) in pairs.rows()

@@ -18,7 +18,7 @@ def override(sha256: str, action: str = "allow", why: str = "because", expires: 
 
 
 @pytest.mark.parametrize("why", ['quotes " and, commas', "two\nlines", "ümläut – 漢字", "=1+1", "<script>"])
-def test_what_is_written_is_read(tmp_path: Path, why: str) -> None:
+def test_written_rows_are_read_back(tmp_path: Path, why: str) -> None:
     path = tmp_path / "overrides.csv"
     decisions = (override(ONE, why=why), override(TWO, "deny", expires=date(2027, 1, 31)))
     write(path, decisions)
@@ -26,7 +26,7 @@ def test_what_is_written_is_read(tmp_path: Path, why: str) -> None:
     assert (allowed(decisions), denied(decisions)) == ({ONE}, {TWO: "refused by ada: because"})
 
 
-def test_no_file_holds_no_decision(tmp_path: Path) -> None:
+def test_a_missing_file_means_no_decisions(tmp_path: Path) -> None:
     assert read(tmp_path / "overrides.csv") == ()
 
 
@@ -48,7 +48,7 @@ def test_the_last_day_still_counts_and_the_next_does_not(tmp_path: Path) -> None
     assert read(path) == (for_good,)
 
 
-def test_a_run_brings_a_missing_file_back(tmp_path: Path) -> None:
+def test_a_run_restores_a_missing_file(tmp_path: Path) -> None:
     path = tmp_path / "overrides.csv"
     assert settle(path, TODAY) == []
     assert path.read_text() == f"{HEADER}\n"
@@ -79,7 +79,7 @@ def test_every_fault_is_reported_with_its_line(tmp_path: Path, line: str, messag
 
 
 @pytest.mark.parametrize("content", [b"sha,who\n", b"", b"\xff\xfe\0"])
-def test_another_file_under_the_name_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_of_another_format_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "overrides.csv"
     path.write_bytes(content)
     with pytest.raises(OverridesError, match=r"first line must be|not UTF-8"):

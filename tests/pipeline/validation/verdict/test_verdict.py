@@ -73,7 +73,7 @@ def test_limits_are_inclusive() -> None:
         (Facts("0", 0, "empty", False, "empty_file", "no bytes"), "no bytes"),
     ],
 )
-def test_the_message_tells_what_was_found_and_what_is_allowed(facts: Facts, message: str) -> None:
+def test_the_message_has_the_found_and_the_allowed_value(facts: Facts, message: str) -> None:
     assert only("a.png", facts)["message"] == message
 
 
@@ -151,16 +151,16 @@ def test_warnings(facts: Facts, warning: str) -> None:
     assert only("a.jpg", facts)["warnings"] == sorted(["extension_mismatch", warning], key=list(WARNINGS).index)
 
 
-def test_what_is_within_the_limits_warns_of_nothing() -> None:
+def test_values_within_the_limits_give_no_warning() -> None:
     for facts in (image(width=40, height=10), image(luma_p99=82), image(luma_p05=242)):
         assert only("a.png", facts)["warnings"] == []
 
 
-def test_no_one_is_warned_of_what_does_not_decode() -> None:
+def test_an_undecodable_file_gives_no_warning() -> None:
     assert only("a.jpg", Facts("0", 9, "png", False, "corrupt", "x", has_gps=True))["warnings"] == []
 
 
-def test_what_a_person_refuses_is_refused_first_with_everything_that_has_its_pixels() -> None:
+def test_denied_is_the_first_reason_and_covers_equal_pixels() -> None:
     files = [seen("a.png", "1"), seen("b.bmp", "2"), seen("../c.png", "1"), seen("d.png", "3"), seen("e.png", "4")]
     contents = [image("1"), image("2"), image("3", "q", width=4), image("4", "r")]
     found = verdicts(files, contents, denied={"1": "by ada: hers", "3": "by ada: not hers"}, allowed=["1", "2", "3"])
@@ -169,7 +169,7 @@ def test_what_a_person_refuses_is_refused_first_with_everything_that_has_its_pix
     assert [one["message"] for one in found] == messages
 
 
-def test_refusing_what_does_not_decode_refuses_nothing_else() -> None:
+def test_denying_an_undecodable_file_denies_nothing_else() -> None:
     damaged = [Facts(name, 9, "png", False, "corrupt", "x") for name in ("1", "2")]
     found = verdicts([seen("a.png", "1"), seen("b.png", "2")], damaged, denied={"1": "hers"})
     assert [one["reasons"] for one in found] == [["denied", "corrupt"], ["corrupt"]]
@@ -186,7 +186,7 @@ OWN_FAULTS = {
 
 
 @pytest.mark.parametrize("reason", OWN_FAULTS)
-def test_what_a_person_releases_is_used(reason: str) -> None:
+def test_a_released_image_is_used(reason: str) -> None:
     facts = image(**OWN_FAULTS[reason])
     assert reason in RELEASABLE
     assert only("a.png", facts)["reasons"] == [reason]
@@ -203,7 +203,7 @@ def test_a_release_is_reported_once_whatever_it_overrules() -> None:
     assert (released["verdict"], released["warnings"]) == ("accept", ["released", "elongated"])
 
 
-def test_only_what_was_in_the_way_is_called_released() -> None:
+def test_only_reasons_that_applied_are_reported_as_released() -> None:
     assert only("a.png", image(), allowed=["0"])["warnings"] == []
 
 
@@ -215,7 +215,7 @@ def test_only_what_was_in_the_way_is_called_released() -> None:
         ("a.png", Facts("0", 0, "jpeg", False, "worker_crash", "killed"), "worker_crash"),
     ],
 )
-def test_what_no_one_can_release(path: str, facts: Facts, reason: str) -> None:
+def test_reasons_that_cannot_be_released(path: str, facts: Facts, reason: str) -> None:
     assert only(path, facts, allowed=["0"])["reasons"] == [reason]
 
 
@@ -241,7 +241,7 @@ def test_no_files() -> None:
     assert judge(*tables([], []), Policy(**POLICY), allowed=[], denied={}).schema == JUDGED
 
 
-def test_a_file_without_facts_is_not_passed_over() -> None:
+def test_a_file_without_facts_is_not_skipped() -> None:
     with pytest.raises(AssertionError):
         verdicts([seen("a.png", "0"), seen("b.png", "1")], [image("0")])
     with pytest.raises(AssertionError):
