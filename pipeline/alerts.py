@@ -108,7 +108,7 @@ def _post(address: str, plain: bool, body: Mapping[str, str]) -> None:
         credentials = f"{unquote(url.username)}:{unquote(url.password or '')}"
         headers["Authorization"] = f"Basic {base64.b64encode(credentials.encode()).decode()}"
     if url.scheme == "http" and not (plain or _loopback(url)):
-        raise AlertError(f"{url.hostname} would be sent it without encryption; use https, or set {ALLOW_PLAIN}=1")
+        raise AlertError(f"{url.hostname} would get the alert without encryption; use https, or set {ALLOW_PLAIN}=1")
     bare = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()
     # Every scheme but http and https has been refused above.
     request = Request(bare, json.dumps(body).encode(), headers, method="POST")  # noqa: S310
@@ -145,9 +145,9 @@ def _mail(server: str, recipients: str, plain: bool, alert: Alert) -> None:
                 connection.login(unquote(url.username), unquote(url.password or ""))
             connection.send_message(message)
     except smtplib.SMTPResponseException as error:  # without the server's reply, which may repeat the password
-        raise AlertError(f"{url.hostname} refused it with {error.smtp_code} ({_kind(error)})") from None
+        raise AlertError(f"{url.hostname} refused the mail with {error.smtp_code} ({_kind(error)})") from None
     except (OSError, smtplib.SMTPException, UnicodeError) as error:
-        raise AlertError(f"{url.hostname} cannot be reached, or refused it ({_kind(error)})") from None
+        raise AlertError(f"{url.hostname} cannot be reached, or refused the mail ({_kind(error)})") from None
 
 
 def _connect(url: SplitResult, plain: bool) -> smtplib.SMTP:

@@ -85,7 +85,7 @@ class ValidateConfig(Block):
         default=80.0,
         gt=0,
         le=89,  # where Pillow stops
-        description="largest image, in megapixels. The header is believed: an image above this is never decoded",
+        description="largest image, in megapixels. The header decides: an image above this is never decoded",
     )
     min_side: int = Field(default=8, ge=1, description="smallest shorter side, in pixels")
     max_aspect: float = Field(default=10.0, ge=1, description="largest ratio of the longer side to the shorter side")
@@ -222,7 +222,7 @@ class GatesConfig(Block):
     max_size_ratio: float = Field(default=1.5, gt=0, description="largest ONNX file as a multiple of the champion's")
     old_index: Literal["report", "require"] = Field(
         default="report",
-        description="whether the champion's index must answer the candidate's queries. With report, the answer stops "
+        description="whether the champion's index must answer the candidate's queries. With report, the result stops "
         "nothing",
     )
     max_old_index_loss: float = Field(
@@ -239,7 +239,7 @@ class ReleaseConfig(Block):
     registry: str = Field(
         default="registry", description="folder that servers read; a relative one is in the workspace"
     )
-    require_remote: bool = Field(default=False, description="never release what only this machine's DVC cache holds")
+    require_remote: bool = Field(default=False, description="never release data that only this DVC cache holds")
     author: str = Field(default="simclr-bot", description="author of the commits and tags of a release")
     email: str = Field(default="simclr-bot@localhost", description="e-mail address of that author")
 
@@ -253,6 +253,4 @@ class StorageConfig(Block):
         gt=0,
         description="DVC cache above which files that no release needs are removed, in GB; null: no limit",
     )
-    keep_releases: int = Field(
-        default=5, ge=1, description="bundles to keep in the registry, besides the one that serves"
-    )
+    keep_releases: int = Field(default=5, ge=1, description="bundles to keep in the registry besides the served one")

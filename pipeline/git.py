@@ -59,8 +59,8 @@ class Git:
             self.run("rev-parse", "--git-dir")
         except ReleaseError as error:
             raise ReleaseError(
-                f"{self.root}: Git cannot work here, and without it nothing can be released or rolled back ({error}); "
-                "restore the folder's .git from a clone or a backup; `git init` begins a new history"
+                f"{self.root}: Git does not work here, and without it nothing can be released or rolled back "
+                f"({error}); restore the folder's .git from a clone or a backup; `git init` begins a new history"
             ) from None
 
     def resolve(self, revision: str) -> str | None:
@@ -181,7 +181,9 @@ class Git:
         except FileNotFoundError:
             raise ReleaseError("git: command not found; install Git") from None
         except subprocess.TimeoutExpired:
-            raise ReleaseError(f"git {arguments[0]}: no answer in {NETWORK_SECONDS:.0f} s; is the origin up?") from None
+            raise ReleaseError(
+                f"git {arguments[0]}: no answer in {NETWORK_SECONDS:.0f} s; is the origin reachable?"
+            ) from None
         if done.returncode != 0:
             said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
             said = re.sub(r"^(fatal|error): ", "", said)

@@ -150,7 +150,7 @@ def _canonical(
 def _replay(sha256: str, data: bytes, operations: list[str]) -> Image.Image:
     """The canonical image, made by the operations that validation has recorded for these very bytes."""
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise GateError(f"data/raw: {sha256[:12]} has other bytes than when it was ingested; {RESTORE}")
+        raise GateError(f"data/raw: {sha256[:12]} differs from the bytes that were ingested; {RESTORE}")
     image, done = canonicalize(open_image(data, MAX_PIXELS))
     if done != operations:
         raise GateError(f"{sha256[:12]}: was validated as {operations}, is read as {done}; {RESTORE}")

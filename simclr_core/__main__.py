@@ -43,11 +43,11 @@ class Stage(NamedTuple):
 
 STAGES = {
     "initial": Stage(
-        "simclr_core.pretraining.initial", "what pretraining begins with: nothing, or the champion's network"
+        "simclr_core.pretraining.initial", "what pretraining starts from: random weights, or the champion's network"
     ),
     "augment-sheet": Stage(
         "simclr_core.pretraining.augment_sheet",
-        "a picture of the views that pretraining will see; not a stage",
+        "draws the views that pretraining will see; not a stage",
         {
             "--out": {"type": Path, "metavar": "FILE", "help": "default: reports/augment-sheet.png in the workspace"},
             "--images": {"type": int, "default": 8, "metavar": "N", "help": "default: 8"},
@@ -67,11 +67,11 @@ STAGES = {
     "compare": Stage(
         "simclr_core.evaluation.compare", "the exported candidate compared with the released champion, image by image"
     ),
-    "latency": Stage("simclr_core.export.latency", "how long both take for one image on this machine"),
+    "latency": Stage("simclr_core.export.latency", "the latency of both for one image on this machine"),
     "replay": Stage(
         "simclr_core.pretraining.replay",
-        "a pretraining step again, to see where its first NaN comes from",
-        {"step": {"type": int, "metavar": "STEP", "help": "as the error named it"}},
+        "repeats a pretraining step, to find where its first NaN comes from",
+        {"step": {"type": int, "metavar": "STEP", "help": "number of the step, as in the error message"}},
     ),
 }
 

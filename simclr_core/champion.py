@@ -39,7 +39,7 @@ def read_champion(workspace: Path) -> Champion:
     """
     directory = (workspace / Champion.path).parent
     if not directory.exists():
-        raise ChampionError(f"{directory}: not there; `simclr run` pins the released encoder, or that there is none")
+        raise ChampionError(f"{directory}: does not exist; `simclr run` makes it")
     verify(directory)
     return reports.read(workspace, Champion)
 
@@ -53,7 +53,7 @@ def champion_bundle(workspace: Path, champion: Champion) -> Path | None:
     bundle = (workspace / Champion.path).with_name("bundle")
     if (champion.version is not None) != bundle.is_dir():
         there = "there" if bundle.is_dir() else "missing"
-        advice = f"remove {bundle.parent}, and `simclr run` pins the released encoder again"
+        advice = f"remove {bundle.parent}, and `simclr run` copies the released encoder again"
         raise ChampionError(
             f"{workspace / Champion.path}: version {champion.version}, but the bundle is {there}; {advice}"
         )

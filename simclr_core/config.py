@@ -72,7 +72,7 @@ class AugmentationConfig(Block):
         default=0.2, description="probability of dropping the color; of no use where images are gray already"
     )
     blur: Probability = Field(
-        default=0.5, description="probability of a Gaussian blur; small images do without (SimCLR section B.9)"
+        default=0.5, description="probability of a Gaussian blur; small images need none (SimCLR section B.9)"
     )
     mode: Literal["exact", "fused"] = Field(
         default="exact",
@@ -216,7 +216,7 @@ class PretrainConfig(Block):
             faults.append(f"micro_batch_size up to batch_size ({self.batch_size}), not {self.micro_batch_size}")
         faults += self._faults_of_queue()
         if self.compile and self.gradient_checkpointing:
-            faults.append("compile or gradient_checkpointing, not both: a compiler chooses itself what it keeps")
+            faults.append("compile or gradient_checkpointing, not both: the compiler itself chooses what to keep")
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -228,7 +228,7 @@ class PretrainConfig(Block):
         if self.queue.size < self.batch_size:
             faults.append(f"queue.size of at least batch_size ({self.batch_size}), not {self.queue.size}")
         if self.loss != "info_nce":
-            faults.append(f"loss: info_nce, the one there is over a queue, not {self.loss}, or queue: null")
+            faults.append(f"loss: info_nce, the only one with a queue, not {self.loss}, or queue: null")
         if self.micro_batch_size is not None:
             faults.append(
                 "micro_batch_size: null with a queue, whose negatives do not depend on the batch: lower batch_size"

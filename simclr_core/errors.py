@@ -124,7 +124,7 @@ class CollapseError(SimclrError):
         super().__init__(
             f"{self.what} ({', '.join(f'{name} {record[name]:.3g}' for name in numbers)}; every image looks the same "
             "to the encoder). Lower pretrain.learning_rate or pretrain.weight_decay, lengthen pretrain.warmup_epochs, "
-            "or weaken pretrain.augmentation; the next run starts from nothing"
+            "or weaken pretrain.augmentation; the next run starts from scratch"
         )
 
 

@@ -72,7 +72,7 @@ def _translate(error: Exception, data: bytes) -> ImageError:
         if "runcated" in str(error) or _is_cut_short(data):
             return ImageError("truncated", "the file ends too early; copy it again from its source")
         detail = _ADDRESS.sub("", str(error)) or type(error).__name__
-        return ImageError("corrupt", f"the file is damaged, or Pillow does not support this kind of it ({detail})")
+        return ImageError("corrupt", f"the file is damaged, or Pillow does not support this variant ({detail})")
     allowed = ", ".join(FORMATS)
     if other := _other_format(data):
         return ImageError("unsupported_format", f"{other} files are not supported; convert it to one of {allowed}")

@@ -38,7 +38,9 @@ def run_cli() -> int:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="simclr-pipeline")
-@click.option("--workspace", type=click.Path(path_type=Path), help="The workspace; default: the nearest above here.")
+@click.option(
+    "--workspace", type=click.Path(path_type=Path), help="Default: the nearest workspace at or above this folder."
+)
 @click.pass_context
 def simclr(context: click.Context, workspace: Path | None) -> None:
     """Turn a folder of raw images into an encoder in production.
@@ -70,7 +72,7 @@ def _recipes() -> str:
 
 @simclr.command(epilog=_recipes())
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--recipe", default=DEFAULT, show_default=True, help="Which params.yaml to begin with.")
+@click.option("--recipe", default=DEFAULT, show_default=True, help="Recipe for the first params.yaml.")
 def init(directory: Path, recipe: str) -> None:
     """Make a workspace in a new or empty folder.
 
@@ -101,7 +103,7 @@ def ingest(context: click.Context, sources: tuple[str, ...]) -> None:
 
 
 @simclr.command()
-@click.option("--select", "stages", multiple=True, metavar="STAGE", help="Only this stage; may be given again.")
+@click.option("--select", "stages", multiple=True, metavar="STAGE", help="Only this stage; repeatable.")
 @click.option("--set", "values", multiple=True, metavar="KEY=VALUE", help="Change params.yaml first.")
 @click.pass_context
 def run(context: click.Context, stages: tuple[str, ...], values: tuple[str, ...]) -> None:
@@ -156,7 +158,7 @@ def demo(directory: Path) -> None:
 
 
 @simclr.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Any other needs SIMCLR_UI_PASSWORD.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Any other address needs SIMCLR_UI_PASSWORD.")
 @click.option("--port", default=3000, show_default=True)
 @click.pass_context
 def ui(context: click.Context, host: str, port: int) -> None:
@@ -173,8 +175,8 @@ def ui(context: click.Context, host: str, port: int) -> None:
 
 
 @simclr.command()
-@click.option("--cloud", is_flag=True, help="Also from the DVC remote, for good.")
-@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--cloud", is_flag=True, help="Also from the DVC remote, permanently.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be removed.")
 @click.pass_context
 def gc(context: click.Context, cloud: bool, dry_run: bool) -> None:
     """Free the disk of what neither the workspace nor any released version needs.
@@ -194,7 +196,7 @@ def gc(context: click.Context, cloud: bool, dry_run: bool) -> None:
 @click.option(
     "--older-than-days", default=7.0, show_default=True, help="Skip files that were checked within this many days."
 )
-@click.option("--remote", is_flag=True, help="Also read what released versions have in the DVC remote.")
+@click.option("--remote", is_flag=True, help="Also read the copies of released versions in the DVC remote.")
 @click.pass_context
 def fsck(context: click.Context, seconds: float | None, older_than_days: float, remote: bool) -> None:
     """Read every versioned byte again and compare its hash; restore what is damaged where that is possible.
@@ -234,7 +236,7 @@ def alert(context: click.Context) -> None:
 
 
 @simclr.command()
-@click.option("--repair", is_flag=True, help="Fix what can be fixed without a person.")
+@click.option("--repair", is_flag=True, help="Fix what needs no decision.")
 @click.pass_context
 def doctor(context: click.Context, repair: bool) -> None:
     """Check this machine and the workspace, and name the command that fixes what is wrong."""

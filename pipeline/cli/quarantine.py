@@ -10,9 +10,9 @@ from pipeline.validation import quarantine as decisions
 from pipeline.workspace import Workspace
 
 names = click.argument("names", nargs=-1, required=True, metavar="HASH|PATH...")
-why = click.option("--why", required=True, help="The reason, for those who come after you.")
-who = click.option("--who", help="Default: the name that Git knows you by.")
-expires = click.option("--expires", type=click.DateTime(["%Y-%m-%d"]), help="The last day on which this holds.")
+why = click.option("--why", required=True, help="The reason, for later readers.")
+who = click.option("--who", help="Default: your name in Git.")
+expires = click.option("--expires", type=click.DateTime(["%Y-%m-%d"]), help="The last day on which it applies.")
 
 
 @click.group()
@@ -39,7 +39,7 @@ def list_quarantined(context: click.Context, reason: str | None, limit: int) -> 
 
 @quarantine.command()
 @click.argument("name", metavar="HASH|PATH")
-@click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Write its bytes there.")
+@click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Write its bytes to this file.")
 @click.pass_context
 def show(context: click.Context, name: str, save: Path | None) -> None:
     """Everything that is known of one content.

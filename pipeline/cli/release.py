@@ -30,7 +30,7 @@ def list_releases(context: click.Context) -> None:
 @click.argument("version")
 @click.pass_context
 def promote(context: click.Context, version: str) -> None:
-    """Serve this version, whatever the gates have said since.
+    """Serve this version, whatever the gates decided since.
 
     \b
     Example: simclr release promote v0.0.3

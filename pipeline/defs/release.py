@@ -25,7 +25,7 @@ SHORT = 12  # digits of a hash that people compare
     kinds={"dvc", "git"},
     owners=["team:ml"],
     pool=POOL,
-    description="The released encoder that the next one has to beat; it moves only before a run that computes.",
+    description="The released encoder that the next one has to beat; it changes only before a run that computes.",
     metadata={"dvc/path": CHAMPION},
 )
 def champion(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult[None]:
@@ -55,7 +55,7 @@ def champion(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Work
             group_name="release",
             kinds={"git", "dvc", "onnx"},
             owners=["team:ml"],
-            description="The encoder that servers take: pushed, verified in a fresh clone, tagged, in the registry.",
+            description="The encoder that servers load: pushed, verified in a fresh clone, tagged, in the registry.",
             skippable=True,
         )
     ],
@@ -82,7 +82,7 @@ class PromoteConfig(dg.Config):
 class RollbackConfig(dg.Config):
     """Where to go back to."""
 
-    version: str | None = Field(default=None, description="A released version; by default the one before the present.")
+    version: str | None = Field(default=None, description="A released version; default: the one before.")
 
 
 class DiffConfig(dg.Config):
@@ -123,7 +123,7 @@ def diff_releases(context: dg.OpExecutionContext, config: DiffConfig, workspace:
 
 
 # These jobs wait for no pool: a rollback must not queue behind a training of hours. They do not touch what it computes.
-@dg.job(description="Serve a released version, whatever the gates have said since.")
+@dg.job(description="Serve a released version, whatever the gates decided since.")
 def promote() -> None:
     promote_version()
 

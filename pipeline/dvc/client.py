@@ -146,7 +146,7 @@ def repro(
     if process.returncode != 0:
         raise _failure(stage, outcomes, log.last, log.path.relative_to(root))
     if not outcomes:
-        raise DvcError(f"stage {stage}: dvc succeeded but did not say what it did: {' | '.join(log.last)}")
+        raise DvcError(f"stage {stage}: dvc succeeded without printing what it did: {' | '.join(log.last)}")
     return Reproduction(outcomes[0], time.monotonic() - started)
 
 
@@ -171,7 +171,7 @@ def _environment(**variables: str) -> dict[str, str]:
 
 
 def _holder(purpose: str, stop: str) -> str:
-    return f"{purpose} of process {os.getpid()}; wait for its end, or stop it with `{stop}`"
+    return f"{purpose} of process {os.getpid()}; wait until it ends, or stop it with `{stop}`"
 
 
 def _reasons(change: str | dict[str, dict[str, str]]) -> list[str]:
@@ -191,7 +191,7 @@ def _failure(stage: str, outcomes: Sequence[Outcome], printed: Sequence[str], lo
     said, _, verdict = "\n".join(printed).rpartition(FAILED)
     verdict = " ".join(verdict.split()).strip(": ").removeprefix(f"'{stage}': ")
     if Outcome.EXECUTED not in outcomes or "failed to run:" not in verdict:
-        return DvcError(f"stage {stage}: dvc could not bring it up to date: {verdict} (everything it said: {log})")
+        return DvcError(f"stage {stage}: dvc could not bring it up to date: {verdict} (full output: {log})")
     lines = [line for line in said.split("\n") if line]
     errors = [line for line in lines if line.startswith("error: ")]
     silent = not lines or lines[-1].startswith("> ")  # DVC shows the command before it runs it
@@ -199,6 +199,6 @@ def _failure(stage: str, outcomes: Sequence[Outcome], printed: Sequence[str], lo
     killed = exit_code.startswith("exited with -")  # then its last line says what it did, not what ended it
     cause = errors[-1] if errors else exit_code if silent or killed else lines[-1]
     return StageFailedError(
-        f"stage {stage}: {cause.removeprefix('error: ')} (all of its output: {log}; "
+        f"stage {stage}: {cause.removeprefix('error: ')} (full output: {log}; "
         "once the cause is fixed, `simclr run` continues with this stage)"
     )

@@ -33,9 +33,9 @@ def rwlock_fault(root: Path) -> str:
     with _guarded(root):
         entries = _read(path)
         if entries is None:
-            return "it is torn: a dvc was killed while it wrote it, and every other is refused since"
+            return "it is corrupt: a dvc process was killed while writing it, and every later dvc command fails"
         dead = sorted({str(entry["pid"]) for _, _, entry in _walk(entries) if not _alive(entry, path)})
-    return f"it names processes that are gone ({', '.join(dead)})" if dead else ""
+    return f"it names processes that no longer exist ({', '.join(dead)})" if dead else ""
 
 
 def rebuild_rwlock(root: Path) -> None:
@@ -49,7 +49,7 @@ def rebuild_rwlock(root: Path) -> None:
         entries = _read(path)
         if entries is None:
             if running := running_dvc(root):
-                raise BusyError(f"{path}: needed by process {running[0]}, a dvc at work here; wait for its end")
+                raise BusyError(f"{path}: needed by dvc process {running[0]}; wait until it ends")
             entries = {}
         kept: dict[str, dict[str, Any]] = {"read": {}, "write": {}}
         for mode, place, entry in _walk(entries):
@@ -71,7 +71,7 @@ def lock_holder(root: Path) -> str:
     if not path.exists():
         return ""
     if _uses_hard_links(root):
-        raise DvcError(f"{path}: held, or left by a dvc that was killed on some machine")
+        raise DvcError(f"{path}: held, or left by a dvc process that was killed on some machine")
     with path.open("r", encoding="utf-8", errors="replace") as file:
         if not acquire(file, shared=True):
             return f"process {file.read().strip() or 'unknown'}"
@@ -109,7 +109,7 @@ def _guarded(root: Path) -> Iterator[None]:
     try:
         guard.lock()
     except LockError:
-        raise BusyError(f"{folder / RWLOCK}: a dvc is just changing it; try again") from None
+        raise BusyError(f"{folder / RWLOCK}: another dvc process is changing it; try again") from None
     try:
         yield
     finally:

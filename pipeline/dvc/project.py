@@ -129,7 +129,7 @@ def read_lock(root: Path, stage: Stage) -> dict[str, Recorded]:
     path = root / "dvc.lock"
     stages = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"] if path.exists() else {}
     if stage.name not in stages:
-        raise DvcError(f"{path}: knows no result of stage {stage.name}; run it with `simclr run --select {stage.name}`")
+        raise DvcError(f"{path}: has no result of stage {stage.name}; run it with `simclr run --select {stage.name}`")
     return {out["path"]: _recorded(out) for out in stages[stage.name].get("outs", [])}
 
 

@@ -82,7 +82,9 @@ def push(root: Path) -> None:
             lost = _absent(remote, lost)
     if lost:
         some = ", ".join(f"{oid[:2]}/{oid[2:]}" for oid in lost[:3])
-        raise DvcError(f"`dvc push` left {len(lost)} objects out, such as {some}; are they in the cache? `dvc status`")
+        raise DvcError(
+            f"`dvc push` did not send {len(lost)} objects, such as {some}; see `dvc status` whether the cache has them"
+        )
 
 
 @contextmanager
@@ -119,13 +121,13 @@ def _check_out(tree: Path, paths: Sequence[str], remote: str | None, fresh: bool
         except DvcError as error:
             if remote is None:
                 what = ", ".join(paths)
-                raise DvcError(f"{what}: not in the cache any more, and there is no remote ({error})") from None
+                raise DvcError(f"{what}: no longer in the cache, and there is no remote ({error})") from None
     try:
         execute(tree, "pull", *paths)
     except DvcError as error:
         raise DvcError(
-            f"remote {remote}: does not give back {', '.join(paths)} as pushed: a file is missing, damaged or not "
-            f"reachable ({error}); see `simclr fsck --remote`, remove there what is damaged, and try again"
+            f"remote {remote}: does not return {', '.join(paths)} as pushed: a file is missing, damaged or not "
+            f"reachable ({error}); run `simclr fsck --remote`, remove the damaged object there, and try again"
         ) from None
 
 

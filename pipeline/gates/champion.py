@@ -108,7 +108,7 @@ def old_index(evidence: Evidence) -> Verdict:
         return Verdict(passed=True, description=f"no old index: {report.reason}")
     if not index.comparable:
         why = report.reason or "their vectors have different lengths"
-        description = f"the candidate cannot be asked in the index of {champion}: {why}; embed everything again"
+        description = f"the candidate cannot search the index of {champion}: {why}; embed everything again"
         return Verdict(passed=not required, description=description)
     names = ("old_queries", "new_queries", "same_neighbour")
     old, new, same = (needed(getattr(index, name), report, f"old_index.{name}") for name in names)

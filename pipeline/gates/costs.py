@@ -55,7 +55,7 @@ def _budget(given: float, champion: float | None, most: float | None, ratio: flo
         parts.append(f"the champion's {champion:.4g} {unit}, {ratio:g} times as much allowed")
         numbers[f"champion_{unit}"] = champion
     if len(parts) == 1:
-        parts.append("no champion and no limit to hold it against")
+        parts.append("no champion and no limit to compare it with")
     return Verdict(passed=passed, description="; ".join(parts), numbers=numbers)
 
 

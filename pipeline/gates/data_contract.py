@@ -59,7 +59,7 @@ def all_failed(description: str) -> dict[str, Verdict]:
 
 def _verdict(rule: Expectation, given: dict[str, object] | None) -> Verdict:
     if given is None:
-        return _failed(rule, f"{ValidationReport.path} has no outcome of it; run the stage validate again")
+        return _failed(rule, f"{ValidationReport.path} has no result for it; run the stage validate again")
     try:
         outcome = parse(given, Outcome, ValidationReport.path)
     except ReportError as error:
@@ -78,10 +78,10 @@ def _verdict(rule: Expectation, given: dict[str, object] | None) -> Verdict:
     if outcome.error:
         return not_judged(f"could not be evaluated: {outcome.error}", numbers=numbers)
     holds = "holds" if outcome.success else "does not hold"
-    against = f"; {outcome.unexpected_count} against it" if outcome.unexpected_count else ""
+    against = f"; {outcome.unexpected_count} violate it" if outcome.unexpected_count else ""
     return Verdict(
         passed=outcome.success or rule.severity == "info",
-        description=f"{holds}: {outcome.observed}, asked for {outcome.threshold}{against}",
+        description=f"{holds}: {outcome.observed}, required: {outcome.threshold}{against}",
         numbers=numbers,
         severity="error" if rule.severity == "critical" else "warning",
     )

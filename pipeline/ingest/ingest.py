@@ -4,7 +4,7 @@
 
 A file is known by the SHA-256 of its bytes, so renamed or copied files add nothing; one that has not changed since an
 earlier ingest (``pipeline.ingest.stamps``) is not read again. In a source, ``labeled/<class>/``
-and ``test/<class>/`` carry labels, and so does ``labels.csv`` (columns path, label and, if wanted, split); everything
+and ``test/<class>/`` carry labels, and so does ``labels.csv`` (columns path, label and optionally split); everything
 else is unlabelled training data. Whether a file is an image at all is for the validate stage to say.
 """
 
@@ -47,7 +47,7 @@ class IngestResult:
         if self.known:
             parts.append(f"{self.known} files already ingested")
         if self.unsettled:
-            parts.append(f"{self.unsettled} changed a moment ago and left for the next time")
+            parts.append(f"{self.unsettled} changed a moment ago and left for the next run")
         if self.skipped:
             parts.append(f"{len(self.skipped)} passed over ({'; '.join(self.skipped[:3])})")
         return ", ".join(parts)
@@ -80,7 +80,7 @@ def ingest(workspace: Workspace, sources: Sequence[str] = ("inbox",)) -> IngestR
         earlier = batches(workspace.raw)
         if not earlier and workspace.raw.with_suffix(".dvc").exists():
             raise IngestError(
-                f"{workspace.raw}: its earlier batches are not here, only data/raw.dvc is; bring them back first, "
+                f"{workspace.raw}: its earlier batches are missing, only data/raw.dvc is here; fetch them first, "
                 "with `dvc checkout data/raw.dvc` or `dvc pull data/raw.dvc`"
             )
         if not earlier and not any(source.files for source in listed):

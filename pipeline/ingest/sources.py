@@ -77,7 +77,7 @@ class Source:
         try:
             data: bytes = read(file.location)
         except OSError as error:
-            raise IngestError(f"{path!r} cannot be read ({error.strerror or error}); fix it or take it out") from None
+            raise IngestError(f"{path!r} cannot be read ({error.strerror or error}); fix or remove it") from None
         return data
 
     def read_labels(self) -> dict[str, tuple[str, str | None]]:
@@ -92,7 +92,7 @@ class Source:
         text = self._read(where, self.labels).decode("utf-8-sig", errors="replace")
         rows = csv.DictReader(io.StringIO(text))
         if not {"path", "label"} <= set(rows.fieldnames or ()):
-            raise IngestError(f"{where}: columns are {rows.fieldnames}; must be path,label and, if wanted, split")
+            raise IngestError(f"{where}: columns are {rows.fieldnames}; must be path,label and optionally split")
         labels: dict[str, tuple[str, str | None]] = {}
         for row in rows:
             path, split = row["path"], row.get("split") or "train"
@@ -202,7 +202,7 @@ def _look(entry: os.DirEntry[str]) -> Iterator[Entry]:
     except FileNotFoundError:
         return  # taken away since the folder was opened
     except OSError as error:
-        yield Entry(_spelled_out(entry.path), fault=f"cannot be looked at ({error.strerror})")
+        yield Entry(_spelled_out(entry.path), fault=f"cannot be examined ({error.strerror})")
         return
     fault = _fault(stat.S_ISREG(status.st_mode), stat.S_ISLNK(status.st_mode))
     yield _named(Entry(entry.path, f"{status.st_size}-{status.st_mtime_ns}", status.st_mtime, fault))
@@ -230,7 +230,7 @@ def _read_local(path: str) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "no regular file any more")
+            raise OSError(errno.EINVAL, "no longer a regular file")
         return file.read()
 
 

@@ -137,7 +137,7 @@ def _disk(workspace: Workspace, needed: float, budget: float | None) -> Iterator
         return
     over = budget is not None and taken["cache"] > budget * GIGABYTE
     detail = ", ".join(f"{name} {size(count)}" for name, count in taken.items())
-    yield Finding("usage", True, detail, "simclr gc; the next run does it, too", warning=over)
+    yield Finding("usage", True, detail, "simclr gc; the next run does so too", warning=over)
 
 
 def _git(workspace: Workspace) -> Finding:
@@ -189,10 +189,10 @@ def _remotes(root: Path, repair: bool) -> Iterator[Finding]:
             yield Finding("remote", True, f"{name}, verified")
         elif repair:
             client.execute(root, "remote", "modify", *cache.level(root, name), name, "verify", "true")
-            yield Finding("remote", True, f"{name}: did not verify what it gives, and does now")
+            yield Finding("remote", True, f"{name}: did not verify downloads, and does now")
         else:
             fix = f"dvc remote modify {name} verify true, or `simclr doctor --repair`"
-            yield Finding("remote", False, f"{name} does not verify what it gives: a damaged file would be used", fix)
+            yield Finding("remote", False, f"{name} does not verify downloads: a damaged file would be used", fix)
 
 
 def _leftovers(workspace: Workspace, repair: bool) -> Finding:
@@ -204,7 +204,7 @@ def _leftovers(workspace: Workspace, repair: bool) -> Finding:
         return Finding(name, True, "none")
     some = f"{len(outermost)} unfinished, such as {outermost[0]}"
     if not repair:
-        return Finding(name, True, some, "simclr doctor --repair removes them; the next run may, too", warning=True)
+        return Finding(name, True, some, "simclr doctor --repair removes them; so may the next run", warning=True)
     try:
         with client.exclusive(workspace.root, "doctor"):
             for path in outermost:

@@ -41,8 +41,8 @@ class Report:
 
     def __str__(self) -> str:
         parts = [f"read {self.files:,} files, {size(self.bytes)}, in {self.seconds:.0f} s"]
-        parts += [f"{self.recent:,} were read lately"] if self.recent else []
-        parts += [f"{self.left:,} are left for the next time"] if self.left else []
+        parts += [f"{self.recent:,} were read recently"] if self.recent else []
+        parts += [f"{self.left:,} are left for the next run"] if self.left else []
         parts += [f"{self.postponed:,} seem damaged and wait until the workspace is free"] if self.postponed else []
         repaired = len(self.damages) - len(self.lost)
         parts.append(

@@ -42,8 +42,8 @@ class Damage:
         others = len(self.needed_by) - NAMED
         needed = ", ".join(self.needed_by[:NAMED]) + (f" and {others} more" if others > 0 else "")
         return (
-            f"LOST    {self.path}: {self.problem}; needed by: {needed or 'no version'}; no other copy is sound: bring "
-            "one from a backup or another clone (`dvc push` there), or make it again with `simclr run`"
+            f"LOST    {self.path}: {self.problem}; needed by: {needed or 'no version'}; no intact copy is left: "
+            "restore one from a backup or another clone (`dvc push` there), or make it again with `simclr run`"
         )
 
 
@@ -188,7 +188,7 @@ class Checker:
             if place.is_file() and self._objects.put(md5, cache.read(place)):
                 return f"restored from {self._name(place)}"
             if place.is_dir() and md5.endswith(".dir") and self._objects.put(md5, [_listing(place)]):
-                return f"made again from {self._name(place)}"
+                return f"rebuilt from {self._name(place)}"
         return f"restored from the remote {self._objects.remote_name}" if self._objects.fetch(md5) else ""
 
     def _repair_file(self, path: Path, expected: str, problem: str) -> None:
@@ -209,7 +209,7 @@ class Checker:
         repaired = ""
         if self._sound(self._objects.path(md5), md5):
             self._objects.send(md5)
-            repaired = "sent again from the cache" if self._sound(None, md5) else ""
+            repaired = "pushed again from the cache" if self._sound(None, md5) else ""
         self._found(Path(str(self._objects.remote_name), md5), "damaged or missing in the remote", md5, repaired)
 
     @contextmanager

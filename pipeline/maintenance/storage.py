@@ -166,9 +166,9 @@ def _require_certainty(git: Git) -> None:
         for line in git.run("ls-remote", "--heads", "--tags", "origin", network=True).splitlines():
             commit, name = line.split("\t")
             if commit not in known and not _behind(git, commit):
-                doubts.append(f"{name.removesuffix('^{}')} of origin is not here (`git fetch`, and a branch for it)")
+                doubts.append(f"{name.removesuffix('^{}')} of origin is missing here (`git fetch`, make a branch)")
     if doubts:
-        raise ReleaseError(f"the DVC remote is left as it is: {'; '.join(doubts)}; `simclr gc` cleans this cache alone")
+        raise ReleaseError(f"the DVC remote is left unchanged: {'; '.join(doubts)}; `simclr gc` cleans only this cache")
 
 
 def _behind(git: Git, commit: str) -> bool:

@@ -5,7 +5,7 @@
     registry/releases/v0.0.2.json .md    what it is, for programs and for people
     registry/rejected/<candidate>.json   a candidate that a gate refused, and why
 
-It mirrors the tags (``pipeline.release.versions``) and can be made again from them and the DVC remote at any time.
+It mirrors the tags (``pipeline.release.versions``) and can be rebuilt from them and the DVC remote at any time.
 """
 
 import json
@@ -54,7 +54,7 @@ class Registry:
         """
 
         def busy(holder: str) -> BusyError:
-            return BusyError(f"{self.root}: busy with the {holder}; wait for its end and try again")
+            return BusyError(f"{self.root}: busy with the {holder}; wait until it ends and try again")
 
         with held(self.root / ".lock", f"{purpose} of process {os.getpid()}", busy):
             yield
@@ -108,7 +108,7 @@ class Registry:
         write_atomically(self.root / CURRENT, f"{name}\n")
 
     def prune(self, keep: int) -> None:
-        """Remove the bundles of the lowest versions until ``keep`` are left besides the one that serves."""
+        """Remove the bundles of the lowest versions until ``keep`` are left in addition to the served one."""
         serving = self.current()
         others = [name for name in self.versions() if name != serving]
         for name in others[: max(0, len(others) - keep)]:

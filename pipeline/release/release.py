@@ -48,7 +48,7 @@ class Released:
 
     def __str__(self) -> str:
         was = f", was {self.before}" if self.before else ""
-        state = f"serves now{was}" if self.changed else "serves already; nothing to do"
+        state = f"serves now{was}" if self.changed else "is already served; nothing to do"
         return "; ".join([f"{self.version} (bundle {self.bundle[:12]}) {state}, from {self.registry}", *self.notes])
 
 
@@ -87,7 +87,7 @@ def release(workspace: Workspace, passed: Collection[str] = ()) -> Released:
 
 
 def promote(workspace: Workspace, version: str) -> Released:
-    """Let a released version serve, whatever the gates have said since.
+    """Let a released version serve, whatever the gates decided since.
 
     Raises:
         ReleaseError: there is no such version, or Git fails.
@@ -164,7 +164,7 @@ def _switch(workspace: Workspace, name: str | None, purpose: str) -> Released:
         try:  # last: servers do not wait for the origin
             _push_tags(releases.git, history)
         except ReleaseError as error:
-            note = f"the origin has not got it yet ({error}); the next release sends it"
+            note = f"the origin does not have it yet ({error}); the next release pushes it"
             return replace(done, notes=(note,))
         return done
 
@@ -174,7 +174,7 @@ def _publish(releases: Releases, history: History, version: Version) -> None:
     registry = releases.registry
     if not version.bundle:
         raise ReleaseError(
-            f"{version.name}: tagged by hand on {version.commit[:10]}, which no release has made; it names no bundle"
+            f"{version.name}: tagged by hand on {version.commit[:10]}, which no release made; it has no bundle"
         )
     if not registry.holds(version.name, version.bundle):
         present = releases.root / BUNDLE

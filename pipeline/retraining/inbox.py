@@ -96,7 +96,7 @@ def _lock(path: Path) -> dict[str, Any]:
     try:
         document = yaml.safe_load(path.read_bytes()) if path.exists() else {}
     except yaml.YAMLError:
-        raise DvcError(f"{path}: is not YAML; bring its last good state back with `git checkout dvc.lock`") from None
+        raise DvcError(f"{path}: is not valid YAML; restore it with `git checkout dvc.lock`") from None
     stages: dict[str, Any] = (document or {}).get("stages", {})
     return stages
 

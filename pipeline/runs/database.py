@@ -83,7 +83,7 @@ def describe(root: Path, error: BaseException) -> str:
     if any(word in reason for word in DAMAGED):
         damaged = _damaged(root) or ["a file of history/, storage/ or schedules/"]
         return (
-            f"{where}: {', '.join(damaged)} cannot be read ({reason}); put back a copy from a backup, or move it away "
+            f"{where}: {', '.join(damaged)} cannot be read ({reason}); restore a copy from a backup, or move it away "
             "while `simclr ui` is stopped: data, models and releases do not depend on it, only the history of runs does"
         )
     return f"{where}: {reason}; see whether the disk is full, the folder writable, or another process holds them"

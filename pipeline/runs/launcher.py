@@ -107,7 +107,7 @@ class ProcessRunLauncher(RunLauncher[Instance], ConfigurableClass):
         if alive(run):
             os.kill(_pid(run), signal.SIGINT)
         else:
-            close(self._instance, run_id, "Its process was gone already.")
+            close(self._instance, run_id, "Its process had already ended.")
         return True
 
     @property
@@ -173,7 +173,7 @@ def stop_runs(instance: Instance, seconds: float) -> list[str]:
         if alive(run):
             with suppress(ProcessLookupError):
                 os.kill(_pid(run), signal.SIGKILL)
-        close(instance, run.run_id, "The services of the workspace were stopped; it continues when they are back.")
+        close(instance, run.run_id, "The services of the workspace were stopped; it continues when they start again.")
     return [run.run_id for run in running]
 
 
@@ -221,7 +221,7 @@ def retry_again(instance: Instance, failed_since: float) -> list[str]:
         said = [entry.get_dagster_event().message for entry in events]
         attempts = said.count("Failed to retry run")
         if 0 < attempts < RETRY_ATTEMPTS and AUTO_RETRY_RUN_ID_TAG not in run.tags:
-            instance.report_run_failed(run, f"Asking for its relaunch again, attempt {attempts + 1}.")
+            instance.report_run_failed(run, f"Requesting its relaunch again, attempt {attempts + 1}.")
             again.append(run.run_id)
     return again + _overlooked(instance, time.time() - OVERLOOKED_SECONDS)
 
@@ -236,7 +236,7 @@ def _overlooked(instance: Instance, since: float) -> list[str]:
     )
     found = [run for run in instance.get_runs(failed) if AUTO_RETRY_RUN_ID_TAG not in run.tags]
     for run in found:
-        instance.report_run_failed(run, "Asking for its relaunch again, which has not come.")
+        instance.report_run_failed(run, "Requesting its relaunch again, since it did not start.")
     return [run.run_id for run in found]
 
 

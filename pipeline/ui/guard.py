@@ -236,7 +236,7 @@ def _check_host(host: str, names: frozenset[str]) -> None:
             return
     except ValueError:
         pass
-    raise Refused(403, f"{host!r} is not a name of this server; if it should be, put it into SIMCLR_UI_HOSTS")
+    raise Refused(403, f"{host!r} is not a name of this server; if it should be, add it to SIMCLR_UI_HOSTS")
 
 
 def _check_origin(scope: Scope, headers: Mapping[str, str]) -> None:
@@ -245,7 +245,7 @@ def _check_origin(scope: Scope, headers: Mapping[str, str]) -> None:
         if scope["method"] in ("GET", "HEAD"):
             return
         if scope["method"] != "POST":
-            raise Refused(405, f"the UI has no {scope['method']}", {"allow": "GET, HEAD, POST"})
+            raise Refused(405, f"method {scope['method']} is not allowed in the UI", {"allow": "GET, HEAD, POST"})
     origin = headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != headers.get("host"):
         raise Refused(403, f"this comes from {origin}, and only the UI's own pages may send it")

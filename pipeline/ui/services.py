@@ -101,7 +101,7 @@ class Service:
     def kill_if_hanging(self) -> None:
         """It is started again by ``keep``."""
         if self.process is not None and self.watch is not None and self.watch.hangs(self.started):
-            _say(f"{self.name} does not answer any more; it is killed")
+            _say(f"{self.name} no longer answers; it is killed")
             self.process.kill()
             self.process.wait()
 
@@ -161,7 +161,7 @@ def serve(
             finally:
                 _end(services)
             if stop == signal.SIGTERM and os.environ.get(STOP_RUNS) == "1":
-                _say(f"stopping; runs in progress have {SAVE_SECONDS:g} s to save what they have")
+                _say(f"stopping; runs in progress have {SAVE_SECONDS:g} s to save their state")
                 stop_runs(instance, SAVE_SECONDS)
             else:
                 _say("stopping; a run in progress continues")
@@ -203,7 +203,7 @@ def _watch(workspace: Workspace, instance: dg.DagsterInstance, services: Sequenc
             service.keep(workspace.root, environment)
         if not announced and answers(url, seconds=1.0):
             announced = True
-            _say(f"the UI of {workspace.root} is at {url} (Ctrl-C ends it, and no run)")
+            _say(f"the UI of {workspace.root} is at {url} (Ctrl-C ends it, but no run)")
         if time.monotonic() >= look_at:
             since, looked = looked - 6 * RETRY_SECONDS, time.time()
             try:
@@ -249,7 +249,7 @@ def _interruptible() -> Iterator[None]:
 @contextmanager
 def _alone(workspace: Workspace, url: str) -> Iterator[None]:
     def served(holder: str) -> ServiceError:
-        return ServiceError(f"{workspace.root}: its UI is served already, by {holder}")
+        return ServiceError(f"{workspace.root}: its UI is already served by {holder}")
 
     ours = f"process {os.getpid()} at {url}; use it, or stop it with `kill -INT {os.getpid()}`"
     with held(workspace.scratch / "services" / "lock", ours, served):
@@ -261,7 +261,7 @@ def _require_free(host: str, port: int) -> None:
         with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             pass
     except OSError as error:
-        raise ServiceError(f"{host}:{port}: cannot be listened on ({error.strerror}); choose another --port") from None
+        raise ServiceError(f"{host}:{port}: cannot listen there ({error.strerror}); choose another --port") from None
 
 
 def _socket(workspace: Workspace) -> Path:

@@ -52,29 +52,29 @@ ROWS = "expect_table_row_count_to_be_between"
 NOT_BELOW = "expect_column_pair_values_a_to_be_greater_than_b"
 
 MEANINGS = {
-    "manifest_columns": "The manifest has its columns, all and no more.",
+    "manifest_columns": "The manifest has exactly its columns.",
     "not_empty": "There are files.",
     "file_id_unique": "No two files have the same id.",
     "split_known": "Every file is for training or for the test.",
     "verdict_known": "Every file is accepted, converted or quarantined.",
-    "reason_known": "Every reason is one of the closed vocabulary.",
+    "reason_known": "Every reason is in the vocabulary.",
     "batch_size_usual": "The newest batch is about as large as those before it.",
     "decodes": "Nearly all contents decode.",
     "decodes_almost_always": "All but one in a thousand decode.",
     "decoders_survive": "Hardly any content kills or stalls its decoder.",
-    "no_worker_crash": "All but one content in ten thousand leave their decoder alive and in time.",
+    "no_worker_crash": "All but one in ten thousand contents decode without a crash or timeout.",
     "bytes_at_hand": "All but one in a thousand contents can be read.",
     "few_bombs": "Hardly any content unpacks to an unreasonable size.",
     "streams_intact": "Hardly any JPEG decodes from a damaged stream.",
-    "format_known": "Nearly all contents have a format that is read.",
+    "format_known": "Nearly all contents have a supported format.",
     "mode_known": "Nearly all contents have a pixel layout whose range is known.",
     "bit_depth_known": "Nearly all contents store 1, 2, 4, 8 or 16 bits a channel.",
     "not_animated": "Nearly all contents have a single frame.",
-    "extension_matches": "Nearly all file names say the format that is inside.",
+    "extension_matches": "Nearly all file names match the format of the content.",
     "no_trailing_bytes": "Hardly any content has bytes after the end of its image.",
     "exif_readable": "Hardly any content has a damaged EXIF block.",
     "no_icc_profile": "Hardly any content has an embedded color profile.",
-    "no_gps": "No content tells where it was taken; what does is stripped of it.",
+    "no_gps": "No content has a GPS position; one that has is stripped of it.",
     "short_side": "The shorter side of nearly all images has validate.min_side pixels.",
     "aspect": "Nearly all images are no longer than validate.max_aspect times their shorter side.",
     "quarantine_rate": "No more contents than validate.max_quarantine_rate are quarantined.",
@@ -82,7 +82,7 @@ MEANINGS = {
     "has_content": "Hardly any image is of one color.",
     "not_dark": "Hardly any image is almost black.",
     "not_light": "Hardly any image is almost white.",
-    "not_blurred": "Nine images of ten are sharp.",
+    "not_blurred": "Nine of ten images are sharp.",
     "brightness": "The images are, on the whole, neither dark nor light.",
     "has_colour": "The images have, on the whole, color.",
     "accepted_decodes": "Every accepted file decodes.",
@@ -90,17 +90,17 @@ MEANINGS = {
     "accepted_aspect": "No accepted image is longer than validate.max_aspect allows, unless a person has released it.",
     "accepted_bytes_unique": "No two accepted files have the same bytes.",
     "accepted_pixels_unique": "No two accepted files have the same pixels.",
-    "near_copies_few": "Nine training images of ten are nearly like no other.",
-    "near_group_small": "No picture is trained on in very many near copies.",
-    "no_split_leak": "No image is trained and tested on.",
-    "no_near_leak": "No training image is nearly a test image.",
+    "near_copies_few": "Nine of ten training images have no near copy.",
+    "near_group_small": "No training picture has very many near copies.",
+    "no_split_leak": "No image is in both the training and the test set.",
+    "no_near_leak": "No training image is a near copy of a test image.",
     "enough_training_images": "There are validate.min_images accepted training images.",
     "has_test_images": "There are accepted test images.",
     "test_labelled": "Every test image has a label.",
-    "test_classes_known": "Every label of the test is one of the training images too.",
+    "test_classes_known": "Every label of the test images also occurs in training.",
     "labels_agree": "Hardly any image has contradictory labels.",
     "no_drift": "The newest batch looks like the earlier ones.",
-    "not_broken": "No batch has the look of a known bug.",
+    "not_broken": "No batch looks like a known bug.",
 }
 """What each expectation says, in one sentence without the numbers that parameters may change."""
 
@@ -124,7 +124,7 @@ class Expectation:
     @property
     def meaning(self) -> str:
         """One sentence for a person."""
-        return MEANINGS.get(self.name, f"{', '.join(self.columns)} is known wherever the rule about it needs it.")
+        return MEANINGS.get(self.name, f"{', '.join(self.columns)} is known wherever a rule needs it.")
 
     @property
     def threshold(self) -> str:

@@ -87,7 +87,7 @@ def details(workspace: Workspace, name: str, save: Path | None = None) -> str:
     if decided:
         lines += ["", f"  decided: {_described(decided)}"]
     elif content.reasons and set(content.reasons) <= RELEASABLE:
-        lines += ["", f'  to use it all the same: simclr quarantine release {content.sha256[:12]} --why "…"']
+        lines += ["", f'  to use it anyway: simclr quarantine release {content.sha256[:12]} --why "…"']
     if save is not None:
         write_atomically(save, _bytes(workspace, content.sha256))
         lines += ["", f"  its bytes are in {save}"]
@@ -130,7 +130,7 @@ def rescan(workspace: Workspace, names: Sequence[str], everything: bool, on_outp
         chosen = set(rows["sha256"].unique())
     forget(workspace.facts, chosen)
     repro(workspace.root, VALIDATE, on_output=on_output, force=True)
-    return f"{len(chosen):,} contents were looked at again"
+    return f"{len(chosen):,} contents were probed again"
 
 
 def find(workspace: Workspace, name: str) -> Content:
@@ -191,14 +191,14 @@ def _require_releasable(workspace: Workspace, content: Content) -> None:
             f"what can be: {', '.join(sorted(RELEASABLE))}"
         )
     if "test_leak" in content.reasons and _same_pixels(workspace, content):
-        raise OverridesError(f"{name}: has the very pixels of a test image; take that out of the test set instead")
+        raise OverridesError(f"{name}: has exactly the pixels of a test image; take that out of the test set")
 
 
 def _require_own_decision(workspace: Workspace, content: Content) -> None:
     if content.sha256 not in {one.sha256 for one in overrides.read(workspace.overrides)}:
         message = next(row["message"] for row in content.files if "denied" in row["reasons"])
         raise OverridesError(
-            f"{content.sha256[:12]}: shows the very pixels of another file that was {printable(message)}; release that"
+            f"{content.sha256[:12]}: has exactly the pixels of another file that was {printable(message)}; release that"
         )
 
 

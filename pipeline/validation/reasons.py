@@ -1,15 +1,15 @@
 """The closed vocabulary of validation: why a file is quarantined, and what is worth knowing of one that is used."""
 
 REASONS = {
-    "denied": "a person has refused it; see overrides.csv",
-    "unsafe_path": "the name leads out of its folder",
-    "io_error": "the bytes could not be had",
+    "denied": "denied by a person; see overrides.csv",
+    "unsafe_path": "its name points outside its folder",
+    "io_error": "the file could not be read",
     "empty_file": "no bytes",
     "too_large": "more bytes than max_megabytes",
-    "not_an_image": "something else under an image's name",
-    "unsupported_format": "an image in a format that is not read",
+    "not_an_image": "not an image, despite its name",
+    "unsupported_format": "an image in an unsupported format",
     "bomb": "more pixels than max_megapixels",
-    "metadata_bomb": "its metadata unpacks to more than is sane",
+    "metadata_bomb": "its metadata decompresses to an unreasonable size",
     "truncated": "the file ends too early",
     "corrupt": "damaged inside",
     "suspect_stream": "its pixels decode, but from a damaged stream",
@@ -32,14 +32,14 @@ REASONS = {
 """Every reason for quarantine, and what it means, in the order in which reports list them."""
 
 WARNINGS = {
-    "released": "a person has accepted it in spite of a reason; see overrides.csv",
+    "released": "released by a person in spite of a reason; see overrides.csv",
     "near_duplicate": "nearly the same picture as another file that is used",
     "suspect_stream": "decoded from a damaged stream, kept by validate.suspect_streams",
-    "extension_mismatch": "named as another format; the bytes are believed",
-    "trailing_bytes": "bytes behind the end of the image",
-    "unterminated": "the end that its format prescribes is missing, though all pixels were there",
+    "extension_mismatch": "its name says another format; the content decides",
+    "trailing_bytes": "bytes after the end of the image",
+    "unterminated": "the end marker is missing, although all pixels are there",
     "exif_unreadable": "damaged EXIF block, ignored",
-    "gps_present": "the file tells where it was taken; that is dropped",
+    "gps_present": "the file has a GPS position, which is dropped",
     "elongated": "longer side over four times the shorter",
     "dark": "almost black",
     "light": "almost white",

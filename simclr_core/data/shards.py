@@ -68,7 +68,7 @@ class ShardedImages:
             self._index = np.load(directory / "index.npy", mmap_mode="r", allow_pickle=False)
             self.keys: NDArray[np.uint8] = np.load(directory / "keys.npy", mmap_mode="r", allow_pickle=False)
         except FileNotFoundError as error:
-            raise DatasetError(f"{error.filename}: not there; run `simclr run --select prepare`") from None
+            raise DatasetError(f"{error.filename}: does not exist; run `simclr run --select prepare`") from None
         except ValueError as error:
             raise DatasetError(
                 f"{directory}: the index cannot be read ({error}); run `simclr run --select prepare`"
@@ -142,7 +142,7 @@ def read_card(prepared: Path) -> DatasetCard:
         mean, std = ((float(a), float(b), float(c)) for a, b, c in (fields.pop("mean"), fields.pop("std")))
         return DatasetCard(classes=tuple(fields.pop("classes")), mean=mean, std=std, **fields)
     except FileNotFoundError:
-        raise DatasetError(f"{path}: not there; run `simclr run --select prepare`") from None
+        raise DatasetError(f"{path}: does not exist; run `simclr run --select prepare`") from None
     except (ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{path}: cannot be read ({error}); run `simclr run --select prepare`") from None
 

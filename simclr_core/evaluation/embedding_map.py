@@ -31,7 +31,7 @@ def save_map(path: Path, features: NDArray[np.float32], labels: NDArray[np.int64
     chosen = np.sort(permuted(SEED, 0, np.arange(min(len(features), IMAGES)), len(features)))
     points = coordinates(features[chosen])
     if points is None:
-        plots.note(path, "all embeddings are alike: there is nothing to map")
+        plots.note(path, "all embeddings are equal: there is nothing to map")
         return
     plots.scatter(path, points, labels[chosen], classes)
 

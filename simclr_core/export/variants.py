@@ -85,10 +85,10 @@ def build_variants(
 def missed(facts: VariantReport, reference: ServedAccuracy) -> str | None:
     """Why a variant does not pass its gate; None if it does."""
     if not facts.cosine_mean >= MEAN_COSINE_MIN:  # written so that NaN fails
-        return f"mean cosine to fp32 {facts.cosine_mean:.4f}, at least {MEAN_COSINE_MIN} is asked"
+        return f"mean cosine to fp32 {facts.cosine_mean:.4f}, at least {MEAN_COSINE_MIN} is required"
     if not facts.batch_cosine_min >= BATCH_COSINE_MIN:
         cosine = f"{facts.batch_cosine_min:.5f}"
-        return f"alone and in a batch an image gets vectors of cosine {cosine}, at least {BATCH_COSINE_MIN} is asked"
+        return f"alone and in a batch an image gets vectors of cosine {cosine}, at least {BATCH_COSINE_MIN} is required"
     for measure, exact in asdict(reference).items():
         found = getattr(facts, measure)
         if exact is not None and not exact - found <= MAX_LOSS:

@@ -133,7 +133,7 @@ def _checked(counts: Sequence[int] | None, own: int) -> tuple[int, ...]:
         return (own,) * ranks
     if len(counts) != ranks or counts[_rank()] != own or min(counts) < 1:
         raise NtXentError(
-            f"counts is {list(counts)}, but there are {ranks} ranks and number {_rank()}, this one, holds {own} "
+            f"counts is {list(counts)}, but there are {ranks} ranks, and this one, rank {_rank()}, holds {own} "
             "images; give the number of images of each rank, 1 or more, in the order of the ranks"
         )
     return tuple(counts)

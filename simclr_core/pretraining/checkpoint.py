@@ -95,8 +95,8 @@ def save_training(run: Path, state: TrainingState) -> None:
             failpoint("checkpoint.publish")
     except OSError as error:
         raise CheckpointError(
-            f"{run}: step {state.step} cannot be saved ({error.strerror}); free the disk or its permissions and run "
-            "the same command again: it continues from the last checkpoint"
+            f"{run}: step {state.step} cannot be saved ({error.strerror}); free some disk space or fix the "
+            "permissions, and run the same command again: it continues from the last checkpoint"
         ) from error
     failpoint("checkpoint.prune")
     for outdated in _checkpoints(run)[GENERATIONS:]:
@@ -132,7 +132,7 @@ def newest_training(run: Path) -> Path | None:
         return checkpoint
     if damaged:
         reasons = "; ".join(map(str, damaged.values()))
-        raise CheckpointError(f"{run}: no checkpoint verifies ({reasons}); remove the directory to start from nothing")
+        raise CheckpointError(f"{run}: no checkpoint verifies ({reasons}); remove the directory to start from scratch")
     return None
 
 
@@ -156,7 +156,7 @@ def load_training(checkpoint: Path) -> TrainingState:
     run = card.get("run", "unknown")
     if run != checkpoint.parent.name:
         raise CheckpointError(
-            f"{checkpoint}: saved by run {run}, whose configuration, data or start is another than that of "
+            f"{checkpoint}: saved by run {run}, whose configuration, data or start differs from that of "
             f"run {checkpoint.parent.name}; remove it, and train from the start or from this run's own checkpoints"
         )
     objective = checkpoint / "objective.safetensors"

@@ -98,6 +98,6 @@ def _roll_back(run: Path, number: int, scale: float, error: CollapseError) -> No
     state = checkpoint.load_training(source)
     checkpoint.save_training(attempt_folder(run, number), state)
     epoch = len(state.history)
-    message = f"{error.what}; roll-back {number}: on from epoch {epoch} with {scale:g} of the learning rate"
+    message = f"{error.what}; roll-back {number}: continuing from epoch {epoch} with {scale:g} of the learning rate"
     logger.warning(message)
     emit("progress", stage="pretrain", message=message, rolled_back_to=epoch, learning_rate_scale=scale)

@@ -77,7 +77,7 @@ def read_start(workspace: Path, config: PretrainConfig) -> Start:
     """
     directory = workspace / "models" / "initial"
     if not directory.exists():
-        raise InitialError(f"{directory}: not there; run `simclr run --select initial`")
+        raise InitialError(f"{directory}: does not exist; run `simclr run --select initial`")
     start = _read(directory)
     if start.champion is not None and start.network is not None:
         if config.init == "scratch":

@@ -139,13 +139,13 @@ def _say(step: int, loss: float, findings: Sequence[Finding], keys: Sequence[str
     print(f"step {step}: the loss is {loss:g}. In the order in which they were computed, the first of each kind:")
     for finding in findings:
         print(f"  {finding}")
-    print(f"images concerned: {', '.join(key[:12] for key in keys[:SHOWN]) or 'none'}; all {len(keys)} in {report}")
+    print(f"affected images: {', '.join(key[:12] for key in keys[:SHOWN]) or 'none'}; all {len(keys)} in {report}")
 
 
 def _draw(path: Path, inputs: Inputs, batches: Batches, step: int, views: Tensor, rows: Sequence[int]) -> None:
     """A row per image: as evaluation sees it, then its views; what is not finite in them is black."""
     if not rows:
-        plots.note(path, "no image is concerned more than another")
+        plots.note(path, "no image is affected more than another")
         return
     positions = batches.positions(step)
     originals = evaluation_images(batches.images, positions[list(rows)], inputs.preprocessing)

@@ -226,7 +226,7 @@ def test_a_closed_port_and_a_silent_server_are_logged_in_time(
     closed = send(place, "run_failed", "failed", "why")
     assert [problem.partition(", ")[2] for problem in waited] == [
         "SIMCLR_ALERT_WEBHOOK: 127.0.0.1 cannot be reached (TimeoutError)",
-        "SIMCLR_ALERT_EMAIL: 127.0.0.1 cannot be reached, or refused it (SMTPServerDisconnected)",
+        "SIMCLR_ALERT_EMAIL: 127.0.0.1 cannot be reached, or refused the mail (SMTPServerDisconnected)",
     ]
     assert all("ConnectionRefusedError" in problem for problem in closed)
     assert SECRET not in str(waited + closed)
@@ -237,7 +237,7 @@ def test_a_refusing_mail_server_is_logged_without_its_answer(place: Workspace, m
         monkeypatch.setenv(alerts.SMTP, server)
         monkeypatch.setenv(alerts.EMAIL, "me@example.com")
         (problem,) = send(place, "run_failed", "failed", "why")
-    assert "127.0.0.1 refused it with 554 (SMTPDataError)" in problem
+    assert "127.0.0.1 refused the mail with 554 (SMTPDataError)" in problem
     assert SECRET not in problem
 
 
@@ -245,7 +245,7 @@ def test_a_refusing_mail_server_is_logged_without_its_answer(place: Workspace, m
     ("name", "address", "message"),
     [
         (alerts.WEBHOOK, f"http://example.invalid/{SECRET}", "without encryption; use https, or set SIMCLR_ALERT_AL"),
-        (alerts.SLACK, f"http://example.invalid/{SECRET}", "example.invalid would be sent it without encryption"),
+        (alerts.SLACK, f"http://example.invalid/{SECRET}", "example.invalid would get the alert without encryption"),
         (
             alerts.WEBHOOK,
             f"file:///etc/{SECRET}",

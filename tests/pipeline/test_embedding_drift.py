@@ -239,7 +239,7 @@ def test_an_encoder_with_output_that_is_not_finite_is_refused(workspace: Workspa
 
 def test_a_damaged_or_missing_champion_is_refused(workspace: Workspace) -> None:
     put_images(workspace, [("0001", pictures(150, 1, 0, 1)), ("0002", pictures(60, 2, 0, 1))])
-    with pytest.raises(ChampionError, match="`simclr run` pins the released encoder"):
+    with pytest.raises(ChampionError, match="does not exist; `simclr run` makes it"):
         run(workspace)
     model = put_champion(workspace, random_features()) / "bundle" / "encoder.fp32.onnx"
     content = bytearray(model.read_bytes())

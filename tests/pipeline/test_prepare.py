@@ -153,6 +153,6 @@ def test_only_what_was_validated_is_prepared(filled: Workspace) -> None:
     damaged[512 + 60] ^= 1
     tar.chmod(0o644)
     tar.write_bytes(damaged)
-    with pytest.raises(GateError, match="has other bytes than when it was ingested"):
+    with pytest.raises(GateError, match="differs from the bytes that were ingested"):
         prepare.run(filled)
     assert not filled.prepared.exists()

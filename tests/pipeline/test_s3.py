@@ -111,7 +111,7 @@ def test_a_remote_in_a_bucket_returns_exactly_the_pushed_files(
     assert not (other / "models" / "bundle" / "encoder.onnx").exists()
 
     (found,) = check(workspace, older_than_days=0, remote=True).damages
-    assert (found.path, found.repaired) == (f"store/{damaged}", "sent again from the cache")
+    assert (found.path, found.repaired) == (f"store/{damaged}", "pushed again from the cache")
     execute(other, "pull")
     verify(other / "models" / "bundle")
     assert files_with_a_secret(root, clone, other) == []

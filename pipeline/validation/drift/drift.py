@@ -140,9 +140,9 @@ def _conclude(
     drifted = sorted((one for one in statistics if one.drifted), key=lambda one: -one.effect / one.threshold)
     if found:
         return "broken", (
-            f"{found}: this looks like a bug of what made the images; fix it, take the batch back (restore the "
-            "data/raw.dvc of before, then run `dvc checkout data/raw.dvc`) and ingest the right ones; if they really "
-            "look like that, add the batch to validate.drift.accepted"
+            f"{found}: this looks like a bug in the source of the images; fix it, remove the batch (restore the "
+            "data/raw.dvc of before, then run `dvc checkout data/raw.dvc`) and ingest the corrected ones; if they are "
+            "right as they are, add the batch to validate.drift.accepted"
         )
     if why_not:
         return "not judged", why_not

@@ -93,7 +93,7 @@ def _check_blocks(data: bytes) -> None:
     """Another byte in the very place of the trailer costs nothing but the trailer."""
     for first, start, end in gif_blocks(data):
         if first not in GIF_BLOCKS and end < len(data):
-            raise _damaged(f"no block begins at byte {start}, where one must")
+            raise _damaged(f"no block begins at byte {start}, where one is expected")
 
 
 def _check_strips(image: TiffImagePlugin.TiffImageFile, data: bytes) -> None:

@@ -73,7 +73,7 @@ def read_facts(answer: object) -> Facts:
         raise ValueError("the facts about a file are a record of all fields of Facts and no other")
     for name, value in answer.items():
         if type(value) not in _TYPES[name] or not _in_range(name, value):
-            raise ValueError(f"{name} has no value that a file can have")
+            raise ValueError(f"{name} has an impossible value")
     facts = Facts(**answer)
     if facts.decodes and any(answer[name] is None for name in _IF_DECODED):
         raise ValueError("facts that every image has are missing")

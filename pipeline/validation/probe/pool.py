@@ -130,9 +130,7 @@ class _Worker:
             self.deadline = time.monotonic() + self.timeout_seconds
             return STARTED
         if not self.started:
-            raise ValidationError(
-                "a validation worker does not start; its own message is above, and `simclr doctor` may help"
-            )
+            raise ValidationError("a validation worker does not start; see its message above; `simclr doctor` may help")
         if message is None:
             return Failure("timeout", f"not done after {self.timeout_seconds:g} s")
         if not message:
@@ -168,7 +166,7 @@ def _answer(message: bytes) -> Any:
             return value
         case {"error": str(error)}:
             return Failure("worker_crash", error)
-    return Failure("worker_crash", "its worker gave an answer that makes no sense")
+    return Failure("worker_crash", "its worker gave an invalid answer")
 
 
 def _death(returncode: int) -> str:

@@ -51,7 +51,7 @@ def flat_map(function: Callable[[Any], Iterable[Any]], items: Sequence[Any]) -> 
                 yield answer["value"]
         except (ray.exceptions.RayError, ray.data.exceptions.SystemException) as error:
             raise ValidationError(
-                f"a task on the Ray cluster failed with {type(error).__name__}; its logs say more; fix that and run "
+                f"a task on the Ray cluster failed with {type(error).__name__}; see its logs; fix the cause and run "
                 f"again, {OR_LOCAL}"
             ) from error
 

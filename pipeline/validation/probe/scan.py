@@ -35,7 +35,7 @@ SAVED_CONTENTS, SAVED_SECONDS = 2_000, 30.0  # what a killed scan may have to do
 ROWS_AT_ONCE = 100_000  # held as Python objects
 MISSING = "no raw batch holds its bytes; restore data/raw with `dvc checkout data/raw`"
 CHANGED = "its bytes changed after they were ingested; restore data/raw with `dvc checkout data/raw`"
-NONSENSE = "its worker gave an answer that makes no sense"
+NONSENSE = "its worker gave an invalid answer"
 
 Probe = Callable[..., dict[str, Any]]
 Portion = tuple[Path, frozenset[str]]
@@ -177,12 +177,12 @@ def _examine_tar(
     path, wanted = Path(item[0]), frozenset(item[1])
     if facts_cache.versions() != versions:
         raise ValidationError(
-            f"a node of the Ray cluster has {facts_cache.versions()}, this machine {versions}: an image could get "
-            "another row on each; install the same versions on all"
+            f"a node of the Ray cluster has {facts_cache.versions()}, this machine {versions}: results could "
+            "differ; install the same versions on all"
         )
     if not path.exists():
         raise ValidationError(
-            f"{path}: not there on a node of the Ray cluster; keep the workspace on storage that all nodes share, "
+            f"{path}: does not exist on a node of the Ray cluster; keep the workspace on storage that all nodes share, "
             "under the same path, or set validate.engine to local"
         )
     for facts, tar in _examine(function, [(path, wanted)], limits, workers=1):

@@ -40,11 +40,11 @@ CONVERSIONS = {
     "uint16_to_uint8": "16 bits a channel reduced to 8",
     "gray_to_rgb": "gray as three equal channels",
     "palette_to_rgb": "a palette looked up",
-    "cmyk_to_rgb": "printing inks turned into light",
-    "icc_to_srgb": "colors brought to sRGB by the file's profile",
-    "to_rgb": "another layout of pixels turned into RGB",
-    "alpha_on_white": "transparent parts laid on white",
-    "exif_transpose": "turned upright, as the file says",
+    "cmyk_to_rgb": "CMYK converted to RGB",
+    "icc_to_srgb": "colors converted to sRGB by the file's profile",
+    "to_rgb": "another pixel layout converted to RGB",
+    "alpha_on_white": "transparency composited on white",
+    "exif_transpose": "rotated upright, as EXIF says",
 }
 """What ``deploy.images.preprocess.canonicalize`` does to an image on its way."""
 
@@ -147,7 +147,7 @@ def _funnel(manifest: pl.DataFrame) -> list[tuple[str, int]]:
     return [
         ("ingested", manifest.height),
         ("decoded", int(manifest["decodes"].sum())),
-        ("fit on their own", fit.height),
+        ("usable on their own", fit.height),
         ("accepted, after comparison with each other", int((fit["verdict"] != "quarantine").sum())),
     ]
 

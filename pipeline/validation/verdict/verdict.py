@@ -117,7 +117,7 @@ def _content_rules(policy: Policy) -> list[tuple[pl.Expr, pl.Expr | str, pl.Expr
     size = pl.format("{} x {} pixels; ", "width", "height")
     more_frames = "{} frames; set validate.animated to first_frame to use the first of them"
     kind = pl.when(pl.col("format") == "TIFF").then(pl.lit("multi_page")).otherwise(pl.lit("animated"))
-    deviation = "standard deviation {} in its liveliest channel; validate.min_standard_deviation is "
+    deviation = "standard deviation {} in its most varied channel; validate.min_standard_deviation is "
     return [
         (_suspect() & (not policy.keep_suspect_streams), "suspect_stream", _suspicion()),
         ((pl.col("frames") > 1) & (not policy.allow_animated), kind, pl.format(more_frames, "frames")),
@@ -139,7 +139,7 @@ def _suspicion() -> pl.Expr:
     percent = (pl.col("flat_tail") * 100).round().cast(pl.Int64)
     what = pl.coalesce(
         pl.format("a strict decoder says: {}", "stream_fault"),
-        pl.format("the lower {} % is one gray, as where a cut file was saved again", percent),
+        pl.format("the lower {} % is one gray, as after a truncated file was saved again", percent),
     )
     return what + "; get it again from its source, release it, or set validate.suspect_streams to keep"
 

@@ -77,7 +77,7 @@ def test_the_digest_depends_only_on_the_definition_of_the_stage(
 
 def test_the_lock_gives_the_hash_of_every_output(graph: Workspace) -> None:
     prepare, pretrain, *_ = load(graph.root).stages
-    with pytest.raises(DvcError, match="knows no result of stage prepare; run it with `simclr run --select prepare`"):
+    with pytest.raises(DvcError, match="has no result of stage prepare; run it with `simclr run --select prepare`"):
         read_lock(graph.root, prepare)
     repro(graph.root, "prepare")
     repro(graph.root, "pretrain")

@@ -27,7 +27,7 @@ from tests.simclr_core import pixel_encoders as encoders
         (COMPARE, {"max_size_ratio": 1.04}, False, "1.04 times as much allowed"),
         (COMPARE, {"max_megabytes": 4.1}, False, "at most 4.1 MB allowed"),
         (COMPARE, {"max_megabytes": 4.2}, True, "at most 4.2 MB allowed; the champion's"),
-        (ALONE, {}, True, "no champion and no limit to hold it against"),
+        (ALONE, {}, True, "no champion and no limit to compare it with"),
         (ALONE, {"max_megabytes": 4.1}, False, "at most 4.1 MB allowed"),
         (UNLABELLED, {"max_size_ratio": 1.0}, False, "1 times as much"),  # labels do not matter here
     ],

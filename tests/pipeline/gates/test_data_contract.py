@@ -43,7 +43,7 @@ def test_broken_expectations_are_reported_by_their_severity(case: Case, name: st
     found = judged(case, contract(unmet(name)))
     one = found.pop(name)
     assert (one.passed, one.severity) == (passed, severity)
-    assert one.description == "does not hold: 0.9, asked for as asked; 31 against it"
+    assert one.description == "does not hold: 0.9, required: as asked; 31 violate it"
     numbers = dict(one.numbers)
     assert numbers.pop("type").startswith("expect_column_values_to_be_")
     assert numbers == {
@@ -64,7 +64,7 @@ def test_broken_expectations_are_reported_by_their_severity(case: Case, name: st
     ("report", "says"),
     [
         (lambda name: contract(unmet(name, observed=None, error="no such column")), "not be evaluated: no such column"),
-        (lambda name: contract(without=name), f"{CONTRACT} has no outcome of it; run the stage validate again"),
+        (lambda name: contract(without=name), f"{CONTRACT} has no result for it; run the stage validate again"),
         (lambda name: contract(outcome(name, sample_ids=None)), f"{CONTRACT} lacks what is needed: sample_ids: "),
         (lambda name: contract({"name": name, "success": True}), f"{CONTRACT} lacks what is needed: suite: "),
     ],

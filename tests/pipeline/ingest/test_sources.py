@@ -115,7 +115,7 @@ def test_a_file_that_is_replaced_before_it_is_read_is_named_and_skipped(
     assert result.new_images == 40
     [named] = result.skipped
     assert named.startswith("'unlabeled/new.png' cannot be read (")
-    assert named.endswith("); fix it or take it out")
+    assert named.endswith("); fix or remove it")
     monkeypatch.undo()
     if change in ("gone", "folder"):
         assert ingest(filled).new_images == 0

@@ -72,7 +72,7 @@ def test_a_corrupt_rwlock_is_found_and_rebuilt(workspace: Workspace, text: str) 
         execute(workspace.root, "add", "file")
     found = seen(workspace, "dvc locks")
     assert not found.healthy
-    assert "it is torn" in found.detail
+    assert "it is corrupt" in found.detail
     assert found.fix == "simclr doctor --repair"
     assert path.read_text() == text
     assert seen(workspace, "dvc locks", repair=True).detail.endswith("it is rebuilt")
@@ -108,7 +108,7 @@ def test_a_corrupt_rwlock_is_kept_while_a_dvc_may_need_it(workspace: Workspace, 
     path = write_rwlock(workspace, "{half")
     found = seen(workspace, "dvc locks", repair=True)
     assert found.warning
-    assert f"needed by process {working_dvc}" in found.detail
+    assert f"needed by dvc process {working_dvc}" in found.detail
     assert path.read_text() == "{half"
     with exclusive(workspace.root, "a run"):
         assert "busy with a run" in seen(workspace, "dvc locks", repair=True).detail

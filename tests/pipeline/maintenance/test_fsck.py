@@ -162,7 +162,7 @@ def test_each_kind_of_copy_is_used_for_repair(sound: Workspace) -> None:
     flip(sound.root / "registry" / "v0.0.1" / "golden" / "a.txt")
     report = read_all(sound)
     assert sorted(damage.repaired for damage in report.damages) == [
-        "made again from models/bundle",
+        "rebuilt from models/bundle",
         "restored from registry/v0.0.1/encoder.onnx",
         "restored from the cache",
     ]

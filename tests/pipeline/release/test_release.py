@@ -136,7 +136,7 @@ def test_a_workspace_without_its_git_repository(released: Workspace) -> None:
     git(released.root.parent, "init", "--quiet")  # a repository around it is not its own
     shutil.rmtree(released.root / ".git")
     for action in (release, rollback, listing):
-        with pytest.raises(ReleaseError, match=r"Git cannot work here.*restore the folder's \.git"):
+        with pytest.raises(ReleaseError, match=r"Git does not work here.*restore the folder's \.git"):
             action(released)
     assert git(released.root.parent, "tag") == ""
 
@@ -148,7 +148,7 @@ def test_a_damaged_object_in_the_remote_is_found_before_any_tag(computed: Worksp
         if stored.is_file() and stored.read_bytes() == model.read_bytes():
             stored.chmod(0o644)
             stored.write_bytes(model.read_bytes()[:-1] + b"\x00")
-    with pytest.raises(DvcError, match=r"remote store: does not give back models/bundle, models/pretrained as pushed"):
+    with pytest.raises(DvcError, match=r"remote store: does not return models/bundle, models/pretrained as pushed"):
         release(computed)
     assert tags(computed) == []
     assert git(origin(computed), "tag") == ""

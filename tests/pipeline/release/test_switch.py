@@ -70,7 +70,7 @@ def test_a_version_whose_bundle_is_lost_is_not_tagged(released: Workspace) -> No
     shutil.rmtree(released.root / ".dvc" / "cache")
     shutil.rmtree(store(released))
     before = tags(released)
-    with pytest.raises(DvcError, match="does not give back models/bundle"):
+    with pytest.raises(DvcError, match="does not return models/bundle"):
         rollback(released)
     assert tags(released) == before
     assert open_registry(released).current() == "v0.0.2"
@@ -78,7 +78,7 @@ def test_a_version_whose_bundle_is_lost_is_not_tagged(released: Workspace) -> No
 
 def test_rollback_does_not_wait_for_the_origin(released: Workspace) -> None:
     shutil.move(origin(released), origin(released).with_name("away"))
-    assert "the origin has not got it yet" in str(rollback(released))
+    assert "the origin does not have it yet" in str(rollback(released))
     assert open_registry(released).current() == "v0.0.1"
     shutil.move(origin(released).with_name("away"), origin(released))
     release(released)

@@ -281,7 +281,7 @@ def test_a_workspace_has_its_services_once_and_a_port_too(stack: Stack, tmp_path
     assert stack.process is not None
     with pytest.raises(ServiceError, match=rf"process {stack.process.pid} at http://127.0.0.1:{stack.port}"):
         serve(Workspace(stack.root))
-    with pytest.raises(ServiceError, match=rf"127.0.0.1:{stack.port}: cannot be listened on"):
+    with pytest.raises(ServiceError, match=rf"127.0.0.1:{stack.port}: cannot listen there"):
         serve(Workspace(tmp_path), port=stack.port)
 
 

@@ -138,7 +138,7 @@ def test_a_service_that_hangs_is_killed_and_started_again(
     os.kill(service.process.pid, signal.SIGSTOP)
     wait_for(lambda: (look(), len(seen) > before)[1], 120, "another process")
     wait_for(answered, 120, "its answer")
-    assert "web does not answer any more; it is killed" in capfd.readouterr().err
+    assert "web no longer answers; it is killed" in capfd.readouterr().err
     service.end()
 
 

@@ -142,7 +142,7 @@ def test_a_near_leak_can_be_released_and_the_same_pixels_cannot(workspace: Works
     smaller = large.resize((200, 134), Image.Resampling.LANCZOS)
     write_batch(workspace.raw, "0002", [*files, ("unlabeled/smaller.png", encoded(smaller, "PNG"))])
     assert validate(workspace).items() >= {"copy.bmp": ["test_leak"], "smaller.png": ["test_leak"]}.items()
-    assert "the very pixels of a test image" in str(call(workspace, "release", "copy.bmp", "--why", "x").exception)
+    assert "exactly the pixels of a test image" in str(call(workspace, "release", "copy.bmp", "--why", "x").exception)
     assert call(workspace, "release", "smaller.png", "--why", "another photo").exit_code == 0
     assert validate(workspace)["smaller.png"] == []
 
@@ -188,7 +188,7 @@ def test_a_rescan_probes_again_and_changes_nothing_else(workspace: Workspace) ->
     before = manifest.read(workspace.manifest, None)
     answer = call(workspace, "rescan", "strip.png")
     assert answer.exit_code == 0, answer.output
-    assert answer.output.endswith("1 contents were looked at again\n")
+    assert answer.output.endswith("1 contents were probed again\n")
     assert manifest.read(workspace.manifest, None).equals(before)
     assert (workspace.root / "dvc.lock").exists()
-    assert "4 contents were looked at again" in call(workspace, "rescan").output
+    assert "4 contents were probed again" in call(workspace, "rescan").output

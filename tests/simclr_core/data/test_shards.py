@@ -87,9 +87,9 @@ def test_a_truncated_shard_names_itself_and_the_fix(tmp_path: Path) -> None:
 
 
 def test_missing_or_mixed_up_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"shards\.json: not there; run `simclr run --select prepare`"):
+    with pytest.raises(DatasetError, match=r"shards\.json: does not exist; run `simclr run --select prepare`"):
         ShardedImages(tmp_path)
-    with pytest.raises(DatasetError, match=r"dataset\.json: not there"):
+    with pytest.raises(DatasetError, match=r"dataset\.json: does not exist"):
         read_card(tmp_path)
     write_shards(tmp_path / "train", [samples(5)], max_bytes=10**6)
     np.save(tmp_path / "train" / "keys.npy", np.zeros((4, 32), np.uint8))

@@ -254,7 +254,7 @@ FAULTS: list[tuple[Callable[[Path], None], type[Exception], str]] = [
     (another_version, CorruptArtifactError, r"champion\.json: its SHA-256 differs"),
     (exchange_bundle_json, BundleInterfaceError, "export the bundle again"),
     (no_candidate, MissingArtifactError, "models/bundle"),
-    (no_champion_folder, ChampionError, "models/champion: not there; `simclr run` pins"),
+    (no_champion_folder, ChampionError, "models/champion: does not exist; `simclr run` makes it"),
     (version_without_bundle, ChampionError, "version v0.0.3, but the bundle is missing; remove"),
     (bundle_without_version, ChampionError, "version None, but the bundle is there; remove"),
     (not_a_number, NonFiniteFeaturesError, "candidate: embeddings of the prepared images are not finite"),

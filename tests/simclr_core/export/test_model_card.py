@@ -22,7 +22,7 @@ CARD: dict[str, Any] = {
             "classifier_top1": None,
         },
     },
-    "left_out": {"fp16": "mean cosine to fp32 0.5000, at least 0.99 is asked"},
+    "left_out": {"fp16": "mean cosine to fp32 0.5000, at least 0.99 is required"},
     "results": {
         "test_images": 40,
         "temperature": 1.3,
@@ -47,7 +47,7 @@ def test_each_class_and_each_variant_has_its_row() -> None:
         "| pretrain loss_last | 1.5 |",
     ):
         assert f"\n{row}\n" in card, row
-    assert "\nfp16 was left out: mean cosine to fp32 0.5000, at least 0.99 is asked.\n" in card
+    assert "\nfp16 was left out: mean cosine to fp32 0.5000, at least 0.99 is required.\n" in card
     assert "1.1 percentage points off" in card
     assert "4.2 before the temperature 1.3" in card
     for section in ("Intended use", "Variants", "Classifier", "Metrics", "Limits"):

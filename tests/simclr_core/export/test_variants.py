@@ -27,7 +27,7 @@ REFERENCE = ServedAccuracy(90.4, 80.5)
     [
         ({}, None),
         ({"knn_top1": 95.0}, None),
-        ({"cosine_mean": 0.9899}, r"mean cosine to fp32 0\.9899, at least 0\.99 is asked"),
+        ({"cosine_mean": 0.9899}, r"mean cosine to fp32 0\.9899, at least 0\.99 is required"),
         ({"cosine_mean": float("nan")}, "mean cosine to fp32 nan"),
         ({"batch_cosine_min": 0.998}, r"alone and in a batch .* cosine 0\.99800, at least 0\.999"),
         ({"knn_top1": 89.8}, r"knn_top1 89\.80 %, 0\.60 points under fp32; at most 0\.5 may be lost"),

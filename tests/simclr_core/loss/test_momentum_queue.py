@@ -222,7 +222,7 @@ def test_a_pretraining_with_a_queue_learns(prepared: Path) -> None:
     ("changes", "message"),
     [
         ({"queue": {"size": 8}, "loss": "info_nce"}, r"queue.size of at least batch_size \(16\), not 8"),
-        ({"queue": {"size": 64}}, "loss: info_nce, the one there is over a queue, not nt_xent, or queue: null"),
+        ({"queue": {"size": 64}}, "loss: info_nce, the only one with a queue, not nt_xent, or queue: null"),
         ({"queue": {}, "loss": "info_nce", "micro_batch_size": 4}, "micro_batch_size: null with a queue"),
         ({"queue": {"momentum": 1.0}, "loss": "info_nce"}, r"queue.momentum: given 1.0, allowed: less than 1"),
         ({"queue": {"sizes": 64}, "loss": "info_nce"}, r"queue.sizes: unknown key; did you mean size\?"),

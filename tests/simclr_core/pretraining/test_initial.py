@@ -178,7 +178,7 @@ def test_a_damaged_start_is_found_before_anything_is_parsed(workspace: Path, nam
 
 def test_a_start_that_is_missing_outdated_or_of_another_format(workspace: Path) -> None:
     warm = configure(workspace, init="champion")
-    with pytest.raises(InitialError, match=r"models/initial: not there; run `simclr run --select initial`"):
+    with pytest.raises(InitialError, match=r"models/initial: does not exist; run `simclr run --select initial`"):
         initial.read_start(workspace, warm)
     initial.run(workspace)
     with pytest.raises(InitialError, match=r"begins from champion v0\.0\.1, but pretrain\.init is scratch; run"):
@@ -195,7 +195,7 @@ def test_a_champion_that_is_missing_or_has_no_network(workspace: Path) -> None:
     with pytest.raises(InitialError, match=r"v0\.0\.1 has no pretrained network; set pretrain\.init: scratch"):
         initial.run(workspace)
     shutil.rmtree(workspace / "models" / "champion")
-    with pytest.raises(ChampionError, match="models/champion: not there; `simclr run` pins the released encoder"):
+    with pytest.raises(ChampionError, match="models/champion: does not exist; `simclr run` makes it"):
         initial.run(workspace)
 
 

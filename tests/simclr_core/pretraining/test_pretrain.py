@@ -225,7 +225,7 @@ def test_a_workspace_without_data_and_a_truncated_shard(prepared: Path, tmp_path
     with pytest.raises(DatasetError):
         pretrain.run(empty)
     shutil.copytree(prepared / "data", empty / "data")
-    with pytest.raises(InitialError, match=r"models/initial: not there; run `simclr run --select initial`"):
+    with pytest.raises(InitialError, match=r"models/initial: does not exist; run `simclr run --select initial`"):
         pretrain.run(empty)
     for shard in (prepared / "data" / "prepared" / "train").glob("*.tar"):
         os.truncate(shard, 2000)

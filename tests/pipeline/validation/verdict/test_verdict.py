@@ -67,7 +67,7 @@ def test_limits_are_inclusive() -> None:
         (image(width=300, height=12), "300 x 12 pixels; validate.max_aspect is 10"),
         (
             image(red_std=1.234, green_std=0.0, blue_std=0.0),
-            "standard deviation 1.23 in its liveliest channel; validate.min_standard_deviation is 2",
+            "standard deviation 1.23 in its most varied channel; validate.min_standard_deviation is 2",
         ),
         (image(frames=3), "3 frames; set validate.animated to first_frame to use the first of them"),
         (Facts("0", 0, "empty", False, "empty_file", "no bytes"), "no bytes"),
