@@ -8,9 +8,10 @@ import hashlib
 import json
 import os
 import shutil
+import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from pipeline.errors import DvcError
 from pipeline.redact import redactor
 
 WORKSPACE = "workspace"  # the version that is in dvc.lock and the .dvc files now, committed or not
+COMMITS = Path(".simclr") / "commits.sqlite"  # the outputs of every commit that has been read: a commit never changes
 CHUNK = 1 << 20
 
 
@@ -69,18 +71,93 @@ class Cache:
         """
         found: dict[str, set[Use]] = {}
         listings: dict[str, dict[str, str] | None] = {}
-        for version in self._repo.brancher(all_branches=True, all_tags=True):
-            for out in self._repo.index.outs:
-                if not out.use_cache or not out.hash_info or out.hash_info.name != "md5":
-                    continue
-                md5, path = out.hash_info.value, "/".join(self._repo.fs.relparts(out.fs_path, self._repo.root_dir))
-                found.setdefault(md5, set()).add(Use(version or WORKSPACE, path))
+        for version, outs in self._versions():
+            for path, md5 in outs.items():
+                found.setdefault(md5, set()).add(Use(version, path))
                 if md5.endswith(".dir"):
                     if md5 not in listings:
                         listings[md5] = self.children(md5)
                     for name, child in (listings[md5] or {}).items():
-                        found.setdefault(child, set()).add(Use(version or WORKSPACE, f"{path}/{name}"))
+                        found.setdefault(child, set()).add(Use(version, f"{path}/{name}"))
         return found
+
+    def _versions(self) -> Iterator[tuple[str, dict[str, str]]]:
+        """The workspace, then every commit with a branch or tag: its names, and path → object of its outputs.
+
+        DVC takes a fifth of a second to read a commit, so that each is read once.
+        """
+        from dvc.scm import iter_revs
+
+        yield WORKSPACE, self._outs()
+        named = iter_revs(self._repo.scm, all_branches=True, all_tags=True) if self._in_git() else {}
+        path = Path(self._repo.root_dir) / COMMITS
+        path.parent.mkdir(exist_ok=True)
+        with closing(sqlite3.connect(path, timeout=60)) as memory:
+            memory.execute("CREATE TABLE IF NOT EXISTS outs (commit_id TEXT PRIMARY KEY, outs TEXT)")
+            known = dict(memory.execute("SELECT commit_id, outs FROM outs"))
+            new = [commit for commit in named if commit not in known]
+            for commit in self._repo.brancher(revs=new, workspace=False, sha_only=True) if new else ():
+                known[commit] = json.dumps(self._outs())
+                memory.execute("INSERT OR REPLACE INTO outs VALUES (?, ?)", (commit, known[commit]))
+            memory.executemany("DELETE FROM outs WHERE commit_id = ?", [(one,) for one in known.keys() - named.keys()])
+            memory.commit()
+        for commit, names in named.items():
+            if commit in known:  # else it is from before the workspace
+                yield ",".join(names), json.loads(known[commit])
+
+    def _outs(self) -> dict[str, str]:
+        """Path → object, of what the version that DVC looks at now keeps in the cache."""
+        outs = [out for out in self._repo.index.outs if out.use_cache and out.hash_info and out.hash_info.name == "md5"]
+        parts = self._repo.fs.relparts
+        return {"/".join(parts(out.fs_path, self._repo.root_dir)): out.hash_info.value for out in outs}
+
+    def _in_git(self) -> bool:
+        from dvc.scm import NoSCM
+
+        return not isinstance(self._repo.scm, NoSCM)
+
+    def remove(self, md5s: Collection[str]) -> None:
+        """Remove objects from the cache, listings first: a listing promises its files."""
+        with self._repo.lock:  # a person's `dvc` would count on them
+            for md5 in _listings_first(md5s):
+                self.path(md5).unlink(missing_ok=True)
+
+    def remotes(self) -> list[str]:
+        """The names of all remotes, also of those that are not the default."""
+        return sorted(self._repo.config["remote"])
+
+    def remote_objects(self, name: str) -> set[str]:
+        """Names of all objects that are in a remote.
+
+        Raises:
+            DvcError: it cannot be reached.
+        """
+        with self._asking(name):
+            store = self._repo.cloud.get_remote_odb(name)
+            return set(store.all()) if store.fs.exists(store.path) else set()
+
+    def remove_from_remote(self, name: str, md5s: Collection[str]) -> None:
+        """Remove objects from a remote, listings first.
+
+        Raises:
+            DvcError: it cannot be reached, or lets nothing be removed.
+        """
+        from dvc_data.hashfile.db import get_index
+
+        with self._asking(name):
+            store = self._repo.cloud.get_remote_odb(name)
+            for md5 in _listings_first(md5s):
+                if store.exists(md5):
+                    store.fs.remove(store.oid_to_path(md5))
+            get_index(store).clear()  # what DVC believes to be there
+
+    @contextmanager
+    def _asking(self, name: str | None) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - each storage has its own errors, with no other common root
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise DvcError(redactor(Path(self._repo.root_dir))(f"remote {name}: {reason}")) from None
 
     def put(self, md5: str, chunks: Iterable[bytes]) -> bool:
         """Make these bytes the object, whole or not at all; False when they are not what its name says."""
@@ -216,6 +293,10 @@ def link(source: Path, target: Path) -> None:
         except OSError:  # another file system, or one without links
             shutil.copyfile(source, work)
         work.replace(target)
+
+
+def _listings_first(md5s: Collection[str]) -> list[str]:
+    return sorted(md5s, key=lambda md5: (not md5.endswith(".dir"), md5))
 
 
 def _is_name(name: str) -> bool:

@@ -76,23 +76,26 @@ def collect(workspace: Workspace, cloud: bool = False, dry_run: bool = False) ->
                 git.set_reference(RETIRED + name, commit)
                 git.run("update-ref", "-d", BRANCHES + name, commit)
         with cache.opened(root) as objects:
-            folder = objects.folder
-            if not folder.is_relative_to(root):
+            if not objects.folder.is_relative_to(root):
                 raise DvcError(
-                    f"{folder}: other workspaces may need what is in it; collect with `dvc gc --workspace "
+                    f"{objects.folder}: other workspaces may need what is in it; collect with `dvc gc --workspace "
                     "--all-branches --all-tags --projects DIR`, naming every one of them"
                 )
             _require_listings(objects)
-        before = _sizes(folder)
-        options = [*(["--cloud"] if cloud else []), *(["--dry"] if dry_run else [])]
-        said = client.execute(root, "gc", "--workspace", "--all-branches", "--all-tags", "--force", *options)
-        gone = _announced(said, before) if dry_run else before.keys() - _sizes(folder).keys()
-        files, freed = len(gone), sum(before[path] for path in gone)
+            needed = objects.uses()
+            gone = [md5 for md5 in objects.objects() if md5 not in needed]
+            files, freed = len(gone), sum(_size(objects.path(md5)) for md5 in gone)
+            remote = objects.remote_name if cloud else None
+            gone_there = sorted(objects.remote_objects(remote) - needed.keys()) if remote else []
+            if not dry_run:
+                objects.remove(gone)
+                if remote:
+                    objects.remove_from_remote(remote, gone_there)
         for path in chain(_abandoned_runs(workspace), _old_logs(workspace)):
             files, freed = files + 1, freed + _size(path)
             if not dry_run:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-    return Collected(files, freed, _removed_from_remote(said) if cloud else 0, tuple(retired), dry_run)
+    return Collected(files, freed, len(gone_there), tuple(retired), dry_run)
 
 
 def require_space(workspace: Workspace) -> Collected | None:
@@ -190,17 +193,6 @@ def _require_listings(objects: cache.Cache) -> None:
             "remote, so it is not known which files it needs; `simclr fsck` looks for a copy; to give up a lost "
             "version, delete its branch or tag first"
         )
-
-
-def _announced(said: str, sizes: dict[Path, int]) -> set[Path]:
-    """What ``dvc gc --dry`` says it would remove, of the local cache."""
-    named = {Path(line.removeprefix("Removing ")) for line in said.splitlines() if line.startswith("Removing ")}
-    return named & sizes.keys()
-
-
-def _removed_from_remote(said: str) -> int:
-    lines = [line.split() for line in said.splitlines() if line.endswith(" objects from remote.")]
-    return sum(int(words[1]) for words in lines)
 
 
 def _abandoned_runs(workspace: Workspace) -> Iterator[Path]:
