@@ -38,7 +38,7 @@ ALLOW_PLAIN = "SIMCLR_ALERT_ALLOW_PLAIN"
 TIMEOUT_SECONDS = 10.0
 MOST_CHARACTERS = 4000
 
-Event = Literal["run_failed", "champion_changed", "candidate_rejected", "trial"]
+Event = Literal["run_failed", "champion_changed", "candidate_rejected", "not_kept", "trial"]
 log = logging.getLogger("simclr.alerts")
 
 

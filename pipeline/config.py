@@ -254,3 +254,9 @@ class StorageConfig(Block):
         description="DVC cache above which files that no release needs are removed, in GB; null: no limit",
     )
     keep_releases: int = Field(default=5, ge=1, description="bundles to keep in the registry besides the served one")
+    keep_runs: int = Field(
+        default=5,
+        ge=1,
+        description="runs whose data are kept though nothing was released from them. The branches runs/* of earlier "
+        "ones become refs/simclr/retired/*, and `simclr gc` removes their data",
+    )

@@ -83,18 +83,7 @@ class Git:
         Returns:
             The commit.
         """
-        head = self.resolve("HEAD")
-        with TemporaryDirectory() as folder:
-            index = Path(folder) / "index"
-            self.run("read-tree", head or "--empty", index=index)
-            present = "\0".join(file for file in files if (self.root / file).is_file())
-            gone = "\0".join(file for file in files if not (self.root / file).is_file())
-            stdin = ("--pathspec-from-file=-", "--pathspec-file-nul")
-            if present:
-                self.run("add", "--force", *stdin, index=index, literal=True, given=present)
-            if gone:
-                self.run("rm", "--cached", "--quiet", "--ignore-unmatch", *stdin, index=index, literal=True, given=gone)
-            tree = self.run("write-tree", index=index)
+        head, tree = self.resolve("HEAD"), self.write_tree(files)
         known = self.resolve(f"refs/heads/{branch}")
         if known and self._try("rev-parse", f"{known}^{{tree}}") == tree and self._parent(known) == head:
             return known
@@ -102,6 +91,20 @@ class Git:
         commit = self.run("commit-tree", tree, *parents, "-F", "-", given=message)
         self.run("update-ref", "-m", "release", f"refs/heads/{branch}", commit, known or "0" * 40)
         return commit
+
+    def write_tree(self, files: Sequence[str]) -> str:
+        """The tree of HEAD with these files as they are in the working tree; without those that do not exist."""
+        with TemporaryDirectory() as folder:
+            index = Path(folder) / "index"
+            self.run("read-tree", self.resolve("HEAD") or "--empty", index=index)
+            present = "\0".join(file for file in files if (self.root / file).is_file())
+            gone = "\0".join(file for file in files if not (self.root / file).is_file())
+            stdin = ("--pathspec-from-file=-", "--pathspec-file-nul")
+            if present:
+                self.run("add", "--force", *stdin, index=index, literal=True, given=present)
+            if gone:
+                self.run("rm", "--cached", "--quiet", "--ignore-unmatch", *stdin, index=index, literal=True, given=gone)
+            return self.run("write-tree", index=index)
 
     def tags(self, prefixes: Sequence[str]) -> list[Tag]:
         """The annotated tags that begin with one of the prefixes."""

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pipeline.dvc import client
 from pipeline.ingest.raw import batches, read_occurrences
 from pipeline.maintenance import storage
+from pipeline.maintenance.state import unkept
 from pipeline.release.registry import open_registry
 from pipeline.workspace import Workspace
 from simclr_core import reports
@@ -36,6 +37,8 @@ def describe_workspace(workspace: Workspace) -> str:
     if serving:
         lines.append(f"released   {serving} serves from {registry.root}; see `simclr release list`")
     lines += [f"rejected   {one.candidate} by {one.gate}: {one.reason}" for one in registry.rejections()[-1:]]
+    missing = unkept(workspace)
+    lines += [f"not sent   {missing}"] if missing else []
     parts = (f"{name} {storage.size(count)}" for name, count in disk.items())
     lines.append(f"disk       {', '.join(parts)}")
     return "\n".join(lines)

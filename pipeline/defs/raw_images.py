@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from pipeline.defs.kept import keep_state
 from pipeline.defs.launchpad import LaunchConfig, launch_config
 from pipeline.defs.retraining import DATA
 from pipeline.defs.stage_assets import foreseen
@@ -49,6 +50,7 @@ def raw_images(
         context.log.info(f"raw_images: {result}")
         _sign(context, workspace)
         record = read_tracked(workspace.root, RAW)
+        keep_state(context, workspace)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(record.md5),
         metadata={

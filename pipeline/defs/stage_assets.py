@@ -14,9 +14,10 @@ from typing import Any
 
 import dagster as dg
 
+from pipeline.defs.kept import keep_state
 from pipeline.defs.pages import show
 from pipeline.defs.translator import asset_key, asset_spec, charts, facts, op_name, pool
-from pipeline.dvc.client import repro
+from pipeline.dvc.client import Outcome, repro
 from pipeline.dvc.project import Project, Stage, load, read_lock
 from pipeline.errors import FORESEEN
 from pipeline.workspace import Workspace
@@ -44,6 +45,8 @@ def stage_assets(workspace: Workspace, project: Project, stage: Stage) -> dg.Ass
                 workspace.root, stage.name, lambda message: context.log.info(f"{stage.name}: {message}")
             )
         context.log.info(f"{stage.name}: {reproduction.outcome} in {reproduction.seconds:.1f} s")
+        if reproduction.outcome is not Outcome.SKIPPED:
+            keep_state(context, workspace)
         recorded = read_lock(workspace.root, stage)
         seen = pictures(workspace, stage, context.instance)
         charted = numbers(workspace, stage)

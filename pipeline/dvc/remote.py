@@ -6,7 +6,7 @@ never sent again. Here the remote is asked for every object.
 
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,18 +73,29 @@ def push(root: Path) -> None:
     """
     execute(root, "push")
     with _repo(root) as repo:
-        remote, cache = repo.cloud.get_remote_odb(), repo.cache.local
-        needed = _needed(repo)
-        lost = _absent(remote, needed)
-        if lost:
-            here = [oid for oid in lost if cache.exists(oid)]
-            remote.add([cache.oid_to_path(oid) for oid in here], cache.fs, here, on_error=_ignore)
-            lost = _absent(remote, lost)
-    if lost:
-        some = ", ".join(f"{oid[:2]}/{oid[2:]}" for oid in lost[:3])
-        raise DvcError(
-            f"`dvc push` did not send {len(lost)} objects, such as {some}; see `dvc status` whether the cache has them"
-        )
+        _send(repo, _needed(repo))
+
+
+def send(root: Path, branches: Sequence[str] = (), lost: Collection[str] = ()) -> None:
+    """Send what the default remote lacks of the workspace's present state and of these branches.
+
+    Args:
+        lost: objects that no one can send any more, and that are not missed.
+
+    Raises:
+        DvcError: the remote cannot be reached, or something is not there in the end.
+    """
+    with _repo(root) as repo:
+        needed = set(_needed(repo))
+        for _ in repo.brancher(revs=list(branches), workspace=False) if branches else ():
+            needed |= set(_needed(repo))
+        try:
+            _send(repo, sorted(needed.difference(lost)))
+        except DvcError:
+            raise
+        except Exception as error:  # noqa: BLE001 - each storage has its own errors, with no other common root
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise DvcError(redactor(root)(f"remote {configured(root)} cannot be reached: {reason}")) from None
 
 
 @contextmanager
@@ -166,6 +177,20 @@ def _repo(root: Path) -> Iterator[Any]:
             yield repo
     except (DvcException, OSError) as error:
         raise DvcError(redactor(root)(f"{root}: {' '.join(str(error).split())}")) from None
+
+
+def _send(repo: Any, needed: Sequence[str]) -> None:
+    remote, cache = repo.cloud.get_remote_odb(), repo.cache.local
+    lost = _absent(remote, needed)
+    for listings in (False, True):  # DVC takes a listing that is there as a promise of its files
+        here = [oid for oid in lost if oid.endswith(".dir") == listings and cache.exists(oid)]
+        remote.add([cache.oid_to_path(oid) for oid in here], cache.fs, here, on_error=_ignore)
+    lost = _absent(remote, lost)
+    if lost:
+        some = ", ".join(f"{oid[:2]}/{oid[2:]}" for oid in lost[:3])
+        raise DvcError(
+            f"`dvc push` did not send {len(lost)} objects, such as {some}; see `dvc status` whether the cache has them"
+        )
 
 
 def _needed(repo: Any) -> list[str]:

@@ -16,6 +16,7 @@ from pipeline.config import StorageConfig
 from pipeline.dvc import cache, client, locks
 from pipeline.errors import BusyError, DvcError, ParamsError, ReleaseError, WorkspaceError
 from pipeline.git import Git
+from pipeline.maintenance.state import unkept
 from pipeline.maintenance.storage import GIGABYTE, size, usage
 from pipeline.workspace import Workspace, find, unwritable
 
@@ -119,6 +120,7 @@ def _workspace(workspace: Workspace, repair: bool) -> Iterator[Finding]:
     yield _git(workspace)
     yield from _locks(workspace.root, repair)
     yield from _remotes(workspace.root, repair)
+    yield _kept(workspace)
     yield _leftovers(workspace, repair)
 
 
@@ -144,14 +146,14 @@ def _git(workspace: Workspace) -> Finding:
     git = Git(workspace.root, "simclr", "simclr@localhost")
     try:
         git.require()
-        changed = git.run("status", "--porcelain", "--untracked-files=no").splitlines()
+        changed = git.run("status", "--porcelain").splitlines()
         branch = git.run("branch", "--show-current")
     except ReleaseError as error:
         fix = "restore .git from a clone; a folder that never had one gets it by `git init`, `git add -A`, `git commit`"
         return Finding("history", False, str(error), fix)
-    notes = [f"{len(changed)} changed files are not committed"] if changed else []
+    notes = [f"{len(changed)} new or changed files are not committed"] if changed else []
     notes += [] if branch else ["no branch is checked out"]
-    fix = "git commit --all" if changed else "git switch BRANCH, so that what you commit is not lost"
+    fix = "git add --all && git commit" if changed else "git switch BRANCH, so that what you commit is not lost"
     return Finding("history", True, "; ".join(notes) or f"branch {branch}, all committed", fix, warning=bool(notes))
 
 
@@ -193,6 +195,13 @@ def _remotes(root: Path, repair: bool) -> Iterator[Finding]:
         else:
             fix = f"dvc remote modify {name} verify true, or `simclr doctor --repair`"
             yield Finding("remote", False, f"{name} does not verify downloads: a damaged file would be used", fix)
+
+
+def _kept(workspace: Workspace) -> Finding:
+    """Whether the last run could send its data to the remote and its state to the origin."""
+    missing = unkept(workspace)
+    fix = "bring it back, as the message says; the next run sends all that is missing"
+    return Finding("state of runs", missing is None, str(missing or "in branches runs/*"), fix)
 
 
 def _leftovers(workspace: Workspace, repair: bool) -> Finding:

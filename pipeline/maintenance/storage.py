@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -17,12 +17,11 @@ from pathlib import Path
 from deploy.lock import acquire
 from pipeline.dvc import cache, client
 from pipeline.errors import DvcError, ReleaseError, WorkspaceError
-from pipeline.git import Git
+from pipeline.git import ORIGIN, Git
 from pipeline.params import read
 from pipeline.runs.output import outdated
 from pipeline.workspace import Workspace
 
-CANDIDATES = 5  # branches runs/* without a release: the newest keep their data, for a release that was interrupted
 BRANCHES, RETIRED = "refs/heads/runs/", "refs/simclr/retired/"
 ABANDONED_DAYS = 14  # resume checkpoints of a configuration that has not been trained since
 LOG_DAYS = 90
@@ -45,15 +44,15 @@ class Collected:
         if self.remote_files:
             parts.append(f"{self.remote_files:,} objects of the DVC remote")
         if self.retired:
-            parts.append(f"the data of {len(self.retired)} candidates that were never released")
+            parts.append(f"the data of {len(self.retired)} runs that were never released")
         return ", ".join(parts)
 
 
 def collect(workspace: Workspace, cloud: bool = False, dry_run: bool = False) -> Collected:
     """Remove from the cache what neither the workspace nor any branch or tag needs, and scratch that is abandoned.
 
-    A candidate that was never released has a branch ``runs/<id>``. All but the newest become
-    ``refs/simclr/retired/<id>``, which Git keeps and DVC does not see.
+    Every run and every candidate has a branch ``runs/<id>``. All but the newest ``storage.keep_runs`` that were never
+    released become ``refs/simclr/retired/<id>``, which Git keeps and DVC does not see.
 
     Args:
         cloud: also from the DVC remote, for good; only if this clone knows every branch and tag of its origin.
@@ -65,16 +64,17 @@ def collect(workspace: Workspace, cloud: bool = False, dry_run: bool = False) ->
         ReleaseError: ``cloud``, and other clones may need what this one would remove.
     """
     root = workspace.root
-    release = read(workspace).release
-    git = Git(root, release.author, release.email)
+    params = read(workspace)
+    git = Git(root, params.release.author, params.release.email)
     with client.exclusive(root, "gc"):
+        retired = _outdated(git, params.storage.keep_runs)
+        if not dry_run:
+            _retire(git, retired)
+            if (retired or cloud) and git.has_origin():
+                with suppress(ReleaseError):  # an origin that is away does not keep this disk full; the next gc does it
+                    _retire_on_origin(git)
         if cloud:
             _require_certainty(git)
-        retired = _outdated(git)
-        if not dry_run:
-            for name, commit in retired.items():
-                git.set_reference(RETIRED + name, commit)
-                git.run("update-ref", "-d", BRANCHES + name, commit)
         with cache.opened(root) as objects:
             if not objects.folder.is_relative_to(root):
                 raise DvcError(
@@ -148,13 +148,36 @@ def size(count: float) -> str:
     return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
 
 
-def _outdated(git: Git) -> dict[str, str]:
-    """Name → commit of run branches that were never released, without the newest and the one that is checked out."""
-    tagged = set(git.run("for-each-ref", "--format=%(objectname)%0a%(*objectname)", "refs/tags").split())
-    found = git.run("for-each-ref", "--sort=-committerdate", "--format=%(HEAD) %(objectname) %(refname)", BRANCHES)
+def _outdated(git: Git, keep: int) -> dict[str, str]:
+    """Name → commit of run branches that were never released, without the newest and the one that is checked out.
+
+    The state of a run that was released is that of its tag, and needs no other branch.
+    """
+    layout = "%(objectname) %(tree)%0a%(*objectname) %(*tree)"
+    tagged = set(git.run("for-each-ref", f"--format={layout}", "refs/tags").split())
+    layout = "--format=%(HEAD) %(objectname) %(tree) %(refname)"
+    found = git.run("for-each-ref", "--sort=-committerdate", layout, BRANCHES)
     branches = [line[2:].split(" ") for line in found.splitlines() if not line.startswith("*")]
-    undecided = [(name.removeprefix(BRANCHES), commit) for commit, name in branches if commit not in tagged]
-    return dict(undecided[CANDIDATES:])
+    undecided = [(name.removeprefix(BRANCHES), commit, tree) for commit, tree, name in branches if commit not in tagged]
+    released = {name: commit for name, commit, tree in undecided if tree in tagged}
+    others = [(name, commit) for name, commit, tree in undecided if tree not in tagged]
+    return dict(others[keep:]) | released
+
+
+def _retire(git: Git, branches: dict[str, str]) -> None:
+    for name, commit in branches.items():
+        git.set_reference(RETIRED + name, commit)
+        git.run("update-ref", "-d", BRANCHES + name, commit)
+
+
+def _retire_on_origin(git: Git) -> None:
+    """Remove there what is retired here: it would be taken for a version that this clone does not know."""
+    here = git.run("for-each-ref", "--format=%(objectname) %(refname)", RETIRED).splitlines()
+    retired = {line.replace(RETIRED, BRANCHES) for line in here}
+    heads = git.run("ls-remote", "--heads", ORIGIN, f"{BRANCHES}*", network=True).splitlines()
+    gone = [f":{head.split()[1]}" for head in heads if " ".join(head.split()) in retired]
+    if gone:
+        git.run("push", "--quiet", ORIGIN, *gone, network=True)
 
 
 def _require_certainty(git: Git) -> None:

@@ -1,13 +1,19 @@
 """The ingest as an asset."""
 
+import re
+import subprocess
 from datetime import date, timedelta
+from pathlib import Path
 
 import dagster as dg
 import pytest
 import yaml
 
+from pipeline import alerts
 from pipeline.defs.raw_images import RawImagesConfig, raw_images
 from pipeline.defs.retraining import DATA
+from pipeline.dvc import client
+from pipeline.maintenance.state import unkept
 from pipeline.retraining.inbox import survey
 from pipeline.validation.verdict import overrides
 from pipeline.validation.verdict.overrides import Override
@@ -69,6 +75,41 @@ def test_a_run_does_not_start_on_a_disk_that_is_nearly_full(filled: Workspace) -
     with pytest.raises(dg.Failure, match="simclr gc"):
         materialize(filled, overrides={"storage.min_free_gigabytes": "1000000000"})
     assert not filled.raw.exists()
+
+
+def test_new_images_are_in_the_remote_before_anything_is_computed(filled: Workspace, tmp_path: Path) -> None:
+    client.execute(filled.root, "remote", "add", "--default", "store", str(tmp_path / "store"))
+    digest = version(materialize(filled))
+    assert (tmp_path / "store" / "files" / "md5" / digest[:2] / digest[2:]).is_file()
+    listed = subprocess.run(
+        ["git", "ls-tree", "-r", "--name-only", git_run(filled)], cwd=filled.root, capture_output=True, text=True
+    )
+    assert {"data/raw.dvc", "params.yaml", "overrides.csv"} <= set(listed.stdout.splitlines())
+
+
+def test_a_remote_that_is_away_is_reported_once_and_stops_nothing(
+    filled: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "store").write_text("not a folder")
+    client.execute(filled.root, "remote", "add", "--default", "store", str(tmp_path / "store"))
+    sent: list[str] = []
+    monkeypatch.setattr(alerts, "send", lambda _, event, title, text: sent.append(f"{event}: {title}: {text}") or ())
+    materialize(filled)
+    (reported_once,) = sent
+    assert re.match(
+        "not_kept: .*: the state of a run is not in the remote: the state of runs since .* is on this disk alone: ",
+        reported_once,
+    )
+    (tmp_path / "store").unlink()
+    materialize(filled)
+    assert len(sent) == 1
+    assert unkept(filled) is None
+
+
+def git_run(workspace: Workspace) -> str:
+    command = ["git", "for-each-ref", "--format=%(refname)", "refs/heads/runs"]
+    (name,) = subprocess.run(command, cwd=workspace.root, capture_output=True, text=True, check=True).stdout.split()
+    return name
 
 
 def test_without_sources_the_sources_of_the_triggers_are_used(filled: Workspace) -> None:

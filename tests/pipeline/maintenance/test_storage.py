@@ -11,13 +11,16 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
+from pipeline.config import StorageConfig
 from pipeline.dvc import cache
 from pipeline.dvc.client import add, exclusive, execute
 from pipeline.errors import BusyError, DvcError, ReleaseError, WorkspaceError
 from pipeline.maintenance import storage
-from pipeline.maintenance.storage import CANDIDATES, collect, require_space, usage
+from pipeline.maintenance.storage import collect, require_space, usage
 from pipeline.runs import output
 from pipeline.workspace import Workspace
+
+RUNS = StorageConfig().keep_runs
 
 
 def git(workspace: Workspace, *arguments: str) -> str:
@@ -69,7 +72,7 @@ def made(empty_workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     write_version(workspace, "idea", branch="idea")
     tagged = write_version(workspace, "released run", branch="runs/aaaa")
     git(workspace, "tag", "simclr-encoder@v0.0.3", tagged)
-    for number in range(CANDIDATES + 2):
+    for number in range(RUNS + 2):
         os.environ["GIT_COMMITTER_DATE"] = f"@{2_000_000_000 + number} +0000"
         write_version(workspace, f"run {number}", branch=f"runs/{number}")
     del os.environ["GIT_COMMITTER_DATE"]
@@ -89,7 +92,7 @@ def versions(made: Path, tmp_path: Path) -> Workspace:
 
 @pytest.mark.slow
 def test_every_named_version_survives(versions: Workspace) -> None:
-    runs = [f"run {number}" for number in range(CANDIDATES + 2)]
+    runs = [f"run {number}" for number in range(RUNS + 2)]
     named = {"released 1", "released 2", "released run", "idea", "head", "not committed"}
     assert kept(versions) == {*named, *runs, "forgotten"}
     announced = collect(versions, dry_run=True)
