@@ -31,6 +31,8 @@ IGNORED_BY_GIT = (
     "/logs/",
     "/.telemetry/",
     "/.logs_queue/",
+    "/.nux/",
+    "/dvc_plots/",
 )
 IGNORED_BY_DVC = (*IGNORED_BY_GIT, "/demo/", ".venv*")
 

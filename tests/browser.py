@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,10 @@ FLAGS = (
 )
 
 
+class PageLeftError(Exception):
+    """The page that was asked has made way for another one."""
+
+
 class Page:
     """One tab."""
 
@@ -43,6 +47,8 @@ class Page:
         while True:
             message = json.loads(self._socket.recv(timeout=60))
             if message.get("id") == self._number:
+                if "navigated" in message.get("error", {}).get("message", ""):
+                    raise PageLeftError(method)
                 assert "error" not in message, f"{method}: {message['error']}"
                 answer: dict[str, Any] = message["result"]
                 return answer
@@ -56,9 +62,12 @@ class Page:
         return result["result"].get("value")
 
     def text(self) -> str:
-        return str(self.evaluate("document.body ? document.body.innerText : ''"))
+        try:
+            return str(self.evaluate("document.body ? document.body.innerText : ''"))
+        except PageLeftError:
+            return ""
 
-    def wait_for(self, *texts: str, seconds: float = 60) -> str:
+    def wait_for(self, *texts: str, seconds: float = 120) -> str:
         """The page's text once it has all of these."""
         deadline = time.monotonic() + seconds
         while True:
@@ -67,7 +76,8 @@ class Page:
             if not missing:
                 return shown
             assert time.monotonic() < deadline, f"never showed {missing}, but:\n{shown[:3000]}"
-            self.evaluate("new Promise(done => setTimeout(done, 200))")
+            with suppress(PageLeftError):
+                self.evaluate("new Promise(done => setTimeout(done, 200))")
 
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))

@@ -50,11 +50,26 @@ __all__ = [
 DAEMON = "dagster._daemon"  # to be run with ``python -m``
 
 
-def web_application(context: WorkspaceProcessContext) -> Any:
-    """Dagster's UI as an ASGI application."""
-    from dagster_webserver.app import create_app_from_workspace_process_context
+def web_application(context: WorkspaceProcessContext, read_only: bool) -> Any:
+    """Dagster's UI as an ASGI application.
 
-    return create_app_from_workspace_process_context(context, live_data_poll_rate=2000)
+    Args:
+        read_only: refuse every mutation. Dagster's own permissions leave out those that it takes for harmless.
+    """
+    from dagster_webserver.webserver import DagsterWebserver
+    from graphql import GraphQLError, OperationDefinitionNode, OperationType, ValidationRule
+
+    class QueriesAlone(ValidationRule):
+        def enter_operation_definition(self, node: OperationDefinitionNode, *_: object) -> None:
+            if node.operation is OperationType.MUTATION:
+                self.report_error(GraphQLError("a viewer changes nothing; log in as the operator", node))
+
+    class Webserver(DagsterWebserver[Any, Any]):
+        def build_graphql_validation_rules(self) -> Any:
+            rules = super().build_graphql_validation_rules()
+            return [*rules, QueriesAlone] if read_only else rules
+
+    return Webserver(context, live_data_poll_rate=2000).create_asgi_app()
 
 
 def web_version() -> str:

@@ -39,7 +39,7 @@ from pipeline.runs.database import describe, unreachable
 from pipeline.runs.instance import opened, reference
 from pipeline.runs.launcher import LOGS, reap, retry_again, stop_runs
 from pipeline.ui import web
-from pipeline.ui.guard import read_access
+from pipeline.ui.access import read_access
 from pipeline.ui.health import Health, Watch, answers, watches
 from pipeline.workspace import Workspace
 from simclr_core.parent import die_with

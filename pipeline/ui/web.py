@@ -23,11 +23,16 @@ from pipeline.runs.dagster_internals import (
     web_version,
 )
 from pipeline.runs.instance import reference
-from pipeline.ui.guard import Application, Guard, Role, read_access
+from pipeline.ui.access import Role, read_access
+from pipeline.ui.asgi import Application, Receive, Refused, Scope, Send
+from pipeline.ui.guard import Guard
+from pipeline.ui.login import Login
+from pipeline.ui.sessions import Sessions
 from pipeline.ui.web_answers import clean
 
 TARGET = Path(".simclr") / "services" / "workspace.yaml"
 SESSION_KEY = Path(".simclr") / "services" / "session.key"
+SESSIONS = Path(".simclr") / "services" / "sessions.json"
 STATEMENT_MILLISECONDS, POOL_SECONDS, POOL_OVERFLOW = 15_000, 3_600, 20  # as Dagster's own command
 STOP_SECONDS = 2
 RELOAD_SECONDS = 40
@@ -62,13 +67,13 @@ def serve(root: Path, host: str, port: int) -> None:
 
         def application(read_only: bool) -> Application:
             context = stack.enter_context(_context(instance, target, read_only))
-            return clean(web_application(context), root)
+            return clean(_of_known_runs(web_application(context, read_only), instance), root)
 
         applications: dict[Role, Application] = {"operator": application(read_only=False)}
         if "viewer" in access.passwords:
             applications["viewer"] = application(read_only=True)
         uvicorn.run(
-            Guard(applications, access),
+            Guard(applications, access, Login(access, Sessions(root / SESSIONS, access.key), root.name)),
             host=host,
             port=port,
             log_level="warning",
@@ -76,7 +81,21 @@ def serve(root: Path, host: str, port: int) -> None:
             server_header=False,
             timeout_graceful_shutdown=STOP_SECONDS,
             ws_max_size=MAX_WEBSOCKET_MESSAGE,
+            proxy_headers=bool(access.proxies),
+            forwarded_allow_ips=list(access.proxies),
         )
+
+
+def _of_known_runs(application: Application, instance: dg.DagsterInstance) -> Application:
+    """Dagster fails where it is asked for the records of a run that does not exist."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        folder, _, run = scope["path"].strip("/").partition("/")
+        if folder == "download_debug" and not instance.has_run(run):
+            raise Refused(404, f"{scope['path']}: no such run")
+        await application(scope, receive, send)
+
+    return serve
 
 
 def _context(instance: dg.DagsterInstance, target: WorkspaceLoadTarget, read_only: bool) -> WorkspaceProcessContext:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.redact import current_redactor, hide_all
-from pipeline.ui.guard import Application, Message, Receive, Scope, Send
+from pipeline.ui.asgi import Application, Message, Receive, Scope, Send
 
 SPOKEN = ("application/json", "text/plain", "text/html", "application/x-ndjson", "application/octet-stream")
 STATIC = ("/static/", "/_next/", "/vendor/", "/robots.txt", "/favicon")

@@ -141,10 +141,19 @@ def test_a_viewer_can_read_everything_and_change_nothing(stack: Stack, instance:
     viewer = Stack(stack.root, "", password=VIEWER)
     viewer.port = stack.port
     before = instance.get_runs_count()
-    assert viewer.graphql(LAUNCH, job="train", tags=[])["launchRun"]["__typename"] == "UnauthorizedError"
+    credentials = {"Authorization": "Basic " + base64.b64encode(f":{VIEWER}".encode()).decode()}
+    for mutation in (LAUNCH, "mutation { setNuxSeen }", "query a { version } mutation b { c: setNuxSeen }"):
+        body = json.dumps({"query": mutation, "variables": {"job": "train", "tags": []}, "operationName": "b"}).encode()
+        code, text = post(stack, "/graphql", body, Content_Type="application/json", **credentials)
+        assert (code, "a viewer changes nothing" in text) == (400, True)
     assert instance.get_runs_count() == before
     shown = viewer.graphql("{ assetsOrError { ... on AssetConnection { nodes { key { path } } } } }")
     assert {"key": {"path": ["trained"]}} in shown["assetsOrError"]["nodes"]
+
+
+def test_addresses_of_nothing_are_not_found(stack: Stack) -> None:
+    for path in ("/logs/x", "/logs/x/y", "/logs/x/compute_logs/y.err", "/download_debug/x", "/download_debug/"):
+        assert post(stack, path, None)[0] == 404, path
 
 
 def test_a_person_logs_in_and_sees_the_ui_in_a_browser(stack: Stack, tmp_path: Path) -> None:
@@ -152,11 +161,17 @@ def test_a_person_logs_in_and_sees_the_ui_in_a_browser(stack: Stack, tmp_path: P
         page.open(f"http://127.0.0.1:{stack.port}/assets")
         page.wait_for("Password", "Log in")
         for password, shown in (("a guess", "wrong password"), (OPERATOR, "Overview")):
-            page.evaluate(f"document.forms[0].password.value = {password!r}; document.forms[0].submit()")
+            page.evaluate(
+                f"document.forms[0].password.value = {password!r}; void setTimeout(() => document.forms[0].submit())"
+            )
             page.wait_for(shown)
         page.open(f"http://127.0.0.1:{stack.port}/assets")
         page.wait_for("trained", "broken")
         assert page.evaluate("document.cookie") == ""  # no script can read the session
+        page.open(f"http://127.0.0.1:{stack.port}/sessions")
+        page.wait_for("Sessions · my pictures – ähm", "operator", "127.0.0.1")
+        page.evaluate("void setTimeout(() => document.forms[0].submit())")
+        page.wait_for("Password", "Log in")
 
 
 def test_services_restart_one_by_one_without_affecting_a_run_or_its_live_log(
