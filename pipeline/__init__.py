@@ -1,6 +1,20 @@
 """From a folder of raw images to an encoder in production: what chains, gates, releases and watches the stages."""
 
-from deploy.moved import keep_old_names
+from importlib.util import find_spec
+from pathlib import Path
+
+for _name in (
+    "deploy",
+    "simclr_core",
+):  # common names: a file of the user's, or another package, may come first on the path
+    _found, _ours = find_spec(_name), Path(__file__).parents[1] / _name / "__init__.py"
+    if _found is None or _found.origin != str(_ours):
+        raise ImportError(
+            f"{_name} is {_found and (_found.origin or _found.submodule_search_locations)}, and simclr-pipeline needs "
+            f"{_ours}; rename the other one, take its folder off PYTHONPATH, or use a separate environment"
+        )
+
+from deploy.moved import keep_old_names  # noqa: E402
 
 keep_old_names(
     "pipeline",
