@@ -159,7 +159,7 @@ def test_base_dependencies_are_those_of_deploy_alone() -> None:
 
 def test_the_reading_order_has_twelve_files_and_every_file_that_a_page_names_exists() -> None:
     page = (ROOT / "docs" / "how-it-works.md").read_text()
-    way = page.partition("## An image's way from file to vector")[2].partition("\n## ")[0]
+    way = page.partition("## The path of an image from file to vector")[2].partition("\n## ")[0]
     assert len(re.findall(r"^\| `[\w/]+\.py`", way, re.MULTILINE)) == 12
     for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
         named = set(re.findall(r"`((?:pipeline|simclr_core|deploy)/[\w/.]+)`", path.read_text()))

@@ -49,7 +49,7 @@ def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, floa
 
 @pytest.mark.slow
 def test_twenty_lines_of_simclr_beat_the_random_encoder(values: dict[str, dict[str, float]]) -> None:
-    """In trials with three seeds it gained 10 to 15 points; 500 test images tell 5 from chance."""
+    """With seed 0 it gained 13 points; with 500 test images, 5 points are more than chance."""
     assert values["pretrain"]["simclr"] >= values["pretrain"]["random"] + 5
 
 

@@ -64,13 +64,18 @@ def build_encoder(name: str, width: float = 1.0, stem: Stem = "imagenet", image_
         close = get_close_matches(name, sorted({*RESNETS, *known}), n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(close)}?" if close else f"allowed: {', '.join(RESNETS)} and torchvision's"
         raise UnknownEncoderError(f"encoder {name!r} is not known; {hint}")
+    refuse_width_and_stem(name, width, stem)
+    backbone = torchvision.models.get_model(name, weights=None, **_arguments(name, image_size))
+    return Encoder(backbone, _remove_classifier(backbone))
+
+
+def refuse_width_and_stem(name: str, width: float, stem: Stem) -> None:
+    """Raises UnknownEncoderError: a width or stem was chosen for a network that has neither."""
     if width != 1 or stem != "imagenet":
         raise UnknownEncoderError(
             f"encoder {name!r} has no width or stem to choose (given width {width:g}, stem {stem!r}); "
             f"leave them out, or take one of {', '.join(RESNETS)}"
         )
-    backbone = torchvision.models.get_model(name, weights=None, **_arguments(name, image_size))
-    return Encoder(backbone, _remove_classifier(backbone))
 
 
 class ResNet(nn.Module):
