@@ -140,8 +140,9 @@ class Encoder:
         """Embed one image or many, and return the whole result in memory (``embed_iter`` streams it).
 
         Args:
-            images: an image or an iterable of images. An image is a path, the bytes of an image file, a PIL image, or
-                uint8 RGB pixels [height, width, 3]; an array [n, height, width, 3] is n images.
+            images: an image or an iterable of images. An image is a path, the bytes of an image file, a file opened
+                with "rb", a PIL image, or uint8 RGB pixels [height, width, 3]; an array [n, height, width, 3] is n
+                images. Anything else, such as a dictionary, a set or a tensor, is one input that cannot be read.
             batch_size: images in one run of the model.
             normalize: scale each vector to length 1, so that a dot product is a cosine similarity; otherwise return
                 the raw output of the network.
@@ -166,7 +167,7 @@ class Encoder:
         """
         if is_single(images) and workers is None:
             workers = 1
-        parts = list(self.embed_iter(as_iterable(images), batch_size, normalize, on_error, workers))
+        parts = list(self.embed_iter(images, batch_size, normalize, on_error, workers))
         errors: dict[int, ImageError] = {}
         for number, part in enumerate(parts):
             errors |= {number * batch_size + position: error for position, error in part.errors.items()}
@@ -179,7 +180,7 @@ class Encoder:
 
     def embed_iter(
         self,
-        images: Iterable[Picture],
+        images: "Picture | Iterable[Picture]",
         batch_size: int = 32,
         normalize: bool = True,
         on_error: OnError = "raise",
@@ -205,7 +206,7 @@ class Encoder:
         for name, value in (("batch_size", batch_size), ("workers", workers)):
             if value < 1:
                 raise ArgumentError(f"{name}={value}; give 1 or more")
-        pixels = read_ahead(images, self._preprocessing, workers, ahead=2 * batch_size)
+        pixels = read_ahead(as_iterable(images), self._preprocessing, workers, ahead=2 * batch_size)
         return self._batches(pixels, batch_size, normalize, on_error)
 
     def classify(
@@ -229,10 +230,10 @@ class Encoder:
             >>> len(prediction.labels), prediction.probabilities[0] >= prediction.probabilities[1]
             (2, True)
         """
-        return list(self.classify_iter(as_iterable(images), top_k, on_error, batch_size))
+        return list(self.classify_iter(images, top_k, on_error, batch_size))
 
     def classify_iter(
-        self, images: Iterable[Picture], top_k: int = 5, on_error: OnError = "raise", batch_size: int = 32
+        self, images: "Picture | Iterable[Picture]", top_k: int = 5, on_error: OnError = "raise", batch_size: int = 32
     ) -> Iterator[Prediction]:
         """Classify a stream of images in bounded memory, in order. Arguments and errors are those of ``classify``.
 

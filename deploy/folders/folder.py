@@ -31,7 +31,7 @@ from deploy.session import available_cpus
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff")
 
 
-def image_files(paths: Iterable[Path]) -> list[str]:
+def image_files(paths: "Iterable[str | os.PathLike[str]] | str | os.PathLike[str]") -> list[str]:
     """List the given files, and the files with an image suffix in the given folders, sorted by name.
 
     Links to folders are not followed.
@@ -40,7 +40,7 @@ def image_files(paths: Iterable[Path]) -> list[str]:
         ArgumentError: a path does not exist, or no image was found.
     """
     files: list[str] = []  # a Path takes four times as much memory
-    for path in paths:
+    for path in map(Path, [paths] if isinstance(paths, str | os.PathLike) else paths):
         if path.is_dir():
             found = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
             images = (os.fspath(file) for file in found if file.suffix.lower() in SUFFIXES)
@@ -117,6 +117,8 @@ def embed_files(
     for name, value in (("batch_size", batch_size), ("threads", threads)):
         if value < 1:
             raise ArgumentError(f"{name}={value}; give 1 or more")
+    if isinstance(files, str):
+        raise ArgumentError(f"files={files!r}; give a list of paths, such as `image_files` returns")
     check_format(options.format, files)
     if out.exists():
         discard(out)

@@ -3,10 +3,10 @@
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
+from typing import IO, TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,8 @@ from deploy.images.preprocess import MAX_PIXELS, Preprocessing, canonicalize, de
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image | NDArray[np.uint8]"
-"""A path, the bytes of an image file, a PIL image, or uint8 RGB pixels [height, width, 3]."""
+Picture: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image | NDArray[np.uint8]"
+"""A path, the bytes of an image file, an open file, a PIL image, or uint8 RGB pixels [height, width, 3]."""
 
 Pixels: TypeAlias = NDArray[np.uint8] | ImageError
 
@@ -27,10 +27,17 @@ Result = TypeVar("Result")
 
 
 def is_single(images: "Picture | Iterable[Picture]") -> bool:
-    """Return whether ``images`` is one image rather than an iterable; an array [n, height, width, 3] is n images."""
+    """Return whether ``images`` is one image rather than an iterable of them.
+
+    An array [n, height, width, 3], or one of n paths, is n images. What yields other things than images (a file its
+    lines, a buffer or tensor its numbers, a mapping its keys, a table its columns), or yields them in no order (a set),
+    counts as one, so that it is read or refused as a whole.
+    """
     if isinstance(images, np.ndarray):
-        return images.ndim != 4
-    return isinstance(images, str | bytes | bytearray | memoryview) or not isinstance(images, Iterable)
+        return images.ndim != 4 and not (images.ndim == 1 and images.dtype.kind in "OU")
+    if isinstance(images, str | os.PathLike | Mapping | set | frozenset) or _has_buffer(images):
+        return True
+    return any(hasattr(images, name) for name in ("read", "__dlpack__", "columns")) or not isinstance(images, Iterable)
 
 
 def as_iterable(images: "Picture | Iterable[Picture]") -> Iterable[Picture]:
@@ -40,7 +47,8 @@ def as_iterable(images: "Picture | Iterable[Picture]") -> Iterable[Picture]:
 
 def source_of(picture: Picture, position: int) -> str:
     """Return the name of an input in messages: its path, or ``image <position>``."""
-    return os.fspath(picture) if isinstance(picture, str | os.PathLike) else f"image {position}"
+    path = picture if isinstance(picture, str | os.PathLike) else getattr(picture, "name", None)
+    return os.fspath(path) if isinstance(path, str | os.PathLike) else f"image {position}"
 
 
 def read_ahead(
@@ -87,9 +95,7 @@ def read_pixels(picture: Picture, preprocessing: Preprocessing) -> Pixels:
 
 def _decode_picture(picture: Picture) -> NDArray[np.uint8]:
     if isinstance(picture, str | os.PathLike):
-        return decode(_read_file(Path(picture)))
-    if isinstance(picture, bytes | bytearray | memoryview):
-        return decode(bytes(picture))
+        return decode(_read_path(Path(picture)))
     if isinstance(picture, np.ndarray):
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0 or picture.dtype != np.uint8:
             given = f"{picture.dtype} {list(picture.shape)}"
@@ -97,17 +103,30 @@ def _decode_picture(picture: Picture) -> NDArray[np.uint8]:
                 "unsupported_input", f"given an array {given}; give RGB pixels as uint8 [height, width, 3]"
             )
         return np.ascontiguousarray(picture)
+    if _has_buffer(picture):
+        return decode(bytes(cast("bytes", picture)))
+    if hasattr(picture, "read"):
+        return decode(_read_file(cast("IO[bytes]", picture)))
     from PIL.Image import Image
 
     if not isinstance(picture, Image):
-        allowed = "a path, the bytes of a file, a PIL image or an array"
+        allowed = "a path, the bytes of a file, a file opened with 'rb', a PIL image or an array; or a list of them"
         raise ImageError("unsupported_input", f"given a value of type {type(picture).__name__}; give {allowed}")
     if picture.width * picture.height > MAX_PIXELS:
         raise ImageError("bomb", f"{picture.width} x {picture.height} is over {MAX_PIXELS:,} pixels; make it smaller")
     return np.array(canonicalize(picture)[0])
 
 
-def _read_file(path: Path) -> bytes:
+def _has_buffer(picture: object) -> bool:
+    """Return whether the object gives its memory as bytes, as bytes, memoryview, mmap and array.array do."""
+    try:
+        memoryview(cast("bytes", picture))
+    except TypeError:
+        return False
+    return True
+
+
+def _read_path(path: Path) -> bytes:
     try:
         # Check the type first: reading a pipe or a device may never end.
         data = path.read_bytes() if stat.S_ISREG(path.stat().st_mode) else None
@@ -118,3 +137,16 @@ def _read_file(path: Path) -> bytes:
     if data is None:
         raise ImageError("io_error", "not a regular file; give the path of an image file")
     return data
+
+
+def _read_file(file: IO[bytes]) -> bytes:
+    try:
+        data: object = file.read()
+    except (OSError, ValueError, TypeError) as error:  # closed, opened as text or for writing, or not a file
+        raise ImageError("io_error", f"cannot be read: {error}; give a file opened with 'rb'") from error
+    if not isinstance(data, bytes | bytearray | memoryview):
+        given = f"its read() returned {type(data).__name__}, not bytes"
+        raise ImageError("unsupported_input", f"{given}; give a file opened with 'rb'")
+    if not data:
+        raise ImageError("empty_file", "no bytes are left to read; rewind the file with seek(0)")
+    return bytes(data)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from deploy.errors import ArgumentError, IndexMismatchError
-from deploy.search.files import scale
+from deploy.search.files import check_sequence, scale
 
 Method = Literal["class_mean", "knn"]
 
@@ -47,9 +47,11 @@ class FewShot:
             method: use this method instead of the better one.
 
         Raises:
-            ArgumentError: there are fewer than two classes, vectors and labels differ in number, or a vector is zero.
+            ArgumentError: there are fewer than two classes, labels are not a sequence, they and the vectors differ in
+                number, or a vector is zero.
         """
         vectors = np.asarray(vectors)
+        check_sequence("labels", labels)
         if vectors.ndim != 2 or len(labels) != len(vectors):
             given = f"{len(labels)} labels and vectors {list(vectors.shape)}"
             raise ArgumentError(f"given {given}; give one label for each row of vectors [n, dim]")

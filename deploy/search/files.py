@@ -10,7 +10,7 @@ MANIFEST.sha256    `sha256sum -c` checks the directory
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -90,9 +90,10 @@ def prepare(ids: Sequence[str], vectors: NDArray[Any], card: Card, seen: set[str
     The stored vectors have length 1 if the metric is cosine. The ids are added to ``seen``.
 
     Raises:
-        ArgumentError: ids and vectors differ in number, an id is already in ``seen``, or a vector has an unusable
-            length: NaN, infinite, too large, or zero with the metric cosine.
+        ArgumentError: ids are not a sequence, ids and vectors differ in number, an id is already in ``seen``, or a
+            vector has an unusable length: NaN, infinite, too large, or zero with the metric cosine.
     """
+    check_sequence("ids", ids)
     if vectors.ndim != 2 or vectors.shape[1] != card.dim or len(ids) != len(vectors):
         given = f"{len(ids)} ids and vectors {list(vectors.shape)}"
         raise ArgumentError(f"given {given}; give one id for each row of vectors [n, {card.dim}]")
@@ -108,6 +109,12 @@ def prepare(ids: Sequence[str], vectors: NDArray[Any], card: Card, seen: set[str
     if not np.isfinite(lengths).all():
         raise ArgumentError(f"id {ids[int(lengths.argmax())]!r}: its vector is too large for float16; store float32")
     return stored, float(lengths.max(initial=0.0))
+
+
+def check_sequence(name: str, texts: object) -> None:
+    """Raise ArgumentError for what can be iterated without being one text for each row: a string, a set, a mapping."""
+    if isinstance(texts, str | Mapping) or not hasattr(texts, "__getitem__"):
+        raise ArgumentError(f"{name} are of type {type(texts).__name__}; give a list with one string for each vector")
 
 
 def scale(vectors: NDArray[Any], metric: Metric, name: Callable[[int], str]) -> NDArray[np.float64]:

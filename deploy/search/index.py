@@ -164,7 +164,7 @@ class Index:
     @classmethod
     def merge(
         cls,
-        sources: Sequence[PathLike],
+        sources: Sequence[PathLike] | PathLike,
         directory: PathLike,
         encoder: Encoder | str | None = None,
         approximate: bool = False,
@@ -191,6 +191,7 @@ class Index:
             >>> len(deploy.Index.open("all.index"))
             4
         """
+        sources = [sources] if isinstance(sources, str | os.PathLike) else sources
         if not sources:
             raise ArgumentError("nothing to index; give an index, or a directory made by `simclr-deploy embed`")
         opened = [read_parts(Path(source)) for source in sources]

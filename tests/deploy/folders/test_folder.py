@@ -85,6 +85,12 @@ def finish(encoder: Encoder, photos: Path, out: Path, **options: object) -> tupl
     return reported, notices
 
 
+def test_a_path_alone_is_one_path(encoder: Encoder, photos: Path, tmp_path: Path) -> None:
+    assert image_files(photos) == image_files(str(photos)) == image_files([str(photos)]) == image_files([photos])
+    with pytest.raises(ArgumentError, match=r"give a list of paths, such as `image_files` returns"):
+        embed_files(encoder, str(photos / "0.png"), tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("failpoint", "format", "done"),
     [

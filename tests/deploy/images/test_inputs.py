@@ -1,22 +1,153 @@
-"""Streams are read in order and in bounded memory, with any number of threads."""
+"""One image is one input, other values are refused whole, and streams are read in order and in bounded memory."""
 
+import array
+import io
+import mmap
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas
+import polars
 import pytest
+import torch
+from PIL import Image
 
 import deploy
+from deploy.encoder import Encoder
+from deploy.errors import ImageError
 from deploy.images.inputs import map_ahead
 from deploy.images.preprocess import Preprocessing
-from tests.deploy.conftest import SIZE, embedding_of, noise
+from tests.deploy.conftest import DIM, SIZE, embedding_of, encoded, noise
 
 PREPROCESSING = Preprocessing(SIZE, SIZE + 2)
+
+
+PIXELS = noise(1, 14, 31)
+FILE = encoded(PIXELS)  # of several lines, as every PNG
+
+
+@pytest.fixture
+def encoder(bundle: Path) -> Encoder:
+    return deploy.load(bundle, threads=1)
+
+
+def mapped(data: bytes) -> mmap.mmap:
+    memory = mmap.mmap(-1, len(data))
+    memory[:] = data
+    return memory
+
+
+ONE_IMAGE: dict[str, Callable[[Path], Any]] = {
+    "str": str,
+    "path": Path,
+    "numpy string": lambda path: np.str_(path),
+    "bytes": lambda _: FILE,
+    "bytearray": lambda _: bytearray(FILE),
+    "memoryview": lambda _: memoryview(FILE),
+    "array.array": lambda _: array.array("B", FILE),
+    "mmap": lambda _: mapped(FILE),
+    "BytesIO": lambda _: io.BytesIO(FILE),
+    "open file": lambda path: path.open("rb"),
+    "raw file": lambda path: path.open("rb", buffering=0),
+    "PIL image": lambda _: Image.fromarray(PIXELS),
+    "pixels": lambda _: PIXELS,
+}
+SEVERAL: dict[str, Callable[[list[Any]], Any]] = {
+    "list": list,
+    "tuple": tuple,
+    "iterator": iter,
+    "generator": lambda images: (image for image in images),
+    "values": lambda images: dict(enumerate(images)).values(),
+    "series": lambda images: pandas.Series(images, index=[7, 8, 9]),
+    "array": lambda images: np.array([*images, None], object)[:-1],
+}
+NO_IMAGE: dict[str, Any] = {
+    "none": None,
+    "number": 7,
+    "dict": {"cat.jpg": FILE, "dog.jpg": FILE},
+    "function": len,
+    "set": {"cat.jpg", "dog.jpg"},
+    "frozenset": frozenset([FILE, FILE[:50]]),
+    "list of lists": [PIXELS.tolist()],
+    "tensor": torch.from_numpy(PIXELS),
+    "batch tensor": torch.from_numpy(np.stack([PIXELS] * 3)),
+    "pandas": pandas.DataFrame({"path": ["cat.jpg"], "label": ["cat"]}),
+    "polars": polars.DataFrame({"path": ["cat.jpg"], "label": ["cat"]}),
+    "text file": io.StringIO("cat.jpg\ndog.jpg\n"),
+    "gray": PIXELS[..., 0],
+    "channels first": np.ascontiguousarray(PIXELS.transpose(2, 0, 1)),
+    "float": PIXELS / 255,
+    "signed": PIXELS.astype(np.int16),
+    "rgba": np.dstack([PIXELS, PIXELS[..., 0]]),
+    "boolean": PIXELS > 7,
+    "five dimensions": PIXELS[None, None],
+    "no pixels": PIXELS[:0],
+    "scalar": np.array(3),
+    "record": np.zeros(3, [("x", int)]),
+}
+
+
+@pytest.mark.parametrize("kind", ONE_IMAGE)
+def test_whatever_holds_one_image_gives_one_vector(encoder: Encoder, tmp_path: Path, kind: str) -> None:
+    path, expected = tmp_path / "cat.png", embedding_of(PREPROCESSING.apply(PIXELS))
+    path.write_bytes(FILE)
+    label = encoder.classify(PIXELS)[0].labels[0]
+    with ExitStack() as opened:
+
+        def make() -> Any:
+            image = ONE_IMAGE[kind](path)
+            return opened.enter_context(image) if isinstance(image, io.IOBase) else image
+
+        streamed = np.concatenate([part.vectors for part in encoder.embed_iter(make())])
+        for vectors in (encoder.embed(make(), on_error="null").vectors, streamed):
+            assert vectors.shape == (1, DIM)
+            assert np.abs(vectors[0] - expected).max() < 1e-6
+        assert [found.labels[0] for found in encoder.classify(make())] == [label]
+        assert [found.labels[0] for found in encoder.classify_iter(make())] == [label]
+        for several in SEVERAL.values():
+            found = encoder.embed(several([make(), FILE, make()]))
+            assert np.abs(found.vectors - expected).max() < 1e-6
+            assert found.vectors.shape == (3, DIM)
+
+
+@pytest.mark.parametrize("kind", NO_IMAGE)
+def test_other_values_are_refused_as_a_whole(encoder: Encoder, kind: str) -> None:
+    given = NO_IMAGE[kind]
+    nulls = encoder.embed(given, on_error="null")
+    assert nulls.vectors.shape == (1, DIM)
+    assert nulls.errors[0].reason == "unsupported_input"
+    assert encoder.embed(given, on_error="skip").vectors.shape == (0, DIM)
+    for method in (encoder.embed, encoder.classify):
+        with pytest.raises(ImageError, match=r"image 0: .*; give"):
+            method(given)
+    if kind != "list of lists":
+        found = encoder.embed([FILE, given, FILE], on_error="null")
+        assert found.ok.tolist() == [True, False, True]
+
+
+def test_a_file_that_cannot_be_read_says_why(encoder: Encoder, tmp_path: Path) -> None:
+    path = tmp_path / "cat.png"
+    path.write_bytes(FILE)
+    with path.open("rb") as file:
+        assert encoder.embed(file).sources == (str(path),)
+        with pytest.raises(ImageError, match=r"cat\.png: no bytes are left to read; rewind the file") as caught:
+            encoder.embed(file)
+        assert caught.value.reason == "empty_file"
+    with pytest.raises(ImageError, match="closed file; give a file opened with 'rb'"):
+        encoder.embed(file)
+    with path.open(encoding="utf-8") as text, pytest.raises(ImageError, match="give a file opened with 'rb'") as caught:
+        encoder.embed(text)
+    assert caught.value.reason == "io_error"
+    with (tmp_path / "new.png").open("wb") as output, pytest.raises(ImageError, match="opened with 'rb'"):
+        encoder.embed(output)
 
 
 @pytest.mark.parametrize("workers", [1, 3])

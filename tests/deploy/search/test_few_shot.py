@@ -99,6 +99,8 @@ def test_one_example_per_class_works_but_has_no_accuracy() -> None:
     [
         (np.eye(2), ["a"], "given 1 labels and vectors"),
         (np.eye(2), ["a", "a"], "given 1 class; give examples of two or more"),
+        (np.eye(2), "ab", "labels are of type str; give a list"),
+        (np.eye(2), {"a", "b"}, "labels are of type set"),
         (np.ones(2), ["a", "b"], "give one label for each row"),
         (np.zeros((2, 2)), ["a", "b"], "example 0: the vector is zero"),
         (np.array([[1, 0], [np.nan, 1]]), ["a", "b"], "example 1: the vector has NaN"),

@@ -159,7 +159,7 @@ def embedded(bundle: Path, tmp_path: Path) -> tuple[Encoder, list[Path]]:
 
 def test_embeddings_and_indexes_are_merged(embedded: tuple[Encoder, list[Path]], tmp_path: Path) -> None:
     encoder, folders = embedded
-    Index.merge(folders[:1], tmp_path / "index", encoder)
+    Index.merge(folders[0], tmp_path / "index", encoder)
     Index.merge([tmp_path / "index", folders[1]], tmp_path / "index", encoder, replace=True)
     index = Index.open(tmp_path / "index", encoder)
     verify(tmp_path / "index")
