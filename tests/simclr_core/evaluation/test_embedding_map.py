@@ -73,8 +73,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
     [
         (np.ones((9, 4), np.float32), "9 images are too few for a map; 10 or more are needed"),
         (np.ones((0, 4), np.float32), "0 images are too few for a map; 10 or more are needed"),
-        (np.full((20, 4), 0.1, np.float32) * np.arange(1, 21, dtype=np.float32)[:, None], "all embeddings are alike"),
-        (np.zeros((20, 4), np.float32), "all embeddings are alike"),
+        (np.full((20, 4), 0.1, np.float32) * np.arange(1, 21, dtype=np.float32)[:, None], "all embeddings are equal"),
+        (np.zeros((20, 4), np.float32), "all embeddings are equal"),
     ],
 )
 def test_the_picture_says_why_there_is_no_map(
