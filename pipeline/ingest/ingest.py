@@ -3,7 +3,8 @@
     simclr ingest inbox photos/2026-11 's3://bucket/camera-7/*.jpg'
 
 A file is known by the SHA-256 of its bytes, so renamed or copied files add nothing; one that has not changed since an
-earlier ingest (``pipeline.ingest.stamps``) is not read again. In a source, ``labeled/<class>/``
+earlier ingest (``pipeline.ingest.stamps``) is not read again. What a source says of it now counts, whatever it said
+before (``pipeline.ingest.claims``). In a source, ``labeled/<class>/``
 and ``test/<class>/`` carry labels, and so does ``labels.csv`` (columns path, label and optionally split); everything
 else is unlabelled training data. Whether a file is an image at all is for the validate stage to say.
 """
@@ -11,7 +12,7 @@ else is unlabelled training data. Whether a file is an image at all is for the v
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
@@ -21,7 +22,19 @@ from deploy.failpoint import failpoint
 from pipeline.dvc.client import add, exclusive
 from pipeline.dvc.project import RAW, read_tracked
 from pipeline.errors import IngestError
-from pipeline.ingest.raw import OCCURRENCES, Occurrence, batches, read_occurrences
+from pipeline.ingest.claims import (
+    UNCLAIMED,
+    Claim,
+    Known,
+    combine,
+    describe,
+    describe_absent,
+    find_claimed,
+    is_news,
+    read_known,
+    summarize,
+)
+from pipeline.ingest.raw import OCCURRENCES, Occurrence, batches
 from pipeline.ingest.sources import LABELS, Source, list_source
 from pipeline.ingest.stamps import STAMPS, Key, Stamps
 from pipeline.params import read
@@ -39,11 +52,11 @@ class IngestResult:
     known: int
     unsettled: int
     skipped: tuple[str, ...]
+    changes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         parts = [f"{self.new_images} new images in batch {self.batch}" if self.batch else "nothing new"]
-        if self.new_labels:
-            parts.append(f"{self.new_labels} known images seen with another label or split")
+        parts += self.changes
         if self.known:
             parts.append(f"{self.known} files already ingested")
         if self.unsettled:
@@ -55,11 +68,24 @@ class IngestResult:
 
 @dataclass
 class Content:
-    """Bytes seen in this ingest: where to read them, and every place they were seen in."""
+    """Bytes with news in this ingest: where to read them, and every place they are in now."""
 
     source: Source
     path: str
     occurrences: list[Occurrence]
+
+
+@dataclass
+class Listing:
+    """What a source holds now: path → SHA-256, path → what labels.csv says, and SHA-256 → what is claimed of it."""
+
+    source: Source
+    hashes: dict[str, str]
+    labels: dict[str, Claim]
+    claims: dict[str, frozenset[Claim]]
+
+    def claim(self, path: str) -> Claim:
+        return self.labels.get(path) or place(path)
 
 
 def ingest(workspace: Workspace, sources: Sequence[str] = ("inbox",)) -> IngestResult:
@@ -90,8 +116,11 @@ def ingest(workspace: Workspace, sources: Sequence[str] = ("inbox",)) -> IngestR
                 f"{', '.join(sources)}: nothing to ingest, {why}; put images into "
                 f"{workspace.inbox / 'unlabeled'} or name another source: `simclr ingest SRC`"
             )
-        before = _seen(earlier)
-        new, known, stamped = _find_new(listed, before, stamps)
+        stamped: dict[Key, tuple[str, str]] = {}
+        before = read_known(earlier, lambda path, sha256: _guess(listed, stamps, path, sha256))
+        listings = [_read(source, before, stamps, stamped) for source in listed]
+        silent = [_silent(listing, before, earlier) for listing in listings]
+        new = _find_new(listings, before, silent)
         if config.classes is not None:
             _check_labels(new, config.classes)
         batch = workspace.raw / f"{len(earlier) + 1:04d}" if new else None
@@ -100,55 +129,102 @@ def ingest(workspace: Workspace, sources: Sequence[str] = ("inbox",)) -> IngestR
         failpoint("ingest.track")
         add(workspace.root, workspace.raw)
         failpoint("ingest.stamp")
-        stamps.record(stamped, read_tracked(workspace.root, RAW).md5)  # last: what is stamped has been ingested
+        version = read_tracked(workspace.root, RAW).md5
+        stamps.record(
+            stamped, version, [source.base for source in listed if source.whole]
+        )  # what is stamped is ingested
+    files = sum(len(listing.hashes) for listing in listings)
     fresh = [sha256 for sha256 in new if sha256 not in before]
     return IngestResult(
         batch=batch.name if batch else None,
         new_images=len(fresh),
         new_labels=len(new) - len(fresh),
-        known=known,
+        known=files - sum(len(content.occurrences) for content in new.values()),
         unsettled=sum(len(source.unsettled) for source in listed),
         skipped=tuple(reason for source in listed for reason in source.skipped),
+        changes=tuple(_describe(listings, before, new, len(earlier), silent)),
     )
 
 
-def _seen(earlier: Sequence[Path]) -> dict[str, set[tuple[str, str | None]]]:
-    """SHA-256 → the splits and labels it was ever seen with."""
-    seen: dict[str, set[tuple[str, str | None]]] = {}
-    for batch in earlier:
-        for sha256, occurrences in read_occurrences(batch).items():
-            seen.setdefault(sha256, set()).update((one.split, one.label) for one in occurrences)
-    return seen
+def _guess(listed: Sequence[Source], stamps: Stamps, path: str, sha256: str) -> str | None:
+    """The source of a file that an earlier version has recorded without one."""
+    return next((one.identity for one in listed if one.whole and stamps.had(one.base, path, sha256)), None)
 
 
-def _find_new(
-    sources: Sequence[Source], seen: dict[str, set[tuple[str, str | None]]], stamps: Stamps
-) -> tuple[dict[str, Content], int, dict[Key, tuple[str, str]]]:
-    """What is new, how many files are not, and the stamps of all whose next change will show."""
-    new: dict[str, Content] = {}
-    known = 0
-    stamped: dict[Key, tuple[str, str]] = {}
-    for source in sources:
-        labels = source.read_labels()
-        if source.labels is not None and source.settled(source.labels):
-            stamped[source.base, LABELS] = (source.labels.stamp, "")
-        for path, file in source.files.items():
-            sha256 = stamps.find(source.base, path, file.stamp) if file.certain else None
-            if sha256 not in seen:  # also when the batches are not those that the stamps were taken with
-                try:
-                    sha256 = hashlib.sha256(source.read(path)).hexdigest()
-                except IngestError as error:  # only this file is affected
-                    source.skipped.append(str(error))
-                    continue
-            if source.settled(file):
-                stamped[source.base, path] = (file.stamp, sha256)
-            split, label = labels.get(path) or place(path)
-            if (split, label) in seen.get(sha256, ()):
-                known += 1
+def _read(source: Source, known: Known, stamps: Stamps, stamped: dict[Key, tuple[str, str]]) -> Listing:
+    """What the source holds; adds the stamps of all files whose next change will show."""
+    listing = Listing(source, {}, source.read_labels(), {})
+    if source.labels is not None and source.settled(source.labels):
+        stamped[source.base, LABELS] = (source.labels.stamp, "")
+    for path, file in source.files.items():
+        sha256 = stamps.find(source.base, path, file.stamp) if file.certain else None
+        if sha256 not in known:  # also when the batches are not those that the stamps were taken with
+            try:
+                sha256 = hashlib.sha256(source.read(path)).hexdigest()
+            except IngestError as error:  # only this file is affected
+                source.skipped.append(str(error))
+                source.unseen.add(path)
                 continue
-            content = new.setdefault(sha256, Content(source, path, []))
-            content.occurrences.append(Occurrence(path, split, label))
-    return new, known, stamped
+        if source.settled(file):
+            stamped[source.base, path] = (file.stamp, sha256)
+        listing.hashes[path] = sha256
+        claims = listing.claims.get(sha256, frozenset())
+        listing.claims[sha256] = claims | ({listing.claim(path)} - {UNCLAIMED})
+    return listing
+
+
+def _silent(listing: Listing, known: Known, earlier: Sequence[Path]) -> set[str]:
+    """Contents of which the source claims nothing now, and takes nothing back: labels.csv only has no row for them any
+    more, or the file that made the claim cannot be looked at now."""
+    source = listing.source
+    unclaimed = {
+        sha256
+        for sha256, claims in listing.claims.items()
+        if not claims and sha256 in known and is_news(known[sha256], source.identity, claims)
+    }
+    return {
+        sha256
+        for sha256, paths in find_claimed(earlier, source.identity, unclaimed).items()
+        for path in paths
+        if source.hides(path) or (listing.hashes.get(path) == sha256 and path not in listing.labels)
+    }
+
+
+def _find_new(listings: Sequence[Listing], known: Known, silent: Sequence[set[str]]) -> dict[str, Content]:
+    """The contents that no batch holds, or of which a source says something else than before."""
+    news = [
+        {
+            sha256
+            for sha256, claims in listing.claims.items()
+            if sha256 not in known or (sha256 not in kept and is_news(known[sha256], listing.source.identity, claims))
+        }
+        for listing, kept in zip(listings, silent, strict=True)
+    ]
+    # The first source that says something of a content replaces all that earlier versions have recorded without one.
+    repeated = {sha256 for found in news for sha256 in found if not all(one.certain for one in known.get(sha256, ()))}
+    new: dict[str, Content] = {}
+    for listing, found in zip(listings, news, strict=True):
+        for path, sha256 in listing.hashes.items():
+            if sha256 in found or sha256 in repeated:
+                content = new.setdefault(sha256, Content(listing.source, path, []))
+                content.occurrences.append(Occurrence(path, *listing.claim(path), listing.source.identity))
+    return new
+
+
+def _describe(
+    listings: Sequence[Listing], before: Known, new: Mapping[str, Content], number: int, silent: Sequence[set[str]]
+) -> Iterator[str]:
+    """How the verdicts on known images have changed, and what the sources do not say any more."""
+    latest = {sha256: summarize(sha256, content.occurrences, number) for sha256, content in new.items()}
+    after = before | {sha256: combine(before.get(sha256, ()), said) for sha256, said in latest.items()}
+    yield from describe(before, after, [sha256 for sha256 in new if sha256 in before])
+    complete = [
+        (listing, kept)
+        for listing, kept in zip(listings, silent, strict=True)
+        if not listing.source.unsettled and not listing.source.unseen
+    ]
+    claims = {listing.source.identity: listing.claims for listing, _ in complete}
+    yield from describe_absent(after, claims, sum(len(kept) for _, kept in complete))
 
 
 def _check_labels(new: dict[str, Content], classes: Sequence[str]) -> None:
@@ -183,10 +259,10 @@ def place(path: str) -> tuple[str, str | None]:
     return "train", None
 
 
-def _write(batch: Path, new: dict[str, Content], seen: dict[str, set[tuple[str, str | None]]], max_bytes: int) -> None:
+def _write(batch: Path, new: dict[str, Content], known: Known, max_bytes: int) -> None:
     def members() -> Iterator[tuple[str, bytes]]:
         for sha256, content in new.items():
-            if sha256 in seen:
+            if sha256 in known:
                 continue
             data = content.source.read(content.path)
             if hashlib.sha256(data).hexdigest() != sha256:

@@ -5,8 +5,10 @@
         occurrences.jsonl       one line per content: its SHA-256 and where it was seen, as which split and label
         MANIFEST.sha256
 
-Content that an earlier batch holds appears again in ``occurrences.jsonl``, without bytes, when it was seen with another
-split or label: a file that first lay among the unlabelled ones and was labeled later.
+Content that an earlier batch holds appears again in ``occurrences.jsonl``, without bytes, when its source says
+something else of it: a file that was unlabeled at first and was labeled later. What a source says last of a content
+replaces what it said earlier. Earlier versions did not record the source: what their batches say of a content adds up,
+until a source says something.
 """
 
 import json
@@ -26,6 +28,7 @@ class Occurrence:
     path: str
     split: str
     label: str | None
+    source: str | None = None  # its ``identity``; None in batches of earlier versions
 
 
 def batches(raw: Path) -> list[Path]:
@@ -42,10 +45,15 @@ def read_occurrences(batch: Path) -> dict[str, tuple[Occurrence, ...]]:
 
 
 def read_files(batch: Path) -> Iterator[tuple[str, str, str, str | None]]:
-    """Every file of a batch as (SHA-256, path, split, label), in its order: what a million of them are read with."""
+    """Every file of a batch as (SHA-256, path, split, label), in its order."""
+    return (row[:4] for row in read_rows(batch))
+
+
+def read_rows(batch: Path) -> Iterator[tuple[str, str, str, str | None, str | None]]:
+    """The same with the source, if it is recorded: what a million of them are read with."""
     for record in _records(batch):
         for seen in record["occurrences"]:
-            yield record["sha256"], seen["path"], seen["split"], seen["label"]
+            yield record["sha256"], seen["path"], seen["split"], seen["label"], seen.get("source")
 
 
 def tars(batch: Path) -> list[Path]:

@@ -28,6 +28,7 @@ LABELS = "labels.csv"
 NOT_IMAGES = {LABELS, "Thumbs.db", "desktop.ini"}  # besides hidden files, which every desktop leaves in folders
 SPLITS = ("train", "test")
 GRANULARITY_SECONDS = 0.05  # two changes of a file within one tick of the kernel's clock have the same time
+UNSEEN = "cannot be "  # begins the fault of what may be a file and could not be looked at
 SIZE_ONLY = "size:"  # begins the stamp of a file whose file system tells neither a time nor a hash
 
 
@@ -48,21 +49,35 @@ class File(NamedTuple):
 class Source:
     """The files of one source by relative path; ``skipped`` says what was passed over and why.
 
-    ``base`` is the URL that the paths are relative to, the same however the source was named.
+    ``base`` is the URL that the paths are relative to, the same however the source was named. ``identity`` tells the
+    sources apart in the raw batches: relative to the workspace, so that it may be moved, and with the pattern of a
+    glob, which sees only a part of its base. ``unseen`` are files and folders that could not be looked at.
     """
 
     name: str
     base: str
+    identity: str
     filesystem: fsspec.AbstractFileSystem
     listed: float = field(default_factory=time.time)
     files: dict[str, File] = field(default_factory=dict)
     unsettled: dict[str, File] = field(default_factory=dict)
+    unseen: set[str] = field(default_factory=set)
     skipped: list[str] = field(default_factory=list)
     labels: File | None = None
 
     def settled(self, file: File) -> bool:
         """Whether a change from now on changes the stamp."""
         return file.changed is None or file.changed <= self.listed - GRANULARITY_SECONDS
+
+    @property
+    def whole(self) -> bool:
+        """Whether all files below the base are listed: what is not among them is not there."""
+        return not _is_glob(self.identity)
+
+    def hides(self, path: str) -> bool:
+        """Whether the file may be there, though it is none of ``files``."""
+        parents = (parent.as_posix() for parent in PurePosixPath(path).parents)
+        return path in self.unsettled or path in self.unseen or not self.unseen.isdisjoint(parents)
 
     def read(self, path: str) -> bytes:
         """The bytes of one of ``files``.
@@ -121,11 +136,12 @@ def list_source(root: Path, name: str, settle_seconds: float) -> Source:
     try:
         filesystem, path = url_to_fs(name if "://" in name else str(root / Path(name).expanduser()))
         filesystem.invalidate_cache()  # a long-lived process would be shown the bucket as it was at its first look
-        glob = any(sign in path for sign in "*?[")
+        glob = _is_glob(path)
         base = path.partition("*")[0].partition("?")[0].partition("[")[0].rpartition("/")[0] if glob else path
         walk = _glob if glob else _walk_local if isinstance(filesystem, LocalFileSystem) else _walk
         entries = walk(filesystem, path)
-        return _sort_out(Source(name, filesystem.unstrip_protocol(base), filesystem), base, entries, settle_seconds)
+        source = Source(name, filesystem.unstrip_protocol(base), _identify(filesystem, path, root), filesystem)
+        return _sort_out(source, base, entries, settle_seconds)
     except FileNotFoundError:
         raise IngestError(f"{name}: does not exist; give a folder, a glob in quotes, or an fsspec URL") from None
     except PermissionError as error:
@@ -134,6 +150,15 @@ def list_source(root: Path, name: str, settle_seconds: float) -> Source:
         ) from None
     except (ImportError, ValueError, OSError) as error:  # OSError: a bucket that cannot be reached
         raise IngestError(redact(f"{name}: cannot be opened ({error})")) from None
+
+
+def _is_glob(path: str) -> bool:
+    return any(sign in path for sign in "*?[")
+
+
+def _identify(filesystem: fsspec.AbstractFileSystem, path: str, root: Path) -> str:
+    url: str = filesystem.unstrip_protocol(path)
+    return url.removeprefix(f"{LocalFileSystem().unstrip_protocol(str(root))}/")
 
 
 def _refuse_credentials(name: str) -> None:
@@ -163,6 +188,8 @@ def _sort_out(source: Source, base: str, entries: Iterator[Entry], settle_second
         file = File(path, stamp, changed)
         if fault:
             source.skipped.append(f"{relative!r} {fault}")
+            if fault.startswith(UNSEEN):
+                source.unseen.add(relative)
         elif relative == LABELS:
             source.labels = file
         elif relative.startswith(".") or "/." in relative or relative.rpartition("/")[2] in NOT_IMAGES:
@@ -193,7 +220,7 @@ def _walk_local(_: LocalFileSystem, root: str) -> Iterator[Entry]:
         except OSError as error:  # lost+found, say, or one that is gone by now
             if folder == root:
                 raise
-            yield Entry(_spelled_out(folder), fault=f"cannot be listed ({error.strerror})")
+            yield Entry(_spelled_out(folder), fault=f"{UNSEEN}listed ({error.strerror})")
 
 
 def _look(entry: os.DirEntry[str]) -> Iterator[Entry]:
@@ -202,7 +229,7 @@ def _look(entry: os.DirEntry[str]) -> Iterator[Entry]:
     except FileNotFoundError:
         return  # taken away since the folder was opened
     except OSError as error:
-        yield Entry(_spelled_out(entry.path), fault=f"cannot be examined ({error.strerror})")
+        yield Entry(_spelled_out(entry.path), fault=f"{UNSEEN}examined ({error.strerror})")
         return
     fault = _fault(stat.S_ISREG(status.st_mode), stat.S_ISLNK(status.st_mode))
     yield _named(Entry(entry.path, f"{status.st_size}-{status.st_mtime_ns}", status.st_mtime, fault))

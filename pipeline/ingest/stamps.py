@@ -6,7 +6,7 @@ file is read once more and found to be known by its contents.
 
 import logging
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -56,8 +56,18 @@ class Stamps:
         before, sha256 = self._known.get((base, path), ("", ""))
         return sha256 if before == stamp else None
 
-    def record(self, seen: Mapping[Key, tuple[str, str]], raw: str) -> None:
-        """Remember (stamp, SHA-256) of what was ingested, all or nothing; to fail costs time at the next ingest."""
+    def had(self, base: str, path: str, sha256: str) -> bool:
+        """Whether the source was last seen to have these bytes at this path."""
+        return self._known.get((base, path), ("", ""))[1] == sha256
+
+    def record(self, seen: Mapping[Key, tuple[str, str]], raw: str, whole: Collection[str] = ()) -> None:
+        """Remember (stamp, SHA-256) of what was ingested, all or nothing; to fail costs time at the next ingest.
+
+        Args:
+            whole: sources that were listed in full. What is not there any more loses its stamp: put back, even
+                unchanged, it is news.
+        """
+        gone = {key: ("", sha256) for key, (_, sha256) in self._known.items() if key[0] in whole and key not in seen}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with _transaction(self.path) as database:
@@ -65,7 +75,7 @@ class Stamps:
                     database.execute(statement)
                 database.execute("DELETE FROM state")
                 database.execute("INSERT INTO state VALUES (?)", (raw,))
-                rows = [(*key, *value) for key, value in seen.items() if self._known.get(key) != value]
+                rows = [(*key, *value) for key, value in (gone | dict(seen)).items() if self._known.get(key) != value]
                 database.executemany("INSERT OR REPLACE INTO ingested VALUES (?, ?, ?, ?)", rows)
         except (sqlite3.Error, OSError) as error:
             log.warning("%s: cannot be written (%s); the next ingest reads every file again", self.path, error)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from deploy.failpoint import failpoint
 from pipeline.errors import ValidationError
-from pipeline.ingest.raw import batches, list_tar, read_files, read_tar, tars
+from pipeline.ingest.raw import batches, list_tar, read_rows, read_tar, tars
 from pipeline.validation.probe import facts_cache
 from pipeline.validation.probe.container import sniff
 from pipeline.validation.probe.facts import Facts, read_facts
@@ -36,6 +36,10 @@ ROWS_AT_ONCE = 100_000  # held as Python objects
 MISSING = "no raw batch holds its bytes; restore data/raw with `dvc checkout data/raw`"
 CHANGED = "its bytes changed after they were ingested; restore data/raw with `dvc checkout data/raw`"
 NONSENSE = "its worker gave an invalid answer"
+
+_ALL = pl.Schema(
+    {name: kind for name, kind in FILES.items() if name != "batch"} | {"number": pl.Int64(), "source": pl.String()}
+)
 
 Probe = Callable[..., dict[str, Any]]
 Portion = tuple[Path, frozenset[str]]
@@ -73,7 +77,8 @@ def scan(
     Raises:
         ValidationError: there are no raw images, no worker can start, or the Ray cluster cannot be used.
     """
-    files = list_files(raw)
+    listed = _list_all(raw)
+    files = _current(listed)
     if files.is_empty():
         raise ValidationError(f"{raw}: no raw images; put images into inbox/ and run `simclr ingest`")
     contents = files.select("sha256").unique(maintain_order=True)
@@ -81,8 +86,8 @@ def scan(
     there = [_name(path) for batch in batches(raw) for path in tars(batch)]
     known = facts_cache.read(store).filter(pl.col("tar").is_in(there)).unique("sha256").join(contents, "sha256", "semi")
     unknown = contents.join(known, "sha256", "anti")
-    opened = files.join(unknown, "sha256", "semi")["ingest_batch"].unique()
-    portions = _portions([raw / name for name in sorted(opened)], set(unknown["sha256"]))
+    opened = set(listed.join(unknown, "sha256", "semi")["ingest_batch"])
+    portions = _portions([batch for batch in batches(raw) if batch.name in opened], set(unknown["sha256"]))
     if engine == "ray":
         answers = _on_ray(probe, portions, limits)
     else:
@@ -96,18 +101,31 @@ def scan(
 
 
 def list_files(raw: Path) -> pl.DataFrame:
-    """Every file of the raw batches, in their order, with the first batch that tells of its content."""
-    frames = [pl.DataFrame(schema=FILES)]
-    for batch in batches(raw):
+    """Every file of the raw batches, in their order, with the first batch that lists its content; without those of which
+    their source said something else later."""
+    return _current(_list_all(raw))
+
+
+def _list_all(raw: Path) -> pl.DataFrame:
+    frames = [pl.DataFrame(schema=_ALL)]
+    for number, batch in enumerate(batches(raw)):
         rows = (
-            (_text(path), split, label and _text(label), sha256, batch.name, batch.name)
-            for sha256, path, split, label in read_files(batch)
+            (_text(path), split, label and _text(label), sha256, batch.name, number, source and _text(source))
+            for sha256, path, split, label, source in read_rows(batch)
         )
         while some := list(islice(rows, ROWS_AT_ONCE)):
-            frames.append(pl.DataFrame(some, schema=FILES, orient="row"))
-    files = pl.concat(frames)
-    homes = files.select("sha256", "batch").unique("sha256", keep="first", maintain_order=True)
-    return files.drop("batch").join(homes, "sha256", "left", maintain_order="left").select(FILES.names())
+            frames.append(pl.DataFrame(some, schema=_ALL, orient="row"))
+    listed = pl.concat(frames)
+    homes = listed.select("sha256", batch="ingest_batch").unique("sha256", keep="first", maintain_order=True)
+    return listed.join(homes, "sha256", "left", maintain_order="left")
+
+
+def _current(listed: pl.DataFrame) -> pl.DataFrame:
+    """FILES: what each source said last of a content, and what batches say without a source, unless a source did."""
+    last = pl.col("number") == pl.col("number").max().over("sha256", "source")
+    has_source = pl.col("source").is_not_null()
+    counts = pl.when(has_source).then(last).otherwise(~has_source.any().over("sha256"))
+    return listed.filter(counts).select(FILES.names())
 
 
 def _portions(opened: Iterable[Path], unknown: set[str]) -> Iterator[Portion]:

@@ -64,7 +64,10 @@ def test_a_label_given_later_is_recorded_without_the_bytes(filled: Workspace) ->
     assert (result.new_images, result.new_labels) == (0, 1)
     assert not [data for batch, _, data in read_bytes(filled.raw) if batch == "0002"]
     sha256 = hashlib.sha256(data).hexdigest()
-    assert list(read_files(filled.raw / "0002")) == [(sha256, "labeled/cross/000.png", "train", "cross")]
+    assert list(read_files(filled.raw / "0002")) == [
+        (sha256, "labeled/cross/000.png", "train", "cross"),
+        (sha256, "unlabeled/camera 0/000.png", "train", None),
+    ]
 
 
 def test_equal_files_of_one_ingest_are_stored_once_and_named_twice(workspace: Workspace) -> None:

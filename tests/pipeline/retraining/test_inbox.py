@@ -141,6 +141,18 @@ def test_a_file_changed_a_tick_before_its_listing_is_not_stamped(
     assert ingest(filled).known == 40
 
 
+def test_a_file_put_back_is_news(filled: Workspace) -> None:
+    """With the stamp that it had there before."""
+    there, elsewhere = (filled.inbox / "labeled" / name / "1.png" for name in ("cross", "circle"))
+    elsewhere = elsewhere.with_name("moved.png")
+    ingest(filled)
+    for path, target in ((there, elsewhere), (elsewhere, there)):
+        path.rename(target)
+        assert survey(filled, INBOX).new_files == 1
+        assert ingest(filled).new_labels == 1
+        assert survey(filled, INBOX).new_files == 0
+
+
 @pytest.mark.timeout(60)
 def test_only_files_are_counted(filled: Workspace) -> None:
     os.mkfifo(filled.inbox / "pipe.png")

@@ -1,0 +1,232 @@
+"""What the sources say of an image now counts, whatever they said before; absence says nothing."""
+
+import hashlib
+import json
+import random
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from pipeline.ingest import stamps
+from pipeline.ingest.claims import combine, judge, read_known
+from pipeline.ingest.ingest import IngestResult, ingest
+from pipeline.ingest.raw import OCCURRENCES, Occurrence, batches
+from pipeline.validation.__main__ import run as validate
+from pipeline.validation.probe.scan import list_files
+from pipeline.workspace import Workspace
+from tests.conftest import draw, encode
+from tests.pipeline.conftest import put
+
+IMAGE = encode(draw(0, 1))
+OTHER = encode(draw(1, 2))
+SHA256 = hashlib.sha256(IMAGE).hexdigest()
+
+
+def lay(workspace: Workspace, files: Mapping[str, bytes], source: str = "inbox") -> IngestResult:
+    """Make these the files of a source, and no others, and ingest it."""
+    shutil.rmtree(workspace.root / source, ignore_errors=True)
+    (workspace.root / source).mkdir()
+    for path, data in files.items():
+        put(workspace, f"../{source}/{path}", data)
+    return ingest(workspace, [source])
+
+
+def verdicts(workspace: Workspace) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """SHA-256 → split and labels of the files that hold, which a verdict on copies chooses from."""
+    rows = list_files(workspace.raw).group_by("sha256", maintain_order=True).agg("split", "label")
+    return {
+        sha256: ("test" if "test" in splits else "train", tuple(sorted({label for label in labels if label})))
+        for sha256, splits, labels in rows.iter_rows()
+    }
+
+
+def forget_sources(workspace: Workspace) -> None:
+    """Make the batches those of a version that did not record the source."""
+    for batch in batches(workspace.raw):
+        records = [json.loads(line) for line in (batch / OCCURRENCES).read_text().splitlines()]
+        for record in records:
+            for seen in record["occurrences"]:
+                del seen["source"]
+        (batch / OCCURRENCES).write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+@pytest.mark.parametrize("unnamed", [False, True], ids=["this version", "by an earlier version"])
+@pytest.mark.parametrize(
+    ("before", "now", "verdict", "change"),
+    [
+        ("labeled/cross/4.png", "labeled/circle/4.png", ("train", ("circle",)), "1 image: cross → circle"),
+        ("labeled/cross/4.png", "unlabeled/4.png", ("train", ()), "1 label removed (cross)"),
+        ("unlabeled/4.png", "labeled/cross/4.png", ("train", ("cross",)), "1 image of before labeled cross"),
+        ("test/cross/4.png", "labeled/cross/4.png", ("train", ("cross",)), "1 image moved from test to train"),
+        ("labeled/cross/4.png", "test/cross/4.png", ("test", ("cross",)), "1 image moved from train to test"),
+        ("test/cross/4.png", "unlabeled/4.png", ("train", ()), "1 label removed (cross)"),
+    ],
+)
+def test_the_place_of_an_image_now_says_what_it_is(
+    workspace: Workspace, before: str, now: str, verdict: tuple[str, tuple[str, ...]], change: str, unnamed: bool
+) -> None:
+    """Also after it has been there before: A, B, A."""
+    lay(workspace, {before: IMAGE})
+    first = verdicts(workspace)[SHA256]
+    if unnamed:
+        forget_sources(workspace)
+    changed = lay(workspace, {now: IMAGE})
+    assert (changed.new_images, changed.new_labels) == (0, 1)
+    assert change in changed.changes
+    assert verdicts(workspace) == {SHA256: verdict}
+    lay(workspace, {before: IMAGE})
+    assert verdicts(workspace) == {SHA256: first}
+    lay(workspace, {now: IMAGE})
+    assert verdicts(workspace) == {SHA256: verdict}
+    assert lay(workspace, {now: IMAGE}).batch is None
+
+
+def test_a_label_put_back_reaches_the_manifest(filled: Workspace) -> None:
+    def label(number: int) -> tuple[str, str | None]:
+        validate(filled)
+        accepted = pl.read_parquet(filled.manifest / "accepted.parquet").filter(sha256=hashes[number])
+        return accepted.select("split", "label").row(0)
+
+    images = [filled.inbox / "labeled" / "cross" / "1.png", filled.inbox / "test" / "cross" / "1.png"]
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in images]
+    elsewhere = [filled.inbox / "labeled" / "circle" / "1 moved.png", filled.inbox / "unlabeled" / "1 moved.png"]
+    ingest(filled)
+    for path, target in zip(images, elsewhere, strict=True):
+        path.rename(target)
+    assert set(ingest(filled).changes) == {
+        "1 image: cross → circle", "1 label removed (cross)", "1 image moved from test to train"
+    }  # fmt: skip
+    assert (label(0), label(1)) == (("train", "circle"), ("train", None))
+    for path, target in zip(images, elsewhere, strict=True):
+        target.rename(path)
+    ingest(filled)
+    assert (label(0), label(1)) == (("train", "cross"), ("test", "cross"))
+    assert ingest(filled).batch is None
+
+
+def test_a_copy_taken_out_of_its_class_takes_the_label_with_it(workspace: Workspace) -> None:
+    lay(workspace, {"unlabeled/4.png": IMAGE, "labeled/cross/4.png": IMAGE})
+    assert verdicts(workspace)[SHA256] == ("train", ("cross",))
+    assert lay(workspace, {"unlabeled/4.png": IMAGE}).changes == (
+        "1 label removed (cross)",
+        "class 'cross' has no more images",
+    )
+    assert verdicts(workspace)[SHA256] == ("train", ())
+
+
+def test_one_of_two_contradictory_labels_taken_out_settles_it(workspace: Workspace) -> None:
+    both = lay(workspace, {"labeled/cross/4.png": IMAGE, "labeled/circle/4.png": IMAGE})
+    assert both.new_images == 1
+    assert verdicts(workspace)[SHA256] == ("train", ("circle", "cross"))
+    assert "1 image: circle and cross → circle" in lay(workspace, {"labeled/circle/4.png": IMAGE}).changes
+    assert verdicts(workspace)[SHA256] == ("train", ("circle",))
+
+
+@pytest.mark.parametrize("unnamed", [False, True], ids=["this version", "by an earlier version"])
+def test_an_emptied_inbox_loses_no_label(workspace: Workspace, unnamed: bool) -> None:
+    lay(workspace, {"labeled/cross/4.png": IMAGE, "test/circle/5.png": OTHER})
+    before = verdicts(workspace)
+    if unnamed:
+        forget_sources(workspace)
+    emptied = lay(workspace, {})
+    assert (emptied.batch, emptied.changes) == (None, ())
+    added = lay(workspace, {"unlabeled/6.png": encode(draw(2, 3))})
+    assert (added.new_images, added.changes) == (1, ())
+    assert verdicts(workspace).items() >= before.items()
+
+
+def test_a_class_gone_from_the_inbox_is_mentioned(workspace: Workspace) -> None:
+    lay(workspace, {"labeled/cross/4.png": IMAGE, "labeled/circle/5.png": OTHER})
+    gone = lay(workspace, {"labeled/circle/5.png": OTHER})
+    assert gone.changes == ("class 'cross' has no image in inbox any more, 1 image keeps its label",)
+    assert gone.batch is None
+
+
+def test_a_blank_label_removes_one_and_a_missing_row_does_not(workspace: Workspace) -> None:
+    files = {"a.png": IMAGE, "b.png": OTHER}
+    lay(workspace, files | {"labels.csv": b"path,label\na.png,cat\nb.png,dog\n"})
+    shorter = lay(workspace, files | {"labels.csv": b"path,label\nb.png,dog\n"})
+    assert shorter.batch is None
+    assert shorter.changes[0].startswith("1 image keeps the label that labels.csv gave before")
+    assert lay(workspace, files).batch is None
+    assert verdicts(workspace)[SHA256] == ("train", ("cat",))
+    blank = lay(workspace, files | {"labels.csv": b"path,label\na.png,\nb.png,dog\n"})
+    assert blank.changes == ("1 label removed (cat)", "class 'cat' has no more images")
+    assert verdicts(workspace)[SHA256] == ("train", ())
+    back = lay(workspace, files | {"labels.csv": b"path,label\na.png,cat\nb.png,dog\n"})
+    assert back.changes == ("1 image of before labeled cat",)
+    assert verdicts(workspace)[SHA256] == ("train", ("cat",))
+
+
+def test_a_file_that_is_being_written_takes_no_label_away(workspace: Workspace) -> None:
+    files = {"unlabeled/4.png": IMAGE, "labeled/cross/4.png": IMAGE}
+    lay(workspace, files)
+    put(workspace, "labeled/cross/4.png", IMAGE, age=-60)  # not settled yet
+    assert ingest(workspace).batch is None
+    assert verdicts(workspace)[SHA256] == ("train", ("cross",))
+
+
+def test_sources_do_not_take_back_what_others_say(workspace: Workspace) -> None:
+    lay(workspace, {"labeled/cross/4.png": IMAGE})
+    assert lay(workspace, {"4.png": IMAGE}, "camera").batch is None, "an unlabeled copy says nothing new"
+    assert verdicts(workspace)[SHA256] == ("train", ("cross",))
+    same = lay(workspace, {"labeled/cross/4.png": IMAGE}, "camera")
+    assert same.changes == ("1 image labeled as before by another source",)
+    assert lay(workspace, {"labeled/circle/4.png": IMAGE}).changes[0] == "1 image: cross → circle"
+    unchanged = ingest(workspace, ["camera"])
+    assert unchanged.batch is None, "it said so before the other source did"
+    assert "1 image labeled in camera and otherwise, later, by another source" in unchanged.changes[0]
+    lay(workspace, {"4.png": IMAGE}, "camera")
+    assert ingest(workspace).batch is None
+    known = read_known(batches(workspace.raw), lambda path, sha256: None)
+    assert judge(known[SHA256]) == ("train", ("circle",))
+
+
+def test_a_glob_that_sees_a_part_takes_nothing_back(workspace: Workspace) -> None:
+    lay(workspace, {"unlabeled/4.png": IMAGE, "labeled/cross/4.png": IMAGE})
+    assert ingest(workspace, ["inbox/un*/*.png"]).batch is None
+    assert ingest(workspace).batch is None
+    assert verdicts(workspace)[SHA256] == ("train", ("cross",))
+
+
+def test_without_stamps_nothing_of_an_earlier_version_is_taken_back(workspace: Workspace) -> None:
+    lay(workspace, {"labeled/cross/4.png": IMAGE})
+    forget_sources(workspace)
+    (workspace.scratch / stamps.STAMPS).unlink()
+    assert lay(workspace, {"4.png": IMAGE}, "camera").batch is None
+    assert verdicts(workspace)[SHA256] == ("train", ("cross",))
+    assert "1 image: cross → circle" in lay(workspace, {"labeled/circle/4.png": IMAGE}).changes
+
+
+def test_a_workspace_of_an_earlier_version_stays_as_it_is(filled: Workspace) -> None:
+    ingest(filled)
+    forget_sources(filled)
+    known = ingest(filled)
+    assert (known.batch, known.known, known.changes) == (None, 40, ())
+    (filled.scratch / stamps.STAMPS).unlink()
+    known = ingest(filled)
+    assert (known.batch, known.known, known.changes) == (None, 40, ())
+
+
+def test_ingest_and_validation_agree_on_what_holds(tmp_path: Path) -> None:
+    """Any history, with batches of an earlier version before those that record the source."""
+    chance = random.Random(0)
+    for trial in range(200):
+        raw = tmp_path / str(trial)
+        for number in range(chance.randint(1, 5)):
+            (raw / f"{number + 1:04d}").mkdir(parents=True)
+            recorded = number >= trial % 3
+            occurrences = [
+                Occurrence("a", chance.choice(["train", "test"]), chance.choice([None, "cat", "dog"]), source)
+                for source in chance.choices(["inbox", "camera"] if recorded else [None], k=chance.randint(1, 3))
+            ]
+            record = {"sha256": "0" * 64, "occurrences": [vars(one) for one in occurrences]}
+            (raw / f"{number + 1:04d}" / OCCURRENCES).write_text(json.dumps(record) + "\n")
+        files = list_files(raw)
+        [said] = read_known(batches(raw), lambda path, sha256: None).values()
+        claims = {(f"{one.batch + 1:04d}", *claim) for one in combine((), said) for claim in one.claims}
+        rows = set(files.select("ingest_batch", "split", "label").iter_rows())
+        assert {row for row in rows if row[1:] != ("train", None)} == claims, trial
