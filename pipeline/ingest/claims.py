@@ -1,7 +1,7 @@
 """Claims: which split and label the sources give an image now, compared with what they gave it before.
 
 A label or the test split is a claim; an unlabeled training file makes none. What a source says last of an image counts.
-Absence says nothing: an image that is nowhere in its source any more keeps what was said of it, and so does one that
+Absence is not a claim: an image that is nowhere in its source any more keeps what was said of it, and so does one that
 only labels.csv gave a label and does not name now. An image that is elsewhere now is what that place says.
 """
 
@@ -134,7 +134,7 @@ def _change(old: tuple[str, ...], new: tuple[str, ...], count: int) -> str:
     if not new:
         return f"{count:,} {'label' if count == 1 else 'labels'} removed ({' and '.join(old)})"
     if not old:
-        return f"{_images(count)} of before labeled {' and '.join(new)}"
+        return f"{_images(count, 'known ')} labeled {' and '.join(new)}"
     contradiction = ", which contradict each other" if len(new) > 1 else ""
     return f"{_images(count)}: {' and '.join(old)} → {' and '.join(new)}{contradiction}"
 
@@ -171,5 +171,5 @@ def _keep(count: int) -> str:
     return f"{_images(count)} {'keeps' if count == 1 else 'keep'}"
 
 
-def _images(count: int) -> str:
-    return "1 image" if count == 1 else f"{count:,} images"
+def _images(count: int, kind: str = "") -> str:
+    return f"1 {kind}image" if count == 1 else f"{count:,} {kind}images"

@@ -101,8 +101,8 @@ def scan(
 
 
 def list_files(raw: Path) -> pl.DataFrame:
-    """Every file of the raw batches, in their order, with the first batch that lists its content; without those of which
-    their source said something else later."""
+    """Every file of the raw batches, in their order, with the first batch that lists its content; without what a source
+    said of a content before it said something else."""
     return _current(_list_all(raw))
 
 
