@@ -143,7 +143,7 @@ def test_an_empty_inbox_says_where_images_go(workspace: Workspace) -> None:
 def test_tracked_batches_that_are_missing_locally_are_not_overwritten(filled: Workspace) -> None:
     ingest(filled)
     shutil.rmtree(filled.raw)
-    with pytest.raises(IngestError, match=r"its earlier batches are not here.*dvc checkout data/raw\.dvc"):
+    with pytest.raises(IngestError, match=r"its earlier batches are missing.*dvc checkout data/raw\.dvc"):
         ingest(filled)
     assert not filled.raw.exists()
 
