@@ -326,7 +326,7 @@ def test_an_unreadable_source_or_lock_is_reported(workspace: Workspace) -> None:
     with pytest.raises(IngestError, match="nowhere: does not exist"):
         survey(workspace, ["nowhere"])
     (workspace.root / "dvc.lock").write_text("<<<<<<< HEAD\nstages: {\n")
-    with pytest.raises(DvcError, match=r"dvc\.lock: is not YAML"):
+    with pytest.raises(DvcError, match=r"dvc\.lock: is not valid YAML"):
         survey(workspace, INBOX)
 
 
