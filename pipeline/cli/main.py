@@ -10,6 +10,7 @@ import click
 
 from deploy.failure import describe, fail
 from pipeline import workspace as workspaces
+from pipeline.cli.purge import purge
 from pipeline.cli.quarantine import quarantine
 from pipeline.cli.release import release
 from pipeline.errors import FORESEEN, GateError, StageFailedError
@@ -59,6 +60,7 @@ def simclr(context: click.Context, workspace: Path | None) -> None:
 
 simclr.add_command(quarantine)
 simclr.add_command(release)
+simclr.add_command(purge)
 
 
 def _find(context: click.Context) -> Workspace:

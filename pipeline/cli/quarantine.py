@@ -75,8 +75,10 @@ def release(
 def deny(context: click.Context, names: tuple[str, ...], why: str, who: str | None, expires: datetime | None) -> None:
     """Refuse contents, whatever the rules say: by hash, by path, or by a file on this disk.
 
+    Their bytes stay; `simclr purge` removes them.
+
     \b
-    Example: simclr quarantine deny ~/withdrawn/0001.jpg --why "consent withdrawn"
+    Example: simclr quarantine deny ~/stock/0001.jpg --why "a stock photograph"
     """
     click.echo(decisions.deny(_find(context), names, who or decisions.person(), why, _day(expires)))
 

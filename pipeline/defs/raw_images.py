@@ -11,6 +11,7 @@ from pipeline.defs.retraining import DATA
 from pipeline.defs.stage_assets import foreseen
 from pipeline.defs.translator import POOL, RAW_IMAGES
 from pipeline.dvc.project import RAW, read_tracked
+from pipeline.dvc.purged import interrupted
 from pipeline.errors import PipelineError
 from pipeline.maintenance.storage import require_space
 from pipeline.params import override, read
@@ -42,6 +43,11 @@ def raw_images(
     from pipeline.ingest.ingest import ingest  # here, because a code location has to load quickly and it brings fsspec
 
     with foreseen():
+        if interrupted(workspace.root):
+            from pipeline.purge.purge import purge  # brings polars
+
+            for done in purge(workspace, (), "", ""):
+                context.log.warning(f"raw_images: completed the purge of {len(done.hashes)} contents")
         override(workspace, config.settings())
         for expired in settle(workspace.overrides, date.today()):
             context.log.info(f"raw_images: no longer {expired.action}: {expired.sha256[:12]} ({expired.why})")

@@ -11,10 +11,10 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pipeline.errors import DvcError
 from pipeline.redact import redactor
@@ -63,15 +63,18 @@ class Cache:
             return None
         return {entry["relpath"]: entry["md5"] for entry in json.loads(data)}
 
-    def uses(self) -> dict[str, set[Use]]:
+    def uses(self, beyond: str | None = None) -> dict[str, set[Use]]:
         """Every object that the workspace, a branch or a tag needs, as far as the listings of folders are here.
+
+        Args:
+            beyond: also what references that begin with this need, such as ``refs/simclr/``.
 
         Raises:
             DvcError: a version cannot be read.
         """
         found: dict[str, set[Use]] = {}
         listings: dict[str, dict[str, str] | None] = {}
-        for version, outs in self._versions():
+        for version, outs in self._versions(beyond):
             for path, md5 in outs.items():
                 found.setdefault(md5, set()).add(Use(version, path))
                 if md5.endswith(".dir"):
@@ -81,7 +84,7 @@ class Cache:
                         found.setdefault(child, set()).add(Use(version, f"{path}/{name}"))
         return found
 
-    def _versions(self) -> Iterator[tuple[str, dict[str, str]]]:
+    def _versions(self, beyond: str | None) -> Iterator[tuple[str, dict[str, str]]]:
         """The workspace, then every commit with a branch or tag: its names, and path → object of its outputs.
 
         DVC takes a fifth of a second to read a commit, so that each is read once.
@@ -89,7 +92,11 @@ class Cache:
         from dvc.scm import iter_revs
 
         yield WORKSPACE, self._outs()
-        named = iter_revs(self._repo.scm, all_branches=True, all_tags=True) if self._in_git() else {}
+        named: dict[str, list[str]] = {}
+        if self._in_git():
+            named |= iter_revs(self._repo.scm, all_branches=True, all_tags=True)
+            for reference in self._repo.scm.iter_refs(beyond) if beyond else ():
+                named.setdefault(self._repo.scm.get_ref(reference), []).append(reference)
         path = Path(self._repo.root_dir) / COMMITS
         path.parent.mkdir(exist_ok=True)
         with closing(sqlite3.connect(path, timeout=60)) as memory:
@@ -132,9 +139,17 @@ class Cache:
         Raises:
             DvcError: it cannot be reached.
         """
-        with self._asking(name):
+        with self.asking(name):
             store = self._repo.cloud.get_remote_odb(name)
-            return set(store.all()) if store.fs.exists(store.path) else set()
+            if not store.fs.isdir(store.path):  # a disk that is not mounted must not look like an empty remote
+                raise DvcError(f"remote {name}: {store.path} does not exist; see `dvc remote list`")
+            return set(store.all())
+
+    def open_remote(self, name: str, md5: str) -> AbstractContextManager[IO[bytes]]:
+        """An object of a remote, of which no more is read than is asked for."""
+        store = self._repo.cloud.get_remote_odb(name)
+        opened: AbstractContextManager[IO[bytes]] = store.fs.open(store.oid_to_path(md5), "rb")
+        return opened
 
     def remove_from_remote(self, name: str, md5s: Collection[str]) -> None:
         """Remove objects from a remote, listings first.
@@ -144,7 +159,7 @@ class Cache:
         """
         from dvc_data.hashfile.db import get_index
 
-        with self._asking(name):
+        with self.asking(name):
             store = self._repo.cloud.get_remote_odb(name)
             for md5 in _listings_first(md5s):
                 if store.exists(md5):
@@ -152,9 +167,16 @@ class Cache:
             get_index(store).clear()  # what DVC believes to be there
 
     @contextmanager
-    def _asking(self, name: str | None) -> Iterator[None]:
+    def asking(self, name: str) -> Iterator[None]:
+        """Translate what goes wrong with a remote in the block.
+
+        Raises:
+            DvcError: instead of it.
+        """
         try:
             yield
+        except DvcError:
+            raise
         except Exception as error:  # noqa: BLE001 - each storage has its own errors, with no other common root
             reason = " ".join(str(error).split()) or type(error).__name__
             raise DvcError(redactor(Path(self._repo.root_dir))(f"remote {name}: {reason}")) from None

@@ -19,6 +19,7 @@ from typing import IO
 from deploy.lock import held, sign
 from pipeline.dvc.logs import Events, Log
 from pipeline.dvc.processes import supervised
+from pipeline.dvc.purged import JOURNAL, PURPOSE
 from pipeline.errors import BusyError, DvcError, StageFailedError
 from pipeline.redact import redactor
 from pipeline.runs.descendants import POLL_SECONDS
@@ -64,6 +65,8 @@ def exclusive(root: Path, purpose: str) -> Iterator[IO[str]]:
         return BusyError(f"{root}: busy with {holder}")
 
     with held(root / ".dvc" / "tmp" / "simclr.lock", _holder(purpose, f"kill -INT {os.getpid()}"), busy) as file:
+        if purpose != PURPOSE and (root / JOURNAL).exists():
+            raise BusyError(f"{root}: a purge was interrupted; `simclr purge` completes it")
         yield file
 
 

@@ -4,6 +4,7 @@ DVC itself believes that a folder's contents are in the remote when its listing 
 never sent again. Here the remote is asked for every object.
 """
 
+import logging
 import re
 import shutil
 from collections.abc import Collection, Iterator, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.dvc.client import execute
+from pipeline.dvc.purged import RECORD
 from pipeline.errors import DvcError
 from pipeline.git import Git
 from pipeline.redact import redactor
@@ -44,6 +46,7 @@ def committed(root: Path) -> tuple[str, ...]:
         files = {Path(stage.path) for stage in repo.index.stages} | kept
         files |= {dep for dep in read if not any(dep.is_relative_to(out) or out.is_relative_to(dep) for out in outs)}
         files |= {folder / ".gitignore" for out in outs for folder in out.parents if folder.is_relative_to(base)}
+        files |= {base / RECORD}
         files |= {base / name for name in ("dvc.yaml", "dvc.lock", "params.yaml", ".gitignore", ".dvcignore")}
         files |= {base / ".dvc" / name for name in ("config", ".gitignore")}
         for folder in [path for path in files if path.is_dir()]:
@@ -195,6 +198,7 @@ def _send(repo: Any, needed: Sequence[str]) -> None:
 
 def _needed(repo: Any) -> list[str]:
     """Hashes of all objects that belong into the default remote, those within folders too."""
+    logging.getLogger("dvc.output").setLevel(logging.ERROR)  # it warns about every stage that has never run
     outs = [out for out in repo.index.outs if out.use_cache and out.can_push and not out.remote and out.hash_info]
     known = {out.hash_info for out in outs} | repo.used_objs(push=True, force=True).get(None, set())
     return sorted({found.value for found in known if found.name == "md5"})

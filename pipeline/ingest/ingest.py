@@ -12,7 +12,7 @@ else is unlabelled training data. Whether a file is an image at all is for the v
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
@@ -21,6 +21,7 @@ from deploy.artifact import publish
 from deploy.failpoint import failpoint
 from pipeline.dvc.client import add, exclusive
 from pipeline.dvc.project import RAW, read_tracked
+from pipeline.dvc.purged import contents
 from pipeline.errors import IngestError
 from pipeline.ingest.claims import (
     UNCLAIMED,
@@ -118,7 +119,8 @@ def ingest(workspace: Workspace, sources: Sequence[str] = ("inbox",)) -> IngestR
             )
         stamped: dict[Key, tuple[str, str]] = {}
         before = read_known(earlier, lambda path, sha256: _guess(listed, stamps, path, sha256))
-        listings = [_read(source, before, stamps, stamped) for source in listed]
+        purged = contents(workspace.root)
+        listings = [_read(source, before, stamps, stamped, purged) for source in listed]
         silent = [_silent(listing, before, earlier) for listing in listings]
         new = _find_new(listings, before, silent)
         if config.classes is not None:
@@ -151,8 +153,10 @@ def _guess(listed: Sequence[Source], stamps: Stamps, path: str, sha256: str) -> 
     return next((one.identity for one in listed if one.whole and stamps.had(one.base, path, sha256)), None)
 
 
-def _read(source: Source, known: Known, stamps: Stamps, stamped: dict[Key, tuple[str, str]]) -> Listing:
-    """What the source holds; adds the stamps of all files whose next change will show."""
+def _read(
+    source: Source, known: Known, stamps: Stamps, stamped: dict[Key, tuple[str, str]], purged: Collection[str]
+) -> Listing:
+    """What the source holds, but for purged contents; adds the stamps of all files whose next change will show."""
     listing = Listing(source, {}, source.read_labels(), {})
     if source.labels is not None and source.settled(source.labels):
         stamped[source.base, LABELS] = (source.labels.stamp, "")
@@ -167,6 +171,9 @@ def _read(source: Source, known: Known, stamps: Stamps, stamped: dict[Key, tuple
                 continue
         if source.settled(file):
             stamped[source.base, path] = (file.stamp, sha256)
+        if sha256 in purged:
+            source.skipped.append(f"{path!r} was purged; remove it from there")
+            continue
         listing.hashes[path] = sha256
         claims = listing.claims.get(sha256, frozenset())
         listing.claims[sha256] = claims | ({listing.claim(path)} - {UNCLAIMED})

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline import params
 from pipeline.config import StorageConfig
-from pipeline.dvc import cache, client, locks
+from pipeline.dvc import cache, client, locks, purged
 from pipeline.errors import BusyError, DvcError, ParamsError, ReleaseError, WorkspaceError
 from pipeline.git import Git
 from pipeline.maintenance.state import unkept
@@ -121,6 +121,7 @@ def _workspace(workspace: Workspace, repair: bool) -> Iterator[Finding]:
     yield from _locks(workspace.root, repair)
     yield from _remotes(workspace.root, repair)
     yield _kept(workspace)
+    yield from _purge(workspace.root)
     yield _leftovers(workspace, repair)
 
 
@@ -202,6 +203,14 @@ def _kept(workspace: Workspace) -> Finding:
     missing = unkept(workspace)
     fix = "bring it back, as the message says; the next run sends all that is missing"
     return Finding("state of runs", missing is None, str(missing or "in branches runs/*"), fix)
+
+
+def _purge(root: Path) -> Iterator[Finding]:
+    if purged.interrupted(root):
+        yield Finding("purge", False, "was interrupted, and nothing else changes the workspace before", "simclr purge")
+    for one, name, reason in purged.unreached(root):
+        fix = f"simclr purge {' '.join(one.hashes)} --why '{one.why}', when the remote answers"
+        yield Finding("purge", True, f"remote {name} may still hold the bytes: {reason}", fix, warning=True)
 
 
 def _leftovers(workspace: Workspace, repair: bool) -> Finding:

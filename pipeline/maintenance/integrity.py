@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.artifact import MANIFEST, sha256
-from pipeline.dvc import cache, client
+from pipeline.dvc import cache, client, purged
 from pipeline.dvc.cache import WORKSPACE, Cache, Use
 from pipeline.errors import BusyError, DvcError
 from pipeline.params import read
@@ -120,7 +120,8 @@ class Checker:
 
     def _learn(self) -> None:
         """Where else each object's bytes are, and which object is the file at a path."""
-        self._uses = self._objects.uses()
+        gone = purged.objects(self._root)
+        self._uses = {md5: uses for md5, uses in self._objects.uses().items() if md5 not in gone}
         self._places = {md5: sorted(set(self._copies(uses))) for md5, uses in self._uses.items()}
         self._recorded = {path: md5 for md5, paths in self._places.items() for path in paths}
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 
 from deploy.artifact import write_atomically
 from deploy.failpoint import failpoint
-from pipeline.dvc import client, remote
+from pipeline.dvc import client, purged, remote
 from pipeline.errors import PipelineError
 from pipeline.git import Git
 from pipeline.maintenance.storage import BRANCHES
@@ -96,7 +96,7 @@ def _send(workspace: Workspace, reference: str, all_runs: bool) -> None:
     root, release = workspace.root, read(workspace).release
     git = Git(root, release.author, release.email)
     if remote.configured(root):
-        remote.send(root, _run_branches(git) if all_runs else ())
+        remote.send(root, _run_branches(git) if all_runs else (), purged.objects(root))
     if git.has_origin():
         git.push([f"+{name}" for name in (_run_branches(git) if all_runs else [reference])])
 

@@ -108,7 +108,7 @@ def release(workspace: Workspace, names: Sequence[str], who: str, why: str, expi
 
 def deny(workspace: Workspace, names: Sequence[str], who: str, why: str, expires: date | None = None) -> str:
     """Refuse contents, by hash, by path in the manifest, or by a file on this disk that was never ingested."""
-    return _decide(workspace, [_to_deny(workspace, name) for name in names], "deny", who, why, expires)
+    return _decide(workspace, [resolve(workspace, name) for name in names], "deny", who, why, expires)
 
 
 def rescan(workspace: Workspace, names: Sequence[str], everything: bool, on_output: Callable[[str], None]) -> str:
@@ -211,7 +211,8 @@ def _same_pixels(workspace: Workspace, content: Content) -> bool:
     return content.sha256 in others or hashes.n_unique() < len(others) + 1
 
 
-def _to_deny(workspace: Workspace, name: str) -> str:
+def resolve(workspace: Workspace, name: str) -> str:
+    """The SHA-256 that is given, or of the content that a prefix or path names, or of a file on this disk."""
     if len(name) == 64 and not set(name) - set("0123456789abcdef"):
         return name
     try:

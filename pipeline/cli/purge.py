@@ -1,0 +1,32 @@
+"""``simclr purge``: remove contents for good."""
+
+import click
+
+from pipeline import workspace as workspaces
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[HASH|PATH]...")
+@click.option("--why", help="The reason, which is recorded.")
+@click.option("--who", help="Default: the name that Git knows you by.")
+@click.pass_context
+def purge(context: click.Context, names: tuple[str, ...], why: str | None, who: str | None) -> None:
+    """Remove the bytes of images from raw batches, derived data, the cache, every remote, and all versions.
+
+    For what may not be kept, such as withdrawn consent; it cannot be undone. Models stay, and those that have seen the
+    images are named. Without a name, a purge that was interrupted is completed. Exit code 1: a remote was not cleaned.
+
+    \b
+    Example: simclr purge 3f0c92 --why "consent withdrawn"
+    """
+    from pipeline.purge.purge import describe, purge
+    from pipeline.validation.quarantine import person, resolve
+
+    workspace = workspaces.find(context.find_root().obj)
+    if names and not why:
+        raise click.UsageError("--why is missing; give the reason, such as --why 'consent withdrawn'")
+    hashes = [resolve(workspace, name) for name in names]
+    done = purge(workspace, hashes, who or person(), why or "")
+    click.echo("\n".join(describe(workspace, one) for one in done) or "no purge was interrupted; name what to purge")
+    if any(one.unreached for one in done):
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,4 @@
+"""Takes contents out of everything that the workspace holds on to: raw batches, derived data, cache, remotes, history.
+
+Models stay: this room says which of them have seen the contents.
+"""
