@@ -140,6 +140,10 @@ def _watch(found: Inbox, cursor: str | None, now: datetime) -> tuple[Inbox, str]
     before = _parse(cursor)
     unchanged = before.get("digest") == found.digest
     since = before.get("since") if unchanged else now.timestamp() if before else None
+    if found.last_change is not None and found.last_change > now:  # the time of another clock
+        found, since = replace(found, last_change=None), since or now.timestamp()
+    if since is not None:
+        since = min(since, now.timestamp())  # the clock may have been set back
     after = json.dumps({"digest": found.digest, "since": since})
     if since is None:
         return found, after

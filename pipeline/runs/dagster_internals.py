@@ -9,6 +9,7 @@ from dagster._cli.api import execute_run_command
 from dagster._core.events import DagsterEvent
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, RunLauncher, WorkerStatus
+from dagster._core.scheduler.instigation import ScheduleInstigatorData, SensorInstigatorData
 from dagster._core.storage.compute_log_manager import CapturedLogContext, ComputeIOType
 from dagster._core.storage.local_compute_log_manager import IO_TYPE_EXTENSION, LocalComputeLogManager
 from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, MAX_RETRIES_TAG, ROOT_RUN_ID_TAG, WILL_RETRY_TAG
@@ -36,6 +37,8 @@ __all__ = [
     "LaunchRunContext",
     "LocalComputeLogManager",
     "RunLauncher",
+    "ScheduleInstigatorData",
+    "SensorInstigatorData",
     "WorkerStatus",
     "WorkspaceFileTarget",
     "WorkspaceLoadTarget",

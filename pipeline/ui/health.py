@@ -6,9 +6,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import dagster as dg
+import grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
+from pipeline.runs.clock import FUTURE_SECONDS
 from pipeline.runs.database import unreachable
 
 
@@ -18,7 +23,7 @@ class Health:
 
     Attributes:
         interval: seconds between two looks.
-        answer: seconds that the web may take for an answer, ``misses`` times in a row.
+        answer: seconds that the web or the code server may take for an answer, ``misses`` times in a row.
         heartbeat: seconds after which the daemon must have given a sign of life.
     """
 
@@ -61,8 +66,8 @@ class Watch:
             self._missed = 0 if well else self._missed + 1
 
 
-def watches(instance: dg.DagsterInstance, url: str, health: Health) -> Mapping[str, Watch]:
-    """What is watched of the daemon and the web."""
+def watches(instance: dg.DagsterInstance, url: str, code: Path, health: Health) -> Mapping[str, Watch]:
+    """What is watched of each service; ``code`` is the socket of the code server."""
 
     def daemon(age: float) -> bool | None:
         try:
@@ -71,12 +76,25 @@ def watches(instance: dg.DagsterInstance, url: str, health: Health) -> Mapping[s
             if not unreachable(error):
                 raise
             return None  # the database is away: the daemon may be healthy
-        return min(age, time.time() - max(beats, default=0.0)) < health.heartbeat
+        now = time.time()
+        past = [beat for beat in beats if beat < now + FUTURE_SECONDS]  # the others are from before the clock went back
+        return min(age, now - max(past, default=0.0)) < health.heartbeat
 
     return {
+        "code": Watch(lambda _: serves_code(code, health.answer), health.interval, health.misses),
         "daemon": Watch(daemon, min(health.interval, health.heartbeat)),
         "web": Watch(lambda _: answers(url, health.answer), health.interval, health.misses),
     }
+
+
+def serves_code(address: Path, seconds: float) -> bool:
+    """Whether the code server at this socket answers a call; one that is stopped still accepts connections."""
+    with grpc.insecure_channel(f"unix:{address}") as channel:
+        try:
+            HealthStub(channel).Check(HealthCheckRequest(service="DagsterApi"), timeout=seconds)
+        except grpc.RpcError:
+            return False
+    return True
 
 
 def answers(url: str, seconds: float) -> bool:

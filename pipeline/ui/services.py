@@ -34,6 +34,7 @@ from pipeline.environment import WORKSPACE
 from pipeline.errors import ServiceError
 from pipeline.redact import redactor
 from pipeline.runs import output
+from pipeline.runs.clock import forget_the_future
 from pipeline.runs.dagster_internals import DAEMON, serialize_value
 from pipeline.runs.database import describe, unreachable
 from pipeline.runs.instance import opened, reference
@@ -152,7 +153,7 @@ def serve(
             reap(instance, launching=False)
             services = _services(workspace, address, host, port, definitions)
             for service in services:
-                service.watch = watches(instance, url, health).get(service.name)
+                service.watch = watches(instance, url, address, health)[service.name]
             stop = signal.SIGINT
             try:
                 _watch(workspace, instance, services, url)
@@ -208,6 +209,8 @@ def _watch(workspace: Workspace, instance: dg.DagsterInstance, services: Sequenc
             since, looked = looked - 6 * RETRY_SECONDS, time.time()
             try:
                 retry_again(instance, since)
+                for name in forget_the_future(instance):
+                    _say(f"{name}: its last tick is in the future: the clock was set back; it ticks again from now on")
             except Exception as error:
                 if not unreachable(error):
                     raise

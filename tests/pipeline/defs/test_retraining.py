@@ -163,6 +163,19 @@ def test_the_sensor_waits_for_quiet_also_when_files_arrive_with_old_times(
     assert tick(filled, instance, json.dumps(almost))[0] == waiting.format("9 minutes ago")
 
 
+def test_times_in_the_future_hold_up_nothing(filled: Workspace, instance: dg.DagsterInstance) -> None:
+    """Of a camera whose clock is wrong, or from before this machine's clock was set back."""
+    configure(filled, min_new_images=1, quiet_minutes=10)
+    ahead = time.time() + 86_400
+    os.utime(next(filled.inbox.rglob("*.png")), (ahead, ahead))
+    _, cursor = tick(filled, instance)
+    seen = json.loads(cursor)
+    reason, later = tick(filled, instance, json.dumps(seen | {"since": ahead}))
+    assert reason == "the last file arrived a moment ago; waiting for 10 quiet minutes"
+    assert json.loads(later)["since"] <= time.time()
+    assert isinstance(tick(filled, instance, json.dumps(seen | {"since": time.time() - 601}))[0], dg.RunRequest)
+
+
 @pytest.mark.parametrize("cursor", ["", "1234", "{}", "[]", '{"digest": 3, "since": "yesterday"}', "not json"])
 def test_an_unreadable_cursor_is_ignored(filled: Workspace, instance: dg.DagsterInstance, cursor: str) -> None:
     configure(filled, min_new_images=1)

@@ -22,6 +22,7 @@ from pipeline.ui.health import Health, Watch, watches
 from pipeline.ui.services import Service, _environment, _socket, _watch
 from pipeline.workspace import Workspace
 
+NOWHERE = Path("/nowhere")
 SLEEP = (sys.executable, "-S", "-c", "import time; time.sleep(600)")
 
 
@@ -119,7 +120,7 @@ def test_a_service_that_hangs_is_killed_and_started_again(
     command = (sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1")
     service = Service("web", command, lambda: True)
     health = Health(interval=0.05, answer=0.2, misses=3)
-    service.watch = watches(None, f"http://127.0.0.1:{port}", health)["web"]  # type: ignore[arg-type]
+    service.watch = watches(None, f"http://127.0.0.1:{port}", NOWHERE, health)["web"]  # type: ignore[arg-type]
     seen: set[int] = set()
 
     def look() -> None:
@@ -142,12 +143,33 @@ def test_a_service_that_hangs_is_killed_and_started_again(
     service.end()
 
 
+@pytest.mark.slow
+def test_a_code_server_that_is_stopped_does_not_answer(workspace: Workspace, tmp_path: Path) -> None:
+    """It accepts connections all the same: its kernel does."""
+    address = tmp_path / "code.sock"
+    code = watches(None, "", address, Health(answer=0.5))["code"]  # type: ignore[arg-type]
+    assert not code.look(0.0)
+    listen = ("api", "grpc", "--socket", str(address), "--lazy-load-user-code", "--empty-working-directory")
+    command = [sys.executable, "-m", "dagster", *listen, "--module-name", "pipeline.definitions"]
+    with subprocess.Popen(command, cwd=workspace.root) as server:
+        try:
+            wait_for(lambda: bool(code.look(0.0)), 240, "the code server answers")
+            os.kill(server.pid, signal.SIGSTOP)
+            wait_for(lambda: not code.look(0.0), 60, "the code server is stopped")
+            assert services._answers(address)
+            os.kill(server.pid, signal.SIGCONT)
+            wait_for(lambda: bool(code.look(0.0)), 60, "it answers again")
+        finally:
+            server.kill()
+
+
 def test_a_daemon_without_heartbeats_counts_as_hanging_unless_it_just_started(workspace: Workspace) -> None:
     with opened(workspace.root) as instance:
-        daemon = watches(instance, "", Health(heartbeat=60.0))["daemon"]
+        daemon = watches(instance, "", NOWHERE, Health(heartbeat=60.0))["daemon"]
         assert daemon.look(30.0)
         assert not daemon.look(90.0)
         instance.add_daemon_heartbeat(DaemonHeartbeat(time.time() - 90, "SENSOR", "one"))
+        instance.add_daemon_heartbeat(DaemonHeartbeat(time.time() + 3600, "ASSET", "before the clock was set back"))
         assert not daemon.look(90.0)
         instance.add_daemon_heartbeat(DaemonHeartbeat(time.time() - 10, "SCHEDULER", "two"))
         assert daemon.look(90.0)
