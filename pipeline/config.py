@@ -5,10 +5,13 @@ the launchpad and in docs/reference. See ``pipeline.knobs``.
 """
 
 from typing import Literal
+from zoneinfo import ZoneInfo
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from simclr_core.params import Block
+
+SUNDAY_NIGHT = "0 3 * * 0"  # at three
 
 
 class IngestConfig(Block):
@@ -172,7 +175,7 @@ class RetrainingConfig(Block):
         description="folders, globs, or fsspec URLs to ingest from. A relative one is in the workspace",
     )
     schedule: str = Field(
-        default="0 3 * * 0",  # every Sunday at three
+        default=SUNDAY_NIGHT,
         description="cron expression; the schedule and the sensor are off until switched on in the UI",
     )
     timezone: str = Field(default="UTC", description="time zone of the schedule, such as Europe/Berlin")
@@ -186,6 +189,30 @@ class RetrainingConfig(Block):
     max_age_days: float = Field(
         default=30.0, gt=0, description="days after its release at which an encoder is shown as overdue"
     )
+
+    @field_validator("schedule")
+    @classmethod
+    def _cron(cls, schedule: str) -> str:
+        if schedule == SUNDAY_NIGHT:  # loading Dagster takes a second, and most stages need none of it
+            return schedule
+        import dagster as dg
+
+        try:
+            dg.ScheduleDefinition(name="scheduled", job_name="retrain", cron_schedule=schedule)
+        except dg.DagsterInvalidDefinitionError:
+            raise ValueError(
+                "a cron expression of five fields (minute, hour, day of month, month, day of week), such as 0 3 * * 0"
+            ) from None
+        return schedule
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_timezone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (KeyError, OSError, ValueError):
+            raise ValueError("the name of a time zone, such as UTC or Europe/Berlin") from None
+        return name
 
 
 class GatesConfig(Block):

@@ -4,7 +4,7 @@ An override from the command line or from the Dagster launchpad is written into 
 ``dvc.lock`` tells what was really used.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -117,4 +117,21 @@ def _read(path: Path) -> Params:
         blocks = read_blocks(path, BLOCKS)
     except ConfigError as error:
         raise ParamsError(f"{path.name}: " + "; ".join(error.faults)) from None
-    return Params(**blocks)  # type: ignore[arg-type]  # each block was read as the type that BLOCKS names for it
+    params = Params(**blocks)  # type: ignore[arg-type]  # each block was read as the type that BLOCKS names for it
+    if faults := list(_contradictions(params)):
+        raise ParamsError(f"{path.name}: " + "; ".join(faults))
+    return params
+
+
+def _contradictions(params: Params) -> Iterator[str]:
+    """Rules over several blocks: what one stage would make is of no use to another that comes hours later."""
+    pretrain, kept = params.pretrain, params.prepare.short_side
+    side, name = (pretrain.image_size, "image_size") if pretrain.resize is None else (pretrain.resize, "resize")
+    if kept < side:
+        yield (
+            f"prepare.short_side: given {kept}, allowed: at least pretrain.{name} ({side}); images would be reduced "
+            "and then enlarged again for training and serving"
+        )
+    layers, most = params.finetune.head_layers, pretrain.projection_head.layers
+    if layers > most:
+        yield f"finetune.head_layers: given {layers}, allowed: at most pretrain.projection_head.layers ({most})"

@@ -7,8 +7,9 @@ plain arguments.
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from simclr_core.encoder_names import NO_BLOCKS, fixed_shape, side_fault, unknown_encoder
 from simclr_core.params import Block
 from simclr_core.values import CropScale, Fractions, Positive, Probability, Range, Seeds, Variants
 
@@ -25,6 +26,19 @@ class EncoderConfig(Block):
         description="first layers of a ResNet. imagenet is a 7x7 convolution of stride 2 with max pooling, cifar a 3x3 "
         "convolution of stride 1, compact one of stride 2",
     )
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if (advice := unknown_encoder(name)) is not None:
+            raise ValueError(f"the name of an encoder; {advice}")
+        return name
+
+    @model_validator(mode="after")
+    def _shaped(self) -> Self:
+        if (fault := fixed_shape(self.name, self.width, self.stem)) is not None:
+            raise ValueError(f"a width and a stem that go with the name: {fault}")
+        return self
 
 
 class ProjectionHeadConfig(Block):
@@ -215,6 +229,10 @@ class PretrainConfig(Block):
         if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
             faults.append(f"micro_batch_size up to batch_size ({self.batch_size}), not {self.micro_batch_size}")
         faults += self._faults_of_queue()
+        if (side := side_fault(self.encoder.name, self.image_size)) is not None:
+            faults.append(f"image_size {side} for encoder.name {self.encoder.name}, not {self.image_size}")
+        if self.gradient_checkpointing and self.encoder.name in NO_BLOCKS:
+            faults.append(f"gradient_checkpointing: false for {self.encoder.name}, which has no blocks")
         if self.compile and self.gradient_checkpointing:
             faults.append("compile or gradient_checkpointing, not both: the compiler itself chooses what to keep")
         if faults:

@@ -14,7 +14,6 @@ import dagster as dg
 
 from pipeline.config import RetrainingConfig
 from pipeline.defs.failures import explain
-from pipeline.errors import ParamsError
 from pipeline.release.releases import open_releases
 from pipeline.retraining.decide import Inbox, LastRun, Policy, Run, Skip, decide
 from pipeline.runs.dagster_internals import WILL_RETRY_TAG
@@ -51,8 +50,7 @@ def build_retraining(workspace: Workspace) -> Retraining:
     """The sensor and the schedule of ``retrain``; cron and time zone are those of params.yaml now.
 
     Raises:
-        ConfigError: the block ``retraining`` has faults.
-        ParamsError: its cron or its time zone is not valid.
+        ConfigError: the block ``retraining`` has faults, such as a cron or a time zone that is not valid.
     """
     config = _read(workspace)
 
@@ -76,18 +74,15 @@ def build_retraining(workspace: Workspace) -> Retraining:
         answer = _decide(workspace, context.instance, _survey(workspace), datetime.now(UTC), policy)
         return dg.SkipReason(answer.reason) if isinstance(answer, Skip) else _request(answer, workspace)
 
-    try:
-        schedule = dg.ScheduleDefinition(
-            name="scheduled",
-            job=retrain,
-            cron_schedule=config.schedule,
-            execution_timezone=config.timezone,
-            execution_fn=scheduled,
-            default_status=dg.DefaultScheduleStatus.STOPPED,
-            description=f"Starts a run at {config.schedule} ({config.timezone}) if anything is new.",
-        )
-    except dg.DagsterInvalidDefinitionError as error:
-        raise ParamsError(f"params.yaml: retraining.schedule or retraining.timezone: {error}") from None
+    schedule = dg.ScheduleDefinition(
+        name="scheduled",
+        job=retrain,
+        cron_schedule=config.schedule,
+        execution_timezone=config.timezone,
+        execution_fn=scheduled,
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+        description=f"Starts a run at {config.schedule} ({config.timezone}) if anything is new.",
+    )
     return Retraining([new_images], [schedule])
 
 

@@ -5,13 +5,13 @@ ResNets come with a width multiplier and three stems; every other classification
 "imagenet" stem load into torchvision's model, and into whatever is built on it.
 """
 
-from difflib import get_close_matches
 from typing import Literal
 
 import torchvision.models
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from simclr_core.encoder_names import fixed_shape, unknown_encoder
 from simclr_core.errors import UnknownEncoderError
 
 Stem = Literal["imagenet", "cifar", "compact"]
@@ -59,11 +59,8 @@ def build_encoder(name: str, width: float = 1.0, stem: Stem = "imagenet", image_
     if name in RESNETS:
         resnet = ResNet(*RESNETS[name], base_channels=max(8, 8 * round(8 * width)), stem=stem)
         return Encoder(resnet, resnet.feature_dim)
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
-        close = get_close_matches(name, sorted({*RESNETS, *known}), n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"allowed: {', '.join(RESNETS)} and torchvision's"
-        raise UnknownEncoderError(f"encoder {name!r} is not known; {hint}")
+    if (advice := unknown_encoder(name)) is not None:
+        raise UnknownEncoderError(f"encoder {name!r} is not known; {advice}")
     refuse_width_and_stem(name, width, stem)
     backbone = torchvision.models.get_model(name, weights=None, **_arguments(name, image_size))
     return Encoder(backbone, _remove_classifier(backbone))
@@ -71,11 +68,8 @@ def build_encoder(name: str, width: float = 1.0, stem: Stem = "imagenet", image_
 
 def refuse_width_and_stem(name: str, width: float, stem: Stem) -> None:
     """Raises UnknownEncoderError: a width or stem was chosen for a network that has neither."""
-    if width != 1 or stem != "imagenet":
-        raise UnknownEncoderError(
-            f"encoder {name!r} has no width or stem to choose (given width {width:g}, stem {stem!r}); "
-            f"leave them out, or take one of {', '.join(RESNETS)}"
-        )
+    if (fault := fixed_shape(name, width, stem)) is not None:
+        raise UnknownEncoderError(fault)
 
 
 class ResNet(nn.Module):

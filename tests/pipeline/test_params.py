@@ -34,6 +34,17 @@ def test_all_faults_of_all_blocks_are_reported_together(workspace: Workspace) ->
         assert fault in str(caught.value)
 
 
+@pytest.mark.parametrize("schedule", ["30 4 * * 1-5", "@daily", "*/15 2-4 1,15 jan *"])
+def test_what_dagster_takes_for_a_schedule_is_allowed(workspace: Workspace, schedule: str) -> None:
+    params.override(workspace, {"retraining.schedule": f"'{schedule}'", "retraining.timezone": "Europe/Berlin"})
+    assert params.read(workspace).retraining.schedule == schedule
+
+
+def test_images_may_be_as_small_as_training_sees_them(workspace: Workspace) -> None:
+    params.override(workspace, {"prepare.short_side": "16"})
+    assert params.read(workspace).prepare.short_side == params.read(workspace).pretrain.image_size
+
+
 def test_override_keeps_comments_and_types(workspace: Workspace) -> None:
     workspace.params.write_text(workspaces.template("params.yaml").read_text())
     params.override(
@@ -55,6 +66,25 @@ def test_override_keeps_comments_and_types(workspace: Workspace) -> None:
         ("ingest.classes", "[]", r"ingest.classes: given \[\], allowed: a list of at least 1$"),
         ("pretrain.epochs", "[", "'\\[' is not a YAML value"),
         ("pretrain.epochs.more", "3", "'epochs' is a value, not a block"),
+        (
+            "pretrain.encoder.name",
+            "resnet51",
+            "'resnet51', allowed: the name of an encoder; did you mean resnet50",
+        ),
+        ("pretrain.optimizer", "adam", "pretrain.optimizer: given 'adam', allowed: 'sgd', 'lars' or 'adamw'"),
+        ("pretrain.loss", "triplet", "pretrain.loss: given 'triplet', allowed: 'nt_xent', 'dcl' or 'info_nce'"),
+        ("pretrain.augmentation.preset", "cats", "pretrain.augmentation.preset: given 'cats', allowed: 'imagenet'"),
+        (
+            "retraining.schedule",
+            "0 3 * *",
+            r"schedule: given '0 3 \* \*', allowed: a cron expression of five",
+        ),
+        ("retraining.schedule", "0 3 30 2 *", "allowed: a cron expression of five"),
+        ("retraining.timezone", "Mars", "retraining.timezone: given 'Mars', allowed: the name of a time zone"),
+        ("prepare.short_side", "15", r"prepare.short_side: given 15, allowed: at least pretrain.image_size .16."),
+        ("pretrain.image_size", "300", r"prepare.short_side: given 256, allowed: at least pretrain.image_size .300."),
+        ("pretrain.resize", "300", r"prepare.short_side: given 256, allowed: at least pretrain.resize .300."),
+        ("finetune.head_layers", "3", r"given 3, allowed: at most pretrain.projection_head.layers .2."),
     ],
 )
 def test_a_wrong_override_changes_nothing(workspace: Workspace, key: str, value: str, message: str) -> None:

@@ -101,6 +101,27 @@ def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
         ("pretrain: {augmentation: {crop_scale: [0.5, 1.5]}}", "pretrain", "the whole image"),
         ("pretrain: {encoder: 5}", "pretrain", "pretrain.encoder: given 5, allowed: a mapping of keys to values"),
         ("pretrain: {encoder: {zzz: 5}}", "pretrain", "pretrain.encoder.zzz: unknown key; allowed: name, width, stem"),
+        (
+            "pretrain: {encoder: {name: resnet51}}",
+            "pretrain",
+            "encoder.name: given 'resnet51', allowed: the name",
+        ),
+        ("pretrain: {encoder: {name: vgg11, width: 2}}", "pretrain", "'vgg11' has no width or stem to choose"),
+        (
+            "pretrain: {encoder: {name: vgg11}, gradient_checkpointing: true}",
+            "pretrain",
+            "must have gradient_checkpointing: false for vgg11, which has no blocks",
+        ),
+        (
+            "pretrain: {encoder: {name: vit_b_16}, image_size: 100}",
+            "pretrain",
+            "must have image_size of a multiple of 16 for encoder.name vit_b_16, not 100",
+        ),
+        (
+            "pretrain: {encoder: {name: inception_v3}, image_size: 64}",
+            "pretrain",
+            "must have image_size of at least 75 for encoder.name inception_v3, not 64",
+        ),
         ("pretrain: [1, 2]", "pretrain", "pretrain: given [1, 2], allowed: a mapping of keys to values"),
         ("linear_eval: {fractions: [0.1]}", "linear_eval", "fractions.0: given 0.1, allowed: a valid string"),
         ("linear_eval: {fractions: ['10']}", "linear_eval", "given '10', allowed: a fraction in quotes"),
