@@ -5,12 +5,11 @@ the launchpad and in docs/reference. See ``pipeline.knobs``.
 """
 
 from typing import Literal
-from zoneinfo import ZoneInfo
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from pipeline.cron import is_cron
 from simclr_core.params import Block
+from simclr_core.values import Cron, TimeZone
 
 
 class IngestConfig(Block):
@@ -173,11 +172,11 @@ class RetrainingConfig(Block):
         min_length=1,
         description="folders, globs, or fsspec URLs to ingest from. A relative one is in the workspace",
     )
-    schedule: str = Field(
+    schedule: Cron = Field(
         default="0 3 * * 0",  # every Sunday at three
         description="cron expression; the schedule and the sensor are off until switched on in the UI",
     )
-    timezone: str = Field(default="UTC", description="time zone of the schedule, such as Europe/Berlin")
+    timezone: TimeZone = Field(default="UTC", description="time zone of the schedule, such as Europe/Berlin")
     min_new_images: int = Field(default=1000, ge=1, description="new images needed before the sensor starts a run")
     min_new_images_after_drift: int = Field(
         default=200, ge=1, description="new images needed when the last report found drift"
@@ -188,24 +187,6 @@ class RetrainingConfig(Block):
     max_age_days: float = Field(
         default=30.0, gt=0, description="days after its release at which an encoder is shown as overdue"
     )
-
-    @field_validator("schedule")
-    @classmethod
-    def _cron(cls, schedule: str) -> str:
-        if not is_cron(schedule):
-            raise ValueError(
-                "a cron expression of five fields (minute, hour, day of month, month, day of week), such as 0 3 * * 0"
-            )
-        return schedule
-
-    @field_validator("timezone")
-    @classmethod
-    def _known_timezone(cls, name: str) -> str:
-        try:
-            ZoneInfo(name)
-        except (KeyError, OSError, ValueError):
-            raise ValueError("the name of a time zone, such as UTC or Europe/Berlin") from None
-        return name
 
 
 class GatesConfig(Block):

@@ -1,12 +1,26 @@
 """params.yaml is read as a whole, with all faults at once, and changed whole or not at all."""
 
+import dagster as dg
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from pipeline import params
 from pipeline import workspace as workspaces
+from pipeline.config import RetrainingConfig
 from pipeline.errors import ParamsError
 from pipeline.workspace import Workspace
+
+TAKEN = """
+0 3 * * 0; 30 4 * * 1-5; */15 2-4 1,15 jan *; 0 0 L * *; 0 0 * * L5; 0 0 * * 5#2; 0 0 * * fri#2; 0 0 * * fri-mon;
+0 22-2 * * *; 0 0 ? * ?; 0 0 * * 7; 0 0 1,L * *; @daily; @DAILY; @midnight; 5/10 * * * *; 0 0 1-5/2 * *;
+0 0 * JAN,mar *; 0 0 30,31 2 *; 0  3 * * 0; *,5 * * * *; 0 0 * * 0,7; 0 0 31 2,4 *; @yearly; @annually; @hourly
+"""
+REFUSED = """
+0 3 * *; 0 3 * * 0 5; 60 * * * *; -5 * * * *; 0 0 0 * *; 0 0 * 13 *; 0 0 * * 8; 0 0 30 2 *; 0 0 31 feb *; */0 * * * *;
+? 0 * * *; 0 0 15W * *; 0 0 * * 5L; h h * * *; every sunday; @reboot; @every 5m; 3; 0 0 * sun *; 0 0 * * jan;
+1, * * * *; sunday
+"""
 
 
 def test_the_shipped_recipe_is_valid_and_names_every_key(workspace: Workspace) -> None:
@@ -34,10 +48,26 @@ def test_all_faults_of_all_blocks_are_reported_together(workspace: Workspace) ->
         assert fault in str(caught.value)
 
 
-@pytest.mark.parametrize("schedule", ["30 4 * * 1-5", "@daily", "*/15 2-4 1,15 jan *"])
-def test_what_dagster_takes_for_a_schedule_is_allowed(workspace: Workspace, schedule: str) -> None:
-    params.override(workspace, {"retraining.schedule": f"'{schedule}'", "retraining.timezone": "Europe/Berlin"})
-    assert params.read(workspace).retraining.schedule == schedule
+def dagster_takes(expression: str) -> bool:
+    try:
+        dg.ScheduleDefinition(name="scheduled", job_name="retrain", cron_schedule=expression)
+    except dg.DagsterInvalidDefinitionError:
+        return False
+    return True
+
+
+def is_allowed(expression: str) -> bool:
+    try:
+        return RetrainingConfig(schedule=expression).schedule == expression
+    except ValidationError:
+        return False
+
+
+@pytest.mark.parametrize("schedules", [TAKEN, REFUSED])
+def test_a_schedule_is_judged_as_dagster_would(schedules: str) -> None:
+    expressions = [one.strip() for one in schedules.split(";")]
+    wrong = [one for one in expressions if not is_allowed(one) == dagster_takes(one) == (schedules is TAKEN)]
+    assert wrong == []
 
 
 def test_images_may_be_as_small_as_training_sees_them(workspace: Workspace) -> None:

@@ -1,4 +1,4 @@
-"""What params.yaml is told about encoders without torch is what torch's networks do."""
+"""What is known of encoders without torch is what torch's networks do."""
 
 import subprocess
 import sys
