@@ -10,6 +10,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,9 @@ import numpy as np
 
 HOST = "127.0.0.1"
 SLOW_CLIENTS = 500
+
+
+RETRY_SECONDS = 1.0
 
 
 class Answer(NamedTuple):
@@ -96,6 +100,15 @@ class Client:
 
 async def closed_loop(port: int, requests: Sequence[bytes], clients: int, seconds: float) -> tuple[float, list[Answer]]:
     """Images/s of clients that each wait for their answer, and the answers."""
+    by_client = await closed_loop_by_client(port, requests, clients, seconds, retry_seconds=0.01)
+    answers = [answer for part in by_client for answer in part]
+    return sum(answer.status == 200 for answer in answers) / seconds, answers
+
+
+async def closed_loop_by_client(
+    port: int, requests: Sequence[bytes], clients: int, seconds: float, retry_seconds: float = RETRY_SECONDS
+) -> list[list[Answer]]:
+    """The answers of each client. What is refused is asked again after ``retry_seconds``; 1 is what the server asks."""
     end = time.perf_counter() + seconds
 
     async def one() -> list[Answer]:
@@ -103,12 +116,11 @@ async def closed_loop(port: int, requests: Sequence[bytes], clients: int, second
         while time.perf_counter() < end:
             answers.append(await client.ask())
             if answers[-1].status == 503:
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(retry_seconds)
         client.close()
         return answers
 
-    answers = [answer for part in await asyncio.gather(*(one() for _ in range(clients))) for answer in part]
-    return sum(answer.status == 200 for answer in answers) / seconds, answers
+    return list(await asyncio.gather(*(one() for _ in range(clients))))
 
 
 async def open_loop(
@@ -128,7 +140,7 @@ async def open_loop(
         for _ in range(repeats):
             if answer.status != 503:
                 break
-            await asyncio.sleep(1)
+            await asyncio.sleep(RETRY_SECONDS)
             answer = await client.ask(due)
         idle.append(client)
         return answer
@@ -166,6 +178,32 @@ def served(root: Path, *options: object) -> Iterator[int]:
         process.send_signal(signal.SIGTERM)
         process.wait(15)
         log.close()
+
+
+@contextmanager
+def served_by_peer(bundle: Path, python: str) -> Iterator[int]:
+    """The plain FastAPI application of `benchmarks.fastapi_peer` in its own process; gives the port."""
+    with socket.create_server((HOST, 0)) as free:
+        port = free.getsockname()[1]
+    script = str(Path(__file__).with_name("fastapi_peer.py"))
+    paths = os.pathsep.join(filter(None, (str(Path.cwd()), os.environ.get("PYTHONPATH"))))
+    process = subprocess.Popen([python, "-P", script, str(bundle), str(port)], env=os.environ | {"PYTHONPATH": paths})
+    try:
+        while not answers(port):
+            assert process.poll() is None, f"{python} cannot run {script}; give --fastapi-python"
+            time.sleep(0.05)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(15)
+
+
+def answers(port: int) -> bool:
+    try:
+        socket.create_connection((HOST, port)).close()
+    except ConnectionError:
+        return False
+    return True
 
 
 @asynccontextmanager

@@ -1,10 +1,11 @@
 """What the server costs and withstands: ``python -m benchmarks.serve [--bundle DIR] [--seconds N] [--json FILE]``.
 
-    direct       p50 of one client over p50 of ``Encoder.embed`` on the same bytes, taking turns load         p99 over
-    p50 at 70 % of capacity, of requests that come evenly and of such that come at random batching     images/s of 32
-    clients with micro-batching over without, taking turns overload     4 times the capacity: p99 of what is accepted
-    over p99 of an idle server, images/s over capacity, and how soon
-                 the others are refused
+    direct       p50 of one client over p50 of ``Encoder.embed`` on the same bytes, taking turns
+    load         p99 over p50 at 70 % of capacity, of requests that come evenly and of such that come at random
+    overload     4 times the capacity: p99 of what is accepted over p99 of an idle server, images/s over capacity, and
+                 how soon the others are refused
+    batching     images/s of 32 clients with micro-batching over without, taking turns
+    peer         1 to 64 clients: images/s over those of benchmarks/fastapi_peer.py, taking turns, and how evenly shared
     slow         p99 of one client next to 500 slow ones over p99 alone, taking turns
     soak         80 % of capacity while the model changes: failed requests
 
@@ -37,21 +38,25 @@ from benchmarks.load import (
     Answer,
     Client,
     closed_loop,
+    closed_loop_by_client,
     embed_request,
     mixed_requests,
     open_loop,
     percentile,
     served,
+    served_by_peer,
     slow_clients,
 )
 from deploy.artifact import publish, write_atomically
 from deploy.bundle import Head, read_bundle, write_bundle
 from deploy.latency import processor
+from deploy.registry import resolve
 from deploy.session import available_cpus
 
 CLIENTS = 32
 CAPACITY_SECONDS = 3.0
 ROUNDS = 3
+PEER_CLIENTS = (1, 2, 4, 8, 16, 32, 64)
 
 
 def direct(root: Path, image: bytes, seconds: float) -> dict[str, float]:
@@ -133,6 +138,39 @@ def batching(root: Path, image: bytes, seconds: float) -> dict[str, float]:
     return {"off": off_rate, "on": on_rate, "ratio": on_rate / off_rate}
 
 
+def peer(root: Path, image: bytes, seconds: float, python: str) -> dict[str, dict[str, float]]:
+    """Closed-loop clients that obey Retry-After: images/s, and Jain's fairness index, 1 if all have equal shares."""
+    found: dict[str, dict[str, float]] = {}
+    requests, path = [embed_request(image)], resolve(root)
+    with served(root) as ours, served_by_peer(path, python) as theirs:
+        for clients in PEER_CLIENTS:
+            rates: dict[int, list[float]] = {ours: [], theirs: []}
+            shares: dict[int, list[int]] = {ours: [0] * clients, theirs: [0] * clients}
+            refused = 0
+            for _ in range(ROUNDS):
+                for port in (ours, theirs):
+                    by_client = asyncio.run(closed_loop_by_client(port, requests, clients, seconds / ROUNDS))
+                    answered = [sum(one.status == 200 for one in answers) for answers in by_client]
+                    refused += sum(one.status == 503 for answers in by_client for one in answers)
+                    rates[port].append(sum(answered) * ROUNDS / seconds)
+                    shares[port] = [before + more for before, more in zip(shares[port], answered, strict=True)]
+            our_rate, their_rate = statistics.median(rates[ours]), statistics.median(rates[theirs])
+            found[f"{clients}_clients"] = {
+                "images_per_second": our_rate,
+                "fastapi_images_per_second": their_rate,
+                "ratio": our_rate / their_rate,
+                "fairness": fairness(shares[ours]),
+                "fastapi_fairness": fairness(shares[theirs]),
+                "refused": refused,
+            }
+    return found
+
+
+def fairness(shares: Sequence[int]) -> float:
+    """Jain, Chiu and Hawe's index (DEC-TR-301, 1984): 1 if all shares are equal, 1/n if one client has all."""
+    return float(sum(shares) ** 2 / (len(shares) * sum(share**2 for share in shares)))
+
+
 async def slow(port: int, image: bytes, seconds: float) -> dict[str, float]:
     requests = [embed_request(image)]
     alone: list[Answer] = []
@@ -206,6 +244,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="of each measurement")
     parser.add_argument("--change-seconds", type=float, default=60.0, help="between changes of the model in the soak")
     parser.add_argument("--only", nargs="*", default=["direct", "load", "batching", "slow", "soak"])
+    parser.add_argument(
+        "--fastapi-python", default=sys.executable, help="for `--only peer`: an interpreter with FastAPI"
+    )
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     given = parser.parse_args()
     image = photo()
@@ -224,6 +265,8 @@ def main() -> int:
                 results |= asyncio.run(load_and_overload(port, image, given.seconds))
         if "batching" in given.only:
             results["batching"] = batching(registry, image, given.seconds)
+        if "peer" in given.only:
+            results["peer"] = peer(registry, image, given.seconds, given.fastapi_python)
         if "slow" in given.only:
             with served(registry) as port:
                 results["slow"] = asyncio.run(slow(port, image, given.seconds))

@@ -7,7 +7,6 @@ import os
 import socket
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,8 @@ TOKEN_VARIABLE = "SIMCLR_SERVE_TOKEN"  # noqa: S105  the variable's name, not a 
 TOKEN_LENGTH = 16
 BACKLOG = 2048
 """Connections that the kernel queues while the event loop is busy; the default of uvicorn."""
+MODEL_RUNS = 4
+"""Runs of the model at the same time. One run leaves cores idle between its layers, which another one uses."""
 
 EPILOG = """\
 examples:
@@ -56,7 +57,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     parser.add_argument("--variant", default="fp32", help="of the model: fp32, int8, fp16 or auto; default: fp32")
     numbers = (
         ("--max-batch", 1, "images of several requests in one run of the model"),
-        ("--queue", 64, "images that may wait"),
+        ("--queue", 128, "images that may wait, of all clients"),
         ("--max-images", 64, "images in one request"),
         ("--max-megabytes", 20, "size of one request"),
         ("--max-megapixels", 50, "size of one image"),
@@ -113,8 +114,6 @@ def build(options: argparse.Namespace, token: str | None) -> "DrainingServer":
         receive_seconds=options.receive_deadline,
         connections=options.max_connections,
     )
-    # One batch in the model, and one image to decode for each remaining core.
-    limits = replace(limits, standing_queue=max(2, available_cpus() - 1 + options.max_batch))
     metrics = Metrics()
     models = Models(
         options.bundle,
@@ -125,7 +124,7 @@ def build(options: argparse.Namespace, token: str | None) -> "DrainingServer":
     )
     if models.current.index_fault:
         raise DeployError(models.current.index_fault)
-    engine = Engine(metrics, limits.pixels, decoders=available_cpus(), max_batch=options.max_batch)
+    engine = Engine(metrics, limits.pixels, decoders=available_cpus(), max_batch=options.max_batch, runs=MODEL_RUNS)
     service = Service(models, engine, metrics, limits)
     hosts = (*LOOPBACK, "[::1]") if options.host in LOOPBACK and token is None else ()
     models.watch()

@@ -35,6 +35,7 @@ class LimitedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.client = self.client or ("", id(self))  # a Unix socket has no address
         # uvicorn writes head and body separately; without this the body waits 40 ms for the client's acknowledgment.
         # asyncio sets it only on sockets created with an explicit protocol number, unlike `socket.create_server`.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

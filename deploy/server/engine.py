@@ -1,4 +1,4 @@
-"""Decoding threads and the inference thread. Requests take turns, one image at a time."""
+"""Decoding threads and inference threads. Clients take turns, one image at a time."""
 
 import threading
 import time
@@ -29,6 +29,7 @@ class Job:
     """
 
     model: Model
+    client: str
     images: list[Image]
     on_finished: Callable[[], object]
     results: list[Result] = field(default_factory=list)
@@ -66,32 +67,38 @@ class Item(NamedTuple):
 
 
 class FairQueue:
-    """A queue in which jobs take turns: a request with one image waits one turn for a request with many."""
+    """A queue in which clients take turns, and so do the requests of one client.
+
+    A request with one image waits one turn for a request with many, and one turn for a client with many requests.
+    """
 
     def __init__(self) -> None:
-        self._lanes: dict[Job, deque[Item]] = {}  # in the order of the turns
+        self._clients: dict[str, dict[Job, deque[Item]]] = {}  # both in the order of the turns
         self._changed = threading.Condition()
         self._closed = False
 
     def put(self, items: list[Item]) -> None:
         with self._changed:
             for item in items:
-                self._lanes.setdefault(item.job, deque()).append(item)
+                self._clients.setdefault(item.job.client, {}).setdefault(item.job, deque()).append(item)
             self._changed.notify(len(items))
 
     def take(self, most: int) -> list[Item]:
         """Wait for an item; return up to ``most`` items for the same model, or none once the queue is closed."""
         taken: list[Item] = []
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._lanes)
-            while self._lanes and not self._closed and len(taken) < most:
-                job = next(iter(self._lanes))
+            self._changed.wait_for(lambda: self._closed or self._clients)
+            while self._clients and not self._closed and len(taken) < most:
+                client, jobs = next(iter(self._clients.items()))
+                job, items = next(iter(jobs.items()))
                 if taken and job.model is not taken[0].job.model:
                     break
-                lane = self._lanes.pop(job)
-                taken.append(lane.popleft())
-                if lane:
-                    self._lanes[job] = lane
+                taken.append(items.popleft())
+                del self._clients[client], jobs[job]  # what is left goes to the end of both orders
+                if items:
+                    jobs[job] = items
+                if jobs:
+                    self._clients[client] = jobs
         return taken
 
     def close(self) -> None:
@@ -101,24 +108,25 @@ class FairQueue:
 
 
 class Engine:
-    """Decodes in ``decoders`` threads and infers in one, up to ``max_batch`` images of any requests at a time.
+    """Decodes in ``decoders`` threads and infers in ``runs``, up to ``max_batch`` images of any requests at a time.
 
-    A batch consists of the images that wait when the model becomes free; no image waits for a batch to fill.
+    A batch consists of the images that wait when a thread becomes free; no image waits for a batch to fill.
     """
 
-    def __init__(self, metrics: Metrics, max_pixels: int, decoders: int, max_batch: int = 1) -> None:
+    def __init__(self, metrics: Metrics, max_pixels: int, decoders: int, max_batch: int = 1, runs: int = 1) -> None:
         self._metrics, self._max_pixels, self._max_batch = metrics, max_pixels, max_batch
+        self._decoders, self._runs = decoders, runs
         self._encoded, self._decoded = FairQueue(), FairQueue()
         self._decode_seconds, self._infer_seconds = 0.0, 0.0
         # Daemon threads: an image that takes minutes to decode must not keep the process from exiting.
-        targets = [("deploy-infer", self._infer_all), *[("deploy-decode", self._decode_all)] * decoders]
+        targets = [*[("deploy-infer", self._infer_all)] * runs, *[("deploy-decode", self._decode_all)] * decoders]
         for name, target in targets:
             threading.Thread(target=target, name=name, daemon=True).start()
 
     @property
     def seconds_per_image(self) -> float:
-        """Recent mean time to decode and infer one image, without waiting: an upper bound of the time per result."""
-        return self._decode_seconds + self._infer_seconds
+        """Recent mean time from one result to the next while every thread is busy."""
+        return max(self._decode_seconds / self._decoders, self._infer_seconds / self._runs)
 
     def submit(self, job: Job) -> None:
         now = time.perf_counter()

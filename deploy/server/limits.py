@@ -1,7 +1,6 @@
-"""Limits on the size and time of requests, and the decision to refuse a request instead of letting it wait."""
+"""Limits on the size and time of requests, and the refusal of what exceeds them."""
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,8 +9,8 @@ from starlette.types import Receive
 
 from deploy.errors import DeployError
 
-BUSY_SECONDS = 1.0
-"""How long the queue may exceed the standing queue; a change of the model slows a server for less than that."""
+RETRY_SECONDS = 1
+"""After how long a refused client is asked to come back."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +21,7 @@ class Limits:
         body_bytes: size of one request body.
         images: images in one request.
         pixels: width times height of one image.
-        queue: images that may wait in a burst.
-        queue_seconds: longest expected wait in a burst.
-        standing_queue: images that may wait under lasting overload.
+        queue: images that may wait, of all clients.
         deadline_seconds: time from a complete request to its answer.
         receive_seconds: time to receive a body.
         head_seconds: time to receive a head, also of the next request on a connection.
@@ -37,9 +34,7 @@ class Limits:
     body_bytes: int = 20_000_000
     images: int = 64
     pixels: int = 50_000_000
-    queue: int = 64
-    queue_seconds: float = 0.25
-    standing_queue: int = 4
+    queue: int = 128
     deadline_seconds: float = 10.0
     receive_seconds: float = 30.0
     head_seconds: float = 5.0
@@ -62,55 +57,8 @@ class ClientLeftError(DeployError):
 
 
 def busy_error(message: str) -> RefusedError:
-    """Return an error with status 503, which asks the client to retry after a second."""
-    return RefusedError(503, "busy", message, {"Retry-After": "1"})
-
-
-class Admission:
-    """Decides whether one more request may wait. A burst may fill the long queue, lasting overload only the short one.
-
-    Under overload a queue of any length is full, and every accepted request waits for all of it. A short queue keeps
-    the model just as busy. Overload begins when the long queue is full, or when the short queue has been full for
-    BUSY_SECONDS; it ends when the queue is empty. Not thread-safe: use it from the event loop.
-    """
-
-    def __init__(
-        self, limits: Limits, seconds_per_image: Callable[[], float], clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """``seconds_per_image`` returns the recent mean time for one image; 0 while it is unknown."""
-        self._standing, self._clock = min(limits.standing_queue, limits.queue), clock
-        self._limits, self._seconds_per_image = limits, seconds_per_image
-        self._full_since: float | None = None
-        self._overload = False
-        self.waiting = 0
-
-    def check(self) -> None:
-        """Raise RefusedError (503) if the queue is full."""
-        if self.waiting == 0:
-            self._overload = False
-        if self.waiting < self._standing:
-            self._full_since = None
-            return
-        now = self._clock()
-        self._full_since = now if self._full_since is None else self._full_since
-        if self.waiting >= self._burst() or now - self._full_since > BUSY_SECONDS:
-            self._overload = True
-        if self._overload:
-            raise busy_error(f"{self.waiting} images already wait; try again after a second, or start more servers")
-
-    def _burst(self) -> float:
-        seconds = max(self._seconds_per_image(), 1e-6)
-        return max(self._standing, min(self._limits.queue, self._limits.queue_seconds / seconds))
-
-    @contextmanager
-    def admitted(self, images: int) -> Iterator[None]:
-        """Count ``images`` as waiting during the block; raise RefusedError (503) if the queue is full."""
-        self.check()
-        self.waiting += images
-        try:
-            yield
-        finally:
-            self.waiting -= images
+    """Return an error with status 503, which asks the client to retry after RETRY_SECONDS."""
+    return RefusedError(503, "busy", message, {"Retry-After": str(RETRY_SECONDS)})
 
 
 @dataclass

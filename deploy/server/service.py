@@ -13,8 +13,9 @@ from starlette.requests import Request
 from starlette.types import Receive
 
 from deploy.errors import ImageError
+from deploy.server.admission import Admission, client_of
 from deploy.server.engine import Engine, Image, Job
-from deploy.server.limits import Admission, ClientLeftError, HeldBytes, Limits, RefusedError, read_body
+from deploy.server.limits import ClientLeftError, HeldBytes, Limits, RefusedError, read_body
 from deploy.server.metrics import Labels, Metrics
 from deploy.server.models import Model, Models
 
@@ -58,7 +59,8 @@ class Service:
             RefusedError: the request is not valid, exceeds a limit, or the server is busy.
             ClientLeftError: the client closed the connection.
         """
-        self.admission.check()  # before the body: a client should not send megabytes only to be refused
+        client = client_of(*request.scope["client"])
+        self.admission.check(client)  # before the body: a client should not send megabytes only to be refused
         if request.headers.get("content-encoding", "identity") != "identity":
             raise RefusedError(415, "unsupported_content_encoding", "send the body uncompressed")
         record(request).model = model.id
@@ -66,13 +68,12 @@ class Service:
             body = await read_body(request.receive, request.headers.get("content-length"), self.limits, hold)
             images = read(body) if len(body) < SMALL_BODY else await asyncio.to_thread(read, body)
             record(request).images = len(images)
-            with self.admission.admitted(len(images)):
-                return await self._run(model, images, request.receive)
+            with self.admission.admitted(client, len(images)):
+                loop, done = asyncio.get_running_loop(), asyncio.Event()
+                job = Job(model, client, images, lambda: loop.call_soon_threadsafe(done.set))
+                return await self._run(job, done, request.receive)
 
-    async def _run(self, model: Model, images: list[Image], receive: Receive) -> Job:
-        loop = asyncio.get_running_loop()
-        done = asyncio.Event()
-        job = Job(model, images, lambda: loop.call_soon_threadsafe(done.set))
+    async def _run(self, job: Job, done: asyncio.Event, receive: Receive) -> Job:
         finished, left = asyncio.create_task(done.wait()), asyncio.create_task(_wait_for_disconnect(receive))
         self.engine.submit(job)
         try:

@@ -21,7 +21,7 @@ def model(bundle: Path) -> Model:
 def test_jobs_take_turns_and_a_batch_is_of_one_model(model: Model, bundle: Path) -> None:
     other = load_model(bundle, 1, "fp32", None)
     queue = FairQueue()
-    jobs = {name: Job(other if name == "c" else model, [b""] * 3, lambda: None) for name in "abc"}
+    jobs = {name: Job(other if name == "c" else model, name, [b""] * 3, lambda: None) for name in "abc"}
     for name in "abc":
         queue.put([Item(jobs[name], position, b"", 0.0) for position in range(3)])
     names = {job: name for name, job in jobs.items()}
@@ -29,6 +29,16 @@ def test_jobs_take_turns_and_a_batch_is_of_one_model(model: Model, bundle: Path)
     assert taken == [["a0", "b0"], ["c0"], ["a1", "b1"], ["c1"]]
     queue.close()
     assert queue.take(4) == []
+
+
+def test_a_client_with_many_requests_gets_one_turn_as_the_others_do(model: Model) -> None:
+    queue = FairQueue()
+    jobs = [Job(model, client, [b""] * 2, lambda: None) for client in ("greedy", "greedy", "greedy", "modest")]
+    for job in jobs:
+        queue.put([Item(job, position, b"", 0.0) for position in range(2)])
+    taken = [queue.take(1)[0] for _ in range(8)]
+    assert [jobs.index(item.job) for item in taken] == [0, 3, 1, 3, 2, 0, 1, 2]
+    queue.close()
 
 
 def test_images_that_wait_for_the_model_form_a_batch(model: Model) -> None:
@@ -42,7 +52,7 @@ def test_images_that_wait_for_the_model_form_a_batch(model: Model) -> None:
 
     model.features = count_and_wait  # type: ignore[method-assign]
     engine = Engine(metrics, max_pixels=10**6, decoders=1, max_batch=4)
-    jobs = [Job(model, [noise(seed)], done.release) for seed in range(10)]
+    jobs = [Job(model, "", [noise(seed)], done.release) for seed in range(10)]
     engine.submit(jobs[0])
     while not sizes:
         threading.Event().wait(0.01)
@@ -66,7 +76,7 @@ def test_a_job_finishes_once_with_a_result_for_every_image(model: Model) -> None
 
     engine = Engine(Metrics(), max_pixels=10**6, decoders=2)
     error = ImageError("unsupported_input", "not base64")
-    job = Job(model, [encoded(noise(0)), error, noise(1)[:SIZE, :SIZE], b"broken"], done)
+    job = Job(model, "", [encoded(noise(0)), error, noise(1)[:SIZE, :SIZE], b"broken"], done)
     engine.submit(job)
     assert finished.wait(30)
     engine.close()
@@ -86,12 +96,12 @@ def test_a_failure_of_the_decoder_affects_only_its_request(model: Model) -> None
 
     model.pixels = exhausted  # type: ignore[method-assign]
     engine = Engine(Metrics(), max_pixels=10**6, decoders=1)
-    job = Job(model, [b"large"] * 3, finished.set)
+    job = Job(model, "", [b"large"] * 3, finished.set)
     engine.submit(job)
     assert finished.wait(30)
     assert isinstance(job.error, MemoryError)
     after = threading.Event()
-    engine.submit(Job(model, [encoded(noise(0))], after.set))
+    engine.submit(Job(model, "", [encoded(noise(0))], after.set))
     assert after.wait(30)
     engine.close()
 

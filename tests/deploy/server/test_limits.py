@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from deploy.server.limits import BUSY_SECONDS, Admission, ClientLeftError, HeldBytes, Limits, RefusedError, read_body
+from deploy.server.limits import ClientLeftError, HeldBytes, Limits, RefusedError, read_body
 from tests.deploy.conftest import encoded, noise
 from tests.deploy.server.conftest import IMAGE, Gate, Running, head, read_all, running, wait_for
 
@@ -37,66 +37,7 @@ def gated(bundle: Path, limits: Limits, decoders: int = 2) -> Iterator[tuple[Run
             models[0].opened.set()
 
 
-# Admission
-
-
-def test_a_burst_may_wait_and_a_lasting_overload_may_not() -> None:
-    now = 0.0
-    admission = Admission(Limits(queue=10, standing_queue=2), lambda: 0.0, lambda: now)
-    with ExitStack() as inside:
-        for _ in range(10):
-            inside.enter_context(admission.admitted(1))
-        with pytest.raises(RefusedError, match="10 images already wait"):
-            admission.check()
-    assert admission.waiting == 0
-    with admission.admitted(2):
-        admission.check()  # from now on the short queue is full
-        now += 0.9 * BUSY_SECONDS
-        admission.check()
-        now += 0.2 * BUSY_SECONDS
-        with pytest.raises(RefusedError) as refused:
-            admission.check()
-        assert (refused.value.status, refused.value.headers) == (503, {"Retry-After": "1"})
-    with admission.admitted(9):
-        admission.check()  # the queue was empty, so this is a new burst
-
-
-@pytest.mark.parametrize(("seconds_per_image", "most"), [(0.0, 64), (0.001, 64), (0.025, 10), (0.2, 4)])
-def test_a_burst_is_as_long_as_it_takes_a_quarter_of_a_second_to_serve(seconds_per_image: float, most: int) -> None:
-    admission = Admission(Limits(queue=64, queue_seconds=0.25, standing_queue=4), lambda: seconds_per_image)
-    with ExitStack() as inside:
-        for _ in range(most):
-            inside.enter_context(admission.admitted(1))
-        with pytest.raises(RefusedError, match=f"{most} images already wait"):
-            admission.check()
-
-
-def test_a_burst_that_is_too_long_is_an_overload() -> None:
-    admission = Admission(Limits(queue=10, standing_queue=2), lambda: 0.0, lambda: 0.0)
-    with admission.admitted(2):
-        with admission.admitted(8), pytest.raises(RefusedError):
-            admission.check()
-        with pytest.raises(RefusedError):
-            admission.check()
-    admission.check()
-
-
-def test_an_overload_lasts_until_the_queue_is_empty() -> None:
-    now = 0.0
-    admission = Admission(Limits(queue=10, standing_queue=2), lambda: 0.0, lambda: now)
-    with admission.admitted(1):
-        with admission.admitted(1):
-            admission.check()
-            now += 2 * BUSY_SECONDS
-            with pytest.raises(RefusedError):
-                admission.check()
-        with (
-            admission.admitted(1),
-            pytest.raises(RefusedError),
-        ):  # the short queue has room, but this is not a new burst
-            admission.check()
-    with admission.admitted(2):
-        admission.check()
+# Queue
 
 
 def test_a_full_queue_refuses_immediately_and_before_the_body(bundle: Path) -> None:

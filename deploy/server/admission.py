@@ -1,0 +1,104 @@
+"""Whether one more request may wait: the queue is bounded in images and in time, and clients share its places."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+from itertools import takewhile
+
+from deploy.server.limits import RETRY_SECONDS, Limits, busy_error
+
+
+def client_of(host: str, port: int) -> str:
+    """Return whom a connection counts for: the address of the peer, of IPv6 its network of 64 bits.
+
+    On this machine it is the connection itself: all clients of a proxy have the address of the loopback, and over a
+    Unix socket they have none ("").
+    """
+    address = ip_address(host.partition("%")[0] or "127.0.0.1")
+    address = getattr(address, "ipv4_mapped", None) or address
+    if address.is_loopback:
+        return f"{host} {port}"
+    return address.exploded[:19]  # four of the eight groups of an IPv6 address, or all of an IPv4 address
+
+
+class Admission:
+    """The places of the queue, and the clients that hold them.
+
+    - A client may hold no more images than places are free, so that one client alone fills half of the queue, and the
+      next one finds room. Images in one request are not divided: the last request may exceed the queue.
+    - A request that cannot be answered before its deadline is refused at once. Clients take turns, so what counts is
+      the client's own images and at most the same number of each other client.
+    - A refused client is asked to come back after RETRY_SECONDS. Up to half of the places are kept for those who do:
+      otherwise a client that has just been served would take every place that becomes free, by asking again at once.
+
+    Not thread-safe: use it from the event loop.
+    """
+
+    def __init__(
+        self, limits: Limits, seconds_per_image: Callable[[], float], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """``seconds_per_image`` returns the recent time from one result to the next; 0 while it is unknown."""
+        self._limits, self._seconds_per_image, self._clock = limits, seconds_per_image, clock
+        self._images: Counter[str] = Counter()
+        self._refused: dict[str, float] = {}  # client → when last, in the order of their first refusal
+        self.waiting = 0
+
+    def check(self, client: str, images: int = 1) -> None:
+        """Raise RefusedError (503) if the queue has no room for the client, or no time for its images."""
+        now = self._clock()
+        own, free = self._images[client], self._room(client, now) - self.waiting
+        if own < free and self._wait(client, images) <= self._limits.deadline_seconds:
+            return
+        self._remember(client, now)
+        if own < free:
+            seconds = f"{self._limits.deadline_seconds:g} s"
+            raise busy_error(
+                f"{self.waiting} images already wait, no result within {seconds}; try again after a second"
+            )
+        raise busy_error(f"{self.waiting} images already wait; try again after a second, or start more servers")
+
+    @contextmanager
+    def admitted(self, client: str, images: int) -> Iterator[None]:
+        """Count ``images`` as waiting during the block; raise RefusedError (503) as ``check`` does."""
+        self.check(client, images)
+        self._refused.pop(client, None)
+        self._images[client] += images
+        self.waiting += images
+        try:
+            yield
+        finally:
+            self.waiting -= images
+            self._images[client] -= images
+            if not self._images[client]:
+                del self._images[client]
+
+    def _room(self, client: str, now: float) -> int:
+        """Return the places for this client: all, but for those that are kept for clients refused before it."""
+        if not self._refused:
+            return self._limits.queue
+        self._refused = {other: since for other, since in self._refused.items() if now - since <= 2 * RETRY_SECONDS}
+        others = iter(self._refused)
+        before = takewhile(lambda other: other != client, others) if self._came_as_asked(client, now) else others
+        return self._limits.queue - min(sum(1 for _ in before), self._limits.queue // 2)
+
+    def _remember(self, client: str, now: float) -> None:
+        if not self._came_as_asked(client, now):
+            self._refused.pop(client, None)  # to the end of the line
+        if client in self._refused or len(self._refused) < self._limits.queue:
+            self._refused[client] = now
+
+    def _came_as_asked(self, client: str, now: float) -> bool:
+        return now - self._refused.get(client, now) >= 0.9 * RETRY_SECONDS
+
+    def _wait(self, client: str, images: int) -> float:
+        """Return the seconds until the last of the images has its result, if all threads stay busy.
+
+        0 if nothing waits: an estimate from one slow run would otherwise refuse all that could correct it.
+        """
+        if not self.waiting:
+            return 0.0
+        own = self._images[client] + images
+        ahead = sum(min(count, own) for other, count in self._images.items() if other != client)
+        return (ahead + own) * self._seconds_per_image()
