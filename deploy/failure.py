@@ -14,8 +14,13 @@ ADVICE: dict[int | None, str] = {
 
 def fail(message: object, code: int = 2) -> int:
     """Print what went wrong as one line, and return the exit code."""
-    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr)
     return code
+
+
+def one_line(message: object) -> str:
+    """The text without line breaks; the name of the type if there is none."""
+    return " ".join(str(message).split()) or type(message).__name__
 
 
 def describe(error: OSError) -> str:

@@ -33,11 +33,11 @@ def params_of(name: str, base: str) -> str:
         return base
     recipe = _read(name)
     yaml = round_trip()
-    document = yaml.load(_without_header(base))
-    _overlay(document, yaml.load(_without_header(recipe)))
+    document, changes = yaml.load(_without_header(base)), _without_header(recipe)
+    _overlay(document, yaml.load(changes))
     content = StringIO()
     yaml.dump(document, content)
-    return _header(recipe) + content.getvalue()
+    return recipe.removesuffix(changes) + content.getvalue()
 
 
 def round_trip() -> YAML:
@@ -55,10 +55,6 @@ def _null(representer: Any, _: None) -> Any:
 
 def _read(name: str) -> str:
     return (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
-
-
-def _header(text: str) -> str:
-    return text[: len(text) - len(_without_header(text))]
 
 
 def _without_header(text: str) -> str:

@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
+from deploy.failure import one_line
 from simclr_core.errors import ConfigError
 
 
@@ -82,7 +83,7 @@ def _load(params: Path) -> dict[Hashable, Any]:
     except FileNotFoundError:
         raise ConfigError(params, ["no such file; run in a workspace, or make one with 'simclr init DIR'"]) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(params, [f"cannot be read as YAML: {' '.join(str(error).split())}"]) from None
+        raise ConfigError(params, [f"cannot be read as YAML: {one_line(error)}"]) from None
     if not isinstance(blocks, dict):
         raise ConfigError(
             params, [f"is {_shown(blocks)}; must map stages to parameters, such as 'pretrain: {{epochs: 9}}'"]

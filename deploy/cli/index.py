@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from deploy.bundle import FP32
 from deploy.encoder import Encoder, load
 from deploy.errors import ArgumentError
-from deploy.failure import fail
+from deploy.failure import fail, one_line
 from deploy.folders.folder import image_files
 from deploy.folders.progress import Progress
 from deploy.search.export import STORES, export_index
@@ -144,7 +144,7 @@ def _embed(
     for part in encoder.embed_iter(files, on_error="skip"):
         for position, error in part.errors.items():
             failures.append(part.sources[position])
-            print(f"skipped {_escape(part.sources[position])}: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"skipped {_escape(part.sources[position])}: {one_line(error)}", file=sys.stderr)
         yield [source for source, ok in zip(part.sources, part.ok, strict=True) if ok], part.vectors
         done += len(part.sources)
         if progress:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from deploy.failure import one_line
 from pipeline.errors import DvcError
 from pipeline.redact import redactor
 
@@ -178,8 +179,7 @@ class Cache:
         except DvcError:
             raise
         except Exception as error:  # noqa: BLE001 - each storage has its own errors, with no other common root
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise DvcError(redactor(Path(self._repo.root_dir))(f"remote {name}: {reason}")) from None
+            raise DvcError(redactor(Path(self._repo.root_dir))(f"remote {name}: {one_line(error)}")) from None
 
     def put(self, md5: str, chunks: Iterable[bytes]) -> bool:
         """Make these bytes the object, whole or not at all; False when they are not what its name says."""
@@ -216,13 +216,12 @@ class Cache:
             DvcError: it is not there, or the remote cannot be reached.
         """
         assert self._remote is not None
-        try:
-            with self._remote.fs.open(self._remote.oid_to_path(md5), "rb") as file:
-                while chunk := file.read(CHUNK):
-                    yield chunk
-        except Exception as error:  # noqa: BLE001 - each storage has its own errors, with no other common root
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise DvcError(redactor(Path(self._repo.root_dir))(f"remote {self.remote_name}: {md5}: {reason}")) from None
+        with (
+            self._asking(f"{self.remote_name}: {md5}"),
+            self._remote.fs.open(self._remote.oid_to_path(md5), "rb") as file,
+        ):
+            while chunk := file.read(CHUNK):
+                yield chunk
 
     def require_remote(self) -> None:
         """Make sure that the remote answers.
@@ -235,7 +234,7 @@ class Cache:
         try:
             there = self._remote.fs.exists(self._remote.path)
         except Exception as error:  # noqa: BLE001 - each storage has its own errors
-            there, reason = False, " ".join(str(error).split()) or type(error).__name__
+            there, reason = False, one_line(error)
         else:
             reason = f"{self._remote.path} does not exist"
         if not there:
@@ -264,7 +263,7 @@ def opened(root: Path) -> Iterator[Cache]:
         with Repo(str(root)) as repo:
             yield Cache(repo)
     except DvcException as error:
-        raise DvcError(redactor(root)(f"{root}: {' '.join(str(error).split())}")) from None
+        raise DvcError(redactor(root)(f"{root}: {one_line(error)}")) from None
 
 
 def remotes(root: Path) -> dict[str, Mapping[str, Any]]:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from deploy.failure import one_line
 from pipeline.dvc.client import execute
 from pipeline.dvc.purged import RECORD
 from pipeline.errors import DvcError
@@ -97,8 +98,8 @@ def send(root: Path, branches: Sequence[str] = (), lost: Collection[str] = ()) -
         except DvcError:
             raise
         except Exception as error:  # noqa: BLE001 - each storage has its own errors, with no other common root
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise DvcError(redactor(root)(f"remote {configured(root)} cannot be reached: {reason}")) from None
+            reason = f"remote {configured(root)} cannot be reached: {one_line(error)}"
+            raise DvcError(redactor(root)(reason)) from None
 
 
 @contextmanager
@@ -179,7 +180,7 @@ def _repo(root: Path) -> Iterator[Any]:
         with Repo(str(root)) as repo:
             yield repo
     except (DvcException, OSError) as error:
-        raise DvcError(redactor(root)(f"{root}: {' '.join(str(error).split())}")) from None
+        raise DvcError(redactor(root)(f"{root}: {one_line(error)}")) from None
 
 
 def _send(repo: Any, needed: Sequence[str]) -> None:

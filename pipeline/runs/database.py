@@ -11,6 +11,7 @@ import dagster as dg
 import yaml
 from sqlalchemy.exc import SQLAlchemyError
 
+from deploy.failure import one_line
 from pipeline.errors import ServiceError
 from pipeline.redact import redactor
 
@@ -50,9 +51,7 @@ def settings_foreseen(root: Path) -> Iterator[None]:
     except dg.DagsterInvalidConfigError as error:
         raise ServiceError(redactor(root)(_settings(root, error))) from None
     except yaml.YAMLError as error:
-        raise ServiceError(
-            f"{root / 'dagster.yaml'}: is not valid YAML ({' '.join(str(error).split())}); fix it"
-        ) from None
+        raise ServiceError(f"{root / 'dagster.yaml'}: is not valid YAML ({one_line(error)}); fix it") from None
 
 
 def _is_not_retry(record: logging.LogRecord) -> bool:
@@ -90,7 +89,7 @@ def describe(root: Path, error: BaseException) -> str:
 
 
 def _settings(root: Path, error: Exception) -> str:
-    text = " ".join(str(error).split())
+    text = one_line(error)
     kind, variables = _storage(root)
     missing = re.search(r'environment variable "?(\w+)"?', text)
     if missing and missing[1] in variables:

@@ -81,7 +81,9 @@ class Service:
         if self.process is not None and self.process.poll() is not None:
             code = self.process.returncode
             self.end()
-            self.delay = FIRST_DELAY if _since(self.started) > STABLE_SECONDS else min(2 * self.delay, LONGEST_DELAY)
+            self.delay = (
+                FIRST_DELAY if time.monotonic() - self.started > STABLE_SECONDS else min(2 * self.delay, LONGEST_DELAY)
+            )
             self.due = time.monotonic() + self.delay
             _say(f"{self.name} ended with exit code {code} (log: {log}); it is started again in {self.delay:g} s")
         if self.process is None and time.monotonic() >= self.due and self.may_start():
@@ -178,7 +180,8 @@ def _end(services: Sequence[Service]) -> None:
 
 def _services(workspace: Workspace, address: Path, host: str, port: int, definitions: str) -> list[Service]:
     def reachable() -> bool:
-        return _answers(address)
+        with socket.socket(socket.AF_UNIX) as connection:
+            return connection.connect_ex(str(address)) == 0
 
     # With --lazy-load-user-code a fault in the definitions is shown in the UI, and ends nothing.
     listen = ("--socket", str(address), "--lazy-load-user-code", "--log-level", "warning")
@@ -280,15 +283,6 @@ def _socket(workspace: Workspace) -> Path:
 def _write_target(workspace: Workspace, address: Path) -> None:
     target = {"load_from": [{"grpc_server": {"socket": str(address), "location_name": LOCATION}}]}
     (workspace.root / web.TARGET).write_text(yaml.safe_dump(target), encoding="utf-8")
-
-
-def _answers(address: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as connection:
-        return connection.connect_ex(str(address)) == 0
-
-
-def _since(moment: float) -> float:
-    return time.monotonic() - moment
 
 
 def _say(line: str) -> None:

@@ -17,7 +17,6 @@ import uvicorn
 
 from pipeline.runs.dagster_internals import (
     WorkspaceFileTarget,
-    WorkspaceLoadTarget,
     WorkspaceProcessContext,
     web_application,
     web_version,
@@ -66,7 +65,9 @@ def serve(root: Path, host: str, port: int) -> None:
         target = WorkspaceFileTarget([str(root / TARGET)])
 
         def application(read_only: bool) -> Application:
-            context = stack.enter_context(_context(instance, target, read_only))
+            context: WorkspaceProcessContext = stack.enter_context(
+                ReloadingContext(instance, target, version=web_version(), read_only=read_only)
+            )
             return clean(_of_known_runs(web_application(context, read_only), instance), root)
 
         applications: dict[Role, Application] = {"operator": application(read_only=False)}
@@ -96,10 +97,6 @@ def _of_known_runs(application: Application, instance: dg.DagsterInstance) -> Ap
         await application(scope, receive, send)
 
     return serve
-
-
-def _context(instance: dg.DagsterInstance, target: WorkspaceLoadTarget, read_only: bool) -> WorkspaceProcessContext:
-    return ReloadingContext(instance, target, version=web_version(), read_only=read_only)
 
 
 def _session_key(root: Path) -> bytes:

@@ -142,7 +142,8 @@ class Expectation:
 
 def expectations(config: ValidateConfig) -> tuple[Expectation, ...]:
     """All rules, with unique names; a critical rule on a column is followed by its twin, unless the column has one."""
-    suites = _manifest_suite(), _files_suite(config), _accepted_suite(config), _splits_suite(config), _drift_suite()
+    files = _container_rules(config), _picture_rules(config)
+    suites = _manifest_suite(), *files, _accepted_suite(config), _splits_suite(config), _drift_suite()
     return _with_twins(chain.from_iterable(suites))
 
 
@@ -163,12 +164,8 @@ def _manifest_suite() -> list[Expectation]:
     ]
 
 
-def _files_suite(config: ValidateConfig) -> list[Expectation]:
-    """S1: are the contents of the files, by and large, what they should be?"""
-    return [*_container_rules(config), *_picture_rules(config)]
-
-
 def _container_rules(config: ValidateConfig) -> list[Expectation]:
+    """S1: are the files, by and large, what they should be?"""
     rule = partial(_rule, "files", "contents")
     most = round(1 - config.max_quarantine_rate, 6)
     crashed, bombs = ["worker_crash", "timeout"], ["bomb", "metadata_bomb"]

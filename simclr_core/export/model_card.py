@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from simclr_core.params import flatten
+
 
 def model_card(card: dict[str, Any], labels: tuple[str, ...]) -> str:
     """MODEL_CARD.md, after Mitchell et al. 2019, from bundle.json and the class names of the head."""
@@ -11,7 +13,7 @@ def model_card(card: dict[str, Any], labels: tuple[str, ...]) -> str:
     if card.get("head_layers"):
         network += f", and the first {card['head_layers']} of its projection head's layers"
     classifier = f"linear, {len(labels)} classes: {', '.join(labels)}" if labels else "none"
-    metrics = "\n".join(f"| {name} | {value} |" for name, value in _flat(card["metrics"])) or "| none | |"
+    metrics = "\n".join(f"| {name} | {value} |" for name, value in flatten(card["metrics"], " ")) or "| none | |"
     return f"""\
 # {card["name"]}
 
@@ -100,10 +102,3 @@ def license_note(name: str, license: str) -> str:
         f"The weights, the classifier and the golden images of {name} are under this license: {license}\n\n"
         "They were made with simclr-pipeline; the Apache-2.0 license of its code does not extend to them.\n"
     )
-
-
-def _flat(metrics: dict[str, Any], prefix: str = "") -> list[tuple[str, object]]:
-    rows: list[tuple[str, object]] = []
-    for name, value in metrics.items():
-        rows += _flat(value, f"{prefix}{name} ") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
-    return rows

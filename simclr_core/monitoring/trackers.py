@@ -17,7 +17,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
+from deploy.failure import one_line
 from simclr_core.errors import TrackerError
+from simclr_core.params import flatten
 
 PROJECT = "simclr"
 RUN_KEY = "simclr.run_key"  # MLflow chooses its run ids itself: the tag by which a run is found again
@@ -70,14 +72,16 @@ class Tracker:
                 run = run or self._open_run()
                 run.log(*item)
             except Exception as error:  # noqa: BLE001 (whatever a client raises, the training continues; it is counted)
-                self.lost += 1
-                self._warn(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+                self._count(error)
         try:
             if run is not None:
                 run.finish()
         except Exception as error:  # noqa: BLE001 (as above)
-            self.lost += 1
-            self._warn(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            self._count(error)
+
+    def _count(self, error: Exception) -> None:
+        self.lost += 1
+        self._warn(f"{type(error).__name__}: {one_line(error)[:200]}")
 
     def _warn(self, reason: str) -> None:
         if not self._warned:
@@ -146,7 +150,7 @@ class _MlflowRun:
             return
         created = self._client.create_run(identity, tags={RUN_KEY: run_key}, run_name=run_key)
         self._id = created.info.run_id
-        for key, value in _flat(config).items():
+        for key, value in flatten(config):
             self._client.log_param(self._id, key, str(value)[:PARAMETER_LENGTH])
 
     def log(self, values: Mapping[str, float], epoch: int) -> None:
@@ -158,11 +162,3 @@ class _MlflowRun:
 
 
 RUNS: dict[str, Callable[..., Run]] = {"wandb": _WandbRun, "mlflow": _MlflowRun}
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        nested = isinstance(value, Mapping)
-        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
-    return flat
