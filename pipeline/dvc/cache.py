@@ -217,7 +217,7 @@ class Cache:
         """
         assert self._remote is not None
         with (
-            self._asking(f"{self.remote_name}: {md5}"),
+            self.asking(f"{self.remote_name}: {md5}"),
             self._remote.fs.open(self._remote.oid_to_path(md5), "rb") as file,
         ):
             while chunk := file.read(CHUNK):
