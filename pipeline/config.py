@@ -255,6 +255,15 @@ class StorageConfig(Block):
         description="DVC cache above which files that no release needs are removed, in GB; null: no limit",
     )
     keep_releases: int = Field(default=5, ge=1, description="bundles to keep in the registry besides the served one")
+    keep_run_records: int = Field(
+        default=200,
+        ge=10,
+        description="finished runs that the UI shows. `simclr gc` removes the events and logs of earlier ones, but not "
+        "of a run from which an asset has its present result",
+    )
+    keep_tensorboards: int = Field(
+        default=20, ge=1, description="trainings that TensorBoard shows; `simclr gc` removes earlier ones"
+    )
     keep_runs: int = Field(
         default=5,
         ge=1,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from deploy.lock import acquire
 from pipeline.dvc import cache, client
-from pipeline.errors import DvcError, ReleaseError, WorkspaceError
+from pipeline.errors import DvcError, ReleaseError, ServiceError, WorkspaceError
 from pipeline.git import ORIGIN, Git
 from pipeline.params import read
 from pipeline.runs.output import outdated
@@ -36,7 +36,9 @@ class Collected:
     bytes: int
     remote_files: int = 0
     retired: tuple[str, ...] = ()
+    records: int = 0
     dry_run: bool = False
+    note: str = ""
 
     def __str__(self) -> str:
         verb = "would free at least" if self.dry_run else "freed"
@@ -45,7 +47,9 @@ class Collected:
             parts.append(f"{self.remote_files:,} objects of the DVC remote")
         if self.retired:
             parts.append(f"the data of {len(self.retired)} runs that were never released")
-        return ", ".join(parts)
+        if self.records:
+            parts.append(f"Dagster's records of {self.records} runs")
+        return ", ".join(parts) + (f"; {self.note}" if self.note else "")
 
 
 def collect(workspace: Workspace, cloud: bool = False, dry_run: bool = False) -> Collected:
@@ -91,11 +95,17 @@ def collect(workspace: Workspace, cloud: bool = False, dry_run: bool = False) ->
                 objects.remove(gone)
                 if remote:
                     objects.remove_from_remote(remote, gone_there)
-        for path in chain(_abandoned_runs(workspace), _old_logs(workspace)):
+        boards = _old_boards(workspace, params.storage.keep_tensorboards)
+        for path in chain(_abandoned_runs(workspace), _old_logs(workspace), boards):
             files, freed = files + 1, freed + _size(path)
             if not dry_run:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-    return Collected(files, freed, len(gone_there), tuple(retired), dry_run)
+        records, size_of_records, note = _remove_records(root, params.storage.keep_run_records, dry_run)
+        if not dry_run:
+            with suppress(ReleaseError):  # each run leaves loose objects in Git, which packs them when there are many
+                git.run("-c", "gc.auto=2000", "gc", "--auto", "--quiet")
+    freed += size_of_records
+    return Collected(files, freed, len(gone_there), tuple(retired), records, dry_run, note)
 
 
 def require_space(workspace: Workspace) -> Collected | None:
@@ -244,9 +254,41 @@ def _old_logs(workspace: Workspace) -> Sequence[Path]:
     ]
 
 
+def _old_boards(workspace: Workspace, keep: int) -> list[Path]:
+    """All but the trainings that wrote to TensorBoard last."""
+    folders = [folder for folder in (workspace.scratch / "tensorboard").glob("*/") if folder.is_dir()]
+    return sorted(folders, key=_changed, reverse=True)[keep:]
+
+
+def _remove_records(root: Path, keep: int, dry_run: bool) -> tuple[int, int, str]:
+    """Dagster's records of old runs: how many, their bytes, and why none could be removed."""
+    if not (root / "history").is_dir() and "storage:" not in _text(root / "dagster.yaml"):
+        return 0, 0, ""  # no run so far, and Dagster takes a second to load
+    from pipeline.runs.instance import opened
+    from pipeline.runs.retention import forget_run, outdated_runs, records_of
+
+    try:
+        with opened(root) as instance:
+            runs = outdated_runs(instance, keep)
+            taken = sum(_size(path) for run in runs for path in records_of(root, run))
+            for run in runs if not dry_run else ():
+                forget_run(instance, root, run)
+    except ServiceError as error:
+        return 0, 0, f"the records of old runs stay: {error}"
+    return len(runs), taken, ""
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
 def _untouched(path: Path, days: float) -> bool:
-    newest = max((file.lstat().st_mtime for file in [path, *path.rglob("*")]), default=0.0)
-    return newest < time.time() - days * 24 * 3600
+    return _changed(path) < time.time() - days * 24 * 3600
+
+
+def _changed(path: Path) -> float:
+    """When anything in it changed last, in seconds since the epoch."""
+    return max((file.lstat().st_mtime for file in [path, *path.rglob("*")]), default=0.0)
 
 
 def _size(path: Path) -> int:

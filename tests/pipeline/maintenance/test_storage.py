@@ -17,6 +17,7 @@ from pipeline.dvc.client import add, exclusive, execute
 from pipeline.errors import BusyError, DvcError, ReleaseError, WorkspaceError
 from pipeline.maintenance import storage
 from pipeline.maintenance.storage import collect, require_space, usage
+from pipeline.params import override
 from pipeline.runs import output
 from pipeline.workspace import Workspace
 
@@ -150,13 +151,13 @@ def listing_of(workspace: Workspace, tag: str) -> Path:
 def test_the_remote_loses_only_what_no_clone_can_need(versions: Workspace, tmp_path: Path) -> None:
     push_everything(versions, tmp_path / "store")
     count = len([path for path in (tmp_path / "store").rglob("*") if path.is_file()])
-    with pytest.raises(ReleaseError, match=r"remote is left as it is: .* is not committed"):
+    with pytest.raises(ReleaseError, match=r"remote is left unchanged: .* is not committed"):
         collect(versions, cloud=True)
     git(versions, "commit", "--quiet", "--all", "--message", "everything")
     subprocess.run(["git", "clone", "--quiet", "--bare", str(versions.root), str(tmp_path / "origin")], check=True)
     git(versions, "remote", "add", "origin", str(tmp_path / "origin"))
     git(versions, "branch", "--delete", "--force", "idea")
-    with pytest.raises(ReleaseError, match=r"refs/heads/idea of origin is not here \(`git fetch`"):
+    with pytest.raises(ReleaseError, match=r"refs/heads/idea of origin is missing here \(`git fetch`"):
         collect(versions, cloud=True)
     git(versions, "fetch", "--quiet", "origin", "idea:idea")
     collected = collect(versions, cloud=True)
@@ -213,6 +214,39 @@ def test_unused_scratch_files_are_removed_and_those_of_a_training_stay(workspace
         assert all(file.exists() for file in files.values())
         collect(workspace)
     assert {name for name, file in files.items() if not file.exists()} == {"runs/old/step/a", "logs/a.log"}
+
+
+def test_tensorboard_keeps_the_latest_trainings(workspace: Workspace) -> None:
+    override(workspace, {"storage.keep_tensorboards": "2"})
+    for hours, name in enumerate(("newest", "newer", "older", "oldest")):
+        event = workspace.scratch / "tensorboard" / name / "events"
+        event.parent.mkdir(parents=True)
+        event.write_text("scalars")
+        for path in (event, event.parent):
+            os.utime(path, (time.time() - hours * 3600,) * 2)
+    assert collect(workspace, dry_run=True).files == 2
+    collect(workspace)
+    assert {folder.name for folder in (workspace.scratch / "tensorboard").iterdir()} == {"newest", "newer"}
+
+
+def test_a_commit_is_read_once(versions: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    original = cache.Cache._outs
+
+    def counted(self: cache.Cache) -> dict[str, str]:
+        read.append("")
+        return original(self)
+
+    monkeypatch.setattr(cache.Cache, "_outs", counted)
+    collect(versions)
+    assert len(read) > 5
+    read.clear()
+    collect(versions)
+    assert len(read) == 2, "the workspace alone, for the listings and for the objects"
+    write_version(versions, "one more", branch="more")
+    read.clear()
+    collect(versions)
+    assert len(read) == 3
 
 
 def test_run_logs_are_removed_after_a_month_or_when_there_are_too_many(

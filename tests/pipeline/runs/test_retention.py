@@ -1,0 +1,58 @@
+"""Dagster's records of old runs go, but never those that an asset has its present result from."""
+
+import dagster as dg
+import pytest
+
+from pipeline.maintenance.storage import collect
+from pipeline.params import override
+from pipeline.runs.instance import opened
+from pipeline.runs.retention import outdated_runs, records_of
+from pipeline.workspace import Workspace
+
+
+def materialize(instance: dg.DagsterInstance, name: str) -> str:
+    @dg.asset(name=name)
+    def made() -> None:
+        pass
+
+    return dg.materialize([made], instance=instance).run_id
+
+
+def test_old_runs_go_with_their_databases_and_present_results_stay(workspace: Workspace) -> None:
+    override(workspace, {"storage.keep_run_records": "10"})
+    with opened(workspace.root) as instance:
+        once = materialize(instance, "once")
+        runs = [materialize(instance, "often") for _ in range(12)]
+        assert outdated_runs(instance, 10) == [runs[1], runs[0]]
+        assert all(records_of(workspace.root, run) for run in runs)
+    announced = collect(workspace, dry_run=True)
+    assert announced.records == 2
+    assert announced.bytes > 100_000
+    collected = collect(workspace)
+    assert "Dagster's records of 2 runs" in str(collected)
+    with opened(workspace.root) as instance:
+        assert {run.run_id for run in instance.get_runs()} == {once, *runs[2:]}
+        event = instance.get_latest_materialization_event(dg.AssetKey("once"))
+        assert event is not None
+        assert event.run_id == once
+    assert not any(records_of(workspace.root, run) for run in runs[:2])
+    assert collect(workspace).records == 0
+
+
+def test_a_run_in_progress_is_never_old(workspace: Workspace) -> None:
+    with opened(workspace.root) as instance:
+        running = instance.create_run_for_job(dg.GraphDefinition("nothing", node_defs=[]).to_job())
+        runs = [materialize(instance, "often") for _ in range(3)]
+        assert running.run_id not in outdated_runs(instance, 1)
+        assert outdated_runs(instance, 1) == [runs[1], runs[0]]
+
+
+def test_records_that_cannot_be_read_keep_nothing_else_from_going(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(workspace.root) as instance:
+        materialize(instance, "once")
+    for database in (workspace.root / "history").rglob("*.db"):
+        database.write_bytes(b"not a database")
+    collected = collect(workspace)
+    assert "the records of old runs stay: " in str(collected)
