@@ -20,6 +20,7 @@ from deploy.lock import held, sign
 from pipeline.dvc.logs import Events, Log
 from pipeline.dvc.processes import supervised
 from pipeline.dvc.purged import JOURNAL, PURPOSE
+from pipeline.dvc.silence import Silence
 from pipeline.errors import BusyError, DvcError, StageFailedError
 from pipeline.redact import redactor
 from pipeline.runs.descendants import POLL_SECONDS
@@ -107,7 +108,7 @@ def repro(
         force: run the stage's command though nothing has changed.
 
     Raises:
-        StageFailedError: the command of the stage failed.
+        StageFailedError: the command of the stage failed, or it hung (``pipeline.dvc.silence``).
         DvcError: DVC failed before or after the command.
         BusyError: another process holds the workspace.
     """
@@ -116,11 +117,14 @@ def repro(
     outcomes: list[Outcome] = []
     scratch = root / ".simclr"
     hide = redactor(root)
+    silence = Silence(root, stage)
 
     def forward() -> None:
         for line in events.lines():
+            silence.broken()
             on_event(_message(line))
         for line in log.lines():
+            silence.broken()
             if line in announcements:
                 outcomes.append(announcements[line])
             on_output(line)
@@ -143,6 +147,7 @@ def repro(
         sign(lock, _holder(f"stage {stage}", f"kill -INT -{process.pid}"))
         while process.poll() is None:
             forward()
+            silence.check()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(POLL_SECONDS)
         forward()
@@ -150,6 +155,8 @@ def repro(
         raise _failure(stage, outcomes, log.last, log.path.relative_to(root))
     if not outcomes:
         raise DvcError(f"stage {stage}: dvc succeeded without printing what it did: {' | '.join(log.last)}")
+    if outcomes[0] is Outcome.EXECUTED:
+        silence.keep()
     return Reproduction(outcomes[0], time.monotonic() - started)
 
 

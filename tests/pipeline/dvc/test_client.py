@@ -123,6 +123,20 @@ def test_an_error_of_dvc_itself_is_not_a_stage_failure(
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.slow
+def test_a_stage_that_hangs_is_stopped_with_all_its_processes(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has stopped itself, as a process in the hands of a debugger or of a dead disk."""
+    write_stage(workspace, "echo $$ > out; sleep 600 & kill -STOP $$")
+    monkeypatch.setenv("SIMCLR_SILENT_HOURS", str(3 / 3600))
+    with pytest.raises(StageFailedError, match="stage s: has reported nothing for 3 s"):
+        repro(workspace.root, "s", grace_seconds=0.2)
+    assert not [one for one in psutil.process_iter(["cwd"]) if one.info["cwd"] == str(workspace.root)]
+    with exclusive(workspace.root, "the next run"):
+        pass
+
+
 def test_a_broken_event_does_not_stop_the_stage(workspace: Workspace) -> None:
     write_stage(workspace, "echo '{half' >> \"$SIMCLR_EVENTS\"; echo > out")
     assert lines_of(workspace, "s")[1] == ["{half"]
