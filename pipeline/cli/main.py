@@ -101,7 +101,8 @@ def ingest(context: click.Context, sources: tuple[str, ...]) -> None:
     from pipeline.ingest.ingest import ingest as ingest_sources
 
     absolute = [source if "://" in source else str(Path(source).expanduser().absolute()) for source in sources]
-    click.echo(ingest_sources(_find(context), absolute or ("inbox",)))
+    result = ingest_sources(_find(context), absolute or ("inbox",))
+    click.echo("\n".join([*result.understood, str(result)]))
 
 
 @simclr.command()

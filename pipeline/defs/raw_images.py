@@ -53,7 +53,8 @@ def raw_images(
             context.log.info(f"raw_images: no longer {expired.action}: {expired.sha256[:12]} ({expired.why})")
         require_space(workspace)
         result = ingest(workspace, config.sources or read(workspace).retraining.sources)
-        context.log.info(f"raw_images: {result}")
+        for line in (*result.understood, result):
+            context.log.info(f"raw_images: {line}")
         _sign(context, workspace)
         record = read_tracked(workspace.root, RAW)
         keep_state(context, workspace)

@@ -4,9 +4,8 @@
 
 A file is known by the SHA-256 of its bytes, so renamed or copied files add nothing; one that has not changed since an
 earlier ingest (``pipeline.ingest.stamps``) is not read again. What a source says of it now counts, whatever it said
-before (``pipeline.ingest.claims``). In a source, ``labeled/<class>/``
-and ``test/<class>/`` carry labels, and so does ``labels.csv`` (columns path, label and optionally split); everything
-else is unlabelled training data. Whether a file is an image at all is for the validate stage to say.
+before (``pipeline.ingest.claims``). What that is, ``pipeline.ingest.layout`` reads from its folders and ``labels.csv``.
+Whether a file is an image at all is for the validate stage to say.
 """
 
 import hashlib
@@ -19,6 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from deploy.artifact import publish
 from deploy.failpoint import failpoint
+from deploy.folders.files import describe_passed_over
 from pipeline.dvc.client import add, exclusive
 from pipeline.dvc.project import RAW, read_tracked
 from pipeline.dvc.purged import contents
@@ -35,9 +35,11 @@ from pipeline.ingest.claims import (
     read_known,
     summarize,
 )
+from pipeline.ingest.layout import Reading, read_layout, refuse_twins
 from pipeline.ingest.raw import OCCURRENCES, Occurrence, batches
-from pipeline.ingest.sources import LABELS, Source, list_source
+from pipeline.ingest.sources import LINK, Source, list_source
 from pipeline.ingest.stamps import STAMPS, Key, Stamps
+from pipeline.ingest.understood import tabulate
 from pipeline.params import read
 from pipeline.workspace import Workspace
 from simclr_core.data.shards import portions, write_tar
@@ -45,7 +47,10 @@ from simclr_core.data.shards import portions, write_tar
 
 @dataclass(frozen=True)
 class IngestResult:
-    """What one ingest did; ``batch`` is None when nothing was new."""
+    """What one ingest did; ``batch`` is None when nothing was new.
+
+    ``understood`` has the lines of a table: how the sources were read, and what was passed over.
+    """
 
     batch: str | None
     new_images: int
@@ -54,6 +59,7 @@ class IngestResult:
     unsettled: int
     skipped: tuple[str, ...]
     changes: tuple[str, ...] = ()
+    understood: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         parts = [f"{self.new_images} new images in batch {self.batch}" if self.batch else "nothing new"]
@@ -78,15 +84,12 @@ class Content:
 
 @dataclass
 class Listing:
-    """What a source holds now: path → SHA-256, path → what labels.csv says, and SHA-256 → what is claimed of it."""
+    """What a source holds now: path → SHA-256, path → what is said of it, and SHA-256 → what is claimed of it."""
 
     source: Source
     hashes: dict[str, str]
-    labels: dict[str, Claim]
+    reading: Reading
     claims: dict[str, frozenset[Claim]]
-
-    def claim(self, path: str) -> Claim:
-        return self.labels.get(path) or place(path)
 
 
 def ingest(workspace: Workspace, sources: Sequence[str] = ("inbox",)) -> IngestResult:
@@ -111,16 +114,19 @@ def ingest(workspace: Workspace, sources: Sequence[str] = ("inbox",)) -> IngestR
                 "with `dvc checkout data/raw.dvc` or `dvc pull data/raw.dvc`"
             )
         if not earlier and not any(source.files for source in listed):
-            unsettled = sum(len(source.unsettled) for source in listed)
-            why = f"{unsettled} files changed less than {config.settle_seconds:g} s ago" if unsettled else "no files"
             raise IngestError(
-                f"{', '.join(sources)}: nothing to ingest, {why}; put images into "
-                f"{workspace.inbox / 'unlabeled'} or name another source: `simclr ingest SRC`"
+                f"{', '.join(sources)}: nothing to ingest, {_why_nothing(listed, config.settle_seconds)}; "
+                f"put images into {workspace.inbox / 'unlabeled'} or name another source: `simclr ingest SRC`"
             )
+        readings = [read_layout(source, workspace.inbox) for source in listed]
+        refuse_twins(readings, config.classes)
         stamped: dict[Key, tuple[str, str]] = {}
         before = read_known(earlier, lambda path, sha256: _guess(listed, stamps, path, sha256))
         purged = contents(workspace.root)
-        listings = [_read(source, before, stamps, stamped, purged) for source in listed]
+        listings = [
+            _read(source, reading, before, stamps, stamped, purged)
+            for source, reading in zip(listed, readings, strict=True)
+        ]
         silent = [_silent(listing, before, earlier) for listing in listings]
         new = _find_new(listings, before, silent)
         if config.classes is not None:
@@ -145,7 +151,17 @@ def ingest(workspace: Workspace, sources: Sequence[str] = ("inbox",)) -> IngestR
         unsettled=sum(len(source.unsettled) for source in listed),
         skipped=tuple(reason for source in listed for reason in source.skipped),
         changes=tuple(_describe(listings, before, new, len(earlier), silent)),
+        understood=tuple(tabulate(listed, readings)),
     )
+
+
+def _why_nothing(listed: Sequence[Source], settle_seconds: float) -> str:
+    unsettled = sum(len(source.unsettled) for source in listed)
+    faults = [f"{unsettled} files changed less than {settle_seconds:g} s ago"] if unsettled else []
+    faults += [line for source in listed for line in describe_passed_over(source.passed_over)]
+    links = any(reason == LINK for source in listed for reason in source.passed_over.values())
+    hint = "; copy what a link leads to, or name its folder as a source" if links else ""
+    return "; ".join(faults or ["no files"]) + hint
 
 
 def _guess(listed: Sequence[Source], stamps: Stamps, path: str, sha256: str) -> str | None:
@@ -154,29 +170,34 @@ def _guess(listed: Sequence[Source], stamps: Stamps, path: str, sha256: str) -> 
 
 
 def _read(
-    source: Source, known: Known, stamps: Stamps, stamped: dict[Key, tuple[str, str]], purged: Collection[str]
+    source: Source,
+    reading: Reading,
+    known: Known,
+    stamps: Stamps,
+    stamped: dict[Key, tuple[str, str]],
+    purged: Collection[str],
 ) -> Listing:
     """What the source holds, but for purged contents; adds the stamps of all files whose next change will show."""
-    listing = Listing(source, {}, source.read_labels(), {})
-    if source.labels is not None and source.settled(source.labels):
-        stamped[source.base, LABELS] = (source.labels.stamp, "")
+    listing = Listing(source, {}, reading, {})
+    tables = source.labels.items()
+    stamped.update({(source.base, path): (table.stamp, "") for path, table in tables if source.settled(table)})
     for path, file in source.files.items():
         sha256 = stamps.find(source.base, path, file.stamp) if file.certain else None
         if sha256 not in known:  # also when the batches are not those that the stamps were taken with
             try:
                 sha256 = hashlib.sha256(source.read(path)).hexdigest()
             except IngestError as error:  # only this file is affected
-                source.skipped.append(str(error))
+                source.passed_over[path] = str(error).removeprefix(f"{path!r} ")
                 source.unseen.add(path)
                 continue
         if source.settled(file):
             stamped[source.base, path] = (file.stamp, sha256)
         if sha256 in purged:
-            source.skipped.append(f"{path!r} was purged; remove it from there")
+            source.passed_over[path] = "was purged; remove it from there"
             continue
         listing.hashes[path] = sha256
         claims = listing.claims.get(sha256, frozenset())
-        listing.claims[sha256] = claims | ({listing.claim(path)} - {UNCLAIMED})
+        listing.claims[sha256] = claims | ({reading.places[path]} - {UNCLAIMED})
     return listing
 
 
@@ -193,7 +214,7 @@ def _silent(listing: Listing, known: Known, earlier: Sequence[Path]) -> set[str]
         sha256
         for sha256, paths in find_claimed(earlier, source.identity, unclaimed).items()
         for path in paths
-        if source.hides(path) or (listing.hashes.get(path) == sha256 and path not in listing.labels)
+        if source.hides(path) or (listing.hashes.get(path) == sha256 and path not in listing.reading.named)
     }
 
 
@@ -214,7 +235,7 @@ def _find_new(listings: Sequence[Listing], known: Known, silent: Sequence[set[st
         for path, sha256 in listing.hashes.items():
             if sha256 in found or sha256 in repeated:
                 content = new.setdefault(sha256, Content(listing.source, path, []))
-                content.occurrences.append(Occurrence(path, *listing.claim(path), listing.source.identity))
+                content.occurrences.append(Occurrence(path, *listing.reading.places[path], listing.source.identity))
     return new
 
 
@@ -254,16 +275,6 @@ def _check_labels(new: dict[str, Content], classes: Sequence[str]) -> None:
 def _suggest(label: str, classes: Sequence[str]) -> str:
     close = get_close_matches(label, classes, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def place(path: str) -> tuple[str, str | None]:
-    """The (split, label) that the folders of a file say: ``labeled/cat/a.jpg`` → train, cat."""
-    match PurePosixPath(path).parts:
-        case ("labeled", label, _, *_):
-            return "train", label
-        case ("test", label, _, *_):
-            return "test", label
-    return "train", None
 
 
 def _write(batch: Path, new: dict[str, Content], known: Known, max_bytes: int) -> None:

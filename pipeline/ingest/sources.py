@@ -4,14 +4,14 @@ Listing opens no file. Of each it takes a stamp, which changes when the file doe
 a disk, size and ETag in a bucket.
 """
 
-import csv
 import errno
-import io
 import os
 import re
 import stat
+import tarfile
 import time
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -21,14 +21,14 @@ import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from deploy.folders.files import is_labels, passed_over
 from pipeline.errors import IngestError
 from pipeline.redact import NAMES_BEFORE_AT, redact
 
-LABELS = "labels.csv"
-NOT_IMAGES = {LABELS, "Thumbs.db", "desktop.ini"}  # besides hidden files, which every desktop leaves in folders
-SPLITS = ("train", "test")
 GRANULARITY_SECONDS = 0.05  # two changes of a file within one tick of the kernel's clock have the same time
 UNSEEN = "cannot be "  # begins the fault of what may be a file and could not be looked at
+FUTURE_SECONDS = 3600.0  # how far the clock of a file server may be ahead; a later time gives no information
+LINK = "is a link"  # why it is passed over
 SIZE_ONLY = "size:"  # begins the stamp of a file whose file system tells neither a time nor a hash
 
 
@@ -47,32 +47,34 @@ class File(NamedTuple):
 
 @dataclass
 class Source:
-    """The files of one source by relative path; ``skipped`` says what was passed over and why.
+    """The files of one source by relative path, and its tables of labels; ``passed_over`` says why the others are left.
 
     ``base`` is the URL that the paths are relative to, the same however the source was named. ``identity`` tells the
     sources apart in the raw batches: relative to the workspace, so that it may be moved, and with the pattern of a
-    glob, which sees only a part of its base. ``unseen`` are files and folders that could not be looked at.
+    glob. ``whole``: all files below the base are listed, so that what is not among them is not there; a glob sees only
+    a part of its base. ``unseen`` are files and folders that could not be looked at.
     """
 
     name: str
     base: str
     identity: str
     filesystem: fsspec.AbstractFileSystem
+    whole: bool
     listed: float = field(default_factory=time.time)
     files: dict[str, File] = field(default_factory=dict)
     unsettled: dict[str, File] = field(default_factory=dict)
     unseen: set[str] = field(default_factory=set)
-    skipped: list[str] = field(default_factory=list)
-    labels: File | None = None
+    passed_over: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, File] = field(default_factory=dict)
+
+    @property
+    def skipped(self) -> list[str]:
+        """Each file that was passed over, and why."""
+        return [f"{path!r} {reason}" for path, reason in self.passed_over.items()]
 
     def settled(self, file: File) -> bool:
         """Whether a change from now on changes the stamp."""
         return file.changed is None or file.changed <= self.listed - GRANULARITY_SECONDS
-
-    @property
-    def whole(self) -> bool:
-        """Whether all files below the base are listed: what is not among them is not there."""
-        return not _is_glob(self.identity)
 
     def hides(self, path: str) -> bool:
         """Whether the file may be there, though it is none of ``files``."""
@@ -95,33 +97,9 @@ class Source:
             raise IngestError(f"{path!r} cannot be read ({error.strerror or error}); fix or remove it") from None
         return data
 
-    def read_labels(self) -> dict[str, tuple[str, str | None]]:
-        """``labels.csv`` as relative path → (split, label); an empty label means unlabelled.
-
-        Raises:
-            IngestError: it lacks the columns, has an unknown split or a row twice, or names no file of this source.
-        """
-        if self.labels is None:
-            return {}
-        where = f"{self.name}/{LABELS}"
-        text = self._read(where, self.labels).decode("utf-8-sig", errors="replace")
-        rows = csv.DictReader(io.StringIO(text))
-        if not {"path", "label"} <= set(rows.fieldnames or ()):
-            raise IngestError(f"{where}: columns are {rows.fieldnames}; must be path,label and optionally split")
-        labels: dict[str, tuple[str, str | None]] = {}
-        for row in rows:
-            path, split = row["path"], row.get("split") or "train"
-            if split not in SPLITS:
-                raise IngestError(f"{where}: line {rows.line_num} has split {split!r}; allowed: {', '.join(SPLITS)}")
-            if path in labels:
-                raise IngestError(f"{where}: line {rows.line_num} names {path!r} again; give each file one row")
-            labels[path] = (split, row["label"] or None)
-        if labels and not labels.keys() & (self.files.keys() | self.unsettled.keys()):
-            raise IngestError(
-                f"{where}: none of its {len(labels)} paths is a file of this source, such as {next(iter(labels))!r}; "
-                "paths are relative to the folder of labels.csv"
-            )
-        return labels
+    def read_labels(self, path: str) -> bytes:
+        """The bytes of one of ``labels``; raises IngestError like ``read``."""
+        return self._read(f"{self.name}/{path}", self.labels[path])
 
 
 def list_source(root: Path, name: str, settle_seconds: float) -> Source:
@@ -136,11 +114,16 @@ def list_source(root: Path, name: str, settle_seconds: float) -> Source:
     try:
         filesystem, path = url_to_fs(name if "://" in name else str(root / Path(name).expanduser()))
         filesystem.invalidate_cache()  # a long-lived process would be shown the bucket as it was at its first look
-        glob = _is_glob(path)
+        local = isinstance(filesystem, LocalFileSystem)
+        glob = _is_glob(path) and not (local and os.path.lexists(path))
         base = path.partition("*")[0].partition("?")[0].partition("[")[0].rpartition("/")[0] if glob else path
-        walk = _glob if glob else _walk_local if isinstance(filesystem, LocalFileSystem) else _walk
+        walk: Callable[[fsspec.AbstractFileSystem, str], Iterator[Entry]]
+        walk = _glob if glob else _walk_local if local else _walk
+        if local and Path(path).is_file():
+            base, walk = str(Path(path).parent), _single
         entries = walk(filesystem, path)
-        source = Source(name, filesystem.unstrip_protocol(base), _identify(filesystem, path, root), filesystem)
+        identity, whole = _identify(filesystem, path, root), walk not in (_glob, _single)
+        source = Source(name, filesystem.unstrip_protocol(base), identity, filesystem, whole)
         return _sort_out(source, base, entries, settle_seconds)
     except FileNotFoundError:
         raise IngestError(f"{name}: does not exist; give a folder, a glob in quotes, or an fsspec URL") from None
@@ -185,15 +168,18 @@ def _sort_out(source: Source, base: str, entries: Iterator[Entry], settle_second
     settled = source.listed - settle_seconds
     for path, stamp, changed, fault in sorted(entries, key=lambda entry: entry.path):
         relative = path[len(prefix) :] if path.startswith(prefix) else _relative(path, base)
+        if changed is not None and changed > source.listed + FUTURE_SECONDS:
+            changed = None
         file = File(path, stamp, changed)
-        if fault:
-            source.skipped.append(f"{relative!r} {fault}")
+        left = passed_over(relative)
+        if left and not is_labels(left[0]):
+            source.passed_over[left[0]] = left[1]  # a hidden folder once, however much is in it
+        elif fault:
+            source.passed_over[relative] = fault
             if fault.startswith(UNSEEN):
                 source.unseen.add(relative)
-        elif relative == LABELS:
-            source.labels = file
-        elif relative.startswith(".") or "/." in relative or relative.rpartition("/")[2] in NOT_IMAGES:
-            continue
+        elif left:
+            source.labels[relative] = file
         elif changed is not None and changed > settled:
             source.unsettled[relative] = file
         else:  # a stored object without a time is complete: it appears when its upload has ended
@@ -205,7 +191,7 @@ def _relative(path: str, base: str) -> str:
     return PurePosixPath(path).relative_to(base).as_posix()
 
 
-def _walk_local(_: LocalFileSystem, root: str) -> Iterator[Entry]:
+def _walk_local(_: fsspec.AbstractFileSystem, root: str) -> Iterator[Entry]:
     """Regular files below a folder: links, pipes, sockets and devices are named, never opened."""
     folders = [root]
     while folders:
@@ -213,14 +199,23 @@ def _walk_local(_: LocalFileSystem, root: str) -> Iterator[Entry]:
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
-                    else:
+                    if not entry.is_dir(follow_symlinks=False):
                         yield from _look(entry)
+                    elif passed_over(entry.name):
+                        yield Entry(_spelled_out(entry.path), fault="is a folder")
+                    else:
+                        folders.append(entry.path)
         except OSError as error:  # lost+found, say, or one that is gone by now
             if folder == root:
                 raise
             yield Entry(_spelled_out(folder), fault=f"{UNSEEN}listed ({error.strerror})")
+
+
+def _single(_: fsspec.AbstractFileSystem, path: str) -> Iterator[Entry]:
+    """The one file that was named; an archive is not taken for an image."""
+    if zipfile.is_zipfile(path) or tarfile.is_tarfile(path):
+        raise IngestError(f"{path}: is an archive; unpack it and name the folder")
+    yield _describe(path, os.lstat(path))
 
 
 def _look(entry: os.DirEntry[str]) -> Iterator[Entry]:
@@ -231,13 +226,17 @@ def _look(entry: os.DirEntry[str]) -> Iterator[Entry]:
     except OSError as error:
         yield Entry(_spelled_out(entry.path), fault=f"{UNSEEN}examined ({error.strerror})")
         return
+    yield _describe(entry.path, status)
+
+
+def _describe(path: str, status: os.stat_result) -> Entry:
     fault = _fault(stat.S_ISREG(status.st_mode), stat.S_ISLNK(status.st_mode))
-    yield _named(Entry(entry.path, f"{status.st_size}-{status.st_mtime_ns}", status.st_mtime, fault))
+    return _named(Entry(path, f"{status.st_size}-{status.st_mtime_ns}", status.st_mtime, fault))
 
 
 def _fault(is_file: bool, is_link: bool) -> str | None:
     if is_link:
-        return "is a link"
+        return LINK
     return None if is_file else "is not a regular file"
 
 

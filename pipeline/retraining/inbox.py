@@ -17,7 +17,7 @@ from pipeline.config import IngestConfig
 from pipeline.dvc.project import RAW, read_tracked
 from pipeline.errors import DvcError
 from pipeline.ingest.raw import OCCURRENCES, batches
-from pipeline.ingest.sources import LABELS, Source, list_source
+from pipeline.ingest.sources import Source, list_source
 from pipeline.ingest.stamps import STAMPS, Stamps
 from pipeline.reports import EmbeddingDriftReport, ValidationReport
 from pipeline.retraining.decide import Inbox
@@ -45,7 +45,7 @@ def survey(workspace: Workspace, sources: Sequence[str]) -> Inbox:
     new = {key: stamp for source in listed for key, stamp in _new(source, known)}
     recent = [source.files[path].changed for source in listed for path in source.files if (source.base, path) in new]
     recent += [file.changed for source in listed for file in source.unsettled.values()]
-    new_files = sum(path != LABELS for _, path in new)
+    new_files = sum((source.base, path) in new for source in listed for path in source.files)
     return Inbox(
         digest=_digest(raw, new),
         new_files=new_files,
@@ -76,8 +76,7 @@ def count_untrained(workspace: Workspace) -> int:
 
 
 def _new(source: Source, stamps: Stamps | None) -> Iterable[tuple[tuple[str, str], str]]:
-    files = source.files if source.labels is None else {**source.files, LABELS: source.labels}
-    for path, file in files.items():
+    for path, file in {**source.files, **source.labels}.items():
         if stamps is None or stamps.find(source.base, path, file.stamp) is None:
             yield (source.base, path), file.stamp
 

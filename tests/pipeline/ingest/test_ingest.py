@@ -13,7 +13,8 @@ import yaml
 
 from deploy import artifact
 from pipeline.errors import IngestError
-from pipeline.ingest.ingest import ingest, place
+from pipeline.ingest.ingest import ingest
+from pipeline.ingest.layout import place
 from pipeline.ingest.raw import batches, read_bytes, read_files
 from pipeline.workspace import Workspace
 from tests.conftest import draw, encode

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import socket
 import subprocess
 from pathlib import Path
@@ -34,6 +35,52 @@ def test_files_still_being_written_wait(filled: Workspace) -> None:
     assert (result.new_images, result.unsettled) == (40, 1)
     os.utime(path, (0, 0))
     assert ingest(filled).new_images == 1
+
+
+def test_a_time_in_the_future_is_ignored(filled: Workspace) -> None:
+    path = put(filled, "unlabeled/new.png", encode(draw(0, 999)), age=-100_000)
+    listed = list_source(filled.root, "inbox", settle_seconds=2.0)
+    assert "unlabeled/new.png" in listed.files
+    assert listed.files["unlabeled/new.png"].changed is None
+    os.utime(path, (listed.listed + 60, listed.listed + 60))  # the clock of a file server may be ahead that much
+    assert "unlabeled/new.png" in list_source(filled.root, "inbox", settle_seconds=2.0).unsettled
+
+
+def test_a_folder_with_the_signs_of_a_glob_in_its_name_and_a_single_file_are_sources(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    (tmp_path / "a[1]").mkdir()
+    for number in range(2):
+        (tmp_path / "a[1]" / f"{number}.png").write_bytes(encode(draw(0, number)))
+    assert ingest(workspace, [str(tmp_path / "a[1]" / "0.png")]).new_images == 1
+    assert ingest(workspace, [str(tmp_path / "a[1]")]).new_images == 1
+
+
+def test_an_archive_is_not_a_source(workspace: Workspace, tmp_path: Path) -> None:
+    archive = shutil.make_archive(str(tmp_path / "photos"), "zip", workspace.root, "params.yaml")
+    with pytest.raises(IngestError, match=r"photos.zip: is an archive; unpack it and name the folder"):
+        ingest(workspace, [archive])
+
+
+def test_an_inbox_of_links_says_what_was_passed_over(workspace: Workspace, tmp_path: Path) -> None:
+    (workspace.inbox / "unlabeled").mkdir(exist_ok=True)
+    (workspace.inbox / "unlabeled" / "photos").symlink_to(tmp_path)
+    with pytest.raises(
+        IngestError, match=r"passed over 1 \(is a link\): 'unlabeled/photos'; copy what a link leads to"
+    ):
+        ingest(workspace)
+
+
+def test_a_hidden_folder_is_named_once_and_not_read(filled: Workspace) -> None:
+    for number in range(3):
+        put(filled, f"unlabeled/.thumbnails/{number}.png", encode(draw(0, 900 + number)))
+    put(filled, "unlabeled/@eaDir/0.png", encode(draw(0, 910)))
+    result = ingest(filled)
+    assert result.new_images == 40
+    assert result.skipped == (
+        "'unlabeled/.thumbnails' is hidden",
+        "'unlabeled/@eaDir' is left behind by a desktop or an archiver",
+    )
 
 
 @pytest.fixture

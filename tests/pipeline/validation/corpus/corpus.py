@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from pipeline.ingest.ingest import place
+from pipeline.ingest.layout import place
 from pipeline.ingest.raw import OCCURRENCES, Occurrence, batches, read_occurrences
 from tests.pipeline.validation.corpus.encodings import encoded, png_chunk, srgb_profile
 

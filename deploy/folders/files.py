@@ -1,0 +1,45 @@
+"""What of a folder counts as an image file: every file but hidden ones and what desktops leave behind.
+
+The one rule for ``simclr-deploy`` and for ``simclr ingest``. A name's suffix decides nothing; whether a file is an
+image, its bytes say when it is decoded.
+"""
+
+from collections.abc import Mapping
+
+LABELS = "labels.csv"
+LEFTOVERS = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin")  # in lower case
+SHOWN = 3
+
+
+def passed_over(path: str) -> tuple[str, str] | None:
+    """Whether a path below a folder, with forward slashes, is not taken for an image: the part that is not, and why.
+
+    >>> passed_over("2026/.cache/a.png")
+    ('2026/.cache', 'is hidden')
+    >>> passed_over("2026/a.heic")
+    """
+    parts = path.split("/")
+    for depth, part in enumerate(parts, start=1):
+        if part.startswith("."):
+            return "/".join(parts[:depth]), "is hidden"
+        if part.casefold() in LEFTOVERS:
+            return "/".join(parts[:depth]), "is left behind by a desktop or an archiver"
+    return (path, "holds labels") if is_labels(path) else None
+
+
+def is_labels(path: str) -> bool:
+    """Whether a file is a table of labels, however its name is capitalized."""
+    return path.rpartition("/")[2].casefold() == LABELS
+
+
+def describe_passed_over(reasons: Mapping[str, str]) -> list[str]:
+    """A line for each reason why files (path → reason) were passed over."""
+    by_reason: dict[str, list[str]] = {}
+    for path, reason in reasons.items():
+        by_reason.setdefault(reason, []).append(path)
+    return [_line(paths, reason) for reason, paths in sorted(by_reason.items())]
+
+
+def _line(paths: list[str], reason: str) -> str:
+    named = ", ".join(map(repr, paths[:SHOWN])) + (", ..." if len(paths) > SHOWN else "")
+    return f"passed over {len(paths):,} ({'each ' if len(paths) > 1 else ''}{reason}): {named}"

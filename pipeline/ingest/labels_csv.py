@@ -1,0 +1,181 @@
+"""``labels.csv``: which file has which label and, if wanted, which split, as spreadsheets write it.
+
+    path,label,split
+    cats/1.png,cat,train
+
+The order and the capitals of the columns do not matter, nor do other columns; commas, semicolons or tabs separate
+them. The text is UTF-8, or UTF-16 with a byte order mark. A letter that cannot be read is an error: with it replaced,
+two labels could become one. A path is relative to the folder of the table; the ways in which programs spell the same
+path are understood where they mean one file.
+"""
+
+import codecs
+import csv
+import io
+import posixpath
+import unicodedata
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from pipeline.errors import IngestError
+
+SPLITS = ("train", "test")
+DELIMITERS = (",", ";", "\t")
+
+
+class Row(NamedTuple):
+    """What one line says; ``label`` None: the file has no label; ``split`` None: the table does not say."""
+
+    line: int
+    path: str
+    label: str | None
+    split: str | None
+
+
+def clean(label: str) -> str | None:
+    """A label without the blanks around it, in the form NFC; None if nothing remains."""
+    return unicodedata.normalize("NFC", label.strip()) or None
+
+
+def fold(name: str) -> str:
+    """A name as it compares: without capitals, blanks around it and Unicode forms."""
+    return unicodedata.normalize("NFKC", name).strip().casefold()
+
+
+def columns_of(data: bytes) -> list[str]:
+    """The names in the first line of a table, as ``read_rows`` compares them."""
+    return _header(data.decode("utf-16" if _is_utf16(data) else "utf-8-sig", errors="replace"))[1]
+
+
+def read_rows(where: str, data: bytes) -> list[Row]:
+    """The lines of a table.
+
+    Raises:
+        IngestError: it is not text, lacks the columns, or a line has an unknown split or no label cell.
+    """
+    text = _decode(where, data)
+    delimiter, columns = _header(text)
+    if not {"path", "label"} <= set(columns):
+        raise IngestError(f"{where}: columns are {columns}; must be path,label and optionally split")
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        next(lines)
+        return [_row(where, lines.line_num, dict(zip(columns, cells, strict=False))) for cells in lines if cells]
+    except csv.Error as error:
+        raise IngestError(f"{where}: line {lines.line_num} is not CSV ({error}); correct it") from None
+
+
+def _row(table: str, line: int, cells: dict[str, str]) -> Row:
+    where = f"{table}: line {line}"
+    if "label" not in cells or "path" not in cells:
+        raise IngestError(f"{where} ends before the label; leave the cell empty for an image without a label")
+    label, split = clean(cells["label"]), cells.get("split", "").strip()
+    if split and split.casefold() not in SPLITS:
+        raise IngestError(
+            f"{where} has split {split!r}; allowed: {', '.join(SPLITS)}, or nothing; a validation set is 'test' here"
+        )
+    if label and "\ufffd" in label:
+        raise IngestError(f"{where} has label {label!r}, in which a letter was lost when it was saved; write it again")
+    return Row(line, cells["path"], label, split.casefold() or None)
+
+
+class Matched(NamedTuple):
+    """The row of each file that is named, and a sentence about the rows that name none, if there are any."""
+
+    rows: dict[str, Row]
+    lost: str
+
+
+def match_rows(where: str, rows: Sequence[Row], table: str, base: str, files: Collection[str]) -> Matched:
+    """Which of the ``files`` of a source each row names.
+
+    Args:
+        where: the table, for messages.
+        rows: what ``read_rows`` returned.
+        table: path of the table, relative to the source.
+        base: address of the source.
+        files: their paths, relative to the source.
+
+    Raises:
+        IngestError: two rows name one file, or none names any.
+    """
+    matched: dict[str, Row] = {}
+    lost = []
+    spelled: dict[str, str] | None = None
+    for row in rows:
+        path = _find(row.path, posixpath.dirname(table), base, files)
+        if path is None:
+            spelled = _by_spelling(files) if spelled is None else spelled
+            path = spelled.get(_spell(posixpath.join(posixpath.dirname(table), row.path)))
+        if path is None:
+            lost.append(row)
+        elif path in matched:
+            raise IngestError(f"{where}: line {row.line} names {row.path!r} again; give each file one row")
+        else:
+            matched[path] = row
+    if lost and not matched and files:
+        raise IngestError(
+            f"{where}: none of its {len(rows)} paths is a file of this source, such as {lost[0].path!r}; "
+            "paths are relative to the folder of labels.csv"
+        )
+    return Matched(matched, _describe(where, lost, len(rows), files) if lost and files else "")
+
+
+def _find(path: str, folder: str, base: str, files: Collection[str]) -> str | None:
+    """A file by its path in the folder of the table, or in the source, or with the address of the source before it."""
+    plain = posixpath.normpath(path.strip().replace("\\", "/"))
+    root = base.removeprefix("file://").rstrip("/")
+    tried = (
+        posixpath.join(folder, path),
+        posixpath.join(folder, plain),
+        plain,
+        plain.removeprefix(f"{root}/"),
+        plain.removeprefix(f"{posixpath.basename(root)}/"),
+    )
+    return next((one for one in tried if one in files), None)
+
+
+def _spell(path: str) -> str:
+    return fold(posixpath.normpath(path.replace("\\", "/")))
+
+
+def _by_spelling(files: Iterable[str]) -> dict[str, str]:
+    """The files by their path without capitals and Unicode forms, where that is one file."""
+    found = defaultdict[str, list[str]](list)
+    for path in files:
+        found[_spell(path)].append(path)
+    return {spelling: paths[0] for spelling, paths in found.items() if len(paths) == 1}
+
+
+def _describe(where: str, lost: Sequence[Row], total: int, files: Iterable[str]) -> str:
+    stem = PurePosixPath(lost[0].path).stem
+    like = next((path for path in files if PurePosixPath(path).stem == stem), None)
+    hint = f"; is {like!r} meant?" if like else ""
+    return f"{where}: {len(lost):,} of {total:,} rows name no file, such as {lost[0].path!r}{hint}"
+
+
+def _is_utf16(data: bytes) -> bool:
+    return data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+
+
+def _decode(where: str, data: bytes) -> str:
+    try:
+        return data.decode("utf-16" if _is_utf16(data) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise IngestError(
+            f"{where}: line {line} is not UTF-8 ({data[error.start : error.start + 1]!r}); save the table as "
+            "CSV UTF-8, so that no letter of a label is lost"
+        ) from None
+
+
+def _header(text: str) -> tuple[str, list[str]]:
+    """The delimiter, and the names of the columns in lower case."""
+    first = text.lstrip("\r\n").splitlines()[:1]
+    for delimiter in DELIMITERS:
+        columns = [cell.strip().casefold() for cell in next(csv.reader(first, delimiter=delimiter), [])]
+        if {"path", "label"} <= set(columns):
+            return delimiter, columns
+    return ",", [cell.strip() for cell in next(csv.reader(first), [])]

@@ -1,0 +1,256 @@
+"""What the folders and tables of a source say about its files: the split and the label of each.
+
+    unlabeled/**            training images without a label, and so is everything in other folders
+    labeled/<class>/**      training images with a label; train/ means the same
+    test/<class>/**         held out; val/ means the same, because there is one held-out set here: what training needs
+                            for its choices, it sets aside from the training images
+    labels.csv              anywhere; its paths are relative to its folder, and it overrules the folders
+
+The same folders inside one folder, as in ``pets/{train,val}/<class>``, are read too, if it has both kinds. What is said
+counts: nothing held out is trained on. What can be read in two ways is refused, and what looks like a slip is noted.
+"""
+
+import mimetypes
+import posixpath
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from pipeline.errors import IngestError
+from pipeline.ingest.labels_csv import Row, clean, columns_of, fold, match_rows, read_rows
+from pipeline.ingest.sources import Source
+
+UNLABELED, LABELED, TEST = "unlabeled", "labeled", "test"
+ROLES = {
+    **dict.fromkeys(("unlabeled", "unlabelled"), UNLABELED),
+    **dict.fromkeys(("labeled", "labelled", "train", "training"), LABELED),
+    **dict.fromkeys(("test", "testing", "val", "valid", "validation"), TEST),
+}
+NEAR = 0.82  # how alike a folder's name and one of these have to be to be taken for a slip
+NEAR_WORDS = {
+    **dict.fromkeys(("holdout", "heldout", "eval", "evaluation"), TEST),
+    **dict.fromkeys(("labels", "label"), LABELED),
+    **ROLES,
+}
+SHOWN_FAULTS = 3
+TABLES = (".csv", ".tsv", ".xls", ".xlsx", ".ods")
+
+
+class Place(NamedTuple):
+    """``split`` is "train" or "test"; ``label`` None: not known."""
+
+    split: str
+    label: str | None
+
+
+@dataclass
+class Reading:
+    """How a source is read: the place of each file, and what a person may not have meant, with the number of files.
+
+    A number of 0 is not shown: the note is not about files. ``named`` are the files that a table names.
+    """
+
+    places: dict[str, Place] = field(default_factory=dict)
+    notes: Counter[str] = field(default_factory=Counter)
+    named: set[str] = field(default_factory=set)
+
+
+def place(path: str) -> Place:
+    """What the folders of a file say: ``labeled/cat/a.jpg`` → train, cat."""
+    top, *below = _parts(path)
+    match ROLES.get(fold(top)), below:
+        case "labeled", [label, _, *_]:
+            return Place("train", clean(label))
+        case "test", [label, _, *_]:
+            return Place("test", clean(label))
+        case "test", [_]:
+            return Place("test", None)
+    return Place("train", None)
+
+
+def read_layout(source: Source, inbox: Path) -> Reading:
+    """The places of all files of a source, by its folders and its tables.
+
+    Raises:
+        IngestError: it can be read in two ways, or a table cannot be read.
+    """
+    paths = [*source.files, *source.unsettled]
+    prefix, reading, faults = _prefix(source.base, inbox), Reading(), list[str]()
+    if prefix and prefix.partition("/")[0] not in (UNLABELED, ""):
+        reading.notes[f"{source.name}: read as the folder {prefix} of an inbox"] += len(paths)
+    folders = defaultdict[str, list[str]](list)
+    for path in paths:
+        folders[posixpath.dirname(path)].append(path)
+    datasets = set() if prefix else _datasets(folders)
+    for folder, inside in folders.items():
+        root = next((one for one in _parents(folder) if one in datasets), "")
+        within = prefix + (posixpath.relpath(folder, root) if root else folder)
+        if root:
+            reading.notes[f"{root}/ is read like an inbox, because it has folders for training and for testing"] += len(
+                inside
+            )
+        _read_folder(within, inside, reading, faults)
+    _read_tables(source, reading, faults)
+    faults += _without_class(reading)
+    if faults:
+        more = f"; and {len(faults) - SHOWN_FAULTS:,} more" if len(faults) > SHOWN_FAULTS else ""
+        raise IngestError(f"{source.name}: {'; '.join(faults[:SHOWN_FAULTS])}{more}")
+    return reading
+
+
+def refuse_twins(readings: Sequence[Reading], classes: Sequence[str] | None) -> None:
+    """Raise IngestError if labels differ in capitals, blanks or Unicode form alone, and ``classes`` has not both."""
+    counts = Counter(one.label for reading in readings for one in reading.places.values() if one.label is not None)
+    twins = defaultdict[str, list[str]](list)
+    for label in sorted(counts):
+        twins["".join(fold(label).split())].append(label)
+    found = [group for group in twins.values() if len(group) > 1 and not set(group) <= set(classes or ())]
+    if found:
+        named = ", ".join(" and ".join(f"{one!r} ({counts[one]:,} files)" for one in group) for group in found[:3])
+        raise IngestError(
+            f"classes differ in nothing but capitals, blanks or Unicode form: {named}; give each class one name in the "
+            "folders and in labels.csv, or list both in ingest.classes if they are two"
+        )
+
+
+def _parts(path: str) -> list[str]:
+    """The folders and the name. A file named ``test\\cat\\1.png`` was unpacked from a Windows archive."""
+    top, _, below = path.partition("/")
+    pieces = top.split("\\")
+    if fold(pieces[0]) not in ROLES:
+        pieces = [top]
+    return pieces + (below.split("/") if below else [])
+
+
+def _parents(folder: str) -> Iterator[str]:
+    """The folder and those it is in, from the top."""
+    parts = folder.split("/")
+    return ("/".join(parts[:depth]) for depth in range(1, len(parts) + 1))
+
+
+def _prefix(base: str, inbox: Path) -> str:
+    """Where in an inbox a source would be: inside it, where it is; outside, what its name says."""
+    folder = Path(base.removeprefix("file://"))
+    if folder.is_relative_to(inbox):
+        return f"{folder.relative_to(inbox).as_posix()}/" if folder != inbox else ""
+    return f"{folder.name}/" if fold(folder.name) in ROLES else ""
+
+
+def _datasets(folders: Iterable[str]) -> set[str]:
+    """The folders that have separate folders for training and for testing."""
+    roles = defaultdict[str, set[str]](set)
+    for folder in folders:
+        if fold(folder.partition("/")[0]) not in ROLES:
+            for inner in _parents(folder):
+                parent, _, name = inner.rpartition("/")
+                roles[parent].add(ROLES.get(fold(name), ""))
+    return {parent for parent, found in roles.items() if parent and {LABELED, TEST} <= found}
+
+
+def _read_folder(folder: str, paths: Sequence[str], reading: Reading, faults: list[str]) -> None:
+    """Note the places of the files that are directly in a folder, and what is odd about it."""
+    for path in paths:  # each: at the top, a name of a Windows archive says more than the folder
+        reading.places[path] = place(f"{folder}/{PurePosixPath(path).name}" if folder else path)
+    parts = _parts(folder) if folder else []
+    if not parts:
+        return
+    role = ROLES.get(fold(parts[0]))
+    for text in _notes(role, parts):
+        reading.notes[text] += len(paths)
+    if role in (LABELED, TEST) and len(parts) > 2 and fold(parts[1]) in ROLES:
+        fault = (
+            f"{'/'.join(parts[:2])}/ says two things; move its folders to {ROLES[fold(parts[1])]}/, one for each class"
+        )
+        faults += [] if fault in faults else [fault]
+
+
+def _notes(role: str | None, parts: Sequence[str]) -> Iterator[str]:
+    top = parts[0]
+    if role is None:
+        meant = _meant(top)
+        if meant:
+            yield f"{top}/ is taken as unlabeled training images; if {meant}/ is meant, name it so"
+    elif top != role:
+        why = ", because what is set aside is never trained on" if fold(top).startswith("val") else ""
+        yield f"{top}/ is read as {role}/{why}"
+    if role == LABELED and len(parts) == 1:
+        yield f"images directly in {top}/ have no class; taken as unlabeled: move them to {top}/<class>/"
+    if role == TEST:
+        return
+    for depth in range(3 if role == LABELED else 2, len(parts) + 1):
+        meant = ROLES.get(fold(parts[depth - 1]))
+        if meant == TEST or (meant == LABELED and role != LABELED):
+            taken = f"as class {parts[1]}" if role == LABELED else "unlabeled"
+            inner = "/".join(parts[:depth])
+            yield f"{inner}/ is trained on, {taken}; if {meant}/ is meant, move it to {meant}/<class>/"
+            return
+
+
+def _meant(name: str) -> str | None:
+    """The folder that a name may stand for: ``test_set``, ``tset``, ``images-val``, ``train2017``."""
+    words = re.findall("[a-z]+", fold(name))
+    for word in [*words, "".join(words)]:
+        stem = re.sub("(?<=.)(set|data|images|s)$", "", word)
+        if word in NEAR_WORDS or stem in NEAR_WORDS:
+            return NEAR_WORDS[word if word in NEAR_WORDS else stem]
+        if close := get_close_matches(word, [one for one in NEAR_WORDS if len(one) > 3], n=1, cutoff=NEAR):
+            return NEAR_WORDS[close[0]]
+        if sorted(word) == sorted(TEST):
+            return TEST
+    return None
+
+
+def _without_class(reading: Reading) -> list[str]:
+    """What is wrong if images are held out without a class, and no table says that they have none."""
+    places, named = reading.places, reading.named
+    bare = [path for path in places if places[path] == ("test", None) and path not in named and _may_be_image(path)]
+    if not bare:
+        return []
+    return [
+        f"{len(bare):,} held-out images have no class, such as {bare[0]!r}; move each to test/<class>/ or name it in "
+        "labels.csv, or move it to unlabeled/ if it may be trained on"
+    ]
+
+
+def _may_be_image(path: str) -> bool:
+    """Whether the name does not say that it is something else: a README, say."""
+    kind = mimetypes.guess_type(path)[0] or "image"
+    return not kind.startswith(("text/", "application/"))
+
+
+def _read_tables(source: Source, reading: Reading, faults: list[str]) -> None:
+    """Let the tables overrule the folders."""
+    reading.notes.update(
+        f"{path!r} counts as an image: only a table named labels.csv gives labels"
+        for path in reading.places
+        if PurePosixPath(path).suffix.lower() in TABLES
+    )
+    for table in source.labels:
+        where, data = f"{source.name}/{table}", source.read_labels(table)
+        if "/" in table and not {"path", "label"} <= set(columns_of(data)):
+            reading.notes[f"{table!r} is not read, because its columns are not path,label"] += 1
+            continue
+        found = match_rows(where, read_rows(where, data), table, source.base, reading.places)
+        for path, row in found.rows.items():
+            if path in reading.named:
+                raise IngestError(f"{where}: line {row.line} names {row.path!r} again; give each file one row")
+            faults += _overrule(where, path, row, reading)
+        reading.named |= found.rows.keys()
+        if found.lost:
+            reading.notes[found.lost] = 0
+
+
+def _overrule(where: str, path: str, row: Row, reading: Reading) -> list[str]:
+    folder = reading.places[path]
+    reading.places[path] = Place(row.split or folder.split, row.label)
+    if folder.label is not None and row.label != folder.label:
+        reading.notes[f"{where} overrules the class that the folder says"] += 1
+    if row.split == "train" and folder.split == "test":
+        return [
+            f"{where}: line {row.line} puts {path!r} into train, its folder holds it out; move it or correct the line"
+        ]
+    return []

@@ -1,0 +1,114 @@
+"""labels.csv is read as programs write it; what cannot be read is refused, and a row that names no file is counted."""
+
+import unicodedata
+
+import pytest
+
+from pipeline.errors import IngestError
+from pipeline.ingest.ingest import ingest
+from pipeline.ingest.raw import batches
+from pipeline.workspace import Workspace
+from tests.conftest import draw, encode
+from tests.pipeline.conftest import put
+from tests.pipeline.ingest.test_layout import fill, notes, places
+
+PATHS = "unlabeled/0.png", "unlabeled/1.png"
+UNDERSTOOD = {
+    "byte order mark": "path,label\nunlabeled/0.png,fuß\n".encode("utf-8-sig"),
+    "UTF-16": "path,label\nunlabeled/0.png,fuß\n".encode("utf-16"),
+    "UTF-16, big end first": b"\xfe\xff" + "path,label\nunlabeled/0.png,fuß\n".encode("utf-16-be"),
+    "semicolons": "path;label\nunlabeled/0.png;fuß\n".encode(),
+    "tabs": "path\tlabel\nunlabeled/0.png\tfuß\n".encode(),
+    "carriage returns": "path,label\r\nunlabeled/0.png,fuß\r\n\r\n".encode(),
+    "old Macs": "path,label\runlabeled/0.png,fuß\r".encode(),
+    "quotes": '"path","label"\n"unlabeled/0.png","fuß"\n'.encode(),
+    "blanks": "Path, Label \nunlabeled/0.png, fuß \n".encode(),
+    "more columns in another order": "id,label,path\n7,fuß,unlabeled/0.png,\n".encode(),
+    "./": "path,label\n./unlabeled/0.png,fuß\n".encode(),
+    "the source before it": "path,label\ninbox/unlabeled/0.png,fuß\n".encode(),
+    "backslashes": "path,label\nunlabeled\\0.png,fuß\n".encode(),
+    "capitals": "path,label\nUnlabeled/0.PNG,fuß\n".encode(),
+}
+
+
+@pytest.mark.parametrize(("name", "form"), [*(("labels.csv", form) for form in UNDERSTOOD), ("Labels.CSV", "quotes")])
+def test_the_ways_in_which_programs_write_a_table_are_understood(workspace: Workspace, name: str, form: str) -> None:
+    fill(workspace, *PATHS)
+    put(workspace, name, UNDERSTOOD[form])
+    result = ingest(workspace)
+    assert places(workspace) == {PATHS[0]: ("train", "fuß"), PATHS[1]: ("train", None)}
+    assert notes(result) == ""
+
+
+def test_an_absolute_path_and_another_unicode_form_name_their_file(workspace: Workspace) -> None:
+    accented = unicodedata.normalize("NFD", "unlabeled/café.png")
+    fill(workspace, accented, "unlabeled/1.png")
+    rows = f"path,label\nunlabeled/café.png,a\n{workspace.inbox}/unlabeled/1.png,b\n"
+    put(workspace, "labels.csv", rows.encode())
+    ingest(workspace)
+    assert places(workspace) == {accented: ("train", "a"), "unlabeled/1.png": ("train", "b")}
+
+
+def test_a_spelling_that_two_files_have_names_neither(workspace: Workspace) -> None:
+    fill(workspace, "a/X.png", "a/x.png", "a/y.png")
+    put(workspace, "labels.csv", b"path,label\nA/x.PNG,cat\na/y.png,cat\n")
+    result = ingest(workspace)
+    assert [label for _, label in places(workspace).values()] == [None, None, "cat"]
+    assert "1 of 2 rows name no file, such as 'A/x.PNG'" in notes(result)
+
+
+def test_a_table_next_to_the_images_is_relative_to_its_folder(workspace: Workspace) -> None:
+    fill(workspace, "unlabeled/0.png", "deep/er/1.png", "test/2.png")
+    put(workspace, "unlabeled/labels.csv", b"path,label\n0.png,cat\n")
+    put(workspace, "deep/labels.csv", b"path,label\ner/1.png,dog\n")
+    put(workspace, "test/labels.csv", b"path,label\n2.png,cat\n")
+    ingest(workspace)
+    assert set(places(workspace).values()) == {("train", "cat"), ("train", "dog"), ("test", "cat")}
+
+
+def test_someone_elses_table_among_the_images_is_named(workspace: Workspace) -> None:
+    fill(workspace, "unlabeled/0.png")
+    put(workspace, "unlabeled/labels.csv", b"id,breed\n0,collie\n")
+    assert "'unlabeled/labels.csv' is not read, because its columns are not path,label" in notes(ingest(workspace))
+
+
+def test_rows_that_name_no_file_are_counted_with_what_may_be_meant(workspace: Workspace) -> None:
+    fill(workspace, *(f"unlabeled/{number}.png" for number in range(8)))
+    rows = [f"unlabeled/{number}.{'png' if number < 2 else 'jpg'},cat" for number in range(8)]
+    put(workspace, "labels.csv", "\n".join(["path,label", *rows]).encode())
+    expected = "inbox/labels.csv: 6 of 8 rows name no file, such as 'unlabeled/2.jpg'; is 'unlabeled/2.png' meant?"
+    assert expected in notes(ingest(workspace))
+
+
+REFUSED = {
+    "Latin-1": (
+        "path,label\na.png,cat\nunlabeled/0.png,fuß\n".encode("latin-1"),
+        r"line 3 is not UTF-8 \(b'\\xdf'\); save",
+    ),
+    "letters lost before": ("path,label\nunlabeled/0.png,fu\ufffd\n".encode(), "line 2 has label .* a letter was lost"),
+    "no label cell": (b"path,label\nunlabeled/0.png\n", "line 2 ends before the label; leave the cell empty"),
+    "a file by two names": (
+        b"path,label\nunlabeled/0.png,cat\n./unlabeled/0.png,dog\n",
+        "line 3 names './unlab.* again",
+    ),
+    "an endless quote": (b'path,label\n"unlabeled/0.png,' + bytes(200_000), "is not CSV .*; correct it"),
+    "a validation set": (b"path,label,split\nunlabeled/0.png,cat,val\n", "a validation set is 'test' here"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_table_that_cannot_be_read_is_refused(workspace: Workspace, case: str) -> None:
+    data, message = REFUSED[case]
+    fill(workspace, *PATHS)
+    put(workspace, "labels.csv", data)
+    with pytest.raises(IngestError, match=message):
+        ingest(workspace)
+    assert batches(workspace.raw) == []
+
+
+def test_two_tables_do_not_name_one_file(workspace: Workspace) -> None:
+    put(workspace, "unlabeled/0.png", encode(draw(0, 1)))
+    put(workspace, "labels.csv", b"path,label\nunlabeled/0.png,cat\n")
+    put(workspace, "unlabeled/labels.csv", b"path,label\n0.png,dog\n")
+    with pytest.raises(IngestError, match=r"unlabeled/labels.csv: line 2 names '0.png' again"):
+        ingest(workspace)

@@ -1,0 +1,237 @@
+"""What folders and labels.csv say is what counts; what says two things is refused, and every near miss is noted."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.errors import IngestError
+from pipeline.ingest.ingest import IngestResult, ingest
+from pipeline.ingest.layout import place
+from pipeline.ingest.raw import batches, read_files
+from pipeline.workspace import Workspace
+from tests.conftest import draw, encode
+from tests.pipeline.conftest import put
+
+
+def fill(workspace: Workspace, *paths: str) -> None:
+    for number, path in enumerate(paths):
+        put(workspace, path, encode(draw(number % 4, number)))
+
+
+def places(workspace: Workspace) -> dict[str, tuple[str, str | None]]:
+    return {path: (split, label) for batch in batches(workspace.raw) for _, path, split, label in read_files(batch)}
+
+
+def notes(result: IngestResult) -> str:
+    return "\n".join(line for line in result.understood if line.startswith(("note: ", "passed over ")))
+
+
+@pytest.mark.parametrize(
+    ("path", "split", "label"),
+    [
+        ("labeled/cat/a.png", "train", "cat"),
+        ("labeled/cat/deep/a.png", "train", "cat"),
+        ("test/cat/a.png", "test", "cat"),
+        ("unlabeled/cat/a.png", "train", None),
+        ("holiday/cat/a.png", "train", None),
+        ("a.png", "train", None),
+        ("train/cat/a.png", "train", "cat"),
+        ("training/cat/a.png", "train", "cat"),
+        ("train/a.png", "train", None),
+        ("labeled/a.png", "train", None),
+        ("Labelled/cat/a.png", "train", "cat"),
+        (" LABELED/cat/a.png", "train", "cat"),
+        ("val/cat/a.png", "test", "cat"),
+        ("Valid/cat/a.png", "test", "cat"),
+        ("validation/cat/a.png", "test", "cat"),
+        ("Test/cat/a.png", "test", "cat"),
+        ("ＴＥＳＴ/cat/a.png", "test", "cat"),  # full-width
+        ("test/a.png", "test", None),
+        ("test", "train", None),  # a file
+        ("test/ cat /a.png", "test", "cat"),
+        ("labeled/cafe\u0301/a.png", "train", "caf\u00e9"),
+        (r"test\cat\0.png", "test", "cat"),  # as Info-ZIP unpacks what Windows packed
+        (r"labeled\cat\0.png", "train", "cat"),
+        (r"odd\name.png", "train", None),
+    ],
+)
+def test_a_folder_says_split_and_label(path: str, split: str, label: str | None) -> None:
+    assert place(path) == (split, label)
+
+
+def test_every_ingest_ends_with_a_table_of_split_and_class(filled: Workspace) -> None:
+    put(filled, "unlabeled/.DS_Store", b"x")
+    put(filled, "unlabeled/Thumbs.db", b"x")
+    result = ingest(filled)
+    assert [line.split() for line in result.understood[:6]] == [
+        ["class", "train", "test"],
+        ["circle", "2", "2"],
+        ["cross", "2", "2"],
+        ["square", "2", "2"],
+        ["stripes", "2", "2"],
+        ["(no", "class)", "24", "0"],
+    ]
+    assert result.understood[6:] == (
+        "passed over 1 (is hidden): 'unlabeled/.DS_Store'",
+        "passed over 1 (is left behind by a desktop or an archiver): 'unlabeled/Thumbs.db'",
+    )
+    assert ingest(filled).understood == result.understood, "of what is there, not of what is new"
+
+
+def test_many_classes_are_summed_up(workspace: Workspace) -> None:
+    fill(workspace, *(f"train/n{number:04d}/a.png" for number in range(30)))
+    table = [line.split() for line in ingest(workspace).understood]
+    assert ["10", "more", "classes", "10", "0"] in table
+    assert sum(int(row[-2]) for row in table[1:-1]) == 30
+
+
+def test_a_label_overrules_nothing_but_the_label(workspace: Workspace) -> None:
+    fill(workspace, "labeled/cat/0.png", "test/cat/1.png", "test/2.png", "unlabeled/3.png", "unlabeled/4.png")
+    rows = "labeled/cat/0.png,dog", "test/cat/1.png,cat", "test/2.png,dog", "unlabeled/3.png,dog"
+    put(workspace, "labels.csv", "\n".join(["path,label", *rows]).encode())
+    result = ingest(workspace)
+    assert places(workspace) == {
+        "labeled/cat/0.png": ("train", "dog"),
+        "test/cat/1.png": ("test", "cat"),
+        "test/2.png": ("test", "dog"),
+        "unlabeled/3.png": ("train", "dog"),
+        "unlabeled/4.png": ("train", None),
+    }
+    assert "inbox/labels.csv overrules the class that the folder says (1 file)" in notes(result)
+
+
+def test_a_blank_split_is_silence_and_a_blank_label_removes_the_label(workspace: Workspace) -> None:
+    fill(workspace, "test/cat/0.png", "test/1.png", "labeled/cat/2.png")
+    put(workspace, "labels.csv", b"path,label,split\ntest/cat/0.png,dog,\ntest/1.png,,\nlabeled/cat/2.png,,\n")
+    ingest(workspace)
+    assert places(workspace) == {
+        "test/cat/0.png": ("test", "dog"),
+        "test/1.png": ("test", None),
+        "labeled/cat/2.png": ("train", None),
+    }
+
+
+REFUSED = {
+    "held out without a class": (
+        ("test/0.png", "test/1.png", "unlabeled/2.png"),
+        r"2 held-out images have no class, such as 'test/0.png'; move each to test/<class>/ or name it in labels.csv",
+    ),
+    "held out without a class or a suffix": (("val/IMG_0001",), "1 held-out images have no class"),
+    "a split in a class": (
+        ("labeled/train/cat/0.png",),
+        r"labeled/train/ says two things; move its folders to labeled/",
+    ),
+    "two splits": (("train/test/cat/0.png",), r"train/test/ says two things; move its folders to test/"),
+    "capitals": (
+        ("labeled/Cat/0.png", "test/cat/1.png"),
+        r"'Cat' \(1 files\) and 'cat' \(1 files\); give each class one",
+    ),
+    "blanks": (("labeled/red fox/0.png", "labeled/redfox/1.png"), "differ in nothing but capitals, blanks"),
+    "ligatures": (("labeled/\ufb01sh/0.png", "labeled/fish/1.png"), "or Unicode form"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_can_be_read_in_two_ways_is_refused_before_anything_is_written(workspace: Workspace, case: str) -> None:
+    paths, message = REFUSED[case]
+    fill(workspace, *paths)
+    with pytest.raises(IngestError, match=message):
+        ingest(workspace)
+    assert batches(workspace.raw) == []
+
+
+def test_a_row_that_would_train_on_what_the_folder_holds_out_is_refused(workspace: Workspace) -> None:
+    fill(workspace, "test/cat/0.png")
+    put(workspace, "labels.csv", b"path,label,split\ntest/cat/0.png,cat,train\n")
+    with pytest.raises(IngestError, match=r"line 2 puts 'test/cat/0.png' into train, its folder holds it out"):
+        ingest(workspace)
+
+
+def test_classes_that_are_listed_may_be_alike(workspace: Workspace) -> None:
+    fill(workspace, "labeled/Cat/0.png", "labeled/cat/1.png")
+    params = yaml.safe_load(workspace.params.read_text())
+    params["ingest"]["classes"] = ["Cat", "cat"]
+    workspace.params.write_text(yaml.safe_dump(params))
+    assert ingest(workspace).new_images == 2
+
+
+def test_a_class_named_like_a_split_is_a_class(workspace: Workspace) -> None:
+    fill(workspace, "labeled/train/0.png", "labeled/plane/1.png")
+    ingest(workspace)
+    assert places(workspace)["labeled/train/0.png"] == ("train", "train")
+
+
+def test_a_readme_in_test_needs_no_class(workspace: Workspace) -> None:
+    fill(workspace, "test/cat/0.png")
+    put(workspace, "test/README.md", b"# cats")
+    ingest(workspace)
+    assert places(workspace)["test/README.md"] == ("test", None)
+
+
+NOTED = {
+    "Test/cat/0.png": "Test/ is read as test/",
+    "val/cat/0.png": "val/ is read as test/, because what is set aside is never trained on",
+    "labelled/cat/0.png": "labelled/ is read as labeled/",
+    "labeled/0.png": "images directly in labeled/ have no class; taken as unlabeled: move them to labeled/<class>/",
+    "test_set/cat/0.png": "test_set/ is taken as unlabeled training images; if test/ is meant, name it so",
+    "tests/cat/0.png": "tests/ is taken as unlabeled",
+    "tset/cat/0.png": "if test/ is meant",
+    "hold-out/cat/0.png": "if test/ is meant",
+    "train2017/cat/0.png": "train2017/ is taken as unlabeled training images; if labeled/ is meant",
+    "labeledd/cat/0.png": "labeledd/ is taken as unlabeled training images; if labeled/ is meant",
+    "unlabeled/pets/test/cat/0.png": "unlabeled/pets/test/ is trained on, unlabeled; if test/ is meant, move it to",
+    "pets/test/cat/0.png": "pets/test/ is trained on, unlabeled; if test/ is meant",
+    "pets/train/cat/0.png": "pets/train/ is trained on, unlabeled; if labeled/ is meant",
+    "labeled/cat/test/0.png": "labeled/cat/test/ is trained on, as class cat; if test/ is meant",
+    "unlabeled/annotations.csv": "'unlabeled/annotations.csv' counts as an image: only a table named labels.csv",
+}
+
+
+@pytest.mark.parametrize("path", NOTED)
+def test_near_misses_are_noted_with_the_likely_meaning(workspace: Workspace, path: str) -> None:
+    fill(workspace, path)
+    assert NOTED[path] in notes(ingest(workspace))
+
+
+@pytest.mark.parametrize(
+    "path", ["holiday/vale/0.png", "unlabeled/texts/rest/0.png", "2026/best/0.png", "labeled/eval/0.png"]
+)
+def test_ordinary_folders_are_not_noted(workspace: Workspace, path: str) -> None:
+    fill(workspace, path)
+    assert notes(ingest(workspace)) == ""
+
+
+def test_a_data_set_with_its_splits_inside_is_read_like_an_inbox(workspace: Workspace) -> None:
+    fill(workspace, "pets/train/cat/0.png", "pets/val/cat/1.png", "pets/unlabeled/2.png", "pets/3.png", "test4/x/5.png")
+    result = ingest(workspace)
+    assert places(workspace) == {
+        "pets/train/cat/0.png": ("train", "cat"),
+        "pets/val/cat/1.png": ("test", "cat"),
+        "pets/unlabeled/2.png": ("train", None),
+        "pets/3.png": ("train", None),
+        "test4/x/5.png": ("train", None),
+    }
+    assert "pets/ is read like an inbox, because it has folders for training and for testing (4 files)" in notes(result)
+
+
+def test_a_class_that_only_test_images_have_is_noted(workspace: Workspace) -> None:
+    fill(workspace, "labeled/cat/0.png", "test/dog/1.png", "test/dog/2.png")
+    assert "class 'dog' is in test/ alone (2 files)" in notes(ingest(workspace))
+
+
+@pytest.mark.parametrize("form", ["folder", "class", "glob", "file", "outside", "url"])
+def test_a_part_of_the_held_out_images_is_held_out(workspace: Workspace, tmp_path: Path, form: str) -> None:
+    fill(workspace, "test/cat/0.png")
+    shutil.copytree(workspace.inbox / "test", tmp_path / "data" / "test")
+    source = {
+        "folder": "inbox/test",
+        "class": "inbox/test/cat",
+        "glob": "inbox/test/cat/*.png",
+        "file": "inbox/test/cat/0.png",
+        "outside": str(tmp_path / "data" / "test"),
+        "url": f"file://{workspace.inbox}/test",
+    }[form]
+    ingest(workspace, [source])
+    assert list(places(workspace).values()) == [("test", "cat")]
