@@ -106,7 +106,8 @@ class ImageError(DeployError):
 
     Attributes:
         reason: one of ``empty_file``, ``not_an_image``, ``unsupported_format``, ``truncated``, ``corrupt``, ``bomb``,
-            ``metadata_bomb``, ``unsupported_depth``, ``fully_transparent``, ``unsupported_input``, ``io_error``.
+            ``metadata_bomb``, ``unsupported_depth``, ``unsupported_layout``, ``fully_transparent``,
+            ``unsupported_input``, ``io_error``.
 
     Examples:
         >>> import deploy

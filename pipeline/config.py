@@ -85,7 +85,7 @@ class ValidateConfig(Block):
     max_megapixels: float = Field(
         default=80.0,
         gt=0,
-        le=89,  # where Pillow stops
+        le=178,  # where Pillow stops
         description="largest image, in megapixels. The header decides: an image above this is never decoded",
     )
     min_side: int = Field(default=8, ge=1, description="smallest shorter side, in pixels")

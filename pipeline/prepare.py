@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from deploy.artifact import publish
-from deploy.images.preprocess import canonicalize, open_image
+from deploy.errors import ImageError
+from deploy.images.preprocess import LOSSES, MOST_PIXELS, canonicalize, open_image
 from pipeline.config import PrepareConfig
 from pipeline.errors import GateError
 from pipeline.ingest.raw import read_bytes
@@ -39,7 +40,6 @@ from simclr_core.reporter import emit, record_timing
 
 LOSSLESS_UP_TO = 128  # pixels of the longer side; below it PNG costs little, and 8-pixel JPEG blocks would be large
 DECODE_BYTES = 64_000_000  # raw bytes handed to the threads at a time; bounds memory
-MAX_PIXELS = 89_000_000  # the most that validate.max_megapixels can allow: how large is too large was decided there
 RESTORE = "restore it with `dvc checkout data/raw.dvc`, or validate again with `simclr quarantine rescan --all`"
 
 
@@ -151,10 +151,19 @@ def _replay(sha256: str, data: bytes, operations: list[str]) -> Image.Image:
     """The canonical image, made by the operations that validation has recorded for these very bytes."""
     if hashlib.sha256(data).hexdigest() != sha256:
         raise GateError(f"data/raw: {sha256[:12]} differs from the bytes that were ingested; {RESTORE}")
-    image, done = canonicalize(open_image(data, MAX_PIXELS))
-    if done != operations:
+    try:
+        image, done = canonicalize(open_image(data, MOST_PIXELS))  # how large is too large was decided by validate
+    except ImageError as error:
+        raise GateError(
+            f"{sha256[:12]}: was validated as {operations}, and is refused now: {error}; {RESTORE}"
+        ) from error
+    if _changes(done) != _changes(operations):
         raise GateError(f"{sha256[:12]}: was validated as {operations}, is read as {done}; {RESTORE}")
     return image
+
+
+def _changes(operations: list[str]) -> list[str]:
+    return [operation for operation in operations if operation not in LOSSES]
 
 
 def _counted(samples: Iterator[tuple[Sample, Image.Image]], sums: PixelSums) -> Iterator[Sample]:

@@ -7,12 +7,14 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deploy.errors import ImageError
+from deploy.images.tiff_layout import why_unopened
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 """Pillow has more than forty readers; most vulnerabilities were in those for rare formats (PSD, EPS, FITS ...)."""
@@ -35,6 +37,7 @@ _OTHER_FORMATS = {
     b"\0\0\0\x0cJXL ": "JPEG XL",
     b"\xff\x0a": "JPEG XL",
 }
+_PIXELS = re.compile(r"Image size \((\d+) pixels\)")  # in Pillow's words about a bomb
 _ADDRESS = re.compile(r" *<[^<>]* at 0x[0-9a-fA-F]+>")  # of an object in memory: it differs in each process
 _HEIF_BRANDS = (b"heic", b"heix", b"mif1", b"avif", b"avis")
 _TIFF_TYPES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # bytes; others have 1
@@ -46,11 +49,12 @@ _filters = warnings.catch_warnings()
 
 
 @contextmanager
-def naming_faults(data: bytes) -> Iterator[None]:
+def naming_faults(data: bytes, max_pixels: int | None = None) -> Iterator[None]:
     """Translate every error that Pillow raises in this block into an ImageError with a reason.
 
-    ``data`` holds the bytes of the file; leave it empty if they are not available and Pillow has already recognized the
-    format.
+    Args:
+        data: the bytes of the file; empty if they are not available and Pillow has already recognized the format.
+        max_pixels: the limit to name if the image is too large for Pillow; by default Pillow's own.
     """
     from PIL import Image
 
@@ -60,17 +64,24 @@ def naming_faults(data: bytes) -> Iterator[None]:
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError("bomb", f"{error} Make the image smaller.") from error
+        found = _PIXELS.search(str(error))
+        given = f"{int(found[1]):,} pixels are" if found else "the image is"
+        limit = max_pixels or 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise ImageError("bomb", f"{given} over the limit of {limit:,} pixels; make it smaller") from error
     except PARSER_FAULTS as error:
         raise _translate(error, data) from error
 
 
 def _translate(error: Exception, data: bytes) -> ImageError:
+    from PIL import UnidentifiedImageError
+
     if "MAX_TEXT" in str(error):
         return ImageError("metadata_bomb", f"its text or profile is too large ({error}); save it without metadata")
     if not data or _has_known_signature(data):
         if "runcated" in str(error) or _is_cut_short(data):
             return ImageError("truncated", "the file ends too early; copy it again from its source")
+        if isinstance(error, UnidentifiedImageError) and (refusal := why_unopened(BytesIO(data))):
+            return refusal
         detail = _ADDRESS.sub("", str(error)) or type(error).__name__
         return ImageError("corrupt", f"the file is damaged, or Pillow does not support this variant ({detail})")
     allowed = ", ".join(FORMATS)
@@ -137,7 +148,7 @@ def _tiff_end(data: bytes) -> int:
 
 @contextmanager
 def _pillow_warnings() -> Iterator[None]:
-    """In this block, silence Pillow's warnings about metadata and turn its DecompressionBombWarning into an error.
+    """In this block, silence Pillow's warnings about metadata, and about sizes that our own limit judges.
 
     With overlapping blocks in several threads, warnings.catch_warnings would restore the wrong filters. Therefore the
     first block to begin changes the filters, and the last one to end restores them.
@@ -151,7 +162,7 @@ def _pillow_warnings() -> Iterator[None]:
             _filters = warnings.catch_warnings()
             _filters.__enter__()
             warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-            warnings.filterwarnings("error", category=DecompressionBombWarning)
+            warnings.filterwarnings("ignore", category=DecompressionBombWarning)
     try:
         yield
     finally:

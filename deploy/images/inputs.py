@@ -113,7 +113,8 @@ def _decode_picture(picture: Picture) -> NDArray[np.uint8]:
         allowed = "a path, the bytes of a file, a file opened with 'rb', a PIL image or an array; or a list of them"
         raise ImageError("unsupported_input", f"given a value of type {type(picture).__name__}; give {allowed}")
     if picture.width * picture.height > MAX_PIXELS:
-        raise ImageError("bomb", f"{picture.width} x {picture.height} is over {MAX_PIXELS:,} pixels; make it smaller")
+        size = f"{picture.width} x {picture.height} pixels"
+        raise ImageError("bomb", f"{size} are over the limit of {MAX_PIXELS:,} pixels; make it smaller")
     return np.array(canonicalize(picture)[0])
 
 

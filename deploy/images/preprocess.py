@@ -11,6 +11,7 @@ Examples:
 """
 
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +21,20 @@ from numpy.typing import NDArray
 from deploy.errors import ArgumentError, ImageError
 from deploy.images.image_faults import FORMATS, PARSER_FAULTS, naming_faults
 from deploy.images.jpeg_scans import check_scans
+from deploy.images.tiff_layout import MAX_SAMPLE, PHOTOMETRIC, Tags, check_layout, drops_bands, first, has_pages
 from deploy.moved import renamed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_PIXELS = 80_000_000
-"""Largest width times height that is decoded: 240 MB as RGB. Just below Pillow's own limit of 89,478,485."""
+"""Largest width times height that is decoded: 240 MB as RGB."""
+
+MOST_PIXELS = 178_000_000
+"""The largest ``max_pixels`` that has an effect: Pillow itself opens no image of over 178,956,970 pixels."""
+
+LOSSES = ("bands_dropped", "icc_ignored", "uses_12_of_16_bits", "uses_14_of_16_bits")
+"""Of the operations, those that change no pixel, but say what of the file is not in them."""
 
 _TRANSPOSE = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 """EXIF orientation (the sides of row 0 and column 0; TIFF 6.0, tag 274) → the PIL.Image.Transpose that undoes it."""
@@ -34,6 +42,11 @@ _TRANSPOSE = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 _OPERATIONS = {"P": "palette_to_rgb", "PA": "palette_to_rgb", "CMYK": "cmyk_to_rgb"}
 _OPERATIONS |= dict.fromkeys(("1", "L", "LA", "La"), "gray_to_rgb")
 _ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
+_DECLARED_BITS = {1023: 10, 4095: 12, 16383: 14}
+"""Largest sample that a 16-bit file may declare (TIFF 6.0, tag 281) → the bits of its data."""
+
+SRGB_TOLERANCE = 4  # levels of 255; profiles of sRGB by several makers differ by up to 2, one with a gamma of 2.2 by 8
+CACHED_PROFILE = 1 << 14  # bytes; those of cameras and displays have 0.5 to 4 kB
 _PROFILE_SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK", "LAB": "Lab"}
 
 
@@ -42,7 +55,7 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> "Image":
 
     Args:
         data: the bytes of the file.
-        max_pixels: largest width times height; Pillow's own ``PIL.Image.MAX_IMAGE_PIXELS`` applies as well.
+        max_pixels: largest width times height, up to MOST_PIXELS.
 
     Raises:
         ImageError: ``empty_file``, ``not_an_image``, ``unsupported_format``, ``truncated``, ``corrupt``, ``bomb``,
@@ -53,10 +66,11 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> "Image":
     if not data:
         raise ImageError("empty_file", "the file has no bytes; copy it again from its source")
     check_scans(data)
-    with naming_faults(data):
+    with naming_faults(data, max_pixels):
         image = Image.open(BytesIO(data), formats=FORMATS)
     if image.width * image.height > max_pixels:
-        raise ImageError("bomb", f"{image.width} x {image.height} is over {max_pixels:,} pixels; make it smaller")
+        size = f"{image.width} x {image.height} pixels"
+        raise ImageError("bomb", f"{size} are over the limit of {max_pixels:,} pixels; make it smaller")
     return image
 
 
@@ -64,25 +78,30 @@ def canonicalize(image: "Image") -> tuple["Image", list[str]]:
     """Decode all pixels and convert to an upright 8-bit sRGB image on white, without any metadata.
 
     Returns:
-        The RGB image, and the operations applied to it, out of ``first_frame``, ``uint16_to_uint8``,
-        ``palette_to_rgb``, ``cmyk_to_rgb``, ``icc_to_srgb``, ``gray_to_rgb``, ``to_rgb``, ``alpha_on_white``,
-        ``exif_transpose``.
+        The RGB image, and the operations applied to it, out of ``first_frame``, ``bands_dropped``,
+        ``uint16_to_uint8``, ``uint14_to_uint8``, ``uint12_to_uint8``, ``uint10_to_uint8``, ``uses_14_of_16_bits``,
+        ``uses_12_of_16_bits``, ``palette_to_rgb``, ``cmyk_to_rgb``, ``icc_to_srgb``, ``icc_ignored``, ``gray_to_rgb``,
+        ``to_rgb``, ``alpha_on_white``, ``exif_transpose``; those of LOSSES change no pixel.
 
     Raises:
-        ImageError: ``truncated``, ``corrupt``, ``metadata_bomb``, ``unsupported_depth``, ``fully_transparent``.
+        ImageError: ``truncated``, ``corrupt``, ``metadata_bomb``, ``unsupported_depth``, ``unsupported_layout``,
+            ``fully_transparent``.
     """
     file = getattr(image, "fp", None)
     with naming_faults(file.getvalue() if isinstance(file, BytesIO) else b""):
-        # The second picture of an MPO file, a phone's JPEG, is a preview or the other eye, not a later frame.
-        operations = ["first_frame"] if getattr(image, "is_animated", False) and image.format != "MPO" else []
-        rawmode = str(getattr(image, "tile", ""))
         is_tiff = image.format == "TIFF"
+        tags: Tags = getattr(image, "tag_v2", {}) if is_tiff else {}
+        check_layout(tags)
+        operations = ["first_frame"] if _has_frames(image) else []
+        if drops_bands(tags):
+            operations.append("bands_dropped")
+        rawmode = str(getattr(image, "tile", ""))
         # Pillow rotates a TIFF while loading it and then drops the tag; a PNG may have its EXIF block after the pixels.
         orientation = _orientation(image) if is_tiff else 1
         image.load()
         orientation = orientation if is_tiff else _orientation(image)
         profile = image.info.get("icc_profile")
-        image = _to_8_bit(image, rawmode, operations)
+        image = _to_8_bit(image, rawmode, tags, operations)
         image = _to_rgb(image, profile, operations)
         if orientation != 1:
             operations.append("exif_transpose")
@@ -159,18 +178,45 @@ class Preprocessing:
         return cls(**fields)
 
 
-def _to_8_bit(image: "Image", rawmode: str, operations: list[str]) -> "Image":
+def _has_frames(image: "Image") -> bool:
+    # The second picture of an MPO file, a phone's JPEG, is a preview or the other eye, not a later frame.
+    if not getattr(image, "is_animated", False) or image.format == "MPO":
+        return False
+    file = getattr(image, "fp", None)
+    return image.format != "TIFF" or file is None or has_pages(file)
+
+
+def _to_8_bit(image: "Image", rawmode: str, tags: Tags, operations: list[str]) -> "Image":
     from PIL import Image
 
     if image.mode in ("I", "F") or "I;12" in rawmode:
         raise ImageError("unsupported_depth", f"pixels of type {image.mode} have an unknown range; store 8 or 16 bits")
-    is_gray16 = image.mode.startswith("I;16")
-    if is_gray16 or (";16" in rawmode and "BGR;16" not in rawmode):  # BGR;16 is a BMP with 5, 6 and 5 bits
+    if image.mode.startswith("I;16"):
+        return Image.fromarray(_scale_16_bits(np.asarray(image).astype(np.uint32), tags, operations))
+    if ";16" in rawmode and "BGR;16" not in rawmode:  # BGR;16 is a BMP with 5, 6 and 5 bits
         operations.append("uint16_to_uint8")
-    if not is_gray16:
-        return image  # of 16-bit color, Pillow has kept the high bytes
-    # Pillow's conversion of 16-bit gray clips at 255, which makes it white. 65535 / 255 = 257.
-    return Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
+        extrema = np.reshape(image.getextrema(), (-1, 2))[: len(image.getbands()) - (image.mode in _ALPHA_MODES)]
+        _note_range(256 * int(extrema.max()) + 255, operations)
+    return image  # of 16-bit color, Pillow has kept the high bytes
+
+
+def _scale_16_bits(samples: NDArray[np.uint32], tags: Tags, operations: list[str]) -> NDArray[np.uint8]:
+    """Scale gray samples to 8 bits. Pillow's conversion would clip at 255, which makes them white."""
+    highest, declared = int(samples.max()), first(tags, MAX_SAMPLE, 0)
+    bits = _DECLARED_BITS.get(declared, 16) if highest <= declared else 16
+    full = (1 << bits) - 1
+    operations.append(f"uint{bits}_to_uint8")
+    if bits == 16 and highest:
+        _note_range(highest, operations)
+    if first(tags, PHOTOMETRIC, 1) == 0:  # 0 is white, which Pillow heeds at 8 bits only
+        samples = full - samples
+    return ((samples * 255 + full // 2) // full).astype(np.uint8)
+
+
+def _note_range(highest: int, operations: list[str]) -> None:
+    """Note that samples of 16 bits leave the upper bits unused, as data of a camera with 10, 12 or 14 bits does."""
+    if highest < 1 << 14:
+        operations.append("uses_12_of_16_bits" if highest < 1 << 12 else "uses_14_of_16_bits")
 
 
 def _to_rgb(image: "Image", profile: bytes | None, operations: list[str]) -> "Image":
@@ -181,9 +227,9 @@ def _to_rgb(image: "Image", profile: bytes | None, operations: list[str]) -> "Im
         operations.append(_OPERATIONS[image.mode])
     elif image.mode != "RGB" and alpha is None:
         operations.append("to_rgb")
-    rgb = _profile_to_srgb(color, profile) if profile else None
+    rgb = _profile_to_srgb(color, profile, operations) if profile else None
     if rgb is not None:
-        operations.append("icc_to_srgb")
+        pass
     elif color.mode == "LAB":
         rgb = _lab_to_rgb(color)
     else:  # neither the given image nor a second copy, which takes 320 MB for the largest image
@@ -210,18 +256,41 @@ def _split_alpha(image: "Image") -> tuple["Image", "Image | None"]:
     return color, None if lowest == 255 else alpha
 
 
-def _profile_to_srgb(image: "Image", profile: bytes) -> "Image | None":
-    """Convert by an ICC profile. Return None, to ignore it, if it is sRGB, damaged, or for another color space."""
+def _profile_to_srgb(image: "Image", profile: bytes, operations: list[str]) -> "Image | None":
+    """Convert by an ICC profile. Return None if it is sRGB, or ignored: damaged, or for another color space."""
     from PIL import ImageCms
 
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))
-        is_srgb = "srgb" in ImageCms.getProfileDescription(source).lower()
-        if is_srgb or source.profile.xcolor_space.strip() != _PROFILE_SPACES.get(image.mode):
+        if "srgb" in ImageCms.getProfileDescription(source).lower() and _is_srgb(profile):
             return None
-        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        if source.profile.xcolor_space.strip() == _PROFILE_SPACES.get(image.mode):
+            rgb = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            operations.append("icc_to_srgb")
+            return rgb
     except (ImageCms.PyCMSError, *PARSER_FAULTS):
-        return None
+        pass
+    operations.append("icc_ignored")
+    return None
+
+
+def _is_srgb(profile: bytes) -> bool:
+    """Return whether a profile converts as sRGB does, whatever its name says."""
+    return (_measure_srgb if len(profile) <= CACHED_PROFILE else _measure_srgb.__wrapped__)(profile)
+
+
+@lru_cache(32)
+def _measure_srgb(profile: bytes) -> bool:
+    from PIL import Image, ImageCms
+
+    source = ImageCms.ImageCmsProfile(BytesIO(profile))
+    if source.profile.xcolor_space.strip() != "RGB":
+        return False
+    levels = np.linspace(0, 255, 9).round().astype(np.uint8)
+    colors = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(27, 27, 3)
+    srgb, intent = ImageCms.createProfile("sRGB"), ImageCms.Intent.RELATIVE_COLORIMETRIC
+    converted = ImageCms.profileToProfile(Image.fromarray(colors), source, srgb, intent, "RGB")
+    return int(np.abs(np.asarray(converted).astype(int) - colors).max()) <= SRGB_TOLERANCE
 
 
 def _lab_to_rgb(image: "Image") -> "Image":

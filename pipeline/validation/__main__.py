@@ -60,7 +60,8 @@ def run(workspace: Workspace) -> None:
     evaluation = evaluate(expectations(config), tables(table, drift))
     result = summary(table, evaluation.outcomes, drift)
     thumbnails = dict(_thumbnails(workspace, table, config))
-    html, details = render(result, table, drift, thumbnails), data_docs.render(evaluation.results)
+    html = render(result, table, drift, thumbnails, config.near_duplicates.distance)
+    details = data_docs.render(evaluation.results)
     with publish(workspace.manifest, replace=True) as folder:
         manifest.write(folder, table)
     write_atomically(workspace.reports / "validation.html", html)

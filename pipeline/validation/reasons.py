@@ -14,6 +14,7 @@ REASONS = {
     "corrupt": "damaged inside",
     "suspect_stream": "its pixels decode, but from a damaged stream",
     "unsupported_depth": "pixels whose range is unknown",
+    "unsupported_layout": "bands in an arrangement that is not read",
     "fully_transparent": "nothing to see",
     "worker_crash": "its decoder died, twice",
     "timeout": "its decoder did not finish, twice",
@@ -21,6 +22,7 @@ REASONS = {
     "multi_page": "several pages",
     "too_small": "shorter side below min_side",
     "extreme_aspect": "longer over shorter side above max_aspect",
+    "narrow_range": "16-bit pixels that use the lowest 12 bits: nearly black",
     "low_information": "one color, or nearly",
     "label_conflict": "the same image under different labels",
     "test_leak": "a training copy, or near copy, of a test image",
@@ -38,6 +40,9 @@ WARNINGS = {
     "extension_mismatch": "its name says another format; the content decides",
     "trailing_bytes": "bytes after the end of the image",
     "unterminated": "the end marker is missing, although all pixels are there",
+    "narrow_range": "16-bit pixels that use the lowest 14 bits: a quarter of the brightness",
+    "bands_dropped": "more bands than colors and alpha; the others are not used",
+    "icc_ignored": "a color profile that is damaged, or for another kind of pixels; not used",
     "exif_unreadable": "damaged EXIF block, ignored",
     "gps_present": "the file has a GPS position, which is dropped",
     "elongated": "longer side over four times the shorter",
@@ -51,7 +56,8 @@ DARK_P99, LIGHT_P05 = 0.32, 0.95
 ELONGATED = 4.0
 
 RELEASABLE = frozenset([
-    "suspect_stream", "animated", "multi_page", "too_small", "extreme_aspect", "low_information",
+    "suspect_stream", "animated", "multi_page", "too_small", "extreme_aspect", "narrow_range",
+    "low_information",
     "test_leak", "near_duplicate", "placeholder",
 ])  # fmt: skip
 """The reasons that a person may overrule: there are pixels, and no other file has the very same ones. Of leaks, only

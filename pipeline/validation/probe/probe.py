@@ -17,13 +17,14 @@ from PIL import Image, ImageChops, ImageFile, TiffImagePlugin
 from deploy.errors import ImageError
 from deploy.images.image_faults import PARSER_FAULTS, naming_faults
 from deploy.images.preprocess import canonicalize, open_image
+from deploy.images.tiff_layout import has_pages
 from pipeline.validation.probe.checksums import check
 from pipeline.validation.probe.container import sniff, trailing_bytes
 from pipeline.validation.probe.facts import Facts
 from pipeline.validation.probe.hashes import perceptual_hashes, pixel_hash
 from pipeline.validation.probe.jpeg_stream import stream_fault
 
-PROBE_VERSION = 2
+PROBE_VERSION = 3
 """Goes up with every change that gives some file another row."""
 
 STATISTICS_SIDE = 256  # pixels; larger images are reduced first, so that the numbers of large and small ones compare
@@ -61,7 +62,10 @@ def probe(data: bytes, max_megabytes: float = 50.0, max_megapixels: float = 80.0
         known = _metadata(image, data) | known  # of a TIFF, the orientation is known already
         known |= _measurements(canonical)
     except ImageError as error:
-        known |= {"decodes": False, "reason": error.reason, "message": str(error)}
+        message = str(error)
+        if error.reason == "bomb" and "over the limit of" in message:
+            message += f", or raise validate.max_megapixels, which is {max_megapixels:g} (at most 178)"
+        known |= {"decodes": False, "reason": error.reason, "message": message}
     return dict(vars(Facts(**known)))
 
 
@@ -129,7 +133,7 @@ def _header(image: Image.Image, data: bytes) -> dict[str, Any]:
         "bit_depth": _bit_depth(image, data),
         "width": image.width,
         "height": image.height,
-        "frames": _frames(image),
+        "frames": _frames(image, data),
         "has_alpha": image.has_transparency_data,
         "has_icc_profile": "icc_profile" in image.info,
     }
@@ -152,9 +156,11 @@ def _bit_depth(image: Image.Image, data: bytes) -> int:
     return 8  # GIF and WebP always; of JPEG, Pillow opens nothing else
 
 
-def _frames(image: Image.Image) -> int:
+def _frames(image: Image.Image, data: bytes) -> int:
     if image.format == "MPO":
         return 1  # a phone's JPEG: what follows is a preview or the other eye
+    if image.format == "TIFF" and not has_pages(BytesIO(data)):
+        return 1  # what follows are reduced copies: overviews, previews
     with warnings.catch_warnings(action="ignore"):
         try:
             return int(getattr(image, "n_frames", 1))

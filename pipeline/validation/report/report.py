@@ -29,6 +29,7 @@ from pipeline.validation.report.side_by_side import (
     leaks,
 )
 from pipeline.validation.report.thumbnails import jpeg
+from pipeline.validation.verdict.near_duplicates import MOST_BITS
 
 MOST_BYTES = 5_000_000
 PER_REASON = 24
@@ -38,6 +39,13 @@ ACCEPTED = "accepted"
 CONVERSIONS = {
     "first_frame": "the first of several frames or pages",
     "uint16_to_uint8": "16 bits a channel reduced to 8",
+    "uint14_to_uint8": "14 bits a channel, as the file declares, reduced to 8",
+    "uint12_to_uint8": "12 bits a channel, as the file declares, reduced to 8",
+    "uint10_to_uint8": "10 bits a channel, as the file declares, reduced to 8",
+    "uses_14_of_16_bits": "of 16 bits, the upper two are not used: at most 64 gray levels are left",
+    "uses_12_of_16_bits": "of 16 bits, the upper four are not used: at most 16 gray levels are left",
+    "bands_dropped": "bands left out that are neither color nor alpha",
+    "icc_ignored": "a color profile left out: damaged, or for another kind of pixels",
     "gray_to_rgb": "gray as three equal channels",
     "palette_to_rgb": "a palette looked up",
     "cmyk_to_rgb": "CMYK converted to RGB",
@@ -92,9 +100,18 @@ def shown(manifest: pl.DataFrame) -> set[str]:
 
 
 def render(
-    report: ValidationReport, manifest: pl.DataFrame, drift: Drift, thumbnails: Mapping[str, Image.Image | None]
+    report: ValidationReport,
+    manifest: pl.DataFrame,
+    drift: Drift,
+    thumbnails: Mapping[str, Image.Image | None],
+    near_distance: int = MOST_BITS,
 ) -> str:
-    """The report as HTML. ``thumbnails``: SHA-256 → picture, for the contents of ``shown``; None where it has none."""
+    """The report as HTML.
+
+    Args:
+        thumbnails: SHA-256 → picture, for the contents of ``shown``; None where it has none.
+        near_distance: bits in which the hashes of two near copies may differ.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -114,6 +131,7 @@ def render(
         "drift_meanings": MEANINGS,
         "drift_histograms": list(charts.drifted(drift)),
         "alike": ALIKE,
+        "near_distance": near_distance,
         "groups": duplicate_groups(manifest),
         "most_pictures": MOST_PICTURES,
         "most_paths": MOST_PATHS,

@@ -16,6 +16,7 @@ from scipy.sparse.csgraph import connected_components
 Array = np.ndarray[Any, np.dtype[Any]]
 
 BANDS, BAND_BITS = 4, 16
+MOST_BITS = BANDS - 1  # in which two perceptual hashes may differ: with more, no band need agree
 BLOCK = 1 << 16  # rows: their hashes fit into a core's second-level cache
 HOT_BUCKET = 2000
 """Rows behind it with which a row is compared in one band, so that time is bounded. Ten million random hashes have 210

@@ -18,7 +18,11 @@ from pipeline.validation.reasons import DARK_P99, ELONGATED, LIGHT_P05, RELEASAB
 from pipeline.validation.tables import JUDGED
 from pipeline.validation.verdict.copies import faults, near_copies, pixel_copies
 
-LOSSLESS = ("gray_to_rgb", "palette_to_rgb")  # another layout of the same pixel values: not worth calling a conversion
+LOSSLESS = ("gray_to_rgb", "palette_to_rgb", "icc_ignored")  # the same pixel values: not worth calling a conversion
+NARROW = (
+    "16-bit samples that are all below 4,096, as a camera of 12 bits gives them: nearly black; multiply them by 16, "
+    "declare their largest value in the TIFF (MaxSampleValue: 1023, 4095 or 16383), or release it"
+)
 FLAT_TAIL = 0.1  # share of the height that one mid gray may fill, from below
 
 _FINDINGS = pl.Schema({"row": pl.UInt32(), "warning": pl.Enum(list(WARNINGS))})  # sorts in the order of WARNINGS
@@ -123,6 +127,7 @@ def _content_rules(policy: Policy) -> list[tuple[pl.Expr, pl.Expr | str, pl.Expr
         ((pl.col("frames") > 1) & (not policy.allow_animated), kind, pl.format(more_frames, "frames")),
         (short < policy.min_side, "too_small", size + f"validate.min_side is {policy.min_side}"),
         (long > policy.max_aspect * short, "extreme_aspect", size + f"validate.max_aspect is {policy.max_aspect:g}"),
+        (_did("uses_12_of_16_bits"), "narrow_range", pl.lit(NARROW)),
         (
             liveliest < policy.min_standard_deviation,
             "low_information",
@@ -155,6 +160,9 @@ def _warnings(policy: Policy) -> dict[str, pl.Expr]:
         "extension_mismatch": ~pl.format("{}.{}", "container", extension).is_in(usual),
         "trailing_bytes": pl.col("trailing_bytes") != 0,
         "unterminated": cut,
+        "narrow_range": _did("uses_14_of_16_bits"),
+        "bands_dropped": _did("bands_dropped"),
+        "icc_ignored": _did("icc_ignored"),
         "exif_unreadable": pl.col("exif_unreadable"),
         "gps_present": pl.col("has_gps"),
         "elongated": long > ELONGATED * short,
@@ -162,6 +170,10 @@ def _warnings(policy: Policy) -> dict[str, pl.Expr]:
         "light": pl.col("luma_p05") > LIGHT_P05 * 255,
     }
     return {name: pl.col("decodes") & condition for name, condition in conditions.items()}
+
+
+def _did(operation: str) -> pl.Expr:
+    return pl.col("operations").list.contains(operation).fill_null(value=False)
 
 
 def _sides() -> tuple[pl.Expr, pl.Expr]:

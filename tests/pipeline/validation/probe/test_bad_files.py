@@ -79,6 +79,7 @@ def test_the_good_files_cover_every_kind(table: pl.DataFrame) -> None:
         "cmyk_to_rgb",
         "exif_transpose",
         "gray_to_rgb",
+        "icc_ignored",
         "icc_to_srgb",
         "palette_to_rgb",
         "to_rgb",

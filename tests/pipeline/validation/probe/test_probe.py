@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
+from deploy.images.preprocess import MOST_PIXELS
+from pipeline.config import ValidateConfig
 from pipeline.validation.probe.facts import Facts
 from pipeline.validation.probe.pool import isolated_map
 from pipeline.validation.probe.probe import flat_tail, probe, reduced, statistics, thumbnail
@@ -100,7 +102,22 @@ def test_limits_apply_before_decoding() -> None:
     assert probe(data, max_megabytes=len(data) / 1e6)["decodes"]
     assert probe(data, max_megabytes=(len(data) - 1) / 1e6)["reason"] == "too_large"
     assert probe(data, max_megapixels=64 * 48 / 1e6)["decodes"]
-    assert probe(data, max_megapixels=(64 * 48 - 1) / 1e6)["reason"] == "bomb"
+    refused = probe(data, max_megapixels=(64 * 48 - 1) / 1e6)
+    assert refused["reason"] == "bomb"
+    assert "64 x 48 pixels are over the limit of 3,071 pixels" in refused["message"]
+    assert "raise validate.max_megapixels, which is 0.003071 (at most 178)" in refused["message"]
+    assert ValidateConfig(max_megapixels=178).max_megapixels * 1e6 == MOST_PIXELS
+
+
+def test_reduced_copies_are_not_pages() -> None:
+    large, small = picture(12, 64, 48), picture(12, 32, 24)
+    preview = TiffImagePlugin.ImageFileDirectory_v2()
+    preview[254] = 1
+    small.encoderinfo = {"tiffinfo": preview}
+    overview = encoded(large, "TIFF", save_all=True, append_images=[small])
+    facts = Facts(**probe(overview))
+    assert (facts.frames, facts.operations) == (1, [])
+    assert probe(encoded(large, "TIFF", save_all=True, append_images=[picture(12, 32, 24)]))["frames"] == 2
 
 
 def test_statistics_against_numpy() -> None:

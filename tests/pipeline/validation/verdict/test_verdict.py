@@ -39,6 +39,8 @@ def test_every_kind_gets_its_reasons(kind: Kind) -> None:
         (["cmyk_to_rgb"], "convert"),
         (["uint16_to_uint8", "gray_to_rgb"], "convert"),
         (["exif_transpose"], "convert"),
+        (["bands_dropped"], "convert"),
+        (["icc_ignored", "gray_to_rgb"], "accept"),
     ],
 )
 def test_only_what_changes_pixels_is_a_conversion(operations: list[str], verdict: str) -> None:
@@ -143,6 +145,9 @@ def test_a_reason_of_the_name_comes_before_one_of_the_content() -> None:
         (image(has_gps=True), "gps_present"),
         (image(width=41, height=10), "elongated"),
         (image(luma_p99=81), "dark"),
+        (image(operations=["uint16_to_uint8", "uses_14_of_16_bits", "gray_to_rgb"]), "narrow_range"),
+        (image(operations=["bands_dropped"]), "bands_dropped"),
+        (image(operations=["icc_ignored", "gray_to_rgb"]), "icc_ignored"),
         (image(luma_p05=243), "light"),
     ],
 )
@@ -181,6 +186,7 @@ OWN_FAULTS = {
     "multi_page": {"frames": 2, "format": "TIFF"},
     "too_small": {"width": 7, "height": 7},
     "extreme_aspect": {"width": 8, "height": 100},
+    "narrow_range": {"operations": ["uint16_to_uint8", "uses_12_of_16_bits"]},
     "low_information": {"red_std": 0.0, "green_std": 0.0, "blue_std": 0.0},
 }
 
