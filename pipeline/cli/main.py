@@ -10,6 +10,7 @@ import click
 
 from deploy.failure import describe, fail
 from pipeline import workspace as workspaces
+from pipeline.cli.pass_workspace import pass_workspace
 from pipeline.cli.purge import purge
 from pipeline.cli.quarantine import quarantine
 from pipeline.cli.release import release
@@ -63,10 +64,6 @@ simclr.add_command(release)
 simclr.add_command(purge)
 
 
-def _find(context: click.Context) -> Workspace:
-    return workspaces.find(context.find_root().obj)
-
-
 def _recipes() -> str:
     lines = summaries(workspaces.template("params.yaml").read_text(encoding="utf-8"))
     return "\b\nRecipes:\n" + "\n".join(f"  {name:<12}  {line}" for name, line in lines.items())
@@ -88,8 +85,8 @@ def init(directory: Path, recipe: str) -> None:
 
 @simclr.command()
 @click.argument("sources", nargs=-1, metavar="[SRC]...")
-@click.pass_context
-def ingest(context: click.Context, sources: tuple[str, ...]) -> None:
+@pass_workspace
+def ingest(workspace: Workspace, sources: tuple[str, ...]) -> None:
     """Add the new files of folders, globs or fsspec URLs to the raw images; default: the workspace's inbox.
 
     A relative SRC is taken from the folder you are in. Nothing of yours is moved or changed.
@@ -101,15 +98,15 @@ def ingest(context: click.Context, sources: tuple[str, ...]) -> None:
     from pipeline.ingest.ingest import ingest as ingest_sources
 
     absolute = [source if "://" in source else str(Path(source).expanduser().absolute()) for source in sources]
-    result = ingest_sources(_find(context), absolute or ("inbox",))
+    result = ingest_sources(workspace, absolute or ("inbox",))
     click.echo("\n".join([*result.understood, str(result)]))
 
 
 @simclr.command()
 @click.option("--select", "stages", multiple=True, metavar="STAGE", help="Only this stage; repeatable.")
 @click.option("--set", "values", multiple=True, metavar="KEY=VALUE", help="Change params.yaml first.")
-@click.pass_context
-def run(context: click.Context, stages: tuple[str, ...], values: tuple[str, ...]) -> None:
+@pass_workspace
+def run(workspace: Workspace, stages: tuple[str, ...], values: tuple[str, ...]) -> None:
     """Ingest the inbox and bring every stage up to date, through Dagster; unchanged stages are skipped.
 
     \b
@@ -120,7 +117,6 @@ def run(context: click.Context, stages: tuple[str, ...], values: tuple[str, ...]
     from pipeline import params
     from pipeline.run import run as run_graph
 
-    workspace = _find(context)
     workspaces.require_writable(workspace)
     params.override(workspace, parse_assignments(values))
     params.read(workspace)
@@ -139,12 +135,12 @@ def parse_assignments(values: Sequence[str]) -> dict[str, str]:
 
 
 @simclr.command()
-@click.pass_context
-def status(context: click.Context) -> None:
+@pass_workspace
+def status(workspace: Workspace) -> None:
     """What is ingested, which stages are up to date, and how good the current encoder is."""
     from pipeline.cli.status import describe_workspace
 
-    click.echo(describe_workspace(_find(context)))
+    click.echo(describe_workspace(workspace))
 
 
 @simclr.command()
@@ -163,8 +159,8 @@ def demo(directory: Path) -> None:
 @simclr.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Any other address needs SIMCLR_UI_PASSWORD.")
 @click.option("--port", default=3000, show_default=True)
-@click.pass_context
-def ui(context: click.Context, host: str, port: int) -> None:
+@pass_workspace
+def ui(workspace: Workspace, host: str, port: int) -> None:
     """Serve the Dagster UI of the workspace, with its schedule and sensor, until Ctrl-C.
 
     The processes behind it are watched over and started again one by one. A training continues when they end, and
@@ -172,7 +168,6 @@ def ui(context: click.Context, host: str, port: int) -> None:
     """
     from pipeline.ui.services import serve
 
-    workspace = _find(context)
     workspaces.require_writable(workspace)
     serve(workspace, host, port)
 
@@ -180,8 +175,8 @@ def ui(context: click.Context, host: str, port: int) -> None:
 @simclr.command()
 @click.option("--cloud", is_flag=True, help="Also from the DVC remote, permanently.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be removed.")
-@click.pass_context
-def gc(context: click.Context, cloud: bool, dry_run: bool) -> None:
+@pass_workspace
+def gc(workspace: Workspace, cloud: bool, dry_run: bool) -> None:
     """Free the disk of what neither the workspace nor any released version needs.
 
     \b
@@ -189,7 +184,7 @@ def gc(context: click.Context, cloud: bool, dry_run: bool) -> None:
     """
     from pipeline.maintenance.storage import collect
 
-    click.echo(collect(_find(context), cloud=cloud, dry_run=dry_run))
+    click.echo(collect(workspace, cloud=cloud, dry_run=dry_run))
 
 
 @simclr.command()
@@ -200,8 +195,8 @@ def gc(context: click.Context, cloud: bool, dry_run: bool) -> None:
     "--older-than-days", default=7.0, show_default=True, help="Skip files that were checked within this many days."
 )
 @click.option("--remote", is_flag=True, help="Also read the copies of released versions in the DVC remote.")
-@click.pass_context
-def fsck(context: click.Context, seconds: float | None, older_than_days: float, remote: bool) -> None:
+@pass_workspace
+def fsck(workspace: Workspace, seconds: float | None, older_than_days: float, remote: bool) -> None:
     """Read every versioned byte again and compare its hash; restore what is damaged where that is possible.
 
     \b
@@ -209,19 +204,18 @@ def fsck(context: click.Context, seconds: float | None, older_than_days: float, 
     """
     from pipeline.maintenance.fsck import check
 
-    report = check(_find(context), seconds=seconds, older_than_days=older_than_days, remote=remote)
+    report = check(workspace, seconds=seconds, older_than_days=older_than_days, remote=remote)
     click.echo(report)
     if report.lost:
         raise click.exceptions.Exit(1)
 
 
 @simclr.command("test-alert")
-@click.pass_context
-def send_test_alert(context: click.Context) -> None:
+@pass_workspace
+def send_test_alert(workspace: Workspace) -> None:
     """Send a test alert to every address in the environment, and say which could not be reached."""
     from pipeline.alerts import configured, send
 
-    workspace = _find(context)
     addresses = configured()
     if not addresses:
         raise click.UsageError("no address in the environment; set SIMCLR_ALERT_WEBHOOK, _SLACK or _EMAIL")

@@ -2,15 +2,16 @@
 
 import click
 
-from pipeline import workspace as workspaces
+from pipeline.cli.pass_workspace import pass_workspace
+from pipeline.workspace import Workspace
 
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[HASH|PATH]...")
 @click.option("--why", help="The reason, which is recorded.")
-@click.option("--who", help="Default: the name that Git knows you by.")
-@click.pass_context
-def purge(context: click.Context, names: tuple[str, ...], why: str | None, who: str | None) -> None:
+@click.option("--who", help="Default: your name in Git.")
+@pass_workspace
+def purge(workspace: Workspace, names: tuple[str, ...], why: str | None, who: str | None) -> None:
     """Remove the bytes of images from raw batches, derived data, the cache, every remote, and all versions.
 
     For what may not be kept, such as withdrawn consent; it cannot be undone. Models stay, and those that have seen the
@@ -22,7 +23,6 @@ def purge(context: click.Context, names: tuple[str, ...], why: str | None, who: 
     from pipeline.purge.purge import describe, purge
     from pipeline.validation.quarantine import person, resolve
 
-    workspace = workspaces.find(context.find_root().obj)
     if names and not why:
         raise click.UsageError("--why is missing; give the reason, such as --why 'consent withdrawn'")
     hashes = [resolve(workspace, name) for name in names]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import workspace as workspaces
+from pipeline.cli.pass_workspace import pass_workspace
 from pipeline.validation import quarantine as decisions
 from pipeline.workspace import Workspace
 
@@ -31,23 +31,23 @@ def quarantine() -> None:
 @quarantine.command("list")
 @click.option("--reason", help="Only files with this primary reason.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(min=0))
-@click.pass_context
-def list_quarantined(context: click.Context, reason: str | None, limit: int) -> None:
+@pass_workspace
+def list_quarantined(workspace: Workspace, reason: str | None, limit: int) -> None:
     """How many files are quarantined for which reason, the first of them, and what people have decided."""
-    click.echo(decisions.listing(_find(context), reason, limit))
+    click.echo(decisions.listing(workspace, reason, limit))
 
 
 @quarantine.command()
 @click.argument("name", metavar="HASH|PATH")
 @click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Write its bytes to this file.")
-@click.pass_context
-def show(context: click.Context, name: str, save: Path | None) -> None:
+@pass_workspace
+def show(workspace: Workspace, name: str, save: Path | None) -> None:
     """Everything that is known of one content.
 
     \b
     Example: simclr quarantine show unlabeled/holiday/0001.jpg --save 0001.jpg
     """
-    click.echo(decisions.details(_find(context), name, save))
+    click.echo(decisions.details(workspace, name, save))
 
 
 @quarantine.command()
@@ -55,15 +55,13 @@ def show(context: click.Context, name: str, save: Path | None) -> None:
 @why
 @who
 @expires
-@click.pass_context
-def release(
-    context: click.Context, names: tuple[str, ...], why: str, who: str | None, expires: datetime | None
-) -> None:
+@pass_workspace
+def release(workspace: Workspace, names: tuple[str, ...], why: str, who: str | None, expires: datetime | None) -> None:
     """Use contents in spite of the reason for which they were refused.
 
     Possible where there are pixels: not for damaged files, exact copies, or copies of test images.
     """
-    click.echo(decisions.release(_find(context), names, who or decisions.person(), why, _day(expires)))
+    click.echo(decisions.release(workspace, names, who or decisions.person(), why, _day(expires)))
 
 
 @quarantine.command()
@@ -71,8 +69,8 @@ def release(
 @why
 @who
 @expires
-@click.pass_context
-def deny(context: click.Context, names: tuple[str, ...], why: str, who: str | None, expires: datetime | None) -> None:
+@pass_workspace
+def deny(workspace: Workspace, names: tuple[str, ...], why: str, who: str | None, expires: datetime | None) -> None:
     """Refuse contents, whatever the rules say: by hash, by path, or by a file on this disk.
 
     Their bytes stay; `simclr purge` removes them.
@@ -80,20 +78,16 @@ def deny(context: click.Context, names: tuple[str, ...], why: str, who: str | No
     \b
     Example: simclr quarantine deny ~/stock/0001.jpg --why "a stock photograph"
     """
-    click.echo(decisions.deny(_find(context), names, who or decisions.person(), why, _day(expires)))
+    click.echo(decisions.deny(workspace, names, who or decisions.person(), why, _day(expires)))
 
 
 @quarantine.command()
 @click.argument("names", nargs=-1, metavar="[HASH|PATH]...")
 @click.option("--all", "everything", is_flag=True, help="Every image, not only the quarantined ones.")
-@click.pass_context
-def rescan(context: click.Context, names: tuple[str, ...], everything: bool) -> None:
+@pass_workspace
+def rescan(workspace: Workspace, names: tuple[str, ...], everything: bool) -> None:
     """Forget what is known of quarantined contents, or of those that are named, and validate again."""
-    click.echo(decisions.rescan(_find(context), names, everything, click.echo))
-
-
-def _find(context: click.Context) -> Workspace:
-    return workspaces.find(context.find_root().obj)
+    click.echo(decisions.rescan(workspace, names, everything, click.echo))
 
 
 def _day(moment: datetime | None) -> date | None:

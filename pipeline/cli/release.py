@@ -2,7 +2,7 @@
 
 import click
 
-from pipeline import workspace as workspaces
+from pipeline.cli.pass_workspace import pass_workspace
 from pipeline.workspace import Workspace
 
 
@@ -18,18 +18,18 @@ def release() -> None:
 
 
 @release.command("list")
-@click.pass_context
-def list_releases(context: click.Context) -> None:
+@pass_workspace
+def list_releases(workspace: Workspace) -> None:
     """Every version with its date and numbers, the one that is served, and the rejected candidates with reasons."""
     from pipeline.release.release import listing
 
-    click.echo(listing(_find(context)))
+    click.echo(listing(workspace))
 
 
 @release.command()
 @click.argument("version")
-@click.pass_context
-def promote(context: click.Context, version: str) -> None:
+@pass_workspace
+def promote(workspace: Workspace, version: str) -> None:
     """Serve this version, whatever the gates decided since.
 
     \b
@@ -37,13 +37,13 @@ def promote(context: click.Context, version: str) -> None:
     """
     from pipeline.release.release import promote
 
-    click.echo(promote(_find(context), version))
+    click.echo(promote(workspace, version))
 
 
 @release.command()
 @click.argument("version", required=False)
-@click.pass_context
-def rollback(context: click.Context, version: str | None) -> None:
+@pass_workspace
+def rollback(workspace: Workspace, version: str | None) -> None:
     """Serve the version before the present one, or the one that is named. It stays until something new is released.
 
     \b
@@ -52,14 +52,14 @@ def rollback(context: click.Context, version: str | None) -> None:
     """
     from pipeline.release.release import rollback
 
-    click.echo(rollback(_find(context), version))
+    click.echo(rollback(workspace, version))
 
 
 @release.command()
 @click.argument("one")
 @click.argument("other")
-@click.pass_context
-def diff(context: click.Context, one: str, other: str) -> None:
+@pass_workspace
+def diff(workspace: Workspace, one: str, other: str) -> None:
     """What changed between two versions: images, parameters, accuracies, code.
 
     \b
@@ -67,8 +67,4 @@ def diff(context: click.Context, one: str, other: str) -> None:
     """
     from pipeline.release.release import diff
 
-    click.echo(diff(_find(context), one, other))
-
-
-def _find(context: click.Context) -> Workspace:
-    return workspaces.find(context.find_root().obj)
+    click.echo(diff(workspace, one, other))
