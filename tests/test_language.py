@@ -106,6 +106,7 @@ def run_codespell(*paths: str) -> str:
         ("whoever asks", "whoever"),
         ("its log lies beside it", "beside"),
         ("a process of its own", "of its own"),
+        ("bytes that could not be had", "could not be had"),
     ],
 )
 def test_a_phrase_of_the_word_list_is_found(text: str, phrase: str) -> None:

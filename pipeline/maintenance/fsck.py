@@ -64,7 +64,7 @@ def check(
 
     Args:
         seconds: stop after this many.
-        older_than_days: pass over what was read since, unless its size or time has changed.
+        older_than_days: skip what was read since, unless its size or time has changed.
         remote: also read every object of a released version from the DVC remote.
 
     Raises:

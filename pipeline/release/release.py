@@ -156,7 +156,7 @@ def _switch(workspace: Workspace, name: str | None, purpose: str) -> Released:
         history = releases.history
         version = history.find(name) if name else history.previous()
         before = history.current
-        _publish(releases, history, version)  # first: a tag must not promise a version that cannot be had
+        _publish(releases, history, version)  # first: a tag must not promise a version whose bundle is lost
         if before != version:
             history = history.assign(releases.git, version)
         failpoint("release.assigned")

@@ -89,7 +89,7 @@ class History:
     def previous(self) -> Version:
         """What a rollback leads to: the version that the current one replaced.
 
-        A version that was rolled back before is passed over: switching to an earlier one forgets what came after it.
+        A version that was rolled back before is skipped: switching to an earlier one forgets what came after it.
 
         Raises:
             ReleaseError: there is none.

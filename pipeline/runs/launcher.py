@@ -227,7 +227,7 @@ def retry_again(instance: Instance, failed_since: float) -> list[str]:
 
 
 def _overlooked(instance: Instance, since: float) -> list[str]:
-    """Dagster stores a failure and then that the run has failed; a daemon that looks in between passes over it."""
+    """Dagster stores a failure and then that the run has failed; a daemon that looks in between misses it."""
     failed = dg.RunsFilter(
         statuses=[RunStatus.FAILURE],
         tags={WILL_RETRY_TAG: "true"},

@@ -117,7 +117,7 @@ def _content_rules(policy: Policy) -> list[tuple[pl.Expr, pl.Expr | str, pl.Expr
     """Condition, reason and message: what may be wrong with pixels."""
     short, long = _sides()
     # Not that of luma: a pattern of equally bright colors is content too.
-    liveliest = pl.max_horizontal("red_std", "green_std", "blue_std").fill_null(0)
+    most_varied = pl.max_horizontal("red_std", "green_std", "blue_std").fill_null(0)
     size = pl.format("{} x {} pixels; ", "width", "height")
     more_frames = "{} frames; set validate.animated to first_frame to use the first of them"
     kind = pl.when(pl.col("format") == "TIFF").then(pl.lit("multi_page")).otherwise(pl.lit("animated"))
@@ -129,9 +129,9 @@ def _content_rules(policy: Policy) -> list[tuple[pl.Expr, pl.Expr | str, pl.Expr
         (long > policy.max_aspect * short, "extreme_aspect", size + f"validate.max_aspect is {policy.max_aspect:g}"),
         (_did("uses_12_of_16_bits"), "narrow_range", pl.lit(NARROW)),
         (
-            liveliest < policy.min_standard_deviation,
+            most_varied < policy.min_standard_deviation,
             "low_information",
-            pl.format(deviation + f"{policy.min_standard_deviation:g}", liveliest.round(2)),
+            pl.format(deviation + f"{policy.min_standard_deviation:g}", most_varied.round(2)),
         ),
     ]
 
