@@ -28,7 +28,7 @@ from pipeline.errors import ValidationError
 from pipeline.params import read
 from pipeline.reports import DriftVerdict, EmbeddingDriftReport, Novelty, ReleasedEncoder
 from pipeline.stage import run_stage
-from pipeline.validation import manifest
+from pipeline.validation import manifest, tables
 from pipeline.validation.drift.calibration import CLASSIFIER
 from pipeline.validation.drift.embeddings import MMD, NOVEL, Comparison, compare, most_novel
 from pipeline.validation.report.thumbnails import TILE, contact_sheet
@@ -91,8 +91,7 @@ def run(workspace: Workspace) -> None:
 def choose(folder: Path, config: EmbeddingDriftConfig) -> Sample:
     """The first accepted training images by SHA-256, of the newest batch and of all earlier ones together."""
     files = manifest.read(folder, ["sha256", "batch", "ingest_batch", "split", "verdict"])
-    newest = files["ingest_batch"].max()
-    assert isinstance(newest, str), "a manifest without rows"
+    newest = tables.newest(files)
     used = files.filter((pl.col("verdict") != "quarantine") & (pl.col("split") == "train")).sort("sha256")
     is_new = pl.col("batch") == newest
     earlier = used.filter(~is_new)["sha256"].head(config.reference_images).to_list()

@@ -36,7 +36,7 @@ from pipeline.ingest.claims import (
     summarize,
 )
 from pipeline.ingest.layout import Reading, read_layout, refuse_twins
-from pipeline.ingest.raw import OCCURRENCES, Occurrence, batches
+from pipeline.ingest.raw import OCCURRENCES, Occurrence, batches, find_lost, next_name
 from pipeline.ingest.sources import LINK, Source, list_source
 from pipeline.ingest.stamps import STAMPS, Key, Stamps
 from pipeline.ingest.understood import tabulate
@@ -122,6 +122,8 @@ def ingest(workspace: Workspace, sources: Sequence[str] = ("inbox",)) -> IngestR
         refuse_twins(readings, config.classes)
         stamped: dict[Key, tuple[str, str]] = {}
         before = read_known(earlier, lambda path, sha256: _guess(listed, stamps, path, sha256))
+        for sha256 in find_lost(earlier, before.keys()):
+            del before[sha256]
         purged = contents(workspace.root)
         listings = [
             _read(source, reading, before, stamps, stamped, purged)
@@ -131,16 +133,15 @@ def ingest(workspace: Workspace, sources: Sequence[str] = ("inbox",)) -> IngestR
         new = _find_new(listings, before, silent)
         if config.classes is not None:
             _check_labels(new, config.classes)
-        batch = workspace.raw / f"{len(earlier) + 1:04d}" if new else None
+        batch = workspace.raw / next_name(earlier) if new else None
         if batch is not None:
             _write(batch, new, before, config.shard_megabytes * 1_000_000)
         failpoint("ingest.track")
         add(workspace.root, workspace.raw)
         failpoint("ingest.stamp")
         version = read_tracked(workspace.root, RAW).md5
-        stamps.record(
-            stamped, version, [source.base for source in listed if source.whole]
-        )  # what is stamped is ingested
+        whole = [source.base for source in listed if source.whole]
+        stamps.record(stamped, version, whole)  # last: what is stamped has been ingested
     files = sum(len(listing.hashes) for listing in listings)
     fresh = [sha256 for sha256 in new if sha256 not in before]
     return IngestResult(

@@ -1,6 +1,6 @@
 """Raw batches: every byte that was ever ingested, frozen.
 
-    data/raw/0001-3f2a90c1b7de/
+    data/raw/0001/
         <digest>.tar            members ``<sha256>.<extension>``: the files' bytes, verbatim
         occurrences.jsonl       one line per content: its SHA-256 and where it was seen, as which split and label
         MANIFEST.sha256
@@ -12,8 +12,9 @@ until a source says something.
 """
 
 import json
+import re
 import tarfile
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,28 @@ def batches(raw: Path) -> list[Path]:
     """The batch folders, oldest first."""
     if not raw.is_dir():
         return []
-    return sorted(folder for folder in raw.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    folders = (folder for folder in raw.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    return sorted(folders, key=lambda folder: age(folder.name))
+
+
+def age(name: str) -> tuple[int, str]:
+    """What sorts the names of batches, oldest first: 10000 is newer than 9999. Later tables use ``tables.age``."""
+    digits = re.match("[0-9]+", name)
+    return int(digits[0]) if digits else 0, name
+
+
+def next_name(batches: Sequence[Path]) -> str:
+    """A name newer than all of these, whichever have been removed."""
+    return f"{max((age(batch.name)[0] for batch in batches), default=0) + 1:04d}"
+
+
+def find_lost(batches: Sequence[Path], contents: Collection[str]) -> set[str]:
+    """Those of the contents that these batches list and no longer hold, because an earlier batch was removed."""
+    numbers = [age(batch.name)[0] for batch in batches]
+    if numbers == list(range(1, len(numbers) + 1)):
+        return set()  # none was
+    held = {sha256 for batch in batches for path in tars(batch) for sha256 in list_tar(path)}
+    return set(contents) - held
 
 
 def read_occurrences(batch: Path) -> dict[str, tuple[Occurrence, ...]]:

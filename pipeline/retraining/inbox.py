@@ -60,14 +60,17 @@ def survey(workspace: Workspace, sources: Sequence[str]) -> Inbox:
 def count_untrained(workspace: Workspace) -> int:
     """Images of the raw batches that the latest pretraining has not seen.
 
-    Batches are only ever added, so those that a stage has read are the first ones, with the number of files that
-    dvc.lock says. What is prepared and not trained on is at least the last of these: the run that prepared it has not
-    finished.
+    Those that a stage has read are the first ones, with the number of files that dvc.lock says; if these are all and
+    yet not the same data, a batch was removed, and all images count. What is prepared and not trained on is at least
+    the last of these: the run that prepared it has not finished.
     """
     stages = _lock(workspace.root / "dvc.lock")
     prepared, pretrained = stages.get("prepare", {}), stages.get("pretrain", {})
     folders = batches(workspace.raw)
-    trained = _prefix(folders, _recorded(prepared, "deps", RAW).get("nfiles", 0))
+    recorded = _recorded(prepared, "deps", RAW)
+    trained = _prefix(folders, recorded.get("nfiles", 0))
+    if trained and trained == len(folders) and recorded.get("md5") != read_tracked(workspace.root, RAW).md5:
+        trained = 0
     if trained and _recorded(pretrained, "deps", PREPARED).get("md5") != _recorded(prepared, "outs", PREPARED).get(
         "md5"
     ):

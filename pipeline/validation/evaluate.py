@@ -18,6 +18,7 @@ from polars import selectors
 from pipeline.reports import Outcome
 from pipeline.validation.drift.drift import Drift
 from pipeline.validation.expectations import COLUMNS, NO_REASON, Expectation
+from pipeline.validation.tables import age
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,7 +103,7 @@ def _known(table: pl.LazyFrame, column: str) -> pl.Series:
 
 
 def _batches(files: pl.LazyFrame) -> pl.LazyFrame:
-    sizes = files.group_by(pl.col("ingest_batch").alias(ID)).len().sort(ID).collect()
+    sizes = files.group_by(pl.col("ingest_batch").alias(ID)).len().sort(age(ID)).collect()
     earlier, newest = sizes[:-1], sizes[-1:]
     times = newest.with_columns(times_usual=pl.col("len") / earlier["len"].median())
     return (times if earlier.height >= EARLIER_BATCHES else times.clear()).lazy()

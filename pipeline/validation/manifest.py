@@ -14,8 +14,9 @@ from pathlib import Path
 import PIL
 import polars as pl
 
+from pipeline.ingest import raw
 from pipeline.validation.probe.probe import PROBE_VERSION
-from pipeline.validation.tables import ACCEPTED, MANIFEST, QUARANTINE
+from pipeline.validation.tables import ACCEPTED, MANIFEST, QUARANTINE, age
 
 PART_ROWS = 250_000
 VERSIONS = {"probe_version": str(PROBE_VERSION), "pillow_version": PIL.__version__}
@@ -23,7 +24,7 @@ VERSIONS = {"probe_version": str(PROBE_VERSION), "pillow_version": PIL.__version
 
 def build(judged: pl.DataFrame, facts: pl.DataFrame) -> pl.DataFrame:
     """MANIFEST: the JUDGED files with the FACTS about their contents, sorted by (ingest_batch, path, file_id)."""
-    files = judged.with_columns(file_id=_file_ids(judged)).sort("ingest_batch", "path", "file_id")
+    files = judged.with_columns(file_id=_file_ids(judged)).sort(age(), "path", "file_id")
     table = files.join(facts.drop("reason", "message"), on="sha256", how="left", maintain_order="left")
     short, long = pl.min_horizontal("width", "height"), pl.max_horizontal("width", "height")
     sides = pl.when(short > 0).then(pl.struct(short_side=short, aspect=long / short))
@@ -38,17 +39,22 @@ def write(folder: Path, table: pl.DataFrame) -> None:
         for number, part in enumerate(files.iter_slices(PART_ROWS)):
             _write(parts / f"{batch}-{number:04d}.parquet", part)
     quarantined = pl.col("verdict") == "quarantine"
-    _write(folder / "accepted.parquet", table.filter(~quarantined).sort("batch", "sha256").select(ACCEPTED))
+    _write(folder / "accepted.parquet", table.filter(~quarantined).sort(age("batch"), "sha256").select(ACCEPTED))
     _write(folder / "quarantine.parquet", table.filter(quarantined).select(QUARANTINE))
 
 
 def read(folder: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
     """All parts of the manifest in ``folder``, or these columns of them, in the order in which it was written."""
-    parts = sorted((folder / "manifest").glob("*.parquet"), key=lambda part: part.stem.rsplit("-", 1))
+    parts = sorted((folder / "manifest").glob("*.parquet"), key=_order)
     names = list(columns or MANIFEST)
     if not parts:
         return MANIFEST.to_frame().select(names)
     return pl.concat([pl.read_parquet(part, columns=names, glob=False) for part in parts]).select(names)
+
+
+def _order(part: Path) -> tuple[tuple[int, str], str]:
+    batch, number = part.stem.rsplit("-", 1)
+    return raw.age(batch), number
 
 
 def _write(path: Path, table: pl.DataFrame) -> None:

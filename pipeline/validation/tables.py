@@ -2,6 +2,22 @@
 
 import polars as pl
 
+BATCH_DIGITS = 20
+
+
+def age(column: str = "ingest_batch") -> pl.Expr:
+    """Text that sorts the names of batches, oldest first, as ``raw.age`` does: 10000 is newer than 9999."""
+    digits = pl.col(column).str.extract("^([0-9]+)").fill_null("").str.zfill(BATCH_DIGITS)
+    return pl.concat_str(digits, pl.col(column))
+
+
+def newest(files: pl.DataFrame) -> str:
+    """The newest batch that tells of one of these files; there is at least one."""
+    batch = files["ingest_batch"].unique().to_frame().sort(age()).item(-1, 0)
+    assert isinstance(batch, str), "a manifest without rows"
+    return batch
+
+
 FACTS = pl.Schema(
     {
         "sha256": pl.String(),

@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 
 from pipeline.reports import DriftReport, DriftVerdict, FoundShape, Statistic
+from pipeline.validation import tables
 from pipeline.validation.drift.calibration import CLASSIFIER, calibrated, random_splits
 from pipeline.validation.drift.distances import Array, domain_auroc, jensen_shannon, wasserstein
 from pipeline.validation.drift.shapes import shapes
@@ -116,8 +117,7 @@ def judge(
         distance, auroc: the largest effects that are not drift, however many images show them.
         accepted: batches whose look a person has approved; no bug is seen in them.
     """
-    newest = manifest["ingest_batch"].max()
-    assert isinstance(newest, str), "a manifest without rows"
+    newest = tables.newest(manifest)
     used = _training_images(manifest)
     reference, batch = used.filter(pl.col("batch") != newest), used.filter(pl.col("batch") == newest)
     why = _too_few(len(reference), len(batch), min_images) if enabled else "switched off by validate.drift.enabled"
@@ -181,7 +181,7 @@ def _too_few(earlier: int, new: int, min_images: int) -> str | None:
 
 def _shapes(used: pl.DataFrame, min_images: int, accepted: frozenset[str]) -> Iterator[Shape]:
     """Hold each batch with enough images against those before it."""
-    names = used["batch"].unique().sort()
+    names = used.select(pl.col("batch").unique()).sort(tables.age("batch"))["batch"]
     numbers = used["batch"].cast(pl.Enum(names)).to_physical().to_numpy()
     for number, name in enumerate(names):
         new = np.flatnonzero(numbers == number)[:BATCH_SAMPLE]

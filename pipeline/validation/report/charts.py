@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from pipeline.validation import tables
 from pipeline.validation.drift.drift import MEANINGS, Drift
 
 Array = np.ndarray[Any, Any]
@@ -43,12 +44,13 @@ class Histogram:
 def distributions(manifest: pl.DataFrame) -> list[Histogram]:
     """The accepted images: those of the newest batch upon those of the earlier ones, where there are both."""
     accepted = manifest.filter(pl.col("verdict") != "quarantine").select("batch", *DISTRIBUTIONS)
-    is_new = accepted["batch"] == manifest["ingest_batch"].max()
+    if accepted.is_empty():
+        return []
+    is_new = accepted["batch"] == tables.newest(manifest)
     groups = [group for group in (accepted.filter(~is_new), accepted.filter(is_new)) if len(group)]
     return [
         histogram(title, [group[column].to_numpy() for group in groups], logarithmic=column in LOGARITHMIC)
         for column, title in DISTRIBUTIONS.items()
-        if groups
     ]
 
 

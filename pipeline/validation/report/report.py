@@ -29,6 +29,7 @@ from pipeline.validation.report.side_by_side import (
     leaks,
 )
 from pipeline.validation.report.thumbnails import jpeg
+from pipeline.validation.tables import age
 from pipeline.validation.verdict.near_duplicates import MOST_BITS
 
 MOST_BYTES = 5_000_000
@@ -80,7 +81,7 @@ def gallery(manifest: pl.DataFrame) -> dict[str, list[dict[str, Any]]]:
     )
     refused = (
         files.filter(pl.col("reason").is_not_null())
-        .sort("ingest_batch", descending=True, maintain_order=True)
+        .sort(age(), descending=True, maintain_order=True)
         .unique(["reason", "sha256"], keep="first", maintain_order=True)
         .group_by("reason", maintain_order=True)
         .head(PER_REASON)

@@ -7,6 +7,7 @@ What is found is a table of FAULTS, as in ``verdict``.
 import polars as pl
 
 from pipeline.validation.reasons import REASONS
+from pipeline.validation.tables import age
 from pipeline.validation.verdict.near_duplicates import near_groups, near_pairs
 from simclr_core.reporter import emit
 
@@ -105,11 +106,12 @@ def near_copies(
 def _by_preference(files: pl.DataFrame, group: str) -> pl.DataFrame:
     """Each group in a row, first the file that is kept: a test image, then a labeled one, then one of the newest
     labels, then the oldest. Tells of each file whether that is it, and what it is called."""
-    newest = pl.col("ingest_batch").filter(pl.col("label").is_not_null()).max().over(group)
-    preferred = [pl.col("split") != "test", pl.col("label").is_null(), pl.col("ingest_batch") != pl.col("newest")]
+    newest = pl.col("age").filter(pl.col("label").is_not_null()).max().over(group)
+    preferred = [pl.col("split") != "test", pl.col("label").is_null(), pl.col("age") != pl.col("newest")]
     return (
-        files.with_columns(newest=newest)
-        .sort([group, *preferred, "ingest_batch", "path", "sha256", "label", "row"])
+        files.with_columns(age=age())
+        .with_columns(newest=newest)
+        .sort([group, *preferred, "age", "path", "sha256", "label", "row"])
         .with_columns(
             pl.col("path", "split", "sha256").first().over(group).name.prefix("kept_"),
             is_kept=pl.col("row") == pl.col("row").first().over(group),
@@ -120,7 +122,7 @@ def _by_preference(files: pl.DataFrame, group: str) -> pl.DataFrame:
 def _contradictory_labels(ranked: pl.DataFrame) -> pl.DataFrame:
     """pixel_hash → labels, of the pictures whose kept file and newest labels do not agree on one."""
     return (
-        ranked.filter(pl.col("is_kept") | (pl.col("ingest_batch") == pl.col("newest")))
+        ranked.filter(pl.col("is_kept") | (pl.col("age") == pl.col("newest")))
         .group_by("pixel_hash")
         .agg(labels=pl.col("label").drop_nulls().unique().sort())
         .filter(pl.col("labels").list.len() > 1)

@@ -16,6 +16,7 @@ from pipeline.errors import IngestError
 from pipeline.ingest.ingest import ingest
 from pipeline.ingest.layout import place
 from pipeline.ingest.raw import batches, read_bytes, read_files
+from pipeline.validation.probe.scan import list_files
 from pipeline.workspace import Workspace
 from tests.conftest import draw, encode
 from tests.pipeline.conftest import put
@@ -78,6 +79,45 @@ def test_equal_files_of_one_ingest_are_stored_once_and_named_twice(workspace: Wo
     ingest(workspace)
     assert [stored for _, _, stored in read_bytes(workspace.raw)] == [data]
     assert [path for _, path, _, _ in read_files(workspace.raw / "0001")] == ["unlabeled/a.png", "unlabeled/b.png"]
+
+
+def test_batches_continue_after_one_was_removed(filled: Workspace) -> None:
+    for number in range(3):
+        put(filled, f"unlabeled/new {number}.png", encode(draw(0, 900 + number)))
+        ingest(filled)
+    shutil.rmtree(filled.raw / "0002")
+    (filled.inbox / "unlabeled" / "new 1.png").unlink()
+    assert ingest(filled).batch is None
+    for number in (4, 5):
+        put(filled, f"unlabeled/new {number}.png", encode(draw(0, 900 + number)))
+        assert ingest(filled).batch == f"{number:04d}"
+    assert [batch.name for batch in batches(filled.raw)] == ["0001", "0003", "0004", "0005"]
+
+
+def test_bytes_that_only_a_removed_batch_held_are_ingested_again(workspace: Workspace) -> None:
+    """A later batch lists them without bytes, because their label changed."""
+    path = put(workspace, "labeled/cross/a.png", encode(draw(0, 1)))
+    put(workspace, "labeled/circle/b.png", encode(draw(1, 2)))
+    ingest(workspace)
+    path.rename(workspace.inbox / "labeled" / "circle" / "a.png")
+    assert ingest(workspace).batch == "0002"
+    shutil.rmtree(workspace.raw / "0001")
+    result = ingest(workspace)
+    assert (result.batch, result.new_images) == ("0003", 2)
+    assert len(list(read_bytes(workspace.raw))) == 2
+    assert ingest(workspace).batch is None
+
+
+def test_after_batch_9999_comes_10000(workspace: Workspace) -> None:
+    put(workspace, "labeled/cross/a.png", encode(draw(0, 1)))
+    ingest(workspace)
+    (workspace.raw / "0001").rename(workspace.raw / "9999")
+    put(workspace, "b.png", encode(draw(0, 2)))
+    assert ingest(workspace).batch == "10000"
+    (workspace.inbox / "labeled" / "cross").rename(workspace.inbox / "labeled" / "circle")
+    assert ingest(workspace).batch == "10001"
+    assert [batch.name for batch in batches(workspace.raw)] == ["9999", "10000", "10001"]
+    assert list_files(workspace.raw).filter(path="labeled/circle/a.png")["batch"].to_list() == ["9999"]
 
 
 def test_labels_csv_names_labels_and_splits(workspace: Workspace) -> None:

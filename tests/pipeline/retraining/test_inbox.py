@@ -96,6 +96,20 @@ def test_images_ingested_by_hand_wait_until_they_are_trained_on(filled: Workspac
     assert survey(filled, INBOX).untrained == 0
 
 
+def test_a_batch_in_place_of_one_that_was_removed_waits(filled: Workspace) -> None:
+    """The number of batches is that of before, and so is the number of files."""
+    for number in (998, 999):
+        put(filled, f"unlabeled/{number}.png", encode(draw(0, number)))
+        ingest(filled)
+    trained(filled)
+    shutil.rmtree(filled.raw / "0001")
+    put(filled, "unlabeled/997.png", encode(draw(0, 997)))
+    ingest(filled)
+    assert survey(filled, INBOX).untrained > 0
+    trained(filled)
+    assert survey(filled, INBOX).untrained == 0
+
+
 def test_files_still_being_written_are_counted_and_their_time_is_known(filled: Workspace) -> None:
     params = yaml.safe_load(filled.params.read_text())
     params["ingest"]["settle_seconds"] = 600.0

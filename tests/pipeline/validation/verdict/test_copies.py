@@ -34,6 +34,10 @@ from tests.pipeline.validation.verdict.copies_oracle import oracle
         ([seen("a.png", label="cat"), seen("a.png", label="dog", batch="0002")], ["exact_duplicate", None]),
         ([seen("a.png", label="cat", batch="0002"), seen("a.png", label="dog")], [None, "exact_duplicate"]),
         (
+            [seen("a.png", label="cat", batch="9999"), seen("a.png", label="dog", batch="10000")],
+            ["exact_duplicate", None],
+        ),
+        (
             [seen("t.png", split="test", label="cat"), seen("a.png", label="dog", batch="0002")],
             ["label_conflict", "label_conflict"],
         ),
