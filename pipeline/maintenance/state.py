@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from deploy.artifact import write_atomically
 from deploy.failpoint import failpoint
 from pipeline.dvc import client, purged, remote
-from pipeline.errors import PipelineError
+from pipeline.errors import BusyError, PipelineError
 from pipeline.git import Git
 from pipeline.maintenance.storage import BRANCHES
 from pipeline.params import read
@@ -56,6 +56,8 @@ def keep(workspace: Workspace, run: str) -> Unkept | None:
             failpoint("state.committed")
             _send(workspace, commit, all_runs=before is not None)
             failpoint("state.sent")
+    except BusyError:  # such as an fsck that repairs a file: the next stage, or the next run, keeps this state
+        return None
     except PipelineError as error:
         problem = str(error)
     if not problem:

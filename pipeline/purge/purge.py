@@ -211,8 +211,9 @@ def still_held(workspace: Workspace, hashes: Collection[str]) -> list[str]:
 def describe(workspace: Workspace, done: Purge) -> str:
     """What was removed, which models have seen it, and what still holds it, for a person."""
     removed = [f"{len(md5s)} objects of {place}" for place, md5s in (done.objects or {}).items() if md5s]
-    lines = [f"purged {len(done.hashes)} contents: {', '.join(done.batches) or 'no batch'} rewritten"]
-    lines[0] += f"; removed {', '.join(removed)}" if removed else "; nothing stored held them"
+    images = "1 image" if len(done.hashes) == 1 else f"{len(done.hashes)} images"
+    rewritten = f"rewrote {', '.join(done.batches)}" if done.batches else "no batch has them"
+    lines = [f"purged {images}: {rewritten}; removed {', '.join(removed) or 'nothing from cache and remotes'}"]
     lines += [f"{version}: {role}" for version, role in (done.models or {}).items()]
     lines += [
         f"remote {name} may still hold them: {reason}; repeat the command when it answers, or remove there: "

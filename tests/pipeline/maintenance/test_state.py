@@ -86,6 +86,15 @@ def test_a_remote_that_is_away_stops_nothing_and_gets_everything_later(computed:
     assert (restored(computed, "runs/22222222", tmp_path / "two").raw / "number").read_text() == "2"
 
 
+def test_a_busy_workspace_is_kept_by_the_next_stage(computed: Workspace) -> None:
+    with client.exclusive(computed.root, "fsck"):
+        assert keep(computed, "11111111-a") is None
+    assert unkept(computed) is None
+    assert branches(computed.root) == []
+    keep(computed, "11111111-a")
+    assert branches(computed.root) == ["runs/11111111"]
+
+
 def test_an_origin_that_is_away_is_said_and_gets_it_later(computed: Workspace, tmp_path: Path) -> None:
     origin(computed).rename(tmp_path / "away.git")
     missing = keep(computed, "11111111-a")
