@@ -141,7 +141,7 @@ def test_errors_name_the_path_and_the_remedy(encoder: Encoder, tmp_path: Path) -
         encoder.embed(noise(0)[..., 0])
     with pytest.raises(ImageError, match="given a value of type int"):
         encoder.embed(3)
-    with pytest.raises(ImageError, match="over 80,000,000 pixels"):
+    with pytest.raises(ImageError, match="9000 x 9000 pixels are over the limit of 80,000,000 pixels"):
         encoder.embed(Image.new("1", (9000, 9000)))
 
 

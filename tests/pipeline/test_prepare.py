@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from deploy.images.preprocess import canonicalize, decode, open_image
+from deploy.images.preprocess import LOSSES, canonicalize, decode, open_image
 from pipeline import prepare
 from pipeline.errors import GateError
 from pipeline.ingest.ingest import ingest
@@ -136,6 +136,38 @@ def test_without_a_training_image_nothing_is_written(workspace: Workspace) -> No
     with pytest.raises(GateError, match="no training image was accepted"):
         prepare.run(workspace)
     assert not workspace.prepared.exists()
+
+
+def test_losses_that_an_older_validation_did_not_note_change_nothing(workspace: Workspace) -> None:
+    gray = np.asarray(draw(0, 1).convert("L"))
+    deep, damaged = io.BytesIO(), io.BytesIO()
+    Image.fromarray(gray.astype(np.uint16) * 16).save(deep, "TIFF")
+    draw(0, 2).save(damaged, "PNG", icc_profile=b"nonsense")
+    put(workspace, "unlabeled/deep.tif", deep.getvalue())
+    put(workspace, "unlabeled/damaged.png", damaged.getvalue())
+    ingest(workspace)
+    rows = accept(workspace)
+    assert {name for row in rows for name in row["operations"]} >= {"uses_12_of_16_bits", "icc_ignored"}
+    older = [{**row, "operations": [name for name in row["operations"] if name not in LOSSES]} for row in rows]
+    write_accepted(workspace, older)
+    prepare.run(workspace)
+    assert read_card(workspace.prepared).images["train"] == 2
+
+
+def test_what_is_refused_since_it_was_validated_says_what_to_do(workspace: Workspace) -> None:
+    signed = io.BytesIO()
+    Image.fromarray(np.asarray(draw(0, 1).convert("L"))).save(signed, "TIFF", tiffinfo={339: 2})
+    put(workspace, "unlabeled/0.png", encode(draw(0, 2)))
+    ingest(workspace)
+    rows = accept(workspace)
+    put(workspace, "unlabeled/signed.tif", signed.getvalue())
+    ingest(workspace)
+    ((batch, sha256, _),) = [one for one in read_bytes(workspace.raw) if one[1] != rows[0]["sha256"]]
+    write_accepted(workspace, [*rows, {**rows[0], "sha256": sha256, "batch": batch, "operations": ["gray_to_rgb"]}])
+    with pytest.raises(
+        GateError, match=r"is refused now: a TIFF of signed samples of 8 bits is not supported; .*restore"
+    ):
+        prepare.run(workspace)
 
 
 def test_only_what_was_validated_is_prepared(filled: Workspace) -> None:
