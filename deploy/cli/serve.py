@@ -60,7 +60,8 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         ("--queue", 128, "images that may wait, of all clients"),
         ("--max-images", 64, "images in one request"),
         ("--max-megabytes", 20, "size of one request"),
-        ("--max-megapixels", 50, "size of one image"),
+        ("--max-megapixels", 16, "size of one image"),
+        ("--decode-megabytes", 1_000, "memory of all large images that are decoded at the same time"),
         ("--max-connections", 900, "simultaneous connections"),
         ("--deadline", 10, "seconds from a complete request to its answer"),
         ("--receive-deadline", 30, "seconds for the body of a request"),
@@ -109,6 +110,7 @@ def build(options: argparse.Namespace, token: str | None) -> "DrainingServer":
         body_bytes=options.max_megabytes * 1_000_000,
         images=options.max_images,
         pixels=options.max_megapixels * 1_000_000,
+        decoding_bytes=options.decode_megabytes * 1_000_000,
         queue=options.queue,
         deadline_seconds=options.deadline,
         receive_seconds=options.receive_deadline,
@@ -124,7 +126,7 @@ def build(options: argparse.Namespace, token: str | None) -> "DrainingServer":
     )
     if models.current.index_fault:
         raise DeployError(models.current.index_fault)
-    engine = Engine(metrics, limits.pixels, decoders=available_cpus(), max_batch=options.max_batch, runs=MODEL_RUNS)
+    engine = Engine(metrics, limits, decoders=available_cpus(), max_batch=options.max_batch, runs=MODEL_RUNS)
     service = Service(models, engine, metrics, limits)
     hosts = (*LOOPBACK, "[::1]") if options.host in LOOPBACK and token is None else ()
     models.watch()

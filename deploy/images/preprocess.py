@@ -156,9 +156,17 @@ class Preprocessing:
         """
         from PIL import Image
 
-        height, width = image.shape[:2]
-        if height == width == self.size == self.resize:
+        if image.shape[:2] == (self.resize, self.resize) == (self.size, self.size):
             return image
+        return self.apply_to_picture(Image.fromarray(image))
+
+    def apply_to_picture(self, image: "Image") -> NDArray[np.uint8]:
+        """Resize and crop an RGB picture as ``apply`` does, without a copy of all of its pixels as an array."""
+        from PIL import Image
+
+        width, height = image.size
+        if height == width == self.size == self.resize:
+            return np.array(image)
         # Resizing only the part that the crop keeps equals "resize, then crop" to within one of 255 levels, and a strip
         # of 1 x 1,000,000 never becomes 256 x 256,000,000. Sides and offsets are rounded as in torchvision.
         short = min(height, width)
@@ -166,7 +174,7 @@ class Preprocessing:
         top, left = round((resized_height - self.size) / 2), round((resized_width - self.size) / 2)
         y, x = height / resized_height, width / resized_width
         box = (left * x, top * y, min((left + self.size) * x, width), min((top + self.size) * y, height))
-        return np.array(Image.fromarray(image).resize((self.size, self.size), Image.Resampling.BILINEAR, box=box))
+        return np.array(image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box))
 
     def to_json(self) -> dict[str, int]:
         return asdict(self)

@@ -3,7 +3,8 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,8 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.errors import ImageError
+from deploy.images.preprocess import open_image
+from deploy.server.limits import BYTES_PER_PIXEL, Limits
 from deploy.server.metrics import Metrics
 from deploy.server.models import Model
+
+LARGE_PIXELS = 1_000_000
+"""Larger images have separate decoding threads, so that small ones never wait for them."""
 
 Image = bytes | NDArray[np.uint8] | ImageError
 """An encoded image, pixels [size, size, 3] that are ready for the model, or the reason why there are none."""
@@ -107,19 +113,48 @@ class FairQueue:
             self._changed.notify_all()
 
 
-class Engine:
-    """Decodes in ``decoders`` threads and infers in ``runs``, up to ``max_batch`` images of any requests at a time.
+class DecodingMemory:
+    """Memory for the large images that are decoded at the same time, in order; one image is always allowed."""
 
-    A batch consists of the images that wait when a thread becomes free; no image waits for a batch to fill.
+    def __init__(self, limit: int) -> None:
+        """``limit`` is in bytes."""
+        self._limit, self.held = limit, 0
+        self._line, self._changed = threading.Lock(), threading.Condition()
+
+    @contextmanager
+    def hold(self, pixels: int) -> Iterator[None]:
+        """Wait until there is memory for this number of pixels, and hold it during the block."""
+        size = pixels * BYTES_PER_PIXEL
+        with self._line, self._changed:  # the first in the line waits for memory, the others for the first
+            self._changed.wait_for(lambda: not self.held or self.held + size <= self._limit)
+            self.held += size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self.held -= size
+                self._changed.notify()
+
+
+class Engine:
+    """Decodes in ``decoders`` threads, large images in others of the same number, and infers in ``runs`` threads.
+
+    A batch consists of the images of any requests, up to ``max_batch``, that wait when a thread becomes free; no image
+    waits for a batch to fill.
     """
 
-    def __init__(self, metrics: Metrics, max_pixels: int, decoders: int, max_batch: int = 1, runs: int = 1) -> None:
-        self._metrics, self._max_pixels, self._max_batch = metrics, max_pixels, max_batch
+    def __init__(self, metrics: Metrics, limits: Limits, decoders: int, max_batch: int = 1, runs: int = 1) -> None:
+        self._metrics, self._max_pixels, self._max_batch = metrics, limits.pixels, max_batch
         self._decoders, self._runs = decoders, runs
-        self._encoded, self._decoded = FairQueue(), FairQueue()
+        self._encoded, self._large, self._decoded = FairQueue(), FairQueue(), FairQueue()
+        self.decoding = DecodingMemory(limits.decoding_bytes)
         self._decode_seconds, self._infer_seconds = 0.0, 0.0
         # Daemon threads: an image that takes minutes to decode must not keep the process from exiting.
-        targets = [*[("deploy-infer", self._infer_all)] * runs, *[("deploy-decode", self._decode_all)] * decoders]
+        targets = [
+            *[("deploy-infer", self._infer_all)] * runs,
+            *[("deploy-decode", self._decode_all)] * decoders,
+            *[("deploy-large", self._decode_all_large)] * decoders,
+        ]
         for name, target in targets:
             threading.Thread(target=target, name=name, daemon=True).start()
 
@@ -139,19 +174,34 @@ class Engine:
 
     def close(self) -> None:
         self._encoded.close()
+        self._large.close()
         self._decoded.close()
 
     def _decode_all(self) -> None:
         while items := self._encoded.take(1):
             (item,) = items
             if not item.job.abandoned:
-                self._decode(item)
+                self._decode(item, LARGE_PIXELS)
 
-    def _decode(self, item: Item) -> None:
+    def _decode_all_large(self) -> None:
+        while items := self._large.take(1):
+            (item,) = items
+            if not item.job.abandoned:
+                self._decode(item, self._max_pixels)
+
+    def _decode(self, item: Item, most: int) -> None:
+        """Decode an image, or pass it on to the threads for large ones if it has over ``most`` pixels."""
         assert isinstance(item.image, bytes)
-        started = self._observe_wait([item])
+        self._observe_wait([item])
         try:
-            pixels = item.job.model.pixels(item.image, self._max_pixels)
+            image = open_image(item.image, self._max_pixels)
+            size = image.width * image.height
+            if size > most:
+                self._large.put([item._replace(since=time.perf_counter())])
+                return
+            with self.decoding.hold(size) if size > LARGE_PIXELS else nullcontext():
+                started = time.perf_counter()
+                pixels = item.job.model.pixels(image)
         except ImageError as error:
             self._resolve(item, error)
         except Exception as error:  # noqa: BLE001  the request fails; the thread must survive

@@ -12,6 +12,9 @@ from deploy.errors import DeployError
 RETRY_SECONDS = 1
 """After how long a refused client is asked to come back."""
 
+BYTES_PER_PIXEL = 19
+"""Most memory that decoding takes for each pixel, of a transparent WebP; a JPEG or PNG takes 8."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -21,6 +24,7 @@ class Limits:
         body_bytes: size of one request body.
         images: images in one request.
         pixels: width times height of one image.
+        decoding_bytes: memory of the large images that are decoded at the same time.
         queue: images that may wait, of all clients.
         deadline_seconds: time from a complete request to its answer.
         receive_seconds: time to receive a body.
@@ -33,7 +37,8 @@ class Limits:
 
     body_bytes: int = 20_000_000
     images: int = 64
-    pixels: int = 50_000_000
+    pixels: int = 16_000_000
+    decoding_bytes: int = 1_000_000_000
     queue: int = 128
     deadline_seconds: float = 10.0
     receive_seconds: float = 30.0

@@ -33,6 +33,7 @@ FAMILIES = {
     "simclr_batch_images": Family("histogram", "Images in one run of the model.", IMAGES),
     "simclr_waiting_images": Family("gauge", "Images admitted and not yet answered."),
     "simclr_held_bytes": Family("gauge", "Bytes of request bodies in memory."),
+    "simclr_decoding_bytes": Family("gauge", "Memory of the large images that are decoded now."),
     "simclr_ready": Family("gauge", "1 if the server accepts requests, 0 during shutdown."),
     "simclr_model_info": Family("gauge", "1 for the current model."),
 }

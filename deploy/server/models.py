@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +12,13 @@ from deploy.artifact import identity
 from deploy.embeddings import l2_normalize
 from deploy.encoder import Encoder, load
 from deploy.errors import DeployError, IndexMismatchError
-from deploy.images.preprocess import decode
+from deploy.images.preprocess import canonicalize
 from deploy.registry import resolve
 from deploy.search.index import Index
 from deploy.server.metrics import Metrics
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 POLL_SECONDS = 1.0
 
@@ -31,9 +35,9 @@ class Model:
         self.size, self.dim = self._bundle.preprocessing.size, self._bundle.dim
         self.labels: tuple[str, ...] = tuple(self.info["labels"])
 
-    def pixels(self, image: bytes, max_pixels: int) -> NDArray[np.uint8]:
-        """Decode and resize an image to uint8 [size, size, 3]; raise ImageError if it cannot be read."""
-        return self._bundle.preprocessing.apply(decode(image, max_pixels))
+    def pixels(self, image: "Image") -> NDArray[np.uint8]:
+        """Decode and resize an opened image to uint8 [size, size, 3]; raise ImageError if it cannot be read."""
+        return self._bundle.preprocessing.apply_to_picture(canonicalize(image)[0])
 
     def features(self, pixels: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Run the model: n arrays uint8 [size, size, 3] → the raw output, float32 [n, dim]."""

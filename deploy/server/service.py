@@ -102,6 +102,7 @@ class Service:
         return [
             ("simclr_waiting_images", (), self.admission.waiting),
             ("simclr_held_bytes", (), self.held.now),
+            ("simclr_decoding_bytes", (), self.engine.decoding.held),
             ("simclr_ready", (), float(not self.draining)),
             ("simclr_model_info", about, 1),
         ]

@@ -129,7 +129,7 @@ def running(
         metrics,
         lambda event, **fields: logged.append({"event": event, **fields}),
     )
-    engine = Engine(metrics, limits.pixels, decoders, max_batch)
+    engine = Engine(metrics, limits, decoders, max_batch)
     service = Service(models, engine, metrics, limits)
 
     def count_refused(reason: str) -> None:

@@ -5,12 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from deploy.errors import ImageError
-from deploy.server.engine import Engine, FairQueue, Item, Job
+from deploy.server.engine import DecodingMemory, Engine, FairQueue, Item, Job
+from deploy.server.limits import BYTES_PER_PIXEL, Limits
 from deploy.server.metrics import Metrics
 from deploy.server.models import Model, load_model
 from tests.deploy.conftest import SIZE, encoded, noise
+
+LIMITS = Limits(pixels=4_000_000)
 
 
 @pytest.fixture
@@ -51,7 +55,7 @@ def test_images_that_wait_for_the_model_form_a_batch(model: Model) -> None:
         return features(pixels)
 
     model.features = count_and_wait  # type: ignore[method-assign]
-    engine = Engine(metrics, max_pixels=10**6, decoders=1, max_batch=4)
+    engine = Engine(metrics, LIMITS, decoders=1, max_batch=4)
     jobs = [Job(model, "", [noise(seed)], done.release) for seed in range(10)]
     engine.submit(jobs[0])
     while not sizes:
@@ -74,7 +78,7 @@ def test_a_job_finishes_once_with_a_result_for_every_image(model: Model) -> None
         calls.append(1)
         finished.set()
 
-    engine = Engine(Metrics(), max_pixels=10**6, decoders=2)
+    engine = Engine(Metrics(), LIMITS, decoders=2)
     error = ImageError("unsupported_input", "not base64")
     job = Job(model, "", [encoded(noise(0)), error, noise(1)[:SIZE, :SIZE], b"broken"], done)
     engine.submit(job)
@@ -89,14 +93,14 @@ def test_a_failure_of_the_decoder_affects_only_its_request(model: Model) -> None
     finished = threading.Event()
     pixels = model.pixels
 
-    def exhausted(image: bytes, max_pixels: int) -> np.ndarray:
-        if image == b"large":
+    def exhausted(image: Image.Image) -> np.ndarray:
+        if image.size == (7, 7):
             raise MemoryError
-        return pixels(image, max_pixels)
+        return pixels(image)
 
     model.pixels = exhausted  # type: ignore[method-assign]
-    engine = Engine(Metrics(), max_pixels=10**6, decoders=1)
-    job = Job(model, "", [b"large"] * 3, finished.set)
+    engine = Engine(Metrics(), LIMITS, decoders=1)
+    job = Job(model, "", [encoded(noise(0, 7, 7))] * 3, finished.set)
     engine.submit(job)
     assert finished.wait(30)
     assert isinstance(job.error, MemoryError)
@@ -104,6 +108,54 @@ def test_a_failure_of_the_decoder_affects_only_its_request(model: Model) -> None
     engine.submit(Job(model, "", [encoded(noise(0))], after.set))
     assert after.wait(30)
     engine.close()
+
+
+def test_small_images_do_not_wait_for_large_ones(model: Model) -> None:
+    gate, arrived, done = threading.Event(), threading.Semaphore(0), threading.Semaphore(0)
+    pixels = model.pixels
+
+    def slow_if_large(image: Image.Image) -> np.ndarray:
+        if image.width > 100:
+            arrived.release()
+            assert gate.wait(30)
+        return pixels(image)
+
+    model.pixels = slow_if_large  # type: ignore[method-assign]
+    engine = Engine(Metrics(), LIMITS, decoders=2)
+    large = encoded(np.zeros((1001, 1000, 3), np.uint8))
+    waiting = [Job(model, str(client), [large], done.release) for client in range(4)]
+    for job in waiting:
+        engine.submit(job)
+    assert all(arrived.acquire(timeout=30) for _ in range(2))
+    for number in range(10):
+        engine.submit(Job(model, f"small {number}", [encoded(noise(number))], done.release))
+    assert all(done.acquire(timeout=30) for _ in range(10))
+    assert engine.decoding.held == 2 * 1001 * 1000 * BYTES_PER_PIXEL
+    gate.set()
+    assert all(done.acquire(timeout=30) for _ in range(4))
+    engine.close()
+    assert engine.decoding.held == 0
+
+
+def test_large_images_share_the_memory_for_decoding() -> None:
+    memory, order = DecodingMemory(100 * BYTES_PER_PIXEL), []
+
+    def decode(pixels: int) -> None:
+        with memory.hold(pixels):
+            order.append(pixels)
+
+    with memory.hold(60):
+        threads = [threading.Thread(target=decode, args=(pixels,)) for pixels in (50, 1_000, 10)]
+        for thread in threads:
+            thread.start()
+            while not (memory._line.locked() or thread is not threads[0]):
+                threading.Event().wait(0.001)
+        assert order == []  # 10 would fit, but is behind those that wait
+    for thread in threads:
+        thread.join(30)
+    assert sorted(order) == [10, 50, 1_000]  # larger than all of the memory: alone
+    assert order[0] == 50
+    assert memory.held == 0
 
 
 def test_histograms_are_cumulative_and_labels_are_escaped() -> None:
