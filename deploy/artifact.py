@@ -10,14 +10,16 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from deploy.errors import CorruptArtifactError, MissingArtifactError
 from deploy.failpoint import failpoint
+from deploy.trust.signature import check_signature
 
 MANIFEST = "MANIFEST.sha256"
+MAX_MANIFEST_BYTES = 100_000_000
 
 
 @contextmanager
@@ -60,27 +62,46 @@ def verify(directory: Path) -> str:
         MissingArtifactError: the directory or its manifest does not exist.
         CorruptArtifactError: names the first file that is missing, unlisted or changed.
     """
-    expected = _read_manifest(directory)
-    found = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir()} - {MANIFEST}
-    for name in sorted(expected.keys() | found):
-        path = directory / name
-        if name not in found:
-            raise CorruptArtifactError(
-                f"{path}: listed in {MANIFEST} but missing; restore the directory from its source"
-            )
-        if name not in expected:
-            raise CorruptArtifactError(f"{path}: not listed in {MANIFEST}; remove it or restore the directory")
-        if sha256(path) != expected[name]:
-            raise CorruptArtifactError(
-                f"{path}: its SHA-256 differs from {MANIFEST}; restore the directory from its source"
-            )
-    return sha256(directory / MANIFEST)
+    manifest = _read_manifest(directory)
+    for path, expected in _listed_files(directory, manifest):
+        if sha256(path) != expected:
+            raise _changed(path)
+    return hashlib.sha256(manifest).hexdigest()
+
+
+def read_files(directory: Path, most: Callable[[str], int], trust: Path | None = None) -> tuple[str, dict[str, bytes]]:
+    """Read every file of a small artifact once, and compare what was read with the manifest.
+
+    What is returned is therefore what was hashed, and signed, even if another process replaces files meanwhile.
+
+    Args:
+        most: the largest size in bytes of the file of this name; a larger file is not read.
+        trust: file of trusted keys; see ``deploy.trust.signature``.
+
+    Returns:
+        The artifact's ``identity``, and the content of each file by its name.
+
+    Raises:
+        MissingArtifactError, CorruptArtifactError: as in ``verify``, or a file is too large.
+        UntrustedError: none of the trusted keys signed the manifest.
+    """
+    manifest = _read_manifest(directory)
+    if trust is not None:
+        check_signature(directory, manifest, trust)
+    contents = {}
+    for path, expected in _listed_files(directory, manifest):
+        name = path.relative_to(directory).as_posix()
+        contents[name] = _read(path, most(name))
+        if hashlib.sha256(contents[name]).hexdigest() != expected:
+            raise _changed(path)
+    return hashlib.sha256(manifest).hexdigest(), contents
 
 
 def identity(directory: Path) -> str:
     """Return the SHA-256 of the manifest, 64 hexadecimal digits that identify the whole content of the artifact."""
-    _read_manifest(directory)
-    return sha256(directory / MANIFEST)
+    manifest = _read_manifest(directory)
+    _entries(directory, manifest)
+    return hashlib.sha256(manifest).hexdigest()
 
 
 def sha256(path: Path) -> str:
@@ -112,13 +133,28 @@ def _write_manifest(directory: Path) -> None:
     (directory / MANIFEST).write_text("".join(lines), encoding="utf-8")
 
 
-def _read_manifest(directory: Path) -> dict[str, str]:
+def _read_manifest(directory: Path) -> bytes:
     if not directory.is_dir():
         raise MissingArtifactError(f"{directory}: no such directory; give the directory that holds {MANIFEST}")
+    if not (directory / MANIFEST).exists():
+        raise MissingArtifactError(f"{directory}: has no {MANIFEST}, so it is incomplete; make it again")
+    return _read(directory / MANIFEST, MAX_MANIFEST_BYTES)
+
+
+def _read(path: Path, most: int) -> bytes:
+    if not path.is_file():  # opening a pipe waits forever, and a device never ends
+        raise CorruptArtifactError(f"{path}: not a regular file; restore the directory from its source")
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise CorruptArtifactError(f"{path}: {size:,} bytes; such a file has at most {most:,}; restore it")
+        return file.read(size)
+
+
+def _entries(directory: Path, manifest: bytes) -> dict[str, str]:
+    """Parse a manifest: name → SHA-256."""
     try:
-        text = (directory / MANIFEST).read_bytes().decode()
-    except FileNotFoundError:
-        raise MissingArtifactError(f"{directory}: has no {MANIFEST}, so it is incomplete; make it again") from None
+        text = manifest.decode()
     except UnicodeDecodeError:
         raise CorruptArtifactError(f"{directory / MANIFEST}: not text; restore the directory from its source") from None
     # Not splitlines(), which also splits at ten other characters; some of them are one flipped bit away.
@@ -133,6 +169,40 @@ def _read_manifest(directory: Path) -> dict[str, str]:
             raise CorruptArtifactError(f"{directory / MANIFEST}: line {line!r} is not '<sha256>  <path>'; restore it")
         entries[name] = digest
     return entries
+
+
+def _listed_files(directory: Path, manifest: bytes) -> Iterator[tuple[Path, str]]:
+    """Yield each file and its SHA-256 in the manifest; raise for one that is missing, unlisted, or not a file."""
+    expected = _entries(directory, manifest)
+    found = _found_files(directory)
+    for name in sorted(expected.keys() | found):
+        path = directory / name
+        if name not in found:
+            raise CorruptArtifactError(
+                f"{path}: listed in {MANIFEST} but missing; restore the directory from its source"
+            )
+        if name not in expected:
+            raise CorruptArtifactError(f"{path}: not listed in {MANIFEST}; remove it or restore the directory")
+        if not path.is_file():
+            raise CorruptArtifactError(f"{path}: not a regular file; restore the directory from its source")
+        yield path, expected[name]
+
+
+def _found_files(directory: Path) -> set[str]:
+    """Return the names of everything but folders and the manifest. Not ``rglob``, which recurses into deep folders."""
+    found, pending = set(), [directory]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(Path(entry.path))
+                elif not Path(entry.path).is_dir():  # not entry.is_dir(), which fails for a link to itself
+                    found.add(Path(entry.path).relative_to(directory).as_posix())
+    return found - {MANIFEST}
+
+
+def _changed(path: Path) -> CorruptArtifactError:
+    return CorruptArtifactError(f"{path}: its SHA-256 differs from {MANIFEST}; restore the directory from its source")
 
 
 def _retire(target: Path) -> Path:

@@ -10,17 +10,20 @@
     MANIFEST.sha256        checked before any other file is read
 
 The SHA-256 of the manifest is the bundle's id. Signing the manifest therefore signs every file. The signature stays
-next to the bundle; OpenSSH is enough to make and verify it:
+next to the bundle (see ``deploy.trust.signature``); OpenSSH is enough to make and verify it:
 
     ssh-keygen -Y sign -f KEY -n simclr-bundle < BUNDLE/MANIFEST.sha256 > BUNDLE.sig
     ssh-keygen -Y verify -f SIGNERS -I WHO -n simclr-bundle -s BUNDLE.sig < BUNDLE/MANIFEST.sha256
-    simclr-deploy verify BUNDLE
+    simclr-deploy verify BUNDLE --trust SIGNERS
 """
 
+import io
 import json
 import math
 import re
 import zipfile
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,15 +31,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.artifact import identity, verify
+from deploy.artifact import read_files
 from deploy.errors import BundleFormatError
 from deploy.images.preprocess import Preprocessing
+from deploy.trust.card import FORMAT_VERSION, READABLE, check_card, check_labels, parse_json
 
-FORMAT_VERSION = 2
-READABLE = (1, FORMAT_VERSION)  # version 1 has neither variants nor a temperature
+__all__ = ["FORMAT_VERSION", "READABLE", "Bundle", "Head", "Variant", "read_bundle", "write_bundle"]
+
 MODEL = "encoder.fp32.onnx"
 FP32, INT8, FP16 = "fp32", "int8", "fp16"
-_FIELDS = {"name": str, "dim": int, "preprocessing": dict, "normalisation": dict, "golden": dict}
+MAX_ONNX_BYTES = 1 << 31  # of a protobuf message
+MAX_ARRAY_BYTES = 1 << 30  # a classifier of 20,000 classes on 4,096 numbers has a third of it
+MAX_TEXT_BYTES = 1 << 25
+MAX_GOLDEN_BYTES = 1 << 27
+HEADER_BYTES = 20_000  # numpy writes 128, and reads at most 10,000
 
 
 @dataclass(frozen=True)
@@ -121,26 +129,45 @@ def write_bundle(directory: Path, bundle: Bundle) -> None:
         (directory / name).write_text(text, encoding="utf-8")
 
 
-def read_bundle(directory: Path) -> Bundle:
+def read_bundle(directory: Path, trust: Path | None = None) -> Bundle:
     """Compare every file with the manifest, then read the bundle.
+
+    Args:
+        trust: file of trusted keys, one of which must have signed the manifest; see ``deploy.trust.signature``.
 
     Raises:
         ArtifactError: the directory is missing or a file differs from its manifest; no file was parsed.
+        UntrustedError: none of the trusted keys signed the manifest.
         BundleFormatError: the bundle has another format version, or a part that this release cannot read.
     """
-    verify(directory)
-    card = _read_card(directory / "bundle.json")
+    identity, files = read_files(directory, _size_limit, trust)
+    name = "bundle.json"
     try:
-        model = (directory / MODEL).read_bytes()
-        head = _read_head(directory) if (directory / "head.npz").exists() else None
-        images = tuple(path.read_bytes() for path in sorted((directory / "golden").glob("*.png")))
-        vectors = np.load(directory / _vectors_file(FP32), allow_pickle=False)
-        variants = _read_variants(directory, card)
-        bundle = Bundle(card, model, head, images, vectors, id=identity(directory), variants=variants)
-        _check_parts(bundle)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise BundleFormatError(f"{directory}: {error}; export the bundle again") from error
-    return bundle
+        card = check_card(parse_json(_file(files, name)))
+        Preprocessing.from_json(card["preprocessing"])
+        name = "golden"
+        images = tuple(files[name] for name in sorted(files) if re.fullmatch(r"golden/[^/]*\.png", name))
+        if not images:
+            raise BundleFormatError("does not contain any PNG image")
+        shape = (len(images), card["dim"])
+        names = [FP32, *(name for name in card.get("variants", {}) if name != FP32)]
+        variants = {}
+        for variant in names:
+            name = _vectors_file(variant)
+            vectors = _read_array(_file(files, name), shape)
+            name = model_file(variant)
+            tolerance = (card["golden"] if variant == FP32 else card["variants"][variant])["tolerance"]
+            variants[variant] = Variant(_file(files, name), vectors, tolerance)
+        head = None
+        if "head.npz" in files:
+            name = "labels.json"
+            labels = check_labels(parse_json(_file(files, name)))
+            name = "head.npz"
+            head = _read_head(files[name], labels, card["dim"])
+    except ValueError as error:
+        raise BundleFormatError(f"{directory / name}: {error}") from None
+    exact = variants.pop(FP32)
+    return Bundle(card, exact.model, head, images, exact.golden_vectors, id=identity, variants=variants)
 
 
 def model_file(variant: str) -> str:
@@ -153,67 +180,70 @@ def graph_promise(card: dict[str, Any]) -> str:
     return json.dumps({name: card[name] for name in kept}, sort_keys=True)
 
 
-def _read_card(path: Path) -> dict[str, Any]:
+def _size_limit(name: str) -> int:
+    if name.endswith(".onnx"):
+        return MAX_ONNX_BYTES
+    if name.startswith("golden/"):
+        return MAX_GOLDEN_BYTES
+    return MAX_ARRAY_BYTES if name == "head.npz" else MAX_TEXT_BYTES
+
+
+def _file(files: Mapping[str, bytes], name: str) -> bytes:
+    if name not in files:
+        raise BundleFormatError("missing; export the bundle again")
+    return files[name]
+
+
+def _read_head(content: bytes, labels: tuple[str, ...], dim: int) -> Head:
+    arrays = {"temperature": np.ones((), np.float32)}
+    shapes = {"weight": (dim, len(labels)), "bias": (len(labels),), "temperature": ()}
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BundleFormatError(f"{path}: cannot be read as JSON ({error}); export the bundle again") from None
-    version = card.get("format_version") if isinstance(card, dict) else None
-    if type(version) is not int or version not in READABLE:
-        raise BundleFormatError(
-            f"{path}: format version {version!r}, this release reads {' and '.join(map(str, READABLE))}; "
-            "install the release that made the bundle, or export it again"
-        )
-    wrong = [name for name, kind in _FIELDS.items() if type(card.get(name)) is not kind]
-    if wrong:
-        raise BundleFormatError(f"{path}: {', '.join(wrong)} missing or of a wrong type; export the bundle again")
-    return dict(card)
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for name, shape in shapes.items():
+                if name != "temperature" or "temperature.npy" in archive.namelist():
+                    arrays[name] = _read_array(_unzip(archive, f"{name}.npy", 4 * math.prod(shape)), shape, name)
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError, OSError) as error:
+        raise BundleFormatError(f"not a readable archive of arrays ({error}); export the bundle again") from None
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise BundleFormatError(f"{name} is not finite; export the bundle again")
+    temperature = float(arrays["temperature"])
+    if not temperature > 0:
+        raise BundleFormatError(f"temperature is {temperature}, not a positive number; export the bundle again")
+    return Head(arrays["weight"], arrays["bias"], labels, temperature)
 
 
-def _read_head(directory: Path) -> Head:
-    labels = json.loads((directory / "labels.json").read_text(encoding="utf-8"))
-    with np.load(directory / "head.npz", allow_pickle=False) as arrays:
-        temperature = float(arrays["temperature"]) if "temperature" in arrays else 1.0
-        return Head(arrays["weight"], arrays["bias"], tuple(labels), temperature)
+def _unzip(archive: zipfile.ZipFile, name: str, size: int) -> bytes:
+    """Return a member with an array of ``size`` bytes; a member that claims more is read no further."""
+    member = archive.getinfo(name)
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise NotImplementedError(f"compression {member.compress_type}")
+    with archive.open(member) as file:
+        return file.read(size + HEADER_BYTES)
 
 
-def _read_variants(directory: Path, card: dict[str, Any]) -> dict[str, Variant]:
-    variants = {}
-    for name, facts in card.get("variants", {}).items():
-        if not re.fullmatch(r"[a-z0-9]+", name):
-            raise BundleFormatError(f"variants in bundle.json: {name!r} is not a valid name; export the bundle again")
-        if name != FP32:
-            vectors = np.load(directory / _vectors_file(name), allow_pickle=False)
-            variants[name] = Variant((directory / model_file(name)).read_bytes(), vectors, facts["tolerance"])
-    return variants
+def _read_array(content: bytes, shape: tuple[int, ...], name: str = "the array") -> NDArray[np.float32]:
+    """Read a float32 array of this shape from the bytes of an .npy file.
 
-
-def _check_parts(bundle: Bundle) -> None:
-    """Check that the parts match: otherwise the first request would fail, or silently get a wrong answer."""
-    for name in (FP32, *bundle.variants):
-        variant = bundle.variant(name)
-        _check_array(_vectors_file(name), variant.golden_vectors, (len(bundle.golden_images), bundle.dim))
-        if not isinstance(variant.tolerance, dict) or not {"cosine_min", "max_abs"} <= set(variant.tolerance):
-            raise BundleFormatError(
-                f"golden tolerance of {name} is {variant.tolerance!r}; needs cosine_min and max_abs"
-            )
-    if bundle.head:
-        _check_array("weight in head.npz", bundle.head.weight, (bundle.dim, len(bundle.head.labels)))
-        _check_array("bias in head.npz", bundle.head.bias, (len(bundle.head.labels),))
-        if not 0 < bundle.head.temperature < math.inf:
-            raise BundleFormatError(f"temperature in head.npz is {bundle.head.temperature}, not a positive number")
-    Preprocessing.from_json(bundle.card["preprocessing"])
-    if not bundle.golden_images:
-        raise BundleFormatError("golden/ does not contain any PNG image")
+    The header is compared before memory is allocated for what it claims.
+    """
+    file = io.BytesIO(content)
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        found, fortran, dtype = read_header(file)
+    except Exception as error:  # noqa: BLE001  a header is a Python literal: whatever Python's parser raises
+        raise BundleFormatError(f"{name} is not a valid array ({error}); export the bundle again") from None
+    if found != shape or dtype != np.float32:
+        raise BundleFormatError(f"{name} is {dtype} {list(found)}, not float32 {list(shape)}; export the bundle again")
+    data = content[file.tell() :]
+    if len(data) != 4 * math.prod(shape):
+        raise BundleFormatError(f"{name} has {len(data):,} bytes for float32 {list(shape)}; export the bundle again")
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C").astype(np.float32)
 
 
 def _vectors_file(variant: str) -> str:
     return "golden/vectors.npy" if variant == FP32 else f"golden/vectors.{variant}.npy"
-
-
-def _check_array(name: str, array: NDArray[np.float32], shape: tuple[int, ...]) -> None:
-    if array.shape != shape or array.dtype != np.float32:
-        raise BundleFormatError(f"{name} is {array.dtype} {list(array.shape)}, not float32 {list(shape)}")
 
 
 def _json(content: object) -> str:

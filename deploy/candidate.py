@@ -21,7 +21,7 @@ from typing import BinaryIO
 from deploy import errors
 from deploy.bundle import FP32
 from deploy.encoder import Fidelity, load
-from deploy.errors import ArgumentError, CandidateError, DeployError, ImageError
+from deploy.errors import ArgumentError, CandidateError, DeployError, ModelMemoryError
 from deploy.failpoint import failpoint
 
 MEMORY_MB = 4096  # of address space: Python and onnxruntime take under 300, with an ONNX file of 100 MB under 500
@@ -39,7 +39,13 @@ class CheckResult:
     fidelity: Fidelity
 
 
-def check(directory: Path, memory_mb: int = MEMORY_MB, seconds: float = SECONDS, variant: str = FP32) -> CheckResult:
+def check(
+    directory: Path,
+    memory_mb: int = MEMORY_MB,
+    seconds: float = SECONDS,
+    variant: str = FP32,
+    trust: Path | None = None,
+) -> CheckResult:
     """Load a bundle and embed its golden images in a process with limited resources, on one thread.
 
     A caller that loads the bundle afterwards should compare its id with the id in the result.
@@ -47,16 +53,18 @@ def check(directory: Path, memory_mb: int = MEMORY_MB, seconds: float = SECONDS,
     Args:
         memory_mb: address space of the process; give 500 plus several times the size of the ONNX file.
         seconds: limit of wall-clock time, and of processor time.
+        trust: file of trusted keys, as in ``load``.
 
     Raises:
-        CandidateError: the process crashed, ran out of time or memory, or could not be started.
+        CandidateError: the process crashed or ran out of time or memory. Try again later.
+        OSError: the process could not be started.
         DeployError: ``load`` or ``verify`` failed in the process; the error is raised again here.
     """
     if memory_mb < 1 or not seconds > 0:
         raise ArgumentError(f"memory_mb={memory_mb}, seconds={seconds}; give positive numbers")
-    command = [sys.executable, "-P", "-m", __name__, os.fspath(directory), str(memory_mb), str(seconds), variant]
-    # The process imports the same module as this one; an empty entry of sys.path means the current folder.
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)}
+    arguments = [os.fspath(directory), str(memory_mb), str(seconds), variant, *([os.fspath(trust)] if trust else [])]
+    command = [sys.executable, "-P", "-m", __name__, *arguments]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(_import_path())}
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors_output:
         process = subprocess.Popen(
             command, stdout=output, stderr=errors_output, env=environment, start_new_session=True
@@ -70,6 +78,12 @@ def check(directory: Path, memory_mb: int = MEMORY_MB, seconds: float = SECONDS,
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         return _read_result(directory, code, _last_line(output), _last_line(errors_output))
+
+
+def _import_path() -> list[str]:
+    """Return where the process finds the modules of this one, without those that lie in the current folder."""
+    folders = [entry for entry in sys.path if entry and Path(entry).resolve() != Path.cwd()]
+    return [*folders, str(Path(__file__).parents[1])]
 
 
 def _read_result(directory: Path, code: int, output: str, error_output: str) -> CheckResult:
@@ -100,17 +114,16 @@ def _limit(memory_mb: int, seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (OUTPUT, OUTPUT))  # its output is the only file it writes
 
 
-def main(directory: str, memory_mb: str, seconds: str, variant: str) -> None:
+def main(directory: str, memory_mb: str, seconds: str, variant: str, trust: str | None = None) -> None:
     """Run in the limited process: print one line of JSON, also for a DeployError."""
     _limit(int(memory_mb), float(seconds))
     try:
-        encoder = load(directory, threads=1, variant=variant)
+        encoder = load(directory, threads=1, variant=variant, trust=trust)
         failpoint("candidate.loaded")
         report: dict[str, object] = {"id": encoder.id, "fidelity": asdict(encoder.verify())}
-    except MemoryError:
-        report = {"error": "CandidateError", "message": f"{directory}: needs more than {memory_mb} MB of memory"}
-    except ImageError as error:
-        report = {"error": "BundleFormatError", "message": f"{directory}: golden images: {error}"}
+    except (MemoryError, ModelMemoryError) as error:
+        message = f"{directory}: gets no memory, under a limit of {memory_mb} MB: {error}; {UNCHANGED}"
+        report = {"error": "CandidateError", "message": message}
     except DeployError as error:
         report = {"error": type(error).__name__, "message": str(error)}
     print(json.dumps(report), flush=True)

@@ -20,12 +20,19 @@ from numpy.typing import NDArray
 
 from deploy.bundle import FP32, Bundle, read_bundle
 from deploy.embeddings import Embeddings, Fidelity, Prediction, compare, l2_normalize
-from deploy.errors import ArgumentError, GoldenMismatchError, ImageError, MissingHeadError
+from deploy.errors import (
+    ArgumentError,
+    BundleFormatError,
+    BundleInterfaceError,
+    GoldenMismatchError,
+    ImageError,
+    MissingHeadError,
+)
 from deploy.images.inputs import Picture, Pixels, as_iterable, is_single, read_ahead
 from deploy.moved import renamed
 from deploy.processor import CPU_PROVIDER, choose_variant
 from deploy.registry import version
-from deploy.session import available_cpus, open_session
+from deploy.session import available_cpus, open_session, refusal
 
 __all__ = ["Embeddings", "Encoder", "Fidelity", "OnError", "Prediction", "compare", "l2_normalize", "load"]
 
@@ -34,7 +41,11 @@ CPU = (CPU_PROVIDER,)
 
 
 def load(
-    bundle: str | Path, threads: int | None = None, providers: Sequence[str] = CPU, variant: str = FP32
+    bundle: str | Path,
+    threads: int | None = None,
+    providers: Sequence[str] = CPU,
+    variant: str = FP32,
+    trust: str | Path | None = None,
 ) -> "Encoder":
     """Check a bundle and start its encoder.
 
@@ -46,14 +57,17 @@ def load(
         variant: "fp32", the trained network; "int8" or "fp16", if the bundle has it, which is faster and within 0.5
             points of the accuracy of fp32; or "auto", the fastest for this processor and provider. Vectors of two
             variants cannot be compared; their encoders have different ``Encoder.id``.
+        trust: file of public keys, in OpenSSH's format of allowed signers; one of them must have signed the bundle
+            (see ``deploy.trust.signature``). None accepts every bundle whose files are as its manifest says.
 
     Returns:
         An encoder, safe to use from many threads.
 
     Raises:
         ArtifactError: the directory is missing, or a file differs from its SHA-256 in the manifest.
+        UntrustedError: none of the keys in ``trust`` signed the bundle.
         RegistryError: the registry does not name a version to serve.
-        BundleError: the bundle has another format version, or its parts contradict each other.
+        BundleError: the bundle has another format version, or its parts are not valid or contradict each other.
         ProviderError: an execution provider is not installed or does not start.
         ArgumentError: ``threads`` is below 1, or the bundle does not have this variant.
 
@@ -65,7 +79,8 @@ def load(
     """
     released = version(Path(bundle))
     directory = Path(bundle) / released if released else Path(bundle)
-    return Encoder(read_bundle(directory), threads, providers, released, variant)
+    trusted = None if trust is None else Path(trust)
+    return Encoder(read_bundle(directory, trusted), threads, providers, released, variant)
 
 
 class Encoder:
@@ -120,14 +135,10 @@ class Encoder:
             "variant": self._variant,
             "reason": self._reason,
         }
-        return {
-            "version": self._version,
-            "id": self._bundle.id,
-            "variants": {FP32: {}},  # a card of format version 1 has no such field
-            **self._bundle.card,
-            "labels": list(labels),
-            "runtime": runtime,
-        }
+        own = {"version": self._version, "id": self._bundle.id}
+        variants: dict[str, Any] = {FP32: {}}  # a card of format version 1 has no such field
+        # Once more at the end: a card cannot say what the encoder's id is.
+        return {**own, "variants": variants, **self._bundle.card, **own, "labels": list(labels), "runtime": runtime}
 
     def embed(
         self,
@@ -260,13 +271,19 @@ class Encoder:
 
         Raises:
             GoldenMismatchError: the difference exceeds the tolerance in bundle.json.
+            BundleFormatError: a golden image cannot be read.
+            BundleInterfaceError, ModelMemoryError: the model does not run on this machine.
 
         Examples:
             >>> import deploy
             >>> deploy.load("models/bundle").verify().cosine_min > 0.999
             True
         """
-        fidelity = compare(self.embed(self._bundle.golden_images).vectors, self._golden.golden_vectors)
+        try:
+            vectors = self.embed(self._bundle.golden_images).vectors
+        except ImageError as error:
+            raise BundleFormatError(f"golden images: {error}; export the bundle again") from error
+        fidelity = compare(vectors, self._golden.golden_vectors)
         allowed = self._golden.tolerance
         if not (fidelity.cosine_min >= allowed["cosine_min"] and fidelity.max_abs <= allowed["max_abs"]):
             raise GoldenMismatchError(
@@ -306,10 +323,21 @@ class Encoder:
 
         Returns:
             The raw output, float32 [n, dim].
+
+        Raises:
+            BundleInterfaceError, ModelMemoryError: onnxruntime cannot run the model, or it gives another shape.
         """
         if not pixels:
             return np.empty((0, self._bundle.dim), np.float32)
-        features: NDArray[np.float32] = self._session.run([self._output], {self._input: np.stack(pixels)})[0]
+        try:
+            features: NDArray[np.float32] = self._session.run([self._output], {self._input: np.stack(pixels)})[0]
+        except Exception as error:  # onnxruntime's errors have no common base class
+            raise refusal(self._bundle.card["name"], error) from error
+        if features.shape != (len(pixels), self._bundle.dim):
+            raise BundleInterfaceError(
+                f"{self._bundle.card['name']}: the model gives {list(features.shape)} for {len(pixels)} images, not "
+                f"{[len(pixels), self._bundle.dim]}; export the bundle again"
+            )
         return features
 
     def _predictions(self, parts: Iterator[Embeddings], top_k: int, skip: bool) -> Iterator[Prediction]:

@@ -3,12 +3,14 @@
 DeployError (ValueError)
 ├── ArtifactError
 │   ├── MissingArtifactError    the directory or its MANIFEST.sha256 does not exist
-│   └── CorruptArtifactError    a file differs from its entry in the manifest
+│   ├── CorruptArtifactError    a file differs from its entry in the manifest
+│   └── UntrustedError          none of the trusted keys signed the manifest
 ├── RegistryError               a registry serves no version, or its CURRENT does not name one
 ├── BundleError
 │   ├── BundleFormatError       bundle.json has another format version, or a part of the bundle cannot be read
 │   ├── BundleInterfaceError    the graph has other inputs, outputs or metadata than bundle.json declares
 │   ├── GoldenMismatchError     this machine computes other embeddings of the golden images
+│   ├── ModelMemoryError        the model needs more memory than this process can get
 │   ├── CandidateError          the trial process of a bundle crashed or exceeded its time or memory limit
 │   └── MissingHeadError        the encoder has no classification head to classify with
 ├── IndexFormatError            another release wrote the index, or its files do not match each other
@@ -50,6 +52,10 @@ class CorruptArtifactError(ArtifactError):
     """
 
 
+class UntrustedError(ArtifactError):
+    """The manifest has no signature by a trusted key: do not use the directory, or have its publisher sign it."""
+
+
 class RegistryError(DeployError):
     """The registry does not say which of its versions to serve: run ``simclr release promote VERSION``."""
 
@@ -73,8 +79,12 @@ class GoldenMismatchError(BundleError):
     """
 
 
+class ModelMemoryError(BundleError):
+    """onnxruntime could not get the memory that the model needs: try a machine with more."""
+
+
 class CandidateError(BundleError):
-    """The trial process crashed or exceeded its time or memory limit."""
+    """The trial process crashed or exceeded its time or memory limit: try again later."""
 
 
 class MissingHeadError(BundleError):

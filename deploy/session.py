@@ -6,12 +6,20 @@ to the CPU if a provider does not load.
 
 import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from deploy.bundle import FP16, Bundle, graph_promise
-from deploy.errors import ArgumentError, BundleFormatError, BundleInterfaceError, ProviderError
+from deploy.errors import (
+    ArgumentError,
+    BundleError,
+    BundleFormatError,
+    BundleInterfaceError,
+    ModelMemoryError,
+    ProviderError,
+)
 from deploy.graph_policy import check_graph
 
 METADATA = "simclr_pipeline"
@@ -26,6 +34,7 @@ def open_session(bundle: Bundle, variant: str, threads: int, providers: Sequence
         ProviderError: a provider is not installed, or the session started without it.
         BundleFormatError: the model is not a plain ONNX graph; see ``deploy.graph_policy``.
         BundleInterfaceError: onnxruntime refuses the graph, or the graph does not match bundle.json.
+        ModelMemoryError: there is not enough memory for the graph.
     """
     import onnxruntime
 
@@ -57,13 +66,21 @@ def open_session(bundle: Bundle, variant: str, threads: int, providers: Sequence
     try:
         session = onnxruntime.InferenceSession(model, options, providers=list(providers), enable_fallback=0)
     except Exception as error:  # onnxruntime's errors have no common base class
-        version = onnxruntime.__version__
-        raise BundleInterfaceError(f"{name}: onnxruntime {version} refuses the model: {error}") from error
+        raise refusal(name, error) from error
     started = session.get_providers()
     if started[: len(providers)] != list(providers):
         raise ProviderError(f"asked for {list(providers)}, got {started}; install what {providers[0]} needs")
     _check_interface(session, bundle)
     return session
+
+
+def refusal(name: str, error: Exception) -> BundleError:
+    """Return the error that says why onnxruntime did not load or run a model; only the message of onnxruntime tells them apart."""
+    import onnxruntime
+
+    if isinstance(error, MemoryError) or re.search(r"bad_alloc|[Ff]ailed to allocate|bad allocation", str(error)):
+        return ModelMemoryError(f"{name}: onnxruntime gets no memory for the model: {error}; give it more")
+    return BundleInterfaceError(f"{name}: onnxruntime {onnxruntime.__version__} refuses the model: {error}")
 
 
 def available_cpus() -> int:
@@ -110,10 +127,9 @@ def _lines(path: Path) -> list[str]:
 
 def _check_interface(session: Any, bundle: Bundle) -> None:
     size = bundle.preprocessing.size
-    inputs = [(value.type, value.shape[1:], isinstance(value.shape[0], str)) for value in session.get_inputs()]
-    outputs = [(value.type, value.shape[1:], isinstance(value.shape[0], str)) for value in session.get_outputs()]
-    expected = ([("tensor(uint8)", [size, size, 3], True)], [("tensor(float)", [bundle.dim], True)])
-    if (inputs, outputs) != expected:
+    inputs = [(value.type, _per_image(value.shape)) for value in session.get_inputs()]
+    outputs = [(value.type, _per_image(value.shape)) for value in session.get_outputs()]
+    if (inputs, outputs) != ([("tensor(uint8)", [size, size, 3])], [("tensor(float)", [bundle.dim])]):
         raise BundleInterfaceError(
             f"{bundle.card['name']}: the graph takes {_describe(session.get_inputs())} and gives "
             f"{_describe(session.get_outputs())}, bundle.json says uint8 [batch, {size}, {size}, 3] and float "
@@ -125,6 +141,11 @@ def _check_interface(session: Any, bundle: Bundle) -> None:
             f"{bundle.card['name']}: the graph was exported as {found}, bundle.json says {graph_promise(bundle.card)}; "
             "export the bundle again"
         )
+
+
+def _per_image(shape: list[str | int | None]) -> list[str | int | None] | None:
+    """Return the shape without its first side if that is the number of images, which a model leaves open."""
+    return shape[1:] if shape and isinstance(shape[0], str) else None
 
 
 def _describe(values: Sequence[Any]) -> str:

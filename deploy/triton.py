@@ -64,7 +64,7 @@ Triton does not batch the requests of several clients. Where batching is faster,
 """
 
 
-def export_triton(bundle: Path, repository: Path, variant: str = FP32) -> Path:
+def export_triton(bundle: Path, repository: Path, variant: str = FP32, trust: Path | None = None) -> Path:
     """Publish a variant of a bundle, or of a registry's current version, in a Triton model repository.
 
     Returns:
@@ -75,7 +75,7 @@ def export_triton(bundle: Path, repository: Path, variant: str = FP32) -> Path:
             already has a model of that name.
         DeployError: the bundle cannot be used, as in ``deploy.load``.
     """
-    loaded = read_bundle(resolve(bundle))
+    loaded = read_bundle(resolve(bundle), trust)
     name, variants = str(loaded.card["name"]), (FP32, *loaded.variants)
     if variant not in variants:
         raise ArgumentError(f"variant={variant!r}; this bundle has {', '.join(variants)}")

@@ -80,6 +80,44 @@ def test_private_names_of_dagster_are_in_one_file() -> None:
     assert found == ["pipeline/runs/dagster_internals.py"]
 
 
+def unsafe_starts(source: str) -> list[int]:
+    """Lines that start this Python without ``-P``, so that it would import modules from the current folder."""
+    tree = ast.parse(source)
+    safe: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.List | ast.Tuple):
+            pairs = pairwise(node.elts)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Call):  # elastic_launch(config, python)("-P", …)
+            pairs = pairwise([*node.func.args, *node.args])
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "Path":
+            pairs = pairwise([*node.args, ast.Constant("-P")])  # a name, not a start
+        else:
+            continue
+        safe |= {one for one, following in pairs if isinstance(following, ast.Constant) and following.value == "-P"}
+    return [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.executable" and node not in safe
+    ]
+
+
+def test_every_python_of_ours_imports_what_is_installed() -> None:
+    """And not a file that happens to lie where the command was given (CWE-427)."""
+    found = {
+        path.relative_to(ROOT).as_posix(): lines
+        for path in sources("pipeline", "simclr_core", "deploy")
+        if (lines := unsafe_starts(path.read_text()))
+    }
+    assert found == {}
+    for started in (
+        "[sys.executable, '-m', 'dvc']",
+        "(sys.executable, *more)",
+        "run(sys.executable)",
+        "f(sys.executable)('-c')",
+    ):
+        assert unsafe_starts(started) == [1]
+
+
 PLANTED = {
     "pipeline > simclr_core > deploy": ("simclr_core/data/planted.py", "import pipeline.cli"),
     "the rooms of pipeline": ("pipeline/release/planted.py", "import pipeline.gates"),

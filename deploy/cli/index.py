@@ -19,6 +19,7 @@ from deploy.search.export import STORES, export_index
 from deploy.search.few_shot import FewShot
 from deploy.search.files import Part
 from deploy.search.index import Index
+from deploy.trust.signature import TRUST_HELP
 
 DONE, FAILED = 0, 1
 
@@ -160,7 +161,7 @@ def _find_examples(folder: Path) -> dict[str, str]:
 
 
 def _load_encoder(options: argparse.Namespace) -> Encoder:
-    return load(options.bundle, options.threads, variant=options.variant)
+    return load(options.bundle, options.threads, variant=options.variant, trust=options.trust)
 
 
 def _report_failures(failures: list[str], total: int) -> int:
@@ -176,6 +177,7 @@ def _add_bundle(command: argparse.ArgumentParser) -> None:
     command.add_argument("bundle", type=Path, metavar="BUNDLE", help="directory of a bundle, or a registry")
     command.add_argument("--threads", type=int, metavar="N", help="default: the cores that this process may use")
     command.add_argument("--variant", default=FP32, help="fp32, int8, fp16 or auto; default: fp32")
+    command.add_argument("--trust", type=Path, metavar="FILE", help=TRUST_HELP)
 
 
 def _add_images(command: argparse.ArgumentParser) -> None:

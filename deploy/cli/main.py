@@ -16,12 +16,13 @@ from deploy.bundle import FP32
 from deploy.cli import index as index_cli
 from deploy.cli import serve as serve_cli
 from deploy.encoder import Encoder, Prediction, load
-from deploy.errors import BundleError, CorruptArtifactError, DeployError
+from deploy.errors import BundleError, CorruptArtifactError, DeployError, UntrustedError
 from deploy.failure import fail
 from deploy.folders.embedding_writers import WRITERS
 from deploy.folders.folder import Options, embed_files, image_files
 from deploy.folders.progress import Progress
 from deploy.processor import CPU_PROVIDER
+from deploy.trust.signature import TRUST_HELP
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
@@ -68,12 +69,14 @@ def verify(options: argparse.Namespace) -> int:
     try:
         encoder = _load_encoder(options)
         fidelity = encoder.verify()
-    except (CorruptArtifactError, BundleError) as error:
+    except (CorruptArtifactError, UntrustedError, BundleError) as error:
         return fail(error, FAILED)
     about = encoder.info
     name = " ".join(filter(None, (about["name"], about["version"], about["id"][:12])))
     worst = f"cosine >= {fidelity.cosine_min:.7f}, difference <= {fidelity.max_abs:.1e}"
-    print(f"ok: {name}: every file is as published; embedded {fidelity.images} golden images: {worst}")
+    name = name if name.isprintable() else repr(name)  # a bundle cannot send commands to the terminal
+    signed = f"signed by a key in {options.trust}; " if options.trust else ""
+    print(f"ok: {name}: {signed}every file is as published; embedded {fidelity.images} golden images: {worst}")
     return DONE
 
 
@@ -115,7 +118,7 @@ def bench(options: argparse.Namespace) -> int:
 
 
 def export_triton(options: argparse.Namespace) -> int:
-    print(triton.export_triton(options.bundle, options.out, options.variant))
+    print(triton.export_triton(options.bundle, options.out, options.variant, options.trust))
     return DONE
 
 
@@ -127,7 +130,8 @@ def _record(prediction: Prediction) -> dict[str, object]:
 
 
 def _load_encoder(options: argparse.Namespace, threads: int | None = None) -> Encoder:
-    return load(options.bundle, threads or options.threads, options.providers.split(","), options.variant)
+    threads = threads or options.threads
+    return load(options.bundle, threads, options.providers.split(","), options.variant, options.trust)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -163,6 +167,7 @@ def build_parser() -> argparse.ArgumentParser:
     triton_command.add_argument("bundle", type=Path, metavar="BUNDLE", help="directory of a bundle, or a registry")
     triton_command.add_argument("out", type=Path, metavar="OUT", help="model repository; the model gets a folder in it")
     triton_command.add_argument("--variant", default=FP32, help="fp32, int8 or fp16; default: fp32")
+    triton_command.add_argument("--trust", type=Path, metavar="FILE", help=TRUST_HELP)
     return parser
 
 
@@ -178,6 +183,7 @@ def _add_command(
     command.add_argument("--variant", default=FP32, help="fp32, int8, fp16 or auto; default: fp32")
     providers_help = f"execution providers of onnxruntime, separated by commas; default: {CPU_PROVIDER}"
     command.add_argument("--providers", default=CPU_PROVIDER, metavar="NAMES", help=providers_help)
+    command.add_argument("--trust", type=Path, metavar="FILE", help=TRUST_HELP)
     return command
 
 

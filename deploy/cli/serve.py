@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from deploy.errors import ArgumentError, DeployError
 from deploy.session import available_cpus
+from deploy.trust.signature import TRUST_HELP
 
 if TYPE_CHECKING:
     from deploy.server.connection import DrainingServer
@@ -55,6 +56,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     parser.add_argument("--index", type=Path, metavar="DIR", help="index to search, made by `simclr-deploy index`")
     parser.add_argument("--threads", type=int, metavar="N", help="of the model; default: the cores it may use")
     parser.add_argument("--variant", default="fp32", help="of the model: fp32, int8, fp16 or auto; default: fp32")
+    parser.add_argument("--trust", type=Path, metavar="FILE", help=TRUST_HELP)
     numbers = (
         ("--max-batch", 1, "images of several requests in one run of the model"),
         ("--queue", 128, "images that may wait, of all clients"),
@@ -119,8 +121,10 @@ def build(options: argparse.Namespace, token: str | None) -> "DrainingServer":
     metrics = Metrics()
     models = Models(
         options.bundle,
-        load=lambda root: load_model(root, options.threads, options.variant, options.index),
-        check=lambda directory: check(directory, memory_mb=options.check_megabytes, variant=options.variant),
+        load=lambda root: load_model(root, options.threads, options.variant, options.index, options.trust),
+        check=lambda directory: check(
+            directory, memory_mb=options.check_megabytes, variant=options.variant, trust=options.trust
+        ),
         metrics=metrics,
         log=log,
     )

@@ -53,7 +53,7 @@ class Model:
         return self._bundle.head.probabilities(features)
 
 
-def load_model(root: Path, threads: int | None, variant: str, index: Path | None) -> Model:
+def load_model(root: Path, threads: int | None, variant: str, index: Path | None, trust: Path | None = None) -> Model:
     """Load a bundle, or the current version of a registry, and verify its golden images.
 
     If another encoder made the index, the model is still usable, but searches are refused.
@@ -61,7 +61,7 @@ def load_model(root: Path, threads: int | None, variant: str, index: Path | None
     Raises:
         DeployError: as in ``deploy.load`` and ``Encoder.verify``, or the index cannot be read.
     """
-    encoder = load(root, threads, variant=variant)
+    encoder = load(root, threads, variant=variant, trust=trust)
     encoder.verify()
     if index is None:
         return Model(encoder)

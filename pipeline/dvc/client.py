@@ -25,7 +25,13 @@ from pipeline.errors import BusyError, DvcError, StageFailedError
 from pipeline.redact import redactor
 from pipeline.runs.descendants import POLL_SECONDS
 
-DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")  # a person's `dvc push` may hold DVC's own lock for a moment
+DVC = (
+    sys.executable,
+    "-P",
+    "-m",
+    "dvc",
+    "--wait-for-lock",
+)  # a person's `dvc push` may hold DVC's own lock for a moment
 GRACE_SECONDS = 60.0  # torchrun takes up to 30 s to stop its workers, after they have saved a checkpoint
 
 

@@ -3,7 +3,6 @@
 The latency is a fact of this machine, measured here when it is not known of these very bundles.
 """
 
-import os
 import subprocess
 import sys
 
@@ -74,13 +73,11 @@ def _measured_latency(evidence: Evidence) -> LatencyReport:
     Raises:
         StageFailedError: it could not be measured.
     """
-    command = [sys.executable, "-m", "simclr_core", "latency"]
-    environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # import what is installed, not a module in the workspace
+    command = [sys.executable, "-P", "-m", "simclr_core", "latency"]
     try:
         done = subprocess.run(
             command,
             cwd=evidence.workspace.root,
-            env=environment,
             capture_output=True,
             text=True,
             check=False,

@@ -82,7 +82,7 @@ class ProcessRunLauncher(RunLauncher[Instance], ConfigurableClass):
         root = Path(instance.root_directory)
         with output.started(root, root / LOGS / f"{run.run_id}.log") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", __name__],
+                [sys.executable, "-P", "-m", __name__],
                 cwd=root,
                 env={**os.environ, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", RUN: run.run_id},
                 stdin=subprocess.PIPE,

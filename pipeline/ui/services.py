@@ -191,9 +191,9 @@ def _services(workspace: Workspace, address: Path, host: str, port: int, definit
     daemon = (DAEMON, "run", "--workspace", str(web.TARGET), "--log-level", "warning", *records)
     guarded = (web.__name__, "--host", host, "--port", str(port))
     return [
-        Service("code", (sys.executable, "-m", *code), lambda: True),
-        Service("daemon", (sys.executable, "-m", *daemon), reachable),
-        Service("web", (sys.executable, "-m", *guarded), reachable),
+        Service("code", (sys.executable, "-P", "-m", *code), lambda: True),
+        Service("daemon", (sys.executable, "-P", "-m", *daemon), reachable),
+        Service("web", (sys.executable, "-P", "-m", *guarded), reachable),
     ]
 
 

@@ -23,7 +23,7 @@ from deploy.images.preprocess import Preprocessing
 from deploy.search.index import Index
 from deploy.session import METADATA
 
-SIZE, DIM = 8, 5
+SIZE, DIM, IMAGES = 8, 5, 3
 LABELS = ("red", "green", "blue")
 ENCODER = "a" * 64
 MIXING = np.random.default_rng(7).normal(size=(3, DIM)).astype(np.float32)
@@ -105,7 +105,7 @@ def make_model(card: dict[str, Any], mixing: NDArray[np.float32] = MIXING, input
 def make_bundle(card: dict[str, Any] | None = None, model: bytes | None = None, labels: bool = True) -> Bundle:
     card = card or make_card()
     preprocessing = Preprocessing(SIZE, SIZE + 2)
-    golden = [noise(seed, 12 + seed, 20) for seed in range(3)]
+    golden = [noise(seed, 12 + seed, 20) for seed in range(IMAGES)]
     vectors = np.stack([embedding_of(preprocessing.apply(pixels)) for pixels in golden])
     head = Head(np.linalg.pinv(MIXING) * 50, np.zeros(3, np.float32), LABELS) if labels else None
     model = model or make_model(card).SerializeToString()

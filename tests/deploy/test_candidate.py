@@ -1,6 +1,7 @@
 """A bundle that crashes, hangs or uses too much memory ends only its trial process; the caller continues."""
 
 import shutil
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -133,6 +134,19 @@ def test_deploy_errors_of_the_trial_process_are_raised_again(
 def test_limits_must_be_positive(arguments: dict[str, float], bundle: Path) -> None:
     with pytest.raises(ArgumentError, match="give positive numbers"):
         candidate.check(bundle, **arguments)
+
+
+def test_the_trial_imports_nothing_from_the_current_folder(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the caller does, as `python` at a prompt."""
+    for name in ("deploy.py", "numpy.py", "json.py"):
+        (tmp_path / name).write_text("from pathlib import Path\nPath('executed').touch()\n")
+    monkeypatch.chdir(tmp_path)
+    for entry in ("", str(tmp_path)):
+        monkeypatch.setattr(sys, "path", [entry, *sys.path])
+        assert candidate.check(bundle).fidelity.images == 3
+    assert not (tmp_path / "executed").exists()
 
 
 def test_the_trial_runs_from_any_folder(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,7 +87,7 @@ def test_a_dockerfile_keeps_the_rules(file: Path) -> None:
         ('CMD ["start-simclr"]', "CMD start-simclr", "shell"),
         ("HEALTHCHECK", "LABEL", "HEALTHCHECK"),
         ("COPY deploy", "ADD deploy", "ADD"),
-        ('ENTRYPOINT ["python", "-m"', 'ENTRYPOINT python "-m"', "shell"),
+        ('ENTRYPOINT ["python", "-P"', 'ENTRYPOINT python "-P"', "shell"),
         ("--no-deps -r /requirements.txt", "-r /requirements.txt", "--no-deps"),
     ],
 )

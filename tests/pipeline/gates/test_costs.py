@@ -146,9 +146,8 @@ def test_the_measurement_runs_in_the_workspace_with_the_installed_package(
 ) -> None:
     calls = measure(timing(bundles, 2.5, 2.0))
     case.ask(latency_budget)
-    assert calls[0]["command"][1:] == ["-m", "simclr_core", "latency"]
+    assert calls[0]["command"][1:] == ["-P", "-m", "simclr_core", "latency"]
     assert calls[0]["cwd"] == case.folder
-    assert calls[0]["env"]["PYTHONSAFEPATH"] == "1"
 
 
 def test_without_a_champion_only_the_limit_counts(case: Case, measure: Measure) -> None:
