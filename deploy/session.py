@@ -75,7 +75,7 @@ def open_session(bundle: Bundle, variant: str, threads: int, providers: Sequence
 
 
 def refusal(name: str, error: Exception) -> BundleError:
-    """Return the error that says why onnxruntime did not load or run a model; only the message of onnxruntime tells them apart."""
+    """Return the error that says why onnxruntime did not load or run a model, which only its message tells."""
     import onnxruntime
 
     if isinstance(error, MemoryError) or re.search(r"bad_alloc|[Ff]ailed to allocate|bad allocation", str(error)):
