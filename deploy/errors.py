@@ -117,7 +117,7 @@ class ImageError(DeployError):
     Attributes:
         reason: one of ``empty_file``, ``not_an_image``, ``unsupported_format``, ``truncated``, ``corrupt``, ``bomb``,
             ``metadata_bomb``, ``unsupported_depth``, ``unsupported_layout``, ``fully_transparent``,
-            ``unsupported_input``, ``io_error``.
+            ``unsupported_input``, ``io_error``; in a search by the server also ``no_direction``.
 
     Examples:
         >>> import deploy

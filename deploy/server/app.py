@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from deploy.errors import ImageError
 from deploy.server import inference, metrics
 from deploy.server.engine import Job
 from deploy.server.limits import ClientLeftError, RefusedError
@@ -64,6 +65,7 @@ async def search(service: Service, request: Request) -> Response:
     if model.index is None:
         raise RefusedError(404, "no_index", "this server has no index; start it with `serve --index DIR`")
     job = await _infer(service, request, model)
+    _refuse_zeros(job)
     vectors = model.vectors(features_of(job))
     found = await asyncio.to_thread(model.index.search, vectors, k) if len(vectors) else None
     return await _results_response(
@@ -164,6 +166,14 @@ async def _results_response(job: Job, rows: Iterable[dict[str, object]]) -> Resp
 
     body = encode() if len(job.results) == 1 else await asyncio.to_thread(encode)
     return Response(body, status, media_type="application/json")
+
+
+def _refuse_zeros(job: Job) -> None:
+    """Give an image an error if its features are all zero, as those of a black image may be: it is near nothing."""
+    for position, result in enumerate(job.results):
+        if not isinstance(result, ImageError) and not np.any(result):
+            message = "the encoder gives zeros for this image, which have no direction; leave it out"
+            job.results[position] = ImageError("no_direction", message)
 
 
 def _npy_response(vectors: Any, job: Job) -> Response:

@@ -1,83 +1,155 @@
-"""The OpenAPI 3.1 document of the server, written by hand; a test sends requests to check every statement."""
+"""The OpenAPI 3.1 document of the server, written by hand; a test sends requests to check every statement.
 
+Generated clients need names: each operation has an operationId, and each shape a schema in components.
+"""
+
+import re
 from typing import Any
 
 from deploy.server.limits import Limits
 
 Schema = dict[str, Any]
 
-_ERROR = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["reason", "message"],
-            "properties": {"reason": {"type": "string"}, "message": {"type": "string"}},
-        }
-    },
+
+def _object(required: str = "", /, **properties: Schema) -> Schema:
+    """Return the schema of an object; ``required`` lists names, separated by spaces."""
+    return {"type": "object", "properties": properties} | ({"required": required.split()} if required else {})
+
+
+def _array(items: Schema, **limits: int) -> Schema:
+    return {"type": "array", "items": items, **limits}
+
+
+def _reference(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+STRING, INTEGER, NUMBER, BOOLEAN = ({"type": kind} for kind in ("string", "integer", "number", "boolean"))
+TEXT_OR_NULL: Schema = {"type": ["string", "null"]}
+BINARY: Schema = {"type": "string", "format": "binary"}
+DATA: Schema = {"description": "The values in row-major order, flat or nested.", "type": "array", "items": {}}
+
+_RESULTS = {
+    "Embed": ("vector", _array(NUMBER)),
+    "Classify": ("classes", _array(_reference("Class"))),
+    "Search": ("neighbours", _array(_reference("Neighbor"))),
 }
-_PROTOCOL_ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+"""Prefix of the schemas of a route → the field of each image's result, and its schema."""
+
+_SCHEMAS: Schema = {
+    "Error": _object("error", error=_reference("ErrorDetail")),
+    "ErrorDetail": _object("reason message", reason=STRING, message=STRING),
+    "ProtocolError": _object("error", error=STRING),
+    "EncodedImage": _object("b64", b64=STRING | {"contentEncoding": "base64"}) | {"additionalProperties": False},
+    "ModelReference": _object("id name version", id=STRING, name=STRING, version=TEXT_OR_NULL),
+    "Class": _object("label probability", label=STRING, probability=NUMBER | {"minimum": 0, "maximum": 1}),
+    "Neighbor": _object("id score", id=STRING, score=NUMBER),
+    "Model": _object(
+        "id name version dim labels preprocessing runtime index limits",
+        id=STRING,
+        name=STRING,
+        version=TEXT_OR_NULL,
+        dim=INTEGER,
+        labels=_array(STRING),
+        preprocessing=_object("size resize", size=INTEGER, resize=INTEGER),
+        runtime=_object(
+            "threads providers variant reason",
+            threads=INTEGER,
+            providers=_array(STRING),
+            variant=STRING,
+            reason=STRING,
+        ),
+        index={"oneOf": [_reference("IndexFacts"), {"type": "null"}]},
+        limits=_object("body_bytes images pixels", body_bytes=INTEGER, images=INTEGER, pixels=INTEGER),
+    )
+    | {"description": "Every field of the model's bundle.json, and these.", "additionalProperties": True},
+    "IndexFacts": _object("rows", rows=INTEGER),
+    "Document": _object("openapi") | {"additionalProperties": True},
+    "Live": _object("live", live=BOOLEAN),
+    "Ready": _object("ready", ready=BOOLEAN, candidate=_reference("Candidate")),
+    "Candidate": _object(
+        "state attempts error", state=STRING | {"enum": ["retrying", "refused"]}, attempts=INTEGER, error=STRING
+    )
+    | {"description": "The model that CURRENT names, while it cannot be served."},
+    "ModelReady": _object("name ready", name=STRING, ready=BOOLEAN),
+    "ServerMetadata": _object("name version extensions", name=STRING, version=STRING, extensions=_array(STRING)),
+    "ModelMetadata": _object(
+        "name versions platform inputs outputs",
+        name=STRING,
+        versions=_array(STRING),
+        platform=STRING,
+        inputs=_array(_reference("TensorMetadata")),
+        outputs=_array(_reference("TensorMetadata")),
+    ),
+    "TensorMetadata": _object("name datatype shape", name=STRING, datatype=STRING, shape=_array(INTEGER)),
+    "InferRequest": _object(
+        "inputs",
+        id=STRING,
+        parameters=_reference("Parameters"),
+        inputs=_array(_reference("InferInput"), minItems=1, maxItems=1),
+        outputs=_array(_reference("RequestedOutput")),
+    ),
+    "InferInput": _object(
+        "name datatype shape",
+        name=STRING | {"enum": ["images"]},
+        datatype=STRING | {"enum": ["BYTES", "UINT8"]},
+        shape=_array(INTEGER | {"minimum": 0}, minItems=1),
+        parameters=_reference("Parameters"),
+        data=DATA,
+    ),
+    "RequestedOutput": _object(
+        "name", name=STRING | {"enum": ["embedding", "probabilities"]}, parameters=_reference("Parameters")
+    ),
+    "InferResponse": _object(
+        "model_name outputs",
+        model_name=STRING,
+        model_version=STRING,
+        id=STRING,
+        parameters=_reference("Parameters"),
+        outputs=_array(_reference("InferOutput")),
+    ),
+    "InferOutput": _object(
+        "name datatype shape",
+        name=STRING,
+        datatype=STRING,
+        shape=_array(INTEGER),
+        parameters=_reference("Parameters"),
+        data=_array({"type": ["number", "null"]}),
+    ),
+    "Parameters": {"type": "object", "additionalProperties": True},
+}
 _STATUSES = {
     400: "The request is malformed.",
     401: "The token is missing or wrong.",
     404: "The route, model, index or classifier does not exist.",
-    405: "The route does not support this method.",
-    408: "The body took too long.",
+    408: "The request took too long.",
     409: "Another encoder made the index.",
     413: "The body is too large.",
     415: "The content type or encoding of the body is not supported.",
     421: "The Host header names another server.",
     422: "No image could be used, or there are none, or too many.",
     500: "Internal server error.",
-    503: "The queue is full; Retry-After says when to try again.",
+    503: "The queue or the memory is full, or there are too many connections; Retry-After says when to try again.",
     504: "No result before the deadline.",
 }
 _POST = (400, 401, 408, 413, 415, 421, 422, 500, 503, 504)
-_GET = (401, 421, 500)
-_CLASSES = {
-    "type": "array",
-    "items": {
-        "type": "object",
-        "required": ["label", "probability"],
-        "properties": {"label": {"type": "string"}, "probability": {"type": "number", "minimum": 0, "maximum": 1}},
-    },
-}
-_NEIGHBORS = {
-    "type": "array",
-    "items": {
-        "type": "object",
-        "required": ["id", "score"],
-        "properties": {"id": {"type": "string"}, "score": {"type": "number"}},
-    },
-}
+_GET = (400, 401, 408, 421, 500, 503)
+_BEFORE_A_REQUEST = (400, 408, 503)
+"""What a connection that brings no request is closed with, in plain text."""
 
 
 def document(limits: Limits) -> Schema:
     """Return the document, with the limits of this server."""
-    paths: Schema = {
-        "/v1/embed": _images_route(
-            limits,
-            "Embed images.",
-            "vector",
-            {"type": "array", "items": {"type": "number"}},
-            [_parameter("normalize", {"type": "boolean", "default": True})],
-        ),
-        "/v1/classify": _images_route(
-            limits, "The most probable classes.", "classes", _CLASSES, [_count("top", 5)], (404,)
-        ),
-        "/v1/search": _images_route(
-            limits, "The nearest images of the index.", "neighbours", _NEIGHBORS, [_count("k", 10)], (404, 409)
-        ),
-        "/v1/model": _get(
-            "The current model: bundle.json, labels, limits.", {"type": "object", "required": ["id", "name", "dim"]}
-        ),
-        "/": _page("A page to try the server in a browser.", "text/html"),
-        "/openapi.json": _get("This document.", {"type": "object"}, (), open=True),
-        "/metrics": _page("Prometheus metrics.", "text/plain"),
-    }
-    embed = paths["/v1/embed"]["post"]["responses"]["200"]["content"]
-    embed["application/x-npy"] = {"schema": {"type": "string", "contentMediaType": "application/x-npy"}}
+    schemas = dict(_SCHEMAS)
+    schemas["ImagesRequest"] = _object(
+        "images", images=_array(_reference("EncodedImage"), minItems=1, maxItems=limits.images)
+    )
+    for prefix, (field, found) in _RESULTS.items():
+        schemas[f"{prefix}Result"] = _object(
+            "index", index=INTEGER, **{field: found, "error": _reference("ErrorDetail")}
+        ) | {"description": f"Of one image: either {field} or error."}
+        results = _array(_reference(f"{prefix}Result"))
+        schemas[f"{prefix}Response"] = _object("model results", model=_reference("ModelReference"), results=results)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -85,113 +157,111 @@ def document(limits: Limits) -> Schema:
             "version": "1",
             "description": "Images in, embeddings out. The server never fetches a URL.",
         },
-        "paths": paths | _protocol_paths(),
-        "components": {
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
-            "schemas": {"Error": _ERROR, "ProtocolError": _PROTOCOL_ERROR},
-        },
+        "servers": [{"url": "/"}],
+        "paths": _image_paths(limits) | _other_paths() | _protocol_paths(),
+        "components": {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}, "schemas": schemas},
         "security": [{"token": []}, {}],
     }
 
 
-def _protocol_paths() -> Schema:
-    live = _get("The process is running.", {"type": "object"}, (), "ProtocolError", open=True)
-    ready = _get("The server accepts requests.", {"type": "object"}, (503,), "ProtocolError", open=True)
-    paths: Schema = {
-        "/v2": _get("Open Inference Protocol: server metadata.", {"type": "object"}, (), "ProtocolError"),
-        "/v2/health/live": live,
-        "/v2/health/ready": ready,
+def _image_paths(limits: Limits) -> Schema:
+    normalize = _parameter("normalize", BOOLEAN | {"default": True})
+    paths = {
+        "/v1/embed": _images_route(limits, "embed", "Embed images.", normalize),
+        "/v1/classify": _images_route(limits, "classify", "The most probable classes.", _count("top", 5), 404),
+        "/v1/search": _images_route(limits, "search", "The nearest images of the index.", _count("k", 10), 404, 409),
     }
-    tensors = {"type": "object", "required": ["outputs"], "properties": {"outputs": {"type": "array"}}}
-    for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
-        names = [_parameter(name, {"type": "string"}, "path") for name in ("model", "version") if f"{{{name}}}" in path]
-        infer = {
-            "summary": "Infer one tensor of images.",
-            "requestBody": {
-                "required": True,
-                "content": {
-                    "application/json": {"schema": {"type": "object", "required": ["inputs"]}},
-                    "application/octet-stream": {"schema": {"type": "string"}},
-                },
-            },
-            "responses": _responses(tensors, (*_POST, 404), "ProtocolError"),
-        }
-        paths[path] = _get("Model metadata.", {"type": "object"}, (404,), "ProtocolError") | {"parameters": names}
-        paths[f"{path}/ready"] = _get("The model is ready.", {"type": "object"}, (404, 503), "ProtocolError") | {
-            "parameters": names
-        }
-        paths[f"{path}/infer"] = {"post": infer, "parameters": names}
+    array = {"application/x-npy": {"schema": BINARY}}
+    for status in ("200", "422"):
+        paths["/v1/embed"]["post"]["responses"][status]["content"] |= array
     return paths
 
 
-def _images_route(
-    limits: Limits, summary: str, name: str, found: Schema, parameters: list[Schema], more: tuple[int, ...] = ()
-) -> Schema:
-    item = {
-        "type": "object",
-        "required": ["b64"],
-        "additionalProperties": False,
-        "properties": {"b64": {"type": "string"}},
-    }
-    images = {"type": "array", "minItems": 1, "maxItems": limits.images, "items": item}
-    entry = {
-        "type": "object",
-        "required": ["index"],
-        "properties": {"index": {"type": "integer"}, name: found, "error": _ERROR["properties"]["error"]},  # type: ignore[index]
-        "oneOf": [{"required": [name]}, {"required": ["error"]}],
-    }
-    answer = {
-        "type": "object",
-        "required": ["model", "results"],
-        "properties": {
-            "model": {"type": "object", "required": ["id", "name", "version"]},
-            "results": {"type": "array", "items": entry},
-        },
-    }
-    binary: Schema = {"schema": {"type": "string", "maxLength": limits.body_bytes}}
+def _images_route(limits: Limits, name: str, summary: str, parameter: Schema, *more: int) -> Schema:
+    binary = {"schema": BINARY | {"maxLength": limits.body_bytes}}
     body = {
-        "application/json": {"schema": {"type": "object", "required": ["images"], "properties": {"images": images}}}
+        "application/json": {"schema": _reference("ImagesRequest")},
+        "image/*": binary,
+        "application/octet-stream": binary,
     }
-    body |= {"image/*": binary, "application/octet-stream": binary}
+    answer = _reference(f"{name.capitalize()}Response")
     responses = _responses(answer, (*_POST, *more))
     # If no image could be used, the answer has an error for each; if there are none or too many, it is one error.
-    responses["422"]["content"]["application/json"]["schema"] = {"anyOf": [answer, _reference("Error")]}
+    responses["422"] = _response(_STATUSES[422], {"anyOf": [answer, _reference("Error")]})
+    return {"post": _operation(name, summary, responses, parameters=[parameter], requestBody=_body(body))}
+
+
+def _other_paths() -> Schema:
     return {
-        "post": {
-            "summary": summary,
-            "parameters": parameters,
-            "requestBody": {"required": True, "content": body},
-            "responses": responses,
-        }
+        "/v1/model": _get("get_model", "The current model: bundle.json, labels, limits.", "Model"),
+        "/": _page("get_page", "A page to try the server in a browser.", "text/html"),
+        "/openapi.json": _get("get_openapi", "This document.", "Document", open=True),
+        "/metrics": _page("get_metrics", "Prometheus metrics.", "text/plain"),
     }
 
 
-def _get(summary: str, schema: Schema, more: tuple[int, ...] = (), error: str = "Error", open: bool = False) -> Schema:
-    operation: Schema = {"summary": summary, "responses": _responses(schema, (*_GET, *more), error)}
+def _protocol_paths() -> Schema:
+    paths: Schema = {
+        "/v2": _get("get_server", "Open Inference Protocol: server metadata.", "ServerMetadata", "ProtocolError"),
+        "/v2/health/live": _get("get_live", "The process is running.", "Live", "ProtocolError", open=True),
+        "/v2/health/ready": _get("get_ready", "The server accepts requests.", "Ready", "ProtocolError", open=True),
+    }
+    paths["/v2/health/ready"]["get"]["responses"]["503"] = _unready("Ready")
+    for path, suffix in (("/v2/models/{model}", ""), ("/v2/models/{model}/versions/{version}", "_version")):
+        names = {"parameters": [_parameter(name, STRING, "path") for name in re.findall(r"{(\w+)}", path)]}
+        metadata = _get(f"get_model{suffix}_metadata", "Model metadata.", "ModelMetadata", "ProtocolError", 404)
+        ready = _get(f"get_model{suffix}_ready", "The model is ready.", "ModelReady", "ProtocolError", 404)
+        ready["get"]["responses"]["503"] = _unready("ModelReady")
+        paths[path], paths[f"{path}/ready"] = metadata | names, ready | names
+        paths[f"{path}/infer"] = {"post": _infer(f"infer{suffix}")} | names
+    return paths
+
+
+def _infer(name: str) -> Schema:
+    length = _parameter("Inference-Header-Content-Length", INTEGER | {"minimum": 0}, "header")
+    body = {"application/json": {"schema": _reference("InferRequest")}, "application/octet-stream": {"schema": BINARY}}
+    responses = _responses(_reference("InferResponse"), (*_POST, 404), "ProtocolError")
+    responses["200"]["content"]["application/octet-stream"] = {"schema": BINARY}
+    return _operation(name, "Infer one tensor of images.", responses, parameters=[length], requestBody=_body(body))
+
+
+def _get(name: str, summary: str, schema: str, error: str = "Error", *more: int, open: bool = False) -> Schema:
+    statuses = [status for status in (*_GET, *more) if not (open and status == 401)]
+    operation = _operation(name, summary, _responses(_reference(schema), statuses, error))
     return {"get": operation | ({"security": []} if open else {})}
 
 
-def _page(summary: str, kind: str) -> Schema:
-    content = {kind: {"schema": {"type": "string"}}}
-    return {
-        "get": {
-            "summary": summary,
-            "security": [],
-            "responses": {"200": {"description": "Success.", "content": content}},
-        }
-    }
+def _page(name: str, summary: str, kind: str) -> Schema:
+    page = _get(name, summary, "Error", open=True)
+    page["get"]["responses"]["200"] = {"description": "Success.", "content": {kind: {"schema": STRING}}}
+    return page
 
 
-def _responses(schema: Schema, statuses: tuple[int, ...], error: str = "Error") -> Schema:
-    good = {"description": "Success.", "content": {"application/json": {"schema": schema}}}
-    content = {"application/json": {"schema": _reference(error)}}
-    return {"200": good} | {
-        str(status): {"description": _STATUSES[status], "content": content.copy()} for status in sorted(statuses)
-    }
+def _operation(name: str, summary: str, responses: Schema, **more: object) -> Schema:
+    return {"operationId": name, "summary": summary, **more, "responses": responses}
 
 
-def _reference(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
+def _body(content: Schema) -> Schema:
+    return {"required": True, "content": content}
+
+
+def _responses(schema: Schema, statuses: Any, error: str = "Error") -> Schema:
+    responses = {"200": _response("Success.", schema)}
+    for status in sorted(statuses):
+        responses[str(status)] = _response(_STATUSES[status], _reference(error))
+        if status in _BEFORE_A_REQUEST:
+            responses[str(status)]["content"]["text/plain"] = {"schema": STRING}
+    return responses
+
+
+def _response(description: str, schema: Schema) -> Schema:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _unready(schema: str) -> Schema:
+    unready = _response("The server shuts down, or there are too many connections.", _reference(schema))
+    unready["content"]["text/plain"] = {"schema": STRING}
+    return unready
 
 
 def _parameter(name: str, schema: Schema, where: str = "query") -> Schema:
@@ -199,4 +269,4 @@ def _parameter(name: str, schema: Schema, where: str = "query") -> Schema:
 
 
 def _count(name: str, default: int) -> Schema:
-    return _parameter(name, {"type": "integer", "minimum": 1, "maximum": 1_000, "default": default})
+    return _parameter(name, INTEGER | {"minimum": 1, "maximum": 1_000, "default": default})

@@ -2,16 +2,23 @@
 
 import base64
 import re
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from jsonschema import Draft202012Validator
 
+from deploy.search.index import Index
 from deploy.server.app import ROUTES
 from deploy.server.limits import Limits
+from deploy.server.models import Model, load_model
 from deploy.server.openapi import document
-from tests.deploy.server.conftest import IMAGE, Answer, Running
+from tests.deploy.conftest import encoded
+from tests.deploy.server.conftest import IMAGE, Answer, Running, running
 
 DOCUMENT = document(Limits())
+UNREADY = {(path, "503") for path in DOCUMENT["paths"] if path.endswith("/ready")}
 BROKEN: dict[str, tuple[Any, str]] = {
     "400": (b"{", "application/json"),
     "415": (IMAGE, "text/plain"),
@@ -20,26 +27,14 @@ BROKEN: dict[str, tuple[Any, str]] = {
 }
 
 
-def faults(value: Any, schema: dict[str, Any], where: str = "") -> list[str]:
-    """List where a value contradicts a schema, for the keywords that the document uses."""
-    if "$ref" in schema:
-        schema = DOCUMENT["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
-    for keyword, wanted in (("anyOf", 1), ("oneOf", 1)):
-        if keyword in schema:
-            fitting = sum(not faults(value, option, where) for option in schema[keyword])
-            if fitting < wanted or (keyword == "oneOf" and fitting != 1):
-                return [f"{where}: {fitting} of {keyword} fit"]
-    kinds = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "boolean": bool}
-    if "type" in schema and not isinstance(value, kinds[schema["type"]]):
-        return [f"{where}: {value!r} is not of type {schema['type']}"]
-    found = []
-    if isinstance(value, dict):
-        found += [f"{where}: no {name}" for name in schema.get("required", []) if name not in value]
-        for name, inner in schema.get("properties", {}).items():
-            found += faults(value[name], inner, f"{where}.{name}") if name in value else []
-    if isinstance(value, list):
-        found += [fault for item in value for fault in faults(item, schema.get("items", {}), f"{where}[]")]
-    return found
+def faults(value: Any, schema: dict[str, Any]) -> list[str]:
+    """List where a value contradicts a schema of the document, or holds a field that the document does not name."""
+    closed = {
+        name: {"additionalProperties": False, **one} if "properties" in one else one
+        for name, one in DOCUMENT["components"]["schemas"].items()
+    }
+    whole = {**schema, "components": {"schemas": closed}}
+    return [f"{error.json_path}: {error.message}" for error in Draft202012Validator(whole).iter_errors(value)]
 
 
 def check_conformance(answer: Answer, operation: dict[str, Any]) -> None:
@@ -94,6 +89,45 @@ def test_infer_answers_as_described(shared: Running) -> None:
                 real = path.replace("{model}", name).replace("{version}", "v0.0.1")
                 check_conformance(shared.post_json(real, {"inputs": [tensor]}), item["post"])
                 check_conformance(shared.post_json(real, {"inputs": []}), item["post"])
+
+
+def test_every_operation_has_a_name_and_every_answer_a_named_schema() -> None:
+    """Generated clients name their functions and classes by these."""
+    operations = [item[method] for item in DOCUMENT["paths"].values() for method in ("get", "post") if method in item]
+    names = [operation["operationId"] for operation in operations]
+    assert len(set(names)) == len(names) == len(ROUTES)
+    for operation in operations:
+        for response in operation["responses"].values():
+            schema = response["content"].get("application/json", {}).get("schema")
+            assert schema is None or all("$ref" in one for one in schema.get("anyOf", [schema])), operation
+    for schema in DOCUMENT["components"]["schemas"].values():
+        Draft202012Validator.check_schema(schema)
+
+
+def test_an_error_is_an_error_and_nothing_else() -> None:
+    """Only 422 may also be an answer with an error for each image."""
+    for path, item in DOCUMENT["paths"].items():
+        error = {"$ref": "#/components/schemas/" + ("ProtocolError" if path.startswith("/v2") else "Error")}
+        for operation in (item[method] for method in ("get", "post") if method in item):
+            for status, response in operation["responses"].items():
+                if status not in ("200", "422") and (path, status) not in UNREADY:
+                    assert response["content"]["application/json"]["schema"] == error, (path, status)
+
+
+def test_an_image_without_a_direction_has_no_neighbors(bundle: Path) -> None:
+    def searchable(path: Path) -> Model:
+        encoder = load_model(path, 1, "fp32", None).encoder
+        return Model(encoder, Index.build(encoder.embed(IMAGE).vectors, ["a.png"], encoder))
+
+    images = [encoded(np.zeros((9, 9, 3), np.uint8)), IMAGE]
+    with running(bundle, load=searchable) as server:
+        body = {"images": [{"b64": base64.b64encode(image).decode()} for image in images]}
+        answer = server.post_json("/v1/search", body)
+        check_conformance(answer, DOCUMENT["paths"]["/v1/search"]["post"])
+        black, other = answer.json["results"]
+        assert black["error"]["reason"] == "no_direction"
+        assert other["neighbours"][0]["id"] == "a.png"
+        assert server.post("/v1/search", images[0]).status == 422
 
 
 def test_references_and_parameters_are_complete() -> None:
