@@ -36,8 +36,15 @@ async def live(_service: Service, _request: Request) -> Response:
 
 
 async def ready(service: Service, _request: Request) -> Response:
-    """The server listens only after its golden images passed, so it is ready until it shuts down."""
-    return JSONResponse({"ready": not service.draining}, 503 if service.draining else 200)
+    """The server listens only after its golden images passed, so it is ready until it shuts down.
+
+    It stays ready, and says so, while the model that CURRENT names cannot be served: the old one answers.
+    """
+    answer: dict[str, object] = {"ready": not service.draining}
+    if candidate := service.models.candidate:  # without the message, which may name paths: no token is needed here
+        facts = {"state": candidate.state, "attempts": candidate.attempts, "error": type(candidate.error).__name__}
+        answer["candidate"] = facts
+    return JSONResponse(answer, 503 if service.draining else 200)
 
 
 async def model_ready(service: Service, request: Request) -> Response:

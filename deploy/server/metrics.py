@@ -25,7 +25,9 @@ FAMILIES = {
     ),
     "simclr_connections_refused_total": Family("counter", "Connections closed before a request, by reason."),
     "simclr_images_total": Family("counter", "Images, by outcome: ok, or the reason of the error."),
-    "simclr_model_changes_total": Family("counter", "New models, by outcome: changed or refused."),
+    "simclr_model_changes_total": Family(
+        "counter", "New models, by outcome: changed, refused, or failed, which is tried again."
+    ),
     "simclr_request_seconds": Family("histogram", "Time from the head of a request to its answer, by route.", SECONDS),
     "simclr_queue_seconds": Family("histogram", "Time that an image waited for a thread.", SECONDS),
     "simclr_decode_seconds": Family("histogram", "Time to decode and resize an image.", SECONDS),
@@ -36,6 +38,7 @@ FAMILIES = {
     "simclr_decoding_bytes": Family("gauge", "Memory of the large images that are decoded now."),
     "simclr_ready": Family("gauge", "1 if the server accepts requests, 0 during shutdown."),
     "simclr_model_info": Family("gauge", "1 for the current model."),
+    "simclr_model_behind": Family("gauge", "1 if CURRENT names a model that is not served, by state; 0 otherwise."),
 }
 
 

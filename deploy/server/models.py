@@ -1,7 +1,9 @@
 """The current model, and its replacement while requests are in flight."""
 
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from deploy.artifact import identity
 from deploy.embeddings import l2_normalize
 from deploy.encoder import Encoder, load
-from deploy.errors import DeployError, IndexMismatchError
+from deploy.errors import BundleError, CandidateError, DeployError, IndexMismatchError, ModelMemoryError
 from deploy.images.preprocess import canonicalize
 from deploy.registry import resolve
 from deploy.search.index import Index
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 POLL_SECONDS = 1.0
+FIRST_DELAY, LONGEST_DELAY = 5.0, 600.0
+"""Seconds until a candidate that got no verdict is tried again: twice as many after each attempt."""
+
+NO_VERDICT = (CandidateError, ModelMemoryError)
+"""They say that something happened to the attempt, such as the OOM killer, and nothing about the bundle."""
 
 
 class Model:
@@ -71,11 +78,33 @@ def load_model(root: Path, threads: int | None, variant: str, index: Path | None
         return Model(encoder, None, str(error))
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """What CURRENT names and the server does not serve, after the last attempt.
+
+    Attributes:
+        key: the bundle's id, or the error if CURRENT names no bundle.
+        attempts: how often it was tried.
+        error: the reason.
+        next_attempt: on the clock of ``time.monotonic``; None after a verdict, which is final for this bundle.
+    """
+
+    key: str
+    attempts: int
+    error: Exception
+    next_attempt: float | None
+
+    @property
+    def state(self) -> str:
+        return "refused" if self.next_attempt is None else "retrying"
+
+
 class Models:
     """Holds the current model and, after ``watch``, replaces it when the registry's CURRENT names another version.
 
-    A request ends with the model that it began with. An unusable candidate is refused, and not tried again until it
-    changes.
+    A request ends with the model that it began with. A candidate that is unusable is refused, and not tried again until
+    it changes. One that got no verdict, because its trial was killed, took too long or had no memory, or because its
+    files could not be read as they were published, is tried again after a growing delay.
     """
 
     def __init__(
@@ -85,9 +114,11 @@ class Models:
         check: Callable[[Path], object],
         metrics: Metrics,
         log: Callable[..., None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._root, self._load, self._check, self._metrics, self._log = root, load, check, metrics, log
-        self._refused: str | None = None
+        self._clock = clock
+        self.candidate: Candidate | None = None
         self._ended = threading.Event()
         self.current = load(root)
 
@@ -100,30 +131,43 @@ class Models:
 
     def poll(self) -> None:
         """Check whether the registry has a new current version, and if so try it out and switch to it."""
-        candidate = None
+        key = None
         try:
             directory = resolve(self._root)
-            candidate = identity(directory)
-            if candidate in (self.current.bundle_id, self._refused):
+            key = identity(directory)
+            if key == self.current.bundle_id:
+                self.candidate = None
+                return
+            if not self._is_due(key):
                 return
             self._check(directory)
             model = self._load(self._root)
-            if model.bundle_id != candidate:
+            if model.bundle_id != key:
                 return  # CURRENT changed meanwhile and this version is unchecked; the next poll checks it
-        except (DeployError, OSError) as error:
-            self._refuse(candidate or str(error), error)
+        except (DeployError, OSError, MemoryError) as error:
+            if key or self._is_due(str(error)):
+                self._record(key or str(error), error)
             return
-        self._refused = None
+        self.candidate = None
         before, self.current = self.current, model
         self._metrics.count("simclr_model_changes_total", outcome="changed")
         self._log("model changed", model=model.id, version=model.version, before=before.id)
 
-    def _refuse(self, candidate: str, error: Exception) -> None:
-        if candidate == self._refused:
-            return
-        self._refused = candidate
-        self._metrics.count("simclr_model_changes_total", outcome="refused")
-        self._log("model refused", model=self.current.id, candidate=candidate[:64], error=str(error))
+    def _is_due(self, key: str) -> bool:
+        known = self.candidate
+        if known is None or known.key != key:
+            return True
+        return known.next_attempt is not None and self._clock() >= known.next_attempt
+
+    def _record(self, key: str, error: Exception) -> None:
+        attempts = self.candidate.attempts + 1 if self.candidate and self.candidate.key == key else 1
+        final = isinstance(error, BundleError) and not isinstance(error, NO_VERDICT)
+        delay = min(FIRST_DELAY * 2.0 ** min(attempts - 1, 20), LONGEST_DELAY)
+        self.candidate = Candidate(key, attempts, error, None if final else self._clock() + delay)
+        outcome = "refused" if final else "failed"
+        self._metrics.count("simclr_model_changes_total", outcome=outcome)
+        again = {} if final else {"attempts": attempts, "again_in_seconds": delay}
+        self._log(f"model {outcome}", model=self.current.id, candidate=key[:64], error=str(error), **again)
 
     def _watch(self) -> None:
         while not self._ended.wait(POLL_SECONDS):

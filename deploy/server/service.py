@@ -99,12 +99,15 @@ class Service:
         """Return the current values of the gauges."""
         model = self.models.current
         about = (("id", model.id), ("name", model.name), ("version", model.version or ""))
+        candidate = self.models.candidate
+        states = {state: candidate is not None and candidate.state == state for state in ("retrying", "refused")}
         return [
             ("simclr_waiting_images", (), self.admission.waiting),
             ("simclr_held_bytes", (), self.held.now),
             ("simclr_decoding_bytes", (), self.engine.decoding.held),
             ("simclr_ready", (), float(not self.draining)),
             ("simclr_model_info", about, 1),
+            *(("simclr_model_behind", (("state", state),), float(holds)) for state, holds in states.items()),
         ]
 
 
