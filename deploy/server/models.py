@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 1.0
 FIRST_DELAY, LONGEST_DELAY = 5.0, 600.0
-"""Seconds until a candidate that got no verdict is tried again: twice as many after each attempt."""
+"""Seconds until a candidate that got no verdict is tried again; each attempt doubles them."""
 
 NO_VERDICT = (CandidateError, ModelMemoryError)
 """They say that something happened to the attempt, such as the OOM killer, and nothing about the bundle."""
