@@ -4,6 +4,7 @@
     SIMCLR_ALERT_SLACK=https://hooks.slack.com/...     Slack, or what takes Slack's messages, such as Mattermost
     SIMCLR_ALERT_EMAIL=team@example.com,me@example.com
     SIMCLR_SMTP_URL=smtps://user:password@mail.example.com?from=simclr@example.com     (or smtp://, with STARTTLS)
+    SIMCLR_HEARTBEAT_URL=https://hc.example.com/...    an outside monitor, which hears every 5 minutes that all is well
     SIMCLR_ALERT_ALLOW_PLAIN=1                         also without encryption to other machines
 
 An alert that cannot be delivered is logged, and changes nothing else. Secrets in its text are redacted
@@ -35,10 +36,11 @@ from pipeline.workspace import Workspace
 
 WEBHOOK, SLACK, EMAIL, SMTP = "SIMCLR_ALERT_WEBHOOK", "SIMCLR_ALERT_SLACK", "SIMCLR_ALERT_EMAIL", "SIMCLR_SMTP_URL"
 ALLOW_PLAIN = "SIMCLR_ALERT_ALLOW_PLAIN"
+HEARTBEAT = "SIMCLR_HEARTBEAT_URL"
 TIMEOUT_SECONDS = 10.0
 MOST_CHARACTERS = 4000
 
-Event = Literal["run_failed", "champion_changed", "candidate_rejected", "not_kept", "trial"]
+Event = Literal["run_failed", "champion_changed", "candidate_rejected", "not_kept", "unattended", "trial"]
 log = logging.getLogger("simclr.alerts")
 
 
@@ -69,6 +71,22 @@ def send(workspace: Workspace, event: Event, title: str, text: str) -> tuple[str
     for problem in problems:
         log.warning(problem)
     return tuple(problems)
+
+
+def beat(workspace: Workspace) -> tuple[str, ...]:
+    """Tell the outside monitor at SIMCLR_HEARTBEAT_URL that all is well; it alarms when it hears nothing.
+
+    Returns:
+        Why it could not be reached, if it could not.
+    """
+    address = os.environ.get(HEARTBEAT)
+    if not address:
+        return ()
+    try:
+        _post(address, os.environ.get(ALLOW_PLAIN) == "1", {"workspace": workspace.root.name})
+    except AlertError as error:
+        return (f"the heartbeat was not delivered, {HEARTBEAT}: {error}",)
+    return ()
 
 
 def configured() -> tuple[str, ...]:
