@@ -18,6 +18,11 @@ def fail(message: object, code: int = 2) -> int:
     return code
 
 
+def notice(message: object) -> None:
+    """Print a sentence that is not an error where errors go, so that it does not mix with the output."""
+    print(one_line(message), file=sys.stderr)
+
+
 def one_line(message: object) -> str:
     """The text without line breaks; the name of the type if there is none."""
     return " ".join(str(message).split()) or type(message).__name__

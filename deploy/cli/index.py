@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from deploy.bundle import FP32
 from deploy.encoder import Encoder, load
 from deploy.errors import ArgumentError
-from deploy.failure import fail, one_line
+from deploy.failure import fail, notice, one_line
 from deploy.folders.folder import image_files
 from deploy.folders.progress import Progress
 from deploy.search.export import STORES, export_index
@@ -68,7 +68,7 @@ def index(options: argparse.Namespace) -> int:
     if bool(options.images) == bool(options.sources):
         raise ArgumentError("give either images, or --from with directories of embeddings")
     failures: list[str] = []
-    files = image_files(options.images) if options.images else []
+    files = image_files(options.images, notice) if options.images else []
     encoder = _load_encoder(options)
     if options.sources:
         Index.merge(options.sources, options.out, encoder, options.approximate, options.replace)
@@ -82,7 +82,7 @@ def index(options: argparse.Namespace) -> int:
 
 
 def search(options: argparse.Namespace) -> int:
-    files, encoder = image_files(options.images), _load_encoder(options)
+    files, encoder = image_files(options.images, notice), _load_encoder(options)
     opened = Index.open(options.index, encoder)
     failures: list[str] = []
     for names, vectors in _embed(encoder, files, failures):
@@ -109,11 +109,15 @@ def duplicates(options: argparse.Namespace) -> int:
 
 
 def few_shot(options: argparse.Namespace) -> int:
-    files, examples = image_files(options.images), _find_examples(options.examples)
+    files, examples = image_files(options.images, notice), _find_examples(options.examples)
     encoder = _load_encoder(options)
-    classifier = FewShot(encoder.embed(list(examples)).vectors, list(examples.values()))
-    print(f"{len(examples)} examples of {len(classifier.labels)} classes; {classifier.summary}", file=sys.stderr)
     failures: list[str] = []
+    read = list(_embed(encoder, list(examples), failures))
+    learned = [name for part, _ in read for name in part]
+    if not learned:
+        raise ArgumentError(f"{options.examples}: none of its {len(examples)} files can be read; give example images")
+    classifier = FewShot(np.concatenate([vectors for _, vectors in read]), [examples[name] for name in learned])
+    print(f"{len(learned)} examples of {len(classifier.labels)} classes; {classifier.summary}", file=sys.stderr)
     for names, vectors in _embed(encoder, files, failures):
         for path, shares in zip(names, classifier.predict(vectors), strict=True):
             label = classifier.labels[int(shares.argmax())]
@@ -123,7 +127,7 @@ def few_shot(options: argparse.Namespace) -> int:
                 print(json.dumps({"path": path, "label": label, "shares": by_class}))
             else:
                 print(f"{shares.max():.4f}  {_escape(label)}  {_escape(path)}")
-    return _report_failures(failures, len(files))
+    return _report_failures(failures, len(examples) + len(files))
 
 
 def export(options: argparse.Namespace) -> int:
@@ -157,7 +161,7 @@ def _find_examples(folder: Path) -> dict[str, str]:
     if not folder.is_dir():
         raise ArgumentError(f"{folder}: no such folder; give one that has a folder of example images for each class")
     classes = sorted(inner for inner in folder.iterdir() if inner.is_dir())
-    return {file: inner.name for inner in classes for file in image_files([inner])}
+    return {file: inner.name for inner in classes for file in image_files([inner], notice)}
 
 
 def _load_encoder(options: argparse.Namespace) -> Encoder:

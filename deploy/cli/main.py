@@ -17,7 +17,7 @@ from deploy.cli import index as index_cli
 from deploy.cli import serve as serve_cli
 from deploy.encoder import Encoder, Prediction, load
 from deploy.errors import BundleError, CorruptArtifactError, DeployError, UntrustedError
-from deploy.failure import fail
+from deploy.failure import fail, notice
 from deploy.folders.embedding_writers import WRITERS
 from deploy.folders.folder import Options, embed_files, image_files
 from deploy.folders.progress import Progress
@@ -81,7 +81,8 @@ def verify(options: argparse.Namespace) -> int:
 
 
 def embed(options: argparse.Namespace) -> int:
-    files = image_files(options.images)
+    passed_over: list[str] = []
+    files = image_files(options.images, passed_over.append)
     encoder = _load_encoder(options, threads=1)  # each thread of embed_files embeds separate batches
     try:
         failed = embed_files(
@@ -90,22 +91,26 @@ def embed(options: argparse.Namespace) -> int:
             options.out,
             Options(options.format, not options.raw, options.batch_size, options.threads),
             progress=Progress(len(files), sys.stderr),
-            notice=lambda message: print(message, file=sys.stderr),
+            notice=notice,
         )
     except KeyboardInterrupt:
         return fail("interrupted; run the same command again to continue", INTERRUPTED)
-    print(f"{options.out}: {len(files) - failed} embeddings", file=sys.stderr)
+    for line in [*passed_over, f"{options.out}: {len(files) - failed} embeddings"]:
+        notice(line)
     if failed:
         return fail(f"{failed} of {len(files)} images could not be read; see {options.out}/failures.csv", FAILED)
     return DONE
 
 
 def classify(options: argparse.Namespace) -> int:
-    encoder, files = _load_encoder(options), image_files(options.images)
+    passed_over: list[str] = []
+    encoder, files = _load_encoder(options), image_files(options.images, passed_over.append)
     failed = 0
     for prediction in encoder.classify_iter(files, options.top, on_error="null", batch_size=options.batch_size):
         print(json.dumps(_record(prediction)))
         failed += prediction.error is not None
+    for line in passed_over:
+        notice(line)
     if failed:
         return fail(f"{failed} of {len(files)} images could not be read", FAILED)
     return DONE

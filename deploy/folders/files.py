@@ -1,13 +1,17 @@
-"""What of a folder counts as an image file: every file but hidden ones and what desktops leave behind.
+"""What of a folder counts as an image file: every file but text, hidden ones and what desktops leave behind.
 
-The one rule for ``simclr-deploy`` and for ``simclr ingest``. A name's suffix decides nothing; whether a file is an
-image, its bytes say when it is decoded.
+The one rule for ``simclr-deploy`` and for ``simclr ingest``. No suffix is needed; whether a file is an image, its bytes
+tell when it is decoded. Text next to images describes them: notes, annotations, tables.
 """
 
 from collections.abc import Mapping
 
 LABELS = "labels.csv"
 LEFTOVERS = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin")  # in lower case
+TEXT = (
+    *(".txt", ".md", ".rst", ".log", ".ini", ".xmp", ".aae", ".htm", ".html"),
+    *(".csv", ".tsv", ".xls", ".xlsx", ".ods", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml"),
+)
 SHOWN = 3
 
 
@@ -24,7 +28,9 @@ def passed_over(path: str) -> tuple[str, str] | None:
             return "/".join(parts[:depth]), "is hidden"
         if part.casefold() in LEFTOVERS:
             return "/".join(parts[:depth]), "is left behind by a desktop or an archiver"
-    return (path, "holds labels") if is_labels(path) else None
+    if is_labels(path):
+        return path, "has labels"
+    return (path, "is text or a table by its name") if path.lower().endswith(TEXT) else None
 
 
 def is_labels(path: str) -> bool:

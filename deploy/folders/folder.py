@@ -15,7 +15,7 @@ bytes as an uninterrupted run. The parts take as much disk space as the result.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,38 +24,77 @@ from deploy.encoder import Encoder
 from deploy.errors import ArgumentError
 from deploy.failpoint import failpoint
 from deploy.folders.embedding_writers import WRITERS, Format, check_format, table
+from deploy.folders.files import describe_passed_over, passed_over
 from deploy.folders.unfinished import discard, finished_parts, read_part, work_folder, write_parts
 from deploy.images.inputs import map_ahead
 from deploy.session import available_cpus
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff")
+
+def _ignore(_: object) -> None:
+    pass
 
 
-def image_files(paths: "Iterable[str | os.PathLike[str]] | str | os.PathLike[str]") -> list[str]:
-    """List the given files, and the files with an image suffix in the given folders, sorted by name.
+def image_files(
+    paths: "Iterable[str | os.PathLike[str]] | str | os.PathLike[str]", notice: Callable[[str], None] = _ignore
+) -> list[str]:
+    """List the given files, and the files in the given folders, sorted by name.
 
-    Links to folders are not followed.
+    In folders everything counts, whatever its suffix, but what ``deploy.folders.files`` passes over: a file that is
+    not an image is reported when it is read. Links to files are followed, links to folders are not.
+
+    Args:
+        paths: files and folders.
+        notice: called with a sentence for each reason why something in the folders was passed over.
 
     Raises:
-        ArgumentError: a path does not exist, or no image was found.
+        ArgumentError: a path does not exist, or no file was found.
     """
     files: list[str] = []  # a Path takes four times as much memory
+    passed: dict[str, str] = {}
     for path in map(Path, [paths] if isinstance(paths, str | os.PathLike) else paths):
         if path.is_dir():
-            found = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
-            images = (os.fspath(file) for file in found if file.suffix.lower() in SUFFIXES)
-            files += sorted(images, key=lambda file: file.replace(os.sep, "\0"))  # folder by folder
+            found = _walk(path, passed)
+            files += sorted(found, key=lambda file: file.replace(os.sep, "\0"))  # folder by folder
         elif path.exists():
             files.append(os.fspath(path))
         else:
             raise ArgumentError(f"{path}: no such file or folder")
+    lines = describe_passed_over(passed)
+    for line in lines:
+        notice(line)
     if not files:
-        raise ArgumentError(f"no image found; give files, or folders that hold {', '.join(SUFFIXES)}")
+        raise ArgumentError("; ".join(["no image found; give image files, or folders that hold some", *lines]))
     return files
 
 
-def _ignore(_: object) -> None:
-    pass
+def _walk(folder: Path, passed: dict[str, str]) -> Iterator[str]:
+    """The files below a folder; adds to ``passed`` what is left, and why."""
+    names: list[str] = [""]
+    while names:
+        inside = names.pop()
+        try:
+            with os.scandir(folder / inside) as entries:
+                listed = [(f"{inside}/{entry.name}" if inside else entry.name, entry) for entry in entries]
+        except OSError as error:
+            passed[os.fspath(folder / inside)] = f"cannot be listed: {error.strerror}"
+            continue
+        for name, entry in listed:
+            reason = _fault(name, entry)
+            if reason:
+                passed[entry.path] = reason
+            elif entry.is_dir(follow_symlinks=False):
+                names.append(name)
+            else:
+                yield entry.path
+
+
+def _fault(name: str, entry: os.DirEntry[str]) -> str | None:
+    left = passed_over(name)
+    if left:
+        return left[1]
+    if entry.is_symlink():
+        return "is a link to a folder" if entry.is_dir() else None
+    return None if entry.is_file() or entry.is_dir() else "is not a regular file"
 
 
 @dataclass(frozen=True)

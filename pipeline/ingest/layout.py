@@ -10,7 +10,6 @@ The same folders inside one folder, as in ``pets/{train,val}/<class>``, are read
 counts: nothing held out is trained on. What can be read in two ways is refused, and what looks like a slip is noted.
 """
 
-import mimetypes
 import posixpath
 import re
 from collections import Counter, defaultdict
@@ -207,7 +206,7 @@ def _meant(name: str) -> str | None:
 def _without_class(reading: Reading) -> list[str]:
     """What is wrong if images are held out without a class, and no table says that they have none."""
     places, named = reading.places, reading.named
-    bare = [path for path in places if places[path] == ("test", None) and path not in named and _may_be_image(path)]
+    bare = [path for path in places if places[path] == ("test", None) and path not in named]
     if not bare:
         return []
     return [
@@ -216,18 +215,12 @@ def _without_class(reading: Reading) -> list[str]:
     ]
 
 
-def _may_be_image(path: str) -> bool:
-    """Whether the name does not say that it is something else: a README, say."""
-    kind = mimetypes.guess_type(path)[0] or "image"
-    return not kind.startswith(("text/", "application/"))
-
-
 def _read_tables(source: Source, reading: Reading, faults: list[str]) -> None:
     """Let the tables overrule the folders."""
     reading.notes.update(
-        f"{path!r} counts as an image: only a table named labels.csv gives labels"
-        for path in reading.places
-        if PurePosixPath(path).suffix.lower() in TABLES
+        f"{path!r} is not read: only a table named labels.csv gives labels"
+        for path in source.passed_over
+        if path.lower().endswith(TABLES)
     )
     for table in source.labels:
         where, data = f"{source.name}/{table}", source.read_labels(table)

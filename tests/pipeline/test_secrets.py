@@ -134,7 +134,7 @@ def test_a_run_that_succeeds_and_one_that_fails_keep_no_secret(
     run(planted)
     assert "a story of *** and" in (planted.root / ".simclr" / "logs" / "prepare.log").read_text()
     (planted.root / "fault").touch()
-    (planted.inbox / "unlabeled" / "more.txt").write_text("changes the raw images")
+    (planted.inbox / "unlabeled" / "more.png").write_text("changes the raw images")
     with pytest.raises(StageFailedError, match=r"no luck with \*\*\*"):
         run(planted)
     with opened(planted.root) as instance:

@@ -291,6 +291,25 @@ def test_problems_with_parquet_are_reported_before_the_work(
     assert not (tmp_path / "out").exists()
 
 
+def test_every_file_of_a_folder_is_listed_or_named(tmp_path: Path) -> None:
+    listed = ("IMG_0001", "a.heic", "b.AVIF", "c.png", "inner/d.unknown", "twin.png")
+    passed = (".hidden.png", ".cache", "Thumbs.db", "@eaDir", "labels.csv", "notes.txt", "out", "pipe.png")
+    for name in (*listed[:-1], ".hidden.png", ".cache/e.png", "Thumbs.db", "@eaDir/f.jpg", "labels.csv", "notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "twin.png").symlink_to("c.png")
+    (tmp_path / "out").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "pipe.png")
+    notices: list[str] = []
+    assert {os.path.relpath(file, tmp_path) for file in image_files(tmp_path, notices.append)} == set(listed)
+    for name in passed:
+        assert [line for line in notices if repr(os.fspath(tmp_path / name)) in line], name
+    (tmp_path / "inner" / "d.unknown").rename(tmp_path / "inner" / ".d")
+    with pytest.raises(ArgumentError, match=r"no image found; .*passed over 1 \(is hidden\)"):
+        image_files(tmp_path / "inner")
+    assert image_files(tmp_path / "inner" / ".d"), "a file that is named itself"
+
+
 def test_files_come_folder_by_folder(tmp_path: Path) -> None:
     for name in ("b/2.png", "b/1.JPEG", "b-side/3.png", "a.png", "b/deep/0.tif", "b/notes.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

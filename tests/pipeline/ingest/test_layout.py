@@ -166,8 +166,9 @@ def test_a_class_named_like_a_split_is_a_class(workspace: Workspace) -> None:
 def test_a_readme_in_test_needs_no_class(workspace: Workspace) -> None:
     fill(workspace, "test/cat/0.png")
     put(workspace, "test/README.md", b"# cats")
-    ingest(workspace)
-    assert places(workspace)["test/README.md"] == ("test", None)
+    result = ingest(workspace)
+    assert places(workspace) == {"test/cat/0.png": ("test", "cat")}
+    assert "passed over 1 (is text or a table by its name): 'test/README.md'" in notes(result)
 
 
 NOTED = {
@@ -185,13 +186,13 @@ NOTED = {
     "pets/test/cat/0.png": "pets/test/ is trained on, unlabeled; if test/ is meant",
     "pets/train/cat/0.png": "pets/train/ is trained on, unlabeled; if labeled/ is meant",
     "labeled/cat/test/0.png": "labeled/cat/test/ is trained on, as class cat; if test/ is meant",
-    "unlabeled/annotations.csv": "'unlabeled/annotations.csv' counts as an image: only a table named labels.csv",
+    "unlabeled/annotations.csv": "'unlabeled/annotations.csv' is not read: only a table named labels.csv",
 }
 
 
 @pytest.mark.parametrize("path", NOTED)
 def test_near_misses_are_noted_with_the_likely_meaning(workspace: Workspace, path: str) -> None:
-    fill(workspace, path)
+    fill(workspace, "unlabeled/another.png", path)
     assert NOTED[path] in notes(ingest(workspace))
 
 
