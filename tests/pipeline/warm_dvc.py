@@ -41,5 +41,5 @@ def _dvc(arguments: list[str], folder: Path, environment: dict[str, str], out: P
             os.dup2(file.fileno(), stream.fileno())
     from dvc.cli import main
 
-    sys.argv = ["dvc", *DVC[3:], *arguments]
+    sys.argv = [*DVC[DVC.index("dvc") :], *arguments]
     sys.exit(main(sys.argv[1:]))
