@@ -57,6 +57,12 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     parser.add_argument("--threads", type=int, metavar="N", help="of the model; default: the cores it may use")
     parser.add_argument("--variant", default="fp32", help="of the model: fp32, int8, fp16 or auto; default: fp32")
     parser.add_argument("--trust", type=Path, metavar="FILE", help=TRUST_HELP)
+    parser.add_argument(
+        "--max-connections",
+        type=int,
+        metavar="N",
+        help="simultaneous connections; default: 900, or what `ulimit -n` allows",
+    )
     numbers = (
         ("--max-batch", 1, "images of several requests in one run of the model"),
         ("--queue", 128, "images that may wait, of all clients"),
@@ -64,7 +70,6 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         ("--max-megabytes", 20, "size of one request"),
         ("--max-megapixels", 16, "size of one image"),
         ("--decode-megabytes", 1_000, "memory of all large images that are decoded at the same time"),
-        ("--max-connections", 900, "simultaneous connections"),
         ("--deadline", 10, "seconds from a complete request to its answer"),
         ("--receive-deadline", 30, "seconds for the body of a request"),
         ("--check-megabytes", 4_000, "memory limit for the trial of a new model"),
@@ -101,6 +106,7 @@ def build(options: argparse.Namespace, token: str | None) -> "DrainingServer":
     except ImportError as error:
         raise DeployError(f"serve needs {error.name}; run: pip install 'simclr-pipeline[serve]'") from None
     from deploy.candidate import check
+    from deploy.server.accept import most_connections
     from deploy.server.engine import Engine
     from deploy.server.limits import Limits
     from deploy.server.metrics import Metrics
@@ -116,7 +122,7 @@ def build(options: argparse.Namespace, token: str | None) -> "DrainingServer":
         queue=options.queue,
         deadline_seconds=options.deadline,
         receive_seconds=options.receive_deadline,
-        connections=options.max_connections,
+        connections=most_connections(options.max_connections),
     )
     metrics = Metrics()
     models = Models(

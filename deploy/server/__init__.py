@@ -2,6 +2,7 @@
 
 A request passes through the modules in this order:
 
+    accept.py       accepts connections within a limit
     connection.py   receives bytes from a client within time limits; graceful shutdown
     middleware.py   token, log line, metrics
     app.py          routes

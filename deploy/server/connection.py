@@ -1,7 +1,7 @@
 """uvicorn with time limits for everything that a client does, and for the shutdown of the server.
 
 uvicorn waits forever for the head of a request, and for a client that does not read its answer. It counts neither
-refused connections nor requests that are not valid HTTP.
+closed connections nor requests that are not valid HTTP.
 """
 
 import asyncio
@@ -11,12 +11,13 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import current_thread, main_thread
-from typing import Any
+from typing import Any, cast
 
 import h11
 from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from deploy.server.accept import Acceptor
 from deploy.server.limits import Limits
 
 DRAIN_NOTICE_SECONDS = 0.2
@@ -31,6 +32,9 @@ class LimitedProtocol(H11Protocol):
 
     limits: Limits
     on_refused: Callable[[str], None]
+    host = ""
+    idle = True
+    waiting_since: float | None = None
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -39,10 +43,8 @@ class LimitedProtocol(H11Protocol):
         # uvicorn writes head and body separately; without this the body waits 40 ms for the client's acknowledgment.
         # asyncio sets it only on sockets created with an explicit protocol number, unlike `socket.create_server`.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if len(self.connections) > self.limits.connections:
-            self._close("too_many_connections", 503, b"too many connections; try again after a second")
-        else:
-            self._expect_head()
+        self.host = self.client[0]
+        self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._set_deadline(None)
@@ -56,6 +58,8 @@ class LimitedProtocol(H11Protocol):
         super().data_received(data)
         if self.cycle is not before:
             self._set_deadline(None)  # from here, the deadlines of body and answer apply
+        self.idle = False
+        self._end_waiting_for_client()
 
     def on_response_complete(self) -> None:
         before = self.cycle
@@ -63,11 +67,23 @@ class LimitedProtocol(H11Protocol):
         super().on_response_complete()
         if self.cycle is before and not self.transport.is_closing():
             self._expect_head()
+        else:
+            self._end_waiting_for_client()
 
     def send_400_response(self, msg: str) -> None:
         self._close("invalid_http", 400, msg.encode())
 
+    def drop(self) -> None:
+        """Close to make room for another connection."""
+        self.on_refused("too_many_connections")
+        self.transport.abort()
+
+    def _end_waiting_for_client(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body:
+            self.waiting_since = None
+
     def _expect_head(self) -> None:
+        self.idle, self.waiting_since = True, self.loop.time()
         self._set_deadline(self.limits.head_seconds, self._on_head_timeout)
 
     def _on_head_timeout(self) -> None:
@@ -101,21 +117,31 @@ class LimitedProtocol(H11Protocol):
 class DrainingServer(Server):
     """Shuts down in order: reports not ready, closes the port, answers accepted requests, and drops the rest."""
 
-    def __init__(self, config: Config, on_drain: Callable[[], None]) -> None:
+    def __init__(self, config: Config, most_connections: int, on_drain: Callable[[], None]) -> None:
         super().__init__(config)
-        self._on_drain = on_drain
+        self._most_connections, self._on_drain = most_connections, on_drain
         self.on_listening: Callable[[], None] = lambda: None
         """Called once the server accepts connections and handles signals."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await self.lifespan.startup()
+        self.servers = []
+
+        def connect() -> asyncio.Protocol:
+            return self.config.http_protocol_class(  # type: ignore[call-arg]
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+
+        limit, connections = self._most_connections, cast("set[LimitedProtocol]", self.server_state.connections)
+        self._acceptors = [Acceptor(listener, limit, connections, connect) for listener in sockets or []]
+        self.started = True
         self.on_listening()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._on_drain()
         await asyncio.sleep(DRAIN_NOTICE_SECONDS)  # closing the socket resets connections that only the kernel accepted
-        for server in self.servers:
-            server.close()
+        for acceptor in self._acceptors:
+            acceptor.close()
         await asyncio.sleep(DRAIN_NOTICE_SECONDS)
         await super().shutdown(sockets)
 
@@ -158,4 +184,4 @@ def make_server(
         timeout_keep_alive=math.ceil(limits.head_seconds),
         timeout_graceful_shutdown=int(limits.drain_seconds),
     )
-    return DrainingServer(config, on_drain)
+    return DrainingServer(config, limits.connections, on_drain)

@@ -216,17 +216,32 @@ def test_a_client_that_does_not_read_is_cut_off(bundle: Path) -> None:
         assert server.post("/v1/embed", IMAGE).status == 200
 
 
-def test_connections_are_counted(bundle: Path) -> None:
+def test_when_connections_run_out_the_one_that_is_idle_longest_makes_room(bundle: Path) -> None:
     with running(bundle, Limits(connections=3)) as server:
         with ExitStack() as stack:
-            for _ in range(3):
-                stack.enter_context(server.connect())
+            first, *_ = [stack.enter_context(server.connect()) for _ in range(3)]
             wait_for(lambda: len(server.server.server_state.connections) == 3, "three connections")
-            with server.connect() as fourth:
-                assert read_all(fourth).startswith(b"HTTP/1.1 503")
+            assert server.post("/v1/embed", IMAGE).status == 200
+            assert read_all(first) == b""
         wait_for(lambda: not server.server.server_state.connections, "their end")
-        assert server.post("/v1/embed", IMAGE).status == 200
         assert server.metric('simclr_connections_refused_total{reason="too_many_connections"}') == 1
+
+
+def test_connections_in_the_middle_of_a_request_make_room_when_they_stall(bundle: Path) -> None:
+    with running(bundle, Limits(connections=3)) as server, ExitStack() as stack:
+        for sent in (b"POST /v1/em", head(len(IMAGE)) + IMAGE[:50], head(len(IMAGE)) + IMAGE[:-1]):
+            stack.enter_context(server.connect(sent))
+        wait_for(lambda: len(server.server.server_state.connections) == 3, "three connections")
+        assert server.post("/v1/embed", IMAGE).status == 200
+
+
+def test_a_request_that_is_answered_keeps_its_connection(bundle: Path) -> None:
+    with gated(bundle, Limits(connections=2)) as (server, gate), ThreadPoolExecutor(3) as pool:
+        answers = [pool.submit(server.post, "/v1/embed", IMAGE) for _ in range(2)]
+        wait_for(lambda: server.service.admission.waiting == 2, "two requests")
+        late = pool.submit(server.post, "/v1/embed", IMAGE)
+        gate.opened.set()
+        assert [answer.result().status for answer in (*answers, late)] == [200, 200, 200]
 
 
 def test_two_hundred_slow_clients_do_not_delay_a_fast_one(bundle: Path) -> None:
