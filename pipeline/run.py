@@ -18,9 +18,9 @@ import dagster as dg
 from pipeline.defs import build_definitions
 from pipeline.defs.raw_images import RawImagesConfig
 from pipeline.defs.stage_assets import ForeseenFailure
-from pipeline.defs.translator import RAW_IMAGES, asset_key
+from pipeline.defs.translator import RAW_IMAGES, SOURCES, asset_key
 from pipeline.dvc.client import Outcome
-from pipeline.dvc.project import load
+from pipeline.dvc.project import CHAMPION, load
 from pipeline.environment import RUN
 from pipeline.errors import StageFailedError
 from pipeline.runs.dagster_internals import MAX_RETRIES_TAG
@@ -29,6 +29,7 @@ from pipeline.runs.launcher import PROCESS, identify, reap
 from pipeline.workspace import Workspace
 
 RAW_STAGE = "raw_images"
+SOURCE_STAGES = {RAW_STAGE: RAW_IMAGES, "champion": SOURCES[CHAMPION]}  # no command of dvc.yaml makes them
 SHOWN_GATES = 5  # that did not pass; a report that cannot be read fails every check that reads it
 
 
@@ -52,7 +53,8 @@ def run(workspace: Workspace, stages: Sequence[str] | None = None, sources: Sequ
     """Ingest the sources and bring every stage up to date, or only the given stages with their gates.
 
     Args:
-        stages: names from dvc.yaml, ``finetune`` meaning all of its matrix; ``raw_images`` is the ingest.
+        stages: names from dvc.yaml, ``finetune`` meaning all of its matrix; ``raw_images`` is the ingest, ``champion``
+            pins what is released.
         sources: what to ingest, if that is part of the run; None: what ``params.yaml`` says.
 
     Raises:
@@ -96,8 +98,10 @@ def _select(workspace: Workspace, names: Sequence[str] | None) -> list[dg.AssetK
     project = load(workspace.root)
     keys = []
     for name in names:
-        stages = () if name == RAW_STAGE else project.select(name)
-        keys += [asset_key(out.path) for stage in stages for out in stage.data] or [RAW_IMAGES]
+        if name in SOURCE_STAGES:
+            keys.append(SOURCE_STAGES[name])
+        else:
+            keys += [asset_key(out.path) for stage in project.select(name) for out in stage.data]
     return keys
 
 

@@ -96,10 +96,12 @@ def ingest(workspace: Workspace, sources: tuple[str, ...]) -> None:
               simclr ingest ~/photos '~/scans/*.png' s3://bucket/camera-7
     """
     from pipeline.ingest.ingest import ingest as ingest_sources
+    from pipeline.release.champion import pin_first
 
     absolute = [source if "://" in source else str(Path(source).expanduser().absolute()) for source in sources]
     result = ingest_sources(workspace, absolute or ("inbox",))
     click.echo("\n".join([*result.understood, str(result)]))
+    pin_first(workspace)
 
 
 @simclr.command()

@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 from pipeline.dvc import client
+from pipeline.errors import BusyError
 from pipeline.ingest.raw import batches, read_occurrences
 from pipeline.maintenance import storage
 from pipeline.maintenance.state import unkept
@@ -20,11 +21,9 @@ def describe_workspace(workspace: Workspace) -> str:
     if not raw:
         return "\n".join([*lines, "next       put images into inbox/unlabeled, then `simclr run`"])
     with ThreadPoolExecutor(1) as pool:  # DVC runs in a separate process, and takes longer than all else
-        asked = pool.submit(client.changed_stages, workspace.root)
+        asked = pool.submit(describe_stages, workspace)
         disk = storage.usage(workspace)
-        changed = asked.result()
-    lines += [f"{name:<10} {'; '.join(reasons)}" for name, reasons in changed.items()]
-    lines.append("next       `simclr run`" if changed else "stages     all up to date")
+        lines += asked.result()
     evaluation = reports.known(workspace.root, LinearEvalReport)
     export = reports.known(workspace.root, ExportReport)
     if evaluation and evaluation.simclr.knn_top1 is not None:
@@ -42,3 +41,15 @@ def describe_workspace(workspace: Workspace) -> str:
     parts = (f"{name} {storage.size(count)}" for name, count in disk.items())
     lines.append(f"disk       {', '.join(parts)}")
     return "\n".join(lines)
+
+
+def describe_stages(workspace: Workspace) -> list[str]:
+    """What a run would do; while something is at work, only what: DVC answers no question then."""
+    if holder := client.holder(workspace.root):
+        return [f"running    {holder}"]
+    try:
+        changed = client.changed_stages(workspace.root)
+    except BusyError as error:
+        return [f"running    {error}"]
+    lines = [f"{name:<10} {'; '.join(reasons)}" for name, reasons in changed.items()]
+    return [*lines, "next       `simclr run`" if changed else "stages     all up to date"]

@@ -6,6 +6,8 @@ While a stage runs, its output goes to ``.simclr/logs/<stage>.log`` and its even
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO
 
-from deploy.lock import held, sign
+from deploy.lock import acquire, held, sign
 from pipeline.dvc.logs import Events, Log
 from pipeline.dvc.processes import supervised
 from pipeline.dvc.purged import JOURNAL, PURPOSE
@@ -25,6 +27,7 @@ from pipeline.errors import BusyError, DvcError, StageFailedError
 from pipeline.redact import redactor
 from pipeline.runs.descendants import POLL_SECONDS
 
+LOCK = Path(".dvc", "tmp", "simclr.lock")
 DVC = (
     sys.executable,
     "-P",
@@ -50,6 +53,12 @@ ANNOUNCEMENTS = {
     "Stage '{}' didn't change, skipping": Outcome.SKIPPED,
 }
 FAILED = "ERROR: failed to reproduce"  # DVC's verdict, after everything of the stage's own
+# What no stage makes, and what does.
+SOURCES = {
+    "data/raw": "put images into inbox/unlabeled, then `simclr ingest`, or `simclr run` for everything",
+    "models/champion": "`simclr run --select champion` records which encoder is released, or that none is",
+}
+BLOCKED = re.compile(r"is busy, it is being blocked by: \(PID (\d+)\): (.*?) If there are no processes")
 
 
 @dataclass(frozen=True)
@@ -71,10 +80,19 @@ def exclusive(root: Path, purpose: str) -> Iterator[IO[str]]:
     def busy(holder: str) -> BusyError:
         return BusyError(f"{root}: busy with {holder}")
 
-    with held(root / ".dvc" / "tmp" / "simclr.lock", _holder(purpose, f"kill -INT {os.getpid()}"), busy) as file:
+    with held(root / LOCK, _holder(purpose, f"kill -INT {os.getpid()}"), busy) as file:
         if purpose != PURPOSE and (root / JOURNAL).exists():
             raise BusyError(f"{root}: a purge was interrupted; `simclr purge` completes it")
         yield file
+
+
+def holder(root: Path) -> str:
+    """What holds the workspace at ``root`` now, and how to stop it; empty when nothing does. Holds nothing itself."""
+    try:
+        with (root / LOCK).open(encoding="utf-8") as file:
+            return "" if acquire(file, shared=True) else file.read().strip() or "another process"
+    except FileNotFoundError:
+        return ""
 
 
 def add(root: Path, path: Path) -> None:
@@ -171,10 +189,14 @@ def execute(root: Path, *arguments: str) -> str:
 
     Raises:
         DvcError: with DVC's own words, without secrets.
+        BusyError: another ``dvc`` is at work on the same files.
     """
     done = subprocess.run([*DVC, *arguments], cwd=root, env=_environment(), capture_output=True, text=True, check=False)
     if done.returncode != 0:
         reason = " ".join(done.stderr.split()).removeprefix("ERROR: ") or f"exit code {done.returncode}"
+        if found := BLOCKED.search(reason):
+            holder = f"process {found[1]} ({redactor(root)(found[2])})"
+            raise BusyError(f"{root}: busy with {holder}; wait until it ends, or stop it with `kill -INT {found[1]}`")
         raise DvcError(redactor(root)(f"`dvc {' '.join(arguments)}` failed: {reason}"))
     return done.stdout
 
@@ -203,17 +225,33 @@ def _message(line: str) -> str:
         return line
 
 
+def _signal_of(verdict: str) -> str:
+    """The name of the signal that ended the command, empty if none did; a shell adds 128 to its number."""
+    found = re.search(r"exited with (-?\d+)$", verdict)
+    number = int(found[1]) if found else 0
+    number = -number if number < 0 else number - 128
+    return signal.Signals(number).name if number in set(signal.Signals) else ""
+
+
 def _failure(stage: str, outcomes: Sequence[Outcome], printed: Sequence[str], log: Path) -> DvcError | StageFailedError:
     said, _, verdict = "\n".join(printed).rpartition(FAILED)
     verdict = " ".join(verdict.split()).strip(": ").removeprefix(f"'{stage}': ")
     if Outcome.EXECUTED not in outcomes or "failed to run:" not in verdict:
+        for path, advice in SOURCES.items():
+            if f"{path}'" in verdict and "No such file" in verdict:
+                return DvcError(f"stage {stage}: {path} is missing; {advice}")
         return DvcError(f"stage {stage}: dvc could not bring it up to date: {verdict} (full output: {log})")
     lines = [line for line in said.split("\n") if line]
+    signal_name = _signal_of(verdict)
     errors = [line for line in lines if line.startswith("error: ")]
     silent = not lines or lines[-1].startswith("> ")  # DVC shows the command before it runs it
-    exit_code = verdict.rpartition(", ")[2]
-    killed = exit_code.startswith("exited with -")  # then its last line says what it did, not what ended it
-    cause = errors[-1] if errors else exit_code if silent or killed else lines[-1]
+    if errors:
+        cause = errors[-1]
+    elif signal_name:  # then its last line says what it did, not what ended it
+        cause = f"its process was killed by {signal_name}"
+        cause += ", most often by the kernel when memory runs out" if signal_name == "SIGKILL" else ""
+    else:
+        cause = verdict.rpartition(", ")[2] if silent else lines[-1]
     return StageFailedError(
         f"stage {stage}: {cause.removeprefix('error: ')} (full output: {log}; "
         "once the cause is fixed, `simclr run` continues with this stage)"

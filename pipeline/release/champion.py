@@ -47,6 +47,13 @@ def pin(workspace: Workspace) -> Champion:
     return pinned
 
 
+def pin_first(workspace: Workspace) -> None:
+    """In a workspace that never ran, pin what is released, which is nothing as a rule: then `dvc repro` can run."""
+    target = workspace.root / CHAMPION
+    if not target.exists() and not target.with_name(f"{target.name}.dvc").exists():
+        pin(workspace)
+
+
 def _read(target: Path) -> Champion | None:
     """None where there is nothing, or nothing that can be trusted."""
     try:

@@ -233,7 +233,10 @@ def _manifest(workspace: Workspace, columns: Sequence[str] | None) -> "pl.DataFr
     from pipeline.validation.manifest import read
 
     if not workspace.manifest.is_dir():
-        raise WorkspaceError(f"{workspace.root}: nothing was validated yet; run `simclr run --select validate`")
+        nothing, advice = "ingested", "put images into inbox/unlabeled, then `simclr run`"
+        if workspace.raw.is_dir():
+            nothing, advice = "validated", "run `simclr run --select validate`"
+        raise WorkspaceError(f"{workspace.root}: nothing was {nothing} yet; {advice}")
     return read(workspace.manifest, columns)
 
 

@@ -10,6 +10,7 @@ import pytest
 from pipeline.cli.main import parse_assignments, run_cli
 from pipeline.maintenance import doctor
 from pipeline.workspace import Workspace
+from tests.conftest import draw
 
 Capture = pytest.CaptureFixture[str]
 
@@ -134,3 +135,19 @@ def test_doctor_names_the_fix(workspace: Workspace, monkeypatch: pytest.MonkeyPa
     assert "fix: pip install --no-deps antlr4-python3-runtime==4.13.2" in shown
     assert "FAIL  params.yaml" in shown
     assert "pretrain.epochs: given 0" in shown
+
+
+@pytest.mark.slow
+def test_dvc_alone_can_begin_after_the_first_ingest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert simclr(monkeypatch, "init", "images") == 0
+    monkeypatch.chdir(tmp_path / "images")
+    assert simclr(monkeypatch, "quarantine", "list") == 2
+    assert "nothing was ingested yet; put images into inbox/unlabeled" in capsys.readouterr().err
+    draw(0, 1).save(tmp_path / "images" / "inbox" / "unlabeled" / "one.png")
+    os.utime(tmp_path / "images" / "inbox" / "unlabeled" / "one.png", (1, 1))
+    assert simclr(monkeypatch, "ingest") == 0
+    done = subprocess.run([sys.executable, "-m", "dvc", "repro", "--single-item", "initial"], check=False)
+    assert done.returncode == 0

@@ -17,8 +17,9 @@ import psutil
 import pytest
 import yaml
 
+from pipeline.cli.status import describe_stages
 from pipeline.dvc import processes
-from pipeline.dvc.client import Outcome, add, changed_stages, exclusive, execute, repro
+from pipeline.dvc.client import DVC, Outcome, add, changed_stages, exclusive, execute, holder, repro
 from pipeline.errors import BusyError, DvcError, StageFailedError
 from pipeline.workspace import Workspace
 from tests.pipeline.small_graph import log_of, write_graph
@@ -90,8 +91,11 @@ def test_python_in_dvc_yaml_is_this_python_and_ignores_what_is_in_the_workspace(
             for case in (
                 ("echo almost; echo 'ValueError: bad number' >&2; exit 1", "ValueError: bad number"),
                 ("printf 'no end of line'; exit 1", "no end of line"),
-                ("kill -9 $$", "exited with -9"),
-                ("echo epoch 3 of 40; kill -9 $$", "exited with -9"),
+                ("kill -9 $$", "its process was killed by SIGKILL, most often by the kernel"),
+                ("echo epoch 3 of 40; kill -9 $$", "its process was killed by SIGKILL"),
+                ("sh -c 'echo epoch 3 of 40; kill -9 $$'; exit $?", "its process was killed by SIGKILL"),
+                ("echo epoch 3 of 40; exit 143", "its process was killed by SIGTERM"),
+                ("echo 'error: out of luck' >&2; exit 137", "out of luck"),
             )
         ),
     ],
@@ -135,6 +139,42 @@ def test_a_stage_that_hangs_is_stopped_with_all_its_processes(
     assert not [one for one in psutil.process_iter(["cwd"]) if one.info["cwd"] == str(workspace.root)]
     with exclusive(workspace.root, "the next run"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("missing", "advice"), [("data/raw", "`simclr ingest`"), ("models/champion", "`simclr run --select champion`")]
+)
+def test_what_no_stage_makes_is_named_with_the_command_that_does(
+    workspace: Workspace, missing: str, advice: str
+) -> None:
+    write_graph(workspace, f"stages: {{train: {{cmd: 'true', deps: [{missing}], outs: [model]}}}}")
+    with pytest.raises(DvcError, match=f"^stage train: {missing} is missing; .*{advice}"):
+        repro(workspace.root, "train")
+
+
+def test_who_holds_the_workspace_is_known_without_holding_it(workspace: Workspace) -> None:
+    assert holder(workspace.root) == ""
+    with exclusive(workspace.root, "test"):
+        assert f"process {os.getpid()}; wait until it ends" in holder(workspace.root)
+    assert holder(workspace.root) == ""
+
+
+@pytest.mark.slow
+def test_a_dvc_of_a_person_at_work_is_named_instead_of_its_lock(workspace: Workspace) -> None:
+    write_graph(workspace, "stages: {train: {cmd: sleep 300, outs: [model]}}")
+    with subprocess.Popen([*DVC, "repro"], cwd=workspace.root, start_new_session=True) as working:
+        rwlock = workspace.root / ".dvc" / "tmp" / "rwlock"
+        deadline = time.monotonic() + 90
+        while not (rwlock.exists() and str(working.pid) in rwlock.read_text()):
+            assert working.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        try:
+            with pytest.raises(BusyError, match=f"busy with process {working.pid} .*kill -INT {working.pid}`$"):
+                changed_stages(workspace.root)
+            assert "running    " in describe_stages(workspace)[0]
+        finally:
+            os.killpg(working.pid, signal.SIGKILL)
 
 
 def test_a_broken_event_does_not_stop_the_stage(workspace: Workspace) -> None:
