@@ -11,7 +11,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -76,12 +76,15 @@ def run(workspace: Workspace) -> None:
         GateError: validation did not pass or left no training image, or data/raw is not what was validated.
     """
     started = time.monotonic()
-    params = read(workspace).prepare
+    everything = read(workspace)
+    params = everything.prepare
     require_valid(workspace)
     rows = pq.read_table(
         workspace.manifest / "accepted.parquet", columns=["sha256", "batch", "split", "label", "operations"]
     ).to_pylist()
     classes = tuple(sorted({row["label"] for row in rows if row["label"] is not None}))
+    for warning in forewarn(rows, everything.pretrain.batch_size):
+        emit("progress", stage="prepare", message=f"warning: {warning}")
     sums = PixelSums()
     counts = {}
     with publish(workspace.prepared, replace=True) as folder:
@@ -108,6 +111,31 @@ def run(workspace: Workspace) -> None:
         write_card(folder, card)
     seconds = time.monotonic() - started
     record_timing("prepare", workspace=workspace.root, seconds=seconds, images_per_second=len(rows) / seconds)
+
+
+def forewarn(rows: Sequence[dict[str, Any]], batch_size: int) -> Iterator[str]:
+    """What the accepted images say of the stages to come, before hours go into them.
+
+    Args:
+        rows: of each image its ``split``, and its ``label`` or None.
+    """
+    images = sum(row["split"] == "train" for row in rows)
+    known, asked = ({row["label"] for row in rows if row["split"] == split} - {None} for split in ("train", "test"))
+    if batch_size > images:
+        yield f"pretrain.batch_size is {batch_size}, but there are {images} training images; lower it or ingest more"
+    if not known or not asked:
+        split = "training" if not known else "test"
+        yield f"no labeled {split} images: the encoder will be trained, and its accuracy stays unknown"
+    elif len(known) == 1:
+        yield (
+            f"all labeled training images are of one class ({known.pop()!r}): the encoder will be trained, and "
+            "its accuracy stays unknown; label images of a second class"
+        )
+    elif unknown := sorted(asked - known):
+        yield (
+            f"test images are labeled {', '.join(map(repr, unknown))}, and no training image is: none of them can be "
+            "classified correctly; use the same class names in both, or label such training images"
+        )
 
 
 def require_valid(workspace: Workspace) -> None:

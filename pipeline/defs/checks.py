@@ -52,7 +52,8 @@ def blocking_check(asset: str, gate: Gate, rejects: bool = True) -> dg.AssetChec
         verdict = judge(gate, Evidence(workspace))
         if rejects and verdict.judged and not verdict.passed:
             _reject(context, workspace, name, verdict)
-        context.log.info(f"{name}: {'passed' if verdict.passed else 'FAILED'}, {verdict.description}")
+        outcome = ("passed, " if verdict.passed else "FAILED, ") if verdict.applicable else ""
+        context.log.info(f"{name}: {outcome}{verdict.description}")
         return check_result(verdict)
 
     return check

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pipeline.config import GatesConfig
 from pipeline.gates.evidence import Evidence, needed
 from pipeline.gates.paired_comparison import images_needed, lower_bound, mcnemar_p_value
-from pipeline.gates.verdict import Verdict
+from pipeline.gates.verdict import Verdict, not_applicable
 from simclr_core.champion import Champion
 from simclr_core.errors import ReportError
 from simclr_core.reports import CompareReport, FinetuneReport, Paired, parse
@@ -36,7 +36,7 @@ def representation(evidence: Evidence) -> Verdict:
     """
     limits, report = evidence.limits, evidence.report(CompareReport)
     if report.reason:
-        return Verdict(passed=True, description=f"nothing to compare: {report.reason}")
+        return not_applicable(report.reason)
     images = report.test_images
     pairs = {
         "knn": _compared("kNN", report.knn, report, limits),
@@ -81,7 +81,7 @@ def low_label(evidence: Evidence) -> Verdict:
         fraction, labels = report.fraction, report.labels
         ours, scratch = _interval(report.top1, report.ci95), _interval(report.scratch_top1, report.scratch_ci95)
         if ours is None or scratch is None:
-            parts.append(f"nothing to compare on {fraction} of the labels: {report.reason}")
+            parts.append(f"no accuracies with {fraction} of the labels: {report.reason}")
             continue
         theirs = _released(champion, fraction)
         top1, high = ours[0], sum(ours)
@@ -93,7 +93,8 @@ def low_label(evidence: Evidence) -> Verdict:
             part += f", {champion.version} {theirs[0]:.2f} ± {theirs[1]:.2f} % (may lose {allowed:g} points)"
             numbers[f"{fraction}/champion"] = theirs[0]
         parts.append(part)
-    return Verdict(passed=passed, description="; ".join(parts), numbers=numbers)
+    description = "; ".join(parts)
+    return Verdict(passed=passed, description=description, numbers=numbers) if numbers else not_applicable(description)
 
 
 def old_index(evidence: Evidence) -> Verdict:
@@ -105,7 +106,7 @@ def old_index(evidence: Evidence) -> Verdict:
     limits, report = evidence.limits, evidence.report(CompareReport)
     index, champion, required = report.old_index, report.champion, limits.old_index == "require"
     if champion is None:
-        return Verdict(passed=True, description=f"no old index: {report.reason}")
+        return not_applicable(f"there is no old index, {report.reason}")
     if not index.comparable:
         why = report.reason or "their vectors have different lengths"
         description = f"the candidate cannot search the index of {champion}: {why}; embed everything again"

@@ -10,7 +10,7 @@ from deploy.artifact import identity
 from deploy.errors import ArtifactError
 from pipeline.errors import StageFailedError
 from pipeline.gates.evidence import Evidence, needed
-from pipeline.gates.verdict import Verdict
+from pipeline.gates.verdict import Verdict, not_applicable
 from pipeline.workspace import Workspace
 from simclr_core import reports
 from simclr_core.reports import CompareReport, LatencyReport
@@ -54,7 +54,7 @@ def _budget(given: float, champion: float | None, most: float | None, ratio: flo
         parts.append(f"the champion's {champion:.4g} {unit}, {ratio:g} times as much allowed")
         numbers[f"champion_{unit}"] = champion
     if len(parts) == 1:
-        parts.append("no champion and no limit to compare it with")
+        return not_applicable("; ".join([*parts, "no champion and no limit to compare it with"]), numbers)
     return Verdict(passed=passed, description="; ".join(parts), numbers=numbers)
 
 

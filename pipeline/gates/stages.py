@@ -3,7 +3,7 @@
 from statistics import fmean
 
 from pipeline.gates.evidence import Evidence
-from pipeline.gates.verdict import Verdict, not_judged
+from pipeline.gates.verdict import Verdict, not_applicable, not_judged
 from pipeline.reports import EmbeddingDriftReport
 from simclr_core.errors import ReportError
 from simclr_core.reports import ExportReport, LinearEvalReport, PretrainReport
@@ -40,8 +40,10 @@ def probe_beats_random_init(evidence: Evidence) -> Verdict:
     both = ((ours[fraction], random.get(fraction)) for fraction in ours)
     pairs = [(one, other) for one, other in both if one is not None and other is not None]
     if not pairs:
-        return Verdict(passed=True, description=f"nothing to compare: {report.reason}")
+        return not_applicable(report.reason or "no accuracies")
     trained, untrained = map(fmean, zip(*pairs, strict=True))
+    if trained == untrained == 100:
+        return not_applicable("the network before training classifies every test image correctly, too; add harder ones")
     return Verdict(
         passed=trained > untrained,
         description=f"mean top-1 {trained:.2f} % against {untrained:.2f} % of random init",

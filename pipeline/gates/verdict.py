@@ -13,7 +13,8 @@ class Verdict:
     """Whether it passes, why, and the numbers that were looked at.
 
     ``numbers`` may hold anything that JSON can. A warning that does not pass stops nothing. Where ``judged`` is False,
-    the evidence was missing or broken, which is not evidence against the candidate.
+    the evidence was missing or broken, which is not evidence against the candidate. Where ``applicable`` is False,
+    there is nothing that this gate could judge: it passes, and the description says why.
     """
 
     passed: bool
@@ -21,6 +22,7 @@ class Verdict:
     numbers: Mapping[str, Any] = field(default_factory=dict)
     severity: Literal["error", "warning"] = "error"
     judged: bool = True
+    applicable: bool = True
 
 
 Gate = Callable[[Evidence], Verdict]
@@ -33,6 +35,11 @@ def judge(gate: Gate, evidence: Evidence) -> Verdict:
         return gate(evidence)
     except FORESEEN as error:
         return not_judged(str(error))
+
+
+def not_applicable(reason: str, numbers: Mapping[str, Any] | None = None) -> Verdict:
+    """The verdict where there is nothing to judge, such as no labels or no champion."""
+    return Verdict(passed=True, description=f"not applicable: {reason}", numbers=numbers or {}, applicable=False)
 
 
 def not_judged(

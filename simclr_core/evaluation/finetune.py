@@ -107,7 +107,8 @@ def run(workspace: Path, fraction: str) -> None:
 
     batch_size = min(config.batch_size, labels)
     epochs = config.epochs_few if Fraction(fraction) <= FEW else config.epochs
-    steps = max(FEWEST_STEPS, epochs * (labels // batch_size)) if labels >= 2 else 0
+    teach = labels >= 2 and len(np.unique(train.labels)) > 1  # of one class there is nothing to learn
+    steps = max(FEWEST_STEPS, epochs * (labels // batch_size)) if teach else 0
     rate = peak_learning_rate(config.learning_rate, batch_size, "linear")
     emit("start", stage=stage, message=f"{labels} labels, {len(budgets)} seeds, {steps} steps of {batch_size} images")
     networks: dict[str, list[nn.Sequential]] = {"pretrained": [], "scratch": []}
@@ -123,7 +124,7 @@ def run(workspace: Path, fraction: str) -> None:
             trained.append(network)
             emit("progress", stage=stage, message=f"seed {seed}, {start}: training loss {loss:.3f}")
 
-    pretrained, scratch = (top1_accuracies(trained, test, model) for trained in networks.values())
+    pretrained, scratch = ([] if reason else top1_accuracies(one, test, model) for one in networks.values())
     report = describe(fraction, labels, config.seeds, pretrained, scratch, reason)
     with publish(workspace / "models" / "finetuned" / fraction, replace=True) as work:
         settings = {**config.model_dump(), "fraction": fraction, "seed": config.seeds[0], "steps": steps}

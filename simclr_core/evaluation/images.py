@@ -50,6 +50,11 @@ def missing_labels(train: EvaluationImages, test: EvaluationImages) -> str | Non
         return "no labeled training images; put some into inbox/labeled/<class>/ or name them in inbox/labels.csv"
     if not test.labeled:
         return "no labeled test images; put some into inbox/test/<class>/ or name them in inbox/labels.csv"
+    classes = np.setdiff1d(train.labels, [UNLABELLED])
+    if len(classes) == 1:
+        return "all labeled training images are of one class; label images of a second class"
+    if not np.isin(test.labels, classes).any():
+        return "no test image is of a class that a training image is labeled with; use the same class names in both"
     return None
 
 

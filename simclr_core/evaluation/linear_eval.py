@@ -71,7 +71,9 @@ def run(workspace: Path) -> None:
             for fraction in config.fractions
         ]
         knn = knn_top1(features, train, queries[name], test, config.knn_neighbours, config.knn_temperature)
-        accuracies[name] = Accuracies(knn, *linear_accuracies(probes[name], queries[name], test))
+        unknown: dict[str, float | None] = dict.fromkeys(config.fractions)
+        linear = (unknown, unknown) if reason else linear_accuracies(probes[name], queries[name], test)
+        accuracies[name] = Accuracies(knn, *linear)
         emit("progress", stage="linear_eval", message=f"{name}: {_summary(accuracies[name])}")
     report = LinearEvalReport(
         simclr=accuracies["simclr"],

@@ -102,7 +102,8 @@ def test_thresholds_are_those_of_the_time_of_the_check(case: Case) -> None:
 def test_with_nothing_to_compare_it_passes_with_the_reason(case: Case, report: dict[str, Any]) -> None:
     verdict = case.compare(representation, **report)
     assert verdict.passed
-    assert verdict.description == f"nothing to compare: {report['reason']}"
+    assert verdict.description == f"not applicable: {report['reason']}"
+    assert not verdict.applicable
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ def test_low_label_without_a_champion_or_without_labels(case: Case) -> None:
     nothing = FINETUNE | {"top1": None, "ci95": None, "scratch_top1": None, "scratch_ci95": None, "reason": "no labels"}
     verdict = case.ask(low_label, {CHAMPION: PINNED, "reports/finetune-0.01.json": nothing})
     assert verdict.passed
-    assert verdict.description == "nothing to compare on 0.01 of the labels: no labels"
+    assert verdict.description == "not applicable: no accuracies with 0.01 of the labels: no labels"
 
 
 @pytest.mark.parametrize(

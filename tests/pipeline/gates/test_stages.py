@@ -39,8 +39,10 @@ def test_collapse(case: Case, values: dict[str, bool], passed: bool, says: str) 
         ({"0.01": 49.0, "0.1": 70.0}, {"0.01": 50.0, "0.1": 65.0}, True, "59.50 % against 57.50 %"),
         ({"0.01": 50.0}, {"0.01": 50.0}, False, "50.00 % against 50.00 %"),
         ({"0.01": None, "0.1": 60.0}, {"0.01": None, "0.1": 61.0}, False, "60.00 % against 61.00 %"),
-        ({"0.01": None}, {"0.01": None}, True, "nothing to compare: no labeled test images"),
-        ({}, {}, True, "nothing to compare: no labeled test images"),
+        ({"0.01": None}, {"0.01": None}, True, "not applicable: no labeled test images"),
+        ({}, {}, True, "not applicable: no labeled test images"),
+        ({"0.01": 100.0}, {"0.01": 100.0}, True, "not applicable: the network before training classifies every test"),
+        ({"0.01": 90.0}, {"0.01": 100.0}, False, "mean top-1 90.00 % against 100.00 % of random init"),
     ],
 )
 def test_probe_against_random_init(

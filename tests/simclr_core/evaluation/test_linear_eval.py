@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from numpy.typing import NDArray
 
 from deploy.artifact import verify
 from simclr_core.data.shards import ShardedImages, write_shards
-from simclr_core.evaluation import linear_eval
+from simclr_core.evaluation import finetune, linear_eval
 from simclr_core.evaluation.features import extract
 from simclr_core.evaluation.images import EvaluationImages, random_encoder
 from simclr_core.evaluation.linear_eval import mean_accuracies, pixel_features
@@ -120,6 +121,35 @@ def test_without_labels_every_output_exists_and_says_why(
     assert all((workspace / name).stat().st_size for name in OUTPUTS)
     verify(workspace / "models" / "probe")
     assert (workspace / "models" / "probe" / "head.npz").exists() == (split == "test")
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "reason"),
+    [
+        (np.zeros(96, int), np.zeros(40, int), "all labeled training images are of one class"),
+        pytest.param(
+            *(np.arange(96) % 2, 2 + np.arange(40) % 2, "no test image is of a class that a training image is labeled"),
+            marks=pytest.mark.slow,  # here fine-tuning trains
+        ),
+    ],
+)
+def test_accuracies_that_say_nothing_are_not_reported_as_100_percent(
+    workspace: Path, train: NDArray[np.int64], test: NDArray[np.int64], reason: str
+) -> None:
+    fit_few_probes(workspace)
+    relabel(workspace, "train", train)
+    relabel(workspace, "test", test)
+    linear_eval.run(workspace)
+    found = report(workspace)
+    assert found["reason"].startswith(reason)
+    for name in SETS:
+        assert found[name]["knn_top1"] is None
+        assert set(found[name]["linear_top1"].values()) == {None}
+    assert all((workspace / name).stat().st_size for name in OUTPUTS)
+    finetune.run(workspace, "0.1")
+    tuned = json.loads((workspace / "reports" / "finetune-0.1.json").read_text())
+    assert (tuned["top1"], tuned["scratch_top1"]) == (None, None)
+    assert tuned["reason"].startswith(reason)
 
 
 def test_the_random_baseline_is_the_same_architecture_with_seeded_fresh_weights(workspace: Path) -> None:
