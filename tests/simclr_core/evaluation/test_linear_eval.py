@@ -133,7 +133,7 @@ def test_without_labels_every_output_exists_and_says_why(
         ),
     ],
 )
-def test_accuracies_that_say_nothing_are_not_reported_as_100_percent(
+def test_accuracies_without_information_are_not_reported_as_100_percent(
     workspace: Path, train: NDArray[np.int64], test: NDArray[np.int64], reason: str
 ) -> None:
     fit_few_probes(workspace)
