@@ -19,7 +19,7 @@ class IngestConfig(Block):
         default=2.0,
         ge=0,
         description="seconds a file must stay unchanged before it is ingested. One that changed more recently is still "
-        "being written, and is left for the next time",
+        "being written: a command waits for it, the sensor leaves it for later",
     )
     shard_megabytes: int = Field(
         default=256, ge=1, le=4096, description="size at which a new tar file of raw images begins, in MB"

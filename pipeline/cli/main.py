@@ -99,7 +99,7 @@ def ingest(workspace: Workspace, sources: tuple[str, ...]) -> None:
     from pipeline.release.champion import pin_first
 
     absolute = [source if "://" in source else str(Path(source).expanduser().absolute()) for source in sources]
-    result = ingest_sources(workspace, absolute or ("inbox",))
+    result = ingest_sources(workspace, absolute or ("inbox",), wait=lambda line: click.echo(line, err=True))
     click.echo("\n".join([*result.understood, str(result)]))
     pin_first(workspace)
 

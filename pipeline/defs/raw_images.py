@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # its fields for the blocks of params.yaml exist only at run 
 else:
     RawImagesConfig = launch_config("RawImagesConfig")
 
+SENSOR = "dagster/sensor_name"  # the tag that Dagster gives the runs of a sensor
+
 
 @dg.asset(
     key=RAW_IMAGES,
@@ -52,7 +54,9 @@ def raw_images(
         for expired in settle(workspace.overrides, date.today()):
             context.log.info(f"raw_images: no longer {expired.action}: {expired.sha256[:12]} ({expired.why})")
         require_space(workspace)
-        result = ingest(workspace, config.sources or read(workspace).retraining.sources)
+        sources = config.sources or read(workspace).retraining.sources
+        by_sensor = SENSOR in context.run.tags  # only it comes again in a minute; a person or a script does not
+        result = ingest(workspace, sources, None if by_sensor else lambda line: context.log.info(f"raw_images: {line}"))
         for line in (*result.understood, result):
             context.log.info(f"raw_images: {line}")
         _sign(context, workspace)

@@ -11,7 +11,8 @@ Whether a file is an image at all is for the validate stage to say.
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
@@ -37,12 +38,14 @@ from pipeline.ingest.claims import (
 )
 from pipeline.ingest.layout import Reading, read_layout, refuse_twins
 from pipeline.ingest.raw import OCCURRENCES, Occurrence, batches, find_lost, next_name
-from pipeline.ingest.sources import LINK, Source, list_source
+from pipeline.ingest.sources import GRANULARITY_SECONDS, LINK, Source, list_source
 from pipeline.ingest.stamps import STAMPS, Key, Stamps
 from pipeline.ingest.understood import tabulate
 from pipeline.params import read
 from pipeline.workspace import Workspace
 from simclr_core.data.shards import portions, write_tar
+
+WAITS = 4  # listings, the last of which leaves what is still changing for the next time
 
 
 @dataclass(frozen=True)
@@ -92,11 +95,14 @@ class Listing:
     claims: dict[str, frozenset[Claim]]
 
 
-def ingest(workspace: Workspace, sources: Sequence[str] = ("inbox",)) -> IngestResult:
+def ingest(
+    workspace: Workspace, sources: Sequence[str] = ("inbox",), wait: Callable[[str], None] | None = None
+) -> IngestResult:
     """Add every new file of the sources as one raw batch and track it with DVC.
 
     Args:
         sources: folders, globs or fsspec URLs; a relative one is taken from the workspace.
+        wait: what says that files which changed a moment ago are waited for; None: they are left for the next time.
 
     Raises:
         IngestError: a source does not exist, all of them are empty, ``labels.csv`` cannot be understood, or a label is
@@ -106,7 +112,7 @@ def ingest(workspace: Workspace, sources: Sequence[str] = ("inbox",)) -> IngestR
     workspace.inbox.mkdir(exist_ok=True)  # Git does not carry it into a clone of a workspace
     with exclusive(workspace.root, "ingest"):
         stamps = Stamps(workspace.scratch / STAMPS)
-        listed = [list_source(workspace.root, source, config.settle_seconds) for source in sources]
+        listed = _list(workspace.root, sources, config.settle_seconds, wait)
         earlier = batches(workspace.raw)
         if not earlier and workspace.raw.with_suffix(".dvc").exists():
             raise IngestError(
@@ -154,6 +160,21 @@ def ingest(workspace: Workspace, sources: Sequence[str] = ("inbox",)) -> IngestR
         changes=tuple(_describe(listings, before, new, len(earlier), silent)),
         understood=tuple(tabulate(listed, readings)),
     )
+
+
+def _list(
+    root: Path, sources: Sequence[str], settle_seconds: float, wait: Callable[[str], None] | None
+) -> list[Source]:
+    """List the sources, again and again while files in them settle: a copy that never ends is not waited for."""
+    for left in reversed(range(1 if wait is None else WAITS)):
+        listed = [list_source(root, source, settle_seconds) for source in sources]
+        unsettled = [file.changed for source in listed for file in source.unsettled.values() if file.changed]
+        if not (unsettled and left and wait):
+            break
+        seconds = min(max(unsettled) - listed[0].listed, 0) + settle_seconds + GRANULARITY_SECONDS
+        wait(f"waiting {seconds:.1f} s for {len(unsettled):,} files that changed a moment ago")
+        time.sleep(seconds)
+    return listed
 
 
 def _why_nothing(listed: Sequence[Source], settle_seconds: float) -> str:

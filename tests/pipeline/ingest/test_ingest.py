@@ -13,7 +13,7 @@ import yaml
 
 from deploy import artifact
 from pipeline.errors import IngestError
-from pipeline.ingest.ingest import ingest
+from pipeline.ingest.ingest import WAITS, ingest
 from pipeline.ingest.layout import place
 from pipeline.ingest.raw import batches, read_bytes, read_files
 from pipeline.validation.probe.scan import list_files
@@ -179,6 +179,38 @@ def test_an_empty_inbox_says_where_images_go(workspace: Workspace) -> None:
     put(workspace, "labels.csv", b"path,label\nunlabeled/a.png,cat\n")
     with pytest.raises(IngestError, match="nothing to ingest, no files"):
         ingest(workspace)
+
+
+def test_a_command_waits_for_what_has_just_been_copied(filled: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    settle(filled, 2.0)
+    path = put(filled, "unlabeled/new.png", encode(draw(0, 999)), age=0)
+    lines, slept = list[str](), list[float]()
+
+    def pass_time(seconds: float) -> None:
+        slept.append(seconds)
+        os.utime(path, (0, 0))
+
+    monkeypatch.setattr("pipeline.ingest.ingest.time.sleep", pass_time)
+    result = ingest(filled, wait=lines.append)
+    assert (result.new_images, result.unsettled) == (41, 0)
+    assert len(slept) == len(lines) == 1
+    assert 0 < slept[0] <= 2.1
+    assert "for 1 files that changed a moment ago" in lines[0]
+
+
+def test_a_copy_that_never_ends_is_not_waited_for(filled: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    settle(filled, 600.0)
+    put(filled, "unlabeled/new.png", encode(draw(0, 999)), age=0)
+    slept: list[float] = []
+    monkeypatch.setattr("pipeline.ingest.ingest.time.sleep", slept.append)
+    result = ingest(filled, wait=lambda line: None)
+    assert (result.new_images, result.unsettled, len(slept)) == (40, 1, WAITS - 1)
+
+
+def settle(workspace: Workspace, seconds: float) -> None:
+    params = yaml.safe_load(workspace.params.read_text())
+    params["ingest"]["settle_seconds"] = seconds
+    workspace.params.write_text(yaml.safe_dump(params))
 
 
 def test_tracked_batches_that_are_missing_locally_are_not_overwritten(filled: Workspace) -> None:
