@@ -101,7 +101,7 @@ def test_any_byte_changed_in_a_variant_is_refused(directory: Path) -> None:
 def test_golden_vectors_of_another_shape_or_type_are_refused(
     change: dict[str, Any], publish_bundle: Callable[[Bundle], Path]
 ) -> None:
-    with pytest.raises(BundleFormatError, match=r"golden/vectors\.int8\.npy is float"):
+    with pytest.raises(BundleFormatError, match=r"golden/vectors\.int8\.npy: the array is float"):
         read_bundle(publish_bundle(with_variants("int8", **change)))
 
 
