@@ -126,7 +126,8 @@ def test_five_batches_and_a_rollback(workspace: Workspace, instance: dg.DagsterI
     # One that makes the model worse: someone has mixed up the folders of the classes.
     for number in range(160):
         wrong = CLASSES[(number + 1) % 4]
-        put(workspace, f"labeled/{wrong}/again-{number:03d}.png", encode(draw(number % 4, 1000 + number)))
+        right = workspace.inbox / "labeled" / CLASSES[number % 4] / f"{number:03d}.png"
+        right.rename(workspace.inbox / "labeled" / wrong / f"again-{number:03d}.png")
     for number in range(60):
         put(workspace, f"unlabeled/last/{number:02d}.png", encode(draw(number % 4, 7000 + number)))
     assert not month.night().success
