@@ -28,7 +28,7 @@ from pipeline.errors import DvcError, IngestError, StageFailedError
 from pipeline.run import run
 from pipeline.runs.descendants import descendants
 from pipeline.runs.instance import opened
-from pipeline.ui.web import _context
+from pipeline.ui.web import ReloadingContext
 from pipeline.ui.web_answers import clean
 from pipeline.workspace import Workspace
 from tests.pipeline.test_run import graph
@@ -192,7 +192,7 @@ def finished(instance: dg.DagsterInstance, run_id: str) -> bool:
 
 def ask(root: Path, instance: dg.DagsterInstance, query: str) -> str:
     """What the web server of the product answers."""
-    with _context(instance, EmptyWorkspaceTarget(), read_only=False) as context:
+    with ReloadingContext(instance, EmptyWorkspaceTarget(), version="", read_only=False) as context:
         app = clean(create_app_from_workspace_process_context(context), root)
         return asyncio.run(post(app, json.dumps({"query": query}).encode()))
 
