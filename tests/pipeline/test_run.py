@@ -66,7 +66,8 @@ def test_a_run_goes_from_raw_images_to_the_last_stage_and_repeats_nothing(
     assert {name: result.outcome for name, result in first.stages.items()} == dict.fromkeys(STAGES, Outcome.EXECUTED)
     assert all(result.seconds > 0 for result in first.stages.values())
     lines = capfd.readouterr().out.splitlines()
-    assert lines[0].startswith("raw_images: 40 new images in batch 0001")
+    assert lines[0].split() == ["raw_images:", "class", "train", "test"]
+    assert any(line.startswith("raw_images: 40 new images in batch 0001") for line in lines)
     assert [line.partition(" in ")[0] for line in lines if " executed in " in line] == [
         f"{name}: executed" for name in STAGES
     ]

@@ -194,7 +194,7 @@ def test_the_graph_shows_every_group_and_asset(finished: Ui) -> None:
         ("data/manifest", ["One row per ingested file", "images/accepted", "images/quarantined/truncated"], 1),
         ("data/prepared", ["Canonical images", "images/train"], 0),
         ("reports/validation", ["validation.html"], 1),
-        ("released_encoder", ["The encoder that servers take", "v0.0.1", "candidate and champion"], 0),
+        ("released_encoder", ["The encoder that servers load", "v0.0.1", "candidate and champion"], 0),
     ],
 )
 def test_an_asset_page_has_its_description_and_pictures(

@@ -180,7 +180,7 @@ def test_decisions_carry_the_user_name_from_git(workspace: Workspace, monkeypatc
 def test_without_a_validation_it_says_what_to_run(empty_workspace: Path, tmp_path: Path) -> None:
     shutil.copytree(empty_workspace, tmp_path / "new", symlinks=True)
     failure = call(Workspace(tmp_path / "new"), "list").exception
-    assert "nothing was validated yet; run `simclr run --select validate`" in str(failure)
+    assert "nothing was ingested yet; put images into inbox/unlabeled, then `simclr run`" in str(failure)
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def port(bundle: Path) -> Iterator[int]:
     index = bundle.parent / "index"
-    assert main(["index", str(bundle), str(index), str(bundle / "golden")]) == 0
+    assert main(["index", str(bundle), str(index), *map(str, sorted((bundle / "golden").glob("*.png")))]) == 0
     with served(bundle, "--index", index) as (_, port, _):
         yield port
 

@@ -142,9 +142,7 @@ def test_one_image_has_no_negatives() -> None:
 
 @pytest.mark.parametrize("counts", [[2], [3, 3], []])
 def test_counts_must_be_those_of_the_ranks(counts: list[int]) -> None:
-    with pytest.raises(
-        NtXentError, match=r"counts is .*, but there are 1 ranks and number 0, this one, holds 3 images"
-    ):
+    with pytest.raises(NtXentError, match=r"counts is .*, but there are 1 ranks, and this one, rank 0, holds 3 images"):
         nt_xent(*views(3, 2), 0.5, counts)
     assert torch.equal(nt_xent(*views(3, 2), 0.5, [3]), nt_xent(*views(3, 2), 0.5))
 

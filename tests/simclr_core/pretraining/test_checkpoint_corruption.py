@@ -101,7 +101,7 @@ def test_a_checkpoint_of_another_run_is_refused(saved: Path, tmp_path: Path) -> 
     other.parent.mkdir()
     saved.rename(other)
     try:
-        with pytest.raises(CheckpointError, match="saved by run run, whose configuration, data or start is another"):
+        with pytest.raises(CheckpointError, match="saved by run run, whose configuration, data or start differs"):
             checkpoint.load_training(other)
     finally:
         other.rename(saved)

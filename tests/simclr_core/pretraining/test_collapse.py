@@ -120,7 +120,7 @@ def test_roll_back_continues_from_the_last_healthy_epoch_at_a_lower_rate(
     assert (metrics["collapsed"], metrics["learning_rate_scale"]) == (False, 0.5)
     schedule = Schedule(4, 6, 0, PEAK)
     assert float(rows[1]["learning_rate"]) == pytest.approx(0.5 * schedule.rate(11), abs=1e-6)
-    assert "roll-back 1: on from epoch 1 with 0.5 of the learning rate" in caplog.text
+    assert "roll-back 1: continuing from epoch 1 with 0.5 of the learning rate" in caplog.text
     assert not list((prepared / ".simclr" / "runs").glob("*/"))
 
 

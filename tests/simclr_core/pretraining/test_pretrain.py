@@ -25,7 +25,6 @@ from simclr_core.errors import (
     NonFiniteFeaturesError,
     NonFiniteLossError,
     RunLockedError,
-    UnknownEncoderError,
 )
 from simclr_core.launch import Member
 from simclr_core.loss.nt_xent import nt_xent
@@ -206,7 +205,7 @@ def test_collapse_is_reported(
         ({"batch_size": 97}, BatchSizeError, "batch_size is 97, but there are 96 training images"),
         ({"batch_size": 1}, ConfigError, "batch_size: given 1, allowed: greater than or equal to 2"),
         ({"temperature": 0}, ConfigError, "temperature: given 0, allowed: greater than 0"),
-        ({"encoder": {"name": "resnet19"}}, UnknownEncoderError, "did you mean"),
+        ({"encoder": {"name": "resnet19"}}, ConfigError, "did you mean resnet18"),
     ],
 )
 def test_a_setup_that_cannot_be_trained_is_refused_with_the_reason(

@@ -71,7 +71,7 @@ def test_a_disk_that_fills_in_the_background_stops_the_training_and_loses_nothin
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setenv("SIMCLR_FAILPOINT", "checkpoint.publish:enospc@3")
-        with pytest.raises(CheckpointError, match=r"step 6 cannot be saved .No space left .*; free the disk"):
+        with pytest.raises(CheckpointError, match=r"step 6 cannot be saved .No space left .*; free some disk space"):
             pretrain.run(prepared)
     assert runs(prepared) == ["step-00000002", "step-00000004"]
     assert results(prepared) == {}
