@@ -83,7 +83,8 @@ class Acceptor:
 
     def _accept(self) -> None:
         if len(self._connections) + len(self._starting) >= self._limit:
-            if not self._make_room():
+            # One that has just started may count twice: the next turn knows, and drops none for it.
+            if not self._starting and not self._make_room():
                 self._pause_for(PAUSE_SECONDS)
             return
         try:
