@@ -34,7 +34,7 @@ ray.shutdown()
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # a process keeps the token of the first cluster that it reached
 def variables() -> Iterator[dict[str, str]]:
     """What leads to a cluster of one core on this machine, which ends with the tests and is open to them alone."""
     folder = tempfile.mkdtemp(prefix="ray-")  # a short name: it holds sockets
