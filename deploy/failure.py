@@ -24,7 +24,7 @@ def notice(message: object) -> None:
 
 
 def one_line(message: object) -> str:
-    """The text without line breaks; the name of the type if there is none."""
+    """The text without line breaks; for an empty text, the name of the type."""
     return " ".join(str(message).split()) or type(message).__name__
 
 

@@ -3,10 +3,8 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-for _name in (
-    "deploy",
-    "simclr_core",
-):  # common names: a file of the user's, or another package, may come first on the path
+# Common names: a file of the user's, or another package, may come first on the path.
+for _name in ("deploy", "simclr_core"):
     _found, _ours = find_spec(_name), Path(__file__).parents[1] / _name / "__init__.py"
     if _found is None or _found.origin != str(_ours):
         raise ImportError(

@@ -6,13 +6,13 @@ Importing this package, its configuration, or ``data.shards`` and ``data.order``
 from importlib.util import find_spec
 from pathlib import Path
 
-for _name in ("deploy",):  # common names: a file of the user's, or another package, may come first on the path
-    _found, _ours = find_spec(_name), Path(__file__).parents[1] / _name / "__init__.py"
-    if _found is None or _found.origin != str(_ours):
-        raise ImportError(
-            f"{_name} is {_found and (_found.origin or _found.submodule_search_locations)}, and simclr-pipeline needs "
-            f"{_ours}; rename the other one, take its folder off PYTHONPATH, or use a separate environment"
-        )
+# A common name: a file of the user's, or another package, may come first on the path.
+_found, _ours = find_spec("deploy"), Path(__file__).parents[1] / "deploy" / "__init__.py"
+if _found is None or _found.origin != str(_ours):
+    raise ImportError(
+        f"deploy is {_found and (_found.origin or _found.submodule_search_locations)}, and simclr-pipeline needs "
+        f"{_ours}; rename the other one, take its folder off PYTHONPATH, or use a separate environment"
+    )
 
 from deploy.moved import keep_old_names  # noqa: E402
 

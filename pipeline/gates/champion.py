@@ -100,7 +100,7 @@ def low_label(evidence: Evidence) -> Verdict:
 def old_index(evidence: Evidence) -> Verdict:
     """Whether an index of the champion's embeddings still answers when the candidate's are asked.
 
-    With `gates.old_index: report` it is only said; with `require`, an answer that is worse by more than
+    With `gates.old_index: report` it is only reported; with `require`, an answer that is worse by more than
     `gates.max_old_index_loss` points, or that cannot be measured, does not pass. Without a champion there is none.
     """
     limits, report = evidence.limits, evidence.report(CompareReport)

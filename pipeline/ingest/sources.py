@@ -77,7 +77,7 @@ class Source:
         return file.changed is None or file.changed <= self.listed - GRANULARITY_SECONDS
 
     def hides(self, path: str) -> bool:
-        """Whether the file may be there, though it is none of ``files``."""
+        """Whether the file may exist, although it is not one of ``files``."""
         parents = (parent.as_posix() for parent in PurePosixPath(path).parents)
         return path in self.unsettled or path in self.unseen or not self.unseen.isdisjoint(parents)
 
