@@ -18,13 +18,10 @@ from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from deploy.server.accept import Acceptor
-from deploy.server.limits import Limits
+from deploy.server.limits import HEAD_BYTES, Limits
 
 DRAIN_NOTICE_SECONDS = 0.2
 """Pause after SIGTERM for connections that wait to be accepted, and another for requests that arrive on them."""
-
-HEAD_BYTES = 16_384
-"""Largest head of a request; h11's own limit, named so that the documentation can rely on it."""
 
 
 class LimitedProtocol(H11Protocol):
@@ -36,6 +33,7 @@ class LimitedProtocol(H11Protocol):
     idle = True
     waiting_since: float | None = None
     _deadline: asyncio.TimerHandle | None = None
+    _received = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -58,7 +56,12 @@ class LimitedProtocol(H11Protocol):
         super().data_received(data)
         if self.cycle is not before:
             self._set_deadline(None)  # from here, the deadlines of body and answer apply
+            self._received = 0
         self.idle = False
+        self._received += len(data)
+        if self._received > 2 * self.limits.body_bytes + HEAD_BYTES and not self.transport.is_closing():
+            # h11 discards chunk extensions and trailers, so that the limit on the body does not count them.
+            self._close("chunks_too_large", 413, b"the chunks of the body are far larger than its content")
         self._end_waiting_for_client()
 
     def on_response_complete(self) -> None:

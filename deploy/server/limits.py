@@ -12,6 +12,9 @@ from deploy.errors import DeployError
 RETRY_SECONDS = 1
 """After how long a refused client is asked to come back."""
 
+HEAD_BYTES = 16_384
+"""Largest head of a request; h11 has this limit only for a head that arrives in parts."""
+
 BYTES_PER_PIXEL = 19
 """Most memory that decoding takes for each pixel, of a transparent WebP; a JPEG or PNG takes 8."""
 

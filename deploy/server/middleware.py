@@ -4,9 +4,11 @@ import hmac
 import time
 from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deploy.server.limits import HEAD_BYTES
 from deploy.server.service import Record, Service, log
 
 OPEN = ("/", "/openapi.json", "/metrics", "/v2/health/live", "/v2/health/ready")
@@ -25,28 +27,39 @@ def error_response(
 
 
 class AccessMiddleware:
-    """Refuses requests with a wrong host name or without the token."""
+    """Refuses requests with an ambiguous head, with a wrong host name or without the token."""
 
     def __init__(self, app: ASGIApp, token: str | None, hosts: frozenset[str]) -> None:
         self._app, self._hosts = app, hosts
-        self._token = None if token is None else f"Bearer {token}".encode()
+        self._token = None if token is None else token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = dict(scope["headers"])
-        host = headers.get(b"host", b"").decode("latin-1").lower()
+        headers = Headers(scope=scope)
+        host = headers.get("host", "").lower()
         name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
         app = self._app
         path = scope["path"]
-        if self._hosts and name not in self._hosts:
+        if sum(len(field) + len(value) for field, value in headers.raw) > HEAD_BYTES:
+            message = f"the head exceeds {HEAD_BYTES:,} bytes; send fewer or shorter headers"
+            app = error_response(path, 431, "head_too_large", message, {"Connection": "close"})
+        elif "transfer-encoding" in headers and ("content-length" in headers or scope["http_version"] == "1.0"):
+            message = "Transfer-Encoding with Content-Length or HTTP/1.0: where the body ends is ambiguous; send one"
+            app = error_response(path, 400, "ambiguous_length", message, {"Connection": "close"})
+        elif self._hosts and name not in self._hosts:
             app = error_response(
                 path, 421, "wrong_host", "wrong Host header; use the server's own address, such as 127.0.0.1"
             )
-        elif self._token and path not in OPEN:
-            given = headers.get(b"authorization", b"")
-            if not hmac.compare_digest(given, self._token):
-                challenge = {"WWW-Authenticate": "Bearer"}
-                app = error_response(path, 401, "token", "send the header Authorization: Bearer TOKEN", challenge)
+        elif self._token and path not in OPEN and not _carries(headers, self._token):
+            challenge = {"WWW-Authenticate": "Bearer"}
+            app = error_response(path, 401, "token", "send the header Authorization: Bearer TOKEN", challenge)
         await app(scope, receive, send)
+
+
+def _carries(headers: Headers, token: bytes) -> bool:
+    """Compare the token of a request in constant time. The scheme's name has no case (RFC 9110, 11.1)."""
+    given = headers.getlist("authorization")
+    scheme, _, credentials = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+    return hmac.compare_digest(credentials.strip(" ").encode("latin-1"), token) and scheme.lower() == "bearer"
 
 
 class ObservingMiddleware:

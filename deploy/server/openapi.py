@@ -128,14 +128,15 @@ _STATUSES = {
     415: "The content type or encoding of the body is not supported.",
     421: "The Host header names another server.",
     422: "No image could be used, or there are none, or too many.",
+    431: "The head is too large.",
     500: "Internal server error.",
     503: "The queue or the memory is full, or there are too many connections; Retry-After says when to try again.",
     504: "No result before the deadline.",
 }
-_POST = (400, 401, 408, 413, 415, 421, 422, 500, 503, 504)
-_GET = (400, 401, 408, 421, 500, 503)
-_BEFORE_A_REQUEST = (400, 408, 503)
-"""What a connection that brings no request is closed with, in plain text."""
+_POST = (400, 401, 408, 413, 415, 421, 422, 431, 500, 503, 504)
+_GET = (400, 401, 408, 413, 421, 431, 500, 503)
+_BEFORE_A_REQUEST = (400, 408, 413, 503)
+"""What a connection that brings no complete request is closed with, in plain text."""
 
 
 def document(limits: Limits) -> Schema:

@@ -156,6 +156,7 @@ def test_a_token_is_required_except_for_health_metrics_and_static_pages(bundle: 
             {"Authorization": f"Bearer {TOKEN}x"},
             {"Authorization": TOKEN},
             {"Authorization": ""},
+            {"Authorization": f"Basic {TOKEN}"},
         ):
             for method, path in (("POST", "/v1/embed"), ("GET", "/v1/model"), ("GET", "/v2"), ("GET", "/none")):
                 answer = server.ask(method, path, IMAGE, Content_Type="image/png", **authorization)
@@ -164,7 +165,19 @@ def test_a_token_is_required_except_for_health_metrics_and_static_pages(bundle: 
         for path in ("/v2/health/live", "/v2/health/ready", "/metrics", "/", "/openapi.json"):
             assert server.ask("GET", path).status == 200
         assert server.post("/v1/embed", IMAGE, Authorization=f"Bearer {TOKEN}").status == 200
-        assert server.metric('simclr_requests_total{route="other",status="4xx"}') == 16
+        assert server.metric('simclr_requests_total{route="other",status="4xx"}') == 20
+
+
+def test_the_name_of_the_scheme_has_no_case_and_the_token_has(bundle: Path) -> None:
+    with running(bundle, token=TOKEN) as server:
+        for scheme in ("Bearer ", "bearer ", "BEARER ", "bEARER   "):
+            assert server.post("/v1/embed", IMAGE, Authorization=scheme + TOKEN).status == 200
+        for wrong in (TOKEN.upper(), f"{TOKEN} {TOKEN}", f"{TOKEN}, bearer {TOKEN}", "\xff" * len(TOKEN)):
+            assert server.post("/v1/embed", IMAGE, Authorization=f"bearer {wrong}").status == 401
+        field = f"Authorization: Bearer {TOKEN}\r\n"
+        twice = f"GET /v1/model HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{field}{field}\r\n"
+        with server.connect(twice.encode()) as connection:
+            assert read_all(connection).startswith(b"HTTP/1.1 401")
 
 
 def test_another_host_name_is_refused(bundle: Path) -> None:
