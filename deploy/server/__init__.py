@@ -8,7 +8,7 @@ A request passes through the modules in this order:
     app.py          routes
     service.py      from the body of a request to its results
     limits.py       limits on size and time, and whether the request may wait
-    requests.py     extracts the images from a body
+    bodies.py       receives a body, undoes its encoding, extracts the images
     engine.py       decoding threads and inference threads
     models.py       the current model, and its replacement when the registry's CURRENT changes
     inference.py    the routes of the Open Inference Protocol v2

@@ -16,13 +16,13 @@ from starlette.types import ASGIApp
 
 from deploy.errors import ImageError
 from deploy.server import inference, metrics
+from deploy.server.bodies import read_images
 from deploy.server.engine import Job
 from deploy.server.limits import ClientLeftError, RefusedError
 from deploy.server.middleware import AccessMiddleware, ObservingMiddleware, error_response
 from deploy.server.models import Model
 from deploy.server.openapi import document
 from deploy.server.page import page
-from deploy.server.requests import read_images, read_integer
 from deploy.server.service import Service, errors_of, features_of, fill_gaps
 
 MAX_TOP = 1_000
@@ -41,7 +41,7 @@ async def embed(service: Service, request: Request) -> Response:
 
 
 async def classify(service: Service, request: Request) -> Response:
-    top = read_integer(request.query_params, "top", 5, MAX_TOP)
+    top = _read_integer(request, "top", 5, MAX_TOP)
     model = service.models.current
     if not model.labels:
         raise RefusedError(404, "no_labels", f"{model.name} was exported without a classifier")
@@ -58,7 +58,7 @@ async def classify(service: Service, request: Request) -> Response:
 
 
 async def search(service: Service, request: Request) -> Response:
-    k = read_integer(request.query_params, "k", 10, MAX_TOP)
+    k = _read_integer(request, "k", 10, MAX_TOP)
     model = service.models.current
     if model.index_fault:
         raise RefusedError(409, "index_of_another_encoder", model.index_fault)
@@ -192,6 +192,13 @@ def _read_boolean(request: Request, name: str, default: bool) -> bool:
     if text not in ("true", "false"):
         raise RefusedError(400, "invalid_parameter", f"{name}={text[:50]}; give true or false")
     return text == "true"
+
+
+def _read_integer(request: Request, name: str, default: int, most: int) -> int:
+    text = request.query_params.get(name, str(default))
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= most):
+        raise RefusedError(400, "invalid_parameter", f"{name}={text[:50]}; give an integer from 1 to {most}")
+    return int(text)
 
 
 async def _answer_refusal(request: Request, error: RefusedError) -> Response:

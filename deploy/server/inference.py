@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from deploy.server.bodies import check_count, from_base64, json_object
 from deploy.server.engine import Image, Job
 from deploy.server.limits import RefusedError
 from deploy.server.models import Model
-from deploy.server.requests import check_count, from_base64, json_object
 from deploy.server.service import Service, errors_of, features_of, fill_gaps
 
 HEADER_LENGTH = "Inference-Header-Content-Length"

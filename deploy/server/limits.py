@@ -1,11 +1,8 @@
 """Limits on the size and time of requests, and the refusal of what exceeds them."""
 
-import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-
-from starlette.types import Receive
 
 from deploy.errors import DeployError
 
@@ -92,36 +89,3 @@ class HeldBytes:
             yield add
         finally:
             self.now -= own
-
-
-async def read_body(receive: Receive, declared: str | None, limits: Limits, hold: Callable[[int], None]) -> bytes:
-    """Receive the body of a request. Its size is counted as it arrives, regardless of Content-Length (``declared``).
-
-    Raises:
-        RefusedError: 413 if it is too large, 408 if it takes too long, 503 if the memory for bodies is full.
-        ClientLeftError: the connection was closed before the end of the body.
-    """
-    too_large = RefusedError(
-        413, "body_too_large", f"the body exceeds {limits.body_bytes:,} bytes; send fewer or smaller images"
-    )
-    if declared and int(declared) > limits.body_bytes:
-        raise too_large
-    chunks: list[bytes] = []
-    size, more = 0, True
-    try:
-        async with asyncio.timeout(limits.receive_seconds):
-            while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientLeftError("the client left before its body was complete")
-                chunk = message.get("body", b"")
-                size, more = size + len(chunk), message.get("more_body", False)
-                if size > limits.body_bytes:
-                    raise too_large
-                hold(len(chunk))
-                chunks.append(chunk)
-    except TimeoutError:
-        raise RefusedError(
-            408, "receive_timeout", f"the body was not complete after {limits.receive_seconds:g} s; send it faster"
-        ) from None
-    return b"".join(chunks)

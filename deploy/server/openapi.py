@@ -28,6 +28,12 @@ STRING, INTEGER, NUMBER, BOOLEAN = ({"type": kind} for kind in ("string", "integ
 TEXT_OR_NULL: Schema = {"type": ["string", "null"]}
 BINARY: Schema = {"type": "string", "format": "binary"}
 DATA: Schema = {"description": "The values in row-major order, flat or nested.", "type": "array", "items": {}}
+ENCODED: Schema = {
+    "description": "The file of an image in base64, of either alphabet, or a data URI of it.",
+    "type": "string",
+    "minLength": 1,
+    "pattern": "^(data:[^,]*;base64,)?[A-Za-z0-9+/_%\\s-]+={0,2}\\s*$",
+}
 
 _RESULTS = {
     "Embed": ("vector", _array(NUMBER)),
@@ -40,7 +46,7 @@ _SCHEMAS: Schema = {
     "Error": _object("error", error=_reference("ErrorDetail")),
     "ErrorDetail": _object("reason message", reason=STRING, message=STRING),
     "ProtocolError": _object("error", error=STRING),
-    "EncodedImage": _object("b64", b64=STRING | {"contentEncoding": "base64"}) | {"additionalProperties": False},
+    "EncodedImage": _object("b64", b64=ENCODED) | {"additionalProperties": False},
     "ModelReference": _object("id name version", id=STRING, name=STRING, version=TEXT_OR_NULL),
     "Class": _object("label probability", label=STRING, probability=NUMBER | {"minimum": 0, "maximum": 1}),
     "Neighbor": _object("id score", id=STRING, score=NUMBER),
@@ -145,6 +151,9 @@ def document(limits: Limits) -> Schema:
     schemas["ImagesRequest"] = _object(
         "images", images=_array(_reference("EncodedImage"), minItems=1, maxItems=limits.images)
     )
+    schemas["ImagesForm"] = _object("images", images=_array(BINARY, minItems=1, maxItems=limits.images)) | {
+        "description": "Files, in fields of any name."
+    }
     for prefix, (field, found) in _RESULTS.items():
         schemas[f"{prefix}Result"] = _object(
             "index", index=INTEGER, **{field: found, "error": _reference("ErrorDetail")}
@@ -156,7 +165,8 @@ def document(limits: Limits) -> Schema:
         "info": {
             "title": "simclr-deploy serve",
             "version": "1",
-            "description": "Images in, embeddings out. The server never fetches a URL.",
+            "description": "Images in, embeddings out. The server never fetches a URL. "
+            "Every body may be sent with Content-Encoding: gzip or deflate; the limits hold for what it inflates to.",
         },
         "servers": [{"url": "/"}],
         "paths": _image_paths(limits) | _other_paths() | _protocol_paths(),
@@ -182,6 +192,7 @@ def _images_route(limits: Limits, name: str, summary: str, parameter: Schema, *m
     binary = {"schema": BINARY | {"maxLength": limits.body_bytes}}
     body = {
         "application/json": {"schema": _reference("ImagesRequest")},
+        "multipart/form-data": {"schema": _reference("ImagesForm")},
         "image/*": binary,
         "application/octet-stream": binary,
     }

@@ -14,8 +14,9 @@ from starlette.types import Receive
 
 from deploy.errors import ImageError
 from deploy.server.admission import Admission, client_of
+from deploy.server.bodies import read_body
 from deploy.server.engine import Engine, Image, Job
-from deploy.server.limits import ClientLeftError, HeldBytes, Limits, RefusedError, read_body
+from deploy.server.limits import ClientLeftError, HeldBytes, Limits, RefusedError
 from deploy.server.metrics import Labels, Metrics
 from deploy.server.models import Model, Models
 
@@ -61,11 +62,9 @@ class Service:
         """
         client = client_of(*request.scope["client"])
         self.admission.check(client)  # before the body: a client should not send megabytes only to be refused
-        if request.headers.get("content-encoding", "identity") != "identity":
-            raise RefusedError(415, "unsupported_content_encoding", "send the body uncompressed")
         record(request).model = model.id
         with self.held.counter() as hold:
-            body = await read_body(request.receive, request.headers.get("content-length"), self.limits, hold)
+            body = await read_body(request.receive, request.headers, self.limits, hold)
             images = read(body) if len(body) < SMALL_BODY else await asyncio.to_thread(read, body)
             record(request).images = len(images)
             with self.admission.admitted(client, len(images)):

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from starlette.datastructures import Headers
 
-from deploy.server.limits import ClientLeftError, HeldBytes, Limits, RefusedError, read_body
+from deploy.server.bodies import read_body
+from deploy.server.limits import ClientLeftError, HeldBytes, Limits, RefusedError
 from tests.deploy.conftest import encoded, noise
 from tests.deploy.server.conftest import IMAGE, Gate, Running, head, read_all, running, wait_for
 
@@ -141,12 +143,12 @@ def test_a_body_that_arrives_in_pieces_is_joined_and_counted() -> None:
 
     held = HeldBytes(3)
     with held.counter() as hold:
-        assert asyncio.run(read_body(receive, None, Limits(), hold)) == b"abc"
+        assert asyncio.run(read_body(receive, Headers(), Limits(), hold)) == b"abc"
         assert held.now == 3
         with pytest.raises(RefusedError, match="3 bytes are already in memory"):
             hold(1)
         with pytest.raises(ClientLeftError):
-            asyncio.run(read_body(receive, None, Limits(), hold))
+            asyncio.run(read_body(receive, Headers(), Limits(), hold))
     assert held.now == 0
 
 

@@ -73,6 +73,9 @@ def test_each_post_answers_as_described(shared: Running, path: str) -> None:
     for kind in operation["requestBody"]["content"]:
         if kind == "application/json":
             check_conformance(shared.post_json(path, images), operation)
+        elif kind == "multipart/form-data":
+            form = b'--b\r\nContent-Disposition: form-data; name="images"; filename=""\r\n\r\n%s\r\n--b--' % IMAGE
+            check_conformance(shared.post(path, form, f"{kind}; boundary=b"), operation)
         else:
             check_conformance(shared.post(path, IMAGE, kind.replace("*", "png")), operation)
     for status, (body, kind) in BROKEN.items():
