@@ -1,27 +1,34 @@
-"""`simclr-deploy serve`: parse the arguments, read the token, and start and stop the server in ``deploy.server``."""
+"""`simclr-deploy serve`: parse the arguments, and start and stop the server in ``deploy.server``."""
 
 import argparse
 import json
 import logging
 import os
+import signal
 import socket
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from ssl import SSLContext
 from typing import TYPE_CHECKING
 
 from deploy.errors import ArgumentError, DeployError
+from deploy.server.credentials import FromFiles, open_certificate, read_tokens, watch
+from deploy.server.listen import listen, listen_unix
 from deploy.session import available_cpus
 from deploy.trust.signature import TRUST_HELP
 
 if TYPE_CHECKING:
     from deploy.server.connection import DrainingServer
 
+Report = Callable[[ArgumentError | None], None]
+
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TOKEN_VARIABLE = "SIMCLR_SERVE_TOKEN"  # noqa: S105  the variable's name, not a token
-TOKEN_LENGTH = 16
-BACKLOG = 2048
-"""Connections that the kernel queues while the event loop is busy; the default of uvicorn."""
+OTHER_USERS = 0o006
+UNIX_MODE = 0o660
 MODEL_RUNS = 4
 """Runs of the model at the same time. One run leaves cores idle between its layers, which another one uses."""
 
@@ -29,10 +36,11 @@ EPILOG = """\
 examples:
   simclr-deploy serve models/bundle
   simclr-deploy serve registry --index photos.index --port 8000
-  simclr-deploy serve registry --host 0.0.0.0 --token-file /run/secrets/token
+  simclr-deploy serve registry --host :: --token-file token --tls-cert server.crt --tls-key server.key
+  simclr-deploy serve registry --unix /run/simclr/socket
 
-The server uses a registry's current version, and switches within a second after its CURRENT changes. See
-docs/serving.md.
+The server uses a registry's current version, and switches within a second after its CURRENT changes. SIGTERM answers
+what was accepted and ends; SIGHUP reads tokens and certificate again. See docs/serving.md.
 """
 
 
@@ -48,11 +56,33 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     )
     parser.set_defaults(run=serve)
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="directory of a bundle, or a registry")
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on; default: 127.0.0.1, only this machine"
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; localhost and :: mean IPv4 and IPv6; default: 127.0.0.1, only this machine",
     )
+    where.add_argument("--unix", type=Path, metavar="PATH", help="listen on a Unix socket instead")
     parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0 chooses a free port")
-    parser.add_argument("--token-file", type=Path, metavar="FILE", help=f"or set {TOKEN_VARIABLE} to the token")
+    parser.add_argument(
+        "--unix-mode",
+        type=_permissions,
+        default=UNIX_MODE,
+        metavar="MODE",
+        help=f"who may connect to the Unix socket; default: {UNIX_MODE:o}, this user and its group",
+    )
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help=f"a token in each line; read again when it changes; or set {TOKEN_VARIABLE} to the token",
+    )
+    parser.add_argument(
+        "--tls-cert", type=Path, metavar="FILE", help="serve HTTPS with this chain of certificates (PEM)"
+    )
+    parser.add_argument(
+        "--tls-key", type=Path, metavar="FILE", help="its private key; both are read again when changed"
+    )
     parser.add_argument("--index", type=Path, metavar="DIR", help="index to search, made by `simclr-deploy index`")
     parser.add_argument("--threads", type=int, metavar="N", help="of the model; default: the cores it may use")
     parser.add_argument("--variant", default="fp32", help="of the model: fp32, int8, fp16 or auto; default: fp32")
@@ -84,22 +114,22 @@ def serve(options: argparse.Namespace) -> int:
     Raises:
         DeployError: the extra ``serve`` is not installed, an argument is wrong, or the bundle cannot be used.
     """
-    token = read_token(options.host, options.token_file, os.environ)
     logging.basicConfig(handlers=[_JsonHandler()], level=logging.WARNING)
-    with _listen(options.host, options.port) as listener:
-        server = build(options, token)
+    if not sys.stderr.isatty() and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server handles it: a reload then, nothing to lose
+    with _listen(options) as listeners:
+        server = build(options)
         from deploy.server.service import log
 
-        host, port = listener.getsockname()[:2]
-        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        server.on_listening = lambda: log("listening", address=address)
-        server.run([listener])
+        addresses = [_address(listener, options.tls_cert is not None) for listener in listeners]
+        server.on_listening = lambda: log("listening", address=addresses[0], addresses=addresses)
+        server.run(listeners)
         log("ended")
     return 0
 
 
-def build(options: argparse.Namespace, token: str | None) -> "DrainingServer":
-    """Load and verify the model and build its server, without listening yet."""
+def build(options: argparse.Namespace) -> "DrainingServer":
+    """Read tokens and certificate, load and verify the model, and build its server, without listening yet."""
     try:
         from deploy.server.app import application
         from deploy.server.connection import make_server
@@ -125,6 +155,17 @@ def build(options: argparse.Namespace, token: str | None) -> "DrainingServer":
         connections=most_connections(options.max_connections),
     )
     metrics = Metrics()
+
+    def report(what: str) -> Report:
+        def report_it(error: ArgumentError | None) -> None:
+            metrics.count("simclr_reloads_total", what=what, outcome="failed" if error else "changed")
+            log(f"{what} kept" if error else f"{what} changed", **({"error": str(error)} if error else {}))
+
+        return report_it
+
+    tokens = find_tokens(options, os.environ, report("tokens"))
+    certificate = find_certificate(options.tls_cert, options.tls_key, report("certificate"))
+    sources = [source for source in (tokens, certificate) if source]
     models = Models(
         options.bundle,
         load=lambda root: load_model(root, options.threads, options.variant, options.index, options.trust),
@@ -138,52 +179,85 @@ def build(options: argparse.Namespace, token: str | None) -> "DrainingServer":
         raise DeployError(models.current.index_fault)
     engine = Engine(metrics, limits, decoders=available_cpus(), max_batch=options.max_batch, runs=MODEL_RUNS)
     service = Service(models, engine, metrics, limits)
-    hosts = (*LOOPBACK, "[::1]") if options.host in LOOPBACK and token is None else ()
+    hosts = (*LOOPBACK, "[::1]") if options.host in LOOPBACK and not options.unix and tokens is None else ()
     models.watch()
+    watch(sources)
     return make_server(
-        application(service, token, hosts),
+        application(service, tokens and (lambda: tokens.current), hosts),
         limits,
         lambda reason: metrics.count("simclr_connections_refused_total", reason=reason),
         service.drain,
+        on_reload=lambda: [source.refresh() for source in sources],
+        tls=lambda: certificate and certificate.current,
     )
 
 
-def read_token(host: str, file: Path | None, environment: Mapping[str, str]) -> str | None:
-    """Return the token that requests must carry; None if a server on a loopback address has no token.
+def find_tokens(
+    options: argparse.Namespace, environment: Mapping[str, str], report: Report
+) -> FromFiles[tuple[bytes, ...]] | None:
+    """Return the tokens of which requests must carry one; None if only this machine reaches the server, without any.
 
     Raises:
-        ArgumentError: ``host`` is not a loopback address and there is no token, or the token is short or not ASCII.
+        ArgumentError: others can reach the server and there is no token, or one cannot be used.
     """
-    text = environment.get(TOKEN_VARIABLE) if file is None else file.read_text(encoding="utf-8")
-    token = (text or "").strip()
-    if not token and file is None:
-        if host not in LOOPBACK:
-            raise ArgumentError(
-                f"--host {host}: other machines can reach it; give --token-file FILE, or set {TOKEN_VARIABLE}"
-            )
+    text = environment.get(TOKEN_VARIABLE, "").strip().encode()
+    if options.token_file:
+        return FromFiles([options.token_file], lambda contents: read_tokens(contents[0]), report)
+    if text:
+        return FromFiles([], lambda _: read_tokens(text), report)
+    if options.unix and options.unix_mode & OTHER_USERS:
+        who = f"--unix-mode {options.unix_mode:o}: every user of this machine can reach it"
+    elif not options.unix and options.host not in LOOPBACK:
+        who = f"--host {options.host}: other machines can reach it"
+    else:
         return None
-    if len(token) < TOKEN_LENGTH or not token.isascii() or any(letter.isspace() for letter in token):
-        raise ArgumentError(
-            f"the token is empty, too short, not ASCII or has spaces; use {TOKEN_LENGTH} characters or more, "
-            "such as from `openssl rand -hex 32`"
-        )
-    return token
+    raise ArgumentError(f"{who}; give --token-file FILE, or set {TOKEN_VARIABLE}")
+
+
+def find_certificate(certificate: Path | None, key: Path | None, report: Report) -> FromFiles[SSLContext] | None:
+    """Return the certificate to serve HTTPS with; None for plain HTTP.
+
+    Raises:
+        ArgumentError: only one of the files is given, one cannot be read, or they do not belong together.
+    """
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise ArgumentError("--tls-cert and --tls-key belong together; give both, or neither for plain HTTP")
+    return FromFiles([certificate, key], lambda _: open_certificate(certificate, key), report)
 
 
 def _check_numbers(options: argparse.Namespace) -> None:
     for name, value in vars(options).items():
-        if type(value) is int and value < 1 and name != "port":
+        if type(value) is int and value < 1 and name not in ("port", "unix_mode"):
             raise ArgumentError(f"--{name.replace('_', '-')} {value}; give 1 or more")
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    if not 0 <= port <= 65_535:
-        raise ArgumentError(f"--port {port}; give 1 to 65535, or 0 for a free port")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+@contextmanager
+def _listen(options: argparse.Namespace) -> Iterator[list[socket.socket]]:
+    if options.unix:
+        with listen_unix(options.unix, options.unix_mode) as listener:
+            yield [listener]
+    else:
+        with listen(options.host, options.port) as listeners:
+            yield listeners
+
+
+def _address(listener: socket.socket, secure: bool) -> str:
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{listener.getsockname()}"
+    host, port = listener.getsockname()[:2]
+    return f"http{'s' * secure}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _permissions(text: str) -> int:
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        raise ArgumentError(f"--host {host} --port {port}: {error.strerror or error}; choose another") from None
+        mode = int(text, 8)
+    except ValueError:
+        mode = -1
+    if not 0 <= mode <= 0o777:
+        raise argparse.ArgumentTypeError(f"{text!r}; give permissions in octal, such as {UNIX_MODE:o}")
+    return mode
 
 
 class _JsonHandler(logging.Handler):
@@ -193,4 +267,5 @@ class _JsonHandler(logging.Handler):
         line = {"event": "log", "level": record.levelname, "message": record.getMessage()}
         if record.exc_info:
             line["traceback"] = logging.Formatter().formatException(record.exc_info)
-        sys.stderr.write(json.dumps(line) + "\n")
+        with suppress(OSError):
+            sys.stderr.write(json.dumps(line) + "\n")

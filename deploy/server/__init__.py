@@ -2,8 +2,10 @@
 
 A request passes through the modules in this order:
 
+    listen.py       opens the sockets, TCP or Unix
     accept.py       accepts connections within a limit
     connection.py   receives bytes from a client within time limits; graceful shutdown
+    credentials.py  tokens and the certificate, read again when they change
     middleware.py   token, log line, metrics
     app.py          routes
     service.py      from the body of a request to its results

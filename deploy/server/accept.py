@@ -6,11 +6,17 @@ import heapq
 import logging
 import resource
 import socket
+import struct
 from collections import Counter
-from collections.abc import Callable, Collection
-from typing import Protocol
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from ssl import SSLContext
+from typing import Any, Protocol
 
 from deploy.errors import ArgumentError
+from deploy.server.limits import Limits
 
 MOST_CONNECTIONS = 900
 RESERVED_FILES = 124
@@ -26,7 +32,8 @@ STALLED_SECONDS = 1.0
 class Connection(Protocol):
     """What a connection tells about itself."""
 
-    host: str
+    peer: str
+    """Whom it counts for when connections run out."""
     idle: bool
     """Nothing of its next request has arrived."""
     waiting_since: float | None
@@ -53,42 +60,105 @@ def most_connections(asked: int | None) -> int:
     return most
 
 
-class Acceptor:
-    """Accepts the connections of a listening socket, one in each turn of the event loop.
+def address_of(host: str) -> IPv4Address | IPv6Address:
+    """Parse the address of a peer, which may have the scope of a link (``%eth0``) or be IPv4 written as IPv6."""
+    address = ip_address(host.partition("%")[0])
+    return getattr(address, "ipv4_mapped", None) or address
 
-    asyncio's own servers accept all that wait at once, and log each failure when files run out.
+
+def network_of(host: str) -> str:
+    """Return what counts as one client of an IP address: itself, or of IPv6 its network of 64 bits."""
+    return address_of(host).exploded[:19]  # four of the eight groups of IPv6, or all of IPv4
+
+
+def peer_of(accepted: socket.socket, address: Any) -> str:
+    """Return whom a connection counts for: the network of its address, or over a Unix socket its process."""
+    if accepted.family != socket.AF_UNIX:
+        return network_of(address[0])
+    process, _, _ = struct.unpack("3i", accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return f"process {process}"
+
+
+@dataclass(eq=False)
+class Handshake:
+    """A connection until its TLS handshake ends; without TLS, until the next turn of the event loop.
+
+    Like a ``Connection``, it is dropped when connections run out, but not without TLS.
+    """
+
+    peer: str
+    waiting_since: float | None
+    task: asyncio.Task[object]
+    on_refused: Callable[[str], None]
+    idle: bool = True
+
+    def drop(self) -> None:
+        self.on_refused("too_many_connections")
+        self.task.cancel()
+
+
+class Acceptor:
+    """Accepts the connections of listening sockets, one of each socket in each turn of the event loop.
+
+    asyncio's own servers accept all that wait at once, and log each failure when files run out. A TLS handshake counts
+    as a connection that waits for its client, so that one that never ends makes room as well.
     """
 
     def __init__(
         self,
-        listener: socket.socket,
-        limit: int,
+        listeners: Sequence[socket.socket],
+        limits: Limits,
         connections: Collection[Connection],
-        connect: Callable[[], asyncio.Protocol],
+        connect: Callable[[str], asyncio.Protocol],
+        on_refused: Callable[[str], None],
+        tls: Callable[[], SSLContext | None],
     ) -> None:
-        """``connections`` are the open ones, which each object made by ``connect`` joins and leaves."""
-        self._listener, self._limit, self._connections, self._connect = listener, limit, connections, connect
+        """``connections`` are the open ones, which each object made by ``connect``, from the peer, joins and leaves.
+
+        ``on_refused`` is called with the reason for each connection that ends before it is open, and ``tls`` for the
+        certificate of each new one.
+        """
+        self._listeners, self._limits, self._connections, self._connect = listeners, limits, connections, connect
+        self._on_refused, self._tls = on_refused, tls
         self._loop = asyncio.get_running_loop()
-        self._starting: set[asyncio.Task[object]] = set()
+        self._handshakes: dict[asyncio.Protocol, Handshake] = {}
         self._pause: asyncio.TimerHandle | None = None
         self._exhausted = False
-        listener.setblocking(False)
+        for listener in listeners:
+            listener.setblocking(False)
         self._resume()
 
     def close(self) -> None:
+        """Accept nothing further; handshakes continue."""
         if self._pause:
             self._pause.cancel()
-        self._loop.remove_reader(self._listener)
-        self._listener.close()
+        for listener in self._listeners:
+            self._loop.remove_reader(listener)
+            listener.close()
 
-    def _accept(self) -> None:
-        if len(self._connections) + len(self._starting) >= self._limit:
-            # One that has just started may count twice: the next turn knows, and drops none for it.
-            if not self._starting and not self._make_room():
+    @property
+    def starting(self) -> Collection[asyncio.Protocol]:
+        """What ``connect`` made and is not open yet."""
+        return self._handshakes.keys()
+
+    def end_handshakes(self) -> None:
+        for handshake in self._handshakes.values():
+            handshake.task.cancel()
+
+    def _accept(self, listener: socket.socket) -> None:
+        handshakes = [
+            handshake
+            for protocol, handshake in self._handshakes.items()
+            if protocol not in self._connections and not handshake.task.cancelling()
+        ]
+        if len(self._connections) + len(handshakes) >= self._limits.connections:
+            # One without TLS joins the others in the next turn, which then knows which of them are idle.
+            joining = any(handshake.waiting_since is None for handshake in handshakes)
+            if not joining and not self._make_room([*self._connections, *handshakes]):
                 self._pause_for(PAUSE_SECONDS)
             return
         try:
-            accepted, _ = self._listener.accept()
+            accepted, address = listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return
         except OSError as error:
@@ -100,27 +170,45 @@ class Acceptor:
             self._pause_for(EXHAUSTED_PAUSE_SECONDS)
             return
         self._exhausted = False
-        task = self._loop.create_task(self._loop.connect_accepted_socket(self._connect, accepted))
-        self._starting.add(task)
-        task.add_done_callback(self._starting.discard)
+        self._start(accepted, peer_of(accepted, address))
 
-    def _make_room(self) -> bool:
-        """Drop idle connections, then stalled ones: first of the host with the most, and the longest waiting."""
+    def _start(self, accepted: socket.socket, peer: str) -> None:
+        protocol, context = self._connect(peer), self._tls()
+        options: dict[str, Any] = {}
+        if context:
+            timeouts = self._limits.head_seconds, self._limits.send_seconds
+            options = {"ssl": context, "ssl_handshake_timeout": timeouts[0], "ssl_shutdown_timeout": timeouts[1]}
+        task = self._loop.create_task(self._loop.connect_accepted_socket(lambda: protocol, accepted, **options))
+        since = self._loop.time() if context else None
+        self._handshakes[protocol] = Handshake(peer, since, task, self._on_refused)
+        task.add_done_callback(partial(self._end_handshake, protocol))
+
+    def _end_handshake(self, protocol: asyncio.Protocol, task: asyncio.Task[object]) -> None:
+        del self._handshakes[protocol]
+        if not task.cancelled() and task.exception():  # the client: it speaks no TLS, refuses the certificate, is gone
+            self._on_refused("tls_handshake")
+
+    def _make_room(self, connections: Sequence[Connection]) -> bool:
+        """Drop idle connections, then stalled ones: first of the peer with the most, and the longest waiting."""
         now = self._loop.time()
-        held = Counter(connection.host for connection in self._connections)
+        held = Counter(connection.peer for connection in connections)
         waiting = [
-            (connection.idle, held[connection.host], now - connection.waiting_since, connection)
-            for connection in self._connections
+            (connection.idle, held[connection.peer], now - connection.waiting_since, connection)
+            for connection in connections
             if connection.waiting_since is not None
             and (connection.idle or now - connection.waiting_since > STALLED_SECONDS)
         ]
-        for *_, connection in heapq.nlargest(max(1, self._limit // 64), waiting, key=lambda entry: entry[:3]):
+        for *_, connection in heapq.nlargest(
+            max(1, self._limits.connections // 64), waiting, key=lambda entry: entry[:3]
+        ):
             connection.drop()
         return bool(waiting)
 
     def _pause_for(self, seconds: float) -> None:
-        self._loop.remove_reader(self._listener)
+        for listener in self._listeners:
+            self._loop.remove_reader(listener)
         self._pause = self._loop.call_later(seconds, self._resume)
 
     def _resume(self) -> None:
-        self._loop.add_reader(self._listener, self._accept)
+        for listener in self._listeners:
+            self._loop.add_reader(listener, self._accept, listener)

@@ -4,9 +4,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from ipaddress import ip_address
 from itertools import takewhile
 
+from deploy.server.accept import address_of, network_of
 from deploy.server.limits import RETRY_SECONDS, Limits, busy_error
 
 
@@ -16,11 +16,9 @@ def client_of(host: str, port: int) -> str:
     On this machine it is the connection itself: all clients of a proxy have the address of the loopback, and over a
     Unix socket they have none ("").
     """
-    address = ip_address(host.partition("%")[0] or "127.0.0.1")
-    address = getattr(address, "ipv4_mapped", None) or address
-    if address.is_loopback:
+    if not host or address_of(host).is_loopback:
         return f"{host} {port}"
-    return address.exploded[:19]  # four of the eight groups of an IPv6 address, or all of an IPv4 address
+    return network_of(host)
 
 
 class Admission:

@@ -3,7 +3,7 @@
 import asyncio
 import io
 import json
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -115,11 +115,14 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
 )
 
 
-def application(service: Service, token: str | None = None, hosts: Iterable[str] = ()) -> ASGIApp:
+def application(
+    service: Service, tokens: Callable[[], Collection[bytes]] | None = None, hosts: Iterable[str] = ()
+) -> ASGIApp:
     """The server as an ASGI application.
 
     Args:
-        token: token that a request must carry, except for the paths in OPEN; None if no token is required.
+        tokens: returns the tokens of which a request must carry one, except for the paths in OPEN; None if no token is
+            required.
         hosts: host names that a request may use; empty allows all. Without a token this blocks web pages whose host
             name resolves to this machine (DNS rebinding).
     """
@@ -140,7 +143,7 @@ def application(service: Service, token: str | None = None, hosts: Iterable[str]
     app = Starlette(routes=routes, exception_handlers=handlers)
     app.router.redirect_slashes = False  # a redirect would send the browser to any Host that the request names
     names = {route.endpoint: route.path for route in routes}
-    return ObservingMiddleware(AccessMiddleware(app, token, frozenset(hosts)), service, names)
+    return ObservingMiddleware(AccessMiddleware(app, tokens, frozenset(hosts)), service, names)
 
 
 async def _infer(service: Service, request: Request, model: Model) -> Job:

@@ -5,16 +5,18 @@ closed connections nor requests that are not valid HTTP.
 """
 
 import asyncio
-import math
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from ssl import SSLContext
 from threading import current_thread, main_thread
 from typing import Any, cast
 
 import h11
 from uvicorn import Config, Server
+from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from deploy.server.accept import Acceptor
@@ -23,13 +25,18 @@ from deploy.server.limits import HEAD_BYTES, Limits
 DRAIN_NOTICE_SECONDS = 0.2
 """Pause after SIGTERM for connections that wait to be accepted, and another for requests that arrive on them."""
 
+IDLE_CLOSE_SECONDS = 1.0
+"""How long the server waits for an idle client to close its side of a TLS connection."""
+
 
 class LimitedProtocol(H11Protocol):
     """A connection with time limits. ``on_refused`` is called with the reason when it closes without a request."""
 
     limits: Limits
     on_refused: Callable[[str], None]
-    host = ""
+    peer = ""
+    leaving = False
+    """The next answer is the last one."""
     idle = True
     waiting_since: float | None = None
     _deadline: asyncio.TimerHandle | None = None
@@ -40,8 +47,8 @@ class LimitedProtocol(H11Protocol):
         self.client = self.client or ("", id(self))  # a Unix socket has no address
         # uvicorn writes head and body separately; without this the body waits 40 ms for the client's acknowledgment.
         # asyncio sets it only on sockets created with an explicit protocol number, unlike `socket.create_server`.
-        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.host = self.client[0]
+        if transport.get_extra_info("socket").family != socket.AF_UNIX:
+            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -52,11 +59,14 @@ class LimitedProtocol(H11Protocol):
         """Treat a client that stops sending as gone: its request need not be computed."""
 
     def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():  # over TLS, data arrive until the client closes as well
+            return
         before = self.cycle
         super().data_received(data)
         if self.cycle is not before:
             self._set_deadline(None)  # from here, the deadlines of body and answer apply
             self._received = 0
+            self._announce_last_answer()
         self.idle = False
         self._received += len(data)
         if self._received > 2 * self.limits.body_bytes + HEAD_BYTES and not self.transport.is_closing():
@@ -71,6 +81,7 @@ class LimitedProtocol(H11Protocol):
         if self.cycle is before and not self.transport.is_closing():
             self._expect_head()
         else:
+            self._announce_last_answer()  # of the next request, if it has already arrived
             self._end_waiting_for_client()
 
     def send_400_response(self, msg: str) -> None:
@@ -80,6 +91,36 @@ class LimitedProtocol(H11Protocol):
         """Close to make room for another connection."""
         self.on_refused("too_many_connections")
         self.transport.abort()
+
+    def leave(self) -> None:
+        """Close after the answer that is under way, or after the next one: the client needs a new connection then."""
+        self.leaving = True
+        if self.cycle is not None:
+            self._announce_last_answer()
+
+    def shutdown(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self._close_idle()
+        else:
+            super().shutdown()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Leave the end of an idle connection to the deadline for the next head, which is the same."""
+
+    def _announce_last_answer(self) -> None:
+        if self.leaving and not self.cycle.response_started:
+            self.cycle.keep_alive = False
+            self.cycle.default_headers = [*self.cycle.default_headers, CLOSE_HEADER]
+
+    def _close_idle(self) -> None:
+        """Close a connection without a complete request.
+
+        Over TLS, closing waits for the client, which may not look at such a connection before it needs one again.
+        """
+        unread = self.transport.get_write_buffer_size()
+        if not self.transport.is_closing():
+            self.transport.close()
+        self._set_deadline(self.limits.send_seconds if unread else IDLE_CLOSE_SECONDS, self.transport.abort)
 
     def _end_waiting_for_client(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body:
@@ -95,7 +136,7 @@ class LimitedProtocol(H11Protocol):
         elif self.conn.trailing_data[0] and self.conn.our_state is h11.IDLE:
             self._close("head_timeout", 408, b"the head of the request took too long")
         else:
-            self.transport.close()
+            self._close_idle()
 
     def _set_deadline(self, seconds: float | None, action: Callable[[], None] = lambda: None) -> None:
         if self._deadline:
@@ -120,9 +161,19 @@ class LimitedProtocol(H11Protocol):
 class DrainingServer(Server):
     """Shuts down in order: reports not ready, closes the port, answers accepted requests, and drops the rest."""
 
-    def __init__(self, config: Config, most_connections: int, on_drain: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        limits: Limits,
+        on_refused: Callable[[str], None],
+        on_drain: Callable[[], None],
+        on_reload: Callable[[], None],
+        tls: Callable[[], SSLContext | None],
+    ) -> None:
         super().__init__(config)
-        self._most_connections, self._on_drain = most_connections, on_drain
+        self._limits, self._on_refused, self._on_drain = limits, on_refused, on_drain
+        self._on_reload, self._tls = on_reload, tls
+        self._reloads: set[asyncio.Task[None]] = set()
         self.on_listening: Callable[[], None] = lambda: None
         """Called once the server accepts connections and handles signals."""
 
@@ -130,31 +181,55 @@ class DrainingServer(Server):
         await self.lifespan.startup()
         self.servers = []
 
-        def connect() -> asyncio.Protocol:
-            return self.config.http_protocol_class(  # type: ignore[call-arg]
+        def connect(peer: str) -> asyncio.Protocol:
+            connection: LimitedProtocol = self.config.http_protocol_class(  # type: ignore[call-arg,assignment]
                 config=self.config, server_state=self.server_state, app_state=self.lifespan.state
             )
+            connection.peer = peer
+            return connection
 
-        limit, connections = self._most_connections, cast("set[LimitedProtocol]", self.server_state.connections)
-        self._acceptors = [Acceptor(listener, limit, connections, connect) for listener in sockets or []]
+        connections = cast("set[LimitedProtocol]", self.server_state.connections)
+        self._acceptor = Acceptor(sockets or [], self._limits, connections, connect, self._on_refused, self._tls)
         self.started = True
         self.on_listening()
+
+    async def reload(self) -> None:
+        """Read the files again, and let each connection end after its next answer, so that none keeps what was before.
+
+        The client learns of the end with that answer, so no request meets a closed connection.
+        """
+        await asyncio.to_thread(self._on_reload)
+        for connection in {*self.server_state.connections, *self._acceptor.starting}:
+            cast("LimitedProtocol", connection).leave()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._on_drain()
         await asyncio.sleep(DRAIN_NOTICE_SECONDS)  # closing the socket resets connections that only the kernel accepted
-        for acceptor in self._acceptors:
-            acceptor.close()
+        self._acceptor.close()
         await asyncio.sleep(DRAIN_NOTICE_SECONDS)
+        self._acceptor.end_handshakes()
         await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle signals as uvicorn does, but do not raise the signal again: an orderly shutdown is exit code 0."""
+        """Handle signals as uvicorn does, but do not raise the signal again: an orderly shutdown is exit code 0.
+
+        SIGHUP reloads, but from a terminal it says that the terminal is gone, and ends the server as SIGTERM does.
+        """
         if current_thread() is not main_thread():
             yield
             return
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        loop = asyncio.get_running_loop()
+
+        def start_reload() -> None:
+            task = loop.create_task(self.reload())
+            self._reloads.add(task)
+            task.add_done_callback(self._reloads.discard)
+
+        handlers: dict[int, Any] = dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), self.handle_exit)
+        if not sys.stderr.isatty():
+            handlers[signal.SIGHUP] = lambda *_: loop.call_soon_threadsafe(start_reload)
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
             yield
         finally:
@@ -163,13 +238,20 @@ class DrainingServer(Server):
 
 
 def make_server(
-    app: Any, limits: Limits, on_refused: Callable[[str], None], on_drain: Callable[[], None]
+    app: Any,
+    limits: Limits,
+    on_refused: Callable[[str], None],
+    on_drain: Callable[[], None],
+    on_reload: Callable[[], None] = lambda: None,
+    tls: Callable[[], SSLContext | None] = lambda: None,
 ) -> DrainingServer:
     """Make a server for an ASGI application.
 
     Args:
         on_refused: called with the reason for each connection that closes without a request.
         on_drain: called when the shutdown begins.
+        on_reload: called in a thread to read files again.
+        tls: called for the certificate of each new connection; None is plain HTTP.
     """
     members = {"limits": limits, "on_refused": staticmethod(on_refused)}
     connection = type("Connection", (LimitedProtocol,), members)
@@ -184,7 +266,6 @@ def make_server(
         server_header=False,
         proxy_headers=False,
         h11_max_incomplete_event_size=HEAD_BYTES,
-        timeout_keep_alive=math.ceil(limits.head_seconds),
         timeout_graceful_shutdown=int(limits.drain_seconds),
     )
-    return DrainingServer(config, limits.connections, on_drain)
+    return DrainingServer(config, limits, on_refused, on_drain, on_reload, tls)

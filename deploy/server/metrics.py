@@ -28,6 +28,7 @@ FAMILIES = {
     "simclr_model_changes_total": Family(
         "counter", "New models, by outcome: changed, refused, or failed, which is tried again."
     ),
+    "simclr_reloads_total": Family("counter", "Changed files of tokens or certificate, by outcome: changed or failed."),
     "simclr_request_seconds": Family("histogram", "Time from the head of a request to its answer, by route.", SECONDS),
     "simclr_queue_seconds": Family("histogram", "Time that an image waited for a thread.", SECONDS),
     "simclr_decode_seconds": Family("histogram", "Time to decode and resize an image.", SECONDS),

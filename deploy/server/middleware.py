@@ -2,6 +2,7 @@
 
 import hmac
 import time
+from collections.abc import Callable, Collection
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -27,11 +28,10 @@ def error_response(
 
 
 class AccessMiddleware:
-    """Refuses requests with an ambiguous head, with a wrong host name or without the token."""
+    """Refuses requests with an ambiguous head, with a wrong host name or without one of the tokens of this moment."""
 
-    def __init__(self, app: ASGIApp, token: str | None, hosts: frozenset[str]) -> None:
-        self._app, self._hosts = app, hosts
-        self._token = None if token is None else token.encode()
+    def __init__(self, app: ASGIApp, tokens: Callable[[], Collection[bytes]] | None, hosts: frozenset[str]) -> None:
+        self._app, self._tokens, self._hosts = app, tokens, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
@@ -49,17 +49,18 @@ class AccessMiddleware:
             app = error_response(
                 path, 421, "wrong_host", "wrong Host header; use the server's own address, such as 127.0.0.1"
             )
-        elif self._token and path not in OPEN and not _carries(headers, self._token):
+        elif self._tokens and path not in OPEN and not _carries(headers, self._tokens()):
             challenge = {"WWW-Authenticate": "Bearer"}
             app = error_response(path, 401, "token", "send the header Authorization: Bearer TOKEN", challenge)
         await app(scope, receive, send)
 
 
-def _carries(headers: Headers, token: bytes) -> bool:
+def _carries(headers: Headers, tokens: Collection[bytes]) -> bool:
     """Compare the token of a request in constant time. The scheme's name has no case (RFC 9110, 11.1)."""
     given = headers.getlist("authorization")
     scheme, _, credentials = given[0].partition(" ") if len(given) == 1 else ("", "", "")
-    return hmac.compare_digest(credentials.strip(" ").encode("latin-1"), token) and scheme.lower() == "bearer"
+    text = credentials.strip(" ").encode("latin-1")
+    return sum(hmac.compare_digest(text, token) for token in tokens) > 0 and scheme.lower() == "bearer"
 
 
 class ObservingMiddleware:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -135,10 +136,11 @@ def fill_gaps(rows: NDArray[np.float32], job: Job) -> NDArray[np.float32]:
 
 
 def log(event: str, **fields: object) -> None:
-    """Print a line of JSON to standard error."""
+    """Print a line of JSON to standard error; a full disk or a terminal that is gone costs only the line."""
     line: Mapping[str, object] = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event} | fields
-    sys.stderr.write(json.dumps(line) + "\n")
-    sys.stderr.flush()
+    with suppress(OSError):
+        sys.stderr.write(json.dumps(line) + "\n")
+        sys.stderr.flush()
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:

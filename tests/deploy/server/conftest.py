@@ -3,9 +3,10 @@
 import http.client
 import json
 import socket
+import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,6 +121,9 @@ def running(
     decoders: int = 2,
     load: Callable[[Path], Model] | None = None,
     check: Callable[[Path], object] = lambda _: None,
+    listener: socket.socket | None = None,
+    tls: Callable[[], ssl.SSLContext | None] = lambda: None,
+    tokens: Callable[[], Collection[bytes]] | None = None,
 ) -> Iterator[Running]:
     limits, metrics, logged = limits or Limits(), Metrics(), []
     models = Models(
@@ -135,8 +139,10 @@ def running(
     def count_refused(reason: str) -> None:
         metrics.count("simclr_connections_refused_total", reason=reason)
 
-    server = make_server(application(service, token, hosts), limits, count_refused, service.drain)
-    with socket.create_server((HOST, 0), backlog=2048) as listener:
+    if token:
+        tokens = lambda: (token.encode(),)  # noqa: E731
+    server = make_server(application(service, tokens, hosts), limits, count_refused, service.drain, tls=tls)
+    with listener or socket.create_server((HOST, 0), backlog=2048) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         wait_for(lambda: server.started, "the server")

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from deploy.cli.serve import TOKEN_LENGTH, build, read_token, register
+from deploy.cli.serve import build, find_tokens, register
 from deploy.errors import ArgumentError, DeployError
 from deploy.search.index import Index
+from deploy.server.credentials import TOKEN_LENGTH
 from tests.deploy.conftest import DIM, noise
 from tests.deploy.server.conftest import IMAGE
 from tests.deploy.server.test_drain import served
@@ -24,36 +25,53 @@ def options(*arguments: object) -> argparse.Namespace:
     return parser.parse_args(["serve", *map(str, arguments)])
 
 
+def ignore(_: ArgumentError | None) -> None:
+    """A report that no one reads."""
+
+
 def test_only_a_loopback_address_is_served_without_a_token(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text(f"{TOKEN}\n")
     for host in ("127.0.0.1", "::1", "localhost"):
-        assert read_token(host, None, {}) is None
+        assert find_tokens(options("b", "--host", host), {}, ignore) is None
     for host in ("0.0.0.0", "::", "10.0.0.1", ""):
         with pytest.raises(ArgumentError, match="--token-file"):
-            read_token(host, None, {})
-        assert read_token(host, file, {}) == TOKEN
-        assert read_token(host, None, {"SIMCLR_SERVE_TOKEN": TOKEN}) == TOKEN
+            find_tokens(options("b", "--host", host), {}, ignore)
+        for found in (
+            find_tokens(options("b", "--host", host, "--token-file", file), {}, ignore),
+            find_tokens(options("b", "--host", host), {"SIMCLR_SERVE_TOKEN": TOKEN}, ignore),
+        ):
+            assert found
+            assert found.current == (TOKEN.encode(),)
 
 
-@pytest.mark.parametrize("text", ["", "\n", "short", "with a space " * 3, "Ä" * 40])
+def test_a_unix_socket_for_every_user_needs_a_token() -> None:
+    assert find_tokens(options("b", "--unix", "s"), {}, ignore) is None
+    with pytest.raises(ArgumentError, match="--unix-mode 666: every user"):
+        find_tokens(options("b", "--unix", "s", "--unix-mode", "666"), {}, ignore)
+    for mode in ("999", "1777", "rw"):
+        with pytest.raises(SystemExit):
+            options("b", "--unix", "s", "--unix-mode", mode)
+
+
+@pytest.mark.parametrize("text", ["", "\n", "short", "with a space " * 3, "Ä" * 40, f"{TOKEN}\nshort"])
 def test_a_weak_token_is_refused(text: str, tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(ArgumentError, match="characters or more"):
-        read_token("127.0.0.1", file, {})
+        find_tokens(options("b", "--token-file", file), {}, ignore)
 
 
 @pytest.mark.parametrize("wrong", [("--max-images", 0), ("--queue", -1), ("--max-batch", 0), ("--deadline", 0)])
 def test_numbers_are_checked(wrong: tuple[str, int], bundle: Path) -> None:
     with pytest.raises(ArgumentError, match=f"{wrong[0]} {wrong[1]}"):
-        build(options(bundle, *wrong), None)
+        build(options(bundle, *wrong))
 
 
 def test_serve_refuses_an_index_of_another_encoder(bundle: Path, tmp_path: Path) -> None:
     Index.build(noise(0)[0, :, :1].T[:, :DIM].astype(float), ["a"], "0" * 64).save(tmp_path / "index")
     with pytest.raises(DeployError, match="encoder"):
-        build(options(bundle, "--index", tmp_path / "index"), None)
+        build(options(bundle, "--index", tmp_path / "index"))
 
 
 def test_without_the_extra_the_error_says_what_to_install(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +79,7 @@ def test_without_the_extra_the_error_says_what_to_install(bundle: Path, monkeypa
     for name in [name for name in sys.modules if name.startswith("deploy.server")]:
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(DeployError, match=r"simclr-pipeline\[serve\]"):
-        build(options(bundle), None)
+        build(options(bundle))
 
 
 def test_the_command_serves(bundle: Path) -> None:

@@ -1,0 +1,118 @@
+"""Tokens and the certificate: read at the start, and again when their files change."""
+
+import ssl
+import threading
+import time
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from deploy.errors import ArgumentError
+from deploy.failure import describe
+
+POLL_SECONDS = 1.0
+TOKEN_LENGTH = 16
+
+T = TypeVar("T")
+
+
+class FromFiles(Generic[T]):
+    """What was made from files. If the files change, it is made again; if that fails, it stays as it was."""
+
+    def __init__(
+        self, files: Sequence[Path], make: Callable[[list[bytes]], T], report: Callable[[ArgumentError | None], None]
+    ) -> None:
+        """``make`` gets the contents of the files; ``report`` is called after each attempt but the first.
+
+        Raises:
+            ArgumentError: a file cannot be read, or ``make`` refuses what is in it.
+        """
+        self._files, self._make, self._report = files, make, report
+        self._lock = threading.Lock()
+        self._tried, contents = self._look()
+        if contents is None:
+            raise ArgumentError(self._tried)
+        self.current = make(contents)
+
+    def refresh(self) -> None:
+        """Make it again if the files changed since the last attempt."""
+        with self._lock:
+            found, contents = self._look()
+            if found == self._tried:
+                return
+            self._tried = found
+            if contents is None:
+                self._report(ArgumentError(found))
+                return
+            try:
+                self.current = self._make(contents)
+            except ArgumentError as error:
+                self._report(error)
+            else:
+                self._report(None)
+
+    def _look(self) -> tuple[str, list[bytes] | None]:
+        """Return what tells this state of the files from others, without a second copy of a key; and their contents."""
+        try:
+            contents = [file.read_bytes() for file in self._files]
+        except OSError as error:
+            return describe(error), None
+        return ",".join(sha256(content).hexdigest() for content in contents), contents
+
+
+def watch(sources: Sequence[FromFiles[Any]]) -> None:
+    """Start a thread that refreshes the sources."""
+
+    def run() -> None:
+        while True:
+            time.sleep(POLL_SECONDS)
+            for source in sources:
+                source.refresh()
+
+    if sources:
+        threading.Thread(target=run, name="deploy-credentials", daemon=True).start()
+
+
+def read_tokens(text: bytes) -> tuple[bytes, ...]:
+    """Return the tokens that requests may carry, one of each line that is not blank.
+
+    Raises:
+        ArgumentError: there is none, or one is short, has spaces or is not ASCII.
+    """
+    tokens = tuple(line.strip() for line in text.splitlines() if line.strip())
+    if not tokens or any(
+        len(token) < TOKEN_LENGTH or not token.isascii() or token.split() != [token] for token in tokens
+    ):
+        raise ArgumentError(
+            f"a token is empty, too short, not ASCII or has spaces; use {TOKEN_LENGTH} characters or more in each "
+            "line, such as from `openssl rand -hex 32`"
+        )
+    return tokens
+
+
+def open_certificate(certificate: Path, key: Path) -> ssl.SSLContext:
+    """Return TLS 1.2 or newer with a chain of certificates and its private key, both in PEM.
+
+    Raises:
+        ArgumentError: a file cannot be used, or they do not belong together.
+    """
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(["http/1.1"])
+
+    def refuse_password() -> str:
+        raise ArgumentError(f"--tls-key {key}: is encrypted; give it without a password, as from `openssl pkey`")
+
+    try:
+        context.load_cert_chain(certificate, key, refuse_password)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            fault = "the key does not belong to the certificate; give the key that it was made with"
+        else:
+            fault = f"not a certificate chain and its private key in PEM ({error.reason or error}); give such files"
+        raise ArgumentError(f"--tls-cert {certificate} --tls-key {key}: {fault}") from None
+    except OSError as error:
+        raise ArgumentError(f"--tls-cert {certificate} --tls-key {key}: {error.strerror or error}") from None
+    return context

@@ -1,0 +1,340 @@
+"""Tokens and the certificate are replaced while the server runs, and never lost."""
+
+import errno
+import http.client
+import io
+import json
+import signal
+import socket
+import ssl
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from deploy.cli.serve import find_certificate, find_tokens
+from deploy.errors import ArgumentError
+from deploy.server import credentials
+from deploy.server.credentials import FromFiles
+from deploy.server.limits import Limits
+from tests.deploy.server.certificates import write_certificate
+from tests.deploy.server.conftest import HOST, IMAGE, Running, head, read_all, running, wait_for
+from tests.deploy.server.test_cli import TOKEN, ignore, options
+from tests.deploy.server.test_drain import served
+
+OTHER = "y" * len(TOKEN)
+
+
+class Reports(list[ArgumentError | None]):
+    __call__ = list.append
+
+
+def trusting(certificate: Path) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(certificate))
+
+
+def serial(connection: ssl.SSLSocket) -> int:
+    return int(connection.getpeercert()["serialNumber"], 16)
+
+
+@contextmanager
+def secured(
+    bundle: Path, folder: Path, limits: Limits | None = None
+) -> Iterator[tuple[Running, FromFiles[ssl.SSLContext]]]:
+    certificate, key, _ = write_certificate(folder)
+    source = find_certificate(certificate, key, Reports())
+    assert source
+    with running(bundle, limits, tls=lambda: source.current) as server:
+        yield server, source
+
+
+def connect(port: int, folder: Path) -> ssl.SSLSocket:
+    raw = socket.create_connection((HOST, port), timeout=30)
+    return trusting(folder / "server.crt").wrap_socket(raw, server_hostname=HOST)
+
+
+def embed(connection: socket.socket) -> int:
+    connection.sendall(head(len(IMAGE)) + IMAGE)
+    response = http.client.HTTPResponse(connection)
+    response.begin()
+    response.read()
+    return response.status
+
+
+def status(server: Running, folder: Path) -> int:
+    with connect(server.port, folder) as connection:
+        return embed(connection)
+
+
+# Tokens
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> Path:
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    return file
+
+
+def test_the_lines_of_the_file_are_valid_together_and_replaced_when_it_changes(token_file: Path) -> None:
+    reports = Reports()
+    tokens = find_tokens(options("b", "--token-file", token_file), {}, reports)
+    assert tokens
+    token_file.write_text(f"{TOKEN}\n\n  {OTHER} \r\n")
+    tokens.refresh()
+    assert tokens.current == (TOKEN.encode(), OTHER.encode())
+    token_file.write_text(OTHER)
+    tokens.refresh()
+    tokens.refresh()
+    assert tokens.current == (OTHER.encode(),)
+    assert reports == [None, None]
+
+
+def ruin(change: str, file: Path) -> None:
+    {"empty": lambda: file.write_text("\n"), "gone": file.unlink, "weak": lambda: file.write_text("short")}[change]()
+
+
+@pytest.mark.parametrize("change", ["empty", "gone", "weak"])
+def test_a_file_without_tokens_never_opens_the_server(change: str, token_file: Path, bundle: Path) -> None:
+    reports = Reports()
+    tokens = find_tokens(options("b", "--token-file", token_file), {}, reports)
+    assert tokens
+    with running(bundle, tokens=lambda: tokens.current) as server:
+        ruin(change, token_file)
+        tokens.refresh()
+        tokens.refresh()
+        assert len(reports) == 1
+        assert isinstance(reports[0], ArgumentError)
+        assert server.post("/v1/embed", IMAGE).status == 401
+        assert server.post("/v1/embed", IMAGE, Authorization="Bearer ").status == 401
+        assert server.post("/v1/embed", IMAGE, Authorization=f"Bearer {TOKEN}").status == 200
+        token_file.write_text(OTHER)
+        tokens.refresh()
+        assert server.post("/v1/embed", IMAGE, Authorization=f"Bearer {TOKEN}").status == 401
+        assert server.post("/v1/embed", IMAGE, Authorization=f"Bearer {OTHER}").status == 200
+
+
+def test_without_any_token_left_no_one_gets_in(bundle: Path) -> None:
+    with running(bundle, tokens=tuple) as server:
+        for header in ({}, {"Authorization": "Bearer "}, {"Authorization": f"Bearer {TOKEN}"}):
+            assert server.post("/v1/embed", IMAGE, **header).status == 401
+
+
+# The certificate
+
+
+def test_https_of_tls_1_2_and_newer(bundle: Path, tmp_path: Path) -> None:
+    with secured(bundle, tmp_path) as (server, _):
+        for newest in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            context = trusting(tmp_path / "server.crt")
+            context.maximum_version = newest
+            connection = http.client.HTTPSConnection(HOST, server.port, timeout=30, context=context)
+            connection.request("POST", "/v1/embed", IMAGE, {"Content-Type": "image/png"})
+            assert connection.getresponse().status == 200
+            connection.close()
+        old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
+        old.set_ciphers("ALL:@SECLEVEL=0")
+        with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+            old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
+        raw = socket.create_connection((HOST, server.port), timeout=30)
+        with raw, pytest.raises(ssl.SSLError):
+            old.wrap_socket(raw)
+
+
+def test_a_renewed_certificate_is_taken_by_new_connections(bundle: Path, tmp_path: Path) -> None:
+    with secured(bundle, tmp_path) as (server, source), connect(server.port, tmp_path) as before:
+        old = serial(before)
+        _, _, new = write_certificate(tmp_path)
+        source.refresh()
+        with connect(server.port, tmp_path) as after:
+            assert (serial(before), serial(after)) == (old, new)
+            assert [embed(before), embed(after)] == [200, 200]
+
+
+def test_a_half_replaced_pair_is_not_taken_before_it_is_complete(tmp_path: Path) -> None:
+    reports = Reports()
+    certificate, key, _ = write_certificate(tmp_path)
+    source = find_certificate(certificate, key, reports)
+    assert source
+    before, old_key = source.current, key.read_bytes()
+    write_certificate(tmp_path)
+    new_key = key.read_bytes()
+    key.write_bytes(old_key)
+    source.refresh()
+    source.refresh()
+    assert source.current is before
+    key.write_bytes(new_key)
+    source.refresh()
+    assert source.current is not before
+    assert [type(report) for report in reports] == [ArgumentError, type(None)]
+
+
+def missing(certificate: Path, key: Path) -> None:
+    certificate.unlink()
+
+
+def garbage(certificate: Path, key: Path) -> None:
+    certificate.write_text("no certificate")
+
+
+def swapped(certificate: Path, key: Path) -> None:
+    key.write_bytes(certificate.read_bytes())
+
+
+def of_another(certificate: Path, key: Path) -> None:
+    kept = key.read_bytes()
+    write_certificate(certificate.parent)
+    key.write_bytes(kept)
+
+
+def encrypted(certificate: Path, key: Path) -> None:
+    write_certificate(certificate.parent, password=b"secret")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (missing, "No such file"),
+        (garbage, "not a certificate chain"),
+        (swapped, "not a certificate chain"),
+        (of_another, "the key does not belong to the certificate"),
+        (encrypted, "is encrypted; give it without a password"),
+    ],
+)
+def test_a_wrong_pair_is_refused_in_one_sentence(
+    spoil: Callable[[Path, Path], None], message: str, tmp_path: Path
+) -> None:
+    certificate, key, _ = write_certificate(tmp_path)
+    spoil(certificate, key)
+    with pytest.raises(ArgumentError, match=message) as refused:
+        find_certificate(certificate, key, ignore)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_certificate_needs_its_key(tmp_path: Path) -> None:
+    for given in ((tmp_path, None), (None, tmp_path)):
+        with pytest.raises(ArgumentError, match="belong together"):
+            find_certificate(*given, ignore)
+    assert find_certificate(None, None, ignore) is None
+
+
+def test_handshakes_that_never_end_hold_no_place(bundle: Path, tmp_path: Path) -> None:
+    with secured(bundle, tmp_path, Limits(connections=4)) as (server, _), ExitStack() as stack:
+        for number in range(20):
+            stack.enter_context(server.connect(b"\x16\x03\x01" if number % 2 else b""))
+        assert [status(server, tmp_path) for _ in range(5)] == [200] * 5
+
+
+def test_a_handshake_has_a_time_limit(bundle: Path, tmp_path: Path) -> None:
+    with secured(bundle, tmp_path, Limits(head_seconds=0.2)) as (server, _), server.connect(b"\x16\x03\x01") as stuck:
+        assert read_all(stuck) == b""
+        assert status(server, tmp_path) == 200
+
+
+def test_plain_http_to_the_https_port_is_counted_and_not_logged(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with secured(bundle, tmp_path) as (server, _):
+        for _ in range(3):
+            with server.connect(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n") as plain:
+                assert not read_all(plain).startswith(b"HTTP")
+        refused = 'simclr_connections_refused_total{reason="tls_handshake"} 3'
+        wait_for(lambda: refused in server.service.metrics.text([]), "three refusals")
+    assert caplog.text == ""
+    assert [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()] == ["draining"]
+
+
+def test_an_idle_https_client_does_not_delay_the_shutdown(bundle: Path, tmp_path: Path) -> None:
+    certificate, key, _ = write_certificate(tmp_path)
+    with ExitStack() as stack:
+        process, port, _ = stack.enter_context(served(bundle, "--tls-cert", certificate, "--tls-key", key))
+        idle = stack.enter_context(connect(port, tmp_path))
+        assert embed(idle) == 200  # and never reads the end of the connection
+        stuck = stack.enter_context(socket.create_connection((HOST, port)))
+        stuck.sendall(b"\x16\x03\x01")
+        process.terminate()
+        assert process.wait(6) == 0  # of the 8 s that a drain may take
+
+
+# SIGHUP
+
+
+class Client:
+    """Embeds over one connection after the other, as long as each of them lasts."""
+
+    def __init__(self, port: int, certificate: Path) -> None:
+        self.port, self.context = port, trusting(certificate)
+        self.answers: list[int] = []
+        self.closed = 0
+
+    def run(self, ended: threading.Event) -> None:
+        while not ended.is_set():
+            connection = http.client.HTTPSConnection(HOST, self.port, timeout=60, context=self.context)
+            while not ended.is_set():
+                headers = {"Content-Type": "image/png", "Authorization": f"Bearer {TOKEN}"}
+                connection.request("POST", "/v1/embed", IMAGE, headers)
+                response = connection.getresponse()
+                response.read()
+                self.answers.append(response.status)
+                if response.getheader("Connection") == "close":
+                    self.closed += 1
+                    break
+            connection.close()
+
+
+def test_sighup_under_load_loses_no_request_and_renews_every_connection(bundle: Path, token_file: Path) -> None:
+    folder = token_file.parent
+    certificate, key, _ = write_certificate(folder)
+    files = ("--tls-cert", certificate, "--tls-key", key, "--token-file", token_file)
+    ended = threading.Event()
+    with served(bundle, *files) as (process, port, lines), ThreadPoolExecutor(4) as pool:
+        clients = [Client(port, certificate) for _ in range(4)]
+        running_clients = [pool.submit(client.run, ended) for client in clients]
+        try:
+            for time in range(1, 4):
+                wait_for(lambda: all(client.answers for client in clients), "every client's answer")
+                token_file.write_text(f"{TOKEN}\n{OTHER}{time}\n")
+                process.send_signal(signal.SIGHUP)
+                wait_for(lambda time=time: all(client.closed >= time for client in clients), "the last answers")
+        finally:
+            ended.set()
+            for one in running_clients:
+                one.result()
+        assert process.poll() is None
+        process.terminate()
+        assert process.wait(30) == 0
+    assert {status for client in clients for status in client.answers} == {200}
+    assert [line["event"] for line in lines if line["event"] != "request"] == [
+        *["tokens changed"] * 3,
+        "draining",
+        "ended",
+    ]
+
+
+def test_the_files_are_read_again_without_a_signal(token_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(credentials, "POLL_SECONDS", 0.01)
+    tokens = find_tokens(options("b", "--token-file", token_file), {}, ignore)
+    assert tokens
+    credentials.watch([tokens])
+    token_file.write_text(OTHER)
+    wait_for(lambda: tokens.current == (OTHER.encode(),), "the new token")
+
+
+def test_a_log_that_cannot_be_written_costs_no_request(shared: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        attempts = 0
+
+        def write(self, _: str) -> int:
+            self.attempts += 1
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    full = Full()
+    monkeypatch.setattr(sys, "stderr", full)
+    assert shared.post("/v1/embed", IMAGE).status == 200
+    wait_for(lambda: full.attempts == 1, "the line of the request")
+    assert shared.post("/v1/embed", IMAGE).status == 200
