@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from ssl import SSLContext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deploy.errors import ArgumentError, DeployError
 from deploy.server.credentials import FromFiles, open_certificate, read_tokens, watch
@@ -165,7 +165,12 @@ def build(options: argparse.Namespace) -> "DrainingServer":
 
     tokens = find_tokens(options, os.environ, report("tokens"))
     certificate = find_certificate(options.tls_cert, options.tls_key, report("certificate"))
-    sources = [source for source in (tokens, certificate) if source]
+    sources: list[FromFiles[Any]] = [source for source in (tokens, certificate) if source]
+
+    def refresh() -> None:
+        for source in sources:
+            source.refresh()
+
     models = Models(
         options.bundle,
         load=lambda root: load_model(root, options.threads, options.variant, options.index, options.trust),
@@ -183,12 +188,12 @@ def build(options: argparse.Namespace) -> "DrainingServer":
     models.watch()
     watch(sources)
     return make_server(
-        application(service, tokens and (lambda: tokens.current), hosts),
+        application(service, (lambda: tokens.current) if tokens else None, hosts),
         limits,
         lambda reason: metrics.count("simclr_connections_refused_total", reason=reason),
         service.drain,
-        on_reload=lambda: [source.refresh() for source in sources],
-        tls=lambda: certificate and certificate.current,
+        refresh,
+        (lambda: certificate.current) if certificate else (lambda: None),
     )
 
 

@@ -121,7 +121,7 @@ class Acceptor:
         self._listeners, self._limits, self._connections, self._connect = listeners, limits, connections, connect
         self._on_refused, self._tls = on_refused, tls
         self._loop = asyncio.get_running_loop()
-        self._handshakes: dict[asyncio.Protocol, Handshake] = {}
+        self._handshakes: dict[Any, Handshake] = {}  # by what connect made
         self._pause: asyncio.TimerHandle | None = None
         self._exhausted = False
         for listener in listeners:
