@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import deploy.failpoint
 from simclr_core.data.shards import DatasetCard, Sample, write_card, write_shards
 from simclr_core.pretraining import initial
+from tests import warm
 
 # A shell that starts the tests in the background lets them ignore SIGINT, and so would every process they interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -109,6 +111,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    warm.install(tmp_path_factory.mktemp("warm"))
+    yield
+    warm.uninstall()
 
 
 @pytest.fixture(autouse=True)

@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,17 +11,9 @@ from pipeline import workspace as workspaces
 from pipeline.environment import WORKSPACE
 from pipeline.workspace import Workspace
 from tests.conftest import CLASSES, TINY_PARAMS, draw, encode
-from tests.pipeline import warm_dvc
 from tests.pipeline.small_graph import graph
 
 __all__ = ["graph"]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _warm_dvc() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(subprocess, "run", warm_dvc.run)
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from simclr_core.model.batch_norm import synchronize
 from simclr_core.pretraining import pretrain
 from tests.simclr_core.conftest import configure, interrupt
 
-pytestmark = pytest.mark.usefixtures("pictures_drawn_once")
+pytestmark = pytest.mark.usefixtures("pictures_by_digest")
 
 torch.set_num_threads(1)
 

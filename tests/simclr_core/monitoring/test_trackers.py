@@ -18,7 +18,7 @@ from simclr_core.monitoring import trackers
 from simclr_core.monitoring.trackers import Tracker, close_trackers, open_trackers
 from simclr_core.pretraining import pretrain
 
-pytestmark = pytest.mark.usefixtures("pictures_drawn_once")
+pytestmark = pytest.mark.usefixtures("pictures_by_digest")
 
 CONFIG = {"epochs": 2, "encoder": {"name": "resnet10", "width": 0.5}, "crop": (0.2, 1.0)}
 

@@ -36,7 +36,7 @@ from simclr_core.schedule import Schedule
 from tests.conftest import write_prepared
 from tests.simclr_core.conftest import interrupt
 
-pytestmark = pytest.mark.usefixtures("pictures_drawn_once")
+pytestmark = pytest.mark.usefixtures("pictures_by_digest")
 
 PEAK = 0.1 * 16 / 256
 ALONE = Member(0, 1, torch.device("cpu"))

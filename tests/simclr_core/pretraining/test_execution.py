@@ -14,7 +14,7 @@ from simclr_core.pretraining import compilation, precision, pretrain
 from tests.programs import needs_compiler
 from tests.simclr_core.conftest import STEPS, configure, interrupt, metrics_of, results, weights
 
-pytestmark = pytest.mark.usefixtures("pictures_drawn_once")
+pytestmark = pytest.mark.usefixtures("pictures_by_digest")
 
 
 def test_bfloat16_trains_too(prepared: Path, undisturbed: dict[str, bytes]) -> None:

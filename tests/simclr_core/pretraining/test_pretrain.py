@@ -38,7 +38,7 @@ from simclr_core.pretraining.precision import LossScaler
 from simclr_core.stopwatch import PARTS
 from tests.simclr_core.conftest import STEPS, configure, results, runs, weights
 
-drawn_once = pytest.mark.usefixtures("pictures_drawn_once")
+by_digest = pytest.mark.usefixtures("pictures_by_digest")
 
 
 def test_pretraining_leaves_a_model_and_reports_and_no_temporary_files(
@@ -98,7 +98,7 @@ def without_labels(workspace: Path) -> None:
     np.save(path, index)
 
 
-@drawn_once
+@by_digest
 def test_labels_never_touch_the_weights(prepared: Path, undisturbed: dict[str, bytes]) -> None:
     without_labels(prepared)
     pretrain.run(prepared)
@@ -107,7 +107,7 @@ def test_labels_never_touch_the_weights(prepared: Path, undisturbed: dict[str, b
     assert json.loads(undisturbed["reports/pretrain.json"])["knn_top1"] is not None
 
 
-@drawn_once
+@by_digest
 @pytest.mark.parametrize(
     "changes", [{"monitor_images": 16}, pytest.param({"checkpoint_every_steps": 5}, marks=pytest.mark.slow)]
 )
@@ -122,7 +122,7 @@ def test_watching_and_saving_do_not_touch_the_weights(
     )
 
 
-@drawn_once
+@by_digest
 @pytest.mark.parametrize(
     "changes",
     [
@@ -141,7 +141,7 @@ def test_every_other_parameter_changes_the_weights(
     )
 
 
-@drawn_once
+@by_digest
 def test_pretraining_learns_without_labels(prepared: Path) -> None:
     """Without a label the loss falls well below chance, and neighbors come to share a class: chance is 25 %."""
     augmentation = {"crop_scale": [0.6, 1.0], "jitter_strength": 0.5, "blur": 0.0}
@@ -176,7 +176,7 @@ def test_weights_that_diverge_in_the_last_step_are_not_published(prepared: Path)
     assert results(prepared) == {}
 
 
-@drawn_once
+@by_digest
 def test_collapse_is_reported(
     prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -233,7 +233,7 @@ def test_a_workspace_without_data_and_a_truncated_shard(prepared: Path, tmp_path
     assert results(prepared) == {}
 
 
-@drawn_once
+@by_digest
 def test_two_trainers_of_one_configuration_exclude_each_other(prepared: Path) -> None:
     config = pretrain.read_block(prepared / "params.yaml", "pretrain", pretrain.PretrainConfig)
     digest, start = read_card(prepared / "data" / "prepared").digest, identity(prepared / "models" / "initial")

@@ -17,7 +17,7 @@ from simclr_core.pretraining import pretrain, replay, training
 from simclr_core.pretraining.batches import Batches
 from tests.simclr_core.conftest import configure, interrupt
 
-pytestmark = pytest.mark.usefixtures("pictures_drawn_once")
+by_digest = pytest.mark.usefixtures("pictures_by_digest")
 
 
 def checkpoints(workspace: Path) -> dict[str, bytes]:
@@ -62,6 +62,7 @@ def test_an_image_that_becomes_nan_is_named_and_drawn(
         assert len(np.unique(np.asarray(picture))) > 10
 
 
+@by_digest
 def test_diverged_weights_are_distinguished_from_a_bad_image(prepared: Path) -> None:
     configure(prepared, learning_rate=1e30, checkpoint_every_steps=1)
     with pytest.raises(NonFiniteLossError, match="step 1:"):
@@ -72,6 +73,7 @@ def test_diverged_weights_are_distinguished_from_a_bad_image(prepared: Path) -> 
     assert "augmented views" not in places
 
 
+@by_digest
 def test_a_step_between_checkpoints_is_reached_with_the_weights_it_had(
     prepared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,6 +98,7 @@ def test_a_step_between_checkpoints_is_reached_with_the_weights_it_had(
     assert {8, 9, 10} <= replayed.keys()
 
 
+@by_digest
 def test_a_healthy_step_has_no_findings(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     replay.run(prepared, 1)  # nothing has been trained: the replay itself begins at the start
     assert "every number on the way to it and back is finite" in capsys.readouterr().out
@@ -104,6 +107,7 @@ def test_a_healthy_step_has_no_findings(prepared: Path, capsys: pytest.CaptureFi
     assert ShardedImages(prepared / "data" / "prepared" / "train")
 
 
+@by_digest
 @pytest.mark.parametrize("step", [-1, 12])
 def test_a_step_that_cannot_be_replayed_is_explained(prepared: Path, step: int) -> None:
     with pytest.raises(ReplayError, match=f"step {step} cannot be run again: .* give a step from 0 to 11"):

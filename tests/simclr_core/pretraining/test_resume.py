@@ -18,7 +18,7 @@ from simclr_core.monitoring.history import Progress
 from simclr_core.pretraining import pretrain
 from tests.simclr_core.conftest import configure, interrupt, results, runs
 
-pytestmark = pytest.mark.usefixtures("pictures_drawn_once")
+pytestmark = pytest.mark.usefixtures("pictures_by_digest")
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from simclr_core.schedule import Schedule
 from tests.conftest import write_prepared
 from tests.simclr_core.conftest import configure, crown, interrupt, metrics_of, results
 
-pytestmark = pytest.mark.usefixtures("pictures_drawn_once")
+pytestmark = pytest.mark.usefixtures("pictures_by_digest")
 
 WARM = {"init": "champion", "warm_start": {"epochs": 1, "learning_rate_share": 0.25, "warmup_epochs": 0.5}}
 STEPS = 6  # of the one epoch
