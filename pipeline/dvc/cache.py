@@ -8,20 +8,18 @@ import hashlib
 import json
 import os
 import shutil
-import sqlite3
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from deploy.failure import one_line
+from pipeline.dvc.versions import read_versions
 from pipeline.errors import DvcError
 from pipeline.redact import redactor
 
-WORKSPACE = "workspace"  # the version that is in dvc.lock and the .dvc files now, committed or not
-COMMITS = Path(".simclr") / "commits.sqlite"  # the outputs of every commit that has been read: a commit never changes
 CHUNK = 1 << 20
 
 
@@ -75,7 +73,7 @@ class Cache:
         """
         found: dict[str, set[Use]] = {}
         listings: dict[str, dict[str, str] | None] = {}
-        for version, outs in self._versions(beyond):
+        for version, outs in read_versions(self._repo, beyond):
             for path, md5 in outs.items():
                 found.setdefault(md5, set()).add(Use(version, path))
                 if md5.endswith(".dir"):
@@ -84,45 +82,6 @@ class Cache:
                     for name, child in (listings[md5] or {}).items():
                         found.setdefault(child, set()).add(Use(version, f"{path}/{name}"))
         return found
-
-    def _versions(self, beyond: str | None) -> Iterator[tuple[str, dict[str, str]]]:
-        """The workspace, then every commit with a branch or tag: its names, and path → object of its outputs.
-
-        DVC takes a fifth of a second to read a commit, so that each is read once.
-        """
-        from dvc.scm import iter_revs
-
-        yield WORKSPACE, self._outs()
-        named: dict[str, list[str]] = {}
-        if self._in_git():
-            named |= iter_revs(self._repo.scm, all_branches=True, all_tags=True)
-            for reference in self._repo.scm.iter_refs(beyond) if beyond else ():
-                named.setdefault(self._repo.scm.get_ref(reference), []).append(reference)
-        path = Path(self._repo.root_dir) / COMMITS
-        path.parent.mkdir(exist_ok=True)
-        with closing(sqlite3.connect(path, timeout=60)) as memory:
-            memory.execute("CREATE TABLE IF NOT EXISTS outs (commit_id TEXT PRIMARY KEY, outs TEXT)")
-            known = dict(memory.execute("SELECT commit_id, outs FROM outs"))
-            new = [commit for commit in named if commit not in known]
-            for commit in self._repo.brancher(revs=new, workspace=False, sha_only=True) if new else ():
-                known[commit] = json.dumps(self._outs())
-                memory.execute("INSERT OR REPLACE INTO outs VALUES (?, ?)", (commit, known[commit]))
-            memory.executemany("DELETE FROM outs WHERE commit_id = ?", [(one,) for one in known.keys() - named.keys()])
-            memory.commit()
-        for commit, names in named.items():
-            if commit in known:  # else it is from before the workspace
-                yield ",".join(names), json.loads(known[commit])
-
-    def _outs(self) -> dict[str, str]:
-        """Path → object, of what the version that DVC looks at now keeps in the cache."""
-        outs = [out for out in self._repo.index.outs if out.use_cache and out.hash_info and out.hash_info.name == "md5"]
-        parts = self._repo.fs.relparts
-        return {"/".join(parts(out.fs_path, self._repo.root_dir)): out.hash_info.value for out in outs}
-
-    def _in_git(self) -> bool:
-        from dvc.scm import NoSCM
-
-        return not isinstance(self._repo.scm, NoSCM)
 
     def remove(self, md5s: Collection[str]) -> None:
         """Remove objects from the cache, listings first: a listing promises its files."""

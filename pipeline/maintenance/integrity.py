@@ -14,7 +14,8 @@ from pathlib import Path
 
 from deploy.artifact import MANIFEST, sha256
 from pipeline.dvc import cache, client, purged
-from pipeline.dvc.cache import WORKSPACE, Cache, Use
+from pipeline.dvc.cache import Cache, Use
+from pipeline.dvc.versions import WORKSPACE
 from pipeline.errors import BusyError, DvcError
 from pipeline.params import read
 from pipeline.workspace import Workspace

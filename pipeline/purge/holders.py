@@ -10,7 +10,8 @@ from typing import IO
 import polars as pl
 
 from deploy.artifact import MANIFEST, sha256
-from pipeline.dvc.cache import WORKSPACE, Cache, Use
+from pipeline.dvc.cache import Cache, Use
+from pipeline.dvc.versions import WORKSPACE
 
 DATA = ("data/raw/", "data/prepared/", "data/manifest/")
 PICTURES = (".png", ".html")  # of reports, which show images without saying which

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -13,6 +14,7 @@ from dvc.repo import Repo
 
 from pipeline.config import StorageConfig
 from pipeline.dvc import cache
+from pipeline.dvc import versions as dvc_versions
 from pipeline.dvc.client import add, exclusive, execute
 from pipeline.errors import BusyError, DvcError, ReleaseError, WorkspaceError
 from pipeline.maintenance import storage
@@ -231,13 +233,13 @@ def test_tensorboard_keeps_the_latest_trainings(workspace: Workspace) -> None:
 
 def test_a_commit_is_read_once(versions: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    original = cache.Cache._outs
+    original = dvc_versions._outs
 
-    def counted(self: cache.Cache) -> dict[str, str]:
+    def counted(repo: Any) -> dict[str, str]:
         read.append("")
-        return original(self)
+        return original(repo)
 
-    monkeypatch.setattr(cache.Cache, "_outs", counted)
+    monkeypatch.setattr(dvc_versions, "_outs", counted)
     collect(versions)
     assert len(read) > 5
     read.clear()
