@@ -11,7 +11,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -83,7 +83,8 @@ def run(workspace: Workspace) -> None:
         workspace.manifest / "accepted.parquet", columns=["sha256", "batch", "split", "label", "operations"]
     ).to_pylist()
     classes = tuple(sorted({row["label"] for row in rows if row["label"] is not None}))
-    for warning in forewarn(rows, everything.pretrain.batch_size):
+    quarantined = pq.read_table(workspace.manifest / "quarantine.parquet", columns=["label"])["label"].to_pylist()
+    for warning in forewarn(rows, everything.pretrain.batch_size, set(quarantined) - {None}):
         emit("progress", stage="prepare", message=f"warning: {warning}")
     sums = PixelSums()
     counts = {}
@@ -106,21 +107,31 @@ def run(workspace: Workspace) -> None:
         labeled = sum(row["split"] == "train" and row["label"] is not None for row in rows)
         images = {"train": counts["train"], "train_labelled": labeled, "test": counts["test"]}
         card = DatasetCard(
-            classes, sums.mean(), sums.std(), sums.min_side, sums.max_side, images, _digest(rows, params)
+            classes,
+            sums.mean(),
+            sums.std(),
+            sums.min_side,
+            sums.max_side,
+            images,
+            _digest(rows, params),
+            params.short_side,
         )
         write_card(folder, card)
     seconds = time.monotonic() - started
     record_timing("prepare", workspace=workspace.root, seconds=seconds, images_per_second=len(rows) / seconds)
 
 
-def forewarn(rows: Sequence[dict[str, Any]], batch_size: int) -> Iterator[str]:
+def forewarn(rows: Sequence[dict[str, Any]], batch_size: int, quarantined: Collection[str]) -> Iterator[str]:
     """What the accepted images say of the stages to come, before hours go into them.
 
     Args:
         rows: of each image its ``split``, and its ``label`` or None.
+        quarantined: labels of the images that are not among them.
     """
     images = sum(row["split"] == "train" for row in rows)
     known, asked = ({row["label"] for row in rows if row["split"] == split} - {None} for split in ("train", "test"))
+    if lost := sorted(set(quarantined) - known - asked):
+        yield f"all images labeled {', '.join(map(repr, lost))} are quarantined: `simclr quarantine list` says why"
     if batch_size > images:
         yield f"pretrain.batch_size is {batch_size}, but there are {images} training images; lower it or ingest more"
     if not known or not asked:

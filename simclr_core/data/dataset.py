@@ -16,7 +16,7 @@ from deploy.errors import ImageError
 from deploy.failpoint import failpoint
 from deploy.images.preprocess import Preprocessing, decode
 from simclr_core.data.pixel_cache import PixelCache
-from simclr_core.data.shards import ShardedImages
+from simclr_core.data.shards import DatasetCard, ShardedImages
 from simclr_core.errors import DatasetError
 
 CACHED_SIDE = 64  # pixels: up to here decoding costs more than an encoder made for such images
@@ -95,6 +95,16 @@ def evaluation_images(images: ShardedImages, indices: Positions, preprocessing: 
         for _ in pool.map(fill, range(len(squares))):
             pass  # asks for each result, so that the first error is raised
     return squares
+
+
+def require_pixels(card: DatasetCard, preprocessing: Preprocessing, user: str) -> None:
+    """Raise DatasetError if images were reduced to fewer pixels than ``user`` takes: it would enlarge them again."""
+    if card.short_side is not None and card.short_side < preprocessing.resize:
+        raise DatasetError(
+            f"the prepared images were reduced to {card.short_side} pixels (shorter side), and {user} takes "
+            f"{preprocessing.resize}: they would be enlarged again; give prepare.short_side at least "
+            f"{preprocessing.resize}, or pretrain a smaller image_size and resize"
+        )
 
 
 def prefetch(iterable: Iterable[Item], depth: int) -> Generator[Item, None, None]:

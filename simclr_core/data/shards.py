@@ -47,7 +47,8 @@ class DatasetCard:
     """What is known of a prepared dataset before an image is read (``data/prepared/dataset.json``).
 
     ``mean`` and ``std`` are per channel, of pixels scaled to [0, 1]; sides are in pixels; ``images`` counts
-    ``train``, ``train_labelled`` and ``test``; ``digest`` changes with any image or label.
+    ``train``, ``train_labelled`` and ``test``; ``digest`` changes with any image or label. ``short_side`` is what the
+    shorter side of larger images was reduced to; None: an earlier version has not recorded it.
     """
 
     classes: tuple[str, ...]
@@ -57,6 +58,7 @@ class DatasetCard:
     max_side: int
     images: dict[str, int]
     digest: str
+    short_side: int | None = None
 
 
 class ShardedImages:

@@ -59,7 +59,8 @@ def run(workspace: Path) -> None:
     began = time.perf_counter()
     config = read_block(workspace / "params.yaml", "compare", CompareConfig)
     prepared = workspace / "data" / "prepared"
-    classes = len(read_card(prepared).classes)
+    card = read_card(prepared)
+    classes = len(card.classes)
     train, test = (EvaluationImages.of(ShardedImages(prepared / split)) for split in ("train", "test"))
     bundles = {"candidate": workspace / "models" / "bundle"}
     champion = read_champion(workspace)
@@ -76,6 +77,9 @@ def run(workspace: Path) -> None:
     answers: dict[str, Answers] = {}
     for name, bundle in bundles.items():
         encoder = deploy.load(bundle)  # also without labels: a bundle that does not load goes no further
+        if card.short_side is not None and card.short_side < (side := encoder.info["preprocessing"]["resize"]):
+            less = f"{name} takes {side} pixels, and the prepared images were reduced to {card.short_side}"
+            emit("progress", stage="compare", message=f"warning: {less}: it is judged below its best")
         if not unlabelled:
             embedded[name] = Embedded(*(embed(encoder, one.images, one.positions, name) for one in (train, test)))
             answers[name] = answer(embedded[name], train, test, classes, config)

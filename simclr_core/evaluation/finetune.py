@@ -34,7 +34,7 @@ from deploy.artifact import publish
 from simclr_core import reports
 from simclr_core.augmentation.augmentations import Augmentation
 from simclr_core.config import FinetuneConfig
-from simclr_core.data.dataset import TrainingImages
+from simclr_core.data.dataset import TrainingImages, require_pixels
 from simclr_core.data.order import permuted
 from simclr_core.data.shards import ShardedImages, read_card
 from simclr_core.data.subsets import subset
@@ -96,8 +96,10 @@ def run(workspace: Path, fraction: str) -> None:
         raise LabelError(f"fraction {fraction!r}: give a decimal above 0 and up to 1, such as 0.01")
     config = read_block(workspace / "params.yaml", "finetune", FinetuneConfig)
     prepared = workspace / "data" / "prepared"
-    classes = read_card(prepared).classes
+    card = read_card(prepared)
+    classes = card.classes
     model = with_head_layers(load_model(workspace / "models" / "pretrained"), config.head_layers)
+    require_pixels(card, model.preprocessing, "the encoder")
     train, test = (EvaluationImages.of(ShardedImages(prepared / split)) for split in ("train", "test"))
     budgets = {seed: subset(train.labels, train.keys, fraction, seed) for seed in config.seeds}
     labels = len(budgets[config.seeds[0]])  # the same number for every seed

@@ -26,6 +26,7 @@ from deploy.artifact import write_atomically
 from deploy.images.preprocess import decode
 from simclr_core import plots, reports
 from simclr_core.config import LinearEvalConfig
+from simclr_core.data.dataset import require_pixels
 from simclr_core.data.shards import ShardedImages, read_card
 from simclr_core.evaluation.embedding_map import save_map
 from simclr_core.evaluation.features import extract
@@ -54,6 +55,7 @@ def run(workspace: Path) -> None:
     prepared, pictures = workspace / "data" / "prepared", workspace / "reports"
     card = read_card(prepared)
     model = load_model(workspace / "models" / "pretrained")
+    require_pixels(card, model.preprocessing, "the encoder")
     train, test = (EvaluationImages.of(ShardedImages(prepared / split)) for split in ("train", "test"))
     reason = missing_labels(train, test)
     if reason:

@@ -21,6 +21,7 @@ from deploy.images.preprocess import Preprocessing
 from simclr_core import launch
 from simclr_core.augmentation.augmentations import Augmentation
 from simclr_core.config import PretrainConfig, WatchConfig
+from simclr_core.data.dataset import require_pixels
 from simclr_core.data.shards import DatasetCard, ShardedImages, content_digest, read_card
 from simclr_core.errors import BatchSizeError
 from simclr_core.lars import LARS, parameter_groups
@@ -139,7 +140,9 @@ def read_inputs(workspace: Path) -> Inputs:
     start = read_start(workspace, config)
     key = checkpoint.run_key(config.model_dump(), card.digest, start.identity)
     folder = workspace / ".simclr" / "runs" / key
-    return Inputs(config, card, images, start, key, folder, content_digest(prepared))
+    inputs = Inputs(config, card, images, start, key, folder, content_digest(prepared))
+    require_pixels(card, inputs.preprocessing, "pretraining")
+    return inputs
 
 
 def build(inputs: Inputs, batches: Batches) -> tuple[Learner, Arithmetic]:

@@ -48,6 +48,7 @@ def write_accepted(workspace: Workspace, rows: list[dict[str, Any]]) -> None:
     schema = pa.schema([(name, pa.string()) for name in ("sha256", "batch", "path", "split", "label")])
     schema = schema.append(pa.field("operations", pa.list_(pa.string())))
     pq.write_table(pa.Table.from_pylist(rows, schema), workspace.manifest / "accepted.parquet")
+    pq.write_table(pa.Table.from_pylist([], schema), workspace.manifest / "quarantine.parquet")
 
 
 def test_small_images_keep_every_pixel_and_their_label(filled: Workspace) -> None:
@@ -67,7 +68,7 @@ def test_small_images_keep_every_pixel_and_their_label(filled: Workspace) -> Non
     assert seen == rows.keys()
     card = read_card(filled.prepared)
     assert card.images == {"train": 32, "train_labelled": 8, "test": 8}
-    assert (card.classes, card.min_side, card.max_side) == (CLASSES, 16, 16)
+    assert (card.classes, card.min_side, card.max_side, card.short_side) == (CLASSES, 16, 16, 256)
 
 
 def test_mean_and_deviation_are_those_of_the_training_pixels(filled: Workspace) -> None:
@@ -196,19 +197,20 @@ def rows(train: list[str | None], test: list[str | None]) -> list[dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    ("train", "test", "expected"),
+    ("train", "test", "quarantined", "expected"),
     [
-        (["a", "b", None], ["a", "b"], []),
-        (["a", "a", None], ["a"], ["all labeled training images are of one class ('a')"]),
-        (["a", "b", None], ["a", "c"], ["test images are labeled 'c', and no training image is"]),
-        (["a", "b", None], [None], ["no labeled test images"]),
-        ([None, None, None], ["a"], ["no labeled training images"]),
-        (["a", "b"], ["a"], ["pretrain.batch_size is 3, but there are 2 training images"]),
+        (["a", "b", None], ["a", "b"], ["a", "b"], []),
+        (["a", "b", None], ["a", "b"], ["a", "d"], ["all images labeled 'd' are quarantined"]),
+        (["a", "a", None], ["a"], [], ["all labeled training images are of one class ('a')"]),
+        (["a", "b", None], ["a", "c"], [], ["test images are labeled 'c', and no training image is"]),
+        (["a", "b", None], [None], [], ["no labeled test images"]),
+        ([None, None, None], ["a"], [], ["no labeled training images"]),
+        (["a", "b"], ["a"], [], ["pretrain.batch_size is 3, but there are 2 training images"]),
     ],
 )
 def test_what_evaluation_would_find_is_said_before_training(
-    train: list[str | None], test: list[str | None], expected: list[str]
+    train: list[str | None], test: list[str | None], quarantined: list[str], expected: list[str]
 ) -> None:
-    found = list(prepare.forewarn(rows(train, test), batch_size=3))
+    found = list(prepare.forewarn(rows(train, test), 3, quarantined))
     assert len(found) == len(expected)
     assert all(one.startswith(start) for one, start in zip(found, expected, strict=True))

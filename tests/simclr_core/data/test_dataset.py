@@ -5,6 +5,7 @@ import io
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,8 @@ from PIL import Image
 
 import simclr_core.data.dataset as module
 from deploy.images.preprocess import Preprocessing, decode
-from simclr_core.data.dataset import TrainingImages, evaluation_images, prefetch
-from simclr_core.data.shards import Sample, ShardedImages, write_shards
+from simclr_core.data.dataset import TrainingImages, evaluation_images, prefetch, require_pixels
+from simclr_core.data.shards import DatasetCard, Sample, ShardedImages, write_shards
 from simclr_core.errors import DatasetError
 
 SIDES = [(28, 28), (20, 31), (64, 64), (65, 40), (1, 1), (90, 33)]  # (height, width)
@@ -125,6 +126,19 @@ def test_a_damaged_image_is_named(tmp_path: Path, data: bytes | None) -> None:
         TrainingImages(images).batch([0, 1])
     with pytest.raises(DatasetError, match=message):
         evaluation_images(images, [0, 1], Preprocessing(size=8, resize=8))
+
+
+@pytest.mark.parametrize(("kept", "refused"), [(None, False), (31, True), (32, False), (256, False)])
+def test_images_that_were_reduced_are_not_enlarged_again(kept: int | None, refused: bool) -> None:
+    card = DatasetCard((), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), 8, 300, {}, "", kept)
+    with (
+        pytest.raises(
+            DatasetError, match=r"reduced to 31 pixels .*, and pretraining takes 32: .* short_side at least 32"
+        )
+        if refused
+        else nullcontext()
+    ):
+        require_pixels(card, Preprocessing(24, 32), "pretraining")
 
 
 @pytest.mark.parametrize("depth", [1, 2, 10])
