@@ -10,10 +10,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.ingest.raw import Occurrence, read_occurrences
+from pipeline.ingest.raw import REPLACED, Occurrence, read_occurrences
 
 Claim = tuple[str, str | None]
 UNCLAIMED: Claim = ("train", None)
+GONE: Claim = (REPLACED, None)
 
 
 class Said(NamedTuple):
@@ -99,6 +100,11 @@ def is_news(said: tuple[Said, ...], source: str, claims: frozenset[Claim]) -> bo
     return not held <= claims or bool(held) != bool(claims)
 
 
+def claims_of(said: tuple[Said, ...], source: str) -> frozenset[Claim]:
+    """What this source claims of a content, as the batches name it."""
+    return frozenset(claim for one in said if one.certain and one.source == source for claim in one.claims - {GONE})
+
+
 def find_claimed(batches: Iterable[Path], source: str, contents: Collection[str]) -> dict[str, list[str]]:
     """SHA-256 → the paths at which the source last claimed something of these contents."""
     found: dict[str, list[Occurrence]] = {}
@@ -109,7 +115,7 @@ def find_claimed(batches: Iterable[Path], source: str, contents: Collection[str]
                 unnamed = [one for one in occurrences if one.source is None]
                 found[sha256] = latest or found.get(sha256, []) + unnamed
     return {
-        sha256: [one.path for one in occurrences if (one.split, one.label) != UNCLAIMED]
+        sha256: [one.path for one in occurrences if (one.split, one.label) not in (UNCLAIMED, GONE)]
         for sha256, occurrences in found.items()
     }
 
@@ -122,9 +128,9 @@ def describe(before: Known, after: Known, contents: Iterable[str]) -> Iterator[s
         yield _change(old, new, count)
     moved = Counter((old.split, new.split) for old, new in verdicts if old.split != new.split)
     for (left, entered), count in moved.most_common():
-        yield f"{_images(count)} moved from {left} to {entered}"
+        yield f"{describe_images(count)} moved from {left} to {entered}"
     if same := sum(old == new for old, new in verdicts):
-        yield f"{_images(same)} labeled as before by another source"
+        yield f"{describe_images(same)} labeled as before by another source"
     lost = {label for old, new in verdicts for label in set(old.labels) - set(new.labels)}
     left_over = {label for said in set(after.values()) for label in judge(said).labels} if lost else set()
     yield from (f"class {label!r} has no more images" for label in sorted(lost - left_over))
@@ -134,9 +140,9 @@ def _change(old: tuple[str, ...], new: tuple[str, ...], count: int) -> str:
     if not new:
         return f"{count:,} {'label' if count == 1 else 'labels'} removed ({' and '.join(old)})"
     if not old:
-        return f"{_images(count, 'known ')} labeled {' and '.join(new)}"
+        return f"{describe_images(count, 'known ')} labeled {' and '.join(new)}"
     contradiction = ", which contradict each other" if len(new) > 1 else ""
-    return f"{_images(count)}: {' and '.join(old)} → {' and '.join(new)}{contradiction}"
+    return f"{describe_images(count)}: {' and '.join(old)} → {' and '.join(new)}{contradiction}"
 
 
 def describe_absent(known: Known, now: Mapping[str, Mapping[str, frozenset[Claim]]], unnamed: int) -> Iterator[str]:
@@ -157,9 +163,10 @@ def describe_absent(known: Known, now: Mapping[str, Mapping[str, frozenset[Claim
                 kept.update(dict.fromkeys(judge(one).labels, count))
         for label in sorted(kept.keys() - labels):
             yield f"class {label!r} has no image in {source} any more, {_keep(kept[label])} its label"
-        overruled = [sha256 for sha256, claims in contents.items() if claims and _contradicts(known[sha256], claims)]
+        overruled = sum(bool(claims) and _contradicts(known[sha256], claims) for sha256, claims in contents.items())
         if overruled:
-            yield f"{_images(len(overruled))} labeled in {source} and otherwise, later, by another source, which counts"
+            labeled = f"{describe_images(overruled)} labeled in {source}"
+            yield f"{labeled} and otherwise, later, by another source, which counts"
 
 
 def _contradicts(said: tuple[Said, ...], claims: frozenset[Claim]) -> bool:
@@ -168,8 +175,9 @@ def _contradicts(said: tuple[Said, ...], claims: frozenset[Claim]) -> bool:
 
 
 def _keep(count: int) -> str:
-    return f"{_images(count)} {'keeps' if count == 1 else 'keep'}"
+    return f"{describe_images(count)} {'keeps' if count == 1 else 'keep'}"
 
 
-def _images(count: int, kind: str = "") -> str:
+def describe_images(count: int, kind: str = "") -> str:
+    """``1 image``, ``2 known images``."""
     return f"1 {kind}image" if count == 1 else f"{count:,} {kind}images"

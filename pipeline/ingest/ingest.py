@@ -12,9 +12,9 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from deploy.artifact import publish
@@ -24,20 +24,17 @@ from pipeline.dvc.client import add, exclusive
 from pipeline.dvc.project import RAW, read_tracked
 from pipeline.dvc.purged import contents
 from pipeline.errors import IngestError
-from pipeline.ingest.claims import (
-    UNCLAIMED,
-    Claim,
-    Known,
-    combine,
-    describe,
-    describe_absent,
-    find_claimed,
-    is_news,
-    read_known,
-    summarize,
+from pipeline.ingest.claims import Known, combine, judge, read_known, summarize
+from pipeline.ingest.classes import check_labels, describe_names, refuse_twins
+from pipeline.ingest.layout import read_layout
+from pipeline.ingest.news import (
+    Content,
+    compare,
+    describe_news,
+    find_new,
+    read_source,
 )
-from pipeline.ingest.layout import Reading, read_layout, refuse_twins
-from pipeline.ingest.raw import OCCURRENCES, Occurrence, batches, find_lost, next_name
+from pipeline.ingest.raw import OCCURRENCES, REPLACED, batches, find_lost, next_name
 from pipeline.ingest.sources import GRANULARITY_SECONDS, LINK, Source, list_source
 from pipeline.ingest.stamps import STAMPS, Key, Stamps
 from pipeline.ingest.understood import tabulate
@@ -76,27 +73,10 @@ class IngestResult:
         return ", ".join(parts)
 
 
-@dataclass
-class Content:
-    """Bytes with news in this ingest: where to read them, and every place they are in now."""
-
-    source: Source
-    path: str
-    occurrences: list[Occurrence]
-
-
-@dataclass
-class Listing:
-    """What a source holds now: path → SHA-256, path → what is said of it, and SHA-256 → what is claimed of it."""
-
-    source: Source
-    hashes: dict[str, str]
-    reading: Reading
-    claims: dict[str, frozenset[Claim]]
-
-
 def ingest(
-    workspace: Workspace, sources: Sequence[str] = ("inbox",), wait: Callable[[str], None] | None = None
+    workspace: Workspace,
+    sources: Sequence[str] = ("inbox",),
+    wait: Callable[[str], None] | None = None,
 ) -> IngestResult:
     """Add every new file of the sources as one raw batch and track it with DVC.
 
@@ -114,7 +94,8 @@ def ingest(
         stamps = Stamps(workspace.scratch / STAMPS)
         listed = _list(workspace.root, sources, config.settle_seconds, wait)
         earlier = batches(workspace.raw)
-        if not earlier and workspace.raw.with_suffix(".dvc").exists():
+        tracked = workspace.raw.with_suffix(".dvc").exists()
+        if not earlier and tracked:
             raise IngestError(
                 f"{workspace.raw}: its earlier batches are missing, only data/raw.dvc is here; fetch them first, "
                 "with `dvc checkout data/raw.dvc` or `dvc pull data/raw.dvc`"
@@ -132,13 +113,16 @@ def ingest(
             del before[sha256]
         purged = contents(workspace.root)
         listings = [
-            _read(source, reading, before, stamps, stamped, purged)
+            read_source(source, reading, before, stamps, stamped, purged)
             for source, reading in zip(listed, readings, strict=True)
         ]
-        silent = [_silent(listing, before, earlier) for listing in listings]
-        new = _find_new(listings, before, silent)
+        current = tracked and stamps.raw == read_tracked(workspace.root, RAW).md5
+        for listing in listings:
+            held = stamps.held(listing.source.base) if current else {}
+            compare(listing, before, earlier, held, partial(_find_unused, workspace.manifest, earlier))
+        new = find_new(listings, before)
         if config.classes is not None:
-            _check_labels(new, config.classes)
+            check_labels((one for content in new.values() for one in content.occurrences), config.classes)
         batch = workspace.raw / next_name(earlier) if new else None
         if batch is not None:
             _write(batch, new, before, config.shard_megabytes * 1_000_000)
@@ -148,17 +132,21 @@ def ingest(
         version = read_tracked(workspace.root, RAW).md5
         whole = [source.base for source in listed if source.whole]
         stamps.record(stamped, version, whole)  # last: what is stamped has been ingested
+    after = before | {
+        sha256: combine(before.get(sha256, ()), summarize(sha256, content.occurrences, len(earlier)))
+        for sha256, content in new.items()
+    }
     files = sum(len(listing.hashes) for listing in listings)
     fresh = [sha256 for sha256 in new if sha256 not in before]
     return IngestResult(
         batch=batch.name if batch else None,
         new_images=len(fresh),
         new_labels=len(new) - len(fresh),
-        known=files - sum(len(content.occurrences) for content in new.values()),
+        known=files - sum(one.split != REPLACED for content in new.values() for one in content.occurrences),
         unsettled=sum(len(source.unsettled) for source in listed),
         skipped=tuple(reason for source in listed for reason in source.skipped),
-        changes=tuple(_describe(listings, before, new, len(earlier), silent)),
-        understood=tuple(tabulate(listed, readings)),
+        changes=tuple(describe_news(listings, before, after, new)),
+        understood=(*tabulate(listed, readings), *describe_names(_labels(after), config.classes)),
     )
 
 
@@ -191,112 +179,17 @@ def _guess(listed: Sequence[Source], stamps: Stamps, path: str, sha256: str) -> 
     return next((one.identity for one in listed if one.whole and stamps.had(one.base, path, sha256)), None)
 
 
-def _read(
-    source: Source,
-    reading: Reading,
-    known: Known,
-    stamps: Stamps,
-    stamped: dict[Key, tuple[str, str]],
-    purged: Collection[str],
-) -> Listing:
-    """What the source holds, but for purged contents; adds the stamps of all files whose next change will show."""
-    listing = Listing(source, {}, reading, {})
-    tables = source.labels.items()
-    stamped.update({(source.base, path): (table.stamp, "") for path, table in tables if source.settled(table)})
-    for path, file in source.files.items():
-        sha256 = stamps.find(source.base, path, file.stamp) if file.certain else None
-        if sha256 not in known:  # also when the batches are not those that the stamps were taken with
-            try:
-                sha256 = hashlib.sha256(source.read(path)).hexdigest()
-            except IngestError as error:  # only this file is affected
-                source.passed_over[path] = str(error).removeprefix(f"{path!r} ")
-                source.unseen.add(path)
-                continue
-        if source.settled(file):
-            stamped[source.base, path] = (file.stamp, sha256)
-        if sha256 in purged:
-            source.passed_over[path] = "was purged; remove it from there"
-            continue
-        listing.hashes[path] = sha256
-        claims = listing.claims.get(sha256, frozenset())
-        listing.claims[sha256] = claims | ({reading.places[path]} - {UNCLAIMED})
-    return listing
+def _find_unused(manifest: Path, earlier: Sequence[Path]) -> set[str] | None:
+    """The contents that the validate stage does not use; None if it has not seen all batches."""
+    if not any((manifest / "manifest").glob(f"{earlier[-1].name}-*.parquet")):
+        return None
+    from pyarrow.parquet import read_table
+
+    return set(read_table(manifest / "quarantine.parquet", columns=["sha256"])["sha256"].to_pylist())
 
 
-def _silent(listing: Listing, known: Known, earlier: Sequence[Path]) -> set[str]:
-    """Contents of which the source claims nothing now, and takes nothing back: labels.csv only has no row for them any
-    more, or the file that made the claim cannot be looked at now."""
-    source = listing.source
-    unclaimed = {
-        sha256
-        for sha256, claims in listing.claims.items()
-        if not claims and sha256 in known and is_news(known[sha256], source.identity, claims)
-    }
-    return {
-        sha256
-        for sha256, paths in find_claimed(earlier, source.identity, unclaimed).items()
-        for path in paths
-        if source.hides(path) or (listing.hashes.get(path) == sha256 and path not in listing.reading.named)
-    }
-
-
-def _find_new(listings: Sequence[Listing], known: Known, silent: Sequence[set[str]]) -> dict[str, Content]:
-    """The contents that no batch holds, or of which a source says something else than before."""
-    news = [
-        {
-            sha256
-            for sha256, claims in listing.claims.items()
-            if sha256 not in known or (sha256 not in kept and is_news(known[sha256], listing.source.identity, claims))
-        }
-        for listing, kept in zip(listings, silent, strict=True)
-    ]
-    # The first source that says something of a content replaces all that earlier versions have recorded without one.
-    repeated = {sha256 for found in news for sha256 in found if not all(one.certain for one in known.get(sha256, ()))}
-    new: dict[str, Content] = {}
-    for listing, found in zip(listings, news, strict=True):
-        for path, sha256 in listing.hashes.items():
-            if sha256 in found or sha256 in repeated:
-                content = new.setdefault(sha256, Content(listing.source, path, []))
-                content.occurrences.append(Occurrence(path, *listing.reading.places[path], listing.source.identity))
-    return new
-
-
-def _describe(
-    listings: Sequence[Listing], before: Known, new: Mapping[str, Content], number: int, silent: Sequence[set[str]]
-) -> Iterator[str]:
-    """How the verdicts on known images have changed, and what the sources do not say any more."""
-    latest = {sha256: summarize(sha256, content.occurrences, number) for sha256, content in new.items()}
-    after = before | {sha256: combine(before.get(sha256, ()), said) for sha256, said in latest.items()}
-    yield from describe(before, after, [sha256 for sha256 in new if sha256 in before])
-    complete = [
-        (listing, kept)
-        for listing, kept in zip(listings, silent, strict=True)
-        if not listing.source.unsettled and not listing.source.unseen
-    ]
-    claims = {listing.source.identity: listing.claims for listing, _ in complete}
-    yield from describe_absent(after, claims, sum(len(kept) for _, kept in complete))
-
-
-def _check_labels(new: dict[str, Content], classes: Sequence[str]) -> None:
-    """Raise IngestError if a label is not listed: it is mistyped, or ingest.classes lacks it."""
-    unknown: dict[str, list[str]] = {}
-    for occurrence in (one for content in new.values() for one in content.occurrences):
-        if occurrence.label is not None and occurrence.label not in classes:
-            unknown.setdefault(occurrence.label, []).append(occurrence.path)
-    faults = [
-        f"{label!r} ({paths[0]!r}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}{_suggest(label, classes)})"
-        for label, paths in sorted(unknown.items())
-    ]
-    if faults:
-        raise IngestError(
-            f"labels not listed in ingest.classes: {'; '.join(faults[:5])}; allowed: {', '.join(classes)}; "
-            "correct the folder's name or labels.csv, or add the class to ingest.classes in params.yaml"
-        )
-
-
-def _suggest(label: str, classes: Sequence[str]) -> str:
-    close = get_close_matches(label, classes, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+def _labels(known: Known) -> set[str]:
+    return {label for said in set(known.values()) for label in judge(said).labels}
 
 
 def _write(batch: Path, new: dict[str, Content], known: Known, max_bytes: int) -> None:

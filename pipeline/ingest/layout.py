@@ -19,6 +19,7 @@ from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from deploy.folders.files import is_labels
 from pipeline.errors import IngestError
 from pipeline.ingest.labels_csv import Row, clean, columns_of, fold, match_rows, read_rows
 from pipeline.ingest.sources import Source
@@ -99,21 +100,6 @@ def read_layout(source: Source, inbox: Path) -> Reading:
         more = f"; and {len(faults) - SHOWN_FAULTS:,} more" if len(faults) > SHOWN_FAULTS else ""
         raise IngestError(f"{source.name}: {'; '.join(faults[:SHOWN_FAULTS])}{more}")
     return reading
-
-
-def refuse_twins(readings: Sequence[Reading], classes: Sequence[str] | None) -> None:
-    """Raise IngestError if labels differ in capitals, blanks or Unicode form alone, and ``classes`` has not both."""
-    counts = Counter(one.label for reading in readings for one in reading.places.values() if one.label is not None)
-    twins = defaultdict[str, list[str]](list)
-    for label in sorted(counts):
-        twins["".join(fold(label).split())].append(label)
-    found = [group for group in twins.values() if len(group) > 1 and not set(group) <= set(classes or ())]
-    if found:
-        named = ", ".join(" and ".join(f"{one!r} ({counts[one]:,} files)" for one in group) for group in found[:3])
-        raise IngestError(
-            f"classes differ in nothing but capitals, blanks or Unicode form: {named}; give each class one name in the "
-            "folders and in labels.csv, or list both in ingest.classes if they are two"
-        )
 
 
 def _parts(path: str) -> list[str]:
@@ -218,8 +204,10 @@ def _without_class(reading: Reading) -> list[str]:
 def _read_tables(source: Source, reading: Reading, faults: list[str]) -> None:
     """Let the tables overrule the folders."""
     reading.notes.update(
-        f"{path!r} is not read: only a table named labels.csv gives labels"
-        for path in source.passed_over
+        f"{path!r} is not read: it {reason}; copy the table itself to this place"
+        if is_labels(path)
+        else f"{path!r} is not read: only a table named labels.csv gives labels"
+        for path, reason in source.passed_over.items()
         if path.lower().endswith(TABLES)
     )
     for table in source.labels:

@@ -7,8 +7,8 @@
 
 Content that an earlier batch holds appears again in ``occurrences.jsonl``, without bytes, when its source says
 something else of it: a file that was unlabeled at first and was labeled later. What a source says last of a content
-replaces what it said earlier. Earlier versions did not record the source: what their batches say of a content adds up,
-until a source says something.
+replaces what it said earlier; with the split ``replaced``, that it does not have it any more. Earlier versions did not
+record the source: what their batches say of a content adds up, until a source says something.
 """
 
 import json
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 OCCURRENCES = "occurrences.jsonl"
+REPLACED = "replaced"  # the split of a content whose file has other contents now: its source has it no longer
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,8 @@ def read_occurrences(batch: Path) -> dict[str, tuple[Occurrence, ...]]:
     return {record["sha256"]: tuple(Occurrence(**seen) for seen in record["occurrences"]) for record in records}
 
 
-def read_files(batch: Path) -> Iterator[tuple[str, str, str, str | None]]:
-    """Every file of a batch as (SHA-256, path, split, label), in its order."""
-    return (row[:4] for row in read_rows(batch))
-
-
 def read_rows(batch: Path) -> Iterator[tuple[str, str, str, str | None, str | None]]:
-    """The same with the source, if it is recorded: what a million of them are read with."""
+    """Every file of a batch as (SHA-256, path, split, label, source), in its order; the source None if unrecorded."""
     for record in _records(batch):
         for seen in record["occurrences"]:
             yield record["sha256"], seen["path"], seen["split"], seen["label"], seen.get("source")

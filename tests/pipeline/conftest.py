@@ -9,6 +9,7 @@ import yaml
 
 from pipeline import workspace as workspaces
 from pipeline.environment import WORKSPACE
+from pipeline.ingest.raw import read_rows
 from pipeline.workspace import Workspace
 from tests.conftest import CLASSES, TINY_PARAMS, draw, encode
 from tests.pipeline.small_graph import graph
@@ -42,6 +43,11 @@ def filled(workspace: Workspace) -> Workspace:
         put(workspace, f"labeled/{name}/{number}.png", encode(draw(number % 4, 100 + number)))
         put(workspace, f"test/{name}/{number}.png", encode(draw(number % 4, 200 + number)))
     return workspace
+
+
+def read_files(batch: Path) -> list[tuple[str, str, str, str | None]]:
+    """Every file of a raw batch as (SHA-256, path, split, label), in its order."""
+    return [row[:4] for row in read_rows(batch)]
 
 
 def put(workspace: Workspace, path: str, data: bytes, age: float = 3600) -> Path:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from deploy.failpoint import failpoint
 from pipeline.errors import ValidationError
-from pipeline.ingest.raw import batches, list_tar, read_rows, read_tar, tars
+from pipeline.ingest.raw import REPLACED, batches, list_tar, read_rows, read_tar, tars
 from pipeline.validation.probe import facts_cache
 from pipeline.validation.probe.container import sniff
 from pipeline.validation.probe.facts import Facts, read_facts
@@ -125,7 +125,7 @@ def _current(listed: pl.DataFrame) -> pl.DataFrame:
     last = pl.col("number") == pl.col("number").max().over("sha256", "source")
     has_source = pl.col("source").is_not_null()
     counts = pl.when(has_source).then(last).otherwise(~has_source.any().over("sha256"))
-    return listed.filter(counts).select(FILES.names())
+    return listed.filter(counts & (pl.col("split") != REPLACED)).select(FILES.names())
 
 
 def _portions(opened: Iterable[Path], unknown: set[str]) -> Iterator[Portion]:

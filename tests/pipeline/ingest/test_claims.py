@@ -9,6 +9,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import yaml
 
 from pipeline.ingest import stamps
 from pipeline.ingest.claims import combine, judge, read_known
@@ -225,3 +226,94 @@ def test_ingest_and_validation_agree_on_what_holds(tmp_path: Path) -> None:
         claims = {(f"{one.batch + 1:04d}", *claim) for one in combine((), said) for claim in one.claims}
         rows = set(files.select("ingest_batch", "split", "label").iter_rows())
         assert {row for row in rows if row[1:] != ("train", None)} == claims, trial
+
+
+SIBLING = encode(draw(2, 3))
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize("folder", ["labeled/cross", "test/cross"])
+def test_a_file_that_is_overwritten_takes_the_place_of_what_it_held(workspace: Workspace, folder: str) -> None:
+    lay(workspace, {f"{folder}/4.png": IMAGE, f"{folder}/5.png": SIBLING})
+    edited = {f"{folder}/4.png": OTHER, f"{folder}/5.png": SIBLING}
+    said = f"1 image overwritten and no longer used, such as '{folder}/4.png'"
+    assert said in lay(workspace, edited).changes
+    assert verdicts(workspace).keys() == {digest(OTHER), digest(SIBLING)}
+    assert (lay(workspace, edited).batch, lay(workspace, edited).changes) == (None, ())
+    lay(workspace, {**edited, "unlabeled/6.png": IMAGE})
+    assert verdicts(workspace)[SHA256] == ("train", ())
+
+
+def test_a_file_that_is_overwritten_by_a_known_one_is_too(workspace: Workspace) -> None:
+    lay(workspace, {"labeled/cross/4.png": IMAGE, "labeled/cross/5.png": SIBLING})
+    lay(workspace, {"labeled/cross/4.png": SIBLING, "labeled/cross/5.png": SIBLING})
+    assert verdicts(workspace).keys() == {digest(SIBLING)}
+
+
+def test_a_folder_that_is_filled_again_with_the_same_names_loses_nothing(workspace: Workspace) -> None:
+    lay(workspace, {"labeled/cross/4.png": IMAGE, "test/cross/9.png": SIBLING})
+    again = {"labeled/cross/4.png": OTHER, "test/cross/9.png": SIBLING}
+    assert "1 image kept with the label from before, although a file has the name now" in lay(workspace, again).changes
+    assert verdicts(workspace)[SHA256] == ("train", ("cross",))
+    assert lay(workspace, again).changes == ()
+
+
+@pytest.mark.parametrize("validated", [False, True])
+def test_an_image_put_back_counts_although_a_copy_of_it_was_labeled_otherwise(
+    workspace: Workspace, validated: bool
+) -> None:
+    other_bytes = encode(draw(0, 1), "PNG", compress_level=1)
+    assert other_bytes != IMAGE
+    rest = {f"labeled/circle/{number}.png": encode(draw(number % 4, number)) for number in range(10, 14)}
+    for files in ({"labeled/circle/4.png": IMAGE}, {"labeled/cross/4.png": other_bytes}):
+        lay(workspace, {**rest, **files})
+        if validated:
+            validate(workspace)
+    result = lay(workspace, {**rest, "labeled/circle/4.png": IMAGE})
+    assert "1 image put back, and labeled as before" in result.changes
+    validate(workspace)
+    accepted = pl.read_parquet(workspace.manifest / "accepted.parquet").filter(pl.col("sha256") == SHA256)
+    assert accepted.select("split", "label").rows() == [("train", "circle")]
+
+
+def test_an_image_put_back_whose_label_holds_needs_no_new_batch(workspace: Workspace) -> None:
+    files = {f"labeled/circle/{number}.png": encode(draw(number % 4, number)) for number in range(10, 14)}
+    lay(workspace, files)
+    validate(workspace)
+    lay(workspace, {"labeled/circle/10.png": files["labeled/circle/10.png"]})
+    assert lay(workspace, files).batch is None
+
+
+def test_a_class_that_differs_from_one_of_an_earlier_batch_only_in_writing_is_noted(workspace: Workspace) -> None:
+    lay(workspace, {"labeled/cross/4.png": IMAGE})
+    result = lay(workspace, {"labeled/Cross /5.png": OTHER})
+    (note,) = (line for line in result.understood if line.startswith("note: "))
+    assert note.startswith("note: 'Cross' and 'cross' are separate classes, and differ in nothing but capitals")
+    params = yaml.safe_load(workspace.params.read_text())
+    params["ingest"]["classes"] = ["cross", "Cross"]
+    workspace.params.write_text(yaml.safe_dump(params))
+    assert not [line for line in ingest(workspace).understood if line.startswith("note: ")]
+    params["ingest"]["classes"] = None
+    workspace.params.write_text(yaml.safe_dump(params))
+    moved = lay(workspace, {"labeled/Cross/4.png": IMAGE, "labeled/Cross/5.png": OTHER})
+    assert not [line for line in moved.understood if line.startswith("note: ")]
+
+
+def test_a_class_of_an_earlier_batch_that_is_not_allowed_now_is_noted(workspace: Workspace) -> None:
+    lay(workspace, {"labeled/corss/4.png": IMAGE})
+    params = yaml.safe_load(workspace.params.read_text())
+    params["ingest"]["classes"] = ["cross"]
+    workspace.params.write_text(yaml.safe_dump(params))
+    (note,) = (line for line in lay(workspace, {"labeled/cross/5.png": OTHER}).understood if line.startswith("note: "))
+    assert "not in ingest.classes, and are trained on all the same: 'corss'" in note
+
+
+def test_a_table_of_labels_that_is_a_link_is_noted(workspace: Workspace, tmp_path: Path) -> None:
+    put(workspace, "unlabeled/4.png", IMAGE)
+    (tmp_path / "table").write_text("path,label\nunlabeled/4.png,cross\n")
+    (workspace.inbox / "labels.csv").symlink_to(tmp_path / "table")
+    (note,) = (line for line in ingest(workspace).understood if line.startswith("note: "))
+    assert note == "note: 'labels.csv' is not read: it is a link; copy the table itself to this place (1 file)"

@@ -15,11 +15,11 @@ from deploy import artifact
 from pipeline.errors import IngestError
 from pipeline.ingest.ingest import WAITS, ingest
 from pipeline.ingest.layout import place
-from pipeline.ingest.raw import batches, read_bytes, read_files
+from pipeline.ingest.raw import batches, read_bytes
 from pipeline.validation.probe.scan import list_files
 from pipeline.workspace import Workspace
 from tests.conftest import draw, encode
-from tests.pipeline.conftest import put
+from tests.pipeline.conftest import put, read_files
 
 
 def listing(folder: Path) -> dict[str, bytes]:

@@ -9,10 +9,10 @@ import yaml
 from pipeline.errors import IngestError
 from pipeline.ingest.ingest import IngestResult, ingest
 from pipeline.ingest.layout import place
-from pipeline.ingest.raw import batches, read_files
+from pipeline.ingest.raw import batches
 from pipeline.workspace import Workspace
 from tests.conftest import draw, encode
-from tests.pipeline.conftest import put
+from tests.pipeline.conftest import put, read_files
 
 
 def fill(workspace: Workspace, *paths: str) -> None:

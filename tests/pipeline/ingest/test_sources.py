@@ -14,11 +14,11 @@ import yaml
 
 from pipeline.errors import IngestError
 from pipeline.ingest.ingest import ingest
-from pipeline.ingest.raw import batches, read_bytes, read_files
+from pipeline.ingest.raw import batches, read_bytes
 from pipeline.ingest.sources import Source, list_source
 from pipeline.workspace import Workspace
 from tests.conftest import draw, encode
-from tests.pipeline.conftest import put
+from tests.pipeline.conftest import put, read_files
 
 
 def test_a_source_that_does_not_exist_is_named(workspace: Workspace) -> None:

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from pipeline.errors import ValidationError
-from pipeline.ingest.raw import list_tar, read_bytes, read_files, read_tar, tars
+from pipeline.ingest.raw import list_tar, read_bytes, read_rows, read_tar, tars
 from pipeline.validation.probe import facts_cache
 from pipeline.validation.probe import scan as scans
 from pipeline.validation.probe.probe import probe
@@ -67,7 +67,7 @@ def test_every_file_and_every_content_has_a_row(raw: Path, cache: Path) -> None:
     files, facts = scan(raw, cache, limits=LIMITS)
     assert files.schema == FILES
     assert set(files["path"]) == {spelled(path) for path in first | second}
-    order = [path for name in ("0001", "0002-new") for _, path, _, _ in read_files(raw / name)]
+    order = [path for name in ("0001", "0002-new") for _, path, *_ in read_rows(raw / name)]
     assert files["path"].to_list() == [spelled(path) for path in order]
     rows = {row["path"]: row for row in files.to_dicts()}
     assert rows["test/dog \\udc80/a.png"] == {

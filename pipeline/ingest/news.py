@@ -1,0 +1,222 @@
+"""News: what the sources hold now that no batch holds, or of which a source says something else than before."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from pipeline.errors import IngestError
+from pipeline.ingest.claims import (
+    GONE,
+    UNCLAIMED,
+    Claim,
+    Known,
+    claims_of,
+    describe,
+    describe_absent,
+    describe_images,
+    find_claimed,
+    is_news,
+)
+from pipeline.ingest.layout import Reading
+from pipeline.ingest.raw import REPLACED, Occurrence
+from pipeline.ingest.sources import Source
+from pipeline.ingest.stamps import Key, Stamps
+
+
+@dataclass
+class Content:
+    """Bytes with news in this ingest: where to read them, and every place they are in now."""
+
+    source: Source
+    path: str
+    occurrences: list[Occurrence]
+
+
+@dataclass
+class Listing:
+    """What a source holds now: path → SHA-256, path → what is said of it, and SHA-256 → what is claimed of it.
+
+    Of contents that batches hold: ``silent`` are those of which it claims nothing now, and takes nothing back;
+    ``returned`` those that it claims again what it claimed before it lost them; ``replaced`` tells the path of those
+    that were overwritten; ``reused`` those whose path has other contents now, in a folder that was filled again.
+    """
+
+    source: Source
+    hashes: dict[str, str]
+    reading: Reading
+    claims: dict[str, frozenset[Claim]]
+    silent: set[str] = field(default_factory=set)
+    returned: set[str] = field(default_factory=set)
+    replaced: dict[str, str] = field(default_factory=dict)
+    reused: set[str] = field(default_factory=set)
+
+
+def read_source(
+    source: Source,
+    reading: Reading,
+    known: Known,
+    stamps: Stamps,
+    stamped: dict[Key, tuple[str, str]],
+    purged: Collection[str],
+) -> Listing:
+    """What the source holds, but for purged contents; adds the stamps of all files whose next change will show."""
+    listing = Listing(source, {}, reading, {})
+    tables = source.labels.items()
+    stamped.update({(source.base, path): (table.stamp, "") for path, table in tables if source.settled(table)})
+    for path, file in source.files.items():
+        sha256 = stamps.find(source.base, path, file.stamp) if file.certain else None
+        if sha256 not in known:  # also when the batches are not those that the stamps were taken with
+            try:
+                sha256 = hashlib.sha256(source.read(path)).hexdigest()
+            except IngestError as error:  # only this file is affected
+                source.passed_over[path] = str(error).removeprefix(f"{path!r} ")
+                source.unseen.add(path)
+                continue
+        if source.settled(file):
+            stamped[source.base, path] = (file.stamp, sha256)
+        if sha256 in purged:
+            source.passed_over[path] = "was purged; remove it from there"
+            continue
+        listing.hashes[path] = sha256
+        claims = listing.claims.get(sha256, frozenset())
+        listing.claims[sha256] = claims | ({reading.places[path]} - {UNCLAIMED})
+    return listing
+
+
+def compare(
+    listing: Listing,
+    known: Known,
+    earlier: Sequence[Path],
+    held: Mapping[str, str],
+    find_unused: Callable[[], set[str] | None],
+) -> None:
+    """Complete the listing with what has become of the contents that the source had before.
+
+    Args:
+        held: path → SHA-256 of what the source held at its last ingest; empty if that is not known.
+        find_unused: what validation does not use of all batches; None: not all of them are validated.
+    """
+    listing.silent = find_silent(listing, known, earlier)
+    listing.returned = find_returned(listing, known, set(held.values()))
+    # Meanwhile a copy with other bytes may have been labeled otherwise, which only validation sees.
+    unused = find_unused() if listing.returned else None
+    listing.returned &= listing.returned if unused is None else unused
+    overwritten = dict(find_overwritten(listing, known, earlier, held))
+    edited = find_edited(listing, known, set(overwritten.values()))
+    listing.replaced = {sha256: path for sha256, path in overwritten.items() if path in edited}
+    listing.reused = overwritten.keys() - listing.replaced.keys()
+
+
+def find_silent(listing: Listing, known: Known, earlier: Sequence[Path]) -> set[str]:
+    """Contents of which the source claims nothing now, and takes nothing back: labels.csv only has no row for them any
+    more, or the file that made the claim cannot be looked at now."""
+    source = listing.source
+    unclaimed = {
+        sha256
+        for sha256, claims in listing.claims.items()
+        if not claims and sha256 in known and is_news(known[sha256], source.identity, claims)
+    }
+    return {
+        sha256
+        for sha256, paths in find_claimed(earlier, source.identity, unclaimed).items()
+        for path in paths
+        if source.hides(path) or (listing.hashes.get(path) == sha256 and path not in listing.reading.named)
+    }
+
+
+def find_returned(listing: Listing, known: Known, held: Collection[str]) -> set[str]:
+    """Contents of which the source claims what it claimed before it lost them.
+
+    Args:
+        held: what the source held at its last ingest; nothing if that is not known.
+    """
+    identity = listing.source.identity
+    return {
+        sha256
+        for sha256, claims in listing.claims.items()
+        if held and claims and sha256 in known and sha256 not in held and claims_of(known[sha256], identity) == claims
+    }
+
+
+def find_overwritten(
+    listing: Listing, known: Known, earlier: Sequence[Path], held: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    """SHA-256 and path of each content that the source labels or holds out, and has no longer since this ingest,
+    because its file has other contents.
+
+    Args:
+        held: path → SHA-256 of what the source held at its last ingest, as far as that is known.
+    """
+    source, now = listing.source, listing.hashes
+    absent = {one for one, said in known.items() if one not in listing.claims and claims_of(said, source.identity)}
+    for sha256, paths in find_claimed(earlier, source.identity, absent).items():
+        taken = [path for path in paths if path in now and (now[path] not in known or held.get(path) == sha256)]
+        if taken and not any(map(source.hides, paths)):
+            yield sha256, taken[0]
+
+
+def find_edited(listing: Listing, known: Known, paths: Collection[str]) -> set[str]:
+    """Those of the paths around which other files have stayed. If none has, the folder was emptied and filled with
+    files of the same names, and what it held before is as right as ever."""
+    files, stayed = Counter[str](), Counter[str]()
+    for path, sha256 in listing.hashes.items() if paths else ():
+        for folder in _folders(path):
+            files[folder] += 1
+            stayed[folder] += sha256 in known
+    return {path for path in paths if stayed[next((one for one in _folders(path) if files[one] > 1), "")]}
+
+
+def _folders(path: str) -> list[str]:
+    """The folders that a file is in, from the inside; the source itself only if there is no other."""
+    return [one.as_posix() for one in PurePosixPath(path).parents][:-1] or ["."]
+
+
+def find_new(listings: Sequence[Listing], known: Known) -> dict[str, Content]:
+    """The contents that no batch holds, or of which a source says something else than before."""
+    news = [
+        {
+            sha256
+            for sha256, claims in listing.claims.items()
+            if sha256 not in known
+            or sha256 in listing.returned
+            or (sha256 not in listing.silent and is_news(known[sha256], listing.source.identity, claims))
+        }
+        for listing in listings
+    ]
+    # The first source that says something of a content replaces all that earlier versions have recorded without one.
+    repeated = {sha256 for found in news for sha256 in found if not all(one.certain for one in known.get(sha256, ()))}
+    new: dict[str, Content] = {}
+    for listing, found in zip(listings, news, strict=True):
+        source = listing.source
+        seen = [
+            (sha256, Occurrence(path, *listing.reading.places[path], source.identity))
+            for path, sha256 in listing.hashes.items()
+            if sha256 in found or sha256 in repeated
+        ]
+        seen += [
+            (sha256, Occurrence(path, REPLACED, None, source.identity)) for sha256, path in listing.replaced.items()
+        ]
+        for sha256, occurrence in seen:
+            new.setdefault(sha256, Content(source, occurrence.path, [])).occurrences.append(occurrence)
+    return new
+
+
+def describe_news(
+    listings: Sequence[Listing], before: Known, after: Known, new: Mapping[str, Content]
+) -> Iterator[str]:
+    """How the verdicts on known images have changed, and what the sources do not say any more."""
+    returned = {sha256 for listing in listings for sha256 in listing.returned}
+    replaced = {sha256: path for listing in listings for sha256, path in listing.replaced.items()}
+    unused = {one: path for one, path in replaced.items() if all(said.claims == {GONE} for said in after[one])}
+    yield from describe(before, after, [one for one in new if one in before and one not in returned | unused.keys()])
+    if returned:
+        yield f"{describe_images(len(returned))} put back, and labeled as before"
+    if unused:
+        yield f"{describe_images(len(unused))} overwritten and no longer used, such as {next(iter(unused.values()))!r}"
+    if reused := {sha256 for listing in listings for sha256 in listing.reused}:
+        yield f"{describe_images(len(reused))} kept with the label from before, although a file has the name now"
+    complete = [one for one in listings if not one.source.unsettled and not one.source.unseen]
+    claims = {listing.source.identity: listing.claims for listing in complete}
+    yield from describe_absent(after, claims, sum(len(listing.silent) for listing in complete))
