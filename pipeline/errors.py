@@ -4,6 +4,7 @@ PipelineError (ValueError)
 ├── WorkspaceError      no workspace here, or a folder that cannot become one
 ├── ParamsError         params.yaml has faults; all of them are listed
 ├── IngestError         nothing to read, or labels.csv cannot be understood
+│   └── UnfinishedError  an interrupted training would begin again with the new images
 ├── ValidationError     the validate stage cannot run
 ├── OverridesError      overrides.csv has faults, or a decision is not possible
 ├── GateError           the data contract was broken: see reports/validation.html
@@ -33,6 +34,10 @@ class ParamsError(PipelineError):
 
 class IngestError(PipelineError):
     """A source holds nothing to read, or its labels cannot be understood."""
+
+
+class UnfinishedError(IngestError):
+    """A training was interrupted, and with a new batch it would begin again."""
 
 
 class ValidationError(PipelineError):

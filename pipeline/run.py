@@ -49,13 +49,20 @@ class RunOutcome:
     stages: dict[str, StageResult]
 
 
-def run(workspace: Workspace, stages: Sequence[str] | None = None, sources: Sequence[str] | None = None) -> RunOutcome:
+def run(
+    workspace: Workspace,
+    stages: Sequence[str] | None = None,
+    sources: Sequence[str] | None = None,
+    restart: bool = False,
+) -> RunOutcome:
     """Ingest the sources and bring every stage up to date, or only the given stages with their gates.
 
     Args:
         stages: names from dvc.yaml, ``finetune`` meaning all of its matrix; ``raw_images`` is the ingest, ``champion``
             pins what is released.
         sources: what to ingest, if that is part of the run; None: what ``params.yaml`` says.
+        restart: ingest what is new also if pretraining was interrupted, which then begins again. Otherwise it is
+            finished first, and what is new comes with the next run.
 
     Raises:
         DvcError: an unknown stage, or a fault in dvc.yaml.
@@ -71,9 +78,8 @@ def run(workspace: Workspace, stages: Sequence[str] | None = None, sources: Sequ
         job = dg.Definitions.merge(build_definitions(workspace), loggers).resolve_job_def("retrain")
         config: dict[str, dict[str, Any]] = {"loggers": {"terminal": {}}}
         if selection is None or RAW_IMAGES in selection:
-            config["ops"] = {
-                RAW_STAGE: {"config": RawImagesConfig(sources=None if sources is None else list(sources)).model_dump()}
-            }
+            given = RawImagesConfig(sources=None if sources is None else list(sources), restart=restart)
+            config["ops"] = {RAW_STAGE: {"config": given.model_dump()}}
         run_id = str(uuid.uuid4())
         try:
             tags = {PROCESS: identify(os.getpid()), MAX_RETRIES_TAG: "0"}  # who started it here starts it again

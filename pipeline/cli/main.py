@@ -3,6 +3,7 @@
 Exit codes: 0 done; 1 a stage failed, a gate did not pass, or `doctor` found something; 2 wrong input; 130 interrupted.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,13 @@ from pipeline.cli.release import release
 from pipeline.errors import FORESEEN, GateError, StageFailedError
 from pipeline.recipe import DEFAULT, summaries
 from pipeline.workspace import Workspace
+
+RESTART = click.option(
+    "--restart/--continue",
+    default=None,
+    help="If pretraining was interrupted: begin again with the new images, or finish it first. "
+    "Default: ask on a terminal, else finish it.",
+)
 
 
 def run_cli() -> int:
@@ -85,8 +93,9 @@ def init(directory: Path, recipe: str) -> None:
 
 @simclr.command()
 @click.argument("sources", nargs=-1, metavar="[SRC]...")
+@RESTART
 @pass_workspace
-def ingest(workspace: Workspace, sources: tuple[str, ...]) -> None:
+def ingest(workspace: Workspace, sources: tuple[str, ...], restart: bool | None) -> None:
     """Add the new files of folders, globs or fsspec URLs to the raw images; default: the workspace's inbox.
 
     A relative SRC is taken from the folder you are in. Nothing of yours is moved or changed.
@@ -96,10 +105,13 @@ def ingest(workspace: Workspace, sources: tuple[str, ...]) -> None:
               simclr ingest ~/photos '~/scans/*.png' s3://bucket/camera-7
     """
     from pipeline.ingest.ingest import ingest as ingest_sources
+    from pipeline.ingest.unfinished import find_interrupted
     from pipeline.release.champion import pin_first
 
     absolute = [source if "://" in source else str(Path(source).expanduser().absolute()) for source in sources]
-    result = ingest_sources(workspace, absolute or ("inbox",), wait=lambda line: click.echo(line, err=True))
+    found = absolute or ["inbox"]
+    unfinished = None if wants_restart(workspace, found, restart) else find_interrupted(workspace)
+    result = ingest_sources(workspace, found, lambda line: click.echo(line, err=True), unfinished)
     click.echo("\n".join([*result.understood, str(result)]))
     pin_first(workspace)
 
@@ -107,8 +119,9 @@ def ingest(workspace: Workspace, sources: tuple[str, ...]) -> None:
 @simclr.command()
 @click.option("--select", "stages", multiple=True, metavar="STAGE", help="Only this stage; repeatable.")
 @click.option("--set", "values", multiple=True, metavar="KEY=VALUE", help="Change params.yaml first.")
+@RESTART
 @pass_workspace
-def run(workspace: Workspace, stages: tuple[str, ...], values: tuple[str, ...]) -> None:
+def run(workspace: Workspace, stages: tuple[str, ...], values: tuple[str, ...], restart: bool | None) -> None:
     """Ingest the inbox and bring every stage up to date, through Dagster; unchanged stages are skipped.
 
     \b
@@ -117,12 +130,34 @@ def run(workspace: Workspace, stages: tuple[str, ...], values: tuple[str, ...]) 
               simclr run --select linear_eval --select finetune@0.01
     """
     from pipeline import params
+    from pipeline.run import RAW_STAGE
     from pipeline.run import run as run_graph
 
     workspaces.require_writable(workspace)
     params.override(workspace, parse_assignments(values))
-    params.read(workspace)
-    run_graph(workspace, stages or None)
+    sources = params.read(workspace).retraining.sources
+    ingests = not stages or RAW_STAGE in stages
+    run_graph(workspace, stages or None, restart=ingests and wants_restart(workspace, sources, restart))
+
+
+def wants_restart(workspace: Workspace, sources: Sequence[str], given: bool | None) -> bool:
+    """Whether new images are ingested although pretraining was interrupted; asked on a terminal, else False."""
+    from pipeline.ingest.unfinished import find_interrupted
+    from pipeline.retraining.inbox import survey
+
+    if given is not None or not sys.stdin.isatty():
+        return bool(given)
+    unfinished = find_interrupted(workspace)
+    found = survey(workspace, sources) if unfinished else None
+    if not unfinished or not found or not (found.new_files or found.unsettled or found.relabelled):
+        return False
+    click.echo(
+        f"Pretraining was interrupted at step {unfinished.step}, and new images have arrived.\n"
+        "continue: finish it first; the new images come with the next run\n"
+        "restart:  take the new images now; pretraining begins again"
+    )
+    answer: str = click.prompt("Which", type=click.Choice(["continue", "restart"]), default="continue")
+    return answer == "restart"
 
 
 def parse_assignments(values: Sequence[str]) -> dict[str, str]:

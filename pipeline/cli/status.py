@@ -7,9 +7,11 @@ from pipeline.errors import BusyError
 from pipeline.ingest.raw import batches, read_occurrences
 from pipeline.maintenance import storage
 from pipeline.maintenance.state import unkept
+from pipeline.params import read
 from pipeline.release.registry import open_registry
 from pipeline.workspace import Workspace
 from simclr_core import reports
+from simclr_core.pretraining.unfinished import find_unfinished
 from simclr_core.reports import ExportReport, LinearEvalReport
 
 
@@ -52,4 +54,6 @@ def describe_stages(workspace: Workspace) -> list[str]:
     except BusyError as error:
         return [f"running    {error}"]
     lines = [f"{name:<10} {'; '.join(reasons)}" for name, reasons in changed.items()]
+    if "pretrain" in changed and (left := find_unfinished(workspace.root, read(workspace).pretrain)):
+        lines.append(f"unfinished pretraining was interrupted at step {left.step}")
     return [*lines, "next       `simclr run`" if changed else "stages     all up to date"]

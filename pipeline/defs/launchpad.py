@@ -32,9 +32,15 @@ class LaunchConfig(dg.Config):
         "Wins over the typed fields.",
     )
 
+    restart: bool = Field(
+        default=False,
+        description="What happens to new images if pretraining was interrupted. False: it is finished first, and they "
+        "come with the run after it; true: they are ingested, and it begins again.",
+    )
+
     def settings(self) -> dict[str, str]:
         """What to write into params.yaml: ``{"pretrain.epochs": "100"}``, the values as YAML."""
-        blocks = self.model_dump(exclude={"sources", "overrides"}, exclude_none=True)
+        blocks = self.model_dump(exclude={"sources", "overrides", "restart"}, exclude_none=True)
         return {name: json.dumps(value) for name, value in flatten(blocks)} | self.overrides
 
 

@@ -12,7 +12,7 @@ from pipeline.defs.stage_assets import foreseen
 from pipeline.defs.translator import POOL, RAW_IMAGES
 from pipeline.dvc.project import RAW, read_tracked
 from pipeline.dvc.purged import interrupted
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, UnfinishedError
 from pipeline.maintenance.storage import require_space
 from pipeline.params import override, read
 from pipeline.validation.verdict.overrides import settle
@@ -43,6 +43,7 @@ def raw_images(
     With nothing new the data version stays.
     """
     from pipeline.ingest.ingest import ingest  # here, because a code location has to load quickly and it brings fsspec
+    from pipeline.ingest.unfinished import find_interrupted, record_attempt
 
     with foreseen():
         if interrupted(workspace.root):
@@ -56,17 +57,25 @@ def raw_images(
         require_space(workspace)
         sources = config.sources or read(workspace).retraining.sources
         by_sensor = SENSOR in context.run.tags  # only it comes again in a minute; a person or a script does not
-        result = ingest(workspace, sources, None if by_sensor else lambda line: context.log.info(f"raw_images: {line}"))
-        for line in (*result.understood, result):
-            context.log.info(f"raw_images: {line}")
+        wait = None if by_sensor else lambda line: context.log.info(f"raw_images: {line}")
+        unfinished, result = None if config.restart else find_interrupted(workspace), None
+        try:
+            result = ingest(workspace, sources, wait, unfinished)
+        except UnfinishedError as error:
+            assert unfinished is not None
+            record_attempt(unfinished)
+            context.log.info(f"raw_images: {error}")
+        else:
+            for line in (*result.understood, result):
+                context.log.info(f"raw_images: {line}")
         _sign(context, workspace)
         record = read_tracked(workspace.root, RAW)
         keep_state(context, workspace)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(record.md5),
         metadata={
-            "new_images": result.new_images,
-            "batch": result.batch or "nothing new",
+            "new_images": result.new_images if result else 0,
+            "batch": (result.batch or "nothing new") if result else "waits for the interrupted pretraining",
             "dvc/size": record.size,
             "dvc/md5": record.md5,
         },

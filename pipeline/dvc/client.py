@@ -104,13 +104,13 @@ def add(root: Path, path: Path) -> None:
     execute(root, "add", str(path.relative_to(root)))
 
 
-def changed_stages(root: Path) -> dict[str, list[str]]:
-    """What a run would have to bring up to date: stage → what has changed, in DVC's words.
+def changed_stages(root: Path, *stages: str) -> dict[str, list[str]]:
+    """What a run would have to bring up to date, of these stages or of all: stage → what has changed, in DVC's words.
 
     Raises:
         DvcError: with DVC's own words.
     """
-    status: dict[str, list[str | dict[str, dict[str, str]]]] = json.loads(execute(root, "status", "--json"))
+    status: dict[str, list[str | dict[str, dict[str, str]]]] = json.loads(execute(root, "status", "--json", *stages))
     return {stage: [reason for change in changes for reason in _reasons(change)] for stage, changes in status.items()}
 
 

@@ -23,7 +23,7 @@ from deploy.folders.files import describe_passed_over
 from pipeline.dvc.client import add, exclusive
 from pipeline.dvc.project import RAW, read_tracked
 from pipeline.dvc.purged import contents
-from pipeline.errors import IngestError
+from pipeline.errors import IngestError, UnfinishedError
 from pipeline.ingest.claims import Known, combine, judge, read_known, summarize
 from pipeline.ingest.classes import check_labels, describe_names, refuse_twins
 from pipeline.ingest.layout import read_layout
@@ -41,6 +41,7 @@ from pipeline.ingest.understood import tabulate
 from pipeline.params import read
 from pipeline.workspace import Workspace
 from simclr_core.data.shards import portions, write_tar
+from simclr_core.pretraining.unfinished import Unfinished
 
 WAITS = 4  # listings, the last of which leaves what is still changing for the next time
 
@@ -77,16 +78,19 @@ def ingest(
     workspace: Workspace,
     sources: Sequence[str] = ("inbox",),
     wait: Callable[[str], None] | None = None,
+    unfinished: Unfinished | None = None,
 ) -> IngestResult:
     """Add every new file of the sources as one raw batch and track it with DVC.
 
     Args:
         sources: folders, globs or fsspec URLs; a relative one is taken from the workspace.
         wait: what says that files which changed a moment ago are waited for; None: they are left for the next time.
+        unfinished: an interrupted pretraining; what is new waits for its end, since it would begin again.
 
     Raises:
         IngestError: a source does not exist, all of them are empty, ``labels.csv`` cannot be understood, or a label is
             none of ``ingest.classes``.
+        UnfinishedError: something is new, and has to wait.
     """
     config = read(workspace).ingest
     workspace.inbox.mkdir(exist_ok=True)  # Git does not carry it into a clone of a workspace
@@ -123,6 +127,12 @@ def ingest(
         new = find_new(listings, before)
         if config.classes is not None:
             check_labels((one for content in new.values() for one in content.occurrences), config.classes)
+        if new and unfinished:
+            images = "1 new image or label" if len(new) == 1 else f"{len(new):,} new images or labels"
+            raise UnfinishedError(
+                f"pretraining was interrupted at step {unfinished.step}; `simclr run` finishes it first, and takes "
+                f"{images} in the run after it; `--restart` takes them now, and pretraining begins again"
+            )
         batch = workspace.raw / next_name(earlier) if new else None
         if batch is not None:
             _write(batch, new, before, config.shard_megabytes * 1_000_000)

@@ -22,7 +22,9 @@ from pipeline.ingest.stamps import STAMPS, Stamps
 from pipeline.reports import EmbeddingDriftReport, ValidationReport
 from pipeline.retraining.decide import Inbox
 from pipeline.workspace import Workspace
+from simclr_core.config import PretrainConfig
 from simclr_core.params import read_block
+from simclr_core.pretraining.unfinished import find_unfinished
 from simclr_core.reports import known
 
 PREPARED = "data/prepared"
@@ -47,7 +49,7 @@ def survey(workspace: Workspace, sources: Sequence[str]) -> Inbox:
     recent += [file.changed for source in listed for file in source.unsettled.values()]
     new_files = sum((source.base, path) in new for source in listed for path in source.files)
     return Inbox(
-        digest=_digest(raw, new),
+        digest=_digest(raw, new, _interrupted(workspace) if new else ""),
         new_files=new_files,
         untrained=count_untrained(workspace),
         unsettled=sum(len(source.unsettled) for source in listed),
@@ -84,9 +86,15 @@ def _new(source: Source, stamps: Stamps | None) -> Iterable[tuple[tuple[str, str
             yield (source.base, path), file.stamp
 
 
-def _digest(raw: str, new: dict[tuple[str, str], str]) -> str:
-    content = json.dumps([raw, sorted((*key, stamp) for key, stamp in new.items())])
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
+def _interrupted(workspace: Workspace) -> str:
+    """The key of a pretraining that is finished before what is new is ingested: the run for that is another one."""
+    found = find_unfinished(workspace.root, read_block(workspace.params, "pretrain", PretrainConfig))
+    return found.folder.name if found else ""
+
+
+def _digest(raw: str, new: dict[tuple[str, str], str], unfinished: str) -> str:
+    content = [raw, sorted((*key, stamp) for key, stamp in new.items()), *([unfinished] if unfinished else [])]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def _latest(times: Iterable[float | None]) -> datetime | None:

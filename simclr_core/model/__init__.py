@@ -2,3 +2,5 @@
 
 Nothing here knows a loss, a data set or a stage.
 """
+
+FORMAT_VERSION = 1  # of model directories and checkpoints

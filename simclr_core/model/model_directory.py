@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from deploy.artifact import verify
 from deploy.images.preprocess import Preprocessing
 from simclr_core.errors import CheckpointError
+from simclr_core.model import FORMAT_VERSION
 from simclr_core.model.encoder import Encoder, build_encoder
 from simclr_core.model.projection_head import build_projection_head, first_layers
-from simclr_core.model.tensor_files import FORMAT_VERSION, check_format, read_tensors, write_json, write_tensors
+from simclr_core.model.tensor_files import check_format, read_tensors, write_json, write_tensors
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from simclr_core.errors import CheckpointError
-
-FORMAT_VERSION = 1
+from simclr_core.model import FORMAT_VERSION
 
 
 def check_format(directory: Path, card: Mapping[str, Any]) -> None:

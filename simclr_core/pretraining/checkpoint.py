@@ -5,7 +5,6 @@ configuration, data and initial weights, so that nothing else resumes into it; t
 a damaged newest one falls back to the one before.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -15,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -26,7 +25,8 @@ from deploy.failpoint import failpoint
 from deploy.lock import held
 from deploy.moved import names_of
 from simclr_core.errors import CheckpointError, RunLockedError
-from simclr_core.model.tensor_files import FORMAT_VERSION, check_format, read_tensors, write_json, write_tensors
+from simclr_core.model import FORMAT_VERSION
+from simclr_core.model.tensor_files import check_format, read_tensors, write_json, write_tensors
 from simclr_core.monitoring.diagnostics import Record
 
 GENERATIONS = 2
@@ -51,13 +51,6 @@ class TrainingState:
     unfinished: list[tuple[float, float]]  # loss and gradient norm of each step of the epoch that is not
     objective: dict[str, Tensor] = field(default_factory=dict)  # a queue and its momentum encoder; most have none
     scaler: Mapping[str, float] = field(default_factory=dict)  # of float16's losses
-
-
-def run_key(config: Mapping[str, Any], data_digest: str, initial: str) -> str:
-    """Name of the run directory: 16 hexadecimal digits that change with any parameter (the seed is one), any image, and
-    ``initial``, the identity of the weights that the training begins with."""
-    content = json.dumps([FORMAT_VERSION, config, data_digest, initial], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 @contextmanager

@@ -48,6 +48,7 @@ from simclr_core.pretraining.initial import Start, read_start
 from simclr_core.pretraining.precision import DTYPES, LossScaler, choose_precision, resolve_precision
 from simclr_core.pretraining.pretrained import Arithmetic, describe, draw_views, publish_pretrained
 from simclr_core.pretraining.training import Learner, Observers, train
+from simclr_core.pretraining.unfinished import run_folders, run_key
 from simclr_core.reporter import emit, record_timing
 from simclr_core.schedule import Schedule, peak_learning_rate
 
@@ -138,8 +139,8 @@ def read_inputs(workspace: Path) -> Inputs:
     prepared = workspace / "data" / "prepared"
     card, images = read_card(prepared), ShardedImages(prepared / "train")
     start = read_start(workspace, config)
-    key = checkpoint.run_key(config.model_dump(), card.digest, start.identity)
-    folder = workspace / ".simclr" / "runs" / key
+    key = run_key(config.model_dump(), card.digest, start.identity)
+    folder = run_folders(workspace) / key
     inputs = Inputs(config, card, images, start, key, folder, content_digest(prepared))
     require_pixels(card, inputs.preprocessing, "pretraining")
     return inputs

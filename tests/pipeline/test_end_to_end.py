@@ -15,8 +15,14 @@ import deploy
 from pipeline.cli import summary
 from pipeline.cli.status import describe_workspace
 from pipeline.dvc.client import Outcome
+from pipeline.errors import StageFailedError
+from pipeline.ingest.raw import batches
+from pipeline.params import override, read
 from pipeline.run import run
 from pipeline.workspace import Workspace, executable
+from simclr_core.pretraining.unfinished import find_unfinished
+from tests.conftest import draw, encode
+from tests.pipeline.conftest import put
 
 STAGES = {
     "validate",
@@ -82,3 +88,25 @@ def test_from_raw_images_to_served_embeddings(filled: Workspace, tmp_path: Path)
     assert "reports/linear_eval.json" in metrics[""]["data"]
     dvc(filled.root, "plots", "show", "--out", str(tmp_path / "plots"))
     assert "NT-Xent loss" in (tmp_path / "plots" / "index.html").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_killed_pretraining_is_finished_on_its_images_before_new_ones_come(
+    filled: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = ("raw_images", "champion", "validate", "prepare", "initial", "pretrain")
+    override(filled, {"pretrain.epochs": "3"})
+    with monkeypatch.context() as patch:
+        patch.setenv("SIMCLR_FAILPOINT", "pretrain.step:kill@6")
+        with pytest.raises(StageFailedError, match="its process was killed by SIGKILL, most often by the kernel when"):
+            run(filled, stages)
+    left = find_unfinished(filled.root, read(filled).pretrain)
+    assert left is not None
+    assert f"unfinished pretraining was interrupted at step {left.step}" in describe_workspace(filled)
+    put(filled, "unlabeled/new.png", encode(draw(0, 999)))
+    assert run(filled, stages).stages["pretrain"].outcome is Outcome.EXECUTED
+    assert [batch.name for batch in batches(filled.raw)] == ["0001"]
+    assert f"continuing at step {left.step} of 6" in (filled.scratch / "logs" / "pretrain.log").read_text()
+    run(filled, ["raw_images"])
+    assert [batch.name for batch in batches(filled.raw)] == ["0001", "0002"]

@@ -1,6 +1,7 @@
 """The ingest as an asset."""
 
 import re
+import shutil
 import subprocess
 from datetime import date, timedelta
 from pathlib import Path
@@ -9,15 +10,21 @@ import dagster as dg
 import pytest
 import yaml
 
+from deploy.artifact import identity, publish
 from pipeline import alerts
 from pipeline.defs.raw_images import RawImagesConfig, raw_images
 from pipeline.defs.retraining import DATA
 from pipeline.dvc import client
+from pipeline.ingest import unfinished
 from pipeline.maintenance.state import unkept
+from pipeline.params import read
 from pipeline.retraining.inbox import survey
 from pipeline.validation.verdict import overrides
 from pipeline.validation.verdict.overrides import Override
 from pipeline.workspace import Workspace
+from simclr_core.data.shards import DatasetCard, write_card
+from simclr_core.pretraining.unfinished import run_folders, run_key
+from tests.conftest import draw, encode
 from tests.pipeline.conftest import put
 
 
@@ -154,3 +161,55 @@ def test_a_run_removes_expired_decisions_and_restores_a_missing_file(filled: Wor
     filled.overrides.write_text("sha256\n")
     with pytest.raises(dg.Failure, match="its first line must be sha256,action,who,why,added,expires"):
         materialize(filled)
+
+
+@pytest.fixture
+def interrupted(filled: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A workspace that was killed while it pretrained on its first batch, after step 6."""
+    materialize(filled)
+    filled.prepared.mkdir()
+    write_card(filled.prepared, DatasetCard((), (0, 0, 0), (1, 1, 1), 16, 16, {}, "digest"))
+    with publish(filled.root / "models" / "initial") as folder:
+        (folder / "initial.json").write_text("{}")
+    key = run_key(read(filled).pretrain.model_dump(), "digest", identity(filled.root / "models" / "initial"))
+    for step in (4, 6):
+        (run_folders(filled.root) / key / f"step-{step:08d}").mkdir(parents=True)
+    monkeypatch.setattr(unfinished, "changed_stages", lambda *_: {})
+    return filled
+
+
+def test_an_interrupted_pretraining_is_finished_before_new_images_come(
+    interrupted: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tracked = (interrupted.root / "data" / "raw.dvc").read_text()
+    put(interrupted, "unlabeled/new.png", encode(draw(0, 999)))
+    with dg.DagsterInstance.ephemeral() as instance:
+        waiting = materialize(interrupted, instance)
+        (run,) = instance.get_runs()
+    assert reported(waiting)["batch"] == "waits for the interrupted pretraining"
+    assert (interrupted.root / "data" / "raw.dvc").read_text() == tracked
+    assert "interrupted at step 6; `simclr run` finishes it first, and takes 1 new image" in capfd.readouterr().err
+    assert run.tags[DATA] == survey(interrupted, ["inbox"]).digest
+    shutil.rmtree(run_folders(interrupted.root))  # as when it is finished
+    assert run.tags[DATA] != survey(interrupted, ["inbox"]).digest  # or no sensor would start a run for the new image
+    assert reported(materialize(interrupted))["batch"] == "0002"
+
+
+def test_nothing_waits_that_a_person_wants_now_or_that_begins_again_anyway(
+    interrupted: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert reported(materialize(interrupted))["batch"] == "nothing new"
+    put(interrupted, "unlabeled/new.png", encode(draw(0, 999)))
+    with monkeypatch.context() as patch:
+        patch.setattr(unfinished, "changed_stages", lambda *_: {"validate": ["data/raw modified"]})
+        assert reported(materialize(interrupted))["batch"] == "0002"
+    put(interrupted, "unlabeled/another.png", encode(draw(0, 1000)))
+    assert reported(materialize(interrupted, restart=True))["batch"] == "0003"
+    put(interrupted, "unlabeled/third.png", encode(draw(0, 1001)))
+    assert reported(materialize(interrupted, overrides={"pretrain.seed": "5"}))["batch"] == "0004"
+
+
+def test_a_pretraining_that_never_gets_further_does_not_keep_new_images_away(interrupted: Workspace) -> None:
+    put(interrupted, "unlabeled/new.png", encode(draw(0, 999)))
+    batches = [reported(materialize(interrupted))["batch"] for _ in range(unfinished.TRIES + 1)]
+    assert batches == ["waits for the interrupted pretraining"] * unfinished.TRIES + ["0002"]

@@ -114,19 +114,6 @@ def test_a_disk_that_fills_while_weights_are_written_is_a_full_disk(
     assert list((tmp_path / "run").iterdir()) == []
 
 
-def test_the_key_changes_with_every_parameter_with_the_data_and_with_the_start() -> None:
-    config = {"seed": 0, "encoder": {"name": "resnet18"}}
-    keys = {
-        checkpoint.run_key(config, "a", "scratch"),
-        checkpoint.run_key({**config, "seed": 1}, "a", "scratch"),
-        checkpoint.run_key({**config, "encoder": {"name": "resnet34"}}, "a", "scratch"),
-        checkpoint.run_key(config, "b", "scratch"),
-        checkpoint.run_key(config, "a", "champion"),
-    }
-    assert len(keys) == 5
-    assert checkpoint.run_key(dict(reversed(config.items())), "a", "scratch") in keys
-
-
 HOLD = """
 import sys, time
 from pathlib import Path

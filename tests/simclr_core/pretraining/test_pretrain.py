@@ -35,6 +35,7 @@ from simclr_core.model.projection_head import build_projection_head
 from simclr_core.pretraining import checkpoint, pretrain, training
 from simclr_core.pretraining.batches import Batches
 from simclr_core.pretraining.precision import LossScaler
+from simclr_core.pretraining.unfinished import run_key
 from simclr_core.stopwatch import PARTS
 from tests.simclr_core.conftest import STEPS, configure, results, runs, weights
 
@@ -237,7 +238,7 @@ def test_a_workspace_without_data_and_a_truncated_shard(prepared: Path, tmp_path
 def test_two_trainers_of_one_configuration_exclude_each_other(prepared: Path) -> None:
     config = pretrain.read_block(prepared / "params.yaml", "pretrain", pretrain.PretrainConfig)
     digest, start = read_card(prepared / "data" / "prepared").digest, identity(prepared / "models" / "initial")
-    key = checkpoint.run_key(config.model_dump(), digest, start)
+    key = run_key(config.model_dump(), digest, start)
     with checkpoint.locked(prepared / ".simclr" / "runs" / key):
         with pytest.raises(RunLockedError, match=f"process {os.getpid()} on"):
             pretrain.run(prepared)

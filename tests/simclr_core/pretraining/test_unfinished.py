@@ -1,0 +1,51 @@
+"""Which pretraining was interrupted, found without torch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from simclr_core.config import PretrainConfig
+from simclr_core.params import read_block
+from simclr_core.pretraining import pretrain
+from simclr_core.pretraining.unfinished import Unfinished, find_unfinished, run_key
+from tests.simclr_core.conftest import configure, interrupt, runs
+
+
+def found(workspace: Path) -> Unfinished | None:
+    return find_unfinished(workspace, read_block(workspace / "params.yaml", "pretrain", PretrainConfig))
+
+
+def test_it_is_found_until_it_is_finished_and_only_by_its_own_parameters(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert found(prepared) is None
+    interrupt(prepared, monkeypatch, "pretrain.step:raise@8")
+    left = found(prepared)
+    assert left is not None
+    assert (left.step, sorted(path.name for path in left.folder.glob("step-*"))) == (6, runs(prepared))
+    configure(prepared, learning_rate=0.3)
+    assert found(prepared) is None
+    configure(prepared, learning_rate=0.1)
+    assert found(prepared) == left
+    pretrain.run(prepared)
+    assert found(prepared) is None
+
+
+def test_to_look_for_it_loads_no_torch() -> None:
+    code = "import sys, simclr_core.pretraining.unfinished; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_key_changes_with_every_parameter_with_the_data_and_with_the_start() -> None:
+    config = {"seed": 0, "encoder": {"name": "resnet18"}}
+    keys = {
+        run_key(config, "a", "scratch"),
+        run_key({**config, "seed": 1}, "a", "scratch"),
+        run_key({**config, "encoder": {"name": "resnet34"}}, "a", "scratch"),
+        run_key(config, "b", "scratch"),
+        run_key(config, "a", "champion"),
+    }
+    assert len(keys) == 5
+    assert run_key(dict(reversed(config.items())), "a", "scratch") in keys
