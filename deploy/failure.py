@@ -1,6 +1,7 @@
 """Report the failure of a command: one line on standard error, and an exit code."""
 
 import errno
+import signal
 import sys
 
 ADVICE: dict[int | None, str] = {
@@ -26,6 +27,14 @@ def notice(message: object) -> None:
 def one_line(message: object) -> str:
     """The text without line breaks; for an empty text, the name of the type."""
     return " ".join(str(message).split()) or type(message).__name__
+
+
+def killed_by(code: int) -> str:
+    """Which signal ended a process with this exit code of ``subprocess``, such as -9; empty if none did."""
+    if -code not in set(signal.Signals):
+        return ""
+    memory = ", most often by the kernel when memory runs out" if -code == signal.SIGKILL else ""
+    return f"was killed by {signal.Signals(-code).name}{memory}"
 
 
 def describe(error: OSError) -> str:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from deploy.failure import killed_by
 from pipeline.errors import ReleaseError
 from pipeline.redact import redactor
 
@@ -188,7 +189,7 @@ class Git:
                 f"git {arguments[0]}: no answer in {NETWORK_SECONDS:.0f} s; is the origin reachable?"
             ) from None
         if done.returncode != 0:
-            said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+            said = killed_by(done.returncode) or " ".join(done.stderr.split()) or f"exit code {done.returncode}"
             said = re.sub(r"^(fatal|error): ", "", said)
             raise ReleaseError(redactor(self.root)(f"git {arguments[0]}: {said}"))
         return done.stdout.removesuffix("\n")

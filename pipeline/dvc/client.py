@@ -7,7 +7,6 @@ While a stage runs, its output goes to ``.simclr/logs/<stage>.log`` and its even
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO
 
+from deploy.failure import killed_by
 from deploy.lock import acquire, held, sign
 from pipeline.dvc.logs import Events, Log
 from pipeline.dvc.processes import supervised
@@ -194,6 +194,7 @@ def execute(root: Path, *arguments: str) -> str:
     done = subprocess.run([*DVC, *arguments], cwd=root, env=_environment(), capture_output=True, text=True, check=False)
     if done.returncode != 0:
         reason = " ".join(done.stderr.split()).removeprefix("ERROR: ") or f"exit code {done.returncode}"
+        reason = killed_by(done.returncode) or reason
         if found := BLOCKED.search(reason):
             holder = f"process {found[1]} ({redactor(root)(found[2])})"
             raise BusyError(f"{root}: busy with {holder}; wait until it ends, or stop it with `kill -INT {found[1]}`")
@@ -225,14 +226,6 @@ def _message(line: str) -> str:
         return line
 
 
-def _signal_of(verdict: str) -> str:
-    """The name of the signal that ended the command, empty if none did; a shell adds 128 to its number."""
-    found = re.search(r"exited with (-?\d+)$", verdict)
-    number = int(found[1]) if found else 0
-    number = -number if number < 0 else number - 128
-    return signal.Signals(number).name if number in set(signal.Signals) else ""
-
-
 def _failure(stage: str, outcomes: Sequence[Outcome], printed: Sequence[str], log: Path) -> DvcError | StageFailedError:
     said, _, verdict = "\n".join(printed).rpartition(FAILED)
     verdict = " ".join(verdict.split()).strip(": ").removeprefix(f"'{stage}': ")
@@ -242,14 +235,15 @@ def _failure(stage: str, outcomes: Sequence[Outcome], printed: Sequence[str], lo
                 return DvcError(f"stage {stage}: {path} is missing; {advice}")
         return DvcError(f"stage {stage}: dvc could not bring it up to date: {verdict} (full output: {log})")
     lines = [line for line in said.split("\n") if line]
-    signal_name = _signal_of(verdict)
+    exited = re.search(r"exited with (-?\d+)$", verdict)
+    code = int(exited[1]) if exited else 0
+    killed = killed_by(code if code < 0 else 128 - code)  # a shell adds 128 to the number of the signal
     errors = [line for line in lines if line.startswith("error: ")]
     silent = not lines or lines[-1].startswith("> ")  # DVC shows the command before it runs it
     if errors:
         cause = errors[-1]
-    elif signal_name:  # then its last line says what it did, not what ended it
-        cause = f"its process was killed by {signal_name}"
-        cause += ", most often by the kernel when memory runs out" if signal_name == "SIGKILL" else ""
+    elif killed:  # then its last line says what it did, not what ended it
+        cause = f"its process {killed}"
     else:
         cause = verdict.rpartition(", ")[2] if silent else lines[-1]
     return StageFailedError(

@@ -8,6 +8,7 @@ import sys
 
 from deploy.artifact import identity
 from deploy.errors import ArtifactError
+from deploy.failure import killed_by
 from pipeline.errors import StageFailedError
 from pipeline.gates.evidence import Evidence, needed
 from pipeline.gates.verdict import Verdict, not_applicable
@@ -89,6 +90,8 @@ def _measured_latency(evidence: Evidence) -> LatencyReport:
         ) from None
     if done.returncode != 0:
         said = done.stderr.strip().rpartition("\n")[2].removeprefix("error: ") or f"exit code {done.returncode}"
+        if killed := killed_by(done.returncode):
+            said = f"its process {killed}"
         raise StageFailedError(f"latency: could not be measured: {said}")
     return evidence.report(LatencyReport)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from deploy.artifact import verify
 from deploy.errors import ArtifactError
 from deploy.failpoint import failpoint
+from deploy.failure import killed_by
 from pipeline.dvc import client, remote
 from pipeline.errors import ReleaseError
 from pipeline.git import Git
@@ -123,5 +124,7 @@ def _verify(git: Git, commit: str, folder: Path, bundle: str, pretrained: str) -
                 raise ReleaseError(f"a fresh clone of {commit[:10]} gives another {path} than the workspace has")
         command = [sys.executable, "-P", "-m", "deploy.cli", "verify", str(tree / BUNDLE)]
         replay = subprocess.run(command, capture_output=True, text=True, check=False)
+        if killed := killed_by(replay.returncode):
+            raise ReleaseError(f"the bundle of {commit[:10]} could not be verified: the process {killed}")
         if replay.returncode != 0:
             raise ReleaseError(f"the bundle of {commit[:10]} does not verify: {' '.join(replay.stderr.split())}")

@@ -163,7 +163,12 @@ def test_without_a_champion_only_the_limit_counts(case: Case, measure: Measure) 
     ("texts", "code", "stderr", "says"),
     [
         ([], 2, "warning: x\nerror: models/bundle: gone\n", "latency: could not be measured: models/bundle: gone"),
-        ([], -9, "", "latency: could not be measured: exit code -9"),
+        (
+            [],
+            -9,
+            "warning: x\n",
+            "latency: could not be measured: its process was killed by SIGKILL, most often by the",
+        ),
         ([], 0, "", f"{LATENCY} does not exist"),
         (["{}"], 0, "", f"{LATENCY} lacks"),
         (['{"p50_ms": NaN}'], 0, "", f"{LATENCY} cannot be read: NaN is not a number"),
