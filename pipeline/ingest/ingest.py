@@ -122,8 +122,8 @@ def ingest(
         ]
         current = tracked and stamps.raw == read_tracked(workspace.root, RAW).md5
         for listing in listings:
-            held = stamps.held(listing.source.base) if current else {}
-            compare(listing, before, earlier, held, partial(_find_unused, workspace.manifest, earlier))
+            unused = partial(_find_unused, workspace.manifest, earlier)
+            compare(listing, before, earlier, stamps if current else None, unused)
         new = find_new(listings, before)
         if config.classes is not None:
             check_labels((one for content in new.values() for one in content.occurrences), config.classes)

@@ -89,21 +89,21 @@ def compare(
     listing: Listing,
     known: Known,
     earlier: Sequence[Path],
-    held: Mapping[str, str],
+    stamps: Stamps | None,
     find_unused: Callable[[], set[str] | None],
 ) -> None:
     """Complete the listing with what has become of the contents that the source had before.
 
     Args:
-        held: path → SHA-256 of what the source held at its last ingest; empty if that is not known.
+        stamps: what the source held at its last ingest; None if that is not known.
         find_unused: what validation does not use of all batches; None: not all of them are validated.
     """
     listing.silent = find_silent(listing, known, earlier)
-    listing.returned = find_returned(listing, known, set(held.values()))
+    listing.returned = find_returned(listing, known, stamps) if stamps else set()
     # Meanwhile a copy with other bytes may have been labeled otherwise, which only validation sees.
     unused = find_unused() if listing.returned else None
     listing.returned &= listing.returned if unused is None else unused
-    overwritten = dict(find_overwritten(listing, known, earlier, held))
+    overwritten = dict(find_overwritten(listing, known, earlier, stamps))
     edited = find_edited(listing, known, set(overwritten.values()))
     listing.replaced = {sha256: path for sha256, path in overwritten.items() if path in edited}
     listing.reused = overwritten.keys() - listing.replaced.keys()
@@ -126,33 +126,25 @@ def find_silent(listing: Listing, known: Known, earlier: Sequence[Path]) -> set[
     }
 
 
-def find_returned(listing: Listing, known: Known, held: Collection[str]) -> set[str]:
-    """Contents of which the source claims what it claimed before it lost them.
-
-    Args:
-        held: what the source held at its last ingest; nothing if that is not known.
-    """
-    identity = listing.source.identity
-    return {
-        sha256
-        for sha256, claims in listing.claims.items()
-        if held and claims and sha256 in known and sha256 not in held and claims_of(known[sha256], identity) == claims
-    }
+def find_returned(listing: Listing, known: Known, stamps: Stamps) -> set[str]:
+    """Contents of which the source claims what it claimed before it lost them."""
+    identity, claims = listing.source.identity, listing.claims
+    back = [one for one in stamps.lost(listing.source.base) if claims.get(one) and one in known]
+    return {sha256 for sha256 in back if claims_of(known[sha256], identity) == claims[sha256]}
 
 
 def find_overwritten(
-    listing: Listing, known: Known, earlier: Sequence[Path], held: Mapping[str, str]
+    listing: Listing, known: Known, earlier: Sequence[Path], stamps: Stamps | None
 ) -> Iterator[tuple[str, str]]:
     """SHA-256 and path of each content that the source labels or holds out, and has no longer since this ingest,
-    because its file has other contents.
-
-    Args:
-        held: path → SHA-256 of what the source held at its last ingest, as far as that is known.
-    """
+    because its file has other contents."""
     source, now = listing.source, listing.hashes
+    last = {path: stamps.last(source.base, path) for path in now} if stamps else {}
+    if all(sha256 in known and last.get(path) in (sha256, None) for path, sha256 in now.items()):
+        return
     absent = {one for one, said in known.items() if one not in listing.claims and claims_of(said, source.identity)}
     for sha256, paths in find_claimed(earlier, source.identity, absent).items():
-        taken = [path for path in paths if path in now and (now[path] not in known or held.get(path) == sha256)]
+        taken = [path for path in paths if path in now and (now[path] not in known or last.get(path) == sha256)]
         if taken and not any(map(source.hides, paths)):
             yield sha256, taken[0]
 

@@ -60,9 +60,15 @@ class Stamps:
         """Whether the source was last seen to have these bytes at this path."""
         return self._known.get((base, path), ("", ""))[1] == sha256
 
-    def held(self, base: str) -> dict[str, str]:
-        """Path → SHA-256 of what the source had when it was last seen."""
-        return {path: sha256 for (one, path), (stamp, sha256) in self._known.items() if one == base and stamp}
+    def last(self, base: str, path: str) -> str | None:
+        """The SHA-256 of the file that was there when the source was last seen."""
+        stamp, sha256 = self._known.get((base, path), ("", ""))
+        return sha256 if stamp else None
+
+    def lost(self, base: str) -> set[str]:
+        """The contents that the source had once, and had no longer when it was last seen."""
+        gone = {sha256 for (one, _), (stamp, sha256) in self._known.items() if one == base and not stamp}
+        return gone - {sha256 for (one, _), (stamp, sha256) in self._known.items() if one == base and stamp}
 
     def record(self, seen: Mapping[Key, tuple[str, str]], raw: str, whole: Collection[str] = ()) -> None:
         """Remember (stamp, SHA-256) of what was ingested, all or nothing; to fail costs time at the next ingest.

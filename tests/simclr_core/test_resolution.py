@@ -1,4 +1,4 @@
-"""A stage that would enlarge images which were reduced before refuses, whoever starts it."""
+"""A stage that would enlarge images which were reduced before refuses, also when `dvc repro` alone starts it."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -303,12 +303,12 @@ def test_a_class_that_differs_from_one_of_an_earlier_batch_only_in_writing_is_no
 
 
 def test_a_class_of_an_earlier_batch_that_is_not_allowed_now_is_noted(workspace: Workspace) -> None:
-    lay(workspace, {"labeled/corss/4.png": IMAGE})
+    lay(workspace, {"labeled/square/4.png": IMAGE})
     params = yaml.safe_load(workspace.params.read_text())
     params["ingest"]["classes"] = ["cross"]
     workspace.params.write_text(yaml.safe_dump(params))
     (note,) = (line for line in lay(workspace, {"labeled/cross/5.png": OTHER}).understood if line.startswith("note: "))
-    assert "not in ingest.classes, and are trained on all the same: 'corss'" in note
+    assert "not in ingest.classes, and are trained on all the same: 'square'" in note
 
 
 def test_a_table_of_labels_that_is_a_link_is_noted(workspace: Workspace, tmp_path: Path) -> None:
