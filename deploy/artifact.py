@@ -6,6 +6,8 @@ or the new one, never a part. Hashes are checked before any file is parsed, beca
 a flipped bit without an error.
 """
 
+import ctypes
+import glob
 import hashlib
 import os
 import shutil
@@ -20,6 +22,7 @@ from deploy.trust.signature import check_signature
 
 MANIFEST = "MANIFEST.sha256"
 MAX_MANIFEST_BYTES = 100_000_000
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # renameat2(2)
 
 
 @contextmanager
@@ -27,10 +30,11 @@ def publish(target: Path, replace: bool = False) -> Iterator[Path]:
     """Yield an empty directory next to ``target``; when the block ends without an error, it becomes ``target``.
 
     If the block raises, no file is left behind. An existing target is kept and ``FileExistsError`` raised, unless
-    ``replace`` is set: then the target stays in place until the new directory is complete on the disk.
+    ``replace`` is set: then the two directories change places in one step. On a file system that cannot do that, the
+    target is absent for a moment; if the process is killed right then, the next writer puts the old one back.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(target)
+    _remove_abandoned(target, restore=replace)
     work = Path(tempfile.mkdtemp(prefix=_prefix(target), dir=target.parent))
     work.chmod(0o755)  # mkdtemp's 0700 would follow the directory into place
     try:
@@ -41,15 +45,17 @@ def publish(target: Path, replace: bool = False) -> Iterator[Path]:
             _flush(path)
         _flush(work)
         failpoint("artifact.rename")
-        retired = _retire(target) if replace and target.exists() else None
-        failpoint("artifact.retired")
-        work.rename(target)
+        if not (replace and target.exists()):
+            work.rename(target)
+        elif not _exchange(work, target):
+            retired = _retire(target)
+            failpoint("artifact.retired")
+            work.rename(target)
+            _remove(retired)
         _flush(target.parent)
         failpoint("artifact.renamed")
-        if retired:
-            shutil.rmtree(retired)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        _remove(work)
 
 
 def verify(directory: Path) -> str:
@@ -211,10 +217,29 @@ def _retire(target: Path) -> Path:
     return retired
 
 
-def _remove_abandoned(target: Path) -> None:
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two paths change places in one step; return False if the C library or the file system cannot."""
+    try:
+        exchange = ctypes.CDLL(None).renameat2
+    except AttributeError:
+        return False
+    done: int = exchange(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE)
+    return done == 0
+
+
+def _remove_abandoned(target: Path, restore: bool) -> None:
     """Remove what a killed process left next to the target. Callers hold the lock of the target."""
-    for path in target.parent.glob(f"{_prefix(target)}*"):
+    for path in target.parent.glob(f"{glob.escape(_prefix(target))}*"):
+        if restore and not target.exists() and (path / target.name / MANIFEST).exists():
+            (path / target.name).rename(target)
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _prefix(target: Path) -> str:

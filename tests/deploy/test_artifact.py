@@ -111,6 +111,26 @@ def test_sigkill_at_the_rename_leaves_the_old_or_the_new_one(tmp_path: Path, fai
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"], "the files of the killed process are removed"
 
 
+@pytest.mark.parametrize("exchange", [True, False])
+def test_a_sigkill_between_the_old_and_the_new_one_loses_neither(tmp_path: Path, exchange: bool) -> None:
+    """Where two directories cannot change places in one step, the next writer puts the old one back."""
+    target = make(tmp_path / "bundle [1]", "old")
+    program = (
+        "import sys; from pathlib import Path; from deploy import artifact\n"
+        f"if not {exchange}: artifact._exchange = lambda one, other: False\n"
+        "with artifact.publish(Path(sys.argv[1]), replace=True) as folder: (folder / 'a').write_text('new')"
+    )
+    environment = os.environ | {"SIMCLR_FAILPOINT": "artifact.retired:kill", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", program, str(target)], env=environment, check=False)
+    assert done.returncode == (0 if exchange else -signal.SIGKILL)
+    assert target.exists() == exchange
+    with pytest.raises(RuntimeError, match="a fault"), artifact.publish(target, replace=True):
+        raise RuntimeError("a fault")
+    artifact.verify(target)
+    assert (target / "a").exists() == exchange
+    assert [path.name for path in tmp_path.iterdir()] == [target.name]
+
+
 def test_write_atomically_replaces_whole_files_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "report.json"
     artifact.write_atomically(path, "old")
