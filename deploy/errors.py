@@ -18,6 +18,7 @@ DeployError (ValueError)
 ├── ProviderError               an execution provider is not installed, or onnxruntime silently used another one
 ├── MissingExtraError           an optional dependency is not installed; the message gives the command
 ├── ArgumentError               an argument has a value that is not allowed
+│   └── ZeroVectorError         a vector is zero, so it has no direction and no cosine similarity to any other
 └── ImageError                  one image cannot be used; ``reason`` says why in one word
 
 Examples:
@@ -111,13 +112,17 @@ class ArgumentError(DeployError):
     """An argument has a value that is not allowed; the message gives the value and what is allowed."""
 
 
+class ZeroVectorError(ArgumentError):
+    """A vector is zero, so it has no direction and no cosine similarity to any other: leave its image out."""
+
+
 class ImageError(DeployError):
     """One image cannot be used.
 
     Attributes:
         reason: one of ``empty_file``, ``not_an_image``, ``unsupported_format``, ``truncated``, ``corrupt``, ``bomb``,
             ``metadata_bomb``, ``unsupported_depth``, ``unsupported_layout``, ``fully_transparent``,
-            ``unsupported_input``, ``io_error``; in a search by the server also ``no_direction``.
+            ``unsupported_input``, ``io_error``; in a search or an index also ``no_direction``.
 
     Examples:
         >>> import deploy

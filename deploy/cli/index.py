@@ -1,27 +1,32 @@
-"""`simclr-deploy index search duplicates few-shot export-index`: make an index, search it, and export it."""
+"""`simclr-deploy index search duplicates few-shot export-index`: make and change an index, search it, export it."""
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deploy.bundle import FP32
+from deploy.cli.embedding import embed, embedded, escape
 from deploy.encoder import Encoder, load
 from deploy.errors import ArgumentError
-from deploy.failure import fail, notice, one_line
+from deploy.failure import fail, notice
 from deploy.folders.folder import image_files
-from deploy.folders.progress import Progress
+from deploy.search.approximate import check_metric
 from deploy.search.export import STORES, export_index
 from deploy.search.few_shot import FewShot
-from deploy.search.files import Part
+from deploy.search.filters import parse_where
 from deploy.search.index import Index
+from deploy.search.tables import read_table, with_metadata
 from deploy.trust.signature import TRUST_HELP
 
-DONE, FAILED = 0, 1
+DONE, FAILED, INTERRUPTED = 0, 1, 130
+
+METADATA_HELP = "CSV file with a column path, as the images are given here, and columns to search by"
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -41,12 +46,30 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     command.add_argument("--approximate", action="store_true", help="also prepare approximate search (extra `search`)")
     command.add_argument("--replace", action="store_true", help="replace an existing index")
 
+    command.add_argument("--metadata", type=Path, metavar="FILE", help=METADATA_HELP)
+
+    for verb, run, summary in (
+        ("add", add_images, "embed new images and add them to an index"),
+        ("update", update, "embed changed images of an index again"),
+    ):
+        command = add(f"index-{verb}", run, f"{summary}; also written as `index {verb}`")
+        _add_bundle(command)
+        command.add_argument("index", type=Path, metavar="INDEX", help="made by `index` with the same bundle")
+        command.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files, or folders of images")
+        command.add_argument("--metadata", type=Path, metavar="FILE", help=METADATA_HELP)
+
+    command = add("index-delete", delete, "delete images from an index; also written as `index delete`")
+    command.add_argument("index", type=Path, metavar="INDEX", help="made by `index`")
+    command.add_argument("paths", nargs="+", metavar="PATH", help="as they were given to `index`")
+
     command = add("search", search, "print the images of an index that are most similar to each given image")
     _add_bundle(command)
     command.add_argument("index", type=Path, metavar="INDEX", help="made by `index` with the same bundle")
     _add_images(command)
     command.add_argument("-k", type=int, default=10, metavar="K", help="number of similar images; default: 10")
     command.add_argument("--approximate", action="store_true", help="much faster with millions; may miss a few")
+    where_help = "only images whose metadata hold: NAME=VALUE, NAME>=VALUE or NAME<=VALUE; the same NAME= again: or"
+    command.add_argument("--where", action="append", default=[], metavar="CONDITION", help=where_help)
 
     command = add("duplicates", duplicates, "print pairs of nearly identical images in an index")
     command.add_argument("index", type=Path, metavar="INDEX", help="made by `index`")
@@ -67,32 +90,88 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 def index(options: argparse.Namespace) -> int:
     if bool(options.images) == bool(options.sources):
         raise ArgumentError("give either images, or --from with directories of embeddings")
-    failures: list[str] = []
-    files = image_files(options.images, notice) if options.images else []
-    encoder = _load_encoder(options)
+    if options.sources and options.metadata:
+        raise ArgumentError(
+            "--metadata describes images; with --from leave it out, indexes keep the metadata they have"
+        )
+    if options.out.exists() and not options.replace:
+        raise ArgumentError(f"{options.out}: already exists; choose another directory, or remove it")
+    if options.approximate:
+        check_metric("cosine")
     if options.sources:
-        Index.merge(options.sources, options.out, encoder, options.approximate, options.replace)
-    else:
-        progress = Progress(len(files), sys.stderr)
-        progress(0)
-        parts = _embed(encoder, files, failures, progress)
-        Index.write(options.out, parts, encoder, approximate=options.approximate, replace=options.replace)
-    print(f"{options.out}: {len(Index.open(options.out, verify=False)):,} vectors", file=sys.stderr)
+        Index.merge(options.sources, options.out, _load_encoder(options), options.approximate, options.replace)
+        print(f"{options.out}: {len(Index.open(options.out, verify=False)):,} vectors", file=sys.stderr)
+        return DONE
+    return _write(
+        options,
+        options.out,
+        image_files(options.images, notice),
+        None,
+        partial(Index.write, options.out, approximate=options.approximate, replace=options.replace),
+    )
+
+
+def add_images(options: argparse.Namespace) -> int:
+    files, opened = image_files(options.images, notice), Index.open(options.index, verify=False)
+    there = set(opened.ids)
+    for file in files:
+        if file in there:
+            raise ArgumentError(f"{file}: is in the index already; use `index update` for images that have changed")
+    return _write(options, options.index, files, opened.info["columns"], partial(Index.add, options.index))
+
+
+def update(options: argparse.Namespace) -> int:
+    files, opened = image_files(options.images, notice), Index.open(options.index, verify=False)
+    there = set(opened.ids)
+    for file in files:
+        if file not in there:
+            raise ArgumentError(f"{file}: is not in the index; use `index add` for new images")
+    return _write(options, options.index, files, opened.info["columns"], partial(Index.update, options.index))
+
+
+def delete(options: argparse.Namespace) -> int:
+    Index.delete(options.index, options.paths)
+    print(f"{options.index}: {len(Index.open(options.index, verify=False)):,} vectors", file=sys.stderr)
+    return DONE
+
+
+def _write(
+    options: argparse.Namespace,
+    out: Path,
+    files: list[str],
+    kinds: dict[str, str] | None,
+    change: Callable[..., None],
+) -> int:
+    """Embed ``files`` and ``change`` the index ``out`` by them; continue where an interrupted command stopped."""
+    table = read_table(options.metadata, kinds) if options.metadata else {}
+    unused = {path for values in table.values() for path in values} - set(files)
+    if unused:
+        notice(f"{options.metadata}: {len(unused):,} rows name none of the images, such as {min(unused)!r}")
+    encoder, failures = _load_encoder(options, threads=1), list[str]()
+    if kinds is not None:
+        Index.open(out, encoder, verify=False)  # another encoder is refused before any work
+    try:
+        with embedded(encoder, files, out, options.threads, failures) as parts:
+            change(parts=with_metadata(parts, table), encoder=encoder)
+    except KeyboardInterrupt:
+        return fail("interrupted; run the same command again to continue", INTERRUPTED)
+    print(f"{out}: {len(Index.open(out, verify=False)):,} vectors", file=sys.stderr)
     return _report_failures(failures, len(files))
 
 
 def search(options: argparse.Namespace) -> int:
     files, encoder = image_files(options.images, notice), _load_encoder(options)
     opened = Index.open(options.index, encoder)
+    where = parse_where(options.where, opened.columns)
     failures: list[str] = []
-    for names, vectors in _embed(encoder, files, failures):
-        found = opened.search(vectors, options.k, approximate=options.approximate)
+    for names, vectors in embed(encoder, files, failures):
+        found = opened.search(vectors, options.k, approximate=options.approximate, where=where or None)
         for path, ids, scores in zip(names, found.ids, found.scores, strict=True):
             if options.json:
                 print(json.dumps({"path": path, "neighbours": _neighbors(ids, scores)}))
             else:
-                lines = (f"{score:8.4f}  {_escape(name)}" for name, score in zip(ids, scores, strict=True))
-                print(_escape(path), *lines, sep="\n")
+                lines = (f"{score:8.4f}  {escape(name)}" for name, score in zip(ids, scores, strict=True))
+                print(escape(path), *lines, sep="\n")
     return _report_failures(failures, len(files))
 
 
@@ -103,7 +182,7 @@ def duplicates(options: argparse.Namespace) -> int:
         if options.json:
             print(json.dumps({"ids": [pair.first, pair.second], "cosine": round(pair.cosine, 6)}))
         else:
-            print(f"{pair.cosine:.4f}  {_escape(pair.first)}  {_escape(pair.second)}")
+            print(f"{pair.cosine:.4f}  {escape(pair.first)}  {escape(pair.second)}")
     print(f"{count:,} pairs with a cosine of at least {options.threshold}", file=sys.stderr)
     return DONE
 
@@ -112,13 +191,13 @@ def few_shot(options: argparse.Namespace) -> int:
     files, examples = image_files(options.images, notice), _find_examples(options.examples)
     encoder = _load_encoder(options)
     failures: list[str] = []
-    read = list(_embed(encoder, list(examples), failures))
-    learned = [name for part, _ in read for name in part]
+    read = list(embed(encoder, list(examples), failures))
+    learned = [name for part in read for name in part[0]]
     if not learned:
         raise ArgumentError(f"{options.examples}: none of its {len(examples)} files can be read; give example images")
-    classifier = FewShot(np.concatenate([vectors for _, vectors in read]), [examples[name] for name in learned])
+    classifier = FewShot(np.concatenate([part[1] for part in read]), [examples[name] for name in learned])
     print(f"{len(learned)} examples of {len(classifier.labels)} classes; {classifier.summary}", file=sys.stderr)
-    for names, vectors in _embed(encoder, files, failures):
+    for names, vectors in embed(encoder, files, failures):
         for path, shares in zip(names, classifier.predict(vectors), strict=True):
             label = classifier.labels[int(shares.argmax())]
             if options.json:
@@ -126,7 +205,7 @@ def few_shot(options: argparse.Namespace) -> int:
                 by_class = dict(zip(classifier.labels, rounded, strict=True))
                 print(json.dumps({"path": path, "label": label, "shares": by_class}))
             else:
-                print(f"{shares.max():.4f}  {_escape(label)}  {_escape(path)}")
+                print(f"{shares.max():.4f}  {escape(label)}  {escape(path)}")
     return _report_failures(failures, len(examples) + len(files))
 
 
@@ -141,21 +220,6 @@ def _neighbors(ids: list[str], scores: NDArray[np.float32]) -> list[dict[str, ob
     return [{"id": name, "score": round(float(score), 6)} for name, score in zip(ids, scores, strict=True)]
 
 
-def _embed(
-    encoder: Encoder, files: list[str], failures: list[str], progress: Callable[[int], None] | None = None
-) -> Iterator[Part]:
-    """Yield paths and vectors of the readable images; report the others and append them to ``failures``."""
-    done = 0
-    for part in encoder.embed_iter(files, on_error="skip"):
-        for position, error in part.errors.items():
-            failures.append(part.sources[position])
-            print(f"skipped {_escape(part.sources[position])}: {one_line(error)}", file=sys.stderr)
-        yield [source for source, ok in zip(part.sources, part.ok, strict=True) if ok], part.vectors
-        done += len(part.sources)
-        if progress:
-            progress(done)
-
-
 def _find_examples(folder: Path) -> dict[str, str]:
     """Return path → class of each example image."""
     if not folder.is_dir():
@@ -164,17 +228,12 @@ def _find_examples(folder: Path) -> dict[str, str]:
     return {file: inner.name for inner in classes for file in image_files([inner], notice)}
 
 
-def _load_encoder(options: argparse.Namespace) -> Encoder:
-    return load(options.bundle, options.threads, variant=options.variant, trust=options.trust)
+def _load_encoder(options: argparse.Namespace, threads: int | None = None) -> Encoder:
+    return load(options.bundle, threads or options.threads, variant=options.variant, trust=options.trust)
 
 
 def _report_failures(failures: list[str], total: int) -> int:
     return fail(f"{len(failures)} of {total} images could not be read", FAILED) if failures else DONE
-
-
-def _escape(text: str) -> str:
-    """Return ``text`` on one line, even if a file name contains line breaks."""
-    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def _add_bundle(command: argparse.ArgumentParser) -> None:

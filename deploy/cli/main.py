@@ -46,7 +46,10 @@ exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a sub-command and return its exit code; print an error as one line to standard error."""
-    options = build_parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["index"] and given[1:2] in (["add"], ["update"], ["delete"]):  # a bundle of that name is ./add
+        given[:2] = [f"index-{given[1]}"]
+    options = build_parser().parse_args(given)
     try:
         code: int = options.run(options)
         sys.stdout.flush()

@@ -1,8 +1,11 @@
 """Approximate nearest neighbors with usearch: an HNSW graph (Malkov & Yashunin 2018) in a file next to the vectors.
 
-The graph only proposes candidates; their scores are computed from the exact vectors.
+The graph only proposes candidates; their scores are computed from the exact vectors. It stores its vectors as bfloat16,
+which processors multiply faster than float16. Vectors are only ever added to it: those of deleted rows stay as ways
+through the graph, until they are a quarter of it and it is built again.
 """
 
+import math
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,58 +14,102 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.errors import ArgumentError, IndexFormatError, MissingExtraError
+from deploy.search.arrays import write_array
 from deploy.search.exact import Vectors
 from deploy.session import available_cpus
 
-GRAPH = "neighbours.usearch"
+GRAPH, GRAPH_ROWS = "neighbours.usearch", "graph_rows.npy"
 BLOCK = 8192
 # A search for k neighbors takes at least this many candidates; in the tests they include 0.95 of the true ten nearest.
 CANDIDATES = 64
+CONNECTIVITY, EXPANSION = 16, 128  # M and ef_construction; usearch's defaults, which the benchmark names
+MAX_DELETED = 0.25  # of the vectors in a graph
+MIN_SHARE = 0.05  # of the vectors in a graph that have to pass a filter; exact search takes no longer for fewer
 
 
 class Graph:
-    """The graph of an open index, mapped into memory. Safe to use from many threads."""
+    """The graph of an open index, mapped into memory. Safe to use from many threads.
 
-    def __init__(self, path: Path, shape: tuple[int, int]) -> None:
-        self._path, self._shape = path, shape
+    ``rows`` int64 [entries] are the rows of its entries, -1 for a deleted one; None if entry i is row i.
+    """
+
+    def __init__(self, path: Path, rows: NDArray[np.int64] | None, count: int, dim: int) -> None:
+        self._path, self._count, self._dim = path, count, dim
+        self.rows = np.arange(count) if rows is None else rows
+        self._share = np.count_nonzero(self.rows >= 0) / max(1, len(self.rows))
+        self._content = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
         self._index: Any = None
         self._lock = threading.Lock()  # usearch would use the same scratch memory for two simultaneous calls
 
-    def candidates(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return pairs (position in ``queries`` [q, dim], row): at most max(4 k, 64) for each query.
+    def candidates(
+        self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+        """Return pairs (position in ``queries`` [q, dim], row) that should include the ``k`` best of each.
+
+        Args:
+            allowed: bool [count], the rows that may be returned; None for all.
+
+        Returns:
+            None if there are so few rows to choose from, or no queries, that exact search is the better choice.
 
         Raises:
             MissingExtraError: usearch is not installed; exact search works without it.
             IndexFormatError: the file is not a graph of these vectors.
         """
-        count = min(max(4 * k, CANDIDATES), self._shape[0])
-        if not count or not len(queries):
-            return np.empty(0, np.int64), np.empty(0, np.int64)
+        rows, share = self.rows, self._share
+        if allowed is not None:
+            rows = np.where(np.append(allowed, False)[rows], rows, -1)
+            share = np.count_nonzero(rows >= 0) / max(1, len(rows))
+        if share < MIN_SHARE or not len(queries):
+            return None
+        count = min(math.ceil(max(4 * k, CANDIDATES) / share), len(rows))
         with self._lock:
-            self._index = self._open() if self._index is None else self._index
+            self._index = self.load(view=True) if self._index is None else self._index
             found = self._index.search(queries, count, threads=min(len(queries), available_cpus()))
         each = [found.keys] if len(queries) == 1 else [matches.keys for matches in found]
-        return np.repeat(np.arange(len(each)), [len(keys) for keys in each]), np.concatenate(each).astype(np.int64)
+        positions = np.repeat(np.arange(len(each)), [len(keys) for keys in each])
+        chosen = rows[np.concatenate(each).astype(np.int64)]
+        return positions[chosen >= 0], chosen[chosen >= 0]
 
-    def _open(self) -> Any:
+    def load(self, view: bool) -> Any:
+        """Return usearch's index, only to read if ``view``."""
         usearch = _usearch()
         try:
-            index = usearch.restore(str(self._path), view=True)
+            index = usearch.restore(self._content, view=view)
         except (RuntimeError, ValueError) as error:
             raise IndexFormatError(f"{self._path}: {error}; build the index again") from error
-        if index is None or (len(index), index.ndim) != self._shape:
-            count, dim = self._shape
-            raise IndexFormatError(f"{self._path}: not a graph of {count} vectors [{dim}]; build the index again")
+        if index is None or (len(index), index.ndim) != (len(self.rows), self._dim):
+            shape = f"{len(self.rows)} vectors [{self._dim}]"
+            raise IndexFormatError(f"{self._path}: not a graph of {shape}; build the index again")
         return index
 
 
-def write_graph(directory: Path, vectors: Vectors) -> None:
-    """Build the graph of ``vectors``, whose rows have length 1, and write it into ``directory``."""
-    graph = _usearch()(ndim=vectors.shape[1], metric="ip", dtype="f16")
-    for start in range(0, len(vectors), BLOCK):
+def write_graph(directory: Path, vectors: Vectors, old: Graph | None = None, kept: Any = None) -> int:
+    """Write the graph of ``vectors``, whose rows have length 1, into ``directory``; return how many entries it has.
+
+    Args:
+        old, kept: the graph of an earlier state of the index, and which of its rows are the first of ``vectors``.
+    """
+    rows = np.empty(0, np.int64)
+    graph = None
+    if old is not None and len(kept) >= (1 - MAX_DELETED) * len(old.rows):
+        places = np.full(len(old.rows) + 1, -1)  # the last is of the entries that were deleted before
+        places[kept] = np.arange(len(kept))
+        graph, rows = old.load(view=False), places[old.rows]
+    done = 0 if graph is None else len(kept)
+    if graph is None:
+        graph = _usearch()(
+            ndim=vectors.shape[1], metric="ip", dtype="bf16", connectivity=CONNECTIVITY, expansion_add=EXPANSION
+        )
+    added = np.arange(done, len(vectors))
+    for start in range(done, len(vectors), BLOCK):
         block = np.asarray(vectors[start : start + BLOCK], np.float32)
-        graph.add(np.arange(start, start + len(block), dtype=np.uint64), block, threads=available_cpus())
+        keys = np.arange(len(block), dtype=np.uint64) + len(graph)
+        graph.add(keys, block, threads=available_cpus())
     graph.save(str(directory / GRAPH))
+    with write_array(directory / GRAPH_ROWS, np.int64) as append:
+        append(np.concatenate([rows, added]))
+    return len(graph)
 
 
 def check_metric(metric: str) -> None:

@@ -60,23 +60,6 @@ def rescore(
     return _best(Hits(pairs[0], pairs[1], scores), k)
 
 
-def pairs_above(vectors: Vectors, threshold: float, longest: float) -> Iterator[Hits]:
-    """Yield all pairs of rows with an inner product of at least ``threshold``, one tile at a time.
-
-    ``queries`` of the hits holds the earlier row of each pair.
-    """
-    margin = rounding_bound(vectors.shape[1], longest * longest)
-    for first in range(0, len(vectors), TILE_QUERIES):
-        earlier = _floats(vectors[first : first + TILE_QUERIES])
-        for start, scores in _tiles(vectors, earlier, None, first):
-            left, right = _positions(scores >= np.float32(threshold - margin))
-            left, right = left + first, right + start
-            left, right = left[left < right], right[left < right]
-            exact = inner_products(vectors, left, vectors, right)
-            kept = exact >= threshold
-            yield Hits(left[kept], right[kept], exact[kept])
-
-
 def inner_products(
     left: Vectors, left_rows: NDArray[np.int64], right: Vectors, right_rows: NDArray[np.int64]
 ) -> NDArray[np.float64]:
@@ -126,15 +109,15 @@ def _find_nearest(
 
 
 def _tiles(
-    vectors: Vectors, queries: NDArray[np.float32], rows: NDArray[np.int64] | None, first: int = 0
+    vectors: Vectors, queries: NDArray[np.float32], rows: NDArray[np.int64] | None
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Yield the position and scores [q, tile] of each tile, from position ``first``. All tiles share one buffer."""
+    """Yield the position and scores [q, tile] of each tile. All tiles share one buffer."""
     count = len(vectors) if rows is None else len(rows)
     height = TILE // max(1, len(queries))
     if rows is not None or vectors.dtype != np.float32:  # then each tile also copies its vectors
         height = max(1, min(height, COPIED // vectors.shape[1]))
     memory = np.empty(len(queries) * min(height, count), np.float32)
-    for start in range(first, count, height):
+    for start in range(0, count, height):
         stop = min(start + height, count)
         block = vectors[start:stop] if rows is None else vectors[rows[start:stop]]
         scores = memory[: len(queries) * (stop - start)].reshape(len(queries), stop - start)

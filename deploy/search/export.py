@@ -18,7 +18,6 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from deploy.errors import ArgumentError, MissingExtraError
-from deploy.search.files import blocks
 from deploy.search.index import Index
 
 Store = Literal["pgvector", "qdrant", "lancedb"]
@@ -107,7 +106,7 @@ def _lancedb(index: Index, file: Path, _: str) -> None:
     about = {name: str(value) for name, value in index.info.items()}
     schema = pyarrow.schema(fields, metadata=about)
     with ParquetWriter(file, schema, use_dictionary=False) as writer:
-        for names, vectors in blocks(index.ids, index.vectors):
+        for names, vectors, _metadata in index.parts():
             column = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(vectors.reshape(-1)), index.dim)
             table = [pyarrow.array(map(_text, names), pyarrow.string()), column]
             writer.write_table(pyarrow.Table.from_arrays(table, schema=schema))
@@ -121,7 +120,7 @@ _WRITERS: dict[Store, Callable[[Index, Path, str], None]] = {
 
 
 def _rows(index: Index) -> Iterator[tuple[str, list[Any]]]:
-    for names, vectors in blocks(index.ids, index.vectors):
+    for names, vectors, _ in index.parts():
         for name, vector in zip(names, vectors.astype(np.float64).tolist(), strict=True):
             yield _text(name), vector
 

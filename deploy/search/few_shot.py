@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from deploy.errors import ArgumentError, IndexMismatchError
-from deploy.search.files import check_sequence, scale
+from deploy.search.vectors import check_sequence, scale
 
 Method = Literal["class_mean", "knn"]
 

@@ -1,194 +1,220 @@
 """Write the directory of an index as a stream, and map it into memory to read it.
 
-vectors.npy        float32 or float16 [count, dim]
-ids.npy            uint8: the ids in UTF-8, concatenated
-id_offsets.npy     int64 [count + 1]: where each id begins; a million ids open at once, and without pickle
-neighbours.usearch the graph for approximate search, if there is one
-index.json         the encoder that made the vectors, their dimension, metric, data type and number
-MANIFEST.sha256    `sha256sum -c` checks the directory
+vectors.npy            float32 or float16 [count, dim]
+ids.npy                uint8: the ids in UTF-8, concatenated
+id_offsets.npy         int64 [count + 1]: where each id begins; a million ids open at once, and without pickle
+column_<n>_values.npy  the distinct values of a column of metadata, ascending
+column_<n>_codes.npy   int32 [count]: the position of each row's value, -1 if it has none
+neighbours.usearch     the graph for approximate search, if there is one
+graph_rows.npy         int64: the row of each vector in the graph, -1 if it was deleted
+index.json             the encoder that made the vectors, their dimension, metric, data type and number
+MANIFEST.sha256        `sha256sum -c` checks the directory
 """
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from deploy import artifact
-from deploy.errors import ArgumentError, IndexFormatError
-from deploy.search.approximate import check_metric, write_graph
+from deploy.errors import ArgumentError, ArtifactError, IndexFormatError, IndexMismatchError
+from deploy.lock import acquire
+from deploy.search.approximate import GRAPH, GRAPH_ROWS, Graph, check_metric, write_graph
+from deploy.search.arrays import Ids, map_array, map_ids, pack, write_array
+from deploy.search.card import Card, read_card, write_card
+from deploy.search.columns import Columns, Metadata, Value, check_metadata, make_columns, map_columns, write_columns
 from deploy.search.exact import Vectors
+from deploy.search.identity import check_same_encoder
+from deploy.search.vectors import prepare
 
-Metric = Literal["cosine", "inner_product"]
-Storage = Literal["float32", "float16"]
-Part = tuple[Sequence[str], NDArray[Any]]
+Part = tuple[Sequence[str], NDArray[Any]] | tuple[Sequence[str], NDArray[Any], Metadata]
+"""Ids, vectors [n, dim] and, if there is any, metadata of consecutive rows."""
+Block = tuple[Sequence[str], Vectors, Metadata]
 
-FORMAT_VERSION = 1
 BLOCK = 8192  # rows in memory at a time
-LONGEST = 1e18  # the product of two such lengths still fits into float32
-UNIT = 1e-6  # the length of a float32 vector scaled to 1 differs from 1 by less than this
+OPENINGS = 20  # attempts to open an index while another process replaces it
 
 
-@dataclass(frozen=True)
-class Card:
-    """The content of index.json: ``encoder`` is the ``id`` of the encoder, ``longest`` the largest vector length."""
+class Contents(NamedTuple):
+    """An index in memory; ``graph`` is None if it has none."""
 
-    encoder: str
-    name: str | None
-    dim: int
-    metric: Metric = "cosine"
-    dtype: Storage = "float32"
-    count: int = 0
-    longest: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, value, allowed in (
-            ("metric", self.metric, ("cosine", "inner_product")),
-            ("dtype", self.dtype, ("float32", "float16")),
-        ):
-            if value not in allowed:
-                raise ArgumentError(f"{name}={value!r}; choose {' or '.join(allowed)}")
-        if not isinstance(self.encoder, str) or not self.encoder:
-            raise ArgumentError(f"encoder={self.encoder!r}; give the Encoder that made the vectors, or its id")
-        if type(self.dim) is not int or self.dim < 1:
-            raise ArgumentError(f"vectors of {self.dim} dimensions; give vectors [n, dim] with dim of 1 or more")
-
-
-class Ids:
-    """Strings in two arrays: their concatenated UTF-8 bytes, and where each begins."""
-
-    def __init__(self, content: NDArray[np.uint8], offsets: NDArray[np.int64]) -> None:
-        self._content, self._offsets = content, offsets
-
-    def __len__(self) -> int:
-        return len(self._offsets) - 1
-
-    def __getitem__(self, row: int) -> str:
-        if not 0 <= row < len(self):
-            raise IndexError(row)
-        return self._content[self._offsets[row] : self._offsets[row + 1]].tobytes().decode("utf-8", "surrogateescape")
-
-    def __iter__(self) -> Iterator[str]:
-        return (self[row] for row in range(len(self)))
-
-
-def pack(ids: Iterable[str], after: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Return the bytes of the ids, and where each ends if the first begins at ``after``. Any path keeps its bytes."""
-    encoded = [name.encode("utf-8", "surrogateescape") for name in ids]
-    lengths = [len(name) for name in encoded]
-    return np.frombuffer(b"".join(encoded), np.uint8), after + np.cumsum(lengths, dtype=np.int64)
-
-
-def prepare(ids: Sequence[str], vectors: NDArray[Any], card: Card, seen: set[str]) -> tuple[Vectors, float]:
-    """Check ids and vectors; return the vectors as they are stored, and the largest length among them.
-
-    The stored vectors have length 1 if the metric is cosine. The ids are added to ``seen``.
-
-    Raises:
-        ArgumentError: ids are not a sequence, ids and vectors differ in number, an id is already in ``seen``, or a
-            vector has an unusable length: NaN, infinite, too large, or zero with the metric cosine.
-    """
-    check_sequence("ids", ids)
-    if vectors.ndim != 2 or vectors.shape[1] != card.dim or len(ids) != len(vectors):
-        given = f"{len(ids)} ids and vectors {list(vectors.shape)}"
-        raise ArgumentError(f"given {given}; give one id for each row of vectors [n, {card.dim}]")
-    for row, name in enumerate(ids):
-        if not isinstance(name, str) or "\0" in name:
-            raise ArgumentError(f"id {name!r} of row {row}: not valid; give strings without null characters")
-        if name in seen:
-            raise ArgumentError(f"id {name!r} is given twice; give each vector a unique id")
-        seen.add(name)
-    with np.errstate(over="ignore"):  # an overflow is found below
-        stored: Vectors = scale(vectors, card.metric, lambda row: f"id {ids[row]!r}").astype(card.dtype)
-    lengths = np.linalg.norm(stored.astype(np.float64), axis=1)
-    if not np.isfinite(lengths).all():
-        raise ArgumentError(f"id {ids[int(lengths.argmax())]!r}: its vector is too large for float16; store float32")
-    return stored, float(lengths.max(initial=0.0))
-
-
-def check_sequence(name: str, texts: object) -> None:
-    """Raise ArgumentError for what can be iterated without being one text for each row: a string, a set, a mapping."""
-    if isinstance(texts, str | Mapping) or not hasattr(texts, "__getitem__"):
-        raise ArgumentError(f"{name} are of type {type(texts).__name__}; give a list with one string for each vector")
-
-
-def scale(vectors: NDArray[Any], metric: Metric, name: Callable[[int], str]) -> NDArray[np.float64]:
-    """Return the rows of ``vectors`` [n, dim] as float64, scaled to length 1 if the metric is cosine.
-
-    A row that already has length 1 stays as it is, so that storing it again changes no bit. Error messages call row i
-    ``name(i)``.
-    """
-    rows = vectors.astype(np.float64)
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    wrong = np.flatnonzero(~(lengths <= LONGEST))  # NaN too
-    if len(wrong):
-        raise ArgumentError(f"{name(int(wrong[0]))}: the vector has NaN or values that are too large; leave it out")
-    if metric == "inner_product":
-        return rows
-    if not lengths.all():
-        raise ArgumentError(f"{name(int(lengths.argmin()))}: the vector is zero and has no direction; leave it out")
-    unit: NDArray[np.float64] = rows / np.where(np.abs(lengths - 1) < UNIT, 1.0, lengths)
-    return unit
+    card: Card
+    vectors: Vectors
+    ids: Ids
+    columns: Columns
+    graph: Graph | None = None
 
 
 def write_index(directory: Path, parts: Iterable[Part], card: Card, replace_it: bool, approximate: bool) -> None:
-    """Publish an index of ``parts``, pairs of ids and vectors. Only one part and all ids are in memory at a time."""
+    """Publish an index of ``parts``. Only one part, and all ids and metadata, are in memory at a time."""
     if approximate:
         check_metric(card.metric)
     if directory.exists() and not replace_it:
         raise ArgumentError(f"{directory}: already exists; choose another directory, or remove it")
-    with artifact.publish(directory, replace=replace_it) as work:
-        with ExitStack() as files:
-            write_vectors = files.enter_context(_npy(work / "vectors.npy", card.dtype, card.dim))
-            write_ids = files.enter_context(_npy(work / "ids.npy", np.uint8))
-            write_offsets = files.enter_context(_npy(work / "id_offsets.npy", np.int64))
-            write_offsets(np.zeros(1, np.int64))
-            seen: set[str] = set()
-            size = 0
-            for ids, vectors in parts:
-                stored, longest = prepare(ids, vectors, card, seen)
-                content, ends = pack(ids, after=size)
-                write_vectors(stored)
-                write_ids(content)
-                write_offsets(ends)
-                size += len(content)
-                card = replace(card, count=card.count + len(ids), longest=max(card.longest, longest))
-        text = json.dumps({"format_version": FORMAT_VERSION, **asdict(card)}, indent=2, ensure_ascii=False)
-        (work / "index.json").write_text(text + "\n", encoding="utf-8")
+    with writing(directory):
+        publish_index(directory, parts, card, approximate)
+
+
+def change_index(directory: Path, old: Contents, kept: NDArray[np.int64], parts: Iterable[Part]) -> None:
+    """Replace an index by its rows ``kept``, in ascending order, and those of ``parts`` after them.
+
+    The caller holds the lock of the index.
+    """
+    publish_index(directory, chain(blocks(old, kept), parts), old.card, old.graph is not None, old.graph, kept)
+
+
+def publish_index(
+    directory: Path,
+    parts: Iterable[Part],
+    card: Card,
+    approximate: bool,
+    graph: Graph | None = None,
+    kept: NDArray[np.int64] | None = None,
+) -> None:
+    """Write an index and put it in the place of ``directory`` when it is complete.
+
+    Args:
+        graph, kept: the graph of an earlier state, and which of its rows come first; the other rows are added to it.
+    """
+    with artifact.publish(directory, replace=True) as work:
+        card = _write_rows(work, parts, card)
         if approximate:
-            write_graph(work, np.load(work / "vectors.npy", mmap_mode="r"))
+            entries = write_graph(work, np.load(work / "vectors.npy", mmap_mode="r"), graph, kept)
+            card = replace(card, graph=entries)
+        write_card(work / "index.json", card)
 
 
-def read_index(directory: Path, verify: bool = True) -> tuple[Card, Vectors, Ids]:
-    """Map an index into memory.
+def _write_rows(work: Path, parts: Iterable[Part], card: Card) -> Card:
+    """Write all files but the graph and index.json; return the card with what was found."""
+    seen: set[str] = set()
+    metadata: dict[str, list[Value | None]] = {}
+    count, size, longest = 0, 0, 0.0
+    with ExitStack() as files:
+        write_vectors = files.enter_context(write_array(work / "vectors.npy", card.dtype, card.dim))
+        write_ids = files.enter_context(write_array(work / "ids.npy", np.uint8))
+        write_offsets = files.enter_context(write_array(work / "id_offsets.npy", np.int64))
+        write_offsets(np.zeros(1, np.int64))
+        for ids, vectors, *about in parts:
+            stored, length = prepare(ids, np.asarray(vectors), card, seen)
+            content, ends = pack(ids, after=size)
+            write_vectors(stored)
+            write_ids(content)
+            write_offsets(ends)
+            _extend(metadata, check_metadata(about[0] if about else {}, len(ids)), count, len(ids))
+            count, size, longest = count + len(ids), size + len(content), max(longest, length)
+    columns = write_columns(work, make_columns(metadata))
+    return replace(card, count=count, longest=longest, columns=columns, graph=None)
+
+
+def _extend(
+    metadata: dict[str, list[Value | None]], more: dict[str, list[Value | None]], before: int, rows: int
+) -> None:
+    """Append the metadata of ``rows`` rows; what is not there is missing."""
+    for name in more.keys() - metadata.keys():
+        metadata[name] = [None] * before
+    for name, values in metadata.items():
+        values += more.get(name, [None] * rows)
+
+
+def read_index(directory: Path, verify: bool = True) -> Contents:
+    """Map an index into memory; all files of the same state, even if another process replaces it meanwhile.
 
     Raises:
         ArtifactError: the directory is missing or, if ``verify``, a file differs from its manifest.
         IndexFormatError: the index has another format version, or its files do not match each other.
     """
+    for _ in range(OPENINGS):
+        before, fault = _state(directory), None
+        try:
+            contents = _read_index(directory, verify)
+        except (ArtifactError, IndexFormatError, FileNotFoundError) as error:
+            fault = error
+        if _state(directory) == before:
+            break
+    if fault is not None:
+        raise fault
+    return contents
+
+
+def _state(directory: Path) -> tuple[int, int] | None:
+    try:
+        status = directory.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_ctime_ns
+
+
+def _read_index(directory: Path, verify: bool) -> Contents:
     if verify:
         artifact.verify(directory)
     else:
         artifact.identity(directory)
     try:
-        content = json.loads((directory / "index.json").read_text(encoding="utf-8"))
-        version = content.pop("format_version", None)
-        if version != FORMAT_VERSION:
-            raise ArgumentError(f"format version {version!r}, this release reads {FORMAT_VERSION}")
-        card = Card(**content)
-        vectors = _map_array(directory / "vectors.npy", card.dtype, (card.count, card.dim))
-        offsets = _map_array(directory / "id_offsets.npy", "int64", (card.count + 1,))
-        ids = _map_array(directory / "ids.npy", "uint8", (int(offsets[-1]),))
-        if offsets[0] != 0 or (np.diff(offsets) < 0).any():
-            raise ArgumentError("the offsets in id_offsets.npy do not ascend from 0")
-    except (OSError, EOFError, ValueError, TypeError, AttributeError) as error:
+        card = read_card(directory / "index.json")
+        vectors: Vectors = map_array(directory / "vectors.npy", card.dtype, (card.count, card.dim))
+        ids = map_ids(directory / "ids.npy", directory / "id_offsets.npy", card.count)
+        columns = map_columns(directory, card.columns, card.count)
+        graph = _map_graph(directory, card)
+    except (OSError, ValueError) as error:
         raise IndexFormatError(f"{directory}: {error}; build the index again") from error
-    return card, vectors, Ids(ids, offsets)
+    return Contents(card, vectors, ids, columns, graph)
+
+
+def _map_graph(directory: Path, card: Card) -> Graph | None:
+    if not (directory / GRAPH).exists():
+        return None
+    rows = None
+    if card.graph is not None:
+        rows = map_array(directory / GRAPH_ROWS, "int64", (card.graph,))
+        if not np.array_equal(np.sort(rows[rows != -1]), np.arange(card.count)):
+            raise ArgumentError(f"{GRAPH_ROWS} does not name each of the {card.count} rows once")
+    return Graph(directory / GRAPH, rows, card.count, card.dim)
+
+
+def in_memory(ids: Sequence[str], vectors: NDArray[Any], metadata: Metadata, card: Card) -> Contents:
+    """Make an index that is in no directory. Errors are those of ``prepare`` and ``check_metadata``."""
+    stored, longest = prepare(ids, vectors, card, set())
+    content, ends = pack(ids)
+    columns = make_columns(check_metadata(metadata, len(ids)))
+    starts = np.concatenate([np.zeros(1, np.int64), ends])
+    return Contents(replace(card, count=len(stored), longest=longest), stored, Ids(content, starts), columns)
+
+
+def merge_indexes(
+    sources: Sequence[Path], directory: Path, encoder: str | None, approximate: bool, replace_it: bool
+) -> None:
+    """Write one index of all vectors in ``sources``; ``encoder`` is the id of the one that has to have made them."""
+    if not sources:
+        raise ArgumentError("nothing to index; give an index, or a directory made by `simclr-deploy embed`")
+    opened = [read_parts(source) for source in sources]
+    first = opened[0][0]
+    for source, (card, _) in zip(sources, opened, strict=True):
+        check_same_encoder(f"{source}", card.encoder, encoder or first.encoder)
+        if (card.dim, card.metric, card.dtype) != (first.dim, first.metric, first.dtype):
+            raise IndexMismatchError(
+                f"{source}: {_kind(card)}, but {sources[0]} is {_kind(first)}; index them separately"
+            )
+    write_index(directory, chain.from_iterable(parts for _, parts in opened), first, replace_it, approximate)
+
+
+def measure(parts: Iterator[Part]) -> tuple[int, Iterator[Part]]:
+    """Return the dimension of the vectors, and all parts again."""
+    first = next(parts, None)
+    if first is None:
+        raise ArgumentError("no vectors to index; give some, or the encoder itself, which knows their dimension")
+    return int(np.shape(first[1])[-1]), chain([first], parts)
+
+
+def _kind(card: Card) -> str:
+    return f"{card.metric} of {card.dtype} [{card.dim}]"
 
 
 def read_parts(directory: Path) -> tuple[Card, Iterator[Part]]:
@@ -198,8 +224,8 @@ def read_parts(directory: Path) -> tuple[Card, Iterator[Part]]:
         ArtifactError, IndexFormatError: as in ``read_index``.
     """
     if (directory / "index.json").exists():
-        card, vectors, ids = read_index(directory)
-        return replace(card, count=0, longest=0.0), blocks(ids, vectors)
+        contents = read_index(directory)
+        return contents.card, blocks(contents)
     artifact.verify(directory)
     for needed in ("embedding.json", "vectors.npy", "ids.csv"):
         if not (directory / needed).exists():
@@ -208,47 +234,44 @@ def read_parts(directory: Path) -> tuple[Card, Iterator[Part]]:
     try:
         about = json.loads((directory / "embedding.json").read_text(encoding="utf-8"))
         card = Card(about["encoder"], about["name"], about["dim"])
-        vectors = _map_array(directory / "vectors.npy", "float32", (about["rows"], card.dim))
+        vectors = map_array(directory / "vectors.npy", "float32", (about["rows"], card.dim))
         with (directory / "ids.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             names = [row["path"] for row in csv.DictReader(file)]
         if len(names) != len(vectors):
             raise ArgumentError(f"ids.csv lists {len(names)} of {len(vectors)} rows")
-    except (OSError, EOFError, ValueError, TypeError, KeyError, csv.Error) as error:
+    except (OSError, EOFError, ValueError, TypeError, KeyError, RecursionError, csv.Error) as error:
         raise IndexFormatError(f"{directory}: {error}; embed the images again") from error
-    return card, blocks(names, vectors)
+    steps = range(0, len(names), BLOCK)
+    return card, ((names[start : start + BLOCK], vectors[start : start + BLOCK]) for start in steps)
 
 
-def blocks(ids: Sequence[str] | Ids, vectors: Vectors) -> Iterator[Part]:
-    """Yield ids and vectors of consecutive rows, at most BLOCK at a time."""
-    for start in range(0, len(vectors), BLOCK):
-        stop = min(start + BLOCK, len(vectors))
-        yield [ids[row] for row in range(start, stop)], vectors[start:stop]
-
-
-def _map_array(path: Path, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Map a file as a plain array: slices of np.memmap are slower."""
-    array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    if array.dtype != np.dtype(dtype) or array.shape != shape or not array.flags.c_contiguous:
-        raise ArgumentError(f"{path.name} is {array.dtype} {list(array.shape)}, not {dtype} {list(shape)}")
-    return array
+def blocks(contents: Contents, rows: NDArray[np.int64] | None = None) -> Iterator[Block]:
+    """Yield ids, vectors and metadata of consecutive rows, or of the given ones, at most BLOCK at a time."""
+    for start in range(0, contents.card.count if rows is None else len(rows), BLOCK):
+        stop = min(start + BLOCK, contents.card.count if rows is None else len(rows))
+        chosen = np.arange(start, stop) if rows is None else rows[start:stop]
+        names = [contents.ids[row] for row in chosen]
+        metadata = {name: column.take(chosen) for name, column in contents.columns.items()}
+        yield names, contents.vectors[start:stop] if rows is None else contents.vectors[chosen], metadata
 
 
 @contextmanager
-def _npy(path: Path, dtype: DTypeLike, *shape: int) -> Iterator[Callable[[NDArray[Any]], None]]:
-    """Write an .npy file [n, *shape]: the yielded function appends rows."""
-    rows, stored = 0, np.dtype(dtype).newbyteorder("<")
+def writing(directory: Path) -> Iterator[None]:
+    """Hold the lock of an index, a hidden file next to it, which disappears with the writer.
 
-    def write_header() -> None:  # numpy pads it, so its length does not depend on the number of rows
-        about = {"descr": stored.str, "fortran_order": False, "shape": (rows, *shape)}
-        np.lib.format.write_array_header_1_0(file, about)
+    Raises:
+        ArgumentError: another writer holds it.
+    """
+    path = directory.parent / f".{directory.name}.lock"
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        if not acquire(file) or not _is_file(file, path):  # else its last holder has just removed it
+            raise ArgumentError(f"{directory}: another process is writing it; wait until it is done")
+        try:
+            yield
+        finally:
+            path.unlink()
 
-    def append(array: NDArray[Any]) -> None:
-        nonlocal rows
-        file.write(np.ascontiguousarray(array, stored).data)
-        rows += len(array)
 
-    with path.open("wb") as file:
-        write_header()
-        yield append
-        file.seek(0)
-        write_header()
+def _is_file(file: IO[str], path: Path) -> bool:
+    return path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())

@@ -11,8 +11,7 @@ therefore an index records its encoder. The metric is "cosine" (stored vectors a
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,33 +19,27 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from deploy.encoder import Encoder
-from deploy.errors import ArgumentError, IndexMismatchError
-from deploy.search import exact as exact_search
-from deploy.search.approximate import GRAPH, Graph
-from deploy.search.files import (
-    Card,
-    Ids,
-    Metric,
-    Part,
-    Storage,
-    blocks,
-    pack,
-    prepare,
-    read_index,
-    read_parts,
-    scale,
-    write_index,
-)
+from deploy.errors import ArgumentError
+from deploy.search import changes
+from deploy.search.card import Card, Metric, Storage
+from deploy.search.columns import Columns, Metadata, Value
+from deploy.search.duplicates import pairs_above
+from deploy.search.exact import Vectors
+from deploy.search.files import Contents, Part, blocks, in_memory, measure, merge_indexes, read_index, write_index
+from deploy.search.filters import Range, Where
 from deploy.search.identity import check_same_encoder, identity_of
 from deploy.search.matches import Matches, Pair
+from deploy.search.neighbors import find_neighbors
 
-__all__ = ["Index", "Matches", "Pair"]
+__all__ = ["Index", "Matches", "Pair", "Range"]
 
 PathLike = str | os.PathLike[str]
 
 
 class Index:
-    """Vectors [count, dim] with ids. An index is immutable and safe to search from many threads.
+    """Vectors [count, dim] with ids and metadata. An open index is immutable and safe to search from many threads.
+
+    ``add``, ``update`` and ``delete`` change an index in a directory; what has it open keeps searching the old one.
 
     Attributes:
         ids: the ids in order of rows; ``ids[row]`` is a string.
@@ -58,8 +51,8 @@ class Index:
         [['a.jpg', 'b.jpg']]
     """
 
-    def __init__(self, card: Card, vectors: exact_search.Vectors, ids: Ids, graph: Graph | None = None) -> None:
-        self._card, self._vectors, self.ids, self._graph = card, vectors, ids, graph
+    def __init__(self, contents: Contents) -> None:
+        self._contents, self.ids = contents, contents.ids
 
     @classmethod
     def build(
@@ -69,6 +62,7 @@ class Index:
         encoder: Encoder | str,
         metric: Metric = "cosine",
         dtype: Storage = "float32",
+        metadata: Metadata | None = None,
     ) -> "Index":
         """Build an index in memory.
 
@@ -78,6 +72,7 @@ class Index:
             encoder: the encoder that made the vectors, or its ``id``.
             metric: "cosine", which scales vectors and queries to length 1, or "inner_product".
             dtype: "float32", or "float16", which takes half the memory and gives cosines to about 0.001.
+            metadata: column → n values, all text, numbers or bool; None for a missing one.
 
         Raises:
             ArgumentError: an argument has a value that is not allowed; the message names the first such row.
@@ -91,11 +86,8 @@ class Index:
             2
         """
         vectors = np.asarray(vectors)
-        card = _card(encoder, vectors.shape[-1] if vectors.ndim else 0, metric, dtype)
-        stored, longest = prepare(ids, vectors, card, set())
-        content, ends = pack(ids)
-        card = Card(card.encoder, card.name, card.dim, metric, dtype, len(stored), longest)
-        return cls(card, stored, Ids(content, np.concatenate([np.zeros(1, np.int64), ends])))
+        card = Card(*identity_of(encoder), vectors.shape[-1] if vectors.ndim else 0, metric, dtype)
+        return cls(in_memory(ids, vectors, metadata or {}, card))
 
     @classmethod
     def open(cls, directory: PathLike, encoder: Encoder | str | None = None, verify: bool = True) -> "Index":
@@ -117,13 +109,10 @@ class Index:
             >>> list(deploy.Index.open("saved.index", encoder="0a1b").ids)
             ['a.jpg', 'b.jpg']
         """
-        directory = Path(directory)
-        card, vectors, ids = read_index(directory, verify)
-        graph = directory / GRAPH
-        index = cls(card, vectors, ids, Graph(graph, (card.count, card.dim)) if graph.exists() else None)
+        contents = read_index(Path(directory), verify)
         if encoder is not None:
-            index.check_encoder(encoder)
-        return index
+            check_same_encoder("the index", contents.card.encoder, identity_of(encoder)[0])
+        return cls(contents)
 
     @staticmethod
     def write(
@@ -139,7 +128,7 @@ class Index:
 
         Args:
             directory: directory to make; it appears when it is complete.
-            parts: pairs of ids and vectors [n, dim], such as batches of ``Encoder.embed_iter``.
+            parts: ids and vectors [n, dim], such as batches of ``Encoder.embed_iter``, and metadata if there is any.
             encoder: the encoder that made the vectors, or its ``id``; then the first part says what ``dim`` is.
             metric, dtype: as in ``build``.
             approximate: also build the graph for approximate search (needs the extra ``search``).
@@ -158,8 +147,11 @@ class Index:
             >>> len(deploy.Index.open("written.index", encoder))
             2
         """
-        dim, parts = _measure(encoder, iter(parts))
-        write_index(Path(directory), parts, _card(encoder, dim, metric, dtype), replace, approximate)
+        if isinstance(encoder, Encoder):
+            dim, given = encoder.info["dim"], iter(parts)
+        else:
+            dim, given = measure(iter(parts))
+        write_index(Path(directory), given, Card(*identity_of(encoder), dim, metric, dtype), replace, approximate)
 
     @classmethod
     def merge(
@@ -191,49 +183,96 @@ class Index:
             >>> len(deploy.Index.open("all.index"))
             4
         """
-        sources = [sources] if isinstance(sources, str | os.PathLike) else sources
-        if not sources:
-            raise ArgumentError("nothing to index; give an index, or a directory made by `simclr-deploy embed`")
-        opened = [read_parts(Path(source)) for source in sources]
-        first = opened[0][0]
-        for source, (card, _) in zip(sources, opened, strict=True):
-            check_same_encoder(f"{source}", card.encoder, first.encoder if encoder is None else identity_of(encoder)[0])
-            if (card.dim, card.metric, card.dtype) != (first.dim, first.metric, first.dtype):
-                raise IndexMismatchError(
-                    f"{source}: {_kind(card)}, but {sources[0]} is {_kind(first)}; index them separately"
-                )
-        write_index(Path(directory), chain.from_iterable(parts for _, parts in opened), first, replace, approximate)
+        given = [sources] if isinstance(sources, str | os.PathLike) else sources
+        expected = None if encoder is None else identity_of(encoder)[0]
+        merge_indexes([Path(source) for source in given], Path(directory), expected, approximate, replace)
+
+    @staticmethod
+    def add(directory: PathLike, parts: Iterable[Part], encoder: Encoder | str) -> None:
+        """Add vectors of new ids to a saved index. ``update`` and ``delete`` are like it.
+
+        The index is replaced as a whole: a reader, and a machine that stops at any moment, has the old or the new one.
+
+        Args:
+            directory: of the index.
+            parts: as in ``write``; only one is in memory at a time.
+            encoder: the encoder that made the vectors, or its ``id``: the one that made the index.
+
+        Raises:
+            ArgumentError: as in ``build``, an id is in the index already, or another process is writing the index.
+            IndexMismatchError: another encoder made the index.
+            ArtifactError, IndexFormatError: the index cannot be read.
+
+        Examples:
+            >>> import deploy, numpy as np
+            >>> deploy.Index.build(np.eye(2), ["a.jpg", "b.jpg"], encoder="0a1b").save("kept.index")
+            >>> deploy.Index.add("kept.index", [(["c.jpg"], np.ones((1, 2)))], encoder="0a1b")
+            >>> deploy.Index.delete("kept.index", ["a.jpg"])
+            >>> list(deploy.Index.open("kept.index").ids)
+            ['b.jpg', 'c.jpg']
+        """
+        changes.add(Path(directory), parts, encoder)
+
+    @staticmethod
+    def update(directory: PathLike, parts: Iterable[Part], encoder: Encoder | str) -> None:
+        """Replace the vectors and metadata of ids that a saved index has; they become its last rows.
+
+        Errors are those of ``add``, and ArgumentError if the index lacks an id.
+        """
+        changes.update(Path(directory), parts, encoder)
+
+    @staticmethod
+    def delete(directory: PathLike, ids: Collection[str], encoder: Encoder | str | None = None) -> None:
+        """Delete ids from a saved index; the other rows keep their order.
+
+        Errors are those of ``add``, and ArgumentError if the index lacks an id.
+        """
+        changes.delete(Path(directory), ids, encoder)
 
     def save(self, directory: PathLike, approximate: bool = False, replace: bool = False) -> None:
         """Write this index to a directory; arguments and errors are those of ``write``, an example is in ``open``."""
-        card = Card(self.encoder, self._card.name, self.dim, self._card.metric, self._card.dtype)
-        write_index(Path(directory), blocks(self.ids, self._vectors), card, replace, approximate)
+        write_index(Path(directory), blocks(self._contents), self._contents.card, replace, approximate)
+
+    def parts(self) -> Iterator[tuple[Sequence[str], Vectors, Metadata]]:
+        """Yield ids, vectors and metadata of consecutive rows, as ``write`` and ``add`` take them."""
+        return blocks(self._contents)
 
     def __len__(self) -> int:
         """Number of vectors."""
-        return self._card.count
+        return self._contents.card.count
 
     @property
     def encoder(self) -> str:
         """The id of the encoder that made the vectors."""
-        return self._card.encoder
+        return self._contents.card.encoder
 
     @property
     def dim(self) -> int:
         """Dimension of the vectors."""
-        return self._card.dim
+        return self._contents.card.dim
 
     @property
-    def vectors(self) -> exact_search.Vectors:
+    def vectors(self) -> Vectors:
         """The stored vectors, float32 or float16 [count, dim]; possibly mapped from the file, so do not modify them."""
-        return self._vectors
+        return self._contents.vectors
+
+    @property
+    def columns(self) -> Columns:
+        """Column of metadata → its ``values``, ascending, and ``codes`` int32 [count]; -1 is a missing value."""
+        return self._contents.columns
 
     @property
     def info(self) -> dict[str, Any]:
-        """Encoder id and name, dim, metric, dtype, count, and whether the index has a graph for approximate search."""
-        card = self._card
+        """Encoder id and name, dim, metric, dtype, count, columns, and whether it has a graph."""
+        card = self._contents.card
         kept = {name: getattr(card, name) for name in ("encoder", "name", "dim", "metric", "dtype", "count")}
-        return kept | {"approximate": self._graph is not None}
+        columns = {name: column.kind for name, column in self.columns.items()}
+        return kept | {"columns": columns, "approximate": self._contents.graph is not None}
+
+    def metadata(self, row: int) -> dict[str, Value]:
+        """Return the metadata of a row, without missing values."""
+        found = {name: column.take(slice(row, row + 1))[0] for name, column in self.columns.items()}
+        return {name: value for name, value in found.items() if value is not None}
 
     def check_encoder(self, encoder: Encoder | str) -> None:
         """Check that ``encoder``, or the encoder with that id, made the vectors of this index.
@@ -250,6 +289,7 @@ class Index:
         encoder: Encoder | str | None = None,
         mask: NDArray[np.bool_] | None = None,
         approximate: bool = False,
+        where: Where | None = None,
     ) -> Matches:
         """Find the ``k`` nearest neighbors of each query.
 
@@ -259,39 +299,35 @@ class Index:
             encoder: the encoder of the queries, to check that it made the index; redundant if given to ``open``.
             mask: bool [count], the rows to search; such as ``[id.startswith("2026/") for id in index.ids]``.
             approximate: take candidates from the graph. Scores are exact, but the search may miss a neighbor.
+            where: conditions on metadata: column → a value, a list of values, or a ``Range``. All have to hold.
 
         Returns:
             Matches with ids, rows int64 [q, k] and scores float32 [q, k].
 
         Raises:
-            ArgumentError: an argument has a value that is not allowed, or the index has no graph.
+            ArgumentError: an argument has a value that is not allowed, or the index has no graph or no such column.
             IndexMismatchError: the queries have another encoder or dimension.
 
         Examples:
             >>> import deploy, numpy as np
-            >>> index = deploy.Index.build(np.eye(3), ["a.jpg", "b.jpg", "c.jpg"], encoder="0a1b")
+            >>> metadata = {"year": [2024, 2025, 2026]}
+            >>> index = deploy.Index.build(np.eye(3), ["a.jpg", "b.jpg", "c.jpg"], "0a1b", metadata=metadata)
             >>> found = index.search([3.0, 4.0, 0.0], k=2)
             >>> found.ids, found.scores.round(1).tolist() == np.float32([[0.8, 0.6]]).tolist()
             ([['b.jpg', 'a.jpg']], True)
-            >>> index.search([3.0, 4.0, 0.0], k=1, mask=np.array([True, False, True])).ids
-            [['a.jpg']]
+            >>> from deploy.search.filters import Range
+            >>> index.search([3.0, 4.0, 1.0], k=2, where={"year": Range(least=2025)}).ids
+            [['b.jpg', 'c.jpg']]
         """
         if encoder is not None:
             self.check_encoder(encoder)
-        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-            raise ArgumentError(f"k={k!r}; give an integer of 1 or more")
-        vectors = self._queries(queries)
-        if approximate:
-            rows, scores = self._approximate(vectors, int(k), mask)
-        else:
-            chosen = None if mask is None else np.flatnonzero(self._check_mask(mask))
-            rows, scores = exact_search.find_nearest(self._vectors, vectors, int(k), self._card.longest, chosen)
+        rows, scores = find_neighbors(self._contents, queries, k, mask, where, approximate)
         return Matches([[self.ids[row] for row in found] for found in rows], rows, scores.astype(np.float32))
 
     def duplicates(self, threshold: float = 0.98) -> Iterator[Pair]:
-        """Find all pairs with a cosine similarity of at least ``threshold`` (to 1e-6), in bounded memory.
+        """Find all pairs with a cosine similarity of at least ``threshold`` (to 1e-6), and no other.
 
-        The time is quadratic in the number of vectors.
+        A bound from 64 coordinates leaves out most pairs. Memory beyond the vectors: 65 numbers for each row.
 
         Raises:
             ArgumentError: the threshold is not in (-1, 1], or the metric is not cosine.
@@ -303,60 +339,13 @@ class Index:
             >>> [(pair.first, pair.second) for pair in index.duplicates(0.98)]
             [('a.jpg', 'c.jpg')]
         """
-        if self._card.metric != "cosine" or not -1 < threshold <= 1:
-            given = f"metric={self._card.metric}, threshold={threshold}"
+        card = self._contents.card
+        if card.metric != "cosine" or not -1 < threshold <= 1:
+            given = f"metric={card.metric}, threshold={threshold}"
             raise ArgumentError(f"{given}; duplicates need the metric cosine and a threshold above -1, up to 1")
         return self._duplicates(threshold)
 
     def _duplicates(self, threshold: float) -> Iterator[Pair]:
-        for hits in exact_search.pairs_above(self._vectors, threshold - 1e-6, self._card.longest):
+        for hits in pairs_above(self.vectors, threshold - 1e-6, self._contents.card.longest):
             for first, second, cosine in zip(*hits, strict=True):
                 yield Pair(self.ids[first], self.ids[second], float(cosine))
-
-    def _queries(self, queries: ArrayLike) -> NDArray[np.float32]:
-        vectors = np.atleast_2d(np.asarray(queries))
-        if vectors.ndim != 2 or vectors.shape[1] != self.dim or vectors.dtype.kind not in "fiu":
-            given = f"{vectors.dtype} {list(vectors.shape)}"
-            raise IndexMismatchError(
-                f"queries are {given}, the index holds vectors [{self.dim}]; give numbers [q, {self.dim}]"
-            )
-        return scale(vectors, self._card.metric, "query {}".format).astype(np.float32)
-
-    def _check_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        mask = np.asarray(mask)
-        if mask.shape != (len(self),) or mask.dtype != np.bool_:
-            raise ArgumentError(f"mask is {mask.dtype} {list(mask.shape)}; give bool [{len(self)}], one for each row")
-        return mask
-
-    def _approximate(
-        self, queries: NDArray[np.float32], k: int, mask: NDArray[np.bool_] | None
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        if self._graph is None or mask is not None:
-            fault = (
-                "a mask needs exact search" if self._graph else "the index has no graph; save it with approximate=True"
-            )
-            raise ArgumentError(f"{fault}, or search without approximate=True")
-        k = min(k, len(self))
-        hits = exact_search.rescore(self._vectors, queries, self._graph.candidates(queries, k), k)
-        if len(hits.rows) < len(queries) * k:  # the graph does not reach enough rows; fall back to exact search
-            return exact_search.find_nearest(self._vectors, queries, k, self._card.longest)
-        return hits.rows.reshape(len(queries), k), hits.scores.reshape(len(queries), k)
-
-
-def _card(encoder: Encoder | str, dim: int, metric: Metric, dtype: Storage) -> Card:
-    identity, name = identity_of(encoder)
-    return Card(identity, name, dim, metric, dtype)
-
-
-def _measure(encoder: Encoder | str, parts: Iterator[Part]) -> tuple[int, Iterator[Part]]:
-    """Return the dimension of the vectors, and all parts again."""
-    if isinstance(encoder, Encoder):
-        return encoder.info["dim"], parts
-    first = next(parts, None)
-    if first is None:
-        raise ArgumentError("no vectors to index; give some, or the encoder itself, which knows their dimension")
-    return np.shape(first[1])[-1], chain([first], parts)
-
-
-def _kind(card: Card) -> str:
-    return f"{card.metric} of {card.dtype} [{card.dim}]"

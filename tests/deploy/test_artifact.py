@@ -120,7 +120,10 @@ def test_a_sigkill_between_the_old_and_the_new_one_loses_neither(tmp_path: Path,
         f"if not {exchange}: artifact._exchange = lambda one, other: False\n"
         "with artifact.publish(Path(sys.argv[1]), replace=True) as folder: (folder / 'a').write_text('new')"
     )
-    environment = os.environ | {"SIMCLR_FAILPOINT": "artifact.retired:kill", "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {
+        "SIMCLR_FAILPOINT": "artifact.retired:kill",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
     done = subprocess.run([sys.executable, "-c", program, str(target)], env=environment, check=False)
     assert done.returncode == (0 if exchange else -signal.SIGKILL)
     assert target.exists() == exchange

@@ -1,6 +1,9 @@
 """`simclr-deploy index search duplicates few-shot export-index`: outputs, one-line errors, exit codes."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -92,6 +95,81 @@ def test_unreadable_images_are_named_and_the_others_are_indexed(
     code, out, err = run(capsys, "search", bundle, index, photos / "bad.png", photos / "a.png", "-k", 1)
     assert (code, len(out.splitlines())) == (1, 2)
     assert err.endswith("error: 1 of 2 images could not be read\n")
+
+
+def test_an_index_is_changed_and_searched_by_metadata(
+    bundle: Path, index: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "new").mkdir()
+    new = [tmp_path / "new" / f"{number}.png" for number in range(3)]
+    for number, path in enumerate(new):
+        path.write_bytes(encoded(noise(10 + number)))
+    table = tmp_path / "table.csv"
+    rows = [f"{path},{2024 + number},{'cat' if number else ''}\n" for number, path in enumerate(new)]
+    table.write_text("path,year,label\n" + "".join(rows) + "elsewhere.png,1,dog\n")
+    code, _, err = run(capsys, "index", "add", bundle, index, tmp_path / "new", "--metadata", table)
+    assert (code, err.splitlines()[-1]) == (0, f"{index}: 7 vectors")
+    assert f"{table}: 1 rows name none of the images, such as 'elsewhere.png'" in err
+    assert Index.open(index).metadata(5) == {"year": 2025, "label": "cat"}
+    for conditions, expected in (
+        (["year>=2024", "year<=2025"], new[:2]),
+        (["label=cat"], new[1:]),
+        (["year=2024", "year=2026"], [new[0], new[2]]),
+        (["label=cat", "year=2024"], []),
+    ):
+        options = [word for condition in conditions for word in ("--where", condition)]
+        code, out, _ = run(capsys, "search", bundle, index, photos / "a.png", "--json", *options)
+        assert code == 0
+        assert sorted(one["id"] for one in json.loads(out)["neighbours"]) == sorted(map(str, expected))
+    new[0].write_bytes(encoded(noise(1)))
+    table.write_text(f"path,year\n{new[0]},1999\n")
+    assert run(capsys, "index", "update", bundle, index, new[0], "--metadata", table)[0] == 0
+    _, out, _ = run(capsys, "search", bundle, index, photos / "a.png", "--where", "year<=2000", "-k", 1)
+    assert out.splitlines()[1] == f"  1.0000  {new[0]}"
+    code, _, err = run(capsys, "index", "delete", index, *new)
+    assert (code, err) == (0, f"{index}: 4 vectors\n")
+    for arguments, message in (
+        (("index", "add", bundle, index, photos), "is in the index already; use `index update`"),
+        (("index", "update", bundle, index, new[0]), "is not in the index; use `index add`"),
+        (("index", "delete", index, new[0]), "not in the index"),
+        (("search", bundle, index, photos, "--where", "size=1"), "no column 'size' in this index"),
+        (("index", bundle, tmp_path / "out", photos, photos / "más"), "is given twice; give each image once"),
+    ):
+        code, _, err = run(capsys, *arguments)
+        assert (code, message in err) == (2, True), err
+
+
+def test_an_image_without_direction_is_reported_and_the_others_are_used(
+    publish_bundle: Callable[[Bundle], Path], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = publish_bundle(make_bundle())
+    black = photos / "black.png"
+    black.write_bytes(encoded(np.zeros((9, 9, 3), np.uint8)))
+    code, _, err = run(capsys, "index", bundle, tmp_path / "index", photos)
+    assert (code, len(Index.open(tmp_path / "index"))) == (1, 4)
+    assert f"skipped {black}: all its features are zero" in err
+    code, out, err = run(capsys, "search", bundle, tmp_path / "index", photos / "a.png", black, "-k", 1)
+    assert (code, len(out.splitlines())) == (1, 2)
+    assert f"skipped {black}: all its features are zero" in err
+
+
+@pytest.mark.parametrize("place", ["folder.part", "artifact.flush", "folder.published", "artifact.flush@2"])
+def test_a_killed_index_is_completed_by_the_same_command(
+    place: str, bundle: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(capsys, "index", bundle, tmp_path / "expected", photos)
+    name, _, turn = place.partition("@")
+    environment = os.environ | {
+        "SIMCLR_FAILPOINT": f"{name}:kill@{turn or 1}",
+        "PYTHONPATH": str(Path(__file__).parents[3]),
+    }
+    command = [sys.executable, "-P", "-m", "deploy.cli", "index", bundle, tmp_path / "index", photos]
+    done = subprocess.run(command, env=environment, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "index").exists()
+    assert run(capsys, "index", bundle, tmp_path / "index", photos)[0] == 0
+    assert verify(tmp_path / "index") == verify(tmp_path / "expected")
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 def test_duplicates(index: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:

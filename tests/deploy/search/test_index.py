@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 import deploy
 from deploy.bundle import Bundle
 from deploy.errors import ArgumentError, IndexMismatchError
+from deploy.search import duplicates as duplicate_search
 from deploy.search import exact as exact_search
 from deploy.search.index import Index, Matches
 from tests.deploy.conftest import (
@@ -230,10 +231,10 @@ def test_wrong_arguments_of_search(change: dict[str, Any], message: str) -> None
         build(random_vectors(3)).search(random_vectors(1), **change)
 
 
-@pytest.mark.parametrize("tile", [1 << 20, 64])
+@pytest.mark.parametrize("tile", [1 << 20, 10])
 def test_duplicates_are_all_pairs_above_the_threshold(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exact_search, "TILE", tile)
-    monkeypatch.setattr(exact_search, "TILE_QUERIES", 16)
+    monkeypatch.setattr(duplicate_search, "COLUMNS", tile)
+    monkeypatch.setattr(duplicate_search, "ROWS", 16)
     vectors = random_vectors(120, 4)
     vectors[77], vectors[119] = vectors[5] * 3, vectors[5]
     index = build(vectors)
@@ -257,6 +258,8 @@ def test_duplicates_need_cosines() -> None:
 def test_every_search_uses_bounded_memory(dtype: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TILE", "COPIED", "GATHERED"):
         monkeypatch.setattr(exact_search, name, 1 << 14)
+    for name, value in (("SAMPLED", 1 << 14), ("ROWS", 64), ("COLUMNS", 256), ("BLOCK", 64)):
+        monkeypatch.setattr(duplicate_search, name, value)
     rows, dim = 5000, 256  # 5 MB as float32
     opened = save_and_open(build(random_vectors(rows, dim), dtype=dtype), tmp_path / "index")
     queries = random_vectors(300, dim, seed=1)  # 6 MB of scores
