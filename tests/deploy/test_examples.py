@@ -1,4 +1,4 @@
-"""Run the examples: every Python block and command of docs/deploy.md, and every example in a docstring of `deploy`."""
+"""Run the examples: Python blocks and commands of two pages, and every example in a docstring of `deploy`."""
 
 import doctest
 import inspect
@@ -14,8 +14,10 @@ import deploy
 from deploy.cli.main import main
 from tests.deploy.conftest import encoded, noise
 
-PAGE = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+PAGE, SEARCH = (
+    (Path(__file__).parents[2] / "docs" / name).read_text(encoding="utf-8") for name in ("deploy.md", "search.md")
+)
+EXAMPLES = re.findall(r"^```python\n(.*?)^```$", PAGE + SEARCH, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(autouse=True)
@@ -90,10 +92,26 @@ def test_an_unreadable_image_does_not_affect_the_others(capsys: pytest.CaptureFi
 
 def test_the_commands_run_in_their_order(capsys: pytest.CaptureFixture[str]) -> None:
     lines = re.findall(r"^simclr-deploy (.*)$", PAGE, re.MULTILINE)
-    assert len(lines) == 12
+    assert len(lines) == 11
     for line in lines:
         assert main(shlex.split(line.partition(">")[0])) == 0, line
     assert capsys.readouterr().out.endswith("triton/mean-color\n")
     assert {"embeddings", "photos.index", "again.index", "photos.sql", "triton"} <= {
         path.name for path in Path().iterdir()
     }
+
+
+def test_the_commands_about_an_index_run_in_their_order(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("new").mkdir()
+    for number, name in enumerate(("new/d.png", "photos/edited.jpg", "photos/private.jpg"), start=10):
+        Path(name).write_bytes(encoded(noise(number)))
+    Path("photos.csv").write_text("path,label,year\nphotos/a.png,cat,2025\nphotos/b.png,dog,2026\n")
+    Path("new.csv").write_text("path,label,year\nnew/d.png,cat,2026\n")
+    lines = re.findall(r"^simclr-deploy (.*)$", SEARCH, re.MULTILINE)
+    assert len(lines) == 6
+    for line in lines:
+        capsys.readouterr()
+        assert main(shlex.split(line, comments=True)) == 0, line
+        if line.startswith("search"):
+            words = capsys.readouterr().out.split()
+            assert sorted(words[2::2]) == ["new/d.png", "photos/a.png"]
