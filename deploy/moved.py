@@ -72,5 +72,16 @@ def renamed(module: str, new_names: Mapping[str, str]) -> Callable[[str], Any]:
     return get
 
 
+def keep_callable(module: str) -> None:
+    """Let ``module``, which now has the name that its main function had in its package, be called as that function."""
+    name = module.rpartition(".")[2]
+
+    def call(self: ModuleType, *arguments: Any, **named: Any) -> Any:
+        _warn(f"{module}()", f"{module}.{name}()")
+        return getattr(self, name)(*arguments, **named)
+
+    sys.modules[module].__class__ = type("CallableModule", (ModuleType,), {"__call__": call})
+
+
 def _warn(old: str, new: str) -> None:
     warnings.warn(f"{old} is now {new}; the next version removes the old name", DeprecationWarning, stacklevel=3)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -69,10 +70,27 @@ def test_a_package_with_the_name_of_a_module_still_has_its_functions(package: st
 
 
 def test_a_module_of_the_package_comes_before_a_function_of_the_same_name() -> None:
-    code = "from pipeline.cli import status; from pipeline.release import release; print(type(status), type(release))"
+    code = "from pipeline.cli import status; from pipeline.release import release; [print(one.__file__) for one in (status, release)]"
     command = [sys.executable, "-W", "error", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.split(" <") == ["<class 'module'>", "class 'module'>\n"]
+    assert [Path(file).name for file in done.stdout.split()] == ["status.py", "release.py"]
+
+
+@pytest.mark.parametrize("package", ["pipeline.validation.probe", "pipeline.ingest", "pipeline.release"])
+def test_a_module_can_be_called_as_the_function_that_had_its_name(package: str) -> None:
+    name = package.rpartition(".")[2]
+    code = f"from {package} import {name}; {name}.{name} = lambda *all, **named: print(all, named); {name}(1, why=2)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "(1,) {'why': 2}\n"
+    old = f"{package}.{name}()"
+    assert f"DeprecationWarning: {old} is now {package}.{name}.{name}(); the next version removes" in done.stderr
+
+
+def test_the_probe_is_called_by_its_old_name() -> None:
+    from pipeline.validation.probe import probe
+
+    with pytest.warns(DeprecationWarning, match="is now pipeline.validation.probe.probe.probe"):
+        assert probe(b"")["reason"] == "empty_file"
 
 
 def test_an_unknown_attribute_is_refused() -> None:

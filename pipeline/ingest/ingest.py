@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from deploy.artifact import publish
 from deploy.failpoint import failpoint
 from deploy.folders.files import describe_passed_over
+from deploy.moved import keep_callable
 from pipeline.dvc.client import add, exclusive
 from pipeline.dvc.project import RAW, read_tracked
 from pipeline.dvc.purged import contents
@@ -42,6 +43,8 @@ from pipeline.params import read
 from pipeline.workspace import Workspace
 from simclr_core.data.shards import portions, write_tar
 from simclr_core.pretraining.unfinished import Unfinished
+
+keep_callable(__name__)
 
 WAITS = 4  # listings, the last of which leaves what is still changing for the next time
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from deploy.artifact import identity, verify
 from deploy.errors import ArtifactError
 from deploy.failpoint import failpoint
+from deploy.moved import keep_callable
 from pipeline import alerts
 from pipeline.dvc import client, remote
 from pipeline.errors import ReleaseError
@@ -30,6 +31,8 @@ from pipeline.release.registry import Registry
 from pipeline.release.releases import Releases, locked_releases, open_releases
 from pipeline.release.versions import STAGE, History, Version
 from pipeline.workspace import Workspace
+
+keep_callable(__name__)
 
 PUSHED = "refs/simclr/pushed"  # the latest switch that the origin is known to have
 

@@ -18,11 +18,14 @@ from deploy.errors import ImageError
 from deploy.images.image_faults import PARSER_FAULTS, naming_faults
 from deploy.images.preprocess import canonicalize, open_image
 from deploy.images.tiff_layout import has_pages
+from deploy.moved import keep_callable
 from pipeline.validation.probe.checksums import check
 from pipeline.validation.probe.container import sniff, trailing_bytes
 from pipeline.validation.probe.facts import Facts
 from pipeline.validation.probe.hashes import perceptual_hashes, pixel_hash
 from pipeline.validation.probe.jpeg_stream import stream_fault
+
+keep_callable(__name__)
 
 PROBE_VERSION = 3
 """Goes up with every change that gives some file another row."""
