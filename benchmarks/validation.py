@@ -14,6 +14,7 @@ reported is measured in a fresh process; what is compared takes turns.
 """
 
 import argparse
+import base64
 import io
 import json
 import multiprocessing
@@ -44,11 +45,13 @@ from pipeline.validation import manifest
 from pipeline.validation.drift import drift
 from pipeline.validation.evaluate import evaluate, tables
 from pipeline.validation.expectations import Expectation, expectations
+from pipeline.validation.probe.hashes import SKETCH_BYTES
 from pipeline.validation.probe.probe import probe
 from pipeline.validation.probe.scan import Limits, scan
 from pipeline.validation.report import data_docs
 from pipeline.validation.tables import FACTS, FILES
 from pipeline.validation.verdict.near_duplicates import near_groups, near_pairs
+from pipeline.validation.verdict.structure import confirm
 from pipeline.validation.verdict.verdict import Policy, judge
 
 Result = dict[str, Any]
@@ -180,13 +183,15 @@ def measure_near_duplicates(_: Path, __: str | None) -> Result:
 def _near_duplicates(rows: int) -> Result:
     copies = int(rows * COPIED)
     aspect = pl.col("width") / pl.col("height")
-    contents = facts(rows).select("sha256", "phash", "dhash", "red_mean", "green_mean", "blue_mean", aspect=aspect)
+    known = facts(rows)
+    contents = known.select("sha256", "phash", "dhash", "sketch", "red_mean", "green_mean", "blue_mean", aspect=aspect)
     originals = contents.head(rows - copies)
     flips = np.bitwise_or.reduce(1 << np.random.default_rng(1).integers(0, 64, (copies, 3), dtype=np.uint64), axis=1)
     phash = originals["phash"].head(copies).to_numpy() ^ flips  # one to three bits
     repeated = originals.head(copies).with_columns(contents["sha256"].tail(copies), phash=phash)
     contents = pl.concat([originals, repeated])
-    result = _measured(lambda: near_groups(near_pairs(contents)[0])["near_group"].n_unique())
+    sketches = contents.select("sha256", "sketch")
+    result = _measured(lambda: near_groups(confirm(near_pairs(contents)[0], sketches))["near_group"].n_unique())
     assert result["found"] == copies
     return result
 
@@ -226,6 +231,7 @@ def facts(rows: int, bad: int = 0) -> pl.DataFrame:
     measured: dict[str, Any] = {
         "phash": random.integers(0, 2**64, rows, dtype=np.uint64),
         "dhash": random.integers(0, 2**64, rows, dtype=np.uint64),
+        "sketch": [base64.b64encode(random.bytes(SKETCH_BYTES)).decode() for _ in range(rows)],
         **{name: random.normal(100, 10, rows) for name in FACTS if name.endswith(("_mean", "_std"))},
         **{name: random.integers(90, 110, rows) for name in FACTS if name.startswith("luma_p")},
         **{name: random.normal(7, 0.1, rows) for name in ("entropy", "edge_energy", "saturation")},

@@ -70,6 +70,12 @@ class NearDuplicatesConfig(Block):
         description="what to do with copies within the training set. With quarantine, one of each group is kept. A "
         "training image that is nearly a test image is always quarantined",
     )
+    max_label_conflicts: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of labeled near copies that may contradict each other; above it, validation warns",
+    )
     placeholder_copies: int = Field(
         default=20,
         ge=2,

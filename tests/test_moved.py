@@ -70,7 +70,8 @@ def test_a_package_with_the_name_of_a_module_still_has_its_functions(package: st
 
 
 def test_a_module_of_the_package_comes_before_a_function_of_the_same_name() -> None:
-    code = "from pipeline.cli import status; from pipeline.release import release; [print(one.__file__) for one in (status, release)]"
+    shown = "print(status.__file__, release.__file__)"
+    code = f"from pipeline.cli import status; from pipeline.release import release; {shown}"
     command = [sys.executable, "-W", "error", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert [Path(file).name for file in done.stdout.split()] == ["status.py", "release.py"]

@@ -66,7 +66,8 @@ def naming_faults(data: bytes, max_pixels: int | None = None) -> Iterator[None]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         found = _PIXELS.search(str(error))
         given = f"{int(found[1]):,} pixels are" if found else "the image is"
-        limit = max_pixels or 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        limit = min(max_pixels or most, most)
         raise ImageError("bomb", f"{given} over the limit of {limit:,} pixels; make it smaller") from error
     except PARSER_FAULTS as error:
         raise _translate(error, data) from error

@@ -9,6 +9,9 @@ from pipeline.maintenance import storage
 from pipeline.maintenance.state import unkept
 from pipeline.params import read
 from pipeline.release.registry import open_registry
+from pipeline.reports import ValidationReport
+from pipeline.validation.expectations import NEAR_LABELS
+from pipeline.validation.printable import printable
 from pipeline.workspace import Workspace
 from simclr_core import reports
 from simclr_core.pretraining.unfinished import find_unfinished
@@ -26,6 +29,7 @@ def describe_workspace(workspace: Workspace) -> str:
         asked = pool.submit(describe_stages, workspace)
         disk = storage.usage(workspace)
         lines += asked.result()
+    lines += describe_contradictions(workspace)
     evaluation = reports.known(workspace.root, LinearEvalReport)
     export = reports.known(workspace.root, ExportReport)
     if evaluation and evaluation.simclr.knn_top1 is not None:
@@ -43,6 +47,26 @@ def describe_workspace(workspace: Workspace) -> str:
     parts = (f"{name} {storage.size(count)}" for name, count in disk.items())
     lines.append(f"disk       {', '.join(parts)}")
     return "\n".join(lines)
+
+
+def describe_contradictions(workspace: Workspace) -> list[str]:
+    """Which near copies have different labels, if validation has warned of it."""
+    report = reports.known(workspace.root, ValidationReport)
+    warned = report and any(one.name == NEAR_LABELS and not one.success for one in report.expectations)
+    if not warned or not workspace.manifest.is_dir():
+        return []
+    from pipeline.validation import manifest
+    from pipeline.validation.report.side_by_side import label_conflicts
+
+    groups = label_conflicts(
+        manifest.read(workspace.manifest, ["path", "split", "label", "verdict", "warnings", "near_group"])
+    )
+    if not groups:
+        return []
+    names = [f"{printable(file['path'])} ({printable(file['label'])})" for file in (groups[0][0], groups[0][-1])]
+    count = sum(map(len, groups))
+    found = f"{count:,} near copies have different labels, such as {' and '.join(names)}"
+    return [f"labels     {found}; see reports/validation.html"]
 
 
 def describe_stages(workspace: Workspace) -> list[str]:

@@ -26,7 +26,7 @@ from pipeline.validation import manifest
 from pipeline.validation.drift.drift import Drift
 from pipeline.validation.drift.drift import judge as judge_drift
 from pipeline.validation.evaluate import evaluate, tables
-from pipeline.validation.expectations import expectations
+from pipeline.validation.expectations import NEAR_LABELS, expectations
 from pipeline.validation.probe.pool import isolated_map
 from pipeline.validation.probe.probe import thumbnail
 from pipeline.validation.probe.scan import Limits, scan
@@ -124,9 +124,13 @@ def _contact_sheet(
 def _tell(result: ValidationReport, drift: Drift) -> None:
     images = result.images
     lost = ", ".join(f"{count} {reason}" for reason, count in images.quarantined.items())
+    contradicted = next(
+        (one.unexpected_count for one in result.expectations if one.name == NEAR_LABELS and not one.success), 0
+    )
+    conflicts = f"; {contradicted} near copies have different labels" if contradicted else ""
     message = (
         f"{images.ingested} files: {images.accepted} accepted ({images.converted} converted), quarantined: "
-        f"{lost or 'none'}; drift {drift.verdict}, {drift.advice}; the data contract "
+        f"{lost or 'none'}{conflicts}; drift {drift.verdict}, {drift.advice}; the data contract "
         f"{'holds' if result.passed else 'is BROKEN'}: see reports/validation.html"
     )
     emit("progress", stage="validate", message=message, ingested=images.ingested, accepted=images.accepted)

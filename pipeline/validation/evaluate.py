@@ -17,7 +17,7 @@ from polars import selectors
 
 from pipeline.reports import Outcome
 from pipeline.validation.drift.drift import Drift
-from pipeline.validation.expectations import COLUMNS, NO_REASON, Expectation
+from pipeline.validation.expectations import COLUMNS, NEAR_LABELS, NO_REASON, Expectation
 from pipeline.validation.tables import age
 
 if TYPE_CHECKING:
@@ -60,6 +60,9 @@ def tables(manifest: pl.DataFrame, drift: Drift) -> dict[str, pl.LazyFrame]:
         pl.col("file_id").alias(ID),
         pl.col("reasons").list.first().fill_null(NO_REASON).alias("reason"),
         (~pl.col("warnings").list.contains("extension_mismatch")).alias("extension_matches"),
+        pl.when(pl.col("near_group").is_not_null(), pl.col("label").is_not_null())
+        .then(~pl.col("warnings").list.contains("near_label_conflict"))
+        .alias(NEAR_LABELS),
     )
     accepted = files.filter(pl.col("verdict").ne_missing("quarantine"))
     train, test = (accepted.filter(pl.col("split") == split) for split in ("train", "test"))

@@ -33,6 +33,9 @@ MODES = (
 )  # fmt: skip
 """Pillow's pixel layouts whose range is known: all but 32-bit integers and floats."""
 
+NEAR_LABELS = "near_labels_agree"
+"""The expectation about the labels of near copies, and its column."""
+
 SHARP = 1.5
 """Mean difference of neighboring pixels, of 255. Photographs 640 pixels wide have 4 and more, and 1.2 to 1.3 when they
 are blurred by 16 pixels; measured on those of scikit-learn."""
@@ -99,6 +102,7 @@ MEANINGS = {
     "test_labelled": "Every test image has a label.",
     "test_classes_known": "Every label of the test images also occurs in training.",
     "labels_agree": "Hardly any image has contradictory labels.",
+    "near_labels_agree": "Near copies have the same label.",
     "no_drift": "The newest batch looks like the earlier ones.",
     "not_broken": "No batch looks like a known bug.",
 }
@@ -225,6 +229,7 @@ def _accepted_suite(config: ValidateConfig) -> list[Expectation]:
 def _splits_suite(config: ValidateConfig) -> list[Expectation]:
     """S3: are training and test set apart, and usable?"""
     rule = partial(_rule, "splits")
+    agreeing = round(1 - config.near_duplicates.max_label_conflicts, 6)
     return [
         rule("accepted", "no_split_leak", "critical", IN_SET, "leaks", value_set=[False]),
         rule("accepted", "no_near_leak", "warning", IN_SET, "nearly_leaks", value_set=[False]),
@@ -233,6 +238,7 @@ def _splits_suite(config: ValidateConfig) -> list[Expectation]:
         rule("test", "test_labelled", "warning", PRESENT, "label"),
         rule("test", "test_classes_known", "warning", IN_SET, "class_known", value_set=[True]),
         rule("manifest", "labels_agree", "warning", NOT_IN_SET, "reason", value_set=["label_conflict"], mostly=0.99),
+        rule("manifest", NEAR_LABELS, "warning", IN_SET, NEAR_LABELS, value_set=[True], mostly=agreeing),
     ]
 
 

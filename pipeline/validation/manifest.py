@@ -44,12 +44,23 @@ def write(folder: Path, table: pl.DataFrame) -> None:
 
 
 def read(folder: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
-    """All parts of the manifest in ``folder``, or these columns of them, in the order in which it was written."""
+    """All parts of the manifest in ``folder``, or these columns of them, in the order in which it was written.
+
+    A column that the version that wrote it did not know is null.
+    """
     parts = sorted((folder / "manifest").glob("*.parquet"), key=_order)
     names = list(columns or MANIFEST)
     if not parts:
         return MANIFEST.to_frame().select(names)
-    return pl.concat([pl.read_parquet(part, columns=names, glob=False) for part in parts]).select(names)
+    return pl.concat([_read(part, names) for part in parts]).select(names)
+
+
+def _read(part: Path, names: Sequence[str]) -> pl.DataFrame:
+    known = pl.read_parquet_schema(part)
+    rows = pl.read_parquet(part, columns=[name for name in names if name in known], glob=False)
+    return rows.with_columns(
+        pl.lit(None, kind).alias(name) for name, kind in MANIFEST.items() if name in {*names} - {*known}
+    )
 
 
 def _order(part: Path) -> tuple[tuple[int, str], str]:

@@ -255,5 +255,5 @@ def _rounded(value: object) -> str:
 
 _SHOWN_APART: Collection[str] = (
     "file_id", "path", "split", "label", "sha256", "batch", "ingest_batch",
-    "verdict", "reasons", "message", "warnings", "copy_of", "size_bytes",
+    "verdict", "reasons", "message", "warnings", "copy_of", "size_bytes", "sketch",
 )  # fmt: skip

@@ -36,6 +36,7 @@ REASONS = {
 WARNINGS = {
     "released": "released by a person in spite of a reason; see overrides.csv",
     "near_duplicate": "nearly the same picture as another file that is used",
+    "near_label_conflict": "nearly the same picture as another file, which has another label",
     "suspect_stream": "decoded from a damaged stream, kept by validate.suspect_streams",
     "extension_mismatch": "its name says another format; the content decides",
     "trailing_bytes": "bytes after the end of the image",

@@ -44,6 +44,7 @@ FACTS = pl.Schema(
         "pixel_hash": pl.String(),
         "phash": pl.UInt64(),
         "dhash": pl.UInt64(),
+        "sketch": pl.String(),
         "hash_trusted": pl.Boolean(),
         **{f"luma_{name}": pl.Float64() for name in ("mean", "std")},
         **{f"luma_p{percent:02}": pl.Int16() for percent in (1, 5, 50, 95, 99)},

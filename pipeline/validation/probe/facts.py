@@ -1,9 +1,11 @@
 """The facts about one content: what ``probe`` measures, ``verdict`` judges and the manifest keeps."""
 
+import re
 from dataclasses import dataclass, field, fields
 from math import isfinite
 from typing import Any, get_args
 
+from pipeline.validation.probe.hashes import SKETCH_BYTES
 from pipeline.validation.reasons import REASONS
 
 
@@ -38,6 +40,7 @@ class Facts:
     pixel_hash: str | None = None  # 128 bits, of the canonical pixels and their shape
     phash: int | None = None  # 64 bits of the low frequencies of brightness; equal or nearly so for near copies
     dhash: int | None = None  # 64 bits, whether brightness falls from each of 9 x 8 cells to its right neighbor
+    sketch: str | None = None  # brightness and color in a coarse grid: see ``hashes.sketch``
     hash_trusted: bool | None = None  # large and lively enough for both hashes to mean something
     luma_mean: float | None = None  # 0..255, as all that follow except entropy
     luma_std: float | None = None
@@ -60,6 +63,7 @@ class Facts:
 _TYPES = {one.name: set(get_args(one.type) or (one.type,)) for one in fields(Facts)} | {"operations": {list}}
 _BITS = dict.fromkeys(("bit_depth", "exif_orientation", *(name for name in _TYPES if "luma_p" in name)), 15)
 _BITS |= {"width": 31, "height": 31, "frames": 31, "size_bytes": 63, "trailing_bytes": 63, "phash": 64, "dhash": 64}
+_SKETCH = re.compile(f"[A-Za-z0-9+/]{{{SKETCH_BYTES * 4 // 3}}}")
 _IF_DECODED = set(_TYPES) - {"reason", "trailing_bytes", "stream_fault"}
 
 
@@ -90,7 +94,7 @@ def _in_range(name: str, value: Any) -> bool:
     if kind is float:
         return isfinite(value)
     if kind is str:
-        return _is_text(value)
+        return bool(_SKETCH.fullmatch(value)) if name == "sketch" else _is_text(value)
     return kind is not list or all(type(each) is str and _is_text(each) for each in value)
 
 

@@ -16,18 +16,18 @@ from PIL import Image, ImageChops, ImageFile, TiffImagePlugin
 
 from deploy.errors import ImageError
 from deploy.images.image_faults import PARSER_FAULTS, naming_faults
-from deploy.images.preprocess import canonicalize, open_image
+from deploy.images.preprocess import MOST_PIXELS, canonicalize, open_image
 from deploy.images.tiff_layout import has_pages
 from deploy.moved import keep_callable
 from pipeline.validation.probe.checksums import check
 from pipeline.validation.probe.container import sniff, trailing_bytes
 from pipeline.validation.probe.facts import Facts
-from pipeline.validation.probe.hashes import perceptual_hashes, pixel_hash
+from pipeline.validation.probe.hashes import perceptual_hashes, pixel_hash, sketch
 from pipeline.validation.probe.jpeg_stream import stream_fault
 
 keep_callable(__name__)
 
-PROBE_VERSION = 3
+PROBE_VERSION = 4
 """Goes up with every change that gives some file another row."""
 
 STATISTICS_SIDE = 256  # pixels; larger images are reduced first, so that the numbers of large and small ones compare
@@ -67,7 +67,12 @@ def probe(data: bytes, max_megabytes: float = 50.0, max_megapixels: float = 80.0
     except ImageError as error:
         message = str(error)
         if error.reason == "bomb" and "over the limit of" in message:
-            message += f", or raise validate.max_megapixels, which is {max_megapixels:g} (at most 178)"
+            if error.__cause__ is None:
+                message += (
+                    f", or raise validate.max_megapixels from {max_megapixels:g} to at most {MOST_PIXELS / 1e6:g}"
+                )
+            else:  # Pillow's own limit
+                message += f"; no setting of validate.max_megapixels reads more than {MOST_PIXELS / 1e6:g}"
         known |= {"decodes": False, "reason": error.reason, "message": message}
     return dict(vars(Facts(**known)))
 
@@ -218,6 +223,7 @@ def _measurements(image: Image.Image) -> dict[str, Any]:
         "height": image.height,
         "flat_tail": round(flat_tail(image), 4),
         "pixel_hash": pixel_hash(image),
+        "sketch": sketch(small),
         **perceptual_hashes(luma, min(image.size)),
         **statistics(small, luma),
     }

@@ -22,10 +22,13 @@ from pipeline.validation.reasons import REASONS, WARNINGS
 from pipeline.validation.report import charts
 from pipeline.validation.report.side_by_side import (
     ALIKE,
+    MOST_CONFLICTS,
+    MOST_FILES,
     MOST_PATHS,
     MOST_PICTURES,
     duplicate_groups,
     fit_on_its_own,
+    label_conflicts,
     leaks,
 )
 from pipeline.validation.report.thumbnails import jpeg
@@ -136,7 +139,10 @@ def render(
         "groups": duplicate_groups(manifest),
         "most_pictures": MOST_PICTURES,
         "most_paths": MOST_PATHS,
+        "most_conflicts": MOST_CONFLICTS,
+        "most_files": MOST_FILES,
         "leaks": leaks(manifest),
+        "conflicts": label_conflicts(manifest),
         "leaked": manifest["reasons"].list.contains("test_leak").sum(),
         "gallery": gallery(manifest),
         "hidden": hidden,

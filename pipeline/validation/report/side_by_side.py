@@ -17,6 +17,7 @@ ALIKE = {"near": "nearly the same picture", "pixel": "the same pixels", "exact":
 MOST_GROUPS = {"near": 8, "pixel": 6, "exact": 6}
 MOST_PICTURES, MOST_PATHS = 6, 4  # of a group, of a picture
 MOST_PAIRS = 40
+MOST_CONFLICTS, MOST_FILES = 20, 8  # groups with different labels, files of each
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,19 @@ def leaks(manifest: pl.DataFrame) -> list[Leak]:
         )
         for row in pairs.to_dicts()
     ]
+
+
+def label_conflicts(manifest: pl.DataFrame) -> list[list[dict[str, Any]]]:
+    """Near copies with different labels, group by group, the largest first: path, split, label and ``used`` of each."""
+    contradicted = pl.col("warnings").list.contains("near_label_conflict")
+    files = manifest.filter(contradicted, pl.col("near_group").is_not_null(), pl.col("label").is_not_null())
+    groups = (
+        files.sort("label", maintain_order=True)
+        .group_by("near_group")
+        .agg(files=pl.struct("path", "split", "label", used=pl.col("verdict") != "quarantine"))
+        .sort(pl.col("files").list.len(), "near_group", descending=[True, False])
+    )
+    return groups["files"].to_list()
 
 
 def _bits(first: pl.Expr, second: pl.Expr) -> pl.Expr:

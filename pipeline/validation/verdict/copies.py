@@ -9,6 +9,7 @@ import polars as pl
 from pipeline.validation.reasons import REASONS
 from pipeline.validation.tables import age
 from pipeline.validation.verdict.near_duplicates import near_groups, near_pairs
+from pipeline.validation.verdict.structure import confirm
 from simclr_core.reporter import emit
 
 FAULTS = pl.Schema(
@@ -24,6 +25,8 @@ FAULTS = pl.Schema(
 PLACEHOLDER_ENTROPY = 4.0
 """Bits of the luma histogram. Flat graphics have 1 to 3, photographs 6 to 7.5: many near copies of a photograph are a
 burst or a popular motif, many of a drawing that says "image not available" are a fault of the source."""
+
+LONGEST_CHAIN = 20  # pairs, of which a message names one
 
 _HASHES = ("sha256", "phash", "dhash", "red_mean", "green_mean", "blue_mean")
 
@@ -72,13 +75,14 @@ def pixel_copies(files: pl.DataFrame) -> pl.DataFrame:
 def near_copies(
     contents: pl.DataFrame, *, distance: int | None, quarantine: bool, placeholder_copies: int
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """FAULTS of contents that nearly repeat others, and the groups that look nearly alike: row, near_group, its size.
+    """FAULTS of contents that nearly repeat others, and the groups that look nearly alike.
 
+    The latter are row, near_group, near_group_size, and ``contradicted``: a near copy of it has another label.
     A training image near a test image leaks it, wherever else the two are kept apart. At most one fault each.
 
     Args:
         contents: one file of each content that is used so far: those of ``pixel_copies``, ``shown`` (files that show
-            its pixels), ``hash_trusted``, phash, dhash, the channels' means, width, height and entropy.
+            its pixels), ``hash_trusted``, phash, dhash, sketch, the channels' means, width, height and entropy.
         distance: bits in which two perceptual hashes may differ; None: nothing is searched.
         quarantine: whether all but one of a group within the training set go.
         placeholder_copies: files that show the same flat picture.
@@ -90,17 +94,30 @@ def near_copies(
     grouped = members.filter(pl.col("near_group").is_not_null())
     ranked = _by_preference(grouped.join(placeholders, on="row", how="anti"), "near_group")
     others = ranked.filter(~pl.col("is_kept") & (_leaks() | (quarantine & (pl.col("kept_split") == "train"))))
-    nearest = _nearest(pairs, ranked.filter(pl.col("is_kept") | (pl.col("split") == "test")))
-    repeated = others.join(nearest, on="sha256", how="left", maintain_order="left")
-    direct = pl.format("nearly the same picture as {}{}, {} of 64 bits differ", "near_path", _place(), "distance")
+    members = ranked.select("sha256", "path")
+    targets = ranked.filter(pl.col("is_kept") | (pl.col("split") == "test"))
+    repeated = others.join(_links(pairs, members, targets), on="sha256", how="left", maintain_order="left")
     chain = pl.format("in a chain of near copies with {}{}", "kept_path", _place())
+    near = pl.format(
+        "nearly the same picture as {}{}", "near_path", pl.when("direct").then(_place()).otherwise(pl.lit(""))
+    )
+    apart = pl.format(f"{{}} of 64 bits differ, at most {distance} may", "distance")
+    message = (
+        pl.when(pl.col("direct").is_null())
+        .then(chain)
+        .when("direct")
+        .then(pl.format("{}, {}", near, apart))
+        .otherwise(pl.format("{}: {}, {}", chain, near, apart))
+    )
     found = faults(
         repeated,
         pl.when(_leaks()).then(pl.lit("test_leak")).otherwise(pl.lit("near_duplicate")),
-        pl.when(pl.col("distance").is_null()).then(chain).otherwise(direct),
-        pl.coalesce("near_sha256", "kept_sha256"),
+        message,
+        pl.when("direct").then("near_sha256").otherwise("kept_sha256"),
     )
-    return pl.concat([placeholders, found]), grouped.select("row", "near_group", "near_group_size")
+    contradicted = pl.col("sha256").is_in(_contradicted(pairs, ranked).implode())
+    groups = grouped.select("row", "near_group", "near_group_size", contradicted=contradicted)
+    return pl.concat([placeholders, found]), groups
 
 
 def _by_preference(files: pl.DataFrame, group: str) -> pl.DataFrame:
@@ -143,22 +160,42 @@ def _pairs(contents: pl.DataFrame, distance: int) -> pl.DataFrame:
     if cut_short:
         message = f"{cut_short} images have too many near copies to compare each with all of them"
         emit("progress", stage="validate", message=message, cut_short=cut_short)
-    return pairs
+    return confirm(pairs, contents.select("sha256", "sketch"))
 
 
-def _nearest(pairs: pl.DataFrame, targets: pl.DataFrame) -> pl.DataFrame:
-    """sha256 → the nearest of the targets that it forms a pair with: distance, near_sha256, near_path."""
-    both_ways = pl.concat(
+def _links(pairs: pl.DataFrame, members: pl.DataFrame, targets: pl.DataFrame) -> pl.DataFrame:
+    """sha256 → the nearest picture on the shortest way to a target: near_sha256, near_path, distance, ``direct``.
+
+    ``direct`` if that is a target itself. Ways over more than LONGEST_CHAIN pairs are left out.
+    """
+    ways = pl.concat(
         [
             pairs.select(sha256="first", near_sha256="second", distance="distance"),
             pairs.select(sha256="second", near_sha256="first", distance="distance"),
         ]
-    )
-    return (
-        both_ways.join(targets.select(near_sha256="sha256", near_path="path"), on="near_sha256")
-        .sort("sha256", "distance", "near_sha256")
-        .unique("sha256", keep="first", maintain_order=True)
-    )
+    ).join(members.select(near_sha256="sha256", near_path="path"), on="near_sha256")
+    reached = targets.select("sha256")
+    found = []
+    for step in range(LONGEST_CHAIN):
+        ways = ways.join(reached, on="sha256", how="anti")
+        nearest = (
+            ways.join(reached, left_on="near_sha256", right_on="sha256", how="semi")
+            .sort("sha256", "distance", "near_sha256")
+            .unique("sha256", keep="first", maintain_order=True)
+        )
+        found.append(nearest.with_columns(direct=pl.lit(step == 0)))
+        reached = nearest.select("sha256")
+        if reached.is_empty():
+            break
+    return pl.concat(found)
+
+
+def _contradicted(pairs: pl.DataFrame, labeled: pl.DataFrame) -> pl.Series:
+    """The sha256 of both pictures of each pair that have different labels."""
+    labels = labeled.select("sha256", "label")
+    both = pairs.join(labels, left_on="first", right_on="sha256").join(labels, left_on="second", right_on="sha256")
+    differ = both.filter(pl.col("label") != pl.col("label_right"))
+    return pl.concat([differ["first"], differ["second"]]).unique()
 
 
 def _placeholders(members: pl.DataFrame, placeholder_copies: int) -> pl.DataFrame:

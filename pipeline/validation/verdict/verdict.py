@@ -29,7 +29,7 @@ _FINDINGS = pl.Schema({"row": pl.UInt32(), "warning": pl.Enum(list(WARNINGS))}) 
 _FACTS = (
     "sha256", "container", "decodes", "reason", "message", "format", "width", "height", "frames", "operations",
     "has_gps", "exif_unreadable", "trailing_bytes", "stream_fault", "flat_tail", "luma_p05", "luma_p99", "entropy",
-    "pixel_hash", "phash", "dhash", "hash_trusted",
+    "pixel_hash", "phash", "dhash", "sketch", "hash_trusted",
     "red_mean", "green_mean", "blue_mean", "red_std", "green_std", "blue_std",
 )  # fmt: skip
 
@@ -78,6 +78,7 @@ def judge(
     warnings = [
         _finding("released", pl.concat([own_overruled, near_overruled]).unique("row")),
         _finding("near_duplicate", together),
+        _finding("near_label_conflict", groups.filter("contradicted")),
         *(_finding(name, table.filter(condition)) for name, condition in _warnings(policy).items()),
     ]
     return _judged(table, pl.concat([own, copies, near]), pl.concat(warnings), groups)

@@ -168,6 +168,7 @@ def test_each_critical_rule_fails_alone_and_stops_the_pipeline(
             ("test_labelled", "test", put("label", None, 1)),
             ("test_classes_known", "test", put("class_known", False, 1)),
             ("labels_agree", "manifest", put("reason", "label_conflict", 1)),
+            ("near_labels_agree", "manifest", put("near_labels_agree", False, 1)),
             ("no_drift", "drift", put("effect", 0.11, 1)),
         ]
     ),

@@ -1,5 +1,6 @@
 """Files and facts made by hand, of which a test says only what it is about, and the verdicts on them."""
 
+import base64
 import random
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from pipeline.validation.probe.facts import Facts
+from pipeline.validation.probe.hashes import SKETCH_BYTES
 from pipeline.validation.tables import FACTS, FILES
 from pipeline.validation.verdict.verdict import Policy, judge
 
@@ -21,6 +23,8 @@ POLICY = {
     "placeholder_copies": 20,
 }
 
+SKETCH = base64.b64encode(bytes(SKETCH_BYTES)).decode()
+
 File = dict[str, str | None]
 
 
@@ -33,7 +37,7 @@ def image(sha256: str = "0", pixels: str = "p", width: int = 50, height: int = 5
     """An image without fault. Its perceptual hashes are not trusted unless the test gives one."""
     channels = {f"{channel}_{name}": 40.0 for channel in ("red", "green", "blue") for name in ("mean", "std")}
     sides = {"width": width, "height": height, "trailing_bytes": 0, "frames": 1, "flat_tail": 0.0}
-    hashes = {"phash": 0, "dhash": 0, "hash_trusted": "phash" in known, "pixel_hash": pixels}
+    hashes = {"phash": 0, "dhash": 0, "sketch": SKETCH, "hash_trusted": "phash" in known, "pixel_hash": pixels}
     luma = {"luma_p05": 20, "luma_p99": 200, "entropy": 7.0}
     return Facts(sha256, 100, "png", True, **{"format": "PNG", **channels, **sides, **hashes, **luma, **known})
 

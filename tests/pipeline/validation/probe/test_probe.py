@@ -105,7 +105,12 @@ def test_limits_apply_before_decoding() -> None:
     refused = probe(data, max_megapixels=(64 * 48 - 1) / 1e6)
     assert refused["reason"] == "bomb"
     assert "64 x 48 pixels are over the limit of 3,071 pixels" in refused["message"]
-    assert "raise validate.max_megapixels, which is 0.003071 (at most 178)" in refused["message"]
+    assert refused["message"].endswith("make it smaller, or raise validate.max_megapixels from 0.003071 to at most 178")
+    gigantic = probe(png_header(20_000, 20_000))
+    assert gigantic["message"] == (
+        "400,000,000 pixels are over the limit of 80,000,000 pixels; make it smaller; "
+        "no setting of validate.max_megapixels reads more than 178"
+    )
     assert ValidateConfig(max_megapixels=178).max_megapixels * 1e6 == MOST_PIXELS
 
 

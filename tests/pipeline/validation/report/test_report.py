@@ -175,6 +175,19 @@ def test_every_reason_conversion_and_distribution_is_on_the_page() -> None:
     assert leak.index("label dog") < leak.index("train/a.jpg") < leak.index("label cat") < leak.index("test/a.jpg")
 
 
+def test_near_copies_with_different_labels_are_listed_with_their_paths() -> None:
+    def copy(path: str, label: str, group: str, *reasons: str) -> dict[str, Any]:
+        return row(path, *reasons, label=label, near_group=group, near_group_size=2, warnings=["near_label_conflict"])
+
+    rows = [copy("fine/part 1.png", "fine", "g"), copy("scratched/part 1.png", "scratched", "g", "test_leak")]
+    rows += [copy(f"{label}/{number}.png", label, f"h{number}") for number in range(40) for label in ("left", "right")]
+    text = Page(page(table(rows))).text
+    found = text[text.index("Near copies with different labels", text.index("Duplicates")) :]
+    assert "The 20 largest of 41 groups." in found
+    assert found.index("fine/part 1.png") < found.index("scratched/part 1.png") < found.index("not used")
+    assert found.count("right/") == 19
+
+
 def test_a_set_without_faults() -> None:
     text = Page(page(table([row("a.png")]))).text
     assert "passed" in text

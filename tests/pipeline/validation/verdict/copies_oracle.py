@@ -42,7 +42,8 @@ def oracle(
         if flat and times >= placeholder_copies:
             faults = placeholders(files, group, times, placeholder_copies)
         else:
-            faults = nearly_the_same(files, group, bits, quarantine_near_copies)
+            faults = nearly_the_same(files, group, bits, quarantine_near_copies, near_distance)
+        thrown_out = {number for number, fault in faults.items() if fault["reasons"] == ["placeholder"]}
         overruled = {number for number in faults if files[number]["sha256"] in allowed}
         used = [number for number in group if number not in faults or number in overruled]
         for number in group:
@@ -50,6 +51,10 @@ def oracle(
             found[number] |= faults[number] if number not in used else {}
             found[number]["warnings"] += ["released"] if number in overruled else []
             found[number]["warnings"] += ["near_duplicate"] if number in used and len(used) > 1 else []
+            near = [n for n in group if n != number and bits(number, n) < FAR and not thrown_out & {number, n}]
+            others = {files[n]["label"] for n in near} - {None, files[number]["label"]}
+            contradicted = others and files[number]["label"] is not None
+            found[number]["warnings"] += ["near_label_conflict"] if contradicted else []
     return found
 
 
@@ -81,22 +86,44 @@ def placeholders(files: Sequence[File], group: Sequence[int], times: int, limit:
 
 
 def nearly_the_same(
-    files: Sequence[File], group: Sequence[int], bits: Callable[[int, int], int], quarantine: bool
+    files: Sequence[File], group: Sequence[int], bits: Callable[[int, int], int], quarantine: bool, limit: int | None
 ) -> dict[int, dict[str, Any]]:
     tests = [number for number in group if files[number]["split"] == "test"]
     best = best_of(files, group, newest_label(files, group))
     place = " of the test set" if tests else ""
+    targets = tests or [best]
     found = {}
     for number in group:
         if number in tests or number == best or not (tests or quarantine):
             continue
-        differ, _, nearest = min((bits(number, n), files[n]["sha256"], n) for n in tests or [best])
-        message = f"nearly the same picture as {files[nearest]['path']}{place}, {differ} of 64 bits differ"
+        differ, copy_of, nearest = min((bits(number, n), files[n]["sha256"], n) for n in targets)
+        chain, where = "", place
         if differ == FAR:
-            nearest, message = best, f"in a chain of near copies with {files[best]['path']}{place}"
+            chain, where, copy_of = (
+                f"in a chain of near copies with {files[best]['path']}{place}: ",
+                "",
+                files[best]["sha256"],
+            )
+            steps = hops(group, targets, bits)
+            next_ones = [n for n in group if steps[n] == steps[number] - 1]
+            differ, _, nearest = min((bits(number, n), files[n]["sha256"], n) for n in next_ones)
+        same = f"nearly the same picture as {files[nearest]['path']}{where}"
+        message = f"{chain}{same}, {differ} of 64 bits differ, at most {limit} may"
         reason = "test_leak" if tests else "near_duplicate"
-        found[number] = {"reasons": [reason], "message": message, "copy_of": files[nearest]["sha256"]}
+        found[number] = {"reasons": [reason], "message": message, "copy_of": copy_of}
     return found
+
+
+def hops(group: Sequence[int], targets: Sequence[int], bits: Callable[[int, int], int]) -> dict[int, int]:
+    """How many pairs lead from each file of a connected group to the nearest target."""
+    steps = dict.fromkeys(targets, 0)
+    while len(steps) < len(group):
+        last = max(steps.values())
+        reached = [
+            n for n in group if n not in steps and any(bits(n, one) < FAR for one in steps if steps[one] == last)
+        ]
+        steps |= dict.fromkeys(reached, last + 1)
+    return steps
 
 
 def newest_label(files: Sequence[File], group: Sequence[int]) -> str | None:

@@ -1,3 +1,4 @@
+import base64
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -7,11 +8,12 @@ from typing import Any
 import pytest
 
 from pipeline.validation.probe.facts import Facts
+from pipeline.validation.probe.hashes import SKETCH_BYTES
 from pipeline.validation.tables import JUDGMENTS
 from pipeline.validation.verdict import copies
 from pipeline.validation.verdict.copies import PLACEHOLDER_ENTROPY
 from pipeline.validation.verdict.near_duplicates import near_pairs
-from tests.pipeline.validation.corpus.contents import File, crowd, image, reasons, seen, verdicts
+from tests.pipeline.validation.corpus.contents import SKETCH, File, crowd, image, reasons, seen, verdicts
 from tests.pipeline.validation.verdict.copies_oracle import oracle
 
 
@@ -83,10 +85,12 @@ def test_a_near_copy_of_a_test_image_is_a_leak() -> None:
     found = verdicts(files, [*contents, image("4", "s", phash=0b1111111)])
     assert [one["reasons"] for one in found] == [["test_leak"], [], ["test_leak"], ["test_leak"]]
     assert [one["message"] for one in found] == [
-        "nearly the same picture as t.png of the test set, 1 of 64 bits differ",
+        "nearly the same picture as t.png of the test set, 1 of 64 bits differ, at most 3 may",
         "",
-        "in a chain of near copies with t.png of the test set",
-        "in a chain of near copies with t.png of the test set",
+        "in a chain of near copies with t.png of the test set: "
+        "nearly the same picture as a.png, 3 of 64 bits differ, at most 3 may",
+        "in a chain of near copies with t.png of the test set: "
+        "nearly the same picture as b.png, 3 of 64 bits differ, at most 3 may",
     ]
     assert {one["copy_of"] for one in found} == {None, "2"}
     assert {(one["near_group"], one["near_group_size"]) for one in found} == {("1", 4)}
@@ -118,10 +122,35 @@ def test_near_copies_in_the_training_set_can_be_quarantined_but_one() -> None:
     found = verdicts(files, NEAR, quarantine_near_copies=True)
     assert [one["reasons"] for one in found] == [["near_duplicate"], [], ["near_duplicate"]]
     assert [one["copy_of"] for one in found] == ["1", None, "1"]
-    assert found[0]["message"] == "nearly the same picture as 1.png, 1 of 64 bits differ"
+    assert found[0]["message"] == "nearly the same picture as 1.png, 1 of 64 bits differ, at most 3 may"
     assert not any(one["warnings"] for one in found)
     tests = [file | {"split": "test"} for file in files]
     assert reasons(tests, NEAR, quarantine_near_copies=True) == [(), (), ()]
+
+
+def test_near_copies_with_different_labels_are_named_in_both_splits() -> None:
+    labels = ("cat", "dog", None)
+    files = [seen(f"{name}.png", name, label=label) for name, label in zip("012", labels, strict=True)]
+    conflict = ["near_duplicate", "near_label_conflict"]
+    assert [one["warnings"] for one in verdicts(files, NEAR)] == [conflict, conflict, ["near_duplicate"]]
+    leaked = verdicts([files[0], files[1] | {"split": "test"}], NEAR)
+    assert [(one["reasons"], one["warnings"]) for one in leaked] == [
+        (["test_leak"], ["near_label_conflict"]),
+        ([], ["near_label_conflict"]),
+    ]
+    agreed = [file | {"label": "cat"} for file in files]
+    assert not any("near_label_conflict" in one["warnings"] for one in verdicts(agreed, NEAR))
+
+
+def test_pictures_that_differ_in_one_place_are_not_near_copies() -> None:
+    files = [seen("0.png", "0", label="a"), seen("1.png", "1", split="test", label="b")]
+    levels = bytearray(SKETCH_BYTES)
+    levels[100] = 200
+    other = base64.b64encode(levels).decode()
+    for sketches, leaks in (((SKETCH, other), False), ((other, other), True)):
+        contents = [image(name, name, phash=0, sketch=sketch) for name, sketch in zip("01", sketches, strict=True)]
+        found = verdicts(files, contents)
+        assert (found[0]["reasons"] == ["test_leak"], bool(found[1]["warnings"])) == (leaks, leaks)
 
 
 def test_the_search_for_near_copies_can_be_switched_off() -> None:
@@ -268,4 +297,5 @@ def test_the_random_trials_contain_every_kind_of_copy_often() -> None:
         assert counts[name] > 50, name
     assert counts["near_duplicate"] > 50
     assert counts["nearly"] > 50
+    assert counts["near_label_conflict"] > 30
     assert counts["in"] > 10  # a chain of near copies
