@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.errors import ArgumentError, ImageError
+from deploy.images.color_space import ignores_color_space
 from deploy.images.image_faults import FORMATS, PARSER_FAULTS, naming_faults
 from deploy.images.jpeg_scans import check_scans
 from deploy.images.tiff_layout import MAX_SAMPLE, PHOTOMETRIC, Tags, check_layout, drops_bands, first, has_pages
@@ -33,7 +34,7 @@ MAX_PIXELS = 80_000_000
 MOST_PIXELS = 178_000_000
 """The largest ``max_pixels`` that has an effect: Pillow itself opens no image of over 178,956,970 pixels."""
 
-LOSSES = ("bands_dropped", "icc_ignored", "uses_12_of_16_bits", "uses_14_of_16_bits")
+LOSSES = ("bands_dropped", "color_space_ignored", "icc_ignored", "uses_12_of_16_bits", "uses_14_of_16_bits")
 """Of the operations, those that change no pixel, but say what of the file is not in them."""
 
 _TRANSPOSE = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
@@ -79,22 +80,26 @@ def canonicalize(image: "Image") -> tuple["Image", list[str]]:
 
     Returns:
         The RGB image, and the operations applied to it, out of ``first_frame``, ``bands_dropped``,
-        ``uint16_to_uint8``, ``uint14_to_uint8``, ``uint12_to_uint8``, ``uint10_to_uint8``, ``uses_14_of_16_bits``,
-        ``uses_12_of_16_bits``, ``palette_to_rgb``, ``cmyk_to_rgb``, ``icc_to_srgb``, ``icc_ignored``, ``gray_to_rgb``,
-        ``to_rgb``, ``alpha_on_white``, ``exif_transpose``; those of LOSSES change no pixel.
+        ``color_space_ignored``, ``uint16_to_uint8``, ``uint14_to_uint8``, ``uint12_to_uint8``, ``uint10_to_uint8``,
+        ``uses_14_of_16_bits``, ``uses_12_of_16_bits``, ``palette_to_rgb``, ``cmyk_to_rgb``, ``icc_to_srgb``,
+        ``icc_ignored``, ``gray_to_rgb``, ``to_rgb``, ``alpha_on_white``, ``exif_transpose``; those of LOSSES change no
+        pixel.
 
     Raises:
         ImageError: ``truncated``, ``corrupt``, ``metadata_bomb``, ``unsupported_depth``, ``unsupported_layout``,
             ``fully_transparent``.
     """
     file = getattr(image, "fp", None)
-    with naming_faults(file.getvalue() if isinstance(file, BytesIO) else b""):
+    data = file.getvalue() if isinstance(file, BytesIO) else b""
+    with naming_faults(data):
         is_tiff = image.format == "TIFF"
         tags: Tags = getattr(image, "tag_v2", {}) if is_tiff else {}
         check_layout(tags)
         operations = ["first_frame"] if _has_frames(image) else []
         if drops_bands(tags):
             operations.append("bands_dropped")
+        if ignores_color_space(image, data):
+            operations.append("color_space_ignored")
         rawmode = str(getattr(image, "tile", ""))
         # Pillow rotates a TIFF while loading it and then drops the tag; a PNG may have its EXIF block after the pixels.
         orientation = _orientation(image) if is_tiff else 1

@@ -43,6 +43,7 @@ WARNINGS = {
     "unterminated": "the end marker is missing, although all pixels are there",
     "narrow_range": "16-bit pixels that use the lowest 14 bits: a quarter of the brightness",
     "bands_dropped": "more bands than colors and alpha; the others are not used",
+    "color_space_ignored": "its color space, declared without a profile, is not sRGB; not applied",
     "icc_ignored": "a color profile that is damaged, or for another kind of pixels; not used",
     "exif_unreadable": "damaged EXIF block, ignored",
     "gps_present": "the file has a GPS position, which is dropped",

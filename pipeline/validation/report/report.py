@@ -49,6 +49,7 @@ CONVERSIONS = {
     "uses_14_of_16_bits": "of 16 bits, the upper two are not used: at most 64 gray levels are left",
     "uses_12_of_16_bits": "of 16 bits, the upper four are not used: at most 16 gray levels are left",
     "bands_dropped": "bands left out that are neither color nor alpha",
+    "color_space_ignored": "a color space other than sRGB, declared without a profile, not applied",
     "icc_ignored": "a color profile left out: damaged, or for another kind of pixels",
     "gray_to_rgb": "gray as three equal channels",
     "palette_to_rgb": "a palette looked up",

@@ -18,7 +18,12 @@ from pipeline.validation.reasons import DARK_P99, ELONGATED, LIGHT_P05, RELEASAB
 from pipeline.validation.tables import JUDGED
 from pipeline.validation.verdict.copies import faults, near_copies, pixel_copies
 
-LOSSLESS = ("gray_to_rgb", "palette_to_rgb", "icc_ignored")  # the same pixel values: not worth calling a conversion
+LOSSLESS = (
+    "gray_to_rgb",
+    "palette_to_rgb",
+    "icc_ignored",
+    "color_space_ignored",
+)  # the same pixel values: not worth calling a conversion
 NARROW = (
     "16-bit samples that are all below 4,096, as a camera of 12 bits gives them: nearly black; multiply them by 16, "
     "declare their largest value in the TIFF (MaxSampleValue: 1023, 4095 or 16383), or release it"
@@ -163,6 +168,7 @@ def _warnings(policy: Policy) -> dict[str, pl.Expr]:
         "unterminated": cut,
         "narrow_range": _did("uses_14_of_16_bits"),
         "bands_dropped": _did("bands_dropped"),
+        "color_space_ignored": _did("color_space_ignored"),
         "icc_ignored": _did("icc_ignored"),
         "exif_unreadable": pl.col("exif_unreadable"),
         "gps_present": pl.col("has_gps"),

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageCms
 
 from deploy.errors import ImageError
 from deploy.images.preprocess import LOSSES, canonicalize, decode, open_image
 from tests.deploy.conftest import chunk, png
+from tests.deploy.images.test_preprocess import matrix_profile, wide_to_srgb
 
 tifffile = pytest.importorskip("tifffile", reason="tifffile is not installed: run `make .venv/installed`")
 
@@ -92,6 +93,44 @@ def test_each_arrangement_is_decoded_rightly_or_refused(photometric: str, bits: 
     common = photometric in ("minisblack", "rgb") and (bits == 8 or photometric == "rgb")
     assert not [refusal for refusal in refusals if not re.match(NAMED, refusal)]
     assert decoded >= (10 if common or extra is None else 0)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("extra", [None, "unassalpha", "unspecified"])
+@pytest.mark.parametrize("profile", ["wide", "srgb", "gray", "damaged"])
+def test_a_profile_is_applied_or_left_out_in_every_arrangement(profile: str, extra: str | None, bits: int) -> None:
+    profiles = {"wide": matrix_profile(), "gray": matrix_profile(b"GRAY"), "damaged": matrix_profile()[:200]}
+    profiles["srgb"] = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    bands = RGB if extra is None else np.dstack([RGB, ALPHA])
+    shown = np.dstack([wide_to_srgb(RGB), ALPHA]) if profile == "wide" else np.dstack([RGB, ALPHA])
+    expected = seen(shown, "rgb", extra)
+    operation = {"wide": "icc_to_srgb", "gray": "icc_ignored", "damaged": "icc_ignored"}.get(profile)
+    decoded, refusals = 0, list[str]()
+    for planes, compression, predictor in itertools.product(
+        ("contig", "separate"), (None, "adobe_deflate", "lzma"), (False, True)
+    ):
+        if predictor and compression is None:
+            continue
+        samples = bands.astype(np.uint16) * 257 if bits == 16 else bands
+        stored = np.ascontiguousarray(samples.transpose(2, 0, 1)) if planes == "separate" else samples
+        options = {
+            "photometric": "rgb",
+            "planarconfig": planes,
+            "compression": compression,
+            "predictor": predictor or None,
+        }
+        options |= {"extrasamples": None if extra is None else [extra], "iccprofile": profiles[profile]}
+        try:
+            image, operations = canonicalize(open_image(write(stored, **options)))
+        except ImageError as error:
+            refusals.append(f"{error.reason}: {error}")
+            continue
+        decoded += 1
+        assert np.abs(np.asarray(image) - expected).max() <= 3, options
+        assert {name for name in operations if name.startswith("icc")} == ({operation} if operation else set()), options
+        assert "color_space_ignored" not in operations
+    assert not [refusal for refusal in refusals if not re.match(NAMED, refusal)]
+    assert decoded >= 5
 
 
 def test_five_bands_as_gray_are_named() -> None:
@@ -179,8 +218,6 @@ def test_a_chain_of_directories_ends() -> None:
 
 
 def test_a_profile_is_judged_by_what_it_does_and_not_by_its_name() -> None:
-    from tests.deploy.images.test_preprocess import matrix_profile
-
     named = matrix_profile().replace(b"wide!\0", b"sRGB?\0")
     plain = png(8, 2, RGB)
     tagged = Image.open(io.BytesIO(plain))
