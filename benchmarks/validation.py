@@ -45,7 +45,7 @@ from pipeline.validation import manifest
 from pipeline.validation.drift import drift
 from pipeline.validation.evaluate import evaluate, tables
 from pipeline.validation.expectations import Expectation, expectations
-from pipeline.validation.probe.hashes import SKETCH_BYTES
+from pipeline.validation.probe.facts import SKETCH_BYTES
 from pipeline.validation.probe.probe import probe
 from pipeline.validation.probe.scan import Limits, scan
 from pipeline.validation.report import data_docs

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field, fields
 from math import isfinite
 from typing import Any, get_args
 
-from pipeline.validation.probe.hashes import SKETCH_BYTES
 from pipeline.validation.reasons import REASONS
+
+SKETCH_CELLS = (16, 8, 8)  # a side, of brightness, blue and red in ``Facts.sketch``
+SKETCH_BYTES = sum(cells**2 for cells in SKETCH_CELLS)
 
 
 @dataclass(frozen=True)

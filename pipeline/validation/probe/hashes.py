@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.validation.probe.facts import SKETCH_BYTES, SKETCH_CELLS
+
 STRIP_PIXELS = 1 << 16  # hashed at a time: fits the processor's cache, and an image of 80 megapixels needs no copy
 
 CELLS, FREQUENCIES = 32, 8
@@ -22,8 +24,7 @@ bits from itself resized or saved as JPEG of quality 90; 1 of 400 is when saved 
 quality 75, and 1 of 40 when halved and then saved with quality 60. Of photographs, 86 of 100 have it. Half of it lets
 three times as many go astray; with 2.5 none does, and a third of all photographs cannot be compared."""
 
-GRID, SKETCH_CELLS = 32, (16, 8, 8)  # cells a side: of the grid; of brightness, blue and red in the sketch
-SKETCH_BYTES = sum(cells**2 for cells in SKETCH_CELLS)
+GRID = 32  # cells a side, from which those of the sketch are averaged
 
 
 def pixel_hash(image: Image.Image) -> str:

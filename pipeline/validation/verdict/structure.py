@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from pipeline.validation.probe.hashes import SKETCH_CELLS, sketch_planes
+from pipeline.validation.probe.facts import SKETCH_CELLS
+from pipeline.validation.probe.hashes import sketch_planes
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.validation.probe.facts import Facts
-from pipeline.validation.probe.hashes import SKETCH_BYTES
+from pipeline.validation.probe.facts import SKETCH_BYTES, Facts
 from pipeline.validation.tables import FACTS, FILES
 from pipeline.validation.verdict.verdict import Policy, judge
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.validation.probe.facts import Facts
-from pipeline.validation.probe.hashes import SKETCH_BYTES
+from pipeline.validation.probe.facts import SKETCH_BYTES, Facts
 from pipeline.validation.tables import JUDGMENTS
 from pipeline.validation.verdict import copies
 from pipeline.validation.verdict.copies import PLACEHOLDER_ENTROPY
