@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -82,6 +83,14 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     )
     parser.add_argument(
         "--tls-key", type=Path, metavar="FILE", help="its private key; both are read again when changed"
+    )
+    parser.add_argument(
+        "--cors-origin",
+        type=_origin,
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="let web pages of this origin use the server; can be repeated; default: of no other origin",
     )
     parser.add_argument("--index", type=Path, metavar="DIR", help="index to search, made by `simclr-deploy index`")
     parser.add_argument("--threads", type=int, metavar="N", help="of the model; default: the cores it may use")
@@ -188,7 +197,7 @@ def build(options: argparse.Namespace) -> "DrainingServer":
     models.watch()
     watch(sources)
     return make_server(
-        application(service, (lambda: tokens.current) if tokens else None, hosts),
+        application(service, (lambda: tokens.current) if tokens else None, hosts, options.cors_origin),
         limits,
         lambda reason: metrics.count("simclr_connections_refused_total", reason=reason),
         service.drain,
@@ -253,6 +262,17 @@ def _address(listener: socket.socket, secure: bool) -> str:
         return f"unix:{listener.getsockname()}"
     host, port = listener.getsockname()[:2]
     return f"http{'s' * secure}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _origin(text: str) -> str:
+    """Check that an origin is written as browsers send it: in lower case, without the default port."""
+    wrong = (text.startswith("https:") and text.endswith(":443")) or (text.startswith("http:") and text.endswith(":80"))
+    if wrong or not re.fullmatch(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:]+\])(:\d+)?", text):
+        raise argparse.ArgumentTypeError(
+            f"{text[:100]!r} is not an origin as browsers send it; give one such as https://app.example.org, "
+            "in lower case and without the default port"
+        )
+    return text
 
 
 def _permissions(text: str) -> int:

@@ -6,7 +6,7 @@ A request passes through the modules in this order:
     accept.py       accepts connections within a limit
     connection.py   receives bytes from a client within time limits; graceful shutdown
     credentials.py  tokens and the certificate, read again when they change
-    middleware.py   token, log line, metrics
+    middleware.py   token, web pages of other origins, log line, metrics
     app.py          routes
     service.py      from the body of a request to its results
     limits.py       limits on size and time, and whether the request may wait
@@ -14,5 +14,6 @@ A request passes through the modules in this order:
     engine.py       decoding threads and inference threads
     models.py       the current model, and its replacement when the registry's CURRENT changes
     inference.py    the routes of the Open Inference Protocol v2
+    openai.py       the routes in the shape of OpenAI's API
     metrics.py openapi.py page.html
 """

@@ -1,4 +1,4 @@
-"""The routes: embed, classify, search, page, metrics. Those of the Open Inference Protocol are in inference.py."""
+"""The routes: embed, classify, search, page, metrics. Those of other protocols are in inference.py and openai.py."""
 
 import asyncio
 import io
@@ -15,7 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from deploy.errors import ImageError
-from deploy.server import inference, metrics
+from deploy.server import inference, metrics, openai
 from deploy.server.bodies import read_images
 from deploy.server.engine import Job
 from deploy.server.limits import ClientLeftError, RefusedError
@@ -111,12 +111,16 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/", front_page),
     ("GET", "/openapi.json", openapi),
     ("GET", "/metrics", show_metrics),
+    *openai.ROUTES,
     *inference.ROUTES,
 )
 
 
 def application(
-    service: Service, tokens: Callable[[], Collection[bytes]] | None = None, hosts: Iterable[str] = ()
+    service: Service,
+    tokens: Callable[[], Collection[bytes]] | None = None,
+    hosts: Iterable[str] = (),
+    origins: Iterable[str] = (),
 ) -> ASGIApp:
     """The server as an ASGI application.
 
@@ -125,6 +129,7 @@ def application(
             required.
         hosts: host names that a request may use; empty allows all. Without a token this blocks web pages whose host
             name resolves to this machine (DNS rebinding).
+        origins: of web pages that may use the server, such as ``https://app.example.org``; other pages may not.
     """
 
     def bind(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
@@ -143,7 +148,8 @@ def application(
     app = Starlette(routes=routes, exception_handlers=handlers)
     app.router.redirect_slashes = False  # a redirect would send the browser to any Host that the request names
     names = {route.endpoint: route.path for route in routes}
-    return ObservingMiddleware(AccessMiddleware(app, tokens, frozenset(hosts)), service, names)
+    access = AccessMiddleware(app, tokens, frozenset(hosts), frozenset(origins))
+    return ObservingMiddleware(access, service, names)
 
 
 async def _infer(service: Service, request: Request, model: Model) -> Job:

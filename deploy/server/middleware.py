@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deploy.server.limits import HEAD_BYTES
@@ -15,6 +15,15 @@ from deploy.server.service import Record, Service, log
 OPEN = ("/", "/openapi.json", "/metrics", "/v2/health/live", "/v2/health/ready")
 """Paths that do not need a token: they reveal nothing about images."""
 
+OTHER_PAGES = ("cross-site", "same-site")
+"""What browsers say about a request of a page of another origin, in a header that no page can set."""
+
+PREFLIGHT = {
+    "Access-Control-Allow-Methods": "GET, POST",
+    "Access-Control-Allow-Headers": "Authorization, *",  # * stands for every name but this one
+    "Access-Control-Max-Age": "600",
+}
+
 CLIENT_LEFT = 499
 """Status in logs and metrics of a client that closed the connection, as in nginx."""
 
@@ -22,16 +31,27 @@ CLIENT_LEFT = 499
 def error_response(
     path: str, status: int, reason: str, message: str, headers: dict[str, str] | None = None
 ) -> JSONResponse:
-    """Return an error in the format of the /v1 routes, or of the Open Inference Protocol for /v2."""
-    content = message if path.startswith("/v2") else {"reason": reason, "message": message}
+    """Return an error in the format of the /v1 routes, or of the protocol to which the path belongs."""
+    content: object = {"reason": reason, "message": message}
+    if path.startswith("/v2"):
+        content = message
+    elif path.startswith(("/v1/embeddings", "/v1/models")):
+        kind = "server_error" if status >= 500 else "invalid_request_error"
+        content = {"message": message, "type": kind, "param": None, "code": reason}
     return JSONResponse({"error": content}, status, headers)
 
 
 class AccessMiddleware:
-    """Refuses requests with an ambiguous head, with a wrong host name or without one of the tokens of this moment."""
+    """Refuses requests with an ambiguous head, with a wrong host name, of other web pages, or without a token."""
 
-    def __init__(self, app: ASGIApp, tokens: Callable[[], Collection[bytes]] | None, hosts: frozenset[str]) -> None:
-        self._app, self._tokens, self._hosts = app, tokens, hosts
+    def __init__(
+        self,
+        app: ASGIApp,
+        tokens: Callable[[], Collection[bytes]] | None,
+        hosts: frozenset[str],
+        origins: frozenset[str],
+    ) -> None:
+        self._app, self._tokens, self._hosts, self._origins = app, tokens, hosts, origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
@@ -39,6 +59,10 @@ class AccessMiddleware:
         name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
         app = self._app
         path = scope["path"]
+        origin = headers.get("origin", "")
+        allowed = origin in self._origins
+        if self._origins:
+            send = _share(send, origin if allowed else None)
         if sum(len(field) + len(value) for field, value in headers.raw) > HEAD_BYTES:
             message = f"the head exceeds {HEAD_BYTES:,} bytes; send fewer or shorter headers"
             app = error_response(path, 431, "head_too_large", message, {"Connection": "close"})
@@ -49,10 +73,32 @@ class AccessMiddleware:
             app = error_response(
                 path, 421, "wrong_host", "wrong Host header; use the server's own address, such as 127.0.0.1"
             )
+        elif self._origins and scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
+            app = Response(status_code=204 if allowed else 403, headers=PREFLIGHT if allowed else {})
+        elif scope["method"] == "POST" and headers.get("sec-fetch-site") in OTHER_PAGES and not allowed:
+            message = "a web page of another origin sent this; start the server with --cors-origin to allow it"
+            app = error_response(path, 403, "cross_origin", message)
         elif self._tokens and path not in OPEN and not _carries(headers, self._tokens()):
             challenge = {"WWW-Authenticate": "Bearer"}
             app = error_response(path, 401, "token", "send the header Authorization: Bearer TOKEN", challenge)
         await app(scope, receive, send)
+
+
+def _share(send: Send, origin: str | None) -> Send:
+    """Let the page of this origin read the answer. Caches learn that the answer depends on the origin, in any case."""
+
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] += [(b"vary", b"Origin")]
+            if origin:
+                shared = {
+                    b"access-control-allow-origin": origin.encode("latin-1"),
+                    b"access-control-expose-headers": b"*",
+                }
+                message["headers"] += shared.items()
+        await send(message)
+
+    return send_with_headers
 
 
 def _carries(headers: Headers, tokens: Collection[bytes]) -> bool:

@@ -50,6 +50,38 @@ _SCHEMAS: Schema = {
     "ModelReference": _object("id name version", id=STRING, name=STRING, version=TEXT_OR_NULL),
     "Class": _object("label probability", label=STRING, probability=NUMBER | {"minimum": 0, "maximum": 1}),
     "Neighbor": _object("id score", id=STRING, score=NUMBER),
+    "EmbeddingsRequest": _object(
+        "model input",
+        model=STRING | {"description": "The name of the model, as /v1/models lists it."},
+        input={"oneOf": [ENCODED, _array(ENCODED, minItems=1)]},
+        encoding_format=STRING | {"enum": ["float", "base64"], "default": "float"},
+        dimensions=INTEGER | {"description": "If given, that of the model."},
+        user=STRING,
+    )
+    | {"additionalProperties": False},
+    "EmbeddingsResponse": _object(
+        "object data model usage",
+        object=STRING | {"enum": ["list"]},
+        data=_array(_reference("Embedding")),
+        model=STRING,
+        usage=_reference("Usage"),
+    ),
+    "Embedding": _object(
+        "object index embedding",
+        object=STRING | {"enum": ["embedding"]},
+        index=INTEGER,
+        embedding={"oneOf": [_array(NUMBER), STRING | {"description": "float32, little-endian, in base64."}]},
+    ),
+    "Usage": _object("prompt_tokens total_tokens", prompt_tokens=INTEGER, total_tokens=INTEGER)
+    | {"description": "Both are the number of images."},
+    "OpenAIModels": _object("object data", object=STRING | {"enum": ["list"]}, data=_array(_reference("OpenAIModel"))),
+    "OpenAIModel": _object(
+        "id object created owned_by", id=STRING, object=STRING | {"enum": ["model"]}, created=INTEGER, owned_by=STRING
+    ),
+    "OpenAIError": _object("error", error=_reference("OpenAIErrorDetail")),
+    "OpenAIErrorDetail": _object(
+        "message type param code", message=STRING, type=STRING, param=TEXT_OR_NULL, code=TEXT_OR_NULL
+    ),
     "Model": _object(
         "id name version dim labels preprocessing runtime index limits",
         id=STRING,
@@ -127,6 +159,7 @@ _SCHEMAS: Schema = {
 _STATUSES = {
     400: "The request is malformed.",
     401: "The token is missing or wrong.",
+    403: "A web page of an origin that is not allowed sent the request.",
     404: "The route, model, index or classifier does not exist.",
     408: "The request took too long.",
     409: "Another encoder made the index.",
@@ -139,7 +172,7 @@ _STATUSES = {
     503: "The queue or the memory is full, or there are too many connections; Retry-After says when to try again.",
     504: "No result before the deadline.",
 }
-_POST = (400, 401, 408, 413, 415, 421, 422, 431, 500, 503, 504)
+_POST = (400, 401, 403, 408, 413, 415, 421, 422, 431, 500, 503, 504)
 _GET = (400, 401, 408, 413, 421, 431, 500, 503)
 _BEFORE_A_REQUEST = (400, 408, 413, 503)
 """What a connection that brings no complete request is closed with, in plain text."""
@@ -152,7 +185,8 @@ def document(limits: Limits) -> Schema:
         "images", images=_array(_reference("EncodedImage"), minItems=1, maxItems=limits.images)
     )
     schemas["ImagesForm"] = _object("images", images=_array(BINARY, minItems=1, maxItems=limits.images)) | {
-        "description": "Files, in fields of any name."
+        "description": "Files. Fields of other names are read as well, if they are files.",
+        "additionalProperties": False,
     }
     for prefix, (field, found) in _RESULTS.items():
         schemas[f"{prefix}Result"] = _object(
@@ -169,7 +203,7 @@ def document(limits: Limits) -> Schema:
             "Every body may be sent with Content-Encoding: gzip or deflate; the limits hold for what it inflates to.",
         },
         "servers": [{"url": "/"}],
-        "paths": _image_paths(limits) | _other_paths() | _protocol_paths(),
+        "paths": _image_paths(limits) | _openai_paths() | _other_paths() | _protocol_paths(),
         "components": {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}, "schemas": schemas},
         "security": [{"token": []}, {}],
     }
@@ -201,6 +235,22 @@ def _images_route(limits: Limits, name: str, summary: str, parameter: Schema, *m
     # If no image could be used, the answer has an error for each; if there are none or too many, it is one error.
     responses["422"] = _response(_STATUSES[422], {"anyOf": [answer, _reference("Error")]})
     return {"post": _operation(name, summary, responses, parameters=[parameter], requestBody=_body(body))}
+
+
+def _openai_paths() -> Schema:
+    statuses = [status for status in (*_POST, 404) if status != 422]
+    responses = _responses(_reference("EmbeddingsResponse"), statuses, "OpenAIError")
+    body = _body({"application/json": {"schema": _reference("EmbeddingsRequest")}})
+    model = _get("retrieve_model", "The model, in the shape of OpenAI's API.", "OpenAIModel", "OpenAIError", 404)
+    return {
+        "/v1/embeddings": {
+            "post": _operation(
+                "create_embeddings", "Embed images, in the shape of OpenAI's API.", responses, requestBody=body
+            )
+        },
+        "/v1/models": _get("list_models", "The model, in the shape of OpenAI's API.", "OpenAIModels", "OpenAIError"),
+        "/v1/models/{model}": model | {"parameters": [_parameter("model", STRING, "path")]},
+    }
 
 
 def _other_paths() -> Schema:

@@ -117,6 +117,7 @@ def running(
     limits: Limits | None = None,
     token: str | None = None,
     hosts: tuple[str, ...] = (),
+    origins: tuple[str, ...] = (),
     max_batch: int = 1,
     decoders: int = 2,
     load: Callable[[Path], Model] | None = None,
@@ -141,7 +142,7 @@ def running(
 
     if token:
         tokens = lambda: (token.encode(),)  # noqa: E731
-    server = make_server(application(service, tokens, hosts), limits, count_refused, service.drain, tls=tls)
+    server = make_server(application(service, tokens, hosts, origins), limits, count_refused, service.drain, tls=tls)
     with listener or socket.create_server((HOST, 0), backlog=2048) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()

@@ -109,6 +109,8 @@ def test_search_needs_an_index_of_this_encoder(shared: Running, bundle: Path) ->
         ("/v1/embed", "application/json", b"\xff\xfe{}", 400, "invalid_json"),
         ("/v1/embed", "application/json", b"[" * 100_000, 400, "invalid_json"),
         ("/v1/embed", "application/json", b"[]", 400, "invalid_request"),
+        ("/v1/embed", "application/json", b'{"images": [' + b"{}, " * 1_000_000 + b"{}]}", 400, "invalid_request"),
+        ("/v1/embed", "application/json", b'{"a": 1' + b', "a": 1' * 1_000_000 + b"}", 400, "invalid_request"),
         ("/v1/embed", "application/json", b"{}", 400, "invalid_request"),
         ("/v1/embed", "application/json", b'{"images": [{"url": "http://127.0.0.1/a.png"}]}', 400, "invalid_request"),
         ("/v1/embed", "application/json", b'{"images": [{"b64": 3}]}', 400, "invalid_request"),

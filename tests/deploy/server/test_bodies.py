@@ -108,6 +108,7 @@ def test_what_a_form_may_hold_besides_files(shared: Running) -> None:
         (FORM, part(IMAGE, "X: " + "y" * 100_000) + b"--b--", 400, "invalid_form"),
         (FORM, part(b"3", 'Content-Disposition: form-data; name="top"') + b"--b--", 400, "invalid_form"),
         (FORM, part(b"aGVs", FILE, "Content-Transfer-Encoding: base64") + b"--b--", 400, "invalid_form"),
+        (FORM, part(IMAGE) + b"--b" + b" \t" * 9_000_000, 400, "invalid_form"),
         (FORM, b"--b--\r\n", 422, "number_of_images"),
         (FORM, part(IMAGE) * 65 + b"--b--", 422, "number_of_images"),
         (FORM, part(b"") * 100_000 + b"--b--", 422, "number_of_images"),
@@ -269,6 +270,11 @@ def test_other_text_is_an_error_of_the_image(text: str) -> None:
     error = from_base64(text)
     assert isinstance(error, ImageError)
     assert error.reason == "unsupported_input"
+
+
+def test_only_what_base64_needs_is_unescaped() -> None:
+    """Decoding every escape takes seconds for a body that consists of them."""
+    assert isinstance(from_base64("data:;base64," + "%41" * 3_000_000), ImageError)
 
 
 def test_all_padding_lengths_are_read() -> None:

@@ -68,6 +68,29 @@ def test_numbers_are_checked(wrong: tuple[str, int], bundle: Path) -> None:
         build(options(bundle, *wrong))
 
 
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "*",
+        "null",
+        "example.org",
+        "https://a.org/",
+        "https://A.org",
+        "https://a.org:443",
+        "http://*.a.org",
+        "https://ä.org",
+    ],
+)
+def test_an_origin_is_written_as_browsers_send_it(
+    origin: str, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        options(bundle, "--cors-origin", "https://a.org", "--cors-origin", origin)
+    assert "https://app.example.org" in capsys.readouterr().err
+    good = ["https://a.org", "http://localhost:3000", "http://[::1]:8080", "app://a"]
+    assert options(bundle, *(word for one in good for word in ("--cors-origin", one))).cors_origin == good
+
+
 def test_serve_refuses_an_index_of_another_encoder(bundle: Path, tmp_path: Path) -> None:
     Index.build(noise(0)[0, :, :1].T[:, :DIM].astype(float), ["a"], "0" * 64).save(tmp_path / "index")
     with pytest.raises(DeployError, match="encoder"):

@@ -88,6 +88,29 @@ def test_extensions_and_trailers_count_as_part_of_the_body(bundle: Path, behind:
         assert sum(server.metric(f'simclr_connections_refused_total{{reason="{one}"}}') for one in refused) == 1
 
 
+def test_chunks_of_a_byte_each_are_cut_off_and_small_chunks_are_not(bundle: Path) -> None:
+    """Each chunk takes as long to parse as a kilobyte."""
+    with running(bundle) as server:
+        with server.connect(HEAD + CHUNKED + b"\r\n") as connection:
+            try:
+                for _ in range(100):
+                    connection.sendall(b"1\r\nz\r\n" * 4_000)
+            except (BrokenPipeError, ConnectionResetError):
+                pass
+            assert read_all(connection)[9:12] in (b"413", b"")
+        assert server.metric('simclr_connections_refused_total{reason="chunks_too_large"}') == 1
+        image = IMAGE + b"\0" * 300_000
+        small = b"".join(b"10\r\n%s\r\n" % image[start : start + 16].ljust(16) for start in range(0, len(image), 16))
+        assert statuses(server, HEAD + CHUNKED + b"\r\n" + small + b"0\r\n\r\n") == [200, 200]
+
+
+def test_requests_that_arrive_together_are_counted_one_by_one(shared: Running) -> None:
+    """The second one's body arrives while the first one is answered."""
+    large = IMAGE + b"\0" * 400_000
+    one = HEAD + b"Content-Length: %d\r\n\r\n" % len(large) + large
+    assert statuses(shared, HEAD + LENGTH + b"\r\n" + IMAGE + one * 3) == [200] * 5
+
+
 @pytest.mark.parametrize("fields", [1, 500])
 def test_a_large_head_is_refused_even_if_it_arrives_at_once(shared: Running, fields: int) -> None:
     flood = b"".join(b"X-%d: %s\r\n" % (number, b"a" * (HEAD_BYTES // fields)) for number in range(fields))
