@@ -1,4 +1,4 @@
-"""`python -m dvc` and `python -m simclr_core` without their start: forked from a process that has imported them before.
+"""DVC, the stages and small programs without their start: forked from a process that has imported them before.
 
 Imports are most of what a small stage costs. ``install`` replaces the one function with which ``subprocess`` starts a
 program: for those in ``IMPORTS``, a *nursery* forks a process and makes it a child of the caller. It has the arguments,
@@ -44,6 +44,7 @@ IMPORTS = {
     "simclr_core": """simclr_core.evaluation.compare simclr_core.evaluation.finetune simclr_core.evaluation.linear_eval
         simclr_core.export.export simclr_core.pretraining.initial simclr_core.pretraining.pretrain
         torch.distributed.elastic.multiprocessing torch.testing""",
+    "tests.program": "pipeline.dvc.client pipeline.release.champion pipeline.release.release",
 }
 SHELLS = {"sh", "bash", "dash"}
 READ_AT_IMPORT = re.compile(rb"(OMP_|GOMP_|MKL_|KMP_|PYTHON(PATH|HOME|WARNINGS|HASHSEED)|LD_|CUDA_|POLARS_|RAY_)")

@@ -22,6 +22,7 @@ from pipeline.dvc import processes
 from pipeline.dvc.client import DVC, Outcome, add, changed_stages, exclusive, execute, holder, repro
 from pipeline.errors import BusyError, DvcError, StageFailedError
 from pipeline.workspace import Workspace
+from tests import program
 from tests.pipeline.small_graph import log_of, write_graph
 
 
@@ -320,11 +321,8 @@ def start_client(workspace: Workspace, stage: str) -> subprocess.Popen[bytes]:
         "import pathlib, sys, pipeline.dvc.client as c; "
         "c.repro(pathlib.Path(sys.argv[1]), sys.argv[2], on_output=lambda line: None)"
     )
-    client = subprocess.Popen(
-        [sys.executable, "-u", "-c", code, str(workspace.root), stage],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
+    command = program.command(code, workspace.root, stage)
+    client = subprocess.Popen(command, cwd=program.ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert client.stdout is not None
     with client.stdout:
         for line in client.stdout:

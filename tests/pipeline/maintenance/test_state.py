@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from pipeline.maintenance.storage import collect
 from pipeline.params import override
 from pipeline.release.release import release
 from pipeline.workspace import Workspace
+from tests import program
 from tests.pipeline.release.conftest import (
     _computed,
     _quiet,
@@ -114,12 +114,13 @@ def test_a_secret_in_the_configuration_is_not_committed(computed: Workspace) -> 
 
 @pytest.mark.parametrize("place", ["state.committed", "state.sent"])
 def test_killed_anywhere_the_next_run_completes_it(computed: Workspace, place: str) -> None:
-    program = (
+    code = (
         "import sys, pathlib; from pipeline.maintenance.state import keep; from pipeline.workspace import Workspace;"
         "keep(Workspace(pathlib.Path(sys.argv[1])), '11111111-a')"
     )
     environment = {**os.environ, VARIABLE: f"{place}:kill"}
-    done = subprocess.run([sys.executable, "-c", program, str(computed.root)], env=environment, check=False)
+    command = program.command(code, computed.root)
+    done = subprocess.run(command, cwd=program.ROOT, env=environment, check=False)
     assert done.returncode == -signal.SIGKILL
     assert keep(computed, "22222222-b") is None
     assert branches(origin(computed)) == ["runs/11111111"]

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +24,7 @@ from pipeline.purge.purge import describe, purge, still_held
 from pipeline.validation.verdict import overrides
 from pipeline.workspace import Workspace
 from simclr_core.data.shards import ShardedImages
+from tests import program
 from tests.conftest import draw, encode
 from tests.pipeline.conftest import put
 
@@ -164,8 +164,8 @@ def test_files_of_the_sources_are_named_and_left(made: Workspace) -> None:
 @pytest.mark.parametrize("place", PLACES)
 def test_killed_anywhere_it_completes(made: Workspace, ingested: tuple[Path, bytes], place: str) -> None:
     environment = {**os.environ, VARIABLE: f"{place}:kill"}
-    command = [sys.executable, "-c", PROGRAM, str(made.root), HASH]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    command = program.command(PROGRAM, made.root, HASH)
+    done = subprocess.run(command, cwd=program.ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     with pytest.raises(BusyError, match="`simclr purge` completes it"):
         ingest(made)

@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 
 import pytest
 
@@ -15,6 +14,7 @@ from pipeline.release.registry import open_registry
 from pipeline.release.release import promote, release, rollback
 from pipeline.release.releases import open_releases
 from pipeline.workspace import Workspace
+from tests import program
 from tests.pipeline.release.conftest import ARTIFACT, compute, git, origin, store, tags
 
 UNREGISTERED = ("release.pushed", "release.committed", "release.verified", "release.registered")
@@ -38,9 +38,9 @@ action(Workspace(pathlib.Path(sys.argv[2])))
 
 def killed(workspace: Workspace, step: str, action: str) -> None:
     """Do something in its own process, which is killed at a failpoint."""
-    command = [sys.executable, "-c", PROGRAM, action, str(workspace.root)]
+    command = program.command(PROGRAM, action, workspace.root)
     environment = os.environ | {VARIABLE: f"{step}:kill"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=program.ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, (step, done.stdout, done.stderr)
 
 
