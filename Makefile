@@ -3,9 +3,18 @@ PYTHON ?= python3
 SHELL := /bin/bash
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+COMPILE := .venv-lock/bin/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command "make lock"
+SERVER := docs/deployment/server/requirements.txt
 EXTRAS := --extra train --extra pipeline --extra s3 --extra postgres --extra ray --extra serve --extra search --extra docs --extra dev
 
-.PHONY: demo ui test test-fast docs coverage package bench soak reference format lock help
+# Every direct dependency without its bounds.
+NEWEST = $(shell $(BIN)/python -c "import re, tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+  print(*{re.split('[<>=]', text)[0] for extra in (project['dependencies'], *project['optional-dependencies'].values()) \
+  for text in extra if not text.startswith(project['name'])})")
+WITH ?= --upgrade-strategy eager $(NEWEST)
+TESTS ?= tests
+
+.PHONY: demo ui test test-fast versions docs coverage package bench soak reference format lock help
 
 demo: .venv/installed ## raw images to a served encoder in ./demo, through Dagster
 	simclr demo demo
@@ -22,6 +31,12 @@ test: .venv/installed .venv/browser-installed ## everything that must hold: form
 
 test-fast: .venv/installed ## without the slow ones, some of which need a browser
 	pytest -n auto --dist worksteal -m "not slow"
+
+versions: .venv/installed ## the fast tests with WITH="torch==2.8.*", by default the newest of everything; the next target restores the lock
+	rm .venv/installed
+	$(BIN)/pip install --quiet --upgrade $(WITH)
+	$(BIN)/pip install --quiet --no-deps antlr4-python3-runtime==4.13.2
+	pytest -n auto --dist worksteal -m "not slow" --ignore tests/test_lock.py --ignore tests/deployment $(TESTS)
 
 docs: .venv/installed ## the site, in docs/_build; any warning is an error
 	python -m sphinx -W --keep-going -q -b html docs docs/_build
@@ -48,12 +63,11 @@ format: .venv/installed ## by ruff, with the fixes that it is sure of
 	ruff format .
 	ruff check --fix .
 
-lock: ## re-resolve both lock files from pyproject.toml
+lock: ## re-resolve the lock files from pyproject.toml, with the hash of every file that the index has of a version
 	$(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install --quiet uv
-	.venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 $(EXTRAS) pyproject.toml \
-	  --no-annotate --custom-compile-command "make lock" --output-file requirements.lock
-	.venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --extra bench pyproject.toml \
-	  --constraint requirements.lock --no-annotate --custom-compile-command "make lock" --output-file benchmarks/requirements.lock
+	$(COMPILE) --universal $(EXTRAS) pyproject.toml --output-file requirements.lock
+	$(COMPILE) --universal --extra bench pyproject.toml --constraint requirements.lock --output-file benchmarks/requirements.lock
+	$(COMPILE) --python-platform linux --extra serve pyproject.toml --constraint requirements.lock --output-file $(SERVER)
 	rm -rf .venv-lock
 
 help: ## these targets
@@ -62,12 +76,12 @@ help: ## these targets
 # --no-deps: the lock is complete, and it overrides one pin that pip would refuse (CONTRIBUTING, "The lock").
 .venv/installed: requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --no-deps -r requirements.lock
-	$(BIN)/pip install --quiet --no-deps --editable .
+	$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 .venv/bench-installed: .venv/installed benchmarks/requirements.lock
-	$(BIN)/pip install --quiet --no-deps -r benchmarks/requirements.lock
+	$(BIN)/pip install --quiet --no-deps --require-hashes -r benchmarks/requirements.lock
 	touch $@
 
 # Outside the clone's own folders, where the tests of the docs would read the packages' Markdown.

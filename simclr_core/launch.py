@@ -32,6 +32,7 @@ from deploy.failpoint import failpoint
 from deploy.failure import fail
 from simclr_core.errors import LaunchError
 from simclr_core.parent import die_with
+from simclr_core.torch_calls import shutdown_within
 
 PROCESSES = "SIMCLR_PROCESSES"
 START_TIMEOUT = 60  # seconds for all processes to find each other
@@ -102,7 +103,7 @@ def launch(count: int, arguments: Sequence[str]) -> int:
             rdzv_configs={"timeout": START_TIMEOUT},
             local_addr="localhost",
             max_restarts=0,
-            shutdown_timeout=SHUTDOWN_TIMEOUT,
+            **shutdown_within(SHUTDOWN_TIMEOUT),
         )
         try:
             elastic_launch(config, sys.executable)("-P", "-m", "simclr_core", *arguments)

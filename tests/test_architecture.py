@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tomllib
 from collections import Counter
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 
@@ -173,17 +172,6 @@ def test_a_new_folder_needs_a_layer(packages: Path, path: str, contract: str) ->
     assert broken_contracts(packages) == [contract]
 
 
-def test_the_lock_overrides_antlr_and_is_what_is_installed() -> None:
-    locked = dict(
-        line.partition(" ")[0].split("==")
-        for line in (ROOT / "requirements.lock").read_text().splitlines()
-        if "==" in line.partition(" ")[0] and ";" not in line
-    )
-    assert locked["antlr4-python3-runtime"].startswith("4.13.")
-    for name in ("dagster", "dvc", "great-expectations", "torch", "torchvision", "onnx", "onnxruntime", "pillow"):
-        assert version(name) == locked[name], f"{name}: run `make .venv/installed`"
-
-
 def test_the_wheel_carries_every_template() -> None:
     included = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
     assert included == {name: f"pipeline/template/{name}" for name in (*workspaces.TEMPLATE, ".dvc/config")}
@@ -192,7 +180,7 @@ def test_the_wheel_carries_every_template() -> None:
 
 def test_base_dependencies_are_those_of_deploy_alone() -> None:
     names = {re.match(r"[a-z]+", requirement)[0] for requirement in PYPROJECT["project"]["dependencies"]}
-    assert names == {"numpy", "onnxruntime", "pillow"}
+    assert names == {"numpy", "onnxruntime", "pillow", "protobuf"}  # the last one is onnxruntime's, bounded
 
 
 def test_the_reading_order_has_twelve_files_and_every_file_that_a_page_names_exists() -> None:

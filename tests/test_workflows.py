@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+
+from tests.test_lock import declared
 
 ROOT = Path(__file__).parents[1]
 GITHUB = ROOT / ".github"
@@ -123,3 +126,22 @@ def test_the_hooks_run_programs_pinned_in_the_lock(tmp_path: Path) -> None:
         assert hook["language"] == "system"
         name = hook["entry"].split()[0].removeprefix(".venv/bin/")
         assert (Path(sys.executable).parent / name).exists(), name
+
+
+def test_both_ends_of_what_is_allowed_of_torch_are_tested_every_night() -> None:
+    allowed = {needed.name: needed.specifier for needed in declared()}
+    runs = read(GITHUB / "workflows" / "nightly.yml")["jobs"]["versions"]["strategy"]["matrix"]["include"]
+    oldest, newest, *_ = [run["with"].split() for run in runs if "torch" in run.get("with", "")]
+    assert newest == ["torch", "torchvision"]
+    lower = {name: min(clause.version for clause in allowed[name] if clause.operator == ">=") for name in newest}
+    assert oldest == [f"{name}=={version}.*" for name, version in lower.items()]
+    assert [run["with"] for run in runs if "onnxruntime" in run.get("with", "")] == ["--pre onnxruntime"]
+    assert [run for run in runs if "with" not in run], "the newest of everything"
+
+
+def test_the_newest_versions_are_asked_for_by_name_alone() -> None:
+    dry = subprocess.run(["make", "--dry-run", "versions"], cwd=ROOT, capture_output=True, text=True, check=True)
+    (asked,) = re.findall(r"--upgrade-strategy eager (.*)", dry.stdout)
+    names = {Requirement(text).name for text in asked.split()}
+    assert names == {needed.name for needed in declared()}
+    assert not re.search("[<>=]", asked)

@@ -36,6 +36,7 @@ from torch.nn.functional import normalize, pad
 
 from simclr_core.errors import NtXentError
 from simclr_core.stopwatch import part
+from simclr_core.torch_calls import all_gather_single
 
 TILE = 512  # rows and columns of s at a time: 1 MiB of float32, which stays in a core's L2 cache
 RANGE = 80.0  # exp(-80) is still a normal float32
@@ -258,7 +259,7 @@ def gathered(local: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
     padding = [0, 0] * (local.ndim - 1) + [0, longest - len(local)]
     everyone = local.new_empty((len(lengths) * longest, *local.shape[1:]))
     with part("communication"):
-        dist.all_gather_single(everyone, pad(local, padding).contiguous())
+        all_gather_single(everyone, pad(local, padding).contiguous())
     if min(lengths) == longest:
         return everyone
     return torch.cat([share[:length] for share, length in zip(torch.split(everyone, longest), lengths, strict=True)])

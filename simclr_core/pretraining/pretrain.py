@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from deploy.failpoint import failpoint
 from deploy.images.preprocess import Preprocessing
@@ -51,6 +50,7 @@ from simclr_core.pretraining.training import Learner, Observers, train
 from simclr_core.pretraining.unfinished import run_folders, run_key
 from simclr_core.reporter import emit, record_timing
 from simclr_core.schedule import Schedule, peak_learning_rate
+from simclr_core.torch_calls import data_parallel
 
 logger = logging.getLogger(__name__)
 
@@ -241,7 +241,7 @@ def _distributed(network: nn.Module, member: Member) -> nn.Module:
         return network
     synchronize(network)
     # BatchNorm statistics are those of the global batch, so the buffers of all processes are equal as they are.
-    return DistributedDataParallel(network, gradient_as_bucket_view=True, forward_sync_buffers=False)
+    return data_parallel(network)
 
 
 def prefer_deterministic_kernels() -> None:

@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
 import tomllib
+import zipfile
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -20,8 +22,10 @@ from deploy.artifact import publish
 from deploy.bundle import write_bundle
 from tests.deploy.conftest import make_bundle
 from tests.deployment.conftest import DEPLOYMENT, DOCKERFILE, ROOT, SAVING_SECONDS, image_fault
+from tests.test_lock import pins
 
 COMPOSE = DEPLOYMENT / "compose" / "compose.yaml"
+CACHES = shutil.ignore_patterns("__pycache__")
 GPU = DEPLOYMENT / "compose" / "compose.gpu.yaml"
 IGNORE = DEPLOYMENT / "compose" / "Dockerfile.dockerignore"
 START = DEPLOYMENT / "compose" / "start.sh"
@@ -53,9 +57,12 @@ def docker_faults(text: str) -> list[str]:
         if (
             name == "RUN"
             and re.search(r"\bpip .*\binstall\b", rest)
-            and ("--no-deps" not in rest or "--no-cache-dir" not in rest)
+            and not ({"--no-deps", "--no-cache-dir"} <= set(rest.split()))
         ):
             faults.append("pip without --no-deps, or its cache is kept")
+        if name == "RUN" and re.search(r"\bpip .*\binstall\b", rest):
+            checked = "--require-hashes" if " -r " in rest else "--no-build-isolation"
+            faults += [] if checked in rest else [f"pip without {checked}: what it downloads is not checked"]
         if name in ("CMD", "ENTRYPOINT") and not rest.startswith("["):
             faults.append(f"{name} goes through a shell, which does not pass signals on")
         if name == "EXPOSE":
@@ -78,17 +85,20 @@ def test_a_dockerfile_keeps_the_rules(file: Path) -> None:
     [
         ("python:3.11-slim-bookworm", "python:latest", "no version"),
         ("python:3.11-slim-bookworm", "python", "no version"),
+        ("python:3.11-slim-bookworm@sha256:", "python:3.11-slim-bookworm@sha256:0", "no digest"),
+        ("--require-hashes -r", "-r", "--require-hashes"),
+        ("--no-build-isolation .", ".", "--no-build-isolation"),
         ("USER 10001:10001", "", "USER"),
         ("USER 10001:10001", "USER 0:0", "USER"),
         ("USER 10001:10001", "USER simclr", "USER"),
         ("ENV PATH", "ENV SIMCLR_UI_PASSWORD=horse PATH", "secret"),
-        ("--no-deps -r", "-r", "--no-deps"),
+        ("--no-deps --require-hashes -r requirements.lock", "--require-hashes -r requirements.lock", "--no-deps"),
         (" --no-install-recommends", "", "apt-get"),
         ('CMD ["start-simclr"]', "CMD start-simclr", "shell"),
         ("HEALTHCHECK", "LABEL", "HEALTHCHECK"),
         ("COPY deploy", "ADD deploy", "ADD"),
         ('ENTRYPOINT ["python", "-P"', 'ENTRYPOINT python "-P"', "shell"),
-        ("--no-deps -r /requirements.txt", "-r /requirements.txt", "--no-deps"),
+        ("--no-deps --require-hashes -r /", "--require-hashes -r /", "--no-deps"),
     ],
 )
 def test_a_fault_in_a_dockerfile_is_found(old: str, new: str, fault: str) -> None:
@@ -102,6 +112,19 @@ def test_the_image_gets_every_file_that_the_wheel_is_made_of() -> None:
     assert {*wheel["packages"], *wheel["force-include"], "requirements.lock", "README.md", "LICENSE"} <= copied
     assert copied <= let_in(IGNORE)
     assert all((ROOT / source).exists() for source in copied)
+
+
+def test_the_package_is_built_from_what_the_image_copies_alone(tmp_path: Path) -> None:
+    for source in copied_from_here(DOCKERFILE):
+        given, copy = ROOT / source, tmp_path / "source" / source
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(given, copy, ignore=CACHES) if given.is_dir() else shutil.copyfile(given, copy)
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "."]
+    done = subprocess.run([*command, "--wheel-dir", tmp_path], cwd=tmp_path / "source", capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        assert {"pipeline/template/dvc.yaml", "simclr_core/__main__.py", "deploy/py.typed"} <= set(archive.namelist())
 
 
 def copied_from_here(dockerfile: Path) -> set[str]:
@@ -209,9 +232,10 @@ def needed_by_the_server() -> set[str]:
 def test_the_server_installs_what_it_needs_as_it_is_locked() -> None:
     needed = needed_by_the_server()
     assert {"numpy", "onnxruntime", "pillow", "starlette", "uvicorn"} < needed
-    locked = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line.split("=")[0] in needed]
-    _, *lines = (SERVER / "requirements.txt").read_text().splitlines()
-    assert lines == locked
+    locked = {(pin.name, str(pin.specifier), frozenset(hashes)) for pin, hashes in pins(ROOT / "requirements.lock")}
+    installed = {(pin.name, str(pin.specifier), frozenset(hashes)) for pin, hashes in pins(SERVER / "requirements.txt")}
+    assert {name for name, *_ in installed} == needed
+    assert installed <= locked
 
 
 def test_the_size_of_the_image_is_documented() -> None:

@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from simclr_core.errors import ConfigError, NtXentError
 from simclr_core.loss.momentum_queue import MomentumQueue, random_directions
 from simclr_core.model.batch_norm import synchronize
 from simclr_core.pretraining import pretrain
+from simclr_core.torch_calls import data_parallel
 from tests.simclr_core.conftest import configure, interrupt
 
 pytestmark = pytest.mark.usefixtures("pictures_by_digest")
@@ -178,7 +178,7 @@ def three_steps(rank: int, world: int) -> dict[str, Tensor]:
     model = network()
     queue = queue_of(model)
     model = synchronize(model)
-    distributed = model if world == 1 else DistributedDataParallel(model, forward_sync_buffers=False)
+    distributed = model if world == 1 else data_parallel(model)
     losses = []
     for step in range(3):
         own = torch.cat([group.chunk(world)[rank] for group in views(step).chunk(2)])

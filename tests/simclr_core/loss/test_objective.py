@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-from torch.nn.parallel import DistributedDataParallel
 
 from simclr_core.config import PretrainConfig
 from simclr_core.errors import BatchSizeError, ConfigError
@@ -21,6 +20,7 @@ from simclr_core.model.batch_norm import synchronize
 from simclr_core.params import read_block
 from simclr_core.pretraining import pretrain
 from simclr_core.pretraining.precision import LossScaler
+from simclr_core.torch_calls import data_parallel
 from tests.simclr_core.conftest import configure, interrupt
 
 pytestmark = pytest.mark.usefixtures("pictures_by_digest")
@@ -182,7 +182,7 @@ def paired(views: Tensor) -> Tensor:
 
 def micro_batches_of_a_rank(rank: int) -> dict[str, Any]:
     views = share(images(8), rank, 2)
-    free = DistributedDataParallel(norm_free(), gradient_as_bucket_view=True, forward_sync_buffers=False)
+    free = data_parallel(norm_free())
     synchronizations: list[int] = []
 
     def counted(_: object, bucket: torch.distributed.GradBucket) -> torch.futures.Future[Tensor]:
@@ -192,7 +192,7 @@ def micro_batches_of_a_rank(rank: int) -> dict[str, Any]:
     free.register_comm_hook(None, counted)
     outcome = InBatch(nt_xent, 0.2, torch.float32, 2).backward(free, views)
     normed = synchronize(with_batch_norm())
-    model = DistributedDataParallel(normed, gradient_as_bucket_view=True, forward_sync_buffers=False)
+    model = data_parallel(normed)
     InBatch(nt_xent, 0.2, torch.float32, 2).backward(model, views)
     return {
         "loss": outcome.loss,

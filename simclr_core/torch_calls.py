@@ -1,0 +1,30 @@
+"""Calls that torch named otherwise in one of the versions that we support, from 2.8 on: one name for all of them."""
+
+from dataclasses import fields
+from inspect import signature
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.launcher.api import LaunchConfig
+from torch.nn.parallel import DistributedDataParallel
+
+SYNC_BUFFERS = "forward_sync_buffers"  # broadcast_buffers before 2.14, which warns of that name
+
+
+def all_gather_single(output: Tensor, given: Tensor) -> None:
+    """Gather the tensors of all ranks, along the first dimension, into one; all ranks call this at once."""
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    gather(output, given)
+
+
+def data_parallel(network: nn.Module) -> DistributedDataParallel:
+    """The network with averaged gradients, whose buffers each rank keeps as they are."""
+    named = SYNC_BUFFERS in signature(DistributedDataParallel).parameters
+    buffers: dict[str, Any] = {SYNC_BUFFERS if named else "broadcast_buffers": False}
+    return DistributedDataParallel(network, gradient_as_bucket_view=True, **buffers)
+
+
+def shutdown_within(seconds: int) -> dict[str, Any]:
+    """The option of ``LaunchConfig`` for the time from SIGTERM to SIGKILL; older launchers wait 30 seconds, always."""
+    return {"shutdown_timeout": seconds} if "shutdown_timeout" in {field.name for field in fields(LaunchConfig)} else {}
