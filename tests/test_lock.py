@@ -50,7 +50,7 @@ def test_a_missing_upper_bound_is_found(text: str, found: list[str]) -> None:
     assert unbounded([Requirement(text)]) == found
 
 
-def test_every_locked_version_lies_inside_the_bounds() -> None:
+def test_every_locked_version_is_inside_the_bounds() -> None:
     bounds = declared()
     locked = {canonicalize_name(needed.name) for file in LOCKS for needed, _ in pins(file)}
     assert {canonicalize_name(needed.name) for needed in bounds} - locked == UNLOCKED

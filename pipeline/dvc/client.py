@@ -17,6 +17,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO
 
+import psutil
+
 from deploy.failure import killed_by
 from deploy.lock import acquire, held, sign
 from pipeline.dvc.logs import Events, Log
@@ -78,7 +80,7 @@ def exclusive(root: Path, purpose: str) -> Iterator[IO[str]]:
     """
 
     def busy(holder: str) -> BusyError:
-        return BusyError(f"{root}: busy with {holder}")
+        return BusyError(f"{root}: busy with {_with_state(holder)}")
 
     with held(root / LOCK, _holder(purpose, f"kill -INT {os.getpid()}"), busy) as file:
         if purpose != PURPOSE and (root / JOURNAL).exists():
@@ -90,7 +92,7 @@ def holder(root: Path) -> str:
     """What holds the workspace at ``root`` now, and how to stop it; empty when nothing does. Holds nothing itself."""
     try:
         with (root / LOCK).open(encoding="utf-8") as file:
-            return "" if acquire(file, shared=True) else file.read().strip() or "another process"
+            return "" if acquire(file, shared=True) else _with_state(file.read().strip() or "another process")
     except FileNotFoundError:
         return ""
 
@@ -211,6 +213,15 @@ def _environment(**variables: str) -> dict[str, str]:
 
 def _holder(purpose: str, stop: str) -> str:
     return f"{purpose} of process {os.getpid()}; wait until it ends, or stop it with `{stop}`"
+
+
+def _with_state(holder: str) -> str:
+    """The holder's description, and how to let it continue if a signal has stopped it: it takes no other one then."""
+    found = re.search(r"of process (\d+)", holder)
+    with suppress(psutil.NoSuchProcess):
+        if found and psutil.Process(int(found[1])).status() == psutil.STATUS_STOPPED:
+            return f"{holder}; it is stopped, and `kill -CONT {found[1]}` lets it continue"
+    return holder
 
 
 def _reasons(change: str | dict[str, dict[str, str]]) -> list[str]:

@@ -42,7 +42,7 @@ from pipeline.runs.dagster_internals import (
     execute_run_command,
     serialize_value,
 )
-from pipeline.runs.descendants import kill_descendants
+from pipeline.runs.descendants import descendants, kill_descendants
 from pipeline.runs.instance import redacting
 
 PROCESS = "simclr/process"  # tag of a run: the process it runs in
@@ -105,7 +105,7 @@ class ProcessRunLauncher(RunLauncher[Instance], ConfigurableClass):
             return False
         self._instance.report_run_canceling(run)
         if alive(run):
-            os.kill(_pid(run), signal.SIGINT)
+            _interrupt(run)
         else:
             close(self._instance, run_id, "Its process had already ended.")
         return True
@@ -164,15 +164,14 @@ def stop_runs(instance: Instance, seconds: float) -> list[str]:
         if alive(run) and run.tags.get(MAX_RETRIES_TAG) != "0"
     ]
     for run in running:
-        with suppress(ProcessLookupError):
-            os.kill(_pid(run), signal.SIGINT)
+        _interrupt(run)
     deadline = time.monotonic() + seconds
     while any(map(alive, running)) and time.monotonic() < deadline:
         time.sleep(0.1)
     for run in running:
         if alive(run):
-            with suppress(ProcessLookupError):
-                os.kill(_pid(run), signal.SIGKILL)
+            with suppress(psutil.NoSuchProcess):
+                process_of(run).kill()
         close(instance, run.run_id, "The services of the workspace were stopped; it continues when they start again.")
     return [run.run_id for run in running]
 
@@ -243,6 +242,24 @@ def _overlooked(instance: Instance, since: float) -> list[str]:
 def alive(run: dg.DagsterRun) -> bool:
     """Whether the process that the run is tagged with is there."""
     return PROCESS in run.tags and run.tags[PROCESS] == identify(_pid(run))
+
+
+def process_of(run: dg.DagsterRun) -> psutil.Process:
+    """The process that the run is tagged with; raises psutil.NoSuchProcess when it is gone."""
+    return psutil.Process(_pid(run))
+
+
+def proceed(run: dg.DagsterRun) -> None:
+    """Let the process of a run, and whatever it started, continue where a signal stopped them."""
+    for process in [process_of(run), *descendants(RUN, run.run_id)]:
+        with suppress(psutil.Error):
+            process.resume()
+
+
+def _interrupt(run: dg.DagsterRun) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process_of(run).send_signal(signal.SIGINT)
+        proceed(run)  # a stopped process takes no signal
 
 
 def identify(pid: int) -> str:

@@ -39,6 +39,7 @@ from pipeline.runs.dagster_internals import DAEMON, serialize_value
 from pipeline.runs.database import describe, unreachable
 from pipeline.runs.instance import opened, reference
 from pipeline.runs.launcher import LOGS, reap, retry_again, stop_runs
+from pipeline.runs.stalled import Stalled
 from pipeline.ui import web
 from pipeline.ui.access import read_access
 from pipeline.ui.health import Health, Watch, answers, watches
@@ -199,7 +200,7 @@ def _services(workspace: Workspace, address: Path, host: str, port: int, definit
 
 def _watch(workspace: Workspace, instance: dg.DagsterInstance, services: Sequence[Service], url: str) -> None:
     environment = _environment(workspace)
-    announced = False
+    announced, stalled = False, Stalled()
     looked, look_at = time.time(), time.monotonic()
     while True:
         for service in services:
@@ -211,6 +212,8 @@ def _watch(workspace: Workspace, instance: dg.DagsterInstance, services: Sequenc
         if time.monotonic() >= look_at:
             since, looked = looked - 6 * RETRY_SECONDS, time.time()
             try:
+                for line in stalled.look(instance):  # first: a stopped run may hold the lock of the database
+                    _say(line)
                 retry_again(instance, since)
                 for name in forget_the_future(instance):
                     _say(f"{name}: its last tick is in the future: the clock was set back; it ticks again from now on")

@@ -17,9 +17,11 @@ import psutil
 import pytest
 import yaml
 
+from benchmarks.soak import wait_for
+from deploy.lock import held
 from pipeline.cli.status import describe_stages
 from pipeline.dvc import processes
-from pipeline.dvc.client import DVC, Outcome, add, changed_stages, exclusive, execute, holder, repro
+from pipeline.dvc.client import DVC, LOCK, Outcome, add, changed_stages, exclusive, execute, holder, repro
 from pipeline.errors import BusyError, DvcError, StageFailedError
 from pipeline.workspace import Workspace
 from tests import program
@@ -158,6 +160,25 @@ def test_who_holds_the_workspace_is_known_without_holding_it(workspace: Workspac
     with exclusive(workspace.root, "test"):
         assert f"process {os.getpid()}; wait until it ends" in holder(workspace.root)
     assert holder(workspace.root) == ""
+
+
+def test_a_stopped_holder_is_named_as_such(workspace: Workspace) -> None:
+    """It takes no other signal, so the advice to stop it would not help."""
+    with subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"]) as process:
+        try:
+            with held(workspace.root / LOCK, f"stage prepare of process {process.pid}; wait", BusyError):
+                assert "stopped" not in holder(workspace.root)
+                process.send_signal(signal.SIGSTOP)
+                wait_for(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, 30, "the stop")
+                advice = f"it is stopped, and `kill -CONT {process.pid}` lets it continue"
+                assert advice in holder(workspace.root)
+                with pytest.raises(BusyError, match=advice), exclusive(workspace.root, "a test"):
+                    pass
+        finally:
+            process.kill()
+        process.wait()
+        with held(workspace.root / LOCK, f"stage prepare of process {process.pid}; wait", BusyError):
+            assert "stopped" not in holder(workspace.root)
 
 
 @pytest.mark.slow
