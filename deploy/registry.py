@@ -7,6 +7,7 @@ Every function and command that accepts a bundle also accepts a registry and the
 ``CURRENT`` changes, atomically, so a reader sees either the old version or the new one.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -25,6 +26,14 @@ def resolve(path: Path) -> Path:
     """
     current = version(path)
     return path if current is None else path / current
+
+
+def versions(path: Path) -> list[str]:
+    """Return the versions in the registry at ``path``, oldest first; none if it is a bundle or cannot be read."""
+    if not os.access(path, os.R_OK | os.X_OK):
+        return []
+    found = [inner.name for inner in path.iterdir() if VERSION.fullmatch(inner.name) and inner.is_dir()]
+    return sorted(found, key=lambda name: tuple(map(int, name[1:].split("."))))
 
 
 def version(path: Path) -> str | None:

@@ -15,5 +15,6 @@ A request passes through the modules in this order:
     models.py       the current model, and its replacement when the registry's CURRENT changes
     inference.py    the routes of the Open Inference Protocol v2
     openai.py       the routes in the shape of OpenAI's API
+    repository.py   Triton's routes: configuration, statistics, index of the repository
     metrics.py openapi.py page.html
 """

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from deploy.errors import ImageError
-from deploy.server import inference, metrics, openai
+from deploy.server import inference, metrics, openai, repository
 from deploy.server.bodies import read_images
 from deploy.server.engine import Job
 from deploy.server.limits import ClientLeftError, RefusedError
@@ -100,7 +100,10 @@ async def openapi(service: Service, _request: Request) -> Response:
 
 
 async def show_metrics(service: Service, _request: Request) -> Response:
-    return Response(service.metrics.text(service.gauges()), headers={"Content-Type": metrics.CONTENT_TYPE})
+    return Response(
+        service.metrics.text([*service.gauges(), *metrics.process_samples()]),
+        headers={"Content-Type": metrics.CONTENT_TYPE},
+    )
 
 
 ROUTES: tuple[tuple[str, str, Handler], ...] = (
@@ -112,6 +115,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/openapi.json", openapi),
     ("GET", "/metrics", show_metrics),
     *openai.ROUTES,
+    *repository.ROUTES,  # before those of inference.py: no model is called stats
     *inference.ROUTES,
 )
 

@@ -209,6 +209,7 @@ class Engine:
         else:
             done = time.perf_counter()
             self._metrics.observe("simclr_decode_seconds", done - started)
+            item.job.model.statistics.add("compute_input", done - started)
             self._decode_seconds = _update_mean(self._decode_seconds, done - started)
             self._decoded.put([Item(item.job, item.position, pixels, done)])
 
@@ -227,6 +228,7 @@ class Engine:
             return
         seconds = time.perf_counter() - started
         self._metrics.observe("simclr_infer_seconds", seconds)
+        items[0].job.model.statistics.add_run(len(items), seconds)
         self._infer_seconds = _update_mean(self._infer_seconds, seconds / len(items))
         self._metrics.observe("simclr_batch_images", len(items))
         for item, row in zip(items, features, strict=True):
@@ -237,6 +239,7 @@ class Engine:
         now = time.perf_counter()
         for item in items:
             self._metrics.observe("simclr_queue_seconds", now - item.since)
+            item.job.model.statistics.add("queue", now - item.since)
         return now
 
     def _resolve(self, item: Item, result: Result) -> None:

@@ -23,12 +23,15 @@ from deploy.server.limits import RefusedError
 from deploy.server.models import Model
 from deploy.server.service import Service, errors_of, features_of, fill_gaps
 
+EXTENSIONS = ["binary_tensor_data", "model_configuration", "statistics", "model_repository"]
+"""The last three are in repository.py."""
+
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _LENGTH = struct.Struct("<I")
 
 
 async def server_metadata(_service: Service, _request: Request) -> Response:
-    return JSONResponse({"name": "simclr-deploy", "version": "1", "extensions": ["binary_tensor_data"]})
+    return JSONResponse({"name": "simclr-deploy", "version": "1", "extensions": EXTENSIONS})
 
 
 async def live(_service: Service, _request: Request) -> Response:
@@ -48,12 +51,12 @@ async def ready(service: Service, _request: Request) -> Response:
 
 
 async def model_ready(service: Service, request: Request) -> Response:
-    model = _find_model(service, request)
+    model = find_model(service, request)
     return JSONResponse({"name": model.name, "ready": not service.draining}, 503 if service.draining else 200)
 
 
 async def model_metadata(service: Service, request: Request) -> Response:
-    model = _find_model(service, request)
+    model = find_model(service, request)
     inputs = [{"name": "images", "datatype": "BYTES", "shape": [-1]}]
     shapes = [("embedding", model.dim), *([("probabilities", len(model.labels))] if model.labels else [])]
     outputs = [{"name": name, "datatype": "FP32", "shape": [-1, width]} for name, width in shapes]
@@ -63,7 +66,7 @@ async def model_metadata(service: Service, request: Request) -> Response:
 
 
 async def infer(service: Service, request: Request) -> Response:
-    model = _find_model(service, request)
+    model = find_model(service, request)
     asked: dict[str, Any] = {}
 
     def read(body: bytes) -> list[Image]:
@@ -91,7 +94,8 @@ ROUTES = (
 )
 
 
-def _find_model(service: Service, request: Request) -> Model:
+def find_model(service: Service, request: Request) -> Model:
+    """Return the current model; raise RefusedError (404) if the request names another model or version."""
     model, given = service.models.current, request.path_params
     if given["model"] != model.name or given.get("version", model.version) != model.version:
         serves = f"{model.name} {model.version or ''}".strip()

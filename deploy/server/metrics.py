@@ -1,9 +1,20 @@
-"""Counters and histograms in the text format of Prometheus (version 0.0.4)."""
+"""Counters and histograms in the text format of Prometheus (version 0.0.4), and statistics of a model.
 
+The metrics of the process have the names that Prometheus' client libraries give them.
+"""
+
+import math
+import os
+import re
+import resource
 import threading
+import time
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import NamedTuple
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -40,6 +51,13 @@ FAMILIES = {
     "simclr_ready": Family("gauge", "1 if the server accepts requests, 0 during shutdown."),
     "simclr_model_info": Family("gauge", "1 for the current model."),
     "simclr_model_behind": Family("gauge", "1 if CURRENT names a model that is not served, by state; 0 otherwise."),
+    "process_cpu_seconds_total": Family("counter", "Total user and system CPU time spent in seconds."),
+    "process_virtual_memory_bytes": Family("gauge", "Virtual memory size in bytes."),
+    "process_resident_memory_bytes": Family("gauge", "Resident memory size in bytes."),
+    "process_start_time_seconds": Family("gauge", "Start time of the process since unix epoch in seconds."),
+    "process_open_fds": Family("gauge", "Number of open file descriptors."),
+    "process_max_fds": Family("gauge", "Maximum number of open file descriptors."),
+    "process_threads": Family("gauge", "Number of threads."),
 }
 
 
@@ -82,6 +100,86 @@ class Metrics:
         for name, family in FAMILIES.items():
             lines += [f"# HELP {name} {family.help}", f"# TYPE {name} {family.kind}", *samples[name]]
         return "\n".join(lines) + "\n"
+
+
+def process_samples(proc: Path = Path("/proc")) -> list[tuple[str, Labels, float]]:
+    """Return the current values of the metrics of this process; none on a system without /proc."""
+    try:
+        stat = (proc / "self/stat").read_text(encoding="utf-8", errors="replace")
+        boot = re.search(r"^btime (\d+)$", (proc / "stat").read_text(encoding="utf-8"), re.MULTILINE)
+        files = len(list((proc / "self/fd").iterdir()))
+    except OSError:
+        return []
+    assert boot
+    fields = ["", "", *stat.rpartition(")")[2].split()]  # without the name, which may hold spaces and parentheses
+    user, system, threads, started, virtual, pages = (int(fields[number - 1]) for number in (14, 15, 20, 22, 23, 24))
+    ticks, most = os.sysconf("SC_CLK_TCK"), resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    values: dict[str, float] = {
+        "process_cpu_seconds_total": (user + system) / ticks,
+        "process_virtual_memory_bytes": virtual,
+        "process_resident_memory_bytes": pages * resource.getpagesize(),
+        "process_start_time_seconds": int(boot[1]) + started / ticks,
+        "process_open_fds": files,
+        "process_max_fds": math.inf if most == resource.RLIM_INFINITY else most,
+        "process_threads": threads,
+    }
+    return [(name, (), value) for name, value in values.items()]
+
+
+@dataclass
+class Duration:
+    count: int = 0
+    seconds: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.count += 1
+        self.seconds += seconds
+
+
+@dataclass
+class Statistics:
+    """What a model has done. Safe to use from many threads.
+
+    Attributes:
+        stages: by the name of what took the time: success and fail of whole requests; of single images queue, for each
+            wait, and compute_input, the decoding; compute_infer of runs.
+        runs: of the model, by the number of images.
+        last: when the last run ended, in seconds of ``time.time``.
+    """
+
+    stages: dict[str, Duration] = field(default_factory=dict)
+    runs: dict[int, Duration] = field(default_factory=dict)
+    last: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, stage: str, seconds: float) -> None:
+        with self._lock:
+            self.stages.setdefault(stage, Duration()).add(seconds)
+
+    def add_run(self, images: int, seconds: float) -> None:
+        with self._lock:
+            self.stages.setdefault("compute_infer", Duration()).add(seconds)
+            self.runs.setdefault(images, Duration()).add(seconds)
+            self.last = time.time()
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Time a request, as success or fail."""
+        began = time.perf_counter()
+        try:
+            yield
+        except BaseException:
+            self.add("fail", time.perf_counter() - began)
+            raise
+        self.add("success", time.perf_counter() - began)
+
+    def snapshot(self) -> "Statistics":
+        with self._lock:
+            return Statistics(
+                {stage: replace(duration) for stage, duration in self.stages.items()},
+                {images: replace(duration) for images, duration in self.runs.items()},
+                self.last,
+            )
 
 
 def _histogram_samples(name: str, labels: Labels, histogram: _Histogram) -> list[str]:

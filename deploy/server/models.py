@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,9 +16,9 @@ from deploy.embeddings import l2_normalize
 from deploy.encoder import Encoder, load
 from deploy.errors import BundleError, CandidateError, DeployError, IndexMismatchError, ModelMemoryError
 from deploy.images.preprocess import canonicalize
-from deploy.registry import resolve
+from deploy.registry import resolve, version, versions
 from deploy.search.index import Index
-from deploy.server.metrics import Metrics
+from deploy.server.metrics import Metrics, Statistics
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,6 +38,7 @@ class Model:
         self.encoder, self._bundle = encoder, encoder.bundle
         self.index, self.index_fault = index, index_fault
         self.info = encoder.info
+        self.statistics = Statistics()
         self.id, self.bundle_id = encoder.id, str(self.info["id"])
         self.name, self.version = str(self.info["name"]), self.info["version"]
         self.size, self.dim = self._bundle.preprocessing.size, self._bundle.dim
@@ -128,6 +130,15 @@ class Models:
 
     def close(self) -> None:
         self._ended.set()
+
+    def history(self) -> dict[str | None, str]:
+        """Return each released version of the registry with the reason why it is not served; none for a bundle."""
+        reasons: dict[str | None, str] = dict.fromkeys(versions(self._root), "CURRENT names another version")
+        candidate = self.candidate
+        if candidate:
+            with suppress(DeployError):
+                reasons[version(self._root)] = f"{candidate.state}: {type(candidate.error).__name__}"
+        return reasons
 
     def poll(self) -> None:
         """Check whether the registry has a new current version, and if so try it out and switch to it."""

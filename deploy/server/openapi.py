@@ -42,6 +42,8 @@ _RESULTS = {
 }
 """Prefix of the schemas of a route → the field of each image's result, and its schema."""
 
+_STAGES = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss")
+
 _SCHEMAS: Schema = {
     "Error": _object("error", error=_reference("ErrorDetail")),
     "ErrorDetail": _object("reason message", reason=STRING, message=STRING),
@@ -155,6 +157,41 @@ _SCHEMAS: Schema = {
         data=_array({"type": ["number", "null"]}),
     ),
     "Parameters": {"type": "object", "additionalProperties": True},
+    "ModelConfig": _object(
+        "name platform backend version_policy max_batch_size input output parameters",
+        name=STRING,
+        platform=STRING,
+        backend=STRING,
+        version_policy=_reference("Parameters"),
+        max_batch_size=INTEGER,
+        input=_array(_reference("ConfigTensor")),
+        output=_array(_reference("ConfigTensor")),
+        parameters=_reference("Parameters"),
+    ),
+    "ConfigTensor": _object("name data_type dims", name=STRING, data_type=STRING, dims=_array(INTEGER)),
+    "Statistics": _object("model_stats", model_stats=_array(_reference("ModelStatistics"))),
+    "ModelStatistics": _object(
+        "name version last_inference inference_count execution_count inference_stats batch_stats",
+        name=STRING,
+        version=STRING,
+        last_inference=INTEGER | {"description": "Milliseconds since 1970."},
+        inference_count=INTEGER,
+        execution_count=INTEGER,
+        inference_stats=_reference("InferenceStatistics"),
+        batch_stats=_array(_reference("BatchStatistics")),
+    ),
+    "InferenceStatistics": _object(" ".join(_STAGES), **dict.fromkeys(_STAGES, _reference("Duration"))),
+    "BatchStatistics": _object(
+        "batch_size compute_input compute_infer compute_output",
+        batch_size=INTEGER,
+        **dict.fromkeys(("compute_input", "compute_infer", "compute_output"), _reference("Duration")),
+    ),
+    "Duration": _object("count ns", count=INTEGER, ns=INTEGER),
+    "RepositoryRequest": _object(ready=BOOLEAN | {"description": "List only what can be used."}),
+    "RepositoryIndex": _array(_reference("RepositoryEntry")),
+    "RepositoryEntry": _object(
+        "name state", name=STRING, version=STRING, state=STRING | {"enum": ["READY", "UNAVAILABLE"]}, reason=STRING
+    ),
 }
 _STATUSES = {
     400: "The request is malformed.",
@@ -276,7 +313,23 @@ def _protocol_paths() -> Schema:
         ready["get"]["responses"]["503"] = _unready("ModelReady")
         paths[path], paths[f"{path}/ready"] = metadata | names, ready | names
         paths[f"{path}/infer"] = {"post": _infer(f"infer{suffix}")} | names
+        paths[f"{path}/config"] = (
+            _get(f"get_model{suffix}_config", "Triton: configuration.", "ModelConfig", "ProtocolError", 404) | names
+        )
+        paths[f"{path}/stats"] = (
+            _get(f"get_model{suffix}_statistics", "Triton: statistics.", "Statistics", "ProtocolError", 404) | names
+        )
+    paths["/v2/models/stats"] = _get(
+        "get_statistics", "Triton: statistics of every model.", "Statistics", "ProtocolError"
+    )
+    paths["/v2/repository/index"] = {"post": _repository_index()}
     return paths
+
+
+def _repository_index() -> Schema:
+    body = {"content": {"application/json": {"schema": _reference("RepositoryRequest")}}}
+    responses = _responses(_reference("RepositoryIndex"), (*_GET, 413), "ProtocolError")
+    return _operation("get_repository_index", "Triton: the released versions.", responses, requestBody=body)
 
 
 def _infer(name: str) -> Schema:

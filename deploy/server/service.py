@@ -64,7 +64,7 @@ class Service:
         client = client_of(*request.scope["client"])
         self.admission.check(client)  # before the body: a client should not send megabytes only to be refused
         record(request).model = model.id
-        with self.held.counter() as hold:
+        with self.held.counter() as hold, model.statistics.request():
             body = await read_body(request.receive, request.headers, self.limits, hold)
             images = read(body) if len(body) < SMALL_BODY else await asyncio.to_thread(read, body)
             record(request).images = len(images)

@@ -9,7 +9,7 @@ import pytest
 import deploy
 from deploy.cli.main import main
 from deploy.errors import MissingArtifactError, RegistryError
-from deploy.registry import CURRENT, resolve, version
+from deploy.registry import CURRENT, resolve, version, versions
 
 
 @pytest.fixture
@@ -28,6 +28,14 @@ def test_a_bundle_resolves_to_itself_and_a_registry_to_its_current_version(bundl
     assert deploy.load(bundle).info["version"] is None
     (registry / CURRENT).write_text("v0.0.1")
     assert deploy.load(str(registry)).info["version"] == "v0.0.1"
+
+
+def test_versions_are_in_the_order_of_their_numbers(registry: Path, bundle: Path) -> None:
+    for name in ("v0.0.10", "v0.1.0", ".v0.2.0.unfinished"):
+        (registry / name).mkdir()
+    (registry / "v9.0.0").touch()
+    assert versions(registry) == ["v0.0.1", "v0.0.2", "v0.0.10", "v0.1.0"]
+    assert versions(bundle) == versions(bundle / "absent") == []
 
 
 def test_every_command_takes_a_registry(registry: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,8 @@ import base64
 import io
 import json
 import logging
+import resource
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from deploy.search.index import Index
+from deploy.server.metrics import process_samples
 from deploy.server.models import load_model
 from tests.deploy.conftest import DIM, LABELS, embedding_of, encoded, features_of, make_bundle, noise
 from tests.deploy.server.conftest import IMAGE, PREPROCESSING, Gate, Running, read_all, running
@@ -255,3 +258,33 @@ def test_no_answer_redirects_to_the_host_that_a_request_names(bundle: Path, path
             status, _, rest = read_all(connection).partition(b"\r\n")
     assert status.split()[1] in (b"400", b"404")
     assert b"location:" not in rest.lower()
+
+
+def test_the_process_is_measured_under_the_names_of_the_client_library(shared: Running) -> None:
+    """See the process collector of prometheus_client."""
+    asked = (
+        "cpu_seconds_total",
+        "resident_memory_bytes",
+        "virtual_memory_bytes",
+        "start_time_seconds",
+        "open_fds",
+        "max_fds",
+    )
+    found = {name: shared.metric(f"process_{name}") for name in asked}
+    own = Path("/proc/self")
+    assert found["max_fds"] == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    assert abs(found["open_fds"] - len(list((own / "fd").iterdir()))) < 20
+    resident = int((own / "statm").read_text().split()[1]) * resource.getpagesize()
+    assert 0.5 < found["resident_memory_bytes"] / resident < 2
+    assert found["virtual_memory_bytes"] > found["resident_memory_bytes"]
+    assert time.process_time() - 30 < found["cpu_seconds_total"] <= time.process_time() + 0.1
+    assert time.time() - 24 * 3600 < found["start_time_seconds"] < time.time()
+    before = found["cpu_seconds_total"]
+    end = time.process_time() + 0.2
+    while time.process_time() < end:
+        pass
+    assert shared.metric("process_cpu_seconds_total") > before
+
+
+def test_without_proc_the_process_is_not_measured(tmp_path: Path) -> None:
+    assert process_samples(tmp_path) == []

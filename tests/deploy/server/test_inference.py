@@ -96,7 +96,8 @@ def test_tensors_as_json(shared: Running) -> None:
 
 
 def test_metadata_and_health(shared: Running) -> None:
-    assert shared.ask("GET", "/v2").json["extensions"] == ["binary_tensor_data"]
+    extensions = ["binary_tensor_data", "model_configuration", "statistics", "model_repository"]
+    assert shared.ask("GET", "/v2").json["extensions"] == extensions
     for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/mean-color/ready"):
         assert shared.ask("GET", path).status == 200
     about = shared.ask("GET", "/v2/models/mean-color").json
