@@ -16,13 +16,13 @@ from ssl import SSLContext
 from typing import TYPE_CHECKING, Any
 
 from deploy.errors import ArgumentError, DeployError
-from deploy.server.credentials import FromFiles, open_certificate, read_tokens, watch
-from deploy.server.listen import listen, listen_unix
+from deploy.server.transport.credentials import FromFiles, open_certificate, read_tokens, watch
+from deploy.server.transport.listen import listen, listen_unix
 from deploy.session import available_cpus
 from deploy.trust.signature import TRUST_HELP
 
 if TYPE_CHECKING:
-    from deploy.server.connection import DrainingServer
+    from deploy.server.transport.connection import DrainingServer
 
 Report = Callable[[ArgumentError | None], None]
 
@@ -130,7 +130,7 @@ def serve(options: argparse.Namespace) -> int:
         server = build(options)
         from deploy.server.service import log
 
-        addresses = [_address(listener, options.tls_cert is not None) for listener in listeners]
+        addresses = [address_of(listener, options) for listener in listeners]
         server.on_listening = lambda: log("listening", address=addresses[0], addresses=addresses)
         server.run(listeners)
         log("ended")
@@ -141,16 +141,16 @@ def build(options: argparse.Namespace) -> "DrainingServer":
     """Read tokens and certificate, load and verify the model, and build its server, without listening yet."""
     try:
         from deploy.server.app import application
-        from deploy.server.connection import make_server
+        from deploy.server.transport.connection import make_server
     except ImportError as error:
         raise DeployError(f"serve needs {error.name}; run: pip install 'simclr-pipeline[serve]'") from None
     from deploy.candidate import check
-    from deploy.server.accept import most_connections
     from deploy.server.engine import Engine
     from deploy.server.limits import Limits
     from deploy.server.metrics import Metrics
     from deploy.server.models import Models, load_model
     from deploy.server.service import Service, log
+    from deploy.server.transport.accept import most_connections
 
     _check_numbers(options)
     limits = Limits(
@@ -257,11 +257,12 @@ def _listen(options: argparse.Namespace) -> Iterator[list[socket.socket]]:
             yield listeners
 
 
-def _address(listener: socket.socket, secure: bool) -> str:
-    if listener.family == socket.AF_UNIX:
-        return f"unix:{listener.getsockname()}"
+def address_of(listener: socket.socket, options: argparse.Namespace) -> str:
+    """Return where clients find the server."""
+    if options.unix:
+        return f"unix:{options.unix}"
     host, port = listener.getsockname()[:2]
-    return f"http{'s' * secure}://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"http{'s' * bool(options.tls_cert)}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _origin(text: str) -> str:

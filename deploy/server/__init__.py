@@ -2,10 +2,7 @@
 
 A request passes through the modules in this order:
 
-    listen.py       opens the sockets, TCP or Unix
-    accept.py       accepts connections within a limit
-    connection.py   receives bytes from a client within time limits; graceful shutdown
-    credentials.py  tokens and the certificate, read again when they change
+    transport/      sockets, connections within limits of number and time, TLS and tokens
     middleware.py   token, web pages of other origins, log line, metrics
     app.py          routes
     service.py      from the body of a request to its results

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import takewhile
 
-from deploy.server.accept import address_of, network_of
 from deploy.server.limits import RETRY_SECONDS, Limits, busy_error
+from deploy.server.transport.accept import address_of, network_of
 
 
 def client_of(host: str, port: int) -> str:

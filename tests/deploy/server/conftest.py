@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from deploy.artifact import publish, write_atomically
 from deploy.bundle import Bundle, write_bundle
 from deploy.images.preprocess import Preprocessing
-from deploy.server import connection
 from deploy.server.app import application
-from deploy.server.connection import DrainingServer, make_server
 from deploy.server.engine import Engine
 from deploy.server.limits import Limits
 from deploy.server.metrics import Metrics
 from deploy.server.models import Model, Models, load_model
 from deploy.server.service import Service
+from deploy.server.transport import connection
+from deploy.server.transport.connection import DrainingServer, make_server
 from tests.deploy.conftest import SIZE, encoded, make_bundle, noise
 
 PREPROCESSING = Preprocessing(SIZE, SIZE + 2)

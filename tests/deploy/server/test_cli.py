@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from deploy.cli.serve import build, find_tokens, register
+from deploy.cli.serve import address_of, build, find_tokens, register
 from deploy.errors import ArgumentError, DeployError
 from deploy.search.index import Index
-from deploy.server.credentials import TOKEN_LENGTH
+from deploy.server.transport.credentials import TOKEN_LENGTH
+from deploy.server.transport.listen import listen, listen_unix
 from tests.deploy.conftest import DIM, noise
 from tests.deploy.server.conftest import IMAGE
 from tests.deploy.server.test_drain import served
@@ -95,6 +96,15 @@ def test_serve_refuses_an_index_of_another_encoder(bundle: Path, tmp_path: Path)
     Index.build(noise(0)[0, :, :1].T[:, :DIM].astype(float), ["a"], "0" * 64).save(tmp_path / "index")
     with pytest.raises(DeployError, match="encoder"):
         build(options(bundle, "--index", tmp_path / "index"))
+
+
+def test_the_address_is_the_one_that_clients_use(tmp_path: Path) -> None:
+    with listen_unix(tmp_path / "s", 0o600) as listener:
+        assert address_of(listener, options("b", "--unix", tmp_path / "s")) == f"unix:{tmp_path}/s"
+    with listen("localhost", 0) as listeners:
+        port = listeners[0].getsockname()[1]
+        secure = options("b", "--tls-cert", "c", "--tls-key", "k")
+        assert [address_of(one, secure) for one in listeners] == [f"https://127.0.0.1:{port}", f"https://[::1]:{port}"]
 
 
 def test_without_the_extra_the_error_says_what_to_install(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,9 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ssl import SSLContext
-from threading import current_thread, main_thread
+from threading import Thread, current_thread, main_thread
 from typing import Any, cast
 
 import h11
@@ -19,8 +19,8 @@ from uvicorn import Config, Server
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from deploy.server.accept import Acceptor
 from deploy.server.limits import HEAD_BYTES, Limits
+from deploy.server.transport.accept import Acceptor
 
 DRAIN_NOTICE_SECONDS = 0.2
 """Pause after SIGTERM for connections that wait to be accepted, and another for requests that arrive on them."""
@@ -180,7 +180,7 @@ class DrainingServer(Server):
         super().__init__(config)
         self._limits, self._on_refused, self._on_drain = limits, on_refused, on_drain
         self._on_reload, self._tls = on_reload, tls
-        self._reloads: set[asyncio.Task[None]] = set()
+        self._reload = Thread()
         self.on_listening: Callable[[], None] = lambda: None
         """Called once the server accepts connections and handles signals."""
 
@@ -200,14 +200,26 @@ class DrainingServer(Server):
         self.started = True
         self.on_listening()
 
-    async def reload(self) -> None:
+    def reload(self) -> None:
         """Read the files again, and let each connection end after its next answer, so that none keeps what was before.
 
-        The client learns of the end with that answer, so no request meets a closed connection.
+        The client learns of the end with that answer, so no request meets a closed connection. A file that cannot be
+        read in a finite time, such as one on a network disk, holds up neither requests nor the shutdown.
         """
-        await asyncio.to_thread(self._on_reload)
-        for connection in {*self.server_state.connections, *self._acceptor.starting}:
-            cast("LimitedProtocol", connection).leave()
+        loop = asyncio.get_running_loop()
+
+        def leave() -> None:
+            for connection in {*self.server_state.connections, *self._acceptor.starting}:
+                cast("LimitedProtocol", connection).leave()
+
+        def read() -> None:
+            self._on_reload()
+            with suppress(RuntimeError):  # the server has ended meanwhile
+                loop.call_soon_threadsafe(leave)
+
+        if not self._reload.is_alive():
+            self._reload = Thread(target=read, name="deploy-reload", daemon=True)
+            self._reload.start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._on_drain()
@@ -227,15 +239,9 @@ class DrainingServer(Server):
             yield
             return
         loop = asyncio.get_running_loop()
-
-        def start_reload() -> None:
-            task = loop.create_task(self.reload())
-            self._reloads.add(task)
-            task.add_done_callback(self._reloads.discard)
-
         handlers: dict[int, Any] = dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), self.handle_exit)
         if not sys.stderr.isatty():
-            handlers[signal.SIGHUP] = lambda *_: loop.call_soon_threadsafe(start_reload)
+            handlers[signal.SIGHUP] = lambda *_: loop.call_soon_threadsafe(self.reload)
         before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
             yield

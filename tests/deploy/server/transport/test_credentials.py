@@ -4,6 +4,7 @@ import errno
 import http.client
 import io
 import json
+import os
 import signal
 import socket
 import ssl
@@ -18,13 +19,13 @@ import pytest
 
 from deploy.cli.serve import find_certificate, find_tokens
 from deploy.errors import ArgumentError
-from deploy.server import credentials
-from deploy.server.credentials import FromFiles
 from deploy.server.limits import Limits
-from tests.deploy.server.certificates import write_certificate
+from deploy.server.transport import credentials
+from deploy.server.transport.credentials import FromFiles
 from tests.deploy.server.conftest import HOST, IMAGE, Running, head, read_all, running, wait_for
 from tests.deploy.server.test_cli import TOKEN, ignore, options
 from tests.deploy.server.test_drain import served
+from tests.deploy.server.transport.certificates import write_certificate
 
 OTHER = "y" * len(TOKEN)
 
@@ -122,6 +123,25 @@ def test_without_any_token_left_no_one_gets_in(bundle: Path) -> None:
     with running(bundle, tokens=tuple) as server:
         for header in ({}, {"Authorization": "Bearer "}, {"Authorization": f"Bearer {TOKEN}"}):
             assert server.post("/v1/embed", IMAGE, **header).status == 401
+
+
+def test_a_pipe_is_read_once_and_holds_up_nothing(token_file: Path, bundle: Path) -> None:
+    with served(bundle, "--token-file", token_file) as (process, port, lines):
+        with socket.create_connection((HOST, port)) as connection:
+            assert "Connection: close" not in ask_live(connection)
+            token_file.unlink()
+            os.mkfifo(token_file)
+            process.send_signal(signal.SIGHUP)
+            wait_for(lambda: "Connection: close" in ask_live(connection), "the reload")
+        process.terminate()
+        assert process.wait(30) == 0
+    (kept,) = [line for line in lines if line["event"] == "tokens kept"]
+    assert "not a regular file" in str(kept["error"])
+
+
+def ask_live(connection: socket.socket) -> str:
+    connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n")
+    return connection.recv(10_000).decode().replace("connection: ", "Connection: ")
 
 
 # The certificate

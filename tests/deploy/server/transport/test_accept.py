@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from deploy.errors import ArgumentError
-from deploy.server.accept import MOST_CONNECTIONS, RESERVED_FILES, most_connections
+from deploy.server.transport.accept import MOST_CONNECTIONS, RESERVED_FILES, most_connections
 from tests.deploy.server.conftest import HOST, IMAGE, wait_for
 from tests.deploy.server.test_drain import connect, served
 

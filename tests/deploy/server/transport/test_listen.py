@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from deploy.errors import ArgumentError
-from deploy.server.accept import network_of, peer_of
 from deploy.server.limits import Limits
-from deploy.server.listen import listen, listen_unix
+from deploy.server.transport.accept import network_of, peer_of
+from deploy.server.transport.listen import listen, listen_unix
 from tests.deploy.server.conftest import HOST, IMAGE, head, running
 from tests.deploy.server.test_drain import served
 

@@ -1,5 +1,6 @@
 """Tokens and the certificate: read at the start, and again when their files change."""
 
+import errno
 import ssl
 import threading
 import time
@@ -30,7 +31,7 @@ class FromFiles(Generic[T]):
         """
         self._files, self._make, self._report = files, make, report
         self._lock = threading.Lock()
-        self._tried, contents = self._look()
+        self._tried, contents = self._look(Path.read_bytes)
         if contents is None:
             raise ArgumentError(self._tried)
         self.current = make(contents)
@@ -38,7 +39,7 @@ class FromFiles(Generic[T]):
     def refresh(self) -> None:
         """Make it again if the files changed since the last attempt."""
         with self._lock:
-            found, contents = self._look()
+            found, contents = self._look(_read_again)
             if found == self._tried:
                 return
             self._tried = found
@@ -52,13 +53,20 @@ class FromFiles(Generic[T]):
             else:
                 self._report(None)
 
-    def _look(self) -> tuple[str, list[bytes] | None]:
+    def _look(self, read: Callable[[Path], bytes]) -> tuple[str, list[bytes] | None]:
         """Return what tells this state of the files from others, without a second copy of a key; and their contents."""
         try:
-            contents = [file.read_bytes() for file in self._files]
+            contents = [read(file) for file in self._files]
         except OSError as error:
             return describe(error), None
         return ",".join(sha256(content).hexdigest() for content in contents), contents
+
+
+def _read_again(file: Path) -> bytes:
+    """Read a regular file; a pipe, as of a shell's ``<(command)``, can be read once, and would then wait forever."""
+    if file.exists() and not file.is_file():
+        raise OSError(errno.EINVAL, "not a regular file", str(file))
+    return file.read_bytes()
 
 
 def watch(sources: Sequence[FromFiles[Any]]) -> None:
