@@ -1,7 +1,7 @@
 """What lies below a request.
 
-    listen.py       opens the sockets, TCP or Unix
-    accept.py       accepts connections within a limit
-    connection.py   receives bytes from a client within time limits; graceful shutdown, reload
-    credentials.py  tokens and the certificate, read again when they change
+listen.py       opens the sockets, TCP or Unix
+accept.py       accepts connections within a limit
+connection.py   receives bytes from a client within time limits; graceful shutdown, reload
+credentials.py  tokens and the certificate, read again when they change
 """

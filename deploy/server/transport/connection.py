@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from ssl import SSLContext
-from threading import Thread, current_thread, main_thread
+from threading import Event, Thread, current_thread, main_thread
 from typing import Any, cast
 
 import h11
@@ -180,7 +180,7 @@ class DrainingServer(Server):
         super().__init__(config)
         self._limits, self._on_refused, self._on_drain = limits, on_refused, on_drain
         self._on_reload, self._tls = on_reload, tls
-        self._reload = Thread()
+        self._asked, self._reading = Event(), cast("Thread | None", None)
         self.on_listening: Callable[[], None] = lambda: None
         """Called once the server accepts connections and handles signals."""
 
@@ -206,20 +206,21 @@ class DrainingServer(Server):
         The client learns of the end with that answer, so no request meets a closed connection. A file that cannot be
         read in a finite time, such as one on a network disk, holds up neither requests nor the shutdown.
         """
-        loop = asyncio.get_running_loop()
+        if self._reading is None:
+            self._reading = Thread(target=self._read_when_asked, args=(asyncio.get_running_loop(),), daemon=True)
+            self._reading.start()
+        self._asked.set()
 
-        def leave() -> None:
-            for connection in {*self.server_state.connections, *self._acceptor.starting}:
-                cast("LimitedProtocol", connection).leave()
+    def _read_when_asked(self, loop: asyncio.AbstractEventLoop) -> None:
+        with suppress(RuntimeError):  # the event loop has ended
+            while self._asked.wait():
+                self._asked.clear()
+                self._on_reload()
+                loop.call_soon_threadsafe(self._leave_connections)
 
-        def read() -> None:
-            self._on_reload()
-            with suppress(RuntimeError):  # the server has ended meanwhile
-                loop.call_soon_threadsafe(leave)
-
-        if not self._reload.is_alive():
-            self._reload = Thread(target=read, name="deploy-reload", daemon=True)
-            self._reload.start()
+    def _leave_connections(self) -> None:
+        for connection in {*self.server_state.connections, *self._acceptor.starting}:
+            cast("LimitedProtocol", connection).leave()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._on_drain()
