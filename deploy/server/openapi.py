@@ -328,7 +328,7 @@ def _protocol_paths() -> Schema:
 
 def _repository_index() -> Schema:
     body = {"content": {"application/json": {"schema": _reference("RepositoryRequest")}}}
-    responses = _responses(_reference("RepositoryIndex"), (*_GET, 413), "ProtocolError")
+    responses = _responses(_reference("RepositoryIndex"), (*_GET, 415), "ProtocolError")
     return _operation("get_repository_index", "Triton: the released versions.", responses, requestBody=body)
 
 

@@ -79,7 +79,12 @@ def test_the_index_lists_every_released_version(tmp_path: Path) -> None:
         assert versions(server, ready=True) == {"v0.0.10": "READY"}
         assert server.ask("GET", f"{MODEL}/versions/v0.0.10/config").status == 200
         for wrong in ("[]", '{"ready": 1}', "{"):
-            assert server.ask("POST", "/v2/repository/index", wrong).status == 400
+            answer = server.ask("POST", "/v2/repository/index", wrong)
+            assert answer.status == 400
+            check_conformance(answer, DOCUMENT["paths"]["/v2/repository/index"]["post"])
+        answer = server.ask("POST", "/v2/repository/index", b"{}", Content_Encoding="br")
+        assert answer.status == 415
+        check_conformance(answer, DOCUMENT["paths"]["/v2/repository/index"]["post"])
 
 
 def test_a_bundle_has_one_entry_without_a_version(shared: Running) -> None:
