@@ -1,4 +1,4 @@
-"""What lies below a request.
+"""Sockets and connections: what is between the network and a request.
 
 listen.py       opens the sockets, TCP or Unix
 accept.py       accepts connections within a limit
