@@ -40,6 +40,11 @@ from simclr_core.evaluation.embeddings import embed
 from simclr_core.reporter import emit, record_timing
 
 SHOWN = 12
+SAID: dict[DriftVerdict, str] = {
+    "none": "no drift of the embeddings",
+    "drift": "drift of the embeddings",
+    "not judged": "drift of the embeddings was not checked",
+}
 STALE = "data/prepared is not of this data/manifest; run `simclr run --select prepare`"
 
 
@@ -82,7 +87,7 @@ def run(workspace: Workspace) -> None:
     pictures = [_thumbnail(images.read(positions[sha256])) for one in novel for sha256 in (one.sha256, one.nearest)]
     write_atomically(workspace.reports / "novel.png", draw(result, pictures))
     reports.write(workspace.root, result)
-    summary = f"embedding drift {result.verdict}: {result.advice}"
+    summary = f"{SAID[result.verdict]}: {result.advice}"
     print(summary)
     emit("progress", stage="embedding_drift", message=summary)
     record_timing("embedding_drift", workspace=workspace.root, seconds=time.monotonic() - began)

@@ -4,7 +4,7 @@ An override from the command line or from the Dagster launchpad is written into 
 ``dvc.lock`` tells what was really used.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -72,17 +72,20 @@ def read(workspace: Workspace) -> Params:
     return _read(workspace.params)
 
 
-def override(workspace: Workspace, values: Mapping[str, str]) -> None:
+def override(
+    workspace: Workspace, values: Mapping[str, str], require: Callable[[Params], None] = lambda _: None
+) -> None:
     """Write values such as ``{"pretrain.epochs": "100"}`` into ``params.yaml``, keeping its comments.
 
-    The file changes only if all of them are valid.
+    The file changes only if all of them are valid, and ``require`` raises nothing for what it would then say.
 
     Raises:
         ParamsError: an unknown key, or a value out of range.
     """
+    present = read(workspace)
     if not values:
+        require(present)
         return
-    read(workspace)
     yaml = round_trip()
     document = yaml.load(workspace.params.read_text(encoding="utf-8"))
     for key, text in values.items():
@@ -92,7 +95,7 @@ def override(workspace: Workspace, values: Mapping[str, str]) -> None:
     with TemporaryDirectory() as folder:
         candidate = Path(folder) / "params.yaml"
         candidate.write_text(content.getvalue(), encoding="utf-8")
-        _read(candidate)
+        require(_read(candidate))
     write_atomically(workspace.params, content.getvalue())
 
 

@@ -11,7 +11,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -26,12 +26,14 @@ from PIL import Image
 from deploy.artifact import publish
 from deploy.errors import ImageError
 from deploy.images.preprocess import LOSSES, MOST_PIXELS, canonicalize, open_image
+from pipeline import preflight
 from pipeline.config import PrepareConfig
 from pipeline.errors import GateError
 from pipeline.ingest.raw import read_bytes
 from pipeline.params import read
 from pipeline.reports import ValidationReport
 from pipeline.stage import run_stage
+from pipeline.validation.contract import describe
 from pipeline.workspace import Workspace
 from simclr_core import reports
 from simclr_core.data.shards import UNLABELLED, DatasetCard, Sample, portions, write_card, write_shards
@@ -76,15 +78,16 @@ def run(workspace: Workspace) -> None:
         GateError: validation did not pass or left no training image, or data/raw is not what was validated.
     """
     started = time.monotonic()
-    everything = read(workspace)
-    params = everything.prepare
+    params = read(workspace).prepare
     require_valid(workspace)
     rows = pq.read_table(
         workspace.manifest / "accepted.parquet", columns=["sha256", "batch", "split", "label", "operations"]
     ).to_pylist()
     classes = tuple(sorted({row["label"] for row in rows if row["label"] is not None}))
-    quarantined = pq.read_table(workspace.manifest / "quarantine.parquet", columns=["label"])["label"].to_pylist()
-    for warning in forewarn(rows, everything.pretrain.batch_size, set(quarantined) - {None}):
+    labels = pq.read_table(workspace.manifest / "quarantine.parquet", columns=["label"])["label"].to_pylist()
+    found = preflight.count(preflight.Image(row["split"], row["label"], row["batch"]) for row in rows)
+    lost = preflight.lost_classes(found, labels)
+    for warning in [*lost, *preflight.warnings(workspace, found)]:  # before hours go into the stages to come
         emit("progress", stage="prepare", message=f"warning: {warning}")
     sums = PixelSums()
     counts = {}
@@ -121,51 +124,15 @@ def run(workspace: Workspace) -> None:
     record_timing("prepare", workspace=workspace.root, seconds=seconds, images_per_second=len(rows) / seconds)
 
 
-def forewarn(rows: Sequence[dict[str, Any]], batch_size: int, quarantined: Collection[str]) -> Iterator[str]:
-    """What the accepted images say of the stages to come, before hours go into them.
-
-    Args:
-        rows: of each image its ``split``, and its ``label`` or None.
-        quarantined: labels of the images that are not among them.
-    """
-    images = sum(row["split"] == "train" for row in rows)
-    known, asked = ({row["label"] for row in rows if row["split"] == split} - {None} for split in ("train", "test"))
-    if lost := sorted(set(quarantined) - known - asked):
-        yield f"all images labeled {', '.join(map(repr, lost))} are quarantined: `simclr quarantine list` says why"
-    if batch_size > images:
-        yield f"pretrain.batch_size is {batch_size}, but there are {images} training images; lower it or ingest more"
-    if not known or not asked:
-        split = "training" if not known else "test"
-        yield f"no labeled {split} images: the encoder will be trained, and its accuracy stays unknown"
-    elif len(known) == 1:
-        yield (
-            f"all labeled training images are of one class ({known.pop()!r}): the encoder will be trained, and "
-            "its accuracy stays unknown; label images of a second class"
-        )
-    elif unknown := sorted(asked - known):
-        yield (
-            f"test images are labeled {', '.join(map(repr, unknown))}, and no training image is: none of them can be "
-            "classified correctly; use the same class names in both, or label such training images"
-        )
-
-
 def require_valid(workspace: Workspace) -> None:
     """Refuse to continue unless validation passed: the same gate whether Dagster, ``dvc repro`` or a person starts
     it."""
     try:
         validation = reports.read(workspace.root, ValidationReport)
     except ReportError as error:
-        raise GateError(f"{error}: `simclr run --select validate`") from None
+        raise GateError(f"{error}; `simclr run --select validate` writes it") from None
     if not validation.passed:
-        failed = [
-            f"{one.name} (observed {one.observed}, threshold {one.threshold})"
-            for one in validation.expectations
-            if not one.holds
-        ]
-        raise GateError(
-            f"the data contract is broken: {'; '.join(failed)}; look at reports/validation.html, fix the images or the"
-            " policy in params.yaml, and run again"
-        )
+        raise GateError(describe(validation))
 
 
 def _canonical(

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 import dagster as dg
 
 from pipeline.defs import build_definitions
+from pipeline.defs.expectations import MANIFEST
 from pipeline.defs.raw_images import RawImagesConfig
 from pipeline.defs.stage_assets import ForeseenFailure
 from pipeline.defs.translator import RAW_IMAGES, SOURCES, asset_key
@@ -23,6 +24,9 @@ from pipeline.dvc.client import Outcome
 from pipeline.dvc.project import CHAMPION, load
 from pipeline.environment import RUN
 from pipeline.errors import StageFailedError
+from pipeline.gates.data_contract import data_contract
+from pipeline.gates.evidence import Evidence
+from pipeline.gates.verdict import judge
 from pipeline.runs.dagster_internals import MAX_RETRIES_TAG
 from pipeline.runs.instance import opened
 from pipeline.runs.launcher import PROCESS, identify, reap
@@ -90,7 +94,7 @@ def run(
         except ForeseenFailure as failure:
             raise failure.error from None
         except dg.DagsterError:
-            failed = _failed_gates(instance, run_id)
+            failed = _failed_gates(workspace, instance, run_id)
             if not failed:
                 raise
             more = [f"and {len(failed) - SHOWN_GATES} more"] if len(failed) > SHOWN_GATES else []
@@ -118,14 +122,21 @@ def _results(result: dg.ExecuteInProcessResult) -> Iterator[tuple[str, StageResu
             yield metadata["dvc/stage"], StageResult(Outcome(metadata["dvc/outcome"]), metadata["dvc/seconds"])
 
 
-def _failed_gates(instance: dg.DagsterInstance, run_id: str) -> list[str]:
+def _failed_gates(workspace: Workspace, instance: dg.DagsterInstance, run_id: str) -> list[str]:
+    """A sentence for each gate that did not pass. The data contract is one, however many of its checks failed."""
     entries = instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
     checks = [entry.get_dagster_event().asset_check_evaluation_data for entry in entries]
-    return [
-        f"{check.asset_key.to_user_string()} did not pass {check.check_name}: {check.description}"
-        for check in checks
-        if check.blocking and not check.passed
+    failed = [check for check in checks if check.blocking and not check.passed]
+    others = [check for check in failed if check.asset_key != MANIFEST]
+    said = [
+        f"{check.asset_key.to_user_string()} did not pass {check.check_name}: {check.description}" for check in others
     ]
+    if len(others) < len(failed):
+        contract = judge(data_contract, Evidence(workspace))
+        if contract.passed:  # a check of it could not be evaluated
+            return [f"data/manifest did not pass {one.check_name}: {one.description}" for one in failed]
+        said.append(f"data/manifest did not pass data_contract: {contract.description}")
+    return said
 
 
 def _log(terminal: TextIO) -> dg.LoggerDefinition:

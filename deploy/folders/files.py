@@ -48,4 +48,4 @@ def describe_passed_over(reasons: Mapping[str, str]) -> list[str]:
 
 def _line(paths: list[str], reason: str) -> str:
     named = ", ".join(map(repr, paths[:SHOWN])) + (", ..." if len(paths) > SHOWN else "")
-    return f"passed over {len(paths):,} ({'each ' if len(paths) > 1 else ''}{reason}): {named}"
+    return f"skipped {len(paths):,} ({'each ' if len(paths) > 1 else ''}{reason}): {named}"

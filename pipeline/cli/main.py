@@ -35,8 +35,12 @@ def run_cli() -> int:
         return fail(error, code=1)
     except FORESEEN as error:
         return fail(error)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
     except click.ClickException as error:
-        return fail(f"{error.format_message()}; see `simclr --help`")
+        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "simclr"
+        return fail(f"{error.format_message().rstrip('.')}; see `{command} --help`")
     except OSError as error:
         if error.errno is None:
             raise
@@ -104,6 +108,7 @@ def ingest(workspace: Workspace, sources: tuple[str, ...], restart: bool | None)
     Examples: simclr ingest
               simclr ingest ~/photos '~/scans/*.png' s3://bucket/camera-7
     """
+    from pipeline import preflight
     from pipeline.ingest.ingest import ingest as ingest_sources
     from pipeline.ingest.unfinished import find_interrupted
     from pipeline.release.champion import pin_first
@@ -114,6 +119,8 @@ def ingest(workspace: Workspace, sources: tuple[str, ...], restart: bool | None)
     result = ingest_sources(workspace, found, lambda line: click.echo(line, err=True), unfinished)
     click.echo("\n".join([*result.understood, str(result)]))
     pin_first(workspace)
+    for warning in preflight.warnings(workspace, preflight.ingested(workspace)):
+        click.echo(f"warning: {warning}")
 
 
 @simclr.command()
@@ -129,12 +136,12 @@ def run(workspace: Workspace, stages: tuple[str, ...], values: tuple[str, ...], 
               simclr run --set pretrain.epochs=100 --set pretrain.temperature=0.2
               simclr run --select linear_eval --select finetune@0.01
     """
-    from pipeline import params
+    from pipeline import params, preflight
     from pipeline.run import RAW_STAGE
     from pipeline.run import run as run_graph
 
     workspaces.require_writable(workspace)
-    params.override(workspace, parse_assignments(values))
+    preflight.apply(workspace, parse_assignments(values))
     sources = params.read(workspace).retraining.sources
     ingests = not stages or RAW_STAGE in stages
     run_graph(workspace, stages or None, restart=ingests and wants_restart(workspace, sources, restart))

@@ -2,8 +2,10 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+from deploy.plural import counted
 from pipeline.dvc import client
 from pipeline.errors import BusyError
+from pipeline.gates.all_gates import verdicts
 from pipeline.ingest.raw import batches, read_occurrences
 from pipeline.maintenance import storage
 from pipeline.maintenance.state import unkept
@@ -17,12 +19,14 @@ from simclr_core import reports
 from simclr_core.pretraining.unfinished import find_unfinished
 from simclr_core.reports import ExportReport, LinearEvalReport
 
+OUTCOMES = ("passed", "refused", "not applicable")
+
 
 def describe_workspace(workspace: Workspace) -> str:
     """Some lines for a person; nothing is changed."""
     raw = batches(workspace.raw)
     images = len({sha256 for batch in raw for sha256 in read_occurrences(batch)})
-    lines = [f"workspace  {workspace.root}", f"raw        {images:,} images in {len(raw)} batches"]
+    lines = [f"workspace  {workspace.root}", f"raw        {counted(images, 'image')} in {counted(len(raw), 'batch')}"]
     if not raw:
         return "\n".join([*lines, "next       put images into inbox/unlabeled, then `simclr run`"])
     with ThreadPoolExecutor(1) as pool:  # DVC runs in a separate process, and takes longer than all else
@@ -37,6 +41,7 @@ def describe_workspace(workspace: Workspace) -> str:
         lines.append(f"encoder    top-1: kNN {evaluation.simclr.knn_top1}, linear probe by share of labels: {linear}")
     if export:
         lines.append(f"bundle     models/bundle, {export.bundle[:12]}")
+    lines += describe_gates(workspace)
     registry = open_registry(workspace)
     serving = registry.current()
     if serving:
@@ -47,6 +52,15 @@ def describe_workspace(workspace: Workspace) -> str:
     parts = (f"{name} {storage.size(count)}" for name, count in disk.items())
     lines.append(f"disk       {', '.join(parts)}")
     return "\n".join(lines)
+
+
+def describe_gates(workspace: Workspace) -> list[str]:
+    """What the gates say of the reports there are; nothing is measured for them."""
+    found = {name: one for name, one in verdicts(workspace).items() if one.outcome != "not judged"}
+    names = {outcome: [name for name in found if found[name].outcome == outcome] for outcome in OUTCOMES}
+    said = [f"{outcome}: {', '.join(names[outcome])}" for outcome in OUTCOMES if names[outcome]]
+    lines = [f"gates      {'; '.join(said)}"] if said else []
+    return lines + [f"{name}: {found[name].description}" for name in names["refused"]]
 
 
 def describe_contradictions(workspace: Workspace) -> list[str]:

@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from deploy.artifact import write_atomically
+from pipeline.gates.all_gates import verdicts
 from pipeline.reports import EmbeddingDriftReport, ImageCounts, ValidationReport
 from pipeline.workspace import Workspace
 from simclr_core import reports
@@ -63,6 +64,7 @@ class Summary:
     finetune: dict[str, FineTuning]  # by share of the labels
     onnx: Onnx
     bundle: str | None
+    gates: dict[str, str]  # by name: passed, refused, not applicable, or not judged
     seconds: dict[str, float | None]  # by stage
 
 
@@ -105,6 +107,7 @@ def collect(workspace: Workspace) -> Summary:
             timings["export"].get("p50_ms"),
         ),
         bundle=export.bundle if export else None,
+        gates={name: verdict.outcome for name, verdict in verdicts(workspace).items()},
         seconds={stage: numbers.get("seconds") for stage, numbers in timings.items()},
     )
 
@@ -135,6 +138,7 @@ def table(summary: Summary) -> str:
     lines += [
         "",
         f"onnx        cosine to torch at least {onnx.cosine_min}, {_number(onnx.p50_ms, 2)} ms an image",
+        "gates       " + ", ".join(f"{name} {outcome}" for name, outcome in summary.gates.items()),
         "seconds     " + ", ".join(f"{name} {_number(seconds)}" for name, seconds in summary.seconds.items()),
         "look at     reports/validation.html, reports/*.png, and `simclr ui`",
     ]

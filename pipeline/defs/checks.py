@@ -12,16 +12,14 @@ from deploy.artifact import identity
 from deploy.errors import DeployError
 from pipeline.defs.translator import POOL, asset_key
 from pipeline.errors import PipelineError
-from pipeline.gates.champion import low_label, old_index, representation
-from pipeline.gates.costs import latency_budget, size_budget
+from pipeline.gates import all_gates
 from pipeline.gates.data_contract import data_contract
 from pipeline.gates.evidence import Evidence
-from pipeline.gates.stages import embedding_drift, not_collapsed, onnx_parity, probe_beats_random_init
+from pipeline.gates.stages import embedding_drift
 from pipeline.gates.verdict import Gate, Verdict, judge
 from pipeline.release import registry
 from pipeline.reports import EmbeddingDriftReport
 from pipeline.workspace import Workspace
-from simclr_core.reports import CompareReport
 
 SEVERITIES = {"error": dg.AssetCheckSeverity.ERROR, "warning": dg.AssetCheckSeverity.WARN}
 
@@ -36,7 +34,7 @@ def check_result(
         check_name=check_name,
         severity=SEVERITIES[verdict.severity],
         description=verdict.description,
-        metadata=verdict.numbers,
+        metadata={"verdict": verdict.outcome, **verdict.numbers},
     )
 
 
@@ -52,8 +50,7 @@ def blocking_check(asset: str, gate: Gate, rejects: bool = True) -> dg.AssetChec
         verdict = judge(gate, Evidence(workspace))
         if rejects and verdict.judged and not verdict.passed:
             _reject(context, workspace, name, verdict)
-        outcome = ("passed, " if verdict.passed else "FAILED, ") if verdict.applicable else ""
-        context.log.info(f"{name}: {outcome}{verdict.description}")
+        context.log.info(f"{name}: {verdict}")
         return check_result(verdict)
 
     return check
@@ -70,17 +67,7 @@ def drift_check(workspace: dg.ResourceParam[Workspace]) -> dg.AssetCheckResult:
     return check_result(embedding_drift(Evidence(workspace)))
 
 
-GATES = (
-    blocking_check("data/manifest", data_contract, rejects=False),
-    blocking_check("models/pretrained", not_collapsed),
-    blocking_check("models/probe", probe_beats_random_init),
-    blocking_check("models/bundle", onnx_parity),
-    blocking_check(CompareReport.path, representation),
-    blocking_check(CompareReport.path, low_label),
-    blocking_check(CompareReport.path, latency_budget),
-    blocking_check(CompareReport.path, size_budget),
-    blocking_check(CompareReport.path, old_index),
-)
+GATES = tuple(blocking_check(asset, gate, rejects=gate is not data_contract) for gate, asset in all_gates.GATES.items())
 
 
 def _reject(context: dg.AssetCheckExecutionContext, workspace: Workspace, gate: str, verdict: Verdict) -> None:

@@ -7,8 +7,8 @@ import dagster as dg
 from pipeline.defs.checks import check_result
 from pipeline.defs.translator import POOL, asset_key
 from pipeline.gates import data_contract
-from pipeline.gates.data_contract import RULES
 from pipeline.gates.evidence import Evidence
+from pipeline.validation.contract import RULES
 from pipeline.workspace import Workspace
 
 MANIFEST = asset_key("data/manifest")
@@ -21,7 +21,7 @@ MANIFEST = asset_key("data/manifest")
         for rule in RULES
     ],
     pool=POOL,
-    op_tags={"dagster/priority": "1"},  # before data_contract: `simclr run` ends with the first gate that does not pass
+    op_tags={"dagster/priority": "1"},  # before data_contract, after whose failure `simclr run` ends
 )
 def expectation_checks(
     context: dg.AssetCheckExecutionContext, workspace: dg.ResourceParam[Workspace]

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from deploy.plural import counted
+from pipeline import preflight
 from pipeline.defs.kept import keep_state
 from pipeline.defs.launchpad import LaunchConfig, launch_config
 from pipeline.defs.retraining import DATA
@@ -14,7 +16,7 @@ from pipeline.dvc.project import RAW, read_tracked
 from pipeline.dvc.purged import interrupted
 from pipeline.errors import PipelineError, UnfinishedError
 from pipeline.maintenance.storage import require_space
-from pipeline.params import override, read
+from pipeline.params import read
 from pipeline.validation.verdict.overrides import settle
 from pipeline.workspace import Workspace
 
@@ -50,8 +52,8 @@ def raw_images(
             from pipeline.purge.purge import purge  # brings polars
 
             for done in purge(workspace, (), "", ""):
-                context.log.warning(f"raw_images: completed the purge of {len(done.hashes)} contents")
-        override(workspace, config.settings())
+                context.log.warning(f"raw_images: completed the purge of {counted(len(done.hashes), 'content')}")
+        preflight.apply(workspace, config.settings())
         for expired in settle(workspace.overrides, date.today()):
             context.log.info(f"raw_images: no longer {expired.action}: {expired.sha256[:12]} ({expired.why})")
         require_space(workspace)
@@ -68,6 +70,8 @@ def raw_images(
         else:
             for line in (*result.understood, result):
                 context.log.info(f"raw_images: {line}")
+            for warning in preflight.warnings(workspace, preflight.ingested(workspace)):
+                context.log.warning(f"raw_images: {warning}")
         _sign(context, workspace)
         record = read_tracked(workspace.root, RAW)
         keep_state(context, workspace)

@@ -8,6 +8,7 @@ from pydantic import Field
 from pipeline.defs.stage_assets import foreseen
 from pipeline.defs.translator import POOL, RAW_IMAGES, SOURCES, asset_key
 from pipeline.dvc.project import CHAMPION, read_tracked
+from pipeline.gates.all_gates import verdicts
 from pipeline.release import release
 from pipeline.release.champion import pin
 from pipeline.release.facts import comparison
@@ -175,6 +176,7 @@ def _describe(workspace: Workspace, done: release.Released) -> dict[str, dg.Meta
         "before": done.before or "none",
         "candidate and champion": dg.MetadataValue.md(comparison(about)),
         **about.metrics,
+        "gates": dg.MetadataValue.md("\n".join(f"- {name}: {one}" for name, one in verdicts(workspace).items())),
         **({"notes": dg.MetadataValue.md("\n".join(f"- {note}" for note in done.notes))} if done.notes else {}),
         "roll back with": dg.MetadataValue.md("`simclr release rollback`, or the job `rollback`"),
         "commit": done.commit[:SHORT],

@@ -60,6 +60,7 @@ SOURCES = {
     "data/raw": "put images into inbox/unlabeled, then `simclr ingest`, or `simclr run` for everything",
     "models/champion": "`simclr run --select champion` records which encoder is released, or that none is",
 }
+WORDS = {"new": "is new", "modified": "has changed", "deleted": "is missing", "not in cache": "is not in the cache"}
 BLOCKED = re.compile(r"is busy, it is being blocked by: \(PID (\d+)\): (.*?) If there are no processes")
 
 
@@ -107,12 +108,14 @@ def add(root: Path, path: Path) -> None:
 
 
 def changed_stages(root: Path, *stages: str) -> dict[str, list[str]]:
-    """What a run would have to bring up to date, of these stages or of all: stage → what has changed, in DVC's words.
+    """What a run would have to bring up to date, of these stages or of all: stage → what has changed.
 
     Raises:
         DvcError: with DVC's own words.
     """
-    status: dict[str, list[str | dict[str, dict[str, str]]]] = json.loads(execute(root, "status", "--json", *stages))
+    status: dict[str, list[str | dict[str, dict[str, str | dict[str, str]]]]] = json.loads(
+        execute(root, "status", "--json", *stages)
+    )
     return {stage: [reason for change in changes for reason in _reasons(change)] for stage, changes in status.items()}
 
 
@@ -224,10 +227,15 @@ def _with_state(holder: str) -> str:
     return holder
 
 
-def _reasons(change: str | dict[str, dict[str, str]]) -> list[str]:
+def _reasons(change: str | dict[str, dict[str, str | dict[str, str]]]) -> list[str]:
+    """Of a file what became of it, of params.yaml what became of which of its blocks."""
     if isinstance(change, str):
         return [change]
-    return [f"{path} {what}" for paths in change.values() for path, what in paths.items()]
+    found = []
+    for path, what in ((path, what) for paths in change.values() for path, what in paths.items()):
+        parts = {path: what} if isinstance(what, str) else {f"{key} in {path}": one for key, one in what.items()}
+        found += [f"{name} {WORDS.get(one, one)}" for name, one in parts.items()]
+    return found
 
 
 def _message(line: str) -> str:
@@ -244,7 +252,10 @@ def _failure(stage: str, outcomes: Sequence[Outcome], printed: Sequence[str], lo
         for path, advice in SOURCES.items():
             if f"{path}'" in verdict and "No such file" in verdict:
                 return DvcError(f"stage {stage}: {path} is missing; {advice}")
-        return DvcError(f"stage {stage}: dvc could not bring it up to date: {verdict} (full output: {log})")
+        return DvcError(
+            f"stage {stage}: dvc could not bring it up to date: {verdict} "
+            f"(full output: {log}; `simclr doctor` looks for the cause)"
+        )
     lines = [line for line in said.split("\n") if line]
     exited = re.search(r"exited with (-?\d+)$", verdict)
     code = int(exited[1]) if exited else 0

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.failure import one_line
+from deploy.plural import counted
 from pipeline.dvc.client import execute
 from pipeline.dvc.purged import RECORD
 from pipeline.errors import DvcError
@@ -193,7 +194,8 @@ def _send(repo: Any, needed: Sequence[str]) -> None:
     if lost:
         some = ", ".join(f"{oid[:2]}/{oid[2:]}" for oid in lost[:3])
         raise DvcError(
-            f"`dvc push` did not send {len(lost)} objects, such as {some}; see `dvc status` whether the cache has them"
+            f"`dvc push` did not send {counted(len(lost), 'object')}, such as {some}; "
+            "see `dvc status` whether the cache has them"
         )
 
 

@@ -63,6 +63,10 @@ def representation(evidence: Evidence) -> Verdict:
         numbers |= {f"{name}/{key}": getattr(pair, key) for key in ("candidate", "champion", "difference", "bound")}
         numbers[f"{name}/p_value"] = pair.p_value
     passed = not lost and (gained or limits.release_if == "not_worse")
+    if lost:
+        parts.append("add test images, train longer, or raise gates.max_loss")
+    elif not passed:
+        parts.append("train longer, or set gates.release_if to not_worse")
     return Verdict(passed=passed, description="; ".join(parts), numbers=numbers)
 
 
@@ -93,6 +97,8 @@ def low_label(evidence: Evidence) -> Verdict:
             part += f", {champion.version} {theirs[0]:.2f} ± {theirs[1]:.2f} % (may lose {allowed:g} points)"
             numbers[f"{fraction}/champion"] = theirs[0]
         parts.append(part)
+    if not passed:
+        parts.append("train longer, or raise gates.max_low_label_loss if less is enough")
     description = "; ".join(parts)
     return Verdict(passed=passed, description=description, numbers=numbers) if numbers else not_applicable(description)
 
@@ -107,14 +113,15 @@ def old_index(evidence: Evidence) -> Verdict:
     index, champion, required = report.old_index, report.champion, limits.old_index == "require"
     if champion is None:
         return not_applicable(f"there is no old index, {report.reason}")
+    allow = ", and set gates.old_index to report" if required else ""
     if not index.comparable:
         why = report.reason or "their vectors have different lengths"
-        description = f"the candidate cannot search the index of {champion}: {why}; embed everything again"
+        description = f"the candidate cannot search the index of {champion}: {why}; embed everything again{allow}"
         return Verdict(passed=not required, description=description)
     names = ("old_queries", "new_queries", "same_neighbour")
     old, new, same = (needed(getattr(index, name), report, f"old_index.{name}") for name in names)
     answers = old - new <= limits.max_old_index_loss
-    advice = "the index can stay" if answers else "embed everything again"
+    advice = "the index can stay" if answers else f"embed everything again{allow}"
     return Verdict(
         passed=answers or not required,
         description=f"kNN in the index of {champion}: {old:.2f} % with its own queries, {new:.2f} % with the "

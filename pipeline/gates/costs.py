@@ -11,11 +11,15 @@ from deploy.errors import ArtifactError
 from deploy.failure import killed_by
 from pipeline.errors import StageFailedError
 from pipeline.gates.evidence import Evidence, needed
-from pipeline.gates.verdict import Verdict, not_applicable
+from pipeline.gates.verdict import Verdict, not_applicable, not_judged
 from pipeline.workspace import Workspace
 from simclr_core import reports
 from simclr_core.reports import CompareReport, LatencyReport
 
+RAISE = {
+    "ms": "gates.max_latency_milliseconds or gates.max_latency_ratio",
+    "MB": "gates.max_megabytes or gates.max_size_ratio",
+}
 LATENCY_SECONDS = 600.0  # for some 200 inferences
 
 
@@ -32,6 +36,8 @@ def latency_budget(evidence: Evidence) -> Verdict:
         return _budget(timing.p50_ms, champion, limits.max_latency_milliseconds, limits.max_latency_ratio, "ms", what)
 
     known = _known_latency(evidence)
+    if not evidence.measures:
+        return judged(known) if known else not_judged("not measured yet on this machine; `simclr run` measures it")
     first = judged(known or _measured_latency(evidence))
     return first if first.passed else judged(_measured_latency(evidence))
 
@@ -56,6 +62,8 @@ def _budget(given: float, champion: float | None, most: float | None, ratio: flo
         numbers[f"champion_{unit}"] = champion
     if len(parts) == 1:
         return not_applicable("; ".join([*parts, "no champion and no limit to compare it with"]), numbers)
+    if not passed:
+        parts.append(f"train a smaller encoder, or raise {RAISE[unit]}")
     return Verdict(passed=passed, description="; ".join(parts), numbers=numbers)
 
 

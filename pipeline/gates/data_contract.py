@@ -6,18 +6,15 @@ Whether the pipeline may continue as a whole is for ``data_contract`` to say.
 """
 
 from dataclasses import asdict, dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from pipeline.config import ValidateConfig
 from pipeline.gates.evidence import Evidence
-from pipeline.gates.verdict import Verdict, not_judged
+from pipeline.gates.verdict import Verdict, not_applicable, not_judged
 from pipeline.reports import Outcome, ValidationReport
-from pipeline.validation.expectations import Expectation, expectations
+from pipeline.validation.contract import ADVICE, RULES, advice, describe, nothing_to_judge, sentence
+from pipeline.validation.expectations import Expectation
 from simclr_core.errors import ReportError
 from simclr_core.reports import Report, parse
-
-RULES = expectations(ValidateConfig())
-"""Of these only what no parameter changes is used; thresholds are those of the report."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +29,13 @@ class _Outcomes(Report):
 def data_contract(evidence: Evidence) -> Verdict:
     """Every critical Great Expectations expectation holds for the images that were accepted."""
     report = evidence.report(ValidationReport)
+    if not report.images.ingested:  # the stage prepare refuses an empty set in any case
+        return not_applicable(f"no file has been ingested yet; {ADVICE['not_empty']}")
     broken = [one for one in report.expectations if not one.success]
     accepted, quarantined = report.images.accepted, report.images.quarantined
-    parts = [f"{accepted} images accepted, {sum(quarantined.values())} quarantined"]
-    parts += [f"{one.severity} {one.name}: {one.observed}, allowed {one.threshold}" for one in broken]
     return Verdict(
         passed=report.passed,
-        description="; ".join(parts),
+        description=describe(report),
         numbers={"accepted": accepted, "quarantined": quarantined, "broken": [asdict(one) for one in broken]},
     )
 
@@ -76,14 +73,16 @@ def _verdict(rule: Expectation, given: dict[str, object] | None) -> Verdict:
         "type": rule.type,
     }
     if outcome.error:
-        return not_judged(f"could not be evaluated: {outcome.error}", numbers=numbers)
-    holds = "holds" if outcome.success else "does not hold"
-    against = f"; {outcome.unexpected_count} violate it" if outcome.unexpected_count else ""
+        return not_judged(f"{sentence(outcome)}; {advice(outcome)}", numbers=numbers)
+    severity: Literal["error", "warning"] = "error" if rule.severity == "critical" else "warning"
+    if nothing := nothing_to_judge(outcome):
+        return not_applicable(nothing, numbers, severity)
+    next_step = "" if outcome.success or rule.severity == "info" else f"; {advice(outcome)}"
     return Verdict(
         passed=outcome.success or rule.severity == "info",
-        description=f"{holds}: {outcome.observed}, required: {outcome.threshold}{against}",
+        description=sentence(outcome) + next_step,
         numbers=numbers,
-        severity="error" if rule.severity == "critical" else "warning",
+        severity=severity,
     )
 
 

@@ -7,7 +7,8 @@ from pipeline.config import GatesConfig
 from pipeline.params import read
 from pipeline.workspace import Workspace
 from simclr_core import reports
-from simclr_core.errors import ReportError
+from simclr_core.data.shards import DatasetCard, read_card
+from simclr_core.errors import DatasetError, ReportError
 from simclr_core.reports import AnyReport, Report
 
 Value = TypeVar("Value")
@@ -16,8 +17,9 @@ Value = TypeVar("Value")
 class Evidence:
     """The reports and thresholds of a workspace. What cannot be read is a ``ReportError`` that names the report."""
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Workspace, measures: bool = True) -> None:
         self.workspace = workspace
+        self.measures = measures  # what no report has yet, such as the latency on this machine
 
     def report(self, model: type[AnyReport]) -> AnyReport:
         return reports.read(self.workspace.root, model)
@@ -25,6 +27,14 @@ class Evidence:
     def reports(self, model: type[AnyReport]) -> list[AnyReport]:
         """Those of a stage that writes several, by name, at least one."""
         return reports.read_each(self.workspace.root, model)
+
+    @cached_property
+    def card(self) -> DatasetCard | None:
+        """What is prepared, if that can be read."""
+        try:
+            return read_card(self.workspace.prepared)
+        except DatasetError:
+            return None
 
     @cached_property
     def limits(self) -> GatesConfig:

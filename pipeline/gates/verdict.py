@@ -10,7 +10,7 @@ from pipeline.gates.evidence import Evidence
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether it passes, why, and the numbers that were looked at.
+    """Whether it passes, why, in a sentence, and the numbers that were looked at.
 
     ``numbers`` may hold anything that JSON can. A warning that does not pass stops nothing. Where ``judged`` is False,
     the evidence was missing or broken, which is not evidence against the candidate. Where ``applicable`` is False,
@@ -23,6 +23,19 @@ class Verdict:
     severity: Literal["error", "warning"] = "error"
     judged: bool = True
     applicable: bool = True
+
+    @property
+    def outcome(self) -> Literal["passed", "refused", "not applicable", "not judged"]:
+        """The verdict in a word or two, the same wherever people see it."""
+        if not self.applicable:
+            return "not applicable"
+        if not self.judged:
+            return "not judged"
+        return "passed" if self.passed else "refused"
+
+    def __str__(self) -> str:
+        said = self.outcome
+        return self.description if self.description.startswith(said) else f"{said}: {self.description}"
 
 
 Gate = Callable[[Evidence], Verdict]
@@ -37,9 +50,11 @@ def judge(gate: Gate, evidence: Evidence) -> Verdict:
         return not_judged(str(error))
 
 
-def not_applicable(reason: str, numbers: Mapping[str, Any] | None = None) -> Verdict:
+def not_applicable(
+    reason: str, numbers: Mapping[str, Any] | None = None, severity: Literal["error", "warning"] = "error"
+) -> Verdict:
     """The verdict where there is nothing to judge, such as no labels or no champion."""
-    return Verdict(passed=True, description=f"not applicable: {reason}", numbers=numbers or {}, applicable=False)
+    return Verdict(True, f"not applicable: {reason}", numbers or {}, severity, applicable=False)
 
 
 def not_judged(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path
 from typing import NamedTuple
 
+from deploy.plural import counted
 from pipeline.ingest.raw import REPLACED, Occurrence, read_occurrences
 
 Claim = tuple[str, str | None]
@@ -138,7 +139,7 @@ def describe(before: Known, after: Known, contents: Iterable[str]) -> Iterator[s
 
 def _change(old: tuple[str, ...], new: tuple[str, ...], count: int) -> str:
     if not new:
-        return f"{count:,} {'label' if count == 1 else 'labels'} removed ({' and '.join(old)})"
+        return f"{counted(count, 'label')} removed ({' and '.join(old)})"
     if not old:
         return f"{describe_images(count, 'known ')} labeled {' and '.join(new)}"
     contradiction = ", which contradict each other" if len(new) > 1 else ""
@@ -180,4 +181,4 @@ def _keep(count: int) -> str:
 
 def describe_images(count: int, kind: str = "") -> str:
     """``1 image``, ``2 known images``."""
-    return f"1 {kind}image" if count == 1 else f"{count:,} {kind}images"
+    return counted(count, f"{kind}image")

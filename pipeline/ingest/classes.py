@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from difflib import get_close_matches
 
+from deploy.plural import counted
 from pipeline.errors import IngestError
 from pipeline.ingest.labels_csv import fold
 from pipeline.ingest.layout import Reading
@@ -15,7 +16,9 @@ def refuse_twins(readings: Sequence[Reading], classes: Sequence[str] | None) -> 
     counts = Counter(one.label for reading in readings for one in reading.places.values() if one.label is not None)
     found = _twins(counts, classes)
     if found:
-        named = ", ".join(" and ".join(f"{one!r} ({counts[one]:,} files)" for one in group) for group in found[:3])
+        named = ", ".join(
+            " and ".join(f"{one!r} ({counted(counts[one], 'file')})" for one in group) for group in found[:3]
+        )
         raise IngestError(
             f"classes differ in nothing but capitals, blanks or Unicode form: {named}; give each class one name in the "
             "folders and in labels.csv, or list both in ingest.classes if they are two"

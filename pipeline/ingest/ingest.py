@@ -21,6 +21,7 @@ from deploy.artifact import publish
 from deploy.failpoint import failpoint
 from deploy.folders.files import describe_passed_over
 from deploy.moved import keep_callable
+from deploy.plural import counted
 from pipeline.dvc.client import add, exclusive
 from pipeline.dvc.project import RAW, read_tracked
 from pipeline.dvc.purged import contents
@@ -66,14 +67,19 @@ class IngestResult:
     understood: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        parts = [f"{self.new_images} new images in batch {self.batch}" if self.batch else "nothing new"]
+        parts = [f"{counted(self.new_images, 'new image')} in batch {self.batch}"] if self.new_images else []
+        if self.batch and not self.new_images:
+            parts = [
+                f"no new image, but batch {self.batch} records what is new of {counted(self.new_labels, 'known image')}"
+            ]
+        parts = parts or ["nothing new"]
         parts += self.changes
         if self.known:
-            parts.append(f"{self.known} files already ingested")
+            parts.append(f"{counted(self.known, 'file')} already ingested")
         if self.unsettled:
             parts.append(f"{self.unsettled} changed a moment ago and left for the next run")
         if self.skipped:
-            parts.append(f"{len(self.skipped)} passed over ({'; '.join(self.skipped[:3])})")
+            parts.append(f"{len(self.skipped)} skipped ({'; '.join(self.skipped[:3])})")
         return ", ".join(parts)
 
 
@@ -173,14 +179,14 @@ def _list(
         if not (unsettled and left and wait):
             break
         seconds = min(max(unsettled) - listed[0].listed, 0) + settle_seconds + GRANULARITY_SECONDS
-        wait(f"waiting {seconds:.1f} s for {len(unsettled):,} files that changed a moment ago")
+        wait(f"waiting {seconds:.1f} s for {counted(len(unsettled), 'file')} that changed a moment ago")
         time.sleep(seconds)
     return listed
 
 
 def _why_nothing(listed: Sequence[Source], settle_seconds: float) -> str:
     unsettled = sum(len(source.unsettled) for source in listed)
-    faults = [f"{unsettled} files changed less than {settle_seconds:g} s ago"] if unsettled else []
+    faults = [f"{counted(unsettled, 'file')} changed less than {settle_seconds:g} s ago"] if unsettled else []
     faults += [line for source in listed for line in describe_passed_over(source.passed_over)]
     links = any(reason == LINK for source in listed for reason in source.passed_over.values())
     hint = "; copy what a link leads to, or name its folder as a source" if links else ""

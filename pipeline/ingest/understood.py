@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from deploy.folders.files import describe_passed_over
+from deploy.plural import counted
 from pipeline.ingest.layout import Reading
 from pipeline.ingest.sources import Source
 
@@ -28,7 +29,7 @@ def tabulate(sources: Sequence[Source], readings: Sequence[Reading]) -> list[str
 
 
 def _files(number: int) -> str:
-    return f" ({number:,} file{'s' if number > 1 else ''})" if number else ""
+    return f" ({counted(number, 'file')})" if number else ""
 
 
 def printable(text: str) -> str:

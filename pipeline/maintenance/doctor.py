@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from pipeline import params
+from deploy.plural import counted
+from pipeline import params, preflight
 from pipeline.config import StorageConfig
 from pipeline.dvc import cache, client, locks, purged
 from pipeline.errors import BusyError, DvcError, ParamsError, ReleaseError, WorkspaceError
 from pipeline.git import Git
+from pipeline.ingest.raw import batches
 from pipeline.maintenance.state import unkept
 from pipeline.maintenance.storage import GIGABYTE, size, usage
 from pipeline.workspace import Workspace, find, unwritable
@@ -54,7 +56,8 @@ def examine(start: Path | None = None, repair: bool = False) -> list[Finding]:
     try:
         workspace = find(start)
     except WorkspaceError as error:
-        return [*findings, Finding("workspace", start is None, str(error), "simclr init DIR")]
+        what, _, fix = str(error).partition("; ")
+        return [*findings, Finding("workspace", start is None, what, fix or "simclr init DIR", warning=True)]
     return [*findings, *_workspace(workspace, repair)]
 
 
@@ -112,8 +115,10 @@ def _workspace(workspace: Workspace, repair: bool) -> Iterator[Finding]:
         yield Finding("writable", False, f"{folder} is not", f"chmod u+rwx '{folder}', or run as its owner")
     storage = StorageConfig()
     try:
-        storage = params.read(workspace).storage
+        settings = params.read(workspace)
+        storage = settings.storage
         yield Finding("params.yaml", True, "every block is valid")
+        yield from _preflight(workspace, settings)
     except ParamsError as error:
         yield Finding("params.yaml", False, str(error), "correct the values named here")
     yield from _disk(workspace, storage.min_free_gigabytes, storage.max_cache_gigabytes)
@@ -123,6 +128,20 @@ def _workspace(workspace: Workspace, repair: bool) -> Iterator[Finding]:
     yield _kept(workspace)
     yield from _purge(workspace.root)
     yield _leftovers(workspace, repair)
+
+
+def _preflight(workspace: Workspace, settings: params.Params) -> Iterator[Finding]:
+    """What would end a run, and what the numbers of images do not allow."""
+    try:
+        for missing in preflight.unmet(workspace, settings):
+            what, _, fix = missing.partition("; ")
+            yield Finding("params.yaml", False, what, fix)
+    except DvcError:
+        pass  # the remote has its own finding
+    if batches(workspace.raw):
+        for warning in preflight.warnings(workspace, preflight.ingested(workspace)):
+            what, _, fix = warning.rpartition("; ")
+            yield Finding("images", True, what, fix, warning=True)
 
 
 def _disk(workspace: Workspace, needed: float, budget: float | None) -> Iterator[Finding]:
@@ -152,7 +171,7 @@ def _git(workspace: Workspace) -> Finding:
     except ReleaseError as error:
         fix = "restore .git from a clone; a folder that never had one gets it by `git init`, `git add -A`, `git commit`"
         return Finding("history", False, str(error), fix)
-    notes = [f"{len(changed)} new or changed files are not committed"] if changed else []
+    notes = [f"not committed: {counted(len(changed), 'new or changed file')}"] if changed else []
     notes += [] if branch else ["no branch is checked out"]
     fix = "git add --all && git commit" if changed else "git switch BRANCH, so that what you commit is not lost"
     return Finding("history", True, "; ".join(notes) or f"branch {branch}, all committed", fix, warning=bool(notes))

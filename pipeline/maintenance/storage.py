@@ -15,6 +15,7 @@ from itertools import chain
 from pathlib import Path
 
 from deploy.lock import acquire
+from deploy.plural import counted
 from pipeline.dvc import cache, client
 from pipeline.errors import DvcError, ReleaseError, ServiceError, WorkspaceError
 from pipeline.git import ORIGIN, Git
@@ -42,13 +43,13 @@ class Collected:
 
     def __str__(self) -> str:
         verb = "would free at least" if self.dry_run else "freed"
-        parts = [f"{verb} {size(self.bytes)} in {self.files:,} files"]
+        parts = [f"{verb} {size(self.bytes)} in {counted(self.files, 'file')}"]
         if self.remote_files:
-            parts.append(f"{self.remote_files:,} objects of the DVC remote")
+            parts.append(f"{counted(self.remote_files, 'object')} of the DVC remote")
         if self.retired:
-            parts.append(f"the data of {len(self.retired)} runs that were never released")
+            parts.append(f"the data of {counted(len(self.retired), 'run')} never released")
         if self.records:
-            parts.append(f"Dagster's records of {self.records} runs")
+            parts.append(f"Dagster's records of {counted(self.records, 'run')}")
         return ", ".join(parts) + (f"; {self.note}" if self.note else "")
 
 

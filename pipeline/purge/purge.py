@@ -23,6 +23,7 @@ from uuid import uuid4
 
 from deploy.artifact import publish, sha256
 from deploy.failpoint import failpoint
+from deploy.plural import counted
 from pipeline.dvc import cache, client, purged
 from pipeline.dvc.cache import Cache
 from pipeline.dvc.purged import Purge
@@ -210,8 +211,8 @@ def still_held(workspace: Workspace, hashes: Collection[str]) -> list[str]:
 
 def describe(workspace: Workspace, done: Purge) -> str:
     """What was removed, which models have seen it, and what still holds it, for a person."""
-    removed = [f"{len(md5s)} objects of {place}" for place, md5s in (done.objects or {}).items() if md5s]
-    images = "1 image" if len(done.hashes) == 1 else f"{len(done.hashes)} images"
+    removed = [f"{counted(len(md5s), 'object')} of {place}" for place, md5s in (done.objects or {}).items() if md5s]
+    images = counted(len(done.hashes), "image")
     rewritten = f"rewrote {', '.join(done.batches)}" if done.batches else "no batch has them"
     lines = [f"purged {images}: {rewritten}; removed {', '.join(removed) or 'nothing from cache and remotes'}"]
     lines += [f"{version}: {role}" for version, role in (done.models or {}).items()]

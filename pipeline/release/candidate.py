@@ -102,7 +102,7 @@ def _push_data(releases: Releases) -> tuple[tuple[str, ...], tuple[str, ...]]:
     advice = "`dvc remote add --default NAME URL` gives it one"
     if releases.params.release.require_remote:
         raise ReleaseError(f"release.require_remote is set and the workspace has no DVC remote; {advice}")
-    note = f"NO DVC REMOTE: its data are only in the cache of this machine; {advice}"
+    note = f"warning: the workspace has no DVC remote, so its data exist on this machine alone; {advice}"
     return remote.committed(root), (note,)
 
 

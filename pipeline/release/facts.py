@@ -113,7 +113,7 @@ def comparison(version: Facts) -> str:
     """The candidate compared with the champion on the same test images, as a Markdown table."""
     compare = version.compare
     if compare is None or compare.champion is None:
-        return (compare.reason if compare else None) or "There was no champion to compare with."
+        return f"Not applicable: {(compare.reason if compare else None) or 'there was no champion to compare with'}."
     lines = [
         f"| top-1 % | {version.version} | {compare.champion} | only it is right | only the champion is |",
         "|---|---|---|---|---|",

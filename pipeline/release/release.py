@@ -50,9 +50,13 @@ class Released:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        was = f", was {self.before}" if self.before else ""
-        state = f"serves now{was}" if self.changed else "is already served; nothing to do"
-        return "; ".join([f"{self.version} (bundle {self.bundle[:12]}) {state}, from {self.registry}", *self.notes])
+        name, instead = (
+            f"{self.version} (bundle {self.bundle[:12]})",
+            f" instead of {self.before}" if self.before else "",
+        )
+        changed = f"{name} is served now{instead}, from {self.registry}"
+        same = f"{name} is served from {self.registry} as before; nothing has changed"
+        return "; ".join([changed if self.changed else same, *self.notes])
 
 
 def release(workspace: Workspace, passed: Collection[str] = ()) -> Released:

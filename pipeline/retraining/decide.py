@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
+from deploy.plural import counted
+
 
 @dataclass(frozen=True)
 class Inbox:
@@ -103,12 +105,12 @@ def _done(run: LastRun, since: str) -> str:
 def _new(inbox: Inbox) -> str:
     if not inbox.new_images:
         return "new labels"
-    images = "1 new image" if inbox.new_images == 1 else f"{inbox.new_images:,} new images"
+    images = counted(inbox.new_images, "new image")
     return f"{images} and new labels" if inbox.relabelled else images
 
 
 def _files(count: int) -> str:
-    return "1 file is" if count == 1 else f"{count:,} files are"
+    return f"{counted(count, 'file')} {'is' if count == 1 else 'are'}"
 
 
 def _ago(age: timedelta) -> str:

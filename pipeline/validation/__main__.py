@@ -17,10 +17,11 @@ import polars as pl
 from PIL import Image
 
 from deploy.artifact import publish, write_atomically
+from deploy.plural import counted
 from pipeline.config import ValidateConfig
 from pipeline.ingest.raw import read_tar, tars
 from pipeline.params import read
-from pipeline.reports import ImageCounts, ValidationReport
+from pipeline.reports import DriftVerdict, ImageCounts, ValidationReport
 from pipeline.stage import run_stage
 from pipeline.validation import manifest
 from pipeline.validation.drift.drift import Drift
@@ -39,6 +40,13 @@ from pipeline.validation.verdict.verdict import Policy, judge
 from pipeline.workspace import Workspace
 from simclr_core import reports
 from simclr_core.reporter import emit, record_timing
+
+DRIFT: dict[DriftVerdict, str] = {
+    "none": "no drift",
+    "drift": "drift",
+    "broken": "a broken batch",
+    "not judged": "drift was not checked",
+}
 
 
 def run(workspace: Workspace) -> None:
@@ -129,8 +137,8 @@ def _tell(result: ValidationReport, drift: Drift) -> None:
     )
     conflicts = f"; {contradicted} near copies have different labels" if contradicted else ""
     message = (
-        f"{images.ingested} files: {images.accepted} accepted ({images.converted} converted), quarantined: "
-        f"{lost or 'none'}{conflicts}; drift {drift.verdict}, {drift.advice}; the data contract "
+        f"{counted(images.ingested, 'file')}: {images.accepted} accepted ({images.converted} converted), quarantined: "
+        f"{lost or 'none'}{conflicts}; {DRIFT[drift.verdict]}: {drift.advice}; the data contract "
         f"{'holds' if result.passed else 'is BROKEN'}: see reports/validation.html"
     )
     emit("progress", stage="validate", message=message, ingested=images.ingested, accepted=images.accepted)

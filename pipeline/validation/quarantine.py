@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.artifact import write_atomically
+from deploy.plural import counted
 from pipeline.errors import OverridesError, WorkspaceError
 from pipeline.ingest.raw import read_bytes
 from pipeline.validation.printable import printable
@@ -130,7 +131,7 @@ def rescan(workspace: Workspace, names: Sequence[str], everything: bool, on_outp
         chosen = set(rows["sha256"].unique())
     forget(workspace.facts, chosen)
     repro(workspace.root, VALIDATE, on_output=on_output, force=True)
-    return f"{len(chosen):,} contents were probed again"
+    return f"{counted(len(chosen), 'content')} {'was' if len(chosen) == 1 else 'were'} probed again"
 
 
 def find(workspace: Workspace, name: str) -> Content:
@@ -246,7 +247,7 @@ def _described(override: Override) -> str:
 
 
 def _count(number: int) -> str:
-    return "1 content is" if number == 1 else f"{number:,} contents are"
+    return f"{counted(number, 'content')} {'is' if number == 1 else 'are'}"
 
 
 def _rounded(value: object) -> str:

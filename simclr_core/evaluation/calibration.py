@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from simclr_core.data.subsets import folds
 from simclr_core.evaluation.linear_probe import FOLDS
 from simclr_core.evaluation.logistic_regression import regularization_path, standardization
+from simclr_core.fewest import CALIBRATION_LABELS
 
 BINS = 15  # as in the paper
 COLDEST, HOTTEST = 0.05, 20.0  # where every held-out answer is right, the best temperature would be zero
-FEWEST_LABELS = 30  # below, the temperature would follow single images
 BISECTIONS = 60
 
 
@@ -24,7 +24,7 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.integer]) -
     share that is right: then the classifier was calibrated before. The cross-entropy is convex in 1 / T, so its
     derivative, the mean over the samples of the expected logit less that of the right class, is bisected.
     """
-    if len(labels) < FEWEST_LABELS:
+    if len(labels) < CALIBRATION_LABELS:
         return 1.0
     exact = logits.astype(np.float64)
     right = exact[np.arange(len(labels)), labels]
@@ -50,7 +50,7 @@ def held_out_logits(
     ``features`` [m, d], ``labels`` [m] and ``keys`` [m, 32] are of labeled images; each probe is fitted with ``l2`` on
     all folds but one, and asked about that one.
     """
-    if len(labels) < FEWEST_LABELS:
+    if len(labels) < CALIBRATION_LABELS:
         return np.empty((0, classes)), labels[:0]
     inputs = torch.from_numpy(features)
     mean, std = standardization(inputs)

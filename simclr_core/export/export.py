@@ -47,7 +47,7 @@ COSINE_MIN, MAX_ABS = 0.99999, 1e-4
 GOLDEN_TOLERANCE = {"cosine_min": 0.9999, "max_abs": 1e-3}
 """Wider than the gate, for the processors and library versions that users have."""
 
-PARITY_IMAGES, FEWEST_IMAGES = 64, 32
+PARITY_IMAGES = 64
 PARITY_BATCHES = (1, 3, 17, PARITY_IMAGES)
 GOLDEN_IMAGES, GOLDEN_SIDE = 8, 128
 LATENCY_RUNS = 100
@@ -106,16 +106,18 @@ def run(workspace: Path) -> None:
 def parity_pictures(prepared: Path) -> list[bytes]:
     """Encoded images spread evenly over the test split; training images fill up when it has too few.
 
+    Where there are fewer than 64 in all, these are all of them: the gate ``onnx_parity`` says how much that proves.
+
     Raises:
-        DatasetError: there are fewer than 32 in all.
+        DatasetError: there are none.
     """
     pictures: list[bytes] = []
     for split in ("test", "train"):
         images = ShardedImages(prepared / split)
         wanted = min(PARITY_IMAGES - len(pictures), len(images))
         pictures += [images.read(int(i)) for i in np.linspace(0, len(images) - 1, wanted).round()]
-    if len(pictures) < FEWEST_IMAGES:
-        raise DatasetError(f"{prepared}: {len(pictures)} images; the export is proven on {FEWEST_IMAGES}; ingest more")
+    if not pictures:
+        raise DatasetError(f"{prepared}: no images to compare onnxruntime with PyTorch on; ingest some")
     return pictures
 
 

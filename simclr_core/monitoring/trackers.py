@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -106,14 +107,20 @@ def close_trackers(trackers: Sequence[Tracker], seconds: float) -> str:
     return "".join(f", {tracker.name} lost {tracker.lost} calls" for tracker in trackers if tracker.lost)
 
 
+def missing_trackers(names: Sequence[str]) -> list[str]:
+    """A sentence for each of ``names`` whose package is not installed; nothing is imported."""
+    return [_missing(name, "is not installed") for name in names if find_spec(name) is None]
+
+
+def _missing(name: str, fault: str) -> str:
+    return f"watch.trackers names {name}, which {fault}; run `pip install 'simclr-pipeline[{name}]'`, or leave it out"
+
+
 def _opener(name: str, scratch: Path, run_key: str, config: Mapping[str, Any]) -> Callable[[], Run]:
     try:
         module = import_module(MODULES[name])
     except ImportError as error:
-        raise TrackerError(
-            f"watch.trackers names {name}, which cannot be imported ({error}); "
-            f"run `pip install 'simclr-pipeline[{name}]'`, or leave it out"
-        ) from error
+        raise TrackerError(_missing(name, f"cannot be imported ({error})")) from error
     run = RUNS[name]
     return lambda: run(module, scratch, run_key, config)
 

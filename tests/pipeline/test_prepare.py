@@ -189,28 +189,3 @@ def test_only_what_was_validated_is_prepared(filled: Workspace) -> None:
     with pytest.raises(GateError, match="differs from the bytes that were ingested"):
         prepare.run(filled)
     assert not filled.prepared.exists()
-
-
-def rows(train: list[str | None], test: list[str | None]) -> list[dict[str, Any]]:
-    labels = {"train": train, "test": test}
-    return [{"split": split, "label": label} for split in labels for label in labels[split]]
-
-
-@pytest.mark.parametrize(
-    ("train", "test", "quarantined", "expected"),
-    [
-        (["a", "b", None], ["a", "b"], ["a", "b"], []),
-        (["a", "b", None], ["a", "b"], ["a", "d"], ["all images labeled 'd' are quarantined"]),
-        (["a", "a", None], ["a"], [], ["all labeled training images are of one class ('a')"]),
-        (["a", "b", None], ["a", "c"], [], ["test images are labeled 'c', and no training image is"]),
-        (["a", "b", None], [None], [], ["no labeled test images"]),
-        ([None, None, None], ["a"], [], ["no labeled training images"]),
-        (["a", "b"], ["a"], [], ["pretrain.batch_size is 3, but there are 2 training images"]),
-    ],
-)
-def test_what_evaluation_would_find_is_said_before_training(
-    train: list[str | None], test: list[str | None], quarantined: list[str], expected: list[str]
-) -> None:
-    found = list(prepare.forewarn(rows(train, test), 3, quarantined))
-    assert len(found) == len(expected)
-    assert all(one.startswith(start) for one, start in zip(found, expected, strict=True))

@@ -145,7 +145,7 @@ def test_classify_prints_a_json_line_for_each_image(
 ) -> None:
     code, out, err = run(capsys, "classify", bundle, photos, photos / "notes.txt", "--top", 2)
     assert code == 1
-    passed_over = f"passed over 1 (is text or a table by its name): {str(photos / 'notes.txt')!r}"
+    passed_over = f"skipped 1 (is text or a table by its name): {str(photos / 'notes.txt')!r}"
     assert err == f"{passed_over}\nerror: 1 of 4 images could not be read\n"
     records = [json.loads(line) for line in out.splitlines()]
     assert [Path(record["path"]).name for record in records] == ["a.JPG", "b.png", "c,\n.webp", "notes.txt"]
@@ -228,7 +228,7 @@ def test_progress_goes_to_the_terminal(
     monkeypatch.setattr(sys, "stderr", log := io.StringIO())
     main(["embed", str(bundle), str(photos), "-o", str(tmp_path / "again")])
     passed_over, last = log.getvalue().splitlines()
-    assert passed_over.startswith("passed over 1 (is text or a table by its name): ")
+    assert passed_over.startswith("skipped 1 (is text or a table by its name): ")
     assert last == f"{tmp_path / 'again'}: 3 embeddings"
 
 

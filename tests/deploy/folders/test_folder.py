@@ -305,7 +305,7 @@ def test_every_file_of_a_folder_is_listed_or_named(tmp_path: Path) -> None:
     for name in passed:
         assert [line for line in notices if repr(os.fspath(tmp_path / name)) in line], name
     (tmp_path / "inner" / "d.unknown").rename(tmp_path / "inner" / ".d")
-    with pytest.raises(ArgumentError, match=r"no image found; .*passed over 1 \(is hidden\)"):
+    with pytest.raises(ArgumentError, match=r"no image found; .*skipped 1 \(is hidden\)"):
         image_files(tmp_path / "inner")
     assert image_files(tmp_path / "inner" / ".d"), "a file that is named itself"
 

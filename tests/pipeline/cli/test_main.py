@@ -32,10 +32,20 @@ def test_help_shows_examples_and_exit_codes(monkeypatch: pytest.MonkeyPatch, cap
         assert "Example" in capsys.readouterr().out
 
 
+def test_without_arguments_the_help_is_shown_as_it_is_laid_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    assert simclr(monkeypatch) == 2
+    shown = capsys.readouterr().err
+    assert "error:" not in shown
+    assert "\n  doctor  " in shown
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["frobnicate"], "No such command 'frobnicate'"),
+        (["frobnicate"], "No such command 'frobnicate'; see `simclr --help`"),
+        (["run", "--sett", "a=b"], "see `simclr run --help`"),
         (["run", "--set", "epochs"], "--set 'epochs': must be KEY=VALUE"),
         (["run", "--set", "pretrain.epochz=3"], "pretrain.epochz: unknown key; did you mean epochs?"),
         (["run", "--set", "pretrain.epochs=none"], "pretrain.epochs: given 'none', allowed: "),
@@ -76,7 +86,7 @@ def test_init_then_ingest_then_status(
     assert simclr(monkeypatch, "ingest") == 0
     assert "40 new images in batch 0001" in capsys.readouterr().out
     assert simclr(monkeypatch, "status") == 0
-    assert "40 images in 1 batches" in capsys.readouterr().out
+    assert "40 images in 1 batch\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("folder", ["", ".dvc"])
@@ -102,7 +112,7 @@ def test_an_error_of_the_system_is_one_line(
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied", str(workspace.params))
 
-    monkeypatch.setattr("pipeline.params.override", refuse)
+    monkeypatch.setattr("pipeline.preflight.apply", refuse)
     assert simclr(monkeypatch, "--workspace", str(workspace.root), "run") == 2
     assert "params.yaml: Permission denied; give this user access to it" in capsys.readouterr().err
 

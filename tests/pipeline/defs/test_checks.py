@@ -72,7 +72,7 @@ def test_a_check_result_shows_every_part_of_its_verdict() -> None:
     numbers = {"top1": 71.5, "images": 40, "holds": True, "version": "v1", "p": None, "ids": ["a"], "dark": {"n": 2}}
     error = check_result(Verdict(passed=False, description="too little", numbers=numbers))
     assert (error.passed, error.description, error.severity) == (False, "too little", dg.AssetCheckSeverity.ERROR)
-    assert {name: entry.value for name, entry in error.metadata.items()} == numbers
+    assert {name: entry.value for name, entry in error.metadata.items()} == {"verdict": "refused", **numbers}
     assert error.metadata["ids"] == dg.MetadataValue.json(["a"])
     assert error.metadata["dark"] == dg.MetadataValue.json({"n": 2})
     warning = check_result(Verdict(True, "fine", severity="warning"), asset_key("data/manifest"), "no_gps")

@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -20,7 +21,7 @@ import yaml
 from benchmarks.soak import wait_for
 from deploy.lock import held
 from pipeline.cli.status import describe_stages
-from pipeline.dvc import processes
+from pipeline.dvc import client, processes
 from pipeline.dvc.client import DVC, LOCK, Outcome, add, changed_stages, exclusive, execute, holder, repro
 from pipeline.errors import BusyError, DvcError, StageFailedError
 from pipeline.workspace import Workspace
@@ -204,11 +205,20 @@ def test_a_broken_event_does_not_stop_the_stage(workspace: Workspace) -> None:
     assert lines_of(workspace, "s")[1] == ["{half"]
 
 
+def test_a_changed_block_of_params_is_named_in_words(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = {"params.yaml": {"pretrain": "modified"}, "data/x": "deleted"}
+    said = {"pretrain": [{"changed deps": changed}, "always changed"]}
+    monkeypatch.setattr(client, "execute", lambda *_: json.dumps(said))
+    assert changed_stages(workspace.root) == {
+        "pretrain": ["pretrain in params.yaml has changed", "data/x is missing", "always changed"]
+    }
+
+
 def test_changed_stages_names_the_reasons(graph: Workspace) -> None:
     repro(graph.root, "prepare")
     assert "prepare" not in changed_stages(graph.root)
     (graph.raw / "two.txt").write_text("de")
-    assert changed_stages(graph.root)["prepare"] == ["data/raw modified"]
+    assert changed_stages(graph.root)["prepare"] == ["data/raw has changed"]
 
 
 def test_add_tracks_a_folder_and_passes_on_what_dvc_says(graph: Workspace) -> None:

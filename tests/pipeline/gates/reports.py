@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.gates.data_contract import RULES
+from pipeline.validation.contract import RULES
 from tests import reports
 
 COMPARISON, LATENCY, CHAMPION = "reports/compare.json", ".simclr/timings/latency.json", "models/champion/champion.json"

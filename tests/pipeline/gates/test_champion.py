@@ -53,7 +53,8 @@ def test_the_description_has_numbers_thresholds_and_the_number_of_images(case: C
     needed = images_needed(200, 10, 12, 0.02, 0.95)
     assert not verdict.passed
     assert verdict.description.endswith(
-        f"not ruled out by 200 test images; about {needed} would show it of an equally good encoder"
+        f"not ruled out by 200 test images; about {needed} would show it of an equally good encoder; "
+        "add test images, train longer, or raise gates.max_loss"
     )
     assert verdict.numbers["knn/difference"] == pytest.approx(-1)
     assert verdict.numbers["test_images"] == 200
@@ -157,7 +158,8 @@ def test_each_fraction_is_judged_and_reported(case: Case) -> None:
     assert not verdict.passed
     assert verdict.description == (
         "70.00 ± 1.00 % with 80 labels, from scratch 60.00 ± 2.00 %, v0.0.3 70.00 ± 1.00 % (may lose 3 points); "
-        "80.00 ± 1.00 % with 800 labels, from scratch 90.00 ± 2.00 %"
+        "80.00 ± 1.00 % with 800 labels, from scratch 90.00 ± 2.00 %; "
+        "train longer, or raise gates.max_low_label_loss if less is enough"
     )
     assert verdict.numbers["0.1/top1"] == 80.0
 

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.gates.data_contract import RULES, data_contract, judge_expectations
+from pipeline.gates.data_contract import data_contract, judge_expectations
 from pipeline.gates.evidence import Evidence
 from pipeline.gates.verdict import Verdict
+from pipeline.validation.contract import RULES
 from pipeline.workspace import Workspace
 from tests.pipeline.gates.conftest import Case
 from tests.pipeline.gates.reports import CONTRACT, CRITICAL, INFO, VALIDATION, WARNING, contract, outcome, unmet
@@ -24,7 +25,10 @@ def test_the_verdict_counts_reasons_and_lists_broken_expectations(case: Case) ->
     case.put(CONTRACT, VALIDATION | {"passed": False})
     verdict = case.ask(data_contract)
     assert (verdict.passed, verdict.judged) == (False, True)
-    assert verdict.description == "9 images accepted, 3 quarantined; warning few_truncated: 0.17, allowed 0.1"
+    assert verdict.description == (
+        "9 of 12 files accepted, 3 quarantined (2 truncated, 1 empty_file); "
+        'warning: "few_truncated" does not hold: 17 % conform, 2 do not, and 100 % have to'
+    )
     assert verdict.numbers == {
         "accepted": 9,
         "quarantined": {"truncated": 2, "empty_file": 1},
@@ -43,7 +47,8 @@ def test_broken_expectations_are_reported_by_their_severity(case: Case, name: st
     found = judged(case, contract(unmet(name)))
     one = found.pop(name)
     assert (one.passed, one.severity) == (passed, severity)
-    assert one.description == "does not hold: 0.9, required: as asked; 31 violate it"
+    assert "does not hold: 90 % conform, 31 do not, and 100 % have to" in one.description
+    assert ("look at reports/validation.html" in one.description) == (name != INFO)
     numbers = dict(one.numbers)
     assert numbers.pop("type").startswith("expect_column_values_to_be_")
     assert numbers == {
@@ -85,3 +90,44 @@ def test_without_a_report_every_expectation_is_an_error(case: Case, broken: str 
     for verdict in judged(case, broken).values():
         assert (verdict.passed, verdict.severity) == (False, "error")
         assert CONTRACT in verdict.description
+
+
+def test_a_broken_contract_is_one_sentence_with_what_happened_what_was_expected_and_the_next_step(case: Case) -> None:
+    broken = outcome("decodes", success=False, observed=0.091117, unexpected_count=7930, threshold="True for 95 %")
+    rate = outcome("quarantine_rate", success=False, observed=0.91, unexpected_count=None, threshold="<= 0.05")
+    report = contract(broken, rate, passed=False)
+    report["images"] = {"ingested": 8724, "accepted": 794, "converted": 0, "quarantined": {"not_an_image": 7930}}
+    verdict = case.ask(data_contract, {CONTRACT: report})
+    assert verdict.outcome == "refused"
+    assert verdict.description == (
+        "the data contract is broken, with 794 of 8,724 files accepted, 7,930 quarantined (7,930 not_an_image): "
+        '"Nearly all contents decode" does not hold: 9.112 % conform, 7,930 do not, and 95 % have to; '
+        '"No more contents than validate.max_quarantine_rate are quarantined" does not hold: '
+        "found 0.91, required: at most 0.05; look at reports/validation.html; correct or remove these files, accept "
+        "good ones with `simclr quarantine release`, or change the block validate of params.yaml, and run again"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("enough_training_images", "put more images into"), ("not_broken", "drift.accepted")]
+)
+def test_the_cause_with_advice_for_itself_comes_first(case: Case, name: str, says: str) -> None:
+    others = [unmet(other) for other in ("decodes", "format_known", "mode_known", "aspect")]
+    description = case.ask(data_contract, {CONTRACT: contract(*others, unmet(name), passed=False)}).description
+    (rule,) = [rule for rule in RULES if rule.name == name]
+    assert description.partition("accepted")[2].partition(": ")[2].startswith(f'"{rule.meaning[:-1]}"')
+    assert says in description
+    assert "2 more critical expectations do not hold" in description
+
+
+def test_where_there_is_nothing_to_judge_it_is_not_applicable(case: Case) -> None:
+    empty = [outcome(name, observed=None) for name in ("no_drift", "test_labelled", "short_side")]
+    found = judged(case, contract(*empty))
+    assert [found[one["name"]].outcome for one in empty] == ["not applicable"] * 3
+    assert found["no_drift"].description == (
+        "not applicable: drift was not checked, see the report of the stage validate"
+    )
+    assert found["test_labelled"].description == "not applicable: there are no test images"
+    nothing = contract(passed=False) | {"images": {"ingested": 0, "accepted": 0, "converted": 0, "quarantined": {}}}
+    verdict = case.ask(data_contract, {CONTRACT: nothing})
+    assert (verdict.outcome, "put images into inbox/unlabeled" in verdict.description) == ("not applicable", True)

@@ -11,6 +11,7 @@ from pipeline.gates.stages import (
     onnx_parity,
     probe_beats_random_init,
 )
+from simclr_core.data.shards import DatasetCard, write_card
 from tests.pipeline.gates.conftest import Case
 from tests.pipeline.gates.reports import DRIFT, EMBEDDING_DRIFT, EXPORT, LINEAR_EVAL, NOT_JUDGED, PRETRAIN
 
@@ -35,14 +36,34 @@ def test_collapse(case: Case, values: dict[str, bool], passed: bool, says: str) 
 @pytest.mark.parametrize(
     ("ours", "random", "passed", "says"),
     [
-        ({"0.01": 60.0, "0.1": 70.0}, {"0.01": 50.0, "0.1": 65.0}, True, "65.00 % against 57.50 %"),
-        ({"0.01": 49.0, "0.1": 70.0}, {"0.01": 50.0, "0.1": 65.0}, True, "59.50 % against 57.50 %"),
-        ({"0.01": 50.0}, {"0.01": 50.0}, False, "50.00 % against 50.00 %"),
-        ({"0.01": None, "0.1": 60.0}, {"0.01": None, "0.1": 61.0}, False, "60.00 % against 61.00 %"),
+        (
+            {"0.01": 60.0, "0.1": 70.0},
+            {"0.01": 50.0, "0.1": 65.0},
+            True,
+            "65.00 % of the test images correctly with the trained features, and 57.50 %",
+        ),
+        (
+            {"0.01": 49.0, "0.1": 70.0},
+            {"0.01": 50.0, "0.1": 65.0},
+            True,
+            "59.50 % of the test images correctly with the trained features, and 57.50 %",
+        ),
+        ({"0.01": 50.0}, {"0.01": 50.0}, False, "and 50.00 % with those of the network before training; train longer"),
+        (
+            {"0.01": None, "0.1": 60.0},
+            {"0.01": None, "0.1": 61.0},
+            False,
+            "and 61.00 % with those of the network before training; train longer",
+        ),
         ({"0.01": None}, {"0.01": None}, True, "not applicable: no labeled test images"),
         ({}, {}, True, "not applicable: no labeled test images"),
         ({"0.01": 100.0}, {"0.01": 100.0}, True, "not applicable: the network before training classifies every test"),
-        ({"0.01": 90.0}, {"0.01": 100.0}, False, "mean top-1 90.00 % against 100.00 % of random init"),
+        (
+            {"0.01": 90.0},
+            {"0.01": 100.0},
+            False,
+            "90.00 % of the test images correctly with the trained features, and 100.00 %",
+        ),
     ],
 )
 def test_probe_against_random_init(
@@ -64,6 +85,34 @@ def test_parity(case: Case) -> None:
     verdict = case.ask(onnx_parity)
     assert (verdict.passed, verdict.judged) == (False, True)
     assert verdict.description == "lowest cosine 0.999999, largest difference 1e-05 on 64 images"
+
+
+@pytest.mark.parametrize(
+    ("images", "outcome", "says"),
+    [
+        (64, "passed", "on 64 images"),
+        (20, "passed", "on 20 images: with 95 % confidence up to 14 % of other images may differ by more; 32 or more"),
+        (1, "passed", "on 1 image: with 95 % confidence up to 95 % of other images"),
+        (0, "not applicable", "there was no image to compare on"),
+    ],
+)
+def test_parity_says_how_much_few_images_prove(case: Case, images: int, outcome: str, says: str) -> None:
+    case.put("reports/export.json", EXPORT | {"images": images})
+    verdict = case.ask(onnx_parity)
+    assert (verdict.passed, verdict.outcome) == (True, outcome)
+    assert says in verdict.description
+
+
+@pytest.mark.parametrize(("images", "applicable"), [(2, False), (3, True)])
+def test_two_images_cannot_show_a_collapse(case: Case, images: int, applicable: bool) -> None:
+    case.put("reports/pretrain.json", PRETRAIN | {"collapsed": True})
+    counts = {"train": images, "train_labelled": 0, "test": 0}
+    prepared = case.folder / "data" / "prepared"
+    card = DatasetCard((), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), 16, 16, counts, "digest")
+    prepared.mkdir(parents=True)
+    write_card(prepared, card)
+    verdict = case.ask(not_collapsed)
+    assert (verdict.applicable, verdict.passed) == (applicable, not applicable)
 
 
 def test_drift_is_a_warning_with_every_number(case: Case) -> None:
@@ -98,3 +147,10 @@ def test_a_drift_report_that_is_missing_or_broken_is_a_warning_that_does_not_pas
     assert (verdict.passed, verdict.severity, verdict.judged) == (False, "warning", False)
     assert verdict.description.startswith(EMBEDDING_DRIFT)
     assert "run the stage" in verdict.description
+
+
+def test_a_check_of_drift_that_did_not_take_place_is_not_applicable(case: Case) -> None:
+    advice = "only 12 accepted training images are new; embedding_drift.min_images is 50"
+    verdict = case.ask(embedding_drift, {EMBEDDING_DRIFT: NOT_JUDGED | {"advice": advice}})
+    assert (verdict.outcome, verdict.severity) == ("not applicable", "warning")
+    assert verdict.description == f"not applicable: drift was not checked, {advice}"

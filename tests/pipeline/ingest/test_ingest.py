@@ -195,7 +195,7 @@ def test_a_command_waits_for_what_has_just_been_copied(filled: Workspace, monkey
     assert (result.new_images, result.unsettled) == (41, 0)
     assert len(slept) == len(lines) == 1
     assert 0 < slept[0] <= 2.1
-    assert "for 1 files that changed a moment ago" in lines[0]
+    assert "for 1 file that changed a moment ago" in lines[0]
 
 
 def test_a_copy_that_never_ends_is_not_waited_for(filled: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,3 +252,11 @@ def test_a_full_disk_is_one_line_and_loses_nothing(filled: Workspace) -> None:
     assert "free some space" in done.stderr
     assert done.stderr.count("\n") == 1
     assert batches(filled.raw) == []
+
+
+def test_new_labels_alone_are_not_called_new_images(filled: Workspace) -> None:
+    ingest(filled)
+    moved = filled.inbox / "unlabeled" / "camera 0" / "000.png"
+    put(filled, "labeled/circle/000.png", moved.read_bytes())
+    moved.unlink()
+    assert str(ingest(filled)).startswith("no new image, but batch 0002 records what is new of 1 known image, ")

@@ -25,7 +25,7 @@ def places(workspace: Workspace) -> dict[str, tuple[str, str | None]]:
 
 
 def notes(result: IngestResult) -> str:
-    return "\n".join(line for line in result.understood if line.startswith(("note: ", "passed over ")))
+    return "\n".join(line for line in result.understood if line.startswith(("note: ", "skipped ")))
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,8 @@ def test_every_ingest_ends_with_a_table_of_split_and_class(filled: Workspace) ->
         ["(no", "class)", "24", "0"],
     ]
     assert result.understood[6:] == (
-        "passed over 1 (is hidden): 'unlabeled/.DS_Store'",
-        "passed over 1 (is left behind by a desktop or an archiver): 'unlabeled/Thumbs.db'",
+        "skipped 1 (is hidden): 'unlabeled/.DS_Store'",
+        "skipped 1 (is left behind by a desktop or an archiver): 'unlabeled/Thumbs.db'",
     )
     assert ingest(filled).understood == result.understood, "of what is there, not of what is new"
 
@@ -126,7 +126,7 @@ REFUSED = {
     "two splits": (("train/test/cat/0.png",), r"train/test/ says two things; move its folders to test/"),
     "capitals": (
         ("labeled/Cat/0.png", "test/cat/1.png"),
-        r"'Cat' \(1 files\) and 'cat' \(1 files\); give each class one",
+        r"'Cat' \(1 file\) and 'cat' \(1 file\); give each class one",
     ),
     "blanks": (("labeled/red fox/0.png", "labeled/redfox/1.png"), "differ in nothing but capitals, blanks"),
     "ligatures": (("labeled/\ufb01sh/0.png", "labeled/fish/1.png"), "or Unicode form"),
@@ -168,7 +168,7 @@ def test_a_readme_in_test_needs_no_class(workspace: Workspace) -> None:
     put(workspace, "test/README.md", b"# cats")
     result = ingest(workspace)
     assert places(workspace) == {"test/cat/0.png": ("test", "cat")}
-    assert "passed over 1 (is text or a table by its name): 'test/README.md'" in notes(result)
+    assert "skipped 1 (is text or a table by its name): 'test/README.md'" in notes(result)
 
 
 NOTED = {

@@ -65,9 +65,7 @@ def test_an_archive_is_not_a_source(workspace: Workspace, tmp_path: Path) -> Non
 def test_an_inbox_of_links_says_what_was_passed_over(workspace: Workspace, tmp_path: Path) -> None:
     (workspace.inbox / "unlabeled").mkdir(exist_ok=True)
     (workspace.inbox / "unlabeled" / "photos").symlink_to(tmp_path)
-    with pytest.raises(
-        IngestError, match=r"passed over 1 \(is a link\): 'unlabeled/photos'; copy what a link leads to"
-    ):
+    with pytest.raises(IngestError, match=r"skipped 1 \(is a link\): 'unlabeled/photos'; copy what a link leads to"):
         ingest(workspace)
 
 

@@ -151,7 +151,7 @@ def test_remotes_without_verification_are_reported(workspace: Workspace, tmp_pat
 
 
 def test_a_missing_history_is_a_fault_and_an_untidy_one_a_warning(workspace: Workspace) -> None:
-    assert seen(workspace, "history").detail == "1 new or changed files are not committed"  # the tests' params.yaml
+    assert seen(workspace, "history").detail == "not committed: 1 new or changed file"  # the tests' params.yaml
     subprocess.run(["git", "checkout", "--quiet", "--detach"], cwd=workspace.root, check=True)
     found = seen(workspace, "history")
     assert found.healthy
@@ -163,7 +163,7 @@ def test_a_missing_history_is_a_fault_and_an_untidy_one_a_warning(workspace: Wor
     (workspace.root / "data").mkdir()
     (workspace.root / "data" / "raw.dvc").write_text("outs: []")
     found = seen(workspace, "history")
-    assert found.detail == "1 new or changed files are not committed"
+    assert found.detail == "not committed: 1 new or changed file"
     assert found.fix == "git add --all && git commit", "its advice leaves nothing untracked"
     (workspace.root / "data" / "raw.dvc").unlink()
     shutil.rmtree(workspace.root / ".git")

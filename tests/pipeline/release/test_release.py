@@ -75,7 +75,7 @@ def test_releasing_again_changes_nothing(released: Workspace, monkeypatch: pytes
     shutil.move(origin(released), origin(released).with_name("gone too"))
     done = release(released)
     assert (done.version, done.changed) == ("v0.0.2", False)
-    assert "nothing to do" in str(done)
+    assert "nothing has changed" in str(done)
     assert (tags(released), git(released.root, "branch", "--list", "--all")) == (before, branches)
 
 
@@ -205,7 +205,7 @@ def test_without_a_remote_a_release_warns_or_is_refused(computed: Workspace) -> 
         release(computed)
     override(computed, {"release.require_remote": "false"})
     done = release(computed)
-    assert "NO DVC REMOTE" in str(done)
+    assert "has no DVC remote, so its data exist on this machine alone" in str(done)
 
 
 def test_without_a_remote_the_cache_must_have_everything(computed: Workspace) -> None:

@@ -188,7 +188,7 @@ def test_a_rescan_probes_again_and_changes_nothing_else(workspace: Workspace) ->
     before = manifest.read(workspace.manifest, None)
     answer = call(workspace, "rescan", "strip.png")
     assert answer.exit_code == 0, answer.output
-    assert answer.output.endswith("1 contents were probed again\n")
+    assert answer.output.endswith("1 content was probed again\n")
     assert manifest.read(workspace.manifest, None).equals(before)
     assert (workspace.root / "dvc.lock").exists()
     assert "4 contents were probed again" in call(workspace, "rescan").output

@@ -6,12 +6,12 @@ from numpy.typing import NDArray
 
 from simclr_core.evaluation.calibration import (
     COLDEST,
-    FEWEST_LABELS,
     expected_calibration_error,
     fit_temperature,
     held_out_logits,
     softmax,
 )
+from simclr_core.fewest import CALIBRATION_LABELS
 
 
 def drawn(temperature: float, count: int = 4000, classes: int = 5) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -43,7 +43,7 @@ def test_calibrated_logits_keep_a_temperature_of_one() -> None:
 
 
 def test_few_labels_give_no_information() -> None:
-    logits, labels = drawn(3.0, count=FEWEST_LABELS - 1)
+    logits, labels = drawn(3.0, count=CALIBRATION_LABELS - 1)
     assert fit_temperature(logits, labels) == 1.0
     empty = held_out_logits(np.zeros((5, 4), np.float32), np.zeros(5, np.int64), np.zeros((5, 32), np.uint8), 3, 0.1)
     assert [len(part) for part in empty] == [0, 0]

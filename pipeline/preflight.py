@@ -1,0 +1,226 @@
+"""What can be known before a run: does this machine have what params.yaml asks for, and are there enough images?
+
+What is missing is refused. With few images much still works, so each minimum that is not reached is only reported, with
+what follows from it.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from importlib.util import find_spec
+from itertools import pairwise
+from statistics import NormalDist
+from typing import NamedTuple
+
+from deploy.plural import counted, plural
+from pipeline.dvc import remote
+from pipeline.errors import ParamsError
+from pipeline.ingest.claims import judge, read_known
+from pipeline.ingest.raw import age, batches
+from pipeline.params import Params, override, read
+from pipeline.workspace import Workspace
+from simclr_core import reports
+from simclr_core.champion import Champion
+from simclr_core.fewest import CALIBRATION_LABELS, PARITY_IMAGES
+from simclr_core.monitoring.trackers import missing_trackers
+
+SHOWN_CLASSES = 5
+RAY = "pip install 'simclr-pipeline[ray]'"
+
+
+class Image(NamedTuple):
+    """``split`` is "train" or "test"; ``label`` None: not known."""
+
+    split: str
+    label: str | None
+    batch: str
+
+
+@dataclass
+class Images:
+    """How many there are of each label, None for those without one, and how many training images in each batch."""
+
+    train: Counter[str | None] = field(default_factory=Counter)
+    test: Counter[str | None] = field(default_factory=Counter)
+    batches: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def labeled(self) -> int:
+        return self.train.total() - self.train[None]
+
+    @property
+    def classes(self) -> list[str]:
+        return sorted(label for label in self.train if label is not None)
+
+    @property
+    def tested(self) -> int:
+        return self.test.total() - self.test[None]
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """How many there are of something, how many are needed and by what rule, and what happens with fewer."""
+
+    noun: str
+    found: int
+    least: int
+    rule: str
+    otherwise: str
+
+    def __str__(self) -> str:
+        only = "only " if self.found else ""
+        found = counted(self.found, self.noun) if self.found else f"no {plural(self.noun)}"
+        return f"{only}{found}, and {self.rule} needs {self.least:,}: {self.otherwise}"
+
+
+def apply(workspace: Workspace, values: Mapping[str, str]) -> None:
+    """Write values into params.yaml, unless the run would end, perhaps after hours, for want of what it asks for then.
+
+    Raises:
+        ParamsError: a value is not valid, or something is missing; all of it is named, and how to get it.
+    """
+
+    def require(params: Params) -> None:
+        if missing := unmet(workspace, params):
+            raise ParamsError("; ".join(missing))
+
+    override(workspace, values, require)
+
+
+def unmet(workspace: Workspace, params: Params) -> list[str]:
+    """What params.yaml asks for and this machine or workspace does not have."""
+    missing = missing_trackers(params.watch.trackers)
+    if params.validate.engine == "ray" and find_spec("ray") is None:
+        missing.append(f"validate.engine is ray, which is not installed; run `{RAY}`, or set it to local")
+    if params.release.require_remote and remote.configured(workspace.root) is None:
+        missing.append(
+            "release.require_remote is true, but the workspace has no DVC remote; "
+            "`dvc remote add --default NAME URL` gives it one, or set it to false"
+        )
+    return missing
+
+
+def warnings(workspace: Workspace, images: Images) -> list[str]:
+    """What the numbers of images do not allow, in sentences."""
+    params, champion = read(workspace), reports.known(workspace.root, Champion)
+    released = champion is not None and champion.version is not None
+    short = [str(one) for one in minimums(images, params, released) if one.found < one.least]
+    return [*short, *_labels(images), *_equal_shares(images, params.linear_eval.fractions)]
+
+
+def minimums(images: Images, params: Params, released: bool) -> Iterator[Minimum]:
+    """Every number of images that a stage, a gate or a statistic needs.
+
+    Args:
+        released: whether there is a champion, which some of them compare with.
+    """
+    total, labeled, tested = images.train.total(), images.labeled, images.tested
+    contract = "the data contract will not hold; add images, or lower the minimum"
+    yield Minimum("training image", total, params.validate.min_images, "validate.min_images", contract)
+    begin = "pretraining cannot begin; add images, or give a smaller batch size"
+    yield Minimum("training image", total, params.pretrain.batch_size, "pretrain.batch_size", begin)
+    proof = "export compares its result with PyTorch's on the images there are, which proves less"
+    yield Minimum("image", total + images.test.total(), PARITY_IMAGES, "the usual proof", proof)
+    unknown = "the encoder will be trained, and its accuracy stays unknown; put some into inbox/{}/<class>/"
+    yield Minimum("labeled training image", labeled, 1, "measuring accuracy", unknown.format("labeled"))
+    yield Minimum("labeled test image", tested, 1, "measuring accuracy", unknown.format("test"))
+    if labeled and tested:
+        second = "the encoder will be trained, and its accuracy stays unknown; label images of another class"
+        noun = f"class of labeled training images ({images.classes[0]!r})"
+        if len(images.classes) == 1:
+            yield Minimum(noun, 1, 2, "measuring accuracy", second)
+        votes = max(params.linear_eval.knn_neighbours, params.compare.knn_neighbours)
+        yield Minimum("labeled training image", labeled, votes, "kNN", "all of them vote on every test image")
+        sure = "the probabilities of the classifier are not calibrated"
+        yield Minimum("labeled training image", labeled, CALIBRATION_LABELS, "calibration", sure)
+    if released and tested:
+        refused = (
+            f"even a candidate that answers exactly as the champion does cannot show that it loses no more than "
+            f"{params.gates.max_loss:g} points (gates.max_loss), and is refused; add test images or raise that limit"
+        )
+        least = images_for_proof(params.gates.max_loss / 100, params.gates.confidence)
+        yield Minimum("labeled test image", tested, least, "the gate representation", refused)
+    yield from _drift(images, params, released)
+
+
+def _drift(images: Images, params: Params, released: bool) -> Iterator[Minimum]:
+    """What the comparison of the newest batch with the earlier ones needs, where there are earlier ones."""
+    *earlier, newest = sorted(images.batches, key=age) or [""]
+    before = sum(images.batches[name] for name in earlier)
+    pixels, embeddings = params.validate.drift, params.embedding_drift
+    looks = [("validate.drift.min_images", pixels.enabled, pixels.min_images)]
+    looks += [("embedding_drift.min_images", embeddings.enabled and released, embeddings.min_images)]
+    if embeddings.enabled:
+        for limit, least in (("batch_images", embeddings.min_images), ("reference_images", 2 * embeddings.min_images)):
+            never = f"drift is never checked; raise embedding_drift.{limit}"
+            yield Minimum("compared image", getattr(embeddings, limit), least, "embedding_drift.min_images", never)
+    for rule, enabled, least in looks:
+        if before and enabled:
+            skipped = "drift is not checked"
+            yield Minimum("new training image", images.batches[newest], least, rule, skipped)
+            if images.batches[newest] >= least:
+                yield Minimum("earlier training image", before, 2 * least, f"twice {rule}", skipped)
+
+
+def images_for_proof(max_loss: float, confidence: float) -> int:
+    """The fewest test images on which an encoder that never disagrees with the champion passes ``representation``.
+
+    Its lower bound is then -z² / (n + z²) (``gates.paired_comparison``). 0 where no number is enough.
+    """
+    square = NormalDist().inv_cdf(confidence) ** 2
+    return math.floor(square * (1 / max_loss - 1)) + 1 if max_loss else 0
+
+
+def _labels(images: Images) -> Iterator[str]:
+    known, asked = ({label for label in split if label is not None} for split in (images.train, images.test))
+    if len(known) > 1 and (unknown := sorted(asked - known)):
+        named = ", ".join(map(repr, unknown[:SHOWN_CLASSES])) + (", …" if len(unknown) > SHOWN_CLASSES else "")
+        none = "none of these can" if asked & known else "no test image can"
+        yield (
+            f"test images are labeled {named}, and no training image is: {none} be classified correctly; "
+            "use the same class names in both, or label such training images"
+        )
+
+
+def lost_classes(images: Images, quarantined: Iterable[str | None]) -> Iterator[str]:
+    """Classes of which no image is left, by the labels of those that are in quarantine."""
+    left = {*images.train, *images.test}
+    if lost := sorted({label for label in quarantined if label is not None and label not in left}):
+        yield f"all images labeled {', '.join(map(repr, lost))} are quarantined: `simclr quarantine list` says why"
+
+
+def _equal_shares(images: Images, fractions: Sequence[str]) -> Iterator[str]:
+    """Shares of the labels that are the same labels, because every class gives at least one."""
+    counts = [count for label, count in images.train.items() if label is not None]
+    if not counts:
+        return
+    shares = {one: sum(max(1, round(Fraction(one) * count)) for count in counts) for one in fractions}
+    for smaller, larger in pairwise(sorted(fractions, key=Fraction)):
+        if shares[smaller] == shares[larger]:
+            yield (
+                f"{smaller} and {larger} of the labels are the same {counted(shares[smaller], 'label')}, because every "
+                "class gives at least one: their accuracies say one thing twice; label more training images"
+            )
+
+
+def count(images: Iterable[Image]) -> Images:
+    """Count images."""
+    found = Images()
+    for split, label, batch in images:
+        (found.train if split == "train" else found.test)[label] += 1
+        found.batches[batch] += split == "train"
+    return found
+
+
+def ingested(workspace: Workspace) -> Images:
+    """What was ingested, before validation; contents with contradictory labels count as unlabeled."""
+    earlier = batches(workspace.raw)
+    found = Images()
+    for said in read_known(earlier, lambda *_: None).values():
+        split, labels = judge(said)
+        (found.train if split == "train" else found.test)[labels[0] if len(labels) == 1 else None] += 1
+        first = min(one.batch for one in said)
+        found.batches[earlier[first].name] += split == "train"
+    return found

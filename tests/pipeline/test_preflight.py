@@ -1,0 +1,162 @@
+"""What is known before a run is said before it: what this machine lacks, and for what there are too few images."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pipeline import params, preflight
+from pipeline.dvc.client import execute
+from pipeline.errors import ParamsError
+from pipeline.gates.paired_comparison import lower_bound
+from pipeline.ingest.ingest import ingest
+from pipeline.params import BLOCKS, Params
+from pipeline.preflight import Images
+from pipeline.workspace import Workspace
+from tests.conftest import draw, encode
+from tests.pipeline.conftest import put
+
+
+def picture(number: int) -> bytes:
+    return encode(draw(number % 4, number))
+
+
+UNLABELED: list[str | None] = [None] * 1000
+
+
+def images(train: list[str | None], test: list[str | None], *batches: int) -> Images:
+    sizes = batches or (len(train),)
+    return Images(Counter(train), Counter(test), Counter({f"{n:04d}": size for n, size in enumerate(sizes, 1)}))
+
+
+def told(*of: object, released: bool = False) -> list[str]:
+    """The sentences of ``minimums`` that are not reached, with every parameter's default."""
+    given = images(*of)  # type: ignore[arg-type]
+    defaults = Params(**{name: block() for name, block in BLOCKS.items()})  # type: ignore[arg-type]
+    rows = preflight.minimums(given, defaults, released)
+    return [str(one) for one in rows if one.found < one.least]
+
+
+def test_a_workspace_as_it_is_made_lacks_nothing(workspace: Workspace) -> None:
+    assert preflight.unmet(workspace, params.read(workspace)) == []
+    preflight.apply(workspace, {})
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ({"release.require_remote": "true"}, ["release.require_remote is true", "dvc remote add --default NAME URL"]),
+        ({"watch.trackers": "[wandb]"}, ["watch.trackers names wandb, which is not installed", "pip install"]),
+        ({"watch.trackers": "[wandb, mlflow]"}, ["names wandb", "names mlflow"]),
+        ({"validate.engine": "ray"}, ["validate.engine is ray, which is not installed", "pip install"]),
+    ],
+)
+def test_what_is_missing_is_refused_with_the_fix_and_not_written(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, values: dict[str, str], names: list[str]
+) -> None:
+    monkeypatch.setattr("simclr_core.monitoring.trackers.find_spec", lambda _: None)
+    monkeypatch.setattr("pipeline.preflight.find_spec", lambda _: None)
+    before = workspace.params.read_text()
+    with pytest.raises(ParamsError) as refused:
+        preflight.apply(workspace, values)
+    assert all(name in str(refused.value) for name in names)
+    assert workspace.params.read_text() == before
+
+
+def test_with_a_remote_none_is_missing(workspace: Workspace, tmp_path: Path) -> None:
+    execute(workspace.root, "remote", "add", "--default", "here", str(tmp_path / "remote"))
+    preflight.apply(workspace, {"release.require_remote": "true"})
+    assert params.read(workspace).release.require_remote
+
+
+def test_enough_images_are_no_warning() -> None:
+    labels = ["a", "b"] * 100
+    assert told(labels + UNLABELED, labels, released=True) == []
+    assert told(labels + UNLABELED, labels, 1100, 100, released=True) == []
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "expected"),
+    [
+        ([None] * 20, ["a"], ["pretraining cannot begin", "only 20 training images, and validate.min_images needs 64"]),
+        ([None] * 20, ["a"], ["only 21 images, and the usual proof needs 32: export compares"]),
+        (UNLABELED, ["a"], ["no labeled training images, and measuring accuracy needs 1: the encoder will be trained"]),
+        (["a", "b", *UNLABELED], [], ["no labeled test images, and measuring accuracy needs 1"]),
+        (["a", *UNLABELED], ["a"], ["only 1 class of labeled training images ('a'), and measuring accuracy needs 2"]),
+        (["a", "b", *UNLABELED], ["a"], ["only 2 labeled training images, and kNN needs 20", "calibration needs 30"]),
+    ],
+)
+def test_each_minimum_that_is_not_reached_says_what_follows(
+    train: list[str | None], test: list[str | None], expected: list[str]
+) -> None:
+    found = " | ".join(told(train, test))
+    assert all(one in found for one in expected)
+
+
+def test_too_few_test_images_for_the_gate_are_a_warning_once_there_is_a_champion() -> None:
+    labels = ["a", "b"] * 50
+    assert told(labels + UNLABELED, ["a"] * 80) == []
+    (only,) = told(labels + UNLABELED, ["a"] * 80, released=True)
+    assert only.startswith("only 80 labeled test images, and the gate representation needs 133: even a candidate that")
+
+
+@pytest.mark.parametrize(("max_loss", "confidence"), [(0.02, 0.95), (0.05, 0.9), (0.001, 0.99), (1.0, 0.95)])
+def test_the_fewest_images_for_the_gate_are_those_at_which_its_bound_passes(max_loss: float, confidence: float) -> None:
+    least = preflight.images_for_proof(max_loss, confidence)
+    assert lower_bound(least, 0, 0, confidence) > -max_loss
+    assert least == 1 or not lower_bound(least - 1, 0, 0, confidence) > -max_loss
+
+
+def test_a_small_batch_is_told_to_go_without_the_checks_of_drift() -> None:
+    labels = ["a", "b"] * 100
+    found = told(labels + UNLABELED, labels, 1188, 12, released=True)
+    assert [one.partition(",")[0] for one in found] == ["only 12 new training images"] * 2
+    assert ["validate.drift.min_images" in found[0], "embedding_drift.min_images" in found[1]] == [True, True]
+    found = told(labels + UNLABELED, labels, 60, 1140)
+    assert found == [
+        "only 60 earlier training images, and twice validate.drift.min_images needs 100: drift is not checked"
+    ]
+
+
+def test_a_sample_too_small_for_the_check_of_drift_is_named(workspace: Workspace) -> None:
+    params.override(workspace, {"embedding_drift.batch_images": "40"})
+    params.override(workspace, {"embedding_drift.min_images": "50"})
+    found = [one for one in preflight.warnings(workspace, images(UNLABELED, [])) if "compared" in one]
+    assert found == [
+        "only 40 compared images, and embedding_drift.min_images needs 50: drift is never checked; "
+        "raise embedding_drift.batch_images"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "expected"),
+    [
+        (["a", "b"] * 200, ["a", "c"], "test images are labeled 'c', and no training image is: none of these can be"),
+        (["a", "b"] * 200, ["c", "d"], "test images are labeled 'c', 'd', and no training image is: no test image can"),
+        (["a", "b"], ["a"], "0.1 and 1.0 of the labels are the same 2 labels"),
+    ],
+)
+def test_labels_that_say_nothing_are_named(
+    workspace: Workspace, train: list[str | None], test: list[str | None], expected: str
+) -> None:
+    assert any(one.startswith(expected) for one in preflight.warnings(workspace, images(train, test)))
+
+
+def test_what_was_ingested_is_counted_with_its_labels_and_batches(workspace: Workspace) -> None:
+    for number in range(3):
+        put(workspace, f"labeled/cat/{number}.png", picture(number))
+        put(workspace, f"test/dog/{number}.png", picture(10 + number))
+    ingest(workspace)
+    put(workspace, "unlabeled/new.png", picture(20))
+    ingest(workspace)
+    found = preflight.ingested(workspace)
+    assert found.train == {"cat": 3, None: 1}
+    assert found.test == {"dog": 3}
+    assert found.batches == {"0001": 3, "0002": 1}
+
+
+def test_a_class_of_which_all_images_are_quarantined_is_named() -> None:
+    labels = ["a", "d", None]
+    found = list(preflight.lost_classes(images(["a", None], ["b"]), labels))
+    assert found == ["all images labeled 'd' are quarantined: `simclr quarantine list` says why"]
+    assert list(preflight.lost_classes(images(["a", None], ["d"]), labels)) == []
