@@ -7,7 +7,7 @@ nothing is signed and no question is asked, so that it also works at night under
 import os
 import re
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -72,9 +72,26 @@ class Git:
         """The text of a file as it was in a commit, None when it was not there."""
         return self._try("cat-file", "blob", f"{commit}:{path}")
 
-    def listing(self, commit: str, folder: str) -> list[str]:
-        """Paths of the files directly in a folder of a commit."""
-        return self.run("ls-tree", "-z", "--name-only", commit, f"{folder}/").split("\0")[:-1]
+    def contents(self, names: Sequence[str]) -> list[bytes | None]:
+        """What files or trees such as ``COMMIT:reports/export.json`` hold, by one process; None where there is none."""
+        answer = self._execute(("cat-file", "--batch"), given="".join(f"{name}\n" for name in names))
+        found: list[bytes | None] = []
+        at = 0
+        for _ in names:
+            begin = answer.index(b"\n", at) + 1
+            *_, said = answer[at:begin].split()
+            size = int(said) if said.isdigit() else None  # else: missing
+            found.append(None if size is None else answer[begin : begin + size])
+            at = begin if size is None else begin + size + 1
+        return found
+
+    def listings(self, commits: Sequence[str], folder: str) -> list[list[str]]:
+        """Paths of what lies directly in a folder of each commit."""
+        trees = self.contents([f"{commit}:{folder}" for commit in commits])
+        return [
+            [f"{folder}/{name}" for name in _names(tree or b"", len(commit) // 2)]
+            for commit, tree in zip(commits, trees, strict=True)
+        ]
 
     def commit(self, files: Sequence[str], message: str, branch: str) -> str:
         """Put these files, as they are in the working tree, on top of HEAD as the one commit of ``branch``.
@@ -170,17 +187,27 @@ class Git:
         Raises:
             ReleaseError: with Git's own words.
         """
+        environment = self._environment(index, literal, date)
+        printed = self._execute(arguments, given, environment, NETWORK_SECONDS if network else None)
+        return os.fsdecode(printed).removesuffix("\n")
+
+    def _execute(
+        self,
+        arguments: Sequence[str],
+        given: str = "",
+        environment: Mapping[str, str] | None = None,
+        seconds: float | None = None,
+    ) -> bytes:
         settings = [part for setting in SETTINGS for part in ("-c", setting)]
         try:
             done = subprocess.run(
                 ["git", *settings, *arguments],
                 cwd=self.root,
-                env=self._environment(index, literal, date),
-                input=given,
+                env=environment or self._environment(None, False, None),
+                input=os.fsencode(given),
                 capture_output=True,
-                text=True,
                 check=False,
-                timeout=NETWORK_SECONDS if network else None,
+                timeout=seconds,
             )
         except FileNotFoundError:
             raise ReleaseError("git: command not found; install Git") from None
@@ -189,10 +216,11 @@ class Git:
                 f"git {arguments[0]}: no answer in {NETWORK_SECONDS:.0f} s; is the origin reachable?"
             ) from None
         if done.returncode != 0:
-            said = killed_by(done.returncode) or " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+            said = killed_by(done.returncode) or " ".join(os.fsdecode(done.stderr).split())
+            said = said or f"exit code {done.returncode}"
             said = re.sub(r"^(fatal|error): ", "", said)
             raise ReleaseError(redactor(self.root)(f"git {arguments[0]}: {said}"))
-        return done.stdout.removesuffix("\n")
+        return done.stdout
 
     def _try(self, *arguments: str) -> str | None:
         try:
@@ -221,3 +249,11 @@ class Git:
         if date is not None:
             ours["GIT_COMMITTER_DATE"] = f"@{int(date.timestamp())} +0000"
         return {name: value for name, value in os.environ.items() if name not in FOREIGN} | ours
+
+
+def _names(tree: bytes, hash_bytes: int) -> Iterator[str]:
+    """The names in a tree: each entry is its mode, a space, the name, a zero, and the hash."""
+    while tree:
+        entry, _, rest = tree.partition(b"\0")
+        yield os.fsdecode(entry.partition(b" ")[2])
+        tree = rest[hash_bytes:]

@@ -82,7 +82,7 @@ def _write(releases: Releases, target: Path, now: Version | None) -> Champion:
         with publish(target, replace=True) as work:
             _write_card(work, pinned)
         return pinned
-    about = reports(releases.git, now.commit)
+    (about,) = reports(releases.git, [now.commit])
     # What it was itself compared with, and how it was exported, is of no use to its successor.
     kept = {name: about[name] for name in about if name not in ("compare", "export", "summary")}
     clone = releases.workspace.scratch / "champion"

@@ -4,7 +4,7 @@ Nothing here depends on the present state of the workspace, so it can be read ag
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -48,31 +48,38 @@ def branch(bundle: str) -> str:
     return f"runs/{bundle[:12]}"
 
 
-def facts(git: Git, history: History, version: Version) -> Facts:
-    """Everything that is known of a version."""
-    about = reports(git, version.commit)
-    return Facts(
-        artifact=history.artifact,
-        version=version.name,
-        commit=version.commit,
-        branch=branch(version.bundle),
-        bundle=version.bundle,
-        registered=version.registered.isoformat(timespec="seconds"),
-        champion=history.before(version.name),
-        data=_hash(git, version.commit, "data/raw"),
-        metrics=metrics(about),
-        compare=known_in(about.get("compare"), CompareReport),
-    )
+def facts(git: Git, history: History, versions: Sequence[Version]) -> list[Facts]:
+    """Everything that is known of each of these versions."""
+    commits = [version.commit for version in versions]
+    raw = git.contents([f"{commit}:data/raw.dvc" for commit in commits])
+    return [
+        Facts(
+            artifact=history.artifact,
+            version=version.name,
+            commit=version.commit,
+            branch=branch(version.bundle),
+            bundle=version.bundle,
+            registered=version.registered.isoformat(timespec="seconds"),
+            champion=history.before(version.name),
+            data=_hash(tracked or b""),
+            metrics=metrics(about),
+            compare=known_in(about.get("compare"), CompareReport),
+        )
+        for version, tracked, about in zip(versions, raw, reports(git, commits), strict=True)
+    ]
 
 
-def reports(git: Git, commit: str) -> Reports:
-    """What a commit's reports/*.json say, by name; of the validation only the images, not every expectation."""
-    found: dict[str, dict[str, object]] = {}
-    for path in git.listing(commit, "reports"):
-        if path.endswith(".json"):
-            found[PurePosixPath(path).stem] = json.loads(git.show(commit, path) or "{}")
-    if "validation" in found:
-        found["validation"] = {"images": found["validation"].get("images", {})}
+def reports(git: Git, commits: Sequence[str]) -> list[Reports]:
+    """What the reports/*.json of each commit say, by name; of the validation only the images, not every expectation."""
+    paths = [[path for path in listed if path.endswith(".json")] for listed in git.listings(commits, "reports")]
+    asked = [f"{commit}:{path}" for commit, listed in zip(commits, paths, strict=True) for path in listed]
+    contents = iter(git.contents(asked))
+    found = []
+    for listed in paths:
+        about = {PurePosixPath(path).stem: json.loads(next(contents) or b"{}") for path in listed}
+        if "validation" in about:
+            about["validation"] = {"images": about["validation"].get("images", {})}
+        found.append(about)
     return found
 
 
@@ -188,8 +195,9 @@ def _params(git: Git, commit: str) -> dict[str, Any]:
     return dict(flatten(document))
 
 
-def _hash(git: Git, commit: str, path: str) -> str | None:
-    document = yaml.safe_load(git.show(commit, f"{path}.dvc") or "{}") or {}
+def _hash(tracked: bytes) -> str | None:
+    """Of what a file for DVC tracks."""
+    document = yaml.safe_load(tracked) or {}
     outs = document.get("outs") or [{}]
     md5: str | None = outs[0].get("md5")
     return md5

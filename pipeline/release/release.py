@@ -119,7 +119,7 @@ def listing(workspace: Workspace) -> Listing:
     history = releases.history
     current = history.current
     return Listing(
-        tuple(facts(releases.git, history, version) for version in history.versions),
+        tuple(facts(releases.git, history, history.versions)),
         current.name if current else None,
         releases.registry.current(),
         tuple(releases.registry.rejections()),
@@ -134,7 +134,7 @@ def diff(workspace: Workspace, one: str, other: str) -> Difference:
     """
     releases = open_releases(workspace)
     history = releases.history
-    before, after = (facts(releases.git, history, history.find(name)) for name in (one, other))
+    before, after = facts(releases.git, history, [history.find(name) for name in (one, other)])
     return difference(releases.git, before, after)
 
 
@@ -145,7 +145,7 @@ def describe(workspace: Workspace, version: str) -> Facts:
         ReleaseError: there is no such version.
     """
     releases = open_releases(workspace)
-    return facts(releases.git, releases.history, releases.history.find(version))
+    return facts(releases.git, releases.history, [releases.history.find(version)])[0]
 
 
 def _refuse_rejected(registry: Registry, pretrained: str, passed: Collection[str]) -> None:
@@ -192,7 +192,7 @@ def _publish(releases: Releases, history: History, version: Version) -> None:
             with remote.clone(releases.git, version.commit, clone, (BUNDLE,)) as tree:
                 registry.publish_bundle(version.name, tree / BUNDLE, version.bundle)
     if not registry.has_record(version.name):
-        about = facts(releases.git, history, version)
+        (about,) = facts(releases.git, history, [version])
         registry.record(version.name, dict(about), card(about, registry.model_card(version.name)))
     failpoint("release.published")
 
