@@ -6,18 +6,21 @@ file is read once more and found to be known by its contents.
 
 import logging
 import sqlite3
+import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 STAMPS = "inbox.sqlite"  # in the workspace's scratch folder
 FORMAT = 1
+KEPT_SECONDS = 90 * 24 * 3600.0  # what is known of a source that is listed no more
 WAIT_SECONDS = 10.0  # for another process that is writing, which takes it well under a second
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS ingested (
         base TEXT NOT NULL, path TEXT NOT NULL, stamp TEXT NOT NULL, sha256 TEXT NOT NULL, PRIMARY KEY (base, path)
     ) WITHOUT ROWID""",
     "CREATE TABLE IF NOT EXISTS state (raw TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS listed (base TEXT PRIMARY KEY, at REAL NOT NULL)",
     f"PRAGMA user_version = {FORMAT}",
 )
 log = logging.getLogger("simclr.inbox")
@@ -77,6 +80,7 @@ class Stamps:
             whole: sources that were listed in full. What is not there any more loses its stamp: put back, even
                 unchanged, it is news.
         """
+        now = time.time()
         gone = {key: ("", sha256) for key, (_, sha256) in self._known.items() if key[0] in whole and key not in seen}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,6 +91,12 @@ class Stamps:
                 database.execute("INSERT INTO state VALUES (?)", (raw,))
                 rows = [(*key, *value) for key, value in (gone | dict(seen)).items() if self._known.get(key) != value]
                 database.executemany("INSERT OR REPLACE INTO ingested VALUES (?, ?, ?, ?)", rows)
+                listed = [(base, now) for base in {*whole, *(base for base, _ in seen)}]
+                database.executemany("INSERT OR REPLACE INTO listed VALUES (?, ?)", listed)
+                database.execute("INSERT OR IGNORE INTO listed SELECT DISTINCT base, ? FROM ingested", (now,))
+                old = database.execute("SELECT base FROM listed WHERE at < ?", (now - KEPT_SECONDS,)).fetchall()
+                database.executemany("DELETE FROM ingested WHERE base = ?", old)
+                database.executemany("DELETE FROM listed WHERE base = ?", old)
         except (sqlite3.Error, OSError) as error:
             log.warning("%s: cannot be written (%s); the next ingest reads every file again", self.path, error)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.dvc import cache
-from pipeline.maintenance.integrity import Checker, Damage, Item
+from pipeline.maintenance.integrity import REMOTE, Checker, Damage, Item
 from pipeline.maintenance.storage import size
 from pipeline.workspace import Workspace
 
@@ -78,6 +78,7 @@ def check(
         checker.check_listings()
         checker.check_presence()
         items = checker.items(remote)
+        memory.forget_all_but(items, remote)
         due = memory.due(items, time.time() - older_than_days * 24 * 3600)
         total = sum(item.size for item in due)
         report = Report(recent=len(items) - len(due), left=len(due), damages=checker.damages)
@@ -118,6 +119,13 @@ class Memory:
         # A clock that was set back must not make anything look as if it had been read.
         due = [item for item, at in last.items() if not before <= at <= time.time()]
         return sorted(due, key=lambda item: (last[item], item.key))
+
+    def forget_all_but(self, items: Iterable[Item], remote: bool) -> None:
+        """Forget what is there no more, in the remote too if ``items`` has what is there."""
+        rows = self._database.execute("SELECT key FROM sound").fetchall()
+        here = {item.key for item in items}
+        gone = [row for row in rows if row[0] not in here and (remote or not row[0].startswith(REMOTE))]
+        self._database.executemany("DELETE FROM sound WHERE key = ?", gone)
 
     def remember(self, item: Item) -> None:
         row = (item.key, item.size, item.changed, time.time())

@@ -21,6 +21,7 @@ from pipeline.params import read
 from pipeline.workspace import Workspace
 
 DAMAGED = "damaged"
+REMOTE = "remote:"  # before the key of an object of the remote
 ARTIFACTS = ("data", "models", "registry")
 BUNDLE = "models/bundle"
 RELEASED = re.compile(r"@(v\d[^#,]*)(?:,|$)")  # in the names of a commit: the tag simclr-encoder@v0.0.2
@@ -104,7 +105,7 @@ class Checker:
         if remote:
             for md5, uses in sorted(self._uses.items()):
                 if any(RELEASED.search(use.version) for use in uses):
-                    found.append(Item(f"remote:{self._objects.remote_name}:{md5}", None, md5))
+                    found.append(Item(f"{REMOTE}{self._objects.remote_name}:{md5}", None, md5))
         return found
 
     def check(self, item: Item) -> bool:

@@ -19,6 +19,7 @@ from deploy.plural import counted
 from pipeline.dvc import cache, client
 from pipeline.errors import DvcError, ReleaseError, ServiceError, WorkspaceError
 from pipeline.git import ORIGIN, Git
+from pipeline.maintenance.integrity import DAMAGED
 from pipeline.params import read
 from pipeline.runs.output import outdated
 from pipeline.workspace import Workspace
@@ -245,12 +246,14 @@ def _unlocked(path: Path) -> Iterator[bool]:
 
 
 def _old_logs(workspace: Workspace) -> Sequence[Path]:
+    """What was printed, and what was set aside because it was damaged."""
     folders = [workspace.scratch / "logs", workspace.scratch / "events"]
     captured = workspace.root.glob("storage/*/compute_logs/*")  # what Dagster has caught of each step
+    aside = [*workspace.scratch.glob("*.damaged-*"), *_files(workspace.scratch / DAMAGED)]
     of_runs = outdated(workspace.scratch / "logs" / "runs")
     return of_runs + [
         file
-        for file in [*(file for folder in folders for file in _files(folder)), *captured]
+        for file in [*(file for folder in folders for file in _files(folder)), *captured, *aside]
         if file not in of_runs and _untouched(file, LOG_DAYS)
     ]
 

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -224,6 +225,19 @@ def test_a_check_continues_where_it_stopped_and_reads_changed_files_again(sound:
         database.execute("UPDATE sound SET at = at + 3e9")  # the clock has been set back since
     database.close()
     assert check(sound).files == total
+
+
+def test_what_is_there_no_more_is_forgotten(sound: Workspace) -> None:
+    """Every version that gc removes would leave its objects in the memory of what was read, forever."""
+    total = check(sound).files
+    with closing(sqlite3.connect(sound.scratch / MEMORY)) as database:
+        for key in ("/gone/from/the/cache", "remote:store:abc"):
+            database.execute("INSERT INTO sound VALUES (?, 1, 1, 1)", (key,))
+        database.commit()
+        check(sound)
+        keys = {key for (key,) in database.execute("SELECT key FROM sound")}
+    assert len(keys) == total + 1
+    assert "remote:store:abc" in keys, "the remote was not listed"
 
 
 def test_a_time_budget_reaches_every_file_over_several_runs(sound: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -266,6 +266,17 @@ def test_run_logs_are_removed_after_a_month_or_when_there_are_too_many(
     assert {log.stem for log in folder.iterdir()} == {"0", "1", "2"}
 
 
+def test_what_was_set_aside_as_damaged_goes_after_a_quarter(workspace: Workspace) -> None:
+    kept, old = (workspace.scratch / "damaged" / name for name in ("1-a", "2-b"))
+    store = workspace.scratch / "inbox.sqlite.damaged-1"
+    kept.parent.mkdir(parents=True)
+    for path, days in ((kept, 89), (old, 91), (store, 91)):
+        path.write_bytes(b"damaged")
+        os.utime(path, (time.time() - days * 24 * 3600,) * 2)
+    assert collect(workspace).files == 2
+    assert [path.exists() for path in (kept, old, store)] == [True, False, False]
+
+
 def test_a_run_does_not_start_on_a_full_disk_and_an_overfull_cache_is_collected(
     versions: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
+from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -239,6 +241,29 @@ def test_a_damaged_store_costs_time_and_nothing_else(
     assert survey(filled, INBOX).new_files == 0
     set_aside = list(filled.scratch.glob("inbox.sqlite.damaged-*"))
     assert bool(set_aside) == (damage not in ("gone", "no table"))
+
+
+def rows(workspace: Workspace) -> int:
+    with closing(sqlite3.connect(stamps(workspace))) as database:
+        (count,) = database.execute("SELECT count(*) FROM ingested").fetchone()
+    return int(count)
+
+
+def test_a_source_that_is_listed_no_more_is_forgotten_after_a_quarter(
+    filled: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = tmp_path / "once"
+    once.mkdir()
+    (once / "one.png").write_bytes(encode(draw(0, 950)))
+    os.utime(once / "one.png", (1e9, 1e9))
+    assert ingest(filled, [str(once)]).new_images == 1
+    now = time.time()
+    for days, left in ((1, 41), (80, 41), (100, 40)):
+        monkeypatch.setattr("pipeline.ingest.stamps.time.time", lambda days=days: now + days * 24 * 3600)
+        ingest(filled)
+        assert rows(filled) == left
+    assert ingest(filled, [str(once)]).new_images == 0  # read again, and known by its content
+    assert rows(filled) == 41
 
 
 def test_a_wrong_hash_in_the_store_loses_no_new_image(filled: Workspace) -> None:
