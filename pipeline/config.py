@@ -264,11 +264,13 @@ class StorageConfig(Block):
     keep_run_records: int = Field(
         default=200,
         ge=10,
-        description="finished runs that the UI shows. `simclr gc` removes the events and logs of earlier ones, but not "
-        "of a run from which an asset has its present result",
+        description="finished runs that the UI shows. The next run and `simclr gc` remove the events and logs of "
+        "earlier ones, but not of a run from which an asset has its present result",
     )
     keep_tensorboards: int = Field(
-        default=20, ge=1, description="trainings that TensorBoard shows; `simclr gc` removes earlier ones"
+        default=20,
+        ge=1,
+        description="trainings that TensorBoard shows; the next run and `simclr gc` remove earlier ones",
     )
     keep_runs: int = Field(
         default=5,

@@ -10,12 +10,13 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
 from deploy.lock import acquire
 from deploy.plural import counted
+from pipeline.config import StorageConfig
 from pipeline.dvc import cache, client
 from pipeline.errors import DvcError, ReleaseError, ServiceError, WorkspaceError
 from pipeline.git import ORIGIN, Git
@@ -97,21 +98,22 @@ def collect(workspace: Workspace, cloud: bool = False, dry_run: bool = False) ->
                 objects.remove(gone)
                 if remote:
                     objects.remove_from_remote(remote, gone_there)
-        boards = _old_boards(workspace, params.storage.keep_tensorboards)
-        for path in chain(_abandoned_runs(workspace), _old_logs(workspace), boards):
-            files, freed = files + 1, freed + _size(path)
-            if not dry_run:
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-        records, size_of_records, note = _remove_records(root, params.storage.keep_run_records, dry_run)
+        tidied = _tidy(workspace, params.storage, dry_run)
         if not dry_run:
             with suppress(ReleaseError):  # each run leaves loose objects in Git, which packs them when there are many
                 git.run("-c", "gc.auto=2000", "gc", "--auto", "--quiet")
-    freed += size_of_records
-    return Collected(files, freed, len(gone_there), tuple(retired), records, dry_run, note)
+    return replace(
+        tidied,
+        files=files + tidied.files,
+        bytes=freed + tidied.bytes,
+        remote_files=len(gone_there),
+        retired=tuple(retired),
+        dry_run=dry_run,
+    )
 
 
 def require_space(workspace: Workspace) -> Collected | None:
-    """Before a run: collect when the cache is over its budget, and refuse when the disk is too full.
+    """Before a run: remove old records, collect when the cache is over its budget, refuse when the disk is too full.
 
     Returns:
         What was collected, None when that was not needed.
@@ -123,6 +125,9 @@ def require_space(workspace: Workspace) -> Collected | None:
     collected = None
     if config.max_cache_gigabytes is not None and usage(workspace)["cache"] > config.max_cache_gigabytes * GIGABYTE:
         collected = collect(workspace)
+    else:
+        with client.exclusive(workspace.root, "gc"):
+            _tidy(workspace, config)
     free = shutil.disk_usage(workspace.root).free
     if free < config.min_free_gigabytes * GIGABYTE:
         raise WorkspaceError(
@@ -228,6 +233,18 @@ def _require_listings(objects: cache.Cache) -> None:
             "remote, so it is not known which files it needs; `simclr fsck` looks for a copy; to give up a lost "
             "version, delete its branch or tag first"
         )
+
+
+def _tidy(workspace: Workspace, config: StorageConfig, dry_run: bool = False) -> Collected:
+    """Remove records that grow with every run and that no version needs; cheap enough for every run."""
+    files = freed = 0
+    boards = _old_boards(workspace, config.keep_tensorboards)
+    for path in chain(_abandoned_runs(workspace), _old_logs(workspace), boards):
+        files, freed = files + 1, freed + _size(path)
+        if not dry_run:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    records, size_of_records, note = _remove_records(workspace.root, config.keep_run_records, dry_run)
+    return Collected(files, freed + size_of_records, records=records, note=note)
 
 
 def _abandoned_runs(workspace: Workspace) -> Iterator[Path]:

@@ -1,9 +1,12 @@
 """Dagster's records of old runs go, but never those that an asset has its present result from."""
 
+import os
+import time
+
 import dagster as dg
 import pytest
 
-from pipeline.maintenance.storage import collect
+from pipeline.maintenance.storage import collect, require_space
 from pipeline.params import override
 from pipeline.runs.instance import opened
 from pipeline.runs.retention import outdated_runs, records_of
@@ -37,6 +40,19 @@ def test_old_runs_go_with_their_databases_and_present_results_stay(workspace: Wo
         assert event.run_id == once
     assert not any(records_of(workspace.root, run) for run in runs[:2])
     assert collect(workspace).records == 0
+
+
+def test_every_run_removes_what_is_old_without_being_asked(workspace: Workspace) -> None:
+    override(workspace, {"storage.keep_run_records": "10", "storage.keep_tensorboards": "1"})
+    boards = [workspace.scratch / "tensorboard" / name for name in ("old", "new")]
+    for age, board in zip((100, 0), boards, strict=True):
+        board.mkdir(parents=True)
+        os.utime(board, (time.time() - age,) * 2)
+    with opened(workspace.root) as instance:
+        runs = [materialize(instance, "often") for _ in range(11)]
+        assert require_space(workspace) is None
+        assert [run.run_id for run in instance.get_runs()] == runs[:0:-1]
+    assert [board.exists() for board in boards] == [False, True]
 
 
 def test_a_run_in_progress_is_never_old(workspace: Workspace) -> None:
