@@ -185,6 +185,6 @@ def test_a_profile_in_a_gif_is_recorded() -> None:
     assert IGNORED in found(plain[:start] + block + plain[start:])
 
 
-def test_damage_in_what_is_said_of_colors_is_no_damage_to_the_image() -> None:
+def test_damage_in_what_is_said_of_colors_does_not_damage_the_image() -> None:
     for extra in (chunk(b"cICP", b""), chunk(b"cICP", b"\1"), chunk(b"gAMA", struct.pack(">I", 2**31))):
         assert IGNORED in found(png(8, 2, RGB, extra)) or extra == chunk(b"cICP", b"")

@@ -1,6 +1,7 @@
 """What ``simclr status`` says of labels."""
 
 from dataclasses import replace
+from typing import Any
 
 from pipeline.cli.status import describe_contradictions
 from pipeline.reports import Outcome
@@ -14,7 +15,7 @@ from tests.reports import VALIDATION
 
 def test_near_copies_with_different_labels_are_named(workspace: Workspace) -> None:
     assert describe_contradictions(workspace) == []
-    near = {"near_group": "g", "near_group_size": 2, "warnings": ["near_label_conflict"]}
+    near: dict[str, Any] = {"near_group": "g", "near_group_size": 2, "warnings": ["near_label_conflict"]}
     rows = [row("cat/1.png", label="cat", **near), row("dog/\u202e2.png", label="dog", **near), row("3.png")]
     workspace.manifest.mkdir(parents=True)
     manifest.write(workspace.manifest, table(rows))

@@ -43,7 +43,7 @@ def hash_distance(one: Image.Image, other: Image.Image) -> int:
     return int((first["phash"] ^ second["phash"]).bit_count())
 
 
-def test_drawings_on_one_outline_are_told_apart_though_their_hashes_are_near() -> None:
+def test_drawings_on_one_outline_are_distinguished_though_their_hashes_are_near() -> None:
     icons = {name: icon(draw) for name, draw in MARKS.items()}
     names = sorted(icons)
     pairs = [(one, other) for one in names for other in names if one < other]
@@ -52,7 +52,7 @@ def test_drawings_on_one_outline_are_told_apart_though_their_hashes_are_near() -
 
 
 @pytest.mark.parametrize("color", ["#8fb9d2", "#e0a0a0"])
-def test_drawings_in_other_colors_are_told_apart(color: str) -> None:
+def test_drawings_in_other_colors_are_distinguished(color: str) -> None:
     assert not same(icon(MARKS["disk"]), icon(MARKS["disk"], color))
 
 
