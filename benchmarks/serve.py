@@ -5,7 +5,8 @@
     overload     4 times the capacity: p99 of what is accepted over p99 of an idle server, images/s over capacity, and
                  how soon the others are refused
     batching     images/s of 32 clients with micro-batching over without, taking turns
-    peer         1 to 64 clients: images/s over those of benchmarks/fastapi_peer.py, taking turns, and how evenly shared
+    peer         1 to 64 clients: images/s over those of benchmarks/fastapi_peer.py, taking turns, how evenly shared,
+                 and the CPU time of an image
     slow         p99 of one client next to 500 slow ones over p99 alone, taking turns
     soak         80 % of capacity while the model changes: failed requests
 
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from PIL import Image
 
 import deploy
@@ -139,21 +141,28 @@ def batching(root: Path, image: bytes, seconds: float) -> dict[str, float]:
 
 
 def peer(root: Path, image: bytes, seconds: float, python: str) -> dict[str, dict[str, float]]:
-    """Closed-loop clients that obey Retry-After: images/s, and Jain's fairness index, 1 if all have equal shares."""
+    """Closed-loop clients that obey Retry-After: images/s, and Jain's fairness index, 1 if all have equal shares.
+
+    The CPU time of an image says what the servers cost also where other work shares the machine.
+    """
     found: dict[str, dict[str, float]] = {}
     requests, path = [embed_request(image)], resolve(root)
     with served(root) as ours, served_by_peer(path, python) as theirs:
+        processes = dict(zip((ours, theirs), psutil.Process().children(), strict=True))
         for clients in PEER_CLIENTS:
+            spent = {ours: 0.0, theirs: 0.0}
             rates: dict[int, list[float]] = {ours: [], theirs: []}
             shares: dict[int, list[int]] = {ours: [0] * clients, theirs: [0] * clients}
             refused = 0
             for _ in range(ROUNDS):
                 for port in (ours, theirs):
+                    before = sum(processes[port].cpu_times()[:2])
                     by_client = asyncio.run(closed_loop_by_client(port, requests, clients, seconds / ROUNDS))
+                    spent[port] += sum(processes[port].cpu_times()[:2]) - before
                     answered = [sum(one.status == 200 for one in answers) for answers in by_client]
                     refused += sum(one.status == 503 for answers in by_client for one in answers)
                     rates[port].append(sum(answered) * ROUNDS / seconds)
-                    shares[port] = [before + more for before, more in zip(shares[port], answered, strict=True)]
+                    shares[port] = [sum(both) for both in zip(shares[port], answered, strict=True)]
             our_rate, their_rate = statistics.median(rates[ours]), statistics.median(rates[theirs])
             found[f"{clients}_clients"] = {
                 "images_per_second": our_rate,
@@ -162,6 +171,8 @@ def peer(root: Path, image: bytes, seconds: float, python: str) -> dict[str, dic
                 "fairness": fairness(shares[ours]),
                 "fastapi_fairness": fairness(shares[theirs]),
                 "refused": refused,
+                "cpu_ms_per_image": 1000 * spent[ours] / sum(shares[ours]),
+                "fastapi_cpu_ms_per_image": 1000 * spent[theirs] / sum(shares[theirs]),
             }
     return found
 

@@ -6,9 +6,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
+
 from deploy.errors import CandidateError
-from tests.deploy.conftest import LABELS, MIXING, make_bundle, make_card, make_model
-from tests.deploy.server.conftest import IMAGE, Running, release, running
+from tests.deploy.conftest import DIM, LABELS, MIXING, embedding_of, make_bundle, make_card, make_model, noise
+from tests.deploy.server.conftest import HOST, IMAGE, PREPROCESSING, Running, release, running
 from tests.deploy.server.test_openapi import DOCUMENT, check_conformance
 
 MODEL = "/v2/models/mean-color"
@@ -89,3 +92,28 @@ def test_the_index_lists_every_released_version(tmp_path: Path) -> None:
 
 def test_a_bundle_has_one_entry_without_a_version(shared: Running) -> None:
     assert versions(shared) == {"": "READY"}
+
+
+def test_triton_s_own_client_reads_everything(tmp_path: Path) -> None:
+    """Where it is installed; the tests above hold what it sends and reads."""
+    triton = pytest.importorskip("tritonclient.http")
+    registry = tmp_path / "registry"
+    for version in ("v0.0.1", "v0.0.2"):
+        release(registry, version, make_bundle())
+    with running(registry) as server:
+        client = triton.InferenceServerClient(f"{HOST}:{server.port}")
+        assert client.is_server_live()
+        assert client.is_model_ready("mean-color", "v0.0.2")
+        images = triton.InferInput("images", [2], "BYTES")
+        images.set_data_from_numpy(np.array([IMAGE] * 2, dtype=object))
+        expected = embedding_of(PREPROCESSING.apply(noise(1, 20, 30)))
+        for compression in (None, "gzip"):
+            answer = client.infer("mean-color", [images], request_compression_algorithm=compression)
+            assert np.abs(answer.as_numpy("embedding") - expected).max() < 1e-6
+        assert client.get_model_config("mean-color")["output"][0]["dims"] == [-1, DIM]
+        assert [entry["state"] for entry in client.get_model_repository_index()] == ["UNAVAILABLE", "READY"]
+        (statistics,) = client.get_inference_statistics("mean-color", "v0.0.2")["model_stats"]
+        assert (statistics["inference_count"], statistics["inference_stats"]["success"]["count"]) == (4, 2)
+        with pytest.raises(Exception, match=r"this server serves mean-color v0\.0\.2"):
+            client.get_inference_statistics("mean-color", "v0.0.1")
+        client.close()
