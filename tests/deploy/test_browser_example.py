@@ -24,8 +24,11 @@ from deploy.bundle import Bundle, graph_promise, write_bundle
 from deploy.encoder import compare, l2_normalize
 from deploy.images.preprocess import Preprocessing
 from deploy.session import METADATA
+from simclr_core.export import export
 from tests.browser import Page, browser
+from tests.conftest import write_prepared
 from tests.deploy.conftest import encoded, make_card
+from tests.simclr_core.export.test_export import write_model, write_probe
 
 pytestmark = pytest.mark.slow
 
@@ -92,8 +95,18 @@ def publish_projection(directory: Path, golden_error: float = 0.0) -> None:
         write_bundle(work, Bundle(card, projection_model(card), None, images, vectors))
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that the stage `export` wrote."""
+    workspace = write_prepared(tmp_path_factory.mktemp("exported") / "workspace", train=40)
+    write_model(workspace / "models" / "pretrained", seed=0)
+    write_probe(workspace)
+    export.run(workspace)
+    return workspace / "models" / "bundle"
+
+
 @pytest.fixture
-def site(tmp_path: Path) -> Path:
+def site(tmp_path: Path, exported: Path) -> Path:
     """The page, onnxruntime-web's two files and a bundle, set up as docs/browser/README.md says."""
     assert RUNTIME.is_dir(), f"{RUNTIME.relative_to(ROOT)}: missing; run `make .venv/browser-installed`"
     site = tmp_path / "site"
@@ -101,7 +114,7 @@ def site(tmp_path: Path) -> Path:
     (site / "ort").mkdir()
     for name in ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"):
         (site / "ort" / name).symlink_to(RUNTIME / name)
-    publish_projection(site / "bundle")
+    shutil.copytree(exported, site / "bundle")
     return site
 
 
@@ -169,12 +182,24 @@ def image_files(folder: Path) -> dict[str, float]:
     return exact | dict.fromkeys(("turned.jpg", "alpha.png", "large.jpg"), 0.9999)
 
 
-@pytest.mark.parametrize("isolated", [False, True], ids=["one thread", "threads"])
-def test_the_browser_gives_the_same_vectors_as_python(site: Path, tmp_path: Path, isolated: bool) -> None:
+@pytest.mark.parametrize(
+    ("isolated", "positions"),
+    [(False, False), (True, False), (False, True)],
+    ids=["one thread", "threads", "every pixel by its position"],
+)
+def test_the_browser_gives_the_same_vectors_as_python(
+    site: Path, tmp_path: Path, isolated: bool, positions: bool
+) -> None:
+    if positions:
+        publish_projection(site / "bundle")
     files = image_files(tmp_path)
     encoder = deploy.load(site / "bundle")
+    golden = sorted(path.name for path in (site / "bundle/golden").glob("*.png"))
+    passed = f"Passed: {len(golden)} of {len(golden)}"
     with opened(site, isolated) as page:
-        page.wait_for("Ready.", "Passed: 3 of 3", "golden/02.png", encoder.info["id"][:12], "16 numbers")
+        page.wait_for(
+            "Ready.", passed, f"golden/{golden[-1]}", encoder.info["id"][:12], f"{encoder.info['dim']} numbers"
+        )
         assert page.evaluate("crossOriginIsolated") == isolated
         for name, cosine in files.items():
             choose(page, tmp_path / name)
