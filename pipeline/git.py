@@ -86,7 +86,7 @@ class Git:
         return found
 
     def listings(self, commits: Sequence[str], folder: str) -> list[list[str]]:
-        """Paths of what lies directly in a folder of each commit."""
+        """Paths of what is directly in a folder of each commit."""
         trees = self.contents([f"{commit}:{folder}" for commit in commits])
         return [
             [f"{folder}/{name}" for name in _names(tree or b"", len(commit) // 2)]

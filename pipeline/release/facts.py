@@ -74,7 +74,7 @@ def reports(git: Git, commits: Sequence[str]) -> list[Reports]:
     paths = [[path for path in listed if path.endswith(".json")] for listed in git.listings(commits, "reports")]
     asked = [f"{commit}:{path}" for commit, listed in zip(commits, paths, strict=True) for path in listed]
     contents = iter(git.contents(asked))
-    found = []
+    found: list[Reports] = []
     for listed in paths:
         about = {PurePosixPath(path).stem: json.loads(next(contents) or b"{}") for path in listed}
         if "validation" in about:
