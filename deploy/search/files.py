@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy import artifact
+from deploy.encoder import Encoder
 from deploy.errors import ArgumentError, ArtifactError, IndexFormatError, IndexMismatchError
 from deploy.lock import acquire
 from deploy.search.approximate import GRAPH, GRAPH_ROWS, Graph, check_metric, write_graph
@@ -164,7 +165,7 @@ def _read_index(directory: Path, verify: bool) -> Contents:
         columns = map_columns(directory, card.columns, card.count)
         graph = _map_graph(directory, card)
     except (OSError, ValueError) as error:
-        raise IndexFormatError(f"{directory}: {error}; build the index again") from error
+        raise IndexFormatError(f"{directory}: {error}; build the index again with `simclr-deploy index`") from error
     return Contents(card, vectors, ids, columns, graph)
 
 
@@ -205,8 +206,10 @@ def merge_indexes(
     write_index(directory, chain.from_iterable(parts for _, parts in opened), first, replace_it, approximate)
 
 
-def measure(parts: Iterator[Part]) -> tuple[int, Iterator[Part]]:
+def measure(encoder: Encoder | str, parts: Iterator[Part]) -> tuple[int, Iterator[Part]]:
     """Return the dimension of the vectors, and all parts again."""
+    if isinstance(encoder, Encoder):
+        return encoder.info["dim"], parts
     first = next(parts, None)
     if first is None:
         raise ArgumentError("no vectors to index; give some, or the encoder itself, which knows their dimension")

@@ -5,9 +5,8 @@
     index = deploy.Index.open("photos.index", encoder)         # mapped into memory; refuses another encoder
     ids, rows, scores = index.search(encoder.embed("cat.jpg").vectors, k=10)
 
-Vectors of different encoders are not comparable, and a search with the wrong ones would silently return nonsense;
-therefore an index records its encoder. The metric is "cosine" (stored vectors and queries are scaled to length 1) or
-"inner_product" (vectors are used as given).
+Vectors of different encoders cannot be compared; therefore an index records its encoder. The metric is "cosine" (stored
+vectors and queries are scaled to length 1) or "inner_product" (vectors are used as given).
 """
 
 import os
@@ -43,6 +42,8 @@ class Index:
 
     Attributes:
         ids: the ids in order of rows; ``ids[row]`` is a string.
+        encoder: the id of the encoder that made the vectors.
+        dim: dimension of the vectors.
 
     Examples:
         >>> import deploy, numpy as np
@@ -53,6 +54,7 @@ class Index:
 
     def __init__(self, contents: Contents) -> None:
         self._contents, self.ids = contents, contents.ids
+        self.encoder, self.dim = contents.card.encoder, contents.card.dim
 
     @classmethod
     def build(
@@ -79,8 +81,7 @@ class Index:
 
         Examples:
             >>> import deploy
-            >>> encoder = deploy.load("models/bundle")
-            >>> paths = ["cat.jpg", "dog.png"]
+            >>> encoder, paths = deploy.load("models/bundle"), ["cat.jpg", "dog.png"]
             >>> index = deploy.Index.build(encoder.embed(paths).vectors, paths, encoder)
             >>> len(index)
             2
@@ -100,7 +101,7 @@ class Index:
 
         Raises:
             ArtifactError: the directory is missing or a file differs from its manifest.
-            IndexFormatError: another release made it, or it is not an index.
+            IndexFormatError: another release made it, or it is not an index of this format.
             IndexMismatchError: another encoder made it.
 
         Examples:
@@ -109,10 +110,10 @@ class Index:
             >>> list(deploy.Index.open("saved.index", encoder="0a1b").ids)
             ['a.jpg', 'b.jpg']
         """
-        contents = read_index(Path(directory), verify)
+        index = cls(read_index(Path(directory), verify))
         if encoder is not None:
-            check_same_encoder("the index", contents.card.encoder, identity_of(encoder)[0])
-        return cls(contents)
+            index.check_encoder(encoder)
+        return index
 
     @staticmethod
     def write(
@@ -147,10 +148,7 @@ class Index:
             >>> len(deploy.Index.open("written.index", encoder))
             2
         """
-        if isinstance(encoder, Encoder):
-            dim, given = encoder.info["dim"], iter(parts)
-        else:
-            dim, given = measure(iter(parts))
+        dim, given = measure(encoder, iter(parts))
         write_index(Path(directory), given, Card(*identity_of(encoder), dim, metric, dtype), replace, approximate)
 
     @classmethod
@@ -166,9 +164,8 @@ class Index:
 
         Args:
             sources: indexes, and directories made by `simclr-deploy embed`.
-            directory: directory to make.
             encoder: the expected encoder of all sources; by default that of the first.
-            approximate, replace: as in ``write``.
+            directory, approximate, replace: as in ``write``.
 
         Raises:
             IndexMismatchError: a source has another encoder, dimension, metric or data type.
@@ -177,9 +174,9 @@ class Index:
 
         Examples:
             >>> import deploy, numpy as np
-            >>> deploy.Index.build(np.eye(2), ["a.jpg", "b.jpg"], encoder="0a1b").save("old.index")
-            >>> deploy.Index.build(np.eye(2), ["c.jpg", "d.jpg"], encoder="0a1b").save("new.index")
-            >>> deploy.Index.merge(["old.index", "new.index"], "all.index")
+            >>> for name in ("old", "new"):
+            ...     deploy.Index.build(np.eye(2), [f"{name} a.jpg", f"{name} b.jpg"], encoder="0a1b").save(name)
+            >>> deploy.Index.merge(["old", "new"], "all.index")
             >>> len(deploy.Index.open("all.index"))
             4
         """
@@ -192,16 +189,11 @@ class Index:
         """Add vectors of new ids to a saved index. ``update`` and ``delete`` are like it.
 
         The index is replaced as a whole: a reader, and a machine that stops at any moment, has the old or the new one.
-
-        Args:
-            directory: of the index.
-            parts: as in ``write``; only one is in memory at a time.
-            encoder: the encoder that made the vectors, or its ``id``: the one that made the index.
+        Arguments are those of ``write``.
 
         Raises:
             ArgumentError: as in ``build``, an id is in the index already, or another process is writing the index.
-            IndexMismatchError: another encoder made the index.
-            ArtifactError, IndexFormatError: the index cannot be read.
+            IndexMismatchError, ArtifactError, IndexFormatError: as in ``open``.
 
         Examples:
             >>> import deploy, numpy as np
@@ -215,18 +207,12 @@ class Index:
 
     @staticmethod
     def update(directory: PathLike, parts: Iterable[Part], encoder: Encoder | str) -> None:
-        """Replace the vectors and metadata of ids that a saved index has; they become its last rows.
-
-        Errors are those of ``add``, and ArgumentError if the index lacks an id.
-        """
+        """Replace vectors and metadata of ids that a saved index has; they become its last rows. Errors: as ``add``."""
         changes.update(Path(directory), parts, encoder)
 
     @staticmethod
     def delete(directory: PathLike, ids: Collection[str], encoder: Encoder | str | None = None) -> None:
-        """Delete ids from a saved index; the other rows keep their order.
-
-        Errors are those of ``add``, and ArgumentError if the index lacks an id.
-        """
+        """Delete ids that a saved index has; the other rows keep their order. Errors: as ``add``."""
         changes.delete(Path(directory), ids, encoder)
 
     def save(self, directory: PathLike, approximate: bool = False, replace: bool = False) -> None:
@@ -240,16 +226,6 @@ class Index:
     def __len__(self) -> int:
         """Number of vectors."""
         return self._contents.card.count
-
-    @property
-    def encoder(self) -> str:
-        """The id of the encoder that made the vectors."""
-        return self._contents.card.encoder
-
-    @property
-    def dim(self) -> int:
-        """Dimension of the vectors."""
-        return self._contents.card.dim
 
     @property
     def vectors(self) -> Vectors:
@@ -275,11 +251,7 @@ class Index:
         return {name: value for name, value in found.items() if value is not None}
 
     def check_encoder(self, encoder: Encoder | str) -> None:
-        """Check that ``encoder``, or the encoder with that id, made the vectors of this index.
-
-        Raises:
-            IndexMismatchError: another encoder made them; the message names both.
-        """
+        """Raise IndexMismatchError, which names both, unless ``encoder``, or that with this id, made the vectors."""
         check_same_encoder("the index", self.encoder, identity_of(encoder)[0])
 
     def search(
@@ -298,7 +270,7 @@ class Index:
             k: neighbors of each query; all rows if there are fewer.
             encoder: the encoder of the queries, to check that it made the index; redundant if given to ``open``.
             mask: bool [count], the rows to search; such as ``[id.startswith("2026/") for id in index.ids]``.
-            approximate: take candidates from the graph. Scores are exact, but the search may miss a neighbor.
+            approximate: take candidates from the graph: scores are exact, a neighbor may be missed.
             where: conditions on metadata: column → a value, a list of values, or a ``Range``. All have to hold.
 
         Returns:
@@ -343,9 +315,6 @@ class Index:
         if card.metric != "cosine" or not -1 < threshold <= 1:
             given = f"metric={card.metric}, threshold={threshold}"
             raise ArgumentError(f"{given}; duplicates need the metric cosine and a threshold above -1, up to 1")
-        return self._duplicates(threshold)
-
-    def _duplicates(self, threshold: float) -> Iterator[Pair]:
-        for hits in pairs_above(self.vectors, threshold - 1e-6, self._contents.card.longest):
-            for first, second, cosine in zip(*hits, strict=True):
-                yield Pair(self.ids[first], self.ids[second], float(cosine))
+        found = pairs_above(self.vectors, threshold - 1e-6, card.longest)
+        pairs = (pair for hits in found for pair in zip(*hits, strict=True))
+        return (Pair(self.ids[first], self.ids[second], float(cosine)) for first, second, cosine in pairs)

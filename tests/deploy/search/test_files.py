@@ -124,6 +124,69 @@ def test_files_that_do_not_fit_are_refused_even_unverified(
             Index.open(tmp_path / "index", verify=check)
 
 
+@pytest.mark.parametrize(
+    ("field", "values"),
+    {
+        "encoder": ["", 3, None, "a" * 1001, ["a"]],
+        "name": [3, "a" * 1001, {}],
+        "dim": [0, -7, 7.0, "7", True, 10**30, None],
+        "metric": ["euclid", None, ["cosine"], {}],
+        "dtype": ["int8", 4, ["float32"]],
+        "count": [-1, 20.0, "20", True, 10**4000, None],
+        "longest": [-1, "1", None, 1e300, float("nan"), float("inf"), True],
+        "columns": [
+            None,
+            {},
+            [["a", "<i8"]],
+            [["a", "<i8", 3], ["a", "<i8", 3]],
+            [["a", "|O", 3]],
+            [["", "<i8", 3]],
+            [7],
+        ],
+        "graph": ["20", -1, 2.5, True, []],
+        "unknown": [1],
+    }.items(),
+)
+def test_every_wrong_field_of_the_card_is_named(field: str, values: list[Any], tmp_path: Path) -> None:
+    save_and_open(build(random_vectors(20)), tmp_path / "index")
+    card = json.loads((tmp_path / "index" / "index.json").read_text())
+    contents = [json.dumps(card | {field: value}) for value in values]
+    contents.append(json.dumps({name: value for name, value in card.items() if name != field}))
+    for content in contents[: -1 if field == "unknown" else None]:
+        rewrite(tmp_path / "index", "index.json", content.encode())
+        with pytest.raises(IndexFormatError, match=rf"index\.json.*{field}|is not JSON: Exceeds the limit"):
+            Index.open(tmp_path / "index")
+
+
+@pytest.mark.parametrize("content", [b"[" * 900_000, b'{"a":' * 180_000, b" " * 2_000_000, b"1" * 900_000, b"nan"])
+def test_a_card_that_is_hard_to_parse_is_refused(content: bytes, tmp_path: Path) -> None:
+    save_and_open(build(random_vectors(20)), tmp_path / "index")
+    rewrite(tmp_path / "index", "index.json", content)
+    with pytest.raises(IndexFormatError, match=r"index\.json (is not JSON|has more than 1,000,000 bytes)"):
+        Index.open(tmp_path / "index")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("column_0_codes.npy", np.full(20, 20, np.int32), "positions outside"),
+        ("column_0_codes.npy", np.full(20, -2, np.int32), "positions outside"),
+        ("column_0_values.npy", np.arange(20)[::-1].copy(), "do not ascend"),
+        ("column_1_values.npy", np.full(20, np.nan), "not finite"),
+        ("column_2_values.npy", np.full(20, 0x110000, np.uint32).view("<U1"), "characters that do not exist"),
+        ("graph_rows.npy", np.zeros(20, np.int64), "does not name each of the 20 rows once"),
+        ("graph_rows.npy", np.arange(20) - 1, "does not name each"),
+        ("graph_rows.npy", np.arange(20) + 1, "does not name each"),
+    ],
+)
+def test_metadata_and_graphs_that_do_not_fit_are_refused(name: str, content: Any, message: str, tmp_path: Path) -> None:
+    metadata = {"a": list(range(20)), "b": np.arange(20) / 2, "c": list("abcdefghijklmnopqrst")}
+    save_and_open(build(random_vectors(20), metadata=metadata), tmp_path / "index", approximate=True)
+    rewrite(tmp_path / "index", name, content)
+    with pytest.raises(IndexFormatError, match=message):
+        Index.open(tmp_path / "index")
+
+
 def test_directories_that_are_not_an_index_are_refused(tmp_path: Path) -> None:
     for check in (True, False):
         with pytest.raises(MissingArtifactError, match="no such directory"):
