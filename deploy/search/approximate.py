@@ -22,6 +22,7 @@ GRAPH, GRAPH_ROWS = "neighbours.usearch", "graph_rows.npy"
 BLOCK = 8192
 # A search for k neighbors takes at least this many candidates; in the tests they include 0.95 of the true ten nearest.
 CANDIDATES = 64
+SPARE = 2  # times k candidates are scored exactly
 CONNECTIVITY, EXPANSION = 16, 128  # M and ef_construction; usearch's defaults, which the benchmark names
 MAX_DELETED = 0.25  # of the vectors in a graph
 MIN_SHARE = 0.05  # of the vectors in a graph that have to pass a filter; exact search takes no longer for fewer
@@ -38,6 +39,7 @@ class Graph:
         self.rows = np.arange(count) if rows is None else rows
         self._share = np.count_nonzero(self.rows >= 0) / max(1, len(self.rows))
         self._content = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
+        self._threads = available_cpus()  # it reads files of the control group, longer than a search takes
         self._index: Any = None
         self._lock = threading.Lock()  # usearch would use the same scratch memory for two simultaneous calls
 
@@ -65,11 +67,16 @@ class Graph:
         count = min(math.ceil(max(4 * k, CANDIDATES) / share), len(rows))
         with self._lock:
             self._index = self.load(view=True) if self._index is None else self._index
-            found = self._index.search(queries, count, threads=min(len(queries), available_cpus()))
-        each = [found.keys] if len(queries) == 1 else [matches.keys for matches in found]
-        positions = np.repeat(np.arange(len(each)), [len(keys) for keys in each])
-        chosen = rows[np.concatenate(each).astype(np.int64)]
-        return positions[chosen >= 0], chosen[chosen >= 0]
+            found = self._index.search(queries, count, threads=min(len(queries), self._threads))
+        keys = np.atleast_2d(found.keys)
+        counts = np.array([keys.shape[1]]) if len(queries) == 1 else found.counts
+        returned = np.arange(keys.shape[1]) < counts[:, None]
+        chosen = np.full(keys.shape, -1)
+        chosen[returned] = rows[keys[returned].astype(np.int64)]
+        wanted = chosen >= 0
+        if keys.shape[1] > SPARE * k:  # nearest first: the others are too far, even by the graph's rounded distances
+            wanted &= wanted.cumsum(axis=1) <= SPARE * k
+        return np.nonzero(wanted)[0], chosen[wanted]
 
     def load(self, view: bool) -> Any:
         """Return usearch's index, only to read if ``view``."""
