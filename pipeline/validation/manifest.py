@@ -52,15 +52,14 @@ def read(folder: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
     names = list(columns or MANIFEST)
     if not parts:
         return MANIFEST.to_frame().select(names)
-    return pl.concat([_read(part, names) for part in parts]).select(names)
+    return pl.concat([_read(part, names) for part in parts])
 
 
 def _read(part: Path, names: Sequence[str]) -> pl.DataFrame:
     known = pl.read_parquet_schema(part)
     rows = pl.read_parquet(part, columns=[name for name in names if name in known], glob=False)
-    return rows.with_columns(
-        pl.lit(None, kind).alias(name) for name, kind in MANIFEST.items() if name in {*names} - {*known}
-    )
+    absent = [pl.lit(None, MANIFEST[name]).alias(name) for name in names if name not in known]
+    return rows.with_columns(absent).select(names)
 
 
 def _order(part: Path) -> tuple[tuple[int, str], str]:

@@ -5,6 +5,7 @@ symbols, faces with different mouths. A copy differs from its original in a smal
 contrast, which are fitted here, and then by little anywhere.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,9 @@ from pipeline.validation.probe.hashes import sketch_planes
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-BRIGHTNESS, COLOR, PER_STEP = 6.0, 8.0, 0.12
-"""Levels of 255 that a cell of a copy may differ in, and the share of the largest step to a cell next to it that is
-added: what a shift by a part of a pixel, or a JPEG, may change. docs/validation.md has the rates that were measured."""
+TOLERANCES, PER_STEP = (6.0, 8.0, 8.0), 0.12
+"""Levels of 255 that a cell of a copy may differ in (brightness, blue, red), and the share of the largest step to a
+neighboring cell that is added: what a shift by part of a pixel, or a JPEG, may change. docs/validation.md has rates."""
 
 FLAT_CELLS = 8
 """A picture in which more cells than this, of 256, have exactly the brightness of all their neighbors is a flat
@@ -49,8 +50,16 @@ def confirm(pairs: pl.DataFrame, sketches: pl.DataFrame) -> pl.DataFrame:
 def show_the_same(one: list[Array], other: list[Array]) -> Array:
     """Whether pictures show the same, pair by pair: two times the planes of n sketches, to bool [n]."""
     one, other = ([plane.astype(np.float64) for plane in planes] for planes in (one, other))
+    found = _are_within([np.abs(first - second) for first, second in zip(one, other, strict=True)], TOLERANCES)
+    open_ones = ~found  # fitted; in a crowd of copies, few need it
+    found[open_ones] = _fit(*([plane[open_ones] for plane in planes] for planes in (one, other)))
+    return found
+
+
+def _fit(one: list[Array], other: list[Array]) -> Array:
+    """``show_the_same`` of float64 planes, after what a copy may have has been fitted."""
     steps = [np.maximum(_steps(first), _steps(second)) for first, second in zip(one, other, strict=True)]
-    allowed = [most + PER_STEP * step for most, step in zip((BRIGHTNESS, COLOR, COLOR), steps, strict=True)]
+    allowed = [most + PER_STEP * step for most, step in zip(TOLERANCES, steps, strict=True)]
     flat = np.maximum(*((_steps(planes[0]) == 0).sum(axis=(1, 2)) for planes in (one, other))) > FLAT_CELLS
     same = np.zeros(len(flat), dtype=np.bool_)
     for source, target in ((one, other), (other, one)):  # a crop is a part of its original, and not the reverse
@@ -58,10 +67,14 @@ def show_the_same(one: list[Array], other: list[Array]) -> Array:
         found = [rest]
         for before, after in zip(source[1:], target[1:], strict=True):
             found.append(np.minimum(np.abs(after - before), np.abs(after - 128 - (before - 128) * contrast)))
-        within = [(values <= most).all(axis=(1, 2)) for values, most in zip(found, allowed, strict=True)]
-        alike = np.logical_and.reduce(within) | (~flat & (rest.max(axis=(1, 2)) <= NOT_FLAT_BRIGHTNESS))
+        alike = _are_within(found, allowed) | (~flat & (rest.max(axis=(1, 2)) <= NOT_FLAT_BRIGHTNESS))
         same |= alike & (np.abs(np.log(contrast[:, 0, 0].clip(min=1e-9))) <= np.log(MOST_CONTRAST))
     return same
+
+
+def _are_within(differences: Sequence[Array], allowed: Sequence[Any]) -> Array:
+    within = [(values <= most).all(axis=(1, 2)) for values, most in zip(differences, allowed, strict=True)]
+    return np.asarray(np.logical_and.reduce(within))
 
 
 def _steps(plane: Array) -> Array:
@@ -85,8 +98,8 @@ def _misfit(source: Array, target: Array) -> tuple[Array, Array]:
     above, below, left, right = _neighbors(source)
     across, down = (right - left) / 2, (below - above) / 2
     changes = (np.ones_like(source), source, (source - 128) ** 2 / 128, across, down, across * _X, down * _Y)
-    terms = np.stack(changes, axis=1).reshape(len(source), len(changes), -1)
-    difference = (target - source).reshape(len(source), -1, 1)
+    terms = np.stack(changes, axis=1).reshape(len(source), len(changes), _Y.size)
+    difference = (target - source).reshape(len(source), _Y.size, 1)
     fitted = np.linalg.solve(terms @ terms.transpose(0, 2, 1) + _RIDGE, terms @ difference)
     rest = np.abs(difference - terms.transpose(0, 2, 1) @ fitted).reshape(source.shape)
     return rest.round(3), (1 + fitted[:, 1:2]).round(3)  # in whatever order a processor adds

@@ -187,6 +187,18 @@ def test_a_set_without_one_accepted_file(tmp_path: Path) -> None:
     assert manifest.read(tmp_path / "one").equals(empty)
 
 
+def test_a_part_of_an_earlier_version_without_a_column_is_read_with_nulls(tmp_path: Path) -> None:
+    files, contents = crowd(3, files=50, pictures=9)
+    table = built(files, contents)
+    written(tmp_path / "one", table)
+    oldest = min((tmp_path / "one" / "manifest").iterdir())
+    pl.read_parquet(oldest).drop("sketch").write_parquet(oldest)
+    found = manifest.read(tmp_path / "one")
+    assert found.drop("sketch").equals(table.drop("sketch"))
+    assert 0 < found["sketch"].null_count() < table.height
+    assert manifest.read(tmp_path / "one", ["sketch", "path"]).columns == ["sketch", "path"]
+
+
 def test_a_set_without_files(tmp_path: Path) -> None:
     nothing = built([], [])
     written(tmp_path / "one", nothing)
