@@ -43,7 +43,7 @@ def sentence(outcome: Outcome) -> str:
 
 
 def nothing_to_judge(outcome: Outcome) -> str | None:
-    """Why an expectation says nothing, as there are no rows that it is about; None if there are."""
+    """Why an expectation cannot hold or fail, as there are no rows that it is about; None if there are."""
     rule = BY_NAME.get(outcome.name)
     if outcome.error or outcome.observed is not None or not outcome.success:
         return None

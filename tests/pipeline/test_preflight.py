@@ -29,7 +29,7 @@ def images(train: list[str | None], test: list[str | None], *batches: int) -> Im
     return Images(Counter(train), Counter(test), Counter({f"{n:04d}": size for n, size in enumerate(sizes, 1)}))
 
 
-def told(*of: object, released: bool = False) -> list[str]:
+def described(*of: object, released: bool = False) -> list[str]:
     """The sentences of ``minimums`` that are not reached, with every parameter's default."""
     given = images(*of)  # type: ignore[arg-type]
     defaults = Params(**{name: block() for name, block in BLOCKS.items()})  # type: ignore[arg-type]
@@ -69,10 +69,10 @@ def test_with_a_remote_none_is_missing(workspace: Workspace, tmp_path: Path) -> 
     assert params.read(workspace).release.require_remote
 
 
-def test_enough_images_are_no_warning() -> None:
+def test_with_enough_images_there_is_nothing_to_warn_of() -> None:
     labels = ["a", "b"] * 100
-    assert told(labels + UNLABELED, labels, released=True) == []
-    assert told(labels + UNLABELED, labels, 1100, 100, released=True) == []
+    assert described(labels + UNLABELED, labels, released=True) == []
+    assert described(labels + UNLABELED, labels, 1100, 100, released=True) == []
 
 
 @pytest.mark.parametrize(
@@ -89,14 +89,14 @@ def test_enough_images_are_no_warning() -> None:
 def test_each_minimum_that_is_not_reached_says_what_follows(
     train: list[str | None], test: list[str | None], expected: list[str]
 ) -> None:
-    found = " | ".join(told(train, test))
+    found = " | ".join(described(train, test))
     assert all(one in found for one in expected)
 
 
 def test_too_few_test_images_for_the_gate_are_a_warning_once_there_is_a_champion() -> None:
     labels = ["a", "b"] * 50
-    assert told(labels + UNLABELED, ["a"] * 80) == []
-    (only,) = told(labels + UNLABELED, ["a"] * 80, released=True)
+    assert described(labels + UNLABELED, ["a"] * 80) == []
+    (only,) = described(labels + UNLABELED, ["a"] * 80, released=True)
     assert only.startswith("only 80 labeled test images, and the gate representation needs 133: even a candidate that")
 
 
@@ -107,12 +107,12 @@ def test_the_fewest_images_for_the_gate_are_those_at_which_its_bound_passes(max_
     assert least == 1 or not lower_bound(least - 1, 0, 0, confidence) > -max_loss
 
 
-def test_a_small_batch_is_told_to_go_without_the_checks_of_drift() -> None:
+def test_a_small_batch_is_reported_to_go_without_the_checks_of_drift() -> None:
     labels = ["a", "b"] * 100
-    found = told(labels + UNLABELED, labels, 1188, 12, released=True)
+    found = described(labels + UNLABELED, labels, 1188, 12, released=True)
     assert [one.partition(",")[0] for one in found] == ["only 12 new training images"] * 2
     assert ["validate.drift.min_images" in found[0], "embedding_drift.min_images" in found[1]] == [True, True]
-    found = told(labels + UNLABELED, labels, 60, 1140)
+    found = described(labels + UNLABELED, labels, 60, 1140)
     assert found == [
         "only 60 earlier training images, and twice validate.drift.min_images needs 100: drift is not checked"
     ]
@@ -136,7 +136,7 @@ def test_a_sample_too_small_for_the_check_of_drift_is_named(workspace: Workspace
         (["a", "b"], ["a"], "0.1 and 1.0 of the labels are the same 2 labels"),
     ],
 )
-def test_labels_that_say_nothing_are_named(
+def test_labels_without_use_are_named(
     workspace: Workspace, train: list[str | None], test: list[str | None], expected: str
 ) -> None:
     assert any(one.startswith(expected) for one in preflight.warnings(workspace, images(train, test)))

@@ -205,7 +205,7 @@ def test_a_broken_event_does_not_stop_the_stage(workspace: Workspace) -> None:
     assert lines_of(workspace, "s")[1] == ["{half"]
 
 
-def test_a_changed_block_of_params_is_named_in_words(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_block_of_params_is_named(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = {"params.yaml": {"pretrain": "modified"}, "data/x": "deleted"}
     said = {"pretrain": [{"changed deps": changed}, "always changed"]}
     monkeypatch.setattr(client, "execute", lambda *_: json.dumps(said))
