@@ -36,7 +36,7 @@ versions: .venv/installed ## the fast tests with WITH="torch==2.8.*", by default
 	rm .venv/installed
 	$(BIN)/pip install --quiet --upgrade $(WITH)
 	$(BIN)/pip install --quiet --no-deps antlr4-python3-runtime==4.13.2
-	pytest -n auto --dist worksteal -m "not slow" --ignore tests/test_lock.py --ignore tests/deployment $(TESTS)
+	pytest -n auto --dist worksteal -m "not slow" --ignore tests/deployment $(TESTS)
 
 docs: .venv/installed ## the site, in docs/_build; any warning is an error
 	python -m sphinx -W --keep-going -q -b html docs docs/_build

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from tests.test_lock import declared
+from tests.deployment.test_lock import declared
 
 ROOT = Path(__file__).parents[1]
 GITHUB = ROOT / ".github"

@@ -22,7 +22,7 @@ from deploy.artifact import publish
 from deploy.bundle import write_bundle
 from tests.deploy.conftest import make_bundle
 from tests.deployment.conftest import DEPLOYMENT, DOCKERFILE, ROOT, SAVING_SECONDS, image_fault
-from tests.test_lock import pins
+from tests.deployment.test_lock import pins
 
 COMPOSE = DEPLOYMENT / "compose" / "compose.yaml"
 CACHES = shutil.ignore_patterns("__pycache__")

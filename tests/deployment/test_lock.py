@@ -11,7 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LOCKS = [ROOT / name for name in ("requirements.lock", "benchmarks/requirements.lock")]
 SERVER = ROOT / "docs" / "deployment" / "server" / "requirements.txt"
 UNLOCKED = {"wandb", "mlflow-skinny"}  # trackers that `make lock` leaves out: each asks for an account or a server
