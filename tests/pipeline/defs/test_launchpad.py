@@ -48,7 +48,7 @@ def test_every_key_is_offered_with_a_description() -> None:
     fields = shown()
     wanted = {key for name, block in params.BLOCKS.items() for key in keys(block, f"{name}.")}
     assert {"pretrain.epochs", "pretrain.queue.size", "pretrain.augmentation.crop_scale", "gates.confidence"} <= wanted
-    assert wanted | set(params.BLOCKS) | {"sources", "overrides"} == set(fields)
+    assert wanted | set(params.BLOCKS) | {"sources", "restart", "overrides"} == set(fields)
     for name, (_, description) in fields.items():
         assert description, name
 
