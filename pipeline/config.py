@@ -30,6 +30,18 @@ class IngestConfig(Block):
         min_length=1,
         description="the only labels allowed, so that a typo is an error; null: every label is a class",
     )
+    class_folders: bool = Field(
+        default=False,
+        description="whether the first folder of a training image is its class. Folders named as those of an inbox "
+        "(unlabeled, labeled, test, train, val) keep their meaning",
+    )
+    hold_out: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.5,
+        description="share of the labeled training images that is held out for testing instead. Which ones, their "
+        "content decides, so that it stays the same from run to run",
+    )
 
 
 class DriftConfig(Block):
@@ -127,8 +139,11 @@ class ValidateConfig(Block):
 class PrepareConfig(Block):
     """How accepted images are stored for training."""
 
-    short_side: int = Field(
-        default=256, ge=8, description="shorter side in pixels; larger images are reduced to it, smaller ones kept"
+    short_side: int | None = Field(
+        default=None,
+        ge=8,
+        description="shorter side in pixels, larger images are reduced to it; null: what pretraining and serving need. "
+        "That is pretrain.resize, or else pretrain.image_size. Smaller images are kept as they are",
     )
     jpeg_quality: int = Field(default=95, ge=50, le=100, description="JPEG quality of the prepared images")
     shard_megabytes: int = Field(

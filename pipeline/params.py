@@ -59,6 +59,11 @@ class Params:
     release: ReleaseConfig
     storage: StorageConfig
 
+    @property
+    def prepared_side(self) -> int:
+        """The shorter side to which ``prepare`` reduces larger images, in pixels."""
+        return self.prepare.short_side or self.pretrain.resize or self.pretrain.image_size
+
 
 BLOCKS: dict[str, type[Block]] = dict(Params.__annotations__)
 
@@ -130,10 +135,10 @@ def _contradictions(params: Params) -> Iterator[str]:
     """Rules over several blocks: what one stage would make is of no use to another that comes hours later."""
     pretrain, kept = params.pretrain, params.prepare.short_side
     side, name = (pretrain.image_size, "image_size") if pretrain.resize is None else (pretrain.resize, "resize")
-    if kept < side:
+    if kept is not None and kept < side:
         yield (
-            f"prepare.short_side: given {kept}, allowed: at least pretrain.{name} ({side}); images would be reduced "
-            "and then enlarged again for training and serving"
+            f"prepare.short_side: given {kept}, allowed: null, or at least pretrain.{name} ({side}); images would be "
+            "reduced and then enlarged again for training and serving"
         )
     layers, most = params.finetune.head_layers, pretrain.projection_head.layers
     if layers > most:

@@ -27,7 +27,6 @@ from deploy.artifact import publish
 from deploy.errors import ImageError
 from deploy.images.preprocess import LOSSES, MOST_PIXELS, canonicalize, open_image
 from pipeline import preflight
-from pipeline.config import PrepareConfig
 from pipeline.errors import GateError
 from pipeline.ingest.raw import read_bytes
 from pipeline.params import read
@@ -78,7 +77,8 @@ def run(workspace: Workspace) -> None:
         GateError: validation did not pass or left no training image, or data/raw is not what was validated.
     """
     started = time.monotonic()
-    params = read(workspace).prepare
+    everything = read(workspace)
+    params, short_side = everything.prepare, everything.prepared_side
     require_valid(workspace)
     rows = pq.read_table(
         workspace.manifest / "accepted.parquet", columns=["sha256", "batch", "split", "label", "operations"]
@@ -94,7 +94,7 @@ def run(workspace: Workspace) -> None:
     with publish(workspace.prepared, replace=True) as folder:
         for split in ("train", "test"):
             accepted = {row["sha256"]: row for row in rows if row["split"] == split}
-            samples = _canonical(workspace.raw, accepted, classes, params.short_side, params.jpeg_quality)
+            samples = _canonical(workspace.raw, accepted, classes, short_side, params.jpeg_quality)
             seen = _counted(samples, sums) if split == "train" else (sample for sample, _ in samples)
             by_batch = groupby(seen, key=lambda sample: accepted[sample.key]["batch"])
             counts[split] = write_shards(
@@ -116,8 +116,8 @@ def run(workspace: Workspace) -> None:
             sums.min_side,
             sums.max_side,
             images,
-            _digest(rows, params),
-            params.short_side,
+            _digest(rows, short_side, params.jpeg_quality),
+            short_side,
         )
         write_card(folder, card)
     seconds = time.monotonic() - started
@@ -195,10 +195,10 @@ def _encode(image: Image.Image, quality: int) -> tuple[str, bytes]:
     return "jpg", content.getvalue()
 
 
-def _digest(rows: list[dict[str, Any]], params: PrepareConfig) -> str:
+def _digest(rows: list[dict[str, Any]], short_side: int, quality: int) -> str:
     """Of what is in the images and of how they are stored: a training continues with the very pixels it began with."""
     lines = sorted(f"{row['sha256']} {row['split']} {json.dumps(row['label'])}\n" for row in rows)
-    lines.append(f"{params.short_side} {params.jpeg_quality}\n")
+    lines.append(f"{short_side} {quality}\n")
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

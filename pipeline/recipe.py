@@ -14,16 +14,27 @@ from ruamel.yaml.comments import CommentedMap
 
 FOLDER = Path(__file__).parent / "recipes"
 DEFAULT = "cpu-small"
+AUTO = "auto"
+AUTO_HEADER = """\
+# Recipe auto: chosen at the first run, by what the images are and by what this machine can train
+# Source: the images in retraining.sources, looked at by the first `simclr run`, which then replaces this file and says
+# why. To choose yourself, change the values, which are those of cpu-small, and remove these lines.
+"""
 
 
 def recipes() -> list[str]:
-    """Names, the default first."""
-    return [DEFAULT, *sorted(path.stem for path in FOLDER.glob("*.yaml"))]
+    """Names, the one that is chosen by the images first."""
+    return [AUTO, DEFAULT, *sorted(path.stem for path in FOLDER.glob("*.yaml"))]
+
+
+def is_auto(params: str) -> bool:
+    """Whether the text of a params.yaml is still to be chosen."""
+    return params.startswith(AUTO_HEADER.partition("\n")[0])
 
 
 def summaries(base: str) -> dict[str, str]:
     """A line about each recipe, from the first line of its file; ``base`` is the text of ``params.yaml``."""
-    texts = {name: base if name == DEFAULT else _read(name) for name in recipes()}
+    texts = {name: params_of(name, base) for name in recipes()}
     return {name: text.split("\n", 1)[0].removeprefix(f"# Recipe {name}: ") for name, text in texts.items()}
 
 
@@ -31,7 +42,13 @@ def params_of(name: str, base: str) -> str:
     """The text of ``params.yaml`` for a recipe."""
     if name == DEFAULT:
         return base
-    recipe = _read(name)
+    if name == AUTO:
+        return AUTO_HEADER + _without_header(base)
+    return overlay(base, _read(name))
+
+
+def overlay(base: str, recipe: str) -> str:
+    """The text of a params.yaml with the values of a recipe, and with its comments, in place of its own."""
     yaml = round_trip()
     document, changes = yaml.load(_without_header(base)), _without_header(recipe)
     _overlay(document, yaml.load(changes))

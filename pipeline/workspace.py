@@ -99,28 +99,34 @@ def find(start: Path | None = None) -> Workspace:
     )
 
 
-def create(directory: Path, recipe: str = DEFAULT) -> Workspace:
+def create(directory: Path, recipe: str = DEFAULT, params: str | None = None) -> Workspace:
     """Make a workspace in a new or empty folder. If any step fails, nothing is left behind.
 
     Args:
         recipe: which ``params.yaml`` to begin with; see ``pipeline.recipe``.
+        params: its text, if it is not the recipe's own.
     """
     if recipe not in recipes():
         raise WorkspaceError(f"recipe {recipe!r} does not exist; choose one of: {', '.join(recipes())}")
+    require_new(directory)
     target = directory.absolute()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise WorkspaceError(f"{directory}: exists and is not an empty folder; give a new name, or empty it first")
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
     try:
         work.chmod(0o755)
-        _populate(work, recipe)
+        _populate(work, recipe, params or params_of(recipe, template("params.yaml").read_text(encoding="utf-8")))
         if target.exists():
             target.rmdir()
         work.rename(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return Workspace(target.resolve())
+
+
+def require_new(directory: Path) -> None:
+    """Raise WorkspaceError if there is something in the folder already."""
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise WorkspaceError(f"{directory}: exists and is not an empty folder; give a new name, or empty it first")
 
 
 def require_writable(workspace: Workspace) -> None:
@@ -154,11 +160,10 @@ def executable(name: str) -> str:
     return found
 
 
-def _populate(folder: Path, recipe: str) -> None:
+def _populate(folder: Path, recipe: str, params: str) -> None:
     for name in TEMPLATE:
         shutil.copyfile(template(name), folder / name)
-    params = folder / "params.yaml"
-    params.write_text(params_of(recipe, params.read_text(encoding="utf-8")), encoding="utf-8")
+    (folder / "params.yaml").write_text(params, encoding="utf-8")
     for name in INBOX:
         (folder / "inbox" / name).mkdir(parents=True)
     (folder / ".gitignore").write_text("\n".join(IGNORED_BY_GIT) + "\n", encoding="utf-8")

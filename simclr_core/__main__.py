@@ -9,6 +9,7 @@
     python -m simclr_core compare
     python -m simclr_core latency
     python -m simclr_core replay 1234
+    python -m simclr_core rate
 
 Exit codes: 0 done; 2 something to fix, in one line on stderr; 130 and 143 stopped by Ctrl-C or SIGTERM, in which case
 pretraining has saved and the same command continues.
@@ -54,6 +55,10 @@ STAGES = {
         },
     ),
     "pretrain": Stage("simclr_core.pretraining.pretrain", "SimCLR pretraining: data/prepared to models/pretrained"),
+    "rate": Stage(
+        "simclr_core.pretraining.rate",
+        "how many images a second this machine pretrains on, by a few steps; not a stage",
+    ),
     "linear_eval": Stage(
         "simclr_core.evaluation.linear_eval",
         "linear probe and kNN of the frozen encoder, compared with random and pixel baselines",

@@ -1,7 +1,8 @@
-"""What of a folder counts as an image file: every file but text, hidden ones and what desktops leave behind.
+"""What of a folder counts as an image file: what is one by its name or its first bytes (``images.signatures``), but
+for hidden files and what desktops leave behind.
 
-The one rule for ``simclr-deploy`` and for ``simclr ingest``. No suffix is needed; whether a file is an image, its bytes
-tell when it is decoded. Text next to images describes them: notes, annotations, tables.
+The one rule for ``simclr-deploy`` and for ``simclr ingest``. Text next to images describes them: notes, annotations,
+tables.
 """
 
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ TEXT = (
     *(".txt", ".md", ".rst", ".log", ".ini", ".xmp", ".aae", ".htm", ".html"),
     *(".csv", ".tsv", ".xls", ".xlsx", ".ods", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml"),
 )
+NO_IMAGE = "is not an image by its name or its first bytes"  # why it is passed over
 SHOWN = 3
 
 

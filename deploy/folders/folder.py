@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,9 +25,10 @@ from deploy.encoder import Encoder
 from deploy.errors import ArgumentError
 from deploy.failpoint import failpoint
 from deploy.folders.embedding_writers import WRITERS, Format, check_format, table
-from deploy.folders.files import describe_passed_over, passed_over
+from deploy.folders.files import NO_IMAGE, describe_passed_over, passed_over
 from deploy.folders.unfinished import discard, finished_parts, read_part, work_folder, write_parts
 from deploy.images.inputs import map_ahead
+from deploy.images.signatures import HEAD_BYTES, is_image, named_as_image
 from deploy.session import available_cpus
 
 
@@ -39,8 +41,8 @@ def image_files(
 ) -> list[str]:
     """List the given files, and the files in the given folders, sorted by name.
 
-    In folders everything counts, whatever its suffix, but what ``deploy.folders.files`` passes over: a file that is
-    not an image is reported when it is read. Links to files are followed, links to folders are not.
+    In folders, what is an image by its name or its first bytes counts: see ``deploy.folders.files``. Links to files
+    are followed, links to folders are not.
 
     Args:
         paths: files and folders.
@@ -92,9 +94,18 @@ def _fault(name: str, entry: os.DirEntry[str]) -> str | None:
     left = passed_over(name)
     if left:
         return left[1]
-    if entry.is_symlink():
-        return "is a link to a folder" if entry.is_dir() else None
-    return None if entry.is_file() or entry.is_dir() else "is not a regular file"
+    if entry.is_dir():
+        return "is a link to a folder" if entry.is_symlink() else None
+    if not entry.is_file():
+        return "is not a regular file"
+    return None if named_as_image(name) or is_image(name, _head(entry.path)) else NO_IMAGE
+
+
+def _head(path: str) -> bytes:
+    """The first bytes; none of a file that cannot be read."""
+    with suppress(OSError), open(path, "rb") as file:
+        return file.read(HEAD_BYTES)
+    return b""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pipeline.cli.purge import purge
 from pipeline.cli.quarantine import quarantine
 from pipeline.cli.release import release
 from pipeline.errors import FORESEEN, GateError, StageFailedError
-from pipeline.recipe import DEFAULT, summaries
+from pipeline.recipe import AUTO, summaries
 from pipeline.workspace import Workspace
 
 RESTART = click.option(
@@ -60,10 +60,9 @@ def simclr(context: click.Context, workspace: Path | None) -> None:
     """Turn a folder of raw images into an encoder in production.
 
     \b
-    simclr init my-images                 make a workspace
-    cp -r ~/photos my-images/inbox/unlabeled/
-    cd my-images && simclr run            validate, train, evaluate, export
-    simclr ui                             look at it in Dagster
+    simclr init my-images --from ~/photos   make a workspace with parameters that fit
+    cd my-images && simclr run              validate, train, evaluate, export
+    simclr ui                               look at it in Dagster
     simclr-deploy embed models/bundle photo.jpg
 
     Exit codes: 0 done; 1 a stage failed or a gate did not pass; 2 wrong input; 130 interrupted.
@@ -83,16 +82,39 @@ def _recipes() -> str:
 
 @simclr.command(epilog=_recipes())
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--recipe", default=DEFAULT, show_default=True, help="Recipe for the first params.yaml.")
-def init(directory: Path, recipe: str) -> None:
-    """Make a workspace in a new or empty folder.
+@click.option("--from", "sources", multiple=True, metavar="SRC", help="Images to look at and train on; repeatable.")
+@click.option("--budget", metavar="TIME", help="Of the first run: 10m, 2h, overnight. Default: 20m, with a GPU 2h.")
+@click.option("--recipe", metavar="NAME", help=f"Take these values; nothing is looked at. Default: {AUTO}.")
+@click.option("--yes", is_flag=True, help="Accept what is proposed without a question.")
+def init(directory: Path, sources: tuple[str, ...], budget: str | None, recipe: str | None, yes: bool) -> None:
+    """Make a workspace in a new or empty folder, with parameters that fit your images and this machine.
+
+    With --from, the images are looked at now, and what is proposed is shown with its reasons. Otherwise that happens at
+    the first run.
 
     \b
-    Examples: simclr init my-images
+    Examples: simclr init my-images --from ~/photos
+              simclr init my-images --from ~/photos --budget overnight --yes
               simclr init my-photographs --recipe imagenet-r50
     """
-    workspace = workspaces.create(directory, recipe)
-    click.echo(f"{workspace.root} is ready: put images into inbox/unlabeled, then `simclr run` in it")
+    if recipe and (sources or budget):
+        raise click.UsageError("--recipe takes the values of a recipe, --from and --budget choose them; leave one out")
+    if budget and not sources:
+        raise click.UsageError("--budget needs images to choose for; name them with --from")
+    if not sources:
+        workspace = workspaces.create(directory, recipe or AUTO)
+        click.echo(f"{workspace.root} is ready: put images into inbox/unlabeled, then `simclr run` in it")
+        return
+    from pipeline.proposal.choose import choose
+
+    workspaces.require_new(directory)
+    absolute = [source if "://" in source else str(Path(source).expanduser().absolute()) for source in sources]
+    chosen = choose(directory.absolute(), absolute, budget)
+    click.echo("\n".join(chosen.table))
+    if not yes:
+        click.confirm("\nMake the workspace with these values?", default=True, abort=True)
+    workspace = workspaces.create(directory, chosen.recipe, chosen.params)
+    click.echo(f"{workspace.root} is ready: `simclr run` in it; the values and their reasons are in params.yaml")
 
 
 @simclr.command()

@@ -17,6 +17,7 @@ from pipeline.dvc.purged import interrupted
 from pipeline.errors import PipelineError, UnfinishedError
 from pipeline.maintenance.storage import require_space
 from pipeline.params import read
+from pipeline.recipe import is_auto
 from pipeline.validation.verdict.overrides import settle
 from pipeline.workspace import Workspace
 
@@ -53,6 +54,11 @@ def raw_images(
 
             for done in purge(workspace, (), "", ""):
                 context.log.warning(f"raw_images: completed the purge of {counted(len(done.hashes), 'content')}")
+        if is_auto(workspace.params.read_text(encoding="utf-8")):
+            from pipeline.proposal.choose import choose_at_first_run
+
+            for chosen in choose_at_first_run(workspace):
+                context.log.info(f"raw_images: {chosen}")
         preflight.apply(workspace, config.settings())
         for expired in settle(workspace.overrides, date.today()):
             context.log.info(f"raw_images: no longer {expired.action}: {expired.sha256[:12]} ({expired.why})")

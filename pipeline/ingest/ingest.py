@@ -5,7 +5,8 @@
 A file is known by the SHA-256 of its bytes, so renamed or copied files add nothing; one that has not changed since an
 earlier ingest (``pipeline.ingest.stamps``) is not read again. What a source says of it now counts, whatever it said
 before (``pipeline.ingest.claims``). What that is, ``pipeline.ingest.layout`` reads from its folders and ``labels.csv``.
-Whether a file is an image at all is for the validate stage to say.
+A file that is not an image, by its name and its first bytes, is counted and left where it is; whether an image is sound
+is for the validate stage to say.
 """
 
 import hashlib
@@ -118,7 +119,7 @@ def ingest(
                 f"{', '.join(sources)}: nothing to ingest, {_why_nothing(listed, config.settle_seconds)}; "
                 f"put images into {workspace.inbox / 'unlabeled'} or name another source: `simclr ingest SRC`"
             )
-        readings = [read_layout(source, workspace.inbox) for source in listed]
+        readings = [read_layout(source, workspace.inbox, config.class_folders) for source in listed]
         refuse_twins(readings, config.classes)
         stamped: dict[Key, tuple[str, str]] = {}
         before = read_known(earlier, lambda path, sha256: _guess(listed, stamps, path, sha256))
@@ -126,7 +127,7 @@ def ingest(
             del before[sha256]
         purged = contents(workspace.root)
         listings = [
-            read_source(source, reading, before, stamps, stamped, purged)
+            read_source(source, reading, config.hold_out, before, stamps, stamped, purged)
             for source, reading in zip(listed, readings, strict=True)
         ]
         current = tracked and stamps.raw == read_tracked(workspace.root, RAW).md5

@@ -59,9 +59,11 @@ class Reading:
     named: set[str] = field(default_factory=set)
 
 
-def place(path: str) -> Place:
-    """What the folders of a file say: ``labeled/cat/a.jpg`` → train, cat."""
+def place(path: str, class_folders: bool = False) -> Place:
+    """What the folders of a file say: ``labeled/cat/a.jpg`` → train, cat; with ``class_folders`` also ``cat/a.jpg``."""
     top, *below = _parts(path)
+    if class_folders and below and fold(top) not in ROLES:
+        return Place("train", clean(top))
     match ROLES.get(fold(top)), below:
         case "labeled", [label, _, *_]:
             return Place("train", clean(label))
@@ -72,8 +74,17 @@ def place(path: str) -> Place:
     return Place("train", None)
 
 
-def read_layout(source: Source, inbox: Path) -> Reading:
+def hold_out(place: Place, sha256: str, share: float) -> Place:
+    """The place of a labeled training image that ``share`` puts into the test set instead, by its content alone."""
+    chosen = place.split == "train" and place.label is not None and int(sha256[-8:], 16) < share * 16**8
+    return Place("test", place.label) if chosen else place
+
+
+def read_layout(source: Source, inbox: Path, class_folders: bool = False) -> Reading:
     """The places of all files of a source, by its folders and its tables.
+
+    Args:
+        class_folders: whether a first folder with another name than those of an inbox is a class.
 
     Raises:
         IngestError: it can be read in two ways, or a table cannot be read.
@@ -93,7 +104,7 @@ def read_layout(source: Source, inbox: Path) -> Reading:
             reading.notes[f"{root}/ is read like an inbox, because it has folders for training and for testing"] += len(
                 inside
             )
-        _read_folder(within, inside, reading, faults)
+        _read_folder(within, inside, reading, faults, class_folders)
     _read_tables(source, reading, faults)
     faults += _without_class(reading)
     if faults:
@@ -136,10 +147,10 @@ def _datasets(folders: Iterable[str]) -> set[str]:
     return {parent for parent, found in roles.items() if parent and {LABELED, TEST} <= found}
 
 
-def _read_folder(folder: str, paths: Sequence[str], reading: Reading, faults: list[str]) -> None:
+def _read_folder(folder: str, paths: Sequence[str], reading: Reading, faults: list[str], class_folders: bool) -> None:
     """Note the places of the files that are directly in a folder, and what is odd about it."""
     for path in paths:  # each: at the top, a name of a Windows archive says more than the folder
-        reading.places[path] = place(f"{folder}/{PurePosixPath(path).name}" if folder else path)
+        reading.places[path] = place(f"{folder}/{PurePosixPath(path).name}" if folder else path, class_folders)
     parts = _parts(folder) if folder else []
     if not parts:
         return

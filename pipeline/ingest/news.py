@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from deploy.folders.files import NO_IMAGE
+from deploy.images.signatures import is_image
 from pipeline.errors import IngestError
 from pipeline.ingest.claims import (
     GONE,
@@ -19,10 +21,12 @@ from pipeline.ingest.claims import (
     find_claimed,
     is_news,
 )
-from pipeline.ingest.layout import Reading
+from pipeline.ingest.layout import Reading, hold_out
 from pipeline.ingest.raw import REPLACED, Occurrence
 from pipeline.ingest.sources import Source
 from pipeline.ingest.stamps import Key, Stamps
+
+NOT_AN_IMAGE = "not an image"  # in place of a SHA-256 among the stamps: such a file is not read again
 
 
 @dataclass
@@ -56,6 +60,7 @@ class Listing:
 def read_source(
     source: Source,
     reading: Reading,
+    held_out: float,
     known: Known,
     stamps: Stamps,
     stamped: dict[Key, tuple[str, str]],
@@ -67,19 +72,25 @@ def read_source(
     stamped.update({(source.base, path): (table.stamp, "") for path, table in tables if source.settled(table)})
     for path, file in source.files.items():
         sha256 = stamps.find(source.base, path, file.stamp) if file.certain else None
-        if sha256 not in known:  # also when the batches are not those that the stamps were taken with
+        # Not known also when the batches are not those that the stamps were taken with.
+        if sha256 not in known and sha256 != NOT_AN_IMAGE:
             try:
-                sha256 = hashlib.sha256(source.read(path)).hexdigest()
+                data = source.read(path)
             except IngestError as error:  # only this file is affected
                 source.passed_over[path] = str(error).removeprefix(f"{path!r} ")
                 source.unseen.add(path)
                 continue
+            sha256 = hashlib.sha256(data).hexdigest() if is_image(path, data) else NOT_AN_IMAGE
         if source.settled(file):
             stamped[source.base, path] = (file.stamp, sha256)
+        if sha256 == NOT_AN_IMAGE:
+            source.passed_over[path] = NO_IMAGE
+            continue
         if sha256 in purged:
             source.passed_over[path] = "was purged; remove it from there"
             continue
         listing.hashes[path] = sha256
+        reading.places[path] = hold_out(reading.places[path], sha256, held_out)
         claims = listing.claims.get(sha256, frozenset())
         listing.claims[sha256] = claims | ({reading.places[path]} - {UNCLAIMED})
     return listing

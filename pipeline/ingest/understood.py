@@ -18,7 +18,8 @@ def tabulate(sources: Sequence[Source], readings: Sequence[Reading]) -> list[str
     counts: Counter[tuple[str, str | None]] = Counter()
     notes: Counter[str] = Counter()
     for source, reading in zip(sources, readings, strict=True):
-        counts.update((place.split, place.label) for path, place in reading.places.items() if path in source.files)
+        taken = source.files.keys() - source.passed_over.keys()
+        counts.update((place.split, place.label) for path, place in reading.places.items() if path in taken)
         notes.update(reading.notes)
     notes.update(_unknown_classes(counts))
     lines = [text + _files(number) for text, number in sorted(notes.items())]

@@ -6,57 +6,17 @@ Only signatures are trusted. The extension is a claim, and holding it against th
 import re
 from collections.abc import Callable, Iterator
 
-EXTENSIONS = {
-    "jpeg": ("jpg", "jpeg", "jpe", "jfif", "mpo"),
-    "png": ("png", "apng"),
-    "gif": ("gif",),
-    "webp": ("webp",),
-    "bmp": ("bmp", "dib"),
-    "tiff": ("tif", "tiff"),
-}
-"""The containers that are decoded, and what their files are usually called."""
+from deploy.images.signatures import EXTENSIONS, sniff
+
+__all__ = ["EXTENSIONS", "sniff"]
 
 TERMINATED = ("jpeg", "png", "gif", "webp")
 """The containers that always tell where they end."""
 
-_SIGNATURES = (
-    (rb"\xff\xd8\xff", "jpeg"),
-    (rb"\x89PNG\r\n\x1a\n", "png"),
-    (rb"GIF8[79]a", "gif"),
-    (rb"RIFF....WEBP", "webp"),
-    (rb"BM....\0\0\0\0", "bmp"),
-    (rb"II[*+]\0|MM\0[*+]", "tiff"),
-    (rb"....ftyp(avif|avis)", "avif"),
-    (rb"....ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)", "heif"),
-    (rb"....ftyp", "mp4"),
-    (rb"\xff\x0a|\0\0\0\x0cJXL ", "jpeg_xl"),
-    (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "jpeg_2000"),
-    (rb"8BPS", "photoshop"),
-    (rb"\x00\x00\x01\x00", "icon"),
-    (rb"v/1\x01", "openexr"),
-    (rb".{128}DICM", "dicom"),
-    (rb"%PDF", "pdf"),
-    (rb"%!PS", "postscript"),
-    (rb"PK\x03\x04", "zip"),
-    (rb"\x1f\x8b", "gzip"),
-    (rb"version https://git-lfs", "git_lfs_pointer"),
-    (rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?<svg", "svg"),
-    (rb"(\xef\xbb\xbf)?\s*(<!--.*?-->\s*)?<(?i:!doctype html|html|head|body)", "html"),
-    (rb"(\xef\xbb\xbf)?\s*<\?xml", "xml"),
-    (rb"\s*[{\[]\s*[\"{\[\]}]", "json"),
-)
-_PATTERNS = [(re.compile(pattern, re.DOTALL), name) for pattern, name in _SIGNATURES]
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # neither a stuffed byte, fill, nor a restart inside the scan
 _TEM, _SOI, _EOI, _SOS = 0x01, 0xD8, 0xD9, 0xDA  # ITU T.81, table B.1; the first three stand alone
 _EXTENSION, _IMAGE, GIF_TRAILER = 0x21, 0x2C, 0x3B  # GIF89a, appendix A
 GIF_BLOCKS = (_EXTENSION, _IMAGE, GIF_TRAILER)
-
-
-def sniff(data: bytes) -> str:
-    """The container that the first bytes tell of, a short name; ``unknown`` if none, ``empty`` without any byte."""
-    if not data:
-        return "empty"
-    return next((name for pattern, name in _PATTERNS if pattern.match(data[:1024])), "unknown")
 
 
 def trailing_bytes(data: bytes, container: str) -> int | None:

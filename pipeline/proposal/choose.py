@@ -1,0 +1,61 @@
+"""Look at images and at this machine, and choose the parameters: for a new workspace, or at the first run of one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from deploy.artifact import write_atomically
+from pipeline.params import read
+from pipeline.proposal import budget
+from pipeline.proposal.collection import examine
+from pipeline.proposal.machine import read_machine
+from pipeline.proposal.measure import measure
+from pipeline.proposal.propose import FEWEST_IMAGES, propose
+from pipeline.proposal.render import describe, params_text
+from pipeline.recipe import is_auto
+from pipeline.workspace import Workspace, template
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """``params`` is the text of params.yaml, ``table`` the lines that say what was found, what was chosen and why."""
+
+    recipe: str
+    params: str
+    table: list[str]
+    training_images: int
+
+
+def choose(root: Path, sources: Sequence[str], time: str | None = None) -> Chosen:
+    """Choose the parameters for the images in ``sources`` on this machine.
+
+    Args:
+        root: where the workspace is, or will be.
+        time: of the first run, as in ``2h``; None: 20 minutes on processors, two hours on GPUs.
+
+    Raises:
+        IngestError: a source cannot be read or holds no image.
+        ParamsError: ``time`` is not one, or a few steps of training failed here.
+    """
+    machine = read_machine(root)
+    seconds = budget.parse(time or (budget.WITH_GPU if machine.gpu_gigabytes else budget.WITHOUT_GPU))
+    base = template("params.yaml").read_text(encoding="utf-8")
+    collection = examine(root, sources)
+    proposal = propose(collection, machine, seconds, partial(measure, base))
+    params = params_text(base, proposal, collection, machine, [*dict.fromkeys(["inbox", *sources])])
+    return Chosen(proposal.recipe, params, describe(proposal, collection, machine), collection.training_images)
+
+
+def choose_at_first_run(workspace: Workspace) -> list[str]:
+    """Replace a params.yaml that is still ``auto``; returns the lines to show, none if it was chosen before.
+
+    It stays ``auto`` while there are too few images to train on: the data contract will say so.
+    """
+    if not is_auto(workspace.params.read_text(encoding="utf-8")):
+        return []
+    chosen = choose(workspace.root, read(workspace).retraining.sources)
+    if chosen.training_images < FEWEST_IMAGES:
+        return []
+    write_atomically(workspace.params, chosen.params)
+    return [*chosen.table, "", "written to params.yaml, with the reasons; change what you know better"]

@@ -1,0 +1,190 @@
+"""What the sources of images hold: counts by a listing of everything, pictures by a sample that is looked at.
+
+The sample is the same for the same paths, whatever the machine.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from time import monotonic
+from typing import Self
+
+import numpy as np
+
+from deploy.images.signatures import HEAD_BYTES, is_image, named_as_image
+from deploy.session import available_cpus
+from pipeline.errors import IngestError
+from pipeline.ingest.labels_csv import fold
+from pipeline.ingest.layout import ROLES, Place, read_layout
+from pipeline.ingest.sources import Source, list_source
+from pipeline.proposal.glance import SIDES, Glance, glance, read_glance
+from pipeline.validation.probe.pool import isolated_map
+
+SAMPLE_IMAGES = 400
+SAMPLE_BYTES = 1_500_000_000  # scans of 100 MB: fewer are looked at
+MEMORY_MEGABYTES, TIMEOUT_SECONDS = 2048, 20.0  # of a worker; as validate's
+COPY_LEVELS = 2.0  # of 255: mean difference of two 16 x 16 gists below which the pictures are nearly the same
+
+
+@dataclass(frozen=True)
+class Collection:
+    """``labels`` counts images by (split, class), None for unlabeled ones; ``others`` files that are not images, by
+    suffix; ``folders`` unlabeled images by their first folder; ``glances`` is the sample, without ``unreadable``
+    ones. ``seconds_per_image`` is what a look took one core."""
+
+    labels: dict[Place, int]
+    others: dict[str, int]
+    folders: dict[str, int]
+    glances: tuple[Glance, ...]
+    unreadable: int
+    image_bytes: float
+    seconds_per_image: float
+
+    @cached_property
+    def images(self) -> int:
+        return sum(self.labels.values())
+
+    @cached_property
+    def training_images(self) -> int:
+        return sum(count for place, count in self.labels.items() if place.split == "train")
+
+    def count(self, split: str) -> dict[str, int]:
+        """Labeled images of a split, by class."""
+        return {place.label: n for place, n in self.labels.items() if place.split == split and place.label is not None}
+
+    def with_class_folders(self) -> Self:
+        """The collection in which the first folder of an unlabeled image is its class."""
+        labels = Counter(self.labels)
+        labels[Place("train", None)] -= sum(self.folders.values())
+        labels.update({Place("train", name): count for name, count in self.folders.items()})
+        return replace(self, labels=dict(labels), folders={})
+
+    def with_held_out(self, share: float) -> Self:
+        """The collection in which this share of the labeled training images is held out."""
+        labels = Counter(self.labels)
+        for name, count in self.count("train").items():
+            held_out = round(count * share)
+            labels[Place("train", name)] -= held_out
+            labels[Place("test", name)] += held_out
+        return replace(self, labels=dict(labels))
+
+    def short_side(self, quantile: float) -> int:
+        """In pixels."""
+        return round(float(np.quantile([one.short_side for one in self.glances], quantile)))
+
+    def aspect(self, quantile: float) -> float:
+        """The longer side over the shorter."""
+        ratios = [max(one.width, one.height) / one.short_side for one in self.glances]
+        return float(np.quantile(ratios, quantile))
+
+    def share(self, attribute: str) -> float:
+        """Of the sample that has ``has_color``, ``has_alpha`` or is ``deep``."""
+        return sum(getattr(one, attribute) for one in self.glances) / len(self.glances)
+
+    def lost(self, side: int, quantile: float) -> float:
+        """Detail that a reduction to ``side`` removes, at most, in this share of the images: 0 to 1."""
+        return float(np.quantile([one.lost[SIDES.index(side)] for one in self.glances], quantile))
+
+    @cached_property
+    def likeness(self) -> float:
+        """Mean correlation of two images as 16 x 16 levels: near 1 where all show the same kind of part."""
+        gists = np.array([one.gist for one in self.glances], np.float64)
+        gists -= gists.mean(axis=1, keepdims=True)
+        gists /= np.maximum(np.linalg.norm(gists, axis=1, keepdims=True), 1e-9)
+        n = len(gists)
+        return float((np.square(gists.sum(axis=0)).sum() - n) / (n * (n - 1))) if n > 1 else 0.0
+
+    @cached_property
+    def copies(self) -> float:
+        """The share of the sample of which another image of it is nearly a copy."""
+        gists = np.array([one.gist for one in self.glances], np.float32)
+        near = [np.abs(gists - gist).mean(axis=1) < COPY_LEVELS for gist in gists]
+        return float(np.mean([one.sum() > 1 for one in near]))
+
+
+def examine(root: Path, names: Sequence[str]) -> Collection:
+    """List the sources, read a sample of their images in confined workers, and sum up.
+
+    Args:
+        root: the workspace; a relative source is taken from it.
+
+    Raises:
+        IngestError: a source cannot be read, or holds no image that can be decoded.
+    """
+    labels: Counter[Place] = Counter()
+    others: Counter[str] = Counter()
+    folders: Counter[str] = Counter()
+    found: list[tuple[Source, str]] = []
+    for source in (list_source(root, name, settle_seconds=0.0) for name in names):
+        reading = read_layout(source, root / "inbox")
+        for path in source.files:
+            if not _is_image(source, path):
+                others[PurePosixPath(path).suffix.lower() or "no suffix"] += 1
+                continue
+            place = reading.places[path]
+            labels[place] += 1
+            found.append((source, path))
+            if place == Place("train", None) and "/" in path and fold(path.partition("/")[0]) not in ROLES:
+                folders[path.partition("/")[0]] += 1
+        others.update(PurePosixPath(path).suffix.lower() or "no suffix" for path in source.passed_over)
+    glances, unreadable, seconds, size = _look(found)
+    if not glances:
+        kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in others.most_common(5))
+        raise IngestError(
+            f"{', '.join(names)}: no image that can be decoded{f' among {kinds}' if kinds else ''}; "
+            "name a folder with JPEG, PNG, WebP, TIFF, BMP or GIF files"
+        )
+    return Collection(dict(labels), dict(others), dict(folders), tuple(glances), unreadable, size, seconds)
+
+
+def _is_image(source: Source, path: str) -> bool:
+    """By the name, and by the first bytes of a file on this machine whose name does not say so."""
+    if named_as_image(path):
+        return True
+    try:
+        with Path(source.files[path].location).open("rb") as file:
+            return is_image(path, file.read(HEAD_BYTES))
+    except OSError:
+        return False  # in a bucket, or gone
+
+
+def _look(found: Sequence[tuple[Source, str]]) -> tuple[list[Glance], int, float, float]:
+    """The glances at a sample in its order, how many files had no pixels, seconds of a core and bytes per image."""
+    chosen = sorted(found, key=lambda item: hashlib.sha256(item[1].encode()).digest())[:SAMPLE_IMAGES]
+    sizes: list[int] = []
+
+    def files() -> Iterator[tuple[int, bytes]]:
+        for number, (source, path) in enumerate(chosen):
+            try:
+                data = source.read(path)
+            except IngestError:
+                continue  # ingest will name it
+            sizes.append(len(data))
+            yield number, data
+            if sum(sizes) > SAMPLE_BYTES:
+                return
+
+    workers, started = available_cpus(), monotonic()
+    answers = isolated_map(
+        glance,
+        files(),
+        options={},
+        workers=workers,
+        memory_megabytes=MEMORY_MEGABYTES,
+        timeout_seconds=TIMEOUT_SECONDS,
+    )
+    looked = {number: _checked(answer) for number, answer in answers}
+    seconds = (monotonic() - started) * workers / max(1, len(looked))
+    glances = [one for _, one in sorted(looked.items()) if one is not None]
+    return glances, len(looked) - len(glances), seconds, float(np.mean(sizes)) if sizes else 0.0
+
+
+def _checked(answer: object) -> Glance | None:
+    """None also for a file that its worker did not survive."""
+    try:
+        return read_glance(answer)
+    except ValueError:
+        return None

@@ -1,0 +1,114 @@
+"""A glance at one image: what decides how large, in which colors and with which augmentations it is trained on.
+
+Runs inside the confined workers of ``pipeline.validation.probe.pool``: the files are anybody's.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from deploy.errors import ImageError
+from deploy.images.preprocess import MOST_PIXELS, canonicalize, open_image
+
+SIDES = (24, 28, 32, 48, 64, 96, 128, 160, 224)
+"""The resolutions that are compared, in pixels of the shorter side."""
+
+REFERENCE_SIDE = 256  # pixels: larger images are reduced to it first, so that sensor noise does not count as detail
+GIST_SIDE = 16
+GRAY_SATURATION = (
+    6.0  # of 255, mean distance between the largest and the smallest channel; JPEGs of gray scans have 0-2
+)
+
+
+@dataclass(frozen=True)
+class Glance:
+    """``lost`` is the share of the brightness' variance that a reduction to each of SIDES removes; ``gist`` the image
+    as 16 x 16 levels of brightness."""
+
+    width: int
+    height: int
+    has_color: bool
+    has_alpha: bool
+    deep: bool  # more than 8 bits in a channel
+    lost: list[float]
+    gist: list[int]
+
+    @property
+    def short_side(self) -> int:
+        return min(self.width, self.height)
+
+
+def glance(data: bytes) -> dict[str, Any] | None:
+    """The fields of ``Glance``; None if the bytes are not an image that can be decoded."""
+    try:
+        image = open_image(data, MOST_PIXELS)
+        has_alpha = image.has_transparency_data
+        canonical, operations = canonicalize(image)
+    except ImageError:
+        return None
+    luma = canonical.convert("L")
+    return vars(
+        Glance(
+            width=canonical.width,
+            height=canonical.height,
+            has_color=_saturation(canonical) > GRAY_SATURATION,
+            has_alpha=has_alpha,
+            deep=any(operation.startswith("uint1") for operation in operations),
+            lost=measure_lost(luma),
+            gist=np.asarray(luma.resize((GIST_SIDE, GIST_SIDE), Image.Resampling.BOX)).ravel().tolist(),
+        )
+    )
+
+
+def measure_lost(luma: Image.Image) -> list[float]:
+    """For each of SIDES, the share of the variance of the center square that is gone when its side is reduced to it.
+
+    0 where the image is not larger. An image of one color loses nothing.
+    """
+    square = _center_square(luma)
+    pixels = np.asarray(square, np.float64)
+    variance = pixels.var()
+    if variance == 0:
+        return [0.0] * len(SIDES)
+    return [round(min(1.0, _residue(square, pixels, side) / variance), 4) for side in SIDES]
+
+
+def read_glance(answer: object) -> Glance | None:
+    """What a worker said, as a Glance; None where it saw no image.
+
+    Raises:
+        ValueError: it is nothing that a Glance could hold.
+    """
+    if answer is None:
+        return None
+    types = {one.name: get_args(one.type) or (one.type,) for one in fields(Glance)}
+    if not isinstance(answer, dict) or answer.keys() != types.keys():
+        raise ValueError("not the fields of a Glance")
+    found = Glance(**answer)
+    whole = all(isinstance(level, int) for level in found.gist) and all(isinstance(x, float) for x in found.lost)
+    if not whole or len(found.lost) != len(SIDES) or len(found.gist) != GIST_SIDE**2 or found.short_side < 1:
+        raise ValueError("impossible values in a Glance")
+    return found
+
+
+def _saturation(image: Image.Image) -> float:
+    small = np.asarray(image.resize((64, 64), Image.Resampling.BOX), np.int16)
+    return float((small.max(axis=2) - small.min(axis=2)).mean())
+
+
+def _center_square(luma: Image.Image) -> Image.Image:
+    side = min(luma.size)
+    left, top = (luma.width - side) // 2, (luma.height - side) // 2
+    target = min(side, REFERENCE_SIDE)
+    return luma.resize((target, target), Image.Resampling.BOX, box=(left, top, left + side, top + side))
+
+
+def _residue(square: Image.Image, pixels: NDArray[np.float64], side: int) -> float:
+    """Mean squared difference between the square and what is left of it after a reduction to ``side``."""
+    if side >= square.width:
+        return 0.0
+    reduced = square.resize((side, side), Image.Resampling.BICUBIC).resize(square.size, Image.Resampling.BICUBIC)
+    return float(((np.asarray(reduced, np.float64) - pixels) ** 2).mean())

@@ -1,0 +1,42 @@
+"""What this machine has to train with."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from deploy.session import available_cpus
+
+GIGABYTE = 1e9
+
+
+@dataclass(frozen=True)
+class Machine:
+    """``gpu_gigabytes`` has the memory of each GPU, in GB."""
+
+    cores: int
+    memory_gigabytes: float
+    free_disk_gigabytes: float
+    gpu_gigabytes: tuple[float, ...] = ()
+
+    def __str__(self) -> str:
+        gpus = f"{len(self.gpu_gigabytes)} GPUs of {min(self.gpu_gigabytes):.0f} GB" if self.gpu_gigabytes else "no GPU"
+        return (
+            f"{self.cores} cores, {gpus}, {self.memory_gigabytes:.0f} GB of memory, "
+            f"{self.free_disk_gigabytes:.0f} GB of free disk"
+        )
+
+
+def read_machine(folder: Path) -> Machine:
+    """This machine; ``folder`` is on the disk that the workspace will be on."""
+    import torch  # the first second of a command; folders are looked at without it
+
+    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    count = torch.cuda.device_count()
+    return Machine(
+        cores=available_cpus(),
+        memory_gigabytes=psutil.virtual_memory().total / GIGABYTE,
+        free_disk_gigabytes=shutil.disk_usage(there).free / GIGABYTE,
+        gpu_gigabytes=tuple(torch.cuda.get_device_properties(gpu).total_memory / GIGABYTE for gpu in range(count)),
+    )

@@ -1,0 +1,270 @@
+"""The rules: from what a collection and a machine are, and from the time there is, to the values of params.yaml.
+
+Each value comes with its reason. The rules are ours; the constants of a recipe have their sources in its file.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from deploy.images.preprocess import MOST_PIXELS
+from pipeline.proposal.collection import Collection
+from pipeline.proposal.glance import SIDES
+from pipeline.proposal.machine import Machine
+from pipeline.recipe import DEFAULT
+
+# Detail: a resolution is enough when in nine of ten images this share of the brightness' variance, at most, is lost.
+MOST_LOST = 0.15
+MOST_LOST_OF_PARTS = 0.02  # a scratch or a dent is a small share of an image of a part
+QUANTILE = 0.9
+LIKENESS = (
+    0.5  # above it, the images show one kind of thing in one pose: parts, X-rays. Photographs have 0.1, clothes 0.4
+)
+TRANSPARENT = COLORED = DEEP = 0.5  # share of the images from which on the collection counts as such
+SMALLEST_SIDE = 28
+SMALL_PHOTOGRAPHS = 96  # pixels: up to here a compact stem is affordable
+
+LARGEST_SIDE_ON_CPU, LARGEST_SIDE_ON_GPU = 96, 224
+FEWEST_EPOCHS, MOST_EPOCHS = 30, 400
+STEPS_IN_AN_EPOCH = 8  # a batch leaves at least this many
+SMALLEST_BATCH, LARGEST_BATCH_ON_CPU, LARGEST_BATCH_ON_GPU = 32, 256, 1024
+IMAGES_FOR_RESNET50 = 50_000
+RATE_OF_256 = 0.15  # cpu-small's peak of the learning rate for a batch of 256
+PRETRAINING_SHARE = 0.55  # of the time; the rest is for looking, evaluating, fine-tuning and exporting
+FINETUNING_SHARE = 0.2
+VIEWS_PER_IMAGE = 2  # pretraining computes two views of an image, fine-tuning one
+CLASS_FOLDERS = (2, 1000)  # fewest and most folders that may be classes
+FOLDERS_SHARE = 0.8  # of the unlabeled images are in them
+FEWEST_OF_A_CLASS = 3  # images in the middle one of the folders
+HELD_OUT = 0.25  # of the labeled images, where nothing is held out
+MEGAPIXELS = 80  # validate.max_megapixels of every recipe
+FEWEST_IMAGES = 64  # validate.min_images of every recipe
+
+Rate = Callable[["Training"], float]
+"""Measures a training on this machine: images a second."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A key of params.yaml, as in ``pretrain.image_size``; its value; and why, as the end of a sentence."""
+
+    key: str
+    value: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class Training:
+    """What decides how long an image takes."""
+
+    recipe: str
+    side: int
+    encoder: str
+    width: float
+    stem: str
+    batch: int
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A recipe, the values that differ from it, and what a person should know before a run."""
+
+    recipe: str
+    reason: str
+    choices: tuple[Choice, ...]
+    notes: tuple[str, ...]
+
+
+def propose(collection: Collection, machine: Machine, seconds: float, rate: Rate) -> Proposal:
+    """Choose the recipe by the images, then fit resolution and epochs to the time.
+
+    Args:
+        seconds: for the whole first run.
+        rate: asked once, or a second time when the resolution has to be lower.
+    """
+    labels = {one.key: one for one in _choose_labels(collection)}
+    if "ingest.class_folders" in labels:
+        collection = collection.with_class_folders()
+    if "ingest.hold_out" in labels:
+        collection = collection.with_held_out(HELD_OUT)
+    recipe, why = choose_recipe(collection, machine)
+    wanted, detail = choose_side(collection, machine, recipe)
+    training, epochs, fit = _fit(collection, machine, recipe, wanted, seconds, rate)
+    if training.side < wanted:
+        detail = f"{wanted} pixels would keep more detail, but leave fewer than {FEWEST_EPOCHS} epochs in the time"
+    choices = [
+        *labels.values(),
+        *_choose_limits(collection),
+        *_choose_training(collection, machine, training, detail),
+        Choice("pretrain.epochs", epochs, fit),
+        *_choose_evaluation(collection, epochs),
+    ]
+    return Proposal(recipe, why, tuple(choices), tuple(_notes(collection, machine)))
+
+
+def look_like_classes(collection: Collection) -> bool:
+    """Whether no label is said, and folders with names in words, not dates or numbers, hold nearly all images."""
+    folders = {name: n for name, n in collection.folders.items() if any(map(str.isalpha, name)) and not _is_date(name)}
+    if collection.count("train") or not CLASS_FOLDERS[0] <= len(folders) <= CLASS_FOLDERS[1]:
+        return False
+    enough = median(folders.values()) >= FEWEST_OF_A_CLASS
+    return enough and sum(folders.values()) >= FOLDERS_SHARE * collection.training_images
+
+
+def _is_date(name: str) -> bool:
+    """``2026-11 Rome``, ``DCIM``, ``100CANON``, ``batch_07``: when or how the images came, not what they show."""
+    return (
+        re.search(r"\d{3}|^(dcim|batch|part|shard|chunk|page|disk|volume|camera|folder|dir)\W*_*\d*$", name.lower())
+        is not None
+    )
+
+
+def _choose_labels(collection: Collection) -> Iterator[Choice]:
+    classes = look_like_classes(collection)
+    if classes:
+        folders = sorted(collection.folders)
+        named = ", ".join(folders[:3]) + (", ..." if len(folders) > 3 else "")
+        yield Choice("ingest.class_folders", True, f"{len(folders)} folders look like classes: {named}")
+    if (classes or len(collection.count("train")) > 1) and not collection.count("test"):
+        yield Choice("ingest.hold_out", HELD_OUT, "nothing is held out, and accuracy is measured on held-out images")
+
+
+def choose_recipe(collection: Collection, machine: Machine) -> tuple[str, str]:
+    """The name of the recipe, and why."""
+    deep, color = collection.share("deep"), collection.share("has_color")
+    middle = collection.short_side(0.5)
+    if collection.share("has_alpha") >= TRANSPARENT:
+        return "icons-transparent", f"{collection.share('has_alpha'):.0%} of the images are transparent"
+    if collection.likeness >= LIKENESS and middle > SMALL_PHOTOGRAPHS:
+        return (
+            "inspection",
+            f"the images show one kind of thing in one pose (mean correlation {collection.likeness:.2f})",
+        )
+    if deep >= DEEP:
+        return "microscopy-medical", f"{deep:.0%} of the images have more than 8 bits in a channel"
+    if middle < 40:
+        name = "cifar" if machine.gpu_gigabytes and color >= COLORED else DEFAULT
+        return name, f"half of the images have at most {middle} pixels on the shorter side"
+    side, _ = choose_side(collection, machine, "photos")
+    name = "photos" if side > SMALL_PHOTOGRAPHS else "photos-small"
+    return name, f"pictures of {middle} pixels on the shorter side, {color:.0%} of them in color"
+
+
+def choose_side(collection: Collection, machine: Machine, recipe: str) -> tuple[int, str]:
+    """The resolution that keeps the detail, in pixels, and why: never above what the images have."""
+    most_lost = MOST_LOST_OF_PARTS if recipe == "inspection" else MOST_LOST
+    affordable = LARGEST_SIDE_ON_GPU if machine.gpu_gigabytes else LARGEST_SIDE_ON_CPU
+    available = max(SMALLEST_SIDE, collection.short_side(0.5))
+    allowed = [side for side in SIDES if SMALLEST_SIDE <= side <= min(affordable, available)]
+    side = next((side for side in allowed if collection.lost(side, QUANTILE) <= most_lost), allowed[-1])
+    lost = collection.lost(side, QUANTILE)
+    if lost <= most_lost:
+        return side, f"in nine of ten images at most {lost:.0%} of the detail is lost at {side} pixels"
+    limit = "without a GPU" if side == allowed[-1] and affordable <= available else "of these images"
+    return side, f"the largest resolution {limit}; in one of ten images over {lost:.0%} of the detail is lost"
+
+
+def choose_batch(images: int, machine: Machine) -> int:
+    """A power of two that leaves enough steps in an epoch."""
+    largest = LARGEST_BATCH_ON_GPU if machine.gpu_gigabytes else LARGEST_BATCH_ON_CPU
+    fitting = max(SMALLEST_BATCH, images // STEPS_IN_AN_EPOCH)
+    return int(min(largest, 1 << (fitting.bit_length() - 1)))
+
+
+def _training(collection: Collection, machine: Machine, recipe: str, side: int) -> Training:
+    batch = choose_batch(collection.training_images, machine)
+    if not machine.gpu_gigabytes:
+        return Training(recipe, side, "resnet10", 0.5, "imagenet" if side > 64 else "compact", batch)
+    large = side > SMALL_PHOTOGRAPHS and collection.training_images >= IMAGES_FOR_RESNET50
+    return Training(recipe, side, "resnet50" if large else "resnet18", 1.0, "imagenet" if side > 64 else "cifar", batch)
+
+
+def _fit(
+    collection: Collection, machine: Machine, recipe: str, wanted: int, seconds: float, rate: Rate
+) -> tuple[Training, int, str]:
+    """The largest resolution up to ``wanted`` that leaves enough epochs, and how many there are."""
+    budget, images = seconds * PRETRAINING_SHARE, collection.training_images
+    training = _training(collection, machine, recipe, wanted)
+    speed = rate(training)
+    if budget * speed / images < FEWEST_EPOCHS:
+        smaller = [side for side in SIDES if SMALLEST_SIDE <= side < wanted]
+        fast = [side for side in smaller if budget * speed * (wanted / side) ** 2 / images >= FEWEST_EPOCHS]
+        if smaller:
+            training = _training(collection, machine, recipe, fast[-1] if fast else smaller[0])
+            speed = rate(training)
+    epochs = max(1, min(MOST_EPOCHS, int(budget * speed / images)))
+    spent = epochs * images / speed / 60
+    limit = f"; more than {MOST_EPOCHS} gain little" if epochs == MOST_EPOCHS else ""
+    return training, epochs, f"{spent:.0f} minutes at the {speed:,.0f} images a second that were measured here{limit}"
+
+
+def _choose_training(collection: Collection, machine: Machine, training: Training, detail: str) -> Iterator[Choice]:
+    images, side, batch = collection.training_images, training.side, training.batch
+    device = "GPU" if machine.gpu_gigabytes else "CPU"
+    encoder = {"name": training.encoder, "width": training.width, "stem": training.stem}
+    yield Choice("pretrain.encoder", encoder, f"what a {device} trains at {side} pixels in the time")
+    yield Choice("pretrain.image_size", side, detail)
+    yield Choice("pretrain.resize", None, "image_size")
+    yield Choice("pretrain.batch_size", batch, f"{images // batch} steps in an epoch of {images:,} training images")
+    if training.recipe == DEFAULT and batch != LARGEST_BATCH_ON_CPU:
+        yield Choice("pretrain.learning_rate", RATE_OF_256 / 16, f"{RATE_OF_256 / 16 * batch**0.5:.3f} for this batch")
+        yield Choice("pretrain.learning_rate_scaling", "sqrt", "small batches need more than their share (SimCLR B.1)")
+    if collection.share("has_color") < COLORED and training.recipe not in (DEFAULT, "inspection", "microscopy-medical"):
+        gray = 1 - collection.share("has_color")
+        yield Choice("pretrain.augmentation.grayscale", 0.0, f"{gray:.0%} of the images are gray already")
+
+
+def _choose_evaluation(collection: Collection, epochs: int) -> Iterator[Choice]:
+    labels = sum(collection.count("train").values())
+    if not labels:
+        return
+    # Two fractions, three seeds, with pretraining and without; the trainings on a tenth of the labels cost most.
+    images = FINETUNING_SHARE / PRETRAINING_SHARE * epochs * collection.training_images * VIEWS_PER_IMAGE
+    affordable = int(images / (2 * 3 * max(1, labels // 10)))
+    if affordable < 30:
+        yield Choice("finetune.epochs", max(5, affordable), "six trainings on a tenth of the labels fit in the time")
+    batch = 64 if labels >= 1000 else 16
+    yield Choice(
+        "finetune.batch_size", batch, f"a tenth of {labels:,} labels are {labels // 10 // batch} steps an epoch"
+    )
+
+
+def _choose_limits(collection: Collection) -> Iterator[Choice]:
+    largest = max(one.width * one.height for one in collection.glances) / 1e6
+    if largest > MEGAPIXELS:
+        yield Choice(
+            "validate.max_megapixels", MOST_PIXELS // 10**6, f"images of {largest:.0f} megapixels are among them"
+        )
+    news = max(FEWEST_IMAGES, min(1000, collection.training_images // 10))
+    if news < 1000:
+        yield Choice("retraining.min_new_images", news, "a tenth of the images that are there now")
+
+
+def _notes(collection: Collection, machine: Machine) -> Iterator[str]:
+    train, test = collection.count("train"), collection.count("test")
+    if collection.training_images < FEWEST_IMAGES:
+        yield (
+            f"only {collection.training_images} training images: the data contract asks for {FEWEST_IMAGES} "
+            "(validate.min_images), and SimCLR learns little from fewer than a few hundred"
+        )
+    if collection.unreadable:
+        share = collection.unreadable / (collection.unreadable + len(collection.glances))
+        yield f"{share:.0%} of the sampled images cannot be decoded and will be quarantined"
+    if not train or not test:
+        yield "no labeled images" if not train and not test else f"no labeled {'test' if train else 'training'} images"
+    elif len(train) < 2:
+        yield f"all labeled images are of one class, {next(iter(train))!r}: accuracy cannot be measured"
+    elif unknown := sorted(set(test) - set(train)):
+        yield f"test images have classes that no training image has: {', '.join(unknown[:5])}"
+    if collection.copies > 0.2:
+        yield f"{collection.copies:.0%} of the sampled images are nearly a copy of another one"
+    if collection.share("deep") > 0:
+        yield f"{collection.share('deep'):.0%} of the images have more than 8 bits a channel and are reduced to 8"
+    needed = 2 * collection.images * collection.image_bytes / 1e9
+    if needed > 0.8 * machine.free_disk_gigabytes:
+        yield (
+            f"raw images and their cache take about {needed:.0f} GB, {machine.free_disk_gigabytes:.0f} GB are free; "
+            "make the workspace on a larger disk"
+        )

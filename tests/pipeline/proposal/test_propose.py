@@ -1,0 +1,219 @@
+"""Proposals are sensible for the folders that people have, honest about their reasons, and valid params.yaml files."""
+
+import io
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from pipeline import params
+from pipeline import workspace as workspaces
+from pipeline.errors import IngestError
+from pipeline.ingest.layout import Place
+from pipeline.proposal import collection as collections
+from pipeline.proposal.collection import Collection, examine
+from pipeline.proposal.glance import SIDES, Glance, glance
+from pipeline.proposal.machine import Machine
+from pipeline.proposal.propose import FEWEST_EPOCHS, MOST_EPOCHS, Proposal, Training, propose
+from pipeline.proposal.render import describe, params_text
+from pipeline.workspace import Workspace
+from tests.pipeline.proposal.folders import CASES, Expected, Folder, drawing, save
+
+BASE = workspaces.template("params.yaml").read_text(encoding="utf-8")
+LAPTOP = Machine(cores=2, memory_gigabytes=16, free_disk_gigabytes=100)
+SERVER = Machine(cores=32, memory_gigabytes=256, free_disk_gigabytes=2000, gpu_gigabytes=(80.0, 80.0))
+MINUTES = 60.0
+
+
+def rate(training: Training) -> float:
+    """What a processor does: the more pixels, the slower; 1,400 images a second at 28 pixels."""
+    return 1400 * (28 / training.side) ** 2
+
+
+def values(proposal: Proposal) -> dict[str, Any]:
+    return {one.key: one.value for one in proposal.choices}
+
+
+def photographs(count: int, side: int = 300, **changes: Any) -> Collection:
+    """``count`` unlabeled photographs, known without a file; ``changes`` are of a glance or of the collection."""
+    lost = [round(max(0.0, 0.5 - SIDES.index(one) * 0.06), 4) for one in SIDES]
+    fields: dict[str, Any] = {"has_color": True, "has_alpha": False, "deep": False, "lost": lost}
+    fields |= {name: changes.pop(name) for name in list(changes) if name in Glance.__annotations__}
+    gists = [[(number * 37 + cell * cell * (number + 3)) % 251 for cell in range(256)] for number in range(40)]
+    glances = tuple(Glance(side + 100, side, gist=gist, **fields) for gist in gists)
+    known: dict[str, Any] = {"labels": {Place("train", None): count}, "others": {}, "folders": {}, "unreadable": 0}
+    return Collection(**(known | {"glances": glances, "image_bytes": 5e5, "seconds_per_image": 0.01} | changes))
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images are looked at in this process: starting workers is what another test is for."""
+
+    def look(function: Any, files: Any, **_: Any) -> Any:
+        return ((key, function(data)) for key, data in files)
+
+    monkeypatch.setattr(collections, "isolated_map", look)
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(("make", "expected"), CASES.values(), ids=list(CASES))
+def test_the_proposal_is_sensible(tmp_path: Path, make: Folder, expected: Expected) -> None:
+    folder = tmp_path / "pictures"
+    make(folder)
+    found = examine(tmp_path, [str(folder)])
+    proposal = propose(found, LAPTOP, 20 * MINUTES, rate)
+    chosen = values(proposal)
+    assert proposal.recipe == expected.recipe
+    low, high = expected.sides
+    assert low <= chosen["pretrain.image_size"] <= min(high, found.short_side(0.5))
+    assert chosen.items() >= expected.keys.items()
+    optional = {"ingest.class_folders", "ingest.hold_out", "validate.max_megapixels"}
+    assert not optional & chosen.keys() - expected.keys.keys() - ({"ingest.hold_out"} if expected.keys else set())
+    assert expected.note in " ".join(proposal.notes)
+    assert_valid(tmp_path, proposal, found, LAPTOP)
+
+
+def assert_valid(tmp_path: Path, proposal: Proposal, found: Collection, machine: Machine) -> params.Params:
+    """The text is a whole params.yaml with these values and their reasons; the table has one line for each."""
+    workspace = Workspace(tmp_path)
+    workspace.params.write_text(params_text(BASE, proposal, found, machine, ["inbox", "/pictures"]), encoding="utf-8")
+    read = params.read(workspace)
+    document = yaml.safe_load(workspace.params.read_text(encoding="utf-8"))
+    assert document["retraining"]["sources"] == ["inbox", "/pictures"]
+    for one in proposal.choices:
+        value = document
+        for key in one.key.split("."):
+            value = value[key]
+        assert value == one.value
+    lines = workspace.params.read_text(encoding="utf-8").splitlines()
+    assert all(any(line.endswith(f"# {one.reason}") for line in lines) for one in proposal.choices)
+    table = describe(proposal, found, machine)
+    assert all(
+        any(line.startswith(one.key) and line.endswith(one.reason) for line in table) for one in proposal.choices
+    )
+    return read
+
+
+def test_a_sample_is_looked_at_in_confined_workers_and_is_the_same_every_time(tmp_path: Path) -> None:
+    for number in range(6):
+        save(tmp_path / "pictures" / f"{number}.png", drawing(40))
+    (tmp_path / "pictures" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    first, second = (examine(tmp_path, [str(tmp_path / "pictures")]) for _ in range(2))
+    assert (first.images, first.unreadable, len(first.glances)) == (7, 1, 6)
+    assert first.glances == second.glances
+    assert first.share("has_alpha") == 1
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_folder_without_images_is_refused_with_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "sounds").mkdir()
+    (tmp_path / "sounds" / "a.ogg").write_bytes(b"OggS")
+    with pytest.raises(IngestError, match=r"no image that can be decoded among 1 \.ogg; name a folder with JPEG"):
+        examine(tmp_path, [str(tmp_path / "sounds")])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
+def test_fifty_thousand_icons_are_listed_and_only_a_sample_is_read(tmp_path: Path) -> None:
+    save(tmp_path / "icons" / "0.png", drawing(48))
+    for number in range(1, 50_000):
+        if number % 10_000 == 1:
+            linked = tmp_path / "icons" / f"{number}.png"
+            linked.write_bytes((tmp_path / "icons" / "0.png").read_bytes())  # a file has a limited number of names
+        else:
+            os.link(linked, tmp_path / "icons" / f"{number}.png")
+    found = examine(tmp_path, [str(tmp_path / "icons")])
+    assert (found.images, len(found.glances)) == (50_000, collections.SAMPLE_IMAGES)
+    assert values(propose(found, LAPTOP, 20 * MINUTES, rate))["pretrain.batch_size"] == 256
+
+
+def test_the_epochs_fill_the_time_and_no_more() -> None:
+    chosen = values(propose(photographs(2_000), LAPTOP, 20 * MINUTES, rate))
+    seconds = chosen["pretrain.epochs"] * 2_000 / (1400 * (28 / chosen["pretrain.image_size"]) ** 2)
+    assert 0.5 * 20 * MINUTES < seconds <= 0.55 * 20 * MINUTES
+
+
+def test_a_lower_resolution_is_taken_where_the_time_would_not_do() -> None:
+    hours, minutes = (propose(photographs(20_000), LAPTOP, seconds, rate) for seconds in (36_000.0, 1_200.0))
+    assert values(hours)["pretrain.image_size"] == 96
+    assert values(minutes)["pretrain.image_size"] == 32
+    assert "leave fewer than 30 epochs in the time" in str(minutes.choices)
+
+
+def test_few_images_are_not_trained_on_for_ever() -> None:
+    assert values(propose(photographs(100), LAPTOP, 36_000.0, rate))["pretrain.epochs"] == MOST_EPOCHS
+
+
+def test_the_rate_is_measured_for_what_is_proposed() -> None:
+    asked: list[Training] = []
+
+    def measured(training: Training) -> float:
+        asked.append(training)
+        return rate(training)
+
+    chosen = values(propose(photographs(20_000), LAPTOP, 1_200.0, measured))
+    assert [training.side for training in asked] == [96, chosen["pretrain.image_size"]]
+    assert asked[-1].batch == chosen["pretrain.batch_size"]
+    assert {"name": asked[-1].encoder, "width": asked[-1].width, "stem": asked[-1].stem} == chosen["pretrain.encoder"]
+
+
+@pytest.mark.parametrize(
+    ("images", "batch"), [(70, 32), (256, 32), (512, 64), (1024, 128), (5_000, 256), (100_000, 256)]
+)
+def test_a_batch_leaves_eight_steps_in_an_epoch(images: int, batch: int) -> None:
+    assert values(propose(photographs(images), LAPTOP, 36_000.0, rate))["pretrain.batch_size"] == batch
+
+
+def test_gpus_get_a_larger_network_and_resolution(tmp_path: Path) -> None:
+    found = photographs(100_000)
+    proposal = propose(found, SERVER, 7_200.0, lambda _: 3_000.0)
+    chosen = values(proposal)
+    assert proposal.recipe == "photos"
+    assert chosen["pretrain.image_size"] == 128
+    assert chosen["pretrain.encoder"]["name"] == "resnet50"
+    assert chosen["pretrain.batch_size"] == 1024
+    assert assert_valid(tmp_path, proposal, found, SERVER).prepared_side == 128
+
+
+def test_the_sample_of_the_demo_gets_what_was_tuned_for_it(tmp_path: Path) -> None:
+    found = photographs(8_000, 28, has_color=False, lost=[0.0] * len(SIDES))
+    found = replace(found, labels={Place("train", "coat"): 8_000, Place("test", "coat"): 2_000})
+    proposal = propose(found, LAPTOP, 20 * MINUTES, rate)
+    assert proposal.recipe == "cpu-small"
+    tuned, chosen = yaml.safe_load(BASE)["pretrain"], values(proposal)
+    assert {key: chosen[f"pretrain.{key}"] for key in ("encoder", "image_size", "batch_size")} == {
+        key: tuned[key] for key in ("encoder", "image_size", "batch_size")
+    }
+    assert chosen["pretrain.epochs"] >= tuned["epochs"] >= FEWEST_EPOCHS
+    assert "pretrain.learning_rate" not in chosen
+
+
+def test_detail_is_the_share_of_variance_that_a_reduction_removes() -> None:
+    """A checkerboard of single pixels is gone at half its side; one of large fields stays."""
+    fine = glance(board(64, 1))
+    coarse = glance(board(64, 32))
+    assert fine is not None
+    assert coarse is not None
+    assert fine["lost"][SIDES.index(32)] > 0.95
+    assert coarse["lost"][SIDES.index(32)] < 0.05
+    assert fine["lost"][SIDES.index(64)] == coarse["lost"][SIDES.index(64)] == 0.0
+
+
+def board(side: int, field: int) -> bytes:
+    y, x = np.mgrid[:side, :side] // field
+    content = io.BytesIO()
+    Image.fromarray(((x + y) % 2 * 255).astype(np.uint8)).save(content, "PNG")
+    return content.getvalue()
+
+
+def test_alike_images_correlate_and_different_ones_do_not() -> None:
+    different = photographs(40)
+    alike = replace(different, glances=(replace(different.glances[0], gist=list(range(256))),) * 9)
+    assert alike.likeness == pytest.approx(1.0)
+    assert alike.copies == 1.0
+    assert abs(different.likeness) < 0.2
