@@ -142,7 +142,7 @@ class PrepareConfig(Block):
     short_side: int | None = Field(
         default=None,
         ge=8,
-        description="shorter side in pixels, larger images are reduced to it; null: what pretraining and serving need. "
+        description="shorter side in pixels to which larger images are reduced; null: what pretraining needs. "
         "That is pretrain.resize, or else pretrain.image_size. Smaller images are kept as they are",
     )
     jpeg_quality: int = Field(default=95, ge=50, le=100, description="JPEG quality of the prepared images")

@@ -140,6 +140,12 @@ def _contradictions(params: Params) -> Iterator[str]:
             f"prepare.short_side: given {kept}, allowed: null, or at least pretrain.{name} ({side}); images would be "
             "reduced and then enlarged again for training and serving"
         )
+    followed = [f"pretrain.{name}" for name in ("image_size", "resize") if name not in pretrain.model_fields_set]
+    if kept is None and followed:
+        yield (
+            f"{' and '.join(followed)}: missing, but prepare.short_side is null and follows it; write it down, "
+            "such as `image_size: 64` and `resize: null`"
+        )
     layers, most = params.finetune.head_layers, pretrain.projection_head.layers
     if layers > most:
         yield f"finetune.head_layers: given {layers}, allowed: at most pretrain.projection_head.layers ({most})"

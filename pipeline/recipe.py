@@ -34,7 +34,8 @@ def is_auto(params: str) -> bool:
 
 def summaries(base: str) -> dict[str, str]:
     """A line about each recipe, from the first line of its file; ``base`` is the text of ``params.yaml``."""
-    texts = {name: params_of(name, base) for name in recipes()}
+    texts = {AUTO: AUTO_HEADER, DEFAULT: base}
+    texts |= {name: _read(name) for name in recipes() if name not in texts}
     return {name: text.split("\n", 1)[0].removeprefix(f"# Recipe {name}: ") for name, text in texts.items()}
 
 

@@ -36,13 +36,14 @@ SIDE = 16
 TINY_PARAMS = {
     "ingest": {"settle_seconds": 0.0},
     "validate": {"min_images": 1, "max_quarantine_rate": 0.9},
-    "prepare": {},
+    "prepare": {"short_side": 256},
     "embedding_drift": {},
     "pretrain": {
         "encoder": {"name": "resnet10", "width": 0.125, "stem": "compact"},
         "projection_head": {"layers": 2, "width": 16, "dim": 8},
         "augmentation": {"crop_scale": [0.4, 1.0], "grayscale": 0.0, "blur": 0.0},
         "image_size": SIDE,
+        "resize": None,  # dvc.yaml names it
         "batch_size": 16,
         "epochs": 2,
         "temperature": 0.5,

@@ -70,6 +70,22 @@ def test_a_schedule_is_judged_as_dagster_would(schedules: str) -> None:
     assert wrong == []
 
 
+@pytest.mark.parametrize(("short_side", "resize", "side"), [("null", "null", 16), ("null", "20", 20), ("64", "20", 64)])
+def test_what_is_stored_follows_what_is_trained_and_served(
+    workspace: Workspace, short_side: str, resize: str, side: int
+) -> None:
+    params.override(workspace, {"prepare.short_side": short_side, "pretrain.resize": resize})
+    assert params.read(workspace).prepared_side == side
+
+
+def test_what_null_follows_has_to_be_written_down(workspace: Workspace) -> None:
+    """DVC watches these keys, and refuses a file without them."""
+    text = workspace.params.read_text(encoding="utf-8")
+    workspace.params.write_text(text.replace("short_side: 256", "short_side: null").replace("  resize: null\n", ""))
+    with pytest.raises(ParamsError, match=r"pretrain.resize: missing, but prepare.short_side is null and follows it"):
+        params.read(workspace)
+
+
 def test_images_may_be_as_small_as_training_sees_them(workspace: Workspace) -> None:
     params.override(workspace, {"prepare.short_side": "16"})
     assert params.read(workspace).prepare.short_side == params.read(workspace).pretrain.image_size
@@ -111,9 +127,17 @@ def test_override_keeps_comments_and_types(workspace: Workspace) -> None:
         ),
         ("retraining.schedule", "0 3 30 2 *", "allowed: a cron expression of five"),
         ("retraining.timezone", "Mars", "retraining.timezone: given 'Mars', allowed: the name of a time zone"),
-        ("prepare.short_side", "15", r"prepare.short_side: given 15, allowed: at least pretrain.image_size .16."),
-        ("pretrain.image_size", "300", r"prepare.short_side: given 256, allowed: at least pretrain.image_size .300."),
-        ("pretrain.resize", "300", r"prepare.short_side: given 256, allowed: at least pretrain.resize .300."),
+        (
+            "prepare.short_side",
+            "15",
+            r"prepare.short_side: given 15, allowed: null, or at least pretrain.image_size .16.",
+        ),
+        (
+            "pretrain.image_size",
+            "300",
+            r"prepare.short_side: given 256, allowed: null, or at least pretrain.image_size .300.",
+        ),
+        ("pretrain.resize", "300", r"prepare.short_side: given 256, allowed: null, or at least pretrain.resize .300."),
         ("finetune.head_layers", "3", r"given 3, allowed: at most pretrain.projection_head.layers .2."),
     ],
 )

@@ -17,7 +17,11 @@ from simclr_core.schedule import peak_learning_rate
 from tests.conftest import write_prepared
 
 BASE = workspaces.template("params.yaml").read_text(encoding="utf-8")
-NAMES = ("cpu-small", "cifar", "imagenet-r50", "medical")
+NAMES = (
+    "auto", "cpu-small", "cifar", "icons-transparent", "imagenet-r50", "inspection", "medical", "microscopy-medical",
+    "photos", "photos-small",
+)  # fmt: skip
+FILES = NAMES[2:]
 
 
 def read(tmp_path: Path, name: str) -> params.Params:
@@ -47,12 +51,12 @@ def test_every_recipe_is_valid_and_names_every_key(tmp_path: Path, name: str) ->
 def test_every_recipe_says_where_it_comes_from_and_whose_numbers_it_quotes(name: str) -> None:
     text = header(name)
     assert text.startswith(f"Recipe {name}: {recipe.summaries(BASE)[name]} Source: ")
-    assert "Chen et al. 2020" in text
+    assert ("Chen et al. 2020" in text) == (name != "auto"), "what is chosen by the images has no source yet"
     assert ("measured by `make demo`" in text.lower()) == (name == "cpu-small")
-    assert ("measured here" in text) == (name != "cpu-small")
+    assert ("measured here" in text) == (name not in ("auto", "cpu-small"))
 
 
-@pytest.mark.parametrize("name", NAMES[1:])
+@pytest.mark.parametrize("name", FILES)
 def test_only_the_keys_of_the_recipe_differ(name: str) -> None:
     def flat(mapping: dict[str, object], prefix: str = "") -> dict[str, object]:
         found: dict[str, object] = {}
@@ -66,7 +70,7 @@ def test_only_the_keys_of_the_recipe_differ(name: str) -> None:
     assert list(merged) == list(base)
 
 
-@pytest.mark.parametrize("name", NAMES[1:])
+@pytest.mark.parametrize("name", FILES)
 def test_comments_and_layout_survive(name: str) -> None:
     merged = recipe.params_of(name, BASE).splitlines()
     unchanged = [line for line in BASE.splitlines()[4:] if line in merged]
@@ -78,7 +82,7 @@ def test_comments_and_layout_survive(name: str) -> None:
 
 
 def test_the_constants_are_those_of_the_papers(tmp_path: Path) -> None:
-    cifar, imagenet, medical = (read(tmp_path, name).pretrain for name in NAMES[1:])
+    cifar, imagenet, medical = (read(tmp_path, name).pretrain for name in ("cifar", "imagenet-r50", "medical"))
     assert (imagenet.temperature, imagenet.weight_decay, imagenet.warmup_epochs) == (0.1, 1e-6, 10)
     rate = peak_learning_rate(imagenet.learning_rate, imagenet.batch_size, imagenet.learning_rate_scaling)
     assert rate == pytest.approx(4.8)  # 0.075 * sqrt(4096), and 0.3 * 4096 / 256
@@ -99,6 +103,13 @@ def test_a_workspace_starts_with_its_recipe(tmp_path: Path) -> None:
     log = ["git", "log", "--format=%s"]
     message = subprocess.run(log, cwd=made.root, capture_output=True, text=True, check=True).stdout
     assert message == "New workspace (imagenet-r50)\n"
+
+
+def test_auto_has_the_values_of_cpu_small_until_it_is_chosen_by_the_images() -> None:
+    text = recipe.params_of("auto", BASE)
+    assert recipe.is_auto(text)
+    assert not any(recipe.is_auto(recipe.params_of(name, BASE)) for name in NAMES[1:])
+    assert yaml.safe_load(text) == yaml.safe_load(BASE)
 
 
 def test_help_lists_the_recipes() -> None:

@@ -42,7 +42,7 @@ def test_a_folder_with_files_and_an_unknown_recipe_are_refused(tmp_path: Path) -
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(WorkspaceError, match="exists and is not an empty folder"):
         workspaces.create(tmp_path)
-    with pytest.raises(WorkspaceError, match="recipe 'huge' does not exist; choose one of: cpu-small"):
+    with pytest.raises(WorkspaceError, match="recipe 'huge' does not exist; choose one of: auto, cpu-small"):
         workspaces.create(tmp_path / "new", recipe="huge")
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 

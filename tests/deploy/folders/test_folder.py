@@ -293,10 +293,10 @@ def test_problems_with_parquet_are_reported_before_the_work(
 
 def test_every_file_of_a_folder_is_listed_or_named(tmp_path: Path) -> None:
     listed = ("IMG_0001", "a.heic", "b.AVIF", "c.png", "inner/d.unknown", "twin.png")
-    passed = (".hidden.png", ".cache", "Thumbs.db", "@eaDir", "labels.csv", "notes.txt", "out", "pipe.png")
-    for name in (*listed[:-1], ".hidden.png", ".cache/e.png", "Thumbs.db", "@eaDir/f.jpg", "labels.csv", "notes.txt"):
+    passed = (".hidden.png", ".cache", "Thumbs.db", "@eaDir", "labels.csv", "notes.txt", "waves.ogg", "out", "pipe.png")
+    for name in (*listed[:-1], ".hidden.png", ".cache/e.png", "@eaDir/f.jpg", *passed[2:3], *passed[4:7]):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
+        (tmp_path / name).write_bytes(b"OggS" if name.endswith("ogg") else b"\x89PNG\r\n\x1a\n")
     (tmp_path / "twin.png").symlink_to("c.png")
     (tmp_path / "out").symlink_to(tmp_path)
     os.mkfifo(tmp_path / "pipe.png")

@@ -13,9 +13,11 @@ import yaml
 
 from deploy import artifact
 from pipeline.errors import IngestError
+from pipeline.ingest import news
 from pipeline.ingest.ingest import WAITS, ingest
 from pipeline.ingest.layout import place
 from pipeline.ingest.raw import batches, read_bytes
+from pipeline.ingest.sources import Source
 from pipeline.validation.probe.scan import list_files
 from pipeline.workspace import Workspace
 from tests.conftest import draw, encode
@@ -260,3 +262,45 @@ def test_new_labels_alone_are_not_called_new_images(filled: Workspace) -> None:
     put(filled, "labeled/circle/000.png", moved.read_bytes())
     moved.unlink()
     assert str(ingest(filled)).startswith("no new image, but batch 0002 records what is new of 1 known image, ")
+
+
+def test_only_images_are_copied_and_the_rest_is_counted_once(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(workspace, "animals/cat.png", encode(draw(0, 1)))
+    put(workspace, "animals/no suffix", encode(draw(1, 2)))
+    put(workspace, "animals/mistaken.dat", encode(draw(2, 3)))
+    put(workspace, "animals/damaged.jpg", b"not a JPEG, and its name says that it is one")
+    for number in range(5):
+        put(workspace, f"animals/meow {number}.ogg", b"OggS" + bytes([number]))
+    result = ingest(workspace)
+    assert result.new_images == 4
+    assert {path for _, path, _, _ in read_files(workspace.raw / "0001")} == {
+        "animals/cat.png", "animals/no suffix", "animals/mistaken.dat", "animals/damaged.jpg"
+    }  # fmt: skip
+    lines = [line for line in result.understood if "is not an image by its name or its first bytes" in line]
+    assert len(lines) == 1
+    assert " 5 " in lines[0]
+    assert [line.split() for line in result.understood if line.startswith("(no class)")] == [
+        ["(no", "class)", "4", "0"]
+    ]
+    opened: list[str] = []
+    read = Source.read
+
+    def counted(source: Source, path: str) -> bytes:
+        opened.append(path)
+        return read(source, path)
+
+    monkeypatch.setattr(Source, "read", counted)
+    again = ingest(workspace)
+    assert (again.batch, opened) == (None, []), "what is not an image is not read again"
+    assert any(" 5 " in line for line in again.understood)
+
+
+def test_what_an_earlier_version_has_frozen_stays_known(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(workspace, "unlabeled/notes.dat", b"neither name nor bytes of an image")
+    put(workspace, "unlabeled/cat.png", encode(draw(0, 1)))
+    with monkeypatch.context() as before:
+        before.setattr(news, "is_image", lambda path, data: True)
+        assert ingest(workspace).new_images == 2
+    assert ingest(workspace).batch is None

@@ -236,3 +236,65 @@ def test_a_part_of_the_held_out_images_is_held_out(workspace: Workspace, tmp_pat
     }[form]
     ingest(workspace, [source])
     assert list(places(workspace).values()) == [("test", "cat")]
+
+
+@pytest.mark.parametrize(
+    ("path", "split", "label"),
+    [
+        ("cat/a.png", "train", "cat"),
+        ("cat/deep/a.png", "train", "cat"),
+        ("cafe\u0301/a.png", "train", "caf\u00e9"),
+        ("a.png", "train", None),
+        ("unlabeled/a.png", "train", None),
+        ("unlabeled/cat/a.png", "train", None),
+        ("labeled/cat/a.png", "train", "cat"),
+        ("test/cat/a.png", "test", "cat"),
+        ("val/cat/a.png", "test", "cat"),
+    ],
+)
+def test_class_folders_are_the_first_ones_that_have_no_other_meaning(path: str, split: str, label: str | None) -> None:
+    assert place(path, class_folders=True) == (split, label)
+
+
+def set_ingest(workspace: Workspace, **values: object) -> None:
+    parameters = yaml.safe_load(workspace.params.read_text(encoding="utf-8"))
+    parameters["ingest"] |= values
+    workspace.params.write_text(yaml.safe_dump(parameters), encoding="utf-8")
+
+
+def test_folders_are_classes_where_params_say_so(workspace: Workspace) -> None:
+    fill(workspace, "cat/1.png", "dog/2.png", "3.png")
+    ingest(workspace)
+    assert set(places(workspace).values()) == {("train", None)}
+    set_ingest(workspace, class_folders=True)
+    result = ingest(workspace)
+    assert places(workspace) | {"3.png": ("train", None)} == {
+        "cat/1.png": ("train", "cat"),
+        "dog/2.png": ("train", "dog"),
+        "3.png": ("train", None),
+    }
+    assert result.new_labels == 2, "the images are known, their labels are news"
+
+
+def test_the_content_decides_what_is_held_out_and_stays_so(workspace: Workspace) -> None:
+    fill(workspace, *(f"labeled/{name}/{number}.png" for name in ("cat", "dog") for number in range(60)))
+    fill(workspace, "unlabeled/alone.png")
+    set_ingest(workspace, hold_out=0.25)
+    ingest(workspace)
+    first = places(workspace)
+    tested = {path for path, (split, _) in first.items() if split == "test"}
+    assert 15 <= len(tested) <= 45, "a quarter of 120, give or take three standard deviations"
+    assert all(label in path for path, (_, label) in first.items() if label)
+    moved = sorted(tested)[0]
+    shutil.move(workspace.inbox / moved, workspace.inbox / "labeled" / "cat" / "renamed.png")
+    fill(workspace, "labeled/cat/more.png")
+    ingest(workspace)
+    after = {path: place for path, place in places(workspace).items() if path in first}
+    assert after == first
+
+
+def test_nothing_is_held_out_of_what_is_said_to_be_for_training_without_a_label(workspace: Workspace) -> None:
+    fill(workspace, *(f"unlabeled/{number}.png" for number in range(40)))
+    set_ingest(workspace, hold_out=0.5)
+    ingest(workspace)
+    assert set(places(workspace).values()) == {("train", None)}

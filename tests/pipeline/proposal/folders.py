@@ -1,7 +1,8 @@
 """Folders as people have them, drawn small: what each holds, and what a sensible proposal for it is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ class Expected(NamedTuple):
 
     recipe: str
     sides: tuple[int, int]
-    keys: dict[str, object] = {}
+    keys: Mapping[str, object] = MappingProxyType({})
     note: str = ""
 
 
