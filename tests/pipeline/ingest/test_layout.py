@@ -285,8 +285,8 @@ def test_the_content_decides_what_is_held_out_and_stays_so(workspace: Workspace)
     tested = {path for path, (split, _) in first.items() if split == "test"}
     assert 15 <= len(tested) <= 45, "a quarter of 120, give or take three standard deviations"
     assert all(label in path for path, (_, label) in first.items() if label)
-    moved = sorted(tested)[0]
-    shutil.move(workspace.inbox / moved, workspace.inbox / "labeled" / "cat" / "renamed.png")
+    moved = workspace.inbox / min(tested)
+    shutil.move(moved, moved.with_name("renamed.png"))
     fill(workspace, "labeled/cat/more.png")
     ingest(workspace)
     after = {path: place for path, place in places(workspace).items() if path in first}
