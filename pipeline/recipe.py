@@ -49,7 +49,7 @@ def params_of(name: str, base: str) -> str:
 
 
 def overlay(base: str, recipe: str) -> str:
-    """The text of a params.yaml with the values of a recipe, and with its comments, in place of its own."""
+    """The text of a params.yaml with the values and the comments of a recipe in place of those that it has."""
     yaml = round_trip()
     document, changes = yaml.load(_without_header(base)), _without_header(recipe)
     _overlay(document, yaml.load(changes))

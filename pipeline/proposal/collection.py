@@ -82,7 +82,7 @@ class Collection:
 
     def share(self, attribute: str) -> float:
         """Of the sample that has ``has_color``, ``has_alpha`` or is ``deep``."""
-        return sum(getattr(one, attribute) for one in self.glances) / len(self.glances)
+        return sum(bool(getattr(one, attribute)) for one in self.glances) / len(self.glances)
 
     def lost(self, side: int, quantile: float) -> float:
         """Detail that a reduction to ``side`` removes, at most, in this share of the images: 0 to 1."""

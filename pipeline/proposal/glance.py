@@ -1,6 +1,6 @@
 """A glance at one image: what decides how large, in which colors and with which augmentations it is trained on.
 
-Runs inside the confined workers of ``pipeline.validation.probe.pool``: the files are anybody's.
+Runs inside the confined workers of ``pipeline.validation.probe.pool``: the files come from anywhere.
 """
 
 from dataclasses import dataclass, fields

@@ -105,7 +105,7 @@ def propose(collection: Collection, machine: Machine, seconds: float, rate: Rate
 
 
 def look_like_classes(collection: Collection) -> bool:
-    """Whether no label is said, and folders with names in words, not dates or numbers, hold nearly all images."""
+    """Whether no label is said, and folders whose names are not dates or numbers hold nearly all images."""
     folders = {name: n for name, n in collection.folders.items() if any(map(str.isalpha, name)) and not _is_date(name)}
     if collection.count("train") or not CLASS_FOLDERS[0] <= len(folders) <= CLASS_FOLDERS[1]:
         return False

@@ -30,12 +30,12 @@ def run(workspace: Path) -> None:
     """Print ``{"images_per_second": ..., "memory_gigabytes": ...}`` of the ``pretrain`` block of params.yaml."""
     config = read_block(workspace / "params.yaml", "pretrain", PretrainConfig)
     with launch.member() as member:
-        rate = measure_rate(config, member)
+        rate = measure_rate(config, member, SECONDS)
         peak = _peak_bytes(member.device) / 1e9
     print(json.dumps({"images_per_second": round(rate, 2), "memory_gigabytes": round(peak, 3)}))
 
 
-def measure_rate(config: PretrainConfig, member: Member, seconds: float = SECONDS) -> float:
+def measure_rate(config: PretrainConfig, member: Member, seconds: float) -> float:
     """Images a second over all steps but the first: augmentation, forward, loss, backward and update, without reading
     or decoding. The batch is the configuration's."""
     device = member.device

@@ -145,7 +145,7 @@ def test_a_lower_resolution_is_taken_where_the_time_would_not_do() -> None:
     assert "leave fewer than 30 epochs in the time" in str(minutes.choices)
 
 
-def test_few_images_are_not_trained_on_for_ever() -> None:
+def test_few_images_are_not_trained_on_forever() -> None:
     assert values(propose(photographs(100), LAPTOP, 36_000.0, rate))["pretrain.epochs"] == MOST_EPOCHS
 
 

@@ -1,0 +1,122 @@
+"""A new workspace gets what was proposed; one without a choice gets it at its first run, once."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from pipeline import params
+from pipeline import workspace as workspaces
+from pipeline.cli.main import simclr
+from pipeline.errors import ParamsError
+from pipeline.proposal import budget
+from pipeline.proposal import choose as choosing
+from pipeline.proposal.choose import choose_at_first_run
+from pipeline.proposal.measure import measure
+from pipeline.proposal.propose import Training
+from pipeline.recipe import is_auto
+from pipeline.workspace import Workspace
+from tests.pipeline.proposal.folders import fill, photograph
+
+BASE = workspaces.template("params.yaml").read_text(encoding="utf-8")
+
+
+@pytest.fixture(autouse=True)
+def _measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choosing, "measure", lambda base, training: 200.0)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    for name in ("cats", "dogs"):
+        fill(tmp_path / "pictures", name + "/{}.jpg", 40, lambda: photograph(120, 90))
+    return tmp_path / "pictures"
+
+
+def invoke(*arguments: str, answer: str | None = None) -> tuple[int, str]:
+    done = CliRunner().invoke(simclr, arguments, input=answer)
+    return done.exit_code, done.output
+
+
+def test_a_workspace_is_made_with_what_was_proposed(tmp_path: Path, pictures: Path) -> None:
+    code, shown = invoke("init", str(tmp_path / "new"), "--from", str(pictures), "--yes")
+    assert code == 0, shown
+    assert "ingest.class_folders" in shown
+    workspace = Workspace(tmp_path / "new")
+    read = params.read(workspace)
+    assert (read.ingest.class_folders, read.ingest.hold_out) == (True, 0.25)
+    assert read.retraining.sources == ("inbox", str(pictures))
+    assert not is_auto(workspace.params.read_text(encoding="utf-8")), "a first run leaves it as it is"
+    assert choose_at_first_run(workspace) == []
+
+
+def test_nothing_is_made_without_consent(tmp_path: Path, pictures: Path) -> None:
+    code, shown = invoke("init", str(tmp_path / "new"), "--from", str(pictures), answer="n\n")
+    assert code == 1
+    assert "Make the workspace with these values?" in shown
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--recipe", "cifar", "--from", "."], "--recipe takes the values of a recipe"),
+        (["--recipe", "cifar", "--budget", "2h"], "--recipe takes the values of a recipe"),
+        (["--budget", "2h"], "--budget needs images to choose for; name them with --from"),
+    ],
+)
+def test_options_that_exclude_each_other_are_refused(tmp_path: Path, arguments: list[str], message: str) -> None:
+    code, shown = invoke("init", str(tmp_path / "new"), *arguments)
+    assert code == 2
+    assert message in shown
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_first_run_chooses_and_later_ones_do_not(tmp_path: Path, pictures: Path) -> None:
+    assert invoke("init", str(tmp_path / "new"))[0] == 0
+    workspace = Workspace(tmp_path / "new")
+    text = workspace.params.read_text(encoding="utf-8")
+    assert is_auto(text)
+    assert yaml.safe_load(text) == yaml.safe_load(BASE)
+    pictures.rename(workspace.inbox / "unlabeled" / "pictures")
+    lines = choose_at_first_run(workspace)
+    assert any(line.startswith("recipe ") and "photos-small" in line for line in lines)
+    assert params.read(workspace).pretrain.image_size > 28
+    assert params.read(workspace).retraining.sources == ("inbox",)
+    assert choose_at_first_run(workspace) == []
+
+
+def test_too_few_images_leave_the_choice_for_later(tmp_path: Path) -> None:
+    workspace = workspaces.create(tmp_path / "new", "auto")
+    fill(workspace.inbox, "unlabeled/{}.jpg", 10, lambda: photograph(120, 90))
+    assert choose_at_first_run(workspace) == []
+    assert is_auto(workspace.params.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("10m", 600), ("2h", 7200), (" 1.5 H ", 5400), ("1d", 86_400), ("overnight", 36_000)],
+)
+def test_a_budget_is_a_time(text: str, seconds: float) -> None:
+    assert budget.parse(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "10", "ten minutes", "-5m", "30s", "0h", "5 weeks", "nan h", "1e9h"])
+def test_what_is_not_a_time_is_refused(text: str) -> None:
+    with pytest.raises(ParamsError, match=r"must be a time of at least a minute, such as 10m, 2h or overnight"):
+        budget.parse(text)
+
+
+@pytest.mark.slow
+def test_the_rate_is_that_of_real_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    small = Training("cpu-small", 28, "resnet10", 0.25, "compact", 32)
+    large = Training("cpu-small", 56, "resnet10", 0.25, "compact", 32)
+    assert measure(BASE, small) > 1.5 * measure(BASE, large) > 0
+
+
+@pytest.mark.slow
+def test_a_training_that_does_not_run_here_is_one_sentence() -> None:
+    with pytest.raises(ParamsError, match=r"a few steps of vit_b_16 at 28 pixels failed on this machine: .*--recipe"):
+        measure(BASE, Training("cpu-small", 28, "vit_b_16", 1.0, "imagenet", 32))
