@@ -1,4 +1,4 @@
-"""How fast this machine trains what is about to be proposed, by a few real steps in a process of their own."""
+"""How fast this machine trains what is about to be proposed, by a few real steps in a separate process."""
 
 import json
 import subprocess
