@@ -77,7 +77,8 @@ simclr.add_command(purge)
 
 def _recipes() -> str:
     lines = summaries(workspaces.template("params.yaml").read_text(encoding="utf-8"))
-    return "\b\nRecipes:\n" + "\n".join(f"  {name:<12}  {line}" for name, line in lines.items())
+    width = max(map(len, lines))
+    return "\b\nRecipes:\n" + "\n".join(f"  {name:<{width}}  {line}" for name, line in lines.items())
 
 
 @simclr.command(epilog=_recipes())

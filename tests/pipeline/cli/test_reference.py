@@ -126,4 +126,4 @@ def test_examples_are_blocks_of_shell_that_the_tests_of_the_docs_try() -> None:
         "simclr release rollback"
     )
     assert "```sh\nsimclr-deploy info models/bundle\n" in section("simclr-deploy")
-    assert "Recipes:\n\n```\nauto " in section("simclr init")
+    assert "Recipes:\n\n```\nauto  " in section("simclr init")
