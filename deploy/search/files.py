@@ -119,8 +119,9 @@ def _extend(
     metadata: dict[str, list[Value | None]], more: dict[str, list[Value | None]], before: int, rows: int
 ) -> None:
     """Append the metadata of ``rows`` rows; what is not there is missing."""
-    for name in more.keys() - metadata.keys():
-        metadata[name] = [None] * before
+    for name in more:  # in their order, so that the same rows give the same bytes
+        if name not in metadata:
+            metadata[name] = [None] * before
     for name, values in metadata.items():
         values += more.get(name, [None] * rows)
 
