@@ -22,7 +22,7 @@ GRAPH, GRAPH_ROWS = "neighbours.usearch", "graph_rows.npy"
 BLOCK = 8192
 # A search for k neighbors takes at least this many candidates; in the tests they include 0.95 of the true ten nearest.
 CANDIDATES = 64
-SPARE = 2  # times k candidates are scored exactly
+SCORED = 32  # or 2 k nearest candidates are scored exactly: bfloat16 confuses those that are nearly as near
 CONNECTIVITY, EXPANSION = 16, 128  # M and ef_construction; usearch's defaults, which the benchmark names
 MAX_DELETED = 0.25  # of the vectors in a graph
 MIN_SHARE = 0.05  # of the vectors in a graph that have to pass a filter; exact search takes no longer for fewer
@@ -74,8 +74,7 @@ class Graph:
         chosen = np.full(keys.shape, -1)
         chosen[returned] = rows[keys[returned].astype(np.int64)]
         wanted = chosen >= 0
-        if keys.shape[1] > SPARE * k:  # nearest first: the others are too far, even by the graph's rounded distances
-            wanted &= wanted.cumsum(axis=1) <= SPARE * k
+        wanted &= wanted.cumsum(axis=1) <= max(2 * k, SCORED)  # the nearest come first
         return np.nonzero(wanted)[0], chosen[wanted]
 
     def load(self, view: bool) -> Any:
