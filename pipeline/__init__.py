@@ -21,6 +21,7 @@ keep_old_names(
         "gates": "paired_test:paired_comparison",
         "ingest": "sources stamps raw",
         "maintenance": "doctor fsck integrity storage",
+        "recipes": "recipe",
         "release": "candidate champion registry versions release_facts:facts",
         "retraining": "decide inbox",
         "runs": "launcher instance database output",

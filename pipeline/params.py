@@ -26,7 +26,7 @@ from pipeline.config import (
     ValidateConfig,
 )
 from pipeline.errors import ParamsError
-from pipeline.recipe import round_trip
+from pipeline.recipes.recipe import round_trip
 from pipeline.workspace import Workspace
 from simclr_core.config import (
     CompareConfig,

@@ -23,7 +23,7 @@ from pipeline.params import Params, override, read
 from pipeline.workspace import Workspace
 from simclr_core import reports
 from simclr_core.champion import Champion
-from simclr_core.fewest import CALIBRATION_LABELS, PARITY_IMAGES
+from simclr_core.evaluation.fewest import CALIBRATION_LABELS, PARITY_IMAGES
 from simclr_core.monitoring.trackers import missing_trackers
 
 SHOWN_CLASSES = 5

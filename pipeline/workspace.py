@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pipeline.environment import WORKSPACE
 from pipeline.errors import WorkspaceError
-from pipeline.recipe import DEFAULT, params_of, recipes
+from pipeline.recipes.recipe import DEFAULT, params_of, recipes
 
 TEMPLATE = ("dvc.yaml", "params.yaml", "overrides.csv", "dagster.yaml", "dg.toml", "definitions.py", "workspace.yaml")
 INBOX = ("unlabeled", "labeled", "test")
@@ -103,7 +103,7 @@ def create(directory: Path, recipe: str = DEFAULT, params: str | None = None) ->
     """Make a workspace in a new or empty folder. If any step fails, nothing is left behind.
 
     Args:
-        recipe: which ``params.yaml`` to begin with; see ``pipeline.recipe``.
+        recipe: which ``params.yaml`` to begin with; see ``pipeline.recipes.recipe``.
         params: its text, if it is not the recipe's own.
     """
     if recipe not in recipes():

@@ -16,7 +16,7 @@ from pipeline.cli.purge import purge
 from pipeline.cli.quarantine import quarantine
 from pipeline.cli.release import release
 from pipeline.errors import FORESEEN, GateError, StageFailedError
-from pipeline.recipe import AUTO, summaries
+from pipeline.recipes.recipe import AUTO, summaries
 from pipeline.workspace import Workspace
 
 RESTART = click.option(

@@ -17,7 +17,7 @@ from pipeline.dvc.purged import interrupted
 from pipeline.errors import PipelineError, UnfinishedError
 from pipeline.maintenance.storage import require_space
 from pipeline.params import read
-from pipeline.recipe import is_auto
+from pipeline.recipes.recipe import is_auto
 from pipeline.validation.verdict.overrides import settle
 from pipeline.workspace import Workspace
 

@@ -7,7 +7,7 @@ from pipeline.gates.evidence import Evidence
 from pipeline.gates.verdict import Verdict, not_applicable, not_judged
 from pipeline.reports import EmbeddingDriftReport
 from simclr_core.errors import ReportError
-from simclr_core.fewest import PARITY_IMAGES
+from simclr_core.evaluation.fewest import PARITY_IMAGES
 from simclr_core.reports import ExportReport, LinearEvalReport, PretrainReport
 
 FEWEST_TO_DIFFER = 3  # two have an effective rank of 2 at most, little above that of a collapsed network

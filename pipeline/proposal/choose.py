@@ -13,7 +13,7 @@ from pipeline.proposal.machine import read_machine
 from pipeline.proposal.measure import measure
 from pipeline.proposal.propose import FEWEST_IMAGES, propose
 from pipeline.proposal.render import describe, params_text
-from pipeline.recipe import is_auto
+from pipeline.recipes.recipe import is_auto
 from pipeline.workspace import Workspace, template
 
 

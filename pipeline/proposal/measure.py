@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from deploy.failure import one_line
 from pipeline.errors import ParamsError
 from pipeline.proposal.propose import Training
-from pipeline.recipe import overlay, params_of
+from pipeline.recipes.recipe import overlay, params_of
 
 
 def measure(base: str, training: Training) -> float:

@@ -13,7 +13,7 @@ from deploy.images.preprocess import MOST_PIXELS
 from pipeline.proposal.collection import Collection
 from pipeline.proposal.glance import SIDES
 from pipeline.proposal.machine import Machine
-from pipeline.recipe import DEFAULT
+from pipeline.recipes.recipe import DEFAULT
 
 # Detail: a resolution is enough when in nine of ten images this share of the brightness' variance, at most, is lost.
 MOST_LOST = 0.15

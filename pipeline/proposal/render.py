@@ -11,7 +11,7 @@ import yaml
 from pipeline.proposal.collection import Collection
 from pipeline.proposal.machine import Machine
 from pipeline.proposal.propose import Choice, Proposal
-from pipeline.recipe import overlay, params_of
+from pipeline.recipes.recipe import overlay, params_of
 
 WIDTH = 118  # of the comments at the top
 VALUE_COLUMN = 30  # where the reason begins behind a value

@@ -11,7 +11,7 @@ from simclr_core.evaluation.calibration import (
     held_out_logits,
     softmax,
 )
-from simclr_core.fewest import CALIBRATION_LABELS
+from simclr_core.evaluation.fewest import CALIBRATION_LABELS
 
 
 def drawn(temperature: float, count: int = 4000, classes: int = 5) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

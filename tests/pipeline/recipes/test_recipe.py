@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import params, recipe
+from pipeline import params
 from pipeline import workspace as workspaces
+from pipeline.recipes import recipe
 from pipeline.workspace import Workspace
 from simclr_core.model.model_directory import load_model
 from simclr_core.pretraining import pretrain

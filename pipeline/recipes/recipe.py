@@ -12,7 +12,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
-FOLDER = Path(__file__).parent / "recipes"
+FOLDER = Path(__file__).parent
 DEFAULT = "cpu-small"
 AUTO = "auto"
 AUTO_HEADER = """\
