@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import deploy.failpoint
 from simclr_core.data.shards import DatasetCard, Sample, write_card, write_shards
 from simclr_core.pretraining import initial
-from tests import warm
+from tests.processes import warm
 
 # A shell that starts the tests in the background lets them ignore SIGINT, and so would every process they interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -26,7 +26,7 @@ from simclr_core import plots
 from simclr_core.model.encoder import build_encoder
 from simclr_core.model.model_directory import save_model
 from simclr_core.pretraining import pretrain
-from tests.forked import CONTEXT
+from tests.processes.forked import CONTEXT
 
 STEPS = 12  # two epochs of six, as the `prepared` workspace asks
 SECONDS = 90  # the first rank waits for torch to be imported, which takes a busy machine a while

@@ -16,7 +16,7 @@ from deploy.cli.main import main
 from deploy.errors import ArgumentError, CorruptArtifactError, MissingExtraError, UntrustedError
 from deploy.triton import export_triton
 from tests.deploy.conftest import make_bundle
-from tests.programs import needs_ssh_keygen
+from tests.processes.programs import needs_ssh_keygen
 
 Publish = Callable[[Bundle], Path]
 

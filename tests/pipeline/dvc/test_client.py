@@ -25,8 +25,8 @@ from pipeline.dvc import client, processes
 from pipeline.dvc.client import DVC, LOCK, Outcome, add, changed_stages, exclusive, execute, holder, repro
 from pipeline.errors import BusyError, DvcError, StageFailedError
 from pipeline.workspace import Workspace
-from tests import program
 from tests.pipeline.small_graph import log_of, write_graph
+from tests.processes import program
 
 
 def write_stage(workspace: Workspace, command: str, out: str = "out") -> Workspace:

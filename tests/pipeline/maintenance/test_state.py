@@ -17,7 +17,6 @@ from pipeline.maintenance.storage import collect
 from pipeline.params import override
 from pipeline.release.release import release
 from pipeline.workspace import Workspace
-from tests import program
 from tests.pipeline.release.conftest import (
     _computed,
     _quiet,
@@ -28,6 +27,7 @@ from tests.pipeline.release.conftest import (
     origin,
     store,
 )
+from tests.processes import program
 
 __all__ = ["_computed", "_quiet", "computed"]
 

@@ -24,9 +24,9 @@ from pipeline.purge.purge import describe, purge, still_held
 from pipeline.validation.verdict import overrides
 from pipeline.workspace import Workspace
 from simclr_core.data.shards import ShardedImages
-from tests import program
 from tests.conftest import draw, encode
 from tests.pipeline.conftest import put
+from tests.processes import program
 
 UNWANTED = encode(draw(1, 7))
 HASH = hashlib.sha256(UNWANTED).hexdigest()

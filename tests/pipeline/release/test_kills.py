@@ -14,8 +14,8 @@ from pipeline.release.registry import open_registry
 from pipeline.release.release import promote, release, rollback
 from pipeline.release.releases import open_releases
 from pipeline.workspace import Workspace
-from tests import program
 from tests.pipeline.release.conftest import ARTIFACT, compute, git, origin, store, tags
+from tests.processes import program
 
 UNREGISTERED = ("release.pushed", "release.committed", "release.verified", "release.registered")
 REGISTERED = (

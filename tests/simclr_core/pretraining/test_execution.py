@@ -11,7 +11,7 @@ from torch import nn
 from simclr_core.errors import CompileError
 from simclr_core.model.model_directory import load_model
 from simclr_core.pretraining import compilation, precision, pretrain
-from tests.programs import needs_compiler
+from tests.processes.programs import needs_compiler
 from tests.simclr_core.conftest import STEPS, configure, interrupt, metrics_of, results, weights
 
 pytestmark = pytest.mark.usefixtures("pictures_by_digest")

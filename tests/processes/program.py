@@ -1,9 +1,9 @@
-"""`python -c CODE`, in a form that starts warm: see tests/warm.py."""
+"""`python -c CODE`, in a form that starts warm: see tests/processes/warm.py."""
 
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def command(code: str, *arguments: object) -> list[str]:

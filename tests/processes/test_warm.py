@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from pipeline.dvc.client import DVC
-from tests import warm
+from tests.processes import warm
 
 pytestmark = pytest.mark.skipif(
     any(name.startswith("COVERAGE") for name in os.environ), reason="programs start cold while coverage is measured"

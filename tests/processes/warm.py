@@ -44,7 +44,7 @@ IMPORTS = {
     "simclr_core": """simclr_core.evaluation.compare simclr_core.evaluation.finetune simclr_core.evaluation.linear_eval
         simclr_core.export.export simclr_core.pretraining.initial simclr_core.pretraining.pretrain
         torch.distributed.elastic.multiprocessing torch.testing""",
-    "tests.program": "pipeline.dvc.client pipeline.release.champion pipeline.release.release",
+    "tests.processes.program": "pipeline.dvc.client pipeline.release.champion pipeline.release.release",
 }
 SHELLS = {"sh", "bash", "dash"}
 READ_AT_IMPORT = re.compile(rb"(OMP_|GOMP_|MKL_|KMP_|PYTHON(PATH|HOME|WARNINGS|HASHSEED)|LD_|CUDA_|POLARS_|RAY_)")
@@ -296,8 +296,8 @@ def main() -> None:
 
 if __name__ == "__main__":
     # By its name, as others import it: what this process keeps in its variables, they find there.
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    from tests import warm
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    from tests.processes import warm
 
     del sys.path[0]
     warm.main()
