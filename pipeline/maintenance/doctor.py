@@ -139,7 +139,12 @@ def _preflight(workspace: Workspace, settings: params.Params) -> Iterator[Findin
     except DvcError:
         pass  # the remote has its own finding
     if batches(workspace.raw):
-        for warning in preflight.warnings(workspace, preflight.ingested(workspace)):
+        try:
+            found = preflight.warnings(workspace, preflight.ingested(workspace))
+        except FileNotFoundError as error:
+            yield Finding("images", False, f"{error.filename} is missing", "dvc checkout data/raw.dvc")
+            return
+        for warning in found:
             what, _, fix = warning.rpartition("; ")
             yield Finding("images", True, what, fix, warning=True)
 

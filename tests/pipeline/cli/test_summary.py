@@ -22,7 +22,17 @@ def test_summary_gathers_every_report(workspace: Workspace) -> None:
 
     shown = summary.write(workspace)
     written = json.loads((workspace.reports / "summary.json").read_text())
-    assert list(written) == ["images", "drift", "pretrain", "evaluation", "finetune", "onnx", "bundle", "seconds"]
+    assert list(written) == [
+        "images",
+        "drift",
+        "pretrain",
+        "evaluation",
+        "finetune",
+        "onnx",
+        "bundle",
+        "gates",
+        "seconds",
+    ]
     assert written["images"] == asdict(VALIDATION.images)
     assert written["drift"] == {"images": "drift", "embeddings": "none"}
     assert written["pretrain"] == {"epochs": 40, "images_per_second": 1234.5, "loss_first": 5.1, "loss_last": 4.2}
