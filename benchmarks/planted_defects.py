@@ -81,8 +81,12 @@ DEFECTS = (
                 "work = Path(tempfile.mkdtemp(prefix=_prefix(target), dir=target.parent))\n    work.chmod(0o755)",
                 "work = target\n    work.mkdir(exist_ok=True)",
             ),
-            ("_retire(target) if replace and target.exists() else None", "None"),
-            ("shutil.rmtree(work, ignore_errors=True)", "pass"),
+            (
+                "        if not (replace and target.exists()):\n            work.rename(target)\n"
+                "        elif not _exchange(",
+                "        if False and not _exchange(",
+            ),
+            ("    finally:\n        _remove(work)\n\n\ndef verify(", "    finally:\n        pass\n\n\ndef verify("),
         ),
         f"{RESUMED}::test_an_interrupted_run_continues_to_the_same_bytes[checkpoint.publish:raise@1]",
     ),

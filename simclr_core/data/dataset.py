@@ -102,8 +102,8 @@ def require_pixels(card: DatasetCard, preprocessing: Preprocessing, user: str) -
     if card.short_side is not None and card.short_side < preprocessing.resize:
         raise DatasetError(
             f"the prepared images were reduced to {card.short_side} pixels (shorter side), and {user} takes "
-            f"{preprocessing.resize}: they would be enlarged again; give prepare.short_side at least "
-            f"{preprocessing.resize}, or pretrain a smaller image_size and resize"
+            f"{preprocessing.resize}: they would be enlarged again; set prepare.short_side to null or "
+            f"at least {preprocessing.resize}, or pretrain a smaller image_size and resize"
         )
 
 

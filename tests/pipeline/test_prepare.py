@@ -120,11 +120,12 @@ def test_running_twice_gives_the_same_bytes(filled: Workspace) -> None:
 
 def test_a_broken_contract_stops_the_preparation(filled: Workspace) -> None:
     ingest(filled)
-    with pytest.raises(GateError, match=r"validation\.json does not exist; .*: `simclr run --select validate`"):
+    with pytest.raises(GateError, match=r"validation\.json does not exist; .*`simclr run --select validate` writes it"):
         prepare.run(filled)
     accept(filled, passed=False)
     with pytest.raises(
-        GateError, match=r"broken: decode_ok \(observed 0.5, threshold 0.99\); look at reports/validation"
+        GateError,
+        match=r'"decode_ok" does not hold: found 0.5, required: 0.99; look at reports/validation.html; correct',
     ):
         prepare.run(filled)
     assert not filled.prepared.exists()

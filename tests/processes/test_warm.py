@@ -18,6 +18,15 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(autouse=True)
+def _environment_as_at_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Ray cluster in this process leaves variables behind, with which programs start cold."""
+    began = warm.nursery.environment if warm.nursery else {}
+    for name in os.environb:
+        if warm.READ_AT_IMPORT.match(name) and name not in began:
+            monkeypatch.delenv(os.fsdecode(name))
+
+
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     """A DVC repository with a stage that shows a variable, waits for a line, and exits with it."""

@@ -95,7 +95,7 @@ def test_every_value_of_the_shipped_params_yaml_is_accepted_and_means_itself(wor
     shipped = params.read(workspace)
     blocks = yaml.safe_load(workspace.params.read_text())
     validate(**blocks)
-    workspace.params.write_text(yaml.safe_dump({name: {} for name in params.BLOCKS}))
+    workspace.params.write_text(yaml.safe_dump({name: {} for name in params.BLOCKS} | {"prepare": {"short_side": 256}}))
     params.override(workspace, RawImagesConfig(**blocks).settings())
     assert params.read(workspace) == shipped
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -192,7 +193,7 @@ def test_a_command_waits_for_what_has_just_been_copied(filled: Workspace, monkey
         slept.append(seconds)
         os.utime(path, (0, 0))
 
-    monkeypatch.setattr("pipeline.ingest.ingest.time.sleep", pass_time)
+    monkeypatch.setattr("pipeline.ingest.ingest.time", SimpleNamespace(sleep=pass_time))
     result = ingest(filled, wait=lines.append)
     assert (result.new_images, result.unsettled) == (41, 0)
     assert len(slept) == len(lines) == 1
@@ -204,7 +205,7 @@ def test_a_copy_that_never_ends_is_not_waited_for(filled: Workspace, monkeypatch
     settle(filled, 600.0)
     put(filled, "unlabeled/new.png", encode(draw(0, 999)), age=0)
     slept: list[float] = []
-    monkeypatch.setattr("pipeline.ingest.ingest.time.sleep", slept.append)
+    monkeypatch.setattr("pipeline.ingest.ingest.time", SimpleNamespace(sleep=slept.append))
     result = ingest(filled, wait=lambda line: None)
     assert (result.new_images, result.unsettled, len(slept)) == (40, 1, WAITS - 1)
 

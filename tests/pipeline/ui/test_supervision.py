@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from dagster._daemon.types import DaemonHeartbeat
@@ -86,8 +87,9 @@ def test_a_database_that_cannot_be_read_does_not_end_the_services(
 
     monkeypatch.setattr(services, "retry_again", retry_again)
     monkeypatch.setattr(services, "RETRY_SECONDS", 0.0)
+    instance = SimpleNamespace(get_runs=lambda filters: [])
     with pytest.raises(KeyboardInterrupt):
-        _watch(Workspace(tmp_path), None, [], "http://127.0.0.1:9")  # type: ignore[arg-type]
+        _watch(Workspace(tmp_path), instance, [], "http://127.0.0.1:9")  # type: ignore[arg-type]
     assert "the runs cannot be read: Dagster's records in SQLite" in capfd.readouterr().err
 
 
