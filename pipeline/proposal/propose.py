@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from deploy.images.preprocess import MOST_PIXELS
+from pipeline.gates.paired_comparison import images_needed
 from pipeline.proposal.collection import Collection
 from pipeline.proposal.glance import SIDES
 from pipeline.proposal.machine import Machine
@@ -39,6 +40,10 @@ CLASS_FOLDERS = (2, 1000)  # fewest and most folders that may be classes
 FOLDERS_SHARE = 0.8  # of the unlabeled images are in them
 FEWEST_OF_A_CLASS = 3  # images in the middle one of the folders
 HELD_OUT = 0.25  # of the labeled images, where nothing is held out
+MAX_LOSS = 2.0  # gates.max_loss of every recipe, in percentage points
+MAX_LOSSES = (3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0)
+DISAGREEMENT = 0.1  # of two encoders that are equally good: the share of the test images that one alone classifies
+CONFIDENCE = 0.95  # gates.confidence of every recipe
 MEGAPIXELS = 80  # validate.max_megapixels of every recipe
 FEWEST_IMAGES = 64  # validate.min_images of every recipe
 
@@ -100,6 +105,7 @@ def propose(collection: Collection, machine: Machine, seconds: float, rate: Rate
         *_choose_training(collection, machine, training, detail),
         Choice("pretrain.epochs", epochs, fit),
         *_choose_evaluation(collection, epochs),
+        *_choose_gates(collection),
     ]
     return Proposal(recipe, why, tuple(choices), tuple(_notes(collection, machine)))
 
@@ -229,6 +235,19 @@ def _choose_evaluation(collection: Collection, epochs: int) -> Iterator[Choice]:
     yield Choice(
         "finetune.batch_size", batch, f"a tenth of {labels:,} labels are {labels // 10 // batch} steps an epoch"
     )
+
+
+def _choose_gates(collection: Collection) -> Iterator[Choice]:
+    """The smallest loss that the paired test can rule out on the test images, for an equally good candidate."""
+    tested = sum(collection.count("test").values())
+    if tested and not _can_rule_out(MAX_LOSS, tested):
+        loss = next((loss for loss in MAX_LOSSES if _can_rule_out(loss, tested)), MAX_LOSSES[-1])
+        yield Choice("gates.max_loss", loss, f"on {tested:,} test images a smaller loss cannot be ruled out")
+
+
+def _can_rule_out(loss: float, tested: int) -> bool:
+    alone = max(1, round(tested * DISAGREEMENT / 2))
+    return images_needed(tested, alone, alone, loss / 100, CONFIDENCE) <= tested
 
 
 def _choose_limits(collection: Collection) -> Iterator[Choice]:

@@ -193,6 +193,13 @@ def test_the_sample_of_the_demo_gets_what_was_tuned_for_it(tmp_path: Path) -> No
     assert "pretrain.learning_rate" not in chosen
 
 
+@pytest.mark.parametrize(("tested", "loss"), [(50, 15.0), (200, 7.5), (600, 5.0), (1500, 3.0), (5000, None)])
+def test_the_gate_asks_for_what_the_test_images_can_show(tested: int, loss: float | None) -> None:
+    """An equally good candidate passes in four of five cases; ``images_needed`` has its own oracle."""
+    found = replace(photographs(2_000), labels={Place("train", "cat"): 2_000, Place("test", "cat"): tested})
+    assert values(propose(found, LAPTOP, 1_200.0, rate)).get("gates.max_loss") == loss
+
+
 def test_detail_is_the_share_of_variance_that_a_reduction_removes() -> None:
     """A checkerboard of single pixels is gone at half its side; one of large fields stays."""
     fine = glance(board(64, 1))
