@@ -81,7 +81,8 @@ def _load(params: Path) -> dict[Hashable, Any]:
     try:
         blocks = _parse(params.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(params, ["no such file; run in a workspace, or make one with 'simclr init DIR'"]) from None
+        advice = "restore it with `git checkout params.yaml`, or copy that of a new workspace: `simclr init DIR`"
+        raise ConfigError(params, [f"no such file; in a workspace, {advice}"]) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(params, [f"cannot be read as YAML: {one_line(error)}"]) from None
     if not isinstance(blocks, dict):

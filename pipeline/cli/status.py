@@ -27,6 +27,11 @@ def describe_workspace(workspace: Workspace) -> str:
     raw = batches(workspace.raw)
     images = len({sha256 for batch in raw for sha256 in read_occurrences(batch)})
     lines = [f"workspace  {workspace.root}", f"raw        {counted(images, 'image')} in {counted(len(raw), 'batch')}"]
+    if not raw and workspace.raw.with_suffix(".dvc").exists():
+        restore = "`dvc checkout data/raw.dvc`, or `dvc pull data/raw.dvc` if the cache does not have them"
+        return "\n".join(
+            [lines[0], "raw        data/raw is missing, only data/raw.dvc is here", f"next       {restore}"]
+        )
     if not raw:
         return "\n".join([*lines, "next       put images into inbox/unlabeled, then `simclr run`"])
     with ThreadPoolExecutor(1) as pool:  # DVC runs in a separate process, and takes longer than all else
@@ -91,7 +96,7 @@ def describe_stages(workspace: Workspace) -> list[str]:
         changed = client.changed_stages(workspace.root)
     except BusyError as error:
         return [f"running    {error}"]
-    lines = [f"{name:<10} {'; '.join(reasons)}" for name, reasons in changed.items()]
+    lines = [f"changed    {name}: {'; '.join(reasons)}" for name, reasons in changed.items()]
     if "pretrain" in changed and (left := find_unfinished(workspace.root, read(workspace).pretrain)):
         lines.append(f"unfinished pretraining was interrupted at step {left.step}")
     return [*lines, "next       `simclr run`" if changed else "stages     all up to date"]

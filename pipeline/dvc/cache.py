@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from deploy.failure import one_line
+from pipeline.dvc.explained import explain
 from pipeline.dvc.versions import read_versions
 from pipeline.errors import DvcError
 from pipeline.redact import redactor
@@ -222,7 +223,7 @@ def opened(root: Path) -> Iterator[Cache]:
         with Repo(str(root)) as repo:
             yield Cache(repo)
     except DvcException as error:
-        raise DvcError(redactor(root)(f"{root}: {one_line(error)}")) from None
+        raise DvcError(explain(root, f"{root}: {one_line(error)}")) from None
 
 
 def remotes(root: Path) -> dict[str, Mapping[str, Any]]:

@@ -21,6 +21,7 @@ import psutil
 
 from deploy.failure import killed_by
 from deploy.lock import acquire, held, sign
+from pipeline.dvc.explained import explain
 from pipeline.dvc.logs import Events, Log
 from pipeline.dvc.processes import supervised
 from pipeline.dvc.purged import JOURNAL, PURPOSE
@@ -203,7 +204,7 @@ def execute(root: Path, *arguments: str) -> str:
         if found := BLOCKED.search(reason):
             holder = f"process {found[1]} ({redactor(root)(found[2])})"
             raise BusyError(f"{root}: busy with {holder}; wait until it ends, or stop it with `kill -INT {found[1]}`")
-        raise DvcError(redactor(root)(f"`dvc {' '.join(arguments)}` failed: {reason}"))
+        raise DvcError(explain(root, f"`dvc {' '.join(arguments)}` failed: {reason}"))
     return done.stdout
 
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import yaml
 
+from pipeline.dvc.explained import explain
 from pipeline.errors import DvcError
-from pipeline.redact import redactor
 
 RAW = "data/raw"  # a source in every workspace, also before the first ingest has tracked it
 CHAMPION = "models/champion"  # so is the released encoder that the next one has to beat
@@ -114,7 +114,7 @@ def load(root: Path) -> Project:
             repo.index.check_graph()
             found = list(repo.index.stages)
     except DvcException as error:
-        raise DvcError(redactor(root)(f"{root / 'dvc.yaml'}: {_reason(error)}")) from None
+        raise DvcError(explain(root, f"{root / 'dvc.yaml'}: {_reason(error)}")) from None
     ours = [stage for stage in found if stage.cmd and Path(stage.path) == base / "dvc.yaml"]
     tracked = {_relative(base, out.fs_path) for stage in found if not stage.cmd for out in stage.outs}
     return Project(root, tuple(_stage(base, stage) for stage in ours), tuple(sorted(tracked | {RAW, CHAMPION})))

@@ -15,6 +15,7 @@ from typing import Any
 from deploy.failure import one_line
 from deploy.plural import counted
 from pipeline.dvc.client import execute
+from pipeline.dvc.explained import explain
 from pipeline.dvc.purged import RECORD
 from pipeline.errors import DvcError
 from pipeline.git import Git
@@ -181,7 +182,7 @@ def _repo(root: Path) -> Iterator[Any]:
         with Repo(str(root)) as repo:
             yield repo
     except (DvcException, OSError) as error:
-        raise DvcError(redactor(root)(f"{root}: {one_line(error)}")) from None
+        raise DvcError(explain(root, f"{root}: {one_line(error)}")) from None
 
 
 def _send(repo: Any, needed: Sequence[str]) -> None:

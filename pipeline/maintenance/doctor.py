@@ -120,7 +120,8 @@ def _workspace(workspace: Workspace, repair: bool) -> Iterator[Finding]:
         yield Finding("params.yaml", True, "every block is valid")
         yield from _preflight(workspace, settings)
     except ParamsError as error:
-        yield Finding("params.yaml", False, str(error), "correct the values named here")
+        fix = "correct the values named here" if workspace.params.exists() else "git checkout params.yaml"
+        yield Finding("params.yaml", False, str(error), fix)
     yield from _disk(workspace, storage.min_free_gigabytes, storage.max_cache_gigabytes)
     yield _git(workspace)
     yield from _locks(workspace.root, repair)

@@ -14,6 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from deploy.plural import counted
 from pipeline.dvc import cache
 from pipeline.maintenance.integrity import REMOTE, Checker, Damage, Item
 from pipeline.maintenance.storage import size
@@ -40,14 +41,15 @@ class Report:
         return [damage for damage in self.damages if not damage.repaired]
 
     def __str__(self) -> str:
-        parts = [f"read {self.files:,} files, {size(self.bytes)}, in {self.seconds:.0f} s"]
+        parts = [f"read {counted(self.files, 'file')}, {size(self.bytes)}, in {self.seconds:.0f} s"]
+        if not self.files:
+            parts = ["the time was over before the first file was read" if self.left else "no file had to be read"]
         parts += [f"{self.recent:,} were read recently"] if self.recent else []
-        parts += [f"{self.left:,} are left for the next run"] if self.left else []
+        parts += [f"the next `simclr fsck` reads the remaining {counted(self.left, 'file')}"] if self.left else []
         parts += [f"{self.postponed:,} seem damaged and wait until the workspace is free"] if self.postponed else []
         repaired = len(self.damages) - len(self.lost)
-        parts.append(
-            f"{len(self.damages)} damaged, {repaired} of them repaired" if self.damages else "nothing is damaged"
-        )
+        sound = "no damage was found" if self.left else "nothing is damaged"
+        parts.append(f"{len(self.damages)} damaged, {repaired} of them repaired" if self.damages else sound)
         return "\n".join([*map(str, self.damages), ", ".join(parts)])
 
 

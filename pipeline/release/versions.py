@@ -75,7 +75,12 @@ class History:
         for version in self.versions:
             if version.name == name:
                 return version
-        known = ", ".join(version.name for version in self.versions) or "nothing has been released yet"
+        if not self.versions:
+            raise ReleaseError(
+                f"{name}: there is no version of {self.artifact}, nothing has been released yet; `simclr run` releases "
+                "the first encoder that passes its gates"
+            )
+        known = ", ".join(version.name for version in self.versions)
         raise ReleaseError(f"{name}: no such version of {self.artifact}; choose from: {known}")
 
     def of_bundle(self, bundle: str) -> Version | None:

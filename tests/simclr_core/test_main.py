@@ -95,7 +95,8 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_missing_params_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["--workspace", str(tmp_path), "pretrain"]) == 2
-    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'params.yaml'}: no such file; run in a workspace")
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path / 'params.yaml'}: no such file; in a workspace, restore it with `git ")
 
 
 @pytest.mark.parametrize(

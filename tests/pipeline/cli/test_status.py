@@ -1,9 +1,12 @@
-"""What ``simclr status`` says of labels."""
+"""What ``simclr status`` says of labels, of what a run would do, and of raw images that are missing."""
 
 from dataclasses import replace
 from typing import Any
 
-from pipeline.cli.status import describe_contradictions
+import pytest
+
+from pipeline.cli.status import describe_contradictions, describe_stages, describe_workspace
+from pipeline.dvc import client
 from pipeline.reports import Outcome
 from pipeline.validation import manifest
 from pipeline.validation.expectations import NEAR_LABELS
@@ -29,3 +32,23 @@ def test_near_copies_with_different_labels_are_named(workspace: Workspace) -> No
         assert [line.partition(" and ")[0] for line in lines] == said
     assert lines[0].endswith("(dog); see reports/validation.html")
     assert "\u202e" not in lines[0]
+
+
+def test_raw_images_that_are_tracked_and_missing_are_restored_not_ingested_again(workspace: Workspace) -> None:
+    workspace.raw.parent.mkdir(exist_ok=True)
+    workspace.raw.with_suffix(".dvc").write_text("outs: [{path: raw, md5: 0123.dir}]\n")
+    said = describe_workspace(workspace)
+    assert "data/raw is missing" in said
+    assert "next       `dvc checkout data/raw.dvc`, or `dvc pull data/raw.dvc`" in said
+    assert "0 images" not in said
+    assert "inbox" not in said
+
+
+def test_stages_of_every_length_of_name_are_aligned(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = {"embedding_drift": ["data/manifest has changed"], "export": ["models/pretrained is missing"]}
+    monkeypatch.setattr(client, "changed_stages", lambda root: changed)
+    assert describe_stages(workspace) == [
+        "changed    embedding_drift: data/manifest has changed",
+        "changed    export: models/pretrained is missing",
+        "next       `simclr run`",
+    ]

@@ -1,12 +1,14 @@
 """What we read out of dvc.yaml and dvc.lock."""
 
+import shutil
 from itertools import product
 from pathlib import Path
 
 import pytest
 import yaml
 
-from pipeline.dvc.client import repro
+from pipeline.dvc.cache import opened
+from pipeline.dvc.client import changed_stages, repro
 from pipeline.dvc.project import Out, load, overlap, read_lock, read_tracked
 from pipeline.errors import DvcError
 from pipeline.workspace import Workspace
@@ -118,6 +120,20 @@ def test_a_folder_without_dvc_is_refused(tmp_path: Path) -> None:
     (tmp_path / "dvc.yaml").write_text("stages: {}")
     with pytest.raises(DvcError, match="not inside of a DVC repository"):
         load(tmp_path)
+
+
+def test_a_workspace_that_lost_its_git_repository_says_what_to_do(workspace: Workspace) -> None:
+    shutil.rmtree(workspace.root / ".git")
+
+    def asks_the_cache() -> None:
+        with opened(workspace.root):
+            pass
+
+    for asks in (lambda: load(workspace.root), asks_the_cache, lambda: changed_stages(workspace.root)):
+        with pytest.raises(DvcError) as raised:
+            asks()
+        assert str(raised.value).startswith(f"{workspace.root}: is not a Git repository, and DVC works only in one; ")
+        assert "`git init && git add --all && git commit`" in str(raised.value)
 
 
 def test_an_unknown_stage_is_refused_with_the_list_of_stages(graph: Workspace) -> None:

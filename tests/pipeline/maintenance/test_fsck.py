@@ -242,7 +242,11 @@ def test_what_is_there_no_more_is_forgotten(sound: Workspace) -> None:
 
 def test_a_time_budget_reaches_every_file_over_several_runs(sound: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     total = check(sound).files
+    assert str(check(sound)).startswith("no file had to be read, ")
     (sound.scratch / MEMORY).unlink()
+    none = str(check(sound, seconds=0))
+    assert none.startswith("the time was over before the first file was read, the next `simclr fsck` reads the rem")
+    assert none.endswith(f"remaining {total} files, no damage was found")
     left, shown = [total], list[str]()
     while left[-1]:
         ticks: Iterable[float] = iter(range(10_000))

@@ -101,7 +101,9 @@ def test_promote(released: Workspace) -> None:
 def test_nothing_to_roll_back_to(computed: Workspace) -> None:
     with pytest.raises(ReleaseError, match="nothing to roll back"):
         rollback(computed)
-    with pytest.raises(ReleaseError, match="nothing has been released yet"):
+    with pytest.raises(
+        ReleaseError, match=r"there is no version of .*, nothing has been released yet; `simclr run` releases"
+    ):
         promote(computed, "v0.0.1")
     assert "nothing has been released yet" in str(listing(computed))
 
