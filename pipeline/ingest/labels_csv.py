@@ -40,8 +40,9 @@ def clean(label: str) -> str | None:
 
 
 def fold(name: str) -> str:
-    """A name as it compares: without capitals, blanks around it and Unicode forms."""
-    return unicodedata.normalize("NFKC", name).strip().casefold()
+    """A name as it compares: without capitals, blanks around it, Unicode forms and letters that cannot be seen."""
+    visible = "".join(letter for letter in name if unicodedata.category(letter) != "Cf")
+    return unicodedata.normalize("NFKC", visible).strip().casefold()
 
 
 def columns_of(data: bytes) -> list[str]:
@@ -59,22 +60,34 @@ def read_rows(where: str, data: bytes) -> list[Row]:
     delimiter, columns = _header(text)
     if not {"path", "label"} <= set(columns):
         raise IngestError(f"{where}: columns are {columns}; must be path,label and optionally split")
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    twice = [column for column in ("path", "label", "split") if columns.count(column) > 1]
+    if twice:
+        raise IngestError(f"{where}: has two columns named {twice[0]!r}; remove or rename one of them")
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     try:
-        next(lines)
-        return [_row(where, lines.line_num, dict(zip(columns, cells, strict=False))) for cells in lines if cells]
+        next(cells for cells in lines if cells)
+        return [_row(where, lines.line_num, columns, cells) for cells in lines if any(cells)]
     except csv.Error as error:
         raise IngestError(f"{where}: line {lines.line_num} is not CSV ({error}); correct it") from None
 
 
-def _row(table: str, line: int, cells: dict[str, str]) -> Row:
-    where = f"{table}: line {line}"
+def _row(table: str, line: int, columns: Sequence[str], found: Sequence[str]) -> Row:
+    where, cells = f"{table}: line {line}", dict(zip(columns, found, strict=False))
+    if any(found[len(columns) :]):
+        raise IngestError(
+            f"{where} has {len(found)} cells, the first line names {len(columns)} columns; put what has a comma or "
+            "semicolon in it between double quotes"
+        )
     if "label" not in cells or "path" not in cells:
         raise IngestError(f"{where} ends before the label; leave the cell empty for an image without a label")
     label, split = clean(cells["label"]), cells.get("split", "").strip()
     if split and split.casefold() not in SPLITS:
         raise IngestError(
             f"{where} has split {split!r}; allowed: {', '.join(SPLITS)}, or nothing; a validation set is 'test' here"
+        )
+    if label and any(unicodedata.category(letter) == "Cc" for letter in label):
+        raise IngestError(
+            f"{where} has label {label!r}, with a line break or control character in it; is a double quote missing?"
         )
     if label and "\ufffd" in label:
         raise IngestError(f"{where} has label {label!r}, in which a letter was lost when it was saved; write it again")

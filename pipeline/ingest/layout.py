@@ -106,6 +106,9 @@ def read_layout(source: Source, inbox: Path, class_folders: bool = False) -> Rea
             )
         _read_folder(within, inside, reading, faults, class_folders)
     _read_tables(source, reading, faults)
+    outside = not prefix and not Path(source.base.removeprefix("file://")).is_relative_to(inbox)
+    if outside and paths and set(reading.places.values()) == {("train", None)}:
+        reading.notes.update(dict.fromkeys(_note_folder(source.base), len(paths)))
     faults += _without_class(reading)
     if faults:
         more = f"; and {len(faults) - SHOWN_FAULTS:,} more" if len(faults) > SHOWN_FAULTS else ""
@@ -155,7 +158,7 @@ def _read_folder(folder: str, paths: Sequence[str], reading: Reading, faults: li
     if not parts:
         return
     role = ROLES.get(fold(parts[0]))
-    for text in _notes(role, parts):
+    for text in _notes(role, parts, class_folders):
         reading.notes[text] += len(paths)
     if role in (LABELED, TEST) and len(parts) > 2 and fold(parts[1]) in ROLES:
         fault = (
@@ -164,12 +167,13 @@ def _read_folder(folder: str, paths: Sequence[str], reading: Reading, faults: li
         faults += [] if fault in faults else [fault]
 
 
-def _notes(role: str | None, parts: Sequence[str]) -> Iterator[str]:
+def _notes(role: str | None, parts: Sequence[str], class_folders: bool) -> Iterator[str]:
     top = parts[0]
     if role is None:
         meant = _meant(top)
         if meant:
-            yield f"{top}/ is taken as unlabeled training images; if {meant}/ is meant, name it so"
+            taken = f"class {top}" if class_folders else "unlabeled training images"
+            yield f"{top}/ is taken as {taken}; if {meant}/ is meant, name it so"
     elif top != role:
         why = ", because what is set aside is never trained on" if fold(top).startswith("val") else ""
         yield f"{top}/ is read as {role}/{why}"
@@ -177,13 +181,29 @@ def _notes(role: str | None, parts: Sequence[str]) -> Iterator[str]:
         yield f"images directly in {top}/ have no class; taken as unlabeled: move them to {top}/<class>/"
     if role == TEST:
         return
-    for depth in range(3 if role == LABELED else 2, len(parts) + 1):
+    label = parts[min(1, len(parts) - 1)] if role == LABELED else top if role is None and class_folders else None
+    taken = "unlabeled" if label is None else f"as class {label}"
+    for depth in range(2, len(parts) + 1):
         meant = ROLES.get(fold(parts[depth - 1]))
-        if meant == TEST or (meant == LABELED and role != LABELED):
-            taken = f"as class {parts[1]}" if role == LABELED else "unlabeled"
-            inner = "/".join(parts[:depth])
-            yield f"{inner}/ is trained on, {taken}; if {meant}/ is meant, move it to {meant}/<class>/"
+        if (
+            meant == TEST
+            or (meant == LABELED and role != LABELED)
+            or (meant == UNLABELED and label == parts[depth - 1])
+        ):
+            target = f"{meant}/" if meant == UNLABELED else f"{meant}/<class>/"
+            yield f"{'/'.join(parts[:depth])}/ is trained on, {taken}; if {meant}/ is meant, move it to {target}"
             return
+
+
+def _note_folder(base: str) -> Iterator[str]:
+    """What a folder outside of an inbox may be, although its own name does not say so: ``pets_test``, ``test/cat``."""
+    folder = Path(base.removeprefix("file://"))
+    within = ROLES.get(fold(folder.parent.name))
+    meant = within if within in (LABELED, TEST) else _meant(folder.name)
+    if meant in (LABELED, TEST):
+        name = f"{folder.parent.name}/{folder.name}" if meant == within else folder.name
+        remedy = f"name the folder {folder.parent.name} as the source" if meant == within else f"name it {meant}"
+        yield f"{name}/ is taken as unlabeled training images; if {meant}/ is meant, {remedy}"
 
 
 def _meant(name: str) -> str | None:

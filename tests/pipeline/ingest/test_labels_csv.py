@@ -27,6 +27,8 @@ UNDERSTOOD = {
     "./": "path,label\n./unlabeled/0.png,fuß\n".encode(),
     "the source before it": "path,label\ninbox/unlabeled/0.png,fuß\n".encode(),
     "backslashes": "path,label\nunlabeled\\0.png,fuß\n".encode(),
+    "a blank before a quote": 'path, label\nunlabeled/0.png, "fuß"\n'.encode(),
+    "empty lines": "\n\npath,label\n,\nunlabeled/0.png,fuß\n,\n".encode(),
     "capitals": "path,label\nUnlabeled/0.PNG,fuß\n".encode(),
 }
 
@@ -92,6 +94,16 @@ REFUSED = {
         "line 3 names './unlab.* again",
     ),
     "an endless quote": (b'path,label\n"unlabeled/0.png,' + bytes(200_000), "is not CSV .*; correct it"),
+    "a comma in a label": (
+        b"path,label\nunlabeled/0.png,crane, bird\n",
+        "line 2 has 3 cells, the first line names 2 col",
+    ),
+    "a quote that takes in the next lines": (b'path,label\nunlabeled/0.png,"cat\nunlabeled/1.png,dog\n', "is not CSV"),
+    "a line break in a label": (
+        b'path,label\nunlabeled/0.png,"cat\ndog"\n',
+        "a line break .*is a double quote missing",
+    ),
+    "two columns of one name": (b"path,label,Label\nunlabeled/0.png,cat,dog\n", "has two columns named 'label'"),
     "a validation set": (b"path,label,split\nunlabeled/0.png,cat,val\n", "a validation set is 'test' here"),
 }
 

@@ -129,6 +129,7 @@ REFUSED = {
         r"'Cat' \(1 file\) and 'cat' \(1 file\); give each class one",
     ),
     "blanks": (("labeled/red fox/0.png", "labeled/redfox/1.png"), "differ in nothing but capitals, blanks"),
+    "unseen letters": (("labeled/cat\u200b/0.png", "labeled/cat/1.png"), "differ in nothing but"),
     "ligatures": (("labeled/\ufb01sh/0.png", "labeled/fish/1.png"), "or Unicode form"),
 }
 
@@ -185,6 +186,8 @@ NOTED = {
     "unlabeled/pets/test/cat/0.png": "unlabeled/pets/test/ is trained on, unlabeled; if test/ is meant, move it to",
     "pets/test/cat/0.png": "pets/test/ is trained on, unlabeled; if test/ is meant",
     "pets/train/cat/0.png": "pets/train/ is trained on, unlabeled; if labeled/ is meant",
+    "labeled/test/0.png": "labeled/test/ is trained on, as class test; if test/ is meant, move it to test/<class>/",
+    "train/unlabeled/0.png": "train/unlabeled/ is trained on, as class unlabeled; if unlabeled/ is meant, move it to",
     "labeled/cat/test/0.png": "labeled/cat/test/ is trained on, as class cat; if test/ is meant",
     "unlabeled/annotations.csv": "'unlabeled/annotations.csv' is not read: only a table named labels.csv",
 }
@@ -194,6 +197,23 @@ NOTED = {
 def test_near_misses_are_noted_with_the_likely_meaning(workspace: Workspace, path: str) -> None:
     fill(workspace, "unlabeled/another.png", path)
     assert NOTED[path] in notes(ingest(workspace))
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [
+        ("test/cat", "test/cat/ is taken as unlabeled training images; if test/ is meant, name the folder test as the"),
+        ("pets_test", "pets_test/ is taken as unlabeled training images; if test/ is meant, name it test"),
+        ("holiday", ""),
+    ],
+)
+def test_a_source_that_may_be_held_out_by_its_name_is_noted(
+    workspace: Workspace, tmp_path: Path, folder: str, expected: str
+) -> None:
+    (tmp_path / "data" / folder).mkdir(parents=True)
+    (tmp_path / "data" / folder / "0.png").write_bytes(encode(draw(0, 1)))
+    found = notes(ingest(workspace, [str(tmp_path / "data" / folder)]))
+    assert expected in found if expected else found == ""
 
 
 @pytest.mark.parametrize(
