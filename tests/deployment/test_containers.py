@@ -21,6 +21,7 @@ from benchmarks.soak import free_port
 from deploy.artifact import publish
 from deploy.bundle import write_bundle
 from tests.deploy.conftest import make_bundle
+from tests.deploy.server.transport.certificates import write_certificate
 from tests.deployment.conftest import DEPLOYMENT, DOCKERFILE, ROOT, SAVING_SECONDS, image_fault
 from tests.deployment.test_lock import pins
 
@@ -298,3 +299,21 @@ def test_the_command_of_the_image_serves_without_writing_and_ends_on_sigterm(tmp
         assert subprocess.run(check, env=environment, capture_output=True, check=False).returncode == 0
         server.terminate()
         assert server.wait(15) == 0
+
+
+def test_the_health_check_of_the_image_asks_a_server_with_a_certificate_too(tmp_path: Path) -> None:
+    with publish(tmp_path / "bundle") as work:
+        write_bundle(work, make_bundle())
+    certificate, key, _ = write_certificate(tmp_path)
+    port = free_port()
+    found = dict(instructions((SERVER / "Dockerfile").read_text()))
+    check = json.loads(found["HEALTHCHECK"].partition(" CMD ")[2].replace("8000", str(port)))
+    environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    serve = ["python", "-P", "-m", "deploy.cli", "serve", str(tmp_path / "bundle"), "--port", str(port)]
+    serve += ["--tls-cert", str(certificate), "--tls-key", str(key)]
+    with subprocess.Popen(serve, env=environment, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        assert json.loads(server.stderr.readline())["event"] == "listening"
+        assert subprocess.run(check, env=environment, capture_output=True, check=False).returncode == 0
+        server.terminate()
+        assert server.wait(60) == 0
