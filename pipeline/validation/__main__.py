@@ -76,7 +76,7 @@ def run(workspace: Workspace) -> None:
     write_atomically(workspace.reports / "data_docs.html", details)
     write_atomically(workspace.reports / "quarantine.png", _contact_sheet(result.images, gallery(table), thumbnails))
     reports.write(workspace.root, result)
-    _tell(result, drift)
+    _tell(result, drift, overrides.without_effect(decisions, table, overruled=()))
     seconds = time.monotonic() - started
     record_timing("validate", workspace=workspace.root, seconds=seconds, images_per_second=facts.height / scanned)
 
@@ -129,13 +129,17 @@ def _contact_sheet(
     return contact_sheet(f"{count:,} of {images.ingested:,} files quarantined; {len(tiles)} of them:", tiles)
 
 
-def _tell(result: ValidationReport, drift: Drift) -> None:
+def _tell(result: ValidationReport, drift: Drift, without_effect: Mapping[str, str]) -> None:
     images = result.images
     lost = ", ".join(f"{count} {reason}" for reason, count in images.quarantined.items())
     contradicted = next(
         (one.unexpected_count for one in result.expectations if one.name == NEAR_LABELS and not one.success), 0
     )
     conflicts = f"; {contradicted} near copies have different labels" if contradicted else ""
+    if without_effect:
+        sha256, why = next(iter(without_effect.items()))
+        conflicts += f"; {counted(len(without_effect), 'decision')} in overrides.csv without effect, "
+        conflicts += f"such as {sha256[:12]}: {why}"
     message = (
         f"{counted(images.ingested, 'file')}: {images.accepted} accepted ({images.converted} converted), quarantined: "
         f"{lost or 'none'}{conflicts}; {DRIFT[drift.verdict]}: {drift.advice}; the data contract "

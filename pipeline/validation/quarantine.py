@@ -64,7 +64,10 @@ def listing(workspace: Workspace, reason: str | None = None, limit: int = 20) ->
         lines.append(f"… and {chosen.height - limit:,} more; all of them: data/manifest/quarantine.parquet")
     decided = overrides.read(workspace.overrides)
     lines += ["", "decided by people:"] if decided else []
-    lines += [f"{one.sha256[:12]}  {_described(one)}" for one in decided]
+    idle = overrides.without_effect(decided, _manifest(workspace, ["sha256", "reasons"]))
+    for one in decided:
+        note = f"; no effect: {idle[one.sha256]}" if one.sha256 in idle else ""
+        lines.append(f"{one.sha256[:12]}  {_described(one)}{note}")
     return "\n".join(lines)
 
 

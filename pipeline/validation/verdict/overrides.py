@@ -12,14 +12,18 @@ The file is in Git and an input of the validate stage. What has expired is struc
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import date
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from deploy.artifact import write_atomically
 from pipeline.errors import OverridesError
+from pipeline.validation.reasons import RELEASABLE
+
+if TYPE_CHECKING:
+    import polars as pl
 
 OVERRIDES = "overrides.csv"
 Action = Literal["allow", "deny"]
@@ -104,6 +108,30 @@ def allowed(overrides: Iterable[Override]) -> frozenset[str]:
 def denied(overrides: Iterable[Override]) -> dict[str, str]:
     """The contents that are refused, and the message that says so."""
     return {one.sha256: f"refused by {one.who}: {one.why}" for one in overrides if one.action == "deny"}
+
+
+def without_effect(
+    overrides: Iterable[Override], manifest: "pl.DataFrame", overruled: Collection[str] = RELEASABLE
+) -> dict[str, str]:
+    """SHA-256 → why a decision changes nothing, by a manifest with the columns sha256 and reasons.
+
+    Args:
+        overruled: the reasons that a decision has overruled, or will at the next validation.
+    """
+    decisions = list(overrides)
+    rows = manifest.filter(manifest["sha256"].is_in([one.sha256 for one in decisions])).select("sha256", "reasons")
+    files: dict[str, list[list[str]]] = {}
+    for sha256, reasons in rows.iter_rows():
+        files.setdefault(sha256, []).append(reasons)
+    found: dict[str, str] = {}
+    for one in decisions:
+        seen = files.get(one.sha256, [])
+        firm = dict.fromkeys(reason for reasons in seen for reason in reasons if reason not in overruled)
+        if not seen:
+            found[one.sha256] = "no raw batch holds it"
+        elif one.action == "allow" and all(seen) and firm:
+            found[one.sha256] = f"it stays quarantined as {', '.join(firm)}"
+    return found
 
 
 def _parse(row: dict[str | None, str | list[str] | None]) -> tuple[Override | None, list[str]]:

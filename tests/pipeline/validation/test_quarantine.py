@@ -16,6 +16,7 @@ from pipeline.errors import OverridesError
 from pipeline.validation import manifest
 from pipeline.validation.__main__ import run
 from pipeline.validation.verdict import overrides
+from pipeline.validation.verdict.overrides import Override
 from pipeline.workspace import Workspace
 from tests.pipeline.validation.corpus.corpus import encoded, picture, write_batch
 
@@ -158,6 +159,22 @@ def test_a_denied_image_is_excluded_everywhere_and_can_be_allowed_again(workspac
     assert "refused by" in call(workspace, "show", digest(image)).output
     assert call(workspace, "release", digest(image), "--why", "consent given").exit_code == 0
     assert validate(workspace)["0.png"] == []
+
+
+def test_decisions_without_effect_are_reported(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    contradicted, unknown = encoded(picture(60), "PNG"), "0" * 64
+    write_batch(workspace.raw, "0002", [(f"labeled/{name}/0.png", contradicted) for name in ("cat", "dog")])
+    rows: list[tuple[str, overrides.Action]]
+    rows = [(digest(contradicted), "allow"), (unknown, "deny"), (digest(STRIP), "allow"), (digest(SHARED), "deny")]
+    decisions = [Override(one, action, "ada", "seen", date.today()) for one, action in rows]
+    overrides.write(workspace.overrides, decisions)
+    reasons = validate(workspace)
+    assert (reasons["labeled/cat/0.png"], reasons["strip.png"]) == (["label_conflict"], [])
+    said = f"2 decisions in overrides.csv without effect, such as {digest(contradicted)[:12]}: it stays quarantined as "
+    assert f"; {said}label_conflict; " in capsys.readouterr().out
+    listed = call(workspace, "list").output.partition("decided by people:\n")[2].splitlines()
+    effects = [line.partition("; no effect: ")[2] for line in listed]
+    assert effects == ["it stays quarantined as label_conflict", "no raw batch holds it", "", ""]
 
 
 def test_a_decision_holds_through_its_last_day(workspace: Workspace) -> None:
