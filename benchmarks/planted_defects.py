@@ -25,7 +25,7 @@ COPIED = (
     "deploy",
     "benchmarks",
     "tests/conftest.py",
-    "tests/processes/forked.py",
+    "tests/processes",
     "tests/simclr_core",
     "tests/deploy",
     "pyproject.toml",

@@ -47,7 +47,6 @@ PLACES = {  # failpoints, and up to which of its visits a life may be killed the
     "checkpoint.publish": 5,
     "artifact.flush": 6,
     "artifact.rename": 6,
-    "artifact.retired": 6,
     "artifact.renamed": 6,
     "checkpoint.prune": 5,
     "pretrain.trained": 1,

@@ -71,7 +71,7 @@ def test_a_run_goes_from_raw_images_to_the_last_stage_and_repeats_nothing(
     assert [line.partition(" in ")[0] for line in lines if " executed in " in line] == [
         f"{name}: executed" for name in STAGES
     ]
-    assert any(line.startswith("not_collapsed: passed, loss 5.1") for line in lines)
+    assert any(line.startswith("not_collapsed: passed: loss 5.1") for line in lines)
 
     shutil.rmtree(graph.root / "models")
     second = run(graph)

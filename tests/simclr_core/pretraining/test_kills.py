@@ -23,7 +23,7 @@ TWELVE = (
     ("checkpoint.copied", 2, "launcher"),
     ("pretrain.resumed", 1, "all"),
     ("checkpoint.network", 2, "first"),
-    ("artifact.retired", 2, "both"),
+    ("artifact.renamed", 2, "both"),
     ("checkpoint.prune", 1, "second"),
     ("pretrain.epoch", 2, "all"),
     ("pretrain.published", 1, "first"),
