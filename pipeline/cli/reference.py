@@ -116,14 +116,17 @@ def _click_commands(command: click.Command, name: str) -> Iterator[Command]:
     options = [_click_option(one, context) for one in command.params if isinstance(one, click.Option)]
     yield Command(name, usage, f"{cleandoc(command.help or '')}\n\n{command.epilog or ''}", options)
     for inner, sub in sorted(command.commands.items()) if isinstance(command, click.Group) else ():
-        yield from _click_commands(sub, f"{name} {inner}")
+        if not sub.hidden:
+            yield from _click_commands(sub, f"{name} {inner}")
 
 
 def _click_option(option: click.Option, context: click.Context) -> tuple[str, str]:
     takes = "" if option.is_flag else f" {option.make_metavar(context)}"
     default = f"Default: {option.default}." if option.show_default else ""
     required = "Required." if option.required else ""
-    return ", ".join(option.opts) + takes, " ".join(filter(None, [option.help, default, required]))
+    return ", ".join([*option.opts, *option.secondary_opts]) + takes, " ".join(
+        filter(None, [option.help, default, required])
+    )
 
 
 def _argparse_commands(parser: argparse.ArgumentParser, name: str) -> Iterator[Command]:

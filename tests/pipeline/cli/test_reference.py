@@ -73,10 +73,11 @@ def click_options(command: click.Command, name: str) -> Iterator[tuple[str, str]
     yield name, ""
     for param in command.params:
         if isinstance(param, click.Option):
-            yield from ((name, option) for option in param.opts)
+            yield from ((name, option) for option in (*param.opts, *param.secondary_opts))
     if isinstance(command, click.Group):
         for inner, sub in command.commands.items():
-            yield from click_options(sub, f"{name} {inner}")
+            if not sub.hidden:
+                yield from click_options(sub, f"{name} {inner}")
 
 
 def argparse_options(parser: argparse.ArgumentParser, name: str) -> Iterator[tuple[str, str]]:
@@ -96,7 +97,12 @@ def test_every_command_and_option_is_there() -> None:
         *argparse_options(deploy_parser(), "simclr-deploy"),
         *argparse_options(core_parser(), "python -m simclr_core"),
     ]
-    assert {("simclr run", "--set"), ("simclr release diff", ""), ("simclr-deploy embed", "-o")} <= set(found)
+    assert {
+        ("simclr run", "--set"),
+        ("simclr run", "--continue"),
+        ("simclr release diff", ""),
+        ("simclr-deploy embed", "-o"),
+    } <= set(found)
     assert ("python -m simclr_core finetune", "--fraction") in found
     for name, option in found:
         assert section(name), name
@@ -104,6 +110,7 @@ def test_every_command_and_option_is_there() -> None:
 
 
 def test_options_have_their_values_defaults_and_needs() -> None:
+    assert not section("simclr alert"), "an old name that still works"
     assert "| `--set KEY=VALUE` |" in section("simclr run")
     assert "| `--port INTEGER` | Default: 3000. |" in section("simclr ui")
     assert re.search(r"\| `--why TEXT` \| .* Required\. \|", section("simclr quarantine deny"))
