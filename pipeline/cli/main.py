@@ -110,6 +110,7 @@ def init(directory: Path, sources: tuple[str, ...], budget: str | None, recipe: 
 
     workspaces.require_new(directory)
     absolute = [source if "://" in source else str(Path(source).expanduser().absolute()) for source in sources]
+    click.echo("looking at the images, then training a few steps to measure this machine ...", err=True)
     chosen = choose(directory.absolute(), absolute, budget)
     click.echo("\n".join(chosen.table))
     if not yes:

@@ -57,6 +57,7 @@ def raw_images(
         if is_auto(workspace.params.read_text(encoding="utf-8")):
             from pipeline.proposal.choose import choose_at_first_run
 
+            context.log.info("raw_images: looking at the images and measuring this machine, to choose the parameters")
             for chosen in choose_at_first_run(workspace):
                 context.log.info(f"raw_images: {chosen}")
         preflight.apply(workspace, config.settings())

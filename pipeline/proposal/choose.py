@@ -58,4 +58,4 @@ def choose_at_first_run(workspace: Workspace) -> list[str]:
     if chosen.training_images < FEWEST_IMAGES:
         return []
     write_atomically(workspace.params, chosen.params)
-    return [*chosen.table, "", "written to params.yaml, with the reasons; change what you know better"]
+    return [*chosen.table, "", "written to params.yaml, with these reasons as comments; you can change any value there"]

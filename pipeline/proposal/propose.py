@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from deploy.images.preprocess import MOST_PIXELS
+from deploy.plural import counted
 from pipeline.gates.paired_comparison import images_needed
 from pipeline.proposal.collection import Collection
 from pipeline.proposal.glance import SIDES
@@ -98,7 +99,7 @@ def propose(collection: Collection, machine: Machine, seconds: float, rate: Rate
     wanted, detail = choose_side(collection, machine, recipe)
     training, epochs, fit = _fit(collection, machine, recipe, wanted, seconds, rate)
     if training.side < wanted:
-        detail = f"{wanted} pixels would keep more detail, but leave fewer than {FEWEST_EPOCHS} epochs in the time"
+        detail = f"{wanted} pixels would keep more detail, but there is no time for {FEWEST_EPOCHS} epochs at that size"
     choices = [
         *labels.values(),
         *_choose_limits(collection),
@@ -134,7 +135,9 @@ def _choose_labels(collection: Collection) -> Iterator[Choice]:
         named = ", ".join(folders[:3]) + (", ..." if len(folders) > 3 else "")
         yield Choice("ingest.class_folders", True, f"{len(folders)} folders look like classes: {named}")
     if (classes or len(collection.count("train")) > 1) and not collection.count("test"):
-        yield Choice("ingest.hold_out", HELD_OUT, "nothing is held out, and accuracy is measured on held-out images")
+        yield Choice(
+            "ingest.hold_out", HELD_OUT, "accuracy is measured on held-out images, and nothing is held out yet"
+        )
 
 
 def choose_recipe(collection: Collection, machine: Machine) -> tuple[str, str]:
@@ -142,7 +145,7 @@ def choose_recipe(collection: Collection, machine: Machine) -> tuple[str, str]:
     deep, color = collection.share("deep"), collection.share("has_color")
     middle = collection.short_side(0.5)
     if collection.share("has_alpha") >= TRANSPARENT:
-        return "icons-transparent", f"{collection.share('has_alpha'):.0%} of the images are transparent"
+        return "icons-transparent", f"{collection.share('has_alpha'):.0%} of the images have transparency"
     if collection.likeness >= LIKENESS and middle > SMALL_PHOTOGRAPHS:
         return (
             "inspection",
@@ -201,21 +204,28 @@ def _fit(
             training = _training(collection, machine, recipe, fast[-1] if fast else smaller[0])
             speed = rate(training)
     epochs = max(1, min(MOST_EPOCHS, int(budget * speed / images)))
-    spent = epochs * images / speed / 60
+    spent = epochs * images / speed
     limit = f"; more than {MOST_EPOCHS} gain little" if epochs == MOST_EPOCHS else ""
-    return training, epochs, f"{spent:.0f} minutes at the {speed:,.0f} images a second that were measured here{limit}"
+    return training, epochs, f"{_duration(spent)} at {speed:,.0f} images a second, as measured on this machine{limit}"
+
+
+def _duration(seconds: float) -> str:
+    """In whole seconds below two minutes, in whole minutes above."""
+    return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
 
 
 def _choose_training(collection: Collection, machine: Machine, training: Training, detail: str) -> Iterator[Choice]:
     images, side, batch = collection.training_images, training.side, training.batch
     device = "GPU" if machine.gpu_gigabytes else "CPU"
     encoder = {"name": training.encoder, "width": training.width, "stem": training.stem}
-    yield Choice("pretrain.encoder", encoder, f"what a {device} trains at {side} pixels in the time")
+    yield Choice("pretrain.encoder", encoder, f"sized for a {device}, with a stem for images of {side} pixels")
     yield Choice("pretrain.image_size", side, detail)
-    yield Choice("pretrain.resize", None, "image_size")
+    yield Choice("pretrain.resize", None, "null: the same as image_size")
     yield Choice("pretrain.batch_size", batch, f"{images // batch} steps in an epoch of {images:,} training images")
     if training.recipe == DEFAULT and batch != LARGEST_BATCH_ON_CPU:
-        yield Choice("pretrain.learning_rate", RATE_OF_256 / 16, f"{RATE_OF_256 / 16 * batch**0.5:.3f} for this batch")
+        yield Choice(
+            "pretrain.learning_rate", RATE_OF_256 / 16, f"{RATE_OF_256 / 16 * batch**0.5:.3f} for a batch of {batch}"
+        )
         yield Choice("pretrain.learning_rate_scaling", "sqrt", "small batches need more than their share (SimCLR B.1)")
     if collection.share("has_color") < COLORED and training.recipe not in (DEFAULT, "inspection", "microscopy-medical"):
         gray = 1 - collection.share("has_color")
@@ -230,11 +240,13 @@ def _choose_evaluation(collection: Collection, epochs: int) -> Iterator[Choice]:
     images = FINETUNING_SHARE / PRETRAINING_SHARE * epochs * collection.training_images * VIEWS_PER_IMAGE
     affordable = int(images / (2 * 3 * max(1, labels // 10)))
     if affordable < 30:
-        yield Choice("finetune.epochs", max(5, affordable), "six trainings on a tenth of the labels fit in the time")
+        yield Choice(
+            "finetune.epochs", max(5, affordable), "what the time allows for six trainings on a tenth of the labels"
+        )
     batch = 64 if labels >= 1000 else 16
-    yield Choice(
-        "finetune.batch_size", batch, f"a tenth of {labels:,} labels are {labels // 10 // batch} steps an epoch"
-    )
+    tenth = max(1, labels // 10)
+    steps = tenth // min(batch, tenth)
+    yield Choice("finetune.batch_size", batch, f"{counted(steps, 'step')} in an epoch of a tenth of {labels:,} labels")
 
 
 def _choose_gates(collection: Collection) -> Iterator[Choice]:
@@ -256,9 +268,13 @@ def _choose_limits(collection: Collection) -> Iterator[Choice]:
         yield Choice(
             "validate.max_megapixels", MOST_PIXELS // 10**6, f"images of {largest:.0f} megapixels are among them"
         )
-    news = max(FEWEST_IMAGES, min(1000, collection.training_images // 10))
+    tenth = collection.training_images // 10
+    news = max(FEWEST_IMAGES, min(1000, tenth))
     if news < 1000:
-        yield Choice("retraining.min_new_images", news, "a tenth of the images that are there now")
+        reason = f"a tenth of the {collection.training_images:,} training images there are now"
+        if tenth < FEWEST_IMAGES:
+            reason = f"the fewest worth a run; {reason} would be {tenth}"
+        yield Choice("retraining.min_new_images", news, reason)
 
 
 def _notes(collection: Collection, machine: Machine) -> Iterator[str]:

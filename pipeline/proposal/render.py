@@ -22,8 +22,9 @@ def params_text(base: str, proposal: Proposal, collection: Collection, machine: 
     chosen = (*proposal.choices, Choice("retraining.sources", sources, "where new images are looked for"))
     header = [
         f"Recipe auto: {proposal.recipe}, fitted to {collection.images:,} images and to this machine",
-        f"Chosen on {date.today()} by looking at {len(collection.glances):,} of the images: {proposal.reason}. "
-        f"The machine has {machine}. Every value is yours to change; those chosen here have their reason behind them.",
+        f"Chosen on {date.today()} by looking at {len(collection.glances):,} of {collection.images:,} images: "
+        f"{proposal.reason}. "
+        f"The machine has {machine}. You can change every value; a value chosen here has its reason as a comment.",
         f"Source of all other values: the recipe {proposal.recipe}, described by `simclr init --help`.",
     ]
     lines = [line for paragraph in header for line in wrap(paragraph, WIDTH)]
@@ -36,7 +37,7 @@ def describe(proposal: Proposal, collection: Collection, machine: Machine) -> li
     found = [
         f"{collection.images:,} images: {_counts(collection)}",
         f"shorter side {collection.short_side(0.1)} to {collection.short_side(0.9)} pixels, "
-        f"{collection.share('has_color'):.0%} in color, {collection.share('has_alpha'):.0%} transparent",
+        f"{collection.share('has_color'):.0%} in color, {collection.share('has_alpha'):.0%} with transparency",
     ]
     if collection.others:
         kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in Counter(collection.others).most_common(5))

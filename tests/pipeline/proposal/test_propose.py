@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from pipeline.proposal.glance import SIDES, Glance, glance
 from pipeline.proposal.machine import Machine
 from pipeline.proposal.propose import FEWEST_EPOCHS, MOST_EPOCHS, Proposal, Training, propose
 from pipeline.proposal.render import describe, params_text
+from pipeline.recipes.recipe import params_of, recipes
 from pipeline.workspace import Workspace
 from tests.pipeline.proposal.folders import CASES, Expected, Folder, drawing, save
 
@@ -142,7 +144,7 @@ def test_a_lower_resolution_is_taken_where_the_time_would_not_do() -> None:
     hours, minutes = (propose(photographs(20_000), LAPTOP, seconds, rate) for seconds in (36_000.0, 1_200.0))
     assert values(hours)["pretrain.image_size"] == 96
     assert values(minutes)["pretrain.image_size"] == 32
-    assert "leave fewer than 30 epochs in the time" in str(minutes.choices)
+    assert "there is no time for 30 epochs at that size" in str(minutes.choices)
 
 
 def test_few_images_are_not_trained_on_forever() -> None:
@@ -224,3 +226,32 @@ def test_alike_images_correlate_and_different_ones_do_not() -> None:
     assert alike.likeness == pytest.approx(1.0)
     assert alike.copies == 1.0
     assert abs(different.likeness) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("images", "classes", "seconds", "epochs", "steps", "news"),
+    [
+        (130, 7, 60.0, "33 seconds at", "1 step in an epoch of", "the fewest worth a run; a tenth of the 102 training"),
+        (2_000, 10, 1_200.0, "6 minutes at", "2 steps in an epoch of", "a tenth of the 1,500 training images there"),
+    ],
+)
+def test_the_reasons_hold_for_few_images_and_little_time(
+    images: int, classes: int, seconds: float, epochs: str, steps: str, news: str
+) -> None:
+    labels = {Place("train", str(number)): images // classes for number in range(classes)}
+    found = photographs(images, labels=labels | {Place("train", None): images % classes})
+    reasons = {one.key: one.reason for one in propose(found, LAPTOP, seconds, lambda _: images / 1.1).choices}
+    assert reasons["pretrain.epochs"].startswith(epochs)
+    assert reasons["finetune.batch_size"].startswith(steps)
+    assert reasons["retraining.min_new_images"].startswith(news)
+
+
+@pytest.mark.parametrize("name", sorted(set(recipes()) - {"auto", "cifar", "cpu-small"}))
+def test_the_peak_that_a_recipe_names_is_that_of_its_batch(name: str) -> None:
+    """It stays true where the proposal, or a person, changes the batch size."""
+    text = params_of(name, BASE)
+    pretrain = yaml.safe_load(text)["pretrain"]
+    stated = re.search(r"before learning_rate_scaling: ([\d.]+) for a batch of (\d+)", text)
+    assert stated is not None
+    assert int(stated[2]) == pretrain["batch_size"]
+    assert float(stated[1]) == pytest.approx(pretrain["learning_rate"] * pretrain["batch_size"] ** 0.5, rel=0.05)
