@@ -10,6 +10,7 @@ Examples:
     ((224, 224, 3), dtype('uint8'))
 """
 
+import re
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from io import BytesIO
@@ -22,7 +23,17 @@ from deploy.errors import ArgumentError, ImageError
 from deploy.images.color_space import ignores_color_space
 from deploy.images.image_faults import FORMATS, PARSER_FAULTS, naming_faults
 from deploy.images.jpeg_scans import check_scans
-from deploy.images.tiff_layout import MAX_SAMPLE, PHOTOMETRIC, Tags, check_layout, drops_bands, first, has_pages
+from deploy.images.tiff_layout import (
+    MAX_SAMPLE,
+    PHOTOMETRIC,
+    PREVIEW,
+    SUBFILE,
+    Tags,
+    check_layout,
+    drops_bands,
+    first,
+    has_pages,
+)
 from deploy.moved import renamed
 
 if TYPE_CHECKING:
@@ -43,7 +54,7 @@ _TRANSPOSE = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 _OPERATIONS = {"P": "palette_to_rgb", "PA": "palette_to_rgb", "CMYK": "cmyk_to_rgb"}
 _OPERATIONS |= dict.fromkeys(("1", "L", "LA", "La"), "gray_to_rgb")
 _ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
-_DECLARED_BITS = {1023: 10, 4095: 12, 16383: 14}
+_DECLARED_BITS = {(1 << bits) - 1: bits for bits in range(9, 16)}
 """Largest sample that a 16-bit file may declare (TIFF 6.0, tag 281) → the bits of its data."""
 
 SRGB_TOLERANCE = 4  # levels of 255; profiles of sRGB by several makers differ by up to 2, one with a gamma of 2.2 by 8
@@ -80,8 +91,9 @@ def canonicalize(image: "Image") -> tuple["Image", list[str]]:
 
     Returns:
         The RGB image, and the operations applied to it, out of ``first_frame``, ``bands_dropped``,
-        ``color_space_ignored``, ``uint16_to_uint8``, ``uint14_to_uint8``, ``uint12_to_uint8``, ``uint10_to_uint8``,
-        ``uses_14_of_16_bits``, ``uses_12_of_16_bits``, ``palette_to_rgb``, ``cmyk_to_rgb``, ``icc_to_srgb``,
+        ``color_space_ignored``, ``uint9_to_uint8``, ``uint10_to_uint8``, ``uint11_to_uint8``, ``uint12_to_uint8``,
+        ``uint13_to_uint8``, ``uint14_to_uint8``, ``uint15_to_uint8``, ``uint16_to_uint8``, ``uses_14_of_16_bits``,
+        ``uses_12_of_16_bits``, ``palette_to_rgb``, ``cmyk_to_rgb``, ``icc_to_srgb``,
         ``icc_ignored``, ``gray_to_rgb``, ``to_rgb``, ``alpha_on_white``, ``exif_transpose``; those of LOSSES change no
         pixel.
 
@@ -95,6 +107,10 @@ def canonicalize(image: "Image") -> tuple["Image", list[str]]:
         is_tiff = image.format == "TIFF"
         tags: Tags = getattr(image, "tag_v2", {}) if is_tiff else {}
         check_layout(tags)
+        if first(tags, SUBFILE, 0) & PREVIEW and has_pages(BytesIO(data)):
+            raise ImageError(
+                "unsupported_layout", "its first page is a reduced copy of a later one; store the full picture first"
+            )
         operations = ["first_frame"] if _has_frames(image) else []
         if drops_bands(tags):
             operations.append("bands_dropped")
@@ -204,9 +220,19 @@ def _to_8_bit(image: "Image", rawmode: str, tags: Tags, operations: list[str]) -
 
     if image.mode in ("I", "F") or "I;12" in rawmode:
         raise ImageError("unsupported_depth", f"pixels of type {image.mode} have an unknown range; store 8 or 16 bits")
+    key = image.info.get("transparency")  # of a PNG without a palette: samples as the file stores them
     if image.mode.startswith("I;16"):
-        return Image.fromarray(_scale_16_bits(np.asarray(image).astype(np.uint32), tags, operations))
+        samples = np.asarray(image).astype(np.uint32)
+        gray = Image.fromarray(_scale_16_bits(samples, tags, operations))
+        if key is None:
+            return gray
+        return Image.merge("LA", (gray, Image.fromarray(np.where(samples == key, 0, 255).astype(np.uint8))))
+    if (narrow := re.search("'L;([24])'", rawmode)) and key is not None:
+        image.info["transparency"] = key * 255 // ((1 << int(narrow[1])) - 1)  # Pillow compares it with 8 bits
     if ";16" in rawmode and "BGR;16" not in rawmode:  # BGR;16 is a BMP with 5, 6 and 5 bits
+        if key is not None:
+            what = "a PNG of 16-bit color with a transparent color"
+            raise ImageError("unsupported_layout", f"{what} is not supported; store an alpha channel instead")
         operations.append("uint16_to_uint8")
         extrema = np.reshape(image.getextrema(), (-1, 2))[: len(image.getbands()) - (image.mode in _ALPHA_MODES)]
         _note_range(256 * int(extrema.max()) + 255, operations)

@@ -13,6 +13,7 @@ from deploy.errors import ImageError
 WIDTH, HEIGHT, STRIPS, TILES = 256, 257, 273, 324
 SUBFILE, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, MAX_SAMPLE = 254, 258, 259, 262, 277, 281
 PLANES, COLORMAP, EXTRA, FORMAT = 284, 320, 338, 339
+DEPTH = 32997  # ImageDepth, of SGI: slices of one picture
 GRAY, SEPARATE, UNCOMPRESSED, PREVIEW, ALPHA, UNSIGNED = (0, 1), 2, 1, 1, (1, 2), (1, 4)
 COLORS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3, 9: 3, 10: 3}
 """Photometric interpretation → the samples of a pixel that are colors. Others are alpha, or bands without a meaning."""
@@ -35,6 +36,8 @@ def check_layout(tags: Tags) -> None:
     """
     if first(tags, FORMAT, 1) not in UNSIGNED and first(tags, BITS, 1) == 8:
         raise _refused_depth(tags)
+    if (slices := first(tags, DEPTH, 1)) > 1:
+        raise ImageError("unsupported_layout", f"a TIFF of {slices} slices is not supported; store one file for each")
     if first(tags, SAMPLES, 1) > 1 and first(tags, PLANES, 1) == SEPARATE and not _separates(tags):
         raise _refused_layout(tags)
     if first(tags, PHOTOMETRIC, 0) == 3 and max(tags.get(COLORMAP, (0,))) < 256:

@@ -10,6 +10,8 @@ from pipeline.ingest.labels_csv import fold
 from pipeline.ingest.layout import Reading
 from pipeline.ingest.raw import Occurrence
 
+MISSING = ("nan", "none", "null", "n/a", "na", "<na>")  # pandas, Python, SQL and R
+
 
 def refuse_twins(readings: Sequence[Reading], classes: Sequence[str] | None) -> None:
     """Raise IngestError if labels differ in capitals, blanks or Unicode form alone, and ``classes`` has not both."""
@@ -32,6 +34,12 @@ def describe_names(labels: Collection[str], classes: Sequence[str] | None) -> It
             f"note: earlier batches have classes that are not in ingest.classes, and are trained on all the same: "
             f"{', '.join(map(repr, unlisted[:5]))}; list them, or give their files another label or a blank one"
         )
+    for label in sorted(set(labels) - set(classes or ())):
+        if fold(label) in MISSING:
+            yield (
+                f"note: {label!r} is a class, and also what programs write for a missing value; leave the cell blank "
+                "where the label is not known, or list it in ingest.classes"
+            )
     for group in _twins(labels, classes):
         named = " and ".join(map(repr, group))
         yield (

@@ -13,6 +13,7 @@ import codecs
 import csv
 import io
 import posixpath
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
@@ -23,6 +24,7 @@ from pipeline.errors import IngestError
 
 SPLITS = ("train", "test")
 DELIMITERS = (",", ";", "\t")
+SEPARATOR = re.compile(r"\A\s*sep=.\r?\n")  # a first line for spreadsheets
 
 
 class Row(NamedTuple):
@@ -47,7 +49,8 @@ def fold(name: str) -> str:
 
 def columns_of(data: bytes) -> list[str]:
     """The names in the first line of a table, as ``read_rows`` compares them."""
-    return _header(data.decode("utf-16" if _is_utf16(data) else "utf-8-sig", errors="replace"))[1]
+    text = data.decode("utf-16" if _is_utf16(data) else "utf-8-sig", errors="replace")
+    return _header(SEPARATOR.sub("\n", text))[1]
 
 
 def read_rows(where: str, data: bytes) -> list[Row]:
@@ -56,7 +59,7 @@ def read_rows(where: str, data: bytes) -> list[Row]:
     Raises:
         IngestError: it is not text, lacks the columns, or a line has an unknown split or no label cell.
     """
-    text = _decode(where, data)
+    text = SEPARATOR.sub("\n", _decode(where, data))  # the lines keep their numbers
     delimiter, columns = _header(text)
     if not {"path", "label"} <= set(columns):
         raise IngestError(f"{where}: columns are {columns}; must be path,label and optionally split")

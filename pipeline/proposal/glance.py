@@ -13,7 +13,7 @@ from PIL import Image
 from deploy.errors import ImageError
 from deploy.images.preprocess import MOST_PIXELS, canonicalize, open_image
 
-SIDES = (24, 28, 32, 48, 64, 96, 128, 160, 224)
+SIDES = (28, 32, 48, 64, 96, 128, 160, 224)
 """The resolutions that are compared, in pixels of the shorter side."""
 
 REFERENCE_SIDE = 256  # pixels: larger images are reduced to it first, so that sensor noise does not count as detail
@@ -56,7 +56,7 @@ def glance(data: bytes) -> dict[str, Any] | None:
             height=canonical.height,
             has_color=_saturation(canonical) > GRAY_SATURATION,
             has_alpha=has_alpha,
-            deep=any(operation.startswith("uint1") for operation in operations),
+            deep=any(operation.startswith("uint") for operation in operations),
             lost=measure_lost(luma),
             gist=np.asarray(luma.resize((GIST_SIDE, GIST_SIDE), Image.Resampling.BOX)).ravel().tolist(),
         )

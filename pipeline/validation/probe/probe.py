@@ -27,7 +27,7 @@ from pipeline.validation.probe.jpeg_stream import stream_fault
 
 keep_callable(__name__)
 
-PROBE_VERSION = 4
+PROBE_VERSION = 5
 """Goes up with every change that gives some file another row."""
 
 STATISTICS_SIDE = 256  # pixels; larger images are reduced first, so that the numbers of large and small ones compare

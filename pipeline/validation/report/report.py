@@ -43,9 +43,10 @@ ACCEPTED = "accepted"
 CONVERSIONS = {
     "first_frame": "the first of several frames or pages",
     "uint16_to_uint8": "16 bits a channel reduced to 8",
-    "uint14_to_uint8": "14 bits a channel, as the file declares, reduced to 8",
-    "uint12_to_uint8": "12 bits a channel, as the file declares, reduced to 8",
-    "uint10_to_uint8": "10 bits a channel, as the file declares, reduced to 8",
+    **{
+        f"uint{bits}_to_uint8": f"{bits} bits a channel, as the file declares, reduced to 8"
+        for bits in range(15, 8, -1)
+    },
     "uses_14_of_16_bits": "of 16 bits, the upper two are not used: at most 64 gray levels are left",
     "uses_12_of_16_bits": "of 16 bits, the upper four are not used: at most 16 gray levels are left",
     "bands_dropped": "bands left out that are neither color nor alpha",

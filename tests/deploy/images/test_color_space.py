@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from deploy.errors import ImageError
 from deploy.images.preprocess import LOSSES, canonicalize, open_image
 from tests.deploy.conftest import chunk, png
 from tests.deploy.images.test_preprocess import matrix_profile
@@ -85,6 +86,29 @@ def test_every_kind_of_png_is_decoded_rightly_and_every_loss_is_recorded(color: 
     assert ("uint16_to_uint8" in operations) == (depth == 16)
     assert ("alpha_on_white" in operations) == (color in (4, 6))
     assert [name for name in operations if name in LOSSES] == noted
+
+
+@pytest.mark.parametrize(("color", "depth"), [(0, 1), (0, 2), (0, 4), (0, 8), (0, 16), (2, 8)])
+def test_the_transparent_color_of_a_png_is_white_and_no_other_is(color: int, depth: int) -> None:
+    """The key of a tRNS chunk has the depth of the samples (PNG, third edition, 11.3.1.1)."""
+    bands, full = BANDS[color], (1 << depth) - 1
+    samples = np.random.default_rng(depth).integers(0, full, (9, 13, bands), endpoint=True)
+    key = samples[4, 5] = samples[7, 2] = full // 3
+    samples[0, 0] = key + 1  # of 16 bits, one that has the same high byte
+    extra = chunk(b"tRNS", np.full(bands, full // 3, ">u2").tobytes())
+    image, operations = canonicalize(open_image(png(depth, color, packed(samples, depth), extra, size=(13, 9))))
+    levels = np.where((samples == key).all(axis=2, keepdims=True), 255, samples * (255 / full))
+    assert np.abs(np.asarray(image) - levels).max() <= 1
+    assert "alpha_on_white" in operations
+
+
+def test_a_transparent_color_of_three_times_16_bits_is_refused() -> None:
+    """Pillow keeps the high bytes alone, and colors that differ below would be transparent too."""
+    samples = np.random.default_rng(0).integers(0, 1 << 16, (9, 13, 3))
+    extra = chunk(b"tRNS", samples[4, 5].astype(">u2").tobytes())
+    with pytest.raises(ImageError, match="a PNG of 16-bit color with a transparent color is not supported") as refused:
+        canonicalize(open_image(png(16, 2, packed(samples, 16), extra, size=(13, 9))))
+    assert refused.value.reason == "unsupported_layout"
 
 
 def packed(samples: Any, depth: int) -> Any:

@@ -152,7 +152,7 @@ def test_numbers_without_a_known_range_are_refused(kind: str, bands: int) -> Non
 
 
 @pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
-@pytest.mark.parametrize("bits", [10, 12, 14])
+@pytest.mark.parametrize("bits", [9, 10, 11, 12, 13, 14, 15])
 def test_a_declared_range_is_scaled(bits: int, photometric: str) -> None:
     full = (1 << bits) - 1
     samples = (GRAY.astype(np.uint32) * full // 255).astype(np.uint16)
@@ -187,10 +187,26 @@ def test_overviews_are_not_pages() -> None:
     assert np.array_equal(np.asarray(image), RGB)
     content = io.BytesIO()
     with tifffile.TiffWriter(content) as file:
+        file.write(RGB[::4, ::4], photometric="rgb", subfiletype=1)
+        file.write(RGB, photometric="rgb")
+    with pytest.raises(ImageError, match="its first page is a reduced copy of a later one") as refused:
+        decode(content.getvalue())
+    assert refused.value.reason == "unsupported_layout"
+    content = io.BytesIO()
+    with tifffile.TiffWriter(content) as file:
         file.write(RGB, photometric="rgb")
         file.write(255 - RGB, photometric="rgb", subfiletype=1)
         file.write(255 - RGB, photometric="rgb")
     assert canonicalize(open_image(content.getvalue()))[1] == ["first_frame"]
+
+
+@pytest.mark.parametrize("tile", [None, (4, 16, 16)])
+def test_a_volume_is_refused(tile: tuple[int, int, int] | None) -> None:
+    """Slices of one picture, by the tag ImageDepth: Pillow knows it not, and shows some other slice."""
+    volume = np.arange(4, dtype=np.uint8)[:, None, None] * 60 + np.zeros((4, 32, 32), np.uint8)
+    with pytest.raises(ImageError, match="a TIFF of 4 slices") as refused:
+        decode(write(volume, photometric="minisblack", volumetric=True, tile=tile))
+    assert refused.value.reason == "unsupported_layout"
 
 
 def test_a_palette_of_8_bits_is_refused_and_one_of_16_bits_is_not() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.errors import IngestError
 from pipeline.ingest.ingest import ingest
+from pipeline.ingest.labels_csv import columns_of, read_rows
 from pipeline.ingest.raw import batches
 from pipeline.workspace import Workspace
 from tests.conftest import draw, encode
@@ -124,3 +125,11 @@ def test_two_tables_do_not_name_one_file(workspace: Workspace) -> None:
     put(workspace, "unlabeled/labels.csv", b"path,label\n0.png,dog\n")
     with pytest.raises(IngestError, match=r"unlabeled/labels.csv: line 2 names '0.png' again"):
         ingest(workspace)
+
+
+@pytest.mark.parametrize("first", ["sep=;\r\n", "sep=,\n", "\ufeffsep=;\n"])
+def test_a_line_for_spreadsheets_is_skipped_and_counted(first: str) -> None:
+    delimiter = first[first.index("=") + 1]
+    table = f"{first}path{delimiter}label\na.png{delimiter}cat\n"
+    assert [(row.line, row.path, row.label) for row in read_rows("labels.csv", table.encode())] == [(3, "a.png", "cat")]
+    assert columns_of(table.encode()) == ["path", "label"]

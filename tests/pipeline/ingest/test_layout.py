@@ -318,3 +318,12 @@ def test_nothing_is_held_out_of_what_is_said_to_be_for_training_without_a_label(
     set_ingest(workspace, hold_out=0.5)
     ingest(workspace)
     assert set(places(workspace).values()) == {("train", None)}
+
+
+def test_a_class_named_as_a_missing_value_is_noted(workspace: Workspace) -> None:
+    fill(workspace, "1.png", "2.png")
+    put(workspace, "labels.csv", b"path,label\n1.png,nan\n2.png,cat\n")
+    noted = "'nan' is a class, and also what programs write for a missing value"
+    assert noted in notes(ingest(workspace))
+    set_ingest(workspace, classes=["cat", "nan"])
+    assert noted not in notes(ingest(workspace))
