@@ -20,25 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.measure import header, parser, write
+from benchmarks.search import DIM, Vectors, vectors_and_queries
 from deploy.search import approximate
 from deploy.search.exact import rescore
 
-ROWS, DIM, CLUSTERS, K = 10_000, 512, 100, 10
+ROWS, CLUSTERS, K = 10_000, 100, 10
 BUILDS = 3
 ROUNDS = {1: 100, 256: 9}  # by the number of queries that come together
 
-Vectors = NDArray[np.float32]
 Search = Callable[[Vectors, int], NDArray[Any]]
-
-
-def vectors_and_queries() -> tuple[Vectors, Vectors]:
-    random = np.random.default_rng(0)
-    centers = random.standard_normal((CLUSTERS, DIM), np.float32)
-    vectors, queries = (
-        centers[random.integers(0, CLUSTERS, rows)] + random.standard_normal((rows, DIM), np.float32)
-        for rows in (ROWS, max(ROUNDS))
-    )
-    return tuple(one / np.linalg.norm(one, axis=1, keepdims=True) for one in (vectors, queries))
 
 
 def ours(vectors: Vectors, _: int, folder: Path) -> Search:
@@ -78,7 +68,8 @@ def faiss(vectors: Vectors, threads: int, _: Path, kind: str = "float32") -> Sea
 
     def search(queries: Vectors, threads: int) -> NDArray[Any]:
         faiss.omp_set_num_threads(threads)
-        return graph.search(queries, K)[1]  # type: ignore[no-any-return]
+        nearest: NDArray[Any] = graph.search(queries, K)[1]
+        return nearest
 
     return search
 
@@ -126,7 +117,8 @@ def take_turns(functions: Mapping[str, Callable[[], Any]], rounds: int) -> tuple
 
 
 def run() -> list[dict[str, Any]]:
-    vectors, queries = vectors_and_queries()
+    vectors, queries = vectors_and_queries(ROWS, CLUSTERS)
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     truth = np.argsort(-(queries @ vectors.T), axis=1)[:, :K]
     results = []
     cores = sorted(os.sched_getaffinity(0))

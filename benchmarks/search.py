@@ -33,20 +33,20 @@ ENCODER = "random"
 Vectors = NDArray[np.float32]
 
 
-def vectors_and_queries() -> tuple[Vectors, Vectors]:
-    """Clusters of about 100 vectors, and 256 queries near them."""
+def vectors_and_queries(rows: int, clusters: int) -> tuple[Vectors, Vectors]:
+    """Unit vectors in clusters, and 256 queries near them."""
     random = np.random.default_rng(0)
-    centers = random.standard_normal((CLUSTERS, DIM), np.float32)
+    centers = random.standard_normal((clusters, DIM), np.float32)
     vectors, queries = (
-        centers[random.integers(0, CLUSTERS, rows)] + random.standard_normal((rows, DIM), np.float32)
-        for rows in (ROWS, max(ROUNDS))
+        centers[random.integers(0, clusters, count)] + random.standard_normal((count, DIM), np.float32)
+        for count in (rows, max(ROUNDS))
     )
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), queries
 
 
 def build(directory: Path) -> float:
     """Seconds to write the index and its graph."""
-    vectors, _ = vectors_and_queries()
+    vectors, _ = vectors_and_queries(ROWS, CLUSTERS)
     index = Index.build(vectors, [f"{row}.jpg" for row in range(ROWS)], ENCODER)
     began = time.perf_counter()
     index.save(directory, approximate=True)
@@ -69,7 +69,7 @@ def measure(directory: Path) -> dict[str, Any]:
     began = time.perf_counter()
     index = Index.open(directory, ENCODER)
     opened = time.perf_counter() - began
-    vectors, queries = vectors_and_queries()
+    vectors, queries = vectors_and_queries(ROWS, CLUSTERS)
     exact, fast = index.search(queries, K), index.search(queries, K, approximate=True)
     shared = [len(set(one) & set(other)) for one, other in zip(exact.rows.tolist(), fast.rows.tolist(), strict=True)]
     results = []

@@ -73,7 +73,7 @@ class Git:
         return self._try("cat-file", "blob", f"{commit}:{path}")
 
     def contents(self, names: Sequence[str]) -> list[bytes | None]:
-        """What files or trees such as ``COMMIT:reports/export.json`` hold, by one process; None where there is none."""
+        """Read files or trees such as ``COMMIT:reports/export.json``, by one process; None for a missing one."""
         answer = self._execute(("cat-file", "--batch"), given="".join(f"{name}\n" for name in names))
         found: list[bytes | None] = []
         at = 0

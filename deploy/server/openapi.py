@@ -7,192 +7,19 @@ import re
 from typing import Any
 
 from deploy.server.limits import Limits
+from deploy.server.openapi_schemas import (
+    BINARY,
+    BOOLEAN,
+    INTEGER,
+    RESULTS,
+    SCHEMAS,
+    STRING,
+    Schema,
+    array_of,
+    object_of,
+    reference,
+)
 
-Schema = dict[str, Any]
-
-
-def _object(required: str = "", /, **properties: Schema) -> Schema:
-    """Return the schema of an object; ``required`` lists names, separated by spaces."""
-    return {"type": "object", "properties": properties} | ({"required": required.split()} if required else {})
-
-
-def _array(items: Schema, **limits: int) -> Schema:
-    return {"type": "array", "items": items, **limits}
-
-
-def _reference(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-STRING, INTEGER, NUMBER, BOOLEAN = ({"type": kind} for kind in ("string", "integer", "number", "boolean"))
-TEXT_OR_NULL: Schema = {"type": ["string", "null"]}
-BINARY: Schema = {"type": "string", "format": "binary"}
-DATA: Schema = {"description": "The values in row-major order, flat or nested.", "type": "array", "items": {}}
-ENCODED: Schema = {
-    "description": "The file of an image in base64, of either alphabet, or a data URI of it.",
-    "type": "string",
-    "minLength": 1,
-    "pattern": "^(data:[^,]*;base64,)?[A-Za-z0-9+/_%\\s-]+={0,2}\\s*$",
-}
-
-_RESULTS = {
-    "Embed": ("vector", _array(NUMBER)),
-    "Classify": ("classes", _array(_reference("Class"))),
-    "Search": ("neighbours", _array(_reference("Neighbor"))),
-}
-"""Prefix of the schemas of a route → the field of each image's result, and its schema."""
-
-_STAGES = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss")
-
-_SCHEMAS: Schema = {
-    "Error": _object("error", error=_reference("ErrorDetail")),
-    "ErrorDetail": _object("reason message", reason=STRING, message=STRING),
-    "ProtocolError": _object("error", error=STRING),
-    "EncodedImage": _object("b64", b64=ENCODED) | {"additionalProperties": False},
-    "ModelReference": _object("id name version", id=STRING, name=STRING, version=TEXT_OR_NULL),
-    "Class": _object("label probability", label=STRING, probability=NUMBER | {"minimum": 0, "maximum": 1}),
-    "Neighbor": _object("id score", id=STRING, score=NUMBER),
-    "EmbeddingsRequest": _object(
-        "model input",
-        model=STRING | {"description": "The name of the model, as /v1/models lists it."},
-        input={"oneOf": [ENCODED, _array(ENCODED, minItems=1)]},
-        encoding_format=STRING | {"enum": ["float", "base64"], "default": "float"},
-        dimensions=INTEGER | {"description": "If given, that of the model."},
-        user=STRING,
-    )
-    | {"additionalProperties": False},
-    "EmbeddingsResponse": _object(
-        "object data model usage",
-        object=STRING | {"enum": ["list"]},
-        data=_array(_reference("Embedding")),
-        model=STRING,
-        usage=_reference("Usage"),
-    ),
-    "Embedding": _object(
-        "object index embedding",
-        object=STRING | {"enum": ["embedding"]},
-        index=INTEGER,
-        embedding={"oneOf": [_array(NUMBER), STRING | {"description": "float32, little-endian, in base64."}]},
-    ),
-    "Usage": _object("prompt_tokens total_tokens", prompt_tokens=INTEGER, total_tokens=INTEGER)
-    | {"description": "Both are the number of images."},
-    "OpenAIModels": _object("object data", object=STRING | {"enum": ["list"]}, data=_array(_reference("OpenAIModel"))),
-    "OpenAIModel": _object(
-        "id object created owned_by", id=STRING, object=STRING | {"enum": ["model"]}, created=INTEGER, owned_by=STRING
-    ),
-    "OpenAIError": _object("error", error=_reference("OpenAIErrorDetail")),
-    "OpenAIErrorDetail": _object(
-        "message type param code", message=STRING, type=STRING, param=TEXT_OR_NULL, code=TEXT_OR_NULL
-    ),
-    "Model": _object(
-        "id name version dim labels preprocessing runtime index limits",
-        id=STRING,
-        name=STRING,
-        version=TEXT_OR_NULL,
-        dim=INTEGER,
-        labels=_array(STRING),
-        preprocessing=_object("size resize", size=INTEGER, resize=INTEGER),
-        runtime=_object(
-            "threads providers variant reason",
-            threads=INTEGER,
-            providers=_array(STRING),
-            variant=STRING,
-            reason=STRING,
-        ),
-        index={"oneOf": [_reference("IndexFacts"), {"type": "null"}]},
-        limits=_object("body_bytes images pixels", body_bytes=INTEGER, images=INTEGER, pixels=INTEGER),
-    )
-    | {"description": "Every field of the model's bundle.json, and these.", "additionalProperties": True},
-    "IndexFacts": _object("rows", rows=INTEGER),
-    "Document": _object("openapi") | {"additionalProperties": True},
-    "Live": _object("live", live=BOOLEAN),
-    "Ready": _object("ready", ready=BOOLEAN, candidate=_reference("Candidate")),
-    "Candidate": _object(
-        "state attempts error", state=STRING | {"enum": ["retrying", "refused"]}, attempts=INTEGER, error=STRING
-    )
-    | {"description": "The model that CURRENT names, while it cannot be served."},
-    "ModelReady": _object("name ready", name=STRING, ready=BOOLEAN),
-    "ServerMetadata": _object("name version extensions", name=STRING, version=STRING, extensions=_array(STRING)),
-    "ModelMetadata": _object(
-        "name versions platform inputs outputs",
-        name=STRING,
-        versions=_array(STRING),
-        platform=STRING,
-        inputs=_array(_reference("TensorMetadata")),
-        outputs=_array(_reference("TensorMetadata")),
-    ),
-    "TensorMetadata": _object("name datatype shape", name=STRING, datatype=STRING, shape=_array(INTEGER)),
-    "InferRequest": _object(
-        "inputs",
-        id=STRING,
-        parameters=_reference("Parameters"),
-        inputs=_array(_reference("InferInput"), minItems=1, maxItems=1),
-        outputs=_array(_reference("RequestedOutput")),
-    ),
-    "InferInput": _object(
-        "name datatype shape",
-        name=STRING | {"enum": ["images"]},
-        datatype=STRING | {"enum": ["BYTES", "UINT8"]},
-        shape=_array(INTEGER | {"minimum": 0}, minItems=1),
-        parameters=_reference("Parameters"),
-        data=DATA,
-    ),
-    "RequestedOutput": _object(
-        "name", name=STRING | {"enum": ["embedding", "probabilities"]}, parameters=_reference("Parameters")
-    ),
-    "InferResponse": _object(
-        "model_name outputs",
-        model_name=STRING,
-        model_version=STRING,
-        id=STRING,
-        parameters=_reference("Parameters"),
-        outputs=_array(_reference("InferOutput")),
-    ),
-    "InferOutput": _object(
-        "name datatype shape",
-        name=STRING,
-        datatype=STRING,
-        shape=_array(INTEGER),
-        parameters=_reference("Parameters"),
-        data=_array({"type": ["number", "null"]}),
-    ),
-    "Parameters": {"type": "object", "additionalProperties": True},
-    "ModelConfig": _object(
-        "name platform backend version_policy max_batch_size input output parameters",
-        name=STRING,
-        platform=STRING,
-        backend=STRING,
-        version_policy=_reference("Parameters"),
-        max_batch_size=INTEGER,
-        input=_array(_reference("ConfigTensor")),
-        output=_array(_reference("ConfigTensor")),
-        parameters=_reference("Parameters"),
-    ),
-    "ConfigTensor": _object("name data_type dims", name=STRING, data_type=STRING, dims=_array(INTEGER)),
-    "Statistics": _object("model_stats", model_stats=_array(_reference("ModelStatistics"))),
-    "ModelStatistics": _object(
-        "name version last_inference inference_count execution_count inference_stats batch_stats",
-        name=STRING,
-        version=STRING,
-        last_inference=INTEGER | {"description": "Milliseconds since 1970."},
-        inference_count=INTEGER,
-        execution_count=INTEGER,
-        inference_stats=_reference("InferenceStatistics"),
-        batch_stats=_array(_reference("BatchStatistics")),
-    ),
-    "InferenceStatistics": _object(" ".join(_STAGES), **dict.fromkeys(_STAGES, _reference("Duration"))),
-    "BatchStatistics": _object(
-        "batch_size compute_input compute_infer compute_output",
-        batch_size=INTEGER,
-        **dict.fromkeys(("compute_input", "compute_infer", "compute_output"), _reference("Duration")),
-    ),
-    "Duration": _object("count ns", count=INTEGER, ns=INTEGER),
-    "RepositoryRequest": _object(ready=BOOLEAN | {"description": "List only what can be used."}),
-    "RepositoryIndex": _array(_reference("RepositoryEntry")),
-    "RepositoryEntry": _object(
-        "name state", name=STRING, version=STRING, state=STRING | {"enum": ["READY", "UNAVAILABLE"]}, reason=STRING
-    ),
-}
 _STATUSES = {
     400: "The request is malformed.",
     401: "The token is missing or wrong.",
@@ -217,20 +44,20 @@ _BEFORE_A_REQUEST = (400, 408, 413, 503)
 
 def document(limits: Limits) -> Schema:
     """Return the document, with the limits of this server."""
-    schemas = dict(_SCHEMAS)
-    schemas["ImagesRequest"] = _object(
-        "images", images=_array(_reference("EncodedImage"), minItems=1, maxItems=limits.images)
+    schemas = dict(SCHEMAS)
+    schemas["ImagesRequest"] = object_of(
+        "images", images=array_of(reference("EncodedImage"), minItems=1, maxItems=limits.images)
     )
-    schemas["ImagesForm"] = _object("images", images=_array(BINARY, minItems=1, maxItems=limits.images)) | {
+    schemas["ImagesForm"] = object_of("images", images=array_of(BINARY, minItems=1, maxItems=limits.images)) | {
         "description": "Files. Fields of other names are read as well, if they are files.",
         "additionalProperties": False,
     }
-    for prefix, (field, found) in _RESULTS.items():
-        schemas[f"{prefix}Result"] = _object(
-            "index", index=INTEGER, **{field: found, "error": _reference("ErrorDetail")}
+    for prefix, (field, found) in RESULTS.items():
+        schemas[f"{prefix}Result"] = object_of(
+            "index", index=INTEGER, **{field: found, "error": reference("ErrorDetail")}
         ) | {"description": f"Of one image: either {field} or error."}
-        results = _array(_reference(f"{prefix}Result"))
-        schemas[f"{prefix}Response"] = _object("model results", model=_reference("ModelReference"), results=results)
+        results = array_of(reference(f"{prefix}Result"))
+        schemas[f"{prefix}Response"] = object_of("model results", model=reference("ModelReference"), results=results)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -262,22 +89,22 @@ def _image_paths(limits: Limits) -> Schema:
 def _images_route(limits: Limits, name: str, summary: str, parameter: Schema, *more: int) -> Schema:
     binary = {"schema": BINARY | {"maxLength": limits.body_bytes}}
     body = {
-        "application/json": {"schema": _reference("ImagesRequest")},
-        "multipart/form-data": {"schema": _reference("ImagesForm")},
+        "application/json": {"schema": reference("ImagesRequest")},
+        "multipart/form-data": {"schema": reference("ImagesForm")},
         "image/*": binary,
         "application/octet-stream": binary,
     }
-    answer = _reference(f"{name.capitalize()}Response")
+    answer = reference(f"{name.capitalize()}Response")
     responses = _responses(answer, (*_POST, *more))
     # If no image could be used, the answer has an error for each; if there are none or too many, it is one error.
-    responses["422"] = _response(_STATUSES[422], {"anyOf": [answer, _reference("Error")]})
+    responses["422"] = _response(_STATUSES[422], {"anyOf": [answer, reference("Error")]})
     return {"post": _operation(name, summary, responses, parameters=[parameter], requestBody=_body(body))}
 
 
 def _openai_paths() -> Schema:
     statuses = [status for status in (*_POST, 404) if status != 422]
-    responses = _responses(_reference("EmbeddingsResponse"), statuses, "OpenAIError")
-    body = _body({"application/json": {"schema": _reference("EmbeddingsRequest")}})
+    responses = _responses(reference("EmbeddingsResponse"), statuses, "OpenAIError")
+    body = _body({"application/json": {"schema": reference("EmbeddingsRequest")}})
     model = _get("retrieve_model", "The model, in the shape of OpenAI's API.", "OpenAIModel", "OpenAIError", 404)
     return {
         "/v1/embeddings": {
@@ -327,22 +154,22 @@ def _protocol_paths() -> Schema:
 
 
 def _repository_index() -> Schema:
-    body = {"content": {"application/json": {"schema": _reference("RepositoryRequest")}}}
-    responses = _responses(_reference("RepositoryIndex"), (*_GET, 415), "ProtocolError")
+    body = {"content": {"application/json": {"schema": reference("RepositoryRequest")}}}
+    responses = _responses(reference("RepositoryIndex"), (*_GET, 415), "ProtocolError")
     return _operation("get_repository_index", "Triton: the released versions.", responses, requestBody=body)
 
 
 def _infer(name: str) -> Schema:
     length = _parameter("Inference-Header-Content-Length", INTEGER | {"minimum": 0}, "header")
-    body = {"application/json": {"schema": _reference("InferRequest")}, "application/octet-stream": {"schema": BINARY}}
-    responses = _responses(_reference("InferResponse"), (*_POST, 404), "ProtocolError")
+    body = {"application/json": {"schema": reference("InferRequest")}, "application/octet-stream": {"schema": BINARY}}
+    responses = _responses(reference("InferResponse"), (*_POST, 404), "ProtocolError")
     responses["200"]["content"]["application/octet-stream"] = {"schema": BINARY}
     return _operation(name, "Infer one tensor of images.", responses, parameters=[length], requestBody=_body(body))
 
 
 def _get(name: str, summary: str, schema: str, error: str = "Error", *more: int, open: bool = False) -> Schema:
     statuses = [status for status in (*_GET, *more) if not (open and status == 401)]
-    operation = _operation(name, summary, _responses(_reference(schema), statuses, error))
+    operation = _operation(name, summary, _responses(reference(schema), statuses, error))
     return {"get": operation | ({"security": []} if open else {})}
 
 
@@ -363,7 +190,7 @@ def _body(content: Schema) -> Schema:
 def _responses(schema: Schema, statuses: Any, error: str = "Error") -> Schema:
     responses = {"200": _response("Success.", schema)}
     for status in sorted(statuses):
-        responses[str(status)] = _response(_STATUSES[status], _reference(error))
+        responses[str(status)] = _response(_STATUSES[status], reference(error))
         if status in _BEFORE_A_REQUEST:
             responses[str(status)]["content"]["text/plain"] = {"schema": STRING}
     return responses
@@ -374,7 +201,7 @@ def _response(description: str, schema: Schema) -> Schema:
 
 
 def _unready(schema: str) -> Schema:
-    unready = _response("The server shuts down, or there are too many connections.", _reference(schema))
+    unready = _response("The server shuts down, or there are too many connections.", reference(schema))
     unready["content"]["text/plain"] = {"schema": STRING}
     return unready
 

@@ -109,16 +109,8 @@ def ingest(
         listed = _list(workspace.root, sources, config.settle_seconds, wait)
         earlier = batches(workspace.raw)
         tracked = workspace.raw.with_suffix(".dvc").exists()
-        if not earlier and tracked:
-            raise IngestError(
-                f"{workspace.raw}: its earlier batches are missing, only data/raw.dvc is here; fetch them first, "
-                "with `dvc checkout data/raw.dvc` or `dvc pull data/raw.dvc`"
-            )
-        if not earlier and not any(source.files for source in listed):
-            raise IngestError(
-                f"{', '.join(sources)}: nothing to ingest, {_why_nothing(listed, config.settle_seconds)}; "
-                f"put images into {workspace.inbox / 'unlabeled'} or name another source: `simclr ingest SRC`"
-            )
+        if not earlier:
+            _require_images(workspace, listed, tracked, config.settle_seconds)
         readings = [read_layout(source, workspace.inbox, config.class_folders) for source in listed]
         refuse_twins(readings, config.classes)
         stamped: dict[Key, tuple[str, str]] = {}
@@ -183,6 +175,21 @@ def _list(
         wait(f"waiting {seconds:.1f} s for {counted(len(unsettled), 'file')} that changed a moment ago")
         time.sleep(seconds)
     return listed
+
+
+def _require_images(workspace: Workspace, listed: Sequence[Source], tracked: bool, settle_seconds: float) -> None:
+    """Raise IngestError if there is no batch although there were some, or nothing to make the first one of."""
+    if tracked:
+        raise IngestError(
+            f"{workspace.raw}: its earlier batches are missing, only data/raw.dvc is here; fetch them first, "
+            "with `dvc checkout data/raw.dvc` or `dvc pull data/raw.dvc`"
+        )
+    if not any(source.files for source in listed):
+        named = ", ".join(source.name for source in listed)
+        raise IngestError(
+            f"{named}: nothing to ingest, {_why_nothing(listed, settle_seconds)}; "
+            f"put images into {workspace.inbox / 'unlabeled'} or name another source: `simclr ingest SRC`"
+        )
 
 
 def _why_nothing(listed: Sequence[Source], settle_seconds: float) -> str:

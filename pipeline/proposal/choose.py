@@ -11,7 +11,7 @@ from pipeline.proposal import budget
 from pipeline.proposal.collection import examine
 from pipeline.proposal.machine import read_machine
 from pipeline.proposal.measure import measure
-from pipeline.proposal.propose import FEWEST_IMAGES, propose
+from pipeline.proposal.propose import VALIDATE, propose
 from pipeline.proposal.render import describe, params_text
 from pipeline.recipes.recipe import is_auto
 from pipeline.workspace import Workspace, template
@@ -55,7 +55,7 @@ def choose_at_first_run(workspace: Workspace) -> list[str]:
     if not is_auto(workspace.params.read_text(encoding="utf-8")):
         return []
     chosen = choose(workspace.root, read(workspace).retraining.sources)
-    if chosen.training_images < FEWEST_IMAGES:
+    if chosen.training_images < VALIDATE.min_images:
         return []
     write_atomically(workspace.params, chosen.params)
     return [*chosen.table, "", "written to params.yaml, with these reasons as comments; you can change any value there"]

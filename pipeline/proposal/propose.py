@@ -11,21 +11,20 @@ from typing import Any
 
 from deploy.images.preprocess import MOST_PIXELS
 from deploy.plural import counted
+from pipeline.config import GatesConfig, ValidateConfig
 from pipeline.gates.paired_comparison import images_needed
 from pipeline.proposal.collection import Collection
 from pipeline.proposal.glance import SIDES
 from pipeline.proposal.machine import Machine
 from pipeline.recipes.recipe import DEFAULT
+from simclr_core.evaluation.fewest import FINETUNE_STEPS
 
 # Detail: a resolution is enough when in nine of ten images this share of the brightness' variance, at most, is lost.
 MOST_LOST = 0.15
 MOST_LOST_OF_PARTS = 0.02  # a scratch or a dent is a small share of an image of a part
 QUANTILE = 0.9
-LIKENESS = (
-    0.5  # above it, the images show one kind of thing in one pose: parts, X-rays. Photographs have 0.1, clothes 0.4
-)
+LIKENESS = 0.5  # from here on one kind of thing in one pose: parts, X-rays. Photographs have 0.1, clothes 0.4
 TRANSPARENT = COLORED = DEEP = 0.5  # share of the images from which on the collection counts as such
-SMALLEST_SIDE = 28
 SMALL_PHOTOGRAPHS = 96  # pixels: up to here a compact stem is affordable
 
 LARGEST_SIDE_ON_CPU, LARGEST_SIDE_ON_GPU = 96, 224
@@ -36,17 +35,16 @@ IMAGES_FOR_RESNET50 = 50_000
 RATE_OF_256 = 0.15  # cpu-small's peak of the learning rate for a batch of 256
 PRETRAINING_SHARE = 0.55  # of the time; the rest is for looking, evaluating, fine-tuning and exporting
 FINETUNING_SHARE = 0.2
+TRAININGS = 12  # fine-tuning on two fractions with three seeds, with pretraining and without
 VIEWS_PER_IMAGE = 2  # pretraining computes two views of an image, fine-tuning one
 CLASS_FOLDERS = (2, 1000)  # fewest and most folders that may be classes
 FOLDERS_SHARE = 0.8  # of the unlabeled images are in them
 FEWEST_OF_A_CLASS = 3  # images in the middle one of the folders
+ORIGINS = re.compile(r"\d{3}|^(dcim|batch|part|shard|chunk|page|disk|volume|camera|folder|dir)\W*_*\d*$")
 HELD_OUT = 0.25  # of the labeled images, where nothing is held out
-MAX_LOSS = 2.0  # gates.max_loss of every recipe, in percentage points
 MAX_LOSSES = (3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0)
 DISAGREEMENT = 0.1  # of two encoders that are equally good: the share of the test images that one alone classifies
-CONFIDENCE = 0.95  # gates.confidence of every recipe
-MEGAPIXELS = 80  # validate.max_megapixels of every recipe
-FEWEST_IMAGES = 64  # validate.min_images of every recipe
+GATES, VALIDATE = GatesConfig(), ValidateConfig()  # as in every recipe
 
 Rate = Callable[["Training"], float]
 """Measures a training on this machine: images a second."""
@@ -108,24 +106,24 @@ def propose(collection: Collection, machine: Machine, seconds: float, rate: Rate
         *_choose_evaluation(collection, epochs),
         *_choose_gates(collection),
     ]
-    return Proposal(recipe, why, tuple(choices), tuple(_notes(collection, machine)))
+    notes = (*_notes(collection, machine), *_warn_of_time(collection, epochs))
+    return Proposal(recipe, why, tuple(choices), notes)
 
 
 def look_like_classes(collection: Collection) -> bool:
     """Whether no label is said, and folders whose names are not dates or numbers hold nearly all images."""
-    folders = {name: n for name, n in collection.folders.items() if any(map(str.isalpha, name)) and not _is_date(name)}
+    folders = {
+        name: n for name, n in collection.folders.items() if any(map(str.isalpha, name)) and not _names_an_origin(name)
+    }
     if collection.count("train") or not CLASS_FOLDERS[0] <= len(folders) <= CLASS_FOLDERS[1]:
         return False
     enough = median(folders.values()) >= FEWEST_OF_A_CLASS
     return enough and sum(folders.values()) >= FOLDERS_SHARE * collection.training_images
 
 
-def _is_date(name: str) -> bool:
+def _names_an_origin(name: str) -> bool:
     """``2026-11 Rome``, ``DCIM``, ``100CANON``, ``batch_07``: when or how the images came, not what they show."""
-    return (
-        re.search(r"\d{3}|^(dcim|batch|part|shard|chunk|page|disk|volume|camera|folder|dir)\W*_*\d*$", name.lower())
-        is not None
-    )
+    return bool(ORIGINS.search(name.lower()))
 
 
 def _choose_labels(collection: Collection) -> Iterator[Choice]:
@@ -165,8 +163,8 @@ def choose_side(collection: Collection, machine: Machine, recipe: str) -> tuple[
     """The resolution that keeps the detail, in pixels, and why: never above what the images have."""
     most_lost = MOST_LOST_OF_PARTS if recipe == "inspection" else MOST_LOST
     affordable = LARGEST_SIDE_ON_GPU if machine.gpu_gigabytes else LARGEST_SIDE_ON_CPU
-    available = max(SMALLEST_SIDE, collection.short_side(0.5))
-    allowed = [side for side in SIDES if SMALLEST_SIDE <= side <= min(affordable, available)]
+    available = max(SIDES[0], collection.short_side(0.5))
+    allowed = [side for side in SIDES if side <= min(affordable, available)]
     side = next((side for side in allowed if collection.lost(side, QUANTILE) <= most_lost), allowed[-1])
     lost = collection.lost(side, QUANTILE)
     if lost <= most_lost:
@@ -198,7 +196,7 @@ def _fit(
     training = _training(collection, machine, recipe, wanted)
     speed = rate(training)
     if budget * speed / images < FEWEST_EPOCHS:
-        smaller = [side for side in SIDES if SMALLEST_SIDE <= side < wanted]
+        smaller = [side for side in SIDES if side < wanted]
         fast = [side for side in smaller if budget * speed * (wanted / side) ** 2 / images >= FEWEST_EPOCHS]
         if smaller:
             training = _training(collection, machine, recipe, fast[-1] if fast else smaller[0])
@@ -236,52 +234,67 @@ def _choose_evaluation(collection: Collection, epochs: int) -> Iterator[Choice]:
     labels = sum(collection.count("train").values())
     if not labels:
         return
-    # Two fractions, three seeds, with pretraining and without; the trainings on a tenth of the labels cost most.
-    images = FINETUNING_SHARE / PRETRAINING_SHARE * epochs * collection.training_images * VIEWS_PER_IMAGE
-    affordable = int(images / (2 * 3 * max(1, labels // 10)))
-    if affordable < 30:
-        yield Choice(
-            "finetune.epochs", max(5, affordable), "what the time allows for six trainings on a tenth of the labels"
-        )
-    batch = 64 if labels >= 1000 else 16
-    tenth = max(1, labels // 10)
+    batch, tenth = _finetuning_batch(labels), max(1, labels // 10)
     steps = tenth // min(batch, tenth)
+    # The six trainings on a tenth of the labels cost most; fewer steps than the floor change nothing.
+    affordable = max(5, int(_images_for_finetuning(collection, epochs) / (TRAININGS // 2 * tenth)))
+    if affordable < 30 and 30 * steps > FINETUNE_STEPS:
+        yield Choice("finetune.epochs", affordable, "what the time allows for six trainings on a tenth of the labels")
     yield Choice("finetune.batch_size", batch, f"{counted(steps, 'step')} in an epoch of a tenth of {labels:,} labels")
+
+
+def _finetuning_batch(labels: int) -> int:
+    return 64 if labels >= 1000 else 16
+
+
+def _images_for_finetuning(collection: Collection, epochs: int) -> float:
+    """How many images fine-tuning may compute in its share of the time."""
+    return FINETUNING_SHARE / PRETRAINING_SHARE * epochs * collection.training_images * VIEWS_PER_IMAGE
+
+
+def _warn_of_time(collection: Collection, epochs: int) -> Iterator[str]:
+    labels = sum(collection.count("train").values())
+    least = TRAININGS * FINETUNE_STEPS * _finetuning_batch(labels)
+    if labels and least > _images_for_finetuning(collection, epochs):
+        yield (
+            f"the run will take longer than asked: fine-tuning is {TRAININGS} trainings of at least {FINETUNE_STEPS} "
+            "steps, however short pretraining is; give more time with --budget, or fewer finetune.seeds"
+        )
 
 
 def _choose_gates(collection: Collection) -> Iterator[Choice]:
     """The smallest loss that the paired test can rule out on the test images, for an equally good candidate."""
     tested = sum(collection.count("test").values())
-    if tested and not _can_rule_out(MAX_LOSS, tested):
+    if tested and not _can_rule_out(GATES.max_loss, tested):
         loss = next((loss for loss in MAX_LOSSES if _can_rule_out(loss, tested)), MAX_LOSSES[-1])
         yield Choice("gates.max_loss", loss, f"on {tested:,} test images a smaller loss cannot be ruled out")
 
 
 def _can_rule_out(loss: float, tested: int) -> bool:
     alone = max(1, round(tested * DISAGREEMENT / 2))
-    return images_needed(tested, alone, alone, loss / 100, CONFIDENCE) <= tested
+    return images_needed(tested, alone, alone, loss / 100, GATES.confidence) <= tested
 
 
 def _choose_limits(collection: Collection) -> Iterator[Choice]:
     largest = max(one.width * one.height for one in collection.glances) / 1e6
-    if largest > MEGAPIXELS:
+    if largest > VALIDATE.max_megapixels:
         yield Choice(
             "validate.max_megapixels", MOST_PIXELS // 10**6, f"images of {largest:.0f} megapixels are among them"
         )
     tenth = collection.training_images // 10
-    news = max(FEWEST_IMAGES, min(1000, tenth))
+    news = max(VALIDATE.min_images, min(1000, tenth))
     if news < 1000:
         reason = f"a tenth of the {collection.training_images:,} training images there are now"
-        if tenth < FEWEST_IMAGES:
+        if tenth < VALIDATE.min_images:
             reason = f"the fewest worth a run; {reason} would be {tenth}"
         yield Choice("retraining.min_new_images", news, reason)
 
 
 def _notes(collection: Collection, machine: Machine) -> Iterator[str]:
     train, test = collection.count("train"), collection.count("test")
-    if collection.training_images < FEWEST_IMAGES:
+    if collection.training_images < VALIDATE.min_images:
         yield (
-            f"only {collection.training_images} training images: the data contract asks for {FEWEST_IMAGES} "
+            f"only {collection.training_images} training images: the data contract asks for {VALIDATE.min_images} "
             "(validate.min_images), and SimCLR learns little from fewer than a few hundred"
         )
     if collection.unreadable:

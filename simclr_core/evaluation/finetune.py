@@ -40,6 +40,7 @@ from simclr_core.data.shards import ShardedImages, read_card
 from simclr_core.data.subsets import subset
 from simclr_core.errors import CheckpointError, LabelError, NonFiniteFeaturesError
 from simclr_core.evaluation.features import extract
+from simclr_core.evaluation.fewest import FINETUNE_STEPS
 from simclr_core.evaluation.images import EvaluationImages, missing_labels, random_encoder
 from simclr_core.model.encoder import Encoder
 from simclr_core.model.model_directory import Model, load_model, save_model
@@ -50,7 +51,6 @@ from simclr_core.reports import FinetuneReport
 from simclr_core.schedule import learning_rate, peak_learning_rate
 
 FEW = Fraction("0.01")  # up to here ``epochs_few``: the paper trains 60 epochs on 1 % of ImageNet, 30 on 10 %
-FEWEST_STEPS = 100  # 1 % of ImageNet is 12,811 labels; 60 epochs of 80 labels would be over before they are learned
 
 # Random weights move further: on the demo's 1 % and 10 % of the labels, judged on training images outside the budget,
 # 4 to 8 times the rate is best from scratch.
@@ -110,7 +110,7 @@ def run(workspace: Path, fraction: str) -> None:
     batch_size = min(config.batch_size, labels)
     epochs = config.epochs_few if Fraction(fraction) <= FEW else config.epochs
     teach = labels >= 2 and len(np.unique(train.labels)) > 1  # of one class there is nothing to learn
-    steps = max(FEWEST_STEPS, epochs * (labels // batch_size)) if teach else 0
+    steps = max(FINETUNE_STEPS, epochs * (labels // batch_size)) if teach else 0
     rate = peak_learning_rate(config.learning_rate, batch_size, "linear")
     emit("start", stage=stage, message=f"{labels} labels, {len(budgets)} seeds, {steps} steps of {batch_size} images")
     networks: dict[str, list[nn.Sequential]] = {"pretrained": [], "scratch": []}

@@ -83,7 +83,7 @@ def watch(sources: Sequence[FromFiles[Any]]) -> None:
 
 
 def read_tokens(text: bytes) -> tuple[bytes, ...]:
-    """Return the tokens that requests may carry, one of each line that is not blank.
+    """Return the tokens that requests may carry, one on each line that is not blank.
 
     Raises:
         ArgumentError: there is none, or one is short, has spaces or is not ASCII.

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ def running(
         metrics.count("simclr_connections_refused_total", reason=reason)
 
     if token:
-        tokens = lambda: (token.encode(),)  # noqa: E731
+        tokens = partial(tuple, [token.encode()])
     server = make_server(application(service, tokens, hosts, origins), limits, count_refused, service.drain, tls=tls)
     with listener or socket.create_server((HOST, 0), backlog=2048) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))

@@ -43,7 +43,7 @@ def values(proposal: Proposal) -> dict[str, Any]:
 
 def photographs(count: int, side: int = 300, **changes: Any) -> Collection:
     """``count`` unlabeled photographs, known without a file; ``changes`` are of a glance or of the collection."""
-    lost = [round(max(0.0, 0.5 - SIDES.index(one) * 0.06), 4) for one in SIDES]
+    lost = [round(max(0.0, 0.44 - SIDES.index(one) * 0.06), 4) for one in SIDES]
     fields: dict[str, Any] = {"has_color": True, "has_alpha": False, "deep": False, "lost": lost}
     fields |= {name: changes.pop(name) for name in list(changes) if name in Glance.__annotations__}
     gists = [[(number * 37 + cell * cell * (number + 3)) % 251 for cell in range(256)] for number in range(40)]
@@ -145,6 +145,15 @@ def test_a_lower_resolution_is_taken_where_the_time_would_not_do() -> None:
     assert values(hours)["pretrain.image_size"] == 96
     assert values(minutes)["pretrain.image_size"] == 32
     assert "there is no time for 30 epochs at that size" in str(minutes.choices)
+
+
+@pytest.mark.parametrize(("minutes", "warned"), [(1, True), (60, False)])
+def test_fine_tuning_that_takes_longer_than_there_is_time_is_announced(minutes: int, warned: bool) -> None:
+    """Twelve trainings of 100 steps of 16 images are 19,200 images, whatever pretraining computes."""
+    found = replace(photographs(200), labels={Place("train", "cat"): 100, Place("train", "dog"): 100})
+    proposal = propose(found, LAPTOP, minutes * MINUTES, rate)
+    assert ("the run will take longer than asked" in " ".join(proposal.notes)) == warned
+    assert "finetune.epochs" not in values(proposal), "with 20 labels, the fewest steps decide, not the epochs"
 
 
 def test_few_images_are_not_trained_on_forever() -> None:
