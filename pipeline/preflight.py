@@ -103,9 +103,13 @@ def unmet(workspace: Workspace, params: Params) -> list[str]:
 
 
 def warnings(workspace: Workspace, images: Images) -> list[str]:
-    """What the numbers of images do not allow, in sentences."""
-    params, champion = read(workspace), reports.known(workspace.root, Champion)
-    released = champion is not None and champion.version is not None
+    """What the numbers of images do not allow in this workspace, in sentences."""
+    champion = reports.known(workspace.root, Champion)
+    return shortages(images, read(workspace), champion is not None and champion.version is not None)
+
+
+def shortages(images: Images, params: Params, released: bool) -> list[str]:
+    """What the numbers of images do not allow, in sentences; ``released``: whether there is a champion."""
     short = [str(one) for one in minimums(images, params, released) if one.found < one.least]
     return [*short, *_labels(images), *_equal_shares(images, params.linear_eval.fractions)]
 

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from deploy.artifact import write_atomically
-from pipeline.params import read
+from pipeline.params import Params, read
+from pipeline.preflight import shortages
 from pipeline.proposal import budget
 from pipeline.proposal.collection import examine
 from pipeline.proposal.machine import read_machine
@@ -44,7 +46,15 @@ def choose(root: Path, sources: Sequence[str], time: str | None = None) -> Chose
     collection = examine(root, sources)
     proposal = propose(collection, machine, seconds, partial(measure, base))
     params = params_text(base, proposal, collection, machine, [*dict.fromkeys(["inbox", *sources])])
-    return Chosen(proposal.recipe, params, describe(proposal, collection, machine), collection.training_images)
+    shown = describe(proposal, collection, machine, shortages(proposal.images, _read(params), released=False))
+    return Chosen(proposal.recipe, params, shown, collection.training_images)
+
+
+def _read(params: str) -> Params:
+    with TemporaryDirectory() as folder:
+        workspace = Workspace(Path(folder))
+        workspace.params.write_text(params, encoding="utf-8")
+        return read(workspace)
 
 
 def choose_at_first_run(workspace: Workspace) -> list[str]:

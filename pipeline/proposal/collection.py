@@ -19,7 +19,9 @@ from deploy.session import available_cpus
 from pipeline.errors import IngestError
 from pipeline.ingest.labels_csv import fold
 from pipeline.ingest.layout import ROLES, Place, read_layout
+from pipeline.ingest.raw import next_name
 from pipeline.ingest.sources import Source, list_source
+from pipeline.preflight import Images
 from pipeline.proposal.glance import SIDES, Glance, glance, read_glance
 from pipeline.validation.probe.pool import isolated_map
 
@@ -54,6 +56,15 @@ class Collection:
     def count(self, split: str) -> dict[str, int]:
         """Labeled images of a split, by class."""
         return {place.label: n for place, n in self.labels.items() if place.split == split and place.label is not None}
+
+    @property
+    def numbers(self) -> Images:
+        """As one batch."""
+        train, test = (
+            Counter({place.label: n for place, n in self.labels.items() if place.split == split and n})
+            for split in ("train", "test")
+        )
+        return Images(train, test, Counter({next_name([]): self.training_images}))
 
     def with_class_folders(self) -> Self:
         """The collection in which the first folder of an unlabeled image is its class."""

@@ -13,6 +13,7 @@ from deploy.images.preprocess import MOST_PIXELS
 from deploy.plural import counted
 from pipeline.config import GatesConfig, ValidateConfig
 from pipeline.gates.paired_comparison import images_needed
+from pipeline.preflight import Images
 from pipeline.proposal.collection import Collection
 from pipeline.proposal.glance import SIDES
 from pipeline.proposal.machine import Machine
@@ -73,12 +74,16 @@ class Training:
 
 @dataclass(frozen=True)
 class Proposal:
-    """A recipe, the values that differ from it, and what a person should know before a run."""
+    """A recipe, the values that differ from it, and what a person should know before a run.
+
+    ``images`` are those that will be ingested with these values.
+    """
 
     recipe: str
     reason: str
     choices: tuple[Choice, ...]
     notes: tuple[str, ...]
+    images: Images
 
 
 def propose(collection: Collection, machine: Machine, seconds: float, rate: Rate) -> Proposal:
@@ -107,7 +112,7 @@ def propose(collection: Collection, machine: Machine, seconds: float, rate: Rate
         *_choose_gates(collection),
     ]
     notes = (*_notes(collection, machine), *_warn_of_time(collection, epochs))
-    return Proposal(recipe, why, tuple(choices), notes)
+    return Proposal(recipe, why, tuple(choices), notes, collection.numbers)
 
 
 def look_like_classes(collection: Collection) -> bool:
@@ -291,21 +296,9 @@ def _choose_limits(collection: Collection) -> Iterator[Choice]:
 
 
 def _notes(collection: Collection, machine: Machine) -> Iterator[str]:
-    train, test = collection.count("train"), collection.count("test")
-    if collection.training_images < VALIDATE.min_images:
-        yield (
-            f"only {collection.training_images} training images: the data contract asks for {VALIDATE.min_images} "
-            "(validate.min_images), and SimCLR learns little from fewer than a few hundred"
-        )
     if collection.unreadable:
         share = collection.unreadable / (collection.unreadable + len(collection.glances))
         yield f"{share:.0%} of the sampled images cannot be decoded and will be quarantined"
-    if not train or not test:
-        yield "no labeled images" if not train and not test else f"no labeled {'test' if train else 'training'} images"
-    elif len(train) < 2:
-        yield f"all labeled images are of one class, {next(iter(train))!r}: accuracy cannot be measured"
-    elif unknown := sorted(set(test) - set(train)):
-        yield f"test images have classes that no training image has: {', '.join(unknown[:5])}"
     if collection.copies > 0.2:
         yield f"{collection.copies:.0%} of the sampled images are nearly a copy of another one"
     if collection.share("deep") > 0:

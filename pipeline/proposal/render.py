@@ -1,7 +1,7 @@
 """A proposal as a table for a person and as the text of a params.yaml, whose comments are the reasons."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date
 from textwrap import wrap
 from typing import Any
@@ -32,8 +32,13 @@ def params_text(base: str, proposal: Proposal, collection: Collection, machine: 
     return overlay(params_of(proposal.recipe, base), comments + "\n".join(_blocks(chosen)) + "\n")
 
 
-def describe(proposal: Proposal, collection: Collection, machine: Machine) -> list[str]:
-    """Lines for a terminal: what was found, what is proposed and why, what to know before a run."""
+def describe(proposal: Proposal, collection: Collection, machine: Machine, shortages: Sequence[str]) -> list[str]:
+    """Lines for a terminal: what was found, what is proposed and why, what to know before a run.
+
+    Args:
+        shortages: what the numbers of images do not allow.
+    """
+    notes = [f"note: {note}" for note in (*shortages, *proposal.notes)]
     found = [
         f"{collection.images:,} images: {_counts(collection)}",
         f"shorter side {collection.short_side(0.1)} to {collection.short_side(0.9)} pixels, "
@@ -47,7 +52,7 @@ def describe(proposal: Proposal, collection: Collection, machine: Machine) -> li
     rows += [(one.key, _inline(one.value), one.reason) for one in proposal.choices]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     table = [f"{key:<{widths[0]}}  {value:<{widths[1]}}  {reason}" for key, value, reason in rows]
-    return [*found, "", *table, *(["", *(f"note: {note}" for note in proposal.notes)] if proposal.notes else [])]
+    return [*found, "", *table, *(["", *notes] if notes else [])]
 
 
 def _counts(collection: Collection) -> str:

@@ -118,13 +118,13 @@ def labeled_and_tested(folder: Path) -> None:
         fill(folder, f"test/{name}" + "/{}.jpg", 10, lambda: photograph(240, 180))
 
 
-@case(Expected("photos-small", (48, 96), note="one class"))
+@case(Expected("photos-small", (48, 96), note="label images of another class"))
 def one_class_only(folder: Path) -> None:
     fill(folder, "labeled/cats/{}.jpg", 70, lambda: photograph(240, 180))
     fill(folder, "test/cats/{}.jpg", 10, lambda: photograph(240, 180))
 
 
-@case(Expected("photos-small", (48, 96), note="no training image has: fish"))
+@case(Expected("photos-small", (48, 96), note="test images are labeled 'fish', and no training image is"))
 def a_class_that_only_the_test_set_has(folder: Path) -> None:
     for name in ("cats", "dogs"):
         fill(folder, f"labeled/{name}" + "/{}.jpg", 40, lambda: photograph(240, 180))
@@ -169,13 +169,20 @@ def every_picture_twice(folder: Path) -> None:
         image.save(folder / f"{number}-small.jpg", quality=60)
 
 
-@case(Expected("photos-small", (28, 96), {"validate.max_megapixels": 178}, note="only 3 training images"))
+@case(
+    Expected(
+        "photos-small",
+        (28, 96),
+        {"validate.max_megapixels": 178},
+        note="only 3 training images, and validate.min_images needs 64",
+    )
+)
 def scans_of_nine_thousand_pixels(folder: Path) -> None:
     fill(folder, "detail {}.png", 2, lambda: photograph(300, 300))
     save(folder / "whole.png", photograph(60, 60).resize((9_000, 9_000), Image.Resampling.NEAREST))
 
 
-@case(Expected("photos-small", (48, 96), note="only 5 training images"))
+@case(Expected("photos-small", (48, 96), note="only 5 training images, and validate.min_images needs 64"))
 def five_images(folder: Path) -> None:
     fill(folder, "{}.jpg", 5, lambda: photograph(240, 180))
 

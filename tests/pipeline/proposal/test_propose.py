@@ -16,6 +16,7 @@ from pipeline import params
 from pipeline import workspace as workspaces
 from pipeline.errors import IngestError
 from pipeline.ingest.layout import Place
+from pipeline.preflight import shortages
 from pipeline.proposal import collection as collections
 from pipeline.proposal.collection import Collection, examine
 from pipeline.proposal.glance import SIDES, Glance, glance
@@ -76,8 +77,8 @@ def test_the_proposal_is_sensible(tmp_path: Path, make: Folder, expected: Expect
     assert chosen.items() >= expected.keys.items()
     optional = {"ingest.class_folders", "ingest.hold_out", "validate.max_megapixels"}
     assert not optional & chosen.keys() - expected.keys.keys() - ({"ingest.hold_out"} if expected.keys else set())
-    assert expected.note in " ".join(proposal.notes)
-    assert_valid(tmp_path, proposal, found, LAPTOP)
+    read = assert_valid(tmp_path, proposal, found, LAPTOP)
+    assert expected.note in " ".join([*shortages(proposal.images, read, released=False), *proposal.notes])
 
 
 def assert_valid(tmp_path: Path, proposal: Proposal, found: Collection, machine: Machine) -> params.Params:
@@ -94,7 +95,7 @@ def assert_valid(tmp_path: Path, proposal: Proposal, found: Collection, machine:
         assert value == one.value
     lines = workspace.params.read_text(encoding="utf-8").splitlines()
     assert all(any(line.endswith(f"# {one.reason}") for line in lines) for one in proposal.choices)
-    table = describe(proposal, found, machine)
+    table = describe(proposal, found, machine, [])
     assert all(
         any(line.startswith(one.key) and line.endswith(one.reason) for line in table) for one in proposal.choices
     )
