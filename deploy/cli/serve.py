@@ -12,11 +12,10 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from ssl import SSLContext
 from typing import TYPE_CHECKING, Any
 
 from deploy.errors import ArgumentError, DeployError
-from deploy.server.transport.credentials import FromFiles, open_certificate, read_tokens, watch
+from deploy.server.transport.credentials import Certificate, FromFiles, open_certificate, read_tokens, watch
 from deploy.server.transport.listen import listen, listen_unix
 from deploy.session import available_cpus
 from deploy.trust.signature import TRUST_HELP
@@ -192,7 +191,7 @@ def build(options: argparse.Namespace) -> "DrainingServer":
     if models.current.index_fault:
         raise DeployError(models.current.index_fault)
     engine = Engine(metrics, limits, decoders=available_cpus(), max_batch=options.max_batch, runs=MODEL_RUNS)
-    service = Service(models, engine, metrics, limits)
+    service = Service(models, engine, metrics, limits, (lambda: certificate.current.expires) if certificate else None)
     hosts = (*LOOPBACK, "[::1]") if options.host in LOOPBACK and not options.unix and tokens is None else ()
     models.watch()
     watch(sources)
@@ -202,7 +201,7 @@ def build(options: argparse.Namespace) -> "DrainingServer":
         lambda reason: metrics.count("simclr_connections_refused_total", reason=reason),
         service.drain,
         refresh,
-        (lambda: certificate.current) if certificate else (lambda: None),
+        (lambda: certificate.current.context) if certificate else (lambda: None),
     )
 
 
@@ -228,7 +227,7 @@ def find_tokens(
     raise ArgumentError(f"{who}; give --token-file FILE, or set {TOKEN_VARIABLE}")
 
 
-def find_certificate(certificate: Path | None, key: Path | None, report: Report) -> FromFiles[SSLContext] | None:
+def find_certificate(certificate: Path | None, key: Path | None, report: Report) -> FromFiles[Certificate] | None:
     """Return the certificate to serve HTTPS with; None for plain HTTP.
 
     Raises:
@@ -238,7 +237,7 @@ def find_certificate(certificate: Path | None, key: Path | None, report: Report)
         return None
     if certificate is None or key is None:
         raise ArgumentError("--tls-cert and --tls-key belong together; give both, or neither for plain HTTP")
-    return FromFiles([certificate, key], lambda _: open_certificate(certificate, key), report)
+    return FromFiles([certificate, key], lambda contents: open_certificate(certificate, key, contents[0]), report)
 
 
 def _check_numbers(options: argparse.Namespace) -> None:

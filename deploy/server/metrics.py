@@ -51,6 +51,9 @@ FAMILIES = {
     "simclr_ready": Family("gauge", "1 if the server accepts requests, 0 during shutdown."),
     "simclr_model_info": Family("gauge", "1 for the current model."),
     "simclr_model_behind": Family("gauge", "1 if CURRENT names a model that is not served, by state; 0 otherwise."),
+    "simclr_certificate_expires_seconds": Family(
+        "gauge", "Seconds until the first certificate of the served chain expires, negative afterwards."
+    ),
     "process_cpu_seconds_total": Family("counter", "Total user and system CPU time spent in seconds."),
     "process_virtual_memory_bytes": Family("gauge", "Virtual memory size in bytes."),
     "process_resident_memory_bytes": Family("gauge", "Resident memory size in bytes."),

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ class Service:
     engine: Engine
     metrics: Metrics
     limits: Limits
+    expires: Callable[[], float] | None = None  # when the certificate does, in seconds since 1970; None: plain HTTP
     admission: Admission = field(init=False)
     held: HeldBytes = field(init=False)
     draining: bool = False
@@ -108,6 +110,7 @@ class Service:
             ("simclr_ready", (), float(not self.draining)),
             ("simclr_model_info", about, 1),
             *(("simclr_model_behind", (("state", state),), float(holds)) for state, holds in states.items()),
+            *([("simclr_certificate_expires_seconds", (), self.expires() - time.time())] if self.expires else []),
         ]
 
 

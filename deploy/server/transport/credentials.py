@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from deploy.errors import ArgumentError
 from deploy.failure import describe
+from deploy.server.transport.expiry import find_expiry
 
 POLL_SECONDS = 1.0
 TOKEN_LENGTH = 16
@@ -99,8 +100,15 @@ def read_tokens(text: bytes) -> tuple[bytes, ...]:
     return tokens
 
 
-def open_certificate(certificate: Path, key: Path) -> ssl.SSLContext:
-    """Return TLS 1.2 or newer with a chain of certificates and its private key, both in PEM.
+class Certificate(NamedTuple):
+    """What new connections use, and when the first certificate of its chain expires, in seconds since 1970."""
+
+    context: ssl.SSLContext
+    expires: float
+
+
+def open_certificate(certificate: Path, key: Path, chain: bytes) -> Certificate:
+    """Return TLS 1.2 or newer with a chain of certificates and its private key, both in PEM; ``chain`` is the former.
 
     Raises:
         ArgumentError: a file cannot be used, or they do not belong together.
@@ -123,4 +131,7 @@ def open_certificate(certificate: Path, key: Path) -> ssl.SSLContext:
         raise ArgumentError(f"--tls-cert {certificate} --tls-key {key}: {fault}") from None
     except OSError as error:
         raise ArgumentError(f"--tls-cert {certificate} --tls-key {key}: {error.strerror or error}") from None
-    return context
+    try:
+        return Certificate(context, find_expiry(chain))
+    except ValueError:  # OpenSSL, which reads the file again, has found another one
+        raise ArgumentError(f"--tls-cert {certificate}: changed while it was read; it is read again") from None

@@ -10,24 +10,28 @@ import socket
 import ssl
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from deploy.cli.serve import find_certificate, find_tokens
 from deploy.errors import ArgumentError
 from deploy.server.limits import Limits
 from deploy.server.transport import credentials
-from deploy.server.transport.credentials import FromFiles
+from deploy.server.transport.credentials import Certificate, FromFiles, open_certificate
+from deploy.server.transport.expiry import find_expiry
 from tests.deploy.server.conftest import HOST, IMAGE, Running, head, read_all, running, wait_for
 from tests.deploy.server.test_cli import TOKEN, ignore, options
 from tests.deploy.server.test_drain import served
 from tests.deploy.server.transport.certificates import write_certificate
 
 OTHER = "y" * len(TOKEN)
+DAY = 24 * 3600.0
 
 
 class Reports(list[ArgumentError | None]):
@@ -45,11 +49,11 @@ def serial(connection: ssl.SSLSocket) -> int:
 @contextmanager
 def secured(
     bundle: Path, folder: Path, limits: Limits | None = None
-) -> Iterator[tuple[Running, FromFiles[ssl.SSLContext]]]:
+) -> Iterator[tuple[Running, FromFiles[Certificate]]]:
     certificate, key, _ = write_certificate(folder)
     source = find_certificate(certificate, key, Reports())
     assert source
-    with running(bundle, limits, tls=lambda: source.current) as server:
+    with running(bundle, limits, tls=lambda: source.current.context) as server:
         yield server, source
 
 
@@ -174,6 +178,55 @@ def test_a_renewed_certificate_is_taken_by_new_connections(bundle: Path, tmp_pat
         with connect(server.port, tmp_path) as after:
             assert (serial(before), serial(after)) == (old, new)
             assert [embed(before), embed(after)] == [200, 200]
+
+
+def seconds_left(port: int, folder: Path) -> float:
+    """What /metrics says until when the certificate is valid."""
+    connection = http.client.HTTPSConnection(HOST, port, timeout=30, context=trusting(folder / "server.crt"))
+    connection.request("GET", "/metrics")
+    lines = connection.getresponse().read().decode().splitlines()
+    connection.close()
+    (line,) = [line for line in lines if line.startswith("simclr_certificate_expires_seconds ")]
+    return float(line.split()[1])
+
+
+def test_the_time_until_the_certificate_expires_is_that_of_the_one_in_use(bundle: Path, tmp_path: Path) -> None:
+    certificate, key, _ = write_certificate(tmp_path, days=2)
+    with served(bundle, "--tls-cert", certificate, "--tls-key", key) as (process, port, lines):
+        assert 1.9 < seconds_left(port, tmp_path) / DAY <= 2
+        write_certificate(tmp_path / "new", days=90)
+        key.write_text("half of a pair")  # the server keeps what it has, and so does the metric
+        wait_for(lambda: any(line["event"] == "certificate kept" for line in lines), "the refusal")
+        assert 1.9 < seconds_left(port, tmp_path) / DAY <= 2
+        certificate.write_bytes((tmp_path / "new" / "server.crt").read_bytes())
+        key.write_bytes((tmp_path / "new" / "server.key").read_bytes())
+        wait_for(lambda: any(line["event"] == "certificate changed" for line in lines), "the renewal")
+        assert 89.9 < seconds_left(port, tmp_path) / DAY <= 90
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+def test_plain_http_has_no_such_metric(shared: Running) -> None:
+    assert "\nsimclr_certificate_expires_seconds " not in shared.ask("GET", "/metrics").body.decode()
+
+
+@pytest.mark.parametrize("days", [[1], [-3], [10, 2, 30], [365 * 40]])  # from 2050 on, years have four digits
+def test_a_chain_expires_with_its_first_certificate(days: list[float], tmp_path: Path) -> None:
+    chain = b""
+    for number, one in enumerate(days):
+        certificate, _, _ = write_certificate(tmp_path / str(number), days=one)
+        chain += b"subject=CN = test\n" + certificate.read_bytes()
+    expected = min(one.not_valid_after_utc.timestamp() for one in x509.load_pem_x509_certificates(chain))
+    assert find_expiry(chain) == expected
+    assert abs(expected - time.time() - min(days) * DAY) < 60
+
+
+def test_a_chain_that_is_still_being_written_is_not_taken(tmp_path: Path) -> None:
+    certificate, key, _ = write_certificate(tmp_path)
+    whole = certificate.read_bytes()
+    for read in (b"", whole[:100], whole[:100] + b"\n-----END CERTIFICATE-----\n"):
+        with pytest.raises(ArgumentError, match="changed while it was read"):
+            open_certificate(certificate, key, read)
 
 
 def test_a_half_replaced_pair_is_not_taken_before_it_is_complete(tmp_path: Path) -> None:
@@ -316,11 +369,11 @@ def test_sighup_under_load_loses_no_request_and_renews_every_connection(bundle: 
         clients = [Client(port, certificate) for _ in range(4)]
         running_clients = [pool.submit(client.run, ended) for client in clients]
         try:
-            for time in range(1, 4):
+            for change in range(1, 4):
                 wait_for(lambda: all(client.answers for client in clients), "every client's answer")
-                token_file.write_text(f"{TOKEN}\n{OTHER}{time}\n")
+                token_file.write_text(f"{TOKEN}\n{OTHER}{change}\n")
                 process.send_signal(signal.SIGHUP)
-                wait_for(lambda time=time: all(client.closed >= time for client in clients), "the last answers")
+                wait_for(lambda change=change: all(client.closed >= change for client in clients), "the last answers")
         finally:
             ended.set()
             for one in running_clients:
