@@ -65,8 +65,8 @@ def run(
         stages: names from dvc.yaml, ``finetune`` meaning all of its matrix; ``raw_images`` is the ingest, ``champion``
             pins what is released.
         sources: what to ingest, if that is part of the run; None: what ``params.yaml`` says.
-        restart: ingest what is new also if pretraining was interrupted, which then begins again. Otherwise it is
-            finished first, and what is new comes with the next run.
+        restart: ingest what is new also if a run was interrupted, which then begins again. Otherwise it is finished
+            first, and what is new comes with the next run.
 
     Raises:
         DvcError: an unknown stage, or a fault in dvc.yaml.

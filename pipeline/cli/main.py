@@ -22,7 +22,7 @@ from pipeline.workspace import Workspace
 RESTART = click.option(
     "--restart/--continue",
     default=None,
-    help="If pretraining was interrupted: begin again with the new images, or finish it first. "
+    help="If a run was interrupted: begin again with the new images, or finish it first. "
     "Default: ask on a terminal, else finish it.",
 )
 
@@ -172,7 +172,7 @@ def run(workspace: Workspace, stages: tuple[str, ...], values: tuple[str, ...], 
 
 
 def wants_restart(workspace: Workspace, sources: Sequence[str], given: bool | None) -> bool:
-    """Whether new images are ingested although pretraining was interrupted; asked on a terminal, else False."""
+    """Whether new images are ingested although a run was interrupted; asked on a terminal, else False."""
     from pipeline.ingest.unfinished import find_interrupted
     from pipeline.retraining.inbox import survey
 
@@ -183,9 +183,9 @@ def wants_restart(workspace: Workspace, sources: Sequence[str], given: bool | No
     if not unfinished or not found or not (found.new_files or found.unsettled or found.relabelled):
         return False
     click.echo(
-        f"Pretraining was interrupted at step {unfinished.step}, and new images have arrived.\n"
+        f"A run was interrupted {unfinished.progress}, and new images have arrived.\n"
         "continue: finish it first; the new images come with the next run\n"
-        "restart:  take the new images now; pretraining begins again"
+        "restart:  take the new images now; the run begins again"
     )
     answer: str = click.prompt("Which", type=click.Choice(["continue", "restart"]), default="continue")
     return answer == "restart"

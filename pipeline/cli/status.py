@@ -7,16 +7,15 @@ from pipeline.dvc import client
 from pipeline.errors import BusyError
 from pipeline.gates.all_gates import verdicts
 from pipeline.ingest.raw import batches, read_occurrences
+from pipeline.ingest.unfinished import describe
 from pipeline.maintenance import storage
 from pipeline.maintenance.state import unkept
-from pipeline.params import read
 from pipeline.release.registry import open_registry
 from pipeline.reports import ValidationReport
 from pipeline.validation.expectations import NEAR_LABELS
 from pipeline.validation.printable import printable
 from pipeline.workspace import Workspace
 from simclr_core import reports
-from simclr_core.pretraining.unfinished import find_unfinished
 from simclr_core.reports import ExportReport, LinearEvalReport
 
 OUTCOMES = ("passed", "refused", "not applicable")
@@ -97,6 +96,6 @@ def describe_stages(workspace: Workspace) -> list[str]:
     except BusyError as error:
         return [f"running    {error}"]
     lines = [f"changed    {name}: {'; '.join(reasons)}" for name, reasons in changed.items()]
-    if "pretrain" in changed and (left := find_unfinished(workspace.root, read(workspace).pretrain)):
-        lines.append(f"unfinished pretraining was interrupted at step {left.step}")
-    return [*lines, "next       `simclr run`" if changed else "stages     all up to date"]
+    interrupted = describe(workspace, changed)
+    lines += [f"unfinished a run was interrupted {interrupted.progress}"] if interrupted else []
+    return [*lines, "next       `simclr run`" if lines else "stages     all up to date"]

@@ -17,6 +17,7 @@ from pipeline.gates.data_contract import data_contract
 from pipeline.gates.evidence import Evidence
 from pipeline.gates.stages import embedding_drift
 from pipeline.gates.verdict import Gate, Verdict, judge
+from pipeline.ingest import unfinished
 from pipeline.release import registry
 from pipeline.reports import EmbeddingDriftReport
 from pipeline.workspace import Workspace
@@ -48,8 +49,10 @@ def blocking_check(asset: str, gate: Gate, rejects: bool = True) -> dg.AssetChec
     @dg.asset_check(name=name, asset=asset_key(asset), description=inspect.getdoc(gate), blocking=True, pool=POOL)
     def check(context: dg.AssetCheckExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.AssetCheckResult:
         verdict = judge(gate, Evidence(workspace))
-        if rejects and verdict.judged and not verdict.passed:
-            _reject(context, workspace, name, verdict)
+        if verdict.judged and not verdict.passed:
+            unfinished.end(workspace)  # of this candidate
+            if rejects:
+                _reject(context, workspace, name, verdict)
         context.log.info(f"{name}: {verdict}")
         return check_result(verdict)
 

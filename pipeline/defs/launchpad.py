@@ -34,7 +34,7 @@ class LaunchConfig(dg.Config):
 
     restart: bool = Field(
         default=False,
-        description="What happens to new images if pretraining was interrupted. False: it is finished first, and they "
+        description="What happens to new images if a run was interrupted. False: it is finished first, and they "
         "come with the run after it; true: they are ingested, and it begins again.",
     )
 

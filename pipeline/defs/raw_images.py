@@ -9,6 +9,7 @@ from deploy.plural import counted
 from pipeline import preflight
 from pipeline.defs.kept import keep_state
 from pipeline.defs.launchpad import LaunchConfig, launch_config
+from pipeline.defs.release import RELEASED
 from pipeline.defs.retraining import DATA
 from pipeline.defs.stage_assets import foreseen
 from pipeline.defs.translator import POOL, RAW_IMAGES
@@ -46,14 +47,10 @@ def raw_images(
     With nothing new the data version stays.
     """
     from pipeline.ingest.ingest import ingest  # here, because a code location has to load quickly and it brings fsspec
-    from pipeline.ingest.unfinished import find_interrupted, record_attempt
+    from pipeline.ingest.unfinished import begin, find_interrupted, record_attempt
 
     with foreseen():
-        if interrupted(workspace.root):
-            from pipeline.purge.purge import purge  # brings polars
-
-            for done in purge(workspace, (), "", ""):
-                context.log.warning(f"raw_images: completed the purge of {counted(len(done.hashes), 'content')}")
+        _complete_purge(context, workspace)
         if is_auto(workspace.params.read_text(encoding="utf-8")):
             from pipeline.proposal.choose import choose_at_first_run
 
@@ -72,13 +69,16 @@ def raw_images(
             result = ingest(workspace, sources, wait, unfinished)
         except UnfinishedError as error:
             assert unfinished is not None
-            record_attempt(unfinished)
+            record_attempt(workspace, unfinished)
             context.log.info(f"raw_images: {error}")
         else:
             for line in (*result.understood, result):
                 context.log.info(f"raw_images: {line}")
             for warning in preflight.warnings(workspace, preflight.ingested(workspace)):
                 context.log.warning(f"raw_images: {warning}")
+        selected = context.run.asset_selection  # empty: all
+        if not selected or RELEASED in selected:
+            begin(workspace)
         _sign(context, workspace)
         record = read_tracked(workspace.root, RAW)
         keep_state(context, workspace)
@@ -86,11 +86,19 @@ def raw_images(
         data_version=dg.DataVersion(record.md5),
         metadata={
             "new_images": result.new_images if result else 0,
-            "batch": (result.batch or "nothing new") if result else "waits for the interrupted pretraining",
+            "batch": (result.batch or "nothing new") if result else "waits for the interrupted run",
             "dvc/size": record.size,
             "dvc/md5": record.md5,
         },
     )
+
+
+def _complete_purge(context: dg.AssetExecutionContext, workspace: Workspace) -> None:
+    if interrupted(workspace.root):
+        from pipeline.purge.purge import purge  # brings polars
+
+        for done in purge(workspace, (), "", ""):
+            context.log.warning(f"raw_images: completed the purge of {counted(len(done.hashes), 'content')}")
 
 
 def _sign(context: dg.AssetExecutionContext, workspace: Workspace) -> None:

@@ -9,6 +9,7 @@ from pipeline.defs.stage_assets import foreseen
 from pipeline.defs.translator import POOL, RAW_IMAGES, SOURCES, asset_key
 from pipeline.dvc.project import CHAMPION, read_tracked
 from pipeline.gates.all_gates import verdicts
+from pipeline.ingest import unfinished
 from pipeline.release import release
 from pipeline.release.champion import pin
 from pipeline.release.facts import comparison
@@ -68,6 +69,7 @@ def released_encoder(
     """Release the candidate, once all gates have passed; a materialization for each time that another one serves."""
     with foreseen():
         done = release.release(workspace, _passed(context))
+        unfinished.end(workspace)
     context.log.info(f"released_encoder: {done}")
     if _latest(context.instance) != (done.bundle, done.version):
         version = dg.DataVersion(done.bundle)

@@ -41,10 +41,10 @@ from pipeline.ingest.raw import OCCURRENCES, REPLACED, batches, find_lost, next_
 from pipeline.ingest.sources import GRANULARITY_SECONDS, LINK, Source, list_source
 from pipeline.ingest.stamps import STAMPS, Key, Stamps
 from pipeline.ingest.understood import tabulate
+from pipeline.ingest.unfinished import Interrupted
 from pipeline.params import read
 from pipeline.workspace import Workspace
 from simclr_core.data.shards import portions, write_tar
-from simclr_core.pretraining.unfinished import Unfinished
 
 keep_callable(__name__)
 
@@ -88,14 +88,14 @@ def ingest(
     workspace: Workspace,
     sources: Sequence[str] = ("inbox",),
     wait: Callable[[str], None] | None = None,
-    unfinished: Unfinished | None = None,
+    unfinished: Interrupted | None = None,
 ) -> IngestResult:
     """Add every new file of the sources as one raw batch and track it with DVC.
 
     Args:
         sources: folders, globs or fsspec URLs; a relative one is taken from the workspace.
         wait: what says that files which changed a moment ago are waited for; None: they are left for the next time.
-        unfinished: an interrupted pretraining; what is new waits for its end, since it would begin again.
+        unfinished: an interrupted run; what is new waits for its end, since with it the run would begin again.
 
     Raises:
         IngestError: a source does not exist, all of them are empty, ``labels.csv`` cannot be understood, or a label is
@@ -132,8 +132,8 @@ def ingest(
         if new and unfinished:
             images = "1 new image or label" if len(new) == 1 else f"{len(new):,} new images or labels"
             raise UnfinishedError(
-                f"pretraining was interrupted at step {unfinished.step}; `simclr run` finishes it first, and takes "
-                f"{images} in the run after it; `--restart` takes them now, and pretraining begins again"
+                f"a run was interrupted {unfinished.progress}; `simclr run` finishes it first, and takes "
+                f"{images} in the run after it; `--restart` takes them now, and the run begins again"
             )
         batch = workspace.raw / next_name(earlier) if new else None
         if batch is not None:

@@ -19,12 +19,11 @@ from pipeline.errors import DvcError
 from pipeline.ingest.raw import OCCURRENCES, batches
 from pipeline.ingest.sources import Source, list_source
 from pipeline.ingest.stamps import STAMPS, Stamps
+from pipeline.ingest.unfinished import look
 from pipeline.reports import EmbeddingDriftReport, ValidationReport
 from pipeline.retraining.decide import Inbox
 from pipeline.workspace import Workspace
-from simclr_core.config import PretrainConfig
 from simclr_core.params import read_block
-from simclr_core.pretraining.unfinished import find_unfinished
 from simclr_core.reports import known
 
 PREPARED = "data/prepared"
@@ -49,7 +48,7 @@ def survey(workspace: Workspace, sources: Sequence[str]) -> Inbox:
     recent += [file.changed for source in listed for file in source.unsettled.values()]
     new_files = sum((source.base, path) in new for source in listed for path in source.files)
     return Inbox(
-        digest=_digest(raw, new, _interrupted(workspace) if new else ""),
+        digest=_digest(raw, new, look(workspace) if new else ""),
         new_files=new_files,
         untrained=count_untrained(workspace),
         unsettled=sum(len(source.unsettled) for source in listed),
@@ -86,13 +85,8 @@ def _new(source: Source, stamps: Stamps | None) -> Iterable[tuple[tuple[str, str
             yield (source.base, path), file.stamp
 
 
-def _interrupted(workspace: Workspace) -> str:
-    """The key of a pretraining that is finished before what is new is ingested: the run for that is another one."""
-    found = find_unfinished(workspace.root, read_block(workspace.params, "pretrain", PretrainConfig))
-    return found.folder.name if found else ""
-
-
 def _digest(raw: str, new: dict[tuple[str, str], str], unfinished: str) -> str:
+    """``unfinished``: what is finished before the new files are ingested; the run for them is another one."""
     content = [raw, sorted((*key, stamp) for key, stamp in new.items()), *([unfinished] if unfinished else [])]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 

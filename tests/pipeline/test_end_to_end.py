@@ -103,10 +103,27 @@ def test_a_killed_pretraining_is_finished_on_its_images_before_new_ones_come(
             run(filled, stages)
     left = find_unfinished(filled.root, read(filled).pretrain)
     assert left is not None
-    assert f"unfinished pretraining was interrupted at step {left.step}" in describe_workspace(filled)
+    assert f"unfinished a run was interrupted in pretraining, at step {left.step}" in describe_workspace(filled)
     put(filled, "unlabeled/new.png", encode(draw(0, 999)))
     assert run(filled, stages).stages["pretrain"].outcome is Outcome.EXECUTED
     assert [batch.name for batch in batches(filled.raw)] == ["0001"]
     assert f"continuing at step {left.step} of 6" in (filled.scratch / "logs" / "pretrain.log").read_text()
+    run(filled, ["raw_images"])
+    assert [batch.name for batch in batches(filled.raw)] == ["0001", "0002"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_killed_in_its_release_is_finished_on_its_images_before_new_ones_come(filled: Workspace) -> None:
+    command = [sys.executable, "-P", "-m", "pipeline", "--workspace", str(filled.root), "run"]
+    killed = subprocess.run(command, env=os.environ | {"SIMCLR_FAILPOINT": "release.committed:kill"}, check=False)
+    assert killed.returncode == -9
+    assert "unfinished a run was interrupted before the last gates and the release" in describe_workspace(filled)
+    put(filled, "unlabeled/new.png", encode(draw(0, 999)))
+    continued = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "finishes it first, and takes 1 new image or label in the run after it" in continued.stdout
+    assert [batch.name for batch in batches(filled.raw)] == ["0001"]
+    assert {result.outcome for result in run(filled, ["pretrain", "compare"]).stages.values()} == {Outcome.SKIPPED}
+    assert (filled.root / "registry" / "CURRENT").read_text() == "v0.0.1\n"
     run(filled, ["raw_images"])
     assert [batch.name for batch in batches(filled.raw)] == ["0001", "0002"]

@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -13,9 +14,11 @@ import yaml
 from deploy.artifact import identity, publish
 from pipeline import alerts
 from pipeline.defs.raw_images import RawImagesConfig, raw_images
+from pipeline.defs.release import RELEASED
 from pipeline.defs.retraining import DATA
 from pipeline.dvc import client
 from pipeline.ingest import unfinished
+from pipeline.ingest.ingest import ingest
 from pipeline.maintenance.state import unkept
 from pipeline.params import read
 from pipeline.retraining.inbox import survey
@@ -186,9 +189,12 @@ def test_an_interrupted_pretraining_is_finished_before_new_images_come(
     with dg.DagsterInstance.ephemeral() as instance:
         waiting = materialize(interrupted, instance)
         (run,) = instance.get_runs()
-    assert reported(waiting)["batch"] == "waits for the interrupted pretraining"
+    assert reported(waiting)["batch"] == "waits for the interrupted run"
     assert (interrupted.root / "data" / "raw.dvc").read_text() == tracked
-    assert "interrupted at step 6; `simclr run` finishes it first, and takes 1 new image" in capfd.readouterr().err
+    assert (
+        "interrupted in pretraining, at step 6; `simclr run` finishes it first, and takes 1 new image"
+        in capfd.readouterr().err
+    )
     assert run.tags[DATA] == survey(interrupted, ["inbox"]).digest
     shutil.rmtree(run_folders(interrupted.root))  # as when it is finished
     assert run.tags[DATA] != survey(interrupted, ["inbox"]).digest  # or no sensor would start a run for the new image
@@ -212,4 +218,79 @@ def test_nothing_waits_that_a_person_wants_now_or_that_begins_again_anyway(
 def test_a_pretraining_that_never_gets_further_does_not_keep_new_images_away(interrupted: Workspace) -> None:
     put(interrupted, "unlabeled/new.png", encode(draw(0, 999)))
     batches = [reported(materialize(interrupted))["batch"] for _ in range(unfinished.TRIES + 1)]
-    assert batches == ["waits for the interrupted pretraining"] * unfinished.TRIES + ["0002"]
+    assert batches == ["waits for the interrupted run"] * unfinished.TRIES + ["0002"]
+
+
+@pytest.fixture
+def evaluating(filled: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A workspace that was killed when its first batch was pretrained on, and not evaluated yet."""
+    launch(filled)
+    (filled.root / "models" / "pretrained").mkdir(parents=True)
+    left_to_do(monkeypatch, filled, "linear_eval", "compare")
+    return filled
+
+
+def left_to_do(monkeypatch: pytest.MonkeyPatch, workspace: Workspace, *stages: str) -> None:
+    (workspace.root / "dvc.lock").write_text(f"schema: '2.0'\nstages: {{}}  # up to date, but for {stages}\n")
+    monkeypatch.setattr(
+        unfinished, "changed_stages", lambda *_: {stage: ["data/prepared has changed"] for stage in stages}
+    )
+
+
+def test_a_run_that_was_interrupted_after_pretraining_is_finished_before_new_images_come(
+    evaluating: Workspace, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(evaluating, "unlabeled/new.png", encode(draw(0, 999)))
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert reported(materialize(evaluating, instance))["batch"] == "waits for the interrupted run"
+        assert (
+            "a run was interrupted before compare, linear_eval; `simclr run` finishes it first"
+            in capfd.readouterr().err
+        )
+        left_to_do(monkeypatch, evaluating)
+        assert reported(materialize(evaluating, instance))["batch"] == "waits for the interrupted run"
+        assert "before the last gates and the release; `simclr run` finishes it first" in capfd.readouterr().err
+        waited = {run.tags[DATA] for run in instance.get_runs()}
+    assert waited == {survey(evaluating, ["inbox"]).digest}
+    unfinished.end(evaluating)  # as when the candidate is released or refused
+    assert waited != {survey(evaluating, ["inbox"]).digest}  # or no sensor would start a run for the new image
+    assert reported(materialize(evaluating))["batch"] == "0002"
+
+
+@pytest.mark.parametrize("changed", ["validate", "pretrain"])
+def test_nothing_waits_for_a_run_whose_pretraining_begins_again_anyway(
+    evaluating: Workspace, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    put(evaluating, "unlabeled/new.png", encode(draw(0, 999)))
+    left_to_do(monkeypatch, evaluating, changed, "linear_eval")
+    assert reported(materialize(evaluating))["batch"] == "0002"
+
+
+def test_a_run_of_other_batches_or_one_that_ends_earlier_keeps_no_image_away(evaluating: Workspace) -> None:
+    put(evaluating, "unlabeled/new.png", encode(draw(0, 999)))
+    ingest(evaluating)  # the batches are no longer those of the run
+    put(evaluating, "unlabeled/another.png", encode(draw(0, 1000)))
+    assert launch(evaluating, [raw_images.key])["batch"] == "0003"  # as `simclr run --select raw_images` does
+    put(evaluating, "unlabeled/third.png", encode(draw(0, 1001)))
+    assert reported(materialize(evaluating))["batch"] == "0004"
+
+
+def launch(workspace: Workspace, selection: Sequence[dg.AssetKey] | None = None) -> dict[str, object]:
+    """A run of a job that goes as far as the release, or of some of its assets, and the ingest alone succeeds."""
+
+    @dg.asset(key=RELEASED, deps=[raw_images])
+    def release() -> None:
+        raise dg.Failure("killed before it")
+
+    job = dg.Definitions(
+        [raw_images, release], resources={"workspace": workspace}
+    ).resolve_implicit_global_asset_job_def()
+    result = job.execute_in_process(asset_selection=selection, raise_on_error=False)
+    (materialization,) = result.asset_materializations_for_node("raw_images")
+    return reported(materialization)
+
+
+def test_a_run_that_gets_no_further_after_pretraining_keeps_new_images_away_three_times(evaluating: Workspace) -> None:
+    put(evaluating, "unlabeled/new.png", encode(draw(0, 999)))
+    batches = [reported(materialize(evaluating))["batch"] for _ in range(unfinished.TRIES + 1)]
+    assert batches == ["waits for the interrupted run"] * unfinished.TRIES + ["0002"]
