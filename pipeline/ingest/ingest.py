@@ -27,7 +27,7 @@ from pipeline.dvc.client import add, exclusive
 from pipeline.dvc.project import RAW, read_tracked
 from pipeline.dvc.purged import contents
 from pipeline.errors import IngestError, UnfinishedError
-from pipeline.ingest.claims import Known, combine, judge, read_known, summarize
+from pipeline.ingest.claims import Known, claims_of, combine, judge, read_known, summarize
 from pipeline.ingest.classes import check_labels, describe_names, refuse_twins
 from pipeline.ingest.layout import read_layout
 from pipeline.ingest.news import (
@@ -142,8 +142,12 @@ def ingest(
         add(workspace.root, workspace.raw)
         failpoint("ingest.stamp")
         version = read_tracked(workspace.root, RAW).md5
-        whole = [source.base for source in listed if source.whole]
-        stamps.record(stamped, version, whole)  # last: what is stamped has been ingested
+        whole = {source.base: source.identity for source in listed if source.whole}
+
+        def claimed(base: str, sha256: str) -> bool:
+            return bool(claims_of(before.get(sha256, ()), whole[base]))
+
+        stamps.record(stamped, version, whole, claimed)  # last: what is stamped has been ingested
     after = before | {
         sha256: combine(before.get(sha256, ()), summarize(sha256, content.occurrences, len(earlier)))
         for sha256, content in new.items()

@@ -1,4 +1,4 @@
-"""Which files of the sources have been ingested, by their stamps: ``.simclr/inbox.sqlite``.
+"""Which files of the sources have been ingested, by their stamps: ``.simclr/inbox.sqlite``, one row for each file.
 
 It spares reading a file again whose stamp is known. Nothing depends on it: without it, or with a damaged one, every
 file is read once more and found to be known by its contents.
@@ -7,7 +7,7 @@ file is read once more and found to be known by its contents.
 import logging
 import sqlite3
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -73,15 +73,25 @@ class Stamps:
         gone = {sha256 for (one, _), (stamp, sha256) in self._known.items() if one == base and not stamp}
         return gone - {sha256 for (one, _), (stamp, sha256) in self._known.items() if one == base and stamp}
 
-    def record(self, seen: Mapping[Key, tuple[str, str]], raw: str, whole: Collection[str] = ()) -> None:
+    def record(
+        self,
+        seen: Mapping[Key, tuple[str, str]],
+        raw: str,
+        whole: Collection[str],
+        claimed: Callable[[str, str], bool],
+    ) -> None:
         """Remember (stamp, SHA-256) of what was ingested, all or nothing; to fail costs time at the next ingest.
 
         Args:
-            whole: sources that were listed in full. What is not there any more loses its stamp: put back, even
-                unchanged, it is news.
+            whole: sources that were listed in full. Files that are not there any more are forgotten.
+            claimed: whether the source labels these bytes or holds them out. Then one row without a stamp stays: put
+                back, even unchanged, they are news.
         """
         now = time.time()
-        gone = {key: ("", sha256) for key, (_, sha256) in self._known.items() if key[0] in whole and key not in seen}
+        gone = {key: sha256 for key, (_, sha256) in self._known.items() if key[0] in whole and key not in seen}
+        there = {(base, sha256) for (base, _), (_, sha256) in seen.items()}
+        lost = {(base, sha256): (base, path) for (base, path), sha256 in gone.items() if claimed(base, sha256)}
+        kept = {key: ("", sha256) for (base, sha256), key in lost.items() if (base, sha256) not in there}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with _transaction(self.path) as database:
@@ -89,7 +99,9 @@ class Stamps:
                     database.execute(statement)
                 database.execute("DELETE FROM state")
                 database.execute("INSERT INTO state VALUES (?)", (raw,))
-                rows = [(*key, *value) for key, value in (gone | dict(seen)).items() if self._known.get(key) != value]
+                forgotten = [key for key in gone if key not in kept]
+                database.executemany("DELETE FROM ingested WHERE base = ? AND path = ?", forgotten)
+                rows = [(*key, *value) for key, value in (kept | dict(seen)).items() if self._known.get(key) != value]
                 database.executemany("INSERT OR REPLACE INTO ingested VALUES (?, ?, ?, ?)", rows)
                 listed = [(base, now) for base in {*whole, *(base for base, _ in seen)}]
                 database.executemany("INSERT OR REPLACE INTO listed VALUES (?, ?)", listed)

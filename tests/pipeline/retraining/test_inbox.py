@@ -266,6 +266,29 @@ def test_a_source_that_is_listed_no_more_is_forgotten_after_a_quarter(
     assert rows(filled) == 41
 
 
+def test_files_that_are_gone_are_forgotten_but_for_one_row_of_each_that_has_a_label(filled: Workspace) -> None:
+    ingest(filled)
+    for night in range(4):  # a camera's folder is emptied every night
+        for number in range(6):
+            put(filled, f"unlabeled/night {night}/{number}.png", encode(draw(0, 1000 + 10 * night + number)))
+            (filled.inbox / f"unlabeled/night {night - 1}/{number}.png").unlink(missing_ok=True)
+        ingest(filled)
+        assert rows(filled) == 40 + 6
+    labeled = next(filled.inbox.glob("labeled/circle/*.png"))
+    for name in ("moved.png", "moved again.png"):
+        labeled = labeled.rename(labeled.with_name(name))
+        ingest(filled)
+        assert rows(filled) == 46, "its content is there"
+    data = labeled.read_bytes()
+    labeled.unlink()
+    ingest(filled)
+    assert rows(filled) == 46, "put back, it would be news"
+    labeled.write_bytes(data)
+    os.utime(labeled, (1e9, 1e9))
+    assert "1 image put back, and labeled as before" in ingest(filled).changes
+    assert rows(filled) == 46
+
+
 def test_a_wrong_hash_in_the_store_loses_no_new_image(filled: Workspace) -> None:
     ingest(filled)
     with sqlite3.connect(stamps(filled)) as database:
