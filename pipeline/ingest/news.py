@@ -44,7 +44,8 @@ class Listing:
 
     Of contents that batches hold: ``silent`` are those of which it claims nothing now, and takes nothing back;
     ``returned`` those that it claims again what it claimed before it lost them; ``replaced`` tells the path of those
-    that were overwritten; ``reused`` those whose path has other contents now, in a folder that was filled again.
+    that were overwritten; ``reused`` those whose path has other contents now, in a folder that was filled again;
+    ``unclaimed`` tells the path of those that had no label, and are nowhere in the source since they were overwritten.
     """
 
     source: Source
@@ -55,6 +56,7 @@ class Listing:
     returned: set[str] = field(default_factory=set)
     replaced: dict[str, str] = field(default_factory=dict)
     reused: set[str] = field(default_factory=set)
+    unclaimed: dict[str, str] = field(default_factory=dict)
 
 
 def read_source(
@@ -118,6 +120,7 @@ def compare(
     edited = find_edited(listing, known, set(overwritten.values()))
     listing.replaced = {sha256: path for sha256, path in overwritten.items() if path in edited}
     listing.reused = overwritten.keys() - listing.replaced.keys()
+    listing.unclaimed = find_unclaimed(listing, known, stamps) if stamps else {}
 
 
 def find_silent(listing: Listing, known: Known, earlier: Sequence[Path]) -> set[str]:
@@ -158,6 +161,18 @@ def find_overwritten(
         taken = [path for path in paths if path in now and (now[path] not in known or last.get(path) == sha256)]
         if taken and not any(map(source.hides, paths)):
             yield sha256, taken[0]
+
+
+def find_unclaimed(listing: Listing, known: Known, stamps: Stamps) -> dict[str, str]:
+    """SHA-256 → path of each unlabeled content that the source had at its last ingest, in place of which its file has
+    others now. It stays in use: absence is not a claim."""
+    source, present = listing.source, set(listing.hashes.values())
+    last = {stamps.last(source.base, path): path for path in listing.hashes}
+    return {
+        sha256: path
+        for sha256, path in last.items()
+        if sha256 in known and sha256 not in present and not claims_of(known[sha256], source.identity)
+    }
 
 
 def find_edited(listing: Listing, known: Known, paths: Collection[str]) -> set[str]:
@@ -220,6 +235,12 @@ def describe_news(
         yield f"{describe_images(len(unused))} overwritten and no longer used, such as {next(iter(unused.values()))!r}"
     if reused := {sha256 for listing in listings for sha256 in listing.reused}:
         yield f"{describe_images(len(reused))} kept with the label from before, although a file has the name now"
+    if unclaimed := {sha256: path for listing in listings for sha256, path in listing.unclaimed.items()}:
+        sha256, path = next(iter(unclaimed.items()))
+        yield (
+            f"{describe_images(len(unclaimed), 'unlabeled ')} overwritten, such as {path!r}, which was {sha256[:12]}: "
+            "the new and the old contents are used, until `simclr quarantine deny` excludes the old ones"
+        )
     complete = [one for one in listings if not one.source.unsettled and not one.source.unseen]
     claims = {listing.source.identity: listing.claims for listing in complete}
     yield from describe_absent(after, claims, sum(len(listing.silent) for listing in complete))

@@ -253,6 +253,34 @@ def test_a_file_that_is_overwritten_by_a_known_one_is_too(workspace: Workspace) 
     assert verdicts(workspace).keys() == {digest(SIBLING)}
 
 
+def test_an_unlabeled_file_that_is_overwritten_is_reported_and_both_contents_are_used(workspace: Workspace) -> None:
+    lay(workspace, {"unlabeled/4.png": IMAGE, "unlabeled/5.png": SIBLING})
+    result = lay(workspace, {"unlabeled/4.png": OTHER, "unlabeled/5.png": SIBLING})
+    (said,) = result.changes
+    assert said.startswith(
+        f"1 unlabeled image overwritten, such as 'unlabeled/4.png', which was {SHA256[:12]}: the new and"
+    )
+    assert said in str(result)
+    assert verdicts(workspace).keys() == {SHA256, digest(OTHER), digest(SIBLING)}
+    assert lay(workspace, {"unlabeled/4.png": OTHER, "unlabeled/5.png": SIBLING}).changes == ()
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        {"unlabeled/4.png": OTHER, "unlabeled/moved.png": IMAGE},
+        {"unlabeled/4.png": OTHER, "labeled/cross/4.png": IMAGE},
+        {"unlabeled/5.png": OTHER},
+    ],
+    ids=["moved away", "labeled", "deleted"],
+)
+def test_an_unlabeled_image_that_is_elsewhere_or_deleted_was_not_overwritten(
+    workspace: Workspace, now: Mapping[str, bytes]
+) -> None:
+    lay(workspace, {"unlabeled/4.png": IMAGE})
+    assert not [said for said in lay(workspace, now).changes if "overwritten" in said]
+
+
 def test_a_folder_that_is_filled_again_with_the_same_names_loses_nothing(workspace: Workspace) -> None:
     lay(workspace, {"labeled/cross/4.png": IMAGE, "test/cross/9.png": SIBLING})
     again = {"labeled/cross/4.png": OTHER, "test/cross/9.png": SIBLING}
