@@ -205,6 +205,22 @@ class Megabytes:
 
 
 @dataclass(frozen=True)
+class LabelFree:
+    """How many of an image's nearest neighbors two views of it have in common, in percent, without labels.
+
+    ``images`` of ``split`` were looked at; those of ``train`` have been trained on. ``standard_error`` is that of the
+    difference between candidate and champion, in percentage points, paired by image.
+    """
+
+    images: int
+    split: str
+    candidate: float
+    champion: float
+    difference: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
 class CompareReport(Report):
     path: ClassVar[str] = "reports/compare.json"
 
@@ -216,6 +232,7 @@ class CompareReport(Report):
     probe: Paired
     old_index: OldIndex
     megabytes: Megabytes
+    label_free: LabelFree | None = None  # only without labels
 
 
 @dataclass(frozen=True)

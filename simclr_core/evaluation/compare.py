@@ -6,6 +6,8 @@ Judged is what is served: the embeddings that onnxruntime gives of the same imag
 preprocessing. Both then get the same new classifiers, cosine kNN and a linear probe on every labeled training image,
 and their answers to the labeled test images are counted in pairs. An index of the champion's embeddings is asked with
 the candidate's as well: who may exchange the encoder without embedding everything again?
+
+Without labels there are no answers to count; then two views of the same images judge (``label_free``).
 """
 
 import sys
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 
 import deploy
 from deploy.bundle import MODEL
+from deploy.encoder import Encoder
 from simclr_core import reports
 from simclr_core.champion import champion_bundle, read_champion
 from simclr_core.config import CompareConfig
@@ -25,10 +28,12 @@ from simclr_core.data.shards import ShardedImages, read_card
 from simclr_core.evaluation.embeddings import embed
 from simclr_core.evaluation.images import EvaluationImages, missing_labels
 from simclr_core.evaluation.knn import knn_predict, nearest
+from simclr_core.evaluation.label_free import MOST_IMAGES, compare_without_labels
 from simclr_core.evaluation.linear_probe import fit_probe, ranked_classes
+from simclr_core.evaluation.served_accuracy import spread
 from simclr_core.params import read_block
 from simclr_core.reporter import emit, record_timing
-from simclr_core.reports import CompareReport, Megabytes, OldIndex, Paired
+from simclr_core.reports import CompareReport, LabelFree, Megabytes, OldIndex, Paired
 
 ALL_LABELS = "1.0"
 SEED = 0  # of the validation folds by which the probe's L2 is chosen
@@ -73,10 +78,13 @@ def run(workspace: Path) -> None:
         print(f"compare: nothing to compare: {reason}", file=sys.stderr)
 
     emit("start", stage="compare", message=f"candidate and {version or 'no champion'} on {test.labeled} test images")
+    encoders: dict[str, Encoder] = {}
     embedded: dict[str, Embedded] = {}
     answers: dict[str, Answers] = {}
     for name, bundle in bundles.items():
-        encoder = deploy.load(bundle)  # also without labels: a bundle that does not load goes no further
+        encoder = encoders[name] = deploy.load(
+            bundle
+        )  # also without labels: a bundle that does not load goes no further
         if card.short_side is not None and card.short_side < (side := encoder.info["preprocessing"]["resize"]):
             less = f"{name} takes {side} pixels, and the prepared images were reduced to {card.short_side}"
             emit("progress", stage="compare", message=f"warning: {less}: it is judged below its best")
@@ -84,6 +92,7 @@ def run(workspace: Path) -> None:
             embedded[name] = Embedded(*(embed(encoder, one.images, one.positions, name) for one in (train, test)))
             answers[name] = answer(embedded[name], train, test, classes, config)
             emit("progress", stage="compare", message=f"{name}: {_summary(answers[name])}")
+    label_free = judge_views(encoders, prepared) if unlabelled and released else None
     report = CompareReport(
         champion=version,
         test_images=test.labeled,
@@ -93,6 +102,7 @@ def run(workspace: Path) -> None:
         probe=paired({name: both.probe for name, both in answers.items()}),
         old_index=ask_old_index(embedded, train, test, classes, config),
         megabytes=Megabytes(**{name: _megabytes(bundle) for name, bundle in bundles.items()}),
+        label_free=label_free,
     )
     reports.write(workspace, report)
     seconds = time.perf_counter() - began
@@ -119,6 +129,20 @@ def paired(right: dict[str, NDArray[np.bool_]]) -> Paired:
         return Paired(None if candidate is None else _percent(candidate))
     only_candidate, only_champion = int(np.sum(candidate & ~champion)), int(np.sum(champion & ~candidate))
     return Paired(_percent(candidate), _percent(champion), only_candidate, only_champion)
+
+
+def judge_views(encoders: dict[str, Encoder], prepared: Path) -> LabelFree | None:
+    """Both encoders on views of test images, of training images where those are too few; None if both are."""
+    for split in ("test", "train"):
+        images = ShardedImages(prepared / split)
+        positions = spread(len(images), MOST_IMAGES)
+        if found := compare_without_labels(encoders, images, positions, split):
+            message = (
+                f"views of {found.images} images: {found.candidate:.1f} % of neighbors kept, {found.champion:.1f} %"
+            )
+            emit("progress", stage="compare", message=f"{message} by the champion")
+            return found
+    return None
 
 
 def ask_old_index(

@@ -196,6 +196,22 @@ def test_without_labels_there_are_nulls_and_the_reason(workspace: Path, split: s
     assert report["old_index"] == NO_INDEX
     assert report["champion"] == ("v0.0.3" if champion else None)
     assert (report["megabytes"]["champion"] is None) is not champion
+    views = report["label_free"]  # 40 test images are too few
+    assert (views is not None and (views["split"], views["images"]) == ("train", 80)) is champion
+
+
+def test_without_labels_views_of_test_images_judge_where_there_are_enough(tmp_path: Path) -> None:
+    root = write_prepared(tmp_path, train=20, test=60, labeled=0)
+    put_bundle(root / "models" / "bundle", mixing(1), CANDIDATE)
+    put_champion(root, mixing(1), CANDIDATE)
+    views = compared(root)["label_free"]
+    assert (views["split"], views["images"]) == ("test", 60)
+    assert (views["difference"], views["standard_error"]) == (0, 0)
+    assert 0 < views["candidate"] == views["champion"] < 100
+
+
+def test_with_labels_no_views_are_judged(done: Path) -> None:
+    assert read(done)["label_free"] is None
 
 
 def another_version(workspace: Path) -> None:
