@@ -234,6 +234,14 @@ class CompareReport(Report):
     megabytes: Megabytes
     label_free: LabelFree | None = None  # only without labels
 
+    @property
+    def unjudged(self) -> str | None:
+        """Why nothing says how good the candidate is; None where labels do, or views in place of labels."""
+        if self.knn.candidate is not None or self.label_free is not None:
+            return None
+        advice = f"; to compare it with {self.champion} without labels, have 50 images" if self.champion else ""
+        return f"UNJUDGED: nothing says how good this encoder is: {self.reason}{advice}"
+
 
 @dataclass(frozen=True)
 class LatencyReport(Report):

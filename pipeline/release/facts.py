@@ -119,6 +119,13 @@ def card(version: Facts, model_card: str) -> str:
 def comparison(version: Facts) -> str:
     """The candidate compared with the champion on the same test images, as a Markdown table."""
     compare = version.compare
+    if compare and (unjudged := compare.unjudged):
+        return f"{unjudged}."
+    if compare and (views := compare.label_free):
+        return (
+            f"Without labels: two views of an image have {views.candidate:.2f} % of their neighbors in common, "
+            f"{views.champion:.2f} % with {compare.champion}, on {views.images} images."
+        )
     if compare is None or compare.champion is None:
         return f"Not applicable: {(compare.reason if compare else None) or 'there was no champion to compare with'}."
     lines = [

@@ -31,6 +31,7 @@ from pipeline.release.registry import Registry
 from pipeline.release.releases import Releases, locked_releases, open_releases
 from pipeline.release.versions import STAGE, History, Version
 from pipeline.workspace import Workspace
+from simclr_core.reports import CompareReport, known
 
 keep_callable(__name__)
 
@@ -81,6 +82,8 @@ def release(workspace: Workspace, passed: Collection[str] = ()) -> Released:
             pretrained = identity(workspace.root / PRETRAINED)
             _refuse_rejected(releases.registry, pretrained, passed)
             history, notes = register(releases, bundle, pretrained)
+            compare = known(workspace.root, CompareReport)
+            notes += (compare.unjudged,) if compare and compare.unjudged else ()
         before = history.current
         version = history.of_bundle(bundle)
         assert version is not None

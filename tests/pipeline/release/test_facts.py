@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 
 from pipeline.errors import ReleaseError
 from pipeline.git import Git
-from pipeline.release.facts import facts, reports
+from pipeline.release.facts import Facts, comparison, facts, reports
 from pipeline.release.versions import read_history
+from simclr_core.reports import LabelFree, Paired
+from tests.reports import COMPARE
 
 ARTIFACT = "simclr-encoder"
 
@@ -78,3 +81,17 @@ def test_facts_of_many_versions_take_no_more_processes_than_those_of_one(
     assert [about["odd"] for about in reports(git, [about.commit for about in found])] == [
         {"megabytes": number} for number in range(1, 6)
     ]
+
+
+@pytest.mark.parametrize(
+    ("champion", "views", "said"),
+    [
+        (None, None, "UNJUDGED: nothing says how good this encoder is: no labels."),
+        ("v0.0.1", None, "UNJUDGED: nothing says how good this encoder is: no labels; to compare it with v0.0.1 "),
+        ("v0.0.1", LabelFree(900, "test", 41.5, 40.0, 1.5, 0.4), "Without labels: two views of an image have 41.50 % "),
+    ],
+)
+def test_the_card_says_what_is_known_without_labels(champion: str | None, views: LabelFree | None, said: str) -> None:
+    compare = replace(COMPARE, champion=champion, reason="no labels", knn=Paired(), probe=Paired(), label_free=views)
+    version = Facts(ARTIFACT, "v0.0.2", "c", "runs/b", "b", "today", champion, None, {}, compare)
+    assert comparison(version).startswith(said)

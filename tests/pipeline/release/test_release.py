@@ -49,6 +49,17 @@ def test_the_first_release_reaches_registry_git_and_remotes(computed: Workspace,
     assert "# Encoder 1" in card
 
 
+def test_what_neither_labels_nor_views_have_judged_is_released_as_unjudged(computed: Workspace) -> None:
+    stage = computed.root / "stage.py"
+    known, unknown = '"candidate": 70.0, "champion": 69.0', '"candidate": None, "champion": None'
+    stage.write_text(stage.read_text().replace(known, unknown))
+    dvc(computed.root, "repro", "--force", "--single-item", "compare")
+    done = release(computed)
+    assert [note.partition(":")[0] for note in done.notes] == ["UNJUDGED"]
+    assert done.notes[0] in str(done)
+    assert done.notes[0] in (computed.root / "registry" / "releases" / "v0.0.1.md").read_text()
+
+
 def test_gto_and_dvc_read_the_tags(released: Workspace, tmp_path: Path) -> None:
     def serving() -> str:
         done = subprocess.run(
