@@ -1,5 +1,6 @@
 """From a folder of raw images to an encoder in production: what chains, gates, releases and watches the stages."""
 
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,13 +13,12 @@ for _name in ("deploy", "simclr_core"):
             f"{_ours}; rename the other one, take its folder off PYTHONPATH, or use a separate environment"
         )
 
-from deploy.moved import keep_old_names  # noqa: E402
+from deploy.moved import MovedModules, keep_old_names  # noqa: E402
 
 keep_old_names(
     "pipeline",
     {
         "cli": "quarantine_cli:quarantine release_cli:release status demo summary",
-        "gates": "paired_test:paired_comparison",
         "ingest": "sources stamps raw",
         "maintenance": "doctor fsck integrity storage",
         "recipes": "recipe",
@@ -28,4 +28,8 @@ keep_old_names(
         "ui": "services health web web_answers guard",
         "validation": "quarantine",
     },
+)
+STATISTICS = "simclr_core.evaluation.paired_comparison"
+sys.meta_path.append(
+    MovedModules(dict.fromkeys(("pipeline.paired_test", "pipeline.gates.paired_comparison"), STATISTICS))
 )

@@ -211,10 +211,35 @@ class RetrainingConfig(Block):
 
 
 class GatesConfig(Block):
-    """What a candidate must show before it replaces the champion. Losses are percentage points of top-1 accuracy."""
+    """What a candidate must show before it is released. Gains and losses are percentage points of top-1 accuracy."""
 
     confidence: float = Field(
-        default=0.95, ge=0.5, lt=1, description="confidence of the one-sided paired test against the champion"
+        default=0.95, ge=0.5, lt=1, description="confidence of the one-sided tests on the same test images"
+    )
+    power: float = Field(
+        default=0.8,
+        ge=0.5,
+        lt=1,
+        description="probability with which a test has to find a difference. An undecided gate says which difference "
+        "the test images would show that often, and how many images would settle it",
+    )
+    abstain: Literal["refuse", "warn"] = Field(
+        default="refuse",
+        description="what follows if the test images are too few to decide. That is whether the encoder is better than "
+        "its baselines, and no worse than the champion; with warn, it is released, and the release says so",
+    )
+    baselines: tuple[Literal["random_init", "pixels", "majority", "start"], ...] = Field(
+        default=("random_init", "pixels", "majority", "start"),
+        strict=False,
+        description="what has to be beaten. These are random weights, raw pixels, the answer that is "
+        "most frequent, and the weights that pretraining began with, if they are measured",
+    )
+    min_gain: float = Field(
+        default=2.0,
+        gt=0,
+        le=100,
+        description="smallest gain over a baseline that matters, in percentage points. An encoder that is shown to "
+        "gain less, and not shown to gain anything, is refused",
     )
     release_if: Literal["not_worse", "better"] = Field(
         default="not_worse",
@@ -232,7 +257,9 @@ class GatesConfig(Block):
         default=3.0,
         ge=0,
         le=100,
-        description="largest loss of fine-tuned accuracy beyond both intervals, in percentage points",
+        description="largest loss of fine-tuned accuracy, in percentage points. A larger one to the champion is "
+        "refused when it is shown beyond chance, as is any to training from scratch; one that is neither shown nor "
+        "ruled out is a warning",
     )
     max_latency_milliseconds: float | None = Field(
         default=None, gt=0, description="largest median time for one image, in milliseconds; null: no limit"

@@ -142,7 +142,8 @@ def minimums(images: Images, params: Params, released: bool) -> Iterator[Minimum
     if released and tested:
         refused = (
             f"even a candidate that answers exactly as the champion does cannot show that it loses no more than "
-            f"{params.gates.max_loss:g} points (gates.max_loss), and is refused; add test images or raise that limit"
+            f"{params.gates.max_loss:g} points (gates.max_loss), and gates.abstain decides; add test images or raise "
+            "that limit"
         )
         least = images_for_proof(params.gates.max_loss / 100, params.gates.confidence)
         yield Minimum("labeled test image", tested, least, "the gate representation", refused)
@@ -171,7 +172,7 @@ def _drift(images: Images, params: Params, released: bool) -> Iterator[Minimum]:
 def images_for_proof(max_loss: float, confidence: float) -> int:
     """The fewest test images on which an encoder that never disagrees with the champion passes ``representation``.
 
-    Its lower bound is then -z² / (n + z²) (``gates.paired_comparison``). 0 where no number is enough.
+    Its lower bound is then -z² / (n + z²) (``simclr_core.evaluation.paired_comparison``). 0 where no number is enough.
     """
     square = NormalDist().inv_cdf(confidence) ** 2
     return math.floor(square * (1 / max_loss - 1)) + 1 if max_loss else 0

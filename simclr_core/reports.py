@@ -76,6 +76,17 @@ class Accuracies:
 
 
 @dataclass(frozen=True)
+class PairedCounts:
+    """Of the test images, how many the trained encoder alone classifies rightly, and how many the baseline alone.
+
+    One count for each repetition: of random weights, for each draw; of fine-tuning, for each seed.
+    """
+
+    trained_only: tuple[int, ...]
+    baseline_only: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class LinearEvalReport(Report):
     path: ClassVar[str] = "reports/linear_eval.json"
 
@@ -86,6 +97,8 @@ class LinearEvalReport(Report):
     test_images: int
     classes: int
     reason: str | None
+    majority_class: float | None = None  # who answers every test image with the most frequent class of the labels
+    paired: dict[str, dict[str, PairedCounts]] = field(default_factory=dict)  # by classifier (knn, probe), by baseline
 
 
 @dataclass(frozen=True)
@@ -104,6 +117,8 @@ class FinetuneReport(Report):
     top1_per_seed: tuple[float, ...]
     scratch_top1_per_seed: tuple[float, ...]
     reason: str | None
+    test_images: int | None = None
+    paired: PairedCounts | None = None  # with training from scratch, one count for each seed
 
     @property
     def file(self) -> str:

@@ -23,6 +23,7 @@ from simclr_core.reports import (
     Megabytes,
     OldIndex,
     Paired,
+    PairedCounts,
     PretrainReport,
     ServedAccuracy,
     VariantReport,
@@ -61,6 +62,19 @@ LINEAR_EVAL = LinearEvalReport(
     test_images=2000,
     classes=10,
     reason=None,
+    majority_class=10.0,
+    paired={
+        "knn": {
+            "random_init": PairedCounts((400, 420, 360), (140, 150, 130)),
+            "pixels": PairedCounts((300,), (200,)),
+            "majority": PairedCounts((1500,), (44,)),
+        },
+        "probe": {
+            "random_init": PairedCounts((300, 310, 290), (200, 190, 210)),
+            "pixels": PairedCounts((250,), (180,)),
+            "majority": PairedCounts((1250,), (50,)),
+        },
+    },
 )
 FINETUNE = FinetuneReport(
     fraction="0.01",
@@ -73,6 +87,8 @@ FINETUNE = FinetuneReport(
     top1_per_seed=(69.5, 70.5),
     scratch_top1_per_seed=(59.0, 61.0),
     reason=None,
+    test_images=2000,
+    paired=PairedCounts((310, 300), (100, 110)),
 )
 EXPORT = ExportReport(
     images=64,

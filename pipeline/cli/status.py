@@ -18,7 +18,7 @@ from pipeline.workspace import Workspace
 from simclr_core import reports
 from simclr_core.reports import ExportReport, LinearEvalReport
 
-OUTCOMES = ("passed", "refused", "not applicable")
+OUTCOMES = ("passed", "refused", "undecided", "not applicable")
 
 
 def describe_workspace(workspace: Workspace) -> str:
@@ -64,7 +64,7 @@ def describe_gates(workspace: Workspace) -> list[str]:
     names = {outcome: [name for name in found if found[name].outcome == outcome] for outcome in OUTCOMES}
     said = [f"{outcome}: {', '.join(names[outcome])}" for outcome in OUTCOMES if names[outcome]]
     lines = [f"gates      {'; '.join(said)}"] if said else []
-    return lines + [f"{name}: {found[name].description}" for name in names["refused"]]
+    return lines + [f"{name}: {found[name].description}" for name in (*names["refused"], *names["undecided"])]
 
 
 def describe_contradictions(workspace: Workspace) -> list[str]:

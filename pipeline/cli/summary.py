@@ -64,7 +64,7 @@ class Summary:
     finetune: dict[str, FineTuning]  # by share of the labels
     onnx: Onnx
     bundle: str | None
-    gates: dict[str, str]  # by name: passed, refused, not applicable, or not judged
+    gates: dict[str, str]  # by name: passed, refused, undecided, not applicable, or not judged
     seconds: dict[str, float | None]  # by stage
 
 

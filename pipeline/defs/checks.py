@@ -1,10 +1,11 @@
 """The gates as Dagster checks, in the order in which a candidate meets them; those against the champion come last.
 
-Each is a separate check rather than part of a stage, so that it can be repeated without computing anything, and also
-holds when DVC skips the stage.
+They are checks rather than parts of a stage, so that they can be repeated without computing anything, and also hold
+when DVC skips the stage.
 """
 
 import inspect
+from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
@@ -39,24 +40,32 @@ def check_result(
     )
 
 
-def blocking_check(asset: str, gate: Gate, rejects: bool = True) -> dg.AssetChecksDefinition:
-    """Make a blocking check of the asset at this path out of a gate, whose docstring is what the UI says of it.
+def blocking_checks(asset: str, gates: Sequence[Gate]) -> dg.AssetChecksDefinition:
+    """Make blocking checks of the asset at this path out of gates, whose docstrings are what the UI says of them.
 
-    With ``rejects``, a verdict against the candidate is recorded in the registry.
+    They share a step: Dagster ends ``simclr run`` at the first step that fails, and every gate is to be asked.
     """
-    name = gate.__name__
+    key = asset_key(asset)
+    specs = [
+        dg.AssetCheckSpec(gate.__name__, asset=key, description=inspect.getdoc(gate), blocking=True) for gate in gates
+    ]
 
-    @dg.asset_check(name=name, asset=asset_key(asset), description=inspect.getdoc(gate), blocking=True, pool=POOL)
-    def check(context: dg.AssetCheckExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.AssetCheckResult:
-        verdict = judge(gate, Evidence(workspace))
-        if verdict.judged and not verdict.passed:
-            unfinished.end(workspace)  # of this candidate
-            if rejects:
+    @dg.multi_asset_check(name=f"gates_{'_'.join(key.path)}".replace("-", "_"), specs=specs, pool=POOL)
+    def checks(
+        context: dg.AssetCheckExecutionContext, workspace: dg.ResourceParam[Workspace]
+    ) -> Iterator[dg.AssetCheckResult]:
+        evidence = Evidence(workspace)
+        for gate in gates:
+            name, verdict = gate.__name__, judge(gate, evidence)
+            stops = verdict.judged and not verdict.passed and verdict.severity == "error"
+            if stops:
+                unfinished.end(workspace)  # of this candidate
+            if stops and gate is not data_contract:  # before which there is no candidate
                 _reject(context, workspace, name, verdict)
-        context.log.info(f"{name}: {verdict}")
-        return check_result(verdict)
+            context.log.info(f"{name}: {verdict}")
+            yield check_result(verdict, key, name)
 
-    return check
+    return checks
 
 
 @dg.asset_check(
@@ -70,7 +79,10 @@ def drift_check(workspace: dg.ResourceParam[Workspace]) -> dg.AssetCheckResult:
     return check_result(embedding_drift(Evidence(workspace)))
 
 
-GATES = tuple(blocking_check(asset, gate, rejects=gate is not data_contract) for gate, asset in all_gates.GATES.items())
+GATES = tuple(
+    blocking_checks(asset, [gate for gate, about in all_gates.GATES.items() if about == asset])
+    for asset in dict.fromkeys(all_gates.GATES.values())
+)
 
 
 def _reject(context: dg.AssetCheckExecutionContext, workspace: Workspace, gate: str, verdict: Verdict) -> None:

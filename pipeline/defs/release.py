@@ -150,14 +150,14 @@ JOBS = (promote, rollback, release_list, release_diff)
 
 
 def _passed(context: dg.AssetExecutionContext) -> set[str]:
-    """The gates whose last word in this run, or in the one that it continues, was that the candidate passes."""
+    """The gates that, by their last word in this run or in the one that it continues, do not stop the candidate."""
     runs = {context.run.run_id, context.run.parent_run_id, context.run.root_run_id} - {None}
     kind = dg.DagsterEventType.ASSET_CHECK_EVALUATION
     entries = [entry for run in runs if run for entry in context.instance.all_logs(run, of_type=kind)]
     verdicts: dict[str, bool] = {}
     for entry in sorted(entries, key=lambda entry: entry.timestamp):
         check = entry.get_dagster_event().asset_check_evaluation_data
-        verdicts[check.check_name] = check.passed
+        verdicts[check.check_name] = check.passed or check.severity != dg.AssetCheckSeverity.ERROR
     return {name for name, passed in verdicts.items() if passed}
 
 

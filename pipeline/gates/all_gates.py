@@ -1,10 +1,11 @@
 """The gates in the order in which a candidate meets them, and what all of them say of the present reports."""
 
+from pipeline.gates.baselines import beats_baselines
 from pipeline.gates.champion import low_label, old_index, representation
 from pipeline.gates.costs import latency_budget, size_budget
 from pipeline.gates.data_contract import data_contract
 from pipeline.gates.evidence import Evidence
-from pipeline.gates.stages import not_collapsed, onnx_parity, probe_beats_random_init
+from pipeline.gates.stages import not_collapsed, onnx_parity
 from pipeline.gates.verdict import Gate, Verdict, judge
 from pipeline.workspace import Workspace
 from simclr_core.reports import CompareReport
@@ -12,15 +13,19 @@ from simclr_core.reports import CompareReport
 GATES: dict[Gate, str] = {
     data_contract: "data/manifest",
     not_collapsed: "models/pretrained",
-    probe_beats_random_init: "models/probe",
     onnx_parity: "models/bundle",
+    beats_baselines: CompareReport.path,
     representation: CompareReport.path,
     low_label: CompareReport.path,
     latency_budget: CompareReport.path,
     size_budget: CompareReport.path,
     old_index: CompareReport.path,
 }
-"""What each of them is about: an out of dvc.yaml."""
+"""What each of them is about: an out of dvc.yaml.
+
+What follows a failed gate does not run. Those of the last stage are all asked, so that a candidate that fails learns
+every reason at once; the others save the time of the stages that have no use without them.
+"""
 
 
 def verdicts(workspace: Workspace) -> dict[str, Verdict]:

@@ -3,14 +3,23 @@
 Thresholds are those of the block ``gates`` in params.yaml at the time of the check. What is judged is committed JSON.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from pipeline.config import GatesConfig
 from pipeline.gates.evidence import Evidence, needed
-from pipeline.gates.paired_comparison import images_needed, lower_bound, mcnemar_p_value
-from pipeline.gates.verdict import Verdict, not_applicable
+from pipeline.gates.verdict import Verdict, not_applicable, undecided
 from simclr_core.champion import Champion
 from simclr_core.errors import ReportError
+from simclr_core.evaluation.paired_comparison import (
+    Interval,
+    images_needed,
+    interval,
+    mcnemar_p_value,
+    proportion,
+    widened,
+)
 from simclr_core.reports import CompareReport, FinetuneReport, Paired, parse
 
 
@@ -25,14 +34,16 @@ class Compared:
     bound: float
     p_value: float
     images_needed: int | None  # to rule the loss out if both are equally good
+    loses: bool  # shown to be worse
 
 
 def representation(evidence: Evidence) -> Verdict:
     """Neither kNN nor a linear probe on the served embeddings loses more to the champion than is allowed.
 
     A loss of `gates.max_loss` points has to be ruled out with `gates.confidence`, by a paired test on the same test
-    images. With `release_if: better`, one of the two has to be better beyond chance as well. Without a champion, or
-    without labels, there is nothing to compare, and the check passes.
+    images; where they show no loss either, it is undecided, and `gates.abstain` says what follows.
+    With `release_if: better`, one of the two has to be better beyond chance as well. Without a champion, or without
+    labels, there is nothing to compare, and the check passes.
     """
     limits, report = evidence.limits, evidence.report(CompareReport)
     if report.reason:
@@ -63,6 +74,11 @@ def representation(evidence: Evidence) -> Verdict:
         numbers |= {f"{name}/{key}": getattr(pair, key) for key in ("candidate", "champion", "difference", "bound")}
         numbers[f"{name}/p_value"] = pair.p_value
     passed = not lost and (gained or limits.release_if == "not_worse")
+    if lost and not any(pair.loses for pair in lost):
+        blocks = limits.abstain == "refuse"
+        allowed = ", or set gates.abstain to warn" if blocks else ""
+        parts.append(f"add test images, train longer, or raise gates.max_loss{allowed}")
+        return undecided("; ".join(parts), numbers, blocks)
     if lost:
         parts.append("add test images, train longer, or raise gates.max_loss")
     elif not passed:
@@ -73,34 +89,92 @@ def representation(evidence: Evidence) -> Verdict:
 def low_label(evidence: Evidence) -> Verdict:
     """Fine-tuned on few labels, the candidate is not below training from scratch, and loses little to the champion.
 
-    Below means beyond the 95 % intervals of both means; to the champion's own result, `gates.max_low_label_loss`
-    points are allowed besides. Without labels there is nothing to compare, and the check passes.
+    A loss is refused when it is shown with `gates.confidence`: any to training from scratch, paired by seed and test
+    image; more than `gates.max_low_label_loss` points to the champion. Intervals know of the test images and of the
+    spread between seeds. A loss of that many points that is neither shown nor ruled out is undecided, a warning.
+    Without labels there is nothing to compare, and the check passes.
     """
-    allowed = evidence.limits.max_low_label_loss
-    champion = evidence.report(Champion)
-    parts: list[str] = []
+    limits, champion = evidence.limits, evidence.report(Champion)
+    reports = evidence.reports(FinetuneReport)
+    known = [report for report in reports if report.top1 is not None and report.scratch_top1 is not None]
+    parts = [
+        f"no accuracies with {report.fraction} of the labels: {report.reason}"
+        for report in reports
+        if report not in known
+    ]
+    if not known:
+        return not_applicable("; ".join(parts))
+    if old := next((report for report in known if not report.paired or not report.test_images), None):
+        return undecided(f"{old.file} counts no test images in pairs; run its stage again", {}, blocks=False)
     numbers: dict[str, float] = {}
-    passed = True
-    for report in evidence.reports(FinetuneReport):
-        fraction, labels = report.fraction, report.labels
-        ours, scratch = _interval(report.top1, report.ci95), _interval(report.scratch_top1, report.scratch_ci95)
-        if ours is None or scratch is None:
-            parts.append(f"no accuracies with {fraction} of the labels: {report.reason}")
-            continue
-        theirs = _released(champion, fraction)
-        top1, high = ours[0], sum(ours)
-        passed = passed and high >= scratch[0] - scratch[1]
-        part = f"{top1:.2f} ± {ours[1]:.2f} % with {labels} labels, from scratch {scratch[0]:.2f} ± {scratch[1]:.2f} %"
-        numbers |= {f"{fraction}/top1": top1, f"{fraction}/scratch": scratch[0]}
-        if theirs is not None:
-            passed = passed and high >= theirs[0] - theirs[1] - allowed
-            part += f", {champion.version} {theirs[0]:.2f} ± {theirs[1]:.2f} % (may lose {allowed:g} points)"
-            numbers[f"{fraction}/champion"] = theirs[0]
+    outcomes: set[str] = set()
+    for report in known:
+        try:
+            losses = list(_losses(report, _released(champion, report.fraction), len(known), limits))
+        except ValueError as error:
+            raise ReportError(f"{report.file} contradicts itself: {error}") from None
+        part = f"{report.top1:.2f} % with {report.labels} labels"
+        numbers[f"{report.fraction}/top1"] = report.top1 or 0.0
+        for name, loss in losses:
+            named = "from scratch" if name == "scratch" else f"{champion.version}"
+            accuracy = (report.top1 or 0.0) - 100 * loss.gain.difference
+            part += f", {named} {accuracy:.2f} % ({100 * loss.gain.low:+.1f} to {100 * loss.gain.high:+.1f} points)"
+            numbers |= {
+                f"{report.fraction}/{name}": accuracy,
+                f"{report.fraction}/{name}/at_most": 100 * loss.gain.high,
+            }
+            outcomes.add(loss.outcome)
         parts.append(part)
-    if not passed:
-        parts.append("train longer, or raise gates.max_low_label_loss if less is enough")
-    description = "; ".join(parts)
-    return Verdict(passed=passed, description=description, numbers=numbers) if numbers else not_applicable(description)
+    allowed = f"a loss of {limits.max_low_label_loss:g} points (gates.max_low_label_loss)"
+    if "shown" in outcomes:
+        parts.append("a loss is shown; train longer, or raise gates.max_low_label_loss if less is enough")
+        return Verdict(False, "; ".join(parts), numbers)
+    if "open" in outcomes:
+        parts.append(f"{allowed} is not ruled out; more finetune.seeds or test images would settle it")
+        return undecided("; ".join(parts), numbers, blocks=False)
+    return Verdict(True, "; ".join([*parts, f"{allowed} is ruled out"]), numbers)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A gain that may be a loss, ``refused`` from where it is shown to be below that, and what is known of it."""
+
+    gain: Interval
+    refused: float
+    allowed: float
+
+    @property
+    def outcome(self) -> Literal["shown", "ruled out", "open"]:
+        if self.gain.high < self.refused:
+            return "shown"
+        return "ruled out" if self.gain.low >= -self.allowed else "open"
+
+
+def _losses(
+    report: FinetuneReport, before: FinetuneReport | None, fractions: int, limits: GatesConfig
+) -> Iterator[tuple[str, Loss]]:
+    """Compared with training from scratch, and with the champion's result on its test images of that time.
+
+    Each of the fractions may show a loss to training from scratch without there being one, so each gets its part of the
+    error that is allowed (Bonferroni). A loss to the champion has a margin, which chance alone hardly ever exceeds.
+    """
+    assert report.paired is not None
+    assert report.test_images
+    allowed, confidence = limits.max_low_label_loss / 100, 1 - (1 - limits.confidence) / fractions
+    pairs = list(zip(report.paired.trained_only, report.paired.baseline_only, strict=True))
+    per_seed = [(won - lost) / report.test_images for won, lost in pairs]
+    yield "scratch", Loss(widened(interval(report.test_images, pairs, confidence), per_seed, confidence), 0.0, allowed)
+    if before is not None:
+        ours = _accuracy(report, report.test_images, limits.confidence)
+        theirs = _accuracy(before, before.test_images or report.test_images, limits.confidence)
+        yield "champion", Loss(ours - theirs, -allowed, allowed)
+
+
+def _accuracy(report: FinetuneReport, images: int, confidence: float) -> Interval:
+    """The mean over the seeds, 0..1, with the spread that test images and seeds give it."""
+    assert report.top1 is not None
+    per_seed = [top1 / 100 for top1 in report.top1_per_seed]
+    return widened(proportion(report.top1 / 100, images, confidence), per_seed, confidence)
 
 
 def old_index(evidence: Evidence) -> Verdict:
@@ -137,29 +211,26 @@ def _compared(title: str, counts: Paired, report: CompareReport, limits: GatesCo
     names = ("candidate", "champion", "candidate_only", "champion_only")
     candidate, champion, won, lost = (needed(getattr(counts, name), report, f"{name} of {title}") for name in names)
     try:
-        bound = lower_bound(images, won, lost, limits.confidence)
+        found = interval(images, [(won, lost)], limits.confidence)
+        loses = interval(images, [(won, lost)], (1 + limits.confidence) / 2).high < 0  # one of two (Bonferroni)
     except ValueError as error:
         raise ReportError(f"{report.file} contradicts itself: {title}: {error}") from None
     return Compared(
         title,
         candidate,
         champion,
-        difference=100 * (won - lost) / images,
-        bound=100 * bound,
+        difference=100 * found.difference,
+        bound=100 * found.low,
         p_value=mcnemar_p_value(won, lost),
-        images_needed=images_needed(images, won, lost, max_loss, limits.confidence) if max_loss else None,
+        images_needed=images_needed(images, won, lost, max_loss, limits.confidence, limits.power) if max_loss else None,
+        loses=loses,
     )
 
 
-def _released(champion: Champion, fraction: str) -> tuple[float, float] | None:
-    """What the champion's report says of this share of the labels, if it has one."""
+def _released(champion: Champion, fraction: str) -> FinetuneReport | None:
+    """What the champion's report says of this share of the labels, if it has an accuracy."""
     name = f"finetune-{fraction}"
     if champion.version is None or name not in champion.reports:
         return None
     report = parse(champion.reports[name], FinetuneReport, f"{name} in {champion.file}")
-    return _interval(report.top1, report.ci95)
-
-
-def _interval(top1: float | None, width: float | None) -> tuple[float, float] | None:
-    """Mean top-1 and half the width of its interval, 0 for a single seed; None without labels."""
-    return None if top1 is None else (top1, width or 0.0)
+    return report if report.top1 is not None else None

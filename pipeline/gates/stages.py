@@ -1,14 +1,12 @@
 """The gates on single stages: what each has to show before the next one is worth its time."""
 
-from statistics import fmean
-
 from deploy.plural import counted
 from pipeline.gates.evidence import Evidence
 from pipeline.gates.verdict import Verdict, not_applicable, not_judged
 from pipeline.reports import EmbeddingDriftReport
 from simclr_core.errors import ReportError
 from simclr_core.evaluation.fewest import PARITY_IMAGES
-from simclr_core.reports import ExportReport, LinearEvalReport, PretrainReport
+from simclr_core.reports import ExportReport, PretrainReport
 
 FEWEST_TO_DIFFER = 3  # two have an effective rank of 2 at most, little above that of a collapsed network
 
@@ -33,30 +31,6 @@ def not_collapsed(evidence: Evidence) -> Verdict:
         passed=report.finite and not report.collapsed,
         description=description,
         numbers={"effective_rank": rank, "feature_std": deviation},
-    )
-
-
-def probe_beats_random_init(evidence: Evidence) -> Verdict:
-    """A linear probe on the features classifies better than one on the features of the same network before training.
-
-    Compared is the mean over the label fractions, steadier than any one of them. Without labels there is nothing to
-    compare, and the check passes.
-    """
-    report = evidence.report(LinearEvalReport)
-    ours, random = report.simclr.linear_top1, report.random_init.linear_top1
-    both = ((ours[fraction], random.get(fraction)) for fraction in ours)
-    pairs = [(one, other) for one, other in both if one is not None and other is not None]
-    if not pairs:
-        return not_applicable(report.reason or "no accuracies")
-    trained, untrained = map(fmean, zip(*pairs, strict=True))
-    if trained == untrained == 100:
-        return not_applicable("the network before training classifies every test image correctly, too; add harder ones")
-    advice = "" if trained > untrained else "; train longer, or look at reports/curves.png and augmentations.png"
-    return Verdict(
-        passed=trained > untrained,
-        description=f"a linear probe classifies {trained:.2f} % of the test images correctly with the trained features,"
-        f" and {untrained:.2f} % with those of the network before training{advice}",
-        numbers={"simclr": trained, "random_init": untrained, "gain": trained - untrained},
     )
 
 

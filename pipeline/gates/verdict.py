@@ -14,7 +14,8 @@ class Verdict:
 
     ``numbers`` may hold anything that JSON can. A warning that does not pass stops nothing. Where ``judged`` is False,
     the evidence was missing or broken, which is not evidence against the candidate. Where ``applicable`` is False,
-    there is nothing that this gate could judge: it passes, and the description says why.
+    there is nothing that this gate could judge: it passes, and the description says why. Where ``undecided``, there is
+    evidence, and too little of it: the description says what would settle it.
     """
 
     passed: bool
@@ -23,10 +24,13 @@ class Verdict:
     severity: Literal["error", "warning"] = "error"
     judged: bool = True
     applicable: bool = True
+    undecided: bool = False
 
     @property
-    def outcome(self) -> Literal["passed", "refused", "not applicable", "not judged"]:
+    def outcome(self) -> Literal["passed", "refused", "undecided", "not applicable", "not judged"]:
         """The verdict in a word or two, the same wherever people see it."""
+        if self.undecided:
+            return "undecided"
         if not self.applicable:
             return "not applicable"
         if not self.judged:
@@ -62,3 +66,12 @@ def not_judged(
 ) -> Verdict:
     """The verdict where the evidence is missing or broken."""
     return Verdict(passed=False, description=description, numbers=numbers or {}, severity=severity, judged=False)
+
+
+def undecided(description: str, numbers: Mapping[str, Any], blocks: bool) -> Verdict:
+    """The verdict where the evidence shows neither that the candidate is good enough nor that it is not.
+
+    Args:
+        blocks: whether it stops the release; otherwise it is a warning.
+    """
+    return Verdict(False, description, numbers, "error" if blocks else "warning", undecided=True)

@@ -12,13 +12,13 @@ from typing import Any
 from deploy.images.preprocess import MOST_PIXELS
 from deploy.plural import counted
 from pipeline.config import GatesConfig, ValidateConfig
-from pipeline.gates.paired_comparison import images_needed
 from pipeline.preflight import Images
 from pipeline.proposal.collection import Collection
 from pipeline.proposal.glance import SIDES
 from pipeline.proposal.machine import Machine
 from pipeline.recipes.recipe import DEFAULT
 from simclr_core.evaluation.fewest import FINETUNE_STEPS
+from simclr_core.evaluation.paired_comparison import images_needed
 
 # Detail: a resolution is enough when in nine of ten images this share of the brightness' variance, at most, is lost.
 MOST_LOST = 0.15

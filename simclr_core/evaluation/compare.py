@@ -26,7 +26,7 @@ from simclr_core.champion import champion_bundle, read_champion
 from simclr_core.config import CompareConfig
 from simclr_core.data.shards import ShardedImages, read_card
 from simclr_core.evaluation.embeddings import embed
-from simclr_core.evaluation.images import EvaluationImages, missing_labels
+from simclr_core.evaluation.images import Answers, EvaluationImages, missing_labels
 from simclr_core.evaluation.knn import knn_predict, nearest
 from simclr_core.evaluation.label_free import MOST_IMAGES, compare_without_labels
 from simclr_core.evaluation.linear_probe import fit_probe, ranked_classes
@@ -45,14 +45,6 @@ class Embedded:
 
     train: NDArray[np.float32]
     test: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Which of the test images each classifier on one encoder's embeddings gets right: bool [n]."""
-
-    knn: NDArray[np.bool_]
-    probe: NDArray[np.bool_]
 
 
 def run(workspace: Path) -> None:

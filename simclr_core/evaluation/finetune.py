@@ -41,7 +41,7 @@ from simclr_core.data.subsets import subset
 from simclr_core.errors import CheckpointError, LabelError, NonFiniteFeaturesError
 from simclr_core.evaluation.features import extract
 from simclr_core.evaluation.fewest import FINETUNE_STEPS
-from simclr_core.evaluation.images import EvaluationImages, missing_labels, random_encoder
+from simclr_core.evaluation.images import EvaluationImages, count_pairs, missing_labels, random_encoder
 from simclr_core.model.encoder import Encoder
 from simclr_core.model.model_directory import Model, load_model, save_model
 from simclr_core.model.projection_head import build_projection_head, first_layers
@@ -126,7 +126,7 @@ def run(workspace: Path, fraction: str) -> None:
             trained.append(network)
             emit("progress", stage=stage, message=f"seed {seed}, {start}: training loss {loss:.3f}")
 
-    pretrained, scratch = ([] if reason else top1_accuracies(one, test, model) for one in networks.values())
+    pretrained, scratch = ([] if reason else right_answers(one, test, model) for one in networks.values())
     report = describe(fraction, labels, config.seeds, pretrained, scratch, reason)
     with publish(workspace / "models" / "finetuned" / fraction, replace=True) as work:
         settings = {**config.model_dump(), "fraction": fraction, "seed": config.seeds[0], "steps": steps}
@@ -210,37 +210,40 @@ def few_label_augmentation(card: dict[str, Any], crop_scale: tuple[float, float]
     return Augmentation(card["preprocessing"]["size"], crop_scale, flip=flip, jitter_probability=0, grayscale=0, blur=0)
 
 
-def top1_accuracies(networks: Sequence[nn.Sequential], test: EvaluationImages, model: Model) -> list[float]:
-    """Percent of the test images that each network classifies rightly; nothing without labeled test images."""
+def right_answers(networks: Sequence[nn.Sequential], test: EvaluationImages, model: Model) -> list[NDArray[np.bool_]]:
+    """Which test images [n] each network classifies rightly; nothing without labeled test images."""
     if not test.labeled or not networks:
         return []
     predicted: list[list[NDArray[np.int64]]] = [[] for _ in networks]
     for images in test.chunks(model.preprocessing):
         for network, chunks in zip(networks, predicted, strict=True):
             chunks.append(extract(network, images, model.card["mean"], model.card["std"]).argmax(axis=1))
-    return [round(100 * float(np.mean(np.concatenate(chunks) == test.labels)), 3) for chunks in predicted]
+    return [np.concatenate(chunks) == test.labels for chunks in predicted]
 
 
 def describe(
     fraction: str,
     labels: int,
     seeds: Sequence[int],
-    pretrained: Sequence[float],
-    scratch: Sequence[float],
+    pretrained: Sequence[NDArray[np.bool_]],
+    scratch: Sequence[NDArray[np.bool_]],
     reason: str | None,
 ) -> FinetuneReport:
-    """The two ways to start, by their percentages for each seed."""
+    """The two ways to start, by their answers for each seed, right or not [n]."""
+    ours, theirs = ([round(100 * float(one.mean()), 3) for one in answers] for answers in (pretrained, scratch))
     return FinetuneReport(
         fraction=fraction,
         labels=labels,
         seeds=tuple(seeds),
-        top1=round(statistics.fmean(pretrained), 3) if pretrained else None,
-        ci95=confidence_interval(pretrained),
-        scratch_top1=round(statistics.fmean(scratch), 3) if scratch else None,
-        scratch_ci95=confidence_interval(scratch),
-        top1_per_seed=tuple(pretrained),
-        scratch_top1_per_seed=tuple(scratch),
+        top1=round(statistics.fmean(ours), 3) if ours else None,
+        ci95=confidence_interval(ours),
+        scratch_top1=round(statistics.fmean(theirs), 3) if theirs else None,
+        scratch_ci95=confidence_interval(theirs),
+        top1_per_seed=tuple(ours),
+        scratch_top1_per_seed=tuple(theirs),
         reason=reason,
+        test_images=len(pretrained[0]) if pretrained else None,
+        paired=count_pairs(zip(pretrained, scratch, strict=True)) if pretrained else None,
     )
 
 

@@ -1,7 +1,7 @@
 """What linear evaluation and fine-tuning share: the labeled images of a split, the untrained network to compare
 with."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -14,6 +14,7 @@ from simclr_core.data.dataset import evaluation_images
 from simclr_core.data.shards import UNLABELLED, ShardedImages
 from simclr_core.model.encoder import Encoder
 from simclr_core.model.model_directory import Model, fresh_encoder
+from simclr_core.reports import PairedCounts
 
 CHUNK = 2048  # images in memory at a time
 UNLABELLED_SAMPLE = 5000  # of a split without labels, to look at
@@ -44,6 +45,14 @@ class EvaluationImages:
             yield evaluation_images(self.images, self.positions[start : start + CHUNK], preprocessing)
 
 
+@dataclass(frozen=True)
+class Answers:
+    """Which of the test images each classifier on one encoder's features gets right: bool [n]."""
+
+    knn: NDArray[np.bool_]
+    probe: NDArray[np.bool_]
+
+
 def missing_labels(train: EvaluationImages, test: EvaluationImages) -> str | None:
     """Why there can be no accuracies, and what to do; None if there can."""
     if not train.labeled:
@@ -63,3 +72,9 @@ def random_encoder(model: Model, seed: int) -> Encoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return fresh_encoder(model.card)
+
+
+def count_pairs(pairs: Iterable[tuple[NDArray[np.bool_], NDArray[np.bool_]]]) -> PairedCounts:
+    """For each pair (trained, baseline) of answers, right or not [n], how many images one of them alone has right."""
+    counts = [(int(np.sum(trained & ~other)), int(np.sum(other & ~trained))) for trained, other in pairs]
+    return PairedCounts(tuple(won for won, _ in counts), tuple(lost for _, lost in counts))

@@ -1,10 +1,11 @@
-"""Linear evaluation: what the frozen features are worth, compared with those of a random encoder and raw pixels.
+"""Linear evaluation: what the frozen features are worth, compared with a random encoder, raw pixels, and guessing.
 
     python -m simclr_core linear_eval        in a workspace, after pretrain
 
 For every share of the labels a multinomial logistic regression is fitted on cached features (SimCLR, section B.8) and
 tested on the test split; cosine kNN has every labeled training image in its bank. Nothing is chosen by its test
-accuracy. Writes ``models/probe``, the classifier that a bundle ships, and to ``reports/``: linear_eval.json, the
+accuracy. How often one encoder alone is right is counted image by image, so that gates can tell a difference from
+chance. Writes ``models/probe``, the classifier that a bundle ships, and to ``reports/``: linear_eval.json, the
 confusion matrix of that classifier, a picture of nearest neighbors, and a map of the embeddings.
 """
 
@@ -13,7 +14,7 @@ import io
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -30,16 +31,17 @@ from simclr_core.data.dataset import require_pixels
 from simclr_core.data.shards import ShardedImages, read_card
 from simclr_core.evaluation.embedding_map import save_map
 from simclr_core.evaluation.features import extract
-from simclr_core.evaluation.images import EvaluationImages, missing_labels, random_encoder
-from simclr_core.evaluation.knn import knn_accuracy, nearest
+from simclr_core.evaluation.images import Answers, EvaluationImages, count_pairs, missing_labels, random_encoder
+from simclr_core.evaluation.knn import knn_predict, nearest
 from simclr_core.evaluation.linear_probe import Probe, fit_probe, ranked_classes, save_probe
 from simclr_core.model.encoder import Encoder
 from simclr_core.model.model_directory import Model, load_model
 from simclr_core.params import read_block
 from simclr_core.reporter import emit, record_timing
-from simclr_core.reports import Accuracies, LinearEvalReport
+from simclr_core.reports import Accuracies, LinearEvalReport, PairedCounts
 
 PIXEL_SIDE = 32  # raw pixels are averaged down to at most this side
+RANDOM_INIT = "random_init"
 RANDOM_ENCODERS = 3  # the baseline is their mean: kNN on one draw of the demo's encoder swings by four points
 QUERIES, NEIGHBORS = 8, 6  # rows and columns of the picture of neighbors
 
@@ -62,9 +64,10 @@ def run(workspace: Path) -> None:
         print(f"linear_eval: no accuracies: {reason}", file=sys.stderr)
 
     emit("start", stage="linear_eval", message=f"features of {len(train.labels) + len(test.labels)} images")
-    random_encoders = {f"random_init {n}": random_encoder(model, config.seed + n) for n in range(RANDOM_ENCODERS)}
+    random_encoders = {f"{RANDOM_INIT} {n}": random_encoder(model, config.seed + n) for n in range(RANDOM_ENCODERS)}
     encoders = {"simclr": model.encoder, **random_encoders}
     bank, queries = (feature_sets(split, encoders, model) for split in (train, test))
+    answers: dict[str, Answers] = {}
     accuracies: dict[str, Accuracies] = {}
     probes: dict[str, list[Probe]] = {}
     for name, features in bank.items():
@@ -72,10 +75,15 @@ def run(workspace: Path) -> None:
             fit_probe(features, train.labels, train.keys, len(card.classes), fraction, config.l2_count, config.seed)
             for fraction in config.fractions
         ]
-        knn = knn_top1(features, train, queries[name], test, config.knn_neighbours, config.knn_temperature)
         unknown: dict[str, float | None] = dict.fromkeys(config.fractions)
-        linear = (unknown, unknown) if reason else linear_accuracies(probes[name], queries[name], test)
-        accuracies[name] = Accuracies(knn, *linear)
+        accuracies[name] = Accuracies(None, unknown, unknown)
+        if not reason:
+            votes = (len(card.classes), config.knn_neighbours, config.knn_temperature)
+            nearest_class = knn_predict(features, train.labels, queries[name], *votes)
+            best_class = ranked_classes(_largest(probes[name]), queries[name])[:, 0]
+            answers[name] = Answers(nearest_class == test.labels, best_class == test.labels)
+            linear = linear_accuracies(probes[name], queries[name], test)
+            accuracies[name] = Accuracies(_percent(answers[name].knn), *linear)
         emit("progress", stage="linear_eval", message=f"{name}: {_summary(accuracies[name])}")
     report = LinearEvalReport(
         simclr=accuracies["simclr"],
@@ -85,9 +93,11 @@ def run(workspace: Path) -> None:
         test_images=test.labeled,
         classes=len(card.classes),
         reason=reason,
+        majority_class=None if reason else _percent(majority_right(train, test)),
+        paired={} if reason else pair_with_baselines(answers, majority_right(train, test)),
     )
 
-    largest = max(probes["simclr"], key=lambda probe: Fraction(probe.fraction))
+    largest = _largest(probes["simclr"])
     save_probe(workspace / "models" / "probe", largest, card.classes, report.simclr, card.digest)
     predicted = ranked_classes(largest, queries["simclr"])[: test.labeled, :1].flatten()
     save_confusion(pictures, test.labels[: len(predicted)], predicted, card.classes)
@@ -148,19 +158,38 @@ def linear_accuracies(
     return top1, top5
 
 
-def knn_top1(
-    bank: NDArray[np.float32],
-    train: EvaluationImages,
-    queries: NDArray[np.float32],
-    test: EvaluationImages,
-    neighbors: int,
-    temperature: float,
-) -> float | None:
-    """Percent of the test images that all labeled training images classify rightly."""
-    if missing_labels(train, test):
-        return None
-    classes = 1 + int(max(train.labels.max(), test.labels.max()))
-    return round(knn_accuracy(bank, train.labels, queries, test.labels, classes, neighbors, temperature), 3)
+def majority_right(train: EvaluationImages, test: EvaluationImages) -> NDArray[np.bool_]:
+    """Which test images [n] are of the class that most labeled training images are of; the first one of several."""
+    known = train.labels[train.labels >= 0]
+    right: NDArray[np.bool_] = test.labels == np.bincount(known).argmax()
+    return right
+
+
+def pair_with_baselines(
+    answers: Mapping[str, Answers], majority: NDArray[np.bool_]
+) -> dict[str, dict[str, PairedCounts]]:
+    """By classifier and baseline, how many test images the trained encoder alone gets right, and the baseline alone."""
+    draws = [name for name in answers if name.startswith(RANDOM_INIT)]
+
+    def against(trained: NDArray[np.bool_], others: Mapping[str, NDArray[np.bool_]]) -> dict[str, PairedCounts]:
+        return {
+            RANDOM_INIT: count_pairs((trained, others[draw]) for draw in draws),
+            "pixels": count_pairs([(trained, others["pixels"])]),
+            "majority": count_pairs([(trained, majority)]),
+        }
+
+    return {
+        "knn": against(answers["simclr"].knn, {name: one.knn for name, one in answers.items()}),
+        "probe": against(answers["simclr"].probe, {name: one.probe for name, one in answers.items()}),
+    }
+
+
+def _largest(probes: Sequence[Probe]) -> Probe:
+    return max(probes, key=lambda probe: Fraction(probe.fraction))
+
+
+def _percent(right: NDArray[np.bool_]) -> float:
+    return round(100 * float(right.mean()), 3)
 
 
 def save_confusion(

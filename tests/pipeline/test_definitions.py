@@ -98,7 +98,7 @@ def test_every_gate_blocks(workspace: Workspace) -> None:
     assert gates == {
         "data_contract",
         "not_collapsed",
-        "probe_beats_random_init",
+        "beats_baselines",
         "onnx_parity",
         "representation",
         "low_label",

@@ -30,7 +30,14 @@ PARAMS = TINY_PARAMS | {
     "retraining": {"min_new_images": 40, "min_new_images_after_drift": 20, "quiet_minutes": 0},
     # Eighty test images cannot rule out a small loss; the latencies of tiny models on a busy machine need a wide
     # budget.
-    "gates": {"max_loss": 50.0, "max_low_label_loss": 10.0, "max_latency_ratio": 100.0},
+    # Four epochs on so few images of simple shapes gain something over random weights, and not over pixels.
+    "gates": {
+        "max_loss": 50.0,
+        "max_low_label_loss": 10.0,
+        "max_latency_ratio": 100.0,
+        "baselines": ["random_init"],
+        "abstain": "warn",
+    },
 }
 
 
@@ -134,7 +141,7 @@ def test_five_batches_and_a_rollback(workspace: Workspace, instance: dg.DagsterI
     assert open_registry(workspace).current() == "v0.0.3"
     assert open_registry(workspace).versions() == ["v0.0.1", "v0.0.2", "v0.0.3"]
     (rejected,) = open_registry(workspace).rejections()
-    assert rejected.gate in {"probe_beats_random_init", "low_label"}  # its numbers are those of a guess
+    assert set(rejected.gate.split(", ")) & {"beats_baselines", "low_label"}  # its numbers are those of a guess
     assert "fix the cause and start `retrain`" in str(month.tick())
 
     # Back by two versions: the old encoder serves.

@@ -8,11 +8,11 @@ import pytest
 from pipeline import params, preflight
 from pipeline.dvc.client import execute
 from pipeline.errors import ParamsError
-from pipeline.gates.paired_comparison import lower_bound
 from pipeline.ingest.ingest import ingest
 from pipeline.params import BLOCKS, Params
 from pipeline.preflight import Images
 from pipeline.workspace import Workspace
+from simclr_core.evaluation.paired_comparison import lower_bound
 from tests.conftest import draw, encode
 from tests.pipeline.conftest import put
 

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
+from pipeline.gates.baselines import beats_baselines
 from pipeline.gates.champion import low_label, old_index, representation
 from pipeline.gates.costs import latency_budget, size_budget
 from pipeline.gates.data_contract import data_contract
-from pipeline.gates.stages import not_collapsed, onnx_parity, probe_beats_random_init
+from pipeline.gates.stages import not_collapsed, onnx_parity
 from pipeline.gates.verdict import Gate
 from tests.pipeline.gates.conftest import Case
 from tests.pipeline.gates.reports import COMPARE, COMPARISON, EXPORT, LINEAR_EVAL, PRETRAIN, VALIDATION
@@ -16,7 +17,7 @@ from tests.pipeline.gates.reports import COMPARE, COMPARISON, EXPORT, LINEAR_EVA
 REPORTS = [
     (data_contract, "reports/validation.json", VALIDATION),
     (not_collapsed, "reports/pretrain.json", PRETRAIN),
-    (probe_beats_random_init, "reports/linear_eval.json", LINEAR_EVAL),
+    (beats_baselines, "reports/linear_eval.json", LINEAR_EVAL),
     (onnx_parity, "reports/export.json", EXPORT),
     (representation, COMPARISON, COMPARE),
     (size_budget, COMPARISON, COMPARE),

@@ -214,7 +214,7 @@ def test_accuracy_and_data_size_are_drawn_over_time(finished: Ui) -> None:
 
 def test_each_gate_shows_its_question_and_its_finding(finished: Ui) -> None:
     page = "/assets/reports/compare?view=checks&checkDetail=representation"
-    gates = ["latency_budget", "low_label", "old_index", "representation", "size_budget"]
+    gates = ["beats_baselines", "latency_budget", "low_label", "old_index", "representation", "size_budget"]
     shown = finished.visit(page, *gates, "This is a blocking asset check", "not applicable: no encoder has been")
     assert shown.count("Succeeded") == len(gates)
     assert "Passed" in shown

@@ -9,7 +9,7 @@ from itertools import product
 
 import pytest
 
-from pipeline.gates.paired_comparison import images_needed, lower_bound, mcnemar_p_value
+from simclr_core.evaluation.paired_comparison import images_needed, lower_bound, mcnemar_p_value
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_impossible_counts_are_refused(images: int, won: int, lost: int) -> None
 
 
 def test_it_imports_only_the_standard_library() -> None:
-    program = "import pipeline.gates.paired_comparison, sys; print(*sys.modules)"
+    program = "import simclr_core.evaluation.paired_comparison, sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert not {"numpy", "scipy", "pyarrow", "torch", "dagster"} & set(done.stdout.split())
 

@@ -1,0 +1,131 @@
+"""What an encoder has to be better than: shown, not shown, shown to be worse, and too few test images to tell."""
+
+from typing import Any
+
+import pytest
+
+from pipeline.gates.baselines import beats_baselines
+from pipeline.gates.verdict import Verdict
+from simclr_core.evaluation.paired_comparison import images_to_find, lower_bound
+from tests.pipeline.gates.conftest import Case
+from tests.pipeline.gates.reports import LINEAR_EVAL
+
+SURE = {"trained_only": [300], "baseline_only": [100]}  # of 2,000: ten points, beyond any doubt
+EVEN = {"trained_only": [200], "baseline_only": [200]}
+NAMES = ("random_init", "pixels", "majority")
+THE_NEWCOMER = {
+    # 172 images, 58 of them for testing: kNN 22.4 %, random weights 29.9 %, raw pixels 43.1 %.
+    "simclr": {"knn_top1": 22.414, "linear_top1": {"1.0": 24.138}, "linear_top5": {"1.0": 80.0}},
+    "random_init": {"knn_top1": 29.885, "linear_top1": {"1.0": 24.713}, "linear_top5": {"1.0": 80.0}},
+    "pixels": {"knn_top1": 43.103, "linear_top1": {"1.0": 41.379}, "linear_top5": {"1.0": 80.0}},
+    "labels": {"1.0": 60},
+    "test_images": 58,
+}
+
+
+def ask(case: Case, **changes: Any) -> Verdict:
+    return case.ask(beats_baselines, {"reports/linear_eval.json": LINEAR_EVAL | changes})
+
+
+def paired(**changes: Any) -> dict[str, Any]:
+    """Every comparison sure but these of kNN."""
+    sure = dict.fromkeys(NAMES, SURE)
+    return {"knn": sure | changes, "probe": sure}
+
+
+def test_it_passes_when_every_gain_is_shown_and_says_how_large_it_is_at_least(case: Case) -> None:
+    verdict = ask(case, paired=paired(pixels={"trained_only": [260], "baseline_only": [200]}))
+    assert verdict.outcome == "passed"
+    low = 100 * lower_bound(2000, 260, 200, 0.95)
+    high = -100 * lower_bound(2000, 200, 260, 0.95)
+    assert low > 0
+    assert f"kNN 82.80 % against 79.80 % of raw pixels ({low:+.1f} to {high:+.1f} points)" in verdict.description
+    assert verdict.numbers["knn/pixels/at_least"] == low
+    assert verdict.numbers["knn/pixels/gain"] == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("classifier", ["knn", "probe"])
+@pytest.mark.parametrize("baseline", NAMES)
+def test_one_gain_that_many_images_do_not_show_is_refused(case: Case, classifier: str, baseline: str) -> None:
+    counts = paired()
+    counts[classifier] = counts[classifier] | {baseline: {"trained_only": [2000], "baseline_only": [2000]}}
+    verdict = ask(case, test_images=20_000, paired=counts)
+    assert verdict.outcome == "refused"
+    assert verdict.description.startswith("no better: ")
+    assert verdict.numbers[f"{classifier}/{baseline}/gain"] == 0
+    other = [name for name in NAMES if name != baseline]
+    case.set_limits(baselines=other)
+    assert case.ask(beats_baselines).outcome == "passed"
+
+
+def test_few_images_that_show_nothing_are_undecided_and_it_says_what_would_settle_it(case: Case) -> None:
+    few = {"trained_only": [9], "baseline_only": [6]}
+    report = {"test_images": 58, "paired": paired(**dict.fromkeys(NAMES, few)) | {"probe": {}}}
+    verdict = ask(case, **report)
+    assert (verdict.outcome, verdict.passed, verdict.severity) == ("undecided", False, "error")
+    needed = images_to_find(3 / 58, 16 / 60, 0.95, 0.8)
+    assert verdict.description.endswith(
+        "58 test images show a difference of 16.9 points at 80 % power; "
+        f"about {needed} would settle one of 5.2; add test images, or set gates.abstain to warn to release it undecided"
+    )
+    case.set_limits(abstain="warn")
+    verdict = case.ask(beats_baselines)
+    assert (verdict.outcome, verdict.severity) == ("undecided", "warning")
+    assert "gates.abstain" not in verdict.description
+
+
+@pytest.mark.parametrize("abstain", ["refuse", "warn"])
+def test_the_newcomers_encoder_is_refused_with_the_right_reason(case: Case, abstain: str) -> None:
+    """It was released because the mean over the probes was 24.71 % against 24.14 %."""
+    case.set_limits(abstain=abstain)
+    random_knn = {"trained_only": [6, 7, 6], "baseline_only": [10, 11, 11]}
+    random_probe = {"trained_only": [8, 8, 9], "baseline_only": [9, 8, 9]}
+    guess = {"trained_only": [8], "baseline_only": [4]}
+    worse = {"trained_only": [3], "baseline_only": [15]}
+    counts = {
+        "knn": {"random_init": random_knn, "pixels": worse, "majority": guess},
+        "probe": {"random_init": random_probe, "pixels": worse, "majority": guess},
+    }
+    verdict = ask(case, **THE_NEWCOMER, paired=counts)
+    assert (verdict.outcome, verdict.severity) == ("refused", "error")
+    assert verdict.description.startswith("worse: kNN 22.41 % against 43.10 % of raw pixels (-")
+
+
+@pytest.mark.parametrize("abstain", ["refuse", "warn"])
+def test_a_report_without_counts_is_judged_by_its_accuracies(case: Case, abstain: str) -> None:
+    """As committed by an earlier version, whose workspace keeps running."""
+    case.set_limits(abstain=abstain)
+    old = {"paired": {}, "majority_class": None}
+    assert ask(case, **old, pixels=LINEAR_EVAL["random_init"]).outcome == "passed"
+    verdict = ask(case, **THE_NEWCOMER, **old)
+    assert (verdict.outcome, verdict.severity) == ("refused", "error")
+    assert verdict.description.startswith("worse: kNN 22.41 % against 43.10 % of raw pixels")
+    close = LINEAR_EVAL["simclr"] | {"knn_top1": 71.0, "linear_top1": {"1.0": 71.0}}
+    verdict = ask(case, **old, simclr=close, random_init=close, pixels=LINEAR_EVAL["random_init"], test_images=200)
+    assert (verdict.outcome, verdict.severity) == ("undecided", "error" if abstain == "refuse" else "warning")
+
+
+def test_a_baseline_that_leaves_nothing_to_gain_only_has_to_be_matched(case: Case) -> None:
+    perfect = {"knn_top1": 100.0, "linear_top1": {"1.0": 100.0}, "linear_top5": {"1.0": 100.0}}
+    same = {"trained_only": [0], "baseline_only": [0]}
+    everywhere = {"knn": dict.fromkeys(NAMES, same), "probe": dict.fromkeys(NAMES, same)}
+    verdict = ask(case, simclr=perfect, paired=everywhere)
+    assert verdict.outcome == "not applicable"
+    assert "classify nearly every test image correctly, too" in verdict.description
+    assert ask(case, simclr=perfect, paired=paired(random_init=same)).outcome == "passed"
+    worse = {"trained_only": [0], "baseline_only": [100]}
+    lost = LINEAR_EVAL["simclr"] | {"knn_top1": 95.0}
+    verdict = ask(case, simclr=lost, paired=paired(random_init=worse))
+    assert verdict.outcome == "refused"
+    assert "worse: kNN 95.00 % against 100.00 % of random weights" in verdict.description
+
+
+def test_without_accuracies_there_is_nothing_to_compare(case: Case) -> None:
+    verdict = ask(case, reason="no labeled test images", paired={}, test_images=0)
+    assert (verdict.outcome, verdict.description) == ("not applicable", "not applicable: no labeled test images")
+
+
+def test_impossible_counts_are_not_judged(case: Case) -> None:
+    verdict = ask(case, paired=paired(pixels={"trained_only": [1500], "baseline_only": [1500]}))
+    assert not verdict.judged
+    assert "contradicts itself" in verdict.description
