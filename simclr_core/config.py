@@ -330,3 +330,10 @@ class ExportConfig(Block):
         default=("fp32", "int8"),
         description="versions of the ONNX file; one that loses accuracy is left out. fp32 must be among them",
     )
+    max_loss: float = Field(
+        default=0.5,
+        ge=0,
+        le=100,
+        description="percentage points that a version may lose to fp32. A larger loss that a paired test shows on the "
+        "same test images leaves it out",
+    )

@@ -144,6 +144,7 @@ class VariantReport:
     knn_top1: float | None
     classifier_top1: float | None
     tolerance: dict[str, float]
+    undecided: str | None = None  # why its accuracy could not be judged
 
 
 @dataclass(frozen=True)

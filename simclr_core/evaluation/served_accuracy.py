@@ -1,5 +1,6 @@
 """What a served encoder is worth on the labeled images: by file, through onnxruntime, with the bundle's classifier."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -13,7 +14,7 @@ from simclr_core.data.shards import UNLABELLED, ShardedImages, read_card
 from simclr_core.evaluation.calibration import expected_calibration_error
 from simclr_core.evaluation.embeddings import raw_features
 from simclr_core.evaluation.images import EvaluationImages
-from simclr_core.evaluation.knn import knn_accuracy
+from simclr_core.evaluation.knn import knn_predict
 from simclr_core.reports import ClassifierResults, ClassResults, NoResults, ServedAccuracy
 
 MOST_TRAIN, MOST_TEST = 10_000, 5000  # a bound on the time; half a point is 25 test images
@@ -48,16 +49,24 @@ def served_features(encoder: Encoder, images: LabeledImages) -> Features:
     return Features(*(raw_features(encoder, split.images, split.positions) for split in (images.train, images.test)))
 
 
-def accuracies(features: Features, images: LabeledImages, head: Head | None) -> ServedAccuracy:
-    """Percent of the test images that kNN and the bundle's classifier get right; None without the labels for it."""
-    knn = classifier = None
+def right_answers(features: Features, images: LabeledImages, head: Head | None) -> dict[str, NDArray[np.bool_]]:
+    """Which test images [n] kNN and the bundle's classifier get right, by the names of ``ServedAccuracy``; without the
+    labels for it nothing."""
+    right: dict[str, NDArray[np.bool_]] = {}
     if images.test.labeled and images.train.labeled:
-        bank, queries = (features.train, images.train.labels), (features.test, images.test.labels)
-        knn = round(knn_accuracy(*bank, *queries, len(images.classes), NEIGHBORS, TEMPERATURE), 3)
+        votes = (len(images.classes), NEIGHBORS, TEMPERATURE)
+        right["knn_top1"] = (
+            knn_predict(features.train, images.train.labels, features.test, *votes) == images.test.labels
+        )
     if images.test.labeled and head:
-        right = head.probabilities(features.test).argmax(axis=1) == images.test.labels
-        classifier = round(100 * float(right.mean()), 3)
-    return ServedAccuracy(knn, classifier)
+        right["classifier_top1"] = head.probabilities(features.test).argmax(axis=1) == images.test.labels
+    return right
+
+
+def accuracies(right: Mapping[str, NDArray[np.bool_]]) -> ServedAccuracy:
+    """Percent of the test images; None where nothing is known."""
+    known = {name: round(100 * float(one.mean()), 3) for name, one in right.items()}
+    return ServedAccuracy(known.get("knn_top1"), known.get("classifier_top1"))
 
 
 def classifier_results(features: Features, images: LabeledImages, head: Head | None) -> ClassifierResults | NoResults:

@@ -29,7 +29,13 @@ from simclr_core.config import ExportConfig
 from simclr_core.data.shards import ShardedImages
 from simclr_core.errors import DatasetError, ParityError
 from simclr_core.evaluation.features import extract
-from simclr_core.evaluation.served_accuracy import LabeledImages, accuracies, classifier_results, served_features
+from simclr_core.evaluation.served_accuracy import (
+    LabeledImages,
+    accuracies,
+    classifier_results,
+    right_answers,
+    served_features,
+)
 from simclr_core.export.latency import latencies
 from simclr_core.export.model_card import license_note, model_card
 from simclr_core.export.onnx_graph import ServedEncoder, export_graph
@@ -74,9 +80,10 @@ def run(workspace: Path) -> None:
     images = LabeledImages.of(prepared)
     features = served_features(encoder, images)
     bundle = replace(bundle, head=calibrated(trained, features, images))
-    reference = accuracies(features, images, bundle.head)
+    right = right_answers(features, images, bundle.head)
+    reference = accuracies(right)
     calibration = calibration_pixels(prepared, bundle.preprocessing)
-    variants = build_variants(bundle, config.variants, calibration, pictures, images, reference)
+    variants = build_variants(bundle, config.variants, calibration, pictures, images, right, config.max_loss)
     results = classifier_results(features, images, bundle.head)
     bundle = completed(bundle, reference, results, variants)
     directory = workspace / "models" / "bundle"

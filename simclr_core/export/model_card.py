@@ -71,8 +71,9 @@ def _variants(card: dict[str, Any]) -> str:
         made = (facts.get("method", "the trained weights"), facts.get("size_ratio", 1), facts.get("cosine_mean", 1))
         cells = (name, *made, _shown(facts["knn_top1"]), _shown(facts["classifier_top1"]))
         rows.append(f"| {' | '.join(map(str, cells))} |\n")
+    open_ = [f"\n{name}: {facts['undecided']}.\n" for name, facts in card["variants"].items() if facts.get("undecided")]
     left_out = [f"\n{name} was left out: {reason}.\n" for name, reason in card["left_out"].items()]
-    return "".join(rows + left_out)
+    return "".join(rows + open_ + left_out)
 
 
 def _results(results: dict[str, Any]) -> str:

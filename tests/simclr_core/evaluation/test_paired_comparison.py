@@ -9,7 +9,18 @@ from itertools import product
 
 import pytest
 
-from simclr_core.evaluation.paired_comparison import images_needed, lower_bound, mcnemar_p_value
+from simclr_core.evaluation.paired_comparison import (
+    Interval,
+    disagreement,
+    images_needed,
+    images_to_find,
+    interval,
+    lower_bound,
+    mcnemar_p_value,
+    proportion,
+    smallest_found,
+    widened,
+)
 
 
 @pytest.mark.parametrize(
@@ -147,3 +158,72 @@ def outcomes(images: int, won_rate: float, lost_rate: float) -> Iterator[tuple[i
             ways = math.lgamma(images + 1) - math.lgamma(won + 1) - math.lgamma(lost + 1) - math.lgamma(same + 1)
             rates = ((won, won_rate), (lost, lost_rate), (same, 1 - won_rate - lost_rate))
             yield won, lost, math.exp(ways + sum(count * math.log(rate) for count, rate in rates if count))
+
+
+def test_the_interval_of_one_pair_is_tangos_and_of_several_the_mean() -> None:
+    one = interval(618, [(28, 25)], 0.95)
+    assert (round(one.low, 4), round(one.high, 4), one.difference) == (-0.0148, 0.0247, 3 / 618)
+    several = interval(618, [(28, 25), (40, 20), (30, 30)], 0.95)
+    assert several.low == pytest.approx(
+        sum(lower_bound(618, *pair, 0.95) for pair in [(28, 25), (40, 20), (30, 30)]) / 3
+    )
+    assert several.difference == pytest.approx(23 / 3 / 618)
+
+
+def test_three_equal_pairs_are_no_more_evidence_than_one() -> None:
+    assert interval(200, [(20, 10)] * 3, 0.95).low == pytest.approx(interval(200, [(20, 10)], 0.95).low)
+
+
+@pytest.mark.parametrize(
+    ("right", "images", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_the_interval_of_an_accuracy_is_the_published_score_interval(
+    right: int, images: int, low: float, high: float
+) -> None:
+    """Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I, method 3: 95 % two-sided."""
+    found = proportion(right / images, images, 0.975)
+    assert (round(found.low, 4), round(found.high, 4)) == (low, high)
+
+
+@pytest.mark.parametrize(("right", "images"), [(0.5, 0), (1.2, 10), (-0.1, 10), (math.nan, 10)])
+def test_an_accuracy_that_is_none_is_refused(right: float, images: int) -> None:
+    with pytest.raises(ValueError, match="an accuracy of"):
+        proportion(right, images, 0.95)
+
+
+def test_the_spread_between_seeds_adds_up_with_that_of_the_images() -> None:
+    """Student's t of NIST/SEMATECH 1.3.6.7.2: 2.920 for two degrees of freedom and 95 % one-sided."""
+    images = Interval(0.1, 0.07, 0.14)
+    seeds = 2.920 * 0.02 / math.sqrt(3)  # 0.08, 0.10, 0.12 have a standard deviation of 0.02
+    found = widened(images, [0.08, 0.10, 0.12], 0.95)
+    assert found.low == pytest.approx(0.1 - math.hypot(seeds, 0.03), abs=1e-5)
+    assert found.high == pytest.approx(0.1 + math.hypot(seeds, 0.04), abs=1e-5)
+    assert widened(images, [0.1], 0.95) == images
+    difference = images - Interval(0.2, 0.16, 0.23)
+    assert difference.low == pytest.approx(-0.1 - math.hypot(0.03, 0.03))
+    assert difference.high == pytest.approx(-0.1 + math.hypot(0.04, 0.04))
+
+
+@pytest.mark.parametrize(("difference", "disagreeing"), [(0.05, 0.2), (0.02, 0.15), (0.1, 0.3)])
+def test_with_the_images_to_find_it_a_difference_is_found_as_often_as_stated(
+    difference: float, disagreeing: float
+) -> None:
+    """Exact, over every outcome: the lower bound is above 0."""
+    images = images_to_find(difference, disagreeing, 0.95, 0.8)
+    rates = (disagreeing + difference) / 2, (disagreeing - difference) / 2
+    found = sum(
+        probability
+        for won, lost, probability in outcomes(images, *rates)
+        if won > lost and (won - lost) ** 2 > 1.6448536**2 * (won + lost)  # where Tango's lower bound is above 0
+    )
+    assert found == pytest.approx(0.8, abs=0.025)
+    assert smallest_found(images, disagreeing, 0.95, 0.8) == pytest.approx(difference, rel=0.01)
+
+
+def test_few_images_without_a_disagreement_do_not_promise_that_there_is_none() -> None:
+    assert disagreement(58, [(0, 0)]) == 1 / 60
+    assert disagreement(98, [(10, 9), (20, 19)]) == 0.3
+    assert smallest_found(4, 0.5, 0.95, 0.8) == 1.0
+    assert smallest_found(100, 0.01, 0.95, 0.8) > 0.01  # a difference larger than the disagreement takes more images
+    assert lower_bound(100, 30, 17, 0.95) > 0 > lower_bound(100, 28, 19, 0.95)

@@ -8,7 +8,14 @@ import pytest
 from numpy.typing import NDArray
 
 from deploy.bundle import Head
-from simclr_core.evaluation.served_accuracy import Features, LabeledImages, accuracies, classifier_results, spread
+from simclr_core.evaluation.served_accuracy import (
+    Features,
+    LabeledImages,
+    accuracies,
+    classifier_results,
+    right_answers,
+    spread,
+)
 from simclr_core.reports import NoResults, ServedAccuracy
 from tests.conftest import CLASSES, write_prepared
 from tests.simclr_core.conftest import relabel
@@ -35,7 +42,7 @@ def test_labeled_images_of_both_splits(images: LabeledImages) -> None:
 
 def test_features_that_equal_the_class_are_always_right(images: LabeledImages) -> None:
     features = Features(one_hot(images.train.labels), one_hot(images.test.labels))
-    assert accuracies(features, images, HEAD) == ServedAccuracy(100.0, 100.0)
+    assert accuracies(right_answers(features, images, HEAD)) == ServedAccuracy(100.0, 100.0)
 
 
 def test_each_class_on_its_own(images: LabeledImages) -> None:
@@ -69,7 +76,7 @@ def test_without_labels_or_without_a_classifier(tmp_path: Path) -> None:
     relabel(workspace, "test", np.full(40, -1))
     images = LabeledImages.of(workspace / "data" / "prepared")
     features = Features(np.zeros((0, 4), np.float32), np.zeros((0, 4), np.float32))
-    assert accuracies(features, images, HEAD) == ServedAccuracy(None, None)
+    assert accuracies(right_answers(features, images, HEAD)) == ServedAccuracy(None, None)
     assert classifier_results(features, images, HEAD) == NoResults()
 
 
