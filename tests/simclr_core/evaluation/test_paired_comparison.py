@@ -187,7 +187,7 @@ def test_the_interval_of_an_accuracy_is_the_published_score_interval(
 
 
 @pytest.mark.parametrize(("right", "images"), [(0.5, 0), (1.2, 10), (-0.1, 10), (math.nan, 10)])
-def test_an_accuracy_that_is_none_is_refused(right: float, images: int) -> None:
+def test_an_impossible_accuracy_is_refused(right: float, images: int) -> None:
     with pytest.raises(ValueError, match="an accuracy of"):
         proportion(right, images, 0.95)
 
