@@ -43,7 +43,13 @@ IMPORTS = {
         ruamel.yaml scmrepo.git""",
     "simclr_core": """simclr_core.evaluation.compare simclr_core.evaluation.finetune simclr_core.evaluation.linear_eval
         simclr_core.export.export simclr_core.pretraining.initial simclr_core.pretraining.pretrain
-        torch.distributed.elastic.multiprocessing torch.testing""",
+        networkx onnxscript onnxscript.function_libs.torch_lib scipy.integrate scipy.interpolate scipy.optimize
+        scipy.sparse.csgraph scipy.sparse.linalg scipy.spatial scipy.stats torch._functorch.partitioners
+        torch.distributed.elastic.multiprocessing torch.export._trace torch.onnx._internal.exporter._core
+        torch.testing""",
+    "pipeline.validation": """PIL.Image asyncio botocore.session boto3 jinja2 jsonschema marshmallow numpy.testing
+        pipeline.config pipeline.workspace requests scipy.integrate scipy.interpolate scipy.optimize scipy.spatial
+        scipy.stats sqlalchemy""",
     "tests.processes.program": "pipeline.dvc.client pipeline.release.champion pipeline.release.release",
 }
 SHELLS = {"sh", "bash", "dash"}
