@@ -53,8 +53,9 @@ package: .venv/installed ## wheel and source archive in dist/, checked as the pa
 bench: .venv/bench-installed ## pretraining side by side with pinned peers; --json FILE keeps a result
 	for name in nt_xent loss_bytes augmentations dataloading resume pretrain; do python -m benchmarks.$$name || exit 1; done
 
-soak: .venv/installed ## 200 kills of a pretraining on two processes; then every byte has to be right
+soak: .venv/installed ## 200 kills of a pretraining on two processes, and the tests that follow chance with all repetitions
 	python -m benchmarks.pretrain_soak --kills 200
+	SIMCLR_ALL_REPETITIONS=1 pytest -n auto --dist worksteal -m repeated
 
 reference: .venv/installed ## the comments of params.yaml and docs/reference, written from the code
 	python -m pipeline.cli.reference

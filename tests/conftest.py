@@ -4,6 +4,7 @@ import gc
 import hashlib
 import io
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Until the tests are collected, see below: what they import stays, and the search for garbage in it takes a quarter of
 # that time.
 gc.disable()
+MEMORY = Path("/dev/shm")
 CLASSES = ("circle", "cross", "square", "stripes")
 SIDE = 16
 
@@ -102,6 +104,12 @@ def write_prepared(workspace: Path, train: int = 96, test: int = 40, labeled: fl
     (workspace / "params.yaml").write_text(yaml.safe_dump(TINY_PARAMS), encoding="utf-8")
     initial.run(workspace)
     return workspace
+
+
+def pytest_configure() -> None:
+    """What the tests write is flushed to the disk thousands of times; in memory that costs nothing."""
+    if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 8 << 30:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

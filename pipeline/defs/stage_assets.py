@@ -1,11 +1,12 @@
 """The Dagster assets of a workspace, generated from its dvc.yaml: one op for each stage, one asset for each result.
 
-Materialising an asset is ``dvc repro --single-item`` of its stage, so an unchanged stage is skipped and a known one is
-restored. The data version of an asset is DVC's hash of it.
+Materializing an asset is ``dvc repro --single-item`` of its stage, so a known one is restored; an unchanged one is not
+even asked for. The data version of an asset is DVC's hash of it.
 """
 
 import json
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -17,8 +18,9 @@ import dagster as dg
 from pipeline.defs.kept import keep_state
 from pipeline.defs.pages import show
 from pipeline.defs.translator import asset_key, asset_spec, charts, facts, op_name, pool
-from pipeline.dvc.client import Outcome, repro
+from pipeline.dvc.client import Outcome, Reproduction, repro
 from pipeline.dvc.project import Project, Stage, load, read_lock
+from pipeline.dvc.unchanged import Unchanged
 from pipeline.errors import FORESEEN
 from pipeline.workspace import Workspace
 from simclr_core.params import flatten
@@ -30,20 +32,18 @@ def dvc_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
     Raises:
         DvcError: dvc.yaml has a fault.
     """
-    project = load(workspace.root)
-    return [stage_assets(workspace, project, stage) for stage in project.stages]
+    project, unchanged = load(workspace.root), Unchanged(workspace.root)
+    return [stage_assets(workspace, project, stage, unchanged) for stage in project.stages]
 
 
-def stage_assets(workspace: Workspace, project: Project, stage: Stage) -> dg.AssetsDefinition:
+def stage_assets(workspace: Workspace, project: Project, stage: Stage, unchanged: Unchanged) -> dg.AssetsDefinition:
     """The results of one stage, materialised together by one op."""
     specs = [asset_spec(project, stage, out) for out in stage.data]
 
     @dg.multi_asset(name=op_name(stage), specs=specs, pool=pool(stage), op_tags={"dvc/stage": stage.name})
     def results(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
         with foreseen():
-            reproduction = repro(
-                workspace.root, stage.name, lambda message: context.log.info(f"{stage.name}: {message}")
-            )
+            reproduction = bring_up_to_date(context, workspace, stage.name, unchanged)
         context.log.info(f"{stage.name}: {reproduction.outcome} in {reproduction.seconds:.1f} s")
         if reproduction.outcome is not Outcome.SKIPPED:
             keep_state(context, workspace)
@@ -68,6 +68,19 @@ def stage_assets(workspace: Workspace, project: Project, stage: Stage) -> dg.Ass
             )
 
     return results
+
+
+def bring_up_to_date(
+    context: dg.AssetExecutionContext, workspace: Workspace, stage: str, unchanged: Unchanged
+) -> Reproduction:
+    """``dvc repro``, unless there is nothing to do."""
+    began = time.monotonic()
+    if unchanged.has(stage, context.run.run_id):
+        return Reproduction(Outcome.SKIPPED, time.monotonic() - began)
+    done = repro(workspace.root, stage, lambda message: context.log.info(f"{stage}: {message}"))
+    if done.outcome is not Outcome.SKIPPED:
+        unchanged.forget()
+    return done
 
 
 class ForeseenFailure(dg.Failure):

@@ -24,6 +24,7 @@ from deploy.lock import acquire, held, sign
 from pipeline.dvc.explained import explain
 from pipeline.dvc.logs import Events, Log
 from pipeline.dvc.processes import supervised
+from pipeline.dvc.project import track
 from pipeline.dvc.purged import JOURNAL, PURPOSE
 from pipeline.dvc.silence import Silence
 from pipeline.errors import BusyError, DvcError, StageFailedError
@@ -100,12 +101,12 @@ def holder(root: Path) -> str:
 
 
 def add(root: Path, path: Path) -> None:
-    """Track a file or folder with ``dvc add``; the caller holds the workspace.
+    """Track a file or folder with ``dvc add`` unless nothing has changed; the caller holds the workspace.
 
     Raises:
         DvcError: with DVC's own words.
     """
-    execute(root, "add", str(path.relative_to(root)))
+    track(root, path.relative_to(root).as_posix())
 
 
 def changed_stages(root: Path, *stages: str) -> dict[str, list[str]]:

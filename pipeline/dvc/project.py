@@ -6,7 +6,9 @@ understands them.
 
 import hashlib
 import json
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -118,6 +120,40 @@ def load(root: Path) -> Project:
     ours = [stage for stage in found if stage.cmd and Path(stage.path) == base / "dvc.yaml"]
     tracked = {_relative(base, out.fs_path) for stage in found if not stage.cmd for out in stage.outs}
     return Project(root, tuple(_stage(base, stage) for stage in ours), tuple(sorted(tracked | {RAW, CHAMPION})))
+
+
+def find_unchanged(root: Path) -> frozenset[str]:
+    """The names of the stages that `dvc repro` would leave as they are.
+
+    No process is started, and nothing is written. What DVC cannot tell, such as while another one holds its lock, is
+    left out: the command that does the work names the reason.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo, lock_repo
+
+    try:
+        with Repo(str(root)) as repo, lock_repo(repo):
+            return frozenset(stage.name for stage in repo.index.stages if stage.cmd and not stage.status())
+    except DvcException:
+        return frozenset()
+
+
+def track(root: Path, path: str) -> None:
+    """`dvc add PATH`, without the half second that a process takes.
+
+    Raises:
+        DvcError: with DVC's own words.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        # A person's `dvc push` may hold the lock for a moment. DVC shows its progress on standard error.
+        with Repo(str(root), _wait_for_lock=True) as repo, redirect_stderr(StringIO()):
+            repo.scm_context.quiet = True
+            repo.add(str(root / path))
+    except DvcException as error:
+        raise DvcError(explain(root, f"`dvc add {path}` failed: {_reason(error)}")) from None
 
 
 def read_lock(root: Path, stage: Stage) -> dict[str, Recorded]:

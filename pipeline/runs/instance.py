@@ -15,6 +15,8 @@ from subprocess import TimeoutExpired
 from typing import IO, Any, Self, TextIO, TypeVar, cast
 
 import dagster as dg
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from pipeline.redact import current_redactor, hide_all
 from pipeline.runs import output
@@ -29,6 +31,7 @@ from pipeline.runs.dagster_internals import (
     serialize_value,
 )
 from pipeline.runs.database import foreseen, settings_foreseen
+from pipeline.runs.sqlite import keep_open
 
 # Names and identities: without them Dagster would not find its own records again, and they hold no secret.
 STRUCTURE = {
@@ -38,6 +41,9 @@ STRUCTURE = {
     "selector_id", "instigator_name", "run_ids", "run_keys", "origin_run_ids", "timestamp", "log_key",
 }  # fmt: skip
 T = TypeVar("T")
+
+
+event.listen(Engine, "connect", keep_open)  # of every engine: Dagster makes one for each statement
 
 
 class RedactingInstance(dg.DagsterInstance):

@@ -6,14 +6,18 @@ import dagster as dg
 import pytest
 
 from benchmarks import soak
+from tests.repetitions import repeated, repetitions
 
 
+@repeated
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_three_kills_neither_lose_nor_repeat_a_training(tmp_path: Path) -> None:
-    summary = soak.soak(tmp_path.resolve(), kills=3, versions=1, seed=3, targets=("worker", "all"))
+def test_kills_neither_lose_nor_repeat_a_training(tmp_path: Path) -> None:
+    summary = soak.soak(
+        tmp_path.resolve(), kills=(kills := repetitions(1, all=3)), versions=1, seed=3, targets=("worker", "all")
+    )
     assert summary["passed"], summary
-    assert sum(summary["killed"].values()) == 3
+    assert sum(summary["killed"].values()) == kills
 
 
 def test_the_verdict_detects_lost_doubled_and_unfinished_runs(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from tests.deploy.conftest import noise
 from tests.deploy.server.conftest import IMAGE, Running, head, read_all, running
+from tests.repetitions import repeated, repetitions
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 ALLOWED = {200, 400, 404, 405, 408, 411, 413, 415, 422, 431, 501, 505}
@@ -65,9 +66,10 @@ def test_damaged_images_and_requests_do_not_affect_other_clients(bundle: Path) -
     check_survival(bundle, images=150, requests=150, rounds=1)
 
 
+@repeated
 @pytest.mark.slow
-def test_twenty_thousand_damaged_images_and_requests(bundle: Path) -> None:
-    check_survival(bundle, images=1_000, requests=1_000, rounds=10)
+def test_thousands_of_damaged_images_and_requests_leave_nothing_behind(bundle: Path) -> None:
+    check_survival(bundle, images=(each := repetitions(300, all=1_000)), requests=each, rounds=repetitions(4, all=10))
 
 
 def check_survival(bundle: Path, images: int, requests: int, rounds: int) -> None:

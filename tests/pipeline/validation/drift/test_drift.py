@@ -19,6 +19,7 @@ from pipeline.sample.make import ARCHIVE
 from pipeline.validation.drift.calibration import CLASSIFIER, FALSE_ALARMS
 from pipeline.validation.drift.drift import CATEGORIES, NUMBERS, Drift, judge
 from pipeline.validation.probe.probe import probe
+from tests.repetitions import repeated, repetitions
 
 Columns = dict[str, Any]
 Change = Callable[[Columns], Columns]
@@ -138,10 +139,11 @@ def test_more_of_the_same_is_not_drift(earlier: int, new: int) -> None:
     json.dumps(reported, allow_nan=False)
 
 
+@repeated
 @pytest.mark.slow
 def test_false_alarms_are_as_rare_as_stated() -> None:
     """Small batches, where chance and not the configured distance sets the thresholds."""
-    rounds = 200
+    rounds = repetitions(40, all=200)
     alarms = sum(
         compared(images(120, 1000 + seed), images(50, 5000 + seed, "0002")).verdict != "none" for seed in range(rounds)
     )
@@ -365,10 +367,11 @@ def test_a_new_class_of_real_images(clothes: dict[str, pl.DataFrame], new_class:
     assert found.verdict == verdict
 
 
+@repeated
 @pytest.mark.slow
 def test_real_images_of_one_kind_raise_no_more_alarms_than_stated(clothes: dict[str, pl.DataFrame]) -> None:
     everything = pl.concat(clothes.values())
-    rounds, alarms = 200, 0
+    rounds, alarms = repetitions(40, all=200), 0
     for seed in range(rounds):
         drawn = everything.sample(400, shuffle=True, seed=seed)
         new = drawn.tail(100).with_columns(batch=pl.lit("0002"), ingest_batch=pl.lit("0002"))

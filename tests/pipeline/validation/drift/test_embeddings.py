@@ -10,6 +10,7 @@ from sklearn.decomposition import PCA
 
 from pipeline.validation.drift.calibration import CLASSIFIER, FALSE_ALARMS
 from pipeline.validation.drift.embeddings import MMD, NOVEL, Comparison, compare, most_novel, principal_components
+from tests.repetitions import repeated, repetitions
 
 DIM = 16
 CENTERS = np.random.default_rng(9).normal(size=(4, DIM))
@@ -44,9 +45,10 @@ def test_more_of_the_same_is_not_drift(earlier: int, new: int) -> None:
     assert effects(found)[CLASSIFIER] == pytest.approx(0.5, abs=0.2)
 
 
+@repeated
 @pytest.mark.slow
 def test_false_alarms_are_as_rare_as_stated() -> None:
-    rounds = 200
+    rounds = repetitions(40, all=200)
     alarms = sum(
         compare(embeddings(110, 1000 + seed), embeddings(50, 5000 + seed), **LIMITS).drifted != ()
         for seed in range(rounds)
