@@ -58,7 +58,9 @@ def test_the_log_is_not_copied_each_time_that_a_connection_closes(tmp_path: Path
     assert str(tmp_path / "kept.db") in sqlite._open
 
     sqlite._open.popitem()[1].close()
-    fill(create_engine(engine.url, poolclass=NullPool), 1)
+    with closing(sqlite3.connect(tmp_path / "kept.db")) as connection:  # the last one to close
+        connection.execute("INSERT INTO events VALUES (4)")
+        connection.commit()
     assert not (tmp_path / "kept.db-wal").exists()
 
 
