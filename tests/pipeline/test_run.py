@@ -14,14 +14,17 @@ import psutil
 import pytest
 from dagster._core.storage.tags import MAX_RETRIES_TAG
 
+from deploy.artifact import publish
 from pipeline.cli.main import run_cli
 from pipeline.dvc.client import Outcome, exclusive
 from pipeline.errors import BusyError, DvcError, IngestError, StageFailedError
+from pipeline.params import override
+from pipeline.release.registry import open_registry
 from pipeline.run import run
 from pipeline.runs.instance import opened
 from pipeline.runs.launcher import PROCESS, identify
 from pipeline.workspace import Workspace
-from tests.pipeline.gates.reports import PRETRAIN
+from tests.pipeline.gates.reports import ALONE, CHAMPION, FINETUNE, LINEAR_EVAL, PRETRAIN
 
 # The first stages of the real graph, in seconds.
 GRAPH = """
@@ -109,6 +112,30 @@ def test_a_gate_that_does_not_pass_stops_the_run_and_says_why(graph: Workspace) 
     assert (graph.root / "models" / "pretrained").exists()
     assert not (graph.root / "finetuned-0.1").exists()
     assert history(graph) == [dg.DagsterRunStatus.FAILURE]
+
+
+def test_every_gate_of_the_last_stage_that_fails_is_named_and_recorded(graph: Workspace) -> None:
+    """Also for the first release: the second reason is not found only after a night of training for the first."""
+    stage = {"cmd": "cp given reports/compare.json", "deps": ["given"], "metrics": ["reports/compare.json"]}
+    (graph.root / "dvc.yaml").write_text(json.dumps({"stages": {"compare": stage}}))
+    worse = {"trained_only": [100], "baseline_only": [300]}
+    graph.reports.mkdir(exist_ok=True)
+    (graph.root / "given").write_text(json.dumps(ALONE | {"megabytes": {"candidate": 4.2, "champion": None}}))
+    (graph.reports / "linear_eval.json").write_text(json.dumps(LINEAR_EVAL | {"paired": {"knn": {"pixels": worse}}}))
+    (graph.reports / "finetune-0.01.json").write_text(json.dumps(FINETUNE | {"paired": worse}))
+    (graph.root / "models" / "champion").mkdir(parents=True)
+    (graph.root / CHAMPION).write_text('{"version": null}')
+    override(graph, {"gates.max_megabytes": "1.0"})
+    with publish(graph.root / "models" / "pretrained") as work:
+        (work / "model.json").write_text("{}")
+    with pytest.raises(StageFailedError) as caught:
+        run(graph, ["compare"])
+    said = str(caught.value)
+    assert "did not pass beats_baselines: worse: kNN 82.80 % against 92.80 % of raw pixels" in said
+    assert "did not pass size_budget: 4.2 MB" in said
+    assert "did not pass low_label: 70.00 % with 80 labels, from scratch 80.00 %" in said
+    (kept,) = open_registry(graph).rejections()
+    assert set(kept.gate.split(", ")) >= {"beats_baselines", "low_label", "size_budget"}
 
 
 def test_errors_before_any_stage_keep_their_kind(graph: Workspace) -> None:

@@ -263,3 +263,11 @@ def test_a_rejected_candidate_is_released_only_after_its_gates_have_passed(compu
         release(computed, passed=["representation"])
     assert "rejected" in str(listing(computed))
     assert release(computed, passed=["representation", "size_budget", "other"]).version == "v0.0.1"
+
+
+def test_a_rejection_by_a_gate_that_was_renamed_ends_when_the_gate_of_the_new_name_passes(computed: Workspace) -> None:
+    pretrained = identity(computed.root / "models" / "pretrained")[:12]
+    open_registry(computed).reject(pretrained, "probe_beats_random_init", "no better", "run 1", {})
+    with pytest.raises(ReleaseError, match="was rejected by probe_beats_random_init"):
+        release(computed, passed=["representation"])
+    assert release(computed, passed=["beats_baselines"]).version == "v0.0.1"
