@@ -12,7 +12,7 @@ from pipeline.gates.all_gates import verdicts
 from pipeline.ingest import unfinished
 from pipeline.release import release
 from pipeline.release.champion import pin
-from pipeline.release.facts import comparison
+from pipeline.release.facts import comparison, describe_gates
 from pipeline.workspace import Workspace
 
 RELEASED = dg.AssetKey("released_encoder")
@@ -68,7 +68,9 @@ def released_encoder(
 ) -> Iterator[dg.MaterializeResult[None]]:
     """Release the candidate, once all gates have passed; a materialization for each time that another one serves."""
     with foreseen():
-        done = release.release(workspace, _passed(context))
+        passed, said = _judged(context)
+        gates = {name: str(one) for name, one in verdicts(workspace).items()}
+        done = release.release(workspace, passed, {name: said.get(name, one) for name, one in gates.items()})
         unfinished.end(workspace)
     context.log.info(f"released_encoder: {done}")
     if _latest(context.instance) != (done.bundle, done.version):
@@ -149,16 +151,24 @@ def release_diff() -> None:
 JOBS = (promote, rollback, release_list, release_diff)
 
 
-def _passed(context: dg.AssetExecutionContext) -> set[str]:
-    """The gates that, by their last word in this run or in the one that it continues, do not stop the candidate."""
+def _judged(context: dg.AssetExecutionContext) -> tuple[set[str], dict[str, str]]:
+    """The gates that, by their last word in this run or in the one that it continues, do not stop the candidate; and
+    the last word of each."""
     runs = {context.run.run_id, context.run.parent_run_id, context.run.root_run_id} - {None}
     kind = dg.DagsterEventType.ASSET_CHECK_EVALUATION
     entries = [entry for run in runs if run for entry in context.instance.all_logs(run, of_type=kind)]
-    verdicts: dict[str, bool] = {}
+    last = {}
     for entry in sorted(entries, key=lambda entry: entry.timestamp):
         check = entry.get_dagster_event().asset_check_evaluation_data
-        verdicts[check.check_name] = check.passed or check.severity != dg.AssetCheckSeverity.ERROR
-    return {name for name, passed in verdicts.items() if passed}
+        last[check.check_name] = check
+    said = {name: check.description or ("passed" if check.passed else "refused") for name, check in last.items()}
+    outcomes = {name: check.metadata["verdict"].value for name, check in last.items() if "verdict" in check.metadata}
+    sentences = {
+        name: one if one.startswith(outcomes.get(name, "")) else f"{outcomes[name]}: {one}"
+        for name, one in said.items()
+    }
+    let_pass = {name for name, one in last.items() if one.passed or one.severity != dg.AssetCheckSeverity.ERROR}
+    return let_pass, sentences
 
 
 def _latest(instance: dg.DagsterInstance) -> tuple[str | None, object]:
@@ -178,7 +188,7 @@ def _describe(workspace: Workspace, done: release.Released) -> dict[str, dg.Meta
         "before": done.before or "none",
         "candidate and champion": dg.MetadataValue.md(comparison(about)),
         **about.metrics,
-        "gates": dg.MetadataValue.md("\n".join(f"- {name}: {one}" for name, one in verdicts(workspace).items())),
+        "gates": dg.MetadataValue.md(describe_gates(about)),
         **({"notes": dg.MetadataValue.md("\n".join(f"- {note}" for note in done.notes))} if done.notes else {}),
         "roll back with": dg.MetadataValue.md("`simclr release rollback`, or the job `rollback`"),
         "commit": done.commit[:SHORT],

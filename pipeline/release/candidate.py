@@ -5,7 +5,7 @@ Nothing is tagged before a fresh clone has fetched and verified all of it.
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,12 +27,15 @@ from simclr_core.reports import ExportReport
 CLONE = "release"  # in the scratch folder; one at a time, as the caller holds the registry
 
 
-def register(releases: Releases, bundle: str, pretrained: str) -> tuple[History, tuple[str, ...]]:
+def register(
+    releases: Releases, bundle: str, pretrained: str, gates: Mapping[str, str]
+) -> tuple[History, tuple[str, ...]]:
     """Push, commit, verify, tag. The caller holds the workspace and the registry.
 
     Args:
         bundle: identity of models/bundle.
         pretrained: identity of models/pretrained.
+        gates: what each gate says of the candidate.
 
     Returns:
         The history with the new version, and what a person should know.
@@ -52,7 +55,7 @@ def register(releases: Releases, bundle: str, pretrained: str) -> tuple[History,
             history = read_history(git, history.artifact)
     if history.of_bundle(bundle):  # released from another clone of the workspace
         return history, notes
-    commit = git.commit(files, _message(releases.workspace, bundle), branch(bundle))
+    commit = git.commit(files, _message(releases.workspace, bundle, gates), branch(bundle))
     failpoint("release.committed")
     _verify(git, commit, releases.workspace.scratch / CLONE, bundle, pretrained)
     with _origin(git) as reachable:
@@ -106,10 +109,13 @@ def _push_data(releases: Releases) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return remote.committed(root), (note,)
 
 
-def _message(workspace: Workspace, bundle: str) -> str:
-    """Of the commit. Automation on the origin is asked to leave it alone: what it would do has been done."""
+def _message(workspace: Workspace, bundle: str, gates: Mapping[str, str]) -> str:
+    """Of the commit; ``release.facts`` reads the gates from it. Automation on the origin is asked to leave it alone:
+    what it would do has been done."""
     source = reports.read(workspace.root, ExportReport).source
-    return f"Results of run {bundle[:12]}\n\nThe encoder was exported from {source}.\n\nBundle: {bundle}\n\n[skip ci]\n"
+    said = "".join(f"Gate {name}: {' '.join(sentence.split())}\n" for name, sentence in gates.items())
+    exported = f"The encoder was exported from {source}."
+    return f"Results of run {bundle[:12]}\n\n{exported}\n\n{said}\nBundle: {bundle}\n\n[skip ci]\n"
 
 
 def _verify(git: Git, commit: str, folder: Path, bundle: str, pretrained: str) -> None:

@@ -4,8 +4,9 @@ Nothing here depends on the present state of the workspace, so it can be read ag
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -21,12 +22,16 @@ from simclr_core.reports import CompareReport, ExportReport, FinetuneReport, Lin
 Reports = Mapping[str, dict[str, object]]  # the JSON of each, by the stem of its file
 
 ABSENT = "–"
+GATE = re.compile(r"^Gate ([^:\n]+): (.+)$", re.MULTILINE)  # in the message of a released commit
 RESULTS = ("reports/**", "dvc.lock", "params.yaml", "**/*.dvc")  # what differs between two versions besides the code
 
 
 @dataclass(frozen=True)
 class Facts:
-    """One version: ``metrics`` are percentages of test images, numbers of images, and megabytes; by name."""
+    """One version: ``metrics`` are percentages of test images, numbers of images, and megabytes; by name.
+
+    ``gates`` has what each gate said of it, empty for a release by an earlier version of this program.
+    """
 
     artifact: str
     version: str
@@ -38,6 +43,7 @@ class Facts:
     data: str | None
     metrics: dict[str, float]
     compare: CompareReport | None
+    gates: dict[str, str] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         return iter(asdict(self).items())
@@ -51,7 +57,8 @@ def branch(bundle: str) -> str:
 def facts(git: Git, history: History, versions: Sequence[Version]) -> list[Facts]:
     """Everything that is known of each of these versions."""
     commits = [version.commit for version in versions]
-    raw = git.contents([f"{commit}:data/raw.dvc" for commit in commits])
+    read = git.contents([*(f"{commit}:data/raw.dvc" for commit in commits), *commits])
+    raw, messages = read[: len(commits)], read[len(commits) :]
     return [
         Facts(
             artifact=history.artifact,
@@ -64,8 +71,9 @@ def facts(git: Git, history: History, versions: Sequence[Version]) -> list[Facts
             data=_hash(tracked or b""),
             metrics=metrics(about),
             compare=known_in(about.get("compare"), CompareReport),
+            gates=dict(GATE.findall((message or b"").decode())),
         )
-        for version, tracked, about in zip(versions, raw, reports(git, commits), strict=True)
+        for version, tracked, about, message in zip(versions, raw, reports(git, commits), messages, strict=True)
     ]
 
 
@@ -111,9 +119,15 @@ def card(version: Facts, model_card: str) -> str:
     ]
     lines = [f"# {version.artifact} {version.version}", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in rows]
+    lines += ["", "## Gates", "", describe_gates(version)]
     lines += ["", "## Compared with the champion before", "", comparison(version), "", "## Get it again", ""]
     lines += [f"    git checkout {version.commit}", "    dvc pull", ""]
     return "\n".join(lines) + (f"\n{model_card}" if model_card else "")
+
+
+def describe_gates(version: Facts) -> str:
+    """What each gate said of the candidate, as a Markdown list."""
+    return "\n".join(f"- {name}: {said}" for name, said in version.gates.items()) or "Not recorded."
 
 
 def comparison(version: Facts) -> str:

@@ -12,9 +12,10 @@ again, it continues. Data go first, then the proof that others can get them, the
 The tags are the truth, and the registry follows them.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from deploy.artifact import identity, verify
 from deploy.errors import ArtifactError
@@ -61,13 +62,17 @@ class Released:
         return "; ".join([changed if self.changed else same, *self.notes])
 
 
-def release(workspace: Workspace, passed: Collection[str] = ()) -> Released:
+NONE: Mapping[str, str] = MappingProxyType({})
+
+
+def release(workspace: Workspace, passed: Collection[str] = (), gates: Mapping[str, str] = NONE) -> Released:
     """Release the candidate in models/bundle, or complete a release that was interrupted.
 
     A candidate that was released before is not released again: after a rollback, what was rolled back to stays.
 
     Args:
         passed: names of the gates that it has just passed, whatever they have recorded before.
+        gates: what each gate says of it, in a sentence, to be recorded in the commit and in the registry.
 
     Raises:
         ReleaseError: a gate has refused it, or the workspace has changed since it was made, or Git fails.
@@ -81,8 +86,8 @@ def release(workspace: Workspace, passed: Collection[str] = ()) -> Released:
         notes: tuple[str, ...] = ()
         if history.of_bundle(bundle) is None:
             pretrained = identity(workspace.root / PRETRAINED)
-            _refuse_rejected(releases.registry, pretrained, passed)
-            history, notes = register(releases, bundle, pretrained)
+            gates = {**gates, **_refuse_rejected(releases.registry, pretrained, passed)}
+            history, notes = register(releases, bundle, pretrained, gates)
             compare = known(workspace.root, CompareReport)
             notes += (compare.unjudged,) if compare and compare.unjudged else ()
         before = history.current
@@ -152,14 +157,15 @@ def describe(workspace: Workspace, version: str) -> Facts:
     return facts(releases.git, releases.history, [releases.history.find(version)])[0]
 
 
-def _refuse_rejected(registry: Registry, pretrained: str, passed: Collection[str]) -> None:
-    """A release alone must not get around a gate."""
+def _refuse_rejected(registry: Registry, pretrained: str, passed: Collection[str]) -> dict[str, str]:
+    """A release alone must not get around a gate. If the gates have passed since, what they said before is returned."""
     refused = registry.rejection(pretrained[:12])
     if refused and not {RENAMED_GATES.get(gate, gate) for gate in refused.gate.split(", ")} <= set(passed):
         raise ReleaseError(
             f"candidate {refused.candidate} was rejected by {refused.gate}: {refused.reason}; "
             "run its gates again with `simclr run`, which releases it if they pass"
         )
+    return {f"{refused.gate}, before": f"refused, overridden since: {refused.reason}"} if refused else {}
 
 
 def _switch(workspace: Workspace, name: str | None, purpose: str) -> Released:

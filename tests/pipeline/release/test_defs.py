@@ -1,5 +1,6 @@
 """The assets and jobs of a release, as Dagster runs them."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,9 +13,10 @@ from deploy.artifact import identity
 from pipeline.defs.release import JOBS, RELEASED, PromoteConfig, RollbackConfig, champion, released_encoder
 from pipeline.defs.translator import asset_key
 from pipeline.dvc.project import read_tracked
+from pipeline.gates import all_gates
 from pipeline.release.registry import open_registry
 from pipeline.workspace import Workspace
-from tests.pipeline.release.conftest import tags
+from tests.pipeline.release.conftest import git, tags
 
 pytestmark = pytest.mark.slow  # they begin with a workspace that has a release
 
@@ -115,6 +117,28 @@ def test_a_failed_gate_blocks_the_release_until_it_passes(computed: Workspace, i
     assert tags(computed) == []
     (materialization,) = materialize(computed, instance, gate(True))
     assert reported(materialization)["version"] == "v0.0.1"
+
+
+def test_a_release_records_what_each_gate_said(computed: Workspace, instance: dg.DagsterInstance) -> None:
+    assert materialize(computed, instance, gate(False, "size_budget")) == []
+    open_registry(computed).reject(rejected_name(computed), "size_budget", "9 MB, over the limit", "run", {})
+    (released,) = materialize(computed, instance, gate(True, "size_budget"))
+    message = git(computed.root, "log", "-1", "--format=%B", reported(released)["commit"])
+    card = (open_registry(computed).root / "releases" / "v0.0.1.md").read_text()
+    facts = json.loads((open_registry(computed).root / "releases" / "v0.0.1.json").read_text())
+    assert facts["gates"].keys() == {gate.__name__ for gate in all_gates.GATES} | {"size_budget, before"}
+    assert facts["gates"]["size_budget"] == "passed"
+    assert facts["gates"]["low_label"].startswith("not judged: ")  # these stages write no reports of fine-tuning
+    assert facts["gates"]["data_contract"].startswith(("passed: ", "not applicable: "))
+    for name, said in facts["gates"].items():
+        assert f"Gate {name}: {said}\n" in message
+        assert f"- {name}: {said}\n" in card
+        assert f"- {name}: {said}" in reported(released)["gates"]
+    assert "- size_budget, before: refused, overridden since: 9 MB, over the limit" in card
+
+
+def rejected_name(workspace: Workspace) -> str:
+    return identity(workspace.root / "models" / "pretrained")[:12]
 
 
 def test_wrong_input_of_a_job_is_refused_with_the_allowed_values(
