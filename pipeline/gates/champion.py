@@ -9,6 +9,7 @@ from typing import Literal
 
 from pipeline.config import GatesConfig
 from pipeline.gates.evidence import Evidence, needed
+from pipeline.gates.label_free import judge_views
 from pipeline.gates.verdict import Verdict, not_applicable, undecided
 from simclr_core.champion import Champion
 from simclr_core.errors import ReportError
@@ -42,10 +43,12 @@ def representation(evidence: Evidence) -> Verdict:
 
     A loss of `gates.max_loss` points has to be ruled out with `gates.confidence`, by a paired test on the same test
     images; where they show no loss either, it is undecided, and `gates.abstain` says what follows.
-    With `release_if: better`, one of the two has to be better beyond chance as well. Without a champion, or without
-    labels, there is nothing to compare, and the check passes.
+    With `release_if: better`, one of the two has to be better beyond chance as well. Without labels
+    two views of each image judge (`label_free`); without a champion either, the release is UNJUDGED, a warning.
     """
     limits, report = evidence.limits, evidence.report(CompareReport)
+    if report.unjudged or report.label_free:
+        return judge_views(evidence, report)
     if report.reason:
         return not_applicable(report.reason)
     images = report.test_images

@@ -1,0 +1,59 @@
+"""The candidate and the champion where no labels are: what two views of an image say, and how long both were trained.
+
+Views decide less surely than labels. So a candidate that was trained far less than the champion has to be shown better,
+and what nothing can be said of is released as UNJUDGED.
+"""
+
+from statistics import NormalDist
+
+from pipeline.gates.evidence import Evidence
+from pipeline.gates.verdict import Verdict, undecided
+from simclr_core.champion import Champion
+from simclr_core.reports import CompareReport, PretrainReport, known_in
+
+FAR_LESS = 0.5  # of the champion's steps: retraining with the same parameters on more images never takes fewer
+
+
+def judge_views(evidence: Evidence, report: CompareReport) -> Verdict:
+    """How many neighbors views of an image keep, candidate and champion paired by image; undecided without a champion.
+
+    A loss of `gates.max_loss` points has to be ruled out with `gates.confidence`. If the candidate was trained for less
+    than half the steps of the champion, or with `release_if: better`, a gain has to be shown.
+    """
+    limits, views = evidence.limits, report.label_free
+    if views is None:
+        return undecided(report.unjudged or "UNJUDGED", {}, blocks=False)
+    margin = NormalDist().inv_cdf(limits.confidence) * views.standard_error
+    low, high = views.difference - margin, views.difference + margin
+    steps = _steps(evidence)
+    far_less = steps is not None and steps[0] < FAR_LESS * steps[1]
+    seen = "" if views.split == "test" else ", which both may have been trained on"
+    parts = [
+        f"no labels ({report.reason})",
+        f"two views of an image have {views.candidate:.2f} % of their neighbors in common, {views.champion:.2f} % with "
+        f"{report.champion}: {low:+.2f} to {high:+.2f} points with {100 * limits.confidence:g} % confidence, on "
+        f"{views.images} images{seen}",
+    ]
+    numbers = {"candidate": views.candidate, "champion": views.champion, "at_least": low, "at_most": high}
+    if far_less and steps and not low > 0:
+        short = f"trained for {steps[0]:,} steps, {report.champion} for {steps[1]:,}, and not shown to be better"
+        return Verdict(False, "; ".join([*parts, short, "train longer, or label test images"]), numbers)
+    if limits.release_if == "better" and not low > 0:
+        advice = "not shown to be better; train longer, label test images, or set gates.release_if to not_worse"
+        return Verdict(False, "; ".join([*parts, advice]), numbers)
+    if low > -limits.max_loss:
+        return Verdict(True, "; ".join(parts), numbers)
+    parts.append(f"a loss of {limits.max_loss:g} points is not ruled out")
+    parts.append("train longer, label test images, or raise gates.max_loss")
+    if high < 0:
+        return Verdict(False, "; ".join(parts), numbers)
+    return undecided("; ".join(parts), numbers, limits.abstain == "refuse")
+
+
+def _steps(evidence: Evidence) -> tuple[int, int] | None:
+    """Of the candidate and of the champion; None if they cannot be compared, as those of one that continued another."""
+    candidate = evidence.report(PretrainReport)
+    champion = known_in(evidence.report(Champion).reports.get("pretrain"), PretrainReport)
+    if champion is None or candidate.init != "scratch":
+        return None
+    return candidate.steps, champion.steps

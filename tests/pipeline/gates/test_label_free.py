@@ -1,0 +1,103 @@
+"""The judgment without labels: four epochs may not replace thirty, and what nothing can be said of is UNJUDGED."""
+
+from typing import Any
+
+import pytest
+
+from pipeline.gates.champion import representation
+from pipeline.gates.verdict import Verdict
+from tests.pipeline.gates.conftest import Case
+from tests.pipeline.gates.reports import ALONE, CHAMPION, NOTHING, PINNED, PRETRAIN, UNLABELLED
+
+UNKNOWN = {**NOTHING, "candidate": None}
+
+
+def ask(
+    case: Case,
+    difference: float,
+    standard_error: float,
+    steps: tuple[int, int] = (900, 900),
+    init: str = "scratch",
+    **limits: object,
+) -> Verdict:
+    """About a candidate of so many steps, whose views keep ``difference`` points more neighbors than the champion's."""
+    case.set_limits(**limits)
+    case.put("reports/pretrain.json", PRETRAIN | {"steps": steps[0], "init": init})
+    case.put(CHAMPION, PINNED | {"reports": {"pretrain": PRETRAIN | {"steps": steps[1]}}})
+    views = {
+        "images": 1000,
+        "split": "test",
+        "candidate": 40.0 + difference,
+        "champion": 40.0,
+        "difference": difference,
+        "standard_error": standard_error,
+    }
+    return case.compare(representation, **UNLABELLED | {"label_free": views})
+
+
+@pytest.mark.parametrize(
+    ("difference", "standard_error", "outcome"),
+    [
+        (3.0, 0.5, "passed"),
+        (0.0, 0.5, "passed"),
+        (-1.0, 0.5, "passed"),  # at least -1.82: a loss of 2 is ruled out
+        (-1.3, 0.5, "refused"),  # at least -2.12, at most -0.48
+        (-9.0, 0.5, "refused"),
+        (0.0, 2.0, "undecided"),  # -3.29 to 3.29
+    ],
+)
+def test_a_loss_has_to_be_ruled_out(case: Case, difference: float, standard_error: float, outcome: str) -> None:
+    verdict = ask(case, difference, standard_error)
+    assert verdict.outcome == outcome
+    assert verdict.passed is (outcome == "passed")
+    assert "no labels" in verdict.description
+    assert ("gates.max_loss" in verdict.description) is (outcome != "passed")
+    margin = 1.6448536 * standard_error
+    assert verdict.numbers["at_least"] == pytest.approx(difference - margin)
+    assert verdict.numbers["at_most"] == pytest.approx(difference + margin)
+
+
+@pytest.mark.parametrize(("abstain", "severity"), [("refuse", "error"), ("warn", "warning")])
+def test_undecided_stops_a_release_unless_it_may_warn(case: Case, abstain: str, severity: str) -> None:
+    assert ask(case, 0.0, 2.0, abstain=abstain).severity == severity
+
+
+def test_four_epochs_do_not_replace_thirty_unless_they_are_shown_to_be_better(case: Case) -> None:
+    few = (4 * 31, 30 * 31)
+    verdict = ask(case, 0.5, 0.5, few)
+    assert verdict.outcome == "refused"
+    assert "124 steps, v0.0.3 for 930" in verdict.description
+    assert ask(case, 0.5, 0.5).passed
+    assert ask(case, 1.0, 0.5, few).passed  # at least +0.18
+
+
+def test_half_the_steps_are_not_far_less_and_one_that_continues_the_champion_has_its_steps_too(case: Case) -> None:
+    assert ask(case, 0.0, 0.5, (450, 900)).passed
+    assert not ask(case, 0.0, 0.5, (449, 900)).passed
+    assert ask(case, 0.0, 0.5, (100, 900), init="champion v0.0.3").passed
+
+
+def test_better_asks_for_a_gain(case: Case) -> None:
+    assert not ask(case, 0.5, 0.5, release_if="better").passed
+    assert ask(case, 1.0, 0.5, release_if="better").passed
+
+
+def test_views_of_images_that_were_trained_on_are_said_to_be_so(case: Case) -> None:
+    ask(case, 0.0, 0.5)
+    seen = {"images": 80, "split": "train", "candidate": 1.0, "champion": 1.0, "difference": 0.0, "standard_error": 0.1}
+    assert "trained on" in case.compare(representation, **UNLABELLED | {"label_free": seen}).description
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        UNLABELLED,  # too few images for views, or a report of an earlier version
+        ALONE | {"reason": UNLABELLED["reason"], "knn": UNKNOWN, "probe": UNKNOWN},
+    ],
+)
+def test_what_nothing_can_be_said_of_is_released_as_unjudged(case: Case, report: dict[str, Any]) -> None:
+    verdict = case.compare(representation, **report)
+    assert (verdict.outcome, verdict.severity) == ("undecided", "warning")
+    assert verdict.description.startswith("UNJUDGED: ")
+    assert report["reason"] in verdict.description
+    assert ("v0.0.3" in verdict.description) is (report["champion"] is not None)
