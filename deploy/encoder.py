@@ -216,7 +216,7 @@ class Encoder:
         workers = available_cpus() if workers is None else workers
         for name, value in (("batch_size", batch_size), ("workers", workers)):
             if value < 1:
-                raise ArgumentError(f"{name}={value}; give 1 or more")
+                raise ArgumentError(f"{name}={value}, and the least is 1; give 1 or more")
         pixels = read_ahead(as_iterable(images), self._preprocessing, workers, ahead=2 * batch_size)
         return self._batches(pixels, batch_size, normalize, on_error)
 
@@ -255,7 +255,7 @@ class Encoder:
             ['cat.jpg', 'dog.png']
         """
         if top_k < 1:
-            raise ArgumentError(f"top_k={top_k}; give 1 or more")
+            raise ArgumentError(f"top_k={top_k}, and the least is 1; give 1 or more")
         if self._bundle.head is None:
             name = self._bundle.card["name"]
             raise MissingHeadError(f"{name}: was exported without a classifier; label some images, train, export again")

@@ -39,7 +39,7 @@ def open_session(bundle: Bundle, variant: str, threads: int, providers: Sequence
     import onnxruntime
 
     if threads < 1:
-        raise ArgumentError(f"threads={threads}; give 1 or more")
+        raise ArgumentError(f"threads={threads}, and the least is 1; give 1 or more")
     model, name = bundle.variant(variant).model, f"{bundle.card['name']}, {variant}"
     try:
         check_graph(model)

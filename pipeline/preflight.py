@@ -206,7 +206,7 @@ def _equal_shares(images: Images, fractions: Sequence[str]) -> Iterator[str]:
         if shares[smaller] == shares[larger]:
             yield (
                 f"{smaller} and {larger} of the labels are the same {counted(shares[smaller], 'label')}, because every "
-                "class gives at least one: their accuracies say one thing twice; label more training images"
+                "class gives at least one, so their accuracies are the same number; label more training images"
             )
 
 

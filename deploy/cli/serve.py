@@ -142,7 +142,9 @@ def build(options: argparse.Namespace) -> "DrainingServer":
         from deploy.server.app import application
         from deploy.server.transport.connection import make_server
     except ImportError as error:
-        raise DeployError(f"serve needs {error.name}; run: pip install 'simclr-pipeline[serve]'") from None
+        raise DeployError(
+            f"serve needs {error.name}, which is not installed; run `pip install 'simclr-pipeline[serve]'`"
+        ) from None
     from deploy.candidate import check
     from deploy.server.engine import Engine
     from deploy.server.limits import Limits
@@ -243,7 +245,7 @@ def find_certificate(certificate: Path | None, key: Path | None, report: Report)
 def _check_numbers(options: argparse.Namespace) -> None:
     for name, value in vars(options).items():
         if type(value) is int and value < 1 and name not in ("port", "unix_mode"):
-            raise ArgumentError(f"--{name.replace('_', '-')} {value}; give 1 or more")
+            raise ArgumentError(f"--{name.replace('_', '-')} {value}: the least is 1; give 1 or more")
 
 
 @contextmanager
@@ -281,7 +283,9 @@ def _permissions(text: str) -> int:
     except ValueError:
         mode = -1
     if not 0 <= mode <= 0o777:
-        raise argparse.ArgumentTypeError(f"{text!r}; give permissions in octal, such as {UNIX_MODE:o}")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a valid set of permissions; give them in octal, such as {UNIX_MODE:o}"
+        )
     return mode
 
 

@@ -166,7 +166,7 @@ def embed_files(
     threads = available_cpus() if options.threads is None else options.threads
     for name, value in (("batch_size", batch_size), ("threads", threads)):
         if value < 1:
-            raise ArgumentError(f"{name}={value}; give 1 or more")
+            raise ArgumentError(f"{name}={value}, and the least is 1; give 1 or more")
     if isinstance(files, str):
         raise ArgumentError(f"files={files!r}; give a list of paths, such as `image_files` returns")
     check_format(options.format, files)

@@ -16,7 +16,7 @@ from pipeline.validation.expectations import NEAR_LABELS
 from pipeline.validation.printable import printable
 from pipeline.workspace import Workspace
 from simclr_core import reports
-from simclr_core.reports import ExportReport, LinearEvalReport
+from simclr_core.reports import Accuracies, ExportReport, LinearEvalReport
 
 OUTCOMES = ("passed", "refused", "undecided", "not applicable")
 
@@ -41,8 +41,7 @@ def describe_workspace(workspace: Workspace) -> str:
     evaluation = reports.known(workspace.root, LinearEvalReport)
     export = reports.known(workspace.root, ExportReport)
     if evaluation and evaluation.simclr.knn_top1 is not None:
-        linear = ", ".join(f"{float(one):.0%} {top1}" for one, top1 in evaluation.simclr.linear_top1.items())
-        lines.append(f"encoder    top-1: kNN {evaluation.simclr.knn_top1}, linear probe by share of labels: {linear}")
+        lines.append(f"encoder    {describe_accuracy(evaluation.simclr)}")
     if export:
         lines.append(f"bundle     models/bundle, {export.bundle[:12]}")
     lines += describe_gates(workspace)
@@ -56,6 +55,17 @@ def describe_workspace(workspace: Workspace) -> str:
     parts = (f"{name} {storage.size(count)}" for name, count in disk.items())
     lines.append(f"disk       {', '.join(parts)}")
     return "\n".join(lines)
+
+
+def describe_accuracy(found: Accuracies) -> str:
+    """The top-1 accuracies of the frozen features, those of the linear probe by its share of the labels."""
+    linear = [
+        f"{100 * float(one):g} % of the labels: {top1:.1f} %"
+        for one, top1 in found.linear_top1.items()
+        if top1 is not None
+    ]
+    probe = f"; linear probe with {', '.join(linear)}" if linear else ""
+    return f"top-1 of the test images: kNN {found.knn_top1:.1f} %{probe}"
 
 
 def describe_gates(workspace: Workspace) -> list[str]:

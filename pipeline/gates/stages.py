@@ -18,7 +18,7 @@ def not_collapsed(evidence: Evidence) -> Verdict:
     if prepared is not None and (images := prepared.images["train"]) < FEWEST_TO_DIFFER:
         return not_applicable(f"{counted(images, 'training image')} cannot show whether features differ; add images")
     rank, deviation = report.effective_rank, report.feature_std
-    shape = f"effective rank {rank}, feature standard deviation {deviation}"
+    shape = f"effective rank {rank:.1f}, feature standard deviation {deviation:.3g}"
     if not report.finite:
         description = "the loss did not stay finite; lower the learning rate or turn mixed precision off"
     elif report.collapsed:
@@ -26,7 +26,8 @@ def not_collapsed(evidence: Evidence) -> Verdict:
             f"all images have nearly the same features, {shape}; lower the learning rate or raise the batch size"
         )
     else:
-        description = f"loss {report.loss_first} → {report.loss_last}, chance is {report.loss_chance}; {shape}"
+        losses = f"loss {report.loss_first:.4g} → {report.loss_last:.4g}, chance is {report.loss_chance:.4g}"
+        description = f"{losses}; {shape}"
     return Verdict(
         passed=report.finite and not report.collapsed,
         description=description,

@@ -43,7 +43,8 @@ def _table(counts: Counter[tuple[str, str | None]]) -> Iterator[str]:
     rest = labels[SHOWN_CLASSES:]
     groups: dict[str, Sequence[str | None]] = {printable(label): [label] for label in labels[:SHOWN_CLASSES]}
     groups |= {f"{len(rest):,} more classes": rest} if rest else {}
-    groups["(no class)"] = [None]
+    if not labels or any(label is None for _, label in counts):
+        groups["(no class)"] = [None]
     width = min(WIDTH, max(map(len, groups)))
     yield f"{'class':<{width}}  {'train':>9}  {'test':>9}"
     for name, group in groups.items():

@@ -112,7 +112,9 @@ def _accelerator() -> Finding:
 def _workspace(workspace: Workspace, repair: bool) -> Iterator[Finding]:
     yield Finding("workspace", True, str(workspace.root))
     for folder in unwritable(workspace):
-        yield Finding("writable", False, f"{folder} is not", f"chmod u+rwx '{folder}', or run as its owner")
+        yield Finding(
+            "writable", False, f"{folder} cannot be written to", f"chmod u+rwx '{folder}', or run as its owner"
+        )
     storage = StorageConfig()
     try:
         settings = params.read(workspace)
@@ -245,7 +247,7 @@ def _leftovers(workspace: Workspace, repair: bool) -> Finding:
     outermost = [path for path in found if not any(parent in found for parent in path.parents)]
     if not outermost:
         return Finding(name, True, "none")
-    some = f"{len(outermost)} unfinished, such as {outermost[0]}"
+    some = f"{counted(len(outermost), 'leftover')} of killed processes, such as {outermost[0]}"
     if not repair:
         return Finding(name, True, some, "simclr doctor --repair removes them; so may the next run", warning=True)
     try:
@@ -254,4 +256,4 @@ def _leftovers(workspace: Workspace, repair: bool) -> Finding:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     except BusyError as error:
         return Finding(name, True, f"{some}; {error}", "try again when it is done", warning=True)
-    return Finding(name, True, f"{len(outermost)} unfinished ones are removed")
+    return Finding(name, True, f"removed {counted(len(outermost), 'leftover')} of killed processes")

@@ -24,6 +24,7 @@ import dagster as dg
 import psutil
 
 from deploy.failpoint import failpoint
+from deploy.failure import killed_by
 from pipeline.environment import RUN
 from pipeline.redact import redactor
 from pipeline.runs import output
@@ -107,7 +108,7 @@ class ProcessRunLauncher(RunLauncher[Instance], ConfigurableClass):
         if alive(run):
             _interrupt(run)
         else:
-            close(self._instance, run_id, "Its process had already ended.")
+            close(self._instance, run_id, "The process of this run had already ended when it was canceled.")
         return True
 
     @property
@@ -127,14 +128,17 @@ class ProcessRunLauncher(RunLauncher[Instance], ConfigurableClass):
         said = Path(self._instance.root_directory, log).read_text(errors="replace") if include_container_logs else ""
         hide = redactor(Path(self._instance.root_directory))  # an earlier version may have written the file
         state = "runs" if alive(run) else "is gone"
-        return f"Process {run.tags.get(PROCESS, '(none)')} {state}; what it printed, in {log}:\n{hide(said[-2000:])}"
+        return f"{_process(run)} {state}; what it printed, in {log}:\n{hide(said[-2000:])}"
 
     def _await_end(self, process: "subprocess.Popen[bytes]", log: "subprocess.Popen[bytes]", run_id: str) -> None:
         """Close the run at once when its process ends without having done so: Dagster's monitor looks less often."""
         code = process.wait()
         try:
             if self.has_instance:
-                close(self._instance, run_id, f"Its process {process.pid} ended with exit code {code}.")
+                ended = killed_by(code) or f"ended with exit code {code} before the run did"
+                close(
+                    self._instance, run_id, f"Process {process.pid} of this run {ended}; the log of the run says more."
+                )
         finally:
             log.wait()
 
@@ -172,7 +176,11 @@ def stop_runs(instance: Instance, seconds: float) -> list[str]:
         if alive(run):
             with suppress(psutil.NoSuchProcess):
                 process_of(run).kill()
-        close(instance, run.run_id, "The services of the workspace were stopped; it continues when they start again.")
+        close(
+            instance,
+            run.run_id,
+            "The services of the workspace were stopped; `simclr ui` starts them again, and they continue this run.",
+        )
     return [run.run_id for run in running]
 
 
@@ -281,7 +289,13 @@ def _pid(run: dg.DagsterRun) -> int:
 
 
 def _gone(run: dg.DagsterRun) -> str:
-    return f"Process {run.tags.get(PROCESS, 'of the run')} is gone; it was killed or the machine went down."
+    return (
+        f"{_process(run)} is gone; it was killed or the machine went down. `simclr run`, or `simclr ui`, continues it."
+    )
+
+
+def _process(run: dg.DagsterRun) -> str:
+    return f"Process {_pid(run)} of this run" if PROCESS in run.tags else "The process of this run"
 
 
 def main() -> None:

@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli.status import describe_contradictions, describe_stages, describe_workspace
+from pipeline.cli.status import describe_accuracy, describe_contradictions, describe_stages, describe_workspace
 from pipeline.dvc import client
 from pipeline.reports import Outcome
 from pipeline.validation import manifest
 from pipeline.validation.expectations import NEAR_LABELS
 from pipeline.workspace import Workspace
 from simclr_core import reports
+from simclr_core.reports import Accuracies
 from tests.pipeline.validation.corpus.manifests import row, table
 from tests.reports import VALIDATION
 
@@ -32,6 +33,18 @@ def test_near_copies_with_different_labels_are_named(workspace: Workspace) -> No
         assert [line.partition(" and ")[0] for line in lines] == said
     assert lines[0].endswith("(dog); see reports/validation.html")
     assert "\u202e" not in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("linear", "said"),
+    [
+        ({"0.01": 12.3456, "1.0": 71.25}, "; linear probe with 1 % of the labels: 12.3 %, 100 % of the labels: 71.2 %"),
+        ({}, ""),
+    ],
+)
+def test_accuracies_have_their_unit(linear: dict[str, float | None], said: str) -> None:
+    found = Accuracies(knn_top1=22.414, linear_top1=linear, linear_top5={})
+    assert describe_accuracy(found) == f"top-1 of the test images: kNN 22.4 %{said}"
 
 
 def test_raw_images_that_are_tracked_and_missing_are_restored_not_ingested_again(workspace: Workspace) -> None:

@@ -14,7 +14,7 @@ from tests.pipeline.gates.reports import DRIFT, EMBEDDING_DRIFT, EXPORT, NOT_JUD
 @pytest.mark.parametrize(
     ("values", "passed", "says"),
     [
-        ({}, True, "loss 5.1 → 4.2, chance is 6.2"),
+        ({}, True, "loss 5.1 → 4.2, chance is 6.2; effective rank 31.5, feature standard deviation 0.4"),
         ({"finite": False}, False, "did not stay finite"),
         ({"collapsed": True}, False, "nearly the same features"),
         ({"finite": False, "collapsed": True}, False, "did not stay finite"),
@@ -26,6 +26,13 @@ def test_collapse(case: Case, values: dict[str, bool], passed: bool, says: str) 
     assert (verdict.passed, verdict.judged) == (passed, True)
     assert says in verdict.description
     assert verdict.numbers == {"effective_rank": 31.5, "feature_std": 0.4}
+
+
+def test_no_number_of_a_sentence_has_more_digits_than_a_person_compares(case: Case) -> None:
+    long = {"loss_first": 5.123456, "loss_last": 4.234567, "loss_chance": 6.234411, "effective_rank": 31.512345}
+    case.put("reports/pretrain.json", PRETRAIN | long | {"feature_std": 0.041236})
+    said = "loss 5.123 → 4.235, chance is 6.234; effective rank 31.5, feature standard deviation 0.0412"
+    assert case.ask(not_collapsed).description == said
 
 
 def test_parity(case: Case) -> None:

@@ -80,6 +80,13 @@ def test_every_ingest_ends_with_a_table_of_split_and_class(filled: Workspace) ->
     assert ingest(filled).understood == result.understood, "of what is there, not of what is new"
 
 
+def test_images_without_a_class_have_a_line_only_where_there_are_any(workspace: Workspace) -> None:
+    fill(workspace, "train/cat/0.png", "test/cat/1.png")
+    assert [line.split()[0] for line in ingest(workspace).understood] == ["class", "cat", "note:"]
+    fill(workspace, "unlabeled/2.png")
+    assert ["(no", "class)", "1", "0"] in [line.split() for line in ingest(workspace).understood]
+
+
 def test_many_classes_are_summed_up(workspace: Workspace) -> None:
     fill(workspace, *(f"train/n{number:04d}/a.png" for number in range(30)))
     table = [line.split() for line in ingest(workspace).understood]

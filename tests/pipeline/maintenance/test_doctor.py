@@ -178,7 +178,7 @@ def test_leftovers_of_killed_processes_are_removed(workspace: Workspace) -> None
     with exclusive(workspace.root, "an ingest"):
         assert "busy with an ingest" in seen(workspace, "leftovers", repair=True).detail
     assert folder.exists()
-    assert seen(workspace, "leftovers", repair=True).detail == "1 unfinished ones are removed"
+    assert seen(workspace, "leftovers", repair=True).detail == "removed 1 leftover of killed processes"
     assert [path.name for path in workspace.raw.iterdir()] == ["0001"]
     assert seen(workspace, "leftovers").detail == "none"
 

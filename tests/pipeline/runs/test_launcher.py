@@ -132,7 +132,7 @@ def test_a_run_is_healthy_while_its_process_lives_and_takes_its_stage_with_it(
     worker.wait()
     health = launcher.check_run_worker_health(run)
     assert health.status is WorkerStatus.FAILED
-    assert f"Process {run.tags[PROCESS]} is gone" in str(health.msg)
+    assert f"Process {run.tags[PROCESS].partition('@')[0]} of this run is gone; it was killed" in str(health.msg)
     stage.wait(5)
     assert other.poll() is None
     assert "is gone; what it printed, in .simclr/logs/runs/" in str(launcher.get_run_worker_debug_info(run, False))
