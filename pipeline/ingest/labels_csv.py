@@ -19,11 +19,13 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
 
 from pipeline.errors import IngestError
 
 SPLITS = ("train", "test")
 DELIMITERS = (",", ";", "\t")
+ADDRESS = re.compile(r"\s*(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 SEPARATOR = re.compile(r"\A\s*sep=.\r?\n")  # a first line for spreadsheets
 
 
@@ -140,11 +142,17 @@ def match_rows(where: str, rows: Sequence[Row], table: str, base: str, files: Co
 
 
 def _find(path: str, folder: str, base: str, files: Collection[str]) -> str | None:
-    """A file by its path in the folder of the table, or in the source, or with the address of the source before it."""
-    plain = posixpath.normpath(path.strip().replace("\\", "/"))
+    """A file by its path in the folder of the table, or in the source, or with the address of the source before it.
+
+    A path may be a URL of the scheme ``file`` (RFC 8089), as annotation tools write them.
+    """
+    given = path.strip()
+    local = unquote(urlsplit(given).path) if given.casefold().startswith("file:") else given
+    plain = posixpath.normpath(local.replace("\\", "/"))
     root = base.removeprefix("file://").rstrip("/")
     tried = (
         posixpath.join(folder, path),
+        given.removeprefix(f"{base.rstrip('/')}/"),
         posixpath.join(folder, plain),
         plain,
         plain.removeprefix(f"{root}/"),
@@ -169,6 +177,8 @@ def _describe(where: str, lost: Sequence[Row], total: int, files: Iterable[str])
     stem = PurePosixPath(lost[0].path).stem
     like = next((path for path in files if PurePosixPath(path).stem == stem), None)
     hint = f"; is {like!r} meant?" if like else ""
+    if not like and ADDRESS.match(lost[0].path):
+        hint = "; nothing is downloaded: put the files into this folder and give their paths"
     return f"{where}: {len(lost):,} of {total:,} rows name no file, such as {lost[0].path!r}{hint}"
 
 

@@ -32,7 +32,7 @@ ROLES = {
 }
 NEAR = 0.82  # how alike a folder's name and one of these have to be to be taken for a slip
 NEAR_WORDS = {
-    **dict.fromkeys(("holdout", "heldout", "eval", "evaluation"), TEST),
+    **dict.fromkeys(("holdout", "heldout", "eval", "evaluation", "dev", "development"), TEST),
     **dict.fromkeys(("labels", "label"), LABELED),
     **ROLES,
 }

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.errors import IngestError
 from pipeline.ingest.ingest import ingest
-from pipeline.ingest.labels_csv import columns_of, read_rows
+from pipeline.ingest.labels_csv import Row, columns_of, match_rows, read_rows
 from pipeline.ingest.raw import batches
 from pipeline.workspace import Workspace
 from tests.conftest import draw, encode
@@ -50,6 +50,29 @@ def test_an_absolute_path_and_another_unicode_form_name_their_file(workspace: Wo
     put(workspace, "labels.csv", rows.encode())
     ingest(workspace)
     assert places(workspace) == {accented: ("train", "a"), "unlabeled/1.png": ("train", "b")}
+
+
+@pytest.mark.parametrize(
+    ("base", "path"),
+    [
+        ("file:///photos", "file:///photos/cats/a b.png"),
+        ("file:///photos", "FILE:///photos/cats/a%20b.png"),
+        ("file:///photos", "file://localhost/photos/cats/a b.png"),
+        ("file:///photos", "/photos/cats/a b.png"),
+        ("file:///photos", ".\\cats\\a b.png"),
+        ("s3://bucket/photos", "s3://bucket/photos/cats/a b.png"),
+    ],
+)
+def test_an_address_names_its_file(base: str, path: str) -> None:
+    row = Row(2, path, "cat", None)
+    assert match_rows("labels.csv", [row], "labels.csv", base, ["cats/a b.png"]).rows == {"cats/a b.png": row}
+
+
+def test_an_address_elsewhere_names_no_file_and_says_why() -> None:
+    rows = [Row(2, "https://example.org/7.png", "cat", None), Row(3, "1.png", "cat", None)]
+    found = match_rows("labels.csv", rows, "labels.csv", "file:///photos", ["1.png"])
+    assert list(found.rows) == ["1.png"]
+    assert "1 of 2 rows name no file, such as 'https://example.org/7.png'; nothing is downloaded" in found.lost
 
 
 def test_a_spelling_that_two_files_have_names_neither(workspace: Workspace) -> None:

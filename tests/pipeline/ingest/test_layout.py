@@ -187,6 +187,7 @@ NOTED = {
     "test_set/cat/0.png": "test_set/ is taken as unlabeled training images; if test/ is meant, name it so",
     "tests/cat/0.png": "tests/ is taken as unlabeled",
     "tset/cat/0.png": "if test/ is meant",
+    "dev/cat/0.png": "if test/ is meant",
     "hold-out/cat/0.png": "if test/ is meant",
     "train2017/cat/0.png": "train2017/ is taken as unlabeled training images; if labeled/ is meant",
     "labeledd/cat/0.png": "labeledd/ is taken as unlabeled training images; if labeled/ is meant",
