@@ -85,6 +85,17 @@ class PairedCounts:
     trained_only: tuple[int, ...]
     baseline_only: tuple[int, ...]
 
+    def pairs(self) -> list[tuple[int, int]]:
+        """(trained alone, baseline alone) of each repetition.
+
+        Raises:
+            ValueError: there is none, or not the same number of both.
+        """
+        if not self.trained_only or len(self.trained_only) != len(self.baseline_only):
+            given = f"{len(self.trained_only)} and {len(self.baseline_only)}"
+            raise ValueError(f"counts of {given} repetitions; there has to be the same number of both, at least one")
+        return list(zip(self.trained_only, self.baseline_only, strict=True))
+
 
 @dataclass(frozen=True)
 class LinearEvalReport(Report):
@@ -253,9 +264,13 @@ class CompareReport(Report):
     @property
     def unjudged(self) -> str | None:
         """Why nothing says how good the candidate is; None where labels do, or views in place of labels."""
-        if self.knn.candidate is not None or self.label_free is not None:
+        if self.reason is None or self.knn.candidate is not None or self.label_free is not None:
             return None
-        advice = f"; to compare it with {self.champion} without labels, have 50 images" if self.champion else ""
+        advice = (
+            f"; to compare it with {self.champion} without labels, run it again with at least 50 images"
+            if self.champion
+            else ""
+        )
         return f"UNJUDGED: nothing says how good this encoder is: {self.reason}{advice}"
 
 

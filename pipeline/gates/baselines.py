@@ -4,12 +4,13 @@ Baselines are random weights, raw pixels, the answer that is most frequent, and 
 What is judged is how often one alone is right on the same test images (``LinearEvalReport.paired``).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from deploy.plural import counted
 from pipeline.config import GatesConfig
-from pipeline.gates.evidence import Evidence
+from pipeline.gates.evidence import Evidence, needed
 from pipeline.gates.verdict import Verdict, not_applicable, undecided
 from simclr_core.errors import ReportError
 from simclr_core.evaluation.paired_comparison import (
@@ -28,6 +29,7 @@ BASELINES = {
     "start": "the weights that pretraining began with",
 }
 CLASSIFIERS = {"knn": "kNN", "probe": "the linear probe"}
+LITTLE = 0.02  # what a baseline may leave to gain for a match to be enough; `gates.min_gain`, if that is smaller
 
 
 @dataclass(frozen=True)
@@ -48,20 +50,24 @@ class Comparison:
         name, against = CLASSIFIERS[self.classifier], BASELINES[self.baseline]
         return f"{name} {trained:.2f} % against {baseline:.2f} % of {against} ({low:+.1f} to {high:+.1f} points)"
 
-    def has_room(self, limits: GatesConfig) -> bool:
-        """Whether the baseline leaves so much to gain that a gain can be asked for."""
-        return 1 - (self.trained - self.gain.difference) >= limits.min_gain / 100
-
-    def fails(self, limits: GatesConfig) -> bool:
-        """Whether it is shown to be worse, or not to gain what matters where there is so much to gain."""
-        return self.most < (limits.min_gain / 100 if self.has_room(limits) else 0) and self.gain.low <= 0
+    def outcome(self, limits: GatesConfig) -> str:
+        """What is known of it. Of a baseline that is right nearly everywhere, no gain can be asked for."""
+        little = min(limits.min_gain / 100, LITTLE)
+        if self.gain.low > 0:
+            return "better"
+        if self.most < 0:
+            return "worse"
+        if 1 - (self.trained - self.gain.difference) >= little:
+            return "no better" if self.most < limits.min_gain / 100 else "not shown to be better"
+        return "as good" if self.gain.difference >= 0 or self.gain.low > -little else "not shown to be as good"
 
     def settles(self, limits: GatesConfig) -> str:
         """What these test images can show, and how many would show a gain as large as it seems."""
         smallest = 100 * smallest_found(self.images, self._disagreement, limits.confidence, limits.power)
         seeming = max(abs(self.gain.difference), limits.min_gain / 100)
+        given = f"{counted(self.images, 'test image')} can show a difference of {smallest:.1f} points"
         return (
-            f"{self.images} test images show a difference of {smallest:.1f} points at {100 * limits.power:g} % power; "
+            f"{given} at {100 * limits.power:g} % power; "
             f"about {self._images(seeming, limits):,} would settle one of {100 * seeming:.1f}"
         )
 
@@ -79,59 +85,91 @@ def beats_baselines(evidence: Evidence) -> Verdict:
     Each gain over one of `gates.baselines` has to be shown with `gates.confidence`, by a paired test on the same test
     images. What is shown to be worse, or to gain less than `gates.min_gain` points if anything, is refused; what is
     neither shown to be better nor that is undecided, and `gates.abstain` says what follows. Where a baseline leaves
-    less than that to gain, it is enough not to be shown worse. Without labels there is nothing to compare.
+    less than that, and less than two points, to gain, it is enough to match it. Without labels there is nothing to
+    compare.
     """
     limits, report = evidence.limits, evidence.report(LinearEvalReport)
+    if report.reason or not limits.baselines:
+        return not_applicable(report.reason or "gates.baselines names none")
+    measured = _measured(report, limits)
     try:
-        compared = list(_compare(report, limits))
+        compared = list(_compare(report.test_images, measured, limits.confidence))
     except ValueError as error:
         raise ReportError(f"{report.file} contradicts itself: {error}") from None
     if not compared:
-        return not_applicable(report.reason or "no accuracies to compare")
+        lacking = f"{report.file} measures none of gates.baselines: {', '.join(limits.baselines)}"
+        if set(limits.baselines) == {"start"}:
+            return not_applicable(lacking)
+        raise ReportError(f"{lacking}; run the stage that writes it again")
     numbers = {
         f"{one.classifier}/{one.baseline}/{name}": 100 * value
         for one in compared
         for name, value in (("gain", one.gain.difference), ("at_least", one.gain.low), ("at_most", one.gain.high))
     }
-    asked = [one for one in compared if one.has_room(limits) or one.fails(limits)]
-    if not asked:
+    found: dict[str, list[Comparison]] = {}
+    for one in compared:
+        found.setdefault(one.outcome(limits), []).append(one)
+    if list(found) == ["as good"]:
         what = ", ".join(dict.fromkeys(BASELINES[one.baseline] for one in compared))
         return not_applicable(f"{what} classify nearly every test image correctly, too; add harder ones", numbers)
-    missing = [one for one in asked if not one.gain.low > 0]
-    refused = [one for one in missing if one.fails(limits)]
-    if refused:
-        shown = [f"{'worse' if one.most < 0 else 'no better'}: {one}" for one in refused]
+    if refused := _say(found, "worse", "no better"):
         advice = "train longer, or look at reports/curves.png and augmentations.png; gates.baselines says what is asked"
-        return Verdict(False, "; ".join([*shown, advice]), numbers)
-    if missing:
-        hardest = min(missing, key=lambda one: one.gain.difference)
+        return Verdict(False, f"{refused}; {advice}", numbers)
+    open_ones = ("not shown to be better", "not shown to be as good")
+    if missing := _say(found, *open_ones):
+        hardest = min((one for name in open_ones for one in found.get(name, [])), key=lambda one: one.gain.difference)
+        advice = "add test images" if hardest.gain.difference > 0 else "train longer, or add test images"
         allowed = ", or set gates.abstain to warn to release it undecided" if limits.abstain == "refuse" else ""
-        parts = [*(f"not shown to be better: {one}" for one in missing), hardest.settles(limits)]
-        return undecided("; ".join([*parts, f"add test images{allowed}"]), numbers, limits.abstain == "refuse")
-    return Verdict(True, "; ".join(f"better: {one}" for one in asked), numbers)
+        description = f"{missing}; {hardest.settles(limits)}; {advice}{allowed}"
+        return undecided(description, numbers, limits.abstain == "refuse")
+    return Verdict(True, _say(found, "better", "as good"), numbers)
 
 
-def _compare(report: LinearEvalReport, limits: GatesConfig) -> Iterator[Comparison]:
-    """Each classifier with each baseline that is asked for and was measured."""
-    if report.reason or not report.test_images:
-        return
+def _say(found: Mapping[str, Sequence[Comparison]], *outcomes: str) -> str:
+    """Every comparison with one of these outcomes; nothing if there is none."""
+    return "; ".join(f"{name}: {', '.join(map(str, found[name]))}" for name in outcomes if name in found)
+
+
+Measured = tuple[str, str, float, PairedCounts]
+
+
+def _measured(report: LinearEvalReport, limits: GatesConfig) -> list[Measured]:
+    """Each classifier with each baseline that is asked for and was measured: both names, accuracy, counts.
+
+    Raises:
+        ReportError: what the stage always measures is missing.
+    """
+    if not report.test_images:
+        raise ReportError(f"{report.file} has accuracies without test images; run the stage that writes it again")
     counts = report.paired or _independent(report)
-    asked = [
-        (classifier, baseline, list(zip(one.trained_only, one.baseline_only, strict=True)))
+    for classifier in CLASSIFIERS if report.paired else ():
+        for baseline in limits.baselines:
+            known = counts.get(classifier, {}).get(baseline)
+            if baseline != "start":
+                needed(known, report, f"paired.{classifier}.{baseline}")
+    return [
+        (
+            classifier,
+            baseline,
+            needed(_accuracy(report.simclr, classifier), report, f"the accuracy of {CLASSIFIERS[classifier]}"),
+            one,
+        )
         for classifier in CLASSIFIERS
         for baseline, one in counts.get(classifier, {}).items()
         if baseline in limits.baselines
     ]
+
+
+def _compare(images: int, measured: Sequence[Measured], confidence: float) -> Iterator[Comparison]:
+    """Raises ValueError: the counts are impossible."""
     # Any of them may refuse, so each gets its part of the error that is allowed (Bonferroni). All of them have to show
     # a gain, which needs no correction.
-    significance = (1 - limits.confidence) / max(len(asked), 1)
-    for classifier, baseline, pairs in asked:
-        trained = _accuracy(report.simclr, classifier)
-        if trained is None or not pairs:
-            continue
-        gain = interval(report.test_images, pairs, limits.confidence)
-        most = interval(report.test_images, pairs, 1 - significance).high
-        yield Comparison(classifier, baseline, report.test_images, pairs, trained, gain, most)
+    significance = (1 - confidence) / max(len(measured), 1)
+    for classifier, baseline, trained, counts in measured:
+        pairs = counts.pairs()
+        gain = interval(images, pairs, confidence)
+        most = interval(images, pairs, 1 - significance).high
+        yield Comparison(classifier, baseline, images, pairs, trained, gain, most)
 
 
 def _accuracy(accuracies: Accuracies, classifier: str) -> float | None:

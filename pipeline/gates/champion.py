@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from deploy.plural import counted
 from pipeline.config import GatesConfig
 from pipeline.gates.evidence import Evidence, needed
 from pipeline.gates.label_free import judge_views
@@ -43,8 +44,8 @@ def representation(evidence: Evidence) -> Verdict:
 
     A loss of `gates.max_loss` points has to be ruled out with `gates.confidence`, by a paired test on the same test
     images; where they show no loss either, it is undecided, and `gates.abstain` says what follows.
-    With `release_if: better`, one of the two has to be better beyond chance as well. Without labels
-    two views of each image judge (`label_free`); without a champion either, the release is UNJUDGED, a warning.
+    With `release_if: better`, one of the two has to be better beyond chance, whatever `gates.abstain` is. Without
+    labels two views of each image judge (`label_free`); without a champion either, the release is UNJUDGED, a warning.
     """
     limits, report = evidence.limits, evidence.report(CompareReport)
     if report.unjudged or report.label_free:
@@ -65,10 +66,15 @@ def representation(evidence: Evidence) -> Verdict:
         f"{100 * limits.confidence:g} % confidence at least {pair.bound:+.2f} points"
         for pair in pairs.values()
     ]
-    parts.append(f"a loss of {limits.max_loss:g} points is {'not ' if lost else ''}ruled out by {images} test images")
+    parts.append(
+        f"a loss of {limits.max_loss:g} points is {'not ' if lost else ''}ruled out by {counted(images, 'test image')}"
+    )
+    worse = [pair.title for pair in lost if pair.loses]
     needed = max((pair.images_needed or 0 for pair in lost), default=0)
-    if needed > images:
-        parts.append(f"about {needed} would show it of an equally good encoder")
+    if worse:
+        parts.append(f"by {' and '.join(worse)} it is shown to be worse")
+    elif needed > images:
+        parts.append(f"about {needed:,} would show it of an equally good encoder")
     if limits.release_if == "better":
         p_values = " and ".join(f"{pair.p_value:.2g}" for pair in pairs.values())
         parts.append(f"McNemar p {p_values}, one of them must be at most {significance:.3g}")
@@ -77,13 +83,15 @@ def representation(evidence: Evidence) -> Verdict:
         numbers |= {f"{name}/{key}": getattr(pair, key) for key in ("candidate", "champion", "difference", "bound")}
         numbers[f"{name}/p_value"] = pair.p_value
     passed = not lost and (gained or limits.release_if == "not_worse")
-    if lost and not any(pair.loses for pair in lost):
+    if lost and not worse and (gained or limits.release_if == "not_worse"):
         blocks = limits.abstain == "refuse"
         allowed = ", or set gates.abstain to warn" if blocks else ""
         parts.append(f"add test images, train longer, or raise gates.max_loss{allowed}")
         return undecided("; ".join(parts), numbers, blocks)
     if lost:
-        parts.append("add test images, train longer, or raise gates.max_loss")
+        ask_less = " and set gates.release_if to not_worse" if not gained and limits.release_if == "better" else ""
+        more = "" if worse else "add test images, "
+        parts.append(f"{more}train longer, or raise gates.max_loss{ask_less}")
     elif not passed:
         parts.append("train longer, or set gates.release_if to not_worse")
     return Verdict(passed=passed, description="; ".join(parts), numbers=numbers)
@@ -112,8 +120,9 @@ def low_label(evidence: Evidence) -> Verdict:
     numbers: dict[str, float] = {}
     outcomes: set[str] = set()
     for report in known:
+        before = _released(champion, report.fraction)
         try:
-            losses = list(_losses(report, _released(champion, report.fraction), len(known), limits))
+            losses = list(_losses(report, before, len(known), limits))
         except ValueError as error:
             raise ReportError(f"{report.file} contradicts itself: {error}") from None
         part = f"{report.top1:.2f} % with {report.labels} labels"
@@ -164,7 +173,7 @@ def _losses(
     assert report.paired is not None
     assert report.test_images
     allowed, confidence = limits.max_low_label_loss / 100, 1 - (1 - limits.confidence) / fractions
-    pairs = list(zip(report.paired.trained_only, report.paired.baseline_only, strict=True))
+    pairs = report.paired.pairs()
     per_seed = [(won - lost) / report.test_images for won, lost in pairs]
     yield "scratch", Loss(widened(interval(report.test_images, pairs, confidence), per_seed, confidence), 0.0, allowed)
     if before is not None:

@@ -21,12 +21,12 @@ def judge_views(evidence: Evidence, report: CompareReport) -> Verdict:
     than half the steps of the champion, or with `release_if: better`, a gain has to be shown.
     """
     limits, views = evidence.limits, report.label_free
+    demand = _demand(evidence, report)
     if views is None:
-        return undecided(report.unjudged or "UNJUDGED", {}, blocks=False)
+        unjudged = report.unjudged or "UNJUDGED"
+        return Verdict(False, f"{unjudged}; {demand}") if demand else undecided(unjudged, {}, blocks=False)
     margin = NormalDist().inv_cdf(limits.confidence) * views.standard_error
     low, high = views.difference - margin, views.difference + margin
-    steps = _steps(evidence)
-    far_less = steps is not None and steps[0] < FAR_LESS * steps[1]
     seen = "" if views.split == "test" else ", which both may have been trained on"
     parts = [
         f"no labels ({report.reason})",
@@ -35,12 +35,8 @@ def judge_views(evidence: Evidence, report: CompareReport) -> Verdict:
         f"{views.images} images{seen}",
     ]
     numbers = {"candidate": views.candidate, "champion": views.champion, "at_least": low, "at_most": high}
-    if far_less and steps and not low > 0:
-        short = f"trained for {steps[0]:,} steps, {report.champion} for {steps[1]:,}, and not shown to be better"
-        return Verdict(False, "; ".join([*parts, short, "train longer, or label test images"]), numbers)
-    if limits.release_if == "better" and not low > 0:
-        advice = "not shown to be better; train longer, label test images, or set gates.release_if to not_worse"
-        return Verdict(False, "; ".join([*parts, advice]), numbers)
+    if demand and not low > 0:
+        return Verdict(False, "; ".join([*parts, demand]), numbers)
     if low > -limits.max_loss:
         return Verdict(True, "; ".join(parts), numbers)
     parts.append(f"a loss of {limits.max_loss:g} points is not ruled out")
@@ -48,6 +44,19 @@ def judge_views(evidence: Evidence, report: CompareReport) -> Verdict:
     if high < 0:
         return Verdict(False, "; ".join(parts), numbers)
     return undecided("; ".join(parts), numbers, limits.abstain == "refuse")
+
+
+def _demand(evidence: Evidence, report: CompareReport) -> str | None:
+    """Why it is not enough to be no worse than the champion, and what to do; None if it is."""
+    if report.champion is None:
+        return None
+    steps = _steps(evidence)
+    if steps is not None and steps[0] < FAR_LESS * steps[1]:
+        short = f"trained for {steps[0]:,} steps, {report.champion} for {steps[1]:,}, and not shown to be better"
+        return f"{short}; train longer, or label test images"
+    if evidence.limits.release_if == "better":
+        return "not shown to be better; train longer, label test images, or set gates.release_if to not_worse"
+    return None
 
 
 def _steps(evidence: Evidence) -> tuple[int, int] | None:

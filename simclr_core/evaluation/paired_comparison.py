@@ -61,7 +61,7 @@ class Interval:
         difference = self.difference - other.difference
         low = difference - math.hypot(self.difference - self.low, other.high - other.difference)
         high = difference + math.hypot(self.high - self.difference, other.difference - other.low)
-        return Interval(difference, low, high)
+        return Interval(difference, max(-1.0, low), min(1.0, high))
 
 
 def interval(images: int, pairs: Sequence[tuple[int, int]], confidence: float) -> Interval:
@@ -89,7 +89,7 @@ def widened(one: Interval, repetitions: Sequence[float], confidence: float) -> I
 
     spread = float(stdtrit(count - 1, confidence)) * stdev(repetitions) / math.sqrt(count)
     low, high = (math.hypot(spread, bound - one.difference) for bound in (one.low, one.high))
-    return Interval(one.difference, one.difference - low, one.difference + high)
+    return Interval(one.difference, max(-1.0, one.difference - low), min(1.0, one.difference + high))
 
 
 def proportion(right: float, images: int, confidence: float) -> Interval:

@@ -62,12 +62,12 @@ def test_one_gain_that_many_images_do_not_show_is_refused(case: Case, classifier
 
 def test_few_images_that_show_nothing_are_undecided_and_it_says_what_would_settle_it(case: Case) -> None:
     few = {"trained_only": [9], "baseline_only": [6]}
-    report = {"test_images": 58, "paired": paired(**dict.fromkeys(NAMES, few)) | {"probe": {}}}
+    report = {"test_images": 58, "paired": dict.fromkeys(("knn", "probe"), dict.fromkeys(NAMES, few))}
     verdict = ask(case, **report)
     assert (verdict.outcome, verdict.passed, verdict.severity) == ("undecided", False, "error")
     needed = images_to_find(3 / 58, 16 / 60, 0.95, 0.8)
     assert verdict.description.endswith(
-        "58 test images show a difference of 16.9 points at 80 % power; "
+        "58 test images can show a difference of 16.9 points at 80 % power; "
         f"about {needed} would settle one of 5.2; add test images, or set gates.abstain to warn to release it undecided"
     )
     case.set_limits(abstain="warn")
@@ -120,6 +120,58 @@ def test_a_baseline_that_leaves_nothing_to_gain_only_has_to_be_matched(case: Cas
     verdict = ask(case, simclr=lost, paired=paired(random_init=worse))
     assert verdict.outcome == "refused"
     assert "worse: kNN 95.00 % against 100.00 % of random weights" in verdict.description
+
+
+def everywhere(won: int, lost: int) -> dict[str, Any]:
+    same = {name: {"trained_only": [won], "baseline_only": [lost]} for name in NAMES}
+    return {"knn": same, "probe": same}
+
+
+@pytest.mark.parametrize("min_gain", [0.5, 2.0, 60.0, 100.0])
+def test_a_larger_gain_that_is_asked_for_never_lets_more_pass(case: Case, min_gain: float) -> None:
+    """Half the images are right with either: nothing is gained, and much could be."""
+    case.set_limits(min_gain=min_gain)
+    half = {"knn_top1": 50.0, "linear_top1": {"1.0": 50.0}, "linear_top5": {"1.0": 90.0}}
+    verdict = ask(case, simclr=half, paired=everywhere(200, 200))
+    assert not verdict.passed
+    assert verdict.applicable
+
+
+def test_few_images_that_a_baseline_alone_gets_right_do_not_pass(case: Case) -> None:
+    """Raw pixels are right on all 20, the encoder on 18: that is neither a match nor shown to be worse."""
+    counts = everywhere(15, 0)
+    counts = {name: one | {"pixels": {"trained_only": [0], "baseline_only": [2]}} for name, one in counts.items()}
+    known = {"knn_top1": 90.0, "linear_top1": {"1.0": 90.0}, "linear_top5": {"1.0": 90.0}}
+    verdict = ask(case, simclr=known, paired=counts, test_images=20)
+    assert verdict.outcome == "undecided"
+    assert verdict.description.startswith("not shown to be as good: kNN 90.00 % against 100.00 % of raw pixels (")
+    assert "; train longer, or add test images, or set gates.abstain" in verdict.description
+
+
+def test_what_is_asked_for_and_not_measured_does_not_pass(case: Case) -> None:
+    case.set_limits(baselines=[])
+    assert ask(case).description == "not applicable: gates.baselines names none"
+    case.set_limits(baselines=["start"])
+    assert ask(case).outcome == "not applicable"
+    case.set_limits(baselines=["majority"])
+    verdict = ask(case, paired={})
+    assert not verdict.judged
+    assert "measures none of gates.baselines: majority" in verdict.description
+    case.set_limits()
+    for broken in (
+        {"paired": {"knn": LINEAR_EVAL["paired"]["knn"]}},
+        {"paired": paired(pixels={"trained_only": [], "baseline_only": []})},
+        {"paired": paired(pixels={"trained_only": [3, 4], "baseline_only": [3]})},
+        {"simclr": LINEAR_EVAL["simclr"] | {"knn_top1": None}},
+        {"test_images": 0},
+    ):
+        assert not ask(case, **broken).judged
+
+
+def test_each_outcome_is_named_once_and_one_image_is_one_image(case: Case) -> None:
+    description = ask(case, paired=everywhere(1, 0), test_images=1).description
+    assert description.count("not shown to be better: ") == 1
+    assert "; 1 test image can show" in description
 
 
 def test_without_accuracies_there_is_nothing_to_compare(case: Case) -> None:

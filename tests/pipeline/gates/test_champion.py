@@ -48,13 +48,13 @@ def test_the_description_has_numbers_thresholds_and_the_number_of_images(case: C
     assert case.compare(representation).description == (
         f"kNN 80.00 % against 80.00 % of v0.0.3, with 95 % confidence at least {bound:+.2f} points; linear probe "
         f"80.50 % against 80.00 % of v0.0.3, with 95 % confidence at least {other:+.2f} points; a loss of 2 points is "
-        "ruled out by 2000 test images"
+        "ruled out by 2,000 test images"
     )
     verdict = case.compare(representation, test_images=200, knn=pair(10, 12, 200), probe=pair(9, 9, 200))
     needed = images_needed(200, 10, 12, 0.02, 0.95)
     assert (verdict.outcome, verdict.passed, verdict.severity) == ("undecided", False, "error")
     assert verdict.description.endswith(
-        f"not ruled out by 200 test images; about {needed} would show it of an equally good encoder; "
+        f"not ruled out by 200 test images; about {needed:,} would show it of an equally good encoder; "
         "add test images, train longer, or raise gates.max_loss, or set gates.abstain to warn"
     )
     assert verdict.numbers["knn/difference"] == pytest.approx(-1)
@@ -69,6 +69,24 @@ def test_too_few_images_refuse_what_is_shown_and_gates_abstain_decides_on_the_re
     assert "gates.abstain" not in verdict.description
     verdict = case.compare(representation, test_images=200, knn=even, probe=worse)
     assert (verdict.outcome, verdict.severity) == ("refused", "error")
+
+
+def test_better_is_not_released_undecided(case: Case) -> None:
+    """A gain has to be shown, whether a loss is ruled out or not."""
+    even, gained = pair(10, 12, 200), pair(40, 8, 200)
+    case.set_limits(abstain="warn", release_if="better")
+    verdict = case.compare(representation, test_images=200, knn=even, probe=even)
+    assert (verdict.outcome, verdict.severity) == ("refused", "error")
+    assert "set gates.release_if to not_worse" in verdict.description
+    verdict = case.compare(representation, test_images=200, knn=gained, probe=even)
+    assert (verdict.outcome, verdict.severity) == ("undecided", "warning")
+
+
+def test_a_loss_that_is_shown_is_said_to_be_and_more_images_are_not_advised(case: Case) -> None:
+    verdict = case.compare(representation, test_images=200, knn=pair(10, 12, 200), probe=pair(2, 30, 200))
+    assert verdict.outcome == "refused"
+    assert "by linear probe it is shown to be worse" in verdict.description
+    assert "add test images" not in verdict.description
 
 
 def test_no_more_images_are_requested_when_there_are_enough(case: Case) -> None:
@@ -128,6 +146,7 @@ def test_with_nothing_to_compare_it_passes_with_the_reason(case: Case) -> None:
         {"knn": pair(100, 100) | {"candidate_only": None}},
         {"probe": pair(1500, 1500)},
         {"probe": None},
+        {"knn": {}, "probe": {}},
         {"test_images": 0},
         {"test_images": float("nan")},
         {"knn": pair(100, 100) | {"champion": float("nan")}},
@@ -213,6 +232,18 @@ def test_one_bad_fraction_is_enough(case: Case, worse: dict[str, Any], place: in
     assert case.ask(low_label, {CHAMPION: pinned} | files).outcome == "passed"
     bad = f"reports/finetune-{fractions[place]}.json"
     assert case.ask(low_label, {bad: tuned(fraction=fractions[place], **worse)}).outcome == "refused"
+
+
+def test_what_the_champion_lacks_is_not_said_of_the_candidate(case: Case) -> None:
+    verdict = case.ask(
+        low_label,
+        {
+            CHAMPION: PINNED | {"reports": {"finetune-0.01": {}}},
+            "reports/finetune-0.01.json": tuned(),
+        },
+    )
+    assert not verdict.judged
+    assert verdict.description.startswith(f"finetune-0.01 in {CHAMPION} lacks")
 
 
 def test_low_label_without_a_champion_or_without_labels(case: Case) -> None:

@@ -96,8 +96,23 @@ def test_views_of_images_that_were_trained_on_are_said_to_be_so(case: Case) -> N
     ],
 )
 def test_what_nothing_can_be_said_of_is_released_as_unjudged(case: Case, report: dict[str, Any]) -> None:
+    case.put("reports/pretrain.json", PRETRAIN | {"init": "scratch", "steps": 900})
+    case.put(CHAMPION, PINNED | {"reports": {"pretrain": PRETRAIN | {"steps": 900}}})
     verdict = case.compare(representation, **report)
     assert (verdict.outcome, verdict.severity) == ("undecided", "warning")
     assert verdict.description.startswith("UNJUDGED: ")
     assert report["reason"] in verdict.description
     assert ("v0.0.3" in verdict.description) is (report["champion"] is not None)
+
+
+def test_images_too_few_for_views_do_not_let_four_epochs_replace_thirty(case: Case) -> None:
+    case.put("reports/pretrain.json", PRETRAIN | {"init": "scratch", "steps": 124})
+    case.put(CHAMPION, PINNED | {"reports": {"pretrain": PRETRAIN | {"steps": 930}}})
+    verdict = case.compare(representation, **UNLABELLED)
+    assert (verdict.outcome, verdict.severity) == ("refused", "error")
+    assert "124 steps, v0.0.3 for 930" in verdict.description
+    case.put("reports/pretrain.json", PRETRAIN | {"init": "scratch", "steps": 930})
+    case.set_limits(release_if="better")
+    assert case.ask(representation).outcome == "refused"
+    case.set_limits()
+    assert case.ask(representation).outcome == "undecided"
