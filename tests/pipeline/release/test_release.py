@@ -51,8 +51,10 @@ def test_the_first_release_reaches_registry_git_and_remotes(computed: Workspace,
 
 def test_what_neither_labels_nor_views_have_judged_is_released_as_unjudged(computed: Workspace) -> None:
     stage = computed.root / "stage.py"
-    known, unknown = '"candidate": 70.0, "champion": 69.0', '"candidate": None, "champion": None'
-    stage.write_text(stage.read_text().replace(known, unknown))
+    unjudged = '{"reason": "no labels", "champion": before, "knn": {}, "probe": {}}'
+    given = stage.read_text()
+    stage.write_text(given.replace('{"champion": before, "knn": pair, "probe": pair}', unjudged))
+    assert stage.read_text() != given
     dvc(computed.root, "repro", "--force", "--single-item", "compare")
     done = release(computed)
     assert [note.partition(":")[0] for note in done.notes] == ["UNJUDGED"]
