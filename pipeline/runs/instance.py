@@ -31,7 +31,7 @@ from pipeline.runs.dagster_internals import (
     serialize_value,
 )
 from pipeline.runs.database import foreseen, settings_foreseen
-from pipeline.runs.sqlite import keep_open
+from pipeline.runs.sqlite import announce, keep_open
 
 # Names and identities: without them Dagster would not find its own records again, and they hold no secret.
 STRUCTURE = {
@@ -44,6 +44,7 @@ T = TypeVar("T")
 
 
 event.listen(Engine, "connect", keep_open)  # of every engine: Dagster makes one for each statement
+event.listen(Engine, "close", announce)
 
 
 class RedactingInstance(dg.DagsterInstance):

@@ -5,11 +5,15 @@ copies the log into the database, and each commit is flushed: several waits for 
 stays open leaves the copying to SQLite, which does it every thousand pages; flushed is then the log at each copying. A
 process may be killed at any time without a loss; when the power fails, the last events may be missing, and the records
 stay whole (SQLite, "Write-Ahead Logging" and ``PRAGMA synchronous``).
+
+The page of a run shows its events as they come: Dagster notices them when the database changes, and now only the log
+does. So each connection that has written touches the database when it closes.
 """
 
 import os
 import sqlite3
 from collections import OrderedDict
+from contextlib import suppress
 from typing import Any
 
 OPEN = 4  # records of runs, of events, of schedules, and the file of the present run
@@ -23,7 +27,7 @@ def keep_open(connection: Any, _: object) -> None:
     if not isinstance(connection, sqlite3.Connection):
         return
     connection.execute("PRAGMA synchronous=NORMAL")
-    path = connection.execute("PRAGMA database_list").fetchone()[2]
+    path = _file(connection)
     if not path or path in _open:
         return
     kept = sqlite3.connect(path, check_same_thread=False)
@@ -31,6 +35,18 @@ def keep_open(connection: Any, _: object) -> None:
     _open[path] = kept
     if len(_open) > OPEN:
         _open.popitem(last=False)[1].close()
+
+
+def announce(connection: Any, _: object) -> None:
+    """For SQLAlchemy's event ``close``: what was written shows in the time of the file, and reading it does not."""
+    with suppress(sqlite3.Error, OSError):
+        if isinstance(connection, sqlite3.Connection) and connection.total_changes and (path := _file(connection)):
+            os.utime(path)
+
+
+def _file(connection: sqlite3.Connection) -> str:
+    path: str = connection.execute("PRAGMA database_list").fetchone()[2]
+    return path
 
 
 def _forget() -> None:

@@ -8,13 +8,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from queue import Queue
 
+import dagster as dg
 import pytest
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.engine import Engine
 from sqlalchemy.pool import NullPool
 
 from pipeline.runs import sqlite
+from pipeline.runs.instance import opened
 from tests.processes.program import ROOT
 
 WRITE = """
@@ -27,6 +30,11 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@dg.job
+def count() -> None:
+    """Nothing to do."""
+
+
 def listen(path: Path) -> Engine:
     """An engine as Dagster makes it, in a database with a write-ahead log."""
     with closing(sqlite3.connect(path)) as connection:
@@ -35,6 +43,7 @@ def listen(path: Path) -> Engine:
         connection.commit()
     engine = create_engine(f"sqlite:///{path}", poolclass=NullPool)
     event.listen(engine, "connect", sqlite.keep_open)
+    event.listen(engine, "close", sqlite.announce)
     return engine
 
 
@@ -47,6 +56,10 @@ def fill(engine: Engine, count: int) -> None:
 @pytest.fixture(autouse=True)
 def _nothing_open() -> Iterator[None]:
     yield
+    close_all()
+
+
+def close_all() -> None:
     while sqlite._open:
         sqlite._open.popitem()[1].close()
 
@@ -92,3 +105,31 @@ def test_a_forked_process_uses_none_of_its_parents_connections(tmp_path: Path) -
         os._exit(len(sqlite._open))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert len(sqlite._open) == 1
+
+
+def test_what_is_written_shows_in_the_time_of_the_file_and_reading_does_not(tmp_path: Path) -> None:
+    path = tmp_path / "watched.db"
+    engine = listen(path)
+    fill(engine, 1)
+    os.utime(path, (0, 0))
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM events")).scalar() == 1
+    assert path.stat().st_mtime == 0
+    fill(engine, 1)
+    assert path.stat().st_mtime > 0
+
+
+def test_whatever_watches_a_run_gets_its_events_as_they_come(tmp_path: Path) -> None:
+    (tmp_path / "dagster.yaml").touch()
+    seen: Queue[str] = Queue()
+    with opened(tmp_path) as instance:
+        run = instance.create_run_for_job(count)
+        instance.report_engine_event("first", run)
+        close_all()  # as in the process of a run, whose file another one has made
+        instance.report_engine_event("second", run)
+        instance.event_log_storage.watch(
+            run.run_id, None, lambda entry, _: seen.put(entry.get_dagster_event().message or "")
+        )
+        instance.report_engine_event("third", run)
+        while seen.get(timeout=120) != "third":
+            pass
