@@ -21,7 +21,7 @@ import psutil
 
 from deploy.failure import killed_by
 from deploy.lock import acquire, held, sign
-from pipeline.dvc.explained import explain
+from pipeline.dvc.explained import failure
 from pipeline.dvc.logs import Events, Log
 from pipeline.dvc.processes import supervised
 from pipeline.dvc.project import track
@@ -63,7 +63,6 @@ SOURCES = {
     "models/champion": "`simclr run --select champion` records which encoder is released, or that none is",
 }
 WORDS = {"new": "is new", "modified": "has changed", "deleted": "is missing", "not in cache": "is not in the cache"}
-BLOCKED = re.compile(r"is busy, it is being blocked by: \(PID (\d+)\): (.*?) If there are no processes")
 
 
 @dataclass(frozen=True)
@@ -105,6 +104,7 @@ def add(root: Path, path: Path) -> None:
 
     Raises:
         DvcError: with DVC's own words.
+        BusyError: another ``dvc`` is at work on the same files.
     """
     track(root, path.relative_to(root).as_posix())
 
@@ -202,10 +202,7 @@ def execute(root: Path, *arguments: str) -> str:
     if done.returncode != 0:
         reason = " ".join(done.stderr.split()).removeprefix("ERROR: ") or f"exit code {done.returncode}"
         reason = killed_by(done.returncode) or reason
-        if found := BLOCKED.search(reason):
-            holder = f"process {found[1]} ({redactor(root)(found[2])})"
-            raise BusyError(f"{root}: busy with {holder}; wait until it ends, or stop it with `kill -INT {found[1]}`")
-        raise DvcError(explain(root, f"`dvc {' '.join(arguments)}` failed: {reason}"))
+        raise failure(root, f"`dvc {' '.join(arguments)}` failed", reason)
     return done.stdout
 
 

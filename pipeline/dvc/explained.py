@@ -1,10 +1,21 @@
 """What DVC says of a failure, in our words where its own name no next step."""
 
+import re
 from pathlib import Path
 
+from pipeline.errors import BusyError, DvcError
 from pipeline.redact import redactor
 
 NO_GIT = "is not a git repository"
+BLOCKED = re.compile(r"is busy, it is being blocked by: \(PID (\d+)\): (.*?) If there are no processes")
+
+
+def failure(root: Path, what: str, reason: str) -> DvcError | BusyError:
+    """What to raise when DVC failed at ``what``: another ``dvc`` is at work on the same files, or its own words."""
+    if found := BLOCKED.search(reason):
+        holder = f"process {found[1]} ({redactor(root)(found[2])})"
+        return BusyError(f"{root}: busy with {holder}; wait until it ends, or stop it with `kill -INT {found[1]}`")
+    return DvcError(explain(root, f"{what}: {reason}"))
 
 
 def explain(root: Path, reason: str) -> str:

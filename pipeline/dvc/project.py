@@ -6,6 +6,7 @@ understands them.
 
 import hashlib
 import json
+import sqlite3
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from io import StringIO
@@ -14,7 +15,7 @@ from typing import Any, Literal
 
 import yaml
 
-from pipeline.dvc.explained import explain
+from pipeline.dvc.explained import failure
 from pipeline.errors import DvcError
 
 RAW = "data/raw"  # a source in every workspace, also before the first ingest has tracked it
@@ -107,7 +108,6 @@ def load(root: Path) -> Project:
     Raises:
         DvcError: ``root`` is not a DVC project, or dvc.yaml has a fault; DVC names it.
     """
-    from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
     try:
@@ -115,8 +115,8 @@ def load(root: Path) -> Project:
             base = Path(repo.root_dir)
             repo.index.check_graph()
             found = list(repo.index.stages)
-    except DvcException as error:
-        raise DvcError(explain(root, f"{root / 'dvc.yaml'}: {_reason(error)}")) from None
+    except _faults() as error:
+        raise failure(root, str(root / "dvc.yaml"), _reason(error)) from None
     ours = [stage for stage in found if stage.cmd and Path(stage.path) == base / "dvc.yaml"]
     tracked = {_relative(base, out.fs_path) for stage in found if not stage.cmd for out in stage.outs}
     return Project(root, tuple(_stage(base, stage) for stage in ours), tuple(sorted(tracked | {RAW, CHAMPION})))
@@ -128,13 +128,12 @@ def find_unchanged(root: Path) -> frozenset[str]:
     No process is started, and nothing is written. What DVC cannot tell, such as while another one holds its lock, is
     left out: the command that does the work names the reason.
     """
-    from dvc.exceptions import DvcException
     from dvc.repo import Repo, lock_repo
 
     try:
         with Repo(str(root)) as repo, lock_repo(repo):
             return frozenset(stage.name for stage in repo.index.stages if stage.cmd and not stage.status())
-    except DvcException:
+    except _faults():
         return frozenset()
 
 
@@ -143,8 +142,8 @@ def track(root: Path, path: str) -> None:
 
     Raises:
         DvcError: with DVC's own words.
+        BusyError: another ``dvc`` is at work on the same files.
     """
-    from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
     try:
@@ -152,8 +151,8 @@ def track(root: Path, path: str) -> None:
         with Repo(str(root), _wait_for_lock=True) as repo, redirect_stderr(StringIO()):
             repo.scm_context.quiet = True
             repo.add(str(root / path))
-    except DvcException as error:
-        raise DvcError(explain(root, f"`dvc add {path}` failed: {_reason(error)}")) from None
+    except _faults() as error:
+        raise failure(root, f"`dvc add {path}` failed", _reason(error)) from None
 
 
 def read_lock(root: Path, stage: Stage) -> dict[str, Recorded]:
@@ -170,9 +169,16 @@ def read_lock(root: Path, stage: Stage) -> dict[str, Recorded]:
 
 
 def read_tracked(root: Path, path: str) -> Recorded:
-    """What ``<path>.dvc`` records of a file or folder that was added without a command."""
-    document = yaml.safe_load((root / f"{path}.dvc").read_text(encoding="utf-8"))
-    return _recorded(document["outs"][0])
+    """What ``<path>.dvc`` records of a file or folder that was added without a command.
+
+    Raises:
+        DvcError: it is not what `dvc add` writes.
+    """
+    file = root / f"{path}.dvc"
+    try:
+        return _recorded(yaml.safe_load(file.read_text(encoding="utf-8"))["outs"][0])
+    except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError):
+        raise DvcError(f"{file}: cannot be read as what `dvc add` writes; restore it with `git checkout`") from None
 
 
 def _recorded(out: dict[str, Any]) -> Recorded:
@@ -201,11 +207,18 @@ def _relative(base: Path, path: str) -> str:
     return absolute.relative_to(base).as_posix() if absolute.is_relative_to(base) else absolute.as_posix()
 
 
+def _faults() -> tuple[type[Exception], ...]:
+    """What DVC raises when it cannot do its work: also causes that it leaves to its command, such as a full disk."""
+    from dvc.exceptions import DvcException
+
+    return DvcException, OSError, sqlite3.Error, ValueError, LookupError, MemoryError
+
+
 def _reason(error: BaseException) -> str:
     """What DVC's command line would print: the error and its causes, on one line."""
     causes = []
     cause: BaseException | None = error
     while cause is not None:
-        causes.append(" ".join(str(cause).split()))
+        causes.append(" ".join(str(cause).split()) or type(cause).__name__)
         cause = cause.__cause__
     return ": ".join(cause for cause in causes if cause)

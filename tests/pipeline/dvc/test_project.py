@@ -1,6 +1,9 @@
 """What we read out of dvc.yaml and dvc.lock."""
 
+import json
+import os
 import shutil
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
@@ -9,8 +12,8 @@ import yaml
 
 from pipeline.dvc.cache import opened
 from pipeline.dvc.client import changed_stages, repro
-from pipeline.dvc.project import Out, load, overlap, read_lock, read_tracked
-from pipeline.errors import DvcError
+from pipeline.dvc.project import Out, find_unchanged, load, overlap, read_lock, read_tracked, track
+from pipeline.errors import BusyError, DvcError
 from pipeline.workspace import Workspace
 from tests.pipeline.small_graph import GRAPH, write_graph
 
@@ -87,6 +90,41 @@ def test_the_lock_gives_the_hash_of_every_output(graph: Workspace) -> None:
     record = read_lock(graph.root, prepare)["data/prepared"]
     lock = yaml.safe_load((graph.root / "dvc.lock").read_text())["stages"]["prepare"]["outs"][0]
     assert (record.md5, record.size, record.files) == (lock["md5"], 3, 1)
+
+
+@pytest.mark.parametrize("text", ["outs: [", "", "outs: 3", "outs: []", "outs: [{path: raw}]"])
+def test_a_damaged_dvc_file_is_named_in_one_line(workspace: Workspace, text: str) -> None:
+    (workspace.root / "data").mkdir()
+    (workspace.root / "data" / "raw.dvc").write_text(text)
+    with pytest.raises(DvcError, match=r"raw\.dvc: cannot be read as what `dvc add` writes; .*git checkout`$"):
+        read_tracked(workspace.root, "data/raw")
+
+
+def occupy_cache(root: Path) -> None:
+    (root / ".dvc" / "cache").write_text("not a folder")
+
+
+def occupy_lock(root: Path) -> None:
+    (root / ".dvc" / "tmp" / "lock").mkdir(parents=True)
+
+
+@pytest.mark.parametrize(("occupy", "cause"), [(occupy_cache, "Not a directory"), (occupy_lock, "Is a directory")])
+def test_what_dvc_does_not_foresee_is_one_line_too(
+    graph: Workspace, occupy: Callable[[Path], None], cause: str
+) -> None:
+    occupy(graph.root)
+    with pytest.raises(DvcError, match=f"^`dvc add data/raw` failed: .*{cause}"):
+        track(graph.root, "data/raw")
+    assert not find_unchanged(graph.root)
+
+
+def test_tracking_names_a_dvc_at_work_on_the_same_files(graph: Workspace) -> None:
+    other = os.getppid()
+    entry = {"pid": other, "cmd": "dvc pull"}
+    lock = graph.root / ".dvc" / "tmp" / "rwlock"
+    lock.write_text(json.dumps({"read": {}, "write": {str(graph.raw): entry}}))
+    with pytest.raises(BusyError, match=rf"busy with process {other} \(dvc pull\); .*`kill -INT {other}`$"):
+        track(graph.root, "data/raw")
 
 
 def test_a_tracked_folder_has_the_hash_in_its_dvc_file(workspace: Workspace) -> None:
