@@ -235,3 +235,26 @@ def test_no_bound_is_beyond_what_accuracies_can_differ_by() -> None:
     assert (found.low, found.high) == (-1, 1)
     far = Interval(1.0, 0.1, 1.0) - Interval(0.0, 0.0, 0.9)
     assert -1 <= far.low < far.high <= 1
+
+
+@pytest.mark.parametrize(("images", "stated"), [(1, 0), (2, 0), (3, 0.125), (4, 0.079), (12, 0.073), (20, 0.058)])
+def test_a_gain_is_found_where_there_is_none_as_rarely_as_stated(images: int, stated: float) -> None:
+    """Exact, by summing over every possible outcome, at every rate of disagreement, as in ``docs/gates.md``."""
+    found = [
+        (won, lost)
+        for won, lost in product(range(images + 1), repeat=2)
+        if won + lost <= images and lower_bound(images, won, lost, 0.95) > 0
+    ]
+    assert stated == pytest.approx(
+        max(
+            sum(
+                math.comb(images, won)
+                * math.comb(images - won, lost)
+                * (rate / 2) ** (won + lost)
+                * (1 - rate) ** (images - won - lost)
+                for won, lost in found
+            )
+            for rate in (step / 100 for step in range(1, 101))
+        ),
+        abs=6e-4,
+    )
