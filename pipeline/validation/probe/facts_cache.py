@@ -49,7 +49,11 @@ def place(cache: Path, max_megabytes: float, max_megapixels: float) -> Path:
 
 def read(folder: Path) -> pl.DataFrame:
     """All that is known, with the columns of ``CACHED``; a content may be there twice, with the same facts."""
-    return pl.concat([pl.DataFrame(schema=CACHED), *(_load(path) for path in _parts(folder))])
+    while True:
+        listed = _parts(folder)
+        parts = [rows for path in listed if (rows := _load(path)) is not None]
+        if len(parts) == len(listed):  # else another process has merged some, and their rows are in a new part
+            return pl.concat([pl.DataFrame(schema=CACHED), *parts])
 
 
 def append(folder: Path, rows: pl.DataFrame) -> None:
@@ -63,7 +67,8 @@ def forget(folder: Path, sha256s: Iterable[str]) -> None:
     """Drop what is known of these contents, in this folder and those within, so that the next scan probes them."""
     forgotten = pl.DataFrame({"sha256": list(sha256s)}, schema={"sha256": pl.String})
     for path in sorted(folder.rglob("*.parquet")):
-        rows = _load(path)
+        if (rows := _load(path)) is None:
+            continue
         kept = rows.join(forgotten, on="sha256", how="anti", maintain_order="left")
         if len(kept) < len(rows):
             append(path.parent, kept)
@@ -86,7 +91,8 @@ def _merge(folder: Path, parts: list[Path]) -> None:
     rows = pl.DataFrame(schema=CACHED)
     for path in parts:
         group.append(path)
-        rows = pl.concat([rows, _load(path)])
+        if (loaded := _load(path)) is not None:
+            rows = pl.concat([rows, loaded])
         if len(rows) >= MERGED_ROWS or path == parts[-1]:
             merged = _write(folder, rows.unique("sha256", keep="first", maintain_order=True))
             for old in group:
@@ -103,8 +109,8 @@ def _write(folder: Path, rows: pl.DataFrame) -> Path:
     return path
 
 
-def _load(path: Path) -> pl.DataFrame:
-    """The rows of a part; none when it is damaged, and then it is removed."""
+def _load(path: Path) -> pl.DataFrame | None:
+    """The rows of a part; none when it is damaged, and then it is removed. None when another process has merged it."""
     try:
         data = path.read_bytes()
         if _digest(data) != path.stem:
@@ -112,8 +118,8 @@ def _load(path: Path) -> pl.DataFrame:
         rows = pl.read_parquet(BytesIO(data))
         if rows.schema != CACHED:
             raise ValueError("other columns than are written")
-    except FileNotFoundError:  # another process has merged it
-        return pl.DataFrame(schema=CACHED)
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         print(f"warning: {path}: {error}; it is removed, and its images are probed again", file=sys.stderr)
         with suppress(OSError):

@@ -155,9 +155,8 @@ def test_the_bill_of_materials_and_the_card_describe_this_bundle(exported: Path)
     assert f"| {CLASSES[0]} | 10 |" in (directory / "MODEL_CARD.md").read_text()
 
 
-def test_every_variant_is_loaded_and_verified(workspace: Path, graph: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(variants, "MAX_LOSS", 100.0)
-    set_export(workspace, variants=["fp32", "int8", "fp16"])
+def test_every_variant_is_loaded_and_verified(workspace: Path, graph: bytes) -> None:
+    set_export(workspace, variants=["fp32", "int8", "fp16"], max_loss=100.0)
     export.run(workspace)
     directory = workspace / "models" / "bundle"
     for name in ("fp32", "int8", "fp16"):

@@ -144,6 +144,22 @@ def test_a_kill_while_merging_loses_nothing(tmp_path: Path, folder: Path) -> Non
     assert sorted(set(names(folder))) == [f"{number:02}" for number in range(20)]
 
 
+def test_what_is_merged_while_it_is_read_is_not_missed(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(20):
+        append(folder, rows(f"{number:02}"))
+    load = facts_cache._load
+
+    def merge_first(path: Path) -> pl.DataFrame | None:
+        monkeypatch.setattr(facts_cache, "_load", load)
+        tidy(tmp_path, folder)
+        return load(path)
+
+    monkeypatch.setattr(facts_cache, "_load", merge_first)
+    assert names(folder) == [f"{number:02}" for number in range(20)]
+
+
 WRITER = """
 import sys
 from pathlib import Path
