@@ -121,7 +121,9 @@ def test_every_gate_of_the_last_stage_that_fails_is_named_and_recorded(graph: Wo
     worse = {"trained_only": [100], "baseline_only": [300]}
     graph.reports.mkdir(exist_ok=True)
     (graph.root / "given").write_text(json.dumps(ALONE | {"megabytes": {"candidate": 4.2, "champion": None}}))
-    (graph.reports / "linear_eval.json").write_text(json.dumps(LINEAR_EVAL | {"paired": {"knn": {"pixels": worse}}}))
+    paired = LINEAR_EVAL["paired"]
+    counts = {"paired": paired | {"knn": paired["knn"] | {"pixels": worse}}}
+    (graph.reports / "linear_eval.json").write_text(json.dumps(LINEAR_EVAL | counts))
     (graph.reports / "finetune-0.01.json").write_text(json.dumps(FINETUNE | {"paired": worse}))
     (graph.root / "models" / "champion").mkdir(parents=True)
     (graph.root / CHAMPION).write_text('{"version": null}')
