@@ -13,6 +13,8 @@ NEWEST = $(shell $(BIN)/python -c "import re, tomllib; project = tomllib.load(op
   for text in extra if not text.startswith(project['name'])})")
 WITH ?= --upgrade-strategy eager $(NEWEST)
 TESTS ?= tests
+# One more than there are cores: many tests wait for the processes that they started.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .PHONY: demo ui test test-fast versions docs coverage package bench soak reference format lock help
 
@@ -27,10 +29,10 @@ test: .venv/installed .venv/browser-installed ## everything that must hold: form
 	ruff check .
 	mypy
 	lint-imports
-	pytest -n auto --dist worksteal
+	pytest -n $(WORKERS) --dist worksteal
 
 test-fast: .venv/installed ## without the slow ones, some of which need a browser
-	pytest -n auto --dist worksteal -m "not slow"
+	pytest -n $(WORKERS) --dist worksteal -m "not slow"
 
 versions: .venv/installed ## the fast tests with WITH="torch==2.8.*", by default the newest of everything; the next target restores the lock
 	rm .venv/installed

@@ -119,15 +119,11 @@ def card(version: Facts, model_card: str) -> str:
     ]
     lines = [f"# {version.artifact} {version.version}", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in rows]
-    lines += ["", "## Gates", "", describe_gates(version)]
+    lines += ["", "## Gates", "", *(f"- {name}: {said}" for name, said in version.gates.items())]
+    lines += [] if version.gates else ["Not recorded."]
     lines += ["", "## Compared with the champion before", "", comparison(version), "", "## Get it again", ""]
     lines += [f"    git checkout {version.commit}", "    dvc pull", ""]
     return "\n".join(lines) + (f"\n{model_card}" if model_card else "")
-
-
-def describe_gates(version: Facts) -> str:
-    """What each gate said of the candidate, as a Markdown list."""
-    return "\n".join(f"- {name}: {said}" for name, said in version.gates.items()) or "Not recorded."
 
 
 def comparison(version: Facts) -> str:

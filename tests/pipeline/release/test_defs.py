@@ -133,7 +133,7 @@ def test_a_release_records_what_each_gate_said(computed: Workspace, instance: dg
     for name, said in facts["gates"].items():
         assert f"Gate {name}: {said}\n" in message
         assert f"- {name}: {said}\n" in card
-        assert f"- {name}: {said}" in reported(released)["gates"]
+        assert reported(released)[f"gates/{name}"] == said
     assert "- size_budget, before: refused, overridden since: 9 MB, over the limit" in card
 
 
