@@ -9,7 +9,6 @@ refuse one that loses nothing. The other difference is twice the smallest one th
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Any
 
@@ -20,6 +19,7 @@ from benchmarks.measure import header, parser, write
 from pipeline.config import GatesConfig
 from pipeline.gates.baselines import beats_baselines
 from pipeline.gates.champion import low_label, representation
+from pipeline.gates.evidence import Evidence
 from simclr_core.champion import Champion
 from simclr_core.config import ExportConfig
 from simclr_core.evaluation.compare import paired
@@ -27,11 +27,13 @@ from simclr_core.evaluation.images import count_pairs
 from simclr_core.export.variants import judge_losses
 from simclr_core.reports import (
     Accuracies,
+    AnyReport,
     CompareReport,
     FinetuneReport,
     LinearEvalReport,
     Megabytes,
     OldIndex,
+    Report,
 )
 
 SIZES = (50, 200, 1000, 5000)
@@ -48,18 +50,20 @@ Outcome = str
 Judge = Callable[[np.random.Generator, int, float], Outcome]
 
 
-@dataclass
-class Simulated:
-    """What a gate asks evidence for."""
+class Simulated(Evidence):
+    """Reports that were drawn instead of read."""
 
-    given: dict[type, Any]
-    limits: GatesConfig = field(default_factory=GatesConfig)
+    def __init__(self, *drawn: Report) -> None:
+        self.drawn = {type(report): report for report in drawn}
+        self.limits = LIMITS
 
-    def report(self, model: type) -> Any:
-        return self.given[model]
+    def report(self, model: type[AnyReport]) -> AnyReport:
+        found = self.drawn[model]
+        assert isinstance(found, model)
+        return found
 
-    def reports(self, model: type) -> list[Any]:
-        return [self.given[model]]
+    def reports(self, model: type[AnyReport]) -> list[AnyReport]:
+        return [self.report(model)]
 
 
 def draw(random: np.random.Generator, images: int, *accuracies: float) -> list[NDArray[np.bool_]]:
@@ -94,7 +98,7 @@ def baselines(random: np.random.Generator, images: int, difference: float) -> Ou
         reason=None,
         paired=counts,
     )
-    return beats_baselines(Simulated({LinearEvalReport: report})).outcome  # type: ignore[arg-type]
+    return beats_baselines(Simulated(report)).outcome
 
 
 def champion(random: np.random.Generator, images: int, difference: float) -> Outcome:
@@ -113,7 +117,7 @@ def champion(random: np.random.Generator, images: int, difference: float) -> Out
         old_index=OldIndex(),
         megabytes=Megabytes(1.0),
     )
-    return representation(Simulated({CompareReport: report})).outcome  # type: ignore[arg-type]
+    return representation(Simulated(report)).outcome
 
 
 def few_labels(random: np.random.Generator, images: int, difference: float) -> Outcome:
@@ -136,8 +140,7 @@ def few_labels(random: np.random.Generator, images: int, difference: float) -> O
         test_images=images,
         paired=count_pairs(zip(tuned, scratch, strict=True)),
     )
-    given = {FinetuneReport: report, Champion: Champion(None)}
-    return low_label(Simulated(given)).outcome  # type: ignore[arg-type]
+    return low_label(Simulated(report, Champion(None))).outcome
 
 
 def smaller_copy(random: np.random.Generator, images: int, difference: float) -> Outcome:

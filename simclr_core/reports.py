@@ -89,11 +89,11 @@ class PairedCounts:
         """(trained alone, baseline alone) of each repetition.
 
         Raises:
-            ValueError: there is none, or not the same number of both.
+            ValueError: the two counts have different numbers of repetitions, or none.
         """
         if not self.trained_only or len(self.trained_only) != len(self.baseline_only):
             given = f"{len(self.trained_only)} and {len(self.baseline_only)}"
-            raise ValueError(f"counts of {given} repetitions; there has to be the same number of both, at least one")
+            raise ValueError(f"counts of {given} repetitions; both need the same number, at least one")
         return list(zip(self.trained_only, self.baseline_only, strict=True))
 
 

@@ -43,7 +43,7 @@ def stage_assets(workspace: Workspace, project: Project, stage: Stage, unchanged
     @dg.multi_asset(name=op_name(stage), specs=specs, pool=pool(stage), op_tags={"dvc/stage": stage.name})
     def results(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
         with foreseen():
-            reproduction = bring_up_to_date(context, workspace, stage.name, unchanged)
+            reproduction = bring_up_to_date(context, workspace, stage, unchanged)
         context.log.info(f"{stage.name}: {reproduction.outcome} in {reproduction.seconds:.1f} s")
         if reproduction.outcome is not Outcome.SKIPPED:
             keep_state(context, workspace)
@@ -71,13 +71,13 @@ def stage_assets(workspace: Workspace, project: Project, stage: Stage, unchanged
 
 
 def bring_up_to_date(
-    context: dg.AssetExecutionContext, workspace: Workspace, stage: str, unchanged: Unchanged
+    context: dg.AssetExecutionContext, workspace: Workspace, stage: Stage, unchanged: Unchanged
 ) -> Reproduction:
     """``dvc repro``, unless there is nothing to do."""
     began = time.monotonic()
     if unchanged.has(stage, context.run.run_id):
         return Reproduction(Outcome.SKIPPED, time.monotonic() - began)
-    done = repro(workspace.root, stage, lambda message: context.log.info(f"{stage}: {message}"))
+    done = repro(workspace.root, stage.name, lambda message: context.log.info(f"{stage.name}: {message}"))
     if done.outcome is not Outcome.SKIPPED:
         unchanged.forget()
     return done

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipeline.dvc.client import exclusive
-from pipeline.dvc.project import find_unchanged
+from pipeline.dvc.project import Stage, find_unchanged
 
 DEFINED_IN = ("dvc.yaml", "dvc.lock", "params.yaml", "data/raw.dvc", "models/champion.dvc")
 
@@ -16,17 +16,17 @@ class Unchanged:
         self.seen: object = None
         self.names: frozenset[str] = frozenset()
 
-    def has(self, stage: str, run_id: str) -> bool:
-        """Whether nothing that the stage reads or writes has changed.
+    def has(self, stage: Stage, run_id: str) -> bool:
+        """Whether nothing that the stage reads or writes has changed, and its results are there now.
 
         Raises:
             BusyError: another process holds the workspace.
         """
-        with exclusive(self.root, f"stage {stage}"):
+        with exclusive(self.root, f"stage {stage.name}"):
             now = (run_id, *(_stamp(self.root / name) for name in DEFINED_IN))
             if now != self.seen:
                 self.seen, self.names = now, find_unchanged(self.root)
-        return stage in self.names
+        return stage.name in self.names and all((self.root / out.path).exists() for out in stage.outs)
 
     def forget(self) -> None:
         """A stage has run, and what depends on it may have changed."""

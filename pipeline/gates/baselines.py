@@ -62,7 +62,7 @@ class Comparison:
         return "as good" if self.gain.difference >= 0 or self.gain.low > -little else "not shown to be as good"
 
     def settles(self, limits: GatesConfig) -> str:
-        """What these test images can show, and how many would show a gain as large as it seems."""
+        """What these test images can show, and how many would show a gain of the observed size."""
         smallest = 100 * smallest_found(self.images, self._disagreement, limits.confidence, limits.power)
         seeming = max(abs(self.gain.difference), limits.min_gain / 100)
         given = f"{counted(self.images, 'test image')} can show a difference of {smallest:.1f} points"
@@ -126,7 +126,7 @@ def beats_baselines(evidence: Evidence) -> Verdict:
 
 
 def _say(found: Mapping[str, Sequence[Comparison]], *outcomes: str) -> str:
-    """Every comparison with one of these outcomes; nothing if there is none."""
+    """Names every comparison with one of these outcomes."""
     return "; ".join(f"{name}: {', '.join(map(str, found[name]))}" for name in outcomes if name in found)
 
 

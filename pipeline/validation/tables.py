@@ -59,7 +59,7 @@ FILES = pl.Schema(
     {
         "path": pl.String(),
         "split": pl.String(),  # train or test
-        "label": pl.String(),  # null: unlabelled
+        "label": pl.String(),  # null: unlabeled
         "sha256": pl.String(),
         "batch": pl.String(),  # that holds the bytes
         "ingest_batch": pl.String(),  # that tells of this file: a later one if the file was relabelled

@@ -64,8 +64,8 @@ def run(workspace: Path) -> None:
     released, version = champion_bundle(workspace, champion), champion.version
     if released:
         bundles["champion"] = released
-    unlabelled = missing_labels(train, test)
-    reason = unlabelled or (None if released else "no encoder has been released yet")
+    unlabeled = missing_labels(train, test)
+    reason = unlabeled or (None if released else "no encoder has been released yet")
     if reason:
         print(f"compare: nothing to compare: {reason}", file=sys.stderr)
 
@@ -80,11 +80,11 @@ def run(workspace: Path) -> None:
         if card.short_side is not None and card.short_side < (side := encoder.info["preprocessing"]["resize"]):
             less = f"{name} takes {side} pixels, and the prepared images were reduced to {card.short_side}"
             emit("progress", stage="compare", message=f"warning: {less}: it is judged below its best")
-        if not unlabelled:
+        if not unlabeled:
             embedded[name] = Embedded(*(embed(encoder, one.images, one.positions, name) for one in (train, test)))
             answers[name] = answer(embedded[name], train, test, classes, config)
             emit("progress", stage="compare", message=f"{name}: {_summary(answers[name])}")
-    label_free = judge_views(encoders, prepared) if unlabelled and released else None
+    label_free = judge_views(encoders, prepared) if unlabeled and released else None
     report = CompareReport(
         champion=version,
         test_images=test.labeled,

@@ -107,7 +107,7 @@ def proportion(right: float, images: int, confidence: float) -> Interval:
 
 
 def disagreement(images: int, pairs: Sequence[tuple[int, int]]) -> float:
-    """The share of the test images that one of the two alone classifies rightly, as far as the counts tell.
+    """The estimated share of all test images that exactly one of the two classifies correctly.
 
     Half an image is added to each of the four cells, so that a few images without a disagreement do not promise that
     there is none (Agresti and Min 2005, "Simple improved confidence intervals for comparing matched proportions").

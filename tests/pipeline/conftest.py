@@ -35,7 +35,7 @@ def workspace(tmp_path: Path, empty_workspace: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def filled(workspace: Workspace) -> Workspace:
-    """24 unlabelled images, 8 labeled ones and 8 for the test, nothing ingested yet."""
+    """24 unlabeled images, 8 labeled ones and 8 for the test, nothing ingested yet."""
     for number in range(24):
         put(workspace, f"unlabeled/camera {number % 2}/{number:03d}.png", encode(draw(number % 4, number)))
     for number in range(8):

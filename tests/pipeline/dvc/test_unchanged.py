@@ -8,7 +8,7 @@ import pytest
 from deploy.lock import held
 from pipeline.dvc import unchanged
 from pipeline.dvc.client import LOCK, repro
-from pipeline.dvc.project import find_unchanged
+from pipeline.dvc.project import Project, find_unchanged, load
 from pipeline.dvc.unchanged import Unchanged
 from pipeline.errors import BusyError
 from pipeline.workspace import Workspace
@@ -23,11 +23,16 @@ def root(graph: Workspace) -> Path:
     return graph.root
 
 
-def ask(known: Unchanged, run_id: str = "one") -> list[str]:
-    return [stage for stage in STAGES if known.has(stage, run_id)]
+@pytest.fixture
+def project(root: Path) -> Project:
+    return load(root)
 
 
-def test_what_has_not_changed_is_asked_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def ask(known: Unchanged, project: Project, run_id: str = "one") -> list[str]:
+    return [stage.name for stage in project.stages if stage.name in STAGES and known.has(stage, run_id)]
+
+
+def test_what_has_not_changed_is_asked_once(root: Path, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Path] = []
 
     def find(root: Path) -> frozenset[str]:
@@ -36,18 +41,25 @@ def test_what_has_not_changed_is_asked_once(root: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(unchanged, "find_unchanged", find)
     known = Unchanged(root)
-    assert ask(known) == list(STAGES)
+    assert ask(known, project) == list(STAGES)
     assert asked == [root]  # once for both
     known.forget()
-    assert ask(known) == list(STAGES)
+    assert ask(known, project) == list(STAGES)
     assert asked == [root, root]
 
 
-def test_a_result_that_was_deleted_is_noticed_in_the_next_run(root: Path) -> None:
+def test_a_result_that_was_changed_is_noticed_in_the_next_run(root: Path, project: Project) -> None:
     known = Unchanged(root)
-    assert ask(known) == list(STAGES)
+    assert ask(known, project) == list(STAGES)
+    (root / "models" / "pretrained" / "model.txt").write_text("another")
+    assert ask(known, project, "two") == ["prepare"]
+
+
+def test_a_result_that_was_deleted_in_the_middle_of_a_run_counts(root: Path, project: Project) -> None:
+    known = Unchanged(root)
+    assert known.has(*project.select("prepare"), "one")
     shutil.rmtree(root / "models")
-    assert ask(known, "two") == ["prepare"]
+    assert ask(known, project) == ["prepare"]
 
 
 @pytest.mark.parametrize(
@@ -58,20 +70,23 @@ def test_a_result_that_was_deleted_is_noticed_in_the_next_run(root: Path) -> Non
         ("stage.py", "this is", "that is", list(STAGES)),  # no stage depends on it
     ],
 )
-def test_a_change_in_the_middle_of_a_run_counts(root: Path, file: str, old: str, new: str, left: list[str]) -> None:
+def test_a_change_in_the_middle_of_a_run_counts(
+    root: Path, project: Project, file: str, old: str, new: str, left: list[str]
+) -> None:
+    root = project.root
     known = Unchanged(root)
-    assert ask(known) == list(STAGES)
+    assert ask(known, project) == list(STAGES)
     content = (root / file).read_text()
     assert old in content
     (root / file).write_text(content.replace(old, new, 1))
-    assert ask(known) == left
+    assert ask(known, project) == left
 
 
-def test_nothing_is_unchanged_that_dvc_cannot_tell(root: Path) -> None:
+def test_nothing_is_unchanged_that_dvc_cannot_tell(root: Path, project: Project) -> None:
     (root / "dvc.yaml").write_text("stages: 3")
-    assert ask(Unchanged(root)) == []
+    assert ask(Unchanged(root), project) == []
 
 
-def test_a_workspace_that_another_process_holds_is_left_alone(root: Path) -> None:
+def test_a_workspace_that_another_process_holds_is_left_alone(root: Path, project: Project) -> None:
     with held(root / LOCK, "another run", BusyError), pytest.raises(BusyError, match="another run"):
-        ask(Unchanged(root))
+        ask(Unchanged(root), project)

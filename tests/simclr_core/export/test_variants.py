@@ -70,9 +70,9 @@ def test_a_loss_of_accuracy_is_judged_by_pairs(
 
 def test_without_labels_only_the_vectors_are_judged() -> None:
     assert judge_losses({}, {}, 0.5) == (None, None)
-    unlabelled = replace(GOOD, knn_top1=None, classifier_top1=None)
-    assert missed(unlabelled) is None
-    assert missed(replace(unlabelled, cosine_mean=0.5)) is not None
+    unlabeled = replace(GOOD, knn_top1=None, classifier_top1=None)
+    assert missed(unlabeled) is None
+    assert missed(replace(unlabeled, cosine_mean=0.5)) is not None
 
 
 @pytest.fixture(scope="module")

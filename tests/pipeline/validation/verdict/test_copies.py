@@ -19,7 +19,7 @@ from tests.pipeline.validation.verdict.copies_oracle import oracle
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
-        # unlabelled in one place, labeled in another: kept once, with its label
+        # unlabeled in one place, labeled in another: kept once, with its label
         ([seen("a.png"), seen("labeled/cat/a.png", label="cat")], ["exact_duplicate", None]),
         ([seen("a.png"), seen("b.png")], [None, "exact_duplicate"]),
         ([seen("b.png", batch="0001"), seen("a.png", batch="0002")], [None, "exact_duplicate"]),
