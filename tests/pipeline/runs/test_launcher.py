@@ -27,6 +27,7 @@ from pipeline.runs.launcher import (
     PROCESS,
     RETRY_ATTEMPTS,
     ProcessRunLauncher,
+    alive,
     identify,
     reap,
     retry_again,
@@ -81,10 +82,14 @@ def create(instance: dg.DagsterInstance, status: Status, process: str | None = N
     return instance.create_run_for_job(nothing, status=status, tags={PROCESS: process} if process else {})
 
 
-def status_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Status:
+def stored(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRun:
     found = instance.get_run_by_id(run.run_id)
     assert found is not None
-    return found.status
+    return found
+
+
+def status_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Status:
+    return stored(instance, run).status
 
 
 def test_the_settings_of_a_new_workspace_are_used(instance: dg.DagsterInstance) -> None:
@@ -218,7 +223,8 @@ def launch(
 def test_a_launcher_killed_during_a_launch_leaves_no_running_process(instance: dg.DagsterInstance, moment: str) -> None:
     run, launcher = launch(instance, f"{moment}:kill")
     assert launcher.returncode == -signal.SIGKILL
-    wait_for(lambda: not descendants(RUN, run.run_id), 30, "the end of the worker")
+    # A process that is ending has no environment any more, by which descendants() finds it, before it is gone.
+    wait_for(lambda: not descendants(RUN, run.run_id) and not alive(stored(instance, run)), 30, "the end of the worker")
     root = Path(instance.root_directory)
     log = root / LOGS / f"{run.run_id}.log"
     wait_for(lambda: "the process that launched this run is gone" in log.read_text(), 10, "its last words")
@@ -235,8 +241,7 @@ def test_stopped_runs_save_and_are_marked_to_be_launched_again(instance: dg.Dags
     wait_for(lambda: file.exists() and len(file.read_text().split()) > 3, 60, "the training")
     assert stop_runs(instance, 30) == [run.run_id]
     assert not descendants(RUN, run.run_id)
-    stopped = instance.get_run_by_id(run.run_id)
-    assert stopped is not None
+    stopped = stored(instance, run)
     assert (stopped.status, stopped.tags[WILL_RETRY_TAG]) == (Status.FAILURE, "true")
     made = len(file.read_text().split())
     assert 3 < made < 600
@@ -254,8 +259,7 @@ def test_a_run_that_does_not_stop_in_time_is_killed_unless_it_runs_at_a_terminal
     threading.Thread(target=deaf.wait, daemon=True).start()
     assert stop_runs(instance, 0.3) == [run.run_id]
     wait_for(lambda: not identify(deaf.pid), 10, "its end")
-    stopped = instance.get_run_by_id(run.run_id)
-    assert stopped is not None
+    stopped = stored(instance, run)
     assert (stopped.status, stopped.tags[WILL_RETRY_TAG]) == (Status.FAILURE, "true")
     assert terminal.poll() is None
     assert status_of(instance, own) is Status.STARTED
