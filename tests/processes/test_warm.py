@@ -97,6 +97,7 @@ def test_a_killed_program_says_so_and_leaves_nothing(
         [*DVC, "version"],
         [DVC[0], "-m", "dvc", "version"],
         [DVC[0], "-u", "-P", "-m", "simclr_core", "--help"],
+        [DVC[0], "-m", "pipeline", "run"],
         ["/bin/bash", "--noprofile", "--norc", "-c", "python -m simclr_core finetune --fraction 0.1"],
     ],
 )
@@ -109,7 +110,7 @@ def test_these_start_warm(command: list[str]) -> None:
     [
         [DVC[0], "-c", "import dvc"],
         [DVC[0], "-X", "importtime", "-m", "dvc"],
-        [DVC[0], "-m", "pipeline"],
+        [DVC[0], "-m", "deploy.candidate"],
         ["/usr/bin/python3", "-m", "dvc"],
         ["dvc", "version"],
         ["/bin/sh", "-c", "python -m simclr_core initial && echo done"],
@@ -119,3 +120,20 @@ def test_these_start_warm(command: list[str]) -> None:
 )
 def test_these_start_cold(command: list[str]) -> None:
     assert warm._program(command, str(Path(DVC[0]).parent)) is None
+
+
+IMPORT_ALL = """
+import os
+from tests.processes import warm
+before = warm._read_at_import(os.environb)
+warm._import(set(warm.IMPORTS))
+print(warm._read_at_import(os.environb) == before)
+"""
+
+
+@pytest.mark.slow
+def test_what_is_imported_exists_starts_no_thread_and_leaves_the_variables_as_they_are() -> None:
+    """With other variables, what a warm program starts in turn would start cold without a word."""
+    command = [DVC[0], "-W", "ignore", "-c", IMPORT_ALL]
+    imported = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    assert (imported.stdout, imported.stderr) == ("True\n", "")
