@@ -24,17 +24,16 @@ from simclr_core.champion import Champion
 from simclr_core.config import ExportConfig
 from simclr_core.evaluation.compare import paired
 from simclr_core.evaluation.images import count_pairs
-from simclr_core.export.variants import judge_losses
-from simclr_core.reports import (
+from simclr_core.evaluation_reports import (
     Accuracies,
-    AnyReport,
     CompareReport,
     FinetuneReport,
     LinearEvalReport,
     Megabytes,
     OldIndex,
-    Report,
 )
+from simclr_core.export.variants import judge_losses
+from simclr_core.reports import AnyReport, Report
 
 SIZES = (50, 200, 1000, 5000)
 ROUNDS = 2000

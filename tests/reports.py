@@ -11,19 +11,21 @@ from pipeline.reports import (
     Statistic,
     ValidationReport,
 )
-from simclr_core.reports import (
+from simclr_core.evaluation_reports import (
     Accuracies,
-    ClassifierResults,
-    ClassResults,
     CompareReport,
-    ExportReport,
     FinetuneReport,
-    LatencyReport,
     LinearEvalReport,
     Megabytes,
     OldIndex,
     Paired,
     PairedCounts,
+)
+from simclr_core.reports import (
+    ClassifierResults,
+    ClassResults,
+    ExportReport,
+    LatencyReport,
     PretrainReport,
     ServedAccuracy,
     VariantReport,

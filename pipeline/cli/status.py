@@ -16,7 +16,8 @@ from pipeline.validation.expectations import NEAR_LABELS
 from pipeline.validation.printable import printable
 from pipeline.workspace import Workspace
 from simclr_core import reports
-from simclr_core.reports import Accuracies, ExportReport, LinearEvalReport
+from simclr_core.evaluation_reports import Accuracies, LinearEvalReport
+from simclr_core.reports import ExportReport
 
 OUTCOMES = ("passed", "refused", "undecided", "not applicable")
 

@@ -11,8 +11,9 @@ from pipeline.gates.all_gates import verdicts
 from pipeline.reports import EmbeddingDriftReport, ImageCounts, ValidationReport
 from pipeline.workspace import Workspace
 from simclr_core import reports
+from simclr_core.evaluation_reports import Accuracies, FinetuneReport, LinearEvalReport
 from simclr_core.reporter import read_timing
-from simclr_core.reports import Accuracies, ExportReport, FinetuneReport, LinearEvalReport, PretrainReport
+from simclr_core.reports import ExportReport, PretrainReport
 
 FEATURES = {"simclr": "SimCLR", "random_init": "random encoder", "pixels": "raw pixels"}
 

@@ -8,7 +8,7 @@ from pipeline.gates.evidence import Evidence
 from pipeline.gates.stages import not_collapsed, onnx_parity
 from pipeline.gates.verdict import Gate, Verdict, judge
 from pipeline.workspace import Workspace
-from simclr_core.reports import CompareReport
+from simclr_core.evaluation_reports import CompareReport
 
 GATES: dict[Gate, str] = {
     data_contract: "data/manifest",

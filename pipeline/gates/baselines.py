@@ -20,7 +20,7 @@ from simclr_core.evaluation.paired_comparison import (
     interval,
     smallest_found,
 )
-from simclr_core.reports import Accuracies, LinearEvalReport, PairedCounts
+from simclr_core.evaluation_reports import Accuracies, LinearEvalReport, PairedCounts
 
 BASELINES = {
     "random_init": "random weights",

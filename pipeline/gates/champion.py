@@ -22,7 +22,8 @@ from simclr_core.evaluation.paired_comparison import (
     proportion,
     widened,
 )
-from simclr_core.reports import CompareReport, FinetuneReport, Paired, parse
+from simclr_core.evaluation_reports import CompareReport, FinetuneReport, Paired
+from simclr_core.reports import parse
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from pipeline.gates.evidence import Evidence, needed
 from pipeline.gates.verdict import Verdict, not_applicable, not_judged
 from pipeline.workspace import Workspace
 from simclr_core import reports
-from simclr_core.reports import CompareReport, LatencyReport
+from simclr_core.evaluation_reports import CompareReport
+from simclr_core.reports import LatencyReport
 
 RAISE = {
     "ms": "gates.max_latency_milliseconds or gates.max_latency_ratio",

@@ -9,7 +9,8 @@ from statistics import NormalDist
 from pipeline.gates.evidence import Evidence
 from pipeline.gates.verdict import Verdict, undecided
 from simclr_core.champion import Champion
-from simclr_core.reports import CompareReport, PretrainReport, known_in
+from simclr_core.evaluation_reports import CompareReport
+from simclr_core.reports import PretrainReport, known_in
 
 FAR_LESS = 0.5  # of the champion's steps: retraining with the same parameters on more images never takes fewer
 

@@ -16,8 +16,9 @@ from pipeline.git import Git
 from pipeline.release.registry import Rejection
 from pipeline.release.versions import History, Version
 from pipeline.reports import ImageCounts
+from simclr_core.evaluation_reports import CompareReport, FinetuneReport, LinearEvalReport
 from simclr_core.params import flatten
-from simclr_core.reports import CompareReport, ExportReport, FinetuneReport, LinearEvalReport, known_in
+from simclr_core.reports import ExportReport, known_in
 
 Reports = Mapping[str, dict[str, object]]  # the JSON of each, by the stem of its file
 

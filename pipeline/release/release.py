@@ -32,7 +32,8 @@ from pipeline.release.registry import Registry
 from pipeline.release.releases import Releases, locked_releases, open_releases
 from pipeline.release.versions import STAGE, History, Version
 from pipeline.workspace import Workspace
-from simclr_core.reports import CompareReport, known
+from simclr_core.evaluation_reports import CompareReport
+from simclr_core.reports import known
 
 keep_callable(__name__)
 

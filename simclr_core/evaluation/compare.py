@@ -31,9 +31,9 @@ from simclr_core.evaluation.knn import knn_predict, nearest
 from simclr_core.evaluation.label_free import MOST_IMAGES, compare_without_labels
 from simclr_core.evaluation.linear_probe import fit_probe, ranked_classes
 from simclr_core.evaluation.served_accuracy import spread
+from simclr_core.evaluation_reports import CompareReport, LabelFree, Megabytes, OldIndex, Paired
 from simclr_core.params import read_block
 from simclr_core.reporter import emit, record_timing
-from simclr_core.reports import CompareReport, LabelFree, Megabytes, OldIndex, Paired
 
 ALL_LABELS = "1.0"
 SEED = 0  # of the validation folds by which the probe's L2 is chosen

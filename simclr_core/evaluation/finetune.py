@@ -42,12 +42,12 @@ from simclr_core.errors import CheckpointError, LabelError, NonFiniteFeaturesErr
 from simclr_core.evaluation.features import extract
 from simclr_core.evaluation.fewest import FINETUNE_STEPS
 from simclr_core.evaluation.images import EvaluationImages, count_pairs, missing_labels, random_encoder
+from simclr_core.evaluation_reports import FinetuneReport
 from simclr_core.model.encoder import Encoder
 from simclr_core.model.model_directory import Model, load_model, save_model
 from simclr_core.model.projection_head import build_projection_head, first_layers
 from simclr_core.params import read_block
 from simclr_core.reporter import emit, record_timing
-from simclr_core.reports import FinetuneReport
 from simclr_core.schedule import learning_rate, peak_learning_rate
 
 FEW = Fraction("0.01")  # up to here ``epochs_few``: the paper trains 60 epochs on 1 % of ImageNet, 30 on 10 %

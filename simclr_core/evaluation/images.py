@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from deploy.images.preprocess import Preprocessing
 from simclr_core.data.dataset import evaluation_images
 from simclr_core.data.shards import UNLABELLED, ShardedImages
+from simclr_core.evaluation_reports import PairedCounts
 from simclr_core.model.encoder import Encoder
 from simclr_core.model.model_directory import Model, fresh_encoder
-from simclr_core.reports import PairedCounts
 
 CHUNK = 2048  # images in memory at a time
 UNLABELLED_SAMPLE = 5000  # of a split without labels, to look at

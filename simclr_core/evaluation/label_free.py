@@ -20,7 +20,7 @@ from simclr_core.data.dataset import TrainingImages
 from simclr_core.data.shards import ShardedImages
 from simclr_core.errors import NonFiniteFeaturesError
 from simclr_core.evaluation.knn import nearest
-from simclr_core.reports import LabelFree
+from simclr_core.evaluation_reports import LabelFree
 
 Pixels = NDArray[np.uint8]
 Embeddings = NDArray[np.float32]

@@ -34,11 +34,11 @@ from simclr_core.evaluation.features import extract
 from simclr_core.evaluation.images import Answers, EvaluationImages, count_pairs, missing_labels, random_encoder
 from simclr_core.evaluation.knn import knn_predict, nearest
 from simclr_core.evaluation.linear_probe import Probe, fit_probe, ranked_classes, save_probe
+from simclr_core.evaluation_reports import Accuracies, LinearEvalReport, PairedCounts
 from simclr_core.model.encoder import Encoder
 from simclr_core.model.model_directory import Model, load_model
 from simclr_core.params import read_block
 from simclr_core.reporter import emit, record_timing
-from simclr_core.reports import Accuracies, LinearEvalReport, PairedCounts
 
 PIXEL_SIDE = 32  # raw pixels are averaged down to at most this side
 RANDOM_INIT = "random_init"

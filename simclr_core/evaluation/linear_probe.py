@@ -21,7 +21,7 @@ from simclr_core.evaluation.logistic_regression import (
     select_l2,
     standardization,
 )
-from simclr_core.reports import Accuracies
+from simclr_core.evaluation_reports import Accuracies
 
 FORMAT_VERSION = 1
 FOLDS = 5

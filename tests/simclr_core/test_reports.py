@@ -8,7 +8,8 @@ import pytest
 
 from simclr_core import reports
 from simclr_core.errors import ReportError
-from simclr_core.reports import ClassResults, FinetuneReport, NoResults, PretrainReport, Report
+from simclr_core.evaluation_reports import FinetuneReport
+from simclr_core.reports import ClassResults, NoResults, PretrainReport, Report
 from tests.reports import COMPARE, EMBEDDING_DRIFT, EXPORT, FINETUNE, LATENCY, LINEAR_EVAL, PRETRAIN, VALIDATION
 
 GOLDEN = Path(__file__).parents[1] / "golden"

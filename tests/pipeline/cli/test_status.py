@@ -12,7 +12,7 @@ from pipeline.validation import manifest
 from pipeline.validation.expectations import NEAR_LABELS
 from pipeline.workspace import Workspace
 from simclr_core import reports
-from simclr_core.reports import Accuracies
+from simclr_core.evaluation_reports import Accuracies
 from tests.pipeline.validation.corpus.manifests import row, table
 from tests.reports import VALIDATION
 

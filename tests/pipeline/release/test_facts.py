@@ -12,7 +12,7 @@ from pipeline.errors import ReleaseError
 from pipeline.git import Git
 from pipeline.release.facts import Facts, comparison, facts, reports
 from pipeline.release.versions import read_history
-from simclr_core.reports import LabelFree, Paired
+from simclr_core.evaluation_reports import LabelFree, Paired
 from tests.reports import COMPARE
 
 ARTIFACT = "simclr-encoder"

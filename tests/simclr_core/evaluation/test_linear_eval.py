@@ -18,8 +18,8 @@ from simclr_core.evaluation.features import extract
 from simclr_core.evaluation.images import EvaluationImages, random_encoder
 from simclr_core.evaluation.linear_eval import mean_accuracies, pixel_features
 from simclr_core.evaluation.linear_probe import fit_probe, ranked_classes
+from simclr_core.evaluation_reports import Accuracies
 from simclr_core.model.model_directory import load_model
-from simclr_core.reports import Accuracies
 from tests.conftest import write_prepared
 from tests.simclr_core.conftest import put_pretrained, relabel
 

@@ -1,0 +1,150 @@
+"""What evaluation reports: accuracies next to baselines, fine-tuning, candidate and champion. See ``reports``."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from simclr_core.reports import Report
+
+
+@dataclass(frozen=True)
+class Accuracies:
+    """Of one kind of features; the linear probe by its share of the labels."""
+
+    knn_top1: float | None
+    linear_top1: dict[str, float | None]
+    linear_top5: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class PairedCounts:
+    """Of the test images, how many the trained encoder alone classifies rightly, and how many the baseline alone.
+
+    One count for each repetition: of random weights, for each draw; of fine-tuning, for each seed.
+    """
+
+    trained_only: tuple[int, ...]
+    baseline_only: tuple[int, ...]
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """(trained alone, baseline alone) of each repetition.
+
+        Raises:
+            ValueError: the two counts have different numbers of repetitions, or none.
+        """
+        if not self.trained_only or len(self.trained_only) != len(self.baseline_only):
+            given = f"{len(self.trained_only)} and {len(self.baseline_only)}"
+            raise ValueError(f"counts of {given} repetitions; both need the same number, at least one")
+        return list(zip(self.trained_only, self.baseline_only, strict=True))
+
+
+@dataclass(frozen=True)
+class LinearEvalReport(Report):
+    path: ClassVar[str] = "reports/linear_eval.json"
+
+    simclr: Accuracies
+    random_init: Accuracies
+    pixels: Accuracies
+    labels: dict[str, int]  # by share
+    test_images: int
+    classes: int
+    reason: str | None
+    majority_class: float | None = None  # who answers every test image with the most frequent class of the labels
+    paired: dict[str, dict[str, PairedCounts]] = field(default_factory=dict)  # by classifier (knn, probe), by baseline
+
+
+@dataclass(frozen=True)
+class FinetuneReport(Report):
+    """On one share of the labels: means over the seeds, and half the widths of their 95 % intervals."""
+
+    path: ClassVar[str] = "reports/finetune-*.json"
+
+    fraction: str
+    labels: int
+    seeds: tuple[int, ...]
+    top1: float | None
+    ci95: float | None
+    scratch_top1: float | None
+    scratch_ci95: float | None
+    top1_per_seed: tuple[float, ...]
+    scratch_top1_per_seed: tuple[float, ...]
+    reason: str | None
+    test_images: int | None = None
+    paired: PairedCounts | None = None  # with training from scratch, one count for each seed
+
+    @property
+    def file(self) -> str:
+        return self.path.replace("*", self.fraction)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Accuracies of a classifier on both encoders, and the number of test images that only one of them gets right."""
+
+    candidate: float | None = None
+    champion: float | None = None
+    candidate_only: int | None = None
+    champion_only: int | None = None
+
+
+@dataclass(frozen=True)
+class OldIndex:
+    """kNN in an index of the champion's embeddings, asked with its own and with the candidate's.
+
+    ``same_neighbour`` is the percentage of test images that find the same nearest training image either way.
+    """
+
+    comparable: bool = False
+    old_queries: float | None = None
+    new_queries: float | None = None
+    same_neighbour: float | None = None
+
+
+@dataclass(frozen=True)
+class Megabytes:
+    """Of the ONNX files."""
+
+    candidate: float
+    champion: float | None = None
+
+
+@dataclass(frozen=True)
+class LabelFree:
+    """How many of an image's nearest neighbors two views of it have in common, in percent, without labels.
+
+    ``images`` of ``split`` were looked at; those of ``train`` have been trained on. ``standard_error`` is that of the
+    difference between candidate and champion, in percentage points, paired by image.
+    """
+
+    images: int
+    split: str
+    candidate: float
+    champion: float
+    difference: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
+class CompareReport(Report):
+    path: ClassVar[str] = "reports/compare.json"
+
+    champion: str | None
+    test_images: int
+    classes: int
+    reason: str | None
+    knn: Paired
+    probe: Paired
+    old_index: OldIndex
+    megabytes: Megabytes
+    label_free: LabelFree | None = None  # only without labels
+
+    @property
+    def unjudged(self) -> str | None:
+        """Why nothing says how good the candidate is; None where labels do, or views in place of labels."""
+        if self.reason is None or self.knn.candidate is not None or self.label_free is not None:
+            return None
+        advice = (
+            f"; to compare it with {self.champion} without labels, run it again with at least 50 images"
+            if self.champion
+            else ""
+        )
+        return f"UNJUDGED: nothing says how good this encoder is: {self.reason}{advice}"
