@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from simclr_core.encoder_names import NO_BLOCKS, fixed_shape, side_fault, unknown_encoder
 from simclr_core.params import Block
-from simclr_core.values import CropScale, Fractions, Positive, Probability, Range, Seeds, Variants
+from simclr_core.values import CropScale, Fractions, LabelsPerClass, Positive, Probability, Range, Seeds, Variants
 
 CROP_SCALE = "area of the crop over the area of the image: [lowest, highest]"
 
@@ -274,6 +274,16 @@ class LinearEvalConfig(Block):
     fractions: Fractions = Field(
         default=("0.01", "0.1", "1.0"),
         description="shares of the labels that the probe is trained on, in quotes",
+    )
+    labels_per_class: LabelsPerClass = Field(
+        default=(1, 2, 5, 10, 25),
+        description="numbers of labels of each class that the probe is trained on, besides the shares",
+    )
+    draws: int = Field(
+        default=3,
+        ge=1,
+        description="draws of the labels, of which intervals know. A budget of more than half of the labels is drawn "
+        "once; with one draw intervals are wider, because it does not tell how much draws differ",
     )
     knn_neighbours: int = Field(default=20, ge=1, description="nearest training images that vote")
     knn_temperature: Positive = Field(default=0.1, description="temperature of the votes; lower favors the nearest")

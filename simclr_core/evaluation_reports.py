@@ -38,6 +38,51 @@ class PairedCounts:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """A mean accuracy over draws of the labels, and its 95 % interval: test images and draws both count."""
+
+    top1: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class BudgetAccuracies:
+    """Of linear probes on this number of ``labels``, drawn ``draws`` times; of random weights one draw for each encoder."""
+
+    labels: int
+    draws: int
+    simclr: Estimate
+    random_init: Estimate
+    pixels: Estimate
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """Of one class: how many training images have it as their label, how many test images are of it, and how many are
+    taken for it; then percentages, None where there is nothing to divide by."""
+
+    labels: int
+    images: int
+    answers: int
+    recall: float | None
+    precision: float | None
+    f1: float | None
+    average_precision: float | None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of one classifier. The means over classes are over those that test images are of; each counts the same."""
+
+    top1: Estimate
+    balanced_accuracy: float
+    macro_f1: float
+    mean_average_precision: float
+    per_class: dict[str, ClassScores]
+
+
+@dataclass(frozen=True)
 class LinearEvalReport(Report):
     path: ClassVar[str] = "reports/linear_eval.json"
 
@@ -50,6 +95,8 @@ class LinearEvalReport(Report):
     reason: str | None
     majority_class: float | None = None  # who answers every test image with the most frequent class of the labels
     paired: dict[str, dict[str, PairedCounts]] = field(default_factory=dict)  # by classifier (knn, probe), by baseline
+    budgets: dict[str, BudgetAccuracies] = field(default_factory=dict)  # by share of the labels, or "5 per class"
+    scores: dict[str, Scores] = field(default_factory=dict)  # of the trained features, by classifier (knn, probe)
 
 
 @dataclass(frozen=True)
@@ -70,6 +117,9 @@ class FinetuneReport(Report):
     reason: str | None
     test_images: int | None = None
     paired: PairedCounts | None = None  # with training from scratch, one count for each seed
+    interval: Estimate | None = None  # of top1
+    scratch_interval: Estimate | None = None
+    scores: Scores | None = None  # of the first seed, which is the model that is kept
 
     @property
     def file(self) -> str:

@@ -101,6 +101,7 @@ Range = Annotated[tuple[Positive, Positive], Field(strict=False), AfterValidator
 CropScale = Annotated[Range, AfterValidator(_within_the_image)]
 Fraction = Annotated[str, AfterValidator(_fraction)]
 Fractions = Annotated[tuple[Fraction, ...], Field(strict=False), AfterValidator(_not_empty)]
+LabelsPerClass = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False), AfterValidator(_not_empty)]
 Variants = Annotated[tuple[Literal["fp32", "int8", "fp16"], ...], Field(strict=False), AfterValidator(_with_fp32)]
 Cron = Annotated[str, AfterValidator(_cron)]

@@ -13,13 +13,17 @@ from pipeline.reports import (
 )
 from simclr_core.evaluation_reports import (
     Accuracies,
+    BudgetAccuracies,
+    ClassScores,
     CompareReport,
+    Estimate,
     FinetuneReport,
     LinearEvalReport,
     Megabytes,
     OldIndex,
     Paired,
     PairedCounts,
+    Scores,
 )
 from simclr_core.reports import (
     ClassifierResults,
@@ -56,6 +60,13 @@ PRETRAIN = PretrainReport(
     compile_fallback=None,
     skipped_steps=0,
 )
+SCORES = Scores(
+    top1=Estimate(70.0, 67.5, 72.4),
+    balanced_accuracy=68.5,
+    macro_f1=69.25,
+    mean_average_precision=74.0,
+    per_class={"Möwe": ClassScores(80, 1000, 0, 0.0, None, 0.0, 12.5)},
+)
 LINEAR_EVAL = LinearEvalReport(
     simclr=Accuracies(82.8, {"0.01": 60.0, "0.1": 70.0}, {"0.01": 95.0, "0.1": 98.5}),
     random_init=Accuracies(70.1, {"0.01": 50.0, "0.1": 65.0}, {"0.01": 90.0, "0.1": 96.0}),
@@ -77,6 +88,12 @@ LINEAR_EVAL = LinearEvalReport(
             "majority": PairedCounts((1250,), (50,)),
         },
     },
+    budgets={
+        "2 per class": BudgetAccuracies(
+            20, 3, Estimate(50.0, 44.0, 56.0), Estimate(40.0, 33.5, 46.5), Estimate(45.0, 41.0, 49.0)
+        )
+    },
+    scores={"knn": SCORES, "probe": SCORES},
 )
 FINETUNE = FinetuneReport(
     fraction="0.01",
@@ -91,6 +108,9 @@ FINETUNE = FinetuneReport(
     reason=None,
     test_images=2000,
     paired=PairedCounts((310, 300), (100, 110)),
+    interval=Estimate(70.0, 63.4, 76.6),
+    scratch_interval=Estimate(60.0, 47.2, 72.8),
+    scores=SCORES,
 )
 EXPORT = ExportReport(
     images=64,

@@ -16,10 +16,12 @@ from simclr_core.champion import Champion
 from simclr_core.errors import ReportError
 from simclr_core.evaluation.paired_comparison import (
     Interval,
+    disagreement,
     images_needed,
     interval,
     mcnemar_p_value,
     proportion,
+    single_draw,
     widened,
 )
 from simclr_core.evaluation_reports import CompareReport, FinetuneReport, Paired
@@ -176,7 +178,9 @@ def _losses(
     allowed, confidence = limits.max_low_label_loss / 100, 1 - (1 - limits.confidence) / fractions
     pairs = report.paired.pairs()
     per_seed = [(won - lost) / report.test_images for won, lost in pairs]
-    yield "scratch", Loss(widened(interval(report.test_images, pairs, confidence), per_seed, confidence), 0.0, allowed)
+    alone = single_draw(disagreement(report.test_images, pairs), report.labels)
+    gain = widened(interval(report.test_images, pairs, confidence), per_seed, confidence, alone)
+    yield "scratch", Loss(gain, 0.0, allowed)
     if before is not None:
         ours = _accuracy(report, report.test_images, limits.confidence)
         theirs = _accuracy(before, before.test_images or report.test_images, limits.confidence)
@@ -186,8 +190,10 @@ def _losses(
 def _accuracy(report: FinetuneReport, images: int, confidence: float) -> Interval:
     """The mean over the seeds, 0..1, with the spread that test images and seeds give it."""
     assert report.top1 is not None
-    per_seed = [top1 / 100 for top1 in report.top1_per_seed]
-    return widened(proportion(report.top1 / 100, images, confidence), per_seed, confidence)
+    mean, per_seed = report.top1 / 100, [top1 / 100 for top1 in report.top1_per_seed]
+    return widened(
+        proportion(mean, images, confidence), per_seed, confidence, single_draw(mean * (1 - mean), report.labels)
+    )
 
 
 def old_index(evidence: Evidence) -> Verdict:

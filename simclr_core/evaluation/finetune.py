@@ -39,6 +39,7 @@ from simclr_core.data.order import permuted
 from simclr_core.data.shards import ShardedImages, read_card
 from simclr_core.data.subsets import subset
 from simclr_core.errors import CheckpointError, LabelError, NonFiniteFeaturesError
+from simclr_core.evaluation.classification import estimate, score
 from simclr_core.evaluation.features import extract
 from simclr_core.evaluation.fewest import FINETUNE_STEPS
 from simclr_core.evaluation.images import EvaluationImages, count_pairs, missing_labels, random_encoder
@@ -126,8 +127,12 @@ def run(workspace: Path, fraction: str) -> None:
             trained.append(network)
             emit("progress", stage=stage, message=f"seed {seed}, {start}: training loss {loss:.3f}")
 
-    pretrained, scratch = ([] if reason else right_answers(one, test, model) for one in networks.values())
+    logits = {} if reason else {start: answer(trained, test, model) for start, trained in networks.items()}
+    pretrained, scratch = ([one.argmax(axis=1) == test.labels for one in logits.get(start, [])] for start in networks)
     report = describe(fraction, labels, config.seeds, pretrained, scratch, reason)
+    if pretrained:
+        first, known = logits["pretrained"][0], train.labels[budgets[config.seeds[0]]]
+        report = replace(report, scores=score(first, test.labels, first.argmax(axis=1), known, classes))
     with publish(workspace / "models" / "finetuned" / fraction, replace=True) as work:
         settings = {**config.model_dump(), "fraction": fraction, "seed": config.seeds[0], "steps": steps}
         save_first(work, networks["pretrained"], model, classes, settings, report)
@@ -210,15 +215,15 @@ def few_label_augmentation(card: dict[str, Any], crop_scale: tuple[float, float]
     return Augmentation(card["preprocessing"]["size"], crop_scale, flip=flip, jitter_probability=0, grayscale=0, blur=0)
 
 
-def right_answers(networks: Sequence[nn.Sequential], test: EvaluationImages, model: Model) -> list[NDArray[np.bool_]]:
-    """Which test images [n] each network classifies rightly; nothing without labeled test images."""
+def answer(networks: Sequence[nn.Sequential], test: EvaluationImages, model: Model) -> list[NDArray[np.float32]]:
+    """The logits of each network for the test images, [n, classes]; nothing without labeled test images."""
     if not test.labeled or not networks:
         return []
-    predicted: list[list[NDArray[np.int64]]] = [[] for _ in networks]
+    found: list[list[NDArray[np.float32]]] = [[] for _ in networks]
     for images in test.chunks(model.preprocessing):
-        for network, chunks in zip(networks, predicted, strict=True):
-            chunks.append(extract(network, images, model.card["mean"], model.card["std"]).argmax(axis=1))
-    return [np.concatenate(chunks) == test.labels for chunks in predicted]
+        for network, chunks in zip(networks, found, strict=True):
+            chunks.append(extract(network, images, model.card["mean"], model.card["std"]))
+    return [np.concatenate(chunks) for chunks in found]
 
 
 def describe(
@@ -231,6 +236,10 @@ def describe(
 ) -> FinetuneReport:
     """The two ways to start, by their answers for each seed, right or not [n]."""
     ours, theirs = ([round(100 * float(one.mean()), 3) for one in answers] for answers in (pretrained, scratch))
+    intervals = [
+        estimate([float(one.mean()) for one in answers], len(answers[0]), labels) if answers else None
+        for answers in (pretrained, scratch)
+    ]
     return FinetuneReport(
         fraction=fraction,
         labels=labels,
@@ -244,6 +253,8 @@ def describe(
         reason=reason,
         test_images=len(pretrained[0]) if pretrained else None,
         paired=count_pairs(zip(pretrained, scratch, strict=True)) if pretrained else None,
+        interval=intervals[0],
+        scratch_interval=intervals[1],
     )
 
 

@@ -38,6 +38,13 @@ def knn_predict(
     bank: Features, bank_labels: Labels, queries: Features, classes: int, neighbors: int, temperature: float
 ) -> NDArray[np.int64]:
     """The class of each query, int64 [q]. ``bank`` [m, d] and ``queries`` [q, d] need not be normalized."""
+    return knn_votes(bank, bank_labels, queries, classes, neighbors, temperature).argmax(axis=1)
+
+
+def knn_votes(
+    bank: Features, bank_labels: Labels, queries: Features, classes: int, neighbors: int, temperature: float
+) -> NDArray[np.float64]:
+    """The votes that each class gets from the neighbors of each query, [q, classes]; arguments as ``knn_predict``."""
     similarities, positions = nearest(bank, queries, neighbors)
     labels = torch.as_tensor(bank_labels).long().to(positions.device)
     assert len(labels) == len(bank)
@@ -45,7 +52,7 @@ def knn_predict(
     # exp(s / t) overflows at low temperatures; relative to the largest possible similarity, 1, it cannot.
     weights = torch.exp((similarities.double() - 1) / temperature)
     votes = weights.new_zeros(len(weights), classes).scatter_add_(1, labels[positions], weights)
-    return votes.argmax(dim=1).cpu().numpy()
+    return votes.cpu().numpy()
 
 
 def knn_accuracy(

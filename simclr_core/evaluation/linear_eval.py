@@ -29,12 +29,15 @@ from simclr_core import plots, reports
 from simclr_core.config import LinearEvalConfig
 from simclr_core.data.dataset import require_pixels
 from simclr_core.data.shards import ShardedImages, read_card
+from simclr_core.data.subsets import draw_labels
+from simclr_core.evaluation.budgets import FeatureSets, measure_budgets
+from simclr_core.evaluation.classification import score
 from simclr_core.evaluation.embedding_map import save_map
 from simclr_core.evaluation.features import extract
 from simclr_core.evaluation.images import Answers, EvaluationImages, count_pairs, missing_labels, random_encoder
-from simclr_core.evaluation.knn import knn_predict, nearest
-from simclr_core.evaluation.linear_probe import Probe, fit_probe, ranked_classes, save_probe
-from simclr_core.evaluation_reports import Accuracies, LinearEvalReport, PairedCounts
+from simclr_core.evaluation.knn import knn_votes, nearest
+from simclr_core.evaluation.linear_probe import Probe, fit_drawn, probabilities, ranked_classes, save_probe
+from simclr_core.evaluation_reports import Accuracies, LinearEvalReport, PairedCounts, Scores
 from simclr_core.model.encoder import Encoder
 from simclr_core.model.model_directory import Model, load_model
 from simclr_core.params import read_block
@@ -67,23 +70,32 @@ def run(workspace: Path) -> None:
     random_encoders = {f"{RANDOM_INIT} {n}": random_encoder(model, config.seed + n) for n in range(RANDOM_ENCODERS)}
     encoders = {"simclr": model.encoder, **random_encoders}
     bank, queries = (feature_sets(split, encoders, model) for split in (train, test))
+    drawn = draw_labels(train.labels, train.keys, config.fractions, config.labels_per_class, config.draws, config.seed)
+    classifier = (len(card.classes), config.knn_neighbours, config.knn_temperature)
     answers: dict[str, Answers] = {}
     accuracies: dict[str, Accuracies] = {}
     probes: dict[str, list[Probe]] = {}
+    scores: dict[str, Scores] = {}
     for name, features in bank.items():
         probes[name] = [
-            fit_probe(features, train.labels, train.keys, len(card.classes), fraction, config.l2_count, config.seed)
-            for fraction in config.fractions
+            fit_drawn(
+                features, train.labels, train.keys, len(card.classes), drawn[one][0], config.l2_count, config.seed
+            )
+            for one in config.fractions
         ]
         unknown: dict[str, float | None] = dict.fromkeys(config.fractions)
         accuracies[name] = Accuracies(None, unknown, unknown)
         if not reason:
-            votes = (len(card.classes), config.knn_neighbours, config.knn_temperature)
-            nearest_class = knn_predict(features, train.labels, queries[name], *votes)
+            votes = knn_votes(features, train.labels, queries[name], *classifier)
             best_class = ranked_classes(_largest(probes[name]), queries[name])[:, 0]
-            answers[name] = Answers(nearest_class == test.labels, best_class == test.labels)
+            answers[name] = Answers(votes.argmax(axis=1) == test.labels, best_class == test.labels)
             linear = linear_accuracies(probes[name], queries[name], test)
             accuracies[name] = Accuracies(_percent(answers[name].knn), *linear)
+            if name == "simclr":
+                likely = probabilities(_largest(probes[name]), queries[name])
+                about = (train.labels, card.classes)
+                scores["knn"] = score(votes, test.labels, votes.argmax(axis=1), *about)
+                scores["probe"] = score(likely, test.labels, best_class, *about)
         emit("progress", stage="linear_eval", message=f"{name}: {_summary(accuracies[name])}")
     report = LinearEvalReport(
         simclr=accuracies["simclr"],
@@ -95,6 +107,12 @@ def run(workspace: Path) -> None:
         reason=reason,
         majority_class=None if reason else _percent(majority_right(train, test)),
         paired={} if reason else pair_with_baselines(answers, majority_right(train, test)),
+        budgets={}
+        if reason
+        else measure_budgets(
+            drawn, probes, FeatureSets(bank, queries, train, test), len(card.classes), config.l2_count, config.seed
+        ),
+        scores=scores,
     )
 
     largest = _largest(probes["simclr"])

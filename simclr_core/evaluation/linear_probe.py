@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from deploy.artifact import publish
-from simclr_core.data.subsets import folds, subset
+from simclr_core.data.subsets import LabelDraw, folds, subset
 from simclr_core.evaluation.logistic_regression import (
     LinearHead,
     l2_values,
@@ -30,7 +30,10 @@ FEW_LABELS = 1000  # below, one fold is too small to choose by, and each is held
 
 @dataclass(frozen=True)
 class Probe:
-    """``head`` acts on raw features; None when the budget holds no label. ``l2`` is what the validation folds chose."""
+    """``head`` acts on raw features; None when the budget holds no label. ``l2`` is what the validation folds chose.
+
+    ``fraction`` is the name of the label budget: a share, or a number per class.
+    """
 
     fraction: str
     labels: int
@@ -47,14 +50,28 @@ def fit_probe(
     l2_count: int,
     seed: int,
 ) -> Probe:
-    """Fit on a class-balanced ``fraction`` of the labels.
+    """Fit on a class-balanced ``fraction`` of the labels; arguments as ``fit_drawn``."""
+    draw = LabelDraw(fraction, subset(labels, keys, fraction, seed))
+    return fit_drawn(features, labels, keys, classes, draw, l2_count, seed)
+
+
+def fit_drawn(
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    keys: NDArray[np.uint8],
+    classes: int,
+    draw: LabelDraw,
+    l2_count: int,
+    seed: int,
+) -> Probe:
+    """Fit on the labels that were drawn.
 
     ``features`` [n, d], ``labels`` [n] (negative: none) and ``keys`` [n, 32] are of all training images: the
     statistics that standardize the features need no labels, so they come from all.
     """
-    budget = subset(labels, keys, fraction, seed)
+    budget = draw.positions
     if not len(budget):
-        return Probe(fraction, 0)
+        return Probe(draw.budget, 0)
     inputs = torch.from_numpy(features)
     mean, std = standardization(inputs)
     chosen, targets = ((inputs[budget] - mean) / std).float(), torch.from_numpy(labels[budget])
@@ -63,7 +80,7 @@ def fit_probe(
     values = l2_values(l2_count)
     l2 = select_l2(chosen, targets, classes, values, fold, held_out)
     head = regularization_path(chosen, targets, classes, [value for value in values if value >= l2])[-1]
-    return Probe(fraction, len(budget), l2, head.on_raw_features(mean, std))
+    return Probe(draw.budget, len(budget), l2, head.on_raw_features(mean, std))
 
 
 def ranked_classes(probe: Probe, features: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -72,6 +89,12 @@ def ranked_classes(probe: Probe, features: NDArray[np.float32]) -> NDArray[np.in
         return np.empty((len(features), 0), np.int64)
     logits = probe.head.logits(torch.from_numpy(features))
     return logits.sort(dim=1, descending=True, stable=True).indices.numpy()
+
+
+def probabilities(probe: Probe, features: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Of each class for each image: [n, classes]. The probe has a head."""
+    assert probe.head is not None
+    return probe.head.logits(torch.from_numpy(features)).double().softmax(dim=1).numpy()
 
 
 def save_probe(target: Path, probe: Probe, classes: Sequence[str], metrics: Accuracies, data_digest: str) -> None:

@@ -76,20 +76,30 @@ def interval(images: int, pairs: Sequence[tuple[int, int]], confidence: float) -
     return Interval(fmean(won - lost for won, lost in pairs) / images, low, high)
 
 
-def widened(one: Interval, repetitions: Sequence[float], confidence: float) -> Interval:
+def widened(one: Interval, repetitions: Sequence[float], confidence: float, alone: float) -> Interval:
     """``one``, which knows of the test images alone, with the spread between independent repetitions as well.
 
     Both sources are independent, so the squared half-widths add up; that of the repetitions is Student's t. A single
-    repetition tells nothing of the spread, and nothing is added.
+    repetition tells nothing of the spread; its standard deviation is then taken to be ``alone``.
     """
     count = len(repetitions)
     if count < 2:
-        return one
-    from scipy.special import stdtrit  # not above: `simclr status` asks gates, and most of them need no scipy
+        spread = _quantile(confidence) * alone
+    else:
+        from scipy.special import stdtrit  # not above: `simclr status` asks gates, and most of them need no scipy
 
-    spread = float(stdtrit(count - 1, confidence)) * stdev(repetitions) / math.sqrt(count)
+        spread = float(stdtrit(count - 1, confidence)) * stdev(repetitions) / math.sqrt(count)
     low, high = (math.hypot(spread, bound - one.difference) for bound in (one.low, one.high))
     return Interval(one.difference, max(-1.0, one.difference - low), min(1.0, one.difference + high))
+
+
+def single_draw(variance: float, labels: int) -> float:
+    """The standard deviation to assume between results on draws of ``labels`` labels where only one was drawn.
+
+    That of a mean over ``labels`` images, ``variance`` being that of one image's answer: the labels are a sample of
+    that size. An assumption on the safe side: docs/evaluation.md has how far results on 200 draws really spread.
+    """
+    return math.sqrt(variance / max(labels, 1))
 
 
 def proportion(right: float, images: int, confidence: float) -> Interval:

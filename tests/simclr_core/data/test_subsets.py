@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from simclr_core.data.subsets import folds, subset
+from simclr_core.data.subsets import draw_labels, folds, per_class_subset, subset
 
 
 def keys(count: int) -> np.ndarray:
@@ -80,3 +80,25 @@ def test_folds_are_balanced_by_class_and_as_a_whole() -> None:
         assert all(abs(have - total / 5) < 1 for have, total in zip(per_class, [8, 8, 8, 3, 1], strict=True))
     sizes = np.bincount(fold, minlength=5)
     assert sizes.max() - sizes.min() <= 1
+
+
+def test_a_number_per_class_takes_it_of_each_class_or_all_there_are() -> None:
+    known = labels(37, 1, 203, 3)
+    assert counts(per_class_subset(known, keys(244), 5, 0), known) == [5, 1, 5, 3]
+    assert set(per_class_subset(known, keys(244), 2, 7)) < set(per_class_subset(known, keys(244), 5, 7))
+    assert len(per_class_subset(np.full(9, -1), keys(9), 5, 0)) == 0
+
+
+def test_budgets_are_drawn_by_seed_and_those_of_more_than_half_of_the_labels_once() -> None:
+    known, names = labels(20, 20), keys(40)
+    drawn = draw_labels(known, names, ("0.1", "1.0"), (1, 12, 25), 3, seed=5)
+    assert {budget: len(draws) for budget, draws in drawn.items()} == {
+        "0.1": 3,
+        "1.0": 1,
+        "1 per class": 3,
+        "12 per class": 1,
+    }
+    for number, one in enumerate(drawn["1 per class"]):
+        assert one.positions.tolist() == per_class_subset(known, names, 1, 5 + number).tolist()
+    assert drawn["0.1"][2].positions.tolist() == subset(known, names, "0.1", 7).tolist()
+    assert {one.budget for one in drawn["0.1"]} == {"0.1"}

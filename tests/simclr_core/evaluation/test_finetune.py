@@ -1,6 +1,7 @@
 """Fine-tuning: the right start, the right labels, honest intervals, and a test split that chooses nothing."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from simclr_core.data.shards import ShardedImages
 from simclr_core.data.subsets import subset
 from simclr_core.errors import CheckpointError, LabelError
 from simclr_core.evaluation import finetune
+from simclr_core.evaluation.classification import estimate
 from simclr_core.evaluation.finetune import STUDENT_T, confidence_interval, with_head_layers
 from simclr_core.model.encoder import build_encoder
 from simclr_core.model.model_directory import load_model, save_model
@@ -42,6 +44,9 @@ def test_the_report_is_the_mean_over_the_seeds(workspace: Path) -> None:
         assert found[f"{prefix}top1"] == pytest.approx(np.mean(values), abs=1e-3)
         spread = abs(values[0] - values[1]) / 2  # standard error of two values
         assert found[f"{prefix}ci95"] == pytest.approx(12.706 * spread, abs=1e-3)
+        assert found[f"{prefix}interval"] == asdict(estimate([one / 100 for one in values], 40, 24))
+    assert found["scores"]["top1"]["top1"] == found["top1_per_seed"][0]
+    assert {one["labels"] for one in found["scores"]["per_class"].values()} == {6}
 
 
 def test_the_model_of_the_first_seed_is_saved_and_loads(workspace: Path) -> None:

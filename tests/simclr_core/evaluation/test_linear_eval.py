@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,13 @@ from numpy.typing import NDArray
 
 from deploy.artifact import verify
 from simclr_core.data.shards import ShardedImages, write_shards
+from simclr_core.data.subsets import LabelDraw, per_class_subset
 from simclr_core.evaluation import finetune, linear_eval
+from simclr_core.evaluation.classification import estimate
 from simclr_core.evaluation.features import extract
 from simclr_core.evaluation.images import EvaluationImages, random_encoder
 from simclr_core.evaluation.linear_eval import mean_accuracies, pixel_features
-from simclr_core.evaluation.linear_probe import fit_probe, ranked_classes
+from simclr_core.evaluation.linear_probe import fit_drawn, fit_probe, ranked_classes
 from simclr_core.evaluation_reports import Accuracies
 from simclr_core.model.model_directory import load_model
 from tests.conftest import write_prepared
@@ -38,15 +41,20 @@ def workspace(pretrained: Path) -> Path:
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with the outputs of the stage. Who changes something takes a copy."""
     workspace = put_pretrained(write_prepared(tmp_path_factory.mktemp("evaluated")))
+    change(workspace, labels_per_class=[2], draws=2)
     linear_eval.run(workspace)
     return workspace
 
 
+def change(workspace: Path, **values: object) -> None:
+    params = yaml.safe_load((workspace / "params.yaml").read_text())
+    params["linear_eval"] |= values
+    (workspace / "params.yaml").write_text(yaml.safe_dump(params))
+
+
 def fit_few_probes(workspace: Path) -> None:
     """Nine tenths of the stage's time on so few images are probes."""
-    params = yaml.safe_load((workspace / "params.yaml").read_text())
-    params["linear_eval"] |= {"fractions": ["1.0"], "l2_count": 2}
-    (workspace / "params.yaml").write_text(yaml.safe_dump(params))
+    change(workspace, fractions=["1.0"], l2_count=2)
 
 
 def outputs(workspace: Path) -> list[bytes]:
@@ -68,6 +76,44 @@ def test_the_report_has_every_budget_of_every_feature_set(evaluated: Path) -> No
         assert found[name]["linear_top5"] == {"0.1": 100, "1.0": 100}  # there are four classes
         assert found[name]["linear_top1"]["1.0"] > 40  # chance is 25
     assert "seconds" in json.loads((evaluated / ".simclr/timings/linear_eval.json").read_text())
+
+
+def test_budgets_are_means_over_draws_with_their_interval(evaluated: Path) -> None:
+    found = report(evaluated)
+    budgets = found["budgets"]
+    assert {name: (one["labels"], one["draws"]) for name, one in budgets.items()} == {
+        "0.1": (4, 2),
+        "1.0": (48, 1),
+        "2 per class": (8, 2),
+    }
+    train, test = (
+        EvaluationImages.of(ShardedImages(evaluated / "data" / "prepared" / one)) for one in ("train", "test")
+    )
+    pixels = [
+        pixel_features(next(one.chunks(load_model(evaluated / "models/pretrained").preprocessing)))
+        for one in (train, test)
+    ]
+    top1 = []
+    for seed in (0, 1):
+        chosen = per_class_subset(train.labels, train.keys, 2, seed)
+        probe = fit_drawn(pixels[0], train.labels, train.keys, 4, LabelDraw("", chosen), 3, seed)
+        top1.append(np.mean(ranked_classes(probe, pixels[1])[:, 0] == test.labels))
+    assert budgets["2 per class"]["pixels"] == asdict(estimate(top1, 40, 8))
+    for name in SETS:  # the share of all labels has one draw, the one that was reported before there were budgets
+        assert budgets["1.0"][name]["top1"] == pytest.approx(found[name]["linear_top1"]["1.0"], abs=1e-3)
+        assert budgets["1.0"][name]["low"] < budgets["1.0"][name]["top1"] < budgets["1.0"][name]["high"] <= 100
+
+
+def test_scores_by_class_agree_with_the_accuracies(evaluated: Path) -> None:
+    found = report(evaluated)
+    rows = list(csv.DictReader((evaluated / "reports" / "confusion.csv").read_text().splitlines()))
+    for classifier, top1 in (("knn", found["simclr"]["knn_top1"]), ("probe", found["simclr"]["linear_top1"]["1.0"])):
+        scores = found["scores"][classifier]
+        assert scores["top1"]["top1"] == top1
+        assert sum(one["images"] * one["recall"] for one in scores["per_class"].values()) / 40 == pytest.approx(top1)
+        assert {one["labels"] for one in scores["per_class"].values()} == {12}
+    for name, one in found["scores"]["probe"]["per_class"].items():
+        assert one["answers"] == sum(row["predicted"] == name for row in rows)
 
 
 def test_the_published_head_gives_the_reported_accuracy_on_raw_features(evaluated: Path) -> None:
@@ -100,6 +146,7 @@ def test_permuted_test_labels_change_neither_the_strength_nor_the_weights(evalua
 
 
 def test_running_twice_gives_the_same_bytes(evaluated: Path, workspace: Path) -> None:
+    change(workspace, labels_per_class=[2], draws=2)
     linear_eval.run(workspace)
     assert outputs(workspace) == outputs(evaluated)
 
@@ -118,6 +165,7 @@ def test_without_labels_every_output_exists_and_says_why(
     for name in SETS:
         assert found[name]["knn_top1"] is None
         assert set(found[name]["linear_top1"].values()) == {None}
+    assert (found["budgets"], found["scores"]) == ({}, {})
     assert all((workspace / name).stat().st_size for name in OUTPUTS)
     verify(workspace / "models" / "probe")
     assert (workspace / "models" / "probe" / "head.npz").exists() == (split == "test")
@@ -145,6 +193,7 @@ def test_accuracies_without_information_are_not_reported_as_100_percent(
     for name in SETS:
         assert found[name]["knn_top1"] is None
         assert set(found[name]["linear_top1"].values()) == {None}
+    assert (found["budgets"], found["scores"]) == ({}, {})
     assert all((workspace / name).stat().st_size for name in OUTPUTS)
     finetune.run(workspace, "0.1")
     tuned = json.loads((workspace / "reports" / "finetune-0.1.json").read_text())

@@ -18,6 +18,7 @@ from simclr_core.evaluation.paired_comparison import (
     lower_bound,
     mcnemar_p_value,
     proportion,
+    single_draw,
     smallest_found,
     widened,
 )
@@ -196,13 +197,21 @@ def test_the_spread_between_seeds_adds_up_with_that_of_the_images() -> None:
     """Student's t of NIST/SEMATECH 1.3.6.7.2: 2.920 for two degrees of freedom and 95 % one-sided."""
     images = Interval(0.1, 0.07, 0.14)
     seeds = 2.920 * 0.02 / math.sqrt(3)  # 0.08, 0.10, 0.12 have a standard deviation of 0.02
-    found = widened(images, [0.08, 0.10, 0.12], 0.95)
+    found = widened(images, [0.08, 0.10, 0.12], 0.95, alone=9.9)
     assert found.low == pytest.approx(0.1 - math.hypot(seeds, 0.03), abs=1e-5)
     assert found.high == pytest.approx(0.1 + math.hypot(seeds, 0.04), abs=1e-5)
-    assert widened(images, [0.1], 0.95) == images
     difference = images - Interval(0.2, 0.16, 0.23)
     assert difference.low == pytest.approx(-0.1 - math.hypot(0.03, 0.03))
     assert difference.high == pytest.approx(-0.1 + math.hypot(0.04, 0.04))
+
+
+def test_a_single_repetition_widens_the_interval_by_what_is_assumed_of_it() -> None:
+    images = Interval(0.1, 0.07, 0.14)
+    alone = single_draw(0.25, 100)  # one image's answer is right with 50 %, as is the mean of 100
+    assert alone == pytest.approx(math.sqrt(0.5 * 0.5 / 100))
+    found = widened(images, [0.1], 0.95, alone)
+    assert found.low == pytest.approx(0.1 - math.hypot(0.03, 1.6448536 * 0.05))
+    assert found.high == pytest.approx(0.1 + math.hypot(0.04, 1.6448536 * 0.05))
 
 
 @pytest.mark.parametrize(("difference", "disagreeing"), [(0.05, 0.2), (0.02, 0.15), (0.1, 0.3)])
@@ -231,7 +240,7 @@ def test_few_images_without_a_disagreement_do_not_promise_that_there_is_none() -
 
 def test_no_bound_is_beyond_what_accuracies_can_differ_by() -> None:
     """Student's t of two seeds at 99.99 % is 3183."""
-    found = widened(Interval(0.1, 0.07, 0.14), [0.08, 0.12], 0.9999)
+    found = widened(Interval(0.1, 0.07, 0.14), [0.08, 0.12], 0.9999, alone=0.0)
     assert (found.low, found.high) == (-1, 1)
     far = Interval(1.0, 0.1, 1.0) - Interval(0.0, 0.0, 0.9)
     assert -1 <= far.low < far.high <= 1
