@@ -48,7 +48,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class BudgetAccuracies:
-    """Of linear probes on this number of ``labels``, drawn ``draws`` times; of random weights one draw for each encoder."""
+    """Of linear probes on ``labels`` labels, drawn ``draws`` times; of random weights one draw for each encoder."""
 
     labels: int
     draws: int

@@ -131,8 +131,8 @@ def run(workspace: Path, fraction: str) -> None:
     pretrained, scratch = ([one.argmax(axis=1) == test.labels for one in logits.get(start, [])] for start in networks)
     report = describe(fraction, labels, config.seeds, pretrained, scratch, reason)
     if pretrained:
-        first, known = logits["pretrained"][0], train.labels[budgets[config.seeds[0]]]
-        report = replace(report, scores=score(first, test.labels, first.argmax(axis=1), known, classes))
+        first, learned = logits["pretrained"][0], train.labels[budgets[config.seeds[0]]]
+        report = replace(report, scores=score(first, test.labels, first.argmax(axis=1), learned, classes))
     with publish(workspace / "models" / "finetuned" / fraction, replace=True) as work:
         settings = {**config.model_dump(), "fraction": fraction, "seed": config.seeds[0], "steps": steps}
         save_first(work, networks["pretrained"], model, classes, settings, report)

@@ -38,7 +38,8 @@ def knn_predict(
     bank: Features, bank_labels: Labels, queries: Features, classes: int, neighbors: int, temperature: float
 ) -> NDArray[np.int64]:
     """The class of each query, int64 [q]. ``bank`` [m, d] and ``queries`` [q, d] need not be normalized."""
-    return knn_votes(bank, bank_labels, queries, classes, neighbors, temperature).argmax(axis=1)
+    votes = knn_votes(bank, bank_labels, queries, classes, neighbors, temperature)
+    return np.asarray(votes.argmax(axis=1))
 
 
 def knn_votes(
