@@ -33,7 +33,7 @@ def asset_key(path: str) -> dg.AssetKey:
     """
     if path in SOURCES:
         return SOURCES[path]
-    *folders, name = PurePosixPath(re.sub(r"\.(json|html|csv|png)$", "", path)).parts
+    *folders, name = PurePosixPath(re.sub(r"\.(json|html|csv|png|parquet)$", "", path)).parts
     if name[0].isdigit() and folders:
         name = f"{folders.pop()}_{name}"
     return dg.AssetKey([part.replace(".", "_") for part in (*folders, name)])

@@ -13,7 +13,7 @@ from deploy.artifact import MANIFEST, sha256
 from pipeline.dvc.cache import Cache, Use
 from pipeline.dvc.versions import WORKSPACE
 
-DATA = ("data/raw/", "data/prepared/", "data/manifest/")
+DATA = ("data/raw/", "data/prepared/", "data/manifest/", "reports/predictions.parquet")
 PICTURES = (".png", ".html")  # of reports, which show images without saying which
 CHUNK = 1 << 20
 

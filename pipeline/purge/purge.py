@@ -157,7 +157,7 @@ def _remove_derived(workspace: Workspace, hashes: Collection[str]) -> None:
     for name in DERIVED:
         shutil.rmtree(workspace.root / name, ignore_errors=True)
     for path in workspace.reports.glob("*"):
-        if path.suffix in holders.PICTURES:
+        if path.suffix in (*holders.PICTURES, ".parquet"):
             path.unlink()
     for path in (workspace.scratch / "damaged").glob("*"):
         with path.open("rb") as file:

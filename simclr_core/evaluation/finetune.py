@@ -39,10 +39,10 @@ from simclr_core.data.order import permuted
 from simclr_core.data.shards import ShardedImages, read_card
 from simclr_core.data.subsets import subset
 from simclr_core.errors import CheckpointError, LabelError, NonFiniteFeaturesError
-from simclr_core.evaluation.classification import estimate, score
 from simclr_core.evaluation.features import extract
 from simclr_core.evaluation.fewest import FINETUNE_STEPS
 from simclr_core.evaluation.images import EvaluationImages, count_pairs, missing_labels, random_encoder
+from simclr_core.evaluation.scores.classification import estimate, score
 from simclr_core.evaluation_reports import FinetuneReport
 from simclr_core.model.encoder import Encoder
 from simclr_core.model.model_directory import Model, load_model, save_model

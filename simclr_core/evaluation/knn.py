@@ -56,6 +56,12 @@ def knn_votes(
     return votes.cpu().numpy()
 
 
+def shares(votes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each class, 0 to 1, [q, classes]; 0 where every neighbor is so far away that no vote is left."""
+    total = votes.sum(axis=1, keepdims=True)
+    return np.divide(votes, total, out=np.zeros_like(votes), where=total > 0)
+
+
 def knn_accuracy(
     bank: Features,
     bank_labels: Labels,

@@ -6,7 +6,8 @@ For every share of the labels a multinomial logistic regression is fitted on cac
 tested on the test split; cosine kNN has every labeled training image in its bank. Nothing is chosen by its test
 accuracy. How often one encoder alone is right is counted image by image, so that gates can tell a difference from
 chance. Writes ``models/probe``, the classifier that a bundle ships, and to ``reports/``: linear_eval.json, the
-confusion matrix of that classifier, a picture of nearest neighbors, and a map of the embeddings.
+confusion matrix of that classifier, what it and kNN say of each test image (``predictions``), a picture of nearest
+neighbors, and a map of the embeddings.
 """
 
 import csv
@@ -30,13 +31,14 @@ from simclr_core.config import LinearEvalConfig
 from simclr_core.data.dataset import require_pixels
 from simclr_core.data.shards import ShardedImages, read_card
 from simclr_core.data.subsets import draw_labels
-from simclr_core.evaluation.budgets import FeatureSets, measure_budgets
-from simclr_core.evaluation.classification import score
 from simclr_core.evaluation.embedding_map import save_map
 from simclr_core.evaluation.features import extract
 from simclr_core.evaluation.images import Answers, EvaluationImages, count_pairs, missing_labels, random_encoder
-from simclr_core.evaluation.knn import knn_votes, nearest
+from simclr_core.evaluation.knn import knn_votes, nearest, shares
 from simclr_core.evaluation.linear_probe import Probe, fit_drawn, probabilities, ranked_classes, save_probe
+from simclr_core.evaluation.scores import predictions
+from simclr_core.evaluation.scores.budgets import FeatureSets, measure_budgets
+from simclr_core.evaluation.scores.classification import score
 from simclr_core.evaluation_reports import Accuracies, LinearEvalReport, PairedCounts, Scores
 from simclr_core.model.encoder import Encoder
 from simclr_core.model.model_directory import Model, load_model
@@ -76,6 +78,7 @@ def run(workspace: Path) -> None:
     accuracies: dict[str, Accuracies] = {}
     probes: dict[str, list[Probe]] = {}
     scores: dict[str, Scores] = {}
+    likely: dict[str, NDArray[np.float64]] = {}
     for name, features in bank.items():
         probes[name] = [
             fit_drawn(
@@ -92,10 +95,10 @@ def run(workspace: Path) -> None:
             linear = linear_accuracies(probes[name], queries[name], test)
             accuracies[name] = Accuracies(_percent(answers[name].knn), *linear)
             if name == "simclr":
-                likely = probabilities(_largest(probes[name]), queries[name])
+                likely = {"knn": shares(votes), "probe": probabilities(_largest(probes[name]), queries[name])}
                 about = (train.labels, card.classes)
                 scores["knn"] = score(votes, test.labels, votes.argmax(axis=1), *about)
-                scores["probe"] = score(likely, test.labels, best_class, *about)
+                scores["probe"] = score(likely["probe"], test.labels, best_class, *about)
         emit("progress", stage="linear_eval", message=f"{name}: {_summary(accuracies[name])}")
     report = LinearEvalReport(
         simclr=accuracies["simclr"],
@@ -119,6 +122,7 @@ def run(workspace: Path) -> None:
     save_probe(workspace / "models" / "probe", largest, card.classes, report.simclr, card.digest)
     predicted = ranked_classes(largest, queries["simclr"])[: test.labeled, :1].flatten()
     save_confusion(pictures, test.labels[: len(predicted)], predicted, card.classes)
+    predictions.save(pictures, predictions.table("test", test, predictions.read_paths(workspace), likely, card.classes))
     save_neighbors(pictures / "neighbours.png", train, bank["simclr"], test, queries["simclr"], card.classes)
     shown, features = (test, queries["simclr"]) if len(test.labels) else (train, bank["simclr"])
     save_map(pictures / "map.png", features, shown.labels, card.classes)

@@ -131,6 +131,7 @@ def make_results(factory: Path) -> None:
         "linear_eval/models/probe/probe.json": {},
         "linear_eval/reports/linear_eval.json": LINEAR_EVAL | {"simclr": simclr},
         "linear_eval/reports/confusion.csv": "actual,predicted\n",
+        "linear_eval/reports/predictions.parquet": "",
         "export/reports/export.json": EXPORT,
         "compare/reports/compare.json": ALONE,
         "compare/.simclr/timings/latency.json": timing,

@@ -15,8 +15,8 @@ from simclr_core.data.shards import ShardedImages
 from simclr_core.data.subsets import subset
 from simclr_core.errors import CheckpointError, LabelError
 from simclr_core.evaluation import finetune
-from simclr_core.evaluation.classification import estimate
 from simclr_core.evaluation.finetune import STUDENT_T, confidence_interval, with_head_layers
+from simclr_core.evaluation.scores.classification import estimate
 from simclr_core.model.encoder import build_encoder
 from simclr_core.model.model_directory import load_model, save_model
 from simclr_core.model.projection_head import build_projection_head

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -16,18 +17,26 @@ from deploy.artifact import verify
 from simclr_core.data.shards import ShardedImages, write_shards
 from simclr_core.data.subsets import LabelDraw, per_class_subset
 from simclr_core.evaluation import finetune, linear_eval
-from simclr_core.evaluation.classification import estimate
 from simclr_core.evaluation.features import extract
 from simclr_core.evaluation.images import EvaluationImages, random_encoder
 from simclr_core.evaluation.linear_eval import mean_accuracies, pixel_features
 from simclr_core.evaluation.linear_probe import fit_drawn, fit_probe, ranked_classes
+from simclr_core.evaluation.scores.classification import estimate
 from simclr_core.evaluation_reports import Accuracies
 from simclr_core.model.model_directory import load_model
 from tests.conftest import write_prepared
 from tests.simclr_core.conftest import put_pretrained, relabel
 
 OUTPUTS = tuple(
-    f"reports/{name}" for name in ("linear_eval.json", "confusion.csv", "confusion.png", "neighbours.png", "map.png")
+    f"reports/{name}"
+    for name in (
+        "linear_eval.json",
+        "confusion.csv",
+        "confusion.png",
+        "neighbours.png",
+        "map.png",
+        "predictions.parquet",
+    )
 )
 SETS = ("simclr", "random_init", "pixels")
 
@@ -114,6 +123,15 @@ def test_scores_by_class_agree_with_the_accuracies(evaluated: Path) -> None:
         assert {one["labels"] for one in scores["per_class"].values()} == {12}
     for name, one in found["scores"]["probe"]["per_class"].items():
         assert one["answers"] == sum(row["predicted"] == name for row in rows)
+
+
+def test_the_predictions_are_those_of_the_confusion_matrix(evaluated: Path) -> None:
+    rows = pq.read_table(evaluated / "reports" / "predictions.parquet").to_pylist()
+    confusion = csv.DictReader((evaluated / "reports" / "confusion.csv").read_text().splitlines())
+    assert [(row["label"], row["probe"]) for row in rows] == [(one["actual"], one["predicted"]) for one in confusion]
+    knn = np.mean([row["knn"] == row["label"] for row in rows])
+    assert round(100 * knn, 3) == report(evaluated)["simclr"]["knn_top1"]
+    assert all(0 <= row["probe_label"] <= row["probe_answer"] <= 1 for row in rows)
 
 
 def test_the_published_head_gives_the_reported_accuracy_on_raw_features(evaluated: Path) -> None:

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simclr_core.data.subsets import LabelDraw
-from simclr_core.evaluation.classification import estimate
 from simclr_core.evaluation.images import EvaluationImages
 from simclr_core.evaluation.linear_probe import Probe, fit_drawn, ranked_classes
+from simclr_core.evaluation.scores.classification import estimate
 from simclr_core.evaluation_reports import BudgetAccuracies, Estimate
 
 

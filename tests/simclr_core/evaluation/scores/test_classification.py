@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, precision_score, recall_score
 
-from simclr_core.evaluation.classification import average_precision, estimate, score
+from simclr_core.evaluation.scores.classification import average_precision, estimate, score
 
 CLASSES = ("ant", "bee", "cat", "dog")
 

@@ -1,0 +1,1 @@
+"""What the answers of classifiers are worth: by class, by number of labels, and image by image."""
