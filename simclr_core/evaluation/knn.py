@@ -59,7 +59,8 @@ def knn_votes(
 def shares(votes: NDArray[np.float64]) -> NDArray[np.float64]:
     """Of each class, 0 to 1, [q, classes]; 0 where every neighbor is so far away that no vote is left."""
     total = votes.sum(axis=1, keepdims=True)
-    return np.divide(votes, total, out=np.zeros_like(votes), where=total > 0)
+    found: NDArray[np.float64] = np.divide(votes, total, out=np.zeros_like(votes), where=total > 0)
+    return found
 
 
 def knn_accuracy(
