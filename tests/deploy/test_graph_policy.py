@@ -16,6 +16,7 @@ from deploy.bundle import Bundle
 from deploy.errors import BundleError, BundleFormatError
 from deploy.graph_policy import MAX_NODES, check_graph
 from tests.deploy.conftest import make_bundle, make_card, make_model
+from tests.repetitions import repeated, repetitions
 
 MODEL = make_model(make_card()).SerializeToString()
 
@@ -164,13 +165,14 @@ def test_500_mutated_files_are_accepted_or_refused_but_never_crash() -> None:
 
 
 @pytest.mark.slow
+@repeated
 def test_mutated_files_that_pass_the_policy_do_not_affect_the_calling_process(
     publish_bundle: Callable[[Bundle], Path],
 ) -> None:
     outcomes = set()
-    for seed in range(1, 120, 2):
+    for seed in range(1, repetitions(44, 120), 2):
         try:
-            candidate.check(publish_bundle(make_bundle(model=mutate(seed))), memory_mb=1500, seconds=20)
+            candidate.check(publish_bundle(make_bundle(model=mutate(seed))), memory_mb=1500, seconds=240)
             outcomes.add("passed")
         except BundleError as error:
             outcomes.add(type(error).__name__)
