@@ -58,6 +58,12 @@ def publish(target: Path, replace: bool = False) -> Iterator[Path]:
         _remove(work)
 
 
+def recover(target: Path) -> None:
+    """Remove what a killed process left next to ``target``, and put ``target`` back if it is in there. Callers hold the
+    lock of the target."""
+    _remove_abandoned(target, restore=True)
+
+
 def verify(directory: Path) -> str:
     """Compare every file with the manifest.
 

@@ -6,7 +6,7 @@ the launchpad and in docs/reference. See ``pipeline.knobs``.
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from simclr_core.params import Block
 from simclr_core.values import Cron, TimeZone
@@ -23,6 +23,18 @@ class IngestConfig(Block):
     )
     shard_megabytes: int = Field(
         default=256, ge=1, le=4096, description="size at which a new tar file of raw images begins, in MB"
+    )
+    include: tuple[str, ...] = Field(
+        default=(),
+        strict=False,
+        description="patterns of the only files to take, as in .gitignore; []: all. Such as '*.jpg' or 'camera 7/'; "
+        "capitals do not matter",
+    )
+    exclude: tuple[str, ...] = Field(
+        default=(),
+        strict=False,
+        description="patterns of files to leave out, as in .gitignore; []: none. Such as 'masks/' or '*_thumb.*', and "
+        "'!' before one that is taken all the same. What earlier batches hold stays",
     )
     classes: tuple[str, ...] | None = Field(
         default=None,
@@ -42,6 +54,23 @@ class IngestConfig(Block):
         description="share of the labeled training images that is held out for testing instead. Which ones, their "
         "content decides, so that it stays the same from run to run",
     )
+
+    @field_validator("include", "exclude")
+    @classmethod
+    def _have_a_meaning(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        if patterns:  # most have none, and every command reads this block
+            from pathspec import GitIgnoreSpec
+
+            for pattern in patterns:
+                try:
+                    says_something = any(
+                        one.include is not None for one in GitIgnoreSpec.from_lines([pattern]).patterns
+                    )
+                except ValueError:
+                    says_something = False
+                if not says_something:
+                    raise ValueError(f"patterns as in .gitignore, which {pattern!r} is not")
+        return patterns
 
 
 class DriftConfig(Block):

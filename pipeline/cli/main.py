@@ -121,9 +121,13 @@ def init(directory: Path, sources: tuple[str, ...], budget: str | None, recipe: 
 
 @simclr.command()
 @click.argument("sources", nargs=-1, metavar="[SRC]...")
+@click.option("--undo", metavar="BATCH", help="Take a batch back, such as 0003; its files are left out from then on.")
+@click.option("--redo", metavar="BATCH", help="Take the files of an undone batch again, where SRC still has them.")
 @RESTART
 @pass_workspace
-def ingest(workspace: Workspace, sources: tuple[str, ...], restart: bool | None) -> None:
+def ingest(
+    workspace: Workspace, sources: tuple[str, ...], undo: str | None, redo: str | None, restart: bool | None
+) -> None:
     """Add the new files of folders, globs or fsspec URLs to the raw images; default: the workspace's inbox.
 
     A relative SRC is taken from the folder you are in. Nothing of yours is moved or changed.
@@ -131,12 +135,21 @@ def ingest(workspace: Workspace, sources: tuple[str, ...], restart: bool | None)
     \b
     Examples: simclr ingest
               simclr ingest ~/photos '~/scans/*.png' s3://bucket/camera-7
+              simclr ingest --undo 0003
     """
     from pipeline import preflight
+    from pipeline.ingest import undo as taking_back
     from pipeline.ingest.ingest import ingest as ingest_sources
     from pipeline.ingest.unfinished import find_interrupted
     from pipeline.release.champion import pin_first
 
+    if undo:
+        if sources or redo:
+            raise click.UsageError("--undo takes a batch back, and nothing is ingested; leave --redo and sources out")
+        click.echo("\n".join(taking_back.undo(workspace, undo)))
+        return
+    if redo:
+        taking_back.redo(workspace, redo)
     absolute = [source if "://" in source else str(Path(source).expanduser().absolute()) for source in sources]
     found = absolute or ["inbox"]
     unfinished = None if wants_restart(workspace, found, restart) else find_interrupted(workspace)

@@ -25,7 +25,7 @@ OUTCOMES = ("passed", "refused", "undecided", "not applicable")
 def describe_workspace(workspace: Workspace) -> str:
     """Some lines for a person; nothing is changed."""
     raw = batches(workspace.raw)
-    images = len({sha256 for batch in raw for sha256 in read_occurrences(batch)})
+    images = len({sha256 for batch in raw for sha256, seen in read_occurrences(batch).items() if seen})
     lines = [f"workspace  {workspace.root}", f"raw        {counted(images, 'image')} in {counted(len(raw), 'batch')}"]
     if not raw and workspace.raw.with_suffix(".dvc").exists():
         restore = "`dvc checkout data/raw.dvc`, or `dvc pull data/raw.dvc` if the cache does not have them"

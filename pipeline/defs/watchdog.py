@@ -54,11 +54,13 @@ def _look(workspace: Workspace, triggers: list[Trigger]) -> Look:
 
 
 def _count(workspace: Workspace, source: str) -> int | str:
+    from pipeline.ingest.selection import Selection
     from pipeline.ingest.sources import list_source  # here: fsspec takes long to load
 
-    settle_seconds = read_block(workspace.params, "ingest", IngestConfig).settle_seconds
+    config = read_block(workspace.params, "ingest", IngestConfig)
+    selection = Selection(config.include, config.exclude)
     try:
-        listed = list_source(workspace.root, source, settle_seconds)
+        listed = list_source(workspace.root, source, config.settle_seconds, selection)
     except IngestError as error:
         return str(error)
     return len(listed.files) + len(listed.unsettled)

@@ -49,6 +49,8 @@ def read_known(batches: Sequence[Path], guess: Callable[[str, str], str | None])
     shared: dict[tuple[Said, ...], tuple[Said, ...]] = {}
     for number, batch in enumerate(batches):
         for sha256, occurrences in read_occurrences(batch).items():
+            if not occurrences:  # purged, or undone with its batch
+                continue
             said = combine(known.get(sha256, ()), summarize(sha256, occurrences, number, guess))
             known[sha256] = shared.setdefault(said, said)
     return known

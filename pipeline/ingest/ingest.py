@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -32,15 +32,18 @@ from pipeline.ingest.classes import check_labels, describe_names, refuse_twins
 from pipeline.ingest.layout import read_layout
 from pipeline.ingest.news import (
     Content,
+    KeptOut,
     compare,
     describe_news,
     find_new,
     read_source,
 )
-from pipeline.ingest.raw import OCCURRENCES, REPLACED, batches, find_lost, next_name
+from pipeline.ingest.raw import OCCURRENCES, REPLACED, batches, find_lost, next_name, read_undone
+from pipeline.ingest.selection import Selection
 from pipeline.ingest.sources import GRANULARITY_SECONDS, LINK, Source, list_source
 from pipeline.ingest.stamps import STAMPS, Key, Stamps
 from pipeline.ingest.understood import tabulate
+from pipeline.ingest.undo import complete
 from pipeline.ingest.unfinished import Interrupted
 from pipeline.params import read
 from pipeline.workspace import Workspace
@@ -106,7 +109,9 @@ def ingest(
     workspace.inbox.mkdir(exist_ok=True)  # Git does not carry it into a clone of a workspace
     with exclusive(workspace.root, "ingest"):
         stamps = Stamps(workspace.scratch / STAMPS)
-        listed = _list(workspace.root, sources, config.settle_seconds, wait)
+        selection = Selection(config.include, config.exclude)
+        listed = _list(workspace.root, sources, config.settle_seconds, selection, wait)
+        complete(workspace.raw)
         earlier = batches(workspace.raw)
         tracked = workspace.raw.with_suffix(".dvc").exists()
         if not earlier:
@@ -117,9 +122,9 @@ def ingest(
         before = read_known(earlier, lambda path, sha256: _guess(listed, stamps, path, sha256))
         for sha256 in find_lost(earlier, before.keys()):
             del before[sha256]
-        purged = contents(workspace.root)
+        kept_out = KeptOut(contents(workspace.root), read_undone(earlier))
         listings = [
-            read_source(source, reading, config.hold_out, before, stamps, stamped, purged)
+            read_source(source, reading, config.hold_out, before, stamps, stamped, kept_out)
             for source, reading in zip(listed, readings, strict=True)
         ]
         current = tracked and stamps.raw == read_tracked(workspace.root, RAW).md5
@@ -162,16 +167,24 @@ def ingest(
         unsettled=sum(len(source.unsettled) for source in listed),
         skipped=tuple(reason for source in listed for reason in source.skipped),
         changes=tuple(describe_news(listings, before, after, new)),
-        understood=(*tabulate(listed, readings), *describe_names(_labels(after), config.classes)),
+        understood=(
+            *tabulate(listed, readings),
+            *_describe_kept(listed, stamped, before),
+            *describe_names(_labels(after), config.classes),
+        ),
     )
 
 
 def _list(
-    root: Path, sources: Sequence[str], settle_seconds: float, wait: Callable[[str], None] | None
+    root: Path,
+    sources: Sequence[str],
+    settle_seconds: float,
+    selection: Selection,
+    wait: Callable[[str], None] | None,
 ) -> list[Source]:
     """List the sources, again and again while files in them settle: a copy that never ends is not waited for."""
     for left in reversed(range(1 if wait is None else WAITS)):
-        listed = [list_source(root, source, settle_seconds) for source in sources]
+        listed = [list_source(root, source, settle_seconds, selection) for source in sources]
         unsettled = [file.changed for source in listed for file in source.unsettled.values() if file.changed]
         if not (unsettled and left and wait):
             break
@@ -217,6 +230,17 @@ def _find_unused(manifest: Path, earlier: Sequence[Path]) -> set[str] | None:
     from pyarrow.parquet import read_table
 
     return set(read_table(manifest / "quarantine.parquet", columns=["sha256"])["sha256"].to_pylist())
+
+
+def _describe_kept(listed: Sequence[Source], stamped: Mapping[Key, tuple[str, str]], known: Known) -> Iterator[str]:
+    kept = [
+        path for one in listed for path in sorted(one.left_out) if stamped.get((one.base, path), ("", ""))[1] in known
+    ]
+    if kept:
+        yield (
+            f"note: {counted(len(kept), 'file')} left out now, such as {kept[0]!r}, ingested before and still used; "
+            "`simclr ingest --undo BATCH` takes a batch back, `simclr quarantine deny` excludes an image"
+        )
 
 
 def _labels(known: Known) -> set[str]:

@@ -246,8 +246,10 @@ def _read_tables(source: Source, reading: Reading, faults: list[str]) -> None:
         if "/" in table and not {"path", "label"} <= set(columns_of(data)):
             reading.notes[f"{table!r} is not read, because its columns are not path,label"] += 1
             continue
-        found = match_rows(where, read_rows(where, data), table, source.base, reading.places)
+        found = match_rows(where, read_rows(where, data), table, source.base, reading.places.keys() | source.left_out)
         for path, row in found.rows.items():
+            if path in source.left_out:
+                continue
             if path in reading.named:
                 raise IngestError(f"{where}: line {row.line} names {row.path!r} again; give each file one row")
             faults += _overrule(where, path, row, reading)

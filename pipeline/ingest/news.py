@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from deploy.folders.files import NO_IMAGE
 from deploy.images.signatures import is_image
@@ -21,8 +22,8 @@ from pipeline.ingest.claims import (
     find_claimed,
     is_news,
 )
-from pipeline.ingest.layout import Reading, hold_out
-from pipeline.ingest.raw import REPLACED, Occurrence
+from pipeline.ingest.layout import Place, Reading, hold_out
+from pipeline.ingest.raw import REPLACED, Occurrence, Undone
 from pipeline.ingest.sources import Source
 from pipeline.ingest.stamps import Key, Stamps
 
@@ -59,6 +60,25 @@ class Listing:
     unclaimed: dict[str, str] = field(default_factory=dict)
 
 
+class KeptOut(NamedTuple):
+    """Contents that were purged, or undone with their batch."""
+
+    purged: Collection[str]
+    undone: Mapping[str, Undone]
+
+    def __contains__(self, sha256: object) -> bool:
+        return sha256 in self.purged or sha256 in self.undone
+
+    def reason(self, sha256: str, source: Source, place: Place) -> str | None:
+        """Why a file with these bytes does not come in again; None if it does."""
+        if sha256 in self.purged:
+            return "was purged; remove it from there"
+        undone = self.undone.get(sha256)
+        if undone and undone.holds(source.identity, *place):
+            return f"undone with batch {undone.batch}; `simclr ingest --redo {undone.batch}` takes it again"
+        return None
+
+
 def read_source(
     source: Source,
     reading: Reading,
@@ -66,16 +86,18 @@ def read_source(
     known: Known,
     stamps: Stamps,
     stamped: dict[Key, tuple[str, str]],
-    purged: Collection[str],
+    kept_out: KeptOut,
 ) -> Listing:
-    """What the source holds, but for purged contents; adds the stamps of all files whose next change will show."""
+    """What the source holds and was neither purged nor undone; adds the stamps of files whose next change will show."""
     listing = Listing(source, {}, reading, {})
     tables = source.labels.items()
     stamped.update({(source.base, path): (table.stamp, "") for path, table in tables if source.settled(table)})
+    rows = {(source.base, path): stamps.row(source.base, path) for path in source.left_out}
+    stamped.update({key: row for key, row in rows.items() if row})  # taken again one day, it is not read again
     for path, file in source.files.items():
         sha256 = stamps.find(source.base, path, file.stamp) if file.certain else None
         # Not known also when the batches are not those that the stamps were taken with.
-        if sha256 not in known and sha256 != NOT_AN_IMAGE:
+        if sha256 is None or not (sha256 == NOT_AN_IMAGE or sha256 in known or sha256 in kept_out):
             try:
                 data = source.read(path)
             except IngestError as error:  # only this file is affected
@@ -88,11 +110,11 @@ def read_source(
         if sha256 == NOT_AN_IMAGE:
             source.passed_over[path] = NO_IMAGE
             continue
-        if sha256 in purged:
-            source.passed_over[path] = "was purged; remove it from there"
+        reading.places[path] = hold_out(reading.places[path], sha256, held_out)
+        if reason := kept_out.reason(sha256, source, reading.places[path]):
+            source.passed_over[path] = reason
             continue
         listing.hashes[path] = sha256
-        reading.places[path] = hold_out(reading.places[path], sha256, held_out)
         claims = listing.claims.get(sha256, frozenset())
         listing.claims[sha256] = claims | ({reading.places[path]} - {UNCLAIMED})
     return listing

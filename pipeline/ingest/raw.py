@@ -9,6 +9,8 @@ Content that an earlier batch holds appears again in ``occurrences.jsonl``, with
 something else of it: a file that was unlabeled at first and was labeled later. What a source says last of a content
 replaces what it said earlier; with the split ``replaced``, that it does not have it any more. Earlier versions did not
 record the source: what their batches say of a content adds up, until a source says something.
+
+A record without occurrences stays of a content that was purged, or undone with its batch (``pipeline.ingest.undo``).
 """
 
 import json
@@ -17,9 +19,10 @@ import tarfile
 from collections.abc import Collection, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 OCCURRENCES = "occurrences.jsonl"
+UNDONE = "undone"  # key of a record: what was said of a content before it was undone, and with which batch
 REPLACED = "replaced"  # the split of a content whose file has other contents now: its source has it no longer
 
 
@@ -61,15 +64,45 @@ def find_lost(batches: Sequence[Path], contents: Collection[str]) -> set[str]:
     return set(contents) - held
 
 
+class Undone(NamedTuple):
+    """The batch with which a content was undone, and what its sources said: (source, split, label)."""
+
+    batch: str
+    said: frozenset[tuple[str | None, str, str | None]]
+
+    def holds(self, source: str, split: str, label: str | None) -> bool:
+        """Whether the source says again what was undone."""
+        return not self.said.isdisjoint({(source, split, label), (None, split, label)})
+
+
+def read_undone(batches: Sequence[Path]) -> dict[str, Undone]:
+    """SHA-256 → what was undone, of contents of which no later batch says something."""
+    undone: dict[str, Undone] = {}
+    for batch in batches if any(True for one in batches for _ in read_records(one, UNDONE)) else ():
+        for record in read_records(batch):
+            if record["occurrences"]:
+                undone.pop(record["sha256"], None)
+            elif mark := record.get(UNDONE):
+                said = {(seen.get("source"), seen["split"], seen["label"]) for seen in mark["occurrences"]}
+                before = undone.get(record["sha256"])
+                undone[record["sha256"]] = Undone(mark["batch"], frozenset(said | (before.said if before else set())))
+    return undone
+
+
+def count_contents(batch: Path) -> int:
+    """Of how many contents a batch says something."""
+    return sum(bool(record["occurrences"]) for record in read_records(batch))
+
+
 def read_occurrences(batch: Path) -> dict[str, tuple[Occurrence, ...]]:
     """SHA-256 → where it was seen, in the order of the batch."""
-    records = _records(batch)
+    records = read_records(batch)
     return {record["sha256"]: tuple(Occurrence(**seen) for seen in record["occurrences"]) for record in records}
 
 
 def read_rows(batch: Path) -> Iterator[tuple[str, str, str, str | None, str | None]]:
     """Every file of a batch as (SHA-256, path, split, label, source), in its order; the source None if unrecorded."""
-    for record in _records(batch):
+    for record in read_records(batch):
         for seen in record["occurrences"]:
             yield record["sha256"], seen["path"], seen["split"], seen["label"], seen.get("source")
 
@@ -107,10 +140,12 @@ def read_bytes(raw: Path, wanted: Container[str] | None = None) -> Iterator[tupl
                 yield batch.name, sha256, data
 
 
-def _records(batch: Path) -> Iterator[dict[str, Any]]:
+def read_records(batch: Path, key: str = "sha256") -> Iterator[dict[str, Any]]:
+    """The lines of ``occurrences.jsonl`` that have this key."""
     with (batch / OCCURRENCES).open(encoding="utf-8") as lines:
         for line in lines:
-            yield json.loads(line)
+            if f'"{key}": ' in line:
+                yield json.loads(line)
 
 
 def _sha256(member: tarfile.TarInfo) -> str:

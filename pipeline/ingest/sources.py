@@ -23,6 +23,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from deploy.folders.files import is_labels, passed_over
 from pipeline.errors import IngestError
+from pipeline.ingest.selection import ALL, LEFT_OUT, Selection
 from pipeline.redact import NAMES_BEFORE_AT, redact
 
 GRANULARITY_SECONDS = 0.05  # two changes of a file within one tick of the kernel's clock have the same time
@@ -52,7 +53,8 @@ class Source:
     ``base`` is the URL that the paths are relative to, the same however the source was named. ``identity`` tells the
     sources apart in the raw batches: relative to the workspace, so that it may be moved, and with the pattern of a
     glob. ``whole``: all files below the base are listed, so that what is not among them is not there; a glob sees only
-    a part of its base. ``unseen`` are files and folders that could not be looked at.
+    a part of its base. ``unseen`` are files and folders that could not be looked at, ``left_out`` those that the
+    selection does not take.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Source:
     files: dict[str, File] = field(default_factory=dict)
     unsettled: dict[str, File] = field(default_factory=dict)
     unseen: set[str] = field(default_factory=set)
+    left_out: set[str] = field(default_factory=set)
     passed_over: dict[str, str] = field(default_factory=dict)
     labels: dict[str, File] = field(default_factory=dict)
 
@@ -79,7 +82,8 @@ class Source:
     def hides(self, path: str) -> bool:
         """Whether the file may exist, although it is not one of ``files``."""
         parents = (parent.as_posix() for parent in PurePosixPath(path).parents)
-        return path in self.unsettled or path in self.unseen or not self.unseen.isdisjoint(parents)
+        known = path in self.unsettled or path in self.unseen or path in self.left_out
+        return known or not self.unseen.isdisjoint(parents)
 
     def read(self, path: str) -> bytes:
         """The bytes of one of ``files``.
@@ -102,7 +106,7 @@ class Source:
         return self._read(f"{self.name}/{path}", self.labels[path])
 
 
-def list_source(root: Path, name: str, settle_seconds: float) -> Source:
+def list_source(root: Path, name: str, settle_seconds: float, selection: Selection = ALL) -> Source:
     """List a folder, glob or URL; a relative one is taken from ``root``.
 
     Files changed in the last ``settle_seconds`` are still being written and listed as ``unsettled``.
@@ -124,7 +128,7 @@ def list_source(root: Path, name: str, settle_seconds: float) -> Source:
         entries = walk(filesystem, path)
         identity, whole = _identify(filesystem, path, root), walk not in (_glob, _single)
         source = Source(name, filesystem.unstrip_protocol(base), identity, filesystem, whole)
-        return _sort_out(source, base, entries, settle_seconds)
+        return _sort_out(source, base, entries, settle_seconds, selection)
     except FileNotFoundError:
         raise IngestError(f"{name}: does not exist; give a folder, a glob in quotes, or an fsspec URL") from None
     except PermissionError as error:
@@ -163,7 +167,9 @@ class Entry(NamedTuple):
     fault: str | None = None
 
 
-def _sort_out(source: Source, base: str, entries: Iterator[Entry], settle_seconds: float) -> Source:
+def _sort_out(
+    source: Source, base: str, entries: Iterator[Entry], settle_seconds: float, selection: Selection
+) -> Source:
     prefix = base.rstrip("/") + "/"
     settled = source.listed - settle_seconds
     for path, stamp, changed, fault in sorted(entries, key=lambda entry: entry.path):
@@ -174,6 +180,9 @@ def _sort_out(source: Source, base: str, entries: Iterator[Entry], settle_second
         left = passed_over(relative)
         if left and not is_labels(left[0]):
             source.passed_over[left[0]] = left[1]  # a hidden folder once, however much is in it
+        elif selection.excludes(relative) or (not left and selection.leaves_out(relative)):
+            source.passed_over[relative] = LEFT_OUT
+            source.left_out.add(relative)
         elif fault:
             source.passed_over[relative] = fault
             if fault.startswith(UNSEEN):

@@ -68,6 +68,10 @@ class Stamps:
         stamp, sha256 = self._known.get((base, path), ("", ""))
         return sha256 if stamp else None
 
+    def row(self, base: str, path: str) -> tuple[str, str] | None:
+        """Stamp and SHA-256 of the file that was there when the source was last seen."""
+        return self._known.get((base, path))
+
     def lost(self, base: str) -> set[str]:
         """The contents that the source had once, and had no longer when it was last seen."""
         gone = {sha256 for (one, _), (stamp, sha256) in self._known.items() if one == base and not stamp}

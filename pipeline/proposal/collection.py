@@ -20,6 +20,7 @@ from pipeline.errors import IngestError
 from pipeline.ingest.labels_csv import fold
 from pipeline.ingest.layout import ROLES, Place, read_layout
 from pipeline.ingest.raw import next_name
+from pipeline.ingest.selection import ALL, Selection
 from pipeline.ingest.sources import Source, list_source
 from pipeline.preflight import Images
 from pipeline.proposal.glance import SIDES, Glance, glance, read_glance
@@ -116,7 +117,7 @@ class Collection:
         return float(np.mean([one.sum() > 1 for one in near]))
 
 
-def examine(root: Path, names: Sequence[str]) -> Collection:
+def examine(root: Path, names: Sequence[str], selection: Selection = ALL) -> Collection:
     """List the sources, read a sample of their images in confined workers, and sum up.
 
     Args:
@@ -129,7 +130,7 @@ def examine(root: Path, names: Sequence[str]) -> Collection:
     others: Counter[str] = Counter()
     folders: Counter[str] = Counter()
     found: list[tuple[Source, str]] = []
-    for source in (list_source(root, name, settle_seconds=0.0) for name in names):
+    for source in (list_source(root, name, 0.0, selection) for name in names):
         reading = read_layout(source, root / "inbox")
         for path in source.files:
             if not _is_image(source, path):
@@ -140,7 +141,8 @@ def examine(root: Path, names: Sequence[str]) -> Collection:
             found.append((source, path))
             if place == Place("train", None) and "/" in path and fold(path.partition("/")[0]) not in ROLES:
                 folders[path.partition("/")[0]] += 1
-        others.update(PurePosixPath(path).suffix.lower() or "no suffix" for path in source.passed_over)
+        passed_over = source.passed_over.keys() - source.left_out
+        others.update(PurePosixPath(path).suffix.lower() or "no suffix" for path in passed_over)
     glances, unreadable, seconds, size = _look(found)
     if not glances:
         kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in others.most_common(5))

@@ -17,9 +17,12 @@ WIDTH = 118  # of the comments at the top
 VALUE_COLUMN = 30  # where the reason begins behind a value
 
 
-def params_text(base: str, proposal: Proposal, collection: Collection, machine: Machine, sources: list[str]) -> str:
-    """``params.yaml``: the recipe, with the values proposed for these images; ``base`` is the template's."""
-    chosen = (*proposal.choices, Choice("retraining.sources", sources, "where new images are looked for"))
+def params_text(
+    base: str, proposal: Proposal, collection: Collection, machine: Machine, given: Sequence[Choice]
+) -> str:
+    """``params.yaml``: the recipe, with the values proposed for these images and those that a person has ``given``;
+    ``base`` is the template's."""
+    chosen = (*proposal.choices, *given)
     header = [
         f"Recipe auto: {proposal.recipe}, fitted to {collection.images:,} images and to this machine",
         f"Chosen on {date.today()} by looking at {len(collection.glances):,} of {collection.images:,} images: "

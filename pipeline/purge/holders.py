@@ -37,8 +37,13 @@ def holds(file: IO[bytes], hashes: Collection[str]) -> bool:
         return False
     if head.startswith(b'{"sha256"'):
         names = [one.encode() for one in hashes]
-        return any(name in line and b'"occurrences": []' not in line for line in file for name in names)
+        return any(name in line and _says(line) for line in file for name in names)
     return False
+
+
+def _says(line: bytes) -> bool:
+    """Whether a record has more than the hash of a content: what was undone with its batch counts too."""
+    return b'"occurrences": []' not in line or b'"undone": {' in line
 
 
 def find_in_cache(cache: Cache, uses: dict[str, set[Use]], hashes: Collection[str]) -> set[str]:

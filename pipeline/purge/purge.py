@@ -28,7 +28,7 @@ from pipeline.dvc import cache, client, purged
 from pipeline.dvc.cache import Cache
 from pipeline.dvc.purged import Purge
 from pipeline.errors import DvcError, WorkspaceError
-from pipeline.ingest.raw import OCCURRENCES, batches, list_tar, tars
+from pipeline.ingest.raw import OCCURRENCES, UNDONE, batches, list_tar, read_records, tars
 from pipeline.ingest.stamps import STAMPS
 from pipeline.maintenance.state import keep
 from pipeline.purge import holders
@@ -101,7 +101,7 @@ def _complete(workspace: Workspace, begun: Purge) -> Purge:
 
 def _mentions(batch: Path, hashes: Collection[str]) -> bool:
     """Whether a batch holds the bytes of one of the contents, or says where it was seen."""
-    said = any(record["sha256"] in hashes and record["occurrences"] for record in _records(batch))
+    said = any(one["sha256"] in hashes and (one["occurrences"] or one.get(UNDONE)) for one in read_records(batch))
     return said or any(one in hashes for tar in tars(batch) for one in list_tar(tar))
 
 
@@ -129,18 +129,15 @@ def _write_without(batch: Path, work: Path, begun: Purge) -> None:
                     write_tar(folder, kept)
             else:
                 cache.link(tar, folder / tar.name)
-        lines = [_without_places(record, note) if record["sha256"] in hashes else record for record in _records(batch)]
+        lines = [
+            _without_places(record, note) if record["sha256"] in hashes else record for record in read_records(batch)
+        ]
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (folder / OCCURRENCES).write_text(text, encoding="utf-8")
 
 
 def _without_places(record: dict[str, Any], note: dict[str, str]) -> dict[str, Any]:
     return {"sha256": record["sha256"], "occurrences": [], "purged": note}
-
-
-def _records(batch: Path) -> Iterator[dict[str, Any]]:
-    with (batch / OCCURRENCES).open(encoding="utf-8") as lines:
-        yield from map(json.loads, lines)
 
 
 def _members(path: Path, without: Collection[str]) -> Iterator[tuple[str, bytes]]:

@@ -16,7 +16,8 @@ import yaml
 from pipeline.config import IngestConfig
 from pipeline.dvc.project import RAW, read_tracked
 from pipeline.errors import DvcError
-from pipeline.ingest.raw import OCCURRENCES, batches
+from pipeline.ingest.raw import batches, count_contents
+from pipeline.ingest.selection import Selection
 from pipeline.ingest.sources import Source, list_source
 from pipeline.ingest.stamps import STAMPS, Stamps
 from pipeline.ingest.unfinished import look
@@ -36,13 +37,14 @@ def survey(workspace: Workspace, sources: Sequence[str]) -> Inbox:
         IngestError: a source does not exist or cannot be listed.
         ConfigError: ``params.yaml`` has faults.
     """
-    settle_seconds = read_block(workspace.params, "ingest", IngestConfig).settle_seconds
+    config = read_block(workspace.params, "ingest", IngestConfig)
+    selection = Selection(config.include, config.exclude)
     workspace.inbox.mkdir(exist_ok=True)
     stamps = Stamps(workspace.scratch / STAMPS)
     raw = read_tracked(workspace.root, RAW).md5 if workspace.raw.with_suffix(".dvc").exists() else ""
     # Other batches than those that the stamps were taken with: a commit was checked out, say. Then nothing is known.
     known = stamps if stamps.raw == raw else None
-    listed = [list_source(workspace.root, source, settle_seconds) for source in sources]
+    listed = [list_source(workspace.root, source, config.settle_seconds, selection) for source in sources]
     new = {key: stamp for source in listed for key, stamp in _new(source, known)}
     recent = [source.files[path].changed for source in listed for path in source.files if (source.base, path) in new]
     recent += [file.changed for source in listed for file in source.unsettled.values()]
@@ -76,7 +78,7 @@ def count_untrained(workspace: Workspace) -> int:
         "md5"
     ):
         trained -= 1
-    return sum(_count_lines(batch / OCCURRENCES) for batch in folders[trained:])
+    return sum(count_contents(batch) for batch in folders[trained:])
 
 
 def _new(source: Source, stamps: Stamps | None) -> Iterable[tuple[tuple[str, str], str]]:
@@ -118,11 +120,6 @@ def _prefix(folders: Sequence[Path], files: int) -> int:
         if total == files:
             return number
     return 0
-
-
-def _count_lines(path: Path) -> int:
-    with path.open("rb") as lines:
-        return sum(1 for _ in lines)
 
 
 def _drift(root: Path) -> bool:

@@ -1,0 +1,30 @@
+"""Selection: which files of a source are taken at all, by ``ingest.include`` and ``ingest.exclude``.
+
+The patterns are those of .gitignore (https://git-scm.com/docs/gitignore), with capitals that do not matter: ``*.jpg``
+and ``masks/`` on every level, ``camera 7/*.png`` from the source down, ``!`` for an exception.
+"""
+
+from collections.abc import Sequence
+
+from pathspec import GitIgnoreSpec
+
+LEFT_OUT = "left out by ingest.include or ingest.exclude"
+
+
+class Selection:
+    """Without patterns, everything is taken."""
+
+    def __init__(self, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
+        self._include = GitIgnoreSpec.from_lines(map(str.casefold, include)) if include else None
+        self._exclude = GitIgnoreSpec.from_lines(map(str.casefold, exclude)) if exclude else None
+
+    def excludes(self, path: str) -> bool:
+        """Whether ``ingest.exclude`` names a path below a source, with forward slashes."""
+        return self._exclude is not None and self._exclude.match_file(path.casefold())
+
+    def leaves_out(self, path: str) -> bool:
+        """Whether a file is not taken, by either list."""
+        return self.excludes(path) or (self._include is not None and not self._include.match_file(path.casefold()))
+
+
+ALL = Selection()

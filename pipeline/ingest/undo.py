@@ -1,0 +1,152 @@
+"""Undo: take a batch back as if it had not been ingested, and keep its files from coming in again.
+
+    simclr ingest --undo 0003        simclr ingest --redo 0003
+
+The batch keeps its folder and its number. Its bytes go, and each content's record says what was undone: so this
+belongs to data/raw, and an earlier ``data/raw.dvc`` brings the batch back. What other batches say of contents whose
+bytes go is undone with it, those batches first: until the batch itself has changed, in one step, an ingest or the same
+command completes it. Versions that have the batch keep it in DVC's cache.
+"""
+
+import json
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from deploy.artifact import publish, recover
+from deploy.failpoint import failpoint
+from pipeline.dvc import cache
+from pipeline.dvc.client import add, exclusive
+from pipeline.dvc.project import RAW, read_tracked
+from pipeline.errors import IngestError
+from pipeline.ingest.claims import describe_images
+from pipeline.ingest.raw import OCCURRENCES, UNDONE, batches, list_tar, read_records, tars
+from pipeline.ingest.stamps import STAMPS, Stamps
+from pipeline.workspace import Workspace
+
+Record = dict[str, Any]
+
+
+def undo(workspace: Workspace, name: str) -> list[str]:
+    """Take a batch back; returns what has changed, for a person.
+
+    Raises:
+        IngestError: there is no such batch.
+        DvcError: the versions that have it cannot be read.
+        BusyError: another process holds the workspace.
+    """
+    with exclusive(workspace.root, "undo"):
+        batch = _find(workspace, name)
+        images, labels = _take_back(workspace.raw, batch)
+        _track(workspace)
+        with cache.opened(workspace.root) as objects:
+            used = {
+                use.version for uses in objects.uses().values() for use in uses if use.path.startswith(f"{RAW}/{name}/")
+            }
+    if not images and not labels:
+        return [f"batch {name}: nothing of it is in use, it was undone before"]
+    parts = [f"{describe_images(images)} removed from data/raw"] if images else []
+    parts += [f"what it said of {describe_images(labels, 'other ')} taken back"] if labels else []
+    releases = sorted({one for version in used for one in version.split(",") if "@" in one})
+    lines = [f"batch {name} is undone: {', '.join(parts)}; `simclr run` trains without it"]
+    if releases:
+        lines.append(f"{', '.join(releases)} had it, and stays as it is with its data; the next release is without it")
+    return [
+        *lines,
+        "your files stay where they are, and an ingest leaves them out; one that is moved to another class or gets "
+        f"another label is taken, and `simclr ingest --redo {name}` takes them all again",
+    ]
+
+
+def redo(workspace: Workspace, name: str) -> None:
+    """Let the next ingest take the files of an undone batch, where they are still in its sources.
+
+    Raises:
+        IngestError: there is no such batch, or it is not undone.
+        BusyError: another process holds the workspace.
+    """
+    with exclusive(workspace.root, "redo"):
+        _find(workspace, name)
+        marked = [
+            batch for batch in batches(workspace.raw) if any(_undone_by(one) == name for one in read_records(batch))
+        ]
+        if not marked:
+            raise IngestError(f"batch {name} is not undone; `simclr ingest` takes what is new")
+        for batch in marked:
+            _rewrite(batch, lambda one: one | {UNDONE: None} if _undone_by(one) == name else one, tars(batch))
+        _track(workspace)
+
+
+def complete(raw: Path) -> None:
+    """Remove what a killed process left among the batches, and complete an undo that it had begun."""
+    for path in raw.glob(".*.partial-*"):
+        recover(raw / path.name[1:].partition(".partial-")[0])
+    there = {batch.name: batch for batch in batches(raw)}
+    marks = {name for batch in there.values() for one in read_records(batch, UNDONE) if (name := _undone_by(one))}
+    for name in marks & there.keys():
+        _take_back(raw, there[name])
+
+
+def _find(workspace: Workspace, name: str) -> Path:
+    complete(workspace.raw)
+    there = {batch.name: batch for batch in batches(workspace.raw)}
+    if name not in there:
+        known = ", ".join([*there][-5:]) or "none; `dvc checkout data/raw.dvc` restores what is tracked"
+        raise IngestError(f"{name!r} is not a batch of {workspace.raw}; the newest are: {known}")
+    return there[name]
+
+
+def _take_back(raw: Path, batch: Path) -> tuple[int, int]:
+    """Returns how many contents lose their bytes, and of how many others something is taken back."""
+    gone = {sha256 for path in tars(batch) for sha256 in list_tar(path)}
+    said = {one["sha256"] for one in read_records(batch) if one["occurrences"]}
+
+    def mark(one: Record) -> Record:
+        return {
+            "sha256": one["sha256"],
+            "occurrences": [],
+            UNDONE: {"batch": batch.name, "occurrences": one["occurrences"]},
+        }
+
+    for other in batches(raw):
+        if other != batch and any(_is_of(one, gone) for one in read_records(other)):
+            _rewrite(other, lambda one: mark(one) if _is_of(one, gone) else one, tars(other))
+            failpoint("undo.other")
+    if gone or said:
+        _rewrite(batch, lambda one: mark(one) if one["occurrences"] else one, [])
+        failpoint("undo.batch")
+    return len(gone), len(said - gone)
+
+
+def _is_of(record: Record, contents: Collection[str]) -> bool:
+    return bool(record["occurrences"]) and record["sha256"] in contents
+
+
+def _undone_by(record: Record) -> str | None:
+    mark = record.get(UNDONE)
+    return mark["batch"] if mark else None
+
+
+def _rewrite(batch: Path, change: Callable[[Record], Record], kept: Collection[Path]) -> None:
+    """Replace a batch, in one step, by one with other records and the same bytes, of those ``kept``."""
+
+    def lines() -> Iterator[str]:
+        for one in read_records(batch):
+            yield json.dumps({key: value for key, value in change(one).items() if value is not None}) + "\n"
+
+    with publish(batch, replace=True) as folder:
+        for tar in kept:
+            cache.link(tar, folder / tar.name)
+        with (folder / OCCURRENCES).open("w", encoding="utf-8") as file:
+            file.writelines(lines())
+
+
+def _track(workspace: Workspace) -> None:
+    """Track data/raw as it is now; what is known of the sources' files stays true."""
+    tracked = workspace.raw.with_suffix(".dvc").exists()
+    before = read_tracked(workspace.root, RAW).md5 if tracked else None
+    add(workspace.root, workspace.raw)
+    failpoint("undo.tracked")
+    stamps = Stamps(workspace.scratch / STAMPS)
+    if stamps.raw == before is not None:
+        stamps.record({}, read_tracked(workspace.root, RAW).md5, (), lambda *_: False)
