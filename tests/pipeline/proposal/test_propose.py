@@ -21,7 +21,7 @@ from pipeline.proposal import collection as collections
 from pipeline.proposal.collection import Collection, examine
 from pipeline.proposal.glance import SIDES, Glance, glance
 from pipeline.proposal.machine import Machine
-from pipeline.proposal.propose import FEWEST_EPOCHS, MOST_EPOCHS, Proposal, Training, propose
+from pipeline.proposal.propose import FEWEST_EPOCHS, MOST_EPOCHS, Choice, Proposal, Training, propose
 from pipeline.proposal.render import describe, params_text
 from pipeline.recipes.recipe import params_of, recipes
 from pipeline.workspace import Workspace
@@ -31,6 +31,7 @@ BASE = workspaces.template("params.yaml").read_text(encoding="utf-8")
 LAPTOP = Machine(cores=2, memory_gigabytes=16, free_disk_gigabytes=100)
 SERVER = Machine(cores=32, memory_gigabytes=256, free_disk_gigabytes=2000, gpu_gigabytes=(80.0, 80.0))
 MINUTES = 60.0
+GIVEN = [Choice("retraining.sources", ["inbox", "/pictures"], "where new images are looked for")]
 
 
 def rate(training: Training) -> float:
@@ -84,7 +85,7 @@ def test_the_proposal_is_sensible(tmp_path: Path, make: Folder, expected: Expect
 def assert_valid(tmp_path: Path, proposal: Proposal, found: Collection, machine: Machine) -> params.Params:
     """The text is a whole params.yaml with these values and their reasons; the table has one line for each."""
     workspace = Workspace(tmp_path)
-    workspace.params.write_text(params_text(BASE, proposal, found, machine, ["inbox", "/pictures"]), encoding="utf-8")
+    workspace.params.write_text(params_text(BASE, proposal, found, machine, GIVEN), encoding="utf-8")
     read = params.read(workspace)
     document = yaml.safe_load(workspace.params.read_text(encoding="utf-8"))
     assert document["retraining"]["sources"] == ["inbox", "/pictures"]
