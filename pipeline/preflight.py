@@ -14,17 +14,22 @@ from itertools import pairwise
 from statistics import NormalDist
 from typing import NamedTuple
 
+import yaml
+
 from deploy.plural import counted, plural
 from pipeline.dvc import remote
 from pipeline.errors import ParamsError
 from pipeline.ingest.claims import judge, read_known
 from pipeline.ingest.raw import age, batches
 from pipeline.params import Params, override, read
-from pipeline.workspace import Workspace
+from pipeline.workspace import WEIGHTS, Workspace
 from simclr_core import reports
 from simclr_core.champion import Champion
+from simclr_core.encoder_names import TIMM, TIMM_MISSING
+from simclr_core.errors import SimclrError
 from simclr_core.evaluation.fewest import CALIBRATION_LABELS, PARITY_IMAGES
 from simclr_core.monitoring.trackers import missing_trackers
+from simclr_core.pretraining.initial import is_adopted
 
 SHOWN_CLASSES = 5
 RAY = "pip install 'simclr-pipeline[ray]'"
@@ -99,7 +104,36 @@ def unmet(workspace: Workspace, params: Params) -> list[str]:
             "release.require_remote is true, but the workspace has no DVC remote; "
             "`dvc remote add --default NAME URL` gives it one, or set it to false"
         )
-    return missing
+    return missing + list(_unmet_weights(workspace, params))
+
+
+def _unmet_weights(workspace: Workspace, params: Params) -> Iterator[str]:
+    """Why pretraining could not begin with its encoder or its weights, hours from now."""
+    pretrain = params.pretrain
+    if pretrain.encoder.name.startswith(TIMM) and find_spec("timm") is None:
+        yield f"pretrain.encoder.name is {pretrain.encoder.name}, and {TIMM_MISSING}"
+        return
+    if pretrain.init != "weights":
+        return
+    if not (workspace.root / WEIGHTS).is_dir() or not _watches_weights(workspace):
+        yield (
+            "pretrain.init is weights, and dvc.yaml of this workspace is of an earlier version: make the folder with "
+            "`mkdir -p weights`, and add `- weights` to the deps of the stage initial and `- models/initial` to those "
+            "of linear_eval, so that other weights are noticed"
+        )
+        return
+    if not is_adopted(workspace.root, pretrain):
+        from simclr_core.weights.adoption import adopt  # brings torch
+
+        try:
+            adopt(workspace.root, pretrain)
+        except SimclrError as error:
+            yield str(error)
+
+
+def _watches_weights(workspace: Workspace) -> bool:
+    stages = yaml.safe_load((workspace.root / "dvc.yaml").read_text(encoding="utf-8")).get("stages", {})
+    return WEIGHTS in (stages.get("initial") or {}).get("deps", ())
 
 
 def warnings(workspace: Workspace, images: Images) -> list[str]:

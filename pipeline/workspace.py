@@ -19,6 +19,7 @@ from pipeline.errors import WorkspaceError
 from pipeline.recipes.recipe import DEFAULT, params_of, recipes
 
 TEMPLATE = ("dvc.yaml", "params.yaml", "overrides.csv", "dagster.yaml", "dg.toml", "definitions.py", "workspace.yaml")
+WEIGHTS = "weights"  # public weights to begin with, by people; Git keeps the folder, not what is in it
 INBOX = ("unlabeled", "labeled", "test")
 WRITTEN = (".dvc", ".simclr", "data", "models", "registry", "reports", "history", "storage", "schedules")
 IGNORED_BY_GIT = (
@@ -166,6 +167,8 @@ def _populate(folder: Path, recipe: str, params: str) -> None:
     (folder / "params.yaml").write_text(params, encoding="utf-8")
     for name in INBOX:
         (folder / "inbox" / name).mkdir(parents=True)
+    (folder / WEIGHTS).mkdir()
+    (folder / WEIGHTS / ".gitignore").write_text("*\n!.gitignore\n", encoding="utf-8")
     (folder / ".gitignore").write_text("\n".join(IGNORED_BY_GIT) + "\n", encoding="utf-8")
     _execute(folder, "git", "init", "--quiet")
     _execute(folder, executable("dvc"), "init", "--quiet")

@@ -11,7 +11,19 @@ from pydantic import Field, field_validator, model_validator
 
 from simclr_core.encoder_names import NO_BLOCKS, fixed_shape, side_fault, unknown_encoder
 from simclr_core.params import Block
-from simclr_core.values import CropScale, Fractions, LabelsPerClass, Positive, Probability, Range, Seeds, Variants
+from simclr_core.values import (
+    Channels,
+    CropScale,
+    Fractions,
+    LabelsPerClass,
+    Positive,
+    Probability,
+    Range,
+    Seeds,
+    Spreads,
+    Variants,
+    WeightsSource,
+)
 
 CROP_SCALE = "area of the crop over the area of the image: [lowest, highest]"
 
@@ -19,7 +31,10 @@ CROP_SCALE = "area of the crop over the area of the image: [lowest, highest]"
 class EncoderConfig(Block):
     """The network whose output is kept. See ``simclr_core.model.encoder``."""
 
-    name: str = Field(default="resnet18", description="network: resnet10, or any classification model of torchvision")
+    name: str = Field(
+        default="resnet18",
+        description="network: resnet10, any classification model of torchvision, or timm/NAME with the extra timm",
+    )
     width: Positive = Field(default=1.0, description="factor on the number of channels of a ResNet")
     stem: Literal["imagenet", "cifar", "compact"] = Field(
         default="imagenet",
@@ -123,8 +138,45 @@ class QueueConfig(Block):
     momentum: float = Field(default=0.999, ge=0, lt=1, description="momentum of the encoder that makes the keys")
 
 
+class WeightsConfig(Block):
+    """Weights that pretraining begins with if init is weights, and how they are adapted."""
+
+    source: WeightsSource | None = Field(
+        default=None,
+        description="file in the folder weights, or torchvision: and a name. A file is safetensors, a state dict of "
+        "torch, or ONNX; a folder there is a models/pretrained of another workspace. A name is one such as "
+        "torchvision:ResNet50_Weights.IMAGENET1K_V2",
+    )
+    mean: Channels | None = Field(
+        default=None,
+        description="mean of each channel, 0 to 1, as the weights expect it; null: as their card says",
+    )
+    std: Spreads | None = Field(
+        default=None, description="standard deviation of each channel, likewise; null: as their card says"
+    )
+    frozen_stem: bool = Field(default=False, description="keep the layers before the first block as they are")
+    layer_decay: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="factor on the learning rate from each block to the one before it; 1.0 treats all alike",
+    )
+    stop_after: int | None = Field(
+        default=5,
+        ge=1,
+        description="epochs in a row below the accuracy of the start that stop training; null: never. Both kNN and "
+        "probe of held-out training labels have to be lower by more than chance; without labels nothing stops it",
+    )
+
+    @model_validator(mode="after")
+    def _both(self) -> Self:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std both, or neither")
+        return self
+
+
 class WarmStartConfig(Block):
-    """What differs when pretraining continues from a champion. See ``simclr_core.schedule``."""
+    """What differs when pretraining continues from a champion or from weights. See ``simclr_core.schedule``."""
 
     epochs: int | None = Field(default=None, ge=1, description="epochs of training; null: the same as from scratch")
     learning_rate_share: float = Field(
@@ -150,11 +202,12 @@ class OnCollapseConfig(Block):
 class PretrainConfig(Block):
     """SimCLR pretraining. Sizes are of the whole batch over all processes, durations in epochs."""
 
-    init: Literal["scratch", "champion"] = Field(
+    init: Literal["scratch", "champion", "weights"] = Field(
         default="scratch",
-        description="initial weights; champion is the released encoder. Training then continues on old and new images "
-        "together",
+        description="initial weights; champion is the released encoder. From there training continues on old and new "
+        "images together. With weights it begins with those that the block `weights` names",
     )
+    weights: WeightsConfig = WeightsConfig()
     warm_start: WarmStartConfig = WarmStartConfig()
     seed: int = Field(default=0, ge=0, lt=2**32, description="seed of every random choice")
     encoder: EncoderConfig = EncoderConfig()
@@ -217,6 +270,8 @@ class PretrainConfig(Block):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         faults = []
+        if self.init == "weights" and self.weights.source is None:
+            faults.append("weights.source for init: weights, such as a file in the folder weights")
         if self.resize is not None and self.resize < self.image_size:
             faults.append(f"resize of at least image_size ({self.image_size}), not {self.resize}")
         if self.warmup_epochs > self.epochs:

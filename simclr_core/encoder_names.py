@@ -18,6 +18,8 @@ squeezenet1_1 swin_b swin_s swin_t swin_v2_b swin_v2_s swin_v2_t vgg11 vgg11_bn 
 vgg19_bn vit_b_16 vit_b_32 vit_h_14 vit_l_16 vit_l_32 wide_resnet101_2 wide_resnet50_2
 """
 OTHERS = (*TORCHVISION.split(),)  # and those of ours that are not ResNets
+TIMM = "timm/"  # before the name of a network of timm, which only timm knows
+TIMM_MISSING = "timm is not installed; run `pip install 'simclr-pipeline[timm]'`"
 NO_BLOCKS = tuple(name for name in OTHERS if name.startswith(("alexnet", "inception", "vgg")))
 # By the beginning of the name, in pixels: below these a layer has nothing left to pool.
 SMALLEST = {
@@ -34,10 +36,14 @@ SMALLEST = {
 
 def unknown_encoder(name: str) -> str | None:
     """What to say of a name that no encoder has; None where one has it."""
-    if name in RESNETS or name in OTHERS:
+    if name in RESNETS or name in OTHERS or (name.startswith(TIMM) and name != TIMM):
         return None
     close = get_close_matches(name, sorted((*RESNETS, *OTHERS)), n=3, cutoff=0.4)
-    return f"did you mean {' or '.join(close)}?" if close else f"allowed: {', '.join(RESNETS)} and torchvision's"
+    return (
+        f"did you mean {' or '.join(close)}?"
+        if close
+        else f"allowed: {', '.join(RESNETS)}, torchvision's, and timm/NAME"
+    )
 
 
 def fixed_shape(name: str, width: float, stem: str) -> str | None:

@@ -71,6 +71,14 @@ class InitialError(SimclrError):
     """The start that was asked for is not there, or its network is of another architecture."""
 
 
+class WeightsError(SimclrError):
+    """A file of weights cannot be read, cannot be trusted, or is not of this encoder."""
+
+
+class AdaptationError(SimclrError):
+    """Training makes the features worse than those of the weights that it began with."""
+
+
 class ReportError(SimclrError):
     """A report is missing, unreadable, or lacks something."""
 

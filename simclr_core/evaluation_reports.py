@@ -55,6 +55,7 @@ class BudgetAccuracies:
     simclr: Estimate
     random_init: Estimate
     pixels: Estimate
+    start: Estimate | None = None  # of given weights as they came
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ class LinearEvalReport(Report):
     paired: dict[str, dict[str, PairedCounts]] = field(default_factory=dict)  # by classifier (knn, probe), by baseline
     budgets: dict[str, BudgetAccuracies] = field(default_factory=dict)  # by share of the labels, or "5 per class"
     scores: dict[str, Scores] = field(default_factory=dict)  # of the trained features, by classifier (knn, probe)
+    start: Accuracies | None = None  # of given weights as they came, if training began with some
 
 
 @dataclass(frozen=True)

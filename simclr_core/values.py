@@ -1,12 +1,15 @@
 """Types of values in params.yaml whose rule is more than a bound; what a rule says completes "given X, allowed: "."""
 
 import re
+from pathlib import PurePosixPath
 from typing import Annotated, Literal, TypeVar
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field
 
 Item = TypeVar("Item")
+
+TORCHVISION = "torchvision:"  # before the name of weights that torchvision downloads
 
 # Of cron expressions, as Dagster takes them.
 MACROS = {"@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually"}
@@ -33,6 +36,16 @@ def _ordered(value: tuple[float, float]) -> tuple[float, float]:
 def _within_the_image(value: tuple[float, float]) -> tuple[float, float]:
     if value[1] > 1:
         raise ValueError("[low, high] with high <= 1, the whole image")
+    return value
+
+
+def _inside_weights(value: str) -> str:
+    name = PurePosixPath(value)
+    if not value.startswith(TORCHVISION) and (name.is_absolute() or ".." in name.parts or not name.parts):
+        raise ValueError(
+            "the name of a file or folder in the folder weights of the workspace, such as resnet50.pth, or one of "
+            f"torchvision's, such as {TORCHVISION}ResNet50_Weights.IMAGENET1K_V2"
+        )
     return value
 
 
@@ -102,6 +115,9 @@ CropScale = Annotated[Range, AfterValidator(_within_the_image)]
 Fraction = Annotated[str, AfterValidator(_fraction)]
 Fractions = Annotated[tuple[Fraction, ...], Field(strict=False), AfterValidator(_not_empty)]
 LabelsPerClass = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)]
+Channels = Annotated[tuple[Probability, Probability, Probability], Field(strict=False)]
+Spreads = Annotated[tuple[Positive, Positive, Positive], Field(strict=False)]
+WeightsSource = Annotated[str, AfterValidator(_inside_weights)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False), AfterValidator(_not_empty)]
 Variants = Annotated[tuple[Literal["fp32", "int8", "fp16"], ...], Field(strict=False), AfterValidator(_with_fp32)]
 Cron = Annotated[str, AfterValidator(_cron)]

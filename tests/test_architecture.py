@@ -218,7 +218,12 @@ def edges_of_dvc_yaml() -> set[tuple[str, str]]:
             for out in stage.get(kind, []):
                 producers[next(iter(out)) if isinstance(out, dict) else out] = name
     producers |= {"models/finetuned/0.01": "finetune", "models/finetuned/0.1": "finetune"}
-    made = ((dep, name) for name, stage in stages.items() for dep in stage["deps"] if dep != "overrides.csv")
+    made = (
+        (dep, name)
+        for name, stage in stages.items()
+        for dep in stage["deps"]
+        if dep not in ("overrides.csv", "weights")
+    )
     return {(producers[dep], name) for dep, name in made}
 
 

@@ -43,6 +43,7 @@ def describe_workspace(workspace: Workspace) -> str:
     export = reports.known(workspace.root, ExportReport)
     if evaluation and evaluation.simclr.knn_top1 is not None:
         lines.append(f"encoder    {describe_accuracy(evaluation.simclr)}")
+        lines += [f"unadapted  {describe_accuracy(evaluation.start)}"] if evaluation.start else []
     if export:
         lines.append(f"bundle     models/bundle, {export.bundle[:12]}")
     lines += describe_gates(workspace)

@@ -16,6 +16,7 @@ from simclr_core.reporter import read_timing
 from simclr_core.reports import ExportReport, PretrainReport
 
 FEATURES = {"simclr": "SimCLR", "random_init": "random encoder", "pixels": "raw pixels"}
+START = "weights, unadapted"
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ def collect(workspace: Workspace) -> Summary:
     export = reports.known(root, ExportReport)
     unknown = Accuracies(None, {}, {})
     features: dict[str, Accuracies] = {name: getattr(evaluation, name, unknown) for name in FEATURES}
+    if evaluation and evaluation.start:
+        features["start"] = evaluation.start
     stages = ("validate", "prepare", "pretrain", "linear_eval", *(f"finetune-{one}" for one in shares), "export")
     timings = {stage: read_timing(stage, root) for stage in stages}
     return Summary(
@@ -128,8 +131,8 @@ def table(summary: Summary) -> str:
         "top-1 on the test images, percent",
         f"{'frozen features':<26}{'kNN':>8}" + "".join(f"{_percent(one) + ' linear':>13}" for one in fractions),
     ]
-    for name, title in FEATURES.items():
-        features = summary.evaluation[name]
+    for name, features in summary.evaluation.items():
+        title = FEATURES.get(name, START)
         cells = "".join(f"{_number((features.linear_top1 or {}).get(one)):>13}" for one in fractions)
         lines.append(f"{title:<26}{_number(features.knn_top1):>8}{cells}")
     lines += ["", f"{'fine-tuned':<26}{'SimCLR':>14}{'from scratch':>14}"]

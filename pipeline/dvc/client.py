@@ -60,6 +60,7 @@ FAILED = "ERROR: failed to reproduce"  # DVC's verdict, after everything of the 
 # What no stage makes, and what does.
 SOURCES = {
     "data/raw": "put images into inbox/unlabeled, then `simclr ingest`, or `simclr run` for everything",
+    "weights": "`mkdir weights` makes the folder for public weights, which may be empty",
     "models/champion": "`simclr run --select champion` records which encoder is released, or that none is",
 }
 WORDS = {"new": "is new", "modified": "has changed", "deleted": "is missing", "not in cache": "is not in the cache"}

@@ -3,6 +3,7 @@ with."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 from deploy.images.preprocess import Preprocessing
 from simclr_core.data.dataset import evaluation_images
 from simclr_core.data.shards import UNLABELLED, ShardedImages
+from simclr_core.errors import CheckpointError
 from simclr_core.evaluation_reports import PairedCounts
 from simclr_core.model.encoder import Encoder
-from simclr_core.model.model_directory import Model, fresh_encoder
+from simclr_core.model.model_directory import Model, fresh_encoder, load_model
 
 CHUNK = 2048  # images in memory at a time
 UNLABELLED_SAMPLE = 5000  # of a split without labels, to look at
@@ -72,6 +74,24 @@ def random_encoder(model: Model, seed: int) -> Encoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return fresh_encoder(model.card)
+
+
+def unadapted_encoder(workspace: Path, model: Model) -> Encoder | None:
+    """The encoder as the weights gave it that ``model`` began with; None if it began with none.
+
+    Raises:
+        ArtifactError: it is damaged; nothing was parsed.
+        CheckpointError: ``models/initial`` has others now.
+    """
+    init = str(model.card.get("init", ""))
+    if not init.startswith("weights "):
+        return None
+    start = load_model(workspace / "models" / "initial" / "pretrained")
+    if start.card["init"] != init:
+        raise CheckpointError(
+            f"models/initial is {start.card['init']}, and models/pretrained began from {init}; run `simclr run` again"
+        )
+    return start.encoder
 
 
 def count_pairs(pairs: Iterable[tuple[NDArray[np.bool_], NDArray[np.bool_]]]) -> PairedCounts:

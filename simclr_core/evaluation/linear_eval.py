@@ -1,5 +1,7 @@
 """Linear evaluation: what the frozen features are worth, compared with a random encoder, raw pixels, and guessing.
 
+Where pretraining began with given weights, these are compared with too, as they came.
+
     python -m simclr_core linear_eval        in a workspace, after pretrain
 
 For every share of the labels a multinomial logistic regression is fitted on cached features (SimCLR, section B.8) and
@@ -33,11 +35,18 @@ from simclr_core.data.shards import ShardedImages, read_card
 from simclr_core.data.subsets import draw_labels
 from simclr_core.evaluation.embedding_map import save_map
 from simclr_core.evaluation.features import extract
-from simclr_core.evaluation.images import Answers, EvaluationImages, count_pairs, missing_labels, random_encoder
+from simclr_core.evaluation.images import (
+    Answers,
+    EvaluationImages,
+    count_pairs,
+    missing_labels,
+    random_encoder,
+    unadapted_encoder,
+)
 from simclr_core.evaluation.knn import knn_votes, nearest, shares
 from simclr_core.evaluation.linear_probe import Probe, fit_drawn, probabilities, ranked_classes, save_probe
 from simclr_core.evaluation.scores import predictions
-from simclr_core.evaluation.scores.budgets import FeatureSets, measure_budgets
+from simclr_core.evaluation.scores.budgets import START, FeatureSets, measure_budgets
 from simclr_core.evaluation.scores.classification import score
 from simclr_core.evaluation_reports import Accuracies, LinearEvalReport, PairedCounts, Scores
 from simclr_core.model.encoder import Encoder
@@ -71,6 +80,8 @@ def run(workspace: Path) -> None:
     emit("start", stage="linear_eval", message=f"features of {len(train.labels) + len(test.labels)} images")
     random_encoders = {f"{RANDOM_INIT} {n}": random_encoder(model, config.seed + n) for n in range(RANDOM_ENCODERS)}
     encoders = {"simclr": model.encoder, **random_encoders}
+    if (unadapted := unadapted_encoder(workspace, model)) is not None:
+        encoders[START] = unadapted
     bank, queries = (feature_sets(split, encoders, model) for split in (train, test))
     drawn = draw_labels(train.labels, train.keys, config.fractions, config.labels_per_class, config.draws, config.seed)
     classifier = (len(card.classes), config.knn_neighbours, config.knn_temperature)
@@ -116,10 +127,11 @@ def run(workspace: Path) -> None:
             drawn, probes, FeatureSets(bank, queries, train, test), len(card.classes), config.l2_count, config.seed
         ),
         scores=scores,
+        start=accuracies.get(START),
     )
 
     largest = _largest(probes["simclr"])
-    save_probe(workspace / "models" / "probe", largest, card.classes, report.simclr, card.digest)
+    save_probe(workspace / "models" / "probe", largest, card.classes, report.simclr, card.digest, report.start)
     predicted = ranked_classes(largest, queries["simclr"])[: test.labeled, :1].flatten()
     save_confusion(pictures, test.labels[: len(predicted)], predicted, card.classes)
     predictions.save(pictures, predictions.table("test", test, predictions.read_paths(workspace), likely, card.classes))
@@ -198,6 +210,7 @@ def pair_with_baselines(
             RANDOM_INIT: count_pairs((trained, others[draw]) for draw in draws),
             "pixels": count_pairs([(trained, others["pixels"])]),
             "majority": count_pairs([(trained, majority)]),
+            **({START: count_pairs([(trained, others[START])])} if START in others else {}),
         }
 
     return {

@@ -97,10 +97,17 @@ def probabilities(probe: Probe, features: NDArray[np.float32]) -> NDArray[np.flo
     return probe.head.logits(torch.from_numpy(features)).double().softmax(dim=1).numpy()
 
 
-def save_probe(target: Path, probe: Probe, classes: Sequence[str], metrics: Accuracies, data_digest: str) -> None:
+def save_probe(
+    target: Path,
+    probe: Probe,
+    classes: Sequence[str],
+    metrics: Accuracies,
+    data_digest: str,
+    start: Accuracies | None = None,
+) -> None:
     """Publish ``probe.json`` and ``head.npz``: float32 ``weight`` [d, classes] and ``bias`` [classes], for the raw h.
 
-    Without labels there is no ``head.npz``.
+    Without labels there is no ``head.npz``. ``start`` are the accuracies of given weights as they came.
     """
     card = {
         "format_version": FORMAT_VERSION,
@@ -110,6 +117,7 @@ def save_probe(target: Path, probe: Probe, classes: Sequence[str], metrics: Accu
         "l2": probe.l2,
         "metrics": asdict(metrics),
         "data_digest": data_digest,
+        **({"start": asdict(start)} if start else {}),
     }
     with publish(target, replace=True) as work:
         if probe.head is not None:

@@ -153,6 +153,7 @@ def build_bundle(trained: Trained, golden: list[bytes], name: str, license: str,
             "model": identity(trained.directory),
             "data_digest": card["data_digest"],
             "trained_by": card.get("producer"),
+            "init": card.get("init", "scratch"),
         },
         "producer": {package: version(package) for package in PRODUCERS} | {"opset": opset},
     }

@@ -26,6 +26,7 @@ An image encoder trained without labels by SimCLR (Chen et al. 2020): one vector
 | Output | float32 [batch, {card["dim"]}], not normalized; scale to length 1 for cosine similarity |
 | Classifier | {classifier} |
 | Weights | {provenance["kind"]}, {provenance["model"]} |
+| Begun from | {_begun(provenance.get("init"))} |
 | Data | {provenance["data_digest"]} |
 | Trained by | {provenance["trained_by"]} |
 | License | {card["license"]} |
@@ -63,6 +64,12 @@ Accuracies are percentages on the test split of the training data's owner.
 - It was not tested for fairness. What the training images over-represent, its neighbourhoods over-represent.
 - `golden/` holds small copies of images from the test split: publish the bundle only where those may be seen.
 """
+
+
+def _begun(init: str | None) -> str:
+    if init is None or not init.startswith("weights "):
+        return init or "scratch"
+    return f"{init}: the license of those weights holds for these too"
 
 
 def _variants(card: dict[str, Any]) -> str:

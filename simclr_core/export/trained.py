@@ -43,6 +43,8 @@ def choose_model(workspace: Path, source: str) -> Trained:
     model = load_model(directory)
     head, probe = _probe(workspace / "models" / "probe")
     metrics = {"pretrain": model.card.get("metrics", {}), "linear_eval": probe.get("metrics", {})}
+    if "start" in probe:
+        metrics["unadapted weights"] = probe["start"]
     return Trained(model, head, metrics, directory, probe)
 
 

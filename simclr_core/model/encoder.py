@@ -1,17 +1,20 @@
 """The encoder f: the network whose output h is kept after pretraining.
 
-ResNets come with a width multiplier and three stems; every other classification model of torchvision comes by its name.
+ResNets come with a width multiplier and three stems; every other classification model of torchvision comes by its name,
+and every one of timm by ``timm/`` and its name.
 ``Encoder.backbone`` has torchvision's own parameter names, so that the weights of a ResNet of width 1 with the
 "imagenet" stem load into torchvision's model, and into whatever is built on it.
 """
 
-from typing import Literal
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any, Literal
 
 import torchvision.models
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from simclr_core.encoder_names import fixed_shape, unknown_encoder
+from simclr_core.encoder_names import TIMM, TIMM_MISSING, fixed_shape, unknown_encoder
 from simclr_core.errors import UnknownEncoderError
 
 Stem = Literal["imagenet", "cifar", "compact"]
@@ -62,8 +65,46 @@ def build_encoder(name: str, width: float = 1.0, stem: Stem = "imagenet", image_
     if (advice := unknown_encoder(name)) is not None:
         raise UnknownEncoderError(f"encoder {name!r} is not known; {advice}")
     refuse_width_and_stem(name, width, stem)
+    if name.startswith(TIMM):
+        return build_timm_encoder(name.removeprefix(TIMM), image_size)
     backbone = torchvision.models.get_model(name, weights=None, **_arguments(name, image_size))
     return Encoder(backbone, _remove_classifier(backbone))
+
+
+def build_timm_encoder(name: str, image_size: int) -> Encoder:
+    """A network of timm without its classifier; what depends on the side of the images is made for ``image_size``.
+
+    Raises:
+        UnknownEncoderError: timm is not installed, has no such network, or it does not take images of this side.
+    """
+    timm = import_timm()
+    if not timm.is_model(name):
+        close = get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)
+        advice = f"did you mean {' or '.join(f'{TIMM}{one}' for one in close)}?" if close else "see timm.list_models()"
+        raise UnknownEncoderError(f"encoder {TIMM + name!r} is not known to timm {timm.__version__}; {advice}")
+    sized = {"img_size": image_size} if timm.get_pretrained_cfg_value(name, "fixed_input_size") else {}
+    try:
+        backbone = timm.create_model(name, pretrained=False, num_classes=0, **sized)
+    except (AssertionError, ValueError, RuntimeError, TypeError) as error:
+        reason = f"{error or type(error).__name__}; choose another pretrain.image_size, or another encoder"
+        raise UnknownEncoderError(
+            f"encoder {TIMM + name!r} cannot be built for {image_size} pixels: {reason}"
+        ) from None
+    return Encoder(
+        backbone, backbone.head_hidden_size if hasattr(backbone, "head_hidden_size") else backbone.num_features
+    )
+
+
+def import_timm() -> Any:
+    """The package, which is an extra.
+
+    Raises:
+        UnknownEncoderError: it is not installed.
+    """
+    try:
+        return import_module("timm")
+    except ModuleNotFoundError:
+        raise UnknownEncoderError(f"{TIMM_MISSING}, or choose an encoder without timm/ before its name") from None
 
 
 def refuse_width_and_stem(name: str, width: float, stem: Stem) -> None:

@@ -82,7 +82,8 @@ def load_weights(directory: Path, encoder: Encoder, head: nn.Module) -> None:
     """
     model = load_model(directory)
     fill(encoder, model.encoder.state_dict(), directory, "the encoder of params.yaml")
-    fill(head, model.head, directory, "the projection head of params.yaml")
+    if model.card["kind"] != "weights":  # which come without a head
+        fill(head, model.head, directory, "the projection head of params.yaml")
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], directory: Path, what: str) -> None:

@@ -121,10 +121,11 @@ class Monitor:
             NonFiniteFeaturesError: the weights have run away.
         """
         features = self.features(encoder)
+        accuracies = self.accuracies(features)
         h, z = torch.from_numpy(features), _projected(head, features)
         return {
-            "knn_top1": self._knn_top1(features),
-            "probe_top1": self._probe_top1(h),
+            "knn_top1": accuracies["knn_top1"],
+            "probe_top1": accuracies["probe_top1"],
             "effective_rank": effective_rank(h),
             "feature_std": feature_std(h),
             "effective_rank_z": effective_rank(z),
@@ -132,6 +133,15 @@ class Monitor:
             "alignment": alignment(first.float(), second.float()),
             "uniformity": uniformity(first.float()),
         }
+
+    @property
+    def judged(self) -> int:
+        """How many labeled images are asked about."""
+        return len(self._halves()[1])
+
+    def accuracies(self, features: NDArray[np.float32]) -> dict[str, float | None]:
+        """Of kNN and a linear classifier on h, as in ``measure``."""
+        return {"knn_top1": self._knn_top1(features), "probe_top1": self._probe_top1(torch.from_numpy(features))}
 
     def features(self, encoder: nn.Module) -> NDArray[np.float32]:
         """h of ``images``: float32 [m, d].

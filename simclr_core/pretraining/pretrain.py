@@ -7,6 +7,7 @@ are read to watch the features get better, never to change a weight.
 """
 
 import logging
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -33,11 +34,12 @@ from simclr_core.model.encoder import Encoder, build_encoder
 from simclr_core.model.gradient_checkpointing import recompute_blocks
 from simclr_core.model.model_directory import load_weights
 from simclr_core.model.projection_head import build_projection_head
-from simclr_core.monitoring.diagnostics import choose_monitor
+from simclr_core.monitoring.diagnostics import Monitor, choose_monitor
 from simclr_core.monitoring.history import Progress, summary
 from simclr_core.monitoring.trackers import open_trackers
 from simclr_core.params import flatten, read_block
 from simclr_core.pretraining import checkpoint
+from simclr_core.pretraining.adaptation import AdaptationAlarm, freeze_stem, layer_rates, split_by_rate
 from simclr_core.pretraining.agreement import require_agreement, resume_point
 from simclr_core.pretraining.batches import Batches
 from simclr_core.pretraining.choices import Choice, settled
@@ -51,6 +53,7 @@ from simclr_core.pretraining.unfinished import run_folders, run_key
 from simclr_core.reporter import emit, record_timing
 from simclr_core.schedule import Schedule, peak_learning_rate
 from simclr_core.torch_calls import data_parallel
+from simclr_core.weights.adoption import served_preprocessing
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +78,7 @@ class Inputs:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        return Preprocessing(self.config.image_size, self.config.resize or self.config.image_size)
+        return served_preprocessing(self.config)
 
     def batches(self, member: Member) -> Batches:
         augmentation = Augmentation(self.config.image_size, **self.config.augmentation.model_dump())
@@ -112,9 +115,10 @@ def _train_and_publish(workspace: Path, inputs: Inputs, member: Member) -> None:
         trackers = open_trackers(watch.trackers, workspace / ".simclr", inputs.key, config.model_dump())
     acts, rolls_back = on_collapse.action != "report", on_collapse.action == "roll_back"
     alarm = CollapseAlarm(on_collapse.patience if acts else None, folder / "healthy" if rolls_back else None)
+    adaptation = watch_adaptation(config, start, learner.network, monitor)
     board, seen = workspace / ".simclr" / "tensorboard" / inputs.key, schedule.steps * config.batch_size
     with Progress(schedule.epochs, seen, board, member.rank > 0, trackers, watch.embedding_map_every) as progress:
-        observers = Observers(monitor, progress, alarm)
+        observers = Observers(monitor, progress, alarm, adaptation)
         attempt = partial(train, learner, batches, observers, schedule, config.checkpoint_every_steps)
         limit = on_collapse.max_roll_backs if rolls_back else 0
         history = with_roll_backs(attempt, folder, on_collapse.learning_rate_factor, limit, member)
@@ -123,7 +127,7 @@ def _train_and_publish(workspace: Path, inputs: Inputs, member: Member) -> None:
         failpoint("pretrain.trained")
         encoder, skipped = learner.network[0], learner.scaler.skipped
         report = describe(config, start, schedule, encoder, history, arithmetic, skipped)
-        publish_pretrained(workspace, config, card, inputs.preprocessing, learner.network, history, report)
+        publish_pretrained(workspace, config, card, start, learner.network, history, report)
         draw_views(workspace / "reports" / "augmentations.png", batches, inputs.preprocessing)
         failpoint("pretrain.reported")
         checkpoint.remove_training(folder)
@@ -139,6 +143,7 @@ def read_inputs(workspace: Path) -> Inputs:
     prepared = workspace / "data" / "prepared"
     card, images = read_card(prepared), ShardedImages(prepared / "train")
     start = read_start(workspace, config)
+    card = start.normalized(card)
     key = run_key(config.model_dump(), card.digest, start.identity)
     folder = run_folders(workspace) / key
     inputs = Inputs(config, card, images, start, key, folder, content_digest(prepared))
@@ -150,7 +155,9 @@ def build(inputs: Inputs, batches: Batches) -> tuple[Learner, Arithmetic]:
     """Everything that is trained, with the weights that the training begins with, on this process's device."""
     config, member, folder = inputs.config, batches.member, inputs.folder
     network = build_network(config, inputs.start, member)
-    optimizer = build_optimizer(config.optimizer, network, config.momentum, config.weight_decay)
+    optimizer = build_optimizer(
+        config.optimizer, network, config.momentum, config.weight_decay, _layer_rates(config, inputs.start, network)
+    )
     precision = _settle_precision(config, network, batches, folder)
     scaler = LossScaler(DTYPES[precision.value], member.device)
     objective = choose_objective(config, network, scaler, DTYPES[precision.value], member)
@@ -171,24 +178,51 @@ def build_network(config: PretrainConfig, start: Start, member: Member) -> nn.Se
     head = build_projection_head(encoder.feature_dim, **config.projection_head.model_dump())
     if start.network:
         load_weights(start.network, encoder, head)
+    if start.weights and config.weights.frozen_stem:
+        freeze_stem(encoder)
     if config.gradient_checkpointing:
         recompute_blocks(encoder)
     return nn.Sequential(encoder, head).to(member.device).to(memory_format=torch.channels_last)
 
 
 def plan(config: PretrainConfig, steps_per_epoch: int, start: Start) -> Schedule:
-    """The learning rate over the whole run: from scratch, or as ``warm_start`` says when there is a champion."""
+    """The learning rate over the whole run: from scratch, or as ``warm_start`` says of given weights."""
     peak = peak_learning_rate(config.learning_rate, config.batch_size, config.learning_rate_scaling)
     schedule = Schedule(config.epochs, steps_per_epoch, config.warmup_epochs, peak)
-    if start.champion is None:
+    if start.network is None:
         return schedule
     warm = config.warm_start
     return schedule.again(warm.epochs or config.epochs, warm.warmup_epochs, warm.learning_rate_share)
 
 
-def build_optimizer(name: str, network: nn.Module, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
-    """SGD, LARS or AdamW over ``network``; the learning rate is set before every step."""
+def watch_adaptation(
+    config: PretrainConfig, start: Start, network: nn.Sequential, monitor: Monitor | None
+) -> AdaptationAlarm | None:
+    """The alarm on features that become worse than those of given weights, which ``network`` still has."""
+    if start.weights is None or config.weights.stop_after is None:
+        return None
+    if monitor is None:  # the first process decides
+        return AdaptationAlarm(config.weights.stop_after, {}, 0)
+    before = monitor.accuracies(monitor.features(network[0]))
+    return AdaptationAlarm(config.weights.stop_after, before, monitor.judged)
+
+
+def _layer_rates(config: PretrainConfig, start: Start, network: nn.Sequential) -> dict[int, float]:
+    """By ``id`` of the parameter; none where every layer has the same rate."""
+    encoder = network[0]
+    assert isinstance(encoder, Encoder)
+    if start.weights is None or config.weights.layer_decay == 1:
+        return {}
+    return layer_rates(encoder, config.weights.layer_decay)
+
+
+def build_optimizer(
+    name: str, network: nn.Module, momentum: float, weight_decay: float, rates: Mapping[int, float] | None = None
+) -> torch.optim.Optimizer:
+    """SGD, LARS or AdamW over ``network``; the learning rate is set before every step, times that of ``rates``."""
     groups = parameter_groups([network], weight_decay)
+    if rates:
+        groups = split_by_rate(groups, rates)
     if name == "lars":
         return LARS(groups, lr=0.0, momentum=momentum)
     if name == "sgd":

@@ -25,6 +25,7 @@ from simclr_core.pretraining.choices import Choice
 from simclr_core.pretraining.initial import Start
 from simclr_core.reports import PretrainReport
 from simclr_core.schedule import Schedule
+from simclr_core.weights.adoption import served_preprocessing
 
 SHEET_EPOCHS = 3  # of augmentations.png: two views in each
 
@@ -78,7 +79,7 @@ def publish_pretrained(
     workspace: Path,
     config: PretrainConfig,
     card: DatasetCard,
-    preprocessing: Preprocessing,
+    start: Start,
     network: nn.Sequential,
     history: Sequence[Record],
     report: PretrainReport,
@@ -90,11 +91,12 @@ def publish_pretrained(
         "kind": "pretrained",
         "encoder": config.encoder.model_dump(),
         "feature_dim": encoder.feature_dim,
-        "preprocessing": preprocessing.to_json(),
+        "preprocessing": served_preprocessing(config).to_json(),
         "mean": card.mean,
         "std": card.std,
         "classes": None,
         "init": report.init,
+        **({"normalized_by": "weights"} if start.statistics else {}),
         "config": config.model_dump(),
         "data_digest": card.digest,
         "producer": f"simclr-pipeline {version('simclr-pipeline')}",

@@ -25,6 +25,7 @@ from simclr_core.model.model_directory import fill
 from simclr_core.monitoring.diagnostics import Monitor, Record
 from simclr_core.monitoring.history import Progress, record
 from simclr_core.pretraining import checkpoint
+from simclr_core.pretraining.adaptation import AdaptationAlarm
 from simclr_core.pretraining.batches import Batches
 from simclr_core.pretraining.checkpoint import TrainingState
 from simclr_core.pretraining.checkpoint_writer import CheckpointWriter
@@ -59,6 +60,13 @@ class Observers:
     monitor: Monitor | None
     progress: Progress
     alarm: CollapseAlarm
+    adaptation: AdaptationAlarm | None = None
+
+    def judge(self, state: TrainingState, member: Member) -> None:
+        """At the start and after every epoch, on every process at once; raises what an alarm raises."""
+        self.alarm.judge(state, member)
+        if self.adaptation is not None:
+            self.adaptation.judge(state, member)
 
 
 def train(
@@ -79,17 +87,17 @@ def train(
 
     Raises:
         NonFiniteLossError: on every process at once.
-        CollapseError: the alarm was raised.
+        CollapseError, AdaptationError: an alarm was raised.
         SystemExit: 128 + the signal that asked to stop.
     """
     member, steps, every = batches.member, schedule.steps, schedule.steps_per_epoch
-    monitor, progress, alarm = observers.monitor, observers.progress, observers.alarm
+    monitor, progress = observers.monitor, observers.progress
     encoder, head = learner.network
     begun, history, unfinished = resume(folder, learner, member)
     if begun < steps:
         _dry_batch(learner, next(batches.network_inputs(begun, begun + 1)))
     progress.start(begun * batches.batch_size)
-    alarm.judge(learner.state(begun, history, unfinished), member)
+    observers.judge(learner.state(begun, history, unfinished), member)
     inputs = timed("data", batches.network_inputs(begun, steps))
     with StopRequest() as stop, CheckpointWriter(folder) as writer, Stopwatch(member.device) as stopwatch:
         for step, views in zip(range(begun, steps), inputs, strict=True):
@@ -111,7 +119,7 @@ def train(
                         progress.embeddings(len(history), monitor, encoder)
                     failpoint("pretrain.epoch")
                 unfinished.clear()
-                alarm.judge(learner.state(step + 1, history, unfinished), member)
+                observers.judge(learner.state(step + 1, history, unfinished), member)
             stopped = stop.agreed(member)
             if member.rank == 0 and (stopped or (step + 1) % checkpoint_every == 0 or step + 1 == steps):
                 writer.save(learner.state(step + 1, history, unfinished))
@@ -134,7 +142,7 @@ def gradients(learner: Learner, views: Tensor, seed: int) -> Outcome:
 def update(learner: Learner, learning_rate: float) -> None:
     """One step along the gradients."""
     for group in learner.optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group.get("rate", 1.0)
     learner.scaler.step(learner.optimizer)
     learner.objective.update()
 

@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline import params, preflight
 from pipeline.dvc.client import execute
@@ -13,6 +14,8 @@ from pipeline.params import BLOCKS, Params
 from pipeline.preflight import Images
 from pipeline.workspace import Workspace
 from simclr_core.evaluation.paired_comparison import lower_bound
+from simclr_core.model.encoder import build_encoder
+from simclr_core.pretraining import initial
 from tests.conftest import draw, encode
 from tests.pipeline.conftest import put
 
@@ -160,3 +163,54 @@ def test_a_class_of_which_all_images_are_quarantined_is_named() -> None:
     found = list(preflight.lost_classes(images(["a", None], ["b"]), labels))
     assert found == ["all images labeled 'd' are quarantined: `simclr quarantine list` says why"]
     assert list(preflight.lost_classes(images(["a", None], ["d"]), labels)) == []
+
+
+GIVEN = {"pretrain.init": "weights", "pretrain.weights": "{source: w.pth, mean: [0, 0, 0], std: [1, 1, 1]}"}
+
+
+def save_encoder(workspace: Workspace, width: float, seed: int = 1) -> None:
+    torch.manual_seed(seed)
+    torch.save(build_encoder("resnet10", width, "compact").backbone.state_dict(), workspace.root / "weights" / "w.pth")
+
+
+def test_weights_are_tried_before_the_run(workspace: Workspace) -> None:
+    with pytest.raises(ParamsError, match=r"w\.pth: does not exist \(the folder is empty\); copy the file there"):
+        preflight.apply(workspace, GIVEN)
+    save_encoder(workspace, 0.25)
+    with pytest.raises(
+        ParamsError, match=r"w\.pth: is not of resnet10 of width 0\.125, compact for 16 pixels, of which"
+    ):
+        preflight.apply(workspace, GIVEN)
+    assert params.read(workspace).pretrain.init == "scratch"
+    save_encoder(workspace, 0.125)
+    preflight.apply(workspace, GIVEN)
+    assert params.read(workspace).pretrain.init == "weights"
+
+
+def test_weights_that_were_adopted_are_not_read_again(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_encoder(workspace, 0.125)
+    preflight.apply(workspace, GIVEN)
+    initial.run(workspace.root)
+    asked: list[object] = []
+    monkeypatch.setattr("simclr_core.weights.adoption.adopt", lambda *given: asked.append(given))
+    preflight.apply(workspace, {})
+    assert asked == []
+    save_encoder(workspace, 0.125, seed=2)
+    preflight.apply(workspace, {})
+    assert len(asked) == 1
+
+
+def test_an_older_workspace_learns_which_lines_it_needs(workspace: Workspace) -> None:
+    save_encoder(workspace, 0.125)
+    graph = workspace.root / "dvc.yaml"
+    graph.write_text("".join(line for line in graph.read_text().splitlines(True) if "- weights" not in line))
+    with pytest.raises(ParamsError, match="add `- weights` to the deps of the stage initial and `- models/initial` to"):
+        preflight.apply(workspace, GIVEN)
+    preflight.apply(workspace, {"pretrain.epochs": "3"})
+
+
+def test_an_encoder_of_timm_needs_the_extra(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.preflight.find_spec", lambda _: None)
+    encoder = {"pretrain.encoder": "{name: timm/vit_tiny_patch16_224}", "pretrain.image_size": "32"}
+    with pytest.raises(ParamsError, match=r"timm is not installed; run `pip install 'simclr-pipeline\[timm\]'`"):
+        preflight.apply(workspace, {**encoder, "pretrain.resize": "32"})

@@ -17,6 +17,8 @@ from simclr_core.evaluation.linear_probe import Probe, fit_drawn, ranked_classes
 from simclr_core.evaluation.scores.classification import estimate
 from simclr_core.evaluation_reports import BudgetAccuracies, Estimate
 
+START = "start"  # given weights as they came
+
 
 @dataclass(frozen=True)
 class FeatureSets:
@@ -40,10 +42,11 @@ def measure_budgets(
 
     Args:
         known: by the name of the features, probes that were fitted on the first draw of some budgets.
-        sets: with the features ``simclr``, ``pixels``, and those of random weights, each under a separate name.
+        sets: with the features ``simclr``, ``pixels``, ``start`` if there is one, and those of random weights, each
+            under a separate name.
     """
     fitted = {(name, probe.fraction, 0): probe for name, probes in known.items() for probe in probes}
-    random = [name for name in sets.bank if name not in ("simclr", "pixels")]
+    random = [name for name in sets.bank if name not in ("simclr", "pixels", START)]
 
     def accuracy(name: str, budget: str, number: int) -> float:
         probe = fitted.get((name, budget, number)) or fit_drawn(
@@ -66,5 +69,6 @@ def measure_budgets(
             simclr=of(budget, [("simclr", number) for number in each]),
             random_init=of(budget, weights),
             pixels=of(budget, [("pixels", number) for number in each]),
+            start=of(budget, [(START, number) for number in each]) if START in sets.bank else None,
         )
     return found

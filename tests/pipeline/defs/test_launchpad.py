@@ -59,7 +59,7 @@ def test_descriptions_come_from_the_models_with_the_allowed_values() -> None:
     assert fields["pretrain.monitor_images"][1] == f"T{monitor[1:]}. Allowed: a whole number, at least 16."
     assert fields["pretrain.temperature"][1].endswith(" Allowed: a number, above 0.")
     assert fields["pretrain.optimizer"][1].endswith(" Allowed: sgd, lars, or adamw.")
-    assert fields["pretrain.init"][1].endswith(" Allowed: scratch or champion.")
+    assert fields["pretrain.init"][1].endswith(" Allowed: scratch, champion, or weights.")
     assert fields["pretrain.augmentation.crop_scale"][1].endswith(" Allowed: a list of 2, each a number, above 0.")
     assert fields["release.require_remote"][1].endswith(" Allowed: true or false.")
     assert fields["pretrain.seed"][1].endswith(" Allowed: a whole number, at least 0, below 4,294,967,296.")
@@ -68,7 +68,9 @@ def test_descriptions_come_from_the_models_with_the_allowed_values() -> None:
 def test_a_block_is_described_by_its_field_or_its_docstring() -> None:
     fields = shown()
     assert fields["ingest"][1] == "How new files become raw batches."
-    assert fields["pretrain.warm_start"][1].startswith("What differs when pretraining continues from a champion.")
+    assert fields["pretrain.warm_start"][1].startswith(
+        "What differs when pretraining continues from a champion or from weights."
+    )
     queue = PretrainConfig.model_fields["queue"].description
     assert fields["pretrain.queue"][1] == f"N{queue[1:]}."
 
