@@ -168,20 +168,29 @@ def ingest(
 def run(workspace: Workspace, stages: tuple[str, ...], values: tuple[str, ...], restart: bool | None) -> None:
     """Ingest the inbox and bring every stage up to date, through Dagster; unchanged stages are skipped.
 
+    When nothing has changed since the last run of the same day, nothing is started and no run is recorded.
+
     \b
     Examples: simclr run
               simclr run --set pretrain.epochs=100 --set pretrain.temperature=0.2
               simclr run --select linear_eval --select finetune@0.01
     """
     from pipeline import params, preflight
-    from pipeline.run import RAW_STAGE
-    from pipeline.run import run as run_graph
+    from pipeline.retraining import completed
 
     workspaces.require_writable(workspace)
     preflight.apply(workspace, parse_assignments(values))
     sources = params.read(workspace).retraining.sources
+    if not stages and completed.has_nothing_to_do(workspace, sources):
+        click.echo("nothing to do: no image is new, and every stage is as the last run left it")
+        return
+    from pipeline.run import RAW_STAGE
+    from pipeline.run import run as run_graph
+
     ingests = not stages or RAW_STAGE in stages
     run_graph(workspace, stages or None, restart=ingests and wants_restart(workspace, sources, restart))
+    if not stages:
+        completed.note(workspace, sources)
 
 
 def wants_restart(workspace: Workspace, sources: Sequence[str], given: bool | None) -> bool:

@@ -23,7 +23,7 @@ class Unchanged:
             BusyError: another process holds the workspace.
         """
         with exclusive(self.root, f"stage {stage.name}"):
-            now = (run_id, *(_stamp(self.root / name) for name in DEFINED_IN))
+            now = (run_id, *(stamp(self.root / name) for name in DEFINED_IN))
             if now != self.seen:
                 self.seen, self.names = now, find_unchanged(self.root)
         return stage.name in self.names and all((self.root / out.path).exists() for out in stage.outs)
@@ -33,9 +33,10 @@ class Unchanged:
         self.seen = None
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+def stamp(path: Path) -> list[int] | None:
+    """What changes with each writing of a file; None if there is none."""
     try:
         status = path.stat()
     except FileNotFoundError:
         return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
+    return [status.st_ino, status.st_size, status.st_mtime_ns]

@@ -1,0 +1,54 @@
+"""Whether a run would have nothing to do: then ``simclr run`` says so in a second, instead of asking every stage.
+
+A run that went all the way notes what it began and ended with. It answers for the same day only, since decisions about
+images expire and old runs are removed.
+"""
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import date
+from importlib.metadata import version
+
+from deploy.artifact import write_atomically
+from pipeline.dvc.project import find_unchanged, load
+from pipeline.dvc.unchanged import DEFINED_IN, stamp
+from pipeline.maintenance.state import unkept
+from pipeline.retraining.inbox import survey
+from pipeline.workspace import Workspace
+
+NOTE = "completed.json"  # in the workspace's scratch folder
+DECIDED_IN = ("overrides.csv", "registry/CURRENT", ".dvc/config", ".dvc/config.local")
+
+
+def note(workspace: Workspace, sources: Sequence[str]) -> None:
+    """Remember that a run of all stages on these sources has ended, and that each of them and each gate passed."""
+    write_atomically(workspace.scratch / NOTE, json.dumps(_state(workspace, sources)))
+
+
+def has_nothing_to_do(workspace: Workspace, sources: Sequence[str]) -> bool:
+    """Whether nothing is new since the last run of all stages, nothing was changed, and no result is missing.
+
+    Raises:
+        IngestError: a source does not exist or cannot be listed.
+        DvcError: dvc.yaml has a fault.
+    """
+    with suppress(OSError, ValueError):
+        noted = json.loads((workspace.scratch / NOTE).read_bytes())
+        if noted != _state(workspace, sources) or unkept(workspace):
+            return False
+        inbox = survey(workspace, sources)
+        waits = inbox.new_images or inbox.unsettled or inbox.relabelled
+        return not waits and {stage.name for stage in load(workspace.root).stages} <= find_unchanged(workspace.root)
+    return False
+
+
+def _state(workspace: Workspace, sources: Sequence[str]) -> dict[str, object]:
+    inbox = survey(workspace, sources)
+    return {
+        "day": date.today().isoformat(),
+        "version": version("simclr-pipeline"),
+        "sources": [*sources],
+        "images": [inbox.digest, inbox.files],
+        "files": {name: stamp(workspace.root / name) for name in (*DEFINED_IN, *DECIDED_IN)},
+    }

@@ -1,0 +1,149 @@
+"""`simclr run` again: at once when there is nothing to do, and all of it whenever anything is different."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.ingest.ingest import ingest
+from pipeline.maintenance.state import UNKEPT
+from pipeline.retraining import completed
+from pipeline.run import run
+from pipeline.workspace import Workspace
+from tests.conftest import draw, encode
+from tests.pipeline.conftest import put
+
+pytestmark = pytest.mark.slow
+GRAPH = {
+    "stages": {
+        "prepare": {"cmd": "ls data/raw > prepared", "deps": ["data/raw"], "outs": ["prepared"]},
+        "finetune": {"cmd": "cp prepared finetuned", "deps": ["prepared"], "outs": ["finetuned"]},
+    }
+}
+SOURCES = ["inbox"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, empty_workspace: Path) -> Workspace:
+    """After a run of all stages, with one labeled image of two."""
+    root = tmp_path_factory.mktemp("whole") / "workspace"
+    shutil.copytree(empty_workspace, root, symlinks=True)
+    workspace = Workspace(root.resolve())
+    put(workspace, "unlabeled/one.png", encode(draw(0, 1)))
+    put(workspace, "labeled/cross/two.png", encode(draw(1, 2)))
+    (root / "dvc.yaml").write_text(yaml.safe_dump(GRAPH), encoding="utf-8")
+    run(workspace)
+    completed.note(workspace, SOURCES)
+    return workspace
+
+
+def test_nothing_is_started_and_no_run_is_recorded_when_there_is_nothing_to_do(whole: Workspace) -> None:
+    before = sorted((whole.root / "history").rglob("*"))
+    code = "import sys; from pipeline.cli.main import run_cli; code = run_cli(); print('dagster' in sys.modules, code)"
+    command = [sys.executable, "-P", "-W", "ignore", "-c", code, "--workspace", str(whole.root), "run"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "nothing to do: no image is new, and every stage is as the last run left it",
+        "False 0",
+    ]
+    assert sorted((whole.root / "history").rglob("*")) == before
+
+
+def _remove_result(workspace: Workspace) -> None:
+    (workspace.root / "finetuned").unlink()
+
+
+def _edit_result(workspace: Workspace) -> None:
+    (workspace.root / "prepared").unlink()
+    (workspace.root / "prepared").write_text("something else")
+
+
+def _edit_params(workspace: Workspace) -> None:
+    workspace.params.write_text(workspace.params.read_text() + "\n# looked at\n")
+
+
+def _edit_graph(workspace: Workspace) -> None:
+    stage = GRAPH["stages"]["finetune"] | {"cmd": "cp prepared finetuned; true"}
+    (workspace.root / "dvc.yaml").write_text(yaml.safe_dump({"stages": GRAPH["stages"] | {"finetune": stage}}))
+
+
+def _add_image(workspace: Workspace) -> None:
+    put(workspace, "unlabeled/three.png", encode(draw(2, 3)))
+
+
+def _remove_label(workspace: Workspace) -> None:
+    (workspace.inbox / "labeled/cross/two.png").unlink()
+
+
+def _label(workspace: Workspace) -> None:
+    put(workspace, "labels.csv", b"path,label\nunlabeled/one.png,circle\n")
+
+
+def _decide(workspace: Workspace) -> None:
+    with workspace.overrides.open("a") as file:
+        file.write(f"{'0' * 64},deny,blurred,someone,2026-11-01,\n")
+
+
+def _switch(workspace: Workspace) -> None:
+    (workspace.root / "registry").mkdir(exist_ok=True)
+    (workspace.root / "registry" / "CURRENT").write_text("v0.0.1\n")
+
+
+def _lose_remote(workspace: Workspace) -> None:
+    unkept = {"run": "one", "problem": "the remote is away", "since": "2026-11-01T00:00+00:00"}
+    (workspace.scratch / UNKEPT).write_text(json.dumps(unkept))
+
+
+def _forget(workspace: Workspace) -> None:
+    (workspace.scratch / completed.NOTE).unlink()
+
+
+def _damage(workspace: Workspace) -> None:
+    (workspace.scratch / completed.NOTE).write_text("{")
+
+
+def _another_day(workspace: Workspace) -> None:
+    note = workspace.scratch / completed.NOTE
+    note.write_text(json.dumps(json.loads(note.read_text()) | {"day": "2026-11-01"}))
+
+
+CHANGES = (
+    _remove_result,
+    _edit_result,
+    _edit_params,
+    _edit_graph,
+    _add_image,
+    _remove_label,
+    _label,
+    _decide,
+    _switch,
+    _lose_remote,
+    _forget,
+    _damage,
+    _another_day,
+)
+
+
+@pytest.fixture
+def copy(whole: Workspace, tmp_path: Path) -> Workspace:
+    made = Workspace(Path(shutil.copytree(whole.root, tmp_path / "workspace", symlinks=True)).resolve())
+    ingest(made, SOURCES)  # the copies are other files
+    completed.note(made, SOURCES)
+    return made
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=[change.__name__.strip("_") for change in CHANGES])
+def test_each_change_is_something_to_do(copy: Workspace, change: Callable[[Workspace], None]) -> None:
+    assert completed.has_nothing_to_do(copy, SOURCES)
+    change(copy)
+    assert not completed.has_nothing_to_do(copy, SOURCES)
+
+
+def test_other_sources_are_something_to_do(whole: Workspace, tmp_path: Path) -> None:
+    assert completed.has_nothing_to_do(whole, SOURCES)
+    assert not completed.has_nothing_to_do(whole, [*SOURCES, str(tmp_path)])
