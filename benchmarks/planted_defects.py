@@ -86,7 +86,7 @@ DEFECTS = (
                 "        elif not _exchange(",
                 "        if False and not _exchange(",
             ),
-            ("    finally:\n        _remove(work)\n\n\ndef verify(", "    finally:\n        pass\n\n\ndef verify("),
+            ("    finally:\n        _remove(work)\n\n\ndef recover(", "    finally:\n        pass\n\n\ndef recover("),
         ),
         f"{RESUMED}::test_an_interrupted_run_continues_to_the_same_bytes[checkpoint.publish:raise@1]",
     ),

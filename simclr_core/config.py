@@ -332,7 +332,7 @@ class LinearEvalConfig(Block):
     )
     labels_per_class: LabelsPerClass = Field(
         default=(1, 2, 5, 10, 25),
-        description="numbers of labels of each class that the probe is trained on, besides the shares",
+        description="labels of each class that the probe is trained on, besides the shares",
     )
     draws: int = Field(
         default=3,
