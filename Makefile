@@ -31,10 +31,10 @@ test: .venv/installed .venv/browser-installed ## everything that must hold: form
 	lint-imports
 	pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
-test-fast: .venv/installed ## without the slow ones, some of which need a browser
-	pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder -m "not slow"
+test-fast: .venv/installed ## without those that take more than a second, some of which need a browser
+	pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder -m "not slow and not seconds"
 
-versions: .venv/installed ## the fast tests with WITH="torch==2.8.*", by default the newest of everything; the next target restores the lock
+versions: .venv/installed ## all but the slow tests with WITH="torch==2.8.*", by default the newest of everything; the next target restores the lock
 	rm .venv/installed
 	$(BIN)/pip install --quiet --upgrade $(WITH)
 	$(BIN)/pip install --quiet --no-deps antlr4-python3-runtime==4.13.2
@@ -44,7 +44,7 @@ docs: .venv/installed ## the site, in docs/_build; any warning is an error
 	python -m sphinx -W --keep-going -q -b html docs docs/_build
 	@echo "open docs/_build/index.html"
 
-coverage: .venv/installed ## the lines that the fast tests reach, in every process; fails below the floor in pyproject.toml
+coverage: .venv/installed ## the lines that all but the slow tests reach, in every process; fails below the floor in pyproject.toml
 	pytest -n auto --dist loadgroup --no-loadscope-reorder -m "not slow" --cov
 
 package: .venv/installed ## wheel and source archive in dist/, checked as the package index checks them

@@ -26,6 +26,7 @@ def imported(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [
@@ -44,6 +45,7 @@ def test_imports_stay_light(statement: str, absent: set[str]) -> None:
 MOST_PARAMETERS, MOST_MODULES = 7, 18
 
 
+@pytest.mark.seconds
 def test_no_function_takes_more_than_seven_parameters() -> None:
     found = []
     for path in sources("pipeline", "simclr_core", "deploy"):
@@ -100,6 +102,7 @@ def unsafe_starts(source: str) -> list[int]:
     ]
 
 
+@pytest.mark.seconds
 def test_every_python_of_ours_imports_what_is_installed() -> None:
     """And not a file that happens to lie where the command was given (CWE-427)."""
     found = {

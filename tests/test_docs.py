@@ -287,6 +287,7 @@ def sources() -> str:
     return "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in files if path.suffix != ".pyc")
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_environment_variables_are_read_somewhere(page: Path) -> None:
     names = set(re.findall(r"\bSIMCLR_[A-Z_]+\b", page.read_text(encoding="utf-8")))
@@ -306,6 +307,7 @@ def test_every_environment_variable_is_described() -> None:
     assert variables_without_description(page) == []
 
 
+@pytest.mark.seconds
 def test_a_variable_that_is_not_described_is_found() -> None:
     assert len(variables_without_description("")) > 20
     page = " ".join(f"`{name}`" for name in variables_without_description(""))
@@ -333,6 +335,7 @@ def invented(message: str) -> list[str]:
     return [part for part in parts if len(part) > 3 and part not in " ".join(printed().split())]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("block", [block for block in ALL_BLOCKS if block.language == "text"], ids=str)
 def test_quoted_messages_are_printed_by_the_code(block: Block) -> None:
     lines = [line.removeprefix("error: ") for line in block.text.splitlines()]

@@ -75,6 +75,7 @@ def checked_files() -> Iterator[Path]:
                 yield file
 
 
+@pytest.mark.seconds
 def test_no_phrase_of_the_word_list_is_used() -> None:
     found = [
         f"{file.relative_to(ROOT)}:{line}: {phrase!r}; better: {better}"
@@ -84,6 +85,7 @@ def test_no_phrase_of_the_word_list_is_used() -> None:
     assert found == [], "\n".join(found)
 
 
+@pytest.mark.seconds
 def test_spelling_is_american() -> None:
     assert run_codespell(*CHECKED) == ""
 

@@ -69,6 +69,7 @@ def test_a_package_with_the_name_of_a_module_still_has_its_functions(package: st
             import_module(package).__dict__[name] = taken
 
 
+@pytest.mark.seconds
 def test_a_module_of_the_package_comes_before_a_function_of_the_same_name() -> None:
     shown = "print(status.__file__, release.__file__)"
     code = f"from pipeline.cli import status; from pipeline.release import release; {shown}"

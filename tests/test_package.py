@@ -60,6 +60,7 @@ def test_the_wheel_has_every_file_of_the_packages_and_no_other(names: set[str]) 
     assert {name.partition("/")[0] for name in names} == {*PACKAGES, information.rstrip("/")}
 
 
+@pytest.mark.seconds
 def test_the_source_archive_has_what_a_packager_needs(tmp_path: Path) -> None:
     archive = build(tmp_path, "--sdist")
     with tarfile.open(archive) as content:
@@ -82,6 +83,7 @@ def test_the_version_is_written_once(wheel: Path) -> None:
         assert found == [PROJECT["version"]], file
 
 
+@pytest.mark.seconds
 def test_the_addresses_are_those_of_the_repository_that_builds_it(wheel: Path, tmp_path: Path) -> None:
     assert metadata(wheel).get_all("Project-URL") is None
     built = build(tmp_path, "--wheel", GITHUB_SERVER_URL="https://example.org", GITHUB_REPOSITORY="some/where")
@@ -91,6 +93,7 @@ def test_the_addresses_are_those_of_the_repository_that_builds_it(wheel: Path, t
     assert len(addresses) == 5
 
 
+@pytest.mark.seconds
 def test_the_wheel_alone_embeds_an_image(wheel: Path, tmp_path: Path) -> None:
     """As installed into an empty environment: a folder with links to the base dependencies, and nothing else."""
     alone = tmp_path / "alone"

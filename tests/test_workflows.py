@@ -50,6 +50,7 @@ def test_a_file_of_another_form_is_found(tmp_path: Path) -> None:
     assert program("check-jsonschema", "--builtin-schema", "github-workflows", broken).returncode == 1
 
 
+@pytest.mark.seconds
 def test_zizmor_finds_nothing_in_the_workflows() -> None:
     done = program("zizmor", "--offline", "--quiet", GITHUB)
     assert done.returncode == 0, done.stdout

@@ -62,6 +62,7 @@ def time_eater() -> bytes:
     return model_with_load(nodes, shape=shape, square=square, zero=np.zeros((), np.float32))
 
 
+@pytest.mark.seconds
 def test_a_good_bundle_passes_with_the_id_of_its_encoder(bundle: Path) -> None:
     checked = candidate.check(bundle, memory_mb=1500, seconds=60)
     assert checked.id == deploy.load(bundle).id
@@ -69,12 +70,14 @@ def test_a_good_bundle_passes_with_the_id_of_its_encoder(bundle: Path) -> None:
     assert checked.fidelity.cosine_min > 0.99999
 
 
+@pytest.mark.seconds
 def test_the_current_version_of_a_registry_is_checked(bundle: Path, tmp_path: Path) -> None:
     shutil.copytree(bundle, tmp_path / "registry" / "v0.0.1")
     (tmp_path / "registry" / "CURRENT").write_text("v0.0.1\n")
     assert candidate.check(tmp_path / "registry").id == deploy.load(bundle).id
 
 
+@pytest.mark.seconds
 def test_a_graph_that_allocates_too_much_memory_is_refused(publish_bundle: Callable[[Bundle], Path]) -> None:
     directory = publish_bundle(make_bundle(model=memory_eater()))
     before = psutil.Process().memory_info().rss
@@ -83,6 +86,7 @@ def test_a_graph_that_allocates_too_much_memory_is_refused(publish_bundle: Calla
     assert psutil.Process().memory_info().rss - before < 50e6
 
 
+@pytest.mark.seconds
 def test_a_graph_that_runs_too_long_is_stopped(publish_bundle: Callable[[Bundle], Path]) -> None:
     directory = publish_bundle(make_bundle(model=time_eater()))
     with pytest.raises(CandidateError, match=r"bundle: (the trial did not finish within 2 s|.*signal)"):
@@ -90,6 +94,7 @@ def test_a_graph_that_runs_too_long_is_stopped(publish_bundle: Callable[[Bundle]
     assert [child for child in psutil.Process().children() if "deploy.candidate" in child.cmdline()] == []
 
 
+@pytest.mark.seconds
 def test_the_trial_process_has_the_lowest_priority(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIMCLR_FAILPOINT", "candidate.loaded:stop")
     with ThreadPoolExecutor(1) as pool:
@@ -104,6 +109,7 @@ def test_the_trial_process_has_the_lowest_priority(bundle: Path, monkeypatch: py
         assert checked.result().id == deploy.load(bundle).id
 
 
+@pytest.mark.seconds
 def test_a_crash_names_the_signal(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIMCLR_FAILPOINT", "candidate.loaded:kill")
     with pytest.raises(CandidateError, match=r"ended with signal 9 \(Killed\); it does not replace the current model"):
@@ -113,6 +119,7 @@ def test_a_crash_names_the_signal(bundle: Path, monkeypatch: pytest.MonkeyPatch)
         candidate.check(bundle)
 
 
+@pytest.mark.seconds
 def test_deploy_errors_of_the_trial_process_are_raised_again(
     bundle: Path, publish_bundle: Callable[[Bundle], Path]
 ) -> None:
@@ -136,6 +143,7 @@ def test_limits_must_be_positive(arguments: dict[str, float], bundle: Path) -> N
         candidate.check(bundle, **arguments)
 
 
+@pytest.mark.seconds
 def test_the_trial_imports_nothing_from_the_current_folder(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +157,7 @@ def test_the_trial_imports_nothing_from_the_current_folder(
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.seconds
 def test_the_trial_runs_from_any_folder(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(bundle.parent)
     assert candidate.check(Path("bundle")).fidelity.images == 3

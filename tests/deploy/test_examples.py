@@ -90,6 +90,7 @@ def test_an_unreadable_image_does_not_affect_the_others(capsys: pytest.CaptureFi
     assert capsys.readouterr().out == "3 (3, 5) {'photos/broken.png': 'truncated'}\n"
 
 
+@pytest.mark.seconds
 def test_the_commands_run_in_their_order(capsys: pytest.CaptureFixture[str]) -> None:
     lines = re.findall(r"^simclr-deploy (.*)$", PAGE, re.MULTILINE)
     assert len(lines) == 11

@@ -99,6 +99,7 @@ def test_a_second_occurrence_of_a_field_does_not_hide_the_first() -> None:
         check_graph(changed_model(external) + MODEL)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -115,6 +115,7 @@ def test_the_image_gets_every_file_that_the_wheel_is_made_of() -> None:
     assert all((ROOT / source).exists() for source in copied)
 
 
+@pytest.mark.seconds
 def test_the_package_is_built_from_what_the_image_copies_alone(tmp_path: Path) -> None:
     for source in copied_from_here(DOCKERFILE):
         given, copy = ROOT / source, tmp_path / "source" / source
@@ -270,6 +271,7 @@ def test_compose_confines_the_server() -> None:
     assert int(server["stop_grace_period"].removesuffix("s")) > 10  # docs/serving.md: it ends within 10 seconds
 
 
+@pytest.mark.seconds
 def test_the_command_of_the_image_serves_without_writing_and_ends_on_sigterm(tmp_path: Path) -> None:
     """Its own words, with the paths, the address and the port of this test."""
     with publish(tmp_path / "bundle") as work:
@@ -301,6 +303,7 @@ def test_the_command_of_the_image_serves_without_writing_and_ends_on_sigterm(tmp
         assert server.wait(15) == 0
 
 
+@pytest.mark.seconds
 def test_the_health_check_of_the_image_asks_a_server_with_a_certificate_too(tmp_path: Path) -> None:
     with publish(tmp_path / "bundle") as work:
         write_bundle(work, make_bundle())

@@ -28,6 +28,7 @@ def load_in_a_new_process(code: str, folder: Path) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.seconds
 def test_the_code_location_loads_no_heavy_library(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
 ) -> None:
@@ -89,6 +90,7 @@ def test_every_asset_takes_the_pool(workspace: Workspace) -> None:
     assert {"raw_images", "validate", "pretrain", "finetune_0_01", "finetune_0_1", "export"} <= computing
 
 
+@pytest.mark.seconds
 def test_every_gate_blocks(workspace: Workspace) -> None:
     definitions = build_definitions(workspace)
     graph = definitions.resolve_asset_graph()

@@ -104,6 +104,7 @@ def report(workspace: Workspace) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.seconds
 def test_more_of_the_same_is_not_drift(workspace: Workspace) -> None:
     found = judged(workspace, pictures(100, 2, 0, 1, 2), pictures(300, 1, 0, 1, 2), random_features())
     assert (found["verdict"], found["batch"]) == ("none", "0003")
@@ -149,6 +150,7 @@ def test_an_encoder_detects_a_new_class_that_image_statistics_miss(workspace: Wo
     assert sum(one["sha256"] in bags for one in found["novel"]) >= 6
 
 
+@pytest.mark.seconds
 def test_the_most_novel_images_are_named_and_drawn(workspace: Workspace) -> None:
     strange = encode(Image.fromarray(np.tri(16, dtype=np.uint8)[..., np.newaxis] * np.uint8([0, 0, 255])))
     known = pictures(200, 1, 0, 1)
@@ -163,6 +165,7 @@ def test_the_most_novel_images_are_named_and_drawn(workspace: Workspace) -> None
         assert (np.abs(colors.astype(int) - [0, 0, 255]).max(axis=1) < 30).any(), "the strangest is drawn"
 
 
+@pytest.mark.seconds
 def test_only_the_first_images_by_hash_are_compared(workspace: Workspace) -> None:
     block = {"reference_images": 100, "batch_images": 60}
     workspace.params.write_text(yaml.safe_dump(TINY_PARAMS | {"embedding_drift": block}))
@@ -202,6 +205,7 @@ def test_a_newest_batch_of_labels_alone_is_not_judged(workspace: Workspace) -> N
     assert (found["verdict"], found["batch"], found["batch_images"]) == ("not judged", "0003", 0)
 
 
+@pytest.mark.seconds
 def test_the_same_inputs_give_the_same_bytes(workspace: Workspace) -> None:
     names = ("embedding_drift.json", "novel.png")
     judged(workspace, pictures(80, 2, 0, 1), pictures(200, 1, 0, 1), random_features())
@@ -212,6 +216,7 @@ def test_the_same_inputs_give_the_same_bytes(workspace: Workspace) -> None:
     assert [(workspace.reports / name).read_bytes() for name in names] == first
 
 
+@pytest.mark.seconds
 def test_torch_and_dagster_are_not_needed() -> None:
     program = (
         "import pipeline.embedding_drift, sys; print({'torch', 'dagster', 'great_expectations'} & set(sys.modules))"

@@ -66,6 +66,7 @@ def test_what_is_missing_is_refused_with_the_fix_and_not_written(
     assert workspace.params.read_text() == before
 
 
+@pytest.mark.seconds
 def test_with_a_remote_none_is_missing(workspace: Workspace, tmp_path: Path) -> None:
     execute(workspace.root, "remote", "add", "--default", "here", str(tmp_path / "remote"))
     preflight.apply(workspace, {"release.require_remote": "true"})

@@ -88,6 +88,7 @@ def test_ordinary_words_short_values_and_paths_are_kept(monkeypatch: pytest.Monk
     assert redact(text) == text
 
 
+@pytest.mark.seconds
 def test_redacting_twice_equals_redacting_once() -> None:
     draw = random.Random(0)
     pieces = [

@@ -91,6 +91,7 @@ def test_only_the_given_stages_and_their_gates_run(graph: Workspace, capfd: pyte
     assert set(run(graph, ["finetune"]).stages) == {"finetune@0.01", "finetune@0.1"}
 
 
+@pytest.mark.seconds
 def test_a_failed_stage_is_one_line_and_nothing_runs_after_it(
     graph: Workspace, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,6 +104,7 @@ def test_a_failed_stage_is_one_line_and_nothing_runs_after_it(
     assert history(graph) == [dg.DagsterRunStatus.FAILURE]
 
 
+@pytest.mark.seconds
 def test_a_gate_that_does_not_pass_stops_the_run_and_says_why(graph: Workspace) -> None:
     (graph.root / "report").write_text(json.dumps(PRETRAIN | {"collapsed": True}), encoding="utf-8")
     with pytest.raises(
@@ -114,6 +116,7 @@ def test_a_gate_that_does_not_pass_stops_the_run_and_says_why(graph: Workspace) 
     assert history(graph) == [dg.DagsterRunStatus.FAILURE]
 
 
+@pytest.mark.seconds
 def test_every_gate_of_the_last_stage_that_fails_is_named_and_recorded(graph: Workspace) -> None:
     """Also for the first release: the second reason is not found only after a night of training for the first."""
     stage = {"cmd": "cp given reports/compare.json", "deps": ["given"], "metrics": ["reports/compare.json"]}
@@ -140,6 +143,7 @@ def test_every_gate_of_the_last_stage_that_fails_is_named_and_recorded(graph: Wo
     assert set(kept.gate.split(", ")) >= {"beats_baselines", "low_label", "size_budget"}
 
 
+@pytest.mark.seconds
 def test_errors_before_any_stage_keep_their_kind(graph: Workspace) -> None:
     with pytest.raises(DvcError, match="no stage 'train'"):
         run(graph, ["prepare", "train"])
@@ -196,6 +200,7 @@ def is_sleeping_in(process: psutil.Process, workspace: Workspace) -> bool:
     return False
 
 
+@pytest.mark.seconds
 def test_an_error_that_an_asset_shows_as_a_failure_keeps_its_kind(
     graph: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

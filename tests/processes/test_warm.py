@@ -37,6 +37,7 @@ def repository(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("start", [warm.cold, warm._start], ids=["cold", "warm"])
 def test_a_program_is_what_was_asked_for(
     repository: Path, start: Callable[..., int], monkeypatch: pytest.MonkeyPatch
@@ -73,6 +74,7 @@ def test_a_program_is_what_was_asked_for(
     process.stdout.close()
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("start", [warm.cold, warm._start], ids=["cold", "warm"])
 def test_a_killed_program_says_so_and_leaves_nothing(
     repository: Path, start: Callable[..., int], monkeypatch: pytest.MonkeyPatch

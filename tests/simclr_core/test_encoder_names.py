@@ -22,6 +22,7 @@ def test_they_are_known_without_torch() -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("name", "side"),
     [

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import psutil
+import pytest
 
 CHILD = (
     "import os, sys, time; from simclr_core.parent import die_with; die_with({parent}); print(os.getpid(), flush=True)"
@@ -17,6 +18,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.seconds
 def test_a_process_is_killed_with_its_parent() -> None:
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None

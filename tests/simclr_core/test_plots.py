@@ -66,6 +66,7 @@ def test_borders_frame_the_right_tiles(tmp_path: Path) -> None:
     assert picture[inside, plots.GAP + 5].tolist() == [255, 255, 255]
 
 
+@pytest.mark.seconds
 def test_photographs_of_any_shape_stay_below_the_limit(tmp_path: Path) -> None:
     shapes = [(300, 200, 3), (200, 300, 3), (64, 256, 3), (256, 256, 3)] * 3
     rows = [[RANDOM.integers(0, 256, shape, np.uint8) for shape in shapes] for _ in range(10)]
@@ -102,6 +103,7 @@ def test_a_scatter_of_any_number_of_classes_tells_them_apart(tmp_path: Path, cou
     assert (tmp_path / "map.png").stat().st_size <= plots.MAX_BYTES
 
 
+@pytest.mark.seconds
 def test_images_without_labels_are_gray(tmp_path: Path) -> None:
     plots.scatter(tmp_path / "map.png", POINTS, np.full(300, -1), ["cat"])
     assert all(max(pixel) - min(pixel) <= 2 for pixel in colors(tmp_path / "map.png"))

@@ -61,6 +61,7 @@ def two_buffers(rank: int) -> Tensor:
     return norm.running_mean
 
 
+@pytest.mark.seconds
 def test_each_rank_keeps_its_buffers(on_ranks: Any) -> None:
     """torch's default would replace those of rank 1 by those of rank 0."""
     first, second = on_ranks(2, two_buffers)

@@ -71,6 +71,7 @@ def test_every_process_of_a_launch_has_the_policy(tmp_path: Path) -> None:
     assert {spun for _, spun in policies} == {wait_policy.SPINS}
 
 
+@pytest.mark.seconds
 @pytest.mark.usefixtures("undecided")
 def test_the_tests_themselves_do_not_spin() -> None:
     policies, said = loaded(

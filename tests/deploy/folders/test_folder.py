@@ -91,6 +91,7 @@ def test_a_path_alone_is_one_path(encoder: Encoder, photos: Path, tmp_path: Path
         embed_files(encoder, str(photos / "0.png"), tmp_path / "out")
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("failpoint", "format", "done"),
     [
@@ -118,6 +119,7 @@ def test_after_sigkill_the_same_command_gives_the_same_bytes(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "out", "photos", "whole"]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("failpoint", ["artifact.renamed:kill", "folder.published:kill"])
 def test_a_kill_after_the_result_is_complete_loses_nothing(
     failpoint: str, bundle: Path, photos: Path, tmp_path: Path

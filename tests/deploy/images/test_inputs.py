@@ -196,6 +196,7 @@ def test_simultaneous_streams_do_not_mix(bundle: Path) -> None:
         assert list(threads.map(stream, range(6))) == [50] * 6
 
 
+@pytest.mark.seconds
 def test_a_stream_of_twenty_thousand_images_stays_in_bounded_memory(bundle: Path) -> None:
     program = """
 import sys, numpy as np, deploy

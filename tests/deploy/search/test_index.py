@@ -254,6 +254,7 @@ def test_duplicates_need_cosines() -> None:
             index.duplicates(threshold)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_every_search_uses_bounded_memory(dtype: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TILE", "COPIED", "GATHERED"):

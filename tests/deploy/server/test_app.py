@@ -188,6 +188,7 @@ def test_another_host_name_is_refused(bundle: Path) -> None:
         assert server.post("/v1/embed", IMAGE, Host="[::1]").status == 200
 
 
+@pytest.mark.seconds
 def test_each_answer_belongs_to_its_image(bundle: Path) -> None:
     pixels = [noise(seed, 9 + seed % 7, 11) for seed in range(60)]
     expected = [embedding_of(PREPROCESSING.apply(image)) for image in pixels]

@@ -194,6 +194,7 @@ def test_a_body_that_is_not_in_its_encoding_is_refused(shared: Running, encoding
     assert shared.service.held.now == 0
 
 
+@pytest.mark.seconds
 def test_a_bomb_is_never_inflated_past_the_limit(shared: Running) -> None:
     bomb = gzip.compress(b"\0" * 200_000_000, 9)
     assert len(bomb) < 200_000

@@ -115,6 +115,7 @@ def test_without_the_extra_the_error_says_what_to_install(bundle: Path, monkeypa
         build(options(bundle))
 
 
+@pytest.mark.seconds
 def test_the_command_serves(bundle: Path) -> None:
     with served(bundle, "--max-images", 3) as (process, port, lines):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)

@@ -80,6 +80,7 @@ WHOLE = head(len(IMAGE)) + IMAGE
 STUCK = (b"", b"POST /v1/em", head(len(IMAGE)), head(len(IMAGE)) + IMAGE[:99])
 
 
+@pytest.mark.seconds
 def test_stuck_clients_do_not_outlast_the_drain(bundle: Path) -> None:
     with running(bundle, Limits(drain_seconds=1)) as server, ExitStack() as stack:
         for number in range(20):

@@ -88,6 +88,7 @@ def test_extensions_and_trailers_count_as_part_of_the_body(bundle: Path, behind:
         assert sum(server.metric(f'simclr_connections_refused_total{{reason="{one}"}}') for one in refused) == 1
 
 
+@pytest.mark.seconds
 def test_chunks_of_a_byte_each_are_cut_off_and_small_chunks_are_not(bundle: Path) -> None:
     """Each chunk takes as long to parse as a kilobyte."""
     with running(bundle) as server:

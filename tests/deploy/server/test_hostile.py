@@ -62,6 +62,7 @@ def attack(server: Running, images: int, requests: int, seed: int) -> None:
         assert status_of(server.port, make_malformed(chance)) in ALLOWED | {None}
 
 
+@pytest.mark.seconds
 def test_damaged_images_and_requests_do_not_affect_other_clients(bundle: Path) -> None:
     check_survival(bundle, images=150, requests=150, rounds=1)
 

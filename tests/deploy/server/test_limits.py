@@ -229,6 +229,7 @@ def test_when_connections_run_out_the_one_that_is_idle_longest_makes_room(bundle
         assert server.metric('simclr_connections_refused_total{reason="too_many_connections"}') == 1
 
 
+@pytest.mark.seconds
 def test_connections_in_the_middle_of_a_request_make_room_when_they_stall(bundle: Path) -> None:
     with running(bundle, Limits(connections=3)) as server, ExitStack() as stack:
         for sent in (b"POST /v1/em", head(len(IMAGE)) + IMAGE[:50], head(len(IMAGE)) + IMAGE[:-1]):

@@ -42,6 +42,7 @@ def version(server: Running) -> str | None:
     return server.service.models.current.version
 
 
+@pytest.mark.seconds
 def test_current_names_the_model(registry: Path) -> None:
     expected = embedding_of(PREPROCESSING.apply(noise(1, 20, 30)))
     with running(registry, check=candidate.check) as server:
@@ -61,6 +62,7 @@ def test_current_names_the_model(registry: Path) -> None:
         assert [line["event"] for line in server.logged] == ["model changed"] * 2
 
 
+@pytest.mark.seconds
 def test_the_registry_is_watched(registry: Path) -> None:
     with running(registry) as server:
         server.service.models.watch()
@@ -113,6 +115,7 @@ def spoil(registry: Path, name: str) -> None:
         (registry / "CURRENT").unlink()
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", ["golden", "graph", "flipped byte", "no such version", "nonsense", "no pointer"])
 def test_an_unusable_version_is_refused_once_and_the_old_model_stays(registry: Path, name: str) -> None:
     with running(registry, check=candidate.check) as server:
@@ -216,6 +219,7 @@ def test_a_verdict_is_final_until_the_bundle_changes(registry: Path, monkeypatch
         assert server.metric(BEHIND.format("refused")) == 0
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("action", ["kill", "raise"])
 def test_a_trial_that_was_killed_once_passes_the_next_time(
     registry: Path, action: str, monkeypatch: pytest.MonkeyPatch

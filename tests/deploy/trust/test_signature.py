@@ -69,6 +69,7 @@ def signed(bundle: Path, commands: list[str]) -> Path:
     return bundle
 
 
+@pytest.mark.seconds
 def test_load_accepts_what_a_trusted_key_signed(signed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     signers = signed.parent / "signers"
     assert deploy.load(signed, trust=signers).verify().images == 3

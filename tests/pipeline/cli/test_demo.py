@@ -5,6 +5,7 @@ import io
 import tarfile
 from collections import Counter
 
+import pytest
 from PIL import Image
 
 from deploy.errors import ImageError
@@ -15,6 +16,7 @@ from pipeline.workspace import Workspace
 from tests.conftest import draw, encode
 
 
+@pytest.mark.seconds
 def test_the_sample_is_balanced_small_and_free_of_duplicates() -> None:
     assert ARCHIVE.stat().st_size < 6e6
     with tarfile.open(ARCHIVE) as archive:
@@ -26,6 +28,7 @@ def test_the_sample_is_balanced_small_and_free_of_duplicates() -> None:
     assert len({Image.open(io.BytesIO(data)).tobytes() for data in contents.values()}) == 10_000
 
 
+@pytest.mark.seconds
 def test_the_inbox_holds_the_sample_and_the_hard_cases(workspace: Workspace) -> None:
     fill_inbox(workspace)
     files = [path for path in workspace.inbox.rglob("*") if path.is_file()]

@@ -41,6 +41,7 @@ def test_without_arguments_the_help_is_shown_as_it_is_laid_out(
     assert "\n  doctor  " in shown
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -75,6 +76,7 @@ def test_outside_a_workspace_the_fix_is_named(tmp_path: Path, monkeypatch: pytes
     assert "make one with `simclr init DIR`" in capsys.readouterr().err
 
 
+@pytest.mark.seconds
 def test_init_then_ingest_then_status(
     tmp_path: Path, filled: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:

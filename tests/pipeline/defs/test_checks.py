@@ -128,6 +128,7 @@ def test_a_rejection_records_candidate_gate_reason_run_and_numbers(
     assert recorded == [candidate, "not_collapsed", evaluation.description, result.run_id, numbers]
 
 
+@pytest.mark.seconds
 def test_the_registry_records_the_rejection_by_each_gate(case: Case, candidate: str) -> None:
     result = check(case, "representation")
     assert not check(case, "size_budget").passed
@@ -139,6 +140,7 @@ def test_the_registry_records_the_rejection_by_each_gate(case: Case, candidate: 
     assert kept.metrics["knn/difference"] == -10
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("gate", "report"),
     [

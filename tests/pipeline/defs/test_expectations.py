@@ -80,6 +80,7 @@ def computed(folder: Path) -> list[str]:
     return [event.asset_key.path[-1] for event in result.get_asset_materialization_events() if event.asset_key]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("text", "continues"),
     [

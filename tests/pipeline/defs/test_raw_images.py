@@ -50,6 +50,7 @@ def version(materialization: dg.AssetMaterialization) -> str:
     return materialization.tags["dagster/data_version"]
 
 
+@pytest.mark.seconds
 def test_its_data_version_is_the_hash_that_dvc_tracks(filled: Workspace) -> None:
     first = materialize(filled)
     tracked = yaml.safe_load((filled.root / "data" / "raw.dvc").read_text())["outs"][0]
@@ -60,6 +61,7 @@ def test_its_data_version_is_the_hash_that_dvc_tracks(filled: Workspace) -> None
     assert (reported(again)["new_images"], reported(again)["batch"]) == (0, "nothing new")
 
 
+@pytest.mark.seconds
 def test_an_empty_inbox_is_unchanged_after_the_first_ingest_and_an_error_before(filled: Workspace) -> None:
     with pytest.raises(dg.Failure, match="nothing to ingest"):
         materialize(filled, sources=["inbox/nothing-here/*"])
@@ -69,6 +71,7 @@ def test_an_empty_inbox_is_unchanged_after_the_first_ingest_and_an_error_before(
     assert version(materialize(filled)) == version(first)
 
 
+@pytest.mark.seconds
 def test_settings_from_the_launchpad_are_written_before_anything_runs(filled: Workspace) -> None:
     changes = {"pretrain": {"temperature": 0.2}, "overrides": {"pretrain.epochs": "7"}}
     materialize(filled, sources=["inbox/labeled"], **changes)
@@ -87,6 +90,7 @@ def test_a_run_does_not_start_on_a_disk_that_is_nearly_full(filled: Workspace) -
     assert not filled.raw.exists()
 
 
+@pytest.mark.seconds
 def test_new_images_are_in_the_remote_before_anything_is_computed(filled: Workspace, tmp_path: Path) -> None:
     client.execute(filled.root, "remote", "add", "--default", "store", str(tmp_path / "store"))
     digest = version(materialize(filled))
@@ -97,6 +101,7 @@ def test_new_images_are_in_the_remote_before_anything_is_computed(filled: Worksp
     assert {"data/raw.dvc", "params.yaml", "overrides.csv"} <= set(listed.stdout.splitlines())
 
 
+@pytest.mark.seconds
 def test_a_remote_that_is_away_is_reported_once_and_stops_nothing(
     filled: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,6 +127,7 @@ def git_run(workspace: Workspace) -> str:
     return name
 
 
+@pytest.mark.seconds
 def test_without_sources_the_sources_of_the_triggers_are_used(filled: Workspace) -> None:
     params = yaml.safe_load(filled.params.read_text())
     params["retraining"]["sources"] = ["inbox/labeled", "inbox/test"]
@@ -129,6 +135,7 @@ def test_without_sources_the_sources_of_the_triggers_are_used(filled: Workspace)
     assert reported(materialize(filled))["new_images"] == 16
 
 
+@pytest.mark.seconds
 def test_a_run_is_tagged_with_the_digest_of_its_images(filled: Workspace) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         materialize(filled, instance)
@@ -148,6 +155,7 @@ def test_a_run_on_another_source_does_not_need_those_of_the_triggers(filled: Wor
         assert DATA not in run.tags
 
 
+@pytest.mark.seconds
 def test_a_run_removes_expired_decisions_and_restores_a_missing_file(filled: Workspace) -> None:
     today = date.today()
     yesterday, tomorrow = today - timedelta(days=1), today + timedelta(days=1)
@@ -181,6 +189,7 @@ def interrupted(filled: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace
     return filled
 
 
+@pytest.mark.seconds
 def test_an_interrupted_pretraining_is_finished_before_new_images_come(
     interrupted: Workspace, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -201,6 +210,7 @@ def test_an_interrupted_pretraining_is_finished_before_new_images_come(
     assert reported(materialize(interrupted))["batch"] == "0002"
 
 
+@pytest.mark.seconds
 def test_nothing_waits_that_a_person_wants_now_or_that_begins_again_anyway(
     interrupted: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +225,7 @@ def test_nothing_waits_that_a_person_wants_now_or_that_begins_again_anyway(
     assert reported(materialize(interrupted, overrides={"pretrain.seed": "5"}))["batch"] == "0004"
 
 
+@pytest.mark.seconds
 def test_a_pretraining_that_never_gets_further_does_not_keep_new_images_away(interrupted: Workspace) -> None:
     put(interrupted, "unlabeled/new.png", encode(draw(0, 999)))
     batches = [reported(materialize(interrupted))["batch"] for _ in range(unfinished.TRIES + 1)]
@@ -237,6 +248,7 @@ def left_to_do(monkeypatch: pytest.MonkeyPatch, workspace: Workspace, *stages: s
     )
 
 
+@pytest.mark.seconds
 def test_a_run_that_was_interrupted_after_pretraining_is_finished_before_new_images_come(
     evaluating: Workspace, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,6 +278,7 @@ def test_nothing_waits_for_a_run_whose_pretraining_begins_again_anyway(
     assert reported(materialize(evaluating))["batch"] == "0002"
 
 
+@pytest.mark.seconds
 def test_a_run_of_other_batches_or_one_that_ends_earlier_keeps_no_image_away(evaluating: Workspace) -> None:
     put(evaluating, "unlabeled/new.png", encode(draw(0, 999)))
     ingest(evaluating)  # the batches are no longer those of the run
@@ -290,6 +303,7 @@ def launch(workspace: Workspace, selection: Sequence[dg.AssetKey] | None = None)
     return reported(materialization)
 
 
+@pytest.mark.seconds
 def test_a_run_that_gets_no_further_after_pretraining_keeps_new_images_away_three_times(evaluating: Workspace) -> None:
     put(evaluating, "unlabeled/new.png", encode(draw(0, 999)))
     batches = [reported(materialize(evaluating))["batch"] for _ in range(unfinished.TRIES + 1)]

@@ -181,6 +181,7 @@ def test_an_unreadable_cursor_is_ignored(filled: Workspace, instance: dg.Dagster
     assert isinstance(tick(filled, instance, cursor)[0], dg.RunRequest)
 
 
+@pytest.mark.seconds
 def test_only_new_images_start_a_run_after_one_has_finished(filled: Workspace, persistent: dg.DagsterInstance) -> None:
     configure(filled, min_new_images=1)
     digest = survey(filled, ["inbox"]).digest
@@ -191,6 +192,7 @@ def test_only_new_images_start_a_run_after_one_has_finished(filled: Workspace, p
     assert isinstance(tick(filled, persistent)[0], dg.RunRequest)
 
 
+@pytest.mark.seconds
 def test_after_a_failed_run_only_a_person_or_new_images_start_another(
     filled: Workspace, persistent: dg.DagsterInstance
 ) -> None:

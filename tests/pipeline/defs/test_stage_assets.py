@@ -124,6 +124,7 @@ def test_data_versions_are_the_hashes_of_dvc_lock(computed: Computed) -> None:
     assert event.tags["dagster/input_data_version/data/prepared"] == locked(computed.workspace)[PREPARED]
 
 
+@pytest.mark.seconds
 def test_unchanged_stages_are_skipped_and_deleted_outputs_restored_without_training(
     computed: Computed, tmp_path: Path
 ) -> None:
@@ -194,6 +195,7 @@ def test_reports_without_usable_numbers_show_none(graph: Workspace, text: str | 
     assert numbers(graph, load(graph.root).stages[1]) == {}
 
 
+@pytest.mark.seconds
 def test_a_failed_stage_stops_its_dependents(graph: Workspace) -> None:
     (graph.root / "pretrain.fault").write_text("no luck today")
     result = materialize(graph)

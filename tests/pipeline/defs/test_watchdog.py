@@ -37,6 +37,7 @@ def test_it_rests_while_no_trigger_is_on(workspace: Workspace, instance: dg.Dags
     assert sent == []
 
 
+@pytest.mark.seconds
 def test_it_beats_while_all_is_well_and_alerts_when_a_source_is_gone(
     workspace: Workspace, instance: dg.DagsterInstance, sent: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,7 @@ def lines_of(workspace: Workspace, stage: str) -> tuple[Outcome, list[str], list
     return outcome, events, output
 
 
+@pytest.mark.seconds
 def test_it_runs_skips_and_restores(graph: Workspace) -> None:
     assert lines_of(graph, "prepare")[0] is Outcome.EXECUTED
     assert lines_of(graph, "prepare")[0] is Outcome.SKIPPED
@@ -53,6 +54,7 @@ def test_it_runs_skips_and_restores(graph: Workspace) -> None:
     assert lines_of(graph, "prepare")[0] is Outcome.EXECUTED
 
 
+@pytest.mark.seconds
 def test_events_and_output_are_passed_on_and_kept(graph: Workspace) -> None:
     repro(graph.root, "prepare")
     _, events, output = lines_of(graph, "pretrain")
@@ -70,6 +72,7 @@ def test_only_the_given_stage_of_a_matrix_runs(graph: Workspace) -> None:
     assert [path.name for path in (graph.root / "models" / "finetuned").iterdir() if path.is_dir()] == ["0.01"]
 
 
+@pytest.mark.seconds
 def test_python_in_dvc_yaml_is_this_python_and_ignores_what_is_in_the_workspace(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,6 +117,7 @@ def test_a_failed_stage_is_named_with_its_last_line(workspace: Workspace, comman
     assert "\n" not in message
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("graph_text", "stage", "cause"),
     [
@@ -145,6 +149,7 @@ def test_a_stage_that_hangs_is_stopped_with_all_its_processes(
         pass
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("missing", "advice"), [("data/raw", "`simclr ingest`"), ("models/champion", "`simclr run --select champion`")]
 )
@@ -214,6 +219,7 @@ def test_a_changed_block_of_params_is_named(workspace: Workspace, monkeypatch: p
     }
 
 
+@pytest.mark.seconds
 def test_changed_stages_names_the_reasons(graph: Workspace) -> None:
     repro(graph.root, "prepare")
     assert "prepare" not in changed_stages(graph.root)
@@ -238,6 +244,7 @@ def test_the_second_client_learns_which_process_holds_the_workspace(graph: Works
     assert repro(graph.root, "prepare").outcome is Outcome.EXECUTED
 
 
+@pytest.mark.seconds
 def test_a_stage_holds_the_workspace_also_when_its_client_is_killed(workspace: Workspace) -> None:
     write_stage(workspace, 'echo started >> "$SIMCLR_EVENTS"; exec sleep 600')
     client = start_client(workspace, "s")
@@ -290,6 +297,7 @@ def alive(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.seconds
 def test_an_exception_leaves_no_process_that_ignores_signals(stubborn: Workspace) -> None:
     def fail(_: str) -> None:
         raise RuntimeError("the thread of the op was stopped")
@@ -318,6 +326,7 @@ def test_a_process_in_another_session_is_not_waited_for(workspace: Workspace) ->
     assert not [pid for pid in pids_of(workspace) if alive(pid)]
 
 
+@pytest.mark.seconds
 def test_processes_left_by_a_failed_stage_are_killed(workspace: Workspace) -> None:
     (workspace.root / "stubborn.py").write_text(STUBBORN)
     write_stage(workspace, "python stubborn.py worker & until test -s pids; do :; done; exit 7")
@@ -327,6 +336,7 @@ def test_processes_left_by_a_failed_stage_are_killed(workspace: Workspace) -> No
     assert not [pid for pid in pids_of(workspace) if alive(pid)]
 
 
+@pytest.mark.seconds
 def test_a_stage_that_handles_sigterm_has_time_to_save(workspace: Workspace) -> None:
     script = (
         "import os, signal\n"

@@ -80,6 +80,7 @@ def test_the_digest_depends_only_on_the_definition_of_the_stage(
     assert (before != after) is changes
 
 
+@pytest.mark.seconds
 def test_the_lock_gives_the_hash_of_every_output(graph: Workspace) -> None:
     prepare, pretrain, *_ = load(graph.root).stages
     with pytest.raises(DvcError, match="has no result of stage prepare; run it with `simclr run --select prepare`"):
@@ -160,6 +161,7 @@ def test_a_folder_without_dvc_is_refused(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+@pytest.mark.seconds
 def test_a_workspace_that_lost_its_git_repository_says_what_to_do(workspace: Workspace) -> None:
     shutil.rmtree(workspace.root / ".git")
 

@@ -208,6 +208,7 @@ def test_a_hanging_measurement_fails_the_gate_without_a_rejection(
     assert "not measured within 600 s" in verdict.description
 
 
+@pytest.mark.seconds
 def test_the_gates_read_the_fields_that_the_stages_write(case: Case) -> None:
     """Real bundles, the real comparison, the real measurement. 40 test images are too few to rule anything out."""
     workspace = write_prepared(case.folder, train=80, test=40, labeled=0.75)
@@ -225,6 +226,7 @@ def test_the_gates_read_the_fields_that_the_stages_write(case: Case) -> None:
     assert json.loads((workspace / LATENCY).read_text())["champion"] is None, "measured again, for another champion"
 
 
+@pytest.mark.seconds
 def test_a_bundle_that_was_tampered_with_is_not_measured(case: Case) -> None:
     write_prepared(case.folder, train=8, test=6)
     encoders.put_bundle(case.folder / "models" / "bundle", encoders.mixing(1), encoders.CANDIDATE)

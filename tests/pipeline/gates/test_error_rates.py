@@ -11,6 +11,7 @@ RATE = 1 - LIMITS.confidence
 CHANCE = 4 * math.sqrt(RATE * (1 - RATE) / ROUNDS)  # of this many rounds: a right gate fails once in 30,000
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("images", [50, 200, 1000])
 @pytest.mark.parametrize("name", GATES)
 def test_with_no_true_difference_the_wrong_verdict_is_as_rare_as_stated(name: str, images: int) -> None:
@@ -19,6 +20,7 @@ def test_with_no_true_difference_the_wrong_verdict_is_as_rare_as_stated(name: st
     assert shares(judge, images, 0.0, ROUNDS)[wrong] <= RATE + CHANCE
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", GATES)
 def test_twice_the_smallest_difference_is_found_or_the_gate_is_undecided(name: str) -> None:
     judge, smallest = GATES[name]

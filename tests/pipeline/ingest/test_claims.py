@@ -54,6 +54,7 @@ def forget_sources(workspace: Workspace) -> None:
         (batch / OCCURRENCES).write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("unnamed", [False, True], ids=["this version", "by an earlier version"])
 @pytest.mark.parametrize(
     ("before", "now", "verdict", "change"),
@@ -83,6 +84,7 @@ def test_the_place_of_an_image_now_says_what_it_is(
     assert lay(workspace, {before: IMAGE}).batch is None
 
 
+@pytest.mark.seconds
 def test_a_label_put_back_reaches_the_manifest(filled: Workspace) -> None:
     images = [filled.inbox / "labeled" / "cross" / "1.png", filled.inbox / "test" / "cross" / "1.png"]
     hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in images]
@@ -121,6 +123,7 @@ def test_one_of_two_contradictory_labels_taken_out_settles_it(workspace: Workspa
     assert verdicts(workspace)[SHA256] == ("train", ("circle",))
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("unnamed", [False, True], ids=["this version", "by an earlier version"])
 def test_an_emptied_inbox_loses_no_label(workspace: Workspace, unnamed: bool) -> None:
     lay(workspace, {"labeled/cross/4.png": IMAGE, "test/circle/5.png": OTHER})
@@ -141,6 +144,7 @@ def test_a_class_gone_from_the_inbox_is_mentioned(workspace: Workspace) -> None:
     assert gone.batch is None
 
 
+@pytest.mark.seconds
 def test_a_blank_label_removes_one_and_a_missing_row_does_not(workspace: Workspace) -> None:
     files = {"a.png": IMAGE, "b.png": OTHER}
     lay(workspace, files | {"labels.csv": b"path,label\na.png,cat\nb.png,dog\n"})
@@ -165,6 +169,7 @@ def test_a_file_that_is_being_written_takes_no_label_away(workspace: Workspace) 
     assert verdicts(workspace)[SHA256] == ("train", ("cross",))
 
 
+@pytest.mark.seconds
 def test_sources_do_not_take_back_what_others_say(workspace: Workspace) -> None:
     lay(workspace, {"labeled/cross/4.png": IMAGE})
     assert lay(workspace, {"4.png": IMAGE}, "camera").batch is None, "an unlabeled copy claims nothing"
@@ -188,6 +193,7 @@ def test_a_glob_that_sees_a_part_takes_nothing_back(workspace: Workspace) -> Non
     assert verdicts(workspace)[SHA256] == ("train", ("cross",))
 
 
+@pytest.mark.seconds
 def test_without_stamps_nothing_of_an_earlier_version_is_taken_back(workspace: Workspace) -> None:
     lay(workspace, {"labeled/cross/4.png": IMAGE})
     forget_sources(workspace)
@@ -207,6 +213,7 @@ def test_a_workspace_of_an_earlier_version_stays_as_it_is(filled: Workspace) -> 
     assert (known.batch, known.known, known.changes) == (None, 40, ())
 
 
+@pytest.mark.seconds
 def test_ingest_and_validation_agree_on_what_holds(tmp_path: Path) -> None:
     """Any history, with batches of an earlier version before those that record the source."""
     chance = random.Random(0)
@@ -235,6 +242,7 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("folder", ["labeled/cross", "test/cross"])
 def test_a_file_that_is_overwritten_takes_the_place_of_what_it_held(workspace: Workspace, folder: str) -> None:
     lay(workspace, {f"{folder}/4.png": IMAGE, f"{folder}/5.png": SIBLING})
@@ -289,6 +297,7 @@ def test_a_folder_that_is_filled_again_with_the_same_names_loses_nothing(workspa
     assert lay(workspace, again).changes == ()
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("validated", [False, True])
 def test_an_image_put_back_counts_although_a_copy_of_it_was_labeled_otherwise(
     workspace: Workspace, validated: bool
@@ -307,6 +316,7 @@ def test_an_image_put_back_counts_although_a_copy_of_it_was_labeled_otherwise(
     assert accepted.select("split", "label").rows() == [("train", "circle")]
 
 
+@pytest.mark.seconds
 def test_an_image_put_back_whose_label_holds_needs_no_new_batch(workspace: Workspace) -> None:
     files = {f"labeled/circle/{number}.png": encode(draw(number % 4, number)) for number in range(10, 14)}
     lay(workspace, files)

@@ -84,6 +84,7 @@ def test_equal_files_of_one_ingest_are_stored_once_and_named_twice(workspace: Wo
     assert [path for _, path, _, _ in read_files(workspace.raw / "0001")] == ["unlabeled/a.png", "unlabeled/b.png"]
 
 
+@pytest.mark.seconds
 def test_batches_continue_after_one_was_removed(filled: Workspace) -> None:
     for number in range(3):
         put(filled, f"unlabeled/new {number}.png", encode(draw(0, 900 + number)))
@@ -97,6 +98,7 @@ def test_batches_continue_after_one_was_removed(filled: Workspace) -> None:
     assert [batch.name for batch in batches(filled.raw)] == ["0001", "0003", "0004", "0005"]
 
 
+@pytest.mark.seconds
 def test_bytes_that_only_a_removed_batch_held_are_ingested_again(workspace: Workspace) -> None:
     """A later batch lists them without bytes, because their label changed."""
     path = put(workspace, "labeled/cross/a.png", encode(draw(0, 1)))
@@ -246,6 +248,7 @@ def test_a_kill_at_any_point_leaves_no_partial_batch(filled: Workspace, failpoin
     assert (filled.root / "data" / "raw.dvc").exists()
 
 
+@pytest.mark.seconds
 def test_a_full_disk_is_one_line_and_loses_nothing(filled: Workspace) -> None:
     command = [sys.executable, "-m", "pipeline", "--workspace", str(filled.root), "ingest"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "SIMCLR_FAILPOINT": "ingest.tar:enospc"}

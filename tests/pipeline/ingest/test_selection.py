@@ -74,6 +74,7 @@ def test_a_table_may_name_what_is_left_out(workspace: Workspace) -> None:
     assert not [line for line in result.understood if "names no file" in line or "name no file" in line]
 
 
+@pytest.mark.seconds
 def test_what_was_ingested_before_stays_with_its_label_and_is_named(filled: Workspace) -> None:
     ingest(filled)
     select(filled, exclude=["labeled/"])
@@ -88,6 +89,7 @@ def test_what_was_ingested_before_stays_with_its_label_and_is_named(filled: Work
     assert (result.batch, result.changes) == (None, ())
 
 
+@pytest.mark.seconds
 def test_the_first_run_keeps_the_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline import workspace as workspaces
     from pipeline.proposal import choose

@@ -122,6 +122,7 @@ def test_links_pipes_and_sockets_are_named_and_never_opened(hostile: Workspace, 
     assert Path("/etc/hostname").read_bytes() not in [data for _, _, data in read_bytes(hostile.raw)]
 
 
+@pytest.mark.seconds
 def test_devices_are_named_and_never_opened(workspace: Workspace) -> None:
     listed = list_source(workspace.root, "/dev", settle_seconds=0.0)
     assert {"'null' is not a regular file", "'zero' is not a regular file"} <= set(listed.skipped)

@@ -69,6 +69,7 @@ def assert_undone(workspace: Workspace, first: dict[str, str | None]) -> None:
     assert not client.changed_stages(workspace.root).get("data/raw.dvc")
 
 
+@pytest.mark.seconds
 def test_images_and_labels_go_and_do_not_come_back(filled: Workspace) -> None:
     ingest(filled)
     first = labels(filled)
@@ -88,6 +89,7 @@ def test_images_and_labels_go_and_do_not_come_back(filled: Workspace) -> None:
     assert undo(filled, "0002") == ["batch 0002: nothing of it is in use, it was undone before"]
 
 
+@pytest.mark.seconds
 def test_what_later_batches_said_of_its_images_is_undone_as_well(mistaken: Workspace) -> None:
     first = {sha256: label for sha256, label in labels(mistaken).items() if sha256 not in (digest(CAT), digest(DOG))}
     first[digest((mistaken.inbox / "unlabeled/camera 0/000.png").read_bytes())] = None
@@ -100,6 +102,7 @@ def test_what_later_batches_said_of_its_images_is_undone_as_well(mistaken: Works
     assert [count_contents(batch) for batch in batches(mistaken.raw)] == [40, 0, 1]
 
 
+@pytest.mark.seconds
 def test_redo_takes_them_again_with_what_the_sources_say_now(mistaken: Workspace) -> None:
     before = labels(mistaken)
     undo(mistaken, "0002")
@@ -112,6 +115,7 @@ def test_redo_takes_them_again_with_what_the_sources_say_now(mistaken: Workspace
         redo(mistaken, "0002")
 
 
+@pytest.mark.seconds
 def test_a_file_moved_to_another_class_is_taken_and_counts_from_then_on(filled: Workspace) -> None:
     ingest(filled)
     path = put(filled, "labeled/circle/cat.png", CAT)
@@ -125,6 +129,7 @@ def test_a_file_moved_to_another_class_is_taken_and_counts_from_then_on(filled: 
     assert labels(filled)[digest(CAT)] == "circle"
 
 
+@pytest.mark.seconds
 def test_a_copy_in_another_source_is_taken(filled: Workspace, tmp_path: Path) -> None:
     ingest(filled)
     put(filled, "unlabeled/cat.png", CAT)
@@ -136,6 +141,7 @@ def test_a_copy_in_another_source_is_taken(filled: Workspace, tmp_path: Path) ->
     assert ingest(filled, ["inbox", str(tmp_path / "other")]).new_images == 1
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("place", PLACES)
 def test_killed_anywhere_it_is_whole_or_not_begun(mistaken: Workspace, place: str) -> None:
     first = {sha256: label for sha256, label in labels(mistaken).items() if sha256 not in (digest(CAT), digest(DOG))}
@@ -153,6 +159,7 @@ def test_killed_anywhere_it_is_whole_or_not_begun(mistaken: Workspace, place: st
     assert_undone(mistaken, first)
 
 
+@pytest.mark.seconds
 def test_a_release_that_has_it_is_named_and_keeps_it(mistaken: Workspace) -> None:
     tag = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
     for arguments in (["add", "--all"], ["commit", "-qm", "a release"], ["tag", "simclr-encoder@v0.0.1"]):
@@ -164,6 +171,7 @@ def test_a_release_that_has_it_is_named_and_keeps_it(mistaken: Workspace) -> Non
     assert digest(CAT) in labels(mistaken), "an earlier data/raw.dvc brings it back"
 
 
+@pytest.mark.seconds
 def test_a_purge_leaves_no_path_in_what_was_undone(mistaken: Workspace) -> None:
     undo(mistaken, "0002")
     purge(mistaken, [digest(CAT)], "ada", "consent withdrawn")
@@ -172,6 +180,7 @@ def test_a_purge_leaves_no_path_in_what_was_undone(mistaken: Workspace) -> None:
     ] == []
 
 
+@pytest.mark.seconds
 def test_the_command_names_the_batches_and_refuses_a_mixture(
     mistaken: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -64,6 +64,7 @@ def working_dvc(workspace: Workspace, tmp_path: Path) -> Iterator[int]:
         yield process.pid
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("text", ["", '{"read": {"/a": [{"pid": 1', '{"write": {"/a": {"cmd": "x"}}}', "[1]", "null"])
 def test_a_corrupt_rwlock_is_found_and_rebuilt(workspace: Workspace, text: str) -> None:
     path = write_rwlock(workspace, text)
@@ -133,6 +134,7 @@ def test_the_lock_of_dvc_on_the_whole_workspace(workspace: Workspace) -> None:
     assert found.fix.startswith(f"rm '{path}'")
 
 
+@pytest.mark.seconds
 def test_remotes_without_verification_are_reported(workspace: Workspace, tmp_path: Path) -> None:
     none = seen(workspace, "remote")
     assert none.healthy
@@ -183,6 +185,7 @@ def test_leftovers_of_killed_processes_are_removed(workspace: Workspace) -> None
     assert seen(workspace, "leftovers").detail == "none"
 
 
+@pytest.mark.seconds
 def test_the_budgets_of_params_yaml_are_compared_with_the_disk(workspace: Workspace) -> None:
     assert not seen(workspace, "usage").warning
     params = yaml.safe_load(workspace.params.read_text())

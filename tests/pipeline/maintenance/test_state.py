@@ -44,6 +44,7 @@ def branches(root: Path) -> list[str]:
     return git(root, "for-each-ref", "--format=%(refname:strip=2)", "refs/heads/runs").splitlines()
 
 
+@pytest.mark.seconds
 def test_a_run_is_restored_from_origin_and_remote_alone(computed: Workspace, tmp_path: Path) -> None:
     before = (git(computed.root, "rev-parse", "HEAD"), git(computed.root, "status", "--porcelain"))
     assert keep(computed, "11111111-a") is None
@@ -59,6 +60,7 @@ def test_a_run_is_restored_from_origin_and_remote_alone(computed: Workspace, tmp
     assert branches(computed.root) == ["runs/11111111"], "nothing has changed since"
 
 
+@pytest.mark.seconds
 def test_a_run_has_one_commit_however_often_it_is_kept(computed: Workspace) -> None:
     keep(computed, "11111111-a")
     override(computed, {"pretrain.epochs": "3"})
@@ -67,6 +69,7 @@ def test_a_run_has_one_commit_however_often_it_is_kept(computed: Workspace) -> N
     assert "epochs: 3" in git(computed.root, "show", "runs/11111111:params.yaml")
 
 
+@pytest.mark.seconds
 def test_a_remote_that_is_away_stops_nothing_and_gets_everything_later(computed: Workspace, tmp_path: Path) -> None:
     away = tmp_path / "away"
     shutil.rmtree(store(computed), ignore_errors=True)
@@ -95,6 +98,7 @@ def test_a_busy_workspace_is_kept_by_the_next_stage(computed: Workspace) -> None
     assert branches(computed.root) == ["runs/11111111"]
 
 
+@pytest.mark.seconds
 def test_an_origin_that_is_away_is_said_and_gets_it_later(computed: Workspace, tmp_path: Path) -> None:
     origin(computed).rename(tmp_path / "away.git")
     missing = keep(computed, "11111111-a")
@@ -105,6 +109,7 @@ def test_an_origin_that_is_away_is_said_and_gets_it_later(computed: Workspace, t
     assert branches(origin(computed)) == ["runs/11111111"]
 
 
+@pytest.mark.seconds
 def test_a_secret_in_the_configuration_is_not_committed(computed: Workspace) -> None:
     dvc(computed.root, "remote", "add", "other", "s3://bucket/other")
     dvc(computed.root, "remote", "modify", "other", "secret_access_key", "hunter2")
@@ -112,6 +117,7 @@ def test_a_secret_in_the_configuration_is_not_committed(computed: Workspace) -> 
     assert "hunter2" not in git(computed.root, "show", "runs/11111111:.dvc/config")
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("place", ["state.committed", "state.sent"])
 def test_killed_anywhere_the_next_run_completes_it(computed: Workspace, place: str) -> None:
     code = (
@@ -126,6 +132,7 @@ def test_killed_anywhere_the_next_run_completes_it(computed: Workspace, place: s
     assert branches(origin(computed)) == ["runs/11111111"]
 
 
+@pytest.mark.seconds
 def test_gc_retires_old_runs_here_and_on_the_origin(computed: Workspace) -> None:
     override(computed, {"storage.keep_runs": "1"})
     keep(computed, "11111111-a")

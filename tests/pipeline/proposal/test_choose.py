@@ -39,6 +39,7 @@ def invoke(*arguments: str, answer: str | None = None) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
+@pytest.mark.seconds
 def test_a_workspace_is_made_with_what_was_proposed(tmp_path: Path, pictures: Path) -> None:
     code, shown = invoke("init", str(tmp_path / "new"), "--from", str(pictures), "--yes")
     assert code == 0, shown
@@ -73,6 +74,7 @@ def test_options_that_exclude_each_other_are_refused(tmp_path: Path, arguments: 
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.seconds
 def test_the_first_run_chooses_and_later_ones_do_not(tmp_path: Path, pictures: Path) -> None:
     assert invoke("init", str(tmp_path / "new"))[0] == 0
     workspace = Workspace(tmp_path / "new")
@@ -87,6 +89,7 @@ def test_the_first_run_chooses_and_later_ones_do_not(tmp_path: Path, pictures: P
     assert choose_at_first_run(workspace) == []
 
 
+@pytest.mark.seconds
 def test_too_few_images_leave_the_choice_for_later(tmp_path: Path) -> None:
     workspace = workspaces.create(tmp_path / "new", "auto")
     fill(workspace.inbox, "unlabeled/{}.jpg", 10, lambda: photograph(120, 90))

@@ -64,6 +64,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collections, "isolated_map", look)
 
 
+@pytest.mark.seconds
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize(("make", "expected"), CASES.values(), ids=list(CASES))
 def test_the_proposal_is_sensible(tmp_path: Path, make: Folder, expected: Expected) -> None:

@@ -125,6 +125,7 @@ def assert_gone(workspace: Workspace, canonical: bytes) -> None:
     assert not list(workspace.raw.glob(".*"))
 
 
+@pytest.mark.seconds
 def test_no_file_holds_it_any_more_and_the_next_run_works(made: Workspace, ingested: tuple[Path, bytes]) -> None:
     before = {sha256 for _, sha256, _ in read_bytes(made.raw)}
     assert len(holders(made, UNWANTED, ingested[1])) > 5, "the search finds it before"
@@ -149,6 +150,7 @@ def test_no_file_holds_it_any_more_and_the_next_run_works(made: Workspace, inges
     assert holders(made, UNWANTED, ingested[1]) == []
 
 
+@pytest.mark.seconds
 def test_files_of_the_sources_are_named_and_left(made: Workspace) -> None:
     ingest(made)  # it remembers the files of this copy of the workspace too
     (done,) = purge(made, [HASH], "ada", "consent withdrawn")
@@ -173,6 +175,7 @@ def test_killed_anywhere_it_completes(made: Workspace, ingested: tuple[Path, byt
     assert_gone(made, ingested[1])
 
 
+@pytest.mark.seconds
 def test_a_remote_that_is_away_is_cleaned_later(made: Workspace, ingested: tuple[Path, bytes]) -> None:
     store = made.root.parent / "store"
     store.rename(made.root.parent / "away")
@@ -188,6 +191,7 @@ def test_a_remote_that_is_away_is_cleaned_later(made: Workspace, ingested: tuple
     assert purged.unreached(made.root) == []
 
 
+@pytest.mark.seconds
 def test_what_was_never_ingested_is_refused_when_it_comes(made: Workspace) -> None:
     data = encode(draw(3, 999))
     (done,) = purge(made, [hashlib.sha256(data).hexdigest()], "ada", "consent withdrawn")
@@ -202,6 +206,7 @@ def test_a_clone_without_its_batches_says_how_to_get_them(made: Workspace) -> No
         purge(made, [HASH], "ada", "consent withdrawn")
 
 
+@pytest.mark.seconds
 def test_the_command_wants_a_reason(made: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(made.root)
     with pytest.raises(Exception, match="--why"):

@@ -98,6 +98,7 @@ def test_the_constants_are_those_of_the_papers(tmp_path: Path) -> None:
     assert (medical.augmentation.grayscale, medical.augmentation.blur) == (0, 0)
 
 
+@pytest.mark.seconds
 def test_a_workspace_starts_with_its_recipe(tmp_path: Path) -> None:
     made = workspaces.create(tmp_path / "photographs", recipe="imagenet-r50")
     assert made.params.read_text(encoding="utf-8") == recipe.params_of("imagenet-r50", BASE)

@@ -65,6 +65,7 @@ def test_a_bundle_missing_in_the_registry_comes_from_the_cache_or_the_remote(thi
     assert deploy.load(released.root / "registry").info["name"] == "encoder 2"
 
 
+@pytest.mark.seconds
 def test_a_version_whose_bundle_is_lost_is_not_tagged(released: Workspace) -> None:
     shutil.rmtree(released.root / "registry" / "v0.0.1")
     shutil.rmtree(released.root / ".dvc" / "cache")
@@ -131,6 +132,7 @@ def test_only_one_switch_runs_at_a_time(released: Workspace) -> None:
     assert rollback(released).changed
 
 
+@pytest.mark.seconds
 def test_listing_and_diff_are_readable_tables(third: Workspace) -> None:
     released = third
     open_registry(released).reject("abcabcabcabc", "representation", "kNN lost 5 points", "run 7", {})

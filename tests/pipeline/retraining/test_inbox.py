@@ -98,6 +98,7 @@ def test_images_ingested_by_hand_wait_until_they_are_trained_on(filled: Workspac
     assert survey(filled, INBOX).untrained == 0
 
 
+@pytest.mark.seconds
 def test_a_batch_in_place_of_one_that_was_removed_waits(filled: Workspace) -> None:
     """The number of batches is that of before, and so is the number of files."""
     for number in (998, 999):
@@ -157,6 +158,7 @@ def test_a_file_changed_a_tick_before_its_listing_is_not_stamped(
     assert ingest(filled).known == 40
 
 
+@pytest.mark.seconds
 def test_a_file_put_back_is_news(filled: Workspace) -> None:
     """With the stamp that it had there before."""
     there, elsewhere = (filled.inbox / "labeled" / name / "1.png" for name in ("cross", "circle"))
@@ -249,6 +251,7 @@ def rows(workspace: Workspace) -> int:
     return int(count)
 
 
+@pytest.mark.seconds
 def test_a_source_that_is_listed_no_more_is_forgotten_after_a_quarter(
     filled: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,6 +269,7 @@ def test_a_source_that_is_listed_no_more_is_forgotten_after_a_quarter(
     assert rows(filled) == 41
 
 
+@pytest.mark.seconds
 def test_files_that_are_gone_are_forgotten_but_for_one_row_of_each_that_has_a_label(filled: Workspace) -> None:
     ingest(filled)
     for night in range(4):  # a camera's folder is emptied every night
@@ -299,6 +303,7 @@ def test_a_wrong_hash_in_the_store_loses_no_new_image(filled: Workspace) -> None
     assert (result.new_images, result.known) == (1, 40)
 
 
+@pytest.mark.seconds
 def test_a_store_in_use_or_not_writable_costs_time_and_nothing_else(
     filled: Workspace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -317,6 +322,7 @@ def test_a_store_in_use_or_not_writable_costs_time_and_nothing_else(
     assert survey(filled, INBOX).new_files == 0
 
 
+@pytest.mark.seconds
 def test_a_kill_before_the_stamps_are_written_ingests_nothing_twice(filled: Workspace) -> None:
     command = [sys.executable, "-m", "pipeline", "--workspace", str(filled.root), "ingest"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}

@@ -22,6 +22,7 @@ def state(name: str, data: SensorInstigatorData | ScheduleInstigatorData) -> Ins
     return InstigatorState(RemoteInstigatorOrigin(REPOSITORY, name), kind, InstigatorStatus.RUNNING, data)
 
 
+@pytest.mark.seconds
 def test_ticks_in_the_future_are_forgotten_and_nothing_else_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_800_000_000.0
     monkeypatch.setattr(time, "time", lambda: now)

@@ -21,6 +21,7 @@ def materialize(instance: dg.DagsterInstance, name: str) -> str:
     return dg.materialize([made], instance=instance).run_id
 
 
+@pytest.mark.seconds
 def test_old_runs_go_with_their_databases_and_present_results_stay(workspace: Workspace) -> None:
     override(workspace, {"storage.keep_run_records": "10"})
     with opened(workspace.root) as instance:
@@ -42,6 +43,7 @@ def test_old_runs_go_with_their_databases_and_present_results_stay(workspace: Wo
     assert collect(workspace).records == 0
 
 
+@pytest.mark.seconds
 def test_every_run_removes_what_is_old_without_being_asked(workspace: Workspace) -> None:
     override(workspace, {"storage.keep_run_records": "10", "storage.keep_tensorboards": "1"})
     boards = [workspace.scratch / "tensorboard" / name for name in ("old", "new")]
@@ -55,6 +57,7 @@ def test_every_run_removes_what_is_old_without_being_asked(workspace: Workspace)
     assert [board.exists() for board in boards] == [False, True]
 
 
+@pytest.mark.seconds
 def test_a_run_in_progress_is_never_old(workspace: Workspace) -> None:
     with opened(workspace.root) as instance:
         running = instance.create_run_for_job(dg.GraphDefinition("nothing", node_defs=[]).to_job())
@@ -63,6 +66,7 @@ def test_a_run_in_progress_is_never_old(workspace: Workspace) -> None:
         assert outdated_runs(instance, 1) == [runs[1], runs[0]]
 
 
+@pytest.mark.seconds
 def test_records_that_cannot_be_read_keep_nothing_else_from_going(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,6 +91,7 @@ def test_no_more_files_stay_open_than_a_run_needs(tmp_path: Path) -> None:
     assert [Path(path).stem for path in sqlite._open] == [str(number) for number in range(3, sqlite.OPEN + 3)]
 
 
+@pytest.mark.seconds
 def test_a_killed_process_loses_nothing(tmp_path: Path) -> None:
     path = tmp_path / "killed.db"
     done = subprocess.run([sys.executable, "-c", WRITE, str(path)], cwd=ROOT, check=False)

@@ -28,6 +28,7 @@ NOWHERE = Path("/nowhere")
 SLEEP = (sys.executable, "-S", "-c", "import time; time.sleep(600)")
 
 
+@pytest.mark.seconds
 def test_a_service_that_keeps_crashing_is_restarted_less_and_less_often(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,6 +116,7 @@ def test_dagster_may_leave_out_the_first_entry_of_a_python_path(
     assert _environment(Workspace(tmp_path))["PYTHONPATH"] == f"{tmp_path}/.simclr/services:/a:/b"
 
 
+@pytest.mark.seconds
 def test_a_service_that_hangs_is_killed_and_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -86,6 +86,7 @@ def quick(cases: list[tuple[str, str, Change]]) -> list[Any]:
     return [pytest.param(*case, marks=[pytest.mark.slow] * one) for case, one in zip(cases, slow, strict=True)]
 
 
+@pytest.mark.seconds
 def test_a_clean_set_passes(sound: Tables) -> None:
     found = outcomes(sound)
     assert {name: outcome.error for name, outcome in found.items() if not outcome.success} == {}
@@ -179,6 +180,7 @@ def test_a_warning_does_not_stop_the_pipeline(sound: Tables, names: str, where: 
     assert passed(list(found.values()))
 
 
+@pytest.mark.seconds
 def test_failures_are_counted_and_named(sound: Tables) -> None:
     found = outcomes(spoilt(sound, "contents", put("short_side", 7, 15)), "contents")["short_side"]
     assert (found.observed, found.unexpected_count, found.threshold) == (0.634146, 15, ">= 8 for 95 %")
@@ -198,6 +200,7 @@ def test_a_missing_column_is_an_error_and_stops_the_pipeline(sound: Tables, colu
     assert found["aspect"].success
 
 
+@pytest.mark.seconds
 def test_a_result_that_is_missing_is_an_error(sound: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes(sound)
     from great_expectations import ValidationDefinition
@@ -215,6 +218,7 @@ def test_an_empty_table_raises_no_error(sound: Tables, name: str) -> None:
     assert passed(list(found.values())) == (name != "train")
 
 
+@pytest.mark.seconds
 def test_a_set_without_decodable_images_is_evaluated() -> None:
     unknown = dict.fromkeys(name for name in MANIFEST if name.startswith(("luma", "red", "green", "blue")))
     unknown |= dict.fromkeys(("format", "mode", "width", "short_side", "aspect", "pixel_hash", "has_gps", "frames"))
@@ -255,6 +259,7 @@ def test_leaks_are_found_whatever_the_verdicts_were(sound: Tables) -> None:
     assert not sound["accepted"].collect().select(pl.any_horizontal("leaks", "nearly_leaks").any()).item()
 
 
+@pytest.mark.seconds
 def test_unknown_pixels_do_not_count_as_no_leak() -> None:
     found = outcomes(judged(*files(), row("strange.png", pixel_hash=None)))
     assert failed(found, "critical") == {"accepted_pixel_hash_present", "accepted_leaks_present"}
@@ -271,6 +276,7 @@ def test_near_copies_are_counted_among_the_training_images_that_are_used() -> No
     }
 
 
+@pytest.mark.seconds
 def test_a_released_image_may_be_small_and_elongated() -> None:
     small: dict[str, Any] = {"short_side": 2, "aspect": 50.0}
     found = outcomes(judged(*files(120), row("released.png", warnings=["released"], **small)))

@@ -106,6 +106,7 @@ def test_the_original_bytes_can_be_exported(workspace: Workspace, tmp_path: Path
     assert (tmp_path / "half.jpg").read_bytes() == HALF
 
 
+@pytest.mark.seconds
 def test_a_released_image_is_used_by_the_next_validation(workspace: Workspace) -> None:
     done = call(workspace, "release", "strip.png", "blank.png", "--why", "as wanted", "--who", "ada")
     assert (
@@ -148,6 +149,7 @@ def test_a_near_leak_can_be_released_and_the_same_pixels_cannot(workspace: Works
     assert validate(workspace)["smaller.png"] == []
 
 
+@pytest.mark.seconds
 def test_a_denied_image_is_excluded_everywhere_and_can_be_allowed_again(workspace: Workspace, tmp_path: Path) -> None:
     image = FILES[0][1]
     outside = tmp_path / "never ingested.png"
@@ -161,6 +163,7 @@ def test_a_denied_image_is_excluded_everywhere_and_can_be_allowed_again(workspac
     assert validate(workspace)["0.png"] == []
 
 
+@pytest.mark.seconds
 def test_decisions_without_effect_are_reported(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     contradicted, unknown = encoded(picture(60), "PNG"), "0" * 64
     write_batch(workspace.raw, "0002", [(f"labeled/{name}/0.png", contradicted) for name in ("cat", "dog")])

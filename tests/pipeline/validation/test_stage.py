@@ -77,6 +77,7 @@ def command(root: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.seconds
 def test_every_file_gets_its_expected_reasons(mixed: Workspace) -> None:
     run(mixed)
     verify(mixed.manifest)
@@ -213,6 +214,7 @@ def test_the_quarantine_is_drawn_as_a_picture(mixed: Workspace) -> None:
         assert image.height < shown.height
 
 
+@pytest.mark.seconds
 def test_a_broken_contract_is_reported_and_not_an_error(
     workspace: Workspace, raw: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -228,6 +230,7 @@ def test_a_broken_contract_is_reported_and_not_an_error(
     assert set(outputs(workspace.root)) > {"data/manifest/accepted.parquet", "reports/validation.html"}
 
 
+@pytest.mark.seconds
 def test_nothing_ingested_is_an_error_that_says_what_to_do(workspace: Workspace) -> None:
     done = command(workspace.root)
     assert done.returncode == 2
@@ -238,6 +241,7 @@ def test_nothing_ingested_is_an_error_that_says_what_to_do(workspace: Workspace)
         run(workspace)
 
 
+@pytest.mark.seconds
 def test_bytes_that_changed_or_vanished_are_quarantined(workspace: Workspace, raw: Path) -> None:
     kept = [(f"{number}.png", encoded(picture(number), "PNG")) for number in range(3)]
     write_batch(raw, "0001", kept)
@@ -253,6 +257,7 @@ def test_bytes_that_changed_or_vanished_are_quarantined(workspace: Workspace, ra
     assert all("dvc checkout" in row["message"] for row in rows)
 
 
+@pytest.mark.seconds
 def test_a_crashing_decoder_costs_one_file(workspace: Workspace, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.validation.probe import scan
     from tests.pipeline.validation.corpus import faults

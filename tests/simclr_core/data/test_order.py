@@ -60,6 +60,7 @@ def test_every_order_of_a_few_samples_is_equally_likely(n: int) -> None:
     assert_even(np.array(list(seen.values())))
 
 
+@pytest.mark.seconds
 def test_every_sample_is_equally_likely_at_every_slot() -> None:
     n, epochs = 50, 1500
     orders = np.stack([permuted(1, epoch, np.arange(n), n) for epoch in range(epochs)])

@@ -103,6 +103,7 @@ def counted(truth: NDArray[np.int64], candidate: list[int], champion: list[int])
     return {"candidate": percent[0], "champion": percent[1], "candidate_only": won, "champion_only": lost}
 
 
+@pytest.mark.seconds
 def test_every_number_equals_that_of_naive_loops(done: Path) -> None:
     report = read(done)
     truth, known = labels(done, "test"), labels(done, "train")
@@ -128,6 +129,7 @@ def test_every_number_equals_that_of_naive_loops(done: Path) -> None:
     assert timing["seconds"] > 0
 
 
+@pytest.mark.seconds
 def test_each_encoder_gets_its_own_preprocessing(workspace: Path) -> None:
     """The same weights behind two preprocessings are two encoders; exchanged, they exchange their numbers."""
     put_champion(workspace, mixing(1), CHAMPION)
@@ -141,12 +143,14 @@ def test_each_encoder_gets_its_own_preprocessing(workspace: Path) -> None:
     assert one["knn"]["candidate_only"] + one["knn"]["champion_only"] > 0
 
 
+@pytest.mark.seconds
 def test_the_report_is_the_same_byte_for_byte(done: Path, workspace: Path) -> None:
     compare.run(workspace)
     one, other = (root / "reports" / "compare.json" for root in (done, workspace))
     assert one.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.seconds
 def test_a_candidate_equal_to_the_champion_differs_nowhere(workspace: Path) -> None:
     put_champion(workspace, mixing(1), CANDIDATE)
     report = compared(workspace)
@@ -157,6 +161,7 @@ def test_a_candidate_equal_to_the_champion_differs_nowhere(workspace: Path) -> N
     assert report["old_index"]["old_queries"] == report["old_index"]["new_queries"]
 
 
+@pytest.mark.seconds
 def test_vectors_of_another_length_have_no_old_index(workspace: Path) -> None:
     put_champion(workspace, mixing(2, dim=9))
     report = compared(workspace)
@@ -164,6 +169,7 @@ def test_vectors_of_another_length_have_no_old_index(workspace: Path) -> None:
     assert report["knn"]["champion"] > 30
 
 
+@pytest.mark.seconds
 def test_encoders_of_different_image_sizes_are_comparable(workspace: Path) -> None:
     put_champion(workspace, mixing(2, size=8), Preprocessing(8, 8))
     assert compared(workspace)["old_index"]["comparable"]
@@ -278,6 +284,7 @@ FAULTS: list[tuple[Callable[[Path], None], type[Exception], str]] = [
 ]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("fault", "error", "says"), FAULTS, ids=lambda one: getattr(one, "__name__", ""))
 def test_a_failed_comparison_leaves_no_report(
     workspace: Path, fault: Callable[[Path], None], error: type[Exception], says: str

@@ -100,6 +100,7 @@ def test_of_many_images_a_fixed_sample_of_every_class_is_shown(monkeypatch: pyte
     assert same_class_neighbors(points, shown) == 1.0
 
 
+@pytest.mark.seconds
 def test_the_bytes_do_not_depend_on_the_number_of_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     at_work: list[set[int]] = []
     fit = TSNE.fit_transform

@@ -84,6 +84,7 @@ def test_each_run_starts_at_its_encoder_and_uses_its_own_labels(
     assert (seed, next_seed) == (0, 1)
 
 
+@pytest.mark.seconds
 def test_permuted_test_labels_change_no_weight_and_twice_is_the_same(workspace: Path) -> None:
     finetune.run(workspace, "0.5")
     target = workspace / "models" / "finetuned" / "0.5"
@@ -96,6 +97,7 @@ def test_permuted_test_labels_change_no_weight_and_twice_is_the_same(workspace: 
     assert {name: (target / name).read_bytes() for name in weights} == weights
 
 
+@pytest.mark.seconds
 def test_training_learns_the_labels(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(finetune, "FINETUNE_STEPS", 60)
     finetune.run(workspace, "1.0")

@@ -152,6 +152,7 @@ def test_the_published_head_gives_the_reported_accuracy_on_raw_features(evaluate
     ]
 
 
+@pytest.mark.seconds
 def test_permuted_test_labels_change_neither_the_strength_nor_the_weights(evaluated: Path, tmp_path: Path) -> None:
     workspace = Path(shutil.copytree(evaluated, tmp_path / "copy"))
     head = (workspace / "models/probe/head.npz").read_bytes()
@@ -163,6 +164,7 @@ def test_permuted_test_labels_change_neither_the_strength_nor_the_weights(evalua
     assert report(workspace)["simclr"] != before["simclr"]
 
 
+@pytest.mark.seconds
 def test_running_twice_gives_the_same_bytes(evaluated: Path, workspace: Path) -> None:
     change(workspace, labels_per_class=[2], draws=2)
     linear_eval.run(workspace)
@@ -253,6 +255,7 @@ def test_the_random_baseline_is_the_mean_of_its_draws() -> None:
     assert mean_accuracies(draws) == Accuracies(72.0, {"0.1": 73.0, "1.0": None}, {"0.1": 81.0, "1.0": None})
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("test_images", [40, 0])
 def test_the_map_shows_the_test_images_or_without_them_the_training_images(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, test_images: int

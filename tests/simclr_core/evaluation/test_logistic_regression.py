@@ -38,6 +38,7 @@ def test_the_gradient_with_the_penalty_is_zero_at_every_point_of_the_path(sample
         assert max(weight.grad.abs().max().item(), bias.grad.abs().max().item()) < 1e-4
 
 
+@pytest.mark.seconds
 def test_the_optimum_is_that_of_long_gradient_descent() -> None:
     features, labels = problem(60, 3)
     weight = torch.zeros(3, 3, dtype=torch.float64, requires_grad=True)

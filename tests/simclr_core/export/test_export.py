@@ -155,6 +155,7 @@ def test_the_bill_of_materials_and_the_card_describe_this_bundle(exported: Path)
     assert f"| {CLASSES[0]} | 10 |" in (directory / "MODEL_CARD.md").read_text()
 
 
+@pytest.mark.seconds
 def test_every_variant_is_loaded_and_verified(workspace: Path, graph: bytes) -> None:
     set_export(workspace, variants=["fp32", "int8", "fp16"], max_loss=100.0)
     export.run(workspace)
@@ -250,6 +251,7 @@ def test_a_graph_with_wrong_outputs_is_not_published(
     assert not (workspace / "reports").exists()
 
 
+@pytest.mark.seconds
 def test_a_failure_keeps_the_existing_bundle(workspace: Path, graph: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     export.run(workspace)
     before = identity(workspace / "models" / "bundle")
@@ -265,6 +267,7 @@ def test_a_failure_keeps_the_existing_bundle(workspace: Path, graph: bytes, monk
     assert deploy.load(workspace / "models" / "bundle").info["name"] == "better"
 
 
+@pytest.mark.seconds
 def test_without_labels_the_bundle_has_no_head(workspace: Path, graph: bytes) -> None:
     export.run(workspace)
     encoder = deploy.load(workspace / "models" / "bundle", threads=1)
@@ -272,6 +275,7 @@ def test_without_labels_the_bundle_has_no_head(workspace: Path, graph: bytes) ->
         encoder.classify(noise(0))
 
 
+@pytest.mark.seconds
 def test_finetuned_takes_the_network_with_the_most_labels(workspace: Path) -> None:
     set_export(workspace, source="finetuned", name="flowers", license="CC-BY-4.0", opset=18)
     with pytest.raises(CheckpointError, match="simclr run --select finetune"):
@@ -319,12 +323,14 @@ def test_kept_head_layers_are_exported_with_the_classifier_that_reads_them(works
     assert "and the first 1 of its projection head's layers" in card
 
 
+@pytest.mark.seconds
 def test_an_opset_that_torch_cannot_write_is_refused() -> None:
     served = ServedEncoder(build_encoder(**ENCODER).eval(), (0.5,) * 3, (0.25,) * 3)
     with pytest.raises(ConfigError, match=r"export\.opset: given 30, which torch .* turned into 18; allowed: 18 to 25"):
         export_graph(served, SIDE, 30, {})
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("train", "test"), [(21, 10), (2, 0)])
 def test_few_images_are_what_the_export_is_proven_on(tmp_path: Path, train: int, test: int) -> None:
     workspace = write_prepared(tmp_path, train=train, test=test)

@@ -108,6 +108,7 @@ def build(bundle: Bundle, names: list[str], images: LabeledImages, pictures: lis
     return build_variants(bundle, names, calibration, pictures, images, right, max_loss=0.5)
 
 
+@pytest.mark.seconds
 def test_each_variant_that_passes_is_held_to_its_own_vectors(
     bundle: Bundle,
     images: LabeledImages,

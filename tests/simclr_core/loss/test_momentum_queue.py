@@ -190,6 +190,7 @@ def trained(workspace: Path) -> bytes:
     return (workspace / "models" / "pretrained" / "encoder.safetensors").read_bytes()
 
 
+@pytest.mark.seconds
 def test_a_pretraining_with_a_queue_continues_to_the_same_bytes(
     prepared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

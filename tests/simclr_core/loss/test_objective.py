@@ -216,6 +216,7 @@ def test_pretraining_with_another_loss(prepared: Path, loss: str) -> None:
     assert metrics["loss_last"] < metrics["loss_chance"] + 0.5
 
 
+@pytest.mark.seconds
 def test_a_pretraining_in_micro_batches_continues_to_the_same_bytes(
     prepared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

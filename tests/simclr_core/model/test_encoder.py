@@ -42,6 +42,7 @@ def check_feature_dim(name: str) -> None:
     assert not any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in [*layers, *layers[-1].modules()])
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_has_its_declared_feature_dim(name: str) -> None:
     check_feature_dim(name)
@@ -79,6 +80,7 @@ def test_resnet_weights_load_into_torchvisions_own_model(name: str) -> None:
     }
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_torchvisions_model_computes_the_same_with_these_weights(name: str) -> None:
     torch.manual_seed(0)

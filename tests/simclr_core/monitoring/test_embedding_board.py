@@ -35,6 +35,7 @@ def board(workspace: Path) -> Path:
     return folder
 
 
+@pytest.mark.seconds
 def test_maps_every_second_epoch_and_at_the_end(prepared: Path) -> None:
     configure(prepared, 2)
     pretrain.run(prepared)
@@ -55,6 +56,7 @@ def test_maps_every_second_epoch_and_at_the_end(prepared: Path) -> None:
         assert set(labels) == {"circle", "cross", "square", "stripes", "no label"}
 
 
+@pytest.mark.seconds
 def test_by_default_there_is_no_map_and_the_projector_has_the_last_epoch(prepared: Path) -> None:
     configure(prepared, 0)
     pretrain.run(prepared)

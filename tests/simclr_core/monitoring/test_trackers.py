@@ -212,6 +212,7 @@ def watch(workspace: Path, *names: str) -> None:
     path.write_text(yaml.safe_dump(params), encoding="utf-8")
 
 
+@pytest.mark.seconds
 def test_tracking_a_training_does_not_change_its_results(
     prepared: Path, wandb: Wandb, mlflow: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,6 +232,7 @@ def test_tracking_a_training_does_not_change_its_results(
     assert "lost" not in json.loads(events.read_text().splitlines()[-1])["message"]
 
 
+@pytest.mark.seconds
 def test_a_tracker_that_always_fails_is_in_the_end_event(
     prepared: Path, wandb: Wandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,6 +42,7 @@ def disks(prepared: Path, tmp_path: Path) -> tuple[Path, Path]:
     return folders
 
 
+@pytest.mark.seconds
 def test_other_images_of_equal_count_are_refused_before_the_first_step(
     disks: tuple[Path, Path], on_ranks: Callable[..., list[Any]]
 ) -> None:
@@ -58,6 +59,7 @@ def test_other_images_of_equal_count_are_refused_before_the_first_step(
     assert results(disks[0]) == {}
 
 
+@pytest.mark.seconds
 def test_a_rank_with_fewer_images_does_not_hang_the_others(
     disks: tuple[Path, Path], on_ranks: Callable[..., list[Any]]
 ) -> None:
@@ -66,6 +68,7 @@ def test_a_rank_with_fewer_images_does_not_hang_the_others(
     assert all("data/prepared is " in said for said in on_ranks(2, pretrain_on, disks))
 
 
+@pytest.mark.seconds
 def test_other_parameters_are_named_with_both_values(
     disks: tuple[Path, Path], on_ranks: Callable[..., list[Any]]
 ) -> None:

@@ -67,6 +67,7 @@ def seen(workspace: Path, size: int, workers: int) -> str:
     return digest.hexdigest()
 
 
+@pytest.mark.seconds
 def test_order_and_draws_are_the_same_for_any_number_of_processes_and_workers(tmp_path: Path) -> None:
     workspace = write_prepared(tmp_path, train=240)
     expected = seen(workspace, 1, 1)

@@ -124,6 +124,7 @@ with locked(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.seconds
 def test_the_second_trainer_learns_which_process_holds_the_run(tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [sys.executable, "-c", HOLD, str(run)]

@@ -94,6 +94,7 @@ def published(workspace: Path) -> tuple[bytes, str, str]:
     return weights, (reports / "pretrain.csv").read_text(), (reports / "pretrain.json").read_text()
 
 
+@pytest.mark.seconds
 def test_stop_names_the_epoch_and_publishes_nothing(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configure(prepared, action="stop", patience=2)
     collapse_above(monkeypatch, 0.6 * PEAK)
@@ -103,6 +104,7 @@ def test_stop_names_the_epoch_and_publishes_nothing(prepared: Path, monkeypatch:
     assert not (prepared / "models" / "pretrained").exists()
 
 
+@pytest.mark.seconds
 def test_roll_back_continues_from_the_last_healthy_epoch_at_a_lower_rate(
     prepared: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -154,6 +156,7 @@ def test_an_interrupted_run_with_a_roll_back_continues_to_the_same_bytes(
     assert published(prepared) == undisturbed
 
 
+@pytest.mark.seconds
 def test_an_interrupted_roll_back_continues_to_the_same_bytes(
     prepared: Path, undisturbed: tuple[bytes, str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +179,7 @@ def test_an_interrupted_roll_back_continues_to_the_same_bytes(
     assert published(prepared) == undisturbed
 
 
+@pytest.mark.seconds
 def test_the_run_stops_after_the_maximum_number_of_roll_backs(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configure(prepared, action="roll_back", patience=1, max_roll_backs=2)
     collapse_above(monkeypatch, 0.0)
@@ -188,6 +192,7 @@ def test_the_run_stops_after_the_maximum_number_of_roll_backs(prepared: Path, mo
     assert roll_backs(run) == 2
 
 
+@pytest.mark.seconds
 def test_the_action_on_collapse_changes_no_weight_of_a_healthy_run(prepared: Path) -> None:
     weights = set()
     for action in ("report", "stop", "roll_back"):

@@ -43,6 +43,7 @@ def test_a_precision_that_fails_its_test_falls_back_and_says_so(
     assert weights(results(prepared)) == weights(undisturbed)  # and the test itself has left no trace
 
 
+@pytest.mark.seconds
 def test_an_interrupted_run_keeps_the_precision_it_began_with(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configure(prepared, precision="bfloat16", epochs=1)
     interrupt(prepared, monkeypatch, "pretrain.step:raise@4")
@@ -55,6 +56,7 @@ def test_an_interrupted_run_keeps_the_precision_it_began_with(prepared: Path, mo
     assert results(prepared) == resumed
 
 
+@pytest.mark.seconds
 def test_float16_skips_what_overflows_counts_it_and_continues_after_an_interruption(
     prepared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,6 +108,7 @@ def without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compilation, "torch_compile", no_compiler)
 
 
+@pytest.mark.seconds
 def test_without_a_compiler_the_run_is_eager_and_says_why(
     prepared: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -118,6 +121,7 @@ def test_without_a_compiler_the_run_is_eager_and_says_why(
     assert weights(results(prepared)) == weights(undisturbed)
 
 
+@pytest.mark.seconds
 def test_a_run_that_began_compiled_does_not_resume_otherwise(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configure(prepared, compile=True)
     with monkeypatch.context() as patch:

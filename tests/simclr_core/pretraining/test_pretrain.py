@@ -42,6 +42,7 @@ from tests.simclr_core.conftest import STEPS, configure, results, runs, weights
 by_digest = pytest.mark.usefixtures("pictures_by_digest")
 
 
+@pytest.mark.seconds
 def test_pretraining_leaves_a_model_and_reports_and_no_temporary_files(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,6 +86,7 @@ def test_pretraining_leaves_a_model_and_reports_and_no_temporary_files(
     assert "images/s" in lines[0]
 
 
+@pytest.mark.seconds
 def test_the_same_inputs_give_the_same_bytes(prepared: Path, undisturbed: dict[str, bytes]) -> None:
     pretrain.run(prepared)
     assert results(prepared) == undisturbed
@@ -142,6 +144,7 @@ def test_every_other_parameter_changes_the_weights(
     )
 
 
+@pytest.mark.seconds
 @by_digest
 def test_pretraining_learns_without_labels(prepared: Path) -> None:
     """Without a label the loss falls well below chance, and neighbors come to share a class: chance is 25 %."""

@@ -73,6 +73,7 @@ def test_diverged_weights_are_distinguished_from_a_bad_image(prepared: Path) -> 
     assert "augmented views" not in places
 
 
+@pytest.mark.seconds
 @by_digest
 def test_a_step_between_checkpoints_is_reached_with_the_weights_it_had(
     prepared: Path, monkeypatch: pytest.MonkeyPatch

@@ -107,6 +107,7 @@ def test_a_checkpoint_that_names_no_run_is_refused(prepared: Path, monkeypatch: 
     assert results(prepared) == {}
 
 
+@pytest.mark.seconds
 def test_a_damaged_newest_checkpoint_costs_steps_but_no_bit(
     prepared: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -138,6 +139,7 @@ def test_other_optimizers_resume_too(prepared: Path, monkeypatch: pytest.MonkeyP
     assert resumed == results(prepared)
 
 
+@pytest.mark.seconds
 def test_networks_that_draw_random_numbers_resume_too(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def with_dropout(feature_dim: int, layers: int, width: int, dim: int) -> nn.Module:
         return nn.Sequential(build_projection_head(feature_dim, layers, width, dim), nn.Dropout(0.5))
@@ -152,6 +154,7 @@ def test_networks_that_draw_random_numbers_resume_too(prepared: Path, monkeypatc
     assert resumed == results(prepared)
 
 
+@pytest.mark.seconds
 def test_another_configuration_does_not_resume_into_this_one(
     prepared: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

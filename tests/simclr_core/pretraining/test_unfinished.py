@@ -17,6 +17,7 @@ def found(workspace: Path) -> Unfinished | None:
     return find_unfinished(workspace, read_block(workspace / "params.yaml", "pretrain", PretrainConfig))
 
 
+@pytest.mark.seconds
 def test_it_is_found_until_it_is_finished_and_only_by_its_own_parameters(
     prepared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

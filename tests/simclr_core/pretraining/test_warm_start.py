@@ -89,6 +89,7 @@ def test_a_warm_start_has_the_weights_and_statistics_of_the_champion_and_a_fresh
     assert not torch.equal(trained["0.backbone.conv1.weight"], expected["0.backbone.conv1.weight"])
 
 
+@pytest.mark.seconds
 def test_a_warm_start_has_its_own_schedule(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     peak = 0.1 * 16 / 256
     assert spied(workspace, monkeypatch)["schedule"] == Schedule(1, STEPS, 0.5, 0.25 * peak)

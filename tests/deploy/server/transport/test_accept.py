@@ -50,6 +50,7 @@ def test_the_limit_of_open_files_decides() -> None:
             most_connections(None)
 
 
+@pytest.mark.seconds
 def test_idle_connections_beyond_the_limit_deny_no_one_and_write_no_log(bundle: Path) -> None:
     with ExitStack() as stack:
         with open_files(200):
@@ -63,6 +64,7 @@ def test_idle_connections_beyond_the_limit_deny_no_one_and_write_no_log(bundle: 
     assert [line["event"] for line in lines] == [*["request"] * 5, "draining", "ended"]
 
 
+@pytest.mark.seconds
 def test_running_out_of_files_is_one_line_in_the_log(bundle: Path) -> None:
     with served(bundle) as (process, port, lines):
         before = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)

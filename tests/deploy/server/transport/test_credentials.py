@@ -129,6 +129,7 @@ def test_without_any_token_left_no_one_gets_in(bundle: Path) -> None:
             assert server.post("/v1/embed", IMAGE, **header).status == 401
 
 
+@pytest.mark.seconds
 def test_a_pipe_is_read_once_and_holds_up_nothing(token_file: Path, bundle: Path) -> None:
     with served(bundle, "--token-file", token_file) as (process, port, lines):
         with socket.create_connection((HOST, port)) as connection:
@@ -190,6 +191,7 @@ def seconds_left(port: int, folder: Path) -> float:
     return float(line.split()[1])
 
 
+@pytest.mark.seconds
 def test_the_time_until_the_certificate_expires_is_that_of_the_one_in_use(bundle: Path, tmp_path: Path) -> None:
     certificate, key, _ = write_certificate(tmp_path, days=2)
     with served(bundle, "--tls-cert", certificate, "--tls-key", key) as (process, port, lines):
@@ -322,6 +324,7 @@ def test_plain_http_to_the_https_port_is_counted_and_not_logged(
     assert [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()] == ["draining"]
 
 
+@pytest.mark.seconds
 def test_an_idle_https_client_does_not_delay_the_shutdown(bundle: Path, tmp_path: Path) -> None:
     certificate, key, _ = write_certificate(tmp_path)
     with ExitStack() as stack:
@@ -360,6 +363,7 @@ class Client:
             connection.close()
 
 
+@pytest.mark.seconds
 def test_sighup_under_load_loses_no_request_and_renews_every_connection(bundle: Path, token_file: Path) -> None:
     folder = token_file.parent
     certificate, key, _ = write_certificate(folder)

@@ -37,6 +37,7 @@ def test_a_name_for_both_families_listens_on_both(host: str) -> None:
             socket.create_connection((address, port), timeout=30).close()
 
 
+@pytest.mark.seconds
 def test_each_family_is_served(bundle: Path) -> None:
     with served(bundle, "--host", "localhost") as (process, port, _):
         for address in ("127.0.0.1", "::1"):

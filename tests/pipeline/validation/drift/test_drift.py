@@ -111,6 +111,7 @@ BUGS: dict[str, Change] = {
 }
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("earlier", "new"), [(3000, 800), (300, 80)])
 def test_more_of_the_same_is_not_drift(earlier: int, new: int) -> None:
     found = compared(images(earlier, 1), images(new, 2, "0002"))
@@ -150,6 +151,7 @@ def test_false_alarms_are_as_rare_as_stated() -> None:
     assert alarms <= binom.ppf(0.999, rounds, FALSE_ALARMS)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("change", "name"),
     [
@@ -187,6 +189,7 @@ def test_a_natural_shift_is_not_reported_as_a_bug(change: Change, seed: int) -> 
     assert compared(images(1000, 7 + seed), images(500, 80 + seed, "0002", change)).verdict == "drift"
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("bug", ["gray", "one_size", "dark", "light"])
 def test_a_property_of_all_batches_is_not_a_bug(bug: str) -> None:
     found = compared(images(1000, 8, change=BUGS[bug]), images(500, 9, "0002", BUGS[bug]))
@@ -238,6 +241,7 @@ def test_a_batch_of_labels_alone_is_not_judged() -> None:
     assert (found.verdict, found.batch, found.batch_images) == ("not judged", "0002", 0)
 
 
+@pytest.mark.seconds
 def test_a_later_batch_does_not_hide_a_bug() -> None:
     broken = pl.concat([images(1000, 17), images(200, 18, "0002", swapped)])
     for count in (10, 500):
@@ -246,12 +250,14 @@ def test_a_later_batch_does_not_hide_a_bug() -> None:
         assert "swapped_channels in 0002" in found.advice
 
 
+@pytest.mark.seconds
 def test_a_person_may_accept_a_batch_that_looks_like_a_bug() -> None:
     found = compared(images(1000, 20), images(300, 21, "0002", gray), accepted=("0002",))
     assert found.verdict == "drift"
     assert compared(images(1000, 20), images(300, 21, "0002", gray), accepted=("0001",)).verdict == "broken"
 
 
+@pytest.mark.seconds
 def test_the_same_rows_in_any_order_give_the_same_result() -> None:
     earlier, new = images(900, 22), images(300, 23, "0002", cooler)
     table = pl.concat([earlier, new])
@@ -265,6 +271,7 @@ def test_thresholds_of_the_user_decide_what_counts_as_drift() -> None:
     assert compared(earlier, new, distance=2.0, auroc=0.99).verdict == "none"
 
 
+@pytest.mark.seconds
 def test_ten_thousand_images_are_compared_in_seconds() -> None:
     table = pl.concat([images(8000, 26), images(2000, 27, "0002")])
     started = time.process_time()

@@ -56,6 +56,7 @@ def test_false_alarms_are_as_rare_as_stated() -> None:
     assert alarms <= binom.ppf(0.999, rounds, FALSE_ALARMS)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("share", "seen"), [(1.0, {CLASSIFIER, MMD, NOVEL}), (0.1, {NOVEL})])
 def test_a_new_class_is_detected(share: float, seen: set[str]) -> None:
     found = compare(embeddings(1200, 1), new_class(400, 2, share), **LIMITS)
@@ -64,6 +65,7 @@ def test_a_new_class_is_detected(share: float, seen: set[str]) -> None:
     assert 1 / 201 <= found.mmd_p_value + 1e-4 < 0.02
 
 
+@pytest.mark.seconds
 def test_a_shift_without_new_neighborhoods_is_detected_by_the_other_statistics() -> None:
     """Other shares of the classes that were always there: nothing is novel, and the mixture is another."""
     found = compare(embeddings(1200, 1), embeddings(400, 2, classes=1), **LIMITS)
@@ -77,6 +79,7 @@ def test_the_largest_difference_is_named_first() -> None:
     assert list(found.drifted) == sorted(found.drifted, key=lambda name: -strength[name])
 
 
+@pytest.mark.seconds
 def test_thresholds_of_the_user_decide_what_counts_as_drift() -> None:
     reference, batch = embeddings(1200, 1), new_class(400, 2, 0.06)
     assert compare(reference, batch, **LIMITS).drifted
@@ -114,6 +117,7 @@ def test_the_most_novel_images_come_first() -> None:
     assert len(most_novel(reference[:3], batch[:2], 12)) == 2
 
 
+@pytest.mark.seconds
 def test_the_same_embeddings_give_the_same_numbers() -> None:
     reference, batch = embeddings(400, 1), embeddings(150, 2)
     assert compare(reference, batch, **LIMITS) == compare(reference.copy(), batch.copy(), **LIMITS)

@@ -174,6 +174,7 @@ for number in range(40):
 """
 
 
+@pytest.mark.seconds
 def test_two_processes_may_share_it(tmp_path: Path, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     append(folder, rows("seed"))
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, tmp_path, folder, name]) for name in "ab"]

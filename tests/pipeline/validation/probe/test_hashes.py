@@ -118,6 +118,7 @@ def distances(change: Change) -> list[tuple[int, int]]:
     return found
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("change", CHANGES)
 def test_copies_stay_near_wherever_the_hash_is_trusted(change: str) -> None:
     found = distances(CHANGES[change])

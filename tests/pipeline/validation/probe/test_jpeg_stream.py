@@ -132,6 +132,7 @@ def test_zeros_anywhere_in_a_photograph_are_found(options: str, length: int) -> 
             assert stream_fault(damaged), position
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("options", OPTIONS)
 def test_most_missing_and_foreign_bytes_are_found(options: str) -> None:
     random, silent, found = np.random.default_rng(0), 0, 0

@@ -132,6 +132,7 @@ def test_workers_end_with_their_parent() -> None:
         os.kill(process, 0)
 
 
+@pytest.mark.seconds
 def test_a_hanging_worker_ends_though_its_parent_was_killed(tmp_path: Path) -> None:
     pipe = tmp_path / "process"
     os.mkfifo(pipe)

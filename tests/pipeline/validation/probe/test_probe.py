@@ -299,6 +299,7 @@ def metadata_bombs() -> dict[str, bytes]:
     }
 
 
+@pytest.mark.seconds
 def test_pixels_that_only_the_header_declares_are_not_decoded() -> None:
     files = {f"{name} {side}": data for side in (11_000, 60_000) for name, data in promises(side, side).items()}
     expected = dict.fromkeys(files, "bomb") | dict.fromkeys(metadata_bombs(), "metadata_bomb")
@@ -380,6 +381,7 @@ def test_damage_that_pillow_ignores_gives_no_pixels(damage: str) -> None:
     assert facts.width == 64
 
 
+@pytest.mark.seconds
 def test_the_largest_image_fits_into_a_worker() -> None:
     """A see-through WebP, of which libwebp keeps two copies of 317 MB while Pillow makes its own."""
     largest = encoded(Image.new("RGBA", (8900, 8900), (200, 100, 50, 128)), "WEBP", lossless=True, quality=0, method=0)

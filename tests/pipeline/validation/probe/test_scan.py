@@ -83,6 +83,7 @@ def test_every_file_and_every_content_has_a_row(raw: Path, cache: Path) -> None:
     assert facts.equals(expected(first | second))
 
 
+@pytest.mark.seconds
 def test_one_worker_or_more_give_the_same_rows(raw: Path, tmp_path: Path) -> None:
     write_batch(raw, "0001", list(images(0, 20).items()))
     one, more = (scan(raw, tmp_path / str(workers), limits=LIMITS, workers=workers) for workers in (1, 3))
@@ -90,6 +91,7 @@ def test_one_worker_or_more_give_the_same_rows(raw: Path, tmp_path: Path) -> Non
     assert one[1].equals(more[1])
 
 
+@pytest.mark.seconds
 def test_known_contents_are_not_read_again(raw: Path, cache: Path) -> None:
     old, new = images(0, 6), images(6, 2)
     write_batch(raw, "0001", list(old.items()))
@@ -106,6 +108,7 @@ def test_known_contents_are_not_read_again(raw: Path, cache: Path) -> None:
     assert reported == [(7, 8), (8, 8)]
 
 
+@pytest.mark.seconds
 def test_known_contents_of_an_opened_tar_are_skipped(raw: Path, cache: Path) -> None:
     contents = images(0, 6)
     write_batch(raw, "0001", list(contents.items()))
@@ -150,6 +153,7 @@ def test_a_damaged_tar_loses_only_the_files_after_the_damage(raw: Path, cache: P
     assert [reasons[member] for member in order] == [None, None, None, "io_error", "io_error"]
 
 
+@pytest.mark.seconds
 def test_bytes_that_changed_are_reported_apart_from_bad_files(raw: Path, cache: Path) -> None:
     contents = images(0, 3)
     write_batch(raw, "0001", list(contents.items()))
@@ -162,6 +166,7 @@ def test_bytes_that_changed_are_reported_apart_from_bad_files(raw: Path, cache: 
     assert scan(raw, cache, limits=LIMITS)[1].equals(expected(contents))
 
 
+@pytest.mark.seconds
 def test_a_crashing_decoder_costs_one_file_and_is_tried_again(
     raw: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,6 +191,7 @@ def test_a_crashing_decoder_costs_one_file_and_is_tried_again(
     assert reported == [(11, 13), (12, 13), (13, 13)]
 
 
+@pytest.mark.seconds
 def test_a_killed_scan_continues_where_it_stopped(raw: Path, cache: Path) -> None:
     contents = images(0, 30)
     write_batch(raw, "0001", list(contents.items()))
@@ -202,6 +208,7 @@ def test_a_killed_scan_continues_where_it_stopped(raw: Path, cache: Path) -> Non
     assert facts.equals(expected(contents))
 
 
+@pytest.mark.seconds
 def test_changed_limits_probe_every_file_again(raw: Path, cache: Path) -> None:
     contents = images(0, 3)
     write_batch(raw, "0001", list(contents.items()))

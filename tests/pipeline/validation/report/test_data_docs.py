@@ -105,12 +105,14 @@ def test_hostile_values_are_shown_as_text(spoilt: str, tmp_path: Path) -> None:
     assert "{{ 7 * 7 }}" in shown
 
 
+@pytest.mark.seconds
 def test_the_same_images_give_the_same_bytes_without_time_or_place(spoilt: str) -> None:
     assert page(*HOSTILE) == spoilt
     assert not re.search(r"\d{4}-\d\d-\d\d|\d{8}T\d{6}|[0-9a-f]{8}-[0-9a-f]{4}-|site-packages", spoilt)
     assert str(Path.cwd()) not in spoilt
 
 
+@pytest.mark.seconds
 def test_an_error_is_reported_without_its_traceback() -> None:
     html = page(without="short_side")
     assert "raised an exception" in html
@@ -127,6 +129,7 @@ def test_great_expectations_opens_no_connection_and_sends_no_telemetry() -> None
     assert (done.returncode, done.stdout) == (0, "[] True\n"), done.stderr
 
 
+@pytest.mark.seconds
 def test_the_length_of_the_page_does_not_depend_on_the_number_of_rows() -> None:
     """Ten values stand for all."""
     few, many = page("?", count=50), page(*["?"] * 500, count=500)

@@ -302,6 +302,7 @@ def worst() -> pl.DataFrame:
     return table(rows)
 
 
+@pytest.mark.seconds
 def test_the_largest_report_stays_below_five_megabytes() -> None:
     manifest = worst()
     ids = [one + "&" * 300 for one in manifest["file_id"][:10]]

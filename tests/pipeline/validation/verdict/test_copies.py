@@ -141,6 +141,7 @@ def test_near_copies_with_different_labels_are_named_in_both_splits() -> None:
     assert not any("near_label_conflict" in one["warnings"] for one in verdicts(agreed, NEAR))
 
 
+@pytest.mark.seconds
 def test_pictures_that_differ_in_one_place_are_not_near_copies() -> None:
     files = [seen("0.png", "0", label="a"), seen("1.png", "1", split="test", label="b")]
     levels = bytearray(SKETCH_BYTES)
@@ -235,6 +236,7 @@ def test_a_placeholder_is_not_a_leak_and_stays_in_the_test_set() -> None:
     assert (found[5]["reasons"], found[5]["warnings"]) == ([], ["released", "near_duplicate"])
 
 
+@pytest.mark.seconds
 def test_the_order_of_the_files_decides_nothing() -> None:
     for seed in range(10):
         files, contents = crowd(seed)

@@ -77,6 +77,7 @@ def test_the_order_of_the_rows_changes_nothing() -> None:
     assert pairs.equals(pairs.sort("first", "second"))
 
 
+@pytest.mark.seconds
 def test_the_number_of_threads_changes_nothing(tmp_path: Path) -> None:
     table(planted(2000)).write_parquet(tmp_path / "hashes.parquet")
     code = """if True:

@@ -97,6 +97,7 @@ PHOTOGRAPH_CHANGES: dict[str, Change] = {
 }
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("change", PHOTOGRAPH_CHANGES)
 def test_copies_of_photographs_are_the_same(change: str) -> None:
     found = [same(image, PHOTOGRAPH_CHANGES[change](resized(2)(image))) for image in crops()]

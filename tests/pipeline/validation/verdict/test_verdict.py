@@ -19,6 +19,7 @@ def only(path: str, facts: Facts, **given: Any) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("kind", good_kinds() + bad_kinds(), ids=lambda kind: kind.name)
 def test_every_kind_gets_its_reasons(kind: Kind) -> None:
     verdict = only(kind.name, Facts(**probe(kind.data)))
@@ -30,6 +31,7 @@ def test_every_kind_gets_its_reasons(kind: Kind) -> None:
         assert set(verdict["warnings"]) <= WARNINGS.keys()
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("operations", "verdict"),
     [
