@@ -15,6 +15,7 @@ from pipeline.cli.pass_workspace import pass_workspace
 from pipeline.cli.purge import purge
 from pipeline.cli.quarantine import quarantine
 from pipeline.cli.release import release
+from pipeline.cli.weights import weights
 from pipeline.errors import FORESEEN, GateError, StageFailedError
 from pipeline.recipes.recipe import AUTO, summaries
 from pipeline.workspace import Workspace
@@ -73,6 +74,7 @@ def simclr(context: click.Context, workspace: Path | None) -> None:
 simclr.add_command(quarantine)
 simclr.add_command(release)
 simclr.add_command(purge)
+simclr.add_command(weights)
 
 
 def _recipes() -> str:
