@@ -27,6 +27,7 @@ from pipeline.errors import StageFailedError
 from pipeline.gates.data_contract import data_contract
 from pipeline.gates.evidence import Evidence
 from pipeline.gates.verdict import judge
+from pipeline.run_report import page
 from pipeline.runs.dagster_internals import MAX_RETRIES_TAG
 from pipeline.runs.instance import opened
 from pipeline.runs.launcher import PROCESS, identify, reap
@@ -97,8 +98,10 @@ def run(
             failed = _failed_gates(workspace, instance, run_id)
             if not failed:
                 raise
+            page.write(workspace)
             more = [f"and {len(failed) - SHOWN_GATES} more"] if len(failed) > SHOWN_GATES else []
             raise StageFailedError("; ".join(failed[:SHOWN_GATES] + more)) from None
+        page.write(workspace)
     return RunOutcome(run_id, dict(_results(result)))
 
 

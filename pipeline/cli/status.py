@@ -53,6 +53,8 @@ def describe_workspace(workspace: Workspace) -> str:
         lines.append(f"released   {serving} serves from {registry.root}; see `simclr release list`")
     lines += [f"rejected   {one.candidate} by {one.gate}: {one.reason}" for one in registry.rejections()[-1:]]
     missing = unkept(workspace)
+    page = workspace.reports / "run.html"
+    lines += [f"report     {page.relative_to(workspace.root)}, of the last run"] if page.is_file() else []
     lines += [f"not sent   {missing}"] if missing else []
     parts = (f"{name} {storage.size(count)}" for name, count in disk.items())
     lines.append(f"disk       {', '.join(parts)}")

@@ -144,7 +144,7 @@ def table(summary: Summary) -> str:
         f"onnx        cosine to torch at least {onnx.cosine_min}, {_number(onnx.p50_ms, 2)} ms an image",
         "gates       " + ", ".join(f"{name} {outcome}" for name, outcome in summary.gates.items()),
         "seconds     " + ", ".join(f"{name} {_number(seconds)}" for name, seconds in summary.seconds.items()),
-        "look at     reports/validation.html, reports/*.png, and `simclr ui`",
+        "look at     reports/run.html, reports/validation.html, reports/*.png, and `simclr ui`",
     ]
     return "\n".join(lines)
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 from pydantic import Field
 
+from pipeline.defs.pages import show
 from pipeline.defs.stage_assets import foreseen
 from pipeline.defs.translator import POOL, RAW_IMAGES, SOURCES, asset_key
 from pipeline.dvc.project import CHAMPION, read_tracked
@@ -13,6 +14,7 @@ from pipeline.ingest import unfinished
 from pipeline.release import release
 from pipeline.release.champion import pin
 from pipeline.release.facts import comparison
+from pipeline.run_report import page
 from pipeline.workspace import Workspace
 
 RELEASED = dg.AssetKey("released_encoder")
@@ -75,7 +77,10 @@ def released_encoder(
     context.log.info(f"released_encoder: {done}")
     if _latest(context.instance) != (done.bundle, done.version):
         version = dg.DataVersion(done.bundle)
-        yield dg.MaterializeResult(asset_key=RELEASED, data_version=version, metadata=_describe(workspace, done))
+        report = {"report": show(context.instance, page.write(workspace))}
+        yield dg.MaterializeResult(
+            asset_key=RELEASED, data_version=version, metadata={**_describe(workspace, done), **report}
+        )
 
 
 class PromoteConfig(dg.Config):

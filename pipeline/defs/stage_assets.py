@@ -22,8 +22,10 @@ from pipeline.dvc.client import Outcome, Reproduction, repro
 from pipeline.dvc.project import Project, Stage, load, read_lock
 from pipeline.dvc.unchanged import Unchanged
 from pipeline.errors import FORESEEN
+from pipeline.run_report import energy
 from pipeline.workspace import Workspace
 from simclr_core.params import flatten
+from simclr_core.reporter import read_timing, record_timing
 
 
 def dvc_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
@@ -77,9 +79,14 @@ def bring_up_to_date(
     began = time.monotonic()
     if unchanged.has(stage, context.run.run_id):
         return Reproduction(Outcome.SKIPPED, time.monotonic() - began)
+    before = energy.read()
     done = repro(workspace.root, stage.name, lambda message: context.log.info(f"{stage.name}: {message}"))
     if done.outcome is not Outcome.SKIPPED:
         unchanged.forget()
+    joules = energy.used(before, energy.read())
+    if joules is not None and done.outcome is Outcome.EXECUTED:
+        name = stage.name.replace("@", "-")
+        record_timing(name, workspace=workspace.root, **read_timing(name, workspace.root), joules=joules)
     return done
 
 

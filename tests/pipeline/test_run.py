@@ -82,6 +82,7 @@ def test_a_run_goes_from_raw_images_to_the_last_stage_and_repeats_nothing(
     assert outcomes == dict.fromkeys(STAGES, Outcome.SKIPPED) | {"pretrain": Outcome.RESTORED}
     assert "raw_images: nothing new" in capfd.readouterr().out
     assert history(graph) == [dg.DagsterRunStatus.SUCCESS] * 2
+    assert "not_collapsed" in (graph.reports / "run.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -141,6 +142,9 @@ def test_every_gate_of_the_last_stage_that_fails_is_named_and_recorded(graph: Wo
     assert "did not pass low_label: 70.00 % with 80 labels, from scratch 80.00 %" in said
     (kept,) = open_registry(graph).rejections()
     assert set(kept.gate.split(", ")) >= {"beats_baselines", "low_label", "size_budget"}
+    page = (graph.reports / "run.html").read_text(encoding="utf-8")
+    assert f"Refused</strong> by <bdi>{kept.gate}" in page
+    assert "worse: kNN 82.80 % against 92.80 % of raw pixels" in page
 
 
 @pytest.mark.seconds

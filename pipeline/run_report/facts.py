@@ -1,0 +1,141 @@
+"""All that the page of a run tells, read from the workspace; what was never run, or cannot be read, is None."""
+
+import csv
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from deploy.artifact import identity
+from deploy.errors import DeployError
+from pipeline import workspace as workspaces
+from pipeline.gates.all_gates import verdicts
+from pipeline.gates.verdict import Verdict
+from pipeline.maintenance import storage
+from pipeline.params import Params, read
+from pipeline.release.registry import open_registry
+from pipeline.reports import EmbeddingDriftReport, ValidationReport
+from pipeline.workspace import Workspace
+from simclr_core import reports
+from simclr_core.evaluation_reports import FinetuneReport, LinearEvalReport
+from simclr_core.reporter import read_timing
+from simclr_core.reports import ExportReport, PretrainReport
+
+STAGES = (
+    "validate",
+    "prepare",
+    "embedding_drift",
+    "initial",
+    "pretrain",
+    "linear_eval",
+    "finetune",
+    "export",
+    "compare",
+)
+COMMENTED = re.compile(r"^( *)([\w-]+):(.*?)(?: +# (.*))?$")
+
+
+@dataclass(frozen=True)
+class Reason:
+    """A value of params.yaml that was chosen for these images, and why."""
+
+    key: str
+    value: str
+    why: str
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """``curves`` has a row for each epoch, ``mistakes`` test images that the probe takes for another class, the surest
+    first; ``timings`` and ``disk`` are by stage and by part, in seconds and other units of the stages, and in bytes."""
+
+    params: Params
+    recipe: tuple[str, ...]
+    reasons: tuple[Reason, ...]
+    validation: ValidationReport | None
+    drift: EmbeddingDriftReport | None
+    pretrain: PretrainReport | None
+    curves: tuple[dict[str, float], ...]
+    evaluation: LinearEvalReport | None
+    finetune: tuple[FinetuneReport, ...]
+    export: ExportReport | None
+    gates: dict[str, Verdict]
+    mistakes: tuple[dict[str, Any], ...]
+    serving: str | None
+    refused: str | None
+    timings: dict[str, dict[str, float]]
+    disk: dict[str, int]
+
+
+def collect(workspace: Workspace) -> RunFacts:
+    """Read everything; nothing is measured."""
+    root, registry = workspace.root, open_registry(workspace)
+    text = workspace.params.read_text(encoding="utf-8")
+    tuned = [reports.known(root, FinetuneReport, path) for path in reports.paths(root, FinetuneReport)]
+    stages = [*STAGES[:6], *(f"finetune-{one.fraction}" for one in tuned if one), *STAGES[7:]]
+    timings = {stage: read_timing(stage, root) for stage in stages}
+    return RunFacts(
+        params=read(workspace),
+        recipe=tuple(line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")),
+        reasons=tuple(reasons(text, workspaces.template("params.yaml").read_text(encoding="utf-8"))),
+        validation=reports.known(root, ValidationReport),
+        drift=reports.known(root, EmbeddingDriftReport),
+        pretrain=reports.known(root, PretrainReport),
+        curves=tuple(_curves(workspace)),
+        evaluation=reports.known(root, LinearEvalReport),
+        finetune=tuple(one for one in tuned if one),
+        export=reports.known(root, ExportReport),
+        gates=verdicts(workspace),
+        mistakes=tuple(_mistakes(workspace)),
+        serving=registry.current(),
+        refused=_refused(workspace),
+        timings={stage: numbers for stage, numbers in timings.items() if numbers},
+        disk=storage.usage(workspace),
+    )
+
+
+def reasons(params: str, template: str) -> list[Reason]:
+    """The values whose comment is not what every params.yaml says of them: `simclr init --from` writes why it chose."""
+    usual = {comment for *_, comment in _commented(template)}
+    return [Reason(*one) for one in _commented(params) if one[2] not in usual]
+
+
+def _commented(text: str) -> list[tuple[str, str, str]]:
+    """Key, value and comment of each line that has all three; the key with the names of the blocks around it."""
+    found, path = [], list[tuple[int, str]]()
+    for line in text.splitlines():
+        if match := COMMENTED.match(line):
+            indent, name, value, comment = len(match[1]), match[2], match[3].strip(), match[4]
+            path = [*((depth, parent) for depth, parent in path if depth < indent), (indent, name)]
+            if value and comment:
+                found.append((".".join(part for _, part in path), value, comment))
+    return found
+
+
+def _curves(workspace: Workspace) -> list[dict[str, float]]:
+    """The numbers of each epoch by name, without those that were not measured."""
+    try:
+        with (workspace.reports / "pretrain.csv").open(encoding="utf-8", newline="") as file:
+            return [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+def _mistakes(workspace: Workspace) -> list[dict[str, Any]]:
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(workspace.reports / "predictions.parquet").to_pylist()
+    except (OSError, ValueError):  # not there, or not a table
+        return []
+    wrong = [row for row in rows if row["probe"] != row["label"]]
+    return sorted(wrong, key=lambda row: (-row["probe_answer"], row["sha256"]))
+
+
+def _refused(workspace: Workspace) -> str | None:
+    """Which gate refused the present candidate, and why, if one did."""
+    with suppress(DeployError, OSError):
+        candidate = identity(workspace.root / "models" / "pretrained")[:12]
+        said = [one for one in open_registry(workspace).rejections() if one.candidate == candidate]
+        return f"{said[-1].gate}: {said[-1].reason}" if said else None
+    return None

@@ -1,0 +1,128 @@
+"""``reports/run.html``: one file that needs nothing else, with no active content.
+
+Names of files and classes are hostile until shown otherwise: the template escapes them, ``printable`` spells out their
+control and direction characters, and a content security policy forbids scripts and every request. Thumbnails are drawn
+from the prepared pixels.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from deploy.artifact import write_atomically
+from deploy.errors import ImageError
+from deploy.images.preprocess import decode
+from pipeline.maintenance.storage import size
+from pipeline.run_report import charts
+from pipeline.run_report.advice import advise
+from pipeline.run_report.facts import RunFacts, collect
+from pipeline.validation.printable import printable
+from pipeline.validation.reasons import REASONS
+from pipeline.validation.report.thumbnails import jpeg
+from pipeline.workspace import Workspace
+from simclr_core.data.shards import ShardedImages
+from simclr_core.errors import DatasetError
+from simclr_core.evaluation_reports import BudgetAccuracies, Estimate
+
+FILE = "run.html"
+MOST_MISTAKES = 24
+MOST_CLASSES = 200
+SIDE = 96  # pixels of a thumbnail
+CURVES = (
+    ("loss", "loss", ""),
+    ("kNN of the monitor", "knn_top1", " %"),
+    ("linear probe of the monitor", "probe_top1", " %"),
+    ("effective rank", "effective_rank", ""),
+)
+
+
+def write(workspace: Workspace) -> Path:
+    """Write the page of the workspace's present state, and return where it is."""
+    facts = collect(workspace)
+    page = render(facts, thumbnails(workspace, facts))
+    target = workspace.reports / FILE
+    write_atomically(target, page)
+    return target
+
+
+def render(facts: RunFacts, pictures: Mapping[str, str]) -> str:
+    """The page; ``pictures`` are JPEGs in base64 by SHA-256."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {"printable": printable, "size": size, "estimate": _estimate, "seconds": _seconds}
+    evaluation = facts.evaluation
+    probe = evaluation.scores.get("probe") if evaluation else None
+    by_recall = sorted((probe.per_class if probe else {}).items(), key=lambda one: (one[1].recall or 0, one[0]))
+    drawn = [charts.over_epochs(title, name, facts.curves, unit) for title, name, unit in CURVES]
+    budgets = evaluation.budgets if evaluation else {}
+    joules = [numbers["joules"] for numbers in facts.timings.values() if "joules" in numbers]
+    return environment.get_template("run.html.j2").render(
+        facts=facts,
+        advice=advise(facts),
+        meanings=REASONS,
+        features=charts.FEATURES,
+        curves=[one for one in drawn if one],
+        by_labels=charts.over_labels(budgets),
+        budgets=sorted(budgets.items(), key=lambda one: one[1].labels),
+        saved=labels_saved(budgets),
+        classes=by_recall[:MOST_CLASSES],
+        mistakes=facts.mistakes[:MOST_MISTAKES],
+        pictures=pictures,
+        total=sum(numbers.get("seconds", 0.0) for numbers in facts.timings.values()),
+        energy=f"{sum(joules) / 3.6e6:.3f} kWh" if joules else "not measured: this machine does not tell it",
+    )
+
+
+def labels_saved(budgets: Mapping[str, BudgetAccuracies]) -> str | None:
+    """How many labels fewer the trained features need than raw pixels, for what pixels reach on the most labels."""
+    ordered = sorted(budgets.values(), key=lambda one: one.labels)
+    if not ordered:
+        return None
+    most = ordered[-1]
+    enough = next((one for one in ordered if one.simclr.top1 >= most.pixels.top1), None)
+    if enough is None or enough.labels == most.labels:
+        return None
+    return (
+        f"With {enough.labels:,} labels the linear probe reaches {enough.simclr.top1:.1f} %; on raw pixels it reaches "
+        f"{most.pixels.top1:.1f} % with {most.labels:,}: {most.labels - enough.labels:,} labels saved."
+    )
+
+
+def thumbnails(workspace: Workspace, facts: RunFacts) -> dict[str, str]:
+    """Pictures of the mistakes that are shown, from the prepared test images; nothing where they are missing."""
+    wanted = {row["sha256"] for row in facts.mistakes[:MOST_MISTAKES]}
+    found: dict[str, str] = {}
+    try:
+        images = ShardedImages(workspace.prepared / "test") if wanted else None
+        for position in range(len(images)) if images else ():
+            if images and (key := images.key(position)) in wanted:
+                found[key] = jpeg(_thumbnail(images.read(position)))
+    except (DatasetError, ImageError):
+        return found
+    return found
+
+
+def _thumbnail(data: bytes) -> Image.Image:
+    image = Image.fromarray(np.asarray(decode(data)))
+    scale = SIDE / max(image.size)
+    small = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
+    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), small)
+
+
+def _estimate(one: Estimate | None) -> str:
+    return "–" if one is None else f"{one.top1:.1f} ({one.low:.1f} to {one.high:.1f})"
+
+
+def _seconds(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return (
+        f"{seconds:.1f} s"
+        if seconds < 60
+        else f"{minutes // 60} h {minutes % 60} min"
+        if minutes >= 60
+        else f"{minutes} min {rest} s"
+    )

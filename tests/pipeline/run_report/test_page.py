@@ -1,0 +1,140 @@
+"""The page of a run: what it shows of which report, that names stay text, and that half a run has one too."""
+
+import csv
+import io
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pipeline.run_report import page
+from pipeline.run_report.facts import Reason, collect, reasons
+from pipeline.run_report.page import labels_saved
+from pipeline.workspace import Workspace
+from simclr_core import reports
+from simclr_core.data.shards import ShardedImages
+from simclr_core.evaluation.images import EvaluationImages
+from simclr_core.evaluation.scores import predictions
+from simclr_core.evaluation_reports import BudgetAccuracies, Estimate
+from tests.conftest import write_prepared
+from tests.reports import COMPARE, EMBEDDING_DRIFT, EXPORT, FINETUNE, LINEAR_EVAL, PRETRAIN, SCORES, VALIDATION
+
+HOSTILE = '"><script>alert(1)</script>\u202e<img src=x onerror=alert(1)>'
+ROWS = [
+    {"epoch": n, "loss": 6 - n / 10, "knn_top1": 60 + n, "probe_top1": 61 + n, "effective_rank": 30} for n in range(9)
+]
+
+
+def budget(labels: int, simclr: float, pixels: float) -> BudgetAccuracies:
+    return BudgetAccuracies(labels, 3, *(Estimate(one, one - 2, one + 2) for one in (simclr, 40.0, pixels)))
+
+
+def fill(workspace: Workspace, name: str = "cross") -> Workspace:
+    """All reports, with ``name`` wherever a person gives one, and predictions for the prepared images."""
+    write_prepared(workspace.root)
+    scores = replace(SCORES, per_class={name: SCORES.per_class["Möwe"]})
+    evaluation = replace(
+        LINEAR_EVAL,
+        scores={"knn": scores, "probe": scores},
+        budgets={"2 per class": budget(20, 60.0, 45.0), "1.0": budget(800, 80.0, 58.0)},
+    )
+    drift = replace(VALIDATION.drift, advice=name)
+    for report in (replace(VALIDATION, drift=drift), PRETRAIN, evaluation, FINETUNE, EXPORT, COMPARE, EMBEDDING_DRIFT):
+        reports.write(workspace.root, report)
+    images = EvaluationImages.of(ShardedImages(workspace.prepared / "test"))
+    paths = {bytes(key).hex(): f"test/{name}/{number}.png" for number, key in enumerate(images.keys)}
+    shares = np.tile([0.1, 0.7, 0.1, 0.1], (40, 1))
+    classes = ("circle", name, "square", "stripes")
+    predictions.save(
+        workspace.reports, predictions.table("test", images, paths, {"knn": shares, "probe": shares}, classes)
+    )
+    content = io.StringIO()
+    writer = csv.DictWriter(content, ROWS[0])
+    writer.writeheader()
+    writer.writerows(ROWS)
+    (workspace.reports / "pretrain.csv").write_text(content.getvalue())
+    return workspace
+
+
+def text(workspace: Workspace) -> str:
+    return page.write(workspace).read_text(encoding="utf-8")
+
+
+def test_the_page_has_what_the_reports_say(workspace: Workspace) -> None:
+    html = text(fill(workspace))
+    for shown in (
+        "12 files, 9 accepted",
+        "truncated",
+        "70.0 (67.5 to 72.4)",  # the probe
+        "60.0 (58.0 to 62.0)",  # of a budget
+        "70.0 (63.4 to 76.6)",  # fine-tuned
+        "1 of 1 class is never predicted",
+        "780 labels saved",
+        "labeled <bdi>circle</bdi>, taken for <bdi>cross</bdi> with 70 %",
+        "test/cross/0.png",
+        "beats_baselines",
+        "not measured: this machine does not tell it",
+    ):
+        assert shown in html, shown
+    assert html.count("<img ") == 24  # of 30 mistakes
+    assert html.count("<svg") == 5
+    assert len(html) < 1_000_000
+
+
+def test_names_stay_text(workspace: Workspace) -> None:
+    html = text(fill(workspace, HOSTILE))
+    assert "\u202e" not in html
+    assert "<script" not in html
+    assert re.findall(r"<img (?!alt=\"\" src=\"data:image/jpeg;base64,)", html) == []
+    assert "&lt;script&gt;alert(1)" in html
+
+
+def test_the_page_needs_nothing_else(workspace: Workspace) -> None:
+    html = text(fill(workspace))
+    assert "default-src 'none'" in html
+    assert "prefers-color-scheme: dark" in html
+    assert not re.search(r"(src|href)=\"(?!data:|#|validation\.html)", html)
+
+
+def test_a_workspace_without_a_run_has_a_page_that_says_so(workspace: Workspace) -> None:
+    html = text(workspace)
+    for shown in ("Not validated yet.", "Not trained yet.", "Not evaluated yet.", "Nothing is released yet."):
+        assert shown in html
+
+
+@pytest.mark.parametrize("name", ["predictions.parquet", "pretrain.csv", "linear_eval.json"])
+def test_a_damaged_report_costs_its_part_only(workspace: Workspace, name: str) -> None:
+    fill(workspace)
+    (workspace.reports / name).write_bytes(b"\xff\x00 damaged,\n1,2,x")
+    assert "12 files, 9 accepted" in text(workspace)
+
+
+def test_mistakes_are_the_surest_first(workspace: Workspace) -> None:
+    rows = collect(fill(workspace)).mistakes
+    assert len(rows) == 30
+    assert all(row["label"] != row["probe"] for row in rows)
+    assert [row["probe_answer"] for row in rows] == sorted((row["probe_answer"] for row in rows), reverse=True)
+
+
+def test_reasons_are_the_comments_that_are_not_everywhere() -> None:
+    template = (
+        "pretrain:  # SimCLR\n  epochs: 40  # passes\n  encoder:\n    name: resnet18  # network\n  loss: nt_xent\n"
+    )
+    params = template.replace("40  # passes", "90  # as the loss fell").replace(
+        "resnet18  # network", "x  # small images"
+    )
+    assert reasons(params, template) == [
+        Reason("pretrain.epochs", "90", "as the loss fell"),
+        Reason("pretrain.encoder.name", "x", "small images"),
+    ]
+    assert reasons(template, template) == []
+
+
+def test_labels_are_saved_where_fewer_reach_what_pixels_do() -> None:
+    saved = labels_saved({"a": budget(10, 50.0, 30.0), "b": budget(20, 62.0, 45.0), "c": budget(800, 80.0, 60.0)})
+    assert saved == (
+        "With 20 labels the linear probe reaches 62.0 %; on raw pixels it reaches 60.0 % with 800: 780 labels saved."
+    )
+    assert labels_saved({"a": budget(10, 50.0, 30.0), "c": budget(800, 80.0, 79.0)}) is None
+    assert labels_saved({}) is None
