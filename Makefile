@@ -29,23 +29,23 @@ test: .venv/installed .venv/browser-installed ## everything that must hold: form
 	ruff check .
 	mypy
 	lint-imports
-	pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+	pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-fast: .venv/installed ## without those that take more than a second, some of which need a browser
-	pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder -m "not slow and not seconds"
+	pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not seconds"
 
 versions: .venv/installed ## all but the slow tests with WITH="torch==2.8.*", by default the newest of everything; the next target restores the lock
 	rm .venv/installed
 	$(BIN)/pip install --quiet --upgrade $(WITH)
 	$(BIN)/pip install --quiet --no-deps antlr4-python3-runtime==4.13.2
-	pytest -n auto --dist loadgroup --no-loadscope-reorder -m "not slow" --ignore tests/deployment $(TESTS)
+	pytest -n auto --dist loadfile --no-loadscope-reorder -m "not slow" --ignore tests/deployment $(TESTS)
 
 docs: .venv/installed ## the site, in docs/_build; any warning is an error
 	python -m sphinx -W --keep-going -q -b html docs docs/_build
 	@echo "open docs/_build/index.html"
 
 coverage: .venv/installed ## the lines that all but the slow tests reach, in every process; fails below the floor in pyproject.toml
-	pytest -n auto --dist loadgroup --no-loadscope-reorder -m "not slow" --cov
+	pytest -n auto --dist loadfile --no-loadscope-reorder -m "not slow" --cov
 
 package: .venv/installed ## wheel and source archive in dist/, checked as the package index checks them
 	rm -rf dist
@@ -57,7 +57,7 @@ bench: .venv/bench-installed ## pretraining side by side with pinned peers; --js
 
 soak: .venv/installed ## 200 kills of a pretraining on two processes, and the tests that follow chance with all repetitions
 	python -m benchmarks.pretrain_soak --kills 200
-	SIMCLR_ALL_REPETITIONS=1 pytest -n auto --dist loadgroup --no-loadscope-reorder -m repeated
+	SIMCLR_ALL_REPETITIONS=1 pytest -n auto --dist loadfile --no-loadscope-reorder -m repeated
 
 reference: .venv/installed ## the comments of params.yaml and docs/reference, written from the code
 	python -m pipeline.cli.reference

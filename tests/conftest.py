@@ -118,26 +118,17 @@ def pytest_configure() -> None:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """First the whole flows, which have minutes: one that came last would keep one core busy and the others waiting.
 
-    Tests that share what their module makes once run in one process, where it is made once.
+    The Makefile gives each file to one process, in the order of its first test.
     """
-    for item in items:
-        if isinstance(item, pytest.Function) and _shares_with_its_module(item):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
     items.sort(key=_minutes_first)
 
 
 def _minutes_first(item: pytest.Item) -> tuple[bool, bool]:
     minutes = any(mark.args[0] > 300 for mark in item.iter_markers("timeout"))
     return not minutes, item.get_closest_marker("slow") is None
-
-
-def _shares_with_its_module(item: pytest.Function) -> bool:
-    definitions = item._fixtureinfo.name2fixturedefs.values()
-    return any(definition.scope in ("class", "module", "package") for *_, definition in definitions)
 
 
 def pytest_collection_finish() -> None:
