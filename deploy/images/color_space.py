@@ -1,7 +1,8 @@
 """Color spaces that a file declares otherwise than by a profile, which Pillow reads none of: is one of them not sRGB?
 
 PNG (third edition, 11.3.2), TIFF 6.0 (sections 20 and 22), BMP (BITMAPV4HEADER), Exif 2.32 (ColorSpace and the
-interoperability index of Adobe RGB), and the profile in a GIF (ICCRGBG1012).
+interoperability index of Adobe RGB), the profile in a GIF (ICCRGBG1012), and the
+color property of AVIF and HEIC.
 """
 
 import struct
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deploy.images.heif import is_other_than_srgb
 from deploy.images.image_faults import PARSER_FAULTS
 
 if TYPE_CHECKING:
@@ -45,6 +47,8 @@ def ignores_color_space(image: "Image", data: bytes) -> bool:
         return _bmp_differs(data)
     if image.format == "GIF":
         return b"\x21\xff\x0bICCRGBG1012" in data
+    if image.format in ("AVIF", "HEIF"):
+        return is_other_than_srgb(data)
     tags = getattr(image, "tag_v2", None) if image.format == "TIFF" else None
     return (tags is not None and _tiff_differs(tags)) or _is_adobe_rgb(image)
 

@@ -14,10 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.errors import ImageError
+from deploy.images import heif
+from deploy.images.signatures import sniff
 from deploy.images.tiff_layout import why_unopened
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-"""Pillow has more than forty readers; most vulnerabilities were in those for rare formats (PSD, EPS, FITS ...)."""
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
+"""Pillow has more than forty readers; most vulnerabilities were in those for rare formats (PSD, EPS, FITS ...).
+HEIC comes by an extra."""
 
 PARSER_FAULTS = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError,
@@ -34,12 +37,11 @@ _OTHER_FORMATS = {
     b"v/1\x01": "OpenEXR",
     b"\0\0\1\0": "icon",
     b"\0\0\0\x0cjP  ": "JPEG 2000",
-    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"\0\0\0\x0cJXL ": "JPEG XL",  # see docs/decisions/heic-by-an-extra.md
     b"\xff\x0a": "JPEG XL",
 }
 _PIXELS = re.compile(r"Image size \((\d+) pixels\)")  # in Pillow's words about a bomb
 _ADDRESS = re.compile(r" *<[^<>]* at 0x[0-9a-fA-F]+>")  # of an object in memory: it differs in each process
-_HEIF_BRANDS = (b"heic", b"heix", b"mif1", b"avif", b"avis")
 _TIFF_TYPES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # bytes; others have 1
 _TIFF_PIECES = (273, 279, 324, 325)  # tags: offsets and lengths of strips, and of tiles
 
@@ -92,8 +94,6 @@ def _translate(error: Exception, data: bytes) -> ImageError:
 
 
 def _other_format(data: bytes) -> str | None:
-    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
-        return "HEIC or AVIF"
     return next((name for start, name in _OTHER_FORMATS.items() if data.startswith(start)), None)
 
 
@@ -101,7 +101,7 @@ def _has_known_signature(data: bytes) -> bool:
     starts = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
     is_webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
     is_bmp = data[:2] == b"BM" and data[6:10] == b"\0\0\0\0"
-    return data.startswith(starts) or is_webp or is_bmp
+    return data.startswith(starts) or is_webp or is_bmp or sniff(data) in ("avif", "heif")
 
 
 def _is_cut_short(data: bytes) -> bool:
@@ -118,7 +118,7 @@ def _is_cut_short(data: bytes) -> bool:
         return len(data) < 14 or int.from_bytes(data[10:14], "little") > len(data)  # offset of the pixels
     if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return _tiff_end(data) > len(data)
-    return False
+    return data[4:8] == b"ftyp" and heif.is_cut_short(data)
 
 
 def _tiff_end(data: bytes) -> int:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.errors import ArgumentError, ImageError
+from deploy.images import heif
 from deploy.images.color_space import ignores_color_space
 from deploy.images.image_faults import FORMATS, PARSER_FAULTS, naming_faults
 from deploy.images.jpeg_scans import check_scans
@@ -79,7 +80,7 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> "Image":
         raise ImageError("empty_file", "the file has no bytes; copy it again from its source")
     check_scans(data)
     with naming_faults(data, max_pixels):
-        image = Image.open(BytesIO(data), formats=FORMATS)
+        image = heif.open_heic(data) if heif.is_heic(data) else Image.open(BytesIO(data), formats=FORMATS)
     if image.width * image.height > max_pixels:
         size = f"{image.width} x {image.height} pixels"
         raise ImageError("bomb", f"{size} are over the limit of {max_pixels:,} pixels; make it smaller")
@@ -117,12 +118,13 @@ def canonicalize(image: "Image") -> tuple["Image", list[str]]:
         if ignores_color_space(image, data):
             operations.append("color_space_ignored")
         rawmode = str(getattr(image, "tile", ""))
+        bits = heif.bit_depth(data) if image.format in ("AVIF", "HEIF") else 8
         # Pillow rotates a TIFF while loading it and then drops the tag; a PNG may have its EXIF block after the pixels.
         orientation = _orientation(image) if is_tiff else 1
         image.load()
         orientation = orientation if is_tiff else _orientation(image)
         profile = image.info.get("icc_profile")
-        image = _to_8_bit(image, rawmode, tags, operations)
+        image = _to_8_bit(image, rawmode, tags, bits, operations)
         image = _to_rgb(image, profile, operations)
         if orientation != 1:
             operations.append("exif_transpose")
@@ -215,7 +217,7 @@ def _has_frames(image: "Image") -> bool:
     return image.format != "TIFF" or file is None or has_pages(file)
 
 
-def _to_8_bit(image: "Image", rawmode: str, tags: Tags, operations: list[str]) -> "Image":
+def _to_8_bit(image: "Image", rawmode: str, tags: Tags, bits: int, operations: list[str]) -> "Image":
     from PIL import Image
 
     if image.mode in ("I", "F") or "I;12" in rawmode:
@@ -236,6 +238,8 @@ def _to_8_bit(image: "Image", rawmode: str, tags: Tags, operations: list[str]) -
         operations.append("uint16_to_uint8")
         extrema = np.reshape(image.getextrema(), (-1, 2))[: len(image.getbands()) - (image.mode in _ALPHA_MODES)]
         _note_range(256 * int(extrema.max()) + 255, operations)
+    if bits > 8:
+        operations.append(f"uint{bits}_to_uint8")  # the decoders of AVIF and HEIC did it
     return image  # of 16-bit color, Pillow has kept the high bytes
 
 

@@ -13,10 +13,12 @@ EXTENSIONS = {
     "webp": ("webp",),
     "bmp": ("bmp", "dib"),
     "tiff": ("tif", "tiff"),
+    "avif": ("avif", "avifs"),
+    "heif": ("heic", "heif", "hif"),
 }
-"""The containers that are decoded, and what their files are usually called."""
+"""The containers that are decoded, HEIF by an extra, and what their files are usually called."""
 
-OTHER_EXTENSIONS = ("heic", "heif", "hif", "avif", "jxl", "jp2", "j2k", "jpf", "psd", "exr", "dcm", "dicom")
+OTHER_EXTENSIONS = ("jxl", "jp2", "j2k", "jpf", "psd", "exr", "dcm", "dicom")
 """Usual names of image files that are not decoded; validation says what to do with them."""
 
 HEAD_BYTES = 1024
@@ -49,7 +51,7 @@ _SIGNATURES = (
     (rb"\s*[{\[]\s*[\"{\[\]}]", "json"),
 )
 _PATTERNS = [(re.compile(pattern, re.DOTALL), name) for pattern, name in _SIGNATURES]
-_IMAGES = {*EXTENSIONS, "avif", "heif", "jpeg_xl", "jpeg_2000", "photoshop", "openexr", "dicom", "git_lfs_pointer"}
+_IMAGES = {*EXTENSIONS, "jpeg_xl", "jpeg_2000", "photoshop", "openexr", "dicom", "git_lfs_pointer"}
 _SUFFIXES = (*(f".{one}" for names in EXTENSIONS.values() for one in names), *(f".{one}" for one in OTHER_EXTENSIONS))
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from deploy.folders.files import describe_passed_over
+from deploy.images import heif
 from deploy.plural import counted
 from pipeline.ingest.layout import Reading
 from pipeline.ingest.sources import Source
@@ -21,6 +22,7 @@ def tabulate(sources: Sequence[Source], readings: Sequence[Reading]) -> list[str
         taken = source.files.keys() - source.passed_over.keys()
         counts.update((place.split, place.label) for path, place in reading.places.items() if path in taken)
         notes.update(reading.notes)
+        notes.update(heif.ADVICE for path in source.files if heif.is_unread(path))
     notes.update(_unknown_classes(counts))
     lines = [text + _files(number) for text, number in sorted(notes.items())]
     if len(lines) > SHOWN_NOTES:

@@ -14,6 +14,7 @@ from typing import Self
 
 import numpy as np
 
+from deploy.images import heif
 from deploy.images.signatures import HEAD_BYTES, is_image, named_as_image
 from deploy.session import available_cpus
 from pipeline.errors import IngestError
@@ -36,7 +37,7 @@ COPY_LEVELS = 2.0  # of 255: mean difference of two 16 x 16 gists below which th
 class Collection:
     """``labels`` counts images by (split, class), None for unlabeled ones; ``others`` files that are not images, by
     suffix; ``folders`` unlabeled images by their first folder; ``glances`` is the sample, without ``unreadable``
-    ones. ``seconds_per_image`` is what a look took one core."""
+    ones. ``seconds_per_image`` is what a look took one core. ``unread_heic`` counts files that need the extra."""
 
     labels: dict[Place, int]
     others: dict[str, int]
@@ -45,6 +46,7 @@ class Collection:
     unreadable: int
     image_bytes: float
     seconds_per_image: float
+    unread_heic: int = 0
 
     @cached_property
     def images(self) -> int:
@@ -143,14 +145,15 @@ def examine(root: Path, names: Sequence[str], selection: Selection = ALL) -> Col
                 folders[path.partition("/")[0]] += 1
         passed_over = source.passed_over.keys() - source.left_out
         others.update(PurePosixPath(path).suffix.lower() or "no suffix" for path in passed_over)
+    heic = sum(heif.is_unread(path) for _, path in found)
     glances, unreadable, seconds, size = _look(found)
     if not glances:
         kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in others.most_common(5))
         raise IngestError(
             f"{', '.join(names)}: no image that can be decoded{f' among {kinds}' if kinds else ''}; "
-            "name a folder with JPEG, PNG, WebP, TIFF, BMP or GIF files"
+            + (heif.ADVICE if heic else "name a folder with JPEG, PNG, WebP, TIFF, BMP, GIF or AVIF files")
         )
-    return Collection(dict(labels), dict(others), dict(folders), tuple(glances), unreadable, size, seconds)
+    return Collection(dict(labels), dict(others), dict(folders), tuple(glances), unreadable, size, seconds, heic)
 
 
 def _is_image(source: Source, path: str) -> bool:

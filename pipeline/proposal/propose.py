@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from deploy.images import heif
 from deploy.images.preprocess import MOST_PIXELS
 from deploy.plural import counted
 from pipeline.config import GatesConfig, ValidateConfig
@@ -299,6 +300,8 @@ def _notes(collection: Collection, machine: Machine) -> Iterator[str]:
     if collection.unreadable:
         share = collection.unreadable / (collection.unreadable + len(collection.glances))
         yield f"{share:.0%} of the sampled images cannot be decoded and will be quarantined"
+    if collection.unread_heic:
+        yield f"{collection.unread_heic:,} of the images: {heif.ADVICE}"
     if collection.copies > 0.2:
         yield f"{collection.copies:.0%} of the sampled images are nearly a copy of another one"
     if collection.share("deep") > 0:

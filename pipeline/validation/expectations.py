@@ -182,7 +182,7 @@ def _container_rules(config: ValidateConfig) -> list[Expectation]:
         rule("bytes_at_hand", "warning", NOT_IN_SET, "fault", value_set=["io_error"], mostly=0.999),
         rule("few_bombs", "warning", NOT_IN_SET, "fault", value_set=bombs, mostly=0.999),
         rule("streams_intact", "warning", IN_SET, "stream_intact", value_set=[True], mostly=0.99),
-        rule("format_known", "critical", IN_SET, "format", value_set=list(FORMATS), mostly=most),
+        rule("format_known", "critical", IN_SET, "format", value_set=[*FORMATS, "HEIF"], mostly=most),
         rule("mode_known", "critical", IN_SET, "mode", value_set=list(MODES), mostly=most),
         rule("bit_depth_known", "warning", IN_SET, "bit_depth", value_set=[1, 2, 4, 8, 16], mostly=0.95),
         rule("not_animated", "warning", BETWEEN, "frames", max_value=1, mostly=0.99),

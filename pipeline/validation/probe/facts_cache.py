@@ -21,6 +21,7 @@ from pathlib import Path
 import polars as pl
 
 from deploy.artifact import write_atomically
+from deploy.images import heif
 from pipeline.validation.probe.probe import PROBE_VERSION
 from pipeline.validation.tables import FACTS
 
@@ -38,7 +39,8 @@ DIGEST = 32  # hexadecimal digits
 def versions() -> dict[str, str]:
     """Whatever gives the same bytes other facts when it changes."""
     packages = {name: version(name) for name in ("pillow", "simplejpeg", "numpy")}
-    return {"probe": str(PROBE_VERSION), **packages}
+    heic = version("pi-heif") if heif.is_installed() else "not installed"
+    return {"probe": str(PROBE_VERSION), **packages, "pi-heif": heic}
 
 
 def place(cache: Path, max_megabytes: float, max_megapixels: float) -> Path:

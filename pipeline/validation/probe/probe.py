@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageFile, TiffImagePlugin
 
 from deploy.errors import ImageError
+from deploy.images import heif
 from deploy.images.image_faults import PARSER_FAULTS, naming_faults
 from deploy.images.preprocess import MOST_PIXELS, canonicalize, open_image
 from deploy.images.tiff_layout import has_pages
@@ -27,7 +28,7 @@ from pipeline.validation.probe.jpeg_stream import stream_fault
 
 keep_callable(__name__)
 
-PROBE_VERSION = 5
+PROBE_VERSION = 6
 """Goes up with every change that gives some file another row."""
 
 STATISTICS_SIDE = 256  # pixels; larger images are reduced first, so that the numbers of large and small ones compare
@@ -73,6 +74,8 @@ def probe(data: bytes, max_megabytes: float = 50.0, max_megapixels: float = 80.0
                 )
             else:  # Pillow's own limit
                 message += f"; no setting of validate.max_megapixels reads more than {MOST_PIXELS / 1e6:g}"
+        if message == heif.ADVICE:
+            message += "; then `simclr quarantine rescan`"
         known |= {"decodes": False, "reason": error.reason, "message": message}
     return dict(vars(Facts(**known)))
 
@@ -161,6 +164,8 @@ def _bit_depth(image: Image.Image, data: bytes) -> int:
             old = int.from_bytes(data[14:18], "little") == 12  # BITMAPCOREHEADER
             pixel = int.from_bytes(data[24:26] if old else data[28:30], "little")
             return 5 if pixel == 16 else min(pixel, 8)
+        case "AVIF" | "HEIF":
+            return heif.bit_depth(data)
     return 8  # GIF and WebP always; of JPEG, Pillow opens nothing else
 
 

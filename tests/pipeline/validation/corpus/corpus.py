@@ -15,9 +15,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from deploy.images import heif
 from pipeline.ingest.layout import place
 from pipeline.ingest.raw import OCCURRENCES, Occurrence, batches, read_occurrences
 from tests.pipeline.validation.corpus.encodings import encoded, png_chunk, srgb_profile
+
+DAMAGED_HEIC = "corrupt" if heif.is_installed() else "unsupported_format"
 
 
 @dataclass(frozen=True)
@@ -125,8 +128,8 @@ def bad_kinds() -> tuple[Kind, ...]:
         Kind("archive.png", b"PK\x03\x04" + bytes(100), ("not_an_image",)),
         Kind("paper.pdf", b"%PDF-1.7\n" + bytes(100), ("unsupported_format",)),
         Kind("drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg'></svg>", ("unsupported_format",)),
-        Kind("phone.heic", b"\0\0\0\x18ftypheic\0\0\0\0" + bytes(100), ("unsupported_format",)),
-        Kind("modern.avif", b"\0\0\0\x18ftypavif\0\0\0\0" + bytes(100), ("unsupported_format",)),
+        Kind("phone.heic", b"\0\0\0\x18ftypheic\0\0\0\0" + bytes(100), (DAMAGED_HEIC,)),
+        Kind("modern.avif", b"\0\0\0\x18ftypavif\0\0\0\0" + bytes(100), ("corrupt",)),
         Kind("modern.jxl", b"\xff\x0a" + bytes(100), ("unsupported_format",)),
         Kind("layers.psd", b"8BPS\0\x01" + bytes(100), ("unsupported_format",)),
         Kind("half.jpg", jpeg[: len(jpeg) // 2], ("truncated",)),
