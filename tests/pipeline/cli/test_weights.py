@@ -8,8 +8,10 @@ import torch
 
 from pipeline import params
 from pipeline.cli.weights import _encoder_of, begin_with
+from pipeline.dvc import client
 from pipeline.errors import ParamsError
 from pipeline.recipes.recipe import AUTO_HEADER
+from pipeline.release.champion import pin_first
 from pipeline.workspace import Workspace
 from simclr_core.errors import WeightsError
 from simclr_core.model.encoder import build_encoder
@@ -57,6 +59,20 @@ def test_what_does_not_fit_changes_no_parameter(workspace: Workspace, file: Path
     workspace.params.write_text(AUTO_HEADER + before)
     with pytest.raises(ParamsError, match="is chosen by the first `simclr run`, which would replace these values"):
         begin_with(workspace, str(file), None, None)
+
+
+def test_another_file_in_the_folder_is_a_changed_input_of_the_stage(workspace: Workspace, file: Path) -> None:
+    pin_first(workspace)
+    begin_with(workspace, str(file), "resnet18", 32)
+    client.repro(workspace.root, "initial")
+    assert "initial" not in client.changed_stages(workspace.root, "initial")
+    torch.save(build_encoder("resnet18").backbone.state_dict(), workspace.root / "weights" / file.name)
+    (reason,) = client.changed_stages(workspace.root, "initial")["initial"]
+    assert reason.startswith("weights")
+    client.repro(workspace.root, "initial")
+    start = initial.read_start(workspace.root, params.read(workspace).pretrain)
+    assert initial.is_adopted(workspace.root, params.read(workspace).pretrain)
+    assert str(start).startswith("weights resnet18.pth (")
 
 
 @pytest.mark.parametrize(

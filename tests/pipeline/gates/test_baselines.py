@@ -193,3 +193,12 @@ def test_the_demos_encoder_passes_even_if_errors_were_independent(case: Case) ->
     verdict = ask(case, **known, paired={}, majority_class=None)
     assert verdict.outcome == "passed"
     assert "kNN 82.75 % against 80.20 % of raw pixels (+0.5 to +4.6 points)" in verdict.description
+
+
+def test_an_encoder_that_is_worse_than_the_weights_it_began_with_is_refused(case: Case) -> None:
+    verdict = ask(case, paired=paired(start={"trained_only": [40], "baseline_only": [140]}))
+    assert (verdict.outcome, verdict.severity) == ("refused", "error")
+    assert verdict.description.startswith("worse: kNN")
+    assert "of the weights that pretraining began with (" in verdict.description
+    better = ask(case, paired=paired(start={"trained_only": [140], "baseline_only": [40]}))
+    assert better.outcome == "passed"
