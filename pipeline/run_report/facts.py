@@ -6,8 +6,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from deploy.artifact import identity
 from deploy.errors import DeployError
 from pipeline import workspace as workspaces
@@ -124,6 +122,8 @@ def _curves(workspace: Workspace) -> list[dict[str, float]]:
 
 
 def _mistakes(workspace: Workspace) -> list[dict[str, Any]]:
+    import pyarrow.parquet as pq  # here, because a code location has to load quickly
+
     try:
         rows: list[dict[str, Any]] = pq.read_table(workspace.reports / "predictions.parquet").to_pylist()
     except (OSError, ValueError):  # not there, or not a table

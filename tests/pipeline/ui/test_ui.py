@@ -182,7 +182,7 @@ def test_the_graph_shows_every_group_and_asset(finished: Ui) -> None:
     groups = sorted({spec.group_name for spec in specs if spec.group_name})
     assert groups == ["data", "encoder", "evaluation", "release"]  # the order of the flow
     names = [spec.key.path[-1] for spec in specs]
-    assert len(set(names)) == 15
+    assert len(set(names)) == 16
     expanded = ",".join(f"global@global:{group}" for group in groups)
     finished.visit(f"/asset-groups/?expanded={expanded}", *groups, *names)
 
@@ -228,7 +228,10 @@ def test_the_launchpad_offers_documented_typed_keys(ui: Ui) -> None:
     ui.page.evaluate("document.querySelector('.CodeMirror').CodeMirror.setCursor(3, 8)")
     ui.page.evaluate("document.querySelector('.CodeMirror').CodeMirror.focus()")
     ui.see(
-        "temperature?: Float", "a number, above 0.", "scratch or champion", "Folders, globs or fsspec URLs to ingest"
+        "temperature?: Float",
+        "a number, above 0.",
+        "scratch, champion, or weights",
+        "Folders, globs or fsspec URLs to ingest",
     )
 
 
