@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 Status = dg.DagsterRunStatus
 OPERATOR, VIEWER = "correct horse", "battery staple"
 CREDENTIALS = base64.b64encode(f":{OPERATOR}".encode()).decode()
-STEPS = 60  # 3 s
+STEPS = 160  # 8 s, in which also a busy machine finds the time to stop a run
 LAUNCH = """
 mutation($job: String!, $tags: [ExecutionTag!]!) {
   launchRun(executionParams: {
