@@ -82,7 +82,7 @@ def near_copies(
 
     Args:
         contents: one file of each content that is used so far: those of ``pixel_copies``, ``shown`` (files that show
-            its pixels), ``hash_trusted``, phash, dhash, sketch, the channels' means, width, height and entropy.
+            its pixels), ``hash_trusted``, phash, dhash, sketch, entropy, luma_std, the channels' means, width, height.
         distance: bits in which two perceptual hashes may differ; None: nothing is searched.
         quarantine: whether all but one of a group within the training set go.
         placeholder_copies: files that show the same flat picture.
@@ -160,7 +160,7 @@ def _pairs(contents: pl.DataFrame, distance: int) -> pl.DataFrame:
     if cut_short:
         message = f"{cut_short} images have too many near copies to compare each with all of them"
         emit("progress", stage="validate", message=message, cut_short=cut_short)
-    return confirm(pairs, contents.select("sha256", "sketch"))
+    return confirm(pairs, contents.select("sha256", "sketch", "entropy", "luma_std"))
 
 
 def _links(pairs: pl.DataFrame, members: pl.DataFrame, targets: pl.DataFrame) -> pl.DataFrame:

@@ -33,8 +33,8 @@ FLAT_TAIL = 0.1  # share of the height that one mid gray may fill, from below
 _FINDINGS = pl.Schema({"row": pl.UInt32(), "warning": pl.Enum(list(WARNINGS))})  # sorts in the order of WARNINGS
 _FACTS = (
     "sha256", "container", "decodes", "reason", "message", "format", "width", "height", "frames", "operations",
-    "has_gps", "exif_unreadable", "trailing_bytes", "stream_fault", "flat_tail", "luma_p05", "luma_p99", "entropy",
-    "pixel_hash", "phash", "dhash", "sketch", "hash_trusted",
+    "has_gps", "exif_unreadable", "trailing_bytes", "stream_fault", "flat_tail", "luma_p05", "luma_p99", "luma_std",
+    "entropy", "pixel_hash", "phash", "dhash", "sketch", "hash_trusted",
     "red_mean", "green_mean", "blue_mean", "red_std", "green_std", "blue_std",
 )  # fmt: skip
 

@@ -1,5 +1,5 @@
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import polars as pl
@@ -7,13 +7,24 @@ import pytest
 from PIL import Image, ImageDraw, ImageEnhance
 
 from pipeline.validation.probe.hashes import perceptual_hashes, sketch, sketch_planes
+from pipeline.validation.probe.probe import reduced, statistics
 from pipeline.validation.verdict.near_duplicates import DHASH_DISTANCE, PAIRS
-from pipeline.validation.verdict.structure import confirm, show_the_same
-from tests.pipeline.validation.probe.test_hashes import CHANGES, HARSH_CHANGES, Change, crops, resized
+from pipeline.validation.verdict.structure import DRAWN, Pictures, compared, confirm, show_the_same
+from tests.pipeline.validation.probe.test_hashes import CHANGES, HARSH_CHANGES, Change, crops, resized, saved
+
+
+def facts(images: Sequence[Image.Image]) -> pl.DataFrame:
+    """sketch, entropy and luma_std, as the probe measures them."""
+    small = [reduced(image) for image in images]
+    return pl.DataFrame([{"sketch": sketch(image), **statistics(image, image.convert("L"))} for image in small])
+
+
+def pictures(images: Sequence[Image.Image]) -> Pictures:
+    return compared(facts(images))
 
 
 def same(one: Image.Image, other: Image.Image) -> bool:
-    return bool(show_the_same(sketch_planes([sketch(one)]), sketch_planes([sketch(other)]))[0])
+    return bool(show_the_same(pictures([one]), pictures([other]))[0])
 
 
 def icon(draw: Callable[[ImageDraw.ImageDraw], None], color: str = "tan", side: int = 256) -> Image.Image:
@@ -54,6 +65,57 @@ def test_drawings_on_one_outline_are_distinguished_though_their_hashes_are_near(
 @pytest.mark.parametrize("color", ["#8fb9d2", "#e0a0a0"])
 def test_drawings_in_other_colors_are_distinguished(color: str) -> None:
     assert not same(icon(MARKS["disk"]), icon(MARKS["disk"], color))
+
+
+def hand(skin: str) -> Image.Image:
+    image = Image.new("RGB", (256, 256), "white")
+    pen = ImageDraw.Draw(image)
+    pen.rounded_rectangle((70, 110, 190, 230), 40, skin)
+    pen.rounded_rectangle((100, 20, 130, 140), 15, skin)
+    pen.line([(110, 150), (180, 150)], "#6b4a33", 5)
+    return image
+
+
+def test_a_part_in_another_brightness_on_the_same_ground_makes_another_drawing() -> None:
+    """No change of the whole picture leaves white as it is."""
+    assert not same(hand("#f3d2a2"), hand("#d5ab88"))
+    assert same(hand("#f3d2a2"), saved("JPEG", quality=75)(hand("#f3d2a2")))
+
+
+def card(frame: bool, ground: int = 40) -> Image.Image:
+    """On a ground that grows darker to the right and down, as drawings with a soft light have it: no cell is flat."""
+    across, down = np.meshgrid(np.linspace(0, ground, 240), np.linspace(0, ground, 240))
+    image = Image.fromarray((255 - across / 2 - down / 2).astype(np.uint8)).convert("RGB")
+    pen = ImageDraw.Draw(image)
+    pen.ellipse((90, 80, 150, 160), "#c02020")
+    pen.polygon([(30, 30), (50, 30), (40, 60)], "#202020")
+    if frame:
+        pen.rounded_rectangle((60, 50, 180, 190), 12, outline="#5030b0", width=4)
+    return image
+
+
+def test_a_drawing_on_shaded_ground_is_not_a_photograph() -> None:
+    assert pictures([card(frame=True)]).negentropy > DRAWN
+    assert not same(card(frame=False), card(frame=True))
+    assert same(card(frame=True), saved("JPEG", quality=75)(card(frame=True)))
+
+
+def flag(triangle: str, stripes: str) -> Image.Image:
+    """With a shine across the whole, as icons of flags have it."""
+    image = Image.new("RGB", (320, 240), "white")
+    pen = ImageDraw.Draw(image)
+    for top in range(0, 240, 96):
+        pen.rectangle((0, top, 320, top + 47), stripes)
+    pen.polygon([(0, 0), (0, 240), (160, 120)], triangle)
+    shine = np.linspace(0.8, 1, 320) * np.linspace(0.85, 1, 240)[:, np.newaxis]
+    return Image.fromarray((np.asarray(image) * shine[..., np.newaxis]).astype(np.uint8))
+
+
+def test_colors_that_are_exchanged_make_another_picture() -> None:
+    """Puerto Rico and Cuba: about as bright everywhere."""
+    blue, red = "#2254f4", "#ed3030"
+    assert not same(flag(blue, red), flag(red, blue))
+    assert same(flag(blue, red), saved("JPEG", quality=75)(flag(blue, red)))
 
 
 ICON_CHANGES = {name: change for name, change in (CHANGES | HARSH_CHANGES).items() if name != "gray"}
@@ -125,23 +187,19 @@ def test_a_sketch_is_of_means_of_cells() -> None:
 
 
 def test_pairs_are_confirmed_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures = {"a": icon(MARKS["disk"]), "b": icon(MARKS["bar"]), "c": icon(MARKS["disk"], side=200)}
-    sketches = pl.DataFrame({"sha256": list(pictures), "sketch": [sketch(image) for image in pictures.values()]})
+    images = {"a": icon(MARKS["disk"]), "b": icon(MARKS["bar"]), "c": icon(MARKS["disk"], side=200)}
+    table = facts(list(images.values())).with_columns(sha256=pl.Series(list(images)))
     pairs = pl.DataFrame([("a", "b", 0), ("a", "c", 2), ("b", "c", 1)], PAIRS, orient="row")
-    assert confirm(pairs, sketches).rows() == [("a", "c", 2)]
+    assert confirm(pairs, table).rows() == [("a", "c", 2)]
     monkeypatch.setattr("pipeline.validation.verdict.structure.AT_ONCE", 1)
-    assert confirm(pairs, sketches[::-1]).rows() == [("a", "c", 2)]
-    assert confirm(PAIRS.to_frame(), sketches.clear()).equals(PAIRS.to_frame())
+    assert confirm(pairs, table[::-1]).rows() == [("a", "c", 2)]
+    assert confirm(PAIRS.to_frame(), table.clear()).equals(PAIRS.to_frame())
 
 
 def test_the_number_of_pairs_at_once_changes_no_answer() -> None:
-    planes = sketch_planes([sketch(image) for image in crops()])
-    others = sketch_planes([sketch(watermarked(image)) for image in crops()])
-    together = show_the_same(planes, others)
-    alone = [
-        show_the_same([p[k : k + 1] for p in planes], [p[k : k + 1] for p in others])[0] for k in range(len(together))
-    ]
-    assert together.tolist() == alone
+    originals, marked = crops(), [watermarked(image) for image in crops()]
+    together = show_the_same(pictures(originals), pictures(marked))
+    assert together.tolist() == [same(*pair) for pair in zip(originals, marked, strict=True)]
 
 
 def test_saved_by_another_program_the_sketch_is_the_same() -> None:
