@@ -48,6 +48,11 @@ class Job:
         self._missing = len(self.images)
         self.results = [ImageError("io_error", "not processed")] * self._missing
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether every image has a result."""
+        return not self._missing
+
     def resolve(self, position: int, result: Result) -> None:
         with self._lock:
             self.results[position] = result
@@ -89,11 +94,20 @@ class FairQueue:
                 self._clients.setdefault(item.job.client, {}).setdefault(item.job, deque()).append(item)
             self._changed.notify(len(items))
 
-    def take(self, most: int) -> list[Item]:
-        """Wait for an item; return up to ``most`` items for the same model, or none once the queue is closed."""
-        taken: list[Item] = []
+    @property
+    def is_empty(self) -> bool:
+        return not self._clients
+
+    def wait(self) -> bool:
+        """Wait for an item, which another thread may take first; return whether the queue is still open."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._clients)
+            return not self._closed
+
+    def take(self, most: int) -> list[Item]:
+        """Return up to ``most`` items for the same model: none if nothing waits, or once the queue is closed."""
+        taken: list[Item] = []
+        with self._changed:
             while self._clients and not self._closed and len(taken) < most:
                 client, jobs = next(iter(self._clients.items()))
                 job, items = next(iter(jobs.items()))
@@ -137,10 +151,11 @@ class DecodingMemory:
 
 
 class Engine:
-    """Decodes in ``decoders`` threads, large images in others of the same number, and infers in ``runs`` threads.
+    """Decodes in ``decoders`` threads, large images in others of the same number; ``runs`` threads run the model.
 
-    A batch consists of the images of any requests, up to ``max_batch``, that wait when a thread becomes free; no image
-    waits for a batch to fill.
+    A thread that has decoded an image runs the model as well if nothing else waits: to wake another thread can take as
+    long as a small model. A batch consists of the images of any requests, up to ``max_batch``, that wait when the model
+    becomes free; no image waits for a batch to fill.
     """
 
     def __init__(self, metrics: Metrics, limits: Limits, decoders: int, max_batch: int = 1, runs: int = 1) -> None:
@@ -148,6 +163,7 @@ class Engine:
         self._decoders, self._runs = decoders, runs
         self._encoded, self._large, self._decoded = FairQueue(), FairQueue(), FairQueue()
         self.decoding = DecodingMemory(limits.decoding_bytes)
+        self._model_free = threading.Semaphore(runs)
         self._decode_seconds, self._infer_seconds = 0.0, 0.0
         # Daemon threads: an image that takes minutes to decode must not keep the process from exiting.
         targets = [
@@ -178,16 +194,16 @@ class Engine:
         self._decoded.close()
 
     def _decode_all(self) -> None:
-        while items := self._encoded.take(1):
-            (item,) = items
-            if not item.job.abandoned:
-                self._decode(item, LARGE_PIXELS)
+        while self._encoded.wait():
+            for item in self._encoded.take(1):
+                if not item.job.abandoned:
+                    self._decode(item, LARGE_PIXELS)
 
     def _decode_all_large(self) -> None:
-        while items := self._large.take(1):
-            (item,) = items
-            if not item.job.abandoned:
-                self._decode(item, self._max_pixels)
+        while self._large.wait():
+            for item in self._large.take(1):
+                if not item.job.abandoned:
+                    self._decode(item, self._max_pixels)
 
     def _decode(self, item: Item, most: int) -> None:
         """Decode an image, or pass it on to the threads for large ones if it has over ``most`` pixels."""
@@ -211,12 +227,23 @@ class Engine:
             self._metrics.observe("simclr_decode_seconds", done - started)
             item.job.model.statistics.add("compute_input", done - started)
             self._decode_seconds = _update_mean(self._decode_seconds, done - started)
-            self._decoded.put([Item(item.job, item.position, pixels, done)])
+            self._infer_or_queue(Item(item.job, item.position, pixels, done))
+
+    def _infer_or_queue(self, item: Item) -> None:
+        if self._encoded.is_empty and self._decoded.is_empty and self._model_free.acquire(blocking=False):
+            try:
+                self._infer([item])
+            finally:
+                self._model_free.release()
+        else:
+            self._decoded.put([item])
 
     def _infer_all(self) -> None:
-        while taken := self._decoded.take(self._max_batch):
-            if items := [item for item in taken if not item.job.abandoned]:
-                self._infer(items)
+        while self._decoded.wait():
+            with self._model_free:  # before they are taken: what waits meanwhile is in the same batch
+                taken = self._decoded.take(self._max_batch)
+                if items := [item for item in taken if not item.job.abandoned]:
+                    self._infer(items)
 
     def _infer(self, items: list[Item]) -> None:
         started = self._observe_wait(items)

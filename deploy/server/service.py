@@ -71,24 +71,25 @@ class Service:
             images = read(body) if len(body) < SMALL_BODY else await asyncio.to_thread(read, body)
             record(request).images = len(images)
             with self.admission.admitted(client, len(images)):
-                loop, done = asyncio.get_running_loop(), asyncio.Event()
-                job = Job(model, client, images, lambda: loop.call_soon_threadsafe(done.set))
-                return await self._run(job, done, request.receive)
+                loop, ended = asyncio.get_running_loop(), asyncio.Event()
+                job = Job(model, client, images, lambda: loop.call_soon_threadsafe(ended.set))
+                return await self._run(job, ended, request.receive)
 
-    async def _run(self, job: Job, done: asyncio.Event, receive: Receive) -> Job:
-        finished, left = asyncio.create_task(done.wait()), asyncio.create_task(_wait_for_disconnect(receive))
+    async def _run(self, job: Job, ended: asyncio.Event, receive: Receive) -> Job:
+        """Wait until the job is finished, the client leaves, or the time is over; each of them sets ``ended``."""
+        left = asyncio.create_task(_wait_for_disconnect(receive))
+        left.add_done_callback(lambda _: ended.set())
+        deadline = asyncio.get_running_loop().call_later(self.limits.deadline_seconds, ended.set)
         self.engine.submit(job)
         try:
-            await asyncio.wait(
-                {finished, left}, timeout=self.limits.deadline_seconds, return_when=asyncio.FIRST_COMPLETED
-            )
+            await ended.wait()
         finally:
-            job.abandoned = not done.is_set() or job.abandoned
-            finished.cancel()
+            job.abandoned = not job.is_finished or job.abandoned
+            deadline.cancel()
             left.cancel()
         if job.error:
             raise job.error
-        if done.is_set():
+        if job.is_finished:
             return job
         if left.done():
             raise ClientLeftError("the client left before its answer")

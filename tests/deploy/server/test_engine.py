@@ -71,6 +71,39 @@ def test_images_that_wait_for_the_model_form_a_batch(model: Model) -> None:
         assert np.abs(job.results[0] - features([noise(seed)])[0]).max() < 1e-6
 
 
+def test_the_thread_that_decoded_an_image_runs_the_model_unless_another_waits(model: Model) -> None:
+    ran_in: list[str] = []
+    decoding, gate, done = threading.Event(), threading.Event(), threading.Semaphore(0)
+    features, pixels = model.features, model.pixels
+
+    def note_and_run(images: list[np.ndarray]) -> np.ndarray:
+        ran_in.append(threading.current_thread().name)
+        return features(images)
+
+    def wait_and_decode(image: Image.Image) -> np.ndarray:
+        decoding.set()
+        assert gate.wait(30)
+        return pixels(image)
+
+    model.features, model.pixels = note_and_run, wait_and_decode  # type: ignore[method-assign]
+    engine = Engine(Metrics(), LIMITS, decoders=1)
+    jobs = [Job(model, "", [encoded(noise(seed))], done.release) for seed in range(3)]
+    gate.set()
+    engine.submit(jobs[0])
+    assert done.acquire(timeout=30)
+    assert ran_in == ["deploy-decode"]
+    gate.clear()
+    decoding.clear()
+    engine.submit(jobs[1])
+    assert decoding.wait(30)
+    engine.submit(jobs[2])
+    gate.set()
+    assert done.acquire(timeout=30)
+    assert done.acquire(timeout=30)
+    engine.close()
+    assert ran_in[1] == "deploy-infer", "the image behind it was to be decoded first"
+
+
 def test_a_job_finishes_once_with_a_result_for_every_image(model: Model) -> None:
     calls, finished = [], threading.Event()
 
