@@ -27,6 +27,7 @@ from deploy.errors import (
     GoldenMismatchError,
     ImageError,
     MissingHeadError,
+    require_positive,
 )
 from deploy.images.inputs import Picture, Pixels, as_iterable, is_single, read_ahead
 from deploy.moved import renamed
@@ -214,9 +215,7 @@ class Encoder:
         if on_error not in ("raise", "skip", "null"):
             raise ArgumentError(f"on_error={on_error!r}; choose raise, skip or null")
         workers = available_cpus() if workers is None else workers
-        for name, value in (("batch_size", batch_size), ("workers", workers)):
-            if value < 1:
-                raise ArgumentError(f"{name}={value}, and the least is 1; give 1 or more")
+        require_positive(batch_size=batch_size, workers=workers)
         pixels = read_ahead(as_iterable(images), self._preprocessing, workers, ahead=2 * batch_size)
         return self._batches(pixels, batch_size, normalize, on_error)
 
@@ -254,8 +253,7 @@ class Encoder:
             >>> [prediction.source for prediction in predictions]
             ['cat.jpg', 'dog.png']
         """
-        if top_k < 1:
-            raise ArgumentError(f"top_k={top_k}, and the least is 1; give 1 or more")
+        require_positive(top_k=top_k)
         if self._bundle.head is None:
             name = self._bundle.card["name"]
             raise MissingHeadError(f"{name}: was exported without a classifier; label some images, train, export again")

@@ -140,3 +140,10 @@ class ImageError(DeployError):
 
     def __str__(self) -> str:
         return str(self.args[1])
+
+
+def require_positive(**numbers: int) -> None:
+    """Raise ArgumentError if one of the numbers is below 1."""
+    for name, number in numbers.items():
+        if number < 1:
+            raise ArgumentError(f"{name}={number}, and the least is 1; give 1 or more")

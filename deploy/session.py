@@ -13,12 +13,12 @@ from typing import Any
 
 from deploy.bundle import FP16, Bundle, graph_promise
 from deploy.errors import (
-    ArgumentError,
     BundleError,
     BundleFormatError,
     BundleInterfaceError,
     ModelMemoryError,
     ProviderError,
+    require_positive,
 )
 from deploy.graph_policy import check_graph
 
@@ -38,8 +38,7 @@ def open_session(bundle: Bundle, variant: str, threads: int, providers: Sequence
     """
     import onnxruntime
 
-    if threads < 1:
-        raise ArgumentError(f"threads={threads}, and the least is 1; give 1 or more")
+    require_positive(threads=threads)
     model, name = bundle.variant(variant).model, f"{bundle.card['name']}, {variant}"
     try:
         check_graph(model)

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deploy.errors import ArgumentError, DeployError
+from deploy.errors import ArgumentError, DeployError, require_positive
 from deploy.server.transport.credentials import Certificate, FromFiles, open_certificate, read_tokens, watch
 from deploy.server.transport.listen import listen, listen_unix
 from deploy.session import available_cpus
@@ -243,9 +243,8 @@ def find_certificate(certificate: Path | None, key: Path | None, report: Report)
 
 
 def _check_numbers(options: argparse.Namespace) -> None:
-    for name, value in vars(options).items():
-        if type(value) is int and value < 1 and name not in ("port", "unix_mode"):
-            raise ArgumentError(f"--{name.replace('_', '-')} {value}: the least is 1; give 1 or more")
+    numbers = {f"--{name.replace('_', '-')}": value for name, value in vars(options).items() if type(value) is int}
+    require_positive(**{name: value for name, value in numbers.items() if name not in ("--port", "--unix-mode")})
 
 
 @contextmanager

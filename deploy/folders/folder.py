@@ -22,7 +22,7 @@ from pathlib import Path
 
 from deploy.artifact import publish
 from deploy.encoder import Encoder
-from deploy.errors import ArgumentError
+from deploy.errors import ArgumentError, require_positive
 from deploy.failpoint import failpoint
 from deploy.folders.embedding_writers import WRITERS, Format, check_format, table
 from deploy.folders.files import NO_IMAGE, describe_passed_over, passed_over
@@ -164,9 +164,7 @@ def embed_files(
     """
     batch_size, normalize = options.batch_size, options.normalize
     threads = available_cpus() if options.threads is None else options.threads
-    for name, value in (("batch_size", batch_size), ("threads", threads)):
-        if value < 1:
-            raise ArgumentError(f"{name}={value}, and the least is 1; give 1 or more")
+    require_positive(batch_size=batch_size, threads=threads)
     if isinstance(files, str):
         raise ArgumentError(f"files={files!r}; give a list of paths, such as `image_files` returns")
     check_format(options.format, files)
