@@ -22,7 +22,7 @@ from pipeline.errors import ParamsError
 from pipeline.ingest.claims import judge, read_known
 from pipeline.ingest.raw import age, batches
 from pipeline.params import Params, override, read
-from pipeline.workspace import WEIGHTS, Workspace
+from pipeline.workspace import Workspace
 from simclr_core import reports
 from simclr_core.champion import Champion
 from simclr_core.encoder_names import TIMM, TIMM_MISSING
@@ -30,6 +30,7 @@ from simclr_core.errors import SimclrError
 from simclr_core.evaluation.fewest import CALIBRATION_LABELS, PARITY_IMAGES
 from simclr_core.monitoring.trackers import missing_trackers
 from simclr_core.pretraining.initial import is_adopted
+from simclr_core.weights import FOLDER
 
 SHOWN_CLASSES = 5
 RAY = "pip install 'simclr-pipeline[ray]'"
@@ -115,7 +116,7 @@ def _unmet_weights(workspace: Workspace, params: Params) -> Iterator[str]:
         return
     if pretrain.init != "weights":
         return
-    if not (workspace.root / WEIGHTS).is_dir() or not _watches_weights(workspace):
+    if not (workspace.root / FOLDER).is_dir() or not _watches_weights(workspace):
         yield (
             "pretrain.init is weights, and dvc.yaml of this workspace is of an earlier version: make the folder with "
             "`mkdir -p weights`, and add `- weights` to the deps of the stage initial and `- models/initial` to those "
@@ -133,7 +134,7 @@ def _unmet_weights(workspace: Workspace, params: Params) -> Iterator[str]:
 
 def _watches_weights(workspace: Workspace) -> bool:
     stages = yaml.safe_load((workspace.root / "dvc.yaml").read_text(encoding="utf-8")).get("stages", {})
-    return WEIGHTS in (stages.get("initial") or {}).get("deps", ())
+    return FOLDER in (stages.get("initial") or {}).get("deps", ())
 
 
 def warnings(workspace: Workspace, images: Images) -> list[str]:

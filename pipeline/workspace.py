@@ -17,9 +17,9 @@ from pathlib import Path
 from pipeline.environment import WORKSPACE
 from pipeline.errors import WorkspaceError
 from pipeline.recipes.recipe import DEFAULT, params_of, recipes
+from simclr_core.weights import FOLDER as WEIGHTS
 
 TEMPLATE = ("dvc.yaml", "params.yaml", "overrides.csv", "dagster.yaml", "dg.toml", "definitions.py", "workspace.yaml")
-WEIGHTS = "weights"  # public weights to begin with, by people; Git keeps the folder, not what is in it
 INBOX = ("unlabeled", "labeled", "test")
 WRITTEN = (".dvc", ".simclr", "data", "models", "registry", "reports", "history", "storage", "schedules")
 IGNORED_BY_GIT = (

@@ -10,10 +10,11 @@ from pipeline import params, preflight
 from pipeline.cli.pass_workspace import pass_workspace
 from pipeline.errors import ParamsError
 from pipeline.recipes.recipe import is_auto
-from pipeline.workspace import WEIGHTS, Workspace
+from pipeline.workspace import Workspace
 from simclr_core.encoder_names import RESNETS
 from simclr_core.encoder_names import TORCHVISION as MODELS
 from simclr_core.values import TORCHVISION
+from simclr_core.weights import FOLDER
 
 ADAPTING = {"pretrain.warm_start.learning_rate_share": "0.5", "pretrain.weights.layer_decay": "1.0"}
 """Measured by benchmarks/adapt.py."""
@@ -54,7 +55,7 @@ def begin_with(workspace: Workspace, source: str, encoder: str | None, image_siz
     values = {"pretrain.init": "weights", "pretrain.weights.source": name, **ADAPTING}
     if given is not None:
         values["pretrain.encoder"] = json.dumps({"name": given, "width": 1.0, "stem": "imagenet"})
-    if (model := workspace.root / WEIGHTS / name / "model.json").is_file():
+    if (model := workspace.root / FOLDER / name / "model.json").is_file():
         card = json.loads(model.read_text(encoding="utf-8"))
         values["pretrain.encoder"] = json.dumps(card["encoder"])
     side = image_size or _side(workspace, name, given or params.read(workspace).pretrain.encoder.name)
@@ -85,7 +86,7 @@ def _place(workspace: Workspace, source: str) -> str:
     """Copy it into the folder; returns its name there."""
     if source.startswith(TORCHVISION):
         return source
-    path, folder = Path(source).expanduser(), workspace.root / WEIGHTS
+    path, folder = Path(source).expanduser(), workspace.root / FOLDER
     if not path.exists() and (folder / source).exists():
         return source
     if not path.exists():
@@ -112,7 +113,7 @@ def _encoder_of(source: str) -> str | None:
 
 def _side(workspace: Workspace, name: str, encoder: str) -> int | None:
     """In pixels, as the card says; None without one."""
-    model = workspace.root / WEIGHTS / name / "model.json"
+    model = workspace.root / FOLDER / name / "model.json"
     if model.is_file():
         return int(json.loads(model.read_text(encoding="utf-8"))["preprocessing"]["size"])
     from simclr_core.weights.weights_source import find_card

@@ -26,10 +26,9 @@ from simclr_core.errors import InitialError
 from simclr_core.params import read_block
 from simclr_core.reporter import emit
 from simclr_core.values import TORCHVISION
+from simclr_core.weights import DIGITS, FOLDER
 
 FORMAT_VERSION = 1
-WEIGHTS = "weights"  # the folder of files to begin with
-DIGITS = 12  # of a hash that people compare
 SHAPE = {"encoder", "image_size"}  # what has to be the same in given weights
 ARCHITECTURE = SHAPE | {"projection_head"}  # and in the champion
 
@@ -118,7 +117,7 @@ def is_adopted(workspace: Path, config: PretrainConfig) -> bool:
         start = read_start(workspace, config)
     except (InitialError, ArtifactError):
         return False
-    path = workspace / WEIGHTS / source
+    path = workspace / FOLDER / source
     if source.startswith(TORCHVISION):  # the name stands for one file
         return (start.weights or "").startswith(f"{source} (")
     if not path.exists():

@@ -2,3 +2,6 @@
 
 Nothing here trains. How training adapts them is in ``pretraining/adaptation.py``.
 """
+
+FOLDER = "weights"  # of a workspace: files to begin with, which DVC watches
+DIGITS = 12  # of a hash, in the name of a start

@@ -13,10 +13,9 @@ from simclr_core.config import PretrainConfig
 from simclr_core.errors import InitialError
 from simclr_core.model.encoder import Encoder, build_encoder
 from simclr_core.model.model_directory import save_model
+from simclr_core.weights import DIGITS
 from simclr_core.weights.weight_names import Match, match
 from simclr_core.weights.weights_source import Card, PublicWeights, read_public_weights
-
-DIGITS = 12  # of a hash that people compare
 
 logger = logging.getLogger(__name__)
 

@@ -25,9 +25,9 @@ from simclr_core.errors import WeightsError
 from simclr_core.model.encoder import import_timm
 from simclr_core.model.model_directory import load_model
 from simclr_core.values import TORCHVISION
+from simclr_core.weights import FOLDER
 from simclr_core.weights.weights_file import read_weights_file
 
-FOLDER = "weights"
 HASH = re.compile(r"-([0-9a-f]{8,})\.[a-z]+$")  # of the file, in its name, as torch.hub checks it
 
 
