@@ -357,6 +357,10 @@ class FinetuneConfig(Block):
     learning_rate: Positive = Field(
         default=0.05, description="peak of the learning rate for a batch of 256, scaled linearly to batch_size"
     )
+    start: Literal["zero", "probe"] = Field(
+        default="zero",
+        description="where the classifier begins. probe is the linear probe on the same labels",
+    )
     # Of Fashion-MNIST, crops from 0.2 cost 5 points.
     crop_scale: CropScale = Field(
         default=(0.08, 1.0), description=f"{CROP_SCALE}. Small images lose accuracy below 0.8; photographs take 0.08"

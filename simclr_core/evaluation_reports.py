@@ -121,6 +121,7 @@ class FinetuneReport(Report):
     paired: PairedCounts | None = None  # with training from scratch, one count for each seed
     interval: Estimate | None = None  # of top1
     scratch_interval: Estimate | None = None
+    probe: Estimate | None = None  # of linear probes on the same labels
     scores: Scores | None = None  # of the first seed, which is the model that is kept
 
     @property

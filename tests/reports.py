@@ -110,6 +110,7 @@ FINETUNE = FinetuneReport(
     paired=PairedCounts((310, 300), (100, 110)),
     interval=Estimate(70.0, 63.4, 76.6),
     scratch_interval=Estimate(60.0, 47.2, 72.8),
+    probe=Estimate(69.0, 62.0, 76.0),
     scores=SCORES,
 )
 EXPORT = ExportReport(

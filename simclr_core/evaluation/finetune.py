@@ -2,9 +2,12 @@
 
     python -m simclr_core finetune --fraction 0.01        in a workspace, after pretrain
 
-The recipe is the paper's: the whole network, Nesterov SGD, a cosine without warm-up, no weight decay, crops and flips
-as the only augmentation. Every seed draws its own class-balanced labels; the report has the mean over the seeds and its
-95 % confidence interval. The baseline has the same labels and steps. ``models/finetuned/<fraction>`` is the network of
+The recipe is the paper's: the whole network, Nesterov SGD, a cosine without warm-up, no weight decay of the encoder,
+crops and flips as the only augmentation. Every seed draws its own class-balanced labels; the report has the mean over
+the seeds and its 95 % confidence interval, next to that of linear probes on the same labels. The baseline has the same
+labels and steps. With ``start: probe`` the head begins as that of the probe and keeps the penalty that it has chosen
+(after Kumar et al. 2022, "Fine-tuning can distort pretrained features"), otherwise at zero.
+``models/finetuned/<fraction>`` is the network of
 the first seed, not of the best: the test split chooses nothing.
 
 With ``head_layers`` the first layers of the projection head stay below the classifier (SimCLRv2, Chen et al. 2020b,
@@ -27,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from deploy.artifact import publish
@@ -42,6 +45,8 @@ from simclr_core.errors import CheckpointError, LabelError, NonFiniteFeaturesErr
 from simclr_core.evaluation.features import extract
 from simclr_core.evaluation.fewest import FINETUNE_STEPS
 from simclr_core.evaluation.images import EvaluationImages, count_pairs, missing_labels, random_encoder
+from simclr_core.evaluation.linear_probe import Probe, fit_probe, ranked_classes
+from simclr_core.evaluation.logistic_regression import STRONGEST_L2, LinearHead, standardization
 from simclr_core.evaluation.scores.classification import estimate, score
 from simclr_core.evaluation_reports import FinetuneReport
 from simclr_core.model.encoder import Encoder
@@ -56,6 +61,7 @@ FEW = Fraction("0.01")  # up to here ``epochs_few``: the paper trains 60 epochs 
 # Random weights move further: on the demo's 1 % and 10 % of the labels, judged on training images outside the budget,
 # 4 to 8 times the rate is best from scratch.
 SCRATCH_RATE = 4.0
+L2_COUNT = 12  # values of the probe's penalty to try, the default of linear_eval
 
 STUDENT_T = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
@@ -72,6 +78,16 @@ class Labels:
     positions: NDArray[np.int64]
     labels: NDArray[np.int64]
     classes: int
+
+
+@dataclass(frozen=True)
+class Start:
+    """What training begins with: an encoder, and a head, zero if there is None. ``decay`` [d] is the L2 penalty on the
+    head's weights of each feature."""
+
+    encoder: Encoder
+    head: LinearHead | None = None
+    decay: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -112,18 +128,28 @@ def run(workspace: Path, fraction: str) -> None:
     epochs = config.epochs_few if Fraction(fraction) <= FEW else config.epochs
     teach = labels >= 2 and len(np.unique(train.labels)) > 1  # of one class there is nothing to learn
     steps = max(FINETUNE_STEPS, epochs * (labels // batch_size)) if teach else 0
-    rate = peak_learning_rate(config.learning_rate, batch_size, "linear")
+    rate = peak_learning_rate(config.learning_rate, config.batch_size, "linear")  # also where there are fewer labels
     emit("start", stage=stage, message=f"{labels} labels, {len(budgets)} seeds, {steps} steps of {batch_size} images")
     networks: dict[str, list[nn.Sequential]] = {"pretrained": [], "scratch": []}
     images = TrainingImages(train.images)
     augmentation = few_label_augmentation(model.card, config.crop_scale)
+    bank, queries = (frozen_features(split, model) if steps else None for split in (train, test))
+    probe_top1 = []
     for seed, budget in budgets.items() if steps else ():
         known = Labels(train.positions[budget], train.labels[budget], len(classes))
+        assert bank is not None
+        assert queries is not None
+        probe = fit_probe(bank, train.labels, train.keys, len(classes), fraction, L2_COUNT, seed)
+        if not reason:
+            probe_top1.append(float(np.mean(ranked_classes(probe, queries)[:, 0] == test.labels)))
         for start, trained in networks.items():
-            encoder = copy.deepcopy(model.encoder) if start == "pretrained" else random_encoder(model, seed)
-            peak = rate if start == "pretrained" else SCRATCH_RATE * rate
+            if start == "pretrained":
+                begin, peak = at_probe(copy.deepcopy(model.encoder), probe, bank), rate
+                begin = begin if config.start == "probe" else Start(begin.encoder)
+            else:
+                begin, peak = Start(random_encoder(model, seed)), SCRATCH_RATE * rate
             optimization = Optimization(steps, batch_size, peak)
-            network, loss = train_classifier(encoder, model.card, images, known, augmentation, optimization, seed)
+            network, loss = train_classifier(begin, model.card, images, known, augmentation, optimization, seed)
             trained.append(network)
             emit("progress", stage=stage, message=f"seed {seed}, {start}: training loss {loss:.3f}")
 
@@ -132,7 +158,11 @@ def run(workspace: Path, fraction: str) -> None:
     report = describe(fraction, labels, config.seeds, pretrained, scratch, reason)
     if pretrained:
         first, learned = logits["pretrained"][0], train.labels[budgets[config.seeds[0]]]
-        report = replace(report, scores=score(first, test.labels, first.argmax(axis=1), learned, classes))
+        report = replace(
+            report,
+            scores=score(first, test.labels, first.argmax(axis=1), learned, classes),
+            probe=estimate(probe_top1, test.labeled, labels),
+        )
     with publish(workspace / "models" / "finetuned" / fraction, replace=True) as work:
         settings = {**config.model_dump(), "fraction": fraction, "seed": config.seeds[0], "steps": steps}
         save_first(work, networks["pretrained"], model, classes, settings, report)
@@ -165,8 +195,25 @@ def with_head_layers(model: Model, layers: int) -> Model:
     return replace(model, encoder=encoder, card=card)
 
 
+def frozen_features(split: EvaluationImages, model: Model) -> NDArray[np.float32]:
+    """The encoder's output for the images of a split: [n, d]."""
+    chunks = split.chunks(model.preprocessing)
+    return np.concatenate([extract(model.encoder, one, model.card["mean"], model.card["std"]) for one in chunks])
+
+
+def at_probe(encoder: Encoder, probe: Probe, features: NDArray[np.float32]) -> Start:
+    """The encoder with the probe's head and its penalty, which is on standardized ``features`` [n, d].
+
+    With one label of each class no fold could choose a penalty, and the strongest is taken; that is not kept.
+    """
+    assert probe.l2 is not None
+    chosen = probe.l2 if probe.l2 < STRONGEST_L2 else 0.0
+    _, std = standardization(torch.from_numpy(features))
+    return Start(encoder, probe.head, (chosen * std.square()).float())
+
+
 def train_classifier(
-    encoder: Encoder,
+    start: Start,
     card: dict[str, Any],
     images: TrainingImages,
     known: Labels,
@@ -174,7 +221,7 @@ def train_classifier(
     optimization: Optimization,
     seed: int,
 ) -> tuple[nn.Sequential, float]:
-    """Train ``encoder``, in place, and a linear head that starts at zero. Returns both as a network, and the last loss.
+    """Train the encoder of ``start``, in place, and a linear head. Returns both as a network, and the last loss.
 
     ``card`` is the model's, for preprocessing, mean and std. Each epoch has its own order, and its last incomplete
     batch is dropped: BatchNorm would have too few images for its statistics.
@@ -184,12 +231,14 @@ def train_classifier(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)  # for networks that draw: dropout, stochastic depth
-    head = nn.Linear(encoder.feature_dim, known.classes)
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
-    network = nn.Sequential(encoder, head).to(device).to(memory_format=torch.channels_last).train()
+    head = nn.Linear(start.encoder.feature_dim, known.classes)
+    with torch.no_grad():
+        head.weight.copy_(start.head.weight.T if start.head else torch.zeros(()))
+        head.bias.copy_(start.head.bias if start.head else torch.zeros(()))
+    network = nn.Sequential(start.encoder, head).to(device).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=optimization.peak_rate, momentum=0.9, nesterov=True)
     mean, std = (torch.tensor(card[name], device=device).view(3, 1, 1) for name in ("mean", "std"))
+    decay = None if start.decay is None else start.decay.to(device)
     loss = torch.zeros(())
     positions, batch_size = known.positions, optimization.batch_size
     for step in range(optimization.steps):
@@ -204,6 +253,9 @@ def train_classifier(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, optimization.steps, 0, optimization.peak_rate)
         optimizer.step()
+        if decay is not None:
+            with torch.no_grad():  # an implicit step, which no penalty is too strong for
+                head.weight.div_(1 + optimizer.param_groups[0]["lr"] * decay)
     if not math.isfinite(loss.item()):
         raise NonFiniteFeaturesError(f"the loss of seed {seed} became {loss.item()}; lower finetune.learning_rate")
     return network.eval(), loss.item()

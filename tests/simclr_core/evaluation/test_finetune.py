@@ -1,5 +1,6 @@
 """Fine-tuning: the right start, the right labels, honest intervals, and a test split that chooses nothing."""
 
+import copy
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -11,11 +12,15 @@ import torch
 import yaml
 
 from deploy.artifact import publish
+from simclr_core.data.dataset import TrainingImages
 from simclr_core.data.shards import ShardedImages
 from simclr_core.data.subsets import subset
 from simclr_core.errors import CheckpointError, LabelError
 from simclr_core.evaluation import finetune
-from simclr_core.evaluation.finetune import STUDENT_T, confidence_interval, with_head_layers
+from simclr_core.evaluation.finetune import STUDENT_T, at_probe, confidence_interval, with_head_layers
+from simclr_core.evaluation.images import EvaluationImages
+from simclr_core.evaluation.linear_probe import Probe, fit_probe, ranked_classes
+from simclr_core.evaluation.logistic_regression import STRONGEST_L2, LinearHead
 from simclr_core.evaluation.scores.classification import estimate
 from simclr_core.model.encoder import build_encoder
 from simclr_core.model.model_directory import load_model, save_model
@@ -62,14 +67,17 @@ def test_each_run_starts_at_its_encoder_and_uses_its_own_labels(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[torch.Tensor, np.ndarray, float, int]] = []
+    heads: list[LinearHead | None] = []
     train = finetune.train_classifier
 
-    def spy(encoder: Any, card: Any, images: Any, known: Any, augmentation: Any, optimization: Any, seed: int) -> Any:
-        weight = encoder.backbone.conv1.weight.detach().clone()
+    def spy(start: Any, card: Any, images: Any, known: Any, augmentation: Any, optimization: Any, seed: int) -> Any:
+        weight = start.encoder.backbone.conv1.weight.detach().clone()
+        heads.append(start.head)
         seen.append((weight, known.positions, optimization.peak_rate, seed))
-        return train(encoder, card, images, known, augmentation, optimization, seed)
+        return train(start, card, images, known, augmentation, optimization, seed)
 
     monkeypatch.setattr(finetune, "train_classifier", spy)
+    keep(workspace, start="probe")
     finetune.run(workspace, "0.5")
     pretrained = load_model(workspace / "models" / "pretrained").encoder.backbone.conv1.weight
     (first, own, rate, seed), (scratch, same, faster, _), (again, other, _, next_seed), (fresh, *_) = seen
@@ -78,6 +86,8 @@ def test_each_run_starts_at_its_encoder_and_uses_its_own_labels(
     assert not torch.equal(scratch, pretrained)
     assert not torch.equal(scratch, fresh)
     assert faster == finetune.SCRATCH_RATE * rate
+    assert rate == pytest.approx(0.05 * 8 / 256)
+    assert [head is not None for head in heads] == [True, False, True, False]  # from scratch nothing is known
     images = ShardedImages(workspace / "data" / "prepared" / "train")
     assert own.tolist() == same.tolist() == subset(images.labels, images.keys, "0.5", 0).tolist()
     assert other.tolist() == subset(images.labels, images.keys, "0.5", 1).tolist()
@@ -85,6 +95,72 @@ def test_each_run_starts_at_its_encoder_and_uses_its_own_labels(
 
 
 @pytest.mark.seconds
+def test_training_starts_at_the_probe_of_the_same_labels(workspace: Path) -> None:
+    """Without a step, the network answers as the probe does."""
+    model = load_model(workspace / "models" / "pretrained")
+    prepared = workspace / "data" / "prepared"
+    train, test = (EvaluationImages.of(ShardedImages(prepared / split)) for split in ("train", "test"))
+    bank, queries = (finetune.frozen_features(split, model) for split in (train, test))
+    probe = fit_probe(bank, train.labels, train.keys, 4, "0.5", finetune.L2_COUNT, 0)
+    begin = at_probe(copy.deepcopy(model.encoder), probe, bank)
+    known = finetune.Labels(train.positions, train.labels, 4)
+    augmentation = finetune.few_label_augmentation(model.card, (0.8, 1.0))
+    nothing = finetune.Optimization(0, 8, 0.01)
+    images = TrainingImages(train.images)
+    network, _ = finetune.train_classifier(begin, model.card, images, known, augmentation, nothing, 0)
+    (logits,) = finetune.answer([network], test, model)
+    expected = probe.head.logits(torch.from_numpy(queries)).numpy()
+    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3)
+    finetune.run(workspace, "0.5")
+    found = report(workspace)
+    right = [
+        np.mean(
+            ranked_classes(fit_probe(bank, train.labels, train.keys, 4, "0.5", finetune.L2_COUNT, seed), queries)[:, 0]
+            == test.labels
+        )
+        for seed in (0, 1)
+    ]
+    assert found["probe"] == asdict(estimate(right, 40, 24))
+
+
+def test_the_penalty_of_the_probe_is_kept_unless_no_fold_chose_it(workspace: Path) -> None:
+    model = load_model(workspace / "models" / "pretrained")
+    features = np.random.default_rng(0).normal(size=(50, model.encoder.feature_dim)).astype(np.float32) * 3
+    for l2, kept in ((0.1, 0.1), (STRONGEST_L2, 0.0)):
+        decay = at_probe(model.encoder, Probe("1.0", 50, l2), features).decay
+        np.testing.assert_allclose(decay, kept * features.std(axis=0) ** 2, rtol=1e-4)
+
+
+@pytest.mark.parametrize("decay", [1e-3, 1e9])
+def test_no_penalty_is_too_strong_for_the_steps(workspace: Path, decay: float) -> None:
+    model = load_model(workspace / "models" / "pretrained")
+    train = EvaluationImages.of(ShardedImages(workspace / "data" / "prepared" / "train"))
+    start = finetune.Start(model.encoder, None, torch.full((model.encoder.feature_dim,), decay))
+    known = finetune.Labels(train.positions, train.labels, 4)
+    augmentation = finetune.few_label_augmentation(model.card, (0.8, 1.0))
+    settings = finetune.Optimization(6, 8, 0.0125)
+    images = TrainingImages(train.images)
+    network, loss = finetune.train_classifier(start, model.card, images, known, augmentation, settings, 0)
+    assert np.isfinite(loss)
+    assert bool(network[1].weight.abs().max() < 1e-6) == (decay > 1)
+
+
+@pytest.mark.parametrize(("fraction", "labels"), [("0.1", 4), ("0.5", 24)])
+def test_the_rate_does_not_shrink_with_a_batch_of_few_labels(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, fraction: str, labels: int
+) -> None:
+    rates = []
+    train = finetune.train_classifier
+
+    def spy(*arguments: Any) -> Any:
+        rates.append((arguments[5].peak_rate, arguments[5].batch_size))
+        return train(*arguments)
+
+    monkeypatch.setattr(finetune, "train_classifier", spy)
+    finetune.run(workspace, fraction)
+    assert rates[0] == (pytest.approx(0.05 * 8 / 256), min(8, labels))
+
+
 def test_permuted_test_labels_change_no_weight_and_twice_is_the_same(workspace: Path) -> None:
     finetune.run(workspace, "0.5")
     target = workspace / "models" / "finetuned" / "0.5"
@@ -122,9 +198,9 @@ def with_a_head(workspace: Path) -> Path:
     return workspace
 
 
-def keep(workspace: Path, layers: int) -> None:
+def keep(workspace: Path, **values: object) -> None:
     params = yaml.safe_load((workspace / "params.yaml").read_text())
-    params["finetune"]["head_layers"] = layers
+    params["finetune"] |= values
     (workspace / "params.yaml").write_text(yaml.safe_dump(params))
 
 
@@ -146,7 +222,7 @@ def test_the_encoder_ends_after_the_head_layer_that_was_asked_for(with_a_head: P
 
 
 def test_kept_head_layers_are_trained_saved_and_loaded(with_a_head: Path) -> None:
-    keep(with_a_head, 1)
+    keep(with_a_head, head_layers=1)
     finetune.run(with_a_head, "0.5")
     before = load_model(with_a_head / "models" / "pretrained")
     model = load_model(with_a_head / "models" / "finetuned" / "0.5")
@@ -158,7 +234,7 @@ def test_kept_head_layers_are_trained_saved_and_loaded(with_a_head: Path) -> Non
 
 
 def test_more_head_layers_than_exist_are_refused(with_a_head: Path) -> None:
-    keep(with_a_head, 4)
+    keep(with_a_head, head_layers=4)
     with pytest.raises(CheckpointError, match=r"finetune\.head_layers is 4, but the projection head .* has 3"):
         finetune.run(with_a_head, "0.5")
     assert not (with_a_head / "models" / "finetuned").exists()
