@@ -174,6 +174,13 @@ class PrepareConfig(Block):
         description="shorter side in pixels to which larger images are reduced; null: what pretraining needs. "
         "That is pretrain.resize, or else pretrain.image_size. Smaller images are kept as they are",
     )
+    max_enlarged: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="largest share of training images that may be smaller than pretrain.image_size. With more, the "
+        "network would mostly see enlarged pixels, and nothing is prepared",
+    )
     jpeg_quality: int = Field(default=95, ge=50, le=100, description="JPEG quality of the prepared images")
     shard_megabytes: int = Field(
         default=256, ge=1, le=4096, description="size at which a new tar file of prepared images begins, in MB"
@@ -251,6 +258,13 @@ class GatesConfig(Block):
         lt=1,
         description="probability with which a test has to find a difference. An undecided gate says which difference "
         "the test images would show that often, and how many images would settle it",
+    )
+    min_served_cosine: float = Field(
+        default=0.99,
+        ge=0,
+        le=1,
+        description="smallest cosine between the embeddings of a file and of what training saw of it. "
+        "Of up to 32 files; below it, serving does not see what was trained on",
     )
     abstain: Literal["refuse", "warn"] = Field(
         default="refuse",

@@ -2,8 +2,9 @@
 
     python -m pipeline.prepare        in a workspace, after validate
 
-Canonical means upright, RGB, 8 bit, short side bounded, no metadata. Small images are stored as PNG, so that nothing is
-lost; larger ones as JPEG without chroma subsampling.
+Canonical means upright, RGB, 8 bit, short side bounded as serving resizes, no metadata. Small images are stored as
+PNG, so that nothing is lost; larger ones as JPEG without chroma subsampling. Next to them are some of the files as they
+came: the export stage compares what is served from them with what was trained on.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -25,7 +26,7 @@ from PIL import Image
 
 from deploy.artifact import publish
 from deploy.errors import ImageError
-from deploy.images.preprocess import LOSSES, MOST_PIXELS, canonicalize, open_image
+from deploy.images.preprocess import LOSSES, MOST_PIXELS, canonicalize, open_image, reduce
 from pipeline import preflight
 from pipeline.errors import GateError
 from pipeline.ingest.raw import read_bytes
@@ -35,12 +36,13 @@ from pipeline.stage import run_stage
 from pipeline.validation.contract import describe
 from pipeline.workspace import Workspace
 from simclr_core import reports
-from simclr_core.data.shards import UNLABELLED, DatasetCard, Sample, portions, write_card, write_shards
+from simclr_core.data.shards import UNLABELLED, DatasetCard, Sample, portions, write_card, write_shards, write_tar
 from simclr_core.errors import ReportError
 from simclr_core.reporter import emit, record_timing
 
 LOSSLESS_UP_TO = 128  # pixels of the longer side; below it PNG costs little, and 8-pixel JPEG blocks would be large
 DECODE_BYTES = 64_000_000  # raw bytes handed to the threads at a time; bounds memory
+ORIGINALS, ORIGINAL_BYTES = 32, 64_000_000  # files that are kept as they came, and how much they may take
 RESTORE = "restore it with `dvc checkout data/raw.dvc`, or validate again with `simclr quarantine rescan --all`"
 
 
@@ -80,9 +82,10 @@ def run(workspace: Workspace) -> None:
     everything = read(workspace)
     params, short_side = everything.prepare, everything.prepared_side
     require_valid(workspace)
-    rows = pq.read_table(
-        workspace.manifest / "accepted.parquet", columns=["sha256", "batch", "split", "label", "operations"]
-    ).to_pylist()
+    columns = ["sha256", "batch", "split", "label", "operations", "width", "height"]
+    rows = pq.read_table(workspace.manifest / "accepted.parquet", columns=columns).to_pylist()
+    sides = [min(row["width"], row["height"]) for row in rows if row["split"] == "train"]
+    require_large_enough(sides, everything.pretrain.image_size, params.max_enlarged)
     classes = tuple(sorted({row["label"] for row in rows if row["label"] is not None}))
     labels = pq.read_table(workspace.manifest / "quarantine.parquet", columns=["label"])["label"].to_pylist()
     found = preflight.count(preflight.Image(row["split"], row["label"], row["batch"]) for row in rows)
@@ -94,12 +97,15 @@ def run(workspace: Workspace) -> None:
     with publish(workspace.prepared, replace=True) as folder:
         for split in ("train", "test"):
             accepted = {row["sha256"]: row for row in rows if row["split"] == split}
-            samples = _canonical(workspace.raw, accepted, classes, short_side, params.jpeg_quality)
+            kept = Originals(sorted(accepted)[: ORIGINALS // 2])
+            contents = kept.watch(workspace.raw, accepted)
+            samples = _canonical(contents, accepted, classes, short_side, params.jpeg_quality)
             seen = _counted(samples, sums) if split == "train" else (sample for sample, _ in samples)
             by_batch = groupby(seen, key=lambda sample: accepted[sample.key]["batch"])
             counts[split] = write_shards(
                 folder / split, map(itemgetter(1), by_batch), params.shard_megabytes * 1_000_000
             )
+            kept.write(folder / "originals")
             if counts[split] != len(accepted):
                 raise GateError(
                     f"{len(accepted) - counts[split]} accepted {split} images are not in data/raw; {RESTORE}"
@@ -135,22 +141,64 @@ def require_valid(workspace: Workspace) -> None:
         raise GateError(describe(validation))
 
 
+def require_large_enough(sides: Sequence[int], size: int, most: float) -> None:
+    """Raise GateError if more than the share ``most`` of the training images would be enlarged to ``size`` pixels.
+
+    Args:
+        sides: the shorter side of each, in pixels.
+    """
+    small = sum(side < size for side in sides)
+    if sides and small > most * len(sides):
+        enough = sorted(sides)[int(most * len(sides))]
+        raise GateError(
+            f"{small:,} of {len(sides):,} training images have fewer than {size} pixels on their shorter side and "
+            f"would be enlarged; set pretrain.image_size to {enough} or less, or prepare.max_enlarged above "
+            f"{small / len(sides):.2f} to accept it"
+        )
+
+
 def _canonical(
-    raw: Path, accepted: dict[str, dict[str, Any]], classes: tuple[str, ...], short_side: int, quality: int
+    contents: Iterator[tuple[str, bytes]],
+    accepted: dict[str, dict[str, Any]],
+    classes: tuple[str, ...],
+    short_side: int,
+    quality: int,
 ) -> Iterator[tuple[Sample, Image.Image]]:
     """Decode and encode the accepted contents in the order of the raw batches, on all cores."""
 
     def convert(item: tuple[str, bytes]) -> tuple[Sample, Image.Image]:
         sha256, data = item
         label, operations = accepted[sha256]["label"], accepted[sha256]["operations"]
-        image = _bounded(_replay(sha256, data, operations), short_side)
+        image = reduce(_replay(sha256, data, operations), short_side)
         extension, encoded = _encode(image, quality)
         return Sample(sha256, extension, encoded, UNLABELLED if label is None else classes.index(label)), image
 
-    contents = ((sha256, data) for _, sha256, data in read_bytes(raw) if sha256 in accepted)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:  # Pillow's codecs release the GIL
         for portion in portions(contents, DECODE_BYTES, size=lambda item: len(item[1])):
             yield from threads.map(convert, portion)
+
+
+class Originals:
+    """The files with these hashes as they came, as far as they take no more than their part of ORIGINAL_BYTES."""
+
+    def __init__(self, hashes: Collection[str]) -> None:
+        self._hashes = hashes
+        self._files: list[tuple[str, bytes]] = []
+
+    def watch(self, raw: Path, accepted: Container[str]) -> Iterator[tuple[str, bytes]]:
+        """Pass on the accepted contents of the raw batches, in their order, and keep some."""
+        taken = 0
+        for _, sha256, data in read_bytes(raw):
+            if sha256 in accepted:
+                if sha256 in self._hashes and taken + len(data) <= ORIGINAL_BYTES // 2:
+                    taken += len(data)
+                    self._files.append((sha256, data))
+                yield sha256, data
+
+    def write(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        if self._files:
+            write_tar(folder, self._files)
 
 
 def _replay(sha256: str, data: bytes, operations: list[str]) -> Image.Image:
@@ -178,14 +226,6 @@ def _counted(samples: Iterator[tuple[Sample, Image.Image]], sums: PixelSums) -> 
         yield sample
 
 
-def _bounded(image: Image.Image, short_side: int) -> Image.Image:
-    scale = short_side / min(image.size)
-    if scale >= 1:
-        return image
-    width, height = (max(1, round(side * scale)) for side in image.size)
-    return image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
-
-
 def _encode(image: Image.Image, quality: int) -> tuple[str, bytes]:
     content = io.BytesIO()
     if max(image.size) <= LOSSLESS_UP_TO:
@@ -198,7 +238,7 @@ def _encode(image: Image.Image, quality: int) -> tuple[str, bytes]:
 def _digest(rows: list[dict[str, Any]], short_side: int, quality: int) -> str:
     """Of what is in the images and of how they are stored: a training continues with the very pixels it began with."""
     lines = sorted(f"{row['sha256']} {row['split']} {json.dumps(row['label'])}\n" for row in rows)
-    lines.append(f"{short_side} {quality}\n")
+    lines.append(f"{short_side} bilinear {quality}\n")
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

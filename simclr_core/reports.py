@@ -114,6 +114,16 @@ class NoResults:
 
 
 @dataclass(frozen=True)
+class ServedPixels:
+    """Cosines between the embeddings of files as they came and of what training saw of them; ``worst`` is a SHA-256."""
+
+    images: int
+    cosine_median: float
+    cosine_min: float
+    worst: str
+
+
+@dataclass(frozen=True)
 class ExportReport(Report):
     path: ClassVar[str] = "reports/export.json"
     ascii: ClassVar[bool] = False
@@ -128,6 +138,7 @@ class ExportReport(Report):
     variants: dict[str, VariantReport | ServedAccuracy]  # fp32 is what the others are held against
     left_out: dict[str, str]  # why, by name
     results: ClassifierResults | NoResults = field(default_factory=NoResults)
+    served: ServedPixels | None = None  # None: what was prepared has no files as they came
 
 
 @dataclass(frozen=True)

@@ -192,8 +192,7 @@ class Preprocessing:
             return np.array(image)
         # Resizing only the part that the crop keeps equals "resize, then crop" to within one of 255 levels, and a strip
         # of 1 x 1,000,000 never becomes 256 x 256,000,000. Sides and offsets are rounded as in torchvision.
-        short = min(height, width)
-        resized_height, resized_width = self.resize * height // short, self.resize * width // short
+        resized_width, resized_height = resized(image.size, self.resize)
         top, left = round((resized_height - self.size) / 2), round((resized_width - self.size) / 2)
         y, x = height / resized_height, width / resized_width
         box = (left * x, top * y, min((left + self.size) * x, width), min((top + self.size) * y, height))
@@ -207,6 +206,25 @@ class Preprocessing:
         if set(fields) != {"size", "resize"} or not all(type(value) is int for value in fields.values()):
             raise ArgumentError(f"preprocessing: {fields!r}; needs the integers size and resize, and nothing else")
         return cls(**fields)
+
+
+def resized(sides: tuple[int, int], short_side: int) -> tuple[int, int]:
+    """Return the sides of an image whose shorter one becomes ``short_side``, rounded as in torchvision."""
+    short = min(sides)
+    return short_side * sides[0] // short, short_side * sides[1] // short
+
+
+def reduce(image: "Image", short_side: int) -> "Image":
+    """Reduce the shorter side to ``short_side`` as ``Preprocessing`` does before it crops; a smaller image stays.
+
+    What is stored for training so gives the pixels, to within one of 255 levels, that the file itself gives when it is
+    served with ``resize`` equal to ``short_side``.
+    """
+    from PIL import Image
+
+    if min(image.size) <= short_side:
+        return image
+    return image.resize(resized(image.size, short_side), Image.Resampling.BILINEAR)
 
 
 def _has_frames(image: "Image") -> bool:

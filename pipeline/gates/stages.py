@@ -36,7 +36,7 @@ def not_collapsed(evidence: Evidence) -> Verdict:
 
 
 def onnx_parity(evidence: Evidence) -> Verdict:
-    """onnxruntime gives the embeddings that PyTorch gives.
+    """onnxruntime gives the embeddings that PyTorch gives, and files as they came give those of what training saw.
 
     Compared are up to 64 images. If all of n agree, then with 95 % confidence no more than 1 - 0.05^(1/n) of others
     do not: 5 % for 64 images, 14 % for 20.
@@ -52,11 +52,21 @@ def onnx_parity(evidence: Evidence) -> Verdict:
             f": with 95 % confidence up to {most:.0f} % of other images may differ by more; "
             f"{PARITY_IMAGES} or more images would prove more"
         )
-    return Verdict(
-        passed=report.passed,
-        description=description,
-        numbers={"cosine_min": cosine, "max_abs": difference, "images": images},
-    )
+    numbers: dict[str, float | str | None] = {"cosine_min": cosine, "max_abs": difference, "images": images}
+    served, least = report.served, evidence.limits.min_served_cosine
+    agrees = served is None or served.cosine_min >= least
+    if served is not None:
+        numbers |= {"served/cosine_min": served.cosine_min, "served/cosine_median": served.cosine_median}
+        description += (
+            f"; files as they came against what training saw of {counted(served.images, 'image')}: lowest cosine "
+            f"{served.cosine_min:.4f}, median {served.cosine_median:.4f}"
+        )
+    if served is not None and not agrees:
+        description += (
+            f"; gates.min_served_cosine asks for {least:g}, {served.worst[:12]} has the lowest: set "
+            "prepare.short_side to null, so that images are resized once, and raise prepare.jpeg_quality"
+        )
+    return Verdict(passed=report.passed and agrees, description=description, numbers=numbers)
 
 
 def embedding_drift(evidence: Evidence) -> Verdict:

@@ -40,6 +40,7 @@ from simclr_core.export.latency import latencies
 from simclr_core.export.model_card import license_note, model_card
 from simclr_core.export.onnx_graph import ServedEncoder, export_graph
 from simclr_core.export.sbom import bill_of_materials
+from simclr_core.export.served_pixels import compare_served
 from simclr_core.export.trained import Trained, calibrated, choose_model
 from simclr_core.export.variants import Variants, build_variants, calibration_pixels
 from simclr_core.model.model_directory import Model
@@ -101,6 +102,7 @@ def run(workspace: Path) -> None:
         variants={FP32: reference, **variants.facts},
         left_out=variants.left_out,
         results=results,
+        served=compare_served(encoder, prepared),
     )
     reports.write(workspace, report)
     latency = single_image_latency(encoder, pictures)

@@ -10,13 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from PIL import Image
 
 from deploy.images.preprocess import LOSSES, canonicalize, decode, open_image
 from pipeline import prepare
 from pipeline.errors import GateError
 from pipeline.ingest.ingest import ingest
-from pipeline.ingest.raw import batches, read_bytes, read_occurrences
+from pipeline.ingest.raw import batches, read_bytes, read_occurrences, read_tar
 from pipeline.reports import Outcome
 from pipeline.workspace import Workspace
 from simclr_core import reports
@@ -31,11 +32,12 @@ def accept(workspace: Workspace, passed: bool = True, without: set[str] = frozen
     seen = {
         sha256: first for batch in batches(workspace.raw) for sha256, (first, *_) in read_occurrences(batch).items()
     }
-    rows = [
-        {"sha256": sha256, "batch": batch, **asdict(seen[sha256]), "operations": canonicalize(open_image(data))[1]}
-        for batch, sha256, data in read_bytes(workspace.raw)
-        if seen[sha256].path not in without
-    ]
+    rows = []
+    for batch, sha256, data in read_bytes(workspace.raw):
+        if seen[sha256].path not in without:
+            image, operations = canonicalize(open_image(data))
+            facts = {"operations": operations, "width": image.width, "height": image.height}
+            rows.append({"sha256": sha256, "batch": batch, **asdict(seen[sha256]), **facts})
     write_accepted(workspace, rows)
     workspace.reports.mkdir(exist_ok=True)
     check = Outcome("decode_ok", "files", "critical", passed, 0.5, "0.99", None, [], None)
@@ -47,6 +49,8 @@ def write_accepted(workspace: Workspace, rows: list[dict[str, Any]]) -> None:
     workspace.manifest.mkdir(parents=True, exist_ok=True)
     schema = pa.schema([(name, pa.string()) for name in ("sha256", "batch", "path", "split", "label")])
     schema = schema.append(pa.field("operations", pa.list_(pa.string())))
+    for name in ("width", "height"):
+        schema = schema.append(pa.field(name, pa.int32()))
     pq.write_table(pa.Table.from_pylist(rows, schema), workspace.manifest / "accepted.parquet")
     pq.write_table(pa.Table.from_pylist([], schema), workspace.manifest / "quarantine.parquet")
 
@@ -95,6 +99,42 @@ def test_large_images_are_turned_upright_and_bounded(workspace: Workspace) -> No
     assert not image.getexif()
     expected = np.asarray(photo.rotate(-90, expand=True).resize((256, 384)), np.float64)
     assert np.abs(np.asarray(image, np.float64) - expected).mean() < 6
+
+
+def test_some_files_are_kept_as_they_came(filled: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    ingest(filled)
+    rows = accept(filled)
+    raw = {sha256: data for _, sha256, data in read_bytes(filled.raw)}
+    prepare.run(filled)
+    expected = {row["sha256"] for row in rows if row["split"] == "test"}
+    expected |= {*sorted(row["sha256"] for row in rows if row["split"] == "train")[:16]}
+    kept = {sha256: data for path in (filled.prepared / "originals").glob("*.tar") for sha256, data in read_tar(path)}
+    assert kept == {sha256: raw[sha256] for sha256 in expected}
+    monkeypatch.setattr(prepare, "ORIGINAL_BYTES", 2 * 1500)
+    prepare.run(filled)
+    kept = {sha256: data for path in (filled.prepared / "originals").glob("*.tar") for sha256, data in read_tar(path)}
+    assert kept
+    assert sum(map(len, kept.values())) <= 3000
+
+
+@pytest.mark.parametrize(("size", "most", "refused"), [(16, 0.0, False), (17, 0.5, True), (17, 1.0, False)])
+def test_images_that_would_be_enlarged_stop_the_preparation(
+    filled: Workspace, size: int, most: float, refused: bool
+) -> None:
+    params = yaml.safe_load(filled.params.read_text())
+    params["prepare"]["max_enlarged"] = most
+    params["pretrain"]["image_size"] = size
+    filled.params.write_text(yaml.safe_dump(params))
+    ingest(filled)
+    accept(filled)
+    if not refused:
+        prepare.run(filled)
+        return
+    with pytest.raises(
+        GateError, match=r"32 of 32 training images .* fewer than 17 .* set pretrain.image_size to 16 or"
+    ):
+        prepare.run(filled)
+    assert not filled.prepared.exists()
 
 
 def test_quarantined_images_stay_out(filled: Workspace) -> None:

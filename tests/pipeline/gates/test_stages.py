@@ -58,6 +58,17 @@ def test_parity_says_how_much_few_images_prove(case: Case, images: int, outcome:
     assert says in verdict.description
 
 
+@pytest.mark.parametrize(("least", "passed"), [(0.98, True), (0.999, False)])
+def test_parity_compares_files_with_what_training_saw(case: Case, least: float, passed: bool) -> None:
+    case.set_limits(min_served_cosine=least)
+    served = {"images": 32, "cosine_median": 0.9999, "cosine_min": 0.9871, "worst": "3f" * 32}
+    case.put("reports/export.json", EXPORT | {"served": served})
+    verdict = case.ask(onnx_parity)
+    assert verdict.passed is passed
+    assert "what training saw of 32 images: lowest cosine 0.9871, median 0.9999" in verdict.description
+    assert ("gates.min_served_cosine asks for 0.999, 3f3f3f3f3f3f has the lowest" in verdict.description) is not passed
+
+
 @pytest.mark.parametrize(("images", "applicable"), [(2, False), (3, True)])
 def test_two_images_cannot_show_a_collapse(case: Case, images: int, applicable: bool) -> None:
     case.put("reports/pretrain.json", PRETRAIN | {"collapsed": True})
