@@ -97,7 +97,7 @@ def single_draw(variance: float, labels: int) -> float:
     """The standard deviation to assume between results on draws of ``labels`` labels where only one was drawn.
 
     That of a mean over ``labels`` images, ``variance`` being that of one image's answer: the labels are a sample of
-    that size. An assumption on the safe side: docs/evaluation.md has how far results on 200 draws really spread.
+    that size. An assumption on the safe side: docs/evaluation.md has how far results on 40 draws really spread.
     """
     return math.sqrt(variance / max(labels, 1))
 
