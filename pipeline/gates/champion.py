@@ -104,7 +104,7 @@ def low_label(evidence: Evidence) -> Verdict:
     """Fine-tuned on few labels, the candidate is not below training from scratch, and loses little to the champion.
 
     A loss is refused when it is shown with `gates.confidence`: any to training from scratch, paired by seed and test
-    image; more than `gates.max_low_label_loss` points to the champion. Intervals know of the test images and of the
+    image; more than `gates.max_low_label_loss` points to the champion. Intervals account for the test images and the
     spread between seeds. A loss of that many points that is neither shown nor ruled out is undecided, a warning.
     Without labels there is nothing to compare, and the check passes.
     """
