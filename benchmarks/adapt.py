@@ -54,7 +54,7 @@ CHOICES = (  # pretrain.warm_start.learning_rate_share, pretrain.weights.layer_d
     (1.0, 0.7),
 )
 ENCODER = {"name": "resnet10", "width": 0.25, "stem": "compact"}
-CHOSEN = (0.5, 1.0)
+CHOSEN = (1.0, 1.0)
 SEED_OF_CHOICE = 100
 SHARES = {"linear, 10 %": "0.1", "linear, 100 %": "1.0"}  # of the labels
 SPREAD = 0.02  # between seeds, assumed while there is one
@@ -69,7 +69,7 @@ class Sizes:
     images: int = 2500
     tested: int = 1000
     source_epochs: int = 12
-    epochs: int = 6
+    epochs: int = 2
     seeds: int = 3
 
 
