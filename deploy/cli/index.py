@@ -19,6 +19,7 @@ from deploy.folders.folder import image_files
 from deploy.search.approximate import check_metric
 from deploy.search.export import STORES, export_index
 from deploy.search.few_shot import FewShot
+from deploy.search.files import check_replaceable
 from deploy.search.filters import parse_where
 from deploy.search.index import Index
 from deploy.search.tables import read_table, with_metadata
@@ -96,6 +97,7 @@ def index(options: argparse.Namespace) -> int:
         )
     if options.out.exists() and not options.replace:
         raise ArgumentError(f"{options.out}: already exists; choose another directory, or remove it")
+    check_replaceable(options.out)
     if options.approximate:
         check_metric("cosine")
     if options.sources:
@@ -117,7 +119,7 @@ def add_images(options: argparse.Namespace) -> int:
     for file in files:
         if file in there:
             raise ArgumentError(f"{file}: is in the index already; use `index update` for images that have changed")
-    return _write(options, options.index, files, opened.info["columns"], partial(Index.add, options.index))
+    return _write(options, options.index, files, _kinds(opened), partial(Index.add, options.index))
 
 
 def update(options: argparse.Namespace) -> int:
@@ -126,13 +128,18 @@ def update(options: argparse.Namespace) -> int:
     for file in files:
         if file not in there:
             raise ArgumentError(f"{file}: is not in the index; use `index add` for new images")
-    return _write(options, options.index, files, opened.info["columns"], partial(Index.update, options.index))
+    return _write(options, options.index, files, _kinds(opened), partial(Index.update, options.index))
 
 
 def delete(options: argparse.Namespace) -> int:
     Index.delete(options.index, options.paths)
     print(f"{options.index}: {len(Index.open(options.index, verify=False)):,} vectors", file=sys.stderr)
     return DONE
+
+
+def _kinds(opened: Index) -> dict[str, str]:
+    """The kind of each column that has a value; what all values were missing of may become anything."""
+    return {name: column.kind for name, column in opened.columns.items() if len(column.values)}
 
 
 def _write(

@@ -60,8 +60,15 @@ def write_index(directory: Path, parts: Iterable[Part], card: Card, replace_it: 
         check_metric(card.metric)
     if directory.exists() and not replace_it:
         raise ArgumentError(f"{directory}: already exists; choose another directory, or remove it")
+    check_replaceable(directory)
     with writing(directory):
         publish_index(directory, parts, card, approximate)
+
+
+def check_replaceable(directory: Path) -> None:
+    """Raise ArgumentError if something other than an index is there: it would be lost, such as a folder of images."""
+    if directory.exists() and not all((directory / name).exists() for name in (artifact.MANIFEST, "index.json")):
+        raise ArgumentError(f"{directory}: is not an index and would be lost; choose another directory, or remove it")
 
 
 def change_index(directory: Path, old: Contents, kept: NDArray[np.int64], parts: Iterable[Part]) -> None:

@@ -41,9 +41,9 @@ def passing(columns: Columns, where: Where, count: int) -> NDArray[np.bool_]:
         if isinstance(condition, Range):
             ranges = [condition]
         elif isinstance(condition, Collection) and not isinstance(condition, str | bytes | Mapping):
-            ranges = [Range(value, value) for value in condition]
+            ranges = [_exactly(name, value) for value in condition]
         else:
-            ranges = [Range(condition, condition)]  # type: ignore[arg-type]  # another type is refused below
+            ranges = [_exactly(name, condition)]
         allowed = np.zeros(len(column.values) + 1, np.bool_)  # the last is of the rows without a value
         for one in ranges:
             allowed[_position(name, column, one.least, "left", 0) : _position(name, column, one.most, "right", -1)] = (
@@ -51,6 +51,13 @@ def passing(columns: Columns, where: Where, count: int) -> NDArray[np.bool_]:
             )
         passed &= allowed[column.codes]
     return passed
+
+
+def _exactly(name: str, value: object) -> Range:
+    """The range of one value. None, which a range takes for no bound, is not one: a missing value passes nothing."""
+    if value is None:
+        raise ArgumentError(f"column {name!r}: None is not allowed, a missing value passes nothing; give a value")
+    return Range(value, value)  # type: ignore[arg-type]  # another type is refused with its position
 
 
 def parse_where(conditions: Sequence[str], columns: Columns) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Metadata of images in a CSV file: the column ``path`` names the image, every other one becomes a column."""
 
 import csv
+import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,12 +14,9 @@ from deploy.search.filters import TRUTH
 
 Table = Mapping[str, Mapping[str, Value | None]]  # column → path → value
 
-READERS: Mapping[str, Callable[[str], Value]] = {
-    KINDS["i"]: int,
-    KINDS["f"]: float,
-    KINDS["b"]: lambda text: TRUTH[text.lower()],
-    KINDS["U"]: str,
-}
+WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]{0,18})")
+NUMBER = re.compile(r"[+-]?((0|[1-9][0-9]*)\.[0-9]*|\.[0-9]+|(0|[1-9][0-9]{0,14})(?=$|[eE]))([eE][+-]?[0-9]+)?")
+"""Texts that say no more than their number: not 007 and 2024_01, which Python reads as numbers, nor nan."""
 
 
 def read_table(file: Path, known: Mapping[str, str] | None = None) -> Table:
@@ -25,7 +24,7 @@ def read_table(file: Path, known: Mapping[str, str] | None = None) -> Table:
 
     Args:
         known: column → its kind in the index that there is already. Other columns are whole numbers, numbers, or true
-            and false if all their values are, otherwise text.
+            and false if all their values are, otherwise text; so are those with 007, nan or more than 64 bits.
 
     Raises:
         ArgumentError: the file is not a table in UTF-8 with a column ``path``, it names a path or a column twice, or a
@@ -58,9 +57,39 @@ def with_metadata(parts: Iterable[Part], table: Table) -> Iterator[Part]:
 
 
 def _read(file: Path, name: str, texts: list[str], known: str | None) -> list[Value | None]:
-    for kind in READERS if known is None else [known]:
-        try:
-            return [READERS[kind](text) if text else None for text in texts]
-        except (ValueError, KeyError):
-            continue
-    raise ArgumentError(f"{file}: column {name!r} holds {known} in the index; give such values, or leave them empty")
+    try:
+        read = READERS[known or _guess([text for text in texts if text])]
+        return [read(text) if text else None for text in texts]
+    except (ValueError, KeyError):
+        rule = f"column {name!r} holds {known} in the index; give such values, or leave them empty"
+        raise ArgumentError(f"{file}: {rule}") from None
+
+
+def _guess(texts: list[str]) -> str:
+    """The kind of a column, by all of its values."""
+    stripped = [text.strip() for text in texts]
+    if all(WHOLE.fullmatch(text) and -(2**63) <= int(text) < 2**63 for text in stripped):
+        return KINDS["i"]
+    if all(NUMBER.fullmatch(text) and math.isfinite(float(text)) for text in stripped):
+        return KINDS["f"]
+    return KINDS["b"] if all(text.lower() in TRUTH for text in texts) else KINDS["U"]
+
+
+def _read_whole(text: str) -> int:
+    if not -(2**63) <= (value := int(text)) < 2**63:
+        raise ValueError
+    return value
+
+
+def _read_number(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError
+    return value
+
+
+READERS: Mapping[str, Callable[[str], Value]] = {
+    KINDS["i"]: _read_whole,
+    KINDS["f"]: _read_number,
+    KINDS["b"]: lambda text: TRUTH[text.lower()],
+    KINDS["U"]: str,
+}

@@ -126,6 +126,11 @@ def test_an_index_is_changed_and_searched_by_metadata(
     assert run(capsys, "index", "update", bundle, index, new[0], "--metadata", table)[0] == 0
     _, out, _ = run(capsys, "search", bundle, index, photos / "a.png", "--where", "year<=2000", "-k", 1)
     assert out.splitlines()[1] == f"  1.0000  {new[0]}"
+    table.write_text(f"path,height\n{new[0]},\n")
+    assert run(capsys, "index", "update", bundle, index, new[0], "--metadata", table)[0] == 0
+    table.write_text(f"path,height\n{new[0]},7\n")
+    assert run(capsys, "index", "update", bundle, index, new[0], "--metadata", table)[0] == 0
+    assert Index.open(index).metadata(6) == {"height": 7}, "a column without any value has no kind yet"
     code, _, err = run(capsys, "index", "delete", index, *new)
     assert (code, err) == (0, f"{index}: 4 vectors\n")
     for arguments, message in (
@@ -134,6 +139,7 @@ def test_an_index_is_changed_and_searched_by_metadata(
         (("index", "delete", index, new[0]), "not in the index"),
         (("search", bundle, index, photos, "--where", "size=1"), "no column 'size' in this index"),
         (("index", bundle, tmp_path / "out", photos, photos / "más"), "is given twice; give each image once"),
+        (("index", bundle, photos, photos, "--replace"), "is not an index and would be lost"),
     ):
         code, _, err = run(capsys, *arguments)
         assert (code, message in err) == (2, True), err

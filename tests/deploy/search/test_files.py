@@ -63,6 +63,16 @@ def test_an_existing_index_is_replaced_only_when_asked(tmp_path: Path) -> None:
     assert np.array_equal(Index.open(tmp_path / "index").vectors, grown.vectors)
 
 
+def test_what_is_not_an_index_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for name in ("photos/a.png", "photos/index.json", "a file"):
+        (tmp_path / name).write_text("the only copy")
+    for place in ("photos", "a file"):
+        with pytest.raises(ArgumentError, match=f"{place}: is not an index and would be lost"):
+            build(random_vectors(3)).save(tmp_path / place, replace=True)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a file", "a.png", "index.json", "photos"]
+
+
 def test_the_first_part_says_how_long_the_vectors_of_an_id_are(tmp_path: Path) -> None:
     parts = [(["a"], random_vectors(1)), (["b"], random_vectors(1))]
     Index.write(tmp_path / "index", iter(parts), ENCODER, "inner_product")
