@@ -189,9 +189,9 @@ def run(workspace: Workspace, stages: tuple[str, ...], values: tuple[str, ...], 
     from pipeline.run import RAW_STAGE
     from pipeline.run import run as run_graph
 
-    ingests = not stages or RAW_STAGE in stages
+    ingests, began = not stages or RAW_STAGE in stages, completed.settings(workspace)
     run_graph(workspace, stages or None, restart=ingests and wants_restart(workspace, sources, restart))
-    if not stages:
+    if not stages and completed.settings(workspace) == began:
         completed.note(workspace, sources)
 
 

@@ -37,6 +37,6 @@ def stamp(path: Path) -> list[int] | None:
     """What changes with each writing of a file; None if there is none."""
     try:
         status = path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return [status.st_ino, status.st_size, status.st_mtime_ns]

@@ -10,15 +10,24 @@ from contextlib import suppress
 from datetime import date
 from importlib.metadata import version
 
-from deploy.artifact import write_atomically
+from deploy.artifact import MANIFEST, write_atomically
+from deploy.registry import CURRENT
 from pipeline.dvc.project import find_unchanged, load
+from pipeline.dvc.purged import interrupted
 from pipeline.dvc.unchanged import DEFINED_IN, stamp
 from pipeline.maintenance.state import unkept
+from pipeline.release.registry import open_registry
 from pipeline.retraining.inbox import survey
 from pipeline.workspace import Workspace
 
 NOTE = "completed.json"  # in the workspace's scratch folder
-DECIDED_IN = ("overrides.csv", "registry/CURRENT", ".dvc/config", ".dvc/config.local")
+PAGE = "run.html"  # of ``pipeline.run_report``, not imported for its name: it brings what draws
+DECIDED_IN = ("params.yaml", "overrides.csv", ".dvc/config", ".dvc/config.local", ".git/config")
+
+
+def settings(workspace: Workspace) -> dict[str, list[int] | None]:
+    """The stamps of what people decide in. A run during which they change may have judged by the earlier ones."""
+    return {name: stamp(workspace.root / name) for name in DECIDED_IN}
 
 
 def note(workspace: Workspace, sources: Sequence[str]) -> None:
@@ -35,7 +44,7 @@ def has_nothing_to_do(workspace: Workspace, sources: Sequence[str]) -> bool:
     """
     with suppress(OSError, ValueError):
         noted = json.loads((workspace.scratch / NOTE).read_bytes())
-        if noted != _state(workspace, sources) or unkept(workspace):
+        if noted != _state(workspace, sources) or unkept(workspace) or interrupted(workspace.root):
             return False
         inbox = survey(workspace, sources)
         waits = inbox.new_images or inbox.unsettled or inbox.relabelled
@@ -44,11 +53,13 @@ def has_nothing_to_do(workspace: Workspace, sources: Sequence[str]) -> bool:
 
 
 def _state(workspace: Workspace, sources: Sequence[str]) -> dict[str, object]:
-    inbox = survey(workspace, sources)
+    inbox, registry = survey(workspace, sources), open_registry(workspace)
+    made = (workspace.reports / PAGE, registry.root / CURRENT, registry.root / (registry.current() or "") / MANIFEST)
     return {
         "day": date.today().isoformat(),
         "version": version("simclr-pipeline"),
         "sources": [*sources],
         "images": [inbox.digest, inbox.files],
-        "files": {name: stamp(workspace.root / name) for name in (*DEFINED_IN, *DECIDED_IN)},
+        "files": {name: stamp(workspace.root / name) for name in DEFINED_IN} | settings(workspace),
+        "made": [[str(path), stamp(path)] for path in made],
     }

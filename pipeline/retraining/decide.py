@@ -22,7 +22,7 @@ class Inbox:
     relabelled: bool = False  # a labels.csv is new or has changed
     last_change: datetime | None = None  # of what is new or unsettled, as far as the sources say
     drift: bool = False  # the last validation saw images unlike those before
-    files: int = 0  # that the sources have, known ones included
+    files: int = 0  # images and tables of labels that the sources have, known ones included
 
     @property
     def new_images(self) -> int:

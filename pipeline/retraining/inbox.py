@@ -57,7 +57,7 @@ def survey(workspace: Workspace, sources: Sequence[str]) -> Inbox:
         relabelled=len(new) > new_files,
         last_change=_latest(recent),
         drift=_drift(workspace.root),
-        files=sum(len(source.files) for source in listed),
+        files=sum(len(source.files) + len(source.labels) for source in listed),
     )
 
 

@@ -44,8 +44,16 @@ def write(workspace: Workspace) -> Path:
     facts = collect(workspace)
     page = render(facts, thumbnails(workspace, facts))
     target = workspace.reports / FILE
+    _ignore(target.with_name(".gitignore"))
     write_atomically(target, page)
     return target
+
+
+def _ignore(file: Path) -> None:
+    """Keep the page out of Git, next to what DVC keeps out: it shows images, and a purge cannot reach a commit."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    if f"/{FILE}" not in lines:
+        write_atomically(file, "".join(f"{line}\n" for line in (*lines, f"/{FILE}")))
 
 
 def render(facts: RunFacts, pictures: Mapping[str, str]) -> str:

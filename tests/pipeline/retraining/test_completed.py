@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from pipeline.cli.main import simclr
+from pipeline.dvc.purged import Purge, write_journal
 from pipeline.ingest.ingest import ingest
 from pipeline.maintenance.state import UNKEPT
 from pipeline.retraining import completed
@@ -36,7 +39,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory, empty_workspace: Path) -> Wo
     workspace = Workspace(root.resolve())
     put(workspace, "unlabeled/one.png", encode(draw(0, 1)))
     put(workspace, "labeled/cross/two.png", encode(draw(1, 2)))
+    put(workspace, "labels.csv", b"path,label\nlabeled/cross/two.png,cross\n")
     (root / "dvc.yaml").write_text(yaml.safe_dump(GRAPH), encoding="utf-8")
+    (root / "registry" / "v0.0.3").mkdir(parents=True)
+    (root / "registry" / "v0.0.3" / "MANIFEST.sha256").write_text("")
+    (root / "registry" / "CURRENT").write_text("v0.0.3\n")
     run(workspace)
     completed.note(workspace, SOURCES)
     return workspace
@@ -90,8 +97,28 @@ def _decide(workspace: Workspace) -> None:
 
 
 def _switch(workspace: Workspace) -> None:
-    (workspace.root / "registry").mkdir(exist_ok=True)
     (workspace.root / "registry" / "CURRENT").write_text("v0.0.1\n")
+
+
+def _lose_served_bundle(workspace: Workspace) -> None:
+    shutil.rmtree(workspace.root / "registry" / "v0.0.3")
+
+
+def _begin_purge(workspace: Workspace) -> None:
+    """Killed before anything but the journal was written; the next run has to complete it."""
+    write_journal(workspace.root, Purge(("0" * 64,), "someone", "2026-11-01T00:00:00+00:00", "withdrawn"))
+
+
+def _add_origin(workspace: Workspace) -> None:
+    subprocess.run(["git", "remote", "add", "origin", "/nowhere"], cwd=workspace.root, check=True)
+
+
+def _remove_table(workspace: Workspace) -> None:
+    (workspace.inbox / "labels.csv").unlink()
+
+
+def _remove_page(workspace: Workspace) -> None:
+    (workspace.reports / "run.html").unlink()
 
 
 def _lose_remote(workspace: Workspace) -> None:
@@ -122,6 +149,11 @@ CHANGES = (
     _label,
     _decide,
     _switch,
+    _lose_served_bundle,
+    _begin_purge,
+    _add_origin,
+    _remove_table,
+    _remove_page,
     _lose_remote,
     _forget,
     _damage,
@@ -142,6 +174,28 @@ def test_each_change_is_something_to_do(copy: Workspace, change: Callable[[Works
     assert completed.has_nothing_to_do(copy, SOURCES)
     change(copy)
     assert not completed.has_nothing_to_do(copy, SOURCES)
+
+
+def test_a_registry_outside_of_the_workspace_is_looked_at(copy: Workspace, tmp_path: Path) -> None:
+    params = yaml.safe_load(copy.params.read_text())
+    params["release"] = params.get("release", {}) | {"registry": str(tmp_path / "shared")}
+    copy.params.write_text(yaml.safe_dump(params))
+    (tmp_path / "shared").mkdir()
+    completed.note(copy, SOURCES)
+    assert completed.has_nothing_to_do(copy, SOURCES)
+    (tmp_path / "shared" / "CURRENT").write_text("v0.0.2\n")
+    assert not completed.has_nothing_to_do(copy, SOURCES)
+
+
+def test_a_run_during_which_a_gate_was_changed_is_not_noted(copy: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its gates may have been judged already, and no stage reads what they read of params.yaml."""
+    (copy.scratch / completed.NOTE).unlink()
+    monkeypatch.setattr("pipeline.run.run", lambda *_, **__: _edit_params(copy))
+    assert CliRunner().invoke(simclr, ["--workspace", str(copy.root), "run"]).exit_code == 0
+    assert not (copy.scratch / completed.NOTE).exists()
+    monkeypatch.setattr("pipeline.run.run", lambda *_, **__: None)
+    assert CliRunner().invoke(simclr, ["--workspace", str(copy.root), "run"]).exit_code == 0
+    assert completed.has_nothing_to_do(copy, SOURCES)
 
 
 def test_other_sources_are_something_to_do(whole: Workspace, tmp_path: Path) -> None:

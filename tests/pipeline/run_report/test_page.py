@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -101,6 +102,18 @@ def test_a_workspace_without_a_run_has_a_page_that_says_so(workspace: Workspace)
     html = text(workspace)
     for shown in ("Not validated yet.", "Not trained yet.", "Not evaluated yet.", "Nothing is released yet."):
         assert shown in html
+
+
+def test_git_takes_no_page_since_it_shows_images(workspace: Workspace) -> None:
+    ignored = workspace.reports / ".gitignore"
+    ignored.parent.mkdir(exist_ok=True)
+    ignored.write_text("/validation.html\n")
+    for _ in range(2):
+        page.write(workspace)
+    assert ignored.read_text() == "/validation.html\n/run.html\n"
+    command = ["git", "add", "--all", "--dry-run", "reports"]
+    added = subprocess.run(command, cwd=workspace.root, capture_output=True, text=True, check=True).stdout
+    assert added == "add 'reports/.gitignore'\n"
 
 
 @pytest.mark.parametrize("name", ["predictions.parquet", "pretrain.csv", "linear_eval.json"])
