@@ -111,14 +111,19 @@ def init(directory: Path, sources: tuple[str, ...], budget: str | None, recipe: 
     from pipeline.proposal.choose import choose
 
     workspaces.require_new(directory)
-    absolute = [source if "://" in source else str(Path(source).expanduser().absolute()) for source in sources]
     click.echo("looking at the images, then training a few steps to measure this machine ...", err=True)
-    chosen = choose(directory.absolute(), absolute, budget)
+    chosen = choose(directory.absolute(), _absolute(sources), budget)
     click.echo("\n".join(chosen.table))
     if not yes:
         click.confirm("\nMake the workspace with these values?", default=True, abort=True)
     workspace = workspaces.create(directory, chosen.recipe, chosen.params)
     click.echo(f"{workspace.root} is ready: `simclr run` in it; the values and their reasons are in params.yaml")
+
+
+def _absolute(sources: Sequence[str]) -> list[str]:
+    from pipeline.ingest.sources import absolute  # brings fsspec
+
+    return [source if "://" in source else absolute(Path.cwd(), source) for source in sources]
 
 
 @simclr.command()
@@ -130,7 +135,7 @@ def init(directory: Path, sources: tuple[str, ...], budget: str | None, recipe: 
 def ingest(
     workspace: Workspace, sources: tuple[str, ...], undo: str | None, redo: str | None, restart: bool | None
 ) -> None:
-    """Add the new files of folders, globs or fsspec URLs to the raw images; default: the workspace's inbox.
+    """Add the new files of folders, globs or fsspec URLs to the raw images; default: retraining.sources, the inbox.
 
     A relative SRC is taken from the folder you are in. Nothing of yours is moved or changed.
 
@@ -139,7 +144,7 @@ def ingest(
               simclr ingest ~/photos '~/scans/*.png' s3://bucket/camera-7
               simclr ingest --undo 0003
     """
-    from pipeline import preflight
+    from pipeline import params, preflight
     from pipeline.ingest import undo as taking_back
     from pipeline.ingest.ingest import ingest as ingest_sources
     from pipeline.ingest.unfinished import find_interrupted
@@ -152,11 +157,14 @@ def ingest(
         return
     if redo:
         taking_back.redo(workspace, redo)
-    absolute = [source if "://" in source else str(Path(source).expanduser().absolute()) for source in sources]
-    found = absolute or ["inbox"]
+    found = _absolute(sources) or params.read(workspace).retraining.sources
     unfinished = None if wants_restart(workspace, found, restart) else find_interrupted(workspace)
     result = ingest_sources(workspace, found, lambda line: click.echo(line, err=True), unfinished)
     click.echo("\n".join([*result.understood, str(result)]))
+    if redo and result.batch is None:
+        click.echo(
+            f"warning: no file of batch {redo} is in {', '.join(found)}; name where they are: `simclr ingest FOLDER`"
+        )
     pin_first(workspace)
     for warning in preflight.warnings(workspace, preflight.ingested(workspace)):
         click.echo(f"warning: {warning}")

@@ -116,7 +116,7 @@ def list_source(root: Path, name: str, settle_seconds: float, selection: Selecti
     """
     _refuse_credentials(name)
     try:
-        filesystem, path = url_to_fs(name if "://" in name else str(root / Path(name).expanduser()))
+        filesystem, path = url_to_fs(name if "://" in name else absolute(root, name))
         filesystem.invalidate_cache()  # a long-lived process would be shown the bucket as it was at its first look
         local = isinstance(filesystem, LocalFileSystem)
         glob = _is_glob(path) and not (local and os.path.lexists(path))
@@ -137,6 +137,18 @@ def list_source(root: Path, name: str, settle_seconds: float, selection: Selecti
         ) from None
     except (ImportError, ValueError, OSError) as error:  # OSError: a bucket that cannot be reached
         raise IngestError(redact(f"{name}: cannot be opened ({error})")) from None
+
+
+def absolute(root: Path, name: str) -> str:
+    """A local source by its one name: ``root/../photos`` and ``/photos`` are the same folder, and its files known.
+
+    A link keeps its name, but for one that ``..`` leads out of.
+    """
+    path = root / Path(name).expanduser()
+    if ".." not in path.parts:
+        return str(path.absolute())
+    after = len(path.parts) - path.parts[::-1].index("..")
+    return str(Path(os.path.realpath(Path(*path.parts[:after])), *path.parts[after:]))
 
 
 def _is_glob(path: str) -> bool:

@@ -95,6 +95,7 @@ def propose(collection: Collection, machine: Machine, seconds: float, rate: Rate
         rate: asked once, or a second time when the resolution has to be lower.
     """
     labels = {one.key: one for one in _choose_labels(collection)}
+    mixed = [*_note_mixed_folders(collection)]
     if "ingest.class_folders" in labels:
         collection = collection.with_class_folders()
     if "ingest.hold_out" in labels:
@@ -112,19 +113,29 @@ def propose(collection: Collection, machine: Machine, seconds: float, rate: Rate
         *_choose_evaluation(collection, epochs),
         *_choose_gates(collection),
     ]
-    notes = (*_notes(collection, machine), *_warn_of_time(collection, epochs))
+    notes = (*mixed, *_notes(collection, machine), *_warn_of_time(collection, epochs))
     return Proposal(recipe, why, tuple(choices), notes, collection.numbers)
 
 
 def look_like_classes(collection: Collection) -> bool:
-    """Whether no label is said, and folders whose names are not dates or numbers hold nearly all images."""
+    """Whether no label is said, and folders whose names are not dates or numbers hold nearly all images, and no other
+    folder any: it would be taken for a class too."""
+    return bool(_class_folders(collection)) and not _other_folders(collection)
+
+
+def _class_folders(collection: Collection) -> dict[str, int]:
+    """The folders that look like classes, and how many images each has; none if they hold too few of all."""
     folders = {
         name: n for name, n in collection.folders.items() if any(map(str.isalpha, name)) and not _names_an_origin(name)
     }
     if collection.count("train") or not CLASS_FOLDERS[0] <= len(folders) <= CLASS_FOLDERS[1]:
-        return False
+        return {}
     enough = median(folders.values()) >= FEWEST_OF_A_CLASS
-    return enough and sum(folders.values()) >= FOLDERS_SHARE * collection.training_images
+    return folders if enough and sum(folders.values()) >= FOLDERS_SHARE * collection.training_images else {}
+
+
+def _other_folders(collection: Collection) -> list[str]:
+    return sorted(collection.folders.keys() - _class_folders(collection).keys())
 
 
 def _names_an_origin(name: str) -> bool:
@@ -141,6 +152,17 @@ def _choose_labels(collection: Collection) -> Iterator[Choice]:
     if (classes or len(collection.count("train")) > 1) and not collection.count("test"):
         yield Choice(
             "ingest.hold_out", HELD_OUT, "accuracy is measured on held-out images, and nothing is held out yet"
+        )
+
+
+def _note_mixed_folders(collection: Collection) -> Iterator[str]:
+    classes, others = _class_folders(collection), _other_folders(collection)
+    if classes and others:
+        named, odd = (", ".join(names[:3]) + (", ..." if len(names) > 3 else "") for names in (sorted(classes), others))
+        yield (
+            f"{counted(len(classes), 'folder')} ({named}) could be classes, and {odd} could not, so no folder is taken "
+            "for a class; move what is not one into a folder unlabeled/ next to them, or leave it out with "
+            "ingest.exclude, and look again"
         )
 
 
@@ -298,8 +320,8 @@ def _choose_limits(collection: Collection) -> Iterator[Choice]:
 
 def _notes(collection: Collection, machine: Machine) -> Iterator[str]:
     if collection.unreadable:
-        share = collection.unreadable / (collection.unreadable + len(collection.glances))
-        yield f"{share:.0%} of the sampled images cannot be decoded and will be quarantined"
+        sampled = collection.unreadable + len(collection.glances)
+        yield f"{collection.unreadable:,} of {sampled:,} sampled images cannot be decoded and will be quarantined"
     if collection.unread_heic:
         yield f"{collection.unread_heic:,} of the images: {heif.ADVICE}"
     if collection.copies > 0.2:

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.cli.main import parse_assignments, run_cli
 from pipeline.maintenance import doctor
+from pipeline.params import override
 from pipeline.workspace import Workspace
 from tests.conftest import draw
 
@@ -89,6 +90,27 @@ def test_init_then_ingest_then_status(
     assert "40 new images in batch 0001" in capsys.readouterr().out
     assert simclr(monkeypatch, "status") == 0
     assert "40 images in 1 batch\n" in capsys.readouterr().out
+
+
+@pytest.mark.seconds
+def test_ingest_looks_where_a_run_looks_and_says_when_nothing_of_an_undone_batch_is_there(
+    tmp_path: Path, filled: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    photos = tmp_path / "photos"
+    filled.inbox.rename(photos)
+    override(filled, {"retraining.sources": f"[inbox, {photos}]"})
+    at = ("--workspace", str(filled.root), "ingest")
+    assert simclr(monkeypatch, *at) == 0
+    assert "40 new images in batch 0001" in capsys.readouterr().out
+    assert simclr(monkeypatch, *at, "--undo", "0001") == 0
+    assert simclr(monkeypatch, *at, "--redo", "0001") == 0
+    assert "40 new images in batch 0002" in capsys.readouterr().out
+    assert simclr(monkeypatch, *at, "--undo", "0002") == 0
+    capsys.readouterr()
+    assert simclr(monkeypatch, *at, "--redo", "0002", str(filled.inbox)) == 0
+    assert (
+        f"warning: no file of batch 0002 is in {filled.inbox}; name where they are: `simclr" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("folder", ["", ".dvc"])

@@ -56,6 +56,25 @@ def test_a_folder_with_the_signs_of_a_glob_in_its_name_and_a_single_file_are_sou
     assert ingest(workspace, [str(tmp_path / "a[1]")]).new_images == 1
 
 
+def test_a_folder_is_one_source_however_its_path_is_written(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "one.png").write_bytes(encode(draw(0, 1)))
+    elsewhere = tmp_path / "another" / "disk"
+    elsewhere.mkdir(parents=True)
+    (elsewhere.parent / "photos").mkdir()
+    (tmp_path / "link").symlink_to(elsewhere)
+    roundabout = f"{workspace.root}/../{workspace.root.name}/../photos"
+    assert workspace.root.parent == tmp_path
+    names = [
+        list_source(workspace.root, name, 0.0).identity for name in (str(tmp_path / "photos"), "../photos", roundabout)
+    ]
+    assert names == [f"file://{tmp_path}/photos"] * 3
+    through_a_link = list_source(workspace.root, str(tmp_path / "link" / ".." / "photos"), 0.0)
+    assert through_a_link.identity == f"file://{elsewhere.parent}/photos", "what the system would open"
+    assert ingest(workspace, ["../photos"]).new_images == 1
+    assert ingest(workspace, [roundabout]).batch is None
+
+
 def test_an_archive_is_not_a_source(workspace: Workspace, tmp_path: Path) -> None:
     archive = shutil.make_archive(str(tmp_path / "photos"), "zip", workspace.root, "params.yaml")
     with pytest.raises(IngestError, match=r"photos.zip: is an archive; unpack it and name the folder"):

@@ -159,6 +159,17 @@ def test_fine_tuning_that_takes_longer_than_there_is_time_is_announced(minutes: 
     assert "finetune.epochs" not in values(proposal), "with 20 labels, the fewest steps decide, not the epochs"
 
 
+def test_no_folder_is_taken_for_a_class_next_to_one_that_is_not() -> None:
+    folders = {"china": 60, "flower": 60, "2024-05": 30}
+    found = replace(photographs(150), labels={Place("train", None): 150}, folders=folders)
+    proposal = propose(found, LAPTOP, 20 * MINUTES, rate)
+    assert "ingest.class_folders" not in values(proposal)
+    assert "2 folders (china, flower) could be classes, and 2024-05 could not" in " ".join(proposal.notes)
+    del folders["2024-05"]
+    sorted_out = propose(replace(found, folders=folders), LAPTOP, 20 * MINUTES, rate)
+    assert values(sorted_out)["ingest.class_folders"] is True
+
+
 def test_few_images_are_not_trained_on_forever() -> None:
     assert values(propose(photographs(100), LAPTOP, 36_000.0, rate))["pretrain.epochs"] == MOST_EPOCHS
 
