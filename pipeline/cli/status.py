@@ -6,6 +6,7 @@ from deploy.plural import counted
 from pipeline.dvc import client
 from pipeline.errors import BusyError
 from pipeline.gates.all_gates import verdicts
+from pipeline.gates.verdict import Verdict
 from pipeline.ingest.raw import batches, read_occurrences
 from pipeline.ingest.unfinished import describe
 from pipeline.maintenance import storage
@@ -19,7 +20,13 @@ from simclr_core import reports
 from simclr_core.evaluation_reports import Accuracies, LinearEvalReport
 from simclr_core.reports import ExportReport
 
-OUTCOMES = ("passed", "refused", "undecided", "not applicable")
+OUTCOMES = (
+    "passed",
+    "refused",
+    "undecided, which stops the release",
+    "undecided, only a warning",
+    "not applicable",
+)
 
 
 def describe_workspace(workspace: Workspace) -> str:
@@ -75,10 +82,17 @@ def describe_accuracy(found: Accuracies) -> str:
 def describe_gates(workspace: Workspace) -> list[str]:
     """What the gates say of the reports there are; nothing is measured for them."""
     found = {name: one for name, one in verdicts(workspace).items() if one.outcome != "not judged"}
-    names = {outcome: [name for name in found if found[name].outcome == outcome] for outcome in OUTCOMES}
+    names = {outcome: [name for name in found if _with_effect(found[name]) == outcome] for outcome in OUTCOMES}
     said = [f"{outcome}: {', '.join(names[outcome])}" for outcome in OUTCOMES if names[outcome]]
     lines = [f"gates      {'; '.join(said)}"] if said else []
-    return lines + [f"{name}: {found[name].description}" for name in (*names["refused"], *names["undecided"])]
+    return lines + [f"{name}: {found[name].description}" for outcome in OUTCOMES[1:4] for name in names[outcome]]
+
+
+def _with_effect(verdict: Verdict) -> str:
+    """The outcome, and where it is undecided whether that stops the release."""
+    if not verdict.undecided:
+        return verdict.outcome
+    return f"undecided, {'which stops the release' if verdict.severity == 'error' else 'only a warning'}"
 
 
 def describe_contradictions(workspace: Workspace) -> list[str]:

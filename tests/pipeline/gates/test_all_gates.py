@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import pytest
+
 from pipeline.cli.status import describe_gates
 from pipeline.gates.all_gates import GATES, verdicts
 from pipeline.workspace import Workspace
 from tests.pipeline.gates.conftest import Case
-from tests.pipeline.gates.reports import ALONE, CHAMPION, COMPARISON, EXPORT, PRETRAIN
+from tests.pipeline.gates.reports import ALONE, CHAMPION, COMPARE, COMPARISON, EXPORT, FINETUNE, PINNED, PRETRAIN, pair
 
 
 def test_without_reports_nothing_is_judged_and_nothing_measured(case: Case) -> None:
@@ -27,3 +29,21 @@ def test_status_tells_what_passed_what_was_refused_and_what_is_not_applicable(ca
     )
     (line,) = refused
     assert line.startswith("not_collapsed: all images have nearly the same features")
+
+
+@pytest.mark.parametrize(
+    ("abstain", "said"),
+    [
+        ("refuse", "undecided, which stops the release: representation; undecided, only a warning: low_label"),
+        ("warn", "undecided, only a warning: representation, low_label"),
+    ],
+)
+def test_status_tells_which_undecided_gate_stops_the_release(case: Case, abstain: str, said: str) -> None:
+    case.set_limits(abstain=abstain)
+    few = {"test_images": 200, "knn": pair(10, 12, 200), "probe": pair(9, 9, 200)}
+    case.put(COMPARISON, COMPARE | few)
+    case.put(CHAMPION, PINNED)
+    case.put("reports/finetune-0.01.json", FINETUNE | {"paired": None})
+    first, *reasons = describe_gates(Workspace(case.folder))
+    assert said in first
+    assert [line.partition(":")[0] for line in reasons] == ["representation", "low_label"]
