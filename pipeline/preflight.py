@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from importlib.util import find_spec
 from itertools import pairwise
+from pathlib import Path
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -87,16 +88,25 @@ def apply(workspace: Workspace, values: Mapping[str, str]) -> None:
     Raises:
         ParamsError: a value is not valid, or something is missing; all of it is named, and how to get it.
     """
-
-    def require(params: Params) -> None:
-        if missing := unmet(workspace, params):
-            raise ParamsError("; ".join(missing))
-
-    override(workspace, values, require)
+    override(workspace, values, lambda params: require(workspace, params))
 
 
-def unmet(workspace: Workspace, params: Params) -> list[str]:
-    """What params.yaml asks for and this machine or workspace does not have."""
+def require(workspace: Workspace, params: Params, weights: Path | None = None) -> None:
+    """Check that this machine and workspace have what params.yaml asks for; ``weights``: see ``unmet``.
+
+    Raises:
+        ParamsError: something is missing; all of it is named, and how to get it.
+    """
+    if missing := unmet(workspace, params, weights):
+        raise ParamsError("; ".join(missing))
+
+
+def unmet(workspace: Workspace, params: Params, weights: Path | None = None) -> list[str]:
+    """What params.yaml asks for and this machine or workspace does not have.
+
+    Args:
+        weights: where the weights are that will be copied into the workspace; None: they are there.
+    """
     missing = missing_trackers(params.watch.trackers)
     if params.validate.engine == "ray" and find_spec("ray") is None:
         missing.append(f"validate.engine is ray, which is not installed; run `{RAY}`, or set it to local")
@@ -105,10 +115,10 @@ def unmet(workspace: Workspace, params: Params) -> list[str]:
             "release.require_remote is true, but the workspace has no DVC remote; "
             "`dvc remote add --default NAME URL` gives it one, or set it to false"
         )
-    return missing + list(_unmet_weights(workspace, params))
+    return missing + list(_unmet_weights(workspace, params, weights))
 
 
-def _unmet_weights(workspace: Workspace, params: Params) -> Iterator[str]:
+def _unmet_weights(workspace: Workspace, params: Params, weights: Path | None) -> Iterator[str]:
     """Why pretraining could not begin with its encoder or its weights, hours from now."""
     pretrain = params.pretrain
     if pretrain.encoder.name.startswith(TIMM) and find_spec("timm") is None:
@@ -123,11 +133,11 @@ def _unmet_weights(workspace: Workspace, params: Params) -> Iterator[str]:
             "of linear_eval, so that other weights are noticed"
         )
         return
-    if not is_adopted(workspace.root, pretrain):
+    if weights is not None or not is_adopted(workspace.root, pretrain):
         from simclr_core.weights.adoption import adopt  # brings torch
 
         try:
-            adopt(workspace.root, pretrain)
+            adopt(workspace.root, pretrain, weights)
         except SimclrError as error:
             yield str(error)
 

@@ -29,7 +29,7 @@ LARGEST_ONNX = 2**31 - 1  # of a protobuf message
 LARGEST_HEADER = 100_000_000  # of safetensors: what its own reader allows
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
-# What an unpickler raises where bytes are not what they should be; torch names the culprit in the message.
+# What an unpickler raises where bytes are not what they should be.
 UNREADABLE = (
     pickle.UnpicklingError, RuntimeError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError, EOFError,
     ImportError, AssertionError, MemoryError, struct.error, zipfile.BadZipFile,
@@ -82,10 +82,11 @@ def _read_torch(path: Path, start: bytes) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        if isinstance(error, pickle.UnpicklingError):
+        # torch's own words are left out: they advise to load without weights_only, which runs the code.
+        if isinstance(error, pickle.UnpicklingError) or "weights_only" in reason:
             raise WeightsError(
                 f"{path}: holds more than weights, or is damaged, and was not run; save the state dict alone, as "
-                f"`torch.save(model.state_dict(), FILE)` or as safetensors ({reason[:200]})"
+                "`torch.save(model.state_dict(), FILE)` or as safetensors"
             ) from None
         raise WeightsError(f"{path}: cannot be read as what torch.save writes ({reason[:200]}); get it again") from None
     if isinstance(content, Tensor):

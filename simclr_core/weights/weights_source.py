@@ -44,20 +44,24 @@ class Card:
 
 @dataclass(frozen=True)
 class PublicWeights:
-    """What was found: the tensors by the names of the file, its SHA-256, and its card if there is one."""
+    """What was found: the tensors by the names of the file, its SHA-256, and its card if there is one.
+
+    ``assumed``: the file itself says nothing, and the card is that of the usual weights of its network.
+    """
 
     tensors: dict[str, Tensor]
     sha256: str
     card: Card | None
+    assumed: bool = False
 
 
-def read_public_weights(workspace: Path, source: str, encoder: str) -> PublicWeights:
-    """Read the weights that ``source`` names; ``encoder`` is the one they are for.
+def read_public_weights(workspace: Path, source: str, encoder: str, path: Path | None = None) -> PublicWeights:
+    """Read the weights that ``source`` names; ``encoder`` is the one they are for, ``path`` where they are as yet.
 
     Raises:
         WeightsError: they are not there, cannot be downloaded, read or trusted, or torchvision has none of this name.
     """
-    path = locate(workspace, source)
+    path = path or locate(workspace, source)
     if path.is_dir():
         return _read_model_directory(path)
     digest = hash_file(path)
@@ -67,7 +71,8 @@ def read_public_weights(workspace: Path, source: str, encoder: str) -> PublicWei
             f"{path}: has SHA-256 {digest[:12]}, and torchvision's file begins with {stated[1]}; remove it and get it "
             "again"
         )
-    return PublicWeights(read_weights_file(path), digest, find_card(source, encoder))
+    card, assumed = find_card(source, encoder), not source.startswith(TORCHVISION)
+    return PublicWeights(read_weights_file(path), digest, card, assumed)
 
 
 def locate(workspace: Path, source: str) -> Path:

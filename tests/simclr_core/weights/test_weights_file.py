@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import re
 import struct
 import zipfile
 from pathlib import Path
@@ -18,6 +19,10 @@ from simclr_core.errors import WeightsError
 from simclr_core.weights.weights_file import read_weights_file
 
 STATE = {"conv.weight": torch.arange(6.0).reshape(2, 3), "steps": torch.tensor(7)}
+MORE_THAN_WEIGHTS = (  # to the end: torch's own advice is the opposite
+    r": holds more than weights, or is damaged, and was not run; save the state dict alone, as "
+    r"`torch\.save\(model\.state_dict\(\), FILE\)` or as safetensors$"
+)
 
 
 def onnx_file(path: Path, *initializers: Any, nodes: tuple[Any, ...] = ()) -> Path:
@@ -72,14 +77,19 @@ class Attack:
 def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, new: bool) -> None:
     path, mark = tmp_path / "evil.pth", tmp_path / "mark"
     torch.save({"weight": torch.ones(2), "x": Attack(mark)}, path, _use_new_zipfile_serialization=new)
-    with pytest.raises(
-        WeightsError, match="holds more than weights, or is damaged, and was not run; save the state di"
-    ):
+    with pytest.raises(WeightsError, match=f"{re.escape(str(path))}{MORE_THAN_WEIGHTS}"):
         read_weights_file(path)
     path.write_bytes(pickle.dumps(Attack(mark)))
     with pytest.raises(WeightsError):
         read_weights_file(path)
     assert not mark.exists()
+
+
+def test_a_program_of_torchscript_is_refused_without_the_advice_of_torch(tmp_path: Path) -> None:
+    path = tmp_path / "program.pt"
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)), path)  # type: ignore[no-untyped-call]
+    with pytest.raises(WeightsError, match=MORE_THAN_WEIGHTS):
+        read_weights_file(path)
 
 
 def test_every_truncation_is_refused_in_one_line(tmp_path: Path) -> None:
