@@ -46,7 +46,7 @@ class Card:
 class PublicWeights:
     """What was found: the tensors by the names of the file, its SHA-256, and its card if there is one.
 
-    ``assumed``: the file itself says nothing, and the card is that of the usual weights of its network.
+    ``assumed``: the file itself gives no information, and the card is that of the usual weights of its network.
     """
 
     tensors: dict[str, Tensor]
