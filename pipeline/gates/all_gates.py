@@ -6,7 +6,7 @@ from pipeline.gates.costs import latency_budget, size_budget
 from pipeline.gates.data_contract import data_contract
 from pipeline.gates.evidence import Evidence
 from pipeline.gates.stages import not_collapsed, onnx_parity
-from pipeline.gates.verdict import Gate, Verdict, judge
+from pipeline.gates.verdict import Gate, Verdict, judge, not_judged
 from pipeline.workspace import Workspace
 from simclr_core.evaluation_reports import CompareReport
 
@@ -29,6 +29,14 @@ every reason at once; the others save the time of the stages that have no use wi
 
 
 def verdicts(workspace: Workspace) -> dict[str, Verdict]:
-    """By the name of the gate. Nothing is measured for it: a latency that is not known is not judged."""
+    """By the name of the gate. Nothing is measured for it: a latency that is not known is not judged.
+
+    After a refused data contract nothing else is asked: no stage has run on these images.
+    """
     evidence = Evidence(workspace, measures=False)
-    return {gate.__name__: judge(gate, evidence) for gate in GATES}
+    first, *others = GATES
+    contract = judge(first, evidence)
+    found = {first.__name__: contract}
+    if contract.outcome == "refused":
+        return found | {gate.__name__: not_judged("not reached") for gate in others}
+    return found | {gate.__name__: judge(gate, evidence) for gate in others}

@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from pipeline.reports import ImageCounts, Outcome, ValidationReport
-from pipeline.validation import expectations
+from pipeline.validation import contract, expectations
 from pipeline.validation.drift.drift import MEANINGS, Drift
 from pipeline.validation.evaluate import passed
 from pipeline.validation.printable import printable
@@ -126,6 +126,7 @@ def render(
     context = {
         "images": report.images,
         "passed": report.passed,
+        "said": contract.describe(report),
         "funnel": _funnel(manifest),
         "reasons": REASONS,
         "notes": _notes(manifest),

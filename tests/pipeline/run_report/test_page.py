@@ -9,6 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pipeline.gates.all_gates import GATES
+from pipeline.reports import Outcome
 from pipeline.run_report import page
 from pipeline.run_report.facts import Reason, collect, reasons
 from pipeline.run_report.page import labels_saved
@@ -102,6 +104,18 @@ def test_a_workspace_without_a_run_has_a_page_that_says_so(workspace: Workspace)
     html = text(workspace)
     for shown in ("Not validated yet.", "Not trained yet.", "Not evaluated yet.", "Nothing is released yet."):
         assert shown in html
+
+
+def test_a_broken_contract_is_at_the_top_and_the_gates_after_it_were_not_reached(workspace: Workspace) -> None:
+    broken = Outcome("quarantine_rate", "contents", "critical", False, 0.91, "<= 0.05", None, [], None)
+    reports.write(workspace.root, replace(VALIDATION, passed=False, expectations=(broken,)))
+    html = text(workspace)
+    top = html.partition("<nav>")[0]
+    assert "the data contract is broken, with 9 of 12 files accepted" in top
+    assert "simclr quarantine release" in top
+    assert "Nothing is released yet." not in html
+    assert html.count("<bdi>not reached</bdi>") == len(GATES) - 1
+    assert "run the stage that writes it" not in html
 
 
 def test_git_takes_no_page_since_it_shows_images(workspace: Workspace) -> None:

@@ -130,6 +130,13 @@ def test_hostile_names_are_shown_as_text(reasons: tuple[str, ...]) -> None:
     assert not set("\u202e\u200b\u2028\r\t\U000e0041") & set(read.text)
 
 
+def test_a_broken_contract_is_said_at_the_top_with_what_to_do() -> None:
+    broken = Outcome("quarantine_rate", "contents", "critical", False, 0.91, "<= 0.05", None, [], None)
+    top = Page(page(table([row("a.png", "corrupt")]), broken)).text.partition("Great Expectations Data Docs")[0]
+    assert "found 0.91, required: at most 0.05" in top
+    assert "simclr quarantine release" in top
+
+
 def test_drift_is_shown_and_hostile_batch_names_are_shown_as_text() -> None:
     name = "0002-<script>alert(1)</script>\u202e"
     effects = {"luma_mean": 0.5, "saturation": 0.05, "entropy": 0.4, "edge_energy": 0.3, "format": 0.9}
