@@ -13,6 +13,7 @@ from pipeline.maintenance import storage
 from pipeline.maintenance.state import unkept
 from pipeline.release.registry import open_registry
 from pipeline.reports import ValidationReport
+from pipeline.validation.contract import next_step
 from pipeline.validation.expectations import NEAR_LABELS
 from pipeline.validation.printable import printable
 from pipeline.workspace import Workspace
@@ -123,6 +124,9 @@ def describe_stages(workspace: Workspace) -> list[str]:
         changed = client.changed_stages(workspace.root)
     except BusyError as error:
         return [f"running    {error}"]
+    report = reports.known(workspace.root, ValidationReport)
+    if changed and "validate" not in changed and report and (step := next_step(report)):
+        return [f"waiting    for data_contract: {', '.join(changed)}", f"next       {step}"]
     lines = [f"changed    {name}: {'; '.join(reasons)}" for name, reasons in changed.items()]
     interrupted = describe(workspace, changed)
     lines += [f"unfinished a run was interrupted {interrupted.progress}"] if interrupted else []

@@ -22,6 +22,10 @@ ADVICE = {
     "not_empty": "put images into inbox/unlabeled, and run again",
     "not_broken": f"{LOOK}; if the batch is right all the same, add its name to validate.drift.accepted, and run again",
 }
+QUARANTINED = (
+    "fix the data (exclude files by ingest.exclude, release them with `simclr quarantine release`, or raise "
+    "validate.max_quarantine_rate), then `simclr run`"
+)
 BY_SUITE = {"manifest": "make the manifest again with `simclr quarantine rescan --all`"}
 NOTHING = {
     "batches": "there are too few earlier batches to tell their usual size",
@@ -55,6 +59,16 @@ def advice(outcome: Outcome) -> str:
     return ADVICE.get(outcome.name) or BY_SUITE.get(outcome.suite, FILES)
 
 
+def next_step(report: ValidationReport) -> str | None:
+    """What to do about a broken contract; None where it is not broken."""
+    critical = _critical(report)
+    if report.passed or not critical:
+        return None
+    if any(one.name == "quarantine_rate" for one in critical):
+        return QUARANTINED
+    return advice(_cause(critical))
+
+
 def describe(report: ValidationReport) -> str:
     """The whole contract in a sentence. One that is broken begins with its cause, the most frequent of its files."""
     images = report.images
@@ -63,15 +77,24 @@ def describe(report: ValidationReport) -> str:
     lost = f", {sum(quarantined.values()):,} quarantined ({reasons})" if quarantined else ""
     files = f"{images.accepted:,} of {counted(images.ingested, 'file')} accepted{lost}"
     broken = [one for one in report.expectations if not one.success]
-    critical = [one for one in broken if not one.holds]
+    critical = _critical(report)
     if report.passed or not critical:
         noted = [f"{one.severity}: {sentence(one)}" for one in broken]
         return "; ".join([files, *noted])
-    first = next((one for one in critical if one.name in ADVICE or one.suite in BY_SUITE), critical[0])
+    first = _cause(critical)
     said = [sentence(one) for one in [first, *(one for one in critical if one is not first)][:SHOWN_RULES]]
     more = len(critical) - len(said)
     said += [f"{counted(more, 'more critical expectation')} {'does' if more == 1 else 'do'} not hold"] if more else []
     return f"the data contract is broken, with {files}: {'; '.join(said)}; {advice(first)}"
+
+
+def _critical(report: ValidationReport) -> list[Outcome]:
+    return [one for one in report.expectations if not one.holds]
+
+
+def _cause(critical: list[Outcome]) -> Outcome:
+    """The one with advice for itself, if there is one."""
+    return next((one for one in critical if one.name in ADVICE or one.suite in BY_SUITE), critical[0])
 
 
 def _found(outcome: Outcome) -> str:

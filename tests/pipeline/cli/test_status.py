@@ -65,3 +65,17 @@ def test_stages_of_every_length_of_name_are_aligned(workspace: Workspace, monkey
         "changed    export: models/pretrained is missing",
         "next       `simclr run`",
     ]
+
+
+def test_what_waits_for_the_data_contract_is_one_line_with_what_to_do(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = Outcome("quarantine_rate", "contents", "critical", False, 0.91, "<= 0.05", None, [], None)
+    reports.write(workspace.root, replace(VALIDATION, passed=False, expectations=(broken,)))
+    changed = {"prepare": ["data/prepared is missing"], "pretrain": ["data/prepared is missing"]}
+    monkeypatch.setattr(client, "changed_stages", lambda root: changed)
+    waiting, step = describe_stages(workspace)
+    assert waiting == "waiting    for data_contract: prepare, pretrain"
+    assert "validate.max_quarantine_rate), then `simclr run`" in step
+    changed["validate"] = ["data/raw has changed"]
+    assert describe_stages(workspace)[-1] == "next       `simclr run`"
