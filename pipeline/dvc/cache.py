@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,7 +43,14 @@ class Cache:
         self._repo = repo
         self.folder = Path(repo.cache.local.path)
         self.remote_name: str | None = repo.config["core"].get("remote")
-        self._remote = repo.cloud.get_remote_odb() if self.remote_name else None
+
+    @cached_property
+    def _remote(self) -> Any:
+        """Opened when it is asked for: the folder of the cache is known without the package that its remote needs."""
+        try:
+            return self._repo.cloud.get_remote_odb() if self.remote_name else None
+        except ImportError as error:
+            raise DvcError(f"remote {self.remote_name}: {error}") from None
 
     def path(self, md5: str) -> Path:
         return self.folder / md5[:2] / md5[2:]
