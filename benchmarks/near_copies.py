@@ -175,7 +175,7 @@ def read(folder: Path, collection: Collection) -> Iterable[tuple[str, bytes]]:
     """Name and content of each file, of a font each bitmap; files with the bytes of an earlier one are left out."""
     files = sorted({file for glob in collection.files for file in folder.glob(glob) if not file.is_symlink()})
     if files and files[0].suffix == ".ttf":
-        from fontTools.ttLib import TTFont  # type: ignore[import-untyped]  # a dependency of matplotlib
+        from fontTools.ttLib import TTFont  # a dependency of matplotlib
 
         strike = TTFont(files[0])["CBDT"].strikeData[0]
         return [(name, glyph.imageData) for name, glyph in strike.items() if hasattr(glyph, "imageData")]

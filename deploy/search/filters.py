@@ -53,11 +53,11 @@ def passing(columns: Columns, where: Where, count: int) -> NDArray[np.bool_]:
     return passed
 
 
-def _exactly(name: str, value: object) -> Range:
+def _exactly(name: str, value: Any) -> Range:
     """The range of one value. None, which a range takes for no bound, is not one: a missing value passes nothing."""
     if value is None:
         raise ArgumentError(f"column {name!r}: None is not allowed, a missing value passes nothing; give a value")
-    return Range(value, value)  # type: ignore[arg-type]  # another type is refused with its position
+    return Range(value, value)  # another type is refused with its position
 
 
 def parse_where(conditions: Sequence[str], columns: Columns) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class Unchanged:
 
 
 def stamp(path: Path) -> list[int] | None:
-    """What changes with each writing of a file; None if there is none."""
+    """What changes each time the file is written; None if it does not exist."""
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):

@@ -102,7 +102,7 @@ def run(workspace: Path) -> None:
         variants={FP32: reference, **variants.facts},
         left_out=variants.left_out,
         results=results,
-        served=compare_served(encoder, prepared),
+        served=compare_served(lambda images: encoder.embed(images).vectors, prepared),
     )
     reports.write(workspace, report)
     latency = single_image_latency(encoder, pictures)

@@ -5,17 +5,21 @@ the rounding of the stored image and a store at another size can make a differen
 """
 
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from deploy.encoder import Encoder
 from simclr_core.data.shards import ShardedImages
 from simclr_core.reports import ServedPixels
 
 
-def compare_served(encoder: Encoder, prepared: Path) -> ServedPixels | None:
+def compare_served(embed: Callable[[list[bytes]], NDArray[np.float32]], prepared: Path) -> ServedPixels | None:
     """Embed each file in ``originals`` and its stored image; None if there is no such file.
+
+    Args:
+        embed: encoded images to vectors [n, d] of length 1, as they are served.
 
     Raises:
         ImageError: a file cannot be decoded.
@@ -31,8 +35,8 @@ def compare_served(encoder: Encoder, prepared: Path) -> ServedPixels | None:
     names = sorted(stored)
     if not names:
         return None
-    served = encoder.embed([originals[name] for name in names]).vectors
-    trained = encoder.embed([stored[name] for name in names]).vectors
+    served = embed([originals[name] for name in names])
+    trained = embed([stored[name] for name in names])
     cosines = (served * trained).sum(axis=1)
     return ServedPixels(
         images=len(names),

@@ -76,10 +76,10 @@ def read_public_weights(workspace: Path, source: str, encoder: str, path: Path |
 
 
 def locate(workspace: Path, source: str) -> Path:
-    """The file or folder; one of torchvision's is downloaded if it is nowhere.
+    """The file or folder; weights of torchvision are downloaded if they are not on this machine.
 
     Raises:
-        WeightsError: there is none, and what to do about it.
+        WeightsError: it does not exist, and what to do about it.
     """
     if source.startswith(TORCHVISION):
         return _locate_torchvision(workspace, source)

@@ -71,7 +71,9 @@ def test_images_that_wait_for_the_model_form_a_batch(model: Model) -> None:
         assert np.abs(job.results[0] - features([noise(seed)])[0]).max() < 1e-6
 
 
-def test_the_thread_that_decoded_an_image_runs_the_model_unless_another_waits(model: Model) -> None:
+def test_the_thread_that_decoded_an_image_runs_the_model_unless_another_waits(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ran_in: list[str] = []
     decoding, gate, done = threading.Event(), threading.Event(), threading.Semaphore(0)
     features, pixels = model.features, model.pixels
@@ -85,7 +87,8 @@ def test_the_thread_that_decoded_an_image_runs_the_model_unless_another_waits(mo
         assert gate.wait(30)
         return pixels(image)
 
-    model.features, model.pixels = note_and_run, wait_and_decode  # type: ignore[method-assign]
+    monkeypatch.setattr(model, "features", note_and_run)
+    monkeypatch.setattr(model, "pixels", wait_and_decode)
     engine = Engine(Metrics(), LIMITS, decoders=1)
     jobs = [Job(model, "", [encoded(noise(seed))], done.release) for seed in range(3)]
     gate.set()
