@@ -88,6 +88,8 @@ class LimitedProtocol(H11Protocol):
         if self.cycle is before and not self.transport.is_closing():
             self._expect_head()
         else:
+            # What has arrived of the next request so far was received as a part of the data of this one.
+            self._received = self._content = len(self.cycle.body)
             self._announce_last_answer()  # of the next request, if it has already arrived
             self._end_waiting_for_client()
 

@@ -3,12 +3,17 @@
 Each case is sent as bytes, with a second request behind it. Only a request with a clear end lets the second one in.
 """
 
+import asyncio
+import socket
+import threading
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from deploy.server.limits import HEAD_BYTES, Limits
-from tests.deploy.server.conftest import IMAGE, Running, read_all, running
+from deploy.server.transport.connection import LimitedProtocol
+from tests.deploy.server.conftest import IMAGE, Running, read_all, running, wait_for
 
 HEAD = b"POST /v1/embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
 LENGTH = b"Content-Length: %d\r\n" % len(IMAGE)
@@ -110,6 +115,36 @@ def test_requests_that_arrive_together_are_counted_one_by_one(shared: Running) -
     large = IMAGE + b"\0" * 400_000
     one = HEAD + b"Content-Length: %d\r\n\r\n" % len(large) + large
     assert statuses(shared, HEAD + LENGTH + b"\r\n" + IMAGE + one * 3) == [200] * 5
+
+
+def test_a_body_that_arrives_with_the_request_before_it_is_its_own(shared: Running) -> None:
+    """One read of the server brings a whole request and most of the next one; the rest comes after the first answer."""
+    large = IMAGE + b"\0" * 200_000
+    first = HEAD + LENGTH + b"\r\n" + IMAGE + HEAD + b"Content-Length: %d\r\n\r\n" % len(large) + large[:180_000]
+    with shared.connect() as connection:
+        protocol = find_protocol(shared, connection)
+        sent = threading.Event()
+        protocol.loop.call_soon_threadsafe(sent.wait)
+        connection.sendall(first)
+        sent.set()
+        assert connection.recv(12) == b"HTTP/1.1 200"
+        connection.sendall(large[180_000:190_000])
+        wait_for(lambda: protocol.cycle is not None and not protocol.flow.read_paused, "the rest of the body is read")
+        for _ in range(3):  # turns of the loop, of which one reads
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), protocol.loop).result()
+        connection.sendall(large[190_000:] + NEXT)
+        assert [int(part[:3]) for part in read_all(connection).split(b"HTTP/1.1 ")[1:]] == [200, 200]
+
+
+def find_protocol(server: Running, connection: socket.socket) -> LimitedProtocol:
+    address = connection.getsockname()
+
+    def find() -> list[LimitedProtocol]:
+        connections = cast("set[LimitedProtocol]", set(server.server.server_state.connections))
+        return [one for one in connections if one.client == address]
+
+    wait_for(lambda: bool(find()), "the connection")
+    return find()[0]
 
 
 @pytest.mark.parametrize("fields", [1, 500])
