@@ -25,7 +25,7 @@ from deploy.errors import (
     GoldenMismatchError,
     MissingArtifactError,
 )
-from tests.deploy.conftest import make_bundle, make_card, make_model
+from tests.deploy.conftest import make_bundle, make_card, make_model, trials
 
 
 def model_with_load(nodes: list[onnx.NodeProto], **constants: np.ndarray) -> bytes:
@@ -91,7 +91,7 @@ def test_a_graph_that_runs_too_long_is_stopped(publish_bundle: Callable[[Bundle]
     directory = publish_bundle(make_bundle(model=time_eater()))
     with pytest.raises(CandidateError, match=r"bundle: (the trial did not finish within 2 s|.*signal)"):
         candidate.check(directory, seconds=2)
-    assert [child for child in psutil.Process().children() if "deploy.candidate" in child.cmdline()] == []
+    assert trials() == []
 
 
 @pytest.mark.seconds
@@ -102,8 +102,7 @@ def test_the_trial_process_has_the_lowest_priority(bundle: Path, monkeypatch: py
         stopped: list[psutil.Process] = []
         while not stopped:
             assert not checked.done()
-            children = psutil.Process().children()
-            stopped = [child for child in children if child.status() == psutil.STATUS_STOPPED]
+            stopped = [trial for trial in trials() if trial.status() == psutil.STATUS_STOPPED]
         assert stopped[0].nice() == 19
         stopped[0].resume()
         assert checked.result().id == deploy.load(bundle).id

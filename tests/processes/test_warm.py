@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.dvc.client import DVC
 from tests.processes import warm
+from tests.processes.alive import is_alive
 
 pytestmark = pytest.mark.skipif(
     any(name.startswith("COVERAGE") for name in os.environ), reason="programs start cold while coverage is measured"
@@ -89,7 +90,7 @@ def test_a_killed_program_says_so_and_leaves_nothing(
     assert process.wait(60) == -signal.SIGKILL
     process.stdout.close()
     deadline = time.monotonic() + 60
-    while any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children):
+    while any(is_alive(child.pid) for child in children):
         assert time.monotonic() < deadline
 
 

@@ -18,6 +18,7 @@ import torch
 from simclr_core import launch
 from simclr_core.errors import LaunchError
 from simclr_core.launch import Member, StopRequest
+from tests.processes.alive import is_alive
 from tests.simclr_core.conftest import configure
 
 DEADLINE = 90  # seconds; a busy machine takes a while to import torch three times
@@ -192,7 +193,7 @@ def test_sigkill_of_the_launcher_leaves_no_process(endless: Path, train: Callabl
     workers = training.is_training()
     training.launcher.kill()
     training.wait()
-    until(lambda: not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers))
+    until(lambda: not any(is_alive(worker.pid) for worker in workers))
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ from pipeline.errors import BusyError, DvcError, StageFailedError
 from pipeline.workspace import Workspace
 from tests.pipeline.small_graph import log_of, write_graph
 from tests.processes import program
+from tests.processes.alive import is_alive
 
 
 def write_stage(workspace: Workspace, command: str, out: str = "out") -> Workspace:
@@ -284,17 +285,13 @@ def stubborn(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     (workspace.root / "stubborn.py").write_text(STUBBORN)
     yield write_stage(workspace, "python stubborn.py")
     for pid in pids_of(workspace):
-        if alive(pid):
+        if is_alive(pid):
             os.kill(pid, signal.SIGKILL)
 
 
 def pids_of(workspace: Workspace) -> list[int]:
     path = workspace.root / "pids"
     return [int(line) for line in path.read_text().split()] if path.exists() else []
-
-
-def alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.seconds
@@ -305,7 +302,7 @@ def test_an_exception_leaves_no_process_that_ignores_signals(stubborn: Workspace
     with pytest.raises(RuntimeError, match="was stopped"):
         repro(stubborn.root, "s", on_event=fail, grace_seconds=0.2)
     assert len(pids_of(stubborn)) == 2
-    assert not [pid for pid in pids_of(stubborn) if alive(pid)]
+    assert not [pid for pid in pids_of(stubborn) if is_alive(pid)]
     with exclusive(stubborn.root, "the next"):
         pass
 
@@ -323,7 +320,7 @@ def test_a_process_in_another_session_is_not_waited_for(workspace: Workspace) ->
     with pytest.raises(KeyboardInterrupt):
         repro(workspace.root, "s", on_event=interrupt)
     assert time.monotonic() - began < 30
-    assert not [pid for pid in pids_of(workspace) if alive(pid)]
+    assert not [pid for pid in pids_of(workspace) if is_alive(pid)]
 
 
 @pytest.mark.seconds
@@ -333,7 +330,7 @@ def test_processes_left_by_a_failed_stage_are_killed(workspace: Workspace) -> No
     with pytest.raises(StageFailedError):
         repro(workspace.root, "s")
     assert pids_of(workspace)
-    assert not [pid for pid in pids_of(workspace) if alive(pid)]
+    assert not [pid for pid in pids_of(workspace) if is_alive(pid)]
 
 
 @pytest.mark.seconds
