@@ -35,6 +35,10 @@ def workspace(tmp_path: Path, empty_workspace: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def filled(workspace: Workspace) -> Workspace:
+    return fill(workspace)
+
+
+def fill(workspace: Workspace) -> Workspace:
     """24 unlabeled images, 8 labeled ones and 8 for the test, nothing ingested yet."""
     for number in range(24):
         put(workspace, f"unlabeled/camera {number % 2}/{number:03d}.png", encode(draw(number % 4, number)))

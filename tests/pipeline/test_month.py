@@ -124,27 +124,26 @@ def test_five_batches_and_a_rollback(workspace: Workspace, instance: dg.DagsterI
     for number in range(8):
         broken = encode(draw(number % 4, 6000 + number))
         put(workspace, f"unlabeled/damaged/broken-{number}.png", broken[: len(broken) // 2])
-    assert month.night().success, failed(instance)
-    images = month.report("validation")["images"]
-    assert images["ingested"] - images["accepted"] == 8  # type: ignore[index]
-    assert images["quarantined"] == {"truncated": 8}  # type: ignore[index]
-    assert open_registry(workspace).current() == "v0.0.3"
+    request = month.tick()
+    assert isinstance(request, dg.RunRequest)
+    assert request.tags["simclr/reason"] == "28 new images since v0.0.2"
 
-    # One that makes the model worse: someone has mixed up the folders of the classes.
+    # Before it runs, one comes that makes the model worse: someone has mixed up the folders of the classes.
     for number in range(160):
         wrong = CLASSES[(number + 1) % 4]
         right = workspace.inbox / "labeled" / CLASSES[number % 4] / f"{number:03d}.png"
         right.rename(workspace.inbox / "labeled" / wrong / f"again-{number:03d}.png")
-    for number in range(60):
-        put(workspace, f"unlabeled/last/{number:02d}.png", encode(draw(number % 4, 7000 + number)))
     assert not month.night().success
-    assert open_registry(workspace).current() == "v0.0.3"
-    assert open_registry(workspace).versions() == ["v0.0.1", "v0.0.2", "v0.0.3"]
+    images = month.report("validation")["images"]
+    assert images["ingested"] - images["accepted"] == 8  # type: ignore[index]
+    assert images["quarantined"] == {"truncated": 8}  # type: ignore[index]
+    assert open_registry(workspace).current() == "v0.0.2"
+    assert open_registry(workspace).versions() == ["v0.0.1", "v0.0.2"]
     (rejected,) = open_registry(workspace).rejections()
     assert set(rejected.gate.split(", ")) & {"beats_baselines", "low_label"}  # its numbers are those of a guess
     assert "fix the cause and start `retrain`" in str(month.tick())
 
-    # Back by two versions: the old encoder serves.
+    # Back by a version: the old encoder serves.
     rollback(workspace, "v0.0.1")
     np.testing.assert_array_equal(served(workspace, golden), first)
     shown = subprocess.run(
