@@ -5,6 +5,7 @@ what follows from it.
 """
 
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +18,11 @@ from typing import NamedTuple
 
 import yaml
 
+from deploy.errors import DeployError
 from deploy.plural import counted, plural
+from deploy.trust.signature import sign
 from pipeline.dvc import remote
+from pipeline.environment import SIGNING_KEY_FILE
 from pipeline.errors import ParamsError
 from pipeline.ingest.claims import judge, read_known
 from pipeline.ingest.raw import age, batches
@@ -115,7 +119,20 @@ def unmet(workspace: Workspace, params: Params, weights: Path | None = None) -> 
             "release.require_remote is true, but the workspace has no DVC remote; "
             "`dvc remote add --default NAME URL` gives it one, or set it to false"
         )
-    return missing + list(_unmet_weights(workspace, params, weights))
+    return [*missing, *_unusable_key(workspace), *_unmet_weights(workspace, params, weights)]
+
+
+def _unusable_key(workspace: Workspace) -> Iterator[str]:
+    """Why the key that the environment names could not sign a release, hours from now."""
+    given = os.environ.get(SIGNING_KEY_FILE)
+    key = Path(given).expanduser() if given else None
+    if key and key.resolve().is_relative_to(workspace.root.resolve()):
+        yield f"{SIGNING_KEY_FILE}={given}: is in the workspace, whose files are committed; move the key out of it"
+    elif key:
+        try:
+            sign(b"", key)
+        except DeployError as error:
+            yield f"{SIGNING_KEY_FILE}: {error}"
 
 
 def _unmet_weights(workspace: Workspace, params: Params, weights: Path | None) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Check who signed the manifest of an artifact: with it, every file is as that person published it.
+"""Who signed the manifest of an artifact: with it, every file is as that person published it.
 
 The signature is the file ``DIRECTORY.sig`` next to the directory. Trusted keys are in a file of OpenSSH's format, one
 line each, "WHO KEY" (ALLOWED SIGNERS in the manual of ssh-keygen, which makes and verifies the signatures):
@@ -28,16 +28,16 @@ def check_signature(directory: Path, manifest: bytes, signers: Path) -> str:
         ArgumentError: ``signers`` does not exist.
         MissingExtraError: ssh-keygen is not installed.
     """
-    absolute = Path(os.path.abspath(directory))  # noqa: PTH100  the name as given, also of a link
-    signature = absolute.with_name(absolute.name + SUFFIX)
+    signature = signature_of(directory)
     if not signers.is_file():
         raise ArgumentError(f"trust={signers}: no such file; give a file of trusted keys, one line each: WHO KEY")
     if not signature.is_file():
         raise UntrustedError(f"{signature}: no such file; {directory} must be signed: {_how(directory, signature)}")
     files = ["-f", str(signers.absolute()), "-s", str(signature)]
-    said, principal = _ssh_keygen("find-principals", *files)
-    if principal:
+    said, found = _ssh_keygen("find-principals", *files)
+    if found:
         # A line may name several, separated by commas; one of them is enough to verify.
+        principal = found.partition("\n")[0]
         who = next((name for name in principal.split(",") if not name.startswith("!")), principal)
         said, verified = _ssh_keygen("verify", *files, "-n", NAMESPACE, "-I", who, message=manifest)
         if verified:
@@ -48,20 +48,54 @@ def check_signature(directory: Path, manifest: bytes, signers: Path) -> str:
     )
 
 
+def signature_of(directory: Path) -> Path:
+    """Where the signature of an artifact is: next to it."""
+    absolute = Path(os.path.abspath(directory))  # noqa: PTH100  the name as given, also of a link
+    return absolute.with_name(absolute.name + SUFFIX)
+
+
+def sign(manifest: bytes, key: Path) -> str:
+    """Return a signature of ``manifest`` by a private key, or by the one of an agent whose public half ``key`` is.
+
+    Raises:
+        ArgumentError: ``key`` cannot sign.
+        MissingExtraError: ssh-keygen is not installed.
+    """
+    if not os.path.isfile(key):  # noqa: PTH113  perhaps it is the key itself, which no message may repeat
+        raise ArgumentError("the key is not a file; give the path of one that `ssh-keygen -t ed25519` made")
+    said, signature = _ssh_keygen("sign", "-f", str(key), "-n", NAMESPACE, message=manifest)
+    if not signature:
+        raise ArgumentError(f"{key}: ssh-keygen cannot sign with it ({said}); give a key without a passphrase")
+    return f"{signature}\n"
+
+
+def is_signed(directory: Path, manifest: bytes) -> bool:
+    """Whether the signature of ``directory`` is one of ``manifest``, by any key."""
+    signature = signature_of(directory)
+    arguments = ["-n", NAMESPACE, "-s", str(signature)]
+    return signature.is_file() and bool(_ssh_keygen("check-novalidate", *arguments, message=manifest)[1])
+
+
 def _ssh_keygen(action: str, *arguments: str, message: bytes = b"") -> tuple[str, str]:
-    """Return what ssh-keygen said, and the first line of its answer; that is empty if it refused."""
+    """Return what ssh-keygen said on one line, and its answer, which is empty if it refused. It never asks."""
     program = shutil.which("ssh-keygen")
     if program is None:
-        raise MissingExtraError("trust needs ssh-keygen of OpenSSH; install the system's package openssh-client")
+        raise MissingExtraError("signatures need ssh-keygen of OpenSSH; install the system's package openssh-client")
     try:
         done = subprocess.run(
-            [program, "-Y", action, *arguments], input=message, capture_output=True, timeout=SECONDS, check=False
+            [program, "-Y", action, *arguments],
+            input=message,
+            capture_output=True,
+            timeout=SECONDS,
+            check=False,
+            start_new_session=True,  # without a terminal, where it would ask for a passphrase
+            env=os.environ | {"SSH_ASKPASS_REQUIRE": "never"},
         )
     except subprocess.TimeoutExpired:
         return f"no answer of ssh-keygen within {SECONDS:g} s", ""
     output, errors = (text.decode("utf-8", "replace").strip() for text in (done.stdout, done.stderr))
     said = " ".join((errors or output).split())
-    return said, output.partition("\n")[0] if done.returncode == 0 else ""
+    return said, output if done.returncode == 0 else ""
 
 
 def _how(directory: Path, signature: Path) -> str:

@@ -1,6 +1,7 @@
 """Writes the serving registry: the folder from which servers take what they serve (read side: ``deploy.registry``).
 
     registry/v0.0.2/                     a released bundle
+    registry/v0.0.2.sig                  its signature, if SIMCLR_SIGNING_KEY_FILE names a key
     registry/CURRENT                     the version that serves
     registry/releases/v0.0.2.json .md    what it is, for programs and for people
     registry/rejected/<candidate>.json   a candidate that a gate refused, and why
@@ -8,6 +9,7 @@
 It mirrors the tags (``pipeline.release.versions``) and can be rebuilt from them and the DVC remote at any time.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -19,9 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from deploy.artifact import MANIFEST, publish, verify, write_atomically
-from deploy.errors import ArtifactError, RegistryError
+from deploy.errors import ArtifactError, DeployError, RegistryError
 from deploy.lock import held
 from deploy.registry import CURRENT, VERSION, version
+from deploy.trust.signature import is_signed, sign, signature_of
+from pipeline.environment import SIGNING_KEY_FILE
 from pipeline.errors import BusyError, ReleaseError
 from pipeline.params import read
 from pipeline.workspace import Workspace
@@ -103,6 +107,34 @@ class Registry:
             for path in (work, *work.rglob("*")):
                 path.chmod(0o755 if path.is_dir() else 0o644)  # what comes from DVC's cache cannot be written
 
+    def sign(self, name: str, bundle: str) -> None:
+        """Sign a bundle that is there, if the environment names a key. A valid signature by any key stays.
+
+        Raises:
+            ReleaseError: the bundle is not the one of this id any more, or the key cannot sign.
+        """
+        key, directory = os.environ.get(SIGNING_KEY_FILE), self.root / name
+        manifest = (directory / MANIFEST).read_bytes()
+        if not key:
+            return
+        if hashlib.sha256(manifest).hexdigest() != bundle:
+            raise ReleaseError(f"{directory}: was changed meanwhile, and is not signed; release or promote it again")
+        try:
+            if not is_signed(directory, manifest):
+                write_atomically(signature_of(directory), sign(manifest, Path(key).expanduser()))
+        except DeployError as error:
+            raise ReleaseError(
+                f"{SIGNING_KEY_FILE}: {error}; {name} is not signed, and servers keep what they have"
+            ) from None
+
+    def unsigned(self, name: str) -> tuple[str, ...]:
+        """A warning if this version is not signed and another is: servers with ``--trust`` do not take it."""
+        signed = [other for other in self.versions() if signature_of(self.root / other).exists()]
+        if not signed or name in signed:
+            return ()
+        advice = f"set {SIGNING_KEY_FILE} and promote {name} again"
+        return (f"warning: {name} is not signed, and {signed[-1]} is; {advice}",)
+
     def switch(self, name: str) -> None:
         """Let servers take this version from now on; its bundle is there."""
         write_atomically(self.root / CURRENT, f"{name}\n")
@@ -113,6 +145,7 @@ class Registry:
         others = [name for name in self.versions() if name != serving]
         for name in others[: max(0, len(others) - keep)]:
             (self.root / name).rename(self.root / f".{name}.partial-pruned")  # never half a bundle
+            signature_of(self.root / name).unlink(missing_ok=True)
         for abandoned in self.root.glob(".v*.partial-*"):
             shutil.rmtree(abandoned, ignore_errors=True)
 

@@ -7,7 +7,7 @@ again, it continues. Data go first, then the proof that others can get them, the
 
 1. push to the DVC remote     2. commit on the branch runs/<bundle>     3. verify from a fresh clone
 4. tag the version            5. tag it as the one that serves          6. push branch and tags to the origin
-7. bundle into the registry   8. CURRENT
+7. bundle into the registry, and its signature if there is a key     8. CURRENT
 
 The tags are the truth, and the registry follows them.
 """
@@ -202,6 +202,8 @@ def _publish(releases: Releases, history: History, version: Version) -> None:
             clone = releases.workspace.scratch / CLONE
             with remote.clone(releases.git, version.commit, clone, (BUNDLE,)) as tree:
                 registry.publish_bundle(version.name, tree / BUNDLE, version.bundle)
+    registry.sign(version.name, version.bundle)
+    failpoint("release.signed")
     if not registry.has_record(version.name):
         (about,) = facts(releases.git, history, [version])
         registry.record(version.name, dict(about), card(about, registry.model_card(version.name)))
@@ -215,6 +217,7 @@ def _serve(releases: Releases, history: History, before: Version | None, notes: 
     if changed:
         registry.switch(version.name)
     failpoint("release.switched")
+    notes += registry.unsigned(version.name)
     registry.prune(releases.params.storage.keep_releases)
     replaced = before.name if before and before != version else history.before(version.name)
     done = Released(version.name, version.commit, version.bundle, replaced, changed, registry.root, notes)

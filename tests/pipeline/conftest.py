@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,9 @@ def put(workspace: Workspace, path: str, data: bytes, age: float = 3600) -> Path
     changed = target.stat().st_mtime - age
     os.utime(target, (changed, changed))
     return target
+
+
+def make_key(path: Path, passphrase: str = "") -> Path:
+    """A private key of OpenSSH, with its public half in ``path.pub``."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", passphrase, "-C", "", "-f", path], check=True)
+    return path

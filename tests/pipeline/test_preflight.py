@@ -8,6 +8,7 @@ import torch
 
 from pipeline import params, preflight
 from pipeline.dvc.client import execute
+from pipeline.environment import SIGNING_KEY_FILE
 from pipeline.errors import ParamsError
 from pipeline.ingest.ingest import ingest
 from pipeline.params import BLOCKS, Params
@@ -17,7 +18,8 @@ from simclr_core.evaluation.paired_comparison import lower_bound
 from simclr_core.model.encoder import build_encoder
 from simclr_core.pretraining import initial
 from tests.conftest import draw, encode
-from tests.pipeline.conftest import put
+from tests.pipeline.conftest import make_key, put
+from tests.processes.programs import needs_ssh_keygen
 
 
 def picture(number: int) -> bytes:
@@ -64,6 +66,31 @@ def test_what_is_missing_is_refused_with_the_fix_and_not_written(
         preflight.apply(workspace, values)
     assert all(name in str(refused.value) for name in names)
     assert workspace.params.read_text() == before
+
+
+@needs_ssh_keygen
+@pytest.mark.seconds
+def test_a_key_that_cannot_sign_releases_is_refused_and_never_repeated(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = make_key(tmp_path / "key")
+    given = {
+        key.read_text().replace("/", "+"): f"^{SIGNING_KEY_FILE}: the key is not a file; give the path",
+        str(make_key(tmp_path / "locked", "a passphrase")): "locked: ssh-keygen cannot sign with it .*passphrase",
+        str(
+            make_key(workspace.root / "inside")
+        ): "inside: is in the workspace, whose files are committed; move the key",
+    }
+    for value, message in given.items():
+        monkeypatch.setenv(SIGNING_KEY_FILE, value)
+        with pytest.raises(ParamsError, match=message) as refused:
+            preflight.apply(workspace, {})
+        assert key.read_text().splitlines()[1] not in str(refused.value)
+    monkeypatch.setenv(SIGNING_KEY_FILE, str(key))
+    preflight.apply(workspace, {})
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ParamsError, match=": signatures need ssh-keygen of OpenSSH; install"):
+        preflight.apply(workspace, {})
 
 
 @pytest.mark.seconds

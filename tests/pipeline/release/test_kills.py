@@ -23,6 +23,7 @@ REGISTERED = (
     "release.pushed_tags",
     "artifact.rename",
     "artifact.renamed",
+    "release.signed",
     "release.published",
     "release.switched",
 )
