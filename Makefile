@@ -31,7 +31,7 @@ test: .venv/installed .venv/browser-installed ## everything that must hold: form
 	lint-imports
 	pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-test-fast: .venv/installed ## without those that take more than a second, some of which need a browser
+test-fast: .venv/installed ## without those that take more than half a second, some of which need a browser
 	pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not seconds"
 
 versions: .venv/installed ## all but the slow tests with WITH="torch==2.8.*", by default the newest of everything; the next target restores the lock

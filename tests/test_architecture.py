@@ -152,6 +152,7 @@ def broken_contracts(root: Path) -> list[str]:
     return [name for name, verdict in verdicts.items() if verdict == "BROKEN"]
 
 
+@pytest.mark.seconds
 def test_each_contract_on_imports_is_kept_and_finds_what_breaks_it(packages: Path) -> None:
     assert broken_contracts(packages) == []
     for path, statement in PLANTED.values():

@@ -78,6 +78,7 @@ def test_a_module_of_the_package_comes_before_a_function_of_the_same_name() -> N
     assert [Path(file).name for file in done.stdout.split()] == ["status.py", "release.py"]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("package", ["pipeline.validation.probe", "pipeline.ingest", "pipeline.release"])
 def test_a_module_can_be_called_as_the_function_that_had_its_name(package: str) -> None:
     name = package.rpartition(".")[2]

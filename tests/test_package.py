@@ -47,6 +47,7 @@ def metadata(wheel: Path) -> email.message.Message:
     return email.message_from_bytes(archive.read(name))
 
 
+@pytest.mark.seconds
 def test_every_package_is_marked_as_typed(names: set[str]) -> None:
     assert {f"{package}/py.typed" for package in PACKAGES} <= names
 

@@ -35,6 +35,7 @@ def test_a_shadowing_module_is_named(file: str, program: str, tmp_path: Path) ->
     )
 
 
+@pytest.mark.seconds
 def test_a_plain_folder_of_the_same_name_does_not_matter(tmp_path: Path) -> None:
     (tmp_path / "deploy").mkdir()
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}

@@ -38,6 +38,7 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("schema", "path"), SCHEMAS, ids=lambda value: getattr(value, "name", value))
 def test_a_file_has_its_schema(schema: str, path: Path) -> None:
     done = program("check-jsonschema", "--builtin-schema", schema, path)
@@ -140,6 +141,7 @@ def test_both_ends_of_what_is_allowed_of_torch_are_tested_every_night() -> None:
     assert [run for run in runs if "with" not in run], "the newest of everything"
 
 
+@pytest.mark.seconds
 def test_the_newest_versions_are_asked_for_by_name_alone() -> None:
     dry = subprocess.run(["make", "--dry-run", "versions"], cwd=ROOT, capture_output=True, text=True, check=True)
     (asked,) = re.findall(r"--upgrade-strategy eager (.*)", dry.stdout)

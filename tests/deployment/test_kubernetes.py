@@ -85,6 +85,7 @@ def test_names_and_labels_match_between_the_manifests() -> None:
         assert f"create secret generic {secret} " in operations
 
 
+@pytest.mark.seconds
 def test_the_gpu_overlay_patches_existing_fields() -> None:
     overlay = yaml.safe_load((KUBERNETES / "gpu" / "kustomization.yaml").read_text())
     patch = yaml.safe_load((KUBERNETES / "gpu" / overlay["patches"][0]["path"]).read_text())

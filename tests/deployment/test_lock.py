@@ -70,6 +70,7 @@ def test_every_line_of_a_lock_is_a_version_with_hashes(file: Path) -> None:
     assert len(list(pins(file))) > 10
 
 
+@pytest.mark.seconds
 def test_pip_refuses_a_file_with_another_hash(tmp_path: Path) -> None:
     """What the hashes are for, with a package made here: its own hash is taken, another one is not."""
     (tmp_path / "a-1-py3-none-any.whl").write_bytes(b"")

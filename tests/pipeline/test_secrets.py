@@ -212,6 +212,7 @@ async def post(app: Any, body: bytes) -> str:
     return b"".join(parts).decode()
 
 
+@pytest.mark.seconds
 def test_ticks_heartbeats_and_what_sensors_log_are_cleaned_before_they_are_stored(planted: Workspace) -> None:
     secret = CANARIES["variable"]
     try:
@@ -242,6 +243,7 @@ def test_a_signed_address_given_for_one_run_is_used_and_not_kept(planted: Worksp
     assert_clean(planted.root)
 
 
+@pytest.mark.seconds
 def test_a_fault_in_dvc_files_is_reported_without_configured_secrets(planted: Workspace) -> None:
     stages = {"stages": {"one": {"cmd": "true", "outs": ["a"]}, CANARIES["local"]: {"cmd": "true", "outs": ["a"]}}}
     (planted.root / "dvc.yaml").write_text(yaml.safe_dump(stages))
@@ -251,6 +253,7 @@ def test_a_fault_in_dvc_files_is_reported_without_configured_secrets(planted: Wo
     assert CANARIES["local"] not in str(raised.value)
 
 
+@pytest.mark.seconds
 def test_an_error_that_was_never_stored_is_cleaned_and_stays_json(planted: Workspace) -> None:
     """As when the definitions do not load."""
     error = {"stack": [f'raise ValueError("{CANARIES["variable"]}")\\n', f"http://me:{CANARIES['bare']}@host/\\n"]}
@@ -265,6 +268,7 @@ def test_an_error_that_was_never_stored_is_cleaned_and_stays_json(planted: Works
     assert shown == {"stack": ['raise ValueError("***")\\n', "http://***@host/\\n"]}
 
 
+@pytest.mark.seconds
 def test_live_messages_are_cleaned_and_pictures_are_not_touched(planted: Workspace) -> None:
     picture = bytes(range(256)) + CANARIES["variable"].encode()
 

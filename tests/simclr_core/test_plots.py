@@ -21,6 +21,7 @@ def read(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB"))
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     "draw",
     [
@@ -41,6 +42,7 @@ def test_the_same_input_gives_the_same_bytes_without_a_version(draw: Callable[[P
     assert len(content) < plots.MAX_BYTES
 
 
+@pytest.mark.seconds
 def test_curves_need_no_label_and_no_epoch(tmp_path: Path) -> None:
     for history in ([], HISTORY[:1], HISTORY):
         plots.curves(tmp_path / "curves.png", history)
@@ -96,6 +98,7 @@ def test_a_scatter_names_every_class_that_occurs(tmp_path: Path, found: Sequence
     assert np.sum(black[1:] & ~black[:-1]) == len(found)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("count", [2, 10, 11, 20, 21, 100])
 def test_a_scatter_of_any_number_of_classes_tells_them_apart(tmp_path: Path, count: int) -> None:
     assert len({plots._class_color(label, count) for label in range(-1, count)}) == count + 1

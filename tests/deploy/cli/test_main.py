@@ -232,6 +232,7 @@ def test_progress_goes_to_the_terminal(
     assert last == f"{tmp_path / 'again'}: 3 embeddings"
 
 
+@pytest.mark.seconds
 def test_bench_prints_a_table_or_json(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "bench", bundle, "--seconds", 0.01, "--threads", 1, "--json")
     assert (code, err) == (0, "")

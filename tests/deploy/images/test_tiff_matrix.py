@@ -58,6 +58,7 @@ def arrangements() -> Iterator[Any]:
             yield pytest.param(photometric, bits, extra, id=f"{photometric}-{bits}-{extra}")
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("photometric", "bits", "extra"), list(arrangements()))
 def test_each_arrangement_is_decoded_rightly_or_refused(photometric: str, bits: int, extra: str | None) -> None:
     bands = COLORS[photometric]

@@ -51,6 +51,7 @@ def load(postgres: Database, script: Path) -> None:
     subprocess.run([*command, postgres.address], check=True, env={})
 
 
+@pytest.mark.seconds
 def test_postgresql_loads_the_script(index: Index, tmp_path: Path, postgres: Database) -> None:
     script = tmp_path / "my \"photos'.sql"
     export_index(index, "pgvector", script)

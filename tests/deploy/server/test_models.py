@@ -132,6 +132,7 @@ def test_an_unusable_version_is_refused_once_and_the_old_model_stays(registry: P
         assert version(server) == "v0.0.3"
 
 
+@pytest.mark.seconds
 def test_a_candidate_that_crashes_does_not_affect_the_server(registry: Path) -> None:
     """As a hostile graph can crash its trial process."""
     killed = threading.Event()
@@ -251,6 +252,7 @@ def test_an_unchecked_version_is_not_served(registry: Path) -> None:
         assert server.metric(REFUSED) == 1
 
 
+@pytest.mark.seconds
 def test_no_request_fails_while_models_change(registry: Path) -> None:
     expected = embedding_of(PREPROCESSING.apply(noise(1, 20, 30)))
     done = threading.Event()

@@ -123,6 +123,7 @@ def test_the_bundle_that_is_forged_works(whole: Path) -> None:
     assert set(CARD) == {name.removesuffix("?") for name in SCHEMA}
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("path", list(places(CARD)), ids=lambda path: ".".join(map(str, path)))
 def test_every_value_of_bundle_json_may_be_anything(path: tuple[Any, ...], forge: Callable[[str, bytes], Path]) -> None:
     count = sum(

@@ -25,6 +25,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.seconds
 def test_a_file_is_tried_copied_and_named_in_the_parameters(workspace: Workspace, file: Path) -> None:
     said = begin_with(workspace, str(file), "resnet18", 32)
     pretrain = params.read(workspace).pretrain
@@ -36,6 +37,7 @@ def test_a_file_is_tried_copied_and_named_in_the_parameters(workspace: Workspace
     assert params.read(workspace).pretrain.image_size == 224
 
 
+@pytest.mark.seconds
 def test_a_folder_of_another_workspace_brings_encoder_and_side(
     workspace: Workspace, tmp_path: Path, file: Path
 ) -> None:
@@ -47,6 +49,7 @@ def test_a_folder_of_another_workspace_brings_encoder_and_side(
     assert (pretrain.weights.source, pretrain.encoder.name, pretrain.image_size) == ("given", "resnet18", 32)
 
 
+@pytest.mark.seconds
 def test_what_does_not_fit_changes_no_parameter_and_leaves_no_file(workspace: Workspace, file: Path) -> None:
     before = workspace.params.read_text()
     with pytest.raises(ParamsError, match=f"{re.escape(str(file))}: is not of resnet34 for 32 pixels, of which"):
@@ -68,6 +71,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".gitignore"}
 
 
+@pytest.mark.seconds
 def test_a_file_of_equal_bytes_is_taken_again_and_another_is_not_replaced(workspace: Workspace, file: Path) -> None:
     for side in (32, 64):
         begin_with(workspace, str(file), "resnet18", side)
@@ -95,6 +99,7 @@ def test_a_folder_is_the_same_if_all_its_files_are(tmp_path: Path) -> None:
     assert not _is_same(one, other)
 
 
+@pytest.mark.seconds
 def test_what_a_file_of_unknown_origin_expects_is_said_once_and_not_as_a_fact(
     workspace: Workspace, file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -111,6 +116,7 @@ def test_what_a_file_of_unknown_origin_expects_is_said_once_and_not_as_a_fact(
     assert "\nresolution" not in begin_with(workspace, str(file), "resnet18", 224)
 
 
+@pytest.mark.seconds
 def test_what_the_card_of_a_folder_says_is_a_fact(workspace: Workspace, tmp_path: Path, file: Path) -> None:
     begin_with(workspace, str(file), "resnet18", 64)
     initial.run(workspace.root)
@@ -121,6 +127,7 @@ def test_what_the_card_of_a_folder_says_is_a_fact(workspace: Workspace, tmp_path
     assert ", by given/model.json\n" in said
 
 
+@pytest.mark.seconds
 def test_another_file_in_the_folder_is_a_changed_input_of_the_stage(workspace: Workspace, file: Path) -> None:
     pin_first(workspace)
     begin_with(workspace, str(file), "resnet18", 32)

@@ -35,6 +35,7 @@ def served(workspace: Workspace, shown: dg.MetadataValue) -> list[bytes]:
     return files
 
 
+@pytest.mark.seconds
 def test_a_wide_picture_is_reduced_with_a_link_to_the_full_one(
     workspace: Workspace, instance: dg.DagsterInstance
 ) -> None:

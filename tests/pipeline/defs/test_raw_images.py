@@ -145,6 +145,7 @@ def test_a_run_is_tagged_with_the_digest_of_its_images(filled: Workspace) -> Non
         assert run.tags[DATA] != survey(filled, ["inbox"]).digest
 
 
+@pytest.mark.seconds
 def test_a_run_on_another_source_does_not_need_those_of_the_triggers(filled: Workspace) -> None:
     params = yaml.safe_load(filled.params.read_text())
     params["retraining"]["sources"] = ["gone"]
@@ -269,6 +270,7 @@ def test_a_run_that_was_interrupted_after_pretraining_is_finished_before_new_ima
     assert reported(materialize(evaluating))["batch"] == "0002"
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("changed", ["validate", "pretrain"])
 def test_nothing_waits_for_a_run_whose_pretraining_begins_again_anyway(
     evaluating: Workspace, monkeypatch: pytest.MonkeyPatch, changed: str

@@ -32,6 +32,7 @@ def tick(workspace: Workspace, instance: dg.DagsterInstance, cursor: str | None)
     return definitions.resolve_sensor_def("watchdog").evaluate_tick(context)  # type: ignore[return-value]
 
 
+@pytest.mark.seconds
 def test_it_rests_while_no_trigger_is_on(workspace: Workspace, instance: dg.DagsterInstance, sent: list[str]) -> None:
     assert tick(workspace, instance, None).skip_message == "the sensor new_images and the schedule are off"
     assert sent == []

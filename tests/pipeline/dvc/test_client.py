@@ -206,6 +206,7 @@ def test_a_dvc_of_a_person_at_work_is_named_instead_of_its_lock(workspace: Works
             os.killpg(working.pid, signal.SIGKILL)
 
 
+@pytest.mark.seconds
 def test_a_broken_event_does_not_stop_the_stage(workspace: Workspace) -> None:
     write_stage(workspace, "echo '{half' >> \"$SIMCLR_EVENTS\"; echo > out")
     assert lines_of(workspace, "s")[1] == ["{half"]
@@ -235,6 +236,7 @@ def test_add_tracks_a_folder_and_passes_on_what_dvc_says(graph: Workspace) -> No
         add(graph.root, graph.root / "missing")
 
 
+@pytest.mark.seconds
 def test_the_second_client_learns_which_process_holds_the_workspace(graph: Workspace) -> None:
     with (
         exclusive(graph.root, "ingest"),
@@ -307,6 +309,7 @@ def test_an_exception_leaves_no_process_that_ignores_signals(stubborn: Workspace
         pass
 
 
+@pytest.mark.seconds
 def test_a_process_in_another_session_is_not_waited_for(workspace: Workspace) -> None:
     """Torchrun stops its workers before it ends, so one that is left then is lost already."""
     (workspace.root / "stubborn.py").write_text(STUBBORN)
@@ -402,6 +405,7 @@ def test_a_held_dvc_lock_does_not_lose_the_result(graph: Workspace) -> None:
     assert yaml.safe_load((graph.root / "dvc.lock").read_text())["stages"]["s"]["outs"][0]["path"] == "out"
 
 
+@pytest.mark.seconds
 def test_no_secret_that_a_stage_prints_is_left_anywhere(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STORAGE_TOKEN", "planted-token")
     (workspace.root / ".dvc" / "config.local").write_text(

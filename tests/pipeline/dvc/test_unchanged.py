@@ -32,6 +32,7 @@ def ask(known: Unchanged, project: Project, run_id: str = "one") -> list[str]:
     return [stage.name for stage in project.stages if stage.name in STAGES and known.has(stage, run_id)]
 
 
+@pytest.mark.seconds
 def test_what_has_not_changed_is_asked_once(root: Path, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Path] = []
 
@@ -48,6 +49,7 @@ def test_what_has_not_changed_is_asked_once(root: Path, project: Project, monkey
     assert asked == [root, root]
 
 
+@pytest.mark.seconds
 def test_a_result_that_was_changed_is_noticed_in_the_next_run(root: Path, project: Project) -> None:
     known = Unchanged(root)
     assert ask(known, project) == list(STAGES)
@@ -55,6 +57,7 @@ def test_a_result_that_was_changed_is_noticed_in_the_next_run(root: Path, projec
     assert ask(known, project, "two") == ["prepare"]
 
 
+@pytest.mark.seconds
 def test_a_result_that_was_deleted_in_the_middle_of_a_run_counts(root: Path, project: Project) -> None:
     known = Unchanged(root)
     assert known.has(*project.select("prepare"), "one")
@@ -62,6 +65,7 @@ def test_a_result_that_was_deleted_in_the_middle_of_a_run_counts(root: Path, pro
     assert ask(known, project) == ["prepare"]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("file", "old", "new", "left"),
     [
@@ -82,11 +86,13 @@ def test_a_change_in_the_middle_of_a_run_counts(
     assert ask(known, project) == left
 
 
+@pytest.mark.seconds
 def test_nothing_is_unchanged_that_dvc_cannot_tell(root: Path, project: Project) -> None:
     (root / "dvc.yaml").write_text("stages: 3")
     assert ask(Unchanged(root), project) == []
 
 
+@pytest.mark.seconds
 def test_a_workspace_that_another_process_holds_is_left_alone(root: Path, project: Project) -> None:
     with held(root / LOCK, "another run", BusyError), pytest.raises(BusyError, match="another run"):
         ask(Unchanged(root), project)

@@ -201,6 +201,7 @@ NOTED = {
 }
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("path", NOTED)
 def test_near_misses_are_noted_with_the_likely_meaning(workspace: Workspace, path: str) -> None:
     fill(workspace, "unlabeled/another.png", path)

@@ -52,6 +52,7 @@ def test_a_pattern_that_means_nothing_is_refused(workspace: Workspace, pattern: 
         params.read(workspace)
 
 
+@pytest.mark.seconds
 def test_what_is_left_out_is_counted_in_one_line_and_waits_nowhere(filled: Workspace) -> None:
     select(filled, include=["unlabeled/", "labeled/"], exclude=["camera 1/"])
     result = ingest(filled)

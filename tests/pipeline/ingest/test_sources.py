@@ -56,6 +56,7 @@ def test_a_folder_with_the_signs_of_a_glob_in_its_name_and_a_single_file_are_sou
     assert ingest(workspace, [str(tmp_path / "a[1]")]).new_images == 1
 
 
+@pytest.mark.seconds
 def test_a_folder_is_one_source_however_its_path_is_written(workspace: Workspace, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "one.png").write_bytes(encode(draw(0, 1)))

@@ -132,6 +132,7 @@ def test_every_damaged_file_is_found(sound: Workspace, fault: Callable[[Path], N
     assert not set(listings) & found
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("fault", FAULTS)
 def test_damage_is_repaired_from_intact_copies(sound: Workspace, tmp_path: Path, fault: Callable[[Path], None]) -> None:
     with_remote(sound, tmp_path / "remote")
@@ -269,6 +270,7 @@ def test_nothing_is_repaired_while_another_process_holds_the_workspace(sound: Wo
     assert len(read_all(sound).damages) == 1
 
 
+@pytest.mark.seconds
 def test_copies_of_released_versions_in_the_remote_are_read_too(sound: Workspace, tmp_path: Path) -> None:
     with pytest.raises(DvcError, match="has no DVC remote"):
         read_all(sound, remote=True)

@@ -118,6 +118,7 @@ def test_every_named_version_survives(versions: Workspace) -> None:
     assert (versions.root / "models" / "thing" / "head").read_text() == "head released 1"
 
 
+@pytest.mark.seconds
 def test_nothing_is_removed_when_the_listing_of_a_version_is_lost(versions: Workspace, tmp_path: Path) -> None:
     push_everything(versions, tmp_path / "store")
     listing = listing_of(versions, "simclr-encoder@v0.0.1")

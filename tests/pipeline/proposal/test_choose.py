@@ -52,6 +52,7 @@ def test_a_workspace_is_made_with_what_was_proposed(tmp_path: Path, pictures: Pa
     assert choose_at_first_run(workspace) == []
 
 
+@pytest.mark.seconds
 def test_nothing_is_made_without_consent(tmp_path: Path, pictures: Path) -> None:
     code, shown = invoke("init", str(tmp_path / "new"), "--from", str(pictures), answer="n\n")
     assert code == 1

@@ -104,6 +104,7 @@ def assert_valid(tmp_path: Path, proposal: Proposal, found: Collection, machine:
     return read
 
 
+@pytest.mark.seconds
 def test_a_sample_is_looked_at_in_confined_workers_and_is_the_same_every_time(tmp_path: Path) -> None:
     for number in range(6):
         save(tmp_path / "pictures" / f"{number}.png", drawing(40))

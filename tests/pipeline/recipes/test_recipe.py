@@ -114,6 +114,7 @@ def test_auto_has_the_values_of_cpu_small_until_it_is_chosen_by_the_images() -> 
     assert yaml.safe_load(text) == yaml.safe_load(BASE)
 
 
+@pytest.mark.seconds
 def test_help_lists_the_recipes() -> None:
     shown = subprocess.run(
         [sys.executable, "-m", "pipeline", "init", "--help"], capture_output=True, text=True, check=True

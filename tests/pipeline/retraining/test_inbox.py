@@ -216,6 +216,7 @@ def test_a_source_that_reports_only_sizes_is_read_at_every_ingest(workspace: Wor
         assert Bucket.read
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("damage", ["truncated", "text", "empty", "version", "gone", "no table"])
 def test_a_damaged_store_costs_time_and_nothing_else(
     filled: Workspace, damage: str, caplog: pytest.LogCaptureFixture

@@ -122,6 +122,7 @@ def test_a_process_is_identified_by_its_start_time_and_zombies_are_refused(
     assert identify(process.pid) == ""
 
 
+@pytest.mark.seconds
 def test_a_run_is_healthy_while_its_process_lives_and_takes_its_stage_with_it(
     instance: dg.DagsterInstance, sleeping: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
@@ -143,6 +144,7 @@ def test_a_run_is_healthy_while_its_process_lives_and_takes_its_stage_with_it(
     assert "is gone; what it printed, in .simclr/logs/runs/" in str(launcher.get_run_worker_debug_info(run, False))
 
 
+@pytest.mark.seconds
 def test_only_runs_without_a_process_are_closed(
     instance: dg.DagsterInstance, sleeping: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
@@ -176,6 +178,7 @@ def test_a_run_that_was_killed_after_its_last_step_has_succeeded(
     assert status_of(instance, run) is status
 
 
+@pytest.mark.seconds
 def test_a_canceled_run_is_interrupted_or_closed_when_no_process_is_left(
     instance: dg.DagsterInstance, sleeping: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
@@ -247,6 +250,7 @@ def test_stopped_runs_save_and_are_marked_to_be_launched_again(instance: dg.Dags
     assert 3 < made < 600
 
 
+@pytest.mark.seconds
 def test_a_run_that_does_not_stop_in_time_is_killed_unless_it_runs_at_a_terminal(
     instance: dg.DagsterInstance, sleeping: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
@@ -277,6 +281,7 @@ def test_a_run_outlives_the_process_that_launched_it(instance: dg.DagsterInstanc
     assert (Path(instance.root_directory) / "steps" / "one").read_text().split() == ["0", "1", "2"]
 
 
+@pytest.mark.seconds
 def test_a_failed_relaunch_is_retried_a_limited_number_of_times(instance: dg.DagsterInstance) -> None:
     began = time.time()
     lost, failed, relaunched = (create(instance, Status.STARTED) for _ in range(3))

@@ -121,6 +121,7 @@ def test_what_is_written_shows_in_the_time_of_the_file_and_reading_does_not(tmp_
     assert path.stat().st_mtime > 0
 
 
+@pytest.mark.seconds
 def test_whatever_watches_a_run_gets_its_events_as_they_come(tmp_path: Path) -> None:
     (tmp_path / "dagster.yaml").touch()
     seen: Queue[str] = Queue()

@@ -100,6 +100,7 @@ def test_a_hanging_run_is_killed_with_its_stage_and_launched_again(
     assert looks(stalled, instance, clock, 2000.0) == []
 
 
+@pytest.mark.seconds
 def test_a_run_that_waits_for_a_stage_at_work_is_left_alone(
     instance: dg.DagsterInstance, sleeping: Start, clock: Clock
 ) -> None:

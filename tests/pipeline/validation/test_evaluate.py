@@ -93,6 +93,7 @@ def test_a_clean_set_passes(sound: Tables) -> None:
     assert passed(list(found.values()))
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("name", "where", "change"),
     quick(
@@ -140,6 +141,7 @@ def test_each_critical_rule_fails_alone_and_stops_the_pipeline(
     assert not passed(list(found.values()))
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("names", "where", "change"),
     quick(
@@ -191,6 +193,7 @@ def test_failures_are_counted_and_named(sound: Tables) -> None:
     assert (training["near_group_small"].observed, training["enough_training_images"].observed) == (73.0, 31.0)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("column", "name"), [("short_side", "short_side"), ("saturation", "has_colour")])
 def test_a_missing_column_is_an_error_and_stops_the_pipeline(sound: Tables, column: str, name: str) -> None:
     found = outcomes(spoilt(sound, "contents", lambda frame: frame.drop(column)), "contents")

@@ -175,6 +175,7 @@ def test_encoders_of_different_image_sizes_are_comparable(workspace: Path) -> No
     assert compared(workspace)["old_index"]["comparable"]
 
 
+@pytest.mark.seconds
 def test_before_the_first_release_only_the_candidate_is_reported(
     done: Path, workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

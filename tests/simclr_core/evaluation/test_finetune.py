@@ -39,6 +39,7 @@ def report(workspace: Path, fraction: str = "0.5") -> dict[str, Any]:
     return json.loads((workspace / "reports" / f"finetune-{fraction}.json").read_text())
 
 
+@pytest.mark.seconds
 def test_the_report_is_the_mean_over_the_seeds(workspace: Path) -> None:
     finetune.run(workspace, "0.5")
     found = report(workspace)
@@ -54,6 +55,7 @@ def test_the_report_is_the_mean_over_the_seeds(workspace: Path) -> None:
     assert {one["labels"] for one in found["scores"]["per_class"].values()} == {6}
 
 
+@pytest.mark.seconds
 def test_the_model_of_the_first_seed_is_saved_and_loads(workspace: Path) -> None:
     finetune.run(workspace, "0.5")
     model = load_model(workspace / "models" / "finetuned" / "0.5")
@@ -63,6 +65,7 @@ def test_the_model_of_the_first_seed_is_saved_and_loads(workspace: Path) -> None
     assert model.card["classes"] == ["circle", "cross", "square", "stripes"]
 
 
+@pytest.mark.seconds
 def test_each_run_starts_at_its_encoder_and_uses_its_own_labels(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,6 +148,7 @@ def test_no_penalty_is_too_strong_for_the_steps(workspace: Path, decay: float) -
     assert bool(network[1].weight.abs().max() < 1e-6) == (decay > 1)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("fraction", "labels"), [("0.1", 4), ("0.5", 24)])
 def test_the_rate_does_not_shrink_with_a_batch_of_few_labels(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, fraction: str, labels: int
@@ -161,6 +165,7 @@ def test_the_rate_does_not_shrink_with_a_batch_of_few_labels(
     assert rates[0] == (pytest.approx(0.05 * 8 / 256), min(8, labels))
 
 
+@pytest.mark.seconds
 def test_permuted_test_labels_change_no_weight_and_twice_is_the_same(workspace: Path) -> None:
     finetune.run(workspace, "0.5")
     target = workspace / "models" / "finetuned" / "0.5"
@@ -221,6 +226,7 @@ def test_the_encoder_ends_after_the_head_layer_that_was_asked_for(with_a_head: P
     assert cut.feature_dim == width
 
 
+@pytest.mark.seconds
 def test_kept_head_layers_are_trained_saved_and_loaded(with_a_head: Path) -> None:
     keep(with_a_head, head_layers=1)
     finetune.run(with_a_head, "0.5")
@@ -240,6 +246,7 @@ def test_more_head_layers_than_exist_are_refused(with_a_head: Path) -> None:
     assert not (with_a_head / "models" / "finetuned").exists()
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_without_labels_the_report_says_why(workspace: Path, split: str, capsys: pytest.CaptureFixture[str]) -> None:
     relabel(workspace, split, np.array(-1))

@@ -75,6 +75,7 @@ def report(workspace: Path) -> dict:
     return json.loads((workspace / "reports" / "linear_eval.json").read_text())
 
 
+@pytest.mark.seconds
 def test_the_report_has_every_budget_of_every_feature_set(evaluated: Path) -> None:
     found = report(evaluated)
     assert found["labels"] == {"0.1": 4, "1.0": 48}
@@ -171,6 +172,7 @@ def test_running_twice_gives_the_same_bytes(evaluated: Path, workspace: Path) ->
     assert outputs(workspace) == outputs(evaluated)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_without_labels_every_output_exists_and_says_why(
     workspace: Path, split: str, capsys: pytest.CaptureFixture[str]

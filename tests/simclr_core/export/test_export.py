@@ -171,6 +171,7 @@ def test_every_variant_is_loaded_and_verified(workspace: Path, graph: bytes) -> 
     assert "int8_times_faster" not in (directory / "bundle.json").read_text()  # a fact of this machine
 
 
+@pytest.mark.seconds
 def test_a_variant_that_misses_its_gate_is_left_out_and_the_rest_ships(
     workspace: Path, graph: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,6 +74,7 @@ def test_static_int8_of_a_convolutional_network(network: bytes) -> None:
     assert {tensor.data_type for tensor in weights} == {onnx.TensorProto.INT8}
 
 
+@pytest.mark.seconds
 def test_a_transformer_is_also_made_with_dynamic_scales(transformer: bytes) -> None:
     assert is_transformer(onnx.load_from_string(transformer))
     graphs = int8_graphs(transformer, pictures(64))

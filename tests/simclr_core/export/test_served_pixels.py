@@ -64,6 +64,7 @@ def store(folder: Path, files: list[bytes], short_side: int, bicubic: bool = Fal
     return folder
 
 
+@pytest.mark.seconds
 def test_photographs_are_stored_as_they_are_served(tmp_path: Path, files: list[bytes]) -> None:
     found = compare_served(embed_pixels, store(tmp_path, files, 96))
     assert found is not None

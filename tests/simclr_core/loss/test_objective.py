@@ -228,6 +228,7 @@ def test_a_pretraining_in_micro_batches_continues_to_the_same_bytes(
     assert trained(prepared) == undisturbed
 
 
+@pytest.mark.seconds
 def test_a_micro_batch_of_the_whole_share_is_not_a_micro_batch(prepared: Path) -> None:
     configure(prepared, epochs=1)
     pretrain.run(prepared)

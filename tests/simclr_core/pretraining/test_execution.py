@@ -17,6 +17,7 @@ from tests.simclr_core.conftest import STEPS, configure, interrupt, metrics_of, 
 pytestmark = pytest.mark.usefixtures("pictures_by_digest")
 
 
+@pytest.mark.seconds
 def test_bfloat16_trains_too(prepared: Path, undisturbed: dict[str, bytes]) -> None:
     configure(prepared, precision="bfloat16")
     pretrain.run(prepared)
@@ -74,6 +75,7 @@ def test_float16_skips_what_overflows_counts_it_and_continues_after_an_interrupt
     assert results(prepared) == resumed
 
 
+@pytest.mark.seconds
 def test_gradient_checkpointing_changes_no_bit(prepared: Path, undisturbed: dict[str, bytes]) -> None:
     configure(prepared, gradient_checkpointing=True)
     pretrain.run(prepared)

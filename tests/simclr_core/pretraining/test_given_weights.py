@@ -83,6 +83,7 @@ def test_another_file_is_another_run(workspace: Path) -> None:
     assert keys[0] == keys[2] != keys[1]
 
 
+@pytest.mark.seconds
 def test_training_begins_with_them_and_what_is_served_keeps_their_normalization(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +139,7 @@ def check_evaluation_has_a_row_for_the_unadapted_weights(workspace: Path) -> Non
     assert again["paired"]["probe"]["start"] == {"trained_only": [0], "baseline_only": [0]}
 
 
+@pytest.mark.seconds
 def test_interrupted_it_ends_with_the_same_bytes(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = {**GIVEN, "layer_decay": 0.5, "frozen_stem": True}
     configure(workspace, weights=weights, warm_start={**SHORT, "epochs": 2})
@@ -266,6 +268,7 @@ def test_cards_of_torchvision_and_timm() -> None:
     assert (card.mean, card.std, card.side) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 224)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", ["resnet18", "vit_b_32", "alexnet"])
 def test_layers_are_every_parameter_once_in_order(name: str) -> None:
     encoder = build_encoder(name, image_size=64)
@@ -322,6 +325,7 @@ def test_the_alarm_is_raised_when_enough_epochs_in_a_row_are_worse_beyond_chance
     alarm.judge(TrainingState(9, {}, {}, one_worse, []), ALONE)  # type: ignore[arg-type]
 
 
+@pytest.mark.seconds
 def test_training_stops_when_it_makes_them_worse(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Injected: the unchanged weights are perfect, so that whatever is learned is worse."""
     configure(workspace, weights={**GIVEN, "stop_after": 2}, warm_start={**SHORT, "epochs": 4})

@@ -53,6 +53,7 @@ def test_an_interrupted_run_continues_to_the_same_bytes(
     assert runs(prepared) == []
 
 
+@pytest.mark.seconds
 def test_what_is_said_first_is_that_it_continues(
     prepared: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -66,6 +67,7 @@ def test_what_is_said_first_is_that_it_continues(
     assert announced.startswith("continuing at step 6 of 12, begun from scratch: 96 images")
 
 
+@pytest.mark.seconds
 def test_a_disk_that_fills_in_the_background_stops_the_training_and_loses_nothing(
     prepared: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,6 +81,7 @@ def test_a_disk_that_fills_in_the_background_stops_the_training_and_loses_nothin
     assert results(prepared) == undisturbed
 
 
+@pytest.mark.seconds
 def test_a_checkpoint_that_was_moved_into_another_run_is_refused(
     prepared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +169,7 @@ def test_another_configuration_does_not_resume_into_this_one(
     assert runs(prepared) == ["step-00000004", "step-00000006"]  # the other run can still continue
 
 
+@pytest.mark.seconds
 def test_sigterm_finishes_the_step_saves_and_says_143(
     prepared: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -146,6 +146,7 @@ def undisturbed(workspace: Path, finished: dict[str, bytes]) -> dict[str, bytes]
     return finished
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("place", ["pretrain.step:raise@1", "pretrain.step:raise@4", "checkpoint.publish:raise@3"])
 def test_an_interrupted_warm_start_continues_to_the_same_bytes(
     workspace: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, place: str
@@ -155,6 +156,7 @@ def test_an_interrupted_warm_start_continues_to_the_same_bytes(
     assert results(workspace) == undisturbed
 
 
+@pytest.mark.seconds
 def test_an_interrupted_start_from_scratch_does_not_continue_from_a_champion(
     workspace: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -78,6 +78,7 @@ def test_of_two_networks_in_a_file_the_query_and_the_teacher_are_taken() -> None
         assert_equal_outputs(good, target, 32)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("name", "side"), [("resnet18", 64), ("vit_b_32", 64), ("mobilenet_v3_small", 64)])
 def test_state_dicts_of_torchvision_load_fully(name: str, side: int) -> None:
     arguments = {"image_size": side} if name.startswith("vit") else {}
@@ -92,6 +93,7 @@ def test_state_dicts_of_torchvision_load_fully(name: str, side: int) -> None:
     assert_equal_outputs(source, encoder, side, tolerance=1e-6)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "convnext_atto"])
 def test_state_dicts_of_timm_load_fully(name: str) -> None:
     timm = pytest.importorskip("timm")
@@ -115,6 +117,7 @@ def test_resnets_of_timm_and_torchvision_exchange_weights() -> None:
     assert_equal_outputs(source, target, 64, tolerance=1e-5)
 
 
+@pytest.mark.seconds
 def test_positions_are_resized_as_torchvision_does() -> None:
     source = torchvision.models.vit_b_32(weights=None, image_size=96)
     target = build_encoder("vit_b_32", image_size=64).backbone
@@ -180,6 +183,7 @@ def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
         match(build_encoder(*SMALL).backbone, tensors, "file", "the encoder")
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", ["resnet10", "timm/vit_tiny_patch16_224"])
 def test_our_own_onnx_loads_back_and_computes_the_same(tmp_path: Path, name: str) -> None:
     if name.startswith("timm"):

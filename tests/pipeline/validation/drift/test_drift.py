@@ -266,6 +266,7 @@ def test_the_same_rows_in_any_order_give_the_same_result() -> None:
     assert first == second
 
 
+@pytest.mark.seconds
 def test_thresholds_of_the_user_decide_what_counts_as_drift() -> None:
     earlier, new = images(2000, 24), images(500, 25, "0002", brighter)
     assert compared(earlier, new, distance=2.0, auroc=0.99).verdict == "none"

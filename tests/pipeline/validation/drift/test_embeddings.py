@@ -36,6 +36,7 @@ def effects(found: Comparison) -> dict[str, float]:
     return {one.name: one.effect for one in found.statistics}
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("earlier", "new"), [(1200, 400), (110, 50), (40, 10)])
 def test_more_of_the_same_is_not_drift(earlier: int, new: int) -> None:
     found = compare(embeddings(earlier, 1), embeddings(new, 2), **LIMITS)

@@ -41,6 +41,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
     return manifest.build(judge(files, facts, Policy(**policy), allowed=(), denied={}), facts)
 
 
+@pytest.mark.seconds
 def test_every_file_is_in_the_manifest_once(table: pl.DataFrame) -> None:
     assert sorted(table["path"]) == sorted(example.name for example in bad() + good())
     assert len(bad()) >= 150

@@ -147,6 +147,7 @@ def test_a_strip_without_checksum_or_with_extra_bytes_is_reported() -> None:
     assert verdict(tiff((64, 48), [zlib.compress(raw + raw)], compression=8)) == "corrupt"
 
 
+@pytest.mark.seconds
 def test_decompression_stops_at_the_size_of_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     unpacked: list[int] = []
     original = zlib.decompressobj

@@ -176,6 +176,7 @@ def test_any_bytes_give_an_answer() -> None:
         assert fault is None or fault
 
 
+@pytest.mark.seconds
 def test_too_little_memory_is_not_a_fault_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "large.jpg").write_bytes(encoded(Image.new("L", (8000, 8000)), "JPEG", progressive=True))
     script = """

@@ -52,6 +52,7 @@ def test_a_large_file_arrives_whole() -> None:
 NONSENSE = ["{", "", "null", "3", "[]", "{}", '{"error": 1}', "ready", "\xff\xfe", "[" * 100_000, "9" * 5000]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("answer", NONSENSE, ids=range(len(NONSENSE)))
 def test_a_nonsensical_answer_costs_one_file(answer: str) -> None:
     found = answers([f"say {answer}", "one", "two"])
@@ -67,6 +68,7 @@ def test_none_is_a_valid_answer() -> None:
     assert list(done) == [(0, None), (1, None), (2, None)]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("command", "reason", "message"),
     [
@@ -95,6 +97,7 @@ def test_a_hang_costs_its_own_file_only(command: str) -> None:
     assert found == {"one": "ONE", command: Failure("timeout", "not done after 1 s"), "two": "TWO"}
 
 
+@pytest.mark.seconds
 def test_a_file_is_tried_again_when_its_worker_died_by_accident(tmp_path: Path) -> None:
     assert answers(["once a", "b", "once c"], folder=str(tmp_path)) == {
         "once a": "ONCE A",

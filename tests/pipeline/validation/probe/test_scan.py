@@ -58,6 +58,7 @@ def spoil(tar: Path) -> None:
     tar.write_bytes(bytes(tar.stat().st_size))
 
 
+@pytest.mark.seconds
 def test_every_file_and_every_content_has_a_row(raw: Path, cache: Path) -> None:
     first = {f"unlabeled/{kind.name}": kind.data for kind in good_kinds() + bad_kinds()}
     first |= {"labeled/cat/b.png": first["unlabeled/plain.png"], "unlabeled/no utf-8 \udcff.png": picture(99).tobytes()}

@@ -72,6 +72,7 @@ def spoilt() -> str:
     return page(*HOSTILE)
 
 
+@pytest.mark.seconds
 def test_every_expectation_is_on_the_page_with_its_severity_and_result(spoilt: str) -> None:
     for rule in RULES:
         assert f"<td>{rule.name}</td><td>{rule.severity}</td>" in spoilt

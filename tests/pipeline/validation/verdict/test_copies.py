@@ -288,6 +288,7 @@ def test_verdicts_equal_those_of_an_oracle(seed: int) -> None:
         assert set(other) == set(JUDGMENTS) - {"verdict"}
 
 
+@pytest.mark.seconds
 def test_the_random_trials_contain_every_kind_of_copy_often() -> None:
     counts: Counter[str] = Counter()
     for seed in range(300):

@@ -60,6 +60,7 @@ def planted(count: int) -> Array:
     return np.random.default_rng(2).permutation(np.concatenate([originals, copies]))
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("distance", [0, 1, 3])
 def test_the_search_equals_comparing_every_pair(distance: int) -> None:
     hashes = planted(20_000)
