@@ -22,9 +22,11 @@ from pipeline.dvc.client import Outcome, Reproduction, repro
 from pipeline.dvc.project import Project, Stage, load, read_lock
 from pipeline.dvc.unchanged import Unchanged
 from pipeline.errors import FORESEEN
+from pipeline.ingest.unfinished import PRETRAIN
 from pipeline.run_report import energy
 from pipeline.workspace import Workspace
 from simclr_core.params import flatten
+from simclr_core.pretraining.unfinished import remove_recorded
 from simclr_core.reporter import read_timing, record_timing
 
 
@@ -46,6 +48,8 @@ def stage_assets(workspace: Workspace, project: Project, stage: Stage, unchanged
     def results(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
         with foreseen():
             reproduction = bring_up_to_date(context, workspace, stage, unchanged)
+        if stage.name == PRETRAIN:
+            remove_recorded(workspace.root)
         context.log.info(f"{stage.name}: {reproduction.outcome} in {reproduction.seconds:.1f} s")
         if reproduction.outcome is not Outcome.SKIPPED:
             keep_state(context, workspace)

@@ -56,13 +56,7 @@ def find_interrupted(workspace: Workspace) -> Interrupted | None:
 def look(workspace: Workspace) -> str:
     """A name for what may have been interrupted, empty if nothing was. Cheap: DVC is not asked what is up to date."""
     training = _training(workspace)
-    if training:
-        return training.folder.name
-    begun, tracked = workspace.scratch / BEGUN, workspace.raw.with_suffix(".dvc")
-    if not (begun.exists() and tracked.exists() and (workspace.root / "models" / "pretrained").is_dir()):
-        return ""
-    raw = begun.read_text(encoding="utf-8")
-    return raw if raw == read_tracked(workspace.root, RAW).md5 else ""
+    return training.folder.name if training else _trained(workspace)
 
 
 def describe(workspace: Workspace, changed: Iterable[str]) -> Interrupted | None:
@@ -71,12 +65,14 @@ def describe(workspace: Workspace, changed: Iterable[str]) -> Interrupted | None
     None if pretraining begins again in any case, so that nothing can be lost.
     """
     left = sorted(changed)
-    if not look(workspace) or not {*BEFORE}.isdisjoint(left):
+    if not {*BEFORE}.isdisjoint(left):
         return None
-    training = _training(workspace)
-    if training:
-        return Interrupted(f"{training.folder.name} {training.step}", f"in pretraining, at step {training.step}")
     if PRETRAIN in left:
+        training = _training(workspace)
+        if training is None:
+            return None
+        return Interrupted(f"{training.folder.name} {training.step}", f"in pretraining, at step {training.step}")
+    if not _trained(workspace):
         return None
     lock = hashlib.sha256((workspace.root / "dvc.lock").read_bytes()).hexdigest()[:16]
     return Interrupted(lock, f"before {', '.join(left)}" if left else "before the last gates and the release")
@@ -90,6 +86,15 @@ def record_attempt(workspace: Workspace, run: Interrupted) -> None:
 
 def _training(workspace: Workspace) -> Unfinished | None:
     return find_unfinished(workspace.root, read_block(workspace.params, PRETRAIN, PretrainConfig))
+
+
+def _trained(workspace: Workspace) -> str:
+    """What names the batches of a run that came as far as a model, and not to its end; empty if there is none."""
+    begun, tracked = workspace.scratch / BEGUN, workspace.raw.with_suffix(".dvc")
+    if not (begun.exists() and tracked.exists() and (workspace.root / "models" / "pretrained").is_dir()):
+        return ""
+    raw = begun.read_text(encoding="utf-8")
+    return raw if raw == read_tracked(workspace.root, RAW).md5 else ""
 
 
 def _attempts(workspace: Workspace) -> list[str]:

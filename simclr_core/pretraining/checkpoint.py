@@ -96,15 +96,6 @@ def save_training(run: Path, state: TrainingState) -> None:
         shutil.rmtree(outdated)
 
 
-def remove_training(run: Path) -> None:
-    """Remove the checkpoints of a run whose model is published. A kill on the way leaves all of them or none."""
-    finished = run.with_suffix(".finished")
-    shutil.rmtree(finished, ignore_errors=True)
-    run.rename(finished)
-    failpoint("checkpoint.remove")
-    shutil.rmtree(finished)
-
-
 def newest_training(run: Path) -> Path | None:
     """The newest checkpoint that verifies; None when the run has none. Damaged newer ones are set aside with a warning.
 

@@ -49,7 +49,7 @@ from simclr_core.pretraining.initial import Start, read_start
 from simclr_core.pretraining.precision import DTYPES, LossScaler, choose_precision, resolve_precision
 from simclr_core.pretraining.pretrained import Arithmetic, describe, draw_views, publish_pretrained
 from simclr_core.pretraining.training import Learner, Observers, train
-from simclr_core.pretraining.unfinished import run_folders, run_key
+from simclr_core.pretraining.unfinished import end_training, run_folders, run_key, take_back
 from simclr_core.reporter import emit, record_timing
 from simclr_core.schedule import Schedule, peak_learning_rate
 from simclr_core.torch_calls import data_parallel
@@ -106,6 +106,8 @@ def _train_and_publish(workspace: Path, inputs: Inputs, member: Member) -> None:
     watch, on_collapse = read_block(workspace / "params.yaml", "watch", WatchConfig), config.on_collapse
     batches = inputs.batches(member)
     schedule = plan(config, batches.steps_per_epoch, start)
+    if member.rank == 0:
+        take_back(folder)
     begun = resume_point(folder, member)
     learner, arithmetic = build(inputs, batches)
     monitor, trackers = None, []
@@ -130,7 +132,7 @@ def _train_and_publish(workspace: Path, inputs: Inputs, member: Member) -> None:
         publish_pretrained(workspace, config, card, start, learner.network, history, report)
         draw_views(workspace / "reports" / "augmentations.png", batches, inputs.preprocessing)
         failpoint("pretrain.reported")
-        checkpoint.remove_training(folder)
+        end_training(folder)
         parts = {f"{name}_seconds": spent for name, spent in progress.parts.items()}
         rates = {"seconds": seconds, "images_per_second": images_per_second, **parts}
         record_timing("pretrain", workspace=workspace, **rates)

@@ -1,7 +1,13 @@
-"""A pretraining that was interrupted: which one it is, and how far it came. Loads no torch."""
+"""A pretraining that was interrupted: which one it is, and how far it came. Loads no torch.
+
+DVC removes what a stage has published if it is killed before it has recorded that. Until then, the checkpoints of a
+training that has ended are set aside, as ``<key>.published``.
+"""
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +15,14 @@ from typing import Any
 
 from deploy.artifact import identity
 from deploy.errors import ArtifactError
+from deploy.failpoint import failpoint
 from simclr_core.config import PretrainConfig
 from simclr_core.data.shards import read_card
 from simclr_core.errors import DatasetError
 from simclr_core.model import FORMAT_VERSION
+
+RECORDER = "SIMCLR_STAGE_RUN"  # of the environment: what runs this stage calls ``remove_recorded`` after it
+PUBLISHED = ".published"
 
 
 @dataclass(frozen=True)
@@ -44,5 +54,39 @@ def find_unfinished(workspace: Path, config: PretrainConfig) -> Unfinished | Non
     except (DatasetError, ArtifactError):
         return None
     folder = run_folders(workspace) / run_key(config.model_dump(), digest, initial)
-    step = max((int(path.name.removeprefix("step-")) for path in folder.rglob("step-*") if not path.suffix), default=0)
+    kept = (path for one in (folder, folder.with_suffix(PUBLISHED)) for path in one.rglob("step-*") if not path.suffix)
+    step = max((int(path.name.removeprefix("step-")) for path in kept), default=0)
     return Unfinished(folder, step) if step else None
+
+
+def end_training(folder: Path) -> None:
+    """The model of a training is published: remove its checkpoints, or set them aside where that has to be recorded."""
+    if RECORDER not in os.environ:
+        return _remove(folder)
+    published = folder.with_suffix(PUBLISHED)
+    if published.exists():
+        _remove(published)
+    folder.rename(published)
+    return failpoint("pretrain.set_aside")
+
+
+def take_back(folder: Path) -> None:
+    """Continue from the checkpoints that were set aside: the model was not recorded, or else nothing would train."""
+    published = folder.with_suffix(PUBLISHED)
+    if published.exists() and not folder.exists():
+        published.rename(folder)
+
+
+def remove_recorded(workspace: Path) -> None:
+    """The results of pretraining are recorded: remove the checkpoints that were set aside until then."""
+    for folder in run_folders(workspace).glob(f"*{PUBLISHED}"):
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """A kill on the way leaves all of it or none."""
+    finished = folder.with_suffix(".finished")
+    shutil.rmtree(finished, ignore_errors=True)
+    folder.rename(finished)
+    failpoint("checkpoint.remove")
+    shutil.rmtree(finished)

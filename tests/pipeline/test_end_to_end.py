@@ -21,7 +21,7 @@ from pipeline.ingest.raw import batches
 from pipeline.params import override, read
 from pipeline.run import run
 from pipeline.workspace import Workspace, executable
-from simclr_core.pretraining.unfinished import find_unfinished
+from simclr_core.pretraining.unfinished import find_unfinished, run_folders
 from tests.conftest import draw, encode
 from tests.pipeline.conftest import fill, put
 
@@ -122,9 +122,16 @@ def test_a_killed_pretraining_is_finished_on_its_images_before_new_ones_come(
     assert left is not None
     assert f"unfinished a run was interrupted in pretraining, at step {left.step}" in describe_workspace(filled)
     put(filled, "unlabeled/new.png", encode(draw(0, 999)))
+    log = filled.scratch / "logs" / "pretrain.log"
+    with monkeypatch.context() as patch:
+        patch.setenv("SIMCLR_FAILPOINT", "pretrain.set_aside:kill")  # the model is there, and DVC has not recorded it
+        with pytest.raises(StageFailedError, match="killed by SIGKILL"):
+            run(filled, stages)
+    assert f"continuing at step {left.step} of 6" in log.read_text()
     assert run(filled, stages).stages["pretrain"].outcome is Outcome.EXECUTED
     assert [batch.name for batch in batches(filled.raw)] == ["0001"]
-    assert f"continuing at step {left.step} of 6" in (filled.scratch / "logs" / "pretrain.log").read_text()
+    assert "continuing at step 6 of 6" in log.read_text()
+    assert not any(run_folders(filled.root).glob("*/"))
     run(filled, ["raw_images"])
     assert [batch.name for batch in batches(filled.raw)] == ["0001", "0002"]
 

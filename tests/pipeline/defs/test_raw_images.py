@@ -186,7 +186,7 @@ def interrupted(filled: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace
     key = run_key(read(filled).pretrain.model_dump(), "digest", identity(filled.root / "models" / "initial"))
     for step in (4, 6):
         (run_folders(filled.root) / key / f"step-{step:08d}").mkdir(parents=True)
-    monkeypatch.setattr(unfinished, "changed_stages", lambda *_: {})
+    monkeypatch.setattr(unfinished, "changed_stages", lambda *_: {"pretrain": ["data/prepared has changed"]})
     return filled
 
 

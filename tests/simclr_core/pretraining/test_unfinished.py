@@ -1,5 +1,6 @@
 """Which pretraining was interrupted, found without torch."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +9,16 @@ import pytest
 
 from simclr_core.config import PretrainConfig
 from simclr_core.params import read_block
-from simclr_core.pretraining import pretrain
-from simclr_core.pretraining.unfinished import Unfinished, find_unfinished, run_key
-from tests.simclr_core.conftest import configure, interrupt, runs
+from simclr_core.pretraining import pretrain, training
+from simclr_core.pretraining.unfinished import (
+    RECORDER,
+    Unfinished,
+    find_unfinished,
+    remove_recorded,
+    run_folders,
+    run_key,
+)
+from tests.simclr_core.conftest import configure, interrupt, results, runs
 
 
 def found(workspace: Path) -> Unfinished | None:
@@ -32,6 +40,27 @@ def test_it_is_found_until_it_is_finished_and_only_by_its_own_parameters(
     assert found(prepared) == left
     pretrain.run(prepared)
     assert found(prepared) is None
+
+
+@pytest.mark.seconds
+def test_what_is_published_and_lost_before_it_was_recorded_is_not_trained_again(
+    prepared: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setenv(RECORDER, "a run")
+    interrupt(prepared, monkeypatch, "pretrain.set_aside:raise@1")
+    left = found(prepared)
+    assert left is not None
+    shutil.rmtree(prepared / "models" / "pretrained")  # as DVC does
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_finite", lambda *_: pytest.fail("trained again"))
+        pretrain.run(prepared)
+    assert f"continuing at step {left.step} of {left.step}" in caplog.text
+    assert results(prepared) == undisturbed
+    assert found(prepared) == left
+    remove_recorded(prepared)
+    assert found(prepared) is None
+    assert not any(run_folders(prepared).glob("*/"))
 
 
 def test_to_look_for_it_loads_no_torch() -> None:
