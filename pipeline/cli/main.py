@@ -197,10 +197,10 @@ def run(workspace: Workspace, stages: tuple[str, ...], values: tuple[str, ...], 
     from pipeline.run import RAW_STAGE
     from pipeline.run import run as run_graph
 
-    ingests, began = not stages or RAW_STAGE in stages, completed.settings(workspace)
-    run_graph(workspace, stages or None, restart=ingests and wants_restart(workspace, sources, restart))
-    if not stages and completed.settings(workspace) == began:
-        completed.note(workspace, sources)
+    ingests = not stages or RAW_STAGE in stages
+    done = run_graph(workspace, stages or None, restart=ingests and wants_restart(workspace, sources, restart))
+    if not stages:
+        completed.note(workspace, params.read(workspace).retraining.sources, done.run_id)
 
 
 def wants_restart(workspace: Workspace, sources: Sequence[str], given: bool | None) -> bool:

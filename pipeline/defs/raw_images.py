@@ -48,6 +48,7 @@ def raw_images(
     """
     from pipeline.ingest.ingest import ingest  # here, because a code location has to load quickly and it brings fsspec
     from pipeline.ingest.unfinished import begin, find_interrupted, record_attempt
+    from pipeline.retraining import completed
 
     with foreseen():
         _complete_purge(context, workspace)
@@ -60,6 +61,7 @@ def raw_images(
         preflight.apply(workspace, config.settings())
         for expired in settle(workspace.overrides, date.today()):
             context.log.info(f"raw_images: no longer {expired.action}: {expired.sha256[:12]} ({expired.why})")
+        completed.begin(workspace, context.run.run_id)
         require_space(workspace)
         sources = config.sources or read(workspace).retraining.sources
         by_sensor = SENSOR in context.run.tags  # only it comes again in a minute; a person or a script does not

@@ -20,19 +20,23 @@ from pipeline.release.registry import open_registry
 from pipeline.retraining.inbox import survey
 from pipeline.workspace import Workspace
 
-NOTE = "completed.json"  # in the workspace's scratch folder
+NOTE, BEGAN = "completed.json", "began.json"  # in the workspace's scratch folder
 PAGE = "run.html"  # of ``pipeline.run_report``, not imported for its name: it brings what draws
 DECIDED_IN = ("params.yaml", "overrides.csv", ".dvc/config", ".dvc/config.local", ".git/config")
 
 
-def settings(workspace: Workspace) -> dict[str, list[int] | None]:
-    """The stamps of what people decide in. A run during which they change may have judged by the earlier ones."""
-    return {name: stamp(workspace.root / name) for name in DECIDED_IN}
+def begin(workspace: Workspace, run_id: str) -> None:
+    """Remember by which decisions a run judges; what it writes there itself has to be written by now."""
+    write_atomically(workspace.scratch / BEGAN, json.dumps({run_id: _settings(workspace)}))
 
 
-def note(workspace: Workspace, sources: Sequence[str]) -> None:
-    """Remember that a run of all stages on these sources has ended, and that each of them and each gate passed."""
-    write_atomically(workspace.scratch / NOTE, json.dumps(_state(workspace, sources)))
+def note(workspace: Workspace, sources: Sequence[str], run_id: str) -> None:
+    """Remember that a run of all stages on these sources has ended, and that each of them and each gate passed.
+
+    Nothing is noted where people have decided anything since it began: it may have judged by the earlier decisions.
+    """
+    if json.loads((workspace.scratch / BEGAN).read_bytes()) == {run_id: _settings(workspace)}:
+        write_atomically(workspace.scratch / NOTE, json.dumps(_state(workspace, sources)))
 
 
 def has_nothing_to_do(workspace: Workspace, sources: Sequence[str]) -> bool:
@@ -60,6 +64,10 @@ def _state(workspace: Workspace, sources: Sequence[str]) -> dict[str, object]:
         "version": version("simclr-pipeline"),
         "sources": [*sources],
         "images": [inbox.digest, inbox.files],
-        "files": {name: stamp(workspace.root / name) for name in DEFINED_IN} | settings(workspace),
+        "files": {name: stamp(workspace.root / name) for name in DEFINED_IN} | _settings(workspace),
         "made": [[str(path), stamp(path)] for path in made],
     }
+
+
+def _settings(workspace: Workspace) -> dict[str, list[int] | None]:
+    return {name: stamp(workspace.root / name) for name in DECIDED_IN}

@@ -11,15 +11,19 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from pipeline import workspace as workspaces
 from pipeline.cli.main import simclr
 from pipeline.dvc.purged import Purge, write_journal
 from pipeline.ingest.ingest import ingest
 from pipeline.maintenance.state import UNKEPT
+from pipeline.proposal.propose import VALIDATE
+from pipeline.recipes.recipe import AUTO, is_auto, params_of
 from pipeline.retraining import completed
-from pipeline.run import run
+from pipeline.run import RunOutcome, run
 from pipeline.workspace import Workspace
 from tests.conftest import draw, encode
 from tests.pipeline.conftest import put
+from tests.pipeline.proposal.folders import fill, photograph
 
 pytestmark = pytest.mark.slow
 GRAPH = {
@@ -44,9 +48,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory, empty_workspace: Path) -> Wo
     (root / "registry" / "v0.0.3").mkdir(parents=True)
     (root / "registry" / "v0.0.3" / "MANIFEST.sha256").write_text("")
     (root / "registry" / "CURRENT").write_text("v0.0.3\n")
-    run(workspace)
-    completed.note(workspace, SOURCES)
+    completed.note(workspace, SOURCES, run(workspace).run_id)
     return workspace
+
+
+def begin_and_note(workspace: Workspace) -> None:
+    completed.begin(workspace, "one")
+    completed.note(workspace, SOURCES, "one")
 
 
 def test_nothing_is_started_and_no_run_is_recorded_when_there_is_nothing_to_do(whole: Workspace) -> None:
@@ -165,7 +173,7 @@ CHANGES = (
 def copy(whole: Workspace, tmp_path: Path) -> Workspace:
     made = Workspace(Path(shutil.copytree(whole.root, tmp_path / "workspace", symlinks=True)).resolve())
     ingest(made, SOURCES)  # the copies are other files
-    completed.note(made, SOURCES)
+    begin_and_note(made)
     return made
 
 
@@ -181,7 +189,7 @@ def test_a_registry_outside_of_the_workspace_is_looked_at(copy: Workspace, tmp_p
     params["release"] = params.get("release", {}) | {"registry": str(tmp_path / "shared")}
     copy.params.write_text(yaml.safe_dump(params))
     (tmp_path / "shared").mkdir()
-    completed.note(copy, SOURCES)
+    begin_and_note(copy)
     assert completed.has_nothing_to_do(copy, SOURCES)
     (tmp_path / "shared" / "CURRENT").write_text("v0.0.2\n")
     assert not completed.has_nothing_to_do(copy, SOURCES)
@@ -190,12 +198,40 @@ def test_a_registry_outside_of_the_workspace_is_looked_at(copy: Workspace, tmp_p
 def test_a_run_during_which_a_gate_was_changed_is_not_noted(copy: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its gates may have been judged already, and no stage reads what they read of params.yaml."""
     (copy.scratch / completed.NOTE).unlink()
-    monkeypatch.setattr("pipeline.run.run", lambda *_, **__: _edit_params(copy))
+
+    def judge(*_: object, **__: object) -> RunOutcome:
+        completed.begin(copy, "one")
+        change(copy)
+        return RunOutcome("one", {})
+
+    monkeypatch.setattr("pipeline.run.run", judge)
+    change: Callable[[Workspace], None] = _edit_params
     assert CliRunner().invoke(simclr, ["--workspace", str(copy.root), "run"]).exit_code == 0
     assert not (copy.scratch / completed.NOTE).exists()
-    monkeypatch.setattr("pipeline.run.run", lambda *_, **__: None)
+    change = lambda _: completed.begin(copy, "another")  # noqa: E731  in the UI, say
+    assert CliRunner().invoke(simclr, ["--workspace", str(copy.root), "run"]).exit_code == 0
+    assert not (copy.scratch / completed.NOTE).exists()
+    change = lambda _: None  # noqa: E731
     assert CliRunner().invoke(simclr, ["--workspace", str(copy.root), "run"]).exit_code == 0
     assert completed.has_nothing_to_do(copy, SOURCES)
+
+
+def test_a_first_run_that_chooses_the_parameters_is_noted(
+    tmp_path: Path, empty_workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It writes what it has chosen into params.yaml, and overrides.csv if there is none."""
+    workspace = Workspace(Path(shutil.copytree(empty_workspace, tmp_path / "workspace", symlinks=True)).resolve())
+    fill(workspace.inbox, "unlabeled/{}.jpg", VALIDATE.min_images, lambda: photograph(120, 90))
+    text = params_of(AUTO, workspaces.template("params.yaml").read_text(encoding="utf-8"))
+    workspace.params.write_text(text, encoding="utf-8")
+    workspace.overrides.unlink()
+    (workspace.root / "dvc.yaml").write_text(yaml.safe_dump(GRAPH), encoding="utf-8")
+    monkeypatch.setattr("pipeline.proposal.choose.measure", lambda *_: 200.0)
+    for again in (False, True):
+        done = CliRunner().invoke(simclr, ["--workspace", str(workspace.root), "run"])
+        assert done.exit_code == 0, done.output
+        assert ("nothing to do" in done.output) == again
+    assert not is_auto(workspace.params.read_text(encoding="utf-8"))
 
 
 def test_other_sources_are_something_to_do(whole: Workspace, tmp_path: Path) -> None:
