@@ -35,12 +35,11 @@ from PIL import Image
 from benchmarks import measure
 from benchmarks.pretrain import COMMON, SMALL
 from pipeline.sample.make import ARCHIVE, CLASSES
-from simclr_core.data.shards import DatasetCard, Sample, ShardedImages, write_card, write_shards
+from simclr_core.data.shards import DatasetCard, Sample, write_card, write_shards
 from simclr_core.data.subsets import draw_labels
-from simclr_core.evaluation.features import extract
-from simclr_core.evaluation.images import EvaluationImages
+from simclr_core.evaluation.images import outputs, read_splits
 from simclr_core.evaluation.knn import knn_predict
-from simclr_core.evaluation.linear_probe import fit_drawn, ranked_classes
+from simclr_core.evaluation.linear_probe import fit_probe, ranked_classes
 from simclr_core.evaluation.paired_comparison import interval, widened
 from simclr_core.model.model_directory import load_model
 from simclr_core.pretraining import initial, pretrain
@@ -146,20 +145,12 @@ def adapted(share: float, decay: float, epochs: int, seed: int) -> dict[str, Any
 def judge(directory: Path, prepared: Path, seed: int) -> Right:
     """kNN and linear probes on the features of a model directory."""
     model = load_model(directory)
-    train, test = (EvaluationImages.of(ShardedImages(prepared / split)) for split in ("train", "test"))
-    bank, queries = (
-        np.concatenate(
-            [
-                extract(model.encoder, images, model.card["mean"], model.card["std"])
-                for images in split.chunks(model.preprocessing)
-            ]
-        )
-        for split in (train, test)
-    )
+    train, test = read_splits(prepared)
+    (bank,), (queries,) = (outputs([model.encoder], split, model) for split in (train, test))
     drawn = draw_labels(train.labels, train.keys, tuple(SHARES.values()), (), 1, seed)
     right = {"kNN": knn_predict(bank, train.labels, queries, 10, neighbors=20, temperature=0.1) == test.labels}
     for title, share in SHARES.items():
-        probe = fit_drawn(bank, train.labels, train.keys, 10, drawn[share][0], l2_count=4, seed=seed)
+        probe = fit_probe(bank, train.labels, train.keys, 10, drawn[share][0], l2_count=4, seed=seed)
         right[title] = ranked_classes(probe, queries)[:, 0] == test.labels
     return right
 

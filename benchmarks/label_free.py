@@ -36,6 +36,7 @@ from pipeline.sample.make import ARCHIVE, CLASSES
 from simclr_core.augmentation.augmentations import Augmentation
 from simclr_core.data.dataset import evaluation_images
 from simclr_core.data.shards import DatasetCard, Sample, ShardedImages, read_card, write_card, write_shards
+from simclr_core.data.subsets import LabelDraw, subset
 from simclr_core.evaluation.features import extract
 from simclr_core.evaluation.images import random_encoder
 from simclr_core.evaluation.knn import knn_accuracy, nearest
@@ -136,7 +137,9 @@ class Judge:
         bank, queries = (self._features(encoder, self._pixels[part]) for part in ("train", "test"))
         known, asked = (self._images[part].labels.astype(np.int64) for part in ("train", "test"))
         classes = len(self.card.classes)
-        probe = fit_probe(bank, known, self._images["train"].keys, classes, "1.0", l2_count=5, seed=0)
+        keys = self._images["train"].keys
+        draw = LabelDraw("1.0", subset(known, keys, "1.0", seed=0))
+        probe = fit_probe(bank, known, keys, classes, draw, l2_count=5, seed=0)
         return {
             "kNN": knn_accuracy(bank, known, queries, asked, classes, neighbors=20, temperature=0.1),
             "linear probe": 100 * float((ranked_classes(probe, queries)[:, 0] == asked).mean()),

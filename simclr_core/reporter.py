@@ -37,6 +37,13 @@ def record_timing(stage: str, *, workspace: Path = Path(), **numbers: float) -> 
     write_atomically(_timing(stage, workspace), json.dumps(rounded, indent=2) + "\n")
 
 
+def finish(stage: str, workspace: Path, began: float, message: str) -> None:
+    """Tell that a stage has ended, and the seconds since ``began``, a time of ``time.perf_counter``."""
+    seconds = time.perf_counter() - began
+    record_timing(stage, workspace=workspace, seconds=seconds)
+    emit("end", stage=stage, message=message, seconds=round(seconds, 1))
+
+
 def read_timing(stage: str, workspace: Path) -> dict[str, float]:
     """What ``record_timing`` wrote of a stage; nothing where it has not run on this machine, or cannot be read."""
     try:

@@ -25,15 +25,16 @@ from simclr_core import reports
 from simclr_core.champion import champion_bundle, read_champion
 from simclr_core.config import CompareConfig
 from simclr_core.data.shards import ShardedImages, read_card
+from simclr_core.data.subsets import LabelDraw, subset
 from simclr_core.evaluation.embeddings import embed
-from simclr_core.evaluation.images import Answers, EvaluationImages, missing_labels
+from simclr_core.evaluation.images import Answers, EvaluationImages, missing_labels, percent, read_splits
 from simclr_core.evaluation.knn import knn_predict, nearest
 from simclr_core.evaluation.label_free import MOST_IMAGES, compare_without_labels
 from simclr_core.evaluation.linear_probe import fit_probe, ranked_classes
 from simclr_core.evaluation.served_accuracy import spread
 from simclr_core.evaluation_reports import CompareReport, LabelFree, Megabytes, OldIndex, Paired
 from simclr_core.params import read_block
-from simclr_core.reporter import emit, record_timing
+from simclr_core.reporter import emit, finish
 
 ALL_LABELS = "1.0"
 SEED = 0  # of the validation folds by which the probe's L2 is chosen
@@ -58,7 +59,7 @@ def run(workspace: Path) -> None:
     prepared = workspace / "data" / "prepared"
     card = read_card(prepared)
     classes = len(card.classes)
-    train, test = (EvaluationImages.of(ShardedImages(prepared / split)) for split in ("train", "test"))
+    train, test = read_splits(prepared)
     bundles = {"candidate": workspace / "models" / "bundle"}
     champion = read_champion(workspace)
     released, version = champion_bundle(workspace, champion), champion.version
@@ -74,9 +75,7 @@ def run(workspace: Path) -> None:
     embedded: dict[str, Embedded] = {}
     answers: dict[str, Answers] = {}
     for name, bundle in bundles.items():
-        encoder = encoders[name] = deploy.load(
-            bundle
-        )  # also without labels: a bundle that does not load goes no further
+        encoder = encoders[name] = deploy.load(bundle)  # also without labels: what does not load goes no further
         if card.short_side is not None and card.short_side < (side := encoder.info["preprocessing"]["resize"]):
             less = f"{name} takes {side} pixels, and the prepared images were reduced to {card.short_side}"
             emit("progress", stage="compare", message=f"warning: {less}: it is judged below its best")
@@ -97,9 +96,7 @@ def run(workspace: Path) -> None:
         label_free=label_free,
     )
     reports.write(workspace, report)
-    seconds = time.perf_counter() - began
-    record_timing("compare", workspace=workspace, seconds=seconds)
-    emit("end", stage="compare", message=f"compared with {version or 'nothing'}", seconds=round(seconds, 1))
+    finish("compare", workspace, began, f"compared with {version or 'nothing'}")
 
 
 def answer(
@@ -107,7 +104,8 @@ def answer(
 ) -> Answers:
     """Fit both classifiers on the labeled training images, and ask them for the classes of the test images."""
     knn = (config.knn_neighbours, config.knn_temperature)
-    probe = fit_probe(embedded.train, train.labels, train.keys, classes, ALL_LABELS, config.l2_count, SEED)
+    draw = LabelDraw(ALL_LABELS, subset(train.labels, train.keys, ALL_LABELS, SEED))
+    probe = fit_probe(embedded.train, train.labels, train.keys, classes, draw, config.l2_count, SEED)
     return Answers(
         knn=knn_predict(embedded.train, train.labels, embedded.test, classes, *knn) == test.labels,
         probe=ranked_classes(probe, embedded.test)[:, 0] == test.labels,
@@ -118,9 +116,9 @@ def paired(right: dict[str, NDArray[np.bool_]]) -> Paired:
     """``right`` [n] of the candidate, and of the champion if there is one; of neither without labels."""
     candidate, champion = right.get("candidate"), right.get("champion")
     if candidate is None or champion is None:
-        return Paired(None if candidate is None else _percent(candidate))
+        return Paired(None if candidate is None else percent(candidate))
     only_candidate, only_champion = int(np.sum(candidate & ~champion)), int(np.sum(champion & ~candidate))
-    return Paired(_percent(candidate), _percent(champion), only_candidate, only_champion)
+    return Paired(percent(candidate), percent(champion), only_candidate, only_champion)
 
 
 def judge_views(encoders: dict[str, Encoder], prepared: Path) -> LabelFree | None:
@@ -152,11 +150,7 @@ def ask_old_index(
     knn = (config.knn_neighbours, config.knn_temperature)
     old_right, new_right = (knn_predict(index, train.labels, one, classes, *knn) == test.labels for one in (old, new))
     first_old, first_new = (nearest(index, one, 1)[1].numpy() for one in (old, new))
-    return OldIndex(True, _percent(old_right), _percent(new_right), _percent(first_old == first_new))
-
-
-def _percent(right: NDArray[np.bool_]) -> float:
-    return round(100 * float(right.mean()), 3)
+    return OldIndex(True, percent(old_right), percent(new_right), percent(first_old == first_new))
 
 
 def _megabytes(bundle: Path) -> float:
@@ -165,4 +159,4 @@ def _megabytes(bundle: Path) -> float:
 
 
 def _summary(answers: Answers) -> str:
-    return f"kNN {_percent(answers.knn):.1f} %, linear probe {_percent(answers.probe):.1f} %"
+    return f"kNN {percent(answers.knn):.1f} %, linear probe {percent(answers.probe):.1f} %"

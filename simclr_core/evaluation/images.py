@@ -1,7 +1,7 @@
-"""What linear evaluation and fine-tuning share: the labeled images of a split, the untrained network to compare
-with."""
+"""What linear evaluation and fine-tuning share: the labeled images of a split, what networks make of them, and the
+untrained network to compare with."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -9,11 +9,13 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from deploy.images.preprocess import Preprocessing
 from simclr_core.data.dataset import evaluation_images
 from simclr_core.data.shards import UNLABELLED, ShardedImages
 from simclr_core.errors import CheckpointError
+from simclr_core.evaluation.features import extract
 from simclr_core.evaluation_reports import PairedCounts
 from simclr_core.model.encoder import Encoder
 from simclr_core.model.model_directory import Model, fresh_encoder, load_model
@@ -45,6 +47,12 @@ class EvaluationImages:
         """The images as the served encoder sees them, uint8 [up to 2048, s, s, 3]; of no images one empty chunk."""
         for start in range(0, max(len(self.positions), 1), CHUNK):
             yield evaluation_images(self.images, self.positions[start : start + CHUNK], preprocessing)
+
+
+def read_splits(prepared: Path) -> tuple[EvaluationImages, EvaluationImages]:
+    """The training and the test images of ``data/prepared``."""
+    train, test = (EvaluationImages.of(ShardedImages(prepared / split)) for split in ("train", "test"))
+    return train, test
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,19 @@ def unadapted_encoder(workspace: Path, model: Model) -> Encoder | None:
             f"models/initial is {start.card['init']}, and models/pretrained began from {init}; run `simclr run` again"
         )
     return start.encoder
+
+
+def outputs(networks: Sequence[nn.Module], split: EvaluationImages, model: Model) -> list[NDArray[np.float32]]:
+    """What each network gives for the images of a split, [n, d]; ``model`` has the preprocessing of all of them."""
+    found: list[list[NDArray[np.float32]]] = [[] for _ in networks]
+    for images in split.chunks(model.preprocessing):
+        for network, chunks in zip(networks, found, strict=True):
+            chunks.append(extract(network, images, model.card["mean"], model.card["std"]))
+    return [np.concatenate(chunks) for chunks in found]
+
+
+def percent(right: NDArray[np.bool_]) -> float:
+    return round(100 * float(right.mean()), 3)
 
 
 def count_pairs(pairs: Iterable[tuple[NDArray[np.bool_], NDArray[np.bool_]]]) -> PairedCounts:

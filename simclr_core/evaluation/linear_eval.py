@@ -12,12 +12,11 @@ confusion matrix of that classifier, what it and kNN say of each test image (``p
 neighbors, and a map of the embeddings.
 """
 
-import csv
-import io
 import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -26,38 +25,37 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
-from deploy.artifact import write_atomically
-from deploy.images.preprocess import decode
-from simclr_core import plots, reports
+from simclr_core import reports
 from simclr_core.config import LinearEvalConfig
 from simclr_core.data.dataset import require_pixels
-from simclr_core.data.shards import ShardedImages, read_card
-from simclr_core.data.subsets import draw_labels
-from simclr_core.evaluation.embedding_map import save_map
+from simclr_core.data.shards import read_card
+from simclr_core.data.subsets import LabelDraw, draw_labels
 from simclr_core.evaluation.features import extract
 from simclr_core.evaluation.images import (
     Answers,
     EvaluationImages,
     count_pairs,
     missing_labels,
+    percent,
     random_encoder,
+    read_splits,
     unadapted_encoder,
 )
-from simclr_core.evaluation.knn import knn_votes, nearest, shares
-from simclr_core.evaluation.linear_probe import Probe, fit_drawn, probabilities, ranked_classes, save_probe
+from simclr_core.evaluation.knn import knn_votes, shares
+from simclr_core.evaluation.linear_probe import Probe, fit_probe, probabilities, ranked_classes, save_probe
+from simclr_core.evaluation.pictures import save_pictures
 from simclr_core.evaluation.scores import predictions
-from simclr_core.evaluation.scores.budgets import START, FeatureSets, measure_budgets
+from simclr_core.evaluation.scores.budgets import SIMCLR, START, FeatureSets, measure_budgets
 from simclr_core.evaluation.scores.classification import score
 from simclr_core.evaluation_reports import Accuracies, LinearEvalReport, PairedCounts, Scores
 from simclr_core.model.encoder import Encoder
 from simclr_core.model.model_directory import Model, load_model
 from simclr_core.params import read_block
-from simclr_core.reporter import emit, record_timing
+from simclr_core.reporter import emit, finish
 
 PIXEL_SIDE = 32  # raw pixels are averaged down to at most this side
 RANDOM_INIT = "random_init"
 RANDOM_ENCODERS = 3  # the baseline is their mean: kNN on one draw of the demo's encoder swings by four points
-QUERIES, NEIGHBORS = 8, 6  # rows and columns of the picture of neighbors
 
 
 def run(workspace: Path) -> None:
@@ -72,77 +70,99 @@ def run(workspace: Path) -> None:
     card = read_card(prepared)
     model = load_model(workspace / "models" / "pretrained")
     require_pixels(card, model.preprocessing, "the encoder")
-    train, test = (EvaluationImages.of(ShardedImages(prepared / split)) for split in ("train", "test"))
+    train, test = read_splits(prepared)
     reason = missing_labels(train, test)
     if reason:
         print(f"linear_eval: no accuracies: {reason}", file=sys.stderr)
 
     emit("start", stage="linear_eval", message=f"features of {len(train.labels) + len(test.labels)} images")
     random_encoders = {f"{RANDOM_INIT} {n}": random_encoder(model, config.seed + n) for n in range(RANDOM_ENCODERS)}
-    encoders = {"simclr": model.encoder, **random_encoders}
+    encoders = {SIMCLR: model.encoder, **random_encoders}
     if (unadapted := unadapted_encoder(workspace, model)) is not None:
         encoders[START] = unadapted
     bank, queries = (feature_sets(split, encoders, model) for split in (train, test))
+    sets = FeatureSets(bank, queries, train, test)
     drawn = draw_labels(train.labels, train.keys, config.fractions, config.labels_per_class, config.draws, config.seed)
-    classifier = (len(card.classes), config.knn_neighbours, config.knn_temperature)
-    answers: dict[str, Answers] = {}
-    accuracies: dict[str, Accuracies] = {}
-    probes: dict[str, list[Probe]] = {}
-    scores: dict[str, Scores] = {}
-    likely: dict[str, NDArray[np.float64]] = {}
-    for name, features in bank.items():
-        probes[name] = [
-            fit_drawn(
-                features, train.labels, train.keys, len(card.classes), drawn[one][0], config.l2_count, config.seed
-            )
-            for one in config.fractions
-        ]
-        unknown: dict[str, float | None] = dict.fromkeys(config.fractions)
-        accuracies[name] = Accuracies(None, unknown, unknown)
-        if not reason:
-            votes = knn_votes(features, train.labels, queries[name], *classifier)
-            best_class = ranked_classes(_largest(probes[name]), queries[name])[:, 0]
-            answers[name] = Answers(votes.argmax(axis=1) == test.labels, best_class == test.labels)
-            linear = linear_accuracies(probes[name], queries[name], test)
-            accuracies[name] = Accuracies(_percent(answers[name].knn), *linear)
-            if name == "simclr":
-                likely = {"knn": shares(votes), "probe": probabilities(_largest(probes[name]), queries[name])}
-                about = (train.labels, card.classes)
-                scores["knn"] = score(votes, test.labels, votes.argmax(axis=1), *about)
-                scores["probe"] = score(likely["probe"], test.labels, best_class, *about)
-        emit("progress", stage="linear_eval", message=f"{name}: {_summary(accuracies[name])}")
+    first = [drawn[one][0] for one in config.fractions]
+    judged: dict[str, Judged] = {}
+    for name in sets.bank:
+        judged[name] = judge(sets, name, first, card.classes, config, measured=not reason)
+        emit("progress", stage="linear_eval", message=f"{name}: {_summary(judged[name].accuracies)}")
+    trained = judged[SIMCLR]
     report = LinearEvalReport(
-        simclr=accuracies["simclr"],
-        random_init=mean_accuracies([accuracies[name] for name in random_encoders]),
-        pixels=accuracies["pixels"],
-        labels={probe.fraction: probe.labels for probe in probes["simclr"]},
+        simclr=trained.accuracies,
+        random_init=mean_accuracies([judged[name].accuracies for name in random_encoders]),
+        pixels=judged["pixels"].accuracies,
+        labels={probe.fraction: probe.labels for probe in trained.probes},
         test_images=test.labeled,
         classes=len(card.classes),
         reason=reason,
-        majority_class=None if reason else _percent(majority_right(train, test)),
-        paired={} if reason else pair_with_baselines(answers, majority_right(train, test)),
-        budgets={}
-        if reason
-        else measure_budgets(
-            drawn, probes, FeatureSets(bank, queries, train, test), len(card.classes), config.l2_count, config.seed
-        ),
-        scores=scores,
-        start=accuracies.get(START),
+        start=judged[START].accuracies if START in judged else None,
     )
-
-    largest = _largest(probes["simclr"])
-    save_probe(workspace / "models" / "probe", largest, card.classes, report.simclr, card.digest, report.start)
-    predicted = ranked_classes(largest, queries["simclr"])[: test.labeled, :1].flatten()
-    save_confusion(pictures, test.labels[: len(predicted)], predicted, card.classes)
-    predictions.save(pictures, predictions.table("test", test, predictions.read_paths(workspace), likely, card.classes))
-    save_neighbors(pictures / "neighbours.png", train, bank["simclr"], test, queries["simclr"], card.classes)
-    shown, features = (test, queries["simclr"]) if len(test.labels) else (train, bank["simclr"])
-    save_map(pictures / "map.png", features, shown.labels, card.classes)
+    if not reason:
+        majority, probes = majority_right(train, test), {name: one.probes for name, one in judged.items()}
+        report = replace(
+            report,
+            majority_class=percent(majority),
+            paired=pair_with_baselines({name: one.answers for name, one in judged.items() if one.answers}, majority),
+            budgets=measure_budgets(drawn, probes, sets, len(card.classes), config.l2_count, config.seed),
+            scores=trained.scores,
+        )
+    save_probe(workspace / "models" / "probe", trained.largest, card.classes, report.simclr, card.digest, report.start)
+    save_pictures(pictures, sets, trained.largest, card.classes)
+    paths = predictions.read_paths(workspace)
+    predictions.save(pictures, predictions.table("test", test, paths, trained.likely, card.classes))
     reports.write(workspace, report)
-    seconds = time.perf_counter() - began
-    record_timing("linear_eval", workspace=workspace, seconds=seconds)
-    baseline = f"random_init, mean of {RANDOM_ENCODERS}: {_summary(report.random_init)}"
-    emit("end", stage="linear_eval", message=baseline, seconds=round(seconds, 1))
+    finish("linear_eval", workspace, began, f"random_init, mean of {RANDOM_ENCODERS}: {_summary(report.random_init)}")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What one encoder's features are worth: a probe for each share of the labels, and how often answers are right.
+
+    ``likely`` and ``scores``, by classifier, are of the trained encoder alone: of each test image the probability of
+    each class, [n, classes], and what the answers are worth by class.
+    """
+
+    probes: list[Probe]
+    accuracies: Accuracies
+    answers: Answers | None = None
+    likely: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    scores: dict[str, Scores] = field(default_factory=dict)
+
+    @property
+    def largest(self) -> Probe:
+        """The probe on the most labels."""
+        return max(self.probes, key=lambda probe: Fraction(probe.fraction))
+
+
+def judge(
+    sets: FeatureSets,
+    name: str,
+    draws: Sequence[LabelDraw],
+    classes: Sequence[str],
+    config: LinearEvalConfig,
+    measured: bool,
+) -> Judged:
+    """Fit a probe on each draw of the labels, and ask it and kNN for the classes of the test images if ``measured``."""
+    bank, queries, train, test = sets.bank[name], sets.queries[name], sets.train, sets.test
+    probes = [
+        fit_probe(bank, train.labels, train.keys, len(classes), draw, config.l2_count, config.seed) for draw in draws
+    ]
+    unknown: dict[str, float | None] = dict.fromkeys(config.fractions)
+    judged = Judged(probes, Accuracies(None, unknown, unknown))
+    if not measured:
+        return judged
+    votes = knn_votes(bank, train.labels, queries, len(classes), config.knn_neighbours, config.knn_temperature)
+    answers = {"knn": votes.argmax(axis=1), "probe": ranked_classes(judged.largest, queries)[:, 0]}
+    right = Answers(**{classifier: answer == test.labels for classifier, answer in answers.items()})
+    accuracies = Accuracies(percent(right.knn), *linear_accuracies(probes, queries, test))
+    if name != SIMCLR:
+        return Judged(probes, accuracies, right)
+    likely = {"knn": shares(votes), "probe": probabilities(judged.largest, queries)}
+    ranked = {"knn": votes, "probe": likely["probe"]}
+    scores = {one: score(ranked[one], test.labels, answers[one], train.labels, classes) for one in answers}
+    return Judged(probes, accuracies, right, likely, scores)
 
 
 def mean_accuracies(draws: Sequence[Accuracies]) -> Accuracies:
@@ -187,8 +207,8 @@ def linear_accuracies(
     for probe in probes:
         hits = ranked_classes(probe, features) == test.labels[:, None]
         known = probe.head is not None and test.labeled
-        top1[probe.fraction] = round(100 * float(hits[:, 0].mean()), 3) if known else None
-        top5[probe.fraction] = round(100 * float(hits[:, :5].any(axis=1).mean()), 3) if known else None
+        top1[probe.fraction] = percent(hits[:, 0]) if known else None
+        top5[probe.fraction] = percent(hits[:, :5].any(axis=1)) if known else None
     return top1, top5
 
 
@@ -214,67 +234,9 @@ def pair_with_baselines(
         }
 
     return {
-        "knn": against(answers["simclr"].knn, {name: one.knn for name, one in answers.items()}),
-        "probe": against(answers["simclr"].probe, {name: one.probe for name, one in answers.items()}),
+        "knn": against(answers[SIMCLR].knn, {name: one.knn for name, one in answers.items()}),
+        "probe": against(answers[SIMCLR].probe, {name: one.probe for name, one in answers.items()}),
     }
-
-
-def _largest(probes: Sequence[Probe]) -> Probe:
-    return max(probes, key=lambda probe: Fraction(probe.fraction))
-
-
-def _percent(right: NDArray[np.bool_]) -> float:
-    return round(100 * float(right.mean()), 3)
-
-
-def save_confusion(
-    folder: Path, actual: NDArray[np.int64], predicted: NDArray[np.int64], classes: Sequence[str]
-) -> None:
-    """``confusion.csv``, a line per test image for ``dvc plots``, and the matrix as ``confusion.png``."""
-    content = io.StringIO()
-    writer = csv.writer(content, lineterminator="\n")
-    writer.writerows(
-        [("actual", "predicted"), *((classes[a], classes[p]) for a, p in zip(actual, predicted, strict=True))]
-    )
-    write_atomically(folder / "confusion.csv", content.getvalue())
-    if not len(predicted):
-        plots.note(folder / "confusion.png", "no labels, no confusion matrix")
-        return
-    matrix = np.zeros((len(classes), len(classes)), np.int64)
-    np.add.at(matrix, (actual, predicted), 1)
-    plots.confusion_matrix(folder / "confusion.png", matrix, classes)
-
-
-def save_neighbors(
-    path: Path,
-    train: EvaluationImages,
-    bank: NDArray[np.float32],
-    test: EvaluationImages,
-    queries: NDArray[np.float32],
-    classes: Sequence[str],
-) -> None:
-    """Test images, spread over the classes, and the training images nearest to each; green is the same class, red not.
-
-    Without test images, training images are the queries, and leave the bank.
-    """
-    source, features = (test, queries) if len(queries) else (train, bank)
-    by_class = np.argsort(source.labels, kind="stable")
-    chosen = by_class[np.linspace(0, len(by_class) - 1, min(QUERIES, len(by_class))).astype(int)]
-    others = np.arange(len(bank)) if len(queries) else np.setdiff1d(np.arange(len(bank)), chosen)
-    if not len(others):
-        plots.note(path, "too few training images for nearest neighbors")
-        return
-    nearest_positions = others[nearest(bank[others], features[chosen], NEIGHBORS)[1].numpy()]
-
-    rows, borders, titles = [], [], []
-    for query, members in zip(chosen, nearest_positions, strict=True):
-        label = source.labels[query]
-        pictures = [(source, query), *((train, member) for member in members)]
-        rows.append([decode(split.images.read(int(split.positions[one]))) for split, one in pictures])
-        colors = [plots.RIGHT if train.labels[member] == label else plots.WRONG for member in members]
-        borders.append([None, *(colors if label >= 0 and train.labeled else [None] * len(members))])
-        titles.append(classes[label] if label >= 0 else "")
-    plots.image_grid(path, rows, titles, borders)
 
 
 def _summary(accuracies: Accuracies) -> str:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from deploy.artifact import publish
-from simclr_core.data.subsets import LabelDraw, folds, subset
+from simclr_core.data.subsets import LabelDraw, folds
 from simclr_core.evaluation.logistic_regression import (
     LinearHead,
     l2_values,
@@ -42,20 +42,6 @@ class Probe:
 
 
 def fit_probe(
-    features: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    keys: NDArray[np.uint8],
-    classes: int,
-    fraction: str,
-    l2_count: int,
-    seed: int,
-) -> Probe:
-    """Fit on a class-balanced ``fraction`` of the labels; arguments as ``fit_drawn``."""
-    draw = LabelDraw(fraction, subset(labels, keys, fraction, seed))
-    return fit_drawn(features, labels, keys, classes, draw, l2_count, seed)
-
-
-def fit_drawn(
     features: NDArray[np.float32],
     labels: NDArray[np.int64],
     keys: NDArray[np.uint8],

@@ -82,15 +82,18 @@ def widened(one: Interval, repetitions: Sequence[float], confidence: float, alon
     Both sources are independent, so the squared half-widths add up; that of the repetitions is Student's t. A single
     repetition tells nothing of the spread; its standard deviation is then taken to be ``alone``.
     """
-    count = len(repetitions)
-    if count < 2:
-        spread = _quantile(confidence) * alone
-    else:
-        from scipy.special import stdtrit  # not above: `simclr status` asks gates, and most of them need no scipy
-
-        spread = float(stdtrit(count - 1, confidence)) * stdev(repetitions) / math.sqrt(count)
+    known = len(repetitions) > 1
+    spread = half_width(repetitions, confidence) if known else _quantile(confidence) * alone
     low, high = (math.hypot(spread, bound - one.difference) for bound in (one.low, one.high))
     return Interval(one.difference, max(-1.0, one.difference - low), min(1.0, one.difference + high))
+
+
+def half_width(repetitions: Sequence[float], confidence: float) -> float:
+    """From the mean of two or more independent repetitions to each one-sided bound, by Student's t."""
+    from scipy.special import stdtrit  # not above: `simclr status` asks gates, and most of them need no scipy
+
+    count = len(repetitions)
+    return float(stdtrit(count - 1, confidence)) * stdev(repetitions) / math.sqrt(count)
 
 
 def single_draw(variance: float, labels: int) -> float:

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from simclr_core.data.subsets import LabelDraw
 from simclr_core.evaluation.images import EvaluationImages
-from simclr_core.evaluation.linear_probe import Probe, fit_drawn, ranked_classes
+from simclr_core.evaluation.linear_probe import Probe, fit_probe, ranked_classes
 from simclr_core.evaluation.scores.classification import estimate
 from simclr_core.evaluation_reports import BudgetAccuracies, Estimate
 
-START = "start"  # given weights as they came
+SIMCLR, START = "simclr", "start"  # names of features: trained, and of given weights as they came
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ def measure_budgets(
             under a separate name.
     """
     fitted = {(name, probe.fraction, 0): probe for name, probes in known.items() for probe in probes}
-    random = [name for name in sets.bank if name not in ("simclr", "pixels", START)]
+    random = [name for name in sets.bank if name not in (SIMCLR, "pixels", START)]
 
     def accuracy(name: str, budget: str, number: int) -> float:
-        probe = fitted.get((name, budget, number)) or fit_drawn(
+        probe = fitted.get((name, budget, number)) or fit_probe(
             sets.bank[name], sets.train.labels, sets.train.keys, classes, drawn[budget][number], l2_count, seed + number
         )
         return float(np.mean(ranked_classes(probe, sets.queries[name])[:, 0] == sets.test.labels))
@@ -66,7 +66,7 @@ def measure_budgets(
         found[budget] = BudgetAccuracies(
             labels=len(draws[0].positions),
             draws=len(draws),
-            simclr=of(budget, [("simclr", number) for number in each]),
+            simclr=of(budget, [(SIMCLR, number) for number in each]),
             random_init=of(budget, weights),
             pixels=of(budget, [("pixels", number) for number in each]),
             start=of(budget, [(START, number) for number in each]) if START in sets.bank else None,

@@ -16,6 +16,7 @@ from deploy.artifact import MANIFEST, publish
 from deploy.errors import BundleInterfaceError, CorruptArtifactError, MissingArtifactError
 from deploy.images.preprocess import Preprocessing, decode
 from simclr_core.data.shards import ShardedImages
+from simclr_core.data.subsets import LabelDraw, subset
 from simclr_core.errors import ChampionError, DatasetError, NonFiniteFeaturesError
 from simclr_core.evaluation import compare
 from simclr_core.evaluation.linear_probe import fit_probe, ranked_classes
@@ -92,7 +93,8 @@ def naive_knn(bank: NDArray[Any], known: NDArray[np.int64], queries: NDArray[Any
 
 def naive_probe(workspace: Path, bank: NDArray[Any], queries: NDArray[Any]) -> list[int]:
     images = ShardedImages(workspace / "data" / "prepared" / "train")
-    probe = fit_probe(bank, labels(workspace, "train"), images.keys[images.labels >= 0], 4, "1.0", L2_COUNT, 0)
+    known, keys = labels(workspace, "train"), images.keys[images.labels >= 0]
+    probe = fit_probe(bank, known, keys, 4, LabelDraw("1.0", subset(known, keys, "1.0", 0)), L2_COUNT, 0)
     return list(ranked_classes(probe, queries)[:, 0])
 
 

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from deploy.artifact import verify
 from simclr_core.data.shards import ShardedImages, write_shards
-from simclr_core.data.subsets import LabelDraw, per_class_subset
+from simclr_core.data.subsets import LabelDraw, per_class_subset, subset
 from simclr_core.evaluation import finetune, linear_eval
 from simclr_core.evaluation.features import extract
 from simclr_core.evaluation.images import EvaluationImages, random_encoder
 from simclr_core.evaluation.linear_eval import mean_accuracies, pixel_features
-from simclr_core.evaluation.linear_probe import fit_drawn, fit_probe, ranked_classes
+from simclr_core.evaluation.linear_probe import fit_probe, ranked_classes
 from simclr_core.evaluation.scores.classification import estimate
 from simclr_core.evaluation_reports import Accuracies
 from simclr_core.model.model_directory import load_model
@@ -106,7 +106,7 @@ def test_budgets_are_means_over_draws_with_their_interval(evaluated: Path) -> No
     top1 = []
     for seed in (0, 1):
         chosen = per_class_subset(train.labels, train.keys, 2, seed)
-        probe = fit_drawn(pixels[0], train.labels, train.keys, 4, LabelDraw("", chosen), 3, seed)
+        probe = fit_probe(pixels[0], train.labels, train.keys, 4, LabelDraw("", chosen), 3, seed)
         top1.append(np.mean(ranked_classes(probe, pixels[1])[:, 0] == test.labels))
     assert budgets["2 per class"]["pixels"] == asdict(estimate(top1, 40, 8))
     for name in SETS:  # the share of all labels has one draw, the one that was reported before there were budgets
@@ -243,10 +243,11 @@ def test_a_class_with_one_label_and_a_single_label_in_all_are_budgets_too() -> N
     random = np.random.default_rng(0)
     features, names = random.normal(size=(21, 6)).astype(np.float32), random.integers(0, 256, (21, 32), np.uint8)
     labels = np.array([0] * 10 + [1] * 10 + [2])
-    probe = fit_probe(features, labels, names, 3, "0.1", 4, 0)
+    probe = fit_probe(features, labels, names, 3, LabelDraw("0.1", subset(labels, names, "0.1", 0)), 4, 0)
     assert probe.labels == 3
     assert np.isfinite(ranked_classes(probe, features)).all()
-    alone = fit_probe(features, np.where(np.arange(21) == 20, 2, -1), names, 3, "1.0", 4, 0)
+    only = np.where(np.arange(21) == 20, 2, -1)
+    alone = fit_probe(features, only, names, 3, LabelDraw("1.0", subset(only, names, "1.0", 0)), 4, 0)
     assert (ranked_classes(alone, features)[:, 0] == 2).all()
 
 
@@ -264,7 +265,9 @@ def test_the_map_shows_the_test_images_or_without_them_the_training_images(
 ) -> None:
     fit_few_probes(workspace)
     shown: list[np.ndarray] = []
-    monkeypatch.setattr(linear_eval, "save_map", lambda path, features, labels, classes: shown.append(labels))
+    monkeypatch.setattr(
+        "simclr_core.evaluation.pictures.save_map", lambda path, features, labels, classes: shown.append(labels)
+    )
     if not test_images:
         shutil.rmtree(workspace / "data" / "prepared" / "test")
         write_shards(workspace / "data" / "prepared" / "test", [], max_bytes=1000)
