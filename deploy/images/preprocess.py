@@ -10,9 +10,7 @@ Examples:
     ((224, 224, 3), dtype('uint8'))
 """
 
-import re
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -21,20 +19,12 @@ from numpy.typing import NDArray
 
 from deploy.errors import ArgumentError, ImageError
 from deploy.images import heif
+from deploy.images.bit_depth import to_8_bits
 from deploy.images.color_space import ignores_color_space
 from deploy.images.image_faults import FORMATS, PARSER_FAULTS, naming_faults
 from deploy.images.jpeg_scans import check_scans
-from deploy.images.tiff_layout import (
-    MAX_SAMPLE,
-    PHOTOMETRIC,
-    PREVIEW,
-    SUBFILE,
-    Tags,
-    check_layout,
-    drops_bands,
-    first,
-    has_pages,
-)
+from deploy.images.srgb import to_rgb
+from deploy.images.tiff_layout import PREVIEW, SUBFILE, Tags, check_layout, drops_bands, first, has_pages
 from deploy.moved import renamed
 
 if TYPE_CHECKING:
@@ -51,16 +41,6 @@ LOSSES = ("bands_dropped", "color_space_ignored", "icc_ignored", "uses_12_of_16_
 
 _TRANSPOSE = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 """EXIF orientation (the sides of row 0 and column 0; TIFF 6.0, tag 274) → the PIL.Image.Transpose that undoes it."""
-
-_OPERATIONS = {"P": "palette_to_rgb", "PA": "palette_to_rgb", "CMYK": "cmyk_to_rgb"}
-_OPERATIONS |= dict.fromkeys(("1", "L", "LA", "La"), "gray_to_rgb")
-_ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
-_DECLARED_BITS = {(1 << bits) - 1: bits for bits in range(9, 16)}
-"""Largest sample that a 16-bit file may declare (TIFF 6.0, tag 281) → the bits of its data."""
-
-SRGB_TOLERANCE = 4  # levels of 255; profiles of sRGB by several makers differ by up to 2, one with a gamma of 2.2 by 8
-CACHED_PROFILE = 1 << 14  # bytes; those of cameras and displays have 0.5 to 4 kB
-_PROFILE_SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK", "LAB": "Lab"}
 
 
 def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> "Image":
@@ -124,8 +104,8 @@ def canonicalize(image: "Image") -> tuple["Image", list[str]]:
         image.load()
         orientation = orientation if is_tiff else _orientation(image)
         profile = image.info.get("icc_profile")
-        image = _to_8_bit(image, rawmode, tags, bits, operations)
-        image = _to_rgb(image, profile, operations)
+        image = to_8_bits(image, rawmode, tags, bits, operations)
+        image = to_rgb(image, profile, operations)
         if orientation != 1:
             operations.append("exif_transpose")
             image = image if is_tiff else image.transpose(_transpose(orientation))
@@ -233,134 +213,6 @@ def _has_frames(image: "Image") -> bool:
         return False
     file = getattr(image, "fp", None)
     return image.format != "TIFF" or file is None or has_pages(file)
-
-
-def _to_8_bit(image: "Image", rawmode: str, tags: Tags, bits: int, operations: list[str]) -> "Image":
-    from PIL import Image
-
-    if image.mode in ("I", "F") or "I;12" in rawmode:
-        raise ImageError("unsupported_depth", f"pixels of type {image.mode} have an unknown range; store 8 or 16 bits")
-    key = image.info.get("transparency")  # of a PNG without a palette: samples as the file stores them
-    if image.mode.startswith("I;16"):
-        samples = np.asarray(image).astype(np.uint32)
-        gray = Image.fromarray(_scale_16_bits(samples, tags, operations))
-        if key is None:
-            return gray
-        return Image.merge("LA", (gray, Image.fromarray(np.where(samples == key, 0, 255).astype(np.uint8))))
-    if (narrow := re.search("'L;([24])'", rawmode)) and key is not None:
-        image.info["transparency"] = key * 255 // ((1 << int(narrow[1])) - 1)  # Pillow compares it with 8 bits
-    if ";16" in rawmode and "BGR;16" not in rawmode:  # BGR;16 is a BMP with 5, 6 and 5 bits
-        if key is not None:
-            what = "a PNG of 16-bit color with a transparent color"
-            raise ImageError("unsupported_layout", f"{what} is not supported; store an alpha channel instead")
-        operations.append("uint16_to_uint8")
-        extrema = np.reshape(image.getextrema(), (-1, 2))[: len(image.getbands()) - (image.mode in _ALPHA_MODES)]
-        _note_range(256 * int(extrema.max()) + 255, operations)
-    if bits > 8:
-        operations.append(f"uint{bits}_to_uint8")  # the decoders of AVIF and HEIC did it
-    return image  # of 16-bit color, Pillow has kept the high bytes
-
-
-def _scale_16_bits(samples: NDArray[np.uint32], tags: Tags, operations: list[str]) -> NDArray[np.uint8]:
-    """Scale gray samples to 8 bits. Pillow's conversion would clip at 255, which makes them white."""
-    highest, declared = int(samples.max()), first(tags, MAX_SAMPLE, 0)
-    bits = _DECLARED_BITS.get(declared, 16) if highest <= declared else 16
-    full = (1 << bits) - 1
-    operations.append(f"uint{bits}_to_uint8")
-    if bits == 16 and highest:
-        _note_range(highest, operations)
-    if first(tags, PHOTOMETRIC, 1) == 0:  # 0 is white, which Pillow heeds at 8 bits only
-        samples = full - samples
-    return ((samples * 255 + full // 2) // full).astype(np.uint8)
-
-
-def _note_range(highest: int, operations: list[str]) -> None:
-    """Note that samples of 16 bits leave the upper bits unused, as data of a camera with 10, 12 or 14 bits does."""
-    if highest < 1 << 14:
-        operations.append("uses_12_of_16_bits" if highest < 1 << 12 else "uses_14_of_16_bits")
-
-
-def _to_rgb(image: "Image", profile: bytes | None, operations: list[str]) -> "Image":
-    from PIL import ImageChops
-
-    color, alpha = _split_alpha(image)
-    if image.mode in _OPERATIONS:
-        operations.append(_OPERATIONS[image.mode])
-    elif image.mode != "RGB" and alpha is None:
-        operations.append("to_rgb")
-    rgb = _profile_to_srgb(color, profile, operations) if profile else None
-    if rgb is not None:
-        pass
-    elif color.mode == "LAB":
-        rgb = _lab_to_rgb(color)
-    else:  # neither the given image nor a second copy, which takes 320 MB for the largest image
-        rgb = color if color.mode == "RGB" and color is not image else color.convert("RGB")
-    if alpha is None:
-        return rgb
-    operations.append("alpha_on_white")
-    rgb.paste("white", mask=ImageChops.invert(alpha))
-    return rgb
-
-
-def _split_alpha(image: "Image") -> tuple["Image", "Image | None"]:
-    """Return the colors (gray stays gray, a palette becomes RGB), and the alpha channel if a pixel is not opaque."""
-    if image.mode not in _ALPHA_MODES and "transparency" not in image.info:
-        simple = {"P": "RGB", "1": "L"}.get(image.mode)
-        return image.convert(simple) if simple else image, None
-    straight = image.convert("LA") if image.mode == "La" else image
-    rgba = straight if straight.mode == "RGBA" else straight.convert("RGBA")
-    alpha = rgba.getchannel("A")
-    lowest, highest = alpha.getextrema()
-    if highest == 0:
-        raise ImageError("fully_transparent", "every pixel is fully transparent; store it on a visible background")
-    color = rgba.getchannel("R") if straight.mode in ("1", "L", "LA") else rgba.convert("RGB")
-    return color, None if lowest == 255 else alpha
-
-
-def _profile_to_srgb(image: "Image", profile: bytes, operations: list[str]) -> "Image | None":
-    """Convert by an ICC profile. Return None if it is sRGB, or ignored: damaged, or for another color space."""
-    from PIL import ImageCms
-
-    try:
-        source = ImageCms.ImageCmsProfile(BytesIO(profile))
-        if "srgb" in ImageCms.getProfileDescription(source).lower() and _is_srgb(profile):
-            return None
-        if source.profile.xcolor_space.strip() == _PROFILE_SPACES.get(image.mode):
-            rgb = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-            operations.append("icc_to_srgb")
-            return rgb
-    except (ImageCms.PyCMSError, *PARSER_FAULTS):
-        pass
-    operations.append("icc_ignored")
-    return None
-
-
-def _is_srgb(profile: bytes) -> bool:
-    """Return whether a profile converts as sRGB does, whatever its name says."""
-    return (_measure_srgb if len(profile) <= CACHED_PROFILE else _measure_srgb.__wrapped__)(profile)
-
-
-@lru_cache(32)
-def _measure_srgb(profile: bytes) -> bool:
-    from PIL import Image, ImageCms
-
-    source = ImageCms.ImageCmsProfile(BytesIO(profile))
-    if source.profile.xcolor_space.strip() != "RGB":
-        return False
-    levels = np.linspace(0, 255, 9).round().astype(np.uint8)
-    colors = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(27, 27, 3)
-    srgb, intent = ImageCms.createProfile("sRGB"), ImageCms.Intent.RELATIVE_COLORIMETRIC
-    converted = ImageCms.profileToProfile(Image.fromarray(colors), source, srgb, intent, "RGB")
-    return int(np.abs(np.asarray(converted).astype(int) - colors).max()) <= SRGB_TOLERANCE
-
-
-def _lab_to_rgb(image: "Image") -> "Image":
-    from PIL import ImageCms
-
-    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-    assert converted is not None
-    return converted
 
 
 def _orientation(image: "Image") -> int:
