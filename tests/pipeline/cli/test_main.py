@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli.main import parse_assignments, run_cli
+from pipeline.cli.main import run_cli
+from pipeline.cli.run import parse_assignments
 from pipeline.maintenance import doctor
 from pipeline.params import override
 from pipeline.workspace import Workspace
