@@ -1,8 +1,9 @@
-"""Report the failure of a command: one line on standard error, and an exit code."""
+"""What a command says: a failure as one line on standard error and an exit code, and text made fit to be shown."""
 
 import errno
 import signal
 import sys
+import unicodedata
 
 ADVICE: dict[int | None, str] = {
     errno.ENOSPC: "free some space on this disk and run again, nothing is lost",
@@ -27,6 +28,21 @@ def notice(message: object) -> None:
 def one_line(message: object) -> str:
     """The text without line breaks; for an empty text, the name of the type."""
     return " ".join(str(message).split()) or type(message).__name__
+
+
+def printable(text: str, limit: int | None = 200) -> str:
+    """``text`` from a stranger, such as a path or label, with what is not meant to be seen spelled out: \\u202e.
+
+    At most ``limit`` characters are shown.
+    """
+    hidden = ("C", "Zl", "Zp")  # control, format, surrogate, unassigned; line and paragraph separators
+    shown = text[:limit]
+    if not shown.isprintable():
+        shown = "".join(
+            one.encode("unicode_escape").decode() if unicodedata.category(one).startswith(hidden) else one
+            for one in shown
+        )
+    return shown[:limit] + ("…" if limit is not None and max(len(text), len(shown)) > limit else "")
 
 
 def killed_by(code: int) -> str:

@@ -1,4 +1,6 @@
-"""A number with its noun: "1 batch", "2,000 batches"."""
+"""Numbers in sentences: "1 batch", "2,000 batches", "a, b and 1,200 more"."""
+
+from collections.abc import Sequence
 
 
 def counted(number: int, noun: str) -> str:
@@ -13,3 +15,9 @@ def plural(noun: str) -> str:
     if noun.endswith("y") and noun[-2] not in "aeiou":
         return f"{noun[:-1]}ies"
     return f"{noun}s"
+
+
+def listed(names: Sequence[str], most: int, separator: str = ", ") -> str:
+    """The first ``most`` of ``names``, and how many more there are."""
+    shown, more = separator.join(names[:most]), len(names) - most
+    return f"{shown}{separator.rstrip(', ')} and {more:,} more" if more > 0 else shown

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import yaml
 
 from deploy.errors import DeployError
-from deploy.plural import counted, plural
+from deploy.plural import counted, listed, plural
 from deploy.trust.signature import sign
 from pipeline.dvc import remote
 from pipeline.environment import SIGNING_KEY_FILE
@@ -243,7 +243,7 @@ def images_for_proof(max_loss: float, confidence: float) -> int:
 def _labels(images: Images) -> Iterator[str]:
     known, asked = ({label for label in split if label is not None} for split in (images.train, images.test))
     if len(known) > 1 and (unknown := sorted(asked - known)):
-        named = ", ".join(map(repr, unknown[:SHOWN_CLASSES])) + (", …" if len(unknown) > SHOWN_CLASSES else "")
+        named = listed([*map(repr, unknown)], SHOWN_CLASSES)
         none = "none of these can" if asked & known else "no test image can"
         yield (
             f"test images are labeled {named}, and no training image is: {none} be classified correctly; "

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 import dagster as dg
 
+from deploy.plural import listed
 from pipeline.defs import build_definitions
 from pipeline.defs.expectations import MANIFEST
 from pipeline.defs.raw_images import RawImagesConfig
@@ -99,8 +100,7 @@ def run(
             if not failed:
                 raise
             page.write(workspace)
-            more = [f"and {len(failed) - SHOWN_GATES} more"] if len(failed) > SHOWN_GATES else []
-            raise StageFailedError("; ".join(failed[:SHOWN_GATES] + more)) from None
+            raise StageFailedError(listed(failed, SHOWN_GATES, "; ")) from None
         page.write(workspace)
     return RunOutcome(run_id, dict(_results(result)))
 

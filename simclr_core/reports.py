@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NoReturn, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from deploy.artifact import write_atomically
+from deploy.plural import listed
 from simclr_core.errors import ReportError
 
 Parsed = TypeVar("Parsed")
@@ -181,7 +182,7 @@ def read_each(workspace: Path, model: type[AnyReport]) -> list[AnyReport]:
     Raises:
         ReportError: as ``read``.
     """
-    return [read(workspace, model, path) for path in paths(workspace, model) or [model.path]]
+    return [read(workspace, model, path) for path in _paths(workspace, model) or [model.path]]
 
 
 def known(workspace: Path, model: type[AnyReport], path: str | None = None) -> AnyReport | None:
@@ -191,6 +192,12 @@ def known(workspace: Path, model: type[AnyReport], path: str | None = None) -> A
     return None
 
 
+def known_each(workspace: Path, model: type[AnyReport]) -> list[AnyReport]:
+    """As ``read_each``, without those that cannot be read."""
+    found = (known(workspace, model, path) for path in _paths(workspace, model))
+    return [one for one in found if one is not None]
+
+
 def known_in(content: object, model: type[Parsed]) -> Parsed | None:
     """As ``parse``, but None for what does not fit."""
     with suppress(ReportError):
@@ -198,8 +205,7 @@ def known_in(content: object, model: type[Parsed]) -> Parsed | None:
     return None
 
 
-def paths(workspace: Path, model: type[Report]) -> list[str]:
-    """Where reports of this kind are, relative to the workspace."""
+def _paths(workspace: Path, model: type[Report]) -> list[str]:
     return [path.relative_to(workspace).as_posix() for path in sorted(workspace.glob(model.path))]
 
 
@@ -213,8 +219,9 @@ def parse(content: object, model: type[Parsed], source: str) -> Parsed:
         return TypeAdapter(model).validate_json(json.dumps(content, allow_nan=False), strict=True)
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, one['loc'])) or 'all of it'}: {one['msg']}" for one in error.errors()]
-        shown = "; ".join(faults[:3]) + (f" and {len(faults) - 3} more faults" if faults[3:] else "")
-        raise ReportError(f"{source} lacks what is needed: {shown}; run the stage that writes it again") from None
+        raise ReportError(
+            f"{source} lacks what is needed: {listed(faults, 3, '; ')}; run the stage that writes it again"
+        ) from None
     except ValueError as error:  # of json.dumps: not a number
         raise ReportError(f"{source} cannot be read: {error}; run the stage that writes it again") from None
 

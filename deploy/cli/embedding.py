@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from deploy.artifact import verify
 from deploy.encoder import Encoder
 from deploy.errors import ArgumentError, DeployError
-from deploy.failure import notice, one_line
+from deploy.failure import notice, one_line, printable
 from deploy.folders.folder import Options, embed_files
 from deploy.folders.progress import Progress
 from deploy.folders.unfinished import discard
@@ -84,9 +84,4 @@ def _with_direction(names: list[str], vectors: NDArray[Any], failures: list[str]
 
 def _report(path: str, message: str, failures: list[str]) -> None:
     failures.append(path)
-    print(f"skipped {escape(path)}: {one_line(message)}", file=sys.stderr)
-
-
-def escape(text: str) -> str:
-    """Return ``text`` on one line, even if a file name contains line breaks."""
-    return text if text.isprintable() else repr(text)[1:-1]
+    print(f"skipped {printable(path, None)}: {one_line(message)}", file=sys.stderr)

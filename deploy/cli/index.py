@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.bundle import FP32
-from deploy.cli.embedding import embed, embedded, escape
+from deploy.cli.embedding import embed, embedded
 from deploy.encoder import Encoder, load
 from deploy.errors import ArgumentError
-from deploy.failure import fail, notice
+from deploy.failure import fail, notice, printable
 from deploy.folders.folder import image_files
 from deploy.search.approximate import check_metric
 from deploy.search.export import STORES, export_index
@@ -177,8 +177,8 @@ def search(options: argparse.Namespace) -> int:
             if options.json:
                 print(json.dumps({"path": path, "neighbours": _neighbors(ids, scores)}))
             else:
-                lines = (f"{score:8.4f}  {escape(name)}" for name, score in zip(ids, scores, strict=True))
-                print(escape(path), *lines, sep="\n")
+                lines = (f"{score:8.4f}  {printable(name, None)}" for name, score in zip(ids, scores, strict=True))
+                print(printable(path, None), *lines, sep="\n")
     return _report_failures(failures, len(files))
 
 
@@ -189,7 +189,7 @@ def duplicates(options: argparse.Namespace) -> int:
         if options.json:
             print(json.dumps({"ids": [pair.first, pair.second], "cosine": round(pair.cosine, 6)}))
         else:
-            print(f"{pair.cosine:.4f}  {escape(pair.first)}  {escape(pair.second)}")
+            print(f"{pair.cosine:.4f}  {printable(pair.first, None)}  {printable(pair.second, None)}")
     print(f"{count:,} pairs with a cosine of at least {options.threshold}", file=sys.stderr)
     return DONE
 
@@ -212,7 +212,7 @@ def few_shot(options: argparse.Namespace) -> int:
                 by_class = dict(zip(classifier.labels, rounded, strict=True))
                 print(json.dumps({"path": path, "label": label, "shares": by_class}))
             else:
-                print(f"{shares.max():.4f}  {escape(label)}  {escape(path)}")
+                print(f"{shares.max():.4f}  {printable(label, None)}  {printable(path, None)}")
     return _report_failures(failures, len(examples) + len(files))
 
 

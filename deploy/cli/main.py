@@ -17,7 +17,7 @@ from deploy.cli import index as index_cli
 from deploy.cli import serve as serve_cli
 from deploy.encoder import Encoder, Prediction, load
 from deploy.errors import BundleError, CorruptArtifactError, DeployError, UntrustedError
-from deploy.failure import fail, notice
+from deploy.failure import fail, notice, printable
 from deploy.folders.embedding_writers import WRITERS
 from deploy.folders.folder import Options, embed_files, image_files
 from deploy.folders.progress import Progress
@@ -77,9 +77,10 @@ def verify(options: argparse.Namespace) -> int:
     about = encoder.info
     name = " ".join(filter(None, (about["name"], about["version"], about["id"][:12])))
     worst = f"cosine >= {fidelity.cosine_min:.7f}, difference <= {fidelity.max_abs:.1e}"
-    name = name if name.isprintable() else repr(name)  # a bundle cannot send commands to the terminal
     signed = f"signed by a key in {options.trust}; " if options.trust else ""
-    print(f"ok: {name}: {signed}every file is as published; embedded {fidelity.images} golden images: {worst}")
+    checked = f"every file is as published; embedded {fidelity.images} golden images"
+    # A bundle cannot send commands to the terminal by its name.
+    print(f"ok: {printable(name, None)}: {signed}{checked}: {worst}")
     return DONE
 
 

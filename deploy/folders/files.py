@@ -7,6 +7,8 @@ tables.
 
 from collections.abc import Mapping
 
+from deploy.plural import listed
+
 LABELS = "labels.csv"
 LEFTOVERS = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin")  # in lower case
 TEXT = (
@@ -49,5 +51,5 @@ def describe_passed_over(reasons: Mapping[str, str]) -> list[str]:
 
 
 def _line(paths: list[str], reason: str) -> str:
-    named = ", ".join(map(repr, paths[:SHOWN])) + (", ..." if len(paths) > SHOWN else "")
-    return f"skipped {len(paths):,} ({'each ' if len(paths) > 1 else ''}{reason}): {named}"
+    each = "each " if len(paths) > 1 else ""
+    return f"skipped {len(paths):,} ({each}{reason}): {listed([*map(repr, paths)], SHOWN)}"

@@ -11,6 +11,7 @@ import numpy as np
 
 from deploy.encoder import Encoder
 from deploy.errors import ArgumentError
+from deploy.plural import listed
 from deploy.search.files import Contents, Part, change_index, read_index, writing
 from deploy.search.identity import check_same_encoder, identity_of
 
@@ -56,8 +57,7 @@ def _without(old: Contents, ids: Collection[str]) -> "np.ndarray[tuple[int], np.
     if len(gone) + len(kept) > old.card.count:
         there = set(old.ids)
         missing = [repr(name) for name in ids if name not in there]
-        more = f" and {len(missing) - SHOWN:,} more" if len(missing) > SHOWN else ""
-        raise ArgumentError(f"not in the index: {', '.join(missing[:SHOWN])}{more}; give ids that it has, or add them")
+        raise ArgumentError(f"not in the index: {listed(missing, SHOWN)}; give ids that it has, or add them")
     return np.array(kept, np.int64)
 
 

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+from deploy.failure import printable
 from deploy.plural import counted
 from pipeline.dvc import client
 from pipeline.errors import BusyError
@@ -9,13 +10,12 @@ from pipeline.gates.all_gates import verdicts
 from pipeline.gates.verdict import Verdict
 from pipeline.ingest.raw import batches, read_occurrences
 from pipeline.ingest.unfinished import describe
-from pipeline.maintenance import storage
+from pipeline.maintenance import disk
 from pipeline.maintenance.state import unkept
 from pipeline.release.registry import open_registry
 from pipeline.reports import ValidationReport
 from pipeline.validation.contract import next_step
 from pipeline.validation.expectations import NEAR_LABELS
-from pipeline.validation.printable import printable
 from pipeline.workspace import Workspace
 from simclr_core import reports
 from simclr_core.evaluation_reports import Accuracies, LinearEvalReport
@@ -44,7 +44,7 @@ def describe_workspace(workspace: Workspace) -> str:
         return "\n".join([*lines, "next       put images into inbox/unlabeled, then `simclr run`"])
     with ThreadPoolExecutor(1) as pool:  # DVC runs in a separate process, and takes longer than all else
         asked = pool.submit(describe_stages, workspace)
-        disk = storage.usage(workspace)
+        used = disk.usage(workspace)
         lines += asked.result()
     lines += describe_contradictions(workspace)
     evaluation = reports.known(workspace.root, LinearEvalReport)
@@ -64,7 +64,7 @@ def describe_workspace(workspace: Workspace) -> str:
     page = workspace.reports / "run.html"
     lines += [f"report     {page.relative_to(workspace.root)}, of the last run"] if page.is_file() else []
     lines += [f"not sent   {missing}"] if missing else []
-    parts = (f"{name} {storage.size(count)}" for name, count in disk.items())
+    parts = (f"{name} {disk.size(count)}" for name, count in used.items())
     lines.append(f"disk       {', '.join(parts)}")
     return "\n".join(lines)
 

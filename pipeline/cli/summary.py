@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass
 from deploy.artifact import write_atomically
 from pipeline.gates.all_gates import verdicts
 from pipeline.reports import EmbeddingDriftReport, ImageCounts, ValidationReport
+from pipeline.run_report.charts import FEATURES
 from pipeline.workspace import Workspace
 from simclr_core import reports
 from simclr_core.evaluation_reports import Accuracies, FinetuneReport, LinearEvalReport
 from simclr_core.reporter import read_timing
 from simclr_core.reports import ExportReport, PretrainReport
 
-FEATURES = {"simclr": "SimCLR", "random_init": "random encoder", "pixels": "raw pixels"}
 START = "weights, unadapted"
 
 
@@ -82,8 +82,8 @@ def collect(workspace: Workspace) -> Summary:
     root = workspace.root
     validation, embedding = reports.known(root, ValidationReport), reports.known(root, EmbeddingDriftReport)
     pretrain, evaluation = reports.known(root, PretrainReport), reports.known(root, LinearEvalReport)
-    finetune = [reports.known(root, FinetuneReport, path) for path in reports.paths(root, FinetuneReport)]
-    shares = {one.fraction: FineTuning(one.top1, one.ci95, one.scratch_top1) for one in finetune if one}
+    finetune = reports.known_each(root, FinetuneReport)
+    shares = {one.fraction: FineTuning(one.top1, one.ci95, one.scratch_top1) for one in finetune}
     export = reports.known(root, ExportReport)
     unknown = Accuracies(None, {}, {})
     features: dict[str, Accuracies] = {name: getattr(evaluation, name, unknown) for name in FEATURES}

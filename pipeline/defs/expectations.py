@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from deploy.plural import listed
 from pipeline.defs.checks import check_result
 from pipeline.defs.translator import POOL, asset_key
 from pipeline.gates import data_contract
@@ -32,11 +33,7 @@ def expectation_checks(
         verdicts = data_contract.judge_expectations(Evidence(workspace))
     finally:
         broken = [name for name, verdict in verdicts.items() if not verdict.passed]
-        context.log.info(f"expectations: {len(verdicts) - len(broken)} of {len(verdicts)} hold{_listed(broken)}")
+        but = f", but not {listed(broken, 5)}" if broken else ""
+        context.log.info(f"expectations: {len(verdicts) - len(broken)} of {len(verdicts)} hold{but}")
         for name, verdict in verdicts.items():
             yield check_result(verdict, MANIFEST, name)
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f", but not {', '.join(names[:5])}{more}" if names else ""

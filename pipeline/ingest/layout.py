@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from deploy.folders.files import is_labels
+from deploy.plural import listed
 from pipeline.errors import IngestError
 from pipeline.ingest.labels_csv import Row, clean, columns_of, fold, match_rows, read_rows
 from pipeline.ingest.sources import Source
@@ -111,8 +112,7 @@ def read_layout(source: Source, inbox: Path, class_folders: bool = False) -> Rea
         reading.notes.update(dict.fromkeys(_note_folder(source.base), len(paths)))
     faults += _without_class(reading)
     if faults:
-        more = f"; and {len(faults) - SHOWN_FAULTS:,} more" if len(faults) > SHOWN_FAULTS else ""
-        raise IngestError(f"{source.name}: {'; '.join(faults[:SHOWN_FAULTS])}{more}")
+        raise IngestError(f"{source.name}: {listed(faults, SHOWN_FAULTS, '; ')}")
     return reading
 
 

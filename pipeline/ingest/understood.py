@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from deploy.failure import printable
 from deploy.folders.files import describe_passed_over
 from deploy.images import heif
 from deploy.plural import counted
@@ -28,22 +29,17 @@ def tabulate(sources: Sequence[Source], readings: Sequence[Reading]) -> list[str
     if len(lines) > SHOWN_NOTES:
         lines[SHOWN_NOTES:] = [f"{len(lines) - SHOWN_NOTES:,} more notes of these kinds"]
     passed = [line for source in sources for line in describe_passed_over(source.passed_over)]
-    return [*_table(counts), *passed, *(f"note: {printable(line)}" for line in lines)]
+    return [*_table(counts), *passed, *(f"note: {printable(line, None)}" for line in lines)]
 
 
 def _files(number: int) -> str:
     return f" ({counted(number, 'file')})" if number else ""
 
 
-def printable(text: str) -> str:
-    """``text`` on one line, whatever a file is named."""
-    return text if text.isprintable() else repr(text)[1:-1]
-
-
 def _table(counts: Counter[tuple[str, str | None]]) -> Iterator[str]:
     labels = sorted({label for _, label in counts if label is not None})
     rest = labels[SHOWN_CLASSES:]
-    groups: dict[str, Sequence[str | None]] = {printable(label): [label] for label in labels[:SHOWN_CLASSES]}
+    groups: dict[str, Sequence[str | None]] = {printable(label, None): [label] for label in labels[:SHOWN_CLASSES]}
     groups |= {f"{len(rest):,} more classes": rest} if rest else {}
     if not labels or any(label is None for _, label in counts):
         groups["(no class)"] = [None]

@@ -18,8 +18,8 @@ from pipeline.dvc import cache, client, locks, purged
 from pipeline.errors import BusyError, DvcError, ParamsError, ReleaseError, WorkspaceError
 from pipeline.git import Git
 from pipeline.ingest.raw import batches
+from pipeline.maintenance.disk import GIGABYTE, size, usage
 from pipeline.maintenance.state import unkept
-from pipeline.maintenance.storage import GIGABYTE, size, usage
 from pipeline.workspace import Workspace, find, unwritable
 
 PACKAGES = ("dagster", "dvc", "great-expectations", "torch", "torchvision", "onnx", "onnxruntime", "pillow", "pyarrow")

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from deploy.plural import counted
 from pipeline.dvc import cache
+from pipeline.maintenance.disk import size
 from pipeline.maintenance.integrity import REMOTE, Checker, Damage, Item
-from pipeline.maintenance.storage import size
 from pipeline.workspace import Workspace
 
 MEMORY = "fsck.sqlite"

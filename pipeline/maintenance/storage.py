@@ -1,58 +1,23 @@
-"""The disk of a workspace: how much it takes, what can go, and that a run has enough.
+"""The disk of a workspace: what can go, and that a run has enough.
 
     simclr gc --dry-run
 
 Nothing goes that the workspace, a branch or a tag needs, and every released version is a tag.
 """
 
-import os
 import shutil
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from itertools import chain
-from pathlib import Path
+from contextlib import suppress
+from dataclasses import replace
 
-from deploy.lock import acquire
-from deploy.plural import counted
-from pipeline.config import StorageConfig
 from pipeline.dvc import cache, client
-from pipeline.errors import DvcError, ReleaseError, ServiceError, WorkspaceError
+from pipeline.errors import DvcError, ReleaseError, WorkspaceError
 from pipeline.git import ORIGIN, Git
-from pipeline.maintenance.integrity import DAMAGED
+from pipeline.maintenance.disk import GIGABYTE, Collected, bytes_of, size, usage
+from pipeline.maintenance.records import tidy
 from pipeline.params import read
-from pipeline.runs.output import outdated
 from pipeline.workspace import Workspace
 
 BRANCHES, RETIRED = "refs/heads/runs/", "refs/simclr/retired/"
-ABANDONED_DAYS = 14  # resume checkpoints of a configuration that has not been trained since
-LOG_DAYS = 90
-GIGABYTE = 1e9
-
-
-@dataclass(frozen=True)
-class Collected:
-    """What was freed, or would be. ``remote_files`` are objects of the DVC remote; their size is not known."""
-
-    files: int
-    bytes: int
-    remote_files: int = 0
-    retired: tuple[str, ...] = ()
-    records: int = 0
-    dry_run: bool = False
-    note: str = ""
-
-    def __str__(self) -> str:
-        verb = "would free at least" if self.dry_run else "freed"
-        parts = [f"{verb} {size(self.bytes)} in {counted(self.files, 'file')}"]
-        if self.remote_files:
-            parts.append(f"{counted(self.remote_files, 'object')} of the DVC remote")
-        if self.retired:
-            parts.append(f"the data of {counted(len(self.retired), 'run')} never released")
-        if self.records:
-            parts.append(f"Dagster's records of {counted(self.records, 'run')}")
-        return ", ".join(parts) + (f"; {self.note}" if self.note else "")
 
 
 def collect(workspace: Workspace, cloud: bool = False, dry_run: bool = False) -> Collected:
@@ -91,14 +56,14 @@ def collect(workspace: Workspace, cloud: bool = False, dry_run: bool = False) ->
             _require_listings(objects)
             needed = objects.uses()
             gone = [md5 for md5 in objects.objects() if md5 not in needed]
-            files, freed = len(gone), sum(_size(objects.path(md5)) for md5 in gone)
+            files, freed = len(gone), sum(bytes_of(objects.path(md5)) for md5 in gone)
             remote = objects.remote_name if cloud else None
             gone_there = sorted(objects.remote_objects(remote) - needed.keys()) if remote else []
             if not dry_run:
                 objects.remove(gone)
                 if remote:
                     objects.remove_from_remote(remote, gone_there)
-        tidied = _tidy(workspace, params.storage, dry_run)
+        tidied = tidy(workspace, params.storage, dry_run)
         if not dry_run:
             with suppress(ReleaseError):  # each run leaves loose objects in Git, which packs them when there are many
                 git.run("-c", "gc.auto=2000", "gc", "--auto", "--quiet")
@@ -127,7 +92,7 @@ def require_space(workspace: Workspace) -> Collected | None:
         collected = collect(workspace)
     else:
         with client.exclusive(workspace.root, "gc"):
-            _tidy(workspace, config)
+            tidy(workspace, config)
     free = shutil.disk_usage(workspace.root).free
     if free < config.min_free_gigabytes * GIGABYTE:
         raise WorkspaceError(
@@ -135,34 +100,6 @@ def require_space(workspace: Workspace) -> Collected | None:
             "storage.min_free_gigabytes); `simclr gc` frees what no version needs, `simclr gc --dry-run` says how much"
         )
     return collected
-
-
-def usage(workspace: Workspace) -> dict[str, int]:
-    """Bytes of each part of the workspace; what is linked into the cache counts in both."""
-    root = workspace.root
-    parts = {
-        "cache": [cache_folder(workspace)],
-        "raw": [workspace.raw],
-        "registry": [root / "registry"],
-        "scratch": [workspace.scratch],
-        "history": [root / name for name in ("history", "storage", "schedules", "logs")],
-    }
-    return {name: sum(_size(folder) for folder in folders) for name, folders in parts.items()}
-
-
-def cache_folder(workspace: Workspace) -> Path:
-    """Where DVC keeps its objects and the records of runs."""
-    with cache.opened(workspace.root) as objects:
-        return objects.folder.parents[1]
-
-
-def size(count: float) -> str:
-    """Bytes for a person: ``1.5 GB``."""
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            break
-        count, unit = count / 1000, "GB" if unit == "MB" else {"bytes": "kB", "kB": "MB"}[unit]
-    return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
 
 
 def _outdated(git: Git, keep: int) -> dict[str, str]:
@@ -233,99 +170,3 @@ def _require_listings(objects: cache.Cache) -> None:
             "remote, so it is not known which files it needs; `simclr fsck` looks for a copy; to give up a lost "
             "version, delete its branch or tag first"
         )
-
-
-def _tidy(workspace: Workspace, config: StorageConfig, dry_run: bool = False) -> Collected:
-    """Remove records that grow with every run and that no version needs; cheap enough for every run."""
-    files = freed = 0
-    boards = _old_boards(workspace, config.keep_tensorboards)
-    for path in chain(_abandoned_runs(workspace), _old_logs(workspace), boards):
-        files, freed = files + 1, freed + _size(path)
-        if not dry_run:
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-    records, size_of_records, note = _remove_records(workspace.root, config.keep_run_records, dry_run)
-    return Collected(files, freed + size_of_records, records=records, note=note)
-
-
-def _abandoned_runs(workspace: Workspace) -> Iterator[Path]:
-    for folder in sorted((workspace.scratch / "runs").glob("*/")):
-        if _untouched(folder, ABANDONED_DAYS):
-            with _unlocked(folder.with_suffix(".lock")) as free:
-                if free:
-                    yield folder  # removed by the caller, while the lock is held
-
-
-@contextmanager
-def _unlocked(path: Path) -> Iterator[bool]:
-    """Whether no training holds this lock (``simclr_core.pretraining.checkpoint.locked``); the block holds it then."""
-    with path.open("a", encoding="utf-8") as file:
-        yield acquire(file)
-
-
-def _old_logs(workspace: Workspace) -> Sequence[Path]:
-    """What was printed, and what was set aside because it was damaged."""
-    folders = [workspace.scratch / "logs", workspace.scratch / "events"]
-    captured = workspace.root.glob("storage/*/compute_logs/*")  # what Dagster has caught of each step
-    aside = [*workspace.scratch.glob("*.damaged-*"), *_files(workspace.scratch / DAMAGED)]
-    of_runs = outdated(workspace.scratch / "logs" / "runs")
-    return of_runs + [
-        file
-        for file in [*(file for folder in folders for file in _files(folder)), *captured, *aside]
-        if file not in of_runs and _untouched(file, LOG_DAYS)
-    ]
-
-
-def _old_boards(workspace: Workspace, keep: int) -> list[Path]:
-    """All but the trainings that wrote to TensorBoard last."""
-    folders = [folder for folder in (workspace.scratch / "tensorboard").glob("*/") if folder.is_dir()]
-    return sorted(folders, key=_changed, reverse=True)[keep:]
-
-
-def _remove_records(root: Path, keep: int, dry_run: bool) -> tuple[int, int, str]:
-    """Dagster's records of old runs: how many, their bytes, and why none could be removed."""
-    if not (root / "history").is_dir() and "storage:" not in _text(root / "dagster.yaml"):
-        return 0, 0, ""  # no run so far, and Dagster takes a second to load
-    from pipeline.runs.instance import opened
-    from pipeline.runs.retention import forget_run, outdated_runs, records_of
-
-    try:
-        with opened(root) as instance:
-            runs = outdated_runs(instance, keep)
-            taken = sum(_size(path) for run in runs for path in records_of(root, run))
-            for run in runs if not dry_run else ():
-                forget_run(instance, root, run)
-    except ServiceError as error:
-        return 0, 0, f"the records of old runs stay: {error}"
-    return len(runs), taken, ""
-
-
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.exists() else ""
-
-
-def _untouched(path: Path, days: float) -> bool:
-    return _changed(path) < time.time() - days * 24 * 3600
-
-
-def _changed(path: Path) -> float:
-    """When anything in it changed last, in seconds since the epoch."""
-    return max((file.lstat().st_mtime for file in [path, *path.rglob("*")]), default=0.0)
-
-
-def _size(path: Path) -> int:
-    return sum(_sizes(path).values()) if path.is_dir() else path.lstat().st_size if path.exists() else 0
-
-
-def _sizes(folder: Path) -> dict[Path, int]:
-    sizes = {}
-    for file in _files(folder):
-        try:
-            sizes[file] = file.lstat().st_size
-        except FileNotFoundError:  # another process has removed it meanwhile
-            continue
-    return sizes
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for parent, _, names in os.walk(folder):
-        yield from (Path(parent) / name for name in names)

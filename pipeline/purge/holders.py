@@ -15,7 +15,6 @@ from pipeline.dvc.versions import WORKSPACE
 
 DATA = ("data/raw/", "data/prepared/", "data/manifest/", "reports/predictions.parquet")
 PICTURES = (".png", ".html")  # of reports, which show images without saying which
-CHUNK = 1 << 20
 
 
 def holds(file: IO[bytes], hashes: Collection[str]) -> bool:

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from deploy.plural import counted
+from deploy.failure import printable
+from deploy.plural import counted, listed
 from pipeline.reports import EmbeddingDriftReport, ImageCounts, ValidationReport
 from pipeline.run_report.facts import RunFacts
-from pipeline.validation.printable import printable
 from simclr_core.evaluation_reports import BudgetAccuracies, Estimate, FinetuneReport, LinearEvalReport, Scores
 from simclr_core.reports import PretrainReport
 
@@ -171,5 +171,4 @@ def drift(validation: ValidationReport, embedding: EmbeddingDriftReport | None) 
 
 
 def _names(names: Sequence[str]) -> str:
-    more = [f"{len(names) - SHOWN} more"] if len(names) > SHOWN else []
-    return ", ".join([*(printable(name, 60) for name in names[:SHOWN]), *more])
+    return listed([printable(name, 60) for name in names], SHOWN)

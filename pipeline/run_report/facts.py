@@ -11,7 +11,7 @@ from deploy.errors import DeployError
 from pipeline import workspace as workspaces
 from pipeline.gates.all_gates import verdicts
 from pipeline.gates.verdict import Verdict
-from pipeline.maintenance import storage
+from pipeline.maintenance import disk
 from pipeline.params import Params, read
 from pipeline.release.registry import open_registry
 from pipeline.reports import EmbeddingDriftReport, ValidationReport
@@ -21,17 +21,8 @@ from simclr_core.evaluation_reports import FinetuneReport, LinearEvalReport
 from simclr_core.reporter import read_timing
 from simclr_core.reports import ExportReport, PretrainReport
 
-STAGES = (
-    "validate",
-    "prepare",
-    "embedding_drift",
-    "initial",
-    "pretrain",
-    "linear_eval",
-    "finetune",
-    "export",
-    "compare",
-)
+BEFORE_FINETUNING = ("validate", "prepare", "embedding_drift", "initial", "pretrain", "linear_eval")
+AFTER_FINETUNING = ("export", "compare")
 COMMENTED = re.compile(r"^( *)([\w-]+):(.*?)(?: +# (.*))?$")
 
 
@@ -71,8 +62,8 @@ def collect(workspace: Workspace) -> RunFacts:
     """Read everything; nothing is measured."""
     root, registry = workspace.root, open_registry(workspace)
     text = workspace.params.read_text(encoding="utf-8")
-    tuned = [reports.known(root, FinetuneReport, path) for path in reports.paths(root, FinetuneReport)]
-    stages = [*STAGES[:6], *(f"finetune-{one.fraction}" for one in tuned if one), *STAGES[7:]]
+    tuned = reports.known_each(root, FinetuneReport)
+    stages = [*BEFORE_FINETUNING, *(f"finetune-{one.fraction}" for one in tuned), *AFTER_FINETUNING]
     timings = {stage: read_timing(stage, root) for stage in stages}
     return RunFacts(
         params=read(workspace),
@@ -83,14 +74,14 @@ def collect(workspace: Workspace) -> RunFacts:
         pretrain=reports.known(root, PretrainReport),
         curves=tuple(_curves(workspace)),
         evaluation=reports.known(root, LinearEvalReport),
-        finetune=tuple(one for one in tuned if one),
+        finetune=tuple(tuned),
         export=reports.known(root, ExportReport),
         gates=verdicts(workspace),
         mistakes=tuple(_mistakes(workspace)),
         serving=registry.current(),
         refused=_refused(workspace),
         timings={stage: numbers for stage, numbers in timings.items() if numbers},
-        disk=storage.usage(workspace),
+        disk=disk.usage(workspace),
     )
 
 

@@ -9,18 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from deploy.artifact import write_atomically
 from deploy.errors import ImageError
 from deploy.images.preprocess import decode
-from pipeline.maintenance.storage import size
+from pipeline.maintenance.disk import size
 from pipeline.run_report import charts
 from pipeline.run_report.advice import advise
 from pipeline.run_report.facts import RunFacts, collect
-from pipeline.validation.printable import printable
 from pipeline.validation.reasons import REASONS
+from pipeline.validation.report.template import load
 from pipeline.validation.report.thumbnails import jpeg
 from pipeline.workspace import Workspace
 from simclr_core.data.shards import ShardedImages
@@ -58,17 +57,14 @@ def _ignore(file: Path) -> None:
 
 def render(facts: RunFacts, pictures: Mapping[str, str]) -> str:
     """The page; ``pictures`` are JPEGs in base64 by SHA-256."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters |= {"printable": printable, "size": size, "estimate": _estimate, "seconds": _seconds}
+    template = load(Path(__file__).with_name("run.html.j2"), size=size, estimate=_estimate, seconds=_seconds)
     evaluation = facts.evaluation
     probe = evaluation.scores.get("probe") if evaluation else None
     by_recall = sorted((probe.per_class if probe else {}).items(), key=lambda one: (one[1].recall or 0, one[0]))
     drawn = [charts.over_epochs(title, name, facts.curves, unit) for title, name, unit in CURVES]
     budgets = evaluation.budgets if evaluation else {}
     joules = [numbers["joules"] for numbers in facts.timings.values() if "joules" in numbers]
-    return environment.get_template("run.html.j2").render(
+    return template.render(
         facts=facts,
         advice=advise(facts),
         meanings=REASONS,

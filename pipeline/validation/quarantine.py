@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.artifact import write_atomically
+from deploy.failure import printable
 from deploy.plural import counted
 from pipeline.errors import OverridesError, WorkspaceError
 from pipeline.ingest.raw import read_bytes
-from pipeline.validation.printable import printable
 from pipeline.validation.reasons import REASONS, RELEASABLE
 from pipeline.validation.verdict import overrides
 from pipeline.validation.verdict.overrides import Action, Override

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from deploy.plural import listed
 from simclr_core.errors import CheckpointError, GroupError
 from simclr_core.launch import Member
 from simclr_core.pretraining import checkpoint
@@ -34,10 +35,9 @@ def require_agreement(facts: Mapping[str, object], member: Member) -> None:
     }
     if differing:
         hosts = [host for host, _ in everyone]
-        listed = [f"{name} is {_by_rank(values, hosts)}" for name, values in differing.items()]
-        more = [f"and {len(listed) - SHOWN} more differ"] if len(listed) > SHOWN else []
+        said = [f"{name} is {_by_rank(values, hosts)}" for name, values in differing.items()]
         raise GroupError(
-            f"the {member.size} processes would not train the same thing: {'; '.join(listed[:SHOWN] + more)}; give "
+            f"the {member.size} processes would not train the same thing: {listed(said, SHOWN, '; ')}; give "
             "every machine the same params.yaml, data/prepared, models/initial and packages, and start again"
         )
 

@@ -8,7 +8,6 @@ the unadapted one, which evaluation compares with. A start from scratch has the 
 that a new champion alone is not a reason to train again. The optimizer always starts afresh: no start has its state.
 """
 
-import hashlib
 import json
 import logging
 import shutil
@@ -17,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from deploy.artifact import identity, publish, verify
+from deploy.artifact import MANIFEST, identity, publish, sha256, verify
 from deploy.errors import ArtifactError
 from simclr_core.champion import read_champion
 from simclr_core.config import PretrainConfig
@@ -122,8 +121,7 @@ def is_adopted(workspace: Path, config: PretrainConfig) -> bool:
         return (start.weights or "").startswith(f"{source} (")
     if not path.exists():
         return False
-    with (path / "MANIFEST.sha256" if path.is_dir() else path).open("rb") as file:
-        return start.weights == f"{source} ({hashlib.file_digest(file, 'sha256').hexdigest()[:DIGITS]})"
+    return start.weights == f"{source} ({sha256(path / MANIFEST if path.is_dir() else path)[:DIGITS]})"
 
 
 def _read(directory: Path) -> Start:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from deploy.plural import listed
 from simclr_core.errors import WeightsError
 
 LEAST_MATCHED = 0.9  # of the encoder's tensors, and of its numbers
@@ -185,5 +186,4 @@ def _unfold(
 
 
 def _listed(names: Mapping[str, str] | Sequence[str]) -> str:
-    shown = ", ".join(list(names)[:SHOWN])
-    return f"{shown} and {len(names) - SHOWN} more" if len(names) > SHOWN else shown or "nothing"
+    return listed([*names], SHOWN) or "nothing"

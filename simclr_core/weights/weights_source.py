@@ -4,7 +4,6 @@ A file is in the folder ``weights`` of the workspace, which DVC watches. ``torch
 by the name that torchvision gives the file, then in torch's cache, and is downloaded into it where there is a network.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -17,7 +16,7 @@ import torch
 import torchvision.models
 from torch import Tensor
 
-from deploy.artifact import identity
+from deploy.artifact import identity, sha256
 from deploy.errors import ArtifactError
 from deploy.failpoint import failpoint
 from simclr_core.encoder_names import TIMM
@@ -64,7 +63,7 @@ def read_public_weights(workspace: Path, source: str, encoder: str, path: Path |
     path = path or locate(workspace, source)
     if path.is_dir():
         return _read_model_directory(path)
-    digest = hash_file(path)
+    digest = sha256(path)
     stated = HASH.search(path.name) if source.startswith(TORCHVISION) else None
     if stated and not digest.startswith(stated[1]):
         raise WeightsError(
@@ -91,11 +90,6 @@ def locate(workspace: Path, source: str) -> Path:
     if not path.resolve().is_relative_to(path.parents[len(Path(source).parts) - 1].resolve()):
         raise WeightsError(f"{path}: is a link to a file elsewhere, which DVC does not watch; copy the file itself")
     return path
-
-
-def hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_card(source: str, encoder: str) -> Card | None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from deploy.failure import fail, killed_by, one_line
+from deploy.failure import fail, killed_by, one_line, printable
 
 
 def test_a_message_of_several_lines_becomes_one() -> None:
@@ -30,3 +30,11 @@ def test_a_failure_is_printed_on_standard_error(capsys: pytest.CaptureFixture[st
 )
 def test_the_signal_that_ended_a_process_is_named(code: int, said: str) -> None:
     assert killed_by(code) == said
+
+
+def test_names_stay_readable_and_short() -> None:
+    assert printable("bücher/bild – ähm 日本.png") == "bücher/bild – ähm 日本.png"
+    assert printable("a\nb\u202ec\\d") == "a\\nb\\u202ec\\d"
+    assert printable("x" * 500) == "x" * 200 + "…"
+    assert len(printable("\U000e0041" * 200)) == 201
+    assert printable("x" * 500 + "\udcff", None) == "x" * 500 + "\\udcff"

@@ -1,6 +1,6 @@
 import pytest
 
-from deploy.plural import counted
+from deploy.plural import counted, listed
 
 
 @pytest.mark.parametrize(
@@ -17,3 +17,16 @@ from deploy.plural import counted
 )
 def test_a_noun_has_the_form_that_its_number_asks_for(number: int, noun: str, text: str) -> None:
     assert counted(number, noun) == text
+
+
+@pytest.mark.parametrize(
+    ("names", "separator", "text"),
+    [
+        ([], ", ", ""),
+        (["a", "b"], ", ", "a, b"),
+        (["a", "b", "c"], ", ", "a, b and 1 more"),
+        (["it ends"] * 1202, "; ", "it ends; it ends; and 1,200 more"),
+    ],
+)
+def test_a_long_list_says_how_much_is_left_out(names: list[str], separator: str, text: str) -> None:
+    assert listed(names, 2, separator) == text

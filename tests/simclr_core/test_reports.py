@@ -70,7 +70,7 @@ def test_a_report_that_is_missing_says_which_stage_to_run(tmp_path: Path) -> Non
     for read in (reports.read, reports.read_each):
         with pytest.raises(ReportError, match=r"^reports/finetune-\*\.json does not exist; run the stage that writes"):
             read(tmp_path, FinetuneReport)
-    assert reports.paths(tmp_path, FinetuneReport) == []
+    assert reports.known_each(tmp_path, FinetuneReport) == []
 
 
 def test_a_report_of_the_first_release_can_be_read_and_so_can_one_of_a_later_version() -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 
+from deploy.plural import listed
 from pipeline.reports import DriftReport, DriftVerdict, FoundShape, Statistic
 from pipeline.validation import tables
 from pipeline.validation.drift.calibration import CLASSIFIER, calibrated, random_splits
@@ -147,7 +148,7 @@ def _conclude(
     if why_not:
         return "not judged", why_not
     if drifted:
-        most = ", ".join(one.name for one in drifted[:3]) + (f" and {len(drifted) - 3} more" if drifted[3:] else "")
+        most = listed([one.name for one in drifted], 3)
         advice = "look at them, and retrain so that the encoder learns from them"
         return "drift", f"the new images differ from the earlier ones in {most}: {advice}"
     return "none", "the new images look like the earlier ones"

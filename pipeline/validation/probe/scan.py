@@ -77,8 +77,8 @@ def scan(
     Raises:
         ValidationError: there are no raw images, no worker can start, or the Ray cluster cannot be used.
     """
-    listed = _list_all(raw)
-    files = _current(listed)
+    listed = list_all(raw)
+    files = current(listed)
     if files.is_empty():
         raise ValidationError(f"{raw}: no raw images; put images into inbox/ and run `simclr ingest`")
     contents = files.select("sha256").unique(maintain_order=True)
@@ -100,13 +100,8 @@ def scan(
     return files, pl.concat(found).select(FACTS.names()).sort("sha256")
 
 
-def list_files(raw: Path) -> pl.DataFrame:
-    """Every file of the raw batches, in their order, with the first batch that lists its content; without what a source
-    said of a content before it said something else."""
-    return _current(_list_all(raw))
-
-
-def _list_all(raw: Path) -> pl.DataFrame:
+def list_all(raw: Path) -> pl.DataFrame:
+    """Every file of the raw batches, in their order, with the first batch that lists its content; see ``current``."""
     frames = [pl.DataFrame(schema=_ALL)]
     for number, batch in enumerate(batches(raw)):
         rows = (
@@ -120,7 +115,7 @@ def _list_all(raw: Path) -> pl.DataFrame:
     return listed.join(homes, "sha256", "left", maintain_order="left")
 
 
-def _current(listed: pl.DataFrame) -> pl.DataFrame:
+def current(listed: pl.DataFrame) -> pl.DataFrame:
     """FILES: what each source said last of a content, and what batches say without a source, unless a source did."""
     last = pl.col("number") == pl.col("number").max().over("sha256", "source")
     has_source = pl.col("source").is_not_null()

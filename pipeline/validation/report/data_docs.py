@@ -12,11 +12,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2 import pass_context as with_context
 from markupsafe import Markup
 
-from pipeline.validation.printable import printable
+from deploy.failure import printable
+from pipeline.validation.report.template import load
 
 TEXT = frozenset(["div", "span", "p", "br", "hr", "h5", "h6", "i", "b", "strong", "ul", "ol", "li"])
 TABLE = frozenset(["table", "thead", "tbody", "tr", "th", "td"])
@@ -27,9 +27,6 @@ SILENT = frozenset(["script", "style", "title"])
 
 def render(suites: Mapping[str, Sequence[Any]]) -> str:
     """The page of these results of expectations, by the title under which they are shown; their meta has a ``name``."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
     view = _view()
     shown = [
         {
@@ -39,7 +36,7 @@ def render(suites: Mapping[str, Sequence[Any]]) -> str:
         }
         for name, results in suites.items()
     ]
-    return environment.get_template("data_docs.html.j2").render(suites=shown)
+    return load(Path(__file__).with_name("data_docs.html.j2")).render(suites=shown)
 
 
 def _row(view: Any, result: Any) -> tuple[str, str, list[Markup]]:

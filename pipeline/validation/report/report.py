@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from pipeline.reports import ImageCounts, Outcome, ValidationReport
 from pipeline.validation import contract, expectations
 from pipeline.validation.drift.drift import MEANINGS, Drift
 from pipeline.validation.evaluate import passed
-from pipeline.validation.printable import printable
 from pipeline.validation.reasons import REASONS, WARNINGS
 from pipeline.validation.report import charts
 from pipeline.validation.report.side_by_side import (
@@ -31,6 +29,7 @@ from pipeline.validation.report.side_by_side import (
     label_conflicts,
     leaks,
 )
+from pipeline.validation.report.template import load
 from pipeline.validation.report.thumbnails import jpeg
 from pipeline.validation.tables import age
 from pipeline.validation.verdict.near_duplicates import MOST_BITS
@@ -118,10 +117,6 @@ def render(
         thumbnails: SHA-256 → picture, for the contents of ``shown``; None where it has none.
         near_distance: bits in which the hashes of two near copies may differ.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters |= {"printable": printable, "number": charts.number}
     hidden = _hidden(manifest)
     context = {
         "images": report.images,
@@ -151,7 +146,7 @@ def render(
         "hidden": hidden,
         "pictures": {sha256: jpeg(image) for sha256, image in thumbnails.items() if image and sha256 not in hidden},
     }
-    template = environment.get_template("report.html.j2")
+    template = load(Path(__file__).with_name("report.html.j2"), number=charts.number)
     for per_reason in range(PER_REASON, 0, -FEWER):
         page = template.render(context, per_reason=per_reason)
         if len(page.encode()) < MOST_BYTES:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from pipeline.defs.pages import LARGEST_BYTES, WIDTH, show
-from pipeline.maintenance import storage
+from pipeline.maintenance import records
 from pipeline.workspace import Workspace
 from tests.conftest import draw, encode
 
@@ -76,11 +76,11 @@ def test_a_file_that_is_too_large_is_only_named(workspace: Workspace, instance: 
 def test_copies_are_removed_with_old_logs_unless_shown_again(
     workspace: Workspace, instance: dg.DagsterInstance
 ) -> None:
-    old = time.time() - (storage.LOG_DAYS + 1) * 24 * 3600
+    old = time.time() - (records.LOG_DAYS + 1) * 24 * 3600
     for name in ("kept", "gone"):
         (workspace.root / f"{name}.html").write_text(name)
         show(instance, workspace.root / f"{name}.html")
     for copy in (workspace.root / STORED).iterdir():
         os.utime(copy, (old, old))
     show(instance, workspace.root / "kept.html")
-    assert [path.read_text() for path in storage._old_logs(workspace)] == ["gone"]
+    assert [path.read_text() for path in records.old_logs(workspace)] == ["gone"]

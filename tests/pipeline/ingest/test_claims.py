@@ -16,7 +16,7 @@ from pipeline.ingest.claims import combine, judge, read_known
 from pipeline.ingest.ingest import IngestResult, ingest
 from pipeline.ingest.raw import OCCURRENCES, Occurrence, batches
 from pipeline.validation.__main__ import run as validate
-from pipeline.validation.probe.scan import list_files
+from pipeline.validation.probe.scan import current, list_all
 from pipeline.workspace import Workspace
 from tests.conftest import draw, encode
 from tests.pipeline.conftest import put
@@ -37,7 +37,7 @@ def lay(workspace: Workspace, files: Mapping[str, bytes], source: str = "inbox")
 
 def verdicts(workspace: Workspace) -> dict[str, tuple[str, tuple[str, ...]]]:
     """SHA-256 → split and labels of the files that hold, which a verdict on copies chooses from."""
-    rows = list_files(workspace.raw).group_by("sha256", maintain_order=True).agg("split", "label")
+    rows = current(list_all(workspace.raw)).group_by("sha256", maintain_order=True).agg("split", "label")
     return {
         sha256: ("test" if "test" in splits else "train", tuple(sorted({label for label in labels if label})))
         for sha256, splits, labels in rows.iter_rows()
@@ -228,7 +228,7 @@ def test_ingest_and_validation_agree_on_what_holds(tmp_path: Path) -> None:
             ]
             record = {"sha256": "0" * 64, "occurrences": [vars(one) for one in occurrences]}
             (raw / f"{number + 1:04d}" / OCCURRENCES).write_text(json.dumps(record) + "\n")
-        files = list_files(raw)
+        files = current(list_all(raw))
         [said] = read_known(batches(raw), lambda path, sha256: None).values()
         claims = {(f"{one.batch + 1:04d}", *claim) for one in combine((), said) for claim in one.claims}
         rows = set(files.select("ingest_batch", "split", "label").iter_rows())

@@ -19,7 +19,7 @@ from pipeline.ingest.ingest import WAITS, ingest
 from pipeline.ingest.layout import place
 from pipeline.ingest.raw import batches, read_bytes
 from pipeline.ingest.sources import Source
-from pipeline.validation.probe.scan import list_files
+from pipeline.validation.probe.scan import current, list_all
 from pipeline.workspace import Workspace
 from tests.conftest import draw, encode
 from tests.pipeline.conftest import put, read_files
@@ -122,7 +122,7 @@ def test_after_batch_9999_comes_10000(workspace: Workspace) -> None:
     (workspace.inbox / "labeled" / "cross").rename(workspace.inbox / "labeled" / "circle")
     assert ingest(workspace).batch == "10001"
     assert [batch.name for batch in batches(workspace.raw)] == ["9999", "10000", "10001"]
-    assert list_files(workspace.raw).filter(path="labeled/circle/a.png")["batch"].to_list() == ["9999"]
+    assert current(list_all(workspace.raw)).filter(path="labeled/circle/a.png")["batch"].to_list() == ["9999"]
 
 
 def test_labels_csv_names_labels_and_splits(workspace: Workspace) -> None:

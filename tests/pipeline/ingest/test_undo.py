@@ -18,7 +18,7 @@ from pipeline.ingest.raw import batches, count_contents, read_bytes, read_record
 from pipeline.ingest.undo import redo, undo
 from pipeline.purge.purge import purge
 from pipeline.retraining.inbox import survey
-from pipeline.validation.probe.scan import list_files
+from pipeline.validation.probe.scan import current, list_all
 from pipeline.workspace import Workspace
 from tests.conftest import draw, encode
 from tests.pipeline.conftest import put
@@ -40,7 +40,7 @@ def digest(data: bytes) -> str:
 
 def labels(workspace: Workspace) -> dict[str, str | None]:
     """SHA-256 → label, of every content that is in use."""
-    return dict(list_files(workspace.raw).select("sha256", "label").iter_rows())
+    return dict(current(list_all(workspace.raw)).select("sha256", "label").iter_rows())
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from pipeline.dvc import cache
 from pipeline.dvc import versions as dvc_versions
 from pipeline.dvc.client import add, exclusive, execute
 from pipeline.errors import BusyError, DvcError, ReleaseError, WorkspaceError
-from pipeline.maintenance import storage
-from pipeline.maintenance.storage import collect, require_space, usage
+from pipeline.maintenance.disk import usage
+from pipeline.maintenance.storage import collect, require_space
 from pipeline.params import override
 from pipeline.runs import output
 from pipeline.workspace import Workspace
@@ -291,10 +291,3 @@ def test_a_run_does_not_start_on_a_full_disk_and_an_overfull_cache_is_collected(
     with pytest.raises(WorkspaceError, match=r"GB free, and a run needs 1e\+06 GB .*min_free_gigabytes\); `simclr gc`"):
         require_space(versions)
     assert "forgotten" not in kept(versions)
-
-
-@pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (2e6, "2.0 MB"), (3.5e12, "3500.0 GB")]
-)
-def test_sizes_are_human_readable(count: float, text: str) -> None:
-    assert storage.size(count) == text

@@ -28,7 +28,7 @@ def budget(labels: int, simclr: float, pixels: float = 50.0, random: float = 50.
 def test_classes_that_are_never_predicted_are_named() -> None:
     classes = {f"c{number}": one_class(answers=0 if number < 7 else 50) for number in range(12)}
     said = found(advice.never_predicted(scores(**classes)))
-    assert said == "7 of 12 classes are never predicted: label 20 more images of each of c0, c1, c2, c3, c4, 2 more."
+    assert said == "7 of 12 classes are never predicted: label 20 more images of each of c0, c1, c2, c3, c4 and 2 more."
     assert "1 of 2 classes is never" in found(advice.never_predicted(scores(a=one_class(answers=0), b=one_class())))
     absent = scores(a=one_class(images=0, answers=0, recall=None), b=one_class())
     assert found(advice.never_predicted(absent)) == ""  # no test image could show it

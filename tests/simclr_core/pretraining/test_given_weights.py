@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 import torchvision.models
 
-from deploy.artifact import publish
+from deploy.artifact import publish, sha256
 from simclr_core import launch
 from simclr_core.config import PretrainConfig
 from simclr_core.data.shards import read_card
@@ -62,7 +62,7 @@ def test_the_start_is_the_file_with_its_hash_and_normalization(workspace: Path) 
     state = put_weights(workspace)
     folder = workspace / "models" / "initial"
     card = json.loads((folder / "initial.json").read_text())
-    digest = weights_source.hash_file(workspace / "weights" / "given.safetensors")
+    digest = sha256(workspace / "weights" / "given.safetensors")
     assert (card["init"], card["sha256"], card["missing"]) == ("weights", digest, {})
     model = load_model(folder / "pretrained")
     assert all(torch.equal(model.encoder.backbone.state_dict()[name], tensor) for name, tensor in state.items())

@@ -12,9 +12,9 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from deploy.failure import printable
 from pipeline.reports import Outcome
 from pipeline.validation.drift.drift import Drift, Shape
-from pipeline.validation.printable import printable
 from pipeline.validation.probe.probe import THUMBNAIL_SIDE
 from pipeline.validation.reasons import REASONS, WARNINGS
 from pipeline.validation.report.charts import DISTRIBUTIONS
@@ -225,13 +225,6 @@ def test_failures_come_first_with_paths_and_readable_numbers() -> None:
     assert order == sorted(order)
     for readable in ("12,345,678", "1,234,567", "99.9999 %", f"{file_id} holiday/dark.jpg", "no such column"):
         assert readable in text
-
-
-def test_names_stay_readable_and_short() -> None:
-    assert printable("bücher/bild – ähm 日本.png") == "bücher/bild – ähm 日本.png"
-    assert printable("a\nb\u202ec\\d") == "a\\nb\\u202ec\\d"
-    assert printable("x" * 500) == "x" * 200 + "…"
-    assert len(printable("\U000e0041" * 200)) == 201
 
 
 def test_every_reason_shows_its_newest_contents_once() -> None:

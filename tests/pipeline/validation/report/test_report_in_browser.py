@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deploy.failure import printable
 from pipeline.reports import Outcome
 from pipeline.validation.drift.drift import Drift, Shape
-from pipeline.validation.printable import printable
 from pipeline.validation.report.report import render, shown, summary
 from tests.browser import Page, browser
 from tests.pipeline.validation.corpus.corpus import picture
