@@ -23,24 +23,19 @@ from deploy.failpoint import failpoint
 from deploy.folders.files import describe_passed_over
 from deploy.moved import keep_callable
 from deploy.plural import counted
+from pipeline.config import IngestConfig
 from pipeline.dvc.client import add, exclusive
 from pipeline.dvc.project import RAW, read_tracked
 from pipeline.dvc.purged import contents
 from pipeline.errors import IngestError, UnfinishedError
 from pipeline.ingest.claims import Known, claims_of, combine, judge, read_known, summarize
 from pipeline.ingest.classes import check_labels, describe_names, refuse_twins
-from pipeline.ingest.layout import read_layout
-from pipeline.ingest.news import (
-    Content,
-    KeptOut,
-    compare,
-    describe_news,
-    find_new,
-    read_source,
-)
+from pipeline.ingest.layout import Reading, read_layout
+from pipeline.ingest.listing import LINK
+from pipeline.ingest.news import Content, KeptOut, Listing, compare, describe_news, find_new, read_source
 from pipeline.ingest.raw import OCCURRENCES, REPLACED, batches, find_lost, next_name, read_undone
 from pipeline.ingest.selection import Selection
-from pipeline.ingest.sources import GRANULARITY_SECONDS, LINK, Source, list_source
+from pipeline.ingest.sources import GRANULARITY_SECONDS, Source, list_source
 from pipeline.ingest.stamps import STAMPS, Key, Stamps
 from pipeline.ingest.understood import tabulate
 from pipeline.ingest.undo import complete
@@ -112,26 +107,8 @@ def ingest(
         selection = Selection(config.include, config.exclude)
         listed = _list(workspace.root, sources, config.settle_seconds, selection, wait)
         complete(workspace.raw)
-        earlier = batches(workspace.raw)
-        tracked = workspace.raw.with_suffix(".dvc").exists()
-        if not earlier:
-            _require_images(workspace, listed, tracked, config.settle_seconds)
-        readings = [read_layout(source, workspace.inbox, config.class_folders) for source in listed]
-        refuse_twins(readings, config.classes)
-        stamped: dict[Key, tuple[str, str]] = {}
-        before = read_known(earlier, lambda path, sha256: _guess(listed, stamps, path, sha256))
-        for sha256 in find_lost(earlier, before.keys()):
-            del before[sha256]
-        kept_out = KeptOut(contents(workspace.root), read_undone(earlier))
-        listings = [
-            read_source(source, reading, config.hold_out, before, stamps, stamped, kept_out)
-            for source, reading in zip(listed, readings, strict=True)
-        ]
-        current = tracked and stamps.raw == read_tracked(workspace.root, RAW).md5
-        for listing in listings:
-            unused = partial(_find_unused, workspace.manifest, earlier)
-            compare(listing, before, earlier, stamps if current else None, unused)
-        new = find_new(listings, before)
+        found = _find(workspace, config, listed, stamps)
+        new = find_new(found.listings, found.before)
         if config.classes is not None:
             check_labels((one for content in new.values() for one in content.occurrences), config.classes)
         if new and unfinished:
@@ -140,24 +117,75 @@ def ingest(
                 f"a run was interrupted {unfinished.progress}; `simclr run` finishes it first, and takes "
                 f"{images} in the run after it; `--restart` takes them now, and the run begins again"
             )
-        batch = workspace.raw / next_name(earlier) if new else None
+        batch = workspace.raw / next_name(found.earlier) if new else None
         if batch is not None:
-            _write(batch, new, before, config.shard_megabytes * 1_000_000)
+            _write(batch, new, found.before, config.shard_megabytes * 1_000_000)
         failpoint("ingest.track")
         add(workspace.root, workspace.raw)
         failpoint("ingest.stamp")
-        version = read_tracked(workspace.root, RAW).md5
-        whole = {source.base: source.identity for source in listed if source.whole}
+        _stamp(workspace, listed, found, stamps)  # last: what is stamped has been ingested
+    return _describe(found, new, batch, config.classes)
 
-        def claimed(base: str, sha256: str) -> bool:
-            return bool(claims_of(before.get(sha256, ()), whole[base]))
 
-        stamps.record(stamped, version, whole, claimed)  # last: what is stamped has been ingested
+@dataclass(frozen=True)
+class Found:
+    """What the sources hold, next to what batches hold: ``before``, by SHA-256, in the ``earlier`` batches.
+
+    ``stamped`` are the stamps and contents of the files whose next change will show.
+    """
+
+    earlier: list[Path]
+    before: Known
+    readings: list[Reading]
+    listings: list[Listing]
+    stamped: dict[Key, tuple[str, str]]
+
+
+def _find(workspace: Workspace, config: IngestConfig, listed: Sequence[Source], stamps: Stamps) -> Found:
+    """Read what the sources hold and say, and what has become of what they held before.
+
+    Raises:
+        IngestError: there is nothing to make the first batch of, or the sources cannot be understood.
+    """
+    earlier = batches(workspace.raw)
+    tracked = workspace.raw.with_suffix(".dvc").exists()
+    if not earlier:
+        _require_images(workspace, listed, tracked, config.settle_seconds)
+    readings = [read_layout(source, workspace.inbox, config.class_folders) for source in listed]
+    refuse_twins(readings, config.classes)
+    before = read_known(earlier, lambda path, sha256: _guess(listed, stamps, path, sha256))
+    for sha256 in find_lost(earlier, before.keys()):
+        del before[sha256]
+    kept_out = KeptOut(contents(workspace.root), read_undone(earlier))
+    stamped: dict[Key, tuple[str, str]] = {}
+    listings = [
+        read_source(source, reading, config.hold_out, before, stamps, stamped, kept_out)
+        for source, reading in zip(listed, readings, strict=True)
+    ]
+    current = tracked and stamps.raw == read_tracked(workspace.root, RAW).md5
+    for listing in listings:
+        unused = partial(_find_unused, workspace.manifest, earlier)
+        compare(listing, before, earlier, stamps if current else None, unused)
+    return Found(earlier, before, readings, listings, stamped)
+
+
+def _stamp(workspace: Workspace, listed: Sequence[Source], found: Found, stamps: Stamps) -> None:
+    """Remember which files were ingested, so that the next ingest reads only those that have changed."""
+    whole = {source.base: source.identity for source in listed if source.whole}
+
+    def claimed(base: str, sha256: str) -> bool:
+        return bool(claims_of(found.before.get(sha256, ()), whole[base]))
+
+    stamps.record(found.stamped, read_tracked(workspace.root, RAW).md5, whole, claimed)
+
+
+def _describe(found: Found, new: dict[str, Content], batch: Path | None, classes: Sequence[str] | None) -> IngestResult:
+    before, listed = found.before, [listing.source for listing in found.listings]
     after = before | {
-        sha256: combine(before.get(sha256, ()), summarize(sha256, content.occurrences, len(earlier)))
+        sha256: combine(before.get(sha256, ()), summarize(sha256, content.occurrences, len(found.earlier)))
         for sha256, content in new.items()
     }
-    files = sum(len(listing.hashes) for listing in listings)
+    files = sum(len(listing.hashes) for listing in found.listings)
     fresh = [sha256 for sha256 in new if sha256 not in before]
     return IngestResult(
         batch=batch.name if batch else None,
@@ -166,11 +194,11 @@ def ingest(
         known=files - sum(one.split != REPLACED for content in new.values() for one in content.occurrences),
         unsettled=sum(len(source.unsettled) for source in listed),
         skipped=tuple(reason for source in listed for reason in source.skipped),
-        changes=tuple(describe_news(listings, before, after, new)),
+        changes=tuple(describe_news(found.listings, before, after, new)),
         understood=(
-            *tabulate(listed, readings),
-            *_describe_kept(listed, stamped, before),
-            *describe_names(_labels(after), config.classes),
+            *tabulate(listed, found.readings),
+            *_describe_kept(listed, found.stamped, before),
+            *describe_names(_labels(after), classes),
         ),
     )
 

@@ -1,21 +1,14 @@
-"""Where images come from: a folder, a glob, or any fsspec URL, listed without following a link or opening a pipe.
+"""Where images come from: a folder, a glob, or any fsspec URL, and which of the files there are taken.
 
-Listing opens no file. Of each it takes a stamp, which changes when the file does: size and time of the last change on
-a disk, size and ETag in a bucket.
+Listing (``pipeline.ingest.listing``) opens no file; a file is read when its stamp is not known.
 """
 
-import errno
 import os
 import re
-import stat
-import tarfile
 import time
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
 
 import fsspec
 from fsspec.core import url_to_fs
@@ -23,27 +16,12 @@ from fsspec.implementations.local import LocalFileSystem
 
 from deploy.folders.files import is_labels, passed_over
 from pipeline.errors import IngestError
+from pipeline.ingest.listing import UNSEEN, File, list_glob, list_local, list_remote, list_single, read_local
 from pipeline.ingest.selection import ALL, LEFT_OUT, Selection
 from pipeline.redact import NAMES_BEFORE_AT, redact
 
 GRANULARITY_SECONDS = 0.05  # two changes of a file within one tick of the kernel's clock have the same time
-UNSEEN = "cannot be "  # begins the fault of what may be a file and could not be looked at
 FUTURE_SECONDS = 3600.0  # how far the clock of a file server may be ahead; a later time gives no information
-LINK = "is a link"  # why it is passed over
-SIZE_ONLY = "size:"  # begins the stamp of a file whose file system tells neither a time nor a hash
-
-
-class File(NamedTuple):
-    """A file where it is; ``changed`` is None where the file system does not say."""
-
-    location: str
-    stamp: str
-    changed: float | None  # seconds since the epoch
-
-    @property
-    def certain(self) -> bool:
-        """Whether equal stamps mean equal contents, so that the file need not be read again."""
-        return not self.stamp.startswith(SIZE_ONLY)
 
 
 @dataclass
@@ -94,9 +72,9 @@ class Source:
         return self._read(path, self.files[path])
 
     def _read(self, path: str, file: File) -> bytes:
-        read = _read_local if isinstance(self.filesystem, LocalFileSystem) else self.filesystem.cat_file
+        read = read_local if isinstance(self.filesystem, LocalFileSystem) else self.filesystem.cat_file
         try:
-            data: bytes = read(file.location)
+            data: bytes = read(file.path)
         except OSError as error:
             raise IngestError(f"{path!r} cannot be read ({error.strerror or error}); fix or remove it") from None
         return data
@@ -121,14 +99,16 @@ def list_source(root: Path, name: str, settle_seconds: float, selection: Selecti
         local = isinstance(filesystem, LocalFileSystem)
         glob = _is_glob(path) and not (local and os.path.lexists(path))
         base = path.partition("*")[0].partition("?")[0].partition("[")[0].rpartition("/")[0] if glob else path
-        walk: Callable[[fsspec.AbstractFileSystem, str], Iterator[Entry]]
-        walk = _glob if glob else _walk_local if local else _walk
-        if local and Path(path).is_file():
-            base, walk = str(Path(path).parent), _single
-        entries = walk(filesystem, path)
-        identity, whole = _identify(filesystem, path, root), walk not in (_glob, _single)
+        single = local and Path(path).is_file()
+        if single:
+            base, listed = str(Path(path).parent), list_single(path)
+        elif glob:
+            listed = list_glob(filesystem, path)
+        else:
+            listed = list_local(path) if local else list_remote(filesystem, path)
+        identity, whole = _identify(filesystem, path, root), not (glob or single)
         source = Source(name, filesystem.unstrip_protocol(base), identity, filesystem, whole)
-        return _sort_out(source, base, entries, settle_seconds, selection)
+        return _sort_out(source, base, listed, settle_seconds, selection)
     except FileNotFoundError:
         raise IngestError(f"{name}: does not exist; give a folder, a glob in quotes, or an fsspec URL") from None
     except PermissionError as error:
@@ -170,38 +150,26 @@ def _refuse_credentials(name: str) -> None:
         )
 
 
-class Entry(NamedTuple):
-    """One thing in a listing, and why it is passed over, if it is."""
-
-    path: str
-    stamp: str = ""
-    changed: float | None = None
-    fault: str | None = None
-
-
-def _sort_out(
-    source: Source, base: str, entries: Iterator[Entry], settle_seconds: float, selection: Selection
-) -> Source:
+def _sort_out(source: Source, base: str, listed: Iterator[File], settle_seconds: float, selection: Selection) -> Source:
     prefix = base.rstrip("/") + "/"
     settled = source.listed - settle_seconds
-    for path, stamp, changed, fault in sorted(entries, key=lambda entry: entry.path):
-        relative = path[len(prefix) :] if path.startswith(prefix) else _relative(path, base)
-        if changed is not None and changed > source.listed + FUTURE_SECONDS:
-            changed = None
-        file = File(path, stamp, changed)
+    for file in sorted(listed, key=lambda one: one.path):
+        relative = file.path[len(prefix) :] if file.path.startswith(prefix) else _relative(file.path, base)
+        if file.changed is not None and file.changed > source.listed + FUTURE_SECONDS:
+            file = file._replace(changed=None)
         left = passed_over(relative)
         if left and not is_labels(left[0]):
             source.passed_over[left[0]] = left[1]  # a hidden folder once, however much is in it
         elif selection.excludes(relative) or (not left and selection.leaves_out(relative)):
             source.passed_over[relative] = LEFT_OUT
             source.left_out.add(relative)
-        elif fault:
-            source.passed_over[relative] = fault
-            if fault.startswith(UNSEEN):
+        elif file.fault:
+            source.passed_over[relative] = file.fault
+            if file.fault.startswith(UNSEEN):
                 source.unseen.add(relative)
         elif left:
             source.labels[relative] = file
-        elif changed is not None and changed > settled:
+        elif file.changed is not None and file.changed > settled:
             source.unsettled[relative] = file
         else:  # a stored object without a time is complete: it appears when its upload has ended
             source.files[relative] = file
@@ -210,117 +178,3 @@ def _sort_out(
 
 def _relative(path: str, base: str) -> str:
     return PurePosixPath(path).relative_to(base).as_posix()
-
-
-def _walk_local(_: fsspec.AbstractFileSystem, root: str) -> Iterator[Entry]:
-    """Regular files below a folder: links, pipes, sockets and devices are named, never opened."""
-    folders = [root]
-    while folders:
-        folder = folders.pop()
-        try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if not entry.is_dir(follow_symlinks=False):
-                        yield from _look(entry)
-                    elif passed_over(entry.name):
-                        yield Entry(_spelled_out(entry.path), fault="is a folder")
-                    else:
-                        folders.append(entry.path)
-        except OSError as error:  # lost+found, say, or one that is gone by now
-            if folder == root:
-                raise
-            yield Entry(_spelled_out(folder), fault=f"{UNSEEN}listed ({error.strerror})")
-
-
-def _single(_: fsspec.AbstractFileSystem, path: str) -> Iterator[Entry]:
-    """The one file that was named; an archive is not taken for an image."""
-    if zipfile.is_zipfile(path) or tarfile.is_tarfile(path):
-        raise IngestError(f"{path}: is an archive; unpack it and name the folder")
-    yield _describe(path, os.lstat(path))
-
-
-def _look(entry: os.DirEntry[str]) -> Iterator[Entry]:
-    try:
-        status = entry.stat(follow_symlinks=False)
-    except FileNotFoundError:
-        return  # taken away since the folder was opened
-    except OSError as error:
-        yield Entry(_spelled_out(entry.path), fault=f"{UNSEEN}examined ({error.strerror})")
-        return
-    yield _describe(entry.path, status)
-
-
-def _describe(path: str, status: os.stat_result) -> Entry:
-    fault = _fault(stat.S_ISREG(status.st_mode), stat.S_ISLNK(status.st_mode))
-    return _named(Entry(path, f"{status.st_size}-{status.st_mtime_ns}", status.st_mtime, fault))
-
-
-def _fault(is_file: bool, is_link: bool) -> str | None:
-    if is_link:
-        return LINK
-    return None if is_file else "is not a regular file"
-
-
-def _named(entry: Entry) -> Entry:
-    """The entry; if its name is not UTF-8, one that says so."""
-    if _is_text(entry.path):
-        return entry
-    return Entry(_spelled_out(entry.path), fault="has a name that is not UTF-8")
-
-
-def _spelled_out(path: str) -> str:
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def _read_local(path: str) -> bytes:
-    """Bytes of a regular file: a pipe or a link that has come into its place since the listing is not opened."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "no longer a regular file")
-        return file.read()
-
-
-def _is_text(path: str) -> bool:
-    try:
-        path.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _walk(filesystem: fsspec.AbstractFileSystem, path: str) -> Iterator[Entry]:
-    if not filesystem.exists(path):
-        raise FileNotFoundError(path)
-    for name, details in filesystem.find(path, detail=True).items():
-        yield _entry(name, details)
-
-
-def _glob(filesystem: fsspec.AbstractFileSystem, pattern: str) -> Iterator[Entry]:
-    for name, details in filesystem.glob(pattern, detail=True).items():
-        if details["type"] != "directory":
-            yield _entry(name, details)
-
-
-def _entry(name: str, details: dict[str, Any]) -> Entry:
-    """The keys are those of fsspec's file systems: no two of them have the same."""
-    size = details.get("size")
-    changed = details.get("mtime") or details.get("LastModified") or details.get("last_modified")
-    changed = changed or details.get("updated") or details.get("created")
-    content = details.get("ETag") or details.get("etag") or details.get("md5Hash") or details.get("content_md5")
-    if isinstance(changed, str):
-        changed = _parse(changed)
-    if isinstance(changed, datetime):
-        changed = changed.timestamp()
-    known = content or (f"{changed:.9f}" if changed else None)
-    stamp = f"{size}-{known}" if known else f"{SIZE_ONLY}{size}"
-    kind = details.get("type", "file")
-    fault = _fault(kind == "file", kind == "link" or bool(details.get("islink")))
-    return _named(Entry(name, stamp, changed or None, fault))
-
-
-def _parse(time: str) -> datetime | None:
-    try:
-        return datetime.fromisoformat(time)
-    except ValueError:
-        return None

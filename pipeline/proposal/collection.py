@@ -161,7 +161,7 @@ def _is_image(source: Source, path: str) -> bool:
     if named_as_image(path):
         return True
     try:
-        with Path(source.files[path].location).open("rb") as file:
+        with Path(source.files[path].path).open("rb") as file:
             return is_image(path, file.read(HEAD_BYTES))
     except OSError:
         return False  # in a bucket, or gone
