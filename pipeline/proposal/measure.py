@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from deploy.failure import one_line
 from pipeline.errors import ParamsError
-from pipeline.proposal.propose import Training
+from pipeline.proposal.training import Training
 from pipeline.recipes.recipe import overlay, params_of
 
 

@@ -14,7 +14,7 @@ from pipeline.proposal import budget
 from pipeline.proposal import choose as choosing
 from pipeline.proposal.choose import choose_at_first_run
 from pipeline.proposal.measure import measure
-from pipeline.proposal.propose import Training
+from pipeline.proposal.training import Training
 from pipeline.recipes.recipe import is_auto
 from pipeline.workspace import Workspace
 from tests.pipeline.proposal.folders import fill, photograph

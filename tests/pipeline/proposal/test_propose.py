@@ -21,8 +21,9 @@ from pipeline.proposal import collection as collections
 from pipeline.proposal.collection import Collection, examine
 from pipeline.proposal.glance import SIDES, Glance, glance
 from pipeline.proposal.machine import Machine
-from pipeline.proposal.propose import FEWEST_EPOCHS, MOST_EPOCHS, Choice, Proposal, Training, propose
+from pipeline.proposal.propose import Choice, Proposal, propose
 from pipeline.proposal.render import describe, params_text
+from pipeline.proposal.training import FEWEST_EPOCHS, MOST_EPOCHS, Training
 from pipeline.recipes.recipe import params_of, recipes
 from pipeline.workspace import Workspace
 from tests.pipeline.proposal.folders import CASES, Expected, Folder, drawing, save

@@ -1,0 +1,113 @@
+"""Which recipe, resolution, encoder and batch fit the images and the machine, and how many epochs the time allows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipeline.proposal.collection import Collection
+from pipeline.proposal.glance import SIDES
+from pipeline.proposal.machine import Machine
+from pipeline.recipes.recipe import DEFAULT
+
+# Detail: a resolution is enough when in nine of ten images this share of the brightness' variance, at most, is lost.
+MOST_LOST = 0.15
+MOST_LOST_OF_PARTS = 0.02  # a scratch or a dent is a small share of an image of a part
+QUANTILE = 0.9
+LIKENESS = 0.5  # from here on one kind of thing in one pose: parts, X-rays. Photographs have 0.1, clothes 0.4
+TRANSPARENT = COLORED = DEEP = 0.5  # share of the images from which on the collection counts as such
+SMALL_PHOTOGRAPHS = 96  # pixels: up to here a compact stem is affordable
+
+LARGEST_SIDE_ON_CPU, LARGEST_SIDE_ON_GPU = 96, 224
+FEWEST_EPOCHS, MOST_EPOCHS = 30, 400
+STEPS_IN_AN_EPOCH = 8  # a batch leaves at least this many
+SMALLEST_BATCH, LARGEST_BATCH_ON_CPU, LARGEST_BATCH_ON_GPU = 32, 256, 1024
+IMAGES_FOR_RESNET50 = 50_000
+PRETRAINING_SHARE = 0.55  # of the time; the rest is for looking, evaluating, fine-tuning and exporting
+
+Rate = Callable[["Training"], float]
+"""Measures a training on this machine: images a second."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What decides how long an image takes."""
+
+    recipe: str
+    side: int
+    encoder: str
+    width: float
+    stem: str
+    batch: int
+
+
+def choose_recipe(collection: Collection, machine: Machine) -> tuple[str, str]:
+    """The name of the recipe, and why."""
+    deep, color = collection.share("deep"), collection.share("has_color")
+    middle = collection.short_side(0.5)
+    if collection.share("has_alpha") >= TRANSPARENT:
+        return "icons-transparent", f"{collection.share('has_alpha'):.0%} of the images have transparency"
+    if collection.likeness >= LIKENESS and middle > SMALL_PHOTOGRAPHS:
+        return (
+            "inspection",
+            f"the images show one kind of thing in one pose (mean correlation {collection.likeness:.2f})",
+        )
+    if deep >= DEEP:
+        return "microscopy-medical", f"{deep:.0%} of the images have more than 8 bits in a channel"
+    if middle < 40:
+        name = "cifar" if machine.gpu_gigabytes and color >= COLORED else DEFAULT
+        return name, f"half of the images have at most {middle} pixels on the shorter side"
+    side, _ = choose_side(collection, machine, "photos")
+    name = "photos" if side > SMALL_PHOTOGRAPHS else "photos-small"
+    return name, f"pictures of {middle} pixels on the shorter side, {color:.0%} of them in color"
+
+
+def choose_side(collection: Collection, machine: Machine, recipe: str) -> tuple[int, str]:
+    """The resolution that keeps the detail, in pixels, and why: never above what the images have."""
+    most_lost = MOST_LOST_OF_PARTS if recipe == "inspection" else MOST_LOST
+    affordable = LARGEST_SIDE_ON_GPU if machine.gpu_gigabytes else LARGEST_SIDE_ON_CPU
+    available = max(SIDES[0], collection.short_side(0.5))
+    allowed = [side for side in SIDES if side <= min(affordable, available)]
+    side = next((side for side in allowed if collection.lost(side, QUANTILE) <= most_lost), allowed[-1])
+    lost = collection.lost(side, QUANTILE)
+    if lost <= most_lost:
+        return side, f"in nine of ten images at most {lost:.0%} of the detail is lost at {side} pixels"
+    limit = "without a GPU" if side == allowed[-1] and affordable <= available else "of these images"
+    return side, f"the largest resolution {limit}; in one of ten images over {lost:.0%} of the detail is lost"
+
+
+def choose_batch(images: int, machine: Machine) -> int:
+    """A power of two that leaves enough steps in an epoch."""
+    largest = LARGEST_BATCH_ON_GPU if machine.gpu_gigabytes else LARGEST_BATCH_ON_CPU
+    fitting = max(SMALLEST_BATCH, images // STEPS_IN_AN_EPOCH)
+    return int(min(largest, 1 << (fitting.bit_length() - 1)))
+
+
+def _training(collection: Collection, machine: Machine, recipe: str, side: int) -> Training:
+    batch = choose_batch(collection.training_images, machine)
+    if not machine.gpu_gigabytes:
+        return Training(recipe, side, "resnet10", 0.5, "imagenet" if side > 64 else "compact", batch)
+    large = side > SMALL_PHOTOGRAPHS and collection.training_images >= IMAGES_FOR_RESNET50
+    return Training(recipe, side, "resnet50" if large else "resnet18", 1.0, "imagenet" if side > 64 else "cifar", batch)
+
+
+def fit(
+    collection: Collection, machine: Machine, recipe: str, wanted: int, seconds: float, rate: Rate
+) -> tuple[Training, int, str]:
+    """The largest resolution up to ``wanted`` that leaves enough epochs, and how many there are."""
+    budget, images = seconds * PRETRAINING_SHARE, collection.training_images
+    training = _training(collection, machine, recipe, wanted)
+    speed = rate(training)
+    if budget * speed / images < FEWEST_EPOCHS:
+        smaller = [side for side in SIDES if side < wanted]
+        fast = [side for side in smaller if budget * speed * (wanted / side) ** 2 / images >= FEWEST_EPOCHS]
+        if smaller:
+            training = _training(collection, machine, recipe, fast[-1] if fast else smaller[0])
+            speed = rate(training)
+    epochs = max(1, min(MOST_EPOCHS, int(budget * speed / images)))
+    spent = epochs * images / speed
+    limit = f"; more than {MOST_EPOCHS} gain little" if epochs == MOST_EPOCHS else ""
+    return training, epochs, f"{_duration(spent)} at {speed:,.0f} images a second, as measured on this machine{limit}"
+
+
+def _duration(seconds: float) -> str:
+    """In whole seconds below two minutes, in whole minutes above."""
+    return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
