@@ -98,7 +98,7 @@ def offer(registry: Path, version: str, content: Bundle, model: bytes) -> None:
 
 
 def offered(registry: Path, content: Bundle, port: int, count: int) -> dict[str, int]:
-    chance = random.Random(0)  # noqa: S311  repeatable, not secret
+    chance = random.Random(0)
     outcomes = {"changed": 0, "refused": 0}
     for number in range(count):
         before = decided(port)

@@ -130,7 +130,7 @@ async def open_loop(
 
     What is refused is asked again after a second, as the server wishes, up to ``repeats`` times.
     """
-    chance = random.Random(0)  # noqa: S311  repeatable, not secret
+    chance = random.Random(0)
     idle: list[Client] = []
     tasks: list[asyncio.Task[Answer]] = []
 

@@ -201,7 +201,7 @@ def judged(contents: Mapping[str, bytes], changes: Mapping[str, Change], collect
     """
     originals = comparable({name: probe(data) for name, data in contents.items()})
     names = sorted(originals["name"])
-    copied = random.Random(0).sample(names, min(SAMPLE, len(names)))  # noqa: S311
+    copied = random.Random(0).sample(names, min(SAMPLE, len(names)))
     kinds = list(changes)
     planted: list[pl.DataFrame] = []
     total, found = Counter[str](), Counter[str]()

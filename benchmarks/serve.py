@@ -120,7 +120,7 @@ def spread(answers: Sequence[Answer]) -> dict[str, float]:
 
 def ideal_ratio(load: float, servers: int = 1, requests: int = 200_000) -> float:
     """p99 over p50 of a queue before servers that always take the same time and add no waiting (M/D/c)."""
-    chance, free, now, times = random.Random(0), [0.0] * servers, 0.0, []  # noqa: S311  repeatable, not secret
+    chance, free, now, times = random.Random(0), [0.0] * servers, 0.0, []
     for _ in range(requests):
         now += chance.expovariate(load * servers)
         done = max(now, heapq.heappop(free)) + 1

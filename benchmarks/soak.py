@@ -177,7 +177,7 @@ class Stack:
 def free_port() -> int:
     """One that nothing listens on, below those that the system gives to connections: it stays free until it is used."""
     while True:
-        port = random.randrange(20_000, 32_000)  # noqa: S311  no secret
+        port = random.randrange(20_000, 32_000)
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
 
@@ -213,7 +213,7 @@ def running(stack: Stack) -> Iterator[Stack]:
 
 def soak(root: Path, kills: int, versions: int, seed: int, targets: Sequence[str] = TARGETS) -> dict[str, Any]:
     """See above; the summary's ``passed`` is the verdict."""
-    chance = random.Random(seed)  # noqa: S311  repeatable, not secret
+    chance = random.Random(seed)
     # A machine that kills a training 3 times in a row is broken; here it may happen.
     make_workspace(root, max_retries=10 * kills)
     started = time.monotonic()
