@@ -1,6 +1,7 @@
 """The documentation site: `make docs` builds it into docs/_build, strictly and without the network."""
 
 from importlib.metadata import version as installed_version
+from typing import Any
 
 project = "simclr-pipeline"
 author = "The simclr-pipeline developers"
@@ -11,7 +12,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build", "browser", "deployment"]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
-# Pages link to files of the repository, such as ../benchmarks/README.md, and are read there as well.
+# Pages link to files of the repository, such as ../CHANGELOG.md, and are read there as well.
 suppress_warnings = ["myst.xref_missing"]
 
 autodoc_member_order = "bysource"
@@ -24,3 +25,16 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
+
+INCLUDED = {"../benchmarks/README.md": "benchmarks.md", "../CONTRIBUTING.md": "contributing.md"}
+
+
+def link_to_pages(_app: object, _page: str, source: list[str]) -> None:
+    """Let links to files that a page includes lead to that page."""
+    for file, page in INCLUDED.items():
+        for up in ("", "../"):
+            source[0] = source[0].replace(f"]({up}{file}", f"]({up}{page}")
+
+
+def setup(app: Any) -> None:
+    app.connect("source-read", link_to_pages)
