@@ -14,13 +14,13 @@ import yaml
 import deploy
 from pipeline.cli import summary
 from pipeline.cli.status import describe_workspace
-from pipeline.dvc.client import Outcome
+from pipeline.dvc.client import DVC, Outcome
 from pipeline.environment import WORKSPACE
 from pipeline.errors import StageFailedError
 from pipeline.ingest.raw import batches
 from pipeline.params import override, read
 from pipeline.run import run
-from pipeline.workspace import Workspace, executable
+from pipeline.workspace import Workspace
 from simclr_core.pretraining.unfinished import find_unfinished, run_folders
 from tests.conftest import draw, encode
 from tests.pipeline.conftest import fill, put
@@ -41,9 +41,11 @@ MODELS = ("models/initial", "models/pretrained", "models/probe", "models/finetun
 
 
 def dvc(root: Path, *arguments: str) -> str:
+    """`dvc` in the form that starts warm."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    command = [executable("dvc"), *arguments]
-    return subprocess.run(command, cwd=root, env=environment, check=True, capture_output=True, text=True).stdout
+    return subprocess.run(
+        [*DVC, *arguments], cwd=root, env=environment, check=True, capture_output=True, text=True
+    ).stdout
 
 
 @pytest.fixture(scope="module")
