@@ -47,7 +47,7 @@ from simclr_core.evaluation.pictures import save_pictures
 from simclr_core.evaluation.scores import predictions
 from simclr_core.evaluation.scores.budgets import SIMCLR, START, FeatureSets, measure_budgets
 from simclr_core.evaluation.scores.classification import score
-from simclr_core.evaluation_reports import Accuracies, LinearEvalReport, PairedCounts, Scores
+from simclr_core.evaluation_reports import Accuracies, BudgetAccuracies, LinearEvalReport, PairedCounts, Scores
 from simclr_core.model.encoder import Encoder
 from simclr_core.model.model_directory import Model, load_model
 from simclr_core.params import read_block
@@ -101,11 +101,15 @@ def run(workspace: Path) -> None:
     )
     if not reason:
         majority, probes = majority_right(train, test), {name: one.probes for name, one in judged.items()}
+        budgets = {}
+        for budget, reached in measure_budgets(drawn, probes, sets, len(card.classes), config.l2_count, config.seed):
+            budgets[budget] = reached
+            emit("progress", stage="linear_eval", message=f"{reached.labels} labels: {_compared(reached)}")
         report = replace(
             report,
             majority_class=percent(majority),
             paired=pair_with_baselines({name: one.answers for name, one in judged.items() if one.answers}, majority),
-            budgets=measure_budgets(drawn, probes, sets, len(card.classes), config.l2_count, config.seed),
+            budgets=budgets,
             scores=trained.scores,
         )
     save_probe(workspace / "models" / "probe", trained.largest, card.classes, report.simclr, card.digest, report.start)
@@ -184,10 +188,13 @@ def feature_sets(split: EvaluationImages, encoders: dict[str, Encoder], model: M
     """Features [n, d] of each encoder, and of raw pixels, from one decoding of the images."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     chunks: dict[str, list[NDArray[np.float32]]] = {name: [] for name in (*encoders, "pixels")}
+    done = 0
     for images in split.chunks(model.preprocessing):
         for name, encoder in encoders.items():
             chunks[name].append(extract(encoder.to(device), images, model.card["mean"], model.card["std"]))
         chunks["pixels"].append(pixel_features(images))
+        done += len(images)
+        emit("progress", stage="linear_eval", message=f"features of {done} of {len(split.labels)} images")
     return {name: np.concatenate(parts) for name, parts in chunks.items()}
 
 
@@ -242,6 +249,11 @@ def pair_with_baselines(
 def _summary(accuracies: Accuracies) -> str:
     linear = ", ".join(f"{_shown(value)} on {fraction}" for fraction, value in accuracies.linear_top1.items())
     return f"kNN {_shown(accuracies.knn_top1)}; linear {linear} of the labels"
+
+
+def _compared(reached: BudgetAccuracies) -> str:
+    random, pixels = reached.random_init.top1, reached.pixels.top1
+    return f"linear {reached.simclr.top1:.1f} %, random weights {random:.1f} %, raw pixels {pixels:.1f} %"
 
 
 def _shown(percent: float | None) -> str:

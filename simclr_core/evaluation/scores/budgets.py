@@ -5,7 +5,7 @@ from the next. So each budget is drawn several times, and the interval of its me
 images.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,8 +37,8 @@ def measure_budgets(
     classes: int,
     l2_count: int,
     seed: int,
-) -> dict[str, BudgetAccuracies]:
-    """By budget, what probes on the trained features, on random weights and on pixels reach.
+) -> Iterator[tuple[str, BudgetAccuracies]]:
+    """Yield each budget, and what probes on the trained features, on random weights and on pixels reach with it.
 
     Args:
         known: by the name of the features, probes that were fitted on the first draw of some budgets.
@@ -58,17 +58,18 @@ def measure_budgets(
         accuracies = [accuracy(name, budget, number) for name, number in pairs]
         return estimate(accuracies, sets.test.labeled, len(drawn[budget][0].positions))
 
-    found = {}
     for budget, draws in drawn.items():
         each = range(len(draws))
         # A draw of the labels for each draw of the weights, as long as there are both.
         weights = [(random[n % len(random)], n % len(draws)) for n in range(max(len(draws), len(random)))]
-        found[budget] = BudgetAccuracies(
-            labels=len(draws[0].positions),
-            draws=len(draws),
-            simclr=of(budget, [(SIMCLR, number) for number in each]),
-            random_init=of(budget, weights),
-            pixels=of(budget, [("pixels", number) for number in each]),
-            start=of(budget, [(START, number) for number in each]) if START in sets.bank else None,
+        yield (
+            budget,
+            BudgetAccuracies(
+                labels=len(draws[0].positions),
+                draws=len(draws),
+                simclr=of(budget, [(SIMCLR, number) for number in each]),
+                random_init=of(budget, weights),
+                pixels=of(budget, [("pixels", number) for number in each]),
+                start=of(budget, [(START, number) for number in each]) if START in sets.bank else None,
+            ),
         )
-    return found

@@ -51,7 +51,9 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with the outputs of the stage. Who changes something takes a copy."""
     workspace = put_pretrained(write_prepared(tmp_path_factory.mktemp("evaluated")))
     change(workspace, labels_per_class=[2], draws=2)
-    linear_eval.run(workspace)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SIMCLR_EVENTS", str(workspace / "events"))
+        linear_eval.run(workspace)
     return workspace
 
 
@@ -86,6 +88,18 @@ def test_the_report_has_every_budget_of_every_feature_set(evaluated: Path) -> No
         assert found[name]["linear_top5"] == {"0.1": 100, "1.0": 100}  # there are four classes
         assert found[name]["linear_top1"]["1.0"] > 40  # chance is 25
     assert "seconds" in json.loads((evaluated / ".simclr/timings/linear_eval.json").read_text())
+
+
+def test_it_says_how_far_it_is(evaluated: Path) -> None:
+    """It takes minutes on many images, and a stage that is silent for long is taken for hung."""
+    said = [json.loads(line)["message"] for line in (evaluated / "events").read_text().splitlines()]
+    assert "features of 40 of 40 images" in said
+    for one in report(evaluated)["budgets"].values():
+        expected = [f"{name} {one[key]['top1']:.1f} %" for name, key in NAMES_IN_EVENTS.items()]
+        assert f"{one['labels']} labels: {', '.join(expected)}" in said
+
+
+NAMES_IN_EVENTS = {"linear": "simclr", "random weights": "random_init", "raw pixels": "pixels"}
 
 
 def test_budgets_are_means_over_draws_with_their_interval(evaluated: Path) -> None:
