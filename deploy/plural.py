@@ -1,4 +1,4 @@
-"""Numbers in sentences: "1 batch", "2,000 batches", "a, b and 1,200 more"."""
+"""Numbers in sentences: "1 batch", "2,000 batches", "a, b and 1,200 more", "6 min"."""
 
 from collections.abc import Sequence
 
@@ -21,3 +21,10 @@ def listed(names: Sequence[str], most: int, separator: str = ", ") -> str:
     """The first ``most`` of ``names``, and how many more there are."""
     shown, more = separator.join(names[:most]), len(names) - most
     return f"{shown}{separator.rstrip(', ')} and {more:,} more" if more > 0 else shown
+
+
+def duration(seconds: float) -> str:
+    """In seconds below a minute and a half, in hours from an hour and a half on."""
+    if seconds < 90:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from deploy.artifact import write_atomically
+from deploy.plural import duration
 from pipeline.errors import StageFailedError
 
 FILE = Path(".simclr") / "silences.json"
@@ -45,9 +46,9 @@ class Silence:
     def check(self) -> None:
         """Raise StageFailedError when the stage has been silent for too long."""
         if time.monotonic() - self._since > self.limit:
-            longest = f"longest so far: {_duration(max(self._before))}" if self._before else "its first run"
+            longest = f"longest so far: {duration(max(self._before))}" if self._before else "its first run"
             raise StageFailedError(
-                f"stage {self._stage}: has reported nothing for {_duration(self.limit)} ({longest}) and was stopped as "
+                f"stage {self._stage}: has reported nothing for {duration(self.limit)} ({longest}) and was stopped as "
                 f"hanging; run again, a training continues from its last checkpoint; {HOURS} sets another limit"
             )
 
@@ -71,13 +72,3 @@ class Silence:
             return 3600 * float(given)
         except ValueError:
             raise StageFailedError(f"{HOURS}={given}: is not a number of hours, such as 2 or 0.5") from None
-
-
-def _duration(seconds: float) -> str:
-    return (
-        f"{seconds / 3600:.1f} h"
-        if seconds >= 5400
-        else f"{seconds / 60:.0f} min"
-        if seconds >= 90
-        else f"{seconds:.0f} s"
-    )

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from deploy.plural import duration
 from pipeline.proposal.collection import Collection
 from pipeline.proposal.glance import SIDES
 from pipeline.proposal.machine import Machine
@@ -105,9 +106,4 @@ def fit(
     epochs = max(1, min(MOST_EPOCHS, int(budget * speed / images)))
     spent = epochs * images / speed
     limit = f"; more than {MOST_EPOCHS} gain little" if epochs == MOST_EPOCHS else ""
-    return training, epochs, f"{_duration(spent)} at {speed:,.0f} images a second, as measured on this machine{limit}"
-
-
-def _duration(seconds: float) -> str:
-    """In whole seconds below two minutes, in whole minutes above."""
-    return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+    return training, epochs, f"{duration(spent)} at {speed:,.0f} images a second, as measured on this machine{limit}"

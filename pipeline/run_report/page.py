@@ -8,12 +8,12 @@ from the prepared pixels.
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from deploy.artifact import write_atomically
 from deploy.errors import ImageError
-from deploy.images.preprocess import decode
+from deploy.images.preprocess import canonicalize, open_image
+from deploy.plural import duration
 from pipeline.maintenance.disk import size
 from pipeline.run_report import charts
 from pipeline.run_report.advice import advise
@@ -57,7 +57,7 @@ def _ignore(file: Path) -> None:
 
 def render(facts: RunFacts, pictures: Mapping[str, str]) -> str:
     """The page; ``pictures`` are JPEGs in base64 by SHA-256."""
-    template = load(Path(__file__).with_name("run.html.j2"), size=size, estimate=_estimate, seconds=_seconds)
+    template = load(Path(__file__).with_name("run.html.j2"), size=size, estimate=_estimate, seconds=duration)
     evaluation = facts.evaluation
     probe = evaluation.scores.get("probe") if evaluation else None
     by_recall = sorted((probe.per_class if probe else {}).items(), key=lambda one: (one[1].recall or 0, one[0]))
@@ -111,7 +111,7 @@ def thumbnails(workspace: Workspace, facts: RunFacts) -> dict[str, str]:
 
 
 def _thumbnail(data: bytes) -> Image.Image:
-    image = Image.fromarray(np.asarray(decode(data)))
+    image, _ = canonicalize(open_image(data))
     scale = SIDE / max(image.size)
     small = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
     return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), small)
@@ -119,14 +119,3 @@ def _thumbnail(data: bytes) -> Image.Image:
 
 def _estimate(one: Estimate | None) -> str:
     return "–" if one is None else f"{one.top1:.1f} ({one.low:.1f} to {one.high:.1f})"
-
-
-def _seconds(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return (
-        f"{seconds:.1f} s"
-        if seconds < 60
-        else f"{minutes // 60} h {minutes % 60} min"
-        if minutes >= 60
-        else f"{minutes} min {rest} s"
-    )

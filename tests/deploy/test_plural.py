@@ -1,6 +1,6 @@
 import pytest
 
-from deploy.plural import counted, listed
+from deploy.plural import counted, duration, listed
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,19 @@ def test_a_noun_has_the_form_that_its_number_asks_for(number: int, noun: str, te
 )
 def test_a_long_list_says_how_much_is_left_out(names: list[str], separator: str, text: str) -> None:
     assert listed(names, 2, separator) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (0.43, "0.43 s"),
+        (45.1, "45 s"),
+        (90, "2 min"),
+        (1800, "30 min"),
+        (5400, "1.5 h"),
+        (90_000, "25.0 h"),
+    ],
+)
+def test_a_duration_has_two_digits_or_so(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

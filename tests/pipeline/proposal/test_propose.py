@@ -256,8 +256,8 @@ def test_alike_images_correlate_and_different_ones_do_not() -> None:
 @pytest.mark.parametrize(
     ("images", "classes", "seconds", "epochs", "steps", "news"),
     [
-        (130, 7, 60.0, "33 seconds at", "1 step in an epoch of", "the fewest worth a run; a tenth of the 102 training"),
-        (2_000, 10, 1_200.0, "6 minutes at", "2 steps in an epoch of", "a tenth of the 1,500 training images there"),
+        (130, 7, 60.0, "33 s at", "1 step in an epoch of", "the fewest worth a run; a tenth of the 102 training"),
+        (2_000, 10, 1_200.0, "6 min at", "2 steps in an epoch of", "a tenth of the 1,500 training images there"),
     ],
 )
 def test_the_reasons_hold_for_few_images_and_little_time(
