@@ -4,11 +4,11 @@ Runs inside the confined workers of ``pipeline.validation.probe.pool``: the file
 """
 
 from dataclasses import dataclass, fields
-from typing import Any, get_args
+from typing import Any, get_origin
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageStat
 
 from deploy.errors import ImageError
 from deploy.images.preprocess import MOST_PIXELS, canonicalize, open_image
@@ -33,6 +33,8 @@ class Glance:
     has_color: bool
     has_alpha: bool
     deep: bool  # more than 8 bits in a channel
+    frames: int
+    deviation: float  # standard deviation of the most varied channel, 0 to 255: of one color below about 2
     lost: list[float]
     gist: list[int]
 
@@ -45,7 +47,7 @@ def glance(data: bytes) -> dict[str, Any] | None:
     """The fields of ``Glance``; None if the bytes are not an image that can be decoded."""
     try:
         image = open_image(data, MOST_PIXELS)
-        has_alpha = image.has_transparency_data
+        has_alpha, frames = image.has_transparency_data, getattr(image, "n_frames", 1)
         canonical, operations = canonicalize(image)
     except ImageError:
         return None
@@ -57,6 +59,8 @@ def glance(data: bytes) -> dict[str, Any] | None:
             has_color=_saturation(canonical) > GRAY_SATURATION,
             has_alpha=has_alpha,
             deep=any(operation.startswith("uint") for operation in operations),
+            frames=frames,
+            deviation=round(max(ImageStat.Stat(canonical).stddev), 2),
             lost=measure_lost(luma),
             gist=np.asarray(luma.resize((GIST_SIDE, GIST_SIDE), Image.Resampling.BOX)).ravel().tolist(),
         )
@@ -84,8 +88,8 @@ def read_glance(answer: object) -> Glance | None:
     """
     if answer is None:
         return None
-    types = {one.name: get_args(one.type) or (one.type,) for one in fields(Glance)}
-    if not isinstance(answer, dict) or answer.keys() != types.keys():
+    types = {one.name: get_origin(one.type) or one.type for one in fields(Glance)}
+    if not isinstance(answer, dict) or {name: type(value) for name, value in answer.items()} != types:
         raise ValueError("not the fields of a Glance")
     found = Glance(**answer)
     whole = all(isinstance(level, int) for level in found.gist) and all(isinstance(x, float) for x in found.lost)

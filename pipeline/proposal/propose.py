@@ -3,6 +3,7 @@
 Each value comes with its reason. The rules are ours; the constants of a recipe have their sources in its file.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from pipeline.config import GatesConfig, ValidateConfig
 from pipeline.preflight import Images
 from pipeline.proposal.class_folders import look_like_classes, note_mixed_folders
 from pipeline.proposal.collection import Collection
+from pipeline.proposal.glance import Glance
 from pipeline.proposal.machine import Machine
 from pipeline.proposal.training import (
     COLORED,
@@ -27,6 +29,7 @@ from pipeline.proposal.training import (
     fit,
 )
 from pipeline.recipes.recipe import DEFAULT
+from pipeline.validation.reasons import REASONS
 from simclr_core.evaluation.fewest import FINETUNE_STEPS
 from simclr_core.evaluation.paired_comparison import images_needed
 
@@ -183,10 +186,35 @@ def _choose_limits(collection: Collection) -> Iterator[Choice]:
         yield Choice("retraining.min_new_images", news, reason)
 
 
+def _warn_of_quarantine(collection: Collection) -> Iterator[str]:
+    """What the data contract will say of the sample. Copies are not looked for: few copies of one picture are in it."""
+    found = Counter({"cannot be decoded": collection.unreadable})
+    found.update(REASONS[reason] for one in collection.glances if (reason := _fault(one)))
+    if not (refused := found.total()):
+        return
+    sampled = collection.unreadable + len(collection.glances)
+    kinds = "; ".join(f"{count:,}: {kind}" for kind, count in found.most_common() if count)
+    sentence = f"{refused:,} of {counted(sampled, 'sampled image')} will be quarantined ({kinds})"
+    if refused > VALIDATE.max_quarantine_rate * sampled:
+        sentence += (
+            f"; the first run will stop at the data contract, which allows {VALIDATE.max_quarantine_rate:.0%}: leave "
+            "such files out by ingest.exclude, or raise validate.max_quarantine_rate"
+        )
+    yield sentence
+
+
+def _fault(one: Glance) -> str | None:
+    if one.frames > 1 and VALIDATE.animated == "quarantine":
+        return "animated"
+    if one.short_side < VALIDATE.min_side:
+        return "too_small"
+    if max(one.width, one.height) > VALIDATE.max_aspect * one.short_side:
+        return "extreme_aspect"
+    return "low_information" if one.deviation < VALIDATE.min_standard_deviation else None
+
+
 def _notes(collection: Collection, machine: Machine) -> Iterator[str]:
-    if collection.unreadable:
-        sampled = collection.unreadable + len(collection.glances)
-        yield f"{collection.unreadable:,} of {sampled:,} sampled images cannot be decoded and will be quarantined"
+    yield from _warn_of_quarantine(collection)
     if collection.unread_heic:
         yield f"{collection.unread_heic:,} of the images: {heif.ADVICE}"
     if collection.copies > 0.2:

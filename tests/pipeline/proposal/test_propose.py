@@ -19,14 +19,17 @@ from pipeline.ingest.layout import Place
 from pipeline.preflight import shortages
 from pipeline.proposal import collection as collections
 from pipeline.proposal.collection import Collection, examine
-from pipeline.proposal.glance import SIDES, Glance, glance
+from pipeline.proposal.glance import SIDES, Glance, glance, read_glance
 from pipeline.proposal.machine import Machine
 from pipeline.proposal.propose import Choice, Proposal, propose
 from pipeline.proposal.render import describe, params_text
 from pipeline.proposal.training import FEWEST_EPOCHS, MOST_EPOCHS, Training
 from pipeline.recipes.recipe import params_of, recipes
+from pipeline.validation.probe.facts import Facts
+from pipeline.validation.probe.probe import probe
 from pipeline.workspace import Workspace
-from tests.pipeline.proposal.folders import CASES, Expected, Folder, drawing, save
+from tests.pipeline.proposal.folders import CASES, Expected, Folder, drawing, photograph, save
+from tests.pipeline.validation.corpus.contents import seen, verdicts
 
 BASE = workspaces.template("params.yaml").read_text(encoding="utf-8")
 LAPTOP = Machine(cores=2, memory_gigabytes=16, free_disk_gigabytes=100)
@@ -47,7 +50,14 @@ def values(proposal: Proposal) -> dict[str, Any]:
 def photographs(count: int, side: int = 300, **changes: Any) -> Collection:
     """``count`` unlabeled photographs, known without a file; ``changes`` are of a glance or of the collection."""
     lost = [round(max(0.0, 0.44 - SIDES.index(one) * 0.06), 4) for one in SIDES]
-    fields: dict[str, Any] = {"has_color": True, "has_alpha": False, "deep": False, "lost": lost}
+    fields: dict[str, Any] = {
+        "has_color": True,
+        "has_alpha": False,
+        "deep": False,
+        "lost": lost,
+        "frames": 1,
+        "deviation": 50.0,
+    }
     fields |= {name: changes.pop(name) for name in list(changes) if name in Glance.__annotations__}
     gists = [[(number * 37 + cell * cell * (number + 3)) % 251 for cell in range(256)] for number in range(40)]
     glances = tuple(Glance(side + 100, side, gist=gist, **fields) for gist in gists)
@@ -114,6 +124,56 @@ def test_a_sample_is_looked_at_in_confined_workers_and_is_the_same_every_time(tm
     assert (first.images, first.unreadable, len(first.glances)) == (7, 1, 6)
     assert first.glances == second.glances
     assert first.share("has_alpha") == 1
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"width": "9"},
+        {"frames": True},
+        {"deviation": "0"},
+        {"lost": [0.5]},
+        {"lost": ["0.5"] * len(SIDES)},
+        {"gist": [0.5] * 256},
+        {"height": -5},
+        {"more": 1},
+    ],
+    ids=repr,
+)
+def test_an_answer_of_a_worker_that_is_not_a_glance_is_refused(changed: dict[str, Any]) -> None:
+    whole = vars(photographs(5).glances[0])
+    assert read_glance(whole) == photographs(5).glances[0]
+    with pytest.raises(ValueError, match="Glance"):
+        read_glance(whole | changed)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_what_the_data_contract_will_refuse_is_foreseen(tmp_path: Path) -> None:
+    """By the judgement of validation itself on the same files."""
+    folder = tmp_path / "pictures"
+    for number in range(40):
+        save(folder / f"{number}.png", photograph(60, 50))
+    save(folder / "blank.png", Image.new("RGB", (40, 40), "white"))
+    save(folder / "blanker.png", Image.new("L", (30, 30), 7))
+    save(folder / "thin.png", photograph(300, 20))
+    save(folder / "tiny.png", photograph(9, 7))
+    frames = [photograph(40, 40) for _ in range(3)]
+    frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (note,) = [
+        one for one in propose(examine(tmp_path, [str(folder)]), LAPTOP, MINUTES, rate).notes if "quarant" in one
+    ]
+    contents = {path.name: Facts(**probe(path.read_bytes())) for path in sorted(folder.iterdir())}
+    judged = verdicts([seen(name, facts.sha256) for name, facts in contents.items()], [*contents.values()])
+    refused = [one["path"] for one in judged if one["verdict"] == "quarantine"]
+    assert note.startswith(f"{len(refused)} of 46 sampled images will be quarantined (2: one color, or nearly; 1: ")
+    assert "stop at the data contract, which allows 5%" in note
+    few = photographs(1000)
+    few = replace(few, glances=(replace(few.glances[0], deviation=0.0), *few.glances[1:]))
+    assert (
+        "1 of 40 sampled images will be quarantined (1: one color, or nearly)"
+        in propose(few, LAPTOP, MINUTES, rate).notes
+    )
 
 
 @pytest.mark.usefixtures("in_process")
