@@ -149,7 +149,7 @@ def test_an_answer_of_a_worker_that_is_not_a_glance_is_refused(changed: dict[str
 
 @pytest.mark.usefixtures("in_process")
 def test_what_the_data_contract_will_refuse_is_foreseen(tmp_path: Path) -> None:
-    """By the judgement of validation itself on the same files."""
+    """By the judgment of validation itself on the same files."""
     folder = tmp_path / "pictures"
     for number in range(40):
         save(folder / f"{number}.png", photograph(60, 50))
