@@ -16,7 +16,7 @@ TESTS ?= tests
 # One more than there are cores: many tests wait for the processes that they started.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
-.PHONY: demo ui test test-fast versions docs coverage package bench soak reference format lock help
+.PHONY: demo ui test types tests test-fast versions docs coverage package bench soak reference format lock help
 
 demo: .venv/installed ## raw images to a served encoder in ./demo, through Dagster
 	simclr demo demo
@@ -27,8 +27,13 @@ ui: .venv/installed ## the Dagster UI on the demo workspace
 test: .venv/installed .venv/browser-installed ## everything that must hold: format, lint, types, layers, tests
 	ruff format --check .
 	ruff check .
-	mypy
 	lint-imports
+	$(MAKE) --no-print-directory --jobs 2 types tests
+
+types: # in one process, so next to the tests, whose processes often wait
+	mypy
+
+tests:
 	pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-fast: .venv/installed ## without those that take more than half a second, some of which need a browser
