@@ -23,6 +23,7 @@ from PIL import Image
 
 import deploy
 from deploy.artifact import write_atomically
+from deploy.plural import counted
 from pipeline.config import EmbeddingDriftConfig
 from pipeline.errors import ValidationError
 from pipeline.params import read
@@ -171,9 +172,10 @@ def _why_not(sample: Sample, champion: ReleasedEncoder, config: EmbeddingDriftCo
     if not sample.reference:
         return "there is no earlier batch with accepted training images to compare with"
     if len(sample.new) < least:
-        return f"only {len(sample.new)} accepted training images are new; {block} is {least}"
+        return f"the newest batch has only {counted(len(sample.new), 'accepted training image')}; {block} is {least}"
     if len(sample.reference) < 2 * least:
-        return f"only {len(sample.reference)} training images are earlier; twice {block} is {2 * least}"
+        earlier = counted(len(sample.reference), "training image")
+        return f"the earlier batches have only {earlier}; twice {block} is {2 * least}"
     return None
 
 

@@ -27,6 +27,7 @@ from PIL import Image
 from deploy.artifact import publish
 from deploy.errors import ImageError
 from deploy.images.preprocess import LOSSES, MOST_PIXELS, canonicalize, open_image, reduce
+from deploy.plural import counted
 from pipeline import preflight
 from pipeline.errors import GateError
 from pipeline.ingest.raw import read_bytes
@@ -108,9 +109,9 @@ def run(workspace: Workspace) -> None:
             kept.write(folder / "originals")
             if counts[split] != len(accepted):
                 raise GateError(
-                    f"{len(accepted) - counts[split]} accepted {split} images are not in data/raw; {RESTORE}"
+                    f"data/raw lacks {counted(len(accepted) - counts[split], f'accepted {split} image')}; {RESTORE}"
                 )
-            emit("progress", stage="prepare", message=f"{counts[split]} {split} images", images=counts[split])
+            emit("progress", stage="prepare", message=counted(counts[split], f"{split} image"), images=counts[split])
         if not sums.pixels:
             raise GateError("no training image was accepted; see reports/validation.html for the reasons")
         labeled = sum(row["split"] == "train" and row["label"] is not None for row in rows)

@@ -172,7 +172,7 @@ def read(workspace: Path, model: type[AnyReport], path: str | None = None) -> An
     except FileNotFoundError:
         raise ReportError(f"{path} does not exist; run the stage that writes it") from None
     except (OSError, ValueError) as error:
-        raise ReportError(f"{path} cannot be read: {error}; run the stage that writes it again") from None
+        raise ReportError(f"{path} cannot be read: {_reason(error)}; run the stage that writes it again") from None
     return parse(content, model, path)
 
 
@@ -218,12 +218,23 @@ def parse(content: object, model: type[Parsed], source: str) -> Parsed:
     try:
         return TypeAdapter(model).validate_json(json.dumps(content, allow_nan=False), strict=True)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, one['loc'])) or 'all of it'}: {one['msg']}" for one in error.errors()]
+        faults = [_fault(one["loc"], one["type"], one["msg"]) for one in error.errors()]
         raise ReportError(
             f"{source} lacks what is needed: {listed(faults, 3, '; ')}; run the stage that writes it again"
         ) from None
     except ValueError as error:  # of json.dumps: not a number
         raise ReportError(f"{source} cannot be read: {error}; run the stage that writes it again") from None
+
+
+def _fault(where: tuple[int | str, ...], kind: str, said: str) -> str:
+    name = ".".join(map(str, where)) or "all of it"
+    return f"{name} is missing" if kind == "missing" else f"{name}: {said.replace('Input should be', 'has to be')}"
+
+
+def _reason(error: OSError | ValueError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"line {error.lineno}, column {error.colno} is not JSON"
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
 def load_json(path: Path) -> Any:

@@ -68,7 +68,7 @@ class Comparison:
         given = f"{counted(self.images, 'test image')} can show a difference of {smallest:.1f} points"
         return (
             f"{given} at {100 * limits.power:g} % power; "
-            f"about {self._images(seeming, limits):,} would settle one of {100 * seeming:.1f}"
+            f"about {self._images(seeming, limits):,} would settle one of {100 * seeming:.1f} points"
         )
 
     def _images(self, difference: float, limits: GatesConfig) -> int:
@@ -95,7 +95,7 @@ def beats_baselines(evidence: Evidence) -> Verdict:
     try:
         compared = list(_compare(report.test_images, measured, limits.confidence))
     except ValueError as error:
-        raise ReportError(f"{report.file} contradicts itself: {error}") from None
+        raise ReportError(f"{report.file} contradicts itself: {error}; run the stage that writes it again") from None
     if not compared:
         lacking = f"{report.file} measures none of gates.baselines: {', '.join(limits.baselines)}"
         if set(limits.baselines) == {"start"}:
@@ -113,7 +113,8 @@ def beats_baselines(evidence: Evidence) -> Verdict:
         what = ", ".join(dict.fromkeys(BASELINES[one.baseline] for one in compared))
         return not_applicable(f"{what} classify nearly every test image correctly, too; add harder ones", numbers)
     if refused := _say(found, "worse", "no better"):
-        advice = "train longer, or look at reports/curves.png and augmentations.png; gates.baselines says what is asked"
+        asked = f"each of gates.baselines has to be beaten, shown with {100 * limits.confidence:g} % confidence"
+        advice = f"{asked}; train longer, or look at reports/curves.png and augmentations.png"
         return Verdict(False, f"{refused}; {advice}", numbers)
     open_ones = ("not shown to be better", "not shown to be as good")
     if missing := _say(found, *open_ones):

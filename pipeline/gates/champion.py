@@ -127,8 +127,10 @@ def low_label(evidence: Evidence) -> Verdict:
         try:
             losses = list(_losses(report, before, len(known), limits))
         except ValueError as error:
-            raise ReportError(f"{report.file} contradicts itself: {error}") from None
-        part = f"{report.top1:.2f} % with {report.labels} labels"
+            raise ReportError(
+                f"{report.file} contradicts itself: {error}; run the stage that writes it again"
+            ) from None
+        part = f"{report.top1:.2f} % with {counted(report.labels, 'label')}"
         numbers[f"{report.fraction}/top1"] = report.top1 or 0.0
         for name, loss in losses:
             named = "from scratch" if name == "scratch" else f"{champion.version}"
@@ -139,10 +141,13 @@ def low_label(evidence: Evidence) -> Verdict:
                 f"{report.fraction}/{name}/at_most": 100 * loss.gain.high,
             }
             outcomes.add(loss.outcome)
-        parts.append(part)
+        parts += [] if part in parts else [part]  # of few images two shares are the same labels
     allowed = f"a loss of {limits.max_low_label_loss:g} points (gates.max_low_label_loss)"
     if "shown" in outcomes:
-        parts.append("a loss is shown; train longer, or raise gates.max_low_label_loss if less is enough")
+        parts.append(
+            f"a loss is shown, of which {limits.max_low_label_loss:g} points to the champion are allowed and none to "
+            "training from scratch; train longer, or raise gates.max_low_label_loss if less is enough"
+        )
         return Verdict(False, "; ".join(parts), numbers)
     if "open" in outcomes:
         parts.append(f"{allowed} is not ruled out; more finetune.seeds or test images would settle it")
@@ -219,7 +224,7 @@ def old_index(evidence: Evidence) -> Verdict:
         passed=answers or not required,
         description=f"kNN in the index of {champion}: {old:.2f} % with its own queries, {new:.2f} % with the "
         f"candidate's, {limits.max_old_index_loss:g} points may be lost{'' if required else ' (reported only)'}; "
-        f"{same:.2f} % of {report.test_images} test images keep their nearest neighbor; {advice}",
+        f"{same:.2f} % of {counted(report.test_images, 'test image')} keep their nearest neighbor; {advice}",
         numbers=dict(zip(names, (old, new, same), strict=True)),
     )
 
@@ -233,7 +238,9 @@ def _compared(title: str, counts: Paired, report: CompareReport, limits: GatesCo
         found = interval(images, [(won, lost)], limits.confidence)
         loses = interval(images, [(won, lost)], (1 + limits.confidence) / 2).high < 0  # one of two (Bonferroni)
     except ValueError as error:
-        raise ReportError(f"{report.file} contradicts itself: {title}: {error}") from None
+        raise ReportError(
+            f"{report.file} contradicts itself: {title}: {error}; run the stage that writes it again"
+        ) from None
     return Compared(
         title,
         candidate,

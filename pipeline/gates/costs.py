@@ -59,7 +59,7 @@ def _budget(given: float, champion: float | None, most: float | None, ratio: flo
         parts.append(f"at most {most:g} {unit} allowed")
     if champion is not None:
         passed = passed and given <= ratio * champion
-        parts.append(f"the champion's {champion:.4g} {unit}, {ratio:g} times as much allowed")
+        parts.append(f"the champion's {champion:.4g} {unit}, {100 * ratio:g} % of that allowed")
         numbers[f"champion_{unit}"] = champion
     if len(parts) == 1:
         return not_applicable("; ".join([*parts, "no champion and no limit to compare it with"]), numbers)
@@ -95,13 +95,13 @@ def _measured_latency(evidence: Evidence) -> LatencyReport:
         )
     except subprocess.TimeoutExpired:
         raise StageFailedError(
-            f"latency: not measured within {LATENCY_SECONDS:g} s; try again when the machine is free"
+            f"latency: not measured within {LATENCY_SECONDS:g} s; `simclr run` measures it again, best on an idle one"
         ) from None
     if done.returncode != 0:
         said = done.stderr.strip().rpartition("\n")[2].removeprefix("error: ") or f"exit code {done.returncode}"
         if killed := killed_by(done.returncode):
             said = f"its process {killed}"
-        raise StageFailedError(f"latency: could not be measured: {said}")
+        raise StageFailedError(f"latency: could not be measured: {said}; `simclr run` measures it again")
     return evidence.report(LatencyReport)
 
 

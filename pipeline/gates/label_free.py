@@ -6,6 +6,7 @@ and what nothing can be said of is released as UNJUDGED.
 
 from statistics import NormalDist
 
+from deploy.plural import counted
 from pipeline.gates.evidence import Evidence
 from pipeline.gates.verdict import Verdict, undecided
 from simclr_core.champion import Champion
@@ -33,7 +34,7 @@ def judge_views(evidence: Evidence, report: CompareReport) -> Verdict:
         f"no labels ({report.reason})",
         f"two views of an image have {views.candidate:.2f} % of their neighbors in common, {views.champion:.2f} % with "
         f"{report.champion}: {low:+.2f} to {high:+.2f} points with {100 * limits.confidence:g} % confidence, on "
-        f"{views.images} images{seen}",
+        f"{counted(views.images, 'image')}{seen}",
     ]
     numbers = {"candidate": views.candidate, "champion": views.champion, "at_least": low, "at_most": high}
     if demand and not low > 0:

@@ -20,10 +20,11 @@ def not_collapsed(evidence: Evidence) -> Verdict:
     rank, deviation = report.effective_rank, report.feature_std
     shape = f"effective rank {rank:.1f}, feature standard deviation {deviation:.3g}"
     if not report.finite:
-        description = "the loss did not stay finite; lower the learning rate or turn mixed precision off"
+        description = "the loss has to stay finite and did not; lower the learning rate or turn mixed precision off"
     elif report.collapsed:
         description = (
-            f"all images have nearly the same features, {shape}; lower the learning rate or raise the batch size"
+            f"all images have nearly the same features, {shape}, where different images have to differ; lower the "
+            "learning rate or raise the batch size"
         )
     else:
         losses = f"loss {report.loss_first:.4g} → {report.loss_last:.4g}, chance is {report.loss_chance:.4g}"
@@ -52,6 +53,8 @@ def onnx_parity(evidence: Evidence) -> Verdict:
             f": with 95 % confidence up to {most:.0f} % of other images may differ by more; "
             f"{PARITY_IMAGES} or more images would prove more"
         )
+    if not report.passed:
+        description += f", which {report.file} calls too far apart; `simclr run --select export` exports again"
     numbers: dict[str, float | str | None] = {"cosine_min": cosine, "max_abs": difference, "images": images}
     served, least = report.served, evidence.limits.min_served_cosine
     agrees = served is None or served.cosine_min >= least

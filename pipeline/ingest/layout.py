@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from deploy.folders.files import is_labels
-from deploy.plural import listed
+from deploy.plural import counted, listed
 from pipeline.errors import IngestError
 from pipeline.ingest.labels_csv import Row, clean, columns_of, fold, match_rows, read_rows
 from pipeline.ingest.sources import Source
@@ -227,8 +227,8 @@ def _without_class(reading: Reading) -> list[str]:
     if not bare:
         return []
     return [
-        f"{len(bare):,} held-out images have no class, such as {bare[0]!r}; move each to test/<class>/ or name it in "
-        "labels.csv, or move it to unlabeled/ if it may be trained on"
+        f"{counted(len(bare), 'held-out image')} without a class, such as {bare[0]!r}; move each to "
+        "test/<class>/ or name it in labels.csv, or move it to unlabeled/ if it may be trained on"
     ]
 
 

@@ -27,7 +27,7 @@ def tabulate(sources: Sequence[Source], readings: Sequence[Reading]) -> list[str
     notes.update(_unknown_classes(counts))
     lines = [text + _files(number) for text, number in sorted(notes.items())]
     if len(lines) > SHOWN_NOTES:
-        lines[SHOWN_NOTES:] = [f"{len(lines) - SHOWN_NOTES:,} more notes of these kinds"]
+        lines[SHOWN_NOTES:] = [f"{counted(len(lines) - SHOWN_NOTES, 'more note')} of these kinds"]
     passed = [line for source in sources for line in describe_passed_over(source.passed_over)]
     return [*_table(counts), *passed, *(f"note: {printable(line, None)}" for line in lines)]
 
@@ -40,7 +40,7 @@ def _table(counts: Counter[tuple[str, str | None]]) -> Iterator[str]:
     labels = sorted({label for _, label in counts if label is not None})
     rest = labels[SHOWN_CLASSES:]
     groups: dict[str, Sequence[str | None]] = {printable(label, None): [label] for label in labels[:SHOWN_CLASSES]}
-    groups |= {f"{len(rest):,} more classes": rest} if rest else {}
+    groups |= {counted(len(rest), "more class"): rest} if rest else {}
     if not labels or any(label is None for _, label in counts):
         groups["(no class)"] = [None]
     width = min(WIDTH, max(map(len, groups)))
@@ -54,7 +54,7 @@ def _unknown_classes(counts: Counter[tuple[str, str | None]]) -> dict[str, int]:
     """Classes of the test images that no training image has, where any has a class."""
     trained = {label for split, label in counts if split == "train" and label is not None}
     return {
-        f"class {label!r} is in test/ alone": number
+        f"class {label!r} is in test/ alone; put images of it into labeled/{label}/, or correct its name": number
         for (split, label), number in counts.items()
         if split == "test" and label is not None and trained and label not in trained
     }

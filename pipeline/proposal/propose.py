@@ -101,7 +101,7 @@ def _choose_labels(collection: Collection) -> Iterator[Choice]:
     if classes:
         folders = sorted(collection.folders)
         named = listed(folders, 3)
-        yield Choice("ingest.class_folders", True, f"{len(folders)} folders look like classes: {named}")
+        yield Choice("ingest.class_folders", True, f"{counted(len(folders), 'folder')} that look like classes: {named}")
     if (classes or len(collection.count("train")) > 1) and not collection.count("test"):
         yield Choice(
             "ingest.hold_out", HELD_OUT, "accuracy is measured on held-out images, and nothing is held out yet"

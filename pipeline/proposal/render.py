@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from deploy.plural import counted
 from pipeline.proposal.collection import Collection
 from pipeline.proposal.machine import Machine
 from pipeline.proposal.propose import Choice, Proposal
@@ -43,13 +44,13 @@ def describe(proposal: Proposal, collection: Collection, machine: Machine, short
     """
     notes = [f"note: {note}" for note in (*shortages, *proposal.notes)]
     found = [
-        f"{collection.images:,} images: {_counts(collection)}",
+        f"{counted(collection.images, 'image')}: {_counts(collection)}",
         f"shorter side {collection.short_side(0.1)} to {collection.short_side(0.9)} pixels, "
         f"{collection.share('has_color'):.0%} in color, {collection.share('has_alpha'):.0%} with transparency",
     ]
     if collection.others:
         kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in Counter(collection.others).most_common(5))
-        found.append(f"{sum(collection.others.values()):,} files that are not images: {kinds}")
+        found.append(f"{counted(sum(collection.others.values()), 'other file')}: {kinds}")
     found.append(f"machine: {machine}")
     rows = [("recipe", proposal.recipe, proposal.reason)]
     rows += [(one.key, _inline(one.value), one.reason) for one in proposal.choices]

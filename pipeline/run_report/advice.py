@@ -94,7 +94,7 @@ def test_images(top1: Estimate, images: int) -> Iterator[str]:
         needed = round(images * (half / WIDE) ** 2)
         yield (
             f"{counted(images, 'test image')} tell the accuracy to ± {half:.0f} points: label about "
-            f"{needed - images:,} more test images for ± {WIDE}."
+            f"{counted(needed - images, 'more test image')} for ± {WIDE}."
         )
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from polars import selectors
 
+from deploy.plural import counted
 from pipeline.reports import Outcome
 from pipeline.validation.drift.drift import Drift
 from pipeline.validation.expectations import COLUMNS, NEAR_LABELS, NO_REASON, Expectation
@@ -206,8 +207,9 @@ def _observed(details: Mapping[str, Any]) -> float | str | None:
         return round(1 - details["unexpected_count"] / considered, 6) if considered else None
     observed = details.get("observed_value")
     if isinstance(observed, list):
-        missing = details.get("details", {}).get("mismatched", {}).get("missing", [])
-        return f"without {', '.join(missing)}" if missing else f"{len(observed)} columns"
+        mismatched = details.get("details", {}).get("mismatched", {})
+        odd = [f"{kind} {', '.join(mismatched[kind])}" for kind in ("missing", "unexpected") if mismatched.get(kind)]
+        return counted(len(observed), "column") + (f" ({'; '.join(odd)})" if odd else "")
     return None if observed is None or isnan(observed) else round(float(observed), 6)
 
 

@@ -181,8 +181,8 @@ def test_only_the_first_images_by_hash_are_compared(workspace: Workspace) -> Non
     [
         (100, 200, None, {}, "no encoder has been released yet"),
         (100, 0, random_features(), {}, "no earlier batch"),
-        (49, 200, random_features(), {}, "only 49 accepted training images are new"),
-        (100, 99, random_features(), {}, "only 99 training images are earlier"),
+        (49, 200, random_features(), {}, "the newest batch has only 49 accepted training images"),
+        (100, 99, random_features(), {}, "the earlier batches have only 99 training images"),
         (100, 200, random_features(), {"enabled": False}, "embedding_drift.enabled"),
     ],
 )

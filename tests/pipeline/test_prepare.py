@@ -219,7 +219,7 @@ def test_only_what_was_validated_is_prepared(filled: Workspace) -> None:
     with pytest.raises(GateError, match=r"was validated as \['gray_to_rgb'\], is read as \[\]; restore it"):
         prepare.run(filled)
     write_accepted(filled, [*rows, {**rows[0], "sha256": "0" * 64}])
-    with pytest.raises(GateError, match="1 accepted train images are not in data/raw; restore it"):
+    with pytest.raises(GateError, match="data/raw lacks 1 accepted train image; restore it"):
         prepare.run(filled)
     write_accepted(filled, rows)
     tar = next(filled.raw.glob("*/*.tar"))

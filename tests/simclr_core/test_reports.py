@@ -119,5 +119,5 @@ def test_values_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
 
 
 def test_nested_fields_are_validated_too() -> None:
-    with pytest.raises(ReportError, match=r"^the card lacks what is needed: recall: Field required"):
+    with pytest.raises(ReportError, match=r"^the card lacks what is needed: recall is missing"):
         reports.parse({"images": 3, "precision": None}, ClassResults, "the card")

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 
-from deploy.plural import listed
+from deploy.plural import counted, listed
 from pipeline.reports import DriftReport, DriftVerdict, FoundShape, Statistic
 from pipeline.validation import tables
 from pipeline.validation.drift.calibration import CLASSIFIER, calibrated, random_splits
@@ -174,9 +174,11 @@ def _too_few(earlier: int, new: int, min_images: int) -> str | None:
     if not earlier:
         return "there is no earlier batch with accepted training images to compare with"
     if new < min_images:
-        return f"only {new} accepted training images are new; validate.drift.min_images is {min_images}"
+        images = counted(new, "accepted training image")
+        return f"the newest batch has only {images}; validate.drift.min_images is {min_images}"
     if earlier < 2 * min_images:
-        return f"only {earlier} training images are earlier; twice validate.drift.min_images is {2 * min_images}"
+        images = counted(earlier, "training image")
+        return f"the earlier batches have only {images}; twice validate.drift.min_images is {2 * min_images}"
     return None
 
 

@@ -6,6 +6,7 @@ What is found is a table of FAULTS, as in ``verdict``.
 
 import polars as pl
 
+from deploy.plural import counted
 from pipeline.validation.reasons import REASONS
 from pipeline.validation.tables import age
 from pipeline.validation.verdict.near_duplicates import near_groups, near_pairs
@@ -158,7 +159,7 @@ def _pairs(contents: pl.DataFrame, distance: int) -> pl.DataFrame:
     aspect = pl.col("width") / pl.col("height")
     pairs, cut_short = near_pairs(contents.select(*_HASHES, aspect=aspect), distance)
     if cut_short:
-        message = f"{cut_short} images have too many near copies to compare each with all of them"
+        message = f"{counted(cut_short, 'image')} of too many near copies to compare each with all of them"
         emit("progress", stage="validate", message=message, cut_short=cut_short)
     return confirm(pairs, contents.select("sha256", "sketch", "entropy", "luma_std"))
 

@@ -12,6 +12,7 @@ from pipeline.gates.verdict import Gate, Verdict, judge
 from pipeline.workspace import Workspace
 from tests.conftest import TINY_PARAMS
 from tests.pipeline.gates.reports import COMPARE, COMPARISON
+from tests.sentences import assert_helpful
 
 
 class Case:
@@ -36,7 +37,7 @@ class Case:
         for path, report in (files or {}).items():
             self.put(path, report)
         verdict = judge(gate, Evidence(Workspace(self.folder)))
-        assert verdict.description
+        assert_helpful(verdict)
         assert verdict.judged or not verdict.passed
         return verdict
 

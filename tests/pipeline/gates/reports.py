@@ -56,7 +56,7 @@ DRIFT: dict[str, Any] = NOT_JUDGED | {
     "champion": {"version": "v0.0.3", "bundle": "0123456789abcdef", "preprocessing": {"size": 28, "resize": 28}},
     "mmd_p_value": 0.005,
     "statistics": [{"name": "novel_share", "effect": 0.27, "threshold": 0.05, "drifted": True}],
-    "advice": "to v0.0.3 the new images differ",
+    "advice": "to v0.0.3 the new images differ: look at reports/novel.png",
 }
 CRITICAL, WARNING, INFO = "short_side", "not_dark", "no_gps"
 """An expectation of each severity."""

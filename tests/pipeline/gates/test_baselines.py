@@ -68,7 +68,8 @@ def test_few_images_that_show_nothing_are_undecided_and_it_says_what_would_settl
     needed = images_to_find(3 / 58, 16 / 60, 0.95, 0.8)
     assert verdict.description.endswith(
         "58 test images can show a difference of 16.9 points at 80 % power; "
-        f"about {needed} would settle one of 5.2; add test images, or set gates.abstain to warn to release it undecided"
+        f"about {needed} would settle one of 5.2 points; add test images, or set gates.abstain to warn to release it "
+        "undecided"
     )
     case.set_limits(abstain="warn")
     verdict = case.ask(beats_baselines)

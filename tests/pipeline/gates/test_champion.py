@@ -210,7 +210,7 @@ def test_each_fraction_is_judged_and_reported(case: Case) -> None:
     verdict = case.ask(low_label, files)
     assert verdict.outcome == "refused"
     tenth = widest(-200)
-    assert f"; 80.00 % with 800 labels, from scratch 90.00 % ({tenth}); a loss is shown; " in verdict.description
+    assert f"; 80.00 % with 800 labels, from scratch 90.00 % ({tenth}); a loss is shown, " in verdict.description
     assert verdict.description.startswith("70.00 % with 80 labels, from scratch 60.00 % (")
     assert ", v0.0.3 70.00 % (" in verdict.description
     assert "raise gates.max_low_label_loss" in verdict.description
@@ -296,7 +296,7 @@ def test_old_index(case: Case, index: dict[str, Any], reported: bool, required: 
 def test_the_description_of_the_old_index_gate(case: Case) -> None:
     assert case.compare(old_index).description == (
         "kNN in the index of v0.0.3: 80.00 % with its own queries, 76.00 % with the candidate's, 5 points may be lost "
-        "(reported only); 41.50 % of 2000 test images keep their nearest neighbor; the index can stay"
+        "(reported only); 41.50 % of 2,000 test images keep their nearest neighbor; the index can stay"
     )
 
 

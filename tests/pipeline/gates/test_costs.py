@@ -22,14 +22,14 @@ from tests.simclr_core import pixel_encoders as encoders
 @pytest.mark.parametrize(
     ("report", "gates", "passed", "says"),
     [
-        (COMPARE, {}, True, "4.2 MB (ONNX file); the champion's 4 MB, 1.5 times as much allowed"),
-        (COMPARE, {"max_size_ratio": 1.05}, True, "1.05 times as much allowed"),
-        (COMPARE, {"max_size_ratio": 1.04}, False, "1.04 times as much allowed"),
+        (COMPARE, {}, True, "4.2 MB (ONNX file); the champion's 4 MB, 150 % of that allowed"),
+        (COMPARE, {"max_size_ratio": 1.05}, True, "105 % of that allowed"),
+        (COMPARE, {"max_size_ratio": 1.04}, False, "104 % of that allowed"),
         (COMPARE, {"max_megabytes": 4.1}, False, "at most 4.1 MB allowed"),
         (COMPARE, {"max_megabytes": 4.2}, True, "at most 4.2 MB allowed; the champion's"),
         (ALONE, {}, True, "no champion and no limit to compare it with"),
         (ALONE, {"max_megabytes": 4.1}, False, "at most 4.1 MB allowed"),
-        (UNLABELLED, {"max_size_ratio": 1.0}, False, "1 times as much"),  # labels do not matter here
+        (UNLABELLED, {"max_size_ratio": 1.0}, False, "100 % of that allowed"),  # labels do not matter here
     ],
 )
 def test_size(case: Case, report: dict[str, Any], gates: dict[str, Any], passed: bool, says: str) -> None:

@@ -27,7 +27,8 @@ def test_the_verdict_counts_reasons_and_lists_broken_expectations(case: Case) ->
     assert (verdict.passed, verdict.judged) == (False, True)
     assert verdict.description == (
         "9 of 12 files accepted, 3 quarantined (2 truncated, 1 empty_file); "
-        'warning: "few_truncated" does not hold: 17 % conform, 2 do not, and 100 % have to'
+        'warning: "few_truncated" does not hold: 17 % conform, 2 do not, and 100 % have to; '
+        "the report says no more; `simclr run --select validate` makes it again"
     )
     assert verdict.numbers == {
         "accepted": 9,
@@ -71,7 +72,7 @@ def test_broken_expectations_are_reported_by_their_severity(case: Case, name: st
         (lambda name: contract(unmet(name, observed=None, error="no such column")), "not be evaluated: no such column"),
         (lambda name: contract(without=name), f"{CONTRACT} has no result for it; run the stage validate again"),
         (lambda name: contract(outcome(name, sample_ids=None)), f"{CONTRACT} lacks what is needed: sample_ids: "),
-        (lambda name: contract({"name": name, "success": True}), f"{CONTRACT} lacks what is needed: suite: "),
+        (lambda name: contract({"name": name, "success": True}), f"{CONTRACT} lacks what is needed: suite is missing"),
     ],
 )
 def test_an_unknown_result_is_an_error_at_any_severity(case: Case, name: str, report: Any, says: str) -> None:
@@ -103,7 +104,7 @@ def test_a_broken_contract_is_one_sentence_with_what_happened_what_was_expected_
         "the data contract is broken, with 794 of 8,724 files accepted, 7,930 quarantined (7,930 not_an_image): "
         '"Nearly all contents decode" does not hold: 9.112 % conform, 7,930 do not, and 95 % have to; '
         '"No more contents than validate.max_quarantine_rate are quarantined" does not hold: '
-        "found 0.91, required: at most 0.05; look at reports/validation.html; correct or remove these files, accept "
+        "found 91 %, required: at most 5 %; look at reports/validation.html; correct or remove these files, accept "
         "good ones with `simclr quarantine release`, or change the block validate of params.yaml, and run again"
     )
 

@@ -15,9 +15,9 @@ from tests.pipeline.gates.reports import DRIFT, EMBEDDING_DRIFT, EXPORT, NOT_JUD
     ("values", "passed", "says"),
     [
         ({}, True, "loss 5.1 → 4.2, chance is 6.2; effective rank 31.5, feature standard deviation 0.4"),
-        ({"finite": False}, False, "did not stay finite"),
+        ({"finite": False}, False, "has to stay finite and did not"),
         ({"collapsed": True}, False, "nearly the same features"),
-        ({"finite": False, "collapsed": True}, False, "did not stay finite"),
+        ({"finite": False, "collapsed": True}, False, "has to stay finite and did not"),
     ],
 )
 def test_collapse(case: Case, values: dict[str, bool], passed: bool, says: str) -> None:
@@ -39,7 +39,10 @@ def test_parity(case: Case) -> None:
     case.put("reports/export.json", EXPORT | {"passed": False})
     verdict = case.ask(onnx_parity)
     assert (verdict.passed, verdict.judged) == (False, True)
-    assert verdict.description == "lowest cosine 0.999999, largest difference 1e-05 on 64 images"
+    assert verdict.description == (
+        "lowest cosine 0.999999, largest difference 1e-05 on 64 images, which reports/export.json calls too far apart; "
+        "`simclr run --select export` exports again"
+    )
 
 
 @pytest.mark.parametrize(
@@ -85,7 +88,7 @@ def test_drift_is_a_warning_with_every_number(case: Case) -> None:
     case.put(EMBEDDING_DRIFT, DRIFT)
     verdict = case.ask(embedding_drift)
     assert (verdict.passed, verdict.severity) == (False, "warning")
-    assert verdict.description == "drift: to v0.0.3 the new images differ"
+    assert verdict.description == "drift: to v0.0.3 the new images differ: look at reports/novel.png"
     assert verdict.numbers == {
         "champion": "v0.0.3",
         "bundle": "0123456789ab",
@@ -116,7 +119,7 @@ def test_a_drift_report_that_is_missing_or_broken_is_a_warning_that_does_not_pas
 
 
 def test_a_check_of_drift_that_did_not_take_place_is_not_applicable(case: Case) -> None:
-    advice = "only 12 accepted training images are new; embedding_drift.min_images is 50"
+    advice = "the newest batch has only 12 accepted training images; embedding_drift.min_images is 50"
     verdict = case.ask(embedding_drift, {EMBEDDING_DRIFT: NOT_JUDGED | {"advice": advice}})
     assert (verdict.outcome, verdict.severity) == ("not applicable", "warning")
     assert verdict.description == f"not applicable: drift was not checked, {advice}"

@@ -13,6 +13,7 @@ from pipeline.ingest.raw import batches
 from pipeline.workspace import Workspace
 from tests.conftest import draw, encode
 from tests.pipeline.conftest import put, read_files
+from tests.sentences import assert_plain
 
 
 def fill(workspace: Workspace, *paths: str) -> None:
@@ -25,7 +26,10 @@ def places(workspace: Workspace) -> dict[str, tuple[str, str | None]]:
 
 
 def notes(result: IngestResult) -> str:
-    return "\n".join(line for line in result.understood if line.startswith(("note: ", "skipped ")))
+    lines = [line for line in result.understood if line.startswith(("note: ", "skipped "))]
+    for line in lines:
+        assert_plain(line)
+    return "\n".join(lines)
 
 
 @pytest.mark.parametrize(
@@ -123,9 +127,9 @@ def test_a_blank_split_is_silence_and_a_blank_label_removes_the_label(workspace:
 REFUSED = {
     "held out without a class": (
         ("test/0.png", "test/1.png", "unlabeled/2.png"),
-        r"2 held-out images have no class, such as 'test/0.png'; move each to test/<class>/ or name it in labels.csv",
+        r"2 held-out images without a class, such as 'test/0.png'; move each to test/<class>/ or name it in labels.csv",
     ),
-    "held out without a class or a suffix": (("val/IMG_0001",), "1 held-out images have no class"),
+    "held out without a class or a suffix": (("val/IMG_0001",), "1 held-out image without a class"),
     "a split in a class": (
         ("labeled/train/cat/0.png",),
         r"labeled/train/ says two things; move its folders to labeled/",
@@ -248,7 +252,9 @@ def test_a_data_set_with_its_splits_inside_is_read_like_an_inbox(workspace: Work
 
 def test_a_class_that_only_test_images_have_is_noted(workspace: Workspace) -> None:
     fill(workspace, "labeled/cat/0.png", "test/dog/1.png", "test/dog/2.png")
-    assert "class 'dog' is in test/ alone (2 files)" in notes(ingest(workspace))
+    assert "class 'dog' is in test/ alone; put images of it into labeled/dog/, or correct its name (2 files)" in notes(
+        ingest(workspace)
+    )
 
 
 @pytest.mark.parametrize("form", ["folder", "class", "glob", "file", "outside", "url"])

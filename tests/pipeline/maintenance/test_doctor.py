@@ -17,6 +17,7 @@ from pipeline.errors import DvcError
 from pipeline.maintenance import doctor
 from pipeline.maintenance.doctor import Finding, examine
 from pipeline.workspace import Workspace
+from tests.sentences import assert_plain
 
 WAITING = "import sys; print('up', flush=True); sys.stdin.read()"
 
@@ -29,6 +30,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def seen(workspace: Workspace, name: str, repair: bool = False) -> Finding:
     (found,) = (finding for finding in examine(workspace.root, repair) if finding.name == name)
+    assert_plain(found.detail)
+    assert found.fix or (found.healthy and not found.warning)
     return found
 
 

@@ -12,12 +12,14 @@ import pytest
 
 from pipeline.config import ValidateConfig
 from pipeline.reports import Outcome
+from pipeline.validation.contract import advice, sentence
 from pipeline.validation.drift.drift import Drift, Shape
 from pipeline.validation.evaluate import evaluate, passed, tables
 from pipeline.validation.expectations import expectations
 from pipeline.validation.tables import MANIFEST
 from tests.pipeline.validation.contract_oracle import oracle
 from tests.pipeline.validation.corpus.manifests import row, statistic, table
+from tests.sentences import assert_plain
 
 Tables = dict[str, pl.LazyFrame]
 Change = Callable[[pl.DataFrame], pl.DataFrame]
@@ -58,6 +60,8 @@ def outcomes(frames: Tables, *names: str) -> dict[str, Outcome]:
     found = evaluate(rules, frames).outcomes
     assert [outcome.name for outcome in found] == [rule.name for rule in rules]
     json.dumps([asdict(outcome) for outcome in found], allow_nan=False)
+    for outcome in found:
+        assert_plain(f"{sentence(outcome)}; {advice(outcome)}")
     return {outcome.name: outcome for outcome in found}
 
 

@@ -209,8 +209,8 @@ def test_images_of_one_size_without_color_are_compared() -> None:
     ("earlier", "new", "why"),
     [
         (images(9, 1)[:0], images(500, 1, "0002"), "no earlier batch"),
-        (images(500, 1), images(49, 1, "0002"), "only 49 accepted training images are new"),
-        (images(99, 1), images(500, 1, "0002"), "only 99 training images are earlier"),
+        (images(500, 1), images(49, 1, "0002"), "the newest batch has only 49 accepted training images"),
+        (images(99, 1), images(500, 1, "0002"), "the earlier batches have only 99 training images"),
     ],
 )
 def test_too_few_images_are_not_judged(earlier: pl.DataFrame, new: pl.DataFrame, why: str) -> None:

@@ -133,7 +133,7 @@ def test_hostile_names_are_shown_as_text(reasons: tuple[str, ...]) -> None:
 def test_a_broken_contract_is_said_at_the_top_with_what_to_do() -> None:
     broken = Outcome("quarantine_rate", "contents", "critical", False, 0.91, "<= 0.05", None, [], None)
     top = Page(page(table([row("a.png", "corrupt")]), broken)).text.partition("Great Expectations Data Docs")[0]
-    assert "found 0.91, required: at most 0.05" in top
+    assert "found 91 %, required: at most 5 %" in top
     assert "simclr quarantine release" in top
 
 
