@@ -6,6 +6,7 @@ It is a Git repository with a DVC project in it. Every entry point finds it from
 ``SIMCLR_WORKSPACE``, or from the nearest parent folder with a ``dvc.yaml``.
 """
 
+import errno
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.failure import ADVICE
 from pipeline.environment import WORKSPACE
 from pipeline.errors import WorkspaceError
 from pipeline.recipes.recipe import DEFAULT, params_of, recipes
@@ -131,15 +133,22 @@ def require_new(directory: Path) -> None:
 
 
 def require_writable(workspace: Workspace) -> None:
-    """Say which folder cannot be written, before a run has begun and SQLite or DVC says it in their own words."""
+    """Say which folder cannot be written, before a command has begun and SQLite or DVC says it in their own words."""
     for folder in unwritable(workspace):
-        raise WorkspaceError(f"{folder}: cannot be written by this user; `chmod u+rwx` it, or run as its owner")
+        raise WorkspaceError(f"{folder}: cannot be written; {how_to_write(folder)}")
 
 
 def unwritable(workspace: Workspace) -> list[Path]:
     """The folders that a run writes to, and that this user may not write."""
     folders = (workspace.root, *(workspace.root / name for name in WRITTEN))
     return [folder for folder in folders if folder.exists() and not os.access(folder, os.W_OK | os.X_OK)]
+
+
+def how_to_write(folder: Path) -> str:
+    """What lets this user write into a folder."""
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        return ADVICE[errno.EROFS]
+    return f"`chmod u+rwx '{folder}'`, or run as its owner"
 
 
 def template(name: str) -> Path:

@@ -3,6 +3,7 @@
 Exit codes: 0 done; 1 a stage failed, a gate did not pass, or `doctor` found something; 2 wrong input; 130 interrupted.
 """
 
+import sqlite3
 from pathlib import Path
 
 import click
@@ -38,6 +39,8 @@ def run_cli() -> int:
         if error.errno is None:
             raise
         return fail(describe(error))
+    except sqlite3.OperationalError as error:  # of a full disk, or one that has become read-only: it names no file
+        return fail(f"a database of the workspace: {error}; `simclr doctor` looks for the cause")
     except (KeyboardInterrupt, click.Abort):
         return fail("interrupted; run the same command again to continue", code=130)
     return exit_code or 0
@@ -180,6 +183,7 @@ def fsck(workspace: Workspace, seconds: float | None, older_than_days: float, re
     """
     from pipeline.maintenance.fsck import check
 
+    workspaces.require_writable(workspace)
     report = check(workspace, seconds=seconds, older_than_days=older_than_days, remote=remote)
     click.echo(report)
     if report.lost:

@@ -16,7 +16,7 @@ from pipeline.release.registry import open_registry
 from pipeline.reports import ValidationReport
 from pipeline.validation.contract import next_step
 from pipeline.validation.expectations import NEAR_LABELS
-from pipeline.workspace import Workspace
+from pipeline.workspace import Workspace, how_to_write, unwritable
 from simclr_core import reports
 from simclr_core.evaluation_reports import Accuracies, LinearEvalReport
 from simclr_core.reports import ExportReport
@@ -118,6 +118,8 @@ def describe_contradictions(workspace: Workspace) -> list[str]:
 
 def describe_stages(workspace: Workspace) -> list[str]:
     """What a run would do; while something is at work, only what: DVC answers no question then."""
+    if folders := unwritable(workspace):  # without a lock, DVC answers no question
+        return [f"stages     not known: {folders[0]} cannot be written; {how_to_write(folders[0])}"]
     if holder := client.holder(workspace.root):
         return [f"running    {holder}"]
     try:

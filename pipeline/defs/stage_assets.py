@@ -15,6 +15,7 @@ from typing import Any
 
 import dagster as dg
 
+from deploy.failure import ADVICE, describe
 from pipeline.defs.kept import keep_state
 from pipeline.defs.pages import show
 from pipeline.defs.translator import asset_key, asset_spec, charts, facts, op_name, pool
@@ -98,7 +99,8 @@ class ForeseenFailure(dg.Failure):
     """A failure that the UI shows as one line; ``error`` is what it is to a caller of Python."""
 
     def __init__(self, error: Exception) -> None:
-        super().__init__(str(error), allow_retries=False)
+        said = describe(error) if isinstance(error, OSError) else str(error)
+        super().__init__(said, allow_retries=False)
         self.error = error
 
 
@@ -108,6 +110,10 @@ def foreseen() -> Iterator[None]:
     try:
         yield
     except FORESEEN as error:
+        raise ForeseenFailure(error) from None
+    except OSError as error:
+        if error.errno not in ADVICE:
+            raise
         raise ForeseenFailure(error) from None
 
 

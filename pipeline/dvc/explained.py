@@ -1,12 +1,15 @@
 """What DVC says of a failure, in our words where its own name no next step."""
 
+import os
 import re
 from pathlib import Path
 
+from deploy.failure import ADVICE
 from pipeline.errors import BusyError, DvcError
 from pipeline.redact import redactor
 
 NO_GIT = "is not a git repository"
+CHATTER = re.compile(r"unexpected error - |\[Errno \d+\] | ?Having any troubles\?.*")
 BLOCKED = re.compile(r"is busy, it is being blocked by: \(PID (\d+)\): (.*?) If there are no processes")
 
 
@@ -25,4 +28,6 @@ def explain(root: Path, reason: str) -> str:
             f"{root}: is not a Git repository, and DVC works only in one; restore its .git folder from a copy or a "
             "clone, or begin a new history with `git init && git add --all && git commit`"
         )
-    return redactor(root)(reason)
+    reason = CHATTER.sub("", reason)
+    advice = next((f"; {advice}" for code, advice in ADVICE.items() if code and os.strerror(code) in reason), "")
+    return redactor(root)(reason) + advice

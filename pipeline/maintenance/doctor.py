@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from deploy.failure import describe
 from deploy.plural import counted
 from pipeline import params, preflight
 from pipeline.config import StorageConfig
@@ -20,7 +21,7 @@ from pipeline.git import Git
 from pipeline.ingest.raw import batches
 from pipeline.maintenance.disk import GIGABYTE, size, usage
 from pipeline.maintenance.state import unkept
-from pipeline.workspace import Workspace, find, unwritable
+from pipeline.workspace import Workspace, find, how_to_write, unwritable
 
 PACKAGES = ("dagster", "dvc", "great-expectations", "torch", "torchvision", "onnx", "onnxruntime", "pillow", "pyarrow")
 
@@ -112,9 +113,8 @@ def _accelerator() -> Finding:
 def _workspace(workspace: Workspace, repair: bool) -> Iterator[Finding]:
     yield Finding("workspace", True, str(workspace.root))
     for folder in unwritable(workspace):
-        yield Finding(
-            "writable", False, f"{folder} cannot be written to", f"chmod u+rwx '{folder}', or run as its owner"
-        )
+        yield Finding("writable", False, f"{folder} cannot be written to", how_to_write(folder))
+        repair = False
     storage = StorageConfig()
     try:
         settings = params.read(workspace)
@@ -196,6 +196,9 @@ def _locks(root: Path, repair: bool) -> Iterator[Finding]:
             yield Finding(name, not fault, f"{path}: {fault}" if fault else "sound", "simclr doctor --repair")
     except BusyError as error:
         yield Finding(name, True, str(error), "try again when it is done", warning=True)
+    except OSError as error:
+        what, _, fix = describe(error).partition("; ")
+        yield Finding(name, False, what, fix)
     try:
         holder = locks.lock_holder(root)
         yield Finding("dvc at work", True, holder or "no process")

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from deploy.plural import counted
 from pipeline.git import Git
 from pipeline.release.registry import Rejection
 from pipeline.release.versions import History, Version
@@ -135,7 +136,7 @@ def comparison(version: Facts) -> str:
     if compare and (views := compare.label_free):
         return (
             f"Without labels: two views of an image have {views.candidate:.2f} % of their neighbors in common, "
-            f"{views.champion:.2f} % with {compare.champion}, on {views.images} images."
+            f"{views.champion:.2f} % with {compare.champion}, on {counted(views.images, 'image')}."
         )
     if compare is None or compare.champion is None:
         return f"Not applicable: {(compare.reason if compare else None) or 'there was no champion to compare with'}."

@@ -146,8 +146,9 @@ class Registry:
         for name in others[: max(0, len(others) - keep)]:
             (self.root / name).rename(self.root / f".{name}.partial-pruned")  # never half a bundle
             signature_of(self.root / name).unlink(missing_ok=True)
-        for abandoned in self.root.glob(".v*.partial-*"):
-            shutil.rmtree(abandoned, ignore_errors=True)
+        for folder in (self.root, self.root / "releases"):  # what killed releases left: a bundle, a file
+            for abandoned in folder.glob(".*.partial-*"):
+                shutil.rmtree(abandoned, ignore_errors=True) if abandoned.is_dir() else abandoned.unlink()
 
     def has_record(self, name: str) -> bool:
         """Whether the registry has a record of this version."""

@@ -1,9 +1,12 @@
 """The command line: what a person types, reads, and what a script gets as exit code."""
 
+import errno
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -126,9 +129,56 @@ def test_a_read_only_workspace_is_an_error_not_a_traceback(
     before = workspace.params.read_text()
     assert simclr(monkeypatch, "--workspace", str(workspace.root), "run", "--set", "pretrain.epochs=3") == 2
     assert capsys.readouterr().err == (
-        f"error: {closed}: cannot be written by this user; `chmod u+rwx` it, or run as its owner\n"
+        f"error: {closed}: cannot be written; `chmod u+rwx '{closed}'`, or run as its owner\n"
     )
     assert workspace.params.read_text() == before
+
+
+def test_a_file_system_that_has_become_read_only_stops_no_command_that_only_looks(
+    filled: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    at = ("--workspace", str(filled.root))
+    assert simclr(monkeypatch, *at, "ingest") == 0
+    access, statvfs = os.access, os.statvfs
+    monkeypatch.setattr(os, "access", lambda path, mode: access(path, mode) and not mode & os.W_OK)
+
+    def mounted_read_only(path: Path) -> SimpleNamespace:
+        found = statvfs(path)
+        fields = {name: getattr(found, name) for name in dir(found) if name.startswith("f_")}
+        return SimpleNamespace(**fields | {"f_flag": found.f_flag | os.ST_RDONLY})
+
+    monkeypatch.setattr(os, "statvfs", mounted_read_only)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), ".dvc/tmp/rwlock.lock")
+
+    monkeypatch.setattr("pipeline.dvc.locks.rwlock_fault", refuse)
+    capsys.readouterr()
+    remedy = "this file system is read-only: choose another folder, or mount it writable"
+    for command in ("run", "fsck", "ui"):
+        assert simclr(monkeypatch, *at, command) == 2
+        assert capsys.readouterr().err == f"error: {filled.root}: cannot be written; {remedy}\n"
+    assert simclr(monkeypatch, *at, "status") == 0
+    said = capsys.readouterr().out
+    assert "40 images in 1 batch\n" in said
+    assert f"stages     not known: {filled.root} cannot be written; {remedy}\n" in said
+    assert simclr(monkeypatch, *at, "doctor", "--repair") == 1
+    said = capsys.readouterr().out
+    assert f"FAIL  writable             {filled.root} cannot be written to\n      fix: {remedy}\n" in said
+    assert f".dvc/tmp/rwlock.lock: Read-only file system\n      fix: {remedy}\n" in said
+
+
+def test_a_database_on_a_full_disk_is_one_line(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr("pipeline.preflight.apply", refuse)
+    assert simclr(monkeypatch, "--workspace", str(workspace.root), "run") == 2
+    assert capsys.readouterr().err == (
+        "error: a database of the workspace: database or disk is full; `simclr doctor` looks for the cause\n"
+    )
 
 
 def test_an_error_of_the_system_is_one_line(

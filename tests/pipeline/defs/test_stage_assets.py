@@ -1,5 +1,6 @@
 """The assets that come out of a dvc.yaml, and what they tell after a run."""
 
+import errno
 import os
 import re
 import shutil
@@ -12,7 +13,7 @@ import dagster as dg
 import pytest
 import yaml
 
-from pipeline.defs.stage_assets import dvc_assets, numbers
+from pipeline.defs.stage_assets import ForeseenFailure, dvc_assets, foreseen, numbers
 from pipeline.defs.translator import asset_key
 from pipeline.dvc.project import CHAMPION, RAW, load
 from pipeline.workspace import Workspace
@@ -206,3 +207,13 @@ def test_a_failed_stage_stops_its_dependents(graph: Workspace) -> None:
     assert error is not None
     assert "Failure: stage pretrain: no luck today" in error.message
     assert error.cause is None  # what the UI would show below it, with a stack of ours
+
+
+def test_a_full_disk_is_one_line_in_the_ui_and_another_error_keeps_its_traceback() -> None:
+    with pytest.raises(ForeseenFailure) as failed, foreseen():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "registry/v0.0.1")
+    assert failed.value.description == (
+        "registry/v0.0.1: No space left on device; free some space on this disk and run again, nothing is lost"
+    )
+    with pytest.raises(OSError, match="Bad file descriptor"), foreseen():
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))

@@ -23,6 +23,7 @@ from deploy.lock import held
 from pipeline.cli.status import describe_stages
 from pipeline.dvc import client, processes
 from pipeline.dvc.client import DVC, LOCK, Outcome, add, changed_stages, exclusive, execute, holder, repro
+from pipeline.dvc.explained import explain
 from pipeline.errors import BusyError, DvcError, StageFailedError
 from pipeline.workspace import Workspace
 from tests.pipeline.small_graph import log_of, write_graph
@@ -490,3 +491,15 @@ def test_a_persons_status_and_push_during_a_stage_never_lose_its_result(graph: W
         for other in others:
             other.join()
     assert changed_stages(graph.root) == {}
+
+
+def test_what_dvc_does_not_foresee_is_told_without_its_chatter_and_with_the_next_step(tmp_path: Path) -> None:
+    said = explain(
+        tmp_path,
+        "`dvc status` failed: unexpected error - [Errno 30] Read-only file system: '/w/.dvc/tmp/lock' Having any "
+        "troubles? Hit us up at https://dvc.org/support, we are always happy to help!",
+    )
+    assert said == (
+        "`dvc status` failed: Read-only file system: '/w/.dvc/tmp/lock'; this file system is read-only: choose another "
+        "folder, or mount it writable"
+    )

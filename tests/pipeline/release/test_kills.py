@@ -24,6 +24,7 @@ REGISTERED = (
     "artifact.rename",
     "artifact.renamed",
     "release.signed",
+    *(f"artifact.replace:kill@{number}" for number in (1, 2, 3)),  # both records and CURRENT
     "release.published",
     "release.switched",
 )
@@ -40,7 +41,7 @@ action(Workspace(pathlib.Path(sys.argv[2])))
 def killed(workspace: Workspace, step: str, action: str) -> None:
     """Do something in its own process, which is killed at a failpoint."""
     command = program.command(PROGRAM, action, workspace.root)
-    environment = os.environ | {VARIABLE: f"{step}:kill"}
+    environment = os.environ | {VARIABLE: step if ":" in step else f"{step}:kill"}
     done = subprocess.run(command, cwd=program.ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, (step, done.stdout, done.stderr)
 
@@ -79,7 +80,7 @@ def check_complete(workspace: Workspace, version: str, bundle: str) -> None:
     assert (current.name, current.bundle, open_registry(workspace).current()) == (version, bundle, version)
     assert identity(workspace.root / "registry" / version) == bundle
     assert set(git(origin(workspace), "tag").splitlines()) == set(tags(workspace))
-    leftovers = [path.name for path in (workspace.root / "registry").iterdir() if ".partial-" in path.name]
+    leftovers = [path.name for path in (workspace.root / "registry").rglob(".*") if ".partial-" in path.name]
     assert leftovers == []
     assert sorted(path.name for path in workspace.scratch.iterdir() if path.name in ("release", "champion")) == []
 
