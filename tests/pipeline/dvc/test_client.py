@@ -493,7 +493,7 @@ def test_a_persons_status_and_push_during_a_stage_never_lose_its_result(graph: W
     assert changed_stages(graph.root) == {}
 
 
-def test_what_dvc_does_not_foresee_is_told_without_its_chatter_and_with_the_next_step(tmp_path: Path) -> None:
+def test_what_dvc_does_not_foresee_is_shown_without_its_chatter_and_with_the_next_step(tmp_path: Path) -> None:
     said = explain(
         tmp_path,
         "`dvc status` failed: unexpected error - [Errno 30] Read-only file system: '/w/.dvc/tmp/lock' Having any "
