@@ -10,6 +10,9 @@ from pipeline.redact import redactor
 
 NO_GIT = "is not a git repository"
 CHATTER = re.compile(r"unexpected error - |\[Errno \d+\] | ?Having any troubles\?.*")
+REFUSED = re.compile(
+    r"\(40[13]\)|Forbidden|Unauthorized|Access ?Denied|InvalidAccessKeyId|SignatureDoesNotMatch|locate credentials"
+)
 BLOCKED = re.compile(r"is busy, it is being blocked by: \(PID (\d+)\): (.*?) If there are no processes")
 
 
@@ -28,6 +31,14 @@ def explain(root: Path, reason: str) -> str:
             f"{root}: is not a Git repository, and DVC works only in one; restore its .git folder from a copy or a "
             "clone, or begin a new history with `git init && git add --all && git commit`"
         )
-    reason = CHATTER.sub("", reason)
-    advice = next((f"; {advice}" for code, advice in ADVICE.items() if code and os.strerror(code) in reason), "")
-    return redactor(root)(reason) + advice
+    return redactor(root)(CHATTER.sub("", reason)) + advise(reason)
+
+
+def advise(reason: str) -> str:
+    """The next step, as the end of a sentence, where the words of a storage or of the system name only the cause."""
+    if REFUSED.search(reason):
+        return (
+            "; the storage was reached and refused: correct its credentials in the environment, or with "
+            "`dvc remote modify --local NAME OPTION VALUE`, and run again"
+        )
+    return next((f"; {advice}" for code, advice in ADVICE.items() if code and os.strerror(code) in reason), "")

@@ -100,8 +100,8 @@ def send(root: Path, branches: Sequence[str] = (), lost: Collection[str] = ()) -
         except DvcError:
             raise
         except Exception as error:  # noqa: BLE001 - each storage has its own errors, with no other common root
-            reason = f"remote {configured(root)} cannot be reached: {one_line(error)}"
-            raise DvcError(redactor(root)(reason)) from None
+            said = one_line(error)
+            raise DvcError(explain(root, f"remote {configured(root)} cannot be used: {said}")) from None
 
 
 @contextmanager

@@ -62,7 +62,7 @@ def size(count: float) -> str:
         if count < 1000:
             break
         count, unit = count / 1000, "GB" if unit == "MB" else {"bytes": "kB", "kB": "MB"}[unit]
-    return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+    return counted(round(count), "byte") if unit == "bytes" else f"{count:.1f} {unit}"
 
 
 def bytes_of(path: Path) -> int:

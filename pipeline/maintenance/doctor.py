@@ -231,7 +231,7 @@ def _remotes(root: Path, repair: bool) -> Iterator[Finding]:
 def _kept(workspace: Workspace) -> Finding:
     """Whether the last run could send its data to the remote and its state to the origin."""
     missing = unkept(workspace)
-    fix = "bring it back, as the message says; the next run sends all that is missing"
+    fix = "correct what the message says; the next run sends all that is missing"
     return Finding("state of runs", missing is None, str(missing or "in branches runs/*"), fix)
 
 

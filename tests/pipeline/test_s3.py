@@ -5,14 +5,16 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
 from deploy.artifact import publish, verify
-from pipeline.dvc import cache
+from pipeline.dvc import cache, remote
 from pipeline.dvc.client import add, execute
 from pipeline.errors import DvcError
 from pipeline.ingest.ingest import ingest
@@ -131,6 +133,33 @@ def test_wrong_credentials_are_an_error_that_does_not_quote_them(
         assert secret not in str(raised.value)
     with pytest.raises(DvcError, match="remote store cannot be read"):
         check(workspace, remote=True)
+
+
+def test_a_storage_that_refuses_every_request_is_named_with_the_remedy(
+    workspace: Workspace, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refusal(BaseHTTPRequestHandler):
+        def refuse(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length") or 0))
+            self.send_response(403)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        do_GET = do_HEAD = do_PUT = do_POST = refuse  # noqa: N815 - names of the base
+
+        def log_message(self, *_: object) -> None: ...
+
+    (workspace.root / "dvc.yaml").write_text("stages: {}")
+    (workspace.root / "file").write_text("something")
+    add(workspace.root, workspace.root / "file")
+    execute(workspace.root, "remote", "add", "--default", "store", f"s3://{bucket}/dvc")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusal) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        for attempt in (remote.push, remote.send):
+            with pytest.raises(DvcError, match="the storage was reached and refused: correct its credentials"):
+                attempt(workspace.root)
+        server.shutdown()
 
 
 def git(root: Path, *arguments: str) -> None:

@@ -503,3 +503,17 @@ def test_what_dvc_does_not_foresee_is_shown_without_its_chatter_and_with_the_nex
         "`dvc status` failed: Read-only file system: '/w/.dvc/tmp/lock'; this file system is read-only: choose another "
         "folder, or mount it writable"
     )
+
+
+@pytest.mark.parametrize(
+    ("said", "refused"),
+    [
+        ("remote store cannot be used: Forbidden", True),
+        ("`dvc push` failed: An error occurred (403) when calling the HeadObject operation", True),
+        ("`dvc push` failed: Unable to locate credentials", True),
+        ("`dvc push` failed: 403 files could not be found", False),
+    ],
+)
+def test_a_storage_that_refuses_is_not_called_out_of_reach(tmp_path: Path, said: str, refused: bool) -> None:
+    assert explain(tmp_path, said).startswith(said)
+    assert ("correct its credentials" in explain(tmp_path, said)) == refused
