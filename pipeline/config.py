@@ -4,12 +4,16 @@ A field's description is the only one there is: the first sentence is the commen
 the launchpad and in docs/reference. See ``pipeline.knobs``.
 """
 
+from posixpath import normpath
 from typing import Literal
 
 from pydantic import Field, field_validator
 
 from simclr_core.params import Block
 from simclr_core.values import Cron, TimeZone
+
+OCCUPIED = {".dvc", ".git", ".simclr", "data", "history", "inbox", "models", "reports", "storage", "weights"}
+"""Folders of a workspace that hold something else than releases."""
 
 
 class IngestConfig(Block):
@@ -331,6 +335,14 @@ class ReleaseConfig(Block):
     registry: str = Field(
         default="registry", description="folder that servers read; a relative one is in the workspace"
     )
+
+    @field_validator("registry")
+    @classmethod
+    def _separate(cls, value: str) -> str:
+        if not set(value) - {".", "/"} or normpath(value) in OCCUPIED:
+            raise ValueError("a separate folder, such as registry, not the workspace, one around it, or one in use")
+        return value
+
     require_remote: bool = Field(default=False, description="never release data that only this DVC cache holds")
     author: str = Field(default="simclr-bot", description="author of the commits and tags of a release")
     email: str = Field(default="simclr-bot@localhost", description="e-mail address of that author")

@@ -117,7 +117,8 @@ def _assign(document: dict[str, Any], key: str, text: str) -> None:
     try:
         document[name] = YAML(typ="safe").load(text)
     except YAMLError:
-        raise ParamsError(f"{key}: {text!r} is not a YAML value") from None
+        advice = f"text with such characters needs quotes: {key}=\"'...'\""
+        raise ParamsError(f"{key}: {text!r} is not a YAML value; {advice}") from None
 
 
 def _read(path: Path) -> Params:

@@ -77,7 +77,7 @@ def run(
         PipelineError: the ingest failed, or another process holds the workspace.
         KeyboardInterrupt: on SIGINT and SIGTERM, when every process of the stage has ended.
     """
-    selection = _select(workspace, stages)
+    selection = None if stages is None else select(workspace, stages)
     with opened(workspace.root) as instance, _terminal() as terminal:
         reap(instance)
         loggers = dg.Definitions(loggers={"terminal": _log(terminal)})
@@ -105,9 +105,12 @@ def run(
     return RunOutcome(run_id, dict(_results(result)))
 
 
-def _select(workspace: Workspace, names: Sequence[str] | None) -> list[dg.AssetKey] | None:
-    if names is None:
-        return None
+def select(workspace: Workspace, names: Sequence[str]) -> list[dg.AssetKey]:
+    """The results of these stages.
+
+    Raises:
+        DvcError: there is no such stage, or dvc.yaml has a fault.
+    """
     project = load(workspace.root)
     keys = []
     for name in names:

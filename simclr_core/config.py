@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from simclr_core.encoder_names import NO_BLOCKS, fixed_shape, side_fault, unknown_encoder
 from simclr_core.params import Block
 from simclr_core.values import (
+    ArtifactName,
     Channels,
     CropScale,
     Fractions,
@@ -386,7 +387,7 @@ class CompareConfig(Block):
 class ExportConfig(Block):
     """The bundle that is served."""
 
-    name: str = Field(default="simclr-encoder", description="name of the encoder and of its versions")
+    name: ArtifactName = Field(default="simclr-encoder", description="name of the encoder and of its versions")
     source: Literal["pretrained", "finetuned"] = Field(default="pretrained", description="which network is served")
     opset: int = Field(
         default=20,

@@ -123,7 +123,9 @@ def _keys(model: type[Block], location: tuple[int | str, ...]) -> list[str]:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    """As a person writes it into the file; text in quotes."""
+    text = repr(value) if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True, width=10**6)
+    text = text.removesuffix("\n").removesuffix("\n...")
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -9,6 +9,8 @@ from pydantic import AfterValidator, Field
 
 Item = TypeVar("Item")
 
+ARTIFACT_NAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9_-]*[a-zA-Z0-9])?")  # GTO's rule for the name of an artifact
+
 TORCHVISION = "torchvision:"  # before the name of weights that torchvision downloads
 
 # Of cron expressions, as Dagster takes them.
@@ -36,6 +38,12 @@ def _ordered(value: tuple[float, float]) -> tuple[float, float]:
 def _within_the_image(value: tuple[float, float]) -> tuple[float, float]:
     if value[1] > 1:
         raise ValueError("[low, high] with high <= 1, the whole image")
+    return value
+
+
+def _begins_a_tag(value: str) -> str:
+    if not ARTIFACT_NAME.fullmatch(value):
+        raise ValueError("letters, digits, - and _, at both ends a letter or digit: it begins the tags of releases")
     return value
 
 
@@ -117,6 +125,7 @@ Fractions = Annotated[tuple[Fraction, ...], Field(strict=False), AfterValidator(
 LabelsPerClass = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)]
 Channels = Annotated[tuple[Probability, Probability, Probability], Field(strict=False)]
 Spreads = Annotated[tuple[Positive, Positive, Positive], Field(strict=False)]
+ArtifactName = Annotated[str, AfterValidator(_begins_a_tag)]
 WeightsSource = Annotated[str, AfterValidator(_inside_weights)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False), AfterValidator(_not_empty)]
 Variants = Annotated[tuple[Literal["fp32", "int8", "fp16"], ...], Field(strict=False), AfterValidator(_with_fp32)]

@@ -42,18 +42,18 @@ def ingest(
     from pipeline.ingest.unfinished import find_interrupted
     from pipeline.release.champion import pin_first
 
-    if undo:
-        if sources or redo:
+    if undo is not None:  # also empty, as of a variable that a script has not set
+        if sources or redo is not None:
             raise click.UsageError("--undo takes a batch back, and nothing is ingested; leave --redo and sources out")
         click.echo("\n".join(taking_back.undo(workspace, undo)))
         return
-    if redo:
+    if redo is not None:
         taking_back.redo(workspace, redo)
     found = absolute(sources) or params.read(workspace).retraining.sources
     unfinished = None if wants_restart(workspace, found, restart) else find_interrupted(workspace)
     result = ingest_sources(workspace, found, lambda line: click.echo(line, err=True), unfinished)
     click.echo("\n".join([*result.understood, str(result)]))
-    if redo and result.batch is None:
+    if redo is not None and result.batch is None:
         click.echo(
             f"warning: no file of batch {redo} is in {', '.join(found)}; name where they are: `simclr ingest FOLDER`"
         )
@@ -81,6 +81,10 @@ def run(workspace: Workspace, stages: tuple[str, ...], values: tuple[str, ...], 
     from pipeline.retraining import completed
 
     workspaces.require_writable(workspace)
+    if stages:
+        from pipeline.run import select
+
+        select(workspace, stages)  # a name that is refused is, before anything is written
     preflight.apply(workspace, parse_assignments(values))
     sources = params.read(workspace).retraining.sources
     if not stages and completed.has_nothing_to_do(workspace, sources):

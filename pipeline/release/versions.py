@@ -15,9 +15,9 @@ from datetime import UTC, datetime, timedelta
 from deploy.registry import VERSION
 from pipeline.errors import ReleaseError
 from pipeline.git import Git
+from simclr_core.values import ARTIFACT_NAME
 
 STAGE = "prod"
-NAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9_-]*[a-zA-Z0-9])?")  # GTO's rule for the name of an artifact
 TAG = re.compile(rf"(?:@(?P<version>{VERSION.pattern})|#(?P<stage>{STAGE}))(?P<undone>!?)(?:#(?P<count>\d+))?")
 BUNDLE = re.compile(r"^Bundle: ([0-9a-f]{64})$", re.MULTILINE)  # in the message of a released commit
 
@@ -140,7 +140,7 @@ def read_history(git: Git, artifact: str) -> History:
     Raises:
         ReleaseError: the artifact cannot be the name of a tag.
     """
-    if not NAME.fullmatch(artifact):
+    if not ARTIFACT_NAME.fullmatch(artifact):
         raise ReleaseError(f"export.name {artifact!r}: names the tags of releases; use letters, digits, - and _ only")
     tags = git.tags([f"{artifact}@", f"{artifact}#"])
     ours = [(tag, match) for tag in tags if (match := TAG.fullmatch(tag.name.removeprefix(artifact)))]

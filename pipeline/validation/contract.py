@@ -51,7 +51,9 @@ def sentence(outcome: Outcome) -> str:
     rule = BY_NAME.get(outcome.name)
     meaning = rule.meaning.rstrip(".") if rule else outcome.name
     if outcome.error:
-        return f'"{meaning}" could not be evaluated: {outcome.error}'
+        return f'"{meaning}" could not be evaluated: {outcome.error.removeprefix("Error: ").rstrip(".")}'
+    if nothing := nothing_to_judge(outcome):
+        return f'"{meaning}" is not applicable: {nothing}'
     verb = "holds" if outcome.success else "does not hold"
     return f'"{meaning}" {verb}: {_found(outcome)}'
 

@@ -134,12 +134,13 @@ class Expectation:
     def threshold(self) -> str:
         """What is asked for, in a few words."""
         arguments = self.arguments
+        given = arguments.get("value_set", ())
         words = {UNIQUE: ["unique"], PRESENT: ["present"], NOT_IN_SET: ["not"]}.get(self.type, [])
         words += [f"{arguments['column_B']} <= its {arguments['column_A']}"] if self.type == NOT_BELOW else []
         words += [f">= {arguments['min_value']:g}"] if "min_value" in arguments else []
         words += [f"<= {arguments['max_value']:g}"] if "max_value" in arguments else []
         words += [f"exactly {len(arguments['column_set'])} columns"] if self.type == COLUMNS else []
-        values = [str(value) for value in arguments.get("value_set", ())]
+        values = [{True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value) for value in given]
         words += [" or ".join(values) if len(values) <= 3 else f"{len(values)} known values"] if values else []
         words += [f"for {100 * arguments['mostly']:g} %"] if "mostly" in arguments else []
         return " ".join(words)

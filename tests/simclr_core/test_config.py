@@ -77,14 +77,14 @@ def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
         "pretrain.encoder.stm: unknown key; did you mean stem?",
         "pretrain.epochs: given '5', allowed: a valid integer",
         "pretrain.learning_rte: unknown key; did you mean learning_rate?",
-        "pretrain.temperature: given nan, allowed: a finite number",
+        "pretrain.temperature: given .nan, allowed: a finite number",
     ]
 
 
 @pytest.mark.parametrize(
     ("text", "block", "expected"),
     [
-        ("pretrain: {batch_size: true}", "pretrain", "given True, allowed: a valid integer"),
+        ("pretrain: {batch_size: true}", "pretrain", "given true, allowed: a valid integer"),
         ("pretrain: {temperature: 0}", "pretrain", "given 0, allowed: greater than 0"),
         ("pretrain: {image_size: 64, resize: 32}", "pretrain", "must have resize of at least image_size (64), not 32"),
         ("pretrain: {epochs: 2, warmup_epochs: 3}", "pretrain", "must have warmup_epochs up to epochs (2), not 3"),

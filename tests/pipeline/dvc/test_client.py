@@ -514,6 +514,6 @@ def test_what_dvc_does_not_foresee_is_shown_without_its_chatter_and_with_the_nex
         ("`dvc push` failed: 403 files could not be found", False),
     ],
 )
-def test_a_storage_that_refuses_is_not_called_out_of_reach(tmp_path: Path, said: str, refused: bool) -> None:
+def test_a_storage_that_refuses_is_named_as_that(tmp_path: Path, said: str, refused: bool) -> None:
     assert explain(tmp_path, said).startswith(said)
     assert ("correct its credentials" in explain(tmp_path, said)) == refused
