@@ -37,7 +37,6 @@ class Graph:
     def __init__(self, path: Path, rows: NDArray[np.int64] | None, count: int, dim: int) -> None:
         self._path, self._count, self._dim = path, count, dim
         self.rows = np.arange(count) if rows is None else rows
-        self._share = np.count_nonzero(self.rows >= 0) / max(1, len(self.rows))
         self._content = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
         self._threads = available_cpus()  # it reads files of the control group, longer than a search takes
         self._index: Any = None
@@ -45,8 +44,10 @@ class Graph:
 
     def candidates(
         self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None = None
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-        """Return pairs (position in ``queries`` [q, dim], row) that should include the ``k`` best of each.
+    ) -> NDArray[np.int64] | None:
+        """Return rows [q, candidates] that should include the ``k`` best for each of ``queries`` [q, dim].
+
+        Those of a query are in the order of nearness; where it has fewer than others, -1 follows.
 
         Args:
             allowed: bool [count], the rows that may be returned; None for all.
@@ -58,24 +59,25 @@ class Graph:
             MissingExtraError: usearch is not installed; exact search works without it.
             IndexFormatError: the file is not a graph of these vectors.
         """
-        rows, share = self.rows, self._share
-        if allowed is not None:
-            rows = np.where(np.append(allowed, False)[rows], rows, -1)
-            share = np.count_nonzero(rows >= 0) / max(1, len(rows))
+        share = (self._count if allowed is None else np.count_nonzero(allowed)) / max(1, len(self.rows))
         if share < MIN_SHARE or not len(queries):
             return None
-        count = min(math.ceil(max(4 * k, CANDIDATES) / share), len(rows))
+        count = min(math.ceil(max(4 * k, CANDIDATES) / share), len(self.rows))
         with self._lock:
             self._index = self.load(view=True) if self._index is None else self._index
             found = self._index.search(queries, count, threads=min(len(queries), self._threads))
-        keys = np.atleast_2d(found.keys)
-        counts = np.array([keys.shape[1]]) if len(queries) == 1 else found.counts
-        returned = np.arange(keys.shape[1]) < counts[:, None]
-        chosen = np.full(keys.shape, -1)
-        chosen[returned] = rows[keys[returned].astype(np.int64)]
-        wanted = chosen >= 0
-        wanted &= wanted.cumsum(axis=1) <= max(2 * k, SCORED)  # the nearest come first
-        return np.nonzero(wanted)[0], chosen[wanted]
+        keys = found.keys.reshape(len(queries), -1).astype(np.int64)
+        rows = self.rows[keys] if len(queries) == 1 else self._named(keys, found.counts)
+        if allowed is not None:
+            rows[~allowed[rows]] = -1
+        if rows.min() < 0:
+            rows = rows[np.arange(len(rows))[:, None], np.argsort(rows < 0, axis=1, kind="stable")]
+        return rows[:, : max(2 * k, SCORED)]
+
+    def _named(self, keys: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the rows of the first ``counts`` keys of each query; what follows them is no key."""
+        found = np.arange(keys.shape[1]) < counts[:, None]
+        return np.where(found, self.rows[np.where(found, keys, 0)], -1)
 
     def load(self, view: bool) -> Any:
         """Return usearch's index, only to read if ``view``."""

@@ -53,11 +53,17 @@ def find_nearest(
 
 
 def rescore(
-    vectors: Vectors, queries: NDArray[np.float32], pairs: tuple[NDArray[np.int64], NDArray[np.int64]], k: int
-) -> Hits:
-    """Score the given pairs (positions in ``queries``, rows of ``vectors``) and return the ``k`` best of each query."""
-    scores = inner_products(queries, pairs[0], vectors, pairs[1])
-    return _best(Hits(pairs[0], pairs[1], scores), k)
+    vectors: Vectors, queries: NDArray[np.float32], rows: NDArray[np.int64], k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the ``k`` best of the ``rows`` [q, m] given for each query, and their scores, as ``find_nearest`` does.
+
+    A row of -1 is none; its score is -inf.
+    """
+    query = np.arange(len(rows))
+    scores = inner_products(queries, query.repeat(rows.shape[1]), vectors, rows.ravel()).reshape(rows.shape)
+    scores[rows < 0] = -np.inf
+    best = np.lexsort((rows, -scores))[:, :k]
+    return rows[query[:, None], best], scores[query[:, None], best]
 
 
 def inner_products(

@@ -261,7 +261,7 @@ def blocks(contents: Contents, rows: NDArray[np.int64] | None = None) -> Iterato
     for start in range(0, contents.card.count if rows is None else len(rows), BLOCK):
         stop = min(start + BLOCK, contents.card.count if rows is None else len(rows))
         chosen = np.arange(start, stop) if rows is None else rows[start:stop]
-        names = [contents.ids[row] for row in chosen]
+        names = contents.ids.take(chosen)
         metadata = {name: column.take(chosen) for name, column in contents.columns.items()}
         yield names, contents.vectors[start:stop] if rows is None else contents.vectors[chosen], metadata
 

@@ -294,7 +294,7 @@ class Index:
         if encoder is not None:
             self.check_encoder(encoder)
         rows, scores = find_neighbors(self._contents, queries, k, mask, where, approximate)
-        return Matches([[self.ids[row] for row in found] for found in rows], rows, scores.astype(np.float32))
+        return Matches([self.ids.take(found) for found in rows], rows, scores.astype(np.float32))
 
     def duplicates(self, threshold: float = 0.98) -> Iterator[Pair]:
         """Find all pairs with a cosine similarity of at least ``threshold`` (to 1e-6), and no other.

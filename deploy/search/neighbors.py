@@ -25,25 +25,24 @@ def find_neighbors(
         raise ArgumentError(f"k={k!r}; give an integer of 1 or more")
     vectors = _check_queries(index, queries)
     allowed = _allowed(index, mask, where)
-    rows = None if allowed is None else np.flatnonzero(allowed)
-    k = min(int(k), index.card.count if rows is None else len(rows))
+    k = min(int(k), index.card.count if allowed is None else int(np.count_nonzero(allowed)))
     if not approximate:
-        return find_nearest(index.vectors, vectors, k, index.card.longest, rows)
+        return _find_exactly(index, vectors, k, allowed)
     if index.graph is None:
         raise ArgumentError("the index has no graph; save it with approximate=True, or search without approximate=True")
-    pairs = index.graph.candidates(vectors, k, allowed)
-    if pairs is None:
-        return find_nearest(index.vectors, vectors, k, index.card.longest, rows)
-    hits = rescore(index.vectors, vectors, pairs, k)
-    if len(hits.rows) == len(vectors) * k:
-        return hits.rows.reshape(len(vectors), k), hits.scores.reshape(len(vectors), k)
-    found = np.empty((len(vectors), k), np.int64), np.empty((len(vectors), k))
-    enough = np.bincount(hits.queries, minlength=len(vectors)) == k
-    for one, values in zip(found, (hits.rows, hits.scores), strict=True):
-        one[enough] = values[enough[hits.queries]].reshape(-1, k)
-    # Of the others the graph does not reach enough rows.
-    found[0][~enough], found[1][~enough] = find_nearest(index.vectors, vectors[~enough], k, index.card.longest, rows)
-    return found
+    candidates = index.graph.candidates(vectors, k, allowed)
+    if candidates is None or candidates.shape[1] < k:
+        return _find_exactly(index, vectors, k, allowed)
+    rows, scores = rescore(index.vectors, vectors, candidates, k)
+    few = rows[:, -1] < 0  # the graph does not reach enough rows of these
+    if few.any():
+        rows[few], scores[few] = _find_exactly(index, vectors[few], k, allowed)
+    return rows, scores
+
+
+def _find_exactly(index: Contents, vectors: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None) -> Found:
+    rows = None if allowed is None else np.flatnonzero(allowed)
+    return find_nearest(index.vectors, vectors, k, index.card.longest, rows)
 
 
 def _check_queries(index: Contents, queries: ArrayLike) -> NDArray[np.float32]:

@@ -53,13 +53,16 @@ def scale(vectors: NDArray[Any], metric: Metric, name: Callable[[int], str]) -> 
     ``name(i)``.
     """
     rows = vectors.astype(np.float64)
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    wrong = np.flatnonzero(~(lengths <= LONGEST))  # NaN too
-    if len(wrong):
-        raise ArgumentError(f"{name(int(wrong[0]))}: the vector has NaN or values that are too large; leave it out")
+    lengths = np.sqrt(np.square(rows).sum(axis=1, keepdims=True))
+    usable = lengths <= LONGEST  # not of NaN
+    if not usable.all():
+        raise ArgumentError(
+            f"{name(int(usable.argmin()))}: the vector has NaN or values that are too large; leave it out"
+        )
     if metric == "inner_product":
         return rows
     if not lengths.all():
         raise ZeroVectorError(f"{name(int(lengths.argmin()))}: the vector is zero and has no direction; leave it out")
-    unit: NDArray[np.float64] = rows / np.where(np.abs(lengths - 1) < UNIT[vectors.dtype == np.float16], 1.0, lengths)
-    return unit
+    lengths[np.abs(lengths - 1) < UNIT[vectors.dtype == np.float16]] = 1.0
+    rows /= lengths
+    return rows
