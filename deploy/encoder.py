@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +21,15 @@ from numpy.typing import NDArray
 from deploy.bundle import FP32, Bundle, read_bundle
 from deploy.embeddings import Embeddings, Fidelity, Prediction, compare, l2_normalize
 from deploy.errors import (
-    ArgumentError,
     BundleFormatError,
     BundleInterfaceError,
     GoldenMismatchError,
     ImageError,
     MissingHeadError,
+    require_choice,
+    require_path,
     require_positive,
+    require_truth,
 )
 from deploy.images.inputs import Picture, Pixels, as_iterable, is_single, read_ahead
 from deploy.moved import renamed
@@ -78,6 +80,7 @@ def load(
         >>> encoder.info["runtime"]["variant"]
         'fp32'
     """
+    require_path(bundle=bundle, **({} if trust is None else {"trust": trust}))
     released = version(Path(bundle))
     directory = Path(bundle) / released if released else Path(bundle)
     trusted = None if trust is None else Path(trust)
@@ -212,8 +215,8 @@ class Encoder:
             >>> [len(part.vectors) for part in encoder.embed_iter(pictures, batch_size=2)]
             [2, 1]
         """
-        if on_error not in ("raise", "skip", "null"):
-            raise ArgumentError(f"on_error={on_error!r}; choose raise, skip or null")
+        require_choice(get_args(OnError), on_error=on_error)
+        require_truth(normalize=normalize)
         workers = available_cpus() if workers is None else workers
         require_positive(batch_size=batch_size, workers=workers)
         pixels = read_ahead(as_iterable(images), self._preprocessing, workers, ahead=2 * batch_size)
@@ -254,6 +257,7 @@ class Encoder:
             ['cat.jpg', 'dog.png']
         """
         require_positive(top_k=top_k)
+        require_choice(get_args(OnError), on_error=on_error)
         if self._bundle.head is None:
             name = self._bundle.card["name"]
             raise MissingHeadError(f"{name}: was exported without a classifier; label some images, train, export again")

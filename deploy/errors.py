@@ -30,6 +30,10 @@ Examples:
     MissingArtifactError: no/bundle: no such directory; give the directory that holds MANIFEST.sha256
 """
 
+import os
+from collections.abc import Sequence
+from numbers import Integral
+
 
 class DeployError(ValueError):
     """Root of every error that this package raises on purpose.
@@ -142,8 +146,30 @@ class ImageError(DeployError):
         return str(self.args[1])
 
 
-def require_positive(**numbers: int) -> None:
-    """Raise ArgumentError if one of the numbers is below 1."""
+def require_positive(most: int = 2**31 - 1, /, **numbers: object) -> None:
+    """Raise ArgumentError if one of the numbers is not an integer of 1 to ``most``."""
     for name, number in numbers.items():
-        if number < 1:
-            raise ArgumentError(f"{name}={number}, and the least is 1; give 1 or more")
+        if isinstance(number, bool) or not isinstance(number, Integral) or not 1 <= int(number) <= most:
+            raise ArgumentError(f"{name}={number!r:.80}, and the least is 1; give an integer of 1 to {most:,}")
+
+
+def require_truth(**flags: object) -> None:
+    """Raise ArgumentError if one of the flags is not True or False: "no" and other texts would be true."""
+    for name, flag in flags.items():
+        if type(flag).__name__ not in ("bool", "bool_"):
+            raise ArgumentError(f"{name}={flag!r:.80}; give True or False")
+
+
+def require_choice(choices: Sequence[str], **values: object) -> None:
+    """Raise ArgumentError if one of the values is not among the choices."""
+    for name, value in values.items():
+        if not isinstance(value, str) or value not in choices:
+            raise ArgumentError(f"{name}={value!r:.80}; choose {', '.join(choices[:-1])} or {choices[-1]}")
+
+
+def require_path(**paths: object) -> None:
+    """Raise ArgumentError if one of the values is not a path."""
+    for name, path in paths.items():
+        plain = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+        if not isinstance(plain, str) or "\0" in plain:
+            raise ArgumentError(f"{name}={path!r:.80}; give a path, as a string or a pathlib.Path")

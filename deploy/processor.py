@@ -27,11 +27,13 @@ def choose_variant(asked: str, available: Collection[str], providers: Sequence[s
     that variant.
 
     Raises:
-        ArgumentError: the bundle does not have this variant.
+        ArgumentError: the bundle does not have this variant, or the providers are not a list.
     """
-    if asked != AUTO:
-        if asked not in available:
-            raise ArgumentError(f"variant={asked!r}; this bundle has {', '.join(available)}; or give auto")
+    if isinstance(providers, str | bytes) or not isinstance(providers, Sequence):
+        raise ArgumentError(f"providers={providers!r:.80}; give a list of names, such as ['CPUExecutionProvider']")
+    if not isinstance(asked, str) or asked != AUTO:
+        if not isinstance(asked, str) or asked not in available:
+            raise ArgumentError(f"variant={asked!r:.80}; this bundle has {', '.join(available)}; or give auto")
         return asked, "requested"
     if tuple(providers[:1]) != (CPU_PROVIDER,):
         chosen = FP16 if FP16 in available else FP32

@@ -244,7 +244,9 @@ def find_certificate(certificate: Path | None, key: Path | None, report: Report)
 
 def _check_numbers(options: argparse.Namespace) -> None:
     numbers = {f"--{name.replace('_', '-')}": value for name, value in vars(options).items() if type(value) is int}
-    require_positive(**{name: value for name, value in numbers.items() if name not in ("--port", "--unix-mode")})
+    require_positive(
+        2**63 - 1, **{name: value for name, value in numbers.items() if name not in ("--port", "--unix-mode")}
+    )
 
 
 @contextmanager

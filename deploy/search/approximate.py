@@ -75,7 +75,7 @@ class Graph:
         return rows[:, : max(2 * k, SCORED)]
 
     def _named(self, keys: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the rows of the first ``counts`` keys of each query; what follows them is no key."""
+        """Return the rows of the first ``counts`` keys of each query; what follows them has no meaning."""
         found = np.arange(keys.shape[1]) < counts[:, None]
         return np.where(found, self.rows[np.where(found, keys, 0)], -1)
 

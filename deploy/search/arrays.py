@@ -39,6 +39,14 @@ class Ids:
         return str(self._content.data[begin:end], "utf-8", "surrogateescape")
 
 
+def is_text(text: str) -> bool:
+    """Whether the text comes back from its bytes as it was: a lone half of a UTF-16 pair does not."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape") == text
+    except UnicodeEncodeError:
+        return False
+
+
 def pack(ids: Iterable[str], after: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return the bytes of the ids, and where each ends if the first begins at ``after``. Any path keeps its bytes."""
     encoded = [name.encode("utf-8", "surrogateescape") for name in ids]

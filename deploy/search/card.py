@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from deploy.errors import ArgumentError
+from deploy.errors import ArgumentError, require_choice
 
 Metric = Literal["cosine", "inner_product"]
 Storage = Literal["float32", "float16"]
@@ -46,8 +46,7 @@ class Card:
             ("metric", self.metric, get_args(Metric)),
             ("dtype", self.dtype, get_args(Storage)),
         ):
-            if value not in allowed:
-                raise ArgumentError(f"{name}={value!r}; choose {' or '.join(allowed)}")
+            require_choice(allowed, **{name: value})
         if not isinstance(self.encoder, str) or not self.encoder:
             raise ArgumentError(f"encoder={self.encoder!r}; give the Encoder that made the vectors, or its id")
         if type(self.dim) is not int or self.dim < 1:

@@ -36,11 +36,12 @@ def update(directory: Path, parts: Iterable[Part], encoder: Encoder | str) -> No
 
 def delete(directory: Path, ids: Collection[str], encoder: Encoder | str | None) -> None:
     """Delete the rows of ids of the index; the others keep their order."""
-    if isinstance(ids, str):
+    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
         raise ArgumentError(f"ids={ids!r:.80}; give a list of ids")
+    names = list(ids)
     with writing(directory):
         old = _open(directory, encoder)
-        change_index(directory, old, _without(old, ids), ())
+        change_index(directory, old, _without(old, names), ())
 
 
 def _open(directory: Path, encoder: Encoder | str | None) -> Contents:
@@ -52,6 +53,9 @@ def _open(directory: Path, encoder: Encoder | str | None) -> Contents:
 
 def _without(old: Contents, ids: Collection[str]) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
     """Return the rows of all other ids."""
+    wrong = next((name for name in ids if not isinstance(name, str)), None)
+    if wrong is not None:
+        raise ArgumentError(f"id {wrong!r:.80} is of type {type(wrong).__name__}; give strings")
     gone = set(ids)
     kept = [row for row, name in enumerate(old.ids) if name not in gone]
     if len(gone) + len(kept) > old.card.count:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.errors import ArgumentError
-from deploy.search.arrays import map_array, write_array
+from deploy.search.arrays import is_text, map_array, write_array
 
 Value = str | int | float | bool
 Metadata = Mapping[str, Sequence[Value | None]]
@@ -50,7 +50,7 @@ def check_metadata(metadata: object, rows: int) -> dict[str, list[Value | None]]
         raise ArgumentError(f"metadata is of type {type(metadata).__name__}; give a dictionary of column and values")
     checked: dict[str, list[Value | None]] = {}
     for name, values in metadata.items():
-        if not isinstance(name, str) or not 0 < len(name) <= MAX_TEXT or "\0" in name:
+        if not isinstance(name, str) or not 0 < len(name) <= MAX_TEXT or "\0" in name or not is_text(name):
             raise ArgumentError(f"column {name!r:.80}; give a name of 1 to {MAX_TEXT:,} characters")
         if isinstance(values, str | Mapping) or not hasattr(values, "__len__") or len(values) != rows:
             raise ArgumentError(f"column {name!r}: give a list with one value for each of the {rows} rows")
@@ -60,13 +60,14 @@ def check_metadata(metadata: object, rows: int) -> dict[str, list[Value | None]]
 
 def check_value(name: str, value: object) -> Value:
     """Return a value as Python's own type; refuse what a column cannot hold."""
-    plain = value.item() if isinstance(value, np.generic) else value
-    if isinstance(plain, str) and len(plain) <= MAX_TEXT and "\0" not in plain:
-        return plain
-    if isinstance(plain, bool) or (isinstance(plain, int) and -(2**63) <= plain < 2**63):
-        return plain
-    if isinstance(plain, float) and math.isfinite(plain):
-        return plain
+    if isinstance(value, np.generic) and value.dtype.kind not in "mM":  # a time would become its nanoseconds
+        value = value.item()
+    if isinstance(value, str) and len(value) <= MAX_TEXT and "\0" not in value:
+        return value
+    if isinstance(value, bool) or (isinstance(value, int) and -(2**63) <= value < 2**63):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
     allowed = f"text of at most {MAX_TEXT:,} characters, a number of at most 64 bits, true or false, or None"
     raise ArgumentError(f"column {name!r}: {value!r:.80} is not allowed; give {allowed}")
 
@@ -86,8 +87,13 @@ def _column(name: str, rows: Sequence[Value | None]) -> Column:
     if len(kinds) > 1:
         given = " and ".join(f"{value!r:.40}" for value in list(kinds.values())[:2])
         raise ArgumentError(f"column {name!r}: holds {given}; give values of one kind, or None")
-    numbers = [float(value) for value in known] if any(isinstance(value, float) for value in known) else known
-    array = np.array(numbers) if known else np.empty(0, "<U1")
+    if any(isinstance(value, float) for value in known):
+        long = next((value for value in known if float(value) != value), None)
+        if long is not None:
+            rule = "give whole numbers alone, or all values as text"
+            raise ArgumentError(f"column {name!r}: {long} next to numbers with decimals would lose digits; {rule}")
+        known = [float(value) for value in known]
+    array = np.array(known) if known else np.empty(0, "<U1")
     values, positions = np.unique(array, return_inverse=True)
     codes = np.full(len(rows), -1, np.int32)
     codes[[value is not None for value in rows]] = positions

@@ -57,7 +57,7 @@ def rescore(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the ``k`` best of the ``rows`` [q, m] given for each query, and their scores, as ``find_nearest`` does.
 
-    A row of -1 is none; its score is -inf.
+    A row of -1 stands for a missing one; its score is -inf.
     """
     query = np.arange(len(rows))
     scores = inner_products(queries, query.repeat(rows.shape[1]), vectors, rows.ravel()).reshape(rows.shape)

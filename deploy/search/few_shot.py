@@ -8,13 +8,13 @@ one is used:
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from deploy.errors import ArgumentError, IndexMismatchError
-from deploy.search.vectors import check_sequence, scale
+from deploy.errors import ArgumentError, IndexMismatchError, require_choice
+from deploy.search.vectors import as_vectors, check_sequence, scale
 
 Method = Literal["class_mean", "knn"]
 
@@ -50,11 +50,16 @@ class FewShot:
             ArgumentError: there are fewer than two classes, labels are not a sequence, they and the vectors differ in
                 number, or a vector is zero.
         """
-        vectors = np.asarray(vectors)
+        if method is not None:
+            require_choice(get_args(Method), method=method)
+        vectors = as_vectors("vectors", vectors)
         check_sequence("labels", labels)
         if vectors.ndim != 2 or len(labels) != len(vectors):
             given = f"{len(labels)} labels and vectors {list(vectors.shape)}"
             raise ArgumentError(f"given {given}; give one label for each row of vectors [n, dim]")
+        wrong = next((label for label in labels if not isinstance(label, str)), None)
+        if wrong is not None:
+            raise ArgumentError(f"label {wrong!r:.80} is of type {type(wrong).__name__}; give strings")
         self.labels = sorted(set(labels))
         if len(self.labels) < 2:
             raise ArgumentError(f"given {len(self.labels)} class; give examples of two or more")
@@ -66,9 +71,7 @@ class FewShot:
             "knn": self._accuracy(self._votes(self._without_each())),
         }
         best: Method = max(self.leave_one_out, key=lambda name: self.leave_one_out[name] or 0.0)  # the first of equals
-        self.method = method or best
-        if self.method not in self.leave_one_out:
-            raise ArgumentError(f"method={method!r}; choose class_mean or knn")
+        self.method = best if method is None else method
 
     @property
     def summary(self) -> str:
@@ -85,7 +88,7 @@ class FewShot:
             IndexMismatchError: the vectors have another dimension than the examples.
             ArgumentError: a vector is zero, which has no direction.
         """
-        queries = np.atleast_2d(np.asarray(vectors))
+        queries = np.atleast_2d(as_vectors("vectors", vectors))
         if queries.ndim != 2 or queries.shape[1] != self._examples.shape[1]:
             dim = self._examples.shape[1]
             raise IndexMismatchError(f"queries are {list(queries.shape)}, the examples [{dim}]; give [q, {dim}]")

@@ -14,7 +14,7 @@ MANIFEST.sha256        `sha256sum -c` checks the directory
 import csv
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import chain
@@ -34,7 +34,7 @@ from deploy.search.card import Card, read_card, write_card
 from deploy.search.columns import Columns, Metadata, Value, check_metadata, make_columns, map_columns, write_columns
 from deploy.search.exact import Vectors
 from deploy.search.identity import check_same_encoder
-from deploy.search.vectors import prepare
+from deploy.search.vectors import as_vectors, check_sequence, prepare
 
 Part = tuple[Sequence[str], NDArray[Any]] | tuple[Sequence[str], NDArray[Any], Metadata]
 """Ids, vectors [n, dim] and, if there is any, metadata of consecutive rows."""
@@ -214,6 +214,26 @@ def merge_indexes(
     write_index(directory, chain.from_iterable(parts for _, parts in opened), first, replace_it, approximate)
 
 
+def check_parts(parts: Iterable[Part]) -> Iterator[Part]:
+    """Yield the parts as they are.
+
+    Raises:
+        ArgumentError: they are not an iterable of ids, vectors and perhaps metadata.
+    """
+    asked = "give an iterable of (ids, vectors) or (ids, vectors, metadata)"
+    if not isinstance(parts, Iterable) or isinstance(parts, str | bytes | Mapping):
+        raise ArgumentError(f"parts are of type {type(parts).__name__}; {asked}")
+    return (_check_part(part, asked) for part in parts)
+
+
+def _check_part(part: Part, asked: str) -> Part:
+    if not isinstance(part, Sequence) or isinstance(part, str | bytes) or len(part) not in (2, 3):
+        raise ArgumentError(f"a part is {part!r:.80}; {asked}")
+    check_sequence("ids", part[0])
+    vectors = as_vectors("vectors", part[1])
+    return (part[0], vectors, *part[2:])
+
+
 def measure(encoder: Encoder | str, parts: Iterator[Part]) -> tuple[int, Iterator[Part]]:
     """Return the dimension of the vectors, and all parts again."""
     if isinstance(encoder, Encoder):
@@ -221,7 +241,7 @@ def measure(encoder: Encoder | str, parts: Iterator[Part]) -> tuple[int, Iterato
     first = next(parts, None)
     if first is None:
         raise ArgumentError("no vectors to index; give some, or the encoder itself, which knows their dimension")
-    return int(np.shape(first[1])[-1]), chain([first], parts)
+    return int(first[1].shape[-1]) if first[1].ndim else 0, chain([first], parts)
 
 
 def _kind(card: Card) -> str:

@@ -116,4 +116,6 @@ def _position(name: str, column: Column, bound: Value | None, side: Any, unbound
         value = math.ceil(value) if side == "left" else math.floor(value)  # type: ignore[arg-type]
         if not -(2**63) <= value < 2**63:
             return 0 if value < 0 else len(column.values)
+    if kind == "f" and isinstance(value, int) and float(value) != value:
+        side = "right" if float(value) < value else "left"
     return int(np.searchsorted(column.values, np.array(value, column.values.dtype if kind != "U" else None), side))

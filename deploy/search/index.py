@@ -18,17 +18,28 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from deploy.encoder import Encoder
-from deploy.errors import ArgumentError
+from deploy.errors import ArgumentError, require_path, require_truth
 from deploy.search import changes
 from deploy.search.card import Card, Metric, Storage
 from deploy.search.columns import Columns, Metadata, Value
 from deploy.search.duplicates import pairs_above
 from deploy.search.exact import Vectors
-from deploy.search.files import Contents, Part, blocks, in_memory, measure, merge_indexes, read_index, write_index
+from deploy.search.files import (
+    Contents,
+    Part,
+    blocks,
+    check_parts,
+    in_memory,
+    measure,
+    merge_indexes,
+    read_index,
+    write_index,
+)
 from deploy.search.filters import Range, Where
 from deploy.search.identity import check_same_encoder, identity_of
 from deploy.search.matches import Matches, Pair
 from deploy.search.neighbors import find_neighbors
+from deploy.search.vectors import as_vectors
 
 __all__ = ["Index", "Matches", "Pair", "Range"]
 
@@ -86,9 +97,9 @@ class Index:
             >>> len(index)
             2
         """
-        vectors = np.asarray(vectors)
+        vectors = as_vectors("vectors", vectors)
         card = Card(*identity_of(encoder), vectors.shape[-1] if vectors.ndim else 0, metric, dtype)
-        return cls(in_memory(ids, vectors, metadata or {}, card))
+        return cls(in_memory(ids, vectors, {} if metadata is None else metadata, card))
 
     @classmethod
     def open(cls, directory: PathLike, encoder: Encoder | str | None = None, verify: bool = True) -> "Index":
@@ -110,6 +121,8 @@ class Index:
             >>> list(deploy.Index.open("saved.index", encoder="0a1b").ids)
             ['a.jpg', 'b.jpg']
         """
+        require_path(directory=directory)
+        require_truth(verify=verify)
         index = cls(read_index(Path(directory), verify))
         if encoder is not None:
             index.check_encoder(encoder)
@@ -148,7 +161,9 @@ class Index:
             >>> len(deploy.Index.open("written.index", encoder))
             2
         """
-        dim, given = measure(encoder, iter(parts))
+        require_path(directory=directory)
+        require_truth(approximate=approximate, replace=replace)
+        dim, given = measure(encoder, check_parts(parts))
         write_index(Path(directory), given, Card(*identity_of(encoder), dim, metric, dtype), replace, approximate)
 
     @classmethod
@@ -181,6 +196,11 @@ class Index:
             4
         """
         given = [sources] if isinstance(sources, str | os.PathLike) else sources
+        if isinstance(given, bytes) or not isinstance(given, Sequence):
+            raise ArgumentError(f"sources={sources!r:.80}; give a path, or a list of paths")
+        for path in (directory, *given):
+            require_path(path=path)
+        require_truth(approximate=approximate, replace=replace)
         expected = None if encoder is None else identity_of(encoder)[0]
         merge_indexes([Path(source) for source in given], Path(directory), expected, approximate, replace)
 
@@ -203,20 +223,25 @@ class Index:
             >>> list(deploy.Index.open("kept.index").ids)
             ['b.jpg', 'c.jpg']
         """
-        changes.add(Path(directory), parts, encoder)
+        require_path(directory=directory)
+        changes.add(Path(directory), check_parts(parts), encoder)
 
     @staticmethod
     def update(directory: PathLike, parts: Iterable[Part], encoder: Encoder | str) -> None:
         """Replace vectors and metadata of ids that a saved index has; they become its last rows. Errors: as ``add``."""
-        changes.update(Path(directory), parts, encoder)
+        require_path(directory=directory)
+        changes.update(Path(directory), check_parts(parts), encoder)
 
     @staticmethod
     def delete(directory: PathLike, ids: Collection[str], encoder: Encoder | str | None = None) -> None:
         """Delete ids that a saved index has; the other rows keep their order. Errors: as ``add``."""
+        require_path(directory=directory)
         changes.delete(Path(directory), ids, encoder)
 
     def save(self, directory: PathLike, approximate: bool = False, replace: bool = False) -> None:
         """Write this index to a directory; arguments and errors are those of ``write``, an example is in ``open``."""
+        require_path(directory=directory)
+        require_truth(approximate=approximate, replace=replace)
         write_index(Path(directory), blocks(self._contents), self._contents.card, replace, approximate)
 
     def parts(self) -> Iterator[tuple[Sequence[str], Vectors, Metadata]]:
@@ -247,6 +272,8 @@ class Index:
 
     def metadata(self, row: int) -> dict[str, Value]:
         """Return the metadata of a row, without missing values."""
+        if isinstance(row, bool) or not isinstance(row, int | np.integer) or not 0 <= row < len(self):
+            raise ArgumentError(f"row={row!r:.80}; give an integer from 0 to below {len(self):,}, the number of rows")
         found = {name: column.take(slice(row, row + 1))[0] for name, column in self.columns.items()}
         return {name: value for name, value in found.items() if value is not None}
 
@@ -312,6 +339,8 @@ class Index:
             [('a.jpg', 'c.jpg')]
         """
         card = self._contents.card
+        if isinstance(threshold, bool) or not isinstance(threshold, int | float | np.integer | np.floating):
+            raise ArgumentError(f"threshold={threshold!r:.80}; give a number above -1, up to 1")
         if card.metric != "cosine" or not -1 < threshold <= 1:
             given = f"metric={card.metric}, threshold={threshold}"
             raise ArgumentError(f"{given}; duplicates need the metric cosine and a threshold above -1, up to 1")

@@ -3,11 +3,11 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from deploy.errors import ArgumentError, IndexMismatchError
+from deploy.errors import ArgumentError, IndexMismatchError, require_truth
 from deploy.search.exact import find_nearest, rescore
 from deploy.search.files import Contents
 from deploy.search.filters import Where, passing
-from deploy.search.vectors import scale
+from deploy.search.vectors import as_array, scale
 
 Found = tuple[NDArray[np.int64], NDArray[np.float64]]
 
@@ -21,6 +21,7 @@ def find_neighbors(
         ArgumentError: an argument has a value that is not allowed, or the index has no graph.
         IndexMismatchError: the queries are not numbers [q, dim].
     """
+    require_truth(approximate=approximate)
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
         raise ArgumentError(f"k={k!r}; give an integer of 1 or more")
     vectors = _check_queries(index, queries)
@@ -46,7 +47,7 @@ def _find_exactly(index: Contents, vectors: NDArray[np.float32], k: int, allowed
 
 
 def _check_queries(index: Contents, queries: ArrayLike) -> NDArray[np.float32]:
-    vectors, dim = np.atleast_2d(np.asarray(queries)), index.card.dim
+    vectors, dim = np.atleast_2d(as_array("queries", queries)), index.card.dim
     if vectors.ndim != 2 or vectors.shape[1] != dim or vectors.dtype.kind not in "fiu":
         given = f"{vectors.dtype} {list(vectors.shape)}"
         raise IndexMismatchError(f"queries are {given}, the index holds vectors [{dim}]; give numbers [q, {dim}]")

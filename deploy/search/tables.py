@@ -82,7 +82,8 @@ def _read_whole(text: str) -> int:
 
 
 def _read_number(text: str) -> float:
-    if not math.isfinite(value := float(text)):
+    value = float(text)
+    if not math.isfinite(value) or (WHOLE.fullmatch(text.strip()) and int(text) != value):
         raise ValueError
     return value
 

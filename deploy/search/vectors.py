@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.errors import ArgumentError, ZeroVectorError
+from deploy.search.arrays import is_text
 from deploy.search.card import LONGEST, Card, Metric
 from deploy.search.exact import Vectors
 
@@ -27,8 +28,8 @@ def prepare(ids: Sequence[str], vectors: NDArray[Any], card: Card, seen: set[str
         given = f"{len(ids)} ids and vectors {list(vectors.shape)}"
         raise ArgumentError(f"given {given}; give one id for each row of vectors [n, {card.dim}]")
     for row, name in enumerate(ids):
-        if not isinstance(name, str) or "\0" in name:
-            raise ArgumentError(f"id {name!r} of row {row}: not valid; give strings without null characters")
+        if not isinstance(name, str) or "\0" in name or not is_text(name):
+            raise ArgumentError(f"id {name!r} of row {row}: not valid; give strings of Unicode without null characters")
         if name in seen:
             raise ArgumentError(f"id {name!r} is given twice; give each vector a unique id")
         seen.add(name)
@@ -38,6 +39,22 @@ def prepare(ids: Sequence[str], vectors: NDArray[Any], card: Card, seen: set[str
     if not np.isfinite(lengths).all():
         raise ArgumentError(f"id {ids[int(lengths.argmax())]!r}: its vector is too large for float16; store float32")
     return stored, float(lengths.max(initial=0.0))
+
+
+def as_vectors(name: str, given: object) -> NDArray[Any]:
+    """Return real numbers as an array; raise ArgumentError for what would have to be guessed or cut."""
+    vectors = as_array(name, given)
+    if vectors.dtype.kind not in "fiu":
+        raise ArgumentError(f"{name} are {vectors.dtype} {list(vectors.shape)}; give rows of real numbers")
+    return vectors
+
+
+def as_array(name: str, given: object) -> NDArray[Any]:
+    """Return an array; raise ArgumentError for rows of different lengths."""
+    try:
+        return np.asarray(given)
+    except ValueError:
+        raise ArgumentError(f"{name} are not an array; give rows of numbers, all of the same length") from None
 
 
 def check_sequence(name: str, texts: object) -> None:

@@ -169,3 +169,44 @@ def test_conditions_against_the_query_find_what_is_far_away(tmp_path: Path) -> N
     assert np.array_equal(
         opened.search(query, 5, where={"far": 1}, approximate=True).rows, index.search(query, 5, where={"far": 1}).rows
     )
+
+
+def test_whole_numbers_of_many_digits_lose_none_next_to_decimals(tmp_path: Path) -> None:
+    many = 2**53 + 1  # the first that float64 cannot hold
+    with pytest.raises(ArgumentError, match=f"column 'a': {many} next to numbers with decimals would lose digits"):
+        Index.build(random_vectors(2), names(2), ENCODER, metadata={"a": [many, 0.5]})
+    index = Index.build(random_vectors(2), names(2), ENCODER, metadata={"a": [many, 2]})
+    index.save(tmp_path / "index")
+    with pytest.raises(ArgumentError, match="would lose digits"):
+        Index.add(tmp_path / "index", [(["new"], random_vectors(1, seed=9), {"a": [0.5]})], ENCODER)
+    assert Index.open(tmp_path / "index").metadata(0) == {"a": many}
+    kept = Index.build(random_vectors(2), names(2), ENCODER, metadata={"a": [2**53 + 2, 0.5]})
+    assert kept.metadata(0) == {"a": 2**53 + 2}, "these digits fit"
+
+
+def test_a_condition_of_many_digits_is_compared_exactly() -> None:
+    """2^53 + 1 is between two neighbors of float64 and equals neither."""
+    values = [2.0**53, 2.0**53 + 2, 0.5]
+    index = Index.build(random_vectors(3), names(3), ENCODER, metadata={"a": values})
+    for value in (2**53 - 1, 2**53, 2**53 + 1, 2**53 + 2, 2**53 + 3):
+        for where, expected in (
+            (value, [row for row in range(3) if values[row] == value]),
+            (Range(least=value), [row for row in range(3) if values[row] >= value]),
+            (Range(most=value), [row for row in range(3) if values[row] <= value]),
+        ):
+            found = index.search(random_vectors(1), 3, where={"a": where})
+            assert sorted(found.rows[0].tolist()) == expected, (value, where)
+
+
+def test_times_of_numpy_do_not_become_numbers() -> None:
+    for when in (np.datetime64("2026-01-01", "ns"), np.timedelta64(5, "ns"), np.datetime64("NaT")):
+        with pytest.raises(ArgumentError, match=r"column 'a': .* is not allowed; give text"):
+            Index.build(random_vectors(1), names(1), ENCODER, metadata={"a": [when]})
+
+
+def test_an_id_that_would_come_back_as_another_is_refused() -> None:
+    """The bytes of this surrogate pair are those of é."""
+    for name in ("\udcc3\udca9", "\ud800"):
+        with pytest.raises(ArgumentError, match="give strings of Unicode"):
+            Index.build(random_vectors(1), [name], ENCODER)
+    assert list(Index.build(random_vectors(1), ["\udcff.jpg"], ENCODER).ids) == ["\udcff.jpg"], "a path in latin-1"

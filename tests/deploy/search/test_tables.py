@@ -34,7 +34,14 @@ def test_no_value_loses_what_its_text_says(texts: list[str], values: list[object
 
 
 @pytest.mark.parametrize(
-    ("text", "known"), [("nan", "numbers"), ("1" * 20, "whole numbers"), ("x", "numbers"), ("1", "true and false")]
+    ("text", "known"),
+    [
+        ("nan", "numbers"),
+        (f"{2**53 + 1}", "numbers"),
+        ("1" * 20, "whole numbers"),
+        ("x", "numbers"),
+        ("1", "true and false"),
+    ],
 )
 def test_what_the_column_of_an_index_cannot_hold_is_refused_while_it_is_read(
     text: str, known: str, tmp_path: Path
