@@ -135,8 +135,8 @@ def match_rows(where: str, rows: Sequence[Row], table: str, base: str, files: Co
             matched[path] = row
     if lost and not matched and files:
         raise IngestError(
-            f"{where}: none of its {len(rows)} paths is a file of this source, such as {lost[0].path!r}; "
-            "paths are relative to the folder of labels.csv"
+            f"{where}: none of its paths ({len(rows):,}) is a file of this source, such as {lost[0].path!r}"
+            f"{_hint(lost[0].path, files)}; paths are relative to the folder of labels.csv"
         )
     return Matched(matched, _describe(where, lost, len(rows), files) if lost and files else "")
 
@@ -174,12 +174,16 @@ def _by_spelling(files: Iterable[str]) -> dict[str, str]:
 
 
 def _describe(where: str, lost: Sequence[Row], total: int, files: Iterable[str]) -> str:
-    stem = PurePosixPath(lost[0].path).stem
-    like = next((path for path in files if PurePosixPath(path).stem == stem), None)
-    hint = f"; is {like!r} meant?" if like else ""
-    if not like and ADDRESS.match(lost[0].path):
-        hint = "; nothing is downloaded: put the files into this folder and give their paths"
-    return f"{where}: {len(lost):,} of {total:,} rows name no file, such as {lost[0].path!r}{hint}"
+    path = lost[0].path
+    return f"{where}: {len(lost):,} of {total:,} rows name no file, such as {path!r}{_hint(path, files)}"
+
+
+def _hint(path: str, files: Iterable[str]) -> str:
+    """Which of the files a path that names none may mean, by its last part."""
+    stem = PurePosixPath(path.replace("\\", "/")).stem
+    if like := next((one for one in sorted(files) if PurePosixPath(one).stem == stem), None):
+        return f"; is {like!r} meant?"
+    return "; nothing is downloaded: put the files into this folder and give their paths" if ADDRESS.match(path) else ""
 
 
 def _is_utf16(data: bytes) -> bool:

@@ -34,7 +34,8 @@ ROLES = {
 NEAR = 0.82  # how alike a folder's name and one of these have to be to be taken for a slip
 NEAR_WORDS = {
     **dict.fromkeys(("holdout", "heldout", "eval", "evaluation", "dev", "development"), TEST),
-    **dict.fromkeys(("labels", "label"), LABELED),
+    **dict.fromkeys(("validate", "minival", "unseen", "benchmark"), TEST),
+    **dict.fromkeys(("labels", "label", "trainval"), LABELED),
     **ROLES,
 }
 SHOWN_FAULTS = 3
@@ -183,8 +184,9 @@ def _notes(role: str | None, parts: Sequence[str], class_folders: bool) -> Itera
         return
     label = parts[min(1, len(parts) - 1)] if role == LABELED else top if role is None and class_folders else None
     taken = "unlabeled" if label is None else f"as class {label}"
+    words = ROLES if role == LABELED else NEAR_WORDS  # a class may have the name of a near miss
     for depth in range(2, len(parts) + 1):
-        meant = ROLES.get(fold(parts[depth - 1]))
+        meant = words.get(fold(parts[depth - 1]))
         if (
             meant == TEST
             or (meant == LABELED and role != LABELED)

@@ -128,6 +128,10 @@ REFUSED = {
         "a line break .*is a double quote missing",
     ),
     "two columns of one name": (b"path,label,Label\nunlabeled/0.png,cat,dog\n", "has two columns named 'label'"),
+    "a path of another machine": (
+        b"path,label\nC:\\photos\\0.png,cat\n",
+        "none of its paths .1. is a file of this source, such as .*; is 'unlabeled/0.png' meant",
+    ),
     "a validation set": (b"path,label,split\nunlabeled/0.png,cat,val\n", "a validation set is 'test' here"),
 }
 
