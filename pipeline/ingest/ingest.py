@@ -28,7 +28,7 @@ from pipeline.dvc.client import add, exclusive
 from pipeline.dvc.project import RAW, read_tracked
 from pipeline.dvc.purged import contents
 from pipeline.errors import IngestError, UnfinishedError
-from pipeline.ingest.claims import Known, claims_of, combine, judge, read_known, summarize
+from pipeline.ingest.claims import Known, combine, judge, read_known, summarize
 from pipeline.ingest.classes import check_labels, describe_names, refuse_twins
 from pipeline.ingest.layout import Reading, read_layout
 from pipeline.ingest.listing import LINK
@@ -131,7 +131,7 @@ def ingest(
 class Found:
     """What the sources hold, next to what batches hold: ``before``, by SHA-256, in the ``earlier`` batches.
 
-    ``stamped`` are the stamps and contents of the files whose next change will show.
+    ``stamped`` are the stamps and contents of the files, without a stamp if the next change may not show.
     """
 
     earlier: list[Path]
@@ -171,12 +171,8 @@ def _find(workspace: Workspace, config: IngestConfig, listed: Sequence[Source], 
 
 def _stamp(workspace: Workspace, listed: Sequence[Source], found: Found, stamps: Stamps) -> None:
     """Remember which files were ingested, so that the next ingest reads only those that have changed."""
-    whole = {source.base: source.identity for source in listed if source.whole}
-
-    def claimed(base: str, sha256: str) -> bool:
-        return bool(claims_of(found.before.get(sha256, ()), whole[base]))
-
-    stamps.record(found.stamped, read_tracked(workspace.root, RAW).md5, whole, claimed)
+    whole = {source.base for source in listed if source.whole}
+    stamps.record(found.stamped, read_tracked(workspace.root, RAW).md5, whole)
 
 
 def _describe(found: Found, new: dict[str, Content], batch: Path | None, classes: Sequence[str] | None) -> IngestResult:
@@ -248,7 +244,7 @@ def _why_nothing(listed: Sequence[Source], settle_seconds: float) -> str:
 
 def _guess(listed: Sequence[Source], stamps: Stamps, path: str, sha256: str) -> str | None:
     """The source of a file that an earlier version has recorded without one."""
-    return next((one.identity for one in listed if one.whole and stamps.had(one.base, path, sha256)), None)
+    return next((one.identity for one in listed if one.whole and stamps.last(one.base, path) == sha256), None)
 
 
 def _find_unused(manifest: Path, earlier: Sequence[Path]) -> set[str] | None:

@@ -88,7 +88,7 @@ def read_source(
     stamped: dict[Key, tuple[str, str]],
     kept_out: KeptOut,
 ) -> Listing:
-    """What the source holds and was neither purged nor undone; adds the stamps of files whose next change will show."""
+    """What the source holds and was neither purged nor undone; adds the stamps, empty if a next change may not show."""
     listing = Listing(source, {}, reading, {})
     tables = source.labels.items()
     stamped.update({(source.base, path): (table.stamp, "") for path, table in tables if source.settled(table)})
@@ -105,8 +105,7 @@ def read_source(
                 source.unseen.add(path)
                 continue
             sha256 = hashlib.sha256(data).hexdigest() if is_image(path, data) else NOT_AN_IMAGE
-        if source.settled(file):
-            stamped[source.base, path] = (file.stamp, sha256)
+        stamped[source.base, path] = (file.stamp if source.settled(file) else "", sha256)
         if sha256 == NOT_AN_IMAGE:
             source.passed_over[path] = NO_IMAGE
             continue
@@ -164,9 +163,14 @@ def find_silent(listing: Listing, known: Known, earlier: Sequence[Path]) -> set[
 
 def find_returned(listing: Listing, known: Known, stamps: Stamps) -> set[str]:
     """Contents of which the source claims what it claimed before it lost them."""
-    identity, claims = listing.source.identity, listing.claims
-    back = [one for one in stamps.lost(listing.source.base) if claims.get(one) and one in known]
-    return {sha256 for sha256 in back if claims_of(known[sha256], identity) == claims[sha256]}
+    source, held = listing.source, stamps.held(listing.source.base)
+    if held is None:
+        return set()
+    candidates = {sha256 for sha256, claims in listing.claims.items() if claims and sha256 in known} - held
+    for path, sha256 in listing.hashes.items() if candidates else ():
+        if stamps.find(source.base, path, source.files[path].stamp):  # it was there, whatever is noted of it
+            candidates.discard(sha256)
+    return {one for one in candidates if claims_of(known[one], source.identity) == listing.claims[one]}
 
 
 def find_overwritten(

@@ -1,4 +1,4 @@
-"""Which files of the sources have been ingested, by their stamps: ``.simclr/inbox.sqlite``, one row for each file.
+"""What the sources held when they were last seen, by stamps: ``.simclr/inbox.sqlite``, one row for each file there.
 
 It spares reading a file again whose stamp is known. Nothing depends on it: without it, or with a damaged one, every
 file is read once more and found to be known by its contents.
@@ -7,7 +7,7 @@ file is read once more and found to be known by its contents.
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,6 +38,7 @@ class Stamps:
         self.path = path
         self.raw: str | None = None
         self._known: dict[Key, tuple[str, str]] = {}
+        self._listed: set[str] = set()
         if not path.exists():
             return
         try:
@@ -46,6 +47,10 @@ class Stamps:
                 if version == FORMAT:
                     rows = database.execute("SELECT base, path, stamp, sha256 FROM ingested")
                     self._known = {(base, name): (stamp, sha256) for base, name, stamp, sha256 in rows}
+                    if database.execute(
+                        "SELECT name FROM sqlite_master WHERE name = 'listed'"
+                    ).fetchone():  # not at first
+                        self._listed = {base for (base,) in database.execute("SELECT base FROM listed")}
                     self.raw = next((raw for (raw,) in database.execute("SELECT raw FROM state")), None)
             if version != FORMAT:
                 self._set_aside(f"has format {version}, not {FORMAT}")
@@ -59,43 +64,30 @@ class Stamps:
         before, sha256 = self._known.get((base, path), ("", ""))
         return sha256 if before == stamp else None
 
-    def had(self, base: str, path: str, sha256: str) -> bool:
-        """Whether the source was last seen to have these bytes at this path."""
-        return self._known.get((base, path), ("", ""))[1] == sha256
-
     def last(self, base: str, path: str) -> str | None:
         """The SHA-256 of the file that was there when the source was last seen."""
-        stamp, sha256 = self._known.get((base, path), ("", ""))
-        return sha256 if stamp else None
+        row = self._known.get((base, path))
+        return row[1] if row else None
 
     def row(self, base: str, path: str) -> tuple[str, str] | None:
         """Stamp and SHA-256 of the file that was there when the source was last seen."""
         return self._known.get((base, path))
 
-    def lost(self, base: str) -> set[str]:
-        """The contents that the source had once, and had no longer when it was last seen."""
-        gone = {sha256 for (one, _), (stamp, sha256) in self._known.items() if one == base and not stamp}
-        return gone - {sha256 for (one, _), (stamp, sha256) in self._known.items() if one == base and stamp}
+    def held(self, base: str) -> set[str] | None:
+        """The contents that the source had when it was last seen; None if that is not known."""
+        if base not in self._listed:
+            return None
+        return {sha256 for (one, _), (_, sha256) in self._known.items() if one == base}
 
-    def record(
-        self,
-        seen: Mapping[Key, tuple[str, str]],
-        raw: str,
-        whole: Collection[str],
-        claimed: Callable[[str, str], bool],
-    ) -> None:
+    def record(self, seen: Mapping[Key, tuple[str, str]], raw: str, whole: Collection[str]) -> None:
         """Remember (stamp, SHA-256) of what was ingested, all or nothing; to fail costs time at the next ingest.
 
         Args:
+            seen: with an empty stamp, the file is read again at the next ingest.
             whole: sources that were listed in full. Files that are not there any more are forgotten.
-            claimed: whether the source labels these bytes or holds them out. Then one row without a stamp stays: put
-                back, even unchanged, they are news.
         """
         now = time.time()
-        gone = {key: sha256 for key, (_, sha256) in self._known.items() if key[0] in whole and key not in seen}
-        there = {(base, sha256) for (base, _), (_, sha256) in seen.items()}
-        lost = {(base, sha256): (base, path) for (base, path), sha256 in gone.items() if claimed(base, sha256)}
-        kept = {key: ("", sha256) for (base, sha256), key in lost.items() if (base, sha256) not in there}
+        gone = [key for key in self._known if key[0] in whole and key not in seen]
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with _transaction(self.path) as database:
@@ -103,9 +95,8 @@ class Stamps:
                     database.execute(statement)
                 database.execute("DELETE FROM state")
                 database.execute("INSERT INTO state VALUES (?)", (raw,))
-                forgotten = [key for key in gone if key not in kept]
-                database.executemany("DELETE FROM ingested WHERE base = ? AND path = ?", forgotten)
-                rows = [(*key, *value) for key, value in (kept | dict(seen)).items() if self._known.get(key) != value]
+                database.executemany("DELETE FROM ingested WHERE base = ? AND path = ?", gone)
+                rows = [(*key, *value) for key, value in seen.items() if self._known.get(key) != value]
                 database.executemany("INSERT OR REPLACE INTO ingested VALUES (?, ?, ?, ?)", rows)
                 listed = [(base, now) for base in {*whole, *(base for base, _ in seen)}]
                 database.executemany("INSERT OR REPLACE INTO listed VALUES (?, ?)", listed)

@@ -149,4 +149,4 @@ def _track(workspace: Workspace) -> None:
     failpoint("undo.tracked")
     stamps = Stamps(workspace.scratch / STAMPS)
     if stamps.raw == before is not None:
-        stamps.record({}, read_tracked(workspace.root, RAW).md5, (), lambda *_: False)
+        stamps.record({}, read_tracked(workspace.root, RAW).md5, ())

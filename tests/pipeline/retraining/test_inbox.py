@@ -271,7 +271,7 @@ def test_a_source_that_is_listed_no_more_is_forgotten_after_a_quarter(
 
 
 @pytest.mark.seconds
-def test_files_that_are_gone_are_forgotten_but_for_one_row_of_each_that_has_a_label(filled: Workspace) -> None:
+def test_files_that_are_gone_are_forgotten_and_one_that_is_put_back_is_news(filled: Workspace) -> None:
     ingest(filled)
     for night in range(4):  # a camera's folder is emptied every night
         for number in range(6):
@@ -287,11 +287,25 @@ def test_files_that_are_gone_are_forgotten_but_for_one_row_of_each_that_has_a_la
     data = labeled.read_bytes()
     labeled.unlink()
     ingest(filled)
-    assert rows(filled) == 46, "put back, it would be news"
+    assert rows(filled) == 45
     labeled.write_bytes(data)
     os.utime(labeled, (1e9, 1e9))
     assert "1 image put back, and labeled as before" in ingest(filled).changes
     assert rows(filled) == 46
+
+
+@pytest.mark.seconds
+def test_a_source_that_was_not_listed_for_long_puts_nothing_back(
+    filled: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    ingest(filled)
+    with sqlite3.connect(stamps(filled)) as database:
+        database.execute("DROP TABLE listed")  # as an earlier version wrote it
+        database.execute("DELETE FROM ingested")
+    database.close()
+    assert ingest(filled).changes == ()
+    assert caplog.text == ""
+    assert rows(filled) == 40
 
 
 def test_a_wrong_hash_in_the_store_loses_no_new_image(filled: Workspace) -> None:
