@@ -72,7 +72,9 @@ class IngestConfig(Block):
                     )
                 except ValueError:
                     says_something = False
-                if not says_something:
+                if not says_something or {".", ".."} & set(
+                    pattern.removeprefix("!").split("/")
+                ):  # no path of a source has these
                     raise ValueError(f"patterns as in .gitignore, which {pattern!r} is not")
         return patterns
 

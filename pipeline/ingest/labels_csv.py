@@ -90,7 +90,7 @@ def _row(table: str, line: int, columns: Sequence[str], found: Sequence[str]) ->
         raise IngestError(
             f"{where} has split {split!r}; allowed: {', '.join(SPLITS)}, or nothing; a validation set is 'test' here"
         )
-    if label and any(unicodedata.category(letter) == "Cc" for letter in label):
+    if label and any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in label):
         raise IngestError(
             f"{where} has label {label!r}, with a line break or control character in it; is a double quote missing?"
         )

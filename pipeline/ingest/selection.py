@@ -4,6 +4,7 @@ The patterns are those of .gitignore (https://git-scm.com/docs/gitignore), with 
 and ``masks/`` on every level, ``camera 7/*.png`` from the source down, ``!`` for an exception.
 """
 
+import unicodedata
 from collections.abc import Sequence
 
 from pathspec import GitIgnoreSpec
@@ -15,16 +16,21 @@ class Selection:
     """Without patterns, everything is taken."""
 
     def __init__(self, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
-        self._include = GitIgnoreSpec.from_lines(map(str.casefold, include)) if include else None
-        self._exclude = GitIgnoreSpec.from_lines(map(str.casefold, exclude)) if exclude else None
+        self._include = GitIgnoreSpec.from_lines(map(_folded, include)) if include else None
+        self._exclude = GitIgnoreSpec.from_lines(map(_folded, exclude)) if exclude else None
 
     def excludes(self, path: str) -> bool:
         """Whether ``ingest.exclude`` names a path below a source, with forward slashes."""
-        return self._exclude is not None and self._exclude.match_file(path.casefold())
+        return self._exclude is not None and self._exclude.match_file(_folded(path))
 
     def leaves_out(self, path: str) -> bool:
         """Whether a file is not taken, by either list."""
-        return self.excludes(path) or (self._include is not None and not self._include.match_file(path.casefold()))
+        return self.excludes(path) or (self._include is not None and not self._include.match_file(_folded(path)))
+
+
+def _folded(text: str) -> str:
+    """Without capitals, and in one Unicode form: a keyboard and a file system may each write an accent in their own."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
 
 
 ALL = Selection()

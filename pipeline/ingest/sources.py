@@ -123,7 +123,12 @@ def absolute(root: Path, name: str) -> str:
     """A local source by its one name: ``root/../photos`` and ``/photos`` are the same folder, and its files known.
 
     A link keeps its name, but for one that ``..`` leads out of.
+
+    Raises:
+        IngestError: it is empty, as of a variable that a script has not set; ``root`` would be meant by that.
     """
+    if not name.strip():
+        raise IngestError(f"{name!r} names no source; give a folder, such as {root / 'inbox'}, or `.` for this one")
     path = root / Path(name).expanduser()
     if ".." not in path.parts:
         return str(path.absolute())

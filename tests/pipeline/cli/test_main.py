@@ -58,6 +58,7 @@ def test_without_arguments_the_help_is_shown_as_it_is_laid_out(
         (["run", "--select", "pretrian"], "pretrian"),
         (["run", "--set", "pretrain.epochs=7", "--select", "pretrian"], "dvc.yaml has no stage 'pretrian'"),
         (["ingest", "--undo", ""], "'' is not a batch of"),
+        (["ingest", ""], "'' names no source; give a folder"),
         (["ingest", "--redo", ""], "'' is not a batch of"),
         (["ingest", "nowhere"], "nowhere: does not exist"),
         (["run"], "inbox: nothing to ingest, no files; put images into"),

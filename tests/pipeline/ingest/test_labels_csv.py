@@ -127,6 +127,10 @@ REFUSED = {
         b'path,label\nunlabeled/0.png,"cat\ndog"\n',
         "a line break .*is a double quote missing",
     ),
+    "a line separator in a label": (
+        "path,label\nunlabeled/0.png,cat\u2028dog\n".encode(),
+        "a line break .*is a double quote missing",
+    ),
     "two columns of one name": (b"path,label,Label\nunlabeled/0.png,cat,dog\n", "has two columns named 'label'"),
     "a path of another machine": (
         b"path,label\nC:\\photos\\0.png,cat\n",

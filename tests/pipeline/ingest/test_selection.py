@@ -37,6 +37,8 @@ def select(workspace: Workspace, **patterns: list[str]) -> None:
         (["camera 7/"], ["*.png"], "camera 7/1.jpg", True),
         (["2026/**/*.png"], [], "2026/11/03/1.png", True),
         (["2026/**/*.png"], [], "2025/11/03/1.png", False),
+        ([], ["caf\u00e9/"], "cafe\u0301/1.png", False),
+        (["CAFE\u0301/"], [], "caf\u00e9/1.png", True),
     ],
 )
 def test_patterns_are_those_of_gitignore_without_capitals(
@@ -45,7 +47,7 @@ def test_patterns_are_those_of_gitignore_without_capitals(
     assert Selection(include, exclude).leaves_out(path) is not taken
 
 
-@pytest.mark.parametrize("pattern", ["!", "", "# a comment", "a\\"])
+@pytest.mark.parametrize("pattern", ["!", "", "# a comment", "a\\", "./masks/", "../inbox/masks/", "!./keep.png"])
 def test_a_pattern_that_means_nothing_is_refused(workspace: Workspace, pattern: str) -> None:
     select(workspace, exclude=[pattern])
     with pytest.raises(ParamsError, match=r"ingest.exclude: .* patterns as in .gitignore"):
