@@ -72,7 +72,7 @@ def load(
         RegistryError: the registry does not name a version to serve.
         BundleError: the bundle has another format version, or its parts are not valid or contradict each other.
         ProviderError: an execution provider is not installed or does not start.
-        ArgumentError: ``threads`` is below 1, or the bundle does not have this variant.
+        ArgumentError: ``threads`` is not from 1 to 4,096, there is no such variant, or an argument has a wrong type.
 
     Examples:
         >>> import deploy

@@ -22,6 +22,7 @@ from deploy.errors import (
 )
 from deploy.graph_policy import check_graph
 
+MOST_THREADS = 4096  # onnxruntime starts each at once, and is not heard of again with 100,000
 METADATA = "simclr_pipeline"
 """Metadata key under which the ONNX file repeats the interface of its bundle."""
 
@@ -30,7 +31,7 @@ def open_session(bundle: Bundle, variant: str, threads: int, providers: Sequence
     """Start an ``onnxruntime.InferenceSession`` on a variant of the bundle's model and check its interface.
 
     Raises:
-        ArgumentError: ``threads`` is not a positive number.
+        ArgumentError: ``threads`` is not an integer of 1 to MOST_THREADS.
         ProviderError: a provider is not installed, or the session started without it.
         BundleFormatError: the model is not a plain ONNX graph; see ``deploy.graph_policy``.
         BundleInterfaceError: onnxruntime refuses the graph, or the graph does not match bundle.json.
@@ -38,7 +39,7 @@ def open_session(bundle: Bundle, variant: str, threads: int, providers: Sequence
     """
     import onnxruntime
 
-    require_positive(threads=threads)
+    require_positive(MOST_THREADS, threads=threads)
     model, name = bundle.variant(variant).model, f"{bundle.card['name']}, {variant}"
     try:
         check_graph(model)

@@ -22,6 +22,7 @@ WRONG: dict[str, list[Any]] = {
     "trust": [*NUMBERS, *OTHERS],
     "paths": [*NUMBERS, *OTHERS, None],
     "positive": ["a", *NUMBERS, *OTHERS],
+    "threads": ["a", *NUMBERS, 100_000, *OTHERS],
     "number": ["a", None, np.nan, *OTHERS],
     "truth": ["no", None, 1, *OTHERS],
     "text": ["a", *NUMBERS, *OTHERS],
@@ -37,7 +38,7 @@ WRONG: dict[str, list[Any]] = {
     "providers": [None, "CPUExecutionProvider", *NUMBERS, *OTHERS],
 }
 ARGUMENTS = {
-    "load": {"bundle": "path", "threads": "positive", "variant": "text", "trust": "trust", "providers": "providers"},
+    "load": {"bundle": "path", "threads": "threads", "variant": "text", "trust": "trust", "providers": "providers"},
     "embed": {"batch_size": "positive", "normalize": "truth", "on_error": "text", "workers": "positive"},
     "embed_iter": {"batch_size": "positive", "normalize": "truth", "on_error": "text", "workers": "positive"},
     "classify": {"top_k": "positive", "on_error": "text", "batch_size": "positive"},
