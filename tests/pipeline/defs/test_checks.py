@@ -176,7 +176,10 @@ def test_a_rejection_that_cannot_be_recorded_does_not_change_the_verdict(
         monkeypatch.setattr("pipeline.release.registry.open_registry", refuse)
     result = check(case, "onnx_parity")
     assert not result.passed
-    assert result.description == "lowest cosine 0.999999, largest difference 1e-05 on 64 images"
+    assert result.description == (
+        "lowest cosine 0.999999, largest difference 1e-05 on 64 images, which reports/export.json calls too far apart; "
+        "`simclr run --select export` exports again"
+    )
 
 
 @pytest.mark.parametrize("passed", [True, False])
