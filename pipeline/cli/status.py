@@ -64,8 +64,9 @@ def describe_workspace(workspace: Workspace) -> str:
     page = workspace.reports / "run.html"
     lines += [f"report     {page.relative_to(workspace.root)}, of the last run"] if page.is_file() else []
     lines += [f"not sent   {missing}"] if missing else []
-    parts = (f"{name} {disk.size(count)}" for name, count in used.items())
-    lines.append(f"disk       {', '.join(parts)}")
+    parts = [f"{name} {disk.size(count)}" for name, count in used.items()]
+    shared = "; raw is linked into the cache and takes no more room" if disk.raw_is_linked(workspace) else ""
+    lines.append(f"disk       {', '.join(parts)}{shared}")
     return "\n".join(lines)
 
 

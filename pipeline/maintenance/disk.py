@@ -50,6 +50,15 @@ def usage(workspace: Workspace) -> dict[str, int]:
     return {name: sum(bytes_of(folder) for folder in folders) for name, folders in parts.items()}
 
 
+def raw_is_linked(workspace: Workspace) -> bool:
+    """Whether the raw batches take no more disk than the cache: their files are those of the cache."""
+    names = []
+    for file in files_below(workspace.raw):
+        with suppress(FileNotFoundError):  # another process has removed it meanwhile
+            names.append(file.lstat().st_nlink)
+    return bool(names) and min(names) > 1
+
+
 def cache_folder(workspace: Workspace) -> Path:
     """Where DVC keeps its objects and the records of runs."""
     with cache.opened(workspace.root) as objects:

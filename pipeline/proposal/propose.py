@@ -221,9 +221,9 @@ def _notes(collection: Collection, machine: Machine) -> Iterator[str]:
         yield f"{collection.copies:.0%} of the sampled images are nearly a copy of another one"
     if collection.share("deep") > 0:
         yield f"{collection.share('deep'):.0%} of the images have more than 8 bits a channel and are reduced to 8"
-    needed = 2 * collection.images * collection.image_bytes / 1e9
+    needed = collection.images * collection.image_bytes / 1e9
     if needed > 0.8 * machine.free_disk_gigabytes:
         yield (
-            f"raw images and their cache take about {needed:.0f} GB, {machine.free_disk_gigabytes:.0f} GB are free; "
+            f"a copy of the images takes about {needed:.0f} GB, {machine.free_disk_gigabytes:.0f} GB are free; "
             "make the workspace on a larger disk"
         )

@@ -14,6 +14,7 @@ from pipeline.dvc.cache import opened
 from pipeline.dvc.client import changed_stages, repro
 from pipeline.dvc.project import Out, find_unchanged, load, overlap, read_lock, read_tracked, track
 from pipeline.errors import BusyError, DvcError
+from pipeline.maintenance.disk import raw_is_linked
 from pipeline.workspace import Workspace
 from tests.pipeline.small_graph import GRAPH, write_graph
 
@@ -126,6 +127,24 @@ def test_tracking_names_a_dvc_at_work_on_the_same_files(graph: Workspace) -> Non
     lock.write_text(json.dumps({"read": {}, "write": {str(graph.raw): entry}}))
     with pytest.raises(BusyError, match=rf"busy with process {other} \(dvc pull\); .*`kill -INT {other}`$"):
         track(graph.root, "data/raw")
+
+
+@pytest.mark.parametrize(("config", "names"), [(None, 2), ("[cache]\n    type = copy\n", 1)])
+def test_what_is_tracked_is_on_disk_once_where_the_configuration_allows_links(
+    workspace: Workspace, config: str | None, names: int
+) -> None:
+    if config:
+        (workspace.root / ".dvc" / "config").write_text(config)
+    batch = workspace.raw / "0001"
+    batch.mkdir(parents=True)
+    (batch / "a.tar").write_bytes(b"images")
+    track(workspace.root, "data/raw")
+    with opened(workspace.root) as objects:
+        (stored,) = [objects.path(md5) for md5 in objects.objects() if not md5.endswith(".dir")]
+    assert stored.read_bytes() == b"images"
+    assert ((batch / "a.tar").stat().st_nlink, stored.stat().st_nlink) == (names, names)
+    assert stored.samefile(batch / "a.tar") == (names == 2)
+    assert raw_is_linked(workspace) == (names == 2)
 
 
 def test_a_tracked_folder_has_the_hash_in_its_dvc_file(workspace: Workspace) -> None:
