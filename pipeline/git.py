@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -257,3 +258,14 @@ def _names(tree: bytes, hash_bytes: int) -> Iterator[str]:
         entry, _, rest = tree.partition(b"\0")
         yield os.fsdecode(entry.partition(b" ")[2])
         tree = rest[hash_bytes:]
+
+
+def config_files(root: Path) -> list[Path]:
+    """Where Git reads the settings of the repository at ``root``, also in a linked worktree; they need not exist."""
+    folder = root / ".git"
+    with suppress(OSError):  # a worktree names its folder in a file, and that folder the one of the repository
+        folder = root / folder.read_text(encoding="utf-8").removeprefix("gitdir:").strip()
+        folder /= (folder / "commondir").read_text(encoding="utf-8").strip()
+    xdg = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    users = [os.environ.get("GIT_CONFIG_GLOBAL") or "~/.gitconfig", f"{xdg}/git/config"]
+    return [folder / "config", *(Path(name).expanduser() for name in users)]

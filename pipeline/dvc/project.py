@@ -157,6 +157,14 @@ def track(root: Path, path: str) -> None:
         raise failure(root, f"`dvc add {path}` failed", _reason(error)) from None
 
 
+def config_files(root: Path) -> list[Path]:
+    """Where DVC reads its settings: of the workspace at ``root``, the user and the system. They need not exist."""
+    from dvc.dirs import global_config_dir, system_config_dir
+
+    folders = [Path(folder) for folder in (global_config_dir(), system_config_dir())]
+    return [root / ".dvc" / "config", root / ".dvc" / "config.local", *(folder / "config" for folder in folders)]
+
+
 def read_lock(root: Path, stage: Stage) -> dict[str, Recorded]:
     """Path of each output → what dvc.lock records of it.
 

@@ -5,6 +5,7 @@ images expire and old runs are removed.
 """
 
 import json
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import date
@@ -12,6 +13,8 @@ from importlib.metadata import version
 
 from deploy.artifact import MANIFEST, write_atomically
 from deploy.registry import CURRENT
+from pipeline import git
+from pipeline.dvc import project
 from pipeline.dvc.project import find_unchanged, load
 from pipeline.dvc.purged import interrupted
 from pipeline.dvc.unchanged import DEFINED_IN, stamp
@@ -22,7 +25,7 @@ from pipeline.workspace import Workspace
 
 NOTE, BEGAN = "completed.json", "began.json"  # in the workspace's scratch folder
 PAGE = "run.html"  # of ``pipeline.run_report``, not imported for its name: it brings what draws
-DECIDED_IN = ("params.yaml", "overrides.csv", ".dvc/config", ".dvc/config.local", ".git/config")
+DECIDED_IN = ("params.yaml", "overrides.csv")
 
 
 def begin(workspace: Workspace, run_id: str) -> None:
@@ -70,4 +73,7 @@ def _state(workspace: Workspace, sources: Sequence[str]) -> dict[str, object]:
 
 
 def _settings(workspace: Workspace) -> dict[str, list[int] | None]:
-    return {name: stamp(workspace.root / name) for name in DECIDED_IN}
+    """What people and a run decide by: also the configuration of Git and DVC, which names where results are sent."""
+    root = workspace.root
+    paths = [*(root / name for name in DECIDED_IN), *project.config_files(root), *git.config_files(root)]
+    return {os.path.relpath(path, root): stamp(path) for path in paths}

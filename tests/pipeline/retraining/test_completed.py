@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from pipeline import workspace as workspaces
 from pipeline.cli.main import simclr
 from pipeline.dvc.purged import Purge, write_journal
+from pipeline.git import config_files
 from pipeline.ingest.ingest import ingest
 from pipeline.maintenance.state import UNKEPT
 from pipeline.proposal.propose import VALIDATE
@@ -182,6 +183,36 @@ def test_each_change_is_something_to_do(copy: Workspace, change: Callable[[Works
     assert completed.has_nothing_to_do(copy, SOURCES)
     change(copy)
     assert not completed.has_nothing_to_do(copy, SOURCES)
+
+
+@pytest.mark.parametrize("variable", ["GIT_CONFIG_GLOBAL", "DVC_GLOBAL_CONFIG_DIR", "DVC_SYSTEM_CONFIG_DIR"])
+def test_configuration_outside_of_the_workspace_is_looked_at(
+    copy: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """It may name another remote, which does not have the results."""
+    file = tmp_path / "config"
+    monkeypatch.setenv(variable, str(file if variable.startswith("GIT") else tmp_path))
+    begin_and_note(copy)
+    assert completed.has_nothing_to_do(copy, SOURCES)
+    file.write_text("")
+    assert not completed.has_nothing_to_do(copy, SOURCES)
+
+
+def test_the_settings_of_a_linked_worktree_are_those_of_its_repository(tmp_path: Path) -> None:
+    def git(folder: Path, *arguments: str) -> str:
+        identity = ["-c", "user.name=someone", "-c", "user.email=someone@localhost"]
+        return subprocess.run(
+            ["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True
+        ).stdout
+
+    whole, linked = tmp_path / "whole", tmp_path / "linked"
+    whole.mkdir()
+    git(whole, "init", "--quiet")
+    git(whole, "commit", "--quiet", "--allow-empty", "--message", "one")
+    git(whole, "worktree", "add", "--quiet", str(linked))
+    for folder in (whole, linked):
+        common = git(folder, "rev-parse", "--path-format=absolute", "--git-common-dir").strip()
+        assert config_files(folder)[0].samefile(Path(common) / "config")
 
 
 def test_a_registry_outside_of_the_workspace_is_looked_at(copy: Workspace, tmp_path: Path) -> None:
