@@ -13,6 +13,7 @@ def _needs(found: object, what: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(not (found or os.environ.get("CI")), reason=f"this machine has no {what}")
 
 
+needs_curl = _needs(shutil.which("curl"), "curl")
 needs_ssh_keygen = _needs(shutil.which("ssh-keygen"), "ssh-keygen (Debian's package openssh-client)")
 needs_compiler = _needs(
     shutil.which("g++") and Path(sysconfig.get_path("include"), "Python.h").exists(),

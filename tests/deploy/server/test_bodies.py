@@ -22,6 +22,7 @@ from deploy.server.bodies import GZIP_MEMBERS, from_base64, read_body
 from deploy.server.limits import HeldBytes, Limits, RefusedError
 from tests.deploy.conftest import encoded
 from tests.deploy.server.conftest import IMAGE, Running, running
+from tests.processes.programs import needs_curl
 
 PHOTOGRAPHS = [encoded(photograph, "JPEG") for photograph in load_sample_images().images]
 FORM = "multipart/form-data; boundary=b"
@@ -56,6 +57,7 @@ def test_a_form_gives_the_vectors_of_its_files_in_order(shared: Running) -> None
     assert [len(result["classes"]) for result in classes] == [2, 2, 2]
 
 
+@needs_curl
 def test_curl_sends_forms(shared: Running, tmp_path: Path) -> None:
     paths = [tmp_path / "one.jpg", tmp_path / 'a "quoted"; name.png']
     for path, content in zip(paths, (PHOTOGRAPHS[0], IMAGE), strict=True):

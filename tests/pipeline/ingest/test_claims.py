@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 import yaml
 
+from deploy.artifact import write_atomically
 from pipeline.ingest import stamps
 from pipeline.ingest.claims import combine, judge, read_known
 from pipeline.ingest.ingest import IngestResult, ingest
@@ -51,7 +52,8 @@ def forget_sources(workspace: Workspace) -> None:
         for record in records:
             for seen in record["occurrences"]:
                 del seen["source"]
-        (batch / OCCURRENCES).write_text("".join(json.dumps(record) + "\n" for record in records))
+        # In place it would be a file of DVC's cache, too.
+        write_atomically(batch / OCCURRENCES, "".join(json.dumps(record) + "\n" for record in records))
 
 
 @pytest.mark.seconds

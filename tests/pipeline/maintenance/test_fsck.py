@@ -220,6 +220,7 @@ def test_a_check_continues_where_it_stopped_and_reads_changed_files_again(sound:
     assert (whole.files, whole.left, whole.recent) == (total, 0, 0)
     assert (check(sound).files, check(sound).recent) == (0, total)
     changed = sound.root / "registry" / "v0.0.1" / "encoder.onnx"
+    changed.unlink()
     changed.write_bytes(b"of another size")
     assert [damage.path for damage in check(sound).damages] == ["registry/v0.0.1/encoder.onnx"]
     with sqlite3.connect(memory) as database:
