@@ -136,7 +136,11 @@ print(warm._read_at_import(os.environb) == before)
 
 @pytest.mark.slow
 def test_what_is_imported_exists_starts_no_thread_and_leaves_the_variables_as_they_are() -> None:
-    """With other variables, what a warm program starts in turn would start cold without a word."""
+    """With other variables, what a warm program starts in turn would start cold without a word.
+
+    In the folder of a nursery, which is not in a workspace.
+    """
     command = [DVC[0], "-W", "ignore", "-c", IMPORT_ALL]
-    imported = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    variables = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    imported = subprocess.run(command, cwd="/", env=variables, capture_output=True, text=True, check=False, timeout=240)
     assert (imported.stdout, imported.stderr) == ("True\n", "")

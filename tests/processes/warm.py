@@ -55,7 +55,7 @@ IMPORTS = {
         pipeline.cli.status pipeline.cli.summary pipeline.defs pipeline.run""",
     "pipeline.embedding_drift": "pipeline.config pyarrow.parquet scipy.stats",
     "pipeline.prepare": "PIL.Image pipeline.config pyarrow.parquet simclr_core.data.shards simplejpeg",
-    "pipeline.runs.launcher": "pipeline.definitions pipeline.run pipeline.runs.launcher",
+    "pipeline.runs.launcher": "dagster pipeline.defs pipeline.run pipeline.runs.launcher",
     "tests.processes.program": "pipeline.dvc.client pipeline.release.champion pipeline.release.release",
 }
 SHELLS = {"sh", "bash", "dash"}
