@@ -61,7 +61,7 @@ def sign(manifest: bytes, key: Path) -> str:
         ArgumentError: ``key`` cannot sign.
         MissingExtraError: ssh-keygen is not installed.
     """
-    if not os.path.isfile(key):  # noqa: PTH113  perhaps it is the key itself, which no message may repeat
+    if not os.path.isfile(key):  # noqa: PTH113  a key pasted in its place is too long for Path, which would repeat it
         raise ArgumentError("the key is not a file; give the path of one that `ssh-keygen -t ed25519` made")
     said, signature = _ssh_keygen("sign", "-f", str(key), "-n", NAMESPACE, message=manifest)
     if not signature:

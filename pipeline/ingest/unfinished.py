@@ -89,7 +89,7 @@ def _training(workspace: Workspace) -> Unfinished | None:
 
 
 def _trained(workspace: Workspace) -> str:
-    """What names the batches of a run that came as far as a model, and not to its end; empty if there is none."""
+    """The hash of the raw batches on which a run trained a model without finishing; empty if there is none."""
     begun, tracked = workspace.scratch / BEGUN, workspace.raw.with_suffix(".dvc")
     if not (begun.exists() and tracked.exists() and (workspace.root / "models" / "pretrained").is_dir()):
         return ""

@@ -113,10 +113,10 @@ class Registry:
         Raises:
             ReleaseError: the bundle is not the one of this id any more, or the key cannot sign.
         """
-        key, directory = os.environ.get(SIGNING_KEY_FILE), self.root / name
-        manifest = (directory / MANIFEST).read_bytes()
-        if not key:
+        if not (key := os.environ.get(SIGNING_KEY_FILE)):
             return
+        directory = self.root / name
+        manifest = (directory / MANIFEST).read_bytes()
         if hashlib.sha256(manifest).hexdigest() != bundle:
             raise ReleaseError(f"{directory}: was changed meanwhile, and is not signed; release or promote it again")
         try:

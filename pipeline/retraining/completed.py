@@ -15,7 +15,6 @@ from deploy.artifact import MANIFEST, write_atomically
 from deploy.registry import CURRENT
 from pipeline import git
 from pipeline.dvc import project
-from pipeline.dvc.project import find_unchanged, load
 from pipeline.dvc.purged import interrupted
 from pipeline.dvc.unchanged import DEFINED_IN, stamp
 from pipeline.maintenance.state import unkept
@@ -55,7 +54,8 @@ def has_nothing_to_do(workspace: Workspace, sources: Sequence[str]) -> bool:
             return False
         inbox = survey(workspace, sources)
         waits = inbox.new_images or inbox.unsettled or inbox.relabelled
-        return not waits and {stage.name for stage in load(workspace.root).stages} <= find_unchanged(workspace.root)
+        stages = {stage.name for stage in project.load(workspace.root).stages}
+        return not waits and stages <= project.find_unchanged(workspace.root)
     return False
 
 

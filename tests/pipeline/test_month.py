@@ -3,7 +3,6 @@
 The sensor is asked as Dagster's daemon asks it, and what it requests is run with everything real but the sizes.
 """
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +18,9 @@ import deploy
 from pipeline.defs import build_definitions
 from pipeline.release.registry import open_registry
 from pipeline.release.release import rollback
+from pipeline.reports import ValidationReport
 from pipeline.workspace import Workspace
+from simclr_core import reports
 from tests.conftest import CLASSES, TINY_PARAMS, draw, encode
 from tests.pipeline.conftest import put
 
@@ -76,9 +77,8 @@ class Month:
         assert isinstance(self.tick(), str)
         return result
 
-    def report(self, name: str) -> dict[str, object]:
-        content: dict[str, object] = json.loads((self.workspace.reports / f"{name}.json").read_text())
-        return content
+    def validation(self) -> ValidationReport:
+        return reports.read(self.workspace.root, ValidationReport)
 
 
 @pytest.mark.slow
@@ -113,7 +113,9 @@ def test_five_batches_and_a_rollback(workspace: Workspace, instance: dg.DagsterI
     for number in range(60):
         put(workspace, f"unlabeled/dusk/{number:02d}.png", encode(dusk(draw(number % 4, 4000 + number))))
     assert month.night().success, failed(instance)
-    assert month.report("validation")["drift"]["verdict"] == "drift"  # type: ignore[index]
+    drift = month.validation().drift
+    assert drift is not None
+    assert drift.verdict == "drift"
     assert open_registry(workspace).current() == "v0.0.2"
     second = served(workspace, golden)
     assert not np.allclose(first, second)
@@ -134,9 +136,9 @@ def test_five_batches_and_a_rollback(workspace: Workspace, instance: dg.DagsterI
         right = workspace.inbox / "labeled" / CLASSES[number % 4] / f"{number:03d}.png"
         right.rename(workspace.inbox / "labeled" / wrong / f"again-{number:03d}.png")
     assert not month.night().success
-    images = month.report("validation")["images"]
-    assert images["ingested"] - images["accepted"] == 8  # type: ignore[index]
-    assert images["quarantined"] == {"truncated": 8}  # type: ignore[index]
+    images = month.validation().images
+    assert images.ingested - images.accepted == 8
+    assert images.quarantined == {"truncated": 8}
     assert open_registry(workspace).current() == "v0.0.2"
     assert open_registry(workspace).versions() == ["v0.0.1", "v0.0.2"]
     (rejected,) = open_registry(workspace).rejections()

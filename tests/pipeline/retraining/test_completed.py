@@ -230,27 +230,32 @@ def test_a_run_during_which_a_gate_was_changed_is_not_noted(copy: Workspace, mon
     """Its gates may have been judged already, and no stage reads what they read of params.yaml."""
     (copy.scratch / completed.NOTE).unlink()
 
-    def judge(*_: object, **__: object) -> RunOutcome:
-        completed.begin(copy, "one")
-        change(copy)
-        return RunOutcome("one", {})
+    def run_while(change: Callable[[Workspace], None]) -> None:
+        def judge(*_: object, **__: object) -> RunOutcome:
+            completed.begin(copy, "one")
+            change(copy)
+            return RunOutcome("one", {})
 
-    monkeypatch.setattr("pipeline.run.run", judge)
-    change: Callable[[Workspace], None] = _edit_params
-    assert CliRunner().invoke(simclr, ["--workspace", str(copy.root), "run"]).exit_code == 0
-    assert not (copy.scratch / completed.NOTE).exists()
-    change = lambda _: completed.begin(copy, "another")  # noqa: E731  in the UI, say
-    assert CliRunner().invoke(simclr, ["--workspace", str(copy.root), "run"]).exit_code == 0
-    assert not (copy.scratch / completed.NOTE).exists()
-    change = lambda _: None  # noqa: E731
-    assert CliRunner().invoke(simclr, ["--workspace", str(copy.root), "run"]).exit_code == 0
+        monkeypatch.setattr("pipeline.run.run", judge)
+        assert CliRunner().invoke(simclr, ["--workspace", str(copy.root), "run"]).exit_code == 0
+
+    def begin_another(workspace: Workspace) -> None:
+        """In the UI, say."""
+        completed.begin(workspace, "another")
+
+    def change_nothing(_: Workspace) -> None: ...
+
+    for change in (_edit_params, begin_another):
+        run_while(change)
+        assert not (copy.scratch / completed.NOTE).exists()
+    run_while(change_nothing)
     assert completed.has_nothing_to_do(copy, SOURCES)
 
 
 def test_a_first_run_that_chooses_the_parameters_is_noted(
     tmp_path: Path, empty_workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It writes what it has chosen into params.yaml, and overrides.csv if there is none."""
+    """It writes its choice into params.yaml, and makes overrides.csv if there is none."""
     workspace = Workspace(Path(shutil.copytree(empty_workspace, tmp_path / "workspace", symlinks=True)).resolve())
     fill(workspace.inbox, "unlabeled/{}.jpg", VALIDATE.min_images, lambda: photograph(120, 90))
     text = params_of(AUTO, workspaces.template("params.yaml").read_text(encoding="utf-8"))
