@@ -126,6 +126,16 @@ def create(directory: Path, recipe: str = DEFAULT, params: str | None = None) ->
     return Workspace(target.resolve())
 
 
+def make_inbox(workspace: Workspace) -> None:
+    """Git does not carry the folder into a clone of a workspace."""
+    try:
+        workspace.inbox.mkdir(exist_ok=True)
+    except FileExistsError:
+        raise WorkspaceError(
+            f"{workspace.inbox}: is not a folder, and has to be one, also if it is empty; move what is there elsewhere"
+        ) from None
+
+
 def require_new(directory: Path) -> None:
     """Raise WorkspaceError if there is something in the folder already."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):

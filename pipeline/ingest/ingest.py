@@ -9,16 +9,12 @@ A file that is not an image, by its name and its first bytes, is counted and lef
 is for the validate stage to say.
 """
 
-import hashlib
-import json
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from deploy.artifact import publish
 from deploy.failpoint import failpoint
 from deploy.folders.files import describe_passed_over
 from deploy.moved import keep_callable
@@ -28,12 +24,13 @@ from pipeline.dvc.client import add, exclusive
 from pipeline.dvc.project import RAW, read_tracked
 from pipeline.dvc.purged import contents
 from pipeline.errors import IngestError, UnfinishedError
+from pipeline.ingest.batch import write_batch
 from pipeline.ingest.claims import Known, combine, judge, read_known, summarize
 from pipeline.ingest.classes import check_labels, describe_names, refuse_twins
 from pipeline.ingest.layout import Reading, read_layout
 from pipeline.ingest.listing import LINK
 from pipeline.ingest.news import Content, KeptOut, Listing, compare, describe_news, find_new, read_source
-from pipeline.ingest.raw import OCCURRENCES, REPLACED, batches, find_lost, next_name, read_undone
+from pipeline.ingest.raw import REPLACED, batches, find_lost, next_name, read_undone
 from pipeline.ingest.selection import Selection
 from pipeline.ingest.sources import GRANULARITY_SECONDS, Source, list_source
 from pipeline.ingest.stamps import STAMPS, Key, Stamps
@@ -41,8 +38,7 @@ from pipeline.ingest.understood import tabulate
 from pipeline.ingest.undo import complete
 from pipeline.ingest.unfinished import Interrupted
 from pipeline.params import read
-from pipeline.workspace import Workspace
-from simclr_core.data.shards import portions, write_tar
+from pipeline.workspace import Workspace, make_inbox
 
 keep_callable(__name__)
 
@@ -76,7 +72,7 @@ class IngestResult:
         if self.known:
             parts.append(f"{counted(self.known, 'file')} already ingested")
         if self.unsettled:
-            parts.append(f"{self.unsettled} changed a moment ago and left for the next run")
+            parts.append(f"{self.unsettled} left for the next run, because of changes a moment ago")
         if self.skipped:
             parts.append(f"{len(self.skipped)} skipped ({'; '.join(self.skipped[:3])})")
         return ", ".join(parts)
@@ -101,7 +97,7 @@ def ingest(
         UnfinishedError: something is new, and has to wait.
     """
     config = read(workspace).ingest
-    workspace.inbox.mkdir(exist_ok=True)  # Git does not carry it into a clone of a workspace
+    make_inbox(workspace)
     with exclusive(workspace.root, "ingest"):
         stamps = Stamps(workspace.scratch / STAMPS)
         selection = Selection(config.include, config.exclude)
@@ -119,7 +115,9 @@ def ingest(
             )
         batch = workspace.raw / next_name(found.earlier) if new else None
         if batch is not None:
-            _write(batch, new, found.before, config.shard_megabytes * 1_000_000)
+            for sha256 in write_batch(batch, new, found.before, config.shard_megabytes * 1_000_000):
+                found.forget(sha256)
+            batch = batch if new else None
         failpoint("ingest.track")
         add(workspace.root, workspace.raw)
         failpoint("ingest.stamp")
@@ -131,14 +129,24 @@ def ingest(
 class Found:
     """What the sources hold, next to what batches hold: ``before``, by SHA-256, in the ``earlier`` batches.
 
-    ``stamped`` are the stamps and contents of the files, without a stamp if the next change may not show.
+    ``emptied`` says which sources hold nothing any more. ``stamped`` are the stamps and contents of the files, without
+    a stamp if the next change may not show.
     """
 
     earlier: list[Path]
     before: Known
     readings: list[Reading]
     listings: list[Listing]
+    emptied: tuple[str, ...]
     stamped: dict[Key, tuple[str, str]]
+
+    def forget(self, sha256: str) -> None:
+        """Take a content that was not ingested for one that was never seen; the next ingest reads its files again."""
+        for key in [key for key, (_, found) in self.stamped.items() if found == sha256]:
+            del self.stamped[key]
+        for listing in self.listings:
+            listing.claims.pop(sha256, None)
+            listing.hashes = {path: one for path, one in listing.hashes.items() if one != sha256}
 
 
 def _find(workspace: Workspace, config: IngestConfig, listed: Sequence[Source], stamps: Stamps) -> Found:
@@ -166,7 +174,7 @@ def _find(workspace: Workspace, config: IngestConfig, listed: Sequence[Source], 
     for listing in listings:
         unused = partial(_find_unused, workspace.manifest, earlier)
         compare(listing, before, earlier, stamps if current else None, unused)
-    return Found(earlier, before, readings, listings, stamped)
+    return Found(earlier, before, readings, listings, tuple(_describe_emptied(listed, stamps)), stamped)
 
 
 def _stamp(workspace: Workspace, listed: Sequence[Source], found: Found, stamps: Stamps) -> None:
@@ -188,12 +196,13 @@ def _describe(found: Found, new: dict[str, Content], batch: Path | None, classes
         new_images=len(fresh),
         new_labels=len(new) - len(fresh),
         known=files - sum(one.split != REPLACED for content in new.values() for one in content.occurrences),
-        unsettled=sum(len(source.unsettled) for source in listed),
+        unsettled=sum(len(source.unsettled) + len(source.writing) for source in listed),
         skipped=tuple(reason for source in listed for reason in source.skipped),
         changes=tuple(describe_news(found.listings, before, after, new)),
         understood=(
             *tabulate(listed, found.readings),
             *_describe_kept(listed, found.stamped, before),
+            *found.emptied,
             *describe_names(_labels(after), classes),
         ),
     )
@@ -209,13 +218,23 @@ def _list(
     """List the sources, again and again while files in them settle: a copy that never ends is not waited for."""
     for left in reversed(range(1 if wait is None else WAITS)):
         listed = [list_source(root, source, settle_seconds, selection) for source in sources]
-        unsettled = [file.changed for source in listed for file in source.unsettled.values() if file.changed]
-        if not (unsettled and left and wait):
+        changing = [time for source in listed for time in source.changing(settle_seconds)]
+        if not (changing and left and wait):
             break
-        seconds = min(max(unsettled) - listed[0].listed, 0) + settle_seconds + GRANULARITY_SECONDS
-        wait(f"waiting {seconds:.1f} s for {counted(len(unsettled), 'file')} that changed a moment ago")
+        seconds = min(max(changing) - listed[0].listed, 0) + settle_seconds + GRANULARITY_SECONDS
+        wait(f"waiting {seconds:.1f} s for {counted(len(changing), 'file')} that changed a moment ago")
         time.sleep(seconds)
     return listed
+
+
+def _describe_emptied(listed: Sequence[Source], stamps: Stamps) -> Iterator[str]:
+    for source in listed:
+        empty = source.whole and not (source.files or source.unsettled or source.passed_over)
+        if empty and (held := stamps.held(source.base)):
+            yield (
+                f"note: {source.name} is empty, and had {counted(len(held), 'content')}, which stay in use; if you did "
+                "not remove them, check whether it is mounted"
+            )
 
 
 def _require_images(workspace: Workspace, listed: Sequence[Source], tracked: bool, settle_seconds: float) -> None:
@@ -234,7 +253,7 @@ def _require_images(workspace: Workspace, listed: Sequence[Source], tracked: boo
 
 
 def _why_nothing(listed: Sequence[Source], settle_seconds: float) -> str:
-    unsettled = sum(len(source.unsettled) for source in listed)
+    unsettled = sum(len(source.changing(settle_seconds)) for source in listed)
     faults = [f"{counted(unsettled, 'file')} changed less than {settle_seconds:g} s ago"] if unsettled else []
     faults += [line for source in listed for line in describe_passed_over(source.passed_over)]
     links = any(reason == LINK for source in listed for reason in source.passed_over.values())
@@ -269,30 +288,3 @@ def _describe_kept(listed: Sequence[Source], stamped: Mapping[Key, tuple[str, st
 
 def _labels(known: Known) -> set[str]:
     return {label for said in set(known.values()) for label in judge(said).labels}
-
-
-def _write(batch: Path, new: dict[str, Content], known: Known, max_bytes: int) -> None:
-    def members() -> Iterator[tuple[str, bytes]]:
-        for sha256, content in new.items():
-            if sha256 in known:
-                continue
-            data = content.source.read(content.path)
-            if hashlib.sha256(data).hexdigest() != sha256:
-                raise IngestError(f"{content.path}: changed while it was read; run again when its writer is done")
-            yield f"{sha256}.{_extension(content.path)}", data
-
-    with publish(batch) as folder:
-        for portion in portions(members(), max_bytes, size=lambda member: len(member[1])):
-            write_tar(folder, portion)
-            failpoint("ingest.tar")
-        lines = [
-            json.dumps({"sha256": sha256, "occurrences": [asdict(one) for one in content.occurrences]}) + "\n"
-            for sha256, content in new.items()
-        ]
-        (folder / OCCURRENCES).write_text("".join(lines), encoding="utf-8")
-
-
-def _extension(path: str) -> str:
-    """What the file calls itself, made safe for a tar member; nothing later trusts it."""
-    extension = PurePosixPath(path).suffix[1:].lower()
-    return extension if re.fullmatch("[a-z0-9]{1,8}", extension) else "bin"

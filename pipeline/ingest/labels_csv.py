@@ -21,8 +21,10 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from deploy.failure import printable
 from pipeline.errors import IngestError
 
+SHOWN = 80  # letters of a first line
 SPLITS = ("train", "test")
 DELIMITERS = (",", ";", "\t")
 ADDRESS = re.compile(r"\s*(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
@@ -64,16 +66,35 @@ def read_rows(where: str, data: bytes) -> list[Row]:
     text = SEPARATOR.sub("\n", _decode(where, data))  # the lines keep their numbers
     delimiter, columns = _header(text)
     if not {"path", "label"} <= set(columns):
-        raise IngestError(f"{where}: columns are {columns}; must be path,label and optionally split")
+        found = f"has the columns {printable(','.join(columns), SHOWN)}" if columns else "has no first line"
+        raise IngestError(
+            f"{where}: {found}; give it a first line path,label and optionally split, separated by commas, semicolons "
+            "or tabs, and save it as CSV UTF-8"
+        )
     twice = [column for column in ("path", "label", "split") if columns.count(column) > 1]
     if twice:
         raise IngestError(f"{where}: has two columns named {twice[0]!r}; remove or rename one of them")
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     try:
         next(cells for cells in lines if cells)
-        return [_row(where, lines.line_num, columns, cells) for cells in lines if any(cells)]
+        cells = [(lines.line_num, cells) for cells in lines if any(cells)]
     except csv.Error as error:
         raise IngestError(f"{where}: line {lines.line_num} is not CSV ({error}); correct it") from None
+    rows = [_row(where, line, columns, found) for line, found in cells]
+    *counts, last = [len(found) for _, found in cells] or [0]
+    if not text.endswith(("\n", "\r")) and counts and (last < min(counts) or _is_cut_off(rows)):
+        raise IngestError(
+            f"{where}: line {rows[-1].line} ends without a line break, and in the middle of a word or row, it seems; "
+            "copy the whole table again, or end this line with a line break if it is right"
+        )
+    return rows
+
+
+def _is_cut_off(rows: Sequence[Row]) -> bool:
+    """Whether the label of the last row is in no other, and the beginning of one."""
+    labels = {row.label for row in rows[:-1] if row.label}
+    last = rows[-1].label
+    return last is not None and last not in labels and any(label.startswith(last) for label in labels)
 
 
 def _row(table: str, line: int, columns: Sequence[str], found: Sequence[str]) -> Row:
@@ -196,7 +217,7 @@ def _decode(where: str, data: bytes) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise IngestError(
-            f"{where}: line {line} is not UTF-8 ({data[error.start : error.start + 1]!r}); save the table as "
+            f"{where}: line {line} is not UTF-8 (byte {data[error.start]:#04x}); save the table as "
             "CSV UTF-8, so that no letter of a label is lost"
         ) from None
 

@@ -92,7 +92,8 @@ def read_source(
     listing = Listing(source, {}, reading, {})
     tables = source.labels.items()
     stamped.update({(source.base, path): (table.stamp, "") for path, table in tables if source.settled(table)})
-    rows = {(source.base, path): stamps.row(source.base, path) for path in source.left_out}
+    later = (*source.left_out, *source.unsettled, *source.writing)
+    rows = {(source.base, path): stamps.row(source.base, path) for path in later}
     stamped.update({key: row for key, row in rows.items() if row})  # taken again one day, it is not read again
     for path, file in source.files.items():
         sha256 = stamps.find(source.base, path, file.stamp) if file.certain else None

@@ -4,6 +4,7 @@ Listing (``pipeline.ingest.listing``) opens no file; a file is read when its sta
 """
 
 import os
+import posixpath
 import re
 import time
 from collections.abc import Iterator
@@ -32,7 +33,8 @@ class Source:
     sources apart in the raw batches: relative to the workspace, so that it may be moved, and with the pattern of a
     glob. ``whole``: all files below the base are listed, so that what is not among them is not there; a glob sees only
     a part of its base. ``unseen`` are files and folders that could not be looked at, ``left_out`` those that the
-    selection does not take.
+    selection does not take. ``writing`` are the tables that changed a moment ago; the files that they may name are
+    ``unsettled`` with them, since half a table says less than the whole one, or something else.
     """
 
     name: str
@@ -47,11 +49,17 @@ class Source:
     left_out: set[str] = field(default_factory=set)
     passed_over: dict[str, str] = field(default_factory=dict)
     labels: dict[str, File] = field(default_factory=dict)
+    writing: dict[str, File] = field(default_factory=dict)
 
     @property
     def skipped(self) -> list[str]:
         """Each file that was passed over, and why."""
         return [f"{path!r} {reason}" for path, reason in self.passed_over.items()]
+
+    def changing(self, settle_seconds: float) -> list[float]:
+        """When each file and table changed that is still being written."""
+        files = (*self.unsettled.values(), *self.writing.values())
+        return [file.changed for file in files if file.changed and file.changed > self.listed - settle_seconds]
 
     def settled(self, file: File) -> bool:
         """Whether a change from now on changes the stamp."""
@@ -116,7 +124,10 @@ def list_source(root: Path, name: str, settle_seconds: float, selection: Selecti
             f"{name}: no permission to read {error.filename or name}; allow it or run as another user"
         ) from None
     except (ImportError, ValueError, OSError) as error:  # OSError: a bucket that cannot be reached
-        raise IngestError(redact(f"{name}: cannot be opened ({error})")) from None
+        said = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise IngestError(
+            redact(f"{name}: cannot be opened ({said}); give a folder, a glob in quotes, or an fsspec URL")
+        ) from None
 
 
 def absolute(root: Path, name: str) -> str:
@@ -172,12 +183,13 @@ def _sort_out(source: Source, base: str, listed: Iterator[File], settle_seconds:
             source.passed_over[relative] = file.fault
             if file.fault.startswith(UNSEEN):
                 source.unseen.add(relative)
-        elif left:
-            source.labels[relative] = file
-        elif file.changed is not None and file.changed > settled:
-            source.unsettled[relative] = file
         else:  # a stored object without a time is complete: it appears when its upload has ended
-            source.files[relative] = file
+            changing = file.changed is not None and file.changed > settled
+            taken = (source.writing, source.labels) if left else (source.unsettled, source.files)
+            taken[0 if changing else 1][relative] = file
+    for folder in map(posixpath.dirname, source.writing):
+        for relative in [path for path in source.files if not folder or path.startswith(f"{folder}/")]:
+            source.unsettled[relative] = source.files.pop(relative)
     return source
 
 

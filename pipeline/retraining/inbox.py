@@ -16,14 +16,15 @@ import yaml
 from pipeline.config import IngestConfig
 from pipeline.dvc.project import RAW, read_tracked
 from pipeline.errors import DvcError
+from pipeline.ingest.listing import File
 from pipeline.ingest.raw import batches, count_contents
 from pipeline.ingest.selection import Selection
 from pipeline.ingest.sources import Source, list_source
-from pipeline.ingest.stamps import STAMPS, Stamps
+from pipeline.ingest.stamps import STAMPS, Key, Stamps
 from pipeline.ingest.unfinished import look
 from pipeline.reports import EmbeddingDriftReport, ValidationReport
 from pipeline.retraining.decide import Inbox
-from pipeline.workspace import Workspace
+from pipeline.workspace import Workspace, make_inbox
 from simclr_core.params import read_block
 from simclr_core.reports import known
 
@@ -39,25 +40,26 @@ def survey(workspace: Workspace, sources: Sequence[str]) -> Inbox:
     """
     config = read_block(workspace.params, "ingest", IngestConfig)
     selection = Selection(config.include, config.exclude)
-    workspace.inbox.mkdir(exist_ok=True)
+    make_inbox(workspace)
     stamps = Stamps(workspace.scratch / STAMPS)
     raw = read_tracked(workspace.root, RAW).md5 if workspace.raw.with_suffix(".dvc").exists() else ""
     # Other batches than those that the stamps were taken with: a commit was checked out, say. Then nothing is known.
     known = stamps if stamps.raw == raw else None
     listed = [list_source(workspace.root, source, config.settle_seconds, selection) for source in sources]
     new = {key: stamp for source in listed for key, stamp in _new(source, known)}
-    recent = [source.files[path].changed for source in listed for path in source.files if (source.base, path) in new]
-    recent += [file.changed for source in listed for file in source.unsettled.values()]
+    settled = [(key, file) for source in listed for key, file in _settled(source)]
+    recent = [file.changed for key, file in settled if key in new]
+    changing = [time for source in listed for time in source.changing(config.settle_seconds)]
     new_files = sum((source.base, path) in new for source in listed for path in source.files)
     return Inbox(
         digest=_digest(raw, new, look(workspace) if new else ""),
         new_files=new_files,
         untrained=count_untrained(workspace),
-        unsettled=sum(len(source.unsettled) for source in listed),
+        unsettled=len(changing),
         relabelled=len(new) > new_files,
-        last_change=_latest(recent),
+        last_change=_latest([*recent, *changing]),
         drift=_drift(workspace.root),
-        files=sum(len(source.files) + len(source.labels) for source in listed),
+        files=len(settled),
     )
 
 
@@ -82,10 +84,15 @@ def count_untrained(workspace: Workspace) -> int:
     return sum(count_contents(batch) for batch in folders[trained:])
 
 
-def _new(source: Source, stamps: Stamps | None) -> Iterable[tuple[tuple[str, str], str]]:
+def _settled(source: Source) -> Iterable[tuple[Key, File]]:
     for path, file in {**source.files, **source.labels}.items():
-        if stamps is None or stamps.find(source.base, path, file.stamp) is None:
-            yield (source.base, path), file.stamp
+        yield (source.base, path), file
+
+
+def _new(source: Source, stamps: Stamps | None) -> Iterable[tuple[Key, str]]:
+    for key, file in _settled(source):
+        if stamps is None or stamps.find(*key, file.stamp) is None:
+            yield key, file.stamp
 
 
 def _digest(raw: str, new: dict[tuple[str, str], str], unfinished: str) -> str:

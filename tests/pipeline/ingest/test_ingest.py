@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,12 +14,13 @@ import pytest
 import yaml
 
 from deploy import artifact
-from pipeline.errors import IngestError
+from pipeline.errors import IngestError, WorkspaceError
 from pipeline.ingest import news
 from pipeline.ingest.ingest import WAITS, ingest
 from pipeline.ingest.layout import place
 from pipeline.ingest.raw import batches, read_bytes
 from pipeline.ingest.sources import Source
+from pipeline.retraining.inbox import survey
 from pipeline.validation.probe.scan import current, list_all
 from pipeline.workspace import Workspace
 from tests.conftest import draw, encode
@@ -140,7 +142,7 @@ def test_labels_csv_names_labels_and_splits(workspace: Workspace) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"file,class\na.png,cat\n", "columns are .*must be path,label"),
+        (b"file,class\na.png,cat\n", "has the columns file,class; give it a first line path,label"),
         (b"path,label,split\na.png,cat,validation\n", "line 2 has split 'validation'; allowed: train, test"),
         (b"path,label\na.png,cat\na.png,dog\n", "line 3 names 'a.png' again"),
         (b"path,label\nelsewhere/a.png,cat\n", r"none of its paths \(1\) is a file of this source"),
@@ -210,6 +212,86 @@ def test_a_copy_that_never_ends_is_not_waited_for(filled: Workspace, monkeypatch
     monkeypatch.setattr("pipeline.ingest.ingest.time", SimpleNamespace(sleep=slept.append))
     result = ingest(filled, wait=lambda line: None)
     assert (result.new_images, result.unsettled, len(slept)) == (40, 1, WAITS - 1)
+
+
+@pytest.mark.parametrize("table", ["labels.csv", "unlabeled/labels.csv"])
+def test_a_table_that_is_still_being_written_is_waited_for(
+    filled: Workspace, table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of it would leave images without their labels, and half a word would be another label."""
+    settle(filled, 2.0)
+    ingest(filled)
+    named = put(filled, "unlabeled/new.png", encode(draw(0, 999)))
+    row = f"path,label\n{named.relative_to((filled.inbox / table).parent).as_posix()},ca"
+    path = put(filled, table, row.encode(), age=0)
+    half = ingest(filled)
+    assert half.batch is None
+    assert any("changed a moment ago; it and the files beside it are left" in line for line in half.understood)
+    assert "left for the next run, because of changes a moment ago" in str(half)
+
+    def finish(_: float) -> None:
+        put(filled, table, f"{row}t\n".encode())
+
+    monkeypatch.setattr("pipeline.ingest.ingest.time", SimpleNamespace(sleep=finish))
+    lines = list[str]()
+    assert ingest(filled, wait=lines.append).new_images == 1
+    assert "for 1 file that changed a moment ago" in lines[0]
+    assert read_files(filled.raw / "0002")[0][1:] == ("unlabeled/new.png", "train", "cat")
+    assert path.exists()
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_file_that_vanishes_or_changes_while_the_batch_is_written_is_passed_over(
+    filled: Workspace, gone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = filled.inbox / "unlabeled" / "camera 0" / "000.png"
+    begin = artifact.publish
+
+    def publish(target: Path) -> AbstractContextManager[Path]:
+        path.unlink(missing_ok=True)
+        if not gone:
+            put(filled, "unlabeled/camera 0/000.png", encode(draw(0, 999)))
+        return begin(target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.ingest.batch.publish", publish)
+        result = ingest(filled)
+    assert (result.batch, result.new_images, result.known) == ("0001", 39, 0)
+    assert len(list(read_bytes(filled.raw))) == len(read_files(filled.raw / "0001")) == 39
+    why = "cannot be read (No such file or directory); fix or remove it" if gone else "changed while it was read"
+    assert any("skipped 1" in line and why in line for line in result.understood)
+    put(filled, "unlabeled/camera 0/000.png", encode(draw(0, 999)))
+    assert ingest(filled).new_images == 1
+
+
+def test_without_what_vanished_there_may_be_no_batch(filled: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    ingest(filled)
+    path = put(filled, "unlabeled/new.png", encode(draw(0, 999)))
+    begin = artifact.publish
+
+    def publish(target: Path) -> AbstractContextManager[Path]:
+        path.unlink(missing_ok=True)
+        return begin(target)
+
+    monkeypatch.setattr("pipeline.ingest.batch.publish", publish)
+    result = ingest(filled)
+    assert (result.batch, result.new_images, str(result).partition(",")[0]) == (None, 0, "nothing new")
+    assert [batch.name for batch in batches(filled.raw)] == ["0001"]
+
+
+def test_an_empty_mount_point_is_noted(filled: Workspace) -> None:
+    ingest(filled)
+    filled.inbox.rename(filled.root / "elsewhere")
+    result = ingest(filled)
+    assert (result.batch, str(result)) == (None, "nothing new")
+    assert "note: inbox is empty, and had 40 contents, which stay in use; if you did not" in "\n".join(
+        result.understood
+    )
+    filled.inbox.rmdir()
+    filled.inbox.touch()
+    for look in (ingest, lambda workspace: survey(workspace, ["inbox"])):
+        with pytest.raises(WorkspaceError, match="is not a folder, and has to be one, also if it is empty; move"):
+            look(filled)
 
 
 def settle(workspace: Workspace, seconds: float) -> None:

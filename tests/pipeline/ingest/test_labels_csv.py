@@ -12,6 +12,7 @@ from pipeline.workspace import Workspace
 from tests.conftest import draw, encode
 from tests.pipeline.conftest import put
 from tests.pipeline.ingest.test_layout import fill, notes, places
+from tests.sentences import assert_plain
 
 PATHS = "unlabeled/0.png", "unlabeled/1.png"
 UNDERSTOOD = {
@@ -109,7 +110,7 @@ def test_rows_that_name_no_file_are_counted_with_what_may_be_meant(workspace: Wo
 REFUSED = {
     "Latin-1": (
         "path,label\na.png,cat\nunlabeled/0.png,fuß\n".encode("latin-1"),
-        r"line 3 is not UTF-8 \(b'\\xdf'\); save",
+        r"line 3 is not UTF-8 \(byte 0xdf\); save",
     ),
     "letters lost before": ("path,label\nunlabeled/0.png,fu\ufffd\n".encode(), "line 2 has label .* a letter was lost"),
     "no label cell": (b"path,label\nunlabeled/0.png\n", "line 2 ends before the label; leave the cell empty"),
@@ -164,3 +165,42 @@ def test_a_line_for_spreadsheets_is_skipped_and_counted(first: str) -> None:
     table = f"{first}path{delimiter}label\na.png{delimiter}cat\n"
     assert [(row.line, row.path, row.label) for row in read_rows("labels.csv", table.encode())] == [(3, "a.png", "cat")]
     assert columns_of(table.encode()) == ["path", "label"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"path,label\na.png,cat\nb.png,ca",
+        b"path,label,split\na.png,cat,\nb.png,cat",
+        b"path,label,split\r\na.png,cat,train\r\nb.png,cat",
+    ],
+)
+def test_a_table_that_was_cut_off_is_refused(data: bytes) -> None:
+    """As by a copy that ended early: half a word is another class, and a lost split is another split."""
+    with pytest.raises(IngestError, match="line 3 ends without a line break, and in the middle of a word") as refused:
+        read_rows("labels.csv", data)
+    assert_plain(str(refused.value))
+    assert len(read_rows("labels.csv", data + b"\n")) == 2
+
+
+@pytest.mark.parametrize(
+    "data", [b"path,label\na.png,cat\nb.png,dog", b"path,label\na.png,cat", b"path,label,split\na.png,cat\nb.png,cat"]
+)
+def test_a_last_line_may_lack_its_end(data: bytes) -> None:
+    assert read_rows("labels.csv", data)[0].label == "cat"
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (b"file|class\n", "has the columns file|class; give it"),
+        ("path,label\n".encode("utf-16-le"), r"has the columns p\x00a\x00"),
+        (b"\n", "has no first line"),
+        (b"path,label\na,caf\xe9\n", "line 2 is not UTF-8 (byte 0xe9); save"),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_said_without_python(data: bytes, found: str) -> None:
+    with pytest.raises(IngestError) as refused:
+        read_rows("labels.csv", data)
+    assert found in str(refused.value)
+    assert_plain(str(refused.value))

@@ -19,11 +19,21 @@ from pipeline.ingest.sources import Source, list_source
 from pipeline.workspace import Workspace
 from tests.conftest import draw, encode
 from tests.pipeline.conftest import put, read_files
+from tests.sentences import assert_plain
 
 
 def test_a_source_that_does_not_exist_is_named(workspace: Workspace) -> None:
     with pytest.raises(IngestError, match="nowhere: does not exist; give a folder"):
         ingest(workspace, ["nowhere"])
+
+
+def test_a_source_that_cannot_be_opened_is_named_without_python(workspace: Workspace, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("pipe", "loop"):
+        with pytest.raises(IngestError, match=r"cannot be opened .*; give a folder") as refused:
+            ingest(workspace, [str(tmp_path / name)])
+        assert_plain(str(refused.value))
 
 
 def test_files_still_being_written_wait(filled: Workspace) -> None:

@@ -140,6 +140,18 @@ def test_a_changed_labels_csv_counts_as_new_without_an_image(filled: Workspace) 
     assert ingest(filled).new_labels == 1
 
 
+def test_a_labels_csv_that_has_just_changed_is_waited_for(filled: Workspace) -> None:
+    ingest(filled)
+    path = put(filled, "labels.csv", b"path,label\nunlabeled/camera 0/000.png,cat\n", age=30)
+    assert survey(filled, INBOX).last_change == datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    params = yaml.safe_load(filled.params.read_text())
+    params["ingest"]["settle_seconds"] = 600.0
+    filled.params.write_text(yaml.safe_dump(params))
+    found = survey(filled, INBOX)
+    assert (found.relabelled, found.new_files, found.unsettled) == (False, 0, 1)
+    assert found.last_change == datetime.fromtimestamp(path.stat().st_mtime, UTC)
+
+
 def test_a_file_that_changed_in_place_is_ingested_again(filled: Workspace) -> None:
     ingest(filled)
     put(filled, "unlabeled/camera 0/000.png", encode(draw(0, 999)), age=1800)
