@@ -21,9 +21,9 @@ import yaml
 from deploy.errors import DeployError
 from deploy.plural import counted, listed, plural
 from deploy.trust.signature import sign
-from pipeline.dvc import remote
+from pipeline.dvc import client, remote
 from pipeline.environment import SIGNING_KEY_FILE
-from pipeline.errors import ParamsError
+from pipeline.errors import BusyError, ParamsError
 from pipeline.ingest.claims import judge, read_known
 from pipeline.ingest.raw import age, batches
 from pipeline.params import Params, override, read
@@ -91,7 +91,10 @@ def apply(workspace: Workspace, values: Mapping[str, str]) -> None:
 
     Raises:
         ParamsError: a value is not valid, or something is missing; all of it is named, and how to get it.
+        BusyError: there are values, and something is at work that began with others.
     """
+    if values and (holder := client.holder(workspace.root)):
+        raise BusyError(f"{workspace.root}: busy with {holder}")
     override(workspace, values, lambda params: require(workspace, params))
 
 

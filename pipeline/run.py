@@ -24,14 +24,14 @@ from pipeline.defs.translator import RAW_IMAGES, SOURCES, asset_key
 from pipeline.dvc.client import Outcome
 from pipeline.dvc.project import CHAMPION, load
 from pipeline.environment import RUN
-from pipeline.errors import StageFailedError
+from pipeline.errors import BusyError, StageFailedError
 from pipeline.gates.data_contract import data_contract
 from pipeline.gates.evidence import Evidence
 from pipeline.gates.verdict import judge
 from pipeline.run_report import page
 from pipeline.runs.dagster_internals import MAX_RETRIES_TAG
 from pipeline.runs.instance import opened
-from pipeline.runs.launcher import PROCESS, identify, reap
+from pipeline.runs.launcher import PROCESS, alive, identify, process_of, reap
 from pipeline.workspace import Workspace
 
 RAW_STAGE = "raw_images"
@@ -74,12 +74,13 @@ def run(
         DvcError: an unknown stage, or a fault in dvc.yaml.
         StageFailedError: a stage failed, or a gate did not pass; what depends on it did not run.
         ServiceError: Dagster's records cannot be reached or read.
-        PipelineError: the ingest failed, or another process holds the workspace.
+        PipelineError: the ingest failed, or another run is in progress, or another process holds the workspace.
         KeyboardInterrupt: on SIGINT and SIGTERM, when every process of the stage has ended.
     """
     selection = None if stages is None else select(workspace, stages)
     with opened(workspace.root) as instance, _terminal() as terminal:
         reap(instance)
+        _refuse_second(workspace, instance)
         loggers = dg.Definitions(loggers={"terminal": _log(terminal)})
         job = dg.Definitions.merge(build_definitions(workspace), loggers).resolve_job_def("retrain")
         config: dict[str, dict[str, Any]] = {"loggers": {"terminal": {}}}
@@ -103,6 +104,18 @@ def run(
             raise StageFailedError(listed(failed, SHOWN_GATES, "; ")) from None
         page.write(workspace)
     return RunOutcome(run_id, dict(_results(result)))
+
+
+def _refuse_second(workspace: Workspace, instance: dg.DagsterInstance) -> None:
+    """A run holds the workspace in each of its stages, and not between two of them: there, a second one would ingest
+    images or change parameters under the first."""
+    statuses = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+    for run in filter(alive, instance.get_runs(dg.RunsFilter(statuses=statuses))):
+        pid = process_of(run).pid
+        raise BusyError(
+            f"{workspace.root}: run {run.run_id[:8]} is in progress in process {pid}; wait until it ends, or stop it "
+            f"with `kill -INT {pid}`"
+        )
 
 
 def select(workspace: Workspace, names: Sequence[str]) -> list[dg.AssetKey]:

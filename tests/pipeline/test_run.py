@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from uuid import uuid4
 
 import dagster as dg
 import psutil
@@ -157,6 +158,23 @@ def test_errors_before_any_stage_keep_their_kind(graph: Workspace) -> None:
         run(graph, sources=["no-such-folder"])
     with exclusive(graph.root, "another run"), pytest.raises(BusyError, match=f"process {os.getpid()}"):
         run(graph)
+
+
+@pytest.mark.seconds
+def test_a_second_run_is_refused_between_two_stages_too(graph: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
+    """The workspace is free there for a moment, in which the second one would ingest, or change parameters."""
+    with subprocess.Popen(["sleep", "600"]) as other, opened(graph.root) as instance:
+        tags = {PROCESS: identify(other.pid)}
+        instance.add_run(dg.DagsterRun("retrain", run_id=str(uuid4()), status=dg.DagsterRunStatus.STARTED, tags=tags))
+        with pytest.raises(BusyError, match=rf"run \w{{8}} is in progress in process {other.pid}; wait until it ends"):
+            run(graph)
+        other.kill()
+    assert not graph.raw.exists()
+    assert history(graph) == [dg.DagsterRunStatus.STARTED]
+    before = graph.params.read_bytes()
+    with exclusive(graph.root, "stage pretrain"):
+        assert "busy with stage pretrain" in reported(graph, capfd, "run", "--set", "pretrain.epochs=100")
+    assert graph.params.read_bytes() == before
 
 
 @pytest.mark.parametrize("request_to_stop", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
