@@ -9,6 +9,7 @@ from pipeline.config import IngestConfig, RetrainingConfig
 from pipeline.errors import IngestError
 from pipeline.release.registry import open_registry
 from pipeline.retraining.watchdog import FAILURES, Look, Trigger, judge, load
+from pipeline.runs.clock import FUTURE_SECONDS
 from pipeline.workspace import Workspace
 from simclr_core.params import read_block
 
@@ -27,11 +28,12 @@ def build_watchdog(workspace: Workspace) -> dg.SensorDefinition:
         "beats for an outside monitor while all is well.",
     )
     def watchdog(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        triggers = _triggers(context.instance)
+        now = datetime.now(UTC)
+        triggers = _triggers(context.instance, now)
         if not triggers:
             return dg.SensorResult(skip_reason="the sensor new_images and the schedule are off", cursor=context.cursor)
         look = _look(workspace, triggers)
-        problems, fresh, memory = judge(look, load(context.cursor), datetime.now(UTC))
+        problems, fresh, memory = judge(look, load(context.cursor), now)
         notes = [
             note
             for text in fresh.values()
@@ -66,11 +68,12 @@ def _count(workspace: Workspace, source: str) -> int | str:
     return len(listed.files) + len(listed.unsettled)
 
 
-def _triggers(instance: dg.DagsterInstance) -> list[Trigger]:
-    found = []
+def _triggers(instance: dg.DagsterInstance, now: datetime) -> list[Trigger]:
+    """The triggers that are on, with their ticks so far; those of the future are from before the clock was set back."""
+    found, until = [], now.timestamp() + FUTURE_SECONDS
     for state in instance.all_instigator_state():
         if state.instigator_name in TRIGGERS and state.is_running:
-            ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=FAILURES)
+            ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, before=until, limit=FAILURES)
             last = datetime.fromtimestamp(ticks[0].timestamp, UTC) if ticks else None
             errors = [tick.error.message.strip().splitlines()[-1] if tick.error else "" for tick in ticks]
             found.append(Trigger(state.instigator_name, last, TRIGGERS[state.instigator_name], errors))

@@ -21,7 +21,7 @@ from simclr_core.data.shards import portions, write_tar
 CHANGED = "changed while it was read; the next ingest takes it"
 
 
-class _NothingRemains(Exception):  # noqa: N818 - it ends a block, and is no error
+class _NothingRemains(Exception):  # noqa: N818 - it only ends a block
     pass
 
 

@@ -244,7 +244,9 @@ def _read_tables(source: Source, reading: Reading, faults: list[str]) -> None:
         if path.lower().endswith(TABLES)
     )
     for table in source.writing:
-        reading.notes[f"{source.name}/{table}: changed a moment ago; it and the files beside it are left for later"] = 0
+        reading.notes[
+            f"{source.name}/{table}: changed a moment ago; it and the files next to it are left for later"
+        ] = 0
     for table in source.labels:
         where, data = f"{source.name}/{table}", source.read_labels(table)
         if "/" in table and not {"path", "label"} <= set(columns_of(data)):

@@ -64,7 +64,11 @@ def judge(look: Look, memory: Memory, now: datetime) -> tuple[dict[str, str], di
     """The problems there are, those of them to report now (new, or a day old), and the memory for the next look."""
     problems = dict([*_sources(look.sources, memory.files), *_triggers(look.triggers, now), *_encoder(look, now)])
     due = (now - REPEAT).timestamp()
-    fresh = {name: text for name, text in problems.items() if memory.reported.get(name, 0.0) <= due}
+    fresh = {
+        name: text
+        for name, text in problems.items()
+        if not due < memory.reported.get(name, 0.0) <= now.timestamp()  # later: the clock was set back since
+    }
     reported = {name: memory.reported.get(name, 0.0) for name in problems} | dict.fromkeys(fresh, now.timestamp())
     # A source that has shrunk is compared with what it had until that was reported twice.
     counted = {name: files for name, files in look.sources.items() if isinstance(files, int)}

@@ -15,6 +15,7 @@ from deploy.artifact import write_atomically
 from pipeline.ui.access import Role
 
 SESSION_SECONDS = 12 * 3600
+FUTURE_SECONDS = 60.0  # a clock that is corrected by less ends no session
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,10 @@ class Session:
     @property
     def ends(self) -> float:
         return self.began + SESSION_SECONDS
+
+    def holds(self, now: float) -> bool:
+        """Not one from before the clock was set back: it would last until the old time and longer."""
+        return self.began - FUTURE_SECONDS <= now < self.ends
 
 
 class Sessions:
@@ -63,7 +68,7 @@ class Sessions:
     def active(self) -> dict[str, Session]:
         """Name → session, the newest first."""
         now = time.time()
-        valid = [item for item in self._sessions.items() if item[1].key == self._key and item[1].ends > now]
+        valid = [item for item in self._sessions.items() if item[1].key == self._key and item[1].holds(now)]
         return dict(sorted(valid, key=lambda item: -item[1].began))
 
     def end(self, name: str) -> None:

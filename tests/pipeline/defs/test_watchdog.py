@@ -2,14 +2,19 @@
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.scheduler.instigation import TickData, TickStatus
 
 from pipeline.defs import build_definitions, watchdog
+from pipeline.runs.dagster_internals import SensorInstigatorData
 from pipeline.workspace import Workspace
+from tests.pipeline.runs.test_clock import state
 
 
 @pytest.fixture
@@ -42,7 +47,7 @@ def test_it_rests_while_no_trigger_is_on(workspace: Workspace, instance: dg.Dags
 def test_it_beats_while_all_is_well_and_alerts_when_a_source_is_gone(
     workspace: Workspace, instance: dg.DagsterInstance, sent: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watchdog, "_triggers", lambda instance: [watchdog.Trigger("new_images", None, True, ())])
+    monkeypatch.setattr(watchdog, "_triggers", lambda instance, now: [watchdog.Trigger("new_images", None, True, ())])
     workspace.inbox.mkdir(exist_ok=True)
     first = tick(workspace, instance, None)
     assert (first.skip_message, sent) == ("all is well", ["beat"])
@@ -54,3 +59,17 @@ def test_it_beats_while_all_is_well_and_alerts_when_a_source_is_gone(
     assert "is it mounted?" in sent[-1]
     tick(workspace, instance, second.cursor)
     assert len(sent) == 2  # neither a second alert nor a beat
+
+
+@pytest.mark.seconds
+def test_ticks_from_before_the_clock_was_set_back_hide_no_others(
+    workspace: Workspace, instance: dg.DagsterInstance, sent: list[str]
+) -> None:
+    """A sensor that fails, or has not ticked, would be silent until the old time."""
+    on = state("new_images", SensorInstigatorData())
+    instance.add_instigator_state(on)
+    for at in (time.time() + 40 * 24 * 3600, time.time() - 1800):
+        names = (on.instigator_origin_id, on.instigator_name, InstigatorType.SENSOR)
+        instance.create_tick(TickData(*names, TickStatus.SKIPPED, at, selector_id=on.selector_id))
+    assert "new_images has not ticked for 30 minutes" in tick(workspace, instance, None).skip_message
+    assert len(sent) == 1

@@ -226,7 +226,7 @@ def test_a_table_that_is_still_being_written_is_waited_for(
     path = put(filled, table, row.encode(), age=0)
     half = ingest(filled)
     assert half.batch is None
-    assert any("changed a moment ago; it and the files beside it are left" in line for line in half.understood)
+    assert any("changed a moment ago; it and the files next to it are left" in line for line in half.understood)
     assert "left for the next run, because of changes a moment ago" in str(half)
 
     def finish(_: float) -> None:

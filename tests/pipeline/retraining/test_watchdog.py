@@ -53,6 +53,14 @@ def test_a_problem_is_reported_once_a_day_and_again_when_it_comes_back() -> None
     assert judge(gone, memory, NOW + 3 * MINUTE)[1] == problems
 
 
+def test_a_report_from_before_the_clock_was_set_back_counts_as_none() -> None:
+    gone = look({"inbox": "not there"})
+    _, _, memory = judge(gone, Memory(), NOW + 40 * DAY)
+    problems, fresh, memory = judge(gone, memory, NOW)
+    assert problems == fresh
+    assert judge(gone, memory, NOW + MINUTE)[1] == {}
+
+
 def test_a_source_that_was_emptied_on_purpose_is_reported_twice() -> None:
     memory = Memory({"inbox": 200}, {})
     reports = 0

@@ -326,3 +326,17 @@ def test_equal_or_unreadable_passwords_are_refused() -> None:
         read_access("::1", {"SIMCLR_UI_VIEWER_PASSWORD": "a"}, b"")
     with pytest.raises(ServiceError, match="SIMCLR_UI_PASSWORD_FILE=/nowhere: cannot be read"):
         read_access("::1", {"SIMCLR_UI_PASSWORD_FILE": "/nowhere"}, b"")
+
+
+def test_a_session_from_before_the_clock_was_set_back_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be valid for as long as the clock was ahead, and twelve hours."""
+    now = 1_800_000_000.0
+    monkeypatch.setattr(sessions.time, "time", lambda: now)
+    kept = Sessions(tmp_path / "sessions.json", b"key")
+    token = kept.begin("viewer", "127.0.0.1", "a browser")
+    now -= sessions.FUTURE_SECONDS
+    assert kept.find(token)
+    now -= 1
+    assert not kept.find(token)
