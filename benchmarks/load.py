@@ -68,7 +68,10 @@ class Client:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, due: float | None = None) -> Answer:
-        sent, request = time.perf_counter(), next(self._requests)
+        return await self.ask_for(next(self._requests), due)
+
+    async def ask_for(self, request: bytes, due: float | None = None) -> Answer:
+        sent = time.perf_counter()
         for attempt in (1, 2):  # a kept connection may have ended meanwhile
             fresh = self._streams is None
             if fresh:

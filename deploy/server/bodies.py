@@ -39,8 +39,8 @@ ENCODINGS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 PADDING = 100
 """Blanks behind a boundary that are refused: the parser takes a quarter of a second for each million."""
 
-JSON_FIELDS = 100_000
-"""Most objects and fields in a body of JSON. A million of them take a second to parse, in which no thread runs."""
+MOST_IN_JSON = {b"{": 100_000, b":": 100_000, b"[": 500_000, b",": 4_000_000}
+"""How often each may be in a body of JSON. So many take some tenths of a second to parse, in which no thread runs."""
 
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _ESCAPED = (("%2B", "+"), ("%2b", "+"), ("%2F", "/"), ("%2f", "/"), ("%3D", "="), ("%3d", "="))
@@ -152,8 +152,9 @@ def read_images(content_type: str, body: bytes, most: int) -> list[Image]:
 
 def json_object(body: bytes) -> dict[str, object]:
     """Parse the body; raise RefusedError (400) if it is not a JSON object, or one of very many fields."""
-    if body.count(b":") + body.count(b"{") > JSON_FIELDS:
-        raise RefusedError(400, "invalid_request", f"the JSON has over {JSON_FIELDS:,} fields; {HOW}")
+    for sign, most in MOST_IN_JSON.items():
+        if body.count(sign) > most:
+            raise RefusedError(400, "invalid_request", f"the JSON has over {most:,} times {sign.decode()!r}; {HOW}")
     try:
         content = json.loads(body)
     except (ValueError, RecursionError) as error:

@@ -7,6 +7,7 @@ read, its rows are NaN (null in JSON) and the response's parameter ``errors`` sa
 https://github.com/open-inference/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
 """
 
+import asyncio
 import json
 import struct
 from collections.abc import Callable, Mapping
@@ -71,14 +72,14 @@ async def infer(service: Service, request: Request) -> Response:
 
     def read(body: bytes) -> list[Image]:
         header, binary = _split_body(body, request.headers.get(HEADER_LENGTH))
-        asked.update(header)
         _check_outputs(header, model)
+        asked.update({name: value for name, value in header.items() if name != "inputs"})
         return _read_input(header, binary, model, service.limits.images)
 
     job = await service.infer(request, model, read)
     if len(errors := errors_of(job)) == len(job.results):
         raise RefusedError(422, next(iter(errors.values())).reason, _list_errors(job))
-    return _response(asked, job)
+    return _response(asked, job) if len(job.results) == 1 else await asyncio.to_thread(_response, asked, job)
 
 
 ROUTES = (
@@ -123,27 +124,26 @@ def _read_input(header: Mapping[str, Any], binary: bytes, model: Model, most: in
     if tensor.get("name") != "images" or tensor.get("datatype") not in ("BYTES", "UINT8"):
         raise _invalid_request("inputs: give `images` with datatype BYTES or UINT8")
     shape = tensor.get("shape")
-    if not (isinstance(shape, list) and shape and all(type(side) is int and 0 <= side < 2**31 for side in shape)):
-        raise _invalid_request("images: shape is not a list of integers of 0 or more")
+    if not (isinstance(shape, list) and 1 <= len(shape) <= 4 and all(map(_is_side, shape))):
+        raise _invalid_request("images: shape is not a list of one to four integers of 0 or more")
     size = _parameters(tensor).get("binary_data_size")
     if size is not None and (type(size) is not int or size != len(binary)):
-        raise _invalid_request(f"images: binary_data_size is {size}, but {len(binary)} bytes follow the JSON")
+        raise _invalid_request(f"images: binary_data_size is {size!r:.50}, but {len(binary)} bytes follow the JSON")
     check_count(shape[0], most)
     if tensor["datatype"] == "UINT8":
         return _read_pixels(tensor, binary if size is not None else None, [shape[0], model.size, model.size, 3])
     if shape[1:] not in ([], [1]):
         raise _invalid_request(f"images: BYTES of shape {shape}; give [n] or [n, 1]")
-    images = _split_byte_strings(binary) if size is not None else _decode_texts(tensor.get("data"))
-    if len(images) != shape[0]:
-        raise _invalid_request(f"images: shape says {shape[0]} images, but data holds {len(images)}")
-    return images
+    if size is not None:
+        return _split_byte_strings(binary, shape[0])
+    return _decode_texts(_flatten(tensor.get("data"), shape), shape[0])
 
 
 def _read_pixels(tensor: Mapping[str, Any], binary: bytes | None, shape: list[int]) -> list[Image]:
     if tensor["shape"] != shape:
         raise _invalid_request(f"images: UINT8 of shape {tensor['shape']}; this model takes {shape}")
     if binary is None:
-        flat = _flatten(tensor.get("data"))
+        flat = _flatten(tensor.get("data"), shape)
         if any(type(value) is not int or not 0 <= value <= 255 for value in flat):
             raise _invalid_request("images: data must hold only integers from 0 to 255")
         binary = bytes(flat)
@@ -152,42 +152,56 @@ def _read_pixels(tensor: Mapping[str, Any], binary: bytes | None, shape: list[in
     return list(np.frombuffer(binary, np.uint8).reshape(shape))
 
 
-def _flatten(data: object) -> list[Any]:
-    """Flatten the data of a tensor in JSON, which may be nested."""
-    while isinstance(data, list) and data and isinstance(data[0], list):
-        data = [value for part in data for value in (part if isinstance(part, list) else [part])]
+def _is_side(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**31
+
+
+def _flatten(data: object, shape: list[int]) -> list[Any]:
+    """Flatten the data of a tensor in JSON, which may be nested, but not deeper than its shape."""
+    for _ in shape:
+        if isinstance(data, list) and data and isinstance(data[0], list):
+            data = [value for part in data for value in (part if isinstance(part, list) else [part])]
     return data if isinstance(data, list) else []
 
 
-def _split_byte_strings(binary: bytes) -> list[Image]:
+def _split_byte_strings(binary: bytes, count: int) -> list[Image]:
     """Split a binary BYTES tensor: the length of each element precedes it, as 4 bytes, little-endian."""
     images: list[Image] = []
     position = 0
-    while position < len(binary):
+    while position < len(binary) and len(images) <= count:
         start = position + _LENGTH.size
         length = _LENGTH.unpack(binary[position:start])[0] if start <= len(binary) else len(binary)
         if start + length > len(binary):
             raise _invalid_request("images: the lengths of the BYTES elements do not add up to binary_data_size")
         images.append(binary[start : start + length])
         position = start + length
+    _check_elements(len(images), count)
     return images
 
 
-def _decode_texts(data: object) -> list[Image]:
-    flat = _flatten(data)
-    if not all(isinstance(text, str) for text in flat):
+def _decode_texts(texts: list[Any], count: int) -> list[Image]:
+    if not all(isinstance(text, str) for text in texts):
         raise _invalid_request("images: data is not a list of base64 text")
-    return [from_base64(text) for text in flat]
+    _check_elements(len(texts), count)
+    return [from_base64(text) for text in texts]
+
+
+def _check_elements(found: int, count: int) -> None:
+    if found != count:
+        more = "more" if found > count else str(found)
+        raise _invalid_request(f"images: shape says {count} images, but data holds {more}")
 
 
 def _check_outputs(header: Mapping[str, Any], model: Model) -> None:
     outputs = header.get("outputs", [])
     if not (isinstance(outputs, list) and all(isinstance(output, dict) for output in outputs)):
         raise _invalid_request("outputs is not a list of objects")
-    known = ("embedding", "probabilities") if model.labels else ("embedding",)
-    unknown = [output.get("name") for output in outputs if output.get("name") not in known]
-    if unknown:
-        raise _invalid_request(f"outputs: unknown {str(unknown[0])[:50]}; this model has {', '.join(known)}")
+    known = ["embedding", "probabilities"] if model.labels else ["embedding"]
+    left = list(known)
+    for output in outputs:
+        if output.get("name") not in left:
+            raise _invalid_request(f"outputs: {output.get('name')!r:.50}; give each of {', '.join(known)} at most once")
+        left.remove(output["name"])
 
 
 def _response(asked: Mapping[str, Any], job: Job) -> Response:
@@ -208,7 +222,7 @@ def _response(asked: Mapping[str, Any], job: Job) -> Response:
             entry["parameters"] = {"binary_data_size": len(parts[-1])}
         else:
             # JSON has null, but not NaN.
-            entry["data"] = [None if np.isnan(value) else float(value) for value in rows.ravel()]
+            entry["data"] = [None if value != value else value for value in rows.ravel().tolist()]
         outputs.append(entry)
     content: dict[str, Any] = {"model_name": job.model.name, "outputs": outputs}
     content |= {"model_version": job.model.version} if job.model.version else {}

@@ -1,6 +1,7 @@
 """What happens around every route: checks of host name and token, a log line, metrics, and response headers."""
 
 import hmac
+import re
 import time
 from collections.abc import Callable, Collection
 from typing import Any
@@ -9,11 +10,15 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deploy.failure import printable
 from deploy.server.limits import HEAD_BYTES
 from deploy.server.service import Record, Service, log
 
 OPEN = ("/", "/openapi.json", "/metrics", "/v2/health/live", "/v2/health/ready")
 """Paths that do not need a token: they reveal nothing about images."""
+
+ABSOLUTE, PORT = re.compile("https?://([^/]*)", re.IGNORECASE), re.compile(r":\d*$")
+"""The target of a request that was meant for a proxy, in which the host precedes the path (RFC 9112, 3.2.2)."""
 
 OTHER_PAGES = ("cross-site", "same-site")
 """What browsers say about a request of a page of another origin, in a header that no page can set."""
@@ -24,6 +29,9 @@ PREFLIGHT = {
     "Access-Control-Max-Age": "600",
 }
 
+MESSAGE_LENGTH = 10_000
+"""Room for the errors of as many images as a request may have."""
+
 CLIENT_LEFT = 499
 """Status in logs and metrics of a client that closed the connection, as in nginx."""
 
@@ -31,7 +39,11 @@ CLIENT_LEFT = 499
 def error_response(
     path: str, status: int, reason: str, message: str, headers: dict[str, str] | None = None
 ) -> JSONResponse:
-    """Return an error in the format of the /v1 routes, or of the protocol to which the path belongs."""
+    """Return an error in the format of the /v1 routes, or of the protocol to which the path belongs.
+
+    The message may repeat what the client sent, which may be of any length, and no text that UTF-8 can express.
+    """
+    message = printable(message, MESSAGE_LENGTH)
     content: object = {"reason": reason, "message": message}
     if path.startswith("/v2"):
         content = message
@@ -55,8 +67,9 @@ class AccessMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
-        host = headers.get("host", "").lower()
-        name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+        host = headers.get("host")
+        if target := ABSOLUTE.match(scope["path"]):
+            host, scope["path"] = target[1], scope["path"][target.end() :] or "/"
         app = self._app
         path = scope["path"]
         origin = headers.get("origin", "")
@@ -69,7 +82,7 @@ class AccessMiddleware:
         elif "transfer-encoding" in headers and ("content-length" in headers or scope["http_version"] == "1.0"):
             message = "Transfer-Encoding with Content-Length or HTTP/1.0: where the body ends is ambiguous; send one"
             app = error_response(path, 400, "ambiguous_length", message, {"Connection": "close"})
-        elif self._hosts and name not in self._hosts:
+        elif self._hosts and host is not None and PORT.sub("", host.lower()) not in self._hosts:
             app = error_response(
                 path, 421, "wrong_host", "wrong Host header; use the server's own address, such as 127.0.0.1"
             )

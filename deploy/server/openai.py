@@ -35,7 +35,7 @@ async def embeddings(service: Service, request: Request) -> Response:
             raise _invalid(f"unknown field {unknown[:50]!r}; give model, input and encoding_format")
         asked.update({name: value for name, value in content.items() if value is not None})
         _check(asked, model)
-        return _read_input(asked.get("input"), service.limits.images)
+        return _read_input(asked.pop("input", None), service.limits.images)
 
     job = await service.infer(request, model, read)
     for position, error in errors_of(job).items():

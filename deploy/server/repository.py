@@ -7,6 +7,7 @@ model_repository
 """
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
@@ -18,6 +19,9 @@ from deploy.server.limits import RefusedError
 from deploy.server.metrics import Duration
 from deploy.server.models import Model
 from deploy.server.service import Service
+
+INDEX_BYTES = 10_000
+"""Largest request for the index, which has one field."""
 
 
 async def config(service: Service, request: Request) -> Response:
@@ -48,7 +52,7 @@ async def statistics(service: Service, request: Request) -> Response:
 
 async def index(service: Service, request: Request) -> Response:
     with service.held.counter() as hold:
-        body = await read_body(request.receive, request.headers, service.limits, hold)
+        body = await read_body(request.receive, request.headers, replace(service.limits, body_bytes=INDEX_BYTES), hold)
     only_ready = json_object(body).get("ready", False) if body else False
     if not isinstance(only_ready, bool):
         raise RefusedError(400, "invalid_request", "ready is not true or false")

@@ -116,6 +116,9 @@ class LimitedProtocol(H11Protocol):
     def timeout_keep_alive_handler(self) -> None:
         """Leave the end of an idle connection to the deadline for the next head, which is the same."""
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Write no log: the request is answered as if it asked for no upgrade."""
+
     def _announce_last_answer(self) -> None:
         if self.leaving and not self.cycle.response_started:
             self.cycle.keep_alive = False

@@ -114,6 +114,8 @@ def test_search_needs_an_index_of_this_encoder(shared: Running, bundle: Path) ->
         ("/v1/embed", "application/json", b"[]", 400, "invalid_request"),
         ("/v1/embed", "application/json", b'{"images": [' + b"{}, " * 1_000_000 + b"{}]}", 400, "invalid_request"),
         ("/v1/embed", "application/json", b'{"a": 1' + b', "a": 1' * 1_000_000 + b"}", 400, "invalid_request"),
+        ("/v1/embed", "application/json", b'{"images": [' + b"[]," * 600_000 + b"[]]}", 400, "invalid_request"),
+        ("/v1/embed", "application/json", b'{"images": [' + b"1," * 5_000_000 + b"1]}", 400, "invalid_request"),
         ("/v1/embed", "application/json", b"{}", 400, "invalid_request"),
         ("/v1/embed", "application/json", b'{"images": [{"url": "http://127.0.0.1/a.png"}]}', 400, "invalid_request"),
         ("/v1/embed", "application/json", b'{"images": [{"b64": 3}]}', 400, "invalid_request"),
@@ -189,6 +191,28 @@ def test_another_host_name_is_refused(bundle: Path) -> None:
 
 
 @pytest.mark.seconds
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET http://127.0.0.1/v1/model HTTP/1.1\r\nHost: 127.0.0.1", 200),
+        (b"GET HTTP://LocalHost:80/v1/model?a=b HTTP/1.1\r\nHost: other", 200),
+        (b"HEAD http://[::1] HTTP/1.1\r\nHost: other", 200),
+        (b"GET http://other/v1/model HTTP/1.1\r\nHost: 127.0.0.1", 421),
+        (b"GET /v1/http://127.0.0.1/v1/model HTTP/1.1\r\nHost: 127.0.0.1", 404),
+        (b"GET /v2/health/ready HTTP/1.0", 200),  # as load balancers ask; a browser always names a host
+        (b"GET /v2/health/ready HTTP/1.1\r\nHost:", 421),
+        (b"GET /v1/model HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: upgrade\r\nUpgrade: websocket", 200),
+    ],
+)
+def test_the_host_is_that_of_the_target_or_of_the_header(
+    bundle: Path, head: bytes, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running(bundle, hosts=("127.0.0.1", "localhost", "[::1]")) as server, server.connect() as connection:
+        connection.sendall(head + b"\r\nConnection: close\r\n\r\n")
+        assert read_all(connection).startswith(b"HTTP/1.1 %d " % status)
+    assert caplog.records == []
+
+
 def test_each_answer_belongs_to_its_image(bundle: Path) -> None:
     pixels = [noise(seed, 9 + seed % 7, 11) for seed in range(60)]
     expected = [embedding_of(PREPROCESSING.apply(image)) for image in pixels]

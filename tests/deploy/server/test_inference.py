@@ -3,6 +3,7 @@
 import base64
 import json
 import struct
+import time
 from typing import Any
 
 import numpy as np
@@ -119,6 +120,7 @@ def test_metadata_and_health(shared: Running) -> None:
         (body(datatype="FP32"), 400),
         (body(shape=[]), 400),
         (body(shape=[-1]), 400),
+        (body(shape=[1] * 100_000), 400),
         (body(shape=[True]), 400),
         (body(shape=[2]), 400),
         (body(shape=[1, 2]), 400),
@@ -129,11 +131,17 @@ def test_metadata_and_health(shared: Running) -> None:
         (body(data=["?"]), 422),
         (body(parameters=[]), 400),
         (body(parameters={"binary_data_size": 5}), 400),
+        (body(parameters={"binary_data_size": "\ud800"}), 400),
+        (body(data=["?"] * 100_000), 400),
+        (body(data=[[[["?"]]]]), 400),
         (body(datatype="UINT8", shape=[1, 8, 8, 3], data=[256] * 192), 400),
         (body(datatype="UINT8", shape=[1, 8, 8, 3], data=[0.5] * 192), 400),
         (body(datatype="UINT8", shape=[1, 8, 8, 3], data=[1] * 191), 400),
         (body(datatype="UINT8", shape=[1, 9, 8, 3]), 400),
         (body() | {"outputs": [{"name": "logits"}]}, 400),
+        (body() | {"outputs": [{"name": "\ud800" * 100_000}]}, 400),
+        (body() | {"outputs": [{"name": ["embedding"]}]}, 400),
+        (body() | {"outputs": [{"name": "embedding"}, {"name": "probabilities"}, {"name": "embedding"}]}, 400),
         (body() | {"outputs": {}}, 400),
         (body() | {"parameters": 3}, 400),
     ],
@@ -141,6 +149,21 @@ def test_metadata_and_health(shared: Running) -> None:
 def test_malformed_tensors_are_4xx(shared: Running, content: object, status: int) -> None:
     answer = shared.post_json(INFER, content)
     assert (answer.status, type(answer.json["error"])) == (status, str), answer.body
+    assert len(answer.body) < 1_000
+
+
+def test_depth_times_width_costs_nothing(shared: Running) -> None:
+    data = "[" * 900 + "1" + "]" * 899 + ",1" * 50_000 + "]"
+    began = time.process_time()
+    answer = shared.post(INFER, json.dumps(body(data="?")).replace('"?"', data), "application/json")
+    assert (answer.status, answer.json["error"]) == (400, "images: data is not a list of base64 text")
+    assert time.process_time() - began < 1  # every level copied every value: 10 seconds
+
+
+def test_elements_beyond_the_shape_are_not_read(shared: Running) -> None:
+    binary = bytes(4) * 1_000_000
+    answer = send_recorded(shared, BYTES_HEADER % len(binary), binary)
+    assert (answer.status, answer.json["error"]) == (400, "images: shape says 2 images, but data holds more")
 
 
 @pytest.mark.parametrize("length", ["-1", "abc", "99999", "1" * 30, "²".encode().decode("latin-1")])

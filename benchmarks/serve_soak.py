@@ -1,0 +1,156 @@
+"""A server under mixed traffic for a long time: ``python -m benchmarks.serve_soak BUNDLE [--minutes N] [--json FILE]``.
+
+Clients send images in every form that the server takes, what is no image or no request, and leave in the midst of a
+body or before the answer, while the model changes every half minute. Prints the answers that were not as they should
+be, p50 and p99 of the good ones, and the memory of the server: at the start, when all has been used for a while, and at
+the end.
+"""
+
+import argparse
+import asyncio
+import base64
+import gzip
+import io
+import json
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from PIL import Image
+
+from benchmarks.load import HOST, Client, embed_request, mixed_requests, percentile, post, served
+from benchmarks.serve import make_registry, photo
+from deploy.artifact import write_atomically
+
+CLIENTS, CHANGE_SECONDS, SAMPLE_SECONDS = 6, 30.0, 5.0
+SHARES = {"good": 0.6, "bad": 0.3, "leaves": 0.1}
+
+
+def good_requests(name: str) -> list[bytes]:
+    jpeg, pixels = photo(), np.random.default_rng(1).integers(0, 256, (200, 300, 4), dtype=np.uint8)
+    files = [jpeg]
+    for kind in ("PNG", "WEBP", "TIFF"):
+        content = io.BytesIO()
+        Image.fromarray(pixels).save(content, kind)
+        files.append(content.getvalue())
+    large = io.BytesIO()
+    Image.fromarray(pixels[..., :3]).resize((2000, 1500)).save(large, "JPEG")
+    part = b'--b\r\nContent-Disposition: form-data; name="f"; filename="a.jpg"\r\n\r\n' + jpeg + b"\r\n"
+    uri = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+    openai = {"model": name, "input": [uri, uri], "encoding_format": "base64"}
+    return [
+        *(request.replace(b"/resnet18/", f"/{name}/".encode()) for request in mixed_requests(jpeg)),
+        *(post("/v1/embed", "application/octet-stream", file) for file in (*files, large.getvalue())),
+        post("/v1/embed", "multipart/form-data; boundary=b", 8 * part + b"--b--\r\n"),
+        post("/v1/embed", "image/png", gzip.compress(files[1]), "Content-Encoding: gzip"),
+        post("/v1/embeddings", "application/json", json.dumps(openai).encode()),
+    ]
+
+
+def bad_requests() -> list[bytes]:
+    jpeg, bomb = photo(), io.BytesIO()
+    Image.new("L", (10_000, 10_000)).save(bomb, "PNG")
+    return [
+        embed_request(b""),
+        embed_request(b"<html>"),
+        embed_request(jpeg[: len(jpeg) // 2]),
+        embed_request(bomb.getvalue()),
+        post("/v1/embed", "text/plain", b"?"),
+        post("/v1/embed", "application/json", b'{"images": [{"b64": "' + b"x" * 1_000_001),
+        post("/v1/embed", "multipart/form-data; boundary=b", b"--b\r\n\r\n"),
+        post("/v1/embed", "image/png", gzip.compress(bytes(50_000_000)), "Content-Encoding: gzip"),
+        post("/v1/embed?normalize=maybe", "image/jpeg", jpeg),
+        post("/v2/models/none/infer", "application/json", b"{}"),
+    ]
+
+
+async def leave(port: int, request: bytes, size: int) -> None:
+    """Send the first ``size`` bytes of a request and go away."""
+    with suppress(ConnectionError):
+        _, writer = await asyncio.open_connection(HOST, port)
+        writer.write(request[:size])
+        await writer.drain()
+        writer.close()
+
+
+async def soak(port: int, registry: Path, server: psutil.Process, seconds: float) -> dict[str, Any]:
+    name = json.loads((registry / "v0.0.1" / "bundle.json").read_bytes())["name"]
+    requests = {"good": good_requests(name), "bad": bad_requests()}
+    requests["leaves"] = requests["good"]
+    answers, counts, unexpected = list[Answer](), Counter[str](), Counter[str]()
+    end, memory = time.monotonic() + seconds, list[float]()
+
+    async def one(number: int) -> None:
+        chance, client = random.Random(number), Client(port, [b""])
+        while time.monotonic() < end:
+            kind = chance.choices(list(SHARES), list(SHARES.values()))[0]
+            which = chance.randrange(len(requests[kind]))
+            request = requests[kind][which]
+            counts[kind] += 1
+            if kind == "leaves":
+                await leave(port, request, chance.randint(1, len(request)))
+                continue
+            answer = await client.ask_for(request)
+            if kind == "good":
+                answers.append(answer)
+            if answer.status // 100 != (2 if kind == "good" else 4):
+                unexpected[f"{kind} {which}: {answer.status}"] += 1
+
+    async def change() -> None:
+        for number in range(1 << 30):
+            await asyncio.sleep(CHANGE_SECONDS)
+            write_atomically(registry / "CURRENT", f"v0.0.{1 + (number + 1) % 2}\n")
+
+    async def sample() -> None:
+        while True:
+            await asyncio.sleep(SAMPLE_SECONDS)
+            memory.append(server.memory_info().rss / 1e6)
+
+    start = server.memory_info().rss / 1e6
+    others = [asyncio.create_task(change()), asyncio.create_task(sample())]
+    await asyncio.gather(*(one(number) for number in range(CLIENTS)))
+    for task in others:
+        task.cancel()
+    tenth = max(1, len(memory) // 10)
+    return {
+        "minutes": seconds / 60,
+        "requests": dict(counts),
+        "unexpected": dict(unexpected),
+        "p50_ms": percentile(answers, 50),
+        "p99_ms": percentile(answers, 99),
+        "start_mb": start,
+        "second_tenth_mb": statistics.median(memory[tenth : 2 * tenth] or memory),
+        "last_tenth_mb": statistics.median(memory[-tenth:]),
+        "most_mb": max(memory),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        registry = Path(folder) / "registry"
+        make_registry(given.bundle, registry)
+        with served(registry) as port:
+            (server,) = psutil.Process().children()
+            results = asyncio.run(soak(port, registry, server, 60 * given.minutes))
+    text = json.dumps(results, indent=1)
+    print(text)
+    if given.json:
+        given.json.write_text(text + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
