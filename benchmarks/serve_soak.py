@@ -1,7 +1,7 @@
 """A server under mixed traffic for a long time: ``python -m benchmarks.serve_soak BUNDLE [--minutes N] [--json FILE]``.
 
-Clients send images in every form that the server takes, what is no image or no request, and leave in the midst of a
-body or before the answer, while the model changes every half minute. Prints the answers that were not as they should
+Clients send images in every form that the server takes, damaged images and requests, and leave in the midst of a body
+or before the answer, while the model changes every half minute. Prints the answers that were not as they should
 be, p50 and p99 of the good ones, and the memory of the server: at the start, when all has been used for a while, and at
 the end.
 """
@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from benchmarks.load import HOST, Client, embed_request, mixed_requests, percentile, post, served
+from benchmarks.load import HOST, Answer, Client, embed_request, mixed_requests, percentile, post, served
 from benchmarks.serve import make_registry, photo
 from deploy.artifact import write_atomically
 
@@ -81,28 +82,37 @@ async def leave(port: int, request: bytes, size: int) -> None:
         writer.close()
 
 
+@dataclass
+class Tally:
+    requests: Counter[str] = field(default_factory=Counter)
+    unexpected: Counter[str] = field(default_factory=Counter)
+    good: list[Answer] = field(default_factory=list)
+
+
+async def keep_asking(
+    port: int, requests: dict[str, list[bytes]], end: float, chance: random.Random, to: Tally
+) -> None:
+    client = Client(port, [b""])
+    while time.monotonic() < end:
+        kind = chance.choices(list(SHARES), list(SHARES.values()))[0]
+        which = chance.randrange(len(requests[kind]))
+        request = requests[kind][which]
+        to.requests[kind] += 1
+        if kind == "leaves":
+            await leave(port, request, chance.randint(1, len(request)))
+            continue
+        answer = await client.ask_for(request)
+        if kind == "good":
+            to.good.append(answer)
+        if answer.status // 100 != (2 if kind == "good" else 4):
+            to.unexpected[f"{kind} {which}: {answer.status}"] += 1
+
+
 async def soak(port: int, registry: Path, server: psutil.Process, seconds: float) -> dict[str, Any]:
     name = json.loads((registry / "v0.0.1" / "bundle.json").read_bytes())["name"]
     requests = {"good": good_requests(name), "bad": bad_requests()}
     requests["leaves"] = requests["good"]
-    answers, counts, unexpected = list[Answer](), Counter[str](), Counter[str]()
-    end, memory = time.monotonic() + seconds, list[float]()
-
-    async def one(number: int) -> None:
-        chance, client = random.Random(number), Client(port, [b""])
-        while time.monotonic() < end:
-            kind = chance.choices(list(SHARES), list(SHARES.values()))[0]
-            which = chance.randrange(len(requests[kind]))
-            request = requests[kind][which]
-            counts[kind] += 1
-            if kind == "leaves":
-                await leave(port, request, chance.randint(1, len(request)))
-                continue
-            answer = await client.ask_for(request)
-            if kind == "good":
-                answers.append(answer)
-            if answer.status // 100 != (2 if kind == "good" else 4):
-                unexpected[f"{kind} {which}: {answer.status}"] += 1
+    tally, end, memory = Tally(), time.monotonic() + seconds, list[float]()
 
     async def change() -> None:
         for number in range(1 << 30):
@@ -116,16 +126,16 @@ async def soak(port: int, registry: Path, server: psutil.Process, seconds: float
 
     start = server.memory_info().rss / 1e6
     others = [asyncio.create_task(change()), asyncio.create_task(sample())]
-    await asyncio.gather(*(one(number) for number in range(CLIENTS)))
+    await asyncio.gather(*(keep_asking(port, requests, end, random.Random(number), tally) for number in range(CLIENTS)))
     for task in others:
         task.cancel()
     tenth = max(1, len(memory) // 10)
     return {
         "minutes": seconds / 60,
-        "requests": dict(counts),
-        "unexpected": dict(unexpected),
-        "p50_ms": percentile(answers, 50),
-        "p99_ms": percentile(answers, 99),
+        "requests": dict(tally.requests),
+        "unexpected": dict(tally.unexpected),
+        "p50_ms": percentile(tally.good, 50),
+        "p99_ms": percentile(tally.good, 99),
         "start_mb": start,
         "second_tenth_mb": statistics.median(memory[tenth : 2 * tenth] or memory),
         "last_tenth_mb": statistics.median(memory[-tenth:]),

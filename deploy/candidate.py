@@ -21,7 +21,7 @@ from typing import BinaryIO
 from deploy import errors
 from deploy.bundle import FP32
 from deploy.encoder import Fidelity, load
-from deploy.errors import ArgumentError, CandidateError, DeployError, ModelMemoryError
+from deploy.errors import ArgumentError, CandidateError, DeployError, ModelMemoryError, as_path, require_positive
 from deploy.failpoint import failpoint
 
 MEMORY_MB = 4096  # of address space: Python and onnxruntime take under 300, with an ONNX file of 100 MB under 500
@@ -40,11 +40,11 @@ class CheckResult:
 
 
 def check(
-    directory: Path,
+    directory: str | Path,
     memory_mb: int = MEMORY_MB,
     seconds: float = SECONDS,
     variant: str = FP32,
-    trust: Path | None = None,
+    trust: str | Path | None = None,
 ) -> CheckResult:
     """Load a bundle and embed its golden images in a process with limited resources, on one thread.
 
@@ -60,9 +60,13 @@ def check(
         OSError: the process could not be started.
         DeployError: ``load`` or ``verify`` failed in the process; the error is raised again here.
     """
-    if memory_mb < 1 or not seconds > 0:
-        raise ArgumentError(f"memory_mb={memory_mb}, seconds={seconds}; give positive numbers")
-    arguments = [os.fspath(directory), str(memory_mb), str(seconds), variant, *([os.fspath(trust)] if trust else [])]
+    directory, trusted = as_path(directory=directory), [] if trust is None else [str(as_path(trust=trust))]
+    require_positive(memory_mb=memory_mb)
+    if not isinstance(seconds, int | float) or not 0 < seconds < 2**31:
+        raise ArgumentError(f"seconds={seconds!r:.80}; give a positive number")
+    if not isinstance(variant, str) or "\0" in variant:
+        raise ArgumentError(f"variant={variant!r:.80}; give the name of a variant, such as {FP32}")
+    arguments = [str(directory), str(memory_mb), str(seconds), variant, *trusted]
     command = [sys.executable, "-P", "-m", __name__, *arguments]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(_import_path())}
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors_output:

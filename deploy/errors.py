@@ -31,8 +31,10 @@ Examples:
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
+from pathlib import Path
+from typing import cast
 
 
 class DeployError(ValueError):
@@ -165,6 +167,23 @@ def require_choice(choices: Sequence[str], **values: object) -> None:
     for name, value in values.items():
         if not isinstance(value, str) or value not in choices:
             raise ArgumentError(f"{name}={value!r:.80}; choose {', '.join(choices[:-1])} or {choices[-1]}")
+
+
+def as_path(**path: object) -> Path:
+    """Return the one value as a path; raise ArgumentError if it is something else."""
+    require_path(**path)
+    (value,) = path.values()
+    return Path(cast("str", value))
+
+
+def as_paths(**paths: object) -> list[Path]:
+    """Return the one value, a path or several, as paths; raise ArgumentError for anything else."""
+    ((name, given),) = paths.items()
+    if isinstance(given, str | os.PathLike):
+        given = [given]
+    if isinstance(given, bytes | Mapping) or not isinstance(given, Iterable):
+        raise ArgumentError(f"{name}={given!r:.80}; give a path, or a list of paths")
+    return [as_path(**{name: path}) for path in given]
 
 
 def require_path(**paths: object) -> None:

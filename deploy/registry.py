@@ -12,36 +12,39 @@ import re
 from pathlib import Path
 
 from deploy.artifact import MANIFEST
-from deploy.errors import RegistryError
+from deploy.errors import RegistryError, as_path
 
 CURRENT = "CURRENT"
 VERSION = re.compile(r"v(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)", re.ASCII)
 
 
-def resolve(path: Path) -> Path:
+def resolve(path: str | Path) -> Path:
     """Return the bundle to serve: ``path`` itself, or the current version of the registry at ``path``.
 
     Raises:
         RegistryError: the registry has no released version, or its CURRENT does not name one of its versions.
+        ArgumentError: ``path`` is not a path.
     """
     current = version(path)
-    return path if current is None else path / current
+    return Path(path) if current is None else Path(path) / current
 
 
-def versions(path: Path) -> list[str]:
+def versions(path: str | Path) -> list[str]:
     """Return the versions in the registry at ``path``, oldest first; none if it is a bundle or cannot be read."""
+    path = as_path(path=path)
     if not os.access(path, os.R_OK | os.X_OK):
         return []
     found = [inner.name for inner in path.iterdir() if VERSION.fullmatch(inner.name) and inner.is_dir()]
     return sorted(found, key=lambda name: tuple(map(int, name[1:].split("."))))
 
 
-def version(path: Path) -> str | None:
+def version(path: str | Path) -> str | None:
     """Return the version that the registry at ``path`` serves; None if ``path`` is not a registry.
 
     Raises:
-        RegistryError: as in ``resolve``.
+        RegistryError, ArgumentError: as in ``resolve``.
     """
+    path = as_path(path=path)
     pointer = path / CURRENT
     if (path / MANIFEST).exists():
         return None

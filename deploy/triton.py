@@ -14,7 +14,7 @@ from pathlib import Path
 
 from deploy.artifact import publish
 from deploy.bundle import FP16, FP32, INT8, Bundle, read_bundle
-from deploy.errors import ArgumentError
+from deploy.errors import ArgumentError, as_path
 from deploy.processor import CPU_PROVIDER
 from deploy.registry import resolve
 from deploy.session import open_session
@@ -64,20 +64,23 @@ Triton does not batch the requests of several clients. Where batching is faster,
 """
 
 
-def export_triton(bundle: Path, repository: Path, variant: str = FP32, trust: Path | None = None) -> Path:
+def export_triton(
+    bundle: str | Path, repository: str | Path, variant: str = FP32, trust: str | Path | None = None
+) -> Path:
     """Publish a variant of a bundle, or of a registry's current version, in a Triton model repository.
 
     Returns:
         The model's directory, which has the bundle's name.
 
     Raises:
-        ArgumentError: the bundle does not have this variant, its name is not a valid model name, or the repository
-            already has a model of that name.
+        ArgumentError: the bundle does not have this variant, its name is not a valid model name, the repository
+            already has a model of that name, or an argument has a wrong type.
         DeployError: the bundle cannot be used, as in ``deploy.load``.
     """
-    loaded = read_bundle(resolve(bundle), trust)
+    repository, trusted = as_path(repository=repository), None if trust is None else as_path(trust=trust)
+    loaded = read_bundle(resolve(bundle), trusted)
     name, variants = str(loaded.card["name"]), (FP32, *loaded.variants)
-    if variant not in variants:
+    if not isinstance(variant, str) or variant not in variants:
         raise ArgumentError(f"variant={variant!r}; this bundle has {', '.join(variants)}")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ArgumentError(

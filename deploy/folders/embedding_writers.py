@@ -9,7 +9,7 @@ from typing import IO, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.errors import ArgumentError, DeployError
+from deploy.errors import ArgumentError, DeployError, require_choice
 
 Format = Literal["npy", "csv", "parquet"]
 
@@ -28,8 +28,7 @@ def check_format(format: Format, sources: Sequence[str]) -> None:
         DeployError: pyarrow is not installed.
         ArgumentError: the format does not exist, or it cannot represent one of the paths.
     """
-    if format not in WRITERS:
-        raise ArgumentError(f"format {format!r}; choose from {', '.join(WRITERS)}")
+    require_choice(list(WRITERS), format=format)
     if format != "parquet":
         return
     _pyarrow()

@@ -22,14 +22,14 @@ from pathlib import Path
 
 from deploy.artifact import publish
 from deploy.encoder import Encoder
-from deploy.errors import ArgumentError, require_positive
+from deploy.errors import ArgumentError, as_path, as_paths, require_path, require_positive, require_truth
 from deploy.failpoint import failpoint
 from deploy.folders.embedding_writers import WRITERS, Format, check_format, table
 from deploy.folders.files import NO_IMAGE, describe_passed_over, passed_over
 from deploy.folders.unfinished import discard, finished_parts, read_part, work_folder, write_parts
 from deploy.images.inputs import map_ahead
 from deploy.images.signatures import HEAD_BYTES, is_image, named_as_image
-from deploy.session import available_cpus
+from deploy.session import MOST_THREADS, available_cpus
 
 
 def _ignore(_: object) -> None:
@@ -49,11 +49,11 @@ def image_files(
         notice: called with a sentence for each reason why something in the folders was passed over.
 
     Raises:
-        ArgumentError: a path does not exist, or no file was found.
+        ArgumentError: a path does not exist, no file was found, or ``paths`` are not paths.
     """
     files: list[str] = []  # a Path takes four times as much memory
     passed: dict[str, str] = {}
-    for path in map(Path, [paths] if isinstance(paths, str | os.PathLike) else paths):
+    for path in as_paths(paths=paths):
         if path.is_dir():
             found = _walk(path, passed)
             files += sorted(found, key=lambda file: file.replace(os.sep, "\0"))  # folder by folder
@@ -131,7 +131,7 @@ DEFAULTS = Options()
 def embed_files(
     encoder: Encoder,
     files: Sequence[str],
-    out: Path,
+    out: str | Path,
     options: Options = DEFAULTS,
     progress: Callable[[int], None] = _ignore,
     notice: Callable[[str], None] = _ignore,
@@ -164,9 +164,16 @@ def embed_files(
     """
     batch_size, normalize = options.batch_size, options.normalize
     threads = available_cpus() if options.threads is None else options.threads
-    require_positive(batch_size=batch_size, threads=threads)
-    if isinstance(files, str):
-        raise ArgumentError(f"files={files!r}; give a list of paths, such as `image_files` returns")
+    require_positive(batch_size=batch_size)
+    require_positive(MOST_THREADS, threads=threads)
+    require_truth(normalize=normalize)
+    if not isinstance(encoder, Encoder):
+        raise ArgumentError(f"encoder={encoder!r:.80}; give an Encoder, as `deploy.load` returns")
+    if isinstance(files, str | os.PathLike) or not isinstance(files, Sequence):
+        raise ArgumentError(f"files={files!r:.80}; give a list of paths, such as `image_files` returns")
+    for file in files:
+        require_path(files=file)
+    files, out = list(map(os.fspath, files)), as_path(out=out)
     check_format(options.format, files)
     if out.exists():
         discard(out)

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from deploy.errors import ArgumentError, MissingExtraError
+from deploy.errors import ArgumentError, MissingExtraError, as_path, require_choice
 from deploy.search.index import Index
 
 Store = Literal["pgvector", "qdrant", "lancedb"]
@@ -27,18 +27,21 @@ POINTS = 256  # in a request to Qdrant, which accepts up to 32 MB
 FULL_DIM, HALF_DIM = 2000, 4000  # limits of pgvector's HNSW for `vector` (4 bytes a value) and `halfvec` (2 bytes)
 
 
-def export_index(index: Index, store: Store, file: Path) -> None:
+def export_index(index: Index, store: Store, file: str | Path) -> None:
     """Write all vectors of ``index`` into the new ``file``, which appears when it is complete.
 
     Args:
         store: "pgvector", "qdrant" or "lancedb".
 
     Raises:
-        ArgumentError: the store is unknown, the file exists, or the store cannot index vectors of that dimension.
+        ArgumentError: the store is unknown, the file exists, the store cannot index vectors of that dimension, or an
+            argument has a wrong type.
         MissingExtraError: "lancedb" needs pyarrow, which LanceDB installs.
     """
-    if store not in STORES:
-        raise ArgumentError(f"store={store!r}; choose from {', '.join(STORES)}")
+    require_choice(STORES, store=store)
+    if not isinstance(index, Index):
+        raise ArgumentError(f"index={index!r:.80}; give an Index, as `Index.open` returns")
+    file = as_path(file=file)
     if file.exists():
         raise ArgumentError(f"{file}: already exists; choose another name, or remove it")
     partial = file.with_name(f".{file.name}.partial")

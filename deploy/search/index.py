@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from deploy.encoder import Encoder
-from deploy.errors import ArgumentError, require_path, require_truth
+from deploy.errors import ArgumentError, as_paths, require_path, require_truth
 from deploy.search import changes
 from deploy.search.card import Card, Metric, Storage
 from deploy.search.columns import Columns, Metadata, Value
@@ -195,14 +195,11 @@ class Index:
             >>> len(deploy.Index.open("all.index"))
             4
         """
-        given = [sources] if isinstance(sources, str | os.PathLike) else sources
-        if isinstance(given, bytes) or not isinstance(given, Sequence):
-            raise ArgumentError(f"sources={sources!r:.80}; give a path, or a list of paths")
-        for path in (directory, *given):
-            require_path(path=path)
+        given = as_paths(sources=sources)
+        require_path(directory=directory)
         require_truth(approximate=approximate, replace=replace)
         expected = None if encoder is None else identity_of(encoder)[0]
-        merge_indexes([Path(source) for source in given], Path(directory), expected, approximate, replace)
+        merge_indexes(given, Path(directory), expected, approximate, replace)
 
     @staticmethod
     def add(directory: PathLike, parts: Iterable[Part], encoder: Encoder | str) -> None:

@@ -12,6 +12,8 @@ from deploy.search.card import LONGEST, Card, Metric
 from deploy.search.exact import Vectors
 
 UNIT = (1e-6, 1e-3)  # the length of a vector scaled to 1 differs from 1 by less than this: as float32, as float16
+MOST_LOST = 2.0**-10
+"""Share of a vector's length that rounding may take: twice what it takes of numbers that float16 holds normally."""
 
 
 def prepare(ids: Sequence[str], vectors: NDArray[Any], card: Card, seen: set[str]) -> tuple[Vectors, float]:
@@ -21,7 +23,8 @@ def prepare(ids: Sequence[str], vectors: NDArray[Any], card: Card, seen: set[str
 
     Raises:
         ArgumentError: ids are not a sequence, ids and vectors differ in number, an id is already in ``seen``, or a
-            vector has an unusable length: NaN, infinite, too large, or zero with the metric cosine.
+            vector has an unusable length: NaN, infinite, too large or too small for the type of the index, or zero with
+            the metric cosine.
     """
     check_sequence("ids", ids)
     if vectors.ndim != 2 or vectors.shape[1] != card.dim or len(ids) != len(vectors):
@@ -34,10 +37,15 @@ def prepare(ids: Sequence[str], vectors: NDArray[Any], card: Card, seen: set[str
             raise ArgumentError(f"id {name!r} is given twice; give each vector a unique id")
         seen.add(name)
     with np.errstate(over="ignore"):  # an overflow is found below
-        stored: Vectors = scale(vectors, card.metric, lambda row: f"id {ids[row]!r}").astype(card.dtype)
+        scaled = scale(vectors, card.metric, lambda row: f"id {ids[row]!r}")
+        stored: Vectors = scaled.astype(card.dtype)
     lengths = np.linalg.norm(stored.astype(np.float64), axis=1)
     if not np.isfinite(lengths).all():
         raise ArgumentError(f"id {ids[int(lengths.argmax())]!r}: its vector is too large for float16; store float32")
+    lost = np.linalg.norm(scaled - stored, axis=1) > MOST_LOST * np.linalg.norm(scaled, axis=1)
+    if lost.any():
+        what = f"id {ids[int(lost.argmax())]!r}: its vector is too small for {card.dtype}"
+        raise ArgumentError(f"{what}; " + "store float32, or " * (card.dtype == "float16") + "scale all vectors up")
     return stored, float(lengths.max(initial=0.0))
 
 

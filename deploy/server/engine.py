@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -168,8 +169,8 @@ class Engine:
         # Daemon threads: an image that takes minutes to decode must not keep the process from exiting.
         targets = [
             *[("deploy-infer", self._infer_all)] * runs,
-            *[("deploy-decode", self._decode_all)] * decoders,
-            *[("deploy-large", self._decode_all_large)] * decoders,
+            *[("deploy-decode", partial(self._decode_all, self._encoded, LARGE_PIXELS))] * decoders,
+            *[("deploy-large", partial(self._decode_all, self._large, self._max_pixels))] * decoders,
         ]
         for name, target in targets:
             threading.Thread(target=target, name=name, daemon=True).start()
@@ -193,17 +194,15 @@ class Engine:
         self._large.close()
         self._decoded.close()
 
-    def _decode_all(self) -> None:
-        while self._encoded.wait():
-            for item in self._encoded.take(1):
-                if not item.job.abandoned:
-                    self._decode(item, LARGE_PIXELS)
+    def _decode_all(self, queue: FairQueue, most: int) -> None:
+        while queue.wait():
+            self._decode_next(queue, most)
 
-    def _decode_all_large(self) -> None:
-        while self._large.wait():
-            for item in self._large.take(1):
-                if not item.job.abandoned:
-                    self._decode(item, self._max_pixels)
+    def _decode_next(self, queue: FairQueue, most: int) -> None:
+        """Not in the loop, like ``_infer_next``: while the thread waits, no variable holds its last request."""
+        for item in queue.take(1):
+            if not item.job.abandoned:
+                self._decode(item, most)
 
     def _decode(self, item: Item, most: int) -> None:
         """Decode an image, or pass it on to the threads for large ones if it has over ``most`` pixels."""
@@ -218,8 +217,8 @@ class Engine:
             with self.decoding.hold(size) if size > LARGE_PIXELS else nullcontext():
                 started = time.perf_counter()
                 pixels = item.job.model.pixels(image)
-        except ImageError as error:
-            self._resolve(item, error)
+        except ImageError as error:  # without its traceback, which refers to this item and so keeps it in memory
+            self._resolve(item, ImageError(error.reason, str(error)))
         except Exception as error:  # noqa: BLE001  the request fails; the thread must survive
             item.job.fail(error)
         else:
@@ -240,10 +239,13 @@ class Engine:
 
     def _infer_all(self) -> None:
         while self._decoded.wait():
-            with self._model_free:  # before they are taken: what waits meanwhile is in the same batch
-                taken = self._decoded.take(self._max_batch)
-                if items := [item for item in taken if not item.job.abandoned]:
-                    self._infer(items)
+            self._infer_next()
+
+    def _infer_next(self) -> None:
+        with self._model_free:  # before they are taken: what waits meanwhile is in the same batch
+            taken = self._decoded.take(self._max_batch)
+            if items := [item for item in taken if not item.job.abandoned]:
+                self._infer(items)
 
     def _infer(self, items: list[Item]) -> None:
         started = self._observe_wait(items)

@@ -30,7 +30,7 @@ PREFLIGHT = {
 }
 
 MESSAGE_LENGTH = 10_000
-"""Room for the errors of as many images as a request may have."""
+"""Room for an error of each image in a request."""
 
 CLIENT_LEFT = 499
 """Status in logs and metrics of a client that closed the connection, as in nginx."""

@@ -288,7 +288,7 @@ def test_problems_with_parquet_are_reported_before_the_work(
     monkeypatch.setattr(encoder, "embed", lambda *_: pytest.fail("began to work"))
     with pytest.raises(DeployError, match="pip install pyarrow"):
         embed_files(encoder, files, tmp_path / "out", Options("parquet"))
-    with pytest.raises(ArgumentError, match="format 'xlsx'; choose from npy, csv, parquet"):
+    with pytest.raises(ArgumentError, match="format='xlsx'; choose npy, csv or parquet"):
         embed_files(encoder, files, tmp_path / "out", Options("xlsx"))  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 

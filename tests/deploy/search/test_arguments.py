@@ -8,9 +8,14 @@ import numpy as np
 import pytest
 
 import deploy
+from deploy.candidate import check
 from deploy.errors import DeployError
+from deploy.folders.folder import Options, embed_files, image_files
+from deploy.registry import resolve, version, versions
+from deploy.search.export import export_index
 from deploy.search.few_shot import FewShot
 from deploy.search.index import Index
+from deploy.triton import export_triton
 from tests.deploy.conftest import encoded, noise, random_vectors
 
 NAMES = ["a", "b", "c", "d"]
@@ -24,6 +29,8 @@ WRONG: dict[str, list[Any]] = {
     "positive": ["a", *NUMBERS, *OTHERS],
     "threads": ["a", *NUMBERS, 100_000, *OTHERS],
     "number": ["a", None, np.nan, *OTHERS],
+    "limit": ["a", None, -1, 0, 10**30, np.nan, *OTHERS],
+    "name": [*NUMBERS, *OTHERS],
     "truth": ["no", None, 1, *OTHERS],
     "text": ["a", *NUMBERS, *OTHERS],
     "encoder": ["", "\ud800", *NUMBERS, *OTHERS[1:]],
@@ -59,6 +66,15 @@ ARGUMENTS = {
     "duplicates": {"threshold": "number"},
     "few_shot": {"vectors": "vectors", "labels": "texts", "method": "text"},
     "predict": {"vectors": "vectors"},
+    "resolve": {"path": "path"},
+    "version": {"path": "path"},
+    "versions": {"path": "path"},
+    "export_index": {"index": "parts", "store": "text", "file": "path"},
+    "export_triton": {"bundle": "path", "repository": "path", "variant": "text", "trust": "trust"},
+    "check": {"directory": "path", "memory_mb": "positive", "seconds": "limit", "variant": "name", "trust": "trust"},
+    "image_files": {"paths": "paths"},
+    "embed_files": {"encoder": "parts", "files": "paths", "out": "path", "format": "text", "normalize": "truth"}
+    | {"batch_size": "positive", "threads": "threads"},
 }
 
 
@@ -69,6 +85,10 @@ def calls(bundle: Path, tmp_path: Path) -> dict[str, Callable[..., Any]]:
     index.save(tmp_path / "saved")
     saved, new, picture = tmp_path / "saved", tmp_path / "new", encoded(noise(0))
     part = {"parts": [(["z"], VECTORS[:1])], "encoder": "e"}
+
+    def embed(files: Any, encoder: Any = encoder, out: Any = new, **given: Any) -> int:
+        return embed_files(encoder, files, out, Options(**given))
+
     functions: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         "load": (deploy.load, {"bundle": bundle}),
         "embed": (encoder.embed, {"images": picture}),
@@ -88,6 +108,14 @@ def calls(bundle: Path, tmp_path: Path) -> dict[str, Callable[..., Any]]:
         "duplicates": (lambda **given: list(index.duplicates(**given)), {}),
         "few_shot": (FewShot, {"vectors": VECTORS, "labels": ["x", "x", "y", "y"]}),
         "predict": (FewShot(VECTORS, ["x", "x", "y", "y"]).predict, {}),
+        "resolve": (resolve, {"path": bundle}),
+        "version": (version, {"path": bundle}),
+        "versions": (versions, {"path": bundle}),
+        "export_index": (export_index, {"index": index, "store": "qdrant", "file": new}),
+        "export_triton": (export_triton, {"bundle": bundle, "repository": new}),
+        "check": (check, {"directory": bundle}),
+        "image_files": (image_files, {}),
+        "embed_files": (embed, {"files": [str(tmp_path / "picture")]}),
     }
     return {name: lambda f=function, d=usual, **given: f(**d | given) for name, (function, usual) in functions.items()}
 
@@ -119,6 +147,16 @@ def test_the_message_names_the_argument(calls: dict[str, Callable[..., Any]]) ->
     ):
         with pytest.raises(deploy.DeployError, match=message):
             calls[name](**{argument: wrong})
+
+
+def test_a_path_may_be_a_string(calls: dict[str, Callable[..., Any]], bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(noise(0)))
+    assert calls["resolve"](path=str(bundle)) == bundle
+    assert calls["image_files"](paths=str(tmp_path / "a.png")) == [str(tmp_path / "a.png")]
+    assert calls["embed_files"](files=[tmp_path / "a.png"], out=str(tmp_path / "embedded")) == 0
+    assert calls["export_triton"](bundle=str(bundle), repository=str(tmp_path / "triton")).is_dir()
+    calls["export_index"](file=str(tmp_path / "points"))
+    assert (tmp_path / "points").is_file()
 
 
 def test_integers_and_truths_of_numpy_are_accepted(calls: dict[str, Callable[..., Any]]) -> None:

@@ -156,7 +156,7 @@ def test_a_file_is_never_replaced_and_appears_when_it_is_complete(
     (tmp_path / "a.sql").write_text("mine")
     with pytest.raises(ArgumentError, match="already exists"):
         export_index(index, "pgvector", tmp_path / "a.sql")
-    with pytest.raises(ArgumentError, match="store='milvus'; choose from pgvector, qdrant, lancedb"):
+    with pytest.raises(ArgumentError, match="store='milvus'; choose pgvector, qdrant or lancedb"):
         export_index(index, "milvus", tmp_path / "b")  # type: ignore[arg-type]
 
     def full(*_: object) -> None:

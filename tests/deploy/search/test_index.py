@@ -140,6 +140,13 @@ def test_float16_halves_the_vectors_and_keeps_the_neighbors(tmp_path: Path) -> N
     assert np.abs(found.scores - build(vectors).search(vectors[:20], 5).scores).max() < 1e-3
     with pytest.raises(ArgumentError, match="too large for float16"):
         build(vectors * 1e6, metric="inner_product", dtype="float16")
+    build(vectors * 1e-3, metric="inner_product", dtype="float16")
+    build(np.zeros_like(vectors), metric="inner_product", dtype="float16")
+    for least, dtype in ((1e-6, "float16"), (1e-9, "float16"), (1e-43, "float32")):
+        small = vectors.astype(np.float64)
+        small[3] *= least
+        with pytest.raises(ArgumentError, match=rf"id '3\.jpg': its vector is too small for {dtype}; "):
+            build(small, metric="inner_product", dtype=dtype)
 
 
 def test_an_index_refuses_another_encoder(

@@ -1,6 +1,7 @@
 """Jobs take turns, a batch has one model, and metrics are in the text format of Prometheus."""
 
 import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from deploy.server.limits import BYTES_PER_PIXEL, Limits
 from deploy.server.metrics import Metrics
 from deploy.server.models import Model, load_model
 from tests.deploy.conftest import SIZE, encoded, noise
+from tests.deploy.server.conftest import wait_for
 
 LIMITS = Limits(pixels=4_000_000)
 
@@ -123,6 +125,19 @@ def test_a_job_finishes_once_with_a_result_for_every_image(model: Model) -> None
     assert [type(result).__name__ for result in job.results] == ["ndarray", "ImageError", "ndarray", "ImageError"]
     job.fail(RuntimeError("too late"))
     assert calls == [1]
+
+
+def test_an_idle_engine_holds_no_images(model: Model) -> None:
+    engine = Engine(Metrics(), LIMITS, decoders=2, runs=2)
+    for image in (encoded(noise(0)), encoded(noise(0, 1100, 1100)), noise(1)[:SIZE, :SIZE], b"broken"):
+        finished = threading.Event()
+        job = Job(model, "", [image] * 3, finished.set)
+        engine.submit(job)
+        assert finished.wait(30)
+        held = weakref.ref(job)
+        del job
+        wait_for(lambda held=held: held() is None, "every thread forgets it")  # type: ignore[misc]
+    engine.close()
 
 
 def test_a_failure_of_the_decoder_affects_only_its_request(model: Model) -> None:
