@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import takewhile
 
 from deploy.server.limits import RETRY_SECONDS, Limits, busy_error
@@ -16,9 +17,12 @@ def client_of(host: str, port: int) -> str:
     On this machine it is the connection itself: all clients of a proxy have the address of the loopback, and over a
     Unix socket they have none ("").
     """
-    if not host or address_of(host).is_loopback:
-        return f"{host} {port}"
-    return network_of(host)
+    return _shared_network(host) or f"{host} {port}"
+
+
+@lru_cache(1024)
+def _shared_network(host: str) -> str | None:
+    return None if not host or address_of(host).is_loopback else network_of(host)
 
 
 class Admission:

@@ -183,8 +183,9 @@ class Engine:
     def submit(self, job: Job) -> None:
         now = time.perf_counter()
         items = [Item(job, position, image, now) for position, image in enumerate(job.images)]
-        self._encoded.put([item for item in items if isinstance(item.image, bytes)])
-        self._decoded.put([item for item in items if isinstance(item.image, np.ndarray)])
+        for queue, kind in ((self._encoded, bytes), (self._decoded, np.ndarray)):
+            if chosen := [item for item in items if isinstance(item.image, kind)]:
+                queue.put(chosen)
         for item in items:
             if isinstance(item.image, ImageError):
                 self._resolve(item, item.image)

@@ -138,7 +138,7 @@ def test_deploy_errors_of_the_trial_process_are_raised_again(
 
 @pytest.mark.parametrize("arguments", [{"memory_mb": 0}, {"seconds": 0}, {"seconds": float("nan")}], ids=str)
 def test_limits_must_be_positive(arguments: dict[str, float], bundle: Path) -> None:
-    with pytest.raises(ArgumentError, match="give a positive number|give an integer of 1 to"):
+    with pytest.raises(ArgumentError, match=r"give a positive number|give an integer of 1 to"):
         candidate.check(bundle, **arguments)
 
 
