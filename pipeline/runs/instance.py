@@ -15,6 +15,8 @@ from subprocess import TimeoutExpired
 from typing import IO, Any, Self, TextIO, TypeVar, cast
 
 import dagster as dg
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
@@ -45,6 +47,17 @@ T = TypeVar("T")
 
 event.listen(Engine, "connect", keep_open)  # of every engine: Dagster makes one for each statement
 event.listen(Engine, "close", announce)
+
+_migrations: dict[str | None, ScriptDirectory] = {}
+_find_migrations = ScriptDirectory.from_config
+
+
+def _remember_migrations(config: Config) -> ScriptDirectory:
+    """Alembic imports Dagster's migrations, ninety files, each time that Dagster asks whether a database is current."""
+    return _migrations.setdefault(config.get_main_option("script_location"), _find_migrations(config))
+
+
+ScriptDirectory.from_config = _remember_migrations  # type: ignore[method-assign]
 
 
 class RedactingInstance(dg.DagsterInstance):
