@@ -300,12 +300,15 @@ def test_finetuned_takes_the_network_with_the_most_labels(workspace: Path) -> No
 
 
 @pytest.mark.slow
-def test_kept_head_layers_are_exported_with_the_classifier_that_reads_them(workspace: Path) -> None:
+def test_kept_head_layers_are_exported_with_the_classifier_that_reads_them(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From pretraining over fine-tuning to onnxruntime: the served answers are those of the fine-tuned network."""
     params = yaml.safe_load((workspace / "params.yaml").read_text())
     params["export"] = {"source": "finetuned", "variants": ["fp32"]}
     params["finetune"] |= {"head_layers": 1, "seeds": [0]}
     (workspace / "params.yaml").write_text(yaml.safe_dump(params))
+    monkeypatch.setattr(finetune, "FINETUNE_STEPS", 3)
     pretrain.run(workspace)
     finetune.run(workspace, "1.0")
     export.run(workspace)
@@ -333,7 +336,7 @@ def test_an_opset_that_torch_cannot_write_is_refused() -> None:
 
 @pytest.mark.seconds
 @pytest.mark.parametrize(("train", "test"), [(21, 10), (2, 0)])
-def test_few_images_are_what_the_export_is_proven_on(tmp_path: Path, train: int, test: int) -> None:
+def test_few_images_are_what_the_export_is_proven_on(tmp_path: Path, graph: bytes, train: int, test: int) -> None:
     workspace = write_prepared(tmp_path, train=train, test=test)
     write_model(workspace / "models" / "pretrained", seed=0)
     export.run(workspace)
