@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from deploy.failure import one_line
+from deploy.failure import ADVICE, one_line
 from simclr_core.errors import ConfigError
 
 
@@ -83,7 +83,10 @@ def _load(params: Path) -> dict[Hashable, Any]:
     except FileNotFoundError:
         advice = "restore it with `git checkout params.yaml`, or copy that of a new workspace: `simclr init DIR`"
         raise ConfigError(params, [f"no such file; in a workspace, {advice}"]) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except OSError as error:
+        advice = ADVICE.get(error.errno, "correct that")
+        raise ConfigError(params, [f"cannot be read ({error.strerror}); {advice}"]) from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(params, [f"cannot be read as YAML: {one_line(error)}"]) from None
     if not isinstance(blocks, dict):
         raise ConfigError(

@@ -9,11 +9,13 @@ from pipeline.gates.verdict import Verdict
 
 FAULTS = {
     "a Python value": re.compile(r"[\[({]['\"]|\bobject at 0x|\b(True|False|None)\b|\b(dict|tuple)\("),
+    "bytes": re.compile(r"\bb['\"]"),
     "words of a library": re.compile(r"Input should|Field required|Expecting value|Traceback|\[Errno"),
     "a doubled word": re.compile(r"\b([a-z]{2,}) \1\b", re.IGNORECASE),
     "doubled punctuation": re.compile(r"[.;:,]['\"]?[;,]|[;:]\s*$"),
     "one of several": re.compile(
         r"(?<![\d.,/@-])1 (?:[a-z-]+ )?(?:image|file|label|row|content|column|fault|note|step|object)s\b"
+        r"|(?<![\d.,/@-])1 (?:epoch|seed|version|day)s\b"
         r"|(?<![\d.,/@-])1 (?:[a-z-]+ )?(?:batch|class|copi)es\b"
     ),
     "a fraction of nothing": re.compile(r"found \d+\.0\b"),

@@ -20,10 +20,13 @@ from tests.sentences import assert_helpful, assert_plain
         "images: Input should be an object",
         "cannot be read: Expecting value: line 1 column 1 (char 0)",
         "removed nothing: ",
+        "line 3 is not UTF-8 (b'x'); save it again",
+        "4 labels, 1 seeds",
+        "cannot be opened ([Errno 40] Too many levels)",
     ],
 )
 def test_what_is_not_plain_is_found(sentence: str) -> None:
-    with pytest.raises(AssertionError, match=r"a |words|one of|doubled"):
+    with pytest.raises(AssertionError, match=r"a |words|one of|doubled|bytes"):
         assert_plain(sentence)
 
 

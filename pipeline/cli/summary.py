@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from deploy.artifact import write_atomically
+from deploy.plural import counted
 from pipeline.gates.all_gates import verdicts
 from pipeline.reports import EmbeddingDriftReport, ImageCounts, ValidationReport
 from pipeline.run_report.charts import FEATURES
@@ -120,12 +121,13 @@ def table(summary: Summary) -> str:
     """The same for a person."""
     images, pretrain, onnx = summary.images or ImageCounts(0, 0, 0, {}), summary.pretrain, summary.onnx
     refused = ", ".join(f"{count} {reason}" for reason, count in sorted(images.quarantined.items())) or "none"
+    epochs = "-" if pretrain.epochs is None else counted(pretrain.epochs, "epoch")
     fractions = list(summary.evaluation["simclr"].linear_top1 or ())
     lines = [
         f"images      {images.ingested:,} ingested, {images.accepted:,} accepted",
         f"quarantine  {refused}",
         "drift       " + ", ".join(f"{verdict or '-'} ({of})" for of, verdict in asdict(summary.drift).items()),
-        f"pretraining {pretrain.epochs} epochs, loss {_number(pretrain.loss_first, 3)} to "
+        f"pretraining {epochs}, loss {_number(pretrain.loss_first, 3)} to "
         f"{_number(pretrain.loss_last, 3)}, {_number(pretrain.images_per_second, 0)} images/s",
         "",
         "top-1 on the test images, percent",
@@ -141,7 +143,7 @@ def table(summary: Summary) -> str:
         lines.append(f"{_percent(fraction) + ' of the labels':<26}{top1:>14}{_number(result.scratch_top1):>14}")
     lines += [
         "",
-        f"onnx        cosine to torch at least {onnx.cosine_min}, {_number(onnx.p50_ms, 2)} ms an image",
+        f"onnx        cosine to torch at least {_number(onnx.cosine_min, 4)}, {_number(onnx.p50_ms, 2)} ms an image",
         "gates       " + ", ".join(f"{name} {outcome}" for name, outcome in summary.gates.items()),
         "seconds     " + ", ".join(f"{name} {_number(seconds)}" for name, seconds in summary.seconds.items()),
         "look at     reports/run.html, reports/validation.html, reports/*.png, and `simclr ui`",

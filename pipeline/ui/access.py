@@ -79,8 +79,10 @@ def _read_password(variable: str, environment: Mapping[str, str]) -> str:
         return environment.get(variable, "")
     try:
         return Path(file).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ServiceError(f"{variable}_FILE={file}: cannot be read ({error})") from None
+    except OSError as error:
+        raise ServiceError(f"{variable}_FILE={file}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise ServiceError(f"{variable}_FILE={file}: cannot be read (it is not UTF-8)") from None
 
 
 def _is_loopback(host: str) -> bool:

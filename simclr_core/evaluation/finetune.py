@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from deploy.artifact import publish
+from deploy.plural import counted
 from simclr_core import reports
 from simclr_core.config import FinetuneConfig
 from simclr_core.data.dataset import TrainingImages, require_pixels
@@ -89,7 +90,8 @@ def run(workspace: Path, fraction: str) -> None:
     teach = labels >= 2 and len(np.unique(train.labels)) > 1  # of one class there is nothing to learn
     optimization = plan(config, fraction, labels) if teach else Optimization(0, labels, 0.0)
     steps = optimization.steps
-    said = f"{labels} labels, {len(budgets)} seeds, {steps} steps of {optimization.batch_size} images"
+    said = ", ".join((counted(labels, "label"), counted(len(budgets), "seed"), counted(steps, "step")))
+    said += f" of {counted(optimization.batch_size, 'image')}"
     emit("start", stage=stage, message=said)
     networks: dict[str, list[nn.Sequential]] = {"pretrained": [], "scratch": []}
     images = TrainingImages(train.images)
@@ -126,7 +128,7 @@ def run(workspace: Path, fraction: str) -> None:
         save_first(work, networks["pretrained"], model, classes, settings, report)
     reports.write(workspace, report)
     shown = f"top-1 {report.top1} %, from scratch {report.scratch_top1} %" if pretrained else "no accuracies"
-    finish(stage, workspace, began, f"{labels} labels: {shown}")
+    finish(stage, workspace, began, f"{counted(labels, 'label')}: {shown}")
 
 
 def with_head_layers(model: Model, layers: int) -> Model:

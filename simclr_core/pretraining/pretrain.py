@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from deploy.failpoint import failpoint
 from deploy.images.preprocess import Preprocessing
+from deploy.plural import counted
 from simclr_core import launch
 from simclr_core.augmentation.augmentations import Augmentation
 from simclr_core.config import PretrainConfig, WatchConfig
@@ -136,7 +137,7 @@ def _train_and_publish(workspace: Path, inputs: Inputs, member: Member) -> None:
         parts = {f"{name}_seconds": spent for name, spent in progress.parts.items()}
         rates = {"seconds": seconds, "images_per_second": images_per_second, **parts}
         record_timing("pretrain", workspace=workspace, **rates)
-        message = f"{schedule.steps} steps, {summary(history[-1])}{progress.lost}"
+        message = f"{counted(schedule.steps, 'step')}, {summary(history[-1])}{progress.lost}"
         emit("end", stage="pretrain", message=message, **history[-1])
 
 
@@ -295,9 +296,9 @@ def _announce(
     again = f"continuing at step {begun} of {schedule.steps}, begun " if begun else ""
     parameters = sum(parameter.numel() for parameter in network.parameters())
     message = (
-        f"{again}from {inputs.start}: {images} images, {schedule.epochs} epochs of {schedule.steps_per_epoch} steps "
-        f"of {config.batch_size} images; {config.encoder.name} and head with {parameters:,} parameters, "
-        f"{config.optimizer} up to {schedule.peak:.4g}; "
+        f"{again}from {inputs.start}: {counted(images, 'image')}, {counted(schedule.epochs, 'epoch')} of "
+        f"{counted(schedule.steps_per_epoch, 'step')} of {counted(config.batch_size, 'image')}; "
+        f"{config.encoder.name} and head with {parameters:,} parameters, {config.optimizer} up to {schedule.peak:.4g}; "
         f"{config.image_size} pixels, {member.size} x {member.device.type}, {arithmetic.precision.value}, "
         f"{arithmetic.execution.value}{', gradient checkpointing' if config.gradient_checkpointing else ''}"
     )

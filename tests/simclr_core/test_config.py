@@ -1,5 +1,6 @@
 """params.yaml: every fault at once, nothing guessed, and no torch to read it."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 from simclr_core.config import PRESETS, ExportConfig, FinetuneConfig, LinearEvalConfig, PretrainConfig
 from simclr_core.errors import ConfigError
 from simclr_core.params import Block, read_block
+from tests.sentences import assert_plain
 
 BLOCKS = {
     "pretrain": PretrainConfig,
@@ -207,3 +209,14 @@ def test_an_unknown_preset_is_refused(tmp_path: Path, given: str) -> None:
     (fault,) = faults(tmp_path, f"pretrain: {{augmentation: {{preset: {given}}}}}")
     assert fault.startswith("pretrain.augmentation.preset: given ")
     assert "'imagenet', 'cifar', 'grayscale' or 'medical'" in fault
+
+
+def test_a_file_that_may_not_be_read_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, encoding: str) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    (tmp_path / "params.yaml").touch()
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(ConfigError, match=r"cannot be read \(Permission denied\); give this user access") as refused:
+        read_block(tmp_path / "params.yaml", "pretrain", PretrainConfig)
+    assert_plain(str(refused.value))

@@ -1,20 +1,62 @@
 """What ``simclr status`` says of labels, of what a run would do, and of raw images that are missing."""
 
-from dataclasses import replace
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 
+from deploy.artifact import write_atomically
+from pipeline.cli import status
 from pipeline.cli.status import describe_accuracy, describe_contradictions, describe_stages, describe_workspace
 from pipeline.dvc import client
+from pipeline.dvc.client import exclusive
+from pipeline.ingest.ingest import ingest
+from pipeline.maintenance.state import UNKEPT, Unkept
 from pipeline.reports import Outcome
 from pipeline.validation import manifest
 from pipeline.validation.expectations import NEAR_LABELS
 from pipeline.workspace import Workspace
 from simclr_core import reports
 from simclr_core.evaluation_reports import Accuracies
+from tests.conftest import draw, encode
+from tests.pipeline.conftest import put
 from tests.pipeline.validation.corpus.manifests import row, table
-from tests.reports import VALIDATION
+from tests.reports import EXPORT, LINEAR_EVAL, VALIDATION
+from tests.sentences import assert_plain
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every line that a test gets is a sentence for a person."""
+    for name in ("describe_contradictions", "describe_stages", "describe_workspace"):
+        monkeypatch.setattr(f"{__name__}.{name}", _checked(getattr(status, name)))
+
+
+def _checked(describe: Callable[[Workspace], str | list[str]]) -> Callable[[Workspace], str | list[str]]:
+    def checked(workspace: Workspace) -> str | list[str]:
+        said = describe(workspace)
+        for line in said.splitlines() if isinstance(said, str) else said:
+            assert_plain(line.partition(" ")[2])  # after the title
+        return said
+
+    return checked
+
+
+def test_every_line_of_a_workspace_with_something_of_each_kind_is_plain(
+    filled: Workspace,
+) -> None:
+    put(filled, "unlabeled/new.png", encode(draw(0, 999)))
+    ingest(filled)
+    for report in (VALIDATION, LINEAR_EVAL, EXPORT):
+        reports.write(filled.root, report)
+    write_atomically(filled.scratch / UNKEPT, json.dumps(asdict(Unkept("1f", "no route to host", "2026-11-29"))))
+    said = describe_workspace(filled)
+    assert said.splitlines()[1] == "raw        41 images in 1 batch"
+    assert "not sent   the state of runs since 2026-11-29 is on this disk alone: no route to host" in said
+    with exclusive(filled.root, "ingest"):
+        assert "running    ingest of process" in describe_workspace(filled)
 
 
 def test_near_copies_with_different_labels_are_named(workspace: Workspace) -> None:

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from simclr_core.evaluation.scores.classification import estimate
 from simclr_core.model.encoder import build_encoder
 from simclr_core.model.model_directory import load_model, save_model
 from simclr_core.model.projection_head import build_projection_head
+from simclr_core.reporter import EVENTS
+from tests.sentences import assert_plain
 from tests.simclr_core.conftest import CARD, relabel
 
 
@@ -35,6 +38,16 @@ def workspace(pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """With a few steps of training only."""
     monkeypatch.setattr(finetune, "FINETUNE_STEPS", 3)
     return pretrained
+
+
+@pytest.fixture(autouse=True)
+def plain_events(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every message that the stage reports is a sentence for a person, also of one seed."""
+    path = tmp_path_factory.mktemp("reported") / "events.jsonl"
+    monkeypatch.setenv(EVENTS, str(path))
+    yield
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        assert_plain(json.loads(line)["message"])
 
 
 def report(workspace: Path, fraction: str = "0.5") -> dict[str, Any]:
