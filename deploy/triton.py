@@ -15,6 +15,7 @@ from pathlib import Path
 from deploy.artifact import publish
 from deploy.bundle import FP16, FP32, INT8, Bundle, read_bundle
 from deploy.errors import ArgumentError, as_path
+from deploy.images.preprocess import Preprocessing
 from deploy.processor import CPU_PROVIDER
 from deploy.registry import resolve
 from deploy.session import open_session
@@ -50,9 +51,9 @@ from pathlib import Path
 import numpy as np
 import tritonclient.http as triton
 from deploy.encoder import l2_normalize
-from deploy.images.preprocess import Preprocessing, decode
+from deploy.images.preprocess import Preprocessing
 
-pixels = Preprocessing(size={size}, resize={resize}).apply(decode(Path("cat.jpg").read_bytes()))
+pixels = {preprocessing}.read(Path("cat.jpg").read_bytes())
 images = triton.InferInput({input}, [1, {size}, {size}, 3], "UINT8")
 images.set_data_from_numpy(pixels[np.newaxis])
 answer = triton.InferenceServerClient("127.0.0.1:8000").infer("{name}", [images])
@@ -107,10 +108,15 @@ def _documents(bundle: Bundle, variant: str) -> tuple[str, str]:
         "input": json.dumps(session.get_inputs()[0].name),
         "output": json.dumps(session.get_outputs()[0].name),
         "size": bundle.preprocessing.size,
-        "resize": bundle.preprocessing.resize,
+        "preprocessing": _spelled(bundle.preprocessing),
         "dim": bundle.dim,
         "max_batch": MAX_BATCH,
         "device": DEVICES.get(variant, "KIND_AUTO"),
     }
     config = CONFIG.format(**facts) + (FP16_CONFIG if variant == FP16 else "")
     return config, README.format(**facts)
+
+
+def _spelled(preprocessing: Preprocessing) -> str:
+    fields = ", ".join(f"{name}={value!r}" for name, value in preprocessing.to_json().items())
+    return f"Preprocessing({fields})"

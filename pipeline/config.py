@@ -187,6 +187,16 @@ class PrepareConfig(Block):
         description="largest share of training images that may be smaller than pretrain.image_size. With more, the "
         "network would mostly see enlarged pixels, and nothing is prepared",
     )
+    background: Literal["white", "black", "gray", "checker", "mean"] = Field(
+        default="white",
+        description="what transparent parts of an image are put on. checker is a pattern of two grays, mean the mean "
+        "color of what is visible of the image. Training, serving and validation see the same",
+    )
+    letterbox: bool = Field(
+        default=False,
+        description="show the whole image in a square, on the background, instead of the square in its center. "
+        "Crops of a long image may then show background alone",
+    )
     jpeg_quality: int = Field(default=95, ge=50, le=100, description="JPEG quality of the prepared images")
     shard_megabytes: int = Field(
         default=256, ge=1, le=4096, description="size at which a new tar file of prepared images begins, in MB"

@@ -14,11 +14,12 @@ from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
 from deploy.errors import DeployError
+from deploy.images.background import WHITE
 from deploy.plural import counted, listed, plural
 from deploy.trust.signature import sign
 from pipeline.dvc import client, remote
@@ -122,7 +123,12 @@ def unmet(workspace: Workspace, params: Params, weights: Path | None = None) -> 
             "release.require_remote is true, but the workspace has no DVC remote; "
             "`dvc remote add --default NAME URL` gives it one, or set it to false"
         )
-    return [*missing, *_unusable_key(workspace), *_unmet_weights(workspace, params, weights)]
+    return [
+        *missing,
+        *_unusable_key(workspace),
+        *_unwatched_background(workspace, params),
+        *_unmet_weights(workspace, params, weights),
+    ]
 
 
 def _unusable_key(workspace: Workspace) -> Iterator[str]:
@@ -138,6 +144,14 @@ def _unusable_key(workspace: Workspace) -> Iterator[str]:
             yield f"{SIGNING_KEY_FILE}: {error}"
 
 
+def _unwatched_background(workspace: Workspace, params: Params) -> Iterator[str]:
+    if params.prepare.background != WHITE and "prepare.background" not in _stage(workspace, "validate", "params"):
+        yield (
+            f"prepare.background is {params.prepare.background}, and dvc.yaml of this workspace is of an earlier "
+            "version: add `- prepare.background` to the params of the stage validate, so that images are judged on it"
+        )
+
+
 def _unmet_weights(workspace: Workspace, params: Params, weights: Path | None) -> Iterator[str]:
     """Why pretraining could not begin with its encoder or its weights, hours from now."""
     pretrain = params.pretrain
@@ -146,7 +160,7 @@ def _unmet_weights(workspace: Workspace, params: Params, weights: Path | None) -
         return
     if pretrain.init != "weights":
         return
-    if not (workspace.root / FOLDER).is_dir() or not _watches_weights(workspace):
+    if not (workspace.root / FOLDER).is_dir() or FOLDER not in _stage(workspace, "initial", "deps"):
         yield (
             "pretrain.init is weights, and dvc.yaml of this workspace is of an earlier version: make the folder with "
             "`mkdir -p weights`, and add `- weights` to the deps of the stage initial and `- models/initial` to those "
@@ -162,9 +176,11 @@ def _unmet_weights(workspace: Workspace, params: Params, weights: Path | None) -
             yield str(error)
 
 
-def _watches_weights(workspace: Workspace) -> bool:
+def _stage(workspace: Workspace, name: str, key: str) -> Sequence[Any]:
+    """What dvc.yaml of the workspace lists there."""
     stages = yaml.safe_load((workspace.root / "dvc.yaml").read_text(encoding="utf-8")).get("stages", {})
-    return FOLDER in (stages.get("initial") or {}).get("deps", ())
+    named: Sequence[Any] = (stages.get(name) or {}).get(key, ())
+    return named
 
 
 def warnings(workspace: Workspace, images: Images) -> list[str]:

@@ -26,9 +26,11 @@ from PIL import Image
 
 from deploy.artifact import publish
 from deploy.errors import ImageError
+from deploy.images.background import WHITE, letterbox
 from deploy.images.preprocess import LOSSES, MOST_PIXELS, canonicalize, open_image, reduce
 from deploy.plural import counted
 from pipeline import preflight
+from pipeline.config import PrepareConfig
 from pipeline.errors import GateError
 from pipeline.ingest.raw import read_bytes
 from pipeline.params import read
@@ -85,8 +87,9 @@ def run(workspace: Workspace) -> None:
     require_valid(workspace)
     columns = ["sha256", "batch", "split", "label", "operations", "width", "height"]
     rows = pq.read_table(workspace.manifest / "accepted.parquet", columns=columns).to_pylist()
-    sides = [min(row["width"], row["height"]) for row in rows if row["split"] == "train"]
-    require_large_enough(sides, everything.pretrain.image_size, params.max_enlarged)
+    counted_side = max if params.letterbox else min
+    sides = [counted_side(row["width"], row["height"]) for row in rows if row["split"] == "train"]
+    require_large_enough(sides, everything.pretrain.image_size, params)
     classes = tuple(sorted({row["label"] for row in rows if row["label"] is not None}))
     labels = pq.read_table(workspace.manifest / "quarantine.parquet", columns=["label"])["label"].to_pylist()
     found = preflight.count(preflight.Image(row["split"], row["label"], row["batch"]) for row in rows)
@@ -100,7 +103,7 @@ def run(workspace: Workspace) -> None:
             accepted = {row["sha256"]: row for row in rows if row["split"] == split}
             kept = Originals(sorted(accepted)[: ORIGINALS // 2])
             contents = kept.watch(workspace.raw, accepted)
-            samples = _canonical(contents, accepted, classes, short_side, params.jpeg_quality)
+            samples = _canonical(contents, accepted, classes, short_side, params)
             seen = _counted(samples, sums) if split == "train" else (sample for sample, _ in samples)
             by_batch = groupby(seen, key=lambda sample: accepted[sample.key]["batch"])
             counts[split] = write_shards(
@@ -123,8 +126,10 @@ def run(workspace: Workspace) -> None:
             sums.min_side,
             sums.max_side,
             images,
-            _digest(rows, short_side, params.jpeg_quality),
+            _digest(rows, short_side, params),
             short_side,
+            params.background,
+            params.letterbox,
         )
         write_card(folder, card)
     seconds = time.monotonic() - started
@@ -142,17 +147,18 @@ def require_valid(workspace: Workspace) -> None:
         raise GateError(describe(validation))
 
 
-def require_large_enough(sides: Sequence[int], size: int, most: float) -> None:
-    """Raise GateError if more than the share ``most`` of the training images would be enlarged to ``size`` pixels.
+def require_large_enough(sides: Sequence[int], size: int, params: PrepareConfig) -> None:
+    """Raise GateError if more than ``max_enlarged`` of the training images would be enlarged to ``size`` pixels.
 
     Args:
-        sides: the shorter side of each, in pixels.
+        sides: the shorter side of each, in pixels; the longer one where images are put into a square as a whole.
     """
+    most, which = params.max_enlarged, "longer" if params.letterbox else "shorter"
     small = sum(side < size for side in sides)
     if sides and small > most * len(sides):
         enough = sorted(sides)[int(most * len(sides))]
         raise GateError(
-            f"{small:,} of {len(sides):,} training images have fewer than {size} pixels on their shorter side and "
+            f"{small:,} of {len(sides):,} training images have fewer than {size} pixels on their {which} side and "
             f"would be enlarged; set pretrain.image_size to {enough} or less, or prepare.max_enlarged above "
             f"{small / len(sides):.2f} to accept it"
         )
@@ -163,15 +169,16 @@ def _canonical(
     accepted: dict[str, dict[str, Any]],
     classes: tuple[str, ...],
     short_side: int,
-    quality: int,
+    params: PrepareConfig,
 ) -> Iterator[tuple[Sample, Image.Image]]:
     """Decode and encode the accepted contents in the order of the raw batches, on all cores."""
 
     def convert(item: tuple[str, bytes]) -> tuple[Sample, Image.Image]:
         sha256, data = item
         label, operations = accepted[sha256]["label"], accepted[sha256]["operations"]
-        image = reduce(_replay(sha256, data, operations), short_side)
-        extension, encoded = _encode(image, quality)
+        image = _replay(sha256, data, operations, params.background)
+        image = letterbox(image, short_side, params.background) if params.letterbox else reduce(image, short_side)
+        extension, encoded = _encode(image, params.jpeg_quality)
         return Sample(sha256, extension, encoded, UNLABELLED if label is None else classes.index(label)), image
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:  # Pillow's codecs release the GIL
@@ -202,12 +209,14 @@ class Originals:
             write_tar(folder, self._files)
 
 
-def _replay(sha256: str, data: bytes, operations: list[str]) -> Image.Image:
+def _replay(sha256: str, data: bytes, operations: list[str], background: str) -> Image.Image:
     """The canonical image, made by the operations that validation has recorded for these very bytes."""
     if hashlib.sha256(data).hexdigest() != sha256:
         raise GateError(f"data/raw: {sha256[:12]} differs from the bytes that were ingested; {RESTORE}")
     try:
-        image, done = canonicalize(open_image(data, MOST_PIXELS))  # how large is too large was decided by validate
+        image, done = canonicalize(
+            open_image(data, MOST_PIXELS), background
+        )  # how large is too large was decided by validate
     except ImageError as error:
         raise GateError(
             f"{sha256[:12]}: was validated as {operations}, and is refused now: {error}; {RESTORE}"
@@ -236,10 +245,14 @@ def _encode(image: Image.Image, quality: int) -> tuple[str, bytes]:
     return "jpg", content.getvalue()
 
 
-def _digest(rows: list[dict[str, Any]], short_side: int, quality: int) -> str:
+def _digest(rows: list[dict[str, Any]], short_side: int, params: PrepareConfig) -> str:
     """Of what is in the images and of how they are stored: a training continues with the very pixels it began with."""
     lines = sorted(f"{row['sha256']} {row['split']} {json.dumps(row['label'])}\n" for row in rows)
-    lines.append(f"{short_side} bilinear {quality}\n")
+    lines.append(f"{short_side} bilinear {params.jpeg_quality}\n")
+    if params.background != WHITE:  # so that digests of earlier releases stay
+        lines.append(f"on {params.background}\n")
+    if params.letterbox:
+        lines.append("letterbox\n")
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

@@ -88,14 +88,14 @@ def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], workers
 def read_pixels(picture: Picture, preprocessing: Preprocessing) -> Pixels:
     """Decode one input and resize it for the encoder. An ImageError is returned, not raised."""
     try:
-        return preprocessing.apply(_decode_picture(picture))
+        return preprocessing.apply(_decode_picture(picture, preprocessing.background))
     except ImageError as error:
         return error
 
 
-def _decode_picture(picture: Picture) -> NDArray[np.uint8]:
+def _decode_picture(picture: Picture, background: str) -> NDArray[np.uint8]:
     if isinstance(picture, str | os.PathLike):
-        return decode(_read_path(Path(picture)))
+        return decode(_read_path(Path(picture)), background=background)
     if isinstance(picture, np.ndarray):
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0 or picture.dtype != np.uint8:
             given = f"{picture.dtype} {list(picture.shape)}"
@@ -104,9 +104,9 @@ def _decode_picture(picture: Picture) -> NDArray[np.uint8]:
             )
         return np.ascontiguousarray(picture)
     if _has_buffer(picture):
-        return decode(bytes(cast("bytes", picture)))
+        return decode(bytes(cast("bytes", picture)), background=background)
     if hasattr(picture, "read"):
-        return decode(_read_file(cast("IO[bytes]", picture)))
+        return decode(_read_file(cast("IO[bytes]", picture)), background=background)
     from PIL.Image import Image
 
     if not isinstance(picture, Image):
@@ -115,7 +115,7 @@ def _decode_picture(picture: Picture) -> NDArray[np.uint8]:
     if picture.width * picture.height > MAX_PIXELS:
         size = f"{picture.width} x {picture.height} pixels"
         raise ImageError("bomb", f"{size} are over the limit of {MAX_PIXELS:,} pixels; make it smaller")
-    return np.array(canonicalize(picture)[0])
+    return np.array(canonicalize(picture, background)[0])
 
 
 def _has_buffer(picture: object) -> bool:

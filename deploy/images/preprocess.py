@@ -10,7 +10,7 @@ Examples:
     ((224, 224, 3), dtype('uint8'))
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from deploy.errors import ArgumentError, ImageError
 from deploy.images import heif
+from deploy.images.background import BACKGROUNDS, WHITE, letterbox
 from deploy.images.bit_depth import to_8_bits
 from deploy.images.color_space import ignores_color_space
 from deploy.images.image_faults import FORMATS, PARSER_FAULTS, naming_faults
@@ -67,16 +68,16 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> "Image":
     return image
 
 
-def canonicalize(image: "Image") -> tuple["Image", list[str]]:
-    """Decode all pixels and convert to an upright 8-bit sRGB image on white, without any metadata.
+def canonicalize(image: "Image", background: str = WHITE) -> tuple["Image", list[str]]:
+    """Decode all pixels and convert to an upright 8-bit sRGB image on a background, without any metadata.
 
     Returns:
         The RGB image, and the operations applied to it, out of ``first_frame``, ``bands_dropped``,
         ``color_space_ignored``, ``uint9_to_uint8``, ``uint10_to_uint8``, ``uint11_to_uint8``, ``uint12_to_uint8``,
         ``uint13_to_uint8``, ``uint14_to_uint8``, ``uint15_to_uint8``, ``uint16_to_uint8``, ``uses_14_of_16_bits``,
         ``uses_12_of_16_bits``, ``palette_to_rgb``, ``cmyk_to_rgb``, ``icc_to_srgb``,
-        ``icc_ignored``, ``gray_to_rgb``, ``to_rgb``, ``alpha_on_white``, ``exif_transpose``; those of LOSSES change no
-        pixel.
+        ``icc_ignored``, ``gray_to_rgb``, ``to_rgb``, ``alpha_on_white`` or another of BACKGROUNDS, ``exif_transpose``;
+        those of LOSSES change no pixel.
 
     Raises:
         ImageError: ``truncated``, ``corrupt``, ``metadata_bomb``, ``unsupported_depth``, ``unsupported_layout``,
@@ -105,7 +106,7 @@ def canonicalize(image: "Image") -> tuple["Image", list[str]]:
         orientation = orientation if is_tiff else _orientation(image)
         profile = image.info.get("icc_profile")
         image = to_8_bits(image, rawmode, tags, bits, operations)
-        image = to_rgb(image, profile, operations)
+        image = to_rgb(image, profile, background, operations)
         if orientation != 1:
             operations.append("exif_transpose")
             image = image if is_tiff else image.transpose(_transpose(orientation))
@@ -117,8 +118,8 @@ if not TYPE_CHECKING:
     __getattr__ = renamed("deploy.images.preprocess", {"canonicalise": "canonicalize"})
 
 
-def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """Decode an image file to uint8 [height, width, 3]: upright, sRGB, on white.
+def decode(data: bytes, max_pixels: int = MAX_PIXELS, background: str = WHITE) -> NDArray[np.uint8]:
+    """Decode an image file to uint8 [height, width, 3]: upright, sRGB, on ``background``.
 
     Raises:
         ImageError: the file cannot be read, or has more than ``max_pixels`` pixels.
@@ -128,7 +129,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
         >>> decode(Path("cat.jpg").read_bytes()).dtype
         dtype('uint8')
     """
-    image, _ = canonicalize(open_image(data, max_pixels))
+    image, _ = canonicalize(open_image(data, max_pixels), background)
     return np.array(image)
 
 
@@ -136,8 +137,12 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
 class Preprocessing:
     """Resize the short side to ``resize`` pixels, then keep the central ``size`` x ``size`` square.
 
+    With ``letterbox``, the image is first put into a square as it is, on ``background``, so that nothing of a long one
+    is cut off. A background is also what transparent parts of a file are seen on: one of
+    ``deploy.images.background.BACKGROUNDS``.
+
     Raises:
-        ArgumentError: not 1 <= size <= resize.
+        ArgumentError: not 1 <= size <= resize, or an unknown background.
 
     Examples:
         >>> Preprocessing(size=224, resize=256).apply(np.zeros((480, 640, 3), np.uint8)).shape
@@ -146,10 +151,24 @@ class Preprocessing:
 
     size: int
     resize: int
+    background: str = WHITE
+    letterbox: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= self.resize:
             raise ArgumentError(f"preprocessing: size {self.size}, resize {self.resize}; needs 1 <= size <= resize")
+        if self.background not in BACKGROUNDS:
+            known = ", ".join(BACKGROUNDS)
+            raise ArgumentError(f"preprocessing: background {self.background!r}; give one of {known}")
+
+    def read(self, data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+        """Decode an image file, resize and crop: uint8 [size, size, 3].
+
+        Raises:
+            ImageError: the file cannot be read, or has more than ``max_pixels`` pixels.
+        """
+        image, _ = canonicalize(open_image(data, max_pixels), self.background)
+        return self.apply_to_picture(image)
 
     def apply(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resize and crop: uint8 [height, width, 3] → uint8 [size, size, 3].
@@ -167,6 +186,8 @@ class Preprocessing:
         """Resize and crop an RGB picture as ``apply`` does, without a copy of all of its pixels as an array."""
         from PIL import Image
 
+        if self.letterbox:
+            image = letterbox(image, self.resize, self.background)
         width, height = image.size
         if height == width == self.size == self.resize:
             return np.array(image)
@@ -178,14 +199,20 @@ class Preprocessing:
         box = (left * x, top * y, min((left + self.size) * x, width), min((top + self.size) * y, height))
         return np.array(image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box))
 
-    def to_json(self) -> dict[str, int]:
-        return asdict(self)
+    def to_json(self) -> dict[str, Any]:
+        """The fields, without those at their defaults, which earlier releases do not know."""
+        return {one.name: value for one in fields(self) if (value := getattr(self, one.name)) != one.default}
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> "Preprocessing":
-        if set(fields) != {"size", "resize"} or not all(type(value) is int for value in fields.values()):
-            raise ArgumentError(f"preprocessing: {fields!r}; needs the integers size and resize, and nothing else")
-        return cls(**fields)
+    def from_json(cls, given: dict[str, Any]) -> "Preprocessing":
+        types = {"size": int, "resize": int, "background": str, "letterbox": bool}
+        known = all(type(value) is types.get(name) for name, value in given.items())
+        if not known or not {"size", "resize"} <= given.keys():
+            raise ArgumentError(
+                f"preprocessing: {given!r}; needs the integers size and resize, and may have background and letterbox; "
+                "an encoder with other fields needs a newer release of this package"
+            )
+        return cls(**given)
 
 
 def resized(sides: tuple[int, int], short_side: int) -> tuple[int, int]:

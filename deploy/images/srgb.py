@@ -1,4 +1,4 @@
-"""From decoded pixels of any color type to RGB in sRGB: by the ICC profile of the file, transparency on white."""
+"""From decoded pixels of any color type to RGB in sRGB: by the ICC profile of the file, and on a background."""
 
 from functools import lru_cache
 from io import BytesIO
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deploy.errors import ImageError
+from deploy.images.background import paint
 from deploy.images.image_faults import PARSER_FAULTS
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ _OPERATIONS = {"P": "palette_to_rgb", "PA": "palette_to_rgb", "CMYK": "cmyk_to_r
 _OPERATIONS |= dict.fromkeys(("1", "L", "LA", "La"), "gray_to_rgb")
 
 
-def to_rgb(image: "Image", profile: bytes | None, operations: list[str]) -> "Image":
+def to_rgb(image: "Image", profile: bytes | None, background: str, operations: list[str]) -> "Image":
     """Convert to RGB without an alpha channel, and add what was done to ``operations``.
 
     Raises:
@@ -42,8 +43,8 @@ def to_rgb(image: "Image", profile: bytes | None, operations: list[str]) -> "Ima
         rgb = color if color.mode == "RGB" and color is not image else color.convert("RGB")
     if alpha is None:
         return rgb
-    operations.append("alpha_on_white")
-    rgb.paste("white", mask=ImageChops.invert(alpha))
+    operations.append(f"alpha_on_{background}")
+    rgb.paste(paint(background, rgb.size, rgb, alpha), mask=ImageChops.invert(alpha))
     return rgb
 
 

@@ -46,7 +46,8 @@ class Model:
 
     def pixels(self, image: "Image") -> NDArray[np.uint8]:
         """Decode and resize an opened image to uint8 [size, size, 3]; raise ImageError if it cannot be read."""
-        return self._bundle.preprocessing.apply_to_picture(canonicalize(image)[0])
+        preprocessing = self._bundle.preprocessing
+        return preprocessing.apply_to_picture(canonicalize(image, preprocessing.background)[0])
 
     def features(self, pixels: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Run the model: n arrays uint8 [size, size, 3] → the raw output, float32 [n, dim]."""

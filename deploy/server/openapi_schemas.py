@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from deploy.images.background import BACKGROUNDS, WHITE
+
 Schema = dict[str, Any]
 
 
@@ -87,7 +89,13 @@ SCHEMAS: Schema = {
         version=TEXT_OR_NULL,
         dim=INTEGER,
         labels=array_of(STRING),
-        preprocessing=object_of("size resize", size=INTEGER, resize=INTEGER),
+        preprocessing=object_of(
+            "size resize",
+            size=INTEGER,
+            resize=INTEGER,
+            background=STRING | {"enum": [*BACKGROUNDS], "default": WHITE},
+            letterbox=BOOLEAN | {"default": False},
+        ),
         runtime=object_of(
             "threads providers variant reason",
             threads=INTEGER,

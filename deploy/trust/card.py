@@ -132,7 +132,12 @@ SCHEMA: dict[str, Any] = {
     "format_version": _is_integer(1),
     "name": lambda value: isinstance(value, str) and len(value) <= 1_000,
     "dim": _is_integer(1, 1_000_000),
-    "preprocessing": {"size": _is_integer(1, MAX_SIDE), "resize": _is_integer(1)},
+    "preprocessing": {
+        "size": _is_integer(1, MAX_SIDE),
+        "resize": _is_integer(1),
+        "background?": lambda value: isinstance(value, str),
+        "letterbox?": lambda value: type(value) is bool,
+    },
     "normalisation": {"mean": _is_three(_is_number()), "std": _is_three(_is_number(1e-6))},
     "golden": {"images?": _is_integer(1), "tolerance": _TOLERANCE},
     "license?": lambda value: isinstance(value, str),

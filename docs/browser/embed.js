@@ -8,7 +8,7 @@
 // The two files of onnxruntime-web must be in ort/ next to this file; nothing is fetched from other servers.
 
 import * as ort from "./ort/ort.wasm.bundle.min.mjs";
-import { decode, resizeAndCrop } from "./preprocess.js";
+import { read } from "./preprocess.js";
 
 const READABLE = [1, 2]; // format versions of bundle.json, as in deploy/bundle.py
 
@@ -44,8 +44,8 @@ export class Encoder {
    */
   async embed(file) {
     const begin = performance.now();
-    const { size, resize } = this.card.preprocessing;
-    const pixels = resizeAndCrop(await decode(file), { size, resize });
+    const { size } = this.card.preprocessing;
+    const pixels = await read(file, this.card.preprocessing);
     const decoded = performance.now();
     const images = new ort.Tensor("uint8", pixels, [1, size, size, 3]);
     const outputs = await this.session.run({ [this.session.inputNames[0]]: images });

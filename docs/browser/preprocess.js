@@ -6,15 +6,33 @@
 const MAX_PIXELS = 80_000_000; // as in deploy/images/preprocess.py
 const CANVAS_PIXELS = 1 << 22; // a canvas over its limit, 2^24 pixels on iOS, stays blank without an error
 const MAX_SIDE = 16_384; // the longest canvas that Chromium, Firefox and Safari all draw on
+const LEVELS = { white: 255, black: 0, gray: 128 }; // as in deploy/images/background.py, like the next two
+const CHECKS = [153, 102];
+const SQUARES = 16;
 const PRECISION_BITS = 22; // of a weight, as in Pillow's Resample.c: 32 bits minus 8 for the pixel and 2 for the sum
 
 /**
- * Decode the first frame of an image file: upright by its EXIF orientation, in sRGB, on white.
+ * Make of an image file what an encoder sees: Preprocessing.read, by the fields of `preprocessing` in bundle.json.
+ *
+ * @param {Blob} file
+ * @returns {Promise<Uint8Array>} RGB [size, size, 3]
+ */
+export async function read(file, { size, resize, background = "white", letterbox = false, ...others }) {
+  if (!(background in LEVELS || ["checker", "mean"].includes(background)) || Object.keys(others).length > 0) {
+    const given = JSON.stringify({ background, ...others });
+    throw new Error(`bundle.json: preprocessing has ${given}, which this page does not know; take a newer page`);
+  }
+  const picture = await decode(file, background);
+  return resizeAndCrop(letterbox ? intoSquare(picture, resize, background) : picture, { size, resize });
+}
+
+/**
+ * Decode the first frame of an image file: upright by its EXIF orientation, in sRGB, on `background`.
  *
  * @param {Blob} file
  * @returns {Promise<{width: number, height: number, data: Uint8Array}>} data is RGB, row by row
  */
-export async function decode(file) {
+export async function decode(file, background = "white") {
   let bitmap;
   try {
     bitmap = await createImageBitmap(file, { imageOrientation: "from-image" });
@@ -22,13 +40,13 @@ export async function decode(file) {
     throw new Error(`this browser cannot read the image (${error.message}); give a PNG, JPEG, WebP, GIF or BMP file`);
   }
   try {
-    return compositeOnWhite(bitmap);
+    return composite(bitmap, background);
   } finally {
     bitmap.close();
   }
 }
 
-function compositeOnWhite(bitmap) {
+function composite(bitmap, background) {
   const { width, height } = bitmap;
   if (width * height > MAX_PIXELS || Math.max(width, height) > MAX_SIDE) {
     const allowed = `${MAX_PIXELS.toLocaleString("en")} pixels and sides of ${MAX_SIDE}`;
@@ -37,6 +55,7 @@ function compositeOnWhite(bitmap) {
   const bandHeight = Math.min(height, Math.floor(CANVAS_PIXELS / width));
   const context = new OffscreenCanvas(width, bandHeight).getContext("2d", { willReadFrequently: true });
   const data = new Uint8Array(width * height * 3);
+  const opacity = new Uint8Array(width * height);
   let target = 0;
   let mostOpaque = 0;
   for (let top = 0; top < height; top += bandHeight) {
@@ -47,13 +66,64 @@ function compositeOnWhite(bitmap) {
     for (let source = 0; source < rgba.length; source += 4) {
       const alpha = rgba[source + 3];
       mostOpaque = Math.max(mostOpaque, alpha);
-      for (let channel = 0; channel < 3; channel++) {
-        data[target++] = (rgba[source + channel] * alpha + 255 * (255 - alpha) + 127) / 255;
-      }
+      opacity[target / 3] = alpha;
+      for (let channel = 0; channel < 3; channel++) data[target++] = rgba[source + channel];
     }
   }
   if (mostOpaque === 0) throw new Error("every pixel is fully transparent; store the image on a visible background");
+  const color = painter(background, { width, height, data }, opacity);
+  for (let pixel = 0; pixel < opacity.length; pixel++) {
+    const alpha = opacity[pixel];
+    if (alpha === 255) continue;
+    const behind = color(pixel % width, Math.floor(pixel / width));
+    for (let index = 3 * pixel; index < 3 * pixel + 3; index++) {
+      data[index] = (data[index] * alpha + behind[index % 3] * (255 - alpha) + 127) / 255;
+    }
+  }
   return { width, height, data };
+}
+
+/** What is painted at a column and row [red, green, blue]; `opacity` has the alpha of each pixel of the picture. */
+function painter(background, { width, height, data }, opacity, side = Math.max(width, height)) {
+  if (background === "checker") {
+    const square = Math.max(1, Math.floor(side / SQUARES));
+    const grays = CHECKS.map((level) => [level, level, level]);
+    return (column, row) => grays[(Math.floor(column / square) + Math.floor(row / square)) % 2];
+  }
+  const color = background === "mean" ? meanColor(data, opacity) : Array(3).fill(LEVELS[background]);
+  return () => color;
+}
+
+function meanColor(data, opacity) {
+  const sums = [0, 0, 0];
+  let count = 0;
+  for (let pixel = 0; pixel < opacity.length; pixel++) {
+    if (opacity[pixel] === 0) continue;
+    count++;
+    for (let channel = 0; channel < 3; channel++) sums[channel] += data[3 * pixel + channel];
+  }
+  return sums.map((sum) => roundHalfEven(sum / count));
+}
+
+/** Put all of a picture into a square whose side is at most `side` pixels: letterbox in background.py. */
+function intoSquare(picture, side, background) {
+  const longest = Math.max(picture.width, picture.height);
+  if (longest > side) {
+    const [width, height] = [picture.width, picture.height].map((length) =>
+      Math.max(1, roundHalfEven((length * side) / longest)),
+    );
+    picture = { width, height, data: resample(picture, fullTaps(picture.width, width), fullTaps(picture.height, height)) };
+  }
+  const { width, height, data } = picture;
+  const edge = Math.max(width, height);
+  const [left, top] = [Math.floor((edge - width) / 2), Math.floor((edge - height) / 2)];
+  const color = painter(background, picture, new Uint8Array(width * height).fill(255), edge);
+  const square = new Uint8Array(edge * edge * 3);
+  for (let pixel = 0; pixel < edge * edge; pixel++) square.set(color(pixel % edge, Math.floor(pixel / edge)), 3 * pixel);
+  for (let row = 0; row < height; row++) {
+    square.set(data.subarray(row * width * 3, (row + 1) * width * 3), ((top + row) * edge + left) * 3);
+  }
+  return { width: edge, height: edge, data: square };
 }
 
 /**
@@ -61,36 +131,47 @@ function compositeOnWhite(bitmap) {
  *
  * @returns {Uint8Array} RGB [size, size, 3]
  */
-export function resizeAndCrop({ width, height, data }, { size, resize }) {
+export function resizeAndCrop(picture, { size, resize }) {
+  const { width, height } = picture;
   const short = Math.min(width, height);
   const across = cropTaps(width, Math.floor((resize * width) / short), size);
   const down = cropTaps(height, Math.floor((resize * height) / short), size);
-  const square = new Uint8Array(size * size * 3);
-  if (isVerticalFirst(width, height, size)) {
+  return resample(picture, across, down);
+}
+
+function fullTaps(length, resized) {
+  return cropTaps(length, resized, resized);
+}
+
+/** Apply the taps of every column (`across`) and row (`down`) of the result: RGB, row by row. */
+function resample({ width, height, data }, across, down) {
+  const [columns, rows] = [across.length, down.length];
+  const result = new Uint8Array(columns * rows * 3);
+  if (isVerticalFirst(width, height, columns, rows)) {
     const { first, count } = inputRange(across);
-    const middle = new Uint8Array(size * count * 3);
+    const middle = new Uint8Array(rows * count * 3);
     for (let column = 0; column < count; column++) {
       applyTaps(data, (first + column) * 3, width * 3, down, middle, column * 3, count * 3);
     }
-    for (let row = 0; row < size; row++) {
-      applyTaps(middle, (row * count - first) * 3, 3, across, square, row * size * 3, 3);
+    for (let row = 0; row < rows; row++) {
+      applyTaps(middle, (row * count - first) * 3, 3, across, result, row * columns * 3, 3);
     }
   } else {
     const { first, count } = inputRange(down);
-    const middle = new Uint8Array(count * size * 3);
+    const middle = new Uint8Array(count * columns * 3);
     for (let row = 0; row < count; row++) {
-      applyTaps(data, (first + row) * width * 3, 3, across, middle, row * size * 3, 3);
+      applyTaps(data, (first + row) * width * 3, 3, across, middle, row * columns * 3, 3);
     }
-    for (let column = 0; column < size; column++) {
-      applyTaps(middle, (column - first * size) * 3, size * 3, down, square, column * 3, size * 3);
+    for (let column = 0; column < columns; column++) {
+      applyTaps(middle, (column - first * columns) * 3, columns * 3, down, result, column * 3, columns * 3);
     }
   }
-  return square;
+  return result;
 }
 
 /** Whether Pillow 13 runs the vertical pass first. The result of the first pass is rounded, so the order matters. */
-function isVerticalFirst(width, height, size) {
-  return height > size && height - size > 2 * (width - size);
+function isVerticalFirst(width, height, columns, rows) {
+  return height > rows && height - rows > 2 * (width - columns);
 }
 
 /** The range of input pixels along one side that the crop depends on. */

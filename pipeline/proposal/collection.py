@@ -98,6 +98,10 @@ class Collection:
         """Of the sample that has ``has_color``, ``has_alpha`` or is ``deep``."""
         return sum(bool(getattr(one, attribute)) for one in self.glances) / len(self.glances)
 
+    def blank(self, background: str, deviation: float) -> int:
+        """Images of the sample whose pixels hardly differ on this background: by less than ``deviation``."""
+        return sum(one.deviations[background] < deviation for one in self.glances)
+
     def lost(self, side: int, quantile: float) -> float:
         """Detail that a reduction to ``side`` removes, at most, in this share of the images: 0 to 1."""
         return float(np.quantile([one.lost[SIDES.index(side)] for one in self.glances], quantile))

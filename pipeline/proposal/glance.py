@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageStat
 
 from deploy.errors import ImageError
+from deploy.images.background import LEVELS, WHITE
 from deploy.images.preprocess import MOST_PIXELS, canonicalize, open_image
 
 SIDES = (28, 32, 48, 64, 96, 128, 160, 224)
@@ -34,7 +35,7 @@ class Glance:
     has_alpha: bool
     deep: bool  # more than 8 bits in a channel
     frames: int
-    deviation: float  # standard deviation of the most varied channel, 0 to 255: of one color below about 2
+    deviations: dict[str, float]  # on each of LEVELS, of the most varied channel, 0 to 255: of one color below about 2
     lost: list[float]
     gist: list[int]
 
@@ -49,6 +50,10 @@ def glance(data: bytes) -> dict[str, Any] | None:
         image = open_image(data, MOST_PIXELS)
         has_alpha, frames = image.has_transparency_data, getattr(image, "n_frames", 1)
         canonical, operations = canonicalize(image)
+        on_white = _deviation(canonical)
+        deviations = dict.fromkeys(LEVELS, on_white)
+        for background in LEVELS.keys() - {WHITE} if has_alpha else ():
+            deviations[background] = _deviation(canonicalize(open_image(data, MOST_PIXELS), background)[0])
     except ImageError:
         return None
     luma = canonical.convert("L")
@@ -60,7 +65,7 @@ def glance(data: bytes) -> dict[str, Any] | None:
             has_alpha=has_alpha,
             deep=any(operation.startswith("uint") for operation in operations),
             frames=frames,
-            deviation=round(max(ImageStat.Stat(canonical).stddev), 2),
+            deviations=deviations,
             lost=measure_lost(luma),
             gist=np.asarray(luma.resize((GIST_SIDE, GIST_SIDE), Image.Resampling.BOX)).ravel().tolist(),
         )
@@ -92,10 +97,22 @@ def read_glance(answer: object) -> Glance | None:
     if not isinstance(answer, dict) or {name: type(value) for name, value in answer.items()} != types:
         raise ValueError("not the fields of a Glance")
     found = Glance(**answer)
-    whole = all(isinstance(level, int) for level in found.gist) and all(isinstance(x, float) for x in found.lost)
-    if not whole or len(found.lost) != len(SIDES) or len(found.gist) != GIST_SIDE**2 or found.short_side < 1:
+    whole = all(isinstance(level, int) for level in found.gist) and all(
+        isinstance(x, float) for x in (*found.lost, *found.deviations.values())
+    )
+    if (
+        found.deviations.keys() != LEVELS.keys()
+        or not whole
+        or len(found.lost) != len(SIDES)
+        or len(found.gist) != GIST_SIDE**2
+        or found.short_side < 1
+    ):
         raise ValueError("impossible values in a Glance")
     return found
+
+
+def _deviation(image: Image.Image) -> float:
+    return round(max(ImageStat.Stat(image).stddev), 2)
 
 
 def _saturation(image: Image.Image) -> float:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deploy.images import heif
+from deploy.images.background import LEVELS, WHITE
 from deploy.images.preprocess import MOST_PIXELS
 from deploy.plural import counted, listed
 from pipeline.config import GatesConfig, ValidateConfig
@@ -87,12 +88,14 @@ def propose(collection: Collection, machine: Machine, seconds: float, rate: Rate
     choices = [
         *labels.values(),
         *_choose_limits(collection),
+        *_choose_background(collection),
         *_choose_training(collection, machine, training, detail),
         Choice("pretrain.epochs", epochs, why_epochs),
         *_choose_evaluation(collection, epochs),
         *_choose_gates(collection),
     ]
-    notes = (*mixed, *_notes(collection, machine), *_warn_of_time(collection, epochs))
+    background = next((choice.value for choice in choices if choice.key == "prepare.background"), WHITE)
+    notes = (*mixed, *_notes(collection, machine, background), *_warn_of_time(collection, epochs))
     return Proposal(recipe, why, tuple(choices), notes, collection.numbers)
 
 
@@ -186,10 +189,20 @@ def _choose_limits(collection: Collection) -> Iterator[Choice]:
         yield Choice("retraining.min_new_images", news, reason)
 
 
-def _warn_of_quarantine(collection: Collection) -> Iterator[str]:
+def _choose_background(collection: Collection) -> Iterator[Choice]:
+    """White, unless fewer images are blank on another color: white drawings on nothing are blank on white."""
+    blank = {background: collection.blank(background, VALIDATE.min_standard_deviation) for background in LEVELS}
+    best = min(blank, key=blank.__getitem__)
+    if blank[best] < blank[WHITE]:
+        sampled = counted(len(collection.glances), "sampled image")
+        reason = f"{blank[WHITE]:,} of {sampled} would be of one color on white, {blank[best] or 'none'} on {best}"
+        yield Choice("prepare.background", best, reason)
+
+
+def _warn_of_quarantine(collection: Collection, background: str) -> Iterator[str]:
     """What the data contract will say of the sample. Copies are not looked for: few copies of one picture are in it."""
     found = Counter({"cannot be decoded": collection.unreadable})
-    found.update(REASONS[reason] for one in collection.glances if (reason := _fault(one)))
+    found.update(REASONS[reason] for one in collection.glances if (reason := _fault(one, background)))
     if not (refused := found.total()):
         return
     sampled = collection.unreadable + len(collection.glances)
@@ -203,18 +216,18 @@ def _warn_of_quarantine(collection: Collection) -> Iterator[str]:
     yield sentence
 
 
-def _fault(one: Glance) -> str | None:
+def _fault(one: Glance, background: str) -> str | None:
     if one.frames > 1 and VALIDATE.animated == "quarantine":
         return "animated"
     if one.short_side < VALIDATE.min_side:
         return "too_small"
     if max(one.width, one.height) > VALIDATE.max_aspect * one.short_side:
         return "extreme_aspect"
-    return "low_information" if one.deviation < VALIDATE.min_standard_deviation else None
+    return "low_information" if one.deviations[background] < VALIDATE.min_standard_deviation else None
 
 
-def _notes(collection: Collection, machine: Machine) -> Iterator[str]:
-    yield from _warn_of_quarantine(collection)
+def _notes(collection: Collection, machine: Machine, background: str) -> Iterator[str]:
+    yield from _warn_of_quarantine(collection, background)
     if collection.unread_heic:
         yield f"{collection.unread_heic:,} of the images: {heif.ADVICE}"
     if collection.copies > 0.2:

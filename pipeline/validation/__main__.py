@@ -57,9 +57,10 @@ def run(workspace: Workspace) -> None:
         OverridesError: overrides.csv has faults.
     """
     started = time.monotonic()
-    config = read(workspace).validate
+    params = read(workspace)
+    config, background = params.validate, params.prepare.background
     decisions = overrides.read(workspace.overrides)
-    files, facts = scan(workspace.raw, workspace.facts, limits=_limits(config), engine=config.engine)
+    files, facts = scan(workspace.raw, workspace.facts, limits=_limits(config, background), engine=config.engine)
     scanned = time.monotonic() - started
     allowed, denied = overrides.allowed(decisions), overrides.denied(decisions)
     judged = judge(files, facts, _policy(config), allowed=allowed, denied=denied)
@@ -67,7 +68,7 @@ def run(workspace: Workspace) -> None:
     drift = judge_drift(table, **dict(config.drift))
     evaluation = evaluate(expectations(config), tables(table, drift))
     result = summary(table, evaluation.outcomes, drift)
-    thumbnails = dict(_thumbnails(workspace, table, config))
+    thumbnails = dict(_thumbnails(workspace, table, config, background))
     html = render(result, table, drift, thumbnails, config.near_duplicates.distance)
     details = data_docs.render(evaluation.results)
     with publish(workspace.manifest, replace=True) as folder:
@@ -81,8 +82,10 @@ def run(workspace: Workspace) -> None:
     record_timing("validate", workspace=workspace.root, seconds=seconds, images_per_second=facts.height / scanned)
 
 
-def _limits(config: ValidateConfig) -> Limits:
-    return Limits(config.max_megabytes, config.max_megapixels, config.memory_megabytes, config.timeout_seconds)
+def _limits(config: ValidateConfig, background: str) -> Limits:
+    return Limits(
+        config.max_megabytes, config.max_megapixels, config.memory_megabytes, config.timeout_seconds, background
+    )
 
 
 def _policy(config: ValidateConfig) -> Policy:
@@ -100,7 +103,7 @@ def _policy(config: ValidateConfig) -> Policy:
 
 
 def _thumbnails(
-    workspace: Workspace, table: pl.DataFrame, config: ValidateConfig
+    workspace: Workspace, table: pl.DataFrame, config: ValidateConfig, background: str
 ) -> Iterator[tuple[str, Image.Image | None]]:
     wanted = shown(table)
     homes = table.filter(pl.col("sha256").is_in(wanted))["batch"].unique().sort()
@@ -108,7 +111,7 @@ def _thumbnails(
     drawn = isolated_map(
         thumbnail,
         contents,
-        options={"max_megapixels": config.max_megapixels},
+        options={"max_megapixels": config.max_megapixels, "background": background},
         workers=len(os.sched_getaffinity(0)),
         memory_megabytes=config.memory_megabytes,
         timeout_seconds=config.timeout_seconds,

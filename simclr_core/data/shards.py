@@ -24,6 +24,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from deploy.images.background import WHITE
 from simclr_core.errors import DatasetError
 
 INDEX = np.dtype([("offset", "<u8"), ("size", "<u4"), ("shard", "<u2"), ("label", "<i2")])
@@ -48,7 +49,8 @@ class DatasetCard:
 
     ``mean`` and ``std`` are per channel, of pixels scaled to [0, 1]; sides are in pixels; ``images`` counts
     ``train``, ``train_labelled`` and ``test``; ``digest`` changes with any image or label. ``short_side`` is what the
-    shorter side of larger images was reduced to; None: an earlier version has not recorded it.
+    shorter side of larger images was reduced to, the longer one with ``letterbox``; None: an earlier version has not
+    recorded it. ``background`` is what transparent images were put on.
     """
 
     classes: tuple[str, ...]
@@ -59,6 +61,8 @@ class DatasetCard:
     images: dict[str, int]
     digest: str
     short_side: int | None = None
+    background: str = WHITE
+    letterbox: bool = False
 
 
 class ShardedImages:

@@ -12,6 +12,7 @@ Without labels there are no answers to count; then two views of the same images 
 
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +22,11 @@ from numpy.typing import NDArray
 import deploy
 from deploy.bundle import MODEL
 from deploy.encoder import Encoder
+from deploy.images.preprocess import Preprocessing
 from simclr_core import reports
 from simclr_core.champion import champion_bundle, read_champion
 from simclr_core.config import CompareConfig
-from simclr_core.data.shards import ShardedImages, read_card
+from simclr_core.data.shards import DatasetCard, ShardedImages, read_card
 from simclr_core.data.subsets import LabelDraw, subset
 from simclr_core.evaluation.embeddings import embed
 from simclr_core.evaluation.images import Answers, EvaluationImages, missing_labels, percent, read_splits
@@ -76,9 +78,9 @@ def run(workspace: Path) -> None:
     answers: dict[str, Answers] = {}
     for name, bundle in bundles.items():
         encoder = encoders[name] = deploy.load(bundle)  # also without labels: what does not load goes no further
-        if card.short_side is not None and card.short_side < (side := encoder.info["preprocessing"]["resize"]):
-            less = f"{name} takes {side} pixels, and the prepared images were reduced to {card.short_side}"
-            emit("progress", stage="compare", message=f"warning: {less}: it is judged below its best")
+        for handicap in _handicaps(Preprocessing.from_json(encoder.info["preprocessing"]), card):
+            message = f"warning: {name} takes {handicap}: it is judged below its best"
+            emit("progress", stage="compare", message=message)
         if not unlabeled:
             embedded[name] = Embedded(*(embed(encoder, one.images, one.positions, name) for one in (train, test)))
             answers[name] = answer(embedded[name], train, test, classes, config)
@@ -97,6 +99,17 @@ def run(workspace: Path) -> None:
     )
     reports.write(workspace, report)
     finish("compare", workspace, began, f"compared with {version or 'nothing'}")
+
+
+def _handicaps(served: Preprocessing, card: DatasetCard) -> Iterator[str]:
+    """What an encoder is served with and the prepared images do not have."""
+    if card.short_side is not None and card.short_side < served.resize:
+        yield f"{served.resize} pixels, and the prepared images were reduced to {card.short_side}"
+    if card.background != served.background:
+        yield f"images on {served.background}, and the prepared ones are on {card.background}"
+    if card.letterbox != served.letterbox:
+        ways = ("their center", "the whole of them in a square")
+        yield f"{ways[served.letterbox]}, and the prepared ones are {ways[card.letterbox]}"
 
 
 def answer(

@@ -212,7 +212,7 @@ def check_parity(encoder: Encoder, model: Model, pictures: Sequence[bytes]) -> F
 
 def reference_embeddings(model: Model, pictures: Sequence[bytes]) -> NDArray[np.float32]:
     """Embeddings of length 1 as the trained network gives them: float32 [n, dim]."""
-    pixels = np.stack([model.preprocessing.apply(decode(picture)) for picture in pictures])
+    pixels = np.stack([model.preprocessing.read(picture) for picture in pictures])
     return l2_normalize(extract(model.encoder, pixels, model.card["mean"], model.card["std"]))
 
 

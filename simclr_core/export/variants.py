@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from deploy.bundle import FP32, INT8, Bundle, Variant
 from deploy.encoder import Encoder, Fidelity, compare, l2_normalize
-from deploy.images.preprocess import Preprocessing, decode
+from deploy.images.preprocess import Preprocessing
 from simclr_core.data.dataset import evaluation_images
 from simclr_core.data.shards import ShardedImages
 from simclr_core.evaluation.images import count_pairs
@@ -142,7 +142,7 @@ def golden_variant(bundle: Bundle, name: str, encoder: Encoder) -> Variant:
     """
     variant = bundle.variants[name]
     vectors = encoder.embed(bundle.golden_images).vectors
-    pixels = np.stack([bundle.preprocessing.apply(decode(image)) for image in bundle.golden_images])
+    pixels = np.stack([bundle.preprocessing.read(image) for image in bundle.golden_images])
     seen = compare(unoptimised(variant.model, pixels), vectors)
     return Variant(variant.model, vectors, _tolerance(seen))
 

@@ -48,13 +48,18 @@ from simclr_core.pretraining.collapse import CollapseAlarm, with_roll_backs
 from simclr_core.pretraining.compilation import compile_model
 from simclr_core.pretraining.initial import Start, read_start
 from simclr_core.pretraining.precision import DTYPES, LossScaler, choose_precision, resolve_precision
-from simclr_core.pretraining.pretrained import Arithmetic, describe, draw_views, publish_pretrained
+from simclr_core.pretraining.pretrained import (
+    Arithmetic,
+    describe,
+    draw_views,
+    publish_pretrained,
+    served_preprocessing,
+)
 from simclr_core.pretraining.training import Learner, Observers, train
 from simclr_core.pretraining.unfinished import end_training, run_folders, run_key, take_back
 from simclr_core.reporter import emit, record_timing
 from simclr_core.schedule import Schedule, peak_learning_rate
 from simclr_core.torch_calls import data_parallel
-from simclr_core.weights.adoption import served_preprocessing
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +84,7 @@ class Inputs:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        return served_preprocessing(self.config)
+        return served_preprocessing(self.config, self.card)
 
     def batches(self, member: Member) -> Batches:
         augmentation = Augmentation(self.config.image_size, **self.config.augmentation.model_dump())

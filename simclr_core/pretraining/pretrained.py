@@ -25,7 +25,6 @@ from simclr_core.pretraining.choices import Choice
 from simclr_core.pretraining.initial import Start
 from simclr_core.reports import PretrainReport
 from simclr_core.schedule import Schedule
-from simclr_core.weights.adoption import served_preprocessing
 
 SHEET_EPOCHS = 3  # of augmentations.png: two views in each
 
@@ -75,6 +74,11 @@ def describe(
     )
 
 
+def served_preprocessing(config: PretrainConfig, card: DatasetCard) -> Preprocessing:
+    """How evaluation and serving make of a file what training has seen of it."""
+    return Preprocessing(config.image_size, config.resize or config.image_size, card.background, card.letterbox)
+
+
 def publish_pretrained(
     workspace: Path,
     config: PretrainConfig,
@@ -91,7 +95,7 @@ def publish_pretrained(
         "kind": "pretrained",
         "encoder": config.encoder.model_dump(),
         "feature_dim": encoder.feature_dim,
-        "preprocessing": served_preprocessing(config).to_json(),
+        "preprocessing": served_preprocessing(config, card).to_json(),
         "mean": card.mean,
         "std": card.std,
         "classes": None,

@@ -78,7 +78,7 @@ class Adopted:
             "kind": "weights",
             "encoder": config.encoder.model_dump(),
             "feature_dim": self.encoder.feature_dim,
-            "preprocessing": served_preprocessing(config).to_json(),
+            "preprocessing": Preprocessing(config.image_size, config.resize or config.image_size).to_json(),
             "mean": self.card.mean,
             "std": self.card.std,
             "normalized_by": "weights",
@@ -87,11 +87,6 @@ class Adopted:
             "config": config.model_dump(include={"encoder", "image_size"}),
             "data_digest": self.public.sha256,
         }
-
-
-def served_preprocessing(config: PretrainConfig) -> Preprocessing:
-    """How evaluation and serving cut an image."""
-    return Preprocessing(config.image_size, config.resize or config.image_size)
 
 
 def save_adopted(directory: Path, config: PretrainConfig, adopted: Adopted) -> dict[str, Any]:

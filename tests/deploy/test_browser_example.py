@@ -22,6 +22,7 @@ import deploy
 from deploy.artifact import publish
 from deploy.bundle import Bundle, graph_promise, write_bundle
 from deploy.encoder import compare, l2_normalize
+from deploy.images.background import BACKGROUNDS
 from deploy.images.preprocess import Preprocessing
 from deploy.session import METADATA
 from simclr_core.export import export
@@ -225,6 +226,26 @@ def test_the_browser_resizes_to_the_same_bytes_as_pillow(site: Path) -> None:
                 f"import('./preprocess.js').then((module) => Array.from(module.resizeAndCrop({image}, {target})))"
             )
             assert found == PREPROCESSING.apply(pixels).ravel().tolist(), (height, width)
+
+
+def test_the_browser_puts_images_on_the_same_background_and_into_the_same_square(site: Path) -> None:
+    opaque = [encoded(picture(seed, *shape)) for seed, shape in enumerate([(9, 30), (300, 41), (77, 400), (50, 50)])]
+    half = np.dstack([picture(9, 60, 90), np.tile(np.repeat([0, 255], 45), (60, 1)).astype(np.uint8)])
+    with opened(site) as page:
+        page.wait_for("Ready.")
+        for background in BACKGROUNDS:
+            for image, letterbox in [*((one, True) for one in opaque), (encoded(half), False), (encoded(half), True)]:
+                preprocessing = Preprocessing(SIZE, SIZE + 5, background, letterbox)
+                found = page.evaluate(
+                    f"import('./preprocess.js').then(({{ read }}) => read(new Blob([Uint8Array.from({list(image)})]), "
+                    f"{json.dumps(preprocessing.to_json())})).then((pixels) => Array.from(pixels))"
+                )
+                assert found == preprocessing.read(image).ravel().tolist(), (background, letterbox)
+        refused = page.evaluate(
+            "import('./preprocess.js').then(({ read }) => read(new Blob([]), { size: 1, resize: 1, pad: 2 }))"
+            ".catch((error) => error.message)"
+        )
+        assert '"pad":2}, which this page does not know; take a newer page' in refused
 
 
 def test_the_page_can_be_used_with_the_keyboard(site: Path) -> None:

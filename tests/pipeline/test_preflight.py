@@ -237,6 +237,17 @@ def test_an_older_workspace_learns_which_lines_it_needs(workspace: Workspace) ->
     preflight.apply(workspace, {"pretrain.epochs": "3"})
 
 
+def test_an_older_workspace_learns_how_its_images_are_judged_on_another_background(workspace: Workspace) -> None:
+    graph = workspace.root / "dvc.yaml"
+    now = graph.read_text()
+    graph.write_text("".join(line for line in now.splitlines(True) if "prepare.background" not in line))
+    preflight.apply(workspace, {"prepare.background": "white"})
+    with pytest.raises(ParamsError, match=r"add `- prepare\.background` to the params of the stage validate"):
+        preflight.apply(workspace, {"prepare.background": "black"})
+    graph.write_text(now)
+    preflight.apply(workspace, {"prepare.background": "black"})
+
+
 def test_an_encoder_of_timm_needs_the_extra(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.preflight.find_spec", lambda _: None)
     encoder = {"pretrain.encoder": "{name: timm/vit_tiny_patch16_224}", "pretrain.image_size": "32"}

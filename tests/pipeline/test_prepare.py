@@ -27,7 +27,9 @@ from tests.pipeline.conftest import put
 from tests.reports import VALIDATION
 
 
-def accept(workspace: Workspace, passed: bool = True, without: set[str] = frozenset()) -> list[dict[str, Any]]:
+def accept(
+    workspace: Workspace, passed: bool = True, without: set[str] = frozenset(), background: str = "white"
+) -> list[dict[str, Any]]:
     """What validate would have written, had it accepted everything but the paths in ``without``."""
     seen = {
         sha256: first for batch in batches(workspace.raw) for sha256, (first, *_) in read_occurrences(batch).items()
@@ -35,7 +37,7 @@ def accept(workspace: Workspace, passed: bool = True, without: set[str] = frozen
     rows = []
     for batch, sha256, data in read_bytes(workspace.raw):
         if seen[sha256].path not in without:
-            image, operations = canonicalize(open_image(data))
+            image, operations = canonicalize(open_image(data), background)
             facts = {"operations": operations, "width": image.width, "height": image.height}
             rows.append({"sha256": sha256, "batch": batch, **asdict(seen[sha256]), **facts})
     write_accepted(workspace, rows)
@@ -99,6 +101,68 @@ def test_large_images_are_turned_upright_and_bounded(workspace: Workspace) -> No
     assert not image.getexif()
     expected = np.asarray(photo.rotate(-90, expand=True).resize((256, 384)), np.float64)
     assert np.abs(np.asarray(image, np.float64) - expected).mean() < 6
+
+
+def set_prepare(workspace: Workspace, **values: object) -> None:
+    params = yaml.safe_load(workspace.params.read_text())
+    params["prepare"] |= values
+    workspace.params.write_text(yaml.safe_dump(params))
+
+
+def test_a_long_transparent_drawing_is_stored_whole_on_the_background(workspace: Workspace) -> None:
+    drawing = Image.new("RGBA", (60, 20))
+    drawing.paste("red", (0, 0, 60, 10))
+    put(workspace, "unlabeled/drawing.png", encode(drawing))
+    ingest(workspace)
+    accept(workspace, background="black")
+    set_prepare(workspace, background="black", letterbox=True, short_side=32)
+    prepare.run(workspace)
+    pixels = decode(ShardedImages(workspace.prepared / "train").read(0))
+    assert pixels.shape == (32, 32, 3)
+    assert pixels[11:15].tolist() == [[[255, 0, 0]] * 32] * 4  # of 60 x 20 pixels 32 x 11 are left, below 10 rows
+    assert not pixels[:10].any()
+    assert not pixels[18:].any()
+    card = read_card(workspace.prepared)
+    assert (card.background, card.letterbox) == ("black", True)
+    assert card.mean[0] == pytest.approx(pixels[..., 0].mean() / 255, abs=1e-6)
+
+
+def test_another_background_is_another_data_set(workspace: Workspace) -> None:
+    put(workspace, "unlabeled/opaque.png", encode(draw(0, 0)))
+    ingest(workspace)
+    accept(workspace)
+    digests = set()
+    for values in ({"background": "white", "letterbox": False}, {"letterbox": True}, {"background": "mean"}):
+        set_prepare(workspace, **values)
+        prepare.run(workspace)
+        digests.add(read_card(workspace.prepared).digest)
+    assert len(digests) == 3
+
+
+def test_images_that_were_judged_on_another_background_are_refused(workspace: Workspace) -> None:
+    drawing = Image.new("RGBA", (60, 20))
+    drawing.paste("red", (0, 0, 60, 10))
+    put(workspace, "unlabeled/drawing.png", encode(drawing))
+    ingest(workspace)
+    accept(workspace)
+    set_prepare(workspace, background="black")
+    with pytest.raises(
+        GateError, match=r"was validated as \['alpha_on_white'\], is read as \['alpha_on_black'\]; restore"
+    ):
+        prepare.run(workspace)
+
+
+def test_a_letterbox_counts_the_longer_side_as_large_enough(workspace: Workspace) -> None:
+    put(workspace, "unlabeled/long.png", encode(Image.effect_noise((60, 20), 50).convert("RGB")))
+    ingest(workspace)
+    accept(workspace)
+    params = yaml.safe_load(workspace.params.read_text())
+    params["pretrain"]["image_size"] = 40
+    workspace.params.write_text(yaml.safe_dump(params))
+    with pytest.raises(GateError, match="fewer than 40 pixels on their shorter side"):
+        prepare.run(workspace)
+    set_prepare(workspace, letterbox=True)
+    prepare.run(workspace)
 
 
 def test_some_files_are_kept_as_they_came(filled: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

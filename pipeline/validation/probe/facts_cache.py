@@ -12,7 +12,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from importlib.metadata import version
 from io import BytesIO
@@ -43,10 +43,9 @@ def versions() -> dict[str, str]:
     return {"probe": str(PROBE_VERSION), **packages, "pi-heif": heic}
 
 
-def place(cache: Path, max_megabytes: float, max_megapixels: float) -> Path:
-    """The folder for facts that are found with these limits, by this version of the probe."""
-    decides = versions() | {"max_megabytes": float(max_megabytes), "max_megapixels": float(max_megapixels)}
-    return cache / _digest(json.dumps(decides, sort_keys=True).encode())
+def place(cache: Path, probed: Mapping[str, object]) -> Path:
+    """The folder for facts that this version of the probe finds with these arguments."""
+    return cache / _digest(json.dumps(versions() | dict(probed), sort_keys=True).encode())
 
 
 def read(folder: Path) -> pl.DataFrame:

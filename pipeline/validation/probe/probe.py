@@ -16,6 +16,7 @@ from PIL import Image, ImageChops, ImageFile, TiffImagePlugin
 
 from deploy.errors import ImageError
 from deploy.images import heif
+from deploy.images.background import WHITE
 from deploy.images.image_faults import PARSER_FAULTS, naming_faults
 from deploy.images.preprocess import MOST_PIXELS, canonicalize, open_image
 from deploy.images.tiff_layout import has_pages
@@ -39,7 +40,9 @@ ORIENTATION, BITS_PER_SAMPLE = 274, 258  # TIFF 6.0
 GPS_BLOCK = 0x8825  # EXIF 2.32, table 3: where the GPS block is found
 
 
-def probe(data: bytes, max_megabytes: float = 50.0, max_megapixels: float = 80.0) -> dict[str, Any]:
+def probe(
+    data: bytes, max_megabytes: float = 50.0, max_megapixels: float = 80.0, background: str = WHITE
+) -> dict[str, Any]:
     """The fields of ``Facts``. Decodes the whole image; no damage to a file makes it raise, only a lack of memory."""
     known: dict[str, Any] = {
         "sha256": hashlib.sha256(data).hexdigest(),
@@ -55,7 +58,7 @@ def probe(data: bytes, max_megabytes: float = 50.0, max_megapixels: float = 80.0
         image = open_image(data, int(max_megapixels * 1e6))
         with naming_faults(data):
             known |= _header(image, data)
-        canonical, operations = canonicalize(image)
+        canonical, operations = canonicalize(image, background)
         check(image, data)
         known |= {
             "decodes": True,
@@ -124,11 +127,11 @@ def flat_tail(image: Image.Image) -> float:
     return rows / height if rows < height else 0.0
 
 
-def thumbnail(data: bytes, max_megapixels: float = 80.0) -> dict[str, Any] | None:
+def thumbnail(data: bytes, max_megapixels: float = 80.0, background: str = WHITE) -> dict[str, Any] | None:
     """Reduced pixels for ``thumbnails.read``; None when there are none. A damaged file shows what it has."""
     ImageFile.LOAD_TRUNCATED_IMAGES = True
     try:
-        image, _ = canonicalize(open_image(data, int(max_megapixels * 1e6)))
+        image, _ = canonicalize(open_image(data, int(max_megapixels * 1e6)), background)
     except ImageError:
         return None
     finally:

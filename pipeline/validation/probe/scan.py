@@ -20,6 +20,7 @@ import polars as pl
 from tqdm import tqdm
 
 from deploy.failpoint import failpoint
+from deploy.images.background import WHITE
 from pipeline.errors import ValidationError
 from pipeline.ingest.raw import REPLACED, batches, list_tar, read_rows, read_tar, tars
 from pipeline.validation.probe import facts_cache
@@ -56,6 +57,13 @@ class Limits:
     max_megapixels: float  # by its header
     memory_megabytes: int  # address space of a worker
     timeout_seconds: float  # for one file
+    background: str = WHITE  # what transparent images are judged on
+
+    @property
+    def probed(self) -> dict[str, Any]:
+        """The arguments of ``probe``."""
+        given = {"max_megabytes": float(self.max_megabytes), "max_megapixels": float(self.max_megapixels)}
+        return given if self.background == WHITE else given | {"background": self.background}
 
 
 def scan(
@@ -82,7 +90,7 @@ def scan(
     if files.is_empty():
         raise ValidationError(f"{raw}: no raw images; put images into inbox/ and run `simclr ingest`")
     contents = files.select("sha256").unique(maintain_order=True)
-    store = facts_cache.place(cache, limits.max_megabytes, limits.max_megapixels)
+    store = facts_cache.place(cache, limits.probed)
     there = [_name(path) for batch in batches(raw) for path in tars(batch)]
     known = facts_cache.read(store).filter(pl.col("tar").is_in(there)).unique("sha256").join(contents, "sha256", "semi")
     unknown = contents.join(known, "sha256", "anti")
@@ -158,7 +166,7 @@ def _examine(function: Probe, portions: Iterable[Portion], limits: Limits, worke
     answers = isolated_map(
         function,
         members,
-        options={"max_megabytes": limits.max_megabytes, "max_megapixels": limits.max_megapixels},
+        options=limits.probed,
         workers=workers,
         memory_megabytes=limits.memory_megabytes,
         timeout_seconds=limits.timeout_seconds,

@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 from PIL import Image
 
+from deploy.images.background import BACKGROUNDS
 from pipeline.reports import ImageCounts, Outcome, ValidationReport
 from pipeline.validation import contract, expectations
 from pipeline.validation.drift.drift import MEANINGS, Drift
@@ -56,7 +57,7 @@ CONVERSIONS = {
     "cmyk_to_rgb": "CMYK converted to RGB",
     "icc_to_srgb": "colors converted to sRGB by the file's profile",
     "to_rgb": "another pixel layout converted to RGB",
-    "alpha_on_white": "transparency composited on white",
+    **{f"alpha_on_{background}": f"transparency on {background}" for background in BACKGROUNDS},
     "exif_transpose": "rotated upright, as EXIF says",
 }
 """What ``deploy.images.preprocess.canonicalize`` does to an image on its way."""

@@ -328,9 +328,14 @@ def test_a_long_strip_costs_no_memory() -> None:
 
 
 def test_preprocessing_survives_json_and_refuses_nonsense() -> None:
-    assert Preprocessing.from_json(Preprocessing(24, 28).to_json()) == Preprocessing(24, 28)
+    for one in (Preprocessing(24, 28), Preprocessing(24, 28, "checker"), Preprocessing(24, 28, letterbox=True)):
+        assert Preprocessing.from_json(one.to_json()) == one
+    assert Preprocessing(24, 28).to_json() == {"size": 24, "resize": 28}  # what earlier releases read
+    with pytest.raises(ArgumentError, match="background 'pink'; give one of white, black, gray, checker, mean"):
+        Preprocessing(24, 28, "pink")
     with pytest.raises(ArgumentError, match="size <= resize"):
         Preprocessing(28, 24)
-    for fields in ({"size": 24}, {"size": 24, "resize": 24, "crop": 1}, {"size": 24.0, "resize": 24}):
+    ill_typed = {"size": 24, "resize": 24, "letterbox": 1}
+    for fields in ({"size": 24}, {"size": 24, "resize": 24, "crop": 1}, {"size": 24.0, "resize": 24}, ill_typed):
         with pytest.raises(ArgumentError, match="integers size and resize"):
             Preprocessing.from_json(fields)

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from deploy.images.background import LEVELS
 from pipeline import params
 from pipeline import workspace as workspaces
 from pipeline.errors import IngestError
@@ -56,7 +57,7 @@ def photographs(count: int, side: int = 300, **changes: Any) -> Collection:
         "deep": False,
         "lost": lost,
         "frames": 1,
-        "deviation": 50.0,
+        "deviations": dict.fromkeys(LEVELS, 50.0),
     }
     fields |= {name: changes.pop(name) for name in list(changes) if name in Glance.__annotations__}
     gists = [[(number * 37 + cell * cell * (number + 3)) % 251 for cell in range(256)] for number in range(40)]
@@ -169,11 +170,25 @@ def test_what_the_data_contract_will_refuse_is_foreseen(tmp_path: Path) -> None:
     assert note.startswith(f"{len(refused)} of 46 sampled images will be quarantined (2: one color, or nearly; 1: ")
     assert "stop at the data contract, which allows 5%" in note
     few = photographs(1000)
-    few = replace(few, glances=(replace(few.glances[0], deviation=0.0), *few.glances[1:]))
+    few = replace(few, glances=(replace(few.glances[0], deviations=dict.fromkeys(LEVELS, 0.0)), *few.glances[1:]))
     assert (
         "1 of 40 sampled images will be quarantined (1: one color, or nearly)"
         in propose(few, LAPTOP, MINUTES, rate).notes
     )
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(("ink", "background"), [("white", "gray"), ("black", None), ("gray", None)])
+def test_drawings_that_are_blank_on_white_get_a_background_on_which_they_are_not(
+    tmp_path: Path, ink: str, background: str | None
+) -> None:
+    for number in range(8):
+        shape = Image.new("RGBA", (64, 64))
+        shape.paste(ink, (number, 5, 30 + number, 50))
+        shape.save(tmp_path / f"{number}.png")
+    proposal = propose(examine(tmp_path, ["."]), LAPTOP, MINUTES, rate)
+    assert values(proposal).get("prepare.background") == background
+    assert not any("quarantined" in note for note in proposal.notes)
 
 
 @pytest.mark.usefixtures("in_process")

@@ -9,6 +9,7 @@ from pipeline.validation.probe import facts_cache
 from pipeline.validation.probe.facts import Facts
 from pipeline.validation.probe.facts_cache import CACHED, append, forget, place, read, tidy
 from pipeline.validation.probe.probe import probe
+from pipeline.validation.probe.scan import Limits
 from tests.pipeline.validation.corpus.corpus import picture
 from tests.pipeline.validation.corpus.encodings import encoded
 
@@ -23,7 +24,7 @@ def rows(*names: str, **values: object) -> pl.DataFrame:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return place(tmp_path, 50.0, 80.0)
+    return place(tmp_path, {"max_megabytes": 50.0, "max_megapixels": 80.0})
 
 
 def names(folder: Path) -> list[str]:
@@ -40,15 +41,17 @@ def test_stored_facts_are_read_back_in_every_column(folder: Path) -> None:
 
 
 def test_the_key_covers_everything_that_changes_the_facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folders = {place(tmp_path, 50, 80), place(tmp_path, 50.5, 80), place(tmp_path, 50, 80.5)}
-    assert place(tmp_path, 50.0, 80.0) in folders
+    limits = [(50, 80), (50.5, 80), (50, 80.5), (50, 80, "black")]
+    folders = {place(tmp_path, Limits(one, two, 0, 0, *rest).probed) for one, two, *rest in limits}
+    given = Limits(50.0, 80.0, 0, 0, "white").probed
+    assert place(tmp_path, given) in folders
     monkeypatch.setattr(facts_cache, "PROBE_VERSION", -1)
-    folders.add(place(tmp_path, 50, 80))
+    folders.add(place(tmp_path, given))
     for package in ("pillow", "simplejpeg", "numpy"):
         with monkeypatch.context() as patch:
             patch.setattr(facts_cache, "version", lambda name, changed=package: "9" if name == changed else "1")
-            folders.add(place(tmp_path, 50, 80))
-    assert len(folders) == 7
+            folders.add(place(tmp_path, given))
+    assert len(folders) == 8
 
 
 def test_results_that_may_be_accidental_are_not_stored(folder: Path) -> None:
@@ -97,7 +100,7 @@ def test_a_foreign_file_under_the_right_name_is_dropped(folder: Path, capsys: py
 
 
 def test_forgotten_contents_are_forgotten_for_every_key(tmp_path: Path) -> None:
-    folders = [place(tmp_path, limit, 80) for limit in (1, 2)]
+    folders = [place(tmp_path, {"max_megabytes": limit}) for limit in (1, 2)]
     for folder in folders:
         append(folder, rows("a", "b"))
         append(folder, rows("c"))
@@ -113,7 +116,7 @@ def test_forgotten_contents_are_forgotten_for_every_key(tmp_path: Path) -> None:
 def test_many_parts_become_one_and_other_keys_go(tmp_path: Path, folder: Path) -> None:
     for number in range(facts_cache.MANY_PARTS + 1):
         append(folder, rows(f"{number:02}", "twice"))
-    append(place(tmp_path, 1, 1), rows("old"))
+    append(place(tmp_path, {}), rows("old"))
     (tmp_path / "something else").mkdir()
     before = read(folder).unique("sha256").sort("sha256")
     tidy(tmp_path, folder)

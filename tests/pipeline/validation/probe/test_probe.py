@@ -388,3 +388,15 @@ def test_the_largest_image_fits_into_a_worker() -> None:
     limits = {"workers": 1, "memory_megabytes": 1900, "timeout_seconds": 60}
     [(_, facts)] = isolated_map(probe, [("it", largest)], options={}, **limits)
     assert facts["operations"] == ["alpha_on_white"]
+
+
+def test_a_transparent_drawing_is_measured_on_the_background_that_training_gets() -> None:
+    shape = Image.new("RGBA", (64, 64))
+    shape.paste("white", (0, 0, 32, 64))
+    data = encoded(shape, "PNG")
+    on_white, on_black = probe(data), probe(data, background="black")
+    assert (on_white["luma_std"], on_white["operations"]) == (0.0, ["alpha_on_white"])
+    assert (on_black["luma_std"], on_black["operations"]) == (127.5, ["alpha_on_black"])
+    shown = thumbnail(data, background="black")
+    assert shown is not None
+    assert min(base64.b64decode(shown["rgb"])) == 0
