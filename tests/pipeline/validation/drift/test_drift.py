@@ -144,7 +144,7 @@ def test_more_of_the_same_is_not_drift(earlier: int, new: int) -> None:
 @pytest.mark.slow
 def test_false_alarms_are_as_rare_as_stated() -> None:
     """Small batches, where chance and not the configured distance sets the thresholds."""
-    rounds = repetitions(40, all=200)
+    rounds = repetitions(20, all=200)
     alarms = sum(
         compared(images(120, 1000 + seed), images(50, 5000 + seed, "0002")).verdict != "none" for seed in range(rounds)
     )
@@ -183,8 +183,9 @@ def test_a_batch_that_looks_like_a_data_bug_is_broken(bug: str, new: int) -> Non
     assert found.statistics
 
 
+@repeated
 @pytest.mark.parametrize("change", [brighter, paler, smaller, flatter, other_format, cooler])
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
+@pytest.mark.parametrize("seed", range(repetitions(1, all=3)))
 def test_a_natural_shift_is_not_reported_as_a_bug(change: Change, seed: int) -> None:
     assert compared(images(1000, 7 + seed), images(500, 80 + seed, "0002", change)).verdict == "drift"
 
@@ -379,7 +380,7 @@ def test_a_new_class_of_real_images(clothes: dict[str, pl.DataFrame], new_class:
 @pytest.mark.slow
 def test_real_images_of_one_kind_raise_no_more_alarms_than_stated(clothes: dict[str, pl.DataFrame]) -> None:
     everything = pl.concat(clothes.values())
-    rounds, alarms = repetitions(40, all=200), 0
+    rounds, alarms = repetitions(20, all=200), 0
     for seed in range(rounds):
         drawn = everything.sample(400, shuffle=True, seed=seed)
         new = drawn.tail(100).with_columns(batch=pl.lit("0002"), ingest_batch=pl.lit("0002"))

@@ -49,7 +49,7 @@ def test_more_of_the_same_is_not_drift(earlier: int, new: int) -> None:
 @repeated
 @pytest.mark.slow
 def test_false_alarms_are_as_rare_as_stated() -> None:
-    rounds = repetitions(40, all=200)
+    rounds = repetitions(20, all=200)
     alarms = sum(
         compare(embeddings(110, 1000 + seed), embeddings(50, 5000 + seed), **LIMITS).drifted != ()
         for seed in range(rounds)

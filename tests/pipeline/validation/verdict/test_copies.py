@@ -14,6 +14,7 @@ from pipeline.validation.verdict.copies import PLACEHOLDER_ENTROPY
 from pipeline.validation.verdict.near_duplicates import near_pairs
 from tests.pipeline.validation.corpus.contents import SKETCH, File, crowd, image, reasons, seen, verdicts
 from tests.pipeline.validation.verdict.copies_oracle import oracle
+from tests.repetitions import repeated, repetitions
 
 
 @pytest.mark.parametrize(
@@ -278,7 +279,8 @@ def trial(seed: int) -> tuple[list[File], list[Facts], dict[str, Any]]:
     return files, contents, policy
 
 
-@pytest.mark.parametrize("seed", [*range(50), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(50, 300))])
+@repeated
+@pytest.mark.parametrize("seed", range(repetitions(96, all=300)))  # each of the 24 policies four times
 def test_verdicts_equal_those_of_an_oracle(seed: int) -> None:
     files, contents, policy = trial(seed)
     found = verdicts(files, contents, **policy)
