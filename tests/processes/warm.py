@@ -44,9 +44,9 @@ IMPORTS = {
     "simclr_core": """simclr_core.evaluation.compare simclr_core.evaluation.finetune simclr_core.evaluation.linear_eval
         simclr_core.export.export simclr_core.pretraining.initial simclr_core.pretraining.pretrain
         networkx onnxscript onnxscript.function_libs.torch_lib scipy.integrate scipy.interpolate scipy.optimize
-        scipy.sparse.csgraph scipy.sparse.linalg scipy.spatial scipy.stats torch._functorch.partitioners
-        torch.distributed.elastic.multiprocessing torch.export._trace torch.onnx._internal.exporter._core
-        torch.testing""",
+        scipy.sparse.csgraph scipy.sparse.linalg scipy.spatial scipy.stats sklearn.decomposition sklearn.manifold
+        torch._functorch.partitioners torch.distributed.elastic.multiprocessing torch.export._trace
+        torch.onnx._internal.exporter._core torch.testing""",
     "pipeline.validation": """PIL.Image asyncio botocore.session boto3 great_expectations
         great_expectations.data_context.types.base jinja2 jsonschema marshmallow numpy.testing pandas
         pipeline.config pipeline.workspace pyarrow.parquet requests scipy.integrate scipy.interpolate scipy.optimize
