@@ -167,7 +167,7 @@ class Engine:
         self._model_free = threading.Semaphore(runs)
         self._decode_seconds, self._infer_seconds = 0.0, 0.0
         # Daemon threads: an image that takes minutes to decode must not keep the process from exiting.
-        targets = [
+        targets: list[tuple[str, Callable[[], None]]] = [
             *[("deploy-infer", self._infer_all)] * runs,
             *[("deploy-decode", partial(self._decode_all, self._encoded, LARGE_PIXELS))] * decoders,
             *[("deploy-large", partial(self._decode_all, self._large, self._max_pixels))] * decoders,
