@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from deploy.errors import ArgumentError, IndexFormatError, MissingExtraError
 from deploy.search.arrays import write_array
 from deploy.search.exact import Vectors
+from deploy.search.graph_file import check_graph
 from deploy.session import available_cpus
 
 GRAPH, GRAPH_ROWS = "neighbours.usearch", "graph_rows.npy"
@@ -31,11 +32,12 @@ MIN_SHARE = 0.05  # of the vectors in a graph that have to pass a filter; exact 
 class Graph:
     """The graph of an open index, mapped into memory. Safe to use from many threads.
 
-    ``rows`` int64 [entries] are the rows of its entries, -1 for a deleted one; None if entry i is row i.
+    ``rows`` int64 [entries] are the rows of its entries, -1 for a deleted one; None if entry i is row i. ``verify`` has
+    every number of its file checked before it is first used.
     """
 
-    def __init__(self, path: Path, rows: NDArray[np.int64] | None, count: int, dim: int) -> None:
-        self._path, self._count, self._dim = path, count, dim
+    def __init__(self, path: Path, rows: NDArray[np.int64] | None, count: int, dim: int, verify: bool) -> None:
+        self._path, self._count, self._dim, self._verify = path, count, dim, verify
         self.rows = np.arange(count) if rows is None else rows
         self._content = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
         self._threads = available_cpus()  # it reads files of the control group, longer than a search takes
@@ -83,6 +85,8 @@ class Graph:
         """Return usearch's index, only to read if ``view``."""
         usearch = _usearch()
         try:
+            if self._verify:
+                check_graph(self._content, len(self.rows), self._dim)
             index = usearch.restore(self._content, view=view)
         except (RuntimeError, ValueError) as error:
             raise IndexFormatError(f"{self._path}: {error}; build the index again") from error

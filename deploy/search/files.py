@@ -169,15 +169,26 @@ def _read_index(directory: Path, verify: bool) -> Contents:
     try:
         card = read_card(directory / "index.json")
         vectors: Vectors = map_array(directory / "vectors.npy", card.dtype, (card.count, card.dim))
+        if verify:
+            _check_lengths(vectors, card.longest)
         ids = map_ids(directory / "ids.npy", directory / "id_offsets.npy", card.count)
         columns = map_columns(directory, card.columns, card.count)
-        graph = _map_graph(directory, card)
+        graph = _map_graph(directory, card, verify)
     except (OSError, ValueError) as error:
         raise IndexFormatError(f"{directory}: {error}; build the index again with `simclr-deploy index`") from error
     return Contents(card, vectors, ids, columns, graph)
 
 
-def _map_graph(directory: Path, card: Card) -> Graph | None:
+def _check_lengths(vectors: Vectors, longest: float) -> None:
+    for start in range(0, len(vectors), BLOCK):
+        lengths = np.linalg.norm(vectors[start : start + BLOCK].astype(np.float64), axis=1)
+        if not (lengths <= longest * (1 + 1e-9)).all():  # not of NaN
+            raise ArgumentError(
+                f"vectors.npy has a vector that is longer than {longest:g}, the most that index.json says"
+            )
+
+
+def _map_graph(directory: Path, card: Card, verify: bool) -> Graph | None:
     if not (directory / GRAPH).exists():
         return None
     rows = None
@@ -185,7 +196,7 @@ def _map_graph(directory: Path, card: Card) -> Graph | None:
         rows = map_array(directory / GRAPH_ROWS, "int64", (card.graph,))
         if not np.array_equal(np.sort(rows[rows != -1]), np.arange(card.count)):
             raise ArgumentError(f"{GRAPH_ROWS} does not name each of the {card.count} rows once")
-    return Graph(directory / GRAPH, rows, card.count, card.dim)
+    return Graph(directory / GRAPH, rows, card.count, card.dim, verify)
 
 
 def in_memory(ids: Sequence[str], vectors: NDArray[Any], metadata: Metadata, card: Card) -> Contents:
