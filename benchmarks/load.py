@@ -119,7 +119,7 @@ async def closed_loop_by_client(
         while time.perf_counter() < end:
             answers.append(await client.ask())
             if answers[-1].status == 503:
-                await asyncio.sleep(retry_seconds)
+                await asyncio.sleep(min(retry_seconds, max(0.0, end - time.perf_counter())))
         client.close()
         return answers
 

@@ -156,12 +156,13 @@ def peer(root: Path, image: bytes, seconds: float, python: str) -> dict[str, dic
             refused = 0
             for _ in range(ROUNDS):
                 for port in (ours, theirs):
-                    before = sum(processes[port].cpu_times()[:2])
+                    before, began = sum(processes[port].cpu_times()[:2]), time.perf_counter()
                     by_client = asyncio.run(closed_loop_by_client(port, requests, clients, seconds / ROUNDS))
+                    elapsed = time.perf_counter() - began  # until the last answer, which may come long after the end
                     spent[port] += sum(processes[port].cpu_times()[:2]) - before
                     answered = [sum(one.status == 200 for one in answers) for answers in by_client]
                     refused += sum(one.status == 503 for answers in by_client for one in answers)
-                    rates[port].append(sum(answered) * ROUNDS / seconds)
+                    rates[port].append(sum(answered) / elapsed)
                     shares[port] = [sum(both) for both in zip(shares[port], answered, strict=True)]
             our_rate, their_rate = statistics.median(rates[ours]), statistics.median(rates[theirs])
             found[f"{clients}_clients"] = {
