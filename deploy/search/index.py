@@ -37,8 +37,7 @@ from deploy.search.files import (
 )
 from deploy.search.filters import Range, Where
 from deploy.search.identity import check_same_encoder, identity_of
-from deploy.search.matches import Matches, Pair
-from deploy.search.neighbors import find_neighbors
+from deploy.search.neighbors import Matches, Pair, find_neighbors
 from deploy.search.vectors import as_vectors
 
 __all__ = ["Index", "Matches", "Pair", "Range"]
