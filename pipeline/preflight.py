@@ -59,6 +59,10 @@ class Images:
     batches: Counter[str] = field(default_factory=Counter)
 
     @property
+    def total(self) -> int:
+        return self.train.total() + self.test.total()
+
+    @property
     def labeled(self) -> int:
         return self.train.total() - self.train[None]
 

@@ -178,7 +178,7 @@ def _canonical(
         label, operations = accepted[sha256]["label"], accepted[sha256]["operations"]
         image = _replay(sha256, data, operations, params.background)
         image = letterbox(image, short_side, params.background) if params.letterbox else reduce(image, short_side)
-        extension, encoded = _encode(image, params.jpeg_quality)
+        extension, encoded = encode(image, params.jpeg_quality)
         return Sample(sha256, extension, encoded, UNLABELLED if label is None else classes.index(label)), image
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:  # Pillow's codecs release the GIL
@@ -236,7 +236,7 @@ def _counted(samples: Iterator[tuple[Sample, Image.Image]], sums: PixelSums) -> 
         yield sample
 
 
-def _encode(image: Image.Image, quality: int) -> tuple[str, bytes]:
+def encode(image: Image.Image, quality: int) -> tuple[str, bytes]:
     content = io.BytesIO()
     if max(image.size) <= LOSSLESS_UP_TO:
         image.save(content, "PNG", compress_level=6)

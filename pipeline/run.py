@@ -7,6 +7,7 @@ there is a line for each stage and gate, and one for each epoch of a training.
 import logging
 import os
 import sys
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from typing import Any, TextIO
 import dagster as dg
 
 from deploy.plural import listed
+from pipeline.costs import record
+from pipeline.costs.model import Cost
 from pipeline.defs import build_definitions
 from pipeline.defs.expectations import MANIFEST
 from pipeline.defs.raw_images import RawImagesConfig
@@ -28,6 +31,7 @@ from pipeline.errors import BusyError, StageFailedError
 from pipeline.gates.data_contract import data_contract
 from pipeline.gates.evidence import Evidence
 from pipeline.gates.verdict import judge
+from pipeline.maintenance import disk
 from pipeline.run_report import page
 from pipeline.runs.dagster_internals import MAX_RETRIES_TAG
 from pipeline.runs.instance import opened
@@ -78,6 +82,7 @@ def run(
         KeyboardInterrupt: on SIGINT and SIGTERM, when every process of the stage has ended.
     """
     selection = None if stages is None else select(workspace, stages)
+    began, occupied = time.monotonic(), disk.occupied(workspace)
     with opened(workspace.root) as instance, _terminal() as terminal:
         reap(instance)
         _refuse_second(workspace, instance)
@@ -102,6 +107,8 @@ def run(
                 raise
             page.write(workspace)
             raise StageFailedError(listed(failed, SHOWN_GATES, "; ")) from None
+        whole = Cost(time.monotonic() - began, 0.0, disk.occupied(workspace) - occupied)
+        record.end(workspace.root, run_id, whole)
         page.write(workspace)
     return RunOutcome(run_id, dict(_results(result)))
 

@@ -11,6 +11,7 @@ import click
 from deploy.failure import describe, fail
 from pipeline import workspace as workspaces
 from pipeline.cli.pass_workspace import pass_workspace
+from pipeline.cli.plan import plan
 from pipeline.cli.purge import purge
 from pipeline.cli.quarantine import quarantine
 from pipeline.cli.release import release
@@ -66,7 +67,7 @@ def simclr(context: click.Context, workspace: Path | None) -> None:
     context.obj = workspace
 
 
-for command in (ingest, run, quarantine, release, purge, weights):
+for command in (ingest, plan, run, quarantine, release, purge, weights):
     simclr.add_command(command)
 
 
@@ -101,6 +102,7 @@ def init(directory: Path, sources: tuple[str, ...], budget: str | None, recipe: 
         workspace = workspaces.create(directory, recipe or AUTO)
         click.echo(f"{workspace.root} is ready: put images into inbox/unlabeled, then `simclr run` in it")
         return
+    from pipeline.costs.measured import keep
     from pipeline.proposal.choose import choose
 
     workspaces.require_new(directory)
@@ -109,7 +111,8 @@ def init(directory: Path, sources: tuple[str, ...], budget: str | None, recipe: 
     click.echo("\n".join(chosen.table))
     if not yes:
         click.confirm("\nMake the workspace with these values?", default=True, abort=True)
-    workspace = workspaces.create(directory, chosen.recipe, chosen.params)
+    workspace = workspaces.create(directory, chosen.recipe, chosen.text)
+    keep(workspace.root, chosen.params, chosen.measured)
     click.echo(f"{workspace.root} is ready: `simclr run` in it; the values and their reasons are in params.yaml")
 
 

@@ -3,7 +3,10 @@
 from concurrent.futures import ThreadPoolExecutor
 
 from deploy.failure import printable
-from deploy.plural import counted
+from deploy.plural import counted, duration
+from pipeline.costs import record
+from pipeline.costs.comparison import TOTAL, comparison
+from pipeline.costs.record import Record
 from pipeline.dvc import client
 from pipeline.errors import BusyError
 from pipeline.gates.all_gates import verdicts
@@ -64,10 +67,20 @@ def describe_workspace(workspace: Workspace) -> str:
     page = workspace.reports / "run.html"
     lines += [f"report     {page.relative_to(workspace.root)}, of the last run"] if page.is_file() else []
     lines += [f"not sent   {missing}"] if missing else []
+    lines += describe_expectation(record.latest(workspace.root))
     parts = [f"{name} {disk.size(count)}" for name, count in used.items()]
     shared = "; raw is linked into the cache and takes no more room" if disk.raw_is_linked(workspace) else ""
     lines.append(f"disk       {', '.join(parts)}{shared}")
     return "\n".join(lines)
+
+
+def describe_expectation(latest: Record | None) -> list[str]:
+    """What the latest run took, and what it was expected to take."""
+    if TOTAL not in (compared := comparison(latest)):
+        return []
+    expected, actual = compared[TOTAL]
+    took = f"{duration(actual.seconds)}, expected {duration(expected.seconds)}"
+    return [f"latest run {took}; {disk.size(actual.disk_bytes)} of disk, expected {disk.size(expected.disk_bytes)}"]
 
 
 def describe_accuracy(found: Accuracies) -> str:

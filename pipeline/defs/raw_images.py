@@ -1,5 +1,6 @@
 """The asset `raw_images`: what ``simclr ingest`` does, so that new images and new settings can come from the UI."""
 
+import time
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -7,6 +8,8 @@ import dagster as dg
 
 from deploy.plural import counted
 from pipeline import preflight
+from pipeline.costs import record
+from pipeline.costs.model import Cost
 from pipeline.defs.kept import keep_state
 from pipeline.defs.launchpad import LaunchConfig, launch_config
 from pipeline.defs.release import RELEASED
@@ -16,6 +19,7 @@ from pipeline.defs.translator import POOL, RAW_IMAGES
 from pipeline.dvc.project import RAW, read_tracked
 from pipeline.dvc.purged import interrupted
 from pipeline.errors import PipelineError, UnfinishedError
+from pipeline.maintenance import disk
 from pipeline.maintenance.storage import require_space
 from pipeline.params import read
 from pipeline.recipes.recipe import is_auto
@@ -50,6 +54,7 @@ def raw_images(
     from pipeline.ingest.unfinished import begin, find_interrupted, record_attempt
     from pipeline.retraining import completed
 
+    began, occupied = time.monotonic(), disk.occupied(workspace)
     with foreseen():
         _complete_purge(context, workspace)
         if is_auto(workspace.params.read_text(encoding="utf-8")):
@@ -84,6 +89,8 @@ def raw_images(
         _sign(context, workspace)
         record = read_tracked(workspace.root, RAW)
         keep_state(context, workspace)
+        spent = Cost(time.monotonic() - began, 0.0, disk.occupied(workspace) - occupied)
+        _expect(context, workspace, result.new_images if result else 0, spent)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(record.md5),
         metadata={
@@ -101,6 +108,19 @@ def _complete_purge(context: dg.AssetExecutionContext, workspace: Workspace) -> 
 
         for done in purge(workspace, (), "", ""):
             context.log.warning(f"raw_images: completed the purge of {counted(len(done.hashes), 'content')}")
+
+
+def _expect(context: dg.AssetExecutionContext, workspace: Workspace, new: int, spent: Cost) -> None:
+    """Record what the run is expected to cost, and say it; a run whose steps were never measured has no expectation."""
+    from pipeline.plan.plan import RAW_STAGE, foresee  # brings what looks at images
+
+    run, plan = context.run.run_id, foresee(workspace, new)
+    record.begin(workspace.root, run, plan.costs if plan else {})
+    record.note(workspace.root, run, RAW_STAGE, spent)
+    if plan:
+        context.log.info(f"raw_images: the run is expected to take {plan.total}")
+        for note in plan.shortages:
+            context.log.warning(f"raw_images: {note}")
 
 
 def _sign(context: dg.AssetExecutionContext, workspace: Workspace) -> None:

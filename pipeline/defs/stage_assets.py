@@ -16,6 +16,8 @@ from typing import Any
 import dagster as dg
 
 from deploy.failure import ADVICE, describe
+from pipeline.costs import record
+from pipeline.costs.model import Cost
 from pipeline.defs.kept import keep_state
 from pipeline.defs.pages import show
 from pipeline.defs.translator import asset_key, asset_spec, charts, facts, op_name, pool
@@ -24,6 +26,7 @@ from pipeline.dvc.project import Project, Stage, load, read_lock
 from pipeline.dvc.unchanged import Unchanged
 from pipeline.errors import FORESEEN
 from pipeline.ingest.unfinished import PRETRAIN
+from pipeline.maintenance import disk
 from pipeline.run_report import energy
 from pipeline.workspace import Workspace
 from simclr_core.params import flatten
@@ -49,8 +52,6 @@ def stage_assets(workspace: Workspace, project: Project, stage: Stage, unchanged
     def results(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
         with foreseen():
             reproduction = bring_up_to_date(context, workspace, stage, unchanged)
-        if stage.name == PRETRAIN:
-            remove_recorded(workspace.root)
         context.log.info(f"{stage.name}: {reproduction.outcome} in {reproduction.seconds:.1f} s")
         if reproduction.outcome is not Outcome.SKIPPED:
             keep_state(context, workspace)
@@ -84,14 +85,21 @@ def bring_up_to_date(
     began = time.monotonic()
     if unchanged.has(stage, context.run.run_id):
         return Reproduction(Outcome.SKIPPED, time.monotonic() - began)
-    before = energy.read()
+    before, occupied = energy.read(), disk.occupied(workspace)
     done = repro(workspace.root, stage.name, lambda message: context.log.info(f"{stage.name}: {message}"))
     if done.outcome is not Outcome.SKIPPED:
         unchanged.forget()
-    joules = energy.used(before, energy.read())
-    if joules is not None and done.outcome is Outcome.EXECUTED:
+    if stage.name == PRETRAIN:
+        remove_recorded(workspace.root)
+    if done.outcome is Outcome.EXECUTED:
+        added = disk.occupied(workspace) - occupied
+        record.note(workspace.root, context.run.run_id, stage.name, Cost(done.seconds, done.memory_bytes, added))
+        numbers = {"whole_seconds": done.seconds, "memory_megabytes": done.memory_bytes / 1e6}
+        numbers["disk_megabytes"] = added / 1e6
+        if (joules := energy.used(before, energy.read())) is not None:
+            numbers["joules"] = joules
         name = stage.name.replace("@", "-")
-        record_timing(name, workspace=workspace.root, **read_timing(name, workspace.root), joules=joules)
+        record_timing(name, workspace=workspace.root, **{**read_timing(name, workspace.root), **numbers})
     return done
 
 

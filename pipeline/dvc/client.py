@@ -5,6 +5,7 @@ While a stage runs, its output goes to ``.simclr/logs/<stage>.log`` and its even
 """
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -23,6 +24,7 @@ from deploy.failure import killed_by
 from deploy.lock import acquire, held, sign
 from pipeline.dvc.explained import failure
 from pipeline.dvc.logs import Events, Log
+from pipeline.dvc.memory import resident_bytes
 from pipeline.dvc.processes import supervised
 from pipeline.dvc.project import track
 from pipeline.dvc.purged import JOURNAL, PURPOSE
@@ -39,6 +41,7 @@ DVC = (
     "dvc",
     "--wait-for-lock",
 )  # a person's `dvc push` may hold DVC's own lock for a moment
+LOOK_SECONDS = 0.5  # between two looks at the memory of a stage
 GRACE_SECONDS = 60.0  # torchrun takes up to 30 s to stop its workers, after they have saved a checkpoint
 
 
@@ -68,10 +71,11 @@ WORDS = {"new": "is new", "modified": "has changed", "deleted": "is missing", "n
 
 @dataclass(frozen=True)
 class Reproduction:
-    """How a stage came to its results, and how long that took, DVC's hashing included."""
+    """How a stage came to its results, how long that took, DVC's hashing included, and the memory of its processes."""
 
     outcome: Outcome
     seconds: float
+    memory_bytes: int = 0
 
 
 @contextmanager
@@ -150,6 +154,7 @@ def repro(
     scratch = root / ".simclr"
     hide = redactor(root)
     silence = Silence(root, stage)
+    memory, looked = 0, -math.inf
 
     def forward() -> None:
         for line in events.lines():
@@ -178,6 +183,8 @@ def repro(
         log.source.unlink()
         sign(lock, _holder(f"stage {stage}", f"kill -INT -{process.pid}"))
         while process.poll() is None:
+            if time.monotonic() >= looked + LOOK_SECONDS:
+                looked, memory = time.monotonic(), max(memory, resident_bytes(process.pid))
             forward()
             silence.check()
             with suppress(subprocess.TimeoutExpired):
@@ -189,7 +196,7 @@ def repro(
         raise DvcError(f"stage {stage}: dvc succeeded without printing what it did: {' | '.join(log.last)}")
     if outcomes[0] is Outcome.EXECUTED:
         silence.keep()
-    return Reproduction(outcomes[0], time.monotonic() - started)
+    return Reproduction(outcomes[0], time.monotonic() - started, memory)
 
 
 def execute(root: Path, *arguments: str) -> str:

@@ -50,6 +50,16 @@ def usage(workspace: Workspace) -> dict[str, int]:
     return {name: sum(bytes_of(folder) for folder in folders) for name, folders in parts.items()}
 
 
+def occupied(workspace: Workspace) -> int:
+    """Bytes of all files of the workspace but the inbox; one that has several names counts once."""
+    sizes: dict[tuple[int, int], int] = {}
+    for file in files_below(workspace.root, workspace.inbox):
+        with suppress(FileNotFoundError):
+            status = file.lstat()
+            sizes[status.st_dev, status.st_ino] = status.st_size
+    return sum(sizes.values())
+
+
 def raw_is_linked(workspace: Workspace) -> bool:
     """Whether the raw batches take no more disk than the cache: their files are those of the cache."""
     names = []
@@ -83,6 +93,8 @@ def bytes_of(path: Path) -> int:
     return total
 
 
-def files_below(folder: Path) -> Iterator[Path]:
-    for parent, _, names in os.walk(folder):
+def files_below(folder: Path, without: Path | None = None) -> Iterator[Path]:
+    """All files in a folder and below, but not those in the folder ``without``."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if without is None or Path(parent) / name != without]
         yield from (Path(parent) / name for name in names)

@@ -1,34 +1,41 @@
 """Look at images and at this machine, and choose the parameters: for a new workspace, or at the first run of one."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from deploy.artifact import write_atomically
 from pipeline.config import IngestConfig
+from pipeline.costs.measured import keep, measure
+from pipeline.costs.model import Measured, Work, stage_costs, total
+from pipeline.costs.shortages import shortages
 from pipeline.ingest.selection import ALL, Selection
 from pipeline.params import Params, read
-from pipeline.preflight import shortages
+from pipeline.preflight import Images
+from pipeline.preflight import shortages as minimums
 from pipeline.proposal import budget
 from pipeline.proposal.collection import examine
-from pipeline.proposal.machine import read_machine
-from pipeline.proposal.measure import measure
+from pipeline.proposal.machine import GIGABYTE, read_machine
 from pipeline.proposal.propose import VALIDATE, Choice, propose
 from pipeline.proposal.render import describe, params_text
-from pipeline.recipes.recipe import is_auto
+from pipeline.proposal.training import Training, Trial
+from pipeline.recipes.recipe import is_auto, overlay, params_of
 from pipeline.workspace import Workspace, template
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """``params`` is the text of params.yaml, ``table`` the lines that say what was found, what was chosen and why."""
+    """``text`` is that of params.yaml, ``table`` the lines that say what was found, what was chosen and why; the others
+    are what it was chosen by."""
 
     recipe: str
-    params: str
+    text: str
     table: list[str]
-    training_images: int
+    params: Params
+    images: Images
+    measured: Measured
 
 
 def choose(root: Path, sources: Sequence[str], time: str | None = None, ingest: IngestConfig | None = None) -> Chosen:
@@ -51,10 +58,41 @@ def choose(root: Path, sources: Sequence[str], time: str | None = None, ingest: 
     patterns = {"ingest.include": ingest.include, "ingest.exclude": ingest.exclude} if ingest else {}
     given += [Choice(key, [*value], "as it was before the images were looked at") for key, value in patterns.items()]
     collection = examine(root, sources, selection)
-    proposal = propose(collection, machine, seconds, partial(measure, base))
-    params = params_text(base, proposal, collection, machine, given)
-    shown = describe(proposal, collection, machine, shortages(proposal.images, _read(params), released=False))
-    return Chosen(proposal.recipe, params, shown, collection.training_images)
+    proposal = propose(collection, machine, seconds, partial(attempt, base, collection.contents))
+    text = params_text(base, proposal, collection, machine, given)
+    params, measured = _read(text), proposal.trial.measured
+    needed = total(stage_costs(_work(params, proposal.images, measured)).values())
+    lacking = shortages(needed, machine.free_disk_gigabytes * GIGABYTE, machine.memory_gigabytes * GIGABYTE)
+    notes = [*minimums(proposal.images, params, released=False), *lacking]
+    shown = [
+        *describe(proposal, collection, machine, notes),
+        "",
+        f"a first run takes about {needed}",
+    ]
+    return Chosen(proposal.recipe, text, shown, params, proposal.images, measured)
+
+
+def attempt(base: str, contents: Sequence[bytes], training: Training, images: Images) -> Trial:
+    """Measure a training; ``base`` is the text of the template's params.yaml, ``contents`` are some of the files."""
+    encoder = f"{{name: {training.encoder}, width: {training.width}, stem: {training.stem}}}"
+    changes = f"prepare:\n  short_side: null\npretrain:\n  encoder: {encoder}\n  image_size: {training.side}\n"
+    changes += f"  resize: null\n  batch_size: {training.batch}\nfinetune:\n  batch_size: {training.tuning_batch}\n"
+    text = overlay(params_of(training.recipe, base), changes)
+    params = _read(text)
+    measured = measure(text, params, contents)
+
+    def seconds(epochs: int, tuning: int) -> float:
+        pretrain = params.pretrain.model_copy(update={"epochs": epochs})
+        finetune = params.finetune.model_copy(update={"epochs": tuning})
+        changed = replace(params, pretrain=pretrain, finetune=finetune)
+        return total(stage_costs(_work(changed, images, measured)).values()).seconds
+
+    return Trial(measured, seconds)
+
+
+def _work(params: Params, images: Images, measured: Measured) -> Work:
+    """Of the first run."""
+    return Work(params, images, images.total, released=False, measured=measured)
 
 
 def _read(params: str) -> Params:
@@ -73,7 +111,8 @@ def choose_at_first_run(workspace: Workspace) -> list[str]:
         return []
     params = read(workspace)
     chosen = choose(workspace.root, params.retraining.sources, ingest=params.ingest)
-    if chosen.training_images < VALIDATE.min_images:
+    if chosen.images.train.total() < VALIDATE.min_images:
         return []
-    write_atomically(workspace.params, chosen.params)
+    write_atomically(workspace.params, chosen.text)
+    keep(workspace.root, chosen.params, chosen.measured)
     return [*chosen.table, "", "written to params.yaml, with these reasons as comments; you can change any value there"]

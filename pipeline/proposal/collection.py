@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from time import monotonic
 from typing import Self
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy as np
 from deploy.images import heif
 from deploy.images.signatures import HEAD_BYTES, is_image, named_as_image
 from deploy.session import available_cpus
+from pipeline.costs.images import sample
 from pipeline.errors import IngestError
 from pipeline.ingest.labels_csv import fold
 from pipeline.ingest.layout import ROLES, Place, read_layout
@@ -37,7 +37,7 @@ COPY_LEVELS = 2.0  # of 255: mean difference of two 16 x 16 gists below which th
 class Collection:
     """``labels`` counts images by (split, class), None for unlabeled ones; ``others`` files that are not images, by
     suffix; ``folders`` unlabeled images by their first folder; ``glances`` is the sample, without ``unreadable``
-    ones. ``seconds_per_image`` is what a look took one core. ``unread_heic`` counts files that need the extra."""
+    ones. ``unread_heic`` counts files that need the extra; ``contents`` are a few files of the sample."""
 
     labels: dict[Place, int]
     others: dict[str, int]
@@ -45,8 +45,8 @@ class Collection:
     glances: tuple[Glance, ...]
     unreadable: int
     image_bytes: float
-    seconds_per_image: float
     unread_heic: int = 0
+    contents: tuple[bytes, ...] = ()
 
     @cached_property
     def images(self) -> int:
@@ -150,14 +150,14 @@ def examine(root: Path, names: Sequence[str], selection: Selection = ALL) -> Col
         passed_over = source.passed_over.keys() - source.left_out
         others.update(PurePosixPath(path).suffix.lower() or "no suffix" for path in passed_over)
     heic = sum(heif.is_unread(path) for _, path in found)
-    glances, unreadable, seconds, size = _look(found)
+    glances, unreadable, size, contents = _look(found)
     if not glances:
         kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in others.most_common(5))
         raise IngestError(
             f"{', '.join(names)}: no image that can be decoded{f' among {kinds}' if kinds else ''}; "
             + (heif.ADVICE if heic else "name a folder with JPEG, PNG, WebP, TIFF, BMP, GIF or AVIF files")
         )
-    return Collection(dict(labels), dict(others), dict(folders), tuple(glances), unreadable, size, seconds, heic)
+    return Collection(dict(labels), dict(others), dict(folders), tuple(glances), unreadable, size, heic, contents)
 
 
 def _is_image(source: Source, path: str) -> bool:
@@ -171,10 +171,11 @@ def _is_image(source: Source, path: str) -> bool:
         return False  # in a bucket, or gone
 
 
-def _look(found: Sequence[tuple[Source, str]]) -> tuple[list[Glance], int, float, float]:
-    """The glances at a sample in its order, how many files had no pixels, seconds of a core and bytes per image."""
+def _look(found: Sequence[tuple[Source, str]]) -> tuple[list[Glance], int, float, tuple[bytes, ...]]:
+    """The glances at a sample in its order, how many files had no pixels, bytes per image, and some of the files."""
     chosen = sorted(found, key=lambda item: hashlib.sha256(item[1].encode()).digest())[:SAMPLE_IMAGES]
     sizes: list[int] = []
+    kept: list[bytes] = []
 
     def files() -> Iterator[tuple[int, bytes]]:
         for number, (source, path) in enumerate(chosen):
@@ -183,23 +184,22 @@ def _look(found: Sequence[tuple[Source, str]]) -> tuple[list[Glance], int, float
             except IngestError:
                 continue  # ingest will name it
             sizes.append(len(data))
+            kept[:] = sample([*kept, data])
             yield number, data
             if sum(sizes) > SAMPLE_BYTES:
                 return
 
-    workers, started = available_cpus(), monotonic()
     answers = isolated_map(
         glance,
         files(),
         options={},
-        workers=workers,
+        workers=available_cpus(),
         memory_megabytes=MEMORY_MEGABYTES,
         timeout_seconds=TIMEOUT_SECONDS,
     )
     looked = {number: _checked(answer) for number, answer in answers}
-    seconds = (monotonic() - started) * workers / max(1, len(looked))
     glances = [one for _, one in sorted(looked.items()) if one is not None]
-    return glances, len(looked) - len(glances), seconds, float(np.mean(sizes)) if sizes else 0.0
+    return glances, len(looked) - len(glances), float(np.mean(sizes)) if sizes else 0.0, tuple(kept)
 
 
 def _checked(answer: object) -> Glance | None:

@@ -11,7 +11,7 @@ from typing import Any
 from deploy.images import heif
 from deploy.images.background import LEVELS, WHITE
 from deploy.images.preprocess import MOST_PIXELS
-from deploy.plural import counted, listed
+from deploy.plural import counted, duration, listed
 from pipeline.config import GatesConfig, ValidateConfig
 from pipeline.preflight import Images
 from pipeline.proposal.class_folders import look_like_classes, note_mixed_folders
@@ -22,22 +22,20 @@ from pipeline.proposal.training import (
     COLORED,
     FEWEST_EPOCHS,
     LARGEST_BATCH_ON_CPU,
-    PRETRAINING_SHARE,
-    Rate,
+    TUNING_EPOCHS,
+    Fitted,
     Training,
+    Trial,
+    Try,
     choose_recipe,
     choose_side,
     fit,
 )
 from pipeline.recipes.recipe import DEFAULT
 from pipeline.validation.reasons import REASONS
-from simclr_core.evaluation.fewest import FINETUNE_STEPS
 from simclr_core.evaluation.paired_comparison import images_needed
 
 RATE_OF_256 = 0.15  # cpu-small's peak of the learning rate for a batch of 256
-FINETUNING_SHARE = 0.2
-TRAININGS = 12  # fine-tuning on two fractions with three seeds, with pretraining and without
-VIEWS_PER_IMAGE = 2  # pretraining computes two views of an image, fine-tuning one
 HELD_OUT = 0.25  # of the labeled images, where nothing is held out
 MAX_LOSSES = (3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0)
 DISAGREEMENT = 0.1  # of two encoders that are equally good: the share of the test images that one alone classifies
@@ -57,7 +55,7 @@ class Choice:
 class Proposal:
     """A recipe, the values that differ from it, and what a person should know before a run.
 
-    ``images`` are those that will be ingested with these values.
+    ``images`` are those that will be ingested with these values, ``trial`` is what was measured for them.
     """
 
     recipe: str
@@ -65,14 +63,15 @@ class Proposal:
     choices: tuple[Choice, ...]
     notes: tuple[str, ...]
     images: Images
+    trial: Trial
 
 
-def propose(collection: Collection, machine: Machine, seconds: float, rate: Rate) -> Proposal:
+def propose(collection: Collection, machine: Machine, seconds: float, attempt: Try) -> Proposal:
     """Choose the recipe by the images, then fit resolution and epochs to the time.
 
     Args:
         seconds: for the whole first run.
-        rate: asked once, or a second time when the resolution has to be lower.
+        attempt: asked once, or a second time when the resolution has to be lower.
     """
     labels = {one.key: one for one in _choose_labels(collection)}
     mixed = [*note_mixed_folders(collection)]
@@ -82,7 +81,8 @@ def propose(collection: Collection, machine: Machine, seconds: float, rate: Rate
         collection = collection.with_held_out(HELD_OUT)
     recipe, why = choose_recipe(collection, machine)
     wanted, detail = choose_side(collection, machine, recipe)
-    training, epochs, why_epochs = fit(collection, machine, recipe, wanted, seconds, rate)
+    fitted = fit(collection, machine, recipe, wanted, seconds, attempt)
+    training = fitted.training
     if training.side < wanted:
         detail = f"{wanted} pixels would keep more detail, but there is no time for {FEWEST_EPOCHS} epochs at that size"
     choices = [
@@ -90,13 +90,13 @@ def propose(collection: Collection, machine: Machine, seconds: float, rate: Rate
         *_choose_limits(collection),
         *_choose_background(collection),
         *_choose_training(collection, machine, training, detail),
-        Choice("pretrain.epochs", epochs, why_epochs),
-        *_choose_evaluation(collection, epochs),
+        Choice("pretrain.epochs", fitted.epochs, fitted.reason),
+        *_choose_evaluation(collection, fitted),
         *_choose_gates(collection),
     ]
     background = next((choice.value for choice in choices if choice.key == "prepare.background"), WHITE)
-    notes = (*mixed, *_notes(collection, machine, background), *_warn_of_time(collection, epochs))
-    return Proposal(recipe, why, tuple(choices), notes, collection.numbers)
+    notes = (*mixed, *_notes(collection, background), *_warn_of_time(fitted, seconds))
+    return Proposal(recipe, why, tuple(choices), notes, collection.numbers, fitted.trial)
 
 
 def _choose_labels(collection: Collection) -> Iterator[Choice]:
@@ -129,35 +129,23 @@ def _choose_training(collection: Collection, machine: Machine, training: Trainin
         yield Choice("pretrain.augmentation.grayscale", 0.0, f"{gray:.0%} of the images are gray already")
 
 
-def _choose_evaluation(collection: Collection, epochs: int) -> Iterator[Choice]:
+def _choose_evaluation(collection: Collection, fitted: Fitted) -> Iterator[Choice]:
     labels = sum(collection.count("train").values())
     if not labels:
         return
-    batch, tenth = _finetuning_batch(labels), max(1, labels // 10)
+    if fitted.tuning_epochs < TUNING_EPOCHS[0]:
+        yield Choice("finetune.epochs", fitted.tuning_epochs, "what the time allows on a tenth of the labels")
+    batch, tenth = fitted.training.tuning_batch, max(1, labels // 10)
     steps = tenth // min(batch, tenth)
-    # The six trainings on a tenth of the labels cost most; fewer steps than the floor change nothing.
-    affordable = max(5, int(_images_for_finetuning(collection, epochs) / (TRAININGS // 2 * tenth)))
-    if affordable < 30 and 30 * steps > FINETUNE_STEPS:
-        yield Choice("finetune.epochs", affordable, "what the time allows for six trainings on a tenth of the labels")
     yield Choice("finetune.batch_size", batch, f"{counted(steps, 'step')} in an epoch of a tenth of {labels:,} labels")
 
 
-def _finetuning_batch(labels: int) -> int:
-    return 64 if labels >= 1000 else 16
-
-
-def _images_for_finetuning(collection: Collection, epochs: int) -> float:
-    """How many images fine-tuning may compute in its share of the time."""
-    return FINETUNING_SHARE / PRETRAINING_SHARE * epochs * collection.training_images * VIEWS_PER_IMAGE
-
-
-def _warn_of_time(collection: Collection, epochs: int) -> Iterator[str]:
-    labels = sum(collection.count("train").values())
-    least = TRAININGS * FINETUNE_STEPS * _finetuning_batch(labels)
-    if labels and least > _images_for_finetuning(collection, epochs):
+def _warn_of_time(fitted: Fitted, seconds: float) -> Iterator[str]:
+    least = fitted.trial.seconds(1, TUNING_EPOCHS[-1])
+    if least > seconds:
         yield (
-            f"the run will take longer than asked: fine-tuning is {TRAININGS} trainings of at least {FINETUNE_STEPS} "
-            "steps, however short pretraining is; give more time with --budget, or fewer finetune.seeds"
+            f"a run takes longer than {duration(seconds)}: even with one epoch of pretraining it is about "
+            f"{duration(least)}, for the stages' starts, evaluation and fine-tuning; give more time with --budget"
         )
 
 
@@ -226,7 +214,7 @@ def _fault(one: Glance, background: str) -> str | None:
     return "low_information" if one.deviations[background] < VALIDATE.min_standard_deviation else None
 
 
-def _notes(collection: Collection, machine: Machine, background: str) -> Iterator[str]:
+def _notes(collection: Collection, background: str) -> Iterator[str]:
     yield from _warn_of_quarantine(collection, background)
     if collection.unread_heic:
         yield f"{collection.unread_heic:,} of the images: {heif.ADVICE}"
@@ -234,9 +222,3 @@ def _notes(collection: Collection, machine: Machine, background: str) -> Iterato
         yield f"{collection.copies:.0%} of the sampled images are nearly a copy of another one"
     if collection.share("deep") > 0:
         yield f"{collection.share('deep'):.0%} of the images have more than 8 bits a channel and are reduced to 8"
-    needed = collection.images * collection.image_bytes / 1e9
-    if needed > 0.8 * machine.free_disk_gigabytes:
-        yield (
-            f"a copy of the images takes about {needed:.0f} GB, {machine.free_disk_gigabytes:.0f} GB are free; "
-            "make the workspace on a larger disk"
-        )

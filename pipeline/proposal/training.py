@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from deploy.plural import duration
+from pipeline.costs.model import Measured
+from pipeline.preflight import Images
 from pipeline.proposal.collection import Collection
 from pipeline.proposal.glance import SIDES
 from pipeline.proposal.machine import Machine
@@ -22,10 +24,9 @@ FEWEST_EPOCHS, MOST_EPOCHS = 30, 400
 STEPS_IN_AN_EPOCH = 8  # a batch leaves at least this many
 SMALLEST_BATCH, LARGEST_BATCH_ON_CPU, LARGEST_BATCH_ON_GPU = 32, 256, 1024
 IMAGES_FOR_RESNET50 = 50_000
-PRETRAINING_SHARE = 0.55  # of the time; the rest is for looking, evaluating, fine-tuning and exporting
-
-Rate = Callable[["Training"], float]
-"""Measures a training on this machine: images a second."""
+LABELS_FOR_LARGE_BATCH = 1000  # of fine-tuning
+TUNING_EPOCHS = (30, 20, 10, 5)  # of fine-tuning; the first is the recipes'
+FINETUNING_SHARE = 0.2  # of the time, for more than the least of them
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,43 @@ class Training:
     width: float
     stem: str
     batch: int
+    tuning_batch: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a training costs on this machine: ``seconds`` of the whole run, by epochs of pretraining and fine-tuning."""
+
+    measured: Measured
+    seconds: Callable[[int, int], float]
+
+    def epoch(self, tuning: int) -> float:
+        """Seconds of one more epoch of pretraining."""
+        return (self.seconds(11, tuning) - self.seconds(1, tuning)) / 10
+
+    def epochs(self, seconds: float, tuning: int) -> int:
+        """Of pretraining, for which there is time; below 1 where even one is too much."""
+        return 1 + int((seconds - self.seconds(1, tuning)) // self.epoch(tuning))
+
+    def tuning_epochs(self, seconds: float) -> int:
+        """Of fine-tuning: as many as leave enough for the rest."""
+        least = self.seconds(1, TUNING_EPOCHS[-1])
+        return next(one for one in TUNING_EPOCHS if self.seconds(1, one) - least <= FINETUNING_SHARE * seconds)
+
+
+Try = Callable[[Training, Images], Trial]
+"""Measures a training on this machine."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What there is time for; ``reason`` says why so many ``epochs``."""
+
+    training: Training
+    trial: Trial
+    epochs: int
+    tuning_epochs: int
+    reason: str
 
 
 def choose_recipe(collection: Collection, machine: Machine) -> tuple[str, str]:
@@ -84,26 +122,30 @@ def choose_batch(images: int, machine: Machine) -> int:
 
 def _training(collection: Collection, machine: Machine, recipe: str, side: int) -> Training:
     batch = choose_batch(collection.training_images, machine)
+    tuning_batch = 64 if sum(collection.count("train").values()) >= LABELS_FOR_LARGE_BATCH else 16
     if not machine.gpu_gigabytes:
-        return Training(recipe, side, "resnet10", 0.5, "imagenet" if side > 64 else "compact", batch)
+        stem = "imagenet" if side > 64 else "compact"
+        return Training(recipe, side, "resnet10", 0.5, stem, batch, tuning_batch)
     large = side > SMALL_PHOTOGRAPHS and collection.training_images >= IMAGES_FOR_RESNET50
-    return Training(recipe, side, "resnet50" if large else "resnet18", 1.0, "imagenet" if side > 64 else "cifar", batch)
+    stem = "imagenet" if side > 64 else "cifar"
+    return Training(recipe, side, "resnet50" if large else "resnet18", 1.0, stem, batch, tuning_batch)
 
 
-def fit(
-    collection: Collection, machine: Machine, recipe: str, wanted: int, seconds: float, rate: Rate
-) -> tuple[Training, int, str]:
+def fit(collection: Collection, machine: Machine, recipe: str, wanted: int, seconds: float, attempt: Try) -> Fitted:
     """The largest resolution up to ``wanted`` that leaves enough epochs, and how many there are."""
-    budget, images = seconds * PRETRAINING_SHARE, collection.training_images
     training = _training(collection, machine, recipe, wanted)
-    speed = rate(training)
-    if budget * speed / images < FEWEST_EPOCHS:
-        smaller = [side for side in SIDES if side < wanted]
-        fast = [side for side in smaller if budget * speed * (wanted / side) ** 2 / images >= FEWEST_EPOCHS]
-        if smaller:
-            training = _training(collection, machine, recipe, fast[-1] if fast else smaller[0])
-            speed = rate(training)
-    epochs = max(1, min(MOST_EPOCHS, int(budget * speed / images)))
-    spent = epochs * images / speed
-    limit = f"; more than {MOST_EPOCHS} gain little" if epochs == MOST_EPOCHS else ""
-    return training, epochs, f"{duration(spent)} at {speed:,.0f} images a second, as measured on this machine{limit}"
+    trial = attempt(training, collection.numbers)
+    tuning = trial.tuning_epochs(seconds)
+    if trial.epochs(seconds, tuning) < FEWEST_EPOCHS and (smaller := [side for side in SIDES if side < wanted]):
+        left = seconds - trial.seconds(1, tuning) + trial.epoch(tuning)
+        fast = [side for side in smaller if left >= FEWEST_EPOCHS * trial.epoch(tuning) * (side / wanted) ** 2]
+        training = _training(collection, machine, recipe, fast[-1] if fast else smaller[0])
+        trial = attempt(training, collection.numbers)
+        tuning = trial.tuning_epochs(seconds)
+    epochs = max(1, min(MOST_EPOCHS, trial.epochs(seconds, tuning)))
+    speed, limit = trial.measured.unit.images_per_second, ""
+    if epochs == MOST_EPOCHS:
+        limit = f"; more than {MOST_EPOCHS} gain little"
+    spent = duration(trial.seconds(epochs, tuning))
+    reason = f"a whole run takes about {spent}, at {speed:,.0f} images a second, as measured on this machine{limit}"
+    return Fitted(training, trial, epochs, tuning, reason)

@@ -9,6 +9,8 @@ from typing import Any
 from deploy.artifact import identity
 from deploy.errors import DeployError
 from pipeline import workspace as workspaces
+from pipeline.costs import record
+from pipeline.costs.record import Record
 from pipeline.gates.all_gates import verdicts
 from pipeline.gates.verdict import Verdict
 from pipeline.maintenance import disk
@@ -56,6 +58,7 @@ class RunFacts:
     refused: str | None
     timings: dict[str, dict[str, float]]
     disk: dict[str, int]
+    costs: Record | None
 
 
 def collect(workspace: Workspace) -> RunFacts:
@@ -82,6 +85,7 @@ def collect(workspace: Workspace) -> RunFacts:
         refused=_refused(workspace),
         timings={stage: numbers for stage, numbers in timings.items() if numbers},
         disk=disk.usage(workspace),
+        costs=record.latest(root),
     )
 
 

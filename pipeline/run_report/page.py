@@ -14,6 +14,7 @@ from deploy.artifact import write_atomically
 from deploy.errors import ImageError
 from deploy.images.preprocess import canonicalize, open_image
 from deploy.plural import duration
+from pipeline.costs.comparison import comparison, comparison_rows
 from pipeline.maintenance.disk import size
 from pipeline.run_report import charts
 from pipeline.run_report.advice import advise
@@ -77,6 +78,7 @@ def render(facts: RunFacts, pictures: Mapping[str, str]) -> str:
         mistakes=facts.mistakes[:MOST_MISTAKES],
         pictures=pictures,
         total=sum(numbers.get("seconds", 0.0) for numbers in facts.timings.values()),
+        expected=[*comparison_rows(comparison(facts.costs))],
         energy=f"{sum(joules) / 3.6e6:.3f} kWh" if joules else "not measured: this machine does not tell it",
     )
 

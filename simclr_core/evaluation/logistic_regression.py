@@ -58,7 +58,7 @@ def regularization_path(features: Tensor, labels: Tensor, classes: int, l2: Sequ
     ``features`` [n, d] in float32 or float64, ``labels`` int64 [n]. A class without samples is never the answer.
     """
     center = features.mean(dim=0)
-    axes = _principal_axes(features - center)
+    axes = principal_axes(features - center)
     ones = features.new_ones(len(features), 1)  # the bias, as one more axis without penalty
     design = torch.cat([(features - center) @ axes, ones], dim=1).T.contiguous()
     coefficients = features.new_zeros(classes, len(design))
@@ -94,7 +94,7 @@ def select_l2(
     return l2[int(losses.argmin())]
 
 
-def _principal_axes(centered: Tensor) -> Tensor:
+def principal_axes(centered: Tensor) -> Tensor:
     """Orthonormal axes [d, r] along which ``centered`` [n, d] varies, from the smaller of its Gram matrices.
 
     In float64, because a Gram matrix squares the spread: float32 would lose axes that the classifier needs.

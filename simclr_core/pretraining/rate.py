@@ -1,38 +1,91 @@
-"""How fast this machine trains a configuration: a few real steps on random pixels. Nothing is written.
+"""What the parts of a run cost on this machine: a few real steps of each on random pixels. Nothing is written.
 
 python -m simclr_core rate        in a folder with a params.yaml
 """
 
 import json
 import resource
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from simclr_core import launch
 from simclr_core.augmentation.augmentations import Augmentation
-from simclr_core.config import PretrainConfig
+from simclr_core.config import FinetuneConfig, PretrainConfig
+from simclr_core.evaluation.features import extract
+from simclr_core.evaluation.logistic_regression import principal_axes
 from simclr_core.launch import Member
+from simclr_core.model.encoder import Encoder
+from simclr_core.monitoring.diagnostics import Monitor
+from simclr_core.monitoring.unit_costs import UnitCosts
 from simclr_core.params import read_block
 from simclr_core.pretraining.initial import Start
 from simclr_core.pretraining.precision import LossScaler, resolve_precision
 from simclr_core.pretraining.pretrain import build_network, build_optimizer, choose_objective
 
 LEAST_STEPS = 3
-SECONDS = 4.0  # after the first step, which allocates and tunes
+SECONDS = 4.0  # after the first step, which allocates and tunes; of pretraining. The others take a quarter of it
 LEARNING_RATE = 1e-6  # costs as much as any other
+CLASSES = 10  # of the random labels
+FORWARD_IMAGES = 256  # a batch of ``extract``
+SIDE = 512  # features and images of the larger measured probe
+FEW_IMAGES = 16  # of the smaller batch of fine-tuning
+FEW = 20  # images of the smaller one
+WEAK = 1e-4  # penalty of the measured probe
+ROUNDS = 40  # evaluations that a probe takes about: its search looks back at all of them
+NORMALIZED = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 def run(workspace: Path) -> None:
-    """Print ``{"images_per_second": ..., "memory_gigabytes": ...}`` of the ``pretrain`` block of params.yaml."""
+    """Print the ``UnitCosts`` for the blocks ``pretrain`` and ``finetune`` of params.yaml, in JSON.
+
+    The start of the process is not among them: who starts it takes ``measured_seconds`` off the time that it took.
+    """
+    started, imported = perf_counter(), _peak_resident()
     config = read_block(workspace / "params.yaml", "pretrain", PretrainConfig)
+    tuning = read_block(workspace / "params.yaml", "finetune", FinetuneConfig)
     with launch.member() as member:
-        rate = measure_rate(config, member, SECONDS)
-        peak = _peak_bytes(member.device) / 1e9
-    print(json.dumps({"images_per_second": round(rate, 2), "memory_gigabytes": round(peak, 3)}))
+        costs = asdict(measure(config, tuning, member)) | {"start_bytes": imported}
+    print(json.dumps({**costs, "measured_seconds": perf_counter() - started}))
+
+
+def measure(config: PretrainConfig, tuning: FinetuneConfig, member: Member) -> UnitCosts:
+    """Measure each part; the start of the process is not known here."""
+    rate = measure_rate(config, member, SECONDS)
+    encoder, head = build_network(config, Start("scratch"), member)
+    assert isinstance(encoder, Encoder)
+    pixels = _pixels(FORWARD_IMAGES, config.image_size)
+    forward = _middle(lambda: extract(encoder, pixels, *NORMALIZED), SECONDS / 4) / FORWARD_IMAGES
+    count = min(config.monitor_images, FORWARD_IMAGES)
+    monitor = Monitor(pixels[:count], np.arange(count) % CLASSES, *NORMALIZED, [str(one) for one in range(CLASSES)])
+    views = torch.randn(2, config.batch_size, encoder.feature_dim)
+    look = _middle(lambda: monitor.measure(encoder, nn.Identity(), *views), 0.0)
+    return UnitCosts(
+        images_per_second=rate,
+        start_seconds=0.0,
+        monitor_seconds=max(0.0, look - forward * count),
+        forward_seconds=forward,
+        tuning_seconds=_line(
+            {
+                batch: measure_tuning(encoder, config, batch, member)
+                for batch in (FEW_IMAGES, max(tuning.batch_size, 2 * FEW_IMAGES))
+            }
+        ),
+        axes_seconds=_middle(lambda: principal_axes(torch.randn(SIDE, SIDE)), 0.0),
+        descent_seconds=(measure_descent(FEW, FEW), measure_descent(SIDE, SIDE)),
+        memory_bytes=_peak_bytes(member.device),
+        start_bytes=0,
+        encoder_parameters=sum(one.numel() for one in encoder.parameters()),
+        head_parameters=sum(one.numel() for one in head.parameters()),
+        feature_dim=encoder.feature_dim,
+    )
 
 
 def measure_rate(config: PretrainConfig, member: Member, seconds: float) -> float:
@@ -49,9 +102,10 @@ def measure_rate(config: PretrainConfig, member: Member, seconds: float) -> floa
     sizes, samples = torch.full((config.batch_size, 2), side), torch.arange(config.batch_size)
     for group in optimizer.param_groups:
         group["lr"] = LEARNING_RATE
+    number = 0
 
-    def step(number: int) -> float:
-        started = perf_counter()
+    def step() -> None:
+        nonlocal number
         views: Tensor = torch.cat(
             [augmentation.view(images, sizes, 0, number, samples, view) for view in range(augmentation.views)]
         )
@@ -59,18 +113,82 @@ def measure_rate(config: PretrainConfig, member: Member, seconds: float) -> floa
         objective.backward(network, views.sub_(0.5).div_(0.25).contiguous(memory_format=torch.channels_last))
         optimizer.step()
         objective.update()
+        number += 1
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        return perf_counter() - started
 
-    step(0)
+    return config.batch_size / _middle(step, seconds)
+
+
+def measure_tuning(encoder: Encoder, config: PretrainConfig, batch: int, member: Member) -> float:
+    """Seconds of a step of fine-tuning on ``batch`` images; ``encoder`` is changed."""
+    head = nn.Linear(encoder.feature_dim, CLASSES)
+    network = nn.Sequential(encoder, head).to(member.device).train()
+    optimizer = torch.optim.SGD(network.parameters(), LEARNING_RATE, momentum=0.9, nesterov=True)
+    crops = Augmentation(config.image_size, flip=0.5, jitter_probability=0, grayscale=0, blur=0)
+    side = config.resize or config.image_size
+    images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8, device=member.device)
+    sizes, samples, labels = torch.full((batch, 2), side), torch.arange(batch), torch.arange(batch) % CLASSES
+
+    def step() -> None:
+        views = crops.view(images, sizes, 0, 0, samples, view=0).sub(0.5).div(0.25)
+        loss = nn.functional.cross_entropy(
+            network(views.contiguous(memory_format=torch.channels_last)), labels.to(member.device)
+        )
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        loss.item()
+
+    return _middle(step, SECONDS / 4)
+
+
+def _line(seconds: Mapping[int, float]) -> tuple[float, float]:
+    """What two batches cost, as a part of any batch and a part for each image; neither is negative."""
+    (few, of_few), (many, of_many) = seconds.items()
+    each = max(0.0, (of_many - of_few) / (many - few))
+    return max(0.0, of_many - each * many), each
+
+
+def measure_descent(images: int, features: int) -> float:
+    """Seconds of one evaluation of the loss of a linear probe, its part of the search for the next one included."""
+    random = torch.Generator().manual_seed(0)
+    design, labels = torch.randn(features, images, generator=random), torch.arange(images) % CLASSES
+    weights = torch.zeros(CLASSES, features, requires_grad=True)
+    search: torch.optim.Optimizer = torch.optim.LBFGS(
+        [weights], max_iter=ROUNDS, tolerance_change=0.0, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> float:
+        search.zero_grad()
+        value = nn.functional.cross_entropy((weights @ design).T, labels) + WEAK * weights.square().sum()
+        torch.autograd.backward(value)
+        return value.item()
+
+    loss()
+    started = perf_counter()
+    search.step(loss)
+    return (perf_counter() - started) / int(search.state[weights]["func_evals"])
+
+
+def _middle(step: Callable[[], object], seconds: float) -> float:
+    """Median seconds of a step after the first one: of three steps, and of more until they take ``seconds``."""
+    step()
     times: list[float] = []
     while len(times) < LEAST_STEPS or sum(times) < seconds:
-        times.append(step(len(times) + 1))
-    return config.batch_size / median(times)
+        started = perf_counter()
+        step()
+        times.append(perf_counter() - started)
+    return median(times)
+
+
+def _pixels(images: int, side: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (images, side, side, 3), dtype=np.uint8)
 
 
 def _peak_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _peak_resident()
+
+
+def _peak_resident() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -17,14 +17,19 @@ from dagster._core.storage.tags import MAX_RETRIES_TAG
 
 from deploy.artifact import publish
 from pipeline.cli.main import run_cli
+from pipeline.cli.status import describe_workspace
+from pipeline.costs import measured, record
+from pipeline.costs.model import REST
 from pipeline.dvc.client import Outcome, exclusive
 from pipeline.errors import BusyError, DvcError, IngestError, StageFailedError
-from pipeline.params import override
+from pipeline.params import override, read
 from pipeline.release.registry import open_registry
 from pipeline.run import run
 from pipeline.runs.instance import opened
 from pipeline.runs.launcher import PROCESS, identify
 from pipeline.workspace import Workspace
+from simclr_core.reporter import read_timing
+from tests.pipeline.costs.examples import MEASURED
 from tests.pipeline.gates.reports import ALONE, CHAMPION, FINETUNE, LINEAR_EVAL, PRETRAIN
 from tests.processes.alive import is_alive
 
@@ -67,6 +72,7 @@ def history(workspace: Workspace) -> list[dg.DagsterRunStatus]:
 def test_a_run_goes_from_raw_images_to_the_last_stage_and_repeats_nothing(
     graph: Workspace, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    measured.keep(graph.root, read(graph), MEASURED)
     first = run(graph)
     assert {name: result.outcome for name, result in first.stages.items()} == dict.fromkeys(STAGES, Outcome.EXECUTED)
     assert all(result.seconds > 0 for result in first.stages.values())
@@ -78,6 +84,9 @@ def test_a_run_goes_from_raw_images_to_the_last_stage_and_repeats_nothing(
     ]
     assert any(line.startswith("not_collapsed: passed: loss 5.1") for line in lines)
 
+    assert any(line.startswith("raw_images: the run is expected to take ") for line in lines)
+    assert_compared(graph)
+
     shutil.rmtree(graph.root / "models")
     second = run(graph)
     outcomes = {name: result.outcome for name, result in second.stages.items()}
@@ -85,6 +94,22 @@ def test_a_run_goes_from_raw_images_to_the_last_stage_and_repeats_nothing(
     assert "raw_images: nothing new" in capfd.readouterr().out
     assert history(graph) == [dg.DagsterRunStatus.SUCCESS] * 2
     assert "not_collapsed" in (graph.reports / "run.html").read_text(encoding="utf-8")
+
+
+def assert_compared(graph: Workspace) -> None:
+    """What was expected of the first run is kept next to what each stage took, and both are shown."""
+    seen = record.latest(graph.root)
+    assert seen is not None
+    assert list(seen.compared) == ["raw_images", *STAGES, REST]
+    assert all(actual.seconds > 0 for _, actual in seen.compared.values())
+    assert all(seen.actual[name].memory_bytes > 10_000_000 for name in STAGES)
+    assert seen.actual["prepare"].disk_bytes > 0
+    assert read_timing("prepare", graph.root).keys() >= {"whole_seconds", "memory_megabytes", "disk_megabytes"}
+    page = (graph.reports / "run.html").read_text(encoding="utf-8")
+    assert "Expected and real" in page
+    assert "Nothing was expected" not in page
+    (line,) = [line for line in describe_workspace(graph).splitlines() if line.startswith("latest run")]
+    assert ", expected " in line
 
 
 @pytest.mark.slow

@@ -9,14 +9,15 @@ from click.testing import CliRunner
 from pipeline import params
 from pipeline import workspace as workspaces
 from pipeline.cli.main import simclr
+from pipeline.costs.measured import known
 from pipeline.errors import ParamsError
 from pipeline.proposal import budget
 from pipeline.proposal import choose as choosing
-from pipeline.proposal.choose import choose_at_first_run
-from pipeline.proposal.measure import measure
+from pipeline.proposal.choose import attempt, choose_at_first_run
 from pipeline.proposal.training import Training
 from pipeline.recipes.recipe import is_auto
 from pipeline.workspace import Workspace
+from tests.pipeline.costs.examples import IMAGES, MEASURED
 from tests.pipeline.proposal.folders import fill, photograph
 
 BASE = workspaces.template("params.yaml").read_text(encoding="utf-8")
@@ -24,7 +25,7 @@ BASE = workspaces.template("params.yaml").read_text(encoding="utf-8")
 
 @pytest.fixture(autouse=True)
 def _measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choosing, "measure", lambda base, training: 200.0)
+    monkeypatch.setattr(choosing, "measure", lambda text, params, contents: MEASURED)
 
 
 @pytest.fixture
@@ -48,6 +49,8 @@ def test_a_workspace_is_made_with_what_was_proposed(tmp_path: Path, pictures: Pa
     read = params.read(workspace)
     assert (read.ingest.class_folders, read.ingest.hold_out) == (True, 0.25)
     assert read.retraining.sources == ("inbox", str(pictures))
+    assert "a first run takes about " in shown
+    assert known(workspace.root, read) == MEASURED, "`simclr plan` measures nothing again"
     assert not is_auto(workspace.params.read_text(encoding="utf-8")), "a first run leaves it as it is"
     assert choose_at_first_run(workspace) == []
 
@@ -115,13 +118,18 @@ def test_what_is_not_a_time_is_refused(text: str) -> None:
 @pytest.mark.slow
 def test_the_rate_is_that_of_real_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    small = Training("cpu-small", 28, "resnet10", 0.25, "compact", 32)
-    large = Training("cpu-small", 56, "resnet10", 0.25, "compact", 32)
-    pairs = [(measure(BASE, small), measure(BASE, large)) for _ in range(2)]  # other work may disturb one of them
-    assert any(of_small > 1.5 * of_large > 0 for of_small, of_large in pairs)
+    trainings = [Training("cpu-small", side, "resnet10", 0.25, "compact", 32, 16) for side in (28, 56)]
+    for _ in range(2):  # other work may disturb one of them
+        small, large = (attempt(BASE, [], one, IMAGES) for one in trainings)
+        rates = [trial.measured.unit.images_per_second for trial in (small, large)]
+        if rates[0] > 1.5 * rates[1] > 0:
+            break
+    else:
+        pytest.fail(f"images a second: {rates}")
+    assert small.seconds(1, 5) < small.seconds(2, 5) < small.seconds(2, 3000)
 
 
 @pytest.mark.slow
 def test_a_training_that_does_not_run_here_is_one_sentence() -> None:
-    with pytest.raises(ParamsError, match=r"a few steps of vit_b_16 at 28 pixels failed on this machine: .*--recipe"):
-        measure(BASE, Training("cpu-small", 28, "vit_b_16", 1.0, "imagenet", 32))
+    with pytest.raises(ParamsError, match=r"a few steps of training failed on this machine: .*--recipe"):
+        attempt(BASE, [], Training("cpu-small", 28, "vit_b_16", 1.0, "imagenet", 32, 16), IMAGES)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from deploy.images.inputs import read_pixels
 from deploy.images.preprocess import Preprocessing, decode, reduce
-from pipeline.prepare import _encode
+from pipeline.prepare import encode as encode_prepared
 from simclr_core.data.shards import Sample, write_shards, write_tar
 from simclr_core.export.served_pixels import compare_served
 from tests.conftest import encode
@@ -56,7 +56,7 @@ def store(folder: Path, files: list[bytes], short_side: int, bicubic: bool = Fal
         if bicubic:
             width, height = (round(side * short_side / min(image.size)) for side in image.size)
             image = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
-        samples.append(Sample(key, *_encode(reduce(image, short_side), 95)))
+        samples.append(Sample(key, *encode_prepared(reduce(image, short_side), 95)))
     write_shards(folder / "train", [samples], 1_000_000)
     write_shards(folder / "test", [], 1_000_000)
     (folder / "originals").mkdir()

@@ -1,0 +1,114 @@
+"""Every stage costs what its work times the measured parts give, worked out here by hand."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from pipeline.costs import model
+from pipeline.costs.model import Cost, Work, stage_costs, total
+from pipeline.preflight import Images
+from tests.pipeline.costs.examples import IMAGES, MEASURED, UNIT, read_params
+
+STARTED = 10 + 0.15 * 10  # a stage with PyTorch, started by DVC
+
+
+def work(images: Images = IMAGES, **blocks: dict[str, object]) -> Work:
+    return Work(read_params(**blocks), images, images.total, released=False, measured=MEASURED)
+
+
+def test_images_are_probed_and_prepared_on_all_cores() -> None:
+    costs = stage_costs(work())
+    assert costs["validate"].seconds == pytest.approx((0.15 + 1.45) * 10 + 1200 * 0.004 / 2)
+    assert costs["prepare"].seconds == pytest.approx((0.15 + 0.22) * 10 + 1200 * 0.002 / 2)
+    assert costs["prepare"].disk_bytes == 2 * (1200 * (1000 + 768) + 250_000)
+    assert costs["raw_images"].disk_bytes == 1200 * (500 + 768 + 390), "a hard link of the cache counts once"
+
+
+def test_an_image_that_was_validated_is_not_probed_again() -> None:
+    again = stage_costs(replace(work(), new=200))
+    assert again["validate"].seconds == pytest.approx(16 + 200 * 0.004 / 2)
+    assert again["raw_images"].disk_bytes == 200 * (500 + 768 + 390)
+
+
+def test_pretraining_costs_its_steps_and_a_look_after_each_epoch() -> None:
+    found = stage_costs(work(pretrain={"epochs": 10, "batch_size": 300, "monitor_images": 600}))["pretrain"]
+    steps, look = 3 * 300 / 100, 600 * 0.001 + 0.5  # of 1,000 images three batches of 300 are seen
+    assert found.seconds == pytest.approx(STARTED + 10 * (steps + look) + (1000 + 600) * 0.001 / 2)
+    projector = 600 * (8 * 256 + 820)
+    assert found.disk_bytes == 2 * 4 * 1_100_000 + projector + 250_000
+
+
+def test_large_images_are_decoded_in_every_epoch() -> None:
+    sizes = {"image_size": 96, "resize": 96, "epochs": 10, "batch_size": 500, "monitor_images": 16}
+    found = stage_costs(work(prepare={"short_side": 96}, pretrain=sizes))["pretrain"]
+    epochs = 10 * (1000 / 100 + 0.016 + 0.5)
+    assert found.seconds == pytest.approx(STARTED + epochs + (10 * 1000 + 16) * 0.001 / 2)
+
+
+def test_a_probe_costs_a_search_for_each_fold_and_one_more() -> None:
+    few = work().fit(100, 256, 12)
+    folds = 5 * 12 * 8.2 * 80**0.22 * (0.001 + 0.002 * 80 * 80 * 2 / (512 * 512 * 10)) + 5 * 0.25 * (80 / 512) ** 3
+    last = 6 * 8.2 * 100**0.22 * (0.001 + 0.002 * 100 * 100 * 2 / (512 * 512 * 10)) + 0.25 * (100 / 512) ** 3
+    assert few == pytest.approx(folds + last)
+    many = work().fit(2000, 256, 12)  # a single fold, and no more axes than features
+    searches = (12, 1600), (6, 2000)
+    assert many == pytest.approx(
+        sum(n * 8.2 * 256**0.22 * (0.001 + 0.002 * of * 256 * 2 / 2621440) + 0.25 / 8 for n, of in searches)
+    )
+
+
+def test_linear_evaluation_fits_a_probe_for_each_draw_and_set_of_features() -> None:
+    one = {"fractions": '["1.0"]', "labels_per_class": "[5]", "draws": 3, "l2_count": 12}
+    job = work(linear_eval=one)
+    fits = 4 * job.fit(600, 256, 12) + job.fit(600, 3 * 28**2, 12)  # all labels are drawn once
+    fits += 6 * job.fit(10, 256, 12) + 3 * job.fit(10, 3 * 28**2, 12)  # three draws; random weights have one each
+    features = 800 * 0.001 / 2 + 4 * 800 * 0.001
+    maps = (0.3 + 200 * 0.0009) * 10
+    assert stage_costs(job)["linear_eval"].seconds == pytest.approx(STARTED + features + maps + fits)
+
+
+def test_fine_tuning_has_a_least_number_of_steps() -> None:
+    job = work(finetune={"seeds": "[0, 1]", "epochs": 30, "epochs_few": 60, "batch_size": 16})
+    costs = stage_costs(job)
+    rest = STARTED + (800 + 200) * 0.001 / 2 + (800 + 4 * 200) * 0.001
+    few = 2 * 2 * 100 * (0.01 + 6 * 0.002) + 2 * job.fit(6, 256, 12)  # 60 steps would be too few
+    many = 2 * 2 * 100 * (0.01 + 16 * 0.002) + 2 * job.fit(60, 256, 12)  # 30 epochs of three steps too
+    assert costs["finetune@0.01"].seconds == pytest.approx(rest + few)
+    assert costs["finetune@0.1"].seconds == pytest.approx(rest + many)
+    assert costs["finetune@0.1"].disk_bytes == 2 * 4 * 1_000_000
+
+
+def test_without_labels_nothing_is_fitted() -> None:
+    costs = stage_costs(work(Images(Counter({None: 800}), Counter(), Counter({"0001": 800}))))
+    assert costs["finetune@0.1"] == Cost(STARTED, 1_030_000_000)
+    maps = (0.3 + 800 * 0.0009) * 10
+    assert costs["linear_eval"].seconds == pytest.approx(STARTED + 800 * 0.001 / 2 + 4 * 800 * 0.001 + maps)
+
+
+def test_a_champion_is_compared_with() -> None:
+    job = work()
+    alone, both = stage_costs(job), stage_costs(replace(job, released=True))
+    one = 800 * 0.001 / 2 + 800 * 0.001 + job.fit(600, 256, 5)
+    assert alone["compare"].seconds == pytest.approx(STARTED + one)
+    assert both["compare"].seconds == pytest.approx(STARTED + 2 * one)
+    embedded = 1000 + 1000  # at most 1,000 of the newest batch, 2,000 of the others
+    assert both["embedding_drift"].seconds == pytest.approx((0.15 + 0.18) * 10 + embedded * (0.001 / 2 + 0.001))
+    assert alone["embedding_drift"].seconds == pytest.approx((0.15 + 0.18) * 10)
+
+
+def test_the_whole_takes_the_memory_of_its_largest_stage() -> None:
+    assert total([Cost(1, 5, 7), Cost(2, 4, 8)]) == Cost(3, 5, 15)
+    assert total([]) == Cost()
+
+
+def test_the_constants_are_those_of_the_stages() -> None:
+    from simclr_core.data import dataset
+    from simclr_core.evaluation import embedding_map, images, linear_eval, linear_probe, served_accuracy
+
+    assert (model.FOLDS, model.FEW_LABELS) == (linear_probe.FOLDS, linear_probe.FEW_LABELS)
+    assert (model.PIXEL_SIDE, model.RANDOM_ENCODERS) == (linear_eval.PIXEL_SIDE, linear_eval.RANDOM_ENCODERS)
+    assert (model.MAPPED, model.UNLABELED_SAMPLE) == (embedding_map.IMAGES, images.UNLABELLED_SAMPLE)
+    assert (model.SERVED_TRAIN, model.SERVED_TEST) == (served_accuracy.MOST_TRAIN, served_accuracy.MOST_TEST)
+    assert dataset.CACHED_SIDE == model.CACHED_SIDE
+    assert UNIT.feature_dim == 256
