@@ -44,7 +44,6 @@ class Collection:
     folders: dict[str, int]
     glances: tuple[Glance, ...]
     unreadable: int
-    image_bytes: float
     unread_heic: int = 0
     contents: tuple[bytes, ...] = ()
 
@@ -150,14 +149,14 @@ def examine(root: Path, names: Sequence[str], selection: Selection = ALL) -> Col
         passed_over = source.passed_over.keys() - source.left_out
         others.update(PurePosixPath(path).suffix.lower() or "no suffix" for path in passed_over)
     heic = sum(heif.is_unread(path) for _, path in found)
-    glances, unreadable, size, contents = _look(found)
+    glances, unreadable, contents = _look(found)
     if not glances:
         kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in others.most_common(5))
         raise IngestError(
             f"{', '.join(names)}: no image that can be decoded{f' among {kinds}' if kinds else ''}; "
             + (heif.ADVICE if heic else "name a folder with JPEG, PNG, WebP, TIFF, BMP, GIF or AVIF files")
         )
-    return Collection(dict(labels), dict(others), dict(folders), tuple(glances), unreadable, size, heic, contents)
+    return Collection(dict(labels), dict(others), dict(folders), tuple(glances), unreadable, heic, contents)
 
 
 def _is_image(source: Source, path: str) -> bool:
@@ -171,8 +170,8 @@ def _is_image(source: Source, path: str) -> bool:
         return False  # in a bucket, or gone
 
 
-def _look(found: Sequence[tuple[Source, str]]) -> tuple[list[Glance], int, float, tuple[bytes, ...]]:
-    """The glances at a sample in its order, how many files had no pixels, bytes per image, and some of the files."""
+def _look(found: Sequence[tuple[Source, str]]) -> tuple[list[Glance], int, tuple[bytes, ...]]:
+    """The glances at a sample in its order, how many files had no pixels, and some of the files."""
     chosen = sorted(found, key=lambda item: hashlib.sha256(item[1].encode()).digest())[:SAMPLE_IMAGES]
     sizes: list[int] = []
     kept: list[bytes] = []
@@ -199,7 +198,7 @@ def _look(found: Sequence[tuple[Source, str]]) -> tuple[list[Glance], int, float
     )
     looked = {number: _checked(answer) for number, answer in answers}
     glances = [one for _, one in sorted(looked.items()) if one is not None]
-    return glances, len(looked) - len(glances), float(np.mean(sizes)) if sizes else 0.0, tuple(kept)
+    return glances, len(looked) - len(glances), tuple(kept)
 
 
 def _checked(answer: object) -> Glance | None:

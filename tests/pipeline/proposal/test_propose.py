@@ -76,7 +76,7 @@ def photographs(count: int, side: int = 300, **changes: Any) -> Collection:
     gists = [[(number * 37 + cell * cell * (number + 3)) % 251 for cell in range(256)] for number in range(40)]
     glances = tuple(Glance(side + 100, side, gist=gist, **fields) for gist in gists)
     known: dict[str, Any] = {"labels": {Place("train", None): count}, "others": {}, "folders": {}, "unreadable": 0}
-    return Collection(**(known | {"glances": glances, "image_bytes": 5e5} | changes))
+    return Collection(**(known | {"glances": glances} | changes))
 
 
 @pytest.fixture
