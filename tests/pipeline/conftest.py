@@ -17,6 +17,12 @@ from tests.pipeline.small_graph import graph
 
 __all__ = ["graph"]
 
+PARAMS = TINY_PARAMS | {
+    "linear_eval": TINY_PARAMS["linear_eval"] | {"fractions": ["1.0"], "l2_count": 2},
+    "finetune": TINY_PARAMS["finetune"] | {"seeds": [0]},
+}
+"""For whole graphs, where most of the time would go into probes and trainings more of the same kind."""
+
 
 @pytest.fixture(scope="session")
 def empty_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -23,7 +23,7 @@ from pipeline.run import run
 from pipeline.workspace import Workspace
 from simclr_core.pretraining.unfinished import find_unfinished, run_folders
 from tests.conftest import draw, encode
-from tests.pipeline.conftest import fill, put
+from tests.pipeline.conftest import PARAMS, fill, put
 
 STAGES = {
     "validate",
@@ -53,6 +53,7 @@ def run_once(tmp_path_factory: pytest.TempPathFactory, empty_workspace: Path) ->
     """A workspace in which every stage ran, and its gates, but the release."""
     root = tmp_path_factory.mktemp("run once") / "my pictures – ähm"
     shutil.copytree(empty_workspace, root, symlinks=True)
+    (root / "params.yaml").write_text(yaml.safe_dump(PARAMS), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv(WORKSPACE, raising=False)
         names = sorted({"raw_images", "champion", *(stage.partition("@")[0] for stage in STAGES)})
