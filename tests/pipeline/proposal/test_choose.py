@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from pipeline import params
 from pipeline import workspace as workspaces
 from pipeline.cli.main import simclr
-from pipeline.costs.measured import known
+from pipeline.costs.measured import known, measure_units
 from pipeline.errors import ParamsError
 from pipeline.proposal import budget
 from pipeline.proposal import choose as choosing
@@ -132,4 +132,4 @@ def test_the_rate_is_that_of_real_steps(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.slow
 def test_a_training_that_does_not_run_here_is_one_sentence() -> None:
     with pytest.raises(ParamsError, match=r"a few steps of training failed on this machine: .*--recipe"):
-        attempt(BASE, [], Training("cpu-small", 28, "vit_b_16", 1.0, "imagenet", 32, 16), IMAGES)
+        measure_units(BASE.replace("name: resnet10, width: 0.5, stem: compact", "name: vit_b_16, width: 1.0"))
