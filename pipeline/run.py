@@ -105,11 +105,9 @@ def run(
             failed = _failed_gates(workspace, instance, run_id)
             if not failed:
                 raise
-            page.write(workspace)
+            _finish(workspace, run_id, began, occupied)
             raise StageFailedError(listed(failed, SHOWN_GATES, "; ")) from None
-        whole = Cost(time.monotonic() - began, 0.0, disk.occupied(workspace) - occupied)
-        record.end(workspace.root, run_id, whole)
-        page.write(workspace)
+        _finish(workspace, run_id, began, occupied)
     return RunOutcome(run_id, dict(_results(result)))
 
 
@@ -123,6 +121,13 @@ def _refuse_second(workspace: Workspace, instance: dg.DagsterInstance) -> None:
             f"{workspace.root}: run {run.run_id[:8]} is in progress in process {pid}; wait until it ends, or stop it "
             f"with `kill -INT {pid}`"
         )
+
+
+def _finish(workspace: Workspace, run_id: str, began: float, occupied: int) -> None:
+    """Record what the whole run has cost, also one that a gate has stopped, and write its page."""
+    whole = Cost(time.monotonic() - began, 0.0, disk.occupied(workspace) - occupied)
+    record.end(workspace.root, run_id, whole)
+    page.write(workspace)
 
 
 def select(workspace: Workspace, names: Sequence[str]) -> list[dg.AssetKey]:

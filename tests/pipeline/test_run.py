@@ -142,6 +142,9 @@ def test_a_gate_that_does_not_pass_stops_the_run_and_says_why(graph: Workspace) 
     assert (graph.root / "models" / "pretrained").exists()
     assert not (graph.root / "finetuned-0.1").exists()
     assert history(graph) == [dg.DagsterRunStatus.FAILURE]
+    seen = record.latest(graph.root)
+    assert seen is not None
+    assert seen.actual.keys() == {"raw_images", "prepare", "pretrain", REST}, "a run that was stopped has its costs too"
 
 
 @pytest.mark.seconds
