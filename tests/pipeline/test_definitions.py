@@ -42,7 +42,7 @@ def test_the_code_location_loads_no_heavy_library(
     record_property("processor seconds", round(seconds, 2))
     assert "dagster" in loaded
     assert not loaded & HEAVY
-    assert seconds < 4
+    assert seconds < 10
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from pipeline.retraining.inbox import survey
 from pipeline.workspace import Workspace
 from tests.conftest import draw, encode
 from tests.pipeline.conftest import put, read_files
+from tests.pipeline.costs.examples import MEASURED
 
 
 def select(workspace: Workspace, **patterns: list[str]) -> None:
@@ -97,7 +98,7 @@ def test_the_first_run_keeps_the_patterns(tmp_path: Path, monkeypatch: pytest.Mo
     from pipeline import workspace as workspaces
     from pipeline.proposal import choose
 
-    monkeypatch.setattr(choose, "measure", lambda base, *_: 100.0)
+    monkeypatch.setattr(choose, "measure", lambda *_: MEASURED)
     workspace = workspaces.create(tmp_path / "new", "auto")
     for number in range(80):
         put(workspace, f"unlabeled/{number}.png", encode(draw(0, number)))

@@ -191,7 +191,7 @@ def test_what_the_data_contract_will_refuse_is_foreseen(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("in_process")
-@pytest.mark.parametrize(("ink", "background"), [("white", "gray"), ("black", None), ("gray", None)])
+@pytest.mark.parametrize(("ink", "background"), [("white", "black"), ("black", None), ("gray", None)])
 def test_drawings_that_are_blank_on_white_get_a_background_on_which_they_are_not(
     tmp_path: Path, ink: str, background: str | None
 ) -> None:

@@ -24,6 +24,7 @@ from pipeline.run import RunOutcome, run
 from pipeline.workspace import Workspace
 from tests.conftest import draw, encode
 from tests.pipeline.conftest import put
+from tests.pipeline.costs.examples import MEASURED
 from tests.pipeline.proposal.folders import fill, photograph
 
 pytestmark = pytest.mark.slow
@@ -262,7 +263,7 @@ def test_a_first_run_that_chooses_the_parameters_is_noted(
     workspace.params.write_text(text, encoding="utf-8")
     workspace.overrides.unlink()
     (workspace.root / "dvc.yaml").write_text(yaml.safe_dump(GRAPH), encoding="utf-8")
-    monkeypatch.setattr("pipeline.proposal.choose.measure", lambda *_: 200.0)
+    monkeypatch.setattr("pipeline.proposal.choose.measure", lambda *_: MEASURED)
     for again in (False, True):
         done = CliRunner().invoke(simclr, ["--workspace", str(workspace.root), "run"])
         assert done.exit_code == 0, done.output

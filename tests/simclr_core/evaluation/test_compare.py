@@ -179,11 +179,12 @@ def test_encoders_of_different_image_sizes_are_comparable(workspace: Path) -> No
 
 @pytest.mark.seconds
 def test_a_champion_that_takes_other_pictures_is_said_to_be_judged_below_its_best(
-    workspace: Path, capsys: pytest.CaptureFixture[str]
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_champion(workspace, mixing(2, size=8), Preprocessing(8, 8, "black", letterbox=True))
+    monkeypatch.setenv("SIMCLR_EVENTS", str(tmp_path / "events"))
     compared(workspace)
-    said = capsys.readouterr().err
+    said = (tmp_path / "events").read_text()
     assert "warning: champion takes images on black, and the prepared ones are on white: it is judged below" in said
     assert (
         "warning: champion takes the whole of them in a square, and the prepared ones are their center: it is" in said

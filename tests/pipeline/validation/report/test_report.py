@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from deploy.failure import printable
+from deploy.images.background import BACKGROUNDS
 from pipeline.reports import Outcome
 from pipeline.validation.drift.drift import Drift, Shape
 from pipeline.validation.probe.probe import THUMBNAIL_SIDE
@@ -207,8 +208,8 @@ def test_every_operation_of_the_preprocessing_has_a_meaning() -> None:
     from deploy.images import preprocess
 
     listed = str(preprocess.canonicalize.__doc__).partition("out of")[2].partition(";")[0]
-    named = re.findall(r"``(\w+)``", listed)
-    assert set(named) == set(CONVERSIONS)
+    named = {*re.findall(r"``(\w+)``", listed), *(f"alpha_on_{background}" for background in BACKGROUNDS)}
+    assert named == set(CONVERSIONS)
 
 
 def test_failures_come_first_with_paths_and_readable_numbers() -> None:
