@@ -74,6 +74,19 @@ def test_static_int8_of_a_convolutional_network(network: bytes) -> None:
     assert {tensor.data_type for tensor in weights} == {onnx.TensorProto.INT8}
 
 
+def test_two_products_of_8_and_7_bits_fit_into_16(network: bytes) -> None:
+    """So that no processor saturates; on one with VNNI nothing else would show it."""
+    weights = [
+        onnx.numpy_helper.to_array(tensor)
+        for tensor in onnx.load_from_string(int8_graphs(network, pictures(64))["static"]).graph.initializer
+        if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) > 1
+    ]
+    largest = max(int(np.abs(one.astype(int)).max()) for one in weights)
+    assert len(weights) > 5
+    assert 32 < largest <= 64
+    assert 2 * 255 * largest <= 32767
+
+
 @pytest.mark.seconds
 def test_a_transformer_is_also_made_with_dynamic_scales(transformer: bytes) -> None:
     assert is_transformer(onnx.load_from_string(transformer))
