@@ -25,6 +25,7 @@ BLOCK = 8192
 CANDIDATES = 64
 SCORED = 32  # or 2 k nearest candidates are scored exactly: bfloat16 confuses those that are nearly as near
 CONNECTIVITY, EXPANSION = 16, 128  # M and ef_construction; usearch's defaults, which the benchmark names
+ONE_THREAD = 1024  # entries: threads that add to a smaller graph, or a smaller block, miss each other's
 MAX_DELETED = 0.25  # of the vectors in a graph
 MIN_SHARE = 0.05  # of the vectors in a graph that have to pass a filter; exact search takes no longer for fewer
 
@@ -114,10 +115,12 @@ def write_graph(directory: Path, vectors: Vectors, old: Graph | None = None, kep
             ndim=vectors.shape[1], metric="ip", dtype="bf16", connectivity=CONNECTIVITY, expansion_add=EXPANSION
         )
     added = np.arange(done, len(vectors))
-    for start in range(done, len(vectors), BLOCK):
-        block = np.asarray(vectors[start : start + BLOCK], np.float32)
+    starts = [done, *range(done + ONE_THREAD, len(vectors), BLOCK)]
+    for start, stop in zip(starts, [*starts[1:], len(vectors)], strict=True):
+        block = np.asarray(vectors[start:stop], np.float32)
         keys = np.arange(len(block), dtype=np.uint64) + len(graph)
-        graph.add(keys, block, threads=available_cpus())
+        few = min(len(graph), len(block)) < ONE_THREAD
+        graph.add(keys, block, threads=1 if few else available_cpus())
     graph.save(str(directory / GRAPH))
     with write_array(directory / GRAPH_ROWS, np.int64) as append:
         append(np.concatenate([rows, added]))
