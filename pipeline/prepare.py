@@ -87,8 +87,8 @@ def run(workspace: Workspace) -> None:
     require_valid(workspace)
     columns = ["sha256", "batch", "split", "label", "operations", "width", "height"]
     rows = pq.read_table(workspace.manifest / "accepted.parquet", columns=columns).to_pylist()
-    counted_side = max if params.letterbox else min
-    sides = [counted_side(row["width"], row["height"]) for row in rows if row["split"] == "train"]
+    side_of = max if params.letterbox else min
+    sides = [side_of(row["width"], row["height"]) for row in rows if row["split"] == "train"]
     require_large_enough(sides, everything.pretrain.image_size, params)
     classes = tuple(sorted({row["label"] for row in rows if row["label"] is not None}))
     labels = pq.read_table(workspace.manifest / "quarantine.parquet", columns=["label"])["label"].to_pylist()
@@ -176,8 +176,7 @@ def _canonical(
     def convert(item: tuple[str, bytes]) -> tuple[Sample, Image.Image]:
         sha256, data = item
         label, operations = accepted[sha256]["label"], accepted[sha256]["operations"]
-        image = _replay(sha256, data, operations, params.background)
-        image = letterbox(image, short_side, params.background) if params.letterbox else reduce(image, short_side)
+        image = resize(_replay(sha256, data, operations, params.background), short_side, params)
         extension, encoded = encode(image, params.jpeg_quality)
         return Sample(sha256, extension, encoded, UNLABELLED if label is None else classes.index(label)), image
 
@@ -219,11 +218,15 @@ def _replay(sha256: str, data: bytes, operations: list[str], background: str) ->
         )  # how large is too large was decided by validate
     except ImageError as error:
         raise GateError(
-            f"{sha256[:12]}: was validated as {operations}, and is refused now: {error}; {RESTORE}"
+            f"{sha256[:12]}: was validated as {_named(operations)}, and is refused now: {error}; {RESTORE}"
         ) from error
     if _changes(done) != _changes(operations):
-        raise GateError(f"{sha256[:12]}: was validated as {operations}, is read as {done}; {RESTORE}")
+        raise GateError(f"{sha256[:12]}: was validated as {_named(operations)}, is read as {_named(done)}; {RESTORE}")
     return image
+
+
+def _named(operations: list[str]) -> str:
+    return ", ".join(operations) or "the pixels as they are"
 
 
 def _changes(operations: list[str]) -> list[str]:
@@ -234,6 +237,11 @@ def _counted(samples: Iterator[tuple[Sample, Image.Image]], sums: PixelSums) -> 
     for sample, image in samples:
         sums.add(image)
         yield sample
+
+
+def resize(image: Image.Image, short_side: int, params: PrepareConfig) -> Image.Image:
+    """Bound the sides of a canonical image as ``Preprocessing`` does before it crops."""
+    return letterbox(image, short_side, params.background) if params.letterbox else reduce(image, short_side)
 
 
 def encode(image: Image.Image, quality: int) -> tuple[str, bytes]:

@@ -6,10 +6,11 @@ from time import perf_counter
 from typing import Any
 
 from deploy.errors import ImageError
-from deploy.images.preprocess import MOST_PIXELS, canonicalize, decode, open_image, reduce
+from deploy.images.preprocess import MOST_PIXELS, canonicalize, decode, open_image
 from deploy.session import available_cpus
+from pipeline.config import PrepareConfig
 from pipeline.costs.model import ImageCosts
-from pipeline.prepare import encode
+from pipeline.prepare import encode, resize
 from pipeline.validation.probe.pool import isolated_map
 from pipeline.validation.probe.probe import probe
 
@@ -29,12 +30,12 @@ def sample(contents: Iterable[bytes]) -> list[bytes]:
     return chosen
 
 
-def measure_images(contents: Sequence[bytes], short_side: int, quality: int) -> ImageCosts:
+def measure_images(contents: Sequence[bytes], short_side: int, params: PrepareConfig) -> ImageCosts:
     """Means over the contents that can be decoded, with all cores at work."""
     answers = isolated_map(
         measure_image,
         enumerate(contents),
-        options={"short_side": short_side, "quality": quality},
+        options={"short_side": short_side, "prepare": params.model_dump(mode="json")},
         workers=available_cpus(),
         memory_megabytes=MEMORY_MEGABYTES,
         timeout_seconds=TIMEOUT_SECONDS,
@@ -48,17 +49,18 @@ def measure_images(contents: Sequence[bytes], short_side: int, quality: int) -> 
     return ImageCosts(probed, prepared, decoded, sum(map(len, contents)) / len(contents), stored)
 
 
-def measure_image(data: bytes, short_side: int, quality: int) -> list[float] | None:
+def measure_image(data: bytes, short_side: int, prepare: dict[str, Any]) -> list[float] | None:
     """Seconds to probe, to prepare and to decode again, and bytes when prepared; the second time, with warm caches."""
+    params = PrepareConfig(**prepare)
     for _ in range(2):
         times = [perf_counter()]
-        probe(data)
+        probe(data, background=params.background)
         times.append(perf_counter())
         try:
-            image, _ = canonicalize(open_image(data, MOST_PIXELS))
+            image, _ = canonicalize(open_image(data, MOST_PIXELS), params.background)
         except ImageError:
             return None
-        _, encoded = encode(reduce(image, short_side), quality)
+        _, encoded = encode(resize(image, short_side, params), params.jpeg_quality)
         times.append(perf_counter())
         decode(encoded)
         times.append(perf_counter())

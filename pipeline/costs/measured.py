@@ -46,7 +46,7 @@ def measure(text: str, params: Params, contents: Sequence[bytes]) -> Measured:
     Raises:
         ParamsError: the training does not run on this machine, and what it said.
     """
-    image = measure_images(contents, params.prepared_side, params.prepare.jpeg_quality)
+    image = measure_images(contents, params.prepared_side, params.prepare)
     return Measured(measure_units(text), image, available_cpus())
 
 
@@ -95,7 +95,7 @@ def _key(params: Params) -> str:
         params.pretrain.model_dump(mode="json", include=DECISIVE),
         params.finetune.batch_size,
         params.prepared_side,
-        params.prepare.jpeg_quality,
+        params.prepare.model_dump(mode="json"),
         available_cpus(),
     ]
     return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]

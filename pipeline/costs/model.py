@@ -6,6 +6,7 @@ Fashion-MNIST; those of time are shares of the start of a process with PyTorch, 
 """
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -40,6 +41,12 @@ PIXEL_SIDE, RANDOM_ENCODERS = 32, 3  # as simclr_core.evaluation.linear_eval
 MAPPED, UNLABELED_SAMPLE = 2000, 5000
 SERVED_TRAIN, SERVED_TEST = 10_000, 5_000  # images on which an export is judged
 LATENCY_ROUNDS, LATENCIES = 105, 3  # single images that export and a gate embed
+STAGES = (
+    *("validate", "prepare", "embedding_drift", "initial", "pretrain", "linear_eval"),
+    *("finetune@0.01", "finetune@0.1", "export", "compare"),
+)
+"""Those of the template's dvc.yaml."""
+FINETUNE = re.compile(r"finetune@([01]\.\d+)")
 CACHED_SIDE = 64  # up to here a decoded image stays in memory
 
 
@@ -153,9 +160,10 @@ class Work:
         return evaluations * (few + max(0.0, many - few) * size) + self.unit.axes_seconds * (axes / FITTED_SIDE) ** 3
 
 
-def stage_costs(work: Work) -> dict[str, Cost]:
-    """By the name of each stage in dvc.yaml, and of what is around them: ``raw_images`` and REST."""
-    stages: dict[str, Callable[[Work], Cost]] = {
+def stage_costs(work: Work, stages: Iterable[str] = STAGES) -> dict[str, Cost]:
+    """By the name of each of ``stages``, and of what is around them: ``raw_images`` and REST. Unknown ones are left
+    out."""
+    models: dict[str, Callable[[Work], Cost]] = {
         "raw_images": _raw_images,
         "validate": _validate,
         "prepare": _prepare,
@@ -163,13 +171,12 @@ def stage_costs(work: Work) -> dict[str, Cost]:
         "initial": _initial,
         "pretrain": _pretrain,
         "linear_eval": _linear_eval,
-        "finetune@0.01": partial(_finetune, share="0.01"),
-        "finetune@0.1": partial(_finetune, share="0.1"),
         "export": _export,
         "compare": _compare,
         REST: _rest,
     }
-    return {name: cost(work) for name, cost in stages.items()}
+    models |= {name: partial(_finetune, share=share[1]) for name in stages if (share := FINETUNE.fullmatch(name))}
+    return {name: models[name](work) for name in ("raw_images", *stages, REST) if name in models}
 
 
 def total(costs: Iterable[Cost]) -> Cost:

@@ -100,11 +100,11 @@ def _of_workspace(workspace: Workspace, params: Params, known: Measured, images:
 
 
 def _plan(workspace: Workspace, project: Project, work: Work, note: str, left: frozenset[str] = frozenset()) -> Plan:
-    costs = corrected(stage_costs(work), record.factors(workspace.root))
-    there = [RAW_STAGE, *(stage.name for stage in project.stages), REST]
-    unknown = [name for name in there if name not in costs]
+    names = [stage.name for stage in project.stages]
+    costs = corrected(stage_costs(work, names), record.factors(workspace.root))
+    unknown = [name for name in names if name not in costs]
     notes = [note, *([f"not estimated, being stages of your own: {', '.join(unknown)}"] if unknown else [])]
-    plan = Plan({name: None if name in left else costs[name] for name in there if name in costs}, tuple(notes))
+    plan = Plan({name: None if name in left else cost for name, cost in costs.items()}, tuple(notes))
     free, memory = shutil.disk_usage(workspace.root).free, psutil.virtual_memory().total
     return replace(plan, shortages=tuple(shortages(plan.total, free, memory)))
 

@@ -15,7 +15,7 @@ class UnitCosts:
         tuning_seconds: a step of fine-tuning without images, and an image in it.
         axes_seconds: the principal axes of 512 features of 512 images.
         descent_seconds: one evaluation of a linear probe's loss on few images, and on 512 images of 512 features.
-        memory_bytes: of the measuring process at most; ``start_bytes`` when it had imported everything.
+        memory_bytes: of the measuring process at most.
         encoder_parameters, head_parameters: of what is pretrained; ``feature_dim`` is the length of a vector.
     """
 
@@ -27,7 +27,6 @@ class UnitCosts:
     axes_seconds: float
     descent_seconds: tuple[float, float]
     memory_bytes: int
-    start_bytes: int
     encoder_parameters: int
     head_parameters: int
     feature_dim: int

@@ -48,11 +48,11 @@ def run(workspace: Path) -> None:
 
     The start of the process is not among them: who starts it takes ``measured_seconds`` off the time that it took.
     """
-    started, imported = perf_counter(), _peak_resident()
+    started = perf_counter()
     config = read_block(workspace / "params.yaml", "pretrain", PretrainConfig)
     tuning = read_block(workspace / "params.yaml", "finetune", FinetuneConfig)
     with launch.member() as member:
-        costs = asdict(measure(config, tuning, member)) | {"start_bytes": imported}
+        costs = asdict(measure(config, tuning, member))
     print(json.dumps({**costs, "measured_seconds": perf_counter() - started}))
 
 
@@ -81,7 +81,6 @@ def measure(config: PretrainConfig, tuning: FinetuneConfig, member: Member) -> U
         axes_seconds=_middle(lambda: principal_axes(torch.randn(SIDE, SIDE)), 0.0),
         descent_seconds=(measure_descent(FEW, FEW), measure_descent(SIDE, SIDE)),
         memory_bytes=_peak_bytes(member.device),
-        start_bytes=0,
         encoder_parameters=sum(one.numel() for one in encoder.parameters()),
         head_parameters=sum(one.numel() for one in head.parameters()),
         feature_dim=encoder.feature_dim,
@@ -187,8 +186,6 @@ def _pixels(images: int, side: int) -> NDArray[np.uint8]:
 
 
 def _peak_bytes(device: torch.device) -> int:
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _peak_resident()
-
-
-def _peak_resident() -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -146,9 +146,7 @@ def test_images_that_were_judged_on_another_background_are_refused(workspace: Wo
     ingest(workspace)
     accept(workspace)
     set_prepare(workspace, background="black")
-    with pytest.raises(
-        GateError, match=r"was validated as \['alpha_on_white'\], is read as \['alpha_on_black'\]; restore"
-    ):
+    with pytest.raises(GateError, match="was validated as alpha_on_white, is read as alpha_on_black; restore"):
         prepare.run(workspace)
 
 
@@ -280,7 +278,7 @@ def test_only_what_was_validated_is_prepared(filled: Workspace) -> None:
     ingest(filled)
     rows = accept(filled)
     write_accepted(filled, [{**row, "operations": ["gray_to_rgb"]} for row in rows])
-    with pytest.raises(GateError, match=r"was validated as \['gray_to_rgb'\], is read as \[\]; restore it"):
+    with pytest.raises(GateError, match="was validated as gray_to_rgb, is read as the pixels as they are; restore it"):
         prepare.run(filled)
     write_accepted(filled, [*rows, {**rows[0], "sha256": "0" * 64}])
     with pytest.raises(GateError, match="data/raw lacks 1 accepted train image; restore it"):

@@ -20,7 +20,6 @@ UNIT = UnitCosts(
     axes_seconds=0.25,
     descent_seconds=(0.001, 0.003),
     memory_bytes=900_000_000,
-    start_bytes=500_000_000,
     encoder_parameters=1_000_000,
     head_parameters=100_000,
     feature_dim=256,

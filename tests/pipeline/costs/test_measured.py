@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.config import PrepareConfig
 from pipeline.costs import measured
 from pipeline.costs.images import SAMPLED, UNKNOWN, measure_image, measure_images, sample
 from pipeline.costs.model import Cost
@@ -14,9 +15,9 @@ from pipeline.costs.shortages import shortages
 from tests.pipeline.costs.examples import MEASURED, read_params
 
 
-def picture(side: int) -> bytes:
-    content = io.BytesIO()
-    Image.fromarray(np.random.default_rng(side).integers(0, 256, (side, side, 3), np.uint8)).save(content, "PNG")
+def picture(side: int, width: int | None = None) -> bytes:
+    content, shape = io.BytesIO(), (side, width or side, 3)
+    Image.fromarray(np.random.default_rng(side).integers(0, 256, shape, np.uint8)).save(content, "PNG")
     return content.getvalue()
 
 
@@ -28,27 +29,33 @@ def test_it_is_known_until_what_it_depends_on_changes(tmp_path: Path) -> None:
     longer = read_params(pretrain={"epochs": 400, "seed": 3}, linear_eval={"draws": 9})
     assert measured.known(tmp_path, longer) == MEASURED, "a step costs the same"
     assert measured.known(tmp_path, read_params(pretrain={"batch_size": 64})) is None
+    assert measured.known(tmp_path, read_params(prepare={"letterbox": True})) is None
     (tmp_path / measured.FILE).write_text("{", encoding="utf-8")
     assert measured.known(tmp_path, params) is None
 
 
 def test_an_image_is_probed_prepared_and_decoded() -> None:
-    found = measure_image(picture(200), short_side=32, quality=95)
+    found = measure_image(picture(200), 32, {})
     assert found is not None
     *seconds, stored = found
     assert all(one > 0 for one in seconds)
     assert 32 * 32 < stored < 3 * 32 * 32 + 200
-    assert measure_image(b"not an image", short_side=32, quality=95) is None
+    whole = measure_image(picture(32, 256), 32, {"letterbox": True})
+    cut = measure_image(picture(32, 256), 32, {})
+    assert whole is not None
+    assert cut is not None
+    assert whole[-1] < cut[-1] / 5, "prepare stores 32 x 4 pixels and a plain ground, in place of 32 x 256"
+    assert measure_image(b"not an image", 32, {}) is None
 
 
 @pytest.mark.seconds
 def test_means_are_over_what_can_be_decoded() -> None:
     contents = [picture(64), picture(65), b"not an image"]
-    found = measure_images(contents, 32, 95)
+    found = measure_images(contents, 32, PrepareConfig())
     assert found.file_bytes == sum(map(len, contents)) / 3
     assert found.probe_seconds > 0
     assert found.prepared_bytes > 1000
-    assert measure_images([b"nothing"], 32, 95) == UNKNOWN
+    assert measure_images([b"nothing"], 32, PrepareConfig()) == UNKNOWN
 
 
 def test_few_files_are_measured_and_not_many_bytes() -> None:

@@ -7,7 +7,9 @@ import pytest
 
 from pipeline.costs import model
 from pipeline.costs.model import Cost, Work, stage_costs, total
+from pipeline.dvc.project import load
 from pipeline.preflight import Images
+from pipeline.workspace import Workspace
 from tests.pipeline.costs.examples import IMAGES, MEASURED, UNIT, read_params
 
 STARTED = 10 + 0.15 * 10  # a stage with PyTorch, started by DVC
@@ -102,7 +104,15 @@ def test_the_whole_takes_the_memory_of_its_largest_stage() -> None:
     assert total([]) == Cost()
 
 
-def test_the_constants_are_those_of_the_stages() -> None:
+def test_stages_are_estimated_by_their_names() -> None:
+    assert {"raw_images", *model.STAGES, model.REST} == stage_costs(work()).keys()
+    found = stage_costs(work(), ["validate", "finetune@0.5", "own"])
+    assert [*found] == ["raw_images", "validate", "finetune@0.5", model.REST]
+    assert found["finetune@0.5"].seconds > stage_costs(work())["finetune@0.1"].seconds
+
+
+def test_the_constants_are_those_of_the_stages(workspace: Workspace) -> None:
+    assert tuple(stage.name for stage in load(workspace.root).stages) == model.STAGES
     from simclr_core.data import dataset
     from simclr_core.evaluation import embedding_map, images, linear_eval, linear_probe, served_accuracy
 
