@@ -49,6 +49,7 @@ from benchmarks.load import (
     served_by_peer,
     slow_clients,
 )
+from benchmarks.measure import write
 from deploy.artifact import publish, write_atomically
 from deploy.bundle import Head, read_bundle, write_bundle
 from deploy.latency import processor
@@ -285,10 +286,9 @@ def main() -> int:
         if "soak" in given.only:
             with served(registry) as port:
                 results["soak"] = asyncio.run(soak(port, registry, image, given.seconds, given.change_seconds))
-    text = json.dumps(json.loads(json.dumps(results), parse_float=lambda number: round(float(number), 3)), indent=1)
-    print(text)
-    if given.json:
-        given.json.write_text(text + "\n", encoding="utf-8")
+    results = json.loads(json.dumps(results), parse_float=lambda number: round(float(number), 3))
+    print(json.dumps(results, indent=1))
+    write(results, given.json)
     return 0
 
 

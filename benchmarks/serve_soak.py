@@ -6,7 +6,6 @@ be, p50 and p99 of the good ones, and the memory of the server: at the start, wh
 the end.
 """
 
-import argparse
 import asyncio
 import base64
 import gzip
@@ -28,6 +27,7 @@ import psutil
 from PIL import Image
 
 from benchmarks.load import HOST, Answer, Client, embed_request, mixed_requests, percentile, post, served
+from benchmarks.measure import parser, write
 from benchmarks.serve import make_registry, photo
 from deploy.artifact import write_atomically
 
@@ -144,21 +144,18 @@ async def soak(port: int, registry: Path, server: psutil.Process, seconds: float
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--json", type=Path, help="also write the results to this file")
-    given = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("bundle", type=Path)
+    options.add_argument("--minutes", type=float, default=30.0)
+    given = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         registry = Path(folder) / "registry"
         make_registry(given.bundle, registry)
         with served(registry) as port:
             (server,) = psutil.Process().children()
             results = asyncio.run(soak(port, registry, server, 60 * given.minutes))
-    text = json.dumps(results, indent=1)
-    print(text)
-    if given.json:
-        given.json.write_text(text + "\n", encoding="utf-8")
+    print(json.dumps(results, indent=1))
+    write(results, given.json)
     return 0
 
 
