@@ -21,8 +21,8 @@ from simclr_core.data.shards import portions, write_tar
 CHANGED = "changed while it was read; the next ingest takes it"
 
 
-class _NothingRemains(Exception):  # noqa: N818 - it only ends a block
-    pass
+class _EmptyBatchError(Exception):
+    """Ends the writing of a batch of which nothing is left, so that none is published."""
 
 
 def write_batch(batch: Path, new: dict[str, Content], known: Container[str], max_bytes: int) -> list[str]:
@@ -46,14 +46,14 @@ def write_batch(batch: Path, new: dict[str, Content], known: Container[str], max
             else:
                 lost.append(sha256)
 
-    with suppress(_NothingRemains), publish(batch) as folder:
+    with suppress(_EmptyBatchError), publish(batch) as folder:
         for portion in portions(members(), max_bytes, size=lambda member: len(member[1])):
             write_tar(folder, portion)
             failpoint("ingest.tar")
         for sha256 in lost:
             del new[sha256]
         if not new:
-            raise _NothingRemains
+            raise _EmptyBatchError
         lines = [
             json.dumps({"sha256": sha256, "occurrences": [asdict(one) for one in content.occurrences]}) + "\n"
             for sha256, content in new.items()

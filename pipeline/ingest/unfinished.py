@@ -89,7 +89,7 @@ def _training(workspace: Workspace) -> Unfinished | None:
 
 
 def _trained(workspace: Workspace) -> str:
-    """The hash of the raw batches on which a run trained a model without finishing; empty if there is none."""
+    """The hash of the raw batches on which a run trained a model without finishing, or an empty string."""
     begun, tracked = workspace.scratch / BEGUN, workspace.raw.with_suffix(".dvc")
     if not (begun.exists() and tracked.exists() and (workspace.root / "models" / "pretrained").is_dir()):
         return ""

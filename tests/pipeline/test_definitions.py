@@ -23,6 +23,14 @@ REPOSITORY = Path(__file__).parents[2]
 HEAVY = {"torch", "torchvision", "great_expectations", "onnxruntime", "onnx", "pandas", "pyarrow", "matplotlib"}
 
 
+def measured(code: str, folder: Path) -> tuple[str, float]:
+    """What it printed in a new process, and the processor seconds that this took."""
+    before = os.times()
+    said = load_in_a_new_process(code, folder)
+    after = os.times()
+    return said, after.children_user + after.children_system - before.children_user - before.children_system
+
+
 def load_in_a_new_process(code: str, folder: Path) -> str:
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
     return done.stdout.strip()
@@ -32,17 +40,15 @@ def load_in_a_new_process(code: str, folder: Path) -> str:
 def test_the_code_location_loads_no_heavy_library(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
 ) -> None:
-    """About a second and a half of a processor, which a shared machine may stretch."""
+    """Two to three times what Dagster alone takes, whatever the machine and what else it does."""
     monkeypatch.setenv(WORKSPACE, str(workspace.root))
-    before = os.times()
+    _, dagster = measured("import dagster", workspace.root)
     code = "import sys, pipeline.definitions; print(*{name.partition('.')[0] for name in sys.modules})"
-    loaded = set(load_in_a_new_process(code, workspace.root).split())
-    after = os.times()
-    seconds = after.children_user + after.children_system - before.children_user - before.children_system
-    record_property("processor seconds", round(seconds, 2))
-    assert "dagster" in loaded
-    assert not loaded & HEAVY
-    assert seconds < 10
+    said, seconds = measured(code, workspace.root)
+    record_property("over Dagster alone", round(seconds / dagster, 2))
+    assert "dagster" in said.split()
+    assert not set(said.split()) & HEAVY
+    assert seconds < 4 * dagster
 
 
 @pytest.mark.slow

@@ -256,7 +256,7 @@ def test_a_run_during_which_a_gate_was_changed_is_not_noted(copy: Workspace, mon
 def test_a_first_run_that_chooses_the_parameters_is_noted(
     tmp_path: Path, empty_workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It writes its choice into params.yaml, and makes overrides.csv if there is none."""
+    """It writes its choice into params.yaml, and makes overrides.csv if it is missing."""
     workspace = Workspace(Path(shutil.copytree(empty_workspace, tmp_path / "workspace", symlinks=True)).resolve())
     fill(workspace.inbox, "unlabeled/{}.jpg", VALIDATE.min_images, lambda: photograph(120, 90))
     text = params_of(AUTO, workspaces.template("params.yaml").read_text(encoding="utf-8"))

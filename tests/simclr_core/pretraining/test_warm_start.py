@@ -127,9 +127,11 @@ def test_an_epoch_replays_every_image_of_the_old_batch_and_shows_every_new_one(
 def test_a_warm_start_begins_at_the_loss_of_the_champion(workspace: Path, champion: Path) -> None:
     pretrain.run(workspace)
     first, scratch = metrics_of(workspace)["loss_first"], metrics_of(champion)
+    configure(workspace, **WARM | {"warm_start": {"epochs": 1, "learning_rate_share": 1e-6, "warmup_epochs": 0.5}})
+    pretrain.run(workspace)  # nearly without learning: the champion's loss on the same batches
+    assert abs(first - metrics_of(workspace)["loss_first"]) < 0.05
     assert scratch["loss_first"] - scratch["loss_last"] > 0.1, "a champion that learned nothing shows nothing"
-    middle = (scratch["loss_first"] + scratch["loss_last"]) / 2  # processors differ: 3.11 to 3.31, from 3.70 to 3.11
-    assert first < middle
+    assert first < scratch["loss_first"] - 0.2
 
 
 @pytest.fixture(scope="module")
