@@ -87,17 +87,17 @@ def raw_images(
         if not selected or RELEASED in selected:
             begin(workspace)
         _sign(context, workspace)
-        record = read_tracked(workspace.root, RAW)
+        tracked = read_tracked(workspace.root, RAW)
         keep_state(context, workspace)
         spent = Cost(time.monotonic() - began, 0.0, disk.occupied(workspace) - occupied)
         _expect(context, workspace, result.new_images if result else 0, spent)
     return dg.MaterializeResult(
-        data_version=dg.DataVersion(record.md5),
+        data_version=dg.DataVersion(tracked.md5),
         metadata={
             "new_images": result.new_images if result else 0,
             "batch": (result.batch or "nothing new") if result else "waits for the interrupted run",
-            "dvc/size": record.size,
-            "dvc/md5": record.md5,
+            "dvc/size": tracked.size,
+            "dvc/md5": tracked.md5,
         },
     )
 

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from deploy.artifact import write_atomically
+from pipeline.runs.clock import FUTURE_SECONDS
 from pipeline.ui.access import Role
 
 SESSION_SECONDS = 12 * 3600
-FUTURE_SECONDS = 60.0  # a clock that is corrected by less ends no session
 
 
 @dataclass(frozen=True)
