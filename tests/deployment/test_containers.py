@@ -17,7 +17,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from benchmarks.soak import free_port
+from benchmarks.pipeline.soak import free_port
 from deploy.artifact import publish
 from deploy.bundle import write_bundle
 from tests.deploy.conftest import make_bundle

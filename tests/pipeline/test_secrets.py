@@ -19,7 +19,7 @@ from dagster._core.workspace.load_target import EmptyWorkspaceTarget
 from dagster._utils.error import serializable_error_info_from_exc_info
 from dagster_webserver.app import create_app_from_workspace_process_context
 
-from benchmarks.soak import wait_for
+from benchmarks.pipeline.soak import wait_for
 from pipeline.defs.alerts import describe
 from pipeline.dvc.client import execute
 from pipeline.dvc.project import load

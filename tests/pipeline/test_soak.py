@@ -5,7 +5,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from benchmarks import soak
+from benchmarks.pipeline import soak
 from tests.repetitions import repeated, repetitions
 
 

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import yaml
 
-from benchmarks.soak import wait_for
+from benchmarks.pipeline.soak import wait_for
 from deploy.lock import held
 from pipeline.cli.status import describe_stages
 from pipeline.dvc import client, processes

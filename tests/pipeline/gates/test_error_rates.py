@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from benchmarks.gates import GATES, LIMITS, shares
+from benchmarks.pipeline.gates import GATES, LIMITS, shares
 
 ROUNDS = 300
 RATE = 1 - LIMITS.confidence

@@ -17,8 +17,8 @@ from dagster._core.events import DagsterEvent, StepSuccessData
 from dagster._core.launcher.base import WorkerStatus
 from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, MAX_RETRIES_TAG, WILL_RETRY_TAG
 
-from benchmarks import soak
-from benchmarks.soak import wait_for
+from benchmarks.pipeline import soak
+from benchmarks.pipeline.soak import wait_for
 from pipeline.environment import RUN
 from pipeline.runs import launcher
 from pipeline.runs.descendants import descendants
@@ -209,7 +209,7 @@ def launch(
     """Launch a training of the soak from a process that ends, or is killed, right afterwards."""
     root = Path(instance.root_directory)
     (root / "steps").mkdir()
-    job = ReconstructableJob(ReconstructableRepository.for_module("benchmarks.soak", "defs"), "train")
+    job = ReconstructableJob(ReconstructableRepository.for_module("benchmarks.pipeline.soak", "defs"), "train")
     run = instance.create_run_for_job(
         soak.defs.resolve_job_def("train"),
         status=Status.STARTING,

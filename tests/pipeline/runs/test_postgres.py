@@ -10,7 +10,7 @@ import pytest
 import yaml
 from dagster_postgres.utils import DagsterPostgresException
 
-from benchmarks.soak import wait_for
+from benchmarks.pipeline.soak import wait_for
 from pipeline.workspace import Workspace
 from tests.postgres import PASSWORD, Database, running_database
 

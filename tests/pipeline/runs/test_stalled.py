@@ -12,7 +12,7 @@ import psutil
 import pytest
 from dagster._core.storage.tags import MAX_RETRIES_TAG, WILL_RETRY_TAG
 
-from benchmarks.soak import wait_for
+from benchmarks.pipeline.soak import wait_for
 from pipeline.environment import RUN
 from pipeline.runs.descendants import descendants
 from pipeline.runs.launcher import PROCESS, identify, process_of

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from benchmarks.soak import train, trained
+from benchmarks.pipeline.soak import train, trained
 from pipeline.dvc.client import GRACE_SECONDS, exclusive
 from pipeline.dvc.processes import supervised
 

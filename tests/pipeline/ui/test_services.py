@@ -18,8 +18,8 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin, Subprotocol
 
-from benchmarks import soak
-from benchmarks.soak import STEPS_TAG, VERSION, Stack, wait_for
+from benchmarks.pipeline import soak
+from benchmarks.pipeline.soak import STEPS_TAG, VERSION, Stack, wait_for
 from pipeline.dvc.client import exclusive
 from pipeline.environment import RUN
 from pipeline.errors import ServiceError

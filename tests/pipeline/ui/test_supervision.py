@@ -14,7 +14,7 @@ import pytest
 from dagster._daemon.types import DaemonHeartbeat
 from sqlalchemy.exc import OperationalError
 
-from benchmarks.soak import free_port, wait_for
+from benchmarks.pipeline.soak import free_port, wait_for
 from pipeline.errors import ServiceError
 from pipeline.runs import output
 from pipeline.runs.instance import opened

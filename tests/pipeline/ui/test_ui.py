@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks import soak
-from benchmarks.soak import Stack
+from benchmarks.pipeline import soak
+from benchmarks.pipeline.soak import Stack
 from deploy.artifact import identity
 from pipeline import workspace as workspaces
 from pipeline.config import ValidateConfig
@@ -55,7 +55,7 @@ if name == "pretrain":
 shutil.copytree(Path("../factory") / name, ".", dirs_exist_ok=True)
 """
 LAUNCHPAD = "/locations/pipeline.definitions/jobs/retrain/playground"
-# A log follows its end until rows that grow late leave it a little above, which load makes likely: a person scrolls too.
+# A log follows its end until rows that grow late leave it a little above, as under load: a person scrolls too.
 TO_THE_END = "for (const one of document.querySelectorAll('div')) one.scrollTop = one.scrollHeight"
 CONFIG = "ops:\n  raw_images:\n    config:\n      pretrain:\n        temperature: 0.25\n"
 

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import simclr_core.loss.nt_xent as module
-from benchmarks.loss_bytes import Collectives
+from benchmarks.simclr_core.loss_bytes import Collectives
 from simclr_core.errors import NtXentError
 from simclr_core.loss.nt_xent import LOSSES, decoupled, nt_xent
 from simclr_core.model.batch_norm import synchronize

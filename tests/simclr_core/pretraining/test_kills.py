@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks import planted_defects, pretrain_soak
-from benchmarks.planted_defects import DEFECTS, Defect, DefectError
-from benchmarks.pretrain_soak import PLACES, Tally
+from benchmarks.pipeline import planted_defects
+from benchmarks.pipeline.planted_defects import DEFECTS, Defect, DefectError
+from benchmarks.simclr_core import pretrain_soak
+from benchmarks.simclr_core.pretrain_soak import PLACES, Tally
 from simclr_core.launch import PROCESSES
 from tests.repetitions import repeated, repetitions
 
@@ -123,7 +124,7 @@ def test_all_defects_can_be_planted(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_planted_defects_turn_the_tests_red() -> None:
-    """One that takes a few seconds, or three; ``python -m benchmarks.planted_defects`` plants them all."""
+    """One that takes a few seconds, or three; ``python -m benchmarks.pipeline.planted_defects`` plants them all."""
     cheap = ("one step late", "rescales the momentum", "sees the next step")[: repetitions(1, all=3)]
     found = planted_defects.measure([defect for defect in DEFECTS if defect.name.endswith(cheap)])
     assert len(found) == len(cheap)

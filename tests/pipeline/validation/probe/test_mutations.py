@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.validation_mutations import measure
+from benchmarks.pipeline.validation_mutations import measure
 from pipeline.validation.reasons import REASONS
 from tests.pipeline.validation.corpus.mutations import MUTATORS, PHOTOGRAPHS, digest, mutation
 

@@ -1,12 +1,12 @@
-"""What ``python -m benchmarks.near_copies`` counts, on drawings of which it is known by construction."""
+"""What ``python -m benchmarks.pipeline.near_copies`` counts, on drawings of which it is known by construction."""
 
 import io
 
 import pytest
 from PIL import Image, ImageDraw
 
-from benchmarks import near_copies
-from benchmarks.near_copies import CHANGES, Collection, are_one, judged
+from benchmarks.pipeline import near_copies
+from benchmarks.pipeline.near_copies import CHANGES, Collection, are_one, judged
 
 
 def drawing(shape: str, shade: str, side: int = 200) -> bytes:

@@ -1,0 +1,1 @@
+"""The deployed encoder, its search and its server, next to fastembed, hnswlib, faiss and FastAPI."""

@@ -1,0 +1,1 @@
+"""Validation, gates and unattended operation: their cost, and what they survive."""
