@@ -32,18 +32,25 @@ IDLE_CLOSE_SECONDS = 1.0
 OVERHEAD_BYTES = 65_536
 """What a request may send in excess of twice its content: its head, and the framing of its chunks."""
 
+READ_BYTES, COSTLY_READ_BYTES = 262_144, 2_048
+"""Most that is read of one connection before the others get their turn: of a body whose length is known, and of a head
+or of chunks. A chunk of a few bytes takes as long to parse as a kilobyte, 20 µs, so 256 KB of them take a second."""
 
-class LimitedProtocol(H11Protocol):
+
+class LimitedProtocol(H11Protocol, asyncio.BufferedProtocol):
     """A connection with time limits. ``on_refused`` is called with the reason when it closes without a request."""
 
     limits: Limits
     on_refused: Callable[[str], None]
+    buffer: memoryview
+    """Where all connections of a server read to, one after the other."""
     peer = ""
     leaving = False
     """The next answer is the last one."""
     idle = True
     waiting_since: float | None = None
     _deadline: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
     _received = 0
     _content = 0
 
@@ -58,10 +65,31 @@ class LimitedProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._set_deadline(None)
+        self.resume_writing()
         super().connection_lost(exc)
 
     def eof_received(self) -> None:
         """Treat a client that stops sending as gone: its request need not be computed."""
+
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        is_cheap = self.cycle and self.cycle.more_body and any(name == b"content-length" for name, _ in self.headers)
+        return self.buffer[: READ_BYTES if is_cheap else COSTLY_READ_BYTES]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(bytes(self.buffer[:nbytes]))
+
+    def pause_writing(self) -> None:
+        """Give the client the time for an answer to read what is there; until then, its next answers have to wait."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(self.limits.send_seconds, self.transport.abort)
+        self.waiting_since = self.waiting_since or self.loop.time()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._unread:
+            self._unread.cancel()
+            self._unread = None
+            self._end_waiting_for_client()
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():  # over TLS, data arrive until the client closes as well
@@ -135,7 +163,8 @@ class LimitedProtocol(H11Protocol):
         self._set_deadline(self.limits.send_seconds if unread else IDLE_CLOSE_SECONDS, self.transport.abort)
 
     def _end_waiting_for_client(self) -> None:
-        if self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body:
+        served = self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
+        if served and not self._unread:
             self.waiting_since = None
 
     def _expect_head(self) -> None:
@@ -272,7 +301,11 @@ def make_server(
         on_reload: called in a thread to read files again.
         tls: called for the certificate of each new connection; None is plain HTTP.
     """
-    members = {"limits": limits, "on_refused": staticmethod(on_refused)}
+    members = {
+        "limits": limits,
+        "on_refused": staticmethod(on_refused),
+        "buffer": memoryview(bytearray(READ_BYTES)),
+    }
     connection = type("Connection", (LimitedProtocol,), members)
     config = Config(
         app,

@@ -6,10 +6,11 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -17,9 +18,11 @@ from starlette.datastructures import Headers
 
 from deploy.server.bodies import read_body
 from deploy.server.limits import ClientLeftError, HeldBytes, Limits, RefusedError
+from deploy.server.transport import connection
 from tests.deploy.conftest import encoded, noise
-from tests.deploy.server.conftest import IMAGE, Gate, Running, head, read_all, running, wait_for
+from tests.deploy.server.conftest import HOST, IMAGE, Gate, Running, head, read_all, running, wait_for
 
+CHUNKED = b"POST /v1/embed HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
 QUICK = Limits(receive_seconds=0.3, head_seconds=0.3, send_seconds=0.3)
 
 
@@ -216,6 +219,61 @@ def test_a_client_that_does_not_read_is_cut_off(bundle: Path) -> None:
             connection.sendall(requests)
         wait_for(lambda: not server.server.server_state.connections, "the connection to end")
         assert server.post("/v1/embed", IMAGE).status == 200
+
+
+def test_a_client_that_never_reads_and_asks_again_is_cut_off(bundle: Path) -> None:
+    """One request after the other: the last one arrives when its answer has to wait for the buffers."""
+    with running(bundle, Limits(send_seconds=1)) as server, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect((HOST, server.port))
+        state = server.server.server_state
+        request, asked, waits = b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n", 0, False
+        while not waits:
+            connection.sendall(request)
+            asked += 1
+            wait_for(lambda asked=asked: state.total_requests == asked or paused(state.connections), "the answer")
+            waits = paused(state.connections)
+        with suppress(ConnectionError):
+            connection.sendall(request)
+        wait_for(lambda: not state.connections and not state.tasks, "the connection to end")
+
+
+def paused(connections: Collection[Any]) -> bool:
+    return any(connection.flow.write_paused for connection in {*connections})
+
+
+def test_a_client_that_reads_late_gets_every_answer(bundle: Path) -> None:
+    request = b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n"
+    with running(bundle) as server, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect((HOST, server.port))
+        connection.settimeout(60)
+        connection.sendall(200 * request)
+        wait_for(lambda: paused(server.server.server_state.connections), "full buffers")
+        received = 0
+        while received < 200:
+            received += connection.recv(1_000_000).count(b"HTTP/1.1 200")
+
+
+def test_a_connection_takes_no_long_turn_with_what_is_slow_to_parse(
+    shared: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quarter of a megabyte of tiny chunks took the event loop a second, in which no one else was served."""
+    taken: list[int] = []
+    real = connection.LimitedProtocol.data_received
+
+    def data_received(self: connection.LimitedProtocol, data: bytes) -> None:
+        taken.append(len(data))
+        real(self, data)
+
+    monkeypatch.setattr(connection.LimitedProtocol, "data_received", data_received)
+    image = IMAGE + b"\0" * 300_000
+    chunks = b"".join(b"10\r\n%s\r\n" % image[start : start + 16].ljust(16) for start in range(0, len(image), 16))
+    with shared.connect(CHUNKED + chunks + b"0\r\n\r\n") as client:
+        assert client.recv(12) == b"HTTP/1.1 200"
+    assert max(taken) <= 2_048
+    assert shared.post("/v1/embed", image).status == 200
+    assert max(taken) > 20_000
 
 
 def test_when_connections_run_out_the_one_that_is_idle_longest_makes_room(bundle: Path) -> None:
