@@ -12,8 +12,10 @@ from pipeline.config import StorageConfig
 from pipeline.errors import ServiceError
 from pipeline.maintenance.disk import Collected, bytes_of, files_below
 from pipeline.maintenance.integrity import DAMAGED
+from pipeline.params import read
 from pipeline.runs.output import outdated
 from pipeline.workspace import Workspace
+from simclr_core.pretraining.unfinished import find_unfinished, run_folders
 
 ABANDONED_DAYS = 14  # resume checkpoints of a configuration that has not been trained since
 LOG_DAYS = 90
@@ -32,8 +34,10 @@ def tidy(workspace: Workspace, config: StorageConfig, dry_run: bool = False) -> 
 
 
 def _abandoned_runs(workspace: Workspace) -> Iterator[Path]:
-    for folder in sorted((workspace.scratch / "runs").glob("*/")):
-        if _untouched(folder, ABANDONED_DAYS):
+    """Not the training that the next run continues: it may wait for its person, or the clock may have been set."""
+    waiting = find_unfinished(workspace.root, read(workspace).pretrain)
+    for folder in sorted(run_folders(workspace.root).glob("*/")):
+        if _untouched(folder, ABANDONED_DAYS) and not (waiting and folder.with_suffix("") == waiting.folder):
             with _unlocked(folder.with_suffix(".lock")) as free:
                 if free:
                     yield folder  # removed by the caller, while the lock is held

@@ -12,16 +12,20 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
+from deploy.artifact import identity
 from pipeline.config import StorageConfig
 from pipeline.dvc import cache
 from pipeline.dvc import versions as dvc_versions
 from pipeline.dvc.client import add, exclusive, execute
 from pipeline.errors import BusyError, DvcError, ReleaseError, WorkspaceError
 from pipeline.maintenance.disk import usage
+from pipeline.maintenance.records import tidy
 from pipeline.maintenance.storage import collect, require_space
-from pipeline.params import override
+from pipeline.params import override, read
 from pipeline.runs import output
 from pipeline.workspace import Workspace
+from simclr_core.data.shards import read_card
+from simclr_core.pretraining.unfinished import run_folders, run_key
 
 RUNS = StorageConfig().keep_runs
 
@@ -217,6 +221,25 @@ def test_unused_scratch_files_are_removed_and_those_of_a_training_stay(workspace
         assert all(file.exists() for file in files.values())
         collect(workspace)
     assert {name for name, file in files.items() if not file.exists()} == {"runs/old/step/a", "logs/a.log"}
+
+
+@pytest.mark.parametrize("suffix", ["", ".published"])
+def test_the_training_that_the_next_run_continues_is_never_abandoned(prepared: Path, suffix: str) -> None:
+    """A person was away for a month, or the clock was set a year ahead."""
+    workspace, old = Workspace(prepared), time.time() - 100 * 24 * 3600
+    params = read(workspace)
+    key = run_key(
+        params.pretrain.model_dump(),
+        read_card(prepared / "data" / "prepared").digest,
+        identity(prepared / "models" / "initial"),
+    )
+    folders = [run_folders(prepared) / f"{name}{suffix}" for name in (key, "0123456789abcdef")]
+    for folder in folders:
+        (folder / "step-4").mkdir(parents=True)
+        for path in (folder / "step-4", folder):
+            os.utime(path, (old, old))
+    assert tidy(workspace, params.storage).files == 1
+    assert [folder.exists() for folder in folders] == [True, False]
 
 
 def test_tensorboard_keeps_the_latest_trainings(workspace: Workspace) -> None:
