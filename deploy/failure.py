@@ -5,6 +5,7 @@ import signal
 import sys
 import unicodedata
 
+INTERRUPTED = "interrupted; run the same command again to continue"
 ADVICE: dict[int | None, str] = {
     errno.ENOSPC: "free some space on this disk and run again, nothing is lost",
     errno.EDQUOT: "free some space in this user's quota and run again, nothing is lost",

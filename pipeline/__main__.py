@@ -2,9 +2,14 @@
 
 import sys
 
+from deploy.failure import INTERRUPTED, fail
+
 
 def main() -> None:
-    """Start the command line; where only the base package is installed, say what is missing."""
+    """Start the command line; where only the base package is installed, say what is missing.
+
+    To load all of it takes a second or more, in which a person may think better of it.
+    """
     try:
         from pipeline.cli.main import run_cli
     except ModuleNotFoundError as error:
@@ -14,6 +19,8 @@ def main() -> None:
             f"error: {error.name} is not installed, only what `simclr-deploy` needs is; "
             "install the rest with: pip install 'simclr-pipeline[pipeline]'"
         )
+    except KeyboardInterrupt:
+        sys.exit(fail(INTERRUPTED, code=130))
     sys.exit(run_cli())
 
 

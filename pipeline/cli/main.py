@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from deploy.failure import describe, fail
+from deploy.failure import INTERRUPTED, describe, fail
 from pipeline import workspace as workspaces
 from pipeline.cli.pass_workspace import pass_workspace
 from pipeline.cli.plan import plan
@@ -43,7 +43,7 @@ def run_cli() -> int:
     except sqlite3.OperationalError as error:  # of a full disk, or one that has become read-only: it names no file
         return fail(f"a database of the workspace: {error}; `simclr doctor` looks for the cause")
     except (KeyboardInterrupt, click.Abort):
-        return fail("interrupted; run the same command again to continue", code=130)
+        return fail(INTERRUPTED, code=130)
     return exit_code or 0
 
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from pipeline.__main__ import main
 from pipeline.cli.main import run_cli
 from pipeline.cli.run import parse_assignments
 from pipeline.maintenance import doctor
@@ -23,6 +24,22 @@ Capture = pytest.CaptureFixture[str]
 def simclr(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["simclr", *arguments])
     return run_cli()
+
+
+def test_an_interrupt_while_the_command_line_is_loaded_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    class Interrupt:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "pipeline.cli.main":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "pipeline.cli.main")
+    monkeypatch.setattr(sys, "meta_path", [Interrupt(), *sys.meta_path])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "error: interrupted; run the same command again to continue\n"
 
 
 def test_help_shows_examples_and_exit_codes(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
