@@ -26,6 +26,8 @@ from pipeline.errors import IngestError
 
 SHOWN = 80  # letters of a first line
 SPLITS = ("train", "test")
+HELD_OUT = {"test", "testing", "val", "valid", "validation", "eval", "evaluation", "dev", "holdout"}
+SAID = {"", "train", "training", *HELD_OUT}  # what only a column of splits has in every cell
 DELIMITERS = (",", ";", "\t")
 ADDRESS = re.compile(r"\s*(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 SEPARATOR = re.compile(r"\A\s*sep=.\r?\n")  # a first line for spreadsheets
@@ -80,6 +82,11 @@ def read_rows(where: str, data: bytes) -> list[Row]:
         cells = [(lines.line_num, cells) for cells in lines if any(cells)]
     except csv.Error as error:
         raise IngestError(f"{where}: line {lines.line_num} is not CSV ({error}); correct it") from None
+    if "split" not in columns and (other := _split_by_another_name(columns, [found for _, found in cells])):
+        raise IngestError(
+            f"{where}: its column {other!r} says what is held out, and only one named split is read; name it split, "
+            "with train and test in it, or remove it"
+        )
     rows = [_row(where, line, columns, found) for line, found in cells]
     *counts, last = [len(found) for _, found in cells] or [0]
     if not text.endswith(("\n", "\r")) and counts and (last < min(counts) or _is_cut_off(rows)):
@@ -88,6 +95,15 @@ def read_rows(where: str, data: bytes) -> list[Row]:
             "copy the whole table again, or end this line with a line break if it is right"
         )
     return rows
+
+
+def _split_by_another_name(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str | None:
+    """A column without a meaning here that has nothing but names of splits in it, one that is held out among them."""
+    for number, column in enumerate(columns):
+        found = {fold(row[number]) for row in rows if number < len(row)}
+        if column not in ("path", "label") and found <= SAID and found & HELD_OUT:
+            return column
+    return None
 
 
 def _is_cut_off(rows: Sequence[Row]) -> bool:

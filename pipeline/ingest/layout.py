@@ -53,12 +53,14 @@ class Place(NamedTuple):
 class Reading:
     """How a source is read: the place of each file, and what a person may not have meant, with the number of files.
 
-    A number of 0 is not shown: the note is not about files. ``named`` are the files that a table names.
+    A number of 0 is not shown: the note is not about files. ``named`` are the files that a table names, ``unsplit``
+    those of them of which neither it nor their folder says the split.
     """
 
     places: dict[str, Place] = field(default_factory=dict)
     notes: Counter[str] = field(default_factory=Counter)
     named: set[str] = field(default_factory=set)
+    unsplit: set[str] = field(default_factory=set)
 
 
 def place(path: str, class_folders: bool = False) -> Place:
@@ -267,6 +269,8 @@ def _read_tables(source: Source, reading: Reading, faults: list[str]) -> None:
 def _overrule(where: str, path: str, row: Row, reading: Reading) -> list[str]:
     folder = reading.places[path]
     reading.places[path] = Place(row.split or folder.split, row.label)
+    if row.split is None and folder.split == "train":  # of a folder that is not test/, or of none
+        reading.unsplit.add(path)
     if folder.label is not None and row.label != folder.label:
         reading.notes[f"{where} overrules the class that the folder says"] += 1
     if row.split == "train" and folder.split == "test":

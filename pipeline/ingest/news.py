@@ -46,7 +46,8 @@ class Listing:
     Of contents that batches hold: ``silent`` are those of which it claims nothing now, and takes nothing back;
     ``returned`` those that it claims again what it claimed before it lost them; ``replaced`` tells the path of those
     that were overwritten; ``reused`` those whose path has other contents now, in a folder that was filled again;
-    ``unclaimed`` tells the path of those that had no label, and are nowhere in the source since they were overwritten.
+    ``unclaimed`` tells the path of those that had no label, and are nowhere in the source since they were overwritten;
+    ``unsplit`` are those that stay in the test set, where labels.csv put them before and does not say now.
     """
 
     source: Source
@@ -58,6 +59,7 @@ class Listing:
     replaced: dict[str, str] = field(default_factory=dict)
     reused: set[str] = field(default_factory=set)
     unclaimed: dict[str, str] = field(default_factory=dict)
+    unsplit: set[str] = field(default_factory=set)
 
 
 class KeptOut(NamedTuple):
@@ -133,6 +135,12 @@ def compare(
         stamps: what the source held at its last ingest; None if that is not known.
         find_unused: what validation does not use of all batches; None: not all of them are validated.
     """
+    listing.unsplit = find_unsplit(listing, known, earlier)
+    for path in listing.reading.unsplit if listing.unsplit else ():
+        sha256, label = listing.hashes.get(path), listing.reading.places[path].label
+        if sha256 in listing.unsplit:
+            listing.reading.places[path] = Place("test", label)
+            listing.claims[sha256] = listing.claims[sha256] - {("train", label)} | {("test", label)}
     listing.silent = find_silent(listing, known, earlier)
     listing.returned = find_returned(listing, known, stamps) if stamps else set()
     # Meanwhile a copy with other bytes may have been labeled otherwise, which only validation sees.
@@ -143,6 +151,20 @@ def compare(
     listing.replaced = {sha256: path for sha256, path in overwritten.items() if path in edited}
     listing.reused = overwritten.keys() - listing.replaced.keys()
     listing.unclaimed = find_unclaimed(listing, known, stamps) if stamps else {}
+
+
+def find_unsplit(listing: Listing, known: Known, earlier: Sequence[Path]) -> set[str]:
+    """Contents that labels.csv held out, in the same place, and of which it does not say the split any more: its column
+    was lost or has another name. Silence puts nothing that was held out into the training set."""
+    identity, named = listing.source.identity, listing.reading.unsplit & listing.hashes.keys()
+    held = {listing.hashes[path] for path in named}
+    held = {one for one in held if any(split == "test" for split, _ in claims_of(known.get(one, ()), identity))}
+    return {
+        sha256
+        for sha256, paths in find_claimed(earlier, identity, held).items()
+        for path in paths
+        if path in named and listing.hashes[path] == sha256
+    }
 
 
 def find_silent(listing: Listing, known: Known, earlier: Sequence[Path]) -> set[str]:
@@ -256,6 +278,11 @@ def describe_news(
     replaced = {sha256: path for listing in listings for sha256, path in listing.replaced.items()}
     unused = {one: path for one, path in replaced.items() if all(said.claims == {GONE} for said in after[one])}
     yield from describe(before, after, [one for one in new if one in before and one not in returned | unused.keys()])
+    if unsplit := {sha256 for listing in listings for sha256 in listing.unsplit}:
+        yield (
+            f"{describe_images(len(unsplit))} held out as before, although labels.csv does not say the split any more "
+            "(a row with the split train moves one)"
+        )
     if returned:
         yield f"{describe_images(len(returned))} put back, and labeled as before"
     if unused:

@@ -87,6 +87,32 @@ def test_the_place_of_an_image_now_says_what_it_is(
 
 
 @pytest.mark.seconds
+def test_a_column_of_splits_that_is_lost_puts_nothing_into_the_training_set(workspace: Workspace) -> None:
+    def table(text: str) -> IngestResult:
+        return lay(workspace, {"a.png": IMAGE, "b.png": OTHER, "labels.csv": text.encode()})
+
+    table("path,label,split\na.png,circle,test\nb.png,cross,train\n")
+    before = verdicts(workspace)
+    assert before[SHA256] == ("test", ("circle",))
+    for text in ("path,label\na.png,circle\nb.png,cross\n", "path,label,split\na.png,circle,\nb.png,cross,\n"):
+        result = table(text)
+        assert result.batch is None
+        assert (
+            "1 image held out as before, although labels.csv does not say the split any more "
+            "(a row with the split train moves one)"
+        ) in result.changes
+        assert verdicts(workspace) == before
+    relabeled = table("path,label\na.png,square\nb.png,cross\n")
+    assert "1 image: circle → square" in relabeled.changes
+    assert verdicts(workspace)[SHA256] == ("test", ("square",))
+    table("path,label\na.png,square\nb.png,cross\n")
+    assert verdicts(workspace)[SHA256] == ("test", ("square",))
+    moved = table("path,label,split\na.png,square,train\nb.png,cross,train\n")
+    assert "1 image moved from test to train" in moved.changes
+    assert verdicts(workspace)[SHA256] == ("train", ("square",))
+
+
+@pytest.mark.seconds
 def test_a_label_put_back_reaches_the_manifest(filled: Workspace) -> None:
     images = [filled.inbox / "labeled" / "cross" / "1.png", filled.inbox / "test" / "cross" / "1.png"]
     hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in images]

@@ -137,8 +137,22 @@ REFUSED = {
         b"path,label\nC:\\photos\\0.png,cat\n",
         "none of its paths .1. is a file of this source, such as .*; is 'unlabeled/0.png' meant",
     ),
+    "splits under another name": (
+        b"path,label,fold,Subset\nunlabeled/0.png,cat,1,train\nunlabeled/1.png,dog,2,Val\n",
+        "its column 'subset' says what is held out, and only one named split is read; name it split",
+    ),
     "a validation set": (b"path,label,split\nunlabeled/0.png,cat,val\n", "a validation set is 'test' here"),
 }
+
+
+def test_other_columns_may_have_words_like_train_and_test_in_them() -> None:
+    tables = (
+        "path,label,note\na.png,cat,test\nb.png,cat,second try\n",
+        "path,label,note\na.png,cat,train\nb.png,cat,\n",
+        "path,label,split,subset\na.png,cat,train,test\n",
+        "path,label\na.png,train\nb.png,test\n",
+    )
+    assert [len(read_rows("labels.csv", table.encode())) for table in tables] == [2, 2, 1, 2]
 
 
 @pytest.mark.parametrize("case", REFUSED)
