@@ -9,21 +9,20 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.errors import ArgumentError, DeployError, require_positive
-from deploy.server.transport.credentials import Certificate, FromFiles, open_certificate, read_tokens, watch
+from deploy.server.transport.credentials import Certificate, FromFiles, Report, open_certificate, read_tokens, watch
 from deploy.server.transport.listen import listen, listen_unix
 from deploy.session import available_cpus
 from deploy.trust.signature import TRUST_HELP
 
 if TYPE_CHECKING:
     from deploy.server.transport.connection import DrainingServer
-
-Report = Callable[[ArgumentError | None], None]
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TOKEN_VARIABLE = "SIMCLR_SERVE_TOKEN"  # noqa: S105  the variable's name, not a token
@@ -176,6 +175,11 @@ def build(options: argparse.Namespace) -> "DrainingServer":
     tokens = find_tokens(options, os.environ, report("tokens"))
     certificate = find_certificate(options.tls_cert, options.tls_key, report("certificate"))
     sources: list[FromFiles[Any]] = [source for source in (tokens, certificate) if source]
+    if certificate:
+        try:
+            certificate.current.check()
+        except ArgumentError as error:
+            log("certificate expired", error=str(error))
 
     def refresh() -> None:
         for source in sources:
@@ -196,11 +200,11 @@ def build(options: argparse.Namespace) -> "DrainingServer":
     service = Service(models, engine, metrics, limits, (lambda: certificate.current.expires) if certificate else None)
     hosts = (*LOOPBACK, "[::1]") if options.host in LOOPBACK and not options.unix and tokens is None else ()
     models.watch()
-    watch(sources)
+    watch(sources, metrics)
     return make_server(
         application(service, (lambda: tokens.current) if tokens else None, hosts, options.cors_origin),
         limits,
-        lambda reason: metrics.count("simclr_connections_refused_total", reason=reason),
+        metrics,
         service.drain,
         refresh,
         (lambda: certificate.current.context) if certificate else (lambda: None),
@@ -217,9 +221,9 @@ def find_tokens(
     """
     text = environment.get(TOKEN_VARIABLE, "").strip().encode()
     if options.token_file:
-        return FromFiles([options.token_file], lambda contents: read_tokens(contents[0]), report)
+        return FromFiles("tokens", [options.token_file], lambda contents: read_tokens(contents[0]), report)
     if text:
-        return FromFiles([], lambda _: read_tokens(text), report)
+        return FromFiles("tokens", [], lambda _: read_tokens(text), report)
     if options.unix and options.unix_mode & OTHER_USERS:
         who = f"--unix-mode {options.unix_mode:o}: every user of this machine can reach it"
     elif not options.unix and options.host not in LOOPBACK:
@@ -239,7 +243,9 @@ def find_certificate(certificate: Path | None, key: Path | None, report: Report)
         return None
     if certificate is None or key is None:
         raise ArgumentError("--tls-cert and --tls-key belong together; give both, or neither for plain HTTP")
-    return FromFiles([certificate, key], lambda contents: open_certificate(certificate, key, contents[0]), report)
+    files = [certificate, key]
+    make = partial(open_certificate, certificate, key)
+    return FromFiles("certificate", files, lambda contents: make(contents[0]), report, Certificate.check)
 
 
 def _check_numbers(options: argparse.Namespace) -> None:

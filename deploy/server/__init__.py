@@ -13,5 +13,6 @@ A request passes through the modules in this order:
     inference.py    the routes of the Open Inference Protocol v2
     openai.py       the routes in the shape of OpenAI's API
     repository.py   Triton's routes: configuration, statistics, index of the repository
+    background.py   threads that continue whatever happens in them
     metrics.py openapi.py page.html
 """

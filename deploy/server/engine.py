@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from deploy.errors import ImageError
 from deploy.images.preprocess import open_image
+from deploy.server import background
 from deploy.server.limits import BYTES_PER_PIXEL, Limits
 from deploy.server.metrics import Metrics
 from deploy.server.models import Model
@@ -167,13 +168,13 @@ class Engine:
         self._model_free = threading.Semaphore(runs)
         self._decode_seconds, self._infer_seconds = 0.0, 0.0
         # Daemon threads: an image that takes minutes to decode must not keep the process from exiting.
-        targets: list[tuple[str, Callable[[], None]]] = [
-            *[("deploy-infer", self._infer_all)] * runs,
-            *[("deploy-decode", partial(self._decode_all, self._encoded, LARGE_PIXELS))] * decoders,
-            *[("deploy-large", partial(self._decode_all, self._large, self._max_pixels))] * decoders,
+        targets: list[tuple[str, FairQueue, Callable[[], None]]] = [
+            *[("infer", self._decoded, self._infer_next)] * runs,
+            *[("decode", self._encoded, partial(self._decode_next, self._encoded, LARGE_PIXELS))] * decoders,
+            *[("large", self._large, partial(self._decode_next, self._large, self._max_pixels))] * decoders,
         ]
-        for name, target in targets:
-            threading.Thread(target=target, name=name, daemon=True).start()
+        for name, queue, step in targets:
+            background.start(name, metrics, queue.wait, step)
 
     @property
     def seconds_per_image(self) -> float:
@@ -195,12 +196,7 @@ class Engine:
         self._large.close()
         self._decoded.close()
 
-    def _decode_all(self, queue: FairQueue, most: int) -> None:
-        while queue.wait():
-            self._decode_next(queue, most)
-
     def _decode_next(self, queue: FairQueue, most: int) -> None:
-        """Not in the loop, like ``_infer_next``: while the thread waits, no variable holds its last request."""
         for item in queue.take(1):
             if not item.job.abandoned:
                 self._decode(item, most)
@@ -238,10 +234,6 @@ class Engine:
         else:
             self._decoded.put([item])
 
-    def _infer_all(self) -> None:
-        while self._decoded.wait():
-            self._infer_next()
-
     def _infer_next(self) -> None:
         with self._model_free:  # before they are taken: what waits meanwhile is in the same batch
             taken = self._decoded.take(self._max_batch)
@@ -252,6 +244,7 @@ class Engine:
         started = self._observe_wait(items)
         try:
             features = items[0].job.model.features([item.image for item in items if isinstance(item.image, np.ndarray)])
+            pairs = list(zip(items, features, strict=True))
         except Exception as error:  # noqa: BLE001  onnxruntime's errors have no common base class
             for item in items:
                 item.job.fail(error)
@@ -261,7 +254,7 @@ class Engine:
         items[0].job.model.statistics.add_run(len(items), seconds)
         self._infer_seconds = _update_mean(self._infer_seconds, seconds / len(items))
         self._metrics.observe("simclr_batch_images", len(items))
-        for item, row in zip(items, features, strict=True):
+        for item, row in pairs:
             self._resolve(item, row)
 
     def _observe_wait(self, items: list[Item]) -> float:

@@ -40,6 +40,12 @@ FAMILIES = {
         "counter", "New models, by outcome: changed, refused, or failed, which is tried again."
     ),
     "simclr_reloads_total": Family("counter", "Changed files of tokens or certificate, by outcome: changed or failed."),
+    "simclr_background_failures_total": Family(
+        "counter", "Unforeseen failures of a thread in the background, which continues; see the log."
+    ),
+    "simclr_watch_age_seconds": Family(
+        "gauge", "Seconds since the registry, or tokens and certificate, were last looked at."
+    ),
     "simclr_request_seconds": Family("histogram", "Time from the head of a request to its answer, by route.", SECONDS),
     "simclr_queue_seconds": Family("histogram", "Time that an image waited for a thread.", SECONDS),
     "simclr_decode_seconds": Family("histogram", "Time to decode and resize an image.", SECONDS),
@@ -71,12 +77,13 @@ class _Histogram:
 
 
 class Metrics:
-    """Counters and histograms of the families in FAMILIES. Safe to use from many threads."""
+    """Counters, histograms and ages of the families in FAMILIES. Safe to use from many threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counters: dict[tuple[str, Labels], int] = defaultdict(int)
         self._histograms: dict[tuple[str, Labels], _Histogram] = {}
+        self._marks: dict[tuple[str, Labels], float] = {}
 
     def count(self, name: str, **labels: str) -> None:
         with self._lock:
@@ -89,6 +96,11 @@ class Metrics:
             histogram.counts[bisect_left(buckets, value)] += 1
             histogram.sum += value
 
+    def mark(self, name: str, **labels: str) -> None:
+        """Let a gauge show the seconds since now."""
+        with self._lock:
+            self._marks[name, tuple(labels.items())] = time.monotonic()
+
     def text(self, gauges: Iterable[tuple[str, Labels, float]]) -> str:
         """Return every sample in text format, including the given current values of the gauges."""
         samples: dict[str, list[str]] = defaultdict(list)
@@ -97,6 +109,8 @@ class Metrics:
                 samples[name].append(_sample(name, labels, value))
             for (name, labels), histogram in self._histograms.items():
                 samples[name] += _histogram_samples(name, labels, histogram)
+            for (name, labels), moment in self._marks.items():
+                samples[name].append(_sample(name, labels, time.monotonic() - moment))
         for name, labels, gauge in gauges:
             samples[name].append(_sample(name, labels, gauge))
         lines = []

@@ -18,6 +18,7 @@ from deploy.errors import BundleError, CandidateError, DeployError, IndexMismatc
 from deploy.images.preprocess import canonicalize
 from deploy.registry import resolve, version, versions
 from deploy.search.index import Index
+from deploy.server import background
 from deploy.server.metrics import Metrics, Statistics
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class Models:
 
     def watch(self) -> None:
         """Start a thread that polls the registry."""
-        threading.Thread(target=self._watch, name="deploy-models", daemon=True).start()
+        background.start("models", self._metrics, lambda: not self._ended.wait(POLL_SECONDS), self._look)
 
     def close(self) -> None:
         self._ended.set()
@@ -156,7 +157,7 @@ class Models:
             model = self._load(self._root)
             if model.bundle_id != key:
                 return  # CURRENT changed meanwhile and this version is unchecked; the next poll checks it
-        except (DeployError, OSError, MemoryError) as error:
+        except Exception as error:  # noqa: BLE001  what no one foresaw is reported and tried again as well
             if key or self._is_due(str(error)):
                 self._record(key or str(error), error)
             return
@@ -181,6 +182,6 @@ class Models:
         again = {} if final else {"attempts": attempts, "again_in_seconds": delay}
         self._log(f"model {outcome}", model=self.current.id, candidate=key[:64], error=str(error), **again)
 
-    def _watch(self) -> None:
-        while not self._ended.wait(POLL_SECONDS):
-            self.poll()
+    def _look(self) -> None:
+        self.poll()
+        self._metrics.mark("simclr_watch_age_seconds", watch="registry")

@@ -10,8 +10,9 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from ssl import SSLContext
-from threading import Event, Thread, current_thread, main_thread
+from threading import Event, current_thread, main_thread
 from typing import Any, cast
 
 import h11
@@ -19,7 +20,9 @@ from uvicorn import Config, Server
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from deploy.server import background
 from deploy.server.limits import HEAD_BYTES, Limits
+from deploy.server.metrics import Metrics
 from deploy.server.transport.accept import Acceptor
 
 DRAIN_NOTICE_SECONDS = 0.2
@@ -32,9 +35,10 @@ IDLE_CLOSE_SECONDS = 1.0
 OVERHEAD_BYTES = 65_536
 """What a request may send in excess of twice its content: its head, and the framing of its chunks."""
 
-READ_BYTES, COSTLY_READ_BYTES = 262_144, 2_048
-"""Most that is read of one connection before the others get their turn: of a body whose length is known, and of a head
-or of chunks. A chunk of a few bytes takes as long to parse as a kilobyte, 20 µs, so 256 KB of them take a second."""
+READ_BYTES, CHUNKS_READ_BYTES, COSTLY_READ_BYTES = 262_144, 16_384, 2_048
+"""Most that is read of one connection before the others get their turn: of a body whose length is known, of chunks that
+have been large so far, and of a head or other chunks. A chunk of a few bytes takes as long to parse as a kilobyte, 20
+µs, so 256 KB of them take a second."""
 
 
 class LimitedProtocol(H11Protocol, asyncio.BufferedProtocol):
@@ -72,8 +76,12 @@ class LimitedProtocol(H11Protocol, asyncio.BufferedProtocol):
         """Treat a client that stops sending as gone: its request need not be computed."""
 
     def get_buffer(self, _sizehint: int) -> memoryview:
-        is_cheap = self.cycle and self.cycle.more_body and any(name == b"content-length" for name, _ in self.headers)
-        return self.buffer[: READ_BYTES if is_cheap else COSTLY_READ_BYTES]
+        if not (self.cycle and self.cycle.more_body):
+            return self.buffer[:COSTLY_READ_BYTES]
+        if any(name == b"content-length" for name, _ in self.headers):
+            return self.buffer
+        large_chunks = self._received - self._content < self._content // 64
+        return self.buffer[: CHUNKS_READ_BYTES if large_chunks else COSTLY_READ_BYTES]
 
     def buffer_updated(self, nbytes: int) -> None:
         self.data_received(bytes(self.buffer[:nbytes]))
@@ -206,15 +214,15 @@ class DrainingServer(Server):
         self,
         config: Config,
         limits: Limits,
-        on_refused: Callable[[str], None],
+        metrics: Metrics,
         on_drain: Callable[[], None],
         on_reload: Callable[[], None],
         tls: Callable[[], SSLContext | None],
     ) -> None:
         super().__init__(config)
-        self._limits, self._on_refused, self._on_drain = limits, on_refused, on_drain
+        self._limits, self._metrics, self._on_drain = limits, metrics, on_drain
         self._on_reload, self._tls = on_reload, tls
-        self._asked, self._reading = Event(), cast("Thread | None", None)
+        self._asked, self._reads = Event(), False
         self.on_listening: Callable[[], None] = lambda: None
         """Called once the server accepts connections and handles signals."""
 
@@ -230,7 +238,8 @@ class DrainingServer(Server):
             return connection
 
         connections = cast("set[LimitedProtocol]", self.server_state.connections)
-        self._acceptor = Acceptor(sockets or [], self._limits, connections, connect, self._on_refused, self._tls)
+        refused = partial(_count_refused, self._metrics)
+        self._acceptor = Acceptor(sockets or [], self._limits, connections, connect, refused, self._tls)
         self.started = True
         self.on_listening()
 
@@ -240,16 +249,18 @@ class DrainingServer(Server):
         The client learns of the end with that answer, so no request meets a closed connection. A file that cannot be
         read in a finite time, such as one on a network disk, holds up neither requests nor the shutdown.
         """
-        if self._reading is None:
-            self._reading = Thread(target=self._read_when_asked, args=(asyncio.get_running_loop(),), daemon=True)
-            self._reading.start()
+        if not self._reads:
+            self._reads = True
+            read = partial(self._read_again, asyncio.get_running_loop())
+            background.start("reload", self._metrics, self._asked.wait, read)
         self._asked.set()
 
-    def _read_when_asked(self, loop: asyncio.AbstractEventLoop) -> None:
-        with suppress(RuntimeError):  # the event loop has ended
-            while self._asked.wait():
-                self._asked.clear()
-                self._on_reload()
+    def _read_again(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._asked.clear()
+        try:
+            self._on_reload()
+        finally:
+            with suppress(RuntimeError):  # the event loop has ended
                 loop.call_soon_threadsafe(self._leave_connections)
 
     def _leave_connections(self) -> None:
@@ -285,10 +296,14 @@ class DrainingServer(Server):
                 signal.signal(number, handler)
 
 
+def _count_refused(metrics: Metrics, reason: str) -> None:
+    metrics.count("simclr_connections_refused_total", reason=reason)
+
+
 def make_server(
     app: Any,
     limits: Limits,
-    on_refused: Callable[[str], None],
+    metrics: Metrics,
     on_drain: Callable[[], None],
     on_reload: Callable[[], None] = lambda: None,
     tls: Callable[[], SSLContext | None] = lambda: None,
@@ -296,14 +311,13 @@ def make_server(
     """Make a server for an ASGI application.
 
     Args:
-        on_refused: called with the reason for each connection that closes without a request.
         on_drain: called when the shutdown begins.
         on_reload: called in a thread to read files again.
         tls: called for the certificate of each new connection; None is plain HTTP.
     """
     members = {
         "limits": limits,
-        "on_refused": staticmethod(on_refused),
+        "on_refused": partial(_count_refused, metrics),
         "buffer": memoryview(bytearray(READ_BYTES)),
     }
     connection = type("Connection", (LimitedProtocol,), members)
@@ -320,4 +334,4 @@ def make_server(
         h11_max_incomplete_event_size=HEAD_BYTES,
         timeout_graceful_shutdown=int(limits.drain_seconds),
     )
-    return DrainingServer(config, limits, on_refused, on_drain, on_reload, tls)
+    return DrainingServer(config, limits, metrics, on_drain, on_reload, tls)

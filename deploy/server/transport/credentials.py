@@ -5,34 +5,48 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from deploy.errors import ArgumentError
 from deploy.failure import describe
+from deploy.server import background
+from deploy.server.metrics import Metrics
 from deploy.server.transport.expiry import find_expiry
 
 POLL_SECONDS = 1.0
 TOKEN_LENGTH = 16
+MOST_BYTES = 1_000_000
+"""Of one file; a chain of certificates has some thousands."""
 
 T = TypeVar("T")
+Report = Callable[[ArgumentError | None], None]
 
 
 class FromFiles(Generic[T]):
     """What was made from files. If the files change, it is made again; if that fails, it stays as it was."""
 
     def __init__(
-        self, files: Sequence[Path], make: Callable[[list[bytes]], T], report: Callable[[ArgumentError | None], None]
+        self,
+        name: str,
+        files: Sequence[Path],
+        make: Callable[[list[bytes]], T],
+        report: Report,
+        check: Callable[[T], object] = lambda _: None,
     ) -> None:
         """``make`` gets the contents of the files; ``report`` is called after each attempt but the first.
+
+        ``check`` raises ArgumentError for what is good enough to start with, and must not replace what is there.
 
         Raises:
             ArgumentError: a file cannot be read, or ``make`` refuses what is in it.
         """
-        self._files, self._make, self._report = files, make, report
+        self.name, self._files, self._make, self._report, self._check = name, files, make, report, check
         self._lock = threading.Lock()
-        self._tried, contents = self._look(Path.read_bytes)
+        self._tried, contents = self._look(_read)
         if contents is None:
             raise ArgumentError(self._tried)
         self.current = make(contents)
@@ -48,10 +62,12 @@ class FromFiles(Generic[T]):
                 self._report(ArgumentError(found))
                 return
             try:
-                self.current = self._make(contents)
+                made = self._make(contents)
+                self._check(made)
             except ArgumentError as error:
                 self._report(error)
             else:
+                self.current = made
                 self._report(None)
 
     def _look(self, read: Callable[[Path], bytes]) -> tuple[str, list[bytes] | None]:
@@ -63,24 +79,34 @@ class FromFiles(Generic[T]):
         return ",".join(sha256(content).hexdigest() for content in contents), contents
 
 
+def _read(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        content = opened.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise OSError(errno.EFBIG, f"over {MOST_BYTES:,} bytes", str(file))
+    return content
+
+
 def _read_again(file: Path) -> bytes:
     """Read a regular file; a pipe, as of a shell's ``<(command)``, can be read once, and would then wait forever."""
     if file.exists() and not file.is_file():
         raise OSError(errno.EINVAL, "not a regular file", str(file))
-    return file.read_bytes()
+    return _read(file)
 
 
-def watch(sources: Sequence[FromFiles[Any]]) -> None:
-    """Start a thread that refreshes the sources."""
+def watch(sources: Sequence[FromFiles[Any]], metrics: Metrics) -> None:
+    """Start a thread for each of the sources, which refreshes it."""
 
-    def run() -> None:
-        while True:
-            time.sleep(POLL_SECONDS)
-            for source in sources:
-                source.refresh()
+    def is_due() -> bool:
+        time.sleep(POLL_SECONDS)
+        return True
 
-    if sources:
-        threading.Thread(target=run, name="deploy-credentials", daemon=True).start()
+    def look(source: FromFiles[Any]) -> None:
+        source.refresh()
+        metrics.mark("simclr_watch_age_seconds", watch=source.name)
+
+    for source in sources:
+        background.start(source.name, metrics, is_due, partial(look, source))
 
 
 def read_tokens(text: bytes) -> tuple[bytes, ...]:
@@ -105,6 +131,12 @@ class Certificate(NamedTuple):
 
     context: ssl.SSLContext
     expires: float
+
+    def check(self) -> None:
+        """Raise ArgumentError if it has expired: clients refuse it, so it must not replace one that has not."""
+        if self.expires < time.time():
+            day = datetime.fromtimestamp(self.expires, UTC).date()
+            raise ArgumentError(f"the certificate, or another one of its chain, expired on {day}; renew it")
 
 
 def open_certificate(certificate: Path, key: Path, chain: bytes) -> Certificate:

@@ -138,12 +138,9 @@ def running(
     engine = Engine(metrics, limits, decoders, max_batch)
     service = Service(models, engine, metrics, limits)
 
-    def count_refused(reason: str) -> None:
-        metrics.count("simclr_connections_refused_total", reason=reason)
-
     if token:
         tokens = partial(tuple, [token.encode()])
-    server = make_server(application(service, tokens, hosts, origins), limits, count_refused, service.drain, tls=tls)
+    server = make_server(application(service, tokens, hosts, origins), limits, metrics, service.drain, tls=tls)
     with listener or socket.create_server((HOST, 0), backlog=2048) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()

@@ -171,6 +171,7 @@ def raising(error: Exception) -> Callable[[Path], None]:
         MemoryError(),
         OSError(errno.ENOMEM, "Cannot allocate memory"),
         CorruptArtifactError("a file is still being copied"),
+        RecursionError("what no one foresaw"),
     ],
     ids=repr,
 )

@@ -22,6 +22,7 @@ from cryptography import x509
 from deploy.cli.serve import find_certificate, find_tokens
 from deploy.errors import ArgumentError
 from deploy.server.limits import Limits
+from deploy.server.metrics import Metrics
 from deploy.server.transport import credentials
 from deploy.server.transport.credentials import Certificate, FromFiles, open_certificate
 from deploy.server.transport.expiry import find_expiry
@@ -346,7 +347,7 @@ class Client:
     def __init__(self, port: int, certificate: Path) -> None:
         self.port, self.context = port, trusting(certificate)
         self.answers: list[int] = []
-        self.closed = 0
+        self.closed, self.is_open = 0, False
 
     def run(self, ended: threading.Event) -> None:
         while not ended.is_set():
@@ -357,7 +358,8 @@ class Client:
                 response = connection.getresponse()
                 response.read()
                 self.answers.append(response.status)
-                if response.getheader("Connection") == "close":
+                self.is_open = response.getheader("Connection") != "close"
+                if not self.is_open:
                     self.closed += 1
                     break
             connection.close()
@@ -374,7 +376,7 @@ def test_sighup_under_load_loses_no_request_and_renews_every_connection(bundle: 
         running_clients = [pool.submit(client.run, ended) for client in clients]
         try:
             for change in range(1, 4):
-                wait_for(lambda: all(client.answers for client in clients), "every client's answer")
+                wait_for(lambda: all(client.is_open for client in clients), "an answer on each connection")
                 token_file.write_text(f"{TOKEN}\n{OTHER}{change}\n")
                 process.send_signal(signal.SIGHUP)
                 wait_for(lambda change=change: all(client.closed >= change for client in clients), "the last answers")
@@ -397,9 +399,56 @@ def test_the_files_are_read_again_without_a_signal(token_file: Path, monkeypatch
     monkeypatch.setattr(credentials, "POLL_SECONDS", 0.01)
     tokens = find_tokens(options("b", "--token-file", token_file), {}, ignore)
     assert tokens
-    credentials.watch([tokens])
+    credentials.watch([tokens], Metrics())
     token_file.write_text(OTHER)
     wait_for(lambda: tokens.current == (OTHER.encode(),), "the new token")
+
+
+def test_an_unforeseen_failure_is_reported_and_the_files_are_still_watched(
+    token_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(credentials, "POLL_SECONDS", 0.001)
+    failures, metrics = iter([RecursionError("again")] * 3 + [MemoryError("other")]), Metrics()
+    tokens = find_tokens(options("b", "--token-file", token_file), {}, ignore)
+    assert tokens
+    refresh = tokens.refresh
+
+    def fail_first() -> None:
+        for failure in failures:
+            raise failure
+        refresh()
+
+    token_file.write_text(OTHER)
+    monkeypatch.setattr(tokens, "refresh", fail_first)
+    credentials.watch([tokens], metrics)
+    wait_for(lambda: tokens.current == (OTHER.encode(),), "the new token")
+    assert 'simclr_background_failures_total{thread="tokens"} 4' in metrics.text([])
+    wait_for(lambda: 'simclr_watch_age_seconds{watch="tokens"} ' in metrics.text([]), "the time of the look")
+    assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == ["again", "other"]
+
+
+def test_a_huge_file_is_not_read(token_file: Path) -> None:
+    reports = Reports()
+    tokens = find_tokens(options("b", "--token-file", token_file), {}, reports)
+    assert tokens
+    os.truncate(token_file, 1 << 40)
+    tokens.refresh()
+    assert "over 1,000,000 bytes" in str(reports[0])
+    with pytest.raises(ArgumentError, match="over 1,000,000 bytes"):
+        find_tokens(options("b", "--token-file", token_file), {}, reports)
+
+
+def test_an_expired_certificate_does_not_replace_a_valid_one(tmp_path: Path) -> None:
+    reports = Reports()
+    certificate, key, _ = write_certificate(tmp_path)
+    source = find_certificate(certificate, key, reports)
+    assert source
+    before = source.current
+    write_certificate(tmp_path, days=-2)
+    source.refresh()
+    assert source.current is before
+    assert "expired on" in str(reports[0])
+    assert find_certificate(certificate, key, reports)  # at the start there is none that is better
 
 
 def test_a_log_that_cannot_be_written_costs_no_request(shared: Running, monkeypatch: pytest.MonkeyPatch) -> None:
