@@ -107,9 +107,15 @@ class Git:
         if known and self._try("rev-parse", f"{known}^{{tree}}") == tree and self._parent(known) == head:
             return known
         parents = ("-p", head) if head else ()
-        commit = self.run("commit-tree", tree, *parents, "-F", "-", given=message)
+        made = self._later_than_all(f"refs/heads/{branch.rpartition('/')[0]}")
+        commit = self.run("commit-tree", tree, *parents, "-F", "-", given=message, date=made)
         self.run("update-ref", "-m", "release", f"refs/heads/{branch}", commit, known or "0" * 40)
         return commit
+
+    def _later_than_all(self, branches: str) -> datetime:
+        """Now, or later than the newest commit of these branches: which is the newest must not depend on the clock."""
+        newest = self.run("for-each-ref", "--count=1", "--sort=-committerdate", "--format=%(committerdate:unix)", branches)
+        return max(datetime.now(UTC), datetime.fromtimestamp(int(newest or 0) + 1, UTC))
 
     def write_tree(self, files: Sequence[str]) -> str:
         """The tree of HEAD with these files as they are in the working tree; without those that do not exist."""

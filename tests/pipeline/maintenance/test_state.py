@@ -148,3 +148,18 @@ def test_gc_retires_old_runs_here_and_on_the_origin(computed: Workspace) -> None
         kept == [name for name in branches(origin(computed)) if len(name) == len("runs/22222222")] == ["runs/22222222"]
     )
     assert client.changed_stages(computed.root) == {}
+
+
+@pytest.mark.seconds
+def test_the_newest_runs_are_kept_also_after_the_clock_was_a_year_ahead(
+    computed: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    override(computed, {"storage.keep_runs": "1"})
+    monkeypatch.setenv("GIT_COMMITTER_DATE", "@4000000000 +0000")
+    ahead = git(computed.root, "-c", "user.name=u", "-c", "user.email=u@e", "commit-tree", "HEAD^{tree}", "-m", "ahead")
+    monkeypatch.delenv("GIT_COMMITTER_DATE")
+    git(computed.root, "update-ref", "refs/heads/runs/00000000", ahead)
+    keep(computed, "22222222-b")
+    override(computed, {"pretrain.epochs": "7"})
+    keep(computed, "11111111-a")
+    assert collect(computed, dry_run=True).retired == ("22222222", "00000000")
