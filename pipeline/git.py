@@ -114,7 +114,9 @@ class Git:
 
     def _later_than_all(self, branches: str) -> datetime:
         """Now, or later than the newest commit of these branches: which is the newest must not depend on the clock."""
-        newest = self.run("for-each-ref", "--count=1", "--sort=-committerdate", "--format=%(committerdate:unix)", branches)
+        newest = self.run(
+            "for-each-ref", "--count=1", "--sort=-committerdate", "--format=%(committerdate:unix)", branches
+        )
         return max(datetime.now(UTC), datetime.fromtimestamp(int(newest or 0) + 1, UTC))
 
     def write_tree(self, files: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 import click
 
 from pipeline.cli.pass_workspace import pass_workspace
+from pipeline.errors import OverridesError, WorkspaceError
 from pipeline.workspace import Workspace
 
 
@@ -20,12 +21,20 @@ def purge(workspace: Workspace, names: tuple[str, ...], why: str | None, who: st
     \b
     Example: simclr purge 3f0c92 --why "consent withdrawn"
     """
+    from pipeline.dvc.purged import interrupted
     from pipeline.purge.purge import describe, purge
     from pipeline.validation.quarantine import person, resolve
 
     if names and not why:
         raise click.UsageError("--why is missing; give the reason, such as --why 'consent withdrawn'")
-    hashes = [resolve(workspace, name) for name in names]
+    try:
+        hashes = [resolve(workspace, name) for name in names]
+    except (OverridesError, WorkspaceError) as error:
+        if not interrupted(workspace.root):
+            raise
+        raise OverridesError(
+            f"{error}; or it is in the purge that was interrupted: `simclr purge` without a name completes that"
+        ) from None
     done = purge(workspace, hashes, who or person(), why or "")
     click.echo("\n".join(describe(workspace, one) for one in done) or "no purge was interrupted; name what to purge")
     if any(one.unreached for one in done):

@@ -17,7 +17,7 @@ from deploy.artifact import write_atomically
 from deploy.failure import printable
 from deploy.plural import counted
 from pipeline.errors import OverridesError, WorkspaceError
-from pipeline.ingest.raw import read_bytes
+from pipeline.ingest.raw import batches, read_bytes, read_records
 from pipeline.validation.reasons import REASONS, RELEASABLE
 from pipeline.validation.verdict import overrides
 from pipeline.validation.verdict.overrides import Action, Override
@@ -222,9 +222,24 @@ def resolve(workspace: Workspace, name: str) -> str:
     try:
         return find(workspace, name).sha256
     except (OverridesError, WorkspaceError):
+        if recorded := _recorded(workspace, name):
+            return recorded
         if not Path(name).is_file():
             raise
         return hashlib.sha256(Path(name).read_bytes()).hexdigest()
+
+
+def _recorded(workspace: Workspace, name: str) -> str | None:
+    """The one content that raw batches name so, also if it was purged, which removes the manifest as well."""
+    is_hash = len(name) >= LEAST_PREFIX and not set(name) - set("0123456789abcdef")
+    found = {
+        record["sha256"]
+        for batch in batches(workspace.raw)
+        for record in read_records(batch)
+        if (is_hash and record["sha256"].startswith(name))
+        or any(f"/{seen['path']}".endswith(f"/{name}") for seen in record["occurrences"])
+    }
+    return found.pop() if len(found) == 1 else None
 
 
 def _bytes(workspace: Workspace, sha256: str) -> bytes:

@@ -14,13 +14,15 @@ from deploy.failpoint import VARIABLE
 from pipeline.cli.main import simclr
 from pipeline.dvc import client, purged
 from pipeline.dvc.client import repro
-from pipeline.errors import BusyError, WorkspaceError
+from pipeline.dvc.purged import Purge
+from pipeline.errors import BusyError, OverridesError, WorkspaceError
 from pipeline.ingest.ingest import ingest
 from pipeline.ingest.raw import read_bytes, read_occurrences
 from pipeline.maintenance.fsck import check
 from pipeline.maintenance.state import keep
 from pipeline.maintenance.storage import collect
 from pipeline.purge.purge import describe, purge, still_held
+from pipeline.validation.quarantine import resolve
 from pipeline.validation.verdict import overrides
 from pipeline.workspace import Workspace
 from simclr_core.data.shards import ShardedImages
@@ -189,6 +191,23 @@ def test_a_remote_that_is_away_is_cleaned_later(made: Workspace, ingested: tuple
     (done,) = purge(made, [HASH], "ada", "consent withdrawn")
     assert holders(made, UNWANTED, ingested[1]) == []
     assert purged.unreached(made.root) == []
+
+
+@pytest.mark.seconds
+def test_the_same_command_tries_again_by_the_name_that_was_given(made: Workspace) -> None:
+    """The manifest, where names are looked up, is gone with the first attempt."""
+    (made.root.parent / "store").rename(made.root.parent / "away")
+    (made.root.parent / "store").write_text("no folder")
+    assert resolve(made, "unlabeled/private name.png") == HASH
+    command = ["--workspace", str(made.root), "purge", HASH[:12], "--why", "consent withdrawn"]
+    assert [simclr.main(command, standalone_mode=False) for _ in range(2)] == [1, 1]
+    assert [purge.hashes for purge in purged.purges(made.root)] == [(HASH,), (HASH,)]
+
+
+def test_a_name_that_is_gone_may_be_in_the_interrupted_purge(made: Workspace) -> None:
+    purged.write_journal(made.root, Purge((HASH,), "ada", "2026-01-01T00:00:00+00:00", "consent withdrawn"))
+    with pytest.raises(OverridesError, match="`simclr purge` without a name completes that"):
+        simclr.main(["--workspace", str(made.root), "purge", "gone.png", "--why", "x"], standalone_mode=False)
 
 
 @pytest.mark.seconds
