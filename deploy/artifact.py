@@ -109,6 +109,11 @@ def read_files(directory: Path, most: Callable[[str], int], trust: Path | None =
     return hashlib.sha256(manifest).hexdigest(), contents
 
 
+def check_trust(directory: Path, trust: Path) -> str:
+    """Return who of the file of trusted keys signed the manifest; raise as ``read_files``. No other file is read."""
+    return check_signature(directory, _read_manifest(directory), trust)
+
+
 def identity(directory: Path) -> str:
     """Return the SHA-256 of the manifest, 64 hexadecimal digits that identify the whole content of the artifact."""
     manifest = _read_manifest(directory)

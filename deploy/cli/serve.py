@@ -151,6 +151,7 @@ def build(options: argparse.Namespace) -> "DrainingServer":
     from deploy.server.models import Models, load_model
     from deploy.server.service import Service, log
     from deploy.server.transport.accept import most_connections
+    from deploy.server.trust import Trust
 
     _check_numbers(options)
     limits = Limits(
@@ -197,10 +198,14 @@ def build(options: argparse.Namespace) -> "DrainingServer":
     if models.current.index_fault:
         raise DeployError(models.current.index_fault)
     engine = Engine(metrics, limits, decoders=available_cpus(), max_batch=options.max_batch, runs=MODEL_RUNS)
-    service = Service(models, engine, metrics, limits, (lambda: certificate.current.expires) if certificate else None)
+    expires = (lambda: certificate.current.expires) if certificate else None
+    trust = Trust(options.trust, models, metrics, log) if options.trust else None
+    service = Service(models, engine, metrics, limits, expires, trust)
     hosts = (*LOOPBACK, "[::1]") if options.host in LOOPBACK and not options.unix and tokens is None else ()
     models.watch()
     watch(sources, metrics)
+    if trust:
+        trust.watch()
     return make_server(
         application(service, (lambda: tokens.current) if tokens else None, hosts, options.cors_origin),
         limits,

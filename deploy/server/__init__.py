@@ -10,6 +10,7 @@ A request passes through the modules in this order:
     bodies.py       receives a body, undoes its encoding, extracts the images
     engine.py       decoding threads and inference threads
     models.py       the current model, and its replacement when the registry's CURRENT changes
+    trust.py        whether a trusted key still vouches for the current model
     inference.py    the routes of the Open Inference Protocol v2
     openai.py       the routes in the shape of OpenAI's API
     repository.py   Triton's routes: configuration, statistics, index of the repository

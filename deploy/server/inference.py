@@ -42,18 +42,19 @@ async def live(_service: Service, _request: Request) -> Response:
 async def ready(service: Service, _request: Request) -> Response:
     """The server listens only after its golden images passed, so it is ready until it shuts down.
 
-    It stays ready, and says so, while the model that CURRENT names cannot be served: the old one answers.
+    It stays ready, and says so, while the model that CURRENT names cannot be served: the old one answers. It is not
+    ready while no trusted key vouches for the model.
     """
-    answer: dict[str, object] = {"ready": not service.draining}
+    answer: dict[str, object] = {"ready": service.is_ready}
     if candidate := service.models.candidate:  # without the message, which may name paths: no token is needed here
         facts = {"state": candidate.state, "attempts": candidate.attempts, "error": type(candidate.error).__name__}
         answer["candidate"] = facts
-    return JSONResponse(answer, 503 if service.draining else 200)
+    return JSONResponse(answer, 200 if service.is_ready else 503)
 
 
 async def model_ready(service: Service, request: Request) -> Response:
     model = find_model(service, request)
-    return JSONResponse({"name": model.name, "ready": not service.draining}, 503 if service.draining else 200)
+    return JSONResponse({"name": model.name, "ready": service.is_ready}, 200 if service.is_ready else 503)
 
 
 async def model_metadata(service: Service, request: Request) -> Response:

@@ -37,14 +37,15 @@ FAMILIES = {
     "simclr_connections_refused_total": Family("counter", "Connections closed before a request, by reason."),
     "simclr_images_total": Family("counter", "Images, by outcome: ok, or the reason of the error."),
     "simclr_model_changes_total": Family(
-        "counter", "New models, by outcome: changed, refused, or failed, which is tried again."
+        "counter",
+        "New models, by outcome: changed, refused, or failed, which is tried again; revoked: no key vouches for it.",
     ),
     "simclr_reloads_total": Family("counter", "Changed files of tokens or certificate, by outcome: changed or failed."),
     "simclr_background_failures_total": Family(
         "counter", "Unforeseen failures of a thread in the background, which continues; see the log."
     ),
     "simclr_watch_age_seconds": Family(
-        "gauge", "Seconds since the registry, or tokens and certificate, were last looked at."
+        "gauge", "Seconds since registry, tokens, certificate, and trusted keys were last looked at."
     ),
     "simclr_request_seconds": Family("histogram", "Time from the head of a request to its answer, by route.", SECONDS),
     "simclr_queue_seconds": Family("histogram", "Time that an image waited for a thread.", SECONDS),
@@ -54,7 +55,9 @@ FAMILIES = {
     "simclr_waiting_images": Family("gauge", "Images admitted and not yet answered."),
     "simclr_held_bytes": Family("gauge", "Bytes of request bodies in memory."),
     "simclr_decoding_bytes": Family("gauge", "Memory of the large images that are decoded now."),
-    "simclr_ready": Family("gauge", "1 if the server accepts requests, 0 during shutdown."),
+    "simclr_ready": Family(
+        "gauge", "1 if the server accepts requests; 0 during shutdown, or while no key vouches for the model."
+    ),
     "simclr_model_info": Family("gauge", "1 for the current model."),
     "simclr_model_behind": Family("gauge", "1 if CURRENT names a model that is not served, by state; 0 otherwise."),
     "simclr_certificate_expires_seconds": Family(

@@ -133,6 +133,10 @@ class Models:
     def close(self) -> None:
         self._ended.set()
 
+    def directory(self, model: Model) -> Path:
+        """Where the bundle of a model was found."""
+        return self._root / str(model.version) if model.version else self._root
+
     def history(self) -> dict[str | None, str]:
         """Return each released version of the registry with the reason why it is not served; none for a bundle."""
         reasons: dict[str | None, str] = dict.fromkeys(versions(self._root), "CURRENT names another version")

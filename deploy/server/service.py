@@ -21,6 +21,7 @@ from deploy.server.engine import Engine, Image, Job
 from deploy.server.limits import ClientLeftError, HeldBytes, Limits, RefusedError
 from deploy.server.metrics import Labels, Metrics
 from deploy.server.models import Model, Models
+from deploy.server.trust import Trust
 
 SMALL_BODY = 100_000
 """Smaller bodies are parsed in the event loop; larger ones in a thread, so that other requests are not delayed."""
@@ -43,6 +44,7 @@ class Service:
     metrics: Metrics
     limits: Limits
     expires: Callable[[], float] | None = None  # when the certificate does, in seconds since 1970; None: plain HTTP
+    trust: Trust | None = None  # None: signatures are not looked at
     admission: Admission = field(init=False)
     held: HeldBytes = field(init=False)
     draining: bool = False
@@ -56,6 +58,10 @@ class Service:
         self.draining = True
         log("draining", images=self.admission.waiting)
 
+    @property
+    def is_ready(self) -> bool:
+        return not self.draining and not (self.trust and self.trust.is_revoked(self.models.current))
+
     async def infer(self, request: Request, model: Model, read: Callable[[bytes], list[Image]]) -> Job:
         """Receive the body, ``read`` its images, and run them through the model.
 
@@ -63,6 +69,8 @@ class Service:
             RefusedError: the request is not valid, exceeds a limit, or the server is busy.
             ClientLeftError: the client closed the connection.
         """
+        if self.trust:
+            self.trust.refuse(model)
         client = client_of(*request.scope["client"])
         self.admission.check(client)  # before the body: a client should not send megabytes only to be refused
         record(request).model = model.id
@@ -108,7 +116,7 @@ class Service:
             ("simclr_waiting_images", (), self.admission.waiting),
             ("simclr_held_bytes", (), self.held.now),
             ("simclr_decoding_bytes", (), self.engine.decoding.held),
-            ("simclr_ready", (), float(not self.draining)),
+            ("simclr_ready", (), float(self.is_ready)),
             ("simclr_model_info", about, 1),
             *(("simclr_model_behind", (("state", state),), float(holds)) for state, holds in states.items()),
             *([("simclr_certificate_expires_seconds", (), self.expires() - time.time())] if self.expires else []),

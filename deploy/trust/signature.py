@@ -17,6 +17,9 @@ from deploy.errors import ArgumentError, MissingExtraError, UntrustedError
 NAMESPACE = "simclr-bundle"
 SUFFIX = ".sig"
 SECONDS = 60.0
+MOST_SIGNERS_BYTES, MOST_SIGNATURE_BYTES = 1_000_000, 100_000
+"""A line of the former has about 100 bytes, a signature by a long RSA key some thousands."""
+
 TRUST_HELP = "allowed signers, as of ssh-keygen: refuse a bundle that none of them signed"
 
 
@@ -29,10 +32,12 @@ def check_signature(directory: Path, manifest: bytes, signers: Path) -> str:
         MissingExtraError: ssh-keygen is not installed.
     """
     signature = signature_of(directory)
-    if not signers.is_file():
-        raise ArgumentError(f"trust={signers}: no such file; give a file of trusted keys, one line each: WHO KEY")
-    if not signature.is_file():
-        raise UntrustedError(f"{signature}: no such file; {directory} must be signed: {_how(directory, signature)}")
+    if not _is_file(signers, MOST_SIGNERS_BYTES):
+        fault = f"not a file of at most {MOST_SIGNERS_BYTES:,} bytes" if signers.exists() else "no such file"
+        raise ArgumentError(f"trust={signers}: {fault}; give a file of trusted keys, one line each: WHO KEY")
+    if not _is_file(signature, MOST_SIGNATURE_BYTES):
+        fault = f"not a file of at most {MOST_SIGNATURE_BYTES:,} bytes" if signature.exists() else "no such file"
+        raise UntrustedError(f"{signature}: {fault}; {directory} must be signed: {_how(directory, signature)}")
     files = ["-f", str(signers.absolute()), "-s", str(signature)]
     said, found = _ssh_keygen("find-principals", *files)
     if found:
@@ -73,7 +78,14 @@ def is_signed(directory: Path, manifest: bytes) -> bool:
     """Whether the signature of ``directory`` is one of ``manifest``, by any key."""
     signature = signature_of(directory)
     arguments = ["-n", NAMESPACE, "-s", str(signature)]
-    return signature.is_file() and bool(_ssh_keygen("check-novalidate", *arguments, message=manifest)[1])
+    return _is_file(signature, MOST_SIGNATURE_BYTES) and bool(
+        _ssh_keygen("check-novalidate", *arguments, message=manifest)[1]
+    )
+
+
+def _is_file(path: Path, most: int) -> bool:
+    """Whether it is a regular file that small: ssh-keygen reads a larger one for minutes."""
+    return path.is_file() and path.stat().st_size <= most
 
 
 def _ssh_keygen(action: str, *arguments: str, message: bytes = b"") -> tuple[str, str]:

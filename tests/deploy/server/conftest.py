@@ -28,6 +28,7 @@ from deploy.server.models import Model, Models, load_model
 from deploy.server.service import Service
 from deploy.server.transport import connection
 from deploy.server.transport.connection import DrainingServer, make_server
+from deploy.server.trust import Trust
 from tests.deploy.conftest import SIZE, encoded, make_bundle, noise
 
 PREPROCESSING = Preprocessing(SIZE, SIZE + 2)
@@ -126,17 +127,17 @@ def running(
     listener: socket.socket | None = None,
     tls: Callable[[], ssl.SSLContext | None] = lambda: None,
     tokens: Callable[[], Collection[bytes]] | None = None,
+    signers: Path | None = None,
 ) -> Iterator[Running]:
     limits, metrics, logged = limits or Limits(), Metrics(), []
-    models = Models(
-        root,
-        load or (lambda path: load_model(path, threads=1, variant="fp32", index=None)),
-        check,
-        metrics,
-        lambda event, **fields: logged.append({"event": event, **fields}),
-    )
+
+    def log(event: str, **fields: Any) -> None:
+        logged.append({"event": event, **fields})
+
+    load = load or (lambda path: load_model(path, threads=1, variant="fp32", index=None, trust=signers))
+    models = Models(root, load, check, metrics, log)
     engine = Engine(metrics, limits, decoders, max_batch)
-    service = Service(models, engine, metrics, limits)
+    service = Service(models, engine, metrics, limits, trust=Trust(signers, models, metrics, log) if signers else None)
 
     if token:
         tokens = partial(tuple, [token.encode()])

@@ -104,7 +104,7 @@ def test_load_refuses_every_other_bundle(signed: Path, commands: list[str], publ
         with pytest.raises(UntrustedError, match="not a signature of"):
             deploy.load(signed, trust=signers)
     signers.write_text(listed)
-    for content in (b"", b"nonsense", signature[: len(signature) // 2], signature.replace(b"A", b"B")):
+    for content in (b"", b"x" * 100_001, b"nonsense", signature[: len(signature) // 2], signature.replace(b"A", b"B")):
         (folder / "bundle.sig").write_bytes(content)
         with pytest.raises(UntrustedError):
             deploy.load(signed, trust=signers)
@@ -126,6 +126,8 @@ def test_load_refuses_every_other_bundle(signed: Path, commands: list[str], publ
 def test_without_keys_or_ssh_keygen_nothing_is_trusted(signed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ArgumentError, match="no such file; give a file of trusted keys"):
         deploy.load(signed, trust=signed.parent / "missing")
+    with pytest.raises(ArgumentError, match="not a file of at most 1,000,000 bytes; give a file of trusted keys"):
+        deploy.load(signed, trust=signed)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(MissingExtraError, match="openssh-client"):
         deploy.load(signed, trust=signed.parent / "signers")
