@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from deploy.errors import ArgumentError, DeployError, require_positive
 from deploy.server.transport.credentials import Certificate, FromFiles, Report, open_certificate, read_tokens, watch
-from deploy.server.transport.listen import listen, listen_unix
+from deploy.server.transport.listen import listen, listen_unix, remember
 from deploy.session import available_cpus
 from deploy.trust.signature import TRUST_HELP
 
@@ -119,7 +119,8 @@ def serve(options: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
-        DeployError: the extra ``serve`` is not installed, an argument is wrong, or the bundle cannot be used.
+        DeployError: the extra ``serve`` is not installed, an argument is wrong, the bundle cannot be used, or the Unix
+            socket is gone later.
     """
     logging.basicConfig(handlers=[_JsonHandler()], level=logging.WARNING)
     if not sys.stderr.isatty() and threading.current_thread() is threading.main_thread():
@@ -130,7 +131,14 @@ def serve(options: argparse.Namespace) -> int:
 
         addresses = [address_of(listener, options) for listener in listeners]
         server.on_listening = lambda: log("listening", address=addresses[0], addresses=addresses)
+        if options.unix:
+            server.is_reachable = remember(options.unix)
         server.run(listeners)
+        if not server.is_reachable():
+            raise DeployError(
+                f"--unix {options.unix}: the socket was removed or replaced, so that no one reaches this server; "
+                "start it again, and keep others from cleaning the folder"
+            )
         log("ended")
     return 0
 

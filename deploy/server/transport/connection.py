@@ -28,6 +28,9 @@ from deploy.server.transport.accept import Acceptor
 DRAIN_NOTICE_SECONDS = 0.2
 """Pause after SIGTERM for connections that wait to be accepted, and another for requests that arrive on them."""
 
+TICKS = 10
+"""How often uvicorn's server looks in a second whether it has to end."""
+
 IDLE_CLOSE_SECONDS = 1.0
 """How long the server waits for an idle client to close its side of a TLS connection."""
 
@@ -225,6 +228,8 @@ class DrainingServer(Server):
         self._asked, self._reads = Event(), False
         self.on_listening: Callable[[], None] = lambda: None
         """Called once the server accepts connections and handles signals."""
+        self.is_reachable: Callable[[], bool] = lambda: True
+        """Asked each second: the server shuts down when it is False."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self.lifespan.startup()
@@ -242,6 +247,11 @@ class DrainingServer(Server):
         self._acceptor = Acceptor(sockets or [], self._limits, connections, connect, refused, self._tls)
         self.started = True
         self.on_listening()
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % TICKS == 0 and not self.is_reachable():
+            return True
+        return await super().on_tick(counter)
 
     def reload(self) -> None:
         """Read the files again, and let each connection end after its next answer, so that none keeps what was before.

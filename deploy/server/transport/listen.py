@@ -4,7 +4,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -77,6 +77,8 @@ def listen_unix(path: Path, mode: int) -> Iterator[socket.socket]:
     Raises:
         ArgumentError: a server already listens there, the path is another kind of file, or it cannot be made.
     """
+    if not path.name:
+        raise ArgumentError(f"--unix {path}: not the path of a socket; give one such as /run/simclr/socket")
     with socket.socket(socket.AF_UNIX) as listener:
         unfinished = path.with_name(f".{path.name}.{os.getpid()}")
         try:
@@ -91,13 +93,26 @@ def listen_unix(path: Path, mode: int) -> Iterator[socket.socket]:
             raise ArgumentError(f"--unix {path}: {reason}; choose a short path in a folder of this user") from None
         finally:
             unfinished.unlink(missing_ok=True)
-        own = path.stat()
+        is_own = remember(path)
         try:
             yield listener
         finally:
             with suppress(OSError):
-                if os.path.samestat(path.stat(), own):  # not that of a server that was started meanwhile
+                if is_own():  # not that of a server that was started meanwhile
                     path.unlink()
+
+
+def remember(path: Path) -> Callable[[], bool]:
+    """Return a function that says whether the file at ``path`` is still the one that is there now."""
+    own = path.stat()
+
+    def is_own() -> bool:
+        try:
+            return os.path.samestat(path.stat(), own)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    return is_own
 
 
 @contextmanager

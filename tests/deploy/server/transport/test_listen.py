@@ -4,6 +4,8 @@ import errno
 import http.client
 import socket
 import stat
+import subprocess
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from deploy.errors import ArgumentError
 from deploy.server.limits import Limits
 from deploy.server.transport.accept import network_of, peer_of
 from deploy.server.transport.listen import listen, listen_unix
-from tests.deploy.server.conftest import HOST, IMAGE, head, running
+from tests.deploy.server.conftest import HOST, IMAGE, head, running, wait_for
 from tests.deploy.server.test_drain import served
 
 MODE = 0o660
@@ -150,6 +152,41 @@ def test_the_socket_of_another_server_is_not_removed(tmp_path: Path) -> None:
             first.close()
             assert path.exists()
     assert not path.exists()
+
+
+@pytest.mark.seconds
+@pytest.mark.parametrize("change", ["removed", "replaced"])
+def test_a_server_whose_socket_is_gone_answers_what_it_has_and_ends_with_an_error(
+    change: str, bundle: Path, tmp_path: Path
+) -> None:
+    """No one can reach it, so a service manager has to start it again."""
+    path = tmp_path / "socket"
+    command = [sys.executable, "-P", "-m", "deploy.cli", "serve", str(bundle), "--unix", str(path)]
+    with ExitStack() as stack:
+        process = stack.enter_context(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
+        stack.callback(process.kill)
+        assert process.stderr
+        assert "listening" in process.stderr.readline()
+        client = stack.enter_context(socket.socket(socket.AF_UNIX))
+        client.connect(str(path))
+        client.sendall(head(len(IMAGE)))
+        path.unlink()
+        other = stack.enter_context(socket.socket(socket.AF_UNIX))
+        if change == "replaced":
+            other.bind(str(path))
+        wait_for(lambda: "draining" in process.stderr.readline(), "the end")
+        client.sendall(IMAGE)
+        assert client.recv(12) == b"HTTP/1.1 200"
+        said = process.stderr.read()
+        assert process.wait(30) == 2
+        assert f"error: --unix {path}: the socket was removed or replaced" in said
+        assert "Traceback" not in said
+        assert path.exists() == (change == "replaced")
+
+
+def test_a_path_without_a_name_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="not the path of a socket"), listen_unix(Path(), MODE):
+        pass
 
 
 def test_idle_connections_over_a_unix_socket_make_room(bundle: Path, tmp_path: Path) -> None:
