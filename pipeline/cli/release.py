@@ -2,6 +2,7 @@
 
 import click
 
+from deploy.failure import fail
 from pipeline.cli.pass_workspace import pass_workspace
 from pipeline.workspace import Workspace
 
@@ -52,7 +53,13 @@ def rollback(workspace: Workspace, version: str | None) -> None:
     """
     from pipeline.release.release import rollback
 
-    click.echo(rollback(workspace, version))
+    try:
+        click.echo(rollback(workspace, version))
+    except KeyboardInterrupt:
+        if version:
+            raise
+        said = "interrupted; `simclr release list` says which version serves, and another rollback may go back one more"
+        raise click.exceptions.Exit(fail(said, code=130)) from None
 
 
 @release.command()

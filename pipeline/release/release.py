@@ -117,6 +117,8 @@ def promote(workspace: Workspace, version: str) -> Released:
 def rollback(workspace: Workspace, version: str | None = None) -> Released:
     """Let the version before the present one serve, or the one that is named, until something new is released.
 
+    Without a name, one that was killed before it served is completed.
+
     Raises:
         ReleaseError: nothing served before; else as in ``promote``.
     """
@@ -172,7 +174,7 @@ def _refuse_rejected(registry: Registry, pretrained: str, passed: Collection[str
 def _switch(workspace: Workspace, name: str | None, purpose: str) -> Released:
     with locked_releases(workspace, purpose) as releases:
         history = releases.history
-        version = history.find(name) if name else history.previous()
+        version = history.find(name) if name else _interrupted(releases, history) or history.previous()
         before = history.current
         _publish(releases, history, version)  # first: a tag must not promise a version whose bundle is lost
         if before != version:
@@ -185,6 +187,13 @@ def _switch(workspace: Workspace, name: str | None, purpose: str) -> Released:
             note = f"the origin does not have it yet ({error}); the next release pushes it"
             return replace(done, notes=(note,))
         return done
+
+
+def _interrupted(releases: Releases, history: History) -> Version | None:
+    """The earlier version that was switched to by its tag and not by CURRENT: a rollback that was killed, and that the
+    same command completes. To go back from there would skip a version that has not served again yet."""
+    *before, latest = history.served or ("",)
+    return history.find(latest) if latest in before and releases.registry.current() == before[-1] else None
 
 
 def _publish(releases: Releases, history: History, version: Version) -> None:

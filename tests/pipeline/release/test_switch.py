@@ -11,7 +11,9 @@ import pytest
 
 import deploy
 from deploy.cli.main import main as deploy_main
+from deploy.failpoint import VARIABLE
 from pipeline import alerts
+from pipeline.cli.main import run_cli
 from pipeline.dvc import client
 from pipeline.errors import BusyError, DvcError, ReleaseError
 from pipeline.params import override
@@ -75,6 +77,34 @@ def test_a_version_whose_bundle_is_lost_is_not_tagged(released: Workspace) -> No
         rollback(released)
     assert tags(released) == before
     assert open_registry(released).current() == "v0.0.2"
+
+
+@pytest.mark.seconds
+def test_a_rollback_that_was_killed_is_completed_and_does_not_go_back_one_more(
+    third: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release(third)
+    with monkeypatch.context() as patch:
+        patch.setenv(VARIABLE, "release.assigned:raise")
+        with pytest.raises(RuntimeError):
+            rollback(third)
+    assert open_registry(third).current() == "v0.0.3"
+    assert rollback(third).version == "v0.0.2"
+    assert rollback(third).version == "v0.0.1"
+
+
+def test_an_interrupted_rollback_is_not_simply_to_be_repeated(
+    released: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.release.release._push_tags", interrupt)
+    monkeypatch.setattr(sys, "argv", ["simclr", "--workspace", str(released.root), "release", "rollback"])
+    assert run_cli() == 130
+    said = capsys.readouterr().err
+    assert said.startswith("error: interrupted; `simclr release list` says which version serves")
+    assert open_registry(released).current() == "v0.0.1"
 
 
 def test_rollback_does_not_wait_for_the_origin(released: Workspace) -> None:
