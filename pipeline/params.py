@@ -4,6 +4,7 @@ An override from the command line or from the Dagster launchpad is written into 
 ``dvc.lock`` tells what was really used.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from io import StringIO
@@ -102,6 +103,23 @@ def override(
         candidate.write_text(content.getvalue(), encoding="utf-8")
         require(_read(candidate))
     write_atomically(workspace.params, content.getvalue())
+
+
+def complete(workspace: Workspace) -> list[str]:
+    """Write down the defaults that dvc.yaml names: DVC looks for them in params.yaml, and fails without.
+
+    So it is after an upgrade, or where a person has replaced params.yaml. Returns what was written, in sentences.
+    """
+    graph, params, defaults = workspace.root / "dvc.yaml", read(workspace), dict[str, str]()
+    document = (YAML(typ="safe").load(graph) if graph.exists() else None) or {}
+    named = [name for stage in document.get("stages", {}).values() for name in (stage or {}).get("params", ())]
+    for block, _, key in sorted({name.partition(".") for name in named if isinstance(name, str)}):
+        config = getattr(params, block, None)
+        if config and key in type(config).model_fields and key not in config.model_fields_set:
+            value = config.model_dump(mode="json")[key]
+            defaults[f"{block}.{key}"] = value if isinstance(value, str) else json.dumps(value)
+    override(workspace, defaults)
+    return [f"params.yaml: added {name}: {text}, the default, which dvc.yaml names" for name, text in defaults.items()]
 
 
 def _assign(document: dict[str, Any], key: str, text: str) -> None:

@@ -49,6 +49,8 @@ def ingest(
         return
     if redo is not None:
         taking_back.redo(workspace, redo)
+    for line in params.complete(workspace):
+        click.echo(line)
     found = absolute(sources) or params.read(workspace).retraining.sources
     unfinished = None if wants_restart(workspace, found, restart) else find_interrupted(workspace)
     result = ingest_sources(workspace, found, lambda line: click.echo(line, err=True), unfinished)
@@ -85,6 +87,8 @@ def run(workspace: Workspace, stages: tuple[str, ...], values: tuple[str, ...], 
         from pipeline.run import select
 
         select(workspace, stages)  # a name that is refused is, before anything is written
+    for line in params.complete(workspace):
+        click.echo(line)
     preflight.apply(workspace, parse_assignments(values))
     sources = params.read(workspace).retraining.sources
     if not stages and completed.has_nothing_to_do(workspace, sources):

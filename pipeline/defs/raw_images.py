@@ -21,7 +21,7 @@ from pipeline.dvc.purged import interrupted
 from pipeline.errors import PipelineError, UnfinishedError
 from pipeline.maintenance import disk
 from pipeline.maintenance.storage import require_space
-from pipeline.params import read
+from pipeline.params import complete, read
 from pipeline.recipes.recipe import is_auto
 from pipeline.validation.verdict.overrides import settle
 from pipeline.workspace import Workspace
@@ -63,6 +63,8 @@ def raw_images(
             context.log.info("raw_images: looking at the images and measuring this machine, to choose the parameters")
             for chosen in choose_at_first_run(workspace):
                 context.log.info(f"raw_images: {chosen}")
+        for added in complete(workspace):
+            context.log.info(f"raw_images: {added}")
         preflight.apply(workspace, config.settings())
         for expired in settle(workspace.overrides, date.today()):
             context.log.info(f"raw_images: no longer {expired.action}: {expired.sha256[:12]} ({expired.why})")

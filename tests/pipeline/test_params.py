@@ -152,3 +152,19 @@ def test_a_wrong_override_changes_nothing(workspace: Workspace, key: str, value:
     with pytest.raises(ParamsError, match=message):
         params.override(workspace, {"pretrain.seed": "7", key: value})
     assert workspace.params.read_text() == before
+
+
+def test_defaults_that_dvc_looks_for_are_written_down(workspace: Workspace) -> None:
+    """As after an upgrade: the stage would fail, with DVC's words."""
+    text = workspace.params.read_text()
+    workspace.params.write_text(text.replace("  background: white\n", "").replace("  resize: null\n", ""))
+    assert workspace.params.read_text() != text
+    before = params.read(workspace)
+    assert params.complete(workspace) == [
+        "params.yaml: added prepare.background: white, the default, which dvc.yaml names",
+        "params.yaml: added pretrain.resize: null, the default, which dvc.yaml names",
+    ]
+    written = yaml.safe_load(workspace.params.read_text())
+    assert (written["prepare"]["background"], written["pretrain"]["resize"]) == ("white", None)
+    assert params.read(workspace) == before
+    assert params.complete(workspace) == []
