@@ -97,6 +97,27 @@ class Handshake:
         self.task.cancel()
 
 
+def choose(connections: Sequence[Connection], now: float, most: int) -> list[Connection]:
+    """Choose what makes room: idle connections, then stalled ones; first of the peer with most, the longest waiting.
+
+    Of a peer that holds more than all others together, every one that waits for it is chosen before those of others.
+    Otherwise a client that has begun many requests would have everyone else's new connections closed, which are idle.
+    """
+    held = Counter(connection.peer for connection in connections)
+
+    def rank(connection: Connection) -> tuple[bool, bool, int, float] | None:
+        if connection.waiting_since is None:
+            return None
+        waited, of_peer = now - connection.waiting_since, held[connection.peer]
+        dominates = len(connections) < 2 * of_peer < 2 * len(connections)
+        if not (connection.idle or dominates or waited > STALLED_SECONDS):
+            return None
+        return dominates, connection.idle, of_peer, waited
+
+    ranked = [(found, connection) for connection in connections if (found := rank(connection))]
+    return [connection for _, connection in heapq.nlargest(most, ranked, key=lambda entry: entry[0])]
+
+
 class Acceptor:
     """Accepts the connections of listening sockets, one of each socket in each turn of the event loop.
 
@@ -189,20 +210,10 @@ class Acceptor:
             self._on_refused("tls_handshake")
 
     def _make_room(self, connections: Sequence[Connection]) -> bool:
-        """Drop idle connections, then stalled ones: first of the peer with the most, and the longest waiting."""
-        now = self._loop.time()
-        held = Counter(connection.peer for connection in connections)
-        waiting = [
-            (connection.idle, held[connection.peer], now - connection.waiting_since, connection)
-            for connection in connections
-            if connection.waiting_since is not None
-            and (connection.idle or now - connection.waiting_since > STALLED_SECONDS)
-        ]
-        for *_, connection in heapq.nlargest(
-            max(1, self._limits.connections // 64), waiting, key=lambda entry: entry[:3]
-        ):
+        chosen = choose(connections, self._loop.time(), max(1, self._limits.connections // 64))
+        for connection in chosen:
             connection.drop()
-        return bool(waiting)
+        return bool(chosen)
 
     def _pause_for(self, seconds: float) -> None:
         for listener in self._listeners:

@@ -4,13 +4,14 @@ import json
 import resource
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
 
 from deploy.errors import ArgumentError
-from deploy.server.transport.accept import MOST_CONNECTIONS, RESERVED_FILES, most_connections
+from deploy.server.transport.accept import MOST_CONNECTIONS, RESERVED_FILES, choose, most_connections
 from tests.deploy.server.conftest import HOST, IMAGE, wait_for
 from tests.deploy.server.test_drain import connect, served
 
@@ -51,6 +52,33 @@ def test_the_limit_of_open_files_decides() -> None:
 
 
 @pytest.mark.seconds
+@dataclass
+class Waiting:
+    peer: str
+    idle: bool
+    waiting_since: float | None
+
+    def drop(self) -> None: ...
+
+
+IDLE, LATE = Waiting("a", True, 9.9), Waiting("a", True, 5.0)
+STALLED, FRESH = Waiting("a", False, 7.0), Waiting("a", False, 9.9)
+SERVED, NEWCOMER = Waiting("a", False, None), Waiting("b", True, 9.95)
+
+
+def test_idle_connections_make_room_before_stalled_ones() -> None:
+    connections = [SERVED, FRESH, STALLED, IDLE, LATE]
+    assert choose(connections, 10.0, 5) == [LATE, IDLE, STALLED]
+    assert choose(connections, 10.0, 1) == [LATE]
+    assert choose([SERVED, FRESH], 10.0, 5) == []
+
+
+def test_a_client_that_holds_most_makes_room_before_the_newcomer() -> None:
+    """It begins a request on each connection, so that none is idle, and none has stalled yet."""
+    assert choose([FRESH, STALLED, SERVED, NEWCOMER], 10.0, 9) == [STALLED, FRESH, NEWCOMER]
+    assert choose([FRESH, NEWCOMER], 10.0, 9) == [NEWCOMER]
+
+
 def test_idle_connections_beyond_the_limit_deny_no_one_and_write_no_log(bundle: Path) -> None:
     with ExitStack() as stack:
         with open_files(200):
