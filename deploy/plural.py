@@ -10,7 +10,7 @@ def counted(number: int, noun: str) -> str:
 
 def plural(noun: str) -> str:
     """The regular plural of the last word of ``noun``."""
-    if noun.endswith(("s", "x", "ch", "sh")):
+    if noun.endswith(("s", "x", "ch", "sh")) and not noun.endswith("epoch"):  # spoken as k
         return f"{noun}es"
     if noun.endswith("y") and noun[-2] not in "aeiou":
         return f"{noun[:-1]}ies"

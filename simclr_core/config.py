@@ -354,6 +354,8 @@ class FinetuneConfig(Block):
     seeds: Seeds = Field(default=(0, 1, 2), description="one training for each; every seed draws its own labels")
     epochs: int = Field(default=30, ge=1, description="passes over the labeled images")
     epochs_few: int = Field(default=60, ge=1, description="passes where at most 1 % of the labels are used")
+    # 1 % of ImageNet is 12,811 labels; 60 epochs of 80 labels would be over before they are learned.
+    min_steps: int = Field(default=100, ge=1, description="steps at least, in more epochs where labels are few")
     batch_size: int = Field(default=64, ge=2, description="images in a step")
     learning_rate: Positive = Field(
         default=0.05, description="peak of the learning rate for a batch of 256, scaled linearly to batch_size"

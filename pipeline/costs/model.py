@@ -16,7 +16,6 @@ from deploy.plural import duration
 from pipeline.maintenance.disk import size
 from pipeline.params import Params
 from pipeline.preflight import Images
-from simclr_core.evaluation.fewest import FINETUNE_STEPS
 from simclr_core.monitoring.unit_costs import UnitCosts
 
 # Shares of the start of a process with PyTorch.
@@ -280,7 +279,7 @@ def _finetune(work: Work, share: str) -> Cost:
         return Cost(_started(work), _memory(work))
     batch, seeds = min(config.batch_size, labels), len(config.seeds)
     epochs = config.epochs_few if Fraction(share) <= Fraction("0.01") else config.epochs
-    steps = max(FINETUNE_STEPS, epochs * (labels // batch))
+    steps = max(config.min_steps, epochs * (labels // batch))
     step, each = unit.tuning_seconds
     seconds = _started(work) + 2 * seeds * steps * (step + batch * each)
     seconds += seeds * work.fit(labels, unit.feature_dim, work.params.linear_eval.l2_count)

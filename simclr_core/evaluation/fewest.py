@@ -8,6 +8,3 @@ PARITY_IMAGES = 32
 
 CALIBRATION_LABELS = 30
 """Below, the temperature of a classifier would follow single images."""
-
-FINETUNE_STEPS = 100
-"""1 % of ImageNet is 12,811 labels; 60 epochs of 80 labels would be over before they are learned."""

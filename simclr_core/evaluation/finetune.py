@@ -41,7 +41,6 @@ from simclr_core.evaluation.classifier_training import (
     few_label_augmentation,
     train_classifier,
 )
-from simclr_core.evaluation.fewest import FINETUNE_STEPS
 from simclr_core.evaluation.images import count_pairs, missing_labels, outputs, percent, random_encoder, read_splits
 from simclr_core.evaluation.linear_probe import fit_probe, ranked_classes
 from simclr_core.evaluation.paired_comparison import half_width
@@ -158,7 +157,7 @@ def plan(config: FinetuneConfig, fraction: str, labels: int) -> Optimization:
     batch_size = min(config.batch_size, labels)
     epochs = config.epochs_few if Fraction(fraction) <= FEW else config.epochs
     rate = peak_learning_rate(config.learning_rate, config.batch_size, "linear")  # also where there are fewer labels
-    return Optimization(max(FINETUNE_STEPS, epochs * (labels // batch_size)), batch_size, rate)
+    return Optimization(max(config.min_steps, epochs * (labels // batch_size)), batch_size, rate)
 
 
 def describe(

@@ -16,6 +16,7 @@ from deploy.bundle import Bundle
 from deploy.errors import BundleError, BundleFormatError
 from deploy.graph_policy import MAX_NODES, check_graph
 from tests.deploy.conftest import make_bundle, make_card, make_model
+from tests.processes.busy import stretched
 from tests.repetitions import repeated, repetitions
 
 MODEL = make_model(make_card()).SerializeToString()
@@ -120,7 +121,7 @@ def test_bytes_that_are_not_an_onnx_file_are_refused(content: bytes, message: st
     began = time.monotonic()
     with pytest.raises(BundleFormatError, match=message):
         check_graph(content)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < stretched(20)
 
 
 def test_a_file_that_onnxruntime_would_read_in_its_own_format_is_read_as_onnx(
@@ -162,7 +163,7 @@ def test_500_mutated_files_are_accepted_or_refused_but_never_crash() -> None:
         except BundleFormatError:
             refused += 1
     assert 100 < refused < 400
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < stretched(20)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from deploy.plural import counted, duration, listed
         (2, "copy", "2 copies"),
         (2, "day", "2 days"),
         (3, "class", "3 classes"),
+        (2, "warm-up epoch", "2 warm-up epochs"),
     ],
 )
 def test_a_noun_has_the_form_that_its_number_asks_for(number: int, noun: str, text: str) -> None:

@@ -289,7 +289,7 @@ def test_the_command_of_the_image_serves_without_writing_and_ends_on_sigterm(tmp
     with socket.create_server(("127.0.0.1", port)) as draining, subprocess.Popen(check, env=environment) as asking:
         connection, _ = draining.accept()
         connection.sendall(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n")
-        assert asking.wait(15) == 1
+        assert asking.wait(60) == 1
         connection.close()
     unwriting = ["sh", "-c", 'ulimit -f 0; exec "$0" "$@"']  # no file may grow
     write = [*unwriting, "python", "-c", f"with open({str(tmp_path / 'file')!r}, 'w') as file: file.write('a')"]
@@ -300,7 +300,7 @@ def test_the_command_of_the_image_serves_without_writing_and_ends_on_sigterm(tmp
         assert json.loads(server.stderr.readline())["event"] == "listening"
         assert subprocess.run(check, env=environment, capture_output=True, check=False).returncode == 0
         server.terminate()
-        assert server.wait(15) == 0
+        assert server.wait(60) == 0
 
 
 @pytest.mark.seconds

@@ -26,7 +26,7 @@ from tests.pipeline.conftest import put
 
 PARAMS = TINY_PARAMS | {
     "validate": {"min_images": 1, "max_quarantine_rate": 0.4},
-    "finetune": {"seeds": [0, 1], "epochs": 8, "epochs_few": 8, "batch_size": 8, "crop_scale": [0.8, 1.0]},
+    "finetune": TINY_PARAMS["finetune"] | {"seeds": [0], "epochs": 8, "epochs_few": 8, "min_steps": 50},
     "pretrain": TINY_PARAMS["pretrain"] | {"epochs": 4},
     "retraining": {"min_new_images": 40, "min_new_images_after_drift": 20, "quiet_minutes": 0},
     # Eighty test images cannot rule out a small loss; the latencies of tiny models on a busy machine need a wide

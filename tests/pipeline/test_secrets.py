@@ -164,7 +164,7 @@ def test_a_worker_its_events_its_pages_and_its_alert_hold_no_secret(planted: Wor
         wait_for(lambda: finished(instance, run.run_id), 60, "the end of the run")
         wait_for(lambda: not descendants(RUN, run.run_id), 30, "the end of its process")
         log = root / ".simclr" / "logs" / "runs" / f"{run.run_id}.log"
-        wait_for(lambda: "loading ***" in log.read_text() and "printed ***" in log.read_text(), 10, "the log")
+        wait_for(lambda: "loading ***" in log.read_text() and "printed ***" in log.read_text(), 120, "the log")
         record = instance.get_run_by_id(run.run_id)
         assert record is not None
         assert record.tags["note"] == "***"

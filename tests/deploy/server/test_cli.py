@@ -125,5 +125,5 @@ def test_the_command_serves(bundle: Path) -> None:
         assert json.load(connection.getresponse())["limits"]["images"] == 3
         connection.close()
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     assert [line["event"] for line in lines] == ["request", "request", "draining", "ended"]

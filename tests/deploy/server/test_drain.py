@@ -17,6 +17,7 @@ import pytest
 
 from deploy.server.limits import Limits
 from tests.deploy.server.conftest import HOST, IMAGE, Gate, head, read_all, running, wait_for
+from tests.processes.busy import stretched
 
 PROGRAM = """
 import argparse, sys
@@ -71,8 +72,8 @@ def test_an_idle_server_stops_immediately(bundle: Path, number: int) -> None:
     with served(bundle) as (process, port, lines), connect(port, b""):
         began = time.monotonic()
         process.send_signal(number)
-        assert process.wait(10) == 0
-        assert time.monotonic() - began < 5
+        assert process.wait(60) == 0
+        assert time.monotonic() - began < stretched(5)
     assert lines[-1]["event"] == "ended"
 
 
@@ -101,8 +102,8 @@ def test_stuck_clients_neither_cost_answers_nor_delay_the_shutdown(bundle: Path)
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
         answers = [read_all(connection) for connection in good]
-        assert process.wait(10) == 0
-        assert time.monotonic() - began < 10
+        assert process.wait(60) == 0
+        assert time.monotonic() - began < stretched(10)
         assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers), answers
         with pytest.raises(ConnectionRefusedError):
             connect(port, b"")

@@ -29,6 +29,7 @@ from simclr_core.data.shards import ShardedImages
 from tests.conftest import draw, encode
 from tests.pipeline.conftest import put
 from tests.processes import program
+from tests.repetitions import repeated, some
 
 UNWANTED = encode(draw(1, 7))
 HASH = hashlib.sha256(UNWANTED).hexdigest()
@@ -163,9 +164,10 @@ def test_files_of_the_sources_are_named_and_left(made: Workspace) -> None:
     assert not [name for name in still_held(made, [HASH]) if str(made.root) in name]
 
 
+@repeated
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", some(PLACES, 4))
 def test_killed_anywhere_it_completes(made: Workspace, ingested: tuple[Path, bytes], place: str) -> None:
     environment = {**os.environ, VARIABLE: f"{place}:kill"}
     command = program.command(PROGRAM, made.root, HASH)

@@ -16,6 +16,7 @@ from pipeline.release.releases import open_releases
 from pipeline.workspace import Workspace
 from tests.pipeline.release.conftest import ARTIFACT, compute, git, origin, store, tags
 from tests.processes import program
+from tests.repetitions import repeated, some
 
 UNREGISTERED = ("release.pushed", "release.committed", "release.verified", "release.registered")
 REGISTERED = (
@@ -85,13 +86,14 @@ def check_complete(workspace: Workspace, version: str, bundle: str) -> None:
     assert sorted(path.name for path in workspace.scratch.iterdir() if path.name in ("release", "champion")) == []
 
 
+@repeated
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # 45 s of a processor, which a shared machine may stretch
-def test_a_release_survives_twenty_kills(computed: Workspace) -> None:
-    """Killed at each step in turn and run once more; then killed at every step of one and the same release."""
+def test_a_release_survives_kills(computed: Workspace) -> None:
+    """Killed at a step and run once more, by night at each of them; then killed at every step of one release."""
     bundle = identity(computed.root / "models" / "bundle")
     for steps, forgotten in ((UNREGISTERED, EVERYTHING), (REGISTERED, SWITCHES)):
-        for step in steps:
+        for step in some(steps, 2):
             forget(computed, forgotten)
             killed(computed, step, "release")
             check(computed)
@@ -104,7 +106,6 @@ def test_a_release_survives_twenty_kills(computed: Workspace) -> None:
     release(computed)
     check_complete(computed, "v0.0.1", bundle)
     assert tags(computed) == [f"{ARTIFACT}@v0.0.1", f"{ARTIFACT}#prod#1"]
-    assert 2 * len((*UNREGISTERED, *REGISTERED)) >= 20
 
 
 SWITCHES = (f"refs/tags/{ARTIFACT}#", "refs/simclr/")

@@ -139,7 +139,7 @@ def test_a_run_is_healthy_while_its_process_lives_and_takes_its_stage_with_it(
     health = launcher.check_run_worker_health(run)
     assert health.status is WorkerStatus.FAILED
     assert f"Process {run.tags[PROCESS].partition('@')[0]} of this run is gone; it was killed" in str(health.msg)
-    stage.wait(5)
+    stage.wait(60)
     assert other.poll() is None
     assert "is gone; what it printed, in .simclr/logs/runs/" in str(launcher.get_run_worker_debug_info(run, False))
 
@@ -186,7 +186,7 @@ def test_a_canceled_run_is_interrupted_or_closed_when_no_process_is_left(
     run = create(instance, Status.STARTED, process=identify(worker.pid))
     lost = create(instance, Status.STARTED, process="1@0.00")
     assert instance.run_launcher.terminate(run.run_id)
-    assert worker.wait(5) != 0
+    assert worker.wait(60) != 0
     assert status_of(instance, run) is Status.CANCELING  # the worker itself reports its end
     assert instance.run_launcher.terminate(lost.run_id)
     assert status_of(instance, lost) is Status.CANCELED
@@ -230,7 +230,7 @@ def test_a_launcher_killed_during_a_launch_leaves_no_running_process(instance: d
     wait_for(lambda: not descendants(RUN, run.run_id) and not alive(stored(instance, run)), 30, "the end of the worker")
     root = Path(instance.root_directory)
     log = root / LOGS / f"{run.run_id}.log"
-    wait_for(lambda: "the process that launched this run is gone" in log.read_text(), 10, "its last words")
+    wait_for(lambda: "the process that launched this run is gone" in log.read_text(), 120, "its last words")
     assert not list((root / "steps").iterdir())
     assert status_of(instance, run) is Status.STARTING
     reap(instance, launching=False)
@@ -262,7 +262,7 @@ def test_a_run_that_does_not_stop_in_time_is_killed_unless_it_runs_at_a_terminal
     )
     threading.Thread(target=deaf.wait, daemon=True).start()
     assert stop_runs(instance, 0.3) == [run.run_id]
-    wait_for(lambda: not identify(deaf.pid), 10, "its end")
+    wait_for(lambda: not identify(deaf.pid), 120, "its end")
     stopped = stored(instance, run)
     assert (stopped.status, stopped.tags[WILL_RETRY_TAG]) == (Status.FAILURE, "true")
     assert terminal.poll() is None
@@ -314,5 +314,5 @@ def test_an_announced_relaunch_that_never_started_is_requested_again(
     instance.add_run_tags(relaunched.run_id, {AUTO_RETRY_RUN_ID_TAG: overlooked.run_id})
     assert retry_again(instance, time.time() - 60) == []
     monkeypatch.setattr(launcher, "OVERLOOKED_SECONDS", 0.5)
-    wait_for(lambda: retry_again(instance, time.time() - 60) == [overlooked.run_id], 10, "the second request")
+    wait_for(lambda: retry_again(instance, time.time() - 60) == [overlooked.run_id], 120, "the second request")
     assert retry_again(instance, time.time() - 60) == []

@@ -91,7 +91,7 @@ def test_a_hanging_run_is_killed_with_its_stage_and_launched_again(
     assert looks(stalled, instance, clock, 0.0, 0.0, 1000.0, 700.0) == []
     (said,) = looks(stalled, instance, clock, 200.0)
     assert "used no processor time for 1800 s; it is killed as hanging" in said
-    stage.wait(10)
+    stage.wait(60)
     assert not descendants(RUN, run.run_id)
     closed = instance.get_run_by_id(run.run_id)
     assert closed is not None

@@ -28,6 +28,7 @@ from pipeline.ui.services import serve
 from pipeline.workspace import Workspace
 from tests.browser import browser
 from tests.conftest import TINY_PARAMS, write_prepared
+from tests.processes.busy import stretched
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 Status = dg.DagsterRunStatus
@@ -78,6 +79,7 @@ def instance(stack: Stack) -> Iterator[dg.DagsterInstance]:
 
 
 def launch(stack: Stack, job: str, name: str = "") -> str:
+    stack.wait_until_ready()
     tags = [{"key": VERSION, "value": name}, {"key": STEPS_TAG, "value": str(STEPS)}] if name else []
     launched = stack.graphql(LAUNCH, job=job, tags=tags)["launchRun"]
     assert launched["__typename"] == "LaunchRunSuccess", launched
@@ -216,11 +218,11 @@ def test_a_killed_worker_is_replaced_within_half_a_minute_and_continues(
     wait_for(lambda: len(steps(stack, "killed")) > 3, 240, "the training")
     assert stack.kill("worker") == 1
     began = time.monotonic()
-    wait_for(lambda: not descendants(RUN, run_id), 40, "the end of its stage")
+    wait_for(lambda: not descendants(RUN, run_id), 240, "the end of its stage")
     made = len(steps(stack, "killed"))
     assert 3 < made < STEPS
     wait_for(lambda: lineage(instance, "killed") == [Status.SUCCESS, Status.FAILURE], 240, "the second run")
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < stretched(30)
     assert steps(stack, "killed") == [str(step) for step in range(STEPS)]
 
 
@@ -266,9 +268,9 @@ def test_cancel_during_pretraining_in_two_processes_leaves_nothing_and_the_next_
     assert stack.graphql(CANCEL, run=run_id)["terminateRun"]["__typename"] == "TerminateRunSuccess"
     began = time.monotonic()
     wait_for(lambda: status(instance, run_id) is Status.CANCELED, 120, "the run's end")
-    psutil.wait_procs(processes, timeout=max(0.0, 30 - (time.monotonic() - began)))
+    psutil.wait_procs(processes, timeout=stretched(30))
     assert descendants(RUN, run_id) == []
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < stretched(30)
     with exclusive(stack.root, "this test"):
         pass
     assert "continuing from step" not in (stack.root / "pretrain.log").read_text()
@@ -289,7 +291,8 @@ def test_definitions_are_loaded_again_from_the_ui(stack: Stack) -> None:
     (stack.root / "note").write_text("changed")
     reload = 'mutation { reloadRepositoryLocation(repositoryLocationName: "pipeline.definitions") { __typename } }'
     assert stack.graphql(reload)["reloadRepositoryLocation"]["__typename"] == "WorkspaceLocationEntry"
-    assert stack.graphql(query) == {"assetNodes": [{"description": "changed"}]}
+    changed = {"assetNodes": [{"description": "changed"}]}
+    wait_for(lambda: stack.graphql(query) == changed, 240, "the new definitions")  # at a high load they load twice
 
 
 def test_a_workspace_has_its_services_once_and_a_port_too(stack: Stack, tmp_path: Path) -> None:
@@ -305,7 +308,7 @@ def test_ctrl_c_ends_the_services_in_seconds_and_no_run(stack: Stack, instance: 
     wait_for(lambda: len(steps(stack, "left alone")) > 3, 240, "the training")
     began = time.monotonic()
     stack.stop()
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < stretched(8)
     assert stack.pids("code", "daemon", "web") == []
     assert stack.process is not None
     assert stack.process.returncode == 0

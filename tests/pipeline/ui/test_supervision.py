@@ -187,7 +187,7 @@ def test_one_good_answer_or_a_new_process_resets_the_failure_count() -> None:
 
     def after(*answers: bool | None) -> bool:
         said.extend(reversed(answers))
-        wait_for(lambda: (watch.hangs(1.0), not said)[1], 5, "the looks")
+        wait_for(lambda: (watch.hangs(1.0), not said)[1], 120, "the looks")
         assert watch._thread is not None
         watch._thread.join()
         return watch._missed >= watch.misses

@@ -162,7 +162,7 @@ def test_prefetch_works_ahead_by_its_depth_and_no_further() -> None:
 
     items = prefetch(numbers(), 3)
     assert next(items) == 0
-    assert fourth.wait(timeout=10)  # items 1, 2 and 3 without being asked for
+    assert fourth.wait(timeout=60)  # items 1, 2 and 3 without being asked for
     items.close()
     assert made == [0, 1, 2, 3]
 
@@ -181,14 +181,14 @@ def test_closing_prefetch_waits_only_for_the_current_item(monkeypatch: pytest.Mo
         for number in range(100):
             if number == 1:
                 begun.set()
-                assert canceled.wait(timeout=10)
+                assert canceled.wait(timeout=60)
             made.append(number)
             yield number
 
     monkeypatch.setattr(module, "ThreadPoolExecutor", Pool)
     items = prefetch(numbers(), 5)
     assert next(items) == 0
-    assert begun.wait(timeout=10)
+    assert begun.wait(timeout=60)
     items.close()
     assert made == [0, 1]
 

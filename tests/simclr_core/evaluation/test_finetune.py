@@ -34,9 +34,7 @@ from tests.simclr_core.conftest import CARD, relabel
 
 
 @pytest.fixture
-def workspace(pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """With a few steps of training only."""
-    monkeypatch.setattr(finetune, "FINETUNE_STEPS", 3)
+def workspace(pretrained: Path) -> Path:
     return pretrained
 
 
@@ -193,8 +191,8 @@ def test_permuted_test_labels_change_no_weight_and_twice_is_the_same(workspace: 
 
 
 @pytest.mark.seconds
-def test_training_learns_the_labels(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finetune, "FINETUNE_STEPS", 60)
+def test_training_learns_the_labels(workspace: Path) -> None:
+    keep(workspace, min_steps=60)
     finetune.run(workspace, "1.0")
     found = report(workspace, "1.0")
     assert found["top1"] > 50  # chance is 25

@@ -308,7 +308,6 @@ def test_kept_head_layers_are_exported_with_the_classifier_that_reads_them(
     params["export"] = {"source": "finetuned", "variants": ["fp32"]}
     params["finetune"] |= {"head_layers": 1, "seeds": [0]}
     (workspace / "params.yaml").write_text(yaml.safe_dump(params))
-    monkeypatch.setattr(finetune, "FINETUNE_STEPS", 3)
     pretrain.run(workspace)
     finetune.run(workspace, "1.0")
     export.run(workspace)

@@ -17,6 +17,7 @@ from simclr_core.errors import TrackerError
 from simclr_core.monitoring import trackers
 from simclr_core.monitoring.trackers import Tracker, close_trackers, open_trackers
 from simclr_core.pretraining import pretrain
+from tests.processes.busy import stretched
 
 pytestmark = pytest.mark.usefixtures("pictures_by_digest")
 
@@ -199,7 +200,7 @@ def test_a_hanging_server_does_not_delay_the_training(caplog: pytest.LogCaptureF
     for epoch in range(1000):
         tracker.log({"loss": 1.0}, epoch)
     assert close_trackers([tracker], 0.2).startswith(", mlflow lost ")
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < stretched(2)
     assert tracker.lost >= 999
     assert len(caplog.messages) == 1
     server.answers.set()
