@@ -15,7 +15,7 @@ from benchmarks.pipeline.planted_defects import DEFECTS, Defect, DefectError
 from benchmarks.simclr_core import pretrain_soak
 from benchmarks.simclr_core.pretrain_soak import PLACES, Tally
 from simclr_core.launch import PROCESSES
-from tests.repetitions import repeated, repetitions, some
+from tests.repetitions import repeated, repetitions
 
 TWELVE = (
     ("lock.held", 1, "first"),
@@ -41,7 +41,7 @@ def test_kills_change_no_byte(tmp_path: Path) -> None:
     reference = pretrain_soak.live(pretrain_soak.make_workspace(tmp_path / "reference"), tally, "", 1, 0.0, "")
     assert reference is not None, tally
     workspace = pretrain_soak.make_workspace(tmp_path / "killed")
-    kills = some(TWELVE, 4)
+    kills = TWELVE[-repetitions(4, all=12) :]
     for place, turn, victim in kills:
         assert pretrain_soak.live(workspace, tally, place, turn, 0.0, victim) is None, (place, victim)
         assert tally.faults == []
