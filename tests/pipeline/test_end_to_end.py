@@ -69,7 +69,7 @@ def trained(run_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_from_raw_images_to_served_embeddings(trained: Workspace, tmp_path: Path) -> None:
     untrained = tmp_path / "a copy to train without Dagster"
     encoder = deploy.load(trained.root / "models" / "bundle")
@@ -111,7 +111,7 @@ def test_from_raw_images_to_served_embeddings(trained: Workspace, tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_killed_pretraining_is_finished_on_its_images_before_new_ones_come(
     filled: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,7 +140,7 @@ def test_a_killed_pretraining_is_finished_on_its_images_before_new_ones_come(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_run_killed_in_its_release_is_finished_on_its_images_before_new_ones_come(trained: Workspace) -> None:
     command = [sys.executable, "-P", "-m", "pipeline", "--workspace", str(trained.root), "run"]
     killed = subprocess.run(command, env=os.environ | {"SIMCLR_FAILPOINT": "release.committed:kill"}, check=False)

@@ -82,7 +82,7 @@ class Month:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_five_batches_and_a_rollback(workspace: Workspace, instance: dg.DagsterInstance, tmp_path: Path) -> None:
     month = Month(workspace, instance)
     golden = tmp_path / "query.png"
