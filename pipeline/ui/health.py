@@ -1,5 +1,6 @@
 """Whether a service still does its work: a process that hangs is there, and would not be started again."""
 
+import http.client
 import threading
 import time
 import urllib.error
@@ -98,12 +99,12 @@ def serves_code(address: Path, seconds: float) -> bool:
 
 
 def answers(url: str, seconds: float) -> bool:
-    """Whether the web server there says anything."""
+    """Whether the web server there says anything in HTTP."""
     try:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{url}/server_info", timeout=seconds):
             return True
     except urllib.error.HTTPError as refused:
         refused.close()
         return True  # it wants a login
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return False

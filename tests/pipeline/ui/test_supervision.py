@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -167,6 +168,16 @@ def test_a_code_server_that_is_stopped_does_not_answer(workspace: Workspace, tmp
             wait_for(lambda: bool(code.look(0.0)), 60, "it answers again")
         finally:
             server.kill()
+
+
+def test_a_web_server_that_speaks_no_http_does_not_answer() -> None:
+    """It raised in the thread that looks, so that such a server was never killed."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(services.answers, f"http://127.0.0.1:{listener.getsockname()[1]}", 30.0)
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(b"garbage\r\n\r\n")
+        assert asked.result(30) is False
 
 
 def test_a_daemon_without_heartbeats_counts_as_hanging_unless_it_just_started(workspace: Workspace) -> None:
