@@ -1,6 +1,7 @@
 """What every gate says of the present reports, in the same words wherever people see it."""
 
 from pathlib import Path
+from runpy import run_path
 
 import pytest
 
@@ -47,3 +48,9 @@ def test_status_tells_which_undecided_gate_stops_the_release(case: Case, abstain
     first, *reasons = describe_gates(Workspace(case.folder))
     assert said in first
     assert [line.partition(":")[0] for line in reasons] == ["representation", "low_label"]
+
+
+def test_the_picture_of_the_readme_shows_a_gate_after_each_stage_that_has_one() -> None:
+    drawn = run_path(str(Path(__file__).parents[3] / "docs" / "overview.py"), run_name="overview")
+    gated = {name for name, made in drawn["read_stages"]().items() if made & set(GATES.values())}
+    assert drawn["GATES"].keys() == gated
