@@ -101,11 +101,16 @@ class LinearEvalReport(Report):
     start: Accuracies | None = None  # of given weights as they came, if training began with some
 
 
+def finetune_name(fraction: str) -> str:
+    """Of the stage and of its report; in dvc.yaml, where a matrix makes the stages, DVC names them."""
+    return f"finetune-{fraction}"
+
+
 @dataclass(frozen=True)
 class FinetuneReport(Report):
     """On one share of the labels: means over the seeds, and half the widths of their 95 % intervals."""
 
-    path: ClassVar[str] = "reports/finetune-*.json"
+    path: ClassVar[str] = f"reports/{finetune_name('*')}.json"
 
     fraction: str
     labels: int
@@ -123,6 +128,10 @@ class FinetuneReport(Report):
     scratch_interval: Estimate | None = None
     probe: Estimate | None = None  # of linear probes on the same labels
     scores: Scores | None = None  # of the first seed, which is the model that is kept
+
+    @property
+    def name(self) -> str:
+        return finetune_name(self.fraction)
 
     @property
     def file(self) -> str:

@@ -90,7 +90,7 @@ def collect(workspace: Workspace) -> Summary:
     features: dict[str, Accuracies] = {name: getattr(evaluation, name, unknown) for name in FEATURES}
     if evaluation and evaluation.start:
         features["start"] = evaluation.start
-    stages = ("validate", "prepare", "pretrain", "linear_eval", *(f"finetune-{one}" for one in shares), "export")
+    stages = ("validate", "prepare", "pretrain", "linear_eval", *(one.name for one in finetune), "export")
     timings = {stage: read_timing(stage, root) for stage in stages}
     return Summary(
         images=validation.images if validation else None,

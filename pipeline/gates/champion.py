@@ -24,7 +24,7 @@ from simclr_core.evaluation.paired_comparison import (
     single_draw,
     widened,
 )
-from simclr_core.evaluation_reports import CompareReport, FinetuneReport, Paired
+from simclr_core.evaluation_reports import CompareReport, FinetuneReport, Paired, finetune_name
 from simclr_core.reports import parse
 
 
@@ -255,7 +255,7 @@ def _compared(title: str, counts: Paired, report: CompareReport, limits: GatesCo
 
 def _released(champion: Champion, fraction: str) -> FinetuneReport | None:
     """What the champion's report says of this share of the labels, if it has an accuracy."""
-    name = f"finetune-{fraction}"
+    name = finetune_name(fraction)
     if champion.version is None or name not in champion.reports:
         return None
     report = parse(champion.reports[name], FinetuneReport, f"{name} in {champion.file}")

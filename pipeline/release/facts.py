@@ -17,7 +17,7 @@ from pipeline.git import Git
 from pipeline.release.registry import Rejection
 from pipeline.release.versions import History, Version
 from pipeline.reports import ImageCounts
-from simclr_core.evaluation_reports import CompareReport, FinetuneReport, LinearEvalReport
+from simclr_core.evaluation_reports import CompareReport, FinetuneReport, LinearEvalReport, finetune_name
 from simclr_core.params import flatten
 from simclr_core.reports import ExportReport, known_in
 
@@ -97,7 +97,8 @@ def metrics(reports: Reports) -> dict[str, float]:
     """The few numbers that an encoder is chosen by, from all that the stages report."""
     images = known_in(reports.get("validation", {}).get("images"), ImageCounts)
     evaluation = known_in(reports.get("linear_eval"), LinearEvalReport)
-    finetune = [known_in(reports[name], FinetuneReport) for name in sorted(reports) if name.startswith("finetune-")]
+    shares = [name for name in sorted(reports) if name.startswith(finetune_name(""))]
+    finetune = [known_in(reports[name], FinetuneReport) for name in shares]
     export = known_in(reports.get("export"), ExportReport)
     found = {
         "images": images.accepted if images else None,

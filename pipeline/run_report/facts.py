@@ -66,7 +66,7 @@ def collect(workspace: Workspace) -> RunFacts:
     root, registry = workspace.root, open_registry(workspace)
     text = workspace.params.read_text(encoding="utf-8")
     tuned = reports.known_each(root, FinetuneReport)
-    stages = [*BEFORE_FINETUNING, *(f"finetune-{one.fraction}" for one in tuned), *AFTER_FINETUNING]
+    stages = [*BEFORE_FINETUNING, *(one.name for one in tuned), *AFTER_FINETUNING]
     timings = {stage: read_timing(stage, root) for stage in stages}
     return RunFacts(
         params=read(workspace),

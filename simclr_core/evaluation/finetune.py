@@ -45,7 +45,7 @@ from simclr_core.evaluation.images import count_pairs, missing_labels, outputs, 
 from simclr_core.evaluation.linear_probe import fit_probe, ranked_classes
 from simclr_core.evaluation.paired_comparison import half_width
 from simclr_core.evaluation.scores.classification import BOUND, estimate, score
-from simclr_core.evaluation_reports import FinetuneReport
+from simclr_core.evaluation_reports import FinetuneReport, finetune_name
 from simclr_core.model.encoder import Encoder
 from simclr_core.model.model_directory import Model, load_model, save_model
 from simclr_core.model.projection_head import build_projection_head, first_layers
@@ -70,7 +70,7 @@ def run(workspace: Path, fraction: str) -> None:
             its projection head has fewer layers than are to be kept.
     """
     began = time.perf_counter()
-    stage = f"finetune-{fraction}"
+    stage = finetune_name(fraction)
     if not re.fullmatch(r"[01]\.\d+", fraction) or not 0 < Fraction(fraction) <= 1:
         raise LabelError(f"fraction {fraction!r}: give a decimal above 0 and up to 1, such as 0.01")
     config = read_block(workspace / "params.yaml", "finetune", FinetuneConfig)
