@@ -11,10 +11,8 @@ from deploy.plural import listed
 
 LABELS = "labels.csv"
 LEFTOVERS = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin")  # in lower case
-TEXT = (
-    *(".txt", ".md", ".rst", ".log", ".ini", ".xmp", ".aae", ".htm", ".html"),
-    *(".csv", ".tsv", ".xls", ".xlsx", ".ods", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml"),
-)
+NOTES = (".txt", ".md", ".rst", ".log", ".ini", ".xmp", ".aae", ".htm", ".html")
+TABLES = (".csv", ".tsv", ".xls", ".xlsx", ".ods", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml")
 NO_IMAGE = "is not an image by its name or its first bytes"  # why it is passed over
 SHOWN = 3
 
@@ -34,7 +32,7 @@ def passed_over(path: str) -> tuple[str, str] | None:
             return "/".join(parts[:depth]), "is left behind by a desktop or an archiver"
     if is_labels(path):
         return path, "has labels"
-    return (path, "is text or a table by its name") if path.lower().endswith(TEXT) else None
+    return (path, "is text or a table by its name") if path.lower().endswith(NOTES + TABLES) else None
 
 
 def is_labels(path: str) -> bool:

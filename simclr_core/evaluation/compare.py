@@ -82,7 +82,8 @@ def run(workspace: Path) -> None:
             message = f"warning: {name} takes {handicap}: it is judged below its best"
             emit("progress", stage="compare", message=message)
         if not unlabeled:
-            embedded[name] = Embedded(*(embed(encoder, one.images, one.positions, name) for one in (train, test)))
+            bank, queries = (embed(encoder, one.images, one.positions, name) for one in (train, test))
+            embedded[name] = Embedded(bank, queries)
             answers[name] = answer(embedded[name], train, test, classes, config)
             emit("progress", stage="compare", message=f"{name}: {_summary(answers[name])}")
     label_free = judge_views(encoders, prepared) if unlabeled and released else None
@@ -116,11 +117,13 @@ def answer(
     embedded: Embedded, train: EvaluationImages, test: EvaluationImages, classes: int, config: CompareConfig
 ) -> Answers:
     """Fit both classifiers on the labeled training images, and ask them for the classes of the test images."""
-    knn = (config.knn_neighbours, config.knn_temperature)
+    predicted = knn_predict(
+        embedded.train, train.labels, embedded.test, classes, config.knn_neighbours, config.knn_temperature
+    )
     draw = LabelDraw(ALL_LABELS, subset(train.labels, train.keys, ALL_LABELS, SEED))
     probe = fit_probe(embedded.train, train.labels, train.keys, classes, draw, config.l2_count, SEED)
     return Answers(
-        knn=knn_predict(embedded.train, train.labels, embedded.test, classes, *knn) == test.labels,
+        knn=predicted == test.labels,
         probe=ranked_classes(probe, embedded.test)[:, 0] == test.labels,
     )
 
@@ -160,8 +163,10 @@ def ask_old_index(
     index, old, new = embedded["champion"].train, embedded["champion"].test, embedded["candidate"].test
     if old.shape[1] != new.shape[1]:
         return OldIndex()
-    knn = (config.knn_neighbours, config.knn_temperature)
-    old_right, new_right = (knn_predict(index, train.labels, one, classes, *knn) == test.labels for one in (old, new))
+    old_right, new_right = (
+        knn_predict(index, train.labels, one, classes, config.knn_neighbours, config.knn_temperature) == test.labels
+        for one in (old, new)
+    )
     first_old, first_new = (nearest(index, one, 1)[1].numpy() for one in (old, new))
     return OldIndex(True, percent(old_right), percent(new_right), percent(first_old == first_new))
 

@@ -46,7 +46,8 @@ class Features:
 
 def served_features(encoder: Encoder, images: LabeledImages) -> Features:
     """Raises DatasetError: a prepared image cannot be decoded."""
-    return Features(*(raw_features(encoder, split.images, split.positions) for split in (images.train, images.test)))
+    train, test = (raw_features(encoder, split.images, split.positions) for split in (images.train, images.test))
+    return Features(train, test)
 
 
 def right_answers(features: Features, images: LabeledImages, head: Head | None) -> dict[str, NDArray[np.bool_]]:
@@ -54,10 +55,10 @@ def right_answers(features: Features, images: LabeledImages, head: Head | None) 
     labels for it nothing."""
     right: dict[str, NDArray[np.bool_]] = {}
     if images.test.labeled and images.train.labeled:
-        votes = (len(images.classes), NEIGHBORS, TEMPERATURE)
-        right["knn_top1"] = (
-            knn_predict(features.train, images.train.labels, features.test, *votes) == images.test.labels
+        predicted = knn_predict(
+            features.train, images.train.labels, features.test, len(images.classes), NEIGHBORS, TEMPERATURE
         )
+        right["knn_top1"] = predicted == images.test.labels
     if images.test.labeled and head:
         right["classifier_top1"] = head.probabilities(features.test).argmax(axis=1) == images.test.labels
     return right

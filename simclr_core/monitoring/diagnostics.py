@@ -160,9 +160,16 @@ class Monitor:
         bank, queries = self._halves()
         if not len(queries):
             return None
-        classes = int(self.labels.max()) + 1
-        votes = (features[bank], self.labels[bank], features[queries], self.labels[queries], classes)
-        return round(knn_accuracy(*votes, neighbors=KNN_NEIGHBORS, temperature=KNN_TEMPERATURE), 3)
+        accuracy = knn_accuracy(
+            bank=features[bank],
+            bank_labels=self.labels[bank],
+            queries=features[queries],
+            query_labels=self.labels[queries],
+            classes=int(self.labels.max()) + 1,
+            neighbors=KNN_NEIGHBORS,
+            temperature=KNN_TEMPERATURE,
+        )
+        return round(accuracy, 3)
 
     def _probe_top1(self, h: Tensor) -> float | None:
         fitted, judged = self._halves()
