@@ -13,6 +13,15 @@ ADVICE: dict[int | None, str] = {
     errno.EPERM: "give this user access to it, or run as its owner",
     errno.EROFS: "this file system is read-only: choose another folder, or mount it writable",
 }
+CLONE = "in a clone of the repository"
+"""Where the package is installed from: on an index the name could be anyone's, and installation runs code."""
+INSTALL_EVERYTHING = f"`pip install --no-deps -r requirements.lock` {CLONE}"
+"""For the pipeline; pip refuses ``.[pipeline]``, because the lock overrides a requirement: CONTRIBUTING, "The lock"."""
+
+
+def install_command(extra: str) -> str:
+    """The command that installs an extra of this package, and where it works."""
+    return f"`pip install '.[{extra}]'` {CLONE}"
 
 
 def fail(message: object, code: int = 2) -> int:

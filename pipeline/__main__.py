@@ -2,7 +2,7 @@
 
 import sys
 
-from deploy.failure import INTERRUPTED, fail
+from deploy.failure import INSTALL_EVERYTHING, INTERRUPTED, fail
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
             raise
         sys.exit(
             f"error: {error.name} is not installed, only what `simclr-deploy` needs is; "
-            "install the rest with: pip install 'simclr-pipeline[pipeline]'"
+            f"install the rest with {INSTALL_EVERYTHING}"
         )
     except KeyboardInterrupt:
         sys.exit(fail(INTERRUPTED, code=130))

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from deploy.errors import DeployError
+from deploy.failure import install_command
 from deploy.images.background import WHITE
 from deploy.plural import counted, listed, plural
 from deploy.trust.signature import sign
@@ -39,7 +40,6 @@ from simclr_core.pretraining.initial import is_adopted
 from simclr_core.weights import FOLDER
 
 SHOWN_CLASSES = 5
-RAY = "pip install 'simclr-pipeline[ray]'"
 
 
 class Image(NamedTuple):
@@ -121,7 +121,9 @@ def unmet(workspace: Workspace, params: Params, weights: Path | None = None) -> 
     """
     missing = missing_trackers(params.watch.trackers)
     if params.validate.engine == "ray" and find_spec("ray") is None:
-        missing.append(f"validate.engine is ray, which is not installed; run `{RAY}`, or set it to local")
+        missing.append(
+            f"validate.engine is ray, which is not installed; run {install_command('ray')}, or set it to local"
+        )
     if params.release.require_remote and remote.configured(workspace.root) is None:
         missing.append(
             "release.require_remote is true, but the workspace has no DVC remote; "

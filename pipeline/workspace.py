@@ -15,7 +15,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.failure import ADVICE
+from deploy.failure import ADVICE, INSTALL_EVERYTHING
 from pipeline.environment import WORKSPACE
 from pipeline.errors import WorkspaceError
 from pipeline.recipes.recipe import DEFAULT, params_of, recipes
@@ -176,7 +176,7 @@ def executable(name: str) -> str:
     sibling = Path(sys.executable).with_name(name)
     found = str(sibling) if sibling.exists() else shutil.which(name)
     if found is None:
-        raise WorkspaceError(f"{name}: command not found; install it with `pip install 'simclr-pipeline[pipeline]'`")
+        raise WorkspaceError(f"{name}: command not found; install it with {INSTALL_EVERYTHING}")
     return found
 
 

@@ -5,6 +5,8 @@ A test compares them with torchvision's own list, and each rule with the network
 
 from difflib import get_close_matches
 
+from deploy.failure import install_command
+
 RESNETS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 TORCHVISION = """
 alexnet convnext_base convnext_large convnext_small convnext_tiny densenet121 densenet161 densenet169 densenet201
@@ -19,7 +21,7 @@ vgg19_bn vit_b_16 vit_b_32 vit_h_14 vit_l_16 vit_l_32 wide_resnet101_2 wide_resn
 """
 OTHERS = (*TORCHVISION.split(),)  # and those of ours that are not ResNets
 TIMM = "timm/"  # before the name of a network of timm, which only timm knows
-TIMM_MISSING = "timm is not installed; run `pip install 'simclr-pipeline[timm]'`"
+TIMM_MISSING = f"timm is not installed; run {install_command('timm')}"
 NO_BLOCKS = tuple(name for name in OTHERS if name.startswith(("alexnet", "inception", "vgg")))
 # By the beginning of the name, in pixels: below these a layer has nothing left to pool.
 SMALLEST = {

@@ -126,3 +126,26 @@ def needed(name: str) -> Iterator[PackagePath]:
                 done.add(requirement.name)
                 pending.append(requirement.name)
                 yield from distribution(requirement.name).files or ()
+
+
+FROM_AN_INDEX = re.compile(rb"""\b(?:install|add)(?:\s+--?[\w-]+)*[\s'"`]+simclr[-_.]pipeline\b""")
+"""A command that takes the package from an index, where anyone may own its name until it is published."""
+
+
+def test_no_command_installs_the_package_from_an_index() -> None:
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True)
+    names = tracked.stdout.rstrip("\0").split("\0")
+    assert [name for name in names if FROM_AN_INDEX.search((ROOT / name).read_bytes())] == []
+
+
+@pytest.mark.parametrize(
+    ("command", "package"),
+    [
+        ("pip install", " 'simclr-pipeline[search]'"),
+        ("pip install", " --upgrade simclr-pipeline"),
+        ('"install the rest with: pip install ', "\"\n    \"'simclr-pipeline[pipeline]'"),
+        ("uv add", " simclr_pipeline"),
+    ],
+)
+def test_a_command_that_installs_from_an_index_is_found(command: str, package: str) -> None:
+    assert FROM_AN_INDEX.search((command + package).encode())

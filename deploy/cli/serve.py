@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.errors import ArgumentError, DeployError, require_positive
+from deploy.failure import install_command
 from deploy.server.transport.credentials import Certificate, FromFiles, Report, open_certificate, read_tokens, watch
 from deploy.server.transport.listen import listen, listen_unix, remember
 from deploy.session import available_cpus
@@ -149,9 +150,7 @@ def build(options: argparse.Namespace) -> "DrainingServer":
         from deploy.server.app import application
         from deploy.server.transport.connection import make_server
     except ImportError as error:
-        raise DeployError(
-            f"serve needs {error.name}, which is not installed; run `pip install 'simclr-pipeline[serve]'`"
-        ) from None
+        raise DeployError(f"serve needs {error.name}, which is not installed; run {install_command('serve')}") from None
     from deploy.candidate import check
     from deploy.server.engine import Engine
     from deploy.server.limits import Limits

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.errors import ArgumentError, IndexFormatError, MissingExtraError
+from deploy.failure import install_command
 from deploy.search.arrays import write_array
 from deploy.search.exact import Vectors
 from deploy.search.graph_file import check_graph
@@ -139,6 +140,6 @@ def _usearch() -> Any:
         from usearch.index import Index
     except ImportError as error:
         raise MissingExtraError(
-            "approximate search needs usearch; install it with `pip install 'simclr-pipeline[search]'`"
+            f"approximate search needs usearch; install it with {install_command('search')}"
         ) from error
     return Index

@@ -36,7 +36,7 @@ An image encoder trained without labels by SimCLR (Chen et al. 2020): one vector
 Similarity search, clustering, duplicate finding, and classification from few labels, for images like those it was
 trained on. Not for decisions about people, and not for images of another kind without a test on labeled ones of them.
 
-    pip install simclr-pipeline
+    pip install .        # in a clone of the repository of simclr-pipeline; no package index has it
     simclr-deploy verify BUNDLE
     simclr-deploy embed BUNDLE photos/ -o embeddings
 

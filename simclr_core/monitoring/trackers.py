@@ -1,6 +1,6 @@
 """Weights & Biases and MLflow: where people watch many runs. Optional, and never in the way of a training.
 
-    pip install 'simclr-pipeline[wandb]'         and in params.yaml: watch: {trackers: [wandb]}
+    pip install '.[wandb]'         in a clone of the repository, and in params.yaml: watch: {trackers: [wandb]}
 
 A tracker's run is named by the run key, so an interrupted training continues in the same one. All calls happen in a
 separate thread: a server that is slow, or away, costs the training nothing and loses numbers, which are counted.
@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from deploy.failure import one_line
+from deploy.failure import install_command, one_line
 from simclr_core.errors import TrackerError
 from simclr_core.params import flatten
 
@@ -113,7 +113,7 @@ def missing_trackers(names: Sequence[str]) -> list[str]:
 
 
 def _missing(name: str, fault: str) -> str:
-    return f"watch.trackers names {name}, which {fault}; run `pip install 'simclr-pipeline[{name}]'`, or leave it out"
+    return f"watch.trackers names {name}, which {fault}; run {install_command(name)}, or leave it out"
 
 
 def _opener(name: str, scratch: Path, run_key: str, config: Mapping[str, Any]) -> Callable[[], Run]:

@@ -217,7 +217,7 @@ def test_the_image_of_the_server_holds_deploy_alone() -> None:
 
 
 def needed_by_the_server() -> set[str]:
-    """Names of what `pip install 'simclr-pipeline[serve]'` gets on Linux, without simclr-pipeline itself."""
+    """Names of what `pip install '.[serve]'` gets on Linux, without simclr-pipeline itself."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     waiting, found = [*project["dependencies"], *project["optional-dependencies"]["serve"]], set()
     while waiting:

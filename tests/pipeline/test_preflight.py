@@ -251,5 +251,5 @@ def test_an_older_workspace_learns_how_its_images_are_judged_on_another_backgrou
 def test_an_encoder_of_timm_needs_the_extra(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.preflight.find_spec", lambda _: None)
     encoder = {"pretrain.encoder": "{name: timm/vit_tiny_patch16_224}", "pretrain.image_size": "32"}
-    with pytest.raises(ParamsError, match=r"timm is not installed; run `pip install 'simclr-pipeline\[timm\]'`"):
+    with pytest.raises(ParamsError, match=r"timm is not installed; run `pip install '\.\[timm\]'`"):
         preflight.apply(workspace, {**encoder, "pretrain.resize": "32"})

@@ -17,6 +17,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
+from deploy.failure import install_command
 from pipeline.errors import ValidationError
 
 ADDRESS = "RAY_ADDRESS"
@@ -75,7 +76,7 @@ def _imported() -> ModuleType:
             context = ray.data.DataContext.get_current()
     except ImportError:
         raise ValidationError(
-            f"validate.engine is ray, and Ray is not installed; `pip install 'simclr-pipeline[ray]'`, {OR_LOCAL}"
+            f"validate.engine is ray, and Ray is not installed; run {install_command('ray')}, {OR_LOCAL}"
         ) from None
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)

@@ -239,7 +239,7 @@ def test_errors_are_one_line_and_exit_2(
         (("index", bundle, index, photos), "already exists"),
         (("index", bundle, out, "--from", photos), "MANIFEST.sha256"),
         (("index", bundle, out, "--from", index, index), "is given twice"),
-        (("index", bundle, out, photos, "--approximate"), "pip install 'simclr-pipeline[search]'"),
+        (("index", bundle, out, photos, "--approximate"), "pip install '.[search]'"),
         (("search", bundle, photos, photos), "MANIFEST.sha256"),
         (("search", bundle, index, photos, "-k", 0), "k=0"),
         (("search", bundle, index, photos, "--approximate"), "the index has no graph"),

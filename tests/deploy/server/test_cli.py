@@ -111,7 +111,7 @@ def test_without_the_extra_the_error_says_what_to_install(bundle: Path, monkeypa
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     for name in [name for name in sys.modules if name.startswith("deploy.server")]:
         monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(DeployError, match=r"simclr-pipeline\[serve\]"):
+    with pytest.raises(DeployError, match=r"run `pip install '\.\[serve\]'` in a clone of the repository"):
         build(options(bundle))
 
 

@@ -224,7 +224,7 @@ def test_without_the_extras_the_message_names_them(tmp_path: Path) -> None:
         [sys.executable, "-m", "pipeline"], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert done.stderr.strip().endswith("pip install 'simclr-pipeline[pipeline]'")
+    assert done.stderr.strip().endswith("`pip install --no-deps -r requirements.lock` in a clone of the repository")
 
 
 def test_doctor_finds_this_machine_healthy(workspace: Workspace) -> None:

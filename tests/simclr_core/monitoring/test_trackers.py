@@ -141,7 +141,7 @@ def test_a_missing_package_is_reported_before_the_training(
 ) -> None:
     monkeypatch.setitem(sys.modules, trackers.MODULES[name], None)
     watch(prepared, name)
-    with pytest.raises(TrackerError, match=rf"names {name}.*run `pip install 'simclr-pipeline\[{name}\]'`"):
+    with pytest.raises(TrackerError, match=rf"names {name}.*run `pip install '\.\[{name}\]'`"):
         pretrain.run(prepared)
     assert not (prepared / ".simclr" / "runs").is_dir() or not list((prepared / ".simclr" / "runs").glob("*/step-*"))
 

@@ -148,7 +148,7 @@ def test_without_rows_no_cluster_is_contacted(monkeypatch: pytest.MonkeyPatch) -
 
 def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ValidationError, match=r"pip install 'simclr-pipeline\[ray\]'.*engine to local"):
+    with pytest.raises(ValidationError, match=r"pip install '\.\[ray\]'.*engine to local"):
         list(flat_map(fail, ["a"]))
 
 
