@@ -17,6 +17,7 @@ from pipeline import workspace as workspaces
 from pipeline.dvc.project import load
 
 ROOT = Path(__file__).parents[1]
+PACKAGES = ("pipeline", "simclr_core", "deploy")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
@@ -57,6 +58,22 @@ def test_no_function_takes_more_than_seven_parameters() -> None:
 def test_no_folder_holds_more_than_eighteen_modules() -> None:
     folders = Counter(path.parent for path in sources("pipeline", "simclr_core", "deploy", "benchmarks", "tests"))
     assert {folder: count for folder, count in folders.items() if count > MOST_MODULES} == {}
+
+
+def folders_without_tests(root: Path) -> set[str]:
+    """The folders of the packages that hold a module and have no folder of the same path in ``tests``."""
+    modules = (path for package in PACKAGES for path in (root / package).rglob("*.py") if path.name != "__init__.py")
+    folders = {path.parent.relative_to(root) for path in modules}
+    return {folder.as_posix() for folder in folders if not (root / "tests" / folder).is_dir()}
+
+
+def test_the_folders_of_tests_are_those_of_the_packages(tmp_path: Path) -> None:
+    """Its one module made the sample of the demo, once; tests/pipeline/cli/test_demo.py tests the sample."""
+    assert folders_without_tests(ROOT) == {"pipeline/sample"}
+    for path in ("deploy/new/one.py", "deploy/old/one.py", "tests/deploy/old/test_one.py"):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).touch()
+    assert folders_without_tests(tmp_path) == {"deploy/new"}
 
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
