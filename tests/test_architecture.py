@@ -68,7 +68,7 @@ def folders_without_tests(root: Path) -> set[str]:
 
 
 def test_the_folders_of_tests_are_those_of_the_packages(tmp_path: Path) -> None:
-    """Its one module made the sample of the demo, once; tests/pipeline/cli/test_demo.py tests the sample."""
+    """But for the sample of the demo: tests/pipeline/cli/test_demo.py checks what its one module made."""
     assert folders_without_tests(ROOT) == {"pipeline/sample"}
     for path in ("deploy/new/one.py", "deploy/old/one.py", "tests/deploy/old/test_one.py"):
         (tmp_path / path).parent.mkdir(parents=True)
@@ -211,6 +211,26 @@ def test_the_reading_order_has_twelve_files_and_every_file_that_a_page_names_exi
     for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
         named = set(re.findall(r"`((?:pipeline|simclr_core|deploy)/[\w/.]+)`", path.read_text()))
         assert [name for name in named if not (ROOT / name).exists()] == [], path
+
+
+def folders_in_the_table(page: str) -> dict[str, set[str]]:
+    """By package, the rooms that the table of how-it-works.md names."""
+    rows = re.findall(r"^\| `(\w+)` \|[^|]*\|([^|]*)\|$", page.partition("## The rooms")[2], re.MULTILINE)
+    return {package: set(re.findall(r"`(\w+)`", rooms)) for package, rooms in rows}
+
+
+def test_the_table_of_rooms_names_every_folder_and_each_says_what_it_holds() -> None:
+    table = folders_in_the_table((ROOT / "docs" / "how-it-works.md").read_text())
+    rooms = {package: {path.parent.name for path in (ROOT / package).glob("*/__init__.py")} for package in PACKAGES}
+    assert table == rooms
+    lines = {
+        path.parent.relative_to(ROOT).as_posix(): len(
+            (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")
+        )
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*/__init__.py")
+    }
+    assert [folder for folder, count in lines.items() if count < 3] == []  # what belongs there, and what does not
 
 
 def test_the_picture_in_the_readme_has_the_edges_of_dvc_yaml() -> None:

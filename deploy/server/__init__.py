@@ -16,4 +16,6 @@ A request passes through the modules in this order:
     repository.py   Triton's routes: configuration, statistics, index of the repository
     background.py   threads that continue whatever happens in them
     metrics.py openapi.py page.html
+
+How an image is decoded, embedded or searched for does not belong here: it is the same without HTTP.
 """

@@ -1,4 +1,7 @@
-"""Calls that torch named otherwise in one of the versions that we support, from 2.8 on: one name for all of them."""
+"""Calls that torch named otherwise in one of the versions that we support, from 2.8 on: one name for all of them.
+
+A call that all of these versions have does not belong here, nor does anything that knows a network or a stage.
+"""
 
 from dataclasses import fields
 from inspect import signature

@@ -5,4 +5,6 @@ accept.py       accepts connections within a limit
 connection.py   receives bytes from a client within time limits; graceful shutdown, reload
 credentials.py  tokens and the certificate, read again when they change
 expiry.py       when certificates expire
+
+Nothing here knows a route, an image or a model.
 """
