@@ -30,10 +30,10 @@ test: .venv/installed .venv/browser-installed ## everything that must hold: form
 	lint-imports
 	$(MAKE) --no-print-directory --jobs 2 types tests
 
-types: # in one process, so next to the tests, whose processes often wait
+types: .venv/installed ## mypy; in one process, so next to the tests, whose processes often wait
 	mypy
 
-tests:
+tests: .venv/installed .venv/browser-installed ## all of them, without format, lint, types and layers
 	pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-fast: .venv/installed ## without those that take more than half a second, some of which need a browser

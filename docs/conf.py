@@ -26,7 +26,11 @@ html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
 
-INCLUDED = {"../benchmarks/README.md": "benchmarks.md", "../CONTRIBUTING.md": "contributing.md"}
+INCLUDED = {
+    "../benchmarks/README.md": "benchmarks.md",
+    "../CONTRIBUTING.md": "contributing.md",
+    "../SECURITY.md": "security.md",
+}
 
 
 def link_to_pages(_app: object, _page: str, source: list[str]) -> None:
@@ -36,5 +40,12 @@ def link_to_pages(_app: object, _page: str, source: list[str]) -> None:
             source[0] = source[0].replace(f"]({up}{file}", f"]({up}{page}")
 
 
+def link_from_included(_app: object, _path: object, _page: str, content: list[str]) -> None:
+    """As ``link_to_pages``, for the links of an included file, which begin at the repository's root."""
+    for file, page in INCLUDED.items():
+        content[0] = content[0].replace(f"]({file.removeprefix('../')}", f"]({page}")
+
+
 def setup(app: Any) -> None:
     app.connect("source-read", link_to_pages)
+    app.connect("include-read", link_from_included)

@@ -84,6 +84,14 @@ def test_the_version_is_written_once(wheel: Path) -> None:
         assert found == [PROJECT["version"]], file
 
 
+def test_the_citation_has_the_date_of_the_change_log() -> None:
+    """None before the release."""
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    dated = re.findall(r"\A# Changelog\n\n## \S+ \((\d{4}-\d\d-\d\d)\)", text)
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.findall(r"^date-released: (\S+)$", citation, re.MULTILINE) == dated
+
+
 @pytest.mark.seconds
 def test_the_addresses_are_those_of_the_repository_that_builds_it(wheel: Path, tmp_path: Path) -> None:
     assert metadata(wheel).get_all("Project-URL") is None

@@ -65,11 +65,14 @@ def test_every_page_loads_nothing_from_elsewhere(site: Path) -> None:
 @pytest.mark.slow
 def test_the_questions_of_a_newcomer_have_a_page(site: Path) -> None:
     home = (site / "index.html").read_text(encoding="utf-8")
-    for page in ("quickstart", "your-own-images", "how-it-works", "operations", "runbook", "api/deploy", "benchmarks"):
+    pages = ("quickstart", "your-own-images", "how-it-works", "serving", "operations", "runbook", "api/deploy")
+    for page in (*pages, "benchmarks", "security"):
         assert f"{page}.html" in home, page
     text = (site / "how-it-works.html").read_text(encoding="utf-8")
     for file in ("deploy/images/preprocess.py", "simclr_core/loss/nt_xent.py", "simclr_core/model/encoder.py"):
         assert file in text
+    for page in ("contributing", "serving"):  # one links to the file in its folder, one to that above it
+        assert 'href="security.html"' in (site / f"{page}.html").read_text(encoding="utf-8").partition("<article")[2]
     api = (site / "api" / "deploy.html").read_text(encoding="utf-8")
     for name in ("deploy.load", "deploy.Encoder.embed", "deploy.Index.search"):
         assert f'id="{name}"' in api, name
