@@ -74,7 +74,7 @@ def send(workspace: Workspace, event: Event, title: str, text: str) -> tuple[str
 
 
 def beat(workspace: Workspace) -> tuple[str, ...]:
-    """Tell the outside monitor at SIMCLR_HEARTBEAT_URL that all is well; it alarms when it hears nothing.
+    """Tell the outside monitor at SIMCLR_HEARTBEAT_URL that all is well; it raises an alarm when it gets no heartbeat.
 
     Returns:
         Why it could not be reached, if it could not.

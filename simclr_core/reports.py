@@ -186,7 +186,7 @@ def read_each(workspace: Path, model: type[AnyReport]) -> list[AnyReport]:
 
 
 def known(workspace: Path, model: type[AnyReport], path: str | None = None) -> AnyReport | None:
-    """As ``read``, but None for what cannot be read: to complain about it is the gates' part."""
+    """As ``read``, but None for what cannot be read; the gates report it."""
     with suppress(ReportError):
         return read(workspace, model, path)
     return None

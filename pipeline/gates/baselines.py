@@ -83,14 +83,13 @@ def beats_baselines(evidence: Evidence) -> Verdict:
     """kNN and a linear probe classify better with the trained features than with random weights, pixels, or a guess.
 
     Each gain over one of `gates.baselines` has to be shown with `gates.confidence`, by a paired test on the same test
-    images. What is shown to be worse, or to gain less than `gates.min_gain` points if anything, is refused; what is
-    neither shown to be better nor that is undecided, and `gates.abstain` says what follows. Where a baseline leaves
-    less than that, and less than two points, to gain, it is enough to match it. Without labels there is nothing to
-    compare.
+    images. What is shown to be worse, or to gain less than `gates.min_gain` points if anything, is refused; a
+    result that shows neither is undecided, and `gates.abstain` says what follows. Where a baseline leaves less than
+    that, and less than two points, to gain, it is enough to match it. Without labels there is nothing to compare.
     """
     limits, report = evidence.limits, evidence.report(LinearEvalReport)
     if report.reason or not limits.baselines:
-        return not_applicable(report.reason or "gates.baselines names none")
+        return not_applicable(report.reason or "gates.baselines is empty")
     measured = _measured(report, limits)
     try:
         compared = list(_compare(report.test_images, measured, limits.confidence))

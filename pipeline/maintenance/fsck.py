@@ -123,7 +123,7 @@ class Memory:
         return sorted(due, key=lambda item: (last[item], item.key))
 
     def forget_all_but(self, items: Iterable[Item], remote: bool) -> None:
-        """Forget what is there no more, in the remote too if ``items`` has what is there."""
+        """Delete records of objects that no longer exist; include remote ones if ``items`` lists them."""
         rows = self._database.execute("SELECT key FROM sound").fetchall()
         here = {item.key for item in items}
         gone = [row for row in rows if row[0] not in here and (remote or not row[0].startswith(REMOTE))]

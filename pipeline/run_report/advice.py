@@ -59,7 +59,7 @@ def baselines(evaluation: LinearEvalReport) -> Iterator[str]:
             yield (
                 f"On {largest.labels:,} labels the encoder reaches {largest.simclr.top1:.1f} %, {name} "
                 f"{other.top1:.1f} %: train longer, on more images or at a higher resolution, and look at "
-                "augmentations.png: what views change must not be what tells the classes apart."
+                "augmentations.png: the augmentations must not change what distinguishes the classes."
             )
 
 

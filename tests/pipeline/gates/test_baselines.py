@@ -151,7 +151,7 @@ def test_few_images_that_a_baseline_alone_gets_right_do_not_pass(case: Case) -> 
 
 def test_what_is_asked_for_and_not_measured_does_not_pass(case: Case) -> None:
     case.set_limits(baselines=[])
-    assert ask(case).description == "not applicable: gates.baselines names none"
+    assert ask(case).description == "not applicable: gates.baselines is empty"
     case.set_limits(baselines=["start"])
     assert ask(case).outcome == "not applicable"
     case.set_limits(baselines=["majority"])
