@@ -30,6 +30,14 @@ class LARS(torch.optim.Optimizer):
 
     The rate is inside v, as in SimCLR's code, so that a change of rate does not rescale the past. Trust is 1 for
     parameters that are not ``adaptive``, and where a norm is zero.
+
+    Examples:
+        >>> layer = nn.Linear(2, 1, bias=False)
+        >>> layer.weight.data = torch.tensor([[3.0, 4.0]])  # of norm 5
+        >>> layer.weight.grad = torch.tensor([[0.0, 10.0]])
+        >>> LARS(parameter_groups([layer], weight_decay=0.0), lr=1.0).step()
+        >>> [round(value, 4) for value in layer.weight.tolist()[0]]  # trust: 0.001 * 5 / 10
+        [3.0, 3.995]
     """
 
     def __init__(self, groups: list[dict[str, Any]], lr: float, momentum: float = 0.9) -> None:

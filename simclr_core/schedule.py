@@ -18,7 +18,12 @@ def peak_learning_rate(base: float, batch_size: int, scaling: Literal["linear", 
 
 
 def learning_rate(step: int, steps: int, warmup_steps: int, peak: float) -> float:
-    """The rate of step 0 .. steps - 1. Warm-up reaches the peak at its last step; no step has a rate of zero."""
+    """The rate of step 0 .. steps - 1. Warm-up reaches the peak at its last step; no step has a rate of zero.
+
+    Examples:
+        >>> [round(learning_rate(step, steps=6, warmup_steps=2, peak=1.0), 3) for step in range(6)]
+        [0.5, 1.0, 1.0, 0.854, 0.5, 0.146]
+    """
     assert 0 <= step < steps, (step, steps)
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps

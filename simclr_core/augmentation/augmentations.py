@@ -112,6 +112,17 @@ class Augmentation:
 
         Raises:
             AugmentationError: the batch is not of this form.
+
+        Examples:
+            >>> images = torch.randint(256, (4, 3, 40, 40), dtype=torch.uint8)
+            >>> sizes, samples = torch.full((4, 2), 40), torch.arange(4)
+            >>> augmentation = Augmentation(size=28)
+            >>> first = augmentation.view(images, sizes, seed=0, epoch=0, samples=samples, view=0)
+            >>> tuple(first.shape), first.dtype
+            ((4, 3, 28, 28), torch.float32)
+            >>> again = augmentation.view(images, sizes, seed=0, epoch=0, samples=samples, view=0)
+            >>> torch.equal(first, again)
+            True
         """
         _check(images, sizes, samples)
         draws = self.draws(sizes.cpu().numpy(), seed, epoch, samples.cpu().numpy(), view)

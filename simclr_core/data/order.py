@@ -21,6 +21,13 @@ def permuted(seed: int, epoch: int, slots: ArrayLike, n: int) -> NDArray[np.int6
 
     A generalized Feistel network on a grid of at least n cells, walked again from every cell that is not below n (Black
     and Rogaway 2002, "Ciphers with Arbitrary Finite Domains"). O(1) per slot: a rank asks for its own, at any step.
+
+    Examples:
+        >>> whole = permuted(seed=0, epoch=3, slots=range(10), n=10)
+        >>> sorted(whole.tolist()) == list(range(10))
+        True
+        >>> permuted(seed=0, epoch=3, slots=[7, 8], n=10).tolist() == whole[[7, 8]].tolist()
+        True
     """
     cells: Words = np.atleast_1d(np.asarray(slots, np.uint64))
     assert cells.size == 0 or int(cells.max()) < n, f"slots up to {cells.max()} do not lie in [0, {n})"

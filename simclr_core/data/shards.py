@@ -66,7 +66,16 @@ class DatasetCard:
 
 
 class ShardedImages:
-    """The images of one split, by position. Safe to read from many threads."""
+    """The images of one split, by position. Safe to read from many threads.
+
+    Examples:
+        >>> sample = Sample(key="ab" * 32, extension="png", data=b"the bytes of a PNG", label=3)
+        >>> write_shards(Path("train"), [[sample]], max_bytes=2**20)
+        1
+        >>> images = ShardedImages(Path("train"))
+        >>> len(images), images.labels.tolist(), images.read(0)
+        (1, [3], b'the bytes of a PNG')
+    """
 
     def __init__(self, directory: Path) -> None:
         try:

@@ -37,7 +37,14 @@ def nearest(bank: Features, queries: Features, neighbors: int) -> tuple[Tensor, 
 def knn_predict(
     bank: Features, bank_labels: Labels, queries: Features, classes: int, neighbors: int, temperature: float
 ) -> NDArray[np.int64]:
-    """The class of each query, int64 [q]. ``bank`` [m, d] and ``queries`` [q, d] need not be normalized."""
+    """The class of each query, int64 [q]. ``bank`` [m, d] and ``queries`` [q, d] need not be normalized.
+
+    Examples:
+        >>> bank, labels = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]), np.array([0, 0, 1])
+        >>> queries = np.array([[5.0, 1.0], [0.1, 2.0]])
+        >>> knn_predict(bank, labels, queries, classes=2, neighbors=2, temperature=0.1).tolist()
+        [0, 1]
+    """
     votes = knn_votes(bank, bank_labels, queries, classes, neighbors, temperature)
     return np.asarray(votes.argmax(axis=1))
 

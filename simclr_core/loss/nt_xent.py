@@ -75,6 +75,13 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float, counts: Sequence[
     Raises:
         NtXentError: temperature is below 0.003, the two are not both [n, d] with n >= 1, or ``counts`` does not have
             them.
+
+    Examples:
+        >>> first = torch.eye(2)  # two images whose views are at a right angle to those of the other
+        >>> round(nt_xent(first, first, temperature=1.0).item(), 4)  # log(e + 1 + 1) - 1
+        0.5514
+        >>> round(nt_xent(first, first.flip(0), temperature=1.0).item(), 4)  # views of the wrong image
+        1.5514
     """
     return _mean_loss(first, second, temperature, counts, "others")
 

@@ -58,6 +58,14 @@ def build_encoder(name: str, width: float = 1.0, stem: Stem = "imagenet", image_
 
     Raises:
         UnknownEncoderError: no such name, or a width or stem for something that is not a ResNet.
+
+    Examples:
+        >>> import torch
+        >>> encoder = build_encoder("resnet10", width=0.5, stem="compact").eval()
+        >>> encoder.feature_dim
+        256
+        >>> tuple(encoder(torch.zeros(2, 3, 28, 28)).shape)
+        (2, 256)
     """
     if name in RESNETS:
         resnet = ResNet(*RESNETS[name], base_channels=max(8, 8 * round(8 * width)), stem=stem)

@@ -70,7 +70,14 @@ def uniformity(features: Tensor) -> float:
 
 
 def effective_rank(features: Tensor) -> float:
-    """RankMe (Garrido et al. 2023): exp of the entropy of the singular values, 1..min(n, d), of [n, d]."""
+    """RankMe (Garrido et al. 2023): exp of the entropy of the singular values, 1..min(n, d), of [n, d].
+
+    Examples:
+        >>> round(effective_rank(torch.eye(3)), 2)  # three directions, all alike
+        3.0
+        >>> round(effective_rank(torch.ones(3, 3)), 2)  # every image gives the same features
+        1.0
+    """
     singular = torch.linalg.svdvals(features.double())
     shares = singular / singular.sum().clamp_min(torch.finfo(torch.float64).tiny)
     return float(torch.special.entr(shares).sum().exp())

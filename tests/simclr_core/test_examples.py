@@ -1,0 +1,33 @@
+"""Run the examples in docstrings of `simclr_core`, which the site's reference shows."""
+
+import doctest
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+MODULES = (
+    "simclr_core.augmentation.augmentations",
+    "simclr_core.data.order",
+    "simclr_core.data.shards",
+    "simclr_core.evaluation.knn",
+    "simclr_core.lars",
+    "simclr_core.loss.nt_xent",
+    "simclr_core.model.encoder",
+    "simclr_core.monitoring.diagnostics",
+    "simclr_core.schedule",
+)
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_examples_in_docstrings_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    results = doctest.testmod(import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert results.attempted > 0
+    assert results.failed == 0
+
+
+def test_no_example_is_left_out() -> None:
+    paths = (path.relative_to(ROOT) for path in (ROOT / "simclr_core").rglob("*.py") if ">>> " in path.read_text())
+    assert sorted(path.with_suffix("").as_posix().replace("/", ".") for path in paths) == sorted(MODULES)
