@@ -26,6 +26,7 @@ from pipeline.config import (
     StorageConfig,
     ValidateConfig,
 )
+from pipeline.dvc.project import read_definitions
 from pipeline.errors import ParamsError
 from pipeline.recipes.recipe import round_trip
 from pipeline.workspace import Workspace
@@ -110,9 +111,8 @@ def complete(workspace: Workspace) -> list[str]:
 
     So it is after an upgrade, or where a person has replaced params.yaml. Returns what was written, in sentences.
     """
-    graph, params, defaults = workspace.root / "dvc.yaml", read(workspace), dict[str, str]()
-    document = (YAML(typ="safe").load(graph) if graph.exists() else None) or {}
-    named = [name for stage in document.get("stages", {}).values() for name in (stage or {}).get("params", ())]
+    params, defaults = read(workspace), dict[str, str]()
+    named = [name for stage in read_definitions(workspace.root).values() for name in stage.get("params", ())]
     for block, _, key in sorted({name.partition(".") for name in named if isinstance(name, str)}):
         config = getattr(params, block, None)
         if config and key in type(config).model_fields and key not in config.model_fields_set:

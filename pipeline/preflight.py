@@ -16,14 +16,13 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
-import yaml
-
 from deploy.errors import DeployError
 from deploy.failure import install_command
 from deploy.images.background import WHITE
 from deploy.plural import counted, listed, plural
 from deploy.trust.signature import sign
 from pipeline.dvc import client, remote
+from pipeline.dvc.project import read_definitions
 from pipeline.environment import SIGNING_KEY_FILE
 from pipeline.errors import BusyError, ParamsError
 from pipeline.ingest.claims import judge, read_known
@@ -184,8 +183,7 @@ def _unmet_weights(workspace: Workspace, params: Params, weights: Path | None) -
 
 def _stage(workspace: Workspace, name: str, key: str) -> Sequence[Any]:
     """What dvc.yaml of the workspace lists there."""
-    stages = yaml.safe_load((workspace.root / "dvc.yaml").read_text(encoding="utf-8")).get("stages", {})
-    named: Sequence[Any] = (stages.get(name) or {}).get(key, ())
+    named: Sequence[Any] = read_definitions(workspace.root).get(name, {}).get(key, ())
     return named
 
 

@@ -40,11 +40,6 @@ PIXEL_SIDE, RANDOM_ENCODERS = 32, 3  # as simclr_core.evaluation.linear_eval
 MAPPED, UNLABELED_SAMPLE = 2000, 5000
 SERVED_TRAIN, SERVED_TEST = 10_000, 5_000  # images on which an export is judged
 LATENCY_ROUNDS, LATENCIES = 105, 3  # single images that export and a gate embed
-STAGES = (
-    *("validate", "prepare", "embedding_drift", "initial", "pretrain", "linear_eval"),
-    *("finetune@0.01", "finetune@0.1", "export", "compare"),
-)
-"""Those of the template's dvc.yaml."""
 FINETUNE = re.compile(r"finetune@([01]\.\d+)")
 CACHED_SIDE = 64  # up to here a decoded image stays in memory
 
@@ -159,7 +154,7 @@ class Work:
         return evaluations * (few + max(0.0, many - few) * size) + self.unit.axes_seconds * (axes / FITTED_SIDE) ** 3
 
 
-def stage_costs(work: Work, stages: Iterable[str] = STAGES) -> dict[str, Cost]:
+def stage_costs(work: Work, stages: Iterable[str]) -> dict[str, Cost]:
     """By the name of each of ``stages``, and of what is around them: ``raw_images`` and REST. Unknown ones are left
     out."""
     models: dict[str, Callable[[Work], Cost]] = {

@@ -22,7 +22,7 @@ from pipeline.defs.kept import keep_state
 from pipeline.defs.pages import show
 from pipeline.defs.translator import asset_key, asset_spec, charts, facts, op_name, pool
 from pipeline.dvc.client import Outcome, Reproduction, repro
-from pipeline.dvc.project import Project, Stage, load, read_lock
+from pipeline.dvc.project import Project, Stage, load, read_outs
 from pipeline.dvc.unchanged import Unchanged
 from pipeline.errors import FORESEEN
 from pipeline.ingest.unfinished import PRETRAIN
@@ -55,7 +55,7 @@ def stage_assets(workspace: Workspace, project: Project, stage: Stage, unchanged
         context.log.info(f"{stage.name}: {reproduction.outcome} in {reproduction.seconds:.1f} s")
         if reproduction.outcome is not Outcome.SKIPPED:
             keep_state(context, workspace)
-        recorded = read_lock(workspace.root, stage)
+        recorded = read_outs(workspace.root, stage)
         seen = pictures(workspace, stage, context.instance)
         charted = numbers(workspace, stage)
         for out in stage.data:

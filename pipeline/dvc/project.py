@@ -10,14 +10,17 @@ import sqlite3
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from io import StringIO
+from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import yaml
+from ruamel.yaml import YAML
 
 from pipeline.dvc.explained import failure
 from pipeline.errors import DvcError
 
+GRAPH = "dvc.yaml"
 RAW = "data/raw"  # a source in every workspace, also before the first ingest has tracked it
 CHAMPION = "models/champion"  # so is the released encoder that the next one has to beat
 
@@ -89,11 +92,19 @@ class Project:
 
 @dataclass(frozen=True)
 class Recorded:
-    """What dvc.lock says of one output: DVC's hash and, for a tree, its number of files."""
+    """What dvc.lock says of one input or output: DVC's hash and, for a tree, its number of files."""
 
     md5: str
     size: int
     files: int
+
+
+@dataclass(frozen=True)
+class Locked:
+    """What dvc.lock says of one stage, by path: what it read and what it wrote when it was last completed."""
+
+    deps: dict[str, Recorded] = field(default_factory=dict)
+    outs: dict[str, Recorded] = field(default_factory=dict)
 
 
 def overlap(one: str, other: str) -> bool:
@@ -165,17 +176,49 @@ def config_files(root: Path) -> list[Path]:
     return [root / ".dvc" / "config", root / ".dvc" / "config.local", *(folder / "config" for folder in folders)]
 
 
-def read_lock(root: Path, stage: Stage) -> dict[str, Recorded]:
+def read_definitions(root: Path) -> dict[str, dict[str, Any]]:
+    """The stages as dvc.yaml spells them, without what DVC makes of it; also where there is no project, as in the
+    template of a workspace."""
+    path = root / GRAPH
+    document = (YAML(typ="safe").load(path) if path.exists() else None) or {}
+    return {name: definition or {} for name, definition in document.get("stages", {}).items()}
+
+
+def stage_names(root: Path) -> list[str]:
+    """Those that ``load`` finds, by the spelling alone; for the template of a workspace, which DVC does not know."""
+    found = []
+    for name, definition in read_definitions(root).items():
+        combinations = product(*definition.get("matrix", {}).values())
+        found += ["@".join(filter(None, (name, "-".join(map(str, one))))) for one in combinations]
+    return found
+
+
+def read_lock(root: Path) -> dict[str, Locked]:
+    """By the name of each stage that was ever completed.
+
+    Raises:
+        DvcError: dvc.lock is not YAML.
+    """
+    path = root / "dvc.lock"
+    try:
+        document = yaml.safe_load(path.read_bytes()) if path.exists() else {}
+    except yaml.YAMLError:
+        raise DvcError(f"{path}: is not valid YAML; restore it with `git checkout dvc.lock`") from None
+    stages = (document or {}).get("stages", {})
+    return {name: Locked(_entries(stage, "deps"), _entries(stage, "outs")) for name, stage in stages.items()}
+
+
+def read_outs(root: Path, stage: Stage) -> dict[str, Recorded]:
     """Path of each output → what dvc.lock records of it.
 
     Raises:
-        DvcError: the stage has never been completed.
+        DvcError: the stage has never been completed, or dvc.lock is not YAML.
     """
-    path = root / "dvc.lock"
-    stages = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"] if path.exists() else {}
-    if stage.name not in stages:
-        raise DvcError(f"{path}: has no result of stage {stage.name}; run it with `simclr run --select {stage.name}`")
-    return {out["path"]: _recorded(out) for out in stages[stage.name].get("outs", [])}
+    locked = read_lock(root).get(stage.name)
+    if locked is None:
+        path, name = root / "dvc.lock", stage.name
+        raise DvcError(f"{path}: has no result of stage {name}; run it with `simclr run --select {name}`")
+    return locked.outs
 
 
 def read_tracked(root: Path, path: str) -> Recorded:
@@ -189,6 +232,11 @@ def read_tracked(root: Path, path: str) -> Recorded:
         return _recorded(yaml.safe_load(file.read_text(encoding="utf-8"))["outs"][0])
     except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError):
         raise DvcError(f"{file}: cannot be read as what `dvc add` writes; restore it with `git checkout`") from None
+
+
+def _entries(stage: dict[str, Any], kind: Literal["deps", "outs"]) -> dict[str, Recorded]:
+    """Without those that DVC knows by something else than its MD5, such as a URL by its ETag."""
+    return {one["path"]: _recorded(one) for one in stage.get(kind, []) if "md5" in one}
 
 
 def _recorded(out: dict[str, Any]) -> Recorded:

@@ -11,6 +11,7 @@ from pipeline.config import IngestConfig
 from pipeline.costs.measured import keep, measure
 from pipeline.costs.model import Measured, Work, stage_costs, total
 from pipeline.costs.shortages import shortages
+from pipeline.dvc.project import GRAPH, load, stage_names
 from pipeline.ingest.selection import ALL, Selection
 from pipeline.params import Params, read
 from pipeline.preflight import Images
@@ -49,6 +50,7 @@ def choose(root: Path, sources: Sequence[str], time: str | None = None, ingest: 
     Raises:
         IngestError: a source cannot be read or holds no image.
         ParamsError: ``time`` is not one, or a few steps of training failed here.
+        DvcError: dvc.yaml of the workspace has a fault.
     """
     machine = read_machine(root)
     seconds = budget.parse(time or (budget.WITH_GPU if machine.gpu_gigabytes else budget.WITHOUT_GPU))
@@ -58,10 +60,11 @@ def choose(root: Path, sources: Sequence[str], time: str | None = None, ingest: 
     patterns = {"ingest.include": ingest.include, "ingest.exclude": ingest.exclude} if ingest else {}
     given += [Choice(key, [*value], "as it was before the images were looked at") for key, value in patterns.items()]
     collection = examine(root, sources, selection)
-    proposal = propose(collection, machine, seconds, partial(attempt, base, collection.contents))
+    stages = _stages(root)
+    proposal = propose(collection, machine, seconds, partial(attempt, base, collection.contents, stages))
     text = params_text(base, proposal, collection, machine, given)
     params, measured = _read(text), proposal.trial.measured
-    needed = total(stage_costs(_work(params, proposal.images, measured)).values())
+    needed = total(stage_costs(_work(params, proposal.images, measured), stages).values())
     lacking = shortages(needed, machine.free_disk_gigabytes * GIGABYTE, machine.memory_gigabytes * GIGABYTE)
     notes = [*minimums(proposal.images, params, released=False), *lacking]
     shown = [
@@ -72,8 +75,9 @@ def choose(root: Path, sources: Sequence[str], time: str | None = None, ingest: 
     return Chosen(proposal.recipe, text, shown, params, proposal.images, measured)
 
 
-def attempt(base: str, contents: Sequence[bytes], training: Training, images: Images) -> Trial:
-    """Measure a training; ``base`` is the text of the template's params.yaml, ``contents`` are some of the files."""
+def attempt(base: str, contents: Sequence[bytes], stages: Sequence[str], training: Training, images: Images) -> Trial:
+    """Measure a training; ``base`` is the text of the template's params.yaml, ``contents`` are some of the files, and
+    ``stages`` the names of those that a run has."""
     encoder = f"{{name: {training.encoder}, width: {training.width}, stem: {training.stem}}}"
     changes = f"prepare:\n  short_side: null\npretrain:\n  encoder: {encoder}\n  image_size: {training.side}\n"
     changes += f"  resize: null\n  batch_size: {training.batch}\nfinetune:\n  batch_size: {training.tuning_batch}\n"
@@ -85,9 +89,16 @@ def attempt(base: str, contents: Sequence[bytes], training: Training, images: Im
         pretrain = params.pretrain.model_copy(update={"epochs": epochs})
         finetune = params.finetune.model_copy(update={"epochs": tuning})
         changed = replace(params, pretrain=pretrain, finetune=finetune)
-        return total(stage_costs(_work(changed, images, measured)).values()).seconds
+        return total(stage_costs(_work(changed, images, measured), stages).values()).seconds
 
     return Trial(measured, seconds)
+
+
+def _stages(root: Path) -> list[str]:
+    """Those of the workspace; before there is one, those that it will begin with."""
+    if (root / GRAPH).exists():
+        return [stage.name for stage in load(root).stages]
+    return stage_names(template(GRAPH).parent)
 
 
 def _work(params: Params, images: Images, measured: Measured) -> Work:

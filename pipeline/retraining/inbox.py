@@ -9,13 +9,9 @@ import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from pipeline.config import IngestConfig
-from pipeline.dvc.project import RAW, read_tracked
-from pipeline.errors import DvcError
+from pipeline.dvc.project import RAW, Locked, Recorded, read_lock, read_tracked
 from pipeline.ingest.listing import File
 from pipeline.ingest.raw import batches, count_contents
 from pipeline.ingest.selection import Selection
@@ -70,16 +66,14 @@ def count_untrained(workspace: Workspace) -> int:
     yet not the same data, a batch was removed, and all images count. What is prepared and not trained on is at least
     the last of these: the run that prepared it has not finished.
     """
-    stages = _lock(workspace.root / "dvc.lock")
-    prepared, pretrained = stages.get("prepare", {}), stages.get("pretrain", {})
+    stages = read_lock(workspace.root)
+    prepare, pretrain = stages.get("prepare", Locked()), stages.get("pretrain", Locked())
     folders = batches(workspace.raw)
-    recorded = _recorded(prepared, "deps", RAW)
-    trained = _prefix(folders, recorded.get("nfiles", 0))
-    if trained and trained == len(folders) and recorded.get("md5") != read_tracked(workspace.root, RAW).md5:
+    seen = prepare.deps.get(RAW)
+    trained = _prefix(folders, seen.files if seen else 0)
+    if trained and trained == len(folders) and _hash(seen) != read_tracked(workspace.root, RAW).md5:
         trained = 0
-    if trained and _recorded(pretrained, "deps", PREPARED).get("md5") != _recorded(prepared, "outs", PREPARED).get(
-        "md5"
-    ):
+    if trained and _hash(pretrain.deps.get(PREPARED)) != _hash(prepare.outs.get(PREPARED)):
         trained -= 1
     return sum(count_contents(batch) for batch in folders[trained:])
 
@@ -106,18 +100,8 @@ def _latest(times: Iterable[float | None]) -> datetime | None:
     return datetime.fromtimestamp(max(known), UTC) if known else None
 
 
-def _lock(path: Path) -> dict[str, Any]:
-    try:
-        document = yaml.safe_load(path.read_bytes()) if path.exists() else {}
-    except yaml.YAMLError:
-        raise DvcError(f"{path}: is not valid YAML; restore it with `git checkout dvc.lock`") from None
-    stages: dict[str, Any] = (document or {}).get("stages", {})
-    return stages
-
-
-def _recorded(stage: dict[str, Any], kind: str, path: str) -> dict[str, Any]:
-    found: Iterable[dict[str, Any]] = (one for one in stage.get(kind, []) if one["path"] == path)
-    return next(iter(found), {})
+def _hash(recorded: Recorded | None) -> str | None:
+    return recorded.md5 if recorded else None
 
 
 def _prefix(folders: Sequence[Path], files: int) -> int:

@@ -12,7 +12,16 @@ import yaml
 
 from pipeline.dvc.cache import opened
 from pipeline.dvc.client import changed_stages, repro
-from pipeline.dvc.project import Out, find_unchanged, load, overlap, read_lock, read_tracked, track
+from pipeline.dvc.project import (
+    Out,
+    find_unchanged,
+    load,
+    overlap,
+    read_outs,
+    read_tracked,
+    stage_names,
+    track,
+)
 from pipeline.errors import BusyError, DvcError
 from pipeline.maintenance.disk import raw_is_linked
 from pipeline.workspace import Workspace
@@ -27,6 +36,24 @@ def test_a_matrix_is_one_stage_for_each_combination(graph: Workspace) -> None:
     assert one.outs == (Out("models/finetuned/0.01"),)
     assert [stage.name for stage in project.select("finetune")] == ["finetune@0.01", "finetune@0.1"]
     assert project.select("finetune@0.1") == (project.stages[3],)
+
+
+def test_names_of_stages_are_known_without_a_project(graph: Workspace, workspace: Workspace) -> None:
+    for root in (graph.root, workspace.root):
+        assert stage_names(root) == [stage.name for stage in load(root).stages]
+    two = {"stages": {"a": {"cmd": "a"}, "b": {"cmd": "b", "matrix": {"x": ["1", "2"], "y": ["u", "v"]}}}}
+    (graph.root / "dvc.yaml").write_text(yaml.safe_dump(two))
+    assert stage_names(graph.root) == ["a", "b@1-u", "b@1-v", "b@2-u", "b@2-v"]
+    assert stage_names(graph.root) == [stage.name for stage in load(graph.root).stages]
+    (graph.root / "dvc.yaml").unlink()
+    assert stage_names(graph.root) == []
+
+
+def test_a_lock_with_the_marks_of_a_merge_is_one_sentence(graph: Workspace) -> None:
+    prepare = load(graph.root).stages[0]
+    (graph.root / "dvc.lock").write_text("<<<<<<< HEAD\nstages: {\n")
+    with pytest.raises(DvcError, match=r"dvc\.lock: is not valid YAML; restore it with"):
+        read_outs(graph.root, prepare)
 
 
 def test_outputs_have_the_kind_that_dvc_yaml_gives_them(graph: Workspace) -> None:
@@ -85,11 +112,11 @@ def test_the_digest_depends_only_on_the_definition_of_the_stage(
 def test_the_lock_gives_the_hash_of_every_output(graph: Workspace) -> None:
     prepare, pretrain, *_ = load(graph.root).stages
     with pytest.raises(DvcError, match="has no result of stage prepare; run it with `simclr run --select prepare`"):
-        read_lock(graph.root, prepare)
+        read_outs(graph.root, prepare)
     repro(graph.root, "prepare")
     repro(graph.root, "pretrain")
-    assert set(read_lock(graph.root, pretrain)) == {out.path for out in pretrain.outs}
-    record = read_lock(graph.root, prepare)["data/prepared"]
+    assert set(read_outs(graph.root, pretrain)) == {out.path for out in pretrain.outs}
+    record = read_outs(graph.root, prepare)["data/prepared"]
     lock = yaml.safe_load((graph.root / "dvc.lock").read_text())["stages"]["prepare"]["outs"][0]
     assert (record.md5, record.size, record.files) == (lock["md5"], 3, 1)
 

@@ -1,5 +1,6 @@
 """A new workspace gets what was proposed; one without a choice gets it at its first run, once."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from pipeline import params
 from pipeline import workspace as workspaces
 from pipeline.cli.main import simclr
 from pipeline.costs.measured import known, measure_units
+from pipeline.costs.model import Cost, Work, stage_costs
+from pipeline.dvc.project import stage_names
 from pipeline.errors import ParamsError
 from pipeline.proposal import budget
 from pipeline.proposal import choose as choosing
@@ -21,6 +24,7 @@ from tests.pipeline.costs.examples import IMAGES, MEASURED
 from tests.pipeline.proposal.folders import fill, photograph
 
 BASE = workspaces.template("params.yaml").read_text(encoding="utf-8")
+STAGES = stage_names(workspaces.template("dvc.yaml").parent)
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +98,28 @@ def test_the_first_run_chooses_and_later_ones_do_not(tmp_path: Path, pictures: P
 
 
 @pytest.mark.seconds
+def test_the_first_run_is_estimated_by_the_stages_of_its_workspace(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def ask(work: Work, stages: Iterable[str]) -> dict[str, Cost]:
+        costs = stage_costs(work, stages)
+        asked.extend(costs)
+        return costs
+
+    monkeypatch.setattr(choosing, "stage_costs", ask)
+    workspace = workspaces.create(tmp_path / "new", "auto")
+    graph = workspace.root / "dvc.yaml"
+    text = graph.read_text(encoding="utf-8").replace('["0.01", "0.1"]', '["0.05"]')
+    kept = "      - models/finetuned/"
+    graph.write_text(text.replace(f"{kept}0.01\n{kept}0.1\n", f"{kept}0.05\n"), encoding="utf-8")
+    pictures.rename(workspace.inbox / "unlabeled" / "pictures")
+    assert choose_at_first_run(workspace)
+    assert {name for name in asked if name.startswith("finetune")} == {"finetune@0.05"}
+
+
+@pytest.mark.seconds
 def test_too_few_images_leave_the_choice_for_later(tmp_path: Path) -> None:
     workspace = workspaces.create(tmp_path / "new", "auto")
     fill(workspace.inbox, "unlabeled/{}.jpg", 10, lambda: photograph(120, 90))
@@ -120,7 +146,7 @@ def test_the_rate_is_that_of_real_steps(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.undo()
     trainings = [Training("cpu-small", side, "resnet10", 0.25, "compact", 32, 16) for side in (28, 56)]
     for _ in range(2):  # other work may disturb one of them
-        small, large = (attempt(BASE, [], one, IMAGES) for one in trainings)
+        small, large = (attempt(BASE, [], STAGES, one, IMAGES) for one in trainings)
         rates = [trial.measured.unit.images_per_second for trial in (small, large)]
         if rates[0] > 1.5 * rates[1] > 0:
             break
