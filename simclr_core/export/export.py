@@ -46,7 +46,7 @@ from simclr_core.export.variants import Variants, build_variants, calibration_pi
 from simclr_core.model.model_directory import Model
 from simclr_core.params import read_block
 from simclr_core.reporter import emit, record_timing
-from simclr_core.reports import ClassifierResults, ExportReport, NoResults, ServedAccuracy
+from simclr_core.reports import ClassifierResults, ExportReport, NoResults, ServedAccuracy, VariantReport
 
 COSINE_MIN, MAX_ABS = 0.99999, 1e-4
 """The gate, on embeddings of length 1. A correct graph stays within 3e-7; a wrong mean or resize gives over 1e-3."""
@@ -167,20 +167,19 @@ def completed(
     bundle: Bundle, reference: ServedAccuracy, results: ClassifierResults | NoResults, variants: Variants
 ) -> Bundle:
     """The bundle with its variants, and with the texts and the bill of materials that name them."""
+    measured: dict[str, VariantReport | ServedAccuracy] = {FP32: reference, **variants.facts}
     card = {
         **bundle.card,
-        "variants": {FP32: asdict(reference), **{name: asdict(facts) for name, facts in variants.facts.items()}},
+        "variants": {name: asdict(one) for name, one in measured.items()},
         "left_out": variants.left_out,
         "results": asdict(results),
     }
     labels = bundle.head.labels if bundle.head else ()
-    models = {
-        model_file(name): bundle.model if name == FP32 else variants.passed[name].model for name in card["variants"]
-    }
+    models = {model_file(name): bundle.model if name == FP32 else variants.passed[name].model for name in measured}
     documents = {
-        "MODEL_CARD.md": model_card(card, labels),
+        "MODEL_CARD.md": model_card(card, labels, measured, results),
         "LICENSE.txt": license_note(card["name"], card["license"]),
-        "sbom.cdx.json": bill_of_materials(card, models),
+        "sbom.cdx.json": bill_of_materials(card, models, measured),
     }
     return replace(bundle, card=card, variants=variants.passed, documents=documents)
 

@@ -1,12 +1,20 @@
 """The two texts of a bundle that are for people: the model card and the note on the license."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from simclr_core.params import flatten
+from simclr_core.reports import ClassifierResults, NoResults, ServedAccuracy, VariantReport
 
 
-def model_card(card: dict[str, Any], labels: tuple[str, ...]) -> str:
-    """MODEL_CARD.md, after Mitchell et al. 2019, from bundle.json and the class names of the head."""
+def model_card(
+    card: dict[str, Any],
+    labels: tuple[str, ...],
+    variants: Mapping[str, VariantReport | ServedAccuracy],
+    results: ClassifierResults | NoResults,
+) -> str:
+    """MODEL_CARD.md, after Mitchell et al. 2019, from bundle.json, the class names of the head, and what was measured
+    of each variant, fp32 being the one that the others are held against, and of the classifier."""
     provenance = card["provenance"]
     size, resize = card["preprocessing"]["size"], card["preprocessing"]["resize"]
     network = "{name}, width {width:g}, stem {stem}".format(**card["encoder"])
@@ -46,10 +54,10 @@ Accuracies are percentages on the labeled test images, of what is served. Vector
 
 | Variant | Made by | Size to fp32 | Cosine to fp32, mean | kNN | Classifier |
 |---|---|---|---|---|---|
-{_variants(card)}
+{_variants(variants, card["left_out"])}
 ## Classifier
 
-{_results(card["results"])}
+{_results(results)}
 ## Metrics
 
 Accuracies are percentages on the test split of the training data's owner.
@@ -72,30 +80,31 @@ def _begun(init: str | None) -> str:
     return f"{init}: the license of those weights holds for these too"
 
 
-def _variants(card: dict[str, Any]) -> str:
-    rows = []
-    for name, facts in card["variants"].items():
-        made = (facts.get("method", "the trained weights"), facts.get("size_ratio", 1), facts.get("cosine_mean", 1))
-        cells = (name, *made, _shown(facts["knn_top1"]), _shown(facts["classifier_top1"]))
-        rows.append(f"| {' | '.join(map(str, cells))} |\n")
-    open_ = [f"\n{name}: {facts['undecided']}.\n" for name, facts in card["variants"].items() if facts.get("undecided")]
-    left_out = [f"\n{name} was left out: {reason}.\n" for name, reason in card["left_out"].items()]
-    return "".join(rows + open_ + left_out)
+def _variants(variants: Mapping[str, VariantReport | ServedAccuracy], left_out: Mapping[str, str]) -> str:
+    rows, notes = [], []
+    for name, one in variants.items():
+        made = "the trained weights | 1 | 1"
+        if isinstance(one, VariantReport):
+            made = f"{one.method} | {one.size_ratio} | {one.cosine_mean}"
+            notes += [f"\n{name}: {one.undecided}.\n"] if one.undecided else []
+        rows.append(f"| {name} | {made} | {_shown(one.knn_top1)} | {_shown(one.classifier_top1)} |\n")
+    notes += [f"\n{name} was left out: {reason}.\n" for name, reason in left_out.items()]
+    return "".join(rows + notes)
 
 
-def _results(results: dict[str, Any]) -> str:
-    if not results:
+def _results(results: ClassifierResults | NoResults) -> str:
+    if isinstance(results, NoResults):
         return "No labeled images, or no classifier: nothing was measured.\n"
     rows = [
-        f"| {name} | {one['images']} | {_shown(one['recall'])} | {_shown(one['precision'])} |\n"
-        for name, one in results["per_class"].items()
+        f"| {name} | {one.images} | {_shown(one.recall)} | {_shown(one.precision)} |\n"
+        for name, one in results.per_class.items()
     ]
-    before, error = results["calibration_error_before"], results["calibration_error"]
-    fitted = f"{before} before the temperature {results['temperature']}, which was fitted on held-out training labels"
-    scaled = fitted if results["temperature"] != 1 else "and no temperature brought held-out training labels closer"
+    before, temperature = results.calibration_error_before, results.temperature
+    fitted = f"{before} before the temperature {temperature}, which was fitted on held-out training labels"
+    scaled = fitted if temperature != 1 else "and no temperature brought held-out training labels closer"
     return (
-        f"On {results['test_images']} labeled test images. Its probabilities are {error} percentage points off on\n"
-        f"average (expected calibration error, 15 bins), {scaled}.\n\n"
+        f"On {results.test_images} labeled test images. Its probabilities are {results.calibration_error} percentage "
+        f"points off on\naverage (expected calibration error, 15 bins), {scaled}.\n\n"
         "| Class | Images | Found, % | Answers right, % |\n|---|---|---|---|\n" + "".join(rows)
     )
 

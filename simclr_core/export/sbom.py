@@ -6,14 +6,19 @@ known. The document has neither a time nor a serial number, so the same bundle h
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
+
+from simclr_core.reports import ServedAccuracy, VariantReport
 
 RUNTIME = ("simclr-pipeline", "numpy", "onnxruntime", "pillow")
 
 
-def bill_of_materials(card: dict[str, Any], models: dict[str, bytes]) -> str:
-    """sbom.cdx.json from bundle.json and the ONNX files by name."""
+def bill_of_materials(
+    card: dict[str, Any], models: dict[str, bytes], variants: Mapping[str, VariantReport | ServedAccuracy]
+) -> str:
+    """sbom.cdx.json from bundle.json, the ONNX files by name, and what was measured of each variant."""
     packages = {name: value for name, value in card["producer"].items() if name != "opset"}
     libraries = [_library(name, value) for name, value in sorted(packages.items())]
     served_by = [library["bom-ref"] for library in libraries if library["scope"] == "required"]
@@ -21,7 +26,7 @@ def bill_of_materials(card: dict[str, Any], models: dict[str, bytes]) -> str:
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
         "version": 1,
-        "metadata": {"component": _model(card, models)},
+        "metadata": {"component": _model(card, models, variants)},
         "components": libraries,
         "dependencies": [{"ref": card["name"], "dependsOn": served_by}],
     }
@@ -34,7 +39,9 @@ def _library(name: str, number: str) -> dict[str, Any]:
     return {"type": "library", "bom-ref": package, "name": name, "version": number, "scope": scope, "purl": package}
 
 
-def _model(card: dict[str, Any], models: dict[str, bytes]) -> dict[str, Any]:
+def _model(
+    card: dict[str, Any], models: dict[str, bytes], variants: Mapping[str, VariantReport | ServedAccuracy]
+) -> dict[str, Any]:
     size = card["preprocessing"]["size"]
     digest = card["provenance"]["data_digest"]
     architecture = "{name}, width {width:g}, stem {stem}".format(**card["encoder"])
@@ -67,16 +74,16 @@ def _model(card: dict[str, Any], models: dict[str, bytes]) -> dict[str, Any]:
         ],
         "modelCard": {
             "modelParameters": parameters,
-            "quantitativeAnalysis": {"performanceMetrics": _metrics(card["variants"])},
+            "quantitativeAnalysis": {"performanceMetrics": _metrics(variants)},
             "considerations": {"useCases": ["similarity search, clustering and classification of images"]},
         },
     }
 
 
-def _metrics(variants: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
+def _metrics(variants: Mapping[str, VariantReport | ServedAccuracy]) -> list[dict[str, str]]:
     return [
-        {"type": measure, "value": str(facts[measure]), "slice": variant}
-        for variant, facts in variants.items()
-        for measure in ("knn_top1", "classifier_top1")
-        if facts[measure] is not None
+        {"type": measure, "value": str(value), "slice": variant}
+        for variant, one in variants.items()
+        for measure, value in (("knn_top1", one.knn_top1), ("classifier_top1", one.classifier_top1))
+        if value is not None
     ]

@@ -1,8 +1,10 @@
 """The model card says what a bundle is for, how good it is by class and by variant, and what was left out."""
 
+from dataclasses import replace
 from typing import Any
 
 from simclr_core.export.model_card import license_note, model_card
+from simclr_core.reports import ClassifierResults, ClassResults, NoResults, ServedAccuracy, VariantReport
 
 CARD: dict[str, Any] = {
     "name": "flowers",
@@ -12,32 +14,24 @@ CARD: dict[str, Any] = {
     "preprocessing": {"size": 16, "resize": 18},
     "provenance": {"kind": "pretrained", "model": "c" * 64, "data_digest": "d" * 64, "trained_by": "simclr-pipeline"},
     "metrics": {"pretrain": {"loss_last": 1.5}},
-    "variants": {
-        "fp32": {"knn_top1": 90.0, "classifier_top1": 80.0},
-        "int8": {
-            "method": "static",
-            "size_ratio": 0.2595,
-            "cosine_mean": 0.9991,
-            "knn_top1": 89.9,
-            "classifier_top1": None,
-        },
-    },
     "left_out": {"fp16": "mean cosine to fp32 0.5000, at least 0.99 is required"},
-    "results": {
-        "test_images": 40,
-        "temperature": 1.3,
-        "calibration_error_before": 4.2,
-        "calibration_error": 1.1,
-        "per_class": {
-            "rose": {"images": 30, "recall": 95.0, "precision": 91.25},
-            "tulip": {"images": 10, "recall": 50.0, "precision": None},
-        },
-    },
 }
+LABELS = ("rose", "tulip")
+VARIANTS = {
+    "fp32": ServedAccuracy(90.0, 80.0),
+    "int8": VariantReport("static", 0.2595, 0.9991, 0.99, 89.9, None, {}, undecided="too few test images to tell"),
+}
+RESULTS = ClassifierResults(
+    test_images=40,
+    temperature=1.3,
+    calibration_error_before=4.2,
+    calibration_error=1.1,
+    per_class={"rose": ClassResults(30, 95.0, 91.25), "tulip": ClassResults(10, 50.0, None)},
+)
 
 
 def test_each_class_and_each_variant_has_its_row() -> None:
-    card = model_card(CARD, ("rose", "tulip"))
+    card = model_card(CARD, LABELS, VARIANTS, RESULTS)
     for row in (
         "| Data | " + "d" * 64 + " |",
         "| fp32 | the trained weights | 1 | 1 | 90.0 | 80.0 |",
@@ -48,24 +42,21 @@ def test_each_class_and_each_variant_has_its_row() -> None:
     ):
         assert f"\n{row}\n" in card, row
     assert "\nfp16 was left out: mean cosine to fp32 0.5000, at least 0.99 is required.\n" in card
-    assert "1.1 percentage points off" in card
+    assert "\nint8: too few test images to tell.\n" in card
+    assert "Its probabilities are 1.1 percentage points off on\naverage (expected" in card
     assert "4.2 before the temperature 1.3" in card
     for section in ("Intended use", "Variants", "Classifier", "Metrics", "Limits"):
         assert f"\n## {section}\n" in card
 
 
 def test_a_classifier_that_was_calibrated_before() -> None:
-    results = CARD["results"] | {"temperature": 1.0, "calibration_error": 4.2}
-    assert "no temperature brought held-out training labels closer" in model_card(CARD | {"results": results}, ("a",))
+    results = replace(RESULTS, temperature=1.0, calibration_error=4.2)
+    card = model_card(CARD, LABELS, VARIANTS, results)
+    assert "no temperature brought held-out training labels closer" in card
 
 
 def test_without_labels_it_says_so() -> None:
-    unmeasured = CARD | {
-        "results": {},
-        "left_out": {},
-        "variants": {"fp32": {"knn_top1": None, "classifier_top1": None}},
-    }
-    card = model_card(unmeasured, ())
+    card = model_card(CARD | {"left_out": {}}, (), {"fp32": ServedAccuracy(None, None)}, NoResults())
     assert "nothing was measured" in card
     assert "| fp32 | the trained weights | 1 | 1 | none | none |" in card
     assert "left out" not in card

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from simclr_core.export.sbom import bill_of_materials
+from simclr_core.reports import ServedAccuracy
 
 CARD: dict[str, Any] = {
     "name": "flowers",
@@ -15,10 +16,6 @@ CARD: dict[str, Any] = {
     "encoder": {"name": "resnet10", "width": 0.125, "stem": "compact"},
     "preprocessing": {"size": 16, "resize": 18},
     "provenance": {"data_digest": "ab" * 32},
-    "variants": {
-        "fp32": {"knn_top1": 90.0, "classifier_top1": None},
-        "int8": {"knn_top1": 89.9, "classifier_top1": None},
-    },
     "producer": {
         "simclr-pipeline": "0.1.0",
         "torch": "2.14.1+cu130",
@@ -28,12 +25,13 @@ CARD: dict[str, Any] = {
         "opset": 20,
     },
 }
+VARIANTS = {"fp32": ServedAccuracy(90.0, None), "int8": ServedAccuracy(89.9, None)}
 MODELS = {"encoder.fp32.onnx": b"weights", "encoder.int8.onnx": b"w"}
 
 
 @pytest.fixture
 def document() -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(bill_of_materials(CARD, MODELS))
+    content: dict[str, Any] = json.loads(bill_of_materials(CARD, MODELS, VARIANTS))
     return content
 
 
@@ -78,7 +76,7 @@ def test_packages_that_serve_are_required_and_those_that_trained_are_not(documen
 
 
 def test_the_document_has_no_time_and_no_random_part() -> None:
-    text = bill_of_materials(CARD, MODELS)
-    assert text == bill_of_materials(CARD, MODELS)
+    text = bill_of_materials(CARD, MODELS, VARIANTS)
+    assert text == bill_of_materials(CARD, MODELS, VARIANTS)
     assert "serialNumber" not in text
     assert "timestamp" not in text
