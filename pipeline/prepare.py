@@ -39,7 +39,7 @@ from pipeline.stage import run_stage
 from pipeline.validation.contract import describe
 from pipeline.workspace import Workspace
 from simclr_core import reports
-from simclr_core.data.shards import UNLABELLED, DatasetCard, Sample, portions, write_card, write_shards, write_tar
+from simclr_core.data.shards import UNLABELED, DatasetCard, Sample, portions, write_card, write_shards, write_tar
 from simclr_core.errors import ReportError
 from simclr_core.reporter import emit, record_timing
 
@@ -178,7 +178,7 @@ def _canonical(
         label, operations = accepted[sha256]["label"], accepted[sha256]["operations"]
         image = resize(_replay(sha256, data, operations, params.background), short_side, params)
         extension, encoded = encode(image, params.jpeg_quality)
-        return Sample(sha256, extension, encoded, UNLABELLED if label is None else classes.index(label)), image
+        return Sample(sha256, extension, encoded, UNLABELED if label is None else classes.index(label)), image
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:  # Pillow's codecs release the GIL
         for portion in portions(contents, DECODE_BYTES, size=lambda item: len(item[1])):

@@ -24,7 +24,7 @@ from deploy.artifact import write_atomically
 MAX_BYTES = 200_000
 DPI = 100
 BLUE = "#1f5fa8"
-UNLABELLED = "#c8c8c8"
+UNLABELED = "#c8c8c8"
 RIGHT, WRONG = "#1a9641", "#d7191c"  # borders of neighbors of the same and of another class
 
 PANELS = {  # key of a history record: title
@@ -176,7 +176,7 @@ def _curve(axes: Axes, points: Sequence[tuple[float, float]], title: str) -> Non
 
 def _class_color(label: int, classes: int) -> Any:
     if label < 0:
-        return UNLABELLED
+        return UNLABELED
     if classes <= 20:
         return colormaps["tab10" if classes <= 10 else "tab20"](label)
     return colormaps["gist_ncar"](0.95 * label / classes)  # ends in white

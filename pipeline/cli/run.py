@@ -112,7 +112,7 @@ def wants_restart(workspace: Workspace, sources: Sequence[str], given: bool | No
         return bool(given)
     unfinished = find_interrupted(workspace)
     found = survey(workspace, sources) if unfinished else None
-    if not unfinished or not found or not (found.new_files or found.unsettled or found.relabelled):
+    if not unfinished or not found or not (found.new_files or found.unsettled or found.relabeled):
         return False
     click.echo(
         f"A run was interrupted {unfinished.progress}, and new images have arrived.\n"

@@ -45,7 +45,7 @@ def dvc_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
 
 
 def stage_assets(workspace: Workspace, project: Project, stage: Stage, unchanged: Unchanged) -> dg.AssetsDefinition:
-    """The results of one stage, materialised together by one op."""
+    """The results of one stage, materialized together by one op."""
     specs = [asset_spec(project, stage, out) for out in stage.data]
 
     @dg.multi_asset(name=op_name(stage), specs=specs, pool=pool(stage), op_tags={"dvc/stage": stage.name})

@@ -53,7 +53,7 @@ def has_nothing_to_do(workspace: Workspace, sources: Sequence[str]) -> bool:
         if noted != _state(workspace, sources) or unkept(workspace) or interrupted(workspace.root):
             return False
         inbox = survey(workspace, sources)
-        waits = inbox.new_images or inbox.unsettled or inbox.relabelled
+        waits = inbox.new_images or inbox.unsettled or inbox.relabeled
         stages = {stage.name for stage in project.load(workspace.root).stages}
         return not waits and stages <= project.find_unchanged(workspace.root)
     return False

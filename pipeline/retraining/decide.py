@@ -19,7 +19,7 @@ class Inbox:
     new_files: int
     untrained: int = 0  # ingested, and no encoder has been trained on them
     unsettled: int = 0  # changed a moment ago: still being written
-    relabelled: bool = False  # a labels.csv is new or has changed
+    relabeled: bool = False  # a labels.csv is new or has changed
     last_change: datetime | None = None  # of what is new or unsettled, as far as the sources say
     drift: bool = False  # the last validation saw images unlike those before
     files: int = 0  # images and tables of labels that the sources have, known ones included
@@ -78,13 +78,13 @@ def decide(inbox: Inbox, last_run: LastRun | None, released: str | None, clock: 
         return Skip(f"a run {which}is in progress ({last_run.run_id[:8]})")
     if last_run is not None and same:
         return Skip(_done(last_run, since))
-    if not inbox.new_images and not inbox.relabelled:
+    if not inbox.new_images and not inbox.relabeled:
         writing = f"; {_files(inbox.unsettled)} still being written" if inbox.unsettled else ""
         return Skip(f"nothing new{since}{writing}")
     wanted = policy.min_new_images
     if inbox.drift:
         wanted = min(wanted, policy.min_new_images_after_drift)
-    if inbox.new_images < wanted and not (inbox.relabelled and wanted == 1):
+    if inbox.new_images < wanted and not (inbox.relabeled and wanted == 1):
         drift = " after drift" if wanted < policy.min_new_images else ""
         return Skip(f"{_new(inbox)}{since}, the sensor waits for {wanted:,}{drift}")
     quiet = timedelta(minutes=policy.quiet_minutes)
@@ -107,7 +107,7 @@ def _new(inbox: Inbox) -> str:
     if not inbox.new_images:
         return "new labels"
     images = counted(inbox.new_images, "new image")
-    return f"{images} and new labels" if inbox.relabelled else images
+    return f"{images} and new labels" if inbox.relabeled else images
 
 
 def _files(count: int) -> str:

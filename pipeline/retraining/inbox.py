@@ -52,7 +52,7 @@ def survey(workspace: Workspace, sources: Sequence[str]) -> Inbox:
         new_files=new_files,
         untrained=count_untrained(workspace),
         unsettled=len(changing),
-        relabelled=len(new) > new_files,
+        relabeled=len(new) > new_files,
         last_change=_latest([*recent, *changing]),
         drift=_drift(workspace.root),
         files=len(settled),

@@ -62,7 +62,7 @@ FILES = pl.Schema(
         "label": pl.String(),  # null: unlabeled
         "sha256": pl.String(),
         "batch": pl.String(),  # that holds the bytes
-        "ingest_batch": pl.String(),  # that tells of this file: a later one if the file was relabelled
+        "ingest_batch": pl.String(),  # that tells of this file: a later one if the file was relabeled
     }
 )
 """One row per file as the user had it, in the order of the raw batches."""

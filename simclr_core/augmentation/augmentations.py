@@ -58,7 +58,7 @@ class Augmentation:
     sample. With strength s the factors of brightness, contrast and saturation lie in 1 -+ 0.8 s, and hue turns by up to
     0.2 s of the circle either way; ``jitter_order`` is brightness, contrast, saturation, hue, or random per sample. The
     blur's kernel spans 10 % of the side, rounded down to an odd number: below 20 pixels there is no blur. A rotation is
-    by 90, 180 or 270 degrees. Solarisation inverts the pixels from 0.5 up (Grill et al. 2020, BYOL). Views from number
+    by 90, 180 or 270 degrees. Solarization inverts the pixels from 0.5 up (Grill et al. 2020, BYOL). Views from number
     2 on, ``extra_crops`` of them, take ``extra_crop_scale``: multi-crop (Caron et al. 2020, SwAV), at the same size.
 
     Raises:

@@ -28,7 +28,7 @@ from deploy.images.background import WHITE
 from simclr_core.errors import DatasetError
 
 INDEX = np.dtype([("offset", "<u8"), ("size", "<u4"), ("shard", "<u2"), ("label", "<i2")])
-UNLABELLED = -1
+UNLABELED = -1
 
 Item = TypeVar("Item")
 
@@ -40,7 +40,7 @@ class Sample:
     key: str
     extension: str
     data: bytes
-    label: int = UNLABELLED
+    label: int = UNLABELED
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class ShardedImages:
 
     @property
     def labels(self) -> NDArray[np.int16]:
-        """int16 [n]; UNLABELLED where the user gave none."""
+        """int16 [n]; UNLABELED where the user gave none."""
         return np.asarray(self._index["label"])
 
     def key(self, position: int) -> str:

@@ -1,7 +1,7 @@
 """A map of the embeddings: t-SNE (van der Maaten 2014) puts what the encoder finds alike side by side.
 
 Distances are those of kNN: between vectors of length 1 the squared Euclidean distance is 2 (1 - cosine), and a rotation
-onto the 50 principal components keeps it. Read islands, not distances between them: t-SNE keeps neighbourhoods only.
+onto the 50 principal components keeps it. Read islands, not distances between them: t-SNE keeps neighborhoods only.
 """
 
 from collections.abc import Sequence

@@ -13,7 +13,7 @@ from torch import nn
 
 from deploy.images.preprocess import Preprocessing
 from simclr_core.data.dataset import evaluation_images
-from simclr_core.data.shards import UNLABELLED, ShardedImages
+from simclr_core.data.shards import UNLABELED, ShardedImages
 from simclr_core.errors import CheckpointError
 from simclr_core.evaluation.features import extract
 from simclr_core.evaluation_reports import PairedCounts
@@ -21,7 +21,7 @@ from simclr_core.model.encoder import Encoder
 from simclr_core.model.model_directory import Model, fresh_encoder, load_model
 
 CHUNK = 2048  # images in memory at a time
-UNLABELLED_SAMPLE = 5000  # of a split without labels, to look at
+UNLABELED_SAMPLE = 5000  # of a split without labels, to look at
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,18 @@ class EvaluationImages:
 
     images: ShardedImages
     positions: NDArray[np.int64]
-    labels: NDArray[np.int64]  # all UNLABELLED in a sample
+    labels: NDArray[np.int64]  # all UNLABELED in a sample
     keys: NDArray[np.uint8]
 
     @classmethod
     def of(cls, images: ShardedImages) -> Self:
-        labeled = np.flatnonzero(images.labels != UNLABELLED)
-        positions = labeled if len(labeled) else np.arange(min(len(images), UNLABELLED_SAMPLE))
+        labeled = np.flatnonzero(images.labels != UNLABELED)
+        positions = labeled if len(labeled) else np.arange(min(len(images), UNLABELED_SAMPLE))
         return cls(images, positions, images.labels[positions].astype(np.int64), images.keys[positions])
 
     @property
     def labeled(self) -> int:
-        return int(np.sum(self.labels != UNLABELLED))
+        return int(np.sum(self.labels != UNLABELED))
 
     def chunks(self, preprocessing: Preprocessing) -> Iterator[NDArray[np.uint8]]:
         """The images as the served encoder sees them, uint8 [up to 2048, s, s, 3]; of no images one empty chunk."""
@@ -69,7 +69,7 @@ def missing_labels(train: EvaluationImages, test: EvaluationImages) -> str | Non
         return "no labeled training images; put some into inbox/labeled/<class>/ or name them in inbox/labels.csv"
     if not test.labeled:
         return "no labeled test images; put some into inbox/test/<class>/ or name them in inbox/labels.csv"
-    classes = np.setdiff1d(train.labels, [UNLABELLED])
+    classes = np.setdiff1d(train.labels, [UNLABELED])
     if len(classes) == 1:
         return "all labeled training images are of one class; label images of a second class"
     if not np.isin(test.labels, classes).any():

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from deploy.bundle import Head
 from deploy.encoder import Encoder
-from simclr_core.data.shards import UNLABELLED, ShardedImages, read_card
+from simclr_core.data.shards import UNLABELED, ShardedImages, read_card
 from simclr_core.evaluation.calibration import expected_calibration_error
 from simclr_core.evaluation.embeddings import raw_features
 from simclr_core.evaluation.images import EvaluationImages
@@ -100,7 +100,7 @@ def classifier_results(features: Features, images: LabeledImages, head: Head | N
 
 def _labeled(images: ShardedImages, most: int) -> EvaluationImages:
     split = EvaluationImages.of(images)
-    labeled = np.flatnonzero(split.labels != UNLABELLED)
+    labeled = np.flatnonzero(split.labels != UNLABELED)
     chosen = labeled[spread(len(labeled), most)]
     return replace(split, positions=split.positions[chosen], labels=split.labels[chosen], keys=split.keys[chosen])
 

@@ -69,7 +69,7 @@ Accuracies are percentages on the test split of the training data's owner.
 ## Limits
 
 - Similar means alike under the training augmentations (crops, colors, flips), for images like the training data.
-- It was not tested for fairness. What the training images over-represent, its neighbourhoods over-represent.
+- It was not tested for fairness. What the training images over-represent, its neighborhoods over-represent.
 - `golden/` holds small copies of images from the test split: publish the bundle only where those may be seen.
 """
 

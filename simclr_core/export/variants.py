@@ -143,11 +143,11 @@ def golden_variant(bundle: Bundle, name: str, encoder: Encoder) -> Variant:
     variant = bundle.variants[name]
     vectors = encoder.embed(bundle.golden_images).vectors
     pixels = np.stack([bundle.preprocessing.read(image) for image in bundle.golden_images])
-    seen = compare(unoptimised(variant.model, pixels), vectors)
+    seen = compare(unoptimized(variant.model, pixels), vectors)
     return Variant(variant.model, vectors, _tolerance(seen))
 
 
-def unoptimised(model: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+def unoptimized(model: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Embeddings of length 1, every node of the graph computed as it stands."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -1,7 +1,7 @@
 """Damage inside the scans of a JPEG that a tolerant decoder passes over without a word.
 
 Of JPEGs damaged in the middle, Pillow reads nine in ten as if nothing were wrong, though the picture is shifted,
-discoloured or smeared from there on. A strict decoder notices that a scan holds more or less than the picture needs.
+discolored or smeared from there on. A strict decoder notices that a scan holds more or less than the picture needs.
 What remains is damage that happens to cost exactly the right number of blocks; of that, runs of zeros, which a failing
 disk leaves, are distinguished by what zeros mean in the file's own Huffman codes.
 """

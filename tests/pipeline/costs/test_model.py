@@ -122,7 +122,7 @@ def test_the_constants_are_those_of_the_stages() -> None:
 
     assert (model.FOLDS, model.FEW_LABELS) == (linear_probe.FOLDS, linear_probe.FEW_LABELS)
     assert (model.PIXEL_SIDE, model.RANDOM_ENCODERS) == (linear_eval.PIXEL_SIDE, linear_eval.RANDOM_ENCODERS)
-    assert (model.MAPPED, model.UNLABELED_SAMPLE) == (embedding_map.IMAGES, images.UNLABELLED_SAMPLE)
+    assert (model.MAPPED, model.UNLABELED_SAMPLE) == (embedding_map.IMAGES, images.UNLABELED_SAMPLE)
     assert (model.SERVED_TRAIN, model.SERVED_TEST) == (served_accuracy.MOST_TRAIN, served_accuracy.MOST_TEST)
     assert dataset.CACHED_SIDE == model.CACHED_SIDE
     assert UNIT.feature_dim == 256

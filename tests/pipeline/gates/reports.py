@@ -34,7 +34,7 @@ ALONE: dict[str, Any] = COMPARE | {
     "old_index": NO_INDEX,
     "megabytes": {"candidate": 4.2, "champion": None},
 }
-UNLABELLED: dict[str, Any] = COMPARE | {
+UNLABELED: dict[str, Any] = COMPARE | {
     "reason": "no labeled test images; put some into inbox/test/<class>/",
     "knn": {**NOTHING, "candidate": None},
     "probe": {**NOTHING, "candidate": None},

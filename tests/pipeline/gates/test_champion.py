@@ -16,7 +16,7 @@ from tests.pipeline.gates.reports import (
     FINETUNE,
     NO_INDEX,
     PINNED,
-    UNLABELLED,
+    UNLABELED,
     pair,
 )
 
@@ -302,5 +302,5 @@ def test_the_description_of_the_old_index_gate(case: Case) -> None:
 
 def test_a_required_old_index_that_is_missing_fails(case: Case) -> None:
     case.set_limits(old_index="require")
-    assert not case.compare(old_index, **UNLABELLED).passed
+    assert not case.compare(old_index, **UNLABELED).passed
     assert case.compare(old_index, **ALONE).passed, "before the first release there is no old index"

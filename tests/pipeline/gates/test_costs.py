@@ -15,7 +15,7 @@ from pipeline.gates.costs import latency_budget, size_budget
 from simclr_core.evaluation import compare
 from tests.conftest import write_prepared
 from tests.pipeline.gates.conftest import Case
-from tests.pipeline.gates.reports import ALONE, COMPARE, COMPARISON, LATENCY, UNLABELLED
+from tests.pipeline.gates.reports import ALONE, COMPARE, COMPARISON, LATENCY, UNLABELED
 from tests.simclr_core import pixel_encoders as encoders
 
 
@@ -29,7 +29,7 @@ from tests.simclr_core import pixel_encoders as encoders
         (COMPARE, {"max_megabytes": 4.2}, True, "at most 4.2 MB allowed; the champion's"),
         (ALONE, {}, True, "no champion and no limit to compare it with"),
         (ALONE, {"max_megabytes": 4.1}, False, "at most 4.1 MB allowed"),
-        (UNLABELLED, {"max_size_ratio": 1.0}, False, "100 % of that allowed"),  # labels do not matter here
+        (UNLABELED, {"max_size_ratio": 1.0}, False, "100 % of that allowed"),  # labels do not matter here
     ],
 )
 def test_size(case: Case, report: dict[str, Any], gates: dict[str, Any], passed: bool, says: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 from pipeline.gates.champion import representation
 from pipeline.gates.verdict import Verdict
 from tests.pipeline.gates.conftest import Case
-from tests.pipeline.gates.reports import ALONE, CHAMPION, NOTHING, PINNED, PRETRAIN, UNLABELLED
+from tests.pipeline.gates.reports import ALONE, CHAMPION, NOTHING, PINNED, PRETRAIN, UNLABELED
 
 UNKNOWN = {**NOTHING, "candidate": None}
 
@@ -32,7 +32,7 @@ def ask(
         "difference": difference,
         "standard_error": standard_error,
     }
-    return case.compare(representation, **UNLABELLED | {"label_free": views})
+    return case.compare(representation, **UNLABELED | {"label_free": views})
 
 
 @pytest.mark.parametrize(
@@ -85,14 +85,14 @@ def test_better_asks_for_a_gain(case: Case) -> None:
 def test_views_of_images_that_were_trained_on_are_said_to_be_so(case: Case) -> None:
     ask(case, 0.0, 0.5)
     seen = {"images": 80, "split": "train", "candidate": 1.0, "champion": 1.0, "difference": 0.0, "standard_error": 0.1}
-    assert "trained on" in case.compare(representation, **UNLABELLED | {"label_free": seen}).description
+    assert "trained on" in case.compare(representation, **UNLABELED | {"label_free": seen}).description
 
 
 @pytest.mark.parametrize(
     "report",
     [
-        UNLABELLED,  # too few images for views, or a report of an earlier version
-        ALONE | {"reason": UNLABELLED["reason"], "knn": UNKNOWN, "probe": UNKNOWN},
+        UNLABELED,  # too few images for views, or a report of an earlier version
+        ALONE | {"reason": UNLABELED["reason"], "knn": UNKNOWN, "probe": UNKNOWN},
     ],
 )
 def test_what_nothing_can_be_said_of_is_released_as_unjudged(case: Case, report: dict[str, Any]) -> None:
@@ -108,7 +108,7 @@ def test_what_nothing_can_be_said_of_is_released_as_unjudged(case: Case, report:
 def test_images_too_few_for_views_do_not_let_four_epochs_replace_thirty(case: Case) -> None:
     case.put("reports/pretrain.json", PRETRAIN | {"init": "scratch", "steps": 124})
     case.put(CHAMPION, PINNED | {"reports": {"pretrain": PRETRAIN | {"steps": 930}}})
-    verdict = case.compare(representation, **UNLABELLED)
+    verdict = case.compare(representation, **UNLABELED)
     assert (verdict.outcome, verdict.severity) == ("refused", "error")
     assert "124 steps, v0.0.3 for 930" in verdict.description
     case.put("reports/pretrain.json", PRETRAIN | {"init": "scratch", "steps": 930})

@@ -60,9 +60,9 @@ def last(status: str, digest: str | None = DIGEST, failed_at: str = "") -> LastR
         (inbox(1000, minutes=10), None, None, POLICY, Run(DIGEST, "1,000 new images")),
         (inbox(1000, minutes=None), None, None, POLICY, Run(DIGEST, "1,000 new images")),
         (inbox(1, minutes=0), None, None, SCHEDULE, Run(DIGEST, "1 new image")),
-        (inbox(relabelled=True), None, None, POLICY, Skip("new labels, the sensor waits for 1,000")),
-        (inbox(relabelled=True), None, CHAMPION, SCHEDULE, Run(DIGEST, "new labels since v0.0.3")),
-        (inbox(2, relabelled=True), None, None, SCHEDULE, Run(DIGEST, "2 new images and new labels")),
+        (inbox(relabeled=True), None, None, POLICY, Skip("new labels, the sensor waits for 1,000")),
+        (inbox(relabeled=True), None, CHAMPION, SCHEDULE, Run(DIGEST, "new labels since v0.0.3")),
+        (inbox(2, relabeled=True), None, None, SCHEDULE, Run(DIGEST, "2 new images and new labels")),
         (inbox(5000), last("in_progress"), None, POLICY, Skip("a run with these images is in progress (1a2b3c4d)")),
         (inbox(5000), last("in_progress", OTHER), None, POLICY, Skip("a run is in progress (1a2b3c4d)")),
         (inbox(), last("in_progress", None), None, POLICY, Skip("a run is in progress (1a2b3c4d)")),
@@ -104,7 +104,7 @@ def situations() -> list[tuple[Inbox, LastRun | None, str | None, Policy]]:
             choose.choice([None, 0, 5, 10, 60]),
             untrained=choose.choice([0, 1, 800]),
             unsettled=choose.choice([0, 2]),
-            relabelled=choose.random() < 0.3,
+            relabeled=choose.random() < 0.3,
             drift=choose.random() < 0.3,
         )
         status = choose.choice(["in_progress", "succeeded", "failed", "canceled"])
@@ -144,7 +144,7 @@ def test_more_images_lower_thresholds_and_more_time_never_turn_a_run_into_a_skip
 
 def test_without_anything_new_it_never_runs() -> None:
     for images, run, champion, policy in situations():
-        nothing = replace(images, new_files=0, untrained=0, relabelled=False)
+        nothing = replace(images, new_files=0, untrained=0, relabeled=False)
         assert isinstance(decide(nothing, run, champion, NOW, policy), Skip)
 
 

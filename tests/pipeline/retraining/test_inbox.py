@@ -129,13 +129,13 @@ def test_files_still_being_written_are_counted_and_their_time_is_known(filled: W
 def test_a_changed_labels_csv_counts_as_new_without_an_image(filled: Workspace) -> None:
     put(filled, "labels.csv", b"path,label\nunlabeled/camera 0/000.png,cat\n")
     found = survey(filled, INBOX)
-    assert (found.new_files, found.relabelled) == (40, True)
+    assert (found.new_files, found.relabeled) == (40, True)
     ingest(filled)
     ingested = survey(filled, INBOX)
-    assert (ingested.new_files, ingested.relabelled) == (0, False)
+    assert (ingested.new_files, ingested.relabeled) == (0, False)
     put(filled, "labels.csv", b"path,label\nunlabeled/camera 0/000.png,dog\n", age=1800)
     changed = survey(filled, INBOX)
-    assert (changed.new_files, changed.relabelled) == (0, True)
+    assert (changed.new_files, changed.relabeled) == (0, True)
     assert changed.digest != ingested.digest
     assert ingest(filled).new_labels == 1
 
@@ -148,7 +148,7 @@ def test_a_labels_csv_that_has_just_changed_is_waited_for(filled: Workspace) -> 
     params["ingest"]["settle_seconds"] = 600.0
     filled.params.write_text(yaml.safe_dump(params))
     found = survey(filled, INBOX)
-    assert (found.relabelled, found.new_files, found.unsettled) == (False, 0, 1)
+    assert (found.relabeled, found.new_files, found.unsettled) == (False, 0, 1)
     assert found.last_change == datetime.fromtimestamp(path.stat().st_mtime, UTC)
 
 

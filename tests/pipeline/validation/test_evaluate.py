@@ -69,11 +69,11 @@ def outcomes(frames: Tables, *names: str, columns: AbstractSet[str] | None = Non
     return {outcome.name: outcome for outcome in found}
 
 
-def spoilt(frames: Tables, name: str, change: Change) -> Tables:
+def spoiled(frames: Tables, name: str, change: Change) -> Tables:
     return frames | {name: change(frames[name].collect()).lazy()}
 
 
-def spoilt_outcomes(frames: Tables, name: str, change: Change) -> dict[str, Outcome]:
+def spoiled_outcomes(frames: Tables, name: str, change: Change) -> dict[str, Outcome]:
     """Of the rules about the table that look into what the change changed: no other rule can tell the difference."""
     frame = frames[name].collect()
     changed = change(frame)
@@ -144,7 +144,7 @@ def test_a_clean_set_passes(sound: Tables) -> None:
 def test_each_critical_rule_fails_alone_and_stops_the_pipeline(
     sound: Tables, name: str, where: str, change: Change
 ) -> None:
-    found = spoilt_outcomes(sound, where, change)
+    found = spoiled_outcomes(sound, where, change)
     assert failed(found, "critical") == {name}
     assert found[name].error is None
     assert not passed(list(found.values()))
@@ -184,26 +184,26 @@ def test_each_critical_rule_fails_alone_and_stops_the_pipeline(
     ],
 )
 def test_a_warning_does_not_stop_the_pipeline(sound: Tables, names: str, where: str, change: Change) -> None:
-    found = spoilt_outcomes(sound, where, change)
+    found = spoiled_outcomes(sound, where, change)
     assert failed(found, "critical", "warning", "info") == set(names.split())
     assert passed(list(found.values()))
 
 
 @pytest.mark.seconds
 def test_failures_are_counted_and_named(sound: Tables) -> None:
-    found = outcomes(spoilt(sound, "contents", put("short_side", 7, 15)), "contents")["short_side"]
+    found = outcomes(spoiled(sound, "contents", put("short_side", 7, 15)), "contents")["short_side"]
     assert (found.observed, found.unexpected_count, found.threshold) == (0.634146, 15, ">= 8 for 95 %")
     assert found.sample_ids == sound["contents"].collect()["file_id"].to_list()[:10]
-    refused = outcomes(spoilt(sound, "contents", put("quarantined", True, 41)), "contents")
+    refused = outcomes(spoiled(sound, "contents", put("quarantined", True, 41)), "contents")
     assert refused["quarantine_rate"].observed == 1.0
-    training = outcomes(spoilt(sound, "train", put("near_copies", 73, 40)), "train")
+    training = outcomes(spoiled(sound, "train", put("near_copies", 73, 40)), "train")
     assert (training["near_group_small"].observed, training["enough_training_images"].observed) == (73.0, 31.0)
 
 
 @pytest.mark.seconds
 @pytest.mark.parametrize(("column", "name"), [("short_side", "short_side"), ("saturation", "has_colour")])
 def test_a_missing_column_is_an_error_and_stops_the_pipeline(sound: Tables, column: str, name: str) -> None:
-    found = outcomes(spoilt(sound, "contents", lambda frame: frame.drop(column)), "contents")
+    found = outcomes(spoiled(sound, "contents", lambda frame: frame.drop(column)), "contents")
     assert column in (found[name].error or "")
     assert (found[name].success, found[name].observed) == (False, None)
     assert not passed([found[name]])
@@ -223,7 +223,7 @@ def test_a_result_that_is_missing_is_an_error(sound: Tables, monkeypatch: pytest
 
 @pytest.mark.parametrize("name", ["accepted", "unreleased", "train", "test", "batches", "drift", "shapes"])
 def test_an_empty_table_raises_no_error(sound: Tables, name: str) -> None:
-    found = outcomes(spoilt(sound, name, lambda frame: frame.clear()), name)
+    found = outcomes(spoiled(sound, name, lambda frame: frame.clear()), name)
     assert not [outcome for outcome in found.values() if outcome.error]
     assert passed(list(found.values())) == (name != "train")
 
@@ -248,10 +248,10 @@ def counted(frames: Tables, name: str, column: str) -> list[Any]:
 
 
 def test_a_content_counts_as_quarantined_when_none_of_its_files_is_used() -> None:
-    relabelled = row("a.png", "exact_duplicate", content="a"), row("a.png", content="a", ingest_batch="0002")
+    relabeled = row("a.png", "exact_duplicate", content="a"), row("a.png", content="a", ingest_batch="0002")
     copied = row("b.png", content="b"), row("c.png", "exact_duplicate", content="b")
     lost = row("d.png", "truncated", content="d"), row("e.png", "truncated", content="d")
-    frames = judged(*relabelled, *copied, *lost)
+    frames = judged(*relabeled, *copied, *lost)
     assert counted(frames, "contents", "quarantined") == [False, False, True]
     assert counted(frames, "contents", "fault") == ["none", "none", "truncated"]
     assert counted(frames, "manifest", "reason").count("exact_duplicate") == 2

@@ -103,8 +103,8 @@ def test_every_file_gets_its_expected_reasons(mixed: Workspace) -> None:
     }
     accepted = {row["path"]: row for row in pq.read_table(mixed.manifest / "accepted.parquet").to_pylist()}
     assert set(accepted) == {path for path, given in expected.items() if not given}
-    relabelled = accepted["labeled/cat/shared.png"]
-    assert (relabelled["label"], relabelled["batch"]) == ("cat", "0001")  # the batch that holds its bytes
+    relabeled = accepted["labeled/cat/shared.png"]
+    assert (relabeled["label"], relabeled["batch"]) == ("cat", "0001")  # the batch that holds its bytes
     kinds = {f"unlabeled/{kind.name}": kind for kind in good_kinds()}
     assert all(tuple(accepted[path]["operations"]) == kind.operations for path, kind in kinds.items())
     result = json.loads((mixed.reports / "validation.json").read_text())
@@ -265,8 +265,8 @@ def test_a_crashing_decoder_costs_one_file(workspace: Workspace, raw: Path, monk
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
     monkeypatch.setattr(scan, "probe", faults.probe_that_dies_of_killers)
     files = [(f"{number}.png", encoded(picture(number), "PNG")) for number in range(30)]
-    spoilt = [(f"{name}.png", files[0][1] + name.encode()) for name in ("killer", "hang", "liar")]
-    write_batch(raw, "0001", [*files, *spoilt])
+    spoiled = [(f"{name}.png", files[0][1] + name.encode()) for name in ("killer", "hang", "liar")]
+    write_batch(raw, "0001", [*files, *spoiled])
     params(workspace.root, min_images=20, max_quarantine_rate=0.9, timeout_seconds=1.0)
     run(workspace)
     rows = pq.read_table(workspace.manifest / "quarantine.parquet").to_pylist()

@@ -185,7 +185,7 @@ def test_the_tolerance_covers_what_other_kernels_give(
     candidate = variants._load(bundle, "int8", graph)
     variant = variants.golden_variant(candidate, "int8", Encoder(candidate, variant="int8"))
     pixels = np.stack([bundle.preprocessing.read(image) for image in bundle.golden_images])
-    other = compare(variants.unoptimised(graph, pixels), variant.golden_vectors)
+    other = compare(variants.unoptimized(graph, pixels), variant.golden_vectors)
     assert 0.99 < variant.tolerance["cosine_min"] <= other.cosine_min
     assert other.max_abs <= variant.tolerance["max_abs"] < 0.1
 

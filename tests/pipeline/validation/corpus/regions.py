@@ -34,7 +34,7 @@ def _jpeg_regions(data: bytes) -> list[Region]:
     return [
         Region("signature", 0, "not_an_image", "not_an_image", "empty_file"),
         Region("metadata", data.index(b"Exif") + 30, UNSEEN, UNSEEN),
-        Region("quantisation", data.index(b"\xff\xdb") + 20, UNSEEN, UNSEEN),
+        Region("quantization", data.index(b"\xff\xdb") + 20, UNSEEN, UNSEEN),
         Region("height", frame.start() + 5, "suspect_stream corrupt", "corrupt"),
         Region("width", frame.start() + 7, "suspect_stream corrupt", "corrupt"),
         Region("sampling", frame.start() + 11, "corrupt", "corrupt"),

@@ -68,10 +68,10 @@ def cluster(variables: dict[str, str]) -> Iterator[None]:
 def raw(tmp_path: Path) -> Path:
     """Three tars of every kind of file, one of which kills its decoder, and one hangs it."""
     good, bad = [[(kind.name, kind.data) for kind in kinds] for kinds in (good_kinds(), bad_kinds())]
-    spoilt = [(f"{name}.png", good[2][1] + name.encode()) for name in ("killer", "hang", "liar")]
+    spoiled = [(f"{name}.png", good[2][1] + name.encode()) for name in ("killer", "hang", "liar")]
     write_batch(tmp_path / "raw", "0001", good)
     write_batch(tmp_path / "raw", "0002", bad)
-    write_batch(tmp_path / "raw", "0003", [*spoilt, ("last.png", encoded(picture(99), "PNG")), *good])
+    write_batch(tmp_path / "raw", "0003", [*spoiled, ("last.png", encoded(picture(99), "PNG")), *good])
     return tmp_path / "raw"
 
 

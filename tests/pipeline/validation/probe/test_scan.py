@@ -173,14 +173,14 @@ def test_a_crashing_decoder_costs_one_file_and_is_tried_again(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[4]))
     good = images(0, 10)
-    spoilt = {f"{name}.png": good["0.png"] + name.encode() for name in ("killer", "hang", "liar")}
-    write_batch(raw, "0001", [*good.items(), *spoilt.items()])
+    spoiled = {f"{name}.png": good["0.png"] + name.encode() for name in ("killer", "hang", "liar")}
+    write_batch(raw, "0001", [*good.items(), *spoiled.items()])
     with monkeypatch.context() as patch:
         patch.setattr(scans, "probe", faults.probe_that_dies_of_killers)
         _, facts = scan(raw, cache, limits=replace(LIMITS, timeout_seconds=1.0))
     found = {row["sha256"]: (row["reason"], row["message"], row["size_bytes"]) for row in facts.to_dicts()}
     size = len(good["0.png"])
-    assert [found[sha256(data)] for data in spoilt.values()] == [
+    assert [found[sha256(data)] for data in spoiled.values()] == [
         ("worker_crash", "its worker was killed by SIGSEGV", size + 6),
         ("timeout", "not done after 1 s", size + 4),
         ("worker_crash", NONSENSE, size + 4),
@@ -188,7 +188,7 @@ def test_a_crashing_decoder_costs_one_file_and_is_tried_again(
     assert facts.filter(pl.col("reason").is_null()).equals(expected(good))
     reported: list[tuple[int, int]] = []
     _, facts = scan(raw, cache, limits=LIMITS, progress=lambda *now: reported.append(now))
-    assert facts.equals(expected(good | spoilt))
+    assert facts.equals(expected(good | spoiled))
     assert reported == [(11, 13), (12, 13), (13, 13)]
 
 

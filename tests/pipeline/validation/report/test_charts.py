@@ -69,8 +69,8 @@ def test_the_newest_batch_is_drawn_over_the_earlier_ones() -> None:
 
 def test_a_first_batch_stands_alone_and_no_image_gives_no_chart() -> None:
     assert {len(one.outlines) for one in distributions(table([row("a.jpg")]))} == {1}
-    relabelled = table([row("a.jpg"), row("b.jpg", "exact_duplicate", ingest_batch="0002")])
-    assert {len(one.outlines) for one in distributions(relabelled)} == {1}
+    relabeled = table([row("a.jpg"), row("b.jpg", "exact_duplicate", ingest_batch="0002")])
+    assert {len(one.outlines) for one in distributions(relabeled)} == {1}
     assert distributions(table([row("a.jpg", "corrupt")])) == []
 
 

@@ -68,36 +68,36 @@ class Tags(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def spoilt() -> str:
+def spoiled() -> str:
     return page(*HOSTILE)
 
 
 @pytest.mark.seconds
-def test_every_expectation_is_on_the_page_with_its_severity_and_result(spoilt: str) -> None:
+def test_every_expectation_is_on_the_page_with_its_severity_and_result(spoiled: str) -> None:
     for rule in RULES:
-        assert f"<td>{rule.name}</td><td>{rule.severity}</td>" in spoilt
-    text = " ".join(Tags(spoilt).text.split())
+        assert f"<td>{rule.name}</td><td>{rule.severity}</td>" in spoiled
+    text = " ".join(Tags(spoiled).text.split())
     assert "values must belong to this set: train test. 5 unexpected values found." in text
     assert "short_side values must be greater than or equal to 8.0, at least 95 % of the time. 0% unexpected" in text
-    assert len(spoilt.encode()) < 3_000_000
+    assert len(spoiled.encode()) < 3_000_000
 
 
-def test_the_page_loads_nothing_from_elsewhere(spoilt: str) -> None:
-    seen = Tags(spoilt).tags
+def test_the_page_loads_nothing_from_elsewhere(spoiled: str) -> None:
+    seen = Tags(spoiled).tags
     assert ("meta", "Content-Security-Policy") in [(tag, attributes.get("http-equiv")) for tag, attributes in seen]
     assert {tag for tag, _ in seen} <= KEPT | {"html", "head", "meta", "title", "style", "body", "h1", "h2", "a"}
     used = {(tag, name) for tag, attributes in seen for name in attributes if tag not in ("html", "meta")}
     assert {name for _, name in used} <= {"class", "href", "id"}
     assert all(str(attributes["href"]).startswith("#suite-") for tag, attributes in seen if tag == "a")
-    style = spoilt[spoilt.index("<style>") : spoilt.index("</style>")]
+    style = spoiled[spoiled.index("<style>") : spoiled.index("</style>")]
     assert not re.search(r"url|@import|//", style)
 
 
-def test_hostile_values_are_shown_as_text(spoilt: str, tmp_path: Path) -> None:
-    assert spoilt.count("<h1>") == 1
-    assert "\u202e" not in spoilt
+def test_hostile_values_are_shown_as_text(spoiled: str, tmp_path: Path) -> None:
+    assert spoiled.count("<h1>") == 1
+    assert "\u202e" not in spoiled
     file = tmp_path / "data_docs.html"
-    file.write_text(spoilt, encoding="utf-8")
+    file.write_text(spoiled, encoding="utf-8")
     with browser(tmp_path / "profile") as tab:
         tab.open(file.as_uri())
         shown = tab.wait_for("Data Docs", "<script>document.title='owned'</script>", "\\u202egnp.\\nexe")
@@ -107,10 +107,10 @@ def test_hostile_values_are_shown_as_text(spoilt: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.seconds
-def test_the_same_images_give_the_same_bytes_without_time_or_place(spoilt: str) -> None:
-    assert page(*HOSTILE) == spoilt
-    assert not re.search(r"\d{4}-\d\d-\d\d|\d{8}T\d{6}|[0-9a-f]{8}-[0-9a-f]{4}-|site-packages", spoilt)
-    assert str(Path.cwd()) not in spoilt
+def test_the_same_images_give_the_same_bytes_without_time_or_place(spoiled: str) -> None:
+    assert page(*HOSTILE) == spoiled
+    assert not re.search(r"\d{4}-\d\d-\d\d|\d{8}T\d{6}|[0-9a-f]{8}-[0-9a-f]{4}-|site-packages", spoiled)
+    assert str(Path.cwd()) not in spoiled
 
 
 @pytest.mark.seconds

@@ -89,8 +89,8 @@ def test_only_the_primary_reason_counts() -> None:
 
 def test_a_content_is_quarantined_when_none_of_its_files_is_used() -> None:
     files = [
-        row("old.png", "exact_duplicate", content="relabelled"),
-        row("new.png", content="relabelled", label="cat", ingest_batch="0002"),
+        row("old.png", "exact_duplicate", content="relabeled"),
+        row("new.png", content="relabeled", label="cat", ingest_batch="0002"),
         row("once.png"),
         row("broken.png", "corrupt", content="broken"),
         row("broken too.png", "corrupt", content="broken"),
