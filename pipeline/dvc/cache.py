@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from deploy.failure import one_line
 from pipeline.dvc.explained import explain
+from pipeline.dvc.repository import open_repository
 from pipeline.dvc.versions import read_versions
 from pipeline.errors import DvcError
 from pipeline.redact import redactor
@@ -225,10 +226,9 @@ def opened(root: Path) -> Iterator[Cache]:
         DvcError: the workspace or one of its versions cannot be read; DVC says why.
     """
     from dvc.exceptions import DvcException
-    from dvc.repo import Repo
 
     try:
-        with Repo(str(root)) as repo:
+        with open_repository(root) as repo:
             yield Cache(repo)
     except DvcException as error:
         raise DvcError(explain(root, f"{root}: {one_line(error)}")) from None

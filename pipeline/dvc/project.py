@@ -18,6 +18,7 @@ import yaml
 from ruamel.yaml import YAML
 
 from pipeline.dvc.explained import failure
+from pipeline.dvc.repository import open_repository
 from pipeline.errors import DvcError
 
 GRAPH = "dvc.yaml"
@@ -119,10 +120,8 @@ def load(root: Path) -> Project:
     Raises:
         DvcError: ``root`` is not a DVC project, or dvc.yaml has a fault; DVC names it.
     """
-    from dvc.repo import Repo
-
     try:
-        with Repo(str(root)) as repo:
+        with open_repository(root) as repo:
             base = Path(repo.root_dir)
             repo.index.check_graph()
             found = list(repo.index.stages)
@@ -139,10 +138,10 @@ def find_unchanged(root: Path) -> frozenset[str]:
     No process is started, and nothing is written. What DVC cannot tell, such as while another one holds its lock, is
     left out: the command that does the work names the reason.
     """
-    from dvc.repo import Repo, lock_repo
+    from dvc.repo import lock_repo
 
     try:
-        with Repo(str(root)) as repo, lock_repo(repo):
+        with open_repository(root) as repo, lock_repo(repo):
             return frozenset(stage.name for stage in repo.index.stages if stage.cmd and not stage.status())
     except _faults():
         return frozenset()
@@ -155,11 +154,9 @@ def track(root: Path, path: str) -> None:
         DvcError: with DVC's own words.
         BusyError: another ``dvc`` is at work on the same files.
     """
-    from dvc.repo import Repo
-
     try:
         # A person's `dvc push` may hold the lock for a moment. DVC shows its progress on standard error.
-        with Repo(str(root), _wait_for_lock=True) as repo, redirect_stderr(StringIO()):
+        with open_repository(root, _wait_for_lock=True) as repo, redirect_stderr(StringIO()):
             repo.scm_context.quiet = True
             # What is tracked is never changed in place. DVC copies it if it may try a reflink before a hard link.
             repo.cache.local.cache_types.sort(key=lambda link: link != "hardlink")

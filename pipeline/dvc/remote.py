@@ -4,7 +4,6 @@ DVC itself believes that a folder's contents are in the remote when its listing 
 never sent again. Here the remote is asked for every object.
 """
 
-import logging
 import re
 import shutil
 from collections.abc import Collection, Iterator, Sequence
@@ -17,6 +16,7 @@ from deploy.plural import counted
 from pipeline.dvc.client import execute
 from pipeline.dvc.explained import explain
 from pipeline.dvc.purged import RECORD
+from pipeline.dvc.repository import open_repository
 from pipeline.errors import DvcError
 from pipeline.git import Git
 from pipeline.redact import redactor
@@ -176,10 +176,9 @@ def _cache(root: Path) -> str:
 @contextmanager
 def _repo(root: Path) -> Iterator[Any]:
     from dvc.exceptions import DvcException
-    from dvc.repo import Repo
 
     try:
-        with Repo(str(root)) as repo:
+        with open_repository(root) as repo:
             yield repo
     except (DvcException, OSError) as error:
         raise DvcError(explain(root, f"{root}: {one_line(error)}")) from None
@@ -202,7 +201,6 @@ def _send(repo: Any, needed: Sequence[str]) -> None:
 
 def _needed(repo: Any) -> list[str]:
     """Hashes of all objects that belong into the default remote, those within folders too."""
-    logging.getLogger("dvc.output").setLevel(logging.ERROR)  # it warns about every stage that has never run
     outs = [out for out in repo.index.outs if out.use_cache and out.can_push and not out.remote and out.hash_info]
     known = {out.hash_info for out in outs} | repo.used_objs(push=True, force=True).get(None, set())
     return sorted({found.value for found in known if found.name == "md5"})

@@ -1,6 +1,8 @@
 """What we read out of dvc.yaml and dvc.lock."""
 
+import io
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dvc.logger import LoggerHandler
 
 from pipeline.dvc.cache import opened
 from pipeline.dvc.client import changed_stages, repro
@@ -225,3 +228,15 @@ def test_a_workspace_that_lost_its_git_repository_says_what_to_do(workspace: Wor
 def test_an_unknown_stage_is_refused_with_the_list_of_stages(graph: Workspace) -> None:
     with pytest.raises(DvcError, match=r"no stage .train.; choose from: prepare, pretrain"):
         load(graph.root).select("train")
+
+
+def test_a_lock_that_a_killed_process_left_is_passed_over_also_where_nothing_can_be_printed(graph: Workspace) -> None:
+    """DVC warns of it, by a handler that keeps the output of the moment in which DVC was imported."""
+    load(graph.root)
+    (closed := LoggerHandler(io.StringIO())).stream.close()
+    logging.getLogger("dvc").addHandler(closed)
+    held = {str(graph.root / "data" / "prepared"): {"pid": 2**22 + 1, "cmd": "dvc repro"}}
+    rwlock = graph.root / ".dvc" / "tmp" / "rwlock"
+    rwlock.write_text(json.dumps({"read": {}, "write": held}), encoding="utf-8")
+    assert find_unchanged(graph.root) == frozenset()
+    assert json.loads(rwlock.read_text(encoding="utf-8"))["write"] == {}
