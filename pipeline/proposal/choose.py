@@ -95,10 +95,9 @@ def attempt(base: str, contents: Sequence[bytes], stages: Sequence[str], trainin
 
 
 def _stages(root: Path) -> list[str]:
-    """Those of the workspace; before there is one, those that it will begin with."""
-    if (root / GRAPH).exists():
-        return [stage.name for stage in load(root).stages]
-    return stage_names(template(GRAPH).parent)
+    """Those of the workspace; before there is one that trains, those that it will begin with."""
+    names = [stage.name for stage in load(root).stages] if (root / GRAPH).exists() else []
+    return names if "pretrain" in names else stage_names(template(GRAPH).parent)
 
 
 def _work(params: Params, images: Images, measured: Measured) -> Work:
