@@ -7,7 +7,7 @@ understands them.
 import hashlib
 import json
 import sqlite3
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass, field
 from io import StringIO
 from itertools import product
@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import yaml
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from pipeline.dvc.explained import failure
 from pipeline.dvc.repository import open_repository
@@ -175,10 +176,27 @@ def config_files(root: Path) -> list[Path]:
 
 def read_definitions(root: Path) -> dict[str, dict[str, Any]]:
     """The stages as dvc.yaml spells them, without what DVC makes of it; also where there is no project, as in the
-    template of a workspace."""
-    path = root / GRAPH
-    document = (YAML(typ="safe").load(path) if path.exists() else None) or {}
-    return {name: definition or {} for name, definition in document.get("stages", {}).items()}
+    template of a workspace.
+
+    Raises:
+        DvcError: dvc.yaml has a fault; DVC names it.
+    """
+    path, document = root / GRAPH, None
+    with suppress(YAMLError):
+        document = (YAML(typ="safe").load(path) if path.exists() else None) or {}
+    stages = _well_formed(document)
+    if stages is None:
+        load(root)
+    return stages or {}
+
+
+def _well_formed(document: Any) -> dict[str, dict[str, Any]] | None:
+    """The stages, if they are a mapping, and each has lists of what it reads."""
+    stages = (document.get("stages") or {}) if isinstance(document, dict) else None
+    if not isinstance(stages, dict) or not all(isinstance(stage, dict) for stage in stages.values()):
+        return None
+    lists = (stage.get(key, []) for stage in stages.values() for key in ("deps", "params"))
+    return stages if all(isinstance(one, list) for one in lists) else None
 
 
 def stage_names(root: Path) -> list[str]:

@@ -20,6 +20,7 @@ from pipeline.dvc.project import (
     find_unchanged,
     load,
     overlap,
+    read_definitions,
     read_outs,
     read_tracked,
     stage_names,
@@ -202,6 +203,30 @@ def test_a_fault_in_dvc_yaml_is_named_in_one_line(workspace: Workspace, text: st
         load(write_graph(workspace, text).root)
     assert str(workspace.root / "dvc.yaml") in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("stages: [", "YAML file structure is corrupted"),
+        ("stages: [a]", r"a dictionary for dictionary value @ data\['stages'\]"),
+        ("stages: {a: 3}", "expected a dictionary"),
+        ("stages: {a: null}", "expected a dictionary"),
+        ("stages: {a: {cmd: ls, params: 3}}", "expected a list"),
+        ("<<<<<<< HEAD", "expected a dictionary"),
+    ],
+)
+def test_the_definitions_of_a_faulty_graph_are_refused_in_the_words_of_dvc(
+    workspace: Workspace, text: str, fault: str
+) -> None:
+    with pytest.raises(DvcError, match=fault) as raised:
+        read_definitions(write_graph(workspace, text).root)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["", "stages:", "artifacts: {}"])
+def test_a_graph_may_have_no_stage(workspace: Workspace, text: str) -> None:
+    assert read_definitions(write_graph(workspace, text).root) == {}
 
 
 def test_a_folder_without_dvc_is_refused(tmp_path: Path) -> None:
