@@ -23,7 +23,7 @@ from deploy.session import available_cpus
 from deploy.trust.signature import TRUST_HELP
 
 if TYPE_CHECKING:
-    from deploy.server.transport.connection import DrainingServer
+    from deploy.server.transport.draining import DrainingServer
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TOKEN_VARIABLE = "SIMCLR_SERVE_TOKEN"  # noqa: S105  the variable's name, not a token
@@ -148,7 +148,7 @@ def build(options: argparse.Namespace) -> "DrainingServer":
     """Read tokens and certificate, load and verify the model, and build its server, without listening yet."""
     try:
         from deploy.server.app import application
-        from deploy.server.transport.connection import make_server
+        from deploy.server.transport.draining import make_server
     except ImportError as error:
         raise DeployError(f"serve needs {error.name}, which is not installed; run {install_command('serve')}") from None
     from deploy.candidate import check

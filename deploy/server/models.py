@@ -24,10 +24,10 @@ from deploy.server.metrics import Metrics, Statistics
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-POLL_SECONDS = 1.0
 FIRST_DELAY, LONGEST_DELAY = 5.0, 600.0
 """Seconds until a candidate that got no verdict is tried again; each attempt doubles them."""
 
+FORESEEN = (DeployError, OSError, MemoryError)
 NO_VERDICT = (CandidateError, ModelMemoryError)
 """They say that something happened to the attempt, such as the OOM killer, and nothing about the bundle."""
 
@@ -128,7 +128,7 @@ class Models:
 
     def watch(self) -> None:
         """Start a thread that polls the registry."""
-        background.start("models", self._metrics, lambda: not self._ended.wait(POLL_SECONDS), self._look)
+        background.watch("registry", self._metrics, self.poll, self._ended)
 
     def close(self) -> None:
         self._ended.set()
@@ -147,7 +147,10 @@ class Models:
         return reasons
 
     def poll(self) -> None:
-        """Check whether the registry has a new current version, and if so try it out and switch to it."""
+        """Check whether the registry has a new current version, and if so try it out and switch to it.
+
+        What no one foresaw is raised, and the version tried again as after any other failure.
+        """
         key = None
         try:
             directory = resolve(self._root)
@@ -161,9 +164,11 @@ class Models:
             model = self._load(self._root)
             if model.bundle_id != key:
                 return  # CURRENT changed meanwhile and this version is unchecked; the next poll checks it
-        except Exception as error:  # noqa: BLE001  what no one foresaw is reported and tried again as well
+        except Exception as error:
             if key or self._is_due(str(error)):
                 self._record(key or str(error), error)
+            if not isinstance(error, FORESEEN):
+                raise
             return
         self.candidate = None
         before, self.current = self.current, model
@@ -185,7 +190,3 @@ class Models:
         self._metrics.count("simclr_model_changes_total", outcome=outcome)
         again = {} if final else {"attempts": attempts, "again_in_seconds": delay}
         self._log(f"model {outcome}", model=self.current.id, candidate=key[:64], error=str(error), **again)
-
-    def _look(self) -> None:
-        self.poll()
-        self._metrics.mark("simclr_watch_age_seconds", watch="registry")

@@ -16,7 +16,6 @@ from deploy.server.metrics import Metrics
 from deploy.server.models import Model, Models
 from deploy.trust.signature import signature_of
 
-POLL_SECONDS = 1.0
 HOUR = 3600
 
 
@@ -29,16 +28,7 @@ class Trust:
 
     def watch(self) -> None:
         """Start a thread that looks each second."""
-
-        def is_due() -> bool:
-            time.sleep(POLL_SECONDS)
-            return True
-
-        def look() -> None:
-            self.poll()
-            self._metrics.mark("simclr_watch_age_seconds", watch="trust")
-
-        background.start("trust", self._metrics, is_due, look)
+        background.watch("trust", self._metrics, self.poll)
 
     def is_revoked(self, model: Model) -> bool:
         return model.bundle_id == self._revoked

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -17,7 +16,6 @@ from deploy.server import background
 from deploy.server.metrics import Metrics
 from deploy.server.transport.expiry import find_expiry
 
-POLL_SECONDS = 1.0
 TOKEN_LENGTH = 16
 MOST_BYTES = 1_000_000
 """Of one file; a chain of certificates has some thousands."""
@@ -96,17 +94,8 @@ def _read_again(file: Path) -> bytes:
 
 def watch(sources: Sequence[FromFiles[Any]], metrics: Metrics) -> None:
     """Start a thread for each of the sources, which refreshes it."""
-
-    def is_due() -> bool:
-        time.sleep(POLL_SECONDS)
-        return True
-
-    def look(source: FromFiles[Any]) -> None:
-        source.refresh()
-        metrics.mark("simclr_watch_age_seconds", watch=source.name)
-
     for source in sources:
-        background.start(source.name, metrics, is_due, partial(look, source))
+        background.watch(source.name, metrics, source.refresh)
 
 
 def read_tokens(text: bytes) -> tuple[bytes, ...]:

@@ -26,8 +26,8 @@ from deploy.server.limits import Limits
 from deploy.server.metrics import Metrics
 from deploy.server.models import Model, Models, load_model
 from deploy.server.service import Service
-from deploy.server.transport import connection
-from deploy.server.transport.connection import DrainingServer, make_server
+from deploy.server.transport import draining
+from deploy.server.transport.draining import DrainingServer, make_server
 from deploy.server.trust import Trust
 from tests.deploy.conftest import SIZE, encoded, make_bundle, noise
 
@@ -150,7 +150,7 @@ def running(
             yield Running(listener.getsockname()[1], server, service, thread, logged)
         finally:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(connection, "DRAIN_NOTICE_SECONDS", 0)  # no client is left to notice
+                patch.setattr(draining, "DRAIN_NOTICE_SECONDS", 0)  # no client is left to notice
                 server.should_exit = server.force_exit = True
                 thread.join(30)
             models.close()

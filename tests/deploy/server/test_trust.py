@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deploy.artifact import MANIFEST
-from deploy.server import trust
+from deploy.server import background
 from deploy.trust.signature import sign
 from tests.deploy.conftest import make_bundle
 from tests.deploy.server.conftest import IMAGE, Running, release, running, wait_for
@@ -131,7 +131,7 @@ def test_a_signature_that_is_gone_or_ruined_is_not_trusted(
 
 
 def test_the_keys_are_watched(server: Running, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trust, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(background, "POLL_SECONDS", 0.01)
     assert server.service.trust
     server.service.trust.watch()
     trusting(folder, 2)

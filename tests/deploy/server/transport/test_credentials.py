@@ -21,6 +21,7 @@ from cryptography import x509
 
 from deploy.cli.serve import find_certificate, find_tokens
 from deploy.errors import ArgumentError
+from deploy.server import background
 from deploy.server.limits import Limits
 from deploy.server.metrics import Metrics
 from deploy.server.transport import credentials
@@ -396,7 +397,7 @@ def test_sighup_under_load_loses_no_request_and_renews_every_connection(bundle: 
 
 
 def test_the_files_are_read_again_without_a_signal(token_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(credentials, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(background, "POLL_SECONDS", 0.01)
     tokens = find_tokens(options("b", "--token-file", token_file), {}, ignore)
     assert tokens
     credentials.watch([tokens], Metrics())
@@ -407,7 +408,7 @@ def test_the_files_are_read_again_without_a_signal(token_file: Path, monkeypatch
 def test_an_unforeseen_failure_is_reported_and_the_files_are_still_watched(
     token_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(credentials, "POLL_SECONDS", 0.001)
+    monkeypatch.setattr(background, "POLL_SECONDS", 0.001)
     failures, metrics = iter([RecursionError("again")] * 3 + [MemoryError("other")]), Metrics()
     tokens = find_tokens(options("b", "--token-file", token_file), {}, ignore)
     assert tokens
@@ -448,7 +449,7 @@ def test_an_expired_certificate_does_not_replace_a_valid_one(tmp_path: Path) -> 
     source.refresh()
     assert source.current is before
     assert "expired on" in str(reports[0])
-    assert find_certificate(certificate, key, reports)  # at the start there is none that is better
+    assert find_certificate(certificate, key, reports)  # at the start nothing better is known
 
 
 def test_a_log_that_cannot_be_written_costs_no_request(shared: Running, monkeypatch: pytest.MonkeyPatch) -> None:
