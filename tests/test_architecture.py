@@ -98,6 +98,75 @@ def test_private_names_of_dagster_are_in_one_file() -> None:
     assert found == ["pipeline/runs/dagster_internals.py"]
 
 
+NAMED_TUPLE = {"_asdict", "_fields", "_make", "_replace"}  # public, in spite of their names
+
+
+def private_attributes_of_others(source: str) -> set[str]:
+    """Attributes with one underscore that are read from an object of another module.
+
+    Those of ``self`` and ``cls`` have to be named in their own class or in a base class in the same file, all others
+    anywhere in the file. What a class assigns itself is its own, also where it hides an attribute of a base class.
+    """
+    tree = ast.parse(source)
+    owned = {each: given_names(each) for each in ast.walk(tree) if isinstance(each, ast.ClassDef)}
+    by_name = {each.name: names for each, names in owned.items()}
+    inherited = {
+        each: names.union(*(by_name.get(ast.unparse(base), set()) for base in each.bases))
+        for each, names in owned.items()
+    }
+    found = set()
+    for each, names in (*inherited.items(), (tree, set().union(*owned.values()))):
+        for node in filter(is_private, ast.walk(each)):
+            on_itself = ast.unparse(node.value) in ("self", "cls")
+            if node.attr not in names | NAMED_TUPLE and on_itself == isinstance(each, ast.ClassDef):
+                found.add(ast.unparse(node))
+    return found
+
+
+def is_private(node: ast.AST) -> bool:
+    return isinstance(node, ast.Attribute) and re.match(r"_[^_]", node.attr) is not None
+
+
+def given_names(each: ast.ClassDef) -> set[str]:
+    """What its body and its methods define: ``_x = …``, ``self._x = …``, ``def _x``."""
+    inside = list(ast.walk(each))
+    assigned = [node for node in inside if isinstance(getattr(node, "ctx", None), ast.Store)]
+    names = {node.id for node in assigned if isinstance(node, ast.Name)}
+    names |= {node.attr for node in assigned if isinstance(node, ast.Attribute)}
+    return names | {node.name for node in inside if isinstance(node, (*FUNCTIONS, ast.ClassDef))}
+
+
+@pytest.mark.seconds
+def test_private_attributes_of_others_are_read_in_three_files() -> None:
+    """Of Dagster's objects in one; argparse has no public list of a parser's arguments, torch no times of its steps."""
+    found = {
+        path.relative_to(ROOT).as_posix(): names
+        for path in sources("pipeline", "simclr_core", "deploy", "benchmarks")
+        if (names := private_attributes_of_others(path.read_text()))
+    }
+    assert found == {
+        "pipeline/runs/dagster_internals.py": {"part._instance"},
+        "pipeline/cli/reference.py": {"parser._actions", "argparse._SubParsersAction"},
+        "simclr_core/stopwatch.py": {"model._get_ddp_logging_data"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("class A(Launcher):\n    def f(self): return self._instance", {"self._instance"}),
+        ("class A:\n    _x = 1\nclass B(Other):\n    def f(self): return self._x", {"self._x"}),
+        ("class A:\n    _x = 1\nclass B(A):\n    def f(self): return self._x", set()),
+        ("class A:\n    def __init__(self): self._x = 1\n    def f(self): return self._x", set()),
+        ("run._started", {"run._started"}),
+        ("class A:\n    _x = 1\na = A()\na._x", set()),
+        ("row._replace(a=1).__dict__", set()),
+    ],
+)
+def test_a_private_attribute_of_another_is_found(source: str, found: set[str]) -> None:
+    assert private_attributes_of_others(source) == found
+
+
 def unsafe_starts(source: str) -> list[int]:
     """Lines that start this Python without ``-P``, so that it would import modules from the current folder."""
     tree = ast.parse(source)

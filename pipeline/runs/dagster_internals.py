@@ -5,9 +5,11 @@ The web server takes seconds to import, so that only ``web_application`` does it
 
 from typing import Any
 
+import dagster as dg
 from dagster._cli.api import execute_run_command
 from dagster._core.events import DagsterEvent
 from dagster._core.instance.ref import InstanceRef
+from dagster._core.instance.types import MayHaveInstanceWeakref
 from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, RunLauncher, WorkerStatus
 from dagster._core.scheduler.instigation import ScheduleInstigatorData, SensorInstigatorData
 from dagster._core.storage.compute_log_manager import CapturedLogContext, ComputeIOType
@@ -44,12 +46,18 @@ __all__ = [
     "WorkspaceProcessContext",
     "deserialize_value",
     "execute_run_command",
+    "instance_of",
     "serialize_value",
     "web_application",
     "web_version",
 ]
 
 DAEMON = "dagster._daemon"  # to be run with ``python -m``
+
+
+def instance_of(part: MayHaveInstanceWeakref[dg.DagsterInstance]) -> dg.DagsterInstance:
+    """The records that a part of Dagster belongs to, such as a launcher."""
+    return part._instance  # noqa: SLF001
 
 
 def web_application(context: WorkspaceProcessContext, read_only: bool) -> Any:

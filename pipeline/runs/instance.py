@@ -30,6 +30,7 @@ from pipeline.runs.dagster_internals import (
     InstanceRef,
     LocalComputeLogManager,
     deserialize_value,
+    instance_of,
     serialize_value,
 )
 from pipeline.runs.database import foreseen, settings_foreseen
@@ -66,8 +67,8 @@ class RedactingInstance(dg.DagsterInstance):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._hide = current_redactor(Path(self.root_directory))
-        add_run = self._run_storage.add_run  # Dagster goes to it by several ways
-        self._run_storage.add_run = lambda dagster_run: add_run(_clean(dagster_run, self._hide))  # type: ignore[method-assign]
+        add_run = self.run_storage.add_run  # Dagster goes to it by several ways
+        self.run_storage.add_run = lambda dagster_run: add_run(_clean(dagster_run, self._hide))  # type: ignore[method-assign]
 
     def handle_new_event(self, event: Any, **options: Any) -> None:
         super().handle_new_event(_clean(event, self._hide), **options)
@@ -108,14 +109,14 @@ class RedactingLogs(LocalComputeLogManager):
                 path = Path(self.get_captured_local_path(log_key, IO_TYPE_EXTENSION[kind]))
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.touch()
-                stack.enter_context(_captured(stream, Path(self._instance.root_directory), path))
+                stack.enter_context(_captured(stream, Path(instance_of(self).root_directory), path))
             yield CapturedLogContext(log_key)
         complete: str = self.complete_artifact_path(log_key)  # type: ignore[no-untyped-call]
         Path(complete).touch()
 
     @contextmanager
     def open_log_stream(self, log_key: Sequence[str], io_type: ComputeIOType) -> Iterator[IO[bytes] | None]:
-        hide = current_redactor(Path(self._instance.root_directory))
+        hide = current_redactor(Path(instance_of(self).root_directory))
         with super().open_log_stream(log_key, io_type) as stream:
             yield None if stream is None else cast("IO[bytes]", _Clean(stream, hide))  # text, whatever they declare
 

@@ -41,6 +41,7 @@ from pipeline.runs.dagster_internals import (
     RunLauncher,
     WorkerStatus,
     execute_run_command,
+    instance_of,
     serialize_value,
 )
 from pipeline.runs.descendants import descendants, kill_descendants
@@ -77,7 +78,7 @@ class ProcessRunLauncher(RunLauncher[Instance], ConfigurableClass):
         return launcher
 
     def launch_run(self, context: LaunchRunContext) -> None:
-        run, instance = context.dagster_run, self._instance
+        run, instance = context.dagster_run, instance_of(self)
         assert run.job_code_origin, "a run of the queue has an origin"
         arguments = ExecuteRunArgs(run.job_code_origin, run.run_id, redacting(instance.get_ref()))
         root = Path(instance.root_directory)
@@ -101,14 +102,15 @@ class ProcessRunLauncher(RunLauncher[Instance], ConfigurableClass):
 
     def terminate(self, run_id: str) -> bool:
         """Interrupt the run: its stage saves what it has and ends, and Dagster records the run as canceled."""
-        run = self._instance.get_run_by_id(run_id)
+        instance = instance_of(self)
+        run = instance.get_run_by_id(run_id)
         if run is None or run.is_finished:
             return False
-        self._instance.report_run_canceling(run)
+        instance.report_run_canceling(run)
         if alive(run):
             _interrupt(run)
         else:
-            close(self._instance, run_id, "The process of this run had already ended when it was canceled.")
+            close(instance, run_id, "The process of this run had already ended when it was canceled.")
         return True
 
     @property
@@ -116,17 +118,18 @@ class ProcessRunLauncher(RunLauncher[Instance], ConfigurableClass):
         return True
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
-        if PROCESS not in run.tags or alive(
-            run
-        ):  # runs without our tag belong to another launcher, which monitors them
+        # Runs without our tag belong to another launcher, which monitors them.
+        if PROCESS not in run.tags or alive(run):
             return CheckRunHealthResult(WorkerStatus.RUNNING)
-        close(self._instance, run.run_id, _gone(run))  # Dagster, which would take it for failed, sees that it is closed
+        # Dagster, which would take it for failed, sees that it is closed.
+        close(instance_of(self), run.run_id, _gone(run))
         return CheckRunHealthResult(WorkerStatus.FAILED, _gone(run))
 
     def get_run_worker_debug_info(self, run: dg.DagsterRun, include_container_logs: bool | None = True) -> str:
         log = LOGS / f"{run.run_id}.log"
-        said = Path(self._instance.root_directory, log).read_text(errors="replace") if include_container_logs else ""
-        hide = redactor(Path(self._instance.root_directory))  # an earlier version may have written the file
+        root = Path(instance_of(self).root_directory)
+        said = (root / log).read_text(errors="replace") if include_container_logs else ""
+        hide = redactor(root)  # an earlier version may have written the file
         state = "runs" if alive(run) else "is gone"
         return f"{_process(run)} {state}; what it printed, in {log}:\n{hide(said[-2000:])}"
 
@@ -136,9 +139,8 @@ class ProcessRunLauncher(RunLauncher[Instance], ConfigurableClass):
         try:
             if self.has_instance:
                 ended = killed_by(code) or f"ended with exit code {code} before the run did"
-                close(
-                    self._instance, run_id, f"Process {process.pid} of this run {ended}; the log of the run says more."
-                )
+                message = f"Process {process.pid} of this run {ended}; the log of the run says more."
+                close(instance_of(self), run_id, message)
         finally:
             log.wait()
 
