@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from pydantic import JsonValue
+
 from deploy.artifact import verify
 from simclr_core import reports
 from simclr_core.errors import ChampionError
@@ -19,14 +21,14 @@ from simclr_core.reports import Report
 
 @dataclass(frozen=True)
 class Champion(Report):
-    """champion.json; all is None and empty before the first release. ``reports`` are the JSON of each, by name."""
+    """champion.json; all is None and empty before the first release. ``reports`` as ``reports.find_in`` reads them."""
 
     path: ClassVar[str] = "models/champion/champion.json"
 
     version: str | None
     commit: str | None = None
     bundle: str | None = None
-    reports: dict[str, dict[str, object]] = field(default_factory=dict)
+    reports: dict[str, JsonValue] = field(default_factory=dict)
 
 
 def read_champion(workspace: Path) -> Champion:

@@ -8,19 +8,22 @@ Standard dataclasses rather than pydantic models: a model converts numbers on th
 have to give equal bytes. pydantic checks what is read, strictly: "70" is not a number, nor is NaN. Unknown keys pass.
 """
 
+import fnmatch
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, ClassVar, NoReturn, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from deploy.artifact import write_atomically
 from deploy.plural import listed
 from simclr_core.errors import ReportError
 
 Parsed = TypeVar("Parsed")
+Saved = Mapping[str, JsonValue]  # reports of a commit: what each says, by the name of its file without ".json"
 
 
 @dataclass(frozen=True)
@@ -198,11 +201,18 @@ def known_each(workspace: Path, model: type[AnyReport]) -> list[AnyReport]:
     return [one for one in found if one is not None]
 
 
-def known_in(content: object, model: type[Parsed]) -> Parsed | None:
-    """As ``parse``, but None for what does not fit."""
-    with suppress(ReportError):
-        return parse(content, model, "it")
-    return None
+def find_in(reports: Saved, model: type[AnyReport]) -> AnyReport | None:
+    """As ``known``, of a commit."""
+    return next(iter(find_each_in(reports, model)), None)
+
+
+def find_each_in(reports: Saved, model: type[AnyReport]) -> list[AnyReport]:
+    """As ``known_each``, of a commit."""
+    found = []
+    for name in fnmatch.filter(sorted(reports), PurePath(model.path).stem):
+        with suppress(ReportError):
+            found.append(parse(reports[name], model, name))
+    return found
 
 
 def _paths(workspace: Path, model: type[Report]) -> list[str]:

@@ -8,6 +8,8 @@ Whether the pipeline may continue as a whole is for ``data_contract`` to say.
 from dataclasses import asdict, dataclass
 from typing import ClassVar, Literal
 
+from pydantic import JsonValue
+
 from pipeline.gates.evidence import Evidence
 from pipeline.gates.verdict import Verdict, not_applicable, not_judged
 from pipeline.reports import Outcome, ValidationReport
@@ -23,7 +25,7 @@ class _Outcomes(Report):
 
     path: ClassVar[str] = ValidationReport.path
 
-    expectations: list[dict[str, object]]
+    expectations: list[dict[str, JsonValue]]
 
 
 def data_contract(evidence: Evidence) -> Verdict:
@@ -54,7 +56,7 @@ def all_failed(description: str) -> dict[str, Verdict]:
     return {rule.name: _failed(rule, description) for rule in RULES}
 
 
-def _verdict(rule: Expectation, given: dict[str, object] | None) -> Verdict:
+def _verdict(rule: Expectation, given: dict[str, JsonValue] | None) -> Verdict:
     if given is None:
         return _failed(rule, f"{ValidationReport.path} has no result for it; run the stage validate again")
     try:

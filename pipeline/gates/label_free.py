@@ -11,7 +11,7 @@ from pipeline.gates.evidence import Evidence
 from pipeline.gates.verdict import Verdict, undecided
 from simclr_core.champion import Champion
 from simclr_core.evaluation_reports import CompareReport
-from simclr_core.reports import PretrainReport, known_in
+from simclr_core.reports import PretrainReport, find_in
 
 FAR_LESS = 0.5  # of the champion's steps: retraining with the same parameters on more images never takes fewer
 
@@ -64,7 +64,7 @@ def _demand(evidence: Evidence, report: CompareReport) -> str | None:
 def _steps(evidence: Evidence) -> tuple[int, int] | None:
     """Of the candidate and of the champion; None if they cannot be compared, as those of one that continued another."""
     candidate = evidence.report(PretrainReport)
-    champion = known_in(evidence.report(Champion).reports.get("pretrain"), PretrainReport)
+    champion = find_in(evidence.report(Champion).reports, PretrainReport)
     if champion is None or candidate.init != "scratch":
         return None
     return candidate.steps, champion.steps

@@ -5,10 +5,10 @@ Nothing here depends on the present state of the workspace, so it can be read ag
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -16,12 +16,10 @@ from deploy.plural import counted
 from pipeline.git import Git
 from pipeline.release.registry import Rejection
 from pipeline.release.versions import History, Version
-from pipeline.reports import ImageCounts
-from simclr_core.evaluation_reports import CompareReport, FinetuneReport, LinearEvalReport, finetune_name
+from pipeline.reports import ImageCounts, ValidationReport
+from simclr_core.evaluation_reports import CompareReport, FinetuneReport, LinearEvalReport
 from simclr_core.params import flatten
-from simclr_core.reports import ExportReport, known_in
-
-Reports = Mapping[str, dict[str, object]]  # the JSON of each, by the stem of its file
+from simclr_core.reports import ExportReport, Report, Saved, find_each_in, find_in
 
 ABSENT = "–"
 GATE = re.compile(r"^Gate ([^:\n]+): (.+)$", re.MULTILINE)  # in the message of a released commit
@@ -47,8 +45,17 @@ class Facts:
     compare: CompareReport | None
     gates: dict[str, str] = field(default_factory=dict)
 
-    def __iter__(self) -> Iterator[tuple[str, Any]]:
-        return iter(asdict(self).items())
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+
+@dataclass(frozen=True)
+class _Images(Report):
+    """The report of the validation, as far as ``reports`` keeps it."""
+
+    path: ClassVar[str] = ValidationReport.path
+
+    images: ImageCounts
 
 
 def branch(bundle: str) -> str:
@@ -72,19 +79,19 @@ def facts(git: Git, history: History, versions: Sequence[Version]) -> list[Facts
             champion=history.before(version.name),
             data=_hash(tracked or b""),
             metrics=metrics(about),
-            compare=known_in(about.get("compare"), CompareReport),
+            compare=find_in(about, CompareReport),
             gates=dict(GATE.findall((message or b"").decode())),
         )
         for version, tracked, about, message in zip(versions, raw, reports(git, commits), messages, strict=True)
     ]
 
 
-def reports(git: Git, commits: Sequence[str]) -> list[Reports]:
+def reports(git: Git, commits: Sequence[str]) -> list[Saved]:
     """What the reports/*.json of each commit say, by name; of the validation only the images, not every expectation."""
     paths = [[path for path in listed if path.endswith(".json")] for listed in git.listings(commits, "reports")]
     asked = [f"{commit}:{path}" for commit, listed in zip(commits, paths, strict=True) for path in listed]
     contents = iter(git.contents(asked))
-    found: list[Reports] = []
+    found: list[Saved] = []
     for listed in paths:
         about = {PurePosixPath(path).stem: json.loads(next(contents) or b"{}") for path in listed}
         if "validation" in about:
@@ -93,18 +100,15 @@ def reports(git: Git, commits: Sequence[str]) -> list[Reports]:
     return found
 
 
-def metrics(reports: Reports) -> dict[str, float]:
+def metrics(reports: Saved) -> dict[str, float]:
     """The few numbers that an encoder is chosen by, from all that the stages report."""
-    images = known_in(reports.get("validation", {}).get("images"), ImageCounts)
-    evaluation = known_in(reports.get("linear_eval"), LinearEvalReport)
-    shares = [name for name in sorted(reports) if name.startswith(finetune_name(""))]
-    finetune = [known_in(reports[name], FinetuneReport) for name in shares]
-    export = known_in(reports.get("export"), ExportReport)
+    validation, evaluation = find_in(reports, _Images), find_in(reports, LinearEvalReport)
+    finetune, export = find_each_in(reports, FinetuneReport), find_in(reports, ExportReport)
     found = {
-        "images": images.accepted if images else None,
+        "images": validation.images.accepted if validation else None,
         "knn_top1": evaluation.simclr.knn_top1 if evaluation else None,
         **{f"linear_top1/{one}": top1 for one, top1 in (evaluation.simclr.linear_top1 if evaluation else {}).items()},
-        **{f"finetune_top1/{one.fraction}": one.top1 for one in finetune if one},
+        **{f"finetune_top1/{one.fraction}": one.top1 for one in finetune},
         "megabytes": export.megabytes if export else None,
     }
     return {name: value for name, value in found.items() if value is not None}

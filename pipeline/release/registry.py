@@ -40,7 +40,7 @@ class Rejection:
     reason: str
     run_id: str
     recorded: str
-    metrics: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -154,10 +154,10 @@ class Registry:
         """Whether the registry has a record of this version."""
         return (self.root / "releases" / f"{name}.md").exists()
 
-    def record(self, name: str, facts: Mapping[str, Any], card: str) -> None:
+    def record(self, name: str, facts: str, card: str) -> None:
         """Write the record of a version, for programs and for people."""
         releases = self.root / "releases"
-        write_atomically(releases / f"{name}.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+        write_atomically(releases / f"{name}.json", facts)
         write_atomically(releases / f"{name}.md", card)
 
     def model_card(self, name: str) -> str:
@@ -165,7 +165,7 @@ class Registry:
         path = self.root / name / "MODEL_CARD.md"
         return path.read_text(encoding="utf-8") if path.exists() else ""
 
-    def reject(self, candidate: str, gate: str, reason: str, run_id: str, metrics: Mapping[str, Any]) -> Rejection:
+    def reject(self, candidate: str, gate: str, reason: str, run_id: str, metrics: Mapping[str, float]) -> Rejection:
         """Record that a gate refused a candidate; several gates of one run make one record."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         numbers = dict(metrics)

@@ -215,7 +215,7 @@ def _publish(releases: Releases, history: History, version: Version) -> None:
     failpoint("release.signed")
     if not registry.has_record(version.name):
         (about,) = facts(releases.git, history, [version])
-        registry.record(version.name, dict(about), card(about, registry.model_card(version.name)))
+        registry.record(version.name, about.to_json(), card(about, registry.model_card(version.name)))
     failpoint("release.published")
 
 

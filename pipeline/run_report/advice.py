@@ -35,7 +35,7 @@ def advise(facts: RunFacts) -> list[str]:
     if facts.pretrain is not None:
         found += training(facts.pretrain)
         found += epochs([row["loss"] for row in facts.curves if "loss" in row])
-    found += wrong_labels([row["probe_answer"] for row in facts.mistakes])
+    found += wrong_labels([one.probe_answer for one in facts.mistakes])
     found += seeds(facts.finetune)
     found += worse_than_scratch(facts.finetune)
     if facts.validation is not None:

@@ -3,8 +3,7 @@
 import csv
 import re
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
 
 from deploy.artifact import identity
 from deploy.errors import DeployError
@@ -38,6 +37,17 @@ class Reason:
 
 
 @dataclass(frozen=True)
+class Mistake:
+    """A test image that the probe takes for another class: a row of ``scores.predictions``, as far as it is shown."""
+
+    path: str | None
+    sha256: str
+    label: str
+    probe: str
+    probe_answer: float
+
+
+@dataclass(frozen=True)
 class RunFacts:
     """``curves`` has a row for each epoch, ``mistakes`` test images that the probe takes for another class, the surest
     first; ``timings`` and ``disk`` are by stage and by part, in seconds and other units of the stages, and in bytes."""
@@ -53,7 +63,7 @@ class RunFacts:
     finetune: tuple[FinetuneReport, ...]
     export: ExportReport | None
     gates: dict[str, Verdict]
-    mistakes: tuple[dict[str, Any], ...]
+    mistakes: tuple[Mistake, ...]
     serving: str | None
     refused: str | None
     timings: dict[str, dict[str, float]]
@@ -116,15 +126,15 @@ def _curves(workspace: Workspace) -> list[dict[str, float]]:
         return []
 
 
-def _mistakes(workspace: Workspace) -> list[dict[str, Any]]:
+def _mistakes(workspace: Workspace) -> list[Mistake]:
     import pyarrow.parquet as pq  # here, because a code location has to load quickly
 
     try:
-        rows: list[dict[str, Any]] = pq.read_table(workspace.reports / "predictions.parquet").to_pylist()
+        table = pq.read_table(workspace.reports / "predictions.parquet", columns=[one.name for one in fields(Mistake)])
     except (OSError, ValueError):  # not there, or not a table
         return []
-    wrong = [row for row in rows if row["probe"] != row["label"]]
-    return sorted(wrong, key=lambda row: (-row["probe_answer"], row["sha256"]))
+    found = (Mistake(**row) for row in table.to_pylist())
+    return sorted((one for one in found if one.probe != one.label), key=lambda one: (-one.probe_answer, one.sha256))
 
 
 def _refused(workspace: Workspace) -> str | None:

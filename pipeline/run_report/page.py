@@ -100,7 +100,7 @@ def labels_saved(budgets: Mapping[str, BudgetAccuracies]) -> str | None:
 
 def thumbnails(workspace: Workspace, facts: RunFacts) -> dict[str, str]:
     """Pictures of the mistakes that are shown, from the prepared test images; nothing where they are missing."""
-    wanted = {row["sha256"] for row in facts.mistakes[:MOST_MISTAKES]}
+    wanted = {one.sha256 for one in facts.mistakes[:MOST_MISTAKES]}
     found: dict[str, str] = {}
     try:
         images = ShardedImages(workspace.prepared / "test") if wanted else None

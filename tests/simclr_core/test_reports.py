@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from simclr_core import reports
+from simclr_core.champion import Champion
 from simclr_core.errors import ReportError
 from simclr_core.evaluation_reports import FinetuneReport
 from simclr_core.reports import ClassResults, NoResults, PretrainReport, Report
@@ -101,9 +102,37 @@ def test_each_share_of_the_labels_has_its_own_report(tmp_path: Path) -> None:
 
 def test_a_report_of_an_old_commit_is_read_if_it_fits() -> None:
     content = asdict(PRETRAIN)
-    assert reports.known_in(content, PretrainReport) == PRETRAIN
+    assert reports.find_in({"pretrain": content, "compare": {}}, PretrainReport) == PRETRAIN
+    assert reports.find_in({}, PretrainReport) is None
     for other in (None, [], {}, content | {"loss_last": float("nan")}, content | {"finite": None}):
-        assert reports.known_in(other, PretrainReport) is None
+        assert reports.find_in({"pretrain": other}, PretrainReport) is None
+
+
+def test_each_share_of_an_old_commit_is_read_if_it_fits() -> None:
+    about = {f"finetune-{share}": asdict(replace(FINETUNE, fraction=share)) for share in ("0.1", "0.01")}
+    found = reports.find_each_in({**about, "finetune-0.05": {}, "finetune": about["finetune-0.1"]}, FinetuneReport)
+    assert [one.fraction for one in found] == ["0.01", "0.1"]
+
+
+def test_a_champion_that_an_earlier_version_has_pinned_is_read(tmp_path: Path) -> None:
+    """As it wrote it; a report in it that does not fit is a matter of the gate that asks for it."""
+    text = """{
+  "bundle": "b1", "commit": "c1", "version": "v0.0.1",
+  "reports": {
+    "finetune-0.1": {
+      "fraction": "0.1", "labels": 80, "seeds": [0], "top1": 71.5, "ci95": null, "scratch_top1": 60.0,
+      "scratch_ci95": null, "top1_per_seed": [71.5], "scratch_top1_per_seed": [60.0], "reason": null
+    },
+    "pretrain": {"finite": true},
+    "validation": {"images": {"ingested": 3, "accepted": 2, "converted": 0, "quarantined": {"corrupt": 1}}}
+  }
+}"""
+    (tmp_path / Champion.path).parent.mkdir(parents=True)
+    (tmp_path / Champion.path).write_text(text)
+    champion = reports.read(tmp_path, Champion)
+    assert asdict(champion) == json.loads(text), "and would be written as it was"
+    assert [one.top1 for one in reports.find_each_in(champion.reports, FinetuneReport)] == [71.5]
+    assert reports.find_in(champion.reports, PretrainReport) is None
 
 
 def test_without_results_the_object_is_empty(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,10 @@ import pytest
 
 from pipeline.errors import ReleaseError
 from pipeline.git import Git
-from pipeline.release.facts import Facts, comparison, facts, reports
+from pipeline.release.facts import Facts, comparison, facts, metrics, reports
 from pipeline.release.versions import read_history
 from simclr_core.evaluation_reports import LabelFree, Paired
-from tests.reports import COMPARE
+from tests.reports import COMPARE, FINETUNE
 
 ARTIFACT = "simclr-encoder"
 
@@ -81,6 +81,40 @@ def test_facts_of_many_versions_take_no_more_processes_than_those_of_one(
     assert [about["odd"] for about in reports(git, [about.commit for about in found])] == [
         {"megabytes": number} for number in range(1, 6)
     ]
+
+
+def test_the_record_in_the_registry_keeps_its_form() -> None:
+    version = Facts(
+        "encoder", "v0.0.2", "c", "runs/b", "b", "today", None, "d.dir", {"images": 3}, None, {"über": "ja"}
+    )
+    assert (
+        version.to_json()
+        == """{
+  "artifact": "encoder",
+  "version": "v0.0.2",
+  "commit": "c",
+  "branch": "runs/b",
+  "bundle": "b",
+  "registered": "today",
+  "champion": null,
+  "data": "d.dir",
+  "metrics": {
+    "images": 3
+  },
+  "compare": null,
+  "gates": {
+    "über": "ja"
+  }
+}
+"""
+    )
+
+
+def test_metrics_are_those_of_reports_that_fit() -> None:
+    images = {"ingested": 3, "accepted": 2, "converted": 0, "quarantined": {"corrupt": 1}}
+    about = {"validation": {"images": images}, "finetune-0.1": asdict(FINETUNE), "export": {"megabytes": 1.0}}
+    assert metrics(about) == {"images": 2, f"finetune_top1/{FINETUNE.fraction}": FINETUNE.top1}
+    assert metrics({"validation": {"images": {}}, "linear_eval": None}) == {}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,26 @@ def test_the_folder_is_a_parameter(workspace: Workspace, tmp_path: Path) -> None
     override(workspace, {"release.registry": f"'{tmp_path / 'served'}'"})
     open_registry(workspace).switch("v0.0.1")
     assert (tmp_path / "served" / "CURRENT").read_text() == "v0.0.1\n"
+
+
+def test_a_rejection_that_an_earlier_version_has_recorded_is_read(workspace: Workspace) -> None:
+    text = """{
+  "candidate": "aaaaaaaaaaaa",
+  "gate": "size_budget",
+  "reason": "9 MB, over the limit",
+  "run_id": "run 1",
+  "recorded": "2026-01-02T03:04:05+00:00",
+  "metrics": {
+    "megabytes": 9,
+    "ratio": 1.5
+  }
+}
+"""
+    folder = workspace.root / "registry" / "rejected"
+    folder.mkdir(parents=True)
+    (folder / "aaaaaaaaaaaa.json").write_text(text)
+    (found,) = open_registry(workspace).rejections()
+    assert json.dumps(asdict(found), indent=2, ensure_ascii=False) + "\n" == text
 
 
 def test_rejections(workspace: Workspace) -> None:

@@ -140,8 +140,8 @@ def test_a_damaged_report_costs_its_part_only(workspace: Workspace, name: str) -
 def test_mistakes_are_the_surest_first(workspace: Workspace) -> None:
     rows = collect(fill(workspace)).mistakes
     assert len(rows) == 30
-    assert all(row["label"] != row["probe"] for row in rows)
-    assert [row["probe_answer"] for row in rows] == sorted((row["probe_answer"] for row in rows), reverse=True)
+    assert all(row.label != row.probe for row in rows)
+    assert [row.probe_answer for row in rows] == sorted((row.probe_answer for row in rows), reverse=True)
 
 
 def test_reasons_are_the_comments_that_are_not_everywhere() -> None:
