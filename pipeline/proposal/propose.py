@@ -71,7 +71,7 @@ def propose(collection: Collection, machine: Machine, seconds: float, attempt: T
 
     Args:
         seconds: for the whole first run.
-        attempt: asked once, or a second time when the resolution has to be lower.
+        attempt: asked once, or up to three times when the resolution has to be lower.
     """
     labels = {one.key: one for one in _choose_labels(collection)}
     mixed = [*note_mixed_folders(collection)]

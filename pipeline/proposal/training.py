@@ -1,7 +1,9 @@
 """Which recipe, resolution, encoder and batch fit the images and the machine, and how many epochs the time allows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from deploy.plural import duration
 from pipeline.costs.model import Measured
@@ -21,6 +23,7 @@ SMALL_PHOTOGRAPHS = 96  # pixels: up to here a compact stem is affordable
 
 LARGEST_SIDE_ON_CPU, LARGEST_SIDE_ON_GPU = 96, 224
 FEWEST_EPOCHS, MOST_EPOCHS = 30, 400
+MOST_TRIALS = 3  # of a resolution: each takes some ten seconds
 STEPS_IN_AN_EPOCH = 8  # a batch leaves at least this many
 SMALLEST_BATCH, LARGEST_BATCH_ON_CPU, LARGEST_BATCH_ON_GPU = 32, 256, 1024
 IMAGES_FOR_RESNET50 = 50_000
@@ -133,15 +136,40 @@ def _training(collection: Collection, machine: Machine, recipe: str, side: int) 
 
 def fit(collection: Collection, machine: Machine, recipe: str, wanted: int, seconds: float, attempt: Try) -> Fitted:
     """The largest resolution up to ``wanted`` that leaves enough epochs, and how many there are."""
-    training = _training(collection, machine, recipe, wanted)
-    trial = attempt(training, collection.numbers)
+    sides = [*(side for side in SIDES if side < wanted), wanted]
+    trials: dict[int, Trial] = {}
+    side = wanted
+    while side not in trials and len(trials) < MOST_TRIALS:
+        trials[side] = attempt(_training(collection, machine, recipe, side), collection.numbers)
+        side = _largest_in_time(sides, _least_seconds(trials, seconds), seconds)
+    if side not in trials:
+        side = _largest_in_time(sorted(trials), _least_seconds(trials, seconds), seconds)
+    return _fill(_training(collection, machine, recipe, side), trials[side], seconds)
+
+
+def _least_seconds(trials: Mapping[int, Trial], seconds: float) -> Callable[[int], float]:
+    """Of a run with the fewest epochs, by resolution: as measured; between two that were, by the number of pixels;
+    below them, as if pretraining took its time for pixels alone."""
+    tunings = {side: trial.tuning_epochs(seconds) for side, trial in trials.items()}
+    known = {side: trials[side].seconds(FEWEST_EPOCHS, tunings[side]) for side in sorted(trials)}
+    smallest = min(known)
+    pretraining = FEWEST_EPOCHS * trials[smallest].epoch(tunings[smallest])
+
+    def least(side: int) -> float:
+        if side < smallest:
+            return known[smallest] - pretraining * (1 - (side / smallest) ** 2)
+        return float(np.interp(side**2, [one**2 for one in known], [*known.values()]))
+
+    return least
+
+
+def _largest_in_time(sides: Sequence[int], least: Callable[[int], float], seconds: float) -> int:
+    return max((side for side in sides if least(side) <= seconds), default=sides[0])
+
+
+def _fill(training: Training, trial: Trial, seconds: float) -> Fitted:
+    """As many epochs as there is time for."""
     tuning = trial.tuning_epochs(seconds)
-    if trial.epochs(seconds, tuning) < FEWEST_EPOCHS and (smaller := [side for side in SIDES if side < wanted]):
-        left = seconds - trial.seconds(1, tuning) + trial.epoch(tuning)
-        fast = [side for side in smaller if left >= FEWEST_EPOCHS * trial.epoch(tuning) * (side / wanted) ** 2]
-        training = _training(collection, machine, recipe, fast[-1] if fast else smaller[0])
-        trial = attempt(training, collection.numbers)
-        tuning = trial.tuning_epochs(seconds)
     epochs = max(1, min(MOST_EPOCHS, trial.epochs(seconds, tuning)))
     speed, limit = trial.measured.unit.images_per_second, ""
     if epochs == MOST_EPOCHS:
