@@ -168,7 +168,7 @@ def _largest_in_time(sides: Sequence[int], least: Callable[[int], float], second
 
 
 def _fill(training: Training, trial: Trial, seconds: float) -> Fitted:
-    """As many epochs as there is time for."""
+    """The number of epochs for which there is time."""
     tuning = trial.tuning_epochs(seconds)
     epochs = max(1, min(MOST_EPOCHS, trial.epochs(seconds, tuning)))
     speed, limit = trial.measured.unit.images_per_second, ""
