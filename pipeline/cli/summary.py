@@ -11,10 +11,10 @@ from deploy.plural import counted
 from pipeline.gates.all_gates import verdicts
 from pipeline.reports import EmbeddingDriftReport, ImageCounts, ValidationReport
 from pipeline.run_report.charts import FEATURES
+from pipeline.run_report.facts import read_timings
 from pipeline.workspace import Workspace
 from simclr_core import reports
 from simclr_core.evaluation_reports import Accuracies, FinetuneReport, LinearEvalReport
-from simclr_core.reporter import read_timing
 from simclr_core.reports import ExportReport, PretrainReport
 
 START = "weights, unadapted"
@@ -90,8 +90,7 @@ def collect(workspace: Workspace) -> Summary:
     features: dict[str, Accuracies] = {name: getattr(evaluation, name, unknown) for name in FEATURES}
     if evaluation and evaluation.start:
         features["start"] = evaluation.start
-    stages = ("validate", "prepare", "pretrain", "linear_eval", *(one.name for one in finetune), "export")
-    timings = {stage: read_timing(stage, root) for stage in stages}
+    timings = read_timings(root)
     return Summary(
         images=validation.images if validation else None,
         drift=Drift(
@@ -100,7 +99,7 @@ def collect(workspace: Workspace) -> Summary:
         ),
         pretrain=Pretraining(
             pretrain.epochs if pretrain else None,
-            timings["pretrain"].get("images_per_second"),
+            timings.get("pretrain", {}).get("images_per_second"),
             pretrain.loss_first if pretrain else None,
             pretrain.loss_last if pretrain else None,
         ),
@@ -109,7 +108,7 @@ def collect(workspace: Workspace) -> Summary:
         onnx=Onnx(
             export.cosine_min if export else None,
             export.max_abs if export else None,
-            timings["export"].get("p50_ms"),
+            timings.get("export", {}).get("p50_ms"),
         ),
         bundle=export.bundle if export else None,
         gates={name: verdict.outcome for name, verdict in verdicts(workspace).items()},

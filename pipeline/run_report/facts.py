@@ -4,12 +4,14 @@ import csv
 import re
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 from deploy.artifact import identity
 from deploy.errors import DeployError
 from pipeline import workspace as workspaces
 from pipeline.costs import record
 from pipeline.costs.record import Record
+from pipeline.dvc.project import stage_names
 from pipeline.gates.all_gates import verdicts
 from pipeline.gates.verdict import Verdict
 from pipeline.maintenance import disk
@@ -22,8 +24,6 @@ from simclr_core.evaluation_reports import FinetuneReport, LinearEvalReport
 from simclr_core.reporter import read_timing
 from simclr_core.reports import ExportReport, PretrainReport
 
-BEFORE_FINETUNING = ("validate", "prepare", "embedding_drift", "initial", "pretrain", "linear_eval")
-AFTER_FINETUNING = ("export", "compare")
 COMMENTED = re.compile(r"^( *)([\w-]+):(.*?)(?: +# (.*))?$")
 
 
@@ -75,9 +75,6 @@ def collect(workspace: Workspace) -> RunFacts:
     """Read everything; nothing is measured."""
     root, registry = workspace.root, open_registry(workspace)
     text = workspace.params.read_text(encoding="utf-8")
-    tuned = reports.known_each(root, FinetuneReport)
-    stages = [*BEFORE_FINETUNING, *(one.name for one in tuned), *AFTER_FINETUNING]
-    timings = {stage: read_timing(stage, root) for stage in stages}
     return RunFacts(
         params=read(workspace),
         recipe=tuple(line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")),
@@ -87,16 +84,26 @@ def collect(workspace: Workspace) -> RunFacts:
         pretrain=reports.known(root, PretrainReport),
         curves=tuple(_curves(workspace)),
         evaluation=reports.known(root, LinearEvalReport),
-        finetune=tuple(tuned),
+        finetune=tuple(reports.known_each(root, FinetuneReport)),
         export=reports.known(root, ExportReport),
         gates=verdicts(workspace),
         mistakes=tuple(_mistakes(workspace)),
         serving=registry.current(),
         refused=_refused(workspace),
-        timings={stage: numbers for stage, numbers in timings.items() if numbers},
+        timings={stage: numbers for stage, numbers in read_timings(root).items() if numbers},
         disk=disk.usage(workspace),
         costs=record.latest(root),
     )
+
+
+def read_timings(root: Path) -> dict[str, dict[str, float]]:
+    """By stage, in the order of dvc.yaml; one of a matrix has the name of its report, and one that never ran nothing.
+
+    Raises:
+        DvcError: dvc.yaml has a fault.
+    """
+    names = (name.replace("@", "-") for name in stage_names(root))
+    return {name: read_timing(name, root) for name in names}
 
 
 def reasons(params: str, template: str) -> list[Reason]:
