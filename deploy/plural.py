@@ -1,4 +1,4 @@
-"""Numbers in sentences: "1 batch", "2,000 batches", "a, b and 1,200 more", "6 min"."""
+"""Numbers in sentences: "1 batch", "2,000 batches", "a, b and 1,200 more", "6 min"; and tables of them."""
 
 from collections.abc import Sequence
 
@@ -28,3 +28,16 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.2g} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def align(rows: Sequence[Sequence[str]], numbers: bool = False) -> list[str]:
+    """A line for each row, with the cells of a column below each other.
+
+    Args:
+        numbers: put every column but the first to the right.
+    """
+    columns = [
+        [f"{cell:{'>' if numbers and place else '<'}{max(map(len, column))}}" for cell in column]
+        for place, column in enumerate(zip(*rows, strict=True))
+    ]
+    return ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]

@@ -1,10 +1,9 @@
 """A plan for a terminal and for programs, next to how far the expectation of the latest run was off."""
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from deploy.plural import duration
+from deploy.plural import align, duration
 from pipeline.costs.comparison import TOTAL, comparison, comparison_rows, over
 from pipeline.costs.model import Cost
 from pipeline.costs.record import Record
@@ -17,10 +16,10 @@ def table(plan: Plan, record: Record | None) -> str:
     rows = [["stage", "time", "memory", "disk"]]
     rows += [[name, *(_row(cost) if cost else ("unchanged, 0 s", "", ""))] for name, cost in plan.stages.items()]
     rows.append([TOTAL, *_row(plan.total)])
-    lines = [*_aligned(rows), *(f"note: {note}" for note in (*plan.notes, *plan.shortages))]
+    lines = [*align(rows, numbers=True), *(f"note: {note}" for note in (*plan.notes, *plan.shortages))]
     compared = comparison(record)
     if compared:
-        lines += ["", "the latest run, as expected and as it was:", *_aligned([*comparison_rows(compared)])]
+        lines += ["", "the latest run, as expected and as it was:", *align([*comparison_rows(compared)], numbers=True)]
     return "\n".join(lines)
 
 
@@ -47,14 +46,3 @@ def document(plan: Plan, record: Record | None) -> dict[str, Any]:
 
 def _row(cost: Cost) -> tuple[str, str, str]:
     return duration(cost.seconds), size(cost.memory_bytes), size(cost.disk_bytes)
-
-
-def _aligned(rows: list[list[str]]) -> Iterator[str]:
-    """The first column to the left, numbers to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        cells = [
-            f"{row[0]:<{widths[0]}}",
-            *(f"{text:>{width}}" for text, width in zip(row[1:], widths[1:], strict=True)),
-        ]
-        yield "  ".join(cells).rstrip()

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from deploy.plural import counted
+from deploy.plural import align, counted
 from pipeline.proposal.collection import Collection
 from pipeline.proposal.machine import Machine
 from pipeline.proposal.propose import Choice, Proposal
@@ -54,9 +54,7 @@ def describe(proposal: Proposal, collection: Collection, machine: Machine, short
     found.append(f"machine: {machine}")
     rows = [("recipe", proposal.recipe, proposal.reason)]
     rows += [(one.key, _inline(one.value), one.reason) for one in proposal.choices]
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    table = [f"{key:<{widths[0]}}  {value:<{widths[1]}}  {reason}" for key, value, reason in rows]
-    return [*found, "", *table, *(["", *notes] if notes else [])]
+    return [*found, "", *align(rows), *(["", *notes] if notes else [])]
 
 
 def _counts(collection: Collection) -> str:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from deploy.plural import counted
+from deploy.plural import align, counted
 from pipeline.git import Git
 from pipeline.release.registry import Rejection
 from pipeline.release.versions import History, Version
@@ -173,7 +173,7 @@ class Listing:
             numbers = [_number(version.metrics.get(name)) for name in names]
             when = version.registered[:16].replace("T", " ")
             rows.append([mark, version.version, when, *numbers, version.bundle[:12], version.commit[:10]])
-        lines = _align(rows) if self.versions else []
+        lines = align(rows) if self.versions else []
         if self.serving != self.current:
             lines.append(
                 f"the registry serves {self.serving or 'nothing'} although {self.current or 'nothing'} is released; "
@@ -200,7 +200,7 @@ class Difference:
         rows.append(["raw images", *((version.data or ABSENT)[:12] for version in pair)])
         rows += [[name, *map(_text, values)] for name, values in self.params.items()]
         rows.append(["commit", *(version.commit[:10] for version in pair)])
-        return "\n".join([*_align(rows), f"code: {self.code or 'the same'}"])
+        return "\n".join([*align(rows), f"code: {self.code or 'the same'}"])
 
 
 def difference(git: Git, one: Facts, other: Facts) -> Difference:
@@ -233,8 +233,3 @@ def _text(value: Any) -> str:
 
 def _number(value: float | None) -> str:
     return ABSENT if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
-
-
-def _align(rows: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

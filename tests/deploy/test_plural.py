@@ -1,6 +1,6 @@
 import pytest
 
-from deploy.plural import counted, duration, listed
+from deploy.plural import align, counted, duration, listed
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,10 @@ def test_a_long_list_says_how_much_is_left_out(names: list[str], separator: str,
 )
 def test_a_duration_has_two_digits_or_so(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_columns_are_as_wide_as_their_widest_cell() -> None:
+    rows = [["", "time"], ["pretrain", "9 s"], ["export", ""]]
+    assert align(rows) == ["          time", "pretrain  9 s", "export"]
+    assert align(rows, numbers=True) == ["          time", "pretrain   9 s", "export"]
+    assert align([]) == []
