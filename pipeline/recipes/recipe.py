@@ -1,10 +1,11 @@
 """Recipes: the parameter sets that a workspace can begin with.
 
 ``cpu-small`` is ``params.yaml`` as it is. Every other one is a file in ``pipeline/recipes`` with the values that
-differ, and with comments where the reasons differ too. The comment lines at its top say where it comes from and what to
-expect; they become the top of the workspace's file.
+differ, and with reasons for some of them as comments; ``params.yaml`` alone says what a key means. The comment lines at
+its top say where it comes from and what to expect; they become the top of the workspace's file.
 """
 
+import re
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -45,14 +46,18 @@ def params_of(name: str, base: str) -> str:
         return base
     if name == AUTO:
         return AUTO_HEADER + _without_header(base)
-    return overlay(base, _read(name))
+    return overlay(base, _read(name), keep_meanings=True)
 
 
-def overlay(base: str, recipe: str) -> str:
-    """The text of a params.yaml with the values and the comments of a recipe in place of those that it has."""
+def overlay(base: str, recipe: str, keep_meanings: bool = False) -> str:
+    """The text of a params.yaml with the values and the comments of a recipe in place of those that it has.
+
+    Args:
+        keep_meanings: leave what a comment says first, up to a colon or semicolon, before that of the recipe.
+    """
     yaml = round_trip()
     document, changes = yaml.load(_without_header(base)), _without_header(recipe)
-    _overlay(document, yaml.load(changes))
+    _overlay(document, yaml.load(changes), keep_meanings)
     content = StringIO()
     yaml.dump(document, content)
     return recipe.removesuffix(changes) + content.getvalue()
@@ -81,24 +86,27 @@ def _without_header(text: str) -> str:
     return "".join(lines[first:])
 
 
-def _overlay(document: CommentedMap, values: CommentedMap) -> None:
+def _overlay(document: CommentedMap, values: CommentedMap, keep_meanings: bool) -> None:
     """Replace the values of ``document`` by those of ``values``, block by block; ``{...}`` counts as one value."""
     for key, value in values.items():
         assert key in document, key
         if isinstance(value, CommentedMap) and not value.fa.flow_style():
-            _overlay(document[key], value)
+            _overlay(document[key], value, keep_meanings)
         else:
             document[key] = value
             if key in values.ca.items:
-                _replace_comment(document, key, values.ca.items[key][2])
+                _replace_comment(document, key, values.ca.items[key][2], keep_meanings)
 
 
-def _replace_comment(document: CommentedMap, key: str, comment: Any) -> None:
+def _replace_comment(document: CommentedMap, key: str, comment: Any, keep_meaning: bool) -> None:
     """The comment behind the value; what follows it in the file up to the next key, such as an empty line, stays."""
     line = comment.value.split("\n", 1)[0]
     tokens = document.ca.items.get(key)
     if tokens is None:
         document.yaml_add_eol_comment(line, key, column=comment.start_mark.column)
     else:
+        if keep_meaning:
+            meaning = re.split("[:;\n]", tokens[2].value)[0]
+            line = f"{meaning}; {line.removeprefix('# ')}"
         tokens[2].value = line + "".join(tokens[2].value.partition("\n")[1:])
         tokens[2].start_mark = comment.start_mark

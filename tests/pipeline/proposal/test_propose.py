@@ -386,7 +386,7 @@ def test_the_peak_that_a_recipe_names_is_that_of_its_batch(name: str) -> None:
     """It stays true where the proposal, or a person, changes the batch size."""
     text = params_of(name, BASE)
     pretrain = yaml.safe_load(text)["pretrain"]
-    stated = re.search(r"before learning_rate_scaling: ([\d.]+) for a batch of (\d+)", text)
+    stated = re.search(r"before learning_rate_scaling; ([\d.]+) for a batch of (\d+)", text)
     assert stated is not None
     assert int(stated[2]) == pretrain["batch_size"]
     assert float(stated[1]) == pytest.approx(pretrain["learning_rate"] * pretrain["batch_size"] ** 0.5, rel=0.05)

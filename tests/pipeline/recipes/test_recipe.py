@@ -1,5 +1,6 @@
 """Recipes: valid, honest about where they come from, and merged without losing a key or a comment."""
 
+import re
 import subprocess
 import sys
 from itertools import takewhile
@@ -80,6 +81,18 @@ def test_comments_and_layout_survive(name: str) -> None:
     assert all(len(line) <= 120 for line in merged)
     assert "where images are gray already" in BASE
     assert "where images are gray already" not in "".join(merged), "its own reason takes the place of the description"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_recipe_has_reasons_alone_and_the_workspace_what_the_key_means_too(name: str) -> None:
+    """The meaning is generated from the description of the field, once, and stays up to a colon or semicolon."""
+    meanings = set(re.findall(r"# ([^:;\n]+)", BASE))
+    reasons = re.findall(r"\S +# (.+)", (recipe.FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    assert reasons
+    assert [one for one in reasons if one.startswith(tuple(meanings))] == []
+    merged = recipe.params_of(name, BASE)
+    for reason in reasons:
+        assert re.search(rf"# (.+); {re.escape(reason)}$", merged, re.MULTILINE)[1] in meanings
 
 
 def test_the_constants_are_those_of_the_papers(tmp_path: Path) -> None:
