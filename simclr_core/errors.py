@@ -26,7 +26,6 @@ SimclrError (ValueError)
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 
 class SimclrError(ValueError):
@@ -122,17 +121,17 @@ class NonFiniteFeaturesError(SimclrError):
 
 
 class CollapseError(SimclrError):
-    """The features have collapsed; ``record`` is that of the last epoch."""
+    """The features have collapsed in ``patience`` epochs in a row up to ``epoch``, whose ``numbers`` show it."""
 
-    def __init__(self, record: Mapping[str, Any], patience: int) -> None:
-        self.record = record
-        numbers = ("effective_rank", "feature_std", "effective_rank_z", "feature_std_z")
+    def __init__(self, epoch: int, numbers: Mapping[str, float], patience: int) -> None:
+        self.epoch = epoch
         times = f", {patience} epochs in a row" if patience > 1 else ""
-        self.what = f"epoch {record['epoch']}: the features have collapsed{times}"
+        self.what = f"epoch {epoch}: the features have collapsed{times}"
+        shown = ", ".join(f"{name} {number:.3g}" for name, number in numbers.items())
         super().__init__(
-            f"{self.what} ({', '.join(f'{name} {record[name]:.3g}' for name in numbers)}; every image looks the same "
-            "to the encoder). Lower pretrain.learning_rate or pretrain.weight_decay, lengthen pretrain.warmup_epochs, "
-            "or weaken pretrain.augmentation; the next run starts from scratch"
+            f"{self.what} ({shown}; every image looks the same to the encoder). Lower "
+            "pretrain.learning_rate or pretrain.weight_decay, lengthen pretrain.warmup_epochs, or weaken "
+            "pretrain.augmentation; the next run starts from scratch"
         )
 
 

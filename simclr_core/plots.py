@@ -27,35 +27,28 @@ BLUE = "#1f5fa8"
 UNLABELED = "#c8c8c8"
 RIGHT, WRONG = "#1a9641", "#d7191c"  # borders of neighbors of the same and of another class
 
-PANELS = {  # key of a history record: title
-    "loss": "NT-Xent loss",
-    "learning_rate": "learning rate",
-    "knn_top1": "online kNN, top-1 %",
-    "probe_top1": "online linear probe, top-1 %",
-    "effective_rank": "effective rank of h",
-}
-
 TILE, GAP, FRAME = 84, 8, 3  # pixels: largest side of a tile, space between tiles, width of a colored border
 LETTER, LINE = 7, 16  # pixels: width of a letter of a title, height of its line
 ANNOTATED_CLASSES, NAMED_CLASSES = 20, 40  # above these a confusion matrix shows no counts, and no class names
 
 
-def curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
-    """One panel for each of PANELS that ``history`` has a value of; one record an epoch, counted by its ``epoch``."""
-    series = {
-        key: [(record["epoch"], record[key]) for record in history if record.get(key) is not None] for key in PANELS
+def curves(path: Path, epochs: Sequence[int], columns: Mapping[str, Sequence[float | None]]) -> None:
+    """One panel for each of ``columns``, by its title, that has a value; each has one of every epoch."""
+    found = {
+        title: [(epoch, value) for epoch, value in zip(epochs, column, strict=True) if value is not None]
+        for title, column in columns.items()
     }
-    shown = [key for key, points in series.items() if points]
+    shown = [(title, points) for title, points in found.items() if points]
     if not shown:
         note(path, "no epoch has been finished")
         return
     rows = (len(shown) + 1) // 2
     figure = Figure(figsize=(8, 2.7 * rows), dpi=DPI, layout="constrained")
-    for axes, key in zip(figure.subplots(rows, 2, squeeze=False).flat, [*shown, None], strict=False):
-        if key is None:
+    for axes, panel in zip(figure.subplots(rows, 2, squeeze=False).flat, [*shown, None], strict=False):
+        if panel is None:
             axes.set_axis_off()
         else:
-            _curve(axes, series[key], PANELS[key])
+            _curve(axes, *panel)
     _save(path, figure)
 
 
@@ -161,7 +154,7 @@ def note(path: Path, text: str) -> None:
     _save(path, figure)
 
 
-def _curve(axes: Axes, points: Sequence[tuple[float, float]], title: str) -> None:
+def _curve(axes: Axes, title: str, points: Sequence[tuple[float, float]]) -> None:
     epochs, values = zip(*points, strict=True)
     axes.plot(epochs, values, color=BLUE, linewidth=1.8, marker="o" if len(points) <= 30 else None, markersize=3.5)
     axes.set_title(title, fontsize=10, loc="left")

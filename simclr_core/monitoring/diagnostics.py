@@ -95,11 +95,20 @@ def collapsed(effective_rank: float, feature_std: float) -> bool:
     return effective_rank < COLLAPSED_RANK or feature_std < COLLAPSED_STD
 
 
+def spread(record: Record) -> dict[str, float]:
+    """The numbers that ``is_collapsed`` looks at."""
+    return {
+        "effective_rank": record["effective_rank"],
+        "feature_std": record["feature_std"],
+        "effective_rank_z": record["effective_rank_z"],
+        "feature_std_z": record["feature_std_z"],
+    }
+
+
 def is_collapsed(record: Record) -> bool:
     """Whether h or z had collapsed at the end of this epoch."""
-    return collapsed(record["effective_rank"], record["feature_std"]) or collapsed(
-        record["effective_rank_z"], record["feature_std_z"]
-    )
+    rank, std, rank_z, std_z = spread(record).values()
+    return collapsed(rank, std) or collapsed(rank_z, std_z)
 
 
 @dataclass(frozen=True)

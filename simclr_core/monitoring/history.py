@@ -170,4 +170,11 @@ def write_history(reports: Path, history: Sequence[Record]) -> None:
     table.writeheader()
     table.writerows(history)
     write_atomically(reports / "pretrain.csv", content.getvalue())
-    plots.curves(reports / "curves.png", history)
+    columns: dict[str, list[float | None]] = {
+        "NT-Xent loss": [one["loss"] for one in history],
+        "learning rate": [one["learning_rate"] for one in history],
+        "online kNN, top-1 %": [one["knn_top1"] for one in history],
+        "online linear probe, top-1 %": [one["probe_top1"] for one in history],
+        "effective rank of h": [one["effective_rank"] for one in history],
+    }
+    plots.curves(reports / "curves.png", [one["epoch"] for one in history], columns)

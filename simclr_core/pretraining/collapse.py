@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from simclr_core.errors import CollapseError
 from simclr_core.launch import Member
-from simclr_core.monitoring.diagnostics import Record, is_collapsed
+from simclr_core.monitoring.diagnostics import Record, is_collapsed, spread
 from simclr_core.pretraining import checkpoint
 from simclr_core.pretraining.checkpoint import TrainingState
 from simclr_core.reporter import emit
@@ -48,7 +48,7 @@ class CollapseAlarm:
         raised = member.rank == 0 and collapsed_epochs(state.history) >= self.patience
         found = member.from_first(state.history[-1] if raised else None)
         if found is not None:
-            raise CollapseError(found, self.patience)
+            raise CollapseError(found["epoch"], spread(found), self.patience)
         if member.rank == 0 and self.healthy is not None:
             _keep(self.healthy, state)
 

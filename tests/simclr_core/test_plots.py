@@ -9,9 +9,8 @@ from PIL import Image
 
 from simclr_core import plots
 
-HISTORY = [
-    {"epoch": n, "loss": 5 / n, "learning_rate": 0.1, "knn_top1": None, "effective_rank": 3.0} for n in range(1, 6)
-]
+EPOCHS = [1, 2, 3, 4, 5]
+COLUMNS = {"loss": [5 / n for n in EPOCHS], "learning rate": [0.1] * 5, "kNN": [None] * 5, "rank": [3.0] * 5}
 RANDOM = np.random.default_rng(0)
 POINTS = RANDOM.normal(size=(300, 2))
 SMALL = [[RANDOM.integers(0, 256, (28, 28, 3), np.uint8) for _ in range(3)] for _ in range(2)]
@@ -25,7 +24,7 @@ def read(path: Path) -> np.ndarray:
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda path: plots.curves(path, HISTORY),
+        lambda path: plots.curves(path, EPOCHS, COLUMNS),
         lambda path: plots.image_grid(path, SMALL, ["cat", "a name that is much too long for this"]),
         lambda path: plots.confusion_matrix(path, np.array([[5, 1], [0, 3]]), ["cat", "dog"]),
         lambda path: plots.scatter(path, POINTS, np.arange(300) % 3 - 1, ["_cat", "$dog$"]),
@@ -44,8 +43,9 @@ def test_the_same_input_gives_the_same_bytes_without_a_version(draw: Callable[[P
 
 @pytest.mark.seconds
 def test_curves_need_no_label_and_no_epoch(tmp_path: Path) -> None:
-    for history in ([], HISTORY[:1], HISTORY):
-        plots.curves(tmp_path / "curves.png", history)
+    for epochs in (0, 1, 5):
+        columns = {title: column[:epochs] for title, column in COLUMNS.items()}
+        plots.curves(tmp_path / "curves.png", EPOCHS[:epochs], columns)
         assert len(np.unique(read(tmp_path / "curves.png"))) > 1
 
 

@@ -62,7 +62,7 @@ def test_the_alarm_waits_for_its_patience() -> None:
     history.append(record(3, effective_rank_z=1.0))
     with pytest.raises(CollapseError, match=r"epoch 3: .*, 2 epochs in a row .*effective_rank_z 1.*Lower") as caught:
         alarm.judge(TrainingState(18, {}, {}, history, []), ALONE)
-    assert caught.value.record["epoch"] == 3
+    assert caught.value.epoch == 3
     CollapseAlarm(None, None).judge(TrainingState(18, {}, {}, history, []), ALONE)  # only reported
 
 
