@@ -89,7 +89,7 @@ def beat(workspace: Workspace) -> tuple[str, ...]:
     return ()
 
 
-def configured() -> tuple[str, ...]:
+def list_configured() -> tuple[str, ...]:
     """The variables of the environment that name an address; none means that alerts go nowhere."""
     return tuple(name for name, _ in _channels(os.environ))
 

@@ -30,7 +30,7 @@ def describe(field: FieldInfo) -> str:
     return f"{text[0].upper()}{text[1:].removesuffix('.')}."
 
 
-def nested(field: FieldInfo) -> type[Block] | None:
+def find_block(field: FieldInfo) -> type[Block] | None:
     """The block that the value is, if it is one."""
     kind, _ = value_type(field)
     return kind if isinstance(kind, type) and issubclass(kind, Block) else None
@@ -52,7 +52,7 @@ def strip(annotation: Any) -> tuple[Any, list[Any]]:
     return annotation, constraints
 
 
-def allowed(field: FieldInfo) -> str:
+def describe_allowed(field: FieldInfo) -> str:
     """Which values the knob takes besides null: ``a whole number, at least 1``."""
     return _allowed(*value_type(field))
 
@@ -88,7 +88,7 @@ def _comments(mapping: yaml.MappingNode, model: type[Block]) -> Iterator[tuple[i
     """For each key in the mapping: its line, the column where the value ends, and the comment."""
     for key, value in mapping.value:
         field = model.model_fields[key.value]
-        block = nested(field)
+        block = find_block(field)
         comment = _first_sentence(_text(field))
         if block and isinstance(value, yaml.MappingNode) and not value.flow_style:
             yield key.start_mark.line, key.end_mark.column + 1, comment
@@ -104,7 +104,7 @@ def _set_comment(lines: list[str], line: int, column: int, comment: str) -> None
 
 def _text(field: FieldInfo) -> str:
     """Its own description, or that of the block that it holds."""
-    block = nested(field)
+    block = find_block(field)
     return field.description or (describe_block(block) if block else "")
 
 

@@ -123,7 +123,7 @@ def unmet(workspace: Workspace, params: Params, weights: Path | None = None) -> 
         missing.append(
             f"validate.engine is ray, which is not installed; run {install_command('ray')}, or set it to local"
         )
-    if params.release.require_remote and remote.configured(workspace.root) is None:
+    if params.release.require_remote and remote.find_remote(workspace.root) is None:
         missing.append(
             "release.require_remote is true, but the workspace has no DVC remote; "
             "`dvc remote add --default NAME URL` gives it one, or set it to false"

@@ -82,7 +82,7 @@ def run(
         KeyboardInterrupt: on SIGINT and SIGTERM, when every process of the stage has ended.
     """
     selection = None if stages is None else select(workspace, stages)
-    began, occupied = time.monotonic(), disk.occupied(workspace)
+    began, occupied = time.monotonic(), disk.measure_occupied(workspace)
     with opened(workspace.root) as instance, _terminal() as terminal:
         reap(instance)
         _refuse_second(workspace, instance)
@@ -125,7 +125,7 @@ def _refuse_second(workspace: Workspace, instance: dg.DagsterInstance) -> None:
 
 def _finish(workspace: Workspace, run_id: str, began: float, occupied: int) -> None:
     """Record what the whole run has cost, also one that a gate has stopped, and write its page."""
-    whole = Cost(time.monotonic() - began, 0.0, disk.occupied(workspace) - occupied)
+    whole = Cost(time.monotonic() - began, 0.0, disk.measure_occupied(workspace) - occupied)
     record.end(workspace.root, run_id, whole)
     page.write(workspace)
 

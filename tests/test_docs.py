@@ -24,7 +24,7 @@ from pydantic import ValidationError
 
 from deploy.cli.main import build_parser as deploy_parser
 from pipeline.cli.main import simclr
-from pipeline.knobs import nested
+from pipeline.knobs import find_block
 from pipeline.params import BLOCKS
 from pipeline.validation.reasons import REASONS, RELEASABLE
 from simclr_core.params import Block as ParamsBlock
@@ -220,7 +220,7 @@ def setting_fault(key: str) -> str | None:
     for part in parts:
         if block is None or part not in block.model_fields:
             return f"{key}: no such key"
-        block = nested(block.model_fields[part])
+        block = find_block(block.model_fields[part])
     return None
 
 

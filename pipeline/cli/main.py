@@ -197,9 +197,9 @@ def fsck(workspace: Workspace, seconds: float | None, older_than_days: float, re
 @pass_workspace
 def send_test_alert(workspace: Workspace) -> None:
     """Send a test alert to every address in the environment, and say which could not be reached."""
-    from pipeline.alerts import configured, send
+    from pipeline.alerts import list_configured, send
 
-    addresses = configured()
+    addresses = list_configured()
     if not addresses:
         raise click.UsageError("no address in the environment; set SIMCLR_ALERT_WEBHOOK, _SLACK or _EMAIL")
     problems = send(workspace, "trial", "Test alert", f"Alerts of {workspace.root.name} arrive here.")

@@ -21,7 +21,7 @@ def purge(workspace: Workspace, names: tuple[str, ...], why: str | None, who: st
     \b
     Example: simclr purge 3f0c92 --why "consent withdrawn"
     """
-    from pipeline.dvc.purged import interrupted
+    from pipeline.dvc.purged import find_interrupted_purge
     from pipeline.purge.purge import describe, purge
     from pipeline.validation.quarantine import person, resolve
 
@@ -30,7 +30,7 @@ def purge(workspace: Workspace, names: tuple[str, ...], why: str | None, who: st
     try:
         hashes = [resolve(workspace, name) for name in names]
     except (OverridesError, WorkspaceError) as error:
-        if not interrupted(workspace.root):
+        if not find_interrupted_purge(workspace.root):
             raise
         raise OverridesError(
             f"{error}; or it is in the purge that was interrupted: `simclr purge` without a name completes that"

@@ -34,7 +34,7 @@ def quarantine() -> None:
 @pass_workspace
 def list_quarantined(workspace: Workspace, reason: str | None, limit: int) -> None:
     """How many files are quarantined for which reason, the first of them, and what people have decided."""
-    click.echo(decisions.listing(workspace, reason, limit))
+    click.echo(decisions.list_files(workspace, reason, limit))
 
 
 @quarantine.command()

@@ -93,15 +93,15 @@ def _sections(path: str, model: type[Block]) -> Iterator[str]:
     about = re.sub("``(.+?)``", r"`\1`", knobs.describe_block(model))
     yield f"{heading} {path}\n\n{about}\n\n{_table(('key', 'allowed', 'default', 'meaning'), rows)}"
     for name, field in model.model_fields.items():
-        block = knobs.nested(field)
+        block = knobs.find_block(field)
         if block:
             yield from _sections(f"{path}.{name}", block)
 
 
 def _row(key: str, field: FieldInfo) -> tuple[str, str, str, str]:
-    block = knobs.nested(field)
+    block = knobs.find_block(field)
     name = f"[`{key}`](#{key.replace('.', '')})" if block else f"`{key}`"
-    allowed = f"{knobs.allowed(field)}{', or null' if knobs.takes_null(field) else ''}"
+    allowed = f"{knobs.describe_allowed(field)}{', or null' if knobs.takes_null(field) else ''}"
     default = "" if isinstance(field.default, BaseModel) else f"`{_as_yaml(field.default)}`"
     return name, allowed, default, re.sub("``(.+?)``", r"`\1`", knobs.describe(field))
 

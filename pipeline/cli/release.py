@@ -22,9 +22,9 @@ def release() -> None:
 @pass_workspace
 def list_releases(workspace: Workspace) -> None:
     """Every version with its date and numbers, the one that is served, and the rejected candidates with reasons."""
-    from pipeline.release.release import listing
+    from pipeline.release.release import list_versions
 
-    click.echo(listing(workspace))
+    click.echo(list_versions(workspace))
 
 
 @release.command()

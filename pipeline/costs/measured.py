@@ -76,7 +76,7 @@ def keep(root: Path, params: Params, measured: Measured) -> None:
     write_atomically(root / FILE, json.dumps({"key": _key(params), **asdict(measured)}, indent=2) + "\n")
 
 
-def known(root: Path, params: Params) -> Measured | None:
+def read_measured(root: Path, params: Params) -> Measured | None:
     """What was measured for such parameters; None if nothing was."""
     with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         stored = json.loads((root / FILE).read_text(encoding="utf-8"))

@@ -59,12 +59,12 @@ def _block(model: type[Block], path: tuple[str, ...], description: str) -> tuple
 
 
 def _field(field: FieldInfo, path: tuple[str, ...]) -> tuple[Any, Any]:
-    description, block = knobs.describe(field), knobs.nested(field)
+    description, block = knobs.describe(field), knobs.find_block(field)
     if block:
         return _block(block, path, description)
     kind, _ = knobs.value_type(field)
     return _dagster_type(kind, path) | None, Field(
-        default=None, description=f"{description} Allowed: {knobs.allowed(field)}."
+        default=None, description=f"{description} Allowed: {knobs.describe_allowed(field)}."
     )
 
 

@@ -17,7 +17,7 @@ from pipeline.defs.retraining import DATA
 from pipeline.defs.stage_assets import foreseen
 from pipeline.defs.translator import POOL, RAW_IMAGES
 from pipeline.dvc.project import RAW, read_tracked
-from pipeline.dvc.purged import interrupted
+from pipeline.dvc.purged import find_interrupted_purge
 from pipeline.errors import PipelineError, UnfinishedError
 from pipeline.maintenance import disk
 from pipeline.maintenance.storage import require_space
@@ -54,7 +54,7 @@ def raw_images(
     from pipeline.ingest.unfinished import begin, find_interrupted, record_attempt
     from pipeline.retraining import completed
 
-    began, occupied = time.monotonic(), disk.occupied(workspace)
+    began, occupied = time.monotonic(), disk.measure_occupied(workspace)
     with foreseen():
         _complete_purge(context, workspace)
         if is_auto(workspace.params.read_text(encoding="utf-8")):
@@ -91,7 +91,7 @@ def raw_images(
         _sign(context, workspace)
         tracked = read_tracked(workspace.root, RAW)
         keep_state(context, workspace)
-        spent = Cost(time.monotonic() - began, 0.0, disk.occupied(workspace) - occupied)
+        spent = Cost(time.monotonic() - began, 0.0, disk.measure_occupied(workspace) - occupied)
         _expect(context, workspace, result.new_images if result else 0, spent)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(tracked.md5),
@@ -105,7 +105,7 @@ def raw_images(
 
 
 def _complete_purge(context: dg.AssetExecutionContext, workspace: Workspace) -> None:
-    if interrupted(workspace.root):
+    if find_interrupted_purge(workspace.root):
         from pipeline.purge.purge import purge  # brings polars
 
         for done in purge(workspace, (), "", ""):

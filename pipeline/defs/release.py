@@ -122,7 +122,7 @@ def roll_back(context: dg.OpExecutionContext, config: RollbackConfig, workspace:
 def list_releases(context: dg.OpExecutionContext, workspace: dg.ResourceParam[Workspace]) -> None:
     """Say which versions there are."""
     with foreseen():
-        _show(context, str(release.listing(workspace)))
+        _show(context, str(release.list_versions(workspace)))
 
 
 @dg.op

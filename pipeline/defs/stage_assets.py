@@ -85,18 +85,18 @@ def bring_up_to_date(
     began = time.monotonic()
     if unchanged.has(stage, context.run.run_id):
         return Reproduction(Outcome.SKIPPED, time.monotonic() - began)
-    before, occupied = energy.read(), disk.occupied(workspace)
+    before, occupied = energy.read(), disk.measure_occupied(workspace)
     done = repro(workspace.root, stage.name, lambda message: context.log.info(f"{stage.name}: {message}"))
     if done.outcome is not Outcome.SKIPPED:
         unchanged.forget()
     if stage.name == PRETRAIN:
         remove_recorded(workspace.root)
     if done.outcome is Outcome.EXECUTED:
-        added = disk.occupied(workspace) - occupied
+        added = disk.measure_occupied(workspace) - occupied
         record.note(workspace.root, context.run.run_id, stage.name, Cost(done.seconds, done.memory_bytes, added))
         numbers = {"whole_seconds": done.seconds, "memory_megabytes": done.memory_bytes / 1e6}
         numbers["disk_megabytes"] = added / 1e6
-        if (joules := energy.used(before, energy.read())) is not None:
+        if (joules := energy.subtract(before, energy.read())) is not None:
             numbers["joules"] = joules
         name = stage.name.replace("@", "-")
         record_timing(name, workspace=workspace.root, **{**read_timing(name, workspace.root), **numbers})

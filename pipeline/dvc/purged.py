@@ -54,7 +54,7 @@ def record(root: Path, purge: Purge) -> None:
     write_atomically(root / RECORD, "".join(json.dumps(asdict(one)) + "\n" for one in (*others, purge)))
 
 
-def interrupted(root: Path) -> Purge | None:
+def find_interrupted_purge(root: Path) -> Purge | None:
     """The purge that was begun and not completed."""
     try:
         return _parse((root / JOURNAL).read_text(encoding="utf-8"))

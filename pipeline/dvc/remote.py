@@ -24,7 +24,7 @@ from pipeline.redact import redactor
 SECRET = re.compile(r"^(?!ask_).*(password|passphrase|secret|secret_access_key|token|account_key|connection_string)$")
 
 
-def configured(root: Path) -> str | None:
+def find_remote(root: Path) -> str | None:
     """The name of the default remote; None when there is none, and the cache of this machine is all there is."""
     from dvc.config import Config, ConfigError
 
@@ -35,7 +35,7 @@ def configured(root: Path) -> str | None:
     return name
 
 
-def committed(root: Path) -> tuple[str, ...]:
+def list_committed(root: Path) -> tuple[str, ...]:
     """The files that belong into Git so that a clone and ``dvc pull`` give this workspace again; nothing else.
 
     They are what DVC reads (dvc.yaml, dvc.lock, params.yaml, ``*.dvc``, its configuration), the inputs and results that
@@ -101,7 +101,7 @@ def send(root: Path, branches: Sequence[str] = (), lost: Collection[str] = ()) -
             raise
         except Exception as error:  # noqa: BLE001 - each storage has its own errors, with no other common root
             said = one_line(error)
-            raise DvcError(explain(root, f"remote {configured(root)} cannot be used: {said}")) from None
+            raise DvcError(explain(root, f"remote {find_remote(root)} cannot be used: {said}")) from None
 
 
 @contextmanager
@@ -117,7 +117,7 @@ def clone(git: Git, commit: str, folder: Path, paths: Sequence[str], fresh: bool
         DvcError: an output cannot be got, or is damaged.
         ReleaseError: Git cannot make the clone.
     """
-    remote = configured(git.root)
+    remote = find_remote(git.root)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)  # credentials of the remote are copied into it
     try:

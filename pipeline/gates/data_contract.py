@@ -47,11 +47,11 @@ def judge_expectations(evidence: Evidence) -> dict[str, Verdict]:
     try:
         outcomes = {outcome.get("name"): outcome for outcome in evidence.report(_Outcomes).expectations}
     except ReportError as error:
-        return all_failed(str(error))
+        return fail_all(str(error))
     return {rule.name: _verdict(rule, outcomes.get(rule.name)) for rule in RULES}
 
 
-def all_failed(description: str) -> dict[str, Verdict]:
+def fail_all(description: str) -> dict[str, Verdict]:
     """The same for every expectation: none was evaluated, because of this."""
     return {rule.name: _failed(rule, description) for rule in RULES}
 

@@ -50,7 +50,7 @@ def usage(workspace: Workspace) -> dict[str, int]:
     return {name: sum(bytes_of(folder) for folder in folders) for name, folders in parts.items()}
 
 
-def occupied(workspace: Workspace) -> int:
+def measure_occupied(workspace: Workspace) -> int:
     """Bytes of all files of the workspace but the inbox; one that has several names counts once."""
     sizes: dict[tuple[int, int], int] = {}
     for file in files_below(workspace.root, workspace.inbox):

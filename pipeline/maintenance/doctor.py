@@ -236,7 +236,7 @@ def _kept(workspace: Workspace) -> Finding:
 
 
 def _purge(root: Path) -> Iterator[Finding]:
-    if purged.interrupted(root):
+    if purged.find_interrupted_purge(root):
         yield Finding("purge", False, "was interrupted, and nothing else changes the workspace before", "simclr purge")
     for one, name, reason in purged.unreached(root):
         fix = f"simclr purge {' '.join(one.hashes)} --why '{one.why}', when the remote answers"

@@ -13,7 +13,7 @@ from pipeline.errors import ServiceError
 from pipeline.maintenance.disk import Collected, bytes_of, files_below
 from pipeline.maintenance.integrity import DAMAGED
 from pipeline.params import read
-from pipeline.runs.output import outdated
+from pipeline.runs.output import list_outdated
 from pipeline.workspace import Workspace
 from simclr_core.pretraining.unfinished import find_unfinished, run_folders
 
@@ -55,7 +55,7 @@ def old_logs(workspace: Workspace) -> Sequence[Path]:
     folders = [workspace.scratch / "logs", workspace.scratch / "events"]
     captured = workspace.root.glob("storage/*/compute_logs/*")  # what Dagster has caught of each step
     aside = [*workspace.scratch.glob("*.damaged-*"), *files_below(workspace.scratch / DAMAGED)]
-    of_runs = outdated(workspace.scratch / "logs" / "runs")
+    of_runs = list_outdated(workspace.scratch / "logs" / "runs")
     return of_runs + [
         file
         for file in [*(file for folder in folders for file in files_below(folder)), *captured, *aside]

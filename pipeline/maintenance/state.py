@@ -81,7 +81,7 @@ def _commit(workspace: Workspace, run: str) -> str:
     root, release = workspace.root, read(workspace).release
     git = Git(root, release.author, release.email)
     git.require()
-    files = remote.committed(root)
+    files = remote.list_committed(root)
     if remote.committed_secrets(root):
         files = tuple(file for file in files if file != ".dvc/config")  # a release says what to do about it
     tree, head = git.write_tree(files), git.resolve("HEAD")
@@ -97,7 +97,7 @@ def _commit(workspace: Workspace, run: str) -> str:
 def _send(workspace: Workspace, reference: str, all_runs: bool) -> None:
     root, release = workspace.root, read(workspace).release
     git = Git(root, release.author, release.email)
-    if remote.configured(root):
+    if remote.find_remote(root):
         remote.send(root, _run_branches(git) if all_runs else (), purged.objects(root))
     if git.has_origin():
         git.push([f"+{name}" for name in (_run_branches(git) if all_runs else [reference])])

@@ -72,7 +72,7 @@ def make(workspace: Workspace) -> Plan:
     waiting = inbox.new_files + inbox.unsettled  # a run waits until they are settled
     if waiting or not batches(workspace.raw):
         found = examine(workspace.root, sources, Selection(params.ingest.include, params.ingest.exclude))
-    known = measured.known(workspace.root, params)
+    known = measured.read_measured(workspace.root, params)
     if known is None:
         known = measured.measure(text, params, found.contents if found else sample(_ingested_contents(workspace)))
         measured.keep(workspace.root, params, known)
@@ -85,7 +85,7 @@ def make(workspace: Workspace) -> Plan:
 def foresee(workspace: Workspace, new: int) -> Plan | None:
     """The plan of a run that has ingested so many new images; None where that would need a measurement."""
     params = read(workspace)
-    known = measured.known(workspace.root, params)
+    known = measured.read_measured(workspace.root, params)
     return None if known is None else _of_workspace(workspace, params, known, ingested(workspace), new)
 
 
@@ -101,7 +101,7 @@ def _of_workspace(workspace: Workspace, params: Params, known: Measured, images:
 
 def _plan(workspace: Workspace, project: Project, work: Work, note: str, left: frozenset[str] = frozenset()) -> Plan:
     names = [stage.name for stage in project.stages]
-    costs = corrected(stage_costs(work, names), record.factors(workspace.root))
+    costs = correct(stage_costs(work, names), record.factors(workspace.root))
     unknown = [name for name in names if name not in costs]
     notes = [note, *([f"not estimated, being stages of your own: {', '.join(unknown)}"] if unknown else [])]
     plan = Plan({name: None if name in left else cost for name, cost in costs.items()}, tuple(notes))
@@ -109,7 +109,7 @@ def _plan(workspace: Workspace, project: Project, work: Work, note: str, left: f
     return replace(plan, shortages=tuple(shortages(plan.total, free, memory)))
 
 
-def corrected(costs: Mapping[str, Cost], factors: Mapping[str, float]) -> dict[str, Cost]:
+def correct(costs: Mapping[str, Cost], factors: Mapping[str, float]) -> dict[str, Cost]:
     """By how far each stage was off when it last ran here."""
     return {name: replace(cost, seconds=cost.seconds * factors.get(name, 1.0)) for name, cost in costs.items()}
 

@@ -59,7 +59,7 @@ def purge(workspace: Workspace, hashes: Sequence[str], who: str, why: str) -> li
     with client.exclusive(workspace.root, purged.PURPOSE):
         if not batches(workspace.raw) and workspace.raw.with_suffix(".dvc").exists():
             raise WorkspaceError(f"{workspace.raw}: is not here; bring it first, with `dvc pull data/raw.dvc`")
-        if begun := purged.interrupted(workspace.root):
+        if begun := purged.find_interrupted_purge(workspace.root):
             done.append(_complete(workspace, begun))
         if hashes and not (begun and set(hashes) <= set(begun.hashes)):
             now = datetime.now(UTC).isoformat(timespec="seconds")

@@ -99,14 +99,14 @@ def _push_data(releases: Releases) -> tuple[tuple[str, ...], tuple[str, ...]]:
         The files that a commit of this state must have, and what a person should know.
     """
     root = releases.root
-    if remote.configured(root):
+    if remote.find_remote(root):
         remote.push(root)
-        return remote.committed(root), ()
+        return remote.list_committed(root), ()
     advice = "`dvc remote add --default NAME URL` gives it one"
     if releases.params.release.require_remote:
         raise ReleaseError(f"release.require_remote is set and the workspace has no DVC remote; {advice}")
     note = f"warning: the workspace has no DVC remote, so its data exist on this machine alone; {advice}"
-    return remote.committed(root), (note,)
+    return remote.list_committed(root), (note,)
 
 
 def _message(workspace: Workspace, bundle: str, gates: Mapping[str, str]) -> str:

@@ -125,7 +125,7 @@ def rollback(workspace: Workspace, version: str | None = None) -> Released:
     return _switch(workspace, version, "rollback")
 
 
-def listing(workspace: Workspace) -> Listing:
+def list_versions(workspace: Workspace) -> Listing:
     """Every version with its numbers, the one that serves, and the rejected candidates."""
     releases = open_releases(workspace)
     history = releases.history

@@ -15,7 +15,7 @@ from deploy.artifact import MANIFEST, write_atomically
 from deploy.registry import CURRENT
 from pipeline import git
 from pipeline.dvc import project
-from pipeline.dvc.purged import interrupted
+from pipeline.dvc.purged import find_interrupted_purge
 from pipeline.dvc.unchanged import DEFINED_IN, stamp
 from pipeline.maintenance.state import unkept
 from pipeline.release.registry import open_registry
@@ -50,7 +50,7 @@ def has_nothing_to_do(workspace: Workspace, sources: Sequence[str]) -> bool:
     """
     with suppress(OSError, ValueError):
         noted = json.loads((workspace.scratch / NOTE).read_bytes())
-        if noted != _state(workspace, sources) or unkept(workspace) or interrupted(workspace.root):
+        if noted != _state(workspace, sources) or unkept(workspace) or find_interrupted_purge(workspace.root):
             return False
         inbox = survey(workspace, sources)
         waits = inbox.new_images or inbox.unsettled or inbox.relabeled

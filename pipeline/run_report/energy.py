@@ -29,7 +29,7 @@ def read() -> Meter:
     return Meter(tuple(one for one, _ in counters), tuple(end for _, end in counters), time.monotonic())
 
 
-def used(before: Meter, after: Meter) -> float | None:
+def subtract(before: Meter, after: Meter) -> float | None:
     """Joules from one moment to the other; None where it is not known.
 
     A counter that started again once is understood; after so long that it may have done so twice nothing is known.

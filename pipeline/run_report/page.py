@@ -73,7 +73,7 @@ def render(facts: RunFacts, pictures: Mapping[str, str]) -> str:
         curves=[one for one in drawn if one],
         by_labels=charts.over_labels(budgets),
         budgets=sorted(budgets.items(), key=lambda one: one[1].labels),
-        saved=labels_saved(budgets),
+        saved=describe_labels_saved(budgets),
         classes=by_recall[:MOST_CLASSES],
         mistakes=facts.mistakes[:MOST_MISTAKES],
         pictures=pictures,
@@ -83,7 +83,7 @@ def render(facts: RunFacts, pictures: Mapping[str, str]) -> str:
     )
 
 
-def labels_saved(budgets: Mapping[str, BudgetAccuracies]) -> str | None:
+def describe_labels_saved(budgets: Mapping[str, BudgetAccuracies]) -> str | None:
     """How many labels fewer the trained features need than raw pixels, for what pixels reach on the most labels."""
     ordered = sorted(budgets.values(), key=lambda one: one.labels)
     if not ordered:

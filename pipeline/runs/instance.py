@@ -136,10 +136,10 @@ class _Clean:
 
 def reference(root: Path) -> InstanceRef:
     """The settings in dagster.yaml, for ``DagsterInstance.from_ref``, in this process or another."""
-    return redacting(InstanceRef.from_dir(str(root)))
+    return redact_records(InstanceRef.from_dir(str(root)))
 
 
-def redacting(settings: InstanceRef) -> InstanceRef:
+def redact_records(settings: InstanceRef) -> InstanceRef:
     ours = ConfigurableClassData(__name__, RedactingInstance.__name__, "{}\n")
     logs = settings.compute_logs_data
     if (logs.module_name, logs.class_name) == (LocalComputeLogManager.__module__, LocalComputeLogManager.__name__):

@@ -45,7 +45,7 @@ from pipeline.runs.dagster_internals import (
     serialize_value,
 )
 from pipeline.runs.descendants import descendants, kill_descendants
-from pipeline.runs.instance import redacting
+from pipeline.runs.instance import redact_records
 
 PROCESS = "simclr/process"  # tag of a run: the process it runs in
 LOGS = Path(".simclr") / "logs" / "runs"
@@ -80,7 +80,7 @@ class ProcessRunLauncher(RunLauncher[Instance], ConfigurableClass):
     def launch_run(self, context: LaunchRunContext) -> None:
         run, instance = context.dagster_run, instance_of(self)
         assert run.job_code_origin, "a run of the queue has an origin"
-        arguments = ExecuteRunArgs(run.job_code_origin, run.run_id, redacting(instance.get_ref()))
+        arguments = ExecuteRunArgs(run.job_code_origin, run.run_id, redact_records(instance.get_ref()))
         root = Path(instance.root_directory)
         with output.started(root, root / LOGS / f"{run.run_id}.log") as log:
             process = subprocess.Popen(

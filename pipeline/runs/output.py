@@ -59,7 +59,7 @@ def rotate(file: Path) -> None:
             newer.replace(older)
 
 
-def outdated(folder: Path) -> list[Path]:
+def list_outdated(folder: Path) -> list[Path]:
     """Logs of runs that are old, or more than a person looks through."""
     found = []
     for file in folder.glob("*.log"):

@@ -33,7 +33,7 @@ async def read_body(receive: Receive) -> bytes:
             return body
 
 
-def replayed(body: bytes, receive: Receive) -> Receive:
+def replay(body: bytes, receive: Receive) -> Receive:
     rest = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from pipeline.ui.access import Access, Role
-from pipeline.ui.asgi import Application, Message, Receive, Refused, Scope, Send, answer, read_body, replayed
+from pipeline.ui.asgi import Application, Message, Receive, Refused, Scope, Send, answer, read_body, replay
 from pipeline.ui.login import PAGES, Login
 
 HEADERS = {
@@ -56,7 +56,7 @@ class Guard:
                 _check_content(scope, headers)
                 body = await read_body(receive)
                 _check_path(scope, body)
-                receive = replayed(body, receive)
+                receive = replay(body, receive)
             await application(scope, receive, send)
         except Refused as refused:
             await answer(scope, send, refused.status, refused.reason, refused.headers)

@@ -150,7 +150,7 @@ def serve(
         _require_free(host, port)
         address = _socket(workspace)
         _write_target(workspace, address)
-        for log in output.outdated(workspace.root / LOGS):
+        for log in output.list_outdated(workspace.root / LOGS):
             log.unlink(missing_ok=True)
         with opened(workspace.root) as instance:
             reap(instance, launching=False)

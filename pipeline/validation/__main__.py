@@ -62,7 +62,7 @@ def run(workspace: Workspace) -> None:
     decisions = overrides.read(workspace.overrides)
     files, facts = scan(workspace.raw, workspace.facts, limits=_limits(config, background), engine=config.engine)
     scanned = time.monotonic() - started
-    allowed, denied = overrides.allowed(decisions), overrides.denied(decisions)
+    allowed, denied = overrides.find_allowed(decisions), overrides.find_denied(decisions)
     judged = judge(files, facts, _policy(config), allowed=allowed, denied=denied)
     table = manifest.build(judged, facts)
     drift = judge_drift(table, **dict(config.drift))

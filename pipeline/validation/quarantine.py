@@ -46,7 +46,7 @@ class Content:
         return list(dict.fromkeys(reason for row in self.files for reason in row["reasons"]))
 
 
-def listing(workspace: Workspace, reason: str | None = None, limit: int = 20) -> str:
+def list_files(workspace: Workspace, reason: str | None = None, limit: int = 20) -> str:
     """How many files are quarantined for which primary reason, the first of them, and what people have decided."""
     import polars as pl
 

@@ -41,7 +41,7 @@ from simclr_core.export.model_card import license_note, model_card
 from simclr_core.export.onnx_graph import ServedEncoder, export_graph
 from simclr_core.export.sbom import bill_of_materials
 from simclr_core.export.served_pixels import compare_served
-from simclr_core.export.trained import Trained, calibrated, choose_model
+from simclr_core.export.trained import Trained, calibrate_head, choose_model
 from simclr_core.export.variants import Variants, build_variants, calibration_pixels
 from simclr_core.model.model_directory import Model
 from simclr_core.params import read_block
@@ -80,13 +80,13 @@ def run(workspace: Path) -> None:
     encoder.verify()
     images = LabeledImages.of(prepared)
     features = served_features(encoder, images)
-    bundle = replace(bundle, head=calibrated(trained, features, images))
+    bundle = replace(bundle, head=calibrate_head(trained, features, images))
     right = right_answers(features, images, bundle.head)
     reference = accuracies(right)
     calibration = calibration_pixels(prepared, bundle.preprocessing)
     variants = build_variants(bundle, config.variants, calibration, pictures, images, right, config.max_loss)
     results = classifier_results(features, images, bundle.head)
-    bundle = completed(bundle, reference, results, variants)
+    bundle = complete(bundle, reference, results, variants)
     directory = workspace / "models" / "bundle"
     with publish(directory, replace=True) as work:
         write_bundle(work, bundle)
@@ -163,7 +163,7 @@ def build_bundle(trained: Trained, golden: list[bytes], name: str, license: str,
     return Bundle(contents, graph, trained.head, golden_images, golden_vectors)
 
 
-def completed(
+def complete(
     bundle: Bundle, reference: ServedAccuracy, results: ClassifierResults | NoResults, variants: Variants
 ) -> Bundle:
     """The bundle with its variants, and with the texts and the bill of materials that name them."""

@@ -48,7 +48,7 @@ def choose_model(workspace: Path, source: str) -> Trained:
     return Trained(model, head, metrics, directory, probe)
 
 
-def calibrated(trained: Trained, features: Features, images: LabeledImages) -> Head | None:
+def calibrate_head(trained: Trained, features: Features, images: LabeledImages) -> Head | None:
     """The classifier with a temperature fitted on labels that it has not seen.
 
     A probe has seen all labels of its budget: the temperature is that of probes fitted like it on four fifths of them,

@@ -80,7 +80,7 @@ def build_variants(
             tolerance=ANY,
         )
         lost, undecided = judge_losses(exact_right, right, max_loss)
-        reason = missed(facts) or lost
+        reason = find_missed(facts) or lost
         if reason:
             result.left_out[name] = reason
             continue
@@ -89,7 +89,7 @@ def build_variants(
     return result
 
 
-def missed(facts: VariantReport) -> str | None:
+def find_missed(facts: VariantReport) -> str | None:
     """Why the vectors of a variant are too far from those of fp32; None if they are not."""
     if not facts.cosine_mean >= MEAN_COSINE_MIN:  # written so that NaN fails
         return f"mean cosine to fp32 {facts.cosine_mean:.4f}, at least {MEAN_COSINE_MIN} is required"
@@ -143,11 +143,11 @@ def golden_variant(bundle: Bundle, name: str, encoder: Encoder) -> Variant:
     variant = bundle.variants[name]
     vectors = encoder.embed(bundle.golden_images).vectors
     pixels = np.stack([bundle.preprocessing.read(image) for image in bundle.golden_images])
-    seen = compare(unoptimized(variant.model, pixels), vectors)
+    seen = compare(run_unoptimized(variant.model, pixels), vectors)
     return Variant(variant.model, vectors, _tolerance(seen))
 
 
-def unoptimized(model: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+def run_unoptimized(model: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Embeddings of length 1, every node of the graph computed as it stands."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

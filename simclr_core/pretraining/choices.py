@@ -21,7 +21,7 @@ class Choice:
     reason: str | None = None
 
 
-def settled(folder: Path, name: str, member: Member, choose: Callable[[], Choice]) -> Choice:
+def settle(folder: Path, name: str, member: Member, choose: Callable[[], Choice]) -> Choice:
     """The choice ``name`` of the run in ``folder``: what it settled on earlier, else what ``choose`` says now.
 
     Every process of the group calls this; ``choose`` may talk to the others, and the first process's word counts.

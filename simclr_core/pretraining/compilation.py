@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from simclr_core.errors import CompileError
 from simclr_core.launch import Member
-from simclr_core.pretraining.choices import Choice, first_fault, settled
+from simclr_core.pretraining.choices import Choice, first_fault, settle
 from simclr_core.pretraining.precision import unchanged
 
 
@@ -32,7 +32,7 @@ def compile_model(
     candidate = torch_compile(model)
     fault = first_fault(_fault(candidate, backward), member)
     now = Choice("compiled") if fault is None else Choice("eager", f"torch.compile failed: {fault}")
-    choice = settled(folder, "compile", member, lambda: now)
+    choice = settle(folder, "compile", member, lambda: now)
     if choice.value == "eager":
         return model, choice
     if fault is not None:

@@ -43,7 +43,7 @@ from simclr_core.pretraining import checkpoint
 from simclr_core.pretraining.adaptation import AdaptationAlarm, freeze_stem, layer_rates, split_by_rate
 from simclr_core.pretraining.agreement import require_agreement, resume_point
 from simclr_core.pretraining.batches import Batches
-from simclr_core.pretraining.choices import Choice, settled
+from simclr_core.pretraining.choices import Choice, settle
 from simclr_core.pretraining.collapse import CollapseAlarm, with_roll_backs
 from simclr_core.pretraining.compilation import compile_model
 from simclr_core.pretraining.initial import Start, read_start
@@ -275,7 +275,7 @@ def _settle_precision(config: PretrainConfig, network: nn.Module, batches: Batch
     def choose() -> Choice:
         return choose_precision(config.precision, network, next(batches.network_inputs(0, 1)), member, backward)
 
-    return settled(folder, "precision", member, choose)
+    return settle(folder, "precision", member, choose)
 
 
 def _distributed(network: nn.Module, member: Member) -> nn.Module:

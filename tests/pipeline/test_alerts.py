@@ -103,7 +103,7 @@ def mail(answer: bytes = b"250 ok") -> Iterator[tuple[str, list[tuple[list[str],
 
 
 def test_without_an_address_nothing_is_sent(place: Workspace) -> None:
-    assert alerts.configured() == ()
+    assert alerts.list_configured() == ()
     assert send(place, "run_failed", "title", "text") == ()
 
 

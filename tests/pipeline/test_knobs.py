@@ -47,7 +47,7 @@ class House(Block):
 def fields(model: type[Block], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
     for name, field in model.model_fields.items():
         yield f"{prefix}.{name}", field
-        block = knobs.nested(field)
+        block = knobs.find_block(field)
         if block:
             yield from fields(block, f"{prefix}.{name}")
 
@@ -58,7 +58,7 @@ KNOBS = dict(found for name, model in params.BLOCKS.items() for found in fields(
 def test_every_knob_and_every_block_is_described() -> None:
     assert len(KNOBS) > 130
     for name, field in KNOBS.items():
-        block = knobs.nested(field)
+        block = knobs.find_block(field)
         assert block or field.description, name
         assert len(knobs.describe(field)) > len("Its value."), name
     for name, model in params.BLOCKS.items():
@@ -75,7 +75,7 @@ def test_a_description_is_a_fragment_in_lower_case_without_a_period(name: str) -
 
 
 def test_modules_that_the_blocks_name_exist() -> None:
-    blocks = {*params.BLOCKS.values(), *filter(None, map(knobs.nested, KNOBS.values()))}
+    blocks = {*params.BLOCKS.values(), *filter(None, map(knobs.find_block, KNOBS.values()))}
     named = [name for block in blocks for name in re.findall(r"``([\w.]+)``", block.__doc__ or "")]
     assert len(named) >= 8
     assert [name for name in named if not find_spec(name)] == []
@@ -104,7 +104,7 @@ def test_a_block_is_described_by_the_first_paragraph_of_its_docstring() -> None:
 )
 def test_allowed_values_are_described(name: str, allowed: str, null: bool) -> None:
     field = House.model_fields[name]
-    assert (knobs.allowed(field), knobs.takes_null(field)) == (allowed, null)
+    assert (knobs.describe_allowed(field), knobs.takes_null(field)) == (allowed, null)
 
 
 def test_choices_are_listed_as_in_a_sentence() -> None:

@@ -26,7 +26,7 @@ def random_splits(count: int, part: int) -> Array:
     return random.permuted(np.tile(np.arange(count) < part, (SPLITS, 1)), axis=1)
 
 
-def calibrated(
+def calibrate(
     effects: Mapping[str, float], chance: Mapping[str, Array], floors: Mapping[str, float]
 ) -> Iterator[Statistic]:
     """Hold each effect against what chance reaches in all but ``FALSE_ALARMS`` of the splits, and against its floor.

@@ -21,7 +21,7 @@ import polars as pl
 from deploy.plural import counted, listed
 from pipeline.reports import DriftReport, DriftVerdict, FoundShape, Statistic
 from pipeline.validation import tables
-from pipeline.validation.drift.calibration import CLASSIFIER, calibrated, random_splits
+from pipeline.validation.drift.calibration import CLASSIFIER, calibrate, random_splits
 from pipeline.validation.drift.distances import Array, domain_auroc, jensen_shannon, wasserstein
 from pipeline.validation.drift.shapes import shapes
 
@@ -203,7 +203,7 @@ def _statistics(reference: Images, batch: Images, distance: float, auroc: float)
     kept, drawn = reference.take(slice(part, None)), batch.take(slice(part))
     pool, newer = _joined(kept, drawn), np.arange(len(reference)) >= len(kept)
     observed = _effects(pool, newer[np.newaxis], reference)
-    return calibrated({name: float(effect[0]) for name, effect in observed.items()}, chance, floors)
+    return calibrate({name: float(effect[0]) for name, effect in observed.items()}, chance, floors)
 
 
 def _effects(pool: Images, newer: Array, reference: Images) -> dict[str, Array]:

@@ -11,7 +11,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from pipeline.reports import Statistic
-from pipeline.validation.drift.calibration import CLASSIFIER, SPLITS, calibrated, random_splits
+from pipeline.validation.drift.calibration import CLASSIFIER, SPLITS, calibrate, random_splits
 from pipeline.validation.drift.distances import Array, domain_auroc, mmd_squared, older_neighbor, squared_distances
 
 MMD, NOVEL = "mmd", "novel_share"
@@ -62,7 +62,7 @@ def compare(reference: Array, batch: Array, *, auroc: float, novel_share: float)
         permuted = mmd_squared(kernel, splits)
         as_large = int(np.sum(permuted >= mmd_squared(kernel, newer)))
     effects = {name: float(effect[0]) for name, effect in observed.items()}
-    return Comparison(tuple(calibrated(effects, chance, floors)), round((1 + as_large) / (1 + SPLITS), 4))
+    return Comparison(tuple(calibrate(effects, chance, floors)), round((1 + as_large) / (1 + SPLITS), 4))
 
 
 def most_novel(reference: Array, batch: Array, count: int) -> list[tuple[int, int, float]]:

@@ -54,7 +54,7 @@ def distributions(manifest: pl.DataFrame) -> list[Histogram]:
     ]
 
 
-def drifted(drift: Drift) -> Iterator[Histogram]:
+def draw_drifted(drift: Drift) -> Iterator[Histogram]:
     """The numbers that are furthest from their thresholds."""
     numbers = [one for one in drift.statistics if one.name in drift.samples]
     for one in sorted(numbers, key=lambda one: -one.effect / one.threshold)[:MOST_DRIFTED]:

@@ -132,7 +132,7 @@ def render(
         "histograms": charts.distributions(manifest),
         "drift": drift,
         "drift_meanings": MEANINGS,
-        "drift_histograms": list(charts.drifted(drift)),
+        "drift_histograms": list(charts.draw_drifted(drift)),
         "alike": ALIKE,
         "near_distance": near_distance,
         "groups": duplicate_groups(manifest),

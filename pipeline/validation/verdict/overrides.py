@@ -100,12 +100,12 @@ def settle(path: Path, today: date) -> list[Override]:
     return expired
 
 
-def allowed(overrides: Iterable[Override]) -> frozenset[str]:
+def find_allowed(overrides: Iterable[Override]) -> frozenset[str]:
     """The contents that are accepted in spite of a reason."""
     return frozenset(one.sha256 for one in overrides if one.action == "allow")
 
 
-def denied(overrides: Iterable[Override]) -> dict[str, str]:
+def find_denied(overrides: Iterable[Override]) -> dict[str, str]:
     """The contents that are refused, and the message that says so."""
     return {one.sha256: f"refused by {one.who}: {one.why}" for one in overrides if one.action == "deny"}
 

@@ -56,13 +56,13 @@ def confirm(pairs: pl.DataFrame, pictures: pl.DataFrame) -> pl.DataFrame:
     places = pictures.select("sha256").with_row_index("place")
     ends = [pairs.select(sha256=end).join(places, on="sha256", maintain_order="left")["place"] for end in ENDS]
     same = [
-        show_the_same(*(compared(pictures[end[start : start + AT_ONCE]]) for end in ends))
+        show_the_same(*(compare(pictures[end[start : start + AT_ONCE]]) for end in ends))
         for start in range(0, pairs.height, AT_ONCE)
     ]
     return pairs.filter(np.concatenate(same)) if same else pairs
 
 
-def compared(pictures: pl.DataFrame) -> Pictures:
+def compare(pictures: pl.DataFrame) -> Pictures:
     """What pictures are compared by, of their sketch, entropy and luma_std."""
     normal = (pl.col("luma_std") * math.sqrt(2 * math.pi * math.e)).log(2)
     negentropy = pictures.select(normal - pl.col("entropy")).to_series().to_numpy()

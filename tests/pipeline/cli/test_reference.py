@@ -36,7 +36,7 @@ def test_an_edited_comment_is_found_and_written_again(tmp_path: Path) -> None:
 def keys(path: str, model: type[Block]) -> Iterator[tuple[str, FieldInfo]]:
     for name, field in model.model_fields.items():
         yield f"{path}.{name}", field
-        block = knobs.nested(field)
+        block = knobs.find_block(field)
         if block:
             yield from keys(f"{path}.{name}", block)
 

@@ -23,15 +23,15 @@ def picture(side: int, width: int | None = None) -> bytes:
 
 def test_it_is_known_until_what_it_depends_on_changes(tmp_path: Path) -> None:
     params = read_params()
-    assert measured.known(tmp_path, params) is None
+    assert measured.read_measured(tmp_path, params) is None
     measured.keep(tmp_path, params, MEASURED)
-    assert measured.known(tmp_path, params) == MEASURED
+    assert measured.read_measured(tmp_path, params) == MEASURED
     longer = read_params(pretrain={"epochs": 400, "seed": 3}, linear_eval={"draws": 9})
-    assert measured.known(tmp_path, longer) == MEASURED, "a step costs the same"
-    assert measured.known(tmp_path, read_params(pretrain={"batch_size": 64})) is None
-    assert measured.known(tmp_path, read_params(prepare={"letterbox": True})) is None
+    assert measured.read_measured(tmp_path, longer) == MEASURED, "a step costs the same"
+    assert measured.read_measured(tmp_path, read_params(pretrain={"batch_size": 64})) is None
+    assert measured.read_measured(tmp_path, read_params(prepare={"letterbox": True})) is None
     (tmp_path / measured.FILE).write_text("{", encoding="utf-8")
-    assert measured.known(tmp_path, params) is None
+    assert measured.read_measured(tmp_path, params) is None
 
 
 def test_an_image_is_probed_prepared_and_decoded() -> None:

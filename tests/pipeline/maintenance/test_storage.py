@@ -285,7 +285,7 @@ def test_run_logs_are_removed_after_a_month_or_when_there_are_too_many(
         log = folder / f"{days}.log"
         log.write_text("said")
         os.utime(log, (time.time() - days * 24 * 3600,) * 2)
-    assert {log.stem for log in output.outdated(folder)} == {"29", "31"}
+    assert {log.stem for log in output.list_outdated(folder)} == {"29", "31"}
     assert collect(workspace).files == 2
     assert {log.stem for log in folder.iterdir()} == {"0", "1", "2"}
 

@@ -18,7 +18,7 @@ from pipeline.dvc.project import Out, Project, Stage
 from pipeline.ingest.layout import Place
 from pipeline.params import read
 from pipeline.plan import plan as plans
-from pipeline.plan.plan import NOTHING, Plan, corrected, leave, make, with_new
+from pipeline.plan.plan import NOTHING, Plan, correct, leave, make, with_new
 from pipeline.plan.render import document, table
 from pipeline.preflight import Images
 from pipeline.proposal import choose as choosing
@@ -72,7 +72,7 @@ def test_files_that_wait_are_as_the_others_in_the_sources() -> None:
 
 
 def test_an_expectation_is_corrected_by_how_far_the_last_one_was_off() -> None:
-    costs = corrected({"a": Cost(10, 1, 2), "b": Cost(10)}, {"a": 1.5, "c": 9.0})
+    costs = correct({"a": Cost(10, 1, 2), "b": Cost(10)}, {"a": 1.5, "c": 9.0})
     assert costs == {"a": Cost(15, 1, 2), "b": Cost(10)}
 
 

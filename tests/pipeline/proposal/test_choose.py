@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from pipeline import params
 from pipeline import workspace as workspaces
 from pipeline.cli.main import simclr
-from pipeline.costs.measured import known, measure_units
+from pipeline.costs.measured import measure_units, read_measured
 from pipeline.costs.model import Cost, Work, stage_costs
 from pipeline.dvc.project import stage_names
 from pipeline.errors import ParamsError
@@ -54,7 +54,7 @@ def test_a_workspace_is_made_with_what_was_proposed(tmp_path: Path, pictures: Pa
     assert (read.ingest.class_folders, read.ingest.hold_out) == (True, 0.25)
     assert read.retraining.sources == ("inbox", str(pictures))
     assert "a first run takes about " in shown
-    assert known(workspace.root, read) == MEASURED, "`simclr plan` measures nothing again"
+    assert read_measured(workspace.root, read) == MEASURED, "`simclr plan` measures nothing again"
     assert not is_auto(workspace.params.read_text(encoding="utf-8")), "a first run leaves it as it is"
     assert choose_at_first_run(workspace) == []
 

@@ -119,12 +119,12 @@ def assert_gone(workspace: Workspace, canonical: bytes) -> None:
     assert [batch.name for batch in sorted(workspace.raw.iterdir()) if batch.is_dir()] == ["0001", "0002"]
     assert read_occurrences(workspace.raw / "0001")[HASH] == ()
     assert not client.changed_stages(workspace.root).get("data/raw.dvc")
-    assert overrides.denied(overrides.read(workspace.overrides)) == {HASH: "refused by ada: consent withdrawn"}
+    assert overrides.find_denied(overrides.read(workspace.overrides)) == {HASH: "refused by ada: consent withdrawn"}
     (record,) = purged.purges(workspace.root)
     assert (record.hashes, record.who, record.why) == ((HASH,), "ada", "consent withdrawn")
     assert record.objects
     assert record.objects["cache"] == record.objects["store"] != []
-    assert purged.interrupted(workspace.root) is None
+    assert purged.find_interrupted_purge(workspace.root) is None
     assert not list(workspace.raw.glob(".*"))
 
 

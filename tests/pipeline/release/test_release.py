@@ -14,7 +14,7 @@ from pipeline.errors import DvcError, ReleaseError
 from pipeline.params import override
 from pipeline.release import candidate
 from pipeline.release.registry import open_registry
-from pipeline.release.release import listing, promote, release, rollback
+from pipeline.release.release import list_versions, promote, release, rollback
 from pipeline.workspace import Workspace, executable
 from tests.pipeline.release.conftest import ARTIFACT, dvc, git, origin, store, tags
 
@@ -148,7 +148,7 @@ def test_without_a_user_identity_or_a_first_commit(
 def test_a_workspace_without_its_git_repository(released: Workspace) -> None:
     git(released.root.parent, "init", "--quiet")  # a repository around it is not its own
     shutil.rmtree(released.root / ".git")
-    for action in (release, rollback, listing):
+    for action in (release, rollback, list_versions):
         with pytest.raises(ReleaseError, match=r"Git does not work here.*restore the folder's \.git"):
             action(released)
     assert git(released.root.parent, "tag") == ""
@@ -263,7 +263,7 @@ def test_a_rejected_candidate_is_released_only_after_its_gates_have_passed(compu
         ReleaseError, match="was rejected by representation, size_budget: representation is worse; size"
     ):
         release(computed, passed=["representation"])
-    assert "rejected" in str(listing(computed))
+    assert "rejected" in str(list_versions(computed))
     assert release(computed, passed=["representation", "size_budget", "other"]).version == "v0.0.1"
 
 

@@ -18,7 +18,7 @@ from pipeline.dvc import client
 from pipeline.errors import BusyError, DvcError, ReleaseError
 from pipeline.params import override
 from pipeline.release.registry import open_registry
-from pipeline.release.release import diff, listing, promote, release, rollback
+from pipeline.release.release import diff, list_versions, promote, release, rollback
 from pipeline.workspace import Workspace
 from tests.pipeline.release.conftest import ARTIFACT, compute, git, origin, store, tags
 from tests.processes.busy import stretched
@@ -137,7 +137,7 @@ def test_nothing_to_roll_back_to(computed: Workspace) -> None:
         ReleaseError, match=r"there is no version of .*, nothing has been released yet; `simclr run` releases"
     ):
         promote(computed, "v0.0.1")
-    assert "nothing has been released yet" in str(listing(computed))
+    assert "nothing has been released yet" in str(list_versions(computed))
 
 
 def test_only_one_switch_runs_at_a_time(released: Workspace) -> None:
@@ -167,7 +167,7 @@ def test_only_one_switch_runs_at_a_time(released: Workspace) -> None:
 def test_listing_and_diff_are_readable_tables(third: Workspace) -> None:
     released = third
     open_registry(released).reject("abcabcabcabc", "representation", "kNN lost 5 points", "run 7", {})
-    text = str(listing(released))
+    text = str(list_versions(released))
     newest, oldest = (line for line in text.splitlines() if line.lstrip("* ").startswith("v0.0."))
     assert newest.startswith("*  v0.0.2")
     assert "72.00" in newest

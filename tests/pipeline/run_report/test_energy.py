@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.run_report import energy
-from pipeline.run_report.energy import Meter, read, used
+from pipeline.run_report.energy import Meter, read, subtract
 
 
 @pytest.fixture
@@ -28,16 +28,16 @@ def test_packages_add_up_and_their_parts_do_not(powercap: Path) -> None:
     assert before.joules == (5.0, 5.0)
     package(powercap, "intel-rapl:0", 9_000_000)
     package(powercap, "intel-rapl:0:0", 8_000_000)
-    assert used(before, read()) == pytest.approx(4.0)
+    assert subtract(before, read()) == pytest.approx(4.0)
 
 
 def test_a_machine_that_tells_nothing_has_not_used_zero(powercap: Path) -> None:
     assert read().joules == ()
-    assert used(read(), read()) is None
+    assert subtract(read(), read()) is None
 
 
 def test_a_counter_that_started_again_is_understood_once() -> None:
     before = Meter((90.0, 5.0), (100.0, float("inf")), at=0.0)
-    assert used(before, Meter((10.0, 7.0), before.ranges, at=0.1)) == pytest.approx(22.0)
-    assert used(before, Meter((10.0, 7.0), before.ranges, at=60.0)) is None  # it may have started again twice
-    assert used(before, Meter((10.0,), (100.0,), at=0.1)) is None  # a counter is gone
+    assert subtract(before, Meter((10.0, 7.0), before.ranges, at=0.1)) == pytest.approx(22.0)
+    assert subtract(before, Meter((10.0, 7.0), before.ranges, at=60.0)) is None  # it may have started again twice
+    assert subtract(before, Meter((10.0,), (100.0,), at=0.1)) is None  # a counter is gone

@@ -13,7 +13,7 @@ from pipeline.gates.all_gates import GATES
 from pipeline.reports import Outcome
 from pipeline.run_report import page
 from pipeline.run_report.facts import Reason, collect, reasons
-from pipeline.run_report.page import labels_saved
+from pipeline.run_report.page import describe_labels_saved
 from pipeline.workspace import Workspace
 from simclr_core import reports
 from simclr_core.data.shards import ShardedImages
@@ -159,9 +159,11 @@ def test_reasons_are_the_comments_that_are_not_everywhere() -> None:
 
 
 def test_labels_are_saved_where_fewer_reach_what_pixels_do() -> None:
-    saved = labels_saved({"a": budget(10, 50.0, 30.0), "b": budget(20, 62.0, 45.0), "c": budget(800, 80.0, 60.0)})
+    saved = describe_labels_saved(
+        {"a": budget(10, 50.0, 30.0), "b": budget(20, 62.0, 45.0), "c": budget(800, 80.0, 60.0)}
+    )
     assert saved == (
         "With 20 labels the linear probe reaches 62.0 %; on raw pixels it reaches 60.0 % with 800: 780 labels saved."
     )
-    assert labels_saved({"a": budget(10, 50.0, 30.0), "c": budget(800, 80.0, 79.0)}) is None
-    assert labels_saved({}) is None
+    assert describe_labels_saved({"a": budget(10, 50.0, 30.0), "c": budget(800, 80.0, 79.0)}) is None
+    assert describe_labels_saved({}) is None

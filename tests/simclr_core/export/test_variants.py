@@ -13,7 +13,7 @@ from deploy.encoder import Encoder, compare
 from simclr_core.data.shards import ShardedImages
 from simclr_core.evaluation.served_accuracy import LabeledImages, accuracies, right_answers, served_features
 from simclr_core.export import export, variants
-from simclr_core.export.variants import Variants, build_variants, calibration_pixels, judge_losses, missed
+from simclr_core.export.variants import Variants, build_variants, calibration_pixels, find_missed, judge_losses
 from simclr_core.reports import VariantReport
 from tests.conftest import CLASSES, write_prepared
 from tests.simclr_core.export.test_export import write_model, write_probe
@@ -33,7 +33,7 @@ GOOD = VariantReport("static", 0.26, 0.999, 1.0, 90.0, 80.0, {})
     ids=str,
 )
 def test_a_variant_passes_the_gate_within_its_limits(facts: dict[str, float], reason: str | None) -> None:
-    found = missed(replace(GOOD, **facts))
+    found = find_missed(replace(GOOD, **facts))
     if reason is None:
         assert found is None
     else:
@@ -71,8 +71,8 @@ def test_a_loss_of_accuracy_is_judged_by_pairs(
 def test_without_labels_only_the_vectors_are_judged() -> None:
     assert judge_losses({}, {}, 0.5) == (None, None)
     unlabeled = replace(GOOD, knn_top1=None, classifier_top1=None)
-    assert missed(unlabeled) is None
-    assert missed(replace(unlabeled, cosine_mean=0.5)) is not None
+    assert find_missed(unlabeled) is None
+    assert find_missed(replace(unlabeled, cosine_mean=0.5)) is not None
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +185,7 @@ def test_the_tolerance_covers_what_other_kernels_give(
     candidate = variants._load(bundle, "int8", graph)
     variant = variants.golden_variant(candidate, "int8", Encoder(candidate, variant="int8"))
     pixels = np.stack([bundle.preprocessing.read(image) for image in bundle.golden_images])
-    other = compare(variants.unoptimized(graph, pixels), variant.golden_vectors)
+    other = compare(variants.run_unoptimized(graph, pixels), variant.golden_vectors)
     assert 0.99 < variant.tolerance["cosine_min"] <= other.cosine_min
     assert other.max_abs <= variant.tolerance["max_abs"] < 0.1
 

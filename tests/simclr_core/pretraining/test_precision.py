@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from simclr_core.launch import Member
 from simclr_core.model.encoder import build_encoder
 from simclr_core.pretraining import precision
-from simclr_core.pretraining.choices import Choice, settled
+from simclr_core.pretraining.choices import Choice, settle
 from simclr_core.pretraining.precision import LossScaler, choose_precision, layer_fault, unchanged
 
 ALONE = Member(0, 1, torch.device("cpu"))
@@ -123,9 +123,9 @@ def test_the_self_test_leaves_no_trace() -> None:
 
 def test_a_run_keeps_its_first_choice(tmp_path: Path) -> None:
     first = Choice("float32", "bfloat16 is not faster here")
-    assert settled(tmp_path / "run", "precision", ALONE, lambda: first) == first
-    assert settled(tmp_path / "run", "precision", ALONE, lambda: Choice("bfloat16")) == first
-    assert settled(tmp_path / "run", "compile", ALONE, lambda: Choice("eager")) == Choice("eager")
+    assert settle(tmp_path / "run", "precision", ALONE, lambda: first) == first
+    assert settle(tmp_path / "run", "precision", ALONE, lambda: Choice("bfloat16")) == first
+    assert settle(tmp_path / "run", "compile", ALONE, lambda: Choice("eager")) == Choice("eager")
 
 
 def a_parameter() -> tuple[nn.Parameter, torch.optim.Optimizer]:

@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import OverridesError
-from pipeline.validation.verdict.overrides import COLUMNS, Override, allowed, decide, denied, read, settle, write
+from pipeline.validation.verdict.overrides import (
+    COLUMNS,
+    Override,
+    decide,
+    find_allowed,
+    find_denied,
+    read,
+    settle,
+    write,
+)
 
 HEADER = ",".join(COLUMNS)
 ONE, TWO, THREE = "1" * 64, "2" * 64, "a" * 64
@@ -23,7 +32,7 @@ def test_written_rows_are_read_back(tmp_path: Path, why: str) -> None:
     decisions = (override(ONE, why=why), override(TWO, "deny", expires=date(2027, 1, 31)))
     write(path, decisions)
     assert read(path) == decisions
-    assert (allowed(decisions), denied(decisions)) == ({ONE}, {TWO: "refused by ada: because"})
+    assert (find_allowed(decisions), find_denied(decisions)) == ({ONE}, {TWO: "refused by ada: because"})
 
 
 def test_a_missing_file_means_no_decisions(tmp_path: Path) -> None:

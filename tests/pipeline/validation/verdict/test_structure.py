@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageEnhance
 from pipeline.validation.probe.hashes import perceptual_hashes, sketch, sketch_planes
 from pipeline.validation.probe.probe import reduced, statistics
 from pipeline.validation.verdict.near_duplicates import DHASH_DISTANCE, PAIRS
-from pipeline.validation.verdict.structure import DRAWN, Pictures, compared, confirm, show_the_same
+from pipeline.validation.verdict.structure import DRAWN, Pictures, compare, confirm, show_the_same
 from tests.pipeline.validation.probe.test_hashes import CHANGES, HARSH_CHANGES, Change, crops, resized, saved
 
 
@@ -20,7 +20,7 @@ def facts(images: Sequence[Image.Image]) -> pl.DataFrame:
 
 
 def pictures(images: Sequence[Image.Image]) -> Pictures:
-    return compared(facts(images))
+    return compare(facts(images))
 
 
 def same(one: Image.Image, other: Image.Image) -> bool:
