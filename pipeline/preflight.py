@@ -309,7 +309,7 @@ def ingested(workspace: Workspace) -> Images:
     earlier = batches(workspace.raw)
     found = Images()
     for said in read_known(earlier, lambda *_: None).values():
-        split, labels = judge(said)
+        split, labels, _ = judge(said)
         (found.train if split == "train" else found.test)[labels[0] if len(labels) == 1 else None] += 1
         first = min(one.batch for one in said)
         found.batches[earlier[first].name] += split == "train"

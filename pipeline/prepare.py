@@ -12,7 +12,8 @@ import io
 import json
 import os
 import time
-from collections.abc import Collection, Container, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -37,8 +38,10 @@ from pipeline.params import read
 from pipeline.reports import ValidationReport
 from pipeline.stage import run_stage
 from pipeline.validation.contract import describe
+from pipeline.validation.groups import read as read_groups
 from pipeline.workspace import Workspace
 from simclr_core import reports
+from simclr_core.data.groups import UNGROUPED
 from simclr_core.data.shards import UNLABELED, DatasetCard, Sample, portions, write_card, write_shards, write_tar
 from simclr_core.errors import ReportError
 from simclr_core.reporter import emit, record_timing
@@ -91,6 +94,8 @@ def run(workspace: Workspace) -> None:
     sides = [side_of(row["width"], row["height"]) for row in rows if row["split"] == "train"]
     require_large_enough(sides, everything.pretrain.image_size, params)
     classes = tuple(sorted({row["label"] for row in rows if row["label"] is not None}))
+    numbers = number_groups(read_groups(workspace.manifest), (row["sha256"] for row in rows if row["split"] == "train"))
+    rows = [row | {"group": numbers.get(row["sha256"], UNGROUPED)} for row in rows]
     labels = pq.read_table(workspace.manifest / "quarantine.parquet", columns=["label"])["label"].to_pylist()
     found = preflight.count(preflight.Image(row["split"], row["label"], row["batch"]) for row in rows)
     lost = preflight.lost_classes(found, labels)
@@ -147,6 +152,19 @@ def require_valid(workspace: Workspace) -> None:
         raise GateError(describe(validation))
 
 
+def number_groups(groups: Mapping[str, str], images: Iterable[str]) -> dict[str, int]:
+    """SHA-256 → number of its group, 0, 1, ... by name, of the images that have a group with another of them.
+
+    Args:
+        groups: SHA-256 → group; of any images.
+        images: SHA-256 of those that are trained on.
+    """
+    found = {sha256: groups[sha256] for sha256 in images if sha256 in groups}
+    sizes = Counter(found.values())
+    numbers = {group: number for number, group in enumerate(sorted(one for one in sizes if sizes[one] > 1))}
+    return {sha256: numbers[group] for sha256, group in found.items() if group in numbers}
+
+
 def require_large_enough(sides: Sequence[int], size: int, params: PrepareConfig) -> None:
     """Raise GateError if more than ``max_enlarged`` of the training images would be enlarged to ``size`` pixels.
 
@@ -175,10 +193,11 @@ def _canonical(
 
     def convert(item: tuple[str, bytes]) -> tuple[Sample, Image.Image]:
         sha256, data = item
-        label, operations = accepted[sha256]["label"], accepted[sha256]["operations"]
+        label, operations, group = (accepted[sha256][name] for name in ("label", "operations", "group"))
         image = resize(_replay(sha256, data, operations, params.background), short_side, params)
         extension, encoded = encode(image, params.jpeg_quality)
-        return Sample(sha256, extension, encoded, UNLABELED if label is None else classes.index(label)), image
+        number = UNLABELED if label is None else classes.index(label)
+        return Sample(sha256, extension, encoded, number, group), image
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:  # Pillow's codecs release the GIL
         for portion in portions(contents, DECODE_BYTES, size=lambda item: len(item[1])):
@@ -261,6 +280,7 @@ def _digest(rows: list[dict[str, Any]], short_side: int, params: PrepareConfig) 
         lines.append(f"on {params.background}\n")
     if params.letterbox:
         lines.append("letterbox\n")
+    lines += sorted(f"{row['sha256']} in group {row['group']}\n" for row in rows if row["group"] != UNGROUPED)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

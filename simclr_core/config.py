@@ -244,6 +244,11 @@ class PretrainConfig(Block):
         description="contrastive loss. dcl leaves the positive out of the denominator, info_nce compares with the "
         "other view alone",
     )
+    positives: Literal["group", "image"] = Field(
+        default="group",
+        description="whose the second view is: another image of the group, or the same. Without groups in "
+        "labels.csv both are the same; images of a group are then no negatives of each other",
+    )
     queue: QueueConfig | None = Field(
         default=None,
         description="negatives from earlier batches (MoCo), with loss info_nce; null: those of the batch. For example "

@@ -15,7 +15,7 @@ from deploy.artifact import publish
 from deploy.failpoint import failpoint
 from pipeline.errors import IngestError
 from pipeline.ingest.news import Content
-from pipeline.ingest.raw import OCCURRENCES
+from pipeline.ingest.raw import OCCURRENCES, Occurrence
 from simclr_core.data.shards import portions, write_tar
 
 CHANGED = "changed while it was read; the next ingest takes it"
@@ -55,11 +55,17 @@ def write_batch(batch: Path, new: dict[str, Content], known: Container[str], max
         if not new:
             raise _EmptyBatchError
         lines = [
-            json.dumps({"sha256": sha256, "occurrences": [asdict(one) for one in content.occurrences]}) + "\n"
+            json.dumps({"sha256": sha256, "occurrences": [_record(one) for one in content.occurrences]}) + "\n"
             for sha256, content in new.items()
         ]
         (folder / OCCURRENCES).write_text("".join(lines), encoding="utf-8")
     return lost
+
+
+def _record(occurrence: Occurrence) -> dict[str, str | None]:
+    """Without a group that there is not: the bytes are those of earlier versions then."""
+    record = asdict(occurrence)
+    return record if occurrence.group is not None else {name: record[name] for name in record if name != "group"}
 
 
 def _read(sha256: str, content: Content) -> tuple[str, bytes] | None:

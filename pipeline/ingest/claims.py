@@ -1,8 +1,9 @@
-"""Claims: which split and label the sources give an image now, compared with what they gave it before.
+"""Claims: which split, label and group the sources give an image now, compared with what they gave it before.
 
-A label or the test split is a claim; an unlabeled training file makes none. What a source says last of an image counts.
-Absence is not a claim: an image that is nowhere in its source any more keeps what was said of it, and so does one that
-only labels.csv gave a label and does not name now. An image that is elsewhere now is what that place says.
+A label, a group or the test split is a claim; an unlabeled training file makes none. What a source says last of an
+image counts. Absence is not a claim: an image that is nowhere in its source any more keeps what was said of it, and so
+does one that only labels.csv gave a label or group and does not name now. An image that is elsewhere now is what that
+place says.
 """
 
 from collections import Counter
@@ -11,11 +12,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from deploy.plural import counted
+from pipeline.ingest.groups import describe_regrouped
 from pipeline.ingest.raw import REPLACED, Occurrence, read_occurrences
 
-Claim = tuple[str, str | None]
-UNCLAIMED: Claim = ("train", None)
-GONE: Claim = (REPLACED, None)
+Claim = tuple[str, str | None, str | None]
+"""Split, label and group."""
+
+UNCLAIMED: Claim = ("train", None, None)
+GONE: Claim = (REPLACED, None, None)
 
 
 class Said(NamedTuple):
@@ -37,6 +41,7 @@ class Verdict(NamedTuple):
 
     split: str
     labels: tuple[str, ...]
+    group: str | None
 
 
 def read_known(batches: Sequence[Path], guess: Callable[[str, str], str | None]) -> Known:
@@ -71,7 +76,7 @@ def summarize(
     """What one batch says of a content."""
     claims: dict[tuple[str | None, bool], set[Claim]] = {}
     for one in occurrences:
-        claim = (one.split, one.label)
+        claim = (one.split, one.label, one.group)
         certain = one.source is not None
         source = one.source if certain or claim == UNCLAIMED or guess is None else guess(one.path, sha256)
         claims.setdefault((source, certain), set()).update({claim} - {UNCLAIMED})
@@ -80,13 +85,20 @@ def summarize(
 
 def judge(said: Iterable[Said]) -> Verdict:
     """The verdict of ``validation.verdict.copies`` on one content: a test image stays one, and the newest batch that
-    labels an image is right about it."""
+    labels an image is right about it. Likewise the newest that gives it a group; of two groups the first by name."""
     claims = [(one.batch, *claim) for one in said for claim in one.claims]
-    newest = max((batch for batch, _, label in claims if label is not None), default=0)
-    labels = {label for batch, _, label in claims if label is not None and batch == newest}
-    tests = [(batch != newest, batch, label) for batch, split, label in claims if split == "test" and label is not None]
-    is_test = any(split == "test" for _, split, _ in claims)
-    return Verdict("test" if is_test else "train", tuple(sorted(labels | ({min(tests)[2]} if tests else set()))))
+    newest = max((batch for batch, _, label, _ in claims if label is not None), default=0)
+    labels = {label for batch, _, label, _ in claims if label is not None and batch == newest}
+    tests = [
+        (batch != newest, batch, label) for batch, split, label, _ in claims if split == "test" and label is not None
+    ]
+    is_test = any(split == "test" for _, split, *_ in claims)
+    groups = [(-batch, group) for batch, *_, group in claims if group is not None]
+    return Verdict(
+        "test" if is_test else "train",
+        tuple(sorted(labels | ({min(tests)[2]} if tests else set()))),
+        min(groups)[1] if groups else None,
+    )
 
 
 def is_news(said: tuple[Said, ...], source: str, claims: frozenset[Claim]) -> bool:
@@ -98,8 +110,8 @@ def is_news(said: tuple[Said, ...], source: str, claims: frozenset[Claim]) -> bo
     others = [one for one in said if not one.certain and one.source is None]
     if not mine and not claims:  # an unlabeled copy of what perhaps another source has labeled
         return False
-    split, labels = judge(mine or others)
-    held = {(split, label) for label in labels or (None,)} - {UNCLAIMED}
+    split, labels, group = judge(mine or others)
+    held = {(split, label, group) for label in labels or (None,)} - {UNCLAIMED}
     return not held <= claims or bool(held) != bool(claims)
 
 
@@ -118,7 +130,7 @@ def find_claimed(batches: Iterable[Path], source: str, contents: Collection[str]
                 unnamed = [one for one in occurrences if one.source is None]
                 found[sha256] = latest or found.get(sha256, []) + unnamed
     return {
-        sha256: [one.path for one in occurrences if (one.split, one.label) not in (UNCLAIMED, GONE)]
+        sha256: [one.path for one in occurrences if (one.split, one.label, one.group) not in (UNCLAIMED, GONE)]
         for sha256, occurrences in found.items()
     }
 
@@ -132,6 +144,8 @@ def describe(before: Known, after: Known, contents: Iterable[str]) -> Iterator[s
     moved = Counter((old.split, new.split) for old, new in verdicts if old.split != new.split)
     for (left, entered), count in moved.most_common():
         yield f"{describe_images(count)} moved from {left} to {entered}"
+    regrouped = Counter((old.group, new.group) for old, new in verdicts if old.group != new.group)
+    yield from describe_regrouped(regrouped)
     if same := sum(old == new for old, new in verdicts):
         yield f"{describe_images(same)} labeled as before by another source"
     lost = {label for old, new in verdicts for label in set(old.labels) - set(new.labels)}
@@ -158,7 +172,7 @@ def describe_absent(known: Known, now: Mapping[str, Mapping[str, frozenset[Claim
     if unnamed:
         yield f"{_keep(unnamed)} the label that labels.csv gave before (a row with a blank label removes it)"
     for source, contents in now.items():
-        labels = {label for claims in set(contents.values()) for _, label in claims if label is not None}
+        labels = {label for claims in set(contents.values()) for _, label, _ in claims if label is not None}
         said = Counter(known[sha256] for sha256 in known.keys() - contents.keys()) if labels else Counter()
         kept = Counter[str]()
         for one, count in said.items():
@@ -174,7 +188,8 @@ def describe_absent(known: Known, now: Mapping[str, Mapping[str, frozenset[Claim
 
 def _contradicts(said: tuple[Said, ...], claims: frozenset[Claim]) -> bool:
     verdict = judge(said)
-    return not any((verdict.split, label) in claims for label in verdict.labels or (None,))
+    named = {(split, label) for split, label, _ in claims}
+    return not any((verdict.split, label) in named for label in verdict.labels or (None,))
 
 
 def _keep(count: int) -> str:

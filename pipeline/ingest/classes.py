@@ -6,11 +6,10 @@ from difflib import get_close_matches
 
 from deploy.plural import counted
 from pipeline.errors import IngestError
+from pipeline.ingest.groups import MISSING
 from pipeline.ingest.labels_csv import fold
 from pipeline.ingest.layout import Reading
 from pipeline.ingest.raw import Occurrence
-
-MISSING = ("nan", "none", "null", "n/a", "na", "<na>")  # pandas, Python, SQL and R
 
 
 def refuse_twins(readings: Sequence[Reading], classes: Sequence[str] | None) -> None:

@@ -25,8 +25,9 @@ from pipeline.dvc.project import RAW, read_tracked
 from pipeline.dvc.purged import contents
 from pipeline.errors import IngestError, UnfinishedError
 from pipeline.ingest.batch import write_batch
-from pipeline.ingest.claims import Known, combine, judge, read_known, summarize
+from pipeline.ingest.claims import GONE, Known, Said, combine, judge, read_known, summarize
 from pipeline.ingest.classes import check_labels, describe_names, refuse_twins
+from pipeline.ingest.groups import describe_groups
 from pipeline.ingest.layout import Reading, read_layout
 from pipeline.ingest.listing import LINK
 from pipeline.ingest.news import Content, KeptOut, Listing, compare, describe_news, find_new, read_source
@@ -204,6 +205,7 @@ def _describe(found: Found, new: dict[str, Content], batch: Path | None, classes
             *_describe_kept(listed, found.stamped, before),
             *found.emptied,
             *describe_names(_labels(after), classes),
+            *describe_groups(_groups(after)),
         ),
     )
 
@@ -284,6 +286,17 @@ def _describe_kept(listed: Sequence[Source], stamped: Mapping[Key, tuple[str, st
             f"note: {counted(len(kept), 'file')} left out now, such as {kept[0]!r}, ingested before and still used; "
             "`simclr ingest --undo BATCH` takes a batch back, `simclr quarantine deny` excludes an image"
         )
+
+
+def _groups(known: Known) -> Iterator[tuple[str, str | None]]:
+    """Split and group of each image, where there are groups."""
+    verdicts = {said: judge(said) for said in set(known.values())}
+    if any(verdict.group for verdict in verdicts.values()):
+        yield from ((verdicts[said].split, verdicts[said].group) for said in known.values() if not _is_gone(said))
+
+
+def _is_gone(said: tuple[Said, ...]) -> bool:
+    return all(one.claims == {GONE} for one in said)
 
 
 def _labels(known: Known) -> set[str]:

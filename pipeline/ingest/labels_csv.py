@@ -1,12 +1,13 @@
-"""``labels.csv``: which file has which label and, if wanted, which split, as spreadsheets write it.
+"""``labels.csv``: which file has which label or group and, if wanted, which split, as spreadsheets write it.
 
-    path,label,split
-    cats/1.png,cat,train
+    path,label,split,group
+    cats/1.png,cat,train,animal 7
 
-The order and the capitals of the columns do not matter, nor do other columns; commas, semicolons or tabs separate
-them. The text is UTF-8, or UTF-16 with a byte order mark. A letter that cannot be read is an error: with it replaced,
-two labels could become one. A path is relative to the folder of the table; the ways in which programs spell the same
-path are understood where they mean one file.
+A group is a thing of which there are several images, such as a patient, a part or a video. A table has a column of
+labels or of groups, or both; what it has no column for, it does not say. The order and the capitals of the columns do
+not matter, nor do other columns; commas, semicolons or tabs separate them. The text is UTF-8, or UTF-16 with a byte
+order mark. A letter that cannot be read is an error: with it replaced, two labels could become one. A path is relative
+to the folder of the table; the ways in which programs spell the same path are understood where they mean one file.
 """
 
 import codecs
@@ -26,6 +27,7 @@ from pipeline.errors import IngestError
 
 SHOWN = 80  # letters of a first line
 SPLITS = ("train", "test")
+NAMES = {"label", "group"}  # columns of which a table has one at least
 HELD_OUT = {"test", "testing", "val", "valid", "validation", "eval", "evaluation", "dev", "holdout"}
 SAID = {"", "train", "training", *HELD_OUT}  # what only a column of splits has in every cell
 DELIMITERS = (",", ";", "\t")
@@ -34,12 +36,15 @@ SEPARATOR = re.compile(r"\A\s*sep=.\r?\n")  # a first line for spreadsheets
 
 
 class Row(NamedTuple):
-    """What one line says; ``label`` None: the file has no label; ``split`` None: the table does not say."""
+    """What one line says; ``label`` and ``group`` None: the file has none; ``split`` None: the table does not say.
+    ``labels`` is whether the table has a column of labels."""
 
     line: int
     path: str
     label: str | None
     split: str | None
+    group: str | None = None
+    labels: bool = True
 
 
 def clean(label: str) -> str | None:
@@ -51,6 +56,11 @@ def fold(name: str) -> str:
     """A name as it compares: without capitals, blanks around it, Unicode forms and letters that cannot be seen."""
     visible = "".join(letter for letter in name if unicodedata.category(letter) != "Cf")
     return unicodedata.normalize("NFKC", visible).strip().casefold()
+
+
+def names_files(columns: Collection[str]) -> bool:
+    """Whether a table with these columns says something of files."""
+    return "path" in columns and not NAMES.isdisjoint(columns)
 
 
 def columns_of(data: bytes) -> list[str]:
@@ -67,13 +77,13 @@ def read_rows(where: str, data: bytes) -> list[Row]:
     """
     text = SEPARATOR.sub("\n", _decode(where, data))  # the lines keep their numbers
     delimiter, columns = _header(text)
-    if not {"path", "label"} <= set(columns):
+    if not names_files(columns):
         found = f"has the columns {printable(','.join(columns), SHOWN)}" if columns else "has no first line"
         raise IngestError(
-            f"{where}: {found}; give it a first line path,label and optionally split, separated by commas, semicolons "
-            "or tabs, and save it as CSV UTF-8"
+            f"{where}: {found}; give it a first line path,label and optionally split and group, or path,group, "
+            "separated by commas, semicolons or tabs, and save it as CSV UTF-8"
         )
-    twice = [column for column in ("path", "label", "split") if columns.count(column) > 1]
+    twice = [column for column in ("path", "label", "split", "group") if columns.count(column) > 1]
     if twice:
         raise IngestError(f"{where}: has two columns named {twice[0]!r}; remove or rename one of them")
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
@@ -107,10 +117,11 @@ def _split_by_another_name(columns: Sequence[str], rows: Sequence[Sequence[str]]
 
 
 def _is_cut_off(rows: Sequence[Row]) -> bool:
-    """Whether the label of the last row is in no other, and the beginning of one."""
-    labels = {row.label for row in rows[:-1] if row.label}
-    last = rows[-1].label
-    return last is not None and last not in labels and any(label.startswith(last) for label in labels)
+    """Whether the label or group of the last row is in no other, and the beginning of one."""
+    return any(
+        last is not None and last not in others and any(other and other.startswith(last) for other in others)
+        for *others, last in ([row.label for row in rows], [row.group for row in rows])
+    )
 
 
 def _row(table: str, line: int, columns: Sequence[str], found: Sequence[str]) -> Row:
@@ -120,20 +131,31 @@ def _row(table: str, line: int, columns: Sequence[str], found: Sequence[str]) ->
             f"{where} has {len(found)} cells, the first line names {len(columns)} columns; put what has a comma or "
             "semicolon in it between double quotes"
         )
-    if "label" not in cells or "path" not in cells:
-        raise IngestError(f"{where} ends before the label; leave the cell empty for an image without a label")
-    label, split = clean(cells["label"]), cells.get("split", "").strip()
+    for name in ("path", "label", "group"):
+        if name in columns and name not in cells:
+            named = "label" if name == "path" else name
+            raise IngestError(f"{where} ends before the {named}; leave the cell empty for an image without a {named}")
+    label, group = (_name(where, name, cells.get(name, "")) for name in ("label", "group"))
+    split = cells.get("split", "").strip()
     if split and split.casefold() not in SPLITS:
         raise IngestError(
             f"{where} has split {split!r}; allowed: {', '.join(SPLITS)}, or nothing; a validation set is 'test' here"
         )
-    if label and any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in label):
+    return Row(line, cells["path"], label, split.casefold() or None, group, "label" in columns)
+
+
+def _name(where: str, column: str, cell: str) -> str | None:
+    """The label or group that a cell names."""
+    name = clean(cell)
+    if name and any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in name):
         raise IngestError(
-            f"{where} has label {label!r}, with a line break or control character in it; is a double quote missing?"
+            f"{where} has {column} {name!r}, with a line break or control character in it; is a double quote missing?"
         )
-    if label and "\ufffd" in label:
-        raise IngestError(f"{where} has label {label!r}, in which a letter was lost when it was saved; write it again")
-    return Row(line, cells["path"], label, split.casefold() or None)
+    if name and "\ufffd" in name:
+        raise IngestError(
+            f"{where} has {column} {name!r}, in which a letter was lost when it was saved; write it again"
+        )
+    return name
 
 
 class Matched(NamedTuple):
@@ -243,6 +265,6 @@ def _header(text: str) -> tuple[str, list[str]]:
     first = text.lstrip("\r\n").splitlines()[:1]
     for delimiter in DELIMITERS:
         columns = [cell.strip().casefold() for cell in next(csv.reader(first, delimiter=delimiter), [])]
-        if {"path", "label"} <= set(columns):
+        if names_files(columns):
             return delimiter, columns
     return ",", [cell.strip() for cell in next(csv.reader(first), [])]

@@ -4,12 +4,14 @@
     labeled/<class>/**      training images with a label; train/ means the same
     test/<class>/**         held out; val/ means the same, because there is one held-out set here: what training needs
                             for its choices, it sets aside from the training images
-    labels.csv              anywhere; its paths are relative to its folder, and it overrules the folders
+    labels.csv              anywhere; its paths are relative to its folder, and it overrules the folders; it alone says
+                            which images are of one group
 
 The same folders inside one folder, as in ``pets/{train,val}/<class>``, are read too, if it has both kinds. What is said
 counts: nothing held out is trained on. What can be read in two ways is refused, and what looks like a slip is noted.
 """
 
+import hashlib
 import posixpath
 import re
 from collections import Counter, defaultdict
@@ -22,7 +24,7 @@ from typing import NamedTuple
 from deploy.folders.files import is_labels
 from deploy.plural import counted, listed
 from pipeline.errors import IngestError
-from pipeline.ingest.labels_csv import Row, clean, columns_of, fold, match_rows, read_rows
+from pipeline.ingest.labels_csv import Row, clean, columns_of, fold, match_rows, names_files, read_rows
 from pipeline.ingest.sources import Source
 
 UNLABELED, LABELED, TEST = "unlabeled", "labeled", "test"
@@ -43,10 +45,11 @@ TABLES = (".csv", ".tsv", ".xls", ".xlsx", ".ods")
 
 
 class Place(NamedTuple):
-    """``split`` is "train" or "test"; ``label`` None: not known."""
+    """``split`` is "train" or "test"; ``label`` and ``group`` None: not known."""
 
     split: str
     label: str | None
+    group: str | None = None
 
 
 @dataclass
@@ -54,13 +57,14 @@ class Reading:
     """How a source is read: the place of each file, and what a person may not have meant, with the number of files.
 
     A number of 0 is not shown: the note is not about files. ``named`` are the files that a table names, ``unsplit``
-    those of them of which neither it nor their folder says the split.
+    those of them of which neither it nor their folder says the split, ``labeled`` those of a table with labels.
     """
 
     places: dict[str, Place] = field(default_factory=dict)
     notes: Counter[str] = field(default_factory=Counter)
     named: set[str] = field(default_factory=set)
     unsplit: set[str] = field(default_factory=set)
+    labeled: set[str] = field(default_factory=set)
 
 
 def place(path: str, class_folders: bool = False) -> Place:
@@ -79,9 +83,11 @@ def place(path: str, class_folders: bool = False) -> Place:
 
 
 def hold_out(place: Place, sha256: str, share: float) -> Place:
-    """The place of a labeled training image that ``share`` puts into the test set instead, by its content alone."""
-    chosen = place.split == "train" and place.label is not None and int(sha256[-8:], 16) < share * 16**8
-    return Place("test", place.label) if chosen else place
+    """The place of a labeled training image that ``share`` puts into the test set instead, by its content alone; with
+    all other labeled ones of its group, by the name of that."""
+    drawn = sha256 if place.group is None else hashlib.sha256(place.group.encode()).hexdigest()
+    chosen = place.split == "train" and place.label is not None and int(drawn[-8:], 16) < share * 16**8
+    return place._replace(split="test") if chosen else place
 
 
 def read_layout(source: Source, inbox: Path, class_folders: bool = False) -> Reading:
@@ -111,7 +117,7 @@ def read_layout(source: Source, inbox: Path, class_folders: bool = False) -> Rea
         _read_folder(within, inside, reading, faults, class_folders)
     _read_tables(source, reading, faults)
     outside = not prefix and not Path(source.base.removeprefix("file://")).is_relative_to(inbox)
-    if outside and paths and set(reading.places.values()) == {("train", None)}:
+    if outside and paths and set(reading.places.values()) == {Place("train", None)}:
         reading.notes.update(dict.fromkeys(_note_folder(source.base), len(paths)))
     faults += _without_class(reading)
     if faults:
@@ -226,8 +232,11 @@ def _meant(name: str) -> str | None:
 
 def _without_class(reading: Reading) -> list[str]:
     """What is wrong if images are held out without a class, and no table says that they have none."""
-    places, named = reading.places, reading.named
-    bare = [path for path in places if places[path] == ("test", None) and path not in named]
+    bare = [
+        path
+        for path, place in reading.places.items()
+        if place.split == "test" and place.label is None and path not in reading.labeled
+    ]
     if not bare:
         return []
     return [
@@ -251,8 +260,8 @@ def _read_tables(source: Source, reading: Reading, faults: list[str]) -> None:
         ] = 0
     for table in source.labels:
         where, data = f"{source.name}/{table}", source.read_labels(table)
-        if "/" in table and not {"path", "label"} <= set(columns_of(data)):
-            reading.notes[f"{table!r} is not read, because its columns are not path,label"] += 1
+        if "/" in table and not names_files(columns_of(data)):
+            reading.notes[f"{table!r} is not read, because its columns are not path,label or path,group"] += 1
             continue
         found = match_rows(where, read_rows(where, data), table, source.base, reading.places.keys() | source.left_out)
         for path, row in found.rows.items():
@@ -262,16 +271,18 @@ def _read_tables(source: Source, reading: Reading, faults: list[str]) -> None:
                 raise IngestError(f"{where}: line {row.line} names {row.path!r} again; give each file one row")
             faults += _overrule(where, path, row, reading)
         reading.named |= found.rows.keys()
+        reading.labeled |= {path for path, row in found.rows.items() if row.labels}
         if found.lost:
             reading.notes[found.lost] = 0
 
 
 def _overrule(where: str, path: str, row: Row, reading: Reading) -> list[str]:
     folder = reading.places[path]
-    reading.places[path] = Place(row.split or folder.split, row.label)
+    label = row.label if row.labels else folder.label
+    reading.places[path] = Place(row.split or folder.split, label, row.group)
     if row.split is None and folder.split == "train":  # of a folder that is not test/, or of none
         reading.unsplit.add(path)
-    if folder.label is not None and row.label != folder.label:
+    if folder.label is not None and label != folder.label:
         reading.notes[f"{where} overrules the class that the folder says"] += 1
     if row.split == "train" and folder.split == "test":
         return [

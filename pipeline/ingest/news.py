@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from pipeline.ingest.claims import (
     UNCLAIMED,
     Claim,
     Known,
+    Said,
     claims_of,
     describe,
     describe_absent,
@@ -47,7 +48,8 @@ class Listing:
     ``returned`` those that it claims again what it claimed before it lost them; ``replaced`` tells the path of those
     that were overwritten; ``reused`` those whose path has other contents now, in a folder that was filled again;
     ``unclaimed`` tells the path of those that had no label, and are nowhere in the source since they were overwritten;
-    ``unsplit`` are those that stay in the test set, where labels.csv put them before and does not say now.
+    ``unsplit`` are those that stay in the test set, where labels.csv put them before and does not say now, and
+    ``kept_groups`` those that stay in their group likewise.
     """
 
     source: Source
@@ -60,6 +62,7 @@ class Listing:
     reused: set[str] = field(default_factory=set)
     unclaimed: dict[str, str] = field(default_factory=dict)
     unsplit: set[str] = field(default_factory=set)
+    kept_groups: set[str] = field(default_factory=set)
 
 
 class KeptOut(NamedTuple):
@@ -112,7 +115,11 @@ def read_source(
         if sha256 == NOT_AN_IMAGE:
             source.passed_over[path] = NO_IMAGE
             continue
-        reading.places[path] = hold_out(reading.places[path], sha256, held_out)
+        place = reading.places[path]
+        if path not in reading.named and (group := _kept_group(place, known.get(sha256, ()), source.identity)):
+            place = place._replace(group=group)
+            listing.kept_groups.add(sha256)
+        reading.places[path] = hold_out(place, sha256, held_out)
         if reason := kept_out.reason(sha256, source, reading.places[path]):
             source.passed_over[path] = reason
             continue
@@ -137,10 +144,11 @@ def compare(
     """
     listing.unsplit = find_unsplit(listing, known, earlier)
     for path in listing.reading.unsplit if listing.unsplit else ():
-        sha256, label = listing.hashes.get(path), listing.reading.places[path].label
+        sha256 = listing.hashes.get(path)
         if sha256 in listing.unsplit:
-            listing.reading.places[path] = Place("test", label)
-            listing.claims[sha256] = listing.claims[sha256] - {("train", label)} | {("test", label)}
+            before = listing.reading.places[path]
+            held = listing.reading.places[path] = before._replace(split="test")
+            listing.claims[sha256] = listing.claims[sha256] - {before} | {held}
     listing.silent = find_silent(listing, known, earlier)
     listing.returned = find_returned(listing, known, stamps) if stamps else set()
     # Meanwhile a copy with other bytes may have been labeled otherwise, which only validation sees.
@@ -158,13 +166,20 @@ def find_unsplit(listing: Listing, known: Known, earlier: Sequence[Path]) -> set
     was lost or has another name. Silence puts nothing that was held out into the training set."""
     identity, named = listing.source.identity, listing.reading.unsplit & listing.hashes.keys()
     held = {listing.hashes[path] for path in named}
-    held = {one for one in held if any(split == "test" for split, _ in claims_of(known.get(one, ()), identity))}
+    held = {one for one in held if any(split == "test" for split, *_ in claims_of(known.get(one, ()), identity))}
     return {
         sha256
         for sha256, paths in find_claimed(earlier, identity, held).items()
         for path in paths
         if path in named and listing.hashes[path] == sha256
     }
+
+
+def _kept_group(place: Place, said: Iterable[Said], source: str) -> str | None:
+    """The group that labels.csv gave before, of a file that it does not name any more, and of which the folder says a
+    label or the split. Of other files nothing is said now, and what was said holds as a whole."""
+    groups = {group for one in said for *_, group in claims_of((one,), source) if group is not None}
+    return min(groups) if groups and place.group is None and place != UNCLAIMED else None
 
 
 def find_silent(listing: Listing, known: Known, earlier: Sequence[Path]) -> set[str]:
@@ -258,7 +273,7 @@ def find_new(listings: Sequence[Listing], known: Known) -> dict[str, Content]:
     for listing, found in zip(listings, news, strict=True):
         source = listing.source
         seen = [
-            (sha256, Occurrence(path, *listing.reading.places[path], source.identity))
+            (sha256, _occurrence(path, listing.reading.places[path], source.identity))
             for path, sha256 in listing.hashes.items()
             if sha256 in found or sha256 in repeated
         ]
@@ -268,6 +283,10 @@ def find_new(listings: Sequence[Listing], known: Known) -> dict[str, Content]:
         for sha256, occurrence in seen:
             new.setdefault(sha256, Content(source, occurrence.path, [])).occurrences.append(occurrence)
     return new
+
+
+def _occurrence(path: str, place: Place, source: str) -> Occurrence:
+    return Occurrence(path, place.split, place.label, source, place.group)
 
 
 def describe_news(
@@ -283,6 +302,13 @@ def describe_news(
             f"{describe_images(len(unsplit))} held out as before, although labels.csv does not say the split any more "
             "(a row with the split train moves one)"
         )
+    ungrouped = {sha256 for listing in listings for sha256 in listing.kept_groups}
+    ungrouped |= {one for listing in listings for one in listing.silent if _has_group_alone(before[one])}
+    if ungrouped:
+        yield (
+            f"{describe_images(len(ungrouped))} kept in the group that labels.csv gave before "
+            "(a row with a blank group removes it)"
+        )
     if returned:
         yield f"{describe_images(len(returned))} put back, and labeled as before"
     if unused:
@@ -297,4 +323,10 @@ def describe_news(
         )
     complete = [one for one in listings if not one.source.unsettled and not one.source.unseen]
     claims = {listing.source.identity: listing.claims for listing in complete}
-    yield from describe_absent(after, claims, sum(len(listing.silent) for listing in complete))
+    silent = [one for listing in complete for one in listing.silent if not _has_group_alone(before[one])]
+    yield from describe_absent(after, claims, len(silent))
+
+
+def _has_group_alone(said: Iterable[Said]) -> bool:
+    claims = [claim for one in said for claim in one.claims]
+    return any(group for *_, group in claims) and not any(label for _, label, _ in claims)

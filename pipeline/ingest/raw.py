@@ -2,7 +2,7 @@
 
     data/raw/0001/
         <digest>.tar            members ``<sha256>.<extension>``: the files' bytes, verbatim
-        occurrences.jsonl       one line per content: its SHA-256 and where it was seen, as which split and label
+        occurrences.jsonl       one line per content: its SHA-256 and where it was seen, as which split, label and group
         MANIFEST.sha256
 
 Content that an earlier batch holds appears again in ``occurrences.jsonl``, without bytes, when its source says
@@ -34,6 +34,7 @@ class Occurrence:
     split: str
     label: str | None
     source: str | None = None  # its ``identity``; None in batches of earlier versions
+    group: str | None = None
 
 
 def batches(raw: Path) -> list[Path]:
@@ -65,14 +66,14 @@ def find_lost(batches: Sequence[Path], contents: Collection[str]) -> set[str]:
 
 
 class Undone(NamedTuple):
-    """The batch with which a content was undone, and what its sources said: (source, split, label)."""
+    """The batch with which a content was undone, and what its sources said: (source, split, label, group)."""
 
     batch: str
-    said: frozenset[tuple[str | None, str, str | None]]
+    said: frozenset[tuple[str | None, str, str | None, str | None]]
 
-    def holds(self, source: str, split: str, label: str | None) -> bool:
+    def holds(self, source: str, split: str, label: str | None, group: str | None = None) -> bool:
         """Whether the source says again what was undone."""
-        return not self.said.isdisjoint({(source, split, label), (None, split, label)})
+        return not self.said.isdisjoint({(source, split, label, group), (None, split, label, group)})
 
 
 def read_undone(batches: Sequence[Path]) -> dict[str, Undone]:
@@ -83,7 +84,10 @@ def read_undone(batches: Sequence[Path]) -> dict[str, Undone]:
             if record["occurrences"]:
                 undone.pop(record["sha256"], None)
             elif mark := record.get(UNDONE):
-                said = {(seen.get("source"), seen["split"], seen["label"]) for seen in mark["occurrences"]}
+                said = {
+                    (seen.get("source"), seen["split"], seen["label"], seen.get("group"))
+                    for seen in mark["occurrences"]
+                }
                 before = undone.get(record["sha256"])
                 undone[record["sha256"]] = Undone(mark["batch"], frozenset(said | (before.said if before else set())))
     return undone
@@ -100,11 +104,12 @@ def read_occurrences(batch: Path) -> dict[str, tuple[Occurrence, ...]]:
     return {record["sha256"]: tuple(Occurrence(**seen) for seen in record["occurrences"]) for record in records}
 
 
-def read_rows(batch: Path) -> Iterator[tuple[str, str, str, str | None, str | None]]:
-    """Every file of a batch as (SHA-256, path, split, label, source), in its order; the source None if unrecorded."""
+def read_rows(batch: Path) -> Iterator[tuple[str, str, str, str | None, str | None, str | None]]:
+    """Every file of a batch as (SHA-256, path, split, label, source, group), in its order; the source None if
+    unrecorded."""
     for record in read_records(batch):
         for seen in record["occurrences"]:
-            yield record["sha256"], seen["path"], seen["split"], seen["label"], seen.get("source")
+            yield record["sha256"], seen["path"], seen["split"], seen["label"], seen.get("source"), seen.get("group")
 
 
 def tars(batch: Path) -> list[Path]:

@@ -141,7 +141,7 @@ def examine(root: Path, names: Sequence[str], selection: Selection = ALL) -> Col
             if not _is_image(source, path):
                 others[PurePosixPath(path).suffix.lower() or "no suffix"] += 1
                 continue
-            place = reading.places[path]
+            place = reading.places[path]._replace(group=None)
             labels[place] += 1
             found.append((source, path))
             if place == Place("train", None) and "/" in path and fold(path.partition("/")[0]) not in ROLES:

@@ -20,6 +20,9 @@ from pipeline.release.registry import open_registry
 from pipeline.reports import EmbeddingDriftReport, ValidationReport
 from pipeline.workspace import Workspace
 from simclr_core import reports
+from simclr_core.data.groups import Groups
+from simclr_core.data.shards import ShardedImages
+from simclr_core.errors import DatasetError
 from simclr_core.evaluation_reports import FinetuneReport, LinearEvalReport
 from simclr_core.reporter import read_timing
 from simclr_core.reports import ExportReport, PretrainReport
@@ -69,6 +72,7 @@ class RunFacts:
     timings: dict[str, dict[str, float]]
     disk: dict[str, int]
     costs: Record | None
+    groups: str | None = None
 
 
 def collect(workspace: Workspace) -> RunFacts:
@@ -93,6 +97,7 @@ def collect(workspace: Workspace) -> RunFacts:
         timings={stage: numbers for stage, numbers in read_timings(root).items() if numbers},
         disk=disk.usage(workspace),
         costs=record.latest(root),
+        groups=_groups(workspace),
     )
 
 
@@ -122,6 +127,14 @@ def _commented(text: str) -> list[tuple[str, str, str]]:
             if value and comment:
                 found.append((".".join(part for _, part in path), value, comment))
     return found
+
+
+def _groups(workspace: Workspace) -> str | None:
+    """How many training images are of how many groups; None: there are no groups."""
+    with suppress(DatasetError):
+        numbers = ShardedImages(workspace.prepared / "train").groups
+        return None if numbers is None else str(Groups(numbers))
+    return None
 
 
 def _curves(workspace: Workspace) -> list[dict[str, float]]:

@@ -23,7 +23,7 @@ from pipeline.ingest.raw import read_tar, tars
 from pipeline.params import read
 from pipeline.reports import DriftVerdict, ImageCounts, ValidationReport
 from pipeline.stage import run_stage
-from pipeline.validation import manifest
+from pipeline.validation import groups, manifest
 from pipeline.validation.drift.drift import Drift
 from pipeline.validation.drift.drift import judge as judge_drift
 from pipeline.validation.evaluate import evaluate, tables
@@ -73,6 +73,7 @@ def run(workspace: Workspace) -> None:
     details = data_docs.render(evaluation.results)
     with publish(workspace.manifest, replace=True) as folder:
         manifest.write(folder, table)
+        groups.write(folder, groups.find_groups(workspace.raw, table))
     write_atomically(workspace.reports / "validation.html", html)
     write_atomically(workspace.reports / "data_docs.html", details)
     write_atomically(workspace.reports / "quarantine.png", _contact_sheet(result.images, gallery(table), thumbnails))

@@ -3,6 +3,7 @@
     manifest/<ingest_batch>-<NNNN>.parquet   every file; a new batch leaves the parts of earlier ones as they are
     accepted.parquet                         one row per content that is trained or tested on, sorted by (batch, sha256)
     quarantine.parquet                       every file that is not used, and why
+    groups.parquet                           which contents are of one group (see ``groups``), only if there are groups
 
 The same images, parameters and library versions give the same bytes: nothing tells when or where they were made.
 """

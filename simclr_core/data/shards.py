@@ -5,6 +5,7 @@ One directory per split, ``data/prepared/{train,test}``:
     <digest>.tar    members ``<sha256>.png|jpg``, readable with ``tar``; named by content: a new batch only adds files
     index.npy       one INDEX record per image, memory-mapped
     keys.npy        uint8 [n, 32]: the SHA-256 of each image's raw file
+    groups.npy      int32 [n]: the number of each image's group, UNGROUPED for none; only if there are groups
     shards.json     file names of the shards, in the order that ``index["shard"]`` counts
 
 An image is one ``pread`` away, whatever the order; an object store reads the same tars front to back.
@@ -25,10 +26,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.images.background import WHITE
+from simclr_core.data.groups import UNGROUPED
 from simclr_core.errors import DatasetError
 
 INDEX = np.dtype([("offset", "<u8"), ("size", "<u4"), ("shard", "<u2"), ("label", "<i2")])
 UNLABELED = -1
+GROUPS = "groups.npy"
 
 Item = TypeVar("Item")
 
@@ -41,6 +44,7 @@ class Sample:
     extension: str
     data: bytes
     label: int = UNLABELED
+    group: int = UNGROUPED
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,9 @@ class DatasetCard:
     """What is known of a prepared dataset before an image is read (``data/prepared/dataset.json``).
 
     ``mean`` and ``std`` are per channel, of pixels scaled to [0, 1]; sides are in pixels; ``images`` counts
-    ``train``, ``train_labelled`` and ``test``; ``digest`` changes with any image or label. ``short_side`` is what the
-    shorter side of larger images was reduced to, the longer one with ``letterbox``; None: an earlier version has not
-    recorded it. ``background`` is what transparent images were put on.
+    ``train``, ``train_labelled`` and ``test``; ``digest`` changes with any image, label or group. ``short_side`` is
+    what the shorter side of larger images was reduced to, the longer one with ``letterbox``; None: an earlier version
+    has not recorded it. ``background`` is what transparent images were put on.
     """
 
     classes: tuple[str, ...]
@@ -82,6 +86,7 @@ class ShardedImages:
             names = json.loads((directory / "shards.json").read_text(encoding="utf-8"))
             self._index = np.load(directory / "index.npy", mmap_mode="r", allow_pickle=False)
             self.keys: NDArray[np.uint8] = np.load(directory / "keys.npy", mmap_mode="r", allow_pickle=False)
+            self.groups: NDArray[np.int32] | None = _read_groups(directory)
         except FileNotFoundError as error:
             raise DatasetError(f"{error.filename}: does not exist; run `simclr run --select prepare`") from None
         except ValueError as error:
@@ -91,6 +96,10 @@ class ShardedImages:
         if self._index.dtype != INDEX or len(self._index) != len(self.keys):
             raise DatasetError(
                 f"{directory}: index.npy and keys.npy do not belong together; run `simclr run --select prepare`"
+            )
+        if self.groups is not None and (self.groups.dtype != np.int32 or self.groups.shape != self._index.shape):
+            raise DatasetError(
+                f"{directory}: index.npy and groups.npy do not belong together; run `simclr run --select prepare`"
             )
         self._paths = [directory / name for name in names]
         self._descriptors = [os.open(path, os.O_RDONLY) for path in self._paths]
@@ -123,24 +132,28 @@ class ShardedImages:
         return data
 
 
-def write_shards(directory: Path, groups: Iterable[Iterable[Sample]], max_bytes: int) -> int:
-    """Write one split. Each group (a raw batch) starts a new shard; a shard ends before ``max_bytes`` of images.
+def write_shards(directory: Path, batches: Iterable[Iterable[Sample]], max_bytes: int) -> int:
+    """Write one split. Each raw batch starts a new shard; a shard ends before ``max_bytes`` of images.
 
     Returns the number of images.
     """
     directory.mkdir(parents=True)
     records: list[tuple[int, int, int, int]] = []
     keys: list[bytes] = []
+    numbers: list[int] = []
     names: list[str] = []
-    for group in groups:
-        for samples in portions(group, max_bytes, size=lambda sample: len(sample.data)):
+    for batch in batches:
+        for samples in portions(batch, max_bytes, size=lambda sample: len(sample.data)):
             name, offsets = write_tar(directory, ((f"{one.key}.{one.extension}", one.data) for one in samples))
             for sample, offset in zip(samples, offsets, strict=True):
                 records.append((offset, len(sample.data), len(names), sample.label))
                 keys.append(bytes.fromhex(sample.key))
+                numbers.append(sample.group)
             names.append(name)
     np.save(directory / "index.npy", np.array(records, dtype=INDEX))
     np.save(directory / "keys.npy", np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, 32))
+    if any(number != UNGROUPED for number in numbers):
+        np.save(directory / GROUPS, np.array(numbers, np.int32))
     (directory / "shards.json").write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")
     return len(records)
 
@@ -163,10 +176,16 @@ def read_card(prepared: Path) -> DatasetCard:
 
 
 def content_digest(prepared: Path) -> str:
-    """SHA-256 of all that training reads: the card, each image's place and label, and the shards' names, which are
-    hashes of their bytes."""
-    parts = [prepared / "dataset.json", *(prepared / "train" / name for name in ("index.npy", "shards.json"))]
+    """SHA-256 of all that training reads: the card, each image's place, label and group, and the shards' names, which
+    are hashes of their bytes."""
+    parts = [prepared / "dataset.json", *(prepared / "train" / name for name in ("index.npy", "shards.json", GROUPS))]
+    parts = [part for part in parts if part.name != GROUPS or part.exists()]
     return hashlib.sha256(b"".join(hashlib.sha256(part.read_bytes()).digest() for part in parts)).hexdigest()
+
+
+def _read_groups(directory: Path) -> NDArray[np.int32] | None:
+    path = directory / GROUPS
+    return np.load(path, allow_pickle=False) if path.exists() else None
 
 
 def _close(descriptors: list[int]) -> None:

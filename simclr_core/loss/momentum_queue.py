@@ -14,7 +14,8 @@ than an epoch, it holds earlier views of the very image that asks. Two details a
 - The copy follows faster at first, by 9 / (10 + steps), as TensorFlow's moving average does. The random weights and
   empty statistics of the start would else be in it for 1 / (1 - momentum) steps.
 
-With extra crops (see ``objective``), first views and extra crops ask, and second views are their keys.
+With extra crops (see ``objective``), first views and extra crops ask, and second views are their keys. With groups,
+images of one thing, a key of the group of the image that asks is left out of the sum.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -28,11 +29,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from simclr_core.data.order import uniform
-from simclr_core.loss.nt_xent import check_temperature, gathered
+from simclr_core.loss.nt_xent import check_temperature, gathered, own_share
 from simclr_core.loss.objective import Outcome, as_it_is, project
 from simclr_core.stopwatch import part
 
 QUEUE_VIEW = 2**32  # no view of an image has this number: the queue's first rows have their own draws
+OF_NO_GROUP = torch.iinfo(torch.int64).min  # the group of the queue's first rows, which no image has
 
 
 class MomentumQueue:
@@ -68,8 +70,13 @@ class MomentumQueue:
         self._scaled = scaled
         self._updates = 0
         self._keys = self._queue[:0]  # of the last step, of all processes
+        self._queued_groups: Tensor | None = None  # int64 [size]
+        self._key_groups: Tensor | None = None  # of the last step, likewise
 
-    def backward(self, model: nn.Module, views: Tensor) -> Outcome:
+    def backward(self, model: nn.Module, views: Tensor, groups: Tensor | None = None) -> Outcome:
+        self._key_groups = groups
+        if groups is not None and self._queued_groups is None:
+            self._queued_groups = groups.new_full((len(self._queue),), OF_NO_GROUP)
         first, second, *extras = views.chunk(self._groups)
         with part("forward"):
             with torch.no_grad():
@@ -92,11 +99,14 @@ class MomentumQueue:
                     mine.copy_(theirs)  # a count of batches
             new = torch.arange(len(self._keys), device=self._queue.device) + self._updates * len(self._keys)
             self._queue.index_copy_(0, new % len(self._queue), self._keys)
+            if self._queued_groups is not None and self._key_groups is not None:
+                self._queued_groups.index_copy_(0, new % len(self._queue), self._key_groups)
         self._updates += 1
 
     def tensors(self) -> dict[str, Tensor]:
         copy = {f"copy.{name}": tensor for name, tensor in self._copy.state_dict().items()}
-        return {"queue": self._queue, "updates": torch.tensor(self._updates), **copy}
+        groups = {} if self._queued_groups is None else {"groups": self._queued_groups}
+        return {"queue": self._queue, "updates": torch.tensor(self._updates), **groups, **copy}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         prefix = "copy."
@@ -104,12 +114,17 @@ class MomentumQueue:
         self._copy.load_state_dict(state)
         self._queue.copy_(tensors["queue"])
         self._updates = int(tensors["updates"])
+        self._queued_groups = tensors["groups"].to(self._queue.device, copy=True) if "groups" in tensors else None
 
     def _info_nce(self, queries: Tensor, keys: Tensor) -> Tensor:
         with torch.autocast(queries.device.type, enabled=False):
             rows = normalize(queries.to(keys.dtype), dim=1)
             positives = (rows * keys.repeat(len(rows) // len(keys), 1)).sum(dim=1, keepdim=True)
-            logits = torch.cat([positives, rows @ self._queue.T], dim=1) / self._temperature
+            negatives = rows @ self._queue.T
+            if self._key_groups is not None and self._queued_groups is not None:
+                asking = own_share(self._key_groups, len(keys)).repeat(len(rows) // len(keys))
+                negatives = negatives.masked_fill(asking[:, None] == self._queued_groups, float("-inf"))
+            logits = torch.cat([positives, negatives], dim=1) / self._temperature
             return cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))
 
 

@@ -22,6 +22,9 @@ N.
 
 No similarity is above 1/t, t the temperature. So exp(s_ij - 1/t) never overflows, serves anchors and keys alike, and is
 computed once for (i, j) and (j, i): among its own rows a rank visits only the tiles on and above the diagonal.
+
+With groups, images of one thing, no view of i's group is a key but its positive: exp(s_ij) is 0 for it, in both passes.
+So the loss pushes no two of a group apart. That is symmetric, too, and the rest holds as it is.
 """
 
 from collections.abc import Iterator, Sequence
@@ -50,7 +53,12 @@ class PairLoss(Protocol):
     """What ``LOSSES`` holds: see ``nt_xent``."""
 
     def __call__(
-        self, first: Tensor, second: Tensor, temperature: float, counts: Sequence[int] | None = None
+        self,
+        first: Tensor,
+        second: Tensor,
+        temperature: float,
+        counts: Sequence[int] | None = None,
+        groups: Tensor | None = None,
     ) -> Tensor: ...
 
 
@@ -61,7 +69,13 @@ def uncompiled(loss: PairLoss) -> PairLoss:
 
 
 @uncompiled
-def nt_xent(first: Tensor, second: Tensor, temperature: float, counts: Sequence[int] | None = None) -> Tensor:
+def nt_xent(
+    first: Tensor,
+    second: Tensor,
+    temperature: float,
+    counts: Sequence[int] | None = None,
+    groups: Tensor | None = None,
+) -> Tensor:
     """Mean NT-Xent loss over the views of all ranks: a scalar, the same on every rank.
 
     ``first`` and ``second`` are this rank's projections of the two views, [n, d], not normalized, row i of both from
@@ -69,12 +83,16 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float, counts: Sequence[
     order of ranks, as ``counts``: to find them out would cost a third collective. Computed in float32, autocast or not,
     in float64 for temperatures below 0.025; float64 stays float64. torch.compile leaves it as it is.
 
+    ``groups``, int64 [images of all ranks] in the order of the ranks, are equal for images of one group: of two such
+    views none is a key of the other, unless they are each other's positive. Every rank gives all of them, so that they
+    cost no exchange.
+
     The gradient is scaled for DistributedDataParallel, which averages over ranks: with g_r the part of dL/dweights that
     flows through the rows of rank r, dL/dweights = sum_r g_r = 1/W sum_r (W g_r): each rank back-propagates W dL/dz_k.
 
     Raises:
-        NtXentError: temperature is below 0.003, the two are not both [n, d] with n >= 1, or ``counts`` does not have
-            them.
+        NtXentError: temperature is below 0.003, the two are not both [n, d] with n >= 1, or ``counts`` or ``groups`` do
+            not have them.
 
     Examples:
         >>> first = torch.eye(2)  # two images whose views are at a right angle to those of the other
@@ -83,23 +101,35 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float, counts: Sequence[
         >>> round(nt_xent(first, first.flip(0), temperature=1.0).item(), 4)  # views of the wrong image
         1.5514
     """
-    return _mean_loss(first, second, temperature, counts, "others")
+    return _mean_loss(first, second, temperature, counts, groups, "others")
 
 
 @uncompiled
-def decoupled(first: Tensor, second: Tensor, temperature: float, counts: Sequence[int] | None = None) -> Tensor:
+def decoupled(
+    first: Tensor,
+    second: Tensor,
+    temperature: float,
+    counts: Sequence[int] | None = None,
+    groups: Tensor | None = None,
+) -> Tensor:
     """Mean decoupled contrastive loss (DCL, without the weights of DCLW), otherwise as ``nt_xent``. May be negative.
 
     Raises:
-        NtXentError: as ``nt_xent``, or there is one image on all ranks together, which has no negatives.
+        NtXentError: as ``nt_xent``, or there is one image, or one group, on all ranks together: it has no negatives.
     """
-    return _mean_loss(first, second, temperature, counts, "negatives")
+    return _mean_loss(first, second, temperature, counts, groups, "negatives")
 
 
 @uncompiled
-def cross_view(first: Tensor, second: Tensor, temperature: float, counts: Sequence[int] | None = None) -> Tensor:
+def cross_view(
+    first: Tensor,
+    second: Tensor,
+    temperature: float,
+    counts: Sequence[int] | None = None,
+    groups: Tensor | None = None,
+) -> Tensor:
     """Mean InfoNCE loss of first views among second ones and of second among first, otherwise as ``nt_xent``."""
-    return _mean_loss(first, second, temperature, counts, "other view")
+    return _mean_loss(first, second, temperature, counts, groups, "other view")
 
 
 LOSSES: dict[str, PairLoss] = {"nt_xent": nt_xent, "dcl": decoupled, "info_nce": cross_view}
@@ -116,16 +146,24 @@ def check_temperature(temperature: float) -> None:
         )
 
 
-def _mean_loss(first: Tensor, second: Tensor, temperature: float, counts: Sequence[int] | None, keys: Keys) -> Tensor:
+def _mean_loss(
+    first: Tensor,
+    second: Tensor,
+    temperature: float,
+    counts: Sequence[int] | None,
+    groups: Tensor | None,
+    keys: Keys,
+) -> Tensor:
     check_temperature(temperature)
     if first.shape != second.shape or first.ndim != 2 or len(first) < 1:
         raise NtXentError(
             f"the projections of the two views have shapes {list(first.shape)} and {list(second.shape)}; "
             "give both as [n, d] with the same n >= 1, row i of each from image i"
         )
-    places = _Places(keys, _rank(), _checked(counts, len(first)))
-    if keys == "negatives" and sum(places.counts) < 2:
-        raise NtXentError("one image alone has no negatives; give the decoupled loss a batch of two or more")
+    counts = _checked(counts, len(first))
+    places = _Places(keys, _rank(), counts, None if groups is None else _of_views(groups, counts))
+    if keys == "negatives":
+        _require_negatives(places)
     precision = torch.promote_types(torch.promote_types(first.dtype, second.dtype), torch.float32)
     with torch.autocast(first.device.type, enabled=False):
         rows = normalize(torch.cat([first.to(precision), second.to(precision)]), dim=1)
@@ -147,16 +185,34 @@ def _checked(counts: Sequence[int] | None, own: int) -> tuple[int, ...]:
     return tuple(counts)
 
 
+def _of_views(groups: Tensor, counts: Sequence[int]) -> Tensor:
+    """The group of each row of the gathered views."""
+    if groups.shape != (sum(counts),):
+        raise NtXentError(
+            f"groups has shape {list(groups.shape)}, but the ranks hold {sum(counts)} images; give the group of each, "
+            "in the order of the ranks"
+        )
+    return torch.cat([share.repeat(2) for share in torch.split(groups, list(counts))])
+
+
+def _require_negatives(places: "_Places") -> None:
+    if sum(places.counts) < 2:
+        raise NtXentError("one image alone has no negatives; give the decoupled loss a batch of two or more")
+    if places.groups is not None and bool((places.groups == places.groups[0]).all()):
+        raise NtXentError("images of one group alone have no negatives; give the decoupled loss images of two or more")
+
+
 @dataclass(frozen=True)
 class _Places:
     """Which rows of the gathered views meet. Each rank's lie together: first all of its first views, then the second.
 
-    ``counts`` are the images of each rank.
+    ``counts`` are the images of each rank, ``groups`` the group of each row.
     """
 
     keys: Keys
     rank: int
     counts: tuple[int, ...]
+    groups: Tensor | None = None
 
     @property
     def lengths(self) -> list[int]:
@@ -173,6 +229,17 @@ class _Places:
         """Diagonals of this rank's rows against themselves on which no key is: 0 is a row and itself."""
         n = self.counts[self.rank]
         return {"others": (0,), "negatives": (0, n, -n), "other view": ()}[self.keys]
+
+    def without_keys(self, r: slice, c: slice) -> Tensor | None:
+        """Where rows of one group meet that are not each other's positive, bool [rows, columns]; None: nowhere."""
+        if self.groups is None:
+            return None
+        n, own = self.counts[self.rank], self.own
+        same = self.groups[own][r, None] == self.groups[c]
+        if own.start <= c.start < own.stop:
+            for positive in (n, -n):
+                same.diagonal(own.start + r.start - c.start + positive).fill_(False)
+        return same
 
     def meetings(self) -> list[tuple[Span, list[Span]]]:
         """Ranges of this rank's rows, each with the ranges of columns that hold their keys."""
@@ -248,6 +315,8 @@ def _tiles(
             r = slice(top, min(top + TILE, end))
             for c, mirror in places.columns(top, spans):
                 shifted = torch.addmm(shift, scaled[r], columns[c].T).exp_()
+                if (same := places.without_keys(r, c)) is not None:
+                    shifted.masked_fill_(same, 0)
                 if own.start <= c.start < own.stop:
                     for hole in places.holes:  # most tiles hold no such place: their diagonal at that offset is empty
                         shifted.diagonal(own.start + top - c.start + hole).fill_(0)
@@ -270,6 +339,11 @@ def gathered(local: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
     if min(lengths) == longest:
         return everyone
     return torch.cat([share[:length] for share, length in zip(torch.split(everyone, longest), lengths, strict=True)])
+
+
+def own_share(everyone: Tensor, count: int) -> Tensor:
+    """Of what ``gathered`` returns the part of this rank, where each has ``count``."""
+    return everyone[_rank() * count : (_rank() + 1) * count]
 
 
 def _rank() -> int:

@@ -39,8 +39,9 @@ class Outcome:
 class Objective(Protocol):
     """Gradients of one step into the parameters of ``model``, and whatever else has to live as long as the training."""
 
-    def backward(self, model: nn.Module, views: Tensor) -> Outcome:
+    def backward(self, model: nn.Module, views: Tensor, groups: Tensor | None = None) -> Outcome:
         """``model`` is the network, or it within DistributedDataParallel, whose gradients are then synchronized once.
+        ``groups``, int64 [images of all processes], are equal for images that must not be each other's negatives.
         Leaves nothing but gradients, and the buffers of ``model``, changed."""
         ...
 
@@ -82,17 +83,17 @@ class InBatch:
         self._groups = 2 + extra_crops
         self._scaled = scaled
 
-    def backward(self, model: nn.Module, views: Tensor) -> Outcome:
+    def backward(self, model: nn.Module, views: Tensor, groups: Tensor | None = None) -> Outcome:
         images = len(views) // self._groups
         parts = 1 if self._micro_batch_size is None else -(-images // self._micro_batch_size)
         if parts == 1:
             with part("forward"):
                 projections = project(model, views, self._precision)
-                loss = self._mean(projections)
+                loss = self._mean(projections, groups)
             with part("backward"):
                 torch.autograd.backward(self._scaled(loss))
         else:
-            projections, loss = self._cached(model, views, parts)
+            projections, loss = self._cached(model, views, parts, groups)
         first, second = projections.detach().chunk(self._groups)[:2]
         return Outcome(loss.detach(), first, second)
 
@@ -105,12 +106,13 @@ class InBatch:
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         assert not tensors, sorted(tensors)
 
-    def _mean(self, projections: Tensor) -> Tensor:
+    def _mean(self, projections: Tensor, groups: Tensor | None) -> Tensor:
         first, second, *extras = projections.chunk(self._groups)
         pairs = [(first, second), *((view, extra) for extra in extras for view in (first, second))]
-        return torch.stack([self._loss(one, other, self._temperature) for one, other in pairs]).mean()
+        losses = [self._loss(one, other, self._temperature, groups=groups) for one, other in pairs]
+        return torch.stack(losses).mean()
 
-    def _cached(self, model: nn.Module, views: Tensor, parts: int) -> tuple[Tensor, Tensor]:
+    def _cached(self, model: nn.Module, views: Tensor, parts: int, groups: Tensor | None) -> tuple[Tensor, Tensor]:
         """z of all views and the loss, after a backward pass over ``parts`` micro-batches."""
         # A network that draws, as stochastic depth does, has to draw the same for a micro-batch in both passes.
         seeds = torch.randint(2**62, (parts,)).tolist()
@@ -118,7 +120,7 @@ class InBatch:
             passed = [self._seeded(model, *one) for one in zip(_parts(views, self._groups, parts), seeds, strict=True)]
         with part("forward"):
             projections = _joined(passed, self._groups).requires_grad_()
-            loss = self._mean(projections)
+            loss = self._mean(projections, groups)
         with part("backward"):
             (gradient,) = torch.autograd.grad(self._scaled(loss), projections)
         pulls = _parts(gradient, self._groups, parts)
@@ -138,7 +140,8 @@ class InBatch:
 
 
 def chance_loss(loss: str, batch_size: int, queue_size: int | None) -> float:
-    """The loss of a network that maps every image to one point: the logarithm of how many keys an anchor has."""
+    """The loss of a network that maps every image to one point: the logarithm of how many keys an anchor has. It is
+    less where others of its group, which are not keys, are in the batch."""
     if queue_size is not None:
         return log(queue_size + 1)
     return log({"nt_xent": 2 * batch_size - 1, "dcl": 2 * batch_size - 2, "info_nce": batch_size}[loss])

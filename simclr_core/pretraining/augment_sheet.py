@@ -17,7 +17,7 @@ from simclr_core.data.shards import ShardedImages, read_card
 from simclr_core.errors import AugmentationError
 from simclr_core.launch import Member
 from simclr_core.params import read_block
-from simclr_core.pretraining.batches import Batches
+from simclr_core.pretraining.batches import Batches, choose_groups
 from simclr_core.pretraining.pretrained import draw_views
 
 MOST_IMAGES = 64
@@ -38,7 +38,8 @@ def run(workspace: Path, out: Path | None, images: int) -> None:
         most = min(MOST_IMAGES, len(source))
         raise AugmentationError(f"--images is {images}, with {len(source)} training images; give 2 to {most}")
     augmentation = Augmentation(config.image_size, **config.augmentation.model_dump())
-    batches = Batches(source, card, augmentation, images, config.seed, Member(0, 1, torch.device("cpu")))
+    alone, groups = Member(0, 1, torch.device("cpu")), choose_groups(config, source)
+    batches = Batches(source, card, augmentation, images, config.seed, alone, groups)
     path = out or workspace / "reports" / "augment-sheet.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     preprocessing = Preprocessing(config.image_size, config.resize or config.image_size)

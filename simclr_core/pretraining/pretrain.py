@@ -23,6 +23,7 @@ from simclr_core import launch
 from simclr_core.augmentation.augmentations import Augmentation
 from simclr_core.config import PretrainConfig, WatchConfig
 from simclr_core.data.dataset import require_pixels
+from simclr_core.data.groups import Groups
 from simclr_core.data.shards import DatasetCard, ShardedImages, content_digest, read_card
 from simclr_core.errors import BatchSizeError
 from simclr_core.lars import LARS, parameter_groups
@@ -42,7 +43,7 @@ from simclr_core.params import flatten, read_block
 from simclr_core.pretraining import checkpoint
 from simclr_core.pretraining.adaptation import AdaptationAlarm, freeze_stem, layer_rates, split_by_rate
 from simclr_core.pretraining.agreement import require_agreement, resume_point
-from simclr_core.pretraining.batches import Batches
+from simclr_core.pretraining.batches import Batches, choose_groups
 from simclr_core.pretraining.choices import Choice, settle
 from simclr_core.pretraining.collapse import CollapseAlarm, with_roll_backs
 from simclr_core.pretraining.compilation import compile_model
@@ -88,7 +89,14 @@ class Inputs:
 
     def batches(self, member: Member) -> Batches:
         augmentation = Augmentation(self.config.image_size, **self.config.augmentation.model_dump())
-        return Batches(self.images, self.card, augmentation, self.config.batch_size, self.config.seed, member)
+        return Batches(
+            self.images, self.card, augmentation, self.config.batch_size, self.config.seed, member, self.groups
+        )
+
+    @property
+    def groups(self) -> Groups | None:
+        """What the second views are drawn from; None: each image is its own positive."""
+        return choose_groups(self.config, self.images)
 
 
 def run(workspace: Path) -> None:
@@ -306,6 +314,7 @@ def _announce(
         f"{config.encoder.name} and head with {parameters:,} parameters, {config.optimizer} up to {schedule.peak:.4g}; "
         f"{config.image_size} pixels, {member.size} x {member.device.type}, {arithmetic.precision.value}, "
         f"{arithmetic.execution.value}{', gradient checkpointing' if config.gradient_checkpointing else ''}"
+        f"{_describe_groups(inputs)}"
     )
     for choice in arithmetic:
         if choice.reason is not None:
@@ -313,3 +322,9 @@ def _announce(
             message += f"; {choice.value}, because {choice.reason}"
     logger.info(message)
     emit("start", stage="pretrain", message=message, images=images, steps=schedule.steps, parameters=parameters)
+
+
+def _describe_groups(inputs: Inputs) -> str:
+    if inputs.groups is None:
+        return ""
+    return f"; second views are of another image of the group, for {inputs.groups}"

@@ -9,7 +9,7 @@ trained: the same numbers up to rounding, in the memory of one.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -67,19 +67,21 @@ def run(workspace: Path, step: int) -> None:
                 f"{schedule.steps}; give a step from {first} to {schedule.steps - 1}"
             )
         for earlier, views in enumerate(batches.network_inputs(first, step), first):
-            gradients(learner, views, step_seed(config.seed, earlier, member.rank))
+            gradients(learner, views, step_seed(config.seed, earlier, member.rank), batches.groups(earlier))
             update(learner, schedule.rate(earlier) * config.on_collapse.learning_rate_factor**done)
         views = next(batches.network_inputs(step, step + 1))
         findings = _first_findings(learner.network, views)
         with _Observed(learner.network) as observed:
-            loss = float(gradients(learner, views, step_seed(config.seed, step, member.rank)).loss)
+            seed = step_seed(config.seed, step, member.rank)
+            loss = float(gradients(learner, views, seed, batches.groups(step)).loss)
         findings += observed.findings[:1] + _gradient_findings(learner.network)[:1]
-        keys = batches.keys(step)
-        rows = sorted({row % len(keys) for finding in findings for row in finding.rows})
+        affected = {row for finding in findings for row in finding.rows}
+        rows = sorted({row % config.batch_size for row in affected})
+        keys = _keys(batches, step, affected)
         report = workspace / ".simclr" / "replay" / f"step-{step}.json"
-        _write(report, step, loss, findings, [keys[row] for row in rows])
+        _write(report, step, loss, findings, keys)
         _draw(report.with_suffix(".png"), inputs, batches, step, views, rows[:SHOWN])
-        _say(step, loss, findings, [keys[row] for row in rows], report)
+        _say(step, loss, findings, keys, report)
 
 
 class _Observed:
@@ -105,6 +107,13 @@ class _Observed:
                 self.findings += _found(f"output of layer {name} ({type(module).__name__})", output, of_rows=True)
 
         return look
+
+
+def _keys(batches: Batches, step: int, rows: Collection[int]) -> list[str]:
+    """SHA-256 of the raw files behind rows of the views, each once."""
+    sources = batches.sources(step)
+    ordered = sorted(rows, key=lambda row: (row % batches.batch_size, row))
+    return [batches.images.key(position) for position in dict.fromkeys(sources[ordered].tolist())] if ordered else []
 
 
 def _first_findings(network: nn.Module, views: Tensor) -> list[Finding]:

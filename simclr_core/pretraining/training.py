@@ -95,14 +95,14 @@ def train(
     encoder, head = learner.network
     begun, history, unfinished = resume(folder, learner, member)
     if begun < steps:
-        _dry_batch(learner, next(batches.network_inputs(begun, begun + 1)))
+        _dry_batch(learner, next(batches.network_inputs(begun, begun + 1)), batches.groups(begun))
     progress.start(begun * batches.batch_size)
     observers.judge(learner.state(begun, history, unfinished), member)
     inputs = timed("data", batches.network_inputs(begun, steps))
     with StopRequest() as stop, CheckpointWriter(folder) as writer, Stopwatch(member.device) as stopwatch:
         for step, views in zip(range(begun, steps), inputs, strict=True):
             failpoint("pretrain.step")
-            outcome = gradients(learner, views, step_seed(batches.seed, step, member.rank))
+            outcome = gradients(learner, views, step_seed(batches.seed, step, member.rank), batches.groups(step))
             unfinished.append(_finite(step, outcome.loss, learner, batches, folder))
             rate = schedule.rate(step) * learning_rate_scale
             update(learner, rate)
@@ -130,11 +130,11 @@ def train(
     return history
 
 
-def gradients(learner: Learner, views: Tensor, seed: int) -> Outcome:
+def gradients(learner: Learner, views: Tensor, seed: int, groups: Tensor | None = None) -> Outcome:
     """Forward and backward pass of a step; the gradients are then in the parameters."""
     torch.manual_seed(seed)  # for networks that draw: stochastic depth
     learner.optimizer.zero_grad()
-    outcome = learner.objective.backward(learner.model, views)
+    outcome = learner.objective.backward(learner.model, views, groups)
     learner.scaler.unscale(learner.optimizer)
     return outcome
 
@@ -169,11 +169,11 @@ def step_seed(seed: int, step: int, rank: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()[:8])
 
 
-def _dry_batch(learner: Learner, views: Tensor) -> None:
+def _dry_batch(learner: Learner, views: Tensor, groups: Tensor | None = None) -> None:
     """A forward and backward pass that leaves no trace: what does not fit or match fails before anything is written."""
     try:
         with buffers_kept(learner.model):
-            learner.objective.backward(learner.model, views)
+            learner.objective.backward(learner.model, views, groups)
     except torch.OutOfMemoryError as error:
         raise BatchSizeError(
             f"a step over {len(views)} views per process needs more memory than the device has; set "

@@ -40,8 +40,13 @@ def run_folders(workspace: Path) -> Path:
 
 def run_key(config: Mapping[str, Any], data_digest: str, initial: str) -> str:
     """Name of the run directory: 16 hexadecimal digits that change with any parameter (the seed is one), any image, and
-    ``initial``, the identity of the weights that the training begins with."""
-    content = json.dumps([FORMAT_VERSION, config, data_digest, initial], sort_keys=True)
+    ``initial``, the identity of the weights that the training begins with.
+
+    Positives by group are left out, since the digest has the groups: where there are none, an earlier version's run is
+    continued.
+    """
+    named = {key: value for key, value in config.items() if (key, value) != ("positives", "group")}
+    content = json.dumps([FORMAT_VERSION, named, data_digest, initial], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +20,7 @@ from pipeline.errors import GateError
 from pipeline.ingest.ingest import ingest
 from pipeline.ingest.raw import batches, read_bytes, read_occurrences, read_tar
 from pipeline.reports import Outcome
+from pipeline.validation.groups import write as write_groups
 from pipeline.workspace import Workspace
 from simclr_core import reports
 from simclr_core.data.shards import ShardedImages, read_card
@@ -75,6 +77,29 @@ def test_small_images_keep_every_pixel_and_their_label(filled: Workspace) -> Non
     card = read_card(filled.prepared)
     assert card.images == {"train": 32, "train_labelled": 8, "test": 8}
     assert (card.classes, card.min_side, card.max_side, card.short_side) == (CLASSES, 16, 16, 256)
+
+
+def test_groups_are_numbered_among_the_training_images(filled: Workspace) -> None:
+    """By name; what has no other image of its group there has none, and test images have none at all."""
+    ingest(filled)
+    rows = accept(filled)
+    prepare.run(filled)
+    without = {path.relative_to(filled.prepared): path.read_bytes() for path in filled.prepared.rglob("*.*")}
+    train, test = ([row["sha256"] for row in rows if row["split"] == split] for split in ("train", "test"))
+    groups = {train[0]: "b", train[1]: "a", train[2]: "b", train[3]: "a", train[4]: "alone", train[5]: "torn"}
+    table = pl.DataFrame({"sha256": [*groups, test[0]], "group": [*groups.values(), "torn"]})
+    write_groups(filled.manifest, table)
+    digest = read_card(filled.prepared).digest
+    prepare.run(filled)
+    images = ShardedImages(filled.prepared / "train")
+    assert images.groups is not None
+    numbers = {images.key(position): number for position, number in enumerate(images.groups.tolist()) if number >= 0}
+    assert numbers == {train[0]: 1, train[1]: 0, train[2]: 1, train[3]: 0}
+    assert ShardedImages(filled.prepared / "test").groups is None
+    assert read_card(filled.prepared).digest != digest
+    (filled.manifest / "groups.parquet").unlink()
+    prepare.run(filled)
+    assert without == {path.relative_to(filled.prepared): path.read_bytes() for path in filled.prepared.rglob("*.*")}
 
 
 def test_mean_and_deviation_are_those_of_the_training_pixels(filled: Workspace) -> None:

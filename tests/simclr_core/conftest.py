@@ -8,6 +8,7 @@ import pickle
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from PIL import Image
 import deploy.failpoint
 from deploy.artifact import publish, write_atomically
 from simclr_core import plots
+from simclr_core.data.shards import read_card, write_card
 from simclr_core.model.encoder import build_encoder
 from simclr_core.model.model_directory import save_model
 from simclr_core.pretraining import pretrain
@@ -113,6 +115,14 @@ def relabel(workspace: Path, split: str, labels: np.ndarray) -> None:
     index = np.load(path)
     index["label"] = labels
     np.save(path, index)
+
+
+def put_groups(workspace: Path, numbers: np.ndarray) -> None:
+    """Give the training images groups by number, -1 for none; the digest changes, as after ``prepare``."""
+    prepared = workspace / "data" / "prepared"
+    np.save(prepared / "train" / "groups.npy", numbers.astype(np.int32))
+    digest = hashlib.sha256(numbers.tobytes()).hexdigest()
+    write_card(prepared, replace(read_card(prepared), digest=digest))
 
 
 def results(workspace: Path) -> dict[str, bytes]:

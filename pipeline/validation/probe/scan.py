@@ -39,7 +39,8 @@ CHANGED = "its bytes changed after they were ingested; restore data/raw with `dv
 NONSENSE = "its worker gave an invalid answer"
 
 _ALL = pl.Schema(
-    {name: kind for name, kind in FILES.items() if name != "batch"} | {"number": pl.Int64(), "source": pl.String()}
+    {name: kind for name, kind in FILES.items() if name != "batch"}
+    | {"number": pl.Int64(), "source": pl.String(), "group": pl.String()}
 )
 
 Probe = Callable[..., dict[str, Any]]
@@ -113,8 +114,16 @@ def list_all(raw: Path) -> pl.DataFrame:
     frames = [pl.DataFrame(schema=_ALL)]
     for number, batch in enumerate(batches(raw)):
         rows = (
-            (_text(path), split, label and _text(label), sha256, batch.name, number, source and _text(source))
-            for sha256, path, split, label, source in read_rows(batch)
+            (
+                _text(path),
+                split,
+                label and _text(label),
+                sha256,
+                batch.name,
+                number,
+                *(one and _text(one) for one in more),
+            )
+            for sha256, path, split, label, *more in read_rows(batch)
         )
         while some := list(islice(rows, ROWS_AT_ONCE)):
             frames.append(pl.DataFrame(some, schema=_ALL, orient="row"))
@@ -124,11 +133,16 @@ def list_all(raw: Path) -> pl.DataFrame:
 
 
 def current(listed: pl.DataFrame) -> pl.DataFrame:
-    """FILES: what each source said last of a content, and what batches say without a source, unless a source did."""
+    """FILES: those of ``holding``."""
+    return holding(listed).select(FILES.names())
+
+
+def holding(listed: pl.DataFrame) -> pl.DataFrame:
+    """What each source said last of a content, and what batches say without a source, unless a source did."""
     last = pl.col("number") == pl.col("number").max().over("sha256", "source")
     has_source = pl.col("source").is_not_null()
     counts = pl.when(has_source).then(last).otherwise(~has_source.any().over("sha256"))
-    return listed.filter(counts & (pl.col("split") != REPLACED)).select(FILES.names())
+    return listed.filter(counts & (pl.col("split") != REPLACED))
 
 
 def _portions(opened: Iterable[Path], unknown: set[str]) -> Iterator[Portion]:

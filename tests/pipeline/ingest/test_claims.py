@@ -13,11 +13,12 @@ import yaml
 
 from deploy.artifact import write_atomically
 from pipeline.ingest import stamps
-from pipeline.ingest.claims import combine, judge, read_known
+from pipeline.ingest.claims import UNCLAIMED, combine, judge, read_known
 from pipeline.ingest.ingest import IngestResult, ingest
 from pipeline.ingest.raw import OCCURRENCES, Occurrence, batches
 from pipeline.validation.__main__ import run as validate
-from pipeline.validation.probe.scan import current, list_all
+from pipeline.validation.groups import find_groups
+from pipeline.validation.probe.scan import current, holding, list_all
 from pipeline.workspace import Workspace
 from tests.conftest import draw, encode
 from tests.pipeline.conftest import put
@@ -211,7 +212,7 @@ def test_sources_do_not_take_back_what_others_say(workspace: Workspace) -> None:
     lay(workspace, {"4.png": IMAGE}, "camera")
     assert ingest(workspace).batch is None
     known = read_known(batches(workspace.raw), lambda path, sha256: None)
-    assert judge(known[SHA256]) == ("train", ("circle",))
+    assert judge(known[SHA256]) == ("train", ("circle",), None)
 
 
 def test_a_glob_that_sees_a_part_takes_nothing_back(workspace: Workspace) -> None:
@@ -251,16 +252,25 @@ def test_ingest_and_validation_agree_on_what_holds(tmp_path: Path) -> None:
             (raw / f"{number + 1:04d}").mkdir(parents=True)
             recorded = number >= trial % 3
             occurrences = [
-                Occurrence("a", chance.choice(["train", "test"]), chance.choice([None, "cat", "dog"]), source)
+                Occurrence(
+                    "a",
+                    chance.choice(["train", "test"]),
+                    chance.choice([None, "cat", "dog"]),
+                    source,
+                    chance.choice([None, "one", "two"]) if recorded else None,
+                )
                 for source in chance.choices(["inbox", "camera"] if recorded else [None], k=chance.randint(1, 3))
             ]
             record = {"sha256": "0" * 64, "occurrences": [vars(one) for one in occurrences]}
             (raw / f"{number + 1:04d}" / OCCURRENCES).write_text(json.dumps(record) + "\n")
-        files = current(list_all(raw))
+        files = holding(list_all(raw))
         [said] = read_known(batches(raw), lambda path, sha256: None).values()
         claims = {(f"{one.batch + 1:04d}", *claim) for one in combine((), said) for claim in one.claims}
-        rows = set(files.select("ingest_batch", "split", "label").iter_rows())
-        assert {row for row in rows if row[1:] != ("train", None)} == claims, trial
+        rows = set(files.select("ingest_batch", "split", "label", "group").iter_rows())
+        assert {row for row in rows if row[1:] != UNCLAIMED} == claims, trial
+        used = pl.DataFrame({"sha256": ["0" * 64], "pixel_hash": ["picture"], "verdict": ["accept"]})
+        group = judge(said).group
+        assert find_groups(raw, used).rows() == ([("0" * 64, group)] if group else []), trial
 
 
 SIBLING = encode(draw(2, 3))

@@ -8,7 +8,7 @@ import yaml
 
 from pipeline.errors import IngestError
 from pipeline.ingest.ingest import IngestResult, ingest
-from pipeline.ingest.layout import place
+from pipeline.ingest.layout import Place, place
 from pipeline.ingest.raw import batches
 from pipeline.workspace import Workspace
 from tests.conftest import draw, encode
@@ -62,7 +62,7 @@ def notes(result: IngestResult) -> str:
     ],
 )
 def test_a_folder_says_split_and_label(path: str, split: str, label: str | None) -> None:
-    assert place(path) == (split, label)
+    assert place(path) == Place(split, label)
 
 
 def test_every_ingest_ends_with_a_table_of_split_and_class(filled: Workspace) -> None:
@@ -291,7 +291,7 @@ def test_a_part_of_the_held_out_images_is_held_out(workspace: Workspace, tmp_pat
     ],
 )
 def test_class_folders_are_the_first_ones_that_have_no_other_meaning(path: str, split: str, label: str | None) -> None:
-    assert place(path, class_folders=True) == (split, label)
+    assert place(path, class_folders=True) == Place(split, label)
 
 
 def set_ingest(workspace: Workspace, **values: object) -> None:

@@ -41,10 +41,10 @@ def views(step: int, count: int = 4, groups: int = 2) -> Tensor:
     return torch.cat([image + 0.5 * one for one in noise])
 
 
-def stepped(model: nn.Module, queue: MomentumQueue, batch: Tensor) -> float:
+def stepped(model: nn.Module, queue: MomentumQueue, batch: Tensor, groups: Tensor | None = None) -> float:
     """A step of gradient descent."""
     model.zero_grad()
-    loss = queue.backward(model, batch).loss.item()
+    loss = queue.backward(model, batch, groups).loss.item()
     with torch.no_grad():
         for weight in model.parameters():
             if weight.grad is not None:
@@ -57,15 +57,16 @@ def unit(row: list[float]) -> list[float]:
     return [value / math.hypot(*row) for value in row]
 
 
-def moco(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -> float:
-    """Equation 1 of He et al. 2020, one number at a time."""
+def moco(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float, apart: Tensor | None = None) -> float:
+    """Equation 1 of He et al. 2020, one number at a time; ``apart`` bool [queries, queue] are the negatives."""
+    apart = torch.ones(len(queries), len(queue), dtype=torch.bool) if apart is None else apart
 
     def similarity(one: list[float], other: list[float]) -> float:
         return sum(a * b for a, b in zip(unit(one), unit(other), strict=True)) / temperature
 
     losses = []
-    for query, key in zip(queries.tolist(), keys.tolist(), strict=True):
-        among = [similarity(query, key), *(similarity(query, old) for old in queue.tolist())]
+    for query, key, negative in zip(queries.tolist(), keys.tolist(), apart, strict=True):
+        among = [similarity(query, key), *(similarity(query, old) for old in queue[negative].tolist())]
         losses.append(-math.log(math.exp(among[0]) / sum(map(math.exp, among))))
     return sum(losses) / len(losses)
 
@@ -96,6 +97,41 @@ def test_three_steps_follow_the_paper() -> None:
     for name, slow in keys_network.state_dict().items():
         torch.testing.assert_close(queue.tensors()[f"copy.{name}"], slow)
     assert queue.tensors()["updates"] == 3
+
+
+def groups_of(step: int) -> Tensor:
+    return torch.tensor([[0, 1, 0, -4], [1, -9, 2, 0], [2, 2, 0, -4], [1, 0, -9, 3]][step])
+
+
+def test_keys_of_the_group_that_asks_are_left_out() -> None:
+    """Over four steps of 4 in a queue of 10, which is filled more than once."""
+    model = network()
+    queue = queue_of(model)
+    queued = torch.full((SIZE,), -100)
+    for step in range(4):
+        first, second = views(step).chunk(2)
+        keys = queue._copy(second).detach()
+        probe = network()
+        probe.load_state_dict(model.state_dict())
+        apart = groups_of(step)[:, None] != queued
+        expected = moco(probe(first).detach(), keys, queue.tensors()["queue"].clone(), 0.2, apart)
+        assert step == 0 or not apart.all()
+        assert stepped(model, queue, views(step), groups_of(step)) == pytest.approx(expected, rel=1e-10)
+        queued[torch.arange(4 * step, 4 * step + 4) % SIZE] = groups_of(step)
+
+
+def test_a_restored_queue_knows_the_groups_of_its_keys() -> None:
+    model = network(torch.float32)
+    queue = queue_of(model)
+    for step in range(2):
+        stepped(model, queue, views(step).float(), groups_of(step))
+    later = network(torch.float32)
+    later.load_state_dict(model.state_dict())
+    restored = queue_of(later)
+    restored.restore({name: tensor.clone() for name, tensor in queue.tensors().items()})
+    for step in range(2, 4):
+        whole = stepped(model, queue, views(step).float(), groups_of(step))
+        assert whole == stepped(later, restored, views(step).float(), groups_of(step))
 
 
 def test_the_gradient_is_that_of_the_loss_and_flows_only_through_queries() -> None:
@@ -166,15 +202,16 @@ def test_a_temperature_that_cannot_divide_is_refused(temperature: float) -> None
 
 
 @pytest.mark.slow
-def test_two_ranks_equal_one(on_ranks: Callable[..., list[Any]]) -> None:
-    whole = three_steps(0, 1)
-    for share in on_ranks(2, three_steps, 2):
+@pytest.mark.parametrize("grouped", [False, True], ids=["images", "groups"])
+def test_two_ranks_equal_one(grouped: bool, on_ranks: Callable[..., list[Any]]) -> None:
+    whole = three_steps(0, 1, grouped)
+    for share in on_ranks(2, three_steps, 2, grouped):
         assert share.keys() == whole.keys()
         for name, expected in whole.items():
             torch.testing.assert_close(share[name], expected, rtol=1e-9, atol=1e-9, msg=name)
 
 
-def three_steps(rank: int, world: int) -> dict[str, Tensor]:
+def three_steps(rank: int, world: int, grouped: bool) -> dict[str, Tensor]:
     model = network()
     queue = queue_of(model)
     model = synchronize(model)
@@ -182,7 +219,7 @@ def three_steps(rank: int, world: int) -> dict[str, Tensor]:
     losses = []
     for step in range(3):
         own = torch.cat([group.chunk(world)[rank] for group in views(step).chunk(2)])
-        losses.append(stepped(distributed, queue, own))
+        losses.append(stepped(distributed, queue, own, groups_of(step) if grouped else None))
     return {"losses": torch.tensor(losses), **model.state_dict(), **queue.tensors()}
 
 

@@ -3,6 +3,7 @@ memory N x d, and what ranks tell each other a third of what they would with a g
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -34,6 +35,43 @@ def test_equals_the_formula_of_the_paper(name: str, n: int, d: int, temperature:
     loss = LOSSES[name](first, second, temperature)
     assert loss.shape == ()
     assert loss.item() == pytest.approx(paper(first, second, temperature, name), rel=1e-10, abs=1e-10)
+
+
+GROUPS = [3, 0, 0, -4, 3, -6, 0]
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.5])
+@pytest.mark.parametrize("tile", [1, 2, 3, 5, 64])
+@pytest.mark.parametrize("name", LOSSES)
+def test_images_of_a_group_are_left_out(
+    name: str, tile: int, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TILE", tile)
+    first, second = (view.requires_grad_() for view in views(7, 4))
+    groups = torch.tensor(GROUPS)
+    loss = LOSSES[name](first, second, temperature, groups=groups)
+    assert loss.item() == pytest.approx(paper(first, second, temperature, name, GROUPS), rel=1e-10)
+    assert torch.autograd.gradcheck(lambda a, b: LOSSES[name](a, b, temperature, groups=groups), (first, second))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_groups_of_one_image_change_no_digit(name: str) -> None:
+    first, second = (view.float().requires_grad_() for view in views(7, 4))
+    loss, grouped = (LOSSES[name](first, second, 0.1, groups=one) for one in (None, torch.arange(7)))
+    assert torch.equal(loss, grouped)
+    pulls = [torch.autograd.grad(one, (first, second)) for one in (loss, grouped)]
+    assert all(map(torch.equal, *pulls))
+
+
+def test_a_batch_of_one_group_has_no_negatives() -> None:
+    first, second = views(3, 2)
+    alike = torch.zeros(3, dtype=torch.long)
+    for name in ("nt_xent", "info_nce"):
+        assert LOSSES[name](first, second, 0.5, groups=alike).item() == pytest.approx(0, abs=1e-12)
+    with pytest.raises(NtXentError, match="images of one group alone have no negatives"):
+        decoupled(first, second, 0.5, groups=alike)
+    with pytest.raises(NtXentError, match=r"groups has shape \[2\], but the ranks hold 3 images"):
+        nt_xent(first, second, 0.5, groups=alike[:2])
 
 
 @pytest.mark.parametrize("tile", [1, 2, 3, 5, 64])
@@ -167,8 +205,9 @@ def test_ranks_on_their_shares_equal_one_process_on_the_whole_batch(
     shares that are even, and in shares that are not."""
     ranks = on_ranks(world, train_steps, world)
     for case in CASES:
-        name, dtype, _ = case
-        loss, gradients = step(network(dtype), *asymmetric_images(dtype), LOSSES[name])
+        name, dtype, _, groups = case
+        one_process = partial(LOSSES[name], groups=None if groups is None else torch.tensor(groups))
+        loss, gradients = step(network(dtype), *asymmetric_images(dtype), one_process)
         for results in ranks:
             assert results[case]["collectives"] == {"forward": 2, "backward": 0}
             torch.testing.assert_close(results[case]["loss"], loss, rtol=CLOSE[dtype], atol=CLOSE[dtype])
@@ -179,25 +218,31 @@ def test_ranks_on_their_shares_equal_one_process_on_the_whole_batch(
         assert results["sent"] <= 0.35 * results["a gather with gradient"]
 
 
-CASES = [(name, dtype, even) for name in LOSSES for dtype in CLOSE for even in (True, False)]
+ACROSS = (0, 1, 0, -4, 1, 0, -7, 1)  # groups with images on every rank
+CASES = [
+    (name, dtype, even, groups)
+    for name in LOSSES
+    for dtype in CLOSE
+    for even in (True, False)
+    for groups in (None, ACROSS)
+]
 UNEVEN = {2: [5, 3], 4: [3, 1, 2, 2]}  # images of each rank
 
 
 def train_steps(rank: int, world: int) -> dict[Any, Any]:
     """What rank ``rank`` gets from its share of the batch."""
     results: dict[Any, Any] = {}
-    for name, dtype, even in CASES:
+    for name, dtype, even, groups in CASES:
         counts = [8 // world] * world if even else UNEVEN[world]
         share = (view.split(counts)[rank] for view in asymmetric_images(dtype))
         model = DistributedDataParallel(synchronize(network(dtype)))
 
-        def loss(first: Tensor, second: Tensor, temperature: float, name: str = name, counts: Any = counts) -> Tensor:
-            return LOSSES[name](first, second, temperature, None if len(set(counts)) == 1 else counts)
-
+        given = {"counts": None if len(set(counts)) == 1 else counts}
+        loss = partial(LOSSES[name], **given, groups=None if groups is None else torch.tensor(groups))
         value, gradients = step(model, *share, loss)
         own = {weight.removeprefix("module."): gradient for weight, gradient in gradients.items()}
         talk = {direction: len(sent) for direction, sent in collectives(loss, counts[rank]).items()}
-        results[name, dtype, even] = {"loss": value, "gradients": own, "collectives": talk}
+        results[name, dtype, even, groups] = {"loss": value, "gradients": own, "collectives": talk}
     n, d = 16, 128
     results["sent"] = sum(size for sent in collectives(nt_xent, n, d).values() for _, size in sent)
     # What libraries do: gather the z of both views, and add up the gradients of all that was gathered.
@@ -246,7 +291,9 @@ def views(n: int, d: int) -> tuple[Tensor, Tensor]:
     return first, first + torch.randn(n, d, generator=generator, dtype=torch.float64)
 
 
-def paper(first: Tensor, second: Tensor, temperature: float, name: str = "nt_xent") -> float:
+def paper(
+    first: Tensor, second: Tensor, temperature: float, name: str = "nt_xent", groups: list[int] | None = None
+) -> float:
     """Equation 1 and algorithm 1 of Chen et al. 2020, one number at a time; views 2k and 2k + 1 are of image k. Of the
     other losses the same with fewer keys: Yeh et al. 2022, equation 6; van den Oord et al. 2018, equation 4."""
     z = [row.tolist() for pair in zip(first, second, strict=True) for row in pair]
@@ -256,6 +303,8 @@ def paper(first: Tensor, second: Tensor, temperature: float, name: str = "nt_xen
         return dot / (math.hypot(*z[i]) * math.hypot(*z[j]))
 
     def is_key(i: int, k: int) -> bool:
+        if groups is not None and groups[i // 2] == groups[k // 2] and i // 2 != k // 2:
+            return False
         return {"nt_xent": k != i, "dcl": k // 2 != i // 2, "info_nce": k % 2 != i % 2}[name]
 
     def loss(i: int, j: int) -> float:

@@ -63,15 +63,21 @@ def assert_equal(mine: Outcome, theirs: Outcome, rtol: float) -> None:
         torch.testing.assert_close(getattr(mine, part), getattr(theirs, part), rtol=rtol, atol=rtol)
 
 
+@pytest.mark.parametrize("groups", [None, [0, 1, 0, 2, 3, 1, 0, 4, 4, 5]], ids=["images", "groups"])
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("micro_batch_size", [1, 3, 4, 10, 11])
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-11), (torch.float32, 2e-5)])
 def test_micro_batches_give_the_gradient_of_the_whole_batch(
-    loss: str, micro_batch_size: int, dtype: torch.dtype, rtol: float
+    loss: str, micro_batch_size: int, dtype: torch.dtype, rtol: float, groups: list[int] | None
 ) -> None:
-    whole, parts = norm_free(dtype), norm_free(dtype)
-    expected = InBatch(LOSSES[loss], 0.2, torch.float32).backward(whole, images(10, dtype=dtype))
-    outcome = InBatch(LOSSES[loss], 0.2, torch.float32, micro_batch_size).backward(parts, images(10, dtype=dtype))
+    whole, parts, views = norm_free(dtype), norm_free(dtype), images(10, dtype=dtype)
+    given = None if groups is None else torch.tensor(groups)
+    expected = InBatch(LOSSES[loss], 0.2, torch.float32).backward(whole, views, given)
+    outcome = InBatch(LOSSES[loss], 0.2, torch.float32, micro_batch_size).backward(parts, views, given)
+    first, second = norm_free(dtype)(views).chunk(2)
+    torch.testing.assert_close(
+        expected.loss, LOSSES[loss](first, second, 0.2, groups=given).detach(), rtol=rtol, atol=0
+    )
     assert_equal(outcome, expected, rtol)
     torch.testing.assert_close(gradients(parts), gradients(whole), rtol=rtol, atol=rtol)
 

@@ -15,7 +15,7 @@ from simclr_core.errors import NonFiniteLossError, ReplayError
 from simclr_core.loss.objective import Outcome
 from simclr_core.pretraining import pretrain, replay, training
 from simclr_core.pretraining.batches import Batches
-from tests.simclr_core.conftest import configure, interrupt
+from tests.simclr_core.conftest import configure, interrupt, put_groups
 
 by_digest = pytest.mark.usefixtures("pictures_by_digest")
 
@@ -75,15 +75,18 @@ def test_diverged_weights_are_distinguished_from_a_bad_image(prepared: Path) -> 
 
 @pytest.mark.seconds
 @by_digest
+@pytest.mark.parametrize("grouped", [False, True], ids=["images", "groups"])
 def test_a_step_between_checkpoints_is_reached_with_the_weights_it_had(
-    prepared: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, grouped: bool
 ) -> None:
+    if grouped:
+        put_groups(prepared, np.arange(96) // 4)
     losses: dict[int, float] = {}
     gradients = training.gradients
     steps = {training.step_seed(0, step, 0): step for step in range(12)}
 
-    def noted(learner: training.Learner, views: Tensor, seed: int) -> Outcome:
-        found = gradients(learner, views, seed)
+    def noted(learner: training.Learner, views: Tensor, seed: int, groups: Tensor | None) -> Outcome:
+        found = gradients(learner, views, seed, groups)
         losses[steps[seed]] = float(found.loss)
         return found
 

@@ -167,7 +167,7 @@ def write_batch(raw: Path, name: str, files: Sequence[tuple[str, bytes]]) -> Non
                 member = tarfile.TarInfo(f"{sha256}.bin")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
-            occurrences.setdefault(sha256, []).append(Occurrence(path, *place(path)))
+            occurrences.setdefault(sha256, []).append(Occurrence(path, *place(path)[:2]))
     lines = [
         json.dumps({"sha256": sha256, "occurrences": [vars(one) for one in seen]}) + "\n"
         for sha256, seen in occurrences.items()
