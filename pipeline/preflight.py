@@ -33,7 +33,7 @@ from simclr_core import reports
 from simclr_core.champion import Champion
 from simclr_core.encoder_names import TIMM, TIMM_MISSING
 from simclr_core.errors import SimclrError
-from simclr_core.evaluation.fewest import CALIBRATION_LABELS, PARITY_IMAGES
+from simclr_core.evaluation.fewest import CALIBRATION_LABELS, PARITY_IMAGES, fold_count
 from simclr_core.monitoring.trackers import missing_trackers
 from simclr_core.pretraining.initial import is_adopted
 from simclr_core.weights import FOLDER
@@ -214,14 +214,20 @@ def minimums(images: Images, params: Params, released: bool) -> Iterator[Minimum
     yield Minimum("image", total + images.test.total(), PARITY_IMAGES, "the usual proof", proof)
     unknown = "the encoder will be trained, and its accuracy stays unknown; put some into inbox/{}/<class>/"
     yield Minimum("labeled training image", labeled, 1, "measuring accuracy", unknown.format("labeled"))
-    yield Minimum("labeled test image", tested, 1, "measuring accuracy", unknown.format("test"))
-    if labeled and tested:
+    folds = fold_count([images.train[name] for name in images.classes])
+    estimated = (
+        "accuracy is estimated out of fold, on labeled training images, which is less sure, and labels compare no "
+        "candidate with the champion; put some into inbox/test/<class>/"
+    )
+    otherwise = estimated if folds else unknown.format("test")
+    yield Minimum("labeled test image", tested, 1, "measuring accuracy", otherwise)
+    if labeled and (tested or folds):
         second = "the encoder will be trained, and its accuracy stays unknown; label images of another class"
         noun = f"class of labeled training images ({images.classes[0]!r})"
         if len(images.classes) == 1:
             yield Minimum(noun, 1, 2, "measuring accuracy", second)
         votes = max(params.linear_eval.knn_neighbours, params.compare.knn_neighbours)
-        yield Minimum("labeled training image", labeled, votes, "kNN", "all of them vote on every test image")
+        yield Minimum("labeled training image", labeled, votes, "kNN", "all of them vote on every image")
         sure = "the probabilities of the classifier are not calibrated"
         yield Minimum("labeled training image", labeled, CALIBRATION_LABELS, "calibration", sure)
     if released and tested:

@@ -344,7 +344,8 @@ class LinearEvalConfig(Block):
         default=3,
         ge=1,
         description="draws of the labels, of which intervals know. A budget of more than half of the labels is drawn "
-        "once; with one draw intervals are wider, because it does not tell how much draws differ",
+        "once, and without test images each is drawn once in each fold; with one draw intervals are wider, because it "
+        "does not tell how much draws differ",
     )
     knn_neighbours: int = Field(default=20, ge=1, description="nearest training images that vote")
     knn_temperature: Positive = Field(default=0.1, description="temperature of the votes; lower favors the nearest")

@@ -1,8 +1,9 @@
 """What evaluation reports: accuracies next to baselines, fine-tuning, candidate and champion. See ``reports``."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+from deploy.plural import counted
 from simclr_core.reports import Report
 
 
@@ -83,8 +84,21 @@ class Scores:
     per_class: dict[str, ClassScores]
 
 
+OUT_OF_FOLD = "estimated out of fold ({} folds); the encoder was pretrained on them too, without their labels"
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """Each of ``images`` labeled training images was answered once, by classifiers that had seen the other folds."""
+
+    images: int
+    folds: int
+
+
 @dataclass(frozen=True)
 class LinearEvalReport(Report):
+    """Accuracies of the test images; where ``estimate`` is "out_of_fold", of the labeled training images instead."""
+
     path: ClassVar[str] = "reports/linear_eval.json"
 
     simclr: Accuracies
@@ -99,6 +113,20 @@ class LinearEvalReport(Report):
     budgets: dict[str, BudgetAccuracies] = field(default_factory=dict)  # by share of the labels, or "5 per class"
     scores: dict[str, Scores] = field(default_factory=dict)  # of the trained features, by classifier (knn, probe)
     start: Accuracies | None = None  # of given weights as they came, if training began with some
+    estimate: Literal["test", "out_of_fold"] = "test"
+    out_of_fold: OutOfFold | None = None  # where that is the estimate
+
+    @property
+    def images(self) -> int:
+        """How many the accuracies are of."""
+        return self.out_of_fold.images if self.out_of_fold else self.test_images
+
+    @property
+    def asked(self) -> str:
+        """Which images the accuracies are of, for a person."""
+        if self.out_of_fold is None:
+            return counted(self.test_images, "test image")
+        return f"{counted(self.images, 'labeled training image')}, {OUT_OF_FOLD.format(self.out_of_fold.folds)}"
 
 
 def finetune_name(fraction: str) -> str:
@@ -198,11 +226,14 @@ class CompareReport(Report):
     old_index: OldIndex
     megabytes: Megabytes
     label_free: LabelFree | None = None  # only without labels
+    estimated: bool = False  # whether linear_eval judges the encoder out of fold, which compares it with no champion
 
     @property
     def unjudged(self) -> str | None:
         """Why nothing says how good the candidate is; None where labels do, or views in place of labels."""
         if self.reason is None or self.knn.candidate is not None or self.label_free is not None:
+            return None
+        if self.estimated and self.champion is None:
             return None
         advice = (
             f"; to compare it with {self.champion} without labels, run it again with at least 50 images"

@@ -1,5 +1,7 @@
 """A report of each kind, as its stage writes it. Tests that need another take ``replace`` of one of these."""
 
+from dataclasses import replace
+
 from pipeline.reports import (
     DriftReport,
     EmbeddingDriftReport,
@@ -21,6 +23,7 @@ from simclr_core.evaluation_reports import (
     LinearEvalReport,
     Megabytes,
     OldIndex,
+    OutOfFold,
     Paired,
     PairedCounts,
     Scores,
@@ -95,6 +98,7 @@ LINEAR_EVAL = LinearEvalReport(
     },
     scores={"knn": SCORES, "probe": SCORES},
 )
+FOLDED = replace(LINEAR_EVAL, test_images=0, estimate="out_of_fold", out_of_fold=OutOfFold(images=40, folds=5))
 FINETUNE = FinetuneReport(
     fraction="0.01",
     labels=80,

@@ -53,8 +53,8 @@ def describe_workspace(workspace: Workspace) -> str:
     evaluation = reports.known(workspace.root, LinearEvalReport)
     export = reports.known(workspace.root, ExportReport)
     if evaluation and evaluation.simclr.knn_top1 is not None:
-        lines.append(f"encoder    {describe_accuracy(evaluation.simclr)}")
-        lines += [f"unadapted  {describe_accuracy(evaluation.start)}"] if evaluation.start else []
+        lines.append(f"encoder    {describe_accuracy(evaluation.simclr, evaluation.asked)}")
+        lines += [f"unadapted  {describe_accuracy(evaluation.start, evaluation.asked)}"] if evaluation.start else []
     if export:
         lines.append(f"bundle     models/bundle, {export.bundle[:12]}")
     lines += describe_gates(workspace)
@@ -83,15 +83,16 @@ def describe_expectation(latest: Record | None) -> list[str]:
     return [f"latest run {took}; {disk.size(actual.disk_bytes)} of disk, expected {disk.size(expected.disk_bytes)}"]
 
 
-def describe_accuracy(found: Accuracies) -> str:
-    """The top-1 accuracies of the frozen features, those of the linear probe by its share of the labels."""
+def describe_accuracy(found: Accuracies, asked: str) -> str:
+    """The top-1 accuracies of the frozen features, those of the linear probe by its share of the labels; ``asked`` says
+    which images they are of."""
     linear = [
         f"{100 * float(one):g} % of the labels: {top1:.1f} %"
         for one, top1 in found.linear_top1.items()
         if top1 is not None
     ]
     probe = f"; linear probe with {', '.join(linear)}" if linear else ""
-    return f"top-1 of the test images: kNN {found.knn_top1:.1f} %{probe}"
+    return f"top-1: kNN {found.knn_top1:.1f} %{probe}; of {asked}"
 
 
 def describe_gates(workspace: Workspace) -> list[str]:

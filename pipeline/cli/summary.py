@@ -64,6 +64,8 @@ class Summary:
     drift: Drift
     pretrain: Pretraining
     evaluation: dict[str, FrozenFeatures]
+    estimate: str | None  # test or out_of_fold: what the accuracies of frozen features are of
+    estimated_on: str | None  # which images these are
     finetune: dict[str, FineTuning]  # by share of the labels
     onnx: Onnx
     bundle: str | None
@@ -104,6 +106,8 @@ def collect(workspace: Workspace) -> Summary:
             pretrain.loss_last if pretrain else None,
         ),
         evaluation={name: FrozenFeatures(one.knn_top1, one.linear_top1 or None) for name, one in features.items()},
+        estimate=evaluation.estimate if evaluation else None,
+        estimated_on=evaluation.asked if evaluation and not evaluation.reason else None,
         finetune=shares,
         onnx=Onnx(
             export.cosine_min if export else None,
@@ -129,7 +133,7 @@ def table(summary: Summary) -> str:
         f"pretraining {epochs}, loss {_number(pretrain.loss_first, 3)} to "
         f"{_number(pretrain.loss_last, 3)}, {_number(pretrain.images_per_second, 0)} images/s",
         "",
-        "top-1 on the test images, percent",
+        f"top-1 in percent, of {summary.estimated_on or 'the test images'}",
         f"{'frozen features':<26}{'kNN':>8}" + "".join(f"{_percent(one) + ' linear':>13}" for one in fractions),
     ]
     for name, features in summary.evaluation.items():

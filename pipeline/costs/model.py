@@ -16,6 +16,7 @@ from deploy.plural import duration
 from pipeline.maintenance.disk import size
 from pipeline.params import Params
 from pipeline.preflight import Images
+from simclr_core.evaluation.fewest import fold_count
 from simclr_core.monitoring.unit_costs import UnitCosts
 
 # Shares of the start of a process with PyTorch.
@@ -248,21 +249,33 @@ def _linear_eval(work: Work) -> Cost:
 
 def _fits(work: Work) -> Iterator[tuple[int, str, int]]:
     """Labels, kind of features and number of the probes of linear_eval: on each budget a probe for each draw of labels
-    and each set of features; of random weights at least one for each of their draws."""
-    config, known = work.params.linear_eval, work.images.labeled
+    and each set of features; of random weights at least one for each of their draws. Without test images one draw in
+    each fold, if the labels allow folds, and the probe that is published."""
+    config = work.params.linear_eval
+    if work.images.tested:
+        yield from _fits_of_fold(work, work.images.labeled, config.draws)
+        return
+    for share in config.fractions:
+        yield work.labels(share), "encoder", 1
+    folds = fold_count([work.images.train[name] for name in work.images.classes])
+    for _ in range(folds):
+        yield from _fits_of_fold(work, round(work.images.labeled * (folds - 1) / folds), 1)
+
+
+def _fits_of_fold(work: Work, known: int, most_draws: int) -> Iterator[tuple[int, str, int]]:
+    """The same for classifiers that may see ``known`` of the labels."""
+    config, seen = work.params.linear_eval, known / work.images.labeled if known else 0.0
     trained = 1 + (work.params.pretrain.init == "weights")
     for share in config.fractions:
-        labels = work.labels(share)
-        draws = config.draws if 2 * labels <= known else 1
+        labels = round(seen * work.labels(share))
+        draws = most_draws if 2 * labels <= known else 1
         random = RANDOM_ENCODERS + (max(draws, RANDOM_ENCODERS) - 1 if draws > 1 else 0)
         yield labels, "encoder", draws * trained + random
         yield labels, "pixels", draws
-    if not work.images.tested:
-        return
     for number in config.labels_per_class:
         labels = work.labels_per_class(number)
         if labels < known:
-            draws = config.draws if 2 * labels <= known else 1
+            draws = most_draws if 2 * labels <= known else 1
             yield labels, "encoder", draws * trained + max(draws, RANDOM_ENCODERS)
             yield labels, "pixels", draws
 

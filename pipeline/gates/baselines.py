@@ -1,9 +1,11 @@
 """The gate on what training has gained: the encoder against what costs nothing to have.
 
 Baselines are random weights, raw pixels, the answer that is most frequent, and the weights that training began with.
-What is judged is how often one alone is right on the same test images (``LinearEvalReport.paired``).
+What is judged is how often one alone is right on the same test images (``LinearEvalReport.paired``); where there are
+none, on the labeled training images, each answered out of fold.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,6 +20,7 @@ from simclr_core.evaluation.paired_comparison import (
     disagreement,
     images_to_find,
     interval,
+    out_of_fold_worth,
     smallest_found,
 )
 from simclr_core.evaluation_reports import Accuracies, LinearEvalReport, PairedCounts
@@ -34,11 +37,13 @@ LITTLE = 0.02  # what a baseline may leave to gain for a match to be enough; `ga
 
 @dataclass(frozen=True)
 class Comparison:
-    """One classifier on the trained features against one baseline, on ``images`` test images."""
+    """One classifier on the trained features against one baseline, on ``images`` images, each worth a test image or
+    less: see ``out_of_fold_worth``."""
 
     classifier: str
     baseline: str
     images: int
+    worth: float
     pairs: Sequence[tuple[int, int]]  # trained alone right, baseline alone right; one for each draw of the baseline
     trained: float  # accuracy, 0..1
     gain: Interval
@@ -63,16 +68,18 @@ class Comparison:
 
     def settles(self, limits: GatesConfig) -> str:
         """What these test images can show, and how many would show a gain of the observed size."""
-        smallest = 100 * smallest_found(self.images, self._disagreement, limits.confidence, limits.power)
+        smallest = 100 * smallest_found(self.worth * self.images, self._disagreement, limits.confidence, limits.power)
         seeming = max(abs(self.gain.difference), limits.min_gain / 100)
-        given = f"{counted(self.images, 'test image')} can show a difference of {smallest:.1f} points"
+        noun = "test image" if self.worth == 1 else "labeled image"
+        given = f"{counted(self.images, noun)} can show a difference of {smallest:.1f} points"
         return (
             f"{given} at {100 * limits.power:g} % power; "
             f"about {self._images(seeming, limits):,} would settle one of {100 * seeming:.1f} points"
         )
 
     def _images(self, difference: float, limits: GatesConfig) -> int:
-        return images_to_find(difference, self._disagreement, limits.confidence, limits.power)
+        needed = images_to_find(difference, self._disagreement, limits.confidence, limits.power)
+        return math.ceil(needed / self.worth)
 
     @property
     def _disagreement(self) -> float:
@@ -86,13 +93,16 @@ def beats_baselines(evidence: Evidence) -> Verdict:
     images. What is shown to be worse, or to gain less than `gates.min_gain` points if anything, is refused; a
     result that shows neither is undecided, and `gates.abstain` says what follows. Where a baseline leaves less than
     that, and less than two points, to gain, it is enough to match it. Without labels there is nothing to compare.
+
+    Without test images the labeled training images are compared, each answered out of fold. Such intervals are
+    approximate, and labels that decide nothing stop no release that would go out without them: undecided is a warning.
     """
     limits, report = evidence.limits, evidence.report(LinearEvalReport)
     if report.reason or not limits.baselines:
         return not_applicable(report.reason or "gates.baselines is empty")
     measured = _measured(report, limits)
     try:
-        compared = list(_compare(report.test_images, measured, limits.confidence))
+        compared = list(_compare(report, measured, limits.confidence))
     except ValueError as error:
         raise ReportError(f"{report.file} contradicts itself: {error}; run the stage that writes it again") from None
     if not compared:
@@ -110,19 +120,22 @@ def beats_baselines(evidence: Evidence) -> Verdict:
         found.setdefault(one.outcome(limits), []).append(one)
     if list(found) == ["as good"]:
         what = ", ".join(dict.fromkeys(BASELINES[one.baseline] for one in compared))
-        return not_applicable(f"{what} classify nearly every test image correctly, too; add harder ones", numbers)
+        noun = "labeled image" if report.out_of_fold else "test image"
+        return not_applicable(f"{what} classify nearly every {noun} correctly, too; add harder ones", numbers)
+    approximate = f"; {report.asked}" if report.out_of_fold else ""
     if refused := _say(found, "worse", "no better"):
         asked = f"each of gates.baselines has to be beaten, shown with {100 * limits.confidence:g} % confidence"
         advice = f"{asked}; train longer, or look at reports/curves.png and augmentations.png"
-        return Verdict(False, f"{refused}; {advice}", numbers)
+        return Verdict(False, f"{refused}{approximate}; {advice}", numbers)
     open_ones = ("not shown to be better", "not shown to be as good")
     if missing := _say(found, *open_ones):
         hardest = min((one for name in open_ones for one in found.get(name, [])), key=lambda one: one.gain.difference)
         advice = "add test images" if hardest.gain.difference > 0 else "train longer, or add test images"
-        allowed = ", or set gates.abstain to warn to release it undecided" if limits.abstain == "refuse" else ""
-        description = f"{missing}; {hardest.settles(limits)}; {advice}{allowed}"
-        return undecided(description, numbers, limits.abstain == "refuse")
-    return Verdict(True, _say(found, "better", "as good"), numbers)
+        blocks = limits.abstain == "refuse" and not report.out_of_fold
+        allowed = ", or set gates.abstain to warn to release it undecided" if blocks else ""
+        description = f"{missing}{approximate}; {hardest.settles(limits)}; {advice}{allowed}"
+        return undecided(description, numbers, blocks)
+    return Verdict(True, f"{_say(found, 'better', 'as good')}{approximate}", numbers)
 
 
 def _say(found: Mapping[str, Sequence[Comparison]], *outcomes: str) -> str:
@@ -139,7 +152,7 @@ def _measured(report: LinearEvalReport, limits: GatesConfig) -> list[Measured]:
     Raises:
         ReportError: what the stage always measures is missing.
     """
-    if not report.test_images:
+    if not report.images:
         raise ReportError(f"{report.file} has accuracies without test images; run the stage that writes it again")
     counts = report.paired or _independent(report)
     for classifier in CLASSIFIERS if report.paired else ():
@@ -160,16 +173,17 @@ def _measured(report: LinearEvalReport, limits: GatesConfig) -> list[Measured]:
     ]
 
 
-def _compare(images: int, measured: Sequence[Measured], confidence: float) -> Iterator[Comparison]:
+def _compare(report: LinearEvalReport, measured: Sequence[Measured], confidence: float) -> Iterator[Comparison]:
     """Raises ValueError: the counts are impossible."""
+    images, worth = report.images, out_of_fold_worth(report.out_of_fold.folds) if report.out_of_fold else 1.0
     # Any of them may refuse, so each gets its part of the error that is allowed (Bonferroni). All of them have to show
     # a gain, which needs no correction.
     significance = (1 - confidence) / max(len(measured), 1)
     for classifier, baseline, trained, counts in measured:
         pairs = counts.pairs()
-        gain = interval(images, pairs, confidence)
-        most = interval(images, pairs, 1 - significance).high
-        yield Comparison(classifier, baseline, images, pairs, trained, gain, most)
+        gain = interval(images, pairs, confidence, worth)
+        most = interval(images, pairs, 1 - significance, worth).high
+        yield Comparison(classifier, baseline, images, worth, pairs, trained, gain, most)
 
 
 def _accuracy(accuracies: Accuracies, classifier: str) -> float | None:

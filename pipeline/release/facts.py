@@ -101,13 +101,18 @@ def reports(git: Git, commits: Sequence[str]) -> list[Saved]:
 
 
 def metrics(reports: Saved) -> dict[str, float]:
-    """The few numbers that an encoder is chosen by, from all that the stages report."""
+    """The few numbers that an encoder is chosen by, from all that the stages report.
+
+    Accuracies out of fold have names of another kind, so that no list compares them with those of test images.
+    """
     validation, evaluation = find_in(reports, _Images), find_in(reports, LinearEvalReport)
     finetune, export = find_each_in(reports, FinetuneReport), find_in(reports, ExportReport)
+    under = "out_of_fold/" if evaluation and evaluation.out_of_fold else ""
+    linear = evaluation.simclr.linear_top1 if evaluation else {}
     found = {
         "images": validation.images.accepted if validation else None,
-        "knn_top1": evaluation.simclr.knn_top1 if evaluation else None,
-        **{f"linear_top1/{one}": top1 for one, top1 in (evaluation.simclr.linear_top1 if evaluation else {}).items()},
+        f"{under}knn_top1": evaluation.simclr.knn_top1 if evaluation else None,
+        **{f"{under}linear_top1/{one}": top1 for one, top1 in linear.items()},
         **{f"finetune_top1/{one.fraction}": one.top1 for one in finetune},
         "megabytes": export.megabytes if export else None,
     }

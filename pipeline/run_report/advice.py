@@ -26,11 +26,12 @@ def advise(facts: RunFacts) -> list[str]:
     found: list[str] = []
     if (evaluation := facts.evaluation) is not None:
         found += missing_labels(evaluation)
+        found += no_test_images(evaluation)
         found += baselines(evaluation)
         if probe := evaluation.scores.get("probe"):
             found += never_predicted(probe)
             found += badly_recognized(probe)
-            found += test_images(probe.top1, evaluation.test_images)
+            found += test_images(probe.top1, evaluation.test_images) if evaluation.test_images else ()
         found += more_labels(evaluation.budgets)
     if facts.pretrain is not None:
         found += training(facts.pretrain)
@@ -47,6 +48,14 @@ def advise(facts: RunFacts) -> list[str]:
 def missing_labels(evaluation: LinearEvalReport) -> Iterator[str]:
     if evaluation.reason:
         yield f"How good the encoder is was not measured: {evaluation.reason}."
+
+
+def no_test_images(evaluation: LinearEvalReport) -> Iterator[str]:
+    if evaluation.out_of_fold:
+        yield (
+            f"No labeled test images: accuracies are of {evaluation.asked}. For an accuracy on images that the encoder "
+            "has never seen, put labeled ones into inbox/test/<class>/."
+        )
 
 
 def baselines(evaluation: LinearEvalReport) -> Iterator[str]:
@@ -135,7 +144,7 @@ def wrong_labels(answers: Sequence[float]) -> Iterator[str]:
     sure = sum(answer >= SURE for answer in answers)
     if sure:
         yield (
-            f"{counted(sure, 'test image')} {'is' if sure == 1 else 'are'} taken for another class with at least "
+            f"{counted(sure, 'image')} {'is' if sure == 1 else 'are'} taken for another class with at least "
             f"{100 * SURE:.0f} % probability: look at the first mistakes below, their labels may be wrong."
         )
 

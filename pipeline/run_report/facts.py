@@ -41,7 +41,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A test image that the probe takes for another class: a row of ``scores.predictions``, as far as it is shown."""
+    """An image that the probe takes for another class: a row of ``scores.predictions``, as far as it is shown."""
 
     path: str | None
     sha256: str
@@ -52,7 +52,7 @@ class Mistake:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """``curves`` has a row for each epoch, ``mistakes`` test images that the probe takes for another class, the surest
+    """``curves`` has a row for each epoch, ``mistakes`` images that the probe takes for another class, the surest
     first; ``timings`` and ``disk`` are by stage and by part, in seconds and other units of the stages, and in bytes."""
 
     params: Params

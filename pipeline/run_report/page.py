@@ -99,11 +99,12 @@ def describe_labels_saved(budgets: Mapping[str, BudgetAccuracies]) -> str | None
 
 
 def thumbnails(workspace: Workspace, facts: RunFacts) -> dict[str, str]:
-    """Pictures of the mistakes that are shown, from the prepared test images; nothing where they are missing."""
+    """Pictures of the mistakes that are shown, from the prepared images; nothing where they are missing."""
     wanted = {one.sha256 for one in facts.mistakes[:MOST_MISTAKES]}
     found: dict[str, str] = {}
     try:
-        images = ShardedImages(workspace.prepared / "test") if wanted else None
+        split = "train" if facts.evaluation and facts.evaluation.out_of_fold else "test"
+        images = ShardedImages(workspace.prepared / split) if wanted else None
         for position in range(len(images)) if images else ():
             if images and (key := images.key(position)) in wanted:
                 found[key] = jpeg(_thumbnail(images.read(position)))

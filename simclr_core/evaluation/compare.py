@@ -7,7 +7,8 @@ preprocessing. Both then get the same new classifiers, cosine kNN and a linear p
 and their answers to the labeled test images are counted in pairs. An index of the champion's embeddings is asked with
 the candidate's as well: who may exchange the encoder without embedding everything again?
 
-Without labels there are no answers to count; then two views of the same images judge (``label_free``).
+Without labeled test images there are no answers to count; then two views of the same images judge (``label_free``). Out
+of fold few labels would rule out no loss of the usual size, and the champion has not been pretrained on all of them.
 """
 
 import sys
@@ -33,6 +34,7 @@ from simclr_core.evaluation.images import Answers, EvaluationImages, missing_lab
 from simclr_core.evaluation.knn import knn_predict, nearest
 from simclr_core.evaluation.label_free import MOST_IMAGES, compare_without_labels
 from simclr_core.evaluation.linear_probe import fit_probe, ranked_classes
+from simclr_core.evaluation.scores.folds import divide, read_near_groups
 from simclr_core.evaluation.served_accuracy import spread
 from simclr_core.evaluation_reports import CompareReport, LabelFree, Megabytes, OldIndex, Paired
 from simclr_core.params import read_block
@@ -97,6 +99,7 @@ def run(workspace: Path) -> None:
         old_index=ask_old_index(embedded, train, test, classes, config),
         megabytes=Megabytes(**{name: _megabytes(bundle) for name, bundle in bundles.items()}),
         label_free=label_free,
+        estimated=not test.labeled and bool(divide(train, read_near_groups(workspace), SEED, lambda _: {})),
     )
     reports.write(workspace, report)
     finish("compare", workspace, began, f"compared with {version or 'nothing'}")

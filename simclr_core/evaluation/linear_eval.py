@@ -6,10 +6,11 @@ Where pretraining began with given weights, these are compared with too, as they
 
 For every share of the labels a multinomial logistic regression is fitted on cached features (SimCLR, section B.8) and
 tested on the test split; cosine kNN has every labeled training image in its bank. Nothing is chosen by its test
-accuracy. How often one encoder alone is right is counted image by image, so that gates can tell a difference from
-chance. Writes ``models/probe``, the classifier that a bundle ships, and to ``reports/``: linear_eval.json, the
-confusion matrix of that classifier, what it and kNN say of each test image (``predictions``), a picture of nearest
-neighbors, and a map of the embeddings.
+accuracy. Without labeled test images, the labeled training images are answered out of fold instead (``scores.folds``).
+How often one encoder alone is right is counted image by image, so that gates can tell a difference from chance. Writes
+``models/probe``, the classifier that a bundle ships, and to ``reports/``: linear_eval.json, the confusion matrix of the
+probe on the most labels, what it and kNN say of each answered image (``predictions``), a picture of nearest neighbors,
+and a map of the embeddings.
 """
 
 import statistics
@@ -18,6 +19,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,11 +45,20 @@ from simclr_core.evaluation.images import (
 )
 from simclr_core.evaluation.knn import knn_votes, shares
 from simclr_core.evaluation.linear_probe import Probe, fit_probe, probabilities, ranked_classes, save_probe
-from simclr_core.evaluation.pictures import save_pictures
+from simclr_core.evaluation.paired_comparison import out_of_fold_worth
+from simclr_core.evaluation.pictures import save_confusion, save_pictures
 from simclr_core.evaluation.scores import predictions
 from simclr_core.evaluation.scores.budgets import SIMCLR, START, FeatureSets, measure_budgets
 from simclr_core.evaluation.scores.classification import score
-from simclr_core.evaluation_reports import Accuracies, BudgetAccuracies, LinearEvalReport, PairedCounts, Scores
+from simclr_core.evaluation.scores.folds import Fold, ask_test_images, divide, gather, read_near_groups
+from simclr_core.evaluation_reports import (
+    Accuracies,
+    BudgetAccuracies,
+    LinearEvalReport,
+    OutOfFold,
+    PairedCounts,
+    Scores,
+)
 from simclr_core.model.encoder import Encoder
 from simclr_core.model.model_directory import Model, load_model
 from simclr_core.params import read_block
@@ -72,6 +83,13 @@ def run(workspace: Path) -> None:
     require_pixels(card, model.preprocessing, "the encoder")
     train, test = read_splits(prepared)
     reason = missing_labels(train, test)
+    draw = partial(_draw, train.keys, config)
+    once = partial(draw, draws=1)  # each fold is another draw of the labels
+    folds = [] if test.labeled else divide(train, read_near_groups(workspace), config.seed, once)
+    if folds:
+        reason = None
+    elif train.labeled and not test.labeled:
+        reason = f"{reason}; or label two training images of each of two classes"
     if reason:
         print(f"linear_eval: no accuracies: {reason}", file=sys.stderr)
 
@@ -81,28 +99,33 @@ def run(workspace: Path) -> None:
     if (unadapted := unadapted_encoder(workspace, model)) is not None:
         encoders[START] = unadapted
     bank, queries = (feature_sets(split, encoders, model) for split in (train, test))
-    sets = FeatureSets(bank, queries, train, test)
-    drawn = draw_labels(train.labels, train.keys, config.fractions, config.labels_per_class, config.draws, config.seed)
-    first = [drawn[one][0] for one in config.fractions]
+    sets = FeatureSets(bank, queries, train, test, len(card.classes), ask_test_images(train, test, draw))
+    asked = sets
+    if folds:
+        worth = out_of_fold_worth(len(folds))
+        asked = replace(sets, queries=bank, test=train, folds=folds, worth=worth)
     judged: dict[str, Judged] = {}
     for name in sets.bank:
-        judged[name] = judge(sets, name, first, card.classes, config, measured=not reason)
+        judged[name] = unmeasured(config) if reason else judge(asked, name, card.classes, config)
         emit("progress", stage="linear_eval", message=f"{name}: {_summary(judged[name].accuracies)}")
     trained = judged[SIMCLR]
+    fitted = trained.probes[0] if trained.probes and not folds else fit_probes(sets, SIMCLR, sets.folds[0], config)
     report = LinearEvalReport(
         simclr=trained.accuracies,
         random_init=mean_accuracies([judged[name].accuracies for name in random_encoders]),
         pixels=judged["pixels"].accuracies,
-        labels={probe.fraction: probe.labels for probe in trained.probes},
+        labels={probe.fraction: probe.labels for probe in fitted},
         test_images=test.labeled,
         classes=len(card.classes),
         reason=reason,
         start=judged[START].accuracies if START in judged else None,
+        estimate="out_of_fold" if folds else "test",
+        out_of_fold=OutOfFold(train.labeled, len(folds)) if folds else None,
     )
     if not reason:
-        majority, probes = majority_right(train, test), {name: one.probes for name, one in judged.items()}
+        majority, probes = majority_right(asked), {name: one.probes for name, one in judged.items()}
         budgets = {}
-        for budget, reached in measure_budgets(drawn, probes, sets, len(card.classes), config.l2_count, config.seed):
+        for budget, reached in measure_budgets(probes, asked, config.l2_count, config.seed):
             budgets[budget] = reached
             emit("progress", stage="linear_eval", message=f"{reached.labels} labels: {_compared(reached)}")
         report = replace(
@@ -112,61 +135,82 @@ def run(workspace: Path) -> None:
             budgets=budgets,
             scores=trained.scores,
         )
-    save_probe(workspace / "models" / "probe", trained.largest, card.classes, report.simclr, card.digest, report.start)
-    save_pictures(pictures, sets, trained.largest, card.classes)
+    save_probe(workspace / "models" / "probe", _largest(fitted), card.classes, report, card.digest)
+    save_confusion(pictures, asked.test.labels[: len(trained.predicted)], trained.predicted, card.classes)
+    save_pictures(pictures, sets, card.classes)
     paths = predictions.read_paths(workspace)
-    predictions.save(pictures, predictions.table("test", test, paths, trained.likely, card.classes))
+    predictions.save(pictures, predictions.table(report.estimate, asked.test, paths, trained.likely, card.classes))
     reports.write(workspace, report)
     finish("linear_eval", workspace, began, f"random_init, mean of {RANDOM_ENCODERS}: {_summary(report.random_init)}")
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What one encoder's features are worth: a probe for each share of the labels, and how often answers are right.
+    """What one encoder's features are worth: by fold a probe for each share of the labels, and how often answers are
+    right.
 
-    ``likely`` and ``scores``, by classifier, are of the trained encoder alone: of each test image the probability of
-    each class, [n, classes], and what the answers are worth by class.
+    The last three are of the trained encoder alone: of each answered image the probability of each class, [n, classes],
+    by classifier, and the probe's answer, [n]; and what the answers are worth by class.
     """
 
-    probes: list[Probe]
+    probes: list[list[Probe]]
     accuracies: Accuracies
     answers: Answers | None = None
     likely: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    predicted: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     scores: dict[str, Scores] = field(default_factory=dict)
 
-    @property
-    def largest(self) -> Probe:
-        """The probe on the most labels."""
-        return max(self.probes, key=lambda probe: Fraction(probe.fraction))
 
-
-def judge(
-    sets: FeatureSets,
-    name: str,
-    draws: Sequence[LabelDraw],
-    classes: Sequence[str],
-    config: LinearEvalConfig,
-    measured: bool,
-) -> Judged:
-    """Fit a probe on each draw of the labels, and ask it and kNN for the classes of the test images if ``measured``."""
-    bank, queries, train, test = sets.bank[name], sets.queries[name], sets.train, sets.test
-    probes = [
-        fit_probe(bank, train.labels, train.keys, len(classes), draw, config.l2_count, config.seed) for draw in draws
-    ]
+def unmeasured(config: LinearEvalConfig) -> Judged:
+    """Where labels are missing."""
     unknown: dict[str, float | None] = dict.fromkeys(config.fractions)
-    judged = Judged(probes, Accuracies(None, unknown, unknown))
-    if not measured:
-        return judged
-    votes = knn_votes(bank, train.labels, queries, len(classes), config.knn_neighbours, config.knn_temperature)
-    answers = {"knn": votes.argmax(axis=1), "probe": ranked_classes(judged.largest, queries)[:, 0]}
-    right = Answers(**{classifier: answer == test.labels for classifier, answer in answers.items()})
-    accuracies = Accuracies(percent(right.knn), *linear_accuracies(probes, queries, test))
+    return Judged([], Accuracies(None, unknown, unknown))
+
+
+def judge(sets: FeatureSets, name: str, classes: Sequence[str], config: LinearEvalConfig) -> Judged:
+    """In each fold fit a probe on a draw of each share of the labels, and ask it and kNN for the classes."""
+    bank, queries, labels, folds = sets.bank[name], sets.queries[name], sets.test.labels, sets.folds
+    probes = [fit_probes(sets, name, fold, config) for fold in folds]
+    votes = gather(folds, [_votes(bank, queries, fold, len(classes), config) for fold in folds])
+    largest = [_largest(one) for one in probes]
+    asked = [queries[fold.asked] for fold in folds]
+    first = gather(folds, [ranked_classes(probe, one)[:, 0] for probe, one in zip(largest, asked, strict=True)])
+    answers = {"knn": votes.argmax(axis=1), "probe": first}
+    right = Answers(**{classifier: answer == labels for classifier, answer in answers.items()})
+    accuracies = Accuracies(percent(right.knn), *linear_accuracies(probes, queries, labels, folds))
     if name != SIMCLR:
         return Judged(probes, accuracies, right)
-    likely = {"knn": shares(votes), "probe": probabilities(judged.largest, queries)}
-    ranked = {"knn": votes, "probe": likely["probe"]}
-    scores = {one: score(ranked[one], test.labels, answers[one], train.labels, classes) for one in answers}
-    return Judged(probes, accuracies, right, likely, scores)
+    sure = gather(folds, [probabilities(probe, one) for probe, one in zip(largest, asked, strict=True)])
+    ranked = {"knn": votes, "probe": sure}
+    scores = {one: score(ranked[one], labels, answers[one], sets.train.labels, classes, sets.worth) for one in answers}
+    return Judged(probes, accuracies, right, {"knn": shares(votes), "probe": sure}, first, scores)
+
+
+def fit_probes(sets: FeatureSets, name: str, fold: Fold, config: LinearEvalConfig) -> list[Probe]:
+    """One on the first draw of each share of the labels."""
+    bank, keys, classes = sets.bank[name], sets.train.keys, sets.classes
+    draws = [fold.drawn[fraction][0] for fraction in config.fractions]
+    return [fit_probe(bank, fold.known, keys, classes, draw, config.l2_count, config.seed) for draw in draws]
+
+
+def _largest(probes: Sequence[Probe]) -> Probe:
+    """The probe on the most labels."""
+    return max(probes, key=lambda probe: Fraction(probe.fraction))
+
+
+def _votes(
+    bank: NDArray[np.float32], queries: NDArray[np.float32], fold: Fold, classes: int, config: LinearEvalConfig
+) -> NDArray[np.float64]:
+    """Of the images whose labels are known, for those that are asked about: [n, classes]."""
+    seen = fold.known >= 0
+    return knn_votes(
+        bank[seen],
+        fold.known[seen],
+        queries[fold.asked],
+        classes,
+        config.knn_neighbours,
+        config.knn_temperature,
+    )
 
 
 def mean_accuracies(draws: Sequence[Accuracies]) -> Accuracies:
@@ -206,24 +250,33 @@ def pixel_features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def linear_accuracies(
-    probes: Sequence[Probe], features: NDArray[np.float32], test: EvaluationImages
+    probes: Sequence[Sequence[Probe]], features: NDArray[np.float32], labels: NDArray[np.int64], folds: Sequence[Fold]
 ) -> tuple[dict[str, float | None], dict[str, float | None]]:
-    """By label budget, the percentage of test images whose class comes first, and among the first five."""
+    """By label budget, the percentage of images whose class comes first, and among the first five.
+
+    ``probes`` are by fold; ``features`` [n, d] and ``labels`` [n] are of the images that are asked about.
+    """
     top1: dict[str, float | None] = {}
     top5: dict[str, float | None] = {}
-    for probe in probes:
-        hits = ranked_classes(probe, features) == test.labels[:, None]
-        known = probe.head is not None and test.labeled
-        top1[probe.fraction] = percent(hits[:, 0]) if known else None
-        top5[probe.fraction] = percent(hits[:, :5].any(axis=1)) if known else None
+    for of_budget in zip(*probes, strict=True):
+        hits: NDArray[np.bool_] = gather(
+            folds,
+            [
+                ranked_classes(probe, features[fold.asked])[:, :5] == labels[fold.asked, None]
+                for probe, fold in zip(of_budget, folds, strict=True)
+            ],
+        )
+        top1[of_budget[0].fraction] = percent(hits[:, 0])
+        top5[of_budget[0].fraction] = percent(np.logical_or.reduce(hits, axis=1))
     return top1, top5
 
 
-def majority_right(train: EvaluationImages, test: EvaluationImages) -> NDArray[np.bool_]:
-    """Which test images [n] are of the class that most labeled training images are of; the first one of several."""
-    known = train.labels[train.labels >= 0]
-    right: NDArray[np.bool_] = test.labels == np.bincount(known).argmax()
-    return right
+def majority_right(sets: FeatureSets) -> NDArray[np.bool_]:
+    """Which images [n] are of the class that most known labels are of; the first one of several."""
+    labels = sets.test.labels
+    most = [np.bincount(fold.known[fold.known >= 0]).argmax() for fold in sets.folds]
+    right = [labels[fold.asked] == one for fold, one in zip(sets.folds, most, strict=True)]
+    return gather(sets.folds, right)
 
 
 def pair_with_baselines(
@@ -244,6 +297,12 @@ def pair_with_baselines(
         "knn": against(answers[SIMCLR].knn, {name: one.knn for name, one in answers.items()}),
         "probe": against(answers[SIMCLR].probe, {name: one.probe for name, one in answers.items()}),
     }
+
+
+def _draw(
+    keys: NDArray[np.uint8], config: LinearEvalConfig, labels: NDArray[np.int64], draws: int | None = None
+) -> dict[str, list[LabelDraw]]:
+    return draw_labels(labels, keys, config.fractions, config.labels_per_class, draws or config.draws, config.seed)
 
 
 def _summary(accuracies: Accuracies) -> str:

@@ -21,7 +21,7 @@ from simclr_core.evaluation.logistic_regression import (
     select_l2,
     standardization,
 )
-from simclr_core.evaluation_reports import Accuracies
+from simclr_core.evaluation_reports import LinearEvalReport
 
 FORMAT_VERSION = 1
 FOLDS = 5
@@ -87,23 +87,23 @@ def save_probe(
     target: Path,
     probe: Probe,
     classes: Sequence[str],
-    metrics: Accuracies,
+    report: LinearEvalReport,
     data_digest: str,
-    start: Accuracies | None = None,
 ) -> None:
     """Publish ``probe.json`` and ``head.npz``: float32 ``weight`` [d, classes] and ``bias`` [classes], for the raw h.
 
-    Without labels there is no ``head.npz``. ``start`` are the accuracies of given weights as they came.
+    Without labels there is no ``head.npz``. Accuracies out of fold, which are not those of this head, say so.
     """
+    estimate = {"estimate": report.estimate} if report.out_of_fold else {}
     card = {
         "format_version": FORMAT_VERSION,
         "classes": list(classes),
         "fraction": probe.fraction,
         "labels": probe.labels,
         "l2": probe.l2,
-        "metrics": asdict(metrics),
+        "metrics": asdict(report.simclr) | estimate,
         "data_digest": data_digest,
-        **({"start": asdict(start)} if start else {}),
+        **({"start": asdict(report.start) | estimate} if report.start else {}),
     }
     with publish(target, replace=True) as work:
         if probe.head is not None:

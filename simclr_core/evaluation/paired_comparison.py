@@ -27,21 +27,33 @@ def mcnemar_p_value(candidate_only: int, champion_only: int) -> float:
     return ways / (1 << total)  # whole numbers up to here, so that no tail is lost
 
 
-def lower_bound(images: int, candidate_only: int, champion_only: int, confidence: float) -> float:
+def out_of_fold_worth(folds: int) -> float:
+    """What an image that was answered out of fold counts for, of a test image.
+
+    The classifiers of the folds share labels, so their answers vary together. With J = k folds, Nadeau and Bengio
+    (2003, "Inference for the Generalization Error", Machine Learning 52, section 4) replace the variance 1 / J of a
+    mean by 1 / J + (asked images) / (known images), here 1 / k + 1 / (k - 1): as if there were (k - 1) / (2 k - 1) of
+    the images, 4 of 9 with five folds. The correction assumes how strongly answers vary together; it is not a bound.
+    """
+    assert folds > 1, folds
+    return (folds - 1) / (2 * folds - 1)
+
+
+def lower_bound(images: int, candidate_only: int, champion_only: int, confidence: float, worth: float = 1.0) -> float:
     """The smallest difference of accuracies, -1..1, that the counts do not refute at this one-sided confidence.
 
     It inverts the score test of Tango (1998, "Equivalence test and confidence interval for the difference in
     proportions for the paired-sample design", Statistics in Medicine 17), which unlike Wald's also holds when they
     hardly disagree: without a single disagreement the bound is -z^2 / (images + z^2) and not 0. Its confidence is
     approximate: for a candidate that is truly worse, 95 % are 96 % on average, and 93.3 % where it is farthest off,
-    with no win and 2.7 losses expected.
+    with no win and 2.7 losses expected. ``worth``: see ``out_of_fold_worth``.
     """
     _check(images, candidate_only, champion_only)
     quantile = _quantile(confidence)
     low, high = -1.0, (candidate_only - champion_only) / images
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        if _score(images, candidate_only, champion_only, middle) > quantile:
+        if _score(worth * images, worth * candidate_only, worth * champion_only, middle) > quantile:
             low = middle
         else:
             high = middle
@@ -64,15 +76,16 @@ class Interval:
         return Interval(difference, max(-1.0, low), min(1.0, high))
 
 
-def interval(images: int, pairs: Sequence[tuple[int, int]], confidence: float) -> Interval:
+def interval(images: int, pairs: Sequence[tuple[int, int]], confidence: float, worth: float = 1.0) -> Interval:
     """Of the mean difference over several pairs of classifiers, each given as (candidate_only, champion_only).
 
     The test images are the same for all pairs, so their errors are not independent and do not shrink with the number of
     pairs. The bounds are the mean of the bounds of the pairs: the standard deviation of a mean is at most the mean of
     the standard deviations, however they are correlated (Minkowski's inequality). With one pair it is Tango's interval.
+    ``worth``: see ``out_of_fold_worth``.
     """
-    low = fmean(lower_bound(images, won, lost, confidence) for won, lost in pairs)
-    high = -fmean(lower_bound(images, lost, won, confidence) for won, lost in pairs)
+    low = fmean(lower_bound(images, won, lost, confidence, worth) for won, lost in pairs)
+    high = -fmean(lower_bound(images, lost, won, confidence, worth) for won, lost in pairs)
     return Interval(fmean(won - lost for won, lost in pairs) / images, low, high)
 
 
@@ -105,8 +118,10 @@ def single_draw(variance: float, labels: int) -> float:
     return math.sqrt(variance / max(labels, 1))
 
 
-def proportion(right: float, images: int, confidence: float) -> Interval:
-    """An accuracy, 0..1, on ``images`` test images, with Wilson's score interval (1927), which is not empty at 0 or 1.
+def proportion(right: float, images: float, confidence: float) -> Interval:
+    """An accuracy, 0..1, on ``images`` test images, or what is worth that many, with Wilson's score interval (1927).
+
+    It is not empty at 0 or 1.
 
     Raises:
         ValueError: there is no image, or the accuracy is not one.
@@ -138,7 +153,7 @@ def images_to_find(difference: float, disagreement: float, confidence: float, po
     return math.ceil(max(disagreement, difference) * (_errors(confidence, power) / difference) ** 2)
 
 
-def smallest_found(images: int, disagreement: float, confidence: float, power: float) -> float:
+def smallest_found(images: float, disagreement: float, confidence: float, power: float) -> float:
     """The smallest true difference that a paired test on this many test images finds with this ``power``; at most 1."""
     errors = _errors(confidence, power)
     found = errors * math.sqrt(disagreement / images)

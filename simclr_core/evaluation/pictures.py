@@ -14,20 +14,17 @@ from simclr_core import plots
 from simclr_core.evaluation.embedding_map import save_map
 from simclr_core.evaluation.images import EvaluationImages
 from simclr_core.evaluation.knn import nearest
-from simclr_core.evaluation.linear_probe import Probe, ranked_classes
 from simclr_core.evaluation.scores.budgets import SIMCLR, FeatureSets
 
 QUERIES, NEIGHBORS = 8, 6  # rows and columns of the picture of neighbors
 
 
-def save_pictures(folder: Path, sets: FeatureSets, largest: Probe, classes: Sequence[str]) -> None:
-    """The confusion matrix of the probe on the most labels, and nearest neighbors and a map of the trained features.
+def save_pictures(folder: Path, sets: FeatureSets, classes: Sequence[str]) -> None:
+    """Nearest neighbors and a map of the trained features.
 
     Without test images the map shows training images.
     """
     train, test, bank, queries = sets.train, sets.test, sets.bank[SIMCLR], sets.queries[SIMCLR]
-    predicted = ranked_classes(largest, queries)[: test.labeled, :1].flatten()
-    save_confusion(folder, test.labels[: len(predicted)], predicted, classes)
     save_neighbors(folder / "neighbours.png", train, bank, test, queries, classes)
     shown, features = (test, queries) if len(test.labels) else (train, bank)
     save_map(folder / "map.png", features, shown.labels, classes)
@@ -36,7 +33,7 @@ def save_pictures(folder: Path, sets: FeatureSets, largest: Probe, classes: Sequ
 def save_confusion(
     folder: Path, actual: NDArray[np.int64], predicted: NDArray[np.int64], classes: Sequence[str]
 ) -> None:
-    """``confusion.csv``, a line per test image for ``dvc plots``, and the matrix as ``confusion.png``."""
+    """``confusion.csv``, a line per answered image for ``dvc plots``, and the matrix as ``confusion.png``."""
     content = io.StringIO()
     writer = csv.writer(content, lineterminator="\n")
     writer.writerows(
@@ -44,7 +41,7 @@ def save_confusion(
     )
     write_atomically(folder / "confusion.csv", content.getvalue())
     if not len(predicted):
-        plots.note(folder / "confusion.png", "no labels, no confusion matrix")
+        plots.note(folder / "confusion.png", "no accuracies, no confusion matrix")
         return
     matrix = np.zeros((len(classes), len(classes)), np.int64)
     np.add.at(matrix, (actual, predicted), 1)

@@ -6,6 +6,11 @@ from typing import Any
 from simclr_core.params import flatten
 from simclr_core.reports import ClassifierResults, NoResults, ServedAccuracy, VariantReport
 
+TEST_SPLIT = "Accuracies are percentages on the test split of the training data's owner."
+OUT_OF_FOLD = """\
+There was no test split. The accuracies of linear_eval are percentages of the labeled training images, each answered by
+a classifier that had not seen the labels of its fold. The encoder was pretrained on these images, without labels."""
+
 
 def model_card(
     card: dict[str, Any],
@@ -22,6 +27,7 @@ def model_card(
         network += f", and the first {card['head_layers']} of its projection head's layers"
     classifier = f"linear, {len(labels)} classes: {', '.join(labels)}" if labels else "none"
     metrics = "\n".join(f"| {name} | {value} |" for name, value in flatten(card["metrics"], " ")) or "| none | |"
+    folded = card["metrics"].get("linear_eval", {}).get("estimate") == "out_of_fold"
     return f"""\
 # {card["name"]}
 
@@ -60,7 +66,7 @@ Accuracies are percentages on the labeled test images, of what is served. Vector
 {_results(results)}
 ## Metrics
 
-Accuracies are percentages on the test split of the training data's owner.
+{OUT_OF_FOLD if folded else TEST_SPLIT}
 
 | Metric | Value |
 |---|---|
@@ -94,7 +100,7 @@ def _variants(variants: Mapping[str, VariantReport | ServedAccuracy], left_out: 
 
 def _results(results: ClassifierResults | NoResults) -> str:
     if isinstance(results, NoResults):
-        return "No labeled images, or no classifier: nothing was measured.\n"
+        return "No labeled test images, or no classifier: nothing was measured.\n"
     rows = [
         f"| {name} | {one.images} | {_shown(one.recall)} | {_shown(one.precision)} |\n"
         for name, one in results.per_class.items()

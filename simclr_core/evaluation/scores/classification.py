@@ -21,6 +21,7 @@ def score(
     predicted: NDArray[np.integer],
     known: NDArray[np.integer],
     classes: Sequence[str],
+    worth: float = 1.0,
 ) -> Scores:
     """What answers to labeled images are worth.
 
@@ -28,6 +29,7 @@ def score(
         scores: [n, classes], the higher, the likelier the class.
         actual, predicted: [n], the classes of the images, and the answers.
         known: the labels that the classifier was fitted on, to be counted.
+        worth: what an image counts for, of a test image: see ``out_of_fold_worth``.
     """
     per_class = {
         name: _of_class(scores[:, number], actual == number, predicted == number, int(np.sum(known == number)))
@@ -36,7 +38,7 @@ def score(
     present = [one for one in per_class.values() if one.images]
     right = float(np.mean(actual == predicted))
     return Scores(
-        top1=estimate([right], len(actual), len(known)),
+        top1=estimate([right], worth * len(actual), len(known)),
         balanced_accuracy=_mean([one.recall for one in present]),
         macro_f1=_mean([one.f1 for one in present]),
         mean_average_precision=_mean([one.average_precision for one in present]),
@@ -44,8 +46,9 @@ def score(
     )
 
 
-def estimate(accuracies: Sequence[float], images: int, labels: int) -> Estimate:
-    """The mean of ``accuracies``, 0..1, one for each draw of ``labels`` labels, all on the same ``images`` test images.
+def estimate(accuracies: Sequence[float], images: float, labels: int) -> Estimate:
+    """The mean of ``accuracies``, 0..1, one for each draw of ``labels`` labels, all on the same ``images`` test images,
+    or on what is worth that many.
 
     One draw does not tell how much draws differ, and its interval is wider for that: see ``single_draw``.
     """

@@ -2,12 +2,12 @@
 
     path            of the first file with this content, as it was ingested; null where ``data/manifest`` is missing
     sha256          of that file
-    split           test
+    split           test; out_of_fold where there are no labeled test images, and these are training images
     label           the image's class
-    knn             the class that most of the nearest training images vote for
+    knn             the class that most of the nearest training images vote for, out of fold without those of its fold
     knn_answer      its share of the votes, 0 to 1
     knn_label       the share of the votes that the image's class got
-    probe           the class that the linear probe on all labels gives
+    probe           the class that the linear probe gives: on all labels, or out of fold on those of the other folds
     probe_answer    its probability, not calibrated
     probe_label     the probability of the image's class
 
@@ -37,7 +37,7 @@ def table(
     scores: Mapping[str, NDArray[np.floating]],
     classes: Sequence[str],
 ) -> pa.Table:
-    """The rows of one split, in the order of the images.
+    """The rows of one split, "test" or "out_of_fold", in the order of the images.
 
     Args:
         paths: by SHA-256.

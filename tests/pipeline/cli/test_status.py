@@ -23,7 +23,7 @@ from simclr_core.evaluation_reports import Accuracies
 from tests.conftest import draw, encode
 from tests.pipeline.conftest import put
 from tests.pipeline.validation.corpus.manifests import row, table
-from tests.reports import EXPORT, LINEAR_EVAL, VALIDATION
+from tests.reports import EXPORT, FOLDED, LINEAR_EVAL, VALIDATION
 from tests.sentences import assert_plain
 
 
@@ -86,7 +86,11 @@ def test_near_copies_with_different_labels_are_named(workspace: Workspace) -> No
 )
 def test_accuracies_have_their_unit(linear: dict[str, float | None], said: str) -> None:
     found = Accuracies(knn_top1=22.414, linear_top1=linear, linear_top5={})
-    assert describe_accuracy(found) == f"top-1 of the test images: kNN 22.4 %{said}"
+    assert describe_accuracy(found, LINEAR_EVAL.asked) == f"top-1: kNN 22.4 %{said}; of 2,000 test images"
+    assert describe_accuracy(found, FOLDED.asked).endswith(
+        "; of 40 labeled training images, estimated out of fold (5 folds); the encoder was pretrained on them too, "
+        "without their labels"
+    )
 
 
 def test_raw_images_that_are_tracked_and_missing_are_restored_not_ingested_again(workspace: Workspace) -> None:

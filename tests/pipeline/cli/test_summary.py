@@ -8,7 +8,7 @@ from pipeline.reports import ImageCounts
 from pipeline.workspace import Workspace
 from simclr_core import reports
 from simclr_core.reporter import record_timing
-from tests.reports import EMBEDDING_DRIFT, EXPORT, FINETUNE, LINEAR_EVAL, PRETRAIN, VALIDATION
+from tests.reports import EMBEDDING_DRIFT, EXPORT, FINETUNE, FOLDED, LINEAR_EVAL, PRETRAIN, VALIDATION
 
 
 def test_summary_gathers_every_report(workspace: Workspace) -> None:
@@ -27,6 +27,8 @@ def test_summary_gathers_every_report(workspace: Workspace) -> None:
         "drift",
         "pretrain",
         "evaluation",
+        "estimate",
+        "estimated_on",
         "finetune",
         "onnx",
         "bundle",
@@ -60,6 +62,17 @@ def test_summary_gathers_every_report(workspace: Workspace) -> None:
     assert "12 ingested, 9 accepted" in shown
     assert "drift       drift (images), none (embeddings)" in shown
     assert "70.0 ± 1.0" in shown
+    assert "top-1 in percent, of 2,000 test images" in shown
+
+
+def test_accuracies_out_of_fold_say_so(workspace: Workspace) -> None:
+    reports.write(workspace.root, VALIDATION)
+    reports.write(workspace.root, FOLDED)
+    assert (
+        "top-1 in percent, of 40 labeled training images, estimated out of fold (5 folds); the encoder was pretrained "
+        "on them too, without their labels"
+    ) in summary.write(workspace)
+    assert json.loads((workspace.reports / "summary.json").read_text())["estimate"] == "out_of_fold"
 
 
 def test_shares_of_the_labels_are_those_that_were_trained_on(workspace: Workspace) -> None:

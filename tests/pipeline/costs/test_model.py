@@ -75,6 +75,16 @@ def test_linear_evaluation_fits_a_probe_for_each_draw_and_set_of_features() -> N
     assert stage_costs(job)["linear_eval"].seconds == pytest.approx(STARTED + features + maps + fits)
 
 
+def test_without_test_images_there_are_probes_of_each_fold_and_one_to_publish() -> None:
+    one = {"fractions": '["1.0"]', "labels_per_class": "[5]", "draws": 3, "l2_count": 12}
+    job = work(Images(IMAGES.train, Counter(), IMAGES.batches), linear_eval=one)
+    fits = 4 * job.fit(480, 256, 12) + job.fit(480, 3 * 28**2, 12) + 4 * job.fit(10, 256, 12)
+    fits = 5 * (fits + job.fit(10, 3 * 28**2, 12)) + job.fit(600, 256, 12)
+    features = 600 * 0.001 / 2 + 4 * 600 * 0.001
+    maps = (0.3 + 600 * 0.0009) * 10
+    assert stage_costs(job)["linear_eval"].seconds == pytest.approx(STARTED + features + maps + fits)
+
+
 def test_fine_tuning_has_a_least_number_of_steps() -> None:
     job = work(finetune={"seeds": "[0, 1]", "epochs": 30, "epochs_few": 60, "batch_size": 16})
     costs = stage_costs(job)

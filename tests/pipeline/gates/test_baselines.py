@@ -1,6 +1,7 @@
 """What an encoder has to be better than: shown, not shown, shown to be worse, and too few test images to tell."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from pipeline.gates.baselines import beats_baselines
 from pipeline.gates.verdict import Verdict
-from simclr_core.evaluation.paired_comparison import images_to_find, lower_bound
+from simclr_core.evaluation.paired_comparison import images_to_find, lower_bound, smallest_found
 from tests.pipeline.gates.conftest import Case
 from tests.pipeline.gates.reports import LINEAR_EVAL
 
@@ -178,6 +179,42 @@ def test_each_outcome_is_named_once_and_one_image_is_one_image(case: Case) -> No
 def test_without_accuracies_there_is_nothing_to_compare(case: Case) -> None:
     verdict = ask(case, reason="no labeled test images", paired={}, test_images=0)
     assert (verdict.outcome, verdict.description) == ("not applicable", "not applicable: no labeled test images")
+
+
+def out_of_fold(images: int) -> dict[str, Any]:
+    return {"test_images": 0, "estimate": "out_of_fold", "out_of_fold": {"images": images, "folds": 5}}
+
+
+def test_out_of_fold_a_gain_has_to_be_larger_and_the_description_says_what_it_is(case: Case) -> None:
+    counts = paired(pixels={"trained_only": [260], "baseline_only": [220]})
+    assert ask(case, paired=counts).outcome == "passed"
+    verdict = ask(case, paired=counts, **out_of_fold(2000))
+    low = 100 * lower_bound(2000, 260, 220, 0.95, 4 / 9)
+    assert low < 0
+    assert verdict.numbers["knn/pixels/at_least"] == low
+    assert verdict.outcome == "undecided"
+    for counted in (paired(), counts):
+        assert (
+            "2,000 labeled training images, estimated out of fold (5 folds); the encoder was pretrained on them too"
+        ) in ask(case, paired=counted, **out_of_fold(2000)).description
+
+
+def test_out_of_fold_only_a_loss_stops_the_release(case: Case) -> None:
+    """With as few labels and none held out, nothing was judged before, and the encoder went out."""
+    few = {"trained_only": [5], "baseline_only": [3]}
+    verdict = ask(case, paired=dict.fromkeys(("knn", "probe"), dict.fromkeys(NAMES, few)), **out_of_fold(40))
+    assert (verdict.outcome, verdict.severity) == ("undecided", "warning")
+    assert "gates.abstain" not in verdict.description
+    disagree, worth = 9 / 42, 4 / 9
+    smallest = 100 * smallest_found(40 * worth, disagree, 0.95, 0.8)
+    needed = math.ceil(images_to_find(2 / 40, disagree, 0.95, 0.8) / worth)
+    shown = f"40 labeled images can show a difference of {smallest:.1f} points at 80 % power; about {needed:,} would"
+    assert shown in verdict.description
+    won, lost = {"trained_only": [25], "baseline_only": [0]}, {"trained_only": [0], "baseline_only": [25]}
+    counts = {"knn": dict.fromkeys(NAMES, won) | {"pixels": lost}, "probe": dict.fromkeys(NAMES, won)}
+    verdict = ask(case, paired=counts, **out_of_fold(40))
+    assert (verdict.outcome, verdict.severity) == ("refused", "error")
+    assert verdict.description.startswith("worse: kNN")
 
 
 def test_impossible_counts_are_not_judged(case: Case) -> None:

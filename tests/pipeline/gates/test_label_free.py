@@ -105,6 +105,16 @@ def test_what_nothing_can_be_said_of_is_released_as_unjudged(case: Case, report:
     assert ("v0.0.3" in verdict.description) is (report["champion"] is not None)
 
 
+def test_a_first_encoder_that_was_judged_out_of_fold_is_not_called_unjudged(case: Case) -> None:
+    alone = ALONE | {"reason": UNLABELED["reason"], "knn": UNKNOWN, "probe": UNKNOWN, "estimated": True}
+    verdict = case.compare(representation, **alone)
+    assert (verdict.outcome, verdict.passed) == ("not applicable", True)
+    assert verdict.description == f"not applicable: {UNLABELED['reason']}"
+    case.put("reports/pretrain.json", PRETRAIN)
+    case.put(CHAMPION, PINNED)
+    assert case.compare(representation, **UNLABELED | {"estimated": True}).description.startswith("UNJUDGED")
+
+
 def test_images_too_few_for_views_do_not_let_four_epochs_replace_thirty(case: Case) -> None:
     case.put("reports/pretrain.json", PRETRAIN | {"init": "scratch", "steps": 124})
     case.put(CHAMPION, PINNED | {"reports": {"pretrain": PRETRAIN | {"steps": 930}}})

@@ -13,7 +13,7 @@ from pipeline.git import Git
 from pipeline.release.facts import Facts, comparison, facts, metrics, reports
 from pipeline.release.versions import read_history
 from simclr_core.evaluation_reports import LabelFree, Paired
-from tests.reports import COMPARE, FINETUNE
+from tests.reports import COMPARE, FINETUNE, FOLDED, LINEAR_EVAL
 
 ARTIFACT = "simclr-encoder"
 
@@ -115,6 +115,12 @@ def test_metrics_are_those_of_reports_that_fit() -> None:
     about = {"validation": {"images": images}, "finetune-0.1": asdict(FINETUNE), "export": {"megabytes": 1.0}}
     assert metrics(about) == {"images": 2, f"finetune_top1/{FINETUNE.fraction}": FINETUNE.top1}
     assert metrics({"validation": {"images": {}}, "linear_eval": None}) == {}
+
+
+def test_accuracies_out_of_fold_are_in_no_column_of_those_of_test_images() -> None:
+    tested, folded = (metrics({"linear_eval": asdict(report)}) for report in (LINEAR_EVAL, FOLDED))
+    assert tested == {"knn_top1": 82.8, "linear_top1/0.01": 60.0, "linear_top1/0.1": 70.0}
+    assert folded == {f"out_of_fold/{name}": value for name, value in tested.items()}
 
 
 @pytest.mark.parametrize(

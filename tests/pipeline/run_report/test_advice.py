@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.run_report import advice
 from simclr_core.evaluation_reports import BudgetAccuracies, ClassScores, Estimate, Scores
-from tests.reports import EMBEDDING_DRIFT, FINETUNE, LINEAR_EVAL, PRETRAIN, VALIDATION
+from tests.reports import EMBEDDING_DRIFT, FINETUNE, FOLDED, LINEAR_EVAL, PRETRAIN, VALIDATION
 
 
 def found(rule: object) -> str:
@@ -84,7 +84,7 @@ def test_pretraining_that_failed_or_nearly_did_says_so() -> None:
 
 
 def test_sure_mistakes_may_be_wrong_labels() -> None:
-    assert found(advice.wrong_labels([0.99, 0.95, 0.6])).startswith("2 test images are taken for another class")
+    assert found(advice.wrong_labels([0.99, 0.95, 0.6])).startswith("2 images are taken for another class")
     assert found(advice.wrong_labels([0.94])) == ""
 
 
@@ -107,3 +107,5 @@ def test_refused_files_drift_and_missing_labels_are_named() -> None:
         advice.missing_labels(replace(LINEAR_EVAL, reason="no labeled test images"))
     )
     assert found(advice.missing_labels(LINEAR_EVAL)) == ""
+    assert "are of 40 labeled training images, estimated out of fold (5 folds)" in found(advice.no_test_images(FOLDED))
+    assert found(advice.no_test_images(LINEAR_EVAL)) == ""

@@ -21,7 +21,7 @@ from simclr_core.evaluation.images import EvaluationImages
 from simclr_core.evaluation.scores import predictions
 from simclr_core.evaluation_reports import BudgetAccuracies, Estimate
 from tests.conftest import write_prepared
-from tests.reports import COMPARE, EMBEDDING_DRIFT, EXPORT, FINETUNE, LINEAR_EVAL, PRETRAIN, SCORES, VALIDATION
+from tests.reports import COMPARE, EMBEDDING_DRIFT, EXPORT, FINETUNE, FOLDED, LINEAR_EVAL, PRETRAIN, SCORES, VALIDATION
 
 HOSTILE = '"><script>alert(1)</script>\u202e<img src=x onerror=alert(1)>'
 ROWS = [
@@ -83,6 +83,22 @@ def test_the_page_has_what_the_reports_say(workspace: Workspace) -> None:
     assert html.count("<img ") == 24  # of 30 mistakes
     assert html.count("<svg") == 5
     assert len(html) < 1_000_000
+
+
+def test_accuracies_out_of_fold_say_so_and_mistakes_are_training_images(workspace: Workspace) -> None:
+    fill(workspace)
+    assert "Of 2,000 test images, the linear probe on all labels" in text(workspace)
+    reports.write(workspace.root, FOLDED)
+    assert "<img" not in text(workspace), "no training image has the hash of a mistake"
+    images = EvaluationImages.of(ShardedImages(workspace.prepared / "train"))
+    shares = dict.fromkeys(("knn", "probe"), np.tile([0.1, 0.7, 0.1, 0.1], (48, 1)))
+    rows = predictions.table("out_of_fold", images, {}, shares, ("circle", "cross", "square", "stripes"))
+    predictions.save(workspace.reports, rows)
+    html = text(workspace)
+    assert html.count("<img ") == 24
+    assert "labeled images that the linear probe takes for another class" in html
+    said = "40 labeled training images, estimated out of fold (5 folds); the encoder was pretrained on them too"
+    assert html.count(said) == 3, "at the top, above the accuracies, and in the advice"
 
 
 def test_names_stay_text(workspace: Workspace) -> None:

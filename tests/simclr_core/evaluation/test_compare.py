@@ -220,6 +220,7 @@ def test_without_labels_there_are_nulls_and_the_reason(workspace: Path, split: s
     assert report["old_index"] == NO_INDEX
     assert report["champion"] == ("v0.0.3" if champion else None)
     assert (report["megabytes"]["champion"] is None) is not champion
+    assert report["estimated"] is (split == "test")
     views = report["label_free"]  # 40 test images are too few
     assert (views is not None and (views["split"], views["images"]) == ("train", 80)) is champion
 

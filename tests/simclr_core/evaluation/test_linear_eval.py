@@ -193,6 +193,8 @@ def test_without_labels_every_output_exists_and_says_why(
 ) -> None:
     fit_few_probes(workspace)
     relabel(workspace, split, np.array(-1))
+    if split == "test":
+        relabel(workspace, "train", np.where(np.arange(96) < 6, np.minimum(np.arange(96), 1), -1)[::-1])
     linear_eval.run(workspace)
     found = report(workspace)
     what = "training" if split == "train" else "test"
@@ -205,6 +207,39 @@ def test_without_labels_every_output_exists_and_says_why(
     assert all((workspace / name).stat().st_size for name in OUTPUTS)
     verify(workspace / "models" / "probe")
     assert (workspace / "models" / "probe" / "head.npz").exists() == (split == "test")
+    assert ("or label two training images of each of two classes" in found["reason"]) == (split == "test")
+
+
+@pytest.mark.slow
+def test_without_test_images_the_training_images_are_answered_out_of_fold(workspace: Path, evaluated: Path) -> None:
+    change(workspace, labels_per_class=[2], draws=2)
+    relabel(workspace, "test", np.array(-1))
+    linear_eval.run(workspace)
+    found = report(workspace)
+    assert (found["estimate"], found["out_of_fold"]) == ("out_of_fold", {"images": 48, "folds": 5})
+    assert (found["test_images"], found["reason"]) == (0, None)
+    assert found["labels"] == report(evaluated)["labels"]
+    assert {name: (one["labels"], one["draws"]) for name, one in found["budgets"].items()} == {
+        "0.1": (4, 1),
+        "1.0": (38, 1),
+        "2 per class": (8, 1),
+    }
+    rows = pq.read_table(workspace / "reports" / "predictions.parquet").to_pylist()
+    train = EvaluationImages.of(ShardedImages(workspace / "data" / "prepared" / "train"))
+    assert [row["sha256"] for row in rows] == [bytes(key).hex() for key in train.keys]
+    assert {row["split"] for row in rows} == {"out_of_fold"}
+    for name, top1 in (("knn", found["simclr"]["knn_top1"]), ("probe", found["simclr"]["linear_top1"]["1.0"])):
+        assert round(100 * np.mean([row[name] == row["label"] for row in rows]), 3) == top1 > 25
+        one, other = (found["paired"][name]["pixels"][only][0] for only in ("trained_only", "baseline_only"))
+        pixels = found["pixels"]["knn_top1"] if name == "knn" else found["pixels"]["linear_top1"]["1.0"]
+        assert 100 * (one - other) / 48 == pytest.approx(top1 - pixels, abs=1e-2)
+    confusion = csv.DictReader((workspace / "reports" / "confusion.csv").read_text().splitlines())
+    assert [(row["label"], row["probe"]) for row in rows] == [(one["actual"], one["predicted"]) for one in confusion]
+    head, before = (root / "models" / "probe" / "head.npz" for root in (workspace, evaluated))
+    assert head.read_bytes() == before.read_bytes(), "what is published is fitted on all labels"
+    assert json.loads(head.with_name("probe.json").read_text())["metrics"]["estimate"] == "out_of_fold"
+    interval = found["scores"]["probe"]["top1"]
+    assert interval == pytest.approx(asdict(estimate([interval["top1"] / 100], 48 * 4 / 9, 48)), abs=2e-3)
 
 
 @pytest.mark.parametrize(

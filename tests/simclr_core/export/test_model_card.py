@@ -55,6 +55,17 @@ def test_a_classifier_that_was_calibrated_before() -> None:
     assert "no temperature brought held-out training labels closer" in card
 
 
+def test_accuracies_out_of_fold_say_so() -> None:
+    tested = {"knn_top1": 70.0, "linear_top1": {"1.0": 71.0}}
+    assert "test split of the training data's owner" in model_card(CARD, LABELS, VARIANTS, RESULTS)
+    card = model_card(
+        CARD | {"metrics": {"linear_eval": tested | {"estimate": "out_of_fold"}}}, LABELS, VARIANTS, NoResults()
+    )
+    assert "| linear_eval estimate | out_of_fold |" in card
+    assert "There was no test split." in card
+    assert "The encoder was pretrained on these images, without labels." in card
+
+
 def test_without_labels_it_says_so() -> None:
     card = model_card(CARD | {"left_out": {}}, (), {"fp32": ServedAccuracy(None, None)}, NoResults())
     assert "nothing was measured" in card
