@@ -13,6 +13,7 @@ from torch import nn
 
 from deploy.images.preprocess import Preprocessing
 from simclr_core.data.dataset import evaluation_images
+from simclr_core.data.groups import Groups
 from simclr_core.data.shards import UNLABELED, ShardedImages
 from simclr_core.errors import CheckpointError
 from simclr_core.evaluation.features import extract
@@ -32,12 +33,14 @@ class EvaluationImages:
     positions: NDArray[np.int64]
     labels: NDArray[np.int64]  # all UNLABELED in a sample
     keys: NDArray[np.uint8]
+    groups: NDArray[np.int64] | None = None  # equal where images show one thing; None: nothing is said of it
 
     @classmethod
     def of(cls, images: ShardedImages) -> Self:
         labeled = np.flatnonzero(images.labels != UNLABELED)
         positions = labeled if len(labeled) else np.arange(min(len(images), UNLABELED_SAMPLE))
-        return cls(images, positions, images.labels[positions].astype(np.int64), images.keys[positions])
+        groups = None if images.groups is None else Groups(images.groups).identities(positions)
+        return cls(images, positions, images.labels[positions].astype(np.int64), images.keys[positions], groups)
 
     @property
     def labeled(self) -> int:

@@ -41,17 +41,20 @@ def ask_test_images(train: EvaluationImages, test: EvaluationImages, draw: Draw)
     return [Fold(train.labels, draw(train.labels), np.arange(len(test.labels)))]
 
 
-def divide(train: EvaluationImages, groups: Mapping[str, str], seed: int, draw: Draw) -> list[Fold]:
+def divide(train: EvaluationImages, near: Mapping[str, str], seed: int, draw: Draw) -> list[Fold]:
     """Folds of the labeled training images, each class spread evenly over them; none where the labels are too few.
 
+    Near copies, and images of one group of labels.csv, count as one image, the one with the smallest SHA-256, and stay
+    in one fold.
+
     Args:
-        groups: by SHA-256, the name of the group of images that show the same thing, for those that are in one. A
-            group counts as one image, the one with the smallest SHA-256, and stays in one fold.
+        near: by SHA-256, the name of the group of near copies, for images that are in one.
         draw: the draws of these labels by label budget.
     """
     if not train.labeled:
         return []
-    first = representatives(train.keys, groups)
+    groupings = [_number(train.keys, near)] + ([] if train.groups is None else [train.groups])
+    first = representatives(train.keys, groupings)
     members = np.unique(first)
     count = fold_count(np.unique(train.labels[members], return_counts=True)[1].tolist())
     if not count:
@@ -63,13 +66,28 @@ def divide(train: EvaluationImages, groups: Mapping[str, str], seed: int, draw: 
     return [Fold(one, draw(one), np.flatnonzero(fold == number)) for number, one in enumerate(known)]
 
 
-def representatives(keys: NDArray[np.uint8], groups: Mapping[str, str]) -> NDArray[np.int64]:
-    """For each of ``keys`` [n, 32] the position of the smallest key in its group: int64 [n]."""
+def representatives(keys: NDArray[np.uint8], groupings: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """For each of ``keys`` [n, 32] the position of the smallest key among all that it is joined with: int64 [n].
+
+    Of each grouping, int64 [n], equal numbers join; so two images are also joined over others.
+    """
+    order = np.lexsort(keys.T[::-1])
+    smallest, before = np.argsort(order), None
+    while before is None or (smallest != before).any():
+        before = smallest
+        for numbers in groupings:
+            _, group = np.unique(numbers, return_inverse=True)
+            least = np.full(len(keys), len(keys))
+            np.minimum.at(least, group, smallest)
+            smallest = least[group]
+    return order[smallest]
+
+
+def _number(keys: NDArray[np.uint8], near: Mapping[str, str]) -> NDArray[np.int64]:
+    """Equal for near copies of each other: int64 [n]."""
     names = [bytes(key).hex() for key in keys]
-    smallest: dict[str, int] = {}
-    for position in sorted(range(len(names)), key=names.__getitem__):
-        smallest.setdefault(groups.get(names[position], names[position]), position)
-    return np.array([smallest[groups.get(name, name)] for name in names], np.int64)
+    numbers: NDArray[np.int64] = np.unique([near.get(name, name) for name in names], return_inverse=True)[1]
+    return numbers
 
 
 def gather(folds: Sequence[Fold], answers: Sequence[NDArray[Scalar]]) -> NDArray[Scalar]:

@@ -1,5 +1,6 @@
 """Out of fold: against scikit-learn with the same folds, whatever the order, and nothing that has seen the answer."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from simclr_core.evaluation.linear_eval import Judged, judge, majority_right
 from simclr_core.evaluation.paired_comparison import interval, out_of_fold_worth
 from simclr_core.evaluation.scores.budgets import FeatureSets
 from simclr_core.evaluation.scores.classification import estimate
-from simclr_core.evaluation.scores.folds import Fold, divide, gather, read_near_groups
+from simclr_core.evaluation.scores.folds import Fold, divide, gather, read_near_groups, representatives
 
 CLASSES = ("ant", "bee")
 CONFIG = LinearEvalConfig(fractions=("1.0",), labels_per_class=(), draws=1, knn_neighbours=5, l2_count=2)
@@ -101,6 +102,33 @@ def test_each_labeled_image_is_asked_once_and_each_class_is_spread_evenly() -> N
         assert all((fold.known[one.positions] >= 0).all() for draws in fold.drawn.values() for one in draws)
         for number, size in ((0, 23), (1, 11), (2, 3)):
             assert abs(np.sum(train.labels[fold.asked] == number) - size / 5) < 1
+
+
+def test_images_that_are_joined_by_copies_or_by_groups_stay_in_one_fold() -> None:
+    """0 and 1 are near copies, 1 and 2 of one patient: so 0, 1 and 2 are asked by the same classifiers."""
+    train = images(np.repeat([0, 1], 20))
+    patients = -1 - np.arange(40)
+    patients[[1, 2]], patients[[30, 31, 32]] = 0, 1
+    train = replace(train, groups=patients)
+    folds = folds_of(train, dict.fromkeys(names(train)[:2], "burst"))
+    fold = gather(folds, [np.full(len(one.asked), number) for number, one in enumerate(folds)])
+    assert len({*fold[:3]}) == len({*fold[30:33]}) == 1
+    assert len({*fold}) == 5
+
+
+@pytest.mark.parametrize(
+    ("groupings", "expected"),
+    [
+        ([[0, 1, 2, 3]], [0, 1, 2, 3]),
+        ([[0, 0, 2, 3], [0, 1, 1, 3]], [2, 2, 2, 3]),
+        ([[0, 0, 2, 2], [5, 1, 1, 9]], [2, 2, 2, 2]),
+        ([[7, 1, 2, 7]], [3, 1, 2, 3]),
+    ],
+)
+def test_the_smallest_key_stands_for_all_that_are_joined(groupings: list[list[int]], expected: list[int]) -> None:
+    keys = np.zeros((4, 32), np.uint8)
+    keys[:, 0], keys[:, 31] = [9, 9, 1, 2], [1, 0, 0, 0]
+    assert representatives(keys, [np.array(one) for one in groupings]).tolist() == expected
 
 
 def test_the_fold_of_an_image_does_not_depend_on_the_order() -> None:
