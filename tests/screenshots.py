@@ -18,9 +18,15 @@ SETTLE_MILLISECONDS = 2500  # until layouts and charts stand still
 GROUPS = ",".join(f"global@global:{group}" for group in ("data", "encoder", "evaluation", "release"))
 LAST = "[...document.querySelectorAll('body *')].filter(one => one.innerText === {label!r}).pop()"
 EDITOR = "document.querySelector('.CodeMirror').CodeMirror"
+# Dagster begins with the top of a graph that is higher than wide outside of the page.
+DRAG_DOWN = (
+    "const [x, y] = [1200, 900], ground = document.elementFromPoint(x, y);"
+    "[['mousedown', 0], ['mousemove', 60], ['mousemove', 120], ['mouseup', 120]].forEach(([name, down]) => "
+    "ground.dispatchEvent(new MouseEvent(name, {bubbles: true, clientX: x, clientY: y + down, button: 0})))"
+)
 # Name → page, a text that it shows, and what to do there before the picture is taken.
 SHOTS = {
-    "graph": (f"/asset-groups/?expanded={GROUPS}", "released_encoder", ""),
+    "graph": (f"/asset-groups/?expanded={GROUPS}", "released_encoder", DRAG_DOWN),
     "evaluation": ("/assets/models/probe", "confusion", f"{LAST.format(label='Metadata')}.scrollIntoView()"),
     "quarantine": ("/assets/data/manifest", "quarantine", f"{LAST.format(label='Metadata')}.scrollIntoView()"),
     "history": ("/assets/released_encoder", "knn_top1", f"{LAST.format(label='Plots')}.click()"),
