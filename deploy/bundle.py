@@ -4,8 +4,9 @@
     encoder.fp32.onnx      uint8 [batch, size, size, 3] → float32 [batch, dim]; scaling, mean and std are in the graph
     encoder.int8.onnx      the same in 8 bits, and encoder.fp16.onnx for GPUs; each only if it passed its gate
     head.npz labels.json   a linear classifier on the raw output; absent if there were no labels
-    golden/                PNG images; vectors.npy, their embeddings of length 1 by the trained network, and
-                           vectors.int8.npy, vectors.fp16.npy by those variants on the machine that exported them
+    golden/                PNG images, or arrays where images have a number of channels; vectors.npy, their embeddings
+                           of length 1 by the trained network, and vectors.int8.npy, vectors.fp16.npy by those variants
+                           on the machine that exported them
     MODEL_CARD.md LICENSE.txt sbom.cdx.json
     MANIFEST.sha256        checked before any other file is read
 
@@ -34,6 +35,7 @@ from numpy.typing import NDArray
 from deploy.artifact import read_files
 from deploy.errors import BundleFormatError
 from deploy.images.preprocess import Preprocessing
+from deploy.images.signatures import sniff
 from deploy.trust.card import FORMAT_VERSION, READABLE, check_card, check_labels, parse_json
 
 __all__ = ["FORMAT_VERSION", "READABLE", "Bundle", "Head", "Variant", "read_bundle", "write_bundle"]
@@ -120,7 +122,8 @@ def write_bundle(directory: Path, bundle: Bundle) -> None:
     golden = directory / "golden"
     golden.mkdir()
     for position, image in enumerate(bundle.golden_images):
-        (golden / f"{position:02d}.png").write_bytes(image)
+        suffix = "npy" if sniff(image) == "npy" else "png"
+        (golden / f"{position:02d}.{suffix}").write_bytes(image)
     np.save(directory / _vectors_file(FP32), bundle.golden_vectors)
     for name, variant in bundle.variants.items():
         (directory / model_file(name)).write_bytes(variant.model)
@@ -144,11 +147,12 @@ def read_bundle(directory: Path, trust: Path | None = None) -> Bundle:
     name = "bundle.json"
     try:
         card = check_card(parse_json(_file(files, name)))
-        Preprocessing.from_json(card["preprocessing"])
+        channels = Preprocessing.from_json(card["preprocessing"]).channels
         name = "golden"
-        images = tuple(files[name] for name in sorted(files) if re.fullmatch(r"golden/[^/]*\.png", name))
+        wanted = r"golden/\d+\.npy" if channels else r"golden/[^/]*\.png"
+        images = tuple(files[name] for name in sorted(files) if re.fullmatch(wanted, name))
         if not images:
-            raise BundleFormatError("does not contain any PNG image")
+            raise BundleFormatError(f"does not contain any {'array' if channels else 'PNG image'}")
         shape = (len(images), card["dim"])
         names = [FP32, *(name for name in card.get("variants", {}) if name != FP32)]
         variants = {}

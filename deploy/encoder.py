@@ -31,6 +31,7 @@ from deploy.errors import (
     require_positive,
     require_truth,
 )
+from deploy.images.full_depth import Samples
 from deploy.images.inputs import Picture, Pixels, as_iterable, is_single, read_ahead
 from deploy.moved import renamed
 from deploy.processor import CPU_PROVIDER, choose_variant
@@ -313,15 +314,21 @@ class Encoder:
             yield Embeddings(vectors, sources, ok, errors)
 
     @property
+    def takes_arrays(self) -> bool:
+        """Whether images have a number of channels, so that arrays of numpy are image files."""
+        return self._bundle.preprocessing.channels is not None
+
+    @property
     def bundle(self) -> Bundle:
         """The bundle that this encoder was loaded from, without the weights."""
         return self._bundle
 
-    def run(self, pixels: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    def run(self, pixels: list[Samples]) -> NDArray[np.float32]:
         """Run the model on preprocessed pixels.
 
         Args:
-            pixels: n arrays uint8 [size, size, 3], as ``Preprocessing.apply`` returns them.
+            pixels: n arrays uint8 [size, size, 3], or uint16 [size, size, channels], as ``Preprocessing.apply``
+                returns them.
 
         Returns:
             The raw output, float32 [n, dim].

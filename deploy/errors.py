@@ -127,8 +127,8 @@ class ImageError(DeployError):
 
     Attributes:
         reason: one of ``empty_file``, ``not_an_image``, ``unsupported_format``, ``truncated``, ``corrupt``, ``bomb``,
-            ``metadata_bomb``, ``unsupported_depth``, ``unsupported_layout``, ``fully_transparent``,
-            ``unsupported_input``, ``io_error``; in a search or an index also ``no_direction``.
+            ``metadata_bomb``, ``unsupported_depth``, ``unsupported_layout``, ``wrong_channels``,
+            ``fully_transparent``, ``unsupported_input``, ``io_error``; in a search or an index also ``no_direction``.
 
     Examples:
         >>> import deploy

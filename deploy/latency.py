@@ -17,6 +17,8 @@ import numpy as np
 
 from deploy.encoder import Encoder
 from deploy.errors import ArgumentError
+from deploy.images.full_depth import FULL
+from deploy.images.npy import array_bytes
 from deploy.session import available_cpus
 
 WIDTH, HEIGHT = 640, 480
@@ -84,7 +86,8 @@ def measure(load: Callable[[], Encoder], seconds: float) -> Report:
     began = time.perf_counter()
     encoder = load()
     loaded = time.perf_counter() - began
-    picture = photo()
+    channels = encoder.bundle.preprocessing.channels
+    picture = samples(channels) if channels else photo()
     durations = latencies(encoder.embed, picture, seconds / 2)
     rate = throughput(encoder, picture, seconds / 2)
     p50, p95, p99 = (round(float(value) * 1000, 3) for value in np.percentile(durations, (50, 95, 99)))
@@ -96,7 +99,7 @@ def measure(load: Callable[[], Encoder], seconds: float) -> Report:
         **info["runtime"],
         cpu=processor(),
         cores=available_cpus(),
-        image=Photo("JPEG", WIDTH, HEIGHT, len(picture)),
+        image=Photo("NPY" if channels else "JPEG", WIDTH, HEIGHT, len(picture)),
         load_ms=round(loaded * 1000, 1),
         single_image_ms=Percentiles(p50, p95, p99, len(durations)),
         batch=Batches(BATCH_SIZE, round(rate, 1)),
@@ -138,6 +141,12 @@ def photo() -> bytes:
     content = io.BytesIO()
     Image.fromarray(np.clip(smooth + grain, 0, 255).astype(np.uint8)).save(content, "JPEG", quality=85)
     return content.getvalue()
+
+
+def samples(channels: int) -> bytes:
+    """Make an ``.npy`` file of noise at full depth, always the same bytes."""
+    random = np.random.default_rng(0)
+    return array_bytes(random.integers(0, FULL, (HEIGHT, WIDTH, channels), np.uint16))
 
 
 def processor() -> str:

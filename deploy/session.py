@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from deploy.bundle import FP16, Bundle, graph_promise
 from deploy.errors import (
     BundleError,
@@ -126,13 +128,14 @@ def _lines(path: Path) -> list[str]:
 
 
 def _check_interface(session: Any, bundle: Bundle) -> None:
-    size = bundle.preprocessing.size
+    preprocessing = bundle.preprocessing
+    size, bands, kind = preprocessing.size, preprocessing.bands, np.dtype(preprocessing.dtype).name
     inputs = [(value.type, _per_image(value.shape)) for value in session.get_inputs()]
     outputs = [(value.type, _per_image(value.shape)) for value in session.get_outputs()]
-    if (inputs, outputs) != ([("tensor(uint8)", [size, size, 3])], [("tensor(float)", [bundle.dim])]):
+    if (inputs, outputs) != ([(f"tensor({kind})", [size, size, bands])], [("tensor(float)", [bundle.dim])]):
         raise BundleInterfaceError(
             f"{bundle.card['name']}: the graph takes {_describe(session.get_inputs())} and gives "
-            f"{_describe(session.get_outputs())}, bundle.json says uint8 [batch, {size}, {size}, 3] and float "
+            f"{_describe(session.get_outputs())}, bundle.json says {kind} [batch, {size}, {size}, {bands}] and float "
             f"[batch, {bundle.dim}]; export the bundle again"
         )
     found = session.get_modelmeta().custom_metadata_map.get(METADATA)

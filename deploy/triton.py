@@ -12,6 +12,8 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
+
 from deploy.artifact import publish
 from deploy.bundle import FP16, FP32, INT8, Bundle, read_bundle
 from deploy.errors import ArgumentError, as_path
@@ -29,7 +31,7 @@ CONFIG = """\
 name: "{name}"
 platform: "onnxruntime_onnx"
 max_batch_size: {max_batch}
-input [ {{ name: {input} data_type: TYPE_UINT8 dims: [ {size}, {size}, 3 ] }} ]
+input [ {{ name: {input} data_type: TYPE_{kind} dims: [ {size}, {size}, {bands} ] }} ]
 output [ {{ name: {output} data_type: TYPE_FP32 dims: [ {dim} ] }} ]
 instance_group [ {{ count: 1 kind: {device} }} ]
 """
@@ -53,8 +55,8 @@ import tritonclient.http as triton
 from deploy.encoder import l2_normalize
 from deploy.images.preprocess import Preprocessing
 
-pixels = {preprocessing}.read(Path("cat.jpg").read_bytes())
-images = triton.InferInput({input}, [1, {size}, {size}, 3], "UINT8")
+pixels = {preprocessing}.read(Path("{file}").read_bytes())
+images = triton.InferInput({input}, [1, {size}, {size}, {bands}], "{kind}")
 images.set_data_from_numpy(pixels[np.newaxis])
 answer = triton.InferenceServerClient("127.0.0.1:8000").infer("{name}", [images])
 vector = l2_normalize(answer.as_numpy({output}))[0]
@@ -109,6 +111,9 @@ def _documents(bundle: Bundle, variant: str) -> tuple[str, str]:
         "output": json.dumps(session.get_outputs()[0].name),
         "size": bundle.preprocessing.size,
         "preprocessing": _spelled(bundle.preprocessing),
+        "bands": bundle.preprocessing.bands,
+        "kind": np.dtype(bundle.preprocessing.dtype).name.upper(),
+        "file": "cells.npy" if bundle.preprocessing.channels else "cat.jpg",
         "dim": bundle.dim,
         "max_batch": MAX_BATCH,
         "device": DEVICES.get(variant, "KIND_AUTO"),

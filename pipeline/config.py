@@ -5,9 +5,9 @@ the launchpad and in docs/reference. See ``pipeline.knobs``.
 """
 
 from posixpath import normpath
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from simclr_core.params import Block
 from simclr_core.values import Cron, TimeZone
@@ -197,10 +197,24 @@ class PrepareConfig(Block):
         description="show the whole image in a square, on the background, instead of the square in its center. "
         "Crops of a long image may then show background alone",
     )
+    channels: int | None = Field(
+        default=None,
+        ge=1,
+        le=16,
+        description="channels of the images, each of up to 16 bits; null: images become 8-bit RGB. With a number, "
+        "arrays (.npy), TIFFs, and gray, RGB and RGBA images of so many channels keep their depth, and others are "
+        "quarantined",
+    )
     jpeg_quality: int = Field(default=95, ge=50, le=100, description="JPEG quality of the prepared images")
     shard_megabytes: int = Field(
         default=256, ge=1, le=4096, description="size at which a new tar file of prepared images begins, in MB"
     )
+
+    @model_validator(mode="after")
+    def _no_letterbox_of_channels(self) -> Self:
+        if self.channels is not None and self.letterbox:
+            raise ValueError("letterbox is true, and images with channels have no background; set letterbox to false")
+        return self
 
 
 class EmbeddingDriftConfig(Block):

@@ -11,7 +11,6 @@ novel.png, the most novel images, each next to the earlier one that is nearest t
     not judged    nothing has been released yet, too few images, or no earlier batch
 """
 
-import io
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +22,8 @@ from PIL import Image
 
 import deploy
 from deploy.artifact import write_atomically
+from deploy.images.full_depth import Samples
+from deploy.images.preview import preview
 from deploy.plural import counted
 from pipeline.config import EmbeddingDriftConfig
 from pipeline.errors import ValidationError
@@ -36,7 +37,7 @@ from pipeline.validation.report.thumbnails import TILE, contact_sheet
 from pipeline.workspace import Workspace
 from simclr_core import reports
 from simclr_core.champion import champion_bundle, read_champion
-from simclr_core.data.shards import ShardedImages
+from simclr_core.data.shards import ShardedImages, stored_pixels
 from simclr_core.evaluation.embeddings import embed
 from simclr_core.reporter import emit, record_timing
 
@@ -85,7 +86,9 @@ def run(workspace: Workspace) -> None:
             for row, nearest, distance in most_novel(reference, new, SHOWN)
         ]
     result = report(sample, champion, comparison, novel, why_not)
-    pictures = [_thumbnail(images.read(positions[sha256])) for one in novel for sha256 in (one.sha256, one.nearest)]
+    pictures = [
+        _thumbnail(stored_pixels(images, positions[sha256])) for one in novel for sha256 in (one.sha256, one.nearest)
+    ]
     write_atomically(workspace.reports / "novel.png", draw(result, pictures))
     reports.write(workspace.root, result)
     summary = f"{SAID[result.verdict]}: {result.advice}"
@@ -193,9 +196,8 @@ def _conclude(
     )
 
 
-def _thumbnail(data: bytes) -> Image.Image:
-    """Safe to decode here: ``prepare`` has made these files."""
-    image = Image.open(io.BytesIO(data)).convert("RGB")
+def _thumbnail(pixels: Samples) -> Image.Image:
+    image = Image.fromarray(preview(pixels))
     image.thumbnail((TILE, TILE))
     return image
 

@@ -4,6 +4,7 @@ What is missing is refused. With few images much still works, so each minimum th
 what follows from it.
 """
 
+import json
 import math
 import os
 from collections import Counter
@@ -131,7 +132,8 @@ def unmet(workspace: Workspace, params: Params, weights: Path | None = None) -> 
     return [
         *missing,
         *_unusable_key(workspace),
-        *_unwatched_background(workspace, params),
+        *_unwatched(workspace, params),
+        *_other_channels(workspace, params),
         *_unmet_weights(workspace, params, weights),
     ]
 
@@ -149,11 +151,28 @@ def _unusable_key(workspace: Workspace) -> Iterator[str]:
             yield f"{SIGNING_KEY_FILE}: {error}"
 
 
-def _unwatched_background(workspace: Workspace, params: Params) -> Iterator[str]:
-    if params.prepare.background != WHITE and "prepare.background" not in _stage(workspace, "validate", "params"):
+def _unwatched(workspace: Workspace, params: Params) -> Iterator[str]:
+    """What validation depends on, and dvc.yaml of an earlier version does not say."""
+    prepare, watched = params.prepare, _stage(workspace, "validate", "params")
+    changed = {"background": prepare.background != WHITE, "channels": prepare.channels is not None}
+    for name in (name for name, is_set in changed.items() if is_set and f"prepare.{name}" not in watched):
         yield (
-            f"prepare.background is {params.prepare.background}, and dvc.yaml of this workspace is of an earlier "
-            "version: add `- prepare.background` to the params of the stage validate, so that images are judged on it"
+            f"prepare.{name} is {getattr(prepare, name)}, and dvc.yaml of this workspace is of an earlier "
+            f"version: add `- prepare.{name}` to the params of the stage validate, so that images are judged on it"
+        )
+
+
+def _other_channels(workspace: Workspace, params: Params) -> Iterator[str]:
+    """A released encoder that cannot see the images, with which every candidate is compared."""
+    bundle = workspace.root / "models" / "champion" / "bundle" / "bundle.json"
+    if not bundle.exists():
+        return
+    found = json.loads(bundle.read_text(encoding="utf-8"))["preprocessing"].get("channels")
+    if found != params.prepare.channels:
+        takes = "8-bit RGB images" if found is None else f"images with {counted(found, 'channel')}"
+        yield (
+            f"prepare.channels is {params.prepare.channels or 'null'}, and the released encoder takes {takes}, so that "
+            "they cannot be compared; begin a new workspace for these images"
         )
 
 

@@ -2,7 +2,8 @@
 
     python -m pipeline.prepare        in a workspace, after validate
 
-Canonical means upright, RGB, 8 bit, short side bounded as serving resizes, no metadata. Small images are stored as
+Canonical means upright, RGB, 8 bit, short side bounded as serving resizes, no metadata. With ``prepare.channels`` it
+means that number of channels of 16 bits, stored as arrays. Small images are stored as
 PNG, so that nothing is lost; larger ones as JPEG without chroma subsampling. Next to them are some of the files as they
 came: the export stage compares what is served from them with what was trained on.
 """
@@ -28,7 +29,9 @@ from PIL import Image
 from deploy.artifact import publish
 from deploy.errors import ImageError
 from deploy.images.background import WHITE, letterbox
-from deploy.images.preprocess import LOSSES, MOST_PIXELS, canonicalize, open_image, reduce
+from deploy.images.full_depth import FULL, Samples, open_full_depth
+from deploy.images.npy import array_bytes
+from deploy.images.preprocess import LOSSES, MOST_PIXELS, canonicalize, open_image, reduce, reduce_samples
 from deploy.plural import counted
 from pipeline import preflight
 from pipeline.config import PrepareConfig
@@ -61,21 +64,31 @@ class PixelSums:
     squares: Any = 0.0
     min_side: int = 1 << 30
     max_side: int = 0
+    is_deep: bool = False
 
-    def add(self, image: Image.Image) -> None:
-        values = np.asarray(image, dtype=np.float64).reshape(-1, 3) / 255
+    def add(self, image: Samples) -> None:
+        """Add an image [height, width, channels] of uint8, or of uint16 at full depth."""
+        height, width, channels = image.shape
+        full = 255 if image.dtype == np.uint8 else FULL
+        values = np.asarray(image, dtype=np.float64).reshape(-1, channels) / full
+        self.is_deep = full == FULL
         self.pixels += len(values)
         self.total = self.total + values.sum(axis=0)
         self.squares = self.squares + (values**2).sum(axis=0)
-        self.min_side = min(self.min_side, *image.size)
-        self.max_side = max(self.max_side, *image.size)
+        self.min_side = min(self.min_side, width, height)
+        self.max_side = max(self.max_side, width, height)
 
-    def mean(self) -> tuple[float, float, float]:
-        return _three(self.total / self.pixels)
+    def mean(self) -> tuple[float, ...]:
+        return self._rounded(self.total / self.pixels)
 
-    def std(self) -> tuple[float, float, float]:
+    def std(self) -> tuple[float, ...]:
         variance = self.squares / self.pixels - (self.total / self.pixels) ** 2
-        return _three(np.sqrt(np.maximum(variance, 1e-8)))  # an all-black data set must not divide by zero
+        least = 1e-12 if self.is_deep else 1e-8  # an all-black data set must not divide by zero
+        return self._rounded(np.sqrt(np.maximum(variance, least)))
+
+    def _rounded(self, values: Any) -> tuple[float, ...]:
+        digits = 9 if self.is_deep else 6  # a camera may use little of its range
+        return tuple(round(float(value), digits) for value in values)
 
 
 def run(workspace: Workspace) -> None:
@@ -135,6 +148,7 @@ def run(workspace: Workspace) -> None:
             short_side,
             params.background,
             params.letterbox,
+            params.channels,
         )
         write_card(folder, card)
     seconds = time.monotonic() - started
@@ -188,16 +202,16 @@ def _canonical(
     classes: tuple[str, ...],
     short_side: int,
     params: PrepareConfig,
-) -> Iterator[tuple[Sample, Image.Image]]:
+) -> Iterator[tuple[Sample, Samples]]:
     """Decode and encode the accepted contents in the order of the raw batches, on all cores."""
 
-    def convert(item: tuple[str, bytes]) -> tuple[Sample, Image.Image]:
+    def convert(item: tuple[str, bytes]) -> tuple[Sample, Samples]:
         sha256, data = item
         label, operations, group = (accepted[sha256][name] for name in ("label", "operations", "group"))
-        image = resize(_replay(sha256, data, operations, params.background), short_side, params)
-        extension, encoded = encode(image, params.jpeg_quality)
+        image = _replay(sha256, data, operations, params)
+        extension, encoded, pixels = store(image, short_side, params)
         number = UNLABELED if label is None else classes.index(label)
-        return Sample(sha256, extension, encoded, number, group), image
+        return Sample(sha256, extension, encoded, number, group), pixels
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:  # Pillow's codecs release the GIL
         for portion in portions(contents, DECODE_BYTES, size=lambda item: len(item[1])):
@@ -227,14 +241,12 @@ class Originals:
             write_tar(folder, self._files)
 
 
-def _replay(sha256: str, data: bytes, operations: list[str], background: str) -> Image.Image:
+def _replay(sha256: str, data: bytes, operations: list[str], params: PrepareConfig) -> Image.Image | Samples:
     """The canonical image, made by the operations that validation has recorded for these very bytes."""
     if hashlib.sha256(data).hexdigest() != sha256:
         raise GateError(f"data/raw: {sha256[:12]} differs from the bytes that were ingested; {RESTORE}")
     try:
-        image, done = canonicalize(
-            open_image(data, MOST_PIXELS), background
-        )  # how large is too large was decided by validate
+        image, done = canonical(data, params)
     except ImageError as error:
         raise GateError(
             f"{sha256[:12]}: was validated as {_named(operations)}, and is refused now: {error}; {RESTORE}"
@@ -252,7 +264,28 @@ def _changes(operations: list[str]) -> list[str]:
     return [operation for operation in operations if operation not in LOSSES]
 
 
-def _counted(samples: Iterator[tuple[Sample, Image.Image]], sums: PixelSums) -> Iterator[Sample]:
+def canonical(data: bytes, params: PrepareConfig) -> tuple[Image.Image | Samples, list[str]]:
+    """An RGB image, or the samples of one with a number of channels, uint16 [height, width, channels]; and what was
+    done to those of the file. How large is too large was decided by validate.
+
+    Raises:
+        ImageError: the file cannot be decoded.
+    """
+    if params.channels is not None:
+        return open_full_depth(data, params.channels, MOST_PIXELS).read()
+    return canonicalize(open_image(data, MOST_PIXELS), params.background)
+
+
+def store(image: Image.Image | Samples, short_side: int, params: PrepareConfig) -> tuple[str, bytes, Samples]:
+    """How a canonical image is stored: the extension of its file, the bytes, and the pixels in them before coding."""
+    if not isinstance(image, Image.Image):
+        samples = reduce_samples(image.astype(np.uint16, copy=False), short_side)
+        return "npy", array_bytes(samples), samples
+    small = resize(image, short_side, params)
+    return *encode(small, params.jpeg_quality), np.asarray(small)
+
+
+def _counted(samples: Iterator[tuple[Sample, Samples]], sums: PixelSums) -> Iterator[Sample]:
     for sample, image in samples:
         sums.add(image)
         yield sample
@@ -281,12 +314,9 @@ def _digest(rows: list[dict[str, Any]], short_side: int, params: PrepareConfig) 
     if params.letterbox:
         lines.append("letterbox\n")
     lines += sorted(f"{row['sha256']} in group {row['group']}\n" for row in rows if row["group"] != UNGROUPED)
+    if params.channels is not None:
+        lines.append(f"channels {params.channels}\n")
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _three(values: Any) -> tuple[float, float, float]:
-    red, green, blue = (round(float(value), 6) for value in values)
-    return red, green, blue
 
 
 if __name__ == "__main__":

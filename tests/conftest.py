@@ -39,7 +39,7 @@ SIDE = 16
 TINY_PARAMS = {
     "ingest": {"settle_seconds": 0.0},
     "validate": {"min_images": 1, "max_quarantine_rate": 0.9},
-    "prepare": {"short_side": 256, "background": "white"},  # dvc.yaml names it
+    "prepare": {"short_side": 256, "background": "white", "channels": None},  # dvc.yaml names them
     "embedding_drift": {},
     "pretrain": {
         "encoder": {"name": "resnet10", "width": 0.125, "stem": "compact"},

@@ -104,31 +104,35 @@ def index(options: argparse.Namespace) -> int:
         Index.merge(options.sources, options.out, _load_encoder(options), options.approximate, options.replace)
         print(f"{options.out}: {len(Index.open(options.out, verify=False)):,} vectors", file=sys.stderr)
         return DONE
+    encoder = _load_encoder(options, threads=1)
     return _write(
         options,
+        encoder,
         options.out,
-        image_files(options.images, notice),
+        image_files(options.images, notice, encoder.takes_arrays),
         None,
         partial(Index.write, options.out, approximate=options.approximate, replace=options.replace),
     )
 
 
 def add_images(options: argparse.Namespace) -> int:
-    files, opened = image_files(options.images, notice), Index.open(options.index, verify=False)
+    encoder, opened = _load_encoder(options, threads=1), Index.open(options.index, verify=False)
+    files = image_files(options.images, notice, encoder.takes_arrays)
     there = set(opened.ids)
     for file in files:
         if file in there:
             raise ArgumentError(f"{file}: is in the index already; use `index update` for images that have changed")
-    return _write(options, options.index, files, _kinds(opened), partial(Index.add, options.index))
+    return _write(options, encoder, options.index, files, _kinds(opened), partial(Index.add, options.index))
 
 
 def update(options: argparse.Namespace) -> int:
-    files, opened = image_files(options.images, notice), Index.open(options.index, verify=False)
+    encoder, opened = _load_encoder(options, threads=1), Index.open(options.index, verify=False)
+    files = image_files(options.images, notice, encoder.takes_arrays)
     there = set(opened.ids)
     for file in files:
         if file not in there:
             raise ArgumentError(f"{file}: is not in the index; use `index add` for new images")
-    return _write(options, options.index, files, _kinds(opened), partial(Index.update, options.index))
+    return _write(options, encoder, options.index, files, _kinds(opened), partial(Index.update, options.index))
 
 
 def delete(options: argparse.Namespace) -> int:
@@ -144,6 +148,7 @@ def _kinds(opened: Index) -> dict[str, str]:
 
 def _write(
     options: argparse.Namespace,
+    encoder: Encoder,
     out: Path,
     files: list[str],
     kinds: dict[str, str] | None,
@@ -154,7 +159,7 @@ def _write(
     unused = {path for values in table.values() for path in values} - set(files)
     if unused:
         notice(f"{options.metadata}: {len(unused):,} rows name none of the images, such as {min(unused)!r}")
-    encoder, failures = _load_encoder(options, threads=1), list[str]()
+    failures: list[str] = []
     if kinds is not None:
         Index.open(out, encoder, verify=False)  # another encoder is refused before any work
     try:
@@ -167,7 +172,8 @@ def _write(
 
 
 def search(options: argparse.Namespace) -> int:
-    files, encoder = image_files(options.images, notice), _load_encoder(options)
+    encoder = _load_encoder(options)
+    files = image_files(options.images, notice, encoder.takes_arrays)
     opened = Index.open(options.index, encoder)
     where = parse_where(options.where, opened.columns)
     failures: list[str] = []
@@ -195,8 +201,9 @@ def duplicates(options: argparse.Namespace) -> int:
 
 
 def few_shot(options: argparse.Namespace) -> int:
-    files, examples = image_files(options.images, notice), _find_examples(options.examples)
     encoder = _load_encoder(options)
+    files = image_files(options.images, notice, encoder.takes_arrays)
+    examples = _find_examples(options.examples, encoder.takes_arrays)
     failures: list[str] = []
     read = list(embed(encoder, list(examples), failures))
     learned = [name for part in read for name in part[0]]
@@ -227,12 +234,12 @@ def _neighbors(ids: list[str], scores: NDArray[np.float32]) -> list[dict[str, ob
     return [{"id": name, "score": round(float(score), 6)} for name, score in zip(ids, scores, strict=True)]
 
 
-def _find_examples(folder: Path) -> dict[str, str]:
+def _find_examples(folder: Path, arrays: bool) -> dict[str, str]:
     """Return path → class of each example image."""
     if not folder.is_dir():
         raise ArgumentError(f"{folder}: no such folder; give one that has a folder of example images for each class")
     classes = sorted(inner for inner in folder.iterdir() if inner.is_dir())
-    return {file: inner.name for inner in classes for file in image_files([inner], notice)}
+    return {file: inner.name for inner in classes for file in image_files([inner], notice, arrays)}
 
 
 def _load_encoder(options: argparse.Namespace, threads: int | None = None) -> Encoder:

@@ -86,8 +86,8 @@ def verify(options: argparse.Namespace) -> int:
 
 def embed(options: argparse.Namespace) -> int:
     passed_over: list[str] = []
-    files = image_files(options.images, passed_over.append)
     encoder = _load_encoder(options, threads=1)  # each thread of embed_files embeds separate batches
+    files = image_files(options.images, passed_over.append, encoder.takes_arrays)
     try:
         failed = embed_files(
             encoder,
@@ -108,7 +108,8 @@ def embed(options: argparse.Namespace) -> int:
 
 def classify(options: argparse.Namespace) -> int:
     passed_over: list[str] = []
-    encoder, files = _load_encoder(options), image_files(options.images, passed_over.append)
+    encoder = _load_encoder(options)
+    files = image_files(options.images, passed_over.append, encoder.takes_arrays)
     failed = 0
     for prediction in encoder.classify_iter(files, options.top, on_error="null", batch_size=options.batch_size):
         print(json.dumps(_record(prediction)))

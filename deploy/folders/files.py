@@ -13,6 +13,7 @@ LABELS = "labels.csv"
 LEFTOVERS = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin")  # in lower case
 NOTES = (".txt", ".md", ".rst", ".log", ".ini", ".xmp", ".aae", ".htm", ".html")
 TABLES = (".csv", ".tsv", ".xls", ".xlsx", ".ods", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml")
+ARRAY = "is an array, which this encoder does not take for an image"
 NO_IMAGE = "is not an image by its name or its first bytes"  # why it is passed over
 SHOWN = 3
 

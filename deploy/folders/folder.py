@@ -25,10 +25,10 @@ from deploy.encoder import Encoder
 from deploy.errors import ArgumentError, as_path, as_paths, require_path, require_positive, require_truth
 from deploy.failpoint import failpoint
 from deploy.folders.embedding_writers import WRITERS, Format, check_format, table
-from deploy.folders.files import NO_IMAGE, describe_passed_over, passed_over
+from deploy.folders.files import ARRAY, NO_IMAGE, describe_passed_over, passed_over
 from deploy.folders.unfinished import discard, finished_parts, read_part, work_folder, write_parts
 from deploy.images.inputs import map_ahead
-from deploy.images.signatures import HEAD_BYTES, is_image, named_as_image
+from deploy.images.signatures import HEAD_BYTES, is_array, is_image, named_as_image
 from deploy.session import MOST_THREADS, available_cpus
 
 
@@ -37,7 +37,9 @@ def _ignore(_: object) -> None:
 
 
 def image_files(
-    paths: "Iterable[str | os.PathLike[str]] | str | os.PathLike[str]", notice: Callable[[str], None] = _ignore
+    paths: "Iterable[str | os.PathLike[str]] | str | os.PathLike[str]",
+    notice: Callable[[str], None] = _ignore,
+    arrays: bool = False,
 ) -> list[str]:
     """List the given files, and the files in the given folders, sorted by name.
 
@@ -47,6 +49,7 @@ def image_files(
     Args:
         paths: files and folders.
         notice: called with a sentence for each reason why something in the folders was passed over.
+        arrays: whether arrays of numpy are images, as for an encoder that takes a number of channels.
 
     Raises:
         ArgumentError: a path does not exist, no file was found, or ``paths`` are not paths.
@@ -55,7 +58,7 @@ def image_files(
     passed: dict[str, str] = {}
     for path in as_paths(paths=paths):
         if path.is_dir():
-            found = _walk(path, passed)
+            found = _walk(path, passed, arrays)
             files += sorted(found, key=lambda file: file.replace(os.sep, "\0"))  # folder by folder
         elif path.exists():
             files.append(os.fspath(path))
@@ -69,7 +72,7 @@ def image_files(
     return files
 
 
-def _walk(folder: Path, passed: dict[str, str]) -> Iterator[str]:
+def _walk(folder: Path, passed: dict[str, str], arrays: bool) -> Iterator[str]:
     """The files below a folder; adds to ``passed`` what is left, and why."""
     names: list[str] = [""]
     while names:
@@ -81,7 +84,7 @@ def _walk(folder: Path, passed: dict[str, str]) -> Iterator[str]:
             passed[os.fspath(folder / inside)] = f"cannot be listed: {error.strerror}"
             continue
         for name, entry in listed:
-            reason = _fault(name, entry)
+            reason = _fault(name, entry, arrays)
             if reason:
                 passed[entry.path] = reason
             elif entry.is_dir(follow_symlinks=False):
@@ -90,7 +93,7 @@ def _walk(folder: Path, passed: dict[str, str]) -> Iterator[str]:
                 yield entry.path
 
 
-def _fault(name: str, entry: os.DirEntry[str]) -> str | None:
+def _fault(name: str, entry: os.DirEntry[str], arrays: bool) -> str | None:
     left = passed_over(name)
     if left:
         return left[1]
@@ -98,7 +101,9 @@ def _fault(name: str, entry: os.DirEntry[str]) -> str | None:
         return "is a link to a folder" if entry.is_symlink() else None
     if not entry.is_file():
         return "is not a regular file"
-    return None if named_as_image(name) or is_image(name, _head(entry.path)) else NO_IMAGE
+    if named_as_image(name, arrays) or is_image(name, _head(entry.path), arrays):
+        return None
+    return ARRAY if is_array(name) else NO_IMAGE
 
 
 def _head(path: str) -> bytes:

@@ -6,21 +6,23 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeAlias, TypeVar, cast
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deploy.errors import ImageError
-from deploy.images.preprocess import MAX_PIXELS, Preprocessing, canonicalize, decode
+from deploy.images.full_depth import Samples, as_samples, widened
+from deploy.images.preprocess import MAX_PIXELS, Preprocessing, canonicalize
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Picture: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image | NDArray[np.uint8]"
-"""A path, the bytes of an image file, an open file, a PIL image, or uint8 RGB pixels [height, width, 3]."""
+Picture: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image | Samples"
+"""A path, the bytes of an image file, an open file, a PIL image, or pixels: uint8 RGB [height, width, 3], or uint8 or
+uint16 [height, width, channels] for an encoder that takes a number of channels."""
 
-Pixels: TypeAlias = NDArray[np.uint8] | ImageError
+Pixels: TypeAlias = Samples | ImageError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -54,7 +56,10 @@ def source_of(picture: Picture, position: int) -> str:
 def read_ahead(
     pictures: Iterable[Picture], preprocessing: Preprocessing, workers: int, ahead: int
 ) -> Iterator[tuple[str, Pixels]]:
-    """Yield source and pixels (uint8 [size, size, 3]) of each input in order, while threads decode ``ahead`` more."""
+    """Yield source and pixels, as ``Preprocessing.read`` gives them, of each input in order.
+
+    Threads decode ``ahead`` more.
+    """
     named = ((source_of(picture, position), picture) for position, picture in enumerate(pictures))
 
     def read(item: tuple[str, Picture]) -> tuple[str, Pixels]:
@@ -88,25 +93,20 @@ def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], workers
 def read_pixels(picture: Picture, preprocessing: Preprocessing) -> Pixels:
     """Decode one input and resize it for the encoder. An ImageError is returned, not raised."""
     try:
-        return preprocessing.apply(_decode_picture(picture, preprocessing.background))
+        return preprocessing.apply(_decode_picture(picture, preprocessing))
     except ImageError as error:
         return error
 
 
-def _decode_picture(picture: Picture, background: str) -> NDArray[np.uint8]:
+def _decode_picture(picture: Picture, preprocessing: Preprocessing) -> Samples:
     if isinstance(picture, str | os.PathLike):
-        return decode(_read_path(Path(picture)), background=background)
+        return preprocessing.decode(_read_path(Path(picture)))
     if isinstance(picture, np.ndarray):
-        if picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0 or picture.dtype != np.uint8:
-            given = f"{picture.dtype} {list(picture.shape)}"
-            raise ImageError(
-                "unsupported_input", f"given an array {given}; give RGB pixels as uint8 [height, width, 3]"
-            )
-        return np.ascontiguousarray(picture)
+        return _check_pixels(picture, preprocessing.channels)
     if _has_buffer(picture):
-        return decode(bytes(cast("bytes", picture)), background=background)
+        return preprocessing.decode(bytes(cast("bytes", picture)))
     if hasattr(picture, "read"):
-        return decode(_read_file(cast("IO[bytes]", picture)), background=background)
+        return preprocessing.decode(_read_file(cast("IO[bytes]", picture)))
     from PIL.Image import Image
 
     if not isinstance(picture, Image):
@@ -115,7 +115,20 @@ def _decode_picture(picture: Picture, background: str) -> NDArray[np.uint8]:
     if picture.width * picture.height > MAX_PIXELS:
         size = f"{picture.width} x {picture.height} pixels"
         raise ImageError("bomb", f"{size} are over the limit of {MAX_PIXELS:,} pixels; make it smaller")
-    return np.array(canonicalize(picture, background)[0])
+    if preprocessing.channels:
+        return as_samples(picture, preprocessing.channels)
+    return np.array(canonicalize(picture, preprocessing.background)[0])
+
+
+def _check_pixels(pixels: NDArray[Any], channels: int | None) -> Samples:
+    shape, kinds = pixels.shape, (np.uint8, np.uint16) if channels else (np.uint8,)
+    fits = len(shape) == 3 and shape[2] == (channels or 3) and pixels.size > 0
+    if not fits or pixels.dtype not in kinds:
+        wanted = (
+            f"uint8 or uint16 [height, width, {channels}]" if channels else "RGB pixels as uint8 [height, width, 3]"
+        )
+        raise ImageError("unsupported_input", f"given an array {pixels.dtype} {list(shape)}; give {wanted}")
+    return widened(pixels) if channels else np.ascontiguousarray(pixels)
 
 
 def _has_buffer(picture: object) -> bool:

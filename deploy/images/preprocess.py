@@ -22,8 +22,12 @@ from deploy.images import heif
 from deploy.images.background import BACKGROUNDS, WHITE, letterbox
 from deploy.images.bit_depth import to_8_bits
 from deploy.images.color_space import ignores_color_space
-from deploy.images.image_faults import FORMATS, PARSER_FAULTS, naming_faults
-from deploy.images.jpeg_scans import check_scans
+from deploy.images.full_depth import FULL, MOST_CHANNELS, Samples, read_full_depth, resize_samples
+from deploy.images.image_faults import naming_faults
+from deploy.images.opening import MAX_PIXELS as MAX_PIXELS
+from deploy.images.opening import MOST_PIXELS as MOST_PIXELS
+from deploy.images.opening import open_image as open_image
+from deploy.images.opening import orientation_of, transposition
 from deploy.images.srgb import to_rgb
 from deploy.images.tiff_layout import PREVIEW, SUBFILE, Tags, check_layout, drops_bands, first, has_pages
 from deploy.moved import renamed
@@ -31,41 +35,8 @@ from deploy.moved import renamed
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MAX_PIXELS = 80_000_000
-"""Largest width times height that is decoded: 240 MB as RGB."""
-
-MOST_PIXELS = 178_000_000
-"""The largest ``max_pixels`` that has an effect: Pillow itself opens no image of over 178,956,970 pixels."""
-
 LOSSES = ("bands_dropped", "color_space_ignored", "icc_ignored", "uses_12_of_16_bits", "uses_14_of_16_bits")
 """Of the operations, those that change no pixel, but say what of the file is not in them."""
-
-_TRANSPOSE = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
-"""EXIF orientation (the sides of row 0 and column 0; TIFF 6.0, tag 274) → the PIL.Image.Transpose that undoes it."""
-
-
-def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> "Image":
-    """Read the header of an image file without decoding any pixel.
-
-    Args:
-        data: the bytes of the file.
-        max_pixels: largest width times height, up to MOST_PIXELS.
-
-    Raises:
-        ImageError: ``empty_file``, ``not_an_image``, ``unsupported_format``, ``truncated``, ``corrupt``, ``bomb``,
-            ``metadata_bomb``.
-    """
-    from PIL import Image
-
-    if not data:
-        raise ImageError("empty_file", "the file has no bytes; copy it again from its source")
-    check_scans(data)
-    with naming_faults(data, max_pixels):
-        image = heif.open_heic(data) if heif.is_heic(data) else Image.open(BytesIO(data), formats=FORMATS)
-    if image.width * image.height > max_pixels:
-        size = f"{image.width} x {image.height} pixels"
-        raise ImageError("bomb", f"{size} are over the limit of {max_pixels:,} pixels; make it smaller")
-    return image
 
 
 def canonicalize(image: "Image", background: str = WHITE) -> tuple["Image", list[str]]:
@@ -101,15 +72,15 @@ def canonicalize(image: "Image", background: str = WHITE) -> tuple["Image", list
         rawmode = str(getattr(image, "tile", ""))
         bits = heif.bit_depth(data) if image.format in ("AVIF", "HEIF") else 8
         # Pillow rotates a TIFF while loading it and then drops the tag; a PNG may have its EXIF block after the pixels.
-        orientation = _orientation(image) if is_tiff else 1
+        orientation = orientation_of(image) if is_tiff else 1
         image.load()
-        orientation = orientation if is_tiff else _orientation(image)
+        orientation = orientation if is_tiff else orientation_of(image)
         profile = image.info.get("icc_profile")
         image = to_8_bits(image, rawmode, tags, bits, operations)
         image = to_rgb(image, profile, background, operations)
         if orientation != 1:
             operations.append("exif_transpose")
-            image = image if is_tiff else image.transpose(_transpose(orientation))
+            image = image if is_tiff else image.transpose(transposition(orientation))
     image.info = {}  # an ICC or EXIF block left here would be written into every file saved from this image
     return image, operations
 
@@ -141,8 +112,11 @@ class Preprocessing:
     is cut off. A background is also what transparent parts of a file are seen on: one of
     ``deploy.images.background.BACKGROUNDS``.
 
+    With ``channels``, images have this number of channels at full depth (``deploy.images.full_depth``): their pixels
+    are uint16 [height, width, channels], where those of others are uint8 RGB, and nothing is put behind them.
+
     Raises:
-        ArgumentError: not 1 <= size <= resize, or an unknown background.
+        ArgumentError: not 1 <= size <= resize, an unknown background, or channels out of range or with a letterbox.
 
     Examples:
         >>> Preprocessing(size=224, resize=256).apply(np.zeros((480, 640, 3), np.uint8)).shape
@@ -153,6 +127,7 @@ class Preprocessing:
     resize: int
     background: str = WHITE
     letterbox: bool = False
+    channels: int | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= self.resize:
@@ -160,26 +135,65 @@ class Preprocessing:
         if self.background not in BACKGROUNDS:
             known = ", ".join(BACKGROUNDS)
             raise ArgumentError(f"preprocessing: background {self.background!r}; give one of {known}")
+        if self.channels is not None and not (1 <= self.channels <= MOST_CHANNELS and not self.letterbox):
+            given = f"channels {self.channels}, letterbox {self.letterbox}"
+            raise ArgumentError(f"preprocessing: {given}; needs 1 to {MOST_CHANNELS} channels and no letterbox")
 
-    def read(self, data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-        """Decode an image file, resize and crop: uint8 [size, size, 3].
+    @property
+    def bands(self) -> int:
+        """Channels of the pixels: 3, unless images have a number of channels."""
+        return self.channels or 3
+
+    @property
+    def dtype(self) -> type[np.uint8] | type[np.uint16]:
+        """Type of the pixels: uint8, or uint16 at full depth."""
+        return np.uint16 if self.channels else np.uint8
+
+    @property
+    def full(self) -> int:
+        """The value of a pixel that counts as 1.0."""
+        return FULL if self.channels else 255
+
+    @property
+    def described(self) -> str:
+        """What an image is, as in ``uint8 RGB``."""
+        return f"uint16 of {self.channels} channel{'s' * (self.channels > 1)}" if self.channels else "uint8 RGB"
+
+    def read(self, data: bytes, max_pixels: int = MAX_PIXELS) -> Samples:
+        """Decode an image file, resize and crop: uint8 [size, size, 3], or uint16 [size, size, channels].
 
         Raises:
             ImageError: the file cannot be read, or has more than ``max_pixels`` pixels.
         """
+        if self.channels:
+            return self.apply(read_full_depth(data, self.channels, max_pixels))
         image, _ = canonicalize(open_image(data, max_pixels), self.background)
         return self.apply_to_picture(image)
 
-    def apply(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Resize and crop: uint8 [height, width, 3] → uint8 [size, size, 3].
+    def decode(self, data: bytes, max_pixels: int = MAX_PIXELS) -> Samples:
+        """Decode an image file in its own size: uint8 [height, width, 3], or uint16 [height, width, channels].
 
-        Bilinear with antialiasing, in Pillow's arithmetic on uint8. An image that already has the right size is
-        returned unchanged.
+        Raises:
+            ImageError: the file cannot be read, or has more than ``max_pixels`` pixels.
+        """
+        if self.channels:
+            return read_full_depth(data, self.channels, max_pixels)
+        return decode(data, max_pixels, self.background)
+
+    def apply(self, image: Samples) -> Samples:
+        """Resize and crop: [height, width, 3 or channels] → [size, size, 3 or channels].
+
+        Bilinear with antialiasing, in Pillow's arithmetic on uint8, or on float for full depth. An image that already
+        has the right size is returned unchanged.
         """
         from PIL import Image
 
         if image.shape[:2] == (self.resize, self.resize) == (self.size, self.size):
             return image
+        if self.channels:
+            height, width = image.shape[:2]
+            samples = np.asarray(image, np.uint16)
+            return resize_samples(samples, (self.size, self.size), self._box(width, height))
         return self.apply_to_picture(Image.fromarray(image))
 
     def apply_to_picture(self, image: "Image") -> NDArray[np.uint8]:
@@ -191,13 +205,17 @@ class Preprocessing:
         width, height = image.size
         if height == width == self.size == self.resize:
             return np.array(image)
+        box = self._box(width, height)
+        return np.array(image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box))
+
+    def _box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """The part of an image that is kept: left, top, right, bottom."""
         # Resizing only the part that the crop keeps equals "resize, then crop" to within one of 255 levels, and a strip
         # of 1 x 1,000,000 never becomes 256 x 256,000,000. Sides and offsets are rounded as in torchvision.
-        resized_width, resized_height = resized(image.size, self.resize)
+        resized_width, resized_height = resized((width, height), self.resize)
         top, left = round((resized_height - self.size) / 2), round((resized_width - self.size) / 2)
         y, x = height / resized_height, width / resized_width
-        box = (left * x, top * y, min((left + self.size) * x, width), min((top + self.size) * y, height))
-        return np.array(image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box))
+        return left * x, top * y, min((left + self.size) * x, width), min((top + self.size) * y, height)
 
     def to_json(self) -> dict[str, Any]:
         """The fields, without those at their defaults, which earlier releases do not know."""
@@ -205,12 +223,12 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, given: dict[str, Any]) -> "Preprocessing":
-        types = {"size": int, "resize": int, "background": str, "letterbox": bool}
+        types = {"size": int, "resize": int, "background": str, "letterbox": bool, "channels": int}
         known = all(type(value) is types.get(name) for name, value in given.items())
         if not known or not {"size", "resize"} <= given.keys():
             raise ArgumentError(
-                f"preprocessing: {given!r}; needs the integers size and resize, and may have background and letterbox; "
-                "an encoder with other fields needs a newer release of this package"
+                f"preprocessing: {given!r}; needs the integers size and resize, and may have background, letterbox and "
+                "channels; an encoder with other fields needs a newer release of this package"
             )
         return cls(**given)
 
@@ -234,24 +252,17 @@ def reduce(image: "Image", short_side: int) -> "Image":
     return image.resize(resized(image.size, short_side), Image.Resampling.BILINEAR)
 
 
+def reduce_samples(samples: NDArray[np.uint16], short_side: int) -> NDArray[np.uint16]:
+    """Reduce the shorter side of an image at full depth as ``reduce`` does; a smaller image stays."""
+    height, width = samples.shape[:2]
+    if min(height, width) <= short_side:
+        return samples
+    return resize_samples(samples, resized((width, height), short_side))
+
+
 def _has_frames(image: "Image") -> bool:
     # The second picture of an MPO file, a phone's JPEG, is a preview or the other eye, not a later frame.
     if not getattr(image, "is_animated", False) or image.format == "MPO":
         return False
     file = getattr(image, "fp", None)
     return image.format != "TIFF" or file is None or has_pages(file)
-
-
-def _orientation(image: "Image") -> int:
-    """Return the EXIF orientation, 1 to 8; 1 if it is absent or the EXIF block is damaged."""
-    try:
-        orientation = image.getexif().get(274, 1)
-    except PARSER_FAULTS:
-        return 1
-    return orientation if orientation in _TRANSPOSE else 1
-
-
-def _transpose(orientation: int) -> Any:
-    from PIL.Image import Transpose
-
-    return Transpose(_TRANSPOSE[orientation])

@@ -15,8 +15,11 @@ EXTENSIONS = {
     "tiff": ("tif", "tiff"),
     "avif": ("avif", "avifs"),
     "heif": ("heic", "heif", "hif"),
+    "npy": ("npy",),
 }
-"""The containers that are decoded, HEIF by an extra, and what their files are usually called."""
+"""The containers that are decoded, HEIF by an extra, and what their files are usually called.
+
+An array of numpy (npy) can hold anything, and is an image only where images have a number of channels."""
 
 OTHER_EXTENSIONS = ("jxl", "jp2", "j2k", "jpf", "psd", "exr", "dcm", "dicom")
 """Usual names of image files that are not decoded; validation says what to do with them."""
@@ -26,6 +29,7 @@ HEAD_BYTES = 1024
 
 _SIGNATURES = (
     (rb"\xff\xd8\xff", "jpeg"),
+    (rb"\x93NUMPY", "npy"),
     (rb"\x89PNG\r\n\x1a\n", "png"),
     (rb"GIF8[79]a", "gif"),
     (rb"RIFF....WEBP", "webp"),
@@ -51,8 +55,12 @@ _SIGNATURES = (
     (rb"\s*[{\[]\s*[\"{\[\]}]", "json"),
 )
 _PATTERNS = [(re.compile(pattern, re.DOTALL), name) for pattern, name in _SIGNATURES]
-_IMAGES = {*EXTENSIONS, "jpeg_xl", "jpeg_2000", "photoshop", "openexr", "dicom", "git_lfs_pointer"}
-_SUFFIXES = (*(f".{one}" for names in EXTENSIONS.values() for one in names), *(f".{one}" for one in OTHER_EXTENSIONS))
+_ARRAYS = "npy"
+_IMAGES = {*EXTENSIONS, "jpeg_xl", "jpeg_2000", "photoshop", "openexr", "dicom", "git_lfs_pointer"} - {_ARRAYS}
+_SUFFIXES = (
+    *(f".{one}" for container, names in EXTENSIONS.items() if container != _ARRAYS for one in names),
+    *(f".{one}" for one in OTHER_EXTENSIONS),
+)
 
 
 def sniff(data: bytes) -> str:
@@ -62,17 +70,27 @@ def sniff(data: bytes) -> str:
     return next((name for pattern, name in _PATTERNS if pattern.match(data[:HEAD_BYTES])), "unknown")
 
 
-def is_image(path: str, data: bytes) -> bool:
+def is_image(path: str, data: bytes, arrays: bool = False) -> bool:
     """Whether a file is to be taken for an image: by its name, even if it is damaged, or by its first bytes.
+
+    Args:
+        arrays: whether arrays of numpy are images, as they are where images have a number of channels.
 
     >>> is_image("holiday/beach.JPG", b"")
     True
     >>> is_image("holiday/waves.ogg", b"OggS")
     False
+    >>> is_image("cells/a.npy", b""), is_image("cells/a.npy", b"", arrays=True)
+    (False, True)
     """
-    return named_as_image(path) or sniff(data) in _IMAGES
+    return named_as_image(path, arrays) or sniff(data) in _IMAGES or (arrays and sniff(data) == _ARRAYS)
 
 
-def named_as_image(path: str) -> bool:
+def named_as_image(path: str, arrays: bool = False) -> bool:
     """Whether the name of a file says that it is an image."""
-    return path.lower().endswith(_SUFFIXES)
+    return path.lower().endswith(_SUFFIXES) or (arrays and is_array(path))
+
+
+def is_array(path: str) -> bool:
+    """Whether the name of a file says that it is an array of numpy."""
+    return path.lower().endswith(f".{_ARRAYS}")

@@ -27,6 +27,9 @@ HOW = (
     'JSON {"images": [{"b64": "..."}]}'
 )
 
+BINARY = ("application/octet-stream", "application/x-npy")
+"""Content types of one image file, besides image/*; an array of numpy has no registered type."""
+
 PIECE = 16_384
 """Bytes that are inflated at a time; other requests get their turn in between."""
 
@@ -137,7 +140,7 @@ def read_images(content_type: str, body: bytes, most: int) -> list[Image]:
         RefusedError: 415 for another content type, 400 for another form or other JSON, 422 for no image or too many.
     """
     kind = content_type.partition(";")[0].strip().lower()
-    if kind.startswith("image/") or kind == "application/octet-stream":
+    if kind.startswith("image/") or kind in BINARY:
         return [body]
     if kind == "multipart/form-data":
         return _read_form(content_type, body, most)
@@ -265,7 +268,7 @@ class _Form:
         kind, _ = parse_options_header(self._headers.get(b"content-type"))
         if self._headers.get(b"content-transfer-encoding", b"binary").lower() not in (b"binary", b"8bit", b"7bit"):
             raise _invalid_form("a file has a Content-Transfer-Encoding; send its bytes as they are (RFC 7578, 4.7)")
-        if b"filename" not in options and not kind.startswith((b"image/", b"application/octet-stream")):
+        if b"filename" not in options and not kind.startswith((b"image/", *map(str.encode, BINARY))):
             name = options.get(b"name", b"").decode(errors="replace")[:50]
             raise _invalid_form(f"the field {name!r} is not a file; give options in the query of the URL")
         content = b"".join(self._content)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.errors import ImageError
-from deploy.images.preprocess import open_image
+from deploy.images.full_depth import Samples
 from deploy.server import background
 from deploy.server.limits import BYTES_PER_PIXEL, Limits
 from deploy.server.metrics import Metrics
@@ -22,8 +22,8 @@ from deploy.server.models import Model
 LARGE_PIXELS = 1_000_000
 """Larger images have separate decoding threads, so that small ones never wait for them."""
 
-Image = bytes | NDArray[np.uint8] | ImageError
-"""An encoded image, pixels [size, size, 3] that are ready for the model, or the reason why there are none."""
+Image = bytes | Samples | ImageError
+"""An encoded image, pixels [size, size, channels] that are ready for the model, or the reason why there are none."""
 
 Result = NDArray[np.float32] | ImageError
 
@@ -206,14 +206,15 @@ class Engine:
         assert isinstance(item.image, bytes)
         self._observe_wait([item])
         try:
-            image = open_image(item.image, self._max_pixels)
-            size = image.width * image.height
+            model = item.job.model
+            image = model.open(item.image, self._max_pixels)
+            size = model.weight(image)
             if size > most:
                 self._large.put([item._replace(since=time.perf_counter())])
                 return
             with self.decoding.hold(size) if size > LARGE_PIXELS else nullcontext():
                 started = time.perf_counter()
-                pixels = item.job.model.pixels(image)
+                pixels = model.pixels(image)
         except ImageError as error:  # without its traceback, which refers to this item and so keeps it in memory
             self._resolve(item, ImageError(error.reason, str(error)))
         except Exception as error:  # noqa: BLE001  the request fails; the thread must survive

@@ -1,9 +1,10 @@
 """A subset of the Open Inference Protocol v2, so that clients of KServe and Triton work.
 
 One input, ``images``: BYTES [n], encoded images (base64 text in JSON), or UINT8 [n, size, size, 3], pixels as
-``deploy.images.preprocess`` returns them. Outputs, FP32: ``embedding`` [n, dim], of length 1, and, if the model has
-labels, ``probabilities`` [n, labels]. Tensors are sent as JSON or with the binary extension. If an image cannot be
-read, its rows are NaN (null in JSON) and the response's parameter ``errors`` says why.
+``deploy.images.preprocess`` returns them, or UINT16 [n, size, size, channels] where images have a number of channels.
+Outputs, FP32: ``embedding`` [n, dim], of length 1, and, if the model has labels, ``probabilities`` [n, labels]. Tensors
+are sent as JSON or with the binary extension. If an image cannot be read, its rows are NaN (null in JSON) and the
+response's parameter ``errors`` says why.
 https://github.com/open-inference/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
 """
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from deploy.images.preprocess import Preprocessing
 from deploy.server.bodies import check_count, from_base64, json_object
 from deploy.server.engine import Image, Job
 from deploy.server.limits import RefusedError
@@ -122,8 +124,9 @@ def _read_input(header: Mapping[str, Any], binary: bytes, model: Model, most: in
     if not (isinstance(inputs, list) and len(inputs) == 1 and isinstance(inputs[0], dict)):
         raise _invalid_request("inputs: give exactly one tensor, `images`")
     tensor = inputs[0]
-    if tensor.get("name") != "images" or tensor.get("datatype") not in ("BYTES", "UINT8"):
-        raise _invalid_request("inputs: give `images` with datatype BYTES or UINT8")
+    numbers = np.dtype(model.preprocessing.dtype).name.upper()
+    if tensor.get("name") != "images" or tensor.get("datatype") not in ("BYTES", numbers):
+        raise _invalid_request(f"inputs: give `images` with datatype BYTES or {numbers}")
     shape = tensor.get("shape")
     if not (isinstance(shape, list) and 1 <= len(shape) <= 4 and all(map(_is_side, shape))):
         raise _invalid_request("images: shape is not a list of one to four integers of 0 or more")
@@ -131,8 +134,8 @@ def _read_input(header: Mapping[str, Any], binary: bytes, model: Model, most: in
     if size is not None and (type(size) is not int or size != len(binary)):
         raise _invalid_request(f"images: binary_data_size is {size!r:.50}, but {len(binary)} bytes follow the JSON")
     check_count(shape[0], most)
-    if tensor["datatype"] == "UINT8":
-        return _read_pixels(tensor, binary if size is not None else None, [shape[0], model.size, model.size, 3])
+    if tensor["datatype"] == numbers:
+        return _read_pixels(tensor, binary if size is not None else None, shape[0], model.preprocessing)
     if shape[1:] not in ([], [1]):
         raise _invalid_request(f"images: BYTES of shape {shape}; give [n] or [n, 1]")
     if size is not None:
@@ -140,17 +143,21 @@ def _read_input(header: Mapping[str, Any], binary: bytes, model: Model, most: in
     return _decode_texts(_flatten(tensor.get("data"), shape), shape[0])
 
 
-def _read_pixels(tensor: Mapping[str, Any], binary: bytes | None, shape: list[int]) -> list[Image]:
+def _read_pixels(
+    tensor: Mapping[str, Any], binary: bytes | None, count: int, preprocessing: Preprocessing
+) -> list[Image]:
+    shape = [count, preprocessing.size, preprocessing.size, preprocessing.bands]
+    numbers, full = np.dtype(preprocessing.dtype).newbyteorder("<"), preprocessing.full
     if tensor["shape"] != shape:
-        raise _invalid_request(f"images: UINT8 of shape {tensor['shape']}; this model takes {shape}")
+        raise _invalid_request(f"images: {tensor['datatype']} of shape {tensor['shape']}; this model takes {shape}")
     if binary is None:
         flat = _flatten(tensor.get("data"), shape)
-        if any(type(value) is not int or not 0 <= value <= 255 for value in flat):
-            raise _invalid_request("images: data must hold only integers from 0 to 255")
-        binary = bytes(flat)
-    if len(binary) != np.prod(shape):
-        raise _invalid_request(f"images: {len(binary)} values for shape {shape}")
-    return list(np.frombuffer(binary, np.uint8).reshape(shape))
+        if any(type(value) is not int or not 0 <= value <= full for value in flat):
+            raise _invalid_request(f"images: data must hold only integers from 0 to {full}")
+        binary = np.array(flat, numbers).tobytes()
+    if len(binary) != np.prod(shape) * numbers.itemsize:
+        raise _invalid_request(f"images: {len(binary) // numbers.itemsize} values for shape {shape}")
+    return list(np.frombuffer(binary, numbers).reshape(shape).astype(preprocessing.dtype, copy=False))
 
 
 def _is_side(value: object) -> bool:

@@ -15,7 +15,8 @@ from deploy.artifact import identity
 from deploy.embeddings import l2_normalize
 from deploy.encoder import Encoder, load
 from deploy.errors import BundleError, CandidateError, DeployError, IndexMismatchError, ModelMemoryError
-from deploy.images.preprocess import canonicalize
+from deploy.images.full_depth import FullDepth, Samples, open_full_depth
+from deploy.images.preprocess import canonicalize, open_image
 from deploy.registry import resolve, version, versions
 from deploy.search.index import Index
 from deploy.server import background
@@ -42,16 +43,26 @@ class Model:
         self.statistics = Statistics()
         self.id, self.bundle_id = encoder.id, str(self.info["id"])
         self.name, self.version = str(self.info["name"]), self.info["version"]
-        self.size, self.dim = self._bundle.preprocessing.size, self._bundle.dim
+        self.preprocessing, self.dim = self._bundle.preprocessing, self._bundle.dim
         self.labels: tuple[str, ...] = tuple(self.info["labels"])
 
-    def pixels(self, image: "Image") -> NDArray[np.uint8]:
-        """Decode and resize an opened image to uint8 [size, size, 3]; raise ImageError if it cannot be read."""
-        preprocessing = self._bundle.preprocessing
-        return preprocessing.apply_to_picture(canonicalize(image, preprocessing.background)[0])
+    def open(self, data: bytes, max_pixels: int) -> "Image | FullDepth":
+        """Read the header of an image file; raise ImageError if it is too large or cannot be read."""
+        channels = self.preprocessing.channels
+        return open_full_depth(data, channels, max_pixels) if channels else open_image(data, max_pixels)
 
-    def features(self, pixels: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Run the model: n arrays uint8 [size, size, 3] → the raw output, float32 [n, dim]."""
+    def weight(self, image: "Image | FullDepth") -> int:
+        """The pixels of an opened image; of more than three channels, those of an RGB image of the same memory."""
+        return image.width * image.height * max(3, self.preprocessing.bands) // 3
+
+    def pixels(self, image: "Image | FullDepth") -> Samples:
+        """Decode and resize an opened image as the model takes it; raise ImageError if it cannot be read."""
+        if isinstance(image, FullDepth):
+            return self.preprocessing.apply(image.read()[0])
+        return self.preprocessing.apply_to_picture(canonicalize(image, self.preprocessing.background)[0])
+
+    def features(self, pixels: list[Samples]) -> NDArray[np.float32]:
+        """Run the model: n arrays [size, size, 3 or channels] → the raw output, float32 [n, dim]."""
         return self.encoder.run(pixels)
 
     def vectors(self, features: NDArray[np.float32]) -> NDArray[np.float32]:

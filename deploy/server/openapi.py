@@ -93,6 +93,7 @@ def _images_route(limits: Limits, name: str, summary: str, parameter: Schema, *m
         "multipart/form-data": {"schema": reference("ImagesForm")},
         "image/*": binary,
         "application/octet-stream": binary,
+        "application/x-npy": binary,
     }
     answer = reference(f"{name.capitalize()}Response")
     responses = _responses(answer, (*_POST, *more))

@@ -3,6 +3,9 @@
 from typing import Any
 
 from deploy.images.background import BACKGROUNDS, WHITE
+from deploy.images.full_depth import MOST_CHANNELS
+
+CHANNELS = "Images have this number of channels, of up to 16 bits; absent: 8-bit RGB."
 
 Schema = dict[str, Any]
 
@@ -95,6 +98,7 @@ SCHEMAS: Schema = {
             resize=INTEGER,
             background=STRING | {"enum": [*BACKGROUNDS], "default": WHITE},
             letterbox=BOOLEAN | {"default": False},
+            channels=INTEGER | {"minimum": 1, "maximum": MOST_CHANNELS, "description": CHANNELS},
         ),
         runtime=object_of(
             "threads providers variant reason",
@@ -136,7 +140,7 @@ SCHEMAS: Schema = {
     "InferInput": object_of(
         "name datatype shape",
         name=STRING | {"enum": ["images"]},
-        datatype=STRING | {"enum": ["BYTES", "UINT8"]},
+        datatype=STRING | {"enum": ["BYTES", "UINT8", "UINT16"]},
         shape=array_of(INTEGER | {"minimum": 0}, minItems=1),
         parameters=reference("Parameters"),
         data=DATA,

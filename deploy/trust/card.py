@@ -44,10 +44,16 @@ def check_card(card: Any) -> dict[str, Any]:
             f"format version {str(version)[:50]!r}, this release reads {' and '.join(map(str, READABLE))}; "
             "install the release that made the bundle, or export it again"
         )
-    faults = _faults(card, SCHEMA, "")
+    faults = _faults(card, SCHEMA, "") or _channel_faults(card)
     if faults:
         raise BundleFormatError(f"{'; '.join(faults[:5])}; export the bundle again")
     return dict(card)
+
+
+def _channel_faults(card: dict[str, Any]) -> list[str]:
+    channels, statistics = card["preprocessing"].get("channels", 3), card["normalisation"]
+    wrong = [name for name in ("mean", "std") if len(statistics[name]) != channels]
+    return [f"{name} has {len(statistics[name])} values for {channels} channels" for name in wrong]
 
 
 def check_labels(labels: Any) -> tuple[str, ...]:
@@ -97,8 +103,9 @@ def _is_optional(check: Check) -> Check:
     return lambda value: value is None or check(value)
 
 
-def _is_three(check: Check) -> Check:
-    return lambda value: isinstance(value, list) and len(value) == 3 and all(map(check, value))
+def _is_list_of(check: Check) -> Check:
+    """Of one value for each channel; how many there are is compared with the channels."""
+    return lambda value: isinstance(value, list) and all(map(check, value))
 
 
 def _is_object(check: Check = lambda _: True) -> Check:
@@ -137,8 +144,9 @@ SCHEMA: dict[str, Any] = {
         "resize": _is_integer(1),
         "background?": lambda value: isinstance(value, str),
         "letterbox?": lambda value: type(value) is bool,
+        "channels?": _is_integer(1, 16),
     },
-    "normalisation": {"mean": _is_three(_is_number()), "std": _is_three(_is_number(1e-6))},
+    "normalisation": {"mean": _is_list_of(_is_number()), "std": _is_list_of(_is_number(1e-6))},
     "golden": {"images?": _is_integer(1), "tolerance": _TOLERANCE},
     "license?": lambda value: isinstance(value, str),
     "classes?": _is_integer(0),

@@ -6,11 +6,12 @@ from time import perf_counter
 from typing import Any
 
 from deploy.errors import ImageError
-from deploy.images.preprocess import MOST_PIXELS, canonicalize, decode, open_image
+from deploy.images.npy import stored_samples
+from deploy.images.preprocess import decode
 from deploy.session import available_cpus
 from pipeline.config import PrepareConfig
 from pipeline.costs.model import ImageCosts
-from pipeline.prepare import encode, resize
+from pipeline.prepare import canonical, store
 from pipeline.validation.probe.pool import isolated_map
 from pipeline.validation.probe.probe import probe
 
@@ -54,15 +55,15 @@ def measure_image(data: bytes, short_side: int, prepare: dict[str, Any]) -> list
     params = PrepareConfig(**prepare)
     for _ in range(2):
         times = [perf_counter()]
-        probe(data, background=params.background)
+        probe(data, background=params.background, channels=params.channels)
         times.append(perf_counter())
         try:
-            image, _ = canonicalize(open_image(data, MOST_PIXELS), params.background)
+            image, _ = canonical(data, params)
         except ImageError:
             return None
-        _, encoded = encode(resize(image, short_side, params), params.jpeg_quality)
+        _, encoded, _ = store(image, short_side, params)
         times.append(perf_counter())
-        decode(encoded)
+        stored_samples(encoded) if params.channels else decode(encoded)
         times.append(perf_counter())
     return [*(after - before for before, after in pairwise(times)), float(len(encoded))]
 

@@ -97,11 +97,12 @@ def ingest(
             none of ``ingest.classes``.
         UnfinishedError: something is new, and has to wait.
     """
-    config = read(workspace).ingest
+    params = read(workspace)
+    config = params.ingest
     make_inbox(workspace)
     with exclusive(workspace.root, "ingest"):
         stamps = Stamps(workspace.scratch / STAMPS)
-        selection = Selection(config.include, config.exclude)
+        selection = Selection(config.include, config.exclude, params.prepare.channels is not None)
         listed = _list(workspace.root, sources, config.settle_seconds, selection, wait)
         complete(workspace.raw)
         found = _find(workspace, config, listed, stamps)

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from deploy.folders.files import NO_IMAGE
-from deploy.images.signatures import is_image
+from deploy.images.signatures import is_array, is_image
 from pipeline.errors import IngestError
 from pipeline.ingest.claims import (
     GONE,
@@ -28,6 +28,7 @@ from pipeline.ingest.raw import REPLACED, Occurrence, Undone
 from pipeline.ingest.sources import Source
 from pipeline.ingest.stamps import Key, Stamps
 
+ARRAY = "is an array, an image only with prepare.channels"
 NOT_AN_IMAGE = "not an image"  # in place of a SHA-256 among the stamps: such a file is not read again
 
 
@@ -102,6 +103,8 @@ def read_source(
     stamped.update({key: row for key, row in rows.items() if row})  # taken again one day, it is not read again
     for path, file in source.files.items():
         sha256 = stamps.find(source.base, path, file.stamp) if file.certain else None
+        if sha256 == NOT_AN_IMAGE and source.arrays and is_array(path):
+            sha256 = None  # it is one since prepare.channels was set
         # Not known also when the batches are not those that the stamps were taken with.
         if sha256 is None or not (sha256 == NOT_AN_IMAGE or sha256 in known or sha256 in kept_out):
             try:
@@ -110,10 +113,10 @@ def read_source(
                 source.passed_over[path] = str(error).removeprefix(f"{path!r} ")
                 source.unseen.add(path)
                 continue
-            sha256 = hashlib.sha256(data).hexdigest() if is_image(path, data) else NOT_AN_IMAGE
+            sha256 = hashlib.sha256(data).hexdigest() if is_image(path, data, source.arrays) else NOT_AN_IMAGE
         stamped[source.base, path] = (file.stamp if source.settled(file) else "", sha256)
         if sha256 == NOT_AN_IMAGE:
-            source.passed_over[path] = NO_IMAGE
+            source.passed_over[path] = ARRAY if is_array(path) else NO_IMAGE
             continue
         place = reading.places[path]
         if path not in reading.named and (group := _kept_group(place, known.get(sha256, ()), source.identity)):

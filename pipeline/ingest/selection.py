@@ -13,9 +13,10 @@ LEFT_OUT = "left out by ingest.include or ingest.exclude"
 
 
 class Selection:
-    """Without patterns, everything is taken."""
+    """Without patterns, everything is taken. ``arrays``: arrays of numpy are images, as with prepare.channels."""
 
-    def __init__(self, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
+    def __init__(self, include: Sequence[str] = (), exclude: Sequence[str] = (), arrays: bool = False) -> None:
+        self.arrays = arrays
         self._include = GitIgnoreSpec.from_lines(map(_folded, include)) if include else None
         self._exclude = GitIgnoreSpec.from_lines(map(_folded, exclude)) if exclude else None
 

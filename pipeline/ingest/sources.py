@@ -34,7 +34,8 @@ class Source:
     glob. ``whole``: all files below the base are listed, so that what is not among them is not there; a glob sees only
     a part of its base. ``unseen`` are files and folders that could not be looked at, ``left_out`` those that the
     selection does not take. ``writing`` are the tables that changed a moment ago; the files that they may name are
-    ``unsettled`` with them, since half a table says less than the whole one, or something else.
+    ``unsettled`` with them, since half a table says less than the whole one, or something else. ``arrays``: arrays of
+    numpy are images.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Source:
     passed_over: dict[str, str] = field(default_factory=dict)
     labels: dict[str, File] = field(default_factory=dict)
     writing: dict[str, File] = field(default_factory=dict)
+    arrays: bool = False
 
     @property
     def skipped(self) -> list[str]:
@@ -116,6 +118,7 @@ def list_source(root: Path, name: str, settle_seconds: float, selection: Selecti
             listed = list_local(path) if local else list_remote(filesystem, path)
         identity, whole = _identify(filesystem, path, root), not (glob or single)
         source = Source(name, filesystem.unstrip_protocol(base), identity, filesystem, whole)
+        source.arrays = selection.arrays
         return _sort_out(source, base, listed, settle_seconds, selection)
     except FileNotFoundError:
         raise IngestError(f"{name}: does not exist; give a folder, a glob in quotes, or an fsspec URL") from None

@@ -71,7 +71,11 @@ def make(workspace: Workspace) -> Plan:
     inbox, found = survey(workspace, sources), None
     waiting = inbox.new_files + inbox.unsettled  # a run waits until they are settled
     if waiting or not batches(workspace.raw):
-        found = examine(workspace.root, sources, Selection(params.ingest.include, params.ingest.exclude))
+        found = examine(
+            workspace.root,
+            sources,
+            Selection(params.ingest.include, params.ingest.exclude, params.prepare.channels is not None),
+        )
     known = measured.read_measured(workspace.root, params)
     if known is None:
         known = measured.measure(text, params, found.contents if found else sample(_ingested_contents(workspace)))

@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 
 from deploy.images import heif
-from deploy.images.signatures import HEAD_BYTES, is_image, named_as_image
+from deploy.images.signatures import HEAD_BYTES, is_array, is_image, named_as_image
 from deploy.session import available_cpus
 from pipeline.costs.images import sample
 from pipeline.errors import IngestError
@@ -94,7 +94,7 @@ class Collection:
         return float(np.quantile(ratios, quantile))
 
     def share(self, attribute: str) -> float:
-        """Of the sample that has ``has_color``, ``has_alpha`` or is ``deep``."""
+        """Of the sample that has ``has_color`` or ``has_alpha``, is ``deep``, or ``needs_depth``."""
         return sum(bool(getattr(one, attribute)) for one in self.glances) / len(self.glances)
 
     def blank(self, background: str, deviation: float) -> int:
@@ -104,6 +104,13 @@ class Collection:
     def lost(self, side: int, quantile: float) -> float:
         """Detail that a reduction to ``side`` removes, at most, in this share of the images: 0 to 1."""
         return float(np.quantile([one.lost[SIDES.index(side)] for one in self.glances], quantile))
+
+    @cached_property
+    def channels(self) -> int | None:
+        """With which all images of the sample can be read at full depth, if some of them need it."""
+        found = {one.channels for one in self.glances}
+        needed = any(one.needs_depth for one in self.glances)
+        return found.pop() if needed and len(found) == 1 and 0 not in found else None
 
     @cached_property
     def likeness(self) -> float:
@@ -135,10 +142,12 @@ def examine(root: Path, names: Sequence[str], selection: Selection = ALL) -> Col
     others: Counter[str] = Counter()
     folders: Counter[str] = Counter()
     found: list[tuple[Source, str]] = []
-    for source in (list_source(root, name, 0.0, selection) for name in names):
+    sources = [list_source(root, name, 0.0, selection) for name in names]
+    arrays = selection.arrays or _are_mostly_arrays(sources)
+    for source in sources:
         reading = read_layout(source, root / "inbox")
         for path in source.files:
-            if not _is_image(source, path):
+            if not _is_image(source, path, arrays):
                 others[PurePosixPath(path).suffix.lower() or "no suffix"] += 1
                 continue
             place = reading.places[path]._replace(group=None)
@@ -159,13 +168,19 @@ def examine(root: Path, names: Sequence[str], selection: Selection = ALL) -> Col
     return Collection(dict(labels), dict(others), dict(folders), tuple(glances), unreadable, heic, contents)
 
 
-def _is_image(source: Source, path: str) -> bool:
+def _are_mostly_arrays(sources: Sequence[Source]) -> bool:
+    """Whether arrays of numpy are the images: next to pictures they are often masks or features of them."""
+    paths = [path for source in sources for path in source.files]
+    return sum(map(is_array, paths)) > sum(map(named_as_image, paths))
+
+
+def _is_image(source: Source, path: str, arrays: bool) -> bool:
     """By the name, and by the first bytes of a file on this machine whose name does not say so."""
-    if named_as_image(path):
+    if named_as_image(path, arrays):
         return True
     try:
         with Path(source.files[path].path).open("rb") as file:
-            return is_image(path, file.read(HEAD_BYTES))
+            return is_image(path, file.read(HEAD_BYTES), arrays)
     except OSError:
         return False  # in a bucket, or gone
 

@@ -4,6 +4,7 @@ Runs inside the confined workers of ``pipeline.validation.probe.pool``: the file
 """
 
 from dataclasses import dataclass, fields
+from io import BytesIO
 from typing import Any, get_origin
 
 import numpy as np
@@ -12,7 +13,11 @@ from PIL import Image, ImageStat
 
 from deploy.errors import ImageError
 from deploy.images.background import LEVELS, WHITE
+from deploy.images.full_depth import MOST_CHANNELS, open_full_depth
 from deploy.images.preprocess import MOST_PIXELS, canonicalize, open_image
+from deploy.images.preview import summary
+from deploy.images.signatures import sniff
+from deploy.images.tiff_layout import has_pages
 
 SIDES = (28, 32, 48, 64, 96, 128, 160, 224)
 """The resolutions that are compared, in pixels of the shorter side."""
@@ -38,6 +43,8 @@ class Glance:
     deviations: dict[str, float]  # on each of LEVELS, of the most varied channel, 0 to 255: of one color below about 2
     lost: list[float]
     gist: list[int]
+    channels: int = 0  # with which it can be read at full depth; 0: with none
+    needs_depth: bool = False  # as 8-bit RGB it would lose depth or channels, or cannot be read
 
     @property
     def short_side(self) -> int:
@@ -46,6 +53,9 @@ class Glance:
 
 def glance(data: bytes) -> dict[str, Any] | None:
     """The fields of ``Glance``; None if the bytes are not an image that can be decoded."""
+    channels, needs_depth = find_channels(data)
+    if needs_depth:
+        return _glance_deep(data, channels)
     try:
         image = open_image(data, MOST_PIXELS)
         has_alpha, frames = image.has_transparency_data, getattr(image, "n_frames", 1)
@@ -67,9 +77,57 @@ def glance(data: bytes) -> dict[str, Any] | None:
             frames=frames,
             deviations=deviations,
             lost=measure_lost(luma),
-            gist=np.asarray(luma.resize((GIST_SIDE, GIST_SIDE), Image.Resampling.BOX)).ravel().tolist(),
+            gist=_gist(luma),
+            channels=channels,
         )
     )
+
+
+def _glance_deep(data: bytes, channels: int) -> dict[str, Any] | None:
+    """At what a person would see of all channels."""
+    try:
+        opened = open_full_depth(data, channels, MOST_PIXELS)
+        picture = Image.fromarray(summary(opened.read()[0]))
+    except ImageError:
+        return None
+    luma = picture.convert("L")
+    return vars(
+        Glance(
+            width=picture.width,
+            height=picture.height,
+            has_color=_saturation(picture) > GRAY_SATURATION,
+            has_alpha=False,
+            deep=opened.bits > 8,
+            frames=opened.frames,
+            deviations=dict.fromkeys(LEVELS, _deviation(picture)),
+            lost=measure_lost(luma),
+            gist=_gist(luma),
+            channels=channels,
+            needs_depth=True,
+        )
+    )
+
+
+def find_channels(data: bytes) -> tuple[int, bool]:
+    """How many channels a file has at full depth, 0 if it cannot be read so; and whether 8-bit RGB would lose some of
+    its depth or channels. Pages of a TIFF may be anything, and do not count."""
+    if sniff(data) == "tiff" and has_pages(BytesIO(data)):
+        return 0, False
+    for channels in range(1, MOST_CHANNELS + 1):
+        try:
+            opened = open_full_depth(data, channels, MOST_PIXELS)
+        except ImageError as error:
+            if error.reason != "wrong_channels":
+                return 0, False
+            continue
+        beyond = opened.format == "NPY" or (opened.picture is None and channels not in (3, 4))
+        return channels, beyond or opened.bits > 8
+    return 0, False
+
+
+def _gist(luma: Image.Image) -> list[int]:
+    levels: list[int] = np.asarray(luma.resize((GIST_SIDE, GIST_SIDE), Image.Resampling.BOX)).ravel().tolist()
+    return levels
 
 
 def measure_lost(luma: Image.Image) -> list[float]:

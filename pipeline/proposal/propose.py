@@ -89,6 +89,7 @@ def propose(collection: Collection, machine: Machine, seconds: float, attempt: T
         *labels.values(),
         *_choose_limits(collection),
         *_choose_background(collection),
+        *_choose_channels(collection),
         *_choose_training(collection, machine, training, detail),
         Choice("pretrain.epochs", fitted.epochs, fitted.reason),
         *_choose_evaluation(collection, fitted),
@@ -187,6 +188,14 @@ def _choose_background(collection: Collection) -> Iterator[Choice]:
         yield Choice("prepare.background", best, reason)
 
 
+def _choose_channels(collection: Collection) -> Iterator[Choice]:
+    """Full depth where all images can be read with one number of channels, and 8-bit RGB would lose something."""
+    if channels := collection.channels:
+        share = collection.share("needs_depth")
+        reason = f"{share:.0%} of the images are arrays, or have more than 8 bits or other channels than 8-bit RGB"
+        yield Choice("prepare.channels", channels, reason)
+
+
 def _warn_of_quarantine(collection: Collection, background: str) -> Iterator[str]:
     """What the data contract will say of the sample. Copies are not looked for: few copies of one picture are in it."""
     found = Counter({"cannot be decoded": collection.unreadable})
@@ -220,5 +229,5 @@ def _notes(collection: Collection, background: str) -> Iterator[str]:
         yield f"{collection.unread_heic:,} of the images: {heif.ADVICE}"
     if collection.copies > 0.2:
         yield f"{collection.copies:.0%} of the sampled images are nearly a copy of another one"
-    if collection.share("deep") > 0:
+    if collection.share("deep") > 0 and not collection.channels:
         yield f"{collection.share('deep'):.0%} of the images have more than 8 bits a channel and are reduced to 8"

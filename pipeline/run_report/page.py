@@ -12,7 +12,8 @@ from PIL import Image
 
 from deploy.artifact import write_atomically
 from deploy.errors import ImageError
-from deploy.images.preprocess import canonicalize, open_image
+from deploy.images.full_depth import Samples
+from deploy.images.preview import preview
 from deploy.plural import duration
 from pipeline.costs.comparison import comparison, comparison_rows
 from pipeline.maintenance.disk import size
@@ -23,7 +24,7 @@ from pipeline.validation.reasons import REASONS
 from pipeline.validation.report.template import load
 from pipeline.validation.report.thumbnails import jpeg
 from pipeline.workspace import Workspace
-from simclr_core.data.shards import ShardedImages
+from simclr_core.data.shards import ShardedImages, stored_pixels
 from simclr_core.errors import DatasetError
 from simclr_core.evaluation_reports import BudgetAccuracies, Estimate
 
@@ -107,14 +108,14 @@ def thumbnails(workspace: Workspace, facts: RunFacts) -> dict[str, str]:
         images = ShardedImages(workspace.prepared / split) if wanted else None
         for position in range(len(images)) if images else ():
             if images and (key := images.key(position)) in wanted:
-                found[key] = jpeg(_thumbnail(images.read(position)))
+                found[key] = jpeg(_thumbnail(stored_pixels(images, position)))
     except (DatasetError, ImageError):
         return found
     return found
 
 
-def _thumbnail(data: bytes) -> Image.Image:
-    image, _ = canonicalize(open_image(data))
+def _thumbnail(pixels: Samples) -> Image.Image:
+    image = Image.fromarray(preview(pixels))
     scale = SIDE / max(image.size)
     small = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
     return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), small)

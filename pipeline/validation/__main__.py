@@ -18,7 +18,7 @@ from PIL import Image
 
 from deploy.artifact import publish, write_atomically
 from deploy.plural import counted
-from pipeline.config import ValidateConfig
+from pipeline.config import PrepareConfig, ValidateConfig
 from pipeline.ingest.raw import read_tar, tars
 from pipeline.params import read
 from pipeline.reports import DriftVerdict, ImageCounts, ValidationReport
@@ -58,9 +58,9 @@ def run(workspace: Workspace) -> None:
     """
     started = time.monotonic()
     params = read(workspace)
-    config, background = params.validate, params.prepare.background
+    config = params.validate
     decisions = overrides.read(workspace.overrides)
-    files, facts = scan(workspace.raw, workspace.facts, limits=_limits(config, background), engine=config.engine)
+    files, facts = scan(workspace.raw, workspace.facts, limits=_limits(config, params.prepare), engine=config.engine)
     scanned = time.monotonic() - started
     allowed, denied = overrides.find_allowed(decisions), overrides.find_denied(decisions)
     judged = judge(files, facts, _policy(config), allowed=allowed, denied=denied)
@@ -68,7 +68,7 @@ def run(workspace: Workspace) -> None:
     drift = judge_drift(table, **dict(config.drift))
     evaluation = evaluate(expectations(config), tables(table, drift))
     result = summary(table, evaluation.outcomes, drift)
-    thumbnails = dict(_thumbnails(workspace, table, config, background))
+    thumbnails = dict(_thumbnails(workspace, table, config, params.prepare))
     html = render(result, table, drift, thumbnails, config.near_duplicates.distance)
     details = data_docs.render(evaluation.results)
     with publish(workspace.manifest, replace=True) as folder:
@@ -83,9 +83,14 @@ def run(workspace: Workspace) -> None:
     record_timing("validate", workspace=workspace.root, seconds=seconds, images_per_second=facts.height / scanned)
 
 
-def _limits(config: ValidateConfig, background: str) -> Limits:
+def _limits(config: ValidateConfig, prepare: PrepareConfig) -> Limits:
     return Limits(
-        config.max_megabytes, config.max_megapixels, config.memory_megabytes, config.timeout_seconds, background
+        config.max_megabytes,
+        config.max_megapixels,
+        config.memory_megabytes,
+        config.timeout_seconds,
+        prepare.background,
+        prepare.channels,
     )
 
 
@@ -104,7 +109,7 @@ def _policy(config: ValidateConfig) -> Policy:
 
 
 def _thumbnails(
-    workspace: Workspace, table: pl.DataFrame, config: ValidateConfig, background: str
+    workspace: Workspace, table: pl.DataFrame, config: ValidateConfig, prepare: PrepareConfig
 ) -> Iterator[tuple[str, Image.Image | None]]:
     wanted = shown(table)
     homes = table.filter(pl.col("sha256").is_in(wanted))["batch"].unique().sort()
@@ -112,7 +117,11 @@ def _thumbnails(
     drawn = isolated_map(
         thumbnail,
         contents,
-        options={"max_megapixels": config.max_megapixels, "background": background},
+        options={
+            "max_megapixels": config.max_megapixels,
+            "background": prepare.background,
+            "channels": prepare.channels,
+        },
         workers=len(os.sched_getaffinity(0)),
         memory_megabytes=config.memory_megabytes,
         timeout_seconds=config.timeout_seconds,

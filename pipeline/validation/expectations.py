@@ -29,9 +29,10 @@ FILE_COLUMNS = (
 FACT_COLUMNS = tuple(one.name for one in fields(Facts) if one.name not in ("sha256", "reason", "message"))
 MODES = (
     "1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB",
-    "I;16", "I;16B", "I;16L", "I;16N",
+    "I;16", "I;16B", "I;16L", "I;16N", "uint8", "uint16",
 )  # fmt: skip
-"""Pillow's pixel layouts whose range is known: all but 32-bit integers and floats."""
+"""Pixel layouts whose range is known: Pillow's, all but 32-bit integers and floats, and those of arrays and TIFFs of
+several channels."""
 
 NEAR_LABELS = "near_labels_agree"
 """The expectation about the labels of near copies, and its column."""
@@ -184,7 +185,7 @@ def _container_rules(config: ValidateConfig) -> list[Expectation]:
         rule("bytes_at_hand", "warning", NOT_IN_SET, "fault", value_set=["io_error"], mostly=0.999),
         rule("few_bombs", "warning", NOT_IN_SET, "fault", value_set=bombs, mostly=0.999),
         rule("streams_intact", "warning", IN_SET, "stream_intact", value_set=[True], mostly=0.99),
-        rule("format_known", "critical", IN_SET, "format", value_set=[*FORMATS, "HEIF"], mostly=most),
+        rule("format_known", "critical", IN_SET, "format", value_set=[*FORMATS, "HEIF", "NPY"], mostly=most),
         rule("mode_known", "critical", IN_SET, "mode", value_set=list(MODES), mostly=most),
         rule("bit_depth_known", "warning", IN_SET, "bit_depth", value_set=[1, 2, 4, 8, 16], mostly=0.95),
         rule("not_animated", "warning", BETWEEN, "frames", max_value=1, mostly=0.99),

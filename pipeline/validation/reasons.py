@@ -15,6 +15,7 @@ REASONS = {
     "suspect_stream": "its pixels decode, but from a damaged stream",
     "unsupported_depth": "pixels whose range is unknown",
     "unsupported_layout": "bands in an arrangement that is not read",
+    "wrong_channels": "another number of channels than prepare.channels",
     "fully_transparent": "nothing to see",
     "worker_crash": "its decoder died, twice",
     "timeout": "its decoder did not finish, twice",

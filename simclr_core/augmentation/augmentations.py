@@ -3,6 +3,9 @@
 Whole uint8 batches in, each sample with its own parameters, on the device where the batch is. All randomness comes
 from ``order.uniform``: a view is a pure function of (seed, epoch, sample, view), whatever batch the sample sits in.
 
+Images at full depth have 1 to 16 channels of uint16. All steps are theirs too, but what needs colors: without three
+channels there is no saturation, no hue and no grayscale (``color_jitter``).
+
 Two modes. ``exact``: every step equals torchvision's transform of a float image (antialias on) within one level of 255,
 with the weights of luminance and the order of the jitter as ``color_jitter`` says. ``fused``: crop, flip and blur are
 one pair of matrices, jitter and grayscale one affine map of the colors, so that hue turns in YIQ and nothing is
@@ -19,9 +22,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deploy.images.full_depth import FULL, MOST_CHANNELS, Samples
 from simclr_core.augmentation.color_jitter import jitter_maps, jittered, luminance, mapped
 from simclr_core.augmentation.gaussian_blur import blur_matrix, gaussian_blur, separable_blur
-from simclr_core.augmentation.random_resized_crop import TRIES, crop_boxes, interpolated_crop, resized_crop
+from simclr_core.augmentation.random_resized_crop import (
+    TRIES,
+    crop_boxes,
+    full_scale,
+    interpolated_crop,
+    resized_crop,
+)
 from simclr_core.data.order import uniform
 from simclr_core.errors import AugmentationError
 
@@ -108,7 +118,8 @@ class Augmentation:
         """One view of each image: float32 [n, 3, size, size] in [0, 1].
 
         ``images`` uint8 [n, 3, H, W] hold each image in the top left corner, ``sizes`` int64 [n, 2] say how high and
-        wide it is, ``samples`` int64 [n] which of the dataset; the last two are best left on the CPU.
+        wide it is, ``samples`` int64 [n] which of the dataset; the last two are best left on the CPU. Of uint16
+        [n, channels, H, W], views have the same channels.
 
         Raises:
             AugmentationError: the batch is not of this form.
@@ -126,9 +137,8 @@ class Augmentation:
         """
         _check(images, sizes, samples)
         draws = self.draws(sizes.cpu().numpy(), seed, epoch, samples.cpu().numpy(), view)
-        colorless = torch.equal(images[:, 0], images[:, 1]) and torch.equal(images[:, 1], images[:, 2])
-        pixels = images[:, :1] if colorless else images
-        views = torch.empty(len(images), 3, self.size, self.size, device=images.device)
+        pixels = images[:, :1] if _is_colorless(images) else images
+        views = torch.empty(len(images), images.shape[1], self.size, self.size, device=images.device)
         with torch.autocast(images.device.type, enabled=False):
             maps = self._maps(draws)
             for chunk in _chunks(pixels, self.size):
@@ -180,7 +190,7 @@ class Augmentation:
         if self._by_matrices(device):
             pixels, blur = resized_crop(images, boxes, flip, self.size), gaussian_blur
         else:
-            pixels = interpolated_crop(images, boxes, flip, self.size, rounded=False).div_(255)
+            pixels = interpolated_crop(images, boxes, flip, self.size, rounded=False).div_(full_scale(images))
             blur = separable_blur
         orders = draws.orders[draws.jitter] if self.jitter_order == "random" else None
         pixels = _rotated(pixels, draws.turns)
@@ -201,17 +211,25 @@ class Augmentation:
                 blur[_on(device, np.flatnonzero(~draws.blur))] = torch.eye(self.size, device=device)
             pixels = mapped(resized_crop(images, boxes, flip, self.size, blur), *maps)
         else:
-            levels = interpolated_crop(images, boxes, flip, self.size, rounded=True)
-            pixels = mapped(levels, *(values.div_(255) for values in maps))
+            levels = interpolated_crop(images, boxes, flip, self.size, rounded=images.dtype == torch.uint8)
+            pixels = mapped(levels, *(values.div_(full_scale(images)) for values in maps))
             pixels = _changed(pixels, draws.blur, lambda some, rows: separable_blur(some, sigmas[rows], self._kernel))
         return _changed(_rotated(pixels, draws.turns), draws.solarize, _solarized)
 
 
+def as_pixels(views: Tensor, dtype: torch.dtype) -> Samples:
+    """Views [n, channels, s, s] in [0, 1] as pixels [n, s, s, channels]: uint8, or uint16 of full depth."""
+    full, kind = (255, np.uint8) if dtype == torch.uint8 else (FULL, np.uint16)
+    rounded = views.mul(full).round().permute(0, 2, 3, 1).cpu().contiguous().numpy()
+    return rounded.astype(kind)
+
+
 def _check(images: Tensor, sizes: Tensor, samples: Tensor) -> None:
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+    fits = {torch.uint8: (3,), torch.uint16: range(1, MOST_CHANNELS + 1)}
+    if images.ndim != 4 or images.shape[1] not in fits.get(images.dtype, ()):
         raise AugmentationError(
             f"images are {str(images.dtype).removeprefix('torch.')} {list(images.shape)}; give uint8 [n, 3, H, W], one "
-            "channel repeated three times: images.expand(-1, 3, -1, -1)"
+            "channel repeated three times: images.expand(-1, 3, -1, -1); or uint16 [n, channels, H, W]"
         )
     n, _, height, width = images.shape
     if sizes.shape != (n, 2) or samples.shape != (n,):
@@ -223,6 +241,14 @@ def _check(images: Tensor, sizes: Tensor, samples: Tensor) -> None:
             f"sizes go from {sizes.amin(0).tolist()} to {sizes.amax(0).tolist()}; the images have room for 1 pixel to "
             f"{[height, width]} (height, width)"
         )
+
+
+def _is_colorless(images: Tensor) -> bool:
+    """Whether images of three channels are gray, so that one of them is enough."""
+    if images.shape[1] != 3:
+        return False
+    red, green, blue = (images if images.dtype == torch.uint8 else images.view(torch.int16)).unbind(1)
+    return torch.equal(red, green) and torch.equal(green, blue)
 
 
 def _chunks(images: Tensor, size: int) -> Iterator[slice]:

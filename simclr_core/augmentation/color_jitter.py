@@ -4,6 +4,10 @@ Two forms. Step by step (``jittered``): every step equals torchvision's of a flo
 affine map (``jitter_maps``): all steps and grayscale composed, nothing clamped between, and hue turned in the YIQ
 plane, which keeps a pixel's luminance, where HSV keeps its largest channel.
 
+Images that have not three channels have no saturation and no hue. Their brightness and contrast change by one factor
+for all channels, whose ratios say what is seen, and contrast is about the mean of each channel, whose levels may be far
+apart.
+
 Luminance weighs by 0.299, 0.587, 0.114 (ITU-R BT.601), which sum to one; torchvision's sum to 0.9999. So saturation,
 hue and grayscale leave a gray image as it is, and one channel is enough for it.
 """
@@ -34,8 +38,8 @@ def jittered(pixels: Tensor, swings: Tensor, orders: NDArray[np.int64] | None = 
     factors = 1 + 0.8 * swings
     factors[HUE] = 0.2 * swings[HUE]
     steps: tuple[Step, ...] = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
-    if pixels.shape[1] == 1:
-        steps = steps[:SATURATION]  # the others leave gray as it is
+    if pixels.shape[1] != 3:
+        steps = steps[:SATURATION]  # the others leave gray as it is, and need colors
     if orders is None:
         for change, step in zip(factors, steps, strict=False):
             pixels = step(pixels, change)
@@ -55,8 +59,12 @@ def adjust_brightness(pixels: Tensor, factors: Tensor) -> Tensor:
 
 
 def adjust_contrast(pixels: Tensor, factors: Tensor) -> Tensor:
-    """Move away from the image's mean luminance by ``factors`` [n] and clamp."""
-    mean = luminance(pixels).mean(dim=(1, 2, 3), keepdim=True)
+    """Move away from the image's mean luminance by ``factors`` [n] and clamp; without colors, each channel from its
+    own mean."""
+    if pixels.shape[1] in (1, 3):
+        mean = luminance(pixels).mean(dim=(1, 2, 3), keepdim=True)
+    else:
+        mean = pixels.mean(dim=(2, 3), keepdim=True)
     return mean.lerp(pixels, _per_sample(factors, pixels)).clamp_(0, 1)
 
 
@@ -127,10 +135,14 @@ def jitter_maps(
 
 
 def mapped(pixels: Tensor, of_pixel: Tensor, of_mean: Tensor) -> Tensor:
-    """Apply maps [n, 3, 3] of ``jitter_maps`` to [n, c, h, w] and clamp; c is 3, or 1 for gray images."""
+    """Apply maps [n, 3, 3] of ``jitter_maps`` to [n, c, h, w] and clamp.
+
+    Where c is not 3, each channel is changed as gray is, whose three channels are equal.
+    """
     n, channels, height, width = pixels.shape
-    if channels == 1:  # of three equal channels; the rows of a map have equal sums
-        of_pixel, of_mean = of_pixel[:, :1].sum(2, keepdim=True), of_mean[:, :1].sum(2, keepdim=True)
+    if channels != 3:  # the rows of a map have equal sums
+        same = torch.eye(channels, device=pixels.device)
+        of_pixel, of_mean = (values[:, :1].sum(2, keepdim=True) * same for values in (of_pixel, of_mean))
     flat = pixels.view(n, channels, height * width)
     offset = torch.bmm(of_mean, flat.mean(2, keepdim=True))
     return torch.baddbmm(offset, of_pixel, flat).clamp_(0, 1).view_as(pixels)

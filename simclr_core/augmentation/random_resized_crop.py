@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from deploy.images.full_depth import FULL
+
 TRIES = 10  # crop shapes drawn until one fits the image, as in torchvision's RandomResizedCrop
 
 
@@ -44,14 +46,14 @@ def crop_boxes(
 
 
 def resized_crop(images: Tensor, boxes: Tensor, flipped: Tensor, size: int, smoothing: Tensor | None = None) -> Tensor:
-    """The ``boxes`` [n, 4] of uint8 [n, c, H, W], mirrored where ``flipped`` [n], as [n, c, size, size] in [0, 1].
+    """The ``boxes`` [n, 4] of [n, c, H, W], mirrored where ``flipped`` [n], as [n, c, size, size] in [0, 1].
 
     ``smoothing`` [n, size, size] is a further matrix to multiply each axis of each view with: a blur.
     """
     n, channels, height, width = images.shape
     top, left, crop_height, crop_width = boxes.float().T
     vertical = _resampling(top, crop_height, height, size, torch.zeros_like(flipped))
-    horizontal = _resampling(left, crop_width, width, size, flipped) / 255
+    horizontal = _resampling(left, crop_width, width, size, flipped) / full_scale(images)
     if smoothing is not None:
         vertical, horizontal = torch.bmm(smoothing, vertical), torch.bmm(smoothing, horizontal)
     # Channels between rows and columns: both products then run over all channels of a sample at once.
@@ -59,6 +61,11 @@ def resized_crop(images: Tensor, boxes: Tensor, flipped: Tensor, size: int, smoo
     pixels = torch.bmm(vertical, pixels.view(n, height, channels * width))
     pixels = torch.bmm(pixels.view(n, size * channels, width), horizontal.transpose(1, 2))
     return pixels.view(n, size, channels, size).transpose(1, 2).contiguous()
+
+
+def full_scale(images: Tensor) -> int:
+    """The value that counts as 1.0: 255 of uint8, 65,535 of uint16."""
+    return 255 if images.dtype == torch.uint8 else FULL
 
 
 def _resampling(start: Tensor, extent: Tensor, length: int, size: int, flipped: Tensor) -> Tensor:
@@ -77,7 +84,9 @@ def _resampling(start: Tensor, extent: Tensor, length: int, size: int, flipped: 
 
 
 def interpolated_crop(images: Tensor, boxes: Tensor, flipped: Tensor, size: int, rounded: bool) -> Tensor:
-    """What ``resized_crop`` returns times 255, by torch's resize; fastest from images with the channels last in memory.
+    """What ``resized_crop`` returns times ``full_scale``, by torch's resize.
+
+    Fastest from images with the channels last in memory.
 
     With ``rounded``, bytes are resized in fixed point and rounded to whole levels, as in torchvision and Pillow: half a
     level off, in a quarter of the time.

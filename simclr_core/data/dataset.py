@@ -12,15 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deploy.errors import ImageError
 from deploy.failpoint import failpoint
-from deploy.images.preprocess import Preprocessing, decode
+from deploy.images.full_depth import Samples
+from deploy.images.preprocess import Preprocessing
 from simclr_core.data.pixel_cache import PixelCache
-from simclr_core.data.shards import DatasetCard, ShardedImages
+from simclr_core.data.shards import DatasetCard, ShardedImages, stored_kind, stored_pixels
 from simclr_core.errors import DatasetError
 
 CACHED_SIDE = 64  # pixels: up to here decoding costs more than an encoder made for such images
 CACHE_BYTES = 2 * 2**30
+AGAIN = "pretrain again with `simclr run`, or prepare the images as they were with prepare.channels"
 
 Positions = Sequence[int] | NDArray[np.integer]
 Item = TypeVar("Item")
@@ -35,7 +36,7 @@ class TrainingImages:
     def __init__(self, images: ShardedImages, workers: int | None = None, cache_bytes: int = CACHE_BYTES) -> None:
         self._images = images
         self._pool = ThreadPoolExecutor(workers or _cores(), thread_name_prefix="decode")
-        self._cache = PixelCache(len(images), cache_bytes, CACHED_SIDE)
+        self._cache = PixelCache(len(images), cache_bytes, CACHED_SIDE, *stored_kind(images))
 
     def __len__(self) -> int:
         return len(self._images)
@@ -43,9 +44,9 @@ class TrainingImages:
     def batch(self, indices: Positions, pinned: bool = False) -> tuple[Tensor, Tensor]:
         """uint8 [n, 3, H, W] and int64 [n, 2]: each image in the top left of zeros, and its height and width.
 
-        H and W are the largest of the batch, which holds at least one image. Large images have the channels last in
-        memory, as they are decoded. ``pinned`` puts the pixels where a GPU can copy them from without the CPU. Call it
-        from one thread at a time.
+        Of images with a number of channels, uint16 [n, channels, H, W]. H and W are the largest of the batch, which
+        holds at least one image. Large images have the channels last in memory, as they are decoded. ``pinned`` puts
+        the pixels where a GPU can copy them from without the CPU. Call it from one thread at a time.
 
         Raises:
             DatasetError: a shard ends too early, or an image cannot be decoded.
@@ -65,31 +66,40 @@ class TrainingImages:
             batch = _padded(images, *sizes.max(axis=0).tolist())
         return batch.pin_memory() if pinned else batch, torch.from_numpy(sizes)
 
-    def _decoded(self, position: int) -> NDArray[np.uint8]:
+    def _decoded(self, position: int) -> Samples:
         failpoint("dataset.decode")
-        return _pixels(self._images, position).transpose(2, 0, 1)
+        return stored_pixels(self._images, position).transpose(2, 0, 1)
 
 
-def _padded(images: Sequence[NDArray[np.uint8]], height: int, width: int) -> Tensor:
+def _padded(images: Sequence[Samples], height: int, width: int) -> Tensor:
+    channels, dtype = len(images[0]), torch.uint8 if images[0].dtype == np.uint8 else torch.uint16
     if max(height, width) > CACHED_SIDE:
-        batch = torch.zeros((len(images), height, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+        batch = torch.zeros((len(images), height, width, channels), dtype=dtype).permute(0, 3, 1, 2)
     else:
-        batch = torch.zeros((len(images), 3, height, width), dtype=torch.uint8)
+        batch = torch.zeros((len(images), channels, height, width), dtype=dtype)
     for row, image in zip(batch.numpy(), images, strict=True):
         row[:, : image.shape[1], : image.shape[2]] = image
     return batch
 
 
-def evaluation_images(images: ShardedImages, indices: Positions, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """The images at ``indices`` as the served encoder would see them: uint8 [n, size, size, 3].
+def evaluation_images(images: ShardedImages, indices: Positions, preprocessing: Preprocessing) -> Samples:
+    """The images at ``indices`` as the served encoder would see them: uint8 [n, size, size, 3], or uint16 [n, size,
+    size, channels].
 
     Raises:
-        DatasetError: a shard ends too early, or an image cannot be decoded.
+        DatasetError: a shard ends too early, an image cannot be decoded, or they are not what the encoder takes.
     """
-    squares = np.empty((len(indices), preprocessing.size, preprocessing.size, 3), np.uint8)
+    side = preprocessing.size
+    squares: Samples = np.empty((len(indices), side, side, preprocessing.bands), preprocessing.dtype)
 
     def fill(row: int) -> None:
-        squares[row] = preprocessing.apply(_pixels(images, int(indices[row])))
+        pixels = stored_pixels(images, int(indices[row]))
+        if (pixels.dtype, pixels.shape[2]) != (squares.dtype, preprocessing.bands):
+            found = f"{pixels.dtype} of {pixels.shape[2]} channels"
+            raise DatasetError(
+                f"the prepared images are {found}, and the encoder takes {preprocessing.described}; {AGAIN}"
+            )
+        squares[row] = preprocessing.apply(pixels)
 
     with ThreadPoolExecutor(_cores(), thread_name_prefix="decode") as pool:
         for _ in pool.map(fill, range(len(squares))):
@@ -123,16 +133,6 @@ def prefetch(iterable: Iterable[Item], depth: int) -> Generator[Item, None, None
             yield item[0]
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _pixels(images: ShardedImages, position: int) -> NDArray[np.uint8]:
-    try:
-        return decode(images.read(position))
-    except ImageError as error:
-        raise DatasetError(
-            f"prepared image {position} ({images.key(position)}) cannot be decoded: {error}; "
-            "restore it with `dvc checkout --force`, or prepare again with `simclr run --select prepare`"
-        ) from error
 
 
 def _cores() -> int:

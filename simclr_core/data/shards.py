@@ -2,7 +2,8 @@
 
 One directory per split, ``data/prepared/{train,test}``:
 
-    <digest>.tar    members ``<sha256>.png|jpg``, readable with ``tar``; named by content: a new batch only adds files
+    <digest>.tar    members ``<sha256>.png|jpg|npy``, readable with ``tar``; named by content, so that a new batch
+                    only adds files
     index.npy       one INDEX record per image, memory-mapped
     keys.npy        uint8 [n, 32]: the SHA-256 of each image's raw file
     groups.npy      int32 [n]: the number of each image's group, UNGROUPED for none; only if there are groups
@@ -20,12 +21,17 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deploy.errors import ImageError
 from deploy.images.background import WHITE
+from deploy.images.full_depth import Samples
+from deploy.images.npy import stored_samples
+from deploy.images.preprocess import decode
+from deploy.images.signatures import sniff
 from simclr_core.data.groups import UNGROUPED
 from simclr_core.errors import DatasetError
 
@@ -54,12 +60,13 @@ class DatasetCard:
     ``mean`` and ``std`` are per channel, of pixels scaled to [0, 1]; sides are in pixels; ``images`` counts
     ``train``, ``train_labelled`` and ``test``; ``digest`` changes with any image, label or group. ``short_side`` is
     what the shorter side of larger images was reduced to, the longer one with ``letterbox``; None: an earlier version
-    has not recorded it. ``background`` is what transparent images were put on.
+    has not recorded it. ``background`` is what transparent images were put on. ``channels`` is how many images have
+    that are stored as arrays at full depth; None: they are 8-bit RGB.
     """
 
     classes: tuple[str, ...]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     min_side: int
     max_side: int
     images: dict[str, int]
@@ -67,6 +74,12 @@ class DatasetCard:
     short_side: int | None = None
     background: str = WHITE
     letterbox: bool = False
+    channels: int | None = None
+
+    @property
+    def bands(self) -> int:
+        """Channels of a pixel."""
+        return self.channels or 3
 
 
 class ShardedImages:
@@ -132,6 +145,34 @@ class ShardedImages:
         return data
 
 
+def stored_kind(images: ShardedImages) -> tuple[int, type[np.unsignedinteger[Any]]]:
+    """The channels of the images and the type of their pixels, as the first one has them; of none, RGB of uint8.
+
+    Raises:
+        DatasetError: its shard ends too early.
+    """
+    data = images.read(0) if len(images) else b""
+    if sniff(data) != "npy":
+        return 3, np.uint8
+    return stored_samples(data).shape[2], np.uint16
+
+
+def stored_pixels(images: ShardedImages, position: int) -> Samples:
+    """A prepared image as it is stored: uint8 [height, width, 3], or uint16 [height, width, channels].
+
+    Raises:
+        DatasetError: its shard ends too early, or it cannot be decoded.
+    """
+    try:
+        data = images.read(position)
+        return stored_samples(data) if sniff(data) == "npy" else decode(data)
+    except ImageError as error:
+        raise DatasetError(
+            f"prepared image {position} ({images.key(position)}) cannot be decoded: {error}; "
+            "restore it with `dvc checkout --force`, or prepare again with `simclr run --select prepare`"
+        ) from error
+
+
 def write_shards(directory: Path, batches: Iterable[Iterable[Sample]], max_bytes: int) -> int:
     """Write one split. Each raw batch starts a new shard; a shard ends before ``max_bytes`` of images.
 
@@ -159,7 +200,8 @@ def write_shards(directory: Path, batches: Iterable[Iterable[Sample]], max_bytes
 
 
 def write_card(prepared: Path, card: DatasetCard) -> None:
-    (prepared / "dataset.json").write_text(json.dumps(vars(card), indent=1) + "\n", encoding="utf-8")
+    facts = {name: value for name, value in vars(card).items() if (name, value) != ("channels", None)}
+    (prepared / "dataset.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 def read_card(prepared: Path) -> DatasetCard:
@@ -167,8 +209,11 @@ def read_card(prepared: Path) -> DatasetCard:
     path = prepared / "dataset.json"
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-        mean, std = ((float(a), float(b), float(c)) for a, b, c in (fields.pop("mean"), fields.pop("std")))
-        return DatasetCard(classes=tuple(fields.pop("classes")), mean=mean, std=std, **fields)
+        mean, std = (tuple(float(value) for value in fields.pop(name)) for name in ("mean", "std"))
+        card = DatasetCard(classes=tuple(fields.pop("classes")), mean=mean, std=std, **fields)
+        if not len(mean) == len(std) == card.bands:
+            raise ValueError(f"mean and std have {len(mean)} and {len(std)} values for {card.bands} channels")
+        return card
     except FileNotFoundError:
         raise DatasetError(f"{path}: does not exist; run `simclr run --select prepare`") from None
     except (ValueError, KeyError, TypeError) as error:

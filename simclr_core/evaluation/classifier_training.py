@@ -90,7 +90,7 @@ def train_classifier(
         head.bias.copy_(start.head.bias if start.head else torch.zeros(()))
     network = nn.Sequential(start.encoder, head).to(device).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=optimization.peak_rate, momentum=0.9, nesterov=True)
-    mean, std = (torch.tensor(card[name], device=device).view(3, 1, 1) for name in ("mean", "std"))
+    mean, std = (torch.tensor(card[name], device=device).view(-1, 1, 1) for name in ("mean", "std"))
     decay = None if start.decay is None else start.decay.to(device)
     loss = torch.zeros(())
     positions, batch_size = known.positions, optimization.batch_size

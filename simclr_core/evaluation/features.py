@@ -11,28 +11,39 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from deploy.images.full_depth import FULL, Samples
+
 
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 [n, s, s, 3] to float32 [n, 3, s, s]: pixels scaled to [0, 1], then standardized by channel."""
-    pixels = images.permute(0, 3, 1, 2).float() / 255
+    """uint8 [n, s, s, 3] to float32 [n, 3, s, s]: pixels scaled to [0, 1], then standardized by channel.
+
+    uint16 [n, s, s, channels] of full depth likewise.
+    """
+    pixels = scaled(images)
     return (pixels - _channels(mean, pixels)) / _channels(std, pixels)
+
+
+def scaled(images: Tensor) -> Tensor:
+    """uint8 or uint16 [n, s, s, channels] to float32 [n, channels, s, s] in [0, 1]."""
+    return images.permute(0, 3, 1, 2).float() / (255 if images.dtype == torch.uint8 else FULL)
 
 
 def extract(
     encoder: nn.Module,
-    images: NDArray[np.uint8],
+    images: Samples,
     mean: Sequence[float],
     std: Sequence[float],
     batch_size: int = 256,
     device: torch.device | str | None = None,
 ) -> NDArray[np.float32]:
-    """The raw h (not L2-normalized) of uint8 [n, s, s, 3]: float32 [n, d], in the order of the images.
+    """The raw h (not L2-normalized) of uint8 [n, s, s, 3], or uint16 [n, s, s, channels]: float32 [n, d], in the order
+    of the images.
 
     Runs in evaluation mode and leaves every module in the mode it was in. ``device`` is where the batches go: by
     default to the encoder's own.
     """
-    assert images.shape[3:] == (3,), images.shape
-    assert images.dtype == np.uint8, images.dtype
+    assert images.shape[3:] == (len(mean),), images.shape
+    assert images.dtype in (np.uint8, np.uint16), images.dtype
     target = torch.device(device) if device is not None else next(encoder.parameters()).device
     with evaluating(encoder):
         # An empty batch still goes through once, so that no images give [0, d] and not a guess.
@@ -57,4 +68,4 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 def _channels(values: Sequence[float], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device).view(1, 3, 1, 1)
+    return torch.tensor(values, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)

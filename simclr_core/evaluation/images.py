@@ -2,6 +2,7 @@
 untrained network to compare with."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from deploy.images.full_depth import Samples
 from deploy.images.preprocess import Preprocessing
 from simclr_core.data.dataset import evaluation_images
 from simclr_core.data.groups import Groups
@@ -19,7 +21,7 @@ from simclr_core.errors import CheckpointError
 from simclr_core.evaluation.features import extract
 from simclr_core.evaluation_reports import PairedCounts
 from simclr_core.model.encoder import Encoder
-from simclr_core.model.model_directory import Model, fresh_encoder, load_model
+from simclr_core.model.model_directory import Model, fresh_encoder, load_model, with_channels
 
 CHUNK = 2048  # images in memory at a time
 UNLABELED_SAMPLE = 5000  # of a split without labels, to look at
@@ -46,8 +48,8 @@ class EvaluationImages:
     def labeled(self) -> int:
         return int(np.sum(self.labels != UNLABELED))
 
-    def chunks(self, preprocessing: Preprocessing) -> Iterator[NDArray[np.uint8]]:
-        """The images as the served encoder sees them, uint8 [up to 2048, s, s, 3]; of no images one empty chunk."""
+    def chunks(self, preprocessing: Preprocessing) -> Iterator[Samples]:
+        """The images as the served encoder sees them, [up to 2048, s, s, channels]; of no images one empty chunk."""
         for start in range(0, max(len(self.positions), 1), CHUNK):
             yield evaluation_images(self.images, self.positions[start : start + CHUNK], preprocessing)
 
@@ -102,6 +104,8 @@ def unadapted_encoder(workspace: Path, model: Model) -> Encoder | None:
         raise CheckpointError(
             f"models/initial is {start.card['init']}, and models/pretrained began from {init}; run `simclr run` again"
         )
+    if start.preprocessing.bands != model.preprocessing.bands:
+        return with_channels(start.encoder, deepcopy(model.encoder))
     return start.encoder
 
 

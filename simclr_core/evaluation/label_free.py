@@ -15,14 +15,14 @@ import torch
 from numpy.typing import NDArray
 
 from deploy.encoder import Encoder
-from simclr_core.augmentation.augmentations import Augmentation
+from deploy.images.full_depth import Samples
+from simclr_core.augmentation.augmentations import Augmentation, as_pixels
 from simclr_core.data.dataset import TrainingImages
 from simclr_core.data.shards import ShardedImages
 from simclr_core.errors import NonFiniteFeaturesError
 from simclr_core.evaluation.knn import nearest
 from simclr_core.evaluation_reports import LabelFree
 
-Pixels = NDArray[np.uint8]
 Embeddings = NDArray[np.float32]
 
 MOST_IMAGES = 2000  # a bound on the time: two views each, through both encoders
@@ -69,15 +69,16 @@ def compare_without_labels(
 
 def draw_views(
     images: ShardedImages, positions: NDArray[np.int64], augmentation: Augmentation, seed: int
-) -> Iterator[tuple[Pixels, Pixels]]:
-    """Two views of each image, uint8 [up to 64, s, s, 3] at a time; the same ones for the same seed and positions."""
+) -> Iterator[tuple[Samples, Samples]]:
+    """Two views of each image, [up to 64, s, s, channels] at a time, as deep as the images; the same ones for the same
+    seed and positions."""
     source = TrainingImages(images, cache_bytes=0)
     for start in range(0, len(positions), CHUNK):
         chunk = positions[start : start + CHUNK]
         pixels, sizes = source.batch(chunk)
         samples = torch.from_numpy(chunk)
         first, second = (augmentation.view(pixels, sizes, seed, 0, samples, number) for number in range(2))
-        yield _bytes(first), _bytes(second)
+        yield as_pixels(first, pixels.dtype), as_pixels(second, pixels.dtype)
 
 
 def kept_neighbors(first: Embeddings, second: Embeddings, count: int) -> NDArray[np.float64]:
@@ -97,7 +98,3 @@ def _others(views: Embeddings, count: int) -> NDArray[np.int64]:
     order = np.argsort(itself, axis=1, kind="stable")
     others: NDArray[np.int64] = np.take_along_axis(found, order, axis=1)[:, :count]
     return others
-
-
-def _bytes(view: torch.Tensor) -> Pixels:
-    return view.mul(255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()

@@ -27,12 +27,13 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
+from deploy.images.full_depth import Samples
 from simclr_core import reports
 from simclr_core.config import LinearEvalConfig
 from simclr_core.data.dataset import require_pixels
 from simclr_core.data.shards import read_card
 from simclr_core.data.subsets import LabelDraw, draw_labels
-from simclr_core.evaluation.features import extract
+from simclr_core.evaluation.features import extract, scaled
 from simclr_core.evaluation.images import (
     Answers,
     EvaluationImages,
@@ -242,10 +243,10 @@ def feature_sets(split: EvaluationImages, encoders: dict[str, Encoder], model: M
     return {name: np.concatenate(parts) for name, parts in chunks.items()}
 
 
-def pixel_features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """uint8 [n, s, s, 3] to [n, p * p * 3] in [0, 1], p = min(s, 32), each pixel the mean of the area it covers."""
+def pixel_features(images: Samples) -> NDArray[np.float32]:
+    """[n, s, s, channels] to [n, p * p * channels] in [0, 1], p = min(s, 32), each pixel the mean of its area."""
     side = min(images.shape[1], PIXEL_SIDE)
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    pixels = scaled(torch.from_numpy(images))
     return interpolate(pixels, size=(side, side), mode="area").flatten(1).numpy()
 
 

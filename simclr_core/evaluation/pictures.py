@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.artifact import write_atomically
-from deploy.images.preprocess import decode
+from deploy.images.preview import preview
 from simclr_core import plots
+from simclr_core.data.shards import stored_pixels
 from simclr_core.evaluation.embedding_map import save_map
 from simclr_core.evaluation.images import EvaluationImages
 from simclr_core.evaluation.knn import nearest
@@ -73,7 +74,7 @@ def save_neighbors(
     for query, members in zip(chosen, nearest_positions, strict=True):
         label = source.labels[query]
         pictures = [(source, query), *((train, member) for member in members)]
-        rows.append([decode(split.images.read(int(split.positions[one]))) for split, one in pictures])
+        rows.append([preview(stored_pixels(split.images, int(split.positions[one]))) for split, one in pictures])
         colors = [plots.RIGHT if train.labels[member] == label else plots.WRONG for member in members]
         borders.append([None, *(colors if label >= 0 and train.labeled else [None] * len(members))])
         titles.append(classes[label] if label >= 0 else "")

@@ -16,12 +16,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from deploy.artifact import identity, publish
 from deploy.bundle import FORMAT_VERSION, FP32, Bundle, graph_promise, model_file, write_bundle
 from deploy.encoder import Encoder, Fidelity, compare, l2_normalize
+from deploy.images.full_depth import resize_samples
+from deploy.images.npy import array_bytes, stored_samples
 from deploy.images.preprocess import decode
 from deploy.session import METADATA
 from simclr_core import reports
@@ -134,7 +137,8 @@ def build_bundle(trained: Trained, golden: list[bytes], name: str, license: str,
     """The encoder that is served, in float32, with its golden images: ``golden`` are encoded images."""
     card = trained.model.card
     served = ServedEncoder(trained.model.encoder, card["mean"], card["std"])
-    golden_images = tuple(_small_png(picture) for picture in golden)
+    preprocessing = trained.model.preprocessing
+    golden_images = tuple(_small_array(one) if preprocessing.channels else _small_png(one) for one in golden)
     golden_vectors = reference_embeddings(trained.model, golden_images)
     labels = trained.head.labels if trained.head else ()
     contents = {
@@ -159,7 +163,8 @@ def build_bundle(trained: Trained, golden: list[bytes], name: str, license: str,
         },
         "producer": {package: version(package) for package in PRODUCERS} | {"opset": opset},
     }
-    graph = export_graph(served, card["preprocessing"]["size"], opset, {METADATA: graph_promise(contents)})
+    pixels = torch.uint16 if preprocessing.channels else torch.uint8
+    graph = export_graph(served, preprocessing.size, opset, {METADATA: graph_promise(contents)}, pixels)
     return Bundle(contents, graph, trained.head, golden_images, golden_vectors)
 
 
@@ -223,6 +228,15 @@ def single_image_latency(encoder: Encoder, pictures: Sequence[bytes]) -> float:
         encoder.embed(pictures[run % len(pictures)])
         durations.append(time.perf_counter() - began)
     return statistics.median(durations)
+
+
+def _small_array(picture: bytes) -> bytes:
+    """A copy of at most 128 pixels a side, at full depth."""
+    samples = stored_samples(picture)
+    height, width = samples.shape[:2]
+    scale = min(1.0, GOLDEN_SIDE / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return array_bytes(samples if scale == 1 else resize_samples(samples, size))
 
 
 def _small_png(picture: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from deploy.images.preprocess import Preprocessing
 from simclr_core.params import flatten
 from simclr_core.reports import ClassifierResults, NoResults, ServedAccuracy, VariantReport
 
@@ -21,7 +22,8 @@ def model_card(
     """MODEL_CARD.md, after Mitchell et al. 2019, from bundle.json, the class names of the head, and what was measured
     of each variant, fp32 being the one that the others are held against, and of the classifier."""
     provenance = card["provenance"]
-    size, resize = card["preprocessing"]["size"], card["preprocessing"]["resize"]
+    preprocessing = Preprocessing.from_json(card["preprocessing"])
+    size, resize = preprocessing.size, preprocessing.resize
     network = "{name}, width {width:g}, stem {stem}".format(**card["encoder"])
     if card.get("head_layers"):
         network += f", and the first {card['head_layers']} of its projection head's layers"
@@ -36,7 +38,7 @@ An image encoder trained without labels by SimCLR (Chen et al. 2020): one vector
 | | |
 |---|---|
 | Network | {network} |
-| Input | uint8 RGB, short side resized to {resize}, central {size} x {size} |
+| Input | {preprocessing.described}, short side resized to {resize}, central {size} x {size} |
 | Output | float32 [batch, {card["dim"]}], not normalized; scale to length 1 for cosine similarity |
 | Classifier | {classifier} |
 | Weights | {provenance["kind"]}, {provenance["model"]} |

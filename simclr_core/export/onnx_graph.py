@@ -1,4 +1,5 @@
-"""The encoder as an ONNX graph: uint8 [batch, size, size, 3] in, h [batch, dim] out, and nothing about this machine."""
+"""The encoder as an ONNX graph: pixels [batch, size, size, channels] in, h [batch, dim] out, and nothing about this
+machine. Pixels are uint8 RGB, or uint16 of images with a number of channels."""
 
 import logging
 from collections.abc import Sequence
@@ -27,18 +28,21 @@ class ServedEncoder(nn.Module):
         return features
 
 
-def export_graph(served: ServedEncoder, size: int, opset: int, metadata: dict[str, str]) -> bytes:
+def export_graph(
+    served: ServedEncoder, size: int, opset: int, metadata: dict[str, str], pixels: torch.dtype = torch.uint8
+) -> bytes:
     """Trace, optimize, strip and check the graph; returns the ONNX file with the weights inside.
 
     Args:
         metadata: entries of the file's ``metadata_props``.
+        pixels: torch.uint8, or torch.uint16 of images at full depth.
 
     Raises:
         ConfigError: torch cannot write this opset; it would take another one without an error.
     """
     for name in ("onnx_ir", "onnxscript"):  # a line for every pass of their optimizer
         logging.getLogger(name).setLevel(logging.ERROR)
-    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # a batch of 1 would be taken for a constant
+    example = torch.zeros(2, size, size, len(served.mean), dtype=pixels)  # a batch of 1 would be taken for a constant
     program = torch.onnx.export(
         served.eval(),
         (example,),

@@ -14,9 +14,7 @@ from collections.abc import Iterator, Sequence
 from math import prod
 from pathlib import Path
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnxruntime.quantization import (
     CalibrationDataReader,
     QuantFormat,
@@ -26,6 +24,7 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from deploy.images.full_depth import Samples
 from simclr_core.export.onnx_graph import strip
 
 BATCH = 16  # calibration images at a time
@@ -36,11 +35,11 @@ symbolic shape inference fails on some graphs of torch 2.14 (TypeError in _infer
 PRODUCTS = ("MatMul", "Gemm")
 
 
-def int8_graphs(graph: bytes, pixels: NDArray[np.uint8]) -> dict[str, bytes]:
+def int8_graphs(graph: bytes, pixels: Samples) -> dict[str, bytes]:
     """Int8 versions of an ONNX file by method: ``static``, and ``dynamic`` for a transformer.
 
     Args:
-        pixels: calibration images as the graph takes them, uint8 [n, size, size, 3].
+        pixels: calibration images as the graph takes them, [n, size, size, channels].
     """
     model = onnx.load_from_string(graph)
     if not is_transformer(model):
@@ -50,7 +49,7 @@ def int8_graphs(graph: bytes, pixels: NDArray[np.uint8]) -> dict[str, bytes]:
 
 
 def float16_graph(graph: bytes) -> bytes:
-    """A version that computes in float16, and still takes uint8 and gives float32."""
+    """A version that computes in float16, and still takes the pixels as they are and gives float32."""
     model = onnx.load_from_string(graph)
     converted = convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=True)
     return _finished(converted, graph)
@@ -67,7 +66,7 @@ def is_transformer(model: onnx.ModelProto) -> bool:
     return weights(PRODUCTS) > weights(("Conv",))
 
 
-def _static(graph: bytes, pixels: NDArray[np.uint8], operators: Sequence[str] | None) -> bytes:
+def _static(graph: bytes, pixels: Samples, operators: Sequence[str] | None) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "static.onnx"
         quantize_static(
@@ -118,11 +117,11 @@ def _finished(model: onnx.ModelProto, original: bytes) -> bytes:
 
 
 class _Batches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime is not typed
-    def __init__(self, graph: bytes, pixels: NDArray[np.uint8]) -> None:
+    def __init__(self, graph: bytes, pixels: Samples) -> None:
         name = onnx.load_from_string(graph).graph.input[0].name
-        self._batches: Iterator[dict[str, NDArray[np.uint8]]] = (
+        self._batches: Iterator[dict[str, Samples]] = (
             {name: pixels[start : start + BATCH]} for start in range(0, len(pixels), BATCH)
         )
 
-    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+    def get_next(self) -> dict[str, Samples] | None:
         return next(self._batches, None)

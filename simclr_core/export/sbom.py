@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
+
+from deploy.images.preprocess import Preprocessing
 from simclr_core.reports import ServedAccuracy, VariantReport
 
 RUNTIME = ("simclr-pipeline", "numpy", "onnxruntime", "pillow")
@@ -42,7 +45,8 @@ def _library(name: str, number: str) -> dict[str, Any]:
 def _model(
     card: dict[str, Any], models: dict[str, bytes], variants: Mapping[str, VariantReport | ServedAccuracy]
 ) -> dict[str, Any]:
-    size = card["preprocessing"]["size"]
+    preprocessing = Preprocessing.from_json(card["preprocessing"])
+    kind = f"{np.dtype(preprocessing.dtype).name} [batch, {preprocessing.size}, {preprocessing.size}, "
     digest = card["provenance"]["data_digest"]
     architecture = "{name}, width {width:g}, stem {stem}".format(**card["encoder"])
     parameters = {
@@ -56,7 +60,7 @@ def _model(
                 "contents": {"properties": [{"name": "digest", "value": digest}]},
             }
         ],
-        "inputs": [{"format": f"uint8 [batch, {size}, {size}, 3]"}],
+        "inputs": [{"format": f"{kind}{preprocessing.bands}]"}],
         "outputs": [{"format": f"float32 [batch, {card['dim']}]"}],
     }
     return {

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from deploy.bundle import FP32, INT8, Bundle, Variant
 from deploy.encoder import Encoder, Fidelity, compare, l2_normalize
+from deploy.images.full_depth import Samples
 from deploy.images.preprocess import Preprocessing
 from simclr_core.data.dataset import evaluation_images
 from simclr_core.data.shards import ShardedImages
@@ -128,7 +129,7 @@ def _pair(right: NDArray[np.bool_], exact: NDArray[np.bool_]) -> tuple[tuple[int
     return counts.trained_only, counts.baseline_only
 
 
-def calibration_pixels(prepared: Path, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+def calibration_pixels(prepared: Path, preprocessing: Preprocessing) -> Samples:
     """Training images, with or without labels, as the graph takes them; the same ones for the same data."""
     images = ShardedImages(prepared / "train")
     return evaluation_images(images, spread(len(images), CALIBRATION_IMAGES), preprocessing)
@@ -147,7 +148,7 @@ def golden_variant(bundle: Bundle, name: str, encoder: Encoder) -> Variant:
     return Variant(variant.model, vectors, _tolerance(seen))
 
 
-def run_unoptimized(model: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+def run_unoptimized(model: bytes, pixels: Samples) -> NDArray[np.float32]:
     """Embeddings of length 1, every node of the graph computed as it stands."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

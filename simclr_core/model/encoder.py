@@ -16,6 +16,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from simclr_core.encoder_names import TIMM, TIMM_MISSING, fixed_shape, unknown_encoder
 from simclr_core.errors import UnknownEncoderError
+from simclr_core.model.first_layer import take_channels
 
 Stem = Literal["imagenet", "cifar", "compact"]
 
@@ -47,7 +48,9 @@ class Encoder(nn.Module):
         return kept
 
 
-def build_encoder(name: str, width: float = 1.0, stem: Stem = "imagenet", image_size: int = 224) -> Encoder:
+def build_encoder(
+    name: str, width: float = 1.0, stem: Stem = "imagenet", image_size: int = 224, channels: int = 3
+) -> Encoder:
     """Build an encoder with fresh weights, drawn from torch's global generator.
 
     Args:
@@ -55,9 +58,11 @@ def build_encoder(name: str, width: float = 1.0, stem: Stem = "imagenet", image_
         stem: the ResNet's first layers. "imagenet": 7x7 stride 2 and max-pool; "cifar": 3x3 stride 1 (SimCLR section
             B.9); "compact": 3x3 stride 2, for small images on a small budget.
         image_size: side of the images in pixels; only networks with a position table (ViT, MaxViT) depend on it.
+        channels: of the images; see ``simclr_core.model.first_layer``.
 
     Raises:
-        UnknownEncoderError: no such name, or a width or stem for something that is not a ResNet.
+        UnknownEncoderError: no such name, a width or stem for something that is not a ResNet, or no convolution to take
+            other channels than three.
 
     Examples:
         >>> import torch
@@ -67,6 +72,13 @@ def build_encoder(name: str, width: float = 1.0, stem: Stem = "imagenet", image_
         >>> tuple(encoder(torch.zeros(2, 3, 28, 28)).shape)
         (2, 256)
     """
+    encoder = _build(name, width, stem, image_size)
+    if channels != 3:
+        take_channels(encoder.backbone, channels, name)
+    return encoder
+
+
+def _build(name: str, width: float, stem: Stem, image_size: int) -> Encoder:
     if name in RESNETS:
         resnet = ResNet(*RESNETS[name], base_channels=max(8, 8 * round(8 * width)), stem=stem)
         return Encoder(resnet, resnet.feature_dim)

@@ -17,6 +17,7 @@ from deploy.images.preprocess import Preprocessing
 from simclr_core.errors import CheckpointError
 from simclr_core.model import FORMAT_VERSION
 from simclr_core.model.encoder import Encoder, build_encoder
+from simclr_core.model.first_layer import RGB, spread_kernels
 from simclr_core.model.projection_head import build_projection_head, first_layers
 from simclr_core.model.tensor_files import check_format, read_tensors, write_json, write_tensors
 
@@ -66,7 +67,8 @@ def load_model(directory: Path) -> Model:
 
 def fresh_encoder(card: Mapping[str, Any]) -> Encoder:
     """The architecture that a model card describes, with fresh weights from torch's global generator."""
-    encoder = build_encoder(**card["encoder"], image_size=card["preprocessing"]["size"])
+    preprocessing = Preprocessing.from_json(card["preprocessing"])
+    encoder = build_encoder(**card["encoder"], image_size=preprocessing.size, channels=preprocessing.bands)
     if not card.get("head_layers"):
         return encoder
     head = build_projection_head(encoder.feature_dim, **card["projection_head"])
@@ -77,13 +79,32 @@ def fresh_encoder(card: Mapping[str, Any]) -> Encoder:
 def load_weights(directory: Path, encoder: Encoder, head: nn.Module) -> None:
     """Put the weights and statistics of a pretrained model directory into a network of the same architecture.
 
+    Kernels for RGB are spread over the channels of the images where the network takes others (``first_layer``).
+
     Raises:
         ArtifactError, CheckpointError: as ``load_model``, or the weights do not fit this network.
     """
     model = load_model(directory)
-    fill(encoder, model.encoder.state_dict(), directory, "the encoder of params.yaml")
+    fill(encoder, _for_channels(model.encoder.state_dict(), encoder), directory, "the encoder of params.yaml")
     if model.card["kind"] != "weights":  # which come without a head
         fill(head, model.head, directory, "the projection head of params.yaml")
+
+
+def with_channels(encoder: Encoder, like: Encoder) -> Encoder:
+    """``encoder`` with its kernels for RGB spread over the channels that ``like`` takes, in ``like`` itself."""
+    like.load_state_dict(_for_channels(encoder.state_dict(), like))
+    return like
+
+
+def _for_channels(tensors: Mapping[str, Tensor], encoder: Encoder) -> dict[str, Tensor]:
+    wanted = encoder.state_dict()
+    return {name: _fitted(tensor, wanted.get(name)) for name, tensor in tensors.items()}
+
+
+def _fitted(tensor: Tensor, target: Tensor | None) -> Tensor:
+    if target is None or tensor.ndim != 4 or tensor.shape[1] != RGB or target.ndim != 4 or target.shape[1] == RGB:
+        return tensor
+    return spread_kernels(tensor, target.shape[1])
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], directory: Path, what: str) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize, pdist
 
+from deploy.images.full_depth import Samples
 from deploy.images.preprocess import Preprocessing
 from simclr_core.data.dataset import evaluation_images
 from simclr_core.data.order import permuted
@@ -115,11 +116,11 @@ def is_collapsed(record: Record) -> bool:
 class Monitor:
     """Fixed training images on which every epoch is judged, without touching a weight or a random generator.
 
-    ``images`` uint8 [m, s, s, 3], ``labels`` [m] of ``classes`` with -1 for none, ``mean`` and ``std`` as for
-    ``features.extract``.
+    ``images`` [m, s, s, channels] as the encoder is served with them, ``labels`` [m] of ``classes`` with -1 for none,
+    ``mean`` and ``std`` as for ``features.extract``.
     """
 
-    images: NDArray[np.uint8]
+    images: Samples
     labels: NDArray[np.integer]
     mean: Sequence[float]
     std: Sequence[float]

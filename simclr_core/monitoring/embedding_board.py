@@ -17,6 +17,8 @@ from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 from torch.utils.tensorboard import SummaryWriter
 
 from deploy.artifact import write_atomically
+from deploy.images.full_depth import Samples
+from deploy.images.preview import preview
 from simclr_core.evaluation.embedding_map import save_map
 from simclr_core.monitoring.diagnostics import Monitor
 
@@ -54,14 +56,14 @@ def add_to_projector(folder: Path, epoch: int, features: NDArray[np.float32], mo
     write_atomically(folder / CONFIG, text_format.MessageToString(config))
 
 
-def _sprite(images: NDArray[np.uint8]) -> tuple[bytes, int]:
-    """uint8 [m, s, s, 3] row by row in one square PNG, and the side of each image in it."""
+def _sprite(images: Samples) -> tuple[bytes, int]:
+    """[m, s, s, channels] row by row in one square PNG, and the side of each image in it."""
     side = min(SPRITE_SIDE, images.shape[1])
     columns = ceil(sqrt(len(images)))
     sheet = Image.new("RGB", (columns * side, columns * side))
     for number, image in enumerate(images):
         row, column = divmod(number, columns)
-        tile = Image.fromarray(image).resize((side, side), Image.Resampling.BOX)
+        tile = Image.fromarray(preview(image)).resize((side, side), Image.Resampling.BOX)
         sheet.paste(tile, (column * side, row * side))
     content = io.BytesIO()
     sheet.save(content, "PNG")

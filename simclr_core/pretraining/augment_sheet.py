@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from deploy.images.preprocess import Preprocessing
 from simclr_core.augmentation.augmentations import Augmentation
 from simclr_core.config import AugmentationConfig, PretrainConfig
 from simclr_core.data.shards import ShardedImages, read_card
@@ -18,7 +17,7 @@ from simclr_core.errors import AugmentationError
 from simclr_core.launch import Member
 from simclr_core.params import read_block
 from simclr_core.pretraining.batches import Batches, choose_groups
-from simclr_core.pretraining.pretrained import draw_views
+from simclr_core.pretraining.pretrained import draw_views, served_preprocessing
 
 MOST_IMAGES = 64
 
@@ -42,8 +41,9 @@ def run(workspace: Path, out: Path | None, images: int) -> None:
     batches = Batches(source, card, augmentation, images, config.seed, alone, groups)
     path = out or workspace / "reports" / "augment-sheet.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    preprocessing = Preprocessing(config.image_size, config.resize or config.image_size)
-    draw_views(path, batches, preprocessing, images, settings(config.augmentation, config.image_size))
+    draw_views(
+        path, batches, served_preprocessing(config, card), images, settings(config.augmentation, config.image_size)
+    )
     logger.info("%s: %d images, %d views of each in every epoch", path, images, augmentation.views)
 
 

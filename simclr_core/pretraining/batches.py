@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from simclr_core.augmentation.augmentations import Augmentation
+from deploy.images.preview import preview
+from simclr_core.augmentation.augmentations import Augmentation, as_pixels
 from simclr_core.config import PretrainConfig
 from simclr_core.data.dataset import TrainingImages, prefetch
 from simclr_core.data.groups import Groups
@@ -76,8 +77,9 @@ class Batches:
         self._groups = groups
         self._pixels = TrainingImages(images)
         self._augmentation = augmentation
-        self._mean = torch.tensor(card.mean, device=member.device).view(3, 1, 1)
-        self._std = torch.tensor(card.std, device=member.device).view(3, 1, 1)
+        self._channels, self._pixel = card.bands, torch.uint16 if card.channels else torch.uint8
+        self._mean = torch.tensor(card.mean, device=member.device).view(-1, 1, 1)
+        self._std = torch.tensor(card.std, device=member.device).view(-1, 1, 1)
 
     def positions(self, step: int) -> NDArray[np.int64]:
         """The images of the global batch, int64 [batch_size]."""
@@ -119,7 +121,7 @@ class Batches:
         """For people: a row for each of the first ``count`` images, with all its views in each of the first epochs."""
         positions = self.positions(0)[:count]
         pixels = [views for epoch in range(epochs) for views in self._views(self._decoded(positions, epoch))]
-        views = torch.cat(pixels).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        views = preview(as_pixels(torch.cat(pixels), self._pixel))
         return [list(views[row :: len(positions)]) for row in range(len(positions))]
 
     def _partners(self, positions: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
@@ -146,7 +148,7 @@ class Batches:
     def _normalized(self, views: Iterator[Tensor]) -> Tensor:
         """All views one after the other, each image with the channels last in memory, as convolutions want them."""
         n, size = self.batch_size // self.member.size, self._augmentation.size
-        shape = (self._augmentation.views * n, 3, size, size)
+        shape = (self._augmentation.views * n, self._channels, size, size)
         inputs = torch.empty(shape, device=self.member.device, memory_format=torch.channels_last)
         for view, pixels in enumerate(views):
             inputs[view * n : (view + 1) * n] = pixels.sub_(self._mean).div_(self._std)

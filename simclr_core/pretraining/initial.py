@@ -43,7 +43,7 @@ class Start:
     champion: str | None = None
     network: Path | None = None
     weights: str | None = None
-    statistics: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None
+    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     def __str__(self) -> str:
         if self.weights is not None:
@@ -51,7 +51,10 @@ class Start:
         return "scratch" if self.champion is None else f"champion {self.champion}"
 
     def normalized(self, card: DatasetCard) -> DatasetCard:
-        """The card of the images with the statistics by which this start wants their pixels normalized."""
+        """The card of the images with the statistics by which this start wants their pixels normalized; those of RGB
+        are not those of other channels."""
+        if self.statistics is not None and len(self.statistics[0]) != card.bands:
+            return card
         return card if self.statistics is None else replace(card, mean=self.statistics[0], std=self.statistics[1])
 
 
@@ -138,13 +141,12 @@ def _read(directory: Path) -> Start:
     return Start(identity(directory), card.get("version"), network, card.get("weights"), _statistics(network))
 
 
-def _statistics(network: Path) -> tuple[tuple[float, float, float], tuple[float, float, float]] | None:
+def _statistics(network: Path) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """By which given weights normalize pixels, also when a champion has passed them on; else the images' own count."""
     card = json.loads((network / "model.json").read_text(encoding="utf-8"))
     if card.get("normalized_by") != "weights":
         return None
-    (a, b, c), (d, e, f) = card["mean"], card["std"]
-    return (a, b, c), (d, e, f)
+    return tuple(card["mean"]), tuple(card["std"])
 
 
 def _version(workspace: Path) -> str | None:

@@ -170,7 +170,7 @@ def read_inputs(workspace: Path) -> Inputs:
 def build(inputs: Inputs, batches: Batches) -> tuple[Learner, Arithmetic]:
     """Everything that is trained, with the weights that the training begins with, on this process's device."""
     config, member, folder = inputs.config, batches.member, inputs.folder
-    network = build_network(config, inputs.start, member)
+    network = build_network(config, inputs.start, member, inputs.card.bands)
     optimizer = build_optimizer(
         config.optimizer, network, config.momentum, config.weight_decay, _layer_rates(config, inputs.start, network)
     )
@@ -188,9 +188,9 @@ def build(inputs: Inputs, batches: Batches) -> tuple[Learner, Arithmetic]:
     return Learner(network, model, optimizer, objective, scaler), Arithmetic(precision, execution)
 
 
-def build_network(config: PretrainConfig, start: Start, member: Member) -> nn.Sequential:
+def build_network(config: PretrainConfig, start: Start, member: Member, channels: int = 3) -> nn.Sequential:
     torch.manual_seed(config.seed)
-    encoder = build_encoder(**config.encoder.model_dump(), image_size=config.image_size)
+    encoder = build_encoder(**config.encoder.model_dump(), image_size=config.image_size, channels=channels)
     head = build_projection_head(encoder.feature_dim, **config.projection_head.model_dump())
     if start.network:
         load_weights(start.network, encoder, head)
@@ -316,6 +316,8 @@ def _announce(
         f"{arithmetic.execution.value}{', gradient checkpointing' if config.gradient_checkpointing else ''}"
         f"{_describe_groups(inputs)}"
     )
+    if inputs.card.bands != 3 and (config.augmentation.jitter_probability or config.augmentation.grayscale):
+        message += f"; saturation, hue, and grayscale change nothing in images with {inputs.card.bands} channels"
     for choice in arithmetic:
         if choice.reason is not None:
             logger.warning("continuing in %s: %s", choice.value, choice.reason)

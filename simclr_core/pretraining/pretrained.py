@@ -11,6 +11,7 @@ from torch import nn
 from deploy.artifact import publish
 from deploy.failpoint import failpoint
 from deploy.images.preprocess import Preprocessing
+from deploy.images.preview import preview
 from simclr_core import plots, reports
 from simclr_core.config import PretrainConfig
 from simclr_core.data.dataset import evaluation_images
@@ -76,7 +77,8 @@ def describe(
 
 def served_preprocessing(config: PretrainConfig, card: DatasetCard) -> Preprocessing:
     """How evaluation and serving make of a file what training has seen of it."""
-    return Preprocessing(config.image_size, config.resize or config.image_size, card.background, card.letterbox)
+    side = config.resize or config.image_size
+    return Preprocessing(config.image_size, side, card.background, card.letterbox, card.channels)
 
 
 def publish_pretrained(
@@ -118,5 +120,5 @@ def draw_views(path: Path, batches: Batches, preprocessing: Preprocessing, image
     positions = batches.positions(0)[:images]
     originals = evaluation_images(batches.images, positions, preprocessing)
     views = batches.pictures(len(positions), SHEET_EPOCHS)
-    rows = [[original, *row] for original, row in zip(originals, views, strict=True)]
+    rows = [[original, *row] for original, row in zip(preview(originals), views, strict=True)]
     plots.image_grid(path, rows, [batches.images.key(position)[:8] for position in positions], title=title)

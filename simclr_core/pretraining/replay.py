@@ -18,7 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from deploy.artifact import write_atomically
+from deploy.images.preview import preview
 from simclr_core import launch, plots
+from simclr_core.augmentation.augmentations import as_pixels
 from simclr_core.data.dataset import evaluation_images
 from simclr_core.errors import ReplayError
 from simclr_core.pretraining import checkpoint
@@ -159,8 +161,8 @@ def _draw(path: Path, inputs: Inputs, batches: Batches, step: int, views: Tensor
     positions = batches.positions(step)
     originals = evaluation_images(batches.images, positions[list(rows)], inputs.preprocessing)
     statistics = (inputs.card.mean, inputs.card.std)
-    mean, std = (torch.tensor(values, device=views.device).view(3, 1, 1) for values in statistics)
-    pixels = (views * std + mean).nan_to_num(0, 0, 0).clamp(0, 1).mul(255).round().byte()
-    shown = pixels.permute(0, 2, 3, 1).cpu().numpy()
-    grid = [[original, *shown[row :: len(positions)]] for original, row in zip(originals, rows, strict=True)]
+    mean, std = (torch.tensor(values, device=views.device).view(-1, 1, 1) for values in statistics)
+    pixels = (views * std + mean).nan_to_num(0, 0, 0).clamp(0, 1)
+    shown = preview(as_pixels(pixels, torch.uint16 if inputs.card.channels else torch.uint8))
+    grid = [[original, *shown[row :: len(positions)]] for original, row in zip(preview(originals), rows, strict=True)]
     plots.image_grid(path, grid, [batches.images.key(positions[row])[:8] for row in rows])

@@ -157,11 +157,13 @@ def test_a_wrong_override_changes_nothing(workspace: Workspace, key: str, value:
 def test_defaults_that_dvc_looks_for_are_written_down(workspace: Workspace) -> None:
     """As after an upgrade: the stage would fail, with DVC's words."""
     text = workspace.params.read_text()
-    workspace.params.write_text(text.replace("  background: white\n", "").replace("  resize: null\n", ""))
+    for line in ("  background: white\n", "  channels: null\n", "  resize: null\n"):
+        workspace.params.write_text(workspace.params.read_text().replace(line, ""))
     assert workspace.params.read_text() != text
     before = params.read(workspace)
     assert params.complete(workspace) == [
         "params.yaml: added prepare.background: white, the default, which dvc.yaml names",
+        "params.yaml: added prepare.channels: null, the default, which dvc.yaml names",
         "params.yaml: added pretrain.resize: null, the default, which dvc.yaml names",
     ]
     written = yaml.safe_load(workspace.params.read_text())

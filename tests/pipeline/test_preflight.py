@@ -1,5 +1,6 @@
 """What is known before a run is said before it: what this machine lacks, and for what there are too few images."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -247,6 +248,30 @@ def test_an_older_workspace_learns_how_its_images_are_judged_on_another_backgrou
         preflight.apply(workspace, {"prepare.background": "black"})
     graph.write_text(now)
     preflight.apply(workspace, {"prepare.background": "black"})
+
+
+def test_an_older_workspace_learns_that_validation_depends_on_the_channels(workspace: Workspace) -> None:
+    graph = workspace.root / "dvc.yaml"
+    now = graph.read_text()
+    graph.write_text("".join(line for line in now.splitlines(True) if "prepare.channels" not in line))
+    preflight.apply(workspace, {"prepare.channels": "null"})
+    with pytest.raises(ParamsError, match=r"add `- prepare\.channels` to the params of the stage validate"):
+        preflight.apply(workspace, {"prepare.channels": "5"})
+    graph.write_text(now)
+    preflight.apply(workspace, {"prepare.channels": "5"})
+
+
+def test_a_released_encoder_for_other_channels_cannot_be_compared(workspace: Workspace) -> None:
+    bundle = workspace.root / "models" / "champion" / "bundle"
+    bundle.mkdir(parents=True)
+    (bundle / "bundle.json").write_text(json.dumps({"preprocessing": {"size": 8, "resize": 8}}))
+    preflight.apply(workspace, {"prepare.channels": "null"})
+    with pytest.raises(ParamsError, match=r"prepare\.channels is 5, and the released encoder takes 8-bit RGB images"):
+        preflight.apply(workspace, {"prepare.channels": "5"})
+    (bundle / "bundle.json").write_text(json.dumps({"preprocessing": {"size": 8, "resize": 8, "channels": 5}}))
+    preflight.apply(workspace, {"prepare.channels": "5"})
+    with pytest.raises(ParamsError, match="takes images with 5 channels"):
+        preflight.apply(workspace, {"prepare.channels": "null"})
 
 
 def test_an_encoder_of_timm_needs_the_extra(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

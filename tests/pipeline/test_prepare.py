@@ -14,8 +14,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from deploy.images.preprocess import LOSSES, canonicalize, decode, open_image
+from deploy.images.preprocess import LOSSES, Preprocessing, canonicalize, decode, open_image
 from pipeline import prepare
+from pipeline.config import PrepareConfig
 from pipeline.errors import GateError
 from pipeline.ingest.ingest import ingest
 from pipeline.ingest.raw import batches, read_bytes, read_occurrences, read_tar
@@ -23,7 +24,8 @@ from pipeline.reports import Outcome
 from pipeline.validation.groups import write as write_groups
 from pipeline.workspace import Workspace
 from simclr_core import reports
-from simclr_core.data.shards import ShardedImages, read_card
+from simclr_core.data.groups import UNGROUPED
+from simclr_core.data.shards import ShardedImages, read_card, stored_pixels
 from tests.conftest import CLASSES, draw, encode
 from tests.pipeline.conftest import put
 from tests.reports import VALIDATION
@@ -317,3 +319,67 @@ def test_only_what_was_validated_is_prepared(filled: Workspace) -> None:
     with pytest.raises(GateError, match="differs from the bytes that were ingested"):
         prepare.run(filled)
     assert not filled.prepared.exists()
+
+
+DEEP = [np.random.default_rng(i).integers(300, 4000, (40, 50 + i, 5), np.uint16) for i in range(4)]
+
+
+def put_deep(workspace: Workspace) -> None:
+    for number, pixels in enumerate(DEEP):
+        content = io.BytesIO()
+        np.save(content, pixels if number % 2 else np.moveaxis(pixels, 2, 0))
+        put(workspace, f"{'test/circle' if number == 3 else 'unlabeled'}/{number}.npy", content.getvalue())
+
+
+def accept_deep(workspace: Workspace) -> None:
+    seen = {
+        sha256: first for batch in batches(workspace.raw) for sha256, (first, *_) in read_occurrences(batch).items()
+    }
+    facts = {"operations": [], "width": 50, "height": 40}
+    rows = [
+        {"sha256": sha256, "batch": batch, **asdict(seen[sha256]), **facts}
+        for batch, sha256, _ in read_bytes(workspace.raw)
+    ]
+    write_accepted(workspace, rows)
+    workspace.reports.mkdir(exist_ok=True)
+    reports.write(workspace.root, VALIDATION)
+
+
+def test_images_with_channels_are_stored_whole_and_measured_by_channel(workspace: Workspace) -> None:
+    set_prepare(workspace, channels=5, short_side=40, max_enlarged=1.0)
+    put_deep(workspace)
+    ingest(workspace)
+    accept_deep(workspace)
+    prepare.run(workspace)
+    stored = [
+        stored_pixels(ShardedImages(workspace.prepared / split), position)
+        for split in ("train", "test")
+        for position in range(len(ShardedImages(workspace.prepared / split)))
+    ]
+    assert sorted(one.tobytes() for one in stored) == sorted(one.tobytes() for one in DEEP)
+    pixels = np.concatenate([one.reshape(-1, 5) for one in DEEP[:3]]) / 65_535
+    card = read_card(workspace.prepared)
+    assert (card.channels, card.min_side, card.max_side) == (5, 40, 52)
+    np.testing.assert_allclose(card.mean, pixels.mean(axis=0), atol=1e-9)
+    np.testing.assert_allclose(card.std, pixels.std(axis=0), atol=1e-9)
+
+
+def test_larger_images_with_channels_are_reduced_as_serving_does(workspace: Workspace) -> None:
+    set_prepare(workspace, channels=5, short_side=32, max_enlarged=1.0)
+    put_deep(workspace)
+    ingest(workspace)
+    accept_deep(workspace)
+    prepare.run(workspace)
+    preprocessing = Preprocessing(32, 32, channels=5)
+    images = ShardedImages(workspace.prepared / "test")
+    found = preprocessing.apply(stored_pixels(images, 0)).astype(int)
+    assert np.abs(found - preprocessing.apply(DEEP[3])).max() <= 2
+
+
+def test_a_number_of_channels_changes_the_digest_and_none_does_not() -> None:
+    rows: list[dict[str, Any]] = [{"sha256": "a", "split": "train", "label": None, "group": UNGROUPED}]
+    none, five = (prepare._digest(rows, 32, PrepareConfig(channels=channels)) for channels in (None, 5))
+    assert none == hashlib.sha256(b"a train null\n32 bilinear 95\n").hexdigest(), "as in earlier releases"
+    assert none != five
+    with pytest.raises(ValueError, match="set letterbox to false"):
+        PrepareConfig(channels=5, letterbox=True)

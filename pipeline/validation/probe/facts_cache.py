@@ -12,7 +12,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from importlib.metadata import version
 from io import BytesIO
@@ -21,7 +21,7 @@ from pathlib import Path
 import polars as pl
 
 from deploy.artifact import write_atomically
-from deploy.images import heif
+from deploy.images import heif, tiff_channels
 from pipeline.validation.probe.probe import PROBE_VERSION
 from pipeline.validation.tables import FACTS
 
@@ -36,16 +36,18 @@ SMALL_BYTES, MANY_PARTS = 4_000_000, 16  # more small parts than this are merged
 DIGEST = 32  # hexadecimal digits
 
 
-def versions() -> dict[str, str]:
-    """Whatever gives the same bytes other facts when it changes."""
+def versions(probed: Collection[str] = ()) -> dict[str, str]:
+    """Whatever gives the same bytes other facts when it changes, with these arguments of the probe."""
     packages = {name: version(name) for name in ("pillow", "simplejpeg", "numpy")}
     heic = version("pi-heif") if heif.is_installed() else "not installed"
-    return {"probe": str(PROBE_VERSION), **packages, "pi-heif": heic}
+    tiff = {"tifffile": version("tifffile") if tiff_channels.is_installed() else "not installed"}
+    of_channels = tiff if "channels" in probed else {}
+    return {"probe": str(PROBE_VERSION), **packages, "pi-heif": heic, **of_channels}
 
 
 def place(cache: Path, probed: Mapping[str, object]) -> Path:
     """The folder for facts that this version of the probe finds with these arguments."""
-    return cache / _digest(json.dumps(versions() | dict(probed), sort_keys=True).encode())
+    return cache / _digest(json.dumps(versions(probed) | dict(probed), sort_keys=True).encode())
 
 
 def read(folder: Path) -> pl.DataFrame:

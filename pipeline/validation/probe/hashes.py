@@ -36,6 +36,14 @@ def pixel_hash(image: Image.Image) -> str:
     return digest.hexdigest()[:32]
 
 
+def sample_hash(samples: NDArray[np.uint16]) -> str:
+    """``pixel_hash`` of an image at full depth [height, width, channels]."""
+    height, width, channels = samples.shape
+    digest = hashlib.sha256(f"{width}x{height}x{channels}:".encode())
+    digest.update(np.ascontiguousarray(samples, "<u2").data)
+    return digest.hexdigest()[:32]
+
+
 def perceptual_hashes(luma: Image.Image, short_side: int) -> dict[str, Any]:
     """``phash``, ``dhash`` and ``hash_trusted`` of a gray image; ``short_side`` is what it had before reduction."""
     frequencies = low_frequencies(luma)

@@ -15,16 +15,18 @@ import numpy as np
 from PIL import Image, ImageChops, ImageFile, TiffImagePlugin
 
 from deploy.errors import ImageError
-from deploy.images import heif
+from deploy.images import heif, tiff_channels
 from deploy.images.background import WHITE
+from deploy.images.full_depth import open_full_depth, read_full_depth, resize_samples
 from deploy.images.image_faults import PARSER_FAULTS, naming_faults
 from deploy.images.preprocess import MOST_PIXELS, canonicalize, open_image
+from deploy.images.preview import preview, summary
 from deploy.images.tiff_layout import has_pages
 from deploy.moved import keep_callable
 from pipeline.validation.probe.checksums import check
 from pipeline.validation.probe.container import sniff, trailing_bytes
 from pipeline.validation.probe.facts import Facts
-from pipeline.validation.probe.hashes import perceptual_hashes, pixel_hash, sketch
+from pipeline.validation.probe.hashes import perceptual_hashes, pixel_hash, sample_hash, sketch
 from pipeline.validation.probe.jpeg_stream import stream_fault
 
 keep_callable(__name__)
@@ -41,13 +43,17 @@ GPS_BLOCK = 0x8825  # EXIF 2.32, table 3: where the GPS block is found
 
 
 def probe(
-    data: bytes, max_megabytes: float = 50.0, max_megapixels: float = 80.0, background: str = WHITE
+    data: bytes,
+    max_megabytes: float = 50.0,
+    max_megapixels: float = 80.0,
+    background: str = WHITE,
+    channels: int | None = None,
 ) -> dict[str, Any]:
     """The fields of ``Facts``. Decodes the whole image; no damage to a file makes it raise, only a lack of memory."""
     known: dict[str, Any] = {
         "sha256": hashlib.sha256(data).hexdigest(),
         "size_bytes": len(data),
-        "container": sniff(data),
+        "container": "unknown" if channels is None and sniff(data) == "npy" else sniff(data),
         "decodes": False,
     }
     try:
@@ -55,6 +61,8 @@ def probe(
             raise ImageError("too_large", f"{len(data) / 1e6:.1f} MB; at most {max_megabytes:g} are read")
         if known["container"] == "git_lfs_pointer":
             raise ImageError("io_error", "a Git LFS pointer is in place of the image; run `git lfs pull` at its source")
+        if channels is not None:
+            return dict(vars(Facts(**(known | _full_depth(data, channels, int(max_megapixels * 1e6))))))
         image = open_image(data, int(max_megapixels * 1e6))
         with naming_faults(data):
             known |= _header(image, data)
@@ -77,7 +85,7 @@ def probe(
                 )
             else:  # Pillow's own limit
                 message += f"; no setting of validate.max_megapixels reads more than {MOST_PIXELS / 1e6:g}"
-        if message == heif.ADVICE:
+        if message in (heif.ADVICE, tiff_channels.ADVICE):
             message += "; then `simclr quarantine rescan`"
         known |= {"decodes": False, "reason": error.reason, "message": message}
     return dict(vars(Facts(**known)))
@@ -127,17 +135,56 @@ def flat_tail(image: Image.Image) -> float:
     return rows / height if rows < height else 0.0
 
 
-def thumbnail(data: bytes, max_megapixels: float = 80.0, background: str = WHITE) -> dict[str, Any] | None:
+def thumbnail(
+    data: bytes, max_megapixels: float = 80.0, background: str = WHITE, channels: int | None = None
+) -> dict[str, Any] | None:
     """Reduced pixels for ``thumbnails.read``; None when there are none. A damaged file shows what it has."""
     ImageFile.LOAD_TRUNCATED_IMAGES = True
     try:
-        image, _ = canonicalize(open_image(data, int(max_megapixels * 1e6)), background)
+        if channels is not None:
+            image = Image.fromarray(preview(read_full_depth(data, channels, int(max_megapixels * 1e6))))
+        else:
+            image, _ = canonicalize(open_image(data, int(max_megapixels * 1e6)), background)
     except ImageError:
         return None
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = False
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BILINEAR)
     return {"size": image.size, "rgb": base64.b64encode(image.tobytes()).decode()}
+
+
+def _full_depth(data: bytes, channels: int, max_pixels: int) -> dict[str, Any]:
+    """What the facts say of an image at full depth; statistics are those of its ``summary``, an RGB image."""
+    opened = open_full_depth(data, channels, max_pixels)
+    samples, operations = opened.read()
+    if opened.picture:
+        check(opened.picture, data)
+    container = sniff(data)
+    height, width = samples.shape[:2]
+    scale = min(1.0, STATISTICS_SIDE / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = Image.fromarray(summary(samples if scale == 1 else resize_samples(samples, size)))
+    return {
+        "decodes": True,
+        "format": opened.format,
+        "mode": opened.mode,
+        "bit_depth": opened.bits,
+        "frames": opened.frames,
+        "has_alpha": False,
+        "has_icc_profile": "icc_ignored" in operations,
+        "operations": operations,
+        "trailing_bytes": trailing_bytes(data, container) if opened.picture else 0,
+        "stream_fault": stream_fault(data) if container == "jpeg" else None,
+        "has_gps": False,
+        "exif_unreadable": False,
+        "exif_orientation": 1,
+        **(_metadata(opened.picture, data) if opened.picture else {}),
+        "width": width,
+        "height": height,
+        "flat_tail": 0.0,
+        "pixel_hash": sample_hash(samples),
+        **_looks(small, min(height, width)),
+    }
 
 
 def _header(image: Image.Image, data: bytes) -> dict[str, Any]:
@@ -225,16 +272,19 @@ def _trailing(image: Image.Image, data: bytes, container: str) -> int | None:
 
 def _measurements(image: Image.Image) -> dict[str, Any]:
     small = reduced(image)
-    luma = small.convert("L")
     return {
         "width": image.width,
         "height": image.height,
         "flat_tail": round(flat_tail(image), 4),
         "pixel_hash": pixel_hash(image),
-        "sketch": sketch(small),
-        **perceptual_hashes(luma, min(image.size)),
-        **statistics(small, luma),
+        **_looks(small, min(image.size)),
     }
+
+
+def _looks(small: Image.Image, short_side: int) -> dict[str, Any]:
+    """Of an RGB image, reduced from one of this shorter side."""
+    luma = small.convert("L")
+    return {"sketch": sketch(small), **perceptual_hashes(luma, short_side), **statistics(small, luma)}
 
 
 def _edge_energy(luma: Image.Image) -> float:

@@ -59,12 +59,17 @@ class Limits:
     memory_megabytes: int  # address space of a worker
     timeout_seconds: float  # for one file
     background: str = WHITE  # what transparent images are judged on
+    channels: int | None = None  # of the images, which then keep their depth
 
     @property
     def probed(self) -> dict[str, Any]:
         """The arguments of ``probe``."""
-        given = {"max_megabytes": float(self.max_megabytes), "max_megapixels": float(self.max_megapixels)}
-        return given if self.background == WHITE else given | {"background": self.background}
+        given: dict[str, Any] = {
+            "max_megabytes": float(self.max_megabytes),
+            "max_megapixels": float(self.max_megapixels),
+        }
+        given |= {} if self.background == WHITE else {"background": self.background}
+        return given if self.channels is None else given | {"channels": self.channels}
 
 
 def scan(
@@ -200,7 +205,7 @@ def _facts(sha256: str, size: int, container: str, answer: dict[str, Any] | Fail
 
 
 def _on_ray(function: Probe, portions: Iterable[Portion], limits: Limits) -> Iterator[Answer]:
-    task = partial(_examine_tar, function=function, limits=limits, versions=facts_cache.versions())
+    task = partial(_examine_tar, function=function, limits=limits, versions=facts_cache.versions(limits.probed))
     for facts, tar in flat_map(task, [(str(path.resolve()), sorted(wanted)) for path, wanted in portions]):
         yield read_facts(facts), tar
 
@@ -210,9 +215,9 @@ def _examine_tar(
 ) -> Iterator[tuple[dict[str, Any], str]]:
     """What a node of the cluster does with one tar."""
     path, wanted = Path(item[0]), frozenset(item[1])
-    if facts_cache.versions() != versions:
+    if (own := facts_cache.versions(limits.probed)) != versions:
         raise ValidationError(
-            f"a node of the Ray cluster has {facts_cache.versions()}, this machine {versions}: results could "
+            f"a node of the Ray cluster has {own}, this machine {versions}: results could "
             "differ; install the same versions on all"
         )
     if not path.exists():

@@ -42,6 +42,7 @@ ACCEPTED = "accepted"
 
 CONVERSIONS = {
     "first_frame": "the first of several frames or pages",
+    "uint8_to_uint16": "8 bits a channel as 16, which loses nothing",
     "uint16_to_uint8": "16 bits a channel reduced to 8",
     **{
         f"uint{bits}_to_uint8": f"{bits} bits a channel, as the file declares, reduced to 8"

@@ -23,6 +23,7 @@ LOSSLESS = (
     "palette_to_rgb",
     "icc_ignored",
     "color_space_ignored",
+    "uint8_to_uint16",
 )  # the same pixel values: not worth calling a conversion
 NARROW = (
     "16-bit samples that are all below 4,096, as a camera of 12 bits gives them: nearly black; multiply them by 16, "

@@ -1,6 +1,7 @@
 """Ingest copies what is new, once, verbatim, whole batches only, and leaves the source alone."""
 
 import hashlib
+import io
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 
@@ -387,6 +389,23 @@ def test_what_an_earlier_version_has_frozen_stays_known(workspace: Workspace, mo
     put(workspace, "unlabeled/notes.dat", b"neither name nor bytes of an image")
     put(workspace, "unlabeled/cat.png", encode(draw(0, 1)))
     with monkeypatch.context() as before:
-        before.setattr(news, "is_image", lambda path, data: True)
+        before.setattr(news, "is_image", lambda path, data, arrays: True)
         assert ingest(workspace).new_images == 2
     assert ingest(workspace).batch is None
+
+
+def test_arrays_are_images_once_there_is_a_number_of_channels(filled: Workspace) -> None:
+    content = io.BytesIO()
+    np.save(content, np.zeros((9, 9, 5), np.uint16))
+    put(filled, "unlabeled/cells.npy", content.getvalue())
+    put(filled, "unlabeled/notes.dat", b"no image")
+    result = ingest(filled)
+    assert result.new_images == 40
+    assert any("cells.npy" in line and "an image only with prepare.channels" in line for line in result.understood)
+    params = yaml.safe_load(filled.params.read_text())
+    params["prepare"]["channels"] = 5
+    filled.params.write_text(yaml.safe_dump(params))
+    again = ingest(filled)
+    assert (again.new_images, again.known) == (1, 40)
+    (path,) = [path for _, path, *_ in read_files(filled.raw / "0002")]
+    assert path == "unlabeled/cells.npy"

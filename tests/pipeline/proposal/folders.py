@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
+import tifffile
 from PIL import Image
 
 RANDOM = np.random.default_rng(7)
@@ -222,9 +223,41 @@ def parts_in_good_and_bad(folder: Path) -> None:
     fill(folder, "bad/{}.png", 40, lambda: part(200, True))
 
 
-@case(Expected("microscopy-medical", (48, 96), note="more than 8 bits"))
+@case(Expected("microscopy-medical", (48, 96), {"prepare.channels": 1}))
 def sixteen_bit_microscopy(folder: Path) -> None:
     fill(folder, "{}.png", 80, lambda: deep(160))
+
+
+@case(Expected("photos-small", (48, 96), note="more than 8 bits"))
+def sixteen_bit_gray_among_colors(folder: Path) -> None:
+    fill(folder, "{}.png", 10, lambda: deep(160))
+    fill(folder, "{}.jpg", 70, lambda: photograph(240, 180))
+
+
+def multispectral(side: int) -> np.ndarray:
+    """Five channels of 16 bits, which use a part of their range."""
+    return np.dstack([np.asarray(deep(side)) // (8 * number) for number in range(1, 6)])
+
+
+@case(Expected("microscopy-medical", (48, 96), {"prepare.channels": 5}))
+def multispectral_tiffs(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for number in range(80):
+        tifffile.imwrite(folder / f"{number}.tif", multispectral(160), photometric="minisblack", planarconfig="contig")
+
+
+@case(Expected("microscopy-medical", (48, 96), {"prepare.channels": 5}))
+def arrays_with_channels_first(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for number in range(80):
+        np.save(folder / f"{number}.npy", np.moveaxis(multispectral(160), 2, 0))
+
+
+@case(Expected("photos-small", (48, 96)))
+def photographs_with_masks_as_arrays(folder: Path) -> None:
+    fill(folder, "{}.jpg", 80, lambda: photograph(240, 180))
+    for number in range(20):
+        np.save(folder / f"mask {number}.npy", np.zeros((180, 240), np.uint8))
 
 
 @case(Expected("photos-small", (48, 96), {"pretrain.augmentation.grayscale": 0.0}))

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 import simclr_core.data.dataset as module
+from deploy.images.npy import array_bytes
 from deploy.images.preprocess import Preprocessing, decode
 from simclr_core.data.dataset import TrainingImages, evaluation_images, prefetch, require_pixels
 from simclr_core.data.shards import DatasetCard, Sample, ShardedImages, write_shards
@@ -94,7 +95,7 @@ def test_small_images_are_decoded_once_while_memory_lasts(
         decoded.append(1)
         return decode(data)
 
-    monkeypatch.setattr(module, "decode", counted)
+    monkeypatch.setattr("simclr_core.data.shards.decode", counted)
     training = TrainingImages(images)
     for expected in (6, 2):  # two are larger than 64 pixels
         training.batch([0, 1, 2, 3, 4, 5, 0, 3])
@@ -224,3 +225,41 @@ def png(pixels: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
+
+
+DEEP = [np.random.default_rng(i).integers(0, 65_536, (*sides, 5), np.uint16) for i, sides in enumerate(SIDES)]
+
+
+def stored_deep(folder: Path, pixels: list[np.ndarray]) -> ShardedImages:
+    samples = [Sample(f"{number:064x}", "npy", array_bytes(one)) for number, one in enumerate(pixels)]
+    write_shards(folder, [samples], max_bytes=10**6)
+    return ShardedImages(folder)
+
+
+@pytest.mark.parametrize("cache_bytes", [2**20, 10_000, 0])  # all small ones, some of them, none
+def test_images_at_full_depth_come_back_as_they_were_stored(tmp_path: Path, cache_bytes: int) -> None:
+    training = TrainingImages(stored_deep(tmp_path / "train", DEEP), cache_bytes=cache_bytes)
+    for _ in range(2):
+        for indices in ([3, 1, 1, 5], [0, 2], [1, 1]):
+            batch, sizes = training.batch(indices)
+            assert (batch.dtype, batch.shape[1]) == (torch.uint16, 5)
+            for image, (height, width), index in zip(batch.numpy(), sizes.tolist(), indices, strict=True):
+                assert np.array_equal(image[:, :height, :width], DEEP[index].transpose(2, 0, 1))
+                assert image.astype(int).sum() == DEEP[index].astype(int).sum(), "the rest is zero"
+
+
+def test_evaluation_takes_images_at_full_depth_and_no_others(images: ShardedImages, tmp_path: Path) -> None:
+    deep = stored_deep(tmp_path / "deep", DEEP)
+    preprocessing = Preprocessing(8, 10, channels=5)
+    squares = evaluation_images(deep, [5, 0], preprocessing)
+    assert squares.dtype == np.uint16
+    assert np.array_equal(squares, np.stack([preprocessing.apply(DEEP[5]), preprocessing.apply(DEEP[0])]))
+    for source, taken in (
+        (images, preprocessing),
+        (deep, Preprocessing(8, 10)),
+        (deep, Preprocessing(8, 8, channels=4)),
+    ):
+        with pytest.raises(
+            DatasetError, match=r"the prepared images are uint(8 of 3|16 of 5) channels, and the encoder"
+        ):
+            evaluation_images(source, [0], taken)

@@ -4,12 +4,21 @@ import hashlib
 import subprocess
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from simclr_core.data.shards import INDEX, Sample, ShardedImages, read_card, write_shards
+from simclr_core.data.shards import (
+    INDEX,
+    DatasetCard,
+    Sample,
+    ShardedImages,
+    read_card,
+    write_card,
+    write_shards,
+)
 from simclr_core.errors import DatasetError
 
 
@@ -102,3 +111,16 @@ def test_card_round_trip(prepared: Path) -> None:
     assert card.classes == ("circle", "cross", "square", "stripes")
     assert card.images == {"train": 96, "train_labelled": 48, "test": 40}
     assert isinstance(card.mean, tuple)
+
+
+def test_a_card_has_a_value_for_each_channel_and_one_of_rgb_is_as_before(tmp_path: Path) -> None:
+    plain = DatasetCard((), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), 8, 9, {}, "digest")
+    write_card(tmp_path, plain)
+    assert "channels" not in (tmp_path / "dataset.json").read_text(), "the bytes are those of earlier releases"
+    assert read_card(tmp_path) == plain
+    deep = replace(plain, mean=(0.1,) * 5, std=(0.2,) * 5, channels=5)
+    write_card(tmp_path, deep)
+    assert read_card(tmp_path) == deep
+    write_card(tmp_path, replace(deep, channels=4))
+    with pytest.raises(DatasetError, match="5 and 5 values for 4 channels"):
+        read_card(tmp_path)

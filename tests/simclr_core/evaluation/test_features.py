@@ -61,3 +61,11 @@ def test_modes_are_restored_when_the_encoder_fails() -> None:
 def test_no_images_give_no_rows_of_the_right_width() -> None:
     encoder = build_encoder("resnet10", 0.125, "compact")
     assert extract(encoder, pixels(0), MEAN, STD).shape == (0, encoder.feature_dim)
+
+
+def test_channels_at_full_depth_are_scaled_by_theirs() -> None:
+    images = np.random.default_rng(0).integers(0, 65_536, (2, 4, 4, 5), np.uint16)
+    mean, std = np.linspace(0.1, 0.5, 5), np.linspace(0.2, 0.3, 5)
+    expected = (images / 65_535 - mean) / std
+    found = normalize(torch.from_numpy(images), mean.tolist(), std.tolist()).numpy()
+    np.testing.assert_allclose(found, expected.transpose(0, 3, 1, 2), atol=1e-6)

@@ -94,3 +94,25 @@ def test_weights_only_load_into_the_same_architecture(tmp_path: Path) -> None:
         model_directory.load_weights(tmp_path / "model", build_encoder("resnet10", 0.25, "compact"), head)
     with pytest.raises(CheckpointError, match=r"do not fit the projection head of params\.yaml: size mismatch"):
         model_directory.load_weights(tmp_path / "model", encoder, nn.Linear(64, 5))
+
+
+def test_weights_for_rgb_are_spread_over_the_channels_of_the_images(tmp_path: Path) -> None:
+    rgb, head = build_encoder("resnet10", 0.125, "compact").eval(), nn.Linear(64, 4)
+    with publish(tmp_path / "model") as work:
+        model_directory.save_model(work, rgb, head.state_dict(), CARD)
+    five = build_encoder("resnet10", 0.125, "compact", channels=5).eval()
+    model_directory.load_weights(tmp_path / "model", five, head)
+    gray = torch.rand(2, 1, 16, 16)
+    with torch.no_grad():
+        expected, found = rgb(gray.expand(-1, 3, -1, -1)), five(gray.expand(-1, 5, -1, -1))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_model_of_channels_comes_back_with_them(tmp_path: Path) -> None:
+    encoder = build_encoder("resnet10", 0.125, "compact", channels=5)
+    card = {**CARD, "preprocessing": {"size": 16, "resize": 16, "channels": 5}, "mean": [0.5] * 5, "std": [0.2] * 5}
+    with publish(tmp_path / "model") as work:
+        model_directory.save_model(work, encoder, {}, card)
+    model = model_directory.load_model(tmp_path / "model")
+    assert model.preprocessing.channels == 5
+    assert torch.equal(model.encoder.backbone.conv1.weight, encoder.backbone.conv1.weight)  # type: ignore[union-attr, arg-type]
