@@ -8,6 +8,7 @@ import pytest
 
 MODULES = (
     "simclr_core.augmentation.augmentations",
+    "simclr_core.data.groups",
     "simclr_core.data.order",
     "simclr_core.data.shards",
     "simclr_core.evaluation.knn",
