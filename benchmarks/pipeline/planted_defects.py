@@ -216,9 +216,9 @@ DEFECTS = (
         "simclr_core/pretraining/pretrain.py",
         (
             (
-                "network = build_network(config, inputs.start, member)",
+                "network = build_network(config, inputs.start, member, inputs.card.bands)",
                 "config = config.model_copy(update={'seed': int(inputs.images.labels.sum()) % 7})\n"
-                "    network = build_network(config, inputs.start, member)",
+                "    network = build_network(config, inputs.start, member, inputs.card.bands)",
             ),
         ),
         f"{PRETRAIN}::test_labels_never_touch_the_weights",
