@@ -148,7 +148,8 @@ def table(summary: Summary) -> str:
         "",
         f"onnx        cosine to torch at least {_number(onnx.cosine_min, 4)}, {_number(onnx.p50_ms, 2)} ms an image",
         "gates       " + ", ".join(f"{name} {outcome}" for name, outcome in summary.gates.items()),
-        "seconds     " + ", ".join(f"{name} {_number(seconds)}" for name, seconds in summary.seconds.items()),
+        "seconds     "
+        + ", ".join(f"{name} {seconds:,.1f}" for name, seconds in summary.seconds.items() if seconds is not None),
         "look at     reports/run.html, reports/validation.html, reports/*.png, and `simclr ui`",
     ]
     return "\n".join(lines)

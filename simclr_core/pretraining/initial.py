@@ -11,6 +11,7 @@ that a new champion alone is not a reason to train again. The optimizer always s
 import json
 import logging
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from simclr_core.config import PretrainConfig
 from simclr_core.data.shards import DatasetCard
 from simclr_core.errors import InitialError
 from simclr_core.params import read_block
-from simclr_core.reporter import emit
+from simclr_core.reporter import finish
 from simclr_core.values import TORCHVISION
 from simclr_core.weights import DIGITS, FOLDER
 
@@ -68,6 +69,7 @@ def run(workspace: Path) -> None:
         InitialError: its network is not there, or of another architecture.
         WeightsError: the weights are not there, cannot be read or trusted, or are of another encoder.
     """
+    began = time.perf_counter()
     config = read_block(workspace / "params.yaml", "pretrain", PretrainConfig)
     champion, version = workspace / "models" / "champion", None
     if config.init == "champion":
@@ -87,7 +89,7 @@ def run(workspace: Path) -> None:
 
             card |= save_adopted(work / "pretrained", config, adopt(workspace, config))
         (work / "initial.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    emit("end", stage="initial", message=f"pretraining begins from {_read(workspace / 'models' / 'initial')}")
+    finish("initial", workspace, began, f"pretraining begins from {_read(workspace / 'models' / 'initial')}")
 
 
 def read_start(workspace: Path, config: PretrainConfig) -> Start:

@@ -102,7 +102,8 @@ def test_from_raw_images_to_served_embeddings(trained: Workspace, tmp_path: Path
     assert written["images"]["accepted"] == 40
     assert written["finetune"].keys() == {"0.01", "0.1"}
     assert written["onnx"]["cosine_min"] > 0.99999
-    assert all(seconds > 0 for seconds in written["seconds"].values())
+    assert None not in written["seconds"].values()
+    assert written["seconds"]["pretrain"] > 0
     assert "stages     all up to date" in describe_workspace(trained)
     metrics = json.loads(dvc(trained.root, "metrics", "show", "--json"))
     assert "reports/linear_eval.json" in metrics[""]["data"]
