@@ -2,6 +2,7 @@
 
 import csv
 import re
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -81,7 +82,7 @@ def collect(workspace: Workspace) -> RunFacts:
     text = workspace.params.read_text(encoding="utf-8")
     return RunFacts(
         params=read(workspace),
-        recipe=tuple(line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")),
+        recipe=tuple(_paragraphs(line.removeprefix("# ") for line in text.splitlines() if line.startswith("# "))),
         reasons=tuple(reasons(text, workspaces.template("params.yaml").read_text(encoding="utf-8"))),
         validation=reports.known(root, ValidationReport),
         drift=reports.known(root, EmbeddingDriftReport),
@@ -109,6 +110,18 @@ def read_timings(root: Path) -> dict[str, dict[str, float]]:
     """
     names = (name.replace("@", "-") for name in stage_names(root))
     return {name: read_timing(name, root) for name in names}
+
+
+def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
+    """The first line is a title; of the others, those of one sentence are a paragraph, however it is wrapped."""
+    paragraph: list[str] = []
+    for number, line in enumerate(lines):
+        paragraph.append(line)
+        if number == 0 or line.endswith("."):
+            yield " ".join(paragraph)
+            paragraph = []
+    if paragraph:
+        yield " ".join(paragraph)
 
 
 def reasons(params: str, template: str) -> list[Reason]:

@@ -160,6 +160,23 @@ def test_mistakes_are_the_surest_first(workspace: Workspace) -> None:
     assert [row.probe_answer for row in rows] == sorted((row.probe_answer for row in rows), reverse=True)
 
 
+@pytest.mark.parametrize(
+    ("header", "paragraphs"),
+    [
+        ("# Recipe auto: photos\n# Chosen by 2 cores,\n# no GPU.\n# Source: a\n# paper", 3),
+        ("# Recipe auto: photos\n", 1),
+        ("", 0),
+    ],
+)
+def test_a_wrapped_comment_of_the_recipe_is_one_paragraph(workspace: Workspace, header: str, paragraphs: int) -> None:
+    text = workspace.params.read_text(encoding="utf-8")
+    values = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#"))
+    workspace.params.write_text(header + "\n" + values, encoding="utf-8")
+    recipe = collect(workspace).recipe
+    assert len(recipe) == paragraphs
+    assert " ".join(recipe) == " ".join(header.replace("# ", "").split("\n")).strip()
+
+
 def test_reasons_are_the_comments_that_are_not_everywhere() -> None:
     template = (
         "pretrain:  # SimCLR\n  epochs: 40  # passes\n  encoder:\n    name: resnet18  # network\n  loss: nt_xent\n"
