@@ -123,7 +123,7 @@ def _decode_picture(picture: Picture, preprocessing: Preprocessing) -> Samples:
 def _check_pixels(pixels: NDArray[Any], channels: int | None) -> Samples:
     shape, kinds = pixels.shape, (np.uint8, np.uint16) if channels else (np.uint8,)
     fits = len(shape) == 3 and shape[2] == (channels or 3) and pixels.size > 0
-    if not fits or pixels.dtype not in kinds:
+    if not fits or pixels.dtype.newbyteorder("=") not in kinds:
         wanted = (
             f"uint8 or uint16 [height, width, {channels}]" if channels else "RGB pixels as uint8 [height, width, 3]"
         )

@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.errors import ImageError
+from deploy.plural import counted
 
 SHAPES = "[height, width] for one channel, [height, width, channels] or [channels, height, width]"
+LONGEST = (1 << 63) - 1  # of a side of an array of numpy
 SCALE = "(65535 * (a - low) / (high - low)).round().astype('uint16')"
 
 
@@ -47,7 +49,7 @@ class ArrayHeader:
         if has < needs:
             raise ImageError("truncated", f"the file has {has:,} of {needs:,} bytes; copy it again from its source")
         if has > needs:
-            raise ImageError("corrupt", f"{has - needs:,} bytes follow the array; store one image in each file")
+            raise ImageError("corrupt", f"{counted(has - needs, 'byte')} too many: store one image in each file")
         flat = np.frombuffer(self.data, self.dtype, offset=self.offset)
         array = flat.reshape(self.shape, order="F" if self.is_fortran else "C")
         array = np.moveaxis(array, 0, 2) if self.channels_first else array
@@ -102,8 +104,10 @@ def _channels_first(shape: tuple[int, ...], channels: int | None) -> bool:
     """Whether the channels are the first axis.
 
     Raises:
-        ImageError: ``unsupported_layout``, ``wrong_channels``.
+        ImageError: ``corrupt``, ``unsupported_layout``, ``wrong_channels``.
     """
+    if not all(type(side) is int and 0 <= side <= LONGEST for side in shape):
+        raise ImageError("corrupt", "its header gives sides that no array has; store it again with numpy.save")
     if len(shape) not in (2, 3, 4) or 0 in shape or (len(shape) == 4 and shape[0] != 1):
         raise ImageError("unsupported_layout", f"an array {list(shape)} is not an image; store {SHAPES}")
     if channels is None:
@@ -112,7 +116,9 @@ def _channels_first(shape: tuple[int, ...], channels: int | None) -> bool:
     first = shape[0] if len(shape) == 3 else None
     if channels not in (first, last):
         found = last if first is None else min(first, last)
-        raise ImageError("wrong_channels", f"an array {list(shape)} has {found} channels; {channels} are expected")
+        raise ImageError(
+            "wrong_channels", f"an array {list(shape)} has {counted(found, 'channel')}; it has to have {channels}"
+        )
     if len(shape) == 3 and first == last and channels > 1:
         raise ImageError(
             "unsupported_layout", f"an array {list(shape)} has its channels first or last; store it as {[1, *shape]}"

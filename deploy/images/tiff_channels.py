@@ -4,6 +4,7 @@ separate planes, or one page for each.
 What tifffile needs imagecodecs for is refused by name; see ``docs/decisions/tiff-is-refused-by-name.md``.
 """
 
+import logging
 import zlib
 from dataclasses import dataclass
 from io import BytesIO
@@ -13,14 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.errors import ImageError
+from deploy.plural import counted
 
 INSTALL = "pip install tifffile"
 ADVICE = f"a TIFF of several channels is read with the extra tiff: install it with `{INSTALL}`, or convert it to .npy"
 CONVERT = "convert it with `tiffcp -c zip OLD.tif NEW.tif`, or store it without compression"
 
 NONE, DEFLATE = 1, (8, 32946)
+STRIPS, STRIP_SIZES, TILES, TILE_SIZES = 273, 279, 324, 325  # tags of TIFF 6.0: offsets, and numbers of bytes
 PREVIEW, UPRIGHT, WHITE_IS_ZERO, PALETTE, YCBCR = 1, 1, 0, 3, 6
 MOST_PAGES = 1_000
+TILE_PIXELS, TILE_SHARE = 1 << 20, 4  # a tile may have this number of pixels, or this multiple of the picture's
+
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it warns of is refused here, with its reason
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,7 @@ def _require_readable(page: Any) -> None:
 
 
 def _read_page(page: Any) -> NDArray[np.unsignedinteger[Any]]:
+    _require_whole(page)
     if page.compression in DEFLATE:
         _require_bounded(page)
     array = page.asarray()
@@ -115,11 +122,34 @@ def _read_page(page: Any) -> NDArray[np.unsignedinteger[Any]]:
     return np.moveaxis(array, 0, 2) if page.planarconfig == 2 else array
 
 
+def _require_whole(page: Any) -> None:
+    """Raise ImageError unless every strip or tile is there: tifffile leaves what it does not find as memory was."""
+    rows, columns = _segment_sides(page)
+    planes = page.samplesperpixel if page.planarconfig == 2 else 1
+    needs = -(-page.imagelength // rows) * -(-page.imagewidth // columns) * planes
+    tags = [page.tags.get(code) for code in ((TILES, TILE_SIZES) if page.is_tiled else (STRIPS, STRIP_SIZES))]
+    with_data = sum(offset > 0 < size for offset, size in zip(page.dataoffsets, page.databytecounts, strict=False))
+    found = min(with_data, *(tag.count if tag else 0 for tag in tags))
+    if found != needs:
+        what = f"its tags find {found:,} of {counted(needs, 'tile' if page.is_tiled else 'strip')}"
+        raise ImageError("truncated", f"{what}; copy it again from its source")
+    if page.is_tiled and rows * columns > max(TILE_PIXELS, TILE_SHARE * page.imagelength * page.imagewidth):
+        what = f"its tiles of {columns:,} x {rows:,} pixels are far larger than the picture"
+        raise ImageError("bomb", f"{what}; store it without tiles")
+
+
+def _segment_sides(page: Any) -> tuple[int, int]:
+    """Rows and columns of a strip or tile."""
+    if page.is_tiled:
+        return page.tilelength, page.tilewidth
+    return max(1, min(page.rowsperstrip, page.imagelength)), page.imagewidth
+
+
 def _require_bounded(page: Any) -> None:
     """Raise ImageError if a strip or tile stands for more bytes than it has room for: tifffile inflates all of it."""
-    rows, columns = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
+    rows, columns = _segment_sides(page)
     samples = 1 if page.planarconfig == 2 else page.samplesperpixel
-    most = min(rows, max(page.imagelength, page.tilelength)) * columns * samples * page.dtype.itemsize
+    most = rows * columns * samples * page.dtype.itemsize
     file = page.parent.filehandle
     for offset, size in zip(page.dataoffsets, page.databytecounts, strict=True):
         file.seek(offset)

@@ -22,7 +22,7 @@ import polars as pl
 
 from deploy.artifact import write_atomically
 from deploy.images import heif, tiff_channels
-from pipeline.validation.probe.probe import PROBE_VERSION
+from pipeline.validation.probe.probe import FULL_DEPTH_VERSION, PROBE_VERSION
 from pipeline.validation.tables import FACTS
 
 CACHED = pl.Schema({**FACTS, "tar": pl.String()})
@@ -41,7 +41,7 @@ def versions(probed: Collection[str] = ()) -> dict[str, str]:
     packages = {name: version(name) for name in ("pillow", "simplejpeg", "numpy")}
     heic = version("pi-heif") if heif.is_installed() else "not installed"
     tiff = {"tifffile": version("tifffile") if tiff_channels.is_installed() else "not installed"}
-    of_channels = tiff if "channels" in probed else {}
+    of_channels = tiff | {"full_depth": str(FULL_DEPTH_VERSION)} if "channels" in probed else {}
     return {"probe": str(PROBE_VERSION), **packages, "pi-heif": heic, **of_channels}
 
 

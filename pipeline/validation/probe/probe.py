@@ -34,6 +34,9 @@ keep_callable(__name__)
 PROBE_VERSION = 6
 """Goes up with every change that gives some file another row."""
 
+FULL_DEPTH_VERSION = 2
+"""Goes up as PROBE_VERSION does, of images with a number of channels alone."""
+
 STATISTICS_SIDE = 256  # pixels; larger images are reduced first, so that the numbers of large and small ones compare
 PERCENTILES = np.array([1, 5, 50, 95, 99])
 THUMBNAIL_SIDE = 80

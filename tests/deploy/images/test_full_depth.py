@@ -1,6 +1,8 @@
 """Images at full depth, held against numpy, tifffile and a dense resize."""
 
 import io
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -66,15 +68,15 @@ def test_what_is_stored_has_one_reading_whatever_its_sides() -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (saved(WIDE[:, :, :3]), "wrong_channels: an array [12, 17, 3] has 3 channels; 5 are expected"),
-        (saved(WIDE[:, :, 0]), "wrong_channels: an array [12, 17] has 1 channels"),
+        (saved(WIDE[:, :, :3]), "wrong_channels: an array [12, 17, 3] has 3 channels; it has to have 5"),
+        (saved(WIDE[:, :, 0]), "wrong_channels: an array [12, 17] has 1 channel; it"),
         (saved(WIDE.astype(np.float32)), "unsupported_depth: an array of float32"),
         (saved(WIDE.astype(np.int16)), "unsupported_depth: an array of int16"),
         (saved(np.zeros(3, np.uint8)), "unsupported_layout: an array [3]"),
         (saved(np.zeros((2, 4, 4, 5), np.uint8)), "unsupported_layout: an array [2, 4, 4, 5]"),
         (saved(np.zeros((0, 4, 5), np.uint8)), "unsupported_layout"),
         (saved(WIDE)[:-1], "truncated: the file has 2,039 of 2,040 bytes"),
-        (saved(WIDE) + b"more", "corrupt: 4 bytes follow the array"),
+        (saved(WIDE) + b"more", "corrupt: 4 bytes too many: store one"),
         (saved(WIDE)[:40], "corrupt: its header"),
         (saved(np.array([[{}]], object)), "unsupported_depth: an array of object"),
     ],
@@ -89,6 +91,14 @@ def test_a_header_that_claims_more_than_the_file_takes_no_memory() -> None:
     np.lib.format.write_array_header_1_0(header, claim)
     assert reason_of(header.getvalue(), 5).startswith("bomb: 1000000 x 1000000 pixels of 5 channels")
     assert reason_of(header.getvalue(), 5, max_pixels=10**13).startswith("truncated")
+
+
+@pytest.mark.parametrize("shape", [(-1, -1, 5), (-4, -4, 5), (-4, 4, 5), (True, True, 5), (10**400, 4, 5)])
+@pytest.mark.parametrize("follows", [10, 160])
+def test_sides_that_no_array_has_are_refused(shape: tuple[int, ...], follows: int) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<u2", "fortran_order": False, "shape": shape})
+    assert reason_of(header.getvalue() + bytes(follows), 5).startswith("corrupt: its header gives sides that no array")
 
 
 def test_the_limit_of_pixels_is_one_of_samples() -> None:
@@ -162,6 +172,47 @@ def test_a_strip_that_unpacks_to_more_than_the_picture_is_refused_before_it_take
     strips = file.pages[0].aspage().tags[278].valueoffset
     data[strips : strips + 2] = (1).to_bytes(2, "little")
     assert "larger than its tags say" in reason_of(bytes(data), 5)
+
+
+def with_tag(data: bytes, tag: int, place: int, value: int) -> bytes:
+    """A TIFF of one page; ``place`` is 4 for the number of values, or 8 for a single value of 4 bytes."""
+    changed = bytearray(data)
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        start = file.pages[0].aspage().tags[tag].offset + place
+    changed[start : start + 4] = value.to_bytes(4, "little")
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("tile", [None, (16, 16)])
+def test_a_tiff_that_names_too_few_strips_or_tiles_is_refused(compression: str | None, tile: Any) -> None:
+    cube = np.tile(WIDE, (3, 3, 1))
+    options: dict[str, Any] = {"tile": tile} if tile else {"rowsperstrip": 2}
+    data = tiff(cube, planarconfig="contig", compression=compression, metadata=None, **options)
+    assert np.array_equal(read_full_depth(data, 5), cube)
+    for tag in (324, 325) if tile else (273, 279):
+        assert "truncated: its tags find 3 of" in reason_of(with_tag(data, tag, 4, 3), 5)
+
+
+def test_a_strip_without_data_is_refused() -> None:
+    data = tiff(WIDE, planarconfig="contig", compression="zlib", rowsperstrip=12, metadata=None)
+    for tag in (273, 279):
+        assert reason_of(with_tag(data, tag, 8, 0), 5).startswith("truncated: its tags find 0 of 1 strip;")
+
+
+def test_a_tile_far_larger_than_the_picture_is_refused_before_it_takes_memory() -> None:
+    data = tiff(WIDE, planarconfig="contig", compression="zlib", tile=(1024, 1024), metadata=None)
+    assert np.array_equal(read_full_depth(data, 5), WIDE)
+    data = tiff(WIDE, planarconfig="contig", compression="zlib", tile=(1024, 1040), metadata=None)
+    assert reason_of(data, 5).startswith("bomb: its tiles of 1,040 x 1,024 pixels")
+
+
+def test_damage_that_tifffile_warns_of_is_not_printed() -> None:
+    code = "import sys; from deploy.images import full_depth; full_depth.read_full_depth(bytes.fromhex(sys.argv[1]), 5)"
+    command = [sys.executable, "-c", code, (b"II*\0" + bytes(20)).hex()]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "ImageError" in ended.stderr
+    assert "TiffPages" not in ended.stderr
 
 
 def test_without_the_extra_a_tiff_of_channels_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,6 +314,11 @@ def test_an_array_in_memory_has_to_have_the_channels(given: NDArray[Any]) -> Non
     assert isinstance(found, ImageError)
     assert "give uint8 or uint16 [height, width, 5]" in str(found)
     assert isinstance(read_pixels(WIDE[:, :, :3], Preprocessing(8, 8)), ImageError)
+
+
+def test_an_array_in_memory_may_be_in_the_other_byte_order() -> None:
+    preprocessing = Preprocessing(8, 8, channels=5)
+    assert np.array_equal(read_pixels(WIDE.astype(">u2"), preprocessing), read_pixels(WIDE, preprocessing))
 
 
 def test_a_preview_goes_from_the_first_to_the_99th_percentile_of_each_channel() -> None:

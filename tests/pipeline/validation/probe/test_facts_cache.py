@@ -54,6 +54,18 @@ def test_the_key_covers_everything_that_changes_the_facts(tmp_path: Path, monkey
     assert len(folders) == 8
 
 
+def test_a_new_way_to_read_channels_probes_only_images_with_channels_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Limits(50.0, 80.0, 0, 0, "white").probed
+    given = (plain, plain | {"channels": 5})
+    before = [place(tmp_path, one) for one in given]
+    monkeypatch.setattr(facts_cache, "FULL_DEPTH_VERSION", -1)
+    after = [place(tmp_path, one) for one in given]
+    assert before[0] == after[0]
+    assert before[1] != after[1]
+
+
 def test_results_that_may_be_accidental_are_not_stored(folder: Path) -> None:
     for reason in ("worker_crash", "timeout", "io_error"):
         append(folder, rows(reason, decodes=False, reason=reason))
