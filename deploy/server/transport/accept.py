@@ -5,6 +5,7 @@ import errno
 import heapq
 import logging
 import resource
+import select
 import socket
 import struct
 from collections import Counter
@@ -149,8 +150,21 @@ class Acceptor:
             listener.setblocking(False)
         self._resume()
 
-    def close(self) -> None:
-        """Accept nothing further; handshakes continue."""
+    async def finish(self) -> None:
+        """Accept what waits already, however busy the machine is, and nothing further; handshakes continue."""
+        for _ in range(self._limits.connections):  # one who never stops connecting does not hold up the end
+            if not self._is_anyone_waiting():
+                break
+            await asyncio.sleep(0)
+        self._close()
+
+    def _is_anyone_waiting(self) -> bool:
+        poll = select.poll()
+        for listener in self._listeners:
+            poll.register(listener, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def _close(self) -> None:
         if self._pause:
             self._pause.cancel()
         for listener in self._listeners:

@@ -22,6 +22,10 @@ from deploy.server.transport.connection import READ_BYTES, LimitedProtocol
 DRAIN_NOTICE_SECONDS = 0.2
 """Pause after SIGTERM for connections that wait to be accepted, and another for requests that arrive on them."""
 
+TURNS_UNTIL_READ = 8
+"""Turns of the event loop, at most, from accepting a connection to reading a request that has arrived on it. On a busy
+machine the pause can end before them."""
+
 TICKS = 10
 """How often uvicorn's server looks in a second whether it has to end."""
 
@@ -96,8 +100,10 @@ class DrainingServer(Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._on_drain()
         await asyncio.sleep(DRAIN_NOTICE_SECONDS)  # closing the socket resets connections that only the kernel accepted
-        self._acceptor.close()
+        await self._acceptor.finish()
         await asyncio.sleep(DRAIN_NOTICE_SECONDS)
+        for _ in range(TURNS_UNTIL_READ):
+            await asyncio.sleep(0)
         self._acceptor.end_handshakes()
         await super().shutdown(sockets)
 

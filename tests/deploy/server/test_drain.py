@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from deploy.server.limits import Limits
+from deploy.server.transport import draining
 from tests.deploy.server.conftest import HOST, IMAGE, Gate, head, read_all, running, wait_for
 from tests.processes.busy import stretched
 
@@ -90,6 +91,28 @@ def test_stuck_clients_do_not_outlast_the_drain(bundle: Path) -> None:
         server.server.should_exit = True
         assert all(read_all(connection).startswith(b"HTTP/1.1 200") for connection in good)
         server.thread.join(10)
+        assert not server.thread.is_alive()
+
+
+def test_requests_that_wait_to_be_accepted_are_answered_however_busy_the_server_is(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event loop is held while they arrive, and gets no time for them but what they need."""
+    monkeypatch.setattr(draining, "DRAIN_NOTICE_SECONDS", 0)
+    held, opened = threading.Event(), threading.Event()
+
+    def hold() -> bool:
+        held.set()
+        assert opened.wait(60)
+        return False
+
+    with running(bundle) as server, ExitStack() as stack:
+        server.server.is_reachable = hold
+        assert held.wait(60)
+        good = [stack.enter_context(server.connect(WHOLE)) for _ in range(30)]
+        opened.set()
+        assert all(read_all(connection).startswith(b"HTTP/1.1 200") for connection in good)
+        server.thread.join(60)
         assert not server.thread.is_alive()
 
 
