@@ -66,7 +66,7 @@ class MomentumQueue:
         self._momentum = momentum
         self._temperature = temperature
         self._precision = precision
-        self._groups = 2 + extra_crops
+        self._views = 2 + extra_crops
         self._scaled = scaled
         self._updates = 0
         self._keys = self._queue[:0]  # of the last step, of all processes
@@ -77,7 +77,7 @@ class MomentumQueue:
         self._key_groups = groups
         if groups is not None and self._queued_groups is None:
             self._queued_groups = groups.new_full((len(self._queue),), OF_NO_GROUP)
-        first, second, *extras = views.chunk(self._groups)
+        first, second, *extras = views.chunk(self._views)
         with part("forward"):
             with torch.no_grad():
                 keys = normalize(project(self._copy, second, self._precision).to(self._queue.dtype), dim=1)

@@ -80,11 +80,11 @@ class InBatch:
         self._temperature = temperature
         self._precision = precision
         self._micro_batch_size = micro_batch_size
-        self._groups = 2 + extra_crops
+        self._views = 2 + extra_crops
         self._scaled = scaled
 
     def backward(self, model: nn.Module, views: Tensor, groups: Tensor | None = None) -> Outcome:
-        images = len(views) // self._groups
+        images = len(views) // self._views
         parts = 1 if self._micro_batch_size is None else -(-images // self._micro_batch_size)
         if parts == 1:
             with part("forward"):
@@ -94,7 +94,7 @@ class InBatch:
                 torch.autograd.backward(self._scaled(loss))
         else:
             projections, loss = self._cached(model, views, parts, groups)
-        first, second = projections.detach().chunk(self._groups)[:2]
+        first, second = projections.detach().chunk(self._views)[:2]
         return Outcome(loss.detach(), first, second)
 
     def update(self) -> None:
@@ -107,7 +107,7 @@ class InBatch:
         assert not tensors, sorted(tensors)
 
     def _mean(self, projections: Tensor, groups: Tensor | None) -> Tensor:
-        first, second, *extras = projections.chunk(self._groups)
+        first, second, *extras = projections.chunk(self._views)
         pairs = [(first, second), *((view, extra) for extra in extras for view in (first, second))]
         losses = [self._loss(one, other, self._temperature, groups=groups) for one, other in pairs]
         return torch.stack(losses).mean()
@@ -117,15 +117,15 @@ class InBatch:
         # A network that draws, as stochastic depth does, has to draw the same for a micro-batch in both passes.
         seeds = torch.randint(2**62, (parts,)).tolist()
         with part("forward"), torch.no_grad(), buffers_kept(model):
-            passed = [self._seeded(model, *one) for one in zip(_parts(views, self._groups, parts), seeds, strict=True)]
+            passed = [self._seeded(model, *one) for one in zip(_parts(views, self._views, parts), seeds, strict=True)]
         with part("forward"):
-            projections = _joined(passed, self._groups).requires_grad_()
+            projections = _joined(passed, self._views).requires_grad_()
             loss = self._mean(projections, groups)
         with part("backward"):
             (gradient,) = torch.autograd.grad(self._scaled(loss), projections)
-        pulls = _parts(gradient, self._groups, parts)
+        pulls = _parts(gradient, self._views, parts)
         for number, (few, seed, pull) in enumerate(
-            zip(_parts(views, self._groups, parts), seeds, pulls, strict=True), start=1
+            zip(_parts(views, self._views, parts), seeds, pulls, strict=True), start=1
         ):
             with _synchronized(model, number == parts):
                 with part("forward"):
