@@ -90,7 +90,10 @@ def run(workspace: Path) -> None:
     if folds:
         reason = None
     elif train.labeled and not test.labeled:
-        reason = f"{reason}; or label two training images of each of two classes"
+        reason = (
+            f"{reason}; or label two training images of each of two classes, where near copies, and images of one "
+            "group of labels.csv, count as one"
+        )
     if reason:
         print(f"linear_eval: no accuracies: {reason}", file=sys.stderr)
 
