@@ -66,21 +66,8 @@ def glance(data: bytes) -> dict[str, Any] | None:
             deviations[background] = _deviation(canonicalize(open_image(data, MOST_PIXELS), background)[0])
     except ImageError:
         return None
-    luma = canonical.convert("L")
-    return vars(
-        Glance(
-            width=canonical.width,
-            height=canonical.height,
-            has_color=_saturation(canonical) > GRAY_SATURATION,
-            has_alpha=has_alpha,
-            deep=any(operation.startswith("uint") for operation in operations),
-            frames=frames,
-            deviations=deviations,
-            lost=measure_lost(luma),
-            gist=_gist(luma),
-            channels=channels,
-        )
-    )
+    deep = any(operation.startswith("uint") for operation in operations)
+    return _describe(canonical, has_alpha=has_alpha, deep=deep, frames=frames, deviations=deviations, channels=channels)
 
 
 def _glance_deep(data: bytes, channels: int) -> dict[str, Any] | None:
@@ -90,20 +77,28 @@ def _glance_deep(data: bytes, channels: int) -> dict[str, Any] | None:
         picture = Image.fromarray(summary(opened.read()[0]))
     except ImageError:
         return None
+    return _describe(
+        picture,
+        has_alpha=False,
+        deep=opened.bits > 8,
+        frames=opened.frames,
+        deviations=dict.fromkeys(LEVELS, _deviation(picture)),
+        channels=channels,
+        needs_depth=True,
+    )
+
+
+def _describe(picture: Image.Image, **known: Any) -> dict[str, Any]:
+    """The fields of a Glance: those that its pixels show, and those that are ``known``."""
     luma = picture.convert("L")
     return vars(
         Glance(
             width=picture.width,
             height=picture.height,
             has_color=_saturation(picture) > GRAY_SATURATION,
-            has_alpha=False,
-            deep=opened.bits > 8,
-            frames=opened.frames,
-            deviations=dict.fromkeys(LEVELS, _deviation(picture)),
             lost=measure_lost(luma),
             gist=_gist(luma),
-            channels=channels,
-            needs_depth=True,
+            **known,
         )
     )
 

@@ -83,7 +83,14 @@ def make_card(**changes: object) -> dict[str, Any]:
     return card | changes
 
 
-def make_model(card: dict[str, Any], mixing: NDArray[np.float32] = MIXING, input_size: int = SIZE) -> onnx.ModelProto:
+def make_model(
+    card: dict[str, Any],
+    mixing: NDArray[np.float32] = MIXING,
+    input_size: int = SIZE,
+    kind: int = TensorProto.UINT8,
+    white: int = 255,
+) -> onnx.ModelProto:
+    """``white`` is the largest sample, and each row of ``mixing`` is for a channel."""
     nodes = [
         helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["float", "axes"], ["mean"], keepdims=0),
@@ -92,11 +99,11 @@ def make_model(card: dict[str, Any], mixing: NDArray[np.float32] = MIXING, input
     ]
     constants = [
         onnx.numpy_helper.from_array(np.array([1, 2], np.int64), "axes"),
-        onnx.numpy_helper.from_array(np.array(255, np.float32), "scale"),
+        onnx.numpy_helper.from_array(np.array(white, np.float32), "scale"),
         onnx.numpy_helper.from_array(mixing, "mixing"),
     ]
-    shape = ["batch", input_size, input_size, 3]
-    images = helper.make_tensor_value_info("images", TensorProto.UINT8, shape)
+    shape = ["batch", input_size, input_size, len(mixing)]
+    images = helper.make_tensor_value_info("images", kind, shape)
     features = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", DIM])
     graph = helper.make_graph(nodes, "mean-color", [images], [features], constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)

@@ -1,6 +1,7 @@
 """What is known before a run is said before it: what this machine lacks, and for what there are too few images."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -239,26 +240,20 @@ def test_an_older_workspace_learns_which_lines_it_needs(workspace: Workspace) ->
     preflight.apply(workspace, {"pretrain.epochs": "3"})
 
 
-def test_an_older_workspace_learns_how_its_images_are_judged_on_another_background(workspace: Workspace) -> None:
+@pytest.mark.parametrize(
+    ("key", "default", "other"), [("prepare.background", "white", "black"), ("prepare.channels", "null", "5")]
+)
+def test_an_older_workspace_learns_what_validation_depends_on_now(
+    workspace: Workspace, key: str, default: str, other: str
+) -> None:
     graph = workspace.root / "dvc.yaml"
     now = graph.read_text()
-    graph.write_text("".join(line for line in now.splitlines(True) if "prepare.background" not in line))
-    preflight.apply(workspace, {"prepare.background": "white"})
-    with pytest.raises(ParamsError, match=r"add `- prepare\.background` to the params of the stage validate"):
-        preflight.apply(workspace, {"prepare.background": "black"})
+    graph.write_text("".join(line for line in now.splitlines(True) if key not in line))
+    preflight.apply(workspace, {key: default})
+    with pytest.raises(ParamsError, match=rf"add `- {re.escape(key)}` to the params of the stage validate"):
+        preflight.apply(workspace, {key: other})
     graph.write_text(now)
-    preflight.apply(workspace, {"prepare.background": "black"})
-
-
-def test_an_older_workspace_learns_that_validation_depends_on_the_channels(workspace: Workspace) -> None:
-    graph = workspace.root / "dvc.yaml"
-    now = graph.read_text()
-    graph.write_text("".join(line for line in now.splitlines(True) if "prepare.channels" not in line))
-    preflight.apply(workspace, {"prepare.channels": "null"})
-    with pytest.raises(ParamsError, match=r"add `- prepare\.channels` to the params of the stage validate"):
-        preflight.apply(workspace, {"prepare.channels": "5"})
-    graph.write_text(now)
-    preflight.apply(workspace, {"prepare.channels": "5"})
+    preflight.apply(workspace, {key: other})
 
 
 def test_a_released_encoder_for_other_channels_cannot_be_compared(workspace: Workspace) -> None:

@@ -5,14 +5,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto
 
-from deploy.bundle import Bundle, graph_promise
+from deploy.bundle import Bundle
 from deploy.images.full_depth import FULL
 from deploy.images.npy import array_bytes
 from deploy.images.preprocess import Preprocessing
-from deploy.session import METADATA
-from tests.deploy.conftest import DIM, SIZE, make_card
+from tests.deploy.conftest import DIM, SIZE, make_card, make_model
 
 CHANNELS, IMAGES = 5, 3
 MIXING = np.random.default_rng(8).normal(size=(CHANNELS, DIM)).astype(np.float32)
@@ -41,23 +40,7 @@ def make_deep_card(**changes: object) -> dict[str, Any]:
 
 
 def make_deep_model(card: dict[str, Any], kind: int = TensorProto.UINT16) -> ModelProto:
-    nodes = [
-        helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["float", "axes"], ["mean"], keepdims=0),
-        helper.make_node("Div", ["mean", "scale"], ["scaled"]),
-        helper.make_node("MatMul", ["scaled", "mixing"], ["features"]),
-    ]
-    constants = [
-        numpy_helper.from_array(np.array([1, 2], np.int64), "axes"),
-        numpy_helper.from_array(np.array(FULL, np.float32), "scale"),
-        numpy_helper.from_array(MIXING, "mixing"),
-    ]
-    images = helper.make_tensor_value_info("images", kind, ["batch", SIZE, SIZE, CHANNELS])
-    features = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", DIM])
-    graph = helper.make_graph(nodes, "mean-of-channels", [images], [features], constants)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    helper.set_model_props(model, {METADATA: graph_promise(card)})
-    return model
+    return make_model(card, MIXING, kind=kind, white=FULL)
 
 
 def make_deep_bundle(card: dict[str, Any] | None = None, model: bytes | None = None) -> Bundle:
