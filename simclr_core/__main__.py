@@ -42,6 +42,11 @@ class Stage(NamedTuple):
     arguments: Mapping[str, Mapping[str, Any]] = {}
 
 
+def _size(text: str) -> tuple[int, int]:
+    height, width = map(int, text.split("x"))
+    return height, width
+
+
 STAGES = {
     "initial": Stage(
         "simclr_core.pretraining.initial", "what pretraining starts from: random weights, or the champion's network"
@@ -58,6 +63,18 @@ STAGES = {
     "rate": Stage(
         "simclr_core.pretraining.rate",
         "how many images a second this machine pretrains on, by a few steps; not a stage",
+        {
+            "--images": {"type": int, "default": 2000, "metavar": "N", "help": "training images; default: 2000"},
+            "--classes": {"type": int, "default": 10, "metavar": "N", "help": "classes of their labels; default: 10"},
+            "--channels": {"type": int, "metavar": "N", "help": "as prepare.channels; default: 3 of 8 bits"},
+            "--sizes": {
+                "type": _size,
+                "nargs": "+",
+                "default": (),
+                "metavar": "SIZE",
+                "help": "of some prepared images, as 28x41: height and width; default: squares as large as the views",
+            },
+        },
     ),
     "linear_eval": Stage(
         "simclr_core.evaluation.linear_eval",

@@ -19,7 +19,8 @@ from pipeline.costs.images import measure_images
 from pipeline.costs.model import ImageCosts, Measured
 from pipeline.errors import ParamsError
 from pipeline.params import Params
-from simclr_core.monitoring.unit_costs import UnitCosts
+from pipeline.preflight import Images
+from simclr_core.monitoring.unit_costs import TrainingSet, UnitCosts
 
 FILE = Path(".simclr") / "measured.json"
 DECISIVE = {
@@ -40,17 +41,18 @@ DECISIVE = {
 """The keys of ``pretrain`` on which the cost of a step depends, or of the look at the end of an epoch."""
 
 
-def measure(text: str, params: Params, contents: Sequence[bytes]) -> Measured:
-    """Measure for a params.yaml with this ``text``, with some of the images.
+def measure(text: str, params: Params, contents: Sequence[bytes], images: Images) -> Measured:
+    """Measure for a params.yaml with this ``text``, with some of the ``images``.
 
     Raises:
         ParamsError: the training does not run on this machine, and what it said.
     """
-    image = measure_images(contents, params.prepared_side, params.prepare)
-    return Measured(measure_units(text), image, available_cpus())
+    image, sizes = measure_images(contents, params.prepared_side, params.prepare)
+    data = TrainingSet(images.train.total(), len(images.classes), params.prepare.channels, sizes)
+    return Measured(measure_units(text, data), image, available_cpus())
 
 
-def measure_units(text: str) -> UnitCosts:
+def measure_units(text: str, data: TrainingSet) -> UnitCosts:
     """Some real steps in a separate process, as params.yaml says with this ``text``.
 
     Raises:
@@ -60,6 +62,9 @@ def measure_units(text: str) -> UnitCosts:
     with TemporaryDirectory() as folder:
         (Path(folder) / "params.yaml").write_text(text, encoding="utf-8")
         command = [sys.executable, "-P", "-m", "simclr_core", "--workspace", folder, "rate"]
+        command += ["--images", str(data.images), "--classes", str(data.classes)]
+        command += ["--channels", str(data.channels)] if data.channels else []
+        command += ["--sizes", *(f"{height}x{width}" for height, width in data.sizes)] if data.sizes else []
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise ParamsError(

@@ -224,7 +224,7 @@ def _pretrain(work: Work) -> Cost:
     epochs = config.epochs if config.init == "scratch" else config.warm_start.epochs or config.epochs
     steps = work.train // config.batch_size
     watched = min(config.monitor_images, work.train)
-    epoch = steps * config.batch_size / unit.images_per_second + work.forward(watched) + unit.monitor_seconds
+    epoch = steps * config.batch_size / unit.images_per_second + work.forward(watched) + watched * unit.monitor_seconds
     decodings = 1 if config.image_size <= CACHED_SIDE else epochs
     seconds = _started(work) + epochs * epoch + work.decoded(decodings * work.train + watched)
     pixels = 3 * config.image_size**2 * (work.train if config.image_size <= CACHED_SIDE else 0)

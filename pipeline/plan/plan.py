@@ -76,13 +76,14 @@ def make(workspace: Workspace) -> Plan:
             sources,
             Selection(params.ingest.include, params.ingest.exclude, params.prepare.channels is not None),
         )
-    known = measured.read_measured(workspace.root, params)
-    if known is None:
-        known = measured.measure(text, params, found.contents if found else sample(_ingested_contents(workspace)))
-        measured.keep(workspace.root, params, known)
     images = ingested(workspace)
     if found is not None:
         images = with_new(images, found, params, waiting, next_name(batches(workspace.raw)))
+    known = measured.read_measured(workspace.root, params)
+    if known is None:
+        contents = found.contents if found else sample(_ingested_contents(workspace))
+        known = measured.measure(text, params, contents, images)
+        measured.keep(workspace.root, params, known)
     return _of_workspace(workspace, params, known, images, waiting)
 
 

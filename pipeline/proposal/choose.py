@@ -84,7 +84,7 @@ def attempt(base: str, contents: Sequence[bytes], stages: Sequence[str], trainin
     changes += f"  resize: null\n  batch_size: {training.batch}\nfinetune:\n  batch_size: {training.tuning_batch}\n"
     text = overlay(params_of(training.recipe, base), changes)
     params = _read(text)
-    measured = measure(text, params, contents)
+    measured = measure(text, params, contents, images)
 
     def seconds(epochs: int, tuning: int) -> float:
         pretrain = params.pretrain.model_copy(update={"epochs": epochs})

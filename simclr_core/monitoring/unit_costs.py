@@ -4,13 +4,26 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class TrainingSet:
+    """What decides how long a step takes, and the look at the features: ``images`` of so many ``classes``, with three
+    channels of 8 bits, or with ``channels`` at full depth. ``sizes`` are the heights and widths of some of them as they
+    are prepared; none: they are squares as large as the views.
+    """
+
+    images: int
+    classes: int
+    channels: int | None = None
+    sizes: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
 class UnitCosts:
     """Seconds, bytes and sizes.
 
     Attributes:
         images_per_second: of pretraining, without decoding.
         start_seconds: from the start of a process until PyTorch and a stage are imported.
-        monitor_seconds: the look at the features at the end of an epoch.
+        monitor_seconds: the look at the features at the end of an epoch, for each image that is looked at.
         forward_seconds: an image through the frozen encoder, in batches.
         tuning_seconds: a step of fine-tuning without images, and an image in it.
         axes_seconds: the principal axes of 512 features of 512 images.

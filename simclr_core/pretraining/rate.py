@@ -1,21 +1,22 @@
 """What the parts of a run cost on this machine: a few real steps of each on random pixels. Nothing is written.
 
-python -m simclr_core rate        in a folder with a params.yaml
+python -m simclr_core rate --images 5000 --classes 10        in a folder with a params.yaml
 """
 
 import json
 import resource
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from deploy.images.full_depth import Samples
 from simclr_core import launch
 from simclr_core.augmentation.augmentations import Augmentation
 from simclr_core.config import FinetuneConfig, PretrainConfig
@@ -24,7 +25,7 @@ from simclr_core.evaluation.logistic_regression import principal_axes
 from simclr_core.launch import Member
 from simclr_core.model.encoder import Encoder
 from simclr_core.monitoring.diagnostics import Monitor
-from simclr_core.monitoring.unit_costs import UnitCosts
+from simclr_core.monitoring.unit_costs import TrainingSet, UnitCosts
 from simclr_core.params import read_block
 from simclr_core.pretraining.initial import Start
 from simclr_core.pretraining.precision import LossScaler, resolve_precision
@@ -33,48 +34,56 @@ from simclr_core.pretraining.pretrain import build_network, build_optimizer, cho
 LEAST_STEPS = 3
 SECONDS = 4.0  # after the first step, which allocates and tunes; of pretraining. The others take a quarter of it
 LEARNING_RATE = 1e-6  # costs as much as any other
-CLASSES = 10  # of the random labels
+CLASSES = 10  # of the random labels of a probe
 FORWARD_IMAGES = 256  # a batch of ``extract``
 SIDE = 512  # features and images of the larger measured probe
 FEW_IMAGES = 16  # of the smaller batch of fine-tuning
 FEW = 20  # images of the smaller one
 WEAK = 1e-4  # penalty of the measured probe
 ROUNDS = 40  # evaluations that a probe takes about: its search looks back at all of them
-NORMALIZED = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+MEAN, STD = 0.5, 0.25
 
 
-def run(workspace: Path) -> None:
+def run(
+    workspace: Path, images: int, classes: int, channels: int | None = None, sizes: Sequence[tuple[int, int]] = ()
+) -> None:
     """Print the ``UnitCosts`` for the blocks ``pretrain`` and ``finetune`` of params.yaml, in JSON.
 
     The start of the process is not among them: who starts it takes ``measured_seconds`` off the time that it took.
+    The other arguments are those of ``TrainingSet``.
     """
     started = perf_counter()
     config = read_block(workspace / "params.yaml", "pretrain", PretrainConfig)
     tuning = read_block(workspace / "params.yaml", "finetune", FinetuneConfig)
     with launch.member() as member:
-        costs = asdict(measure(config, tuning, member))
+        costs = asdict(measure(config, tuning, TrainingSet(images, classes, channels, tuple(sizes)), member))
     print(json.dumps({**costs, "measured_seconds": perf_counter() - started}))
 
 
-def measure(config: PretrainConfig, tuning: FinetuneConfig, member: Member) -> UnitCosts:
+def measure(config: PretrainConfig, tuning: FinetuneConfig, data: TrainingSet, member: Member) -> UnitCosts:
     """Measure each part; the start of the process is not known here."""
-    rate = measure_rate(config, member, SECONDS)
-    encoder, head = build_network(config, Start("scratch"), member)
+    rate = measure_rate(config, data, member, SECONDS)
+    bands = data.channels or 3
+    encoder, head = build_network(config, Start("scratch"), member, bands)
     assert isinstance(encoder, Encoder)
-    pixels = _pixels(FORWARD_IMAGES, config.image_size)
-    forward = _middle(lambda: extract(encoder, pixels, *NORMALIZED), SECONDS / 4) / FORWARD_IMAGES
-    count = min(config.monitor_images, FORWARD_IMAGES)
-    monitor = Monitor(pixels[:count], np.arange(count) % CLASSES, *NORMALIZED, [str(one) for one in range(CLASSES)])
+    watched = max(2, min(config.monitor_images, data.images))
+    pixels, normalized = (
+        _pixels(max(FORWARD_IMAGES, watched), config.image_size, data),
+        ((MEAN,) * bands, (STD,) * bands),
+    )
+    forward = _middle(lambda: extract(encoder, pixels[:FORWARD_IMAGES], *normalized), SECONDS / 4) / FORWARD_IMAGES
+    names = [str(one) for one in range(max(1, data.classes))]
+    monitor = Monitor(pixels[:watched], np.arange(watched) % len(names), *normalized, names)
     views = torch.randn(2, config.batch_size, encoder.feature_dim)
     look = _middle(lambda: monitor.measure(encoder, nn.Identity(), *views), 0.0)
     return UnitCosts(
         images_per_second=rate,
         start_seconds=0.0,
-        monitor_seconds=max(0.0, look - forward * count),
+        monitor_seconds=max(0.0, look / watched - forward),
         forward_seconds=forward,
         tuning_seconds=_line(
             {
-                batch: measure_tuning(encoder, config, batch, member)
+                batch: measure_tuning(encoder, config, batch, data, member)
                 for batch in (FEW_IMAGES, max(tuning.batch_size, 2 * FEW_IMAGES))
             }
         ),
@@ -87,18 +96,17 @@ def measure(config: PretrainConfig, tuning: FinetuneConfig, member: Member) -> U
     )
 
 
-def measure_rate(config: PretrainConfig, member: Member, seconds: float) -> float:
+def measure_rate(config: PretrainConfig, data: TrainingSet, member: Member, seconds: float) -> float:
     """Images a second over all steps but the first: augmentation, forward, loss, backward and update, without reading
     or decoding. The batch is the configuration's."""
     device = member.device
-    network = build_network(config, Start("scratch"), member)
+    network = build_network(config, Start("scratch"), member, data.channels or 3)
     optimizer = build_optimizer(config.optimizer, network, config.momentum, config.weight_decay)
     precision = resolve_precision(config.precision, device)
     objective = choose_objective(config, network, LossScaler(precision, device), precision, member)
     augmentation = Augmentation(config.image_size, **config.augmentation.model_dump())
-    side = config.resize or config.image_size
-    images = torch.randint(0, 256, (config.batch_size, 3, side, side), dtype=torch.uint8, device=device)
-    sizes, samples = torch.full((config.batch_size, 2), side), torch.arange(config.batch_size)
+    images, sizes = _batch(config, config.batch_size, data, device)
+    samples = torch.arange(config.batch_size)
     for group in optimizer.param_groups:
         group["lr"] = LEARNING_RATE
     number = 0
@@ -119,15 +127,14 @@ def measure_rate(config: PretrainConfig, member: Member, seconds: float) -> floa
     return config.batch_size / _middle(step, seconds)
 
 
-def measure_tuning(encoder: Encoder, config: PretrainConfig, batch: int, member: Member) -> float:
+def measure_tuning(encoder: Encoder, config: PretrainConfig, batch: int, data: TrainingSet, member: Member) -> float:
     """Seconds of a step of fine-tuning on ``batch`` images; ``encoder`` is changed."""
     head = nn.Linear(encoder.feature_dim, CLASSES)
     network = nn.Sequential(encoder, head).to(member.device).train()
     optimizer = torch.optim.SGD(network.parameters(), LEARNING_RATE, momentum=0.9, nesterov=True)
     crops = Augmentation(config.image_size, flip=0.5, jitter_probability=0, grayscale=0, blur=0)
-    side = config.resize or config.image_size
-    images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8, device=member.device)
-    sizes, samples, labels = torch.full((batch, 2), side), torch.arange(batch), torch.arange(batch) % CLASSES
+    images, sizes = _batch(config, batch, data, member.device)
+    samples, labels = torch.arange(batch), torch.arange(batch) % CLASSES
 
     def step() -> None:
         views = crops.view(images, sizes, 0, 0, samples, view=0).sub(0.5).div(0.25)
@@ -181,8 +188,21 @@ def _middle(step: Callable[[], object], seconds: float) -> float:
     return median(times)
 
 
-def _pixels(images: int, side: int) -> NDArray[np.uint8]:
-    return np.random.default_rng(0).integers(0, 256, (images, side, side, 3), dtype=np.uint8)
+def _batch(config: PretrainConfig, images: int, data: TrainingSet, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Random pixels as ``TrainingImages.batch`` gives them, of images with the sizes of the others, in turn."""
+    side = config.resize or config.image_size
+    sizes = np.array([*islice(cycle(data.sizes or ((side, side),)), images)], np.int64)
+    shape, kind = (images, data.channels or 3, *sizes.max(axis=0)), np.uint16 if data.channels else np.uint8
+    pixels = np.random.default_rng(0).integers(0, np.iinfo(kind).max, shape, dtype=kind)
+    return torch.from_numpy(pixels).to(device), torch.from_numpy(sizes)
+
+
+def _pixels(images: int, side: int, data: TrainingSet) -> Samples:
+    """Random squares as ``evaluation_images`` gives them."""
+    kind = np.uint16 if data.channels else np.uint8
+    return np.random.default_rng(0).integers(
+        0, np.iinfo(kind).max, (images, side, side, data.channels or 3), dtype=kind
+    )
 
 
 def _peak_bytes(device: torch.device) -> int:

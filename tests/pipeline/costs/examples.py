@@ -14,7 +14,7 @@ from simclr_core.monitoring.unit_costs import UnitCosts
 UNIT = UnitCosts(
     images_per_second=100.0,
     start_seconds=10.0,
-    monitor_seconds=0.5,
+    monitor_seconds=0.0005,
     forward_seconds=0.001,
     tuning_seconds=(0.01, 0.002),
     axes_seconds=0.25,

@@ -37,25 +37,28 @@ def test_it_is_known_until_what_it_depends_on_changes(tmp_path: Path) -> None:
 def test_an_image_is_probed_prepared_and_decoded() -> None:
     found = measure_image(picture(200), 32, {})
     assert found is not None
-    *seconds, stored = found
+    *seconds, stored, height, width = found
     assert all(one > 0 for one in seconds)
     assert 32 * 32 < stored < 3 * 32 * 32 + 200
+    assert (height, width) == (32, 32)
     whole = measure_image(picture(32, 256), 32, {"letterbox": True})
     cut = measure_image(picture(32, 256), 32, {})
     assert whole is not None
     assert cut is not None
-    assert whole[-1] < cut[-1] / 5, "prepare stores 32 x 4 pixels and a plain ground, in place of 32 x 256"
+    assert (whole[4:], cut[4:]) == ([32, 32], [32, 256])
+    assert whole[3] < cut[3] / 5, "prepare stores 32 x 4 pixels and a plain ground, in place of 32 x 256"
     assert measure_image(b"not an image", 32, {}) is None
 
 
 @pytest.mark.seconds
 def test_means_are_over_what_can_be_decoded() -> None:
     contents = [picture(64), picture(65), b"not an image"]
-    found = measure_images(contents, 32, PrepareConfig())
+    found, sizes = measure_images(contents, 32, PrepareConfig())
+    assert sizes == ((32, 32), (32, 32))
     assert found.file_bytes == sum(map(len, contents)) / 3
     assert found.probe_seconds > 0
     assert found.prepared_bytes > 1000
-    assert measure_images([b"nothing"], 32, PrepareConfig()) == UNKNOWN
+    assert measure_images([b"nothing"], 32, PrepareConfig()) == (UNKNOWN, ())
 
 
 def test_few_files_are_measured_and_not_many_bytes() -> None:

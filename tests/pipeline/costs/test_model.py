@@ -40,7 +40,7 @@ def test_an_image_that_was_validated_is_not_probed_again() -> None:
 
 def test_pretraining_costs_its_steps_and_a_look_after_each_epoch() -> None:
     found = stage_costs(work(pretrain={"epochs": 10, "batch_size": 300, "monitor_images": 600}))["pretrain"]
-    steps, look = 3 * 300 / 100, 600 * 0.001 + 0.5  # of 1,000 images three batches of 300 are seen
+    steps, look = 3 * 300 / 100, 600 * (0.001 + 0.0005)  # of 1,000 images three batches of 300 are seen
     assert found.seconds == pytest.approx(STARTED + 10 * (steps + look) + (1000 + 600) * 0.001 / 2)
     projector = 600 * (8 * 256 + 820)
     assert found.disk_bytes == 2 * 4 * 1_100_000 + projector + 250_000
@@ -49,7 +49,7 @@ def test_pretraining_costs_its_steps_and_a_look_after_each_epoch() -> None:
 def test_large_images_are_decoded_in_every_epoch() -> None:
     sizes = {"image_size": 96, "resize": 96, "epochs": 10, "batch_size": 500, "monitor_images": 16}
     found = stage_costs(work(prepare={"short_side": 96}, pretrain=sizes))["pretrain"]
-    epochs = 10 * (1000 / 100 + 0.016 + 0.5)
+    epochs = 10 * (1000 / 100 + 16 * (0.001 + 0.0005))
     assert found.seconds == pytest.approx(STARTED + epochs + (10 * 1000 + 16) * 0.001 / 2)
 
 

@@ -20,16 +20,18 @@ from pipeline.proposal.choose import attempt, choose_at_first_run
 from pipeline.proposal.training import Training
 from pipeline.recipes.recipe import is_auto
 from pipeline.workspace import Workspace
+from simclr_core.monitoring.unit_costs import TrainingSet
 from tests.pipeline.costs.examples import IMAGES, MEASURED
 from tests.pipeline.proposal.folders import fill, photograph
 
 BASE = workspaces.template("params.yaml").read_text(encoding="utf-8")
 STAGES = stage_names(workspaces.template("dvc.yaml").parent)
+DATA = TrainingSet(500, 2)
 
 
 @pytest.fixture(autouse=True)
 def _measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choosing, "measure", lambda text, params, contents: MEASURED)
+    monkeypatch.setattr(choosing, "measure", lambda text, params, contents, images: MEASURED)
 
 
 @pytest.fixture
@@ -158,4 +160,4 @@ def test_the_rate_is_that_of_real_steps(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.slow
 def test_a_training_that_does_not_run_here_is_one_sentence() -> None:
     with pytest.raises(ParamsError, match=r"a few steps of training failed on this machine: .*--recipe"):
-        measure_units(BASE.replace("name: resnet10, width: 0.5, stem: compact", "name: vit_b_16, width: 1.0"))
+        measure_units(BASE.replace("name: resnet10, width: 0.5, stem: compact", "name: vit_b_16, width: 1.0"), DATA)
