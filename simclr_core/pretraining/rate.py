@@ -21,7 +21,7 @@ from simclr_core import launch
 from simclr_core.augmentation.augmentations import Augmentation
 from simclr_core.config import FinetuneConfig, PretrainConfig
 from simclr_core.evaluation.features import extract
-from simclr_core.evaluation.logistic_regression import principal_axes
+from simclr_core.evaluation.logistic_regression import HISTORY, principal_axes
 from simclr_core.launch import Member
 from simclr_core.model.encoder import Encoder
 from simclr_core.monitoring.diagnostics import Monitor
@@ -40,7 +40,7 @@ SIDE = 512  # features and images of the larger measured probe
 FEW_IMAGES = 16  # of the smaller batch of fine-tuning
 FEW = 20  # images of the smaller one
 WEAK = 1e-4  # penalty of the measured probe
-ROUNDS = 40  # evaluations that a probe takes about: its search looks back at all of them
+ROUNDS = 40  # evaluations that a probe takes about
 MEAN, STD = 0.5, 0.25
 
 
@@ -162,7 +162,7 @@ def measure_descent(images: int, features: int) -> float:
     design, labels = torch.randn(features, images, generator=random), torch.arange(images) % CLASSES
     weights = torch.zeros(CLASSES, features, requires_grad=True)
     search: torch.optim.Optimizer = torch.optim.LBFGS(
-        [weights], max_iter=ROUNDS, tolerance_change=0.0, line_search_fn="strong_wolfe"
+        [weights], max_iter=ROUNDS, tolerance_change=0.0, history_size=HISTORY, line_search_fn="strong_wolfe"
     )
 
     def loss() -> float:

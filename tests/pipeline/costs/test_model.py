@@ -53,15 +53,18 @@ def test_large_images_are_decoded_in_every_epoch() -> None:
     assert found.seconds == pytest.approx(STARTED + epochs + (10 * 1000 + 16) * 0.001 / 2)
 
 
-def test_a_probe_costs_a_search_for_each_fold_and_one_more() -> None:
+def test_a_probe_costs_a_search_for_all_folds_at_once_and_a_shorter_one() -> None:
     few = work().fit(100, 256, 12)
-    folds = 5 * 12 * 8.2 * 80**0.22 * (0.001 + 0.002 * 80 * 80 * 2 / (512 * 512 * 10)) + 5 * 0.25 * (80 / 512) ** 3
-    last = 6 * 8.2 * 100**0.22 * (0.001 + 0.002 * 100 * 100 * 2 / (512 * 512 * 10)) + 0.25 * (100 / 512) ** 3
-    assert few == pytest.approx(folds + last)
+    searches = (12, 5), (3, 1)  # penalties and folds
+    assert few == pytest.approx(
+        sum(
+            n * 8.8 * 100**0.31 * (0.001 + 0.002 * folds * 100 * 100 * 2 / 2621440) + 0.25 * (100 / 512) ** 3
+            for n, folds in searches
+        )
+    )
     many = work().fit(2000, 256, 12)  # a single fold, and no more axes than features
-    searches = (12, 1600), (6, 2000)
     assert many == pytest.approx(
-        sum(n * 8.2 * 256**0.22 * (0.001 + 0.002 * of * 256 * 2 / 2621440) + 0.25 / 8 for n, of in searches)
+        sum(n * 8.8 * 256**0.31 * (0.001 + 0.002 * 2000 * 256 * 2 / 2621440) + 0.25 / 8 for n in (12, 3))
     )
 
 

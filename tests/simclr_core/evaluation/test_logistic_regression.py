@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from simclr_core.evaluation.logistic_regression import l2_values, regularization_path, select_l2, standardization
+from simclr_core.evaluation.logistic_regression import (
+    l2_values,
+    regularization_path,
+    regularization_paths,
+    select_l2,
+    standardization,
+)
 
 
 def problem(
@@ -120,6 +126,20 @@ def test_the_strength_chosen_is_best_on_the_held_out_folds() -> None:
             total += cross_entropy(head.logits(features[held]), labels[held], reduction="sum").item()
         losses.append(total)
     assert select_l2(features, labels, 3, strengths, fold, (0, 3)) == strengths[int(np.argmin(losses))]
+
+
+@pytest.mark.parametrize(("samples", "dimensions"), [(90, 5), (24, 30)], ids=["tall", "wide"])
+def test_problems_that_are_solved_at_once_have_the_optima_of_each_alone(samples: int, dimensions: int) -> None:
+    features, labels = problem(samples, dimensions)
+    seen = torch.stack([torch.arange(samples) % 4 != number for number in range(3)])
+    strengths = [10.0, 0.1, 0.001]
+    for l2, heads in zip(strengths, regularization_paths(features, labels, 3, strengths, seen), strict=True):
+        for head, rows in zip(heads, seen, strict=True):
+            alone = regularization_path(features[rows], labels[rows], 3, strengths[: strengths.index(l2) + 1])[-1]
+            reached, best = (objective(one.weight, one.bias, features[rows], labels[rows], l2) for one in (head, alone))
+            assert abs(reached - best) < 1e-7
+            chances = [one.logits(features).softmax(dim=1) for one in (head, alone)]
+            torch.testing.assert_close(*chances, atol=2e-3, rtol=0)
 
 
 def test_without_held_out_samples_the_strongest_penalty_is_chosen() -> None:
