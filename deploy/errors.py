@@ -5,6 +5,7 @@ DeployError (ValueError)
 │   ├── MissingArtifactError    the directory or its MANIFEST.sha256 does not exist
 │   ├── CorruptArtifactError    a file differs from its entry in the manifest
 │   └── UntrustedError          none of the trusted keys signed the manifest
+├── LockError                   the file system has no locks
 ├── RegistryError               a registry serves no version, or its CURRENT does not name one
 ├── BundleError
 │   ├── BundleFormatError       bundle.json has another format version, or a part of the bundle cannot be read
@@ -61,6 +62,10 @@ class CorruptArtifactError(ArtifactError):
 
 class UntrustedError(ArtifactError):
     """The manifest has no signature by a trusted key: do not use the directory, or have its publisher sign it."""
+
+
+class LockError(DeployError):
+    """The file system has no locks: mount it with locks, or use another one."""
 
 
 class RegistryError(DeployError):

@@ -1,12 +1,16 @@
 """Lock a file or folder for one process at a time. The kernel releases the lock when the process ends."""
 
+import errno
 import fcntl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from deploy.errors import LockError
 from deploy.failpoint import failpoint
+
+WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # what file systems say that have none
 
 
 def acquire(file: int | IO[str], shared: bool = False) -> bool:
@@ -17,11 +21,21 @@ def acquire(file: int | IO[str], shared: bool = False) -> bool:
 
     Returns:
         True if the lock was acquired, False if another process holds it.
+
+    Raises:
+        LockError: the file system has no locks.
     """
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+        raise LockError(
+            f"{_named(file)}: its file system has no locks (flock: {error.strerror}), and two processes could write at "
+            "the same time; mount it with locks (Lustre: the option flock), or use a folder of another file system"
+        ) from error
     return True
 
 
@@ -31,6 +45,7 @@ def held(path: Path, holder: str, refusal: Callable[[str], Exception]) -> Iterat
 
     Raises:
         Exception: made by ``refusal`` from the content of the file, if another process holds the lock.
+        LockError: the file system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
@@ -47,3 +62,12 @@ def sign(file: IO[str], holder: str) -> None:
     file.truncate()
     file.write(holder)
     file.flush()
+
+
+def _named(file: int | IO[str]) -> str:
+    if not isinstance(file, int):
+        return file.name
+    try:
+        return str(Path(f"/proc/self/fd/{file}").readlink())
+    except OSError:
+        return "a file"
