@@ -23,6 +23,7 @@ from simclr_core.model import FORMAT_VERSION
 
 RECORDER = "SIMCLR_STAGE_RUN"  # of the environment: what runs this stage calls ``remove_recorded`` after it
 PUBLISHED = ".published"
+DEVICES = ("cpu", "cuda")  # on which views may differ
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,16 @@ def run_folders(workspace: Path) -> Path:
     return workspace / ".simclr" / "runs"
 
 
-def run_key(config: Mapping[str, Any], data_digest: str, initial: str) -> str:
+def run_key(config: Mapping[str, Any], data_digest: str, initial: str, device: str = DEVICES[0]) -> str:
     """Name of the run directory: 16 hexadecimal digits that change with any parameter (the seed is one), any image, and
     ``initial``, the identity of the weights that the training begins with.
 
     Positives by group are left out, since the digest has the groups: where there are none, an earlier version's run is
-    continued.
+    continued. The type of ``device`` counts where a GPU computes other views: fused, it blurs before the colors change.
     """
     named = {key: value for key, value in config.items() if (key, value) != ("positives", "group")}
+    if device != DEVICES[0] and config["augmentation"]["mode"] == "fused":
+        named["device"] = device
     content = json.dumps([FORMAT_VERSION, named, data_digest, initial], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -58,10 +61,15 @@ def find_unfinished(workspace: Path, config: PretrainConfig) -> Unfinished | Non
         digest, initial = read_card(workspace / "data" / "prepared").digest, identity(workspace / "models" / "initial")
     except (DatasetError, ArtifactError):
         return None
-    folder = run_folders(workspace) / run_key(config.model_dump(), digest, initial)
+    keys = dict.fromkeys(run_key(config.model_dump(), digest, initial, device) for device in DEVICES)
+    found = [Unfinished(folder, _newest(folder)) for folder in (run_folders(workspace) / key for key in keys)]
+    furthest = max(found, key=lambda one: one.step)
+    return furthest if furthest.step else None
+
+
+def _newest(folder: Path) -> int:
     kept = (path for one in (folder, folder.with_suffix(PUBLISHED)) for path in one.rglob("step-*") if not path.suffix)
-    step = max((int(path.name.removeprefix("step-")) for path in kept), default=0)
-    return Unfinished(folder, step) if step else None
+    return max((int(path.name.removeprefix("step-")) for path in kept), default=0)
 
 
 def end_training(folder: Path) -> None:

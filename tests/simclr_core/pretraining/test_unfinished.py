@@ -78,4 +78,9 @@ def test_the_key_changes_with_every_parameter_with_the_data_and_with_the_start()
         run_key(config, "a", "champion"),
     }
     assert len(keys) == 5
+    on_gpu = {
+        run_key({**config, "augmentation": {"mode": mode}}, "a", "scratch", "cuda") for mode in ("exact", "fused")
+    }
+    on_cpu = {run_key({**config, "augmentation": {"mode": mode}}, "a", "scratch", "cpu") for mode in ("exact", "fused")}
+    assert len(on_gpu | on_cpu) == 3  # fused views differ, exact ones do not
     assert run_key(dict(reversed(config.items())), "a", "scratch") in keys
