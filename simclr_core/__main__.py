@@ -29,6 +29,8 @@ from deploy.errors import DeployError
 from deploy.failure import ADVICE, describe
 from simclr_core import wait_policy
 from simclr_core.errors import SimclrError
+from simclr_core.machine.place import find_place
+from simclr_core.machine.settings import wanted_processes
 from simclr_core.reporter import fail
 
 logger = logging.getLogger(__name__)
@@ -96,15 +98,17 @@ STAGES = {
         {"step": {"type": int, "metavar": "STEP", "help": "number of the step, as in the error message"}},
     ),
 }
+IN_A_GROUP = ("pretrain", "replay")  # stages that run once per GPU
 
 
 def main(arguments: list[str]) -> int:
     """Run one stage; returns the exit code."""
     options = build_parser().parse_args(arguments)
-    # Processes of a group say the same things; the first one's word is enough.
-    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR
-    logging.basicConfig(format="%(message)s", level=level)
     try:
+        place = find_place()
+        # Processes of a group say the same things; the first one's word is enough.
+        level = logging.INFO if place is None or place.rank == 0 else logging.ERROR
+        logging.basicConfig(format="%(message)s", level=level)
         return _run(options, arguments)
     except (SimclrError, DeployError) as error:
         return fail(error)
@@ -119,17 +123,39 @@ def main(arguments: list[str]) -> int:
 def _run(options: argparse.Namespace, arguments: list[str]) -> int:
     """Stages are imported here, so that ``--help`` and a faulty command line do not wait for torch."""
     policy = wait_policy.apply()
-    if options.stage == "pretrain":
-        from simclr_core import launch
-
-        count = launch.processes()
+    if options.stage in IN_A_GROUP:
+        count = _count_processes(options.workspace)
         if count > 1:
-            return launch.launch(count, arguments)
+            from simclr_core.launch import launch
+
+            return launch(count, arguments)
     logger.info(policy)
     stage = import_module(STAGES[options.stage].module)
     given = {name: value for name, value in vars(options).items() if name not in ("stage", "workspace")}
     stage.run(options.workspace, **given)
     return 0
+
+
+def _count_processes(workspace: Path) -> int:
+    """How many processes to start. What they could not share is refused before any of them has loaded torch."""
+    given = None if find_place() is not None else wanted_processes()
+    if given is not None and given > 1:
+        _require_shares(workspace, given)
+    from simclr_core.launch import processes
+
+    count = processes()
+    if count > 1 and given is None:
+        _require_shares(workspace, count)
+    return count
+
+
+def _require_shares(workspace: Path, count: int) -> None:
+    from simclr_core.config import PretrainConfig
+    from simclr_core.data.shares import require_shares_in
+    from simclr_core.params import read_block
+
+    batch_size = read_block(workspace / "params.yaml", "pretrain", PretrainConfig).batch_size
+    require_shares_in(workspace, batch_size, count)
 
 
 def build_parser() -> argparse.ArgumentParser:

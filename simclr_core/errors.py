@@ -19,6 +19,8 @@ SimclrError (ValueError)
 ├── CollapseError                the features collapsed, and the run was to stop
 ├── ReplayError                  there is no such step to run again
 ├── TrackerError                 a tracker's package is not installed
+├── DeviceError                  a GPU is there, or asked for, and cannot be used
+├── DeviceMemoryError            the device has no memory left
 ├── LaunchError                  the processes of a distributed run could not be started
 ├── GroupError                   the processes of a distributed run would not train the same thing
 └── ParityError                  the exported encoder does not compute what the trained one computes
@@ -143,12 +145,20 @@ class TrackerError(SimclrError):
     """A tracker was asked for whose package is not installed."""
 
 
+class DeviceError(SimclrError):
+    """A GPU is there, or was asked for, and CUDA does not start; or the environment names no device."""
+
+
+class DeviceMemoryError(SimclrError):
+    """The device, or the machine, has no memory left for the next step."""
+
+
 class LaunchError(SimclrError):
     """The processes of a distributed run could not be started."""
 
 
 class GroupError(SimclrError):
-    """The processes of a distributed run have other images, weights, parameters or packages than each other."""
+    """The processes of a distributed run have other images, weights, parameters or packages, or one has failed."""
 
 
 class ParityError(SimclrError):

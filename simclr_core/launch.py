@@ -3,6 +3,7 @@
     python -m simclr_core pretrain                        one process, or one per GPU
     SIMCLR_PROCESSES=2 python -m simclr_core pretrain     two processes, gloo on a machine without GPUs
     torchrun --nnodes 4 ... -m simclr_core pretrain       several machines: this module only joins the group
+    srun --ntasks-per-node 8 python -m simclr_core ...    likewise
 
 A failed rank ends all of them; to continue is a fresh start of the same command, from the last checkpoint. (torch's
 restart in place can hang on gloo.)
@@ -10,10 +11,8 @@ restart in place can hang on gloo.)
 
 import logging
 import os
-import re
 import signal
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,18 +30,25 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from deploy.failpoint import failpoint
 from deploy.failure import fail
 from simclr_core.errors import LaunchError
+from simclr_core.machine.devices import choose_device, usable_gpus
+from simclr_core.machine.handshake import failing_together, greet, meet
+from simclr_core.machine.place import Place, find_place, leftovers
+from simclr_core.machine.settings import (
+    EXCHANGE_SECONDS,
+    PROCESSES,
+    START_SECONDS,
+    STOP_SECONDS,
+    seconds,
+    wanted_processes,
+)
 from simclr_core.parent import die_with
-from simclr_core.torch_calls import shutdown_within
+from simclr_core.torch_calls import handling_signals_by, shutdown_within
 
-PROCESSES = "SIMCLR_PROCESSES"
-START_TIMEOUT = 60  # seconds for all processes to find each other
-# A dead rank is seen by the launcher within a second; this bounds a hang. The first rank evaluates while others wait.
-COLLECTIVE_TIMEOUT = timedelta(minutes=10)
-GRACE = 5  # seconds
-SHUTDOWN_TIMEOUT = 30  # seconds from SIGTERM to SIGKILL: a step and a checkpoint
-RUN_ID = "simclr-"  # and the launcher's process; torch hands it to every process that it starts
+LAUNCHER = "SIMCLR_LAUNCHER"  # the process of ``launch``, in the environment of those that it starts
 
 Item = TypeVar("Item")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,18 +75,19 @@ class Member:
 
 
 def processes() -> int:
-    """How many processes the stage wants on this machine; 1 for one that was itself started by a launcher."""
-    if "RANK" in os.environ:
+    """How many processes the stage wants on this machine; 1 for one that was itself started by a launcher.
+
+    Raises:
+        DeviceError, LaunchError: the machine, or the environment, does not allow what the environment asks for.
+    """
+    if find_place() is not None:
         return 1
-    given = os.environ.get(PROCESSES)
+    given, gpus = wanted_processes(), usable_gpus()
     if given is None:
-        return max(1, torch.cuda.device_count())
-    if not given.isdecimal() or int(given) < 1:
-        raise LaunchError(f"{PROCESSES}={given!r} is not a number of processes; give 1 or more, or leave it out")
-    gpus = torch.cuda.device_count()
-    if 0 < gpus < int(given):
+        return max(1, gpus)
+    if 0 < gpus < given:
         raise LaunchError(f"{PROCESSES}={given}, but {gpus} GPUs are visible; give at most {gpus}, or hide the GPUs")
-    return int(given)
+    return given
 
 
 def launch(count: int, arguments: Sequence[str]) -> int:
@@ -91,27 +98,50 @@ def launch(count: int, arguments: Sequence[str]) -> int:
     """
     logging.disable()  # torch's launcher says in many lines what the failed process says in one; this process ends here
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // count)))
+    os.environ[LAUNCHER] = str(os.getpid())
+    signals = _Signals()
     with TemporaryDirectory(prefix="simclr-launch-") as folder:  # torch would leave its own folder behind
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
             nproc_per_node=count,
             logs_specs=DefaultLogsSpecs(log_dir=folder),
-            run_id=f"{RUN_ID}{os.getpid()}",
+            run_id=f"simclr-{os.getpid()}",
             rdzv_backend="c10d",
             rdzv_endpoint="localhost:0",
-            rdzv_configs={"timeout": START_TIMEOUT},
+            rdzv_configs={"timeout": seconds(START_SECONDS)},
             local_addr="localhost",
             max_restarts=0,
-            **shutdown_within(SHUTDOWN_TIMEOUT),
+            **shutdown_within(seconds(STOP_SECONDS)),
         )
         try:
-            elastic_launch(config, sys.executable)("-P", "-m", "simclr_core", *arguments)
-        except SignalException as stopped:
-            return 128 + int(stopped.sigval)
+            with handling_signals_by(signals.note):
+                elastic_launch(config, sys.executable)("-P", "-m", "simclr_core", *arguments)
+        except SignalException:
+            return 128 + signals.first
         except ChildFailedError as failed:
             return _exit_code(*failed.get_first_failure())
     return 0
+
+
+class _Signals:
+    """What the launcher was sent: it asks its processes once to stop, however often it is asked, and with SIGTERM.
+
+    A service manager sends SIGTERM to all processes of a group at once, so each would get it twice. The second Ctrl-C
+    ends the launcher, and with it the others.
+    """
+
+    def __init__(self) -> None:
+        self.first = 0
+        self._interrupted = False
+
+    def note(self, number: int, _: FrameType | None) -> None:
+        again = self._interrupted and number == signal.SIGINT
+        self._interrupted = self._interrupted or number == signal.SIGINT
+        if self.first and not again:
+            return
+        self.first = self.first or number
+        raise SignalException(f"signal {number}", signal.SIGTERM)
 
 
 def _exit_code(rank: int, failure: ProcessFailure) -> int:
@@ -127,33 +157,55 @@ def _exit_code(rank: int, failure: ProcessFailure) -> int:
 
 @contextmanager
 def member() -> Iterator[Member]:
-    """Join the group that a launcher started, if one did: NCCL on GPUs, gloo on CPUs."""
-    if "RANK" not in os.environ:
-        yield Member(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    """Join the group that a launcher started, if one did: NCCL on GPUs, gloo on CPUs.
+
+    Raises:
+        DeviceError: this machine has a GPU that cannot be used.
+        LaunchError: the others are not to be found.
+        GroupError: they are of another kind, or one of them has failed.
+    """
+    place = find_place()
+    if place is None:
+        if (left := leftovers()) is not None:
+            logger.warning(left)
+        yield Member(0, 1, choose_device())
         return
-    die_with(_launcher())
-    local_rank = int(os.environ["LOCAL_RANK"])
-    device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    _end_with_launcher()
+    limit = seconds(START_SECONDS)
+    store = meet(place, limit)
+    try:
+        with failing_together(store, place):
+            device = choose_device(place.local_rank)
+            greet(store, place, device, limit)
+            _join(store, place, device)
+            failpoint("launch.joined")
+            yield Member(place.rank, place.size, device)
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def _join(store: Any, place: Place, device: torch.device) -> None:
+    """torch's process group, in which a wait of ``EXCHANGE_SECONDS`` for another process is an error."""
+    bound = None
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    torch.distributed.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
-    failpoint("launch.joined")
-    try:
-        yield Member(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
-    except RuntimeError:
-        # Most often because another process died. Then the launcher ends this one within a second, and the cause is
-        # reported by the one that died; only our own error is still there after the wait.
-        time.sleep(GRACE)
-        raise
-    finally:
-        torch.distributed.destroy_process_group()
+        bound = device
+    torch.distributed.init_process_group(
+        "nccl" if bound else "gloo",
+        timeout=timedelta(seconds=seconds(EXCHANGE_SECONDS)),
+        world_size=place.size,
+        rank=place.rank,
+        store=store,
+        device_id=bound,
+    )
 
 
 class StopRequest:
-    """SIGTERM or Ctrl-C asks the loop to finish its step, save and end; the second one ends the process at once.
+    """SIGTERM or Ctrl-C asks the loop to finish its step, save and end; a second Ctrl-C ends the process at once.
 
-    The handler only takes a note: nothing may talk to other processes, or to the disk, inside a signal handler.
+    SIGTERM may come more than once, from a service manager and from the launcher: it is the same request. The handler
+    only takes a note: nothing may talk to other processes, or to the disk, inside a signal handler.
     """
 
     def __init__(self) -> None:
@@ -178,14 +230,18 @@ class StopRequest:
         return int(number)
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        self.signal = number
-        signal.signal(number, signal.SIG_DFL)
+        self.signal = self.signal or number
+        if number == signal.SIGINT:
+            signal.signal(number, signal.SIG_DFL)
 
 
-def _launcher() -> int:
-    """The process that started this one. Ours may have been killed since, while this process was importing torch.
+def _end_with_launcher() -> None:
+    """The process that started this one may have been killed since, while this process was importing torch.
 
     Each process has its own session: SIGKILL for the launcher, or for its group, would leave orphans.
     """
-    ours = re.fullmatch(rf"{RUN_ID}(\d+)", os.environ.get("TORCHELASTIC_RUN_ID", ""))
-    return int(ours[1]) if ours else os.getppid()
+    ours = os.environ.get(LAUNCHER)
+    launcher = int(ours) if ours else os.getppid()
+    if launcher != os.getppid():
+        fail(f"process {launcher}, the launcher ({LAUNCHER}), has ended before this process could join; start again")
+    die_with(launcher)

@@ -137,8 +137,9 @@ def given_names(each: ast.ClassDef) -> set[str]:
 
 
 @pytest.mark.seconds
-def test_private_attributes_of_others_are_read_in_three_files() -> None:
-    """Of Dagster's objects in one; argparse has no public list of a parser's arguments, torch no times of its steps."""
+def test_private_attributes_of_others_are_read_in_few_files() -> None:
+    """Of Dagster's objects in one; argparse has no public list of a parser's arguments, torch no times of its steps.
+    `os._exit` is public, and the only way for a thread to end a process whose main thread hangs."""
     found = {
         path.relative_to(ROOT).as_posix(): names
         for path in sources("pipeline", "simclr_core", "deploy", "benchmarks")
@@ -147,6 +148,7 @@ def test_private_attributes_of_others_are_read_in_three_files() -> None:
     assert found == {
         "pipeline/runs/dagster_internals.py": {"part._instance"},
         "pipeline/cli/reference.py": {"parser._actions", "argparse._SubParsersAction"},
+        "simclr_core/machine/handshake.py": {"os._exit"},
         "simclr_core/stopwatch.py": {"model._get_ddp_logging_data"},
     }
 

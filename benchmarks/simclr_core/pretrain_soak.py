@@ -31,7 +31,7 @@ import psutil
 import yaml
 
 from deploy.failpoint import VARIABLE
-from simclr_core.launch import PROCESSES
+from simclr_core.machine.settings import PROCESSES
 from tests.conftest import write_prepared
 
 PLACES = {  # failpoints, and up to which of its visits a life may be killed there

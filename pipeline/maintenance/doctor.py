@@ -22,6 +22,7 @@ from pipeline.ingest.raw import batches
 from pipeline.maintenance.disk import GIGABYTE, size, usage
 from pipeline.maintenance.state import unkept
 from pipeline.workspace import Workspace, find, how_to_write, unwritable
+from simclr_core.errors import DeviceError
 
 PACKAGES = ("dagster", "dvc", "great-expectations", "torch", "torchvision", "onnx", "onnxruntime", "pillow", "pyarrow")
 
@@ -104,10 +105,17 @@ def _accelerator() -> Finding:
         import torch
     except ImportError as error:
         return Finding("accelerator", False, f"torch does not load ({error})", "reinstall from requirements.lock")
-    if not torch.cuda.is_available():
-        return Finding("accelerator", True, "none, training runs on the CPU")
+    from simclr_core.machine.devices import choose_device, describe_versions
+
+    try:
+        device = choose_device()
+    except DeviceError as error:
+        what, _, fix = str(error).partition("; ")
+        return Finding("accelerator", False, what, fix)
+    if device.type == "cpu":
+        return Finding("accelerator", True, f"none, training runs on the CPU; torch {torch.__version__}")
     names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    return Finding("accelerator", True, ", ".join(names))
+    return Finding("accelerator", True, f"{', '.join(names)}; {describe_versions()}")
 
 
 def _workspace(workspace: Workspace, repair: bool) -> Iterator[Finding]:

@@ -21,6 +21,7 @@ from simclr_core.data.order import permuted
 from simclr_core.errors import NonFiniteFeaturesError
 from simclr_core.evaluation.linear_probe import Probe
 from simclr_core.evaluation.logistic_regression import STRONGEST_L2, LinearHead, standardization
+from simclr_core.machine.devices import choose_device
 from simclr_core.model.encoder import Encoder
 from simclr_core.schedule import learning_rate
 
@@ -82,7 +83,7 @@ def train_classifier(
     Raises:
         NonFiniteFeaturesError: the weights have run away.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     torch.manual_seed(seed)  # for networks that draw: dropout, stochastic depth
     head = nn.Linear(start.encoder.feature_dim, known.classes)
     with torch.no_grad():

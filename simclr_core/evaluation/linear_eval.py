@@ -60,6 +60,7 @@ from simclr_core.evaluation_reports import (
     PairedCounts,
     Scores,
 )
+from simclr_core.machine.devices import choose_device
 from simclr_core.model.encoder import Encoder
 from simclr_core.model.model_directory import Model, load_model
 from simclr_core.params import read_block
@@ -234,7 +235,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def feature_sets(split: EvaluationImages, encoders: dict[str, Encoder], model: Model) -> dict[str, NDArray[np.float32]]:
     """Features [n, d] of each encoder, and of raw pixels, from one decoding of the images."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device()
     chunks: dict[str, list[NDArray[np.float32]]] = {name: [] for name in (*encoders, "pixels")}
     done = 0
     for images in split.chunks(model.preprocessing):

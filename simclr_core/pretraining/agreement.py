@@ -5,20 +5,14 @@ weights and nothing else: with other images, other parameters or an older checkp
 """
 
 import socket
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-
-from deploy.plural import listed
 from simclr_core.errors import CheckpointError, GroupError
 from simclr_core.launch import Member
+from simclr_core.machine.handshake import Said, describe_difference, shortened
 from simclr_core.pretraining import checkpoint
 from simclr_core.pretraining.collapse import attempt_folder, roll_backs
-
-SHOWN = 3  # differences in a message, and digits of a hash that tell two apart: 12
-DIGITS = 12
 
 
 def require_agreement(facts: Mapping[str, object], member: Member) -> None:
@@ -27,17 +21,11 @@ def require_agreement(facts: Mapping[str, object], member: Member) -> None:
     Raises:
         GroupError: on every process; names what differs, and each rank's value of it.
     """
-    own = {**facts, "simclr-pipeline": version("simclr-pipeline"), "torch": torch.__version__}
-    everyone = member.gathered((socket.gethostname(), {name: _short(value) for name, value in own.items()}))
-    names = dict.fromkeys(name for _, given in everyone for name in given)
-    differing = {
-        name: values for name in names if len(set(values := [given.get(name, "unknown") for _, given in everyone])) > 1
-    }
-    if differing:
-        hosts = [host for host, _ in everyone]
-        said = [f"{name} is {_by_rank(values, hosts)}" for name, values in differing.items()]
+    own = Said(member.rank, socket.gethostname(), {name: shortened(value) for name, value in facts.items()})
+    differing = describe_difference(member.gathered(own))
+    if differing is not None:
         raise GroupError(
-            f"the {member.size} processes would not train the same thing: {listed(said, SHOWN, '; ')}; give "
+            f"the {member.size} processes would not train the same thing: {differing}; give "
             "every machine the same params.yaml, data/prepared, models/initial and packages, and start again"
         )
 
@@ -69,18 +57,3 @@ def resume_point(run: Path, member: Member) -> int:
 
 def _described(step: int) -> str:
     return f"step {step}" if step else "no checkpoint of it"
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text[:DIGITS] if len(text) == 64 and all(digit in "0123456789abcdef" for digit in text) else text
-
-
-def _by_rank(values: Sequence[str], hosts: Sequence[str]) -> str:
-    """``1 on rank 0 (host a), 2 on ranks 1 and 2 (host b)``."""
-    parts = []
-    for value in dict.fromkeys(values):
-        ranks = [rank for rank, other in enumerate(values) if other == value]
-        named = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"
-        parts.append(f"{value} on {named} ({', '.join(dict.fromkeys(hosts[rank] for rank in ranks))})")
-    return ", ".join(parts)

@@ -19,8 +19,9 @@ from simclr_core.data.dataset import TrainingImages, prefetch
 from simclr_core.data.groups import Groups
 from simclr_core.data.order import permuted
 from simclr_core.data.shards import DatasetCard, ShardedImages
+from simclr_core.data.shares import require_shares
 from simclr_core.errors import BatchSizeError
-from simclr_core.launch import PROCESSES, Member
+from simclr_core.launch import Member
 from simclr_core.stopwatch import part
 
 PREFETCHED = 2  # batches decoded ahead of their step
@@ -54,21 +55,7 @@ class Batches:
         member: Member,
         groups: Groups | None = None,
     ) -> None:
-        if batch_size > len(images):
-            raise BatchSizeError(
-                f"pretrain.batch_size is {batch_size}, but there are {len(images)} training images; "
-                "give at most this many, or ingest more images"
-            )
-        if batch_size % member.size:
-            raise BatchSizeError(
-                f"pretrain.batch_size is {batch_size}, which {member.size} processes cannot share equally; "
-                f"give a multiple of {member.size}, or set {PROCESSES}"
-            )
-        if batch_size < 2 * member.size:
-            raise BatchSizeError(
-                f"pretrain.batch_size is {batch_size}, which leaves each of {member.size} processes one image and "
-                f"nothing to compare it with; give {2 * member.size} or more, or set {PROCESSES}"
-            )
+        require_shares(batch_size, len(images), member.size)
         self.images = images
         self.batch_size = batch_size
         self.seed = seed

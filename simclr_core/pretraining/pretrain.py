@@ -31,6 +31,7 @@ from simclr_core.launch import Member
 from simclr_core.loss.momentum_queue import MomentumQueue, random_directions
 from simclr_core.loss.nt_xent import LOSSES
 from simclr_core.loss.objective import InBatch, Objective
+from simclr_core.machine.devices import memory_explained
 from simclr_core.model.batch_norm import synchronize
 from simclr_core.model.encoder import Encoder, build_encoder
 from simclr_core.model.gradient_checkpointing import recompute_blocks
@@ -61,6 +62,13 @@ from simclr_core.pretraining.unfinished import end_training, run_folders, run_ke
 from simclr_core.reporter import emit, record_timing
 from simclr_core.schedule import Schedule, peak_learning_rate
 from simclr_core.torch_calls import data_parallel
+
+PROCESSORS = torch.device("cpu")
+MORE_MEMORY = (
+    "end other programs that use it and run the same command, which continues from the last checkpoint; or set "
+    "pretrain.micro_batch_size or gradient_checkpointing, lower batch_size or image_size, or use more processes, and "
+    "training begins again"
+)
 
 logger = logging.getLogger(__name__)
 
@@ -104,12 +112,12 @@ def run(workspace: Path) -> None:
 
     Raises:
         SimclrError, ArtifactError: whatever is wrong with the parameters, the data, the start, an earlier checkpoint,
-            the loss or the features; that another process of the group has other inputs.
+            the loss or the features; that another process of the group has other inputs; that memory is used up.
         SystemExit: 128 + the signal that asked to stop; everything up to the last step is saved.
     """
-    inputs = read_inputs(workspace)
     prefer_deterministic_kernels()
-    with launch.member() as member:
+    with launch.member() as member, memory_explained(MORE_MEMORY):
+        inputs = read_inputs(workspace, member.device)
         require_agreement(inputs.facts, member)
         with checkpoint.locked(inputs.folder) if member.rank == 0 else nullcontext():
             _train_and_publish(workspace, inputs, member)
@@ -154,13 +162,14 @@ def _train_and_publish(workspace: Path, inputs: Inputs, member: Member) -> None:
         emit("end", stage="pretrain", message=message, **history[-1])
 
 
-def read_inputs(workspace: Path) -> Inputs:
+def read_inputs(workspace: Path, device: torch.device = PROCESSORS) -> Inputs:
+    """``device`` is where the views are computed, on which those of ``augmentation.mode: fused`` depend."""
     config = read_block(workspace / "params.yaml", "pretrain", PretrainConfig)
     prepared = workspace / "data" / "prepared"
     card, images = read_card(prepared), ShardedImages(prepared / "train")
     start = read_start(workspace, config)
     card = start.normalized(card)
-    key = run_key(config.model_dump(), card.digest, start.identity)
+    key = run_key(config.model_dump(), card.digest, start.identity, device.type)
     folder = run_folders(workspace) / key
     inputs = Inputs(config, card, images, start, key, folder, content_digest(prepared))
     require_pixels(card, inputs.preprocessing, "pretraining")

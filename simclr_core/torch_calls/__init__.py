@@ -3,15 +3,20 @@
 A call that all of these versions have does not belong here, nor does anything that knows a network or a stage.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from inspect import signature
+from types import FrameType
 from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing import api
 from torch.distributed.launcher.api import LaunchConfig
 from torch.nn.parallel import DistributedDataParallel
 
+HANDLER = "_terminate_process_handler"
 SYNC_BUFFERS = "forward_sync_buffers"  # broadcast_buffers before 2.14, which warns of that name
 
 
@@ -31,3 +36,20 @@ def data_parallel(network: nn.Module) -> DistributedDataParallel:
 def shutdown_within(seconds: int) -> dict[str, Any]:
     """The option of ``LaunchConfig`` for the time from SIGTERM to SIGKILL; older launchers wait 30 seconds, always."""
     return {"shutdown_timeout": seconds} if "shutdown_timeout" in {field.name for field in fields(LaunchConfig)} else {}
+
+
+@contextmanager
+def handling_signals_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Inside, torch's launcher has this handler for signals, in place of one that raises at each of them.
+
+    No version has a public way; it installs the handler when it starts the processes, over any that is there. A version
+    without this name keeps its own handler.
+    """
+    own = getattr(api, HANDLER, None)
+    if own is not None:
+        setattr(api, HANDLER, handler)
+    try:
+        yield
+    finally:
+        if own is not None:
+            setattr(api, HANDLER, own)

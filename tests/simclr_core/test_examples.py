@@ -14,6 +14,7 @@ MODULES = (
     "simclr_core.evaluation.knn",
     "simclr_core.lars",
     "simclr_core.loss.nt_xent",
+    "simclr_core.machine.place",
     "simclr_core.model.encoder",
     "simclr_core.monitoring.diagnostics",
     "simclr_core.schedule",

@@ -8,16 +8,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import torch
+from torch.distributed.elastic.multiprocessing import SignalException
 
 from simclr_core import launch
 from simclr_core.errors import LaunchError
 from simclr_core.launch import Member, StopRequest
+from simclr_core.machine import settings
 from tests.processes.alive import is_alive
 from tests.processes.busy import stretched
 from tests.simclr_core.conftest import configure
@@ -25,21 +28,32 @@ from tests.simclr_core.conftest import configure
 DEADLINE = 90  # seconds; a busy machine takes a while to import torch three times
 
 
+JOINED = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+
+
 @pytest.fixture(autouse=True)
 def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", launch.PROCESSES):
+    for name in (*JOINED, settings.PROCESSES):
         monkeypatch.delenv(name, raising=False)
+
+
+def see(monkeypatch: pytest.MonkeyPatch, gpus: int) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
 
 
 @pytest.mark.parametrize(("gpus", "given", "expected"), [(0, None, 1), (0, "3", 3), (4, None, 4), (4, "2", 2)])
 def test_one_process_per_gpu_or_the_requested_number(
     monkeypatch: pytest.MonkeyPatch, gpus: int, given: str | None, expected: int
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    see(monkeypatch, gpus)
     if given is not None:
-        monkeypatch.setenv(launch.PROCESSES, given)
+        monkeypatch.setenv(settings.PROCESSES, given)
     assert launch.processes() == expected
-    monkeypatch.setenv("RANK", "0")  # under a launcher, ours or another, nothing more is started
+    monkeypatch.setenv("SIMCLR_DEVICE", "cpu")
+    assert launch.processes() == int(given or 1)
+    for name, value in JOINED.items():  # under a launcher, ours or another, nothing more is started
+        monkeypatch.setenv(name, value)
     assert launch.processes() == 1
 
 
@@ -47,8 +61,8 @@ def test_one_process_per_gpu_or_the_requested_number(
 def test_a_nonsensical_number_is_refused_with_the_reason(
     monkeypatch: pytest.MonkeyPatch, gpus: int, given: str
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.setenv(launch.PROCESSES, given)
+    see(monkeypatch, gpus)
+    monkeypatch.setenv(settings.PROCESSES, given)
     with pytest.raises(LaunchError, match=f"SIMCLR_PROCESSES='?{given}"):
         launch.processes()
 
@@ -59,14 +73,33 @@ def test_one_process_alone_has_no_process_group() -> None:
         assert not torch.distributed.is_initialized()
 
 
-def test_a_process_whose_launcher_died_before_it_could_join_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_another_tool_left_is_said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", f"{launch.RUN_ID}{os.getpid()}")  # not the parent of this process
+    with launch.member() as member:
+        assert (member.rank, member.size) == (0, 1)
+    assert "RANK=0 in the environment, but nothing has started several processes" in caplog.text
+
+
+@pytest.mark.parametrize(("ours", "said"), [(True, "the launcher (SIMCLR_LAUNCHER), has ended"), (False, "")])
+def test_a_process_ends_with_the_launcher_that_started_it(
+    ours: bool, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ours may have ended before the process could join. A run of torchrun may have any name."""
+    for name, value in {**JOINED, "TORCHELASTIC_RUN_ID": f"simclr-{os.getpid()}"}.items():
+        monkeypatch.setenv(name, value)
+    if ours:
+        monkeypatch.setenv(launch.LAUNCHER, str(os.getpid()))  # not the parent of this process
     asked: list[int] = []
     monkeypatch.setattr(launch, "die_with", asked.append)
-    with pytest.raises(KeyError, match="LOCAL_RANK"), launch.member():
+    monkeypatch.setattr(launch, "meet", _stop)
+    with pytest.raises(InterruptedError), launch.member():
         pass
-    assert asked == [os.getpid()]
+    assert asked == [os.getpid() if ours else os.getppid()]
+    assert said in capsys.readouterr().err
+
+
+def _stop(*_: object) -> None:
+    raise InterruptedError
 
 
 def agree(rank: int) -> int:
@@ -81,19 +114,47 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(on_ranks: Callabl
     assert on_ranks(2, agree) == [signal.SIGTERM, signal.SIGTERM]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_the_first_signal_is_noted_and_the_second_ends_the_process(number: signal.Signals) -> None:
-    program = (
-        "import os, sys; from simclr_core.launch import Member, StopRequest\n"
-        "with StopRequest() as stop:\n"
-        f"    os.kill(os.getpid(), {int(number)})\n"
-        "    print(stop.agreed(Member(0, 1, None)), flush=True)\n"
-        f"    os.kill(os.getpid(), {int(number)})\n"
-        "    print('still here')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.stdout.split() == [str(int(number))]
-    assert done.returncode == -number
+ALONE = Member(0, 1, torch.device("cpu"))
+
+
+def test_sigterm_is_one_request_however_often_it_comes() -> None:
+    with StopRequest() as stop:
+        for _ in range(20):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.agreed(ALONE) == signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.agreed(ALONE) == signal.SIGTERM
+
+
+def test_the_second_ctrl_c_ends_the_process() -> None:
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.agreed(ALONE) == signal.SIGINT
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize(
+    ("sent", "raised", "first"),
+    [
+        ([signal.SIGTERM] * 3, 1, signal.SIGTERM),
+        ([signal.SIGTERM, signal.SIGINT, signal.SIGTERM], 1, signal.SIGTERM),
+        ([signal.SIGINT, signal.SIGTERM], 1, signal.SIGINT),
+        ([signal.SIGINT, signal.SIGINT], 2, signal.SIGINT),
+        ([signal.SIGTERM, signal.SIGINT, signal.SIGINT], 2, signal.SIGTERM),
+    ],
+)
+def test_the_launcher_asks_once_and_ends_at_the_second_ctrl_c(
+    sent: list[signal.Signals], raised: int, first: signal.Signals
+) -> None:
+    signals, asked = launch._Signals(), []
+    for number in sent:
+        try:
+            signals.note(number, None)
+        except SignalException as request:
+            asked.append(request.sigval)
+    assert asked == [signal.SIGTERM] * raised  # what the processes are sent
+    assert signals.first == first
 
 
 class Training:
@@ -102,7 +163,7 @@ class Training:
     def __init__(self, workspace: Path, **environment: str) -> None:
         self.workspace = workspace
         command = [sys.executable, "-m", "simclr_core", "--workspace", str(workspace), "pretrain"]
-        variables = {**os.environ, launch.PROCESSES: "2", "SIMCLR_EVENTS": str(workspace / "events"), **environment}
+        variables = {**os.environ, settings.PROCESSES: "2", "SIMCLR_EVENTS": str(workspace / "events"), **environment}
         self.launcher = subprocess.Popen(
             command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -176,11 +237,17 @@ def test_two_processes_train_and_after_sigkill_of_one_resume_to_the_same_bytes(
 
 
 @pytest.mark.slow
-def test_sigterm_to_the_launcher_saves_and_leaves_no_process(endless: Path, train: Callable[..., Training]) -> None:
+@pytest.mark.parametrize("everyone", [False, True], ids=["launcher", "everyone"])
+def test_sigterm_saves_and_leaves_no_process(everyone: bool, endless: Path, train: Callable[..., Training]) -> None:
+    """To the launcher, which passes it on; or to all at once, as systemd and Slurm do, and again."""
     training = train(endless)
     workers = training.is_training()
     asked = time.monotonic()
     training.launcher.terminate()
+    for worker in workers * 2 if everyone else ():
+        with suppress(psutil.NoSuchProcess):
+            worker.terminate()
+            training.launcher.terminate()
     assert training.wait() == 128 + signal.SIGTERM
     assert time.monotonic() - asked < stretched(10)
     assert not any(worker.is_running() for worker in workers)
@@ -199,9 +266,9 @@ def test_sigkill_of_the_launcher_leaves_no_process(endless: Path, train: Callabl
 
 @pytest.mark.slow
 def test_an_error_of_every_process_is_reported_once_in_one_line(prepared: Path, train: Callable[..., Training]) -> None:
-    configure(prepared, batch_size=15)
+    configure(prepared, micro_batch_size=16)
     training = train(prepared)
     assert training.wait() == 2
     policy, line = training.errors.splitlines()
     assert policy.startswith("OpenMP threads ")
-    assert line.startswith("error: pretrain.batch_size is 15, which 2 processes cannot share equally")
+    assert line.startswith("error: pretrain.micro_batch_size is 16, but each of 2 processes has 8")

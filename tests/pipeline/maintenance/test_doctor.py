@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 import yaml
 
 from pipeline.dvc.client import exclusive, execute
@@ -17,8 +18,10 @@ from pipeline.errors import DvcError
 from pipeline.maintenance import doctor
 from pipeline.maintenance.doctor import Finding, examine
 from pipeline.workspace import Workspace
+from simclr_core.machine import devices
 from tests.sentences import assert_plain
 
+ACCELERATOR = doctor._accelerator
 WAITING = "import sys; print('up', flush=True); sys.stdin.read()"
 
 
@@ -65,6 +68,33 @@ def working_dvc(workspace: Workspace, tmp_path: Path) -> Iterator[int]:
         assert process.stdout is not None
         process.stdout.readline()
         yield process.pid
+
+
+def test_a_gpu_that_does_not_start_is_found_with_the_versions_of_driver_and_torch(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "nvidia0").touch()
+    monkeypatch.setattr(devices, "DEVICE_FILES", tmp_path)
+    monkeypatch.setattr(devices, "driver_version", lambda: "470.82.01")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    found = ACCELERATOR()
+    assert not found.healthy
+    assert f"but CUDA does not start: driver 470.82.01, torch {torch.__version__}" in found.detail
+    assert "SIMCLR_DEVICE=cpu" in found.fix
+    monkeypatch.setenv("SIMCLR_DEVICE", "cpu")
+    assert ACCELERATOR() == Finding("accelerator", True, f"none, training runs on the CPU; torch {torch.__version__}")
+
+
+def test_the_gpus_are_named_with_driver_and_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: f"NVIDIA H100 {number}")
+    monkeypatch.setattr(devices, "driver_version", lambda: "580.65.06")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    found = ACCELERATOR()
+    assert found.healthy
+    assert found.detail.startswith(f"NVIDIA H100 0, NVIDIA H100 1; driver 580.65.06, torch {torch.__version__}")
 
 
 @pytest.mark.seconds

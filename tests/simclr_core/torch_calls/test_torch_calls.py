@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing import api
 
 from simclr_core import torch_calls
 
@@ -81,3 +82,19 @@ def test_a_launcher_without_a_time_limit_is_not_given_one(monkeypatch: pytest.Mo
     assert torch_calls.shutdown_within(30) == {"shutdown_timeout": 30}
     monkeypatch.setattr(torch_calls, "LaunchConfig", OlderLauncher)
     assert torch_calls.shutdown_within(30) == {}
+
+
+def test_the_launcher_of_torch_takes_another_handler_of_signals_and_gets_its_own_back() -> None:
+    """The private name is still there: without it, torch's handler would raise again at every signal."""
+    own = getattr(api, torch_calls.HANDLER)
+    noted: list[int] = []
+    with torch_calls.handling_signals_by(lambda number, _: noted.append(number)):
+        getattr(api, torch_calls.HANDLER)(15, None)
+    assert noted == [15]
+    assert getattr(api, torch_calls.HANDLER) is own
+
+
+def test_a_launcher_without_that_name_keeps_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(api, torch_calls.HANDLER)
+    with torch_calls.handling_signals_by(lambda *_: None):
+        assert not hasattr(api, torch_calls.HANDLER)

@@ -1,0 +1,56 @@
+"""What the environment says of this machine: which device, how many processes, how long they wait. Loads no torch.
+
+These are facts of a machine and not of a training: no result, no run directory and no stage of DVC depends on them.
+"""
+
+import os
+
+from simclr_core.errors import DeviceError, LaunchError
+
+DEVICE = "SIMCLR_DEVICE"
+DEVICES = ("auto", "cuda", "cpu")
+PROCESSES = "SIMCLR_PROCESSES"
+# In seconds: for all processes to find each other; for one of them to wait for the others in a step, where the first
+# one evaluates while others wait; from SIGTERM to SIGKILL, which has to be enough for a step and a checkpoint.
+START_SECONDS, EXCHANGE_SECONDS, STOP_SECONDS = "SIMCLR_START_SECONDS", "SIMCLR_EXCHANGE_SECONDS", "SIMCLR_STOP_SECONDS"
+SECONDS = {START_SECONDS: 60, EXCHANGE_SECONDS: 600, STOP_SECONDS: 30}
+
+
+def wanted_device() -> str:
+    """One of ``DEVICES``.
+
+    Raises:
+        DeviceError: the environment names another.
+    """
+    given = os.environ.get(DEVICE, DEVICES[0])
+    if given not in DEVICES:
+        raise DeviceError(f"{DEVICE}={given!r}; give {', '.join(DEVICES[:-1])} or {DEVICES[-1]}, or leave it out")
+    return given
+
+
+def wanted_processes() -> int | None:
+    """How many processes the user wants on this machine; None: as many as suit it.
+
+    Raises:
+        LaunchError: the environment gives no number.
+    """
+    given = os.environ.get(PROCESSES)
+    if given is None:
+        return None
+    if not given.isdecimal() or int(given) < 1:
+        raise LaunchError(f"{PROCESSES}={given!r} is not a number of processes; give 1 or more, or leave it out")
+    return int(given)
+
+
+def seconds(variable: str) -> int:
+    """The limit of that name, as the environment or else ``SECONDS`` has it.
+
+    Raises:
+        LaunchError: the environment gives no whole number of seconds.
+    """
+    given = os.environ.get(variable)
+    if given is None:
+        return SECONDS[variable]
+    if not given.isdecimal() or int(given) < 1:
+        raise LaunchError(f"{variable}={given!r}; give whole seconds, 1 or more, or leave it out")
+    return int(given)
