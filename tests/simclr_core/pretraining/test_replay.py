@@ -1,8 +1,10 @@
 """A step again, with a fault injected: the report names the place where it began and the image that brought it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from simclr_core import launch
 from simclr_core.data.shards import ShardedImages
 from simclr_core.errors import NonFiniteLossError, ReplayError
+from simclr_core.launch import Member
 from simclr_core.loss.objective import Outcome
 from simclr_core.pretraining import pretrain, replay, training
 from simclr_core.pretraining.batches import Batches
@@ -100,6 +104,50 @@ def test_a_step_between_checkpoints_is_reached_with_the_weights_it_had(
     pretrain.run(prepared)
     assert losses == pytest.approx({**losses, **replayed}, abs=0)
     assert {8, 9, 10} <= replayed.keys()
+
+
+def replay_on(rank: int, workspace: Path) -> str:
+    """Training and replay as this rank of two, of which the second has a bad pixel in its fourth image."""
+    inputs = Batches.network_inputs
+
+    def poisoned(batches: Batches, first: int, last: int) -> Iterator[Tensor]:
+        for step, views in enumerate(inputs(batches, first, last), first):
+            if step == 1 and batches.member.rank == 1:
+                views[8 + 3, :, 2, 2] = float("nan")
+            yield views
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "member", lambda: nullcontext(Member(rank, 2, torch.device("cpu"))))
+        patch.setattr(Batches, "network_inputs", poisoned)
+        with pytest.raises(NonFiniteLossError) as caught:
+            pretrain.run(workspace)
+        replay.run(workspace, 1)
+    return caught.value.keys[8 + 3]
+
+
+@pytest.mark.seconds
+def test_every_process_replays_its_share(prepared: Path, on_ranks: Callable[..., list[Any]]) -> None:
+    key, _ = on_ranks(2, replay_on, prepared)
+    found = report(prepared, 1)
+    assert (found["loss"], found["images"]) == ("nan", [key])
+    views, layer, gradient = found["findings"]  # type: ignore[misc]
+    assert views == {"place": "augmented views", "not_finite": 3, "numbers": 32 * 3 * 16 * 16, "rows": [16 + 8 + 3]}
+    assert layer["place"] == "output of layer 0.backbone.conv1 (Conv2d)"
+    assert layer["rows"] == [16 + 8 + 3]
+    assert gradient["place"].startswith("gradient of 1.")
+    with Image.open(prepared / ".simclr" / "replay" / "step-1.png") as picture:
+        assert len(np.unique(np.asarray(picture))) > 10
+
+
+@by_digest
+def test_a_part_of_the_batch_names_no_image_by_its_row(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With micro-batches a row of a layer's output is not that of the batch; the views still name the image."""
+    configure(prepared, micro_batch_size=8, learning_rate=1e30, checkpoint_every_steps=1)
+    with pytest.raises(NonFiniteLossError):
+        pretrain.run(prepared)
+    replay.run(prepared, 1)
+    assert [finding["rows"] for finding in report(prepared, 1)["findings"]] == [[], []]  # type: ignore[attr-defined]
+    assert report(prepared, 1)["images"] == []
 
 
 @by_digest
