@@ -1,0 +1,151 @@
+"""Throughput: a step of ResNet-50 on random images, decoding, and NT-Xent next to its plain formula and lightly's."""
+
+import os
+import statistics
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.gpu.runs import write_workspace
+from benchmarks.gpu.scale import Result, Scale, error, require, seconds_of
+from simclr_core.loss.nt_xent import LOSSES, nt_xent
+from simclr_core.loss.objective import InBatch
+
+TEMPERATURE = 0.1
+# Dense bfloat16 TFLOP/s without sparsity, from the data sheets; of other GPUs there is no MFU.
+PEAKS = {"B200": 2250, "H200": 989, "H100": 989, "A100": 312, "L40S": 362, "L4": 121, "A10": 125, "A10G": 70}
+
+
+def check_step(scale: Scale) -> Result:
+    """Images a second of a whole step, its share of the peak (MFU), and of the time that the GPU had nothing to do."""
+    batch = scale.choose(512, 8)
+    while True:
+        try:
+            return _measure_step(scale, batch)
+        except torch.OutOfMemoryError:
+            require(batch > 32, "a batch of 32 images does not fit")
+            batch //= 2
+            torch.cuda.empty_cache()
+
+
+def check_decoding(scale: Scale) -> Result:
+    """Ready batches of JPEG files a second, on this machine's cores, read, decoded, augmented and on the device."""
+    from simclr_core.launch import Member
+    from simclr_core.pretraining.pretrain import read_inputs
+
+    with TemporaryDirectory(prefix="gpu-check-") as folder:
+        write_workspace(Path(folder), scale, "jpg")
+        batches = read_inputs(Path(folder)).batches(Member(0, 1, scale.device))
+        began, images = perf_counter(), 0
+        for _ in batches.network_inputs(0, batches.steps_per_epoch):
+            images += batches.batch_size
+        scale.wait()
+        rate = images / (perf_counter() - began)
+    return {"images_per_second": round(rate), "cores": len(os.sched_getaffinity(0))}
+
+
+def check_loss_speed(scale: Scale) -> Result:
+    """Median seconds of forward and backward, and the peak memory on a GPU."""
+    losses: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "ours": lambda first, second: nt_xent(first, second, TEMPERATURE),
+        "dense": _dense,
+    }
+    if find_spec("lightly") is not None:
+        from lightly.loss import NTXentLoss
+
+        losses["lightly"] = NTXentLoss(temperature=TEMPERATURE)
+    found: Result = {}
+    for views in (64,) if scale.tiny else (1024, 4096, 16384):
+        rows = torch.randn(2, views // 2, 128, device=scale.device)
+        first, second = (one.requires_grad_() for one in rows.unbind())
+        values = {name: loss(first, second) for name, loss in losses.items()}
+        off = error(list(values.values()), [values["ours"]] * len(values))
+        require(off < 1e-4, f"the losses of {views} views differ by {off:.2g}")
+        found[str(views)] = {name: _cost(scale, loss, first, second) for name, loss in losses.items()}
+    return found
+
+
+def _measure_step(scale: Scale, batch: int) -> Result:
+    from simclr_core.augmentation.augmentations import Augmentation
+    from simclr_core.lars import LARS, parameter_groups
+    from simclr_core.model.encoder import build_encoder
+    from simclr_core.model.projection_head import build_projection_head
+
+    torch.manual_seed(0)
+    side, name = scale.choose(224, 32), "resnet10" if scale.tiny else "resnet50"
+    encoder = build_encoder(name, 0.125 if scale.tiny else 1.0)
+    network = nn.Sequential(encoder, build_projection_head(encoder.feature_dim)).to(scale.device)
+    network = network.to(memory_format=torch.channels_last)
+    optimizer = LARS(parameter_groups([network], 1e-6), lr=0.1)
+    precision = torch.bfloat16 if scale.device.type == "cuda" else torch.float32
+    objective, augmentation = InBatch(LOSSES["nt_xent"], TEMPERATURE, precision), Augmentation(side, mode="fused")
+    stored = side * 256 // 224
+    images = torch.randint(256, (batch, 3, stored, stored), dtype=torch.uint8, device=scale.device)
+    sizes, samples = torch.full((batch, 2), stored), torch.arange(batch)
+
+    def views() -> Tensor:
+        drawn = torch.cat([augmentation.view(images, sizes, 0, 0, samples, view) for view in range(2)])
+        return drawn.sub_(0.5).div_(0.25).contiguous(memory_format=torch.channels_last)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        objective.backward(network, views())
+        optimizer.step()
+
+    times = seconds_of(step, scale, 0.0 if scale.tiny else 15.0)
+    seconds = statistics.median(times)
+    with FlopCounterMode(display=False) as counted:
+        objective.backward(network, views())
+    rate, flops = batch / seconds, counted.get_total_flops()
+    found: Result = {"batch": batch, "seconds": seconds, "images_per_second": rate, "tflop_of_a_step": flops / 1e12}
+    found["deterministic"] = torch.are_deterministic_algorithms_enabled()
+    if scale.device.type == "cuda":
+        peak = _peak(torch.cuda.get_device_name(scale.device))
+        found["peak_gigabytes"] = torch.cuda.max_memory_allocated(scale.device) / 1e9
+        found["mfu"] = None if peak is None else flops / seconds / (peak * 1e12)
+        found["share_waiting"] = _share_waiting(step, seconds, scale)
+    return found
+
+
+def _share_waiting(step: Callable[[], None], seconds: float, scale: Scale) -> float:
+    """One minus the seconds of all kernels and copies over those of a step: they follow each other on one stream."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        step()
+        scale.wait()
+    busy = float(sum(event.self_device_time_total for event in profiled.key_averages())) / 1e6
+    return max(0.0, 1 - busy / seconds)
+
+
+def _peak(name: str) -> float | None:
+    return next((peak for known, peak in PEAKS.items() if known in name.replace("-", " ").split()), None)
+
+
+def _dense(first: Tensor, second: Tensor) -> Tensor:
+    rows = nn.functional.normalize(torch.cat([first, second]), dim=1)
+    scores = rows @ rows.T / TEMPERATURE
+    scores.fill_diagonal_(-torch.inf)
+    return nn.functional.cross_entropy(scores, torch.arange(len(rows), device=rows.device).roll(len(first)))
+
+
+def _cost(scale: Scale, loss: Callable[[Tensor, Tensor], Tensor], first: Tensor, second: Tensor) -> Result:
+    def step() -> None:
+        torch.autograd.grad(loss(first, second), (first, second))
+
+    if scale.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(scale.device)
+    times = seconds_of(step, scale, 0.0 if scale.tiny else 0.5)
+    found: Result = {"seconds": statistics.median(times)}
+    if scale.device.type == "cuda":
+        found["peak_megabytes"] = torch.cuda.max_memory_allocated(scale.device) / 1e6
+    return found
+
+
+CHECKS: Sequence[Callable[[Scale], Result]] = (check_step, check_loss_speed, check_decoding)
