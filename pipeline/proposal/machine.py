@@ -29,11 +29,17 @@ class Machine:
 
 
 def read_machine(folder: Path) -> Machine:
-    """This machine; ``folder`` is on the disk that the workspace will be on."""
+    """This machine; ``folder`` is on the disk that the workspace will be on.
+
+    Raises:
+        DeviceError: it has a GPU that training could not use.
+    """
     import torch  # the first second of a command; folders are looked at without it
 
+    from simclr_core.machine.devices import usable_gpus
+
     there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
-    count = torch.cuda.device_count()
+    count = usable_gpus()
     return Machine(
         cores=available_cpus(),
         memory_gigabytes=psutil.virtual_memory().total / GIGABYTE,
