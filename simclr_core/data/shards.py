@@ -15,10 +15,9 @@ An image is one ``pread`` away, whatever the order; an object store reads the sa
 import hashlib
 import io
 import json
-import os
 import tarfile
-import weakref
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,9 +29,10 @@ from deploy.errors import ImageError
 from deploy.images.background import WHITE
 from deploy.images.full_depth import Samples
 from deploy.images.npy import stored_samples
-from deploy.images.preprocess import decode
 from deploy.images.signatures import sniff
 from simclr_core.data.groups import UNGROUPED
+from simclr_core.data.shard_files import ShardFiles
+from simclr_core.data.stored_image import StoredImage, open_stored
 from simclr_core.errors import DatasetError
 
 INDEX = np.dtype([("offset", "<u8"), ("size", "<u4"), ("shard", "<u2"), ("label", "<i2")])
@@ -115,8 +115,7 @@ class ShardedImages:
                 f"{directory}: index.npy and groups.npy do not belong together; run `simclr run --select prepare`"
             )
         self._paths = [directory / name for name in names]
-        self._descriptors = [os.open(path, os.O_RDONLY) for path in self._paths]
-        weakref.finalize(self, _close, self._descriptors)
+        self._files = ShardFiles(self._paths)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -137,7 +136,7 @@ class ShardedImages:
         """
         record = self._index[position]
         shard, size = int(record["shard"]), int(record["size"])
-        data = os.pread(self._descriptors[shard], size, int(record["offset"]))
+        data = self._files.read(shard, size, int(record["offset"]))
         if len(data) != size:
             raise DatasetError(
                 f"{self._paths[shard]}: ends inside image {self.key(position)}; restore it with `dvc checkout --force`"
@@ -163,9 +162,25 @@ def stored_pixels(images: ShardedImages, position: int) -> Samples:
     Raises:
         DatasetError: its shard ends too early, or it cannot be decoded.
     """
+    with naming(images, position):
+        return open_image(images, position).read()
+
+
+def open_image(images: ShardedImages, position: int) -> StoredImage:
+    """A prepared image of which the header is read, and no pixel is decoded if `prepare` has written it.
+
+    Raises:
+        DatasetError: its shard ends too early, or it cannot be decoded.
+    """
+    with naming(images, position):
+        return open_stored(images.read(position))
+
+
+@contextmanager
+def naming(images: ShardedImages, position: int) -> Iterator[None]:
+    """What cannot be decoded in this block is this prepared image: a DatasetError says so."""
     try:
-        data = images.read(position)
-        return stored_samples(data) if sniff(data) == "npy" else decode(data)
+        yield
     except ImageError as error:
         raise DatasetError(
             f"prepared image {position} ({images.key(position)}) cannot be decoded: {error}; "
@@ -231,11 +246,6 @@ def content_digest(prepared: Path) -> str:
 def _read_groups(directory: Path) -> NDArray[np.int32] | None:
     path = directory / GROUPS
     return np.load(path, allow_pickle=False) if path.exists() else None
-
-
-def _close(descriptors: list[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
 
 
 def portions(items: Iterable[Item], max_bytes: int, size: Callable[[Item], int]) -> Iterator[list[Item]]:
