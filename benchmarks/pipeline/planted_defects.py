@@ -208,7 +208,7 @@ DEFECTS = (
     Defect(
         "both views of an image are drawn alike",
         "simclr_core/pretraining/batches.py",
-        (("self.seed, batch.epoch, samples, view)", "self.seed, batch.epoch, samples, 0)"),),
+        (("self.seed, epoch, positions, view)", "self.seed, epoch, positions, 0)"),),
         BATCHES,
     ),
     Defect(

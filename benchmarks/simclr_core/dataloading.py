@@ -2,6 +2,9 @@
 
     python -m benchmarks.simclr_core.dataloading --json benchmarks/results/FILE.json
 
+``per_core`` is one thread of ``TrainingImages`` against libjpeg-turbo alone, which decodes the same files from memory
+into the same memory again and again.
+
 Threads are ``TrainingImages``; processes are torch's DataLoader over the same reading and decoding, an image at a time,
 with the same number of workers, started before the clock. They take turns. ``cached`` is a later epoch over small
 images.
@@ -20,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import simplejpeg
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -35,7 +39,8 @@ WORKERS = len(os.sched_getaffinity(0))
 ROUNDS = 5
 BATCH = 128
 SAMPLES = 10_000_000
-FORMS = (("PNG", 28, 4096), ("JPEG", 256, 512))  # format, side in pixels, images
+SIDE = 256  # of the photographs, pixels
+FORMS = (("PNG", 28, 4096), ("JPEG", SIDE, 512))  # format, side in pixels, images
 
 
 class Decoded(Dataset[NDArray[np.uint8]]):
@@ -61,7 +66,8 @@ def stored(folder: Path, form: str, side: int, count: int) -> ShardedImages:
         )
         pixels = np.asarray(coarse, np.int16) + random.integers(-12, 13, (side, side, 3))
         content = io.BytesIO()
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(content, form, quality=95)
+        options = {"quality": 95, "subsampling": "4:4:4"} if form == "JPEG" else {}  # as prepare writes them
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(content, form, **options)
         data = content.getvalue()
         samples.append(Sample(f"{number:032x}{hashlib.sha256(data).hexdigest()[:32]}", form.lower(), data))
     write_shards(folder, [samples], max_bytes=2**28)
@@ -87,6 +93,27 @@ def images_per_second(images: ShardedImages) -> dict[str, list[float]]:
             if number:  # the first round starts the workers and fills the cache
                 rates[name].append(len(images) / (time.perf_counter() - started))
     return rates
+
+
+def per_core(images: ShardedImages) -> dict[str, Any]:
+    """Images a second of one core: ready batches, and nothing but the decoder; they take turns."""
+    training = TrainingImages(images, 1, cache_bytes=0)
+    files = [images.read(position) for position in range(len(images))]
+    pixels = np.empty((SIDE, SIDE, 3), np.uint8)
+
+    def batches() -> float:
+        started = time.process_time()
+        for batch in _epoch(images, 0):
+            training.batch(batch)
+        return len(images) / (time.process_time() - started)
+
+    def bare() -> float:
+        started = time.process_time()
+        for data in files:
+            simplejpeg.decode_jpeg(data, buffer=pixels.reshape(-1))
+        return len(files) / (time.process_time() - started)
+
+    return measure.compared(measure.interleaved({"batches": batches, "libjpeg_turbo": bare}, ROUNDS), 0)
 
 
 def _epoch(images: ShardedImages, epoch: int) -> Iterator[NDArray[np.int64]]:
@@ -148,8 +175,12 @@ def compared() -> dict[str, Any]:
     print(json.dumps(results[-1]), flush=True)
     for form, side, count in FORMS:
         with tempfile.TemporaryDirectory() as folder:
-            rates = images_per_second(stored(Path(folder) / "train", form, side, count))
-        row: dict[str, Any] = {"format": form, "side": side, "workers": WORKERS}
+            images = stored(Path(folder) / "train", form, side, count)
+            rates = images_per_second(images)
+            alone = per_core(images) if form == "JPEG" else None
+        row: dict[str, Any] = {"format": form, "side": side, "workers": WORKERS} | (
+            {"per_core": alone} if alone else {}
+        )
         for name, taken in rates.items():
             row[name] = {"images_per_second": round(statistics.median(taken)), "spread": _spread(taken)}
         against = zip(rates["threads"], rates["processes"], strict=True)

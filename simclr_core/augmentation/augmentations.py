@@ -1,7 +1,8 @@
 """The views of SimCLR (Chen et al. 2020, appendix A): crop and resize, flip, color jitter, grayscale, blur.
 
-Whole uint8 batches in, each sample with its own parameters, on the device where the batch is. All randomness comes
-from ``order.uniform``: a view is a pure function of (seed, epoch, sample, view), whatever batch the sample sits in.
+Whole uint8 batches in, each sample with its own parameters, on the device where the batch is: this module on a CPU,
+``batched_views`` on a GPU. All randomness comes from ``order.uniform``: a view is a pure function of (seed, epoch,
+sample, view), whatever batch the sample sits in.
 
 Images at full depth have 1 to 16 channels of uint16. All steps are theirs too, but what needs colors: without three
 channels there is no saturation, no hue and no grayscale (``color_jitter``).
@@ -9,13 +10,14 @@ channels there is no saturation, no hue and no grayscale (``color_jitter``).
 Two modes. ``exact``: every step equals torchvision's transform of a float image (antialias on) within one level of 255,
 with the weights of luminance and the order of the jitter as ``color_jitter`` says. ``fused``: crop, flip and blur are
 one pair of matrices, jitter and grayscale one affine map of the colors, so that hue turns in YIQ and nothing is
-clamped before the end; above ``MATRIX_SIDE`` on a CPU the crop is resized in whole levels.
+clamped before the end; above ``MATRIX_SIDE`` the blur comes after the colors, and on a CPU the crop is resized in whole
+levels.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,9 +25,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deploy.images.full_depth import FULL, MOST_CHANNELS, Samples
+from simclr_core.augmentation.batched_views import Recipe, batched_views
 from simclr_core.augmentation.color_jitter import jitter_maps, jittered, luminance, mapped
+from simclr_core.augmentation.draws import Draws, Flags, Floats, ViewDraws
 from simclr_core.augmentation.gaussian_blur import blur_matrix, gaussian_blur, separable_blur
 from simclr_core.augmentation.random_resized_crop import (
+    MATRIX_SIDE,
     TRIES,
     crop_boxes,
     full_scale,
@@ -33,30 +38,12 @@ from simclr_core.augmentation.random_resized_crop import (
     resized_crop,
 )
 from simclr_core.data.order import uniform
+from simclr_core.data.ragged import RaggedImages
 from simclr_core.errors import AugmentationError
 
 SIGMA = (0.1, 2.0)  # of the blur, in pixels of the view whatever its size
 MAIN_VIEWS = 2  # views 0 and 1 are the pair of SimCLR; later ones are extra crops
-MATRIX_SIDE = 64  # pixels: on a CPU, larger views are faster without matrix products
 CHUNK_BYTES = 2**20  # of float pixels that a CPU works on at once, so that they stay in its cache
-
-Flags = NDArray[np.bool_]
-Floats = NDArray[np.float64]
-
-
-class Draws(NamedTuple):
-    """What happens to each sample of a batch; every array begins with the sample."""
-
-    boxes: Floats  # top, left, height, width
-    flip: Flags
-    turns: NDArray[np.int64]  # quarter turns, 0..3
-    jitter: Flags
-    swings: Floats  # [n, 4]: brightness, contrast, saturation, hue, in [-s, s]
-    orders: NDArray[np.int64]  # [n, 4]: which of these comes first, second, ...
-    gray: Flags
-    blur: Flags
-    sigmas: Floats
-    solarize: Flags
 
 
 @dataclass(frozen=True)
@@ -136,18 +123,30 @@ class Augmentation:
             True
         """
         _check(images, sizes, samples)
-        draws = self.draws(sizes.cpu().numpy(), seed, epoch, samples.cpu().numpy(), view)
-        pixels = images[:, :1] if _is_colorless(images) else images
-        views = torch.empty(len(images), images.shape[1], self.size, self.size, device=images.device)
-        with torch.autocast(images.device.type, enabled=False):
-            maps = self._maps(draws)
-            for chunk in _chunks(pixels, self.size):
-                some = Draws._make(values[chunk] for values in draws)
-                if maps is None:
-                    views[chunk] = self._exact(pixels[chunk], some)
-                else:
-                    views[chunk] = self._fused(pixels[chunk], some, maps[0][chunk], maps[1][chunk])
+        ragged = RaggedImages.of(images, sizes)
+        return self.ragged_view(
+            ragged, ViewDraws(0, self.draws(ragged.sizes, seed, epoch, samples.cpu().numpy(), view))
+        )
+
+    def ragged_view(self, images: RaggedImages, view: ViewDraws) -> Tensor:
+        """One view of each of some images: float32 [n, channels, size, size] in [0, 1]."""
+        shape = (view.count, images.channels, self.size, self.size)
+        views = torch.empty(shape, device=images.samples.device)
+        for rows, pixels in self.parts(images, [view]):
+            views[rows] = pixels
         return views
+
+    def parts(self, images: RaggedImages, views: Sequence[ViewDraws]) -> Iterator[tuple[slice, Tensor]]:
+        """All views, one after the other, in parts: which rows of them, and float32 [m, channels, size, size] in
+        [0, 1], with one channel if the images are colorless.
+
+        On a CPU a part is as large as its cache holds; on a GPU it is all views, as far as its memory allows.
+        """
+        with torch.autocast(images.samples.device.type, enabled=False):
+            if images.samples.device.type == "cpu":
+                yield from self._parts(images, views)
+            else:
+                yield from batched_views(images, views, self._recipe)
 
     def draws(self, sizes: NDArray[np.int64], seed: int, epoch: int, samples: NDArray[np.int64], view: int) -> Draws:
         """The random choices for each of ``samples`` [n]. New ones go to the end: the others stay what they were."""
@@ -172,47 +171,58 @@ class Augmentation:
     def _kernel(self) -> int:
         return self.size // 10 // 2 * 2 + 1
 
-    def _by_matrices(self, device: torch.device) -> bool:
-        return device.type != "cpu" or self.size <= MATRIX_SIDE
+    @property
+    def _recipe(self) -> Recipe:
+        return Recipe(self.size, self._kernel, self.mode == "fused", self.jitter_order == "random")
 
-    def _maps(self, draws: Draws) -> tuple[Floats, Floats] | None:
-        """What happens to the colors of each sample, as ``jitter_maps``; None where it happens step by step."""
-        if self.mode == "exact":
-            return None
+    def _parts(self, images: RaggedImages, views: Sequence[ViewDraws]) -> Iterator[tuple[slice, Tensor]]:
+        begun = 0
+        for view in views:
+            maps = self._maps(view.draws) if self.mode == "fused" else None
+            for part in _chunks(images, view.count, self.size):
+                rows = slice(view.first + part.start, view.first + part.stop)
+                draws = Draws._make(values[part] for values in view.draws)
+                if maps is None:
+                    pixels = self._exact(images, rows, draws)
+                else:
+                    pixels = self._fused(images, rows, draws, [values[part] for values in maps])
+                yield slice(begun + part.start, begun + part.stop), pixels
+            begun += view.count
+
+    def _maps(self, draws: Draws) -> tuple[Floats, Floats]:
+        """What happens to the colors of each sample, as ``jitter_maps``."""
         orders = draws.orders if self.jitter_order == "random" else None
         return jitter_maps(np.where(draws.jitter, draws.swings.T, 0), draws.gray, orders)
 
-    def _exact(self, images: Tensor, draws: Draws) -> Tensor:
-        device = images.device
-        boxes, flip, swings, sigmas = (
-            _on(device, values) for values in (draws.boxes, draws.flip, draws.swings.T, draws.sigmas)
-        )
-        if self._by_matrices(device):
-            pixels, blur = resized_crop(images, boxes, flip, self.size), gaussian_blur
+    def _exact(self, images: RaggedImages, rows: slice, draws: Draws) -> Tensor:
+        boxes, flip, swings, sigmas = map(_tensor, (draws.boxes, draws.flip, draws.swings.T, draws.sigmas))
+        if self.size <= MATRIX_SIDE:
+            pixels, blur = resized_crop(images.padded(rows), boxes, flip, self.size), gaussian_blur
         else:
-            pixels = interpolated_crop(images, boxes, flip, self.size, rounded=False).div_(full_scale(images))
-            blur = separable_blur
+            pixels = interpolated_crop(_pictures(images, rows), boxes, flip, self.size, rounded=False)
+            pixels, blur = pixels.div_(full_scale(images.samples)), separable_blur
         orders = draws.orders[draws.jitter] if self.jitter_order == "random" else None
         pixels = _rotated(pixels, draws.turns)
         pixels = _changed(pixels, draws.jitter, lambda some, rows: jittered(some, swings[:, rows], orders))
-        if images.shape[1] == 3:
+        if images.distinct == 3:
             pixels = _changed(pixels, draws.gray, lambda some, _: luminance(some).repeat(1, 3, 1, 1))
         pixels = _changed(pixels, draws.blur, lambda some, rows: blur(some, sigmas[rows], self._kernel))
         return _changed(pixels, draws.solarize, _solarized)
 
-    def _fused(self, images: Tensor, draws: Draws, of_pixel: Floats, of_mean: Floats) -> Tensor:
-        device = images.device
-        boxes, flip, sigmas = (_on(device, values) for values in (draws.boxes, draws.flip, draws.sigmas))
-        maps = (_on(device, values.astype(np.float32)) for values in (of_pixel, of_mean))
-        if self._by_matrices(device):
+    def _fused(self, images: RaggedImages, rows: slice, draws: Draws, maps: Sequence[Floats]) -> Tensor:
+        boxes, flip, sigmas = map(_tensor, (draws.boxes, draws.flip, draws.sigmas))
+        of_pixel, of_mean = (_tensor(values.astype(np.float32)) for values in maps)
+        if self.size <= MATRIX_SIDE:
             blur = None
             if draws.blur.any():
                 blur = blur_matrix(sigmas, self._kernel, self.size)
-                blur[_on(device, np.flatnonzero(~draws.blur))] = torch.eye(self.size, device=device)
-            pixels = mapped(resized_crop(images, boxes, flip, self.size, blur), *maps)
+                blur[_tensor(np.flatnonzero(~draws.blur))] = torch.eye(self.size)
+            pixels = mapped(resized_crop(images.padded(rows), boxes, flip, self.size, blur), of_pixel, of_mean)
         else:
-            levels = interpolated_crop(images, boxes, flip, self.size, rounded=images.dtype == torch.uint8)
-            pixels = mapped(levels, *(values.div_(full_scale(images)) for values in maps))
+            rounded = images.samples.dtype == torch.uint8
+            levels = interpolated_crop(_pictures(images, rows), boxes, flip, self.size, rounded)
+            full = full_scale(images.samples)
+            pixels = mapped(levels, of_pixel.div_(full), of_mean.div_(full))
             pixels = _changed(pixels, draws.blur, lambda some, rows: separable_blur(some, sigmas[rows], self._kernel))
         return _changed(_rotated(pixels, draws.turns), draws.solarize, _solarized)
 
@@ -243,29 +253,24 @@ def _check(images: Tensor, sizes: Tensor, samples: Tensor) -> None:
         )
 
 
-def _is_colorless(images: Tensor) -> bool:
-    """Whether images of three channels are gray, so that one of them is enough."""
-    if images.shape[1] != 3:
-        return False
-    red, green, blue = (images if images.dtype == torch.uint8 else images.view(torch.int16)).unbind(1)
-    return torch.equal(red, green) and torch.equal(green, blue)
+def _chunks(images: RaggedImages, count: int, size: int) -> Iterator[slice]:
+    """``count`` images in parts that a CPU's cache holds."""
+    height, width = images.sizes.max(axis=0).tolist()
+    step = max(1, CHUNK_BYTES // (4 * images.distinct * max(size * size, height * width)))
+    return (slice(first, min(first + step, count)) for first in range(0, count, step))
 
 
-def _chunks(images: Tensor, size: int) -> Iterator[slice]:
-    """A batch in parts: as large as a CPU's cache holds, all at once on a GPU."""
-    n, channels, height, width = images.shape
-    per_image = 4 * channels * max(size * size, height * width)
-    step = max(1, CHUNK_BYTES // per_image) if images.device.type == "cpu" else n
-    return (slice(first, first + step) for first in range(0, n, step))
+def _pictures(images: RaggedImages, rows: slice) -> list[Tensor]:
+    return [images.image(row) for row in range(rows.start, rows.stop)]
 
 
-def _on(device: torch.device, values: NDArray[Any]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values)).to(device)
+def _tensor(values: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values))
 
 
 def _changed(pixels: Tensor, chosen: Flags, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """``change(pixels[rows], rows)`` in the ``chosen`` [n] rows of ``pixels``; no copies where it is all or none."""
-    rows = _on(pixels.device, np.flatnonzero(chosen))
+    rows = _tensor(np.flatnonzero(chosen))
     if chosen.all():
         return change(pixels, rows)
     if chosen.any():

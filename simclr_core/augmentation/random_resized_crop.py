@@ -1,9 +1,11 @@
 """Random resized crops of whole uint8 batches, each image with its own box, bilinear with antialiasing.
 
-Two ways to the same pixels: products with one small matrix per image and axis, for GPUs and small views, and torch's
-own resize, image by image, for large views on a CPU, where a dense product would mostly multiply by zero.
+Two ways to the same pixels: products with one small matrix per image and axis, for small views, and torch's own resize,
+image by image, for large ones, where a dense product would mostly multiply by zero. A GPU has a third, without an image
+that is not in the batch's own memory: ``batched_views``.
 """
 
+from collections.abc import Sequence
 from math import log
 
 import numpy as np
@@ -14,6 +16,7 @@ from torch.nn.functional import interpolate
 
 from deploy.images.full_depth import FULL
 
+MATRIX_SIDE = 64  # pixels: on a CPU, larger views are faster without matrix products
 TRIES = 10  # crop shapes drawn until one fits the image, as in torchvision's RandomResizedCrop
 
 
@@ -83,15 +86,15 @@ def _resampling(start: Tensor, extent: Tensor, length: int, size: int, flipped: 
     return weights.div_(weights.sum(dim=2, keepdim=True))
 
 
-def interpolated_crop(images: Tensor, boxes: Tensor, flipped: Tensor, size: int, rounded: bool) -> Tensor:
-    """What ``resized_crop`` returns times ``full_scale``, by torch's resize.
+def interpolated_crop(images: Sequence[Tensor], boxes: Tensor, flipped: Tensor, size: int, rounded: bool) -> Tensor:
+    """What ``resized_crop`` returns times ``full_scale``, by torch's resize, of images [c, height, width].
 
     Fastest from images with the channels last in memory.
 
     With ``rounded``, bytes are resized in fixed point and rounded to whole levels, as in torchvision and Pillow: half a
     level off, in a quarter of the time.
     """
-    levels = torch.empty(len(images), images.shape[1], size, size)
+    levels = torch.empty(len(images), len(images[0]), size, size)
     for image, box, flip, view in zip(images, boxes.long().tolist(), flipped.tolist(), levels, strict=True):
         top, left, height, width = box
         crop = image[None, :, top : top + height, left : left + width]

@@ -1,8 +1,8 @@
-"""The prepared images as pixels: padded batches for augmentation, squares for evaluation, made ahead of their use."""
+"""The prepared images as pixels: batches for augmentation, squares for evaluation, made ahead of their use."""
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -10,17 +10,20 @@ from typing import TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from deploy.failpoint import failpoint
 from deploy.images.full_depth import Samples
 from deploy.images.preprocess import Preprocessing
 from simclr_core.data.pixel_cache import PixelCache
-from simclr_core.data.shards import DatasetCard, ShardedImages, stored_kind, stored_pixels
+from simclr_core.data.ragged import RaggedImages, starts_of
+from simclr_core.data.shards import DatasetCard, ShardedImages, naming, open_image, stored_kind, stored_pixels
+from simclr_core.data.stored_image import StoredImage
+from simclr_core.data.transfer import host_buffer
 from simclr_core.errors import DatasetError
 
 CACHED_SIDE = 64  # pixels: up to here decoding costs more than an encoder made for such images
 CACHE_BYTES = 2 * 2**30
+LOCAL_PROCESSES = "LOCAL_WORLD_SIZE"  # of this machine, as torch's launchers tell each of them
 AGAIN = "pretrain again with `simclr run`, or prepare the images as they were with prepare.channels"
 
 Positions = Sequence[int] | NDArray[np.integer]
@@ -30,56 +33,136 @@ Item = TypeVar("Item")
 class TrainingImages:
     """Batches of decoded images, whatever their sizes. Small ones stay in memory, decoded once for the whole run.
 
-    ``workers`` threads decode, by default one per core: the decoders release the interpreter lock.
+    ``workers`` threads decode, by default this process's share of the cores: the decoders release the interpreter lock.
     """
 
     def __init__(self, images: ShardedImages, workers: int | None = None, cache_bytes: int = CACHE_BYTES) -> None:
         self._images = images
-        self._pool = ThreadPoolExecutor(workers or _cores(), thread_name_prefix="decode")
-        self._cache = PixelCache(len(images), cache_bytes, CACHED_SIDE, *stored_kind(images))
+        self._workers = workers or decoding_threads()
+        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
+        self._channels, kind = stored_kind(images)
+        self._dtype = torch.uint8 if kind == np.uint8 else torch.uint16
+        self._cache = PixelCache(len(images), cache_bytes, CACHED_SIDE, self._channels, kind)
+        self._colorless = np.zeros(len(images), np.bool_)  # known once an image was decoded
 
     def __len__(self) -> int:
         return len(self._images)
 
-    def batch(self, indices: Positions, pinned: bool = False) -> tuple[Tensor, Tensor]:
-        """uint8 [n, 3, H, W] and int64 [n, 2]: each image in the top left of zeros, and its height and width.
+    def batch(self, indices: Positions, pinned: bool = False) -> RaggedImages:
+        """At least one image, one directly after the other: with the channels last, as they are decoded, unless all of
+        them are small.
 
-        Of images with a number of channels, uint16 [n, channels, H, W]. H and W are the largest of the batch, which
-        holds at least one image. Large images have the channels last in memory, as they are decoded. ``pinned`` puts
-        the pixels where a GPU can copy them from without the CPU. Call it from one thread at a time.
+        The decoding threads write each image into its place. ``pinned`` puts the batch where a GPU can copy from
+        without the CPU, and rounds its memory up by a sixteenth at most, so that few sizes occur. Call it from one
+        thread at a time.
 
         Raises:
             DatasetError: a shard ends too early, or an image cannot be decoded.
         """
         positions = np.asarray(indices, np.int64)
-        missing = np.unique(positions[~self._cache.has(positions)]).tolist()
-        decoded = dict(zip(missing, self._pool.map(self._decoded, missing), strict=True))
-        for position, image in decoded.items():
-            self._cache.add(position, image)
-        pixels = self._cache.batch(positions)
-        if pixels is not None:
-            sizes = np.tile(np.array(pixels.shape[2:], np.int64), (len(pixels), 1))
-            batch = torch.from_numpy(pixels)
+        sizes = self._cache.sizes(positions)
+        missing = sizes[:, 0] == 0
+        opened = self._opened(np.unique(positions[missing]).tolist())
+        for row in np.flatnonzero(missing).tolist():
+            sizes[row] = opened[int(positions[row])].shape[:2]
+        cached = None if opened else self._cache.batch(positions)
+        if cached is not None and not pinned:
+            samples = torch.from_numpy(cached.reshape(-1))
         else:
-            images = [decoded[one] if one in decoded else self._cache.get(one) for one in positions.tolist()]
-            sizes = np.array([image.shape[1:] for image in images], np.int64)
-            batch = _padded(images, *sizes.max(axis=0).tolist())
-        return batch.pin_memory() if pinned else batch, torch.from_numpy(sizes)
+            samples = host_buffer(*self._room(sizes, pinned), pinned)
+            if cached is not None:
+                samples.numpy()[: cached.size] = cached.reshape(-1)
+            else:
+                self._fill(samples.numpy(), positions, sizes, opened)
+        colorless = self._channels == 3 and bool(self._colorless[positions].all())
+        return RaggedImages(samples, sizes, self._channels, _are_large(sizes), colorless)
 
-    def _decoded(self, position: int) -> Samples:
-        failpoint("dataset.decode")
-        return stored_pixels(self._images, position).transpose(2, 0, 1)
+    def _room(self, sizes: NDArray[np.int64], pinned: bool) -> tuple[int, torch.dtype]:
+        """How many numbers a batch takes, and of which type."""
+        count = self._channels * int(sizes.prod(axis=1).sum())
+        if pinned:  # a row more: a GPU reads all rows of a crop as far as the widest one
+            count = _rounded(count + self._channels * int(sizes[:, 1].max()))
+        return count, self._dtype
+
+    def _opened(self, positions: Sequence[int]) -> dict[int, StoredImage]:
+        """By position, images with their sides, and as they are stored."""
+        opened: dict[int, StoredImage] = {}
+
+        def read(position: int) -> None:
+            failpoint("dataset.decode")
+            opened[position] = open_image(self._images, position)
+
+        self._share_out(read, positions)
+        return opened
+
+    def _fill(
+        self,
+        samples: Samples,
+        positions: NDArray[np.int64],
+        sizes: NDArray[np.int64],
+        opened: Mapping[int, StoredImage],
+    ) -> None:
+        """Put the images of a batch into ``samples``, from memory or from what was opened."""
+        places = _places(samples, sizes, self._channels)
+        first: dict[int, Samples] = {}  # where an image is decoded; it may occur again
+        for position, place in zip(positions.tolist(), places, strict=True):
+            if position in opened:
+                first.setdefault(position, place)
+            else:
+                place[:] = self._cache.get(position).transpose(1, 2, 0)
+
+        def decode(position: int) -> None:
+            with naming(self._images, position):
+                opened[position].decode(first[position])
+            self._colorless[position] = _is_colorless(first[position])
+
+        self._share_out(decode, list(first))
+        for position, place in zip(positions.tolist(), places, strict=True):
+            if position in first and place is not first[position]:
+                place[:] = first[position]
+        for position, place in first.items():
+            self._cache.add(position, place.transpose(2, 0, 1))
+
+    def _share_out(self, work: Callable[[int], None], items: Sequence[int]) -> None:
+        """Do ``work`` for each item, on all threads; what one of them raises is raised here."""
+        left = iter(items)
+
+        def turn() -> None:
+            for item in left:  # of all threads: each takes the next one
+                work(item)
+
+        for done in [self._pool.submit(turn) for _ in range(min(self._workers, len(items)))]:
+            done.result()
 
 
-def _padded(images: Sequence[Samples], height: int, width: int) -> Tensor:
-    channels, dtype = len(images[0]), torch.uint8 if images[0].dtype == np.uint8 else torch.uint16
-    if max(height, width) > CACHED_SIDE:
-        batch = torch.zeros((len(images), height, width, channels), dtype=dtype).permute(0, 3, 1, 2)
-    else:
-        batch = torch.zeros((len(images), channels, height, width), dtype=dtype)
-    for row, image in zip(batch.numpy(), images, strict=True):
-        row[:, : image.shape[1], : image.shape[2]] = image
-    return batch
+def _are_large(sizes: NDArray[np.int64]) -> bool:
+    return int(sizes.max()) > CACHED_SIDE
+
+
+def _places(samples: Samples, sizes: NDArray[np.int64], channels: int) -> list[Samples]:
+    """The part of ``samples`` of each image, as [height, width, channels]."""
+    places = []
+    is_large = _are_large(sizes)
+    for start, (height, width) in zip(starts_of(sizes, channels).tolist(), sizes.tolist(), strict=True):
+        flat = samples[start : start + height * width * channels]
+        place = flat.reshape(height, width, channels) if is_large else flat.reshape(channels, height, width)
+        places.append(place if is_large else place.transpose(1, 2, 0))
+    return places
+
+
+def _rounded(count: int) -> int:
+    step = 1 << max(count.bit_length() - 5, 0)
+    return -(-count // step) * step
+
+
+def _is_colorless(pixels: Samples) -> bool:
+    """Whether three channels [h, w, 3] are equal; one row is enough to see that most are not."""
+    return pixels.shape[2] == 3 and _are_equal(pixels[len(pixels) // 2]) and _are_equal(pixels)
+
+
+def _are_equal(pixels: Samples) -> bool:
+    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
+    return np.array_equal(red, green) and np.array_equal(green, blue)
 
 
 def evaluation_images(images: ShardedImages, indices: Positions, preprocessing: Preprocessing) -> Samples:
@@ -101,7 +184,7 @@ def evaluation_images(images: ShardedImages, indices: Positions, preprocessing: 
             )
         squares[row] = preprocessing.apply(pixels)
 
-    with ThreadPoolExecutor(_cores(), thread_name_prefix="decode") as pool:
+    with ThreadPoolExecutor(decoding_threads(), thread_name_prefix="decode") as pool:
         for _ in pool.map(fill, range(len(squares))):
             pass  # asks for each result, so that the first error is raised
     return squares
@@ -117,15 +200,17 @@ def require_pixels(card: DatasetCard, preprocessing: Preprocessing, user: str) -
         )
 
 
-def prefetch(iterable: Iterable[Item], depth: int) -> Generator[Item, None, None]:
-    """The items of ``iterable``, up to ``depth`` of them made ahead by one background thread.
+def prefetch(
+    iterable: Iterable[Item], depth: int, begin: Callable[[], None] | None = None
+) -> Generator[Item, None, None]:
+    """The items of ``iterable``, up to ``depth`` of them made ahead by one thread, which calls ``begin`` first.
 
     An exception reaches the consumer in its place in the order. A consumer that stops early, or closes the iterator,
     waits for the item in the making and for no other.
     """
     assert depth >= 1, depth
     source = iter(iterable)
-    pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
+    pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch", initializer=begin)
     try:
         ahead = deque(pool.submit(lambda: list(islice(source, 1))) for _ in range(depth))
         while item := ahead.popleft().result():
@@ -135,6 +220,8 @@ def prefetch(iterable: Iterable[Item], depth: int) -> Generator[Item, None, None
         pool.shutdown(cancel_futures=True)
 
 
-def _cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def decoding_threads() -> int:
+    """The cores that this process may use, over the processes that were started next to it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = os.environ.get(LOCAL_PROCESSES, "")
+    return max(1, cores // max(1, int(processes))) if processes.isdecimal() else cores

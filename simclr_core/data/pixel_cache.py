@@ -28,11 +28,11 @@ class PixelCache:
         self._samples = np.empty(min(max_bytes // np.dtype(dtype).itemsize, images * channels * max_side**2), dtype)
         self._used = 0
         self._starts = np.zeros(images, np.int64)
-        self._sizes = np.zeros((images, 2), np.uint8)  # height, width; 0 for an image that is not here
+        self._sizes = np.zeros((images, 2), np.uint8)  # 0 for an image that is not here
 
-    def has(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
-        here: NDArray[np.bool_] = self._sizes[positions, 0] > 0
-        return here
+    def sizes(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Height and width [n, 2] of the images, 0 of those that are not here."""
+        return self._sizes[positions].astype(np.int64)
 
     def add(self, position: int, image: Pixels) -> None:
         """Keep a copy of ``image``, if it is small and there is room."""

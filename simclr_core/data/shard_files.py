@@ -49,7 +49,7 @@ class ShardFiles:
 
 
 class _OpenFile:
-    """Closed when nobody holds it any more."""
+    """Closed once it is not held any more."""
 
     def __init__(self, path: Path) -> None:
         try:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from simclr_core.augmentation.augmentations import Augmentation
+from simclr_core.augmentation.draws import ViewDraws
 from simclr_core.data.dataset import TrainingImages
 from simclr_core.data.order import permuted
 from simclr_core.errors import NonFiniteFeaturesError
@@ -98,8 +99,9 @@ def train_classifier(
     for step in range(optimization.steps):
         epoch, turn = divmod(step, len(positions) // batch_size)
         rows = permuted(seed, epoch, np.arange(turn * batch_size, (turn + 1) * batch_size), len(positions))
-        pixels, sizes = images.batch(positions[rows])
-        views = augmentation.view(pixels.to(device), sizes, seed, epoch, torch.from_numpy(positions[rows]), view=0)
+        batch = images.batch(positions[rows], pinned=device.type == "cuda")
+        draws = augmentation.draws(batch.sizes, seed, epoch, positions[rows], view=0)
+        views = augmentation.ragged_view(batch.to(device), ViewDraws(0, draws))
         views = ((views - mean) / std).contiguous(memory_format=torch.channels_last)
         loss = cross_entropy(network(views), torch.from_numpy(known.labels[rows]).to(device))
         optimizer.zero_grad()

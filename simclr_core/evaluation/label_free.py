@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from deploy.encoder import Encoder
 from deploy.images.full_depth import Samples
 from simclr_core.augmentation.augmentations import Augmentation, as_pixels
+from simclr_core.augmentation.draws import ViewDraws
 from simclr_core.data.dataset import TrainingImages
 from simclr_core.data.shards import ShardedImages
 from simclr_core.errors import NonFiniteFeaturesError
@@ -75,10 +75,10 @@ def draw_views(
     source = TrainingImages(images, cache_bytes=0)
     for start in range(0, len(positions), CHUNK):
         chunk = positions[start : start + CHUNK]
-        pixels, sizes = source.batch(chunk)
-        samples = torch.from_numpy(chunk)
-        first, second = (augmentation.view(pixels, sizes, seed, 0, samples, number) for number in range(2))
-        yield as_pixels(first, pixels.dtype), as_pixels(second, pixels.dtype)
+        batch = source.batch(chunk)
+        views = [ViewDraws(0, augmentation.draws(batch.sizes, seed, 0, chunk, number)) for number in range(2)]
+        first, second = (as_pixels(augmentation.ragged_view(batch, view), batch.samples.dtype) for view in views)
+        yield first, second
 
 
 def kept_neighbors(first: Embeddings, second: Embeddings, count: int) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ number of processes changes which images meet in a batch. With groups, the secon
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,12 +15,16 @@ from torch import Tensor
 
 from deploy.images.preview import preview
 from simclr_core.augmentation.augmentations import Augmentation, as_pixels
+from simclr_core.augmentation.draws import ViewDraws
 from simclr_core.config import PretrainConfig
 from simclr_core.data.dataset import TrainingImages, prefetch
 from simclr_core.data.groups import Groups
 from simclr_core.data.order import permuted
+from simclr_core.data.ragged import RaggedImages
 from simclr_core.data.shards import DatasetCard, ShardedImages
 from simclr_core.data.shares import require_shares
+from simclr_core.data.side_stream import made_ahead
+from simclr_core.data.transfer import choose, send
 from simclr_core.errors import BatchSizeError
 from simclr_core.launch import Member
 from simclr_core.stopwatch import part
@@ -27,15 +32,11 @@ from simclr_core.stopwatch import part
 PREFETCHED = 2  # batches decoded ahead of their step
 
 
-class _Decoded(NamedTuple):
-    """The images of a batch, uint8 [n, 3, H, W] with sizes int64 [n, 2], and those of which the second views are."""
+class _Drawn(NamedTuple):
+    """The images of a batch, those that second views are of after the others, and what happens in each view."""
 
-    epoch: int
-    positions: NDArray[np.int64]
-    images: Tensor
-    sizes: Tensor
-    partners: Tensor
-    partner_sizes: Tensor
+    images: RaggedImages
+    views: list[ViewDraws]
 
 
 class Batches:
@@ -88,57 +89,55 @@ class Batches:
         """int64 [batch_size] of the global batch: equal for images of one group; None: there are no groups."""
         if self._groups is None:
             return None
-        return torch.from_numpy(self._groups.identities(self.positions(step))).to(self.member.device)
+        return send({"groups": self._groups.identities(self.positions(step))}, self.member.device)["groups"]
 
     def network_inputs(self, first: int, last: int) -> Iterator[Tensor]:
         """This process's normalized views of each step in [first, last): float32 [v n, 3, s, s], n = batch / processes,
         all first views before all second ones before all extra crops; v is 2 without those. Images are read and decoded
-        ahead, in the background."""
+        ahead, in the background; on a GPU the views of the next step are made ahead too, while the network computes."""
         share = self.batch_size // self.member.size
         own = slice(self.member.rank * share, (self.member.rank + 1) * share)
-        steps = ((step, self.positions(step)[own]) for step in range(first, last))
-        pinned = self.member.device.type == "cuda"  # copied by the device on its own, while the network computes
-        decoded = (self._decoded(positions, step // self.steps_per_epoch, pinned) for step, positions in steps)
-        for batch in prefetch(decoded, PREFETCHED):
-            with part("augment"):
-                inputs = self._normalized(self._views(batch))
-            yield inputs
+        drawn = (self._drawn(self.positions(step)[own], step // self.steps_per_epoch) for step in range(first, last))
+        device = self.member.device
+        yield from made_ahead(prefetch(drawn, PREFETCHED, partial(choose, device)), self._inputs, device)
 
     def pictures(self, count: int, epochs: int) -> list[list[NDArray[np.uint8]]]:
         """For people: a row for each of the first ``count`` images, with all its views in each of the first epochs."""
         positions = self.positions(0)[:count]
-        pixels = [views for epoch in range(epochs) for views in self._views(self._decoded(positions, epoch))]
-        views = preview(as_pixels(torch.cat(pixels), self._pixel))
+        shown = []
+        for drawn in (self._drawn(positions, epoch) for epoch in range(epochs)):
+            shown += [self._augmentation.ragged_view(drawn.images, view) for view in drawn.views]
+        views = preview(as_pixels(torch.cat(shown), self._pixel))
         return [list(views[row :: len(positions)]) for row in range(len(positions))]
 
     def _partners(self, positions: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
         return positions if self._groups is None else self._groups.partners(self.seed, epoch, positions)
 
-    def _decoded(self, positions: NDArray[np.int64], epoch: int, pinned: bool = False) -> "_Decoded":
-        if self._groups is None:
-            images, sizes = self._pixels.batch(positions, pinned)
-            return _Decoded(epoch, positions, images, sizes, images, sizes)
-        images, sizes = self._pixels.batch(np.concatenate([positions, self._partners(positions, epoch)]), pinned)
+    def _drawn(self, positions: NDArray[np.int64], epoch: int) -> _Drawn:
+        """The draws are those of the row's image, also where the second view is of a partner: of two rows with one
+        partner, the views differ."""
+        shown = positions
+        if self._groups is not None:
+            shown = np.concatenate([positions, self._partners(positions, epoch)])
+        on_gpu = self.member.device.type == "cuda"
+        images = self._pixels.batch(shown, pinned=on_gpu)
         n = len(positions)
-        return _Decoded(epoch, positions, images[:n], sizes[:n], images[n:], sizes[n:])
-
-    def _views(self, batch: "_Decoded") -> Iterator[Tensor]:
-        """Each view in turn of all images: float32 [n, 3, s, s] in [0, 1]. The draws are those of the row's image, also
-        where the second view is of a partner: of two rows with one partner, the views differ."""
-        samples = torch.from_numpy(batch.positions)
-        own = batch.images.to(self.member.device, non_blocking=True)
-        other = own if batch.partners is batch.images else batch.partners.to(self.member.device, non_blocking=True)
+        views = []
         for view in range(self._augmentation.views):
-            images, sizes = (other, batch.partner_sizes) if view == 1 else (own, batch.sizes)
-            yield self._augmentation.view(images, sizes, self.seed, batch.epoch, samples, view)
+            first = n if view == 1 and self._groups is not None else 0
+            sizes = images.sizes[first : first + n]
+            views.append(ViewDraws(first, self._augmentation.draws(sizes, self.seed, epoch, positions, view)))
+        return _Drawn(images, views)
 
-    def _normalized(self, views: Iterator[Tensor]) -> Tensor:
-        """All views one after the other, each image with the channels last in memory, as convolutions want them."""
-        n, size = self.batch_size // self.member.size, self._augmentation.size
-        shape = (self._augmentation.views * n, self._channels, size, size)
-        inputs = torch.empty(shape, device=self.member.device, memory_format=torch.channels_last)
-        for view, pixels in enumerate(views):
-            inputs[view * n : (view + 1) * n] = pixels.sub_(self._mean).div_(self._std)
+    def _inputs(self, drawn: _Drawn) -> Tensor:
+        """All views one after the other, normalized, each with the channels last in memory, as convolutions want it."""
+        size, device = self._augmentation.size, self.member.device
+        images = drawn.images.to(device)
+        shape = (sum(view.count for view in drawn.views), self._channels, size, size)
+        with part("augment"):
+            inputs = torch.empty(shape, device=device, memory_format=torch.channels_last)
+            for rows, pixels in self._augmentation.parts(images, drawn.views):
+                inputs[rows] = pixels.sub(self._mean).div_(self._std)
         return inputs
 
 

@@ -44,7 +44,7 @@ def run_key(config: Mapping[str, Any], data_digest: str, initial: str, device: s
     ``initial``, the identity of the weights that the training begins with.
 
     Positives by group are left out, since the digest has the groups: where there are none, an earlier version's run is
-    continued. The type of ``device`` counts where a GPU computes other views: fused, it blurs before the colors change.
+    continued. The type of ``device`` counts where a GPU computes other views: fused, a CPU rounds to whole levels.
     """
     named = {key: value for key, value in config.items() if (key, value) != ("positives", "group")}
     if device != DEVICES[0] and config["augmentation"]["mode"] == "fused":

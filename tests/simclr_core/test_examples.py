@@ -10,6 +10,7 @@ MODULES = (
     "simclr_core.augmentation.augmentations",
     "simclr_core.data.groups",
     "simclr_core.data.order",
+    "simclr_core.data.ragged",
     "simclr_core.data.shards",
     "simclr_core.evaluation.knn",
     "simclr_core.lars",

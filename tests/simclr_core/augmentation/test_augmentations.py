@@ -11,7 +11,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
 import simclr_core.augmentation.augmentations as module
-from simclr_core.augmentation.augmentations import Augmentation, Draws
+from simclr_core.augmentation.augmentations import Augmentation
+from simclr_core.augmentation.draws import Draws
 from simclr_core.data.order import uniform
 from simclr_core.errors import AugmentationError
 from tests.simclr_core.pictures import LEVEL, assert_close, pictures

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from simclr_core.augmentation import augmentations
 from simclr_core.augmentation.augmentations import Augmentation, as_pixels
+from simclr_core.data.ragged import RaggedImages
 from simclr_core.errors import AugmentationError
 
 N = 6
@@ -85,9 +85,10 @@ def test_the_low_byte_is_in_the_views() -> None:
 def test_gray_at_full_depth_in_three_channels_is_found_to_be_gray() -> None:
     images, _, _ = batch(1)
     spread = torch.from_numpy(np.repeat(images.numpy(), 3, axis=1))
-    assert augmentations._is_colorless(spread)
-    assert not augmentations._is_colorless(batch(3)[0])
-    assert not augmentations._is_colorless(images)
+    sizes = torch.full((N, 2), 40)
+    assert RaggedImages.of(spread, sizes).colorless
+    assert not RaggedImages.of(batch(3)[0], sizes).colorless
+    assert not RaggedImages.of(images, sizes).colorless
 
 
 def test_views_become_pixels_of_the_depth_that_they_had() -> None:

@@ -15,9 +15,17 @@ from PIL import Image
 
 import simclr_core.data.dataset as module
 from deploy.images.npy import array_bytes
-from deploy.images.preprocess import Preprocessing, decode
-from simclr_core.data.dataset import TrainingImages, evaluation_images, prefetch, require_pixels
+from deploy.images.preprocess import Preprocessing
+from simclr_core.data.dataset import (
+    TrainingImages,
+    decoding_threads,
+    evaluation_images,
+    prefetch,
+    require_pixels,
+)
+from simclr_core.data.ragged import RaggedImages
 from simclr_core.data.shards import DatasetCard, Sample, ShardedImages, write_shards
+from simclr_core.data.stored_image import StoredImage, open_stored
 from simclr_core.errors import DatasetError
 
 SIDES = [(28, 28), (20, 31), (64, 64), (65, 40), (1, 1), (90, 33)]  # (height, width)
@@ -29,26 +37,62 @@ def images(tmp_path: Path) -> ShardedImages:
     return stored(tmp_path / "train", [png(pixels) for pixels in PIXELS])
 
 
-def test_a_batch_holds_every_image_in_its_corner_and_zeros(images: ShardedImages) -> None:
+def test_a_batch_holds_every_image_and_nothing_else(images: ShardedImages) -> None:
     indices = [3, 1, 1, 5]
-    batch, sizes = TrainingImages(images).batch(indices)
-    assert batch.dtype == torch.uint8
-    assert batch.shape == (4, 3, 90, 40)
-    assert sizes.dtype == torch.int64
-    for image, (height, width), index in zip(batch.numpy(), sizes.tolist(), indices, strict=True):
-        assert (height, width) == SIDES[index]
-        assert np.array_equal(image[:, :height, :width], PIXELS[index].transpose(2, 0, 1))
-        image[:, :height, :width] = 0
-        assert not image.any()
+    batch = TrainingImages(images).batch(indices)
+    assert batch.samples.dtype == torch.uint8
+    assert batch.sizes.tolist() == [list(SIDES[index]) for index in indices]
+    assert batch.samples.numel() == sum(PIXELS[index].size for index in indices)
+    for row, index in enumerate(indices):
+        assert np.array_equal(batch.image(row).numpy(), PIXELS[index].transpose(2, 0, 1))
+
+
+def test_a_wide_and_a_tall_image_cost_their_pixels(tmp_path: Path, unpinned: list[int]) -> None:
+    """The bytes of a batch over its pixels, next to 14 squares: 1, and on the way to a GPU at most 1.1."""
+    sides = [(10, 100), (100, 10), *[(32, 32)] * 14]
+    files = [png(np.random.default_rng(0).integers(0, 256, (*one, 3), np.uint8)) for one in sides]
+    training = TrainingImages(stored(tmp_path / "train", files))
+    pixels = 3 * sum(height * width for height, width in sides)
+    for _ in range(2):  # decoded, from memory
+        assert training.batch(range(16)).samples.nbytes == pixels
+        assert pixels + 3 * 100 <= training.batch(range(16), pinned=True).samples.nbytes <= 1.1 * pixels
+    assert len(unpinned) == 4
+
+
+@pytest.fixture
+def unpinned(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of buffers; there is no pinned memory without a GPU."""
+    sizes: list[int] = []
+
+    def host_buffer(count: int, dtype: torch.dtype, pinned: bool) -> torch.Tensor:
+        sizes.append(count)
+        return torch.empty(count, dtype=dtype)
+
+    monkeypatch.setattr(module, "host_buffer", host_buffer)
+    return sizes
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_threads_and_cache_change_nothing(images: ShardedImages, workers: int) -> None:
+def test_threads_cache_and_pinned_memory_change_nothing(
+    images: ShardedImages, workers: int, unpinned: list[int]
+) -> None:
     training = TrainingImages(images, workers)
     once = training.batch(range(6))
-    for _ in range(2):
-        assert all(map(torch.equal, training.batch(np.arange(6)), once))
-    assert all(map(torch.equal, TrainingImages(images, workers, cache_bytes=0).batch(range(6)), once))
+    for again in (training.batch(np.arange(6)), training.batch(range(6), pinned=True)):
+        assert_same(again, once)
+    assert_same(TrainingImages(images, workers, cache_bytes=0).batch(range(6)), once)
+    assert_same(training.batch([0], pinned=True), training.batch([0]))
+
+
+def assert_same(got: RaggedImages, expected: RaggedImages) -> None:
+    assert np.array_equal(got.sizes, expected.sizes)
+    assert (got.channels, got.channels_last, got.colorless) == (
+        expected.channels,
+        expected.channels_last,
+        expected.colorless,
+    )
+    for row in range(len(expected)):
+        assert torch.equal(got.image(row), expected.image(row))
 
 
 def test_images_of_one_size_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
@@ -57,33 +101,45 @@ def test_images_of_one_size_come_back_in_the_order_asked_for(tmp_path: Path) -> 
     for cache_bytes in (2**20, 20_000, 0):  # all, eight of them, none
         training = TrainingImages(images, cache_bytes=cache_bytes)
         for indices in ([3, 2, 3], range(30), [29, 0, 7]):
-            batch, sizes = training.batch(indices)
-            assert np.array_equal(batch.numpy(), pixels[list(indices)].transpose(0, 3, 1, 2))
-            assert sizes.tolist() == [[28, 28]] * len(indices)
+            batch = training.batch(indices)
+            assert batch.sizes.tolist() == [[28, 28]] * len(indices)
+            whole = batch.padded(slice(0, len(indices)))
+            assert np.array_equal(whole.numpy(), pixels[list(indices)].transpose(0, 3, 1, 2))
 
 
 def test_large_images_have_the_channels_last_in_memory(images: ShardedImages) -> None:
     training = TrainingImages(images)
-    assert training.batch([0, 3])[0].is_contiguous(memory_format=torch.channels_last)
-    assert training.batch([0, 1])[0].is_contiguous()
+    assert training.batch([0, 3]).channels_last
+    assert not training.batch([0, 1]).channels_last
 
 
-def test_pixels_are_pinned_when_asked_for(images: ShardedImages, monkeypatch: pytest.MonkeyPatch) -> None:
-    pinned: list[torch.Size] = []
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda batch: pinned.append(batch.shape) or batch)
+def test_gray_images_are_known_once_they_were_decoded(tmp_path: Path) -> None:
+    gray = [np.repeat(pixels[..., :1], 3, axis=2) for pixels in PIXELS]
+    almost = gray[5].copy()
+    almost[-1, -1, 2] ^= 1
+    images = stored(tmp_path / "train", [*map(png, gray), png(almost), png(PIXELS[0])])
     training = TrainingImages(images)
-    training.batch([0])
-    assert not pinned
-    training.batch([0], pinned=True)
-    assert pinned == [(1, 3, 28, 28)]
+    for _ in range(2):
+        assert training.batch(range(6)).colorless
+        assert training.batch([0]).colorless
+        assert not training.batch([0, 6]).colorless
+        assert not training.batch([0, 7]).colorless
+
+
+def test_a_process_has_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: set(range(192)), raising=False)
+    for processes, threads in ((None, 192), ("1", 192), ("8", 24), ("500", 1), ("0", 192), ("many", 192)):
+        if processes is not None:
+            monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        assert decoding_threads() == threads
 
 
 def test_changing_a_batch_does_not_change_the_next(images: ShardedImages) -> None:
     training = TrainingImages(images)
-    first, _ = training.batch([0])
-    kept = first.clone()
-    first.zero_()
-    assert torch.equal(training.batch([0])[0], kept)
+    first = training.batch([0])
+    kept = first.samples.clone()
+    first.samples.zero_()
+    assert torch.equal(training.batch([0]).samples, kept)
 
 
 def test_small_images_are_decoded_once_while_memory_lasts(
@@ -91,11 +147,11 @@ def test_small_images_are_decoded_once_while_memory_lasts(
 ) -> None:
     decoded: list[int] = []
 
-    def counted(data: bytes) -> np.ndarray:
+    def counted(data: bytes) -> StoredImage:
         decoded.append(1)
-        return decode(data)
+        return open_stored(data)
 
-    monkeypatch.setattr("simclr_core.data.shards.decode", counted)
+    monkeypatch.setattr("simclr_core.data.shards.open_stored", counted)
     training = TrainingImages(images)
     for expected in (6, 2):  # two are larger than 64 pixels
         training.batch([0, 1, 2, 3, 4, 5, 0, 3])
@@ -241,11 +297,10 @@ def test_images_at_full_depth_come_back_as_they_were_stored(tmp_path: Path, cach
     training = TrainingImages(stored_deep(tmp_path / "train", DEEP), cache_bytes=cache_bytes)
     for _ in range(2):
         for indices in ([3, 1, 1, 5], [0, 2], [1, 1]):
-            batch, sizes = training.batch(indices)
-            assert (batch.dtype, batch.shape[1]) == (torch.uint16, 5)
-            for image, (height, width), index in zip(batch.numpy(), sizes.tolist(), indices, strict=True):
-                assert np.array_equal(image[:, :height, :width], DEEP[index].transpose(2, 0, 1))
-                assert image.astype(int).sum() == DEEP[index].astype(int).sum(), "the rest is zero"
+            batch = training.batch(indices)
+            assert (batch.samples.dtype, batch.channels, batch.colorless) == (torch.uint16, 5, False)
+            for row, index in enumerate(indices):
+                assert np.array_equal(batch.image(row).numpy(), DEEP[index].transpose(2, 0, 1))
 
 
 def test_evaluation_takes_images_at_full_depth_and_no_others(images: ShardedImages, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ def test_images_of_any_small_size_come_back() -> None:
     cache, shapes = PixelCache(9, 2**20, 64), [(1, 1), (64, 64), (5, 9), (28, 28), (28, 28)]
     for position, shape in enumerate(shapes):
         cache.add(8 - position, image(*shape, position))
-    assert cache.has(np.arange(9)).tolist() == [False] * 4 + [True] * 5
+    assert cache.sizes(np.arange(9)).tolist() == [[0, 0]] * 4 + [list(shape) for shape in shapes[::-1]]
     for position, shape in enumerate(shapes):
         np.testing.assert_array_equal(cache.get(8 - position), image(*shape, position))
     np.testing.assert_array_equal(cache.batch(np.array([4, 5, 4])), [image(28, 28, i) for i in (4, 3, 4)])
@@ -32,7 +32,7 @@ def test_large_images_and_those_without_room_are_not_kept() -> None:
     cache = PixelCache(4, 3 * 28 * 28 + 5, 64)
     for position, shape in enumerate([(65, 2), (28, 28), (2, 2), (1, 1)]):
         cache.add(position, image(*shape))
-    assert cache.has(np.arange(4)).tolist() == [False, True, False, True]
+    assert cache.sizes(np.arange(4)).tolist() == [[0, 0], [28, 28], [0, 0], [1, 1]]
 
 
 def test_an_order_of_memory_other_than_by_channel_does_not_matter() -> None:

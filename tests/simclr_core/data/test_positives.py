@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from simclr_core.augmentation.augmentations import Augmentation
+from simclr_core.augmentation.draws import ViewDraws
 from simclr_core.data.dataset import TrainingImages, evaluation_images
 from simclr_core.data.groups import Groups
 from simclr_core.data.shards import Sample, ShardedImages, read_card, write_card, write_shards
@@ -55,8 +56,9 @@ def test_second_views_are_of_another_image_of_the_group(prepared: Path) -> None:
         alone = FOURS[positions] == -1
         assert torch.equal(inputs[16:32][alone], without[16:32][alone])
         assert (positions == seconds).tolist() == alone.tolist()
-        images, sizes = TrainingImages(grouped.images).batch(seconds)
-        views = grouped._augmentation.view(images, sizes, 0, step // 6, torch.from_numpy(positions), 1)
+        images = TrainingImages(grouped.images).batch(seconds)
+        draws = grouped._augmentation.draws(images.sizes, 0, step // 6, positions, 1)
+        views = grouped._augmentation.ragged_view(images, ViewDraws(0, draws))
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((0.4,) * 3, (0.3,) * 3))
         torch.testing.assert_close(inputs[16:32], (views - mean) / std)
         groups = grouped.groups(step)

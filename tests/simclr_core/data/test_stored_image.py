@@ -53,16 +53,28 @@ def test_files_of_prepare_are_decoded_bit_for_bit(sides: tuple[int, int], qualit
     assert np.array_equal(elsewhere, expected)
 
 
-def test_full_depth_is_decoded_bit_for_bit() -> None:
+def test_full_depth_is_decoded_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_: bytes) -> None:
+        raise AssertionError("read as another array")
+
     samples = np.random.default_rng(0).integers(0, 65_536, (9, 7, 5), np.uint16)
+    monkeypatch.setattr(module, "stored_samples", refused)
     stored = open_stored(array_bytes(samples))
     assert (stored.shape, stored.dtype) == ((9, 7, 5), np.uint16)
     assert np.array_equal(stored.read(), samples)
 
 
+@pytest.mark.parametrize("change", [slice(-1, None), slice(8, 9), slice(40, 41)])
+def test_damaged_arrays_are_refused(change: slice) -> None:
+    data = bytearray(array_bytes(np.zeros((9, 7, 5), np.uint16)))
+    del data[change]
+    with pytest.raises(ImageError):
+        open_stored(bytes(data))
+
+
 def exif() -> bytes:
     found = Image.Exif()
-    found[274] = 6  # lies on its side
+    found[274] = 6  # turned by a quarter
     return found.tobytes()
 
 

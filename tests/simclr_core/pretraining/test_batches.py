@@ -60,9 +60,9 @@ def seen(workspace: Path, size: int, workers: int) -> str:
         for rank, source in enumerate(sources):
             share = 120 // size
             positions = source.positions(step)[rank * share : (rank + 1) * share]
-            images, sizes = TrainingImages(source.images, workers).batch(positions)
-            draws = Augmentation(16).draws(sizes.numpy(), source.seed, 0, positions, 0)
-            for sample in zip(positions, images.numpy(), *draws, strict=True):
+            images = TrainingImages(source.images, workers).batch(positions)
+            draws = Augmentation(16).draws(images.sizes, source.seed, 0, positions, 0)
+            for sample in zip(positions, map(images.image, range(share)), *draws, strict=True):
                 digest.update(b"".join(np.asarray(value).tobytes() for value in sample))
     return digest.hexdigest()
 
