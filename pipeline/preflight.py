@@ -32,6 +32,7 @@ from pipeline.params import Params, override, read
 from pipeline.workspace import Workspace
 from simclr_core import reports
 from simclr_core.champion import Champion
+from simclr_core.data import label_sets
 from simclr_core.encoder_names import TIMM, TIMM_MISSING
 from simclr_core.errors import SimclrError
 from simclr_core.evaluation.fewest import CALIBRATION_LABELS, PARITY_IMAGES, fold_count
@@ -43,7 +44,7 @@ SHOWN_CLASSES = 5
 
 
 class Image(NamedTuple):
-    """``split`` is "train" or "test"; ``label`` None: not known."""
+    """``split`` is "train" or "test"; ``label``, which may be that of a set, None: not known."""
 
     split: str
     label: str | None
@@ -68,7 +69,17 @@ class Images:
 
     @property
     def classes(self) -> list[str]:
-        return sorted(label for label in self.train if label is not None)
+        return sorted(label_sets.members_of(self.train))
+
+    @property
+    def several(self) -> bool:
+        """Whether an image may have several labels, or none of the classes."""
+        return any(map(label_sets.is_set, (*self.train, *self.test)))
+
+    @property
+    def by_class(self) -> list[int]:
+        """Labeled training images of each class; one with several labels counts for the rarest of them."""
+        return [*label_sets.rarest_of(self.train).values()]
 
     @property
     def tested(self) -> int:
@@ -233,7 +244,7 @@ def minimums(images: Images, params: Params, released: bool) -> Iterator[Minimum
     yield Minimum("image", total + images.test.total(), PARITY_IMAGES, "the usual proof", proof)
     unknown = "the encoder will be trained, and its accuracy stays unknown; put some into inbox/{}/<class>/"
     yield Minimum("labeled training image", labeled, 1, "measuring accuracy", unknown.format("labeled"))
-    folds = fold_count([images.train[name] for name in images.classes])
+    folds = fold_count(images.by_class)
     estimated = (
         "accuracy is estimated out of fold, on labeled training images, which is less sure, and labels compare no "
         "candidate with the champion; put some into inbox/test/<class>/"
@@ -242,8 +253,8 @@ def minimums(images: Images, params: Params, released: bool) -> Iterator[Minimum
     yield Minimum("labeled test image", tested, 1, "measuring accuracy", otherwise)
     if labeled and (tested or folds):
         second = "the encoder will be trained, and its accuracy stays unknown; label images of another class"
-        noun = f"class of labeled training images ({images.classes[0]!r})"
-        if len(images.classes) == 1:
+        if len(images.classes) == 1 and not images.several:
+            noun = f"class of labeled training images ({images.classes[0]!r})"
             yield Minimum(noun, 1, 2, "measuring accuracy", second)
         votes = max(params.linear_eval.knn_neighbours, params.compare.knn_neighbours)
         yield Minimum("labeled training image", labeled, votes, "kNN", "all of them vote on every image")
@@ -289,7 +300,7 @@ def images_for_proof(max_loss: float, confidence: float) -> int:
 
 
 def _labels(images: Images) -> Iterator[str]:
-    known, asked = ({label for label in split if label is not None} for split in (images.train, images.test))
+    known, asked = map(label_sets.members_of, (images.train, images.test))
     if len(known) > 1 and (unknown := sorted(asked - known)):
         named = listed([*map(repr, unknown)], SHOWN_CLASSES)
         none = "none of these can" if asked & known else "no test image can"
@@ -301,14 +312,14 @@ def _labels(images: Images) -> Iterator[str]:
 
 def lost_classes(images: Images, quarantined: Iterable[str | None]) -> Iterator[str]:
     """Classes of which no image is left, by the labels of those that are in quarantine."""
-    left = {*images.train, *images.test}
-    if lost := sorted({label for label in quarantined if label is not None and label not in left}):
+    left = label_sets.members_of((*images.train, *images.test))
+    if lost := sorted(label_sets.members_of(quarantined) - left):
         yield f"all images labeled {', '.join(map(repr, lost))} are quarantined: `simclr quarantine list` says why"
 
 
 def _equal_shares(images: Images, fractions: Sequence[str]) -> Iterator[str]:
     """Shares of the labels that are the same labels, because every class gives at least one."""
-    counts = [count for label, count in images.train.items() if label is not None]
+    counts = images.by_class
     if not counts:
         return
     shares = {one: sum(max(1, round(Fraction(one) * count)) for count in counts) for one in fractions}

@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -44,8 +44,9 @@ from pipeline.validation.contract import describe
 from pipeline.validation.groups import read as read_groups
 from pipeline.workspace import Workspace
 from simclr_core import reports
+from simclr_core.data import label_sets
 from simclr_core.data.groups import UNGROUPED
-from simclr_core.data.shards import UNLABELED, DatasetCard, Sample, portions, write_card, write_shards, write_tar
+from simclr_core.data.shards import DatasetCard, Sample, portions, write_card, write_shards, write_tar
 from simclr_core.errors import ReportError
 from simclr_core.reporter import emit, record_timing
 
@@ -106,7 +107,8 @@ def run(workspace: Workspace) -> None:
     side_of = max if params.letterbox else min
     sides = [side_of(row["width"], row["height"]) for row in rows if row["split"] == "train"]
     require_large_enough(sides, everything.pretrain.image_size, params)
-    classes = tuple(sorted({row["label"] for row in rows if row["label"] is not None}))
+    classes = tuple(sorted(label_sets.members_of(row["label"] for row in rows)))
+    several = bool(classes) and any(label_sets.is_set(row["label"]) for row in rows)
     numbers = number_groups(read_groups(workspace.manifest), (row["sha256"] for row in rows if row["split"] == "train"))
     rows = [row | {"group": numbers.get(row["sha256"], UNGROUPED)} for row in rows]
     labels = pq.read_table(workspace.manifest / "quarantine.parquet", columns=["label"])["label"].to_pylist()
@@ -121,11 +123,15 @@ def run(workspace: Workspace) -> None:
             accepted = {row["sha256"]: row for row in rows if row["split"] == split}
             kept = Originals(sorted(accepted)[: ORIGINALS // 2])
             contents = kept.watch(workspace.raw, accepted)
-            samples = _canonical(contents, accepted, classes, short_side, params)
+            samples = _canonical(contents, accepted, short_side, params)
             seen = _counted(samples, sums) if split == "train" else (sample for sample, _ in samples)
-            by_batch = groupby(seen, key=lambda sample: accepted[sample.key]["batch"])
+            labeled_ones = (_with_labels(sample, accepted[sample.key]["label"], classes, several) for sample in seen)
+            by_batch = groupby(labeled_ones, key=lambda sample: accepted[sample.key]["batch"])
             counts[split] = write_shards(
-                folder / split, map(itemgetter(1), by_batch), params.shard_megabytes * 1_000_000
+                folder / split,
+                map(itemgetter(1), by_batch),
+                params.shard_megabytes * 1_000_000,
+                len(classes) if several else None,
             )
             kept.write(folder / "originals")
             if counts[split] != len(accepted):
@@ -149,6 +155,7 @@ def run(workspace: Workspace) -> None:
             params.background,
             params.letterbox,
             params.channels,
+            several,
         )
         write_card(folder, card)
     seconds = time.monotonic() - started
@@ -199,7 +206,6 @@ def require_large_enough(sides: Sequence[int], size: int, params: PrepareConfig)
 def _canonical(
     contents: Iterator[tuple[str, bytes]],
     accepted: dict[str, dict[str, Any]],
-    classes: tuple[str, ...],
     short_side: int,
     params: PrepareConfig,
 ) -> Iterator[tuple[Sample, Samples]]:
@@ -207,15 +213,22 @@ def _canonical(
 
     def convert(item: tuple[str, bytes]) -> tuple[Sample, Samples]:
         sha256, data = item
-        label, operations, group = (accepted[sha256][name] for name in ("label", "operations", "group"))
+        operations, group = (accepted[sha256][name] for name in ("operations", "group"))
         image = _replay(sha256, data, operations, params)
         extension, encoded, pixels = store(image, short_side, params)
-        number = UNLABELED if label is None else classes.index(label)
-        return Sample(sha256, extension, encoded, number, group), pixels
+        return Sample(sha256, extension, encoded, group=group), pixels
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:  # Pillow's codecs release the GIL
         for portion in portions(contents, DECODE_BYTES, size=lambda item: len(item[1])):
             yield from threads.map(convert, portion)
+
+
+def _with_labels(sample: Sample, label: str | None, classes: tuple[str, ...], several: bool) -> Sample:
+    """The sample with the numbers of its labels; ``several``: any image of the data set may have more than one."""
+    if label is None or not classes:
+        return sample
+    numbers = tuple(classes.index(name) for name in label_sets.members(label))
+    return replace(sample, labels=numbers) if several else replace(sample, label=numbers[0])
 
 
 class Originals:

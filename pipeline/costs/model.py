@@ -121,18 +121,14 @@ class Work:
     @property
     def taught(self) -> bool:
         """Whether there is something to learn from labels."""
-        return len(self.images.classes) > 1
+        return len(self.images.classes) > (0 if self.images.several else 1)
 
     def labels(self, share: str) -> int:
         """As simclr_core.data.subsets draws them: each class gives at least one."""
-        return sum(max(1, round(Fraction(share) * count)) for count in self._by_class)
+        return sum(max(1, round(Fraction(share) * count)) for count in self.images.by_class)
 
     def labels_per_class(self, number: int) -> int:
-        return sum(min(number, count) for count in self._by_class)
-
-    @property
-    def _by_class(self) -> list[int]:
-        return [count for label, count in self.images.train.items() if label is not None]
+        return sum(min(number, count) for count in self.images.by_class)
 
     def decoded(self, images: int) -> float:
         """Seconds to decode prepared images on all cores."""
@@ -257,7 +253,7 @@ def _fits(work: Work) -> Iterator[tuple[int, str, int]]:
         return
     for share in config.fractions:
         yield work.labels(share), "encoder", 1
-    folds = fold_count([work.images.train[name] for name in work.images.classes])
+    folds = fold_count(work.images.by_class)
     for _ in range(folds):
         yield from _fits_of_fold(work, round(work.images.labeled * (folds - 1) / folds), 1)
 

@@ -14,9 +14,10 @@ from typing import NamedTuple
 from deploy.plural import counted
 from pipeline.ingest.groups import describe_regrouped
 from pipeline.ingest.raw import REPLACED, Occurrence, read_occurrences
+from simclr_core.data import label_sets
 
 Claim = tuple[str, str | None, str | None]
-"""Split, label and group."""
+"""Split, label, or the text of a set of labels, and group."""
 
 UNCLAIMED: Claim = ("train", None, None)
 GONE: Claim = (REPLACED, None, None)
@@ -148,18 +149,24 @@ def describe(before: Known, after: Known, contents: Iterable[str]) -> Iterator[s
     yield from describe_regrouped(regrouped)
     if same := sum(old == new for old, new in verdicts):
         yield f"{describe_images(same)} labeled as before by another source"
-    lost = {label for old, new in verdicts for label in set(old.labels) - set(new.labels)}
-    left_over = {label for said in set(after.values()) for label in judge(said).labels} if lost else set()
+    lost = {
+        label
+        for old, new in verdicts
+        for label in label_sets.members_of(old.labels) - label_sets.members_of(new.labels)
+    }
+    texts = {label for said in set(after.values()) for label in judge(said).labels} if lost else set()
+    left_over = label_sets.members_of(texts)
     yield from (f"class {label!r} has no more images" for label in sorted(lost - left_over))
 
 
 def _change(old: tuple[str, ...], new: tuple[str, ...], count: int) -> str:
+    before, now = (" and ".join(map(label_sets.describe, labels)) for labels in (old, new))
     if not new:
-        return f"{counted(count, 'label')} removed ({' and '.join(old)})"
+        return f"{counted(count, 'label')} removed ({before})"
     if not old:
-        return f"{describe_images(count, 'known ')} labeled {' and '.join(new)}"
+        return f"{describe_images(count, 'known ')} labeled {now}"
     contradiction = ", which contradict each other" if len(new) > 1 else ""
-    return f"{describe_images(count)}: {' and '.join(old)} → {' and '.join(new)}{contradiction}"
+    return f"{describe_images(count)}: {before} → {now}{contradiction}"
 
 
 def describe_absent(known: Known, now: Mapping[str, Mapping[str, frozenset[Claim]]], unnamed: int) -> Iterator[str]:
@@ -172,12 +179,13 @@ def describe_absent(known: Known, now: Mapping[str, Mapping[str, frozenset[Claim
     if unnamed:
         yield f"{_keep(unnamed)} the label that labels.csv gave before (a row with a blank label removes it)"
     for source, contents in now.items():
-        labels = {label for claims in set(contents.values()) for _, label, _ in claims if label is not None}
-        said = Counter(known[sha256] for sha256 in known.keys() - contents.keys()) if labels else Counter()
+        texts = {label for claims in set(contents.values()) for _, label, _ in claims if label is not None}
+        labels = label_sets.members_of(texts)
+        said = Counter(known[sha256] for sha256 in known.keys() - contents.keys()) if texts else Counter()
         kept = Counter[str]()
         for one, count in said.items():
             if any(each.source == source and each.claims for each in one):
-                kept.update(dict.fromkeys(judge(one).labels, count))
+                kept.update(dict.fromkeys(label_sets.members_of(judge(one).labels), count))
         for label in sorted(kept.keys() - labels):
             yield f"class {label!r} has no image in {source} any more, {_keep(kept[label])} its label"
         overruled = sum(bool(claims) and _contradicts(known[sha256], claims) for sha256, claims in contents.items())

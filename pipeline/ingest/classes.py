@@ -10,11 +10,14 @@ from pipeline.ingest.groups import MISSING
 from pipeline.ingest.labels_csv import fold
 from pipeline.ingest.layout import Reading
 from pipeline.ingest.raw import Occurrence
+from simclr_core.data import label_sets
 
 
 def refuse_twins(readings: Sequence[Reading], classes: Sequence[str] | None) -> None:
     """Raise IngestError if labels differ in capitals, blanks or Unicode form alone, and ``classes`` has not both."""
-    counts = Counter(one.label for reading in readings for one in reading.places.values() if one.label is not None)
+    counts = Counter(
+        name for reading in readings for one in reading.places.values() for name in label_sets.members(one.label or "")
+    )
     found = _twins(counts, classes)
     if found:
         named = ", ".join(
@@ -51,8 +54,9 @@ def check_labels(occurrences: Iterable[Occurrence], classes: Sequence[str]) -> N
     """Raise IngestError if a label is not listed: it is mistyped, or ingest.classes lacks it."""
     unknown: dict[str, list[str]] = {}
     for occurrence in occurrences:
-        if occurrence.label is not None and occurrence.label not in classes:
-            unknown.setdefault(occurrence.label, []).append(occurrence.path)
+        for label in label_sets.members(occurrence.label or ""):
+            if label not in classes:
+                unknown.setdefault(label, []).append(occurrence.path)
     faults = [
         f"{label!r} ({paths[0]!r}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}{_suggest(label, classes)})"
         for label, paths in sorted(unknown.items())

@@ -40,6 +40,7 @@ from pipeline.ingest.undo import complete
 from pipeline.ingest.unfinished import Interrupted
 from pipeline.params import read
 from pipeline.workspace import Workspace, make_inbox
+from simclr_core.data import label_sets
 
 keep_callable(__name__)
 
@@ -301,4 +302,4 @@ def _is_gone(said: tuple[Said, ...]) -> bool:
 
 
 def _labels(known: Known) -> set[str]:
-    return {label for said in set(known.values()) for label in judge(said).labels}
+    return label_sets.members_of(label for said in set(known.values()) for label in judge(said).labels)

@@ -3,6 +3,9 @@
     path,label,split,group
     cats/1.png,cat,train,animal 7
 
+Where images have several labels, the column is ``labels``, and its cells are ``cat|dog``, ``cat``, ``-`` for none of
+the classes, or blank where nothing is known (``simclr_core.data.label_sets``).
+
 A group is a thing of which there are several images, such as a patient, a part or a video. A table has a column of
 labels or of groups, or both; what it has no column for, it does not say. The order and the capitals of the columns do
 not matter, nor do other columns; commas, semicolons or tabs separate them. The text is UTF-8, or UTF-16 with a byte
@@ -24,10 +27,12 @@ from urllib.parse import unquote, urlsplit
 
 from deploy.failure import printable
 from pipeline.errors import IngestError
+from simclr_core.data import label_sets
 
 SHOWN = 80  # letters of a first line
 SPLITS = ("train", "test")
-NAMES = {"label", "group"}  # columns of which a table has one at least
+NAMES = {"label", "labels", "group"}  # columns of which a table has one at least
+OTHER_SEPARATORS = (";", ",")  # that programs write between the labels of a cell
 HELD_OUT = {"test", "testing", "val", "valid", "validation", "eval", "evaluation", "dev", "holdout"}
 SAID = {"", "train", "training", *HELD_OUT}  # what only a column of splits has in every cell
 DELIMITERS = (",", ";", "\t")
@@ -37,7 +42,7 @@ SEPARATOR = re.compile(r"\A\s*sep=.\r?\n")  # a first line for spreadsheets
 
 class Row(NamedTuple):
     """What one line says; ``label`` and ``group`` None: the file has none; ``split`` None: the table does not say.
-    ``labels`` is whether the table has a column of labels."""
+    ``label`` may be that of a set; ``labels`` is whether the table has a column of labels."""
 
     line: int
     path: str
@@ -81,11 +86,17 @@ def read_rows(where: str, data: bytes) -> list[Row]:
         found = f"has the columns {printable(','.join(columns), SHOWN)}" if columns else "has no first line"
         raise IngestError(
             f"{where}: {found}; give it a first line path,label and optionally split and group, or path,group, "
-            "separated by commas, semicolons or tabs, and save it as CSV UTF-8"
+            "or path,labels where an image may have several, separated by commas, semicolons or tabs, and save it as "
+            "CSV UTF-8"
         )
-    twice = [column for column in ("path", "label", "split", "group") if columns.count(column) > 1]
+    twice = [column for column in ("path", "label", "labels", "split", "group") if columns.count(column) > 1]
     if twice:
         raise IngestError(f"{where}: has two columns named {twice[0]!r}; remove or rename one of them")
+    if {"label", "labels"} <= set(columns):
+        raise IngestError(
+            f"{where}: has a column label and a column labels; keep label if each image has one class, or labels if an "
+            "image may have several, separated by |"
+        )
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     try:
         next(cells for cells in lines if cells)
@@ -98,6 +109,8 @@ def read_rows(where: str, data: bytes) -> list[Row]:
             "with train and test in it, or remove it"
         )
     rows = [_row(where, line, columns, found) for line, found in cells]
+    if "labels" in columns:
+        _refuse_other_separators(where, rows)
     *counts, last = [len(found) for _, found in cells] or [0]
     if not text.endswith(("\n", "\r")) and counts and (last < min(counts) or _is_cut_off(rows)):
         raise IngestError(
@@ -107,20 +120,37 @@ def read_rows(where: str, data: bytes) -> list[Row]:
     return rows
 
 
+def _refuse_other_separators(where: str, rows: Sequence[Row]) -> None:
+    """Raise IngestError where no cell has several labels, and one could have, were they separated otherwise."""
+    if any(label_sets.is_set(row.label) for row in rows):
+        return
+    for row in rows:
+        if row.label and any(separator in row.label for separator in OTHER_SEPARATORS):
+            written = label_sets.BETWEEN.join(part.strip() for part in re.split("[,;]", row.label))
+            raise IngestError(
+                f"{where}: line {row.line} has the labels {row.label!r}, and labels are separated by | ; write "
+                f"{written!r}, or name the column label if that is one class"
+            )
+
+
 def _split_by_another_name(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str | None:
     """A column without a meaning here that has nothing but names of splits in it, one that is held out among them."""
     for number, column in enumerate(columns):
         found = {fold(row[number]) for row in rows if number < len(row)}
-        if column not in ("path", "label") and found <= SAID and found & HELD_OUT:
+        if column not in ("path", "label", "labels") and found <= SAID and found & HELD_OUT:
             return column
     return None
 
 
 def _is_cut_off(rows: Sequence[Row]) -> bool:
-    """Whether the label or group of the last row is in no other, and the beginning of one."""
+    """Whether a label or the group of the last row is in no other, and the beginning of one."""
+    *before, end = rows
+    labels = label_sets.members_of(row.label for row in before)
+    groups = {row.group for row in before if row.group}
+    pairs = [(last, labels) for last in label_sets.members(end.label or "")] + [(end.group, groups)]
     return any(
-        last is not None and last not in others and any(other and other.startswith(last) for other in others)
-        for *others, last in ([row.label for row in rows], [row.group for row in rows])
+        last is not None and last not in others and any(other.startswith(last) for other in others)
+        for last, others in pairs
     )
 
 
@@ -131,17 +161,34 @@ def _row(table: str, line: int, columns: Sequence[str], found: Sequence[str]) ->
             f"{where} has {len(found)} cells, the first line names {len(columns)} columns; put what has a comma or "
             "semicolon in it between double quotes"
         )
-    for name in ("path", "label", "group"):
+    for name in ("path", "label", "labels", "group"):
         if name in columns and name not in cells:
-            named = "label" if name == "path" else name
+            named = "group" if name == "group" else "label"
             raise IngestError(f"{where} ends before the {named}; leave the cell empty for an image without a {named}")
     label, group = (_name(where, name, cells.get(name, "")) for name in ("label", "group"))
+    if "labels" in columns:
+        label = _set(where, cells["labels"])
     split = cells.get("split", "").strip()
     if split and split.casefold() not in SPLITS:
         raise IngestError(
             f"{where} has split {split!r}; allowed: {', '.join(SPLITS)}, or nothing; a validation set is 'test' here"
         )
-    return Row(line, cells["path"], label, split.casefold() or None, group, "label" in columns)
+    return Row(line, cells["path"], label, split.casefold() or None, group, bool({"label", "labels"} & set(columns)))
+
+
+def _set(where: str, cell: str) -> str | None:
+    """The set of labels that a cell names; None where nothing is said."""
+    if clean(cell) is None:
+        return None
+    names = [name for part in cell.split(label_sets.BETWEEN) if (name := _name(where, "label", part))]
+    if names == [label_sets.NOTHING]:
+        return label_sets.NONE_OF_THEM
+    if not names or label_sets.NOTHING in names:
+        raise IngestError(
+            f"{where} has the labels {cell.strip()!r}; give names separated by | , a single - for an image of none of "
+            "the classes, or leave the cell empty where the labels are not known"
+        )
+    return label_sets.join(names)
 
 
 def _name(where: str, column: str, cell: str) -> str | None:

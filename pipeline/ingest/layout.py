@@ -21,11 +21,13 @@ from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from deploy.failure import printable
 from deploy.folders.files import is_labels
 from deploy.plural import counted, listed
 from pipeline.errors import IngestError
 from pipeline.ingest.labels_csv import Row, clean, columns_of, fold, match_rows, names_files, read_rows
 from pipeline.ingest.sources import Source
+from simclr_core.data import label_sets
 
 UNLABELED, LABELED, TEST = "unlabeled", "labeled", "test"
 ROLES = {
@@ -45,7 +47,7 @@ TABLES = (".csv", ".tsv", ".xls", ".xlsx", ".ods")
 
 
 class Place(NamedTuple):
-    """``split`` is "train" or "test"; ``label`` and ``group`` None: not known."""
+    """``split`` is "train" or "test"; ``label`` and ``group`` None: not known. ``label`` may be that of a set."""
 
     split: str
     label: str | None
@@ -115,6 +117,8 @@ def read_layout(source: Source, inbox: Path, class_folders: bool = False) -> Rea
                 inside
             )
         _read_folder(within, inside, reading, faults, class_folders)
+        if label_sets.SEPARATOR in folder:
+            faults.append(f"{printable(folder)}/ has a control character in its name; name the folder without it")
     _read_tables(source, reading, faults)
     outside = not prefix and not Path(source.base.removeprefix("file://")).is_relative_to(inbox)
     if outside and paths and set(reading.places.values()) == {Place("train", None)}:
@@ -261,7 +265,9 @@ def _read_tables(source: Source, reading: Reading, faults: list[str]) -> None:
     for table in source.labels:
         where, data = f"{source.name}/{table}", source.read_labels(table)
         if "/" in table and not names_files(columns_of(data)):
-            reading.notes[f"{table!r} is not read, because its columns are not path,label or path,group"] += 1
+            reading.notes[
+                f"{table!r} is not read, because its columns are not path,label, path,labels or path,group"
+            ] += 1
             continue
         found = match_rows(where, read_rows(where, data), table, source.base, reading.places.keys() | source.left_out)
         for path, row in found.rows.items():

@@ -9,14 +9,19 @@ from deploy.images import heif
 from deploy.plural import counted
 from pipeline.ingest.layout import Reading
 from pipeline.ingest.sources import Source
+from simclr_core.data import label_sets
 
 SHOWN_CLASSES = 20
+ABSENT = ""  # no class has this name
 SHOWN_NOTES = 20
 WIDTH = 40  # of a class's name
 
 
 def tabulate(sources: Sequence[Source], readings: Sequence[Reading]) -> list[str]:
-    """Lines of a table, split x class, of all files in the sources; then what was passed over, and notes."""
+    """Lines of a table, split x class, of all files in the sources; then what was passed over, and notes.
+
+    A file with several labels is counted for each of them.
+    """
     counts: Counter[tuple[str, str | None]] = Counter()
     notes: Counter[str] = Counter()
     for source, reading in zip(sources, readings, strict=True):
@@ -24,23 +29,40 @@ def tabulate(sources: Sequence[Source], readings: Sequence[Reading]) -> list[str
         counts.update((place.split, place.label) for path, place in reading.places.items() if path in taken)
         notes.update(reading.notes)
         notes.update(heif.ADVICE for path in source.files if heif.is_unread(path))
-    notes.update(_unknown_classes(counts))
+    by_class = _by_class(counts)
+    notes.update(_unknown_classes(by_class))
+    if several := sum(number for (_, label), number in counts.items() if label_sets.is_set(label)):
+        notes[
+            "an image may have several labels here; a class that a labeled image does not have, by a table or by its "
+            "folder, counts as absent from it"
+        ] = several
     lines = [text + _files(number) for text, number in sorted(notes.items())]
     if len(lines) > SHOWN_NOTES:
         lines[SHOWN_NOTES:] = [f"{counted(len(lines) - SHOWN_NOTES, 'more note')} of these kinds"]
     passed = [line for source in sources for line in describe_passed_over(source.passed_over)]
-    return [*_table(counts), *passed, *(f"note: {printable(line, None)}" for line in lines)]
+    return [*_table(by_class), *passed, *(f"note: {printable(line, None)}" for line in lines)]
 
 
 def _files(number: int) -> str:
     return f" ({counted(number, 'file')})" if number else ""
 
 
+def _by_class(counts: Counter[tuple[str, str | None]]) -> Counter[tuple[str, str | None]]:
+    """Files by split and class, of several labels for each; ABSENT is that of files with none of the classes."""
+    found: Counter[tuple[str, str | None]] = Counter()
+    for (split, label), number in counts.items():
+        classes = (None,) if label is None else label_sets.members(label) or (ABSENT,)
+        found.update({(split, name): number for name in classes})
+    return found
+
+
 def _table(counts: Counter[tuple[str, str | None]]) -> Iterator[str]:
-    labels = sorted({label for _, label in counts if label is not None})
+    labels = sorted({label for _, label in counts if label})
     rest = labels[SHOWN_CLASSES:]
     groups: dict[str, Sequence[str | None]] = {printable(label, None): [label] for label in labels[:SHOWN_CLASSES]}
     groups |= {counted(len(rest), "more class"): rest} if rest else {}
+    if any(label == ABSENT for _, label in counts):
+        groups["(none of them)"] = [ABSENT]
     if not labels or any(label is None for _, label in counts):
         groups["(no class)"] = [None]
     width = min(WIDTH, max(map(len, groups)))
@@ -52,9 +74,9 @@ def _table(counts: Counter[tuple[str, str | None]]) -> Iterator[str]:
 
 def _unknown_classes(counts: Counter[tuple[str, str | None]]) -> dict[str, int]:
     """Classes of the test images that no training image has, where any has a class."""
-    trained = {label for split, label in counts if split == "train" and label is not None}
+    trained = {label for split, label in counts if split == "train" and label}
     return {
         f"class {label!r} is in test/ alone; put images of it into labeled/{label}/, or correct its name": number
         for (split, label), number in counts.items()
-        if split == "test" and label is not None and trained and label not in trained
+        if split == "test" and label and trained and label not in trained
     }

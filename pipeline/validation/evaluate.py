@@ -20,6 +20,7 @@ from pipeline.reports import Outcome
 from pipeline.validation.drift.drift import Drift
 from pipeline.validation.expectations import COLUMNS, NEAR_LABELS, NO_REASON, Expectation
 from pipeline.validation.tables import age
+from simclr_core.data import label_sets
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,7 +81,7 @@ def tables(manifest: pl.DataFrame, drift: Drift) -> dict[str, pl.LazyFrame]:
         "unreleased": accepted.filter(~pl.col("warnings").list.contains("released")),
         "train": train.with_columns(near_copies=copies),
         "test": test.with_columns(
-            class_known=pl.col("label").is_null() | pl.col("label").is_in(_known(train, "label"))
+            class_known=pl.col("label").is_null() | _labels().list.set_difference(_known_labels(train)).list.len().eq(0)
         ),
         "batches": _batches(files),
         "drift": pl.LazyFrame(statistics, {ID: pl.String, "effect": pl.Float64, "threshold": pl.Float64}, orient="row"),
@@ -104,6 +105,17 @@ def _in_both(train: pl.LazyFrame, test: pl.LazyFrame, column: str) -> pl.Expr:
 def _known(table: pl.LazyFrame, column: str) -> pl.Series:
     """The values that a column has, as the one list that ``is_in`` asks for."""
     return table.select(pl.col(column).drop_nulls().unique()).collect().to_series().implode()
+
+
+def _labels() -> pl.Expr:
+    """The labels of each row as a list, of one label or of a set; null where it has none."""
+    names = pl.col("label").str.split(label_sets.SEPARATOR)
+    return names.list.filter(pl.element() != "")
+
+
+def _known_labels(table: pl.LazyFrame) -> pl.Series:
+    """All labels of the rows, as the one list that ``set_difference`` asks for."""
+    return table.select(_labels().explode().drop_nulls().unique()).collect().to_series().implode()
 
 
 def _batches(files: pl.LazyFrame) -> pl.LazyFrame:

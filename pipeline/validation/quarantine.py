@@ -22,6 +22,7 @@ from pipeline.validation.reasons import REASONS, RELEASABLE
 from pipeline.validation.verdict import overrides
 from pipeline.validation.verdict.overrides import Action, Override
 from pipeline.workspace import Workspace
+from simclr_core.data import label_sets
 
 if TYPE_CHECKING:
     import polars as pl
@@ -77,7 +78,7 @@ def details(workspace: Workspace, name: str, save: Path | None = None) -> str:
     first = content.files[0]
     lines = [f"{content.sha256}  {first['size_bytes']:,} bytes"]
     for row in content.files:
-        label = f"label {printable(row['label'])}" if row["label"] is not None else "no label"
+        label = "no label" if row["label"] is None else f"label {printable(label_sets.describe(row['label']))}"
         lines.append(
             f"  {row['verdict']:<10}  {printable(row['path'])} ({row['split']}, {label}, {row['ingest_batch']})"
         )

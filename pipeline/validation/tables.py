@@ -2,6 +2,8 @@
 
 import polars as pl
 
+from simclr_core.data import label_sets
+
 BATCH_DIGITS = 20
 
 
@@ -9,6 +11,12 @@ def age(column: str = "ingest_batch") -> pl.Expr:
     """Text that sorts the names of batches, oldest first, as ``raw.age`` does: 10000 is newer than 9999."""
     digits = pl.col(column).str.extract("^([0-9]+)").fill_null("").str.zfill(BATCH_DIGITS)
     return pl.concat_str(digits, pl.col(column))
+
+
+def shown_label(label: pl.Expr) -> pl.Expr:
+    """Labels, each of which may be that of a set, as people write them."""
+    without = label.str.replace(f"^{label_sets.NONE_OF_THEM}$", label_sets.NOTHING)
+    return without.str.replace_all(label_sets.SEPARATOR, label_sets.BETWEEN, literal=True)
 
 
 def newest(files: pl.DataFrame) -> str:
@@ -59,7 +67,7 @@ FILES = pl.Schema(
     {
         "path": pl.String(),
         "split": pl.String(),  # train or test
-        "label": pl.String(),  # null: unlabeled
+        "label": pl.String(),  # null: unlabeled; of several labels as simclr_core.data.label_sets joins them
         "sha256": pl.String(),
         "batch": pl.String(),  # that holds the bytes
         "ingest_batch": pl.String(),  # that tells of this file: a later one if the file was relabeled

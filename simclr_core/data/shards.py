@@ -7,6 +7,8 @@ One directory per split, ``data/prepared/{train,test}``:
     index.npy       one INDEX record per image, memory-mapped
     keys.npy        uint8 [n, 32]: the SHA-256 of each image's raw file
     groups.npy      int32 [n]: the number of each image's group, UNGROUPED for none; only if there are groups
+    labels.npy      int8 [n, classes]: 1 where an image has the class, 0 where not, UNLABELED in the rows of unlabeled
+                    ones; only if an image may have several labels, and ``index["label"]`` is UNLABELED of all then
     shards.json     file names of the shards, in the order that ``index["shard"]`` counts
 
 An image is one ``pread`` away, whatever the order; an object store reads the same tars front to back.
@@ -16,7 +18,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,20 +39,22 @@ from simclr_core.errors import DatasetError
 
 INDEX = np.dtype([("offset", "<u8"), ("size", "<u4"), ("shard", "<u2"), ("label", "<i2")])
 UNLABELED = -1
-GROUPS = "groups.npy"
+GROUPS, LABEL_SETS = "groups.npy", "labels.npy"
 
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One canonical image: ``key`` is the SHA-256 of the raw file, ``data`` its encoded bytes."""
+    """One canonical image: ``key`` is the SHA-256 of the raw file, ``data`` its encoded bytes. ``labels``, of an image
+    that may have several, has the place of ``label``."""
 
     key: str
     extension: str
     data: bytes
     label: int = UNLABELED
     group: int = UNGROUPED
+    labels: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ class DatasetCard:
     ``train``, ``train_labelled`` and ``test``; ``digest`` changes with any image, label or group. ``short_side`` is
     what the shorter side of larger images was reduced to, the longer one with ``letterbox``; None: an earlier version
     has not recorded it. ``background`` is what transparent images were put on. ``channels`` is how many images have
-    that are stored as arrays at full depth; None: they are 8-bit RGB.
+    that are stored as arrays at full depth; None: they are 8-bit RGB. ``multi_label``: an image may have several
+    labels, or none of the classes.
     """
 
     classes: tuple[str, ...]
@@ -75,6 +80,7 @@ class DatasetCard:
     background: str = WHITE
     letterbox: bool = False
     channels: int | None = None
+    multi_label: bool = False
 
     @property
     def bands(self) -> int:
@@ -100,6 +106,7 @@ class ShardedImages:
             self._index = np.load(directory / "index.npy", mmap_mode="r", allow_pickle=False)
             self.keys: NDArray[np.uint8] = np.load(directory / "keys.npy", mmap_mode="r", allow_pickle=False)
             self.groups: NDArray[np.int32] | None = _read_groups(directory)
+            self.label_sets: NDArray[np.int8] | None = _read_label_sets(directory)
         except FileNotFoundError as error:
             raise DatasetError(f"{error.filename}: does not exist; run `simclr run --select prepare`") from None
         except ValueError as error:
@@ -114,6 +121,10 @@ class ShardedImages:
             raise DatasetError(
                 f"{directory}: index.npy and groups.npy do not belong together; run `simclr run --select prepare`"
             )
+        if self.label_sets is not None and len(self.label_sets) != len(self._index):
+            raise DatasetError(
+                f"{directory}: index.npy and labels.npy do not belong together; run `simclr run --select prepare`"
+            )
         self._paths = [directory / name for name in names]
         self._files = ShardFiles(self._paths)
 
@@ -122,7 +133,7 @@ class ShardedImages:
 
     @property
     def labels(self) -> NDArray[np.int16]:
-        """int16 [n]; UNLABELED where the user gave none."""
+        """int16 [n]; UNLABELED where the user gave none, and of all images where one may have several."""
         return np.asarray(self._index["label"])
 
     def key(self, position: int) -> str:
@@ -188,8 +199,12 @@ def naming(images: ShardedImages, position: int) -> Iterator[None]:
         ) from error
 
 
-def write_shards(directory: Path, batches: Iterable[Iterable[Sample]], max_bytes: int) -> int:
+def write_shards(
+    directory: Path, batches: Iterable[Iterable[Sample]], max_bytes: int, classes: int | None = None
+) -> int:
     """Write one split. Each raw batch starts a new shard; a shard ends before ``max_bytes`` of images.
+
+    ``classes`` is how many there are where an image may have several; None: each has one at most.
 
     Returns the number of images.
     """
@@ -197,6 +212,7 @@ def write_shards(directory: Path, batches: Iterable[Iterable[Sample]], max_bytes
     records: list[tuple[int, int, int, int]] = []
     keys: list[bytes] = []
     numbers: list[int] = []
+    sets: list[tuple[int, ...] | None] = []
     names: list[str] = []
     for batch in batches:
         for samples in portions(batch, max_bytes, size=lambda sample: len(sample.data)):
@@ -205,17 +221,30 @@ def write_shards(directory: Path, batches: Iterable[Iterable[Sample]], max_bytes
                 records.append((offset, len(sample.data), len(names), sample.label))
                 keys.append(bytes.fromhex(sample.key))
                 numbers.append(sample.group)
+                sets.append(sample.labels)
             names.append(name)
     np.save(directory / "index.npy", np.array(records, dtype=INDEX))
     np.save(directory / "keys.npy", np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, 32))
     if any(number != UNGROUPED for number in numbers):
         np.save(directory / GROUPS, np.array(numbers, np.int32))
+    if classes is not None:
+        np.save(directory / LABEL_SETS, _rows(sets, classes))
     (directory / "shards.json").write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")
     return len(records)
 
 
+def _rows(sets: Sequence[tuple[int, ...] | None], classes: int) -> NDArray[np.int8]:
+    rows = np.full((len(sets), classes), UNLABELED, np.int8)
+    for row, labels in zip(rows, sets, strict=True):
+        if labels is not None:
+            row[:] = 0
+            row[list(labels)] = 1
+    return rows
+
+
 def write_card(prepared: Path, card: DatasetCard) -> None:
-    facts = {name: value for name, value in vars(card).items() if (name, value) != ("channels", None)}
+    unsaid = {"channels": None, "multi_label": False}  # so that the bytes of earlier versions stay
+    facts = {name: value for name, value in vars(card).items() if name not in unsaid or value != unsaid[name]}
     (prepared / "dataset.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
@@ -238,14 +267,25 @@ def read_card(prepared: Path) -> DatasetCard:
 def content_digest(prepared: Path) -> str:
     """SHA-256 of all that training reads: the card, each image's place, label and group, and the shards' names, which
     are hashes of their bytes."""
-    parts = [prepared / "dataset.json", *(prepared / "train" / name for name in ("index.npy", "shards.json", GROUPS))]
-    parts = [part for part in parts if part.name != GROUPS or part.exists()]
+    names = ("index.npy", "shards.json", GROUPS, LABEL_SETS)
+    parts = [prepared / "dataset.json", *(prepared / "train" / name for name in names)]
+    parts = [part for part in parts if part.name not in (GROUPS, LABEL_SETS) or part.exists()]
     return hashlib.sha256(b"".join(hashlib.sha256(part.read_bytes()).digest() for part in parts)).hexdigest()
 
 
 def _read_groups(directory: Path) -> NDArray[np.int32] | None:
     path = directory / GROUPS
     return np.load(path, allow_pickle=False) if path.exists() else None
+
+
+def _read_label_sets(directory: Path) -> NDArray[np.int8] | None:
+    path = directory / LABEL_SETS
+    if not path.exists():
+        return None
+    found: NDArray[np.int8] = np.load(path, mmap_mode="r", allow_pickle=False)
+    if found.dtype != np.int8 or found.ndim != 2:
+        raise ValueError(f"labels.npy is {found.dtype} {list(found.shape)}, not int8 [images, classes]")
+    return found
 
 
 def portions(items: Iterable[Item], max_bytes: int, size: Callable[[Item], int]) -> Iterator[list[Item]]:

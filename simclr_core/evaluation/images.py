@@ -70,6 +70,8 @@ class Answers:
 
 def missing_labels(train: EvaluationImages, test: EvaluationImages) -> str | None:
     """Why there can be no accuracies, and what to do; None if there can."""
+    if train.images.label_sets is not None:
+        return "an image may have several labels, and this takes one label for each"
     if not train.labeled:
         return "no labeled training images; put some into inbox/labeled/<class>/ or name them in inbox/labels.csv"
     if not test.labeled:

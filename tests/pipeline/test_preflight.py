@@ -16,6 +16,7 @@ from pipeline.ingest.ingest import ingest
 from pipeline.params import BLOCKS, Params
 from pipeline.preflight import Images
 from pipeline.workspace import Workspace
+from simclr_core.data import label_sets
 from simclr_core.evaluation.paired_comparison import lower_bound
 from simclr_core.model.encoder import build_encoder
 from simclr_core.pretraining import initial
@@ -274,3 +275,25 @@ def test_an_encoder_of_timm_needs_the_extra(workspace: Workspace, monkeypatch: p
     encoder = {"pretrain.encoder": "{name: timm/vit_tiny_patch16_224}", "pretrain.image_size": "32"}
     with pytest.raises(ParamsError, match=r"timm is not installed; run `pip install '\.\[timm\]'`"):
         preflight.apply(workspace, {**encoder, "pretrain.resize": "32"})
+
+
+def test_an_image_with_several_labels_counts_for_the_rarest_of_them() -> None:
+    both = label_sets.join(["cat", "dog"])
+    found = images([both, both, "cat", label_sets.NONE_OF_THEM, None], ["dog", label_sets.join(["cat", "bird"])])
+    assert (found.classes, found.several, found.labeled, found.tested) == (["cat", "dog"], True, 4, 2)
+    assert sorted(found.by_class) == [1, 1, 2]
+    assert not images(["cat", None], ["cat"]).several
+
+
+def test_of_sets_a_class_that_is_missing_in_training_or_lost_is_named() -> None:
+    found = images(["cat", label_sets.join(["cat", "dog"])], [label_sets.join(["cat", "bird"])])
+    defaults = Params(**{name: block() for name, block in BLOCKS.items()})  # type: ignore[arg-type]
+    assert any("test images are labeled 'bird', and" in one for one in preflight.shortages(found, defaults, False))
+    lost = preflight.lost_classes(found, [label_sets.join(["dog", "fox"]), None])
+    assert list(lost) == ["all images labeled 'fox' are quarantined: `simclr quarantine list` says why"]
+
+
+def test_one_class_that_some_images_do_not_have_can_be_learned() -> None:
+    said = described(["cat"] * 40 + [label_sets.NONE_OF_THEM] * 40, ["cat"] * 200)
+    assert not any("class of labeled training images" in one for one in said)
+    assert described([label_sets.NONE_OF_THEM] * 80, ["cat"] * 200)  # and without any class nothing breaks

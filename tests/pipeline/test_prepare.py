@@ -24,11 +24,14 @@ from pipeline.reports import Outcome
 from pipeline.validation.groups import write as write_groups
 from pipeline.workspace import Workspace
 from simclr_core import reports
+from simclr_core.data import label_sets
 from simclr_core.data.groups import UNGROUPED
 from simclr_core.data.shards import ShardedImages, read_card, stored_pixels
 from tests.conftest import CLASSES, draw, encode
 from tests.pipeline.conftest import put
 from tests.reports import VALIDATION
+
+COLUMNS = ("sha256", "batch", "path", "split", "label", "operations", "width", "height")
 
 
 def accept(
@@ -102,6 +105,41 @@ def test_groups_are_numbered_among_the_training_images(filled: Workspace) -> Non
     (filled.manifest / "groups.parquet").unlink()
     prepare.run(filled)
     assert without == {path.relative_to(filled.prepared): path.read_bytes() for path in filled.prepared.rglob("*.*")}
+
+
+def test_an_image_may_have_several_labels_one_or_none_of_the_classes(filled: Workspace) -> None:
+    ingest(filled)
+    rows = accept(filled)
+    prepare.run(filled)
+    digest = read_card(filled.prepared).digest
+    train = [row for row in rows if row["split"] == "train" and row["label"] is not None]
+    sets = [["cross", "circle"], ["stripes"], []]
+    for row, labels in zip(train, sets, strict=False):
+        row["label"] = label_sets.join(labels)
+    write_accepted(filled, [{name: value for name, value in row.items() if name in COLUMNS} for row in rows])
+    prepare.run(filled)
+    card = read_card(filled.prepared)
+    assert (card.multi_label, card.classes, card.images["train_labelled"]) == (True, CLASSES, 8)
+    assert card.digest != digest
+    for split in ("train", "test"):
+        images = ShardedImages(filled.prepared / split)
+        assert images.label_sets is not None
+        assert set(images.labels.tolist()) == {-1}
+        by_key = {row["sha256"]: row["label"] for row in rows}
+        for position, found in enumerate(images.label_sets.tolist()):
+            label = by_key[images.key(position)]
+            names = None if label is None else set(label_sets.members(label))
+            assert found == ([-1] * 4 if names is None else [int(name in names) for name in CLASSES])
+
+
+def test_labels_of_which_none_names_a_class_leave_all_images_unlabeled(filled: Workspace) -> None:
+    ingest(filled)
+    rows = accept(filled)
+    said = [row | {"label": row["label"] and label_sets.NONE_OF_THEM} for row in rows]
+    write_accepted(filled, [{name: value for name, value in row.items() if name in COLUMNS} for row in said])
+    prepare.run(filled)
+    card = read_card(filled.prepared)
+    assert (card.multi_label, card.classes) == (False, ())
 
 
 def test_mean_and_deviation_are_those_of_the_training_pixels(filled: Workspace) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import polars as pl
 
+from pipeline.validation.tables import shown_label
+
 COMPARISONS = ("label_conflict", "test_leak", "exact_duplicate", "pixel_duplicate", "near_duplicate", "placeholder")
 """The reasons that come of comparing a file with others."""
 
@@ -96,7 +98,7 @@ def _pictures(files: pl.DataFrame, key: str, picture: str) -> dict[str, list[Pic
             pl.col("sha256").first(),
             pl.col("phash").first(),
             files=pl.len(),
-            shown=pl.struct("path", "split", "label", "used").head(MOST_PATHS),
+            shown=pl.struct("path", "split", shown_label(pl.col("label")), "used").head(MOST_PATHS),
         )
         .with_columns(bits=_bits(pl.col("phash"), pl.col("phash").first().over("group")))
         .group_by("group", maintain_order=True)
@@ -111,6 +113,7 @@ def _pictures(files: pl.DataFrame, key: str, picture: str) -> dict[str, list[Pic
 def leaks(manifest: pl.DataFrame) -> list[Leak]:
     """Training contents next to the test images that they repeat; those that differ most come first."""
     compared = ("sha256", "path", "label", "pixel_hash", "phash")
+    manifest = manifest.with_columns(shown_label(pl.col("label")))
     leaked = (
         manifest.filter(pl.col("reasons").list.contains("test_leak"))
         .group_by("sha256", maintain_order=True)
@@ -148,7 +151,7 @@ def label_conflicts(manifest: pl.DataFrame) -> list[list[dict[str, Any]]]:
     groups = (
         files.sort("label", maintain_order=True)
         .group_by("near_group")
-        .agg(files=pl.struct("path", "split", "label", used=pl.col("verdict") != "quarantine"))
+        .agg(files=pl.struct("path", "split", shown_label(pl.col("label")), used=pl.col("verdict") != "quarantine"))
         .sort(pl.col("files").list.len(), "near_group", descending=[True, False])
     )
     return groups["files"].to_list()

@@ -8,7 +8,7 @@ import polars as pl
 
 from deploy.plural import counted
 from pipeline.validation.reasons import REASONS
-from pipeline.validation.tables import age
+from pipeline.validation.tables import age, shown_label
 from pipeline.validation.verdict.near_duplicates import near_groups, near_pairs
 from pipeline.validation.verdict.structure import confirm
 from simclr_core.reporter import emit
@@ -67,7 +67,7 @@ def pixel_copies(files: pl.DataFrame) -> pl.DataFrame:
     )
     same = pl.when(pl.col("sha256") == pl.col("kept_sha256")).then(pl.lit("bytes")).otherwise(pl.lit("pixels"))
     same_as = pl.format("the same {} as {}{}", same, "kept_path", _place())
-    labeled = pl.format("labeled {}", pl.col("labels").list.join(" and "))
+    labeled = pl.format("labeled {}", pl.col("labels").list.eval(shown_label(pl.element())).list.join(" and "))
     return pl.concat(
         [faults(conflicts, "label_conflict", labeled), faults(copies, reason, same_as, pl.col("kept_sha256"))]
     )

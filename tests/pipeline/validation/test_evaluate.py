@@ -18,6 +18,7 @@ from pipeline.validation.drift.drift import Drift, Shape
 from pipeline.validation.evaluate import evaluate, passed, tables
 from pipeline.validation.expectations import expectations
 from pipeline.validation.tables import MANIFEST
+from simclr_core.data import label_sets
 from tests.pipeline.validation.contract_oracle import oracle
 from tests.pipeline.validation.corpus.manifests import row, statistic, table
 from tests.repetitions import repeated, repetitions
@@ -345,3 +346,12 @@ def test_the_outcomes_are_those_of_a_slow_count_also_with_values_missing(seed: i
         expected = oracle(rule, lists[rule.table])
         assert (one.success, one.unexpected_count, one.sample_ids) == expected, rule.name
     assert not all(one.success for one in found.values())
+
+
+def test_each_label_of_a_set_has_to_occur_in_training() -> None:
+    train = [label_sets.join("ab"), "c", None]
+    asked = ["a", label_sets.join("bc"), label_sets.NONE_OF_THEM, label_sets.join("ad"), "d", None]
+    rows = [row(f"{number}.jpg", split="train", label=label) for number, label in enumerate(train)]
+    rows += [row(f"t{number}.jpg", split="test", label=label) for number, label in enumerate(asked)]
+    found = judged(*rows)["test"].sort("path").collect()
+    assert found["class_known"].to_list() == [True, True, True, False, False, True]

@@ -85,6 +85,32 @@ def test_an_empty_split_has_no_images(tmp_path: Path) -> None:
     assert (len(images), images.labels.shape, images.keys.shape) == (0, (0,), (0, 32))
 
 
+def test_sets_of_labels_are_rows_of_a_table(tmp_path: Path) -> None:
+    sets = [(0, 2), None, (), (1,)]
+    written = [replace(one, label=-1, labels=labels) for one, labels in zip(samples(4), sets, strict=True)]
+    write_shards(tmp_path / "train", [written[:3], written[3:]], max_bytes=10**6, classes=3)
+    images = ShardedImages(tmp_path / "train")
+    assert images.label_sets is not None
+    assert images.label_sets.tolist() == [[1, 0, 1], [-1, -1, -1], [0, 0, 0], [0, 1, 0]]
+    assert images.labels.tolist() == [-1] * 4
+    np.save(tmp_path / "train" / "labels.npy", images.label_sets[:2])
+    with pytest.raises(DatasetError, match=r"index\.npy and labels\.npy do not belong together"):
+        ShardedImages(tmp_path / "train")
+    np.save(tmp_path / "train" / "labels.npy", np.zeros(4, np.int8))
+    with pytest.raises(DatasetError, match=r"labels\.npy is int8 \[4\], not int8 \[images, classes\]"):
+        ShardedImages(tmp_path / "train")
+
+
+def test_one_label_each_leaves_the_bytes_of_earlier_versions(tmp_path: Path) -> None:
+    write_shards(tmp_path / "train", [samples(4)], max_bytes=10**6)
+    assert not (tmp_path / "train" / "labels.npy").exists()
+    card = DatasetCard(("a",), (0.5,) * 3, (0.1,) * 3, 8, 8, {"train": 4}, "0" * 64)
+    write_card(tmp_path, card)
+    assert "multi_label" not in (tmp_path / "dataset.json").read_text()
+    write_card(tmp_path, replace(card, multi_label=True))
+    assert read_card(tmp_path).multi_label
+
+
 def test_a_truncated_shard_names_itself_and_the_fix(tmp_path: Path) -> None:
     write_shards(tmp_path / "train", [samples(5)], max_bytes=10**6)
     (shard,) = (tmp_path / "train").glob("*.tar")

@@ -12,6 +12,7 @@ from pipeline.validation.tables import JUDGMENTS
 from pipeline.validation.verdict import copies
 from pipeline.validation.verdict.copies import PLACEHOLDER_ENTROPY
 from pipeline.validation.verdict.near_duplicates import near_pairs
+from simclr_core.data import label_sets
 from tests.pipeline.validation.corpus.contents import SKETCH, File, crowd, image, reasons, seen, verdicts
 from tests.pipeline.validation.verdict.copies_oracle import oracle
 from tests.repetitions import repeated, repetitions
@@ -47,6 +48,16 @@ from tests.repetitions import repeated, repetitions
 )
 def test_exact_copies_get_their_reasons(files: list[File], expected: list[str | None]) -> None:
     assert reasons(files, [image()]) == [(reason,) if reason else () for reason in expected]
+
+
+def test_other_sets_of_labels_contradict_each_other_and_are_named_as_people_write_them() -> None:
+    """Also where one is part of the other: a class that is not in a set is absent."""
+    both, none = label_sets.join(["dog", "cat"]), label_sets.NONE_OF_THEM
+    files = [seen("a.png", label=both), seen("b.png", label="cat"), seen("c.png", label=none)]
+    found = verdicts(files, [image()])
+    assert [one["reasons"] for one in found] == [["label_conflict"]] * 3
+    assert {one["message"] for one in found} == {"labeled - and cat and cat|dog"}
+    assert reasons([seen("a.png", label=both), seen("b.png", label=both)], [image()]) == [(), ("exact_duplicate",)]
 
 
 def test_the_same_pixels_in_other_bytes() -> None:
