@@ -3,7 +3,8 @@
     bundle.json            interface, preprocessing, provenance, metrics, license, tolerances
     encoder.fp32.onnx      uint8 [batch, size, size, 3] → float32 [batch, dim]; scaling, mean and std are in the graph
     encoder.int8.onnx      the same in 8 bits, and encoder.fp16.onnx for GPUs; each only if it passed its gate
-    head.npz labels.json   a linear classifier on the raw output; absent if there were no labels
+    head.npz labels.json   a linear classifier on the raw output; absent if there were no labels. Where bundle.json says
+                           ``multi_label``, an image may have several of them or none
     golden/                PNG images, or arrays where images have a number of channels; vectors.npy, their embeddings
                            of length 1 by the trained network, and vectors.int8.npy, vectors.fp16.npy by those variants
                            on the machine that exported them
@@ -25,7 +26,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,18 @@ from deploy.artifact import read_files
 from deploy.errors import BundleFormatError
 from deploy.images.preprocess import Preprocessing
 from deploy.images.signatures import sniff
-from deploy.trust.card import FORMAT_VERSION, READABLE, check_card, check_labels, parse_json
+from deploy.trust.card import FORMAT_VERSION, MULTI_LABEL_VERSION, READABLE, check_card, check_labels, parse_json
 
-__all__ = ["FORMAT_VERSION", "READABLE", "Bundle", "Head", "Variant", "read_bundle", "write_bundle"]
+__all__ = [
+    "FORMAT_VERSION",
+    "MULTI_LABEL_VERSION",
+    "READABLE",
+    "Bundle",
+    "Head",
+    "Variant",
+    "read_bundle",
+    "write_bundle",
+]
 
 MODEL = "encoder.fp32.onnx"
 FP32, INT8, FP16 = "fp32", "int8", "fp16"
@@ -46,6 +56,7 @@ MAX_ONNX_BYTES = 1 << 31  # of a protobuf message
 MAX_ARRAY_BYTES = 1 << 30  # a classifier of 20,000 classes on 4,096 numbers has a third of it
 MAX_TEXT_BYTES = 1 << 25
 MAX_GOLDEN_BYTES = 1 << 27
+ASSIGNED = 0.5  # from which probability on an image is said to have a class, where it may have several
 HEADER_BYTES = 20_000  # numpy writes 128, and reads at most 10,000
 
 
@@ -54,16 +65,24 @@ class Head:
     """A linear classifier on the encoder's raw output: float32 weight [dim, classes] and bias [classes].
 
     ``temperature`` was fitted on held-out labels, so that about 80 % of the answers with probability 0.8 are correct.
+    With ``multi_label`` each class is a separate question: an image may have several of them, or none.
     """
 
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
     labels: tuple[str, ...]
     temperature: float = 1.0
+    multi_label: bool = False
 
     def probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Softmax of the logits divided by the temperature (Guo et al. 2017): float32 [n, dim] → [n, classes]."""
+        """Softmax of the logits divided by the temperature (Guo et al. 2017): float32 [n, dim] → [n, classes].
+
+        With ``multi_label`` it is the sigmoid of each, and a row does not sum to 1.
+        """
         logits = (features @ self.weight + self.bias) / np.float32(self.temperature)
+        if self.multi_label:
+            halves: NDArray[np.float32] = np.tanh(logits / 2).astype(np.float32)  # does not overflow
+            return (halves + np.float32(1)) / np.float32(2)
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities: NDArray[np.float32] = exponentials / exponentials.sum(axis=1, keepdims=True)
         return probabilities
@@ -167,7 +186,7 @@ def read_bundle(directory: Path, trust: Path | None = None) -> Bundle:
             name = "labels.json"
             labels = check_labels(parse_json(_file(files, name)))
             name = "head.npz"
-            head = _read_head(files[name], labels, card["dim"])
+            head = replace(_read_head(files[name], labels, card["dim"]), multi_label=card.get("multi_label", False))
     except ValueError as error:
         raise BundleFormatError(f"{directory / name}: {error}") from None
     exact = variants.pop(FP32)

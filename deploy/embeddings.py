@@ -40,12 +40,15 @@ class Prediction:
         source: the path of the input, or ``image <position>`` for an image in memory.
         labels: the classes, most probable first; empty if the input could not be read.
         probabilities: of each of ``labels``, between 0 and 1.
+        assigned: where an image may have several classes (``multi_label`` in bundle.json), those of at least even
+            probability, most probable first; None where the classes exclude each other.
         error: why the input could not be read; None if it could.
     """
 
     source: str
     labels: tuple[str, ...] = ()
     probabilities: tuple[float, ...] = ()
+    assigned: tuple[str, ...] | None = None
     error: ImageError | None = None
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.bundle import FP32, Bundle, read_bundle
+from deploy.bundle import ASSIGNED, FP32, Bundle, read_bundle
 from deploy.embeddings import Embeddings, Fidelity, Prediction, compare, l2_normalize
 from deploy.errors import (
     BundleFormatError,
@@ -228,6 +228,8 @@ class Encoder:
     ) -> list[Prediction]:
         """Return the ``top_k`` most probable classes of each image, by the classifier in the bundle.
 
+        Where an image may have several, ``Prediction.assigned`` says which it has.
+
         Args:
             images: as in ``embed``.
             top_k: classes of each image; all classes if there are fewer.
@@ -355,8 +357,15 @@ class Encoder:
         for part in parts:
             for position, (source, row) in enumerate(zip(part.sources, head.probabilities(part.vectors), strict=True)):
                 if part.ok[position]:
-                    best = np.argsort(-row, kind="stable")[:top_k]
-                    yield Prediction(source, tuple(head.labels[i] for i in best), tuple(float(row[i]) for i in best))
+                    order = np.argsort(-row, kind="stable")
+                    best = order[:top_k]
+                    probable = tuple(head.labels[i] for i in order if row[i] >= ASSIGNED)
+                    yield Prediction(
+                        source,
+                        tuple(head.labels[i] for i in best),
+                        tuple(float(row[i]) for i in best),
+                        probable if head.multi_label else None,
+                    )
                 elif not skip:
                     yield Prediction(source, error=part.errors[position])
 

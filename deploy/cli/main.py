@@ -136,6 +136,8 @@ def _record(prediction: Prediction) -> dict[str, object]:
     if prediction.error:
         return {"path": prediction.source, "error": prediction.error.reason, "message": str(prediction.error)}
     best = dict(zip(prediction.labels, (round(value, 6) for value in prediction.probabilities), strict=True))
+    if prediction.assigned is not None:
+        return {"path": prediction.source, "labels": list(prediction.assigned), "probabilities": best}
     return {"path": prediction.source, "label": prediction.labels[0], "probabilities": best}
 
 

@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from deploy.bundle import ASSIGNED
 from deploy.errors import ImageError
 from deploy.server import inference, metrics, openai, repository
 from deploy.server.bodies import read_images
@@ -52,6 +53,7 @@ async def classify(service: Service, request: Request) -> Response:
         job,
         (
             {"classes": [{"label": labels[i], "probability": round(float(row[i]), 6)} for i in order]}
+            | ({"labels": [labels[i] for i in np.flatnonzero(row >= ASSIGNED)]} if job.model.multi_label else {})
             for row, order in zip(rows, best, strict=True)
         ),
     )

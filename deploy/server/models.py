@@ -45,6 +45,7 @@ class Model:
         self.name, self.version = str(self.info["name"]), self.info["version"]
         self.preprocessing, self.dim = self._bundle.preprocessing, self._bundle.dim
         self.labels: tuple[str, ...] = tuple(self.info["labels"])
+        self.multi_label = bool(self._bundle.head and self._bundle.head.multi_label)
 
     def open(self, data: bytes, max_pixels: int) -> "Image | FullDepth":
         """Read the header of an image file; raise ImageError if it is too large or cannot be read."""

@@ -11,6 +11,7 @@ from deploy.server.openapi_schemas import (
     BINARY,
     BOOLEAN,
     INTEGER,
+    MORE,
     RESULTS,
     SCHEMAS,
     STRING,
@@ -54,7 +55,7 @@ def document(limits: Limits) -> Schema:
     }
     for prefix, (field, found) in RESULTS.items():
         schemas[f"{prefix}Result"] = object_of(
-            "index", index=INTEGER, **{field: found, "error": reference("ErrorDetail")}
+            "index", index=INTEGER, **{field: found, "error": reference("ErrorDetail")} | MORE.get(prefix, {})
         ) | {"description": f"Of one image: either {field} or error."}
         results = array_of(reference(f"{prefix}Result"))
         schemas[f"{prefix}Response"] = object_of("model results", model=reference("ModelReference"), results=results)

@@ -41,6 +41,14 @@ RESULTS = {
 }
 """Prefix of the schemas of a route → the field of each image's result, and its schema."""
 
+MORE = {
+    "Classify": {
+        "labels": array_of(STRING)
+        | {"description": "Where an image may have several classes: those of at least even probability."}
+    }
+}
+"""Prefix → further fields of some results."""
+
 _STAGES = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss")
 
 SCHEMAS: Schema = {

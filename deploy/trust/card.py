@@ -14,7 +14,8 @@ from typing import Any
 from deploy.errors import BundleFormatError
 
 FORMAT_VERSION = 2
-READABLE = (1, FORMAT_VERSION)  # version 1 has neither variants nor a temperature
+MULTI_LABEL_VERSION = 3  # of bundles whose classes do not exclude each other: earlier releases would answer with one
+READABLE = (1, FORMAT_VERSION, MULTI_LABEL_VERSION)  # version 1 has neither variants nor a temperature
 MAX_DEPTH = 32  # export writes 5 levels
 MAX_TEXT = 100_000  # characters
 MAX_SIDE = 8_192  # pixels; pretraining allows 1,024
@@ -41,10 +42,12 @@ def check_card(card: Any) -> dict[str, Any]:
     version = card.get("format_version") if isinstance(card, dict) else None
     if type(version) is not int or version not in READABLE:
         raise BundleFormatError(
-            f"format version {str(version)[:50]!r}, this release reads {' and '.join(map(str, READABLE))}; "
+            f"format version {str(version)[:50]!r}, this release reads {', '.join(map(str, READABLE))}; "
             "install the release that made the bundle, or export it again"
         )
     faults = _faults(card, SCHEMA, "") or _channel_faults(card)
+    if not faults and card.get("multi_label", False) != (version == MULTI_LABEL_VERSION):
+        faults = [f"multi_label and format version {version} do not belong together"]
     if faults:
         raise BundleFormatError(f"{'; '.join(faults[:5])}; export the bundle again")
     return dict(card)
@@ -150,6 +153,7 @@ SCHEMA: dict[str, Any] = {
     "golden": {"images?": _is_integer(1), "tolerance": _TOLERANCE},
     "license?": lambda value: isinstance(value, str),
     "classes?": _is_integer(0),
+    "multi_label?": lambda value: type(value) is bool,
     "encoder?": _is_object(),
     "head_layers?": _is_integer(0),
     "parity?": _is_object(_is_number()),

@@ -85,9 +85,9 @@ def test_missing_extra_and_incomplete_directories_are_refused(bundle: Path, tmp_
         deploy.load(bundle)
 
 
-@pytest.mark.parametrize("version", [0, 3, None, "1", True])
+@pytest.mark.parametrize("version", [0, 4, None, "1", True])
 def test_another_format_version_is_refused(version: object, publish_bundle: Callable[[Bundle], Path]) -> None:
-    with pytest.raises(BundleFormatError, match=r"format version .*, this release reads 1 and 2; install"):
+    with pytest.raises(BundleFormatError, match=r"format version .*, this release reads 1, 2, 3; install"):
         read_bundle(publish_bundle(make_bundle(make_card(format_version=version))))
 
 
