@@ -84,6 +84,66 @@ class Scores:
     per_class: dict[str, ClassScores]
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A percentage with its 95 % interval, of which the images know, and the draws of the labels if there are some."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class SetScores:
+    """Of a classifier that says of each class whether an image has it: it does from a probability of one half on.
+
+    Means over classes are over those that test images have, and each counts the same; in ``micro_f1`` each answer does.
+    """
+
+    mean_average_precision: Measured
+    macro_f1: Measured
+    micro_f1: Measured
+    per_class: dict[str, ClassScores]
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Mean average precision of two encoders on the same images, percent, and the standard error of the difference."""
+
+    trained: float
+    other: float
+    difference: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
+class BudgetPrecision:
+    """Mean average precision of linear probes on ``labels`` labeled images, drawn ``draws`` times; see
+    ``BudgetAccuracies``."""
+
+    labels: int
+    draws: int
+    simclr: Measured
+    random_init: Measured
+    pixels: Measured
+    start: Measured | None = None
+
+
+@dataclass(frozen=True)
+class MultiLabelResults:
+    """In place of accuracies, where an image may have several labels, or none of the classes.
+
+    ``prevalence`` is the mean average precision of chance: the share of the images that have a class, mean over the
+    classes. ``gains`` are by classifier (knn, probe), and by baseline: random_init, pixels, prevalence, start.
+    """
+
+    labels_per_image: float
+    prevalence: float
+    scores: dict[str, SetScores]  # of the trained features, by classifier
+    gains: dict[str, dict[str, Gain]]
+    budgets: dict[str, BudgetPrecision]
+
+
 OUT_OF_FOLD = "estimated out of fold ({} folds); the encoder was pretrained on them too, without their labels"
 
 
@@ -115,6 +175,7 @@ class LinearEvalReport(Report):
     start: Accuracies | None = None  # of given weights as they came, if training began with some
     estimate: Literal["test", "out_of_fold"] = "test"
     out_of_fold: OutOfFold | None = None  # where that is the estimate
+    multi_label: MultiLabelResults | None = None  # where images have several labels; there are no accuracies then
 
     @property
     def images(self) -> int:
@@ -127,6 +188,22 @@ class LinearEvalReport(Report):
         if self.out_of_fold is None:
             return counted(self.test_images, "test image")
         return f"{counted(self.images, 'labeled training image')}, {OUT_OF_FOLD.format(self.out_of_fold.folds)}"
+
+
+@dataclass(frozen=True)
+class FinetunePrecision:
+    """In place of accuracies, where an image may have several labels: mean average precisions, means over the seeds.
+
+    ``gain`` is over training from scratch, paired by image; its standard error knows of the images alone, and
+    ``gain_per_seed`` tells the spread.
+    """
+
+    simclr: Measured
+    scratch: Measured
+    probe: Measured  # of linear probes on the same labels
+    gain: Gain
+    gain_per_seed: tuple[float, ...]
+    scores: SetScores  # of the first seed, which is the model that is kept
 
 
 def finetune_name(fraction: str) -> str:
@@ -156,6 +233,12 @@ class FinetuneReport(Report):
     scratch_interval: Estimate | None = None
     probe: Estimate | None = None  # of linear probes on the same labels
     scores: Scores | None = None  # of the first seed, which is the model that is kept
+    multi_label: FinetunePrecision | None = None  # where images have several labels; there are no accuracies then
+
+    @property
+    def reached(self) -> float | None:
+        """Percent: top-1, or mean average precision where images have several labels."""
+        return self.multi_label.simclr.value if self.multi_label else self.top1
 
     @property
     def name(self) -> str:
@@ -227,11 +310,15 @@ class CompareReport(Report):
     megabytes: Megabytes
     label_free: LabelFree | None = None  # only without labels
     estimated: bool = False  # whether linear_eval judges the encoder out of fold, which compares it with no champion
+    # Where images have several labels: the candidate's mean average precision, and what it gains on the champion.
+    precision: dict[str, float] = field(default_factory=dict)
+    gains: dict[str, Gain] = field(default_factory=dict)
 
     @property
     def unjudged(self) -> str | None:
         """Why nothing says how good the candidate is; None where labels do, or views in place of labels."""
-        if self.reason is None or self.knn.candidate is not None or self.label_free is not None:
+        judged = self.knn.candidate is not None or self.precision or self.label_free is not None
+        if self.reason is None or judged:
             return None
         if self.estimated and self.champion is None:
             return None

@@ -16,17 +16,23 @@ from pipeline.reports import (
 from simclr_core.evaluation_reports import (
     Accuracies,
     BudgetAccuracies,
+    BudgetPrecision,
     ClassScores,
     CompareReport,
     Estimate,
+    FinetunePrecision,
     FinetuneReport,
+    Gain,
     LinearEvalReport,
+    Measured,
     Megabytes,
+    MultiLabelResults,
     OldIndex,
     OutOfFold,
     Paired,
     PairedCounts,
     Scores,
+    SetScores,
 )
 from simclr_core.reports import (
     ClassifierResults,
@@ -98,6 +104,39 @@ LINEAR_EVAL = LinearEvalReport(
     },
     scores={"knn": SCORES, "probe": SCORES},
 )
+SET_SCORES = SetScores(
+    mean_average_precision=Measured(60.0, 55.5, 64.5),
+    macro_f1=Measured(50.25, 45.0, 55.5),
+    micro_f1=Measured(52.5, 48.0, 57.0),
+    per_class={"Möwe": ClassScores(80, 1000, 0, 0.0, None, 0.0, 12.5)},
+)
+GAINS = {
+    "random_init": Gain(60.0, 40.0, 20.0, 2.0),
+    "pixels": Gain(60.0, 45.5, 14.5, 2.0),
+    "prevalence": Gain(60.0, 20.0, 40.0, 2.0),
+}
+SEVERAL = replace(
+    LINEAR_EVAL,
+    simclr=Accuracies(None, {"1.0": None}, {"1.0": None}),
+    random_init=Accuracies(None, {"1.0": None}, {"1.0": None}),
+    pixels=Accuracies(None, {"1.0": None}, {"1.0": None}),
+    majority_class=None,
+    paired={},
+    budgets={},
+    scores={},
+    multi_label=MultiLabelResults(
+        labels_per_image=1.5,
+        prevalence=20.0,
+        scores={"knn": SET_SCORES, "probe": SET_SCORES},
+        gains={"knn": GAINS, "probe": GAINS},
+        budgets={
+            "2 per class": BudgetPrecision(
+                20, 3, Measured(50.0, 44.0, 56.0), Measured(40.0, 33.5, 46.5), Measured(45.0, 41.0, 49.0)
+            )
+        },
+    ),
+)
+"""Of images with several labels each."""
 FOLDED = replace(LINEAR_EVAL, test_images=0, estimate="out_of_fold", out_of_fold=OutOfFold(images=40, folds=5))
 FINETUNE = FinetuneReport(
     fraction="0.01",
@@ -117,6 +156,23 @@ FINETUNE = FinetuneReport(
     probe=Estimate(69.0, 62.0, 76.0),
     scores=SCORES,
 )
+TUNED = replace(
+    FINETUNE,
+    **dict.fromkeys(("top1", "ci95", "scratch_top1", "scratch_ci95", "paired", "interval", "scratch_interval")),
+    top1_per_seed=(),
+    scratch_top1_per_seed=(),
+    probe=None,
+    scores=None,
+    multi_label=FinetunePrecision(
+        simclr=Measured(61.5, 57.0, 66.0),
+        scratch=Measured(50.0, 44.0, 56.0),
+        probe=Measured(60.5, 56.0, 65.0),
+        gain=Gain(61.5, 50.0, 11.5, 1.0),
+        gain_per_seed=(11.0, 12.0),
+        scores=SET_SCORES,
+    ),
+)
+"""The same where images have several labels."""
 EXPORT = ExportReport(
     images=64,
     cosine_min=0.999999,

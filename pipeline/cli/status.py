@@ -21,7 +21,7 @@ from pipeline.validation.contract import next_step
 from pipeline.validation.expectations import NEAR_LABELS
 from pipeline.workspace import Workspace, how_to_write, unwritable
 from simclr_core import reports
-from simclr_core.evaluation_reports import Accuracies, LinearEvalReport
+from simclr_core.evaluation_reports import Accuracies, LinearEvalReport, MultiLabelResults
 from simclr_core.reports import ExportReport
 
 OUTCOMES = (
@@ -55,6 +55,8 @@ def describe_workspace(workspace: Workspace) -> str:
     if evaluation and evaluation.simclr.knn_top1 is not None:
         lines.append(f"encoder    {describe_accuracy(evaluation.simclr, evaluation.asked)}")
         lines += [f"unadapted  {describe_accuracy(evaluation.start, evaluation.asked)}"] if evaluation.start else []
+    if evaluation and evaluation.multi_label:
+        lines.append(f"encoder    {describe_precision(evaluation.multi_label, evaluation.asked)}")
     if export:
         lines.append(f"bundle     models/bundle, {export.bundle[:12]}")
     lines += describe_gates(workspace)
@@ -93,6 +95,15 @@ def describe_accuracy(found: Accuracies, asked: str) -> str:
     ]
     probe = f"; linear probe with {', '.join(linear)}" if linear else ""
     return f"top-1: kNN {found.knn_top1:.1f} %{probe}; of {asked}"
+
+
+def describe_precision(found: MultiLabelResults, asked: str) -> str:
+    """Where an image may have several labels."""
+    reached = [
+        f"{name} {one.mean_average_precision.value:.1f} %"
+        for name, one in (("kNN", found.scores["knn"]), ("linear probe", found.scores["probe"]))
+    ]
+    return f"mean average precision: {', '.join(reached)}, by chance {found.prevalence:.1f} %; of {asked}"
 
 
 def describe_gates(workspace: Workspace) -> list[str]:

@@ -4,6 +4,7 @@ Everything is read from the stages' reports, so that nothing here can disagree w
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from deploy.artifact import write_atomically
@@ -14,7 +15,14 @@ from pipeline.run_report.charts import FEATURES
 from pipeline.run_report.facts import read_timings
 from pipeline.workspace import Workspace
 from simclr_core import reports
-from simclr_core.evaluation_reports import Accuracies, FinetuneReport, LinearEvalReport
+from simclr_core.evaluation_reports import (
+    Accuracies,
+    FinetunePrecision,
+    FinetuneReport,
+    LinearEvalReport,
+    MultiLabelResults,
+    finetune_name,
+)
 from simclr_core.reports import ExportReport, PretrainReport
 
 START = "weights, unadapted"
@@ -66,6 +74,7 @@ class Summary:
     evaluation: dict[str, FrozenFeatures]
     estimate: str | None  # test or out_of_fold: what the accuracies of frozen features are of
     estimated_on: str | None  # which images these are
+    mean_average_precision: dict[str, dict[str, float]]  # where images have several labels: by features and classifier
     finetune: dict[str, FineTuning]  # by share of the labels
     onnx: Onnx
     bundle: str | None
@@ -108,6 +117,10 @@ def collect(workspace: Workspace) -> Summary:
         evaluation={name: FrozenFeatures(one.knn_top1, one.linear_top1 or None) for name, one in features.items()},
         estimate=evaluation.estimate if evaluation else None,
         estimated_on=evaluation.asked if evaluation and not evaluation.reason else None,
+        mean_average_precision={
+            **(precisions(evaluation.multi_label) if evaluation and evaluation.multi_label else {}),
+            **{one.name: tuned(one.multi_label) for one in finetune if one.multi_label},
+        },
         finetune=shares,
         onnx=Onnx(
             export.cosine_min if export else None,
@@ -120,12 +133,26 @@ def collect(workspace: Workspace) -> Summary:
     )
 
 
+def precisions(found: MultiLabelResults) -> dict[str, dict[str, float]]:
+    """Of the trained features and of each baseline, by classifier."""
+    trained = {one: scores.mean_average_precision.value for one, scores in found.scores.items()}
+    baselines: dict[str, dict[str, float]] = {}
+    for classifier, gains in found.gains.items():
+        for name, gain in gains.items():
+            baselines.setdefault(name, {})[classifier] = gain.other
+    return {"simclr": trained, **baselines}
+
+
+def tuned(found: FinetunePrecision) -> dict[str, float]:
+    """Of networks that began with the encoder, and from scratch."""
+    return {"simclr": found.simclr.value, "scratch": found.scratch.value}
+
+
 def table(summary: Summary) -> str:
     """The same for a person."""
     images, pretrain, onnx = summary.images or ImageCounts(0, 0, 0, {}), summary.pretrain, summary.onnx
     refused = ", ".join(f"{count} {reason}" for reason, count in sorted(images.quarantined.items())) or "none"
     epochs = "-" if pretrain.epochs is None else counted(pretrain.epochs, "epoch")
-    fractions = list(summary.evaluation["simclr"].linear_top1 or ())
     lines = [
         f"images      {images.ingested:,} ingested, {images.accepted:,} accepted",
         f"quarantine  {refused}",
@@ -133,15 +160,12 @@ def table(summary: Summary) -> str:
         f"pretraining {epochs}, loss {_number(pretrain.loss_first, 3)} to "
         f"{_number(pretrain.loss_last, 3)}, {_number(pretrain.images_per_second, 0)} images/s",
         "",
-        f"top-1 in percent, of {summary.estimated_on or 'the test images'}",
-        f"{'frozen features':<26}{'kNN':>8}" + "".join(f"{_percent(one) + ' linear':>13}" for one in fractions),
+        *(_precision_lines(summary) if summary.mean_average_precision else _accuracy_lines(summary)),
     ]
-    for name, features in summary.evaluation.items():
-        title = FEATURES.get(name, START)
-        cells = "".join(f"{_number((features.linear_top1 or {}).get(one)):>13}" for one in fractions)
-        lines.append(f"{title:<26}{_number(features.knn_top1):>8}{cells}")
     lines += ["", f"{'fine-tuned':<26}{'SimCLR':>14}{'from scratch':>14}"]
     for fraction, result in summary.finetune.items():
+        if several := summary.mean_average_precision.get(finetune_name(fraction)):
+            result = FineTuning(several["simclr"], None, several["scratch"])
         top1 = f"{_number(result.top1)} ± {_number(result.ci95)}"
         lines.append(f"{_percent(fraction) + ' of the labels':<26}{top1:>14}{_number(result.scratch_top1):>14}")
     lines += [
@@ -153,6 +177,26 @@ def table(summary: Summary) -> str:
         "look at     reports/run.html, reports/validation.html, reports/*.png, and `simclr ui`",
     ]
     return "\n".join(lines)
+
+
+def _accuracy_lines(summary: Summary) -> Iterator[str]:
+    fractions = list(summary.evaluation["simclr"].linear_top1 or ())
+    yield f"top-1 in percent, of {summary.estimated_on or 'the test images'}"
+    yield f"{'frozen features':<26}{'kNN':>8}" + "".join(f"{_percent(one) + ' linear':>13}" for one in fractions)
+    for name, features in summary.evaluation.items():
+        title = FEATURES.get(name, START)
+        cells = "".join(f"{_number((features.linear_top1 or {}).get(one)):>13}" for one in fractions)
+        yield f"{title:<26}{_number(features.knn_top1):>8}{cells}"
+
+
+def _precision_lines(summary: Summary) -> Iterator[str]:
+    yield f"mean average precision in percent, of {summary.estimated_on or 'the test images'}"
+    yield f"{'frozen features':<26}{'kNN':>8}{'linear':>13}"
+    titles = FEATURES | {"prevalence": "chance"}
+    for name, one in summary.mean_average_precision.items():
+        if name.startswith("finetune"):
+            continue
+        yield f"{titles.get(name, START):<26}{_number(one.get('knn')):>8}{_number(one.get('probe')):>13}"
 
 
 def _percent(fraction: str) -> str:

@@ -2,7 +2,8 @@
 
 Baselines are random weights, raw pixels, the answer that is most frequent, and the weights that training began with.
 What is judged is how often one alone is right on the same test images (``LinearEvalReport.paired``); where there are
-none, on the labeled training images, each answered out of fold.
+none, on the labeled training images, each answered out of fold. Where an image may have several labels, it is the mean
+average precision of both on the same images.
 """
 
 import math
@@ -13,6 +14,7 @@ from fractions import Fraction
 from deploy.plural import counted
 from pipeline.config import GatesConfig
 from pipeline.gates.evidence import Evidence, needed
+from pipeline.gates.precision import equivalent_disagreement, gain_interval
 from pipeline.gates.verdict import Verdict, not_applicable, undecided
 from simclr_core.errors import ReportError
 from simclr_core.evaluation.paired_comparison import (
@@ -23,15 +25,17 @@ from simclr_core.evaluation.paired_comparison import (
     out_of_fold_worth,
     smallest_found,
 )
-from simclr_core.evaluation_reports import Accuracies, LinearEvalReport, PairedCounts
+from simclr_core.evaluation_reports import Accuracies, Gain, LinearEvalReport, PairedCounts
 
 BASELINES = {
     "random_init": "random weights",
     "pixels": "raw pixels",
     "majority": "always answering the most frequent class",
+    "prevalence": "chance",
     "start": "the weights that pretraining began with",
 }
 CLASSIFIERS = {"knn": "kNN", "probe": "the linear probe"}
+OF_SETS = {"majority": "prevalence"}  # what has the place of a baseline where images have several labels
 LITTLE = 0.02  # what a baseline may leave to gain for a match to be enough; `gates.min_gain`, if that is smaller
 
 
@@ -44,16 +48,18 @@ class Comparison:
     baseline: str
     images: int
     worth: float
-    pairs: Sequence[tuple[int, int]]  # trained alone right, baseline alone right; one for each draw of the baseline
+    disagreement: float  # the share of the images that one of the two alone has right, which says how sure a gain is
     trained: float  # accuracy, 0..1
     gain: Interval
     most: float  # that it gains, with all the confidence that several comparisons need
+    measure: str = ""  # if that is none of accuracy
 
     def __str__(self) -> str:
         low, high = 100 * self.gain.low, 100 * self.gain.high
         trained, baseline = 100 * self.trained, 100 * (self.trained - self.gain.difference)
         name, against = CLASSIFIERS[self.classifier], BASELINES[self.baseline]
-        return f"{name} {trained:.2f} % against {baseline:.2f} % of {against} ({low:+.1f} to {high:+.1f} points)"
+        reached = f"{self.measure}{name} {trained:.2f} % against {baseline:.2f} % of {against}"
+        return f"{reached} ({low:+.1f} to {high:+.1f} points)"
 
     def outcome(self, limits: GatesConfig) -> str:
         """What is known of it. Of a baseline that is right nearly everywhere, no gain can be asked for."""
@@ -68,7 +74,7 @@ class Comparison:
 
     def settles(self, limits: GatesConfig) -> str:
         """What these test images can show, and how many would show a gain of the observed size."""
-        smallest = 100 * smallest_found(self.worth * self.images, self._disagreement, limits.confidence, limits.power)
+        smallest = 100 * smallest_found(self.worth * self.images, self.disagreement, limits.confidence, limits.power)
         seeming = max(abs(self.gain.difference), limits.min_gain / 100)
         noun = "test image" if self.worth == 1 else "labeled image"
         given = f"{counted(self.images, noun)} can show a difference of {smallest:.1f} points"
@@ -78,12 +84,8 @@ class Comparison:
         )
 
     def _images(self, difference: float, limits: GatesConfig) -> int:
-        needed = images_to_find(difference, self._disagreement, limits.confidence, limits.power)
+        needed = images_to_find(difference, self.disagreement, limits.confidence, limits.power)
         return math.ceil(needed / self.worth)
-
-    @property
-    def _disagreement(self) -> float:
-        return disagreement(self.images, self.pairs)
 
 
 def beats_baselines(evidence: Evidence) -> Verdict:
@@ -94,15 +96,19 @@ def beats_baselines(evidence: Evidence) -> Verdict:
     result that shows neither is undecided, and `gates.abstain` says what follows. Where a baseline leaves less than
     that, and less than two points, to gain, it is enough to match it. Without labels there is nothing to compare.
 
+    Where an image may have several labels, mean average precision is compared instead, by bootstrap over the images.
+
     Without test images the labeled training images are compared, each answered out of fold. Such intervals are
     approximate, and labels that decide nothing stop no release that would go out without them: undecided is a warning.
     """
     limits, report = evidence.limits, evidence.report(LinearEvalReport)
     if report.reason or not limits.baselines:
         return not_applicable(report.reason or "gates.baselines is empty")
-    measured = _measured(report, limits)
     try:
-        compared = list(_compare(report, measured, limits.confidence))
+        if report.multi_label:
+            compared = list(_compare_precision(report, report.multi_label.gains, limits))
+        else:
+            compared = list(_compare(report, _measured(report, limits), limits.confidence))
     except ValueError as error:
         raise ReportError(f"{report.file} contradicts itself: {error}; run the stage that writes it again") from None
     if not compared:
@@ -183,7 +189,29 @@ def _compare(report: LinearEvalReport, measured: Sequence[Measured], confidence:
         pairs = counts.pairs()
         gain = interval(images, pairs, confidence, worth)
         most = interval(images, pairs, 1 - significance, worth).high
-        yield Comparison(classifier, baseline, images, worth, pairs, trained, gain, most)
+        yield Comparison(classifier, baseline, images, worth, disagreement(images, pairs), trained, gain, most)
+
+
+def _compare_precision(
+    report: LinearEvalReport, gains: Mapping[str, Mapping[str, Gain]], limits: GatesConfig
+) -> Iterator[Comparison]:
+    """The same of answers with several labels."""
+    asked = {OF_SETS.get(name, name) for name in limits.baselines}
+    found = [(one, name, of) for one, by_name in gains.items() for name, of in by_name.items() if name in asked]
+    significance = (1 - limits.confidence) / max(len(found), 1)
+    worth = out_of_fold_worth(report.out_of_fold.folds) if report.out_of_fold else 1.0
+    for classifier, baseline, gain in found:
+        yield Comparison(
+            classifier,
+            baseline,
+            report.images,
+            worth,
+            equivalent_disagreement(gain, worth * report.images),
+            gain.trained / 100,
+            gain_interval(gain, limits.confidence),
+            gain_interval(gain, 1 - significance).high,
+            "mean average precision of ",
+        )
 
 
 def _accuracy(accuracies: Accuracies, classifier: str) -> float | None:

@@ -11,6 +11,7 @@ from deploy.plural import counted
 from pipeline.config import GatesConfig
 from pipeline.gates.evidence import Evidence, needed
 from pipeline.gates.label_free import judge_views
+from pipeline.gates.precision import gain_interval, gain_p_value, images_to_exclude, measured_interval
 from pipeline.gates.verdict import Verdict, not_applicable, undecided
 from simclr_core.champion import Champion
 from simclr_core.errors import ReportError
@@ -24,8 +25,10 @@ from simclr_core.evaluation.paired_comparison import (
     single_draw,
     widened,
 )
-from simclr_core.evaluation_reports import CompareReport, FinetuneReport, Paired, finetune_name
+from simclr_core.evaluation_reports import CompareReport, FinetunePrecision, FinetuneReport, Paired, finetune_name
 from simclr_core.reports import parse
+
+MEASURE = "mean average precision of "
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ def representation(evidence: Evidence) -> Verdict:
     """Neither kNN nor a linear probe on the served embeddings loses more to the champion than is allowed.
 
     A loss of `gates.max_loss` points has to be ruled out with `gates.confidence`, by a paired test on the same test
-    images; where they show no loss either, it is undecided, and `gates.abstain` says what follows.
+    images; where they show no loss either, it is undecided, and `gates.abstain` says what follows. Where an image may
+    have several labels, mean average precision is compared instead, by bootstrap over the images.
     With `release_if: better`, one of the two has to be better beyond chance, whatever `gates.abstain` is. Without
     labels two views of each image judge (`label_free`); without a champion either, the release is UNJUDGED, a warning.
     """
@@ -56,10 +60,7 @@ def representation(evidence: Evidence) -> Verdict:
     if report.reason:
         return not_applicable(report.reason)
     images = report.test_images
-    pairs = {
-        "knn": _compared("kNN", report.knn, report, limits),
-        "probe": _compared("linear probe", report.probe, report, limits),
-    }
+    pairs = _compare_precision(report, limits) if report.gains else _compare(report, limits)
     lost = [pair for pair in pairs.values() if not pair.bound > -limits.max_loss]
     # Either classifier may show the gain, so each gets half of the error that is allowed (Bonferroni).
     significance = (1 - limits.confidence) / len(pairs)
@@ -110,7 +111,7 @@ def low_label(evidence: Evidence) -> Verdict:
     """
     limits, champion = evidence.limits, evidence.report(Champion)
     reports = evidence.reports(FinetuneReport)
-    known = [report for report in reports if report.top1 is not None and report.scratch_top1 is not None]
+    known = [report for report in reports if report.reached is not None]
     parts = [
         f"no accuracies with {report.fraction} of the labels: {report.reason}"
         for report in reports
@@ -118,7 +119,9 @@ def low_label(evidence: Evidence) -> Verdict:
     ]
     if not known:
         return not_applicable("; ".join(parts))
-    if old := next((report for report in known if not report.paired or not report.test_images), None):
+    if old := next(
+        (report for report in known if not (report.paired or report.multi_label) or not report.test_images), None
+    ):
         return undecided(f"{old.file} counts no test images in pairs; run its stage again", {}, blocks=False)
     numbers: dict[str, float] = {}
     outcomes: set[str] = set()
@@ -130,11 +133,13 @@ def low_label(evidence: Evidence) -> Verdict:
             raise ReportError(
                 f"{report.file} contradicts itself: {error}; run the stage that writes it again"
             ) from None
-        part = f"{report.top1:.2f} % with {counted(report.labels, 'label')}"
-        numbers[f"{report.fraction}/top1"] = report.top1 or 0.0
+        reached = report.reached or 0.0
+        measure, key = (MEASURE.removesuffix(" of ") + " ", "precision") if report.multi_label else ("", "top1")
+        part = f"{measure}{reached:.2f} % with {counted(report.labels, 'label')}"
+        numbers[f"{report.fraction}/{key}"] = reached
         for name, loss in losses:
             named = "from scratch" if name == "scratch" else f"{champion.version}"
-            accuracy = (report.top1 or 0.0) - 100 * loss.gain.difference
+            accuracy = reached - 100 * loss.gain.difference
             part += f", {named} {accuracy:.2f} % ({100 * loss.gain.low:+.1f} to {100 * loss.gain.high:+.1f} points)"
             numbers |= {
                 f"{report.fraction}/{name}": accuracy,
@@ -178,17 +183,33 @@ def _losses(
     Each of the fractions may show a loss to training from scratch without there being one, so each gets its part of the
     error that is allowed (Bonferroni). A loss to the champion has a margin, which chance alone hardly ever exceeds.
     """
-    assert report.paired is not None
     assert report.test_images
+    if report.multi_label:
+        yield from _precision_losses(report.multi_label, before, report.labels, fractions, limits)
+        return
+    assert report.paired is not None
     allowed, confidence = limits.max_low_label_loss / 100, 1 - (1 - limits.confidence) / fractions
     pairs = report.paired.pairs()
     per_seed = [(won - lost) / report.test_images for won, lost in pairs]
     alone = single_draw(disagreement(report.test_images, pairs), report.labels)
     gain = widened(interval(report.test_images, pairs, confidence), per_seed, confidence, alone)
     yield "scratch", Loss(gain, 0.0, allowed)
-    if before is not None:
+    if before is not None and before.top1 is not None:
         ours = _accuracy(report, report.test_images, limits.confidence)
         theirs = _accuracy(before, before.test_images or report.test_images, limits.confidence)
+        yield "champion", Loss(ours - theirs, -allowed, allowed)
+
+
+def _precision_losses(
+    found: FinetunePrecision, before: FinetuneReport | None, labels: int, fractions: int, limits: GatesConfig
+) -> Iterator[tuple[str, Loss]]:
+    """The same of mean average precision."""
+    allowed, confidence = limits.max_low_label_loss / 100, 1 - (1 - limits.confidence) / fractions
+    mean = found.scratch.value / 100
+    per_seed, alone = [one / 100 for one in found.gain_per_seed], single_draw(mean * (1 - mean), labels)
+    yield "scratch", Loss(widened(gain_interval(found.gain, confidence), per_seed, confidence, alone), 0.0, allowed)
+    if before is not None and before.multi_label is not None:
+        ours, theirs = (measured_interval(one, limits.confidence) for one in (found.simclr, before.multi_label.simclr))
         yield "champion", Loss(ours - theirs, -allowed, allowed)
 
 
@@ -218,15 +239,43 @@ def old_index(evidence: Evidence) -> Verdict:
         return Verdict(passed=not required, description=description)
     names = ("old_queries", "new_queries", "same_neighbour")
     old, new, same = (needed(getattr(index, name), report, f"old_index.{name}") for name in names)
+    measure = MEASURE if report.gains else ""
     answers = old - new <= limits.max_old_index_loss
     advice = "the index can stay" if answers else f"embed everything again{allow}"
     return Verdict(
         passed=answers or not required,
-        description=f"kNN in the index of {champion}: {old:.2f} % with its own queries, {new:.2f} % with the "
+        description=f"{measure}kNN in the index of {champion}: {old:.2f} % with its own queries, {new:.2f} % with the "
         f"candidate's, {limits.max_old_index_loss:g} points may be lost{'' if required else ' (reported only)'}; "
         f"{same:.2f} % of {counted(report.test_images, 'test image')} keep their nearest neighbor; {advice}",
         numbers=dict(zip(names, (old, new, same), strict=True)),
     )
+
+
+def _compare(report: CompareReport, limits: GatesConfig) -> dict[str, Compared]:
+    return {
+        "knn": _compared("kNN", report.knn, report, limits),
+        "probe": _compared("linear probe", report.probe, report, limits),
+    }
+
+
+def _compare_precision(report: CompareReport, limits: GatesConfig) -> dict[str, Compared]:
+    """Where an image may have several labels."""
+    titles, max_loss = {"knn": f"{MEASURE}kNN", "probe": f"{MEASURE}the linear probe"}, limits.max_loss
+    return {
+        name: Compared(
+            titles.get(name, name),
+            one.trained,
+            one.other,
+            difference=one.difference,
+            bound=100 * gain_interval(one, limits.confidence).low,
+            p_value=gain_p_value(one),
+            images_needed=images_to_exclude(one, report.test_images, max_loss, limits.confidence, limits.power)
+            if max_loss
+            else None,
+            loses=gain_interval(one, (1 + limits.confidence) / 2).high < 0,  # one of two (Bonferroni)
+        )
+        for name, one in report.gains.items()
+    }
 
 
 def _compared(title: str, counts: Paired, report: CompareReport, limits: GatesConfig) -> Compared:
@@ -259,4 +308,4 @@ def _released(champion: Champion, fraction: str) -> FinetuneReport | None:
     if champion.version is None or name not in champion.reports:
         return None
     report = parse(champion.reports[name], FinetuneReport, f"{name} in {champion.file}")
-    return report if report.top1 is not None else None
+    return report if report.reached is not None else None

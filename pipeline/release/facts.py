@@ -5,7 +5,7 @@ Nothing here depends on the present state of the workspace, so it can be read ag
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
@@ -17,7 +17,7 @@ from pipeline.git import Git
 from pipeline.release.registry import Rejection
 from pipeline.release.versions import History, Version
 from pipeline.reports import ImageCounts, ValidationReport
-from simclr_core.evaluation_reports import CompareReport, FinetuneReport, LinearEvalReport
+from simclr_core.evaluation_reports import CompareReport, FinetuneReport, Gain, LinearEvalReport
 from simclr_core.params import flatten
 from simclr_core.reports import ExportReport, Report, Saved, find_each_in, find_in
 
@@ -108,11 +108,13 @@ def metrics(reports: Saved) -> dict[str, float]:
     validation, evaluation = find_in(reports, _Images), find_in(reports, LinearEvalReport)
     finetune, export = find_each_in(reports, FinetuneReport), find_in(reports, ExportReport)
     under = "out_of_fold/" if evaluation and evaluation.out_of_fold else ""
+    several = evaluation.multi_label.scores if evaluation and evaluation.multi_label else {}
     linear = evaluation.simclr.linear_top1 if evaluation else {}
     found = {
         "images": validation.images.accepted if validation else None,
         f"{under}knn_top1": evaluation.simclr.knn_top1 if evaluation else None,
         **{f"{under}linear_top1/{one}": top1 for one, top1 in linear.items()},
+        **{f"{under}{one}_mean_average_precision": of.mean_average_precision.value for one, of in several.items()},
         **{f"finetune_top1/{one.fraction}": one.top1 for one in finetune},
         "megabytes": export.megabytes if export else None,
     }
@@ -150,12 +152,23 @@ def comparison(version: Facts) -> str:
         )
     if compare is None or compare.champion is None:
         return f"Not applicable: {(compare.reason if compare else None) or 'there was no champion to compare with'}."
+    if compare.gains:
+        return _gains(version.version, compare.champion, compare.gains)
     lines = [
         f"| top-1 % | {version.version} | {compare.champion} | only it is right | only the champion is |",
         "|---|---|---|---|---|",
     ]
     for name, pair in (("knn", compare.knn), ("probe", compare.probe)):
         lines.append(f"| {name} | " + " | ".join(map(_text, astuple(pair))) + " |")
+    return "\n".join(lines)
+
+
+def _gains(version: str, champion: str, gains: Mapping[str, Gain]) -> str:
+    """Where images have several labels."""
+    title = "mean average precision, %"
+    lines = [f"| {title} | {version} | {champion} | difference | standard error |", "|---|---|---|---|---|"]
+    for name, one in gains.items():
+        lines.append(f"| {name} | " + " | ".join(map(_text, astuple(one))) + " |")
     return "\n".join(lines)
 
 

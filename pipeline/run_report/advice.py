@@ -6,7 +6,15 @@ from deploy.failure import printable
 from deploy.plural import counted, listed
 from pipeline.reports import EmbeddingDriftReport, ImageCounts, ValidationReport
 from pipeline.run_report.facts import RunFacts
-from simclr_core.evaluation_reports import BudgetAccuracies, Estimate, FinetuneReport, LinearEvalReport, Scores
+from simclr_core.evaluation_reports import (
+    BudgetAccuracies,
+    Estimate,
+    FinetuneReport,
+    Gain,
+    LinearEvalReport,
+    Scores,
+    SetScores,
+)
 from simclr_core.reports import PretrainReport
 
 SHOWN = 5  # classes that a sentence names
@@ -32,6 +40,9 @@ def advise(facts: RunFacts) -> list[str]:
             found += never_predicted(probe)
             found += badly_recognized(probe)
             found += test_images(probe.top1, evaluation.test_images) if evaluation.test_images else ()
+        if several := evaluation.multi_label:
+            found += never_predicted(several.scores["probe"])
+            found += no_gain(several.gains.get("probe", {}))
         found += more_labels(evaluation.budgets)
     if facts.pretrain is not None:
         found += training(facts.pretrain)
@@ -72,7 +83,19 @@ def baselines(evaluation: LinearEvalReport) -> Iterator[str]:
             )
 
 
-def never_predicted(probe: Scores) -> Iterator[str]:
+def no_gain(gains: Mapping[str, Gain]) -> Iterator[str]:
+    """Where raw pixels, or random weights, do nearly as well, of images with several labels."""
+    for name, baseline in (("raw pixels", "pixels"), ("a random encoder", "random_init")):
+        gain = gains.get(baseline)
+        if gain and gain.difference <= 2 * gain.standard_error:
+            yield (
+                f"The linear probe's mean average precision is {gain.trained:.1f} %, on {name} {gain.other:.1f} %: "
+                "train longer, on more images or at a higher resolution, and look at augmentations.png: the "
+                "augmentations must not change what distinguishes the classes."
+            )
+
+
+def never_predicted(probe: Scores | SetScores) -> Iterator[str]:
     present = {name: one for name, one in probe.per_class.items() if one.images}
     never = [name for name, one in present.items() if not one.answers]
     if never:

@@ -26,7 +26,7 @@ from pipeline.validation.report.thumbnails import jpeg
 from pipeline.workspace import Workspace
 from simclr_core.data.shards import ShardedImages, stored_pixels
 from simclr_core.errors import DatasetError
-from simclr_core.evaluation_reports import BudgetAccuracies, Estimate
+from simclr_core.evaluation_reports import BudgetAccuracies, Estimate, Measured
 
 FILE = "run.html"
 MOST_MISTAKES = 24
@@ -61,7 +61,8 @@ def render(facts: RunFacts, pictures: Mapping[str, str]) -> str:
     """The page; ``pictures`` are JPEGs in base64 by SHA-256."""
     template = load(Path(__file__).with_name("run.html.j2"), size=size, estimate=_estimate, seconds=duration)
     evaluation = facts.evaluation
-    probe = evaluation.scores.get("probe") if evaluation else None
+    several = evaluation.multi_label if evaluation else None
+    probe = several.scores.get("probe") if several else evaluation.scores.get("probe") if evaluation else None
     by_recall = sorted((probe.per_class if probe else {}).items(), key=lambda one: (one[1].recall or 0, one[0]))
     drawn = [charts.over_epochs(title, name, facts.curves, unit) for title, name, unit in CURVES]
     budgets = evaluation.budgets if evaluation else {}
@@ -74,6 +75,8 @@ def render(facts: RunFacts, pictures: Mapping[str, str]) -> str:
         curves=[one for one in drawn if one],
         by_labels=charts.over_labels(budgets),
         budgets=sorted(budgets.items(), key=lambda one: one[1].labels),
+        several=several,
+        precision_budgets=sorted(several.budgets.items(), key=lambda one: one[1].labels) if several else [],
         saved=describe_labels_saved(budgets),
         classes=by_recall[:MOST_CLASSES],
         mistakes=facts.mistakes[:MOST_MISTAKES],
@@ -121,5 +124,8 @@ def _thumbnail(pixels: Samples) -> Image.Image:
     return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), small)
 
 
-def _estimate(one: Estimate | None) -> str:
-    return "–" if one is None else f"{one.top1:.1f} ({one.low:.1f} to {one.high:.1f})"
+def _estimate(one: Estimate | Measured | None) -> str:
+    if one is None:
+        return "–"
+    value = one.value if isinstance(one, Measured) else one.top1
+    return f"{value:.1f} ({one.low:.1f} to {one.high:.1f})"

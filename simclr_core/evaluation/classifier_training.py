@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from simclr_core.augmentation.augmentations import Augmentation
 from simclr_core.augmentation.draws import ViewDraws
@@ -30,10 +30,10 @@ from simclr_core.schedule import learning_rate
 @dataclass(frozen=True)
 class Labels:
     """What is known of the images to train on: ``positions`` [n] among the training images, ``labels`` [n] below
-    ``classes``."""
+    ``classes``, or bool [n, classes] where an image may have several."""
 
     positions: NDArray[np.int64]
-    labels: NDArray[np.int64]
+    labels: NDArray[np.int64] | NDArray[np.bool_]
     classes: int
 
 
@@ -103,7 +103,7 @@ def train_classifier(
         draws = augmentation.draws(batch.sizes, seed, epoch, positions[rows], view=0)
         views = augmentation.ragged_view(batch.to(device), ViewDraws(0, draws))
         views = ((views - mean) / std).contiguous(memory_format=torch.channels_last)
-        loss = cross_entropy(network(views), torch.from_numpy(known.labels[rows]).to(device))
+        loss = _loss(network(views), torch.from_numpy(known.labels[rows]).to(device))
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         for group in optimizer.param_groups:
@@ -115,6 +115,13 @@ def train_classifier(
     if not math.isfinite(loss.item()):
         raise NonFiniteFeaturesError(f"the loss of seed {seed} became {loss.item()}; lower finetune.learning_rate")
     return network.eval(), loss.item()
+
+
+def _loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """The mean over the images; of several labels, of the sum over the classes, as the probe's."""
+    if labels.dim() == 1:
+        return cross_entropy(logits, labels)
+    return binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="sum") / len(labels)
 
 
 def few_label_augmentation(card: dict[str, Any], crop_scale: tuple[float, float]) -> Augmentation:

@@ -34,6 +34,8 @@ from simclr_core.evaluation.images import Answers, EvaluationImages, missing_lab
 from simclr_core.evaluation.knn import knn_predict, nearest
 from simclr_core.evaluation.label_free import MOST_IMAGES, compare_without_labels
 from simclr_core.evaluation.linear_probe import fit_probe, ranked_classes
+from simclr_core.evaluation.multi_label import compare as several
+from simclr_core.evaluation.multi_label import images as multi_label
 from simclr_core.evaluation.scores.folds import divide, read_near_groups
 from simclr_core.evaluation.served_accuracy import spread
 from simclr_core.evaluation_reports import CompareReport, LabelFree, Megabytes, OldIndex, Paired
@@ -63,13 +65,14 @@ def run(workspace: Path) -> None:
     prepared = workspace / "data" / "prepared"
     card = read_card(prepared)
     classes = len(card.classes)
-    train, test = read_splits(prepared)
+    sets = multi_label.read_splits(prepared) if card.multi_label else None
+    train, test = read_splits(prepared) if sets is None else (sets[0].images, sets[1].images)
     bundles = {"candidate": workspace / "models" / "bundle"}
     champion = read_champion(workspace)
     released, version = champion_bundle(workspace, champion), champion.version
     if released:
         bundles["champion"] = released
-    unlabeled = missing_labels(train, test)
+    unlabeled = missing_labels(train, test) if sets is None else multi_label.missing_labels(*sets)
     reason = unlabeled or (None if released else "no encoder has been released yet")
     if reason:
         print(f"compare: nothing to compare: {reason}", file=sys.stderr)
@@ -86,9 +89,11 @@ def run(workspace: Path) -> None:
         if not unlabeled:
             bank, queries = (embed(encoder, one.images, one.positions, name) for one in (train, test))
             embedded[name] = Embedded(bank, queries)
+        if not unlabeled and sets is None:
             answers[name] = answer(embedded[name], train, test, classes, config)
             emit("progress", stage="compare", message=f"{name}: {_summary(answers[name])}")
     label_free = judge_views(encoders, prepared) if unlabeled and released else None
+    precision = several.Compared() if sets is None else several.compare_precision(embedded, *sets, config)
     report = CompareReport(
         champion=version,
         test_images=test.labeled,
@@ -96,10 +101,14 @@ def run(workspace: Path) -> None:
         reason=reason,
         knn=paired({name: both.knn for name, both in answers.items()}),
         probe=paired({name: both.probe for name, both in answers.items()}),
-        old_index=ask_old_index(embedded, train, test, classes, config),
+        old_index=ask_old_index(embedded, train, test, classes, config)
+        if sets is None
+        else several.ask_old_index(embedded, *sets, config),
         megabytes=Megabytes(**{name: _megabytes(bundle) for name, bundle in bundles.items()}),
         label_free=label_free,
         estimated=not test.labeled and bool(divide(train, read_near_groups(workspace), SEED, lambda _: {})),
+        precision=precision.precision,
+        gains=precision.gains,
     )
     reports.write(workspace, report)
     finish("compare", workspace, began, f"compared with {version or 'nothing'}")

@@ -43,6 +43,9 @@ from simclr_core.evaluation.classifier_training import (
 )
 from simclr_core.evaluation.images import count_pairs, missing_labels, outputs, percent, random_encoder, read_splits
 from simclr_core.evaluation.linear_probe import fit_probe, ranked_classes
+from simclr_core.evaluation.multi_label import images as multi_label
+from simclr_core.evaluation.multi_label.classifiers import likelihoods
+from simclr_core.evaluation.multi_label.finetune import Tuned, describe_precision, sigmoid
 from simclr_core.evaluation.paired_comparison import half_width
 from simclr_core.evaluation.scores.classification import BOUND, estimate, score
 from simclr_core.evaluation_reports import FinetuneReport, finetune_name
@@ -79,10 +82,14 @@ def run(workspace: Path, fraction: str) -> None:
     classes = card.classes
     model = with_head_layers(load_model(workspace / "models" / "pretrained"), config.head_layers)
     require_pixels(card, model.preprocessing, "the encoder")
-    train, test = read_splits(prepared)
+    sets = multi_label.read_splits(prepared) if card.multi_label else None
+    train, test = read_splits(prepared) if sets is None else (sets[0].images, sets[1].images)
+    known_labels = train.labels if sets is None else sets[0].targets
+    model = model if sets is None else replace(model, card={**model.card, "multi_label": True})
     budgets = {seed: subset(train.labels, train.keys, fraction, seed) for seed in config.seeds}
     labels = len(budgets[config.seeds[0]])  # the same number for every seed
-    reason = missing_labels(train, test) or ("only one labeled training image; label more" if labels < 2 else None)
+    missing = missing_labels(train, test) if sets is None else multi_label.missing_labels(*sets)
+    reason = missing or ("only one labeled training image; label more" if labels < 2 else None)
     if reason:
         print(f"{stage}: no accuracies: {reason}", file=sys.stderr)
 
@@ -97,12 +104,11 @@ def run(workspace: Path, fraction: str) -> None:
     augmentation = few_label_augmentation(model.card, config.crop_scale)
     empty = np.empty((0, 0), np.float32)
     bank, queries = (outputs([model.encoder], split, model)[0] if teach else empty for split in (train, test))
-    probe_top1 = []
+    probes = []
     for seed, budget in budgets.items() if teach else ():
-        probe = fit_probe(bank, train.labels, train.keys, len(classes), LabelDraw(fraction, budget), L2_COUNT, seed)
-        if not reason:
-            probe_top1.append(float(np.mean(ranked_classes(probe, queries)[:, 0] == test.labels)))
-        known = Labels(train.positions[budget], train.labels[budget], len(classes))
+        probe = fit_probe(bank, known_labels, train.keys, len(classes), LabelDraw(fraction, budget), L2_COUNT, seed)
+        probes.append(probe)
+        known = Labels(train.positions[budget], known_labels[budget], len(classes))
         encoder = copy.deepcopy(model.encoder)
         begin = at_probe(encoder, probe, bank) if config.start == "probe" else Start(encoder)
         faster = replace(optimization, peak_rate=SCRATCH_RATE * optimization.peak_rate)
@@ -113,9 +119,17 @@ def run(workspace: Path, fraction: str) -> None:
             emit("progress", stage=stage, message=f"seed {seed}, {name}: training loss {loss:.3f}")
 
     logits = {} if reason else {start: outputs(trained, test, model) for start, trained in networks.items()}
-    pretrained, scratch = ([one.argmax(axis=1) == test.labels for one in logits.get(start, [])] for start in networks)
+    answers = {} if sets else logits
+    pretrained, scratch = ([one.argmax(axis=1) == test.labels for one in answers.get(start, [])] for start in networks)
     report = describe(fraction, labels, config.seeds, pretrained, scratch, reason)
+    if sets and logits:
+        ours, theirs = ([sigmoid(one) for one in logits[start]] for start in ("pretrained", "scratch"))
+        learned_sets = sets[0].targets[budgets[config.seeds[0]]]
+        tuned = Tuned(ours, theirs, [likelihoods(one, queries) for one in probes], learned_sets)
+        precision = describe_precision(tuned, sets[1], classes)
+        report = replace(report, test_images=test.labeled, multi_label=precision)
     if pretrained:
+        probe_top1 = [float(np.mean(ranked_classes(probe, queries)[:, 0] == test.labels)) for probe in probes]
         first, learned = logits["pretrained"][0], train.labels[budgets[config.seeds[0]]]
         report = replace(
             report,
@@ -127,6 +141,8 @@ def run(workspace: Path, fraction: str) -> None:
         save_first(work, networks["pretrained"], model, classes, settings, report)
     reports.write(workspace, report)
     shown = f"top-1 {report.top1} %, from scratch {report.scratch_top1} %" if pretrained else "no accuracies"
+    if several := report.multi_label:
+        shown = f"mean average precision {several.simclr.value} %, from scratch {several.scratch.value} %"
     finish(stage, workspace, began, f"{counted(labels, 'label')}: {shown}")
 
 
@@ -214,4 +230,7 @@ def save_first(
     assert isinstance(encoder, Encoder)
     metrics = {key: getattr(report, key) for key in ("labels", "top1", "ci95", "scratch_top1", "scratch_ci95")}
     card = {**model.card, "kind": "finetuned", "classes": list(classes), "config": settings, "metrics": metrics}
+    if several := report.multi_label:
+        reached = {"mean_average_precision": several.simclr.value, "from_scratch": several.scratch.value}
+        card["metrics"] = {"labels": report.labels} | reached
     save_model(directory, encoder, head.state_dict(), card)

@@ -46,6 +46,8 @@ from simclr_core.evaluation.images import (
 )
 from simclr_core.evaluation.knn import knn_votes, shares
 from simclr_core.evaluation.linear_probe import Probe, fit_probe, probabilities, ranked_classes, save_probe
+from simclr_core.evaluation.multi_label.evaluate import evaluate
+from simclr_core.evaluation.multi_label.results import save
 from simclr_core.evaluation.paired_comparison import out_of_fold_worth
 from simclr_core.evaluation.pictures import save_confusion, save_pictures
 from simclr_core.evaluation.scores import predictions
@@ -83,6 +85,12 @@ def run(workspace: Path) -> None:
     card = read_card(prepared)
     model = load_model(workspace / "models" / "pretrained")
     require_pixels(card, model.preprocessing, "the encoder")
+    encoders = compared_encoders(workspace, model, config.seed)
+    if card.multi_label:
+        found = evaluate(workspace, config, card, partial(feature_sets, encoders=encoders, model=model))
+        save(workspace, found, card)
+        finish("linear_eval", workspace, began, found.report.reason or "an image may have several labels")
+        return
     train, test = read_splits(prepared)
     reason = missing_labels(train, test)
     draw = partial(_draw, train.keys, config)
@@ -99,10 +107,6 @@ def run(workspace: Path) -> None:
         print(f"linear_eval: no accuracies: {reason}", file=sys.stderr)
 
     emit("start", stage="linear_eval", message=f"features of {len(train.labels) + len(test.labels)} images")
-    random_encoders = {f"{RANDOM_INIT} {n}": random_encoder(model, config.seed + n) for n in range(RANDOM_ENCODERS)}
-    encoders = {SIMCLR: model.encoder, **random_encoders}
-    if (unadapted := unadapted_encoder(workspace, model)) is not None:
-        encoders[START] = unadapted
     bank, queries = (feature_sets(split, encoders, model) for split in (train, test))
     sets = FeatureSets(bank, queries, train, test, len(card.classes), ask_test_images(train, test, draw))
     asked = sets
@@ -117,7 +121,7 @@ def run(workspace: Path) -> None:
     fitted = trained.probes[0] if trained.probes and not folds else fit_probes(sets, SIMCLR, sets.folds[0], config)
     report = LinearEvalReport(
         simclr=trained.accuracies,
-        random_init=mean_accuracies([judged[name].accuracies for name in random_encoders]),
+        random_init=mean_accuracies([judged[name].accuracies for name in judged if name.startswith(RANDOM_INIT)]),
         pixels=judged["pixels"].accuracies,
         labels={probe.fraction: probe.labels for probe in fitted},
         test_images=test.labeled,
@@ -147,6 +151,15 @@ def run(workspace: Path) -> None:
     predictions.save(pictures, predictions.table(report.estimate, asked.test, paths, trained.likely, card.classes))
     reports.write(workspace, report)
     finish("linear_eval", workspace, began, f"random_init, mean of {RANDOM_ENCODERS}: {_summary(report.random_init)}")
+
+
+def compared_encoders(workspace: Path, model: Model, seed: int) -> dict[str, Encoder]:
+    """The trained encoder, several of random weights, and the one that training began with, if it began with one."""
+    encoders = {SIMCLR: model.encoder}
+    encoders |= {f"{RANDOM_INIT} {n}": random_encoder(model, seed + n) for n in range(RANDOM_ENCODERS)}
+    if (unadapted := unadapted_encoder(workspace, model)) is not None:
+        encoders[START] = unadapted
+    return encoders
 
 
 @dataclass(frozen=True)

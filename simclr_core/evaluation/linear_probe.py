@@ -7,12 +7,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from deploy.artifact import publish
+from simclr_core.data.label_sets import rarest
 from simclr_core.data.subsets import LabelDraw, folds
 from simclr_core.evaluation.logistic_regression import (
     LinearHead,
@@ -21,7 +23,7 @@ from simclr_core.evaluation.logistic_regression import (
     select_l2,
     standardization,
 )
-from simclr_core.evaluation_reports import LinearEvalReport
+from simclr_core.evaluation_reports import LinearEvalReport, MultiLabelResults
 
 FORMAT_VERSION = 1
 FOLDS = 5
@@ -43,7 +45,7 @@ class Probe:
 
 def fit_probe(
     features: NDArray[np.float32],
-    labels: NDArray[np.int64],
+    labels: NDArray[np.int64] | NDArray[np.bool_],
     keys: NDArray[np.uint8],
     classes: int,
     draw: LabelDraw,
@@ -53,7 +55,8 @@ def fit_probe(
     """Fit on the labels that were drawn.
 
     ``features`` [n, d], ``labels`` [n] (negative: none) and ``keys`` [n, 32] are of all training images: the
-    statistics that standardize the features need no labels, so they come from all.
+    statistics that standardize the features need no labels, so they come from all. Where an image may have several
+    labels, these are bool [n, classes], and the probe has a logistic regression for each class.
     """
     budget = draw.positions
     if not len(budget):
@@ -61,7 +64,8 @@ def fit_probe(
     inputs = torch.from_numpy(features)
     mean, std = standardization(inputs)
     chosen, targets = ((inputs[budget] - mean) / std).float(), torch.from_numpy(labels[budget])
-    fold = folds(labels[budget], keys[budget], FOLDS, seed)
+    drawn: NDArray[Any] = labels[budget]
+    fold = folds(rarest(drawn) if drawn.ndim == 2 else drawn, keys[budget], FOLDS, seed)
     held_out = range(FOLDS) if len(budget) < FEW_LABELS else range(1)
     values = l2_values(l2_count)
     l2 = select_l2(chosen, targets, classes, values, fold, held_out)
@@ -83,6 +87,11 @@ def probabilities(probe: Probe, features: NDArray[np.float32]) -> NDArray[np.flo
     return probe.head.logits(torch.from_numpy(features)).double().softmax(dim=1).numpy()
 
 
+def summarize(results: MultiLabelResults) -> dict[str, float]:
+    """What the card of a classifier says of it."""
+    return {f"{name}_mean_average_precision": one.mean_average_precision.value for name, one in results.scores.items()}
+
+
 def save_probe(
     target: Path,
     probe: Probe,
@@ -92,18 +101,22 @@ def save_probe(
 ) -> None:
     """Publish ``probe.json`` and ``head.npz``: float32 ``weight`` [d, classes] and ``bias`` [classes], for the raw h.
 
-    Without labels there is no ``head.npz``. Accuracies out of fold, which are not those of this head, say so.
+    Without labels there is no ``head.npz``. Accuracies out of fold, which are not those of this head, say so; and so
+    does a head whose logits are of a logistic regression for each class (``multi_label``).
     """
     estimate = {"estimate": report.estimate} if report.out_of_fold else {}
+    several = report.multi_label
+    measured = asdict(report.simclr) if several is None else summarize(several)
     card = {
         "format_version": FORMAT_VERSION,
         "classes": list(classes),
         "fraction": probe.fraction,
         "labels": probe.labels,
         "l2": probe.l2,
-        "metrics": asdict(report.simclr) | estimate,
+        "metrics": measured | estimate,
         "data_digest": data_digest,
         **({"start": asdict(report.start) | estimate} if report.start else {}),
+        **({"multi_label": True} if several else {}),
     }
     with publish(target, replace=True) as work:
         if probe.head is not None:

@@ -2,6 +2,9 @@
 
 minimize over W, b:  mean cross-entropy of softmax(x W + b)  +  l2 / 2 * |W|^2        (the bias is not penalized)
 
+Where images have several labels, it is one logistic regression for each class against the rest: the cross-entropy is
+then the sum over the classes of that of the sigmoid, and each column of W is a problem apart from the others.
+
 L-BFGS needs hundreds of iterations on features whose axes differ in scale, and about ten in the coordinates used here.
 The problem does not change when the features are shifted or rotated, so they are turned to their principal axes, where
 Bohning's bound on the Hessian, (x^2 mean) / 2 + l2 (Bohning 1992, "Multinomial logistic regression algorithm"), is
@@ -17,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot, softplus
 
 STRONGEST_L2, WEAKEST_L2 = 1e5, 1e-6  # the paper's range, section B.8
 MAX_ITERATIONS = 200  # reached only by separable data with next to no regularization, where the optimum is far away
@@ -56,7 +59,8 @@ def standardization(features: Tensor) -> tuple[Tensor, Tensor]:
 def regularization_path(features: Tensor, labels: Tensor, classes: int, l2: Sequence[float]) -> list[LinearHead]:
     """The optimum for each value of ``l2``, each started from the one before.
 
-    ``features`` [n, d] in float32 or float64, ``labels`` int64 [n]. A class without samples is never the answer.
+    ``features`` [n, d] in float32 or float64, ``labels`` int64 [n], or bool [n, classes] where a sample may have
+    several. A class without samples is never the answer.
     """
     everything = torch.ones(1, len(features), dtype=torch.bool)
     return [head for (head,) in regularization_paths(features, labels, classes, l2, everything)]
@@ -106,13 +110,17 @@ def select_l2(
     kept = ~held.all(dim=0)  # with a single fold, what it holds out is in no problem
     paths = regularization_paths(features[kept], labels[kept], classes, l2, ~held[:, kept])
     losses = [
-        sum(
-            float(cross_entropy(head.logits(features[one]), labels[one], reduction="sum"))
-            for head, one in zip(heads, held, strict=True)
-        )
+        sum(_loss(head.logits(features[one]), labels[one]) for head, one in zip(heads, held, strict=True))
         for heads in paths
     ]
     return l2[int(np.argmin(losses))]
+
+
+def _loss(logits: Tensor, labels: Tensor) -> float:
+    """The sum over the samples."""
+    if labels.dim() == 1:
+        return float(cross_entropy(logits, labels, reduction="sum"))
+    return float(binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="sum"))
 
 
 def principal_axes(centered: Tensor) -> Tensor:
@@ -133,9 +141,10 @@ def principal_axes(centered: Tensor) -> Tensor:
 def _minimize(design: Tensor, labels: Tensor, weights: Tensor, penalty: Tensor, start: Tensor) -> Tensor:
     """Coefficients [m, classes, r] that minimize the penalized cross-entropy of ``design`` [r, n] for each row of
     ``weights`` [m, n]. The problems have nothing in common, so the minimum of their sum is that of each."""
+    exclusive = labels.dim() == 1  # of sigmoids the bound on the Hessian is half of this one
     scale = (weights @ design.square().T / 2 + penalty).rsqrt()[:, None]
     scaled_penalty = penalty * scale.square()
-    truth = weights[:, None] * one_hot(labels, start.shape[1]).T
+    truth = weights[:, None] * (one_hot(labels, start.shape[1]) if exclusive else labels).T
     variable = (start / scale).requires_grad_()
     optimizer: torch.optim.Optimizer = torch.optim.LBFGS(
         [variable],
@@ -149,7 +158,8 @@ def _minimize(design: Tensor, labels: Tensor, weights: Tensor, penalty: Tensor, 
         optimizer.zero_grad()
         logits = (variable * scale).flatten(0, 1) @ design
         logits = logits.view(*start.shape[:2], -1)
-        loss = (logits.logsumexp(dim=1) * weights).sum() - (logits * truth).sum()
+        normalizers = logits.logsumexp(dim=1) if exclusive else softplus(logits).sum(dim=1)
+        loss = (normalizers * weights).sum() - (logits * truth).sum()
         loss = loss + (variable.square() * scaled_penalty).sum() / 2
         torch.autograd.backward(loss)
         return loss.item()

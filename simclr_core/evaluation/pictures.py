@@ -17,6 +17,7 @@ from simclr_core.evaluation.images import EvaluationImages
 from simclr_core.evaluation.knn import nearest
 from simclr_core.evaluation.scores.budgets import SIMCLR, FeatureSets
 
+CONFUSION = "confusion.png"
 QUERIES, NEIGHBORS = 8, 6  # rows and columns of the picture of neighbors
 
 
@@ -42,11 +43,11 @@ def save_confusion(
     )
     write_atomically(folder / "confusion.csv", content.getvalue())
     if not len(predicted):
-        plots.note(folder / "confusion.png", "no accuracies, no confusion matrix")
+        plots.note(folder / CONFUSION, "no accuracies, no confusion matrix")
         return
     matrix = np.zeros((len(classes), len(classes)), np.int64)
     np.add.at(matrix, (actual, predicted), 1)
-    plots.confusion_matrix(folder / "confusion.png", matrix, classes)
+    plots.confusion_matrix(folder / CONFUSION, matrix, classes)
 
 
 def save_neighbors(

@@ -23,17 +23,22 @@ NEIGHBORS, TEMPERATURE = 20, 0.1  # of the kNN classifier, the defaults of linea
 
 @dataclass(frozen=True)
 class LabeledImages:
-    """The labeled images of both splits, at most 10,000 and 5,000, spread evenly; either may be empty."""
+    """The labeled images of both splits, at most 10,000 and 5,000, spread evenly; either may be empty.
+
+    Where an image may have several labels (``several``) both are: what is served is compared by its vectors alone.
+    """
 
     classes: tuple[str, ...]
     train: EvaluationImages
     test: EvaluationImages
+    several: bool = False
 
     @classmethod
     def of(cls, prepared: Path) -> Self:
         train = _labeled(ShardedImages(prepared / "train"), MOST_TRAIN)
         test = _labeled(ShardedImages(prepared / "test"), MOST_TEST)
-        return cls(read_card(prepared).classes, train, test)
+        card = read_card(prepared)
+        return cls(card.classes, train, test, card.multi_label)
 
 
 @dataclass(frozen=True)

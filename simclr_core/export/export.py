@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deploy.artifact import identity, publish
-from deploy.bundle import FORMAT_VERSION, FP32, Bundle, graph_promise, model_file, write_bundle
+from deploy.bundle import FORMAT_VERSION, FP32, MULTI_LABEL_VERSION, Bundle, graph_promise, model_file, write_bundle
 from deploy.encoder import Encoder, Fidelity, compare, l2_normalize
 from deploy.images.full_depth import resize_samples
 from deploy.images.npy import array_bytes, stored_samples
@@ -141,12 +141,14 @@ def build_bundle(trained: Trained, golden: list[bytes], name: str, license: str,
     golden_images = tuple(_small_array(one) if preprocessing.channels else _small_png(one) for one in golden)
     golden_vectors = reference_embeddings(trained.model, golden_images)
     labels = trained.head.labels if trained.head else ()
+    several = bool(trained.head and trained.head.multi_label)
     contents = {
-        "format_version": FORMAT_VERSION,
+        "format_version": MULTI_LABEL_VERSION if several else FORMAT_VERSION,
         "name": name,
         "license": license,
         "dim": golden_vectors.shape[1],
         "classes": len(labels),
+        **({"multi_label": True} if several else {}),
         "encoder": card["encoder"],
         "head_layers": card.get("head_layers", 0),
         "preprocessing": card["preprocessing"],

@@ -12,6 +12,11 @@ OUT_OF_FOLD = """\
 There was no test split. The accuracies of linear_eval are percentages of the labeled training images, each answered by
 a classifier that had not seen the labels of its fold. The encoder was pretrained on these images, without labels."""
 
+SEVERAL = """\
+An image may have several of the classes, or none: it has those of at least even probability. The probabilities are of a
+logistic regression for each class, not calibrated any further; its mean average precision is below.
+"""
+
 
 def model_card(
     card: dict[str, Any],
@@ -27,7 +32,8 @@ def model_card(
     network = "{name}, width {width:g}, stem {stem}".format(**card["encoder"])
     if card.get("head_layers"):
         network += f", and the first {card['head_layers']} of its projection head's layers"
-    classifier = f"linear, {len(labels)} classes: {', '.join(labels)}" if labels else "none"
+    kind = "linear, a probability for each of" if card.get("multi_label") else "linear,"
+    classifier = f"{kind} {len(labels)} classes: {', '.join(labels)}" if labels else "none"
     metrics = "\n".join(f"| {name} | {value} |" for name, value in flatten(card["metrics"], " ")) or "| none | |"
     folded = card["metrics"].get("linear_eval", {}).get("estimate") == "out_of_fold"
     return f"""\
@@ -65,7 +71,7 @@ Accuracies are percentages on the labeled test images, of what is served. Vector
 {_variants(variants, card["left_out"])}
 ## Classifier
 
-{_results(results)}
+{SEVERAL if card.get("multi_label") else _results(results)}
 ## Metrics
 
 {OUT_OF_FOLD if folded else TEST_SPLIT}

@@ -1,7 +1,7 @@
 """What is exported: the model that ``params.yaml`` names, and its classifier with honest probabilities."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,8 @@ def choose_model(workspace: Path, source: str) -> Trained:
 def calibrate_head(trained: Trained, features: Features, images: LabeledImages) -> Head | None:
     """The classifier with a temperature fitted on labels that it has not seen.
 
+    Where an image may have several labels, it stays 1: each class is a logistic regression, fitted to probabilities.
+
     A probe has seen all labels of its budget: the temperature is that of probes fitted like it on four fifths of them,
     on the last. A fine-tuned network has left the labels outside its budget untouched.
 
@@ -65,6 +67,8 @@ def calibrate_head(trained: Trained, features: Features, images: LabeledImages) 
             f"{trained.directory}: its classifier has the classes {', '.join(head.labels)}, the prepared images have "
             f"{', '.join(images.classes)}; run `simclr run` again"
         )
+    if head.multi_label:
+        return head
     train = images.train
     if trained.probe:
         logits, labels = held_out_logits(
@@ -89,7 +93,7 @@ def _largest_fraction(finetuned: Path) -> Path:
 def _own_head(model: Model) -> Head | None:
     if "weight" not in model.head:
         return None
-    return _head(model.head["weight"].T.numpy(), model.head["bias"].numpy(), model.card["classes"])
+    return _head(model.head["weight"].T.numpy(), model.head["bias"].numpy(), model.card)
 
 
 def _probe(directory: Path) -> tuple[Head | None, dict[str, Any]]:
@@ -99,8 +103,9 @@ def _probe(directory: Path) -> tuple[Head | None, dict[str, Any]]:
     verify(directory)
     card = json.loads((directory / "probe.json").read_text(encoding="utf-8"))
     with np.load(directory / "head.npz", allow_pickle=False) as arrays:
-        return _head(arrays["weight"], arrays["bias"], card["classes"]), card
+        return _head(arrays["weight"], arrays["bias"], card), card
 
 
-def _head(weight: NDArray[np.float32], bias: NDArray[np.float32], labels: Sequence[str]) -> Head:
-    return Head(np.ascontiguousarray(weight), np.ascontiguousarray(bias), tuple(labels))
+def _head(weight: NDArray[np.float32], bias: NDArray[np.float32], card: Mapping[str, Any]) -> Head:
+    head = Head(np.ascontiguousarray(weight), np.ascontiguousarray(bias), tuple(card["classes"]))
+    return replace(head, multi_label=card.get("multi_label", False))

@@ -117,6 +117,23 @@ def relabel(workspace: Path, split: str, labels: np.ndarray) -> None:
     np.save(path, index)
 
 
+SETS = np.array([[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 1, 1]], bool)
+"""The labels of an image by what is drawn on it: two, one, none of the classes, and two others."""
+
+
+def put_label_sets(workspace: Path, unlabeled: tuple[str, ...] = ()) -> None:
+    """The prepared images, with several labels where they had one; as ``prepare`` writes them."""
+    prepared = workspace / "data" / "prepared"
+    for split in ("train", "test"):
+        index = np.load(prepared / split / "index.npy")
+        known = index["label"] >= 0
+        rows = np.where(known[:, None] & (split not in unlabeled), SETS[index["label"]].astype(np.int8), np.int8(-1))
+        index["label"] = -1
+        np.save(prepared / split / "index.npy", index)
+        np.save(prepared / split / "labels.npy", rows.astype(np.int8))
+    write_card(prepared, replace(read_card(prepared), multi_label=True, digest="1" * 64))
+
+
 def put_groups(workspace: Path, numbers: np.ndarray) -> None:
     """Give the training images groups by number, -1 for none; the digest changes, as after ``prepare``."""
     prepared = workspace / "data" / "prepared"

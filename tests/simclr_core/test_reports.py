@@ -11,10 +11,23 @@ from simclr_core.champion import Champion
 from simclr_core.errors import ReportError
 from simclr_core.evaluation_reports import FinetuneReport
 from simclr_core.reports import ClassResults, NoResults, PretrainReport, Report
-from tests.reports import COMPARE, EMBEDDING_DRIFT, EXPORT, FINETUNE, LATENCY, LINEAR_EVAL, PRETRAIN, VALIDATION
+from tests.reports import (
+    COMPARE,
+    EMBEDDING_DRIFT,
+    EXPORT,
+    FINETUNE,
+    GAINS,
+    LATENCY,
+    LINEAR_EVAL,
+    PRETRAIN,
+    SEVERAL,
+    TUNED,
+    VALIDATION,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 ALL = (PRETRAIN, LINEAR_EVAL, FINETUNE, EXPORT, COMPARE, LATENCY, VALIDATION, EMBEDDING_DRIFT)
+OF_SEVERAL = (SEVERAL, TUNED, replace(COMPARE, precision={"knn": 60.0}, gains={"knn": GAINS["pixels"]}))
 names = pytest.mark.parametrize("report", ALL, ids=lambda one: type(one).__name__)
 
 
@@ -31,6 +44,21 @@ def test_a_report_is_read_back_as_written(tmp_path: Path, report: Report) -> Non
     assert reports.read(tmp_path, type(report), report.file) == report
     assert reports.read_each(tmp_path, type(report)) == [report]
     assert reports.known(tmp_path, type(report), report.file) == report
+
+
+@pytest.mark.parametrize("report", OF_SEVERAL, ids=lambda one: type(one).__name__)
+def test_what_is_said_of_several_labels_is_read_back(tmp_path: Path, report: Report) -> None:
+    reports.write(tmp_path, report)
+    assert reports.read(tmp_path, type(report), report.file) == report
+
+
+@pytest.mark.parametrize("report", [LINEAR_EVAL, FINETUNE, COMPARE], ids=lambda one: type(one).__name__)
+def test_reports_from_before_several_labels_are_read(tmp_path: Path, report: Report) -> None:
+    reports.write(tmp_path, report)
+    path = tmp_path / report.file
+    younger = ("multi_label", "precision", "gains")
+    path.write_text(json.dumps({key: one for key, one in json.loads(path.read_text()).items() if key not in younger}))
+    assert reports.read(tmp_path, type(report), report.file) == report
 
 
 @names

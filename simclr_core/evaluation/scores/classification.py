@@ -32,7 +32,7 @@ def score(
         worth: what an image counts for, of a test image: see ``out_of_fold_worth``.
     """
     per_class = {
-        name: _of_class(scores[:, number], actual == number, predicted == number, int(np.sum(known == number)))
+        name: of_class(scores[:, number], actual == number, predicted == number, int(np.sum(known == number)))
         for number, name in enumerate(classes)
     }
     present = [one for one in per_class.values() if one.images]
@@ -70,9 +70,10 @@ def average_precision(scores: NDArray[np.floating], positive: NDArray[np.bool_])
     return float(np.sum(gained * found / (ends + 1)) / found[-1])
 
 
-def _of_class(
+def of_class(
     scores: NDArray[np.floating], actual: NDArray[np.bool_], predicted: NDArray[np.bool_], labels: int
 ) -> ClassScores:
+    """What the answers [n] to one class are worth, fitted on ``labels`` images of it."""
     hits, images, answers = int(np.sum(actual & predicted)), int(actual.sum()), int(predicted.sum())
     return ClassScores(
         labels=labels,

@@ -9,7 +9,13 @@ import pytest
 
 from deploy.artifact import write_atomically
 from pipeline.cli import status
-from pipeline.cli.status import describe_accuracy, describe_contradictions, describe_stages, describe_workspace
+from pipeline.cli.status import (
+    describe_accuracy,
+    describe_contradictions,
+    describe_precision,
+    describe_stages,
+    describe_workspace,
+)
 from pipeline.dvc import client
 from pipeline.dvc.client import exclusive
 from pipeline.ingest.ingest import ingest
@@ -23,7 +29,7 @@ from simclr_core.evaluation_reports import Accuracies
 from tests.conftest import draw, encode
 from tests.pipeline.conftest import put
 from tests.pipeline.validation.corpus.manifests import row, table
-from tests.reports import EXPORT, FOLDED, LINEAR_EVAL, VALIDATION
+from tests.reports import EXPORT, FOLDED, LINEAR_EVAL, SEVERAL, VALIDATION
 from tests.sentences import assert_plain
 
 
@@ -87,6 +93,10 @@ def test_near_copies_with_different_labels_are_named(workspace: Workspace) -> No
 def test_accuracies_have_their_unit(linear: dict[str, float | None], said: str) -> None:
     found = Accuracies(knn_top1=22.414, linear_top1=linear, linear_top5={})
     assert describe_accuracy(found, LINEAR_EVAL.asked) == f"top-1: kNN 22.4 %{said}; of 2,000 test images"
+    assert SEVERAL.multi_label is not None
+    assert describe_precision(SEVERAL.multi_label, SEVERAL.asked) == (
+        "mean average precision: kNN 60.0 %, linear probe 60.0 %, by chance 20.0 %; of 2,000 test images"
+    )
     assert describe_accuracy(found, FOLDED.asked).endswith(
         "; of 40 labeled training images, estimated out of fold (5 folds); the encoder was pretrained on them too, "
         "without their labels"

@@ -8,7 +8,7 @@ from pipeline.reports import ImageCounts
 from pipeline.workspace import Workspace
 from simclr_core import reports
 from simclr_core.reporter import record_timing
-from tests.reports import EMBEDDING_DRIFT, EXPORT, FINETUNE, FOLDED, LINEAR_EVAL, PRETRAIN, VALIDATION
+from tests.reports import EMBEDDING_DRIFT, EXPORT, FINETUNE, FOLDED, LINEAR_EVAL, PRETRAIN, SEVERAL, TUNED, VALIDATION
 
 
 def test_summary_gathers_every_report(workspace: Workspace) -> None:
@@ -29,6 +29,7 @@ def test_summary_gathers_every_report(workspace: Workspace) -> None:
         "evaluation",
         "estimate",
         "estimated_on",
+        "mean_average_precision",
         "finetune",
         "onnx",
         "bundle",
@@ -63,6 +64,23 @@ def test_summary_gathers_every_report(workspace: Workspace) -> None:
     assert "drift       drift (images), none (embeddings)" in shown
     assert "70.0 ± 1.0" in shown
     assert "top-1 in percent, of 2,000 test images" in shown
+
+
+def test_of_images_with_several_labels_it_has_mean_average_precisions(workspace: Workspace) -> None:
+    for report in (VALIDATION, SEVERAL, TUNED):
+        reports.write(workspace.root, report)
+    shown = summary.write(workspace)
+    assert json.loads((workspace.reports / "summary.json").read_text())["mean_average_precision"] == {
+        "simclr": {"knn": 60.0, "probe": 60.0},
+        "random_init": {"knn": 40.0, "probe": 40.0},
+        "pixels": {"knn": 45.5, "probe": 45.5},
+        "prevalence": {"knn": 20.0, "probe": 20.0},
+        "finetune-0.01": {"simclr": 61.5, "scratch": 50.0},
+    }
+    assert "mean average precision in percent, of 2,000 test images" in shown
+    assert [line.split()[-2:] for line in shown.splitlines() if line.startswith("chance")] == [["20.0", "20.0"]]
+    assert [line.split()[-1] for line in shown.splitlines() if "of the labels" in line] == ["50.0"]
+    assert "top-1" not in shown
 
 
 def test_accuracies_out_of_fold_say_so(workspace: Workspace) -> None:

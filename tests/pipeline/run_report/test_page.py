@@ -21,7 +21,19 @@ from simclr_core.evaluation.images import EvaluationImages
 from simclr_core.evaluation.scores import predictions
 from simclr_core.evaluation_reports import BudgetAccuracies, Estimate
 from tests.conftest import write_prepared
-from tests.reports import COMPARE, EMBEDDING_DRIFT, EXPORT, FINETUNE, FOLDED, LINEAR_EVAL, PRETRAIN, SCORES, VALIDATION
+from tests.reports import (
+    COMPARE,
+    EMBEDDING_DRIFT,
+    EXPORT,
+    FINETUNE,
+    FOLDED,
+    LINEAR_EVAL,
+    PRETRAIN,
+    SCORES,
+    SEVERAL,
+    TUNED,
+    VALIDATION,
+)
 
 HOSTILE = '"><script>alert(1)</script>\u202e<img src=x onerror=alert(1)>'
 ROWS = [
@@ -83,6 +95,26 @@ def test_the_page_has_what_the_reports_say(workspace: Workspace) -> None:
     assert html.count("<img ") == 24  # of 30 mistakes
     assert html.count("<svg") == 5
     assert len(html) < 1_000_000
+
+
+def test_of_images_with_several_labels_it_has_mean_average_precisions(workspace: Workspace) -> None:
+    fill(workspace)
+    for report in (SEVERAL, TUNED):
+        reports.write(workspace.root, report)
+    (workspace.reports / predictions.FILE).unlink()
+    html = text(workspace)
+    for shown in (
+        "with 1.50 labels each on average",
+        "mean average precision of <strong>60.0 (55.5 to 64.5) %</strong>; by chance it is 20.0 %",
+        "50.0 (44.0 to 56.0)",  # of a budget
+        "50.2 (45.0 to 55.5)",  # macro F1
+        "61.5 (57.0 to 66.0)",  # fine-tuned
+        "45.5",  # raw pixels
+        "Möwe",
+        "1 of 1 class is never predicted",
+    ):
+        assert shown in html, shown
+    assert "top-1" not in html.lower()
 
 
 def test_accuracies_out_of_fold_say_so_and_mistakes_are_training_images(workspace: Workspace) -> None:

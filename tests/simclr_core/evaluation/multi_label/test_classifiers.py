@@ -1,0 +1,80 @@
+"""kNN's votes by a naive loop, and the probe as one logistic regression for each class, against scikit-learn."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from simclr_core.data.subsets import LabelDraw
+from simclr_core.evaluation.linear_probe import fit_probe
+from simclr_core.evaluation.logistic_regression import regularization_path, select_l2
+from simclr_core.evaluation.multi_label.classifiers import likelihoods, vote
+from simclr_core.evaluation.multi_label.finetune import sigmoid
+
+
+def features(images: int, seed: int = 0, dim: int = 6, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    found = generator.normal(size=(images, dim))
+    truth = found[:, :classes] + 0.8 * generator.normal(size=(images, classes)) > np.linspace(-0.3, 1.0, classes)
+    return found.astype(np.float32), truth
+
+
+def test_each_neighbor_votes_on_each_class() -> None:
+    bank, targets = features(40)
+    queries, _ = features(7, seed=1)
+    found = vote(bank, targets, queries, neighbors=5, temperature=0.1)
+    normalized = [one / np.linalg.norm(one, axis=1, keepdims=True) for one in (bank, queries)]
+    for query, row in zip(normalized[1], found, strict=True):
+        similarities = normalized[0] @ query
+        nearest = sorted(range(40), key=lambda one: -similarities[one])[:5]
+        weights = [math.exp(float(similarities[one]) / 0.1) for one in nearest]
+        expected = [sum(w for w, one in zip(weights, nearest, strict=True) if targets[one, c]) for c in range(3)]
+        np.testing.assert_allclose(row, np.array(expected) / sum(weights), rtol=1e-4)
+
+
+@pytest.mark.parametrize("l2", [1.0, 0.01])
+def test_each_class_is_a_logistic_regression_for_itself(l2: float) -> None:
+    inputs, truth = features(120)
+    head = regularization_path(torch.from_numpy(inputs).double(), torch.from_numpy(truth), 3, [10.0, l2])[-1]
+    for one in range(3):
+        reference = LogisticRegression(C=1 / (l2 * len(inputs)), tol=1e-10, max_iter=10_000)
+        reference.fit(inputs.astype(np.float64), truth[:, one])
+        np.testing.assert_allclose(head.weight[:, one].numpy(), reference.coef_[0], atol=2e-3)
+        np.testing.assert_allclose(head.bias[one].item(), reference.intercept_[0], atol=2e-3)
+
+
+def test_the_penalty_has_the_lowest_cross_entropy_on_held_out_folds() -> None:
+    inputs, truth = features(60)
+    tensors = torch.from_numpy(inputs).double(), torch.from_numpy(truth)
+    fold, values = np.arange(60) % 3, [10.0, 1.0, 0.1, 0.01]
+    losses = []
+    for l2 in values:
+        loss = 0.0
+        for number in range(3):
+            held = fold == number
+            for one in range(3):
+                reference = LogisticRegression(C=1 / (l2 * (~held).sum()), tol=1e-10, max_iter=10_000)
+                reference.fit(inputs[~held], truth[~held, one])
+                likely = reference.predict_proba(inputs[held])[:, 1]
+                loss -= float(np.log(np.where(truth[held, one], likely, 1 - likely)).sum())
+        losses.append(loss)
+    assert select_l2(*tensors, 3, values, fold, range(3)) == values[int(np.argmin(losses))]
+
+
+def test_a_class_that_all_or_no_images_have_is_sure() -> None:
+    inputs, truth = features(50)
+    truth[:, 0], truth[:, 1] = True, False
+    keys = np.random.default_rng(0).integers(0, 256, (50, 32), dtype=np.uint8)
+    probe = fit_probe(inputs, truth, keys, 3, LabelDraw("1.0", np.arange(50)), l2_count=4, seed=0)
+    found = likelihoods(probe, inputs)
+    assert found[:, 0].min() > 0.99
+    assert found[:, 1].max() < 0.01
+    assert np.isfinite(found).all()
+
+
+def test_a_sigmoid_of_large_logits_does_not_overflow() -> None:
+    logits = np.array([-1e4, -1.0, 0.0, 1.0, 1e4])
+    with np.errstate(over="raise"):
+        np.testing.assert_allclose(sigmoid(logits), [0, 1 / (1 + math.e), 0.5, math.e / (1 + math.e), 1], atol=1e-12)

@@ -1,0 +1,123 @@
+"""Mean average precision, F1 and their standard errors, against scikit-learn and images that were really redrawn."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, f1_score
+
+from simclr_core.evaluation.multi_label.precision import (
+    RESAMPLES,
+    Precision,
+    draw_counts,
+    exact_precision,
+    f1_scores,
+    gain,
+    mean_of_draws,
+    mean_precision,
+    measured,
+)
+
+
+def answers(
+    images: int, classes: int, seed: int = 0, ties: bool = False
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    generator = np.random.default_rng(seed)
+    truth = generator.random((images, classes)) < np.linspace(0.1, 0.6, classes)
+    scores = 0.4 * truth + generator.random((images, classes))
+    return (np.round(scores, 1) if ties else scores), truth
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize(("images", "classes"), [(1, 1), (5, 3), (200, 7)])
+def test_it_is_the_mean_over_the_classes_that_images_have(images: int, classes: int, ties: bool) -> None:
+    scores, truth = answers(images, classes, ties=ties)
+    truth[0, 0] = True
+    if classes > 2:
+        truth[:, 1] = False  # a class without an image
+    expected = [average_precision_score(truth[:, one], scores[:, one]) for one in range(classes) if truth[:, one].any()]
+    assert exact_precision(scores, truth) == pytest.approx(np.mean(expected), abs=1e-12)
+
+
+def test_resamples_are_those_of_images_that_are_drawn_again() -> None:
+    scores, truth = answers(30, 4, ties=True)
+    found = mean_precision({"one": scores}, truth, seed=3)["one"]
+    assert found.value == exact_precision(scores, truth)
+    counts = np.concatenate(list(draw_counts(30, seed=3)))
+    assert counts.shape == (RESAMPLES, 30)
+    assert (counts.sum(axis=1) == 30).all()
+    for row, value in list(zip(counts.astype(int), found.resampled, strict=True))[:40]:
+        drawn = np.repeat(np.arange(30), row)
+        expected = [
+            average_precision_score(truth[drawn, one], scores[drawn, one])
+            for one in range(4)
+            if truth[drawn, one].any()
+        ]
+        assert value == pytest.approx(np.mean(expected), abs=1e-12)
+
+
+def test_draws_are_the_same_again_and_others_with_another_seed() -> None:
+    one, again, other = (np.concatenate(list(draw_counts(50, seed))) for seed in (1, 1, 2))
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, other)
+    assert len(np.unique(one, axis=0)) == RESAMPLES
+    assert one.mean() == 1.0
+    assert one.var() == pytest.approx(1 - 1 / 50, abs=0.05)  # of Binomial(50, 1 / 50)
+
+
+def test_parts_of_the_draws_make_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = np.concatenate(list(draw_counts(50, 0)))
+    monkeypatch.setattr("simclr_core.evaluation.multi_label.precision.CELLS", 1000)
+    parts = list(draw_counts(50, 0))
+    assert len(parts) == RESAMPLES * 50 // 1000
+    assert np.array_equal(np.concatenate(parts), whole)
+
+
+def test_f1_is_that_of_scikit_learn() -> None:
+    scores, truth = answers(80, 5)
+    predicted = scores > 0.6
+    truth[:, 4] = False
+    macro, micro = f1_scores(predicted, truth, np.ones((1, 80)))
+    present = f1_score(truth[:, :4], predicted[:, :4], average="macro", zero_division=0)
+    assert macro[0] == pytest.approx(present, abs=1e-12)
+    assert micro[0] == pytest.approx(f1_score(truth, predicted, average="micro", zero_division=0), abs=1e-12)
+
+
+def test_f1_without_an_answer_is_zero() -> None:
+    nothing, truth = np.zeros((3, 2), bool), np.array([[1, 0], [0, 0], [1, 1]], bool)
+    assert [one[0] for one in f1_scores(nothing, truth, np.ones((1, 3)))] == [0.0, 0.0]
+    assert [one[0] for one in f1_scores(nothing, nothing, np.ones((1, 3)))] == [0.0, 0.0]
+
+
+def test_the_interval_is_about_that_of_new_images() -> None:
+    """The standard error of the bootstrap next to the spread over sets of images that really are others."""
+    values = [exact_precision(*answers(300, 4, seed)) for seed in range(200)]
+    scores, truth = answers(300, 4, seed=1000)
+    found = mean_precision({"one": scores}, truth, 0)["one"]
+    assert found.resampled.std(ddof=1) == pytest.approx(np.std(values, ddof=1), rel=0.2)
+    shown = measured(found.value, found.resampled, worth=1.0)
+    assert shown.high - shown.low == pytest.approx(2 * 196 * found.resampled.std(ddof=1), rel=0.01)
+
+
+def test_a_gain_is_paired_by_image() -> None:
+    """Of the same answers with a little noise the gain is far surer than either of the two."""
+    scores, truth = answers(300, 4)
+    noisy = scores + 0.02 * np.random.default_rng(1).random(scores.shape)
+    found = mean_precision({"one": scores, "other": noisy}, truth, 0)
+    alone = 100 * found["one"].resampled.std(ddof=1)
+    paired = gain(found["one"], [found["other"]], worth=1.0)
+    assert paired.standard_error < alone / 4
+    assert paired.difference == pytest.approx(paired.trained - paired.other, abs=2e-3)
+    assert gain(found["one"], [found["one"]], worth=1.0).standard_error == 0
+    assert gain(found["one"], [found["other"]], worth=0.25).standard_error == pytest.approx(
+        2 * paired.standard_error, abs=1e-3
+    )
+
+
+def test_the_interval_of_draws_knows_of_their_spread_and_of_a_single_draw() -> None:
+    first = Precision(0.5, np.random.default_rng(0).normal(0.5, 0.02, RESAMPLES))
+    near, far = (mean_of_draws(draws, first, 1.0, 50) for draws in ((0.5, 0.51, 0.49), (0.5, 0.6, 0.4)))
+    alone, many = mean_of_draws([0.5], first, 1.0, 50), mean_of_draws([0.5], first, 1.0, 50_000)
+    assert near.value == far.value == alone.value == 50.0
+    assert near.high - near.low < far.high - far.low
+    assert alone.high - alone.low > many.high - many.low
+    assert measured(0.999, first.resampled, 1.0).high == 100.0
