@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from simclr_core.config import PRESETS, ExportConfig, FinetuneConfig, LinearEvalConfig, PretrainConfig
 from simclr_core.errors import ConfigError
-from simclr_core.params import Block, read_block
+from simclr_core.params import Block, flatten, read_block
 from tests.sentences import assert_plain
 
 BLOCKS = {
@@ -220,3 +220,9 @@ def test_a_file_that_may_not_be_read_is_explained(tmp_path: Path, monkeypatch: p
     with pytest.raises(ConfigError, match=r"cannot be read \(Permission denied\); give this user access") as refused:
         read_block(tmp_path / "params.yaml", "pretrain", PretrainConfig)
     assert_plain(str(refused.value))
+
+
+def test_nested_mappings_are_flattened_and_lists_are_values() -> None:
+    nested = {"pretrain": {"queue": {"size": 8}, "resize": None}, "seeds": [0, 1], "empty": {}, 1: {2: 3}}
+    assert dict(flatten(nested)) == {"pretrain.queue.size": 8, "pretrain.resize": None, "seeds": [0, 1], "1.2": 3}
+    assert dict(flatten(nested["pretrain"], separator="/")) == {"queue/size": 8, "resize": None}
