@@ -103,7 +103,7 @@ class RunLockedError(SimclrError):
 class NonFiniteLossError(SimclrError):
     """The loss or a gradient is infinite or not a number, at ``step``, over the images whose raw files have ``keys``.
 
-    The weights were not touched by it. All the keys are in the file ``listed``.
+    Nothing of that step is on the disk. All the keys are in the file ``listed``.
     """
 
     def __init__(self, step: int, loss: float, gradient_norm: float, keys: Sequence[str], listed: Path) -> None:
@@ -111,8 +111,8 @@ class NonFiniteLossError(SimclrError):
         self.keys = list(keys)
         shown = ", ".join(key[:12] for key in self.keys[:4])
         super().__init__(
-            f"step {step}: the loss is {loss:g}, the norm of its gradient {gradient_norm:g}; the weights were not "
-            f"changed. Images: {shown} and {len(self.keys[4:])} more, all in {listed}. `python -m simclr_core replay "
+            f"step {step}: the loss is {loss:g}, the norm of its gradient {gradient_norm:g}; nothing of it was "
+            f"saved. Images: {shown} and {len(self.keys[4:])} more, all in {listed}. `python -m simclr_core replay "
             f"{step}` shows where it began. Lower pretrain.learning_rate, raise pretrain.temperature, or set "
             "pretrain.precision: float32"
         )

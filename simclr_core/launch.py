@@ -221,13 +221,13 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def agreed(self, member: Member) -> int:
-        """The signal that any process of the group has been sent, 0 for none: all of them stop after the same step."""
-        if member.size == 1:
-            return self.signal
-        number = torch.tensor(self.signal, device=member.device)
-        torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX)
-        return int(number)
+    def agreed(self, member: Member) -> torch.Tensor:
+        """The signal that any process of the group has been sent, 0 for none: all of them stop after the same step.
+        It is on the device, so that it can be read with other numbers when a GPU does not have to be waited for."""
+        number = torch.full((), self.signal, device=member.device)
+        if member.size > 1:
+            torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX)
+        return number
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.signal = self.signal or number

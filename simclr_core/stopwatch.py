@@ -13,7 +13,7 @@ it, idle or at work. (Written from CUDA's documentation; it has never run on a G
 
 Communication is what the processor waits for: the gathers of the loss and, under gloo, BatchNorm's sums. The exchange
 of gradients runs next to the backward pass, and DDP itself measures how much of it does not: see ``with_exchange``.
-On GPUs the sums of torch's SyncBatchNorm stay inside forward and backward.
+On GPUs what BatchNorm exchanges stays inside forward and backward: it would be a hundred events a step.
 """
 
 import threading
@@ -101,14 +101,20 @@ def with_exchange(seconds: Mapping[str, float], model: nn.Module, steps: int) ->
     DDP's own count of what is not hidden by computation: from the first bucket's start to the last one's end, less the
     backward pass that ran meanwhile, a mean over the first ten steps of the process and every hundredth from then on.
     """
-    if not isinstance(model, DistributedDataParallel):
+    ddp = find_data_parallel(model)
+    if ddp is None:
         return dict(seconds)
     # No public way tells; a hook on the buckets would, and change how they are summed.
-    counted: Mapping[str, Any] = model._get_ddp_logging_data()  # type: ignore[no-untyped-call]  # noqa: SLF001
+    counted: Mapping[str, Any] = ddp._get_ddp_logging_data()  # type: ignore[no-untyped-call]  # noqa: SLF001
     nanoseconds = counted.get("avg_backward_comm_time", 0) - counted.get("avg_backward_compute_comm_overlap_time", 0)
     exposed = min(max(0.0, float(nanoseconds) / 1e9 * steps), seconds["backward"])
     moved = {"backward": seconds["backward"] - exposed, "communication": seconds["communication"] + exposed}
     return {**seconds, **moved}
+
+
+def find_data_parallel(model: nn.Module) -> DistributedDataParallel | None:
+    """``model`` itself, or what torch.compile has wrapped; None where there is one process."""
+    return next((one for one in model.modules() if isinstance(one, DistributedDataParallel)), None)
 
 
 class _ProcessorClock:
@@ -132,10 +138,10 @@ class _StreamClock:
     """Marks on the current stream, about ten a step, that are read when the stream has passed the last of them."""
 
     def __init__(self) -> None:
-        self._marks = [("other", _mark())]
+        self._marks = [("other", mark_stream())]
 
     def charge(self, name: str) -> None:
-        self._marks.append((name, _mark()))
+        self._marks.append((name, mark_stream()))
 
     def read(self) -> dict[str, float]:
         seconds: dict[str, float] = {}
@@ -146,7 +152,8 @@ class _StreamClock:
         return seconds
 
 
-def _mark() -> torch.cuda.Event:
+def mark_stream() -> torch.cuda.Event:
+    """A mark on the current stream: what is queued before it has been computed when the mark is reached."""
     mark = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     mark.record()
     return mark

@@ -149,7 +149,7 @@ def test_private_attributes_of_others_are_read_in_few_files() -> None:
         "pipeline/runs/dagster_internals.py": {"part._instance"},
         "pipeline/cli/reference.py": {"parser._actions", "argparse._SubParsersAction"},
         "simclr_core/machine/handshake.py": {"os._exit"},
-        "simclr_core/stopwatch.py": {"model._get_ddp_logging_data"},
+        "simclr_core/stopwatch.py": {"ddp._get_ddp_logging_data"},
     }
 
 

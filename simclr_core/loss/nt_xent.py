@@ -30,6 +30,7 @@ So the loss pushes no two of a group apart. That is symmetric, too, and the rest
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from math import isqrt
 from typing import Any, Literal, Protocol
 
 import torch
@@ -42,6 +43,7 @@ from simclr_core.stopwatch import part
 from simclr_core.torch_calls import all_gather_single
 
 TILE = 512  # rows and columns of s at a time: 1 MiB of float32, which stays in a core's L2 cache
+GPU_TILE = 2**28  # bytes of a tile on a GPU, where few large kernels are faster: 8,192 rows and columns of float32
 RANGE = 80.0  # exp(-80) is still a normal float32
 LOWEST = 0.003  # exp(-2 / 0.003) a normal float64
 
@@ -198,7 +200,9 @@ def _of_views(groups: Tensor, counts: Sequence[int]) -> Tensor:
 def _require_negatives(places: "_Places") -> None:
     if sum(places.counts) < 2:
         raise NtXentError("one image alone has no negatives; give the decoupled loss a batch of two or more")
-    if places.groups is not None and bool((places.groups == places.groups[0]).all()):
+    groups = places.groups
+    # A GPU would have to be waited for: there the caller sees to it, as ``batches.choose_groups`` does.
+    if groups is not None and groups.device.type == "cpu" and bool((groups == groups[0]).all()):
         raise NtXentError("images of one group alone have no negatives; give the decoupled loss images of two or more")
 
 
@@ -252,14 +256,15 @@ class _Places:
         del first[self.rank]  # these meet as the mirrored tiles of the first views
         return [((0, n), second), ((n, 2 * n), first)]
 
-    def columns(self, top: int, spans: Sequence[Span]) -> Iterator[tuple[slice, slice | None]]:
-        """What the rows from ``top`` on meet in ``spans``, a tile at a time: of this rank only what no earlier row met,
-        with the slice of the *rows* that these columns are, where both orders of the two are meant; else None."""
+    def columns(self, top: int, spans: Sequence[Span], side: int) -> Iterator[tuple[slice, slice | None]]:
+        """What the rows from ``top`` on meet in ``spans``, ``side`` columns at a time: of this rank only what no
+        earlier row met, with the slice of the *rows* that these columns are, where both orders of the two are meant;
+        else None."""
         own = self.own
         for first, end in spans:
             inside = own.start <= first < own.stop
-            for left in range(max(first, own.start + top) if inside else first, end, TILE):
-                c = slice(left, min(left + TILE, end))
+            for left in range(max(first, own.start + top) if inside else first, end, side):
+                c = slice(left, min(left + side, end))
                 mirrored = inside and left > own.start + top
                 yield c, slice(c.start - own.start, c.stop - own.start) if mirrored else None
 
@@ -272,15 +277,13 @@ class _Contrast(torch.autograd.Function):
         columns = gathered(rows, places.lengths)
         sums = rows.new_zeros(len(rows))
         for r, _, mirror, shifted in _tiles(rows, columns, temperature, places):
-            sums[r] += shifted.sum(dim=1)
+            sums[r].add_(shifted.sum(dim=1))
             if mirror:
-                sums[mirror] += shifted.sum(dim=0)
+                sums[mirror].add_(shifted.sum(dim=0))
         all_log_sums = gathered(sums.log_().add_(1 / temperature), places.lengths)
         ctx.save_for_backward(columns, all_log_sums)
         ctx.temperature, ctx.places = temperature, places
-        shares = torch.split(columns, places.lengths)
-        positives = torch.cat([share.view(2, -1, share.shape[1]).prod(dim=0).sum(dim=-1) for share in shares])
-        return all_log_sums.mean() - (positives / temperature).mean()
+        return all_log_sums.mean() - (_of_positives(columns, places.counts) / temperature).mean()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
@@ -308,12 +311,12 @@ def _tiles(
     Yields a slice of the rows, one of the columns, and the tile. Of two tiles that are each other's transposed only one
     is there, with the slice of the *rows* that its columns are: ``mirror``, else None.
     """
-    scaled, shift = rows / temperature, rows.new_tensor(-1 / temperature)
-    own = places.own
+    scaled, shift = rows / temperature, rows.new_full((), -1 / temperature)
+    own, side = places.own, _side(rows)
     for (first, end), spans in places.meetings():
-        for top in range(first, end, TILE):
-            r = slice(top, min(top + TILE, end))
-            for c, mirror in places.columns(top, spans):
+        for top in range(first, end, side):
+            r = slice(top, min(top + side, end))
+            for c, mirror in places.columns(top, spans, side):
                 shifted = torch.addmm(shift, scaled[r], columns[c].T).exp_()
                 if (same := places.without_keys(r, c)) is not None:
                     shifted.masked_fill_(same, 0)
@@ -321,6 +324,19 @@ def _tiles(
                     for hole in places.holes:  # most tiles hold no such place: their diagonal at that offset is empty
                         shifted.diagonal(own.start + top - c.start + hole).fill_(0)
                 yield r, c, mirror, shifted
+
+
+def _side(rows: Tensor) -> int:
+    """Rows and columns of a tile."""
+    return TILE if rows.device.type == "cpu" else isqrt(GPU_TILE // rows.element_size())
+
+
+def _of_positives(columns: Tensor, counts: Sequence[int]) -> Tensor:
+    """The cosine of each pair of views, of all ranks; at once where each rank has equally many."""
+    if len(set(counts)) > 1:
+        shares = torch.split(columns, [2 * count for count in counts])
+        return torch.cat([_of_positives(share, (len(share) // 2,)) for share in shares])
+    return columns.view(len(counts), 2, counts[0], -1).prod(dim=1).sum(dim=-1).flatten()
 
 
 def gathered(local: Tensor, lengths: Sequence[int] | None = None) -> Tensor:

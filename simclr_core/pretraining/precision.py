@@ -43,8 +43,9 @@ def choose_precision(
 ) -> Choice:
     """The self-test: ``name`` resolved, or "float32" and why.
 
-    A wrong result on any process makes all of them fall back. Slowness does so for "auto" alone: a named type is kept,
-    with a warning, so that it never depends on how busy the machine was. ``network`` is left as it was.
+    A wrong result on any process makes all of them fall back. Slowness never does, so that nothing depends on how busy
+    the machine was: on a processor it is worth a warning, and on a GPU these few images do not tell. ``network`` is
+    left as it was.
 
     Args:
         views: a real batch, float32 [2n, 3, s, s]; at most 64 images of it are used.
@@ -62,9 +63,7 @@ def choose_precision(
     fault = first_fault(fault, member)
     if fault is not None:
         return Choice("float32", f"{short} gives wrong numbers here: {fault}")
-    if reduced_seconds >= seconds:
-        if name == "auto":
-            return Choice("float32", f"{short} is not faster here")
+    if reduced_seconds >= seconds and member.device.type == "cpu":
         logger.warning("%s takes %.1f times as long as float32 here", short, reduced_seconds / seconds)
     return Choice(short)
 
@@ -116,9 +115,14 @@ class LossScaler:
         """The gradients become those of the loss itself; an overflow stays infinite."""
         self._scaler.unscale_(optimizer)
 
-    def skips(self, gradient_norm: float) -> bool:
-        """Whether ``step`` will leave this step out: an overflow that a smaller multiple may cure. Counts it."""
-        skipped = not math.isfinite(gradient_norm) and self._scaler.is_enabled() and self._scaler.get_scale() > 1
+    def multiple(self, loss: Tensor) -> Tensor:
+        """By what ``scaled`` multiplies now: a number on the device, in the type of ``loss``."""
+        return self.scaled(torch.ones_like(loss))
+
+    def skips(self, gradient_norm: float, multiple: float) -> bool:
+        """Whether ``step`` leaves out a step with this norm and multiple: an overflow that a smaller multiple may cure.
+        Counts it."""
+        skipped = not math.isfinite(gradient_norm) and multiple > 1
         self.skipped += skipped
         return skipped
 

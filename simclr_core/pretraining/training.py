@@ -32,7 +32,7 @@ from simclr_core.pretraining.checkpoint_writer import CheckpointWriter
 from simclr_core.pretraining.collapse import CollapseAlarm
 from simclr_core.pretraining.precision import LossScaler
 from simclr_core.schedule import Schedule
-from simclr_core.stopwatch import Stopwatch, part, timed, with_exchange
+from simclr_core.stopwatch import Stopwatch, mark_stream, part, timed, with_exchange
 
 logger = logging.getLogger(__name__)
 
@@ -100,15 +100,17 @@ def train(
     observers.judge(learner.state(begun, history, unfinished), member)
     inputs = timed("data", batches.network_inputs(begun, steps))
     with StopRequest() as stop, CheckpointWriter(folder) as writer, Stopwatch(member.device) as stopwatch:
+        readings = Readings(learner.scaler, batches, folder, unfinished)
         for step, views in zip(range(begun, steps), inputs, strict=True):
             failpoint("pretrain.step")
             outcome = gradients(learner, views, step_seed(batches.seed, step, member.rank), batches.groups(step))
-            unfinished.append(_finite(step, outcome.loss, learner, batches, folder))
+            readings.add(step, _numbers(learner, outcome.loss, stop.agreed(member)))
             rate = schedule.rate(step) * learning_rate_scale
             update(learner, rate)
             failpoint("pretrain.stepped")
             progress.step(batches.batch_size)
             if (step + 1) % every == 0:
+                readings.settle()
                 with part("watch"):
                     judged = monitor and monitor.measure(encoder, head, outcome.first, outcome.second)
                 seconds = with_exchange(stopwatch.lap(), learner.model, min(every, step + 1 - begun))
@@ -120,14 +122,75 @@ def train(
                     failpoint("pretrain.epoch")
                 unfinished.clear()
                 observers.judge(learner.state(step + 1, history, unfinished), member)
-            stopped = stop.agreed(member)
-            if member.rank == 0 and (stopped or (step + 1) % checkpoint_every == 0 or step + 1 == steps):
-                writer.save(learner.state(step + 1, history, unfinished))
+            stopped = stop.signal if member.size == 1 else readings.signal
+            if stopped or (step + 1) % checkpoint_every == 0 or step + 1 == steps:
+                readings.settle()
+                if member.rank == 0:
+                    writer.save(learner.state(step + 1, history, unfinished))
             if stopped:
                 writer.wait()
                 logger.info("stopped after step %d of %d; the same command continues from there", step + 1, steps)
                 raise SystemExit(128 + stopped)
     return history
+
+
+class Readings:
+    """Loss and gradient norm of each step as numbers, put into ``unfinished``, and the signal that asks to stop.
+
+    On a processor they are read at once, before the weights change. A GPU would stand idle meanwhile: there they are
+    read a step late, when the next step is queued, and by ``settle``, before anything lasts. So a step that is not
+    finite may change the weights in the GPU's memory, but no checkpoint, no measurement and no record has them.
+    """
+
+    def __init__(
+        self, scaler: LossScaler, batches: Batches, folder: Path, unfinished: list[tuple[float, float]]
+    ) -> None:
+        """``folder`` is where the images of a step that is not finite are listed."""
+        self.signal = 0  # the last that was read; 0 for none
+        self._scaler = scaler
+        self._batches = batches
+        self._folder = folder
+        self._unfinished = unfinished
+        self._unread: tuple[int, Tensor, torch.cuda.Event | None] | None = None
+
+    def add(self, step: int, numbers: Tensor) -> None:
+        """``numbers`` are those of ``_numbers``, the same on every process.
+
+        Raises:
+            NonFiniteLossError: of this step or the one before it, on every process at once.
+        """
+        self.settle()
+        on_gpu = numbers.device.type == "cuda"
+        arriving = numbers.to("cpu", non_blocking=True)
+        self._unread = step, arriving, mark_stream() if on_gpu else None
+        if not on_gpu:
+            self.settle()
+
+    def settle(self) -> None:
+        """Read what was added, and not read yet.
+
+        Raises:
+            NonFiniteLossError: as ``add``.
+        """
+        if self._unread is not None:
+            (step, numbers, arrived), self._unread = self._unread, None
+            if arrived is not None:
+                arrived.synchronize()
+            loss, norm, multiple, signal = numbers.tolist()
+            self.signal = int(signal)
+            self._unfinished.append((loss, self._checked(step, loss, norm, multiple)))
+
+    def _checked(self, step: int, loss: float, norm: float, multiple: float) -> float:
+        """The norm, 0 for a step that the scaler skips."""
+        if math.isfinite(loss) and self._scaler.skips(norm, multiple):
+            return 0.0
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            keys, listed = self._batches.keys(step), self._folder / f"non-finite-step-{step}.json"
+            if self._batches.member.rank == 0:
+                found = {"step": step, "loss": str(loss), "gradient_norm": str(norm), "images": keys}
+                write_atomically(listed, json.dumps(found, indent=2) + "\n")
+            raise NonFiniteLossError(step, loss, norm, keys, listed)
+        return norm
 
 
 def gradients(learner: Learner, views: Tensor, seed: int, groups: Tensor | None = None) -> Outcome:
@@ -182,16 +245,7 @@ def _dry_batch(learner: Learner, views: Tensor, groups: Tensor | None = None) ->
     learner.model.zero_grad()
 
 
-def _finite(step: int, loss: Tensor, learner: Learner, batches: Batches, folder: Path) -> tuple[float, float]:
-    """Loss and gradient norm as numbers, the same on every process; the norm is 0 for a step that the scaler skips."""
+def _numbers(learner: Learner, loss: Tensor, signal: Tensor) -> Tensor:
+    """Loss, gradient norm, the multiple of the loss that was back-propagated, and the signal; on the device."""
     norm = get_total_norm([weight.grad for weight in learner.network.parameters() if weight.grad is not None])
-    values = torch.stack([loss, norm]).tolist()
-    if math.isfinite(values[0]) and learner.scaler.skips(values[1]):
-        return values[0], 0.0
-    if not all(map(math.isfinite, values)):
-        keys, listed = batches.keys(step), folder / f"non-finite-step-{step}.json"
-        if batches.member.rank == 0:
-            found = {"step": step, "loss": str(values[0]), "gradient_norm": str(values[1]), "images": keys}
-            write_atomically(listed, json.dumps(found, indent=2) + "\n")
-        raise NonFiniteLossError(step, values[0], values[1], keys, listed)
-    return values[0], values[1]
+    return torch.stack([loss, norm, learner.scaler.multiple(loss), signal.to(loss.dtype)])

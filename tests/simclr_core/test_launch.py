@@ -106,7 +106,7 @@ def agree(rank: int) -> int:
     with StopRequest() as stop:
         if rank == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        return stop.agreed(Member(rank, 2, torch.device("cpu")))
+        return int(stop.agreed(Member(rank, 2, torch.device("cpu"))))
 
 
 @pytest.mark.slow

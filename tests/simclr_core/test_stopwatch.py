@@ -146,8 +146,13 @@ def test_without_ddp_there_is_no_exchange() -> None:
     assert with_exchange(seconds, nn.Linear(2, 2), 10) == seconds
 
 
-def test_the_exposed_exchange_moves_from_backward_to_communication(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = DistributedDataParallel.__new__(DistributedDataParallel)
+@pytest.mark.parametrize("wrapped", [False, True])  # by torch.compile
+def test_the_exposed_exchange_moves_from_backward_to_communication(
+    wrapped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ddp = DistributedDataParallel.__new__(DistributedDataParallel)
+    nn.Module.__init__(ddp)
+    model = torch.compile(ddp) if wrapped else ddp
     counted = {"avg_backward_comm_time": 300_000_000, "avg_backward_compute_comm_overlap_time": 100_000_000}
     monkeypatch.setattr(DistributedDataParallel, "_get_ddp_logging_data", lambda _: counted)
     seconds = {"backward": 3.0, "communication": 1.0}
