@@ -1,18 +1,22 @@
 """Global BatchNorm on several ranks is torch's BatchNorm on the whole batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from itertools import product
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from simclr_core.model.batch_norm import GlobalBatchNorm, synchronize
 
 torch.set_num_threads(1)
 
-SHARES = (5, 2)  # rows of each rank: uneven
+ROWS = {"on processors": (5, 2), "on GPUs": (3, 3)}  # of each rank: uneven, where that is allowed
 NORMS: dict[str, Callable[[], nn.Module]] = {
     "2d": lambda: nn.BatchNorm2d(3),
     "1d": lambda: nn.BatchNorm1d(3),
@@ -43,9 +47,9 @@ def test_a_process_group_of_one_equals_plain_batch_norm() -> None:
 def test_two_ranks_equal_one_process_on_the_whole_batch(on_ranks: Callable[..., list[Any]]) -> None:
     """Output, gradients, running statistics after two steps, evaluation, for every kind of BatchNorm."""
     shares = on_ranks(2, each_kind)
-    for kind, make in NORMS.items():
-        whole = run(warmed(make()), *batches(kind))
-        first, second = (share[kind] for share in shares)
+    for (kind, make), where in product(NORMS.items(), ROWS):
+        whole = run(warmed(make()), *(batch[: sum(ROWS[where])] for batch in batches(kind)))
+        first, second = (share[kind, where] for share in shares)
         assert first["type"] == second["type"] == "GlobalBatchNorm"
         assert first["state"].keys() == whole["state"].keys()
         for name, value in whole["state"].items():
@@ -59,12 +63,79 @@ def test_two_ranks_equal_one_process_on_the_whole_batch(on_ranks: Callable[..., 
             torch.testing.assert_close(torch.cat([first["evaluation"], second["evaluation"]]), whole["evaluation"])
 
 
-def each_kind(rank: int) -> dict[str, dict[str, Any]]:
+def each_kind(rank: int) -> dict[tuple[str, str], dict[str, Any]]:
     results = {}
-    for kind, make in NORMS.items():
-        norm = synchronize(warmed(make()))
-        results[kind] = run(norm, *(batch.split(SHARES)[rank] for batch in batches(kind)))
+    for where, shares in ROWS.items():
+        with gpu_kernels() if where == "on GPUs" else nullcontext():
+            for kind, make in NORMS.items():
+                own = (batch[: sum(shares)].split(shares)[rank] for batch in batches(kind))
+                results[kind, where] = run(synchronize(warmed(make())), *own)
     return results
+
+
+@contextmanager
+def gpu_kernels() -> Iterator[None]:
+    """Inside, GlobalBatchNorm computes as on a GPU, by what CUDA's documentation says of its kernels."""
+
+    def over(x: Tensor) -> tuple[int, ...]:
+        return (0, *range(2, x.ndim))
+
+    def along(x: Tensor, values: Tensor | None) -> Tensor | float:
+        return 1.0 if values is None else values.view(1, -1, *[1] * (x.ndim - 2))
+
+    def stats(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        variance, mean = torch.var_mean(x, over(x), correction=0)
+        return mean, (variance + eps).rsqrt()
+
+    def elemt(x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, scale: Tensor, _: float) -> Tensor:
+        shift = 0.0 if bias is None else along(x, bias)
+        return (x - along(x, mean)) * along(x, scale) * along(x, weight) + shift
+
+    def reduce(pull: Tensor, x: Tensor, mean: Tensor, scale: Tensor, *_: Any) -> tuple[Tensor, ...]:
+        of_bias, centered = pull.sum(over(x)), (pull * (x - along(x, mean))).sum(over(x))
+        return of_bias, centered, centered * scale, of_bias.clone()
+
+    def backward(pull: Tensor, x: Tensor, mean: Tensor, scale: Tensor, weight: Tensor | None, *sums: Tensor) -> Tensor:
+        of_bias, centered, count = sums
+        rows = count.sum()
+        slope = along(x, centered / rows * scale**2)
+        return (pull - along(x, of_bias / rows) - (x - along(x, mean)) * slope) * along(x, scale) * along(x, weight)
+
+    here = GlobalBatchNorm.forward
+
+    def forward(norm: GlobalBatchNorm, x: Tensor) -> Tensor:
+        return norm._on_gpu(x) if norm.training else here(norm, x)
+
+    kernels = {
+        "batch_norm_stats": stats,
+        "batch_norm_elemt": elemt,
+        "batch_norm_backward_reduce": reduce,
+        "batch_norm_backward_elemt": backward,
+    }
+    with torch.library._scoped_library("aten", "IMPL") as library, patch.object(GlobalBatchNorm, "forward", forward):
+        for name, kernel in kernels.items():
+            library.impl(name, kernel, "CPU")
+        yield
+
+
+@pytest.mark.slow
+def test_the_compiler_captures_a_whole_network_with_its_exchanges() -> None:
+    """No graph ends at a normalization, and the gradients are those of the same network uncompiled."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.BatchNorm2d(2))
+    images = torch.randn(6, 3, 8, 8)
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=1)
+    try:
+        with gpu_kernels():
+            network[1], network[4] = (GlobalBatchNorm.like(network[place]) for place in (1, 4))
+            (network(images) ** 3).sum().backward()
+            expected = [weight.grad for weight in network.parameters()]
+            network.zero_grad()
+            (torch.compile(network, backend="aot_eager", fullgraph=True)(images) ** 3).sum().backward()
+    finally:
+        dist.destroy_process_group()
+    for weight, gradient in zip(network.parameters(), expected, strict=True):
+        torch.testing.assert_close(weight.grad, gradient)
 
 
 def run(norm: nn.Module, *steps: Tensor) -> dict[str, Any]:
@@ -95,7 +166,7 @@ def batches(kind: str) -> tuple[Tensor, Tensor]:
     """Two batches whose rows grow, so that the ranks' means and scales differ."""
     shape = {"1d": (3, 4), "1d rows": (3,)}.get(kind, (3, 4, 5))
     generator = torch.Generator().manual_seed(0)
-    rows = torch.arange(1, sum(SHARES) + 1, dtype=torch.float64).view(-1, *[1] * len(shape))
+    rows = torch.arange(1, 8, dtype=torch.float64).view(-1, *[1] * len(shape))
     one, two = (rows + rows * torch.randn(len(rows), *shape, generator=generator) for _ in range(2))
     return one, two
 
