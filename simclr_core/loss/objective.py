@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from simclr_core.loss.nt_xent import PairLoss
-from simclr_core.stopwatch import part
+from simclr_core.stopwatch import find_data_parallel, part
 
 
 @dataclass(frozen=True)
@@ -178,6 +178,5 @@ def _joined(parts: list[Tensor], groups: int) -> Tensor:
 
 def _synchronized(model: nn.Module, now: bool) -> AbstractContextManager[None]:
     """Gradients of DistributedDataParallel are only summed up, and synchronized with the last micro-batch."""
-    if now or not isinstance(model, nn.parallel.DistributedDataParallel):
-        return nullcontext()
-    return model.no_sync()
+    distributed = find_data_parallel(model)
+    return nullcontext() if now or distributed is None else distributed.no_sync()
