@@ -258,6 +258,14 @@ class PretrainConfig(Block):
         default="auto",
         description="type to compute in; float32 if its self-test fails. auto is bfloat16 on a GPU that has it",
     )
+    tf32: bool = Field(
+        default=False,
+        description="let a GPU multiply float32 numbers with 10 bits of their fraction: faster, for precision: float32",
+    )
+    deterministic: bool = Field(
+        default=True,
+        description="kernels that give the same result every time; false lets a GPU choose the fastest ones",
+    )
     compile: bool = Field(
         default=False,
         description="use torch.compile, which needs a C++ compiler and takes a minute or two at the start",

@@ -14,15 +14,22 @@ TRUST_COEFFICIENT = 0.001  # eta of You et al.; the value in SimCLR's code
 
 
 def parameter_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups for any optimizer: weights, and one-dimensional parameters (biases, normalization) without decay.
+    """Two groups for any optimizer: the weights of layers, and without decay all others. Those are one-dimensional
+    (biases, normalization), or no layer's ``weight``: class tokens, position tables, the scales of ConvNeXt's blocks.
 
     ``adaptive`` is read by LARS only.
     """
-    parameters = [parameter for module in modules for parameter in module.parameters()]
+    named = [pair for module in modules for pair in module.named_parameters()]
+    weights = [one for name, one in named if _is_weight(name, one)]
+    others = [one for name, one in named if not _is_weight(name, one)]
     return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay, "adaptive": True},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0, "adaptive": False},
+        {"params": weights, "weight_decay": weight_decay, "adaptive": True},
+        {"params": others, "weight_decay": 0.0, "adaptive": False},
     ]
+
+
+def _is_weight(name: str, parameter: Tensor) -> bool:
+    return parameter.ndim > 1 and name.endswith("weight")
 
 
 class LARS(torch.optim.Optimizer):

@@ -115,9 +115,9 @@ def run(workspace: Path) -> None:
             the loss or the features; that another process of the group has other inputs; that memory is used up.
         SystemExit: 128 + the signal that asked to stop; everything up to the last step is saved.
     """
-    prefer_deterministic_kernels()
     with launch.member() as member, memory_explained(MORE_MEMORY):
         inputs = read_inputs(workspace, member.device)
+        choose_kernels(inputs.config.deterministic, inputs.config.tf32)
         require_agreement(inputs.facts, member)
         with checkpoint.locked(inputs.folder) if member.rank == 0 else nullcontext():
             _train_and_publish(workspace, inputs, member)
@@ -246,14 +246,15 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """SGD, LARS or AdamW over ``network``; the learning rate is set before every step, times that of ``rates``."""
     groups = parameter_groups([network], weight_decay)
+    fused = next(network.parameters()).device.type == "cuda" or None  # None: as torch does on processors
     if rates:
         groups = split_by_rate(groups, rates)
     if name == "lars":
         return LARS(groups, lr=0.0, momentum=momentum)
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=momentum)
+        return torch.optim.SGD(groups, lr=0.0, momentum=momentum, fused=fused)
     assert name == "adamw", name
-    return torch.optim.AdamW(groups, lr=0.0)
+    return torch.optim.AdamW(groups, lr=0.0, fused=fused)
 
 
 def choose_objective(
@@ -303,11 +304,12 @@ def _distributed(network: nn.Module, member: Member) -> nn.Module:
     return data_parallel(network)
 
 
-def prefer_deterministic_kernels() -> None:
-    torch.use_deterministic_algorithms(True, warn_only=True)
+def choose_kernels(deterministic: bool, tf32: bool) -> None:
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
     # A debugging aid that costs a pass over every new tensor. mypy does not see the module's property.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
 
 
 def _announce(
@@ -321,7 +323,8 @@ def _announce(
         f"{again}from {inputs.start}: {counted(images, 'image')}, {counted(schedule.epochs, 'epoch')} of "
         f"{counted(schedule.steps_per_epoch, 'step')} of {counted(config.batch_size, 'image')}; "
         f"{config.encoder.name} and head with {parameters:,} parameters, {config.optimizer} up to {schedule.peak:.4g}; "
-        f"{config.image_size} pixels, {member.size} x {member.device.type}, {arithmetic.precision.value}, "
+        f"{config.image_size} pixels, {member.size} x {member.device.type}, {arithmetic.precision.value}"
+        f"{_describe_kernels(config, member.device)}, "
         f"{arithmetic.execution.value}{', gradient checkpointing' if config.gradient_checkpointing else ''}"
         f"{_describe_groups(inputs)}"
     )
@@ -333,6 +336,12 @@ def _announce(
             message += f"; {choice.value}, because {choice.reason}"
     logger.info(message)
     emit("start", stage="pretrain", message=message, images=images, steps=schedule.steps, parameters=parameters)
+
+
+def _describe_kernels(config: PretrainConfig, device: torch.device) -> str:
+    if device.type == "cpu":
+        return ""
+    return f" {'with' if config.tf32 else 'without'} TF32{'' if config.deterministic else ', not deterministic'}"
 
 
 def _describe_groups(inputs: Inputs) -> str:

@@ -33,8 +33,8 @@ from simclr_core.pretraining.pretrain import (
     MORE_MEMORY,
     Inputs,
     build,
+    choose_kernels,
     plan,
-    prefer_deterministic_kernels,
     read_inputs,
 )
 from simclr_core.pretraining.training import Learner, gradients, resume, step_seed, update
@@ -72,9 +72,9 @@ def run(workspace: Path, step: int) -> None:
         ReplayError: that training has not come so far, or its checkpoints are already past the step.
         SimclrError, ArtifactError: as ``pretrain.run``.
     """
-    prefer_deterministic_kernels()
     with launch.member() as member, memory_explained(MORE_MEMORY):
         inputs = _uncompiled(read_inputs(workspace, member.device))
+        choose_kernels(inputs.config.deterministic, inputs.config.tf32)
         require_agreement(inputs.facts, member)
         with checkpoint.locked(inputs.folder) if member.rank == 0 else nullcontext():
             batches = inputs.batches(member)

@@ -24,6 +24,7 @@ from simclr_core.model import FORMAT_VERSION
 RECORDER = "SIMCLR_STAGE_RUN"  # of the environment: what runs this stage calls ``remove_recorded`` after it
 PUBLISHED = ".published"
 DEVICES = ("cpu", "cuda")  # on which views may differ
+LATER = {"positives": "group", "deterministic": True, "tf32": False}  # of later versions: no change
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,11 @@ def run_key(config: Mapping[str, Any], data_digest: str, initial: str, device: s
     """Name of the run directory: 16 hexadecimal digits that change with any parameter (the seed is one), any image, and
     ``initial``, the identity of the weights that the training begins with.
 
-    Positives by group are left out, since the digest has the groups: where there are none, an earlier version's run is
-    continued. The type of ``device`` counts where a GPU computes other views: fused, a CPU rounds to whole levels.
+    Parameters that came later are left out where they change nothing, so that an earlier version's run is continued;
+    positives by group, since the digest has the groups. The type of ``device`` counts where a GPU computes other views:
+    fused, a CPU rounds to whole levels.
     """
-    named = {key: value for key, value in config.items() if (key, value) != ("positives", "group")}
+    named = {key: value for key, value in config.items() if key not in LATER or value != LATER[key]}
     if device != DEVICES[0] and config["augmentation"]["mode"] == "fused":
         named["device"] = device
     content = json.dumps([FORMAT_VERSION, named, data_digest, initial], sort_keys=True)

@@ -87,7 +87,9 @@ def gpu_kernels() -> Iterator[None]:
         variance, mean = torch.var_mean(x, over(x), correction=0)
         return mean, (variance + eps).rsqrt()
 
-    def elemt(x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, scale: Tensor, _: float) -> Tensor:
+    def normalize(
+        x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, scale: Tensor, _: float
+    ) -> Tensor:
         shift = 0.0 if bias is None else along(x, bias)
         return (x - along(x, mean)) * along(x, scale) * along(x, weight) + shift
 
@@ -108,7 +110,7 @@ def gpu_kernels() -> Iterator[None]:
 
     kernels = {
         "batch_norm_stats": stats,
-        "batch_norm_elemt": elemt,
+        "batch_norm_elemt": normalize,
         "batch_norm_backward_reduce": reduce,
         "batch_norm_backward_elemt": backward,
     }

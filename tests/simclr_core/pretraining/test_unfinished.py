@@ -11,6 +11,7 @@ from simclr_core.config import PretrainConfig
 from simclr_core.params import read_block
 from simclr_core.pretraining import pretrain, training
 from simclr_core.pretraining.unfinished import (
+    LATER,
     RECORDER,
     Unfinished,
     find_unfinished,
@@ -53,7 +54,7 @@ def test_what_is_published_and_lost_before_it_was_recorded_is_not_trained_again(
     assert left is not None
     shutil.rmtree(prepared / "models" / "pretrained")  # as DVC does
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_finite", lambda *_: pytest.fail("trained again"))
+        patch.setattr(training, "gradients", lambda *_: pytest.fail("trained again"))
         pretrain.run(prepared)
     assert f"continuing at step {left.step} of {left.step}" in caplog.text
     assert results(prepared) == undisturbed
@@ -84,3 +85,11 @@ def test_the_key_changes_with_every_parameter_with_the_data_and_with_the_start()
     on_cpu = {run_key({**config, "augmentation": {"mode": mode}}, "a", "scratch", "cpu") for mode in ("exact", "fused")}
     assert len(on_gpu | on_cpu) == 3  # fused views differ, exact ones do not
     assert run_key(dict(reversed(config.items())), "a", "scratch") in keys
+
+
+def test_a_run_of_an_earlier_version_keeps_its_key() -> None:
+    config = {"seed": 0}
+    before = run_key(config, "a", "scratch")
+    assert run_key({**config, **LATER}, "a", "scratch") == before
+    others = {run_key({**config, **LATER, name: "another"}, "a", "scratch") for name in LATER}
+    assert len({before, *others}) == 1 + len(LATER)
