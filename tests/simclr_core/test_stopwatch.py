@@ -146,7 +146,7 @@ def test_without_ddp_there_is_no_exchange() -> None:
     assert with_exchange(seconds, nn.Linear(2, 2), 10) == seconds
 
 
-@pytest.mark.parametrize("wrapped", [False, True])  # by torch.compile
+@pytest.mark.parametrize("wrapped", [False, pytest.param(True, marks=pytest.mark.seconds)])  # by torch.compile
 def test_the_exposed_exchange_moves_from_backward_to_communication(
     wrapped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,6 +108,7 @@ KINDS: dict[str, tuple[dict[str, Any], torch.dtype]] = {
 }
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_step_waits_once_for_what_the_step_before_has_left(gpu: torch.device, kind: str) -> None:
     changes, dtype = KINDS[kind]
@@ -118,6 +119,7 @@ def test_a_step_waits_once_for_what_the_step_before_has_left(gpu: torch.device, 
     assert steps.read == [(1.0, 1.0)] * steps.number
 
 
+@pytest.mark.seconds
 def test_on_several_gpus_each_normalization_exchanges_once_in_each_direction(gpu: torch.device) -> None:
     with group(RANKS):
         steps = Steps(gpu, settings(), torch.bfloat16, RANKS)
@@ -136,6 +138,7 @@ def test_the_loss_of_4096_images_takes_at_most_60_kernels(gpu: torch.device, nam
     assert (counts.blocking_copies, counts.read_backs, counts.collectives) == (0, 0, 0)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("ranks", "images", "most"), [(8, 512, 80), (64, 1024, 500)])
 def test_more_gpus_add_only_tiles(gpu: torch.device, ranks: int, images: int, most: int) -> None:
     z = torch.zeros(2 * images, 128, device=gpu, requires_grad=True)
@@ -237,6 +240,7 @@ def executed() -> Iterator[set[tuple[str, int]]]:
         sys.settrace(before)
 
 
+@pytest.mark.seconds
 def test_every_line_for_gpus_runs(gpu: torch.device) -> None:
     with group(RANKS), executed() as lines, Stopwatch(gpu) as watch:
         steps = Steps(gpu, settings(), torch.bfloat16, RANKS)
