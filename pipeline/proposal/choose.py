@@ -18,6 +18,7 @@ from pipeline.preflight import Images
 from pipeline.preflight import shortages as minimums
 from pipeline.proposal import budget
 from pipeline.proposal.collection import examine
+from pipeline.proposal.judging import Judging
 from pipeline.proposal.machine import GIGABYTE, read_machine
 from pipeline.proposal.propose import VALIDATE, Choice, propose
 from pipeline.proposal.render import describe, params_text
@@ -86,10 +87,12 @@ def attempt(base: str, contents: Sequence[bytes], stages: Sequence[str], trainin
     params = _read(text)
     measured = measure(text, params, contents, images)
 
-    def seconds(epochs: int, tuning: int) -> float:
+    def seconds(epochs: int, judging: Judging) -> float:
         pretrain = params.pretrain.model_copy(update={"epochs": epochs})
-        finetune = params.finetune.model_copy(update={"epochs": tuning})
-        changed = replace(params, pretrain=pretrain, finetune=finetune)
+        finetune = params.finetune.model_copy(update={"epochs": judging.tuning_epochs})
+        draws = {"draws": judging.draws, "labels_per_class": judging.labels_per_class}
+        linear_eval = params.linear_eval.model_copy(update=draws)
+        changed = replace(params, pretrain=pretrain, finetune=finetune, linear_eval=linear_eval)
         return total(stage_costs(_work(changed, images, measured), stages).values()).seconds
 
     return Trial(measured, seconds)

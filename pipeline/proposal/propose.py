@@ -17,12 +17,12 @@ from pipeline.preflight import Images
 from pipeline.proposal.class_folders import look_like_classes, note_mixed_folders
 from pipeline.proposal.collection import Collection
 from pipeline.proposal.glance import Glance
+from pipeline.proposal.judging import MOST
 from pipeline.proposal.machine import Machine
 from pipeline.proposal.training import (
     COLORED,
     FEWEST_EPOCHS,
     LARGEST_BATCH_ON_CPU,
-    TUNING_EPOCHS,
     Fitted,
     Training,
     Trial,
@@ -134,15 +134,20 @@ def _choose_evaluation(collection: Collection, fitted: Fitted) -> Iterator[Choic
     labels = sum(collection.count("train").values())
     if not labels:
         return
-    if fitted.tuning_epochs < TUNING_EPOCHS[0]:
-        yield Choice("finetune.epochs", fitted.tuning_epochs, "what the time allows on a tenth of the labels")
+    chosen = fitted.judging
+    if chosen.tuning_epochs < MOST.tuning_epochs:
+        yield Choice("finetune.epochs", chosen.tuning_epochs, "what the time allows on a tenth of the labels")
+    if chosen.draws < MOST.draws:
+        yield Choice("linear_eval.draws", chosen.draws, "what the time allows")
+    if chosen.labels_per_class != MOST.labels_per_class:
+        yield Choice("linear_eval.labels_per_class", [*chosen.labels_per_class], "what the time allows")
     batch, tenth = fitted.training.tuning_batch, max(1, labels // 10)
     steps = tenth // min(batch, tenth)
     yield Choice("finetune.batch_size", batch, f"{counted(steps, 'step')} in an epoch of a tenth of {labels:,} labels")
 
 
 def _warn_of_time(fitted: Fitted, seconds: float) -> Iterator[str]:
-    least = fitted.trial.seconds(1, TUNING_EPOCHS[-1])
+    least = fitted.trial.seconds(1, fitted.judging)
     if least > seconds:
         yield (
             f"a run takes longer than {duration(seconds)}: even with one epoch of pretraining it is about "

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from pipeline.costs.model import Measured
 from pipeline.preflight import Images
 from pipeline.proposal.collection import Collection
 from pipeline.proposal.glance import SIDES
+from pipeline.proposal.judging import Judging, choose_judging
 from pipeline.proposal.machine import Machine
 from pipeline.recipes.recipe import DEFAULT
 
@@ -28,8 +30,6 @@ STEPS_IN_AN_EPOCH = 8  # a batch leaves at least this many
 SMALLEST_BATCH, LARGEST_BATCH_ON_CPU, LARGEST_BATCH_ON_GPU = 32, 256, 1024
 IMAGES_FOR_RESNET50 = 50_000
 LABELS_FOR_LARGE_BATCH = 1000  # of fine-tuning
-TUNING_EPOCHS = (30, 20, 10, 5)  # of fine-tuning; the first is the recipes'
-FINETUNING_SHARE = 0.2  # of the time, for more than the least of them
 
 
 @dataclass(frozen=True)
@@ -47,23 +47,21 @@ class Training:
 
 @dataclass(frozen=True)
 class Trial:
-    """What a training costs on this machine: ``seconds`` of the whole run, by epochs of pretraining and fine-tuning."""
+    """What a training costs on this machine: ``seconds`` of the whole run, by epochs of pretraining and judging."""
 
     measured: Measured
-    seconds: Callable[[int, int], float]
+    seconds: Callable[[int, Judging], float]
 
-    def epoch(self, tuning: int) -> float:
+    def epoch(self, judging: Judging) -> float:
         """Seconds of one more epoch of pretraining."""
-        return (self.seconds(11, tuning) - self.seconds(1, tuning)) / 10
+        return (self.seconds(11, judging) - self.seconds(1, judging)) / 10
 
-    def epochs(self, seconds: float, tuning: int) -> int:
+    def epochs(self, seconds: float, judging: Judging) -> int:
         """Of pretraining, for which there is time; below 1 where even one is too much."""
-        return 1 + int((seconds - self.seconds(1, tuning)) // self.epoch(tuning))
+        return 1 + int((seconds - self.seconds(1, judging)) // self.epoch(judging))
 
-    def tuning_epochs(self, seconds: float) -> int:
-        """Of fine-tuning: as many as leave enough for the rest."""
-        least = self.seconds(1, TUNING_EPOCHS[-1])
-        return next(one for one in TUNING_EPOCHS if self.seconds(1, one) - least <= FINETUNING_SHARE * seconds)
+    def judging(self, seconds: float) -> Judging:
+        return choose_judging(seconds, partial(self.seconds, 1))
 
 
 Try = Callable[[Training, Images], Trial]
@@ -77,7 +75,7 @@ class Fitted:
     training: Training
     trial: Trial
     epochs: int
-    tuning_epochs: int
+    judging: Judging
     reason: str
 
 
@@ -150,10 +148,10 @@ def fit(collection: Collection, machine: Machine, recipe: str, wanted: int, seco
 def _least_seconds(trials: Mapping[int, Trial], seconds: float) -> Callable[[int], float]:
     """Of a run with the fewest epochs, by resolution: as measured; between two that were, by the number of pixels;
     below them, as if pretraining took its time for pixels alone."""
-    tunings = {side: trial.tuning_epochs(seconds) for side, trial in trials.items()}
-    known = {side: trials[side].seconds(FEWEST_EPOCHS, tunings[side]) for side in sorted(trials)}
+    judgings = {side: trial.judging(seconds) for side, trial in trials.items()}
+    known = {side: trials[side].seconds(FEWEST_EPOCHS, judgings[side]) for side in sorted(trials)}
     smallest = min(known)
-    pretraining = FEWEST_EPOCHS * trials[smallest].epoch(tunings[smallest])
+    pretraining = FEWEST_EPOCHS * trials[smallest].epoch(judgings[smallest])
 
     def least(side: int) -> float:
         if side < smallest:
@@ -169,11 +167,11 @@ def _largest_in_time(sides: Sequence[int], least: Callable[[int], float], second
 
 def _fill(training: Training, trial: Trial, seconds: float) -> Fitted:
     """The number of epochs for which there is time."""
-    tuning = trial.tuning_epochs(seconds)
-    epochs = max(1, min(MOST_EPOCHS, trial.epochs(seconds, tuning)))
+    judging = trial.judging(seconds)
+    epochs = max(1, min(MOST_EPOCHS, trial.epochs(seconds, judging)))
     speed, limit = trial.measured.unit.images_per_second, ""
     if epochs == MOST_EPOCHS:
         limit = f"; more than {MOST_EPOCHS} gain little"
-    spent = duration(trial.seconds(epochs, tuning))
+    spent = duration(trial.seconds(epochs, judging))
     reason = f"a whole run takes about {spent}, at {speed:,.0f} images a second, as measured on this machine{limit}"
-    return Fitted(training, trial, epochs, tuning, reason)
+    return Fitted(training, trial, epochs, judging, reason)

@@ -17,6 +17,7 @@ from pipeline.errors import ParamsError
 from pipeline.proposal import budget
 from pipeline.proposal import choose as choosing
 from pipeline.proposal.choose import attempt, choose_at_first_run
+from pipeline.proposal.judging import Judging
 from pipeline.proposal.training import Training
 from pipeline.recipes.recipe import is_auto
 from pipeline.workspace import Workspace
@@ -154,7 +155,9 @@ def test_the_rate_is_that_of_real_steps(monkeypatch: pytest.MonkeyPatch) -> None
             break
     else:
         pytest.fail(f"images a second: {rates}")
-    assert small.seconds(1, 5) < small.seconds(2, 5) < small.seconds(2, 3000)
+    few, many = Judging(5, 1, ()), Judging(3000, 3, (1, 2, 5))
+    assert small.seconds(1, few) < small.seconds(2, few) < small.seconds(2, many)
+    assert small.seconds(1, few) < small.seconds(1, Judging(5, 1, (5,))) < small.seconds(1, Judging(5, 3, (5,)))
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from pipeline.preflight import Images, shortages
 from pipeline.proposal import collection as collections
 from pipeline.proposal.collection import Collection, examine
 from pipeline.proposal.glance import SIDES, Glance, glance, read_glance
+from pipeline.proposal.judging import Judging
 from pipeline.proposal.machine import Machine
 from pipeline.proposal.propose import Choice, Proposal, propose
 from pipeline.proposal.render import describe, params_text
@@ -50,8 +51,10 @@ def rate(training: Training, images: Images) -> Trial:
 
 
 def trial(speed: float, training: Training, images: Images) -> Trial:
-    def seconds(epochs: int, tuning: int) -> float:
-        steps = max(100, tuning * (images.labeled // 10 // training.tuning_batch)) if images.labeled else 0
+    def seconds(epochs: int, judging: Judging) -> float:
+        steps = (
+            max(100, judging.tuning_epochs * (images.labeled // 10 // training.tuning_batch)) if images.labeled else 0
+        )
         return STARTS + (epochs * images.train.total() + 12 * steps * training.tuning_batch / 2) / speed
 
     return Trial(replace(MEASURED, unit=replace(MEASURED.unit, images_per_second=speed)), seconds)
@@ -265,10 +268,21 @@ def test_fine_tuning_that_takes_longer_than_there_is_time_is_announced(minutes: 
     assert "finetune.epochs" not in values(proposal), "with 20 labels, the fewest steps decide, not the epochs"
 
 
-@pytest.mark.parametrize(("budget", "tuning"), [(1250, 30), (1249, 20), (750, 20), (250, 10), (100, 5)])
-def test_fine_tuning_gets_a_fifth_of_the_time_at_most(budget: float, tuning: int) -> None:
-    """Above the least of five epochs; each takes ten seconds here."""
-    assert Trial(MEASURED, lambda _, tuning: 100 + 10 * tuning).tuning_epochs(budget) == tuning
+def test_evaluation_that_the_time_does_not_allow_is_reduced_and_said() -> None:
+    found = replace(photographs(2000), labels={Place("train", "cat"): 1000, Place("train", "dog"): 1000})
+
+    def measured(training: Training, images: Images) -> Trial:
+        pretraining = rate(training, images)
+
+        def seconds(epochs: int, judging: Judging) -> float:
+            return pretraining.seconds(epochs, judging) + 59 * judging.draws * (1 + len(judging.labels_per_class))
+
+        return Trial(pretraining.measured, seconds)
+
+    hour, minutes = (values(propose(found, LAPTOP, seconds, measured)) for seconds in (8 * 3600.0, 10 * MINUTES))
+    assert not {"finetune.epochs", "linear_eval.draws", "linear_eval.labels_per_class"} & set(hour)
+    assert (minutes["finetune.epochs"], minutes["linear_eval.draws"]) == (5, 1)
+    assert minutes["linear_eval.labels_per_class"] == [5, 25]
 
 
 def test_no_folder_is_taken_for_a_class_next_to_one_that_is_not() -> None:
