@@ -38,7 +38,7 @@ def data_contract(evidence: Evidence) -> Verdict:
     return Verdict(
         passed=report.passed,
         description=describe(report),
-        numbers={"accepted": accepted, "quarantined": quarantined, "broken": [asdict(one) for one in broken]},
+        numbers={"accepted": accepted, "quarantined": {**quarantined}, "broken": [asdict(one) for one in broken]},
     )
 
 
@@ -63,12 +63,12 @@ def _verdict(rule: Expectation, given: dict[str, JsonValue] | None) -> Verdict:
         outcome = parse(given, Outcome, ValidationReport.path)
     except ReportError as error:
         return _failed(rule, str(error))
-    numbers = {
+    numbers: dict[str, JsonValue] = {
         "holds": outcome.success,
         "observed": outcome.observed,
         "threshold": outcome.threshold,
         "unexpected_count": outcome.unexpected_count,
-        "sample_ids": outcome.sample_ids,
+        "sample_ids": [*outcome.sample_ids],
         "severity": rule.severity,
         "suite": rule.suite,
         "table": rule.table,

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
+
+from pydantic import JsonValue
 
 from pipeline.errors import FORESEEN
 from pipeline.gates.evidence import Evidence
@@ -20,7 +22,7 @@ class Verdict:
 
     passed: bool
     description: str
-    numbers: Mapping[str, Any] = field(default_factory=dict)
+    numbers: Mapping[str, JsonValue] = field(default_factory=dict)
     severity: Literal["error", "warning"] = "error"
     judged: bool = True
     applicable: bool = True
@@ -55,20 +57,20 @@ def judge(gate: Gate, evidence: Evidence) -> Verdict:
 
 
 def not_applicable(
-    reason: str, numbers: Mapping[str, Any] | None = None, severity: Literal["error", "warning"] = "error"
+    reason: str, numbers: Mapping[str, JsonValue] | None = None, severity: Literal["error", "warning"] = "error"
 ) -> Verdict:
     """The verdict where there is nothing to judge, such as no labels or no champion."""
     return Verdict(True, f"not applicable: {reason}", numbers or {}, severity, applicable=False)
 
 
 def not_judged(
-    description: str, numbers: Mapping[str, Any] | None = None, severity: Literal["error", "warning"] = "error"
+    description: str, numbers: Mapping[str, JsonValue] | None = None, severity: Literal["error", "warning"] = "error"
 ) -> Verdict:
     """The verdict where the evidence is missing or broken."""
     return Verdict(passed=False, description=description, numbers=numbers or {}, severity=severity, judged=False)
 
 
-def undecided(description: str, numbers: Mapping[str, Any], blocks: bool) -> Verdict:
+def undecided(description: str, numbers: Mapping[str, JsonValue], blocks: bool) -> Verdict:
     """The verdict where the evidence shows neither that the candidate is good enough nor that it is not.
 
     Args:
