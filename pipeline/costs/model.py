@@ -33,8 +33,9 @@ PROJECTOR_BYTES, SPRITE_BYTES = 8, 820  # of a number and of a picture in Tensor
 INT8 = 0.3  # size of that variant over fp32's
 DVC_BYTES, VALIDATE_BYTES, WORKER_BYTES = 130e6, 300e6, 60e6  # of memory
 
-EVALUATIONS, EVALUATIONS_POWER = 8.8, 0.31  # of a probe's loss, by its number of axes: 21 of 16, 50 of 256, 61 of 562
-LAST = 0.25  # of the search along all penalties: one that ends at the penalty that was chosen
+# Of a probe's loss for each penalty, by its number of axes: 11 of 16, 26 of 256, 33 of 562.
+EVALUATIONS, EVALUATIONS_POWER = 5.0, 0.3
+LAST = 0.35  # of the search along the penalties: one that ends at the penalty that was chosen
 FOLDS, FEW_LABELS = 5, 1000  # as simclr_core.evaluation.linear_probe, which brings PyTorch
 FITTED_SIDE, FITTED_CLASSES = 512, 10  # of what ``UnitCosts`` has of probes
 REST = "the rest"

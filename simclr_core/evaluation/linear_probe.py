@@ -16,13 +16,7 @@ from numpy.typing import NDArray
 from deploy.artifact import publish
 from simclr_core.data.label_sets import rarest
 from simclr_core.data.subsets import LabelDraw, folds
-from simclr_core.evaluation.logistic_regression import (
-    LinearHead,
-    l2_values,
-    regularization_path,
-    select_l2,
-    standardization,
-)
+from simclr_core.evaluation.logistic_regression import LinearHead, l2_values, select_and_fit, standardize
 from simclr_core.evaluation_reports import LinearEvalReport, MultiLabelResults
 
 FORMAT_VERSION = 1
@@ -61,16 +55,13 @@ def fit_probe(
     budget = draw.positions
     if not len(budget):
         return Probe(draw.budget, 0)
-    inputs = torch.from_numpy(features)
-    mean, std = standardization(inputs)
-    chosen, targets = ((inputs[budget] - mean) / std).float(), torch.from_numpy(labels[budget])
+    inputs = standardize(torch.from_numpy(features), torch.from_numpy(budget))
     drawn: NDArray[Any] = labels[budget]
     fold = folds(rarest(drawn) if drawn.ndim == 2 else drawn, keys[budget], FOLDS, seed)
-    held_out = range(FOLDS) if len(budget) < FEW_LABELS else range(1)
-    values = l2_values(l2_count)
-    l2 = select_l2(chosen, targets, classes, values, fold, held_out)
-    head = regularization_path(chosen, targets, classes, [value for value in values if value >= l2])[-1]
-    return Probe(draw.budget, len(budget), l2, head.on_raw_features(mean, std))
+    held = np.array([fold == number for number in range(FOLDS if len(budget) < FEW_LABELS else 1)])
+    penalties = l2_values(l2_count)
+    l2, head = select_and_fit(inputs, torch.from_numpy(drawn), classes, penalties, torch.from_numpy(held))
+    return Probe(draw.budget, len(budget), l2, head.on_raw_features(inputs.mean, inputs.std))
 
 
 def ranked_classes(probe: Probe, features: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Multinomial logistic regression with an L2 sweep: the linear probe on cached features (SimCLR, section B.8).
+"""Logistic regression with an L2 sweep: the linear probe on cached features (SimCLR, section B.8).
 
 minimize over W, b:  mean cross-entropy of softmax(x W + b)  +  l2 / 2 * |W|^2        (the bias is not penalized)
 
@@ -6,26 +6,33 @@ Where images have several labels, it is one logistic regression for each class a
 then the sum over the classes of that of the sigmoid, and each column of W is a problem apart from the others.
 
 L-BFGS needs hundreds of iterations on features whose axes differ in scale, and about ten in the coordinates used here.
-The problem does not change when the features are shifted or rotated, so they are turned to their principal axes, where
+The problem does not change when the features are shifted or rotated, so it is solved along their principal axes, where
 Bohning's bound on the Hessian, (x^2 mean) / 2 + l2 (Bohning 1992, "Multinomial logistic regression algorithm"), is
 diagonal; each axis is then scaled so that the bound is 1. Axes without variance drop out: 80 labeled images of 2,352
 pixels are a problem of 79 dimensions.
+
+Problems on the same samples, such as those of the folds of a cross-validation, are minimized together: on few samples
+what takes time is the number of calls, and on many it is reading the features. The gradient is written out and summed
+block by block, so that no copy of the features is needed, nor of what the classifiers say of them.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot, softplus
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, softplus
 
 STRONGEST_L2, WEAKEST_L2 = 1e5, 1e-6  # the paper's range, section B.8
 MAX_ITERATIONS = 200  # reached only by separable data with next to no regularization, where the optimum is far away
 HISTORY = 10  # steps that a direction is made of; with torch's 100 its arithmetic takes longer than the loss
 GRADIENT_TOLERANCE = 1e-5  # of the largest component, in coordinates where the Hessian is at most 1
+BLOCK_ELEMENTS = 2**20  # of features at a time: they stay in a processor's cache
+TURNED_ELEMENTS = 2**24  # up to here the features are turned once, which takes a copy; above, the weights are
+GIVEN_UP = 1e-2  # of the best penalty so far: below, none is tried, where searches take longest
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,45 @@ class LinearHead:
         return type(self)(weight.to(self.weight.dtype), bias.to(self.bias.dtype))
 
 
+@dataclass(frozen=True)
+class Standardized:
+    """The features that a classifier is fitted on: ``rows`` [n] of ``raw`` [N, d], less ``mean`` [d], over ``std`` [d].
+
+    Without rows, all of ``raw`` as it is. ``raw`` may be mapped from a file: it is read in blocks.
+    """
+
+    raw: Tensor
+    rows: Tensor | None
+    mean: Tensor
+    std: Tensor
+
+    def __len__(self) -> int:
+        return len(self.raw if self.rows is None else self.rows)
+
+    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """Which of the samples, and their standardized features."""
+        size, kind = _block_size(self.raw), self.raw.dtype
+        mean, scale = self.mean.to(kind), self.std.reciprocal().to(kind)
+        for start in range(0, len(self), size):
+            block = slice(start, start + size)
+            yield block, self.raw[block] if self.rows is None else self.raw[self.rows[block]].sub_(mean).mul_(scale)
+
+
+def standardize(features: Tensor, rows: Tensor) -> Standardized:
+    """``rows`` [n] of ``features`` [N, d], by the mean and the deviation of all N."""
+    return Standardized(features, rows, *standardization(features))
+
+
+def unchanged(features: Tensor) -> Standardized:
+    """All of ``features`` [n, d], as they are."""
+    width = features.shape[1]
+    return Standardized(features, None, features.new_zeros(width), features.new_ones(width))
+
+
+def _block_size(features: Tensor) -> int:
+    return max(1, BLOCK_ELEMENTS // max(1, features.shape[1]))
+
+
 def l2_values(count: int) -> list[float]:
     """``count`` log-spaced values, from strong to weak, so that each solution is a good start for the next."""
     return [float(value) for value in np.geomspace(STRONGEST_L2, WEAKEST_L2, count)]
@@ -52,7 +98,10 @@ def l2_values(count: int) -> list[float]:
 
 def standardization(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation [d] of each feature, float64; 1 for a feature that is constant but for rounding."""
-    std, mean = torch.std_mean(features.double(), dim=0, correction=0)
+    blocks = features.split(_block_size(features))
+    mean = torch.stack([block.double().sum(dim=0) for block in blocks]).sum(dim=0) / len(features)
+    squares = torch.stack([(block.double() - mean).square().sum(dim=0) for block in blocks]).sum(dim=0)
+    std = (squares / len(features)).sqrt()
     return mean, torch.where(std > 1e-6 * mean.abs(), std, 1.0)
 
 
@@ -63,64 +112,66 @@ def regularization_path(features: Tensor, labels: Tensor, classes: int, l2: Sequ
     several. A class without samples is never the answer.
     """
     everything = torch.ones(1, len(features), dtype=torch.bool)
-    return [head for (head,) in regularization_paths(features, labels, classes, l2, everything)]
+    return [head for (head,) in _paths(_turned(unchanged(features)), labels, classes, l2, everything)]
 
 
 def regularization_paths(
-    features: Tensor, labels: Tensor, classes: int, l2: Sequence[float], seen: Tensor
+    features: Standardized, labels: Tensor, classes: int, l2: Sequence[float], seen: Tensor
 ) -> Iterator[list[LinearHead]]:
     """The same for several problems at once: each row of ``seen``, bool [m, n], says which samples one of them has.
 
-    Yields the m optima of each value. What takes time on few samples is the number of calls, and these are shared.
+    Yields the m optima of each value.
     """
-    center = features.mean(dim=0)
-    axes = principal_axes(features - center)
-    ones = features.new_ones(len(features), 1)  # the bias, as one more axis without penalty
-    design = torch.cat([(features - center) @ axes, ones], dim=1).T.contiguous()
-    weights = seen / seen.sum(dim=1, keepdim=True).to(features.dtype)
-    coefficients = features.new_zeros(len(seen), classes, len(design))
+    return _paths(_turned(features), labels, classes, l2, seen)
+
+
+def _paths(
+    inputs: "_Inputs", labels: Tensor, classes: int, l2: Sequence[float], seen: Tensor
+) -> Iterator[list[LinearHead]]:
+    weights = seen.to(inputs.variances.dtype)
+    weights /= weights.sum(dim=1, keepdim=True)
+    coefficients = inputs.variances.new_zeros(len(seen), classes, len(inputs.variances) + 1)
     for value in l2:
-        penalty = torch.cat([features.new_full((axes.shape[1],), value), features.new_zeros(1)])
-        coefficients = _minimize(design, labels, weights, penalty, coefficients)
-        yield [_unrotated(one, axes, center) for one in coefficients]
+        coefficients = _minimize(inputs, labels, weights, value, coefficients)
+        yield [inputs.unturned(one) for one in coefficients]
 
 
-def _unrotated(coefficients: Tensor, axes: Tensor, center: Tensor) -> LinearHead:
-    weight = axes @ coefficients[:, :-1].T
-    return LinearHead(weight, coefficients[:, -1] - center @ weight)
+def select_and_fit(
+    features: Standardized, labels: Tensor, classes: int, l2: Sequence[float], held: Tensor
+) -> tuple[float, LinearHead]:
+    """The value of ``l2`` with the lowest cross-entropy on held-out samples, and the optimum on all samples with it;
+    the first value if nothing is held out.
 
-
-def select_l2(
-    features: Tensor,
-    labels: Tensor,
-    classes: int,
-    l2: Sequence[float],
-    fold: NDArray[np.int64],
-    held_out: Sequence[int],
-) -> float:
-    """The value of ``l2`` with the lowest cross-entropy on held-out folds; the first if there is nothing to hold out.
-
-    ``fold`` [n] gives the fold of each sample; each fold in ``held_out`` is predicted from all the others. Not by
-    accuracy: on 80 labels it moves in steps of 1.25 points and is the same over decades of regularization.
+    Each row of ``held``, bool [m, n], are samples that are predicted from all others. Not by accuracy: on 80 labels it
+    moves in steps of 1.25 points and is the same over decades of regularization. Values from strong to weak; those far
+    below the best so far are not tried.
     """
-    held = torch.from_numpy(np.array([fold == number for number in held_out]))
     held = held[held.any(dim=1) & ~held.all(dim=1)]  # else there are fewer samples than folds
-    if not len(held):
-        return l2[0]
-    kept = ~held.all(dim=0)  # with a single fold, what it holds out is in no problem
-    paths = regularization_paths(features[kept], labels[kept], classes, l2, ~held[:, kept])
-    losses = [
-        sum(_loss(head.logits(features[one]), labels[one]) for head, one in zip(heads, held, strict=True))
-        for heads in paths
-    ]
-    return l2[int(np.argmin(losses))]
+    inputs, least, chosen = _turned(features), math.inf, l2[0]
+    for value, heads in zip(l2, _paths(inputs, labels, classes, l2, ~held), strict=True) if len(held) else ():
+        loss = _held_out_loss(features, labels, heads, held)
+        if loss < least:
+            least, chosen = loss, value
+        if value < 1.5 * GIVEN_UP * chosen:
+            break
+    everything = torch.ones(1, len(features), dtype=torch.bool)
+    *_, (head,) = _paths(inputs, labels, classes, [value for value in l2 if value >= chosen], everything)
+    return chosen, head
 
 
-def _loss(logits: Tensor, labels: Tensor) -> float:
+def _held_out_loss(features: Standardized, labels: Tensor, heads: Sequence[LinearHead], held: Tensor) -> float:
+    total = 0.0
+    for rows, block in features.blocks():
+        for head, out in zip(heads, held[:, rows], strict=True):
+            total += float(_cross_entropy(head.logits(block[out]), labels[rows][out]))
+    return total
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """The sum over the samples."""
     if labels.dim() == 1:
-        return float(cross_entropy(logits, labels, reduction="sum"))
-    return float(binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="sum"))
+        return cross_entropy(logits, labels, reduction="sum")
+    return binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="sum")
 
 
 def principal_axes(centered: Tensor) -> Tensor:
@@ -138,13 +189,56 @@ def principal_axes(centered: Tensor) -> Tensor:
     return axes.to(centered.dtype)
 
 
-def _minimize(design: Tensor, labels: Tensor, weights: Tensor, penalty: Tensor, start: Tensor) -> Tensor:
-    """Coefficients [m, classes, r] that minimize the penalized cross-entropy of ``design`` [r, n] for each row of
-    ``weights`` [m, n]. The problems have nothing in common, so the minimum of their sum is that of each."""
-    exclusive = labels.dim() == 1  # of sigmoids the bound on the Hessian is half of this one
-    scale = (weights @ design.square().T / 2 + penalty).rsqrt()[:, None]
+@dataclass(frozen=True)
+class _Inputs:
+    """Features, less their ``center`` [d], along principal ``axes`` [d, r] with these ``variances`` [r].
+
+    The ``samples`` are turned already, or the weights have to be (``turning``).
+    """
+
+    samples: Standardized
+    axes: Tensor
+    variances: Tensor
+    center: Tensor
+    turning: bool
+
+    def unturned(self, coefficients: Tensor) -> LinearHead:
+        """The head on standardized features, of ``coefficients`` [classes, r + 1] along the axes and of the bias."""
+        weight = self.axes @ coefficients[:, :-1].T
+        return LinearHead(weight, coefficients[:, -1] - self.center @ weight)
+
+
+def _turned(features: Standardized) -> _Inputs:
+    """Turned once where that is a small copy. Of many samples all axes are kept: their directions only have to be good
+    enough to start from."""
+    kind, width = features.raw.dtype, features.raw.shape[1]
+    if len(features) * width <= TURNED_ELEMENTS or len(features) < width:
+        whole = torch.cat([block for _, block in features.blocks()])
+        center = whole.mean(dim=0)
+        axes = principal_axes(whole - center)
+        turned = (whole - center) @ axes
+        return _Inputs(unchanged(turned), axes, turned.square().mean(dim=0), center, turning=False)
+    center = torch.zeros(width, dtype=torch.float64)
+    for _, block in features.blocks():
+        center += block.double().sum(dim=0)
+    center /= len(features)
+    samples = Standardized(features.raw, features.rows, features.mean + center * features.std, features.std)
+    gram = torch.zeros(width, width, dtype=torch.float64)
+    for _, block in samples.blocks():
+        gram += block.T @ block
+    values, vectors = torch.linalg.eigh(gram / len(features))
+    return _Inputs(samples, vectors.to(kind), values.clamp_min(0).to(kind), center.to(kind), turning=True)
+
+
+def _minimize(inputs: _Inputs, labels: Tensor, weights: Tensor, l2: float, start: Tensor) -> Tensor:
+    """Coefficients [m, classes, r + 1] that minimize the penalized cross-entropy for each row of ``weights`` [m, n].
+
+    The problems have nothing in common, so the minimum of their sum is that of each.
+    """
+    one = inputs.variances.new_ones(1)  # the bias, as one more axis, without penalty
+    penalty = torch.cat([torch.full_like(inputs.variances, l2), one - one])
+    scale = (torch.cat([inputs.variances, one]) / 2 + penalty).rsqrt()  # of sigmoids the bound is half of that
     scaled_penalty = penalty * scale.square()
-    truth = weights[:, None] * (one_hot(labels, start.shape[1]) if exclusive else labels).T
     variable = (start / scale).requires_grad_()
     optimizer: torch.optim.Optimizer = torch.optim.LBFGS(
         [variable],
@@ -154,15 +248,43 @@ def _minimize(design: Tensor, labels: Tensor, weights: Tensor, penalty: Tensor, 
         line_search_fn="strong_wolfe",
     )
 
+    @torch.no_grad()
     def objective() -> float:
-        optimizer.zero_grad()
-        logits = (variable * scale).flatten(0, 1) @ design
-        logits = logits.view(*start.shape[:2], -1)
-        normalizers = logits.logsumexp(dim=1) if exclusive else softplus(logits).sum(dim=1)
-        loss = (normalizers * weights).sum() - (logits * truth).sum()
-        loss = loss + (variable.square() * scaled_penalty).sum() / 2
-        torch.autograd.backward(loss)
-        return loss.item()
+        loss, slope = _loss_and_slope(inputs, labels, weights, variable * scale)
+        variable.grad = slope * scale + variable * scaled_penalty
+        return loss + float((variable.square() * scaled_penalty).sum()) / 2
 
     optimizer.step(objective)
     return variable.detach() * scale
+
+
+def _loss_and_slope(inputs: _Inputs, labels: Tensor, weights: Tensor, coefficients: Tensor) -> tuple[float, Tensor]:
+    """The weighted cross-entropy, summed over problems, and its gradient by ``coefficients`` [m, classes, r + 1]."""
+    flat = coefficients.flatten(0, 1)
+    matrix, bias = flat[:, :-1].T, flat[:, -1]
+    matrix = inputs.axes @ matrix if inputs.turning else matrix
+    loss, slope, slope_of_bias = 0.0, torch.zeros_like(matrix), torch.zeros_like(bias)
+    for rows, block in inputs.samples.blocks():
+        logits = torch.addmm(bias, block, matrix).view(len(block), *coefficients.shape[:2])
+        part, difference = _cross_entropy_and_slope(logits, labels[rows], weights[:, rows].T)
+        difference = difference.flatten(1)
+        loss += part
+        slope.addmm_(block.T, difference)
+        slope_of_bias += difference.sum(dim=0)
+    slope = inputs.axes.T @ slope if inputs.turning else slope
+    return loss, torch.cat([slope.T, slope_of_bias[:, None]], dim=1).view_as(coefficients)
+
+
+def _cross_entropy_and_slope(logits: Tensor, labels: Tensor, weights: Tensor) -> tuple[float, Tensor]:
+    """Of ``logits`` [n, m, classes] with ``weights`` [n, m]: the sum, and its gradient, which takes their place."""
+    if labels.dim() == 1:
+        chosen = labels[:, None, None].expand(-1, logits.shape[1], 1)
+        normalizer = logits.logsumexp(dim=2, keepdim=True)
+        loss = ((normalizer - logits.gather(2, chosen))[..., 0] * weights).sum()
+        slope = logits.sub_(normalizer).exp_()
+        slope.scatter_add_(2, chosen, slope.new_full((), -1.0).expand(chosen.shape))
+    else:
+        truth = labels[:, None].to(logits.dtype)
+        loss = ((softplus(logits) - logits * truth).sum(dim=2) * weights).sum()
+        slope = logits.sigmoid_().sub_(truth)
+    return float(loss), slope.mul_(weights[..., None])

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 from simclr_core.data.subsets import LabelDraw
 from simclr_core.evaluation.linear_probe import fit_probe
-from simclr_core.evaluation.logistic_regression import regularization_path, select_l2
+from simclr_core.evaluation.logistic_regression import regularization_path, select_and_fit, unchanged
 from simclr_core.evaluation.multi_label.classifiers import likelihoods, vote
 from simclr_core.evaluation.multi_label.finetune import sigmoid
 
@@ -60,7 +60,9 @@ def test_the_penalty_has_the_lowest_cross_entropy_on_held_out_folds() -> None:
                 likely = reference.predict_proba(inputs[held])[:, 1]
                 loss -= float(np.log(np.where(truth[held, one], likely, 1 - likely)).sum())
         losses.append(loss)
-    assert select_l2(*tensors, 3, values, fold, range(3)) == values[int(np.argmin(losses))]
+    held_out = torch.from_numpy(np.array([fold == number for number in range(3)]))
+    chosen, _ = select_and_fit(unchanged(tensors[0]), tensors[1], 3, values, held_out)
+    assert chosen == values[int(np.argmin(losses))]
 
 
 def test_a_class_that_all_or_no_images_have_is_sure() -> None:
