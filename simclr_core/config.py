@@ -260,7 +260,7 @@ class PretrainConfig(Block):
     )
     tf32: bool = Field(
         default=False,
-        description="let a GPU multiply float32 numbers with 10 bits of their fraction: faster, for precision: float32",
+        description="float32 products on a GPU keep 10 bits of the fraction of each number: faster",
     )
     deterministic: bool = Field(
         default=True,

@@ -168,7 +168,12 @@ DEFECTS = (
     Defect(
         "the temperature does not reach the positives",
         "simclr_core/loss/nt_xent.py",
-        (("(positives / temperature).mean()", "positives.mean()"),),
+        (
+            (
+                "(_of_positives(columns, places.counts) / temperature).mean()",
+                "_of_positives(columns, places.counts).mean()",
+            ),
+        ),
         LOSS,
         ("-k", "formula_of_the_paper"),
     ),

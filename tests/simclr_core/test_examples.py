@@ -9,10 +9,12 @@ import pytest
 MODULES = (
     "simclr_core.augmentation.augmentations",
     "simclr_core.data.groups",
+    "simclr_core.data.label_sets",
     "simclr_core.data.order",
     "simclr_core.data.ragged",
     "simclr_core.data.shards",
     "simclr_core.evaluation.knn",
+    "simclr_core.evaluation.multi_label.classifiers",
     "simclr_core.lars",
     "simclr_core.loss.nt_xent",
     "simclr_core.machine.place",

@@ -29,6 +29,7 @@ EXPORTED = {
     "classes": 3,
     "encoder": {"name": "resnet18", "width": 1.0, "stem": "cifar"},
     "head_layers": 0,
+    "multi_label": False,
     "golden": {"images": IMAGES, "tolerance": TOLERANCE},
     "parity": {"cosine_min": 0.99999, "max_abs": 1e-4},
     "metrics": {"linear_eval": {"top1": 83.1}},
