@@ -98,7 +98,7 @@ def l2_values(count: int) -> list[float]:
 
 def standardization(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation [d] of each feature, float64; 1 for a feature that is constant but for rounding."""
-    blocks = features.split(_block_size(features))
+    blocks = torch.split(features, _block_size(features))
     mean = torch.stack([block.double().sum(dim=0) for block in blocks]).sum(dim=0) / len(features)
     squares = torch.stack([(block.double() - mean).square().sum(dim=0) for block in blocks]).sum(dim=0)
     std = (squares / len(features)).sqrt()
