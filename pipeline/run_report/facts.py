@@ -2,10 +2,11 @@
 
 import csv
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from deploy.artifact import identity
 from deploy.errors import DeployError
@@ -22,7 +23,7 @@ from pipeline.reports import EmbeddingDriftReport, ValidationReport
 from pipeline.workspace import Workspace
 from simclr_core import reports
 from simclr_core.data.groups import Groups
-from simclr_core.data.shards import ShardedImages
+from simclr_core.data.shards import ShardedImages, read_card
 from simclr_core.errors import DatasetError
 from simclr_core.evaluation_reports import FinetuneReport, LinearEvalReport
 from simclr_core.reporter import read_timing
@@ -163,11 +164,26 @@ def _mistakes(workspace: Workspace) -> list[Mistake]:
     import pyarrow.parquet as pq  # here, because a code location has to load quickly
 
     try:
-        table = pq.read_table(workspace.reports / "predictions.parquet", columns=[one.name for one in fields(Mistake)])
-    except (OSError, ValueError):  # not there, or not a table
+        table = pq.read_table(workspace.reports / "predictions.parquet")
+        if "labels" in table.column_names:
+            classes = read_card(workspace.root / "data" / "prepared").classes
+            found = [_of_several(row, classes) for row in table.to_pylist()]
+        else:
+            found = [Mistake(**row) for row in table.select([one.name for one in fields(Mistake)]).to_pylist()]
+    except (OSError, ValueError, KeyError, DatasetError):  # not there, or not a table
         return []
-    found = (Mistake(**row) for row in table.to_pylist())
     return sorted((one for one in found if one.probe != one.label), key=lambda one: (-one.probe_answer, one.sha256))
+
+
+def _of_several(row: Mapping[str, Any], classes: Sequence[str]) -> Mistake:
+    """An image that may have several labels: ``probe_answer`` is how sure the probe is of its surest wrong answer."""
+    certainties = [
+        max(likely, 1 - likely)
+        for name, likely in zip(classes, row["probe_scores"], strict=True)
+        if (name in row["labels"]) != (name in row["probe"])
+    ]
+    said, taken = (", ".join(row[name]) or "none of the classes" for name in ("labels", "probe"))
+    return Mistake(row["path"], row["sha256"], said, taken, max(certainties, default=0.0))
 
 
 def _refused(workspace: Workspace) -> str | None:

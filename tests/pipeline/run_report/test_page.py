@@ -12,7 +12,7 @@ import pytest
 from pipeline.gates.all_gates import GATES
 from pipeline.reports import Outcome
 from pipeline.run_report import page
-from pipeline.run_report.facts import Reason, collect, reasons
+from pipeline.run_report.facts import Mistake, Reason, _of_several, collect, reasons
 from pipeline.run_report.page import describe_labels_saved
 from pipeline.workspace import Workspace
 from simclr_core import reports
@@ -190,6 +190,13 @@ def test_mistakes_are_the_surest_first(workspace: Workspace) -> None:
     assert len(rows) == 30
     assert all(row.label != row.probe for row in rows)
     assert [row.probe_answer for row in rows] == sorted((row.probe_answer for row in rows), reverse=True)
+
+
+def test_of_several_labels_the_surest_wrong_answer_counts() -> None:
+    row = {"path": "a.png", "sha256": "0", "labels": ["cat"], "probe": ["cat", "dog"], "probe_scores": [0.9, 0.7, 0.4]}
+    assert _of_several(row, ("cat", "dog", "fox")) == Mistake("a.png", "0", "cat", "cat, dog", 0.7)
+    nothing = row | {"probe": [], "probe_scores": [0.2, 0.1, 0.4]}
+    assert _of_several(nothing, ("cat", "dog", "fox")) == Mistake("a.png", "0", "cat", "none of the classes", 0.8)
 
 
 @pytest.mark.parametrize(
