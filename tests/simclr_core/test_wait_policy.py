@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from simclr_core import wait_policy
 from simclr_core.launch import PROCESSES
+from tests.conftest import write_prepared
 
 
 @pytest.fixture
@@ -66,6 +68,8 @@ def test_the_policy_is_set_before_openmp_is_loaded(given: dict[str, str], spins:
 @pytest.mark.usefixtures("undecided")
 def test_every_process_of_a_launch_has_the_policy(tmp_path: Path) -> None:
     ranks = {PROCESSES: "2", "OMP_NUM_THREADS": "1"}
+    write_prepared(tmp_path)
+    shutil.rmtree(tmp_path / "models" / "initial")  # each process ends when it wants to begin
     policies, _ = loaded("-m", "simclr_core", "--workspace", str(tmp_path), "pretrain", **ranks)
     assert len(policies) >= 3  # the launcher and its two
     assert {spun for _, spun in policies} == {wait_policy.SPINS}

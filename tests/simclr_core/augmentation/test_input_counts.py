@@ -31,7 +31,7 @@ def pinned(number: int, dtype: torch.dtype, pinned: bool) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("recipe", "most"),
     [
-        ({}, 60),  # 294 when each row was sent and changed by itself
+        ({}, 60),  # 294 when each row was sent and changed alone
         ({"size": 32}, 60),
         ({"jitter_order": "random"}, 100),  # 746
         ({"rotation": 0.5, "solarize": 0.5, "extra_crops": 2}, 65),
@@ -49,7 +49,7 @@ def test_a_step_of_views(
         augmentation = Augmentation(**{"size": 224, **recipe})
         images, member = ShardedImages(folder / "train"), Member(0, 1, device)
         batches = Batches(images, read_card(folder), augmentation, 32, 0, member, groups)
-        with _disable_current_modes():  # decoding writes to real memory, in threads of its own
+        with _disable_current_modes():  # decoding writes to real memory, in separate threads
             drawn = batches._drawn(batches.positions(0), 0)
         counts = count(lambda: batches._inputs(drawn))
         assert (counts.blocking_copies, counts.read_backs, counts.waits) == (0, 0, 0), counts.names
