@@ -50,7 +50,10 @@ def undo(workspace: Workspace, name: str) -> list[str]:
     releases = sorted({one for version in used for one in version.split(",") if "@" in one})
     lines = [f"batch {name} is undone: {', '.join(parts)}; `simclr run` trains without it"]
     if releases:
-        lines.append(f"{', '.join(releases)} had it, and stays as it is with its data; the next release is without it")
+        lines.append(
+            f"{', '.join(releases)} had it, and stays as it is with its data; what serves changes with the next "
+            "release, or at once with `simclr release rollback`"
+        )
     return [
         *lines,
         "your files stay where they are, and an ingest leaves them out; one that is moved to another class or gets "

@@ -96,6 +96,11 @@ def release(workspace: Workspace, passed: Collection[str] = (), gates: Mapping[s
         assert version is not None
         if version.name not in history.served:
             history = history.assign(releases.git, version)
+        elif version != before:
+            notes += (
+                f"the candidate is {version.name}, which served before and is not released again; "
+                f"`simclr release promote {version.name}` lets it serve",
+            )
         failpoint("release.assigned")
         _push_tags(releases.git, history)
         failpoint("release.pushed_tags")

@@ -92,6 +92,16 @@ def test_releasing_again_changes_nothing(released: Workspace, monkeypatch: pytes
     assert (tags(released), git(released.root, "branch", "--list", "--all")) == (before, branches)
 
 
+def test_a_candidate_that_was_rolled_back_is_named_and_stays_so(released: Workspace) -> None:
+    assert release(released).notes == ()
+    rollback(released)
+    done = release(released)
+    assert (done.version, done.changed) == ("v0.0.1", False)
+    (note,) = done.notes
+    assert note.startswith("the candidate is v0.0.2, which served before and is not released again")
+    assert "`simclr release promote v0.0.2`" in note
+
+
 def test_the_users_work_stays_and_nothing_stray_is_committed(computed: Workspace) -> None:
     root = computed.root
     git(root, "checkout", "--quiet", "--detach")
