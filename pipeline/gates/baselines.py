@@ -52,7 +52,7 @@ class Comparison:
     trained: float  # accuracy, 0..1
     gain: Interval
     most: float  # that it gains, with all the confidence that several comparisons need
-    measure: str = ""  # if that is none of accuracy
+    measure: str = ""  # of the difference, where it is not one of accuracy
 
     def __str__(self) -> str:
         low, high = 100 * self.gain.low, 100 * self.gain.high

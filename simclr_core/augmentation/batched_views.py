@@ -37,7 +37,7 @@ KEEP = -1  # a place in the order of the jitter at which a row is not changed
 SECTORS = (5.0, 3.0, 1.0)  # sixths of the hue circle, counted back from red, at which red, green and blue begin
 
 Kinds = frozenset[int]
-Numbers = Mapping[str, Tensor]  # of the rows of a part, by name; there is none of a step that no row takes
+Numbers = Mapping[str, Tensor]  # of the rows of a part, by name, and only of the steps that a row takes
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from simclr_core.evaluation.multi_label.precision import (
 )
 from simclr_core.evaluation.multi_label.scoring import score
 from simclr_core.evaluation.paired_comparison import out_of_fold_worth
-from simclr_core.evaluation.scores.budgets import SIMCLR, START, FeatureSets
+from simclr_core.evaluation.scores.budgets import SIMCLR, START, FeatureSets, plan_budgets, random_features
 from simclr_core.evaluation.scores.folds import ask_test_images, divide, gather, read_near_groups
 from simclr_core.evaluation_reports import (
     Accuracies,
@@ -172,7 +172,6 @@ def measure_budgets(
         for index, of_fold in enumerate(of_folds)
         for probe in of_fold
     }
-    random = _random(sets.bank)
 
     def ask(name: str, budget: str, number: int) -> NDArray[np.float64]:
         found = []
@@ -190,24 +189,16 @@ def measure_budgets(
         precisions = [exact_precision(one, asked.truth) for one in answers]
         return mean_of_draws(precisions, first, sets.worth, labels)
 
-    for budget, first in folds[0].drawn.items():
-        if any(budget not in fold.drawn for fold in folds):
-            continue
-        draws, labels = min(len(fold.drawn[budget]) for fold in folds), len(first[0].positions)
-        each = range(draws)
-        weights = [(random[n % len(random)], n % draws) for n in range(max(draws, len(random)))]
-        reached = BudgetPrecision(
-            labels=labels,
-            draws=draws,
-            simclr=of(budget, labels, [(SIMCLR, number) for number in each]),
-            random_init=of(budget, labels, weights),
-            pixels=of(budget, labels, [("pixels", number) for number in each]),
-            start=of(budget, labels, [(START, number) for number in each]) if START in sets.bank else None,
+    for one in plan_budgets(sets):
+        measured = {row: of(one.budget, one.labels, pairs) for row, pairs in one.asked.items()}
+        reached = BudgetPrecision(labels=one.labels, draws=one.draws, **measured)
+        rows = reached.simclr, reached.random_init, reached.pixels
+        ours, random_ones, pixels = (row.value for row in rows)
+        message = (
+            f"{one.labels} labels: linear {ours:.1f} %, random weights {random_ones:.1f} %, raw pixels {pixels:.1f} %"
         )
-        ours, random_ones, pixels = (one.value for one in (reached.simclr, reached.random_init, reached.pixels))
-        message = f"{labels} labels: linear {ours:.1f} %, random weights {random_ones:.1f} %, raw pixels {pixels:.1f} %"
         emit("progress", stage="linear_eval", message=message)
-        yield budget, reached
+        yield one.budget, reached
 
 
 def _fit(asked: Asked, name: str, config: LinearEvalConfig) -> list[list[Probe]]:
@@ -225,7 +216,11 @@ def _fit_one(asked: Asked, name: str, drawn: LabelDraw, config: LinearEvalConfig
 
 def _gains(precisions: Mapping[str, Precision], classifier: str, names: Sequence[str], worth: float) -> dict[str, Gain]:
     """Of the trained features over each baseline."""
-    others = {"random_init": _random(names), "pixels": ["pixels"], START: [name for name in names if name == START]}
+    others = {
+        "random_init": random_features(names),
+        "pixels": ["pixels"],
+        START: [name for name in names if name == START],
+    }
     trained = precisions[f"{SIMCLR} {classifier}"]
     found = {
         baseline: gain(trained, [precisions[f"{name} {classifier}"] for name in members], worth)
@@ -233,11 +228,6 @@ def _gains(precisions: Mapping[str, Precision], classifier: str, names: Sequence
         if members
     }
     return found | {PREVALENCE: gain(trained, [precisions[PREVALENCE]], worth)}
-
-
-def _random(names: Mapping[str, object] | Sequence[str]) -> list[str]:
-    """The features of random weights."""
-    return [name for name in names if name not in (SIMCLR, "pixels", START)]
 
 
 def _with_labels(report: LinearEvalReport, fitted: Sequence[Probe]) -> LinearEvalReport:

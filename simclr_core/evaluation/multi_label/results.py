@@ -52,14 +52,9 @@ def table(
     """The rows of one split, "test" or "out_of_fold", in the order of the images; ``paths`` are by SHA-256."""
     rows = len(likelihoods[PROBE]) if likelihoods else 0
     found = likelihoods or dict.fromkeys((KNN, PROBE), np.empty((0, len(classes))))
-    keys = [bytes(key).hex() for key in asked.images.keys[:rows]]
     names, numbers = pa.list_(pa.string()), pa.list_(pa.float32())
-    columns = {
-        "path": pa.array([paths.get(key) for key in keys], pa.string()),
-        "sha256": pa.array(keys, pa.string()),
-        "split": pa.array([split] * rows, pa.string()),
-        "labels": pa.array(_named(asked.targets[:rows], classes), names),
-    }
+    columns = predictions.identify(split, asked.images.keys[:rows], paths)
+    columns["labels"] = pa.array(_named(asked.targets[:rows], classes), names)
     columns |= {name: pa.array(_named(found[name] >= THRESHOLD, classes), names) for name in (KNN, PROBE)}
     columns |= {f"{name}_scores": pa.array(found[name].astype(np.float32).tolist(), numbers) for name in (KNN, PROBE)}
     return pa.table(columns)

@@ -5,7 +5,7 @@ from the next. So each budget is drawn several times, and the interval of its me
 images.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +37,37 @@ class FeatureSets:
     worth: float = 1.0
 
 
+@dataclass(frozen=True)
+class PlannedBudget:
+    """Labels and draws of a budget; ``asked`` has for each row of the report the names of features, and which draw."""
+
+    budget: str
+    labels: int
+    draws: int
+    asked: Mapping[str, Sequence[tuple[str, int]]]
+
+
+def plan_budgets(sets: FeatureSets) -> Iterator[PlannedBudget]:
+    """Each budget that all folds have: of classes with few labels, one fold may take all and another not.
+
+    Of random weights there is a draw of the labels for each draw of the weights, as long as there are both.
+    """
+    random = random_features(sets.bank)
+    rows = [name for name in (SIMCLR, "pixels", START) if name in sets.bank]
+    for budget, first in sets.folds[0].drawn.items():
+        if any(budget not in fold.drawn for fold in sets.folds):
+            continue
+        draws = min(len(fold.drawn[budget]) for fold in sets.folds)
+        asked = {name: [(name, number) for number in range(draws)] for name in rows}
+        asked["random_init"] = [(random[n % len(random)], n % draws) for n in range(max(draws, len(random)))]
+        yield PlannedBudget(budget, len(first[0].positions), draws, asked)
+
+
+def random_features(names: Iterable[str]) -> list[str]:
+    """The names of the features of random weights."""
+    return [name for name in names if name not in (SIMCLR, "pixels", START)]
+
+
 def measure_budgets(
     known: Mapping[str, Sequence[Sequence[Probe]]], sets: FeatureSets, l2_count: int, seed: int
 ) -> Iterator[tuple[str, BudgetAccuracies]]:
@@ -53,7 +84,6 @@ def measure_budgets(
         for index, probes in enumerate(folds)
         for probe in probes
     }
-    random = [name for name in sets.bank if name not in (SIMCLR, "pixels", START)]
 
     def right(name: str, budget: str, number: int, index: int) -> int:
         fold = sets.folds[index]
@@ -75,21 +105,6 @@ def measure_budgets(
         accuracies = [count / len(sets.test.labels) for count in counts]
         return estimate(accuracies, sets.worth * sets.test.labeled, labels)
 
-    for budget, first in sets.folds[0].drawn.items():
-        if any(budget not in fold.drawn for fold in sets.folds):
-            continue  # of classes with so few labels that one fold takes all and another does not
-        draws, labels = min(len(fold.drawn[budget]) for fold in sets.folds), len(first[0].positions)
-        each = range(draws)
-        # A draw of the labels for each draw of the weights, as long as there are both.
-        weights = [(random[n % len(random)], n % draws) for n in range(max(draws, len(random)))]
-        yield (
-            budget,
-            BudgetAccuracies(
-                labels=labels,
-                draws=draws,
-                simclr=of(budget, labels, [(SIMCLR, number) for number in each]),
-                random_init=of(budget, labels, weights),
-                pixels=of(budget, labels, [("pixels", number) for number in each]),
-                start=of(budget, labels, [(START, number) for number in each]) if START in sets.bank else None,
-            ),
-        )
+    for one in plan_budgets(sets):
+        measured = {row: of(one.budget, one.labels, asked) for row, asked in one.asked.items()}
+        yield one.budget, BudgetAccuracies(labels=one.labels, draws=one.draws, **measured)

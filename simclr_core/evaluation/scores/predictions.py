@@ -30,6 +30,16 @@ FILE = "predictions.parquet"
 CLASSIFIERS = ("knn", "probe")
 
 
+def identify(split: str, keys: NDArray[np.uint8], paths: Mapping[str, str]) -> dict[str, pa.Array]:
+    """The columns that say which image a row is of: ``keys`` [n, 32] are the SHA-256, by which ``paths`` are."""
+    names = [bytes(key).hex() for key in keys]
+    return {
+        "path": pa.array([paths.get(name) for name in names], pa.string()),
+        "sha256": pa.array(names, pa.string()),
+        "split": pa.array([split] * len(names), pa.string()),
+    }
+
+
 def table(
     split: str,
     images: EvaluationImages,
@@ -45,13 +55,9 @@ def table(
     """
     scores = scores or dict.fromkeys(CLASSIFIERS, np.empty((0, 1)))
     rows = np.arange(len(scores[CLASSIFIERS[0]]))
-    keys, labels = [bytes(key).hex() for key in images.keys[rows]], images.labels[rows]
-    columns = {
-        "path": pa.array([paths.get(key) for key in keys], pa.string()),
-        "sha256": pa.array(keys, pa.string()),
-        "split": pa.array([split] * len(rows), pa.string()),
-        "label": pa.array([classes[label] for label in labels], pa.string()),
-    }
+    labels = images.labels[rows]
+    columns = identify(split, images.keys[rows], paths)
+    columns["label"] = pa.array([classes[label] for label in labels], pa.string())
     for name in CLASSIFIERS:
         found = scores[name]
         answers = found[rows].argmax(axis=1)
