@@ -278,6 +278,12 @@ def _read_tables(source: Source, reading: Reading, faults: list[str]) -> None:
             faults += _overrule(where, path, row, reading)
         reading.named |= found.rows.keys()
         reading.labeled |= {path for path, row in found.rows.items() if row.labels}
+        like_sets = [one.label for one in found.rows.values() if one.label and (one.label == "-" or "|" in one.label)]
+        if like_sets:
+            reading.notes[
+                f"{where}: {like_sets[0]!r} is the name of one class; name the column labels, not label, if images may "
+                "have several labels or none"
+            ] += len(like_sets)
         if found.lost:
             reading.notes[found.lost] = 0
 

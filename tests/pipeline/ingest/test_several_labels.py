@@ -183,3 +183,13 @@ def test_a_folder_with_the_sign_between_labels_in_its_name_is_refused(workspace:
     shutil.move(workspace.inbox / "labeled/cat", workspace.inbox / "labeled/a\x1fb")
     with pytest.raises(IngestError, match=r"labeled/a\\x1fb/ has a control character in its name"):
         ingest(workspace)
+
+
+@pytest.mark.parametrize("cell", ["cat|dog", "-"])
+def test_a_column_label_with_what_looks_like_a_set_is_noted(workspace: Workspace, cell: str) -> None:
+    fill(workspace, *FILES)
+    rows = "".join(f"{path},{cell if path == FILES[0] else 'cat'}\n" for path in FILES)
+    (workspace.inbox / "labels.csv").write_text(f"path,label\n{rows}")
+    found = notes(ingest(workspace))
+    assert f"{cell!r} is the name of one class; name the column labels, not label" in found
+    assert labels(workspace)[FILES[0]] == ("train", cell)
