@@ -30,6 +30,7 @@ STRONGEST_L2, WEAKEST_L2 = 1e5, 1e-6  # the paper's range, section B.8
 MAX_ITERATIONS = 200  # reached only by separable data with next to no regularization, where the optimum is far away
 HISTORY = 10  # steps that a direction is made of; with torch's 100 its arithmetic takes longer than the loss
 GRADIENT_TOLERANCE = 1e-5  # of the largest component, in coordinates where the Hessian is at most 1
+CHOOSING_TOLERANCE = 1e-3  # the same while a penalty is chosen: neighbors differ by a factor of ten
 BLOCK_ELEMENTS = 2**20  # of features at a time: they stay in a processor's cache
 TURNED_ELEMENTS = 2**24  # up to here the features are turned once, which takes a copy; above, the weights are
 GIVEN_UP = 1e-2  # of the best penalty so far: below, none is tried, where searches take longest
@@ -112,7 +113,7 @@ def regularization_path(features: Tensor, labels: Tensor, classes: int, l2: Sequ
     several. A class without samples is never the answer.
     """
     everything = torch.ones(1, len(features), dtype=torch.bool)
-    return [head for (head,) in _paths(_turned(unchanged(features)), labels, classes, l2, everything)]
+    return [head for (head,) in regularization_paths(unchanged(features), labels, classes, l2, everything)]
 
 
 def regularization_paths(
@@ -122,18 +123,26 @@ def regularization_paths(
 
     Yields the m optima of each value.
     """
-    return _paths(_turned(features), labels, classes, l2, seen)
+    inputs = _turned(features)
+    for coefficients in _path(inputs, labels, classes, l2, seen, GRADIENT_TOLERANCE):
+        yield [inputs.unturned(one) for one in coefficients]
 
 
-def _paths(
-    inputs: "_Inputs", labels: Tensor, classes: int, l2: Sequence[float], seen: Tensor
-) -> Iterator[list[LinearHead]]:
-    weights = seen.to(inputs.variances.dtype)
-    weights /= weights.sum(dim=1, keepdim=True)
+def _path(
+    inputs: "_Inputs", labels: Tensor, classes: int, l2: Sequence[float], seen: Tensor, tolerance: float
+) -> Iterator[Tensor]:
+    """Coefficients [m, classes, r + 1] for each value."""
+    weights = _weights(inputs, seen)
     coefficients = inputs.variances.new_zeros(len(seen), classes, len(inputs.variances) + 1)
     for value in l2:
-        coefficients = _minimize(inputs, labels, weights, value, coefficients)
-        yield [inputs.unturned(one) for one in coefficients]
+        coefficients = _minimize(inputs, labels, weights, value, coefficients, tolerance)
+        yield coefficients
+
+
+def _weights(inputs: "_Inputs", seen: Tensor) -> Tensor:
+    """Of each sample in the mean loss of each problem, [m, n]."""
+    weights = seen.to(inputs.variances.dtype)
+    return weights / weights.sum(dim=1, keepdim=True)
 
 
 def select_and_fit(
@@ -144,19 +153,21 @@ def select_and_fit(
 
     Each row of ``held``, bool [m, n], are samples that are predicted from all others. Not by accuracy: on 80 labels it
     moves in steps of 1.25 points and is the same over decades of regularization. Values from strong to weak; those far
-    below the best so far are not tried.
+    below the best so far are not tried. What is chosen is fitted more exactly, from the mean of what the folds had.
     """
     held = held[held.any(dim=1) & ~held.all(dim=1)]  # else there are fewer samples than folds
     inputs, least, chosen = _turned(features), math.inf, l2[0]
-    for value, heads in zip(l2, _paths(inputs, labels, classes, l2, ~held), strict=True) if len(held) else ():
-        loss = _held_out_loss(features, labels, heads, held)
+    start = inputs.variances.new_zeros(1, classes, len(inputs.variances) + 1)
+    path = _path(inputs, labels, classes, l2, ~held, CHOOSING_TOLERANCE) if len(held) else ()
+    for value, coefficients in zip(l2, path, strict=False):
+        loss = _held_out_loss(features, labels, [inputs.unturned(one) for one in coefficients], held)
         if loss < least:
-            least, chosen = loss, value
+            least, chosen, start = loss, value, coefficients.mean(dim=0, keepdim=True)
         if value < 1.5 * GIVEN_UP * chosen:
             break
-    everything = torch.ones(1, len(features), dtype=torch.bool)
-    *_, (head,) = _paths(inputs, labels, classes, [value for value in l2 if value >= chosen], everything)
-    return chosen, head
+    everything = _weights(inputs, torch.ones(1, len(features), dtype=torch.bool))
+    [best] = _minimize(inputs, labels, everything, chosen, start, GRADIENT_TOLERANCE)
+    return chosen, inputs.unturned(best)
 
 
 def _held_out_loss(features: Standardized, labels: Tensor, heads: Sequence[LinearHead], held: Tensor) -> float:
@@ -230,7 +241,7 @@ def _turned(features: Standardized) -> _Inputs:
     return _Inputs(samples, vectors.to(kind), values.clamp_min(0).to(kind), center.to(kind), turning=True)
 
 
-def _minimize(inputs: _Inputs, labels: Tensor, weights: Tensor, l2: float, start: Tensor) -> Tensor:
+def _minimize(inputs: _Inputs, labels: Tensor, weights: Tensor, l2: float, start: Tensor, tolerance: float) -> Tensor:
     """Coefficients [m, classes, r + 1] that minimize the penalized cross-entropy for each row of ``weights`` [m, n].
 
     The problems have nothing in common, so the minimum of their sum is that of each.
@@ -244,7 +255,7 @@ def _minimize(inputs: _Inputs, labels: Tensor, weights: Tensor, l2: float, start
         [variable],
         max_iter=MAX_ITERATIONS,
         history_size=HISTORY,
-        tolerance_grad=GRADIENT_TOLERANCE,
+        tolerance_grad=tolerance,
         line_search_fn="strong_wolfe",
     )
 

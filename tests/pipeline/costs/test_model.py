@@ -53,19 +53,12 @@ def test_large_images_are_decoded_in_every_epoch() -> None:
     assert found.seconds == pytest.approx(STARTED + epochs + (10 * 1000 + 16) * 0.001 / 2)
 
 
-def test_a_probe_costs_a_search_for_all_folds_at_once_and_a_shorter_one() -> None:
-    few = work().fit(100, 256, 12)
-    searches = (12, 5), (4.2, 1)  # penalties and folds
-    assert few == pytest.approx(
-        sum(
-            n * 5 * 100**0.3 * (0.001 + 0.002 * folds * 100 * 100 * 2 / 2621440) + 0.25 * (100 / 512) ** 3
-            for n, folds in searches
-        )
-    )
-    many = work().fit(2000, 256, 12)  # a single fold, and no more axes than features
-    assert many == pytest.approx(
-        sum(n * 5 * 256**0.3 * (0.001 + 0.002 * 2000 * 256 * 2 / 2621440) + 0.25 / 8 for n in (12, 4.2))
-    )
+def test_a_probe_costs_a_search_for_all_folds_at_once_and_a_fit() -> None:
+    size = 100 * 100 * 2 / 2621440
+    few = 12 * 10 * (0.001 + 0.002 * 5 * size) + 65 * (0.001 + 0.002 * size)
+    assert work().fit(100, 256, 12) == pytest.approx(few + 0.25 * (100 / 512) ** 3)
+    many = (12 * 10 + 65) * (0.001 + 0.002 * 2000 * 256 * 2 / 2621440)  # a single fold, no more axes than features
+    assert work().fit(2000, 256, 12) == pytest.approx(many + 0.25 / 8)
 
 
 def test_linear_evaluation_fits_a_probe_for_each_draw_and_set_of_features() -> None:
