@@ -36,7 +36,8 @@ def comparison_rows(compared: Mapping[str, tuple[Cost, Cost]]) -> Iterator[list[
 
 
 def over(actual: float, expected: float) -> float | None:
-    return round(actual / expected, 3) if expected > 0 else None
+    """None also where a run has freed what it was to take: then there is no ratio."""
+    return round(actual / expected, 3) if expected > 0 <= actual else None
 
 
 def _ratio(actual: float, expected: float) -> str:

@@ -76,7 +76,9 @@ def cache_folder(workspace: Workspace) -> Path:
 
 
 def size(count: float) -> str:
-    """Bytes for a person: ``1.5 GB``."""
+    """Bytes for a person: ``1.5 GB``, and ``2.8 MB less`` for a negative number, of what a run has freed."""
+    if count < 0:
+        return f"{size(-count)} less"
     for unit in ("bytes", "kB", "MB"):
         if count < 1000:
             break
