@@ -258,9 +258,8 @@ def minimums(images: Images, params: Params, released: bool) -> Iterator[Minimum
             yield Minimum(noun, 1, 2, "measuring accuracy", second)
         votes = max(params.linear_eval.knn_neighbours, params.compare.knn_neighbours)
         yield Minimum("labeled training image", labeled, votes, "kNN", "all of them vote on every image")
-        if not images.several:  # each a logistic regression, which stays as it is
-            sure = "the probabilities of the classifier are not calibrated"
-            yield Minimum("labeled training image", labeled, CALIBRATION_LABELS, "calibration", sure)
+        sure = "the probabilities of the classifier are not calibrated"
+        yield Minimum("labeled training image", labeled, CALIBRATION_LABELS, "calibration", sure)
     if released and tested:
         refused = (
             f"even a candidate that answers exactly as the champion does cannot show that it loses no more than "
@@ -308,6 +307,13 @@ def _labels(images: Images) -> Iterator[str]:
         yield (
             f"test images are labeled {named}, and no training image is: {none} be classified correctly; "
             "use the same class names in both, or label such training images"
+        )
+    if asked & known and (untested := sorted(known - asked)):
+        one = len(untested) == 1
+        yield (
+            f"{len(untested)} of {counted(len(known), 'class')} {'has' if one else 'have'} no test image "
+            f"({listed([*map(repr, untested)], SHOWN_CLASSES)}): how well {'it is' if one else 'they are'} recognized "
+            "stays unknown; put some into inbox/test/<class>/"
         )
 
 

@@ -37,11 +37,12 @@ def advise(facts: RunFacts) -> list[str]:
         found += no_test_images(evaluation)
         found += baselines(evaluation)
         if probe := evaluation.scores.get("probe"):
-            found += never_predicted(probe)
+            found += [*untested(probe), *never_predicted(probe)]
             found += badly_recognized(probe)
             found += test_images(probe.top1, evaluation.test_images) if evaluation.test_images else ()
         if several := evaluation.multi_label:
-            found += never_predicted(several.scores["probe"])
+            probe_of_sets = several.scores["probe"]
+            found += [*untested(probe_of_sets), *never_predicted(probe_of_sets)]
             found += no_gain(several.gains.get("probe", {}))
         found += more_labels(evaluation.budgets)
     if facts.pretrain is not None:
@@ -95,12 +96,25 @@ def no_gain(gains: Mapping[str, Gain]) -> Iterator[str]:
             )
 
 
+def untested(probe: Scores | SetScores) -> Iterator[str]:
+    without = [name for name, one in probe.per_class.items() if not one.images]
+    if without:
+        one = len(without) == 1
+        yield (
+            f"{len(without)} of {counted(len(probe.per_class), 'class')} {'has' if one else 'have'} no test image, and "
+            f"how well {'it is' if one else 'they are'} recognized is not known, and means over classes leave "
+            f"{'it' if one else 'them'} out: put labeled images of {_names(without)} into inbox/test/<class>/."
+        )
+
+
 def never_predicted(probe: Scores | SetScores) -> Iterator[str]:
     present = {name: one for name, one in probe.per_class.items() if one.images}
     never = [name for name, one in present.items() if not one.answers]
     if never:
+        tested = "" if len(present) == len(probe.per_class) else " with test images"
+        verb = "is" if len(never) == 1 else "are"
         yield (
-            f"{len(never)} of {counted(len(present), 'class')} {'is' if len(never) == 1 else 'are'} never predicted: "
+            f"{len(never)} of {counted(len(present), 'class')}{tested} {verb} never predicted: "
             f"label {MORE_LABELS} more images of {'each of ' if len(never) > 1 else ''}{_names(never)}."
         )
 

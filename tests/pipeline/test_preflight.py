@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -291,6 +292,23 @@ def test_of_sets_a_class_that_is_missing_in_training_or_lost_is_named() -> None:
     assert any("test images are labeled 'bird', and" in one for one in preflight.shortages(found, defaults, False))
     lost = preflight.lost_classes(found, [label_sets.join(["dog", "fox"]), None])
     assert list(lost) == ["all images labeled 'fox' are quarantined: `simclr quarantine list` says why"]
+
+
+@pytest.mark.parametrize("of", [str, lambda name: label_sets.join([name, "all"])], ids=["one label", "sets"])
+def test_a_class_without_test_images_is_said_before_training(of: Callable[[str], str]) -> None:
+    defaults = Params(**{name: block() for name, block in BLOCKS.items()})  # type: ignore[arg-type]
+
+    def said(*test: str) -> list[str]:
+        found = images([of("cat"), of("dog"), of("eel")] * 40, [of(name) for name in test] * 40)
+        return [one for one in preflight.shortages(found, defaults, False) if "test image" in one and "stay" in one]
+
+    total = 3 + (of("cat") != "cat")
+    assert said("cat", "dog") == [
+        f"1 of {total} classes has no test image ('eel'): how well it is recognized stays unknown; put some into "
+        "inbox/test/<class>/"
+    ]
+    assert said("dog")[0].startswith(f"2 of {total} classes have no test image ('cat', 'eel'): how well they are")
+    assert said("cat", "dog", "eel") == []
 
 
 def test_one_class_that_some_images_do_not_have_can_be_learned() -> None:

@@ -32,6 +32,19 @@ def test_classes_that_are_never_predicted_are_named() -> None:
     assert "1 of 2 classes is never" in found(advice.never_predicted(scores(a=one_class(answers=0), b=one_class())))
     absent = scores(a=one_class(images=0, answers=0, recall=None), b=one_class())
     assert found(advice.never_predicted(absent)) == ""  # no test image could show it
+    never = scores(a=one_class(answers=0), b=one_class(answers=0), c=one_class(images=0))
+    assert found(advice.never_predicted(never)).startswith("2 of 2 classes with test images are never predicted")
+
+
+def test_classes_without_a_test_image_are_named() -> None:
+    said = found(advice.untested(scores(a=one_class(), b=one_class(), c=one_class(images=0, recall=None))))
+    assert said == (
+        "1 of 3 classes has no test image, and how well it is recognized is not known, and means over classes leave it "
+        "out: put labeled images of c into inbox/test/<class>/."
+    )
+    two = found(advice.untested(scores(a=one_class(images=0), b=one_class(images=0), c=one_class())))
+    assert two.startswith("2 of 3 classes have no test image, and how well they are recognized")
+    assert found(advice.untested(scores(a=one_class(), b=one_class()))) == ""
 
 
 def test_classes_behind_the_others_are_separated_by_their_labels() -> None:
