@@ -26,8 +26,10 @@ from pipeline.recipes.recipe import is_auto
 from pipeline.validation.verdict.overrides import settle
 from pipeline.workspace import Workspace
 
-if TYPE_CHECKING:  # its fields for the blocks of params.yaml exist only at run time
-    RawImagesConfig = LaunchConfig
+if TYPE_CHECKING:
+    from pipeline.ingest.found import News
+
+    RawImagesConfig = LaunchConfig  # its fields for the blocks of params.yaml exist only at run time
 else:
     RawImagesConfig = launch_config("RawImagesConfig")
 
@@ -50,6 +52,7 @@ def raw_images(
 
     With nothing new the data version stays.
     """
+    from pipeline.ingest.found import News
     from pipeline.ingest.ingest import ingest  # here, because a code location has to load quickly and it brings fsspec
     from pipeline.ingest.unfinished import begin, find_interrupted, record_attempt
     from pipeline.retraining import completed
@@ -92,7 +95,8 @@ def raw_images(
         tracked = read_tracked(workspace.root, RAW)
         keep_state(context, workspace)
         spent = Cost(time.monotonic() - began, 0.0, disk.measure_occupied(workspace) - occupied)
-        _expect(context, workspace, result.new_images if result else 0, spent)
+        news = News(result.new_images, result.new_labels) if result else News(0, 0)
+        _expect(context, workspace, news, spent)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(tracked.md5),
         metadata={
@@ -112,11 +116,11 @@ def _complete_purge(context: dg.AssetExecutionContext, workspace: Workspace) -> 
             context.log.warning(f"raw_images: completed the purge of {counted(len(done.hashes), 'content')}")
 
 
-def _expect(context: dg.AssetExecutionContext, workspace: Workspace, new: int, spent: Cost) -> None:
+def _expect(context: dg.AssetExecutionContext, workspace: Workspace, news: "News", spent: Cost) -> None:
     """Record what the run is expected to cost, and say it; a run whose steps were never measured has no expectation."""
     from pipeline.plan.plan import RAW_STAGE, foresee  # brings what looks at images
 
-    run, plan = context.run.run_id, foresee(workspace, new)
+    run, plan = context.run.run_id, foresee(workspace, news)
     record.begin(workspace.root, run, plan.costs if plan else {})
     record.note(workspace.root, run, RAW_STAGE, spent)
     if plan:

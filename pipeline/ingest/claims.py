@@ -102,6 +102,13 @@ def judge(said: Iterable[Said]) -> Verdict:
     )
 
 
+def find_splits(batches: Sequence[Path]) -> dict[str, str]:
+    """SHA-256 → the split of each content that these batches use."""
+    known = read_known(batches, lambda *_: None)
+    split = {said: judge(said).split for said in set(known.values())}
+    return {sha256: split[said] for sha256, said in known.items()}
+
+
 def is_news(said: tuple[Said, ...], source: str, claims: frozenset[Claim]) -> bool:
     """Whether a source says something else of a content than it did before."""
     for one in said:
@@ -160,13 +167,17 @@ def describe(before: Known, after: Known, contents: Iterable[str]) -> Iterator[s
 
 
 def _change(old: tuple[str, ...], new: tuple[str, ...], count: int) -> str:
-    before, now = (" and ".join(map(label_sets.describe, labels)) for labels in (old, new))
+    before, now = (" and ".join(map(_written, labels)) for labels in (old, new))
     if not new:
         return f"{counted(count, 'label')} removed ({before})"
     if not old:
         return f"{describe_images(count, 'known ')} labeled {now}"
     contradiction = ", which contradict each other" if len(new) > 1 else ""
     return f"{describe_images(count)}: {before} → {now}{contradiction}"
+
+
+def _written(label: str) -> str:
+    return "none of the classes" if label == label_sets.NONE_OF_THEM else label_sets.describe(label)
 
 
 def describe_absent(known: Known, now: Mapping[str, Mapping[str, frozenset[Claim]]], unnamed: int) -> Iterator[str]:

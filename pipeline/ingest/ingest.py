@@ -12,26 +12,21 @@ is for the validate stage to say.
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from deploy.failpoint import failpoint
-from deploy.folders.files import describe_passed_over
 from deploy.moved import keep_callable
 from deploy.plural import counted
-from pipeline.config import IngestConfig
 from pipeline.dvc.client import add, exclusive
 from pipeline.dvc.project import RAW, read_tracked
-from pipeline.dvc.purged import contents
-from pipeline.errors import IngestError, UnfinishedError
+from pipeline.errors import UnfinishedError
 from pipeline.ingest.batch import write_batch
-from pipeline.ingest.claims import GONE, Known, Said, combine, judge, read_known, summarize
-from pipeline.ingest.classes import check_labels, describe_names, refuse_twins
+from pipeline.ingest.claims import GONE, Known, Said, combine, judge, summarize
+from pipeline.ingest.classes import check_labels, describe_names
+from pipeline.ingest.found import Found, find
 from pipeline.ingest.groups import describe_groups
-from pipeline.ingest.layout import Reading, read_layout
-from pipeline.ingest.listing import LINK
-from pipeline.ingest.news import Content, KeptOut, Listing, compare, describe_news, find_new, read_source
-from pipeline.ingest.raw import REPLACED, batches, find_lost, next_name, read_undone
+from pipeline.ingest.news import Content, describe_news, find_new
+from pipeline.ingest.raw import REPLACED, next_name
 from pipeline.ingest.selection import Selection
 from pipeline.ingest.sources import GRANULARITY_SECONDS, Source, list_source
 from pipeline.ingest.stamps import STAMPS, Key, Stamps
@@ -106,7 +101,7 @@ def ingest(
         selection = Selection(config.include, config.exclude, params.prepare.channels is not None)
         listed = _list(workspace.root, sources, config.settle_seconds, selection, wait)
         complete(workspace.raw)
-        found = _find(workspace, config, listed, stamps)
+        found = find(workspace, config, listed, stamps)
         new = find_new(found.listings, found.before)
         if config.classes is not None:
             check_labels((one for content in new.values() for one in content.occurrences), config.classes)
@@ -126,58 +121,6 @@ def ingest(
         failpoint("ingest.stamp")
         _stamp(workspace, listed, found, stamps)  # last: what is stamped has been ingested
     return _describe(found, new, batch, config.classes)
-
-
-@dataclass(frozen=True)
-class Found:
-    """What the sources hold, next to what batches hold: ``before``, by SHA-256, in the ``earlier`` batches.
-
-    ``emptied`` says which sources hold nothing any more. ``stamped`` are the stamps and contents of the files, without
-    a stamp if the next change may not show.
-    """
-
-    earlier: list[Path]
-    before: Known
-    readings: list[Reading]
-    listings: list[Listing]
-    emptied: tuple[str, ...]
-    stamped: dict[Key, tuple[str, str]]
-
-    def forget(self, sha256: str) -> None:
-        """Take a content that was not ingested for one that was never seen; the next ingest reads its files again."""
-        for key in [key for key, (_, found) in self.stamped.items() if found == sha256]:
-            del self.stamped[key]
-        for listing in self.listings:
-            listing.claims.pop(sha256, None)
-            listing.hashes = {path: one for path, one in listing.hashes.items() if one != sha256}
-
-
-def _find(workspace: Workspace, config: IngestConfig, listed: Sequence[Source], stamps: Stamps) -> Found:
-    """Read what the sources hold and say, and what has become of what they held before.
-
-    Raises:
-        IngestError: there is nothing to make the first batch of, or the sources cannot be understood.
-    """
-    earlier = batches(workspace.raw)
-    tracked = workspace.raw.with_suffix(".dvc").exists()
-    if not earlier:
-        _require_images(workspace, listed, tracked, config.settle_seconds)
-    readings = [read_layout(source, workspace.inbox, config.class_folders) for source in listed]
-    refuse_twins(readings, config.classes)
-    before = read_known(earlier, lambda path, sha256: _guess(listed, stamps, path, sha256))
-    for sha256 in find_lost(earlier, before.keys()):
-        del before[sha256]
-    kept_out = KeptOut(contents(workspace.root), read_undone(earlier))
-    stamped: dict[Key, tuple[str, str]] = {}
-    listings = [
-        read_source(source, reading, config.hold_out, before, stamps, stamped, kept_out)
-        for source, reading in zip(listed, readings, strict=True)
-    ]
-    current = tracked and stamps.raw == read_tracked(workspace.root, RAW).md5
-    for listing in listings:
-        unused = partial(_find_unused, workspace.manifest, earlier)
-        compare(listing, before, earlier, stamps if current else None, unused)
-    return Found(earlier, before, readings, listings, tuple(_describe_emptied(listed, stamps)), stamped)
 
 
 def _stamp(workspace: Workspace, listed: Sequence[Source], found: Found, stamps: Stamps) -> None:
@@ -229,54 +172,6 @@ def _list(
         wait(f"waiting {seconds:.1f} s for {counted(len(changing), 'file')} that changed a moment ago")
         time.sleep(seconds)
     return listed
-
-
-def _describe_emptied(listed: Sequence[Source], stamps: Stamps) -> Iterator[str]:
-    for source in listed:
-        empty = source.whole and not (source.files or source.unsettled or source.passed_over)
-        if empty and (held := stamps.held(source.base)):
-            yield (
-                f"note: {source.name} is empty, and had {counted(len(held), 'content')}, which stay in use; if you did "
-                "not remove them, check whether it is mounted"
-            )
-
-
-def _require_images(workspace: Workspace, listed: Sequence[Source], tracked: bool, settle_seconds: float) -> None:
-    """Raise IngestError if there is no batch although there were some, or nothing to make the first one of."""
-    if tracked:
-        raise IngestError(
-            f"{workspace.raw}: its earlier batches are missing, only data/raw.dvc is here; fetch them first, "
-            "with `dvc checkout data/raw.dvc` or `dvc pull data/raw.dvc`"
-        )
-    if not any(source.files for source in listed):
-        named = ", ".join(source.name for source in listed)
-        raise IngestError(
-            f"{named}: nothing to ingest, {_why_nothing(listed, settle_seconds)}; "
-            f"put images into {workspace.inbox / 'unlabeled'} or name another source: `simclr ingest SRC`"
-        )
-
-
-def _why_nothing(listed: Sequence[Source], settle_seconds: float) -> str:
-    unsettled = sum(len(source.changing(settle_seconds)) for source in listed)
-    faults = [f"{counted(unsettled, 'file')} changed less than {settle_seconds:g} s ago"] if unsettled else []
-    faults += [line for source in listed for line in describe_passed_over(source.passed_over)]
-    links = any(reason == LINK for source in listed for reason in source.passed_over.values())
-    hint = "; copy what a link leads to, or name its folder as a source" if links else ""
-    return "; ".join(faults or ["no files"]) + hint
-
-
-def _guess(listed: Sequence[Source], stamps: Stamps, path: str, sha256: str) -> str | None:
-    """The source of a file that an earlier version has recorded without one."""
-    return next((one.identity for one in listed if one.whole and stamps.last(one.base, path) == sha256), None)
-
-
-def _find_unused(manifest: Path, earlier: Sequence[Path]) -> set[str] | None:
-    """The contents that the validate stage does not use; None if it has not seen all batches."""
-    if not any((manifest / "manifest").glob(f"{earlier[-1].name}-*.parquet")):
-        return None
-    from pyarrow.parquet import read_table
-
-    return set(read_table(manifest / "quarantine.parquet", columns=["sha256"])["sha256"].to_pylist())
 
 
 def _describe_kept(listed: Sequence[Source], stamped: Mapping[Key, tuple[str, str]], known: Known) -> Iterator[str]:

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 from deploy.folders.files import NO_IMAGE
 from deploy.images.signatures import is_array, is_image
@@ -22,11 +21,13 @@ from pipeline.ingest.claims import (
     describe_images,
     find_claimed,
     is_news,
+    judge,
 )
 from pipeline.ingest.layout import Place, Reading, hold_out
-from pipeline.ingest.raw import REPLACED, Occurrence, Undone
+from pipeline.ingest.raw import REPLACED, Occurrence
 from pipeline.ingest.sources import Source
 from pipeline.ingest.stamps import Key, Stamps
+from pipeline.ingest.undo import KeptOut
 
 ARRAY = "is an array, an image only with prepare.channels"
 NOT_AN_IMAGE = "not an image"  # in place of a SHA-256 among the stamps: such a file is not read again
@@ -49,8 +50,9 @@ class Listing:
     ``returned`` those that it claims again what it claimed before it lost them; ``replaced`` tells the path of those
     that were overwritten; ``reused`` those whose path has other contents now, in a folder that was filled again;
     ``unclaimed`` tells the path of those that had no label, and are nowhere in the source since they were overwritten;
-    ``unsplit`` are those that stay in the test set, where labels.csv put them before and does not say now, and
-    ``kept_groups`` those that stay in their group likewise.
+    ``unsplit`` are those that stay in the test set, where labels.csv put them before and does not say now,
+    ``kept_groups`` those that stay in their group likewise, and ``recalled`` those that are taken again as labels.csv
+    had them. ``freed`` tells the path of those that an undone batch held out, and that are training images now.
     """
 
     source: Source
@@ -64,25 +66,8 @@ class Listing:
     unclaimed: dict[str, str] = field(default_factory=dict)
     unsplit: set[str] = field(default_factory=set)
     kept_groups: set[str] = field(default_factory=set)
-
-
-class KeptOut(NamedTuple):
-    """Contents that were purged, or undone with their batch."""
-
-    purged: Collection[str]
-    undone: Mapping[str, Undone]
-
-    def __contains__(self, sha256: object) -> bool:
-        return sha256 in self.purged or sha256 in self.undone
-
-    def reason(self, sha256: str, source: Source, place: Place) -> str | None:
-        """Why a file with these bytes does not come in again; None if it does."""
-        if sha256 in self.purged:
-            return "was purged; remove it from there"
-        undone = self.undone.get(sha256)
-        if undone and undone.holds(source.identity, *place):
-            return f"undone with batch {undone.batch}; `simclr ingest --redo {undone.batch}` takes it again"
-        return None
+    recalled: set[str] = field(default_factory=set)
+    freed: dict[str, str] = field(default_factory=dict)
 
 
 def read_source(
@@ -122,10 +107,15 @@ def read_source(
         if path not in reading.named and (group := _kept_group(place, known.get(sha256, ()), source.identity)):
             place = place._replace(group=group)
             listing.kept_groups.add(sha256)
+        asked, place = place, kept_out.recall(sha256, source, path, place, reading)
         reading.places[path] = hold_out(place, sha256, held_out)
         if reason := kept_out.reason(sha256, source, reading.places[path]):
             source.passed_over[path] = reason
             continue
+        if place != asked:
+            (listing.unsplit if asked.label == place.label else listing.recalled).add(sha256)
+        if kept_out.held_out(sha256):
+            listing.freed[sha256] = path
         listing.hashes[path] = sha256
         claims = listing.claims.get(sha256, frozenset())
         listing.claims[sha256] = claims | ({reading.places[path]} - {UNCLAIMED})
@@ -135,6 +125,7 @@ def read_source(
 def compare(
     listing: Listing,
     known: Known,
+    said: Known,
     earlier: Sequence[Path],
     stamps: Stamps | None,
     find_unused: Callable[[], set[str] | None],
@@ -142,13 +133,15 @@ def compare(
     """Complete the listing with what has become of the contents that the source had before.
 
     Args:
+        said: like ``known``, also of contents whose bytes are lost with an earlier batch.
         stamps: what the source held at its last ingest; None if that is not known.
         find_unused: what validation does not use of all batches; None: not all of them are validated.
     """
-    listing.unsplit = find_unsplit(listing, known, earlier)
-    for path in listing.reading.unsplit if listing.unsplit else ():
+    unsplit = find_unsplit(listing, said, earlier)
+    listing.unsplit |= unsplit
+    for path in listing.reading.unsplit if unsplit else ():
         sha256 = listing.hashes.get(path)
-        if sha256 in listing.unsplit:
+        if sha256 in unsplit:
             before = listing.reading.places[path]
             held = listing.reading.places[path] = before._replace(split="test")
             listing.claims[sha256] = listing.claims[sha256] - {before} | {held}
@@ -304,6 +297,18 @@ def describe_news(
         yield (
             f"{describe_images(len(unsplit))} held out as before, although labels.csv does not say the split any more "
             "(a row with the split train moves one)"
+        )
+    if recalled := {sha256 for listing in listings for sha256 in listing.recalled}:
+        yield (
+            f"{describe_images(len(recalled))} taken again with the label and split that labels.csv gave before "
+            "(a row with a blank label removes the label)"
+        )
+    freed = {sha256: path for listing in listings for sha256, path in listing.freed.items() if sha256 in new}
+    freed = {sha256: path for sha256, path in freed.items() if judge(after[sha256]).split == "train"}
+    if freed:
+        yield (
+            f"{describe_images(len(freed))} moved from test to train, such as {next(iter(freed.values()))!r}: an "
+            "undone batch held out what is trained on now (the split test in labels.csv, or test/, holds it out)"
         )
     ungrouped = {sha256 for listing in listings for sha256 in listing.kept_groups}
     ungrouped |= {one for listing in listings for one in listing.silent if _has_group_alone(before[one])}

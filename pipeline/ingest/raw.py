@@ -10,7 +10,8 @@ something else of it: a file that was unlabeled at first and was labeled later. 
 replaces what it said earlier; with the split ``replaced``, that it does not have it any more. Earlier versions did not
 record the source: what their batches say of a content adds up, until a source says something.
 
-A record without occurrences stays of a content that was purged, or undone with its batch (``pipeline.ingest.undo``).
+A record without occurrences stays of a content that was purged, or undone with its batch (``pipeline.ingest.undo``); of
+the latter it tells what was said, also when the batch was taken again.
 """
 
 import json
@@ -19,10 +20,11 @@ import tarfile
 from collections.abc import Collection, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 OCCURRENCES = "occurrences.jsonl"
 UNDONE = "undone"  # key of a record: what was said of a content before it was undone, and with which batch
+REDONE = "redone"  # key of what that says, if the content may come in again
 REPLACED = "replaced"  # the split of a content whose file has other contents now: its source has it no longer
 
 
@@ -63,34 +65,6 @@ def find_lost(batches: Sequence[Path], contents: Collection[str]) -> set[str]:
         return set()  # none was
     held = {sha256 for batch in batches for path in tars(batch) for sha256 in list_tar(path)}
     return set(contents) - held
-
-
-class Undone(NamedTuple):
-    """The batch with which a content was undone, and what its sources said: (source, split, label, group)."""
-
-    batch: str
-    said: frozenset[tuple[str | None, str, str | None, str | None]]
-
-    def holds(self, source: str, split: str, label: str | None, group: str | None = None) -> bool:
-        """Whether the source says again what was undone."""
-        return not self.said.isdisjoint({(source, split, label, group), (None, split, label, group)})
-
-
-def read_undone(batches: Sequence[Path]) -> dict[str, Undone]:
-    """SHA-256 → what was undone, of contents of which no later batch says something."""
-    undone: dict[str, Undone] = {}
-    for batch in batches if any(True for one in batches for _ in read_records(one, UNDONE)) else ():
-        for record in read_records(batch):
-            if record["occurrences"]:
-                undone.pop(record["sha256"], None)
-            elif mark := record.get(UNDONE):
-                said = {
-                    (seen.get("source"), seen["split"], seen["label"], seen.get("group"))
-                    for seen in mark["occurrences"]
-                }
-                before = undone.get(record["sha256"])
-                undone[record["sha256"]] = Undone(mark["batch"], frozenset(said | (before.said if before else set())))
-    return undone
 
 
 def count_contents(batch: Path) -> int:

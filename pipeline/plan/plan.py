@@ -8,22 +8,21 @@ from itertools import islice
 
 import psutil
 
-from deploy.plural import counted
 from pipeline.costs import measured, record
 from pipeline.costs.images import SAMPLED, sample
 from pipeline.costs.model import REST, Cost, Measured, Work, stage_costs, total
 from pipeline.costs.shortages import shortages
 from pipeline.dvc.project import Project, Stage, find_unchanged, load
+from pipeline.ingest.found import News, count_news
 from pipeline.ingest.raw import batches, next_name, read_bytes
 from pipeline.ingest.selection import Selection
 from pipeline.params import Params, read
 from pipeline.preflight import Images, ingested
 from pipeline.proposal.choose import choose
-from pipeline.proposal.collection import Collection, examine
+from pipeline.proposal.collection import Collection, examine, share_of
 from pipeline.recipes.recipe import is_auto
 from pipeline.reports import ValidationReport
 from pipeline.retraining import completed
-from pipeline.retraining.inbox import survey
 from pipeline.workspace import Workspace
 from simclr_core import reports
 from simclr_core.champion import Champion
@@ -68,9 +67,9 @@ def make(workspace: Workspace) -> Plan:
     if completed.has_nothing_to_do(workspace, sources):
         stages = [stage.name for stage in load(workspace.root).stages]
         return Plan(dict.fromkeys((RAW_STAGE, *stages, REST)), (NOTHING,))
-    inbox, found = survey(workspace, sources), None
-    waiting = inbox.new_files + inbox.unsettled  # a run waits until they are settled
-    if waiting or not batches(workspace.raw):
+    first, found = not batches(workspace.raw), None
+    news = News(0, 0) if first else count_news(workspace, sources)
+    if news.images or first:
         found = examine(
             workspace.root,
             sources,
@@ -78,30 +77,30 @@ def make(workspace: Workspace) -> Plan:
         )
     images = ingested(workspace)
     if found is not None:
-        images = with_new(images, found, params, waiting, next_name(batches(workspace.raw)))
+        news = News(found.images, 0) if first else news
+        images = with_new(images, found, params, news.images, next_name(batches(workspace.raw)))
     known = measured.read_measured(workspace.root, params)
     if known is None:
         contents = found.contents if found else sample(_ingested_contents(workspace))
         known = measured.measure(text, params, contents, images)
         measured.keep(workspace.root, params, known)
-    return _of_workspace(workspace, params, known, images, waiting)
+    return _of_workspace(workspace, params, known, images, news)
 
 
-def foresee(workspace: Workspace, new: int) -> Plan | None:
-    """The plan of a run that has ingested so many new images; None where that would need a measurement."""
+def foresee(workspace: Workspace, news: News) -> Plan | None:
+    """The plan of a run that has ingested so much; None where that would need a measurement."""
     params = read(workspace)
     known = measured.read_measured(workspace.root, params)
-    return None if known is None else _of_workspace(workspace, params, known, ingested(workspace), new)
+    return None if known is None else _of_workspace(workspace, params, known, ingested(workspace), news)
 
 
-def _of_workspace(workspace: Workspace, params: Params, known: Measured, images: Images, new: int) -> Plan:
+def _of_workspace(workspace: Workspace, params: Params, known: Measured, images: Images, news: News) -> Plan:
     report, champion = reports.known(workspace.root, ValidationReport), reports.known(workspace.root, Champion)
     released = champion is not None and champion.version is not None
     project = load(workspace.root)
     unseen = max(0, images.total - (report.images.ingested if report else 0))
-    left = frozenset[str]() if new else leave(project, find_unchanged(workspace.root))
-    note = counted(new, "new image") if new else "no new images"
-    return _plan(workspace, project, Work(params, images, unseen, released, known), note, left)
+    left = frozenset[str]() if any(news) else leave(project, find_unchanged(workspace.root))
+    return _plan(workspace, project, Work(params, images, unseen, released, known), str(news), left)
 
 
 def _plan(workspace: Workspace, project: Project, work: Work, note: str, left: frozenset[str] = frozenset()) -> Plan:
@@ -127,7 +126,7 @@ def with_new(before: Images, found: Collection, params: Params, waiting: int, ba
         found = found.with_held_out(params.ingest.hold_out)
     share, new = min(1.0, waiting / found.images), found.numbers
     train, test = (
-        earlier + Counter({label: round(share * count) for label, count in counts.items()})
+        earlier + Counter(share_of(counts, share))
         for earlier, counts in ((before.train, new.train), (before.test, new.test))
     )
     return Images(train, test, before.batches + Counter({batch: round(share * found.training_images)}))

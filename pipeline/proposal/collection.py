@@ -5,11 +5,11 @@ The sample is the same for the same paths, whatever the machine.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,8 @@ from pipeline.ingest.sources import Source, list_source
 from pipeline.preflight import Images
 from pipeline.proposal.glance import SIDES, Glance, glance, read_glance
 from pipeline.validation.probe.pool import isolated_map
+
+Label = TypeVar("Label", str, str | None)
 
 SAMPLE_IMAGES = 400
 SAMPLE_BYTES = 1_500_000_000  # scans of 100 MB: fewer are looked at
@@ -78,8 +80,7 @@ class Collection:
     def with_held_out(self, share: float) -> Self:
         """The collection in which this share of the labeled training images is held out."""
         labels = Counter(self.labels)
-        for name, count in self.count("train").items():
-            held_out = round(count * share)
+        for name, held_out in share_of(self.count("train"), share).items():
             labels[Place("train", name)] -= held_out
             labels[Place("test", name)] += held_out
         return replace(self, labels=dict(labels))
@@ -127,6 +128,17 @@ class Collection:
         gists = np.array([one.gist for one in self.glances], np.float32)
         near = [np.abs(gists - gist).mean(axis=1) < COPY_LEVELS for gist in gists]
         return float(np.mean([one.sum() > 1 for one in near]))
+
+
+def share_of(counts: Mapping[Label, int], share: float) -> dict[Label, int]:
+    """About this share of each number, and of their sum as nearly as whole numbers allow: also where most are 1, as of
+    images with several labels each."""
+    found, seen, taken = dict[Label, int](), 0, 0
+    for label, count in counts.items():
+        seen += count
+        found[label] = round(share * seen) - taken
+        taken += found[label]
+    return found
 
 
 def examine(root: Path, names: Sequence[str], selection: Selection = ALL) -> Collection:

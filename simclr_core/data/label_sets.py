@@ -43,8 +43,15 @@ def is_set(text: str | None) -> bool:
 
 
 def describe(text: str) -> str:
-    """As people write it: ``cat|dog``, and ``-`` for none of the classes."""
-    return BETWEEN.join(members(text)) or NOTHING
+    """As people write it: ``cat|dog``, and ``-`` for none of the classes. One label that is written so is in quotes.
+
+    Examples:
+        >>> describe(join(["dog", "cat"])), describe("cat|dog"), describe(NONE_OF_THEM), describe("-")
+        ('cat|dog', "'cat|dog'", '-', "'-'")
+    """
+    names = members(text)
+    quoted = not is_set(text) and (text == NOTHING or BETWEEN in text)
+    return repr(text) if quoted else BETWEEN.join(names) or NOTHING
 
 
 def rarest(targets: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -57,6 +64,17 @@ def rarest(targets: NDArray[np.bool_]) -> NDArray[np.int64]:
     counts = np.where(targets, targets.sum(axis=0), images + 1)
     least = counts.argmin(axis=1) if classes else np.zeros(images, np.int64)
     return np.where(targets.any(axis=1), least, classes).astype(np.int64)
+
+
+def strata(labels: NDArray[np.integer] | NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The class by which an image is drawn or divided: its label, of ``labels`` [n], or the rarest of its labels, of
+    bool [n, classes]."""
+    return labels.astype(np.int64) if labels.ndim == 1 else rarest(labels.astype(bool))
+
+
+def as_targets(labels: NDArray[np.integer] | NDArray[np.bool_], classes: int) -> NDArray[np.bool_]:
+    """Which of the classes each image has, bool [n, classes], of the class of each [n] too."""
+    return labels.astype(bool) if labels.ndim == 2 else labels[:, None] == np.arange(classes)
 
 
 def rarest_of(counts: Mapping[str | None, int]) -> dict[str, int]:

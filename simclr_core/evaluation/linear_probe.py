@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from deploy.artifact import publish
-from simclr_core.data.label_sets import rarest
+from simclr_core.data.label_sets import strata
 from simclr_core.data.subsets import LabelDraw, folds
 from simclr_core.evaluation.logistic_regression import LinearHead, l2_values, select_and_fit, standardize
 from simclr_core.evaluation_reports import LinearEvalReport, MultiLabelResults
@@ -57,7 +57,7 @@ def fit_probe(
         return Probe(draw.budget, 0)
     inputs = standardize(torch.from_numpy(features), torch.from_numpy(budget))
     drawn: NDArray[Any] = labels[budget]
-    fold = folds(rarest(drawn) if drawn.ndim == 2 else drawn, keys[budget], FOLDS, seed)
+    fold = folds(strata(drawn), keys[budget], FOLDS, seed)
     held = np.array([fold == number for number in range(FOLDS if len(budget) < FEW_LABELS else 1)])
     penalties = l2_values(l2_count)
     l2, head = select_and_fit(inputs, torch.from_numpy(drawn), classes, penalties, torch.from_numpy(held))

@@ -50,6 +50,12 @@ def test_what_has_not_changed_is_asked_once(root: Path, project: Project, monkey
 
 
 @pytest.mark.seconds
+def test_a_copied_workspace_is_as_unchanged_as_it_was(root: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(root, tmp_path / "copy", symlinks=True))
+    assert find_unchanged(copy) == find_unchanged(root) >= set(STAGES)
+
+
+@pytest.mark.seconds
 def test_a_result_that_was_changed_is_noticed_in_the_next_run(root: Path, project: Project) -> None:
     known = Unchanged(root)
     assert ask(known, project) == list(STAGES)

@@ -139,7 +139,11 @@ def test_other_sets_are_news_said_as_people_write_them(workspace: Workspace) -> 
     changed = TABLE.replace("cat|dog", "dog|bird").replace("3.png,-", "3.png,cat").replace("2.png,cat", "2.png,")
     put(workspace, "labels.csv", changed.encode(), age=1800)
     said = ingest(workspace)
-    assert said.changes[:3] == ("1 image: cat|dog → bird|dog", "1 label removed (cat)", "1 image: - → cat")
+    assert said.changes[:3] == (
+        "1 image: cat|dog → bird|dog",
+        "1 label removed (cat)",
+        "1 image: none of the classes → cat",
+    )
     assert said.new_labels == 3
     assert labels(workspace)[FILES[2]] == ("test", None)
     put(workspace, "labels.csv", changed.replace(" dog | cat ", "").encode(), age=900)
@@ -192,4 +196,16 @@ def test_a_column_label_with_what_looks_like_a_set_is_noted(workspace: Workspace
     (workspace.inbox / "labels.csv").write_text(f"path,label\n{rows}")
     found = notes(ingest(workspace))
     assert f"{cell!r} is the name of one class; name the column labels, not label" in found
-    assert labels(workspace)[FILES[0]] == ("train", cell)
+    assert labels(workspace)[FILES[0]] == ("train", repr(cell))
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [("cat|dog", "1 image: 'cat|dog' → cat|dog"), ("-", "1 image: '-' → none of the classes")],
+)
+def test_a_class_that_becomes_a_set_is_seen_to_change(workspace: Workspace, cell: str, said: str) -> None:
+    fill(workspace, *FILES)
+    put(workspace, "labels.csv", f"path,label\n{FILES[0]},{cell}\n{FILES[1]},cat\n".encode())
+    ingest(workspace)
+    put(workspace, "labels.csv", f"path,labels\n{FILES[0]},{cell}\n{FILES[1]},cat\n".encode(), age=1800)
+    assert said in ingest(workspace).changes

@@ -23,6 +23,7 @@ from pipeline.workspace import Workspace
 from tests.conftest import draw, encode
 from tests.pipeline.conftest import put
 from tests.processes import program
+from tests.sentences import assert_plain
 
 PROGRAM = """
 import pathlib, sys
@@ -139,6 +140,107 @@ def test_a_copy_in_another_source_is_taken(filled: Workspace, tmp_path: Path) ->
     (tmp_path / "other" / "cat.png").write_bytes(CAT)
     os.utime(tmp_path / "other" / "cat.png", (0, 0))
     assert ingest(filled, ["inbox", str(tmp_path / "other")]).new_images == 1
+
+
+def splits(workspace: Workspace) -> dict[str, str]:
+    """SHA-256 → split, of every content that is in use."""
+    return dict(current(list_all(workspace.raw)).select("sha256", "split").iter_rows())
+
+
+SPLIT = b"path,label,split\ncat.png,circle,test\ndog.png,cross,train\n"
+NO_SPLIT = b"path,label\ncat.png,circle\ndog.png,cross\n"
+
+
+@pytest.fixture
+def split_by_table(workspace: Workspace) -> Workspace:
+    """A batch whose test image labels.csv alone holds out."""
+    put(workspace, "cat.png", CAT)
+    put(workspace, "dog.png", DOG)
+    put(workspace, "labels.csv", SPLIT)
+    ingest(workspace)
+    assert splits(workspace) == {digest(CAT): "test", digest(DOG): "train"}
+    return workspace
+
+
+@pytest.mark.seconds
+@pytest.mark.parametrize("table", [NO_SPLIT, b"path,label\ndog.png,cross\n", None], ids=["column", "row", "table"])
+def test_what_was_held_out_and_undone_is_not_trained_on_in_silence(
+    split_by_table: Workspace, table: bytes | None
+) -> None:
+    """The column of splits, the row or the table is gone meanwhile."""
+    undo(split_by_table, "0001")
+    if table is None:
+        (split_by_table.inbox / "labels.csv").unlink()
+    else:
+        put(split_by_table, "labels.csv", table, age=1800)
+    assert ingest(split_by_table).batch is None, "it says the same as before"
+    assert splits(split_by_table) == {}
+    redo(split_by_table, "0001")
+    result = ingest(split_by_table)
+    assert splits(split_by_table) == {digest(CAT): "test", digest(DOG): "train"}
+    said = "held out as before, although" if table == NO_SPLIT else "taken again with the label and split that labels"
+    assert any(said in line for line in result.changes), result.changes
+    assert ingest(split_by_table).batch is None
+    assert splits(split_by_table)[digest(CAT)] == "test"
+
+
+@pytest.mark.seconds
+def test_another_label_without_a_split_stays_held_out(split_by_table: Workspace) -> None:
+    undo(split_by_table, "0001")
+    put(split_by_table, "labels.csv", NO_SPLIT.replace(b"circle", b"square"), age=1800)
+    result = ingest(split_by_table)
+    assert splits(split_by_table) == {digest(CAT): "test"}
+    assert "1 image held out as before" in " ".join(result.changes)
+
+
+@pytest.mark.seconds
+@pytest.mark.parametrize("again", [False, True], ids=["undone", "taken again"])
+def test_a_person_may_train_on_what_was_held_out_and_is_shown_that(split_by_table: Workspace, again: bool) -> None:
+    undo(split_by_table, "0001")
+    if again:
+        redo(split_by_table, "0001")
+    put(split_by_table, "labels.csv", SPLIT.replace(b"test", b"train"), age=1800)
+    result = ingest(split_by_table)
+    assert splits(split_by_table)[digest(CAT)] == "train"
+    assert "1 image moved from test to train, such as 'cat.png': an undone batch held out" in " ".join(result.changes)
+    assert_plain(" ".join(result.changes))
+    put(split_by_table, "labels.csv", NO_SPLIT, age=900)
+    assert ingest(split_by_table).batch is None
+    assert splits(split_by_table)[digest(CAT)] == "train", "what a person said last holds"
+
+
+@pytest.mark.seconds
+def test_a_copy_elsewhere_of_what_was_held_out_is_named(split_by_table: Workspace) -> None:
+    undo(split_by_table, "0001")
+    put(split_by_table, "unlabeled/copy.png", CAT)
+    assert "1 image moved from test to train, such as 'unlabeled/copy.png'" in " ".join(ingest(split_by_table).changes)
+
+
+@pytest.mark.seconds
+def test_an_undo_says_what_is_trained_on_again(workspace: Workspace) -> None:
+    """The first batch had the image without a label, and the undone one held it out."""
+    put(workspace, "cat.png", CAT)
+    put(workspace, "dog.png", DOG)
+    ingest(workspace)
+    put(workspace, "labels.csv", SPLIT)
+    ingest(workspace)
+    lines = undo(workspace, "0002")
+    assert "1 image that it held out is trained on, as before it; `simclr ingest --redo 0002` holds" in lines[1]
+    assert splits(workspace)[digest(CAT)] == "train"
+    assert_plain(" ".join(lines))
+
+
+@pytest.mark.seconds
+def test_a_batch_that_is_removed_by_hand_leaves_what_the_others_held_out(workspace: Workspace) -> None:
+    put(workspace, "cat.png", CAT)
+    put(workspace, "dog.png", DOG)
+    ingest(workspace)
+    put(workspace, "labels.csv", SPLIT)
+    ingest(workspace)
+    shutil.rmtree(workspace.raw / "0001")
+    put(workspace, "labels.csv", NO_SPLIT, age=1800)
+    ingest(workspace)
+    assert splits(workspace) == {digest(CAT): "test", digest(DOG): "train"}
 
 
 @pytest.mark.seconds

@@ -1,6 +1,7 @@
 """A plan names what a run will compute and what that costs, before a run and without one."""
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from pipeline.cli.main import simclr
 from pipeline.costs import measured, record
 from pipeline.costs.model import REST, Cost
 from pipeline.dvc.project import Out, Project, Stage
+from pipeline.ingest.found import News
+from pipeline.ingest.ingest import ingest
 from pipeline.ingest.layout import Place
 from pipeline.params import read
 from pipeline.plan import plan as plans
@@ -22,7 +25,11 @@ from pipeline.plan.plan import NOTHING, Plan, correct, leave, make, with_new
 from pipeline.plan.render import document, table
 from pipeline.preflight import Images
 from pipeline.proposal import choose as choosing
+from pipeline.proposal.collection import share_of
+from pipeline.retraining.inbox import survey
 from pipeline.workspace import Workspace
+from tests.conftest import draw, encode
+from tests.pipeline.conftest import put
 from tests.pipeline.costs.examples import MEASURED, read_params
 from tests.pipeline.proposal.folders import fill, photograph
 from tests.pipeline.proposal.test_propose import photographs
@@ -71,6 +78,17 @@ def test_files_that_wait_are_as_the_others_in_the_sources() -> None:
     assert held_out.test == Counter({"cat": 30, "dog": 20})
 
 
+def test_a_share_of_many_small_numbers_is_that_share_of_their_sum() -> None:
+    """Images with several labels: most sets of labels are of one image."""
+    each = {f"a|{number}": 1 for number in range(40)}
+    assert sum(share_of(each, 0.25).values()) == 10
+    assert set(share_of(each, 0.25).values()) == {0, 1}
+    assert share_of({"cat": 60, None: 20}, 0.5) == {"cat": 30, None: 10}
+    found = replace(photographs(0), labels={Place("train", name): 1 for name in each})
+    held_out = with_new(Images(), found, read_params(ingest={"hold_out": 0.25}), waiting=40, batch="0001")
+    assert (held_out.train.total(), held_out.test.total()) == (30, 10)
+
+
 def test_an_expectation_is_corrected_by_how_far_the_last_one_was_off() -> None:
     costs = correct({"a": Cost(10, 1, 2), "b": Cost(10)}, {"a": 1.5, "c": 9.0})
     assert costs == {"a": Cost(15, 1, 2), "b": Cost(10)}
@@ -95,6 +113,15 @@ def test_the_table_and_the_document_say_the_same() -> None:
         "disk_bytes": 0.5,
     }
     assert document(plan, None)["latest_run"] == {}
+
+
+def test_a_run_that_has_freed_disk_says_so_and_has_no_ratio() -> None:
+    seen = record.Record("run", {"prepare": Cost(10, 1e9, 100)}, {"prepare": Cost(12, 1e9, -2_760_916)})
+    said = table(Plan({"prepare": None}), seen)
+    assert "2.8 MB less      –" in said
+    assert "-" not in said.replace("2.8 MB less", "")
+    over = document(Plan({"prepare": None}), seen)["latest_run"]["prepare"]["actual_over_expected"]
+    assert over == {"seconds": 1.2, "memory_bytes": 1.0, "disk_bytes": None}
 
 
 @pytest.fixture
@@ -144,11 +171,29 @@ def test_the_plan_of_recipe_auto_is_that_of_what_would_be_chosen(tmp_path: Path,
 @pytest.mark.seconds
 def test_a_run_foresees_only_what_was_measured(tmp_path: Path) -> None:
     workspace = workspaces.create(tmp_path / "new", "cpu-small")
-    assert plans.foresee(workspace, new=5) is None
+    assert plans.foresee(workspace, News(5, 0)) is None
     measured.keep(workspace.root, read(workspace), MEASURED)
-    plan = plans.foresee(workspace, new=5)
+    plan = plans.foresee(workspace, News(5, 0))
     assert plan is not None
     assert None not in plan.stages.values()
+
+
+@pytest.mark.seconds
+def test_a_copied_workspace_has_nothing_new_and_labels_that_change_are_news(filled: Workspace, tmp_path: Path) -> None:
+    """Every file of a copy has another stamp, and its folder another name; a run reads them and finds them known."""
+    ingest(filled)
+    measured.keep(filled.root, read(filled), MEASURED)
+    shutil.copytree(filled.root, tmp_path / "copy", symlinks=True)
+    copy = Workspace(tmp_path / "copy")
+    assert survey(copy, ["inbox"]).new_files == 40
+    assert make(copy).notes == ("no new images",)
+    put(copy, "labels.csv", b"path,label\nunlabeled/camera 0/000.png,cross\n")
+    plan = make(copy)
+    assert plan.notes == ("what is new of 1 known image",)
+    assert None not in plan.stages.values()
+    put(copy, "unlabeled/new.png", encode(draw(0, 999)))
+    assert make(copy).notes == ("1 new image and what is new of 1 known image",)
+    assert ingest(copy).new_images == 1
 
 
 def test_with_nothing_to_do_nothing_is_measured(

@@ -31,6 +31,7 @@ def test_what_is_not_said_differs_from_a_set() -> None:
 def test_people_see_what_they_write() -> None:
     texts = [label_sets.join(one) for one in ([], ["cat"], ["dog", "cat"])]
     assert [label_sets.describe(text) for text in texts] == ["-", "cat", "cat|dog"]
+    assert [label_sets.describe(one) for one in ("-", "cat|dog", "it's")] == ["'-'", "'cat|dog'", "it's"]  # classes
 
 
 def test_the_rarest_class_stands_for_an_image() -> None:
