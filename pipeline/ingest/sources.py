@@ -82,11 +82,13 @@ class Source:
         return self._read(path, self.files[path])
 
     def _read(self, path: str, file: File) -> bytes:
-        read = read_local if isinstance(self.filesystem, LocalFileSystem) else self.filesystem.cat_file
+        local = isinstance(self.filesystem, LocalFileSystem)
         try:
-            data: bytes = read(file.path)
-        except OSError as error:
-            raise IngestError(f"{path!r} cannot be read ({error.strerror or error}); fix or remove it") from None
+            data: bytes = (read_local if local else self.filesystem.cat_file)(file.path)
+        except Exception as error:
+            if local and not isinstance(error, OSError):
+                raise
+            raise IngestError(f"{path!r} cannot be read ({_said(error)}); fix or remove it") from None
         return data
 
     def read_labels(self, path: str) -> bytes:
@@ -126,11 +128,18 @@ def list_source(root: Path, name: str, settle_seconds: float, selection: Selecti
         raise IngestError(
             f"{name}: no permission to read {error.filename or name}; allow it or run as another user"
         ) from None
-    except (ImportError, ValueError, OSError) as error:  # OSError: a bucket that cannot be reached
-        said = error.strerror if isinstance(error, OSError) and error.strerror else error
+    except Exception as error:
+        if "://" not in name and not isinstance(error, (ImportError, ValueError, OSError)):
+            raise
         raise IngestError(
-            redact(f"{name}: cannot be opened ({said}); give a folder, a glob in quotes, or an fsspec URL")
+            redact(f"{name}: cannot be opened ({_said(error)}); give a folder, a glob in quotes, or an fsspec URL")
         ) from None
+
+
+def _said(error: Exception) -> str:
+    """What the system says, or the client of a bucket, each of which has separate errors: that it finds no
+    credentials, no connection or half an answer."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
 def absolute(root: Path, name: str) -> str:

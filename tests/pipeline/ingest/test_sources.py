@@ -5,12 +5,14 @@ import os
 import shutil
 import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
 import yaml
+from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline.errors import IngestError
 from pipeline.ingest.ingest import ingest
@@ -197,6 +199,71 @@ def test_a_file_that_is_replaced_before_it_is_read_is_named_and_skipped(
         assert ingest(filled).new_images == 0
     elif change == "locked":
         assert ingest(filled).new_images == 1, "a file that was passed over is not known"
+
+
+class NoConnectionError(Exception):
+    """As that of botocore, not an OSError."""
+
+
+@pytest.fixture
+def bucket() -> Iterator[MemoryFileSystem]:
+    """A store of objects, with two pictures in a folder."""
+    filesystem = MemoryFileSystem()
+    for number in range(2):
+        filesystem.pipe_file(f"/camera/{number}.png", encode(draw(number, number)))
+    yield filesystem
+    filesystem.store.clear()
+
+
+@pytest.mark.seconds
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (FileNotFoundError("/camera/1.png"), "/camera/1.png"),
+        (PermissionError(errno.EACCES, "Permission denied"), "Permission denied"),
+        (NoConnectionError("Could not connect to the endpoint URL"), "Could not connect to the endpoint URL"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+@pytest.mark.parametrize("at", ["reading", "writing"])
+def test_an_object_that_vanishes_after_the_listing_is_named_and_skipped(
+    workspace: Workspace,
+    bucket: MemoryFileSystem,
+    fault: Exception,
+    said: str,
+    at: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While it is looked at, and while the batch is written."""
+    reads = 0
+
+    def read(filesystem: MemoryFileSystem, path: str, **options: Any) -> bytes:
+        nonlocal reads
+        if path == "/camera/1.png":
+            reads += 1
+            if at == "reading" or reads > 1:
+                raise fault
+        return cat_file(filesystem, path, **options)
+
+    cat_file = MemoryFileSystem.cat_file
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", read)
+    result = ingest(workspace, ["memory://camera"])
+    assert result.new_images == 1
+    assert result.skipped == (f"'1.png' cannot be read ({said}); fix or remove it",)
+    monkeypatch.undo()
+    assert ingest(workspace, ["memory://camera"]).new_images == 1
+
+
+@pytest.mark.parametrize("fault", [NoConnectionError("Could not connect"), OSError(errno.EIO, "Could not connect")])
+def test_a_bucket_that_cannot_be_reached_is_one_line(
+    workspace: Workspace, bucket: MemoryFileSystem, fault: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise fault
+
+    monkeypatch.setattr(MemoryFileSystem, "find", fail)
+    with pytest.raises(IngestError, match=r"^memory://camera: cannot be opened \(Could not connect\); give a folder"):
+        ingest(workspace, ["memory://camera"])
 
 
 def test_labels_that_disappear_before_they_are_read_are_named(
