@@ -7,10 +7,15 @@ import dagster as dg
 
 @dataclass(frozen=True)
 class Explanation:
-    """``place`` is "stage pretrain" or "gate data_contract", and empty where no step failed; ``reason`` is one line."""
+    """``place`` is "stage pretrain" or "gate data_contract", and empty where no step failed; ``reason`` is one line;
+    ``busy``: another process held the workspace."""
 
     place: str
     reason: str
+    busy: bool = False
+
+
+BUSY = "simclr/busy"  # in the metadata of a failure
 
 
 def explain(instance: dg.DagsterInstance, run_id: str) -> Explanation:
@@ -29,9 +34,11 @@ def explain(instance: dg.DagsterInstance, run_id: str) -> Explanation:
     for event in events:
         if event.event_type == dg.DagsterEventType.STEP_FAILURE:
             data = event.step_failure_data
-            given = data.user_failure_data.description if data.user_failure_data else None
+            foreseen = data.user_failure_data
+            given = foreseen.description if foreseen else None
             error = data.error.cause or data.error if data.error else None
-            return Explanation(f"stage {event.step_key}", _line(given or (error.message if error else "")))
+            busy = bool(foreseen and BUSY in foreseen.metadata)
+            return Explanation(f"stage {event.step_key}", _line(given or (error.message if error else "")), busy)
     ended = [event.message or "" for event in events if event.event_type == dg.DagsterEventType.RUN_FAILURE]
     return Explanation("", _line(next(iter(ended), "")))
 

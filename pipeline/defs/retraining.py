@@ -14,6 +14,7 @@ import dagster as dg
 
 from pipeline.config import RetrainingConfig
 from pipeline.defs.failures import explain
+from pipeline.dvc import client
 from pipeline.release.releases import open_releases
 from pipeline.retraining.decide import Inbox, LastRun, Policy, Run, Skip, decide
 from pipeline.runs.dagster_internals import WILL_RETRY_TAG
@@ -108,7 +109,8 @@ def last_run(instance: dg.DagsterInstance, digest: str) -> LastRun | None:
         return LastRun(run.run_id, "canceled", digest)
     if run.tags.get(WILL_RETRY_TAG) == "true":
         return LastRun(run.run_id, "in_progress", digest)
-    return LastRun(run.run_id, "failed", digest, explain(instance, run.run_id).place)
+    cause = explain(instance, run.run_id)
+    return LastRun(run.run_id, "failed", digest, cause.place, cause.busy)
 
 
 def _decide(
@@ -116,14 +118,16 @@ def _decide(
 ) -> Run | Skip:
     current = open_releases(workspace).history.current
     released = current.name if current else None
-    return decide(found, last_run(instance, found.digest), released, now, policy)
+    answer = decide(found, last_run(instance, found.digest), released, now, policy)
+    holder = client.holder(workspace.root) if isinstance(answer, Run) else ""
+    return Skip(f"{answer.reason}; the workspace is busy with {holder}") if holder else answer
 
 
 def _request(answer: Run, workspace: Workspace) -> dg.RunRequest:
     return dg.RunRequest(
         run_key=answer.run_key,
         run_config={"ops": {"raw_images": {"config": {"sources": list(_read(workspace).sources)}}}},
-        tags={DATA: answer.run_key, REASON: answer.reason},
+        tags={DATA: answer.digest, REASON: answer.reason},
     )
 
 

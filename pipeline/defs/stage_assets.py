@@ -18,13 +18,14 @@ import dagster as dg
 from deploy.failure import ADVICE, describe
 from pipeline.costs import record
 from pipeline.costs.model import Cost
+from pipeline.defs.failures import BUSY
 from pipeline.defs.kept import keep_state
 from pipeline.defs.pages import show
 from pipeline.defs.translator import asset_key, asset_spec, charts, facts, op_name, pool
 from pipeline.dvc.client import Outcome, Reproduction, repro
 from pipeline.dvc.project import Project, Stage, load, read_outs
 from pipeline.dvc.unchanged import Unchanged
-from pipeline.errors import FORESEEN
+from pipeline.errors import FORESEEN, BusyError
 from pipeline.ingest.unfinished import PRETRAIN
 from pipeline.maintenance import disk
 from pipeline.run_report import energy
@@ -108,7 +109,7 @@ class ForeseenFailure(dg.Failure):
 
     def __init__(self, error: Exception) -> None:
         said = describe(error) if isinstance(error, OSError) else str(error)
-        super().__init__(said, allow_retries=False)
+        super().__init__(said, {BUSY: True} if isinstance(error, BusyError) else None, allow_retries=False)
         self.error = error
 
 

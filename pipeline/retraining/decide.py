@@ -37,6 +37,7 @@ class LastRun:
     status: Literal["in_progress", "succeeded", "failed", "canceled"]
     digest: str | None = None  # of the inbox that it was started for or has ingested
     failed_at: str = ""  # "stage pretrain", "gate data_contract"
+    busy: bool = False  # it failed because another process held the workspace: whatever the images are
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,18 @@ class Policy:
 
 @dataclass(frozen=True)
 class Run:
-    """Start a run; one with the same key is never started twice."""
+    """Start a run on the images of this ``digest``; one with the same key is never started twice.
 
-    run_key: str
+    ``after`` is the run that did not get the workspace, if there was one.
+    """
+
+    digest: str
     reason: str
+    after: str = ""
+
+    @property
+    def run_key(self) -> str:
+        return f"{self.digest}-{self.after}" if self.after else self.digest
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,7 @@ def decide(inbox: Inbox, last_run: LastRun | None, released: str | None, clock: 
     if last_run is not None and last_run.status == "in_progress":
         which = "with these images " if same else ""
         return Skip(f"a run {which}is in progress ({last_run.run_id[:8]})")
-    if last_run is not None and same:
+    if last_run is not None and same and not last_run.busy:
         return Skip(_done(last_run, since))
     if not inbox.new_images and not inbox.relabeled:
         writing = f"; {_files(inbox.unsettled)} still being written" if inbox.unsettled else ""
@@ -90,7 +99,7 @@ def decide(inbox: Inbox, last_run: LastRun | None, released: str | None, clock: 
     quiet = timedelta(minutes=policy.quiet_minutes)
     if inbox.last_change is not None and clock - inbox.last_change < quiet:
         return Skip(f"the last file arrived {_ago(clock - inbox.last_change)}; waiting for {_quiet(quiet)}")
-    return Run(inbox.digest, f"{_new(inbox)}{since}")
+    return Run(inbox.digest, f"{_new(inbox)}{since}", last_run.run_id[:8] if last_run and same else "")
 
 
 def _done(run: LastRun, since: str) -> str:

@@ -18,12 +18,16 @@ from pipeline.defs.retraining import (
     DATA,
     IN_PROGRESS,
     REASON,
+    RUN_KEY,
     Retraining,
     build_retraining,
     freshness,
     last_run,
     retrain,
 )
+from pipeline.defs.stage_assets import ForeseenFailure
+from pipeline.dvc import client
+from pipeline.errors import BusyError
 from pipeline.ingest.ingest import ingest
 from pipeline.retraining.inbox import survey
 from pipeline.workspace import Workspace
@@ -36,6 +40,8 @@ from tests.pipeline.conftest import put
 def work(context: dg.AssetExecutionContext) -> None:
     if context.run.tags.get("fail"):
         raise ValueError("no luck")
+    if context.run.tags.get("busy"):
+        raise ForeseenFailure(BusyError("busy with gc of process 7"))
 
 
 def repository(workspace: Workspace) -> tuple[Retraining, dg.RepositoryDefinition]:
@@ -209,6 +215,33 @@ def test_after_a_failed_run_only_a_person_or_new_images_start_another(
     assert tick(filled, persistent)[0] == "nothing new"
     put(filled, "unlabeled/new.png", encode(draw(0, 900)))
     assert isinstance(tick(filled, persistent)[0], dg.RunRequest)
+
+
+def test_the_sensor_leaves_a_workspace_alone_that_a_command_holds(
+    filled: Workspace, persistent: dg.DagsterInstance
+) -> None:
+    """Dagster does not know of a command at a terminal, such as `simclr gc`."""
+    configure(filled, min_new_images=1)
+    with client.exclusive(filled.root, "gc"):
+        for said in (tick(filled, persistent)[0], schedule_tick(filled, persistent)):
+            assert str(said).startswith("40 new images; the workspace is busy with gc of process")
+    assert isinstance(tick(filled, persistent)[0], dg.RunRequest)
+
+
+@pytest.mark.seconds
+def test_a_run_that_a_command_was_quicker_than_is_started_again(
+    filled: Workspace, instance: dg.DagsterInstance
+) -> None:
+    """The command began after the sensor had looked, and before the run had the workspace."""
+    configure(filled, min_new_images=1)
+    first, _ = tick(filled, instance)
+    assert isinstance(first, dg.RunRequest)
+    run_id = execute(instance, **first.tags, **{RUN_KEY: str(first.run_key), "busy": "yes"})
+    again, _ = tick(filled, instance)
+    assert isinstance(again, dg.RunRequest)
+    assert (again.run_key, again.tags[DATA]) == (f"{first.run_key}-{run_id[:8]}", first.tags[DATA])
+    execute(instance, **again.tags, **{RUN_KEY: str(again.run_key), "fail": "yes"})
+    assert str(tick(filled, instance)[0]).startswith("the last run with these images failed at stage work")
 
 
 def test_a_failure_after_the_ingest_is_remembered_though_nothing_is_new_in_the_inbox(

@@ -25,6 +25,14 @@ def last(status: str, digest: str | None = DIGEST, failed_at: str = "") -> LastR
     return LastRun("1a2b3c4d-0000", status, digest, failed_at)
 
 
+BUSY = replace(last("failed"), busy=True)
+
+
+def test_a_run_that_did_not_get_the_workspace_is_started_again_under_another_key() -> None:
+    first, again = Run(DIGEST, "1 new image"), Run(DIGEST, "1 new image", after="1a2b3c4d")
+    assert (first.run_key, again.run_key) == (DIGEST, f"{DIGEST}-1a2b3c4d")
+
+
 @pytest.mark.parametrize(
     ("found", "last_run", "champion", "policy", "expected"),
     [
@@ -68,6 +76,8 @@ def last(status: str, digest: str | None = DIGEST, failed_at: str = "") -> LastR
         (inbox(), last("in_progress", None), None, POLICY, Skip("a run is in progress (1a2b3c4d)")),
         (inbox(5000), last("succeeded"), CHAMPION, POLICY, Skip("nothing new since v0.0.3")),
         (inbox(5000), last("succeeded", OTHER), None, POLICY, Run(DIGEST, "5,000 new images")),
+        (inbox(5000), BUSY, None, POLICY, Run(DIGEST, "5,000 new images", after="1a2b3c4d")),
+        (inbox(42), BUSY, None, POLICY, Skip("42 new images, the sensor waits for 1,000")),
         (
             inbox(5000),
             last("failed", failed_at="gate data_contract"),
