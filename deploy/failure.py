@@ -1,9 +1,12 @@
 """What a command says: a failure as one line on standard error and an exit code, and text made fit to be shown."""
 
 import errno
+import os
+import select
 import signal
 import sys
 import unicodedata
+from contextlib import suppress
 
 INTERRUPTED = "interrupted; run the same command again to continue"
 ADVICE: dict[int | None, str] = {
@@ -33,6 +36,45 @@ def fail(message: object, code: int = 2) -> int:
 def notice(message: object) -> None:
     """Print a sentence that is not an error where errors go, so that it does not mix with the output."""
     print(one_line(message), file=sys.stderr)
+
+
+class Outlet:
+    """Writes to a file descriptor whose reader may be gone, or may have stopped to read, as behind a terminal that is
+    paused: what is not taken is dropped, because the process that prints must not stand still for it."""
+
+    def __init__(self, descriptor: int, patience: float) -> None:
+        """``patience``: seconds to wait for room; none after a wait without success, until there is some."""
+        self._descriptor = descriptor
+        self._patience = self._left = patience
+
+    def write(self, text: bytes) -> None:
+        with suppress(OSError):  # the reader is gone, or the disk is full: the next line may find room
+            for start in range(0, len(text), select.PIPE_BUF):  # so much a pipe with room takes at once
+                if not self._has_room():
+                    return
+                os.write(self._descriptor, text[start : start + select.PIPE_BUF])
+
+    def _has_room(self) -> bool:
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLOUT)
+        found = bool(poll.poll(1000 * self._left))
+        self._left = self._patience if found else 0.0
+        return found
+
+
+LOG_PATIENCE = 0.05  # seconds that a server stands still at most, once, for a log that is not read
+_outlets: dict[int, Outlet] = {}
+
+
+def print_error(line: str) -> None:
+    """Print a line of a log to standard error, and drop it where it is not taken."""
+    try:
+        descriptor = sys.stderr.fileno()
+    except (OSError, ValueError, AttributeError):  # not a file, as in a test
+        with suppress(OSError):
+            sys.stderr.write(f"{line}\n")
+        return
+    _outlets.setdefault(descriptor, Outlet(descriptor, LOG_PATIENCE)).write(f"{line}\n".encode(errors="replace"))
 
 
 def one_line(message: object) -> str:

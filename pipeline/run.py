@@ -12,10 +12,11 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any
 
 import dagster as dg
 
+from deploy.failure import Outlet
 from deploy.plural import listed
 from pipeline.costs import record
 from pipeline.costs.model import Cost
@@ -33,6 +34,7 @@ from pipeline.gates.evidence import Evidence
 from pipeline.gates.verdict import judge
 from pipeline.maintenance import disk
 from pipeline.run_report import page
+from pipeline.runs import output
 from pipeline.runs.dagster_internals import MAX_RETRIES_TAG
 from pipeline.runs.instance import opened
 from pipeline.runs.launcher import PROCESS, alive, identify, process_of, reap
@@ -171,14 +173,15 @@ def _failed_gates(workspace: Workspace, instance: dg.DagsterInstance, run_id: st
     return said
 
 
-def _log(terminal: TextIO) -> dg.LoggerDefinition:
+def _log(terminal: Outlet) -> dg.LoggerDefinition:
     """What assets and gates say with ``context.log``, without Dagster's own events."""
 
     class Terminal(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             meta = record.__dict__.get("dagster_meta", {})
             if not meta.get("dagster_event"):
-                _say(terminal, meta.get("orig_message", record.getMessage()))
+                line = meta.get("orig_message", record.getMessage())
+                terminal.write(f"{line}\n".encode(errors="replace"))
 
     @dg.logger
     def definition(_: dg.InitLoggerContext) -> logging.Logger:
@@ -187,16 +190,6 @@ def _log(terminal: TextIO) -> dg.LoggerDefinition:
         return logger
 
     return definition
-
-
-def _say(terminal: TextIO, line: str) -> None:
-    """One line. When the reader is gone, as in ``simclr run | head``, the run continues and its lines are dropped."""
-    try:
-        print(line, file=terminal, flush=True)
-    except BrokenPipeError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, terminal.fileno())
-        os.close(nowhere)
 
 
 @contextmanager
@@ -213,8 +206,9 @@ def _marked(run_id: str) -> Iterator[None]:
 
 
 @contextmanager
-def _terminal() -> Iterator[TextIO]:
-    """Standard output as it is now; until the block ends, file descriptors 1 and 2 lead nowhere.
+def _terminal() -> Iterator[Outlet]:
+    """Standard output as it is now; until the block ends, file descriptors 1 and 2 lead nowhere. When its reader is
+    gone or does not read, as in ``simclr run | head``, the run continues and its lines are dropped.
 
     A run copies what arrives at these two into its logs, and echoes it to where they led before: everything that DVC
     and the stages print.
@@ -226,8 +220,7 @@ def _terminal() -> Iterator[TextIO]:
     try:
         for descriptor in (1, 2):
             os.dup2(nowhere, descriptor)
-        with os.fdopen(os.dup(saved[0]), "w", encoding="utf-8", errors="replace") as terminal:
-            yield terminal
+        yield Outlet(saved[0], output.PATIENCE)
     finally:
         for descriptor, original in zip((1, 2), saved, strict=True):
             os.dup2(original, descriptor)

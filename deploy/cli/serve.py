@@ -10,13 +10,13 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.errors import ArgumentError, DeployError, require_positive
-from deploy.failure import install_command
+from deploy.failure import install_command, print_error
 from deploy.server.transport.credentials import Certificate, FromFiles, Report, open_certificate, read_tokens, watch
 from deploy.server.transport.listen import listen, listen_unix, remember
 from deploy.session import available_cpus
@@ -315,5 +315,4 @@ class _JsonHandler(logging.Handler):
         line = {"event": "log", "level": record.levelname, "message": record.getMessage()}
         if record.exc_info:
             line["traceback"] = logging.Formatter().formatException(record.exc_info)
-        with suppress(OSError):
-            sys.stderr.write(json.dumps(line) + "\n")
+        print_error(json.dumps(line))

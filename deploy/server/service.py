@@ -2,10 +2,8 @@
 
 import asyncio
 import json
-import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -15,6 +13,7 @@ from starlette.requests import Request
 from starlette.types import Receive
 
 from deploy.errors import ImageError
+from deploy.failure import print_error
 from deploy.server.admission import Admission, client_of
 from deploy.server.bodies import read_body
 from deploy.server.engine import Engine, Image, Job
@@ -148,11 +147,10 @@ def fill_gaps(rows: NDArray[np.float32], job: Job) -> NDArray[np.float32]:
 
 
 def log(event: str, **fields: object) -> None:
-    """Print a line of JSON to standard error; a full disk or a terminal that is gone costs only the line."""
+    """Print a line of JSON to standard error; a full disk, a terminal that is gone, or a pipe that is not read costs
+    only the line."""
     line: Mapping[str, object] = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event} | fields
-    with suppress(OSError):
-        sys.stderr.write(json.dumps(line) + "\n")
-        sys.stderr.flush()
+    print_error(json.dumps(line))
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:

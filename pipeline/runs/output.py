@@ -1,6 +1,6 @@
 """Copies what a process prints into a file, without the secrets: ``python -m pipeline.runs.output ROOT FILE``.
 
-A separate process does it, with nothing but the standard library: so the last words of a process that is killed
+A separate process does it, which imports next to nothing: so the last words of a process that is killed
 arrive too, and the process that started both may end before them. It ends when no process can write to it any more.
 """
 
@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from deploy.failure import Outlet
 from pipeline.environment import RUN, STAGE_RUN
 from pipeline.redact import current_redactor
 
@@ -70,27 +71,21 @@ def list_outdated(folder: Path) -> list[Path]:
     return [file for place, (changed, file) in enumerate(newest_first) if place >= RUN_LOGS or changed < oldest]
 
 
-def copy(source: IO[bytes], root: Path, file: Path, echo: IO[bytes]) -> None:
+def copy(source: IO[bytes], root: Path, file: Path, echo: Outlet) -> None:
     hide = current_redactor(root)
-    shown = True
     with file.open("ab") as target:
         while line := source.readline(LONGEST_LINE):
             clean = hide(line.decode(errors="replace")).encode()
             with suppress(OSError):  # the disk is full: the process that prints must not stop for it
                 target.write(clean)
                 target.flush()
-            if shown:
-                try:
-                    echo.write(clean)
-                    echo.flush()
-                except OSError:
-                    shown = False
+            echo.write(clean)
 
 
 def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    copy(sys.stdin.buffer, Path(sys.argv[1]), Path(sys.argv[2]), sys.stdout.buffer)
+    copy(sys.stdin.buffer, Path(sys.argv[1]), Path(sys.argv[2]), Outlet(sys.stdout.fileno(), PATIENCE))
 
 
 if __name__ == "__main__":
