@@ -62,7 +62,7 @@ class BudgetAccuracies:
 @dataclass(frozen=True)
 class ClassScores:
     """Of one class: how many training images have it as their label, how many test images are of it, and how many are
-    taken for it; then percentages, None where there is nothing to divide by."""
+    taken for it; then percentages, None where there is nothing to divide by; then how many are rightly taken for it."""
 
     labels: int
     images: int
@@ -71,6 +71,7 @@ class ClassScores:
     precision: float | None
     f1: float | None
     average_precision: float | None
+    right: int | None = None
 
 
 @dataclass(frozen=True)

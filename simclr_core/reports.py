@@ -72,10 +72,13 @@ class PretrainReport(Report):
 
 @dataclass(frozen=True)
 class ServedAccuracy:
-    """Of what onnxruntime gives for the image files."""
+    """Of what onnxruntime gives for the image files; where an image may have several labels, the mean average
+    precisions in place of the accuracies."""
 
     knn_top1: float | None
     classifier_top1: float | None
+    knn_precision: float | None = None
+    classifier_precision: float | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,8 @@ class VariantReport:
     classifier_top1: float | None
     tolerance: dict[str, float]
     undecided: str | None = None  # why its accuracy could not be judged
+    knn_precision: float | None = None
+    classifier_precision: float | None = None
 
 
 @dataclass(frozen=True)

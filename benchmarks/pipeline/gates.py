@@ -150,7 +150,7 @@ def smaller_copy(random: np.random.Generator, images: int, difference: float) ->
         flipped = random.random(images)
         lost, won = right & (flipped < (FLIPS / 2 - difference) / 0.7), ~right & (flipped < FLIPS / 2 / 0.3)
         exact[measure], found[measure] = right, (right & ~lost) | won
-    left_out, undecided = judge_losses(exact, found, VARIANT_LOSS)
+    left_out, undecided = judge_losses(exact, found, None, VARIANT_LOSS)
     return "refused" if left_out else "undecided" if undecided else "passed"
 
 

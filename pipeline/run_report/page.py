@@ -26,7 +26,7 @@ from pipeline.validation.report.thumbnails import jpeg
 from pipeline.workspace import Workspace
 from simclr_core.data.shards import ShardedImages, stored_pixels
 from simclr_core.errors import DatasetError
-from simclr_core.evaluation_reports import BudgetAccuracies, Estimate, Measured
+from simclr_core.evaluation_reports import BudgetAccuracies, ClassScores, Estimate, Measured
 
 FILE = "run.html"
 MOST_MISTAKES = 24
@@ -79,12 +79,20 @@ def render(facts: RunFacts, pictures: Mapping[str, str]) -> str:
         precision_budgets=sorted(several.budgets.items(), key=lambda one: one[1].labels) if several else [],
         saved=describe_labels_saved(budgets),
         classes=by_recall[:MOST_CLASSES],
+        counts=count_answers,
         mistakes=facts.mistakes[:MOST_MISTAKES],
         pictures=pictures,
         total=sum(numbers.get("seconds", 0.0) for numbers in facts.timings.values()),
         expected=[*comparison_rows(comparison(facts.costs))],
         energy=f"{sum(joules) / 3.6e6:.3f} kWh" if joules else "not measured: this machine does not tell it",
     )
+
+
+def count_answers(one: ClassScores) -> tuple[int | None, ...]:
+    """Images of a class that are found and missed, and others that are taken for it: true positives, false negatives
+    and false positives. A report of an earlier version does not tell."""
+    right = one.right
+    return (None,) * 3 if right is None else (right, one.images - right, one.answers - right)
 
 
 def describe_labels_saved(budgets: Mapping[str, BudgetAccuracies]) -> str | None:

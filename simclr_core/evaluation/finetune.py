@@ -33,6 +33,7 @@ from simclr_core.data.dataset import TrainingImages, require_pixels
 from simclr_core.data.shards import read_card
 from simclr_core.data.subsets import LabelDraw, subset
 from simclr_core.errors import CheckpointError, LabelError
+from simclr_core.evaluation.calibration import sigmoid
 from simclr_core.evaluation.classifier_training import (
     Labels,
     Optimization,
@@ -45,7 +46,7 @@ from simclr_core.evaluation.images import count_pairs, missing_labels, outputs, 
 from simclr_core.evaluation.linear_probe import fit_probe, ranked_classes
 from simclr_core.evaluation.multi_label import images as multi_label
 from simclr_core.evaluation.multi_label.classifiers import likelihoods
-from simclr_core.evaluation.multi_label.finetune import Tuned, describe_precision, sigmoid
+from simclr_core.evaluation.multi_label.finetune import Tuned, describe_precision
 from simclr_core.evaluation.paired_comparison import half_width
 from simclr_core.evaluation.scores.classification import BOUND, estimate, score
 from simclr_core.evaluation_reports import FinetuneReport, finetune_name

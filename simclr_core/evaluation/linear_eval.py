@@ -88,6 +88,7 @@ def run(workspace: Path) -> None:
     encoders = compared_encoders(workspace, model, config.seed)
     if card.multi_label:
         found = evaluate(workspace, config, card, partial(feature_sets, encoders=encoders, model=model))
+        _say(found.report.reason)
         save(workspace, found, card)
         finish("linear_eval", workspace, began, found.report.reason or "an image may have several labels")
         return
@@ -103,8 +104,7 @@ def run(workspace: Path) -> None:
             f"{reason}; or label two training images of each of two classes, where near copies, and images of one "
             "group of labels.csv, count as one"
         )
-    if reason:
-        print(f"linear_eval: no accuracies: {reason}", file=sys.stderr)
+    _say(reason)
 
     emit("start", stage="linear_eval", message=f"features of {len(train.labels) + len(test.labels)} images")
     bank, queries = (feature_sets(split, encoders, model) for split in (train, test))
@@ -151,6 +151,11 @@ def run(workspace: Path) -> None:
     predictions.save(pictures, predictions.table(report.estimate, asked.test, paths, trained.likely, card.classes))
     reports.write(workspace, report)
     finish("linear_eval", workspace, began, f"random_init, mean of {RANDOM_ENCODERS}: {_summary(report.random_init)}")
+
+
+def _say(reason: str | None) -> None:
+    if reason:
+        print(f"linear_eval: no accuracies: {reason}", file=sys.stderr)
 
 
 def compared_encoders(workspace: Path, model: Model, seed: int) -> dict[str, Encoder]:

@@ -35,8 +35,8 @@ from simclr_core.evaluation.features import extract
 from simclr_core.evaluation.served_accuracy import (
     LabeledImages,
     accuracies,
+    ask,
     classifier_results,
-    right_answers,
     served_features,
 )
 from simclr_core.export.latency import latencies
@@ -84,10 +84,10 @@ def run(workspace: Path) -> None:
     images = LabeledImages.of(prepared)
     features = served_features(encoder, images)
     bundle = replace(bundle, head=calibrate_head(trained, features, images))
-    right = right_answers(features, images, bundle.head)
-    reference = accuracies(right)
+    answers = ask(features, images, bundle.head)
+    reference = accuracies(answers, images.sets)
     calibration = calibration_pixels(prepared, bundle.preprocessing)
-    variants = build_variants(bundle, config.variants, calibration, pictures, images, right, config.max_loss)
+    variants = build_variants(bundle, config.variants, calibration, pictures, images, answers, config.max_loss)
     results = classifier_results(features, images, bundle.head)
     bundle = complete(bundle, reference, results, variants)
     directory = workspace / "models" / "bundle"

@@ -13,8 +13,9 @@ There was no test split. The accuracies of linear_eval are percentages of the la
 a classifier that had not seen the labels of its fold. The encoder was pretrained on these images, without labels."""
 
 SEVERAL = """\
-An image may have several of the classes, or none: it has those of at least even probability. The probabilities are of a
-logistic regression for each class, not calibrated any further; its mean average precision is below.
+An image may have several of the classes, or none: it has those of at least even probability. Each class is a logistic
+regression, and one temperature is for all.
+
 """
 
 
@@ -32,7 +33,10 @@ def model_card(
     network = "{name}, width {width:g}, stem {stem}".format(**card["encoder"])
     if card.get("head_layers"):
         network += f", and the first {card['head_layers']} of its projection head's layers"
-    kind = "linear, a probability for each of" if card.get("multi_label") else "linear,"
+    several = bool(card.get("multi_label"))
+    kind, shown = (
+        ("linear, a probability for each of", "Mean average precisions") if several else ("linear,", "Accuracies")
+    )
     classifier = f"{kind} {len(labels)} classes: {', '.join(labels)}" if labels else "none"
     metrics = "\n".join(f"| {name} | {value} |" for name, value in flatten(card["metrics"], " ")) or "| none | |"
     folded = card["metrics"].get("linear_eval", {}).get("estimate") == "out_of_fold"
@@ -64,14 +68,14 @@ trained on. Not for decisions about people, and not for images of another kind w
 
 ## Variants
 
-Accuracies are percentages on the labeled test images, of what is served. Vectors of two variants do not mix.
+{shown} are percentages on the labeled test images, of what is served. Vectors of two variants do not mix.
 
 | Variant | Made by | Size to fp32 | Cosine to fp32, mean | kNN | Classifier |
 |---|---|---|---|---|---|
 {_variants(variants, card["left_out"])}
 ## Classifier
 
-{SEVERAL if card.get("multi_label") else _results(results)}
+{SEVERAL if several else ""}{_results(results, several)}
 ## Metrics
 
 {OUT_OF_FOLD if folded else TEST_SPLIT}
@@ -101,12 +105,14 @@ def _variants(variants: Mapping[str, VariantReport | ServedAccuracy], left_out: 
         if isinstance(one, VariantReport):
             made = f"{one.method} | {one.size_ratio} | {one.cosine_mean}"
             notes += [f"\n{name}: {one.undecided}.\n"] if one.undecided else []
-        rows.append(f"| {name} | {made} | {_shown(one.knn_top1)} | {_shown(one.classifier_top1)} |\n")
+        knn = one.knn_top1 if one.knn_precision is None else one.knn_precision
+        classifier = one.classifier_top1 if one.classifier_precision is None else one.classifier_precision
+        rows.append(f"| {name} | {made} | {_shown(knn)} | {_shown(classifier)} |\n")
     notes += [f"\n{name} was left out: {reason}.\n" for name, reason in left_out.items()]
     return "".join(rows + notes)
 
 
-def _results(results: ClassifierResults | NoResults) -> str:
+def _results(results: ClassifierResults | NoResults, several: bool) -> str:
     if isinstance(results, NoResults):
         return "No labeled test images, or no classifier: nothing was measured.\n"
     rows = [
@@ -116,9 +122,10 @@ def _results(results: ClassifierResults | NoResults) -> str:
     before, temperature = results.calibration_error_before, results.temperature
     fitted = f"{before} before the temperature {temperature}, which was fitted on held-out training labels"
     scaled = fitted if temperature != 1 else "and no temperature brought held-out training labels closer"
+    bins = f"15 bins{', mean of the classes' if several else ''}"
     return (
         f"On {results.test_images} labeled test images. Its probabilities are {results.calibration_error} percentage "
-        f"points off on\naverage (expected calibration error, 15 bins), {scaled}.\n\n"
+        f"points off on\naverage (expected calibration error, {bins}), {scaled}.\n\n"
         "| Class | Images | Found, % | Answers right, % |\n|---|---|---|---|\n" + "".join(rows)
     )
 

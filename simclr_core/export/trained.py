@@ -14,8 +14,7 @@ from deploy.bundle import Head
 from simclr_core.data.subsets import subset
 from simclr_core.errors import CheckpointError
 from simclr_core.evaluation.calibration import fit_temperature, held_out_logits
-from simclr_core.evaluation.images import EvaluationImages
-from simclr_core.evaluation.served_accuracy import Features, LabeledImages
+from simclr_core.evaluation.served_accuracy import Features, LabeledImages, labeled_images
 from simclr_core.model.model_directory import Model, load_model
 
 
@@ -51,8 +50,6 @@ def choose_model(workspace: Path, source: str) -> Trained:
 def calibrate_head(trained: Trained, features: Features, images: LabeledImages) -> Head | None:
     """The classifier with a temperature fitted on labels that it has not seen.
 
-    Where an image may have several labels, it stays 1: each class is a logistic regression, fitted to probabilities.
-
     A probe has seen all labels of its budget: the temperature is that of probes fitted like it on four fifths of them,
     on the last. A fine-tuned network has left the labels outside its budget untouched.
 
@@ -67,18 +64,14 @@ def calibrate_head(trained: Trained, features: Features, images: LabeledImages) 
             f"{trained.directory}: its classifier has the classes {', '.join(head.labels)}, the prepared images have "
             f"{', '.join(images.classes)}; run `simclr run` again"
         )
-    if head.multi_label:
-        return head
-    train = images.train
+    train, known = images.train, images.known
     if trained.probe:
-        logits, labels = held_out_logits(
-            features.train, train.labels, train.keys, len(head.labels), trained.probe["l2"]
-        )
+        logits, labels = held_out_logits(features.train, known, train.keys, len(head.labels), trained.probe["l2"])
     else:
-        settings, every = trained.model.card["config"], EvaluationImages.of(train.images)
+        settings, (every, _) = trained.model.card["config"], labeled_images(train.images)
         seen = subset(every.labels, every.keys, settings["fraction"], settings["seed"])
         unseen = ~np.isin(train.positions, every.positions[seen])
-        logits, labels = features.train[unseen] @ head.weight + head.bias, train.labels[unseen]
+        logits, labels = features.train[unseen] @ head.weight + head.bias, known[unseen]
     return replace(head, temperature=fit_temperature(logits, labels))
 
 

@@ -4,7 +4,7 @@ The gate is on what is served. A variant that misses it is left out, and the bun
 What too few test images cannot tell is said, and the variant ships: its vectors are nearly those of fp32.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -18,9 +18,17 @@ from deploy.images.full_depth import Samples
 from deploy.images.preprocess import Preprocessing
 from simclr_core.data.dataset import evaluation_images
 from simclr_core.data.shards import ShardedImages
-from simclr_core.evaluation.images import count_pairs
-from simclr_core.evaluation.paired_comparison import interval
-from simclr_core.evaluation.served_accuracy import LabeledImages, accuracies, right_answers, served_features, spread
+from simclr_core.evaluation.multi_label.images import Targets
+from simclr_core.evaluation.served_accuracy import (
+    Answers,
+    LabeledImages,
+    accuracies,
+    ask,
+    compare_answers,
+    measure,
+    served_features,
+    spread,
+)
 from simclr_core.export.quantize import float16_graph, int8_graphs
 from simclr_core.reports import VariantReport
 
@@ -30,7 +38,6 @@ CONFIDENCE = 0.95  # with which a loss of accuracy is shown, or ruled out
 CALIBRATION_IMAGES = 128
 TIGHTEST = {"cosine_min": 0.9995, "max_abs": 0.005}
 MARGIN = 4  # times what turning onnxruntime's optimizer off changes on this machine
-SEVERAL = "not judged by labels, of which an image may have several: its vectors are compared with those of fp32"
 ANY = {"cosine_min": -1.0, "max_abs": 2.0}
 
 
@@ -49,7 +56,7 @@ def build_variants(
     calibration: NDArray[np.uint8],
     pictures: Sequence[bytes],
     images: LabeledImages,
-    exact_right: Mapping[str, NDArray[np.bool_]],
+    exact_answers: Answers,
     max_loss: float,
 ) -> Variants:
     """Make, measure and judge each of ``names`` but fp32.
@@ -57,8 +64,8 @@ def build_variants(
     Args:
         calibration: pixels of training images, uint8 [n, size, size, 3].
         pictures: image files, on which vectors are compared with those of fp32.
-        exact_right: which test images fp32 gets right, by measure, as ``right_answers`` gives them.
-        max_loss: percentage points of accuracy that one may lose.
+        exact_answers: what fp32 says of the test images, as ``served_accuracy.ask`` gives it.
+        max_loss: percentage points of accuracy, or of mean average precision, that one may lose.
     """
     exact = Encoder(bundle).embed(pictures).vectors
     result = Variants({}, {}, {})
@@ -72,17 +79,16 @@ def build_variants(
         method = max(cosines, key=lambda one: cosines[one])  # accuracy before speed
         candidate = candidates[method]
         encoder = _encoder(candidate, name)
-        right = right_answers(served_features(encoder, images), images, bundle.head)
+        answers = ask(served_features(encoder, images), images, bundle.head)
         facts = VariantReport(
             method=method,
             size_ratio=round(len(candidate.variants[name].model) / len(bundle.model), 4),
             cosine_mean=round(cosines[method], 6),
             batch_cosine_min=round(batch_cosine_min(encoder, pictures), 6),
-            **asdict(accuracies(right)),
+            **asdict(accuracies(answers, images.sets)),
             tolerance=ANY,
         )
-        lost, undecided = judge_losses(exact_right, right, max_loss)
-        undecided = SEVERAL if images.several else undecided
+        lost, undecided = judge_losses(exact_answers, answers, images.sets, max_loss)
         reason = find_missed(facts) or lost
         if reason:
             result.left_out[name] = reason
@@ -103,32 +109,27 @@ def find_missed(facts: VariantReport) -> str | None:
 
 
 def judge_losses(
-    exact: Mapping[str, NDArray[np.bool_]], found: Mapping[str, NDArray[np.bool_]], max_loss: float
+    exact: Answers, found: Answers, sets: Targets | None, max_loss: float
 ) -> tuple[str | None, str | None]:
     """Why a variant loses too much accuracy, and why that cannot be judged; None for what is not so.
 
     Paired by test image. A loss of more than ``max_loss`` points has to be shown beyond chance, by any of the measures,
     so each gets its part of the error (Bonferroni). It is judged if a loss of that size is shown or ruled out.
+    ``sets`` are the labels of the test images where an image may have several.
     """
     undecided = None
-    for measure, right in found.items():
-        images, (won,), (lost,) = len(right), *_pair(right, exact[measure])
-        gain = interval(images, [(won, lost)], 1 - (1 - CONFIDENCE) / len(found))
+    for name, answers in found.items():
+        gain = compare_answers(answers, exact[name], sets, 1 - (1 - CONFIDENCE) / len(found))
         points = -100 * gain.difference
         if gain.high < 0 and points > max_loss:
-            accuracy = f"{measure} {100 * right.mean():.2f} %, {points:.2f} points under fp32"
-            return f"{accuracy}; at most {max_loss:g} may be lost (export.max_loss)", None
+            reached = f"{name} {100 * measure(answers, sets):.2f} %, {points:.2f} points under fp32"
+            return f"{reached}; at most {max_loss:g} may be lost (export.max_loss)", None
         if gain.low < -max_loss / 100:
             undecided = (
-                f"not judged: on {images} test images a loss of {measure} up to {-100 * gain.low:.1f} points is not "
+                f"not judged: on {len(answers)} test images a loss of {name} up to {-100 * gain.low:.1f} points is not "
                 f"ruled out, {max_loss:g} may be lost (export.max_loss)"
             )
     return None, undecided
-
-
-def _pair(right: NDArray[np.bool_], exact: NDArray[np.bool_]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    counts = count_pairs([(right, exact)])
-    return counts.trained_only, counts.baseline_only
 
 
 def calibration_pixels(prepared: Path, preprocessing: Preprocessing) -> Samples:

@@ -47,12 +47,6 @@ def describe_precision(tuned: Tuned, test: LabelSets, classes: Sequence[str]) ->
     )
 
 
-def sigmoid(logits: NDArray[np.floating]) -> NDArray[np.float64]:
-    """In float64, without overflow."""
-    found: NDArray[np.float64] = np.exp(-np.logaddexp(0.0, -logits.astype(np.float64)))
-    return found
-
-
 def _mean(of_seeds: Sequence[Precision], labels: int) -> Measured:
     return mean_of_draws([one.value for one in of_seeds], of_seeds[0], 1.0, labels)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from simclr_core.data.order import uniform
 from simclr_core.evaluation.multi_label.images import Targets
-from simclr_core.evaluation.paired_comparison import Interval, single_draw, widened
+from simclr_core.evaluation.paired_comparison import Interval, lower_bound, single_draw, widened
 from simclr_core.evaluation.scores.classification import BOUND
 from simclr_core.evaluation_reports import Gain, Measured
 
@@ -137,6 +137,17 @@ def gain(trained: Precision, others: Sequence[Precision], worth: float) -> Gain:
         difference=round(100 * (trained.value - other), 4),
         standard_error=round(100 * standard_error(differences, worth), 4),
     )
+
+
+def difference(found: Precision, exact: Precision, images: int, confidence: float) -> Interval:
+    """A gain on other answers to the same ``images``, -1..1, with one-sided bounds.
+
+    Resamples of answers that hardly differ hardly vary; what so few images cannot rule out is taken from the paired
+    comparison of this many single answers that all agree.
+    """
+    value, resampled = found.value - exact.value, found.resampled - exact.resampled
+    margin = NormalDist().inv_cdf(confidence) * standard_error(resampled, 1.0)
+    return Interval(value, min(value - margin, lower_bound(images, 0, 0, confidence)), value + margin)
 
 
 def standard_error(resampled: NDArray[np.float64], worth: float) -> float:

@@ -7,6 +7,9 @@
     knn, probe              list of the classes that get half of the votes, and that are as likely as not
     knn_scores              share of the votes for each class, in the order of the classes in models/probe/probe.json
     probe_scores            probability of each class, likewise, not calibrated
+
+The confusion matrix has the right answers on its diagonal, what was missed in its last column, and what was wrongly
+given in its last row.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from simclr_core import plots, reports
+from simclr_core import reports
 from simclr_core.data.shards import UNLABELED, DatasetCard
 from simclr_core.evaluation.images import EvaluationImages
 from simclr_core.evaluation.linear_probe import save_probe
@@ -25,21 +28,38 @@ from simclr_core.evaluation.multi_label.classifiers import KNN, PROBE
 from simclr_core.evaluation.multi_label.evaluate import Evaluated
 from simclr_core.evaluation.multi_label.images import LabelSets, Targets
 from simclr_core.evaluation.multi_label.precision import THRESHOLD
-from simclr_core.evaluation.pictures import CONFUSION, save_confusion, save_pictures
+from simclr_core.evaluation.pictures import save_confusion, save_pictures
 from simclr_core.evaluation.scores import predictions
+
+NOTHING = "(nothing)"  # in the confusion matrix: what an image has and the probe misses, and the reverse
 
 
 def save(workspace: Path, found: Evaluated, card: DatasetCard) -> None:
     """Write ``models/probe`` and everything under ``reports/``."""
-    folder, empty = workspace / "reports", np.empty(0, np.int64)
+    folder = workspace / "reports"
     save_probe(workspace / "models" / "probe", found.probe, card.classes, found.report, card.digest)
-    save_confusion(folder, empty, empty, card.classes)
-    plots.note(folder / CONFUSION, "an image may have several labels, so no class is taken for another")
+    save_confusion(folder, *_decisions(found), (*card.classes, NOTHING))
     sets = replace(found.sets, train=_unlabeled(found.sets.train), test=_unlabeled(found.sets.test))
     save_pictures(folder, sets, card.classes)
     paths = predictions.read_paths(workspace)
     predictions.save(folder, table(found.report.estimate, found.asked, paths, found.likelihoods, card.classes))
     reports.write(workspace, found.report)
+
+
+def _decisions(found: Evaluated) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Each class that an image has or that the probe gives it, as (actual, predicted): both the class where both do,
+    and one of them NOTHING where it is missed, or wrongly given. Without answers there are none."""
+    if not found.likelihoods:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    said = found.likelihoods[PROBE] >= THRESHOLD
+    return decisions(found.asked.targets, said)
+
+
+def decisions(truth: Targets, said: Targets) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The same of both as bool [n, classes]; the number of NOTHING is the number of classes."""
+    images, classes = np.nonzero(truth | said)
+    nothing = truth.shape[1]
+    return np.where(truth[images, classes], classes, nothing), np.where(said[images, classes], classes, nothing)
 
 
 def table(

@@ -83,6 +83,7 @@ def of_class(
         precision=_percent(hits, answers),
         f1=_percent(2 * hits, images + answers),
         average_precision=round(100 * average_precision(scores, actual), 3) if images else None,
+        right=hits,
     )
 
 

@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import log_loss
 
 from simclr_core.evaluation.calibration import (
     COLDEST,
     expected_calibration_error,
     fit_temperature,
     held_out_logits,
+    sigmoid,
     softmax,
 )
 from simclr_core.evaluation.fewest import CALIBRATION_LABELS
@@ -71,3 +74,60 @@ def test_held_out_labels_are_not_fitted() -> None:
     assert logits.shape == (60, 3)
     assert sorted(known) == sorted(labels)
     assert (logits.argmax(axis=1) == known).mean() < 0.6
+
+
+def drawn_sets(temperature: float, count: int = 4000) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The same where an image may have several of five classes, one of them rare."""
+    random = np.random.default_rng(4)
+    logits = random.normal(size=(count, 5)) * 2 - np.array([0, 0, 0, 0, 3])
+    return logits * temperature, random.random(logits.shape) < sigmoid(logits)
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.6, 5.0])
+def test_one_temperature_is_found_for_the_questions_of_all_classes(temperature: float) -> None:
+    logits, sets = drawn_sets(temperature)
+    found = fit_temperature(logits, sets)
+    assert abs(found / temperature - 1) < 0.05
+
+    def loss(one: float) -> float:
+        return float(np.mean([log_loss(sets[:, k], sigmoid(logits[:, k] / one)) for k in range(5)]))
+
+    losses = {one: loss(one) for one in np.geomspace(found / 2, found * 2, 41)}
+    assert abs(min(losses, key=lambda one: losses[one]) / found - 1) < 1e-6  # the middle of the grid
+    before, after = (expected_calibration_error(sigmoid(logits / one), sets) for one in (1.0, found))
+    assert after < before
+
+
+def test_few_sets_and_calibrated_ones_keep_a_temperature_of_one() -> None:
+    logits, sets = drawn_sets(3.0, count=CALIBRATION_LABELS - 1)
+    assert fit_temperature(logits, sets) == 1.0
+    logits, sets = drawn_sets(1.0)
+    assert abs(fit_temperature(logits, sets) - 1) < 0.05
+
+
+def test_the_calibration_error_of_sets_is_the_mean_gap_of_a_class() -> None:
+    """Bin by bin, as scikit-learn draws a reliability diagram, and by hand."""
+    likely = np.array([[0.9, 0.1]] * 4 + [[0.6, 0.1]] * 4)
+    sets = np.array([[True, False]] * 2 + [[False, False]] * 2 + [[True, True]] * 4)
+    # the first class: 0.9 against 0.5 and 0.6 against 1, four images each; the second: 0.1 against 0.5 of all eight
+    assert expected_calibration_error(likely, sets) == pytest.approx((40 + 40) / 2)
+    random = np.random.default_rng(5)
+    likely = random.random((500, 3))
+    sets = random.random((500, 3)) < likely**2
+    gaps = []
+    for one in range(3):
+        bins = np.minimum(np.floor(likely[:, one] * 15), 14)
+        shares, means = calibration_curve(sets[:, one], likely[:, one], n_bins=15)
+        weights = np.array([np.mean(bins == number) for number in np.unique(bins)])
+        gaps.append(100 * float((weights * np.abs(shares - means)).sum()))
+    assert expected_calibration_error(likely, sets) == pytest.approx(np.mean(gaps))
+
+
+def test_held_out_sets_are_not_fitted() -> None:
+    random = np.random.default_rng(0)
+    features, sets = random.normal(size=(60, 80)).astype(np.float32), random.random((60, 3)) < 0.4
+    keys = random.integers(0, 256, (60, 32)).astype(np.uint8)
+    logits, known = held_out_logits(features, sets, keys, 3, 1e-4)
+    assert (logits.shape, known.shape) == ((60, 3), (60, 3))
+    assert np.array_equal(known.sum(axis=0), sets.sum(axis=0))
+    assert ((logits > 0) == known).mean() < 0.75

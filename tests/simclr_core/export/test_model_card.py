@@ -55,6 +55,18 @@ def test_a_classifier_that_was_calibrated_before() -> None:
     assert "no temperature brought held-out training labels closer" in card
 
 
+def test_of_images_with_several_labels_it_tells_precisions_and_the_error_of_a_class() -> None:
+    card = model_card(CARD | {"multi_label": True}, LABELS, {"fp32": ServedAccuracy(None, None, 71.0, 72.5)}, RESULTS)
+    for part in (
+        "An image may have several of the classes, or none",
+        "| fp32 | the trained weights | 1 | 1 | 71.0 | 72.5 |",
+        "Mean average precisions are percentages on the labeled test images",
+        "expected calibration error, 15 bins, mean of the classes",
+        "| rose | 30 | 95.0 | 91.2 |",
+    ):
+        assert part in card, part
+
+
 def test_accuracies_out_of_fold_say_so() -> None:
     tested = {"knn_top1": 70.0, "linear_top1": {"1.0": 71.0}}
     assert "test split of the training data's owner" in model_card(CARD, LABELS, VARIANTS, RESULTS)

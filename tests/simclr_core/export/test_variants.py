@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 
 from deploy.bundle import Bundle, Head, read_bundle
 from deploy.encoder import Encoder, compare
 from simclr_core.data.shards import ShardedImages
-from simclr_core.evaluation.served_accuracy import LabeledImages, accuracies, right_answers, served_features
+from simclr_core.evaluation.served_accuracy import LabeledImages, accuracies, ask, served_features
 from simclr_core.export import export, variants
 from simclr_core.export.variants import Variants, build_variants, calibration_pixels, find_missed, judge_losses
 from simclr_core.reports import VariantReport
@@ -62,14 +63,39 @@ def test_a_loss_of_accuracy_is_judged_by_pairs(
     found[:lost], found[images - won :] = False, True
     other = "classifier_top1" if measure == "knn_top1" else "knn_top1"
     sure = np.arange(100_000) < 90_000  # the other measure decides nothing
-    verdicts = judge_losses({measure: exact, other: sure}, {measure: found, other: sure}, 0.5)
+    verdicts = judge_losses({measure: exact, other: sure}, {measure: found, other: sure}, None, 0.5)
     for said, expected in zip(verdicts, (left_out, undecided), strict=True):
         assert (said is None) is (expected is None), said
         assert not expected or re.search(expected, said or "")
 
 
+def chances(images: int, seed: int = 0) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Which of three classes images have, and probabilities that know something of it."""
+    random = np.random.default_rng(seed)
+    sets = random.random((images, 3)) < (0.5, 0.3, 0.1)
+    return sets, np.clip(0.4 * sets + 0.6 * random.random(sets.shape), 0, 1)
+
+
+@pytest.mark.seconds
+def test_a_loss_of_precision_of_several_labels_is_judged_by_resamples() -> None:
+    sets, exact = chances(4000)
+    noise = np.random.default_rng(1).normal(size=exact.shape)
+    worse, same = exact + 0.15 * noise, exact + 1e-4 * noise
+    lost, _ = judge_losses({"knn_precision": exact}, {"knn_precision": worse}, sets, 0.5)
+    assert re.search(r"^knn_precision \d\d\.\d\d %, \d+\.\d\d points under fp32; at most 0\.5 may be lost", str(lost))
+    assert judge_losses({"knn_precision": exact}, {"knn_precision": same}, sets, 0.5) == (None, None)
+    assert judge_losses({"knn_precision": worse}, {"knn_precision": exact}, sets, 0.5)[0] is None  # a gain
+
+
+def test_few_images_with_several_labels_cannot_rule_out_a_loss() -> None:
+    sets, exact = chances(40)
+    lost, undecided = judge_losses({"knn_precision": exact}, {"knn_precision": exact}, sets, 0.5)
+    assert lost is None
+    assert str(undecided).startswith("not judged: on 40 test images a loss of knn_precision up to 6.3 points is not")
+
+
 def test_without_labels_only_the_vectors_are_judged() -> None:
-    assert judge_losses({}, {}, 0.5) == (None, None)
+    assert judge_losses({}, {}, None, 0.5) == (None, None)
     unlabeled = replace(GOOD, knn_top1=None, classifier_top1=None)
     assert find_missed(unlabeled) is None
     assert find_missed(replace(unlabeled, cosine_mean=0.5)) is not None
@@ -104,8 +130,8 @@ def pictures(exported: Path) -> list[bytes]:
 
 def build(bundle: Bundle, names: list[str], images: LabeledImages, pictures: list[bytes], workspace: Path) -> Variants:
     calibration = calibration_pixels(workspace / "data" / "prepared", bundle.preprocessing)
-    right = right_answers(served_features(Encoder(bundle), images), images, bundle.head)
-    return build_variants(bundle, names, calibration, pictures, images, right, max_loss=0.5)
+    answers = ask(served_features(Encoder(bundle), images), images, bundle.head)
+    return build_variants(bundle, names, calibration, pictures, images, answers, max_loss=0.5)
 
 
 @pytest.mark.seconds
@@ -196,5 +222,5 @@ def test_the_classifier_is_that_of_the_bundle(bundle: Bundle, images: LabeledIma
     assert features.test.shape == (40, 64)
     weight = np.zeros((64, 4), np.float32)
     head = Head(weight, np.array([0, 0, 9, 0], np.float32), CLASSES)  # says the third class of everything
-    assert accuracies(right_answers(features, images, head)).classifier_top1 == 25.0
-    assert accuracies(right_answers(features, images, None)).classifier_top1 is None
+    assert accuracies(ask(features, images, head)).classifier_top1 == 25.0
+    assert accuracies(ask(features, images, None)).classifier_top1 is None

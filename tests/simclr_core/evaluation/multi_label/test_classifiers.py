@@ -8,10 +8,10 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from simclr_core.data.subsets import LabelDraw
+from simclr_core.evaluation.calibration import sigmoid
 from simclr_core.evaluation.linear_probe import fit_probe
 from simclr_core.evaluation.logistic_regression import regularization_path, select_and_fit, unchanged
 from simclr_core.evaluation.multi_label.classifiers import likelihoods, vote
-from simclr_core.evaluation.multi_label.finetune import sigmoid
 
 
 def features(images: int, seed: int = 0, dim: int = 6, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:

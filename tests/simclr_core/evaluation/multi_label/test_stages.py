@@ -1,7 +1,10 @@
 """The stages on images with several labels: what they measure, leave, and refuse."""
 
+import csv
 import json
+import re
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from scipy.special import expit, logit
 from sklearn.metrics import average_precision_score
 
 import deploy
@@ -114,6 +118,12 @@ def test_what_linear_evaluation_reports_is_what_its_predictions_give(evaluated: 
         chance = several["gains"][name]["prevalence"]
         assert (chance["other"], chance["trained"]) == (several["prevalence"], interval["value"])
     assert {row["split"] for row in rows} == {"test"}
+    with (evaluated / "reports/confusion.csv").open() as file:
+        matrix = Counter((row["actual"], row["predicted"]) for row in csv.DictReader(file))
+    for label, of_class in several["scores"]["probe"]["per_class"].items():
+        assert matrix[label, label] == of_class["right"]
+        assert matrix[label, "(nothing)"] == of_class["images"] - of_class["right"]
+        assert matrix["(nothing)", label] == of_class["answers"] - of_class["right"]
 
 
 @pytest.mark.seconds
@@ -160,12 +170,13 @@ def test_without_test_images_each_fold_is_answered_by_the_others(tmp_path: Path)
 
 
 @pytest.mark.seconds
-def test_without_labels_the_report_says_what_to_do(tmp_path: Path) -> None:
+def test_without_labels_the_report_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     workspace = make(tmp_path, unlabeled=("train", "test"))
     linear_eval.run(workspace)
     found = report(workspace)
     assert found["reason"] == "no labeled training images; name their labels in inbox/labels.csv"
     assert found["multi_label"] is None
+    assert f"linear_eval: no accuracies: {found['reason']}" in capsys.readouterr().err
     assert pq.read_table(workspace / "reports/predictions.parquet").num_rows == 0
     assert_plain(found["reason"])
 
@@ -268,8 +279,15 @@ def test_the_bundle_gives_each_class_a_probability(workspace: Path, source: str)
     )
     text = (workspace / "models/bundle/MODEL_CARD.md").read_text()
     assert "An image may have several of the classes, or none" in text
+    found = report(workspace, "export")
+    assert found["results"]["test_images"] == 40
+    assert found["variants"]["fp32"]["knn_top1"] is None
+    assert found["variants"]["fp32"]["knn_precision"] > 0
+    said = str(found["left_out"].get("int8") or found["variants"]["int8"]["undecided"])
+    assert re.search("_precision .* points under fp32|a loss of .*_precision up to|mean cosine", said), said
     if source == "pretrained":
         rows = pq.read_table(workspace / "reports/predictions.parquet").to_pylist()
-        expected = dict(zip(CLASSES, rows[0]["probe_scores"], strict=True))
+        scores, temperature = np.array(rows[0]["probe_scores"]), found["results"]["temperature"]
+        expected = dict(zip(CLASSES, expit(logit(scores) / temperature), strict=True))
         for label, likely in zip(prediction.labels, prediction.probabilities, strict=True):
             assert likely == pytest.approx(expected[label], abs=1e-3)
