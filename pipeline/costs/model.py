@@ -23,6 +23,7 @@ DVC_START, RUN_START = 0.15, 0.5
 VALIDATE_START, PREPARE_START, DRIFT_START, INITIAL_START = 1.45, 0.22, 0.18, 0.1
 GRAPH_START = 0.9  # export's ONNX graph, its quantization and proof
 MAPS_START, MAP_START = 0.3, 0.0009  # the map of embeddings, and an image of it
+RESAMPLE_START = 3.5e-6  # the bootstrap of a mean average precision, of each image and class
 
 COPIES = 2  # of a stage's results: in the workspace and in DVC's cache
 TAR_BLOCK, FLOAT = 512, 4
@@ -150,6 +151,13 @@ class Work:
         searching = penalties * CHOOSING * evaluation(folds) + FITTING * evaluation(1)
         return searching + self.unit.axes_seconds * (axes / FITTED_SIDE) ** 3
 
+    def resampled(self, answers: int) -> float:
+        """Seconds of the intervals of so many mean average precisions, where an image may have several labels."""
+        if not self.images.several:
+            return 0.0
+        images = self.images.tested or self.images.labeled
+        return answers * images * len(self.images.classes) * RESAMPLE_START * self.unit.start_seconds
+
 
 def stage_costs(work: Work, stages: Iterable[str]) -> dict[str, Cost]:
     """By the name of each of ``stages``, and of what is around them: ``raw_images`` and REST. Unknown ones are left
@@ -239,6 +247,8 @@ def _linear_eval(work: Work) -> Cost:
     if work.taught:
         for labels, kind, fits in _fits(work):
             seconds += fits * work.fit(labels, dim if kind == "encoder" else 3 * side**2, config.l2_count)
+        budgets = len(config.fractions) + len(config.labels_per_class)
+        seconds += work.resampled(2 * (encoders + 1) + 1 + budgets * (encoders - RANDOM_ENCODERS + 2))
     features = FLOAT * work.evaluated * (encoders * dim + 3 * side**2)
     return Cost(seconds, _memory(work) + 2 * features, REPORT_BYTES * COPIES)
 
@@ -289,6 +299,7 @@ def _finetune(work: Work, share: str) -> Cost:
     seconds += seeds * work.fit(labels, unit.feature_dim, work.params.linear_eval.l2_count)
     tested = work.images.tested
     seconds += work.decoded(work.evaluated + tested) + work.forward(work.evaluated + 2 * seeds * tested)
+    seconds += work.resampled(3 * seeds)
     return Cost(seconds, _memory(work), disk)
 
 
@@ -297,6 +308,7 @@ def _export(work: Work) -> Cost:
     images = min(work.images.labeled, SERVED_TRAIN) + min(work.images.tested, SERVED_TEST)
     seconds = _started(work) + GRAPH_START * unit.start_seconds
     seconds += variants * (work.decoded(images) + work.forward(images + LATENCY_ROUNDS * LATENCIES))
+    seconds += work.resampled(4 * (variants - 1))  # two classifiers, each held against fp32
     return Cost(seconds, _memory(work), COPIES * _bundle(work) + REPORT_BYTES)
 
 
@@ -305,6 +317,7 @@ def _compare(work: Work) -> Cost:
     seconds = _started(work) + encoders * (work.decoded(work.evaluated) + work.forward(work.evaluated))
     if work.taught:
         seconds += encoders * work.fit(labels, work.unit.feature_dim, work.params.compare.l2_count)
+        seconds += work.resampled(2 * encoders)
     return Cost(seconds, _memory(work), 0.0)
 
 

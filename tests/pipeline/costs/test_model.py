@@ -10,6 +10,7 @@ from pipeline.costs.model import Cost, Work, total
 from pipeline.dvc.project import stage_names
 from pipeline.preflight import Images
 from pipeline.workspace import template
+from simclr_core.data import label_sets
 from tests.pipeline.costs.examples import IMAGES, MEASURED, UNIT, read_params
 
 STAGES = stage_names(template("dvc.yaml").parent)
@@ -97,6 +98,25 @@ def test_without_labels_nothing_is_fitted() -> None:
     assert costs["finetune@0.1"] == Cost(STARTED, 1_030_000_000)
     maps = (0.3 + 800 * 0.0009) * 10
     assert costs["linear_eval"].seconds == pytest.approx(STARTED + 800 * 0.001 / 2 + 4 * 800 * 0.001 + maps)
+
+
+def test_precisions_of_several_labels_are_resampled() -> None:
+    """The sets are as many as the classes of ``IMAGES`` and lead to the same probes; what is added is the bootstrap."""
+    single = Images(Counter({"cat": 300, "dog": 300}), Counter({"cat": 200}), Counter({"0001": 600}))
+    several = replace(single, test=Counter({"cat": 100, label_sets.NONE_OF_THEM: 100}))
+    before, after = stage_costs(work(single)), stage_costs(work(several))
+    answer = 200 * 2 * model.RESAMPLE_START * 10
+    params = work(several).params
+    budgets = len(params.linear_eval.fractions) + len(params.linear_eval.labels_per_class)
+    expected = {
+        "linear_eval": 2 * 5 + 1 + budgets * 3,
+        "finetune@0.1": 3 * len(params.finetune.seeds),
+        "export": 4 * (len(params.export.variants) - 1),
+        "compare": 2,
+    }
+    for stage, answers in expected.items():
+        assert after[stage].seconds - before[stage].seconds == pytest.approx(answers * answer), stage
+    assert after["pretrain"] == before["pretrain"]
 
 
 def test_a_champion_is_compared_with() -> None:
