@@ -19,7 +19,7 @@ from simclr_core import reports
 from simclr_core.data.shards import ShardedImages
 from simclr_core.evaluation.images import EvaluationImages
 from simclr_core.evaluation.scores import predictions
-from simclr_core.evaluation_reports import BudgetAccuracies, Estimate
+from simclr_core.evaluation_reports import BudgetAccuracies, ClassScores, Estimate
 from tests.conftest import write_prepared
 from tests.reports import (
     COMPARE,
@@ -95,6 +95,12 @@ def test_the_page_has_what_the_reports_say(workspace: Workspace) -> None:
     assert html.count("<img ") == 24  # of 30 mistakes
     assert html.count("<svg") == 5
     assert len(html) < 1_000_000
+
+
+def test_what_is_right_missed_and_wrong_of_a_class_is_counted() -> None:
+    scores = ClassScores(80, 1000, 900, 60.0, 66.7, 63.2, 70.0)
+    assert page.count_answers(replace(scores, right=600)) == (600, 400, 300)
+    assert page.count_answers(scores) == (None, None, None), "of an earlier version"
 
 
 def test_of_images_with_several_labels_it_has_mean_average_precisions(workspace: Workspace) -> None:
