@@ -235,6 +235,18 @@ class PretrainConfig(Block):
     )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of sgd and lars")
     weight_decay: float = Field(default=1e-6, ge=0, description="weight decay of the optimizer")
+    clip_gradient_norm: Positive | None = Field(
+        default=None,
+        description="largest norm of the gradient of a step, over all weights; null: any. A longer gradient is shortened "
+        "to it; the norm that is shown is the one before",
+    )
+    average_decay: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="decay of the moving average (EMA) of the weights; null: none. The average is then what the monitor "
+        "measures and what is published; 0.999 follows some thousand steps",
+    )
     warmup_epochs: float = Field(default=10, ge=0, description="epochs in which the learning rate rises to its peak")
     temperature: Positive = Field(
         default=0.1, description="temperature of the loss; lower puts more weight on hard negatives"

@@ -6,21 +6,15 @@ q is z of a first view, k of its second view by a slow copy of the network, the 
 earlier steps, all of unit length. With SimCLR's head and augmentations it is MoCo v2 (Chen et al. 2020, arXiv
 2003.04297). A step takes less memory and time than one of ``InBatch`` with the same number of negatives: one view has a
 backward pass, and the batch may be small. What it costs: keys are as old as the queue is long, and when it is longer
-than an epoch, it holds earlier views of the very image that asks. Two details are not MoCo's:
-
-- The copy normalizes with running statistics, which follow those of the network as its weights do (EMAN: Cai et al.
-  2021, arXiv 2101.08482), where MoCo shuffles images between GPUs. Both keep a key from telling which batch it comes
-  from; this also does on one process, without communication.
-- The copy follows faster at first, by 9 / (10 + steps), as TensorFlow's moving average does. The random weights and
-  empty statistics of the start would else be in it for 1 / (1 - momentum) steps.
+than an epoch, it holds earlier views of the very image that asks. Where MoCo shuffles images between GPUs, the copy
+normalizes with running statistics (``WeightAverage``). Both keep a key from telling which batch it comes from; this also
+does on one process, without communication.
 
 With extra crops (see ``objective``), first views and extra crops ask, and second views are their keys. With groups,
 images of one thing, a key of the group of the image that asks is left out of the sum.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from copy import deepcopy
-from itertools import chain
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -31,6 +25,7 @@ from torch.nn.functional import cross_entropy, normalize
 from simclr_core.data.order import uniform
 from simclr_core.loss.nt_xent import check_temperature, gathered, own_share
 from simclr_core.loss.objective import Outcome, as_it_is, project
+from simclr_core.model.weight_average import WeightAverage
 from simclr_core.stopwatch import part
 
 QUEUE_VIEW = 2**32  # no view of an image has this number: the queue's first rows have their own draws
@@ -59,16 +54,14 @@ class MomentumQueue:
         scaled: Callable[[Tensor], Tensor] = as_it_is,
     ) -> None:
         check_temperature(temperature)
-        self._network = network
-        self._copy = deepcopy(network).eval().requires_grad_(False)
+        self._average = WeightAverage(network, momentum)
+        self._copy = self._average.network
         weight = next(network.parameters())
         self._queue = queue.to(weight, copy=True)
-        self._momentum = momentum
         self._temperature = temperature
         self._precision = precision
         self._views = 2 + extra_crops
         self._scaled = scaled
-        self._updates = 0
         self._keys = self._queue[:0]  # of the last step, of all processes
         self._queued_groups: Tensor | None = None  # int64 [size]
         self._key_groups: Tensor | None = None  # of the last step, likewise
@@ -91,29 +84,19 @@ class MomentumQueue:
     def update(self) -> None:
         assert 0 < len(self._keys) <= len(self._queue), (len(self._keys), len(self._queue))
         with torch.no_grad():
-            pace = max(1 - self._momentum, 9 / (10 + self._updates))
-            for mine, theirs in zip(_state(self._copy), _state(self._network), strict=True):
-                if mine.is_floating_point():
-                    mine.lerp_(theirs, pace)
-                else:
-                    mine.copy_(theirs)  # a count of batches
-            new = torch.arange(len(self._keys), device=self._queue.device) + self._updates * len(self._keys)
+            new = torch.arange(len(self._keys), device=self._queue.device) + self._average.updates * len(self._keys)
             self._queue.index_copy_(0, new % len(self._queue), self._keys)
             if self._queued_groups is not None and self._key_groups is not None:
                 self._queued_groups.index_copy_(0, new % len(self._queue), self._key_groups)
-        self._updates += 1
+        self._average.update()
 
     def tensors(self) -> dict[str, Tensor]:
-        copy = {f"copy.{name}": tensor for name, tensor in self._copy.state_dict().items()}
         groups = {} if self._queued_groups is None else {"groups": self._queued_groups}
-        return {"queue": self._queue, "updates": torch.tensor(self._updates), **groups, **copy}
+        return {"queue": self._queue, **groups, **self._average.tensors()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        prefix = "copy."
-        state = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-        self._copy.load_state_dict(state)
+        self._average.restore(tensors)
         self._queue.copy_(tensors["queue"])
-        self._updates = int(tensors["updates"])
         self._queued_groups = tensors["groups"].to(self._queue.device, copy=True) if "groups" in tensors else None
 
     def _info_nce(self, queries: Tensor, keys: Tensor) -> Tensor:
@@ -132,10 +115,6 @@ def random_directions(seed: int, count: int, dim: int) -> Tensor:
     """Uniform on the unit sphere, by normal draws: float64 [count, dim]."""
     draws = torch.from_numpy(uniform(seed, 0, np.arange(count), QUEUE_VIEW, dim))
     return normalize(torch.special.ndtri(draws + 2.0**-54), dim=1)  # half of a draw's grain: 0 is not a quantile
-
-
-def _state(network: nn.Module) -> Iterator[Tensor]:
-    return chain(network.parameters(), network.buffers())
 
 
 def _mean_over_processes(value: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from simclr_core.model.tensor_files import check_format, read_tensors, write_jso
 from simclr_core.monitoring.diagnostics import Record
 
 GENERATIONS = 2
+OPTIONAL = ("objective", "average")  # tensors of a state that most trainings have none of, each in its file
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class TrainingState:
     unfinished: list[tuple[float, float]]  # loss and gradient norm of each step of the epoch that is not
     objective: dict[str, Tensor] = field(default_factory=dict)  # a queue and its momentum encoder; most have none
     scaler: Mapping[str, float] = field(default_factory=dict)  # of float16's losses
+    average: dict[str, Tensor] = field(default_factory=dict)  # of the weights, where they are averaged
 
 
 @contextmanager
@@ -80,8 +82,9 @@ def save_training(run: Path, state: TrainingState) -> None:
             write_tensors(directory / "network.safetensors", state.network)
             failpoint("checkpoint.network")
             write_tensors(directory / "optimizer.safetensors", state.optimizer)
-            if state.objective:
-                write_tensors(directory / "objective.safetensors", state.objective)
+            for name in OPTIONAL:
+                if tensors := getattr(state, name):
+                    write_tensors(directory / f"{name}.safetensors", tensors)
             progress = {"step": state.step, "history": state.history, "unfinished": state.unfinished}
             progress["scaler"] = dict(state.scaler)
             write_json(directory / "training.json", {"format_version": FORMAT_VERSION, "run": run.name, **progress})
@@ -143,15 +146,15 @@ def load_training(checkpoint: Path) -> TrainingState:
             f"{checkpoint}: saved by run {run}, whose configuration, data or start differs from that of "
             f"run {checkpoint.parent.name}; remove it, and train from the start or from this run's own checkpoints"
         )
-    objective = checkpoint / "objective.safetensors"
+    files = {name: checkpoint / f"{name}.safetensors" for name in OPTIONAL}
     return TrainingState(
         step=card["step"],
         network=read_tensors(checkpoint / "network.safetensors"),
         optimizer=read_tensors(checkpoint / "optimizer.safetensors"),
         history=card["history"],
         unfinished=[(loss, gradient_norm) for loss, gradient_norm in card["unfinished"]],
-        objective=read_tensors(objective) if objective.exists() else {},
         scaler=card["scaler"],
+        **{name: read_tensors(path) for name, path in files.items() if path.exists()},
     )
 
 

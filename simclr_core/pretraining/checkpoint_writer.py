@@ -21,7 +21,7 @@ from torch import Tensor
 
 from deploy.failpoint import failpoint
 from simclr_core.errors import CheckpointError
-from simclr_core.pretraining.checkpoint import TrainingState, save_training
+from simclr_core.pretraining.checkpoint import OPTIONAL, TrainingState, save_training
 
 NOTICEABLE = 1.0  # seconds of waiting for the disk that are worth a word
 
@@ -84,7 +84,7 @@ class CheckpointWriter:
     def _copied(self, state: TrainingState) -> TrainingState:
         """The state as it is now: the next step changes its tensors in place, and continues filling its lists."""
         copies: dict[str, Any] = {"history": list(state.history), "unfinished": list(state.unfinished)}
-        for field in ("network", "optimizer", "objective"):
+        for field in ("network", "optimizer", *OPTIONAL):
             copies[field] = self._copied_tensors(field, getattr(state, field))
         if torch.cuda.is_available():
             torch.cuda.synchronize()

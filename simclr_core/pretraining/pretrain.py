@@ -37,6 +37,7 @@ from simclr_core.model.encoder import Encoder, build_encoder
 from simclr_core.model.gradient_checkpointing import recompute_blocks
 from simclr_core.model.model_directory import load_weights
 from simclr_core.model.projection_head import build_projection_head
+from simclr_core.model.weight_average import WeightAverage
 from simclr_core.monitoring.diagnostics import Monitor, choose_monitor
 from simclr_core.monitoring.history import Progress, summary
 from simclr_core.monitoring.trackers import open_trackers
@@ -149,9 +150,9 @@ def _train_and_publish(workspace: Path, inputs: Inputs, member: Member) -> None:
         seconds, images_per_second = progress.seconds, progress.images_per_second
     if member.rank == 0:
         failpoint("pretrain.trained")
-        encoder, skipped = learner.network[0], learner.scaler.skipped
+        encoder, skipped = learner.result[0], learner.scaler.skipped
         report = describe(config, start, schedule, encoder, history, arithmetic, skipped)
-        publish_pretrained(workspace, config, card, start, learner.network, history, report)
+        publish_pretrained(workspace, config, card, start, learner.result, history, report)
         draw_views(workspace / "reports" / "augmentations.png", batches, inputs.preprocessing)
         failpoint("pretrain.reported")
         end_training(folder)
@@ -186,6 +187,7 @@ def build(inputs: Inputs, batches: Batches) -> tuple[Learner, Arithmetic]:
     precision = _settle_precision(config, network, batches, folder)
     scaler = LossScaler(DTYPES[precision.value], member.device)
     objective = choose_objective(config, network, scaler, DTYPES[precision.value], member)
+    average = None if config.average_decay is None else WeightAverage(network, config.average_decay)
     model, execution = _distributed(network, member), Choice("eager")
     if config.compile:
         views = next(batches.network_inputs(0, 1))
@@ -194,7 +196,8 @@ def build(inputs: Inputs, batches: Batches) -> tuple[Learner, Arithmetic]:
             return objective.backward(candidate, views).loss
 
         model, execution = compile_model(model, folder, member, backward)
-    return Learner(network, model, optimizer, objective, scaler), Arithmetic(precision, execution)
+    learner = Learner(network, model, optimizer, objective, scaler, average, config.clip_gradient_norm)
+    return learner, Arithmetic(precision, execution)
 
 
 def build_network(config: PretrainConfig, start: Start, member: Member, channels: int = 3) -> nn.Sequential:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from deploy.artifact import write_atomically
 from deploy.failpoint import failpoint
@@ -22,6 +22,7 @@ from simclr_core.errors import BatchSizeError, NonFiniteLossError
 from simclr_core.launch import Member, StopRequest
 from simclr_core.loss.objective import Objective, Outcome, buffers_kept
 from simclr_core.model.model_directory import fill
+from simclr_core.model.weight_average import WeightAverage
 from simclr_core.monitoring.diagnostics import Monitor, Record
 from simclr_core.monitoring.history import Progress, record
 from simclr_core.pretraining import checkpoint
@@ -45,12 +46,22 @@ class Learner(NamedTuple):
     optimizer: torch.optim.Optimizer
     objective: Objective
     scaler: LossScaler
+    average: WeightAverage | None = None  # of the weights of ``network``, measured and published in their place
+    largest_norm: float | None = None  # of the gradient of a step: a longer one is clipped
+
+    @property
+    def result(self) -> nn.Sequential:
+        """Encoder and projection head as they are measured and published."""
+        network = self.network if self.average is None else self.average.network
+        assert isinstance(network, nn.Sequential), network
+        return network
 
     def state(self, step: int, history: list[Record], unfinished: list[tuple[float, float]]) -> TrainingState:
         """After ``step`` steps; its tensors are those that the next step changes."""
         tensors = checkpoint.optimizer_tensors(self.optimizer)
         lasting, scaler = self.objective.tensors(), self.scaler.state()
-        return TrainingState(step, self.network.state_dict(), tensors, history, unfinished, lasting, scaler)
+        average = {} if self.average is None else self.average.tensors()
+        return TrainingState(step, self.network.state_dict(), tensors, history, unfinished, lasting, scaler, average)
 
 
 @dataclass(frozen=True)
@@ -92,7 +103,7 @@ def train(
     """
     member, steps, every = batches.member, schedule.steps, schedule.steps_per_epoch
     monitor, progress = observers.monitor, observers.progress
-    encoder, head = learner.network
+    encoder, head = learner.result
     begun, history, unfinished = resume(folder, learner, member)
     if begun < steps:
         _dry_batch(learner, next(batches.network_inputs(begun, begun + 1)), batches.groups(begun))
@@ -203,11 +214,15 @@ def gradients(learner: Learner, views: Tensor, seed: int, groups: Tensor | None 
 
 
 def update(learner: Learner, learning_rate: float) -> None:
-    """One step along the gradients."""
+    """One step along the gradients, clipped if they are longer than they may be."""
+    if learner.largest_norm is not None:
+        clip_grad_norm_(learner.network.parameters(), learner.largest_norm)  # without a look at the norm
     for group in learner.optimizer.param_groups:
         group["lr"] = learning_rate * group.get("rate", 1.0)
     learner.scaler.step(learner.optimizer)
     learner.objective.update()
+    if learner.average is not None:
+        learner.average.update()
 
 
 def resume(folder: Path, learner: Learner, member: Member) -> tuple[int, list[Record], list[tuple[float, float]]]:
@@ -221,6 +236,8 @@ def resume(folder: Path, learner: Learner, member: Member) -> tuple[int, list[Re
     fill(learner.network, state.network, path, "the network of params.yaml")
     checkpoint.restore_optimizer(learner.optimizer, state.optimizer)
     learner.objective.restore(state.objective)
+    if learner.average is not None:
+        learner.average.restore(state.average)
     learner.scaler.restore(state.scaler)
     failpoint("pretrain.resumed")
     if member.rank == 0:
@@ -246,6 +263,7 @@ def _dry_batch(learner: Learner, views: Tensor, groups: Tensor | None = None) ->
 
 
 def _numbers(learner: Learner, loss: Tensor, signal: Tensor) -> Tensor:
-    """Loss, gradient norm, the multiple of the loss that was back-propagated, and the signal; on the device."""
+    """Loss, gradient norm before clipping, the multiple of the loss that was back-propagated, and the signal; on the
+    device."""
     norm = get_total_norm([weight.grad for weight in learner.network.parameters() if weight.grad is not None])
     return torch.stack([loss, norm, learner.scaler.multiple(loss), signal.to(loss.dtype)])

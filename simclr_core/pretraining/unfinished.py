@@ -24,7 +24,14 @@ from simclr_core.model import FORMAT_VERSION
 RECORDER = "SIMCLR_STAGE_RUN"  # of the environment: what runs this stage calls ``remove_recorded`` after it
 PUBLISHED = ".published"
 DEVICES = ("cpu", "cuda")  # on which views may differ
-LATER = {"positives": "group", "deterministic": True, "tf32": False}  # of later versions: no change
+LATER = {  # parameters of later versions, named by the keys that lead to them, with the values that change nothing
+    "positives": "group",
+    "deterministic": True,
+    "tf32": False,
+    "clip_gradient_norm": None,
+    "average_decay": None,
+}
+_OTHER = object()  # equal to no value
 
 
 @dataclass(frozen=True)
@@ -48,11 +55,19 @@ def run_key(config: Mapping[str, Any], data_digest: str, initial: str, device: s
     positives by group, since the digest has the groups. The type of ``device`` counts where a GPU computes other views:
     fused, a CPU rounds to whole levels.
     """
-    named = {key: value for key, value in config.items() if key not in LATER or value != LATER[key]}
+    named = _without_later(config)
     if device != DEVICES[0] and config["augmentation"]["mode"] == "fused":
         named["device"] = device
     content = json.dumps([FORMAT_VERSION, named, data_digest, initial], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _without_later(config: Mapping[str, Any], parents: str = "") -> dict[str, Any]:
+    kept = {key: value for key, value in config.items() if LATER.get(parents + key, _OTHER) != value}
+    return {
+        key: _without_later(value, f"{parents}{key}.") if isinstance(value, Mapping) else value
+        for key, value in kept.items()
+    }
 
 
 def find_unfinished(workspace: Path, config: PretrainConfig) -> Unfinished | None:

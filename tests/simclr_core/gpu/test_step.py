@@ -22,10 +22,11 @@ from simclr_core import stopwatch
 from simclr_core.config import PretrainConfig
 from simclr_core.errors import NonFiniteLossError
 from simclr_core.launch import Member, StopRequest
-from simclr_core.loss import momentum_queue, nt_xent, objective
+from simclr_core.loss import nt_xent, objective
 from simclr_core.loss.nt_xent import LOSSES
-from simclr_core.model import batch_norm
+from simclr_core.model import batch_norm, weight_average
 from simclr_core.model.batch_norm import GlobalBatchNorm, synchronize
+from simclr_core.model.weight_average import WeightAverage
 from simclr_core.pretraining import precision, training
 from simclr_core.pretraining.initial import Start
 from simclr_core.pretraining.precision import LossScaler, choose_precision
@@ -63,10 +64,13 @@ def build(config: PretrainConfig, member: Member, dtype: torch.dtype) -> Learner
     network = build_network(config, Start("scratch"), member)
     optimizer = build_optimizer(config.optimizer, network, config.momentum, config.weight_decay)
     scaler = LossScaler(dtype, member.device)
-    copied = patch.object(momentum_queue, "deepcopy", lambda _: build_network(config, Start("scratch"), member))
+    copied = patch.object(weight_average, "deepcopy", lambda _: build_network(config, Start("scratch"), member))
     with copied:  # of a tensor without memory no copy can be made
         trained = choose_objective(config, network, scaler, dtype, member)
-    return Learner(network, synchronize(network), optimizer, trained, scaler)
+        average = None if config.average_decay is None else WeightAverage(network, config.average_decay)
+    return Learner(
+        network, synchronize(network), optimizer, trained, scaler, average, config.clip_gradient_norm
+    )
 
 
 class Steps:
@@ -105,6 +109,7 @@ KINDS: dict[str, tuple[dict[str, Any], torch.dtype]] = {
     "adamw in float16": ({"optimizer": "adamw"}, torch.float16),
     "dcl in micro-batches": ({"loss": "dcl", "micro_batch_size": IMAGES // 4}, torch.float32),
     "queue": ({"loss": "info_nce", "queue": {"size": RANKS * IMAGES}}, torch.bfloat16),
+    "clipped and averaged": ({"clip_gradient_norm": 1.0, "average_decay": 0.999}, torch.bfloat16),
 }
 
 

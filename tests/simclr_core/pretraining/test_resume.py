@@ -13,9 +13,11 @@ from torch import nn
 
 from deploy.artifact import publish
 from simclr_core.errors import CheckpointError
+from simclr_core.model.encoder import build_encoder
+from simclr_core.model.model_directory import load_model
 from simclr_core.model.projection_head import build_projection_head
 from simclr_core.monitoring.history import Progress
-from simclr_core.pretraining import pretrain
+from simclr_core.pretraining import pretrain, training
 from tests.simclr_core.conftest import configure, interrupt, results, runs
 
 pytestmark = pytest.mark.usefixtures("pictures_by_digest")
@@ -140,6 +142,35 @@ def test_other_optimizers_resume_too(prepared: Path, monkeypatch: pytest.MonkeyP
     resumed = results(prepared)
     pretrain.run(prepared)
     assert resumed == results(prepared)
+
+
+@pytest.mark.seconds
+def test_an_average_of_weights_continues_to_the_same_bytes_and_is_what_is_published(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(prepared, epochs=1, checkpoint_every_steps=2, average_decay=0.5, clip_gradient_norm=0.5)
+    states: list[dict[str, torch.Tensor]] = []
+    update = training.update
+
+    def noted(learner: training.Learner, rate: float) -> None:
+        update(learner, rate)
+        states.append({name: value.clone() for name, value in learner.network[0].state_dict().items()})
+
+    interrupt(prepared, monkeypatch, "pretrain.step:raise")
+    pretrain.run(prepared)
+    resumed = results(prepared)
+    monkeypatch.setattr(training, "update", noted)
+    pretrain.run(prepared)
+    assert resumed == results(prepared)
+    published = load_model(prepared / "models" / "pretrained").encoder.state_dict()
+    name = "backbone.layer1.0.conv1.weight"
+    assert not torch.equal(published[name], states[-1][name])
+    torch.manual_seed(0)
+    start = build_encoder("resnet10", 0.125, "compact", 16).state_dict()[name]
+    expected = start.lerp(states[0][name], 0.9)
+    for step, state in enumerate(states[1:], start=1):
+        expected = expected.lerp(state[name], max(0.5, 9 / (10 + step)))
+    torch.testing.assert_close(published[name], expected)
 
 
 @pytest.mark.seconds

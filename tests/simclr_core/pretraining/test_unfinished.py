@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,8 +89,24 @@ def test_the_key_changes_with_every_parameter_with_the_data_and_with_the_start()
 
 
 def test_a_run_of_an_earlier_version_keeps_its_key() -> None:
-    config = {"seed": 0}
-    before = run_key(config, "a", "scratch")
-    assert run_key({**config, **LATER}, "a", "scratch") == before
-    others = {run_key({**config, **LATER, name: "another"}, "a", "scratch") for name in LATER}
+    def config(values: dict[str, object]) -> dict[str, Any]:
+        found: dict[str, Any] = {"seed": 0, "augmentation": {"mode": "exact"}}
+        for name, value in values.items():
+            *parents, key = name.split(".")
+            (found[parents[0]] if parents else found)[key] = value
+        return found
+
+    before = run_key(config({}), "a", "scratch")
+    assert run_key(config(LATER), "a", "scratch") == before
+    others = {run_key(config({**LATER, name: "another"}), "a", "scratch") for name in LATER}
     assert len({before, *others}) == 1 + len(LATER)
+
+
+def test_what_came_later_changes_nothing_by_default() -> None:
+    def default(name: str) -> object:
+        found: Any = PretrainConfig().model_dump()
+        for key in name.split("."):
+            found = found[key]
+        return found
+
+    assert {name: default(name) for name in LATER} == LATER
