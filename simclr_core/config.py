@@ -200,6 +200,26 @@ class OnCollapseConfig(Block):
     max_roll_backs: int = Field(default=3, ge=1, description="stop after this many roll-backs")
 
 
+class EarlyStoppingConfig(Block):
+    """When training ends before its last epoch, and which epoch is kept. See ``pretraining.early_stopping``."""
+
+    measure: Literal["knn_top1", "probe_top1", "effective_rank"] = Field(
+        default="knn_top1",
+        description="what has to rise. kNN and linear probe of held-out training labels need labels, the effective "
+        "rank needs none",
+    )
+    patience: int | None = Field(
+        default=None,
+        ge=1,
+        description="epochs in a row without a higher measure that end training; null: never. The learning rate is "
+        "then not at the end of its cosine, where features become best",
+    )
+    keep: Literal["last", "best"] = Field(
+        default="last",
+        description="which epoch is published, by the measure. The best one is saved whenever there is a better one",
+    )
+
+
 class PretrainConfig(Block):
     """SimCLR pretraining. Sizes are of the whole batch over all processes, durations in epochs."""
 
@@ -237,15 +257,15 @@ class PretrainConfig(Block):
     weight_decay: float = Field(default=1e-6, ge=0, description="weight decay of the optimizer")
     clip_gradient_norm: Positive | None = Field(
         default=None,
-        description="largest norm of the gradient of a step, over all weights; null: any. A longer gradient is shortened "
-        "to it; the norm that is shown is the one before",
+        description="largest norm of the gradient of a step, over all weights; null: any. A longer gradient is "
+        "shortened to it; the norm that is shown is the one before",
     )
     average_decay: float | None = Field(
         default=None,
         ge=0,
         lt=1,
-        description="decay of the moving average (EMA) of the weights; null: none. The average is then what the monitor "
-        "measures and what is published; 0.999 follows some thousand steps",
+        description="decay of the moving average (EMA) of the weights; null: none. The average is then what the "
+        "monitor measures and what is published; 0.999 follows some thousand steps",
     )
     warmup_epochs: float = Field(default=10, ge=0, description="epochs in which the learning rate rises to its peak")
     temperature: Positive = Field(
@@ -292,6 +312,7 @@ class PretrainConfig(Block):
         description="training images for the kNN monitor, labeled ones first. The weights never depend on them",
     )
     on_collapse: OnCollapseConfig = OnCollapseConfig()
+    early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -309,16 +330,22 @@ class PretrainConfig(Block):
             )
         if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
             faults.append(f"micro_batch_size up to batch_size ({self.batch_size}), not {self.micro_batch_size}")
-        faults += self._faults_of_queue()
+        faults += [*self._faults_of_queue(), *self._faults_of_memory()]
+        if self.early_stopping.keep == "best" and self.on_collapse.action == "roll_back":
+            faults.append("early_stopping.keep: last with on_collapse.action roll_back, which goes back by itself")
         if (side := side_fault(self.encoder.name, self.image_size)) is not None:
             faults.append(f"image_size {side} for encoder.name {self.encoder.name}, not {self.image_size}")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    def _faults_of_memory(self) -> list[str]:
+        faults = []
         if self.gradient_checkpointing and self.encoder.name in NO_BLOCKS:
             faults.append(f"gradient_checkpointing: false for {self.encoder.name}, which has no blocks")
         if self.compile and self.gradient_checkpointing:
             faults.append("compile or gradient_checkpointing, not both: the compiler itself chooses what to keep")
-        if faults:
-            raise ValueError("; ".join(faults))
-        return self
+        return faults
 
     def _faults_of_queue(self) -> list[str]:
         if self.queue is None:

@@ -68,6 +68,7 @@ class PretrainReport(Report):
     compiled: bool = False
     compile_fallback: str | None = None
     skipped_steps: int = 0  # by the loss scaler of float16
+    kept_epoch: int | None = None  # which epoch's network is published; None: the last one's
 
 
 @dataclass(frozen=True)

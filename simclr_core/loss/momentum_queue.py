@@ -7,8 +7,8 @@ earlier steps, all of unit length. With SimCLR's head and augmentations it is Mo
 2003.04297). A step takes less memory and time than one of ``InBatch`` with the same number of negatives: one view has a
 backward pass, and the batch may be small. What it costs: keys are as old as the queue is long, and when it is longer
 than an epoch, it holds earlier views of the very image that asks. Where MoCo shuffles images between GPUs, the copy
-normalizes with running statistics (``WeightAverage``). Both keep a key from telling which batch it comes from; this also
-does on one process, without communication.
+normalizes with running statistics (``WeightAverage``). Both keep a key from telling which batch it comes from; this
+also does on one process, without communication.
 
 With extra crops (see ``objective``), first views and extra crops ask, and second views are their keys. With groups,
 images of one thing, a key of the group of the image that asks is left out of the sum.

@@ -71,6 +71,11 @@ def locked(run: Path) -> Iterator[None]:
         yield
 
 
+def path_of(run: Path, step: int) -> Path:
+    """Where the checkpoint after ``step`` steps is."""
+    return run / f"step-{step:08d}"
+
+
 def save_training(run: Path, state: TrainingState) -> None:
     """Publish a checkpoint, then remove all but the newest ``GENERATIONS``.
 
@@ -78,7 +83,7 @@ def save_training(run: Path, state: TrainingState) -> None:
         CheckpointError: it could not be written (a full disk); the earlier ones are untouched.
     """
     try:
-        with publish(run / f"step-{state.step:08d}") as directory:
+        with publish(path_of(run, state.step)) as directory:
             write_tensors(directory / "network.safetensors", state.network)
             failpoint("checkpoint.network")
             write_tensors(directory / "optimizer.safetensors", state.optimizer)

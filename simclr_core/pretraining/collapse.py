@@ -16,6 +16,7 @@ from simclr_core.launch import Member
 from simclr_core.monitoring.diagnostics import Record, is_collapsed, spread
 from simclr_core.pretraining import checkpoint
 from simclr_core.pretraining.checkpoint import TrainingState
+from simclr_core.pretraining.early_stopping import count_in_a_row
 from simclr_core.reporter import emit
 
 Result = TypeVar("Result")
@@ -25,8 +26,7 @@ logger = logging.getLogger(__name__)
 
 def collapsed_epochs(history: Sequence[Record]) -> int:
     """How many epochs in a row, up to the last one, had collapsed."""
-    healthy = (number for number, record in enumerate(reversed(history)) if not is_collapsed(record))
-    return next(healthy, len(history))
+    return count_in_a_row(history, is_collapsed)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class CollapseAlarm:
 def _keep(folder: Path, state: TrainingState) -> None:
     """Save the end of a healthy epoch, or the start. What is there already was saved before an interruption."""
     whole = not state.unfinished and not collapsed_epochs(state.history)
-    if whole and not (folder / f"step-{state.step:08d}").exists():
+    if whole and not checkpoint.path_of(folder, state.step).exists():
         checkpoint.save_training(folder, state)
 
 

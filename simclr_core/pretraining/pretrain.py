@@ -9,7 +9,7 @@ are read to watch the features get better, never to change a weight.
 import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -43,12 +43,13 @@ from simclr_core.monitoring.history import Progress, summary
 from simclr_core.monitoring.trackers import open_trackers
 from simclr_core.params import flatten, read_block
 from simclr_core.pretraining import checkpoint
-from simclr_core.pretraining.adaptation import AdaptationAlarm, freeze_stem, layer_rates, split_by_rate
+from simclr_core.pretraining.adaptation import freeze_stem, layer_rates, split_by_rate
 from simclr_core.pretraining.agreement import require_agreement, resume_point
 from simclr_core.pretraining.batches import Batches, choose_groups
 from simclr_core.pretraining.choices import Choice, settle
 from simclr_core.pretraining.collapse import CollapseAlarm, with_roll_backs
 from simclr_core.pretraining.compilation import compile_model
+from simclr_core.pretraining.early_stopping import AdaptationAlarm, EarlyStopping
 from simclr_core.pretraining.initial import Start, read_start
 from simclr_core.pretraining.precision import DTYPES, LossScaler, choose_precision, resolve_precision
 from simclr_core.pretraining.pretrained import (
@@ -58,7 +59,7 @@ from simclr_core.pretraining.pretrained import (
     publish_pretrained,
     served_preprocessing,
 )
-from simclr_core.pretraining.training import Learner, Observers, train
+from simclr_core.pretraining.training import Learner, Observers, keep_best, train
 from simclr_core.pretraining.unfinished import end_training, run_folders, run_key, take_back
 from simclr_core.reporter import emit, record_timing
 from simclr_core.schedule import Schedule, peak_learning_rate
@@ -141,17 +142,20 @@ def _train_and_publish(workspace: Path, inputs: Inputs, member: Member) -> None:
     acts, rolls_back = on_collapse.action != "report", on_collapse.action == "roll_back"
     alarm = CollapseAlarm(on_collapse.patience if acts else None, folder / "healthy" if rolls_back else None)
     adaptation = watch_adaptation(config, start, learner.network, monitor)
+    stopping = choose_stopping(config, folder, monitor)
     board, seen = workspace / ".simclr" / "tensorboard" / inputs.key, schedule.steps * config.batch_size
     with Progress(schedule.epochs, seen, board, member.rank > 0, trackers, watch.embedding_map_every) as progress:
-        observers = Observers(monitor, progress, alarm, adaptation)
+        observers = Observers(monitor, progress, alarm, adaptation, stopping)
         attempt = partial(train, learner, batches, observers, schedule, config.checkpoint_every_steps)
         limit = on_collapse.max_roll_backs if rolls_back else 0
         history = with_roll_backs(attempt, folder, on_collapse.learning_rate_factor, limit, member)
         seconds, images_per_second = progress.seconds, progress.images_per_second
     if member.rank == 0:
         failpoint("pretrain.trained")
-        encoder, skipped = learner.result[0], learner.scaler.skipped
-        report = describe(config, start, schedule, encoder, history, arithmetic, skipped)
+        skipped = learner.scaler.skipped
+        kept = keep_best(learner, stopping, history, schedule.steps_per_epoch)
+        described = describe(config, start, schedule, learner.result[0], history, kept, arithmetic)
+        report = replace(described, skipped_steps=skipped)
         publish_pretrained(workspace, config, card, start, learner.result, history, report)
         draw_views(workspace / "reports" / "augmentations.png", batches, inputs.preprocessing)
         failpoint("pretrain.reported")
@@ -159,8 +163,8 @@ def _train_and_publish(workspace: Path, inputs: Inputs, member: Member) -> None:
         parts = {f"{name}_seconds": spent for name, spent in progress.parts.items()}
         rates = {"seconds": seconds, "images_per_second": images_per_second, **parts}
         record_timing("pretrain", workspace=workspace, **rates)
-        message = f"{counted(schedule.steps, 'step')}, {summary(history[-1])}{progress.lost}"
-        emit("end", stage="pretrain", message=message, **history[-1])
+        message = f"{counted(report.steps, 'step')}, {summary(kept)}{progress.lost}"
+        emit("end", stage="pretrain", message=message, **kept)
 
 
 def read_inputs(workspace: Path, device: torch.device = PROCESSORS) -> Inputs:
@@ -233,6 +237,20 @@ def watch_adaptation(
         return AdaptationAlarm(config.weights.stop_after, {}, 0)
     before = monitor.accuracies(monitor.features(network[0]))
     return AdaptationAlarm(config.weights.stop_after, before, monitor.judged)
+
+
+def choose_stopping(config: PretrainConfig, folder: Path, monitor: Monitor | None) -> EarlyStopping | None:
+    """What ends training early, and keeps its best epoch in the run directory ``folder``; None: nothing does."""
+    wanted = config.early_stopping
+    if wanted.patience is None and wanted.keep == "last":
+        return None
+    if monitor is not None and not monitor.judged and wanted.measure != "effective_rank":
+        logger.warning(
+            "pretrain.early_stopping.measure is %s, and no training image has a label: training goes to its last "
+            "epoch, which is kept; effective_rank needs no labels",
+            wanted.measure,
+        )
+    return EarlyStopping(wanted.measure, wanted.patience, folder / "best" if wanted.keep == "best" else None)
 
 
 def _layer_rates(config: PretrainConfig, start: Start, network: nn.Sequential) -> dict[int, float]:

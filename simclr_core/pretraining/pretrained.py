@@ -43,35 +43,36 @@ def describe(
     schedule: Schedule,
     encoder: nn.Module,
     history: Sequence[Record],
+    kept: Record,
     arithmetic: Arithmetic,
-    skipped_steps: int,
 ) -> PretrainReport:
-    """What came of a run, and what it settled on: the same for the same run."""
-    last, queue_size = history[-1], None if config.queue is None else config.queue.size
+    """What came of a run, of which the epoch of the record ``kept`` is published, and what it settled on: the same for
+    the same run."""
+    queue_size, epochs = None if config.queue is None else config.queue.size, history[-1]["epoch"]
     return PretrainReport(
         init=str(start),
-        epochs=schedule.epochs,
-        steps=schedule.steps,
+        epochs=epochs,
+        steps=epochs * schedule.steps_per_epoch,
+        kept_epoch=kept["epoch"],
         loss_first=history[0]["loss"],
-        loss_last=last["loss"],
+        loss_last=history[-1]["loss"],
         loss_chance=round(chance_loss(config.loss, config.batch_size, queue_size), 6),
         finite=True,  # or the run would have ended
-        collapsed=is_collapsed(last),
-        learning_rate_scale=last["learning_rate_scale"],
-        knn_top1=last["knn_top1"],
-        probe_top1=last["probe_top1"],
-        effective_rank=last["effective_rank"],
-        feature_std=last["feature_std"],
-        effective_rank_z=last["effective_rank_z"],
-        feature_std_z=last["feature_std_z"],
-        alignment=last["alignment"],
-        uniformity=last["uniformity"],
+        collapsed=is_collapsed(kept),
+        learning_rate_scale=kept["learning_rate_scale"],
+        knn_top1=kept["knn_top1"],
+        probe_top1=kept["probe_top1"],
+        effective_rank=kept["effective_rank"],
+        feature_std=kept["feature_std"],
+        effective_rank_z=kept["effective_rank_z"],
+        feature_std_z=kept["feature_std_z"],
+        alignment=kept["alignment"],
+        uniformity=kept["uniformity"],
         parameters=sum(parameter.numel() for parameter in encoder.parameters()),
         precision=arithmetic.precision.value,
         precision_fallback=arithmetic.precision.reason,
         compiled=arithmetic.execution.value == "compiled",
         compile_fallback=arithmetic.execution.reason,
-        skipped_steps=skipped_steps,
     )
 
 

@@ -26,11 +26,11 @@ from simclr_core.model.weight_average import WeightAverage
 from simclr_core.monitoring.diagnostics import Monitor, Record
 from simclr_core.monitoring.history import Progress, record
 from simclr_core.pretraining import checkpoint
-from simclr_core.pretraining.adaptation import AdaptationAlarm
 from simclr_core.pretraining.batches import Batches
 from simclr_core.pretraining.checkpoint import TrainingState
 from simclr_core.pretraining.checkpoint_writer import CheckpointWriter
 from simclr_core.pretraining.collapse import CollapseAlarm
+from simclr_core.pretraining.early_stopping import AdaptationAlarm, EarlyStopping
 from simclr_core.pretraining.precision import LossScaler
 from simclr_core.schedule import Schedule
 from simclr_core.stopwatch import Stopwatch, mark_stream, part, timed, with_exchange
@@ -72,12 +72,15 @@ class Observers:
     progress: Progress
     alarm: CollapseAlarm
     adaptation: AdaptationAlarm | None = None
+    stopping: EarlyStopping | None = None
 
-    def judge(self, state: TrainingState, member: Member) -> None:
-        """At the start and after every epoch, on every process at once; raises what an alarm raises."""
+    def judge(self, state: TrainingState, member: Member) -> bool:
+        """At the start and after every epoch, on every process at once: whether training ends here. Raises what an
+        alarm raises."""
         self.alarm.judge(state, member)
         if self.adaptation is not None:
             self.adaptation.judge(state, member)
+        return self.stopping is not None and self.stopping.judge(state, member)
 
 
 def train(
@@ -93,8 +96,8 @@ def train(
     """Train the learner's network in place, from the last checkpoint in ``folder`` if there is one.
 
     Called by every process of the group at once; the first one alone has a monitor, saves, and returns the history.
-    A checkpoint is saved every ``checkpoint_every`` steps, at the end, and when SIGTERM or Ctrl-C asks to stop; all of
-    them are on the disk when this returns or raises SystemExit.
+    A checkpoint is saved every ``checkpoint_every`` steps, at the end, which may be early, and when SIGTERM or Ctrl-C
+    asks to stop; all of them are on the disk when this returns or raises SystemExit.
 
     Raises:
         NonFiniteLossError: on every process at once.
@@ -108,11 +111,12 @@ def train(
     if begun < steps:
         _dry_batch(learner, next(batches.network_inputs(begun, begun + 1)), batches.groups(begun))
     progress.start(begun * batches.batch_size)
-    observers.judge(learner.state(begun, history, unfinished), member)
-    inputs = timed("data", batches.network_inputs(begun, steps))
+    ended = observers.judge(learner.state(begun, history, unfinished), member)
+    last = begun if ended else steps
+    inputs = timed("data", batches.network_inputs(begun, last))
     with StopRequest() as stop, CheckpointWriter(folder) as writer, Stopwatch(member.device) as stopwatch:
         readings = Readings(learner.scaler, batches, folder, unfinished)
-        for step, views in zip(range(begun, steps), inputs, strict=True):
+        for step, views in zip(range(begun, last), inputs, strict=True):
             failpoint("pretrain.step")
             outcome = gradients(learner, views, step_seed(batches.seed, step, member.rank), batches.groups(step))
             readings.add(step, _numbers(learner, outcome.loss, stop.agreed(member)))
@@ -132,9 +136,9 @@ def train(
                         progress.embeddings(len(history), monitor, encoder)
                     failpoint("pretrain.epoch")
                 unfinished.clear()
-                observers.judge(learner.state(step + 1, history, unfinished), member)
+                ended = observers.judge(learner.state(step + 1, history, unfinished), member)
             stopped = stop.signal if member.size == 1 else readings.signal
-            if stopped or (step + 1) % checkpoint_every == 0 or step + 1 == steps:
+            if stopped or ended or (step + 1) % checkpoint_every == 0 or step + 1 == steps:
                 readings.settle()
                 if member.rank == 0:
                     writer.save(learner.state(step + 1, history, unfinished))
@@ -142,6 +146,8 @@ def train(
                 writer.wait()
                 logger.info("stopped after step %d of %d; the same command continues from there", step + 1, steps)
                 raise SystemExit(128 + stopped)
+            if ended:
+                break
     return history
 
 
@@ -233,16 +239,35 @@ def resume(folder: Path, learner: Learner, member: Member) -> tuple[int, list[Re
     if found is None:
         return 0, [], []
     path, state = found
+    _put(state, learner, path)
+    failpoint("pretrain.resumed")
+    if member.rank == 0:
+        logger.info("continuing from step %d (%s)", state.step, path)
+    return state.step, list(state.history), list(state.unfinished)
+
+
+def keep_best(learner: Learner, stopping: EarlyStopping | None, history: list[Record], steps_per_epoch: int) -> Record:
+    """Put the best epoch into the learner, where that is to be kept. Returns the record of the epoch that it has.
+
+    Raises:
+        CheckpointError: the best epoch is damaged, or is not there.
+    """
+    path = None if stopping is None else stopping.best_checkpoint(history, steps_per_epoch)
+    if path is None:
+        return history[-1]
+    state = checkpoint.load_training(path)
+    _put(state, learner, path)
+    logger.info("keeping epoch %d of %d, the best", state.history[-1]["epoch"], history[-1]["epoch"])
+    return state.history[-1]
+
+
+def _put(state: TrainingState, learner: Learner, path: Path) -> None:
     fill(learner.network, state.network, path, "the network of params.yaml")
     checkpoint.restore_optimizer(learner.optimizer, state.optimizer)
     learner.objective.restore(state.objective)
     if learner.average is not None:
         learner.average.restore(state.average)
     learner.scaler.restore(state.scaler)
-    failpoint("pretrain.resumed")
-    if member.rank == 0:
-        logger.info("continuing from step %d (%s)", state.step, path)
-    return state.step, list(state.history), list(state.unfinished)
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

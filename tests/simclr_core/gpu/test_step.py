@@ -68,9 +68,7 @@ def build(config: PretrainConfig, member: Member, dtype: torch.dtype) -> Learner
     with copied:  # of a tensor without memory no copy can be made
         trained = choose_objective(config, network, scaler, dtype, member)
         average = None if config.average_decay is None else WeightAverage(network, config.average_decay)
-    return Learner(
-        network, synchronize(network), optimizer, trained, scaler, average, config.clip_gradient_norm
-    )
+    return Learner(network, synchronize(network), optimizer, trained, scaler, average, config.clip_gradient_norm)
 
 
 class Steps:

@@ -23,9 +23,10 @@ from simclr_core.launch import Member
 from simclr_core.model.encoder import build_encoder
 from simclr_core.model.model_directory import load_model
 from simclr_core.params import read_block
-from simclr_core.pretraining import adaptation, initial, pretrain
-from simclr_core.pretraining.adaptation import AdaptationAlarm, layer_rates, layers_of, split_by_rate
+from simclr_core.pretraining import early_stopping, initial, pretrain
+from simclr_core.pretraining.adaptation import layer_rates, layers_of, split_by_rate
 from simclr_core.pretraining.checkpoint import TrainingState
+from simclr_core.pretraining.early_stopping import AdaptationAlarm
 from simclr_core.weights import weights_source
 from tests.simclr_core.conftest import configure, interrupt, metrics_of, results, runs
 
@@ -312,7 +313,7 @@ def state(*accuracies: float) -> TrainingState:
 
 def test_the_alarm_is_raised_when_enough_epochs_in_a_row_are_worse_beyond_chance() -> None:
     alarm = AdaptationAlarm(2, {"knn_top1": 80.0, "probe_top1": 80.0}, 1000)
-    margin = adaptation.STANDARD_ERRORS * 100 * math.sqrt(2 * 0.78 * 0.22 / 1000)
+    margin = early_stopping.STANDARD_ERRORS * 100 * math.sqrt(2 * 0.78 * 0.22 / 1000)
     assert 2.5 < margin < 3.5
     for fine in ((), (70.0,), (70.0, 79.0), (70.0, 70.0, 79.0), (78.0, 78.0), (90.0, 90.0)):
         alarm.judge(state(*fine), ALONE)
