@@ -124,6 +124,16 @@ class AugmentationConfig(Block):
         default=(0.05, 0.14),  # SwAV
         description="area of an extra crop over the area of the image: [lowest, highest]",
     )
+    interpolation: Literal["bilinear", "bicubic"] = Field(
+        default="bilinear", description="how a crop is resized; SimCLR takes bicubic, which is sharper and slower"
+    )
+    second_blur: Probability | None = Field(
+        default=None,
+        description="probability of the blur in the second view; null: as in the others. BYOL: 1.0 and 0.1",
+    )
+    second_solarize: Probability | None = Field(
+        default=None, description="probability of solarizing the second view; null: as the others. BYOL: 0.0 and 0.2"
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -43,6 +43,17 @@ from simclr_core.errors import AugmentationError
 
 SIGMA = (0.1, 2.0)  # of the blur, in pixels of the view whatever its size
 MAIN_VIEWS = 2  # views 0 and 1 are the pair of SimCLR; later ones are extra crops
+PROBABILITIES = (
+    "flip",
+    "jitter_probability",
+    "grayscale",
+    "blur",
+    "rotation",
+    "solarize",
+    "second_blur",  # or None, as the next
+    "second_solarize",
+)
+CHOICES = {"mode": ("exact", "fused"), "jitter_order": ("fixed", "random"), "interpolation": ("bilinear", "bicubic")}
 CHUNK_BYTES = 2**20  # of float pixels that a CPU works on at once, so that they stay in its cache
 
 
@@ -55,8 +66,10 @@ class Augmentation:
     sample. With strength s the factors of brightness, contrast and saturation lie in 1 -+ 0.8 s, and hue turns by up to
     0.2 s of the circle either way; ``jitter_order`` is brightness, contrast, saturation, hue, or random per sample. The
     blur's kernel spans 10 % of the side, rounded down to an odd number: below 20 pixels there is no blur. A rotation is
-    by 90, 180 or 270 degrees. Solarization inverts the pixels from 0.5 up (Grill et al. 2020, BYOL). Views from number
-    2 on, ``extra_crops`` of them, take ``extra_crop_scale``: multi-crop (Caron et al. 2020, SwAV), at the same size.
+    by 90, 180 or 270 degrees. Solarization inverts the pixels from 0.5 up (Grill et al. 2020, BYOL). View 1 takes
+    ``second_blur`` and ``second_solarize`` where they are not None, as the views of BYOL differ. ``interpolation`` is how
+    crops are resized: by a triangle, or by the cubic kernel of Pillow, and clamped. Views from number 2 on,
+    ``extra_crops`` of them, take ``extra_crop_scale``: multi-crop (Caron et al. 2020, SwAV), at the same size.
 
     Raises:
         AugmentationError: a value is out of its range.
@@ -76,6 +89,9 @@ class Augmentation:
     solarize: float = 0.0
     extra_crops: int = 0
     extra_crop_scale: tuple[float, float] = (0.05, 0.14)
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    second_blur: float | None = None
+    second_solarize: float | None = None
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -87,10 +103,10 @@ class Augmentation:
                 raise AugmentationError(f"{name} is {given}; give 0 < smallest <= largest{limit}")
         if not 0 <= self.jitter_strength <= 1.25:
             raise AugmentationError(f"jitter_strength is {self.jitter_strength}; give 0 to 1.25, where 1 - 0.8 s is 0")
-        for name in ("flip", "jitter_probability", "grayscale", "blur", "rotation", "solarize"):
-            if not 0 <= getattr(self, name) <= 1:
+        for name in PROBABILITIES:
+            if getattr(self, name) is not None and not 0 <= getattr(self, name) <= 1:
                 raise AugmentationError(f"{name} is {getattr(self, name)}; a probability is in [0, 1]")
-        for name, allowed in (("mode", ("exact", "fused")), ("jitter_order", ("fixed", "random"))):
+        for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise AugmentationError(f"{name} is {getattr(self, name)!r}; give {' or '.join(allowed)}")
         if self.extra_crops < 0:
@@ -162,10 +178,17 @@ class Augmentation:
             swings=self.jitter_strength * (2 * np.stack(swings, axis=1) - 1),
             orders=numbers[14:].argsort(axis=0).T,
             gray=gray < self.grayscale,
-            blur=(blur < self.blur) & (self._kernel > 1),
+            blur=(blur < self._of_view(view, self.second_blur, self.blur)) & (self._kernel > 1),
             sigmas=SIGMA[0] + (SIGMA[1] - SIGMA[0]) * sigma,
-            solarize=solarize < self.solarize,
+            solarize=solarize < self._of_view(view, self.second_solarize, self.solarize),
         )
+
+    def _of_view(self, view: int, second: float | None, others: float) -> float:
+        return others if view != 1 or second is None else second
+
+    @property
+    def _is_cubic(self) -> bool:
+        return self.interpolation == "bicubic"
 
     @property
     def _kernel(self) -> int:
@@ -173,7 +196,7 @@ class Augmentation:
 
     @property
     def _recipe(self) -> Recipe:
-        return Recipe(self.size, self._kernel, self.mode == "fused", self.jitter_order == "random")
+        return Recipe(self.size, self._kernel, self.mode == "fused", self.jitter_order == "random", self._is_cubic)
 
     def _parts(self, images: RaggedImages, views: Sequence[ViewDraws]) -> Iterator[tuple[slice, Tensor]]:
         begun = 0
@@ -197,9 +220,10 @@ class Augmentation:
     def _exact(self, images: RaggedImages, rows: slice, draws: Draws) -> Tensor:
         boxes, flip, swings, sigmas = map(_tensor, (draws.boxes, draws.flip, draws.swings.T, draws.sigmas))
         if self.size <= MATRIX_SIDE:
-            pixels, blur = resized_crop(images.padded(rows), boxes, flip, self.size), gaussian_blur
+            pixels = resized_crop(images.padded(rows), boxes, flip, self.size, is_cubic=self._is_cubic)
+            pixels, blur = pixels.clamp_(0, 1) if self._is_cubic else pixels, gaussian_blur
         else:
-            pixels = interpolated_crop(_pictures(images, rows), boxes, flip, self.size, rounded=False)
+            pixels = interpolated_crop(_pictures(images, rows), boxes, flip, self.size, False, self._is_cubic)
             pixels, blur = pixels.div_(full_scale(images.samples)), separable_blur
         orders = draws.orders[draws.jitter] if self.jitter_order == "random" else None
         pixels = _rotated(pixels, draws.turns)
@@ -217,10 +241,11 @@ class Augmentation:
             if draws.blur.any():
                 blur = blur_matrix(sigmas, self._kernel, self.size)
                 blur[_tensor(np.flatnonzero(~draws.blur))] = torch.eye(self.size)
-            pixels = mapped(resized_crop(images.padded(rows), boxes, flip, self.size, blur), of_pixel, of_mean)
+            crops = resized_crop(images.padded(rows), boxes, flip, self.size, blur, self._is_cubic)
+            pixels = mapped(crops, of_pixel, of_mean)
         else:
             rounded = images.samples.dtype == torch.uint8
-            levels = interpolated_crop(_pictures(images, rows), boxes, flip, self.size, rounded)
+            levels = interpolated_crop(_pictures(images, rows), boxes, flip, self.size, rounded, self._is_cubic)
             full = full_scale(images.samples)
             pixels = mapped(levels, of_pixel.div_(full), of_mean.div_(full))
             pixels = _changed(pixels, draws.blur, lambda some, rows: separable_blur(some, sigmas[rows], self._kernel))

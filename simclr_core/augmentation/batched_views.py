@@ -28,7 +28,7 @@ from simclr_core.augmentation.color_jitter import (
     mapped,
 )
 from simclr_core.augmentation.draws import Draws, Floats, ViewDraws
-from simclr_core.augmentation.random_resized_crop import MATRIX_SIDE, full_scale
+from simclr_core.augmentation.random_resized_crop import MATRIX_SIDE, cubic, full_scale
 from simclr_core.data.ragged import RaggedImages
 from simclr_core.data.transfer import send
 
@@ -48,6 +48,7 @@ class Recipe:
     kernel: int
     is_fused: bool
     in_random_order: bool
+    is_cubic: bool = False
 
 
 def batched_views(images: RaggedImages, views: Sequence[ViewDraws], recipe: Recipe) -> Iterator[tuple[slice, Tensor]]:
@@ -67,7 +68,7 @@ def batched_views(images: RaggedImages, views: Sequence[ViewDraws], recipe: Reci
     for rows in _parts(draws.boxes[:, 2:], images.distinct, recipe.size):
         part = {name: values[rows] for name, values in sent.items()}
         largest = draws.boxes[rows, 2:].max(axis=0).astype(int).tolist()
-        pixels = _crop(samples, images, part, largest, recipe.size)
+        pixels = _crop(samples, images, part, largest, recipe)
         if "transposed" in part:
             pixels = pixels.lerp(pixels.transpose(2, 3), part["transposed"])
         pixels = _fused(pixels, part, recipe) if recipe.is_fused else _exact(pixels, part, steps)
@@ -115,9 +116,10 @@ def _crop_numbers(images: RaggedImages, sources: NDArray[np.int64], draws: Draws
     return {"places": places, "axes": axes} | ({"transposed": _per_row(turned)} if turned.any() else {})
 
 
-def _crop(samples: Tensor, images: RaggedImages, numbers: Numbers, largest: Sequence[int], size: int) -> Tensor:
-    """The crops of all rows in the size of the view, float32 [m, distinct, size, size] in [0, 1]."""
-    height, width = largest
+def _crop(samples: Tensor, images: RaggedImages, numbers: Numbers, largest: Sequence[int], recipe: Recipe) -> Tensor:
+    """The crops of all rows in the size of the view, float32 [m, distinct, size, size] in [0, 1]; bicubic ones that are
+    blurred before anything else changes them may be a little beyond."""
+    height, width, size = *largest, recipe.size
     start, stride, last, plane = numbers["places"].unbind(1)
     device, rows, channels = samples.device, len(start), images.distinct
     lines = torch.minimum(torch.arange(height, device=device), last[:, None])
@@ -130,21 +132,25 @@ def _crop(samples: Tensor, images: RaggedImages, numbers: Numbers, largest: Sequ
     if images.channels_last:
         found = found.view(rows, height, width, images.channels)[..., :channels].transpose(2, 3)
     pixels = found.to(torch.float32, memory_format=torch.contiguous_format)
-    vertical, horizontal = _resampling(numbers["axes"], max(largest), size, full_scale(images.samples)).unbind(1)
+    weights = _resampling(numbers["axes"], max(largest), full_scale(images.samples), recipe)
+    vertical, horizontal = weights.unbind(1)
     pixels = torch.bmm(vertical[:, :, :height], pixels.view(rows, height, channels * width))
     pixels = torch.bmm(pixels.view(rows, size * channels, width), horizontal[:, :, :width].transpose(1, 2))
-    return pixels.view(rows, size, channels, size).transpose(1, 2)
+    pixels = pixels.view(rows, size, channels, size).transpose(1, 2)
+    is_final = recipe.is_cubic and not (recipe.is_fused and size <= MATRIX_SIDE)
+    return pixels.clamp_(0, 1) if is_final else pixels
 
 
-def _resampling(axes: Tensor, length: int, size: int, full: int) -> Tensor:
+def _resampling(axes: Tensor, length: int, full: int, recipe: Recipe) -> Tensor:
     """Weights [m, 2, size, length] as those of ``random_resized_crop``, of crops that begin at 0; the horizontal ones
     over ``full``."""
     begin, step, pixel, extent = axes.unbind(1)
-    places = torch.arange(0.5, size, device=axes.device)
+    places = torch.arange(0.5, recipe.size, device=axes.device)
     centers = torch.addcmul(begin[..., None], step[..., None], places)
     pixels = torch.arange(0.5, length, device=axes.device)
     distances = torch.addcmul(centers[..., None], pixels, pixel[..., None, None], value=-1).abs_()
-    weights = torch.rsub(distances, 1).relu_().mul_(pixels < extent[..., None, None])
+    kernel = cubic(distances) if recipe.is_cubic else torch.rsub(distances, 1).relu_()
+    weights = kernel.mul_(pixels < extent[..., None, None])
     total = weights.sum(dim=3, keepdim=True)
     total[:, 1].mul_(full)
     return weights.div_(total)

@@ -1,4 +1,4 @@
-"""Random resized crops of whole uint8 batches, each image with its own box, bilinear with antialiasing.
+"""Random resized crops of whole uint8 batches, each image with its own box, bilinear or bicubic, with antialiasing.
 
 Two ways to the same pixels: products with one small matrix per image and axis, for small views, and torch's own resize,
 image by image, for large ones, where a dense product would mostly multiply by zero. A GPU has a third, without an image
@@ -48,15 +48,23 @@ def crop_boxes(
     return np.stack([crop_top, crop_left, crop_height, crop_width], axis=1)
 
 
-def resized_crop(images: Tensor, boxes: Tensor, flipped: Tensor, size: int, smoothing: Tensor | None = None) -> Tensor:
-    """The ``boxes`` [n, 4] of [n, c, H, W], mirrored where ``flipped`` [n], as [n, c, size, size] in [0, 1].
+def resized_crop(
+    images: Tensor,
+    boxes: Tensor,
+    flipped: Tensor,
+    size: int,
+    smoothing: Tensor | None = None,
+    is_cubic: bool = False,
+) -> Tensor:
+    """The ``boxes`` [n, 4] of [n, c, H, W], mirrored where ``flipped`` [n], as [n, c, size, size] in [0, 1], or a
+    little beyond if bicubic.
 
     ``smoothing`` [n, size, size] is a further matrix to multiply each axis of each view with: a blur.
     """
     n, channels, height, width = images.shape
     top, left, crop_height, crop_width = boxes.float().T
-    vertical = _resampling(top, crop_height, height, size, torch.zeros_like(flipped))
-    horizontal = _resampling(left, crop_width, width, size, flipped) / full_scale(images)
+    vertical = _resampling(top, crop_height, height, size, torch.zeros_like(flipped), is_cubic)
+    horizontal = _resampling(left, crop_width, width, size, flipped, is_cubic) / full_scale(images)
     if smoothing is not None:
         vertical, horizontal = torch.bmm(smoothing, vertical), torch.bmm(smoothing, horizontal)
     # Channels between rows and columns: both products then run over all channels of a sample at once.
@@ -71,22 +79,33 @@ def full_scale(images: Tensor) -> int:
     return 255 if images.dtype == torch.uint8 else FULL
 
 
-def _resampling(start: Tensor, extent: Tensor, length: int, size: int, flipped: Tensor) -> Tensor:
+def _resampling(start: Tensor, extent: Tensor, length: int, size: int, flipped: Tensor, is_cubic: bool) -> Tensor:
     """Weights [n, size, length] of an axis of ``length`` pixels in the ``size`` that its part from ``start`` becomes.
 
-    Bilinear, antialiased: a triangle as wide as an output pixel, or as an input pixel where that is wider.
+    Antialiased: a triangle, or twice as wide the cubic kernel, in units of an output pixel, or of an input pixel where
+    that is wider.
     """
     places = torch.arange(size, device=start.device) + 0.5
     places = torch.where(flipped[:, None], size - places, places)
     step = (extent / size)[:, None]
     centers = start[:, None] + step * places
     pixels = torch.arange(length, device=start.device) + 0.5
-    weights = (pixels - centers[:, :, None]).abs_().div_(-step.clamp(min=1)[:, :, None]).add_(1).clamp_(min=0)
+    weights = (pixels - centers[:, :, None]).abs_().div_(-step.clamp(min=1)[:, :, None])
+    weights = cubic(weights.neg_()) if is_cubic else weights.add_(1).clamp_(min=0)
     weights *= ((pixels > start[:, None]) & (pixels < (start + extent)[:, None]))[:, None]
     return weights.div_(weights.sum(dim=2, keepdim=True))
 
 
-def interpolated_crop(images: Sequence[Tensor], boxes: Tensor, flipped: Tensor, size: int, rounded: bool) -> Tensor:
+def cubic(distances: Tensor) -> Tensor:
+    """The kernel of Keys 1981 with a = -0.5, that of Pillow, at ``distances`` of 0 and more; 0 from 2 on."""
+    near = (1.5 * distances - 2.5) * distances.square() + 1
+    far = ((-0.5 * distances + 2.5) * distances - 4) * distances + 2
+    return torch.where(distances < 1, near, far).mul_(distances < 2)
+
+
+def interpolated_crop(
+    images: Sequence[Tensor], boxes: Tensor, flipped: Tensor, size: int, rounded: bool, is_cubic: bool = False
+) -> Tensor:
     """What ``resized_crop`` returns times ``full_scale``, by torch's resize, of images [c, height, width].
 
     Fastest from images with the channels last in memory.
@@ -95,9 +114,12 @@ def interpolated_crop(images: Sequence[Tensor], boxes: Tensor, flipped: Tensor, 
     level off, in a quarter of the time.
     """
     levels = torch.empty(len(images), len(images[0]), size, size)
+    mode, full = ("bicubic" if is_cubic else "bilinear"), full_scale(images[0])
     for image, box, flip, view in zip(images, boxes.long().tolist(), flipped.tolist(), levels, strict=True):
         top, left, height, width = box
         crop = image[None, :, top : top + height, left : left + width]
-        crop = interpolate(crop if rounded else crop.float(), (size, size), mode="bilinear", antialias=True)
+        crop = interpolate(crop if rounded else crop.float(), (size, size), mode=mode, antialias=True)
+        if is_cubic and not rounded:  # bytes cannot leave the range
+            crop.clamp_(0, full)
         view.copy_((crop.flip(3) if flip else crop)[0])
     return levels

@@ -30,6 +30,9 @@ LATER = {  # parameters of later versions, named by the keys that lead to them, 
     "tf32": False,
     "clip_gradient_norm": None,
     "average_decay": None,
+    "augmentation.interpolation": "bilinear",
+    "augmentation.second_blur": None,
+    "augmentation.second_solarize": None,
     "early_stopping": {"measure": "knn_top1", "patience": None, "keep": "last"},
 }
 _OTHER = object()  # equal to no value

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,22 +24,25 @@ EVERYTHING = Augmentation(24, jitter_order="random", blur=0.7, grayscale=0.4, ro
 STILL = Augmentation(20, (1, 1), (1, 1), flip=0, jitter_strength=0, grayscale=0, blur=0)  # does nothing to 20 x 20
 
 
-@pytest.mark.parametrize("jitter_order", ["fixed", "random"])
+@pytest.mark.parametrize(
+    ("jitter_order", "interpolation"), [("fixed", "bilinear"), ("random", "bilinear"), ("random", "bicubic")]
+)
 @pytest.mark.parametrize("size", [24, 64, 96, 224])
-def test_the_whole_recipe_is_torchvisions(size: int, jitter_order: str) -> None:
+def test_the_whole_recipe_is_torchvisions(size: int, jitter_order: Any, interpolation: Any) -> None:
     """The same parameters, one image at a time; 64 pixels and less take one path through the code, more another."""
-    augmentation = replace(EVERYTHING, size=size, jitter_order=jitter_order)
+    augmentation = replace(EVERYTHING, size=size, jitter_order=jitter_order, interpolation=interpolation)
+    mode = InterpolationMode(interpolation)
     images, sizes, samples = uneven_batch()
     got = augmentation.view(images, sizes, 1, 2, samples, 0)
     draws = augmentation.draws(sizes.numpy(), 1, 2, samples.numpy(), 0)
     for number, (image, view) in enumerate(zip(images, got, strict=True)):
         one = Draws._make(values[number] for values in draws)
-        assert_close(view, torchvisions(image, one, size, jitter_order == "fixed"), LEVEL)
+        assert_close(view, torchvisions(image, one, size, jitter_order == "fixed", mode), LEVEL)
 
 
-def torchvisions(image: Tensor, draws: Draws, size: int, fixed: bool) -> Tensor:
+def torchvisions(image: Tensor, draws: Draws, size: int, fixed: bool, mode: InterpolationMode) -> Tensor:
     box, swings = draws.boxes.astype(int).tolist(), draws.swings.tolist()
-    pixels = reference.resized_crop(image / 255, *box, [size, size], InterpolationMode.BILINEAR, antialias=True)
+    pixels = reference.resized_crop(image / 255, *box, [size, size], mode, antialias=True).clamp(0, 1)
     pixels = reference.horizontal_flip(pixels) if draws.flip else pixels
     pixels = reference.rotate(pixels, 90.0 * int(draws.turns))
     steps = (
@@ -149,6 +153,22 @@ def test_extra_crops_are_more_views_of_smaller_parts() -> None:
     assert not np.array_equal(areas[2], areas[3])
 
 
+def test_the_second_view_may_be_blurred_and_solarized_more_or_less_often() -> None:
+    """Nothing else changes, neither in that view nor in the others: BYOL's pair from the draws of SimCLR's."""
+    sizes, samples = np.full((2000, 2), 60), np.arange(2000)
+    alike = Augmentation(40, blur=1.0, extra_crops=1)
+    byol = replace(alike, second_blur=0.1, second_solarize=0.2)
+    assert replace(alike, second_blur=1.0, second_solarize=0.0).draws(sizes, 0, 0, samples, 1).blur.all()
+    for view in range(3):
+        before, after = (one.draws(sizes, 0, 0, samples, view) for one in (alike, byol))
+        for name, values in before._asdict().items():
+            if view != 1 or name not in ("blur", "solarize"):
+                np.testing.assert_array_equal(getattr(after, name), values, err_msg=f"{name} of view {view}")
+    second = byol.draws(sizes, 0, 0, samples, 1)
+    assert second.blur.mean() == pytest.approx(0.1, abs=0.03)
+    assert second.solarize.mean() == pytest.approx(0.2, abs=0.04)
+
+
 def test_a_view_is_reproducible_and_changes_with_every_key() -> None:
     images, sizes, samples = uneven_batch()
     names = [(1, 2, samples, 0), (9, 2, samples, 0), (1, 3, samples, 0), (1, 2, samples + 1, 0), (1, 2, samples, 1)]
@@ -251,6 +271,9 @@ def test_blur_spans_a_tenth_of_the_side_and_is_odd(size: int, kernel: int) -> No
         ({"solarize": 2}, "solarize is 2"),
         ({"mode": "quick"}, "mode is 'quick'; give exact or fused"),
         ({"jitter_order": "any"}, "jitter_order is 'any'; give fixed or random"),
+        ({"interpolation": "cubic"}, "interpolation is 'cubic'; give bilinear or bicubic"),
+        ({"second_blur": 1.1}, "second_blur is 1.1"),
+        ({"second_solarize": math.nan}, "second_solarize is nan"),
         ({"extra_crops": -1}, "extra_crops is -1; give 0 or more"),
         ({"extra_crop_scale": (0, 0.1)}, r"extra_crop_scale is \(0, 0.1\)"),
     ],

@@ -49,20 +49,20 @@ def both(augmentation: Augmentation, images: RaggedImages, views: list[ViewDraws
 
 
 @pytest.mark.parametrize("layout", ["planar", "interleaved"])
-@pytest.mark.parametrize("jitter_order", ["fixed", "random"])
+@pytest.mark.parametrize("recipe", [{}, {"jitter_order": "random"}, {"interpolation": "bicubic"}])
 @pytest.mark.parametrize("size", [24, 64, 96])
-def test_exact_views_are_those_of_a_cpu(size: int, jitter_order: Any, layout: str) -> None:
-    augmentation = replace(EVERYTHING, size=size, jitter_order=jitter_order)
+def test_exact_views_are_those_of_a_cpu(size: int, recipe: dict[str, Any], layout: str) -> None:
+    augmentation = replace(EVERYTHING, size=size, **recipe)
     images = ragged(layout)
     got, expected = both(augmentation, images, drawn(augmentation, images))
     assert_close(got, expected, LEVEL / 8 if size > 64 else 2e-5)  # where a CPU cuts the blur off
 
 
-@pytest.mark.parametrize("jitter_order", ["fixed", "random"])
+@pytest.mark.parametrize("recipe", [{}, {"jitter_order": "random"}, {"interpolation": "bicubic"}])
 @pytest.mark.parametrize("size", [24, 96])
-def test_fused_views_are_those_of_a_cpu(size: int, jitter_order: Any) -> None:
+def test_fused_views_are_those_of_a_cpu(size: int, recipe: dict[str, Any]) -> None:
     """Above 64 pixels a CPU rounds crops to whole levels, and brightness and contrast triple that at most."""
-    augmentation = replace(EVERYTHING, size=size, jitter_order=jitter_order, mode="fused")
+    augmentation = replace(EVERYTHING, size=size, mode="fused", **recipe)
     images = ragged("interleaved")
     got, expected = both(augmentation, images, drawn(augmentation, images))
     assert_close(got, expected, 6 * LEVEL if size > 64 else 2e-5)

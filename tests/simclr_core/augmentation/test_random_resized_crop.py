@@ -12,21 +12,24 @@ from tests.simclr_core.pictures import LEVEL, assert_close, pictures
 torch.set_num_threads(1)
 
 
+@pytest.mark.parametrize("is_cubic", [False, True], ids=["bilinear", "bicubic"])
 @pytest.mark.parametrize("size", [7, 28, 64])
-def test_crop_resize_and_flip_are_torchvisions(size: int) -> None:
+def test_crop_resize_and_flip_are_torchvisions(size: int, is_cubic: bool) -> None:
+    mode = InterpolationMode.BICUBIC if is_cubic else InterpolationMode.BILINEAR
     images = pictures(6, 40, 31)
     boxes = torch.tensor(
         [[0, 0, 40, 31], [3, 5, 30, 20], [39, 30, 1, 1], [10, 0, 7, 28], [2, 2, 28, 7], [12, 11, 9, 20]]
     )
     flipped = torch.tensor([False, True, False, True, True, False])
-    got = resized_crop(images, boxes, flipped, size)
+    got = resized_crop(images, boxes, flipped, size, is_cubic=is_cubic)
     for image, box, flip, view in zip(images, boxes.tolist(), flipped, got, strict=True):
-        expected = reference.resized_crop(image / 255, *box, [size, size], InterpolationMode.BILINEAR, antialias=True)
+        expected = reference.resized_crop(image / 255, *box, [size, size], mode, antialias=True)
         assert_close(view, reference.horizontal_flip(expected) if flip else expected, 1e-5)
     channels_last = images.contiguous(memory_format=torch.channels_last)
     for form in (images, channels_last):
-        assert_close(interpolated_crop(form, boxes, flipped, size, rounded=False) / 255, got, 1e-5)
-        assert_close(interpolated_crop(form, boxes, flipped, size, rounded=True) / 255, got, LEVEL)
+        for rounded, tolerance in ((False, 1e-5), (True, LEVEL * (1 + is_cubic))):
+            crops = interpolated_crop(form, boxes, flipped, size, rounded, is_cubic) / 255
+            assert_close(crops, got.clamp(0, 1), tolerance)
 
 
 def test_a_smoothing_matrix_acts_on_both_axes_of_the_view() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -27,7 +28,7 @@ ACCURACIES = (
     70.0,
     90.0,
     95.0,
-)  # of the epochs of a run: with a patience of 2 the last two are unseen
+)  # of epochs; a patience of 2 ends after four
 STEPS = 6  # of an epoch
 
 
@@ -81,10 +82,10 @@ def scripted(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A workspace whose training is as accurate in each epoch as ACCURACIES say."""
     record = training.record
 
-    def told(epoch: int, *others: Any) -> Any:
+    def as_scripted(epoch: int, *others: Any) -> Any:
         return {**record(epoch, *others), "knn_top1": ACCURACIES[epoch - 1]}
 
-    monkeypatch.setattr(training, "record", told)
+    monkeypatch.setattr(training, "record", as_scripted)
     configure(prepared, epochs=len(ACCURACIES), early_stopping={"patience": 2, "keep": "best"})
     return prepared
 
@@ -134,7 +135,7 @@ def test_a_damaged_best_epoch_is_not_replaced_by_another(scripted: Path, monkeyp
 
 @pytest.mark.seconds
 def test_without_labels_it_says_that_nothing_ends_it(prepared: Path, caplog: pytest.LogCaptureFixture) -> None:
-    relabel(prepared, "train", -torch.ones(96, dtype=torch.int64).numpy())
+    relabel(prepared, "train", np.full(96, -1))
     configure(prepared, epochs=1, early_stopping={"patience": 1, "keep": "best"})
     pretrain.run(prepared)
     assert "early_stopping.measure is knn_top1, and no training image has a label" in caplog.text
