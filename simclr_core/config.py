@@ -210,6 +210,27 @@ class OnCollapseConfig(Block):
     max_roll_backs: int = Field(default=3, ge=1, description="stop after this many roll-backs")
 
 
+class InitializationConfig(Block):
+    """Fresh weights, and which of them are not trained. See ``simclr_core.model.initialization``."""
+
+    scheme: Literal["torch", "simclr"] = Field(
+        default="torch",
+        description="how fresh weights are drawn: as torch and torchvision do, or as the code of SimCLR",
+    )
+    zero_last_gamma: bool = Field(
+        default=False,
+        description="begin each residual block of a ResNet as the identity, with a weight of 0 in its last BatchNorm",
+    )
+    without_last_beta: bool = Field(
+        default=False, description="keep the bias of the last BatchNorm of the projection head at 0"
+    )
+    frozen_first_layer: bool = Field(
+        default=False,
+        description="keep the first convolution as it is drawn. Of a ViT that is the projection of the patches, "
+        "whose training makes the rest unstable (MoCo v3)",
+    )
+
+
 class EarlyStoppingConfig(Block):
     """When training ends before its last epoch, and which epoch is kept. See ``pretraining.early_stopping``."""
 
@@ -243,6 +264,7 @@ class PretrainConfig(Block):
     seed: int = Field(default=0, ge=0, lt=2**32, description="seed of every random choice")
     encoder: EncoderConfig = EncoderConfig()
     projection_head: ProjectionHeadConfig = ProjectionHeadConfig()
+    initialization: InitializationConfig = InitializationConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     image_size: int = Field(default=224, ge=8, le=1024, description="side of a view, in pixels")
     resize: int | None = Field(
@@ -340,7 +362,7 @@ class PretrainConfig(Block):
             )
         if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
             faults.append(f"micro_batch_size up to batch_size ({self.batch_size}), not {self.micro_batch_size}")
-        faults += [*self._faults_of_queue(), *self._faults_of_memory()]
+        faults += [*self._faults_of_queue(), *self._faults_of_execution()]
         if self.early_stopping.keep == "best" and self.on_collapse.action == "roll_back":
             faults.append("early_stopping.keep: last with on_collapse.action roll_back, which goes back by itself")
         if (side := side_fault(self.encoder.name, self.image_size)) is not None:
@@ -349,8 +371,10 @@ class PretrainConfig(Block):
             raise ValueError("; ".join(faults))
         return self
 
-    def _faults_of_memory(self) -> list[str]:
+    def _faults_of_execution(self) -> list[str]:
         faults = []
+        if self.initialization.without_last_beta and not self.projection_head.layers:
+            faults.append("initialization.without_last_beta: false where projection_head.layers is 0")
         if self.gradient_checkpointing and self.encoder.name in NO_BLOCKS:
             faults.append(f"gradient_checkpointing: false for {self.encoder.name}, which has no blocks")
         if self.compile and self.gradient_checkpointing:

@@ -67,8 +67,8 @@ class Augmentation:
     0.2 s of the circle either way; ``jitter_order`` is brightness, contrast, saturation, hue, or random per sample. The
     blur's kernel spans 10 % of the side, rounded down to an odd number: below 20 pixels there is no blur. A rotation is
     by 90, 180 or 270 degrees. Solarization inverts the pixels from 0.5 up (Grill et al. 2020, BYOL). View 1 takes
-    ``second_blur`` and ``second_solarize`` where they are not None, as the views of BYOL differ. ``interpolation`` is how
-    crops are resized: by a triangle, or by the cubic kernel of Pillow, and clamped. Views from number 2 on,
+    ``second_blur`` and ``second_solarize`` where they are not None, as the views of BYOL differ. ``interpolation``
+    is how crops are resized: by a triangle, or by the cubic kernel of Pillow, and clamped. Views from number 2 on,
     ``extra_crops`` of them, take ``extra_crop_scale``: multi-crop (Caron et al. 2020, SwAV), at the same size.
 
     Raises:

@@ -35,6 +35,7 @@ from simclr_core.machine.devices import memory_explained
 from simclr_core.model.batch_norm import synchronize
 from simclr_core.model.encoder import Encoder, build_encoder
 from simclr_core.model.gradient_checkpointing import recompute_blocks
+from simclr_core.model.initialization import initialize
 from simclr_core.model.model_directory import load_weights
 from simclr_core.model.projection_head import build_projection_head
 from simclr_core.model.weight_average import WeightAverage
@@ -208,6 +209,7 @@ def build_network(config: PretrainConfig, start: Start, member: Member, channels
     torch.manual_seed(config.seed)
     encoder = build_encoder(**config.encoder.model_dump(), image_size=config.image_size, channels=channels)
     head = build_projection_head(encoder.feature_dim, **config.projection_head.model_dump())
+    initialize(encoder, head, **config.initialization.model_dump())
     if start.network:
         load_weights(start.network, encoder, head)
     if start.weights and config.weights.frozen_stem:

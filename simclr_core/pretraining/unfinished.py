@@ -34,6 +34,12 @@ LATER = {  # parameters of later versions, named by the keys that lead to them, 
     "augmentation.second_blur": None,
     "augmentation.second_solarize": None,
     "early_stopping": {"measure": "knn_top1", "patience": None, "keep": "last"},
+    "initialization": {
+        "scheme": "torch",
+        "zero_last_gamma": False,
+        "without_last_beta": False,
+        "frozen_first_layer": False,
+    },
 }
 _OTHER = object()  # equal to no value
 
