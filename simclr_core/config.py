@@ -125,7 +125,7 @@ class AugmentationConfig(Block):
         description="area of an extra crop over the area of the image: [lowest, highest]",
     )
     interpolation: Literal["bilinear", "bicubic"] = Field(
-        default="bilinear", description="how a crop is resized; SimCLR takes bicubic, which is sharper and slower"
+        default="bilinear", description="how a crop is resized; SimCLR takes bicubic"
     )
     second_blur: Probability | None = Field(
         default=None,
@@ -215,11 +215,12 @@ class InitializationConfig(Block):
 
     scheme: Literal["torch", "simclr"] = Field(
         default="torch",
-        description="how fresh weights are drawn: as torch and torchvision do, or as the code of SimCLR",
+        description="how fresh weights are drawn. simclr is as in the code of SimCLR, torch as in torch and torchvision",
     )
     zero_last_gamma: bool = Field(
         default=False,
-        description="begin each residual block of a ResNet as the identity, with a weight of 0 in its last BatchNorm",
+        description="begin residual blocks as the identity. The last BatchNorm of each block of a ResNet then has a weight "
+        "of 0",
     )
     without_last_beta: bool = Field(
         default=False, description="keep the bias of the last BatchNorm of the projection head at 0"

@@ -31,6 +31,7 @@ from pipeline.recipes.recipe import params_of, recipes
 from pipeline.validation.probe.facts import Facts
 from pipeline.validation.probe.probe import probe
 from pipeline.workspace import Workspace
+from simclr_core.schedule import peak_learning_rate
 from tests.pipeline.costs.examples import MEASURED
 from tests.pipeline.proposal.folders import CASES, Expected, Folder, drawing, photograph, save
 from tests.pipeline.validation.corpus.contents import seen, verdicts
@@ -400,7 +401,9 @@ def test_the_peak_that_a_recipe_names_is_that_of_its_batch(name: str) -> None:
     """It stays true where the proposal, or a person, changes the batch size."""
     text = params_of(name, BASE)
     pretrain = yaml.safe_load(text)["pretrain"]
-    stated = re.search(r"before learning_rate_scaling; ([\d.]+) for a batch of (\d+)", text)
+    stated = re.search(r"before learning_rate_scaling; ([\d.e-]+) for a batch of (\d+)", text)
     assert stated is not None
     assert int(stated[2]) == pretrain["batch_size"]
-    assert float(stated[1]) == pytest.approx(pretrain["learning_rate"] * pretrain["batch_size"] ** 0.5, rel=0.05)
+    scaling = pretrain["learning_rate_scaling"]
+    peak = peak_learning_rate(float(pretrain["learning_rate"]), pretrain["batch_size"], scaling)
+    assert float(stated[1]) == pytest.approx(peak, rel=0.05)
