@@ -215,12 +215,11 @@ class InitializationConfig(Block):
 
     scheme: Literal["torch", "simclr"] = Field(
         default="torch",
-        description="how fresh weights are drawn. simclr is as in the code of SimCLR, torch as in torch and torchvision",
+        description="how fresh weights are drawn. simclr is as its code does, torch as torch and torchvision do",
     )
     zero_last_gamma: bool = Field(
         default=False,
-        description="begin residual blocks as the identity. The last BatchNorm of each block of a ResNet then has a weight "
-        "of 0",
+        description="begin residual blocks as the identity. The last BatchNorm of each of a ResNet then has weight 0",
     )
     without_last_beta: bool = Field(
         default=False, description="keep the bias of the last BatchNorm of the projection head at 0"
@@ -365,7 +364,7 @@ class PretrainConfig(Block):
             faults.append(f"micro_batch_size up to batch_size ({self.batch_size}), not {self.micro_batch_size}")
         faults += [*self._faults_of_queue(), *self._faults_of_execution()]
         if self.early_stopping.keep == "best" and self.on_collapse.action == "roll_back":
-            faults.append("early_stopping.keep: last with on_collapse.action roll_back, which goes back by itself")
+            faults.append("early_stopping.keep: last with on_collapse.action roll_back, which goes back on its own")
         if (side := side_fault(self.encoder.name, self.image_size)) is not None:
             faults.append(f"image_size {side} for encoder.name {self.encoder.name}, not {self.image_size}")
         if faults:

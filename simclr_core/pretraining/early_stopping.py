@@ -1,6 +1,6 @@
 """When training ends before its last epoch, and which epoch's network is kept, by what the monitor measures.
 
-Both look at how many records in a row, up to the last one, were no good: worse than the weights that training began
+Both look at how many records in a row, up to the last one, were bad: worse than the weights that training began
 with, by more than chance (``AdaptationAlarm``, an error), or no better than the best one so far (``EarlyStopping``).
 Measured are held-out labels of training images, or, without labels, the effective rank. No test image is looked at; but
 an epoch that is chosen by labels owes a part of its accuracy on them to the choice.

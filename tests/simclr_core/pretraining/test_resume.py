@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -152,8 +153,8 @@ def test_an_average_of_weights_continues_to_the_same_bytes_and_is_what_is_publis
     states: list[dict[str, torch.Tensor]] = []
     update = training.update
 
-    def noted(learner: training.Learner, rate: float) -> None:
-        update(learner, rate)
+    def noted(learner: training.Learner, *others: Any) -> None:
+        update(learner, *others)
         states.append({name: value.clone() for name, value in learner.network[0].state_dict().items()})
 
     interrupt(prepared, monkeypatch, "pretrain.step:raise")
