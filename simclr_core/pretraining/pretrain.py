@@ -36,6 +36,7 @@ from simclr_core.model.batch_norm import synchronize
 from simclr_core.model.encoder import Encoder, build_encoder
 from simclr_core.model.gradient_checkpointing import recompute_blocks
 from simclr_core.model.initialization import initialize
+from simclr_core.model.layer_rates import freeze_stem, layer_rates, split_by_rate
 from simclr_core.model.model_directory import load_weights
 from simclr_core.model.projection_head import build_projection_head
 from simclr_core.model.weight_average import WeightAverage
@@ -44,7 +45,6 @@ from simclr_core.monitoring.history import Progress, summary
 from simclr_core.monitoring.trackers import open_trackers
 from simclr_core.params import flatten, read_block
 from simclr_core.pretraining import checkpoint
-from simclr_core.pretraining.adaptation import freeze_stem, layer_rates, split_by_rate
 from simclr_core.pretraining.agreement import require_agreement, resume_point
 from simclr_core.pretraining.batches import Batches, choose_groups
 from simclr_core.pretraining.choices import Choice, settle

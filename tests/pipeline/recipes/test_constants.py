@@ -49,7 +49,7 @@ def number(value: Any) -> Any:
 CONSTANTS = [table for table in tables(PAGE) if "`pretrain." in table[0][-1]]
 
 
-@pytest.mark.parametrize(("rows", "name"), zip(CONSTANTS, RECIPES, strict=True), ids=RECIPES)
+@pytest.mark.parametrize(("rows", "name"), list(zip(CONSTANTS, RECIPES, strict=True)), ids=RECIPES)
 def test_the_table_has_the_values_of_the_recipe(rows: list[list[str]], name: str) -> None:
     assert wrong(rows, name) == []
     assert all(len(row) == 4 for row in rows)

@@ -21,10 +21,10 @@ from simclr_core.evaluation import linear_eval
 from simclr_core.lars import parameter_groups
 from simclr_core.launch import Member
 from simclr_core.model.encoder import build_encoder
+from simclr_core.model.layer_rates import layer_rates, layers_of, split_by_rate
 from simclr_core.model.model_directory import load_model
 from simclr_core.params import read_block
 from simclr_core.pretraining import early_stopping, initial, pretrain
-from simclr_core.pretraining.adaptation import layer_rates, layers_of, split_by_rate
 from simclr_core.pretraining.checkpoint import TrainingState
 from simclr_core.pretraining.early_stopping import AdaptationAlarm
 from simclr_core.weights import weights_source
