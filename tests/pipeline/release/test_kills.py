@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from deploy import failpoint
 from deploy.artifact import identity, verify
 from deploy.failpoint import VARIABLE
 from pipeline.release import champion
@@ -119,6 +120,25 @@ def forget(workspace: Workspace, references: tuple[str, ...]) -> None:
             if reference.startswith(references):
                 git(repository, "update-ref", "-d", reference)
     shutil.rmtree(workspace.root / "registry", ignore_errors=True)
+
+
+@repeated
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_release_survives_a_full_disk(computed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At each step the disk is full once; what is there stays whole, and the same command continues."""
+    bundle = identity(computed.root / "models" / "bundle")
+    for step in some((*UNREGISTERED, *REGISTERED), 4):
+        place, _, turn = step.partition(":kill")
+        failpoint._reached.clear()
+        monkeypatch.setenv(VARIABLE, f"{place}:enospc{turn}")
+        with pytest.raises(OSError, match=rf"No space left on device .failpoint.: '{place}'"):
+            release(computed)
+        check(computed)
+    monkeypatch.delenv(VARIABLE)
+    release(computed)
+    check_complete(computed, "v0.0.1", bundle)
+    assert tags(computed) == [f"{ARTIFACT}@v0.0.1", f"{ARTIFACT}#prod#1"]
 
 
 @pytest.mark.slow
