@@ -8,7 +8,16 @@ from collections.abc import Callable, Iterable
 from typing import Any, overload
 
 import torch
-from torch import Tensor, _foreach_add, _foreach_add_, _foreach_mul_, _foreach_norm, _foreach_sub_, nn
+from torch import (
+    Tensor,
+    _foreach_add,
+    _foreach_add_,
+    _foreach_mul_,
+    _foreach_norm,
+    _foreach_sub_,
+    _fused_sgd_,
+    nn,
+)
 
 TRUST_COEFFICIENT = 0.001  # eta of You et al.; the value in SimCLR's code
 
@@ -36,7 +45,8 @@ class LARS(torch.optim.Optimizer):
     """``v <- momentum · v + lr · trust · (g + decay · w);  w <- w - v;  trust = eta · |w| / |g + decay · w|``.
 
     The rate is inside v, as in SimCLR's code, so that a change of rate does not rescale the past. Trust is 1 for
-    parameters that are not ``adaptive``, and where a norm is zero.
+    parameters that are not ``adaptive``, and where a norm is zero. A ``fused`` one, for GPUs, leaves a step out where
+    its attribute ``found_inf``, a tensor of one float, is 1, as torch's own do: the gradients may then be anything.
 
     Examples:
         >>> layer = nn.Linear(2, 1, bias=False)
@@ -47,8 +57,12 @@ class LARS(torch.optim.Optimizer):
         [3.0, 3.995]
     """
 
-    def __init__(self, groups: list[dict[str, Any]], lr: float, momentum: float = 0.9) -> None:
+    def __init__(
+        self, groups: list[dict[str, Any]], lr: float, momentum: float = 0.9, fused: bool | None = None
+    ) -> None:
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "adaptive": True})
+        self._fused = bool(fused)
+        self._step_supports_amp_scaling = self._fused  # for torch's GradScaler, which would wait for found_inf
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -71,9 +85,31 @@ class LARS(torch.optim.Optimizer):
         updates = _foreach_add(gradients, weights, alpha=group["weight_decay"])
         if group["adaptive"]:
             _foreach_mul_(updates, _trust(weights, updates))
+        if self._fused:
+            _foreach_mul_(updates, group["lr"])
+            self._descend(weights, updates, velocities, group["momentum"])
+            return
         _foreach_mul_(velocities, group["momentum"])
         _foreach_add_(velocities, updates, alpha=group["lr"])
         _foreach_sub_(weights, velocities)
+
+    def _descend(
+        self, weights: list[Tensor], updates: tuple[Tensor, ...], velocities: list[Tensor], momentum: float
+    ) -> None:
+        """A step of SGD at a rate of 1."""
+        _fused_sgd_(
+            weights,
+            updates,
+            velocities,
+            weight_decay=0.0,
+            momentum=momentum,
+            lr=1.0,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+            is_first_step=False,
+            found_inf=getattr(self, "found_inf", None),
+        )
 
     def _velocity(self, weight: Tensor) -> Tensor:
         state: dict[str, Tensor] = self.state[weight]

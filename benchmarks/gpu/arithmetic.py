@@ -60,6 +60,36 @@ def check_optimizers(scale: Scale) -> Result:
     return {name: _compared(scale, _stepped(make, width)) for name, make in makers.items()}
 
 
+def check_left_out_steps(scale: Scale) -> Result:
+    """Fused optimizers change no weight in a step that is not finite, also in the first one."""
+    from simclr_core.pretraining.pretrain import with_velocities
+
+    makers: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
+        "lars": lambda network: LARS(parameter_groups([network], 1e-4), lr=0.5, fused=True),
+        "sgd": lambda network: with_velocities(torch.optim.SGD(network.parameters(), 0.1, 0.9, fused=True)),
+        "adamw": lambda network: torch.optim.AdamW(network.parameters(), lr=1e-3, fused=True),
+    }
+    for name, make in makers.items():
+        with_bad, without = (_fused_steps(make, numbers, scale.device) for numbers in ((torch.nan, 1.0), (1.0,)))
+        same = all(map(torch.equal, with_bad, without))
+        require(same, f"{name} is not the same with and without a step that is not finite")
+    return dict.fromkeys(makers, "same")
+
+
+def _fused_steps(
+    make: Callable[[nn.Module], torch.optim.Optimizer], numbers: Sequence[float], device: torch.device
+) -> Computed:
+    torch.manual_seed(0)
+    network = nn.Linear(64, 64).to(device)
+    optimizer = make(network)
+    for number in numbers:
+        for weight in network.parameters():
+            weight.grad = torch.full_like(weight, number)
+        optimizer.found_inf = torch.full((), float(number != number), device=device)  # type: ignore[attr-defined]
+        optimizer.step()
+    return [weight.detach() for weight in network.parameters()]
+
+
 def check_views(scale: Scale) -> Result:
     """Views of the device against those of the CPU: of ``exact`` none may differ by a level of 255 anywhere."""
     found: Result = {}
@@ -184,6 +214,7 @@ def _without_tf32() -> Iterator[None]:
 CHECKS: Sequence[Callable[[Scale], Result]] = (
     check_losses,
     check_optimizers,
+    check_left_out_steps,
     check_encoders,
     check_views,
     check_gradient_caching,

@@ -22,6 +22,7 @@ from torch import Tensor
 from deploy.failpoint import failpoint
 from simclr_core.errors import CheckpointError
 from simclr_core.pretraining.checkpoint import OPTIONAL, TrainingState, save_training
+from simclr_core.stopwatch import mark_stream
 
 NOTICEABLE = 1.0  # seconds of waiting for the disk that are worth a word
 
@@ -68,8 +69,9 @@ class CheckpointWriter:
                 waited,
             )
         copy = self._copied(state)
+        copied = mark_stream() if any(one.is_cuda for one in state.network.values()) else None
         failpoint("checkpoint.copied")
-        self._write = self._thread.submit(save_training, self._run, copy)
+        self._write = self._thread.submit(self._save, copy, copied)
 
     def wait(self) -> None:
         """Until everything given to ``save`` is on the disk.
@@ -86,9 +88,14 @@ class CheckpointWriter:
         copies: dict[str, Any] = {"history": list(state.history), "unfinished": list(state.unfinished)}
         for field in ("network", "optimizer", *OPTIONAL):
             copies[field] = self._copied_tensors(field, getattr(state, field))
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
         return replace(state, **copies)
+
+    def _save(self, state: TrainingState, copied: torch.cuda.Event | None) -> None:
+        """In the background, which alone waits for a GPU: the next step changes what is copied after the copy, for both
+        are on one stream."""
+        if copied is not None:
+            copied.synchronize()
+        save_training(self._run, state)
 
     def _copied_tensors(self, field: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Into buffers that are kept: fresh memory costs a page fault every 4 KiB, more than the copy itself. They have

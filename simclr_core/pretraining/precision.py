@@ -126,7 +126,11 @@ class LossScaler:
         self.skipped += skipped
         return skipped
 
-    def step(self, optimizer: torch.optim.Optimizer) -> None:
+    def step(self, optimizer: torch.optim.Optimizer, left_out: Tensor | None = None) -> None:
+        """``left_out``, for fused optimizers on a GPU: 1 for a step that is to change no weight; never read back.
+        Of float16 the scaler itself has it."""
+        if left_out is not None and not self._scaler.is_enabled():
+            optimizer.found_inf = left_out  # type: ignore[attr-defined]
         self._scaler.step(optimizer)
         self._scaler.update()
 

@@ -273,11 +273,20 @@ def build_optimizer(
     if rates:
         groups = split_by_rate(groups, rates)
     if name == "lars":
-        return LARS(groups, lr=0.0, momentum=momentum)
+        return LARS(groups, lr=0.0, momentum=momentum, fused=fused)
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=momentum, fused=fused)
+        sgd = torch.optim.SGD(groups, lr=0.0, momentum=momentum, fused=fused)
+        return with_velocities(sgd) if fused else sgd
     assert name == "adamw", name
     return torch.optim.AdamW(groups, lr=0.0, fused=fused)
+
+
+def with_velocities(sgd: torch.optim.SGD) -> torch.optim.SGD:
+    """Fused SGD makes them in the first step, and leaves them as their memory was if that step is left out."""
+    for group in sgd.param_groups:
+        for weight in group["params"] if group["momentum"] else ():
+            sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+    return sgd
 
 
 def choose_objective(

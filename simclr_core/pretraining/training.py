@@ -119,9 +119,10 @@ def train(
         for step, views in zip(range(begun, last), inputs, strict=True):
             failpoint("pretrain.step")
             outcome = gradients(learner, views, step_seed(batches.seed, step, member.rank), batches.groups(step))
-            readings.add(step, _numbers(learner, outcome.loss, stop.agreed(member)))
+            numbers = _numbers(learner, outcome.loss, stop.agreed(member))
+            readings.add(step, numbers)
             rate = schedule.rate(step) * learning_rate_scale
-            update(learner, rate)
+            update(learner, rate, not_finite(numbers) if numbers.is_cuda else None)
             failpoint("pretrain.stepped")
             progress.step(batches.batch_size)
             if (step + 1) % every == 0:
@@ -155,8 +156,9 @@ class Readings:
     """Loss and gradient norm of each step as numbers, put into ``unfinished``, and the signal that asks to stop.
 
     On a processor they are read at once, before the weights change. A GPU would stand idle meanwhile: there they are
-    read a step late, when the next step is queued, and by ``settle``, before anything lasts. So a step that is not
-    finite may change the weights in the GPU's memory, but no checkpoint, no measurement and no record has them.
+    read a step late, when the next step is queued, and by ``settle``, before anything lasts. Its optimizer leaves
+    out a step that is not finite (``not_finite``); what such a step has left in BatchNorm's statistics and in a queue
+    is in no checkpoint, no measurement and no record.
     """
 
     def __init__(
@@ -219,16 +221,23 @@ def gradients(learner: Learner, views: Tensor, seed: int, groups: Tensor | None 
     return outcome
 
 
-def update(learner: Learner, learning_rate: float) -> None:
-    """One step along the gradients, clipped if they are longer than they may be."""
+def update(learner: Learner, learning_rate: float, left_out: Tensor | None = None) -> None:
+    """One step along the gradients, clipped if they are longer than they may be; ``left_out``, on a GPU, is what
+    ``not_finite`` gives."""
     if learner.largest_norm is not None:
         clip_grad_norm_(learner.network.parameters(), learner.largest_norm)  # without a look at the norm
     for group in learner.optimizer.param_groups:
         group["lr"] = learning_rate * group.get("rate", 1.0)
-    learner.scaler.step(learner.optimizer)
+    learner.scaler.step(learner.optimizer, left_out)
     learner.objective.update()
     if learner.average is not None:
         learner.average.update()
+
+
+def not_finite(numbers: Tensor) -> Tensor:
+    """1.0 if loss or norm of ``_numbers`` is not finite, otherwise 0.0; on their device, for its optimizer. A processor
+    does not need it: there ``Readings.add`` raises before the weights change."""
+    return numbers[:2].isfinite().all().logical_not().float()
 
 
 def resume(folder: Path, learner: Learner, member: Member) -> tuple[int, list[Record], list[tuple[float, float]]]:

@@ -4,8 +4,9 @@ Views are given: how they come to be has its own tests. The counts are those of 
 """
 
 import ast
+import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -15,12 +16,13 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from simclr_core import stopwatch
+from simclr_core import lars, stopwatch
 from simclr_core.config import PretrainConfig
 from simclr_core.errors import NonFiniteLossError
+from simclr_core.lars import LARS, parameter_groups
 from simclr_core.launch import Member, StopRequest
 from simclr_core.loss import nt_xent, objective
 from simclr_core.loss.nt_xent import LOSSES
@@ -30,8 +32,8 @@ from simclr_core.model.weight_average import WeightAverage
 from simclr_core.pretraining import precision, training
 from simclr_core.pretraining.initial import Start
 from simclr_core.pretraining.precision import LossScaler, choose_precision
-from simclr_core.pretraining.pretrain import build_network, build_optimizer, choose_objective
-from simclr_core.pretraining.training import Learner, Readings, gradients, update
+from simclr_core.pretraining.pretrain import build_network, build_optimizer, choose_objective, with_velocities
+from simclr_core.pretraining.training import Learner, Readings, gradients, not_finite, update
 from simclr_core.stopwatch import Stopwatch
 from tests.simclr_core.fake_cuda import Counts, count, fake_cuda
 
@@ -85,8 +87,9 @@ class Steps:
 
     def __call__(self) -> None:
         outcome = gradients(self.learner, self.views, self.number)
-        self.readings.add(self.number, training._numbers(self.learner, outcome.loss, self.stop.agreed(self.member)))
-        update(self.learner, 0.1)
+        numbers = training._numbers(self.learner, outcome.loss, self.stop.agreed(self.member))
+        self.readings.add(self.number, numbers)
+        update(self.learner, 0.1, not_finite(numbers))
         self.number += 1
 
     def counted(self) -> Counts:
@@ -102,6 +105,7 @@ def assert_never_stalls(counts: Counts) -> None:
 
 KINDS: dict[str, tuple[dict[str, Any], torch.dtype]] = {
     "lars": ({}, torch.float32),
+    "lars in float16": ({}, torch.float16),
     "sgd": ({"optimizer": "sgd"}, torch.bfloat16),
     "adamw": ({"optimizer": "adamw"}, torch.bfloat16),
     "adamw in float16": ({"optimizer": "adamw"}, torch.float16),
@@ -120,6 +124,54 @@ def test_a_step_waits_once_for_what_the_step_before_has_left(gpu: torch.device, 
     assert len(steps.read) == steps.number - 1  # and the last one's are read when something is to last
     steps.readings.settle()
     assert steps.read == [(1.0, 1.0)] * steps.number
+    left_out: Tensor = steps.learner.optimizer.found_inf if dtype != torch.float16 else torch.ones((), device=gpu)
+    assert (left_out.device, left_out.dtype, left_out.numel()) == (gpu, torch.float32, 1)
+
+
+FUSED: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
+    "lars": lambda network: LARS(parameter_groups([network], 0.1), lr=0.5, fused=True),
+    "sgd": lambda network: with_velocities(torch.optim.SGD(network.parameters(), 0.5, 0.9, fused=True)),
+    "adamw": lambda network: torch.optim.AdamW(network.parameters(), 0.5, fused=True),
+}
+
+
+def descended(name: str, gradients: Iterable[float], gated: bool) -> list[Tensor]:
+    """Weights and state of a small network after steps along constant gradients, by kernels that a CPU has too."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(12, 4)).to(memory_format=torch.channels_last)
+    optimizer, scaler = FUSED[name](network), LossScaler(torch.float32, torch.device("cpu"))
+    for number in gradients:
+        for weight in network.parameters():
+            weight.grad = torch.full_like(weight, number)
+        scaler.step(optimizer, torch.tensor(float(not math.isfinite(number))) if gated else None)
+    state = [value for weight in network.parameters() for value in optimizer.state[weight].values()]
+    return [*map(torch.clone, network.parameters()), *map(torch.clone, state)]
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_a_step_that_is_not_finite_changes_no_weight(name: str) -> None:
+    """Nor the optimizer's state, from the very first one on; one that is finite is what it always was."""
+    bad = [math.nan, 0.25, math.inf, -math.inf, -0.5, math.nan]
+    for got, expected in zip(descended(name, bad, True), descended(name, [0.25, -0.5], False), strict=True):
+        assert torch.equal(got, expected)
+
+
+def test_fused_steps_of_lars_are_its_steps() -> None:
+    networks = [nn.Linear(5, 4), nn.Linear(5, 4)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    optimizers = [LARS(parameter_groups([one], 0.1), 0.5, fused=one is networks[1]) for one in networks]
+    for number in (0.5, -2.0, 1.0):
+        for network, optimizer in zip(networks, optimizers, strict=True):
+            for weight in network.parameters():
+                weight.grad = number + weight.detach().square()
+            optimizer.step()
+    for one, other in zip(*(network.parameters() for network in networks), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("numbers", [(2.5, 1.0), (math.nan, 1.0), (2.5, math.inf)])
+def test_what_is_not_finite_is_known(numbers: tuple[float, float]) -> None:
+    assert not_finite(torch.tensor([*numbers, 1.0, math.inf])).item() == float(not all(map(math.isfinite, numbers)))
 
 
 @pytest.mark.seconds
@@ -200,7 +252,8 @@ FOR_GPUS: dict[ModuleType, set[str]] = {
     objective: set(),
     precision: set(),
     stopwatch: {"_StreamClock", "mark_stream"},
-    training: {"Readings"},
+    training: {"Readings", "not_finite"},
+    lars: {"_descend"},
 }
 """What only a GPU runs of these modules, besides the branches of ``if`` in which cuda is named."""
 

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,22 @@ def test_three_steps_follow_the_paper() -> None:
     for name, slow in keys_network.state_dict().items():
         torch.testing.assert_close(queue.tensors()[f"copy.{name}"], slow)
     assert queue.tensors()["updates"] == 3
+
+
+@pytest.mark.parametrize("normed", [True, False])
+def test_the_copy_follows_to_the_bit_as_tensor_by_tensor(normed: bool) -> None:
+    model = network(torch.float32)
+    if not normed:  # then nothing counts batches
+        model[2] = nn.LayerNorm(8)
+    queue, by_tensor = queue_of(model), deepcopy(model)
+    for step in range(3):
+        stepped(model, queue, views(step).float())
+        pace = max(1 - 0.9, 9 / (10 + step))
+        with torch.no_grad():
+            for slow, fast in zip(by_tensor.state_dict().values(), model.state_dict().values(), strict=True):
+                slow.lerp_(fast, pace) if slow.is_floating_point() else slow.copy_(fast)
+    copied = queue._copy.state_dict()
+    assert all(torch.equal(copied[name], slow) for name, slow in by_tensor.state_dict().items())
 
 
 def groups_of(step: int) -> Tensor:

@@ -10,6 +10,7 @@ from simclr_core.errors import CheckpointError
 from simclr_core.pretraining import checkpoint, checkpoint_writer
 from simclr_core.pretraining.checkpoint import TrainingState, newest_training
 from simclr_core.pretraining.checkpoint_writer import CheckpointWriter
+from tests.simclr_core.fake_cuda import count, fake_cuda
 
 
 def state(step: int) -> TrainingState:
@@ -84,6 +85,31 @@ def test_the_copy_needs_no_new_memory(tmp_path: Path) -> None:
         assert again.network["weight"].is_contiguous(memory_format=torch.channels_last)
         grown = writer._copied(TrainingState(3, {"weight": torch.ones(5)}, {}, [], []))
         assert torch.equal(grown.network["weight"], torch.ones(5))
+
+
+def test_on_a_gpu_the_thread_that_writes_waits_for_the_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And for nothing that was queued after them; the training thread waits for nothing."""
+    order: list[str] = []
+
+    class Mark:
+        def synchronize(self) -> None:
+            order.append(f"waited in {threading.current_thread().name}")
+
+    def mark_stream() -> Mark:
+        order.append("marked")
+        return Mark()
+
+    def save_training(run: Path, state: TrainingState) -> None:
+        order.append(f"step {state.step}")
+
+    monkeypatch.setattr(checkpoint_writer, "mark_stream", mark_stream)
+    monkeypatch.setattr(checkpoint_writer, "save_training", save_training)
+    with fake_cuda() as gpu, CheckpointWriter(tmp_path / "run") as writer:
+        weights = {"weight": torch.ones(4, device=gpu)}
+        for step in (1, 2):
+            counts = count(lambda step=step: writer.save(TrainingState(step, weights, weights, [], [])))
+            assert (counts.waits, counts.read_backs, counts.blocking_copies) == (0, 0, 0), counts.names
+    assert order == ["marked", "waited in checkpoint_0", "step 1", "marked", "waited in checkpoint_0", "step 2"]
 
 
 def test_a_full_disk_is_reported_by_the_next_save_and_earlier_checkpoints_stay(
