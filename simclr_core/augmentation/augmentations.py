@@ -17,7 +17,7 @@ levels.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from simclr_core.augmentation.batched_views import Recipe, batched_views
 from simclr_core.augmentation.color_jitter import jitter_maps, jittered, luminance, mapped
 from simclr_core.augmentation.draws import Draws, Flags, Floats, ViewDraws
 from simclr_core.augmentation.gaussian_blur import blur_matrix, gaussian_blur, separable_blur
+from simclr_core.augmentation.processor_threads import share_out
 from simclr_core.augmentation.random_resized_crop import (
     MATRIX_SIDE,
     TRIES,
@@ -148,21 +149,22 @@ class Augmentation:
         """One view of each of some images: float32 [n, channels, size, size] in [0, 1]."""
         shape = (view.count, images.channels, self.size, self.size)
         views = torch.empty(shape, device=images.samples.device)
-        for rows, pixels in self.parts(images, [view]):
-            views[rows] = pixels
+        self.make(images, [view], views.__setitem__)
         return views
 
-    def parts(self, images: RaggedImages, views: Sequence[ViewDraws]) -> Iterator[tuple[slice, Tensor]]:
-        """All views, one after the other, in parts: which rows of them, and float32 [m, channels, size, size] in
-        [0, 1], with one channel if the images are colorless.
+    def make(self, images: RaggedImages, views: Sequence[ViewDraws], put: Callable[[slice, Tensor], None]) -> None:
+        """Give ``put`` all views, one after the other, in parts: which rows of them, and float32 [m, channels, size,
+        size] in [0, 1], with one channel if the images are colorless. Extra crops are made by their ``of_view``.
 
-        On a CPU a part is as large as its cache holds; on a GPU it is all views, as far as its memory allows.
+        On a CPU a part is as large as its cache holds; parts are made, and put, on several threads. On a GPU it is all
+        views, as far as its memory allows.
         """
+        if images.samples.device.type == "cpu":
+            share_out(lambda part: put(part.place, self._pixels(images, part)), list(self._parts(images, views)))
+            return
         with torch.autocast(images.samples.device.type, enabled=False):
-            if images.samples.device.type == "cpu":
-                yield from self._parts(images, views)
-            else:
-                yield from batched_views(images, views, self._recipe)
+            for rows, pixels in batched_views(images, views, self._recipe):
+                put(rows, pixels)
 
     def draws(self, sizes: NDArray[np.int64], seed: int, epoch: int, samples: NDArray[np.int64], view: int) -> Draws:
         """The random choices for each of ``samples`` [n]. New ones go to the end: the others stay what they were."""
@@ -198,19 +200,22 @@ class Augmentation:
     def _recipe(self) -> Recipe:
         return Recipe(self.size, self._kernel, self.mode == "fused", self.jitter_order == "random", self._is_cubic)
 
-    def _parts(self, images: RaggedImages, views: Sequence[ViewDraws]) -> Iterator[tuple[slice, Tensor]]:
+    def _parts(self, images: RaggedImages, views: Sequence[ViewDraws]) -> Iterator["_Part"]:
         begun = 0
         for view in views:
             maps = self._maps(view.draws) if self.mode == "fused" else None
             for part in _chunks(images, view.count, self.size):
                 rows = slice(view.first + part.start, view.first + part.stop)
                 draws = Draws._make(values[part] for values in view.draws)
-                if maps is None:
-                    pixels = self._exact(images, rows, draws)
-                else:
-                    pixels = self._fused(images, rows, draws, [values[part] for values in maps])
-                yield slice(begun + part.start, begun + part.stop), pixels
+                place = slice(begun + part.start, begun + part.stop)
+                yield _Part(place, rows, draws, maps and [values[part] for values in maps])
             begun += view.count
+
+    def _pixels(self, images: RaggedImages, part: "_Part") -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            if part.maps is None:
+                return self._exact(images, part.rows, part.draws)
+            return self._fused(images, part.rows, part.draws, part.maps)
 
     def _maps(self, draws: Draws) -> tuple[Floats, Floats]:
         """What happens to the colors of each sample, as ``jitter_maps``."""
@@ -250,6 +255,13 @@ class Augmentation:
             pixels = mapped(levels, of_pixel.div_(full), of_mean.div_(full))
             pixels = _changed(pixels, draws.blur, lambda some, rows: separable_blur(some, sigmas[rows], self._kernel))
         return _changed(_rotated(pixels, draws.turns), draws.solarize, _solarized)
+
+
+class _Part(NamedTuple):
+    place: slice  # among all views
+    rows: slice  # of the images
+    draws: Draws
+    maps: Sequence[Floats] | None  # of the colors, in fused views
 
 
 def as_pixels(views: Tensor, dtype: torch.dtype) -> Samples:

@@ -12,6 +12,7 @@ Luminance weighs by 0.299, 0.587, 0.114 (ITU-R BT.601), which sum to one; torchv
 hue and grayscale leave a gray image as it is, and one channel is enough for it.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -27,6 +28,7 @@ IN_ORDER = np.array([[BRIGHTNESS, CONTRAST, SATURATION, HUE]])
 
 TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])  # NTSC 1953
 TO_LUMINANCE = np.tile(TO_YIQ[0], (3, 1))
+GRAIN = 32_768  # numbers; torch divides longer sums among threads
 QUARTER_TURN = np.linalg.inv(TO_YIQ) @ [[0, 0, 0], [0, 0, 1], [0, -1, 0]] @ TO_YIQ  # of I and Q, red towards green
 
 
@@ -61,10 +63,7 @@ def adjust_brightness(pixels: Tensor, factors: Tensor) -> Tensor:
 def adjust_contrast(pixels: Tensor, factors: Tensor) -> Tensor:
     """Move away from the image's mean luminance by ``factors`` [n] and clamp; without colors, each channel from its
     own mean."""
-    if pixels.shape[1] in (1, 3):
-        mean = luminance(pixels).mean(dim=(1, 2, 3), keepdim=True)
-    else:
-        mean = pixels.mean(dim=(2, 3), keepdim=True)
+    mean = _mean(luminance(pixels), (1, 2, 3)) if pixels.shape[1] in (1, 3) else _mean(pixels, (2, 3))
     return mean.lerp(pixels, _per_sample(factors, pixels)).clamp_(0, 1)
 
 
@@ -144,8 +143,19 @@ def mapped(pixels: Tensor, of_pixel: Tensor, of_mean: Tensor) -> Tensor:
         same = torch.eye(channels, device=pixels.device)
         of_pixel, of_mean = (values[:, :1].sum(2, keepdim=True) * same for values in (of_pixel, of_mean))
     flat = pixels.view(n, channels, height * width)
-    offset = torch.bmm(of_mean, flat.mean(2, keepdim=True))
+    offset = torch.bmm(of_mean, _mean(flat, (2,)))
     return torch.baddbmm(offset, of_pixel, flat).clamp_(0, 1).view_as(pixels)
+
+
+def _mean(pixels: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Over ``dims``, which are kept. A single long sum is that of its halves, as torch's own on two threads: the
+    whole would have other last digits on another number of them."""
+    count = math.prod(pixels.shape[dim] for dim in dims)
+    if count < pixels.numel() or count <= GRAIN:
+        return pixels.mean(dim=dims, keepdim=True)
+    as_in_memory = pixels.permute(sorted(range(pixels.ndim), key=lambda dim: -pixels.stride()[dim]))
+    halves = as_in_memory.reshape(-1).chunk(2)
+    return torch.stack([half.sum() for half in halves]).sum().div(count).view([1] * pixels.ndim)
 
 
 def _per_sample(values: Tensor, like: Tensor) -> Tensor:

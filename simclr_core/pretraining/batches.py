@@ -136,8 +136,11 @@ class Batches:
         shape = (sum(view.count for view in drawn.views), self._channels, size, size)
         with part("augment"):
             inputs = torch.empty(shape, device=device, memory_format=torch.channels_last)
-            for rows, pixels in self._augmentation.parts(images, drawn.views):
+
+            def put(rows: slice, pixels: Tensor) -> None:
                 inputs[rows] = pixels.sub(self._mean).div_(self._std)
+
+            self._augmentation.make(images, drawn.views, put)
         return inputs
 
 
