@@ -58,6 +58,11 @@ def fixed_shape(name: str, width: float, stem: str) -> str | None:
     )
 
 
+def has_one_side(name: str) -> bool:
+    """Whether a network of torchvision takes only images of the side that it was built for."""
+    return name.startswith(("vit_", "maxvit"))
+
+
 def side_fault(name: str, side: int) -> str | None:
     """Which ``side`` of an image in pixels the encoder takes instead; None where it takes this one."""
     if name.startswith("vit_") and side % (patch := int(name.rpartition("_")[2])):

@@ -15,7 +15,7 @@ levels.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -70,7 +70,8 @@ class Augmentation:
     by 90, 180 or 270 degrees. Solarization inverts the pixels from 0.5 up (Grill et al. 2020, BYOL). View 1 takes
     ``second_blur`` and ``second_solarize`` where they are not None, as the views of BYOL differ. ``interpolation``
     is how crops are resized: by a triangle, or by the cubic kernel of Pillow, and clamped. Views from number 2 on,
-    ``extra_crops`` of them, take ``extra_crop_scale``: multi-crop (Caron et al. 2020, SwAV), at the same size.
+    ``extra_crops`` of them, take ``extra_crop_scale`` and ``extra_crop_size``, or ``size``: multi-crop (Caron et al.
+    2020, SwAV).
 
     Raises:
         AugmentationError: a value is out of its range.
@@ -93,10 +94,13 @@ class Augmentation:
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     second_blur: float | None = None
     second_solarize: float | None = None
+    extra_crop_size: int | None = None
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise AugmentationError(f"size is {self.size}; a view has at least 1 pixel a side")
+        for name, least in (("size", 1), ("extra_crops", 0), ("extra_crop_size", 1)):
+            number = getattr(self, name)
+            if number is not None and number < least:
+                raise AugmentationError(f"{name} is {number}; give {least} or more")
         for name, most in (("crop_scale", 1.0), ("extra_crop_scale", 1.0), ("crop_ratio", float("inf"))):
             low, high = given = getattr(self, name)
             if not 0 < low <= high <= most:
@@ -110,16 +114,24 @@ class Augmentation:
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise AugmentationError(f"{name} is {getattr(self, name)!r}; give {' or '.join(allowed)}")
-        if self.extra_crops < 0:
-            raise AugmentationError(f"extra_crops is {self.extra_crops}; give 0 or more")
 
     @property
     def views(self) -> int:
         """How many views an image has."""
         return MAIN_VIEWS + self.extra_crops
 
+    @property
+    def is_of_two_sizes(self) -> bool:
+        return self.extra_crops > 0 and self.extra_crop_size not in (None, self.size)
+
+    def of_view(self, view: int) -> "Augmentation":
+        """The recipe of one view: extra crops are of another size, and from smaller parts."""
+        if view < MAIN_VIEWS:
+            return self
+        return replace(self, size=self.extra_crop_size or self.size, crop_scale=self.extra_crop_scale)
+
     def view(self, images: Tensor, sizes: Tensor, seed: int, epoch: int, samples: Tensor, view: int) -> Tensor:
-        """One view of each image: float32 [n, 3, size, size] in [0, 1].
+        """One view of each image: float32 [n, 3, size, size] in [0, 1]; of extra crops [n, 3, extra_crop_size, ...].
 
         ``images`` uint8 [n, 3, H, W] hold each image in the top left corner, ``sizes`` int64 [n, 2] say how high and
         wide it is, ``samples`` int64 [n] which of the dataset; the last two are best left on the CPU. Of uint16
@@ -141,12 +153,11 @@ class Augmentation:
         """
         _check(images, sizes, samples)
         ragged = RaggedImages.of(images, sizes)
-        return self.ragged_view(
-            ragged, ViewDraws(0, self.draws(ragged.sizes, seed, epoch, samples.cpu().numpy(), view))
-        )
+        draws = self.draws(ragged.sizes, seed, epoch, samples.cpu().numpy(), view)
+        return self.of_view(view).ragged_view(ragged, ViewDraws(0, draws))
 
     def ragged_view(self, images: RaggedImages, view: ViewDraws) -> Tensor:
-        """One view of each of some images: float32 [n, channels, size, size] in [0, 1]."""
+        """One view of each of some images: float32 [n, channels, size, size] in [0, 1]; extra crops by ``of_view``."""
         shape = (view.count, images.channels, self.size, self.size)
         views = torch.empty(shape, device=images.samples.device)
         self.make(images, [view], views.__setitem__)
@@ -171,21 +182,21 @@ class Augmentation:
         numbers = uniform(seed, epoch, samples, view, 2 * TRIES + 18).T
         areas, ratios, numbers = np.split(numbers, [TRIES, 2 * TRIES])
         top, left, flip, jitter, *swings, gray, blur, sigma, rotate, turn, solarize = numbers[:14]
-        scale = self.crop_scale if view < MAIN_VIEWS else self.extra_crop_scale
+        own = self.of_view(view)
         return Draws(
-            boxes=crop_boxes(areas, ratios, top, left, sizes, scale, self.crop_ratio),
+            boxes=crop_boxes(areas, ratios, top, left, sizes, own.crop_scale, self.crop_ratio),
             flip=flip < self.flip,
             turns=np.where(rotate < self.rotation, 1 + (3 * turn).astype(np.int64), 0),
             jitter=(jitter < self.jitter_probability) & (self.jitter_strength > 0),
             swings=self.jitter_strength * (2 * np.stack(swings, axis=1) - 1),
             orders=numbers[14:].argsort(axis=0).T,
             gray=gray < self.grayscale,
-            blur=(blur < self._of_view(view, self.second_blur, self.blur)) & (self._kernel > 1),
+            blur=(blur < self._probability(view, self.second_blur, self.blur)) & (own.kernel > 1),
             sigmas=SIGMA[0] + (SIGMA[1] - SIGMA[0]) * sigma,
-            solarize=solarize < self._of_view(view, self.second_solarize, self.solarize),
+            solarize=solarize < self._probability(view, self.second_solarize, self.solarize),
         )
 
-    def _of_view(self, view: int, second: float | None, others: float) -> float:
+    def _probability(self, view: int, second: float | None, others: float) -> float:
         return others if view != 1 or second is None else second
 
     @property
@@ -193,12 +204,13 @@ class Augmentation:
         return self.interpolation == "bicubic"
 
     @property
-    def _kernel(self) -> int:
+    def kernel(self) -> int:
+        """Taps of the blur; 1 is none."""
         return self.size // 10 // 2 * 2 + 1
 
     @property
     def _recipe(self) -> Recipe:
-        return Recipe(self.size, self._kernel, self.mode == "fused", self.jitter_order == "random", self._is_cubic)
+        return Recipe(self.size, self.kernel, self.mode == "fused", self.jitter_order == "random", self._is_cubic)
 
     def _parts(self, images: RaggedImages, views: Sequence[ViewDraws]) -> Iterator["_Part"]:
         begun = 0
@@ -235,7 +247,7 @@ class Augmentation:
         pixels = _changed(pixels, draws.jitter, lambda some, rows: jittered(some, swings[:, rows], orders))
         if images.distinct == 3:
             pixels = _changed(pixels, draws.gray, lambda some, _: luminance(some).repeat(1, 3, 1, 1))
-        pixels = _changed(pixels, draws.blur, lambda some, rows: blur(some, sigmas[rows], self._kernel))
+        pixels = _changed(pixels, draws.blur, lambda some, rows: blur(some, sigmas[rows], self.kernel))
         return _changed(pixels, draws.solarize, _solarized)
 
     def _fused(self, images: RaggedImages, rows: slice, draws: Draws, maps: Sequence[Floats]) -> Tensor:
@@ -244,7 +256,7 @@ class Augmentation:
         if self.size <= MATRIX_SIDE:
             blur = None
             if draws.blur.any():
-                blur = blur_matrix(sigmas, self._kernel, self.size)
+                blur = blur_matrix(sigmas, self.kernel, self.size)
                 blur[_tensor(np.flatnonzero(~draws.blur))] = torch.eye(self.size)
             crops = resized_crop(images.padded(rows), boxes, flip, self.size, blur, self._is_cubic)
             pixels = mapped(crops, of_pixel, of_mean)
@@ -253,7 +265,7 @@ class Augmentation:
             levels = interpolated_crop(_pictures(images, rows), boxes, flip, self.size, rounded, self._is_cubic)
             full = full_scale(images.samples)
             pixels = mapped(levels, of_pixel.div_(full), of_mean.div_(full))
-            pixels = _changed(pixels, draws.blur, lambda some, rows: separable_blur(some, sigmas[rows], self._kernel))
+            pixels = _changed(pixels, draws.blur, lambda some, rows: separable_blur(some, sigmas[rows], self.kernel))
         return _changed(_rotated(pixels, draws.turns), draws.solarize, _solarized)
 
 

@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from simclr_core.data.order import uniform
 from simclr_core.loss.nt_xent import check_temperature, gathered, own_share
-from simclr_core.loss.objective import Outcome, as_it_is, project
+from simclr_core.loss.objective import Outcome, Views, as_it_is, by_size, project
 from simclr_core.model.weight_average import WeightAverage
 from simclr_core.stopwatch import part
 
@@ -66,15 +66,17 @@ class MomentumQueue:
         self._queued_groups: Tensor | None = None  # int64 [size]
         self._key_groups: Tensor | None = None  # of the last step, likewise
 
-    def backward(self, model: nn.Module, views: Tensor, groups: Tensor | None = None) -> Outcome:
+    def backward(self, model: nn.Module, views: Views, groups: Tensor | None = None) -> Outcome:
         self._key_groups = groups
         if groups is not None and self._queued_groups is None:
             self._queued_groups = groups.new_full((len(self._queue),), OF_NO_GROUP)
-        first, second, *extras = views.chunk(self._views)
+        pair, *smaller = by_size(views)
+        first, second, *extras = pair.chunk(2 if smaller else self._views)
+        asking = torch.cat([first, *extras])
         with part("forward"):
             with torch.no_grad():
                 keys = normalize(project(self._copy, second, self._precision).to(self._queue.dtype), dim=1)
-            queries = project(model, torch.cat([first, *extras]), self._precision)
+            queries = project(model, (asking, *smaller) if smaller else asking, self._precision)
             loss = self._info_nce(queries, keys)
         with part("backward"):
             torch.autograd.backward(self._scaled(loss))

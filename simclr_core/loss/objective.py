@@ -10,8 +10,10 @@ part of that gradient. Activations are those of one micro-batch, for one more fo
     micro-batch (over all processes), so networks that have it see noisier statistics, in both passes the same ones, and
     the running statistics move once for every micro-batch. LayerNorm and GroupNorm have no such difference.
 
-Views are [(2 + k) n, 3, s, s]: all first views, all second ones, then k groups of extra crops. With extra crops the
-loss is the mean over the pair of the two views and each pair of one of them with an extra crop, a gather each.
+Views are [(2 + k) n, 3, s, s]: all first views, all second ones, then k groups of extra crops. Extra crops of another
+size are a tensor next to that of the pair (``Views``). The backbone then sees each size alone, BatchNorm too: its
+running statistics move once for each. With extra crops the loss is the mean over the pair of the two views and each
+pair of one of them with an extra crop, a gather each.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +28,9 @@ from torch import Tensor, nn
 from simclr_core.loss.nt_xent import PairLoss
 from simclr_core.stopwatch import find_data_parallel, part
 
+Views = Tensor | tuple[Tensor, ...]
+"""All views of a step in one tensor, or, where extra crops have another size, the pair and the extra crops."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -39,7 +44,7 @@ class Outcome:
 class Objective(Protocol):
     """Gradients of one step into the parameters of ``model``, and whatever else has to live as long as the training."""
 
-    def backward(self, model: nn.Module, views: Tensor, groups: Tensor | None = None) -> Outcome:
+    def backward(self, model: nn.Module, views: Views, groups: Tensor | None = None) -> Outcome:
         """``model`` is the network, or it within DistributedDataParallel, whose gradients are then synchronized once.
         ``groups``, int64 [images of all processes], are equal for images that must not be each other's negatives.
         Leaves nothing but gradients, and the buffers of ``model``, changed."""
@@ -83,8 +88,8 @@ class InBatch:
         self._views = 2 + extra_crops
         self._scaled = scaled
 
-    def backward(self, model: nn.Module, views: Tensor, groups: Tensor | None = None) -> Outcome:
-        images = len(views) // self._views
+    def backward(self, model: nn.Module, views: Views, groups: Tensor | None = None) -> Outcome:
+        images = sum(map(len, by_size(views))) // self._views
         parts = 1 if self._micro_batch_size is None else -(-images // self._micro_batch_size)
         if parts == 1:
             with part("forward"):
@@ -112,12 +117,12 @@ class InBatch:
         losses = [self._loss(one, other, self._temperature, groups=groups) for one, other in pairs]
         return torch.stack(losses).mean()
 
-    def _cached(self, model: nn.Module, views: Tensor, parts: int, groups: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _cached(self, model: nn.Module, views: Views, parts: int, groups: Tensor | None) -> tuple[Tensor, Tensor]:
         """z of all views and the loss, after a backward pass over ``parts`` micro-batches."""
         # A network that draws, as stochastic depth does, has to draw the same for a micro-batch in both passes.
         seeds = torch.randint(2**62, (parts,)).tolist()
         with part("forward"), torch.no_grad(), buffers_kept(model):
-            passed = [self._seeded(model, *one) for one in zip(_parts(views, self._views, parts), seeds, strict=True)]
+            passed = [self._seeded(model, *one) for one in zip(self._micro_batches(views, parts), seeds, strict=True)]
         with part("forward"):
             projections = _joined(passed, self._views).requires_grad_()
             loss = self._mean(projections, groups)
@@ -125,7 +130,7 @@ class InBatch:
             (gradient,) = torch.autograd.grad(self._scaled(loss), projections)
         pulls = _parts(gradient, self._views, parts)
         for number, (few, seed, pull) in enumerate(
-            zip(_parts(views, self._views, parts), seeds, pulls, strict=True), start=1
+            zip(self._micro_batches(views, parts), seeds, pulls, strict=True), start=1
         ):
             with _synchronized(model, number == parts):
                 with part("forward"):
@@ -134,7 +139,13 @@ class InBatch:
                     torch.autograd.backward(again, pull)
         return projections, loss
 
-    def _seeded(self, model: nn.Module, views: Tensor, seed: int) -> Tensor:
+    def _micro_batches(self, views: Views, count: int) -> Iterator[Views]:
+        if isinstance(views, Tensor):
+            return _parts(views, self._views, count)
+        pair, extras = views
+        return zip(_parts(pair, 2, count), _parts(extras, self._views - 2, count), strict=True)
+
+    def _seeded(self, model: nn.Module, views: Views, seed: int) -> Tensor:
         torch.manual_seed(seed)
         return project(model, views, self._precision)
 
@@ -147,9 +158,14 @@ def chance_loss(loss: str, batch_size: int, queue_size: int | None) -> float:
     return log({"nt_xent": 2 * batch_size - 1, "dcl": 2 * batch_size - 2, "info_nce": batch_size}[loss])
 
 
-def project(model: nn.Module, views: Tensor, precision: torch.dtype) -> Tensor:
-    """z of all views, [m, d]. One pass over all of them: DDP allows no two, and BatchNorm sees all rows."""
-    with torch.autocast(views.device.type, precision, enabled=precision != torch.float32):
+def by_size(views: Views) -> tuple[Tensor, ...]:
+    """A tensor for each size."""
+    return (views,) if isinstance(views, Tensor) else views
+
+
+def project(model: nn.Module, views: Views, precision: torch.dtype) -> Tensor:
+    """z of all views, [m, d]. One pass over all of them: DDP allows no two, and BatchNorm sees all rows of a size."""
+    with torch.autocast(by_size(views)[0].device.type, precision, enabled=precision != torch.float32):
         projections: Tensor = model(views)
     return projections
 

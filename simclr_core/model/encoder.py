@@ -6,15 +6,17 @@ and every one of timm by ``timm/`` and its name.
 "imagenet" stem load into torchvision's model, and into whatever is built on it.
 """
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, Literal
 
+import torch
 import torchvision.models
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from simclr_core.encoder_names import TIMM, TIMM_MISSING, fixed_shape, unknown_encoder
+from simclr_core.encoder_names import TIMM, TIMM_MISSING, fixed_shape, has_one_side, unknown_encoder
 from simclr_core.errors import UnknownEncoderError
 from simclr_core.model.first_layer import take_channels
 
@@ -33,6 +35,7 @@ RESNETS: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int, int
 class Encoder(nn.Module):
     """A backbone without its classifier. float [n, 3, side, side], normalized -> h [n, feature_dim].
 
+    Of images of several sizes, a tensor for each, it gives one h, in their order; the backbone sees each size alone.
     ``head`` holds the first layers of the projection head when some are kept for fine-tuning, and h is their output.
     """
 
@@ -42,9 +45,12 @@ class Encoder(nn.Module):
         self.head = head or nn.Identity()
         self.feature_dim = feature_dim
 
-    def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.backbone(images)
-        kept: Tensor = self.head(features.flatten(1))
+    def forward(self, images: Tensor | Sequence[Tensor]) -> Tensor:
+        if isinstance(images, Tensor):
+            features: Tensor = self.backbone(images).flatten(1)
+        else:
+            features = torch.cat([self.backbone(one).flatten(1) for one in images])
+        kept: Tensor = self.head(features)
         return kept
 
 
@@ -113,6 +119,19 @@ def build_timm_encoder(name: str, image_size: int) -> Encoder:
     return Encoder(
         backbone, backbone.head_hidden_size if hasattr(backbone, "head_hidden_size") else backbone.num_features
     )
+
+
+def require_other_side(name: str, built_for: int, side: int) -> None:
+    """Raise UnknownEncoderError if a network that was built for images of one side takes no other one."""
+    if name.startswith(TIMM):
+        fixed = bool(import_timm().get_pretrained_cfg_value(name.removeprefix(TIMM), "fixed_input_size"))
+    else:
+        fixed = has_one_side(name)
+    if fixed and side != built_for:
+        raise UnknownEncoderError(
+            f"encoder {name!r} takes images of one size, {built_for} pixels here; set "
+            f"pretrain.augmentation.extra_crop_size to null, not {side}, or choose another encoder"
+        )
 
 
 def import_timm() -> Any:

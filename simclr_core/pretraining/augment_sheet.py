@@ -51,7 +51,8 @@ def settings(augmentation: AugmentationConfig, size: int) -> str:
     """One line: the mode and every value."""
     values = augmentation.model_dump()
     preset = f"{augmentation.preset}, " if augmentation.preset else ""
-    return f"{size} px, {preset}" + ", ".join(f"{name} {_shown(value)}" for name, value in values.items())
+    given = {name: value for name, value in values.items() if value is not None}
+    return f"{size} px, {preset}" + ", ".join(f"{name} {_shown(value)}" for name, value in given.items())
 
 
 def _shown(value: object) -> str:

@@ -4,7 +4,7 @@ The global batch is a slice of the epoch's keyed permutation, shared out by slot
 number of processes changes which images meet in a batch. With groups, the second view is of another image of the group.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deploy.images.preview import preview
-from simclr_core.augmentation.augmentations import Augmentation, as_pixels
+from simclr_core.augmentation.augmentations import MAIN_VIEWS, Augmentation, as_pixels
 from simclr_core.augmentation.draws import ViewDraws
 from simclr_core.config import PretrainConfig
 from simclr_core.data.dataset import TrainingImages, prefetch
@@ -27,6 +27,7 @@ from simclr_core.data.side_stream import made_ahead
 from simclr_core.data.transfer import choose, send
 from simclr_core.errors import BatchSizeError
 from simclr_core.launch import Member
+from simclr_core.loss.objective import Views
 from simclr_core.stopwatch import part
 
 PREFETCHED = 2  # batches decoded ahead of their step
@@ -91,10 +92,11 @@ class Batches:
             return None
         return send({"groups": self._groups.identities(self.positions(step))}, self.member.device)["groups"]
 
-    def network_inputs(self, first: int, last: int) -> Iterator[Tensor]:
+    def network_inputs(self, first: int, last: int) -> Iterator[Views]:
         """This process's normalized views of each step in [first, last): float32 [v n, 3, s, s], n = batch / processes,
-        all first views before all second ones before all extra crops; v is 2 without those. Images are read and decoded
-        ahead, in the background; on a GPU the views of the next step are made ahead too, while the network computes."""
+        all first views before all second ones before all extra crops; v is 2 without those. Extra crops of another size
+        are a second tensor. Images are read and decoded ahead, in the background; on a GPU the views of the next step
+        are made ahead too, while the network computes."""
         share = self.batch_size // self.member.size
         own = slice(self.member.rank * share, (self.member.rank + 1) * share)
         drawn = (self._drawn(self.positions(step)[own], step // self.steps_per_epoch) for step in range(first, last))
@@ -106,9 +108,10 @@ class Batches:
         positions = self.positions(0)[:count]
         shown = []
         for drawn in (self._drawn(positions, epoch) for epoch in range(epochs)):
-            shown += [self._augmentation.ragged_view(drawn.images, view) for view in drawn.views]
-        views = preview(as_pixels(torch.cat(shown), self._pixel))
-        return [list(views[row :: len(positions)]) for row in range(len(positions))]
+            for number, view in enumerate(drawn.views):
+                views = self._augmentation.of_view(number).ragged_view(drawn.images, view)
+                shown.append(preview(as_pixels(views, self._pixel)))
+        return [list(row) for row in zip(*shown, strict=True)]
 
     def _partners(self, positions: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
         return positions if self._groups is None else self._groups.partners(self.seed, epoch, positions)
@@ -129,18 +132,24 @@ class Batches:
             views.append(ViewDraws(first, self._augmentation.draws(sizes, self.seed, epoch, positions, view)))
         return _Drawn(images, views)
 
-    def _inputs(self, drawn: _Drawn) -> Tensor:
-        """All views one after the other, normalized, each with the channels last in memory, as convolutions want it."""
-        size, device = self._augmentation.size, self.member.device
-        images = drawn.images.to(device)
-        shape = (sum(view.count for view in drawn.views), self._channels, size, size)
+    def _inputs(self, drawn: _Drawn) -> Views:
+        images, augmentation = drawn.images.to(self.member.device), self._augmentation
         with part("augment"):
-            inputs = torch.empty(shape, device=device, memory_format=torch.channels_last)
+            if not augmentation.is_of_two_sizes:
+                return self._normalized(images, drawn.views, augmentation)
+            pair, extras = drawn.views[:MAIN_VIEWS], drawn.views[MAIN_VIEWS:]
+            smaller = self._normalized(images, extras, augmentation.of_view(MAIN_VIEWS))
+            return self._normalized(images, pair, augmentation), smaller
 
-            def put(rows: slice, pixels: Tensor) -> None:
-                inputs[rows] = pixels.sub(self._mean).div_(self._std)
+    def _normalized(self, images: RaggedImages, views: Sequence[ViewDraws], augmentation: Augmentation) -> Tensor:
+        """Views one after the other, normalized, each with the channels last in memory, as convolutions want it."""
+        shape = (sum(view.count for view in views), self._channels, augmentation.size, augmentation.size)
+        inputs = torch.empty(shape, device=self.member.device, memory_format=torch.channels_last)
 
-            self._augmentation.make(images, drawn.views, put)
+        def put(rows: slice, pixels: Tensor) -> None:
+            inputs[rows] = pixels.sub(self._mean).div_(self._std)
+
+        augmentation.make(images, views, put)
         return inputs
 
 

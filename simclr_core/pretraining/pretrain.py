@@ -30,10 +30,10 @@ from simclr_core.lars import LARS, parameter_groups
 from simclr_core.launch import Member
 from simclr_core.loss.momentum_queue import MomentumQueue, random_directions
 from simclr_core.loss.nt_xent import LOSSES
-from simclr_core.loss.objective import InBatch, Objective
+from simclr_core.loss.objective import InBatch, Objective, by_size
 from simclr_core.machine.devices import memory_explained
 from simclr_core.model.batch_norm import synchronize
-from simclr_core.model.encoder import Encoder, build_encoder
+from simclr_core.model.encoder import Encoder, build_encoder, require_other_side
 from simclr_core.model.gradient_checkpointing import recompute_blocks
 from simclr_core.model.initialization import initialize
 from simclr_core.model.layer_rates import freeze_stem, layer_rates, split_by_rate
@@ -208,6 +208,7 @@ def build(inputs: Inputs, batches: Batches) -> tuple[Learner, Arithmetic]:
 def build_network(config: PretrainConfig, start: Start, member: Member, channels: int = 3) -> nn.Sequential:
     torch.manual_seed(config.seed)
     encoder = build_encoder(**config.encoder.model_dump(), image_size=config.image_size, channels=channels)
+    require_other_side(config.encoder.name, config.image_size, config.augmentation.extra_crop_size or config.image_size)
     head = build_projection_head(encoder.feature_dim, **config.projection_head.model_dump())
     initialize(encoder, head, **config.initialization.model_dump())
     if start.network:
@@ -323,7 +324,8 @@ def _settle_precision(config: PretrainConfig, network: nn.Module, batches: Batch
         return InBatch(LOSSES[config.loss], config.temperature, precision).backward(network, views).loss
 
     def choose() -> Choice:
-        return choose_precision(config.precision, network, next(batches.network_inputs(0, 1)), member, backward)
+        views = by_size(next(batches.network_inputs(0, 1)))[0]
+        return choose_precision(config.precision, network, views, member, backward)
 
     return settle(folder, "precision", member, choose)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from deploy.images.full_depth import Samples
 from simclr_core import launch
-from simclr_core.augmentation.augmentations import Augmentation
+from simclr_core.augmentation.augmentations import MAIN_VIEWS, Augmentation
 from simclr_core.config import FinetuneConfig, PretrainConfig
 from simclr_core.evaluation.features import extract
 from simclr_core.evaluation.logistic_regression import HISTORY, principal_axes
@@ -113,11 +113,13 @@ def measure_rate(config: PretrainConfig, data: TrainingSet, member: Member, seco
 
     def step() -> None:
         nonlocal number
-        views: Tensor = torch.cat(
-            [augmentation.view(images, sizes, 0, number, samples, view) for view in range(augmentation.views)]
+        views = [augmentation.view(images, sizes, 0, number, samples, view) for view in range(augmentation.views)]
+        groups = (views[:MAIN_VIEWS], views[MAIN_VIEWS:]) if augmentation.is_of_two_sizes else (views,)
+        inputs = tuple(
+            torch.cat(group).sub_(0.5).div_(0.25).contiguous(memory_format=torch.channels_last) for group in groups
         )
         optimizer.zero_grad(set_to_none=True)
-        objective.backward(network, views.sub_(0.5).div_(0.25).contiguous(memory_format=torch.channels_last))
+        objective.backward(network, inputs if len(inputs) > 1 else inputs[0])
         optimizer.step()
         objective.update()
         number += 1

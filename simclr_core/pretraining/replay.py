@@ -15,7 +15,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deploy.artifact import write_atomically
@@ -24,6 +26,7 @@ from simclr_core import launch, plots
 from simclr_core.augmentation.augmentations import as_pixels
 from simclr_core.data.dataset import evaluation_images
 from simclr_core.errors import ReplayError
+from simclr_core.loss.objective import Views, by_size
 from simclr_core.machine.devices import memory_explained
 from simclr_core.pretraining import checkpoint
 from simclr_core.pretraining.agreement import require_agreement
@@ -117,12 +120,13 @@ def _continue_to(step: int, inputs: Inputs, batches: Batches, learner: Learner) 
 
 
 def _observe(
-    step: int, inputs: Inputs, batches: Batches, learner: Learner, views: Tensor
+    step: int, inputs: Inputs, batches: Batches, learner: Learner, views: Views
 ) -> tuple[float, dict[str, _Look]]:
     """The loss over all processes, and what this one sees first of each kind."""
-    looks = {"views": [_Look(0, one) for one in _found("augmented views", views, of_rows=True)]}
+    looks = {"views": [_Look(0, one) for one in _found_in_views(views)]}
     looks["weights"] = _weight_looks(learner.network)
-    whole = inputs.config.micro_batch_size is None  # the rows of a part are not those of the batch
+    # The rows of a part are not those of the batch.
+    whole = inputs.config.micro_batch_size is None and isinstance(views, Tensor)
     with _Observed(learner.network, whole) as observed:
         seed = step_seed(inputs.config.seed, step, batches.member.rank)
         loss = float(gradients(learner, views, seed, batches.groups(step)).loss)
@@ -156,11 +160,15 @@ def _row_of_batch(row: int, rank: int, share: int, size: int) -> int:
     return view * share * size + rank * share + image
 
 
-def _own_views(views: Tensor, rows: Sequence[int], batches: Batches) -> dict[int, Tensor]:
-    """All views [v, channels, s, s] of those images of the batch that this process has."""
+def _own_views(views: Views, rows: Sequence[int], batches: Batches) -> dict[int, list[Tensor]]:
+    """All views [channels, s, s] of those images of the batch that this process has."""
     share = batches.batch_size // batches.member.size
     first = batches.member.rank * share
-    return {row: views[row - first :: share].cpu() for row in rows if first <= row < first + share}
+    return {
+        row: [view for sized in by_size(views) for view in sized[row - first :: share].cpu()]
+        for row in rows
+        if first <= row < first + share
+    }
 
 
 class _Observed:
@@ -213,6 +221,14 @@ def _looks(tensors: Iterable[tuple[str, Tensor]]) -> list[_Look]:
     return [_Look(turn, one) for turn, (place, tensor) in enumerate(tensors) for one in _found(place, tensor)]
 
 
+def _found_in_views(views: Views) -> list[Finding]:
+    bad = torch.cat([one.isfinite().logical_not().flatten(1).sum(dim=1) for one in by_size(views)])
+    if not bad.any():
+        return []
+    numbers = sum(one.numel() for one in by_size(views))
+    return [Finding("augmented views", int(bad.sum()), numbers, bad.nonzero().flatten().tolist())]
+
+
 def _found(place: str, tensor: Tensor, of_rows: bool = False) -> list[Finding]:
     bad = ~tensor.detach().isfinite()
     if not bad.any():
@@ -236,7 +252,7 @@ def _say(step: int, loss: float, findings: Sequence[Finding], keys: Sequence[str
     print(f"affected images: {', '.join(key[:12] for key in keys[:SHOWN]) or 'none'}; all {len(keys)} in {report}")
 
 
-def _draw(path: Path, inputs: Inputs, batches: Batches, step: int, pictures: Mapping[int, Tensor]) -> None:
+def _draw(path: Path, inputs: Inputs, batches: Batches, step: int, pictures: Mapping[int, Sequence[Tensor]]) -> None:
     """A row per image of the batch: as evaluation sees it, then its views; what is not finite in them is black."""
     if not pictures:
         plots.note(path, "no image is affected more than another")
@@ -245,11 +261,11 @@ def _draw(path: Path, inputs: Inputs, batches: Batches, step: int, pictures: Map
     positions = batches.positions(step)[rows]
     originals = evaluation_images(batches.images, positions, inputs.preprocessing)
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (inputs.card.mean, inputs.card.std))
-    pixels = torch.cat([pictures[row] for row in rows]) * std + mean
     kind = torch.uint16 if inputs.card.channels else torch.uint8
-    shown = iter(preview(as_pixels(pixels.nan_to_num(0, 0, 0).clamp(0, 1), kind)))
-    grid = [
-        [original, *(next(shown) for _ in pictures[row])]
-        for original, row in zip(preview(originals), rows, strict=True)
-    ]
+
+    def shown(view: Tensor) -> NDArray[np.uint8]:
+        pixels = (view * std + mean).nan_to_num(0, 0, 0).clamp(0, 1)
+        return preview(as_pixels(pixels[None], kind)[0])
+
+    grid = [[original, *map(shown, pictures[row])] for original, row in zip(preview(originals), rows, strict=True)]
     plots.image_grid(path, grid, [batches.images.key(position)[:8] for position in positions])

@@ -20,7 +20,7 @@ from deploy.artifact import write_atomically
 from deploy.failpoint import failpoint
 from simclr_core.errors import BatchSizeError, NonFiniteLossError
 from simclr_core.launch import Member, StopRequest
-from simclr_core.loss.objective import Objective, Outcome, buffers_kept
+from simclr_core.loss.objective import Objective, Outcome, Views, buffers_kept, by_size
 from simclr_core.model.model_directory import fill
 from simclr_core.model.weight_average import WeightAverage
 from simclr_core.monitoring.diagnostics import Monitor, Record
@@ -212,7 +212,7 @@ class Readings:
         return norm
 
 
-def gradients(learner: Learner, views: Tensor, seed: int, groups: Tensor | None = None) -> Outcome:
+def gradients(learner: Learner, views: Views, seed: int, groups: Tensor | None = None) -> Outcome:
     """Forward and backward pass of a step; the gradients are then in the parameters."""
     torch.manual_seed(seed)  # for networks that draw: stochastic depth
     learner.optimizer.zero_grad()
@@ -283,14 +283,14 @@ def step_seed(seed: int, step: int, rank: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()[:8])
 
 
-def _dry_batch(learner: Learner, views: Tensor, groups: Tensor | None = None) -> None:
+def _dry_batch(learner: Learner, views: Views, groups: Tensor | None = None) -> None:
     """A forward and backward pass that leaves no trace: what does not fit or match fails before anything is written."""
     try:
         with buffers_kept(learner.model):
             learner.objective.backward(learner.model, views, groups)
     except torch.OutOfMemoryError as error:
         raise BatchSizeError(
-            f"a step over {len(views)} views per process needs more memory than the device has; set "
+            f"a step over {sum(map(len, by_size(views)))} views per process needs more memory than the device has; set "
             "pretrain.micro_batch_size or gradient_checkpointing, lower batch_size or image_size, or use more processes"
         ) from error
     learner.model.zero_grad()

@@ -33,6 +33,7 @@ LATER = {  # parameters of later versions, named by the keys that lead to them, 
     "augmentation.interpolation": "bilinear",
     "augmentation.second_blur": None,
     "augmentation.second_solarize": None,
+    "augmentation.extra_crop_size": None,
     "early_stopping": {"measure": "knn_top1", "patience": None, "keep": "last"},
     "initialization": {
         "scheme": "torch",

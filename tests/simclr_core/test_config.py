@@ -124,6 +124,16 @@ def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
             "pretrain",
             "must have image_size of at least 75 for encoder.name inception_v3, not 64",
         ),
+        (
+            "pretrain: {encoder: {name: vit_b_16}, augmentation: {extra_crop_size: 96}}",
+            "pretrain",
+            "must have augmentation.extra_crop_size: null for vit_b_16, which takes images of one size",
+        ),
+        (
+            "pretrain: {encoder: {name: vgg11}, augmentation: {extra_crop_size: 24}}",
+            "pretrain",
+            "must have augmentation.extra_crop_size of at least 32 for encoder.name vgg11, not 24",
+        ),
         ("pretrain: [1, 2]", "pretrain", "pretrain: given [1, 2], allowed: a mapping of keys to values"),
         ("linear_eval: {fractions: [0.1]}", "linear_eval", "fractions.0: given 0.1, allowed: a valid string"),
         ("linear_eval: {fractions: ['10']}", "linear_eval", "given '10', allowed: a fraction in quotes"),

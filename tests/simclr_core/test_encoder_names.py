@@ -7,8 +7,10 @@ import pytest
 import torch
 import torchvision.models
 
-from simclr_core.encoder_names import NO_BLOCKS, RESNETS, TORCHVISION, side_fault
-from simclr_core.model.encoder import build_encoder
+from simclr_core.encoder_names import NO_BLOCKS, RESNETS, TORCHVISION, has_one_side, side_fault
+from simclr_core.errors import UnknownEncoderError
+from simclr_core.model import encoder
+from simclr_core.model.encoder import build_encoder, require_other_side
 from simclr_core.model.gradient_checkpointing import blocks
 
 
@@ -53,6 +55,35 @@ def test_others_take_the_smallest_images_there_are(name: str) -> None:
     assert side_fault(name, 8) is None
     with torch.device("meta"):
         assert len(build_encoder(name)(torch.zeros(2, 3, 8, 8))) == 2
+
+
+@pytest.mark.parametrize(("name", "other"), [("vit_b_16", 96), ("maxvit_t", 448)])
+def test_networks_of_one_side_take_no_other(name: str, other: int) -> None:
+    assert has_one_side(name)
+    with torch.device("meta"), pytest.raises((RuntimeError, ValueError, AssertionError)):
+        build_encoder(name)(torch.zeros(2, 3, other, other))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "swin_t", "convnext_tiny"])
+def test_others_take_any(name: str) -> None:
+    assert not has_one_side(name)
+    require_other_side(name, 224, 96)
+    with torch.device("meta"):
+        both = torch.zeros(2, 3, 224, 224), torch.zeros(4, 3, 96, 96)
+        assert len(build_encoder(name)(both)) == 6
+
+
+def test_one_that_only_timm_knows_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Timm:
+        def get_pretrained_cfg_value(self, name: str, key: str) -> bool:
+            assert key == "fixed_input_size"
+            return name == "vit_tiny"
+
+    monkeypatch.setattr(encoder, "import_timm", Timm)
+    require_other_side("timm/resnet18", 224, 96)
+    require_other_side("timm/vit_tiny", 224, 224)
+    with pytest.raises(UnknownEncoderError, match="'timm/vit_tiny' takes images of one size, 224 pixels here; set"):
+        require_other_side("timm/vit_tiny", 224, 96)
 
 
 @pytest.mark.parametrize("name", ["vgg11", "alexnet", "inception_v3", "densenet121", "squeezenet1_0"])

@@ -169,6 +169,24 @@ def test_the_second_view_may_be_blurred_and_solarized_more_or_less_often() -> No
     assert second.solarize.mean() == pytest.approx(0.2, abs=0.04)
 
 
+def test_extra_crops_have_their_own_size() -> None:
+    images, sizes, samples = uneven_batch()
+    plain = replace(EVERYTHING, extra_crops=1)
+    smaller = replace(plain, extra_crop_size=10)
+    assert smaller.is_of_two_sizes
+    for one in (plain, replace(plain, extra_crop_size=plain.size), replace(smaller, extra_crops=0)):
+        assert not one.is_of_two_sizes
+    for view in (0, 1):
+        whole = (images, sizes, 0, 0, samples, view)
+        assert torch.equal(smaller.view(*whole), plain.view(*whole))
+    extra = smaller.view(images, sizes, 0, 0, samples, 2)
+    assert extra.shape == (len(images), 3, 10, 10)
+    as_drawn, small = (one.draws(sizes.numpy(), 0, 0, samples.numpy(), 2) for one in (plain, smaller))
+    np.testing.assert_array_equal(small.boxes, as_drawn.boxes)
+    assert as_drawn.blur.any()
+    assert not small.blur.any()  # a kernel of a tenth of 10 pixels is none
+
+
 def test_a_view_is_reproducible_and_changes_with_every_key() -> None:
     images, sizes, samples = uneven_batch()
     names = [(1, 2, samples, 0), (9, 2, samples, 0), (1, 3, samples, 0), (1, 2, samples + 1, 0), (1, 2, samples, 1)]
@@ -275,6 +293,7 @@ def test_blur_spans_a_tenth_of_the_side_and_is_odd(size: int, kernel: int) -> No
         ({"second_blur": 1.1}, "second_blur is 1.1"),
         ({"second_solarize": math.nan}, "second_solarize is nan"),
         ({"extra_crops": -1}, "extra_crops is -1; give 0 or more"),
+        ({"extra_crop_size": 0}, "extra_crop_size is 0; give 1 or more"),
         ({"extra_crop_scale": (0, 0.1)}, r"extra_crop_scale is \(0, 0.1\)"),
     ],
 )

@@ -35,6 +35,7 @@ def pinned(number: int, dtype: torch.dtype, pinned: bool) -> torch.Tensor:
         ({"size": 32}, 60),
         ({"jitter_order": "random"}, 100),  # 746
         ({"rotation": 0.5, "solarize": 0.5, "extra_crops": 2}, 65),
+        ({"extra_crops": 6, "extra_crop_size": 96}, 120),
         ({"mode": "fused"}, 40),  # 154
         ({"mode": "fused", "jitter_order": "random", "size": 32}, 40),
     ],

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from simclr_core.errors import ConfigError, NtXentError
 from simclr_core.loss.momentum_queue import MomentumQueue, random_directions
 from simclr_core.model.batch_norm import synchronize
+from simclr_core.model.encoder import Encoder
 from simclr_core.pretraining import pretrain
 from simclr_core.torch_calls import data_parallel
 from tests.simclr_core.conftest import configure, interrupt
@@ -187,6 +188,19 @@ def test_extra_crops_are_queries_too() -> None:
     expected = sum(moco(asking, keys, old, 0.2) for asking in queries) / 3
     assert outcome.loss.item() == pytest.approx(expected, rel=1e-10)
     torch.testing.assert_close(outcome.first, queries[0].detach())
+
+
+def test_extra_crops_of_another_size_are_queries_too() -> None:
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.Conv2d(3, 8, 1), nn.GELU(), nn.AdaptiveAvgPool2d(1))
+    model = nn.Sequential(Encoder(trunk, 8), nn.Linear(8, DIM)).double()
+    batch = views(0, groups=4)
+    first, second, *extras = batch.chunk(4)
+    smaller = torch.cat(extras)[..., :1]
+    outcome = queue_of(model, extra_crops=2).backward(model, (torch.cat([first, second]), smaller))
+    keys, old = model(second).detach(), random_directions(3, SIZE, DIM)
+    asking = [model(first), *model(smaller).chunk(2)]
+    assert outcome.loss.item() == pytest.approx(sum(moco(one, keys, old, 0.2) for one in asking) / 3, rel=1e-10)
 
 
 def test_the_first_queue_is_random_directions_of_the_seed() -> None:

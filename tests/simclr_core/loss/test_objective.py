@@ -17,6 +17,7 @@ from simclr_core.launch import Member
 from simclr_core.loss.nt_xent import LOSSES, nt_xent
 from simclr_core.loss.objective import InBatch, Outcome, chance_loss
 from simclr_core.model.batch_norm import synchronize
+from simclr_core.model.encoder import Encoder
 from simclr_core.params import read_block
 from simclr_core.pretraining import pretrain
 from simclr_core.pretraining.precision import LossScaler
@@ -138,6 +139,28 @@ def test_extra_crops_are_pairs_of_both_views(micro_batch_size: int | None) -> No
     torch.testing.assert_close(gradients(model), gradients(reference))
 
 
+@pytest.mark.parametrize("micro_batch_size", [None, 2])
+def test_extra_crops_of_another_size_are_seen_at_it(micro_batch_size: int | None) -> None:
+    pair, extras = images(5), images(5)[..., :6, :6]
+    model, reference = of_any_side(), of_any_side()
+    sides: list[int] = []
+    model[0].backbone[0].register_forward_hook(lambda _, inputs, __: sides.append(inputs[0].shape[-1]))
+    outcome = InBatch(nt_xent, 0.2, torch.float32, micro_batch_size, extra_crops=2).backward(model, (pair, extras))
+    (a, b), (c, d) = reference(pair).chunk(2), reference(extras).chunk(2)
+    expected = sum(nt_xent(*pair, 0.2) for pair in ((a, b), (a, c), (b, c), (a, d), (b, d))) / 5
+    expected.backward()
+    torch.testing.assert_close(outcome.loss, expected.detach())
+    torch.testing.assert_close(outcome.second, b.detach())
+    torch.testing.assert_close(gradients(model), gradients(reference))
+    assert sides == [8, 6] * (6 if micro_batch_size else 1)
+
+
+def of_any_side() -> nn.Sequential:
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.GELU(), nn.AdaptiveAvgPool2d(1))
+    return nn.Sequential(Encoder(trunk, 8), nn.Linear(8, 8)).double()
+
+
 def test_bfloat16_computes_the_network_alone_in_bfloat16() -> None:
     model = norm_free(torch.float32)
     seen: list[torch.dtype] = []
@@ -231,6 +254,19 @@ def test_a_pretraining_in_micro_batches_continues_to_the_same_bytes(
     prepared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configure(prepared, micro_batch_size=6, epochs=1)  # 16 images in parts of 6, 5 and 5
+    pretrain.run(prepared)
+    undisturbed = trained(prepared)
+    interrupt(prepared, monkeypatch, "pretrain.step:raise@4")
+    pretrain.run(prepared)
+    assert trained(prepared) == undisturbed
+
+
+@pytest.mark.seconds
+@pytest.mark.parametrize("changes", [{}, {"loss": "info_nce", "queue": {"size": 40, "momentum": 0.9}}])
+def test_a_pretraining_with_small_extra_crops_continues_to_the_same_bytes(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]
+) -> None:
+    configure(prepared, augmentation={"extra_crops": 2, "extra_crop_size": 8}, epochs=1, **changes)
     pretrain.run(prepared)
     undisturbed = trained(prepared)
     interrupt(prepared, monkeypatch, "pretrain.step:raise@4")

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from simclr_core.augmentation.augmentations import Augmentation
+from simclr_core.augmentation.draws import ViewDraws
+from simclr_core.config import PretrainConfig
 from simclr_core.data.dataset import TrainingImages
 from simclr_core.data.shards import ShardedImages, read_card
 from simclr_core.errors import BatchSizeError
@@ -19,12 +21,13 @@ CPU = torch.device("cpu")
 
 
 def batches(
-    workspace: Path, batch_size: int = 16, seed: int = 0, rank: int = 0, size: int = 1, extra_crops: int = 0
+    workspace: Path, batch_size: int = 16, seed: int = 0, rank: int = 0, size: int = 1, **crops: int
 ) -> Batches:
     folder = workspace / "data" / "prepared"
     member = Member(rank, size, CPU)
-    augmentation = Augmentation(16, crop_scale=(0.5, 1.0), extra_crops=extra_crops)
-    return Batches(ShardedImages(folder / "train"), read_card(folder), augmentation, batch_size, seed, member)
+    augmentation = Augmentation(16, crop_scale=(0.5, 1.0), **crops)
+    pixels = TrainingImages(ShardedImages(folder / "train"))
+    return Batches(pixels, read_card(folder), augmentation, batch_size, Order(seed, len(pixels)), member)
 
 
 def test_an_epoch_shows_every_image_once_and_each_epoch_in_another_order(prepared: Path) -> None:
@@ -83,6 +86,23 @@ def test_extra_crops_follow_the_pair(prepared: Path) -> None:
     torch.testing.assert_close(four[:32], two)
     assert not torch.equal(four[32:48], four[48:])
     assert len(more.pictures(3, epochs=2)[0]) == 8
+
+
+def test_extra_crops_of_another_size_are_drawn_and_made_at_it(prepared: Path) -> None:
+    """As the crops that a recipe of that size and those parts would make, from the same draws."""
+    pair, more = batches(prepared), batches(prepared, extra_crops=2, extra_crop_size=40)
+    (two,), ((main, extras),) = pair.network_inputs(3, 4), more.network_inputs(3, 4)
+    assert torch.equal(main, two)
+    assert (extras.shape, extras.is_contiguous(memory_format=torch.channels_last)) == ((32, 3, 40, 40), True)
+    alone, positions = Augmentation(40, crop_scale=(0.05, 0.14)), more.positions(3)
+    images = TrainingImages(more.images).batch(positions)
+    for number in (2, 3):
+        draws = more._augmentation.draws(images.sizes, 0, 0, positions, number)
+        assert draws.blur.any()  # a view of 16 pixels has none
+        views = (alone.ragged_view(images, ViewDraws(0, draws)) - 0.4) / 0.3
+        torch.testing.assert_close(extras[16 * (number - 2) : 16 * (number - 1)], views)
+    shown = more.pictures(3, epochs=2)
+    assert [picture.shape for picture in shown[0]] == [(16, 16, 3), (16, 16, 3), (40, 40, 3), (40, 40, 3)] * 2
 
 
 def test_a_step_does_not_depend_on_the_steps_before_it(prepared: Path) -> None:

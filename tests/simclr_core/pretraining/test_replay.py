@@ -106,6 +106,33 @@ def test_a_step_between_checkpoints_is_reached_with_the_weights_it_had(
     assert {8, 9, 10} <= replayed.keys()
 
 
+@by_digest
+def test_a_small_extra_crop_that_becomes_nan_is_named_and_drawn(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one of image 3 of the first step."""
+    inputs = Batches.network_inputs
+
+    def poisoned(batches: Batches, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for pair, extras in inputs(batches, first, last):
+            extras[16 + 3, :, 2, 2] = float("nan")
+            yield pair, extras
+
+    monkeypatch.setattr(Batches, "network_inputs", poisoned)
+    configure(prepared, augmentation={"extra_crops": 2, "extra_crop_size": 8})
+    with pytest.raises(NonFiniteLossError) as caught:
+        pretrain.run(prepared)
+    replay.run(prepared, 0)
+    found = report(prepared, 0)
+    assert found["images"] == [caught.value.keys[3]]
+    views, layer, *_ = found["findings"]  # type: ignore[misc]
+    numbers = 32 * 3 * (16 * 16 + 8 * 8)
+    assert views == {"place": "augmented views", "not_finite": 3, "numbers": numbers, "rows": [32 + 16 + 3]}
+    assert layer["rows"] == []  # of a pass over one size
+    with Image.open(prepared / ".simclr" / "replay" / "step-0.png") as picture:
+        assert len(np.unique(np.asarray(picture))) > 10
+
+
 def replay_on(rank: int, workspace: Path) -> str:
     """Training and replay as this rank of two, of which the second has a bad pixel in its fourth image."""
     inputs = Batches.network_inputs
