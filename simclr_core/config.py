@@ -287,6 +287,11 @@ class PretrainConfig(Block):
         "stay those of the whole batch",
     )
     epochs: int = Field(default=100, ge=1, description="passes over the training images")
+    order: Literal["images", "shards"] = Field(
+        default="images",
+        description="order of an epoch; shards reads few files at a time, for slow storage. The shards are shuffled, "
+        "and the images of each 2 GB of them",
+    )
     optimizer: Literal["sgd", "lars", "adamw"] = Field(default="lars", description="how weights are updated")
     learning_rate: Positive = Field(default=0.3, description="peak of the learning rate, before learning_rate_scaling")
     learning_rate_scaling: Literal["linear", "sqrt", "none"] = Field(
@@ -332,6 +337,11 @@ class PretrainConfig(Block):
     tf32: bool = Field(
         default=False,
         description="float32 products on a GPU keep 10 bits of the fraction of each number: faster",
+    )
+    decode: Literal["cpu", "gpu"] = Field(
+        default="cpu",
+        description="what decodes prepared JPEGs; gpu is nvJPEG, whose pixels differ by a few levels. Only where a GPU "
+        "computes, with a torchvision that is built for CUDA",
     )
     deterministic: bool = Field(
         default=True,

@@ -138,7 +138,8 @@ def write_workspace(workspace: Path, scale: Scale, extension: str = "png") -> No
             pixels = random.integers(0, 90, (side, side, 3), np.uint8)
             pixels[side // 4 : side // 2, side // 4 :] = random.integers(140, 255, 3)
             content = io.BytesIO()
-            Image.fromarray(pixels).save(content, {"jpg": "JPEG"}.get(extension, extension.upper()))
+            options = {"quality": 95, "subsampling": "4:4:4"} if extension == "jpg" else {}  # as prepare writes them
+            Image.fromarray(pixels).save(content, {"jpg": "JPEG"}.get(extension, extension.upper()), **options)
             samples.append(Sample(sha256(content.getvalue()).hexdigest(), extension, content.getvalue(), number % 2))
         write_shards(prepared / split, [samples], max_bytes=2**24)
     counts = {"train": count, "train_labelled": count, "test": 16}

@@ -3,10 +3,12 @@
 import os
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +16,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu.runs import write_workspace
 from benchmarks.gpu.scale import Result, Scale, error, require, seconds_of
+from simclr_core.errors import DeviceError
 from simclr_core.loss.nt_xent import LOSSES, nt_xent
 from simclr_core.loss.objective import InBatch
+
+if TYPE_CHECKING:
+    from simclr_core.pretraining.batches import Batches
 
 TEMPERATURE = 0.1
 # Dense bfloat16 TFLOP/s without sparsity, from the data sheets; of other GPUs there is no MFU.
@@ -35,19 +41,35 @@ def check_step(scale: Scale) -> Result:
 
 
 def check_decoding(scale: Scale) -> Result:
-    """Ready batches of JPEG files a second, on this machine's cores, read, decoded, augmented and on the device."""
+    """Ready batches of JPEG files a second, on this machine's cores, read, decoded, augmented and on the device; on a
+    GPU also decoded by it."""
     from simclr_core.launch import Member
     from simclr_core.pretraining.pretrain import read_inputs
 
+    alone = Member(0, 1, scale.device)
     with TemporaryDirectory(prefix="gpu-check-") as folder:
         write_workspace(Path(folder), scale, "jpg")
-        batches = read_inputs(Path(folder)).batches(Member(0, 1, scale.device))
-        began, images = perf_counter(), 0
-        for _ in batches.network_inputs(0, batches.steps_per_epoch):
-            images += batches.batch_size
-        scale.wait()
-        rate = images / (perf_counter() - began)
-    return {"images_per_second": round(rate), "cores": len(os.sched_getaffinity(0))}
+        inputs = read_inputs(Path(folder))
+        found: Result = {
+            "images_per_second": _ready(inputs.batches(alone), scale),
+            "cores": len(os.sched_getaffinity(0)),
+        }
+        if scale.device.type == "cuda":
+            by_gpu = replace(inputs, config=inputs.config.model_copy(update={"decode": "gpu"}))
+            try:
+                found["by_gpu"] = _ready(by_gpu.batches(alone), scale)
+            except DeviceError as refused:
+                found["by_gpu"] = str(refused)
+    return found
+
+
+def _ready(batches: "Batches", scale: Scale) -> int:
+    """Images a second of an epoch."""
+    began, images = perf_counter(), 0
+    for _ in batches.network_inputs(0, batches.steps_per_epoch):
+        images += batches.batch_size
+    scale.wait()
+    return round(images / (perf_counter() - began))
 
 
 def check_loss_speed(scale: Scale) -> Result:

@@ -27,6 +27,8 @@ from torch import Tensor, nn
 
 from benchmarks import measure
 from simclr_core.augmentation.augmentations import Augmentation
+from simclr_core.data.dataset import TrainingImages
+from simclr_core.data.order import Order
 from simclr_core.data.shards import INDEX, ShardedImages, read_card
 from simclr_core.launch import Member
 from simclr_core.model.encoder import build_encoder
@@ -165,7 +167,10 @@ def first_batch(workspace: Path, rounds: int) -> dict[str, Any]:
 def _open_and_read(prepared: Path, step: int) -> None:
     member = Member(0, 1, torch.device("cpu"))
     images = ShardedImages(prepared / "train")
-    batches = Batches(images, read_card(prepared), Augmentation(16, blur=0.0), BATCH_SIZE, 0, member)
+    order = Order(0, len(images))
+    batches = Batches(
+        TrainingImages(images), read_card(prepared), Augmentation(16, blur=0.0), BATCH_SIZE, order, member
+    )
     inputs = batches.network_inputs(step, step + 1)
     assert len(next(iter(inputs))) == 2 * BATCH_SIZE
 

@@ -205,7 +205,7 @@ class Augmentation:
 
     @property
     def kernel(self) -> int:
-        """Taps of the blur; 1 is none."""
+        """Taps of the blur; with 1 there is no blur."""
         return self.size // 10 // 2 * 2 + 1
 
     @property

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from deploy.failpoint import failpoint
 from deploy.images.full_depth import Samples
 from deploy.images.preprocess import Preprocessing
+from simclr_core.data.gpu_decoding import EncodedImages
 from simclr_core.data.pixel_cache import PixelCache
 from simclr_core.data.ragged import RaggedImages, starts_of
 from simclr_core.data.shards import DatasetCard, ShardedImages, naming, open_image, stored_kind, stored_pixels
@@ -37,7 +38,7 @@ class TrainingImages:
     """
 
     def __init__(self, images: ShardedImages, workers: int | None = None, cache_bytes: int = CACHE_BYTES) -> None:
-        self._images = images
+        self.images = images
         self._workers = workers or decoding_threads()
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
         self._channels, kind = stored_kind(images)
@@ -46,7 +47,7 @@ class TrainingImages:
         self._colorless = np.zeros(len(images), np.bool_)  # known once an image was decoded
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self.images)
 
     def batch(self, indices: Positions, pinned: bool = False) -> RaggedImages:
         """At least one image, one directly after the other: with the channels last, as they are decoded, unless all of
@@ -77,6 +78,17 @@ class TrainingImages:
         colorless = self._channels == 3 and bool(self._colorless[positions].all())
         return RaggedImages(samples, sizes, self._channels, _are_large(sizes), colorless)
 
+    def encoded(self, indices: Positions) -> EncodedImages:
+        """A batch for a GPU that decodes it, of 8-bit RGB.
+
+        Raises:
+            DatasetError: as ``batch``.
+        """
+        positions = np.asarray(indices, np.int64)
+        opened = self._opened(np.unique(positions).tolist())
+        stored = [opened[position] for position in positions.tolist()]
+        return EncodedImages(self.images, positions, stored, np.array([one.shape[:2] for one in stored], np.int64))
+
     def _room(self, sizes: NDArray[np.int64], pinned: bool) -> tuple[int, torch.dtype]:
         """How many numbers a batch takes, and of which type."""
         count = self._channels * int(sizes.prod(axis=1).sum())
@@ -90,7 +102,7 @@ class TrainingImages:
 
         def read(position: int) -> None:
             failpoint("dataset.decode")
-            opened[position] = open_image(self._images, position)
+            opened[position] = open_image(self.images, position)
 
         self._share_out(read, positions)
         return opened
@@ -112,7 +124,7 @@ class TrainingImages:
                 place[:] = self._cache.get(position).transpose(1, 2, 0)
 
         def decode(position: int) -> None:
-            with naming(self._images, position):
+            with naming(self.images, position):
                 opened[position].decode(first[position])
             self._colorless[position] = _is_colorless(first[position])
 
@@ -133,6 +145,20 @@ class TrainingImages:
 
         for done in [self._pool.submit(turn) for _ in range(min(self._workers, len(items)))]:
             done.result()
+
+
+class UndecodedImages:
+    """``TrainingImages`` of 8-bit RGB for a GPU that decodes: read, and their headers looked at."""
+
+    def __init__(self, training: TrainingImages) -> None:
+        self.images = training.images
+        self._training = training
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, indices: Positions, pinned: bool = False) -> EncodedImages:  # noqa: ARG002  # files are few bytes
+        return self._training.encoded(indices)
 
 
 def _are_large(sizes: NDArray[np.int64]) -> bool:

@@ -4,6 +4,7 @@ Nothing here has a state to save, so resuming at any step costs nothing, and wha
 on the number of ranks or worker threads nor on the batch it sits in. Imports no torch.
 """
 
+from dataclasses import dataclass
 from math import isqrt
 
 import numpy as np
@@ -13,7 +14,67 @@ Words = NDArray[np.uint64]
 
 GOLDEN: Words = np.array([0x9E3779B97F4A7C15], np.uint64)  # 2^64 / golden ratio: SplitMix64's increment
 ROUNDS = 12  # with 8, a chi-square test over all orders of 5 or 6 samples still sees the grid; with 12 it does not
-ORDER, DRAWS = 0, 1  # first word of every hash: keeps the two uses apart under one seed
+ORDER, DRAWS, WINDOWS = 0, 1, 2  # first word of every hash: keeps the uses apart under one seed
+WINDOW_BYTES = 2**31  # of the shards whose images are mixed: what a machine can keep in memory of slow storage
+
+
+@dataclass(frozen=True)
+class Order:
+    """In which order the ``images`` of an epoch are seen, each once; any image may be next to any other."""
+
+    seed: int
+    images: int
+
+    def positions(self, epoch: int, slots: ArrayLike) -> NDArray[np.int64]:
+        """The image at each of the epoch's ``slots`` [m]: int64 [m]."""
+        return permuted(self.seed, epoch, slots, self.images)
+
+
+class ShardOrder:
+    """Likewise, shard by shard, for storage that is slow where reads are scattered.
+
+    In each epoch the shards are shuffled and cut into windows: those that begin within the same ``window_bytes``. The
+    images of a window are shuffled together. So an epoch reads each shard in one stretch of its steps.
+
+    Examples:
+        >>> order = ShardOrder(seed=0, shards=[0, 0, 0, 1, 1, 2], sizes=[5] * 6, window_bytes=10)
+        >>> whole = order.positions(epoch=0, slots=range(6))
+        >>> sorted(whole.tolist())
+        [0, 1, 2, 3, 4, 5]
+        >>> order.positions(epoch=0, slots=[4, 1]).tolist() == whole[[4, 1]].tolist()
+        True
+    """
+
+    def __init__(self, seed: int, shards: ArrayLike, sizes: ArrayLike, window_bytes: int = WINDOW_BYTES) -> None:
+        """``shards`` [n], ascending, is the shard that each image is in, and ``sizes`` [n] its bytes there."""
+        self.seed = seed
+        of_images = np.asarray(shards, np.int64)
+        assert (np.diff(of_images) >= 0).all()
+        _, self._first, self._counts = np.unique(of_images, return_index=True, return_counts=True)
+        self._bytes = np.add.reduceat(np.asarray(sizes, np.int64), self._first)
+        self._window_bytes = window_bytes
+
+    def positions(self, epoch: int, slots: ArrayLike) -> NDArray[np.int64]:
+        """The image at each of the epoch's ``slots`` [m]: int64 [m]."""
+        shards, windows = self.windows(epoch)
+        counts = self._counts[shards]
+        ends = np.cumsum(counts)
+        wanted = np.atleast_1d(np.asarray(slots, np.int64))
+        places = np.empty_like(wanted)
+        of_slots = windows[np.searchsorted(ends, wanted, side="right")]
+        for window in np.unique(of_slots).tolist():
+            here, shards_here = of_slots == window, windows == window
+            begin, count = int((ends - counts)[shards_here][0]), int(counts[shards_here].sum())
+            places[here] = begin + permuted(_seed_of(self.seed, window), epoch, wanted[here] - begin, count)
+        turn = np.searchsorted(ends, places, side="right")
+        return self._first[shards[turn]] + places - (ends - counts)[turn]
+
+    def windows(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The shards in the order of the epoch, and the window of each, ascending; both int64 [shards]."""
+        count = len(self._first)
+        shards = permuted(_seed_of(self.seed, -1), epoch, np.arange(count), count)
+        before = np.cumsum(self._bytes[shards]) - self._bytes[shards]
+        return shards, before // self._window_bytes
 
 
 def permuted(seed: int, epoch: int, slots: ArrayLike, n: int) -> NDArray[np.int64]:
@@ -49,6 +110,10 @@ def uniform(seed: int, epoch: int, samples: ArrayLike, view: int, count: int) ->
     steps = GOLDEN * np.arange(1, count + 1).astype(np.uint64)
     draws = _mix(streams[:, None] + steps) >> np.uint64(11)  # a float64 holds 53 bits
     return draws.astype(np.float64) * 2.0**-53
+
+
+def _seed_of(seed: int, window: int) -> int:
+    return int(_hash(WINDOWS, seed, window)[0])
 
 
 def _feistel(cells: Words, keys: list[Words], rows: int, columns: int) -> Words:

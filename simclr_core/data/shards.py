@@ -136,6 +136,16 @@ class ShardedImages:
         """int16 [n]; UNLABELED where the user gave none, and of all images where one may have several."""
         return np.asarray(self._index["label"])
 
+    @property
+    def shards(self) -> NDArray[np.uint16]:
+        """[n], ascending: which shard each image is in."""
+        return np.asarray(self._index["shard"])
+
+    @property
+    def sizes(self) -> NDArray[np.uint32]:
+        """[n]: the encoded bytes of each image."""
+        return np.asarray(self._index["size"])
+
     def key(self, position: int) -> str:
         return bytes(self.keys[position]).hex()
 

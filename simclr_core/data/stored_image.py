@@ -36,6 +36,7 @@ PNG_RGB = b"\x08\x02\x00\x00\x00"  # 8 bits, RGB, deflated, filtered, not interl
 @dataclass(frozen=True)
 class StoredImage:
     """An image whose sides are known; ``decode`` puts the pixels into an array of its ``shape``, [h, w, channels].
+    ``jpeg`` is its file, if it is a JPEG as `prepare` writes them.
 
     ``decode`` raises ImageError: the file is damaged.
     """
@@ -43,6 +44,7 @@ class StoredImage:
     shape: tuple[int, ...]
     decode: Callable[[Samples], None]
     dtype: type[np.unsignedinteger[Any]] = np.uint8
+    jpeg: bytes | None = None
 
     def read(self) -> Samples:
         """The pixels in a new array."""
@@ -66,7 +68,9 @@ def open_stored(data: bytes) -> StoredImage:
     if sides is None or not 0 < sides[0] * sides[1] <= MAX_PIXELS:
         pixels = decode(data)
         return StoredImage(pixels.shape, partial(_copy, pixels))
-    return StoredImage((*sides, 3), partial(_decode_jpeg if kind == "jpeg" else _decode_png, data))
+    if kind == "jpeg":
+        return StoredImage((*sides, 3), partial(_decode_jpeg, data), jpeg=data)
+    return StoredImage((*sides, 3), partial(_decode_png, data))
 
 
 def _plain_array(data: bytes) -> NDArray[np.uint16] | None:

@@ -12,11 +12,12 @@ import torch
 
 from simclr_core.augmentation.augmentations import Augmentation
 from simclr_core.config import AugmentationConfig, PretrainConfig
+from simclr_core.data.dataset import TrainingImages
 from simclr_core.data.shards import ShardedImages, read_card
 from simclr_core.errors import AugmentationError
 from simclr_core.launch import Member
 from simclr_core.params import read_block
-from simclr_core.pretraining.batches import Batches, choose_groups
+from simclr_core.pretraining.batches import Batches, choose_groups, choose_order
 from simclr_core.pretraining.pretrained import draw_views, served_preprocessing
 
 MOST_IMAGES = 64
@@ -38,7 +39,8 @@ def run(workspace: Path, out: Path | None, images: int) -> None:
         raise AugmentationError(f"--images is {images}, with {len(source)} training images; give 2 to {most}")
     augmentation = Augmentation(config.image_size, **config.augmentation.model_dump())
     alone, groups = Member(0, 1, torch.device("cpu")), choose_groups(config, source)
-    batches = Batches(source, card, augmentation, images, config.seed, alone, groups)
+    order = choose_order(config, source)
+    batches = Batches(TrainingImages(source), card, augmentation, images, order, alone, groups)
     path = out or workspace / "reports" / "augment-sheet.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     draw_views(
@@ -51,8 +53,7 @@ def settings(augmentation: AugmentationConfig, size: int) -> str:
     """One line: the mode and every value."""
     values = augmentation.model_dump()
     preset = f"{augmentation.preset}, " if augmentation.preset else ""
-    given = {name: value for name, value in values.items() if value is not None}
-    return f"{size} px, {preset}" + ", ".join(f"{name} {_shown(value)}" for name, value in given.items())
+    return f"{size} px, {preset}" + ", ".join(f"{name} {_shown(value)}" for name, value in values.items())
 
 
 def _shown(value: object) -> str:

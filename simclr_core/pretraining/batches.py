@@ -1,7 +1,8 @@
 """The batches of pretraining: which images a process sees at a step, and how. A pure function of seed and step.
 
-The global batch is a slice of the epoch's keyed permutation, shared out by slots, so neither an interruption nor the
-number of processes changes which images meet in a batch. With groups, the second view is of another image of the group.
+The global batch is a slice of the epoch's order, a keyed permutation, shared out by slots, so neither an interruption
+nor the number of processes changes which images meet in a batch. With groups, the second view is of another image of
+the group.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,15 +18,16 @@ from deploy.images.preview import preview
 from simclr_core.augmentation.augmentations import MAIN_VIEWS, Augmentation, as_pixels
 from simclr_core.augmentation.draws import ViewDraws
 from simclr_core.config import PretrainConfig
-from simclr_core.data.dataset import TrainingImages, prefetch
+from simclr_core.data.dataset import TrainingImages, UndecodedImages, prefetch
+from simclr_core.data.gpu_decoding import EncodedImages, require_gpu_decoding
 from simclr_core.data.groups import Groups
-from simclr_core.data.order import permuted
+from simclr_core.data.order import Order, ShardOrder
 from simclr_core.data.ragged import RaggedImages
 from simclr_core.data.shards import DatasetCard, ShardedImages
 from simclr_core.data.shares import require_shares
 from simclr_core.data.side_stream import made_ahead
 from simclr_core.data.transfer import choose, send
-from simclr_core.errors import BatchSizeError
+from simclr_core.errors import BatchSizeError, DatasetError
 from simclr_core.launch import Member
 from simclr_core.loss.objective import Views
 from simclr_core.stopwatch import part
@@ -36,7 +38,7 @@ PREFETCHED = 2  # batches decoded ahead of their step
 class _Drawn(NamedTuple):
     """The images of a batch, those that second views are of after the others, and what happens in each view."""
 
-    images: RaggedImages
+    images: RaggedImages | EncodedImages
     views: list[ViewDraws]
 
 
@@ -49,22 +51,23 @@ class Batches:
 
     def __init__(
         self,
-        images: ShardedImages,
+        pixels: TrainingImages | UndecodedImages,
         card: DatasetCard,
         augmentation: Augmentation,
         batch_size: int,
-        seed: int,
+        order: Order | ShardOrder,
         member: Member,
         groups: Groups | None = None,
     ) -> None:
-        require_shares(batch_size, len(images), member.size)
-        self.images = images
+        require_shares(batch_size, len(pixels), member.size)
+        self.images = pixels.images
         self.batch_size = batch_size
-        self.seed = seed
+        self.seed = order.seed
         self.member = member
-        self.steps_per_epoch = len(images) // batch_size
+        self.steps_per_epoch = len(pixels) // batch_size
+        self._order = order
         self._groups = groups
-        self._pixels = TrainingImages(images)
+        self._pixels = pixels
         self._augmentation = augmentation
         self._channels, self._pixel = card.bands, torch.uint16 if card.channels else torch.uint8
         self._mean = torch.tensor(card.mean, device=member.device).view(-1, 1, 1)
@@ -74,7 +77,7 @@ class Batches:
         """The images of the global batch, int64 [batch_size]."""
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
         slots = np.arange(step_of_epoch * self.batch_size, (step_of_epoch + 1) * self.batch_size)
-        return permuted(self.seed, epoch, slots, len(self.images))
+        return self._order.positions(epoch, slots)
 
     def sources(self, step: int) -> NDArray[np.int64]:
         """The image behind each view of the global batch, int64 [v batch_size], in the order of ``network_inputs``."""
@@ -106,10 +109,13 @@ class Batches:
     def pictures(self, count: int, epochs: int) -> list[list[NDArray[np.uint8]]]:
         """For people: a row for each of the first ``count`` images, with all its views in each of the first epochs."""
         positions = self.positions(0)[:count]
-        shown = []
+        shown: list[NDArray[np.uint8]] = []
         for drawn in (self._drawn(positions, epoch) for epoch in range(epochs)):
+            images = drawn.images
+            if isinstance(images, EncodedImages):
+                images = images.to(self.member.device)
             for number, view in enumerate(drawn.views):
-                views = self._augmentation.of_view(number).ragged_view(drawn.images, view)
+                views = self._augmentation.of_view(number).ragged_view(images, view)
                 shown.append(preview(as_pixels(views, self._pixel)))
         return [list(row) for row in zip(*shown, strict=True)]
 
@@ -151,6 +157,32 @@ class Batches:
 
         augmentation.make(images, views, put)
         return inputs
+
+
+def choose_pixels(
+    config: PretrainConfig, images: ShardedImages, card: DatasetCard, device: torch.device
+) -> TrainingImages | UndecodedImages:
+    """The images for what decodes them.
+
+    Raises:
+        DeviceError: a GPU is to decode, and cannot.
+        DatasetError: it is, and the images are not JPEGs.
+    """
+    pixels = TrainingImages(images)
+    if config.decode == "cpu":
+        return pixels
+    if card.channels is not None:
+        raise DatasetError(
+            "pretrain.decode is gpu, but the prepared images are arrays of 16 bits, not JPEGs; set pretrain.decode: cpu"
+        )
+    require_gpu_decoding(device)
+    return UndecodedImages(pixels)
+
+
+def choose_order(config: PretrainConfig, images: ShardedImages) -> Order | ShardOrder:
+    if config.order == "shards":
+        return ShardOrder(config.seed, images.shards, images.sizes)
+    return Order(config.seed, len(images))
 
 
 def choose_groups(config: PretrainConfig, images: ShardedImages) -> Groups | None:

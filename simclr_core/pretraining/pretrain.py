@@ -46,7 +46,7 @@ from simclr_core.monitoring.trackers import open_trackers
 from simclr_core.params import flatten, read_block
 from simclr_core.pretraining import checkpoint
 from simclr_core.pretraining.agreement import require_agreement, resume_point
-from simclr_core.pretraining.batches import Batches, choose_groups
+from simclr_core.pretraining.batches import Batches, choose_groups, choose_order, choose_pixels
 from simclr_core.pretraining.choices import Choice, settle
 from simclr_core.pretraining.collapse import CollapseAlarm, with_roll_backs
 from simclr_core.pretraining.compilation import compile_model
@@ -99,10 +99,10 @@ class Inputs:
         return served_preprocessing(self.config, self.card)
 
     def batches(self, member: Member) -> Batches:
-        augmentation = Augmentation(self.config.image_size, **self.config.augmentation.model_dump())
-        return Batches(
-            self.images, self.card, augmentation, self.config.batch_size, self.config.seed, member, self.groups
-        )
+        config, images = self.config, self.images
+        augmentation = Augmentation(config.image_size, **config.augmentation.model_dump())
+        pixels, order = choose_pixels(config, images, self.card, member.device), choose_order(config, images)
+        return Batches(pixels, self.card, augmentation, config.batch_size, order, member, self.groups)
 
     @property
     def groups(self) -> Groups | None:

@@ -184,7 +184,7 @@ def test_extra_crops_have_their_own_size() -> None:
     as_drawn, small = (one.draws(sizes.numpy(), 0, 0, samples.numpy(), 2) for one in (plain, smaller))
     np.testing.assert_array_equal(small.boxes, as_drawn.boxes)
     assert as_drawn.blur.any()
-    assert not small.blur.any()  # a kernel of a tenth of 10 pixels is none
+    assert not small.blur.any()  # a tenth of 10 pixels
 
 
 def test_a_view_is_reproducible_and_changes_with_every_key() -> None:

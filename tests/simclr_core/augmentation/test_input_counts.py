@@ -10,7 +10,9 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from simclr_core.augmentation.augmentations import Augmentation
 from simclr_core.data import dataset
+from simclr_core.data.dataset import TrainingImages
 from simclr_core.data.groups import Groups
+from simclr_core.data.order import Order
 from simclr_core.data.shards import ShardedImages, read_card
 from simclr_core.launch import Member
 from simclr_core.pretraining.batches import Batches
@@ -49,7 +51,8 @@ def test_a_step_of_views(
         groups = Groups(PAIRS) if grouped else None
         augmentation = Augmentation(**{"size": 224, **recipe})
         images, member = ShardedImages(folder / "train"), Member(0, 1, device)
-        batches = Batches(images, read_card(folder), augmentation, 32, 0, member, groups)
+        pixels, order = TrainingImages(images), Order(0, len(images))
+        batches = Batches(pixels, read_card(folder), augmentation, 32, order, member, groups)
         with _disable_current_modes():  # decoding writes to real memory, in separate threads
             drawn = batches._drawn(batches.positions(0), 0)
         counts = count(lambda: batches._inputs(drawn))

@@ -8,7 +8,7 @@ from math import factorial, sqrt
 import numpy as np
 import pytest
 
-from simclr_core.data.order import GOLDEN, _mix, permuted, uniform
+from simclr_core.data.order import GOLDEN, ShardOrder, _mix, permuted, uniform
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6, 7, 16, 17, 97, 100, 1009, 65536, 1_000_000])
@@ -67,6 +67,64 @@ def test_every_sample_is_equally_likely_at_every_slot() -> None:
     assert_even(np.stack([np.bincount(orders[:, slot], minlength=n) for slot in range(n)]).ravel())
     steps = np.bincount((np.diff(orders, axis=1) % n).ravel(), minlength=n)
     assert_even(steps[1:])  # neighbors are not kept together
+
+
+LAYOUTS = {  # images of each shard
+    "equal": [10] * 12,
+    "uneven": [1, 40, 3, 3, 17, 1, 1, 25, 8, 2],
+    "one": [30],
+    "of one image each": [1] * 30,
+}
+
+
+def by_shards(counts: list[int], window_bytes: int, seed: int = 0) -> ShardOrder:
+    """Images of 7 bytes."""
+    shards = np.repeat(np.arange(len(counts)), counts).astype(np.uint16)
+    return ShardOrder(seed, shards, np.full(len(shards), 7, np.uint32), window_bytes)
+
+
+@pytest.mark.parametrize("window_bytes", [1, 100, 500, 2**31])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_shard_by_shard_each_image_comes_once_and_few_shards_at_a_time(layout: str, window_bytes: int) -> None:
+    counts = LAYOUTS[layout]
+    order, shard_of = by_shards(counts, window_bytes), np.repeat(np.arange(len(counts)), counts)
+    for epoch in range(3):
+        whole = order.positions(epoch, range(len(shard_of)))
+        assert sorted(whole.tolist()) == list(range(len(shard_of)))
+        begun = 0
+        shards, windows = order.windows(epoch)
+        assert sorted(shards.tolist()) == list(range(len(counts)))
+        for window in np.unique(windows):
+            here = shards[windows == window]
+            assert 7 * sum(counts[shard] for shard in here[:-1]) < window_bytes
+            images = sum(counts[shard] for shard in here)
+            assert {*shard_of[whole[begun : begun + images]]} == {*here}
+            begun += images
+
+
+def test_shard_by_shard_any_slot_is_found_at_once() -> None:
+    order = by_shards(LAYOUTS["uneven"], 200)
+    whole = order.positions(4, range(101))
+    some = np.random.default_rng(0).permutation(101)[:40]
+    assert order.positions(4, some).tolist() == whole[some].tolist()
+    assert [order.positions(4, slot).item() for slot in (0, 100)] == [whole[0], whole[100]]
+    batches = [order.positions(4, range(start, start + 20)[rank * 10 :][:10]) for start in (0, 20) for rank in (0, 1)]
+    assert np.concatenate(batches).tolist() == whole[:40].tolist()
+
+
+def test_shard_by_shard_the_order_differs_by_seed_and_epoch_and_mixes_a_window() -> None:
+    orders = [by_shards([50] * 20, 3500, seed).positions(epoch, range(1000)) for seed in (0, 1) for epoch in (0, 1)]
+    for number, one in enumerate(orders):
+        assert all(np.count_nonzero(one == other) < 20 for other in orders[:number])
+    firsts = [one[0] // 50 for one in orders]
+    assert len(set(firsts)) > 1
+    same = np.mean([np.mean(np.diff(one // 50) == 0) for one in orders])
+    assert same == pytest.approx(0.1, abs=0.03)  # ten shards a window
+
+
+def test_shard_by_shard_known_answer() -> None:
+    """Pinned, as the other order."""
+    assert by_shards([3, 2, 4, 1], 30, seed=5).positions(2, range(10)).tolist() == [1, 3, 2, 0, 4, 8, 6, 7, 5, 9]
 
 
 def test_hash_is_splitmix64() -> None:

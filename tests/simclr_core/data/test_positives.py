@@ -15,6 +15,7 @@ from simclr_core.augmentation.augmentations import Augmentation
 from simclr_core.augmentation.draws import ViewDraws
 from simclr_core.data.dataset import TrainingImages, evaluation_images
 from simclr_core.data.groups import Groups
+from simclr_core.data.order import Order
 from simclr_core.data.shards import Sample, ShardedImages, read_card, write_card, write_shards
 from simclr_core.errors import BatchSizeError, DatasetError
 from simclr_core.evaluation.features import extract
@@ -42,7 +43,8 @@ def batches(workspace: Path, grouped: bool, rank: int = 0, size: int = 1, extra_
     augmentation = Augmentation(16, crop_scale=(0.5, 1.0), blur=0.0, extra_crops=extra_crops)
     groups = Groups(FOURS.astype(np.int32)) if grouped else None
     images = ShardedImages(folder / "train")
-    return Batches(images, read_card(folder), augmentation, 16, 0, Member(rank, size, CPU), groups)
+    pixels, order = TrainingImages(images), Order(0, len(images))
+    return Batches(pixels, read_card(folder), augmentation, 16, order, Member(rank, size, CPU), groups)
 
 
 def test_second_views_are_of_another_image_of_the_group(prepared: Path) -> None:

@@ -13,6 +13,8 @@ from simclr_core import plots
 from simclr_core.__main__ import main
 from simclr_core.augmentation.augmentations import Augmentation
 from simclr_core.config import AugmentationConfig, PretrainConfig
+from simclr_core.data.dataset import TrainingImages
+from simclr_core.data.order import Order
 from simclr_core.data.shards import ShardedImages, read_card
 from simclr_core.launch import Member
 from simclr_core.params import read_block
@@ -40,7 +42,8 @@ def test_the_sheet_shows_the_first_batch_of_the_run(prepared: Path, monkeypatch:
     folder = prepared / "data" / "prepared"
     images, member = ShardedImages(folder / "train"), Member(0, 1, torch.device("cpu"))
     augmentation = Augmentation(config.image_size, **config.augmentation.model_dump())
-    batches = Batches(images, read_card(folder), augmentation, config.batch_size, config.seed, member)
+    pixels, order = TrainingImages(images), Order(config.seed, len(images))
+    batches = Batches(pixels, read_card(folder), augmentation, config.batch_size, order, member)
     for row, expected in zip(drawn[0], batches.pictures(4, epochs=3), strict=True):
         np.testing.assert_array_equal(row[1:], expected)
 

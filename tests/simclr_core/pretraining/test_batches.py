@@ -11,10 +11,11 @@ from simclr_core.augmentation.augmentations import Augmentation
 from simclr_core.augmentation.draws import ViewDraws
 from simclr_core.config import PretrainConfig
 from simclr_core.data.dataset import TrainingImages
+from simclr_core.data.order import Order, ShardOrder
 from simclr_core.data.shards import ShardedImages, read_card
 from simclr_core.errors import BatchSizeError
 from simclr_core.launch import Member
-from simclr_core.pretraining.batches import Batches
+from simclr_core.pretraining.batches import Batches, choose_order
 from tests.conftest import write_prepared
 
 CPU = torch.device("cpu")
@@ -36,6 +37,16 @@ def test_an_epoch_shows_every_image_once_and_each_epoch_in_another_order(prepare
     for order in epochs:
         assert sorted(order) == list(range(96))
     assert not np.array_equal(*epochs)
+
+
+def test_shard_by_shard_the_same_images_are_seen_in_another_order(prepared: Path) -> None:
+    split = ShardedImages(prepared / "data" / "prepared" / "train")
+    assert len(set(split.shards)) == 4
+    assert split.sizes.tolist() == [len(split.read(position)) for position in range(96)]
+    assert choose_order(PretrainConfig(seed=3), split) == Order(3, 96)
+    order = choose_order(PretrainConfig(seed=3, order="shards"), split)
+    assert isinstance(order, ShardOrder)
+    assert sorted(order.positions(1, range(96))) == list(range(96))
 
 
 def test_a_partial_batch_is_dropped_but_its_images_appear_in_other_epochs(prepared: Path) -> None:

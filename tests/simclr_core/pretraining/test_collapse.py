@@ -12,6 +12,8 @@ import yaml
 from torch import nn
 
 from simclr_core.augmentation.augmentations import Augmentation
+from simclr_core.data.dataset import TrainingImages
+from simclr_core.data.order import Order
 from simclr_core.data.shards import ShardedImages, read_card
 from simclr_core.errors import CollapseError
 from simclr_core.launch import Member
@@ -207,7 +209,7 @@ def trained(rank: int, size: int, workspace: Path) -> tuple[list[Any], dict[str,
     folder, run = workspace / "data" / "prepared", workspace / "run"
     member = Member(rank, size, torch.device("cpu"))
     card, images = read_card(folder), ShardedImages(folder / "train")
-    batches = Batches(images, card, Augmentation(16, blur=0.0), 16, 0, member)
+    batches = Batches(TrainingImages(images), card, Augmentation(16, blur=0.0), 16, Order(0, len(images)), member)
     torch.manual_seed(0)
     encoder = build_encoder("resnet10", 0.125, "compact")
     network = nn.Sequential(encoder, build_projection_head(encoder.feature_dim, 2, 16, 8))

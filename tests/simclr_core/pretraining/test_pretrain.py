@@ -16,6 +16,8 @@ from torch import nn
 
 from deploy.artifact import identity, verify
 from simclr_core.augmentation.augmentations import Augmentation
+from simclr_core.data.dataset import TrainingImages
+from simclr_core.data.order import Order
 from simclr_core.data.shards import ShardedImages, read_card
 from simclr_core.errors import (
     BatchSizeError,
@@ -278,7 +280,8 @@ def a_step(rank: int, size: int, workspace: Path) -> dict[str, Any]:
     folder = workspace / "data" / "prepared"
     member = Member(rank, size, torch.device("cpu"))
     images = ShardedImages(folder / "train")
-    batches = Batches(images, read_card(folder), Augmentation(16, blur=0.0), 16, 0, member)
+    pixels, order = TrainingImages(images), Order(0, len(images))
+    batches = Batches(pixels, read_card(folder), Augmentation(16, blur=0.0), 16, order, member)
     torch.manual_seed(0)
     encoder = build_encoder("resnet10", 0.125, "compact")
     network = nn.Sequential(encoder, build_projection_head(encoder.feature_dim, 2, 16, 8))
