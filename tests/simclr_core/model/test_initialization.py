@@ -80,10 +80,14 @@ def test_a_network_without_such_a_layer_is_refused() -> None:
         built("squeezenet1_1", zero_last_gamma=True)
 
 
-def test_the_first_convolution_of_a_vit_is_its_patch_projection() -> None:
-    encoder, _ = built("vit_b_16", frozen_first_layer=True)
+@pytest.mark.seconds
+@pytest.mark.parametrize(
+    ("name", "layer"), [("vit_b_32", "conv_proj"), ("timm/vit_small_patch16_224", "patch_embed.proj")]
+)
+def test_the_first_convolution_of_a_vit_is_its_patch_projection(name: str, layer: str) -> None:
+    encoder, _ = built(name, frozen_first_layer=True)
     frozen = {name for name, weight in encoder.named_parameters() if not weight.requires_grad}
-    assert frozen == {"backbone.conv_proj.weight", "backbone.conv_proj.bias"}
+    assert frozen == {f"backbone.{layer}.weight", f"backbone.{layer}.bias"}
 
 
 @pytest.mark.seconds
