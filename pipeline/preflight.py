@@ -313,7 +313,7 @@ def _labels(images: Images) -> Iterator[str]:
         yield (
             f"{len(untested)} of {counted(len(known), 'class')} {'has' if one else 'have'} no test image "
             f"({listed([*map(repr, untested)], SHOWN_CLASSES)}): how well {'it is' if one else 'they are'} recognized "
-            "stays unknown; put some into inbox/test/<class>/"
+            "stays unknown; put some into inbox/test/<class>/, or give them the split test in labels.csv"
         )
 
 

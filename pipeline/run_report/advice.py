@@ -103,7 +103,8 @@ def untested(probe: Scores | SetScores) -> Iterator[str]:
         yield (
             f"{len(without)} of {counted(len(probe.per_class), 'class')} {'has' if one else 'have'} no test image, and "
             f"how well {'it is' if one else 'they are'} recognized is not known, and means over classes leave "
-            f"{'it' if one else 'them'} out: put labeled images of {_names(without)} into inbox/test/<class>/."
+            f"{'it' if one else 'them'} out: put labeled images of {_names(without)} into inbox/test/<class>/, or give "
+            "them the split test in labels.csv."
         )
 
 

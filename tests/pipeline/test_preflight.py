@@ -305,7 +305,7 @@ def test_a_class_without_test_images_is_said_before_training(of: Callable[[str],
     total = 3 + (of("cat") != "cat")
     assert said("cat", "dog") == [
         f"1 of {total} classes has no test image ('eel'): how well it is recognized stays unknown; put some into "
-        "inbox/test/<class>/"
+        "inbox/test/<class>/, or give them the split test in labels.csv"
     ]
     assert said("dog")[0].startswith(f"2 of {total} classes have no test image ('cat', 'eel'): how well they are")
     assert said("cat", "dog", "eel") == []

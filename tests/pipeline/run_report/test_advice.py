@@ -40,7 +40,7 @@ def test_classes_without_a_test_image_are_named() -> None:
     said = found(advice.untested(scores(a=one_class(), b=one_class(), c=one_class(images=0, recall=None))))
     assert said == (
         "1 of 3 classes has no test image, and how well it is recognized is not known, and means over classes leave it "
-        "out: put labeled images of c into inbox/test/<class>/."
+        "out: put labeled images of c into inbox/test/<class>/, or give them the split test in labels.csv."
     )
     two = found(advice.untested(scores(a=one_class(images=0), b=one_class(images=0), c=one_class())))
     assert two.startswith("2 of 3 classes have no test image, and how well they are recognized")
