@@ -54,7 +54,7 @@ def make(root: Path, unlabeled: tuple[str, ...] = ()) -> Path:
     with publish(workspace / "models" / "pretrained") as work:
         save_model(work, build_encoder("resnet10", 0.125, "compact"), {}, CARD | {"data_digest": "0" * 64})
     put_label_sets(workspace, unlabeled)
-    change(workspace, "linear_eval", labels_per_class=[2], draws=2)
+    change(workspace, "linear_eval", labels_per_class=[2], draws=2, l2_count=4)
     return workspace
 
 
