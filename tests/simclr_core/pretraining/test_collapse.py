@@ -79,8 +79,8 @@ def collapse_above(monkeypatch: pytest.MonkeyPatch, rate: float) -> None:
     """From the second epoch on, a learning rate above ``rate`` sets all weights to zero, so that features are alike."""
     update = training.update
 
-    def collapsing(learner: Learner, learning_rate: float) -> None:
-        update(learner, learning_rate)
+    def collapsing(learner: Learner, learning_rate: float, *others: Any) -> None:
+        update(learner, learning_rate, *others)
         first_epoch = learning_rate > 0.88 * PEAK  # of the four epochs' cosine
         if learning_rate > rate and not first_epoch:
             with torch.no_grad():
