@@ -360,6 +360,12 @@ class PretrainConfig(Block):
         ge=16,
         description="training images for the kNN monitor, labeled ones first. The weights never depend on them",
     )
+    monitor_every: int = Field(
+        default=1,
+        ge=1,
+        description="epochs from one look at the features to the next; the last epoch is always looked at. Each look "
+        "is a row of the history, and alarms count looks",
+    )
     on_collapse: OnCollapseConfig = OnCollapseConfig()
     early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
 
@@ -434,6 +440,24 @@ class WatchConfig(Block):
     embedding_map_every: int = Field(
         default=0, ge=0, description="epochs between t-SNE maps in TensorBoard; 0: only its projector, at the end"
     )
+    log_every_steps: int = Field(
+        default=0,
+        ge=0,
+        description="steps between two lines with loss, images a second, and memory; 0: none. On a GPU that is known, "
+        "the share of its peak too (MFU); TensorBoard and trackers get the same",
+    )
+
+
+class SgdConfig(Block):
+    """A linear classifier as SimCLR trains it on ImageNet (section B.6), with all labels. See
+    ``simclr_core.evaluation.classifier_training``."""
+
+    epochs: int = Field(default=90, ge=1, description="passes over the labeled images")
+    batch_size: int = Field(default=4096, ge=2, description="images in a step, over all processes")
+    learning_rate: Positive = Field(
+        default=0.1, description="peak of the learning rate for a batch of 256, scaled linearly to batch_size"
+    )
+    crop_scale: CropScale = Field(default=(0.08, 1.0), description=CROP_SCALE)
 
 
 class LinearEvalConfig(Block):

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from simclr_core.pretraining.batches import Batches
 
 TEMPERATURE = 0.1
-# Dense bfloat16 TFLOP/s without sparsity, from the data sheets; of other GPUs there is no MFU.
-PEAKS = {"B200": 2250, "H200": 989, "H100": 989, "A100": 312, "L40S": 362, "L4": 121, "A10": 125, "A10G": 70}
 
 
 def check_step(scale: Scale) -> Result:
@@ -98,6 +96,7 @@ def _measure_step(scale: Scale, batch: int) -> Result:
     from simclr_core.lars import LARS, parameter_groups
     from simclr_core.model.encoder import build_encoder
     from simclr_core.model.projection_head import build_projection_head
+    from simclr_core.monitoring.throughput import peak_flops
 
     torch.manual_seed(0)
     side, name = scale.choose(224, 32), "resnet10" if scale.tiny else "resnet50"
@@ -128,9 +127,9 @@ def _measure_step(scale: Scale, batch: int) -> Result:
     found: Result = {"batch": batch, "seconds": seconds, "images_per_second": rate, "tflop_of_a_step": flops / 1e12}
     found["deterministic"] = torch.are_deterministic_algorithms_enabled()
     if scale.device.type == "cuda":
-        peak = _peak(torch.cuda.get_device_name(scale.device))
+        peak = peak_flops(scale.device, precision)
         found["peak_gigabytes"] = torch.cuda.max_memory_allocated(scale.device) / 1e9
-        found["mfu"] = None if peak is None else flops / seconds / (peak * 1e12)
+        found["mfu"] = None if peak is None else flops / seconds / peak
         found["share_waiting"] = _share_waiting(step, seconds, scale)
     return found
 
@@ -144,10 +143,6 @@ def _share_waiting(step: Callable[[], None], seconds: float, scale: Scale) -> fl
         scale.wait()
     busy = float(sum(event.self_device_time_total for event in profiled.key_averages())) / 1e6
     return max(0.0, 1 - busy / seconds)
-
-
-def _peak(name: str) -> float | None:
-    return next((peak for known, peak in PEAKS.items() if known in name.replace("-", " ").split()), None)
 
 
 def _dense(first: Tensor, second: Tensor) -> Tensor:

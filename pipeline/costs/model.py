@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
+from math import ceil
 
 from deploy.plural import duration
 from pipeline.maintenance.disk import size
@@ -228,9 +229,10 @@ def _pretrain(work: Work) -> Cost:
     epochs = config.epochs if config.init == "scratch" else config.warm_start.epochs or config.epochs
     steps = work.train // config.batch_size
     watched = min(config.monitor_images, work.train)
-    epoch = steps * config.batch_size / unit.images_per_second + work.forward(watched) + watched * unit.monitor_seconds
+    epoch = steps * config.batch_size / unit.images_per_second
+    looks = ceil(epochs / config.monitor_every) * (work.forward(watched) + watched * unit.monitor_seconds)
     decodings = 1 if config.image_size <= CACHED_SIDE else epochs
-    seconds = _started(work) + epochs * epoch + work.decoded(decodings * work.train + watched)
+    seconds = _started(work) + epochs * epoch + looks + work.decoded(decodings * work.train + watched)
     pixels = 3 * config.image_size**2 * (work.train if config.image_size <= CACHED_SIDE else 0)
     projector = watched * (PROJECTOR_BYTES * unit.feature_dim + SPRITE_BYTES)
     parameters = unit.encoder_parameters + unit.head_parameters

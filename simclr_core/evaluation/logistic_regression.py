@@ -13,7 +13,8 @@ pixels are a problem of 79 dimensions.
 
 Problems on the same samples, such as those of the folds of a cross-validation, are minimized together: on few samples
 what takes time is the number of calls, and on many it is reading the features. The gradient is written out and summed
-block by block, so that no copy of the features is needed, nor of what the classifiers say of them.
+block by block, so that no copy of the features is needed, nor of what the classifiers say of them. A GPU gets the
+blocks from the memory of the host, unless its own has room for all of them.
 """
 
 import math
@@ -32,8 +33,10 @@ HISTORY = 10  # steps that a direction is made of; with torch's 100 its arithmet
 GRADIENT_TOLERANCE = 1e-5  # of the largest component, in coordinates where the Hessian is at most 1
 CHOOSING_TOLERANCE = 1e-3  # the same while a penalty is chosen: neighbors differ by a factor of ten
 BLOCK_ELEMENTS = 2**20  # of features at a time: they stay in a processor's cache
+ON_GPU = 64  # times as many there, where a small block costs as much as a large one
 TURNED_ELEMENTS = 2**24  # up to here the features are turned once, which takes a copy; above, the weights are
 GIVEN_UP = 1e-2  # of the best penalty so far: below, none is tried, where searches take longest
+KEPT_SHARE = 0.5  # of a GPU's free memory that features may take
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ class LinearHead:
 class Standardized:
     """The features that a classifier is fitted on: ``rows`` [n] of ``raw`` [N, d], less ``mean`` [d], over ``std`` [d].
 
-    Without rows, all of ``raw`` as it is. ``raw`` may be mapped from a file: it is read in blocks.
+    Without rows, all of ``raw`` as it is. ``raw`` may be mapped from a file: it is read in blocks. Where ``mean`` and
+    ``std`` are is where the classifier is computed; ``raw`` and ``rows`` may be in the memory of the host.
     """
 
     raw: Tensor
@@ -68,18 +72,42 @@ class Standardized:
     def __len__(self) -> int:
         return len(self.raw if self.rows is None else self.rows)
 
+    @property
+    def device(self) -> torch.device:
+        return self.mean.device
+
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """Which of the samples, and their standardized features."""
-        size, kind = _block_size(self.raw), self.raw.dtype
+        size, kind = _block_size(self.raw, self.device), self.raw.dtype
         mean, scale = self.mean.to(kind), self.std.reciprocal().to(kind)
         for start in range(0, len(self), size):
             block = slice(start, start + size)
-            yield block, self.raw[block] if self.rows is None else self.raw[self.rows[block]].sub_(mean).mul_(scale)
+            if self.rows is None:
+                yield block, self.raw[block]
+            else:
+                yield block, self.raw[self.rows[block]].to(self.device).sub_(mean).mul_(scale)
+
+    def kept(self) -> "Standardized":
+        """The same, in the memory of a GPU if that has room for all; else as it is."""
+        elements = len(self) * self.raw.shape[1]
+        if self.device.type != "cuda" or elements * self.raw.element_size() > KEPT_SHARE * free_bytes(self.device):
+            return self
+        whole = self.raw.new_empty(len(self), self.raw.shape[1], device=self.device)
+        for rows, block in self.blocks():
+            whole[rows] = block
+        return unchanged(whole)
 
 
-def standardize(features: Tensor, rows: Tensor) -> Standardized:
-    """``rows`` [n] of ``features`` [N, d], by the mean and the deviation of all N."""
-    return Standardized(features, rows, *standardization(features))
+def free_bytes(device: torch.device) -> int:
+    """What a GPU's memory has left."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free)
+
+
+def standardize(features: Tensor, rows: Tensor, device: torch.device | None = None) -> Standardized:
+    """``rows`` [n] of ``features`` [N, d], by the mean and the deviation of all N; computed on ``device``, by default
+    where the features are."""
+    return Standardized(features, rows, *standardization(features, device))
 
 
 def unchanged(features: Tensor) -> Standardized:
@@ -88,8 +116,9 @@ def unchanged(features: Tensor) -> Standardized:
     return Standardized(features, None, features.new_zeros(width), features.new_ones(width))
 
 
-def _block_size(features: Tensor) -> int:
-    return max(1, BLOCK_ELEMENTS // max(1, features.shape[1]))
+def _block_size(features: Tensor, device: torch.device) -> int:
+    elements = BLOCK_ELEMENTS * (ON_GPU if device.type == "cuda" else 1)
+    return max(1, elements // max(1, features.shape[1]))
 
 
 def l2_values(count: int) -> list[float]:
@@ -97,11 +126,12 @@ def l2_values(count: int) -> list[float]:
     return [float(value) for value in np.geomspace(STRONGEST_L2, WEAKEST_L2, count)]
 
 
-def standardization(features: Tensor) -> tuple[Tensor, Tensor]:
+def standardization(features: Tensor, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation [d] of each feature, float64; 1 for a feature that is constant but for rounding."""
-    blocks = torch.split(features, _block_size(features))
-    mean = torch.stack([block.double().sum(dim=0) for block in blocks]).sum(dim=0) / len(features)
-    squares = torch.stack([(block.double() - mean).square().sum(dim=0) for block in blocks]).sum(dim=0)
+    device = device or features.device
+    blocks = torch.split(features, _block_size(features, device))
+    mean = torch.stack([block.to(device).double().sum(dim=0) for block in blocks]).sum(dim=0) / len(features)
+    squares = torch.stack([(block.to(device).double() - mean).square().sum(dim=0) for block in blocks]).sum(dim=0)
     std = (squares / len(features)).sqrt()
     return mean, torch.where(std > 1e-6 * mean.abs(), std, 1.0)
 
@@ -141,7 +171,7 @@ def _path(
 
 def _weights(inputs: "_Inputs", seen: Tensor) -> Tensor:
     """Of each sample in the mean loss of each problem, [m, n]."""
-    weights = seen.to(inputs.variances.dtype)
+    weights = seen.to(inputs.variances.device, inputs.variances.dtype)
     return weights / weights.sum(dim=1, keepdim=True)
 
 
@@ -155,7 +185,8 @@ def select_and_fit(
     moves in steps of 1.25 points and is the same over decades of regularization. Values from strong to weak; those far
     below the best so far are not tried. What is chosen is fitted more exactly, from the mean of what the folds had.
     """
-    held = held[held.any(dim=1) & ~held.all(dim=1)]  # else there are fewer samples than folds
+    held = held[held.any(dim=1) & ~held.all(dim=1)].to(features.device)  # else there are fewer samples than folds
+    labels = labels.to(features.device)
     inputs, least, chosen = _turned(features), math.inf, l2[0]
     start = inputs.variances.new_zeros(1, classes, len(inputs.variances) + 1)
     path = _path(inputs, labels, classes, l2, ~held, CHOOSING_TOLERANCE) if len(held) else ()
@@ -229,12 +260,12 @@ def _turned(features: Standardized) -> _Inputs:
         axes = principal_axes(whole - center)
         turned = (whole - center) @ axes
         return _Inputs(unchanged(turned), axes, turned.square().mean(dim=0), center, turning=False)
-    center = torch.zeros(width, dtype=torch.float64)
+    center = torch.zeros(width, dtype=torch.float64, device=features.device)
     for _, block in features.blocks():
         center += block.double().sum(dim=0)
     center /= len(features)
-    samples = Standardized(features.raw, features.rows, features.mean + center * features.std, features.std)
-    gram = torch.zeros(width, width, dtype=torch.float64)
+    samples = Standardized(features.raw, features.rows, features.mean + center * features.std, features.std).kept()
+    gram = torch.zeros(width, width, dtype=torch.float64, device=features.device)
     for _, block in samples.blocks():
         gram += block.T @ block
     values, vectors = torch.linalg.eigh(gram / len(features))

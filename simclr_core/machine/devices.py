@@ -20,6 +20,7 @@ DRIVER_FILE = Path("/proc/driver/nvidia/version")
 LIBRARY = "libnvidia-ml.so.1"
 # CUDA 11 to 13: the first driver for the toolkit's major version, from NVIDIA's notes on compatibility.
 LEAST_DRIVER = {"11": "450", "12": "525", "13": "580"}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 HIDDEN = ("", "-1", "NoDevFiles")  # what hides all GPUs: the last is Slurm's
 
 
@@ -44,6 +45,26 @@ def choose_device(local_rank: int = 0) -> torch.device:
             f"give the process a GPU, or set {DEVICE}=auto"
         )
     return torch.device("cpu")
+
+
+def own_device() -> torch.device:
+    """Where this process computes: on the GPU with which it has joined a group, or as ``choose_device`` says.
+
+    Raises:
+        DeviceError, LaunchError: as ``choose_device``.
+    """
+    device = choose_device()
+    if device.type == "cuda" and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
+def resolve_precision(name: str, device: torch.device) -> torch.dtype:
+    """What autocast computes in: "auto" is bfloat16 on GPUs that have it, and float32 on CPUs, where it rarely pays."""
+    if name == "auto":
+        has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has_bfloat16 else torch.float32
+    return DTYPES[name]
 
 
 def usable_gpus() -> int:

@@ -10,18 +10,21 @@ from typing import TypedDict
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import normalize, pdist
 
 from deploy.images.full_depth import Samples
 from deploy.images.preprocess import Preprocessing
+from deploy.images.preview import preview
 from simclr_core.data.dataset import evaluation_images
 from simclr_core.data.order import permuted
 from simclr_core.data.shards import DatasetCard, ShardedImages
 from simclr_core.errors import NonFiniteFeaturesError
-from simclr_core.evaluation.features import evaluating, extract
+from simclr_core.evaluation.features import encode, evaluating, gather_rows, own_rows
 from simclr_core.evaluation.knn import knn_accuracy
 from simclr_core.evaluation.logistic_regression import regularization_path, standardization
+from simclr_core.launch import Member
 
 # A collapsed network maps every image to one direction. An untrained one has a spread of 0.1 and more, and an effective
 # rank of several; below these the average cosine between two images is over 0.9999, or one direction is all there is.
@@ -30,6 +33,8 @@ COLLAPSED_RANK = 1.5
 
 KNN_NEIGHBORS = 20  # few, since only half of the labeled images answer; 200 in Wu et al. 2018
 KNN_TEMPERATURE = 0.1
+THUMBNAIL_SIDE = 32  # pixels: 2,000 images are a picture of 45 x 45; browsers take 8,192 pixels a side
+ALONE = Member(0, 1, torch.device("cpu"))
 PROBE_L2 = 0.1  # of standardized features; the sweep of linear_eval picks about as much for a thousand labels
 
 
@@ -50,7 +55,8 @@ MEASURED = tuple(Measured.__annotations__)
 
 
 class Record(Measured):
-    """One epoch, a row of reports/pretrain.csv: a plain object of JSON, as checkpoints hold it."""
+    """The epochs from one look at the features to the next, a row of reports/pretrain.csv: a plain object of JSON, as
+    checkpoints hold it. ``epoch`` is the last of them."""
 
     epoch: int
     loss: float
@@ -73,13 +79,20 @@ def uniformity(features: Tensor) -> float:
 def effective_rank(features: Tensor) -> float:
     """RankMe (Garrido et al. 2023): exp of the entropy of the singular values, 1..min(n, d), of [n, d].
 
+    They are the roots of the eigenvalues of the smaller Gram matrix, in float64; those that rounding alone could give
+    are zero.
+
     Examples:
         >>> round(effective_rank(torch.eye(3)), 2)  # three directions, all alike
         3.0
         >>> round(effective_rank(torch.ones(3, 3)), 2)  # every image gives the same features
         1.0
     """
-    singular = torch.linalg.svdvals(features.double())
+    rows = features.double()
+    gram = rows @ rows.T if rows.shape[0] < rows.shape[1] else rows.T @ rows
+    values = torch.linalg.eigvalsh(gram)
+    noise = values[-1] * max(rows.shape) * torch.finfo(torch.float64).eps
+    singular = torch.where(values > noise, values, 0).sqrt()
     shares = singular / singular.sum().clamp_min(torch.finfo(torch.float64).tiny)
     return float(torch.special.entr(shares).sum().exp())
 
@@ -114,10 +127,11 @@ def is_collapsed(record: Record) -> bool:
 
 @dataclass(frozen=True)
 class Monitor:
-    """Fixed training images on which every epoch is judged, without touching a weight or a random generator.
+    """Fixed training images by which the features are judged, without touching a weight or a random generator.
 
-    ``images`` [m, s, s, channels] as the encoder is served with them, ``labels`` [m] of ``classes`` with -1 for none,
-    ``mean`` and ``std`` as for ``features.extract``.
+    ``labels`` [m] are of ``classes``, with -1 for none; ``images`` [n, s, s, channels] those of them that this process
+    looks at (``own_rows``), as the encoder is served with them; ``mean`` and ``std`` as for ``features.extract``.
+    ``pictures`` are small ones of all, for people, where the images are shared among processes.
     """
 
     images: Samples
@@ -125,21 +139,18 @@ class Monitor:
     mean: Sequence[float]
     std: Sequence[float]
     classes: Sequence[str]
+    member: Member = ALONE
+    pictures: NDArray[np.uint8] | None = None
 
-    def measure(self, encoder: nn.Module, head: nn.Module, first: Tensor, second: Tensor) -> Measured:
-        """What watches an epoch.
+    def measure(self, h: Tensor, head: nn.Module, first: Tensor, second: Tensor) -> Measured:
+        """What a look at the features tells; ``h`` [m, d] are those of all images, and computed is where they are.
 
         ``knn_top1`` and ``probe_top1`` in percent: half of the labeled images are asked about, the other half answers,
         as neighbors or by training a linear classifier; None with fewer than two. Effective rank and spread are those
-        of h over ``images``, and of z, h through ``head``. Alignment and uniformity are those of z over the last
-        batch: ``first`` and ``second`` [n, d].
-
-        Raises:
-            NonFiniteFeaturesError: the weights have run away.
+        of h, and of z, h through ``head``. Alignment and uniformity are those of z over this process's part of the
+        last batch: ``first`` and ``second`` [n, d].
         """
-        features = self.features(encoder)
-        accuracies = self.accuracies(features)
-        h, z = torch.from_numpy(features), _projected(head, features)
+        accuracies, z = self.accuracies(h), _projected(head, h)
         return {
             "knn_top1": accuracies["knn_top1"],
             "probe_top1": accuracies["probe_top1"],
@@ -156,31 +167,31 @@ class Monitor:
         """How many labeled images are asked about."""
         return len(self._halves()[1])
 
-    def accuracies(self, features: NDArray[np.float32]) -> dict[str, float | None]:
+    def accuracies(self, h: Tensor) -> dict[str, float | None]:
         """Of kNN and a linear classifier on h, as in ``measure``."""
-        return {"knn_top1": self._knn_top1(features), "probe_top1": self._probe_top1(torch.from_numpy(features))}
+        return {"knn_top1": self._knn_top1(h), "probe_top1": self._probe_top1(h)}
 
-    def features(self, encoder: nn.Module) -> NDArray[np.float32]:
-        """h of ``images``: float32 [m, d].
+    def features(self, encoder: nn.Module) -> Tensor:
+        """h of all images, float32 [m, d] on the encoder's device; every process calls this at once.
 
         Raises:
-            NonFiniteFeaturesError: the weights have run away.
+            NonFiniteFeaturesError: the weights have run away; on every process.
         """
-        features = extract(encoder, self.images, self.mean, self.std)
-        if not np.isfinite(features).all():
+        features = gather_rows(encode(encoder, self.images, self.mean, self.std), len(self.labels), self.member)
+        if not features.isfinite().all():
             raise NonFiniteFeaturesError(
                 "the encoder's output has become infinite or not a number; lower pretrain.learning_rate"
             )
         return features
 
-    def _knn_top1(self, features: NDArray[np.float32]) -> float | None:
+    def _knn_top1(self, h: Tensor) -> float | None:
         bank, queries = self._halves()
         if not len(queries):
             return None
         accuracy = knn_accuracy(
-            bank=features[bank],
+            bank=h[bank],
             bank_labels=self.labels[bank],
-            queries=features[queries],
+            queries=h[queries],
             query_labels=self.labels[queries],
             classes=int(self.labels.max()) + 1,
             neighbors=KNN_NEIGHBORS,
@@ -193,7 +204,7 @@ class Monitor:
         if not len(judged):
             return None
         mean, std = standardization(h)
-        inputs, labels = ((h - mean) / std).float(), torch.from_numpy(self.labels.astype(np.int64))
+        inputs, labels = ((h - mean) / std).float(), torch.from_numpy(self.labels.astype(np.int64)).to(h.device)
         classes = int(self.labels.max()) + 1
         (classifier,) = regularization_path(inputs[fitted], labels[fitted], classes, [PROBE_L2])
         predicted = classifier.logits(inputs[judged]).argmax(dim=1)
@@ -205,22 +216,42 @@ class Monitor:
         return rows[::2], rows[1::2]
 
 
-def _projected(head: nn.Module, features: NDArray[np.float32]) -> Tensor:
-    """z of h [m, d] in evaluation mode, on the CPU. A head without weights is the identity, wherever it is."""
-    device = next((parameter.device for parameter in head.parameters()), torch.device("cpu"))
+def _projected(head: nn.Module, h: Tensor) -> Tensor:
+    """z of h [m, d] in evaluation mode."""
     with evaluating(head):
-        z: Tensor = head(torch.from_numpy(features).to(device)).float().cpu()
+        z: Tensor = head(h).float()
     return z
 
 
 def choose_monitor(
-    images: ShardedImages, card: DatasetCard, preprocessing: Preprocessing, count: int, seed: int
+    images: ShardedImages,
+    card: DatasetCard,
+    preprocessing: Preprocessing,
+    count: int,
+    seed: int,
+    member: Member = ALONE,
 ) -> Monitor:
-    """A monitor of up to ``count`` images: labeled ones first, then others, both chosen by the seed."""
+    """A monitor of up to ``count`` images: labeled ones first, then others, both chosen by the seed. Every process of a
+    group decodes and keeps its own; all of them call this at once."""
     labels = images.labels
     chosen: list[int] = []
     for pool in (np.flatnonzero(labels >= 0), np.flatnonzero(labels < 0)):
         slots = np.arange(min(count - len(chosen), len(pool)))
         chosen += pool[permuted(seed, 0, slots, len(pool))].tolist()
-    squares = evaluation_images(images, chosen, preprocessing)
-    return Monitor(squares, labels[chosen], card.mean, card.std, card.classes)
+    squares = evaluation_images(images, np.array(chosen, np.int64)[own_rows(len(chosen), member)], preprocessing)
+    pictures = None if member.size == 1 else _gather_pictures(squares, len(chosen), member)
+    return Monitor(squares, labels[chosen], card.mean, card.std, card.classes, member, pictures)
+
+
+def _gather_pictures(images: Samples, count: int, member: Member) -> NDArray[np.uint8]:
+    own = torch.from_numpy(thumbnails(images)).to(member.device)
+    return gather_rows(own, count, member).cpu().numpy()
+
+
+def thumbnails(images: Samples) -> NDArray[np.uint8]:
+    """Pictures for people of [n, s, s, channels]: [n, t, t, 3], t = min(s, 32)."""
+    side = min(THUMBNAIL_SIDE, images.shape[1])
+    shown = np.empty((len(images), side, side, 3), np.uint8)
+    for tile, image in zip(shown, images, strict=True):
+        tile[:] = Image.fromarray(preview(image)).resize((side, side), Image.Resampling.BOX)
+    return shown

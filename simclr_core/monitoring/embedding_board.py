@@ -17,13 +17,10 @@ from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 from torch.utils.tensorboard import SummaryWriter
 
 from deploy.artifact import write_atomically
-from deploy.images.full_depth import Samples
-from deploy.images.preview import preview
 from simclr_core.evaluation.embedding_map import save_map
-from simclr_core.monitoring.diagnostics import Monitor
+from simclr_core.monitoring.diagnostics import Monitor, thumbnails
 
 CONFIG = "projector_config.pbtxt"  # the name that TensorBoard looks for in the folder of a run
-SPRITE_SIDE = 32  # pixels: 2,000 images are a picture of 45 x 45; browsers take 8,192 pixels a side
 PROJECTED = 5000  # images; the projector, which computes in the browser, gets slow with more
 
 
@@ -43,7 +40,8 @@ def add_to_projector(folder: Path, epoch: int, features: NDArray[np.float32], mo
     write_atomically(place / "tensors.tsv", content.getvalue())
     names = (monitor.classes[label] if label >= 0 else "no label" for label in monitor.labels[:PROJECTED].tolist())
     write_atomically(place / "metadata.tsv", "".join(f"{' '.join(name.split())}\n" for name in names))
-    sprite, side = _sprite(monitor.images[:PROJECTED])
+    pictures = thumbnails(monitor.images[:PROJECTED]) if monitor.pictures is None else monitor.pictures[:PROJECTED]
+    sprite, side = _sprite(pictures)
     write_atomically(place / "sprite.png", sprite)
 
     config = ProjectorConfig()
@@ -56,15 +54,14 @@ def add_to_projector(folder: Path, epoch: int, features: NDArray[np.float32], mo
     write_atomically(folder / CONFIG, text_format.MessageToString(config))
 
 
-def _sprite(images: Samples) -> tuple[bytes, int]:
-    """[m, s, s, channels] row by row in one square PNG, and the side of each image in it."""
-    side = min(SPRITE_SIDE, images.shape[1])
-    columns = ceil(sqrt(len(images)))
+def _sprite(tiles: NDArray[np.uint8]) -> tuple[bytes, int]:
+    """[m, s, s, 3] row by row in one square PNG, and the side of each picture in it."""
+    side = tiles.shape[1]
+    columns = ceil(sqrt(len(tiles)))
     sheet = Image.new("RGB", (columns * side, columns * side))
-    for number, image in enumerate(images):
+    for number, tile in enumerate(tiles):
         row, column = divmod(number, columns)
-        tile = Image.fromarray(preview(image)).resize((side, side), Image.Resampling.BOX)
-        sheet.paste(tile, (column * side, row * side))
+        sheet.paste(Image.fromarray(tile), (column * side, row * side))
     content = io.BytesIO()
     sheet.save(content, "PNG")
     return content.getvalue(), side

@@ -1,4 +1,4 @@
-"""What a pretraining run shows while it runs, and leaves when it is done: one record per epoch.
+"""What a pretraining run shows while it runs, and leaves when it is done: a record of each look at the features.
 
 Records hold nothing that differs when the run is repeated. Rates and durations are shown only.
 """
@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self, cast
 
-from torch import nn
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -20,6 +20,7 @@ from deploy.artifact import write_atomically
 from simclr_core import plots
 from simclr_core.monitoring.diagnostics import MEASURED, Measured, Monitor, Record, is_collapsed
 from simclr_core.monitoring.embedding_board import add_map, add_to_projector
+from simclr_core.monitoring.throughput import Pace, Reading
 from simclr_core.monitoring.trackers import CLOSING, STOPPING, Tracker, close_trackers
 from simclr_core.reporter import emit
 
@@ -27,7 +28,7 @@ NAMED_SHARE = 0.05  # of an epoch: what takes less time is not worth a place in 
 
 
 class Progress:
-    """On a terminal a bar with images per second and the time left, elsewhere a line per epoch; besides, TensorBoard,
+    """On a terminal a bar with images per second and the time left, elsewhere a line per record; besides, TensorBoard,
     the events of ``reporter``, and trackers. With ``quiet`` nothing: for all processes but the first."""
 
     def __init__(
@@ -38,15 +39,17 @@ class Progress:
         quiet: bool,
         trackers: Sequence[Tracker] = (),
         embedding_map_every: int = 0,
+        pace: Pace | None = None,
     ) -> None:
-        """``images`` is how many the whole run sees, counting each epoch. After every ``embedding_map_every`` epochs
-        TensorBoard gets a map of the monitor's embeddings; 0: none."""
+        """``images`` is how many the whole run sees, counting each epoch. After every ``embedding_map_every`` epochs in
+        which the features are looked at, TensorBoard gets a map of them; 0: none."""
         self._epochs = epochs
         self._images = images
         self._tensorboard = tensorboard
         self._quiet = quiet
         self._trackers = trackers
         self._map_every = embedding_map_every
+        self._pace = None if quiet or pace is None or not pace.every else pace
         self._open = ExitStack()
         self._started: float | None = None
         self._seen = self._seen_before_epoch = 0
@@ -73,6 +76,10 @@ class Progress:
             # An epoch that an interruption lost is written again; purge_step hides its first copy.
             writer = SummaryWriter(str(self._tensorboard), purge_step=1 + done * self._epochs // self._images)
             self._board = self._open.enter_context(writer)
+        if self._pace is not None:  # apart from the epochs, whose numbers TensorBoard would take for steps
+            steps = SummaryWriter(str(self._tensorboard / "steps"), purge_step=1 + done // self._pace.batch_size)
+            self._steps = self._open.enter_context(steps)
+            self._logged = time.monotonic(), self._seen
 
     @property
     def seconds(self) -> float:
@@ -84,13 +91,34 @@ class Progress:
         """Over the whole run."""
         return self._seen / self.seconds
 
-    def step(self, images: int) -> None:
+    def step(self, images: int, latest: Reading | None = None, learning_rate: float = 0.0) -> None:
+        """After each step of so many ``images``; ``latest`` is the last one whose numbers were read."""
         self._done += images
         self._seen += images
         self._bar.update(images)
+        if self._pace is not None and latest is not None and self._done // images % self._pace.every == 0:
+            self._log_step(self._pace, latest, learning_rate)
+
+    def _log_step(self, pace: Pace, reading: Reading, learning_rate: float) -> None:
+        """The rate counts all time since the last record, also that of a look at the features."""
+        (before, seen), self._logged = self._logged, (time.monotonic(), self._seen)
+        speed = pace.numbers((self._seen - seen) / (self._logged[0] - before))
+        step, epoch = reading.step + 1, (reading.step + 1) * pace.batch_size * self._epochs / self._images
+        share = f", MFU {100 * speed['mfu']:.0f} %" if "mfu" in speed else ""
+        tqdm.write(
+            f"step {step}/{self._images // pace.batch_size}: loss {reading.loss:.4f}; "
+            f"{speed['images_per_second']:.0f} images/s{share}, {speed['memory_gigabytes']:.1f} GB"
+        )
+        sys.stdout.flush()
+        learned = {"loss": reading.loss, "gradient_norm": reading.gradient_norm, "learning_rate": learning_rate}
+        numbers = {f"step/{name}": value for name, value in {**learned, **speed}.items()}
+        for name, value in numbers.items():
+            self._steps.add_scalar(name, value, step)
+        for tracker in self._trackers:
+            tracker.log(numbers, epoch, step)
 
     def epoch(self, record: Record, seconds: Mapping[str, float]) -> None:
-        """``seconds`` of each part of the time since the last epoch or the start. Not to be called with ``quiet``."""
+        """``seconds`` of each part of the time since the last record or the start. Not to be called with ``quiet``."""
         total = sum(seconds.values())
         rate = (self._seen - self._seen_before_epoch) / total
         self._seen_before_epoch = self._seen
@@ -108,11 +136,11 @@ class Progress:
         for tracker in self._trackers:
             tracker.log(numbers, record["epoch"])
 
-    def embeddings(self, epoch: int, monitor: Monitor, encoder: nn.Module) -> None:
+    def embeddings(self, epoch: int, monitor: Monitor, h: Tensor) -> None:
         """A map when it is time for one; at the end, and with every map, the same for TensorBoard's projector."""
         mapped = self._map_every > 0 and (epoch % self._map_every == 0 or epoch == self._epochs)
         if mapped or epoch == self._epochs:
-            features = monitor.features(encoder)
+            features = h.cpu().numpy()
             add_to_projector(self._tensorboard, epoch, features, monitor)
             if mapped:
                 add_map(self._board, self._tensorboard, epoch, features, monitor)
@@ -125,8 +153,8 @@ def record(
     learning_rate_scale: float,
     measured: Measured,
 ) -> Record:
-    """``steps`` are the loss and the gradient norm of each of the epoch's, and become means; the rate is the last
-    step's, the scale what is left of it after roll-backs."""
+    """``steps`` are the loss and the gradient norm of each since the last record, and become means; the rate is the
+    last step's, the scale what is left of it after roll-backs."""
     losses, gradient_norms = zip(*steps, strict=True)
     values = {
         "epoch": epoch,

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 class Run(Protocol):
     """One run at a tracker."""
 
-    def log(self, values: Mapping[str, float], epoch: int) -> None: ...
+    def log(self, values: Mapping[str, float], epoch: float, step: int | None = None) -> None: ...
 
     def finish(self) -> None: ...
 
@@ -50,13 +50,14 @@ class Tracker:
         self.lost = 0
         self._open_run = open_run
         self._warned = False
-        self._waiting: queue.SimpleQueue[tuple[Mapping[str, float], int] | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[Mapping[str, float], float, int | None] | None] = queue.SimpleQueue()
         # A daemon: the process can end while a server hangs.
         self._thread = threading.Thread(target=self._work, name=f"tracker {name}", daemon=True)
         self._thread.start()
 
-    def log(self, values: Mapping[str, float], epoch: int) -> None:
-        self._waiting.put((dict(values), epoch))
+    def log(self, values: Mapping[str, float], epoch: float, step: int | None = None) -> None:
+        """Of an epoch, or of a ``step`` in it."""
+        self._waiting.put((dict(values), epoch, step))
 
     def close(self, deadline: float) -> None:
         """Wait until all is logged, at most to ``deadline`` of the monotonic clock."""
@@ -136,7 +137,7 @@ class _WandbRun:
         # By epoch and not by its own counter, which refuses an epoch that an interruption has lost.
         self._run.define_metric("*", step_metric="epoch")
 
-    def log(self, values: Mapping[str, float], epoch: int) -> None:
+    def log(self, values: Mapping[str, float], epoch: float, _: int | None = None) -> None:
         self._run.log({**values, "epoch": epoch})
 
     def finish(self) -> None:
@@ -160,9 +161,9 @@ class _MlflowRun:
         for key, value in flatten(config):
             self._client.log_param(self._id, key, str(value)[:PARAMETER_LENGTH])
 
-    def log(self, values: Mapping[str, float], epoch: int) -> None:
+    def log(self, values: Mapping[str, float], epoch: float, step: int | None = None) -> None:
         for name, value in values.items():
-            self._client.log_metric(self._id, name, value, step=epoch)
+            self._client.log_metric(self._id, name, value, step=int(epoch) if step is None else step)
 
     def finish(self) -> None:
         self._client.set_terminated(self._id)

@@ -48,8 +48,8 @@ class TrainingState:
     step: int
     network: dict[str, Tensor]
     optimizer: dict[str, Tensor]
-    history: list[Record]  # a record for each epoch that is done
-    unfinished: list[tuple[float, float]]  # loss and gradient norm of each step of the epoch that is not
+    history: list[Record]  # of each look at the features
+    unfinished: list[tuple[float, float]]  # loss and gradient norm of each step since the last of them
     objective: dict[str, Tensor] = field(default_factory=dict)  # a queue and its momentum encoder; most have none
     scaler: Mapping[str, float] = field(default_factory=dict)  # of float16's losses
     average: dict[str, Tensor] = field(default_factory=dict)  # of the weights, where they are averaged

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 def collapsed_epochs(history: Sequence[Record]) -> int:
-    """How many epochs in a row, up to the last one, had collapsed."""
+    """How many epochs that were looked at in a row, up to the last one, had collapsed."""
     return count_in_a_row(history, is_collapsed)
 
 
@@ -38,7 +38,7 @@ class CollapseAlarm:
     healthy: Path | None
 
     def judge(self, state: TrainingState, member: Member) -> None:
-        """At the start and after every epoch: raise the alarm, or keep the state.
+        """At the start and after every look at the features: raise the alarm, or keep the state.
 
         Raises:
             CollapseError: on every process at once.
@@ -97,7 +97,7 @@ def _roll_back(run: Path, number: int, scale: float, error: CollapseError) -> No
     assert source is not None, "the start of a run is healthy"
     state = checkpoint.load_training(source)
     checkpoint.save_training(attempt_folder(run, number), state)
-    epoch = len(state.history)
+    epoch = state.history[-1]["epoch"] if state.history else 0
     message = f"{error.what}; roll-back {number}: continuing from epoch {epoch} with {scale:g} of the learning rate"
     logger.warning(message)
     emit("progress", stage="pretrain", message=message, rolled_back_to=epoch, learning_rate_scale=scale)

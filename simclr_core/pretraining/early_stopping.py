@@ -46,7 +46,7 @@ class AdaptationAlarm:
     judged: int
 
     def judge(self, state: TrainingState, member: Member) -> None:
-        """At the start and after every epoch.
+        """At the start and after every look at the features.
 
         Raises:
             AdaptationError: on every process at once.
@@ -87,7 +87,7 @@ class EarlyStopping:
     best: Path | None
 
     def judge(self, state: TrainingState, member: Member) -> bool:
-        """At the start and after every epoch, on every process at once: keep the state if its epoch is the best, and
+        """At the start and after every look, on every process at once: keep the state if its epoch is the best, and
         say whether training ends here."""
         if member.rank == 0 and self.best is not None:
             self._keep(self.best, state)

@@ -20,22 +20,14 @@ from torch import Tensor, nn
 
 from simclr_core.launch import Member
 from simclr_core.loss.objective import buffers_kept
+from simclr_core.machine.devices import resolve_precision
 from simclr_core.pretraining.choices import Choice, first_fault
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LAYER_TOLERANCE = 0.02  # relative error of a layer's output and gradients; 0.007 in nine families of torchvision
 LOSS_TOLERANCE = 0.25  # relative; a gross check of what is not a layer: attention, pooling, normalization
 TEST_IMAGES = 64  # of the batch: float32 may have no room for all of it
 
 logger = logging.getLogger(__name__)
-
-
-def resolve_precision(name: str, device: torch.device) -> torch.dtype:
-    """What autocast computes in: "auto" is bfloat16 on GPUs that have it, and float32 on CPUs, where it rarely pays."""
-    if name == "auto":
-        has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if has_bfloat16 else torch.float32
-    return DTYPES[name]
 
 
 def choose_precision(

@@ -7,6 +7,7 @@ are read to watch the features get better, never to change a weight.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ from simclr_core.launch import Member
 from simclr_core.loss.momentum_queue import MomentumQueue, random_directions
 from simclr_core.loss.nt_xent import LOSSES
 from simclr_core.loss.objective import InBatch, Objective, by_size
-from simclr_core.machine.devices import memory_explained
+from simclr_core.machine.devices import DTYPES, memory_explained, resolve_precision
 from simclr_core.model.batch_norm import synchronize
 from simclr_core.model.encoder import Encoder, build_encoder, require_other_side
 from simclr_core.model.gradient_checkpointing import recompute_blocks
@@ -42,6 +43,7 @@ from simclr_core.model.projection_head import build_projection_head
 from simclr_core.model.weight_average import WeightAverage
 from simclr_core.monitoring.diagnostics import Monitor, choose_monitor
 from simclr_core.monitoring.history import Progress, summary
+from simclr_core.monitoring.throughput import FORWARD_AND_BACKWARD, Pace, choose_pace
 from simclr_core.monitoring.trackers import open_trackers
 from simclr_core.params import flatten, read_block
 from simclr_core.pretraining import checkpoint
@@ -52,7 +54,7 @@ from simclr_core.pretraining.collapse import CollapseAlarm, with_roll_backs
 from simclr_core.pretraining.compilation import compile_model
 from simclr_core.pretraining.early_stopping import AdaptationAlarm, EarlyStopping
 from simclr_core.pretraining.initial import Start, read_start
-from simclr_core.pretraining.precision import DTYPES, LossScaler, choose_precision, resolve_precision
+from simclr_core.pretraining.precision import LossScaler, choose_precision
 from simclr_core.pretraining.pretrained import (
     Arithmetic,
     describe,
@@ -135,18 +137,19 @@ def _train_and_publish(workspace: Path, inputs: Inputs, member: Member) -> None:
         take_back(folder)
     begun = resume_point(folder, member)
     learner, arithmetic = build(inputs, batches)
-    monitor, trackers = None, []
+    trackers = []
     if member.rank == 0:
         _announce(inputs, learner.network, schedule, arithmetic, member, begun)
-        monitor = choose_monitor(inputs.images, card, inputs.preprocessing, config.monitor_images, config.seed)
         trackers = open_trackers(watch.trackers, workspace / ".simclr", inputs.key, config.model_dump())
+    monitor = choose_monitor(inputs.images, card, inputs.preprocessing, config.monitor_images, config.seed, member)
     acts, rolls_back = on_collapse.action != "report", on_collapse.action == "roll_back"
     alarm = CollapseAlarm(on_collapse.patience if acts else None, folder / "healthy" if rolls_back else None)
     adaptation = watch_adaptation(config, start, learner.network, monitor)
     stopping = choose_stopping(config, folder, monitor)
     board, seen = workspace / ".simclr" / "tensorboard" / inputs.key, schedule.steps * config.batch_size
-    with Progress(schedule.epochs, seen, board, member.rank > 0, trackers, watch.embedding_map_every) as progress:
-        observers = Observers(monitor, progress, alarm, adaptation, stopping)
+    pace = _choose_pace(inputs, learner.network, arithmetic, member, watch.log_every_steps)
+    with Progress(schedule.epochs, seen, board, member.rank > 0, trackers, watch.embedding_map_every, pace) as progress:
+        observers = Observers(monitor, progress, alarm, adaptation, stopping, config.monitor_every)
         attempt = partial(train, learner, batches, observers, schedule, config.checkpoint_every_steps)
         limit = on_collapse.max_roll_backs if rolls_back else 0
         history = with_roll_backs(attempt, folder, on_collapse.learning_rate_factor, limit, member)
@@ -231,29 +234,40 @@ def plan(config: PretrainConfig, steps_per_epoch: int, start: Start) -> Schedule
 
 
 def watch_adaptation(
-    config: PretrainConfig, start: Start, network: nn.Sequential, monitor: Monitor | None
+    config: PretrainConfig, start: Start, network: nn.Sequential, monitor: Monitor
 ) -> AdaptationAlarm | None:
-    """The alarm on features that become worse than those of given weights, which ``network`` still has."""
+    """The alarm on features that become worse than those of given weights, which ``network`` still has. Every process
+    has one, and calls this at once; the first one's decides."""
     if start.weights is None or config.weights.stop_after is None:
         return None
-    if monitor is None:  # the first process decides
-        return AdaptationAlarm(config.weights.stop_after, {}, 0)
-    before = monitor.accuracies(monitor.features(network[0]))
+    features = monitor.features(network[0])
+    before = monitor.accuracies(features) if monitor.member.rank == 0 else {}
     return AdaptationAlarm(config.weights.stop_after, before, monitor.judged)
 
 
-def choose_stopping(config: PretrainConfig, folder: Path, monitor: Monitor | None) -> EarlyStopping | None:
+def choose_stopping(config: PretrainConfig, folder: Path, monitor: Monitor) -> EarlyStopping | None:
     """What ends training early, and keeps its best epoch in the run directory ``folder``; None: nothing does."""
     wanted = config.early_stopping
     if wanted.patience is None and wanted.keep == "last":
         return None
-    if monitor is not None and not monitor.judged and wanted.measure != "effective_rank":
+    if monitor.member.rank == 0 and not monitor.judged and wanted.measure != "effective_rank":
         logger.warning(
             "pretrain.early_stopping.measure is %s, and no training image has a label: training goes to its last "
             "epoch, which is kept; effective_rank needs no labels",
             wanted.measure,
         )
     return EarlyStopping(wanted.measure, wanted.patience, folder / "best" if wanted.keep == "best" else None)
+
+
+def _choose_pace(inputs: Inputs, network: nn.Module, arithmetic: Arithmetic, member: Member, every: int) -> Pace:
+    config, side, bands = inputs.config, inputs.config.image_size, inputs.card.bands
+    smaller, keys = config.augmentation.extra_crop_size or side, config.queue is not None
+    passes: Counter[tuple[int, ...]] = Counter(
+        {(bands, side, side): FORWARD_AND_BACKWARD + (1 if keys else FORWARD_AND_BACKWARD)}
+    )
+    passes[bands, smaller, smaller] += FORWARD_AND_BACKWARD * config.augmentation.extra_crops
+    kind = DTYPES[arithmetic.precision.value], config.tf32
+    return choose_pace(network, passes, kind, member, config.batch_size, every)
 
 
 def _layer_rates(config: PretrainConfig, start: Start, network: nn.Sequential) -> dict[int, float]:

@@ -4,7 +4,6 @@ python -m simclr_core rate --images 5000 --classes 10        in a folder with a 
 """
 
 import json
-import resource
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import cycle, islice
@@ -23,12 +22,14 @@ from simclr_core.config import FinetuneConfig, PretrainConfig
 from simclr_core.evaluation.features import extract
 from simclr_core.evaluation.logistic_regression import HISTORY, principal_axes
 from simclr_core.launch import Member
+from simclr_core.machine.devices import resolve_precision
 from simclr_core.model.encoder import Encoder
 from simclr_core.monitoring.diagnostics import Monitor
+from simclr_core.monitoring.throughput import peak_bytes
 from simclr_core.monitoring.unit_costs import TrainingSet, UnitCosts
 from simclr_core.params import read_block
 from simclr_core.pretraining.initial import Start
-from simclr_core.pretraining.precision import LossScaler, resolve_precision
+from simclr_core.pretraining.precision import LossScaler
 from simclr_core.pretraining.pretrain import build_network, build_optimizer, choose_objective
 
 LEAST_STEPS = 3
@@ -75,7 +76,7 @@ def measure(config: PretrainConfig, tuning: FinetuneConfig, data: TrainingSet, m
     names = [str(one) for one in range(max(1, data.classes))]
     monitor = Monitor(pixels[:watched], np.arange(watched) % len(names), *normalized, names)
     views = torch.randn(2, config.batch_size, encoder.feature_dim)
-    look = _middle(lambda: monitor.measure(encoder, nn.Identity(), *views), 0.0)
+    look = _middle(lambda: monitor.measure(monitor.features(encoder), nn.Identity(), *views), 0.0)
     return UnitCosts(
         images_per_second=rate,
         start_seconds=0.0,
@@ -89,7 +90,7 @@ def measure(config: PretrainConfig, tuning: FinetuneConfig, data: TrainingSet, m
         ),
         axes_seconds=_middle(lambda: principal_axes(torch.randn(SIDE, SIDE)), 0.0),
         descent_seconds=(measure_descent(FEW, FEW), measure_descent(SIDE, SIDE)),
-        memory_bytes=_peak_bytes(member.device),
+        memory_bytes=peak_bytes(member.device),
         encoder_parameters=sum(one.numel() for one in encoder.parameters()),
         head_parameters=sum(one.numel() for one in head.parameters()),
         feature_dim=encoder.feature_dim,
@@ -205,9 +206,3 @@ def _pixels(images: int, side: int, data: TrainingSet) -> Samples:
     return np.random.default_rng(0).integers(
         0, np.iinfo(kind).max, (images, side, side, data.channels or 3), dtype=kind
     )
-
-
-def _peak_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,4 +1,4 @@
-"""The loop of pretraining: a step is views, objective, gradients, optimizer; an epoch ends with a look at the features.
+"""The loop of pretraining: a step is views, objective, gradients, optimizer; epochs end with a look at the features.
 
 Killed at any moment, it continues from the last checkpoint and ends with the same weights, bit for bit: every random
 draw is a function of the seed and of the step or sample that it is for.
@@ -25,6 +25,7 @@ from simclr_core.model.model_directory import fill
 from simclr_core.model.weight_average import WeightAverage
 from simclr_core.monitoring.diagnostics import Monitor, Record
 from simclr_core.monitoring.history import Progress, record
+from simclr_core.monitoring.throughput import Reading
 from simclr_core.pretraining import checkpoint
 from simclr_core.pretraining.batches import Batches
 from simclr_core.pretraining.checkpoint import TrainingState
@@ -66,16 +67,22 @@ class Learner(NamedTuple):
 
 @dataclass(frozen=True)
 class Observers:
-    """Who looks at a training while it lasts: ``monitor`` measures the features, on the first process alone."""
+    """Who looks at a training while it lasts: ``monitor`` at the features, at the end of every ``every``-th epoch and
+    of the last one. All processes make the features, each of its share of the images; the first one judges them."""
 
-    monitor: Monitor | None
+    monitor: Monitor
     progress: Progress
     alarm: CollapseAlarm
     adaptation: AdaptationAlarm | None = None
     stopping: EarlyStopping | None = None
+    every: int = 1
+
+    def is_due(self, epoch: int, epochs: int) -> bool:
+        """Whether the features are looked at after ``epoch`` of ``epochs``."""
+        return epoch % self.every == 0 or epoch == epochs
 
     def judge(self, state: TrainingState, member: Member) -> bool:
-        """At the start and after every epoch, on every process at once: whether training ends here. Raises what an
+        """At the start and after every look, on every process at once: whether training ends here. Raises what an
         alarm raises."""
         self.alarm.judge(state, member)
         if self.adaptation is not None:
@@ -95,7 +102,7 @@ def train(
 ) -> list[Record]:
     """Train the learner's network in place, from the last checkpoint in ``folder`` if there is one.
 
-    Called by every process of the group at once; the first one alone has a monitor, saves, and returns the history.
+    Called by every process of the group at once; the first one alone saves, and returns the history.
     A checkpoint is saved every ``checkpoint_every`` steps, at the end, which may be early, and when SIGTERM or Ctrl-C
     asks to stop; all of them are on the disk when this returns or raises SystemExit.
 
@@ -124,17 +131,19 @@ def train(
             rate = schedule.rate(step) * learning_rate_scale
             update(learner, rate, not_finite(numbers) if numbers.is_cuda else None)
             failpoint("pretrain.stepped")
-            progress.step(batches.batch_size)
-            if (step + 1) % every == 0:
+            progress.step(batches.batch_size, readings.latest, rate)
+            epoch, left = divmod(step + 1, every)
+            if not left and observers.is_due(epoch, schedule.epochs):
                 readings.settle()
                 with part("watch"):
-                    judged = monitor and monitor.measure(encoder, head, outcome.first, outcome.second)
-                seconds = with_exchange(stopwatch.lap(), learner.model, min(every, step + 1 - begun))
-                if monitor and judged:
-                    history.append(record(len(history) + 1, unfinished, rate, learning_rate_scale, judged))
+                    h = monitor.features(encoder)
+                    judged = None if member.rank else monitor.measure(h, head, outcome.first, outcome.second)
+                seconds = with_exchange(stopwatch.lap(), learner.model, min(len(unfinished), step + 1 - begun))
+                if judged is not None:
+                    history.append(record(epoch, unfinished, rate, learning_rate_scale, judged))
                     progress.epoch(history[-1], seconds)
                     with part("watch"):
-                        progress.embeddings(len(history), monitor, encoder)
+                        progress.embeddings(epoch, monitor, h)
                     failpoint("pretrain.epoch")
                 unfinished.clear()
                 ended = observers.judge(learner.state(step + 1, history, unfinished), member)
@@ -166,6 +175,7 @@ class Readings:
     ) -> None:
         """``folder`` is where the images of a step that is not finite are listed."""
         self.signal = 0  # the last that was read; 0 for none
+        self.latest: Reading | None = None
         self._scaler = scaler
         self._batches = batches
         self._folder = folder
@@ -197,7 +207,8 @@ class Readings:
                 arrived.synchronize()
             loss, norm, multiple, signal = numbers.tolist()
             self.signal = int(signal)
-            self._unfinished.append((loss, self._checked(step, loss, norm, multiple)))
+            self.latest = Reading(step, loss, self._checked(step, loss, norm, multiple))
+            self._unfinished.append((loss, self.latest.gradient_norm))
 
     def _checked(self, step: int, loss: float, norm: float, multiple: float) -> float:
         """The norm, 0 for a step that the scaler skips."""

@@ -19,6 +19,7 @@ from simclr_core.evaluation.logistic_regression import (
     standardize,
     unchanged,
 )
+from tests.simclr_core.fake_cuda import fake_cuda
 
 
 def problem(
@@ -167,6 +168,31 @@ def test_blocks_of_many_samples_give_the_optima_of_all_at_once(several: bool, mo
     mean, std = standardization(features)
     logits = [one.logits((features - mean) / std) for one in (small[1], large[1])]
     torch.testing.assert_close(*[one if several else one.log_softmax(dim=1) for one in logits], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("large", [True, False])
+def test_a_gpu_computes_on_what_the_host_keeps(monkeypatch: pytest.MonkeyPatch, large: bool, kept: bool) -> None:
+    features, labels = problem(60, 8)
+    rows, held = torch.arange(50), (torch.arange(50) % 5 == 0)[None]
+    monkeypatch.setattr(logistic_regression, "TURNED_ELEMENTS", 0 if large else 2**24)
+    monkeypatch.setattr(logistic_regression, "free_bytes", lambda _: 10**9 if kept else 0)
+    with fake_cuda() as gpu:
+        inputs = standardize(features, rows, gpu)
+        assert inputs.device == gpu
+        assert (inputs.kept().raw.device == gpu) == kept
+        _, head = select_and_fit(inputs, labels[rows], 3, [1.0, 0.1], held)
+        raw = head.on_raw_features(inputs.mean, inputs.std)
+    assert (raw.weight.device, raw.bias.device) == (gpu, gpu)
+
+
+def test_what_a_gpu_keeps_are_the_standardized_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, _ = problem(30, 4)
+    inputs = standardize(features, torch.arange(0, 30, 2))
+    monkeypatch.setattr(logistic_regression, "BLOCK_ELEMENTS", 4 * 7)
+    whole = torch.cat([block for _, block in inputs.blocks()])
+    assert inputs.kept() is inputs  # a processor has them in its memory anyway
+    torch.testing.assert_close(whole, ((features - inputs.mean) / inputs.std)[::2].to(whole.dtype))
 
 
 @pytest.mark.parametrize("dimensions", [5, 60], ids=["tall", "wide"])

@@ -1,7 +1,10 @@
 """The label-free numbers against slow oracles and cases whose answer is known."""
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +14,9 @@ from torch import nn
 from deploy.images.preprocess import Preprocessing
 from simclr_core.data.shards import ShardedImages, read_card
 from simclr_core.errors import NonFiniteFeaturesError
-from simclr_core.evaluation.features import extract
+from simclr_core.evaluation.features import extract, own_rows
+from simclr_core.launch import Member
+from simclr_core.monitoring import diagnostics
 from simclr_core.monitoring.diagnostics import (
     MEASURED,
     Monitor,
@@ -20,8 +25,10 @@ from simclr_core.monitoring.diagnostics import (
     collapsed,
     effective_rank,
     feature_std,
+    thumbnails,
     uniformity,
 )
+from tests.simclr_core.fake_cuda import count, fake_cuda
 
 
 def unit(row: list[float]) -> list[float]:
@@ -62,6 +69,22 @@ def test_effective_rank_counts_directions() -> None:
     expected = math.exp(-sum(share * math.log(share) for share in shares))
     assert effective_rank(torch.diag(values) @ rotation) == pytest.approx(expected)
     assert effective_rank(torch.zeros(4, 3)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("n", "d"), [(300, 40), (40, 300), (64, 64)])
+@pytest.mark.parametrize("kind", ["even", "uneven", "deficient", "rectified"])
+def test_the_effective_rank_is_that_of_the_singular_values(kind: str, n: int, d: int) -> None:
+    features = random_features(n, d)
+    if kind == "uneven":  # over four decades
+        features *= torch.logspace(0, -4, d, dtype=torch.float64)
+    if kind == "deficient":
+        features = random_features(n, 5) @ random_features(5, d, seed=1)
+    if kind == "rectified":
+        features = (features - 2).relu().float()
+    singular = np.linalg.svd(features.double().numpy(), compute_uv=False)
+    shares = singular / singular.sum()
+    expected = math.exp(-sum(share * math.log(share) for share in shares if share > 0))
+    assert effective_rank(features) == pytest.approx(expected, rel=1e-7)
 
 
 def test_feature_std_is_zero_for_one_direction_and_one_for_an_even_spread() -> None:
@@ -106,8 +129,9 @@ def test_the_monitor_measures_h_and_z_and_changes_nothing() -> None:
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     generator = torch.get_rng_state()
     first, second = random_features(7, 5), random_features(7, 5, seed=1)
-    measured = watched.measure(encoder, head, first, second)
-    h = torch.from_numpy(extract(encoder, watched.images, watched.mean, watched.std))
+    h = watched.features(encoder)
+    measured = watched.measure(h, head, first, second)
+    assert torch.equal(h, torch.from_numpy(extract(encoder, watched.images, watched.mean, watched.std)))
     assert measured["effective_rank"] == pytest.approx(effective_rank(h))
     assert measured["feature_std"] == pytest.approx(feature_std(h))
     z = head[0](h).detach() / math.sqrt(1 + head[1].eps)  # by the BatchNorm's running statistics, which are 0 and 1
@@ -121,6 +145,38 @@ def test_the_monitor_measures_h_and_z_and_changes_nothing() -> None:
     assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())
 
 
+IMAGES = 600  # three batches
+
+
+def look_in_a_group(rank: int) -> tuple[torch.Tensor, dict[str, float | None], torch.Tensor]:
+    whole, member = monitor([0, 1, 2] * (IMAGES // 3)), Member(rank, 2, torch.device("cpu"))
+    own = whole.images[own_rows(IMAGES, member)]
+    watched, z = replace(whole, images=own, member=member), random_features(4, 3)
+    h = watched.features(small_encoder())
+    pictures = torch.from_numpy(diagnostics._gather_pictures(own, IMAGES, member))
+    return h, {**watched.measure(h, nn.Identity(), z, z)}, pictures
+
+
+@pytest.mark.seconds
+def test_processes_share_the_images_and_see_what_one_sees(on_ranks: Callable[..., list[Any]]) -> None:
+    watched, z = monitor([0, 1, 2] * (IMAGES // 3)), random_features(4, 3)
+    h = watched.features(small_encoder())
+    for shared, measured, pictures in on_ranks(2, look_in_a_group):
+        assert torch.equal(shared, h)
+        assert measured == watched.measure(h, nn.Identity(), z, z)
+        assert np.array_equal(pictures.numpy(), thumbnails(watched.images))
+
+
+def test_on_a_gpu_the_features_are_made_and_judged_there() -> None:
+    watched = monitor([0, 1, 2] * 4)
+    with fake_cuda() as gpu:
+        h = watched.features(small_encoder().to(gpu))
+        assert (h.device, h.shape) == (gpu, (12, 6))
+        counts = count(lambda: (watched._probe_top1(h), effective_rank(h), feature_std(h)))
+        assert diagnostics._projected(nn.Identity(), h).device == gpu
+    assert counts.kernels > 0
+
+
 def test_the_online_knn_classifies_half_of_the_labeled_images_by_the_other_half() -> None:
     colors = np.zeros((8, 8, 8, 3), np.uint8)
     colors[[0, 1, 4, 5]] = (255, 0, 0)
@@ -132,7 +188,7 @@ def test_the_online_knn_classifies_half_of_the_labeled_images_by_the_other_half(
     encoder = nn.Sequential(pooled, nn.Linear(3, 3, bias=False))
     nn.init.eye_(encoder[1].weight)
     # 0, 2 and 4 answer; 1 and 3 are reported right, 5 is not
-    assert watched.measure(encoder, nn.Identity(), z, z)["knn_top1"] == pytest.approx(66.667)
+    assert watched.measure(watched.features(encoder), nn.Identity(), z, z)["knn_top1"] == pytest.approx(66.667)
 
 
 def probed(h: torch.Tensor, labels: list[int]) -> float | None:
@@ -166,16 +222,17 @@ def test_the_probe_needs_no_healthy_features_and_no_second_class() -> None:
 @pytest.mark.parametrize("labels", [[-1] * 6, [-1, -1, 2, -1, -1, -1]])
 def test_without_labels_only_knn_and_probe_are_missing(labels: list[int]) -> None:
     z = random_features(4, 3)
-    measured = monitor(labels).measure(small_encoder(), nn.Identity(), z, z)
+    watched = monitor(labels)
+    measured = watched.measure(watched.features(small_encoder()), nn.Identity(), z, z)
     assert {name for name, value in measured.items() if value is None} == {"knn_top1", "probe_top1"}
 
 
 def test_features_that_are_not_finite_are_an_error() -> None:
-    encoder, z = small_encoder(), random_features(4, 3)
+    encoder = small_encoder()
     with torch.no_grad():
         encoder[0].weight.fill_(float("nan"))
     with pytest.raises(NonFiniteFeaturesError, match="infinite or not a number"):
-        monitor([0] * 4).measure(encoder, nn.Identity(), z, z)
+        monitor([0] * 4).features(encoder)
 
 
 def test_labeled_images_are_watched_first(prepared: Path) -> None:

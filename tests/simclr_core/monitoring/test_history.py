@@ -2,12 +2,16 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from simclr_core.monitoring import throughput
 from simclr_core.monitoring.diagnostics import Record
 from simclr_core.monitoring.history import Progress, record, summary, write_history
+from simclr_core.monitoring.throughput import Pace, Reading
 
 MEASURED = {
     "knn_top1": 51.25,
@@ -19,6 +23,7 @@ MEASURED = {
     "alignment": 0.4,
     "uniformity": -2.0,
 }
+SHOWN = ("loss", "gradient_norm", "learning_rate", "images_per_second", "mfu", "memory_gigabytes")
 SECONDS = {"data": 0.02, "augment": 0.5, "forward": 0.18, "backward": 0.3}
 
 
@@ -77,6 +82,30 @@ def test_an_epoch_is_a_line_an_event_and_a_point_in_tensorboard(
     assert [point.step for point in board.Scalars("features/knn_top1")] == [1, 2]
     assert [point.value for point in board.Scalars("time/images_per_second")] == [100, 100, 100]
     assert "time/augment" in board.Tags()["scalars"]
+
+
+def test_a_step_is_a_line_and_a_point_apart_from_the_epochs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(throughput, "peak_bytes", lambda _: 61_250_000_000)
+    pace = Pace(torch.device("cpu"), 100, every=2, flops=5e9, peak=1e12)
+    sent: list[tuple[object, ...]] = []
+    tracker = SimpleNamespace(log=lambda *given: sent.append(given), close=lambda _: None, lost=0)
+    with Progress(4, 1200, tmp_path / "board", False, [tracker], 0, pace) as progress:  # type: ignore[list-item]
+        progress.start(0)
+        progress.step(100)  # nothing was read yet
+        for number in range(3):
+            progress.step(100, Reading(number, 2.0 - number, 0.5), 0.1)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(";")[0] for line in lines] == ["step 1/12: loss 2.0000", "step 3/12: loss 0.0000"]
+    assert lines[0].endswith("61.2 GB")
+    board = EventAccumulator(str(tmp_path / "board" / "steps")).Reload()
+    assert [(one.step, one.value) for one in board.Scalars("step/loss")] == [(1, 2.0), (3, 0.0)]
+    rate, share = board.Scalars("step/images_per_second")[0].value, board.Scalars("step/mfu")[0].value
+    assert share == pytest.approx(5e-3 * rate, rel=1e-3)
+    ((numbers, epoch_of_first, step), (_, epoch_of_second, _)) = sent
+    assert (step, epoch_of_first, epoch_of_second) == (1, pytest.approx(1 / 3), pytest.approx(1))
+    assert numbers == {f"step/{name}": pytest.approx(numbers[f"step/{name}"]) for name in SHOWN}  # type: ignore[index]
 
 
 def test_all_processes_but_the_first_are_quiet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -135,6 +135,18 @@ def test_mlflow_continues_in_the_run_of_the_same_key(mlflow: dict[str, Any], tmp
     assert run["status"] == "FINISHED"
 
 
+def test_a_step_is_shown_by_its_number_or_its_part_of_the_epochs(
+    wandb: Wandb, mlflow: dict[str, Any], tmp_path: Path
+) -> None:
+    for name in ("wandb", "mlflow"):
+        (opened,) = open_trackers([name], tmp_path, "abc", CONFIG)
+        opened.log({"step/loss": 3.0}, 1.5, 12)
+        close_trackers([opened], 10)
+    assert wandb.logged() == [{"step/loss": 3.0, "epoch": 1.5}]
+    (run,) = mlflow["runs"].values()
+    assert run["metrics"] == [("step/loss", 3.0, 12)]
+
+
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
 def test_a_missing_package_is_reported_before_the_training(
     prepared: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -151,11 +163,11 @@ class Server:
 
     def __init__(self, failing: int = 0) -> None:
         self.failing = failing
-        self.seen: list[int] = []
+        self.seen: list[float] = []
         self.answers = threading.Event()
         self.answers.set()
 
-    def log(self, values: Mapping[str, float], epoch: int) -> None:
+    def log(self, values: Mapping[str, float], epoch: float, _: int | None = None) -> None:
         self.answers.wait()
         if self.failing:
             self.failing -= 1

@@ -39,7 +39,7 @@ from simclr_core.pretraining.batches import Batches
 from simclr_core.pretraining.precision import LossScaler
 from simclr_core.pretraining.unfinished import run_key
 from simclr_core.stopwatch import PARTS
-from tests.simclr_core.conftest import STEPS, configure, results, runs, weights
+from tests.simclr_core.conftest import STEPS, configure, interrupt, results, runs, weights
 
 by_digest = pytest.mark.usefixtures("pictures_by_digest")
 
@@ -125,6 +125,26 @@ def test_watching_and_saving_do_not_touch_the_weights(
         results(prepared)["models/pretrained/encoder.safetensors"]
         == (undisturbed["models/pretrained/encoder.safetensors"])
     )
+
+
+@pytest.mark.seconds
+@by_digest
+def test_the_features_are_looked_at_every_second_epoch_also_after_an_interruption(
+    prepared: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rows() -> list[dict[str, str]]:
+        return list(csv.DictReader((prepared / "reports" / "pretrain.csv").read_text().splitlines()))
+
+    configure(prepared, monitor_every=2)
+    interrupt(prepared, monkeypatch, "pretrain.step:raise@8")
+    pretrain.run(prepared)
+    assert weights(results(prepared)) == weights(undisturbed)
+    (row,), epochs = rows(), list(csv.DictReader(undisturbed["reports/pretrain.csv"].decode().splitlines()))
+    assert float(row["loss"]) == pytest.approx(sum(float(one["loss"]) for one in epochs) / 2, abs=1e-6)
+    assert {**row, "loss": "", "gradient_norm": ""} == {**epochs[1], "loss": "", "gradient_norm": ""}
+    configure(prepared, epochs=3)
+    pretrain.run(prepared)
+    assert [one["epoch"] for one in rows()] == ["2", "3"]
 
 
 @by_digest
