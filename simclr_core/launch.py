@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -47,6 +47,7 @@ from simclr_core.torch_calls import handling_signals_by, shutdown_within
 LAUNCHER = "SIMCLR_LAUNCHER"  # the process of ``launch``, in the environment of those that it starts
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,12 @@ class Member:
         if self.size > 1:
             torch.distributed.all_gather_object(values, value)
         return values
+
+    def shared(self, items: Sequence[Item], work: Callable[[Item], Result]) -> list[Result]:
+        """``work(item)`` of each, done by one process, in turn, and known to all; all of them call this at once."""
+        own = {place: work(item) for place, item in enumerate(items) if place % self.size == self.rank}
+        done = {place: result for part in self.gathered(own) for place, result in part.items()}
+        return [done[place] for place in range(len(items))]
 
     def from_first(self, value: Item) -> Item:
         """What the first process gives, on every process; all of them call this at once."""
@@ -156,8 +163,11 @@ def _exit_code(rank: int, failure: ProcessFailure) -> int:
 
 
 @contextmanager
-def member() -> Iterator[Member]:
+def member(patience: int = 1) -> Iterator[Member]:
     """Join the group that a launcher started, if one did: NCCL on GPUs, gloo on CPUs.
+
+    Where processes do work of different length, each waits ``patience`` times as long for the others: a failed one ends
+    all of them anyway.
 
     Raises:
         DeviceError: this machine has a GPU that cannot be used.
@@ -177,7 +187,7 @@ def member() -> Iterator[Member]:
         with failing_together(store, place):
             device = choose_device(place.local_rank)
             greet(store, place, device, limit)
-            _join(store, place, device)
+            _join(store, place, device, patience * seconds(EXCHANGE_SECONDS))
             failpoint("launch.joined")
             yield Member(place.rank, place.size, device)
     finally:
@@ -185,15 +195,15 @@ def member() -> Iterator[Member]:
             torch.distributed.destroy_process_group()
 
 
-def _join(store: Any, place: Place, device: torch.device) -> None:
-    """torch's process group, in which a wait of ``EXCHANGE_SECONDS`` for another process is an error."""
+def _join(store: Any, place: Place, device: torch.device, limit: int) -> None:
+    """torch's process group, in which a wait of ``limit`` seconds for another process is an error."""
     bound = None
     if device.type == "cuda":
         torch.cuda.set_device(device)
         bound = device
     torch.distributed.init_process_group(
         "nccl" if bound else "gloo",
-        timeout=timedelta(seconds=seconds(EXCHANGE_SECONDS)),
+        timeout=timedelta(seconds=limit),
         world_size=place.size,
         rank=place.rank,
         store=store,

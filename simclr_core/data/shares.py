@@ -10,6 +10,11 @@ from simclr_core.machine.settings import PROCESSES
 LEAST = 2  # images of a process: one alone has nothing to be compared with
 
 
+def is_shareable(batch_size: int, processes: int) -> bool:
+    """Whether each of the processes gets an equal part of a batch, of two images or more where there are several."""
+    return processes == 1 or (batch_size % processes == 0 and batch_size >= LEAST * processes)
+
+
 def require_shares(batch_size: int, images: int, processes: int) -> None:
     """Each of the ``processes`` gets an equal part, of two images or more, of a batch of the training ``images``.
 

@@ -1,13 +1,19 @@
-"""Train a network to classify, on few labels: from an encoder, with a head that begins at a probe or at zero.
+"""Train a network to classify: from an encoder, with a head that begins at a probe or at zero.
 
 The recipe is SimCLR's (section B.5): the whole network, Nesterov SGD, a cosine without warm-up, no weight decay of the
-encoder, crops and flips as the only augmentation. A head that begins as that of a probe keeps the penalty that was
-chosen for the probe (after Kumar et al. 2022, "Fine-tuning can distort pretrained features").
+encoder, crops and flips as the only augmentation. With a frozen encoder it is that of linear evaluation on ImageNet
+(section B.6). A head that begins as that of a probe keeps the penalty that was chosen for the probe (after Kumar et al.
+2022, "Fine-tuning can distort pretrained features").
+
+Images are decoded ahead of their step; on a GPU their views are made ahead too, and no step waits for another.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from statistics import fmean
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,14 +23,22 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from simclr_core.augmentation.augmentations import Augmentation
 from simclr_core.augmentation.draws import ViewDraws
-from simclr_core.data.dataset import TrainingImages
+from simclr_core.data.dataset import TrainingImages, prefetch
 from simclr_core.data.order import permuted
+from simclr_core.data.ragged import RaggedImages
+from simclr_core.data.side_stream import made_ahead
+from simclr_core.data.transfer import choose, send
 from simclr_core.errors import NonFiniteFeaturesError
 from simclr_core.evaluation.linear_probe import Probe
 from simclr_core.evaluation.logistic_regression import STRONGEST_L2, LinearHead, standardization
-from simclr_core.machine.devices import choose_device
+from simclr_core.launch import Member
+from simclr_core.machine.devices import own_device
+from simclr_core.model.batch_norm import synchronize
 from simclr_core.model.encoder import Encoder
 from simclr_core.schedule import learning_rate
+from simclr_core.torch_calls import data_parallel
+
+PREFETCHED = 2  # batches decoded ahead of their step
 
 
 @dataclass(frozen=True)
@@ -40,20 +54,34 @@ class Labels:
 @dataclass(frozen=True)
 class Start:
     """What training begins with: an encoder, and a head, zero if there is None. ``decay`` [d] is the L2 penalty on the
-    head's weights of each feature."""
+    head's weights of each feature. A frozen encoder stays as it is, in evaluation mode."""
 
     encoder: Encoder
     head: LinearHead | None = None
     decay: Tensor | None = None
+    frozen: bool = False
 
 
 @dataclass(frozen=True)
 class Optimization:
-    """``steps`` of SGD, each over ``batch_size`` images; the learning rate falls from ``peak_rate`` to 0."""
+    """``steps`` of SGD, each over ``batch_size`` images; the learning rate falls from ``peak_rate`` to 0.
+
+    ``precision`` is the type to compute in. The processes of ``member``'s group share each batch equally; None: one
+    process alone.
+    """
 
     steps: int
     batch_size: int
     peak_rate: float
+    precision: torch.dtype = torch.float32
+    member: Member | None = None
+
+
+class _Drawn(NamedTuple):
+    """This process's part of a batch, and what happens to each image of it."""
+
+    images: RaggedImages
+    view: ViewDraws
 
 
 def at_probe(encoder: Encoder, probe: Probe, features: NDArray[np.float32]) -> Start:
@@ -79,42 +107,76 @@ def train_classifier(
     """Train the encoder of ``start``, in place, and a linear head. Returns both as a network, and the last loss.
 
     ``card`` is the model's, for preprocessing, mean and std. Each epoch has its own order, and its last incomplete
-    batch is dropped: BatchNorm would have too few images for its statistics.
+    batch is dropped: BatchNorm would have too few images for its statistics. These are of the whole batch, as the
+    gradients are, however many processes share it; all of them call this at once.
 
     Raises:
-        NonFiniteFeaturesError: the weights have run away.
+        NonFiniteFeaturesError: the weights have run away; on every process.
     """
-    device = choose_device()
-    torch.manual_seed(seed)  # for networks that draw: dropout, stochastic depth
+    member = optimization.member or Member(0, 1, own_device())
+    device, precision = member.device, optimization.precision
+    torch.manual_seed(seed + (member.rank << 32))  # for networks that draw: dropout, stochastic depth
     head = nn.Linear(start.encoder.feature_dim, known.classes)
     with torch.no_grad():
         head.weight.copy_(start.head.weight.T if start.head else torch.zeros(()))
         head.bias.copy_(start.head.bias if start.head else torch.zeros(()))
     network = nn.Sequential(start.encoder, head).to(device).to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.SGD(network.parameters(), lr=optimization.peak_rate, momentum=0.9, nesterov=True)
+    if start.frozen:
+        start.encoder.eval().requires_grad_(False)
+    model = network if member.size == 1 else data_parallel(synchronize(network))
+    learned = [one for one in network.parameters() if one.requires_grad]
+    optimizer = torch.optim.SGD(learned, lr=optimization.peak_rate, momentum=0.9, nesterov=True)
     mean, std = (torch.tensor(card[name], device=device).view(-1, 1, 1) for name in ("mean", "std"))
     decay = None if start.decay is None else start.decay.to(device)
     loss = torch.zeros(())
-    positions, batch_size = known.positions, optimization.batch_size
-    for step in range(optimization.steps):
-        epoch, turn = divmod(step, len(positions) // batch_size)
-        rows = permuted(seed, epoch, np.arange(turn * batch_size, (turn + 1) * batch_size), len(positions))
-        batch = images.batch(positions[rows], pinned=device.type == "cuda")
-        draws = augmentation.draws(batch.sizes, seed, epoch, positions[rows], view=0)
-        views = augmentation.ragged_view(batch.to(device), ViewDraws(0, draws))
-        views = ((views - mean) / std).contiguous(memory_format=torch.channels_last)
-        loss = _loss(network(views), torch.from_numpy(known.labels[rows]).to(device))
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
+    batches = [_own_rows(step, len(known.positions), optimization, member, seed) for step in range(optimization.steps)]
+
+    def drawn() -> Iterator[_Drawn]:
+        for epoch, rows in batches:
+            positions = known.positions[rows]
+            batch = images.batch(positions, pinned=device.type == "cuda")
+            yield _Drawn(batch, ViewDraws(0, augmentation.draws(batch.sizes, seed, epoch, positions, view=0)))
+
+    def seen(one: _Drawn) -> Tensor:
+        views = augmentation.ragged_view(one.images.to(device), one.view)
+        return ((views - mean) / std).contiguous(memory_format=torch.channels_last)
+
+    inputs = made_ahead(prefetch(drawn(), PREFETCHED, partial(choose, device)), seen, device)
+    for step, ((_, rows), views) in enumerate(zip(batches, inputs, strict=True)):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, optimization.steps, 0, optimization.peak_rate)
-        optimizer.step()
+        labels = known.labels[rows] if known.labels.ndim == 1 else known.labels[rows].astype(np.float32)
+        loss = take_step(model, optimizer, views, send({"labels": labels}, device)["labels"], precision)
         if decay is not None:
             with torch.no_grad():  # an implicit step, which no penalty is too strong for
                 head.weight.div_(1 + optimizer.param_groups[0]["lr"] * decay)
-    if not math.isfinite(loss.item()):
-        raise NonFiniteFeaturesError(f"the loss of seed {seed} became {loss.item()}; lower finetune.learning_rate")
-    return network.eval(), loss.item()
+    mean_loss = fmean(member.gathered(loss.item()))
+    if not math.isfinite(mean_loss):
+        raise NonFiniteFeaturesError(f"the loss of seed {seed} became {mean_loss}; lower finetune.learning_rate")
+    return network.eval(), mean_loss
+
+
+def take_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, views: Tensor, labels: Tensor, precision: torch.dtype
+) -> Tensor:
+    """Forward and backward pass, and update, by the rate that ``optimizer`` has; returns the loss before it."""
+    with torch.autocast(views.device.type, precision, enabled=precision != torch.float32):
+        logits = model(views)
+    loss = _loss(logits.float(), labels)
+    optimizer.zero_grad()
+    torch.autograd.backward(loss)
+    optimizer.step()
+    return loss
+
+
+def _own_rows(
+    step: int, images: int, optimization: Optimization, member: Member, seed: int
+) -> tuple[int, NDArray[np.int64]]:
+    """The epoch of a step, and which of the ``images`` this process sees in it."""
+    batch_size, share = optimization.batch_size, optimization.batch_size // member.size
+    epoch, turn = divmod(step, images // batch_size)
+    first = turn * batch_size + member.rank * share
+    return epoch, permuted(seed, epoch, np.arange(first, first + share), images)
 
 
 def _loss(logits: Tensor, labels: Tensor) -> Tensor:

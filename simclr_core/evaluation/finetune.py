@@ -16,9 +16,10 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +28,11 @@ from torch import nn
 
 from deploy.artifact import publish
 from deploy.plural import counted
-from simclr_core import reports
+from simclr_core import launch, reports
 from simclr_core.config import FinetuneConfig
 from simclr_core.data.dataset import TrainingImages, require_pixels
 from simclr_core.data.shards import read_card
+from simclr_core.data.shares import is_shareable
 from simclr_core.data.subsets import LabelDraw, subset
 from simclr_core.errors import CheckpointError, LabelError
 from simclr_core.evaluation.calibration import sigmoid
@@ -42,14 +44,26 @@ from simclr_core.evaluation.classifier_training import (
     few_label_augmentation,
     train_classifier,
 )
-from simclr_core.evaluation.images import count_pairs, missing_labels, outputs, percent, random_encoder, read_splits
-from simclr_core.evaluation.linear_probe import fit_probe, ranked_classes
+from simclr_core.evaluation.images import (
+    EvaluationImages,
+    count_pairs,
+    missing_labels,
+    outputs,
+    percent,
+    random_encoder,
+    read_splits,
+)
+from simclr_core.evaluation.linear_probe import Probe, fit_probe, ranked_classes
 from simclr_core.evaluation.multi_label import images as multi_label
 from simclr_core.evaluation.multi_label.classifiers import likelihoods
-from simclr_core.evaluation.multi_label.finetune import Tuned, describe_precision
+from simclr_core.evaluation.multi_label.finetune import Tuned as Likely
+from simclr_core.evaluation.multi_label.finetune import describe_precision
+from simclr_core.evaluation.multi_label.images import LabelSets
 from simclr_core.evaluation.paired_comparison import half_width
 from simclr_core.evaluation.scores.classification import BOUND, estimate, score
 from simclr_core.evaluation_reports import FinetuneReport, finetune_name
+from simclr_core.launch import Member
+from simclr_core.machine.devices import resolve_precision
 from simclr_core.model.encoder import Encoder
 from simclr_core.model.model_directory import Model, load_model, save_model
 from simclr_core.model.projection_head import build_projection_head, first_layers
@@ -62,11 +76,14 @@ FEW = Fraction("0.01")  # up to here ``epochs_few``: the paper trains 60 epochs 
 # Random weights move further: on the demo's 1 % and 10 % of the labels, judged on training images outside the budget,
 # 4 to 8 times the rate is best from scratch.
 SCRATCH_RATE = 4.0
+PATIENCE = 6  # times the usual wait for another process, ten minutes: it may be fitting a probe
 L2_COUNT = 12  # values of the probe's penalty to try, the default of linear_eval
 
 
 def run(workspace: Path, fraction: str) -> None:
     """Fine-tune ``models/pretrained`` on a fraction of the labels. What cannot be measured for want of labels is null.
+
+    The processes of a group share each batch if it can be shared equally; else the first one trains alone.
 
     Raises:
         LabelError: ``fraction`` is not a decimal above 0 and up to 1.
@@ -74,77 +91,153 @@ def run(workspace: Path, fraction: str) -> None:
             its projection head has fewer layers than are to be kept.
     """
     began = time.perf_counter()
-    stage = finetune_name(fraction)
     if not re.fullmatch(r"[01]\.\d+", fraction) or not 0 < Fraction(fraction) <= 1:
         raise LabelError(f"fraction {fraction!r}: give a decimal above 0 and up to 1, such as 0.01")
+    with launch.member(PATIENCE) as member:
+        inputs = read_inputs(workspace, fraction)
+        is_shared = is_shareable(inputs.optimization.batch_size, member.size)
+        tuned = tune(inputs, member) if is_shared else None
+    if member.rank == 0:
+        shown = publish_tuned(workspace, inputs, tuned or tune(inputs, Member(0, 1, member.device)))
+        finish(finetune_name(fraction), workspace, began, f"{counted(inputs.labels, 'label')}: {shown}")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is fine-tuned and on what: by seed the positions of the labels among those of ``train``, and all labels that
+    are ``known``. ``sets`` are the labels of both splits where an image may have several."""
+
+    config: FinetuneConfig
+    fraction: str
+    classes: Sequence[str]
+    model: Model
+    train: EvaluationImages
+    test: EvaluationImages
+    sets: tuple[LabelSets, LabelSets] | None
+    budgets: Mapping[int, NDArray[np.int64]]
+    optimization: Optimization
+    reason: str | None
+
+    @property
+    def known(self) -> NDArray[np.int64] | NDArray[np.bool_]:
+        return self.train.labels if self.sets is None else self.sets[0].targets
+
+    @property
+    def labels(self) -> int:
+        """The same number for every seed."""
+        return len(self.budgets[self.config.seeds[0]])
+
+    @property
+    def teaches(self) -> bool:
+        """Of one class there is nothing to learn."""
+        return self.labels >= 2 and len(np.unique(self.train.labels)) > 1
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """By start and seed the networks, and what they say of the test images [n, classes]; by seed the probes, and what
+    the encoder makes of the test images [n, d]."""
+
+    networks: Mapping[str, Sequence[nn.Sequential]]
+    logits: Mapping[str, Sequence[NDArray[np.float32]]]
+    probes: Sequence[Probe]
+    queries: NDArray[np.float32]
+
+
+def read_inputs(workspace: Path, fraction: str) -> Inputs:
     config = read_block(workspace / "params.yaml", "finetune", FinetuneConfig)
     prepared = workspace / "data" / "prepared"
     card = read_card(prepared)
-    classes = card.classes
     model = with_head_layers(load_model(workspace / "models" / "pretrained"), config.head_layers)
     require_pixels(card, model.preprocessing, "the encoder")
     sets = multi_label.read_splits(prepared) if card.multi_label else None
     train, test = read_splits(prepared) if sets is None else (sets[0].images, sets[1].images)
-    known_labels = train.labels if sets is None else sets[0].targets
     model = model if sets is None else replace(model, card={**model.card, "multi_label": True})
     budgets = {seed: subset(train.labels, train.keys, fraction, seed) for seed in config.seeds}
-    labels = len(budgets[config.seeds[0]])  # the same number for every seed
+    labels = len(budgets[config.seeds[0]])
     missing = missing_labels(train, test) if sets is None else multi_label.missing_labels(*sets)
     reason = missing or ("only one labeled training image; label more" if labels < 2 else None)
-    if reason:
-        print(f"{stage}: no accuracies: {reason}", file=sys.stderr)
+    nothing = Optimization(0, labels, 0.0)
+    inputs = Inputs(config, fraction, card.classes, model, train, test, sets, budgets, nothing, reason)
+    return replace(inputs, optimization=plan(config, fraction, labels)) if inputs.teaches else inputs
 
-    teach = labels >= 2 and len(np.unique(train.labels)) > 1  # of one class there is nothing to learn
-    optimization = plan(config, fraction, labels) if teach else Optimization(0, labels, 0.0)
-    steps = optimization.steps
-    said = ", ".join((counted(labels, "label"), counted(len(budgets), "seed"), counted(steps, "step")))
-    said += f" of {counted(optimization.batch_size, 'image')}"
-    emit("start", stage=stage, message=said)
+
+def tune(inputs: Inputs, member: Member) -> Tuned:
+    """Train from the encoder and from scratch, for each seed; all processes of the group call this at once."""
+    stage, config, known = finetune_name(inputs.fraction), inputs.config, inputs.known
+    train, test, model, classes = inputs.train, inputs.test, inputs.model, len(inputs.classes)
+    say: Callable[..., None] = partial(emit, stage=stage) if member.rank == 0 else _keep_silent
+    if inputs.reason and member.rank == 0:
+        print(f"{stage}: no accuracies: {inputs.reason}", file=sys.stderr)
+    usual = inputs.optimization
+    said = ", ".join(
+        (counted(inputs.labels, "label"), counted(len(inputs.budgets), "seed"), counted(usual.steps, "step"))
+    )
+    say("start", message=f"{said} of {counted(usual.batch_size, 'image')}")
     networks: dict[str, list[nn.Sequential]] = {"pretrained": [], "scratch": []}
     images = TrainingImages(train.images)
     augmentation = few_label_augmentation(model.card, config.crop_scale)
-    empty = np.empty((0, 0), np.float32)
-    bank, queries = (outputs([model.encoder], split, model)[0] if teach else empty for split in (train, test))
-    probes = []
-    for seed, budget in budgets.items() if teach else ():
-        probe = fit_probe(bank, known_labels, train.keys, len(classes), LabelDraw(fraction, budget), L2_COUNT, seed)
-        probes.append(probe)
-        known = Labels(train.positions[budget], known_labels[budget], len(classes))
+    if not inputs.teaches:
+        return Tuned(networks, {}, [], np.empty((0, 0), np.float32))
+    bank, queries = (outputs([model.encoder], split, model, member)[0] for split in (train, test))
+
+    def fit(seed: int) -> Probe:
+        draw = LabelDraw(inputs.fraction, inputs.budgets[seed])
+        return fit_probe(bank, known, train.keys, classes, draw, L2_COUNT, seed)
+
+    probes = member.shared(config.seeds, fit)
+    usual = replace(usual, member=member, precision=resolve_precision(config.precision, member.device))
+    faster = replace(usual, peak_rate=SCRATCH_RATE * usual.peak_rate)
+    for seed, probe in zip(config.seeds, probes, strict=True):
+        budget = inputs.budgets[seed]
+        learned = Labels(train.positions[budget], known[budget], classes)
         encoder = copy.deepcopy(model.encoder)
         begin = at_probe(encoder, probe, bank) if config.start == "probe" else Start(encoder)
-        faster = replace(optimization, peak_rate=SCRATCH_RATE * optimization.peak_rate)
-        starts = {"pretrained": (begin, optimization), "scratch": (Start(random_encoder(model, seed)), faster)}
+        starts = {"pretrained": (begin, usual), "scratch": (Start(random_encoder(model, seed)), faster)}
         for name, (start, how) in starts.items():
-            network, loss = train_classifier(start, model.card, images, known, augmentation, how, seed)
+            network, loss = train_classifier(start, model.card, images, learned, augmentation, how, seed)
             networks[name].append(network)
-            emit("progress", stage=stage, message=f"seed {seed}, {name}: training loss {loss:.3f}")
+            say("progress", message=f"seed {seed}, {name}: training loss {loss:.3f}")
+    logits = {} if inputs.reason else {name: outputs(own, test, model, member) for name, own in networks.items()}
+    return Tuned(networks, logits, probes, queries)
 
-    logits = {} if reason else {start: outputs(trained, test, model) for start, trained in networks.items()}
-    answers = {} if sets else logits
-    pretrained, scratch = ([one.argmax(axis=1) == test.labels for one in answers.get(start, [])] for start in networks)
-    report = describe(fraction, labels, config.seeds, pretrained, scratch, reason)
-    if sets and logits:
-        ours, theirs = ([sigmoid(one) for one in logits[start]] for start in ("pretrained", "scratch"))
-        learned_sets = sets[0].targets[budgets[config.seeds[0]]]
-        tuned = Tuned(ours, theirs, [likelihoods(one, queries) for one in probes], learned_sets)
-        precision = describe_precision(tuned, sets[1], classes)
+
+def publish_tuned(workspace: Path, inputs: Inputs, tuned: Tuned) -> str:
+    """Write the model and the report; returns a line for a person."""
+    config, test, sets, labels, classes = inputs.config, inputs.test, inputs.sets, inputs.labels, inputs.classes
+    answers = {} if sets else tuned.logits
+    pretrained, scratch = (
+        [one.argmax(axis=1) == test.labels for one in answers.get(start, [])] for start in tuned.networks
+    )
+    report = describe(inputs.fraction, labels, config.seeds, pretrained, scratch, inputs.reason)
+    first_budget = inputs.budgets[config.seeds[0]]
+    if sets and tuned.logits:
+        ours, theirs = ([sigmoid(one) for one in tuned.logits[start]] for start in ("pretrained", "scratch"))
+        learned_sets = sets[0].targets[first_budget]
+        sure = Likely(ours, theirs, [likelihoods(one, tuned.queries) for one in tuned.probes], learned_sets)
+        precision = describe_precision(sure, sets[1], classes)
         report = replace(report, test_images=test.labeled, multi_label=precision)
     if pretrained:
-        probe_top1 = [float(np.mean(ranked_classes(probe, queries)[:, 0] == test.labels)) for probe in probes]
-        first, learned = logits["pretrained"][0], train.labels[budgets[config.seeds[0]]]
+        probe_top1 = [
+            float(np.mean(ranked_classes(probe, tuned.queries)[:, 0] == test.labels)) for probe in tuned.probes
+        ]
+        first, learned = tuned.logits["pretrained"][0], inputs.train.labels[first_budget]
         report = replace(
             report,
             scores=score(first, test.labels, first.argmax(axis=1), learned, classes),
             probe=estimate(probe_top1, test.labeled, labels),
         )
-    with publish(workspace / "models" / "finetuned" / fraction, replace=True) as work:
-        settings = {**config.model_dump(), "fraction": fraction, "seed": config.seeds[0], "steps": steps}
-        save_first(work, networks["pretrained"], model, classes, settings, report)
+    with publish(workspace / "models" / "finetuned" / inputs.fraction, replace=True) as work:
+        steps = inputs.optimization.steps
+        settings = {**config.model_dump(), "fraction": inputs.fraction, "seed": config.seeds[0], "steps": steps}
+        save_first(work, tuned.networks["pretrained"], inputs.model, classes, settings, report)
     reports.write(workspace, report)
-    shown = f"top-1 {report.top1} %, from scratch {report.scratch_top1} %" if pretrained else "no accuracies"
     if several := report.multi_label:
-        shown = f"mean average precision {several.simclr.value} %, from scratch {several.scratch.value} %"
-    finish(stage, workspace, began, f"{counted(labels, 'label')}: {shown}")
+        return f"mean average precision {several.simclr.value} %, from scratch {several.scratch.value} %"
+    return f"top-1 {report.top1} %, from scratch {report.scratch_top1} %" if pretrained else "no accuracies"
+
+
+def _keep_silent(*_: object, **__: object) -> None: ...
 
 
 def with_head_layers(model: Model, layers: int) -> Model:

@@ -1,7 +1,7 @@
 """What linear evaluation and fine-tuning share: the labeled images of a split, what networks make of them, and the
 untrained network to compare with."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from deploy.images.full_depth import Samples
 from deploy.images.preprocess import Preprocessing
@@ -18,8 +18,10 @@ from simclr_core.data.dataset import evaluation_images
 from simclr_core.data.groups import Groups
 from simclr_core.data.shards import UNLABELED, ShardedImages
 from simclr_core.errors import CheckpointError
-from simclr_core.evaluation.features import extract
+from simclr_core.evaluation.features import encode, gather_rows
 from simclr_core.evaluation_reports import PairedCounts
+from simclr_core.launch import Member
+from simclr_core.machine.devices import own_device
 from simclr_core.model.encoder import Encoder
 from simclr_core.model.model_directory import Model, fresh_encoder, load_model, with_channels
 
@@ -48,9 +50,14 @@ class EvaluationImages:
     def labeled(self) -> int:
         return int(np.sum(self.labels != UNLABELED))
 
-    def chunks(self, preprocessing: Preprocessing) -> Iterator[Samples]:
-        """The images as the served encoder sees them, [up to 2048, s, s, channels]; of no images one empty chunk."""
-        for start in range(0, max(len(self.positions), 1), CHUNK):
+    def chunks(self, preprocessing: Preprocessing, member: Member | None = None) -> Iterator[Samples]:
+        """The images as the served encoder sees them, [up to 2048, s, s, channels]; of no images one empty chunk.
+
+        Several processes take them in turn, each equally many, of which the last may be empty.
+        """
+        first, size = (member.rank, member.size) if member else (0, 1)
+        for turn in range(0, max(len(self.positions), 1), size * CHUNK):
+            start = turn + first * CHUNK
             yield evaluation_images(self.images, self.positions[start : start + CHUNK], preprocessing)
 
 
@@ -111,13 +118,50 @@ def unadapted_encoder(workspace: Path, model: Model) -> Encoder | None:
     return start.encoder
 
 
-def outputs(networks: Sequence[nn.Module], split: EvaluationImages, model: Model) -> list[NDArray[np.float32]]:
-    """What each network gives for the images of a split, [n, d]; ``model`` has the preprocessing of all of them."""
-    found: list[list[NDArray[np.float32]]] = [[] for _ in networks]
-    for images in split.chunks(model.preprocessing):
-        for network, chunks in zip(networks, found, strict=True):
-            chunks.append(extract(network, images, model.card["mean"], model.card["std"]))
-    return [np.concatenate(chunks) for chunks in found]
+def outputs(
+    networks: Sequence[nn.Module], split: EvaluationImages, model: Model, member: Member | None = None
+) -> list[NDArray[np.float32]]:
+    """What each network gives for the images of a split, [n, d]; ``model`` has the preprocessing of all of them.
+
+    The processes of a group share the images, and each gets all that comes of them.
+    """
+    member = member or Member(0, 1, own_device())
+    makers = {str(place): encoding(network, model, member) for place, network in enumerate(networks)}
+    found = made_of(split, model.preprocessing, makers, member)
+    return [found[name] for name in makers]
+
+
+def encoding(network: nn.Module, model: Model, member: Member) -> Callable[[Samples], Tensor]:
+    """From images to what a network, which is moved to this process's device, gives for them."""
+    mean, std = model.card["mean"], model.card["std"]
+    network.to(member.device)
+    return lambda images: encode(network, images, mean, std)
+
+
+def made_of(
+    split: EvaluationImages,
+    preprocessing: Preprocessing,
+    makers: Mapping[str, Callable[[Samples], Tensor]],
+    member: Member,
+    kept: Collection[str] | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> dict[str, NDArray[np.float32]]:
+    """By name, what is made of the images of a split, [n, d], from one decoding of them, shared by the processes of the
+    group. Each keeps the names of ``kept``, by default all, and tells ``progress`` how many images are done; they call
+    this at once."""
+    total, found, done = len(split.positions), dict[str, NDArray[np.float32]](), 0
+    for images in split.chunks(preprocessing, member):
+        count = min(member.size * CHUNK, total - done)
+        for name, make in makers.items():
+            rows = gather_rows(make(images).to(member.device), count, member, CHUNK)
+            if kept is None or name in kept:
+                if name not in found:
+                    found[name] = np.empty((total, rows.shape[1]), np.float32)
+                found[name][done : done + count] = rows.cpu().numpy()
+        done += count
+        if progress is not None:
+            progress(done)
+    return found
 
 
 def percent(right: NDArray[np.bool_]) -> float:

@@ -11,26 +11,36 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-BLOCK = 512  # queries compared at a time: bounds memory to BLOCK x bank similarities
+BLOCK, BANK_BLOCK = 512, 2**16  # queries, and members of the bank, compared at a time: bounds memory
 
 Features = NDArray[np.floating] | Tensor
 Labels = NDArray[np.integer] | Tensor
 
 
-def nearest(bank: Features, queries: Features, neighbors: int) -> tuple[Tensor, Tensor]:
+def nearest(
+    bank: Features, queries: Features, neighbors: int, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
     """The most similar members of ``bank`` [m, d] for each of ``queries`` [q, d], most similar first.
 
-    Returns cosine similarities float32 [q, k] and positions in the bank int64 [q, k], k = min(neighbors, m).
+    Returns cosine similarities float32 [q, k] and positions in the bank int64 [q, k], k = min(neighbors, m), on
+    ``device``, by default where the bank is. The bank goes there block by block.
     """
-    normalized_bank = normalize(torch.as_tensor(bank).float(), dim=1)
-    normalized_queries = normalize(torch.as_tensor(queries).float(), dim=1)
-    count = min(neighbors, len(normalized_bank))
+    whole = torch.as_tensor(bank)
+    device = device or whole.device
+    normalized_queries = normalize(torch.as_tensor(queries).to(device).float(), dim=1)
+    count = min(neighbors, len(whole))
     assert count > 0, "an empty bank has no neighbors"
-    similarities = torch.empty(len(normalized_queries), count, device=normalized_bank.device)
-    positions = torch.empty_like(similarities, dtype=torch.int64)
-    for start in range(0, len(normalized_queries), BLOCK):
-        block = slice(start, start + BLOCK)
-        similarities[block], positions[block] = _nearest_of_block(normalized_queries[block] @ normalized_bank.T, count)
+    similarities = torch.full((len(normalized_queries), count), -torch.inf, device=device)
+    positions = torch.zeros_like(similarities, dtype=torch.int64)
+    for first in range(0, len(whole), BANK_BLOCK):
+        members = normalize(whole[first : first + BANK_BLOCK].to(device).float(), dim=1)
+        for start in range(0, len(normalized_queries), BLOCK):
+            block = slice(start, start + BLOCK)
+            values, places = _nearest_of_block(normalized_queries[block] @ members.T, min(count, len(members)))
+            merged = torch.cat([similarities[block], values], dim=1).sort(dim=1, descending=True, stable=True)
+            order = merged.indices[:, :count]  # of equals, those of earlier blocks stay first
+            similarities[block] = merged.values[:, :count]
+            positions[block] = torch.cat([positions[block], places + first], dim=1).gather(1, order)
     return similarities, positions
 
 
@@ -50,10 +60,17 @@ def knn_predict(
 
 
 def knn_votes(
-    bank: Features, bank_labels: Labels, queries: Features, classes: int, neighbors: int, temperature: float
+    bank: Features,
+    bank_labels: Labels,
+    queries: Features,
+    classes: int,
+    neighbors: int,
+    temperature: float,
+    device: torch.device | None = None,
 ) -> NDArray[np.float64]:
-    """The votes that each class gets from the neighbors of each query, [q, classes]; arguments as ``knn_predict``."""
-    similarities, positions = nearest(bank, queries, neighbors)
+    """The votes that each class gets from the neighbors of each query, [q, classes]; arguments as ``knn_predict``.
+    Computed is on ``device``, by default where the bank is."""
+    similarities, positions = nearest(bank, queries, neighbors, device)
     labels = torch.as_tensor(bank_labels).long().to(positions.device)
     assert len(labels) == len(bank)
     assert 0 <= int(labels.min()) <= int(labels.max()) < classes

@@ -18,6 +18,7 @@ from simclr_core.data.label_sets import strata
 from simclr_core.data.subsets import LabelDraw, folds
 from simclr_core.evaluation.logistic_regression import LinearHead, l2_values, select_and_fit, standardize
 from simclr_core.evaluation_reports import LinearEvalReport, MultiLabelResults
+from simclr_core.machine.devices import own_device
 
 FORMAT_VERSION = 1
 FOLDS = 5
@@ -50,18 +51,20 @@ def fit_probe(
 
     ``features`` [n, d], ``labels`` [n] (negative: none) and ``keys`` [n, 32] are of all training images: the
     statistics that standardize the features need no labels, so they come from all. Where an image may have several
-    labels, these are bool [n, classes], and the probe has a logistic regression for each class.
+    labels, these are bool [n, classes], and the probe has a logistic regression for each class. It is fitted on this
+    process's device, which gets the features in blocks.
     """
     budget = draw.positions
     if not len(budget):
         return Probe(draw.budget, 0)
-    inputs = standardize(torch.from_numpy(features), torch.from_numpy(budget))
+    inputs = standardize(torch.from_numpy(features), torch.from_numpy(budget), own_device())
     drawn: NDArray[Any] = labels[budget]
     fold = folds(strata(drawn), keys[budget], FOLDS, seed)
     held = np.array([fold == number for number in range(FOLDS if len(budget) < FEW_LABELS else 1)])
     penalties = l2_values(l2_count)
     l2, head = select_and_fit(inputs, torch.from_numpy(drawn), classes, penalties, torch.from_numpy(held))
-    return Probe(draw.budget, len(budget), l2, head.on_raw_features(inputs.mean, inputs.std))
+    raw = head.on_raw_features(inputs.mean, inputs.std)
+    return Probe(draw.budget, len(budget), l2, LinearHead(raw.weight.cpu(), raw.bias.cpu()))
 
 
 def ranked_classes(probe: Probe, features: NDArray[np.float32]) -> NDArray[np.int64]:

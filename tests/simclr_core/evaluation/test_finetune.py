@@ -3,7 +3,9 @@
 import copy
 import json
 import math
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import yaml
 
 from deploy.artifact import publish
+from simclr_core import launch
 from simclr_core.data.dataset import TrainingImages
 from simclr_core.data.shards import ShardedImages
+from simclr_core.data.shares import is_shareable
 from simclr_core.data.subsets import LabelDraw, subset
+from simclr_core.data.transfer import send
 from simclr_core.errors import CheckpointError, LabelError
 from simclr_core.evaluation import classifier_training, finetune
 from simclr_core.evaluation.classifier_training import at_probe
@@ -25,12 +31,14 @@ from simclr_core.evaluation.images import EvaluationImages, outputs
 from simclr_core.evaluation.linear_probe import Probe, fit_probe, ranked_classes
 from simclr_core.evaluation.logistic_regression import STRONGEST_L2, LinearHead
 from simclr_core.evaluation.scores.classification import estimate
+from simclr_core.launch import Member
 from simclr_core.model.encoder import build_encoder
 from simclr_core.model.model_directory import load_model, save_model
 from simclr_core.model.projection_head import build_projection_head
 from simclr_core.reporter import EVENTS
 from tests.sentences import assert_plain
 from tests.simclr_core.conftest import CARD, relabel
+from tests.simclr_core.fake_cuda import count, fake_cuda
 
 
 @pytest.fixture
@@ -175,6 +183,56 @@ def test_the_rate_does_not_shrink_with_a_batch_of_few_labels(
     monkeypatch.setattr(finetune, "train_classifier", spy)
     finetune.run(workspace, fraction)
     assert rates[0] == (pytest.approx(0.05 * 8 / 256), min(8, labels))
+
+
+def tune_in_a_group(rank: int, workspace: Path) -> None:
+    @contextmanager
+    def joined(_: int) -> Iterator[Member]:
+        yield Member(rank, dist.get_world_size(), torch.device("cpu"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "member", joined)
+        finetune.run(workspace, "0.5")
+
+
+@pytest.mark.seconds
+def test_processes_of_a_group_share_each_batch(
+    workspace: Path, tmp_path: Path, on_ranks: Callable[..., list[Any]]
+) -> None:
+    """The statistics of BatchNorm and the gradients are those of the whole batch, so it ends at the same network."""
+    keep(workspace, min_steps=5, epochs=1, seeds=[0])
+    copies = [Path(shutil.copytree(workspace, tmp_path / name)) for name in ("alone", "shared")]
+    for world, copied in enumerate(copies, 1):
+        on_ranks(world, tune_in_a_group, copied)
+    alone, shared = (load_model(one / "models" / "finetuned" / "0.5") for one in copies)
+    for name, tensor in alone.encoder.state_dict().items():
+        torch.testing.assert_close(shared.encoder.state_dict()[name], tensor, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(shared.head["weight"], alone.head["weight"], atol=1e-5, rtol=1e-3)
+    for name in ("labels", "probe", "test_images"):
+        assert report(copies[0])[name] == report(copies[1])[name]
+
+
+@pytest.mark.parametrize(("batch", "processes", "shared"), [(64, 8, True), (63, 8, False), (8, 8, False), (3, 1, True)])
+def test_a_batch_that_cannot_be_shared_equally_is_left_to_one(batch: int, processes: int, shared: bool) -> None:
+    assert is_shareable(batch, processes) is shared
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_on_a_gpu_waits_for_nothing(dtype: torch.dtype) -> None:
+    with fake_cuda() as gpu:
+        encoder = build_encoder("resnet10", 0.125, "compact")
+        network = torch.nn.Sequential(encoder, torch.nn.Linear(encoder.feature_dim, 4)).to(gpu)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+        views = torch.zeros(8, 3, 16, 16, device=gpu)
+
+        def step() -> None:
+            labels = send({"labels": np.zeros(8, np.int64)}, gpu)["labels"]
+            loss = classifier_training.take_step(network, optimizer, views, labels, dtype)
+            assert loss.dtype == torch.float32
+
+        step()
+        counts = count(step)
+    assert (counts.blocking_copies, counts.read_backs, counts.waits) == (0, 0, 0), counts.names
 
 
 @pytest.mark.seconds

@@ -8,6 +8,7 @@ import torch
 
 from simclr_core.evaluation import knn
 from simclr_core.evaluation.knn import knn_accuracy, knn_predict, nearest
+from tests.simclr_core.fake_cuda import fake_cuda
 
 
 def naive(bank: np.ndarray, labels: np.ndarray, query: np.ndarray, classes: int, k: int, temperature: float) -> int:
@@ -40,6 +41,29 @@ def test_neighbors_come_most_similar_first_and_ties_at_the_end_by_position() -> 
     bank = np.array([[1, 1], [1, 0], [1, 1], [0, 1], [1, -1]], dtype=np.float32)
     _, positions = nearest(bank, np.array([[1.0, 0.1]], dtype=np.float32), 5)
     assert positions.tolist() == [[1, 0, 2, 4, 3]]
+
+
+def test_blocks_of_the_bank_give_the_neighbors_of_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    bank = random.integers(-1, 2, (90, 3)).astype(np.float32)  # many are equal
+    queries = random.integers(-1, 2, (25, 3)).astype(np.float32)
+    similarities, positions = nearest(bank, queries, 12)
+    monkeypatch.setattr(knn, "BLOCK", 4)
+    for block in (5, 12, 89):
+        monkeypatch.setattr(knn, "BANK_BLOCK", block)
+        found = nearest(bank, queries, 12)
+        assert torch.equal(found[1], positions)
+        assert torch.equal(found[0], similarities)
+
+
+def test_a_gpu_gets_the_bank_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(knn, "BANK_BLOCK", 5)
+    monkeypatch.setattr(knn, "_nearest_of_block", lambda similarities, count: similarities.topk(count, dim=1))
+    bank, queries = np.ones((12, 3), np.float32), np.ones((7, 3), np.float32)
+    with fake_cuda() as gpu:
+        similarities, positions = nearest(bank, queries, 4, gpu)
+    assert (similarities.device, positions.device) == (gpu, gpu)
+    assert similarities.shape == positions.shape == (7, 4)
 
 
 def test_equal_votes_go_to_the_first_class() -> None:
