@@ -98,7 +98,8 @@ STAGES = {
         {"step": {"type": int, "metavar": "STEP", "help": "number of the step, as in the error message"}},
     ),
 }
-IN_A_GROUP = ("pretrain", "replay")  # stages that run once per GPU
+IN_A_GROUP = ("pretrain", "replay", "linear_eval", "finetune")  # stages that run once per GPU
+BY_BATCHES = ("pretrain", "replay")  # of them, those that share each batch equally, or refuse to
 
 
 def main(arguments: list[str]) -> int:
@@ -124,7 +125,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
     """Stages are imported here, so that ``--help`` and a faulty command line do not wait for torch."""
     policy = wait_policy.apply()
     if options.stage in IN_A_GROUP:
-        count = _count_processes(options.workspace)
+        count = _count_processes(options.workspace, options.stage in BY_BATCHES)
         if count > 1:
             from simclr_core.launch import launch
 
@@ -136,15 +137,15 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
     return 0
 
 
-def _count_processes(workspace: Path) -> int:
+def _count_processes(workspace: Path, by_batches: bool) -> int:
     """How many processes to start. What they could not share is refused before any of them has loaded torch."""
     given = None if find_place() is not None else wanted_processes()
-    if given is not None and given > 1:
+    if by_batches and given is not None and given > 1:
         _require_shares(workspace, given)
     from simclr_core.launch import processes
 
     count = processes()
-    if count > 1 and given is None:
+    if by_batches and count > 1 and given is None:
         _require_shares(workspace, count)
     return count
 

@@ -484,6 +484,11 @@ class LinearEvalConfig(Block):
     l2_count: int = Field(
         default=12, ge=2, le=45, description="values of the L2 penalty to try, from 1e-6 to 1e5; the paper takes 45"
     )
+    sgd: SgdConfig | None = Field(
+        default=None,
+        description="also a linear classifier by SGD on augmented images (SimCLR section B.6); null: none. For example "
+        "{epochs: 90, batch_size: 4096, learning_rate: 0.1}",
+    )
 
 
 class FinetuneConfig(Block):
@@ -497,6 +502,9 @@ class FinetuneConfig(Block):
     batch_size: int = Field(default=64, ge=2, description="images in a step")
     learning_rate: Positive = Field(
         default=0.05, description="peak of the learning rate for a batch of 256, scaled linearly to batch_size"
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="type to compute in. auto is bfloat16 on a GPU that has it, and float32 elsewhere"
     )
     start: Literal["zero", "probe"] = Field(
         default="zero",

@@ -17,6 +17,16 @@ class Accuracies:
 
 
 @dataclass(frozen=True)
+class AugmentedProbe:
+    """A linear classifier that SGD has trained on augmented images and all labels (SimCLR, section B.6)."""
+
+    epochs: int
+    steps: int
+    top1: float
+    top5: float
+
+
+@dataclass(frozen=True)
 class PairedCounts:
     """Of the test images, how many the trained encoder alone classifies rightly, and how many the baseline alone.
 
@@ -177,6 +187,7 @@ class LinearEvalReport(Report):
     estimate: Literal["test", "out_of_fold"] = "test"
     out_of_fold: OutOfFold | None = None  # where that is the estimate
     multi_label: MultiLabelResults | None = None  # where images have several labels; there are no accuracies then
+    sgd: AugmentedProbe | None = None  # if the configuration asks for one, and there are test images
 
     @property
     def images(self) -> int:

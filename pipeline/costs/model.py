@@ -251,6 +251,10 @@ def _linear_eval(work: Work) -> Cost:
             seconds += fits * work.fit(labels, dim if kind == "encoder" else 3 * side**2, config.l2_count)
         budgets = len(config.fractions) + len(config.labels_per_class)
         seconds += work.resampled(2 * (encoders + 1) + 1 + budgets * (encoders - RANDOM_ENCODERS + 2))
+    if config.sgd is not None and work.taught and work.images.tested:
+        passes = config.sgd.epochs * work.images.labeled
+        decodings = work.images.labeled if work.params.pretrain.image_size <= CACHED_SIDE else passes
+        seconds += work.forward(passes) + work.decoded(decodings)
     features = FLOAT * work.evaluated * (encoders * dim + 3 * side**2)
     return Cost(seconds, _memory(work) + 2 * features, REPORT_BYTES * COPIES)
 

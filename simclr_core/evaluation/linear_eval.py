@@ -11,12 +11,13 @@ How often one encoder alone is right is counted image by image, so that gates ca
 ``models/probe``, the classifier that a bundle ships, and to ``reports/``: linear_eval.json, the confusion matrix of the
 probe on the most labels, what it and kNN say of each answered image (``predictions``), a picture of nearest neighbors,
 and a map of the embeddings.
+
+The processes of a group share the images first, and then the sets of features: each fits probes on its part of them.
 """
 
-import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
@@ -28,16 +29,17 @@ from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
 from deploy.images.full_depth import Samples
-from simclr_core import reports
+from simclr_core import launch, reports
 from simclr_core.config import LinearEvalConfig
 from simclr_core.data.dataset import require_pixels
-from simclr_core.data.shards import read_card
+from simclr_core.data.shards import DatasetCard, read_card
 from simclr_core.data.subsets import LabelDraw, draw_labels
-from simclr_core.evaluation.features import extract, scaled
+from simclr_core.evaluation.features import scaled
 from simclr_core.evaluation.images import (
     Answers,
     EvaluationImages,
-    count_pairs,
+    encoding,
+    made_of,
     missing_labels,
     percent,
     random_encoder,
@@ -46,31 +48,41 @@ from simclr_core.evaluation.images import (
 )
 from simclr_core.evaluation.knn import knn_votes, shares
 from simclr_core.evaluation.linear_probe import Probe, fit_probe, probabilities, ranked_classes, save_probe
+from simclr_core.evaluation.multi_label import images as multi_label
 from simclr_core.evaluation.multi_label.evaluate import evaluate
 from simclr_core.evaluation.multi_label.results import save
 from simclr_core.evaluation.paired_comparison import out_of_fold_worth
 from simclr_core.evaluation.pictures import save_confusion, save_pictures
+from simclr_core.evaluation.published.augmented_probe import probe_augmented
 from simclr_core.evaluation.scores import predictions
-from simclr_core.evaluation.scores.budgets import SIMCLR, START, FeatureSets, measure_budgets
+from simclr_core.evaluation.scores.accuracies import (
+    RANDOM_INIT,
+    linear_accuracies,
+    majority_right,
+    mean_accuracies,
+    pair_with_baselines,
+)
+from simclr_core.evaluation.scores.budgets import PIXELS, SIMCLR, START, FeatureSets, measure_budgets
 from simclr_core.evaluation.scores.classification import score
 from simclr_core.evaluation.scores.folds import Fold, ask_test_images, divide, gather, read_near_groups
 from simclr_core.evaluation_reports import (
     Accuracies,
+    AugmentedProbe,
     BudgetAccuracies,
     LinearEvalReport,
     OutOfFold,
-    PairedCounts,
     Scores,
 )
-from simclr_core.machine.devices import choose_device
+from simclr_core.launch import Member
+from simclr_core.machine.devices import own_device
 from simclr_core.model.encoder import Encoder
 from simclr_core.model.model_directory import Model, load_model
 from simclr_core.params import read_block
 from simclr_core.reporter import emit, finish
 
 PIXEL_SIDE = 32  # raw pixels are averaged down to at most this side
-RANDOM_INIT = "random_init"
 RANDOM_ENCODERS = 3  # the baseline is their mean: kNN on one draw of the demo's encoder swings by four points
+PATIENCE = 144  # times the usual wait for another process, ten minutes: it may be fitting for hours
 
 
 def run(workspace: Path) -> None:
@@ -80,19 +92,81 @@ def run(workspace: Path) -> None:
         SimclrError, DeployError: params.yaml, the prepared images or the model cannot be used.
     """
     began = time.perf_counter()
-    config = read_block(workspace / "params.yaml", "linear_eval", LinearEvalConfig)
-    prepared, pictures = workspace / "data" / "prepared", workspace / "reports"
-    card = read_card(prepared)
-    model = load_model(workspace / "models" / "pretrained")
-    require_pixels(card, model.preprocessing, "the encoder")
-    encoders = compared_encoders(workspace, model, config.seed)
-    if card.multi_label:
-        found = evaluate(workspace, config, card, partial(feature_sets, encoders=encoders, model=model))
+    with launch.member(PATIENCE) as member:
+        inputs = read_inputs(workspace)
+        if inputs.card.multi_label:
+            kept = None if member.rank == 0 else ()
+            bank, queries = (
+                inputs.features(one.images, member, kept) for one in multi_label.read_splits(inputs.prepared)
+            )
+        else:
+            measured = measure(workspace, inputs, member)
+    if member.rank > 0:
+        return
+    if inputs.card.multi_label:
+        found = evaluate(workspace, inputs.config, inputs.card, bank, queries)
         _say(found.report.reason)
-        save(workspace, found, card)
+        save(workspace, found, inputs.card)
         finish("linear_eval", workspace, began, found.report.reason or "an image may have several labels")
         return
-    train, test = read_splits(prepared)
+    report = publish(workspace, inputs, measured)
+    finish("linear_eval", workspace, began, f"random_init, mean of {RANDOM_ENCODERS}: {_summary(report.random_init)}")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is evaluated, and compared with it."""
+
+    config: LinearEvalConfig
+    prepared: Path
+    card: DatasetCard
+    model: Model
+    encoders: dict[str, Encoder]
+
+    @property
+    def names(self) -> list[str]:
+        """Of the sets of features."""
+        return [*self.encoders, PIXELS]
+
+    def features(
+        self, split: EvaluationImages, member: Member, kept: Collection[str] | None
+    ) -> dict[str, NDArray[np.float32]]:
+        """Features [n, d] of each encoder, and of raw pixels, from one decoding of the images; see ``made_of``."""
+        makers = {name: encoding(encoder, self.model, member) for name, encoder in self.encoders.items()}
+        makers[PIXELS] = lambda images: torch.from_numpy(pixel_features(images))
+
+        def say(done: int) -> None:
+            if member.rank == 0:
+                emit("progress", stage="linear_eval", message=f"features of {done} of {len(split.labels)} images")
+
+        return made_of(split, self.model.preprocessing, makers, member, kept, say)
+
+
+def read_inputs(workspace: Path) -> Inputs:
+    config = read_block(workspace / "params.yaml", "linear_eval", LinearEvalConfig)
+    prepared = workspace / "data" / "prepared"
+    card, model = read_card(prepared), load_model(workspace / "models" / "pretrained")
+    require_pixels(card, model.preprocessing, "the encoder")
+    return Inputs(config, prepared, card, model, compared_encoders(workspace, model, config.seed))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the sets of features are worth, by name, and each budget of labels. ``sets`` have the features that this
+    process keeps, ``asked`` those of the images that are answered; ``reason`` is why there are no accuracies."""
+
+    sets: FeatureSets
+    asked: FeatureSets
+    judged: Mapping[str, "Judged"]
+    budgets: Mapping[str, BudgetAccuracies]
+    reason: str | None
+    augmented: AugmentedProbe | None
+
+
+def measure(workspace: Path, inputs: Inputs, member: Member) -> Measured:
+    """Every process of a group calls this at once, and judges the features of some names."""
+    config, card, names = inputs.config, inputs.card, inputs.names
+    train, test = read_splits(inputs.prepared)
     reason = missing_labels(train, test)
     draw = partial(_draw, train.keys, config)
     once = partial(draw, draws=1)  # each fold is another draw of the labels
@@ -104,45 +178,65 @@ def run(workspace: Path) -> None:
             f"{reason}; or label two training images of each of two classes, where near copies, and images of one "
             "group of labels.csv, count as one"
         )
-    _say(reason)
-
-    emit("start", stage="linear_eval", message=f"features of {len(train.labels) + len(test.labels)} images")
-    bank, queries = (feature_sets(split, encoders, model) for split in (train, test))
+    say: Callable[..., None] = partial(emit, "progress", stage="linear_eval") if member.rank == 0 else _keep_silent
+    if member.rank == 0:
+        _say(reason)
+        emit("start", stage="linear_eval", message=f"features of {len(train.labels) + len(test.labels)} images")
+    own = names[member.rank :: member.size]
+    bank, queries = (inputs.features(split, member, own) for split in (train, test))
     sets = FeatureSets(bank, queries, train, test, len(card.classes), ask_test_images(train, test, draw))
     asked = sets
     if folds:
         worth = out_of_fold_worth(len(folds))
         asked = replace(sets, queries=bank, test=train, folds=folds, worth=worth)
-    judged: dict[str, Judged] = {}
-    for name in sets.bank:
-        judged[name] = unmeasured(config) if reason else judge(asked, name, card.classes, config)
-        emit("progress", stage="linear_eval", message=f"{name}: {_summary(judged[name].accuracies)}")
-    trained = judged[SIMCLR]
-    fitted = trained.probes[0] if trained.probes and not folds else fit_probes(sets, SIMCLR, sets.folds[0], config)
+
+    def judge_one(name: str) -> Judged:
+        found = unmeasured(config) if reason else judge(asked, name, card.classes, config)
+        say(message=f"{name}: {_summary(found.accuracies)}")
+        return found
+
+    judged = dict(zip(names, member.shared(names, judge_one), strict=True))
+    budgets = {}
+    if not reason:
+        probes = {name: one.probes for name, one in judged.items()}
+        for budget, reached in measure_budgets(probes, asked, config.l2_count, config.seed, member):
+            budgets[budget] = reached
+            say(message=f"{reached.labels} labels: {_compared(reached)}")
+    augmented = (
+        None
+        if reason or folds or config.sgd is None
+        else probe_augmented(config.sgd, inputs.model, train, test, len(card.classes), member)
+    )
+    return Measured(sets, asked, judged, budgets, reason, augmented)
+
+
+def publish(workspace: Path, inputs: Inputs, measured: Measured) -> LinearEvalReport:
+    """Write ``models/probe`` and everything under ``reports/``."""
+    card, config, pictures = inputs.card, inputs.config, workspace / "reports"
+    sets, asked, judged = measured.sets, measured.asked, measured.judged
+    trained, is_folded = judged[SIMCLR], asked is not sets
+    fitted = trained.probes[0] if trained.probes and not is_folded else fit_probes(sets, SIMCLR, sets.folds[0], config)
     report = LinearEvalReport(
         simclr=trained.accuracies,
         random_init=mean_accuracies([judged[name].accuracies for name in judged if name.startswith(RANDOM_INIT)]),
-        pixels=judged["pixels"].accuracies,
+        pixels=judged[PIXELS].accuracies,
         labels={probe.fraction: probe.labels for probe in fitted},
-        test_images=test.labeled,
+        test_images=sets.test.labeled,
         classes=len(card.classes),
-        reason=reason,
+        reason=measured.reason,
         start=judged[START].accuracies if START in judged else None,
-        estimate="out_of_fold" if folds else "test",
-        out_of_fold=OutOfFold(train.labeled, len(folds)) if folds else None,
+        estimate="out_of_fold" if is_folded else "test",
+        out_of_fold=OutOfFold(sets.train.labeled, len(asked.folds)) if is_folded else None,
     )
-    if not reason:
-        majority, probes = majority_right(asked), {name: one.probes for name, one in judged.items()}
-        budgets = {}
-        for budget, reached in measure_budgets(probes, asked, config.l2_count, config.seed):
-            budgets[budget] = reached
-            emit("progress", stage="linear_eval", message=f"{reached.labels} labels: {_compared(reached)}")
+    if not measured.reason:
+        majority = majority_right(asked)
         report = replace(
             report,
             majority_class=percent(majority),
             paired=pair_with_baselines({name: one.answers for name, one in judged.items() if one.answers}, majority),
-            budgets=budgets,
+            budgets=dict(measured.budgets),
             scores=trained.scores,
+            sgd=measured.augmented,
         )
     save_probe(workspace / "models" / "probe", _largest(fitted), card.classes, report, card.digest)
     save_confusion(pictures, asked.test.labels[: len(trained.predicted)], trained.predicted, card.classes)
@@ -150,7 +244,10 @@ def run(workspace: Path) -> None:
     paths = predictions.read_paths(workspace)
     predictions.save(pictures, predictions.table(report.estimate, asked.test, paths, trained.likely, card.classes))
     reports.write(workspace, report)
-    finish("linear_eval", workspace, began, f"random_init, mean of {RANDOM_ENCODERS}: {_summary(report.random_init)}")
+    return report
+
+
+def _keep_silent(**_: object) -> None: ...
 
 
 def _say(reason: str | None) -> None:
@@ -226,43 +323,16 @@ def _votes(
 ) -> NDArray[np.float64]:
     """Of the images whose labels are known, for those that are asked about: [n, classes]."""
     seen = fold.known >= 0
+    known = bank if seen.all() else bank[seen]  # a copy of the bank may be large
     return knn_votes(
-        bank[seen],
+        known,
         fold.known[seen],
         queries[fold.asked],
         classes,
         config.knn_neighbours,
         config.knn_temperature,
+        own_device(),
     )
-
-
-def mean_accuracies(draws: Sequence[Accuracies]) -> Accuracies:
-    """The mean of each number; None where there is none."""
-    fractions = draws[0].linear_top1
-    return Accuracies(
-        _mean([draw.knn_top1 for draw in draws]),
-        {fraction: _mean([draw.linear_top1[fraction] for draw in draws]) for fraction in fractions},
-        {fraction: _mean([draw.linear_top5[fraction] for draw in draws]) for fraction in fractions},
-    )
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return round(statistics.fmean(known), 3) if known else None
-
-
-def feature_sets(split: EvaluationImages, encoders: dict[str, Encoder], model: Model) -> dict[str, NDArray[np.float32]]:
-    """Features [n, d] of each encoder, and of raw pixels, from one decoding of the images."""
-    device = choose_device()
-    chunks: dict[str, list[NDArray[np.float32]]] = {name: [] for name in (*encoders, "pixels")}
-    done = 0
-    for images in split.chunks(model.preprocessing):
-        for name, encoder in encoders.items():
-            chunks[name].append(extract(encoder.to(device), images, model.card["mean"], model.card["std"]))
-        chunks["pixels"].append(pixel_features(images))
-        done += len(images)
-        emit("progress", stage="linear_eval", message=f"features of {done} of {len(split.labels)} images")
-    return {name: np.concatenate(parts) for name, parts in chunks.items()}
 
 
 def pixel_features(images: Samples) -> NDArray[np.float32]:
@@ -270,56 +340,6 @@ def pixel_features(images: Samples) -> NDArray[np.float32]:
     side = min(images.shape[1], PIXEL_SIDE)
     pixels = scaled(torch.from_numpy(images))
     return interpolate(pixels, size=(side, side), mode="area").flatten(1).numpy()
-
-
-def linear_accuracies(
-    probes: Sequence[Sequence[Probe]], features: NDArray[np.float32], labels: NDArray[np.int64], folds: Sequence[Fold]
-) -> tuple[dict[str, float | None], dict[str, float | None]]:
-    """By label budget, the percentage of images whose class comes first, and among the first five.
-
-    ``probes`` are by fold; ``features`` [n, d] and ``labels`` [n] are of the images that are asked about.
-    """
-    top1: dict[str, float | None] = {}
-    top5: dict[str, float | None] = {}
-    for of_budget in zip(*probes, strict=True):
-        hits: NDArray[np.bool_] = gather(
-            folds,
-            [
-                ranked_classes(probe, features[fold.asked])[:, :5] == labels[fold.asked, None]
-                for probe, fold in zip(of_budget, folds, strict=True)
-            ],
-        )
-        top1[of_budget[0].fraction] = percent(hits[:, 0])
-        top5[of_budget[0].fraction] = percent(np.logical_or.reduce(hits, axis=1))
-    return top1, top5
-
-
-def majority_right(sets: FeatureSets) -> NDArray[np.bool_]:
-    """Which images [n] are of the class that most known labels are of; the first one of several."""
-    labels = sets.test.labels
-    most = [np.bincount(fold.known[fold.known >= 0]).argmax() for fold in sets.folds]
-    right = [labels[fold.asked] == one for fold, one in zip(sets.folds, most, strict=True)]
-    return gather(sets.folds, right)
-
-
-def pair_with_baselines(
-    answers: Mapping[str, Answers], majority: NDArray[np.bool_]
-) -> dict[str, dict[str, PairedCounts]]:
-    """By classifier and baseline, how many test images the trained encoder alone gets right, and the baseline alone."""
-    draws = [name for name in answers if name.startswith(RANDOM_INIT)]
-
-    def against(trained: NDArray[np.bool_], others: Mapping[str, NDArray[np.bool_]]) -> dict[str, PairedCounts]:
-        return {
-            RANDOM_INIT: count_pairs((trained, others[draw]) for draw in draws),
-            "pixels": count_pairs([(trained, others["pixels"])]),
-            "majority": count_pairs([(trained, majority)]),
-            **({START: count_pairs([(trained, others[START])])} if START in others else {}),
-        }
-
-    return {
-        "knn": against(answers[SIMCLR].knn, {name: one.knn for name, one in answers.items()}),
-        "probe": against(answers[SIMCLR].probe, {name: one.probe for name, one in answers.items()}),
-    }
 
 
 def _draw(

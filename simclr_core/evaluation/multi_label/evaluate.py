@@ -5,7 +5,7 @@ precision, F1 and their intervals, and paired with each baseline by bootstrap. L
 folds, by the rarest class of each image.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from simclr_core.config import LinearEvalConfig
 from simclr_core.data.shards import DatasetCard
 from simclr_core.data.subsets import LabelDraw, draw_labels
-from simclr_core.evaluation.images import EvaluationImages
 from simclr_core.evaluation.linear_probe import Probe, fit_probe
 from simclr_core.evaluation.multi_label.classifiers import KNN, PROBE, likelihoods, on_most_labels, vote
 from simclr_core.evaluation.multi_label.images import LabelSets, Targets, missing_labels, read_splits
@@ -72,9 +71,10 @@ def evaluate(
     workspace: Path,
     config: LinearEvalConfig,
     card: DatasetCard,
-    extract: Callable[[EvaluationImages], Mapping[str, NDArray[np.float32]]],
+    bank: Mapping[str, NDArray[np.float32]],
+    queries: Mapping[str, NDArray[np.float32]],
 ) -> Evaluated:
-    """Measure what ``extract`` gives of the images of both splits, by the names of ``FeatureSets``."""
+    """Measure the features of the training and the test images, by the names of ``FeatureSets``."""
     train, test = read_splits(workspace / "data" / "prepared")
     classes = len(card.classes)
     draw = partial(_draw, train.images.keys, config)
@@ -83,8 +83,8 @@ def evaluate(
     folds = [] if tested else divide(train.images, read_near_groups(workspace), config.seed, once)
     reason = None if folds else missing_labels(train, test)
     sets = FeatureSets(
-        extract(train.images),
-        extract(test.images),
+        bank,
+        queries,
         train.images,
         test.images,
         classes,
@@ -189,7 +189,7 @@ def measure_budgets(
         precisions = [exact_precision(one, asked.truth) for one in answers]
         return mean_of_draws(precisions, first, sets.worth, labels)
 
-    for one in plan_budgets(sets):
+    for one in plan_budgets(sets, list(sets.bank)):
         measured = {row: of(one.budget, one.labels, pairs) for row, pairs in one.asked.items()}
         reached = BudgetPrecision(labels=one.labels, draws=one.draws, **measured)
         rows = reached.simclr, reached.random_init, reached.pixels

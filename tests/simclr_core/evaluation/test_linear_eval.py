@@ -3,29 +3,36 @@
 import csv
 import json
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import torch.distributed as dist
 import yaml
 from numpy.typing import NDArray
 
 from deploy.artifact import verify
+from simclr_core import launch
 from simclr_core.data.shards import ShardedImages, write_shards
 from simclr_core.data.subsets import LabelDraw, per_class_subset, subset
-from simclr_core.evaluation import finetune, linear_eval
+from simclr_core.evaluation import finetune, images, linear_eval
 from simclr_core.evaluation.features import extract
 from simclr_core.evaluation.images import EvaluationImages, random_encoder
-from simclr_core.evaluation.linear_eval import mean_accuracies, pixel_features
+from simclr_core.evaluation.linear_eval import pixel_features
 from simclr_core.evaluation.linear_probe import fit_probe, ranked_classes
+from simclr_core.evaluation.scores.accuracies import mean_accuracies
 from simclr_core.evaluation.scores.classification import estimate
 from simclr_core.evaluation_reports import Accuracies
+from simclr_core.launch import Member
 from simclr_core.model.model_directory import load_model
 from tests.conftest import write_prepared
-from tests.simclr_core.conftest import put_pretrained, relabel
+from tests.simclr_core.conftest import put_label_sets, put_pretrained, relabel
 
 OUTPUTS = tuple(
     f"reports/{name}"
@@ -184,6 +191,37 @@ def test_running_twice_gives_the_same_bytes(evaluated: Path, workspace: Path) ->
     change(workspace, labels_per_class=[2], draws=2)
     linear_eval.run(workspace)
     assert outputs(workspace) == outputs(evaluated)
+
+
+def evaluate_in_a_group(rank: int, workspaces: tuple[Path, ...]) -> None:
+    """Each workspace, with chunks so small that every process makes some."""
+
+    @contextmanager
+    def joined(_: int) -> Iterator[Member]:
+        yield Member(rank, dist.get_world_size(), torch.device("cpu"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(images, "CHUNK", 20)
+        patch.setattr(launch, "member", joined)
+        for workspace in workspaces:
+            linear_eval.run(workspace)
+
+
+@pytest.mark.slow
+def test_processes_of_a_group_leave_what_one_leaves(
+    pretrained: Path, tmp_path: Path, on_ranks: Callable[..., list[Any]]
+) -> None:
+    """Also out of fold, where the training images are asked about, and with several labels."""
+    change(pretrained, labels_per_class=[2], draws=2, l2_count=2)
+    others = [Path(shutil.copytree(pretrained, tmp_path / name)) for name in ("folds", "several")]
+    relabel(others[0], "test", np.array(-1))
+    put_label_sets(others[1])
+    left = []
+    for world in (1, 2):
+        copies = [Path(shutil.copytree(one, tmp_path / f"{one.name}-{world}")) for one in (pretrained, *others)]
+        on_ranks(world, evaluate_in_a_group, tuple(copies))
+        left.append([outputs(one) for one in copies])
+    assert left[0] == left[1]
 
 
 @pytest.mark.seconds
