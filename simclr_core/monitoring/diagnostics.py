@@ -18,12 +18,15 @@ from deploy.images.full_depth import Samples
 from deploy.images.preprocess import Preprocessing
 from deploy.images.preview import preview
 from simclr_core.data.dataset import evaluation_images
+from simclr_core.data.label_sets import describe, join
 from simclr_core.data.order import permuted
-from simclr_core.data.shards import DatasetCard, ShardedImages
+from simclr_core.data.shards import UNLABELED, DatasetCard, ShardedImages
 from simclr_core.errors import NonFiniteFeaturesError
 from simclr_core.evaluation.features import encode, evaluating, gather_rows, own_rows
 from simclr_core.evaluation.knn import knn_accuracy
 from simclr_core.evaluation.logistic_regression import regularization_path, standardization
+from simclr_core.evaluation.multi_label.classifiers import vote
+from simclr_core.evaluation.multi_label.precision import exact_precision
 from simclr_core.launch import Member
 
 # A collapsed network maps every image to one direction. An untrained one has a spread of 0.1 and more, and an effective
@@ -35,6 +38,7 @@ KNN_NEIGHBORS = 20  # few, since only half of the labeled images answer; 200 in 
 KNN_TEMPERATURE = 0.1
 THUMBNAIL_SIDE = 32  # pixels: 2,000 images are a picture of 45 x 45; browsers take 8,192 pixels a side
 ALONE = Member(0, 1, torch.device("cpu"))
+NO_LABEL = "no label"
 PROBE_L2 = 0.1  # of standardized features; the sweep of linear_eval picks about as much for a thousand labels
 
 
@@ -131,7 +135,8 @@ class Monitor:
 
     ``labels`` [m] are of ``classes``, with -1 for none; ``images`` [n, s, s, channels] those of them that this process
     looks at (``own_rows``), as the encoder is served with them; ``mean`` and ``std`` as for ``features.extract``.
-    ``pictures`` are small ones of all, for people, where the images are shared among processes.
+    ``pictures`` are small ones of all, for people, where the images are shared among processes. Where an image may have
+    several labels, ``sets`` int8 [m, classes] has them, with -1 in the rows of unlabeled images, and ``labels`` none.
     """
 
     images: Samples
@@ -141,12 +146,14 @@ class Monitor:
     classes: Sequence[str]
     member: Member = ALONE
     pictures: NDArray[np.uint8] | None = None
+    sets: NDArray[np.int8] | None = None
 
     def measure(self, h: Tensor, head: nn.Module, first: Tensor, second: Tensor) -> Measured:
         """What a look at the features tells; ``h`` [m, d] are those of all images, and computed is where they are.
 
         ``knn_top1`` and ``probe_top1`` in percent: half of the labeled images are asked about, the other half answers,
-        as neighbors or by training a linear classifier; None with fewer than two. Effective rank and spread are those
+        as neighbors or by training a linear classifier; None with fewer than two. Where an image may have several
+        labels, both are mean average precisions. Effective rank and spread are those
         of h, and of z, h through ``head``. Alignment and uniformity are those of z over this process's part of the
         last batch: ``first`` and ``second`` [n, d].
         """
@@ -163,12 +170,25 @@ class Monitor:
         }
 
     @property
+    def names(self) -> list[str]:
+        """The label of each image, or its labels, for people."""
+        if self.sets is None:
+            return [self.classes[label] if label >= 0 else NO_LABEL for label in self.labels.tolist()]
+        named = (
+            None if UNLABELED in row else join(name for name, has in zip(self.classes, row, strict=True) if has)
+            for row in self.sets.tolist()
+        )
+        return [NO_LABEL if one is None else describe(one) for one in named]
+
+    @property
     def judged(self) -> int:
         """How many labeled images are asked about."""
         return len(self._halves()[1])
 
     def accuracies(self, h: Tensor) -> dict[str, float | None]:
         """Of kNN and a linear classifier on h, as in ``measure``."""
+        if self.sets is not None:
+            return self._precisions(h, self.sets == 1)
         return {"knn_top1": self._knn_top1(h), "probe_top1": self._probe_top1(h)}
 
     def features(self, encoder: nn.Module) -> Tensor:
@@ -200,19 +220,35 @@ class Monitor:
         return round(accuracy, 3)
 
     def _probe_top1(self, h: Tensor) -> float | None:
-        fitted, judged = self._halves()
+        judged = self._halves()[1]
         if not len(judged):
             return None
-        mean, std = standardization(h)
-        inputs, labels = ((h - mean) / std).float(), torch.from_numpy(self.labels.astype(np.int64)).to(h.device)
-        classes = int(self.labels.max()) + 1
-        (classifier,) = regularization_path(inputs[fitted], labels[fitted], classes, [PROBE_L2])
-        predicted = classifier.logits(inputs[judged]).argmax(dim=1)
+        labels = torch.from_numpy(self.labels.astype(np.int64)).to(h.device)
+        predicted = self._probe_logits(h, labels, int(self.labels.max()) + 1).argmax(dim=1)
         return round(100 * float((predicted == labels[judged]).double().mean()), 3)
+
+    def _precisions(self, h: Tensor, sets: NDArray[np.bool_]) -> dict[str, float | None]:
+        bank, queries = self._halves()
+        if not sets[queries].any():
+            return {"knn_top1": None, "probe_top1": None}
+        features = h.cpu().numpy()
+        votes = vote(features[bank], sets[bank], features[queries], KNN_NEIGHBORS, KNN_TEMPERATURE)
+        logits = self._probe_logits(h, torch.from_numpy(sets).to(h.device), sets.shape[1]).cpu().numpy()
+        knn, probe = (round(100 * exact_precision(one, sets[queries]), 3) for one in (votes, logits))
+        return {"knn_top1": knn, "probe_top1": probe}
+
+    def _probe_logits(self, h: Tensor, labels: Tensor, classes: int) -> Tensor:
+        """What a linear classifier says of the images that are asked about: [q, classes]."""
+        fitted, judged = self._halves()
+        mean, std = standardization(h)
+        inputs = ((h - mean) / std).float()
+        (classifier,) = regularization_path(inputs[fitted], labels[fitted], classes, [PROBE_L2])
+        return classifier.logits(inputs[judged])
 
     def _halves(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Labeled images that answer, and those that are asked about."""
-        rows = np.flatnonzero(self.labels >= 0)
+        known = self.labels >= 0 if self.sets is None else (self.sets >= 0).all(axis=1)
+        rows = np.flatnonzero(known)
         return rows[::2], rows[1::2]
 
 
@@ -233,14 +269,16 @@ def choose_monitor(
 ) -> Monitor:
     """A monitor of up to ``count`` images: labeled ones first, then others, both chosen by the seed. Every process of a
     group decodes and keeps its own; all of them call this at once."""
-    labels = images.labels
+    labels, sets = images.labels, images.label_sets
+    known = labels >= 0 if sets is None else (sets >= 0).all(axis=1)
     chosen: list[int] = []
-    for pool in (np.flatnonzero(labels >= 0), np.flatnonzero(labels < 0)):
+    for pool in (np.flatnonzero(known), np.flatnonzero(~known)):
         slots = np.arange(min(count - len(chosen), len(pool)))
         chosen += pool[permuted(seed, 0, slots, len(pool))].tolist()
     squares = evaluation_images(images, np.array(chosen, np.int64)[own_rows(len(chosen), member)], preprocessing)
     pictures = None if member.size == 1 else _gather_pictures(squares, len(chosen), member)
-    return Monitor(squares, labels[chosen], card.mean, card.std, card.classes, member, pictures)
+    known_sets = None if sets is None else sets[chosen]
+    return Monitor(squares, labels[chosen], card.mean, card.std, card.classes, member, pictures, known_sets)
 
 
 def _gather_pictures(images: Samples, count: int, member: Member) -> NDArray[np.uint8]:

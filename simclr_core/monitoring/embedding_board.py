@@ -38,8 +38,8 @@ def add_to_projector(folder: Path, epoch: int, features: NDArray[np.float32], mo
     content = io.BytesIO()
     np.savetxt(content, features[:PROJECTED], fmt="%.6g", delimiter="\t")
     write_atomically(place / "tensors.tsv", content.getvalue())
-    names = (monitor.classes[label] if label >= 0 else "no label" for label in monitor.labels[:PROJECTED].tolist())
-    write_atomically(place / "metadata.tsv", "".join(f"{' '.join(name.split())}\n" for name in names))
+    names = "".join(f"{' '.join(name.split())}\n" for name in monitor.names[:PROJECTED])
+    write_atomically(place / "metadata.tsv", names)
     pictures = thumbnails(monitor.images[:PROJECTED]) if monitor.pictures is None else monitor.pictures[:PROJECTED]
     sprite, side = _sprite(pictures)
     write_atomically(place / "sprite.png", sprite)

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from scipy.special import expit, logit
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
 import deploy
@@ -30,7 +31,7 @@ from simclr_core.evaluation.multi_label.images import missing_labels as missing
 from simclr_core.export import export
 from simclr_core.model.encoder import build_encoder
 from simclr_core.model.model_directory import save_model
-from simclr_core.monitoring.diagnostics import choose_monitor
+from simclr_core.monitoring.diagnostics import KNN_NEIGHBORS, KNN_TEMPERATURE, PROBE_L2, choose_monitor
 from tests.conftest import CLASSES, write_prepared
 from tests.sentences import assert_plain
 from tests.simclr_core.conftest import CARD, SETS, put_label_sets
@@ -200,10 +201,31 @@ def test_what_takes_one_label_for_each_image_says_so(evaluated: Path) -> None:
 
 
 @pytest.mark.seconds
-def test_the_monitor_of_pretraining_sees_no_labels(evaluated: Path) -> None:
+def test_the_monitor_of_pretraining_measures_mean_average_precision(evaluated: Path) -> None:
+    """Half of the labeled images answer for the other half; scikit-learn is the oracle."""
     images = ShardedImages(evaluated / "data/prepared/train")
-    monitor = choose_monitor(images, read_card(evaluated / "data/prepared"), CANDIDATE, 20, seed=0)
-    assert monitor.accuracies(np.ones((20, 3), np.float32)) == {"knn_top1": None, "probe_top1": None}
+    monitor = choose_monitor(images, read_card(evaluated / "data/prepared"), CANDIDATE, 60, seed=0)
+    assert monitor.sets is not None
+    rows = np.flatnonzero((monitor.sets >= 0).all(axis=1))
+    assert (len(rows), monitor.judged) == (48, 24)
+    expected_names = ["|".join(sorted(np.array(CLASSES)[row == 1])) or "-" for row in monitor.sets[rows]]
+    assert [monitor.names[row] for row in rows] == expected_names
+    assert {monitor.names[row] for row in range(len(monitor.names)) if row not in rows} <= {"no label"}
+    bank, queries, sets = rows[::2], rows[1::2], monitor.sets == 1
+    features = np.random.default_rng(0).normal(size=(len(monitor.sets), 6)).astype(np.float32)
+    features[:, :4] += sets
+    found = monitor.accuracies(torch.from_numpy(features))
+    votes = vote(features[bank], sets[bank], features[queries], KNN_NEIGHBORS, KNN_TEMPERATURE)
+    inputs = (features - features.mean(axis=0)) / features.std(axis=0)
+    scores = [
+        LogisticRegression(C=1 / (PROBE_L2 * len(bank)), tol=1e-8, max_iter=1000)
+        .fit(inputs[bank], sets[bank, one])
+        .decision_function(inputs[queries])
+        for one in range(4)
+    ]
+    for name, answers in (("knn_top1", votes), ("probe_top1", np.stack(scores, axis=1))):
+        expected = 100 * average_precision_score(sets[queries], answers, average="macro")
+        assert found[name] == pytest.approx(expected, abs=0.5 if name == "probe_top1" else 1e-3), name
 
 
 @pytest.mark.seconds
