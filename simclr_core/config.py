@@ -340,8 +340,8 @@ class PretrainConfig(Block):
     )
     decode: Literal["cpu", "gpu"] = Field(
         default="cpu",
-        description="what decodes prepared JPEGs; gpu is nvJPEG, whose pixels differ by a few levels. Only where a GPU "
-        "computes, with a torchvision that is built for CUDA",
+        description="what decodes prepared JPEGs; on a GPU it is nvJPEG. Its pixels differ by a few levels. Only where "
+        "a GPU computes, with a torchvision that is built for CUDA",
     )
     deterministic: bool = Field(
         default=True,
