@@ -239,7 +239,7 @@ class InitializationConfig(Block):
 
 
 class EarlyStoppingConfig(Block):
-    """When training ends before its last epoch, and which epoch is kept. See ``pretraining.early_stopping``."""
+    """When training ends early, and which epoch is kept. See ``simclr_core.pretraining.early_stopping``."""
 
     measure: Literal["knn_top1", "probe_top1", "effective_rank"] = Field(
         default="knn_top1",
