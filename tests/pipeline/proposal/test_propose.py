@@ -381,7 +381,7 @@ def test_alike_images_correlate_and_different_ones_do_not() -> None:
 @pytest.mark.parametrize(
     ("images", "classes", "seconds", "whole", "steps", "news"),
     [
-        (130, 7, 60.0, "2 min, at 118", "1 step in an epoch of", "the fewest worth a run; a tenth of the 102 training"),
+        (130, 7, 60.0, "2 min, at 118", "1 step in an epoch of", "the fewest worth a run; a tenth of the 98 training"),
         (2_000, 10, 1_200.0, "7 min, at 1,818", "2 steps in an epoch of", "a tenth of the 1,500 training images there"),
     ],
 )
