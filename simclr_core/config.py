@@ -500,14 +500,17 @@ class FinetuneConfig(Block):
     # 1 % of ImageNet is 12,811 labels; 60 epochs of 80 labels would be over before they are learned.
     min_steps: int = Field(default=100, ge=1, description="steps at least, in more epochs where labels are few")
     batch_size: int = Field(default=64, ge=2, description="images in a step")
-    learning_rate: Positive = Field(
-        default=0.05, description="peak of the learning rate for a batch of 256, scaled linearly to batch_size"
+    # 0.05 is SimCLR's for a batch of 256. A batch of few labels is small because they are few, not to average less.
+    learning_rate: Positive = Field(default=0.05, description="peak of the learning rate, before learning_rate_scaling")
+    learning_rate_scaling: Literal["linear", "sqrt", "none"] = Field(
+        default="none",
+        description="rate times batch_size / 256, sqrt(batch_size), or 1. linear is the paper's, for batches of 4096",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="type to compute in. auto is bfloat16 on a GPU that has it, and float32 elsewhere"
     )
     start: Literal["zero", "probe"] = Field(
-        default="zero",
+        default="probe",
         description="where the classifier begins. probe is the linear probe on the same labels",
     )
     # Of Fashion-MNIST, crops from 0.2 cost 5 points.

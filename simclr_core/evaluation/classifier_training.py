@@ -2,8 +2,8 @@
 
 The recipe is SimCLR's (section B.5): the whole network, Nesterov SGD, a cosine without warm-up, no weight decay of the
 encoder, crops and flips as the only augmentation. With a frozen encoder it is that of linear evaluation on ImageNet
-(section B.6). A head that begins as that of a probe keeps the penalty that was chosen for the probe (after Kumar et al.
-2022, "Fine-tuning can distort pretrained features").
+(section B.6). A head that begins as that of a probe leaves the encoder less to forget (Kumar et al. 2022, "Fine-tuning
+can distort pretrained features").
 
 Images are decoded ahead of their step; on a GPU their views are made ahead too, and no step waits for another.
 """
@@ -29,8 +29,7 @@ from simclr_core.data.ragged import RaggedImages
 from simclr_core.data.side_stream import made_ahead
 from simclr_core.data.transfer import choose, send
 from simclr_core.errors import NonFiniteFeaturesError
-from simclr_core.evaluation.linear_probe import Probe
-from simclr_core.evaluation.logistic_regression import STRONGEST_L2, LinearHead, standardization
+from simclr_core.evaluation.logistic_regression import LinearHead
 from simclr_core.launch import Member
 from simclr_core.machine.devices import own_device
 from simclr_core.model.batch_norm import synchronize
@@ -53,12 +52,11 @@ class Labels:
 
 @dataclass(frozen=True)
 class Start:
-    """What training begins with: an encoder, and a head, zero if there is None. ``decay`` [d] is the L2 penalty on the
-    head's weights of each feature. A frozen encoder stays as it is, in evaluation mode."""
+    """What training begins with: an encoder, and a head, zero if there is None. A frozen encoder stays as it is, in
+    evaluation mode."""
 
     encoder: Encoder
     head: LinearHead | None = None
-    decay: Tensor | None = None
     frozen: bool = False
 
 
@@ -82,17 +80,6 @@ class _Drawn(NamedTuple):
 
     images: RaggedImages
     view: ViewDraws
-
-
-def at_probe(encoder: Encoder, probe: Probe, features: NDArray[np.float32]) -> Start:
-    """The encoder with the probe's head and its penalty, which is on standardized ``features`` [n, d].
-
-    With one label of each class no fold could choose a penalty, and the strongest is taken; that is not kept.
-    """
-    assert probe.l2 is not None
-    chosen = probe.l2 if probe.l2 < STRONGEST_L2 else 0.0
-    _, std = standardization(torch.from_numpy(features))
-    return Start(encoder, probe.head, (chosen * std.square()).float())
 
 
 def train_classifier(
@@ -127,7 +114,6 @@ def train_classifier(
     learned = [one for one in network.parameters() if one.requires_grad]
     optimizer = torch.optim.SGD(learned, lr=optimization.peak_rate, momentum=0.9, nesterov=True)
     mean, std = (torch.tensor(card[name], device=device).view(-1, 1, 1) for name in ("mean", "std"))
-    decay = None if start.decay is None else start.decay.to(device)
     loss = torch.zeros(())
     batches = [_own_rows(step, len(known.positions), optimization, member, seed) for step in range(optimization.steps)]
 
@@ -147,9 +133,6 @@ def train_classifier(
             group["lr"] = learning_rate(step, optimization.steps, 0, optimization.peak_rate)
         labels = known.labels[rows] if known.labels.ndim == 1 else known.labels[rows].astype(np.float32)
         loss = take_step(model, optimizer, views, send({"labels": labels}, device)["labels"], precision)
-        if decay is not None:
-            with torch.no_grad():  # an implicit step, which no penalty is too strong for
-                head.weight.div_(1 + optimizer.param_groups[0]["lr"] * decay)
     mean_loss = fmean(member.gathered(loss.item()))
     if not math.isfinite(mean_loss):
         raise NonFiniteFeaturesError(f"the loss of seed {seed} became {mean_loss}; lower finetune.learning_rate")

@@ -40,7 +40,6 @@ from simclr_core.evaluation.classifier_training import (
     Labels,
     Optimization,
     Start,
-    at_probe,
     few_label_augmentation,
     train_classifier,
 )
@@ -73,9 +72,6 @@ from simclr_core.schedule import peak_learning_rate
 
 FEW = Fraction("0.01")  # up to here ``epochs_few``: the paper trains 60 epochs on 1 % of ImageNet, 30 on 10 %
 
-# Random weights move further: on the demo's 1 % and 10 % of the labels, judged on training images outside the budget,
-# 4 to 8 times the rate is best from scratch.
-SCRATCH_RATE = 4.0
 PATIENCE = 6  # times the usual wait for another process, ten minutes: it may be fitting a probe
 L2_COUNT = 12  # values of the probe's penalty to try, the default of linear_eval
 
@@ -187,15 +183,14 @@ def tune(inputs: Inputs, member: Member) -> Tuned:
 
     probes = member.shared(config.seeds, fit)
     usual = replace(usual, member=member, precision=resolve_precision(config.precision, member.device))
-    faster = replace(usual, peak_rate=SCRATCH_RATE * usual.peak_rate)
     for seed, probe in zip(config.seeds, probes, strict=True):
         budget = inputs.budgets[seed]
         learned = Labels(train.positions[budget], known[budget], classes)
         encoder = copy.deepcopy(model.encoder)
-        begin = at_probe(encoder, probe, bank) if config.start == "probe" else Start(encoder)
-        starts = {"pretrained": (begin, usual), "scratch": (Start(random_encoder(model, seed)), faster)}
-        for name, (start, how) in starts.items():
-            network, loss = train_classifier(start, model.card, images, learned, augmentation, how, seed)
+        begin = Start(encoder, probe.head if config.start == "probe" else None)
+        starts = {"pretrained": begin, "scratch": Start(random_encoder(model, seed))}
+        for name, start in starts.items():
+            network, loss = train_classifier(start, model.card, images, learned, augmentation, usual, seed)
             networks[name].append(network)
             say("progress", message=f"seed {seed}, {name}: training loss {loss:.3f}")
     logits = {} if inputs.reason else {name: outputs(own, test, model, member) for name, own in networks.items()}
@@ -266,7 +261,7 @@ def plan(config: FinetuneConfig, fraction: str, labels: int) -> Optimization:
     """The steps from the pretrained encoder on this number of labels, at least one."""
     batch_size = min(config.batch_size, labels)
     epochs = config.epochs_few if Fraction(fraction) <= FEW else config.epochs
-    rate = peak_learning_rate(config.learning_rate, config.batch_size, "linear")  # also where there are fewer labels
+    rate = peak_learning_rate(config.learning_rate, config.batch_size, config.learning_rate_scaling)
     return Optimization(max(config.min_steps, epochs * (labels // batch_size)), batch_size, rate)
 
 

@@ -18,6 +18,7 @@ import yaml
 
 from deploy.artifact import publish
 from simclr_core import launch
+from simclr_core.config import FinetuneConfig
 from simclr_core.data.dataset import TrainingImages
 from simclr_core.data.shards import ShardedImages
 from simclr_core.data.shares import is_shareable
@@ -25,11 +26,10 @@ from simclr_core.data.subsets import LabelDraw, subset
 from simclr_core.data.transfer import send
 from simclr_core.errors import CheckpointError, LabelError
 from simclr_core.evaluation import classifier_training, finetune
-from simclr_core.evaluation.classifier_training import at_probe
 from simclr_core.evaluation.finetune import L2_COUNT, confidence_interval, with_head_layers
 from simclr_core.evaluation.images import EvaluationImages, outputs
 from simclr_core.evaluation.linear_probe import Probe, fit_probe, ranked_classes
-from simclr_core.evaluation.logistic_regression import STRONGEST_L2, LinearHead
+from simclr_core.evaluation.logistic_regression import LinearHead
 from simclr_core.evaluation.scores.classification import estimate
 from simclr_core.launch import Member
 from simclr_core.model.encoder import build_encoder
@@ -109,8 +109,7 @@ def test_each_run_starts_at_its_encoder_and_uses_its_own_labels(
     assert torch.equal(again, pretrained)  # the first run did not train the original
     assert not torch.equal(scratch, pretrained)
     assert not torch.equal(scratch, fresh)
-    assert faster == finetune.SCRATCH_RATE * rate
-    assert rate == pytest.approx(0.05 * 8 / 256)
+    assert faster == rate == 0.05
     assert [head is not None for head in heads] == [True, False, True, False]  # from scratch nothing is known
     images = ShardedImages(workspace / "data" / "prepared" / "train")
     assert own.tolist() == same.tolist() == subset(images.labels, images.keys, "0.5", 0).tolist()
@@ -131,7 +130,7 @@ def test_training_starts_at_the_probe_of_the_same_labels(workspace: Path) -> Non
         return fit_probe(bank, train.labels, train.keys, 4, draw, L2_COUNT, seed)
 
     probe = fit(0)
-    begin = at_probe(copy.deepcopy(model.encoder), probe, bank)
+    begin = classifier_training.Start(copy.deepcopy(model.encoder), probe.head)
     known = classifier_training.Labels(train.positions, train.labels, 4)
     augmentation = classifier_training.few_label_augmentation(model.card, (0.8, 1.0))
     nothing = classifier_training.Optimization(0, 8, 0.01)
@@ -144,28 +143,6 @@ def test_training_starts_at_the_probe_of_the_same_labels(workspace: Path) -> Non
     found = report(workspace)
     right = [np.mean(ranked_classes(fit(seed), queries)[:, 0] == test.labels) for seed in (0, 1)]
     assert found["probe"] == asdict(estimate(right, 40, 24))
-
-
-def test_the_penalty_of_the_probe_is_kept_unless_no_fold_chose_it(workspace: Path) -> None:
-    model = load_model(workspace / "models" / "pretrained")
-    features = np.random.default_rng(0).normal(size=(50, model.encoder.feature_dim)).astype(np.float32) * 3
-    for l2, kept in ((0.1, 0.1), (STRONGEST_L2, 0.0)):
-        decay = at_probe(model.encoder, Probe("1.0", 50, l2), features).decay
-        np.testing.assert_allclose(decay, kept * features.std(axis=0) ** 2, rtol=1e-4)
-
-
-@pytest.mark.parametrize("decay", [1e-3, 1e9])
-def test_no_penalty_is_too_strong_for_the_steps(workspace: Path, decay: float) -> None:
-    model = load_model(workspace / "models" / "pretrained")
-    train = EvaluationImages.of(ShardedImages(workspace / "data" / "prepared" / "train"))
-    start = classifier_training.Start(model.encoder, None, torch.full((model.encoder.feature_dim,), decay))
-    known = classifier_training.Labels(train.positions, train.labels, 4)
-    augmentation = classifier_training.few_label_augmentation(model.card, (0.8, 1.0))
-    settings = classifier_training.Optimization(6, 8, 0.0125)
-    images = TrainingImages(train.images)
-    network, loss = finetune.train_classifier(start, model.card, images, known, augmentation, settings, 0)
-    assert np.isfinite(loss)
-    assert bool(network[1].weight.abs().max() < 1e-6) == (decay > 1)
 
 
 @pytest.mark.seconds
@@ -182,7 +159,15 @@ def test_the_rate_does_not_shrink_with_a_batch_of_few_labels(
 
     monkeypatch.setattr(finetune, "train_classifier", spy)
     finetune.run(workspace, fraction)
-    assert rates[0] == (pytest.approx(0.05 * 8 / 256), min(8, labels))
+    assert rates == [(0.05, min(8, labels))] * 4
+
+
+def test_the_rate_grows_with_the_batch_where_the_parameters_say_so() -> None:
+    rates = {
+        scaling: finetune.plan(FinetuneConfig(learning_rate_scaling=scaling, batch_size=16), "0.1", 100).peak_rate
+        for scaling in ("linear", "sqrt", "none")
+    }
+    assert rates == {"linear": 0.05 / 16, "sqrt": pytest.approx(0.2), "none": 0.05}
 
 
 def tune_in_a_group(rank: int, workspace: Path) -> None:
@@ -298,7 +283,7 @@ def test_the_encoder_ends_after_the_head_layer_that_was_asked_for(with_a_head: P
 
 @pytest.mark.seconds
 def test_kept_head_layers_are_trained_saved_and_loaded(with_a_head: Path) -> None:
-    keep(with_a_head, head_layers=1)
+    keep(with_a_head, head_layers=1, learning_rate=0.002)
     finetune.run(with_a_head, "0.5")
     before = load_model(with_a_head / "models" / "pretrained")
     model = load_model(with_a_head / "models" / "finetuned" / "0.5")
