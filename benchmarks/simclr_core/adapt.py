@@ -142,10 +142,10 @@ def _sample(pixels: NDArray[np.uint8], label: int) -> Sample:
     return Sample(hashlib.sha256(content.getvalue()).hexdigest(), "png", content.getvalue(), label)
 
 
-def train(folder: Path, prepared: Path, given: Path | None, **changes: Any) -> float:
-    """Run the stages in the workspace ``folder``, unless they were; returns the seconds."""
+def train(folder: Path, prepared: Path, given: Path | None, **changes: Any) -> float | None:
+    """Run the stages in the workspace ``folder``; returns the seconds. None: they were run before."""
     if (folder / "models" / "pretrained").exists():
-        return 0.0
+        return None
     if not folder.exists():
         (folder / "data").mkdir(parents=True)
         (folder / "data" / "prepared").symlink_to(prepared)
@@ -227,8 +227,7 @@ def run(folder: Path, packages: Path, sizes: Sizes, tries: bool) -> Iterator[dic
     prepared = {name: write_set(folder / name, *images, sizes.images, sizes.tested) for name, images in sets.items()}
     sources = {name: folder / f"source-{name}" / "models" / "pretrained" for name in prepared}
     for name in dict(PAIRS):
-        images = sets[name]
-        first = write_set(folder / f"{name}-source", *images, sizes.source_images, sizes.tested // 10)
+        first = write_set(folder / f"{name}-source", *sets[name], sizes.source_images, sizes.tested // 10)
         train(folder / f"source-{name}", first, None, epochs=sizes.source_epochs)
     share, decay = CHOSEN
     results: dict[str, Any] = {"sizes": vars(sizes), "learning_rate_share": share, "layer_decay": decay}
