@@ -106,9 +106,9 @@ DEFECTS = (
         "simclr_core/pretraining/checkpoint.py",
         (
             (
-                '    try:\n        with publish(run / f"step-',
+                "    try:\n        with publish(path_of(run, state.step))",
                 "    for outdated in _checkpoints(run)[GENERATIONS - 1 :]:\n        shutil.rmtree(outdated)\n"
-                '    try:\n        with publish(run / f"step-',
+                "    try:\n        with publish(path_of(run, state.step))",
             ),
         ),
         CHECKPOINT,
