@@ -32,8 +32,29 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Until the tests are collected, see below: what they import stays, and the search for garbage in it takes a quarter of
 # that time.
 gc.disable()
+TESTS = Path(__file__).parent
 MEMORY = Path("/dev/shm")
 CLASSES = ("circle", "cross", "square", "stripes")
+# What takes seconds to make, by the start of the path of the tests that share it: the first of them takes as long.
+EXPENSIVE_FIXTURES = {
+    "pipeline/defs/test_stage_assets.py": {"computed"},
+    "pipeline/maintenance/test_storage.py": {"made"},
+    "pipeline/purge/": {"ingested"},
+    "pipeline/release/": {"_computed", "_released", "_third"},
+    "pipeline/validation/drift/test_drift.py": {"clothes", "photographs"},
+    "pipeline/validation/probe/test_bad_files.py": {"table"},
+    "pipeline/validation/report/test_data_docs.py": {"spoiled"},
+    "pipeline/validation/test_quarantine.py": {"validated"},
+    "simclr_core/evaluation/multi_label/test_stages.py": {"evaluated"},
+    "simclr_core/evaluation/test_linear_eval.py": {"evaluated"},
+    "simclr_core/export/test_export.py": {"exported"},
+    "simclr_core/export/test_quantize.py": {"network", "transformer"},
+    "simclr_core/export/test_served.py": {"bundle"},
+    "simclr_core/export/test_variants.py": {"exported"},
+    "simclr_core/pretraining/test_collapse.py": {"undisturbed"},
+    "simclr_core/pretraining/test_warm_start.py": {"champion", "finished"},
+    "test_package.py": {"wheel"},
+}
 SIDE = 16
 
 TINY_PARAMS = {
@@ -126,6 +147,7 @@ def pytest_configure() -> None:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves tests out by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """First the files that take longest: one that came last would keep one core busy and the others waiting.
 
@@ -133,8 +155,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     tenths: Counter[Path] = Counter()
     for item in items:
+        if _expensive_fixtures(item) & {*getattr(item, "fixturenames", ())}:
+            item.add_marker("seconds")
         tenths[item.path] += _tenths(item)
     items.sort(key=lambda item: -tenths[item.path])
+
+
+def _expensive_fixtures(item: pytest.Item) -> set[str]:
+    path = item.path.relative_to(TESTS).as_posix()
+    return next((names for start, names in EXPENSIVE_FIXTURES.items() if path.startswith(start)), set())
 
 
 def _tenths(item: pytest.Item) -> int:

@@ -249,6 +249,7 @@ def test_each_contract_on_imports_is_kept_and_finds_what_breaks_it(packages: Pat
     assert broken_contracts(packages) == list(PLANTED)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("path", "contract"),
     [

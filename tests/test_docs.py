@@ -342,6 +342,7 @@ def test_quoted_messages_are_printed_by_the_code(block: Block) -> None:
     assert [part for line in lines for part in invented(line)] == []
 
 
+@pytest.mark.seconds
 def test_an_invented_message_is_found() -> None:
     assert invented("…: not a workspace, it has no dvc.yaml; make one with `simclr init …`") == []
     assert invented("…: not a workspace, it has no makefile") != []

@@ -147,6 +147,7 @@ def test_the_line_of_a_phrase_is_reported() -> None:
     assert [line for line, *_ in find_words("one\n\ntwo mend\n")] == [3]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("word", ["recieve", "colour", "l2_normalised", "LabelledImages", "NEIGHBOURS"])
 def test_a_wrong_or_british_spelling_is_found(word: str, tmp_path: Path) -> None:
     (tmp_path / "example.py").write_text(f"x = '{word}_of_it'\n", encoding="utf-8")

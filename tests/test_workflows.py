@@ -45,6 +45,7 @@ def test_a_file_has_its_schema(schema: str, path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.seconds
 def test_a_file_of_another_form_is_found(tmp_path: Path) -> None:
     broken = tmp_path / "broken.yml"
     broken.write_text(WORKFLOWS[0].read_text().replace("runs-on:", "runs-in:"))

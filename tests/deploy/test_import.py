@@ -25,6 +25,7 @@ def run_python(code: str, *arguments: object, **environment: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.seconds
 def test_import_loads_neither_pillow_nor_onnxruntime_nor_torch() -> None:
     code = (
         "import deploy, deploy.cli.main, sys; print(sorted({'PIL', 'onnxruntime', 'torch', 'onnx'} & set(sys.modules)))"
@@ -32,11 +33,13 @@ def test_import_loads_neither_pillow_nor_onnxruntime_nor_torch() -> None:
     assert run_python(code) == "[]"
 
 
+@pytest.mark.seconds
 def test_embedding_works_where_torch_cannot_be_imported(bundle: Path) -> None:
     code = BLOCK_TORCH + "import deploy; print(deploy.load(sys.argv[1]).verify().images)"
     assert run_python(code, bundle) == "3"
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("given", "expected"), [({}, "1"), ({"ORT_DISABLE_TELEMETRY": "0"}, "0")])
 def test_telemetry_is_off_before_onnxruntime_is_imported(given: dict[str, str], expected: str, bundle: Path) -> None:
     code = """

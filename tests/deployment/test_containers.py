@@ -141,6 +141,7 @@ def let_in(ignore: Path) -> set[str]:
 COMPOSE_FILES = [COMPOSE, GPU, SERVER / "compose.yaml"]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("file", COMPOSE_FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_compose_files_follow_the_compose_specification(file: Path) -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(file)]

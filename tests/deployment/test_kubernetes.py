@@ -26,6 +26,7 @@ def one(kind: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.seconds
 def test_every_manifest_fits_the_kubernetes_schema() -> None:
     for document in documents():
         kubernetes_validate.validate(document, "1.37", strict=True)

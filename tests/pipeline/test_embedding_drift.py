@@ -116,6 +116,7 @@ def test_more_of_the_same_is_not_drift(workspace: Workspace) -> None:
     assert found["mmd_p_value"] > 0.01
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     "new",
     [

@@ -178,6 +178,7 @@ def test_labels_without_use_are_named(
     assert any(one.startswith(expected) for one in preflight.warnings(workspace, images(train, test)))
 
 
+@pytest.mark.seconds
 def test_what_was_ingested_is_counted_with_its_labels_and_batches(workspace: Workspace) -> None:
     for number in range(3):
         put(workspace, f"labeled/cat/{number}.png", picture(number))
@@ -206,6 +207,7 @@ def save_encoder(workspace: Workspace, width: float, seed: int = 1) -> None:
     torch.save(build_encoder("resnet10", width, "compact").backbone.state_dict(), workspace.root / "weights" / "w.pth")
 
 
+@pytest.mark.seconds
 def test_weights_are_tried_before_the_run(workspace: Workspace) -> None:
     with pytest.raises(ParamsError, match=r"w\.pth: does not exist \(the folder is empty\); copy the file there"):
         preflight.apply(workspace, GIVEN)

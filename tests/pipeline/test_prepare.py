@@ -323,6 +323,7 @@ def test_losses_that_an_older_validation_did_not_note_change_nothing(workspace: 
     assert read_card(workspace.prepared).images["train"] == 2
 
 
+@pytest.mark.seconds
 def test_what_is_refused_since_it_was_validated_says_what_to_do(workspace: Workspace) -> None:
     signed = io.BytesIO()
     Image.fromarray(np.asarray(draw(0, 1).convert("L"))).save(signed, "TIFF", tiffinfo={339: 2})

@@ -205,6 +205,7 @@ def test_a_second_run_is_refused_between_two_stages_too(graph: Workspace, capfd:
     assert graph.params.read_bytes() == before
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("request_to_stop", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_run_leaves_no_stage_behind(graph: Workspace, request_to_stop: signal.Signals) -> None:
     stage = (

@@ -186,6 +186,7 @@ def test_a_block_of_another_package_is_read_the_same_way(tmp_path: Path) -> None
     assert read_block(path, "ingest", IngestConfig).settle_seconds == 5
 
 
+@pytest.mark.seconds
 def test_reading_the_configuration_does_not_import_torch() -> None:
     check = "import sys, simclr_core.config, simclr_core.reporter; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", check], check=True)

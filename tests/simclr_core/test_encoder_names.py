@@ -19,6 +19,7 @@ def test_the_names_are_those_of_torchvision_and_one_of_ours() -> None:
     assert {*RESNETS, *TORCHVISION.split()} == {*known, "resnet10"}
 
 
+@pytest.mark.seconds
 def test_they_are_known_without_torch() -> None:
     program = "import sys, simclr_core.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
@@ -50,6 +51,7 @@ def test_an_image_that_is_too_small_for_a_network_is_known_before_it_is_built(na
             build_encoder(name, image_size=side - 1)(torch.zeros(2, 3, side - 1, side - 1))
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "mobilenet_v3_small", "shufflenet_v2_x0_5"])
 def test_others_take_the_smallest_images_there_are(name: str) -> None:
     assert side_fault(name, 8) is None
@@ -64,6 +66,7 @@ def test_networks_of_one_side_take_no_other(name: str, other: int) -> None:
         build_encoder(name)(torch.zeros(2, 3, other, other))
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", ["resnet18", "swin_t", "convnext_tiny"])
 def test_others_take_any(name: str) -> None:
     assert not has_one_side(name)

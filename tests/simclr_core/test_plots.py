@@ -90,6 +90,7 @@ def colors(path: Path) -> set[tuple[int, int, int]]:
     return {tuple(pixel) for pixel in np.unique(read(path).reshape(-1, 3), axis=0).tolist()}
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("found", [[0], [0, 1], [-1, 0, 1], range(20), range(-1, 39)], ids=len)
 def test_a_scatter_names_every_class_that_occurs(tmp_path: Path, found: Sequence[int]) -> None:
     """Nothing but the names is black, and each is its own line."""

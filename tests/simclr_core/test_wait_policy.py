@@ -53,6 +53,7 @@ def test_a_policy_set_by_the_user_is_kept(monkeypatch: pytest.MonkeyPatch, given
     assert {name: os.environ[name] for name in wait_policy.VARIABLES if name in os.environ} == given
 
 
+@pytest.mark.seconds
 @pytest.mark.usefixtures("undecided")
 @pytest.mark.parametrize(
     ("given", "spins"),

@@ -97,6 +97,7 @@ def test_unreadable_images_are_named_and_the_others_are_indexed(
     assert err.endswith("error: 1 of 2 images could not be read\n")
 
 
+@pytest.mark.seconds
 def test_an_index_is_changed_and_searched_by_metadata(
     bundle: Path, index: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -159,6 +160,7 @@ def test_an_image_without_direction_is_reported_and_the_others_are_used(
     assert f"skipped {black}: all its features are zero" in err
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("place", ["folder.part", "artifact.flush", "folder.published", "artifact.flush@2"])
 def test_a_killed_index_is_completed_by_the_same_command(
     place: str, bundle: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

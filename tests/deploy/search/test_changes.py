@@ -20,6 +20,7 @@ from tests.deploy.conftest import ENCODER, build, names, random_vectors
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("approximate", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_a_changed_index_answers_as_one_built_of_the_same_rows(approximate: bool, dtype: Any, tmp_path: Path) -> None:

@@ -130,6 +130,7 @@ def test_vectors_of_any_length_are_scaled_when_the_metric_is_cosine() -> None:
     assert np.array_equal(build(vectors, metric="inner_product").vectors, vectors)
 
 
+@pytest.mark.seconds
 def test_float16_halves_the_vectors_and_keeps_the_neighbors(tmp_path: Path) -> None:
     vectors = random_vectors(2000, 64)
     index = save_and_open(build(vectors, dtype="float16"), tmp_path / "index")
@@ -299,6 +300,7 @@ def test_many_threads_get_the_same_answers_as_one(tmp_path: Path) -> None:
             assert np.array_equal(found.scores, expected[number % 60].scores)
 
 
+@pytest.mark.seconds
 def test_deploy_loads_the_index_only_when_it_is_used() -> None:
     code = (
         "import deploy, sys; before = 'deploy.search.index' in sys.modules; deploy.Index\n"

@@ -79,6 +79,7 @@ def test_a_refused_client_that_comes_back_as_asked_finds_the_place_that_others_w
         queue.check("5")  # it did not come: the place is free again
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("clients", "queue"), [(4, 3), (8, 4), (64, 32), (64, 128), (300, 128)])
 def test_clients_that_obey_retry_after_get_equal_shares_and_leave_the_server_busy(clients: int, queue: int) -> None:
     """Closed-loop clients and a server of 100 images a second, simulated for a minute."""

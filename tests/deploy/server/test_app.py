@@ -213,6 +213,7 @@ def test_the_host_is_that_of_the_target_or_of_the_header(
     assert caplog.records == []
 
 
+@pytest.mark.seconds
 def test_each_answer_belongs_to_its_image(bundle: Path) -> None:
     pixels = [noise(seed, 9 + seed % 7, 11) for seed in range(60)]
     expected = [embedding_of(PREPROCESSING.apply(image)) for image in pixels]

@@ -68,6 +68,7 @@ def listens(port: int) -> bool:
     return True
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_an_idle_server_stops_immediately(bundle: Path, number: int) -> None:
     with served(bundle) as (process, port, lines), connect(port, b""):
@@ -94,6 +95,7 @@ def test_stuck_clients_do_not_outlast_the_drain(bundle: Path) -> None:
         assert not server.thread.is_alive()
 
 
+@pytest.mark.seconds
 def test_requests_that_wait_to_be_accepted_are_answered_however_busy_the_server_is(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

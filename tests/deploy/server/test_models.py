@@ -164,6 +164,7 @@ def raising(error: Exception) -> Callable[[Path], None]:
     return check
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     "error",
     [

@@ -201,6 +201,7 @@ def test_arrays_that_lie_about_themselves_are_refused(header: str, forge: Callab
         deploy.load(forge("head.npz", archive.getvalue()))
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
 def test_an_archive_that_grows_is_not_unpacked(compression: int, forge: Callable[[str, bytes], Path]) -> None:
     archive = io.BytesIO()

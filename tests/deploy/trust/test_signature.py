@@ -94,6 +94,7 @@ def test_a_registry_holds_its_signatures(signed: Path) -> None:
     assert deploy.load(registry, trust=None).info["version"] == "v0.0.1"
 
 
+@pytest.mark.seconds
 def test_load_refuses_every_other_bundle(signed: Path, commands: list[str], publish_bundle: Publish) -> None:
     folder, signers = signed.parent, signed.parent / "signers"
     listed, signature = signers.read_text(), (folder / "bundle.sig").read_bytes()

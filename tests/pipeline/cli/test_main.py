@@ -155,6 +155,7 @@ def test_a_read_only_workspace_is_an_error_not_a_traceback(
     assert workspace.params.read_text() == before
 
 
+@pytest.mark.seconds
 def test_a_file_system_that_has_become_read_only_stops_no_command_that_only_looks(
     filled: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:

@@ -50,6 +50,7 @@ def _checked(describe: Callable[[Workspace], str | list[str]]) -> Callable[[Work
     return checked
 
 
+@pytest.mark.seconds
 def test_every_line_of_a_workspace_with_something_of_each_kind_is_plain(
     filled: Workspace,
 ) -> None:

@@ -54,6 +54,7 @@ def failed(instance: dg.DagsterInstance, fault: str, **tags: str) -> tuple[dg.Ex
     return result, run
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("fault", "place", "reason"),
     [

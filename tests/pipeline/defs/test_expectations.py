@@ -54,6 +54,7 @@ def test_each_check_reports_the_verdict_on_its_expectation(tmp_path: Path) -> No
     assert found[CRITICAL].metadata["sample_ids"] == dg.MetadataValue.json(unmet(CRITICAL)["sample_ids"])
 
 
+@pytest.mark.seconds
 def test_an_unexpected_error_still_gives_every_check_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dagster silently skips a check that yields no result."""
 

@@ -74,6 +74,7 @@ def dvc_edges(root: Path) -> set[tuple[str, str]]:
     return set(re.findall(r'^"(.+)" -> "(.+)";$', drawing, re.MULTILINE))
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("tracked", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_real_graph_has_the_edges_of_dvc_dag(workspace: Workspace, tracked: bool) -> None:
     """Also before the first ingest, when DVC does not know the raw images yet and Dagster already shows them."""

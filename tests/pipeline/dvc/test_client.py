@@ -88,6 +88,7 @@ def test_python_in_dvc_yaml_is_this_python_and_ignores_what_is_in_the_workspace(
     assert sys.prefix in output
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("command", "cause"),
     [

@@ -215,6 +215,7 @@ def test_sources_do_not_take_back_what_others_say(workspace: Workspace) -> None:
     assert judge(known[SHA256]) == ("train", ("circle",), None)
 
 
+@pytest.mark.seconds
 def test_a_glob_that_sees_a_part_takes_nothing_back(workspace: Workspace) -> None:
     lay(workspace, {"unlabeled/4.png": IMAGE, "labeled/cross/4.png": IMAGE})
     assert ingest(workspace, ["inbox/un*/*.png"]).batch is None
@@ -232,6 +233,7 @@ def test_without_stamps_nothing_of_an_earlier_version_is_taken_back(workspace: W
     assert "1 image: cross → circle" in lay(workspace, {"labeled/circle/4.png": IMAGE}).changes
 
 
+@pytest.mark.seconds
 def test_a_workspace_of_an_earlier_version_stays_as_it_is(filled: Workspace) -> None:
     ingest(filled)
     forget_sources(filled)
@@ -327,6 +329,7 @@ def test_an_unlabeled_image_that_is_elsewhere_or_deleted_was_not_overwritten(
     assert not [said for said in lay(workspace, now).changes if "overwritten" in said]
 
 
+@pytest.mark.seconds
 def test_a_folder_that_is_filled_again_with_the_same_names_loses_nothing(workspace: Workspace) -> None:
     lay(workspace, {"labeled/cross/4.png": IMAGE, "test/cross/9.png": SIBLING})
     again = {"labeled/cross/4.png": OTHER, "test/cross/9.png": SIBLING}
@@ -363,6 +366,7 @@ def test_an_image_put_back_whose_label_holds_needs_no_new_batch(workspace: Works
     assert lay(workspace, files).batch is None
 
 
+@pytest.mark.seconds
 def test_a_class_that_differs_from_one_of_an_earlier_batch_only_in_writing_is_noted(workspace: Workspace) -> None:
     lay(workspace, {"labeled/cross/4.png": IMAGE})
     result = lay(workspace, {"labeled/Cross /5.png": OTHER})

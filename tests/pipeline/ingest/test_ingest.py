@@ -117,6 +117,7 @@ def test_bytes_that_only_a_removed_batch_held_are_ingested_again(workspace: Work
     assert ingest(workspace).batch is None
 
 
+@pytest.mark.seconds
 def test_after_batch_9999_comes_10000(workspace: Workspace) -> None:
     put(workspace, "labeled/cross/a.png", encode(draw(0, 1)))
     ingest(workspace)
@@ -207,6 +208,7 @@ def test_a_command_waits_for_what_has_just_been_copied(filled: Workspace, monkey
     assert "for 1 file that changed a moment ago" in lines[0]
 
 
+@pytest.mark.seconds
 def test_a_copy_that_never_ends_is_not_waited_for(filled: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     settle(filled, 600.0)
     put(filled, "unlabeled/new.png", encode(draw(0, 999)), age=0)
@@ -216,6 +218,7 @@ def test_a_copy_that_never_ends_is_not_waited_for(filled: Workspace, monkeypatch
     assert (result.new_images, result.unsettled, len(slept)) == (40, 1, WAITS - 1)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("table", ["labels.csv", "unlabeled/labels.csv"])
 def test_a_table_that_is_still_being_written_is_waited_for(
     filled: Workspace, table: str, monkeypatch: pytest.MonkeyPatch
@@ -310,6 +313,7 @@ def test_tracked_batches_that_are_missing_locally_are_not_overwritten(filled: Wo
     assert not filled.raw.exists()
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     "failpoint",
     [
@@ -394,6 +398,7 @@ def test_what_an_earlier_version_has_frozen_stays_known(workspace: Workspace, mo
     assert ingest(workspace).batch is None
 
 
+@pytest.mark.seconds
 def test_arrays_are_images_once_there_is_a_number_of_channels(filled: Workspace) -> None:
     content = io.BytesIO()
     np.save(content, np.zeros((9, 9, 5), np.uint16))

@@ -35,6 +35,7 @@ UNDERSTOOD = {
 }
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("name", "form"), [*(("labels.csv", form) for form in UNDERSTOOD), ("Labels.CSV", "quotes")])
 def test_the_ways_in_which_programs_write_a_table_are_understood(workspace: Workspace, name: str, form: str) -> None:
     fill(workspace, *PATHS)

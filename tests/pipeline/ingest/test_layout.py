@@ -84,6 +84,7 @@ def test_every_ingest_ends_with_a_table_of_split_and_class(filled: Workspace) ->
     assert ingest(filled).understood == result.understood, "of what is there, not of what is new"
 
 
+@pytest.mark.seconds
 def test_images_without_a_class_have_a_line_only_where_there_are_any(workspace: Workspace) -> None:
     fill(workspace, "train/cat/0.png", "test/cat/1.png")
     assert [line.split()[0] for line in ingest(workspace).understood] == ["class", "cat", "note:"]
@@ -260,6 +261,7 @@ def test_a_class_that_only_test_images_have_is_noted(workspace: Workspace) -> No
     )
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("form", ["folder", "class", "glob", "file", "outside", "url"])
 def test_a_part_of_the_held_out_images_is_held_out(workspace: Workspace, tmp_path: Path, form: str) -> None:
     fill(workspace, "test/cat/0.png")
@@ -314,6 +316,7 @@ def test_folders_are_classes_where_params_say_so(workspace: Workspace) -> None:
     assert result.new_labels == 2, "the images are known, their labels are news"
 
 
+@pytest.mark.seconds
 def test_the_content_decides_what_is_held_out_and_stays_so(workspace: Workspace) -> None:
     fill(workspace, *(f"labeled/{name}/{number}.png" for name in ("cat", "dog") for number in range(60)))
     fill(workspace, "unlabeled/alone.png")

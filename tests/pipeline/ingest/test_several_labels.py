@@ -159,6 +159,7 @@ def test_a_class_that_no_set_has_any_more_is_said(workspace: Workspace) -> None:
     assert "class 'dog' has no more images" in ingest(workspace).changes
 
 
+@pytest.mark.seconds
 def test_a_batch_of_sets_is_undone_and_taken_again(workspace: Workspace) -> None:
     fill(workspace, *FILES)
     put(workspace, "labels.csv", TABLE.encode())

@@ -161,6 +161,7 @@ def test_devices_are_named_and_never_opened(workspace: Workspace) -> None:
     assert not {"null", "zero", "tty"} & listed.files.keys()
 
 
+@pytest.mark.seconds
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("change", ["gone", "pipe", "link", "folder", "locked"])
 def test_a_file_that_is_replaced_before_it_is_read_is_named_and_skipped(
@@ -315,6 +316,7 @@ def test_a_tree_deeper_than_the_stack_is_walked(workspace: Workspace) -> None:
         subprocess.run(["rm", "-r", workspace.inbox / "d"], check=True)  # what pytest and shutil cannot
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("source", ["inbox", "inbox/**"])
 def test_hostile_names_are_treated_as_plain_names(filled: Workspace, source: str) -> None:
     names = [

@@ -192,6 +192,7 @@ def test_lost_files_are_named_with_the_versions_that_need_them(sound: Workspace)
     assert [damage.problem for damage in read_all(sound).lost] == ["missing from the cache"]
 
 
+@pytest.mark.seconds
 def test_a_manifest_and_a_stray_file_are_found(sound: Workspace) -> None:
     folder = sound.root / "registry" / "v0.0.1"
     (folder / "stray").touch()
@@ -210,6 +211,7 @@ def test_a_manifest_and_a_stray_file_are_found(sound: Workspace) -> None:
     verify(batch)
 
 
+@pytest.mark.seconds
 def test_a_check_continues_where_it_stopped_and_reads_changed_files_again(sound: Workspace) -> None:
     total = check(sound).files
     memory = sound.scratch / MEMORY
@@ -242,6 +244,7 @@ def test_what_is_there_no_more_is_forgotten(sound: Workspace) -> None:
     assert "remote:store:abc" in keys, "the remote was not listed"
 
 
+@pytest.mark.seconds
 def test_a_time_budget_reaches_every_file_over_several_runs(sound: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     total = check(sound).files
     assert str(check(sound)).startswith("no file had to be read, ")

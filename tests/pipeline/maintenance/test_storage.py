@@ -201,6 +201,7 @@ def test_nothing_is_removed_from_a_locked_shared_or_broken_workspace(versions: W
         collect(versions)
 
 
+@pytest.mark.seconds
 def test_unused_scratch_files_are_removed_and_those_of_a_training_stay(workspace: Workspace) -> None:
     old = time.time() - 100 * 24 * 3600
     files = {
@@ -255,6 +256,7 @@ def test_tensorboard_keeps_the_latest_trainings(workspace: Workspace) -> None:
     assert {folder.name for folder in (workspace.scratch / "tensorboard").iterdir()} == {"newest", "newer"}
 
 
+@pytest.mark.seconds
 def test_a_commit_is_read_once(versions: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     original = dvc_versions._outs

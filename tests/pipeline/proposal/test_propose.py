@@ -165,6 +165,7 @@ def test_an_answer_of_a_worker_that_is_not_a_glance_is_refused(changed: dict[str
         read_glance(whole | changed)
 
 
+@pytest.mark.seconds
 @pytest.mark.usefixtures("in_process")
 def test_what_the_data_contract_will_refuse_is_foreseen(tmp_path: Path) -> None:
     """By the judgment of validation itself on the same files."""

@@ -121,6 +121,7 @@ def test_a_workspace_starts_with_its_recipe(tmp_path: Path) -> None:
     assert message == "New workspace (imagenet-r50)\n"
 
 
+@pytest.mark.seconds
 def test_auto_has_the_values_of_cpu_small_until_it_is_chosen_by_the_images() -> None:
     text = recipe.params_of("auto", BASE)
     assert recipe.is_auto(text)

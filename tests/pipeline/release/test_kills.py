@@ -167,6 +167,7 @@ def test_pinning_the_champion_survives_kills(released: Workspace) -> None:
     assert release(released).version == "v0.0.3"
 
 
+@pytest.mark.seconds
 def test_a_step_that_is_not_reached_is_noticed(released: Workspace) -> None:
     """The tests above would see a failpoint that is gone."""
     with pytest.raises(AssertionError, match="nowhere"):

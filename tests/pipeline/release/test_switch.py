@@ -140,6 +140,7 @@ def test_nothing_to_roll_back_to(computed: Workspace) -> None:
     assert "nothing has been released yet" in str(list_versions(computed))
 
 
+@pytest.mark.seconds
 def test_only_one_switch_runs_at_a_time(released: Workspace) -> None:
     with open_registry(released).locked("release"):
         for action in (release, rollback):

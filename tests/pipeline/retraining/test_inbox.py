@@ -126,6 +126,7 @@ def test_files_still_being_written_are_counted_and_their_time_is_known(filled: W
     assert datetime.now(UTC) - found.last_change > timedelta(seconds=29)
 
 
+@pytest.mark.seconds
 def test_a_changed_labels_csv_counts_as_new_without_an_image(filled: Workspace) -> None:
     put(filled, "labels.csv", b"path,label\nunlabeled/camera 0/000.png,cat\n")
     found = survey(filled, INBOX)
@@ -200,6 +201,7 @@ def test_a_file_from_the_future_waits(filled: Workspace) -> None:
     assert survey(filled, INBOX).unsettled == 0
 
 
+@pytest.mark.seconds
 def test_a_bucket_is_read_once(workspace: Workspace) -> None:
     with bucket():
         for number in range(3):
@@ -361,6 +363,7 @@ def test_a_kill_before_the_stamps_are_written_ingests_nothing_twice(filled: Work
     assert survey(filled, INBOX).new_files == 0
 
 
+@pytest.mark.seconds
 def test_stamps_of_removed_batches_are_ignored(filled: Workspace) -> None:
     """An older commit was checked out: the raw images of the time after it have to be ingested again."""
     put(filled, "unlabeled/zero.png", encode(draw(0, 997)))

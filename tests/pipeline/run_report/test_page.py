@@ -76,6 +76,7 @@ def text(workspace: Workspace) -> str:
     return page.write(workspace).read_text(encoding="utf-8")
 
 
+@pytest.mark.seconds
 def test_the_page_has_what_the_reports_say(workspace: Workspace) -> None:
     html = text(fill(workspace))
     for shown in (
@@ -103,6 +104,7 @@ def test_what_is_right_missed_and_wrong_of_a_class_is_counted() -> None:
     assert page.count_answers(scores) == (None, None, None), "of an earlier version"
 
 
+@pytest.mark.seconds
 def test_of_images_with_several_labels_it_has_mean_average_precisions(workspace: Workspace) -> None:
     fill(workspace)
     for report in (SEVERAL, TUNED):
@@ -123,6 +125,7 @@ def test_of_images_with_several_labels_it_has_mean_average_precisions(workspace:
     assert "top-1" not in html.lower()
 
 
+@pytest.mark.seconds
 def test_accuracies_out_of_fold_say_so_and_mistakes_are_training_images(workspace: Workspace) -> None:
     fill(workspace)
     assert "Of 2,000 test images, the linear probe on all labels" in text(workspace)

@@ -305,6 +305,7 @@ def test_a_failed_relaunch_is_retried_a_limited_number_of_times(instance: dg.Dag
     assert retry_again(instance, began - 60) == []
 
 
+@pytest.mark.seconds
 def test_an_announced_relaunch_that_never_started_is_requested_again(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,7 @@ def full_pipe() -> tuple[int, int]:
     return reading, writing
 
 
+@pytest.mark.seconds
 @pytest.mark.timeout(20)
 def test_a_file_gets_every_line_also_where_the_echo_is_not_read(tmp_path: Path) -> None:
     reading, writing = full_pipe()

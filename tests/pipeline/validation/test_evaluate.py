@@ -222,6 +222,7 @@ def test_a_result_that_is_missing_is_an_error(sound: Tables, monkeypatch: pytest
     assert not passed([found["has_colour"]])
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", ["accepted", "unreleased", "train", "test", "batches", "drift", "shapes"])
 def test_an_empty_table_raises_no_error(sound: Tables, name: str) -> None:
     found = outcomes(spoiled(sound, name, lambda frame: frame.clear()), name)
@@ -248,6 +249,7 @@ def counted(frames: Tables, name: str, column: str) -> list[Any]:
     return frames[name].collect()[column].to_list()
 
 
+@pytest.mark.seconds
 def test_a_content_counts_as_quarantined_when_none_of_its_files_is_used() -> None:
     relabeled = row("a.png", "exact_duplicate", content="a"), row("a.png", content="a", ingest_batch="0002")
     copied = row("b.png", content="b"), row("c.png", "exact_duplicate", content="b")

@@ -76,6 +76,7 @@ def test_rules_that_need_human_judgment_do_not_stop_the_pipeline() -> None:
     assert {severity[name] for name in ("no_gps", "no_icc_profile", "has_colour", "batch_size_usual")} == {"info"}
 
 
+@pytest.mark.seconds
 def test_listing_the_rules_imports_no_heavy_library() -> None:
     script = (
         "import sys; from pipeline.config import ValidateConfig; "

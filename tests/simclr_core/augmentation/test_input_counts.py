@@ -29,6 +29,7 @@ def pinned(number: int, dtype: torch.dtype, pinned: bool) -> torch.Tensor:
     return gpu._pin(torch.empty(number, dtype=dtype))
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize(
     ("recipe", "most"),

@@ -40,6 +40,7 @@ def test_a_smoothing_matrix_acts_on_both_axes_of_the_view() -> None:
     assert_close(resized_crop(images, box, flipped, 16, smoothing), expected, 1e-4)
 
 
+@pytest.mark.seconds
 def test_crop_shapes_are_distributed_as_torchvisions() -> None:
     """Quantiles of area and aspect ratio, and the mean place, over 4,000 crops of one wide image."""
     n, height, width, ratio = 4000, 60, 100, (0.6, 1.2)

@@ -3,6 +3,7 @@
 from collections import Counter
 
 import numpy as np
+import pytest
 
 from simclr_core.data.groups import UNGROUPED, Groups
 
@@ -20,6 +21,7 @@ def test_a_partner_is_another_image_of_the_group() -> None:
             assert NUMBERS[partner] == NUMBERS[position]
 
 
+@pytest.mark.seconds
 def test_all_others_are_equally_likely() -> None:
     """Chi-square over the three partners of an image in a group of four: 13.8 has a probability of 0.001."""
     groups, epochs = Groups(NUMBERS), 3000

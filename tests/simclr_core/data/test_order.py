@@ -52,6 +52,7 @@ def test_slots_beyond_the_epoch_are_a_programming_error() -> None:
         permuted(0, 0, [10], 10)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("n", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (4, 5))])
 def test_every_order_of_a_few_samples_is_equally_likely(n: int) -> None:
     epochs = 2000

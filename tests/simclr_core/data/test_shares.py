@@ -42,6 +42,7 @@ def test_too_many_processes_are_refused_before_any_starts(
     assert "64 processes for 96 training images" in capsys.readouterr().err
 
 
+@pytest.mark.seconds
 def test_that_loads_no_torch(prepared: Path) -> None:
     code = (
         "import os, sys; os.environ['SIMCLR_PROCESSES'] = '64'\n"

@@ -83,6 +83,7 @@ def drawn_sets(temperature: float, count: int = 4000) -> tuple[NDArray[np.float6
     return logits * temperature, random.random(logits.shape) < sigmoid(logits)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("temperature", [0.4, 1.6, 5.0])
 def test_one_temperature_is_found_for_the_questions_of_all_classes(temperature: float) -> None:
     logits, sets = drawn_sets(temperature)

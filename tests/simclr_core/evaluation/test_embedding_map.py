@@ -50,6 +50,7 @@ def test_lengths_and_rotations_do_not_move_a_point() -> None:
     assert same_class_neighbors(a, labels) == same_class_neighbors(b, labels) == 1.0
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("count", [10, 11, 31, 92])
 def test_few_images_have_a_map_too(count: int, tmp_path: Path) -> None:
     features, labels = islands(count)

@@ -202,6 +202,7 @@ def test_a_batch_that_cannot_be_shared_equally_is_left_to_one(batch: int, proces
     assert is_shareable(batch, processes) is shared
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_step_on_a_gpu_waits_for_nothing(dtype: torch.dtype) -> None:
     with fake_cuda() as gpu:

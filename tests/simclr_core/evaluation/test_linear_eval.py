@@ -280,6 +280,7 @@ def test_without_test_images_the_training_images_are_answered_out_of_fold(worksp
     assert interval == pytest.approx(asdict(estimate([interval["top1"] / 100], 48 * 4 / 9, 48)), abs=2e-3)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("train", "test", "reason"),
     [

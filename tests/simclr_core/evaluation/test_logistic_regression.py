@@ -170,6 +170,7 @@ def test_blocks_of_many_samples_give_the_optima_of_all_at_once(several: bool, mo
     torch.testing.assert_close(*[one if several else one.log_softmax(dim=1) for one in logits], atol=1e-3, rtol=0)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("large", [True, False])
 def test_a_gpu_computes_on_what_the_host_keeps(monkeypatch: pytest.MonkeyPatch, large: bool, kept: bool) -> None:
@@ -216,6 +217,7 @@ def test_statistics_of_blocks_are_those_of_all(monkeypatch: pytest.MonkeyPatch) 
     torch.testing.assert_close(std, features.double().std(dim=0, correction=0))
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("samples", "dimensions"), [(90, 5), (24, 30)], ids=["tall", "wide"])
 def test_problems_that_are_solved_at_once_have_the_optima_of_each_alone(samples: int, dimensions: int) -> None:
     features, labels = problem(samples, dimensions)

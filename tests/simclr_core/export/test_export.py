@@ -351,6 +351,7 @@ def test_a_damaged_model_is_named(workspace: Path) -> None:
         export.run(workspace)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     "name",
     ["squeezenet1_1", *(pytest.param(name, marks=pytest.mark.slow) for name in ("shufflenet_v2_x0_5", "vit_b_32"))],

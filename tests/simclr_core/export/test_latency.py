@@ -105,6 +105,7 @@ def test_a_damaged_bundle_is_not_measured(workspace: Path) -> None:
     assert not (workspace / ".simclr" / "timings" / "latency.json").exists()
 
 
+@pytest.mark.seconds
 def test_the_measurement_does_not_import_torch() -> None:
     program = "import simclr_core.export.latency, sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

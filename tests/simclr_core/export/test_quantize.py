@@ -107,6 +107,7 @@ def test_float16_has_the_inputs_and_outputs_of_float32(network: bytes, transform
         } == {onnx.TensorProto.FLOAT16}
 
 
+@pytest.mark.seconds
 def test_graphs_keep_the_metadata_and_pass_the_loaders_policy(network: bytes, transformer: bytes) -> None:
     pixels = pictures(32)
     for graph in (
@@ -123,6 +124,7 @@ def test_graphs_keep_the_metadata_and_pass_the_loaders_policy(network: bytes, tr
             assert secret.encode() not in graph
 
 
+@pytest.mark.seconds
 def test_calibration_images_set_the_scales(network: bytes) -> None:
     dark = (pictures(32) // 8).astype(np.uint8)
     wrong, right = (int8_graphs(network, pixels)["static"] for pixels in (dark, pictures(32)))

@@ -181,6 +181,7 @@ def test_a_variant_that_misses_its_gate_is_left_out_with_the_reason(
     assert "mean cosine to fp32" in made.left_out["int8"]
 
 
+@pytest.mark.seconds
 def test_accuracy_decides_between_the_methods(
     bundle: Bundle,
     images: LabeledImages,

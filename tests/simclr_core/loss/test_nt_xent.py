@@ -40,6 +40,7 @@ def test_equals_the_formula_of_the_paper(name: str, n: int, d: int, temperature:
 GROUPS = [3, 0, 0, -4, 3, -6, 0]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("temperature", [0.01, 0.5])
 @pytest.mark.parametrize("tile", [1, 2, 3, 5, 64])
 @pytest.mark.parametrize("name", LOSSES)
@@ -197,6 +198,7 @@ def test_memory_grows_with_the_rows_and_not_with_their_square(name: str) -> None
     assert sum(kept) <= 5 * (2 * n * d)  # all N x N similarities would be 128 times N x d
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_ranks_on_their_shares_equal_one_process_on_the_whole_batch(
     world: int, on_ranks: Callable[..., list[Any]]

@@ -240,6 +240,7 @@ def trained(workspace: Path) -> bytes:
     return (workspace / "models" / "pretrained" / "encoder.safetensors").read_bytes()
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("loss", ["dcl", "info_nce"])
 def test_pretraining_with_another_loss(prepared: Path, loss: str) -> None:
     configure(prepared, loss=loss, epochs=1)

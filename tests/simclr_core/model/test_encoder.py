@@ -59,6 +59,7 @@ REGNETS = [name for name in torchvision.models.list_models(module=torchvision.mo
 FAST = ("regnet_x_400mf", "regnet_y_400mf")
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in REGNETS])
 def test_every_regnet_has_its_declared_feature_dim(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its constructor computes widths on real tensors, so that only the layers can be built without memory."""
@@ -68,6 +69,7 @@ def test_every_regnet_has_its_declared_feature_dim(name: str, monkeypatch: pytes
     assert encoder(torch.zeros(2, 3, 64, 64, device="meta")).shape == (2, encoder.feature_dim)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", sorted(RESNETS.keys() - {"resnet10"}))
 def test_resnet_weights_load_into_torchvisions_own_model(name: str) -> None:
     with torch.device("meta"):
@@ -92,6 +94,7 @@ def test_torchvisions_model_computes_the_same_with_these_weights(name: str) -> N
     assert torch.equal(encoder(images), theirs.eval()(images))
 
 
+@pytest.mark.seconds
 def test_resnet_weights_load_into_a_detection_backbone() -> None:
     with torch.device("meta"):
         detector = resnet_fpn_backbone(backbone_name="resnet18", weights=None)
@@ -127,6 +130,7 @@ def test_stems_reduce_the_image_as_described(stem: str, side: int) -> None:
     assert sides == [side]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("width", "channels"), [(0.125, 8), (0.5, 32), (1.0, 64), (1.5, 96), (2.0, 128)])
 def test_width_multiplies_the_channels(width: float, channels: int) -> None:
     with torch.device("meta"):
@@ -135,6 +139,7 @@ def test_width_multiplies_the_channels(width: float, channels: int) -> None:
     assert (small.feature_dim, large.feature_dim) == (8 * channels, 32 * channels)
 
 
+@pytest.mark.seconds
 def test_a_position_table_follows_the_image_size() -> None:
     with torch.device("meta"):
         assert build_encoder("vit_b_32", image_size=64)(torch.zeros(1, 3, 64, 64)).shape == (1, 768)

@@ -18,6 +18,7 @@ def test_an_encoder_takes_the_channels(name: str, channels: int) -> None:
     assert encoder(torch.rand(2, channels, 32, 32)).shape == (2, encoder.feature_dim)
 
 
+@pytest.mark.seconds
 def test_fresh_kernels_keep_the_variance_of_the_response() -> None:
     torch.manual_seed(0)
     responses = []

@@ -40,6 +40,7 @@ def images(side: int) -> Tensor:
     return torch.rand(4, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("name", "arguments", "side"),
     [

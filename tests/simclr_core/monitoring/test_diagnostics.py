@@ -167,6 +167,7 @@ def test_processes_share_the_images_and_see_what_one_sees(on_ranks: Callable[...
         assert np.array_equal(pictures.numpy(), thumbnails(watched.images))
 
 
+@pytest.mark.seconds
 def test_on_a_gpu_the_features_are_made_and_judged_there() -> None:
     watched = monitor([0, 1, 2] * 4)
     with fake_cuda() as gpu:

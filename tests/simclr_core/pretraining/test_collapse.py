@@ -139,6 +139,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, str, s
     return published(workspace)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     "place",
     [

@@ -25,6 +25,7 @@ def test_bfloat16_trains_too(prepared: Path, undisturbed: dict[str, bytes]) -> N
     assert loss == pytest.approx(json.loads(undisturbed["reports/pretrain.json"])["loss_first"], abs=0.2)
 
 
+@pytest.mark.seconds
 def test_a_precision_that_fails_its_test_falls_back_and_says_so(
     prepared: Path,
     tmp_path: Path,

@@ -363,6 +363,7 @@ def pretrain_step(learner: Any, views: torch.Tensor) -> None:
     update(learner, 0.01)
 
 
+@pytest.mark.seconds
 def test_two_processes_adapt_the_same_weights_as_one(workspace: Path, on_ranks: Callable[..., list[Any]]) -> None:
     configure(workspace, weights={**GIVEN, "layer_decay": 0.5, "frozen_stem": True})
     initial.run(workspace)

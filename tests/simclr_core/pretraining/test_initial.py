@@ -199,6 +199,7 @@ def test_a_champion_that_is_missing_or_has_no_network(workspace: Path) -> None:
         initial.run(workspace)
 
 
+@pytest.mark.seconds
 def test_the_stage_does_not_import_torch() -> None:
     check = "import sys, simclr_core.pretraining.initial; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", check], check=True)

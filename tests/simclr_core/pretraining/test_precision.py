@@ -51,6 +51,7 @@ def network_with(factor: float, what: str) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), wrong, nn.Flatten(), nn.Linear(1152, 4))
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ["resnet10", "mobilenet_v3_small"])
 def test_right_kernels_pass(name: str, dtype: torch.dtype) -> None:

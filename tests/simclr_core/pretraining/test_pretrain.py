@@ -103,6 +103,7 @@ def without_labels(workspace: Path) -> None:
     np.save(path, index)
 
 
+@pytest.mark.seconds
 @by_digest
 def test_labels_never_touch_the_weights(prepared: Path, undisturbed: dict[str, bytes]) -> None:
     without_labels(prepared)
@@ -112,6 +113,7 @@ def test_labels_never_touch_the_weights(prepared: Path, undisturbed: dict[str, b
     assert json.loads(undisturbed["reports/pretrain.json"])["knn_top1"] is not None
 
 
+@pytest.mark.seconds
 @by_digest
 @pytest.mark.parametrize(
     "changes", [{"monitor_images": 16}, pytest.param({"checkpoint_every_steps": 5}, marks=pytest.mark.slow)]
@@ -147,6 +149,7 @@ def test_the_features_are_looked_at_every_second_epoch_also_after_an_interruptio
     assert [one["epoch"] for one in rows()] == ["2", "3"]
 
 
+@pytest.mark.seconds
 @by_digest
 @pytest.mark.parametrize(
     "changes",
@@ -202,6 +205,7 @@ def test_weights_that_diverge_in_the_last_step_are_not_published(prepared: Path)
     assert results(prepared) == {}
 
 
+@pytest.mark.seconds
 @by_digest
 def test_collapse_is_reported(
     prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -259,6 +263,7 @@ def test_a_workspace_without_data_and_a_truncated_shard(prepared: Path, tmp_path
     assert results(prepared) == {}
 
 
+@pytest.mark.seconds
 @by_digest
 def test_two_trainers_of_one_configuration_exclude_each_other(prepared: Path) -> None:
     config = pretrain.read_block(prepared / "params.yaml", "pretrain", pretrain.PretrainConfig)

@@ -31,6 +31,7 @@ def test_two_batches_give_the_cost_of_a_step_and_of_an_image() -> None:
     assert rate._line({16: 0.5, 64: 0.4}) == (0.4, 0.0)
 
 
+@pytest.mark.seconds
 def test_the_command_prints_one_line_and_writes_nothing(
     prepared: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,6 +106,7 @@ def test_a_step_between_checkpoints_is_reached_with_the_weights_it_had(
     assert {8, 9, 10} <= replayed.keys()
 
 
+@pytest.mark.seconds
 @by_digest
 def test_a_small_extra_crop_that_becomes_nan_is_named_and_drawn(
     prepared: Path, monkeypatch: pytest.MonkeyPatch
@@ -166,6 +167,7 @@ def test_every_process_replays_its_share(prepared: Path, on_ranks: Callable[...,
         assert len(np.unique(np.asarray(picture))) > 10
 
 
+@pytest.mark.seconds
 @by_digest
 def test_a_part_of_the_batch_names_no_image_by_its_row(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With micro-batches a row of a layer's output is not that of the batch; the views still name the image."""

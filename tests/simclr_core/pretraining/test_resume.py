@@ -24,6 +24,7 @@ from tests.simclr_core.conftest import configure, interrupt, results, runs
 pytestmark = pytest.mark.usefixtures("pictures_by_digest")
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     "place",
     [
@@ -99,6 +100,7 @@ def test_a_checkpoint_that_was_moved_into_another_run_is_refused(
     assert results(prepared) == {}
 
 
+@pytest.mark.seconds
 def test_a_checkpoint_that_names_no_run_is_refused(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupt(prepared, monkeypatch, "pretrain.step:raise@8")
     (newest,) = (prepared / ".simclr" / "runs").glob("*/step-00000006")
@@ -135,6 +137,7 @@ def test_when_every_checkpoint_is_damaged_the_stage_fails(prepared: Path, monkey
     assert results(prepared) == {}
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("optimizer", ["lars", pytest.param("adamw", marks=pytest.mark.slow)])
 def test_other_optimizers_resume_too(prepared: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str) -> None:
     configure(prepared, optimizer=optimizer, epochs=1, checkpoint_every_steps=1)

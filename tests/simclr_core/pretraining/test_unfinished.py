@@ -65,6 +65,7 @@ def test_what_is_published_and_lost_before_it_was_recorded_is_not_trained_again(
     assert not any(run_folders(prepared).glob("*/"))
 
 
+@pytest.mark.seconds
 def test_to_look_for_it_loads_no_torch() -> None:
     code = "import sys, simclr_core.pretraining.unfinished; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -73,6 +73,7 @@ def spied(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return seen
 
 
+@pytest.mark.seconds
 def test_a_warm_start_has_the_weights_and_statistics_of_the_champion_and_a_fresh_optimizer(
     workspace: Path, champion: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +111,7 @@ def test_without_a_champion_the_warm_start_changes_nothing(prepared: Path, monke
     assert metrics_of(prepared)["init"] == "scratch"
 
 
+@pytest.mark.seconds
 def test_an_epoch_replays_every_image_of_the_old_batch_and_shows_every_new_one(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,6 +126,7 @@ def test_an_epoch_replays_every_image_of_the_old_batch_and_shows_every_new_one(
     assert all(mixed)
 
 
+@pytest.mark.seconds
 def test_a_warm_start_begins_at_the_loss_of_the_champion(workspace: Path, champion: Path) -> None:
     pretrain.run(workspace)
     first, scratch = metrics_of(workspace)["loss_first"], metrics_of(champion)

@@ -110,6 +110,7 @@ def test_state_dicts_of_timm_load_fully(name: str) -> None:
     assert encoder.feature_dim == expected.shape[1]
 
 
+@pytest.mark.seconds
 def test_resnets_of_timm_and_torchvision_exchange_weights() -> None:
     timm = pytest.importorskip("timm")
     source, target = timm.create_model("resnet18", num_classes=0), build_encoder("resnet18").backbone

@@ -79,6 +79,7 @@ def test_a_client_that_holds_most_makes_room_before_the_newcomer() -> None:
     assert choose([FRESH, NEWCOMER], 10.0, 9) == [NEWCOMER]
 
 
+@pytest.mark.seconds
 def test_idle_connections_beyond_the_limit_deny_no_one_and_write_no_log(bundle: Path) -> None:
     with ExitStack() as stack:
         with open_files(200):

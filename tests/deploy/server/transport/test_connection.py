@@ -23,6 +23,7 @@ QUICK = Limits(receive_seconds=0.3, head_seconds=0.3, send_seconds=0.3)
 # Slow clients
 
 
+@pytest.mark.seconds
 def test_a_slow_body_gets_408(bundle: Path) -> None:
     with running(bundle, QUICK) as server, server.connect(head(1000) + b"slow") as connection:
         answer = read_all(connection)
@@ -59,6 +60,7 @@ def test_a_head_that_arrives_byte_by_byte_gets_no_extra_time(bundle: Path) -> No
         assert rest == b"" or b"408" in rest
 
 
+@pytest.mark.seconds
 def test_a_client_that_does_not_read_is_cut_off(bundle: Path) -> None:
     """Many small requests on one connection, whose answers fill every buffer."""
     requests = 1_000_000 * b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -70,6 +72,7 @@ def test_a_client_that_does_not_read_is_cut_off(bundle: Path) -> None:
         assert server.post("/v1/embed", IMAGE).status == 200
 
 
+@pytest.mark.seconds
 def test_a_client_that_never_reads_and_asks_again_is_cut_off(bundle: Path) -> None:
     """One request after the other: the last one arrives when its answer has to wait for the buffers."""
     with running(bundle, Limits(send_seconds=1)) as server, socket.socket() as connection:
@@ -91,6 +94,7 @@ def paused(connections: Collection[Any]) -> bool:
     return any(connection.flow.write_paused for connection in {*connections})
 
 
+@pytest.mark.seconds
 def test_a_client_that_reads_late_gets_every_answer(bundle: Path) -> None:
     request = b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n"
     with running(bundle) as server, socket.socket() as connection:

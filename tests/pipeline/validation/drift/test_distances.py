@@ -109,6 +109,7 @@ def test_mmd_is_unbiased() -> None:
     assert found.mean() == pytest.approx(0, abs=4 * found.std() / np.sqrt(4000))
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("rank", [1, 5])
 def test_the_nearest_older_neighbor_equals_that_of_a_full_search(rank: int) -> None:
     """Also where a tight cluster of new ones fills the shortlist, which then has no older one in it."""

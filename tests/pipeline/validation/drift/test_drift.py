@@ -173,6 +173,7 @@ def test_a_shift_is_detected_and_named(change: Change, name: str) -> None:
     assert "retrain" in found.advice
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("new", [100, pytest.param(3000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_batch_that_looks_like_a_data_bug_is_broken(bug: str, new: int) -> None:
@@ -183,6 +184,7 @@ def test_a_batch_that_looks_like_a_data_bug_is_broken(bug: str, new: int) -> Non
     assert found.statistics
 
 
+@pytest.mark.seconds
 @repeated
 @pytest.mark.parametrize("change", [brighter, paler, smaller, flatter, other_format, cooler])
 @pytest.mark.parametrize("seed", range(repetitions(1, all=3)))
@@ -197,6 +199,7 @@ def test_a_property_of_all_batches_is_not_a_bug(bug: str) -> None:
     assert found.verdict == "none"
 
 
+@pytest.mark.seconds
 def test_images_of_one_size_without_color_are_compared() -> None:
     """One size, no color, as in many a benchmark: their spread is not a yardstick, and nothing divides by it."""
     both: Change = lambda columns: gray(columns) | one_size(columns)  # noqa: E731
@@ -226,6 +229,7 @@ def test_the_comparison_can_be_switched_off() -> None:
     assert "validate.drift.enabled" in found.advice
 
 
+@pytest.mark.seconds
 def test_only_accepted_training_images_count() -> None:
     def unlike(name: str, value: str) -> pl.DataFrame:
         return images(300, 12, "0002", gray).with_columns(pl.lit(value).alias(name))
@@ -356,6 +360,7 @@ def clothes() -> dict[str, pl.DataFrame]:
     return {name: probed(images, "0001") for name, images in pictures.items()}
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("new_class", "count", "verdict"),
     [

@@ -74,6 +74,7 @@ def test_a_shift_without_new_neighborhoods_is_detected_by_the_other_statistics()
     assert NOVEL not in found.drifted
 
 
+@pytest.mark.seconds
 def test_the_largest_difference_is_named_first() -> None:
     found = compare(embeddings(600, 1), new_class(200, 2, 1.0), **LIMITS)
     strength = {one.name: one.effect / one.threshold for one in found.statistics}
@@ -87,6 +88,7 @@ def test_thresholds_of_the_user_decide_what_counts_as_drift() -> None:
     assert not compare(reference, batch, auroc=0.99, novel_share=0.5).drifted
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("constant", [0.0, 1.0])
 def test_identical_embeddings_are_compared_without_division_by_zero(constant: float) -> None:
     """Of an encoder that has collapsed: nothing divides by what is not there."""

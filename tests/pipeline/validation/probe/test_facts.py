@@ -93,6 +93,7 @@ def test_names_in_any_script_are_text(honest: dict[str, Any]) -> None:
     assert read_facts(honest | {"message": "日本語 🙂 \x00"}).message == "日本語 🙂 \x00"
 
 
+@pytest.mark.seconds
 def test_the_worker_imports_no_table_library() -> None:
     program = "import pipeline.validation.probe.pool, pipeline.validation.probe.probe, sys; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()

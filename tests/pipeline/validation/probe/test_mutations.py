@@ -14,6 +14,7 @@ from tests.pipeline.validation.corpus.mutations import MUTATORS, PHOTOGRAPHS, di
 COUNT = 2000
 
 
+@pytest.mark.seconds
 def test_the_same_number_gives_the_same_bytes() -> None:
     """In another process too, whose hashes of strings are salted differently."""
     code = "from tests.pipeline.validation.corpus.mutations import digest; print(digest(100))"
@@ -21,6 +22,7 @@ def test_the_same_number_gives_the_same_bytes() -> None:
     assert done.stdout.decode().strip() == digest(100)
 
 
+@pytest.mark.seconds
 def test_numbers_give_different_bytes() -> None:
     originals = {path.read_bytes() for path in PHOTOGRAPHS}
     mutations = [mutation(seed) for seed in range(300)]

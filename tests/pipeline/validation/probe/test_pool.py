@@ -30,6 +30,7 @@ def answers(commands: list[str], timeout_seconds: float = 30.0, **options: Any) 
     return dict(done)
 
 
+@pytest.mark.seconds
 def test_every_file_gets_one_answer_from_few_workers() -> None:
     files = [(number, str(number).encode()) for number in range(300)]
     done = list(isolated_map(faults.process, files, options={}, workers=2, memory_megabytes=MEMORY, timeout_seconds=30))
@@ -91,6 +92,7 @@ def test_a_fault_costs_its_own_file_only(command: str, reason: str, message: str
     assert found == {"one": "ONE", "two": "TWO", "three": "THREE", "four": "FOUR"}
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("command", ["hang", pytest.param("spin", marks=pytest.mark.slow)])
 def test_a_hang_costs_its_own_file_only(command: str) -> None:
     found = answers(["one", command, "two"], timeout_seconds=1.0)
@@ -106,6 +108,7 @@ def test_a_file_is_tried_again_when_its_worker_died_by_accident(tmp_path: Path) 
     }
 
 
+@pytest.mark.seconds
 def test_a_worker_killed_while_idle_costs_nothing() -> None:
     def files() -> Iterator[tuple[int, bytes]]:
         yield 0, b""
@@ -126,6 +129,7 @@ def test_output_of_codecs_is_discarded(capfd: pytest.CaptureFixture[str]) -> Non
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.seconds
 def test_workers_end_with_their_parent() -> None:
     files = ((number, b"") for number in range(10))
     done = isolated_map(faults.process, files, options={}, workers=1, memory_megabytes=MEMORY, timeout_seconds=30)

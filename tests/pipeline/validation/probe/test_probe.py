@@ -257,6 +257,7 @@ def test_a_fault_of_the_stream_is_reported_and_the_pixels_measured() -> None:
     assert probe(data + bytes(100))["stream_fault"] is None
 
 
+@pytest.mark.seconds
 def test_another_process_finds_the_same() -> None:
     files = [kind.data for kind in good_kinds() + bad_kinds()] + [encoded(Image.new("RGB", (300, 200), "teal"), "PNG")]
     files += [data[: len(data) // 3] for data in files] + [flipped(data, len(data) // 2) for data in files if data]

@@ -152,6 +152,7 @@ def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
         list(flat_map(fail, ["a"]))
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "[::1]:{}"])
 def test_an_unreachable_cluster_is_reported_at_once(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as no_one:

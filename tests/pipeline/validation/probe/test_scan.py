@@ -121,6 +121,7 @@ def test_known_contents_of_an_opened_tar_are_skipped(raw: Path, cache: Path) -> 
     assert reported == [(6, 6)]
 
 
+@pytest.mark.seconds
 def test_contents_are_forgotten_with_their_tar(raw: Path, cache: Path) -> None:
     lost, cut, kept = images(0, 3), images(3, 3), images(6, 3)
     for name, contents in (("0001", lost), ("0002", cut), ("0003", kept)):
@@ -141,6 +142,7 @@ def test_contents_are_forgotten_with_their_tar(raw: Path, cache: Path) -> None:
     assert facts.filter(pl.col("reason").is_null()).equals(expected(kept))
 
 
+@pytest.mark.seconds
 def test_a_damaged_tar_loses_only_the_files_after_the_damage(raw: Path, cache: Path) -> None:
     contents = images(0, 5)
     write_batch(raw, "0001", list(contents.items()))
@@ -230,6 +232,7 @@ def test_nothing_ingested_is_an_error_that_says_what_to_do(raw: Path, cache: Pat
         scan(raw, cache, limits=LIMITS)
 
 
+@pytest.mark.seconds
 def test_progress_is_reported_at_every_tenth(
     raw: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

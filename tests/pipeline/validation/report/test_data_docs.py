@@ -93,6 +93,7 @@ def test_the_page_loads_nothing_from_elsewhere(spoiled: str) -> None:
     assert not re.search(r"url|@import|//", style)
 
 
+@pytest.mark.seconds
 def test_hostile_values_are_shown_as_text(spoiled: str, tmp_path: Path) -> None:
     assert spoiled.count("<h1>") == 1
     assert "\u202e" not in spoiled

@@ -80,6 +80,7 @@ def test_an_empty_quarantine_is_a_small_picture_with_a_note() -> None:
     assert nothing.width == sheet(*[("corrupt", None)] * COLUMNS).width
 
 
+@pytest.mark.seconds
 def test_the_largest_sheet_is_small_and_always_the_same() -> None:
     noise = [Image.fromarray(np.random.default_rng(seed).integers(0, 256, (80, 80, 3), np.uint8)) for seed in range(12)]
     tiles = [(reason, image) for reason, image in zip(REASONS, noise, strict=False)]

@@ -156,6 +156,7 @@ def test_fifty_thousand_equal_hashes_are_one_group_of_few_pairs() -> None:
     assert cut_short > 49_000
 
 
+@pytest.mark.seconds
 def test_many_nearly_equal_hashes_are_one_group() -> None:
     center = uniform(1).repeat(5000)
     pairs, _ = near_pairs(table(flipped(center, [1] * 5000)))
@@ -163,6 +164,7 @@ def test_many_nearly_equal_hashes_are_one_group() -> None:
     assert len(groups) == groups["near_group_size"][0] == 5000
 
 
+@pytest.mark.seconds
 def test_many_candidates_that_fail_the_other_tests_do_not_hide_a_copy() -> None:
     dhash = np.append(uniform(1000), flipped(uniform(1000)[400:401], [DHASH_DISTANCE]))
     pairs, cut_short = near_pairs(table(uniform(1).repeat(1001), dhash=dhash))

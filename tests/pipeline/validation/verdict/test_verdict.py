@@ -50,6 +50,7 @@ def test_only_what_changes_pixels_is_a_conversion(operations: list[str], verdict
     assert only("../a.png", image(operations=operations))["verdict"] == "quarantine"
 
 
+@pytest.mark.seconds
 def test_limits_are_inclusive() -> None:
     for facts, expected in (
         (image(width=8, height=80), ()),

@@ -77,6 +77,7 @@ def test_answers_are_those_of_scikit_learn_with_the_same_folds(monkeypatch: pyte
     assert found.accuracies.linear_top1["1.0"] == 100 * np.mean(found.predicted == train.labels)
 
 
+@pytest.mark.seconds
 def test_the_regularization_is_chosen_without_the_fold() -> None:
     """The probe of a fold is the same whatever is known of the fold's labels and, but for their scale, its features."""
     train = images(np.arange(40) % 2)
