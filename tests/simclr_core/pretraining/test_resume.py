@@ -210,8 +210,8 @@ def test_sigterm_finishes_the_step_saves_and_says_143(
 ) -> None:
     step = Progress.step
 
-    def terminated_at_the_fifth(progress: Progress, images: int) -> None:
-        step(progress, images)
+    def terminated_at_the_fifth(progress: Progress, images: int, *reading: Any) -> None:
+        step(progress, images, *reading)
         if progress._done == 5 * 16:
             os.kill(os.getpid(), signal.SIGTERM)
 
