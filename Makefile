@@ -13,8 +13,9 @@ NEWEST = $(shell $(BIN)/python -c "import re, tomllib; project = tomllib.load(op
   for text in extra if not text.startswith(project['name'])})")
 WITH ?= --upgrade-strategy eager $(NEWEST)
 TESTS ?= tests
-# One more than there are cores: many tests wait for the processes that they started.
-WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+# One more than there are cores: many tests wait for the processes that they started. The fast ones do not.
+WORKERS ?= $(shell expr $(CORES) + 1)
 
 .PHONY: demo ui test types tests test-fast versions docs coverage package bench soak reference format lock help
 
@@ -37,7 +38,7 @@ tests: .venv/installed .venv/browser-installed ## all of them, without format, l
 	pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-fast: .venv/installed ## without those that take more than half a second, some of which need a browser
-	pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not seconds"
+	pytest -n $(CORES) --dist loadfile --no-loadscope-reorder -m "not slow and not seconds"
 
 versions: .venv/installed ## all but the slow tests with WITH="torch==2.8.*", by default the newest of everything; the next target restores the lock
 	rm .venv/installed
