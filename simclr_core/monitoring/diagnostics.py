@@ -149,13 +149,14 @@ class Monitor:
     sets: NDArray[np.int8] | None = None
 
     def measure(self, h: Tensor, head: nn.Module, first: Tensor, second: Tensor) -> Measured:
-        """What a look at the features tells; ``h`` [m, d] are those of all images, and computed is where they are.
+        """What a look at the features tells; ``h`` [m, d] are the features of all images; it is computed on
+        their device.
 
         ``knn_top1`` and ``probe_top1`` in percent: half of the labeled images are asked about, the other half answers,
         as neighbors or by training a linear classifier; None with fewer than two. Where an image may have several
-        labels, both are mean average precisions. Effective rank and spread are those
-        of h, and of z, h through ``head``. Alignment and uniformity are those of z over this process's part of the
-        last batch: ``first`` and ``second`` [n, d].
+        labels, both are mean average precisions. Effective rank and spread are those of h, and of z, h through
+        ``head``. Alignment and uniformity are those of z over this process's part of the last batch: ``first`` and
+        ``second`` [n, d].
         """
         accuracies, z = self.accuracies(h), _projected(head, h)
         return {

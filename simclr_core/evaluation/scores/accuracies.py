@@ -16,7 +16,7 @@ RANDOM_INIT = "random_init"
 
 
 def mean_accuracies(draws: Sequence[Accuracies]) -> Accuracies:
-    """The mean of each number; None where there is none."""
+    """The mean of each number over the draws that have it; None where no draw has."""
     fractions = draws[0].linear_top1
     return Accuracies(
         _mean([draw.knn_top1 for draw in draws]),

@@ -284,7 +284,7 @@ def test_the_encoder_ends_after_the_head_layer_that_was_asked_for(with_a_head: P
 
 @pytest.mark.seconds
 def test_kept_head_layers_are_trained_saved_and_loaded(with_a_head: Path) -> None:
-    keep(with_a_head, head_layers=1, learning_rate=0.0003)
+    keep(with_a_head, head_layers=1, start="zero", learning_rate_scaling="linear")
     finetune.run(with_a_head, "0.5")
     before = load_model(with_a_head / "models" / "pretrained")
     model = load_model(with_a_head / "models" / "finetuned" / "0.5")
