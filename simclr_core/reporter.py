@@ -8,6 +8,8 @@ from run to run. Only the first process of a distributed run reports.
 import json
 import os
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from deploy import failure
@@ -29,6 +31,14 @@ def emit(event: str, **fields: object) -> None:
     line = json.dumps({"event": event, **fields}, ensure_ascii=False) + "\n"
     with open(path, "ab", buffering=0) as file:
         file.write(line.encode())
+
+
+def emitter(stage: str, rank: int) -> Callable[..., None]:
+    """``emit`` for a stage, by the first process of its group; the others say nothing."""
+    return partial(emit, stage=stage) if rank == 0 else _keep_silent
+
+
+def _keep_silent(_event: str, **_: object) -> None: ...
 
 
 def record_timing(stage: str, *, workspace: Path = Path(), **numbers: float) -> None:

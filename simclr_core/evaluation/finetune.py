@@ -16,10 +16,9 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +66,7 @@ from simclr_core.model.encoder import Encoder
 from simclr_core.model.model_directory import Model, load_model, save_model
 from simclr_core.model.projection_head import build_projection_head, first_layers
 from simclr_core.params import read_block
-from simclr_core.reporter import emit, finish
+from simclr_core.reporter import emitter, finish
 from simclr_core.schedule import peak_learning_rate
 
 FEW = Fraction("0.01")  # up to here ``epochs_few``: the paper trains 60 epochs on 1 % of ImageNet, 30 on 10 %
@@ -162,7 +161,7 @@ def tune(inputs: Inputs, member: Member) -> Tuned:
     """Train from the encoder and from scratch, for each seed; all processes of the group call this at once."""
     stage, config, known = finetune_name(inputs.fraction), inputs.config, inputs.known
     train, test, model, classes = inputs.train, inputs.test, inputs.model, len(inputs.classes)
-    say: Callable[..., None] = partial(emit, stage=stage) if member.rank == 0 else _keep_silent
+    say = emitter(stage, member.rank)
     if inputs.reason and member.rank == 0:
         print(f"{stage}: no accuracies: {inputs.reason}", file=sys.stderr)
     usual = inputs.optimization
@@ -230,9 +229,6 @@ def publish_tuned(workspace: Path, inputs: Inputs, tuned: Tuned) -> str:
     if several := report.multi_label:
         return f"mean average precision {several.simclr.value} %, from scratch {several.scratch.value} %"
     return f"top-1 {report.top1} %, from scratch {report.scratch_top1} %" if pretrained else "no accuracies"
-
-
-def _keep_silent(*_: object, **__: object) -> None: ...
 
 
 def with_head_layers(model: Model, layers: int) -> Model:

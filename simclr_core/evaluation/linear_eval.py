@@ -17,7 +17,7 @@ The processes of a group share the images first, and then the sets of features: 
 
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
@@ -78,7 +78,7 @@ from simclr_core.machine.devices import own_device
 from simclr_core.model.encoder import Encoder
 from simclr_core.model.model_directory import Model, load_model
 from simclr_core.params import read_block
-from simclr_core.reporter import emit, finish
+from simclr_core.reporter import emitter, finish
 
 PIXEL_SIDE = 32  # raw pixels are averaged down to at most this side
 RANDOM_ENCODERS = 3  # the baseline is their mean: kNN on one draw of the demo's encoder swings by four points
@@ -134,12 +134,12 @@ class Inputs:
         """Features [n, d] of each encoder, and of raw pixels, from one decoding of the images; see ``made_of``."""
         makers = {name: encoding(encoder, self.model, member) for name, encoder in self.encoders.items()}
         makers[PIXELS] = lambda images: torch.from_numpy(pixel_features(images))
+        say = emitter("linear_eval", member.rank)
 
-        def say(done: int) -> None:
-            if member.rank == 0:
-                emit("progress", stage="linear_eval", message=f"features of {done} of {len(split.labels)} images")
+        def count(done: int) -> None:
+            say("progress", message=f"features of {done} of {len(split.labels)} images")
 
-        return made_of(split, self.model.preprocessing, makers, member, kept, say)
+        return made_of(split, self.model.preprocessing, makers, member, kept, count)
 
 
 def read_inputs(workspace: Path) -> Inputs:
@@ -178,10 +178,10 @@ def measure(workspace: Path, inputs: Inputs, member: Member) -> Measured:
             f"{reason}; or label two training images of each of two classes, where near copies, and images of one "
             "group of labels.csv, count as one"
         )
-    say: Callable[..., None] = partial(emit, "progress", stage="linear_eval") if member.rank == 0 else _keep_silent
+    say = emitter("linear_eval", member.rank)
     if member.rank == 0:
         _say(reason)
-        emit("start", stage="linear_eval", message=f"features of {len(train.labels) + len(test.labels)} images")
+    say("start", message=f"features of {len(train.labels) + len(test.labels)} images")
     own = names[member.rank :: member.size]
     bank, queries = (inputs.features(split, member, own) for split in (train, test))
     sets = FeatureSets(bank, queries, train, test, len(card.classes), ask_test_images(train, test, draw))
@@ -192,7 +192,7 @@ def measure(workspace: Path, inputs: Inputs, member: Member) -> Measured:
 
     def judge_one(name: str) -> Judged:
         found = unmeasured(config) if reason else judge(asked, name, card.classes, config)
-        say(message=f"{name}: {_summary(found.accuracies)}")
+        say("progress", message=f"{name}: {_summary(found.accuracies)}")
         return found
 
     judged = dict(zip(names, member.shared(names, judge_one), strict=True))
@@ -201,7 +201,7 @@ def measure(workspace: Path, inputs: Inputs, member: Member) -> Measured:
         probes = {name: one.probes for name, one in judged.items()}
         for budget, reached in measure_budgets(probes, asked, config.l2_count, config.seed, member):
             budgets[budget] = reached
-            say(message=f"{reached.labels} labels: {_compared(reached)}")
+            say("progress", message=f"{reached.labels} labels: {_compared(reached)}")
     augmented = (
         None
         if reason or folds or config.sgd is None
@@ -245,9 +245,6 @@ def publish(workspace: Path, inputs: Inputs, measured: Measured) -> LinearEvalRe
     predictions.save(pictures, predictions.table(report.estimate, asked.test, paths, trained.likely, card.classes))
     reports.write(workspace, report)
     return report
-
-
-def _keep_silent(**_: object) -> None: ...
 
 
 def _say(reason: str | None) -> None:
