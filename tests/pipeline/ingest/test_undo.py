@@ -216,14 +216,19 @@ def test_a_copy_elsewhere_of_what_was_held_out_is_named(split_by_table: Workspac
     assert "1 image moved from test to train, such as 'unlabeled/copy.png'" in " ".join(ingest(split_by_table).changes)
 
 
-@pytest.mark.seconds
-def test_an_undo_says_what_is_trained_on_again(workspace: Workspace) -> None:
-    """The first batch had the image without a label, and the undone one held it out."""
+def hold_out_later(workspace: Workspace) -> None:
+    """A batch without labels, and one in which a table holds out an image of it."""
     put(workspace, "cat.png", CAT)
     put(workspace, "dog.png", DOG)
     ingest(workspace)
     put(workspace, "labels.csv", SPLIT)
     ingest(workspace)
+
+
+@pytest.mark.seconds
+def test_an_undo_says_what_is_trained_on_again(workspace: Workspace) -> None:
+    """The first batch had the image without a label, and the undone one held it out."""
+    hold_out_later(workspace)
     lines = undo(workspace, "0002")
     assert "1 image that it held out is trained on, as before it; `simclr ingest --redo 0002` holds" in lines[1]
     assert splits(workspace)[digest(CAT)] == "train"
@@ -232,11 +237,7 @@ def test_an_undo_says_what_is_trained_on_again(workspace: Workspace) -> None:
 
 @pytest.mark.seconds
 def test_a_batch_that_is_removed_by_hand_leaves_what_the_others_held_out(workspace: Workspace) -> None:
-    put(workspace, "cat.png", CAT)
-    put(workspace, "dog.png", DOG)
-    ingest(workspace)
-    put(workspace, "labels.csv", SPLIT)
-    ingest(workspace)
+    hold_out_later(workspace)
     shutil.rmtree(workspace.raw / "0001")
     put(workspace, "labels.csv", NO_SPLIT, age=1800)
     ingest(workspace)
