@@ -34,7 +34,7 @@ def emit(event: str, **fields: object) -> None:
 
 
 def emitter(stage: str, rank: int) -> Callable[..., None]:
-    """``emit`` for a stage, by the first process of its group; the others say nothing."""
+    """``emit`` for a stage, by the first process of its group; the others write no event."""
     return partial(emit, stage=stage) if rank == 0 else _keep_silent
 
 
