@@ -74,12 +74,17 @@ class Head:
     temperature: float = 1.0
     multi_label: bool = False
 
+    def logits(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Divided by the temperature: float32 [n, dim] → [n, classes]."""
+        scaled: NDArray[np.float32] = (features @ self.weight + self.bias) / np.float32(self.temperature)
+        return scaled
+
     def probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Softmax of the logits divided by the temperature (Guo et al. 2017): float32 [n, dim] → [n, classes].
 
         With ``multi_label`` it is the sigmoid of each, and a row does not sum to 1.
         """
-        logits = (features @ self.weight + self.bias) / np.float32(self.temperature)
+        logits = self.logits(features)
         if self.multi_label:
             halves: NDArray[np.float32] = np.tanh(logits / 2).astype(np.float32)  # does not overflow
             return (halves + np.float32(1)) / np.float32(2)

@@ -85,6 +85,11 @@ class Images:
     def tested(self) -> int:
         return self.test.total() - self.test[None]
 
+    @property
+    def judging(self) -> int:
+        """What the labeled test images count for in a comparison: of several labels, rare classes decide the mean."""
+        return int(label_sets.effective_images(self.test)) if self.several else self.tested
+
 
 @dataclass(frozen=True)
 class Minimum:
@@ -267,7 +272,11 @@ def minimums(images: Images, params: Params, released: bool) -> Iterator[Minimum
             "that limit"
         )
         least = images_for_proof(params.gates.max_loss / 100, params.gates.confidence)
-        yield Minimum("labeled test image", tested, least, "the gate representation", refused)
+        noun = "labeled test image"
+        if images.judging < tested:
+            noun = "effective test image"
+            refused = f"each class counts the same, so {counted(tested, 'labeled one')} make no more; {refused}"
+        yield Minimum(noun, images.judging, least, "the gate representation", refused)
     yield from _drift(images, params, released)
 
 
@@ -291,7 +300,8 @@ def _drift(images: Images, params: Params, released: bool) -> Iterator[Minimum]:
 
 
 def images_for_proof(max_loss: float, confidence: float) -> int:
-    """The fewest test images on which an encoder that never disagrees with the champion passes ``representation``.
+    """The fewest test images on which an encoder that never disagrees with the champion passes ``representation``; of
+    several labels, the fewest effective ones.
 
     Its lower bound is then -z² / (n + z²) (``simclr_core.evaluation.paired_comparison``). 0 where no number is enough.
     """

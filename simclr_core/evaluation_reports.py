@@ -119,12 +119,16 @@ class SetScores:
 
 @dataclass(frozen=True)
 class Gain:
-    """Mean average precision of two encoders on the same images, percent, and the standard error of the difference."""
+    """Mean average precision of two encoders on the same images, percent, and the standard error of the difference.
+
+    ``images`` is how many images with equal parts in the mean would make it as sure; None in older reports.
+    """
 
     trained: float
     other: float
     difference: float
     standard_error: float
+    images: float | None = None
 
 
 @dataclass(frozen=True)

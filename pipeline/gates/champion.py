@@ -33,7 +33,8 @@ MEASURE = "mean average precision of "
 
 @dataclass(frozen=True)
 class Compared:
-    """One classifier on both encoders: accuracies, difference and its lower bound in points, McNemar's p-value."""
+    """One classifier on both encoders: accuracies, difference and its lower bound in points, and the p-value of a gain
+    by McNemar's test; of mean average precisions by the bootstrap."""
 
     title: str
     candidate: float
@@ -81,7 +82,8 @@ def representation(evidence: Evidence) -> Verdict:
         parts.append(f"about {needed:,} would show it of an equally good encoder")
     if limits.release_if == "better":
         p_values = " and ".join(f"{pair.p_value:.2g}" for pair in pairs.values())
-        parts.append(f"McNemar p {p_values}, one of them must be at most {significance:.3g}")
+        test = "paired bootstrap" if report.gains else "McNemar"
+        parts.append(f"{test} p {p_values}, one of them must be at most {significance:.3g}")
     numbers: dict[str, float] = {"test_images": images, "max_loss": limits.max_loss, "confidence": limits.confidence}
     for name, pair in pairs.items():
         numbers |= {f"{name}/{key}": getattr(pair, key) for key in ("candidate", "champion", "difference", "bound")}

@@ -157,10 +157,14 @@ def _warn_of_time(fitted: Fitted, seconds: float) -> Iterator[str]:
 
 def _choose_gates(collection: Collection) -> Iterator[Choice]:
     """The smallest loss that the paired test can rule out on the test images, for an equally good candidate."""
-    tested = sum(collection.count("test").values())
+    numbers = collection.numbers
+    tested = numbers.judging
     if tested and not _can_rule_out(GATES.max_loss, tested):
         loss = next((loss for loss in MAX_LOSSES if _can_rule_out(loss, tested)), MAX_LOSSES[-1])
-        yield Choice("gates.max_loss", loss, f"on {tested:,} test images a smaller loss cannot be ruled out")
+        shown = f"on {counted(numbers.tested, 'test image')}"
+        if tested < numbers.tested:
+            shown = f"{shown}, which count as {tested:,} since each class counts the same,"
+        yield Choice("gates.max_loss", loss, f"{shown} a smaller loss cannot be ruled out")
 
 
 def _can_rule_out(loss: float, tested: int) -> bool:

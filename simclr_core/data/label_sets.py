@@ -91,6 +91,19 @@ def rarest_of(counts: Mapping[str | None, int]) -> dict[str, int]:
     return found
 
 
+def effective_images(counts: Mapping[str | None, int]) -> float:
+    """Of counted texts, how many images with equal parts in a mean over the classes would make it as sure (Kish 1965,
+    "Survey Sampling"); ``multi_label.precision.Spread`` has the same of [n, classes].
+
+    Examples:
+        >>> effective_images({"cat": 10, "dog": 10}), round(effective_images({"cat": 19, "dog": 1}), 1)
+        (20.0, 3.8)
+    """
+    total = count_members(counts)
+    squares = (count * sum(1 / total[name] for name in members(text or "")) ** 2 for text, count in counts.items())
+    return len(total) ** 2 / sum(squares) if total else 0.0
+
+
 def count_members(counts: Mapping[str | None, int]) -> dict[str, int]:
     """Of counted texts, how many images have each label."""
     found: dict[str, int] = {}

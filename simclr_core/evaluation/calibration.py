@@ -85,6 +85,23 @@ def sigmoid(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     return found
 
 
+def log_odds(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Of each class against all others, [n, classes], two classes at least: the logit of what ``softmax`` gives.
+
+    It orders the images as the probability does, and where that is rounded to 0 or 1 too: equal probabilities of a sure
+    classifier would be ranked together.
+    """
+    exact, rows = logits.astype(np.float64), np.arange(len(logits))
+    first = exact.argmax(axis=1)
+    whole, others = np.logaddexp.reduce(exact, axis=1), exact.copy()
+    others[rows, first] = -np.inf
+    rest = np.logaddexp.reduce(others, axis=1)
+    found: NDArray[np.float64] = others - whole[:, None]
+    found -= np.log1p(-np.exp(found))  # of the others, each has half of the probability at most
+    found[rows, first] = exact[rows, first] - rest
+    return found
+
+
 def expected_calibration_error(probabilities: NDArray[np.floating], labels: Labels) -> float:
     """Mean distance, in percentage points, between the confidence of the answers and the share that is right.
 

@@ -34,7 +34,7 @@ from simclr_core.data.shards import read_card
 from simclr_core.data.shares import is_shareable
 from simclr_core.data.subsets import LabelDraw, subset
 from simclr_core.errors import CheckpointError, LabelError
-from simclr_core.evaluation.calibration import sigmoid
+from simclr_core.evaluation.calibration import log_odds
 from simclr_core.evaluation.classifier_training import (
     Labels,
     Optimization,
@@ -51,9 +51,8 @@ from simclr_core.evaluation.images import (
     random_encoder,
     read_splits,
 )
-from simclr_core.evaluation.linear_probe import Probe, fit_probe, ranked_classes
+from simclr_core.evaluation.linear_probe import Probe, fit_probe, probe_logits, ranked_classes
 from simclr_core.evaluation.multi_label import images as multi_label
-from simclr_core.evaluation.multi_label.classifiers import likelihoods
 from simclr_core.evaluation.multi_label.finetune import Tuned as Likely
 from simclr_core.evaluation.multi_label.finetune import describe_precision
 from simclr_core.evaluation.multi_label.images import LabelSets
@@ -206,9 +205,9 @@ def publish_tuned(workspace: Path, inputs: Inputs, tuned: Tuned) -> str:
     report = describe(inputs.fraction, labels, config.seeds, pretrained, scratch, inputs.reason)
     first_budget = inputs.budgets[config.seeds[0]]
     if sets and tuned.logits:
-        ours, theirs = ([sigmoid(one) for one in tuned.logits[start]] for start in ("pretrained", "scratch"))
+        ours, theirs = ([one.astype(np.float64) for one in tuned.logits[start]] for start in ("pretrained", "scratch"))
         learned_sets = sets[0].targets[first_budget]
-        sure = Likely(ours, theirs, [likelihoods(one, tuned.queries) for one in tuned.probes], learned_sets)
+        sure = Likely(ours, theirs, [probe_logits(one, tuned.queries) for one in tuned.probes], learned_sets)
         precision = describe_precision(sure, sets[1], classes)
         report = replace(report, test_images=test.labeled, multi_label=precision)
     if pretrained:
@@ -218,7 +217,7 @@ def publish_tuned(workspace: Path, inputs: Inputs, tuned: Tuned) -> str:
         first, learned = tuned.logits["pretrained"][0], inputs.train.labels[first_budget]
         report = replace(
             report,
-            scores=score(first, test.labels, first.argmax(axis=1), learned, classes),
+            scores=score(log_odds(first), test.labels, first.argmax(axis=1), learned, classes),
             probe=estimate(probe_top1, test.labeled, labels),
         )
     with publish(workspace / "models" / "finetuned" / inputs.fraction, replace=True) as work:

@@ -34,6 +34,7 @@ from simclr_core.config import LinearEvalConfig
 from simclr_core.data.dataset import require_pixels
 from simclr_core.data.shards import DatasetCard, read_card
 from simclr_core.data.subsets import LabelDraw, draw_labels
+from simclr_core.evaluation.calibration import log_odds, sigmoid
 from simclr_core.evaluation.features import scaled
 from simclr_core.evaluation.images import (
     Answers,
@@ -47,7 +48,7 @@ from simclr_core.evaluation.images import (
     unadapted_encoder,
 )
 from simclr_core.evaluation.knn import knn_votes, shares
-from simclr_core.evaluation.linear_probe import Probe, fit_probe, probabilities, ranked_classes, save_probe
+from simclr_core.evaluation.linear_probe import Probe, fit_probe, probe_logits, ranked_classes, save_probe
 from simclr_core.evaluation.multi_label import images as multi_label
 from simclr_core.evaluation.multi_label.evaluate import evaluate
 from simclr_core.evaluation.multi_label.results import save
@@ -297,10 +298,10 @@ def judge(sets: FeatureSets, name: str, classes: Sequence[str], config: LinearEv
     accuracies = Accuracies(percent(right.knn), *linear_accuracies(probes, queries, labels, folds))
     if name != SIMCLR:
         return Judged(probes, accuracies, right)
-    sure = gather(folds, [probabilities(probe, one) for probe, one in zip(largest, asked, strict=True)])
+    sure = log_odds(gather(folds, [probe_logits(probe, one) for probe, one in zip(largest, asked, strict=True)]))
     ranked = {"knn": votes, "probe": sure}
     scores = {one: score(ranked[one], labels, answers[one], sets.train.labels, classes, sets.worth) for one in answers}
-    return Judged(probes, accuracies, right, {"knn": shares(votes), "probe": sure}, first, scores)
+    return Judged(probes, accuracies, right, {"knn": shares(votes), "probe": sigmoid(sure)}, first, scores)
 
 
 def fit_probes(sets: FeatureSets, name: str, fold: Fold, config: LinearEvalConfig) -> list[Probe]:

@@ -75,10 +75,10 @@ def ranked_classes(probe: Probe, features: NDArray[np.float32]) -> NDArray[np.in
     return logits.sort(dim=1, descending=True, stable=True).indices.numpy()
 
 
-def probabilities(probe: Probe, features: NDArray[np.float32]) -> NDArray[np.float64]:
+def probe_logits(probe: Probe, features: NDArray[np.float32]) -> NDArray[np.float64]:
     """Of each class for each image: [n, classes]. The probe has a head."""
     assert probe.head is not None
-    return probe.head.logits(torch.from_numpy(features)).double().softmax(dim=1).numpy()
+    return probe.head.logits(torch.from_numpy(features)).double().numpy()
 
 
 def summarize(results: MultiLabelResults) -> dict[str, float]:

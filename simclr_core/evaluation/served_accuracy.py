@@ -29,7 +29,7 @@ UNKNOWN: dict[str, float | None] = {"knn_top1": None, "classifier_top1": None}
 
 Answers = Mapping[str, NDArray[Any]]
 """By the names of ``ServedAccuracy``: which test images are answered rightly, bool [n]; where an image may have several
-labels, the probability of each class, [n, classes]."""
+labels, how likely each class is, [n, classes]: shares of the votes, or logits, since probabilities are rounded to 1."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def ask(features: Features, images: LabeledImages, head: Head | None) -> dict[st
     if sets is not None:
         if len(known):
             found["knn_precision"] = vote(features.train, known.astype(bool), features.test, NEIGHBORS, TEMPERATURE)
-        return found | ({"classifier_precision": head.probabilities(features.test)} if head else {})
+        return found | ({"classifier_precision": head.logits(features.test)} if head else {})
     labels, truth = images.train.labels, images.test.labels
     if len(labels):
         predicted = knn_predict(features.train, labels, features.test, len(images.classes), NEIGHBORS, TEMPERATURE)

@@ -288,6 +288,22 @@ def test_an_image_with_several_labels_counts_for_the_rarest_of_them() -> None:
     assert not images(["cat", None], ["cat"]).several
 
 
+def test_test_images_with_rare_classes_count_for_fewer_in_the_gate() -> None:
+    """Of one class in two hundred images and one in five, the mean of both is nearly as unsure as that of five."""
+    rare = ["cat"] * 195 + [label_sets.join(["cat", "eel"])] * 5
+    parts = [1 / 400] * 195 + [1 / 400 + 1 / 10] * 5
+    found = images(["cat", label_sets.NONE_OF_THEM] * 40, [*rare])
+    assert found.judging == int(1 / sum(part**2 for part in parts)) == 18
+    assert images(["cat"] * 80, ["cat"] * 195 + ["eel"] * 5).judging == 200, "of one label each, every image counts"
+    said = described(["cat", label_sets.NONE_OF_THEM] * 40, [*rare], released=True)
+    assert any(
+        one.startswith("only 18 effective test images, and the gate representation needs 133: each class counts the ")
+        for one in said
+    )
+    nothing = described(["cat", label_sets.NONE_OF_THEM] * 40, [label_sets.NONE_OF_THEM] * 200, released=True)
+    assert any(one.startswith("no effective test images, and the gate representation needs 133") for one in nothing)
+
+
 def test_of_sets_a_class_that_is_missing_in_training_or_lost_is_named() -> None:
     found = images(["cat", label_sets.join(["cat", "dog"])], [label_sets.join(["cat", "bird"])])
     defaults = Params(**{name: block() for name, block in BLOCKS.items()})  # type: ignore[arg-type]

@@ -1,4 +1,8 @@
-"""kNN and the linear probe where an image may have several labels: of each class a probability for itself."""
+"""kNN and the linear probe where an image may have several labels: of each class for itself, how likely it is.
+
+kNN gives the share of the votes, 0 to 1, and the probe log-odds: probabilities of a sure probe are rounded to 1, and
+images with equal ones would be ranked together.
+"""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -12,6 +16,7 @@ from simclr_core.evaluation.linear_probe import Probe
 from simclr_core.evaluation.multi_label.images import Targets
 
 KNN, PROBE = "knn", "probe"
+EVEN = {KNN: 0.5, PROBE: 0.0}  # as likely as not; from there on an image is said to have the class
 
 
 def vote(
@@ -34,12 +39,6 @@ def vote(
     total = weights.sum(axis=1, keepdims=True)
     found: NDArray[np.float64] = np.divide(votes, total, out=np.zeros_like(votes), where=total > 0)
     return found
-
-
-def likelihoods(probe: Probe, features: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Of each class for each image: [n, classes]. The probe has a head."""
-    assert probe.head is not None
-    return probe.head.logits(torch.from_numpy(features)).double().sigmoid().numpy()
 
 
 def on_most_labels(probes: Sequence[Probe]) -> Probe:

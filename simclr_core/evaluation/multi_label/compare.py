@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from simclr_core.config import CompareConfig
 from simclr_core.data.subsets import LabelDraw, subset
 from simclr_core.evaluation.knn import nearest
-from simclr_core.evaluation.linear_probe import fit_probe
-from simclr_core.evaluation.multi_label.classifiers import KNN, PROBE, likelihoods, vote
+from simclr_core.evaluation.linear_probe import fit_probe, probe_logits
+from simclr_core.evaluation.multi_label.classifiers import KNN, PROBE, vote
 from simclr_core.evaluation.multi_label.images import LabelSets
 from simclr_core.evaluation.multi_label.precision import exact_precision, gain, mean_precision
 from simclr_core.evaluation_reports import Gain, OldIndex
@@ -82,4 +82,4 @@ def _answer(embedded: Embedded, train: LabelSets, config: CompareConfig) -> dict
     draw = LabelDraw(ALL_LABELS, subset(strata, keys, ALL_LABELS, SEED))
     probe = fit_probe(embedded.train, train.targets, keys, classes, draw, config.l2_count, SEED)
     votes = vote(embedded.train, train.targets, embedded.test, config.knn_neighbours, config.knn_temperature)
-    return {KNN: votes, PROBE: likelihoods(probe, embedded.test)}
+    return {KNN: votes, PROBE: probe_logits(probe, embedded.test)}

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from simclr_core.config import LinearEvalConfig
 from simclr_core.data.shards import DatasetCard
 from simclr_core.data.subsets import LabelDraw, draw_labels
-from simclr_core.evaluation.linear_probe import Probe, fit_probe
-from simclr_core.evaluation.multi_label.classifiers import KNN, PROBE, likelihoods, on_most_labels, vote
+from simclr_core.evaluation.linear_probe import Probe, fit_probe, probe_logits
+from simclr_core.evaluation.multi_label.classifiers import EVEN, KNN, PROBE, on_most_labels, vote
 from simclr_core.evaluation.multi_label.images import LabelSets, Targets, missing_labels, read_splits
 from simclr_core.evaluation.multi_label.precision import (
     Precision,
@@ -35,7 +35,6 @@ from simclr_core.evaluation_reports import (
     BudgetPrecision,
     Gain,
     LinearEvalReport,
-    Measured,
     MultiLabelResults,
     OutOfFold,
 )
@@ -43,8 +42,8 @@ from simclr_core.reporter import emit
 
 PREVALENCE = "prevalence"
 
-Likelihoods = Mapping[str, NDArray[np.float64]]
-"""By classifier, of each class for each image that is asked about: [n, classes]."""
+Answers = Mapping[str, NDArray[np.float64]]
+"""By classifier, how likely each class is for each image that is asked about, [n, classes]: shares or log-odds."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Evaluated:
 
     report: LinearEvalReport
     probe: Probe
-    likelihoods: Likelihoods
+    answers: Answers
     asked: LabelSets
     sets: FeatureSets
 
@@ -118,7 +117,7 @@ def evaluate(
     return Evaluated(report, on_most_labels(fitted), answers[SIMCLR], train if folds else test, sets)
 
 
-def answer(asked: Asked, name: str, probes: Sequence[Sequence[Probe]], config: LinearEvalConfig) -> Likelihoods:
+def answer(asked: Asked, name: str, probes: Sequence[Sequence[Probe]], config: LinearEvalConfig) -> Answers:
     """Ask kNN, and the probes on the most labels, each fold by those that have not seen it."""
     sets, folds = asked.sets, asked.sets.folds
     bank, queries = sets.bank[name], sets.queries[name]
@@ -127,14 +126,14 @@ def answer(asked: Asked, name: str, probes: Sequence[Sequence[Probe]], config: L
         for fold in folds
         for seen in [fold.known >= 0]
     ]
-    sure = [likelihoods(on_most_labels(one), queries[fold.asked]) for one, fold in zip(probes, folds, strict=True)]
+    sure = [probe_logits(on_most_labels(one), queries[fold.asked]) for one, fold in zip(probes, folds, strict=True)]
     return {KNN: gather(folds, votes), PROBE: gather(folds, sure)}
 
 
 def describe(
     asked: Asked,
     probes: Mapping[str, Sequence[Sequence[Probe]]],
-    answers: Mapping[str, Likelihoods],
+    answers: Mapping[str, Answers],
     classes: Sequence[str],
     config: LinearEvalConfig,
 ) -> MultiLabelResults:
@@ -146,7 +145,9 @@ def describe(
         labels_per_image=round(float(truth.sum(axis=1).mean()), 3),
         prevalence=round(100 * precisions[PREVALENCE].value, 3),
         scores={
-            one: score(answers[SIMCLR][one], precisions[f"{SIMCLR} {one}"], truth, asked.known, classes, worth)
+            one: score(
+                answers[SIMCLR][one], EVEN[one], precisions[f"{SIMCLR} {one}"], truth, asked.known, classes, worth
+            )
             for one in (KNN, PROBE)
         },
         gains={one: _gains(precisions, one, list(answers), worth) for one in (KNN, PROBE)},
@@ -180,17 +181,14 @@ def measure_budgets(
             if probe is None:
                 drawn = fold.drawn[budget][number]
                 probe = _fit_one(asked, name, drawn, config, config.seed + number)
-            found.append(likelihoods(probe, sets.queries[name][fold.asked]))
+            found.append(probe_logits(probe, sets.queries[name][fold.asked]))
         return gather(folds, found)
 
-    def of(budget: str, labels: int, pairs: Sequence[tuple[str, int]]) -> Measured:
-        answers = [ask(name, budget, number) for name, number in pairs]
-        first = mean_precision({budget: answers[0]}, asked.truth, config.seed)[budget]
-        precisions = [exact_precision(one, asked.truth) for one in answers]
-        return mean_of_draws(precisions, first, sets.worth, labels)
-
     for one in plan_budgets(sets, list(sets.bank)):
-        measured = {row: of(one.budget, one.labels, pairs) for row, pairs in one.asked.items()}
+        answers = {row: [ask(name, one.budget, number) for name, number in pairs] for row, pairs in one.asked.items()}
+        first = mean_precision({row: found[0] for row, found in answers.items()}, asked.truth, config.seed)
+        precisions = {row: [exact_precision(each, asked.truth) for each in found] for row, found in answers.items()}
+        measured = {row: mean_of_draws(found, first[row], sets.worth, one.labels) for row, found in precisions.items()}
         reached = BudgetPrecision(labels=one.labels, draws=one.draws, **measured)
         rows = reached.simclr, reached.random_init, reached.pixels
         ours, random_ones, pixels = (row.value for row in rows)

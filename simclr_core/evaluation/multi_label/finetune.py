@@ -7,6 +7,7 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
+from simclr_core.evaluation.multi_label.classifiers import EVEN, PROBE
 from simclr_core.evaluation.multi_label.images import LabelSets, Targets
 from simclr_core.evaluation.multi_label.precision import Precision, gain, mean_of_draws, mean_precision
 from simclr_core.evaluation.multi_label.scoring import score
@@ -14,7 +15,7 @@ from simclr_core.evaluation_reports import FinetunePrecision, Gain, Measured
 
 SEED = 0  # of the resamples
 
-Likelihoods = Sequence[NDArray[np.float64]]
+LogOdds = Sequence[NDArray[np.float64]]
 """For each seed, of each class for each test image: [n, classes]."""
 
 
@@ -23,9 +24,9 @@ class Tuned:
     """What the networks that began with the encoder say of the test images, those from scratch, and linear probes;
     ``labels`` [n, classes] are what the first seed learned from."""
 
-    pretrained: Likelihoods
-    scratch: Likelihoods
-    probe: Likelihoods
+    pretrained: LogOdds
+    scratch: LogOdds
+    probe: LogOdds
     labels: Targets
 
 
@@ -43,7 +44,7 @@ def describe_precision(tuned: Tuned, test: LabelSets, classes: Sequence[str]) ->
         probe=reached["probe"],
         gain=_mean_gain(ours, theirs),
         gain_per_seed=tuple(round(100 * (a.value - b.value), 3) for a, b in zip(ours, theirs, strict=True)),
-        scores=score(tuned.pretrained[0], ours[0], test.targets, tuned.labels, classes),
+        scores=score(tuned.pretrained[0], EVEN[PROBE], ours[0], test.targets, tuned.labels, classes),
     )
 
 
@@ -52,5 +53,5 @@ def _mean(of_seeds: Sequence[Precision], labels: int) -> Measured:
 
 
 def _mean_gain(ours: Sequence[Precision], theirs: Sequence[Precision]) -> Gain:
-    mean = Precision(fmean(one.value for one in ours), np.mean([one.resampled for one in ours], axis=0))
+    mean = Precision(fmean(one.value for one in ours), np.mean([one.resampled for one in ours], axis=0), ours[0].images)
     return gain(mean, theirs, 1.0)

@@ -3,6 +3,10 @@
 Average precision of a class is that of ``scores.classification``. The images are drawn again with replacement, as many
 as there are (Efron 1979, "Bootstrap methods: another look at the jackknife"); all answers are asked on the same draws,
 so that the difference of two is paired. A class without a positive image in a draw does not count in its mean.
+
+Of few images with a class the draws show too little: of one, whose average precision is one number, nothing. How much
+they would show of errors that differ from image to image follows from the labels alone (``Spread``), and the resamples
+are spread by what is missing.
 """
 
 import math
@@ -25,7 +29,6 @@ Scores = NDArray[np.floating]
 
 RESAMPLES = 400  # a standard error from them is off by 4 %
 CELLS = 4_000_000  # counts in memory at a time
-THRESHOLD = 0.5  # from which probability on an image is said to have the class
 
 
 @dataclass(frozen=True)
@@ -66,10 +69,43 @@ def draw_counts(images: int, seed: int) -> Iterator[NDArray[np.float64]]:
 
 @dataclass(frozen=True)
 class Precision:
-    """Mean average precision, 0..1, of answers to the images, and of the same answers to each resample of these."""
+    """Mean average precision, 0..1, of answers to the images, and of the same answers to each resample of these, spread
+    as widely as the value varies. ``images`` is what they count for: see ``Spread``."""
 
     value: float
     resampled: NDArray[np.float64]
+    images: float = math.inf
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What the labels of the images alone say of a mean average precision.
+
+    Each image has a part in the mean, which is over classes and in each over the images that have it. ``images`` is how
+    many with equal parts would make it as sure (Kish 1965, "Survey Sampling"): all of them, or fewer where classes are
+    rare. ``factor`` is by how much the standard deviation of the resamples is too small for errors that differ from
+    image to image, independently.
+    """
+
+    images: float
+    factor: float
+
+    @classmethod
+    def of(cls, truth: Targets, counts: NDArray[np.float64]) -> Self:
+        """For the draws in ``counts`` [b, n]; one draw shows no spread."""
+        asked = truth[:, truth.any(axis=0)].astype(np.float64)
+        drawn = counts @ asked
+        present = drawn > 0
+        inverse = np.divide(1.0, drawn, out=np.zeros_like(drawn), where=present)
+        parts = counts * (inverse @ asked.T) / np.maximum(present.sum(axis=1, keepdims=True), 1)
+        shown = float(parts.var(axis=0).sum())
+        true = float(np.square((asked / asked.sum(axis=0)).mean(axis=1)).sum())
+        return cls(1 / true, max(1.0, math.sqrt(true / shown)) if shown else 1.0)
+
+    def widened(self, resampled: NDArray[np.float64]) -> NDArray[np.float64]:
+        middle = resampled.mean()
+        found: NDArray[np.float64] = middle + self.factor * (resampled - middle)
+        return found
 
 
 def exact_precision(scores: Scores, truth: Targets) -> float:
@@ -81,11 +117,14 @@ def mean_precision(answers: Mapping[str, Scores], truth: Targets, seed: int) -> 
     """The same of each of the answers by name, with the resamples."""
     rankings = {name: _rank(scores, truth) for name, scores in answers.items()}
     resampled: dict[str, list[NDArray[np.float64]]] = {name: [] for name in answers}
-    for counts in draw_counts(len(truth), seed):
+    spread = Spread(math.inf, 1.0)
+    for number, counts in enumerate(draw_counts(len(truth), seed)):
+        if number == 0:
+            spread = Spread.of(truth, counts)  # of many images a part of the draws does
         for name, of_class in rankings.items():
             resampled[name].append(_mean_over_classes(of_class, counts))
     return {
-        name: Precision(exact_precision(scores, truth), np.concatenate(resampled[name]))
+        name: Precision(exact_precision(scores, truth), spread.widened(np.concatenate(resampled[name])), spread.images)
         for name, scores in answers.items()
     }
 
@@ -136,6 +175,7 @@ def gain(trained: Precision, others: Sequence[Precision], worth: float) -> Gain:
         other=round(100 * other, 3),
         difference=round(100 * (trained.value - other), 4),
         standard_error=round(100 * standard_error(differences, worth), 4),
+        images=round(worth * trained.images, 2) if math.isfinite(trained.images) else None,
     )
 
 

@@ -62,8 +62,8 @@ def table(
         found = scores[name]
         answers = found[rows].argmax(axis=1)
         columns[name] = pa.array([classes[answer] for answer in answers], pa.string())
-        columns[f"{name}_answer"] = pa.array(found[rows, answers], pa.float32())
-        columns[f"{name}_label"] = pa.array(found[rows, labels], pa.float32())
+        columns[f"{name}_answer"] = pa.array(found[rows, answers], pa.float64())
+        columns[f"{name}_label"] = pa.array(found[rows, labels], pa.float64())
     return pa.table(columns)
 
 

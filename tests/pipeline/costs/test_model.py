@@ -105,18 +105,32 @@ def test_precisions_of_several_labels_are_resampled() -> None:
     single = Images(Counter({"cat": 300, "dog": 300}), Counter({"cat": 200}), Counter({"0001": 600}))
     several = replace(single, test=Counter({"cat": 100, label_sets.NONE_OF_THEM: 100}))
     before, after = stage_costs(work(single)), stage_costs(work(several))
-    answer = 200 * 2 * model.RESAMPLE_START * 10
+    answer, draw = 200 * 2 * model.RESAMPLE_START * 10, 200 * model.DRAW_START * 10
     params = work(several).params
     budgets = len(params.linear_eval.fractions) + len(params.linear_eval.labels_per_class)
+    variants = len(params.export.variants) - 1
     expected = {
-        "linear_eval": 2 * 5 + 1 + budgets * 3,
-        "finetune@0.1": 3 * len(params.finetune.seeds),
-        "export": 4 * (len(params.export.variants) - 1),
-        "compare": 2,
+        "linear_eval": (2 * 5 + 1 + budgets * 3) * answer + (1 + budgets + 2) * draw,
+        "finetune@0.1": 3 * len(params.finetune.seeds) * answer + 2 * draw,
+        "export": variants * (4 * answer + 2 * draw),
+        "compare": 2 * answer + draw,
     }
-    for stage, answers in expected.items():
-        assert after[stage].seconds - before[stage].seconds == pytest.approx(answers * answer), stage
+    for stage, seconds in expected.items():
+        assert after[stage].seconds - before[stage].seconds == pytest.approx(seconds), stage
     assert after["pretrain"] == before["pretrain"]
+
+
+def test_a_classifier_is_calibrated_by_a_fit_for_each_fold() -> None:
+    """On four fifths of the labels each, with a penalty that is known."""
+    job = work(export={"variants": '["fp32"]'})
+    labels, axes = 480, 256
+    evaluation = 0.001 + 0.002 * labels * axes * 2 / 2621440
+    fits = 5 * (65 * evaluation + 0.25 / 8)
+    rest = STARTED + 0.9 * 10 + 800 * 0.001 / 2 + (800 + 105 * 3) * 0.001
+    assert stage_costs(job)["export"].seconds == pytest.approx(rest + fits)
+    tuned = stage_costs(work(export={"variants": '["fp32"]', "source": "finetuned"}))
+    assert tuned["export"].seconds == pytest.approx(rest), "labels that it has not seen are there"
+    assert job.calibrated(29, 256) == 0.0
 
 
 def test_a_champion_is_compared_with() -> None:

@@ -1,15 +1,24 @@
 """The gates where an image may have several labels: what a difference in mean average precision has to show."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from statistics import NormalDist
 from typing import Any
 
 import pytest
+from scipy.stats import t as student
 
 from pipeline.gates.baselines import beats_baselines
 from pipeline.gates.champion import low_label, old_index, representation
-from pipeline.gates.precision import gain_interval, gain_p_value, images_to_exclude, measured_interval
+from pipeline.gates.precision import (
+    gain_interval,
+    gain_p_value,
+    images_to_exclude,
+    images_to_show,
+    measured_interval,
+    smallest_gain,
+)
 from pipeline.gates.verdict import Verdict
+from simclr_core.evaluation.paired_comparison import lower_bound
 from simclr_core.evaluation_reports import ClassScores, FinetunePrecision, Gain, Measured, MultiLabelResults, SetScores
 from tests.pipeline.gates.conftest import Case
 from tests.pipeline.gates.reports import COMPARE, FINETUNE, LINEAR_EVAL, NOTHING, PINNED
@@ -158,3 +167,54 @@ def test_the_statistics_are_those_of_a_normal_distribution() -> None:
         0.8, abs=0.01
     )
     assert measured_interval(Measured(50.0, 46.0, 54.0), 0.975).low == pytest.approx(0.46)
+
+
+def test_of_few_images_the_difference_follows_student() -> None:
+    gain = Gain(50.0, 47.0, 3.0, 1.5, images=12.0)
+    low, high = student(11, 0.03, 0.015).interval(0.9)
+    found = gain_interval(gain, 0.95)
+    reached = NormalDist().inv_cdf(0.95) ** 2 / (12 + NormalDist().inv_cdf(0.95) ** 2)
+    assert reached > 0.03 - low, "what twelve images that all agree leave open is more"
+    assert (found.low, found.high) == pytest.approx((0.03 - reached, 0.03 + reached))
+    many = gain_interval(replace(gain, images=120.0), 0.95)
+    assert (many.low, many.high) == pytest.approx(student(119, 0.03, 0.015).interval(0.9))
+    assert gain_p_value(replace(gain, images=120.0)) == pytest.approx(student(119).sf(2.0))
+    assert gain_p_value(gain) == pytest.approx(student(11).sf(2.0))
+    assert high - 0.03 == pytest.approx(0.03 - low)
+
+
+def test_answers_that_do_not_differ_leave_open_what_single_answers_do() -> None:
+    """As of accuracy: a bootstrap of two encoders that agree on ten images knows of no others."""
+    alike = Gain(50.0, 50.0, 0.0, 0.0, images=80.0)
+    assert gain_interval(alike, 0.95).low == pytest.approx(lower_bound(80, 0, 0, 0.95))
+    one = Gain(100.0, 50.0, 50.0, 0.0, images=1.0)
+    assert (gain_interval(one, 0.95).low, gain_interval(one, 0.95).high) == (-1.0, 1.0)
+    assert gain_p_value(one) == 0.5
+    assert gain_p_value(replace(one, images=3.0)) == 0.125
+    needed = images_to_exclude(alike, 160, 2.0, 0.95, 0.8)
+    assert lower_bound(needed // 2 + 1, 0, 0, 0.95) > -0.02 > lower_bound(needed // 2 - 1, 0, 0, 0.95)
+
+
+def test_equal_encoders_are_released_from_the_same_number_of_images_on(case: Case) -> None:
+    case.set_limits(max_loss=2.0)
+    for images, outcome in ((132.0, "undecided"), (133.0, "passed")):
+        alike = Gain(50.0, 50.0, 0.0, 0.0, images=images)
+        verdict = case.ask(representation, {"reports/compare.json": compared(alike, alike)})
+        assert verdict.outcome == outcome
+
+
+def test_a_gain_that_is_asked_for_names_its_test(case: Case) -> None:
+    case.set_limits(release_if="better")
+    verdict = case.ask(representation, {"reports/compare.json": compared(EVEN, EVEN)})
+    assert "paired bootstrap p 0.5 and 0.5, one of them must be at most 0.025" in verdict.description
+    assert "McNemar" not in verdict.description
+
+
+def test_what_can_be_shown_shrinks_with_the_root_of_the_images() -> None:
+    """Also where a difference is a large part of the standard error: no answers are counted that could run out."""
+    gain = Gain(50.0, 47.0, 3.0, 2.0)
+    smallest = smallest_gain(gain, 0.95, 0.8)
+    assert NormalDist(smallest, 0.02).cdf(NormalDist().inv_cdf(0.95) * 0.02) == pytest.approx(0.2)
+    assert images_to_show(gain, 60, smallest, 0.95, 0.8) == 60
+    assert images_to_show(gain, 60, smallest / 2, 0.95, 0.8) == 240
+    assert smallest_gain(replace(gain, standard_error=90.0), 0.95, 0.8) == 1.0

@@ -31,6 +31,7 @@ from pipeline.recipes.recipe import params_of, recipes
 from pipeline.validation.probe.facts import Facts
 from pipeline.validation.probe.probe import probe
 from pipeline.workspace import Workspace
+from simclr_core.data import label_sets
 from simclr_core.schedule import peak_learning_rate
 from tests.pipeline.costs.examples import MEASURED
 from tests.pipeline.proposal.folders import CASES, Expected, Folder, drawing, photograph, save
@@ -351,6 +352,16 @@ def test_the_gate_asks_for_what_the_test_images_can_show(tested: int, loss: floa
     """An equally good candidate passes in four of five cases; ``images_needed`` has its own oracle."""
     found = replace(photographs(2_000), labels={Place("train", "cat"): 2_000, Place("test", "cat"): tested})
     assert values(propose(found, LAPTOP, 1_200.0, rate)).get("gates.max_loss") == loss
+
+
+def test_of_several_labels_the_gate_asks_for_what_rare_classes_can_show() -> None:
+    both = label_sets.join(["cat", "eel"])
+    found = photographs(2_000)
+    found = replace(found, labels={Place("train", "cat"): 2_000, Place("test", "cat"): 1_300, Place("test", both): 200})
+    (choice,) = [one for one in propose(found, LAPTOP, 1_200.0, rate).choices if one.key == "gates.max_loss"]
+    effective = int(1 / (1_300 * (1 / 3_000) ** 2 + 200 * (1 / 3_000 + 1 / 400) ** 2))
+    assert choice.value == 5.0
+    assert f"on 1,500 test images, which count as {effective:,} since each class counts the same" in choice.reason
 
 
 def test_detail_is_the_share_of_variance_that_a_reduction_removes() -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.special import logit
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import log_loss
 
@@ -11,10 +12,12 @@ from simclr_core.evaluation.calibration import (
     expected_calibration_error,
     fit_temperature,
     held_out_logits,
+    log_odds,
     sigmoid,
     softmax,
 )
 from simclr_core.evaluation.fewest import CALIBRATION_LABELS
+from simclr_core.evaluation.scores.classification import average_precision
 
 
 def drawn(temperature: float, count: int = 4000, classes: int = 5) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -132,3 +135,22 @@ def test_held_out_sets_are_not_fitted() -> None:
     assert (logits.shape, known.shape) == ((60, 3), (60, 3))
     assert np.array_equal(known.sum(axis=0), sets.sum(axis=0))
     assert ((logits > 0) == known).mean() < 0.75
+
+
+def test_log_odds_are_the_logit_of_the_softmax() -> None:
+    logits, _ = drawn(1.0, count=200)
+    np.testing.assert_allclose(log_odds(logits), logit(softmax(logits)), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(sigmoid(log_odds(logits)), softmax(logits), rtol=1e-12)
+    two = np.array([[3.0, 1.0], [0.0, 0.0]])
+    np.testing.assert_allclose(log_odds(two), [[2.0, -2.0], [0.0, 0.0]], atol=1e-15)
+
+
+def test_log_odds_tell_images_apart_of_which_a_classifier_is_sure() -> None:
+    """Their probabilities are rounded to 1, and equal ones are ranked together."""
+    logits = np.array([[70.0, 0.0, -5.0], [60.0, 0.0, 9.0], [50.0, 0.0, -5.0], [-9.0, 900.0, -9.0]], np.float32)
+    first, positive = log_odds(logits)[:, 0], np.array([True, True, False, False])
+    assert (softmax(logits)[:3, 0] == 1.0).all()
+    assert average_precision(softmax(logits)[:, 0], positive) == pytest.approx(2 / 3)
+    assert average_precision(first, positive) == 1.0
+    np.testing.assert_allclose(first[[0, 1, 2]], [70.0, 51.0, 50.0], rtol=1e-3)
+    assert np.isfinite(log_odds(logits)).all()

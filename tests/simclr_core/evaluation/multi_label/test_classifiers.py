@@ -1,6 +1,7 @@
 """kNN's votes by a naive loop, and the probe as one logistic regression for each class, against scikit-learn."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,9 +10,12 @@ from sklearn.linear_model import LogisticRegression
 
 from simclr_core.data.subsets import LabelDraw
 from simclr_core.evaluation.calibration import sigmoid
-from simclr_core.evaluation.linear_probe import fit_probe
-from simclr_core.evaluation.logistic_regression import regularization_path, select_and_fit, unchanged
-from simclr_core.evaluation.multi_label.classifiers import likelihoods, vote
+from simclr_core.evaluation.linear_probe import Probe, fit_probe, probe_logits
+from simclr_core.evaluation.logistic_regression import LinearHead, regularization_path, select_and_fit, unchanged
+from simclr_core.evaluation.multi_label import results
+from simclr_core.evaluation.multi_label.classifiers import vote
+from simclr_core.evaluation.multi_label.images import LabelSets
+from simclr_core.evaluation.multi_label.precision import exact_precision
 
 
 def features(images: int, seed: int = 0, dim: int = 6, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -70,7 +74,7 @@ def test_a_class_that_all_or_no_images_have_is_sure() -> None:
     truth[:, 0], truth[:, 1] = True, False
     keys = np.random.default_rng(0).integers(0, 256, (50, 32), dtype=np.uint8)
     probe = fit_probe(inputs, truth, keys, 3, LabelDraw("1.0", np.arange(50)), l2_count=4, seed=0)
-    found = likelihoods(probe, inputs)
+    found = sigmoid(probe_logits(probe, inputs))
     assert found[:, 0].min() > 0.99
     assert found[:, 1].max() < 0.01
     assert np.isfinite(found).all()
@@ -80,3 +84,18 @@ def test_a_sigmoid_of_large_logits_does_not_overflow() -> None:
     logits = np.array([-1e4, -1.0, 0.0, 1.0, 1e4])
     with np.errstate(over="raise"):
         np.testing.assert_allclose(sigmoid(logits), [0, 1 / (1 + math.e), 0.5, math.e / (1 + math.e), 1], atol=1e-12)
+
+
+def test_images_of_a_sure_probe_are_not_ranked_together() -> None:
+    """Far from the border every probability is rounded to 1, and one wrong image among them cost all their ranks."""
+    sure = Probe("1.0", 4, 1e-6, LinearHead(torch.tensor([[50.0]]), torch.zeros(1)))
+    queries, truth = np.array([[3.0], [2.0], [1.0], [-1.0]], np.float32), np.array([[True], [True], [False], [False]])
+    ranked = probe_logits(sure, queries)
+    assert (sigmoid(ranked)[:3] == 1.0).all()
+    assert exact_precision(sigmoid(ranked), truth) == pytest.approx(2 / 3)
+    assert exact_precision(ranked, truth) == 1.0
+    images = SimpleNamespace(keys=np.zeros((4, 32), np.uint8))
+    asked = LabelSets(images, truth)  # type: ignore[arg-type]
+    rows = results.table("test", asked, {}, {"knn": sigmoid(ranked), "probe": ranked}, ["cat"])
+    assert exact_precision(np.array(rows["probe_log_odds"].to_pylist()), truth) == 1.0
+    assert rows["probe"].to_pylist() == [["cat"], ["cat"], ["cat"], []]

@@ -1,13 +1,17 @@
 """Mean average precision, F1 and their standard errors, against scikit-learn and images that were really redrawn."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, f1_score
 
+from simclr_core.data import label_sets
 from simclr_core.evaluation.multi_label.precision import (
     RESAMPLES,
     Precision,
+    Spread,
     draw_counts,
     exact_precision,
     f1_scores,
@@ -45,14 +49,16 @@ def test_resamples_are_those_of_images_that_are_drawn_again() -> None:
     counts = np.concatenate(list(draw_counts(30, seed=3)))
     assert counts.shape == (RESAMPLES, 30)
     assert (counts.sum(axis=1) == 30).all()
-    for row, value in list(zip(counts.astype(int), found.resampled, strict=True))[:40]:
+    means = []
+    for row in counts.astype(int):
         drawn = np.repeat(np.arange(30), row)
-        expected = [
-            average_precision_score(truth[drawn, one], scores[drawn, one])
-            for one in range(4)
-            if truth[drawn, one].any()
-        ]
-        assert value == pytest.approx(np.mean(expected), abs=1e-12)
+        asked = truth[drawn].any(axis=0)
+        means.append(average_precision_score(truth[drawn][:, asked], scores[drawn][:, asked], average="macro"))
+    spread = Spread.of(truth, counts)
+    assert spread.factor > 1
+    expected = np.mean(means) + spread.factor * (np.array(means) - np.mean(means))
+    np.testing.assert_allclose(found.resampled, expected, atol=1e-9)
+    assert found.images == spread.images
 
 
 def test_draws_are_the_same_again_and_others_with_another_seed() -> None:
@@ -121,3 +127,38 @@ def test_the_interval_of_draws_knows_of_their_spread_and_of_a_single_draw() -> N
     assert near.high - near.low < far.high - far.low
     assert alone.high - alone.low > many.high - many.low
     assert measured(0.999, first.resampled, 1.0).high == 100.0
+
+
+def rare(images: int) -> NDArray[np.bool_]:
+    """One image has the first class, three the second, and a third the last."""
+    truth = np.zeros((images, 3), bool)
+    truth[0, 0], truth[:3, 1], truth[: images // 3, 2] = True, True, True
+    return truth
+
+
+@pytest.mark.parametrize("truth", [rare(30), np.eye(6, dtype=bool)], ids=["mixed", "one image of each class"])
+def test_resamples_are_spread_as_widely_as_errors_of_the_images_make_the_mean(truth: NDArray[np.bool_]) -> None:
+    """In place of precisions an error of one image at a time: independent ones add up by their variances."""
+    counts = np.concatenate(list(draw_counts(len(truth), 0)))
+
+    def mean(error: NDArray[np.float64], row: NDArray[np.float64]) -> float:
+        return float(np.mean([np.average(error[has], weights=row[has]) for has in truth.T if row[has].any()]))
+
+    errors = np.eye(len(truth))
+    true = sum(mean(one, np.ones(len(truth))) ** 2 for one in errors)
+    shown = sum(float(np.var([mean(one, row) for row in counts[:80]])) for one in errors)
+    spread = Spread.of(truth, counts[:80])
+    assert spread.factor**2 * shown == pytest.approx(true)
+    assert spread.images == pytest.approx(1 / true)
+
+
+def test_images_count_by_their_parts_in_the_mean() -> None:
+    counts = np.concatenate(list(draw_counts(60, 0)))
+    alike = Spread.of(np.arange(60)[:, None] % 3 == np.arange(3), counts)
+    assert alike.images == pytest.approx(60)
+    assert alike.factor == pytest.approx((60 / 57) ** 0.5, rel=0.02), "three means of twenty"
+    assert Spread.of(rare(60), counts).images < 10
+    texts = Counter("|".join(map(str, np.flatnonzero(row))) for row in rare(60))
+    joined = {label_sets.join(text.split("|") if text else []): count for text, count in texts.items()}
+    assert label_sets.effective_images(joined) == pytest.approx(Spread.of(rare(60), counts).images)
+    assert Spread.of(np.ones((1, 1), bool), np.ones((400, 1))) == Spread(1.0, 1.0)

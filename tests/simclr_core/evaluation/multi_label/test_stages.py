@@ -24,8 +24,8 @@ from simclr_core.data.shards import ShardedImages, read_card
 from simclr_core.data.subsets import LabelDraw, subset
 from simclr_core.evaluation import compare, finetune, linear_eval
 from simclr_core.evaluation.images import EvaluationImages, missing_labels
-from simclr_core.evaluation.linear_probe import fit_probe
-from simclr_core.evaluation.multi_label.classifiers import likelihoods, vote
+from simclr_core.evaluation.linear_probe import fit_probe, probe_logits
+from simclr_core.evaluation.multi_label.classifiers import vote
 from simclr_core.evaluation.multi_label.images import LabelSets
 from simclr_core.evaluation.multi_label.images import missing_labels as missing
 from simclr_core.export import export
@@ -103,9 +103,10 @@ def test_what_linear_evaluation_reports_is_what_its_predictions_give(evaluated: 
     assert several["prevalence"] == pytest.approx(100 * truth.mean(), abs=1e-3)
     names = np.array(CLASSES)
     assert [row["labels"] for row in rows] == [names[row].tolist() for row in truth]
-    for name in ("knn", "probe"):
-        scores, reached = np.array([row[f"{name}_scores"] for row in rows]), several["scores"][name]
-        expected = [100 * average_precision_score(truth[:, one], scores[:, one]) for one in range(4)]
+    for name, ranking in (("knn", "knn_scores"), ("probe", "probe_log_odds")):
+        scores, ranked = (np.array([row[column] for row in rows]) for column in (f"{name}_scores", ranking))
+        reached = several["scores"][name]
+        expected = [100 * average_precision_score(truth[:, one], ranked[:, one]) for one in range(4)]
         assert reached["mean_average_precision"]["value"] == pytest.approx(np.mean(expected), abs=2e-3)
         assert [row[name] for row in rows] == [names[row >= 0.5].tolist() for row in scores]
         for one, label in enumerate(CLASSES):
@@ -118,6 +119,7 @@ def test_what_linear_evaluation_reports_is_what_its_predictions_give(evaluated: 
         assert set(several["gains"][name]) == {"random_init", "pixels", "prevalence"}
         chance = several["gains"][name]["prevalence"]
         assert (chance["other"], chance["trained"]) == (several["prevalence"], interval["value"])
+    np.testing.assert_allclose(scores, expit(ranked), rtol=1e-12)
     assert {row["split"] for row in rows} == {"test"}
     with (evaluated / "reports/confusion.csv").open() as file:
         matrix = Counter((row["actual"], row["predicted"]) for row in csv.DictReader(file))
@@ -245,7 +247,7 @@ def test_candidate_and_champion_are_compared_by_mean_average_precision(tmp_path:
     train, truth = sets["train"], sets["test"].targets
     draw = LabelDraw("1.0", subset(train.images.labels, train.images.keys, "1.0", 0))
     probe = fit_probe(bank, train.targets, train.images.keys, 4, draw, 2, 0)
-    answers = {"knn": vote(bank, train.targets, queries, 5, 0.1), "probe": likelihoods(probe, queries)}
+    answers = {"knn": vote(bank, train.targets, queries, 5, 0.1), "probe": probe_logits(probe, queries)}
     for name, scores in answers.items():
         expected = 100 * np.mean([average_precision_score(truth[:, one], scores[:, one]) for one in range(4)])
         assert found["precision"][name] == found["gains"][name]["trained"] == pytest.approx(expected, abs=2e-3)
