@@ -11,7 +11,7 @@ from deploy.images.preprocess import decode
 from deploy.session import available_cpus
 from pipeline.config import PrepareConfig
 from pipeline.costs.model import ImageCosts
-from pipeline.prepare import canonical, store
+from pipeline.prepare.canonical import canonical, store
 from pipeline.validation.probe.pool import isolated_map
 from pipeline.validation.probe.probe import probe
 

@@ -249,6 +249,21 @@ def remotes(root: Path) -> dict[str, Mapping[str, Any]]:
     return found
 
 
+def objects_folder(root: Path) -> Path:
+    """The folder of the objects of the workspace at ``root``, without opening the workspace.
+
+    Raises:
+        DvcError: the configuration has a fault.
+    """
+    from dvc.config import Config, ConfigError
+
+    try:
+        given = Config(str(root / ".dvc"))["cache"].get("dir")
+    except ConfigError as error:
+        raise DvcError(redactor(root)(f"{root / '.dvc' / 'config'}: {error}")) from None
+    return Path(given or root / ".dvc" / "cache") / "files" / "md5"
+
+
 def level(root: Path, remote: str) -> tuple[str, ...]:
     """The option of ``dvc remote modify`` for the file that defines a remote."""
     from dvc.config import Config

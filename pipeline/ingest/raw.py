@@ -99,12 +99,18 @@ def list_tar(path: Path) -> Iterator[str]:
 
 def read_tar(path: Path, wanted: Container[str] | None = None) -> Iterator[tuple[str, bytes]]:
     """The members as (SHA-256, bytes), in the order of the tar; seeks over those that are not ``wanted``."""
+    for sha256, _, data in read_placed(path, wanted):
+        yield sha256, data
+
+
+def read_placed(path: Path, wanted: Container[str] | None = None) -> Iterator[tuple[str, int, bytes]]:
+    """As ``read_tar``, with the place of the bytes in the tar."""
     with tarfile.open(path, mode="r:") as tar:
         for member in tar:
             if wanted is None or _sha256(member) in wanted:
                 file = tar.extractfile(member)
                 assert file is not None, f"{path}: {member.name} is not a file"
-                yield _sha256(member), file.read()
+                yield _sha256(member), member.offset_data, file.read()
 
 
 def read_bytes(raw: Path, wanted: Container[str] | None = None) -> Iterator[tuple[str, str, bytes]]:

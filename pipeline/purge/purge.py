@@ -39,7 +39,7 @@ from pipeline.workspace import Workspace
 from simclr_core.data.shards import write_tar
 
 REWRITTEN = ".{}.purged"  # a batch without the contents, complete, next to the one that it replaces
-DERIVED = ("data/manifest", "data/prepared", "storage/pages", ".simclr/tensorboard")
+DERIVED = ("data/manifest", "data/prepared", "storage/pages", ".simclr/prepared", ".simclr/tensorboard")
 
 
 def purge(workspace: Workspace, hashes: Sequence[str], who: str, why: str) -> list[Purge]:

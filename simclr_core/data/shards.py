@@ -4,7 +4,7 @@ One directory per split, ``data/prepared/{train,test}``:
 
     <digest>.tar    members ``<sha256>.png|jpg|npy``, readable with ``tar``; named by content, so that a new batch
                     only adds files
-    index.npy       one INDEX record per image, memory-mapped
+    index.npy       one INDEX record per image, memory-mapped; LARGE_INDEX beyond 65,536 shards or 32,768 classes
     keys.npy        uint8 [n, 32]: the SHA-256 of each image's raw file
     groups.npy      int32 [n]: the number of each image's group, UNGROUPED for none; only if there are groups
     labels.npy      int8 [n, classes]: 1 where an image has the class, 0 where not, UNLABELED in the rows of unlabeled
@@ -38,6 +38,8 @@ from simclr_core.data.stored_image import StoredImage, open_stored
 from simclr_core.errors import DatasetError
 
 INDEX = np.dtype([("offset", "<u8"), ("size", "<u4"), ("shard", "<u2"), ("label", "<i2")])
+LARGE_INDEX = np.dtype([("offset", "<u8"), ("size", "<u4"), ("shard", "<u4"), ("label", "<i4")])  # where two bytes end
+PLACED = np.dtype([("key", "u1", 32), ("offset", "<u8"), ("size", "<u4")])  # where an image is in its shard
 UNLABELED = -1
 GROUPS, LABEL_SETS = "groups.npy", "labels.npy"
 
@@ -113,7 +115,7 @@ class ShardedImages:
             raise DatasetError(
                 f"{directory}: the index cannot be read ({error}); run `simclr run --select prepare`"
             ) from None
-        if self._index.dtype != INDEX or len(self._index) != len(self.keys):
+        if self._index.dtype not in (INDEX, LARGE_INDEX) or len(self._index) != len(self.keys):
             raise DatasetError(
                 f"{directory}: index.npy and keys.npy do not belong together; run `simclr run --select prepare`"
             )
@@ -132,12 +134,12 @@ class ShardedImages:
         return len(self._index)
 
     @property
-    def labels(self) -> NDArray[np.int16]:
-        """int16 [n]; UNLABELED where the user gave none, and of all images where one may have several."""
+    def labels(self) -> NDArray[np.int16] | NDArray[np.int32]:
+        """[n]; UNLABELED where the user gave none, and of all images where one may have several."""
         return np.asarray(self._index["label"])
 
     @property
-    def shards(self) -> NDArray[np.uint16]:
+    def shards(self) -> NDArray[np.uint16] | NDArray[np.uint32]:
         """[n], ascending: which shard each image is in."""
         return np.asarray(self._index["shard"])
 
@@ -209,6 +211,14 @@ def naming(images: ShardedImages, position: int) -> Iterator[None]:
         ) from error
 
 
+@dataclass(frozen=True)
+class Shard:
+    """A tar of canonical images: its file name, and of each image PLACED."""
+
+    name: str
+    placed: NDArray[Any]
+
+
 def write_shards(
     directory: Path, batches: Iterable[Iterable[Sample]], max_bytes: int, classes: int | None = None
 ) -> int:
@@ -219,31 +229,63 @@ def write_shards(
     Returns the number of images.
     """
     directory.mkdir(parents=True)
-    records: list[tuple[int, int, int, int]] = []
-    keys: list[bytes] = []
-    numbers: list[int] = []
-    sets: list[tuple[int, ...] | None] = []
-    names: list[str] = []
-    for batch in batches:
-        for samples in portions(batch, max_bytes, size=lambda sample: len(sample.data)):
-            name, offsets = write_tar(directory, ((f"{one.key}.{one.extension}", one.data) for one in samples))
-            for sample, offset in zip(samples, offsets, strict=True):
-                records.append((offset, len(sample.data), len(names), sample.label))
-                keys.append(bytes.fromhex(sample.key))
-                numbers.append(sample.group)
-                sets.append(sample.labels)
-            names.append(name)
-    np.save(directory / "index.npy", np.array(records, dtype=INDEX))
-    np.save(directory / "keys.npy", np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, 32))
-    if any(number != UNGROUPED for number in numbers):
-        np.save(directory / GROUPS, np.array(numbers, np.int32))
-    if classes is not None:
-        np.save(directory / LABEL_SETS, _rows(sets, classes))
+    said: list[tuple[int, int, tuple[int, ...] | None]] = []
+
+    def noted(batch: Iterable[Sample]) -> Iterator[Sample]:
+        for sample in batch:
+            said.append((sample.label, sample.group, sample.labels))
+            yield sample
+
+    shards = [shard for batch in batches for shard in write_tars(directory, noted(batch), max_bytes)]
+    labels, groups, sets = zip(*said, strict=True) if said else ((), (), ())
+    several = None if classes is None else rows_of(sets, classes)
+    write_index(directory, shards, np.array(labels, np.int64), np.array(groups, np.int32), several)
+    return len(said)
+
+
+def write_tars(directory: Path, samples: Iterable[Sample], max_bytes: int) -> Iterator[Shard]:
+    """Write images, but not what is said of them, into shards, each of which ends before ``max_bytes`` of them."""
+    for portion in portions(samples, max_bytes, size=lambda sample: len(sample.data)):
+        name, offsets = write_tar(directory, ((f"{one.key}.{one.extension}", one.data) for one in portion))
+        placed = np.empty(len(portion), PLACED)
+        placed["key"] = np.frombuffer(b"".join(bytes.fromhex(one.key) for one in portion), np.uint8).reshape(-1, 32)
+        placed["offset"] = offsets
+        placed["size"] = [len(one.data) for one in portion]
+        yield Shard(name, placed)
+
+
+def write_index(
+    directory: Path,
+    shards: Sequence[Shard],
+    labels: NDArray[np.int64],
+    groups: NDArray[np.int32],
+    label_sets: NDArray[np.int8] | None = None,
+) -> None:
+    """Write what leads to the images of these shards, in their order, and what is said of each.
+
+    Args:
+        labels: [n], UNLABELED for none.
+        groups: [n], UNGROUPED for none.
+        label_sets: [n, classes] as in ``labels.npy``; None: an image has one label at most.
+    """
+    placed = np.concatenate([np.empty(0, PLACED), *(shard.placed for shard in shards)])
+    fits = len(shards) <= 1 + np.iinfo(np.uint16).max and labels.max(initial=0) <= np.iinfo(np.int16).max
+    index = np.empty(len(placed), INDEX if fits else LARGE_INDEX)
+    index["offset"], index["size"] = placed["offset"], placed["size"]
+    index["shard"] = np.repeat(np.arange(len(shards)), [len(shard.placed) for shard in shards])
+    index["label"] = labels
+    np.save(directory / "index.npy", index)
+    np.save(directory / "keys.npy", np.ascontiguousarray(placed["key"]))
+    if (groups != UNGROUPED).any():
+        np.save(directory / GROUPS, groups)
+    if label_sets is not None:
+        np.save(directory / LABEL_SETS, label_sets)
+    names = [shard.name for shard in shards]
     (directory / "shards.json").write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")
-    return len(records)
 
 
-def _rows(sets: Sequence[tuple[int, ...] | None], classes: int) -> NDArray[np.int8]:
+def rows_of(sets: Sequence[tuple[int, ...] | None], classes: int) -> NDArray[np.int8]:
+    """The rows of ``labels.npy`` for the numbers of each image's classes; None: unlabeled."""
     rows = np.full((len(sets), classes), UNLABELED, np.int8)
     for row, labels in zip(rows, sets, strict=True):
         if labels is not None:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import deploy
-from pipeline import prepare
 from pipeline.ingest.ingest import ingest
+from pipeline.prepare import prepare
 from pipeline.reports import ValidationReport
 from pipeline.validation.__main__ import run as validate
 from pipeline.workspace import Workspace

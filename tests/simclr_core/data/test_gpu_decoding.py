@@ -14,7 +14,7 @@ from torch import Tensor
 
 import simclr_core.data.gpu_decoding as module
 from deploy.images.preprocess import decode
-from pipeline.prepare import encode
+from pipeline.prepare.canonical import encode
 from simclr_core.augmentation.augmentations import Augmentation
 from simclr_core.config import PretrainConfig
 from simclr_core.data.dataset import TrainingImages, UndecodedImages

@@ -12,11 +12,15 @@ import pytest
 
 from simclr_core.data.shards import (
     INDEX,
+    LARGE_INDEX,
+    PLACED,
     DatasetCard,
     Sample,
+    Shard,
     ShardedImages,
     read_card,
     write_card,
+    write_index,
     write_shards,
 )
 from simclr_core.errors import DatasetError
@@ -83,6 +87,24 @@ def test_an_empty_split_has_no_images(tmp_path: Path) -> None:
     assert write_shards(tmp_path / "test", [], max_bytes=1000) == 0
     images = ShardedImages(tmp_path / "test")
     assert (len(images), images.labels.shape, images.keys.shape) == (0, (0,), (0, 32))
+
+
+def test_more_shards_or_classes_than_two_bytes_count_take_a_wider_index(tmp_path: Path) -> None:
+    placed = np.zeros(3, PLACED)
+    placed["key"] = [[number] * 32 for number in range(3)]
+    labels, none = np.array([0, 32_768, -1]), np.full(3, -1, np.int32)
+    for name, last, kind in (("small", 32_767, INDEX), ("classes", 32_768, LARGE_INDEX)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "one.tar").touch()
+        write_index(tmp_path / name, [Shard("one.tar", placed)], labels.clip(max=last), none)
+        images = ShardedImages(tmp_path / name)
+        assert np.load(tmp_path / name / "index.npy").dtype == kind
+        assert images.labels.tolist() == [0, last, -1]
+    (tmp_path / "many").mkdir()
+    (tmp_path / "many" / "one.tar").touch()
+    shards = [Shard("one.tar", placed[:0])] * 65_536 + [Shard("one.tar", placed)]
+    write_index(tmp_path / "many", shards, labels.clip(max=0), none)
+    assert np.load(tmp_path / "many" / "index.npy")["shard"].tolist() == [65_536] * 3
 
 
 def test_sets_of_labels_are_rows_of_a_table(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import simclr_core.data.stored_image as module
 from deploy.errors import ImageError
 from deploy.images.npy import array_bytes
 from deploy.images.preprocess import decode
-from pipeline.prepare import encode
+from pipeline.prepare.canonical import encode
 from simclr_core.data.stored_image import open_stored
 
 

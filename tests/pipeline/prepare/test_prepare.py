@@ -15,17 +15,17 @@ import yaml
 from PIL import Image
 
 from deploy.images.preprocess import LOSSES, Preprocessing, canonicalize, decode, open_image
-from pipeline import prepare
 from pipeline.config import PrepareConfig
 from pipeline.errors import GateError
 from pipeline.ingest.ingest import ingest
 from pipeline.ingest.raw import batches, read_bytes, read_occurrences, read_tar
+from pipeline.prepare import prepare
+from pipeline.prepare.canonical import Recipe
 from pipeline.reports import Outcome
 from pipeline.validation.groups import write as write_groups
 from pipeline.workspace import Workspace
 from simclr_core import reports
 from simclr_core.data import label_sets
-from simclr_core.data.groups import UNGROUPED
 from simclr_core.data.shards import ShardedImages, read_card, stored_pixels
 from tests.conftest import CLASSES, draw, encode
 from tests.pipeline.conftest import put
@@ -416,8 +416,10 @@ def test_larger_images_with_channels_are_reduced_as_serving_does(workspace: Work
 
 
 def test_a_number_of_channels_changes_the_digest_and_none_does_not() -> None:
-    rows: list[dict[str, Any]] = [{"sha256": "a", "split": "train", "label": None, "group": UNGROUPED}]
-    none, five = (prepare._digest(rows, 32, PrepareConfig(channels=channels)) for channels in (None, 5))
+    none, five = (
+        prepare.digest([("a", "train", None)], {}, Recipe(PrepareConfig(channels=channels), 32))
+        for channels in (None, 5)
+    )
     assert none == hashlib.sha256(b"a train null\n32 bilinear 95\n").hexdigest(), "as in earlier releases"
     assert none != five
     with pytest.raises(ValueError, match="set letterbox to false"):
