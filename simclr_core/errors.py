@@ -22,7 +22,7 @@ SimclrError (ValueError)
 ├── DeviceError                  a GPU is there, or asked for, and cannot be used
 ├── DeviceMemoryError            the device has no memory left
 ├── LaunchError                  the processes of a distributed run could not be started
-├── GroupError                   the processes of a distributed run would not train the same thing
+├── GroupError                   the processes of a distributed run would not work on the same thing
 └── ParityError                  the exported encoder does not compute what the trained one computes
 """
 

@@ -12,14 +12,15 @@ restart in place can hang on gloo.)
 import logging
 import os
 import signal
+import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from tempfile import TemporaryDirectory
 from types import FrameType
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 import torch.distributed
@@ -29,12 +30,13 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from deploy.failpoint import failpoint
 from deploy.failure import fail
-from simclr_core.errors import LaunchError
+from simclr_core.errors import GroupError, LaunchError
 from simclr_core.machine.devices import choose_device, usable_gpus
-from simclr_core.machine.handshake import failing_together, greet, meet
+from simclr_core.machine.handshake import Said, describe_difference, failing_together, greet, meet, shortened
 from simclr_core.machine.place import Place, find_place, leftovers
 from simclr_core.machine.settings import (
     EXCHANGE_SECONDS,
+    LAUNCHER,
     PROCESSES,
     START_SECONDS,
     STOP_SECONDS,
@@ -44,10 +46,18 @@ from simclr_core.machine.settings import (
 from simclr_core.parent import die_with
 from simclr_core.torch_calls import handling_signals_by, shutdown_within
 
-LAUNCHER = "SIMCLR_LAUNCHER"  # the process of ``launch``, in the environment of those that it starts
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+class Inputs(Protocol):
+    """What a stage works on: ``facts`` name all of it that shapes a result, and what it is on this process's disk."""
+
+    @property
+    def facts(self) -> Mapping[str, object]: ...
+
+
+Read = TypeVar("Read", bound=Inputs)
 
 logger = logging.getLogger(__name__)
 
@@ -163,17 +173,46 @@ def _exit_code(rank: int, failure: ProcessFailure) -> int:
 
 
 @contextmanager
-def member(patience: int = 1) -> Iterator[Member]:
-    """Join the group that a launcher started, if one did: NCCL on GPUs, gloo on CPUs.
+def member(stage: str, read: Callable[[torch.device], Read], patience: int = 1) -> Iterator[tuple[Member, Read]]:
+    """Join the group that a launcher started, if one did, with what ``read`` gives for this process's device, as soon
+    as every process has read the same. There is no other way into a group.
 
-    Where processes do work of different length, each waits ``patience`` times as long for the others: a failed one ends
-    all of them anyway.
+    Each process reads its own disk, which need not be that of the others. DistributedDataParallel compares the shapes
+    of the weights and nothing else: with other images, labels or parameters on one rank it trains to the end. Where
+    processes do work of different length, each waits ``patience`` times as long for the others: a failed one ends all
+    of them anyway.
 
     Raises:
         DeviceError: this machine has a GPU that cannot be used.
         LaunchError: the others are not to be found.
-        GroupError: they are of another kind, or one of them has failed.
+        GroupError: on every process; they are of another kind, have other inputs, or one of them has failed. What
+            ``read`` raises is what the others say too.
     """
+    with _joined(patience) as joined:
+        inputs = read(joined.device)
+        if joined.size > 1:
+            _require_agreement({"the stage": stage, **inputs.facts}, joined)
+        yield joined, inputs
+
+
+def _require_agreement(facts: Mapping[str, object], member: Member) -> None:
+    """Every process of the group calls this at once, before any other exchange.
+
+    Raises:
+        GroupError: on every process; names what differs, and each rank's value of it.
+    """
+    own = Said(member.rank, socket.gethostname(), {name: shortened(value) for name, value in facts.items()})
+    differing = describe_difference(member.gathered(own))
+    if differing is not None:
+        raise GroupError(
+            f"the {member.size} processes would not work on the same thing: {differing}; give every machine the same "
+            "params.yaml, data/prepared, models and packages, and start all processes again by the same command"
+        )
+
+
+@contextmanager
+def _joined(patience: int) -> Iterator[Member]:
+    """A place in the group: NCCL on GPUs, gloo on CPUs. Raises what ``member`` does."""
     place = find_place()
     if place is None:
         if (left := leftovers()) is not None:

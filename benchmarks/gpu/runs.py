@@ -5,14 +5,14 @@ import io
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -188,11 +188,17 @@ def _gradients(network: nn.Module, model: nn.Module, views: Tensor) -> list[Tens
     return [outcome.loss, torch.cat(parts).clone()]
 
 
+class Shared(NamedTuple):
+    """What all processes are given alike."""
+
+    facts: Mapping[str, object]
+
+
 def _one_of_several(rank: int, address: dict[str, str], folder: str, images: int, tiny: bool) -> None:
     from simclr_core import launch
 
     os.environ.update(address, RANK=str(rank), LOCAL_RANK=str(rank))
-    with launch.member() as member:
+    with launch.member("gpu_check", lambda _: Shared({"images": images, "tiny": tiny})) as (member, _):
         share = images // member.size
         views = _shared_views(images, tiny)
         own = torch.cat([half[rank * share : (rank + 1) * share] for half in views.chunk(2)])

@@ -316,11 +316,11 @@ def read_card(prepared: Path) -> DatasetCard:
         raise DatasetError(f"{path}: cannot be read ({error}); run `simclr run --select prepare`") from None
 
 
-def content_digest(prepared: Path) -> str:
-    """SHA-256 of all that training reads: the card, each image's place, label and group, and the shards' names, which
-    are hashes of their bytes."""
+def content_digest(prepared: Path, splits: Sequence[str] = ("train",)) -> str:
+    """SHA-256 of all that is read of some splits, by default that of training: the card, each image's place, label and
+    group, and the shards' names, which are hashes of their bytes."""
     names = ("index.npy", "shards.json", GROUPS, LABEL_SETS)
-    parts = [prepared / "dataset.json", *(prepared / "train" / name for name in names)]
+    parts = [prepared / "dataset.json", *(prepared / split / name for split in splits for name in names)]
     parts = [part for part in parts if part.name not in (GROUPS, LABEL_SETS) or part.exists()]
     return hashlib.sha256(b"".join(hashlib.sha256(part.read_bytes()).digest() for part in parts)).hexdigest()
 

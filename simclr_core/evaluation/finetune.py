@@ -49,6 +49,7 @@ from simclr_core.evaluation.images import (
     outputs,
     percent,
     random_encoder,
+    read_facts,
     read_splits,
 )
 from simclr_core.evaluation.linear_probe import Probe, fit_probe, probe_logits, ranked_classes
@@ -87,13 +88,13 @@ def run(workspace: Path, fraction: str) -> None:
     began = time.perf_counter()
     if not re.fullmatch(r"[01]\.\d+", fraction) or not 0 < Fraction(fraction) <= 1:
         raise LabelError(f"fraction {fraction!r}: give a decimal above 0 and up to 1, such as 0.01")
-    with launch.member(PATIENCE) as member:
-        inputs = read_inputs(workspace, fraction)
+    stage = finetune_name(fraction)
+    with launch.member(stage, lambda _: read_inputs(workspace, fraction), PATIENCE) as (member, inputs):
         is_shared = is_shareable(inputs.optimization.batch_size, member.size)
         tuned = tune(inputs, member) if is_shared else None
     if member.rank == 0:
         shown = publish_tuned(workspace, inputs, tuned or tune(inputs, Member(0, 1, member.device)))
-        finish(finetune_name(fraction), workspace, began, f"{counted(inputs.labels, 'label')}: {shown}")
+        finish(stage, workspace, began, f"{counted(inputs.labels, 'label')}: {shown}")
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ class Inputs:
     budgets: Mapping[int, NDArray[np.int64]]
     optimization: Optimization
     reason: str | None
+    facts: Mapping[str, object]  # what every process of a group has to have alike
 
     @property
     def known(self) -> NDArray[np.int64] | NDArray[np.bool_]:
@@ -152,7 +154,8 @@ def read_inputs(workspace: Path, fraction: str) -> Inputs:
     missing = missing_labels(train, test) if sets is None else multi_label.missing_labels(*sets)
     reason = missing or ("only one labeled training image; label more" if labels < 2 else None)
     nothing = Optimization(0, labels, 0.0)
-    inputs = Inputs(config, fraction, card.classes, model, train, test, sets, budgets, nothing, reason)
+    facts = read_facts(workspace, "finetune", config)
+    inputs = Inputs(config, fraction, card.classes, model, train, test, sets, budgets, nothing, reason, facts)
     return replace(inputs, optimization=plan(config, fraction, labels)) if inputs.teaches else inputs
 
 

@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from deploy.artifact import identity
 from deploy.images.full_depth import Samples
 from deploy.images.preprocess import Preprocessing
 from simclr_core.data.dataset import evaluation_images
 from simclr_core.data.groups import Groups
-from simclr_core.data.shards import UNLABELED, ShardedImages
+from simclr_core.data.shards import UNLABELED, ShardedImages, content_digest
 from simclr_core.errors import CheckpointError
 from simclr_core.evaluation.features import encode, gather_rows
 from simclr_core.evaluation_reports import PairedCounts
@@ -24,6 +25,7 @@ from simclr_core.launch import Member
 from simclr_core.machine.devices import own_device
 from simclr_core.model.encoder import Encoder
 from simclr_core.model.model_directory import Model, fresh_encoder, load_model, with_channels
+from simclr_core.params import Block, flatten
 
 CHUNK = 2048  # images in memory at a time
 UNLABELED_SAMPLE = 5000  # of a split without labels, to look at
@@ -59,6 +61,15 @@ class EvaluationImages:
         for turn in range(0, max(len(self.positions), 1), size * CHUNK):
             start = turn + first * CHUNK
             yield evaluation_images(self.images, self.positions[start : start + CHUNK], preprocessing)
+
+
+def read_facts(workspace: Path, block: str, config: Block) -> dict[str, object]:
+    """What the processes of a group have to have alike: the ``config`` of a block, the images, labels and the model."""
+    return {
+        "data/prepared": content_digest(workspace / "data" / "prepared", ("train", "test")),
+        "models/pretrained": identity(workspace / "models" / "pretrained"),
+        **dict(flatten({block: config.model_dump()})),
+    }
 
 
 def read_splits(prepared: Path) -> tuple[EvaluationImages, EvaluationImages]:

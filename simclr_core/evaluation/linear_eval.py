@@ -44,6 +44,7 @@ from simclr_core.evaluation.images import (
     missing_labels,
     percent,
     random_encoder,
+    read_facts,
     read_splits,
     unadapted_encoder,
 )
@@ -93,8 +94,7 @@ def run(workspace: Path) -> None:
         SimclrError, DeployError: params.yaml, the prepared images or the model cannot be used.
     """
     began = time.perf_counter()
-    with launch.member(PATIENCE) as member:
-        inputs = read_inputs(workspace)
+    with launch.member("linear_eval", lambda _: read_inputs(workspace), PATIENCE) as (member, inputs):
         if inputs.card.multi_label:
             kept = None if member.rank == 0 else ()
             bank, queries = (
@@ -123,6 +123,7 @@ class Inputs:
     card: DatasetCard
     model: Model
     encoders: dict[str, Encoder]
+    facts: Mapping[str, object]  # what every process of a group has to have alike
 
     @property
     def names(self) -> list[str]:
@@ -148,7 +149,8 @@ def read_inputs(workspace: Path) -> Inputs:
     prepared = workspace / "data" / "prepared"
     card, model = read_card(prepared), load_model(workspace / "models" / "pretrained")
     require_pixels(card, model.preprocessing, "the encoder")
-    return Inputs(config, prepared, card, model, compared_encoders(workspace, model, config.seed))
+    encoders, facts = compared_encoders(workspace, model, config.seed), read_facts(workspace, "linear_eval", config)
+    return Inputs(config, prepared, card, model, encoders, facts)
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,8 @@ def measure(workspace: Path, inputs: Inputs, member: Member) -> Measured:
     reason = missing_labels(train, test)
     draw = partial(_draw, train.keys, config)
     once = partial(draw, draws=1)  # each fold is another draw of the labels
-    folds = [] if test.labeled else divide(train, read_near_groups(workspace), config.seed, once)
+    near = member.from_first({} if test.labeled or member.rank else read_near_groups(workspace))  # by its disk
+    folds = [] if test.labeled else divide(train, near, config.seed, once)
     if folds:
         reason = None
     elif train.labeled and not test.labeled:

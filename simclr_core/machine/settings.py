@@ -10,6 +10,7 @@ from simclr_core.errors import DeviceError, LaunchError
 DEVICE = "SIMCLR_DEVICE"
 DEVICES = ("auto", "cuda", "cpu")
 PROCESSES = "SIMCLR_PROCESSES"
+LAUNCHER = "SIMCLR_LAUNCHER"  # the process of ``launch``, in the environment of those that it starts
 # In seconds: for all processes to find each other; for one of them to wait for the others in a step, where the first
 # one evaluates while others wait; from SIGTERM to SIGKILL, which has to be enough for a step and a checkpoint.
 START_SECONDS, EXCHANGE_SECONDS, STOP_SECONDS = "SIMCLR_START_SECONDS", "SIMCLR_EXCHANGE_SECONDS", "SIMCLR_STOP_SECONDS"

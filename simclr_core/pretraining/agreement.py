@@ -1,33 +1,15 @@
-"""What the processes of a training compare before its first step, so that all of them train the same thing.
+"""From which step the processes of a training continue, each of which may have its own disk.
 
-Each reads its own disk, which need not be that of the others. DistributedDataParallel compares the shapes of the
-weights and nothing else: with other images, other parameters or an older checkpoint on one rank it trains to the end.
+``launch.member`` has compared what they train; with an older checkpoint on one rank they would still train apart.
 """
 
 import socket
-from collections.abc import Mapping
 from pathlib import Path
 
-from simclr_core.errors import CheckpointError, GroupError
+from simclr_core.errors import CheckpointError
 from simclr_core.launch import Member
-from simclr_core.machine.handshake import Said, describe_difference, shortened
 from simclr_core.pretraining import checkpoint
 from simclr_core.pretraining.collapse import attempt_folder, roll_backs
-
-
-def require_agreement(facts: Mapping[str, object], member: Member) -> None:
-    """Every process of the group calls this at once, before any other exchange; ``facts`` name what shapes training.
-
-    Raises:
-        GroupError: on every process; names what differs, and each rank's value of it.
-    """
-    own = Said(member.rank, socket.gethostname(), {name: shortened(value) for name, value in facts.items()})
-    differing = describe_difference(member.gathered(own))
-    if differing is not None:
-        raise GroupError(
-            f"the {member.size} processes would not train the same thing: {differing}; give "
-            "every machine the same params.yaml, data/prepared, models/initial and packages, and start again"
-        )
 
 
 def resume_point(run: Path, member: Member) -> int:

@@ -47,7 +47,7 @@ from simclr_core.monitoring.throughput import FORWARD_AND_BACKWARD, Pace, choose
 from simclr_core.monitoring.trackers import open_trackers
 from simclr_core.params import flatten, read_block
 from simclr_core.pretraining import checkpoint
-from simclr_core.pretraining.agreement import require_agreement, resume_point
+from simclr_core.pretraining.agreement import resume_point
 from simclr_core.pretraining.batches import Batches, choose_groups, choose_order, choose_pixels
 from simclr_core.pretraining.choices import Choice, settle
 from simclr_core.pretraining.collapse import CollapseAlarm, with_roll_backs
@@ -120,10 +120,9 @@ def run(workspace: Path) -> None:
             the loss or the features; that another process of the group has other inputs; that memory is used up.
         SystemExit: 128 + the signal that asked to stop; everything up to the last step is saved.
     """
-    with launch.member() as member, memory_explained(MORE_MEMORY):
-        inputs = read_inputs(workspace, member.device)
+    entrance = launch.member("pretrain", partial(read_inputs, workspace))
+    with entrance as (member, inputs), memory_explained(MORE_MEMORY):
         choose_kernels(inputs.config.deterministic, inputs.config.tf32)
-        require_agreement(inputs.facts, member)
         with checkpoint.locked(inputs.folder) if member.rank == 0 else nullcontext():
             _train_and_publish(workspace, inputs, member)
 

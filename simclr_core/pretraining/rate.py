@@ -5,7 +5,7 @@ python -m simclr_core rate --images 5000 --classes 10        in a folder with a 
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
@@ -27,7 +27,7 @@ from simclr_core.model.encoder import Encoder
 from simclr_core.monitoring.diagnostics import Monitor
 from simclr_core.monitoring.throughput import peak_bytes
 from simclr_core.monitoring.unit_costs import TrainingSet, UnitCosts
-from simclr_core.params import read_block
+from simclr_core.params import flatten, read_block
 from simclr_core.pretraining.initial import Start
 from simclr_core.pretraining.precision import LossScaler
 from simclr_core.pretraining.pretrain import build_network, build_optimizer, choose_objective
@@ -54,11 +54,26 @@ def run(
     The other arguments are those of ``TrainingSet``.
     """
     started = perf_counter()
+    data = TrainingSet(images, classes, channels, tuple(sizes))
+    with launch.member("rate", lambda _: read_inputs(workspace, data)) as (member, inputs):
+        costs = asdict(measure(inputs.config, inputs.tuning, data, member))
+    print(json.dumps({**costs, "measured_seconds": perf_counter() - started}))
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is measured."""
+
+    config: PretrainConfig
+    tuning: FinetuneConfig
+    facts: Mapping[str, object]  # what every process of a group has to have alike
+
+
+def read_inputs(workspace: Path, data: TrainingSet) -> Inputs:
     config = read_block(workspace / "params.yaml", "pretrain", PretrainConfig)
     tuning = read_block(workspace / "params.yaml", "finetune", FinetuneConfig)
-    with launch.member() as member:
-        costs = asdict(measure(config, tuning, TrainingSet(images, classes, channels, tuple(sizes)), member))
-    print(json.dumps({**costs, "measured_seconds": perf_counter() - started}))
+    blocks = {"pretrain": config.model_dump(), "finetune": tuning.model_dump(), "rate": asdict(data)}
+    return Inputs(config, tuning, dict(flatten(blocks)))
 
 
 def measure(config: PretrainConfig, tuning: FinetuneConfig, data: TrainingSet, member: Member) -> UnitCosts:

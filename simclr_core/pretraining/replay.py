@@ -29,7 +29,6 @@ from simclr_core.errors import ReplayError
 from simclr_core.loss.objective import Views, by_size
 from simclr_core.machine.devices import memory_explained
 from simclr_core.pretraining import checkpoint
-from simclr_core.pretraining.agreement import require_agreement
 from simclr_core.pretraining.batches import Batches
 from simclr_core.pretraining.collapse import attempt_folder, roll_backs
 from simclr_core.pretraining.pretrain import (
@@ -75,10 +74,9 @@ def run(workspace: Path, step: int) -> None:
         ReplayError: that training has not come so far, or its checkpoints are already past the step.
         SimclrError, ArtifactError: as ``pretrain.run``.
     """
-    with launch.member() as member, memory_explained(MORE_MEMORY):
-        inputs = _uncompiled(read_inputs(workspace, member.device))
+    entrance = launch.member(f"replay of step {step}", lambda device: _uncompiled(read_inputs(workspace, device)))
+    with entrance as (member, inputs), memory_explained(MORE_MEMORY):
         choose_kernels(inputs.config.deterministic, inputs.config.tf32)
-        require_agreement(inputs.facts, member)
         with checkpoint.locked(inputs.folder) if member.rank == 0 else nullcontext():
             batches = inputs.batches(member)
             learner, _ = build(inputs, batches)

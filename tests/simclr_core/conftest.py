@@ -8,6 +8,7 @@ import pickle
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -23,8 +24,9 @@ from PIL import Image
 
 import deploy.failpoint
 from deploy.artifact import publish, write_atomically
-from simclr_core import plots
+from simclr_core import launch, plots
 from simclr_core.data.shards import read_card, write_card
+from simclr_core.launch import Member
 from simclr_core.model.encoder import build_encoder
 from simclr_core.model.model_directory import save_model
 from simclr_core.pretraining import pretrain
@@ -66,6 +68,11 @@ def _rank(rank: int, world: int, folder: Path, function: Callable[..., Any], arg
     dist.init_process_group("gloo", f"file://{folder}/store", timeout=limit, rank=rank, world_size=world)
     torch.save(function(rank, *arguments), folder / f"{rank}.pt")
     dist.destroy_process_group()
+
+
+def put_in_group(patch: pytest.MonkeyPatch, rank: int, size: int) -> None:
+    """A stage finds itself in the group of ``on_ranks``, as if a launcher had started it."""
+    patch.setattr(launch, "_joined", lambda _: nullcontext(Member(rank, size, torch.device("cpu"))))
 
 
 CARD = {

@@ -7,10 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import psutil
 import pytest
@@ -67,15 +68,30 @@ def test_a_nonsensical_number_is_refused_with_the_reason(
         launch.processes()
 
 
+class Nothing(NamedTuple):
+    facts: Mapping[str, object] = MappingProxyType({})
+
+
+def read_nothing(_: torch.device) -> Nothing:
+    return Nothing()
+
+
 def test_one_process_alone_has_no_process_group() -> None:
-    with launch.member() as member:
+    with launch.member("work", read_nothing) as (member, _):
         assert (member.rank, member.size) == (0, 1)
         assert not torch.distributed.is_initialized()
 
 
+def test_no_stage_enters_a_group_without_having_agreed() -> None:
+    package = Path(launch.__file__).parent
+    entrances = re.compile(r"\binit_process_group\(|launch\._joined")
+    found = [path.name for path in package.rglob("*.py") if entrances.search(path.read_text(encoding="utf-8"))]
+    assert found == ["launch.py"]
+
+
 def test_what_another_tool_left_is_said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setenv("RANK", "0")
-    with launch.member() as member:
+    with launch.member("work", read_nothing) as (member, _):
         assert (member.rank, member.size) == (0, 1)
     assert "RANK=0 in the environment, but nothing has started several processes" in caplog.text
 
@@ -92,7 +108,7 @@ def test_a_process_ends_with_the_launcher_that_started_it(
     asked: list[int] = []
     monkeypatch.setattr(launch, "die_with", asked.append)
     monkeypatch.setattr(launch, "meet", _stop)
-    with pytest.raises(InterruptedError), launch.member():
+    with pytest.raises(InterruptedError), launch.member("work", read_nothing):
         pass
     assert asked == [os.getpid() if ours else os.getppid()]
     assert said in capsys.readouterr().err

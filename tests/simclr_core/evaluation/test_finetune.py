@@ -5,7 +5,6 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ import torch.distributed as dist
 import yaml
 
 from deploy.artifact import publish
-from simclr_core import launch
 from simclr_core.config import FinetuneConfig
 from simclr_core.data.dataset import TrainingImages
 from simclr_core.data.shards import ShardedImages
@@ -31,13 +29,12 @@ from simclr_core.evaluation.images import EvaluationImages, outputs
 from simclr_core.evaluation.linear_probe import Probe, fit_probe, ranked_classes
 from simclr_core.evaluation.logistic_regression import LinearHead
 from simclr_core.evaluation.scores.classification import estimate
-from simclr_core.launch import Member
 from simclr_core.model.encoder import build_encoder
 from simclr_core.model.model_directory import load_model, save_model
 from simclr_core.model.projection_head import build_projection_head
 from simclr_core.reporter import EVENTS
 from tests.sentences import assert_plain
-from tests.simclr_core.conftest import CARD, relabel
+from tests.simclr_core.conftest import CARD, put_in_group, relabel
 from tests.simclr_core.fake_cuda import count, fake_cuda
 
 
@@ -171,12 +168,8 @@ def test_the_rate_grows_with_the_batch_where_the_parameters_say_so() -> None:
 
 
 def tune_in_a_group(rank: int, workspace: Path) -> None:
-    @contextmanager
-    def joined(_: int) -> Iterator[Member]:
-        yield Member(rank, dist.get_world_size(), torch.device("cpu"))
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "member", joined)
+        put_in_group(patch, rank, dist.get_world_size())
         finetune.run(workspace, "0.5")
 
 

@@ -3,8 +3,7 @@
 import csv
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ import yaml
 from numpy.typing import NDArray
 
 from deploy.artifact import verify
-from simclr_core import launch
 from simclr_core.data.shards import ShardedImages, write_shards
 from simclr_core.data.subsets import LabelDraw, per_class_subset, subset
 from simclr_core.evaluation import finetune, images, linear_eval
@@ -29,10 +27,9 @@ from simclr_core.evaluation.linear_probe import fit_probe, ranked_classes
 from simclr_core.evaluation.scores.accuracies import mean_accuracies
 from simclr_core.evaluation.scores.classification import estimate
 from simclr_core.evaluation_reports import Accuracies
-from simclr_core.launch import Member
 from simclr_core.model.model_directory import load_model
 from tests.conftest import write_prepared
-from tests.simclr_core.conftest import put_label_sets, put_pretrained, relabel
+from tests.simclr_core.conftest import put_in_group, put_label_sets, put_pretrained, relabel
 
 OUTPUTS = tuple(
     f"reports/{name}"
@@ -195,14 +192,9 @@ def test_running_twice_gives_the_same_bytes(evaluated: Path, workspace: Path) ->
 
 def evaluate_in_a_group(rank: int, workspaces: tuple[Path, ...]) -> None:
     """Each workspace, with chunks so small that every process makes some."""
-
-    @contextmanager
-    def joined(_: int) -> Iterator[Member]:
-        yield Member(rank, dist.get_world_size(), torch.device("cpu"))
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(images, "CHUNK", 20)
-        patch.setattr(launch, "member", joined)
+        put_in_group(patch, rank, dist.get_world_size())
         for workspace in workspaces:
             linear_eval.run(workspace)
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -35,6 +35,13 @@ def free_port() -> int:
 replace = pytest.MonkeyPatch().setattr  # for good: the processes end with the test
 
 
+class Work(NamedTuple):
+    facts: Mapping[str, object]
+
+
+STAGE, FACTS = ["linear_eval"], {"data/prepared": "ab" * 32, "linear_eval.seed": 0}  # of this process
+
+
 def join(folder: Path, environment: Mapping[str, str], before: Callable[[], object] | None, act: Acts) -> None:
     """As a process that a launcher has started: what it returns or raises, and the seconds that it took."""
     os.environ.update(environment, GLOO_SOCKET_IFNAME="lo", OMP_NUM_THREADS="1")
@@ -43,7 +50,7 @@ def join(folder: Path, environment: Mapping[str, str], before: Callable[[], obje
     if before is not None:
         before()
     try:
-        with launch.member() as member:
+        with launch.member(STAGE[0], lambda _: Work(FACTS)) as (member, _):
             said: object = act(member)
     except (SimclrError, RuntimeError) as error:
         said = f"{type(error).__name__}: {error}"
@@ -82,6 +89,10 @@ def look_around(member: Member) -> object:
     return [member.gathered(member.rank), member.from_first(member.rank), torch.distributed.get_backend()]
 
 
+def never(_: Member) -> object:
+    raise AssertionError("it works on something else than the other one")
+
+
 def wait_long(member: Member) -> object:
     threading.Event().wait(60)
     return "has waited"
@@ -93,6 +104,11 @@ def fail(member: Member) -> object:
 
 def be_another_version() -> None:
     replace(handshake, "version", lambda name: "0.0.9")
+
+
+def be_another_stage() -> None:
+    STAGE[0] = "finetune-0.1"
+    FACTS.update({"data/prepared": "cd" * 32, "linear_eval.seed": 7})
 
 
 def have_an_old_driver() -> None:
@@ -126,6 +142,20 @@ def test_processes_of_two_kinds_say_the_same_sentence(
     assert first == second
     assert first.startswith(f"GroupError: the processes do not belong together: {said}")
     assert " on rank 1 (" in first
+    assert_plain(first)
+
+
+@pytest.mark.seconds
+def test_no_process_works_before_all_have_the_same(in_a_group: Callable[..., list[Any]]) -> None:
+    first, second = in_a_group([never, never], {1: be_another_stage})
+    assert first == second
+    here, there = (f"on rank {rank} ({socket.gethostname()})" for rank in (0, 1))
+    assert first.startswith(
+        "GroupError: the 2 processes would not work on the same thing: "
+        f"the stage is linear_eval {here}, finetune-0.1 {there}; "
+        f"data/prepared is abababababab {here}, cdcdcdcdcdcd {there}; linear_eval.seed is 0 {here}, 7 {there}; "
+        "give every machine the same params.yaml, data/prepared, models and packages"
+    )
     assert_plain(first)
 
 

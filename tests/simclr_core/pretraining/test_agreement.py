@@ -3,28 +3,24 @@
 import json
 import shutil
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import deploy.failpoint
-from simclr_core import launch
 from simclr_core.errors import SimclrError
-from simclr_core.launch import Member
 from simclr_core.pretraining import pretrain
 from tests.conftest import write_prepared
-from tests.simclr_core.conftest import configure, results, runs
+from tests.simclr_core.conftest import configure, put_in_group, results, runs
 
 
 def pretrain_on(rank: int, workspaces: tuple[Path, Path], place: str = "") -> str:
     """Pretraining as this rank of two, in its own workspace; what it raises. ``place`` is a failpoint."""
     deploy.failpoint._reached.clear()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "member", lambda: nullcontext(Member(rank, 2, torch.device("cpu"))))
+        put_in_group(patch, rank, 2)
         patch.setenv("SIMCLR_FAILPOINT", place)
         try:
             pretrain.run(workspaces[rank])

@@ -13,7 +13,6 @@ import torch
 import torchvision.models
 
 from deploy.artifact import publish, sha256
-from simclr_core import launch
 from simclr_core.config import PretrainConfig
 from simclr_core.data.shards import read_card
 from simclr_core.errors import AdaptationError, InitialError, WeightsError
@@ -369,11 +368,10 @@ def test_two_processes_adapt_the_same_weights_as_one(workspace: Path, on_ranks: 
     initial.run(workspace)
     first, second = on_ranks(2, _train_on_rank, workspace)
     inputs = pretrain.read_inputs(workspace)
-    with launch.member() as member:
-        batches = inputs.batches(member)
-        learner, _ = pretrain.build(inputs, batches)
-        for views in batches.network_inputs(0, 3):
-            pretrain_step(learner, views)
+    batches = inputs.batches(ALONE)
+    learner, _ = pretrain.build(inputs, batches)
+    for views in batches.network_inputs(0, 3):
+        pretrain_step(learner, views)
     for name, tensor in learner.network.state_dict().items():
         assert torch.equal(first[name], second[name]), name
         assert torch.allclose(first[name].float(), tensor.float(), atol=1e-4), name

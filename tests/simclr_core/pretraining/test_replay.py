@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from simclr_core import launch
 from simclr_core.data.shards import ShardedImages
 from simclr_core.errors import NonFiniteLossError, ReplayError
-from simclr_core.launch import Member
 from simclr_core.loss.objective import Outcome
 from simclr_core.pretraining import pretrain, replay, training
 from simclr_core.pretraining.batches import Batches
-from tests.simclr_core.conftest import configure, interrupt, put_groups
+from tests.simclr_core.conftest import configure, interrupt, put_groups, put_in_group
 
 by_digest = pytest.mark.usefixtures("pictures_by_digest")
 
@@ -145,7 +142,7 @@ def replay_on(rank: int, workspace: Path) -> str:
             yield views
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "member", lambda: nullcontext(Member(rank, 2, torch.device("cpu"))))
+        put_in_group(patch, rank, 2)
         patch.setattr(Batches, "network_inputs", poisoned)
         with pytest.raises(NonFiniteLossError) as caught:
             pretrain.run(workspace)

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,15 @@ import pytest
 import safetensors.torch
 import torch
 
-from simclr_core import launch
 from simclr_core.data.shards import ShardedImages
 from simclr_core.errors import InitialError
-from simclr_core.launch import Member
 from simclr_core.model.model_directory import load_model
 from simclr_core.pretraining import checkpoint, initial, pretrain
 from simclr_core.pretraining.batches import Batches
 from simclr_core.pretraining.training import Learner
 from simclr_core.schedule import Schedule
 from tests.conftest import write_prepared
-from tests.simclr_core.conftest import configure, crown, interrupt, metrics_of, results
+from tests.simclr_core.conftest import configure, crown, interrupt, metrics_of, put_in_group, results
 
 pytestmark = pytest.mark.usefixtures("pictures_by_digest")
 
@@ -213,7 +210,7 @@ def a_warm_run(rank: int, workspace: Path) -> dict[str, torch.Tensor]:
         return loop(learner, *rest, **keywords)
 
     pretrain.train = noted
-    launch.member = lambda: nullcontext(Member(rank, 2, torch.device("cpu")))
+    put_in_group(pytest.MonkeyPatch(), rank, 2)  # for good: the process ends with the test
     pretrain.run(workspace)
     return dict(networks[0].state_dict())
 
