@@ -31,6 +31,7 @@ from simclr_core import wait_policy
 from simclr_core.errors import SimclrError
 from simclr_core.machine.place import find_place
 from simclr_core.machine.settings import wanted_processes
+from simclr_core.machine.threads import choose_threads
 from simclr_core.reporter import fail
 
 logger = logging.getLogger(__name__)
@@ -123,14 +124,15 @@ def main(arguments: list[str]) -> int:
 
 def _run(options: argparse.Namespace, arguments: list[str]) -> int:
     """Stages are imported here, so that ``--help`` and a faulty command line do not wait for torch."""
-    policy = wait_policy.apply()
+    said = [wait_policy.apply(), choose_threads()]
     if options.stage in IN_A_GROUP:
         count = _count_processes(options.workspace, options.stage in BY_BATCHES)
         if count > 1:
             from simclr_core.launch import launch
 
             return launch(count, arguments)
-    logger.info(policy)
+    for line in filter(None, said):
+        logger.info(line)
     stage = import_module(STAGES[options.stage].module)
     given = {name: value for name, value in vars(options).items() if name not in ("stage", "workspace")}
     stage.run(options.workspace, **given)

@@ -1,6 +1,5 @@
 """The prepared images as pixels: batches for augmentation, squares for evaluation, made ahead of their use."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,10 +20,10 @@ from simclr_core.data.shards import DatasetCard, ShardedImages, naming, open_ima
 from simclr_core.data.stored_image import StoredImage
 from simclr_core.data.transfer import host_buffer
 from simclr_core.errors import DatasetError
+from simclr_core.machine.threads import own_cores
 
 CACHED_SIDE = 64  # pixels: up to here decoding costs more than an encoder made for such images
 CACHE_BYTES = 2 * 2**30
-LOCAL_PROCESSES = "LOCAL_WORLD_SIZE"  # of this machine, as torch's launchers tell each of them
 AGAIN = "pretrain again with `simclr run`, or prepare the images as they were with prepare.channels"
 
 Positions = Sequence[int] | NDArray[np.integer]
@@ -39,7 +38,7 @@ class TrainingImages:
 
     def __init__(self, images: ShardedImages, workers: int | None = None, cache_bytes: int = CACHE_BYTES) -> None:
         self.images = images
-        self._workers = workers or decoding_threads()
+        self._workers = workers or own_cores()
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
         self._channels, kind = stored_kind(images)
         self._dtype = torch.uint8 if kind == np.uint8 else torch.uint16
@@ -210,7 +209,7 @@ def evaluation_images(images: ShardedImages, indices: Positions, preprocessing: 
             )
         squares[row] = preprocessing.apply(pixels)
 
-    with ThreadPoolExecutor(decoding_threads(), thread_name_prefix="decode") as pool:
+    with ThreadPoolExecutor(own_cores(), thread_name_prefix="decode") as pool:
         for _ in pool.map(fill, range(len(squares))):
             pass  # asks for each result, so that the first error is raised
     return squares
@@ -244,10 +243,3 @@ def prefetch(
             yield item[0]
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def decoding_threads() -> int:
-    """The cores that this process may use, over the processes that were started next to it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processes = os.environ.get(LOCAL_PROCESSES, "")
-    return max(1, cores // max(1, int(processes))) if processes.isdecimal() else cores

@@ -18,7 +18,6 @@ from deploy.images.npy import array_bytes
 from deploy.images.preprocess import Preprocessing
 from simclr_core.data.dataset import (
     TrainingImages,
-    decoding_threads,
     evaluation_images,
     prefetch,
     require_pixels,
@@ -124,14 +123,6 @@ def test_gray_images_are_known_once_they_were_decoded(tmp_path: Path) -> None:
         assert training.batch([0]).colorless
         assert not training.batch([0, 6]).colorless
         assert not training.batch([0, 7]).colorless
-
-
-def test_a_process_has_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: set(range(192)), raising=False)
-    for processes, threads in ((None, 192), ("1", 192), ("8", 24), ("500", 1), ("0", 192), ("many", 192)):
-        if processes is not None:
-            monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
-        assert decoding_threads() == threads
 
 
 def test_changing_a_batch_does_not_change_the_next(images: ShardedImages) -> None:
