@@ -453,9 +453,12 @@ class SgdConfig(Block):
     ``simclr_core.evaluation.classifier_training``."""
 
     epochs: int = Field(default=90, ge=1, description="passes over the labeled images")
-    batch_size: int = Field(default=4096, ge=2, description="images in a step, over all processes")
+    batch_size: int = Field(
+        default=4096, ge=2, description="images in a step, over all processes; all that are labeled if they are fewer"
+    )
     learning_rate: Positive = Field(
-        default=0.1, description="peak of the learning rate for a batch of 256, scaled linearly to batch_size"
+        default=0.1,
+        description="peak of the learning rate for a batch of 256, scaled linearly to the images in a step",
     )
     crop_scale: CropScale = Field(default=(0.08, 1.0), description=CROP_SCALE)
 

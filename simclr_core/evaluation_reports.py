@@ -18,12 +18,14 @@ class Accuracies:
 
 @dataclass(frozen=True)
 class AugmentedProbe:
-    """A linear classifier that SGD has trained on augmented images and all labels (SimCLR, section B.6)."""
+    """A linear classifier that SGD has trained on augmented images and all labels (SimCLR, section B.6). ``reason`` is
+    why it has no accuracies."""
 
     epochs: int
     steps: int
-    top1: float
-    top5: float
+    top1: float | None
+    top5: float | None
+    reason: str | None = None
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ class Optimization:
     """``steps`` of SGD, each over ``batch_size`` images; the learning rate falls from ``peak_rate`` to 0.
 
     ``precision`` is the type to compute in. The processes of ``member``'s group share each batch equally; None: one
-    process alone.
+    process alone. ``rate_key`` is the parameter that the rate comes from, for messages.
     """
 
     steps: int
@@ -73,6 +73,7 @@ class Optimization:
     peak_rate: float
     precision: torch.dtype = torch.float32
     member: Member | None = None
+    rate_key: str = "finetune.learning_rate"
 
 
 class _Drawn(NamedTuple):
@@ -135,7 +136,7 @@ def train_classifier(
         loss = take_step(model, optimizer, views, send({"labels": labels}, device)["labels"], precision)
     mean_loss = fmean(member.gathered(loss.item()))
     if not math.isfinite(mean_loss):
-        raise NonFiniteFeaturesError(f"the loss of seed {seed} became {mean_loss}; lower finetune.learning_rate")
+        raise NonFiniteFeaturesError(f"the loss of seed {seed} became {mean_loss}; lower {optimization.rate_key}")
     return network.eval(), mean_loss
 
 

@@ -55,7 +55,7 @@ from simclr_core.evaluation.multi_label.evaluate import evaluate
 from simclr_core.evaluation.multi_label.results import save
 from simclr_core.evaluation.paired_comparison import out_of_fold_worth
 from simclr_core.evaluation.pictures import save_confusion, save_pictures
-from simclr_core.evaluation.published.augmented_probe import probe_augmented
+from simclr_core.evaluation.published.augmented_probe import KEY, describe_steps, probe_augmented
 from simclr_core.evaluation.scores import predictions
 from simclr_core.evaluation.scores.accuracies import (
     RANDOM_INIT,
@@ -107,6 +107,8 @@ def run(workspace: Path) -> None:
     if inputs.card.multi_label:
         found = evaluate(workspace, inputs.config, inputs.card, bank, queries)
         _say(found.report.reason)
+        if inputs.config.sgd is not None:
+            _say_of_sgd("is left out: it takes one label for each image, and here an image may have several", member)
         save(workspace, found, inputs.card)
         finish("linear_eval", workspace, began, found.report.reason or "an image may have several labels")
         return
@@ -206,12 +208,30 @@ def measure(workspace: Path, inputs: Inputs, member: Member) -> Measured:
         for budget, reached in measure_budgets(probes, asked, config.l2_count, config.seed, member):
             budgets[budget] = reached
             say("progress", message=f"{reached.labels} labels: {_compared(reached)}")
-    augmented = (
-        None
-        if reason or folds or config.sgd is None
-        else probe_augmented(config.sgd, inputs.model, train, test, len(card.classes), member)
-    )
+    augmented = None if reason else _measure_augmented(inputs, train, test, member)
     return Measured(sets, asked, judged, budgets, reason, augmented)
+
+
+def _measure_augmented(
+    inputs: Inputs, train: EvaluationImages, test: EvaluationImages, member: Member
+) -> AugmentedProbe | None:
+    """By SGD on augmented images, where that was asked for and there are labeled test images."""
+    config, say = inputs.config.sgd, emitter("linear_eval", member.rank)
+    if config is None:
+        return None
+    if not test.labeled:
+        _say_of_sgd("is left out: it needs labeled test images, and these answers are out of fold", member)
+        return None
+    say("progress", message=describe_steps(train.labeled, config))
+    found = probe_augmented(config, inputs.model, train, test, len(inputs.card.classes), member)
+    if found.reason is not None:
+        _say_of_sgd(f"has no accuracies: {found.reason}", member)
+    return found
+
+
+def _say_of_sgd(what: str, member: Member) -> None:
+    if member.rank == 0:
+        print(f"linear_eval: {KEY} {what}", file=sys.stderr)
 
 
 def publish(workspace: Path, inputs: Inputs, measured: Measured) -> LinearEvalReport:
