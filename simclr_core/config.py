@@ -385,6 +385,11 @@ class PretrainConfig(Block):
             )
         if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
             faults.append(f"micro_batch_size up to batch_size ({self.batch_size}), not {self.micro_batch_size}")
+        if self.clip_gradient_norm is not None and self.optimizer == "lars":
+            faults.append(
+                "clip_gradient_norm: null with optimizer lars, whose steps have lengths that do not depend on that of "
+                "the gradient (You et al. 2017, section 4); sgd and adamw take it"
+            )
         faults += [*self._faults_of_queue(), *self._faults_of_execution(), *self._faults_of_sides()]
         if self.early_stopping.keep == "best" and self.on_collapse.action == "roll_back":
             faults.append("early_stopping.keep: last with on_collapse.action roll_back, which goes back on its own")

@@ -134,6 +134,11 @@ def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
             "pretrain",
             "must have augmentation.extra_crop_size of at least 32 for encoder.name vgg11, not 24",
         ),
+        (
+            "pretrain: {optimizer: lars, clip_gradient_norm: 1.0}",
+            "pretrain",
+            "must have clip_gradient_norm: null with optimizer lars, whose steps have lengths that do not depend on",
+        ),
         ("pretrain: [1, 2]", "pretrain", "pretrain: given [1, 2], allowed: a mapping of keys to values"),
         ("linear_eval: {fractions: [0.1]}", "linear_eval", "fractions.0: given 0.1, allowed: a valid string"),
         ("linear_eval: {fractions: ['10']}", "linear_eval", "given '10', allowed: a fraction in quotes"),

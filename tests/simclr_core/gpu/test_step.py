@@ -111,7 +111,7 @@ KINDS: dict[str, tuple[dict[str, Any], torch.dtype]] = {
     "adamw in float16": ({"optimizer": "adamw"}, torch.float16),
     "dcl in micro-batches": ({"loss": "dcl", "micro_batch_size": IMAGES // 4}, torch.float32),
     "queue": ({"loss": "info_nce", "queue": {"size": RANKS * IMAGES}}, torch.bfloat16),
-    "clipped and averaged": ({"clip_gradient_norm": 1.0, "average_decay": 0.999}, torch.bfloat16),
+    "clipped and averaged": ({"optimizer": "sgd", "clip_gradient_norm": 1.0, "average_decay": 0.999}, torch.bfloat16),
 }
 
 
@@ -233,17 +233,19 @@ def test_a_step_that_is_not_finite_is_named_a_step_later(tmp_path: Path) -> None
     assert (tmp_path / "non-finite-step-7.json").exists()
 
 
-def test_auto_on_a_gpu_is_bfloat16_however_long_a_few_images_take(
-    gpu: torch.device, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("has_bfloat16", "expected"), [(True, "bfloat16"), (False, "float16")])
+def test_auto_on_a_gpu_has_16_bits_however_long_a_few_images_take(
+    has_bfloat16: bool, expected: str, gpu: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: has_bfloat16)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 0))  # V100
     monkeypatch.setattr(precision, "_layer_error", lambda *_: 0.0)  # a fake GPU has no numbers
     passes = iter((1.0, 1.5))
     monkeypatch.setattr(precision, "_timed", lambda *_: (1.0, next(passes)))
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 4)).to(gpu)
     views = torch.zeros(8, 3, 4, 4, device=gpu)
     choice = choose_precision("auto", network, views, Member(0, 1, gpu), lambda *_: torch.ones(()))
-    assert (choice.value, choice.reason) == ("bfloat16", None)
+    assert (choice.value, choice.reason) == (expected, None)
 
 
 FOR_GPUS: dict[ModuleType, set[str]] = {
