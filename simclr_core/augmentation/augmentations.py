@@ -66,12 +66,12 @@ class Augmentation:
     ``jitter_probability``, ``grayscale``, ``blur``, ``rotation`` and ``solarize`` are probabilities, each drawn per
     sample. With strength s the factors of brightness, contrast and saturation lie in 1 -+ 0.8 s, and hue turns by up to
     0.2 s of the circle either way; ``jitter_order`` is brightness, contrast, saturation, hue, or random per sample. The
-    blur's kernel spans 10 % of the side, rounded down to an odd number: below 20 pixels there is no blur. A rotation is
-    by 90, 180 or 270 degrees. Solarization inverts the pixels from 0.5 up (Grill et al. 2020, BYOL). View 1 takes
-    ``second_blur`` and ``second_solarize`` where they are not None, as the views of BYOL differ. ``interpolation``
-    is how crops are resized: by a triangle, or by the cubic kernel of Pillow, and clamped. Views from number 2 on,
-    ``extra_crops`` of them, take ``extra_crop_scale`` and ``extra_crop_size``, or ``size``: multi-crop (Caron et al.
-    2020, SwAV).
+    blur's kernel spans 10 % of the side, in whole pixels (22 of 224), and one more where that is even (23), as in the
+    authors' code; the paper has 10 % alone. Below 20 pixels there is no blur. A rotation is by 90, 180 or 270 degrees.
+    Solarization inverts the pixels from 0.5 up (Grill et al. 2020, BYOL). View 1 takes ``second_blur`` and
+    ``second_solarize`` where they are not None, as the views of BYOL differ. ``interpolation`` is how crops are
+    resized: by a triangle, or by the cubic kernel of Pillow, and clamped. Views from number 2 on, ``extra_crops`` of
+    them, take ``extra_crop_scale`` and ``extra_crop_size``, or ``size``: multi-crop (Caron et al. 2020, SwAV).
 
     Raises:
         AugmentationError: a value is out of its range.
@@ -205,7 +205,7 @@ class Augmentation:
 
     @property
     def kernel(self) -> int:
-        """Taps of the blur; with 1 there is no blur."""
+        """Taps of the blur; with 1 there is no blur. It names no run: another number would change views of old ones."""
         return self.size // 10 // 2 * 2 + 1
 
     @property

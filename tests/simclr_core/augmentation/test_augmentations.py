@@ -262,6 +262,13 @@ def test_exact_under_autocast() -> None:
         assert torch.equal(Augmentation(24).view(images, sizes, 0, 0, samples, 0), expected)
 
 
+def test_the_kernel_of_the_blur_is_that_of_the_authors_code() -> None:
+    """Twice a radius, half of a tenth of the side, and the pixel in the middle: an even tenth gets one more."""
+    for size in range(8, 1025):
+        assert Augmentation(size).kernel == 2 * int((size // 10) / 2) + 1
+    assert Augmentation(224).kernel == 23 == 224 // 10 + 1
+
+
 @pytest.mark.parametrize(("size", "kernel"), [(19, 1), (28, 3), (32, 3), (96, 9), (224, 23)])
 def test_blur_spans_a_tenth_of_the_side_and_is_odd(size: int, kernel: int) -> None:
     """A single bright pixel spreads over the kernel and no further."""
