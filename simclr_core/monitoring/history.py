@@ -5,6 +5,7 @@ Records hold nothing that differs when the run is repeated. Rates and durations 
 
 import csv
 import io
+import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -18,11 +19,13 @@ from tqdm import tqdm
 
 from deploy.artifact import write_atomically
 from simclr_core import plots
-from simclr_core.monitoring.diagnostics import MEASURED, Measured, Monitor, Record, is_collapsed
+from simclr_core.monitoring.diagnostics import MEASURED, Measured, Monitor, Record, collapsed, is_collapsed
 from simclr_core.monitoring.embedding_board import add_map, add_to_projector
 from simclr_core.monitoring.throughput import Pace, Reading
 from simclr_core.monitoring.trackers import CLOSING, STOPPING, Tracker, close_trackers
 from simclr_core.reporter import emit
+
+logger = logging.getLogger(__name__)
 
 NAMED_SHARE = 0.05  # of an epoch: what takes less time is not worth a place in its line
 
@@ -53,6 +56,7 @@ class Progress:
         self._open = ExitStack()
         self._started: float | None = None
         self._seen = self._seen_before_epoch = 0
+        self._collapsed = False  # in the last record of a step
         self.parts: dict[str, float] = {}  # seconds of the whole run, as the stopwatch counted them
         self.lost = ""  # what trackers lost, for the log, at the end
 
@@ -99,23 +103,45 @@ class Progress:
         if self._pace is not None and latest is not None and self._done // images % self._pace.every == 0:
             self._log_step(self._pace, latest, learning_rate)
 
+    def shows(self, step: int) -> bool:
+        """Whether a record will have the numbers of ``step``, counted from 0."""
+        return self._pace is not None and self._pace.shows(step)
+
     def _log_step(self, pace: Pace, reading: Reading, learning_rate: float) -> None:
         """The rate counts all time since the last record, also that of a look at the features."""
         (before, seen), self._logged = self._logged, (time.monotonic(), self._seen)
         speed = pace.numbers((self._seen - seen) / (self._logged[0] - before))
         step, epoch = reading.step + 1, (reading.step + 1) * pace.batch_size * self._epochs / self._images
         share = f", MFU {100 * speed['mfu']:.0f} %" if "mfu" in speed else ""
+        alarm = self._judge(step, reading.spread)
         tqdm.write(
-            f"step {step}/{self._images // pace.batch_size}: loss {reading.loss:.4f}; "
+            f"step {step}/{self._images // pace.batch_size}: loss {reading.loss:.4f}{alarm}; "
             f"{speed['images_per_second']:.0f} images/s{share}, {speed['memory_gigabytes']:.1f} GB"
         )
         sys.stdout.flush()
         learned = {"loss": reading.loss, "gradient_norm": reading.gradient_norm, "learning_rate": learning_rate}
+        if reading.spread is not None:
+            learned |= dict(zip(("effective_rank_z", "feature_std_z"), reading.spread, strict=True))
         numbers = {f"step/{name}": value for name, value in {**learned, **speed}.items()}
         for name, value in numbers.items():
             self._steps.add_scalar(name, value, step)
         for tracker in self._trackers:
             tracker.log(numbers, epoch, step)
+
+    def _judge(self, step: int, spread: tuple[float, float] | None) -> str:
+        """What the line of a step says of its z. Where it has collapsed since the record before, a warning and an event
+        say so: the next look at the features may be hours away, and only it counts for ``pretrain.on_collapse``."""
+        was_collapsed, self._collapsed = self._collapsed, spread is not None and collapsed(*spread)
+        if spread is None or not self._collapsed:
+            return ""
+        if not was_collapsed:
+            message = (
+                f"step {step}: the output for the images of a batch has collapsed (effective rank {spread[0]:.3g}, "
+                f"spread {spread[1]:.3g}); pretrain.on_collapse judges the end of the epoch"
+            )
+            logger.warning(message)
+            emit("progress", stage="pretrain", message=message, collapsed_at_step=step)
+        return ", COLLAPSED"
 
     def epoch(self, record: Record, seconds: Mapping[str, float]) -> None:
         """``seconds`` of each part of the time since the last record or the start. Not to be called with ``quiet``."""

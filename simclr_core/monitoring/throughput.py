@@ -40,11 +40,13 @@ PEAKS = {
 
 
 class Reading(NamedTuple):
-    """What is known of a step once its numbers were read."""
+    """What is known of a step once its numbers were read. ``spread`` is effective rank and spread of z over the images
+    of this process, of a step that has a record."""
 
     step: int
     loss: float
     gradient_norm: float
+    spread: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,11 @@ class Pace:
     every: int = 0
     flops: float = 0.0
     peak: float | None = None
+
+    def shows(self, step: int) -> bool:
+        """Whether a record has the numbers of ``step``, counted from 0: on a GPU they are read a step late."""
+        late = 1 if self.device.type == "cuda" else 0
+        return self.every > 0 and (step + 1 + late) % self.every == 0
 
     def numbers(self, images_per_second: float) -> dict[str, float]:
         """Speed, share of the peak, and the most memory so far: of this GPU, or of this process."""

@@ -23,7 +23,7 @@ from simclr_core.launch import Member, StopRequest
 from simclr_core.loss.objective import Objective, Outcome, Views, buffers_kept, by_size
 from simclr_core.model.model_directory import fill
 from simclr_core.model.weight_average import WeightAverage
-from simclr_core.monitoring.diagnostics import Monitor, Record
+from simclr_core.monitoring.diagnostics import Monitor, Record, effective_rank, feature_std
 from simclr_core.monitoring.history import Progress, record
 from simclr_core.monitoring.throughput import Reading
 from simclr_core.pretraining import checkpoint
@@ -35,6 +35,8 @@ from simclr_core.pretraining.early_stopping import AdaptationAlarm, EarlyStoppin
 from simclr_core.pretraining.precision import LossScaler
 from simclr_core.schedule import Schedule
 from simclr_core.stopwatch import Stopwatch, mark_stream, part, timed, with_exchange
+
+LEAST_JUDGED = 16  # images of a process: the rank of fewer says little
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +129,7 @@ def train(
             failpoint("pretrain.step")
             outcome = gradients(learner, views, step_seed(batches.seed, step, member.rank), batches.groups(step))
             numbers = _numbers(learner, outcome.loss, stop.agreed(member))
-            readings.add(step, numbers)
+            readings.add(step, numbers, outcome.first if progress.shows(step) else None)
             rate = schedule.rate(step) * learning_rate_scale
             update(learner, rate, not_finite(numbers) if numbers.is_cuda else None)
             failpoint("pretrain.stepped")
@@ -181,9 +183,10 @@ class Readings:
         self._folder = folder
         self._unfinished = unfinished
         self._unread: tuple[int, Tensor, torch.cuda.Event | None] | None = None
+        self._unread_z: Tensor | None = None
 
-    def add(self, step: int, numbers: Tensor) -> None:
-        """``numbers`` are those of ``_numbers``, the same on every process.
+    def add(self, step: int, numbers: Tensor, z: Tensor | None = None) -> None:
+        """``numbers`` are those of ``_numbers``, the same on every process; of ``z`` [n, d] the spread is read too.
 
         Raises:
             NonFiniteLossError: of this step or the one before it, on every process at once.
@@ -191,6 +194,7 @@ class Readings:
         self.settle()
         on_gpu = numbers.device.type == "cuda"
         arriving = numbers.to("cpu", non_blocking=True)
+        self._unread_z = None if z is None else z.to("cpu", non_blocking=True)
         self._unread = step, arriving, mark_stream() if on_gpu else None
         if not on_gpu:
             self.settle()
@@ -207,7 +211,7 @@ class Readings:
                 arrived.synchronize()
             loss, norm, multiple, signal = numbers.tolist()
             self.signal = int(signal)
-            self.latest = Reading(step, loss, self._checked(step, loss, norm, multiple))
+            self.latest = Reading(step, loss, self._checked(step, loss, norm, multiple), _spread(self._unread_z))
             self._unfinished.append((loss, self.latest.gradient_norm))
 
     def _checked(self, step: int, loss: float, norm: float, multiple: float) -> float:
@@ -221,6 +225,13 @@ class Readings:
                 write_atomically(listed, json.dumps(found, indent=2) + "\n")
             raise NonFiniteLossError(step, loss, norm, keys, listed)
         return norm
+
+
+def _spread(z: Tensor | None) -> tuple[float, float] | None:
+    """Effective rank and spread of the rows [n, d]; None where too few are there to tell."""
+    if z is None or len(z) < LEAST_JUDGED:
+        return None
+    return effective_rank(z), feature_std(z)
 
 
 def gradients(learner: Learner, views: Views, seed: int, groups: Tensor | None = None) -> Outcome:

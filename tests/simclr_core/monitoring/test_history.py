@@ -108,6 +108,21 @@ def test_a_step_is_a_line_and_a_point_apart_from_the_epochs(
     assert numbers == {f"step/{name}": pytest.approx(numbers[f"step/{name}"]) for name in SHOWN}  # type: ignore[index]
 
 
+def test_each_time_that_steps_collapse_one_warning_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spreads = [(9.0, 0.5), (1.2, 0.5), (1.0, 0.0), None, (9.0, 0.001), (9.0, 0.5)]
+    with Progress(1, 600, tmp_path / "board", False, pace=Pace(torch.device("cpu"), 100, every=1)) as progress:
+        progress.start(0)
+        for number, spread in enumerate(spreads):
+            progress.step(100, Reading(number, 2.0, 0.5, spread), 0.1)
+    assert [message.split(":")[0] for message in caplog.messages] == ["step 2", "step 5"]
+    lines = capsys.readouterr().out.splitlines()
+    assert ["COLLAPSED" in line for line in lines] == [False, True, True, False, True, False]
+    board = EventAccumulator(str(tmp_path / "board" / "steps")).Reload()
+    assert [one.value for one in board.Scalars("step/effective_rank_z")] == pytest.approx([9, 1.2, 1, 9, 9])
+
+
 def test_all_processes_but_the_first_are_quiet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Progress(4, 400, tmp_path / "board", quiet=True) as progress:
         progress.start(0)

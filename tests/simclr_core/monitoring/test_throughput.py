@@ -6,7 +6,7 @@ from torch import nn
 
 from simclr_core.launch import Member
 from simclr_core.model.encoder import build_encoder
-from simclr_core.monitoring.throughput import choose_pace, forward_flops, peak_bytes, peak_flops
+from simclr_core.monitoring.throughput import Pace, choose_pace, forward_flops, peak_bytes, peak_flops
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -49,6 +49,13 @@ def test_the_share_of_the_peak_of_all_gpus(monkeypatch: pytest.MonkeyPatch) -> N
         "memory_gigabytes": 40.0,
     }
     assert choose_pace(network, {(10,): 6}, (torch.bfloat16, False), gpus, 4096, every=0).peak is None
+
+
+@pytest.mark.parametrize(("device", "shown"), [(CPU, [3, 7, 11]), (GPU, [2, 6, 10])])
+def test_a_record_shows_a_step_of_which_the_numbers_were_read(device: torch.device, shown: list[int]) -> None:
+    """Every fourth step, counted from 0, has a record; on a GPU it has the numbers of the step before."""
+    assert [step for step in range(12) if Pace(device, 4, every=4).shows(step)] == shown
+    assert not any(Pace(device, 4).shows(step) for step in range(12))
 
 
 def test_on_a_processor_memory_is_that_of_the_process() -> None:

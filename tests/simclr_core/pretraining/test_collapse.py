@@ -36,6 +36,7 @@ from simclr_core.pretraining.precision import LossScaler
 from simclr_core.pretraining.training import Learner, Observers
 from simclr_core.schedule import Schedule
 from tests.conftest import write_prepared
+from tests.sentences import assert_plain
 from tests.simclr_core.conftest import interrupt
 
 pytestmark = pytest.mark.usefixtures("pictures_by_digest")
@@ -104,6 +105,30 @@ def test_stop_names_the_epoch_and_publishes_nothing(prepared: Path, monkeypatch:
         with pytest.raises(CollapseError, match=r"epoch 3: the features have collapsed, 2 epochs in a row"):
             pretrain.run(prepared)
     assert not (prepared / "models" / "pretrained").exists()
+
+
+@pytest.mark.seconds
+def test_a_collapse_inside_an_epoch_is_said_once_by_the_next_record_of_a_step(
+    prepared: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The weights are lost after step 7 of 24, and the epoch ends after step 12."""
+    configure(prepared, action="report")
+    path = prepared / "params.yaml"
+    params = yaml.safe_load(path.read_text(encoding="utf-8")) | {"watch": {"log_every_steps": 1}}
+    path.write_text(yaml.safe_dump(params), encoding="utf-8")
+    monkeypatch.setenv("SIMCLR_EVENTS", str(prepared / "events"))
+    collapse_above(monkeypatch, 0.6 * PEAK)
+    pretrain.run(prepared)
+    (said,) = (one for one in caplog.messages if "has collapsed (" in one)
+    assert said.startswith("step 8: the output for the images of a batch has collapsed (effective rank 1, spread 0); ")
+    assert_plain(said)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    assert [line.split("/")[0] for line in lines if "COLLAPSED" in line] == [f"step {n}" for n in range(8, 25)]
+    events = [json.loads(line) for line in (prepared / "events").read_text(encoding="utf-8").splitlines()]
+    assert [event["message"] for event in events if "collapsed_at_step" in event] == [said]
 
 
 @pytest.mark.seconds
