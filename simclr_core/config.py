@@ -302,7 +302,8 @@ class PretrainConfig(Block):
     clip_gradient_norm: Positive | None = Field(
         default=None,
         description="largest norm of the gradient of a step, over all weights; null: any. A longer gradient is "
-        "shortened to it; the norm that is shown is the one before",
+        "shortened to it; the norm that is shown is the one before. Only of sgd and adamw: steps of lars do not "
+        "depend on that length",
     )
     average_decay: float | None = Field(
         default=None,
@@ -332,7 +333,8 @@ class PretrainConfig(Block):
     )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
-        description="type to compute in; float32 if its self-test fails. auto is bfloat16 on a GPU that has it",
+        description="type to compute in; float32 if its self-test fails. auto is bfloat16 on a GPU that has it, "
+        "float16 on an older one with tensor cores (V100, T4), and float32 elsewhere",
     )
     tf32: bool = Field(
         default=False,

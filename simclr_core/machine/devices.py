@@ -21,6 +21,7 @@ LIBRARY = "libnvidia-ml.so.1"
 # CUDA 11 to 13: the first driver for the toolkit's major version, from NVIDIA's notes on compatibility.
 LEAST_DRIVER = {"11": "450", "12": "525", "13": "580"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+TENSOR_CORES = (7, 0)  # the compute capability since which GPUs have them; before it float16 is seldom faster
 HIDDEN = ("", "-1", "NoDevFiles")  # what hides all GPUs: the last is Slurm's
 
 
@@ -59,12 +60,20 @@ def own_device() -> torch.device:
     return device
 
 
-def resolve_precision(name: str, device: torch.device) -> torch.dtype:
-    """What autocast computes in: "auto" is bfloat16 on GPUs that have it, and float32 on CPUs, where it rarely pays."""
-    if name == "auto":
-        has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if has_bfloat16 else torch.float32
-    return DTYPES[name]
+def resolve_precision(name: str, device: torch.device, scales_loss: bool = False) -> torch.dtype:
+    """What autocast computes in: "auto" is bfloat16 on GPUs that have it, and float32 on CPUs, where it rarely pays.
+
+    Where the loss is scaled, without which gradients of float16 vanish, "auto" is float16 on older GPUs whose tensor
+    cores have it and not bfloat16 (V100, T4).
+    """
+    if name != "auto":
+        return DTYPES[name]
+    if device.type != "cuda":
+        return torch.float32
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    is_fast = scales_loss and torch.cuda.get_device_capability(device) >= TENSOR_CORES
+    return torch.float16 if is_fast else torch.float32
 
 
 def usable_gpus() -> int:

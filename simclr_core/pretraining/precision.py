@@ -43,7 +43,7 @@ def choose_precision(
         views: a real batch, float32 [2n, 3, s, s]; at most 64 images of it are used.
         backward: runs the forward and backward pass over such views in a type, and returns the loss.
     """
-    wanted = resolve_precision(name, member.device)
+    wanted = resolve_precision(name, member.device, scales_loss=True)
     if wanted == torch.float32:
         return Choice("float32")
     short = str(wanted).removeprefix("torch.")

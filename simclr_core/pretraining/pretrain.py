@@ -330,13 +330,15 @@ def choose_objective(
 
 def _settle_precision(config: PretrainConfig, network: nn.Module, batches: Batches, folder: Path) -> Choice:
     member = batches.member
-    if resolve_precision(config.precision, member.device) == torch.float32:
+    if resolve_precision(config.precision, member.device, scales_loss=True) == torch.float32:
         return Choice("float32")
 
     def backward(views: Tensor, precision: torch.dtype) -> Tensor:
         return InBatch(LOSSES[config.loss], config.temperature, precision).backward(network, views).loss
 
     def choose() -> Choice:
+        if member.from_first(any(folder.rglob("step-*"))):  # begun when auto was float32 on this GPU
+            return Choice("float32")
         views = by_size(next(batches.network_inputs(0, 1)))[0]
         return choose_precision(config.precision, network, views, member, backward)
 

@@ -118,7 +118,7 @@ def measure_rate(config: PretrainConfig, data: TrainingSet, member: Member, seco
     device = member.device
     network = build_network(config, Start("scratch"), member, data.channels or 3)
     optimizer = build_optimizer(config.optimizer, network, config.momentum, config.weight_decay)
-    precision = resolve_precision(config.precision, device)
+    precision = resolve_precision(config.precision, device, scales_loss=True)
     objective = choose_objective(config, network, LossScaler(precision, device), precision, member)
     augmentation = Augmentation(config.image_size, **config.augmentation.model_dump())
     images, sizes = _batch(config, config.batch_size, data, device)

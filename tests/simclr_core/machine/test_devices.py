@@ -7,7 +7,14 @@ import torch
 
 from simclr_core.errors import DeviceError, DeviceMemoryError, LaunchError
 from simclr_core.machine import devices, settings
-from simclr_core.machine.devices import choose_device, describe_versions, find_gpu, memory_explained, usable_gpus
+from simclr_core.machine.devices import (
+    choose_device,
+    describe_versions,
+    find_gpu,
+    memory_explained,
+    resolve_precision,
+    usable_gpus,
+)
 from tests.sentences import assert_plain
 
 OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release Build  (archlinux)\n"
@@ -52,6 +59,32 @@ def test_a_gpu_is_taken_and_can_be_left_alone(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv(settings.DEVICE, "cpu")
     assert choose_device() == torch.device("cpu")
     assert usable_gpus() == 0
+
+
+@pytest.mark.parametrize(
+    ("has_bfloat16", "capability", "scaled", "unscaled"),
+    [
+        (True, (8, 0), torch.bfloat16, torch.bfloat16),
+        (False, (7, 0), torch.float16, torch.float32),  # V100
+        (False, (7, 5), torch.float16, torch.float32),  # T4
+        (False, (6, 1), torch.float32, torch.float32),
+    ],
+)
+def test_auto_is_the_type_of_the_tensor_cores(
+    has_bfloat16: bool,
+    capability: tuple[int, int],
+    scaled: torch.dtype,
+    unscaled: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """float16 only where the loss is scaled: fine-tuning scales none."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: has_bfloat16)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    gpu = torch.device("cuda", 0)
+    assert resolve_precision("auto", gpu, scales_loss=True) == scaled
+    assert resolve_precision("auto", gpu) == unscaled
+    assert resolve_precision("auto", torch.device("cpu"), scales_loss=True) == torch.float32
+    assert resolve_precision("float32", gpu, scales_loss=True) == torch.float32
 
 
 def test_each_process_may_see_its_own_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from simclr_core.launch import Member
 from simclr_core.model.encoder import build_encoder
-from simclr_core.pretraining import precision
+from simclr_core.pretraining import precision, pretrain
 from simclr_core.pretraining.choices import Choice, settle
 from simclr_core.pretraining.precision import LossScaler, choose_precision, layer_fault, unchanged
 
@@ -115,6 +115,20 @@ def test_a_run_keeps_its_first_choice(tmp_path: Path) -> None:
     assert settle(tmp_path / "run", "precision", ALONE, lambda: first) == first
     assert settle(tmp_path / "run", "precision", ALONE, lambda: Choice("bfloat16")) == first
     assert settle(tmp_path / "run", "compile", ALONE, lambda: Choice("eager")) == Choice("eager")
+
+
+@pytest.mark.parametrize(("begun", "expected"), [(False, "float16"), (True, "float32")])
+def test_a_run_that_began_before_auto_took_float16_stays_in_float32(
+    begun: bool, expected: str, prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It settled on nothing: on a GPU without bfloat16 there was nothing to test."""
+    monkeypatch.setattr(pretrain, "resolve_precision", lambda *_, **__: torch.float16)
+    monkeypatch.setattr(pretrain, "choose_precision", lambda *_: Choice("float16"))
+    inputs = pretrain.read_inputs(prepared)
+    if begun:
+        (inputs.folder / "roll-back-1" / "step-00000006").mkdir(parents=True)
+    _, arithmetic = pretrain.build(inputs, inputs.batches(ALONE))
+    assert arithmetic.precision.value == expected
 
 
 def a_parameter() -> tuple[nn.Parameter, torch.optim.Optimizer]:
