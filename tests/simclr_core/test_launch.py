@@ -24,6 +24,7 @@ from simclr_core.launch import Member, StopRequest
 from simclr_core.machine import settings
 from tests.processes.alive import is_alive
 from tests.processes.busy import stretched
+from tests.repetitions import repeated, repetitions
 from tests.simclr_core.conftest import configure
 
 DEADLINE = 90  # seconds; a busy machine takes a while to import torch three times
@@ -252,23 +253,45 @@ def test_two_processes_train_and_after_sigkill_of_one_resume_to_the_same_bytes(
     assert weights(prepared) == undisturbed
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("everyone", [False, True], ids=["launcher", "everyone"])
-def test_sigterm_saves_and_leaves_no_process(everyone: bool, endless: Path, train: Callable[..., Training]) -> None:
-    """To the launcher, which passes it on; or to all at once, as systemd and Slurm do, and again."""
-    training = train(endless)
-    workers = training.is_training()
-    asked = time.monotonic()
-    training.launcher.terminate()
-    for worker in workers * 2 if everyone else ():
-        with suppress(psutil.NoSuchProcess):
-            worker.terminate()
-            training.launcher.terminate()
+def steps(workspace: Path) -> list[int]:
+    """Those of the checkpoints."""
+    return sorted(int(path.name[-8:]) for path in (workspace / ".simclr" / "runs").glob("*/step-*"))
+
+
+def assert_saved(training: Training, workers: list[psutil.Process], asked: float) -> None:
     assert training.wait() == 128 + signal.SIGTERM
     assert time.monotonic() - asked < stretched(10)
     assert not any(worker.is_running() for worker in workers)
     assert "the same command continues from there" in training.errors
-    assert len(list((endless / ".simclr" / "runs").glob("*/step-*"))) == 2
+
+
+@pytest.mark.slow
+def test_sigterm_to_the_launcher_saves_and_leaves_no_process(endless: Path, train: Callable[..., Training]) -> None:
+    training = train(endless)
+    workers, asked = training.is_training(), time.monotonic()
+    training.launcher.terminate()
+    assert_saved(training, workers, asked)
+    assert len(steps(endless)) == 2
+
+
+@repeated
+@pytest.mark.slow
+@pytest.mark.timeout(repetitions(300, 1800))
+def test_sigterm_to_every_process_at_once_saves_each_time(endless: Path, train: Callable[..., Training]) -> None:
+    """As systemd and Slurm send it, and again: in another order each time, to the training that the last one left."""
+    before, events = 0, endless / "events"
+    for turn in range(repetitions(2, 20)):
+        events.unlink(missing_ok=True)
+        training = train(endless)
+        workers = training.is_training()
+        everyone, asked = [*workers, training.launcher], time.monotonic()
+        for process in everyone[turn % 3 :] + everyone[: turn % 3] + everyone:
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
+        assert_saved(training, workers, asked)
+        saved = steps(endless)
+        assert saved[-1] > before, turn
+        before = saved[-1]
 
 
 @pytest.mark.slow
