@@ -1,10 +1,12 @@
 """Recipes: valid, honest about where they come from, and merged without losing a key or a comment."""
 
+import json
 import re
 import subprocess
 import sys
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -59,18 +61,31 @@ def test_every_recipe_says_where_it_comes_from_and_whose_numbers_it_quotes(name:
     assert ("measured here" in text) == (name not in ("auto", "cpu-small"))
 
 
+Values = dict[str, Any]
+
+
+def replaced(base: Values, changes: Values) -> Values:
+    """``base`` with other values and no other keys; a block may stand where there is null, and the other way round."""
+    assert changes.keys() <= base.keys()
+    both = {key for key, value in changes.items() if isinstance(value, dict) and isinstance(base[key], dict)}
+    return {
+        key: replaced(value, changes[key]) if key in both else changes.get(key, value) for key, value in base.items()
+    }
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_only_the_keys_of_the_recipe_differ(name: str) -> None:
-    def flat(mapping: dict[str, object], prefix: str = "") -> dict[str, object]:
-        found: dict[str, object] = {}
-        for key, value in mapping.items():
-            found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-        return found
+    merged, base = (yaml.safe_load(text) for text in (recipe.params_of(name, BASE), BASE))
+    expected = replaced(base, yaml.safe_load((recipe.FOLDER / f"{name}.yaml").read_text(encoding="utf-8")))
+    assert json.dumps(merged) == json.dumps(expected), "in the order of the base, too"
 
-    base, merged = flat(yaml.safe_load(BASE)), flat(yaml.safe_load(recipe.params_of(name, BASE)))
-    overlay = flat(yaml.safe_load((recipe.FOLDER / f"{name}.yaml").read_text(encoding="utf-8")))
-    assert merged == base | overlay
-    assert list(merged) == list(base)
+
+def test_the_published_protocol_is_on_where_the_published_number_is_named(tmp_path: Path) -> None:
+    """SimCLR, section B.6; a block in the place of null."""
+    imagenet = read(tmp_path, "imagenet-r50").linear_eval
+    assert imagenet.sgd is not None
+    assert (imagenet.sgd.epochs, imagenet.sgd.batch_size, imagenet.sgd.learning_rate) == (90, 4096, 0.1)
+    assert {name for name in NAMES if read(tmp_path, name).linear_eval.sgd is not None} == {"imagenet-r50"}
 
 
 @pytest.mark.parametrize("name", FILES)
