@@ -1,12 +1,18 @@
 """Wrong passwords, counted by address and in total: after the first few each doubles the wait for the next.
 
-There is no user name, so that the total is that of the account. It holds up only addresses without a successful login:
-a guesser with many addresses cannot lock out the people who work here.
+There is no user name: which role a wrong password was meant for is unknown, so it counts for all of them. A right one
+takes back none of it, whatever its role. Otherwise a viewer, or anyone who shares an address with people who log in,
+could guess the operator's password without a wait, with a right password between every few guesses.
+
+The total holds up only addresses without a login as operator: a guesser with many addresses cannot lock out those who
+run things here, and a viewer with many is held up as a stranger is.
 """
 
 import ipaddress
 import time
 from dataclasses import dataclass
+
+from pipeline.ui.access import Role
 
 FREE, FREE_IN_TOTAL = 5, 50  # wrong passwords without a wait
 LONGEST_WAIT, LONGEST_WAIT_FOR_ALL = 900.0, 30.0  # seconds
@@ -30,7 +36,7 @@ class Attempts:
     def __init__(self) -> None:
         self._total = Count()
         self._by_address: dict[str, Count] = {}
-        self._known: set[str] = set()
+        self._operators: set[str] = set()
 
     def wait(self, address: str) -> float:
         """Seconds until this address may try a password again; 0: now."""
@@ -38,7 +44,7 @@ class Attempts:
         self._forget(now)
         network = _network(address)
         wait = self._by_address.get(network, Count()).wait(FREE, LONGEST_WAIT, now)
-        if network not in self._known:
+        if network not in self._operators:
             wait = max(wait, self._total.wait(FREE_IN_TOTAL, LONGEST_WAIT_FOR_ALL, now))
         return wait
 
@@ -46,10 +52,9 @@ class Attempts:
         for count in (self._total, self._by_address.setdefault(_network(address), Count())):
             count.failures, count.last = count.failures + 1, time.monotonic()
 
-    def succeeded(self, address: str) -> None:
-        network = _network(address)
-        self._by_address.pop(network, None)
-        self._known.add(network)
+    def succeeded(self, address: str, role: Role) -> None:
+        if role == "operator":
+            self._operators.add(_network(address))
 
     def _forget(self, now: float) -> None:
         recent = {who: count for who, count in self._by_address.items() if count.last > now - FORGET_SECONDS}

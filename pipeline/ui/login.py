@@ -120,7 +120,7 @@ class Login:
         if not matches:
             self._attempts.failed(address)
             raise Refused(401, "wrong password")
-        self._attempts.succeeded(address)
+        self._attempts.succeeded(address, matches[0])
         return matches[0]
 
     def _visible(self, name: str, session: Session) -> dict[str, Session]:

@@ -272,6 +272,50 @@ def test_guesses_from_many_addresses_do_not_lock_out_known_ones(monkeypatch: pyt
     assert send(app, headers=basic(OPERATOR), address="10.2.0.1").status == 200
 
 
+@pytest.mark.parametrize("between", ["viewer", "operator"])
+def test_a_right_password_takes_no_wrong_one_back(between: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A viewer who guesses the operator's password, or a guesser at an address where the operator logs in too."""
+    now = 1000.0
+    monkeypatch.setattr(attempts.time, "monotonic", lambda: now)
+    app = guarded(operator=OPERATOR, viewer=VIEWER)
+    right = basic(VIEWER if between == "viewer" else OPERATOR)
+    guesses = rounds = 0
+    while now < 1000.0 + 3600 and rounds < 50:
+        guesses += sum(send(app, headers=basic(f"guess {one}")).status == 401 for one in range(attempts.FREE - 1))
+        answer = send(app, headers=right)
+        assert answer.status in (200, 429)
+        now += int(answer.headers.get("retry-after", "0"))
+        rounds += 1
+    # The free ones, those with a doubling wait, then one in each quarter of an hour.
+    assert guesses <= attempts.FREE + 10 + 4
+
+
+def test_a_viewer_with_many_addresses_is_held_up_by_the_total_as_a_stranger_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(attempts.time, "monotonic", lambda: 1000.0)
+    app = guarded(operator=OPERATOR, viewer=VIEWER)
+    assert send(app, headers=basic(OPERATOR), address="10.0.0.1").status == 200
+    answers = []
+    for number in range(40):
+        address = f"10.1.0.{number}"
+        send(app, headers=basic(VIEWER), address=address)
+        answers += [
+            send(app, headers=basic(f"guess {one}"), address=address).status for one in range(attempts.FREE - 1)
+        ]
+    assert answers.count(401) == attempts.FREE_IN_TOTAL
+    assert send(app, headers=basic(OPERATOR), address="10.0.0.1").status == 200
+
+
+def test_an_open_session_continues_while_its_address_waits() -> None:
+    app = guarded(operator=OPERATOR, viewer=VIEWER)
+    cookies = log_in(app, OPERATOR), log_in(app, VIEWER)
+    for number in range(attempts.FREE):
+        send(app, headers=basic(f"guess {number}"))
+    assert send(app, headers=basic(OPERATOR)).status == 429
+    assert [send(app, headers=cookie).text for cookie in cookies] == ["operator:", "viewer:"]
+
+
 def test_sessions_are_listed_and_end_one_by_one() -> None:
     app = guarded(operator=OPERATOR, viewer=VIEWER)
     viewer, operator, other = (log_in(app, password) for password in (VIEWER, OPERATOR, OPERATOR))
