@@ -259,6 +259,12 @@ class RetrainingConfig(Block):
         min_length=1,
         description="folders, globs, or fsspec URLs to ingest from. A relative one is in the workspace",
     )
+    emptied_sources: tuple[str, ...] = Field(
+        default=(),
+        strict=False,
+        description="those of the sources that you empty on purpose, such as after each run; []: none. Of the others, "
+        "the watchdog reports that files are gone until they are back or `simclr confirm-source` says that it is right",
+    )
     schedule: Cron = Field(
         default="0 3 * * 0",  # every Sunday at three
         description="cron expression; the schedule and the sensor are off until switched on in the UI",
@@ -274,6 +280,12 @@ class RetrainingConfig(Block):
     max_age_days: float = Field(
         default=30.0, gt=0, description="days after its release at which an encoder is shown as overdue"
     )
+
+    @model_validator(mode="after")
+    def _empties_sources(self) -> Self:
+        if unknown := set(self.emptied_sources) - set(self.sources):
+            raise ValueError(f"emptied_sources among sources, and {min(unknown)!r} is not there; name it as sources do")
+        return self
 
 
 class GatesConfig(Block):

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from deploy.failure import INTERRUPTED, describe, fail
+from deploy.plural import counted
 from pipeline import workspace as workspaces
 from pipeline.cli.pass_workspace import pass_workspace
 from pipeline.cli.plan import plan
@@ -206,6 +207,25 @@ def send_test_alert(workspace: Workspace) -> None:
     click.echo("\n".join(problems) or f"sent to {', '.join(addresses)}")
     if problems:
         raise click.exceptions.Exit(1)
+
+
+@simclr.command("confirm-source")
+@click.argument("name")
+@pass_workspace
+def confirm_source(workspace: Workspace, name: str) -> None:
+    """Say that a source rightly holds the files that it has now, after the watchdog reported that some are gone.
+
+    NAME is one of `retraining.sources`. From then on the watchdog compares with that number, and its heartbeat goes
+    out again.
+
+    \b
+    Example: simclr confirm-source inbox
+    """
+    from pipeline.retraining.confirmed import confirm
+
+    workspaces.require_writable(workspace)
+    files = confirm(workspace, name)
+    click.echo(f"{name}: {counted(files, 'file')} from now on; the watchdog looks again within minutes")
 
 
 @simclr.command(hidden=True, deprecated="It is now called `simclr test-alert`.")

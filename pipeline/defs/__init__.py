@@ -50,7 +50,7 @@ def build_definitions(workspace: Workspace) -> dg.Definitions:
             if all(check.asset_key in results for check in gate.check_keys)
         ],
         jobs=[retrain, *release.JOBS],
-        sensors=[*retraining.sensors, *build_alerts(workspace), build_watchdog(workspace)],
+        sensors=[*retraining.sensors, *build_alerts(workspace), build_watchdog(workspace, *retraining.schedules)],
         schedules=retraining.schedules,
         resources={"workspace": workspace},
         # A stage has the machine to itself, and is already a separate process.

@@ -5,19 +5,20 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from pipeline.alerts import beat, send
-from pipeline.config import IngestConfig, RetrainingConfig
+from pipeline.config import RetrainingConfig
 from pipeline.errors import IngestError
 from pipeline.release.registry import open_registry
-from pipeline.retraining.watchdog import FAILURES, Look, Trigger, judge, load
+from pipeline.retraining.watchdog import FAILURES, SILENT, Look, Memory, Trigger, judge, load
 from pipeline.runs.clock import FUTURE_SECONDS
+from pipeline.runs.dagster_internals import InstigatorState, last_cron_tick, switched_on
 from pipeline.workspace import Workspace
 from simclr_core.params import read_block
 
-TRIGGERS = {"new_images": True, "scheduled": False}  # name → whether it ticks every minute
+SENSOR, SCHEDULE = "new_images", "scheduled"
 
 
-def build_watchdog(workspace: Workspace) -> dg.SensorDefinition:
-    """On from the beginning; it looks only while the sensor or the schedule is on."""
+def build_watchdog(workspace: Workspace, schedule: dg.ScheduleDefinition) -> dg.SensorDefinition:
+    """On from the beginning; it looks only while the sensor or ``schedule`` is on."""
 
     @dg.sensor(
         name="watchdog",
@@ -29,11 +30,11 @@ def build_watchdog(workspace: Workspace) -> dg.SensorDefinition:
     )
     def watchdog(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         now = datetime.now(UTC)
-        triggers = _triggers(context.instance, now)
+        triggers = _triggers(context.instance, schedule, now)
         if not triggers:
             return dg.SensorResult(skip_reason="the sensor new_images and the schedule are off", cursor=context.cursor)
-        look = _look(workspace, triggers)
-        problems, fresh, memory = judge(look, load(context.cursor), now)
+        before = load(context.cursor)
+        problems, fresh, memory = judge(_look(workspace, triggers, before), before, now)
         notes = [
             note
             for text in fresh.values()
@@ -47,34 +48,52 @@ def build_watchdog(workspace: Workspace) -> dg.SensorDefinition:
     return watchdog
 
 
-def _look(workspace: Workspace, triggers: list[Trigger]) -> Look:
+def _look(workspace: Workspace, triggers: list[Trigger], before: Memory) -> Look:
+    from pipeline.retraining import confirmed  # here: fsspec takes long to load
+
     config = read_block(workspace.params, "retraining", RetrainingConfig)
     served = open_registry(workspace).root / "CURRENT"
     released = datetime.fromtimestamp(served.stat().st_mtime, UTC) if served.exists() else None
-    sources = {source: _count(workspace, source) for source in config.sources}
-    return Look(sources, triggers, released, timedelta(days=config.max_age_days))
+    sources: dict[str, int | str] = {}
+    ingested: dict[str, int] = {}
+    for name in config.sources:
+        try:
+            source = confirmed.list_files(workspace, name)
+        except IngestError as error:
+            sources[name] = str(error)
+            continue
+        sources[name] = confirmed.count(source)
+        if name not in before.files:
+            ingested[name] = _ingested(workspace, source.base)
+    age = timedelta(days=config.max_age_days)
+    return Look(
+        sources, triggers, released, age, ingested, confirmed.read(workspace), frozenset(config.emptied_sources)
+    )
 
 
-def _count(workspace: Workspace, source: str) -> int | str:
-    from pipeline.ingest.selection import Selection
-    from pipeline.ingest.sources import list_source  # here: fsspec takes long to load
+def _ingested(workspace: Workspace, base: str) -> int:
+    """How many contents the last ingest saw in a source: without them, one that is gone by now would look new."""
+    from pipeline.ingest.stamps import STAMPS, Stamps
 
-    config = read_block(workspace.params, "ingest", IngestConfig)
-    selection = Selection(config.include, config.exclude)
-    try:
-        listed = list_source(workspace.root, source, config.settle_seconds, selection)
-    except IngestError as error:
-        return str(error)
-    return len(listed.files) + len(listed.unsettled)
+    return len(Stamps(workspace.scratch / STAMPS).held(base) or ())
 
 
-def _triggers(instance: dg.DagsterInstance, now: datetime) -> list[Trigger]:
+def _triggers(instance: dg.DagsterInstance, schedule: dg.ScheduleDefinition, now: datetime) -> list[Trigger]:
     """The triggers that are on, with their ticks so far; those of the future are from before the clock was set back."""
-    found, until = [], now.timestamp() + FUTURE_SECONDS
+    found, until, late = [], now.timestamp() + FUTURE_SECONDS, now - SILENT
+    rhythm = str(schedule.cron_schedule)
+    due = last_cron_tick(rhythm, schedule.execution_timezone, late)
     for state in instance.all_instigator_state():
-        if state.instigator_name in TRIGGERS and state.is_running:
+        name = state.instigator_name
+        if state.is_running and name in (SENSOR, SCHEDULE):
             ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, before=until, limit=FAILURES)
             last = datetime.fromtimestamp(ticks[0].timestamp, UTC) if ticks else None
             errors = [tick.error.message.strip().splitlines()[-1] if tick.error else "" for tick in ticks]
-            found.append(Trigger(state.instigator_name, last, TRIGGERS[state.instigator_name], errors))
+            when = (late, errors, "") if name == SENSOR else (due, errors, rhythm)
+            found.append(Trigger(name, last, *when, _switched_on(state)))
     return found
+
+
+def _switched_on(state: InstigatorState) -> datetime | None:
+    since = switched_on(state)
+    return datetime.fromtimestamp(since, UTC) if since else None

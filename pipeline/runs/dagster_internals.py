@@ -3,6 +3,7 @@
 The web server takes seconds to import, so that only ``web_application`` does it.
 """
 
+from datetime import datetime
 from typing import Any
 
 import dagster as dg
@@ -11,7 +12,7 @@ from dagster._core.events import DagsterEvent
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.instance.types import MayHaveInstanceWeakref
 from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, RunLauncher, WorkerStatus
-from dagster._core.scheduler.instigation import ScheduleInstigatorData, SensorInstigatorData
+from dagster._core.scheduler.instigation import InstigatorState, ScheduleInstigatorData, SensorInstigatorData
 from dagster._core.storage.compute_log_manager import CapturedLogContext, ComputeIOType
 from dagster._core.storage.local_compute_log_manager import IO_TYPE_EXTENSION, LocalComputeLogManager
 from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, MAX_RETRIES_TAG, ROOT_RUN_ID_TAG, WILL_RETRY_TAG
@@ -20,6 +21,7 @@ from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import ConfigurableClass, deserialize_value, serialize_value
 from dagster._serdes.config_class import ConfigurableClassData
+from dagster._utils.schedules import get_latest_completed_cron_tick
 
 __all__ = [
     "AUTO_RETRY_RUN_ID_TAG",
@@ -36,6 +38,7 @@ __all__ = [
     "DagsterEvent",
     "ExecuteRunArgs",
     "InstanceRef",
+    "InstigatorState",
     "LaunchRunContext",
     "LocalComputeLogManager",
     "RunLauncher",
@@ -47,7 +50,9 @@ __all__ = [
     "deserialize_value",
     "execute_run_command",
     "instance_of",
+    "last_cron_tick",
     "serialize_value",
+    "switched_on",
     "web_application",
     "web_version",
 ]
@@ -58,6 +63,19 @@ DAEMON = "dagster._daemon"  # to be run with ``python -m``
 def instance_of(part: MayHaveInstanceWeakref[dg.DagsterInstance]) -> dg.DagsterInstance:
     """The records that a part of Dagster belongs to, such as a launcher."""
     return part._instance  # noqa: SLF001
+
+
+def last_cron_tick(cron: str, timezone: str | None, before: datetime) -> datetime:
+    """When a schedule had to tick last."""
+    return get_latest_completed_cron_tick(cron, before, timezone)
+
+
+def switched_on(state: InstigatorState) -> float | None:
+    """Since when a sensor or schedule is on, in seconds since the epoch, as far as Dagster has recorded it."""
+    data = state.instigator_data
+    if isinstance(data, ScheduleInstigatorData):
+        return data.start_timestamp
+    return data.last_sensor_start_timestamp if isinstance(data, SensorInstigatorData) else None
 
 
 def web_application(context: WorkspaceProcessContext, read_only: bool) -> Any:
