@@ -158,7 +158,8 @@ class Encoder:
         Args:
             images: an image or an iterable of images. An image is a path, the bytes of an image file, a file opened
                 with "rb", a PIL image, or uint8 RGB pixels [height, width, 3]; an array [n, height, width, 3] is n
-                images. Anything else, such as a dictionary, a set or a tensor, is one input that cannot be read.
+                images. Anything else, such as a dictionary, a set, a tensor, pixels in lists, or the response of an
+                HTTP client, is one input that cannot be read.
             batch_size: images in one run of the model.
             normalize: scale each vector to length 1, so that a dot product is a cosine similarity; otherwise return
                 the raw output of the network.

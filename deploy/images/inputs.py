@@ -3,8 +3,10 @@
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
+from numbers import Number
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
@@ -24,6 +26,13 @@ uint16 [height, width, channels] for an encoder that takes a number of channels.
 
 Pixels: TypeAlias = Samples | ImageError
 
+PARTS = ("read", "__dlpack__", "columns", "iter_content")
+"""What has one of these attributes yields parts: lines of a file, rows of a tensor, columns of a table, chunks of an
+answer over HTTP."""
+
+PATHS = "OUT"
+"""NumPy's letters for arrays whose elements may be paths: objects and text."""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -32,19 +41,76 @@ def is_single(images: "Picture | Iterable[Picture]") -> bool:
     """Return whether ``images`` is one image rather than an iterable of them.
 
     An array [n, height, width, 3], or one of n paths, is n images. What yields other things than images (a file its
-    lines, a buffer or tensor its numbers, a mapping its keys, a table its columns), or yields them in no order (a set),
-    counts as one, so that it is read or refused as a whole.
+    lines, a buffer or tensor its numbers, an array its rows, a mapping its keys, a table its columns), or yields them
+    in no order (a set), counts as one, so that it is read or refused as a whole.
     """
-    if isinstance(images, np.ndarray):
-        return images.ndim != 4 and not (images.ndim == 1 and images.dtype.kind in "OU")
-    if isinstance(images, str | os.PathLike | Mapping | set | frozenset) or _has_buffer(images):
+    if isinstance(images, str | os.PathLike | Mapping | set | frozenset):
         return True
-    return any(hasattr(images, name) for name in ("read", "__dlpack__", "columns")) or not isinstance(images, Iterable)
+    if not isinstance(images, np.ndarray):
+        if _has_buffer(images) or any(hasattr(images, name) for name in PARTS) or not isinstance(images, Iterable):
+            return True
+        if isinstance(images, Sequence) and _is_nested_pixels(images):
+            return True
+    shape = _shape(images)
+    return shape is not None and len(shape) != 4 and not (len(shape) == 1 and _kind(images) in PATHS)
+
+
+def _shape(images: object) -> tuple[int, ...] | None:
+    """The shape of anything that is an array, of whatever library; () if it does not say, None of other things."""
+    shape = getattr(images, "shape", None)
+    if shape is None or callable(shape):
+        return () if hasattr(images, "__array__") or hasattr(images, "__array_interface__") else None
+    try:
+        return tuple(shape)
+    except TypeError:
+        return ()
+
+
+def _kind(images: object) -> str:
+    """NumPy's letter for the kind of the elements; "O" where they are not numpy's, as strings of pandas."""
+    return str(getattr(getattr(images, "dtype", None), "kind", "O"))
+
+
+def _is_nested_pixels(images: Sequence[Any]) -> bool:
+    """Whether lists in lists are one image: what ``tolist`` makes of pixels [height, width, 3], or of a part of it.
+
+    A list of such lists is several inputs, of which each is refused.
+    """
+    depth, first = 0, images
+    while isinstance(first, Sequence) and not isinstance(first, str | bytes) and len(first):
+        depth, first = depth + 1, first[0]
+    return depth <= 3 and isinstance(first, Number) and all(_is_like(item, images[0]) for item in images)
+
+
+def _is_like(item: object, first: object) -> bool:
+    if isinstance(first, Number):
+        return isinstance(item, Number)
+    return isinstance(item, Sequence) and not isinstance(item, str | bytes)
 
 
 def as_iterable(images: "Picture | Iterable[Picture]") -> Iterable[Picture]:
-    """Return the given images; a single image becomes a list of one."""
-    return [cast("Picture", images)] if is_single(images) else cast("Iterable[Picture]", images)
+    """Return the given images; a single image becomes a list of one.
+
+    So does what can only be iterated, and yields bytes or other things than images, as the response of an HTTP client
+    and an archive do: whether bytes from it are files or parts of one cannot be known, and it is refused as a whole.
+    """
+    if is_single(images):
+        return [cast("Picture", images)]
+    several = cast("Iterable[Picture]", images)
+    if isinstance(several, Iterator | Collection) or hasattr(several, "__getitem__"):
+        return several
+    rest = iter(several)
+    first = list(islice(rest, 1))
+    if all(_is_picture(picture) for picture in first):
+        return chain(first, rest)
+    return [cast("Picture", images)]
+
+
+def _is_picture(picture: object) -> bool:
+    """Whether it is an image for certain; bytes may be a part of a file."""
+    from PIL.Image import Image
+
+    return isinstance(picture, str | os.PathLike | np.ndarray | Image) or hasattr(picture, "read")
 
 
 def source_of(picture: Picture, position: int) -> str:
@@ -110,14 +176,25 @@ def _decode_picture(picture: Picture, preprocessing: Preprocessing) -> Samples:
     from PIL.Image import Image
 
     if not isinstance(picture, Image):
-        allowed = "a path, the bytes of a file, a file opened with 'rb', a PIL image or an array; or a list of them"
-        raise ImageError("unsupported_input", f"given a value of type {type(picture).__name__}; give {allowed}")
+        raise ImageError(
+            "unsupported_input", f"given a value of type {type(picture).__name__}; give {_allowed(picture)}"
+        )
     if picture.width * picture.height > MAX_PIXELS:
         size = f"{picture.width} x {picture.height} pixels"
         raise ImageError("bomb", f"{size} are over the limit of {MAX_PIXELS:,} pixels; make it smaller")
     if preprocessing.channels:
         return as_samples(picture, preprocessing.channels)
     return np.array(canonicalize(picture, preprocessing.background)[0])
+
+
+def _allowed(picture: object) -> str:
+    """What to give in place of something else."""
+    if hasattr(picture, "iter_content"):
+        return "its `content`, the bytes of the file"
+    if hasattr(picture, "__array__"):
+        return "its pixels as numpy.asarray makes them, or a path"
+    allowed = "a path, the bytes of a file, a file opened with 'rb', a PIL image or an array; or a list of them"
+    return f"{allowed}, or iter() of it if it yields images" if hasattr(picture, "__iter__") else allowed
 
 
 def _check_pixels(pixels: NDArray[Any], channels: int | None) -> Samples:

@@ -6,7 +6,11 @@ import mmap
 import os
 import subprocess
 import sys
+import tarfile
+import tempfile
 import threading
+import zipfile
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -55,11 +59,89 @@ ONE_IMAGE: dict[str, Callable[[Path], Any]] = {
     "array.array": lambda _: array.array("B", FILE),
     "mmap": lambda _: mapped(FILE),
     "BytesIO": lambda _: io.BytesIO(FILE),
+    "member of an archive": lambda _: zipped(FILE),
+    "spooled file": lambda _: spooled(FILE),
+    "strided memoryview": lambda _: memoryview(bytes(byte for one in FILE for byte in (one, 0)))[::2],
     "open file": lambda path: path.open("rb"),
     "raw file": lambda path: path.open("rb", buffering=0),
     "PIL image": lambda _: Image.fromarray(PIXELS),
     "pixels": lambda _: PIXELS,
 }
+
+
+class Response:
+    """As that of the package requests: iterating gives the file in chunks."""
+
+    def __init__(self, *chunks: bytes) -> None:
+        self.chunks = chunks
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self.iter_content(128)
+
+    def iter_content(self, size: int) -> Iterator[bytes]:
+        return iter(self.chunks)
+
+
+class Chunks:
+    """An answer of which nothing is known, but that it can be iterated."""
+
+    def __init__(self, *chunks: Any) -> None:
+        self.chunks = chunks
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.chunks)
+
+
+class Dataset:
+    """As that of h5py or zarr: an array that is not numpy's; iterating gives its rows."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, position: int) -> np.ndarray:
+        return self.array[position]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter(self.array)
+
+
+class Array:
+    """One that has no shape to look at, only numpy's protocol."""
+
+    def __array__(self, *_: object) -> np.ndarray:
+        return PIXELS
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter(PIXELS)
+
+
+def zipped(data: bytes) -> Any:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("cat.png", data)
+    return zipfile.ZipFile(archive).open("cat.png")
+
+
+def tarred(data: bytes) -> tarfile.TarFile:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as file:
+        member = tarfile.TarInfo("cat.png")
+        member.size = len(data)
+        file.addfile(member, io.BytesIO(data))
+    stream.seek(0)
+    return tarfile.open(fileobj=stream)
+
+
+def spooled(data: bytes) -> Any:
+    file = tempfile.SpooledTemporaryFile(max_size=10 * len(data))  # noqa: SIM115 (the test closes it)
+    file.write(data)
+    file.seek(0)
+    return file
+
+
 SEVERAL: dict[str, Callable[[list[Any]], Any]] = {
     "list": list,
     "tuple": tuple,
@@ -77,6 +159,18 @@ NO_IMAGE: dict[str, Any] = {
     "set": {"cat.jpg", "dog.jpg"},
     "frozenset": frozenset([FILE, FILE[:50]]),
     "list of lists": [PIXELS.tolist()],
+    "nested lists": PIXELS.tolist(),
+    "nested tuples": tuple(tuple(map(tuple, row)) for row in PIXELS.tolist()),
+    "nested lists of gray": PIXELS[..., 0].tolist(),
+    "numbers": PIXELS[0, 0].tolist(),
+    "range": range(3),
+    "numpy numbers": list(PIXELS[0, :, 0]),
+    "response": Response(FILE[:128], FILE[128:]),
+    "chunks": Chunks(FILE[:128], FILE[128:]),
+    "numbers in turn": Chunks(1, 2, 3),
+    "dataset": Dataset(PIXELS),
+    "array protocol": Array(),
+    "archive": tarred(FILE),
     "tensor": torch.from_numpy(PIXELS),
     "batch tensor": torch.from_numpy(np.stack([PIXELS] * 3)),
     "pandas": pandas.DataFrame({"path": ["cat.jpg"], "label": ["cat"]}),
@@ -93,6 +187,32 @@ NO_IMAGE: dict[str, Any] = {
     "scalar": np.array(3),
     "record": np.zeros(3, [("x", int)]),
 }
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda images: Dataset(np.stack(images)),
+        lambda images: Chunks(*images),
+        lambda images: Chunks(*map(Image.fromarray, images)),
+        lambda images: iter(Chunks(*map(encoded, images))),
+        lambda images: deque(map(encoded, images)),
+        lambda images: np.array([*map(encoded, images), None], object)[:-1],
+    ],
+)
+def test_what_surely_yields_images_is_several(encoder: Encoder, make: Callable[[list[np.ndarray]], Any]) -> None:
+    images = [noise(seed, 14, 31) for seed in range(3)]
+    expected = [embedding_of(PREPROCESSING.apply(image)) for image in images]
+    found = encoder.embed(make(images))
+    assert np.abs(found.vectors - expected).max() < 1e-6
+
+
+def test_lists_in_a_list_are_refused_one_by_one(encoder: Encoder) -> None:
+    found = encoder.embed([PIXELS.tolist()] * 3, on_error="null")
+    assert (found.vectors.shape, found.ok.tolist()) == ((3, DIM), [False] * 3)
+    assert encoder.embed([7, FILE], on_error="null").ok.tolist() == [False, True]
+    assert encoder.embed([PIXELS[..., 0].tolist(), FILE], on_error="null").ok.tolist() == [False, True]
+    assert encoder.embed([]).vectors.shape == (0, DIM)
 
 
 @pytest.mark.parametrize("kind", ONE_IMAGE)
