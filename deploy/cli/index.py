@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +16,7 @@ from deploy.cli.embedding import embed, embedded
 from deploy.encoder import Encoder, load
 from deploy.errors import ArgumentError
 from deploy.failure import fail, notice, printable
+from deploy.folders.files import LINK, describe_passed_over, passed_over
 from deploy.folders.folder import image_files
 from deploy.search.approximate import check_metric
 from deploy.search.export import STORES, export_index
@@ -238,8 +240,20 @@ def _find_examples(folder: Path, arrays: bool) -> dict[str, str]:
     """Return path → class of each example image."""
     if not folder.is_dir():
         raise ArgumentError(f"{folder}: no such folder; give one that has a folder of example images for each class")
-    classes = sorted(inner for inner in folder.iterdir() if inner.is_dir())
+    inside = sorted(folder.iterdir())
+    left = {os.fspath(inner): reason for inner in inside if (reason := _why_left(inner))}
+    for line in describe_passed_over(left):
+        notice(line)
+    classes = [inner for inner in inside if os.fspath(inner) not in left]
     return {file: inner.name for inner in classes for file in image_files([inner], notice, arrays)}
+
+
+def _why_left(path: Path) -> str | None:
+    if left := passed_over(path.name):
+        return left[1]
+    if path.is_symlink():
+        return LINK
+    return None if path.is_dir() else "is in the folder of no class"
 
 
 def _load_encoder(options: argparse.Namespace, threads: int | None = None) -> Encoder:

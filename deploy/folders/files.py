@@ -1,8 +1,9 @@
 """What of a folder counts as an image file: what is one by its name or its first bytes (``images.signatures``), but
-for hidden files and what desktops leave behind.
+for hidden files, links, and what desktops leave behind.
 
-The one rule for ``simclr-deploy`` and for ``simclr ingest``. Text next to images describes them: notes, annotations,
-tables.
+The one rule for ``simclr-deploy`` and for ``simclr ingest``. A link may lead out of the folder, to what its owner did
+not mean to give, or to a file that is there already; so none is followed. Text next to images describes them: notes,
+annotations, tables.
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ LEFTOVERS = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$
 NOTES = (".txt", ".md", ".rst", ".log", ".ini", ".xmp", ".aae", ".htm", ".html")
 TABLES = (".csv", ".tsv", ".xls", ".xlsx", ".ods", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml")
 ARRAY = "is an array, which this encoder does not take for an image"
+LINK = "is a link"
 NO_IMAGE = "is not an image by its name or its first bytes"  # why it is passed over
 SHOWN = 3
 

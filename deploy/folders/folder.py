@@ -25,7 +25,7 @@ from deploy.encoder import Encoder
 from deploy.errors import ArgumentError, as_path, as_paths, require_path, require_positive, require_truth
 from deploy.failpoint import failpoint
 from deploy.folders.embedding_writers import WRITERS, Format, check_format, table
-from deploy.folders.files import ARRAY, NO_IMAGE, describe_passed_over, passed_over
+from deploy.folders.files import ARRAY, LINK, NO_IMAGE, describe_passed_over, passed_over
 from deploy.folders.unfinished import discard, finished_parts, read_part, work_folder, write_parts
 from deploy.images.inputs import map_ahead
 from deploy.images.signatures import HEAD_BYTES, is_array, is_image, named_as_image
@@ -43,8 +43,8 @@ def image_files(
 ) -> list[str]:
     """List the given files, and the files in the given folders, sorted by name.
 
-    In folders, what is an image by its name or its first bytes counts: see ``deploy.folders.files``. Links to files
-    are followed, links to folders are not.
+    In folders, what is an image by its name or its first bytes counts, and no link is followed: see
+    ``deploy.folders.files``. A path that is given may be a link.
 
     Args:
         paths: files and folders.
@@ -68,7 +68,8 @@ def image_files(
     for line in lines:
         notice(line)
     if not files:
-        raise ArgumentError("; ".join(["no image found; give image files, or folders that hold some", *lines]))
+        links = ["copy what a link leads to, or give the link itself"] if LINK in passed.values() else []
+        raise ArgumentError("; ".join(["no image found; give image files, or folders that hold some", *lines, *links]))
     return files
 
 
@@ -97,8 +98,10 @@ def _fault(name: str, entry: os.DirEntry[str], arrays: bool) -> str | None:
     left = passed_over(name)
     if left:
         return left[1]
+    if entry.is_symlink():
+        return LINK
     if entry.is_dir():
-        return "is a link to a folder" if entry.is_symlink() else None
+        return None
     if not entry.is_file():
         return "is not a regular file"
     if named_as_image(name, arrays) or is_image(name, _head(entry.path), arrays):

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from deploy.folders.files import describe_passed_over
+from deploy.folders.files import LINK, describe_passed_over
 from deploy.plural import counted
 from pipeline.config import IngestConfig
 from pipeline.dvc.project import RAW, read_tracked
@@ -18,7 +18,6 @@ from pipeline.errors import IngestError
 from pipeline.ingest.claims import Known, read_known
 from pipeline.ingest.classes import refuse_twins
 from pipeline.ingest.layout import Reading, read_layout
-from pipeline.ingest.listing import LINK
 from pipeline.ingest.news import Listing, compare, find_new, read_source
 from pipeline.ingest.raw import batches, find_lost
 from pipeline.ingest.selection import Selection

@@ -15,11 +15,10 @@ from typing import Any, NamedTuple
 
 import fsspec
 
-from deploy.folders.files import passed_over
+from deploy.folders.files import LINK, passed_over
 from pipeline.errors import IngestError
 
 UNSEEN = "cannot be "  # begins the fault of what may be a file and could not be looked at
-LINK = "is a link"  # why it is passed over
 SIZE_ONLY = "size:"  # begins the stamp of a file whose file system tells neither a time nor a hash
 
 

@@ -200,6 +200,21 @@ def examples(tmp_path: Path) -> Path:
     return tmp_path / "examples"
 
 
+def test_what_is_in_no_folder_of_a_class_is_named(
+    bundle: Path, examples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (examples / ".cache").mkdir()
+    (examples / ".cache" / "old.png").write_bytes(encoded(noise(1)))
+    (examples / "lost.png").write_bytes(encoded(noise(2)))
+    (tmp_path / "query.png").write_bytes(encoded(noise(3)))
+    (examples / "twin").symlink_to(next(folder for folder in sorted(examples.iterdir()) if folder.is_dir()).name)
+    code, _, err = run(capsys, "few-shot", bundle, examples, tmp_path / "query.png")
+    assert code == 0
+    assert "8 examples of 2 classes" in err
+    for name, reason in ((".cache", "is hidden"), ("lost.png", "is in the folder of no class"), ("twin", "is a link")):
+        assert f"skipped 1 ({reason}): {str(examples / name)!r}" in err
+
+
 def test_few_shot(bundle: Path, examples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     query = np.zeros((9, 9, 3), np.uint8) + np.array([20, 30, 200], np.uint8)
     (tmp_path / "query.png").write_bytes(encoded(query))

@@ -294,12 +294,14 @@ def test_problems_with_parquet_are_reported_before_the_work(
 
 
 def test_every_file_of_a_folder_is_listed_or_named(tmp_path: Path) -> None:
-    listed = ("IMG_0001", "a.heic", "b.AVIF", "c.png", "inner/d.unknown", "twin.png")
+    listed = ("IMG_0001", "a.heic", "b.AVIF", "c.png", "inner/d.unknown")
     passed = (".hidden.png", ".cache", "Thumbs.db", "@eaDir", "labels.csv", "notes.txt", "waves.ogg", "out", "pipe.png")
-    for name in (*listed[:-1], ".hidden.png", ".cache/e.png", "@eaDir/f.jpg", *passed[2:3], *passed[4:7]):
+    passed += ("twin.png", "nowhere.png")
+    for name in (*listed, ".hidden.png", ".cache/e.png", "@eaDir/f.jpg", *passed[2:3], *passed[4:7]):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"OggS" if name.endswith("ogg") else b"\x89PNG\r\n\x1a\n")
     (tmp_path / "twin.png").symlink_to("c.png")
+    (tmp_path / "nowhere.png").symlink_to("missing.png")
     (tmp_path / "out").symlink_to(tmp_path)
     os.mkfifo(tmp_path / "pipe.png")
     notices: list[str] = []
@@ -310,6 +312,19 @@ def test_every_file_of_a_folder_is_listed_or_named(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"no image found; .*skipped 1 \(is hidden\)"):
         image_files(tmp_path / "inner")
     assert image_files(tmp_path / "inner" / ".d"), "a file that is named itself"
+
+
+def test_a_folder_of_links_says_what_to_do_and_a_link_that_is_named_is_followed(tmp_path: Path) -> None:
+    """``simclr ingest`` takes none either: the same folder is the same images to both."""
+    (tmp_path / "links").mkdir()
+    (tmp_path / "cat.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    link = tmp_path / "links" / "cat.png"
+    link.symlink_to(tmp_path / "cat.png")
+    with pytest.raises(ArgumentError, match=r"no image found; .*skipped 1 \(is a link\): .*cat.png'; copy what a link"):
+        image_files(tmp_path / "links")
+    assert image_files(link) == [str(link)]
+    (tmp_path / "folder").symlink_to(tmp_path, target_is_directory=True)
+    assert image_files(tmp_path / "folder") == [str(tmp_path / "folder" / "cat.png")]
 
 
 def test_files_come_folder_by_folder(tmp_path: Path) -> None:
