@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import takewhile
@@ -31,7 +31,8 @@ class Admission:
     - A client may hold no more images than places are free, so that one client alone fills half of the queue, and the
       next one finds room. Images in one request are not divided: the last request may exceed the queue.
     - A request that cannot be answered before its deadline is refused at once. Clients take turns, so what counts is
-      the client's own images and at most the same number of each other client.
+      the client's own images and at most the same number of each other client. Large images wait for each other
+      alone: which client sends them is known from its latest request, for as long as a deadline.
     - A refused client is asked to come back after RETRY_SECONDS. Up to half of the places are kept for those who do:
       otherwise a client that has just been served would take every place that becomes free, by asking again at once.
 
@@ -39,11 +40,17 @@ class Admission:
     """
 
     def __init__(
-        self, limits: Limits, seconds_per_image: Callable[[], float], clock: Callable[[], float] = time.monotonic
+        self,
+        limits: Limits,
+        seconds_per_image: Callable[[], float],
+        clock: Callable[[], float] = time.monotonic,
+        seconds_per_large_image: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """``seconds_per_image`` returns the recent time from one result to the next; 0 while it is unknown."""
-        self._limits, self._seconds_per_image, self._clock = limits, seconds_per_image, clock
+        """The two functions return the recent time from one result to the next; 0 while it is unknown."""
+        self._limits, self._clock = limits, clock
+        self._seconds_per_image, self._seconds_per_large_image = seconds_per_image, seconds_per_large_image
         self._images: Counter[str] = Counter()
+        self._large: dict[str, tuple[float, float]] = {}  # client → share of large images, and when that was seen
         self._refused: dict[str, float] = {}  # client → when last, in the order of their first refusal
         self.waiting = 0
 
@@ -76,6 +83,21 @@ class Admission:
             if not self._images[client]:
                 del self._images[client]
 
+    def learn(self, client: str, large: int, images: int) -> None:
+        """Remember that of the images of a client's latest request ``large`` were large."""
+        now = self._clock()
+        self._large = {other: seen for other, seen in self._large.items() if other != client and self._holds(seen, now)}
+        if large and len(self._large) < self._limits.queue:
+            self._large[client] = large / images, now
+
+    def _holds(self, seen: tuple[float, float], now: float) -> bool:
+        return now - seen[1] <= self._limits.deadline_seconds
+
+    def _share(self, client: str, now: float) -> float:
+        """The share of a client's images that is likely to be large."""
+        seen = self._large.get(client)
+        return seen[0] if seen and self._holds(seen, now) else 0.0
+
     def _room(self, client: str, now: float) -> int:
         """Return the places for this client: all, but for those that are kept for clients refused before it."""
         if not self._refused:
@@ -102,5 +124,16 @@ class Admission:
         if not self.waiting:
             return 0.0
         own = self._images[client] + images
-        ahead = sum(min(count, own) for other, count in self._images.items() if other != client)
-        return (ahead + own) * self._seconds_per_image()
+        counts = {client: own} | {other: min(count, own) for other, count in self._images.items() if other != client}
+        return max(
+            sum(counts.values()) * self._seconds_per_image(),
+            self._large_before(client, counts) * self._seconds_per_large_image(),
+        )
+
+    def _large_before(self, client: str, counts: Mapping[str, int]) -> float:
+        """How many large images are decoded until the client's last one is; 0 if it is not expected to send any."""
+        if not self._large:
+            return 0.0
+        now = self._clock()
+        large = {other: count * self._share(other, now) for other, count in counts.items()}
+        return sum(min(one, large[client]) for one in large.values())

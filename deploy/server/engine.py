@@ -43,6 +43,7 @@ class Job:
     results: list[Result] = field(default_factory=list)
     error: Exception | None = None
     abandoned: bool = False
+    large: int = 0  # images that were found to be large so far
     _missing: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -62,6 +63,10 @@ class Job:
             complete = self._missing == 0 and self.error is None
         if complete:
             self.on_finished()
+
+    def count_large(self) -> None:
+        with self._lock:
+            self.large += 1
 
     def fail(self, error: Exception) -> None:
         with self._lock:
@@ -166,7 +171,7 @@ class Engine:
         self._encoded, self._large, self._decoded = FairQueue(), FairQueue(), FairQueue()
         self.decoding = DecodingMemory(limits.decoding_bytes)
         self._model_free = threading.Semaphore(runs)
-        self._decode_seconds, self._infer_seconds = 0.0, 0.0
+        self._decode_seconds, self._large_seconds, self._infer_seconds = 0.0, 0.0, 0.0
         # Daemon threads: an image that takes minutes to decode must not keep the process from exiting.
         targets: list[tuple[str, FairQueue, Callable[[], None]]] = [
             *[("infer", self._decoded, self._infer_next)] * runs,
@@ -178,8 +183,13 @@ class Engine:
 
     @property
     def seconds_per_image(self) -> float:
-        """Recent mean time from one result to the next while every thread is busy."""
+        """Recent mean time from one result to the next while every thread is busy, for images that are not large."""
         return max(self._decode_seconds / self._decoders, self._infer_seconds / self._runs)
+
+    @property
+    def seconds_per_large_image(self) -> float:
+        """The same for large images: one can take a hundred times what another does, and has separate threads."""
+        return max(self._large_seconds / self._decoders, self._infer_seconds / self._runs)
 
     def submit(self, job: Job) -> None:
         now = time.perf_counter()
@@ -210,6 +220,7 @@ class Engine:
             image = model.open(item.image, self._max_pixels)
             size = model.weight(image)
             if size > most:
+                item.job.count_large()
                 self._large.put([item._replace(since=time.perf_counter())])
                 return
             with self.decoding.hold(size) if size > LARGE_PIXELS else nullcontext():
@@ -223,7 +234,10 @@ class Engine:
             done = time.perf_counter()
             self._metrics.observe("simclr_decode_seconds", done - started)
             item.job.model.statistics.add("compute_input", done - started)
-            self._decode_seconds = _update_mean(self._decode_seconds, done - started)
+            if size > LARGE_PIXELS:
+                self._large_seconds = _update_mean(self._large_seconds, done - started)
+            else:
+                self._decode_seconds = _update_mean(self._decode_seconds, done - started)
             self._infer_or_queue(Item(item.job, item.position, pixels, done))
 
     def _infer_or_queue(self, item: Item) -> None:

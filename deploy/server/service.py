@@ -49,7 +49,11 @@ class Service:
     draining: bool = False
 
     def __post_init__(self) -> None:
-        self.admission = Admission(self.limits, lambda: self.engine.seconds_per_image)
+        self.admission = Admission(
+            self.limits,
+            lambda: self.engine.seconds_per_image,
+            seconds_per_large_image=lambda: self.engine.seconds_per_large_image,
+        )
         self.held = HeldBytes(self.limits.held_bytes)
 
     def drain(self) -> None:
@@ -80,7 +84,10 @@ class Service:
             with self.admission.admitted(client, len(images)):
                 loop, ended = asyncio.get_running_loop(), asyncio.Event()
                 job = Job(model, client, images, lambda: loop.call_soon_threadsafe(ended.set))
-                return await self._run(job, ended, request.receive)
+                try:
+                    return await self._run(job, ended, request.receive)
+                finally:
+                    self.admission.learn(client, job.large, len(images))
 
     async def _run(self, job: Job, ended: asyncio.Event, receive: Receive) -> Job:
         """Wait until the job is finished, the client leaves, or the time is over; each of them sets ``ended``."""

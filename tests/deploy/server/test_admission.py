@@ -57,6 +57,33 @@ def test_a_request_that_cannot_meet_its_deadline_is_refused_at_once() -> None:
     queue.check("other", 64)  # nothing waits: only trying it shows whether the estimate is right
 
 
+def test_the_large_images_of_one_client_do_not_count_for_the_others() -> None:
+    """Of 16 megapixels each, they take a second; small ones wait for threads that decode no large ones."""
+    clock = Clock()
+    queue = Admission(Limits(queue=256, deadline_seconds=10), lambda: 0.01, clock, lambda: 1.0)
+    with queue.admitted("large", 8):  # not yet known as such
+        queue.learn("large", 8, 8)
+        queue.check("small", 64)
+        with pytest.raises(RefusedError, match="no result within 10 s"):
+            queue.check("large", 3)
+        queue.check("large", 2)
+        queue.learn("mixed", 1, 4)
+        queue.check("mixed", 20)  # five large ones, and five of the other client
+        with pytest.raises(RefusedError):
+            queue.check("mixed", 21)
+        queue.learn("mixed", 0, 4)
+        queue.check("mixed", 64)
+        clock.now += 10.1
+        queue.check("large", 64)  # what it sent lately says no more what it sends now
+
+
+def test_of_at_most_a_queue_of_clients_it_is_remembered_what_they_send() -> None:
+    queue = admission(4)
+    for client in range(100):
+        queue.learn(str(client), 1, 1)
+    assert len(queue._large) == 4
+
+
 def test_a_refused_client_that_comes_back_as_asked_finds_the_place_that_others_want() -> None:
     clock = Clock()
     queue = admission(4, clock=clock)

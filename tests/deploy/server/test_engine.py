@@ -3,12 +3,14 @@
 import threading
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from deploy.errors import ImageError
+from deploy.server import engine as engines
 from deploy.server.engine import DecodingMemory, Engine, FairQueue, Item, Job
 from deploy.server.limits import BYTES_PER_PIXEL, Limits
 from deploy.server.metrics import Metrics
@@ -186,6 +188,30 @@ def test_small_images_do_not_wait_for_large_ones(model: Model) -> None:
     assert all(done.acquire(timeout=30) for _ in range(4))
     engine.close()
     assert engine.decoding.held == 0
+
+
+def test_the_time_that_large_images_take_is_not_expected_of_small_ones(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, pixels = [0.0], model.pixels
+
+    def decode(image: Image.Image) -> np.ndarray:
+        clock[0] += 5.0 if image.width > 100 else 0.01
+        return pixels(image)
+
+    model.pixels = decode  # type: ignore[method-assign]
+    monkeypatch.setattr(engines, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    engine = Engine(Metrics(), LIMITS, decoders=1)
+    large, small = encoded(np.zeros((1001, 1000, 3), np.uint8)), encoded(noise(0))
+    for image, count in ((small, 1), (large, 2), (small, 2)):
+        finished = threading.Event()
+        job = Job(model, "", [image] * count, finished.set)
+        engine.submit(job)
+        assert finished.wait(30)
+        assert job.large == (count if image is large else 0)
+    engine.close()
+    assert engine.seconds_per_image == pytest.approx(0.01)
+    assert engine.seconds_per_large_image == pytest.approx(5.0)
 
 
 def test_large_images_share_the_memory_for_decoding() -> None:
