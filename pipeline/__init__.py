@@ -1,8 +1,16 @@
 """From a folder of raw images to an encoder in production: what chains, gates, releases and watches the stages."""
 
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+
+# The commands of dvc.yaml are ``python -m``, which puts the current folder first: in a workspace with a numpy.py, that
+# would be imported. ``simclr`` sets PYTHONSAFEPATH, a person's ``dvc repro`` does not. While Python looks for the
+# module that it is to run, it calls the program "-m".
+if sys.argv[:1] == ["-m"] and not sys.flags.safe_path and sys.path[0] != str(Path(__file__).parents[1]):
+    del sys.path[0]
+    os.environ["PYTHONSAFEPATH"] = "1"  # for the processes that it starts
 
 # Common names: a file of the user's, or another package, may come first on the path.
 for _name in ("deploy", "simclr_core"):

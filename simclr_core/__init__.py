@@ -3,8 +3,15 @@
 Importing this package, its configuration, or ``data.shards`` and ``data.order`` does not import torch.
 """
 
+import os
+import sys
 from importlib.util import find_spec
 from pathlib import Path
+
+# ``python -m`` puts the current folder first, whose modules would be imported: see the same lines of ``pipeline``.
+if sys.argv[:1] == ["-m"] and not sys.flags.safe_path and sys.path[0] != str(Path(__file__).parents[1]):
+    del sys.path[0]
+    os.environ["PYTHONSAFEPATH"] = "1"
 
 # A common name: a file of the user's, or another package, may come first on the path.
 _found, _ours = find_spec("deploy"), Path(__file__).parents[1] / "deploy" / "__init__.py"
