@@ -3,6 +3,7 @@
 Exit codes: 0 done; 1 a stage failed, a gate did not pass, or `doctor` found something; 2 wrong input; 130 interrupted.
 """
 
+import math
 import sqlite3
 from pathlib import Path
 
@@ -170,12 +171,27 @@ def gc(workspace: Workspace, cloud: bool, dry_run: bool) -> None:
     click.echo(collect(workspace, cloud=cloud, dry_run=dry_run))
 
 
+def _require_finite(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
+    """Not a number compares as neither too small nor too large: nothing would be checked, or without an end."""
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not a finite number; give one of 0 or more, such as 7")
+    return value
+
+
 @simclr.command()
 @click.option(
-    "--seconds", type=click.FloatRange(min=0), help="Stop after this many seconds; the next run continues from there."
+    "--seconds",
+    type=click.FloatRange(min=0),
+    callback=_require_finite,
+    help="Stop after this many seconds; the next run continues from there.",
 )
 @click.option(
-    "--older-than-days", default=7.0, show_default=True, help="Skip files that were checked within this many days."
+    "--older-than-days",
+    default=7.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    callback=_require_finite,
+    help="Skip files that were checked within this many days.",
 )
 @click.option("--remote", is_flag=True, help="Also read the copies of released versions in the DVC remote.")
 @pass_workspace

@@ -6,7 +6,6 @@ end, and would hold the workspace. The longest silences of a stage are in ``.sim
 
 import hashlib
 import json
-import os
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -14,18 +13,21 @@ from pathlib import Path
 from deploy.artifact import write_atomically
 from deploy.plural import duration
 from pipeline.errors import StageFailedError
+from simclr_core.errors import LaunchError
+from simclr_core.machine.settings import read_number
 
 FILE = Path(".simclr") / "silences.json"
 HOURS = "SIMCLR_SILENT_HOURS"
 FIRST_SECONDS, LEAST_SECONDS, FACTOR = 6 * 3600.0, 1800.0, 10
 KEPT = 10  # executions
+LEAST_HOURS = 1 / 3600  # with less than a second, every stage would be stopped
 
 
 class Silence:
     """The silence of one execution of a stage, by the monotonic clock, which stands still in a suspended machine.
 
     Raises:
-        StageFailedError: SIMCLR_SILENT_HOURS is not a number.
+        StageFailedError: SIMCLR_SILENT_HOURS is not a number of hours above 0.
     """
 
     def __init__(self, root: Path, stage: str) -> None:
@@ -67,8 +69,9 @@ class Silence:
         return stored if isinstance(stored, dict) else {}
 
     def _given(self) -> float:
-        given = os.environ.get(HOURS, "0")
+        """In seconds; 0 if the environment sets none."""
         try:
-            return 3600 * float(given)
-        except ValueError:
-            raise StageFailedError(f"{HOURS}={given}: is not a number of hours, such as 2 or 0.5") from None
+            given = read_number(HOURS, LEAST_HOURS, "a number of hours, such as 2 or 0.5", whole=False)
+        except LaunchError as error:
+            raise StageFailedError(str(error)) from None
+        return 3600 * (given or 0.0)

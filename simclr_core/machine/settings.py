@@ -3,6 +3,7 @@
 These are facts of a machine and not of a training: no result, no run directory and no stage of DVC depends on them.
 """
 
+import math
 import os
 
 from simclr_core.errors import DeviceError, LaunchError
@@ -15,6 +16,32 @@ LAUNCHER = "SIMCLR_LAUNCHER"  # the process of ``launch``, in the environment of
 # one evaluates while others wait; from SIGTERM to SIGKILL, which has to be enough for a step and a checkpoint.
 START_SECONDS, EXCHANGE_SECONDS, STOP_SECONDS = "SIMCLR_START_SECONDS", "SIMCLR_EXCHANGE_SECONDS", "SIMCLR_STOP_SECONDS"
 SECONDS = {START_SECONDS: 60, EXCHANGE_SECONDS: 600, STOP_SECONDS: 30}
+
+
+MOST = 1_000_000.0  # of anything: more processes, seconds or hours than that are a mistake
+
+
+def read_number(variable: str, least: float, wanted: str, whole: bool = True) -> float | None:
+    """The number that a variable of the environment holds; None if it is not set.
+
+    Args:
+        least: the smallest one that has a meaning; none is over ``MOST``.
+        wanted: what to give, for the error.
+        whole: digits alone, without a decimal point.
+
+    Raises:
+        LaunchError: it is not a finite number of that range.
+    """
+    given = os.environ.get(variable)
+    if given is None:
+        return None
+    try:
+        number = float(given)
+    except ValueError:
+        number = math.nan
+    if not least <= number <= MOST or (whole and not given.isdecimal()):  # not a number is in no range
+        raise LaunchError(f"{variable}={given!r:.80}; give {wanted}, or leave it out")
+    return number
 
 
 def wanted_device() -> str:
@@ -35,12 +62,8 @@ def wanted_processes() -> int | None:
     Raises:
         LaunchError: the environment gives no number.
     """
-    given = os.environ.get(PROCESSES)
-    if given is None:
-        return None
-    if not given.isdecimal() or int(given) < 1:
-        raise LaunchError(f"{PROCESSES}={given!r} is not a number of processes; give 1 or more, or leave it out")
-    return int(given)
+    given = read_number(PROCESSES, 1, "a number of processes, 1 or more")
+    return None if given is None else int(given)
 
 
 def seconds(variable: str) -> int:
@@ -49,9 +72,5 @@ def seconds(variable: str) -> int:
     Raises:
         LaunchError: the environment gives no whole number of seconds.
     """
-    given = os.environ.get(variable)
-    if given is None:
-        return SECONDS[variable]
-    if not given.isdecimal() or int(given) < 1:
-        raise LaunchError(f"{variable}={given!r}; give whole seconds, 1 or more, or leave it out")
-    return int(given)
+    given = read_number(variable, 1, "whole seconds, 1 or more")
+    return SECONDS[variable] if given is None else int(given)

@@ -73,6 +73,12 @@ def test_damaged_records_count_as_none(tmp_path: Path, clock: Clock, content: st
 def test_a_person_can_set_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(silence.HOURS, "0.5")
     assert Silence(tmp_path, "pretrain").limit == 1800
-    monkeypatch.setenv(silence.HOURS, "soon")
-    with pytest.raises(StageFailedError, match="SIMCLR_SILENT_HOURS=soon: is not a number of hours"):
+
+
+@pytest.mark.parametrize("given", ["soon", "", "nan", "inf", "-inf", "-2", "0", "1e-9", "1e300", "0x2"])
+def test_a_limit_that_would_stop_no_stage_or_every_one_is_refused(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(silence.HOURS, given)
+    with pytest.raises(StageFailedError, match=r"SIMCLR_SILENT_HOURS='.*'; give a number of hours, such as 2 or 0\.5"):
         Silence(tmp_path, "pretrain")

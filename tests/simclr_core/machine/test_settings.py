@@ -30,8 +30,11 @@ def test_another_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_plain(str(caught.value))
 
 
-@pytest.mark.parametrize("given", ["0", "-1", "1.5", "soon", ""])
+@pytest.mark.parametrize("given", ["0", "-1", "1.5", "soon", "", "nan", "inf", "1e3", " 5", "9" * 7, "9" * 5000])
 def test_a_limit_that_is_not_a_number_is_refused(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(settings.PROCESSES, given)
+    with pytest.raises(LaunchError, match=r"SIMCLR_PROCESSES=.*; give a number of processes, 1 or more, or leave it"):
+        settings.wanted_processes()
     monkeypatch.setenv(settings.STOP_SECONDS, given)
     with pytest.raises(LaunchError, match=r"SIMCLR_STOP_SECONDS=.*; give whole seconds"):
         settings.seconds(settings.STOP_SECONDS)
