@@ -16,7 +16,8 @@ def purge(workspace: Workspace, names: tuple[str, ...], why: str | None, who: st
     """Remove the bytes of images from raw batches, derived data, the cache, every remote, and all versions.
 
     For what may not be kept, such as withdrawn consent; it cannot be undone. Models stay, and those that have seen the
-    images are named. Without a name, a purge that was interrupted is completed. Exit code 1: a remote was not cleaned.
+    images are named. Without a name, a purge that was interrupted is completed. Exit code 1: a remote was not cleaned,
+    or a release still shows a small copy of an image; the output says what to do.
 
     \b
     Example: simclr purge 3f0c92 --why "consent withdrawn"
@@ -37,5 +38,5 @@ def purge(workspace: Workspace, names: tuple[str, ...], why: str | None, who: st
         ) from None
     done = purge(workspace, hashes, who or person(), why or "")
     click.echo("\n".join(describe(workspace, one) for one in done) or "no purge was interrupted; name what to purge")
-    if any(one.unreached for one in done):
+    if any(one.unreached or one.golden for one in done):
         raise click.exceptions.Exit(1)

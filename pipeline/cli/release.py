@@ -63,6 +63,24 @@ def rollback(workspace: Workspace, version: str | None) -> None:
 
 
 @release.command()
+@click.argument("version")
+@click.option("--why", required=True, help="The reason, which the tag records.")
+@pass_workspace
+def withdraw(workspace: Workspace, version: str, why: str) -> None:
+    """Take a version back for good: it leaves the registry, and cannot be promoted any more.
+
+    For a release that must not be served again, such as one whose bundle shows an image that was purged. Another
+    version has to serve.
+
+    \b
+    Example: simclr release withdraw v0.0.1 --why "consent withdrawn"
+    """
+    from pipeline.release.release import withdraw
+
+    click.echo(withdraw(workspace, version, why))
+
+
+@release.command()
 @click.argument("one")
 @click.argument("other")
 @pass_workspace

@@ -27,6 +27,8 @@ class Purge:
         objects: removed objects of DVC's cache (``cache``) and of each remote, by its name; None before they are known.
         models: for each version whose data held them, what it had of them.
         unreached: for each remote that could not be cleaned, why.
+        golden: objects that still show a small copy, for each release that has it in its bundle; see
+            ``simclr release withdraw``.
     """
 
     hashes: tuple[str, ...]
@@ -37,6 +39,7 @@ class Purge:
     objects: dict[str, list[str]] | None = None
     models: dict[str, str] | None = None
     unreached: dict[str, str] | None = None
+    golden: dict[str, list[str]] | None = None
 
 
 def purges(root: Path) -> list[Purge]:
@@ -80,6 +83,12 @@ def unreached(root: Path) -> list[tuple[Purge, str, str]]:
     """Purge, remote and reason, where the last attempt could not clean a remote."""
     latest = {purge.hashes: purge for purge in purges(root)}.values()
     return [(purge, name, reason) for purge in latest for name, reason in (purge.unreached or {}).items()]
+
+
+def shown(root: Path) -> list[tuple[Purge, str]]:
+    """Purge and release, where the last attempt left a small copy in the bundle of a release."""
+    latest = {purge.hashes: purge for purge in purges(root)}.values()
+    return [(purge, name) for purge in latest for name in purge.golden or {}]
 
 
 def _parse(line: str) -> Purge:

@@ -16,6 +16,7 @@ from deploy.plural import counted
 from pipeline import params, preflight
 from pipeline.config import StorageConfig
 from pipeline.dvc import cache, client, locks, purged
+from pipeline.dvc.versions import WORKSPACE
 from pipeline.errors import BusyError, DvcError, ParamsError, ReleaseError, WorkspaceError
 from pipeline.git import Git
 from pipeline.ingest.raw import batches
@@ -249,6 +250,10 @@ def _purge(root: Path) -> Iterator[Finding]:
     for one, name, reason in purged.unreached(root):
         fix = f"simclr purge {' '.join(one.hashes)} --why '{one.why}', when the remote answers"
         yield Finding("purge", True, f"remote {name} may still hold the bytes: {reason}", fix, warning=True)
+    for one, name in purged.shown(root):
+        first = "simclr run" if name == WORKSPACE else f"simclr release withdraw {name} --why '{one.why}'"
+        fix = f"{first}, and then simclr purge {' '.join(one.hashes)} --why '{one.why}'"
+        yield Finding("purge", True, f"{name} still shows a small copy of a purged image", fix, warning=True)
 
 
 def _leftovers(workspace: Workspace, repair: bool) -> Finding:

@@ -6,7 +6,8 @@
 6. these are removed                            7. data/purged.jsonl says who, when, why, and what was removed
 
 Each step does nothing when it has been done: killed anywhere, the same command completes it, and nothing else changes
-the workspace before. Versions keep their models; which of them have seen the contents is part of the record.
+the workspace before. Versions keep their models; which of them have seen the contents is part of the record. A release
+keeps its bundle, too, which may show a small copy: it is named until ``simclr release withdraw`` has removed it.
 """
 
 import json
@@ -26,17 +27,22 @@ from deploy.failpoint import failpoint
 from deploy.plural import counted
 from pipeline.dvc import cache, client, purged
 from pipeline.dvc.cache import Cache
+from pipeline.dvc.project import CHAMPION
 from pipeline.dvc.purged import Purge
-from pipeline.errors import DvcError, WorkspaceError
+from pipeline.dvc.versions import WORKSPACE
+from pipeline.errors import DvcError, ParamsError, ReleaseError, WorkspaceError
 from pipeline.ingest.raw import OCCURRENCES, UNDONE, batches, list_tar, read_records, tars
 from pipeline.ingest.stamps import STAMPS
 from pipeline.maintenance.state import keep
 from pipeline.purge import holders
+from pipeline.release.releases import open_releases
 from pipeline.validation.probe import facts_cache
 from pipeline.validation.verdict import overrides
 from pipeline.validation.verdict.overrides import Override
 from pipeline.workspace import Workspace
+from simclr_core.champion import Champion
 from simclr_core.data.shards import write_tar
+from simclr_core.reports import known
 
 REWRITTEN = ".{}.purged"  # a batch without the contents, complete, next to the one that it replaces
 DERIVED = ("data/manifest", "data/prepared", "storage/pages", ".simclr/prepared", ".simclr/tensorboard")
@@ -85,6 +91,7 @@ def _complete(workspace: Workspace, begun: Purge) -> Purge:
         client.add(root, workspace.raw)
     failpoint("purge.tracked")
     _remove_derived(workspace, hashes)
+    _remove_withdrawn_champion(workspace)
     failpoint("purge.cleared")
     with cache.opened(root) as objects:
         if begun.objects is None:
@@ -164,10 +171,27 @@ def _remove_derived(workspace: Workspace, hashes: Collection[str]) -> None:
     facts_cache.forget(workspace.facts, hashes)
 
 
+def _remove_withdrawn_champion(workspace: Workspace) -> None:
+    """The champion that the next run is compared with is the version that serves then, and pinned again."""
+    pinned, target = known(workspace.root, Champion), workspace.root / CHAMPION
+    try:
+        withdrawn = open_releases(workspace).history.withdrawn
+    except (ReleaseError, ParamsError):  # without Git, nothing was released
+        return
+    if pinned and pinned.version in withdrawn:
+        target.with_name(f"{target.name}.dvc").unlink(missing_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+
+
 def _look_up(objects: Cache, begun: Purge) -> Purge:
     """Which objects hold them, and which models have seen them: known before anything is removed."""
     uses = objects.uses(beyond="refs/simclr/")
+    copies = holders.golden_copies(
+        objects, uses, {use.version for places in uses.values() for use in places}, begun.hashes
+    )
+    kept = holders.needed(uses, copies)
     here = holders.find_in_cache(objects, uses, begun.hashes)
+    here |= {md5 for md5s in copies.values() for md5 in md5s} - {md5 for md5s in kept.values() for md5 in md5s}
     found, unreached, all_found = {"cache": sorted(here)}, {}, set(here)
     for name in objects.remotes():
         try:
@@ -176,9 +200,8 @@ def _look_up(objects: Cache, begun: Purge) -> Purge:
             all_found |= there
         except DvcError as error:
             unreached[name] = str(error)
-    return replace(
-        begun, objects=found, unreached=unreached, models=holders.models(objects, uses, all_found, begun.hashes)
-    )
+    seen = holders.models(objects, uses, {*all_found, *(md5 for md5s in kept.values() for md5 in md5s)}, begun.hashes)
+    return replace(begun, objects=found, unreached=unreached, models=seen, golden=kept)
 
 
 def _remove(objects: Cache, begun: Purge) -> Purge:
@@ -218,9 +241,24 @@ def describe(workspace: Workspace, done: Purge) -> str:
         f"{', '.join((done.objects or {}).get(name) or ['every object that it has of data/raw'])}"
         for name, reason in (done.unreached or {}).items()
     ]
+    lines += [_describe_copy(name) for name in done.golden or {}]
     lines += [f"still holds the bytes, remove it yourself: {name}" for name in still_held(workspace, done.hashes)]
     return "\n".join(
         [*lines, "`simclr run` makes the derived data again; backups and copies elsewhere are yours to clean"]
+    )
+
+
+def _describe_copy(name: str) -> str:
+    """What to do about a small copy that is left."""
+    where = "among its golden images, and so in the cache and the remotes"
+    if name == WORKSPACE:
+        return (
+            f"INCOMPLETE: models/bundle or models/champion shows a small copy {where}; `simclr run` makes them again, "
+            "once no release shows one; then repeat this command"
+        )
+    return (
+        f"INCOMPLETE: the release {name} shows a small copy {where} and in the registry; let another version serve, "
+        f"then `simclr release withdraw {name} --why …`, and repeat this command"
     )
 
 

@@ -55,6 +55,10 @@ def register(
             history = read_history(git, history.artifact)
     if history.of_bundle(bundle):  # released from another clone of the workspace
         return history, notes
+    if withdrawn := [name for name, taken in history.withdrawn.items() if taken == bundle]:
+        raise ReleaseError(
+            f"bundle {bundle[:12]} was withdrawn as {withdrawn[0]}, and is not released again; train another encoder"
+        )
     commit = git.commit(files, _message(releases.workspace, bundle, gates), branch(bundle))
     failpoint("release.committed")
     _verify(git, commit, releases.workspace.scratch / CLONE, bundle, pretrained)

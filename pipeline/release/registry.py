@@ -144,8 +144,20 @@ class Registry:
         serving = self.current()
         others = [name for name in self.versions() if name != serving]
         for name in others[: max(0, len(others) - keep)]:
-            (self.root / name).rename(self.root / f".{name}.partial-pruned")  # never half a bundle
-            signature_of(self.root / name).unlink(missing_ok=True)
+            self._take_away(name)
+        self._remove_abandoned()
+
+    def remove(self, name: str) -> None:
+        """Remove the bundle of a version that does not serve; its record stays."""
+        if (self.root / name).exists():
+            self._take_away(name)
+        self._remove_abandoned()
+
+    def _take_away(self, name: str) -> None:
+        (self.root / name).rename(self.root / f".{name}.partial-pruned")  # never half a bundle
+        signature_of(self.root / name).unlink(missing_ok=True)
+
+    def _remove_abandoned(self) -> None:
         for folder in (self.root, self.root / "releases"):  # what killed releases left: a bundle, a file
             for abandoned in folder.glob(".*.partial-*"):
                 shutil.rmtree(abandoned, ignore_errors=True) if abandoned.is_dir() else abandoned.unlink()

@@ -130,6 +130,39 @@ def rollback(workspace: Workspace, version: str | None = None) -> Released:
     return _switch(workspace, version, "rollback")
 
 
+def withdraw(workspace: Workspace, version: str, why: str) -> str:
+    """Take a version back for good: no one can let it serve any more, and the registry has its bundle no more.
+
+    Killed anywhere, the same command completes it.
+
+    Returns:
+        What was done, and what is left to do, for a person.
+
+    Raises:
+        ReleaseError: there is no such version, it serves, or Git fails.
+        BusyError: another process releases or switches.
+    """
+    with locked_releases(workspace, "withdrawal") as releases:
+        history, registry = releases.history, releases.registry
+        if version not in history.withdrawn:
+            found = history.find(version)
+            if version in (registry.current(), history.current and history.current.name):
+                raise ReleaseError(
+                    f"{version}: serves; let another version serve first, with `simclr run`, "
+                    "`simclr release rollback` or `simclr release promote VERSION`"
+                )
+            history.withdraw(releases.git, found, why)
+            failpoint("release.withdrawn")
+        registry.remove(version)
+        failpoint("release.removed")
+        if releases.git.has_origin():
+            releases.git.push(history.references)
+    return (
+        f"{version} is withdrawn, and gone from {registry.root}; its commit and data stay in Git and DVC. If it shows "
+        "a purged image, repeat `simclr purge`; a program that has loaded it keeps it until it ends"
+    )
+
+
 def list_versions(workspace: Workspace) -> Listing:
     """Every version with its numbers, the one that serves, and the rejected candidates."""
     releases = open_releases(workspace)

@@ -9,7 +9,8 @@ with a clock that was set back, it would name the wrong version. Here a tag is n
 """
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from deploy.registry import VERSION
@@ -42,6 +43,7 @@ class History:
     switches: int
     taken: tuple[str, ...]  # names of all versions, also of the withdrawn ones
     newest: datetime  # tag
+    withdrawn: Mapping[str, str] = field(default_factory=dict)  # name → bundle
 
     @property
     def current(self) -> Version | None:
@@ -129,6 +131,17 @@ class History:
         git.tag(name, version.commit, message, made)
         return replace(self, served=(*self.served, version.name), switches=self.switches + 1, newest=made)
 
+    def withdraw(self, git: Git, version: Version, why: str) -> "History":
+        """Tag this version as withdrawn; its name is not given again."""
+        made = self._now()
+        message = f"Deregistering artifact {self.artifact} version {version.name}\n\n{why}"
+        git.tag(f"{self.artifact}@{version.name}!", version.commit, message, made)
+        kept = tuple(one for one in self.versions if one != version)
+        served = tuple(name for name in self.served if name != version.name)
+        return replace(
+            self, versions=kept, served=served, newest=made, withdrawn={**self.withdrawn, version.name: version.bundle}
+        )
+
     def _now(self) -> datetime:
         """Later than every tag so far, whatever the clock says."""
         return max(datetime.now(UTC).replace(microsecond=0), self.newest + timedelta(seconds=1))
@@ -163,6 +176,11 @@ def read_history(git: Git, artifact: str) -> History:
         max((int(match["count"] or 0) for _, match in ours), default=0),
         tuple(match["version"] for _, match in ours if match["version"]),
         max((tag.made for tag, _ in ours), default=datetime.fromtimestamp(0, UTC)),
+        {
+            match["version"]: _bundle(tag.commit_message)
+            for tag, match in ours
+            if match["version"] in withdrawn and match["undone"]
+        },
     )
 
 

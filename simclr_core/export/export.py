@@ -29,6 +29,7 @@ from deploy.images.preprocess import decode
 from deploy.session import METADATA
 from simclr_core import reports
 from simclr_core.config import ExportConfig
+from simclr_core.data.golden import GOLDEN_IMAGES, PARITY_IMAGES, parity_positions
 from simclr_core.data.shards import ShardedImages
 from simclr_core.errors import DatasetError, ParityError
 from simclr_core.evaluation.features import extract
@@ -57,9 +58,8 @@ COSINE_MIN, MAX_ABS = 0.99999, 1e-4
 GOLDEN_TOLERANCE = {"cosine_min": 0.9999, "max_abs": 1e-3}
 """Wider than the gate, for the processors and library versions that users have."""
 
-PARITY_IMAGES = 64
 PARITY_BATCHES = (1, 3, 17, PARITY_IMAGES)
-GOLDEN_IMAGES, GOLDEN_SIDE = 8, 128
+GOLDEN_SIDE = 128
 LATENCY_RUNS = 100
 PRODUCERS = ("simclr-pipeline", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "pillow", "numpy")
 
@@ -116,21 +116,18 @@ def run(workspace: Path) -> None:
 
 
 def parity_pictures(prepared: Path) -> list[bytes]:
-    """Encoded images spread evenly over the test split; training images fill up when it has too few.
+    """Encoded images of ``parity_positions``.
 
     Where there are fewer than 64 in all, these are all of them: the gate ``onnx_parity`` says how much that proves.
 
     Raises:
         DatasetError: there are none.
     """
-    pictures: list[bytes] = []
-    for split in ("test", "train"):
-        images = ShardedImages(prepared / split)
-        wanted = min(PARITY_IMAGES - len(pictures), len(images))
-        pictures += [images.read(int(i)) for i in np.linspace(0, len(images) - 1, wanted).round()]
-    if not pictures:
+    splits = {split: ShardedImages(prepared / split) for split in ("test", "train")}
+    chosen = parity_positions(*map(len, splits.values()))
+    if not chosen:
         raise DatasetError(f"{prepared}: no images to compare onnxruntime with PyTorch on; ingest some")
-    return pictures
+    return [splits[split].read(position) for split, position in chosen]
 
 
 def build_bundle(trained: Trained, golden: list[bytes], name: str, license: str, opset: int) -> Bundle:

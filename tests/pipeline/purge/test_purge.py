@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -225,6 +226,31 @@ def test_a_clone_without_its_batches_says_how_to_get_them(made: Workspace) -> No
     shutil.rmtree(made.raw)
     with pytest.raises(WorkspaceError, match=r"dvc pull data/raw\.dvc"):
         purge(made, [HASH], "ada", "consent withdrawn")
+
+
+def test_a_copy_in_a_release_is_loud_and_says_how_it_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The exit code says that the purge is incomplete, until the release is withdrawn."""
+    done = Purge(
+        (HASH,), "ada", "2026-11-30T12:00:00+00:00", "consent", golden={"v0.0.3": ["b 3"], "workspace": ["! 3"]}
+    )
+    purged.record(tmp_path, done)
+    assert purged.purges(tmp_path) == [done]
+    assert [name for _, name in purged.shown(tmp_path)] == ["v0.0.3", "workspace"]
+    text = describe(Workspace(tmp_path), done)
+    assert "INCOMPLETE: the release v0.0.3 shows a small copy" in text
+    assert "`simclr release withdraw v0.0.3 --why" in text
+    assert "INCOMPLETE: models/bundle or models/champion shows a small copy" in text
+    purged.record(tmp_path, replace(done, when="2026-12-01T12:00:00+00:00", golden={}))
+    assert purged.shown(tmp_path) == []
+    (tmp_path / "dvc.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipeline.validation.quarantine.resolve", lambda workspace, name: HASH)
+    for result, code in ((done, 1), (replace(done, golden={}), 0)):
+        monkeypatch.setattr("pipeline.purge.purge.purge", lambda *_, result=result: [result])
+        assert (simclr.main(["purge", HASH, "--why", "consent"], standalone_mode=False) or 0) == code
+        assert ("INCOMPLETE" in capsys.readouterr().out) == bool(code)
 
 
 @pytest.mark.seconds

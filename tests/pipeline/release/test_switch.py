@@ -18,7 +18,7 @@ from pipeline.dvc import client
 from pipeline.errors import BusyError, DvcError, ReleaseError
 from pipeline.params import override
 from pipeline.release.registry import open_registry
-from pipeline.release.release import diff, list_versions, promote, release, rollback
+from pipeline.release.release import diff, list_versions, promote, release, rollback, withdraw
 from pipeline.workspace import Workspace
 from tests.pipeline.release.conftest import ARTIFACT, compute, git, origin, store, tags
 from tests.processes.busy import stretched
@@ -128,6 +128,37 @@ def test_promote(released: Workspace) -> None:
     assert promote(released, "v0.0.2").changed  # fixes what is broken
     assert deploy.load(released.root / "registry").info["version"] == "v0.0.2"
     assert tags(released) == before
+
+
+@pytest.mark.seconds
+def test_a_withdrawn_version_is_gone_and_comes_back_in_no_way(
+    released: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = open_registry(released)
+    with pytest.raises(ReleaseError, match=r"v0\.0\.2: serves; let another version serve first, with `simclr run`"):
+        withdraw(released, "v0.0.2", "consent withdrawn")
+    with pytest.raises(ReleaseError, match=r"v9\.9\.9: no such version"):
+        withdraw(released, "v9.9.9", "consent withdrawn")
+    monkeypatch.setenv(VARIABLE, "release.withdrawn:raise")
+    with pytest.raises(Exception, match=r"release\.withdrawn"):
+        withdraw(released, "v0.0.1", "consent withdrawn")
+    monkeypatch.delenv(VARIABLE)
+    assert registry.versions() == ["v0.0.1", "v0.0.2"]
+    assert "v0.0.1 is withdrawn" in withdraw(released, "v0.0.1", "consent withdrawn")  # it completes what was begun
+    assert (registry.versions(), registry.current()) == (["v0.0.2"], "v0.0.2")
+    assert f"{ARTIFACT}@v0.0.1!" in git(origin(released), "tag").splitlines()
+    with pytest.raises(ReleaseError, match=r"v0\.0\.1: no such version"):
+        promote(released, "v0.0.1")
+    with pytest.raises(ReleaseError, match="nothing served before it"):
+        rollback(released)
+
+
+@pytest.mark.seconds
+def test_a_withdrawn_encoder_is_not_released_under_another_name(released: Workspace) -> None:
+    rollback(released)
+    withdraw(released, "v0.0.2", "consent withdrawn")  # its bundle is still the candidate of the workspace
+    with pytest.raises(ReleaseError, match=r"was withdrawn as v0\.0\.2, and is not released again; train another"):
+        release(released)
 
 
 def test_nothing_to_roll_back_to(computed: Workspace) -> None:

@@ -108,6 +108,23 @@ def test_a_version_withdrawn_by_gto_is_gone_and_its_number_stays_used(repository
     assert history.next == "v0.0.3"
 
 
+def test_a_version_is_withdrawn_as_gto_does_it(repository: Git) -> None:
+    for number in range(3):
+        register(repository, number)
+    serve(repository, "v0.0.1", "v0.0.2", "v0.0.3")
+    before = versions.read_history(repository, "encoder")
+    after = before.withdraw(repository, before.find("v0.0.2"), "consent withdrawn")
+    read = versions.read_history(repository, "encoder")
+    for history in (after, read):
+        assert [version.name for version in history.versions] == ["v0.0.1", "v0.0.3"]
+        assert (history.served, history.next) == (("v0.0.1", "v0.0.3"), "v0.0.4")
+        assert history.withdrawn == {"v0.0.2": before.find("v0.0.2").bundle}
+    assert read.previous().name == "v0.0.1"
+    assert "consent withdrawn" in repository.run("tag", "--list", "--format=%(contents)", "encoder@v0.0.2!")
+    with pytest.raises(ReleaseError, match=r"v0\.0\.2: no such version"):
+        read.find("v0.0.2")
+
+
 def test_other_tags_are_left_alone(repository: Git) -> None:
     register(repository, 0)
     for name in ("encoder@v1.0.0-rc.1", "encoder@latest", "encoder#staging#7", "encoder-2@v9.0.0", "v5.0.0"):
