@@ -5,12 +5,12 @@ the launchpad and in docs/reference. See ``pipeline.knobs``.
 """
 
 from posixpath import normpath
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from simclr_core.params import Block
-from simclr_core.values import Cron, TimeZone
+from simclr_core.values import Cron, Distinct, TimeZone
 
 OCCUPIED = {".dvc", ".git", ".simclr", "data", "history", "inbox", "models", "reports", "storage", "weights"}
 """Folders of a workspace that hold something else than releases."""
@@ -40,7 +40,7 @@ class IngestConfig(Block):
         description="patterns of files to leave out, as in .gitignore; []: none. Such as 'masks/' or '*_thumb.*', and "
         "'!' before one that is taken all the same. What earlier batches hold stays",
     )
-    classes: tuple[str, ...] | None = Field(
+    classes: Annotated[tuple[str, ...], Distinct] | None = Field(
         default=None,
         strict=False,
         min_length=1,
@@ -313,7 +313,7 @@ class GatesConfig(Block):
         description="what follows if the test images are too few to decide. That is whether the encoder is better than "
         "its baselines, and no worse than the champion; with warn, it is released, and the release says so",
     )
-    baselines: tuple[Literal["random_init", "pixels", "majority", "start"], ...] = Field(
+    baselines: Annotated[tuple[Literal["random_init", "pixels", "majority", "start"], ...], Distinct] = Field(
         default=("random_init", "pixels", "majority", "start"),
         strict=False,
         description="what has to be beaten. These are random weights, raw pixels, the answer that is "

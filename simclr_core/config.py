@@ -5,7 +5,7 @@ the launchpad and in docs/reference. These objects stop at the entry of a stage:
 plain arguments.
 """
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -15,6 +15,7 @@ from simclr_core.values import (
     ArtifactName,
     Channels,
     CropScale,
+    Distinct,
     Fractions,
     LabelsPerClass,
     Positive,
@@ -439,7 +440,7 @@ class PretrainConfig(Block):
 class WatchConfig(Block):
     """Where else training is shown; no result depends on it, so a change retrains nothing. DVC does not track it."""
 
-    trackers: tuple[Literal["wandb", "mlflow"], ...] = Field(
+    trackers: Annotated[tuple[Literal["wandb", "mlflow"], ...], Distinct] = Field(
         default=(),
         strict=False,
         description="services that also get the metrics; each needs its extra",

@@ -1,6 +1,9 @@
 """Types of values in params.yaml whose rule is more than a bound; what a rule says completes "given X, allowed: "."""
 
 import re
+from calendar import monthrange
+from collections.abc import Collection
+from datetime import date
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, TypeVar
 from zoneinfo import ZoneInfo
@@ -19,8 +22,8 @@ BOUNDS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))  # minute, hour, day of mo
 MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 DAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
 DAY_OF_MONTH, MONTH, DAY_OF_WEEK = 2, 3, 4
-ITEM = re.compile(r"(\*|\?|\w+)(?:-(\w+))?(?:/(\d+))?")
-WEEKDAY_OF_MONTH = re.compile(r"(\w+)#[1-5]|l([0-7])")  # the second Friday, the last Friday
+ITEM = re.compile(r"(\*|\?|\w+)(?:-(\w+))?(?:/(\d+))?", re.ASCII)
+WEEKDAY_OF_MONTH = re.compile(r"(\w+)#([1-5])|l([0-7])")  # the second Friday, the last Friday
 
 
 def _fraction(value: str) -> str:
@@ -69,22 +72,46 @@ def _not_empty(values: tuple[Item, ...]) -> tuple[Item, ...]:
     return values
 
 
-def _cron(expression: str) -> str:
+def _distinct(values: tuple[Item, ...]) -> tuple[Item, ...]:
+    if len(set(values)) != len(values):
+        raise ValueError("a list in which nothing is twice")
+    return values
+
+
+def _distinct_numbers(values: tuple[str, ...]) -> tuple[str, ...]:
+    _distinct(tuple(map(float, values)))
+    return values
+
+
+def _cron(text: str) -> str:
+    expression = text.strip()
     if not _is_cron(expression):
         raise ValueError(
-            "a cron expression of five fields (minute, hour, day of month, month, day of week), such as 0 3 * * 0"
+            "a cron expression of five fields (minute, hour, day of month, month, day of week), such as 0 3 * * 0, "
+            "with a day that one of its months has"
         )
     return expression
 
 
 def _is_cron(expression: str) -> bool:
-    """Whether it has five fields of which each can be met, or is a name such as ``@daily``."""
+    """Whether it has five fields of which each can be met, and together on some day, or is a name such as ``@daily``.
+
+    Dagster refuses what croniter cannot read, and fails at what is never due; the tests compare with both.
+    """
     fields = expression.lower().split()
     if len(fields) == 1:
         return fields[0] in MACROS
-    if len(fields) != 5 or (fields[DAY_OF_MONTH] in ("30", "31") and fields[MONTH] in ("2", "feb")):
+    if len(fields) != 5 or not all(_is_field(field, number) for number, field in enumerate(fields)):
         return False
-    return all(_is_item(item, number) for number, field in enumerate(fields) for item in field.split(","))
+    return _is_ever_due(*fields[DAY_OF_MONTH:])
+
+
+def _is_field(text: str, field: int) -> bool:
+    items = text.split(",")
+    nth = [item for item in items if field == DAY_OF_WEEK and WEEKDAY_OF_MONTH.fullmatch(item)]
+    if nth and len(nth) < len(items):  # croniter reads the second Friday or every Friday, not both
+        return False
+    return (text == "?" and field in (DAY_OF_MONTH, DAY_OF_WEEK)) or all(_is_item(item, field) for item in items)
 
 
 def _is_item(item: str, field: int) -> bool:
@@ -96,15 +123,72 @@ def _is_item(item: str, field: int) -> bool:
     found = ITEM.fullmatch(item)
     if found is None or (found[3] and int(found[3]) == 0):
         return False
-    if found[1] in ("*", "?"):
-        return found[2] is None and (found[1] == "*" or field in (DAY_OF_MONTH, DAY_OF_WEEK))
+    if found[1] == "*":
+        return found[2] is None
     return _is_value(found[1], field) and (found[2] is None or _is_value(found[2], field))
 
 
 def _is_value(text: str, field: int) -> bool:
     low, high = BOUNDS[field]
+    return low <= _number(text, field) <= high
+
+
+def _number(text: str, field: int) -> int:
+    """-1 for what is neither a number nor a name."""
     names = {MONTH: MONTHS, DAY_OF_WEEK: DAYS}.get(field, [])
-    return text in names or (text.isdecimal() and low <= int(text) <= high)
+    if text in names:
+        return BOUNDS[field][0] + names.index(text)
+    return int(text) if text.isdecimal() else -1
+
+
+def _is_ever_due(days: str, months: str, weekdays: str) -> bool:
+    """Whether one of the months has one of the days, as the 31st of April is not; and, of the second Friday, say,
+    whether that is ever on such a day, since both have to hold then. Every date of 28 years is looked at: after them
+    the weekdays repeat."""
+    nth = {found.groups() for item in weekdays.split(",") if (found := WEEKDAY_OF_MONTH.fullmatch(item))}
+    in_months, on_days, last = _numbers(months, MONTH), _numbers(days, DAY_OF_MONTH), "l" in days.split(",")
+    return any(
+        one.month in in_months
+        and (one.day in on_days or (last and _days_left(one) == 0))
+        and (not nth or _is_nth(one, nth))
+        for one in map(date.fromordinal, range(date(2001, 1, 1).toordinal(), date(2029, 1, 1).toordinal()))
+    )
+
+
+def _days_left(day: date) -> int:
+    """How many days of its month follow."""
+    return monthrange(day.year, day.month)[1] - day.day
+
+
+def _numbers(text: str, field: int) -> set[int]:
+    """The values of a field, but for those after the turn of a range such as ``nov-feb/2``, with a step."""
+    (low, high), found = BOUNDS[field], set[int]()
+    for item in text.split(","):
+        if (parts := ITEM.fullmatch(item)) is None:
+            continue
+        first, last, step = parts[1], parts[2], int(parts[3] or 1)
+        if first in ("*", "?"):
+            found |= {*range(low, high + 1, step)}
+            continue
+        start = _number(first, field)
+        end = _number(last, field) if last else high if parts[3] else start
+        if last and start == end:
+            start, end = low, high  # to croniter a whole turn
+        found |= {*range(start, (end if start <= end else high) + 1, step)}
+        if start > end and step == 1:
+            found |= {*range(low, end + 1)}
+    return found
+
+
+def _is_nth(day: date, weekdays: Collection[tuple[str | None, ...]]) -> bool:
+    """Whether it is one of (weekday, which in the month, weekday of which it is the last)."""
+    weekday, which = day.isoweekday() % 7, (day.day + 6) // 7
+    return any(
+        (_days_left(day) < 7 and int(last) % 7 == weekday)
+        if last is not None
+        else (int(number or 0) == which and _number(name or "", DAY_OF_WEEK) % 7 == weekday)
+        for name, number, last in weekdays
+    )
 
 
 def _timezone(name: str) -> str:
@@ -121,13 +205,16 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Range = Annotated[tuple[Positive, Positive], Field(strict=False), AfterValidator(_ordered)]
 CropScale = Annotated[Range, AfterValidator(_within_the_image)]
 Fraction = Annotated[str, AfterValidator(_fraction)]
-Fractions = Annotated[tuple[Fraction, ...], Field(strict=False), AfterValidator(_not_empty)]
-LabelsPerClass = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)]
+Distinct = AfterValidator(_distinct)  # of a list in which to say something twice has no meaning
+Fractions = Annotated[
+    tuple[Fraction, ...], Field(strict=False), AfterValidator(_not_empty), AfterValidator(_distinct_numbers)
+]
+LabelsPerClass = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False), Distinct]
 Channels = Annotated[tuple[Probability, Probability, Probability], Field(strict=False)]
 Spreads = Annotated[tuple[Positive, Positive, Positive], Field(strict=False)]
 ArtifactName = Annotated[str, AfterValidator(_begins_a_tag)]
 WeightsSource = Annotated[str, AfterValidator(_inside_weights)]
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False), AfterValidator(_not_empty)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False), AfterValidator(_not_empty), Distinct]
 Variants = Annotated[tuple[Literal["fp32", "int8", "fp16"], ...], Field(strict=False), AfterValidator(_with_fp32)]
 Cron = Annotated[str, AfterValidator(_cron)]
 TimeZone = Annotated[str, AfterValidator(_timezone)]

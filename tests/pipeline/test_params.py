@@ -1,5 +1,9 @@
 """params.yaml is read as a whole, with all faults at once, and changed whole or not at all."""
 
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
 import dagster as dg
 import pytest
 import yaml
@@ -14,12 +18,19 @@ from pipeline.workspace import Workspace
 TAKEN = """
 0 3 * * 0; 30 4 * * 1-5; */15 2-4 1,15 jan *; 0 0 L * *; 0 0 * * L5; 0 0 * * 5#2; 0 0 * * fri#2; 0 0 * * fri-mon;
 0 22-2 * * *; 0 0 ? * ?; 0 0 * * 7; 0 0 1,L * *; @daily; @DAILY; @midnight; 5/10 * * * *; 0 0 1-5/2 * *;
-0 0 * JAN,mar *; 0 0 30,31 2 *; 0  3 * * 0; *,5 * * * *; 0 0 * * 0,7; 0 0 31 2,4 *; @yearly; @annually; @hourly
+0 0 * JAN,mar *; 0  3 * * 0; *,5 * * * *; 0 0 * * 0,7; 0 0 31 2,3 *; @yearly; @annually; @hourly; 0 0 29 2 *;
+00 03 030 04 *; 0 0 30-30 2 *; 0 0 L 02 *; 0 0 29 2 mon; 0 0 * 2 mon#5; 0 0 1-7 * mon#1; 0 0 31-1 2 *;
+0 0 30 2-2/12 *
 """
 REFUSED = """
 0 3 * *; 0 3 * * 0 5; 60 * * * *; -5 * * * *; 0 0 0 * *; 0 0 * 13 *; 0 0 * * 8; 0 0 30 2 *; 0 0 31 feb *; */0 * * * *;
 ? 0 * * *; 0 0 15W * *; 0 0 * * 5L; h h * * *; every sunday; @reboot; @every 5m; 3; 0 0 * sun *; 0 0 * * jan;
-1, * * * *; sunday
+1, * * * *; sunday; 0 0 31 02 *; 0 0 030 2 *; 0 0 30 2,2 *; 0 0 31 feb,2 *; 0 0 1 1 0#1,1; 0 0 1 1 1,0#1; 0 0 ?,1 * *;
+0 0 * * ?/2
+"""
+NEVER_DUE = """
+0 0 31 4 *; 0 0 31 apr,06,9 *; 0 0 30,31 2 *; 0 0 31 2,4 *; 0 0 30-31 2 *; 0 0 31 4 mon; 0 0 1 * mon#2; 0 0 L 3 sun#4;
+0 0 15/16 2,4 fri#5
 """
 
 
@@ -48,6 +59,9 @@ def test_all_faults_of_all_blocks_are_reported_together(workspace: Workspace) ->
         assert fault in str(caught.value)
 
 
+LONG_STEPS = pytest.mark.filterwarnings("ignore:Found a cron schedule with an interval")  # such as */90 minutes
+
+
 def dagster_takes(expression: str) -> bool:
     try:
         dg.ScheduleDefinition(name="scheduled", job_name="retrain", cron_schedule=expression)
@@ -63,11 +77,55 @@ def is_allowed(expression: str) -> bool:
         return False
 
 
+@LONG_STEPS
 @pytest.mark.parametrize("schedules", [TAKEN, REFUSED])
 def test_a_schedule_is_judged_as_dagster_would(schedules: str) -> None:
     expressions = [one.strip() for one in schedules.split(";")]
     wrong = [one for one in expressions if not is_allowed(one) == dagster_takes(one) == (schedules is TAKEN)]
     assert wrong == []
+
+
+def test_a_schedule_that_is_never_due_is_refused_though_dagster_takes_it() -> None:
+    expressions = [one.strip() for one in NEVER_DUE.split(";")]
+    assert [one for one in expressions if is_allowed(one) or not dagster_takes(one)] == []
+
+
+def random_field(chance: random.Random, low: int, high: int, others: Sequence[str]) -> str:
+    """As people and programs write one: few of them are valid."""
+
+    def value() -> str:
+        number = chance.randint(low, high)
+        return chance.choice([str(number), f"{number:02}", *others])
+
+    forms = [lambda: "*", value, value, lambda: f"{value()}-{value()}", lambda: f"*/{chance.randint(0, 9)}"]
+    forms.append(lambda: f"{value()}-{value()}/{chance.randint(1, 12)}")
+    return ",".join(chance.choice(forms)() for _ in range(chance.choice([1, 1, 1, 2, 3])))
+
+
+@LONG_STEPS
+def test_dagster_takes_every_schedule_that_is_allowed() -> None:
+    """Else the code location does not load, which ends the schedule, the sensor and the UI."""
+    chance = random.Random(0)
+    allowed = 0
+    for _ in range(1500):
+        expression = " ".join(
+            (
+                random_field(chance, 0, 60, ()),
+                "0",
+                random_field(chance, 27, 32, ("L", "?", "*")),
+                random_field(chance, 0, 13, ("feb", "2", "02", "2", "feb")),
+                random_field(chance, 0, 8, ("?", "*", "*", "mon", "fri#2", "0#1", "l5", "1#5", "*")),
+            )
+        )
+        if is_allowed(expression):
+            allowed += 1
+            assert dagster_takes(expression), expression
+    assert allowed > 100
+
+
+@pytest.mark.parametrize("written", ["@daily ", " 0 3 * * 0", "0 3 * * 0\n"])
+def test_blanks_around_a_schedule_do_not_reach_dagster(written: str) -> None:
+    assert RetrainingConfig(schedule=written).schedule == written.strip()
 
 
 @pytest.mark.parametrize(("short_side", "resize", "side"), [("null", "null", 16), ("null", "20", 20), ("64", "20", 64)])
@@ -132,6 +190,17 @@ def test_override_keeps_comments_and_types(workspace: Workspace) -> None:
             r"schedule: given '0 3 \* \*', allowed: a cron expression of five",
         ),
         ("retraining.schedule", "0 3 30 2 *", "allowed: a cron expression of five"),
+        ("retraining.schedule", "0 3 31 4 *", "allowed: a cron expression .* with a day that one of its months has"),
+        ("finetune.seeds", "[0, 0, 0]", r"finetune.seeds: given .*, allowed: a list in which nothing is twice"),
+        (
+            "linear_eval.fractions",
+            "['0.1', '0.10']",
+            "linear_eval.fractions: given .*, allowed: a list in which nothing",
+        ),
+        ("linear_eval.labels_per_class", "[1, 5, 1]", "allowed: a list in which nothing is twice"),
+        ("gates.baselines", "[pixels, pixels]", "allowed: a list in which nothing is twice"),
+        ("watch.trackers", "[mlflow, mlflow]", "allowed: a list in which nothing is twice"),
+        ("ingest.classes", "[cat, dog, cat]", "allowed: a list in which nothing is twice"),
         ("retraining.timezone", "Mars", "retraining.timezone: given 'Mars', allowed: the name of a time zone"),
         (
             "prepare.short_side",
