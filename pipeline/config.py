@@ -12,8 +12,16 @@ from pydantic import Field, field_validator, model_validator
 from simclr_core.params import Block
 from simclr_core.values import Cron, Distinct, TimeZone
 
-OCCUPIED = {".dvc", ".git", ".simclr", "data", "history", "inbox", "models", "reports", "storage", "weights"}
-"""Folders of a workspace that hold something else than releases."""
+OCCUPIED = {
+    *(".dvc", ".git", ".simclr", "data", "history", "inbox", "models", "reports", "storage", "weights"),
+    *("schedules", "logs", ".telemetry", ".logs_queue", ".nux", "dvc_plots"),
+    *("dvc.yaml", "dvc.lock", "params.yaml", "overrides.csv", "dagster.yaml", "dg.toml", "definitions.py"),
+    *("workspace.yaml", ".dvcignore", ".gitignore"),
+}
+"""Folders and files of a workspace that hold something else than releases."""
+
+
+SEPARATE = "a separate folder, such as registry, not the workspace, one around it, or one in use or in such a one"
 
 
 class IngestConfig(Block):
@@ -377,8 +385,10 @@ class ReleaseConfig(Block):
     @field_validator("registry")
     @classmethod
     def _separate(cls, value: str) -> str:
-        if not set(value) - {".", "/"} or normpath(value) in OCCUPIED:
-            raise ValueError("a separate folder, such as registry, not the workspace, one around it, or one in use")
+        if value.startswith("~"):
+            raise ValueError("a folder without ~ before it, such as /srv/registry")
+        if not set(value) - {".", "/", " "} or normpath(value).split("/")[0] in OCCUPIED:
+            raise ValueError(SEPARATE)
         return value
 
     require_remote: bool = Field(default=False, description="never release data that only this DVC cache holds")

@@ -5,6 +5,8 @@ An override from the command line or from the Dagster launchpad is written into 
 """
 
 import json
+import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from io import StringIO
@@ -17,6 +19,8 @@ from ruamel.yaml.error import YAMLError
 
 from deploy.artifact import write_atomically
 from pipeline.config import (
+    OCCUPIED,
+    SEPARATE,
     EmbeddingDriftConfig,
     GatesConfig,
     IngestConfig,
@@ -76,7 +80,7 @@ def read(workspace: Workspace) -> Params:
     Raises:
         ParamsError: with every fault of every block.
     """
-    return _read(workspace.params)
+    return _read(workspace.params, workspace.root)
 
 
 def override(
@@ -102,7 +106,7 @@ def override(
     with TemporaryDirectory() as folder:
         candidate = Path(folder) / "params.yaml"
         candidate.write_text(content.getvalue(), encoding="utf-8")
-        require(_read(candidate))
+        require(_read(candidate, workspace.root))
     write_atomically(workspace.params, content.getvalue())
 
 
@@ -139,13 +143,13 @@ def _assign(document: dict[str, Any], key: str, text: str) -> None:
         raise ParamsError(f"{key}: {text!r} is not a YAML value; {advice}") from None
 
 
-def _read(path: Path) -> Params:
+def _read(path: Path, root: Path) -> Params:
     try:
         blocks = read_blocks(path, BLOCKS)
     except ConfigError as error:
         raise ParamsError(f"{path.name}: " + "; ".join(error.faults)) from None
     params = Params(**blocks)  # type: ignore[arg-type]  # each block was read as the type that BLOCKS names for it
-    if faults := list(_contradictions(params)):
+    if faults := [*_contradictions(params), *_misplaced(params, root)]:
         raise ParamsError(f"{path.name}: " + "; ".join(faults))
     return params
 
@@ -168,3 +172,19 @@ def _contradictions(params: Params) -> Iterator[str]:
     layers, most = params.finetune.head_layers, pretrain.projection_head.layers
     if layers > most:
         yield f"finetune.head_layers: given {layers}, allowed: at most pretrain.projection_head.layers ({most})"
+
+
+def _misplaced(params: Params, root: Path) -> Iterator[str]:
+    """The registry is not in a folder that holds something else, nor is such a folder in it, wherever links lead."""
+    place, home = _real(root / params.release.registry), _real(root)
+    named = [name for name in params.retraining.sources if "://" not in name]
+    names = [os.path.expanduser(name) for name in named]  # noqa: PTH111, that of pathlib raises for an unknown user
+    sources = [_real(root / re.sub(r"[^/]*[*?\[].*", "", name)) for name in names]
+    used = [home / name for name in OCCUPIED] + [_real(root / name) for name in OCCUPIED]
+    used += [source for source in sources if not home.is_relative_to(source)]
+    if home.is_relative_to(place) or any(place.is_relative_to(one) or one.is_relative_to(place) for one in used):
+        yield f"release.registry: given {params.release.registry!r}, allowed: {SEPARATE}"
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))

@@ -175,6 +175,18 @@ def test_override_keeps_comments_and_types(workspace: Workspace) -> None:
         ("release.registry", ".", "release.registry: given '.', allowed: a separate folder"),
         ("release.registry", "../..", "release.registry: given '../..', allowed: a separate folder"),
         ("release.registry", "models/../data/", "allowed: a separate folder, such as registry"),
+        ("release.registry", "inbox/released", "allowed: a separate folder, such as registry"),
+        ("release.registry", "data/raw/registry", "allowed: a separate folder, such as registry"),
+        ("release.registry", "models/bundle", "allowed: a separate folder, such as registry"),
+        ("release.registry", "dvc.yaml", "allowed: a separate folder, such as registry"),
+        ("release.registry", "./params.yaml/", "allowed: a separate folder, such as registry"),
+        ("release.registry", "' '", "allowed: a separate folder, such as registry"),
+        (
+            "release.registry",
+            "'~'",
+            r"registry: given '~', allowed: a folder without ~ before it, such as /srv/registry",
+        ),
+        ("release.registry", "~/registry", "allowed: a folder without ~ before it"),
         ("pretrain.epochs.more", "3", "'epochs' is a value, not a block"),
         (
             "pretrain.encoder.name",
@@ -221,6 +233,22 @@ def test_a_wrong_override_changes_nothing(workspace: Workspace, key: str, value:
     with pytest.raises(ParamsError, match=message):
         params.override(workspace, {"pretrain.seed": "7", key: value})
     assert workspace.params.read_text() == before
+
+
+def test_a_registry_is_nowhere_in_a_folder_in_use_nor_around_one(workspace: Workspace, tmp_path: Path) -> None:
+    root = workspace.root
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "way in").symlink_to(root / "data")
+    given = yaml.safe_load(workspace.params.read_text())
+    given["retraining"]["sources"] = ["inbox", str(tmp_path / "photos" / "*.jpg"), str(tmp_path)]
+    workspace.params.write_text(yaml.safe_dump(given))
+    refused = [root, root / "data/raw/registry", root.parent, tmp_path / "photos/released", "../photos", "../way in/x"]
+    for place in map(str, (*refused, f"../{root.name}/inbox")):
+        with pytest.raises(ParamsError, match=r"registry: given .*, allowed: a separate folder"):
+            params.override(workspace, {"release.registry": f"'{place}'"})
+    for place in (tmp_path / "registry", root / "released", "served/here"):
+        params.override(workspace, {"release.registry": f"'{place}'"})
+        assert params.read(workspace).release.registry == str(place)
 
 
 def test_defaults_that_dvc_looks_for_are_written_down(workspace: Workspace) -> None:
