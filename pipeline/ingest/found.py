@@ -21,7 +21,7 @@ from pipeline.ingest.layout import Reading, read_layout
 from pipeline.ingest.news import Listing, compare, find_new, read_source
 from pipeline.ingest.raw import batches, find_lost
 from pipeline.ingest.selection import Selection
-from pipeline.ingest.sources import Source, list_source
+from pipeline.ingest.sources import Source, list_source, unique
 from pipeline.ingest.stamps import STAMPS, Key, Stamps
 from pipeline.ingest.undo import KeptOut, read_undone
 from pipeline.params import read
@@ -102,7 +102,7 @@ def count_news(workspace: Workspace, sources: Sequence[str]) -> News:
     """
     params = read(workspace)
     selection = Selection(params.ingest.include, params.ingest.exclude, params.prepare.channels is not None)
-    listed = [list_source(workspace.root, source, 0.0, selection) for source in sources]
+    listed = unique(list_source(workspace.root, source, 0.0, selection) for source in sources)
     found = find(workspace, params.ingest, listed, Stamps(workspace.scratch / STAMPS))
     new = find_new(found.listings, found.before)
     fresh = sum(sha256 not in found.before for sha256 in new)

@@ -28,7 +28,7 @@ from pipeline.ingest.groups import describe_groups
 from pipeline.ingest.news import Content, describe_news, find_new
 from pipeline.ingest.raw import REPLACED, next_name
 from pipeline.ingest.selection import Selection
-from pipeline.ingest.sources import GRANULARITY_SECONDS, Source, list_source
+from pipeline.ingest.sources import GRANULARITY_SECONDS, Source, find_repeated, list_source, unique
 from pipeline.ingest.stamps import STAMPS, Key, Stamps
 from pipeline.ingest.understood import tabulate
 from pipeline.ingest.undo import complete
@@ -135,15 +135,30 @@ def _describe(found: Found, new: dict[str, Content], batch: Path | None, classes
         sha256: combine(before.get(sha256, ()), summarize(sha256, content.occurrences, len(found.earlier)))
         for sha256, content in new.items()
     }
-    files = sum(len(listing.hashes) for listing in found.listings)
+    repeated = find_repeated(listed)
+    files = {
+        (source.identity, path)
+        for source, listing, twice in zip(listed, found.listings, repeated, strict=True)
+        for path in listing.hashes.keys() - twice
+    }
+    recorded = {
+        (one.source, one.path) for content in new.values() for one in content.occurrences if one.split != REPLACED
+    }
     fresh = [sha256 for sha256 in new if sha256 not in before]
     return IngestResult(
         batch=batch.name if batch else None,
         new_images=len(fresh),
         new_labels=len(new) - len(fresh),
-        known=files - sum(one.split != REPLACED for content in new.values() for one in content.occurrences),
-        unsettled=sum(len(source.unsettled) + len(source.writing) for source in listed),
-        skipped=tuple(reason for source in listed for reason in source.skipped),
+        known=len(files - recorded),
+        unsettled=sum(
+            len({*source.unsettled, *source.writing} - twice) for source, twice in zip(listed, repeated, strict=True)
+        ),
+        skipped=tuple(
+            f"{path!r} {reason}"
+            for source, twice in zip(listed, repeated, strict=True)
+            for path, reason in source.passed_over.items()
+            if path not in twice
+        ),
         changes=tuple(describe_news(found.listings, before, after, new)),
         understood=(
             *tabulate(listed, found.readings),
@@ -164,7 +179,7 @@ def _list(
 ) -> list[Source]:
     """List the sources, again and again while files in them settle: a copy that never ends is not waited for."""
     for left in reversed(range(1 if wait is None else WAITS)):
-        listed = [list_source(root, source, settle_seconds, selection) for source in sources]
+        listed = unique(list_source(root, source, settle_seconds, selection) for source in sources)
         changing = [time for source in listed for time in source.changing(settle_seconds)]
         if not (changing and left and wait):
             break

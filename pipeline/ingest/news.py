@@ -99,7 +99,8 @@ def read_source(
                 source.unseen.add(path)
                 continue
             sha256 = hashlib.sha256(data).hexdigest() if is_image(path, data, source.arrays) else NOT_AN_IMAGE
-        stamped[source.base, path] = (file.stamp if source.settled(file) else "", sha256)
+        # A folder and a glob of it have the same files, and their stamps differ: as in a survey, the first one counts.
+        stamped.setdefault((source.base, path), (file.stamp if source.settled(file) else "", sha256))
         if sha256 == NOT_AN_IMAGE:
             source.passed_over[path] = ARRAY if is_array(path) else NO_IMAGE
             continue

@@ -7,7 +7,7 @@ import os
 import posixpath
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -52,6 +52,11 @@ class Source:
     labels: dict[str, File] = field(default_factory=dict)
     writing: dict[str, File] = field(default_factory=dict)
     arrays: bool = False
+
+    @property
+    def paths(self) -> set[str]:
+        """Everything that was listed."""
+        return {*self.files, *self.unsettled, *self.labels, *self.writing, *self.passed_over}
 
     @property
     def skipped(self) -> list[str]:
@@ -134,6 +139,29 @@ def list_source(root: Path, name: str, settle_seconds: float, selection: Selecti
         raise IngestError(
             redact(f"{name}: cannot be opened ({_said(error)}); give a folder, a glob in quotes, or an fsspec URL")
         ) from None
+
+
+def unique(listed: Iterable[Source]) -> list[Source]:
+    """The sources, each once, however often it was named."""
+    return [*{source.identity: source for source in listed}.values()]
+
+
+def find_repeated(listed: Sequence[Source]) -> list[set[str]]:
+    """Of each source, the paths that one before it lists, too: ``inbox`` has the files of ``inbox/labeled``."""
+    return [
+        {path for earlier in listed[:number] for path in _shared(source, earlier)}
+        for number, source in enumerate(listed)
+    ]
+
+
+def _shared(source: Source, other: Source) -> Iterator[str]:
+    base, beyond = (one.base.rstrip("/") + "/" for one in (source, other))
+    if not (base.startswith(beyond) or beyond.startswith(base)):
+        return
+    theirs = other.paths
+    for path in source.paths:
+        if (base + path).startswith(beyond) and (base + path)[len(beyond) :] in theirs:
+            yield path
 
 
 def _said(error: Exception) -> str:

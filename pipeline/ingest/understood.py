@@ -8,7 +8,7 @@ from deploy.folders.files import describe_passed_over
 from deploy.images import heif
 from deploy.plural import counted
 from pipeline.ingest.layout import Reading
-from pipeline.ingest.sources import Source
+from pipeline.ingest.sources import Source, find_repeated
 from simclr_core.data import label_sets
 
 SHOWN_CLASSES = 20
@@ -20,12 +20,15 @@ WIDTH = 40  # of a class's name
 def tabulate(sources: Sequence[Source], readings: Sequence[Reading]) -> list[str]:
     """Lines of a table, split x class, of all files in the sources; then what was passed over, and notes.
 
-    A file with several labels is counted for each of them.
+    A file with several labels is counted for each of them, and one that two sources list, once.
     """
     counts: Counter[tuple[str, str | None]] = Counter()
     notes: Counter[str] = Counter()
-    for source, reading in zip(sources, readings, strict=True):
-        taken = source.files.keys() - source.passed_over.keys()
+    repeated = find_repeated(sources)
+    for source, reading, twice in zip(sources, readings, repeated, strict=True):
+        if source.files and source.files.keys() <= twice:
+            continue
+        taken = source.files.keys() - source.passed_over.keys() - twice
         counts.update((place.split, place.label) for path, place in reading.places.items() if path in taken)
         notes.update(reading.notes)
         notes.update(heif.ADVICE for path in source.files if heif.is_unread(path))
@@ -39,7 +42,11 @@ def tabulate(sources: Sequence[Source], readings: Sequence[Reading]) -> list[str
     lines = [text + _files(number) for text, number in sorted(notes.items())]
     if len(lines) > SHOWN_NOTES:
         lines[SHOWN_NOTES:] = [f"{counted(len(lines) - SHOWN_NOTES, 'more note')} of these kinds"]
-    passed = [line for source in sources for line in describe_passed_over(source.passed_over)]
+    passed = [
+        line
+        for source, twice in zip(sources, repeated, strict=True)
+        for line in describe_passed_over({path: why for path, why in source.passed_over.items() if path not in twice})
+    ]
     return [*_table(by_class), *passed, *(f"note: {printable(line, None)}" for line in lines)]
 
 

@@ -22,7 +22,7 @@ from pipeline.ingest.labels_csv import fold
 from pipeline.ingest.layout import ROLES, Place, read_layout
 from pipeline.ingest.raw import next_name
 from pipeline.ingest.selection import ALL, Selection
-from pipeline.ingest.sources import Source, list_source
+from pipeline.ingest.sources import Source, find_repeated, list_source, unique
 from pipeline.preflight import Images
 from pipeline.proposal.glance import SIDES, Glance, glance, read_glance
 from pipeline.validation.probe.pool import isolated_map
@@ -154,11 +154,11 @@ def examine(root: Path, names: Sequence[str], selection: Selection = ALL) -> Col
     others: Counter[str] = Counter()
     folders: Counter[str] = Counter()
     found: list[tuple[Source, str]] = []
-    sources = [list_source(root, name, 0.0, selection) for name in names]
+    sources = unique(list_source(root, name, 0.0, selection) for name in names)
     arrays = selection.arrays or _are_mostly_arrays(sources)
-    for source in sources:
+    for source, twice in zip(sources, find_repeated(sources), strict=True):
         reading = read_layout(source, root / "inbox")
-        for path in source.files:
+        for path in [path for path in source.files if path not in twice]:
             if not _is_image(source, path, arrays):
                 others[PurePosixPath(path).suffix.lower() or "no suffix"] += 1
                 continue
@@ -167,7 +167,7 @@ def examine(root: Path, names: Sequence[str], selection: Selection = ALL) -> Col
             found.append((source, path))
             if place == Place("train", None) and "/" in path and fold(path.partition("/")[0]) not in ROLES:
                 folders[path.partition("/")[0]] += 1
-        passed_over = source.passed_over.keys() - source.left_out
+        passed_over = source.passed_over.keys() - source.left_out - twice
         others.update(PurePosixPath(path).suffix.lower() or "no suffix" for path in passed_over)
     heic = sum(heif.is_unread(path) for _, path in found)
     glances, unreadable, contents = _look(found)

@@ -15,7 +15,7 @@ from pipeline.dvc.project import RAW, Locked, Recorded, read_lock, read_tracked
 from pipeline.ingest.listing import File
 from pipeline.ingest.raw import batches, count_contents
 from pipeline.ingest.selection import Selection
-from pipeline.ingest.sources import Source, list_source
+from pipeline.ingest.sources import Source, find_repeated, list_source, unique
 from pipeline.ingest.stamps import STAMPS, Key, Stamps
 from pipeline.ingest.unfinished import look
 from pipeline.reports import EmbeddingDriftReport, ValidationReport
@@ -41,12 +41,13 @@ def survey(workspace: Workspace, sources: Sequence[str]) -> Inbox:
     raw = read_tracked(workspace.root, RAW).md5 if workspace.raw.with_suffix(".dvc").exists() else ""
     # Other batches than those that the stamps were taken with: a commit was checked out, say. Then nothing is known.
     known = stamps if stamps.raw == raw else None
-    listed = [list_source(workspace.root, source, config.settle_seconds, selection) for source in sources]
-    new = {key: stamp for source in listed for key, stamp in _new(source, known)}
-    settled = [(key, file) for source in listed for key, file in _settled(source)]
-    recent = [file.changed for key, file in settled if key in new]
+    listed = unique(list_source(workspace.root, source, config.settle_seconds, selection) for source in sources)
+    settled = _settled(listed)
+    new = {key: file.stamp for key, file in settled.items() if known is None or known.find(*key, file.stamp) is None}
+    recent = [settled[key].changed for key in new]
     changing = [time for source in listed for time in source.changing(config.settle_seconds)]
-    new_files = sum((source.base, path) in new for source in listed for path in source.files)
+    images = {(source.base, path) for source in listed for path in source.files}
+    new_files = len(images & new.keys())
     return Inbox(
         digest=_digest(raw, new, look(workspace) if new else ""),
         new_files=new_files,
@@ -78,15 +79,14 @@ def count_untrained(workspace: Workspace) -> int:
     return sum(count_contents(batch) for batch in folders[trained:])
 
 
-def _settled(source: Source) -> Iterable[tuple[Key, File]]:
-    for path, file in {**source.files, **source.labels}.items():
-        yield (source.base, path), file
-
-
-def _new(source: Source, stamps: Stamps | None) -> Iterable[tuple[Key, str]]:
-    for key, file in _settled(source):
-        if stamps is None or stamps.find(*key, file.stamp) is None:
-            yield key, file.stamp
+def _settled(listed: Sequence[Source]) -> dict[Key, File]:
+    """Files and tables, each once: sources may overlap."""
+    return {
+        (source.base, path): file
+        for source, twice in zip(listed, find_repeated(listed), strict=True)
+        for path, file in {**source.files, **source.labels}.items()
+        if path not in twice
+    }
 
 
 def _digest(raw: str, new: dict[tuple[str, str], str], unfinished: str) -> str:

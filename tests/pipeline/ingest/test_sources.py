@@ -18,6 +18,7 @@ from pipeline.errors import IngestError
 from pipeline.ingest.ingest import ingest
 from pipeline.ingest.raw import batches, read_bytes
 from pipeline.ingest.sources import Source, list_source
+from pipeline.retraining.inbox import survey
 from pipeline.workspace import Workspace
 from tests.conftest import draw, encode
 from tests.pipeline.conftest import put, read_files
@@ -86,6 +87,29 @@ def test_a_folder_is_one_source_however_its_path_is_written(workspace: Workspace
     assert through_a_link.identity == f"file://{elsewhere.parent}/photos", "what the system would open"
     assert ingest(workspace, ["../photos"]).new_images == 1
     assert ingest(workspace, [roundabout]).batch is None
+
+
+@pytest.mark.seconds
+@pytest.mark.parametrize(
+    "sources",
+    [
+        ["inbox", "./inbox", "inbox/labeled"],
+        ["inbox/labeled/cat", "inbox/labeled", "inbox/**/*.png", "inbox"],
+    ],
+)
+def test_a_file_in_two_sources_is_counted_once(workspace: Workspace, sources: list[str]) -> None:
+    for number, path in enumerate(["labeled/cat/1.png", "labeled/cat/2.png", "test/cat/3.png", "unlabeled/4.png"]):
+        put(workspace, path, encode(draw(number, number)))
+    put(workspace, "labeled/notes.txt", b"x")
+    assert (survey(workspace, sources).new_files, survey(workspace, sources).files) == (4, 4)
+    first, second = ingest(workspace, sources), ingest(workspace, sources)
+    for result in (first, second):
+        rows = [line.split() for line in result.understood]
+        assert ["cat", "2", "1"] in rows
+        assert ["(no", "class)", "1", "0"] in rows
+        assert len(result.skipped) == 1
+    assert (first.new_images, first.known, second.batch, second.known) == (4, 0, None, 4)
+    assert survey(workspace, sources).new_files == 0
 
 
 def test_an_archive_is_not_a_source(workspace: Workspace, tmp_path: Path) -> None:
