@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from deploy.plural import counted
 from pipeline.errors import IngestError
 from pipeline.ingest.groups import MISSING
-from pipeline.ingest.labels_csv import fold
+from pipeline.ingest.labels.names import fold
 from pipeline.ingest.layout import Reading
 from pipeline.ingest.raw import Occurrence
 from simclr_core.data import label_sets

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from deploy.failure import printable
 from deploy.plural import counted
-from pipeline.ingest.labels_csv import fold
+from pipeline.ingest.labels.names import fold
 
 MISSING = ("nan", "none", "null", "n/a", "na", "<na>")  # pandas, Python, SQL and R
 

@@ -13,11 +13,9 @@ counts: nothing held out is trained on. What can be read in two ways is refused,
 
 import hashlib
 import posixpath
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -25,23 +23,24 @@ from deploy.failure import printable
 from deploy.folders.files import is_labels
 from deploy.plural import counted, listed
 from pipeline.errors import IngestError
-from pipeline.ingest.labels_csv import Row, clean, columns_of, fold, match_rows, names_files, read_rows
+from pipeline.ingest.labels.columns import describe_unused, names_files
+from pipeline.ingest.labels.folders import (
+    LABELED,
+    ROLES,
+    TEST,
+    UNLABELED,
+    describe_near_misses,
+    describe_role,
+    describe_source,
+    refuse_held_out,
+    role_of,
+)
+from pipeline.ingest.labels.labels_csv import Row, columns_of, read_rows
+from pipeline.ingest.labels.matching import match_rows
+from pipeline.ingest.labels.names import clean, fold
 from pipeline.ingest.sources import Source
 from simclr_core.data import label_sets
 
-UNLABELED, LABELED, TEST = "unlabeled", "labeled", "test"
-ROLES = {
-    **dict.fromkeys(("unlabeled", "unlabelled"), UNLABELED),
-    **dict.fromkeys(("labeled", "labelled", "train", "training"), LABELED),
-    **dict.fromkeys(("test", "testing", "val", "valid", "validation"), TEST),
-}
-NEAR = 0.82  # how alike a folder's name and one of these have to be to be taken for a slip
-NEAR_WORDS = {
-    **dict.fromkeys(("holdout", "heldout", "eval", "evaluation", "dev", "development"), TEST),
-    **dict.fromkeys(("validate", "minival", "unseen", "benchmark"), TEST),
-    **dict.fromkeys(("labels", "label", "trainval"), LABELED),
-    **ROLES,
-}
 SHOWN_FAULTS = 3
 TABLES = (".csv", ".tsv", ".xls", ".xlsx", ".ods")
 
@@ -58,15 +57,25 @@ class Place(NamedTuple):
 class Reading:
     """How a source is read: the place of each file, and what a person may not have meant, with the number of files.
 
-    A number of 0 is not shown: the note is not about files. ``named`` are the files that a table names, ``unsplit``
-    those of them of which neither it nor their folder says the split, ``labeled`` those of a table with labels.
+    A number of 0 is not shown: the note is not about files. ``named`` are the files that a table names, ``split`` those
+    of them of which it says the split, ``unsplit`` those of which neither it nor their folder does, ``labeled`` those
+    of a table with labels. ``unlabeled`` are the files in a folder that says so.
     """
 
     places: dict[str, Place] = field(default_factory=dict)
     notes: Counter[str] = field(default_factory=Counter)
     named: set[str] = field(default_factory=set)
+    split: set[str] = field(default_factory=set)
     unsplit: set[str] = field(default_factory=set)
     labeled: set[str] = field(default_factory=set)
+    unlabeled: set[str] = field(default_factory=set)
+
+    def without_split(self, paths: Iterable[str]) -> list[str]:
+        """Those that are trained on, and of which no table says the split."""
+        return [path for path in paths if self.places[path].split == "train" and path not in self.split]
+
+    def labels_of(self, paths: Iterable[str]) -> set[str | None]:
+        return {self.places[path].label for path in paths}
 
 
 def place(path: str, class_folders: bool = False) -> Place:
@@ -108,7 +117,7 @@ def read_layout(source: Source, inbox: Path, class_folders: bool = False) -> Rea
     folders = defaultdict[str, list[str]](list)
     for path in paths:
         folders[posixpath.dirname(path)].append(path)
-    datasets = set() if prefix else _datasets(folders)
+    datasets, placed = set() if prefix else _datasets(folders), list[tuple[str, list[str]]]()
     for folder, inside in folders.items():
         root = next((one for one in _parents(folder) if one in datasets), "")
         within = prefix + (posixpath.relpath(folder, root) if root else folder)
@@ -117,12 +126,15 @@ def read_layout(source: Source, inbox: Path, class_folders: bool = False) -> Rea
                 inside
             )
         _read_folder(within, inside, reading, faults, class_folders)
+        placed.append((within, inside))
         if label_sets.SEPARATOR in folder:
             faults.append(f"{printable(folder)}/ has a control character in its name; name the folder without it")
     _read_tables(source, reading, faults)
-    outside = not prefix and not Path(source.base.removeprefix("file://")).is_relative_to(inbox)
-    if outside and paths and set(reading.places.values()) == {Place("train", None)}:
-        reading.notes.update(dict.fromkeys(_note_folder(source.base), len(paths)))
+    folder_of_source = Path(source.base.removeprefix("file://"))
+    if not prefix and not folder_of_source.is_relative_to(inbox):
+        _read_own_name(folder_of_source, paths, reading, faults)
+    for within, inside in placed:
+        _read_names(within, inside, reading, faults, class_folders)
     faults += _without_class(reading)
     if faults:
         raise IngestError(f"{source.name}: {listed(faults, SHOWN_FAULTS, '; ')}")
@@ -164,15 +176,13 @@ def _datasets(folders: Iterable[str]) -> set[str]:
 
 
 def _read_folder(folder: str, paths: Sequence[str], reading: Reading, faults: list[str], class_folders: bool) -> None:
-    """Note the places of the files that are directly in a folder, and what is odd about it."""
+    """Note the places of the files that are directly in a folder."""
     for path in paths:  # each: at the top, a name of a Windows archive says more than the folder
         reading.places[path] = place(f"{folder}/{PurePosixPath(path).name}" if folder else path, class_folders)
-    parts = _parts(folder) if folder else []
-    if not parts:
-        return
-    role = ROLES.get(fold(parts[0]))
-    for text in _notes(role, parts, class_folders):
-        reading.notes[text] += len(paths)
+    parts = _parts(folder)
+    role = role_of(parts[0])
+    if role == UNLABELED:
+        reading.unlabeled.update(paths)
     if role in (LABELED, TEST) and len(parts) > 2 and fold(parts[1]) in ROLES:
         fault = (
             f"{'/'.join(parts[:2])}/ says two things; move its folders to {ROLES[fold(parts[1])]}/, one for each class"
@@ -180,58 +190,32 @@ def _read_folder(folder: str, paths: Sequence[str], reading: Reading, faults: li
         faults += [] if fault in faults else [fault]
 
 
-def _notes(role: str | None, parts: Sequence[str], class_folders: bool) -> Iterator[str]:
-    top = parts[0]
-    if role is None:
-        meant = _meant(top)
-        if meant:
-            taken = f"class {top}" if class_folders else "unlabeled training images"
-            yield f"{top}/ is taken as {taken}; if {meant}/ is meant, name it so"
-    elif top != role:
-        why = ", because what is set aside is never trained on" if fold(top).startswith("val") else ""
-        yield f"{top}/ is read as {role}/{why}"
-    if role == LABELED and len(parts) == 1:
-        yield f"images directly in {top}/ have no class; taken as unlabeled: move them to {top}/<class>/"
-    if role == TEST:
+def _read_names(folder: str, paths: Sequence[str], reading: Reading, faults: list[str], class_folders: bool) -> None:
+    """Note what is odd about the names of a folder. Refuse one that is held out by its name if it would be trained on
+    with labels: a test set becomes part of the training set by that."""
+    if not folder:
         return
-    label = parts[min(1, len(parts) - 1)] if role == LABELED else top if role is None and class_folders else None
-    taken = "unlabeled" if label is None else f"as class {label}"
-    words = ROLES if role == LABELED else NEAR_WORDS  # a class may have the name of a near miss
-    for depth in range(2, len(parts) + 1):
-        meant = words.get(fold(parts[depth - 1]))
-        if (
-            meant == TEST
-            or (meant == LABELED and role != LABELED)
-            or (meant == UNLABELED and label == parts[depth - 1])
-        ):
-            target = f"{meant}/" if meant == UNLABELED else f"{meant}/<class>/"
-            yield f"{'/'.join(parts[:depth])}/ is trained on, {taken}; if {meant}/ is meant, move it to {target}"
-            return
+    parts, silent = _parts(folder), reading.without_split(paths)
+    labels = reading.labels_of(silent)
+    for text in describe_role(parts):
+        reading.notes[text] += len(paths)
+    refused = list(refuse_held_out(parts, labels - {None}))
+    faults += [fault for fault in refused if fault not in faults]
+    if silent and not refused:
+        for text in describe_near_misses(parts, class_folders, labels):
+            reading.notes[text] += len(silent)
 
 
-def _note_folder(base: str) -> Iterator[str]:
-    """What a folder outside of an inbox may be, although its own name does not say so: ``pets_test``, ``test/cat``."""
-    folder = Path(base.removeprefix("file://"))
-    within = ROLES.get(fold(folder.parent.name))
-    meant = within if within in (LABELED, TEST) else _meant(folder.name)
-    if meant in (LABELED, TEST):
-        name = f"{folder.parent.name}/{folder.name}" if meant == within else folder.name
-        remedy = f"name the folder {folder.parent.name} as the source" if meant == within else f"name it {meant}"
-        yield f"{name}/ is taken as unlabeled training images; if {meant}/ is meant, {remedy}"
-
-
-def _meant(name: str) -> str | None:
-    """The folder that a name may stand for: ``test_set``, ``tset``, ``images-val``, ``train2017``."""
-    words = re.findall("[a-z]+", fold(name))
-    for word in [*words, "".join(words)]:
-        stem = re.sub("(?<=.)(set|data|images|s)$", "", word)
-        if word in NEAR_WORDS or stem in NEAR_WORDS:
-            return NEAR_WORDS[word if word in NEAR_WORDS else stem]
-        if close := get_close_matches(word, [one for one in NEAR_WORDS if len(one) > 3], n=1, cutoff=NEAR):
-            return NEAR_WORDS[close[0]]
-        if sorted(word) == sorted(TEST):
-            return TEST
-    return None
+def _read_own_name(folder: Path, paths: Sequence[str], reading: Reading, faults: list[str]) -> None:
+    """Note or refuse what a source is by its own name, if nothing in it says what is held out."""
+    silent = reading.without_split(paths)
+    if not silent or len(silent) < len(paths):
+        return
+    labels = reading.labels_of(silent)
+    if refused := list(refuse_held_out([folder.name], labels - {None})):
+        faults += refused
+    else:
+        reading.notes.update(dict.fromkeys(describe_source(folder, labels), len(paths)))
 
 
 def _without_class(reading: Reading) -> list[str]:
@@ -277,6 +261,7 @@ def _read_tables(source: Source, reading: Reading, faults: list[str]) -> None:
                 raise IngestError(f"{where}: line {row.line} names {row.path!r} again; give each file one row")
             faults += _overrule(where, path, row, reading)
         reading.named |= found.rows.keys()
+        reading.split |= {path for path, row in found.rows.items() if row.split}
         reading.labeled |= {path for path, row in found.rows.items() if row.labels}
         like_sets = [one.label for one in found.rows.values() if one.label and (one.label == "-" or "|" in one.label)]
         if like_sets:
@@ -286,6 +271,8 @@ def _read_tables(source: Source, reading: Reading, faults: list[str]) -> None:
             ] += len(like_sets)
         if found.lost:
             reading.notes[found.lost] = 0
+        if unused := describe_unused(columns_of(data)):
+            reading.notes[f"{where}: {unused}"] = 0
 
 
 def _overrule(where: str, path: str, row: Row, reading: Reading) -> list[str]:

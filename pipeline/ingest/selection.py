@@ -4,12 +4,15 @@ The patterns are those of .gitignore (https://git-scm.com/docs/gitignore), with 
 and ``masks/`` on every level, ``camera 7/*.png`` from the source down, ``!`` for an exception.
 """
 
-import unicodedata
+import re
 from collections.abc import Sequence
 
 from pathspec import GitIgnoreSpec
 
+from pipeline.ingest.labels.names import unify
+
 LEFT_OUT = "left out by ingest.include or ingest.exclude"
+SIGNS = "＊？［］！＃＼／"
 
 
 class Selection:
@@ -30,8 +33,9 @@ class Selection:
 
 
 def _folded(text: str) -> str:
-    """Without capitals, and in one Unicode form: a keyboard and a file system may each write an accent in their own."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+    """As names compare: a keyboard and a file system may each write an accent in their own form. Wide forms of signs
+    stay, since the narrow ones have a meaning in patterns."""
+    return "".join(part if part in SIGNS else unify(part) for part in re.split(f"([{SIGNS}])", text))
 
 
 ALL = Selection()

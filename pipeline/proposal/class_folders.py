@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from statistics import median
 
 from deploy.plural import counted, listed
+from pipeline.ingest.labels.folders import NEAR_WORDS
+from pipeline.ingest.labels.names import is_held_out, words_of
 from pipeline.proposal.collection import Collection
 
 CLASS_FOLDERS = (2, 1000)  # fewest and most folders that may be classes
@@ -21,9 +23,7 @@ def look_like_classes(collection: Collection) -> bool:
 
 def _class_folders(collection: Collection) -> dict[str, int]:
     """The folders that look like classes, and how many images each has; none if they hold too few of all."""
-    folders = {
-        name: n for name, n in collection.folders.items() if any(map(str.isalpha, name)) and not _names_an_origin(name)
-    }
+    folders = {name: n for name, n in collection.folders.items() if _may_be_a_class(name)}
     if collection.count("train") or not CLASS_FOLDERS[0] <= len(folders) <= CLASS_FOLDERS[1]:
         return {}
     enough = median(folders.values()) >= FEWEST_OF_A_CLASS
@@ -32,6 +32,15 @@ def _class_folders(collection: Collection) -> dict[str, int]:
 
 def _other_folders(collection: Collection) -> list[str]:
     return sorted(collection.folders.keys() - _class_folders(collection).keys())
+
+
+def _may_be_a_class(name: str) -> bool:
+    return any(map(str.isalpha, name)) and not _names_an_origin(name) and not _names_a_use(name)
+
+
+def _names_a_use(name: str) -> bool:
+    """``trn``, ``holdout``, ``fold_0``: what the images are used for, not what they show."""
+    return is_held_out(name) or "".join(words_of(name)) in NEAR_WORDS
 
 
 def _names_an_origin(name: str) -> bool:

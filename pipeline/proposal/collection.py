@@ -18,8 +18,8 @@ from deploy.images.signatures import HEAD_BYTES, is_array, is_image, named_as_im
 from deploy.session import available_cpus
 from pipeline.costs.images import sample
 from pipeline.errors import IngestError
-from pipeline.ingest.labels_csv import fold
-from pipeline.ingest.layout import ROLES, Place, read_layout
+from pipeline.ingest.labels.folders import role_of
+from pipeline.ingest.layout import Place, read_layout
 from pipeline.ingest.raw import next_name
 from pipeline.ingest.selection import ALL, Selection
 from pipeline.ingest.sources import Source, find_repeated, list_source, unique
@@ -165,7 +165,7 @@ def examine(root: Path, names: Sequence[str], selection: Selection = ALL) -> Col
             place = reading.places[path]._replace(group=None)
             labels[place] += 1
             found.append((source, path))
-            if place == Place("train", None) and "/" in path and fold(path.partition("/")[0]) not in ROLES:
+            if place == Place("train", None) and "/" in path and role_of(path.partition("/")[0]) is None:
                 folders[path.partition("/")[0]] += 1
         passed_over = source.passed_over.keys() - source.left_out - twice
         others.update(PurePosixPath(path).suffix.lower() or "no suffix" for path in passed_over)

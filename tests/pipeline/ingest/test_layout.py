@@ -136,6 +136,15 @@ REFUSED = {
         r"labeled/train/ says two things; move its folders to labeled/",
     ),
     "two splits": (("train/test/cat/0.png",), r"train/test/ says two things; move its folders to test/"),
+    "a split below a class": (
+        ("labeled/cat/test/0.png", "labeled/cat/1.png"),
+        r"labeled/cat/test/ is held out by its name, and would be trained on with its labels; move it to test/<class>/",
+    ),
+    "a numbered split below a class": (("train/cat/val_2/0.png",), "train/cat/val_2/ is held out by its name"),
+    "a split below a class in a data set": (
+        ("pets/train/cat/holdout/0.png", "pets/test/cat/1.png"),
+        "train/cat/holdout/ is held out by its name",
+    ),
     "capitals": (
         ("labeled/Cat/0.png", "test/cat/1.png"),
         r"'Cat' \(1 file\) and 'cat' \(1 file\); give each class one",
@@ -160,6 +169,39 @@ def test_a_row_that_would_train_on_what_the_folder_holds_out_is_refused(workspac
     put(workspace, "labels.csv", b"path,label,split\ntest/cat/0.png,cat,train\n")
     with pytest.raises(IngestError, match=r"line 2 puts 'test/cat/0.png' into train, its folder holds it out"):
         ingest(workspace)
+
+
+@pytest.mark.parametrize("folder", ["holdout", "test_set", "unlabeled/eval", "pets/dev/2024"])
+def test_a_table_that_would_train_on_what_is_held_out_by_its_name_is_refused(workspace: Workspace, folder: str) -> None:
+    fill(workspace, f"{folder}/0.png", f"{folder}/1.png")
+    put(workspace, f"{folder}/labels.csv", b"path,label\n0.png,cat\n")
+    with pytest.raises(
+        IngestError, match=r"/ is held out by its name, and would be trained on with its labels"
+    ) as refused:
+        ingest(workspace)
+    assert_plain(str(refused.value))
+    put(workspace, f"{folder}/labels.csv", b"path,label,split\n0.png,cat,train\n1.png,cat,test\n")
+    assert notes(ingest(workspace)) == ""
+    assert set(places(workspace).values()) == {("train", "cat"), ("test", "cat")}
+
+
+def test_a_table_in_a_folder_with_a_near_name_is_noted_as_what_it_is(workspace: Workspace) -> None:
+    fill(workspace, "gallery/0.png", "gallery/1.png")
+    put(workspace, "gallery/labels.csv", b"path,label\n0.png,cat\n")
+    assert "gallery/ is taken as training images; if test/ is meant, name it so (2 files)" in notes(ingest(workspace))
+
+
+def test_a_source_that_is_held_out_by_its_name_is_not_trained_on_with_labels(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    (tmp_path / "holdout").mkdir()
+    (tmp_path / "holdout" / "0.png").write_bytes(encode(draw(0, 1)))
+    (tmp_path / "holdout" / "labels.csv").write_text("path,label\n0.png,cat\n")
+    with pytest.raises(IngestError, match=r"holdout/ is held out by its name"):
+        ingest(workspace, [str(tmp_path / "holdout")])
+    (tmp_path / "holdout").rename(tmp_path / "pets_test")
+    expected = "pets_test/ is taken as training images; if test/ is meant, name it test (1 file)"
+    assert expected in notes(ingest(workspace, [str(tmp_path / "pets_test")]))
 
 
 def test_classes_that_are_listed_may_be_alike(workspace: Workspace) -> None:
@@ -204,7 +246,14 @@ NOTED = {
     "pets/train/cat/0.png": "pets/train/ is trained on, unlabeled; if labeled/ is meant",
     "labeled/test/0.png": "labeled/test/ is trained on, as class test; if test/ is meant, move it to test/<class>/",
     "train/unlabeled/0.png": "train/unlabeled/ is trained on, as class unlabeled; if unlabeled/ is meant, move it to",
-    "labeled/cat/test/0.png": "labeled/cat/test/ is trained on, as class cat; if test/ is meant",
+    "trn/cat/0.png": "trn/ is taken as unlabeled training images; if labeled/ is meant, name it so",
+    "te/cat/0.png": "te/ is taken as unlabeled training images; if test/ is meant, name it so",
+    "gallery/cat/0.png": "gallery/ is taken as unlabeled training images; if test/ is meant",
+    "query/cat/0.png": "query/ is taken as unlabeled training images; if test/ is meant",
+    "oos/0.png": "oos/ is taken as unlabeled training images; if test/ is meant",
+    "fold0/cat/0.png": "fold0/ is taken as unlabeled training images; if test/ is meant",
+    "pets/fold_3/cat/0.png": "pets/fold_3/ is trained on, unlabeled; if test/ is meant",
+    "pets/test2/cat/0.png": "pets/test2/ is trained on, unlabeled; if test/ is meant",
     "unlabeled/annotations.csv": "'unlabeled/annotations.csv' is not read: only a table named labels.csv",
 }
 
@@ -234,7 +283,11 @@ def test_a_source_that_may_be_held_out_by_its_name_is_noted(
 
 
 @pytest.mark.parametrize(
-    "path", ["holiday/vale/0.png", "unlabeled/texts/rest/0.png", "2026/best/0.png", "labeled/eval/0.png"]
+    "path",
+    [
+        *("holiday/vale/0.png", "unlabeled/texts/rest/0.png", "2026/best/0.png", "labeled/eval/0.png"),
+        *("te anau/0.png", "folders/0.png", "labeled/cat/train/0.png", "labeled/cat/gallery/0.png"),
+    ],
 )
 def test_ordinary_folders_are_not_noted(workspace: Workspace, path: str) -> None:
     fill(workspace, path)

@@ -7,7 +7,7 @@ import yaml
 
 from pipeline.errors import IngestError
 from pipeline.ingest.ingest import ingest
-from pipeline.ingest.labels_csv import Row, read_rows
+from pipeline.ingest.labels.labels_csv import Row, read_rows
 from pipeline.ingest.raw import batches
 from pipeline.ingest.undo import redo, undo
 from pipeline.workspace import Workspace

@@ -8,35 +8,30 @@ the classes, or blank where nothing is known (``simclr_core.data.label_sets``).
 
 A group is a thing of which there are several images, such as a patient, a part or a video. A table has a column of
 labels or of groups, or both; what it has no column for, it does not say. The order and the capitals of the columns do
-not matter, nor do other columns; commas, semicolons or tabs separate them. The text is UTF-8, or UTF-16 with a byte
-order mark. A letter that cannot be read is an error: with it replaced, two labels could become one. A path is relative
-to the folder of the table; the ways in which programs spell the same path are understood where they mean one file.
+not matter, nor do other columns, unless one seems to say what is held out (``columns``); commas, semicolons or tabs
+separate them. The text is UTF-8, or UTF-16 with a byte order mark. A letter that cannot be read is an error: with it
+replaced, two labels could become one. Which file a row names, ``matching`` finds out.
 """
 
 import codecs
 import csv
 import io
-import posixpath
 import re
 import unicodedata
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
-from pathlib import PurePosixPath
+from collections.abc import Sequence
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
 
 from deploy.failure import printable
 from pipeline.errors import IngestError
+from pipeline.ingest.labels.columns import names_files, says_what_is_held_out
+from pipeline.ingest.labels.names import clean
 from simclr_core.data import label_sets
 
-SHOWN = 80  # letters of a first line
+SHOWN = 80  # letters of a first line, or of a cell
+SHOWN_CELLS = 4
 SPLITS = ("train", "test")
-NAMES = {"label", "labels", "group"}  # columns of which a table has one at least
 OTHER_SEPARATORS = (";", ",")  # that programs write between the labels of a cell
-HELD_OUT = {"test", "testing", "val", "valid", "validation", "eval", "evaluation", "dev", "holdout"}
-SAID = {"", "train", "training", *HELD_OUT}  # what only a column of splits has in every cell
 DELIMITERS = (",", ";", "\t")
-ADDRESS = re.compile(r"\s*(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 SEPARATOR = re.compile(r"\A\s*sep=.\r?\n")  # a first line for spreadsheets
 
 
@@ -50,22 +45,6 @@ class Row(NamedTuple):
     split: str | None
     group: str | None = None
     labels: bool = True
-
-
-def clean(label: str) -> str | None:
-    """A label without the blanks around it, in the form NFC; None if nothing remains."""
-    return unicodedata.normalize("NFC", label.strip()) or None
-
-
-def fold(name: str) -> str:
-    """A name as it compares: without capitals, blanks around it, Unicode forms and letters that cannot be seen."""
-    visible = "".join(letter for letter in name if unicodedata.category(letter) != "Cf")
-    return unicodedata.normalize("NFKC", visible).strip().casefold()
-
-
-def names_files(columns: Collection[str]) -> bool:
-    """Whether a table with these columns says something of files."""
-    return "path" in columns and not NAMES.isdisjoint(columns)
 
 
 def columns_of(data: bytes) -> list[str]:
@@ -103,11 +82,8 @@ def read_rows(where: str, data: bytes) -> list[Row]:
         cells = [(lines.line_num, cells) for cells in lines if any(cells)]
     except csv.Error as error:
         raise IngestError(f"{where}: line {lines.line_num} is not CSV ({error}); correct it") from None
-    if "split" not in columns and (other := _split_by_another_name(columns, [found for _, found in cells])):
-        raise IngestError(
-            f"{where}: its column {other!r} says what is held out, and only one named split is read; name it split, "
-            "with train and test in it, or remove it"
-        )
+    if "split" not in columns:
+        _refuse_other_splits(where, columns, [found for _, found in cells])
     rows = [_row(where, line, columns, found) for line, found in cells]
     if "labels" in columns:
         _refuse_other_separators(where, rows)
@@ -118,6 +94,18 @@ def read_rows(where: str, data: bytes) -> list[Row]:
             "copy the whole table again, or end this line with a line break if it is right"
         )
     return rows
+
+
+def _refuse_other_splits(where: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Raise IngestError where another column than split seems to say what is held out: it would be trained on."""
+    for number, column in enumerate(columns):
+        cells = [row[number] if number < len(row) else "" for row in rows]
+        if says_what_is_held_out(column, cells):
+            shown = ", ".join(repr(printable(cell, SHOWN)) for cell in [*dict.fromkeys(cells)][:SHOWN_CELLS])
+            raise IngestError(
+                f"{where}: its column {column!r} says what is held out, it seems, with {shown} in it, and only one "
+                "named split is read; name it split, with train, test or nothing in each cell, or remove it"
+            )
 
 
 def _refuse_other_separators(where: str, rows: Sequence[Row]) -> None:
@@ -131,15 +119,6 @@ def _refuse_other_separators(where: str, rows: Sequence[Row]) -> None:
                 f"{where}: line {row.line} has the labels {row.label!r}, and labels are separated by | ; write "
                 f"{written!r}, or name the column label if that is one class"
             )
-
-
-def _split_by_another_name(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str | None:
-    """A column without a meaning here that has nothing but names of splits in it, one that is held out among them."""
-    for number, column in enumerate(columns):
-        found = {fold(row[number]) for row in rows if number < len(row)}
-        if column not in ("path", "label", "labels") and found <= SAID and found & HELD_OUT:
-            return column
-    return None
 
 
 def _is_cut_off(rows: Sequence[Row]) -> bool:
@@ -203,93 +182,6 @@ def _name(where: str, column: str, cell: str) -> str | None:
             f"{where} has {column} {name!r}, in which a letter was lost when it was saved; write it again"
         )
     return name
-
-
-class Matched(NamedTuple):
-    """The row of each file that is named, and a sentence about the rows that name none, if there are any."""
-
-    rows: dict[str, Row]
-    lost: str
-
-
-def match_rows(where: str, rows: Sequence[Row], table: str, base: str, files: Collection[str]) -> Matched:
-    """Which of the ``files`` of a source each row names.
-
-    Args:
-        where: the table, for messages.
-        rows: what ``read_rows`` returned.
-        table: path of the table, relative to the source.
-        base: address of the source.
-        files: their paths, relative to the source.
-
-    Raises:
-        IngestError: two rows name one file, or none names any.
-    """
-    matched: dict[str, Row] = {}
-    lost = []
-    spelled: dict[str, str] | None = None
-    for row in rows:
-        path = _find(row.path, posixpath.dirname(table), base, files)
-        if path is None:
-            spelled = _by_spelling(files) if spelled is None else spelled
-            path = spelled.get(_spell(posixpath.join(posixpath.dirname(table), row.path)))
-        if path is None:
-            lost.append(row)
-        elif path in matched:
-            raise IngestError(f"{where}: line {row.line} names {row.path!r} again; give each file one row")
-        else:
-            matched[path] = row
-    if lost and not matched and files:
-        raise IngestError(
-            f"{where}: none of its paths ({len(rows):,}) is a file of this source, such as {lost[0].path!r}"
-            f"{_hint(lost[0].path, files)}; paths are relative to the folder of labels.csv"
-        )
-    return Matched(matched, _describe(where, lost, len(rows), files) if lost and files else "")
-
-
-def _find(path: str, folder: str, base: str, files: Collection[str]) -> str | None:
-    """A file by its path in the folder of the table, or in the source, or with the address of the source before it.
-
-    A path may be a URL of the scheme ``file`` (RFC 8089), as annotation tools write them.
-    """
-    given = path.strip()
-    local = unquote(urlsplit(given).path) if given.casefold().startswith("file:") else given
-    plain = posixpath.normpath(local.replace("\\", "/"))
-    root = base.removeprefix("file://").rstrip("/")
-    tried = (
-        posixpath.join(folder, path),
-        given.removeprefix(f"{base.rstrip('/')}/"),
-        posixpath.join(folder, plain),
-        plain,
-        plain.removeprefix(f"{root}/"),
-        plain.removeprefix(f"{posixpath.basename(root)}/"),
-    )
-    return next((one for one in tried if one in files), None)
-
-
-def _spell(path: str) -> str:
-    return fold(posixpath.normpath(path.replace("\\", "/")))
-
-
-def _by_spelling(files: Iterable[str]) -> dict[str, str]:
-    """The files by their path without capitals and Unicode forms, where that is one file."""
-    found = defaultdict[str, list[str]](list)
-    for path in files:
-        found[_spell(path)].append(path)
-    return {spelling: paths[0] for spelling, paths in found.items() if len(paths) == 1}
-
-
-def _describe(where: str, lost: Sequence[Row], total: int, files: Iterable[str]) -> str:
-    path = lost[0].path
-    return f"{where}: {len(lost):,} of {total:,} rows name no file, such as {path!r}{_hint(path, files)}"
-
-
-def _hint(path: str, files: Iterable[str]) -> str:
-    """Which of the files a path that names none may mean, by its last part."""
-    stem = PurePosixPath(path.replace("\\", "/")).stem
-    if like := next((one for one in sorted(files) if PurePosixPath(one).stem == stem), None):
-        return f"; is {like!r} meant?"
-    return "; nothing is downloaded: put the files into this folder and give their paths" if ADDRESS.match(path) else ""
 
 
 def _is_utf16(data: bytes) -> bool:

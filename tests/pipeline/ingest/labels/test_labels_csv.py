@@ -6,7 +6,8 @@ import pytest
 
 from pipeline.errors import IngestError
 from pipeline.ingest.ingest import ingest
-from pipeline.ingest.labels_csv import Row, columns_of, match_rows, read_rows
+from pipeline.ingest.labels.labels_csv import Row, columns_of, read_rows
+from pipeline.ingest.labels.matching import match_rows
 from pipeline.ingest.raw import batches
 from pipeline.workspace import Workspace
 from tests.conftest import draw, encode
@@ -42,7 +43,8 @@ def test_the_ways_in_which_programs_write_a_table_are_understood(workspace: Work
     put(workspace, name, UNDERSTOOD[form])
     result = ingest(workspace)
     assert places(workspace) == {PATHS[0]: ("train", "fuß"), PATHS[1]: ("train", None)}
-    assert notes(result) == ""
+    unused = "note: inbox/labels.csv: column 'id' not used; those that are read: path, label, labels, split, group"
+    assert notes(result) == (unused if b"id," in UNDERSTOOD[form] else "")
 
 
 def test_an_absolute_path_and_another_unicode_form_name_their_file(workspace: Workspace) -> None:
@@ -140,7 +142,7 @@ REFUSED = {
     ),
     "splits under another name": (
         b"path,label,fold,Subset\nunlabeled/0.png,cat,1,train\nunlabeled/1.png,dog,2,Val\n",
-        "its column 'subset' says what is held out, and only one named split is read; name it split",
+        "its column 'subset' says what is held out, it seems, with 'train', 'Val' in it, and only one named split",
     ),
     "a validation set": (b"path,label,split\nunlabeled/0.png,cat,val\n", "a validation set is 'test' here"),
 }
@@ -149,11 +151,107 @@ REFUSED = {
 def test_other_columns_may_have_words_like_train_and_test_in_them() -> None:
     tables = (
         "path,label,note\na.png,cat,test\nb.png,cat,second try\n",
+        "path,label,fold\na.png,cat,1\nb.png,cat,2\n",
+        "path,label,set\na.png,cat,1\nb.png,cat,2\n",
+        "path,label,subset\na.png,cat,train\nb.png,cat,train\n",
+        "path,label,is_valid\na.png,cat,False\nb.png,cat,0\n",
+        "path,label,is_train\na.png,cat,1\nb.png,cat,True\n",
+        "path,label,is_new\na.png,cat,True\nb.png,cat,False\n",
+        "path,label,test\na.png,cat,biopsy\nb.png,cat,scan\n",
         "path,label,note\na.png,cat,train\nb.png,cat,\n",
         "path,label,split,subset\na.png,cat,train,test\n",
         "path,label\na.png,train\nb.png,test\n",
     )
-    assert [len(read_rows("labels.csv", table.encode())) for table in tables] == [2, 2, 1, 2]
+    assert {len(read_rows("labels.csv", table.encode())) for table in tables} == {1, 2}
+
+
+SPLITS = {
+    "fastai": ("is_valid", "False", "True"),
+    "truth in numbers": ("is_test", "0", "1"),
+    "a truth without a verb": ("validation", "no", "yes"),
+    "capitals": ("IsTest", "FALSE", "TRUE"),
+    "what is trained on": ("is_train", "True", "False"),
+    "blank for no": ("holdout", "", "x"),
+    "a word that is not one of a split": ("subset", "train", "leftover"),
+    "CelebA": ("partition", "0", "2"),
+    "short words": ("set", "trn", "tst"),
+    "retrieval": ("phase", "train", "query"),
+    "retrieval under any name": ("usage", "train", "gallery"),
+    "numbers after the words": ("image_set", "train2017", "val2017"),
+    "a name with split in it": ("data_split", "a", "b"),
+}
+
+
+@pytest.mark.parametrize("case", SPLITS)
+def test_a_column_that_seems_to_say_what_is_held_out_is_refused(case: str) -> None:
+    column, first, second = SPLITS[case]
+    table = f"path,label,{column}\na.png,cat,{first}\nb.png,dog,{second}\n"
+    with pytest.raises(IngestError, match=f"its column '{column.casefold()}' says what is held out, it seems"):
+        read_rows("labels.csv", table.encode())
+    with_split = f"path,label,split,{column}\na.png,cat,train,{first}\nb.png,dog,test,{second}\n"
+    assert [row.split for row in read_rows("labels.csv", with_split.encode())] == ["train", "test"]
+
+
+def test_one_foreign_word_does_not_hide_what_is_held_out() -> None:
+    with pytest.raises(
+        IngestError, match="'subset' says what is held out, it seems, with 'train', 'test', 'unlabeled' in"
+    ) as refused:
+        read_rows("labels.csv", b"path,label,subset\na.png,cat,train\nb.png,dog,test\nc.png,,unlabeled\n")
+    assert_plain(str(refused.value))
+    assert "with train, test or nothing in each cell, or remove it" in str(refused.value)
+    with pytest.raises(IngestError, match="'usage' says what is held out"):
+        read_rows("labels.csv", b"path,label,usage\na.png,cat,train\nb.png,dog,test\nc.png,cat,discarded\n")
+
+
+def test_columns_that_are_not_used_are_noted(workspace: Workspace) -> None:
+    fill(workspace, *PATHS)
+    put(workspace, "labels.csv", b"path,label,note,width\nunlabeled/0.png,cat,blurred,28\n")
+    assert "inbox/labels.csv: columns 'note', 'width' not used; those that are read: path, label" in notes(
+        ingest(workspace)
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "found"),
+    [
+        ("7.png", None),  # its file is gone, and another one has its name
+        ("8.png", "a/8.png"),
+        ("a/8.png", "a/8.png"),
+        ("./8.PNG", "a/8.png"),
+        ("photos/a/8.png", "a/8.png"),
+        ("photos/7.png", None),
+        ("../7.png", "7.png"),
+        ("/data/photos/7.png", "7.png"),
+    ],
+)
+def test_a_row_in_a_folder_names_a_file_of_that_folder_or_says_where_it_is(row: str, found: str | None) -> None:
+    rows = [Row(2, row, "dog", None), Row(3, "9.png", "cat", None)]
+    matched = match_rows("labels.csv", rows, "a/labels.csv", "file:///data/photos", ["7.png", "a/8.png", "a/9.png"])
+    assert list(matched.rows) == [*([found] if found else []), "a/9.png"]
+    assert bool(matched.lost) == (found is None)
+
+
+def test_a_table_in_a_folder_may_give_all_of_its_paths_from_the_source() -> None:
+    files = ["1.png", "b/2.png", "a/3.png"]
+    rows = [Row(2, "1.png", "cat", None), Row(3, "b/2.png", "dog", None)]
+    assert list(match_rows("labels.csv", rows, "a/labels.csv", "file:///photos", files).rows) == ["1.png", "b/2.png"]
+    rows.append(Row(4, "b/gone.png", "cat", None))
+    with pytest.raises(IngestError, match=r"none of its paths .3. is a file of this source"):
+        match_rows("labels.csv", rows, "a/labels.csv", "file:///photos", files)
+
+
+def test_the_name_of_the_source_before_a_path_is_not_that_of_a_folder_in_it() -> None:
+    rows = [Row(2, "photos/1.png", "cat", None), Row(3, "photos/2.png", "dog", None)]
+    files = ["1.png", "2.png", "photos/2.png"]
+    assert list(match_rows("labels.csv", rows, "labels.csv", "file:///photos", files).rows) == ["photos/2.png"]
+
+
+def test_a_file_that_is_gone_gives_its_label_to_no_other_one(workspace: Workspace) -> None:
+    fill(workspace, "7.png", "a/8.png")
+    put(workspace, "a/labels.csv", b"path,label\n7.png,dog\n8.png,cat\n")
+    result = ingest(workspace)
+    assert places(workspace) == {"7.png": ("train", None), "a/8.png": ("train", "cat")}
+    assert "inbox/a/labels.csv: 1 of 2 rows name no file, such as '7.png'; that is a file of another" in notes(result)
 
 
 @pytest.mark.parametrize("case", REFUSED)
