@@ -3,7 +3,7 @@
 A label, a group or the test split is a claim; an unlabeled training file makes none. What a source says last of an
 image counts. Absence is not a claim: an image that is nowhere in its source any more keeps what was said of it, and so
 does one that only labels.csv gave a label or group and does not name now. An image that is elsewhere now is what that
-place says.
+place says, also if that is in another source (``pipeline.ingest.moved``).
 """
 
 from collections import Counter
@@ -199,10 +199,27 @@ def describe_absent(known: Known, now: Mapping[str, Mapping[str, frozenset[Claim
                 kept.update(dict.fromkeys(label_sets.members_of(judge(one).labels), count))
         for label in sorted(kept.keys() - labels):
             yield f"class {label!r} has no image in {source} any more, {_keep(kept[label])} its label"
-        overruled = sum(bool(claims) and _contradicts(known[sha256], claims) for sha256, claims in contents.items())
-        if overruled:
-            labeled = f"{describe_images(overruled)} labeled in {source}"
-            yield f"{labeled} and otherwise, later, by another source, which counts"
+        yield from _describe_overruled(known, source, contents)
+
+
+def _describe_overruled(known: Known, source: str, contents: Mapping[str, frozenset[Claim]]) -> Iterator[str]:
+    """Images of which another source says something else, by what that is."""
+    pairs = [(known[sha256], claims) for sha256, claims in contents.items() if claims]
+    overruled = [(judge(said), claims) for said, claims in pairs if _contradicts(said, claims)]
+    held_out = sum(verdict.split == "test" and all(one[0] != "test" for one in claims) for verdict, claims in overruled)
+    if held_out:
+        stay = "stays" if held_out == 1 else "stay"
+        yield (
+            f"{describe_images(held_out)} labeled for training in {source} {stay} in the test set, because another "
+            "source holds the same image out; move such an image out of test/ there, or, if that source is gone, give "
+            "it the split train in labels.csv"
+        )
+    if others := len(overruled) - held_out:
+        has = "has" if others == 1 else "have"
+        yield (
+            f"{describe_images(others)} of {source} {has} another label in another source; the label that was ingested "
+            "last counts"
+        )
 
 
 def _contradicts(said: tuple[Said, ...], claims: frozenset[Claim]) -> bool:

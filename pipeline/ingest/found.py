@@ -18,6 +18,7 @@ from pipeline.errors import IngestError
 from pipeline.ingest.claims import Known, read_known
 from pipeline.ingest.classes import refuse_twins
 from pipeline.ingest.layout import Reading, read_layout
+from pipeline.ingest.moved import find_moved
 from pipeline.ingest.news import Listing, compare, find_new, read_source
 from pipeline.ingest.raw import batches, find_lost
 from pipeline.ingest.selection import Selection
@@ -77,6 +78,8 @@ def find(workspace: Workspace, config: IngestConfig, listed: Sequence[Source], s
     for listing in listings:
         unused = partial(_find_unused, workspace.manifest, earlier)
         compare(listing, before, said, earlier, stamps if current else None, unused)
+    if current:
+        find_moved(listings, before, earlier, stamps, workspace.root)
     return Found(earlier, before, readings, listings, tuple(_describe_emptied(listed, stamps)), stamped)
 
 

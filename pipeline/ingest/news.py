@@ -53,6 +53,8 @@ class Listing:
     ``unsplit`` are those that stay in the test set, where labels.csv put them before and does not say now,
     ``kept_groups`` those that stay in their group likewise, and ``recalled`` those that are taken again as labels.csv
     had them. ``freed`` tells the path of those that an undone batch held out, and that are training images now.
+    ``moved`` tells of those that it took over from other sources their path there, by source (see
+    ``pipeline.ingest.moved``).
     """
 
     source: Source
@@ -68,6 +70,7 @@ class Listing:
     kept_groups: set[str] = field(default_factory=set)
     recalled: set[str] = field(default_factory=set)
     freed: dict[str, str] = field(default_factory=dict)
+    moved: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 def read_source(
@@ -260,6 +263,7 @@ def find_new(listings: Sequence[Listing], known: Known) -> dict[str, Content]:
             for sha256, claims in listing.claims.items()
             if sha256 not in known
             or sha256 in listing.returned
+            or sha256 in listing.moved
             or (sha256 not in listing.silent and is_news(known[sha256], listing.source.identity, claims))
         }
         for listing in listings
@@ -276,6 +280,11 @@ def find_new(listings: Sequence[Listing], known: Known) -> dict[str, Content]:
         ]
         seen += [
             (sha256, Occurrence(path, REPLACED, None, source.identity)) for sha256, path in listing.replaced.items()
+        ]
+        seen += [
+            (sha256, Occurrence(path, REPLACED, None, other))
+            for sha256, before in listing.moved.items()
+            for other, path in before.items()
         ]
         for sha256, occurrence in seen:
             new.setdefault(sha256, Content(source, occurrence.path, [])).occurrences.append(occurrence)

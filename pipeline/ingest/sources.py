@@ -21,6 +21,7 @@ from pipeline.ingest.listing import UNSEEN, File, list_glob, list_local, list_re
 from pipeline.ingest.selection import ALL, LEFT_OUT, Selection
 from pipeline.redact import NAMES_BEFORE_AT, redact
 
+LOCAL = "file://"  # before the path of a folder on this machine
 GRANULARITY_SECONDS = 0.05  # two changes of a file within one tick of the kernel's clock have the same time
 FUTURE_SECONDS = 3600.0  # how far the clock of a file server may be ahead; a later time gives no information
 
@@ -115,7 +116,7 @@ def list_source(root: Path, name: str, settle_seconds: float, selection: Selecti
         filesystem.invalidate_cache()  # a long-lived process would be shown the bucket as it was at its first look
         local = isinstance(filesystem, LocalFileSystem)
         glob = _is_glob(path) and not (local and os.path.lexists(path))
-        base = path.partition("*")[0].partition("?")[0].partition("[")[0].rpartition("/")[0] if glob else path
+        base = _before_signs(path) if glob else path
         single = local and Path(path).is_file()
         if single:
             base, listed = str(Path(path).parent), list_single(path)
@@ -187,8 +188,23 @@ def absolute(root: Path, name: str) -> str:
     return str(Path(os.path.realpath(Path(*path.parts[:after])), *path.parts[after:]))
 
 
+def bases_of(identity: str, path: str, root: Path) -> set[str]:
+    """What a path of a source with this identity may be relative to: that, or the folder of a glob or single file."""
+    url = identity if "://" in identity else f"{LOCAL}{root / identity}"
+    return {
+        url,
+        *([_before_signs(url)] if _is_glob(url) else []),
+        *([posixpath.dirname(url)] if posixpath.basename(url) == path else []),
+    }
+
+
 def _is_glob(path: str) -> bool:
     return any(sign in path for sign in "*?[")
+
+
+def _before_signs(pattern: str) -> str:
+    """The folder that a glob is in."""
+    return re.split("[*?[]", pattern)[0].rpartition("/")[0]
 
 
 def _identify(filesystem: fsspec.AbstractFileSystem, path: str, root: Path) -> str:

@@ -22,6 +22,7 @@ from pipeline.validation.probe.scan import current, holding, list_all
 from pipeline.workspace import Workspace
 from tests.conftest import draw, encode
 from tests.pipeline.conftest import put
+from tests.sentences import assert_plain
 
 IMAGE = encode(draw(0, 1))
 OTHER = encode(draw(1, 2))
@@ -208,11 +209,134 @@ def test_sources_do_not_take_back_what_others_say(workspace: Workspace) -> None:
     assert lay(workspace, {"labeled/circle/4.png": IMAGE}).changes[0] == "1 image: cross → circle"
     unchanged = ingest(workspace, ["camera"])
     assert unchanged.batch is None, "it said so before the other source did"
-    assert "1 image labeled in camera and otherwise, later, by another source" in unchanged.changes[0]
+    assert unchanged.changes[0] == (
+        "1 image of camera has another label in another source; the label that was ingested last counts"
+    )
+    assert_plain(unchanged.changes[0])
     lay(workspace, {"4.png": IMAGE}, "camera")
     assert ingest(workspace).batch is None
     known = read_known(batches(workspace.raw), lambda path, sha256: None)
     assert judge(known[SHA256]) == ("train", ("circle",), None)
+
+
+def rename(workspace: Workspace, source: str, target: str, moved: Mapping[str, str] | None = None) -> None:
+    """Rename a folder of the workspace, and files in it, as ``mv`` does: size and times stay."""
+    (workspace.root / source).rename(workspace.root / target)
+    for before, now in (moved or {}).items():
+        (workspace.root / target / now).parent.mkdir(parents=True, exist_ok=True)
+        (workspace.root / target / before).rename(workspace.root / target / now)
+
+
+MOVED = [
+    ("labeled/cat/1.png", "unlabeled/1.png", ("train", ()), "1 label removed (cat)"),
+    ("test/cat/2.png", "labeled/cat/2.png", ("train", ("cat",)), "2 images moved from test to train"),
+    ("test/dog/3.png", "unlabeled/3.png", ("train", ()), "1 label removed (dog)"),
+    ("labeled/cat/4.png", "labeled/dog/4.png", ("train", ("dog",)), "1 image: cat → dog"),
+    ("labeled/cat/5.png", "test/cat/5.png", ("test", ("cat",)), "1 image moved from train to test"),
+    ("labeled/cow/6.png", "labeled/cow/6.png", ("train", ("cow",)), "1 image labeled as before by another source"),
+]
+
+
+@pytest.mark.seconds
+def test_what_a_source_says_under_its_new_name_counts(workspace: Workspace) -> None:
+    images = {before: encode(draw(number % 4, 30 + number)) for number, (before, *_) in enumerate(MOVED)}
+    lay(workspace, images, "photos")
+    first = verdicts(workspace)
+    rename(workspace, "photos", "pics", {before: now for before, now, *_ in MOVED})
+    changes = ingest(workspace, ["pics"]).changes
+    assert {change for *_, change in MOVED} <= set(changes)
+    assert verdicts(workspace) == {digest(images[before]): verdict for before, _, verdict, _ in MOVED}
+    assert ingest(workspace, ["pics"]).batch is None
+    rename(workspace, "pics", "photos", {now: before for before, now, *_ in MOVED})
+    ingest(workspace, ["photos"])
+    assert verdicts(workspace) == first, "and back again"
+
+
+@pytest.mark.seconds
+def test_a_label_is_removed_some_ingests_after_its_source_was_renamed(workspace: Workspace) -> None:
+    lay(workspace, {"labeled/cat/1.png": IMAGE}, "photos")
+    rename(workspace, "photos", "pics")
+    ingest(workspace, ["pics"])
+    shutil.rmtree(workspace.scratch)  # as after a long time: what the source held under its old name is forgotten
+    ingest(workspace, ["pics"])
+    (workspace.root / "pics/unlabeled").mkdir()
+    (workspace.root / "pics/labeled/cat/1.png").rename(workspace.root / "pics/unlabeled/1.png")
+    assert "1 label removed (cat)" in ingest(workspace, ["pics"]).changes
+    assert verdicts(workspace)[SHA256] == ("train", ())
+
+
+@pytest.mark.seconds
+@pytest.mark.parametrize("first", ["inbox", "inbox/**/*.png"])
+def test_a_folder_and_a_glob_of_it_are_one_source_to_a_file_that_is_moved(workspace: Workspace, first: str) -> None:
+    second = "inbox/**/*.png" if first == "inbox" else "inbox"
+    put(workspace, "labeled/cat/1.png", IMAGE)
+    ingest(workspace, [first])
+    (workspace.inbox / "unlabeled").mkdir(exist_ok=True)
+    (workspace.inbox / "labeled/cat/1.png").rename(workspace.inbox / "unlabeled/1.png")
+    ingest(workspace, [second])
+    assert verdicts(workspace)[SHA256] == ("train", ())
+
+
+@pytest.mark.seconds
+@pytest.mark.parametrize("when", ["before", "with it", "while it is away"])
+def test_a_disk_that_is_not_mounted_loses_no_label(workspace: Workspace, when: str) -> None:
+    """Whenever the unlabeled copies in another source came, and whether the disk leaves an empty folder or none."""
+    copies = {"unlabeled/copy.png": IMAGE, "unlabeled/another.png": OTHER}
+    if when == "before":
+        lay(workspace, copies, "camera")
+    lay(workspace, {"labeled/cat/1.png": IMAGE, "test/dog/2.png": OTHER}, "disk")
+    said = verdicts(workspace)
+    if when == "with it":
+        lay(workspace, copies, "camera")
+    rename(workspace, "disk", "elsewhere")
+    if when == "while it is away":
+        lay(workspace, copies, "camera")
+    ingest(workspace, ["camera"])
+    (workspace.root / "disk").mkdir()
+    ingest(workspace, ["camera", "disk"])
+    assert verdicts(workspace) == said
+    (workspace.root / "disk").rmdir()
+    rename(workspace, "elsewhere", "disk")
+    ingest(workspace, ["disk", "camera"])
+    assert verdicts(workspace) == said
+
+
+@pytest.mark.seconds
+def test_a_disk_that_comes_back_says_again_what_it_says(workspace: Workspace) -> None:
+    """Also after its file was taken, with its time, to where it is unlabeled: the disk spoke last."""
+    lay(workspace, {"labeled/cat/1.png": IMAGE}, "disk")
+    (workspace.inbox / "unlabeled").mkdir(exist_ok=True)
+    shutil.copy2(workspace.root / "disk/labeled/cat/1.png", workspace.inbox / "unlabeled/1.png")
+    rename(workspace, "disk", "elsewhere")
+    assert "1 label removed (cat)" in ingest(workspace).changes
+    rename(workspace, "elsewhere", "disk")
+    assert "1 known image labeled cat" in ingest(workspace, ["disk"]).changes
+    assert verdicts(workspace)[SHA256] == ("train", ("cat",))
+    assert ingest(workspace, ["disk", "inbox"]).batch is None
+
+
+@pytest.mark.seconds
+def test_a_test_image_of_a_source_that_is_gone_is_moved_by_a_row(workspace: Workspace) -> None:
+    lay(workspace, {"test/cat/1.png": IMAGE}, "disk")
+    lay(workspace, {"labeled/cat/1.png": IMAGE})
+    shutil.rmtree(workspace.root / "disk")
+    (note,) = ingest(workspace).changes
+    assert note.startswith("1 image labeled for training in inbox stays in the test set, because another source holds")
+    assert_plain(note)
+    put(workspace, "labels.csv", b"path,label,split\nlabeled/cat/1.png,cat,train\n")
+    assert "1 image moved from test to train" in ingest(workspace).changes
+    assert verdicts(workspace)[SHA256] == ("train", ("cat",))
+
+
+@pytest.mark.seconds
+def test_a_column_of_splits_that_is_lost_with_a_new_name_of_the_source_moves_nothing(
+    workspace: Workspace,
+) -> None:
+    lay(workspace, {"1.png": IMAGE, "labels.csv": b"path,label,split\n1.png,cat,test\n"}, "photos")
+    rename(workspace, "photos", "pics")
+    put(workspace, "../pics/labels.csv", b"path,label\n1.png,cat\n")
+    ingest(workspace, ["pics"])
+    assert verdicts(workspace)[SHA256] == ("test", ("cat",))
 
 
 @pytest.mark.seconds
