@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from deploy.errors import ImageError
 from deploy.images import heif
-from deploy.images.signatures import sniff
+from deploy.images.signatures import DECODED, NOT_DECODED, sniff
 from deploy.images.tiff_layout import why_unopened
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
@@ -28,18 +28,6 @@ PARSER_FAULTS = (
 )  # fmt: skip
 """What Pillow's readers raise for damaged files. MemoryError is not included: it concerns the machine, not the file."""
 
-_OTHER_FORMATS = {
-    b"8BPS": "Photoshop",
-    b"%PDF": "PDF",
-    b"%!PS": "PostScript",
-    b"<svg": "SVG",
-    b"SIMPLE  =": "FITS",
-    b"v/1\x01": "OpenEXR",
-    b"\0\0\1\0": "icon",
-    b"\0\0\0\x0cjP  ": "JPEG 2000",
-    b"\0\0\0\x0cJXL ": "JPEG XL",  # see docs/decisions/heic-by-an-extra.md
-    b"\xff\x0a": "JPEG XL",
-}
 _PIXELS = re.compile(r"Image size \((\d+) pixels\)")  # in Pillow's words about a bomb
 _ADDRESS = re.compile(r" *<[^<>]* at 0x[0-9a-fA-F]+>")  # of an object in memory: it differs in each process
 _TIFF_TYPES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # bytes; others have 1
@@ -80,7 +68,8 @@ def _translate(error: Exception, data: bytes) -> ImageError:
 
     if "MAX_TEXT" in str(error):
         return ImageError("metadata_bomb", f"its text or profile is too large ({error}); save it without metadata")
-    if not data or _has_known_signature(data):
+    container = sniff(data)
+    if not data or container in DECODED:
         if "runcated" in str(error) or _is_cut_short(data):
             return ImageError("truncated", "the file ends too early; copy it again from its source")
         if isinstance(error, UnidentifiedImageError) and (refusal := why_unopened(BytesIO(data))):
@@ -88,20 +77,9 @@ def _translate(error: Exception, data: bytes) -> ImageError:
         detail = _ADDRESS.sub("", str(error)) or type(error).__name__
         return ImageError("corrupt", f"the file is damaged, or Pillow does not support this variant ({detail})")
     allowed = ", ".join(FORMATS)
-    if other := _other_format(data):
+    if other := NOT_DECODED.get(container):
         return ImageError("unsupported_format", f"{other} files are not supported; convert it to one of {allowed}")
     return ImageError("not_an_image", f"it begins with {data[:16]!r}; supported formats are {allowed}")
-
-
-def _other_format(data: bytes) -> str | None:
-    return next((name for start, name in _OTHER_FORMATS.items() if data.startswith(start)), None)
-
-
-def _has_known_signature(data: bytes) -> bool:
-    starts = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-    is_webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
-    is_bmp = data[:2] == b"BM" and data[6:10] == b"\0\0\0\0"
-    return data.startswith(starts) or is_webp or is_bmp or sniff(data) in ("avif", "heif")
 
 
 def _is_cut_short(data: bytes) -> bool:

@@ -24,6 +24,23 @@ An array of numpy (npy) can hold anything, and is an image only where images hav
 OTHER_EXTENSIONS = ("jxl", "jp2", "j2k", "jpf", "psd", "exr", "dcm", "dicom")
 """Usual names of image files that are not decoded; validation says what to do with them."""
 
+_ARRAYS = "npy"
+DECODED = EXTENSIONS.keys() - {_ARRAYS}
+"""The containers of pictures."""
+
+NOT_DECODED = {
+    "photoshop": "Photoshop",
+    "pdf": "PDF",
+    "postscript": "PostScript",
+    "svg": "SVG",
+    "fits": "FITS",
+    "openexr": "OpenEXR",
+    "icon": "icon",
+    "jpeg_2000": "JPEG 2000",
+    "jpeg_xl": "JPEG XL",  # see docs/decisions/heic-by-an-extra.md
+}
+"""Other containers of pictures, as people call them."""
+
 HEAD_BYTES = 1024
 """How much of a file is looked at."""
 
@@ -43,6 +60,7 @@ _SIGNATURES = (
     (rb"8BPS", "photoshop"),
     (rb"\x00\x00\x01\x00", "icon"),
     (rb"v/1\x01", "openexr"),
+    (rb"SIMPLE  =", "fits"),
     (rb".{128}DICM", "dicom"),
     (rb"%PDF", "pdf"),
     (rb"%!PS", "postscript"),
@@ -55,7 +73,6 @@ _SIGNATURES = (
     (rb"\s*[{\[]\s*[\"{\[\]}]", "json"),
 )
 _PATTERNS = [(re.compile(pattern, re.DOTALL), name) for pattern, name in _SIGNATURES]
-_ARRAYS = "npy"
 _IMAGES = {*EXTENSIONS, "jpeg_xl", "jpeg_2000", "photoshop", "openexr", "dicom", "git_lfs_pointer"} - {_ARRAYS}
 _SUFFIXES = (
     *(f".{one}" for container, names in EXTENSIONS.items() if container != _ARRAYS for one in names),
