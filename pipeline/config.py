@@ -46,7 +46,7 @@ class IngestConfig(Block):
         default=(),
         strict=False,
         description="patterns of files to leave out, as in .gitignore; []: none. Such as 'masks/' or '*_thumb.*', and "
-        "'!' before one that is taken all the same. What earlier batches hold stays",
+        "'!' before an exception. What earlier batches hold stays",
     )
     classes: Annotated[tuple[str, ...], Distinct] | None = Field(
         default=None,
@@ -210,8 +210,8 @@ class PrepareConfig(Block):
         ge=1,
         le=16,
         description="channels of the images, each of up to 16 bits; null: images become 8-bit RGB. With a number, "
-        "arrays (.npy), TIFFs, and gray, RGB and RGBA images of so many channels keep their depth, and others are "
-        "quarantined",
+        "arrays (.npy), TIFFs, and gray, RGB and RGBA images with this number of channels keep their depth, and others "
+        "are quarantined",
     )
     jpeg_quality: int = Field(default=95, ge=50, le=100, description="JPEG quality of the prepared images")
     shard_megabytes: int = Field(

@@ -108,7 +108,7 @@ class Minimum:
 
 
 def apply(workspace: Workspace, values: Mapping[str, str]) -> None:
-    """Write values into params.yaml, unless the run would end, perhaps after hours, for want of what it asks for then.
+    """Write values into params.yaml, unless the run would end, perhaps after hours, where it lacks something.
 
     Raises:
         ParamsError: a value is not valid, or something is missing; all of it is named, and how to get it.

@@ -24,7 +24,7 @@ from pipeline.validation.probe.probe import probe
 from tests.pipeline.validation.corpus.mutations import mutation
 
 WORKERS = 2
-AGAIN = 10  # one file of so many is probed twice
+AGAIN = 10  # one file of this number is probed twice
 LOOK = 20  # answers between two looks at the memory
 
 

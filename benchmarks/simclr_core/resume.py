@@ -176,7 +176,7 @@ def _open_and_read(prepared: Path, step: int) -> None:
 
 
 def _stretch_index(split: Path, images: int) -> None:
-    """Repeat the records of real images until there are so many; their keys stay zeros, which take no room on disk."""
+    """Repeat the records of real images up to this number; their keys stay zeros, which take no room on disk."""
     records = np.load(split / "index.npy")
     index = np.lib.format.open_memmap(split / "index.npy", "w+", INDEX, (images,))
     for first in range(0, images, len(records)):

@@ -43,7 +43,7 @@ PADDING = 100
 """Blanks behind a boundary that are refused: the parser takes a quarter of a second for each million."""
 
 MOST_IN_JSON = {b"{": 100_000, b":": 100_000, b"[": 500_000, b",": 4_000_000}
-"""How often each may be in a body of JSON. So many take some tenths of a second to parse, in which no thread runs."""
+"""How often each may be in a body of JSON. To parse these takes some tenths of a second, in which no thread runs."""
 
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _ESCAPED = (("%2B", "+"), ("%2b", "+"), ("%2F", "/"), ("%2f", "/"), ("%3D", "="), ("%3d", "="))

@@ -31,7 +31,7 @@ def list_releases(workspace: Workspace) -> None:
 @click.argument("version")
 @pass_workspace
 def promote(workspace: Workspace, version: str) -> None:
-    """Serve this version, whatever the gates decided since.
+    """Serve this version, without asking the gates again.
 
     \b
     Example: simclr release promote v0.0.3

@@ -63,7 +63,7 @@ class ImageCosts:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of this machine, which has so many ``cores``, and of the images."""
+    """What was measured of this machine, with its number of ``cores``, and of the images."""
 
     unit: UnitCosts
     image: ImageCosts
@@ -157,13 +157,13 @@ class Work:
         return FITTING * self._evaluation(labels, features, 1) + axes
 
     def _evaluation(self, labels: int, features: int, problems: int) -> float:
-        """Of the loss of so many problems at once; of several labels there is a regression for each class."""
+        """Of the loss of these problems at once; of several labels there is a regression for each class."""
         few, many = self.unit.descent_seconds
         size = labels * min(labels, features) * len(self.images.classes) / (FITTED_SIDE**2 * FITTED_CLASSES)
         return few + max(0.0, many - few) * problems * size
 
     def resampled(self, answers: int, draws: int) -> float:
-        """Seconds of the intervals of so many mean average precisions, where an image may have several labels, and of
+        """Seconds of the intervals of these mean average precisions, where an image may have several labels, and of
         the ``draws`` of the images that several of them share."""
         if not self.images.several:
             return 0.0

@@ -1,4 +1,4 @@
-"""What a machine does not have of what a run needs: said before the run, because it would end for want of it."""
+"""What a machine does not have of what a run needs: said before the run, which would end without it."""
 
 from collections.abc import Iterator
 

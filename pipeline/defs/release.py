@@ -133,7 +133,7 @@ def diff_releases(context: dg.OpExecutionContext, config: DiffConfig, workspace:
 
 
 # These jobs wait for no pool: a rollback must not queue behind a training of hours. They do not touch what it computes.
-@dg.job(description="Serve a released version, whatever the gates decided since.")
+@dg.job(description="Serve a released version, without asking the gates again.")
 def promote() -> None:
     promote_version()
 

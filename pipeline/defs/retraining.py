@@ -132,7 +132,7 @@ def _request(answer: Run, workspace: Workspace) -> dg.RunRequest:
 
 
 def _watch(found: Inbox, cursor: str | None, now: datetime) -> tuple[Inbox, str]:
-    """What was moved here, or copied with its times, is as old as ever: that it arrived shows between two looks.
+    """What was moved here, or copied with its times, is as old as before: that it arrived shows between two looks.
 
     The cursor holds the digest that the look before saw, and when it was first seen.
     """

@@ -38,7 +38,7 @@ def build_watchdog(workspace: Workspace, schedule: dg.ScheduleDefinition) -> dg.
         notes = [
             note
             for text in fresh.values()
-            for note in send(workspace, "unattended", f"{workspace.root.name} needs a look", text)
+            for note in send(workspace, "unattended", f"{workspace.root.name} needs attention", text)
         ]
         notes += [] if problems else beat(workspace)
         for note in notes:

@@ -33,7 +33,7 @@ def describe_names(labels: Collection[str], classes: Sequence[str] | None) -> It
     """Notes on the labels of all batches: those of earlier ones may not be in any source now."""
     if unlisted := sorted(set(labels) - set(classes or labels)):
         yield (
-            f"note: earlier batches have classes that are not in ingest.classes, and are trained on all the same: "
+            f"note: earlier batches have classes that are not in ingest.classes, and are still trained on: "
             f"{', '.join(map(repr, unlisted[:5]))}; list them, or give their files another label or a blank one"
         )
     for label in sorted(set(labels) - set(classes or ())):

@@ -91,7 +91,7 @@ class News(NamedTuple):
 
     def __str__(self) -> str:
         parts = [counted(self.images, "new image")] if self.images else []
-        parts += [f"what is new of {counted(self.labels, 'known image')}"] if self.labels else []
+        parts += [f"new labels, splits or groups of {counted(self.labels, 'known image')}"] if self.labels else []
         return " and ".join(parts) or "no new images"
 
 

@@ -62,7 +62,8 @@ class IngestResult:
         parts = [f"{counted(self.new_images, 'new image')} in batch {self.batch}"] if self.new_images else []
         if self.batch and not self.new_images:
             parts = [
-                f"no new image, but batch {self.batch} records what is new of {counted(self.new_labels, 'known image')}"
+                f"no new image, but batch {self.batch} records new labels, splits or groups of "
+                f"{counted(self.new_labels, 'known image')}"
             ]
         parts = parts or ["nothing new"]
         parts += self.changes

@@ -241,7 +241,7 @@ def find_unclaimed(listing: Listing, known: Known, stamps: Stamps) -> dict[str, 
 
 def find_edited(listing: Listing, known: Known, paths: Collection[str]) -> set[str]:
     """Those of the paths around which other files have stayed. If none has, the folder was emptied and filled with
-    files of the same names, and what it held before is as right as ever."""
+    files of the same names, and what it held before is still right."""
     files, stayed = Counter[str](), Counter[str]()
     for path, sha256 in listing.hashes.items() if paths else ():
         for folder in _folders(path):

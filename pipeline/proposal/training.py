@@ -70,7 +70,7 @@ Try = Callable[[Training, Images], Trial]
 
 @dataclass(frozen=True)
 class Fitted:
-    """What there is time for; ``reason`` says why so many ``epochs``."""
+    """What there is time for; ``reason`` says why this number of ``epochs``."""
 
     training: Training
     trial: Trial

@@ -109,7 +109,7 @@ def release(workspace: Workspace, passed: Collection[str] = (), gates: Mapping[s
 
 
 def promote(workspace: Workspace, version: str) -> Released:
-    """Let a released version serve, whatever the gates decided since.
+    """Let a released version serve, without asking the gates again.
 
     Raises:
         ReleaseError: there is no such version, or Git fails.

@@ -39,7 +39,7 @@ class Watch:
     """Looks after one service from a separate thread, since a probe may hang as well.
 
     Attributes:
-        look: True when it is well, False when not, None when that cannot be said; for a process so many seconds old.
+        look: True when it is well, False when not, None when that cannot be said; for a process of this age in seconds.
         misses: how many times in a row it must not be well.
     """
 

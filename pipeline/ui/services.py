@@ -114,7 +114,7 @@ class Service:
             self.process.terminate()
 
     def end(self, patience: float = 0.0) -> None:
-        """Kill what is left of it after so many seconds."""
+        """Kill what is left of it after this number of seconds."""
         if self.process is None:
             return
         with suppress(subprocess.TimeoutExpired):

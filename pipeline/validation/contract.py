@@ -20,7 +20,7 @@ FILES = (
 ADVICE = {
     "enough_training_images": "put more images into inbox/unlabeled, or lower validate.min_images, and run again",
     "not_empty": "put images into inbox/unlabeled, and run again",
-    "not_broken": f"{LOOK}; if the batch is right all the same, add its name to validate.drift.accepted, and run again",
+    "not_broken": f"{LOOK}; if the batch is right, add its name to validate.drift.accepted, and run again",
     "no_drift": f"{LOOK}; if the new images are right, training on them is the remedy",
     "bytes_at_hand": "`simclr quarantine rescan` reads these files again",
     "test_labelled": "move each of these to inbox/test/<class>/, or name its class in labels.csv, and run again",

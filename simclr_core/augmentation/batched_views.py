@@ -88,7 +88,7 @@ def _parts(extents: Floats, channels: int, size: int) -> Iterator[slice]:
 
 
 def _with_room(images: RaggedImages) -> Tensor:
-    """The samples, and so many after the last image that a row as long as the widest begins anywhere in it."""
+    """The samples, and enough after the last image that a row as long as the widest begins anywhere in it."""
     samples = images.samples if images.samples.dtype == torch.uint8 else images.samples.view(torch.int16)
     height, width = images.sizes[-1].tolist()
     end = int(images.starts[-1]) + images.channels * height * width

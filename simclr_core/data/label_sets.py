@@ -3,7 +3,7 @@
 An image has one label, several, or, where a person has looked and none of the classes is there, none of them: that is
 said of it too, and differs from an image of which nothing is said. The labels of a set stand in one order, separated by
 the unit separator of ASCII, which no class has in its name; so sets are equal where their texts are, and what compares
-or counts labels need not know of them. One label alone is its name, as ever.
+or counts labels need not know of them. One label alone is its name, as before.
 """
 
 from collections.abc import Iterable, Mapping

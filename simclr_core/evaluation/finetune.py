@@ -76,7 +76,7 @@ L2_COUNT = 12  # values of the probe's penalty to try, the default of linear_eva
 
 
 def run(workspace: Path, fraction: str) -> None:
-    """Fine-tune ``models/pretrained`` on a fraction of the labels. What cannot be measured for want of labels is null.
+    """Fine-tune ``models/pretrained`` on a fraction of the labels. What cannot be measured without labels is null.
 
     The processes of a group share each batch if it can be shared equally; else the first one trains alone.
 

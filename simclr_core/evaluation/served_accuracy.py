@@ -143,7 +143,7 @@ def classifier_results(features: Features, images: LabeledImages, head: Head | N
 
 
 def labeled_images(images: ShardedImages, most: int | None = None) -> tuple[EvaluationImages, Labels]:
-    """The labeled images of a split, at most so many, spread evenly, and their labels.
+    """The labeled images of a split, at most this number, spread evenly, and their labels.
 
     The ``labels`` of the images themselves are those by which they are drawn (``label_sets.strata``).
     """

@@ -96,7 +96,7 @@ class Progress:
         return self._seen / self.seconds
 
     def step(self, images: int, latest: Reading | None = None, learning_rate: float = 0.0) -> None:
-        """After each step of so many ``images``; ``latest`` is the last one whose numbers were read."""
+        """After each step of this number of ``images``; ``latest`` is the last one whose numbers were read."""
         self._done += images
         self._seen += images
         self._bar.update(images)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """What decides how long a step takes, and the look at the features: ``images`` of so many ``classes``, with three
+    """What decides how long a step takes, and the look at the features: ``images`` of ``classes`` kinds, with three
     channels of 8 bits, or with ``channels`` at full depth. ``sizes`` are the heights and widths of some of them as they
     are prepared; none: they are squares as large as the views.
     """

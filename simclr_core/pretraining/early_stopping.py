@@ -61,7 +61,7 @@ class AdaptationAlarm:
                 f"epoch {record['epoch']}: {shown} of held-out training labels, {start} with the unchanged weights; "
                 f"worse for {self.patience} epochs in a row. Lower pretrain.warm_start.learning_rate_share or "
                 "pretrain.weights.layer_decay, set pretrain.weights.frozen_stem: true, weaken pretrain.augmentation; "
-                "pretrain.weights.stop_after: null trains to the end all the same"
+                "pretrain.weights.stop_after: null trains to the end in spite of that"
             )
 
     def _is_worse(self, record: Record) -> bool:

@@ -63,7 +63,7 @@ def probe_augmented(
 
 
 def steps_over(images: int, config: SgdConfig) -> Optimization:
-    """The steps over so many labeled images; of fewer than a batch, all of them in each."""
+    """The steps over this number of labeled images; of fewer than a batch, all of them in each."""
     batch_size = min(config.batch_size, images)
     peak = peak_learning_rate(config.learning_rate, batch_size, "linear")
     return Optimization(config.epochs * (images // batch_size), batch_size, peak, rate_key=RATE_KEY)

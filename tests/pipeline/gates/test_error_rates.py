@@ -11,7 +11,7 @@ RATE = 1 - LIMITS.confidence
 
 
 def chance(rounds: int) -> float:
-    """By which a rate may differ in so many rounds: a right gate fails once in 30,000."""
+    """By which a rate may differ in these rounds: a right gate fails once in 30,000."""
     return 4 * math.sqrt(RATE * (1 - RATE) / rounds)
 
 

@@ -20,7 +20,7 @@ def ask(
     init: str = "scratch",
     **limits: object,
 ) -> Verdict:
-    """About a candidate of so many steps, whose views keep ``difference`` points more neighbors than the champion's."""
+    """About a candidate of these steps, whose views keep ``difference`` points more neighbors than the champion's."""
     case.set_limits(**limits)
     case.put("reports/pretrain.json", PRETRAIN | {"steps": steps[0], "init": init})
     case.put(CHAMPION, PINNED | {"reports": {"pretrain": PRETRAIN | {"steps": steps[1]}}})

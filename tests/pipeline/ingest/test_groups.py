@@ -132,7 +132,7 @@ def test_a_table_that_cannot_be_right_is_refused(table: str, message: str) -> No
         read_rows("labels.csv", table.encode())
 
 
-def test_other_tables_are_read_as_ever() -> None:
+def test_other_tables_are_read_as_before() -> None:
     rows = read_rows("labels.csv", b"Group;PATH\n7;a.png\n")
     assert [(row.path, row.label, row.split, row.group, row.labels) for row in rows] == [
         ("a.png", None, None, "7", False)

@@ -353,7 +353,9 @@ def test_new_labels_alone_are_not_called_new_images(filled: Workspace) -> None:
     moved = filled.inbox / "unlabeled" / "camera 0" / "000.png"
     put(filled, "labeled/circle/000.png", moved.read_bytes())
     moved.unlink()
-    assert str(ingest(filled)).startswith("no new image, but batch 0002 records what is new of 1 known image, ")
+    assert str(ingest(filled)).startswith(
+        "no new image, but batch 0002 records new labels, splits or groups of 1 known image, "
+    )
 
 
 def test_only_images_are_copied_and_the_rest_is_counted_once(

@@ -189,10 +189,10 @@ def test_a_copied_workspace_has_nothing_new_and_labels_that_change_are_news(fill
     assert make(copy).notes == ("no new images",)
     put(copy, "labels.csv", b"path,label\nunlabeled/camera 0/000.png,cross\n")
     plan = make(copy)
-    assert plan.notes == ("what is new of 1 known image",)
+    assert plan.notes == ("new labels, splits or groups of 1 known image",)
     assert None not in plan.stages.values()
     put(copy, "unlabeled/new.png", encode(draw(0, 999)))
-    assert make(copy).notes == ("1 new image and what is new of 1 known image",)
+    assert make(copy).notes == ("1 new image and new labels, splits or groups of 1 known image",)
     assert ingest(copy).new_images == 1
 
 

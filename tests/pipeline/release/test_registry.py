@@ -102,7 +102,7 @@ def test_rejections(workspace: Workspace) -> None:
     registry.reject("aaaaaaaaaaaa", "representation", "lost 5 points", "run 1", {"knn": -5.0})
     registry.reject("aaaaaaaaaaaa", "representation", "lost 5 points", "run 1", {"knn": -5.0})
     registry.reject("aaaaaaaaaaaa", "size_budget", "too big", "run 1", {"megabytes": 9})
-    registry.reject("bbbbbbbbbbbb", "not_collapsed", "all the same", "run 2", {})
+    registry.reject("bbbbbbbbbbbb", "not_collapsed", "constant", "run 2", {})
     found = {one.candidate: one for one in registry.rejections()}
     one = found["aaaaaaaaaaaa"]
     assert (one.gate, one.reason) == ("representation, size_budget", "lost 5 points; too big")

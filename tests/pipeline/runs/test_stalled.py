@@ -40,7 +40,7 @@ def clock() -> Clock:
 
 
 def looks(stalled: Stalled, instance: dg.DagsterInstance, clock: Clock, *seconds: float) -> list[str]:
-    """What is said when so many seconds lie between looks."""
+    """What is said when this number of seconds is between looks."""
     said = []
     for later in seconds:
         clock.seconds += later

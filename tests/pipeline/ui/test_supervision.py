@@ -151,7 +151,7 @@ def test_a_service_that_hangs_is_killed_and_started_again(
 
 @pytest.mark.slow
 def test_a_code_server_that_is_stopped_does_not_answer(workspace: Workspace, tmp_path: Path) -> None:
-    """It accepts connections all the same: its kernel does."""
+    """It still accepts connections: its kernel does."""
     address = tmp_path / "code.sock"
     code = watches(None, "", address, Health(answer=0.5))["code"]  # type: ignore[arg-type]
     assert not code.look(0.0)

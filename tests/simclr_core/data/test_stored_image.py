@@ -100,7 +100,7 @@ def test_other_files_are_read_as_those_of_a_user(data: bytes) -> None:
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
 def test_damage_is_found_as_in_a_file_of_a_user(form: str) -> None:
-    """Cut off, or with one byte changed: the same error, or the pixels that Pillow gives all the same."""
+    """Cut off, or with one byte changed: the same error, or the pixels that Pillow gives in spite of it."""
     random = np.random.default_rng(0)
     options = {"quality": 95, "subsampling": "4:4:4"} if form == "JPEG" else {}
     whole = saved(picture(60, 50), form, **options)

@@ -371,7 +371,7 @@ def clothes() -> dict[str, pl.DataFrame]:
     ],
 )
 def test_a_new_class_of_real_images(clothes: dict[str, pl.DataFrame], new_class: str, count: int, verdict: str) -> None:
-    """So many of 300; a third of bags, as bright and as lively as clothes, takes an encoder: test_embedding_drift."""
+    """``count`` of 300; a third of bags, as bright and as lively as clothes, takes an encoder: test_embedding_drift."""
     known = pl.concat([rows for name, rows in clothes.items() if name != new_class])
     known = known.sample(fraction=1, shuffle=True, seed=1)
     batch = pl.concat([known.tail(300 - count), clothes[new_class].head(count)]).with_columns(

@@ -268,7 +268,7 @@ def test_another_process_finds_the_same() -> None:
 
 
 def promises(width: int, height: int) -> dict[str, bytes]:
-    """Headers of so many pixels, in each format, and next to nothing behind them."""
+    """Headers of this number of pixels, in each format, and next to nothing behind them."""
     jpeg = bytearray(encoded(picture(), "JPEG"))
     frame = jpeg.index(b"\xff\xc0")
     jpeg[frame + 5 : frame + 9] = struct.pack(">HH", height, width)

@@ -39,7 +39,7 @@ def uniform(count: int, seed: int = 0) -> Array:
 
 
 def flipped(hashes: Array, bits: Iterable[int], seed: int = 1) -> Array:
-    """Each hash with so many of its bits changed."""
+    """Each hash with this number of its bits changed."""
     random = np.random.default_rng(seed)
     powers = [1 << random.permutation(64)[:count].astype(np.uint64) for count in bits]
     return hashes ^ np.array([np.bitwise_or.reduce(power, initial=np.uint64(0)) for power in powers])
