@@ -53,7 +53,7 @@ PLAINLY = 0.2  # by how much the encoder beats the baselines that are not in que
 FLIPS = 0.01  # share of the test images that int8 alone gets right, or fp32 alone, if both are equally good
 LIMITS = GatesConfig()
 VARIANT_LOSS = ExportConfig().max_loss
-SET_SIZES, SET_ROUNDS = (20, 50, 200), 300  # where images have several labels
+SET_SIZES, SET_ROUNDS = (50, 200), 200  # where images have several labels
 PREVALENCE = (0.03, 0.06, 0.12, 0.25, 0.5)  # the share of the images that have each class
 SIGNAL = 1.5  # by how many standard deviations the scores of images with a class are higher
 
