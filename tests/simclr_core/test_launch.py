@@ -186,7 +186,7 @@ class Training:
         )
 
     def wait(self) -> int:
-        self.output, self.errors = self.launcher.communicate(timeout=DEADLINE)
+        self.output, self.errors = self.launcher.communicate(timeout=stretched(DEADLINE))
         return self.launcher.returncode
 
     def is_training(self) -> list[psutil.Process]:
@@ -200,7 +200,7 @@ class Training:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE
+    deadline = time.monotonic() + stretched(DEADLINE)
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
