@@ -8,7 +8,9 @@ import shutil
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -126,19 +128,31 @@ def encode(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
 def write_prepared(workspace: Path, train: int = 96, test: int = 40, labeled: float = 0.5) -> Path:
     """A workspace folder with ``params.yaml``, ``data/prepared`` in two batches, and ``models/initial`` to start from
     scratch; the first ``labeled`` share of the training images has labels."""
-    folder = workspace / "data" / "prepared"
-    for split, count, first in (("train", train, 0), ("test", test, 10_000)):
-        samples = []
-        for number in range(count):
-            data = encode(draw(number % 4, first + number))
-            known = split == "test" or number < labeled * count
-            samples.append(Sample(hashlib.sha256(data).hexdigest(), "png", data, number % 4 if known else -1))
-        write_shards(folder / split, [samples[: count // 2], samples[count // 2 :]], max_bytes=20_000)
-    counts = {"train": train, "train_labelled": int(train * labeled), "test": test}
-    write_card(folder, DatasetCard(CLASSES, (0.4, 0.4, 0.4), (0.3, 0.3, 0.3), SIDE, SIDE, counts, "0" * 64))
-    (workspace / "params.yaml").write_text(yaml.safe_dump(TINY_PARAMS), encoding="utf-8")
-    initial.run(workspace)
+    for name, content in _prepared_files(train, test, labeled).items():
+        path = workspace / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
     return workspace
+
+
+@cache
+def _prepared_files(train: int, test: int, labeled: float) -> dict[str, bytes]:
+    with TemporaryDirectory() as name:
+        workspace = Path(name)
+        folder = workspace / "data" / "prepared"
+        for split, count, first in (("train", train, 0), ("test", test, 10_000)):
+            samples = []
+            for number in range(count):
+                data = encode(draw(number % 4, first + number))
+                known = split == "test" or number < labeled * count
+                samples.append(Sample(hashlib.sha256(data).hexdigest(), "png", data, number % 4 if known else -1))
+            write_shards(folder / split, [samples[: count // 2], samples[count // 2 :]], max_bytes=20_000)
+        counts = {"train": train, "train_labelled": int(train * labeled), "test": test}
+        write_card(folder, DatasetCard(CLASSES, (0.4, 0.4, 0.4), (0.3, 0.3, 0.3), SIDE, SIDE, counts, "0" * 64))
+        (workspace / "params.yaml").write_text(yaml.safe_dump(TINY_PARAMS), encoding="utf-8")
+        initial.run(workspace)
+        files = [path for path in workspace.rglob("*") if path.is_file()]
+        return {path.relative_to(workspace).as_posix(): path.read_bytes() for path in files}
 
 
 def pytest_configure() -> None:
@@ -155,14 +169,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     tenths: Counter[Path] = Counter()
     for item in items:
-        if _expensive_fixtures(item) & {*getattr(item, "fixturenames", ())}:
+        if _expensive_fixtures(item.path) & {*getattr(item, "fixturenames", ())}:
             item.add_marker("seconds")
         tenths[item.path] += _tenths(item)
     items.sort(key=lambda item: -tenths[item.path])
 
 
-def _expensive_fixtures(item: pytest.Item) -> set[str]:
-    path = item.path.relative_to(TESTS).as_posix()
+@cache
+def _expensive_fixtures(file: Path) -> set[str]:
+    path = file.relative_to(TESTS).as_posix()
     return next((names for start, names in EXPENSIVE_FIXTURES.items() if path.startswith(start)), set())
 
 

@@ -36,6 +36,7 @@ def read_word_list(part: int) -> dict[str, re.Pattern[str]]:
 
 WORD_LIST, BRITISH = read_word_list(0), read_word_list(1)
 WORD = re.compile(r"[^\W\d_]+")
+BETWEEN_WORDS = re.compile(r"""[ \n\t\r_#*"`]+""")
 
 
 @cache
@@ -47,20 +48,23 @@ def american(word: str) -> str:
 def find_words(text: str) -> Iterator[tuple[int, str, str]]:
     """Yield line number, phrase and advice for every phrase of the word list in ``text``."""
     text = ALLOWED.sub(lambda match: " " * len(match[0]), text)
-    characters, positions = [], list[int]()
-    for position, character in enumerate(text):
-        plain = " " if character in '\n\t\r_#*"`' else character
-        if plain != " " or not characters or characters[-1] != " ":
-            characters.append(plain)
-            positions.append(position)
-    normalized = "".join(characters)
+    normalized = BETWEEN_WORDS.sub(" ", text)
     for advice, pattern in WORD_LIST.items():
         for match in pattern.finditer(normalized):
-            line = text.count("\n", 0, positions[match.start()]) + 1
-            yield line, match[0].lower(), advice.partition(" → ")[2]
-    for match in WORD.finditer(text):
-        if better := american(match[0].lower()):
-            yield text.count("\n", 0, match.start()) + 1, match[0].lower(), better
+            yield line_of(match.start(), text), match[0].lower(), advice.partition(" → ")[2]
+    british = {word for word in set(WORD.findall(text)) if american(word.lower())}
+    for match in WORD.finditer(text) if british else ():
+        if match[0] in british:
+            yield text.count("\n", 0, match.start()) + 1, match[0].lower(), american(match[0].lower())
+
+
+def line_of(place: int, text: str) -> int:
+    """The line of ``text`` with the character that is at this place once whatever is between two words is a space."""
+    for between in BETWEEN_WORDS.finditer(text):
+        if between.start() >= place:
+            break
+        place += len(between[0]) - 1
+    return text.count("\n", 0, place) + 1
 
 
 def tracked_files() -> list[Path]:

@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,11 +56,20 @@ IMPORTS = {
     "pipeline.embedding_drift": "pipeline.config pyarrow.parquet scipy.stats",
     "pipeline.prepare": "PIL.Image pipeline.config pyarrow.parquet simclr_core.data.shards simplejpeg",
     "pipeline.runs.launcher": "dagster pipeline.defs pipeline.run pipeline.runs.launcher",
+    "pipeline.runs.output": "pipeline.runs.output",
+    "dagster": """dagster._cli dagster._cli.api dagster._grpc.server dagster._grpc.client pipeline.defs
+        benchmarks.pipeline.soak""",
+    "dagster._daemon": "dagster._daemon.cli dagster._grpc.client dagster._scheduler pipeline.runs.launcher",
+    "pipeline.ui.web": """dagster_webserver.webserver pipeline.ui.web uvicorn.loops.auto uvicorn.protocols.http.auto
+        uvicorn.protocols.websockets.auto""",
+    "tests.processes.call": """matplotlib.figure pyarrow.parquet pytest scipy.stats simclr_core.evaluation.finetune
+        simclr_core.evaluation.linear_eval simclr_core.pretraining.pretrain sklearn.linear_model sklearn.metrics
+        torch._dynamo torch.distributed torch.multiprocessing torch.testing torchvision""",
     "tests.processes.program": "pipeline.dvc.client pipeline.release.champion pipeline.release.release",
 }
 SHELLS = {"sh", "bash", "dash"}
 READ_AT_IMPORT = re.compile(
-    rb"(OMP_|GOMP_|MKL_|KMP_(?!DUPLICATE_LIB_OK)|PYTHON(PATH|HOME|WARNINGS|HASHSEED)|LD_|CUDA_|POLARS_|RAY_)"
+    rb"(OMP_|GOMP_|MKL_|KMP_(?!DUPLICATE_LIB_OK|INIT_AT_FORK)|PYTHON(PATH|HOME|WARNINGS|HASHSEED)|LD_|CUDA_|POLARS_|RAY_)"
 )
 ROOM = 1 << 15  # bytes of /proc/PID/cmdline and of /proc/PID/environ each
 HIGH = 500  # where no program has its open files
@@ -82,6 +91,7 @@ class Program:
     group: int
     ignored: list[signal.Signals]
     blocked: list[int]
+    prepare: Callable[[], object] | None  # what it calls before it begins
     limits: dict[int, tuple[int, int]]
 
 
@@ -110,12 +120,13 @@ class Nursery:
 
 
 nursery: Nursery | None = None
+asked: Path | None = None
 cold = subprocess._fork_exec  # type: ignore[attr-defined]
 
 
 def install(folder: Path) -> None:
     """From now on, this process starts such programs from a nursery. It keeps notes in the folder."""
-    global nursery
+    global nursery, asked
     if any(name.startswith("COVERAGE") for name in os.environ):
         return
     ours, theirs = socket.socketpair()
@@ -126,8 +137,15 @@ def install(folder: Path) -> None:
         room = {"ROOM": " " * ROOM}
         process = subprocess.Popen(command, env=os.environ | room, cwd="/", pass_fds=[theirs.fileno()], **streams)
     process.returncode = 0  # it is waited for in ``uninstall``
-    nursery = Nursery(ours, process.pid, os.environb)
+    nursery, asked = Nursery(ours, process.pid, os.environb), folder
     subprocess._fork_exec = _start  # type: ignore[attr-defined]
+
+
+def expect(*programs: str) -> None:
+    """Import them before the next program is started, which may start these: its nursery would import them alone."""
+    if asked is not None:
+        for program in programs:
+            (asked / program).touch()
 
 
 def uninstall() -> None:
@@ -143,7 +161,7 @@ def _start(*arguments: Any) -> int:
     """``_posixsubprocess.fork_exec``: its arguments are those of ``subprocess.Popen``, prepared."""
     command, close_fds, keep, folder, environment = arguments[0], *arguments[2:6]
     (stdin, _, _, stdout, _, stderr), errpipe = arguments[6:12], arguments[12:14]
-    session, group, *unusual = arguments[15:22]
+    session, group, *unusual, prepare = arguments[15:22]
     variables = dict(os.environb) if environment is None else dict(one.split(b"=", 1) for one in environment)
     program = _program([os.fsdecode(part) for part in command], os.fsdecode(variables.get(b"PATH", b"")))
     if program and close_fds and nursery and all(value in (None, -1) for value in unusual):
@@ -159,6 +177,7 @@ def _start(*arguments: Any) -> int:
                 os.getpgrp() if group in (None, -1) else group,
                 [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_IGN],
                 [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])],
+                prepare,
                 {limit: resource.getrlimit(limit) for limit in LIMITS},
             ),
             [*streams, *kept],
@@ -245,7 +264,8 @@ def _import(modules: set[str]) -> None:
 
 def _become(program: Program, files: list[int], ready: int, notes: Path) -> Program:
     """Take on everything that tells a process from another; returns in those that its nursery forks, too."""
-    global nursery
+    global nursery, asked
+    asked = notes
     if program.session:
         os.setsid()
     else:
@@ -280,6 +300,8 @@ def _become(program: Program, files: list[int], ready: int, notes: Path) -> Prog
         if resource.getrlimit(limit) != values:
             resource.setrlimit(limit, values)
     tempfile.tempdir = None
+    if program.prepare is not None:
+        program.prepare()
     os.write(ready, os.getpid().to_bytes(4, "big"))
     os.close(ready)
     return program

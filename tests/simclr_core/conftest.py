@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ import torch
 import torch.distributed as dist
 import yaml
 from PIL import Image
+from torchvision.models import shufflenetv2, swin_transformer, vision_transformer
 
 import deploy.failpoint
 from deploy.artifact import publish, write_atomically
@@ -30,7 +32,9 @@ from simclr_core.launch import Member
 from simclr_core.model.encoder import build_encoder
 from simclr_core.model.model_directory import save_model
 from simclr_core.pretraining import pretrain
-from tests.processes.forked import CONTEXT
+from tests.conftest import write_prepared
+from tests.processes import call
+from tests.processes.once import make_once
 
 STEPS = 12  # two epochs of six, as the `prepared` workspace asks
 SECONDS = 90  # the first rank waits for torch to be imported, which takes a busy machine a while
@@ -46,16 +50,19 @@ def on_ranks(tmp_path: Path) -> Callable[..., list[Any]]:
     def run(world: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         folder = tmp_path / f"{function.__name__}-{world}"
         folder.mkdir()
-        ranks = torch.multiprocessing.start_processes(
-            _rank, (world, folder, function, arguments), world, join=False, start_method=CONTEXT.get_start_method()
-        )
+        called = [partial(_rank, rank, world, folder, function, arguments) for rank in range(world)]
+        ranks = [call.start(folder / f"call-{rank}", one) for rank, one in enumerate(called)]
         try:
             deadline = time.monotonic() + SECONDS
-            while not ranks.join(timeout=1):  # raises what a rank raised
+            while None in (ended := [process.poll() for process in ranks]):
+                assert not any(ended), f"{function.__name__} failed on a rank"
                 assert time.monotonic() < deadline, f"{function.__name__} hangs on {world} ranks"
+                time.sleep(0.02)
+            assert not any(ended), f"{function.__name__} failed on a rank"
         finally:
-            for process in ranks.processes:
+            for process in ranks:
                 process.kill()
+                process.wait()
         return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
 
     return run
@@ -83,6 +90,21 @@ CARD = {
     "std": [0.3, 0.3, 0.3],
     "config": {"augmentation": {"flip": 0.5}},
 }
+
+
+@pytest.fixture
+def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ViTs, Swins and ShuffleNets of torchvision with few and narrow blocks: every layer, and a hundredth of the
+    weights."""
+
+    def change(module: ModuleType, name: str, **changes: object) -> None:
+        make = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda **given: make(**given | changes))
+
+    change(vision_transformer, "_vision_transformer", num_layers=2, num_heads=2, hidden_dim=48, mlp_dim=96)
+    change(swin_transformer, "_swin_transformer", embed_dim=24, depths=[2, 2, 2, 2])
+    shuffle = shufflenetv2._shufflenetv2
+    monkeypatch.setattr(shufflenetv2, "_shufflenetv2", lambda *given: shuffle(*given[:2], [2, 2, 2], *given[3:]))
 
 
 @pytest.fixture
@@ -179,23 +201,10 @@ def interrupt(workspace: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> N
             pretrain.run(workspace)
 
 
-@pytest.fixture(scope="session")
-def finished() -> dict[str, bytes]:
-    """Filled by the first test that asks for ``undisturbed``."""
-    return {}
-
-
 @pytest.fixture
-def undisturbed(
-    prepared: Path, finished: dict[str, bytes], tmp_path: Path, pictures_by_digest: None
-) -> dict[str, bytes]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, pictures_by_digest: None) -> dict[str, bytes]:
     """The results of an undisturbed run in a copy of ``prepared``, made once."""
-    if not finished:
-        workspace = tmp_path / "undisturbed"
-        shutil.copytree(prepared, workspace, ignore=shutil.ignore_patterns("undisturbed"))
-        pretrain.run(workspace)
-        finished.update(results(workspace))
-    return finished
+    return results(make_once(tmp_path_factory, "undisturbed", lambda folder: pretrain.run(write_prepared(folder))))
 
 
 def metrics_of(workspace: Path) -> dict[str, Any]:

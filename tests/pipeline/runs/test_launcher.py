@@ -34,6 +34,7 @@ from pipeline.runs.launcher import (
     stop_runs,
 )
 from pipeline.workspace import template
+from tests.processes import program
 
 Status = dg.DagsterRunStatus
 SLEEP = [sys.executable, "-S", "-c", "import time; time.sleep(600)"]
@@ -216,9 +217,9 @@ def launch(
         tags={soak.VERSION: "one", soak.STEPS_TAG: str(steps)},
         job_code_origin=job.get_python_origin(),
     )
-    environment = {"PYTHONPATH": f"{root}:{Path.cwd()}", "DAGSTER_HOME": str(root), "SIMCLR_FAILPOINT": failpoint}
-    command = [sys.executable, "-P", "-c", LAUNCH, str(root), run.run_id]
-    return run, subprocess.run(command, env={**os.environ, **environment}, check=False, timeout=60)
+    environment = {**os.environ, "DAGSTER_HOME": str(root), "SIMCLR_FAILPOINT": failpoint}
+    command = program.command(LAUNCH, root, run.run_id)
+    return run, subprocess.run(command, cwd=program.ROOT, env=environment, check=False, timeout=60)
 
 
 @pytest.mark.slow

@@ -35,6 +35,7 @@ from simclr_core.model.model_directory import load_model, save_model
 from simclr_core.pretraining import pretrain
 from tests.conftest import CLASSES, SIDE, write_prepared
 from tests.deploy.conftest import noise
+from tests.processes.once import make_once
 
 ENCODER = {"name": "resnet10", "width": 0.125, "stem": "compact"}
 REPOSITORY = Path(__file__).parents[3]
@@ -86,14 +87,21 @@ def set_export(workspace: Path, **parameters: object) -> None:
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"export": parameters}))
 
 
+def export_once(factory: pytest.TempPathFactory) -> Path:
+    """A workspace with an exported bundle, the same for all processes of the session; tests must not change it."""
+
+    def export_it(folder: Path) -> None:
+        workspace = write_prepared(folder / "ein Wörkspace", train=40)
+        write_model(workspace / "models" / "pretrained", seed=0)
+        write_probe(workspace)
+        export.run(workspace)
+
+    return make_once(factory, "exported", export_it) / "ein Wörkspace"
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace with an exported bundle; tests must not change it."""
-    workspace = write_prepared(tmp_path_factory.mktemp("exported") / "ein Wörkspace", train=40)
-    write_model(workspace / "models" / "pretrained", seed=0)
-    write_probe(workspace)
-    export.run(workspace)
-    return workspace
+    return export_once(tmp_path_factory)
 
 
 @pytest.fixture
@@ -352,6 +360,7 @@ def test_a_damaged_model_is_named(workspace: Path) -> None:
 
 
 @pytest.mark.seconds
+@pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize(
     "name",
     ["squeezenet1_1", *(pytest.param(name, marks=pytest.mark.slow) for name in ("shufflenet_v2_x0_5", "vit_b_32"))],

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,20 +12,16 @@ import pytest
 
 import deploy
 from deploy.cli.main import main
-from simclr_core.export import export
 from tests.browser import browser
-from tests.conftest import CLASSES, write_prepared
+from tests.conftest import CLASSES
 from tests.deploy.server.test_drain import served
-from tests.simclr_core.export.test_export import write_model, write_probe
+from tests.simclr_core.export.test_export import export_once
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    workspace = write_prepared(tmp_path_factory.mktemp("served"), train=40)
-    write_model(workspace / "models" / "pretrained", seed=0)
-    write_probe(workspace)
-    export.run(workspace)
-    return workspace / "models" / "bundle"
+    models = export_once(tmp_path_factory) / "models"
+    return shutil.copytree(models, tmp_path_factory.mktemp("served") / "models") / "bundle"
 
 
 @pytest.fixture(scope="module")

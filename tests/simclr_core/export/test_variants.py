@@ -13,11 +13,11 @@ from deploy.bundle import Bundle, Head, read_bundle
 from deploy.encoder import Encoder, compare
 from simclr_core.data.shards import ShardedImages
 from simclr_core.evaluation.served_accuracy import LabeledImages, accuracies, ask, served_features
-from simclr_core.export import export, variants
+from simclr_core.export import variants
 from simclr_core.export.variants import Variants, build_variants, calibration_pixels, find_missed, judge_losses
 from simclr_core.reports import VariantReport
-from tests.conftest import CLASSES, write_prepared
-from tests.simclr_core.export.test_export import write_model, write_probe
+from tests.conftest import CLASSES
+from tests.simclr_core.export.test_export import export_once
 
 GOOD = VariantReport("static", 0.26, 0.999, 1.0, 90.0, 80.0, {})
 
@@ -103,12 +103,7 @@ def test_without_labels_only_the_vectors_are_judged() -> None:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace with an exported bundle; tests must not change it."""
-    workspace = write_prepared(tmp_path_factory.mktemp("exported"), train=40)
-    write_model(workspace / "models" / "pretrained", seed=0)
-    write_probe(workspace)
-    export.run(workspace)
-    return workspace
+    return export_once(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

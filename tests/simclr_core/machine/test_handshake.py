@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +20,8 @@ from simclr_core.machine import handshake
 from simclr_core.machine.handshake import Said, describe_difference, meet, shortened
 from simclr_core.machine.place import Place
 from simclr_core.machine.settings import START_SECONDS
+from tests.processes import call
 from tests.processes.busy import stretched
-from tests.processes.forked import CONTEXT
 from tests.sentences import assert_plain
 
 Acts = Callable[[Member], object]
@@ -71,12 +72,10 @@ def in_a_group(tmp_path: Path) -> Callable[..., list[Any]]:
         processes = []
         for rank, act in enumerate(acts):
             own = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank), **(rank_one if rank else {})}
-            processes.append(CONTEXT.Process(target=join, args=(tmp_path, own, before.get(rank), act)))
+            called = partial(join, tmp_path, own, before.get(rank), act)
+            processes.append(call.start(tmp_path / f"call-{rank}", called))
         for process in processes:
-            process.start()
-        for process in processes:
-            process.join(stretched(40))
-            assert process.exitcode is not None, "hangs"
+            process.wait(stretched(40))
         files = [tmp_path / f"{rank}.json" for rank in range(len(acts))]
         found = [json.loads(file.read_text()) if file.exists() else (None, 0.0) for file in files]
         assert max(seconds for _, seconds in found) < stretched(10)

@@ -10,6 +10,7 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from simclr_core.errors import UnknownEncoderError
 from simclr_core.model.encoder import RESNETS, build_encoder
+from tests.repetitions import repeated, some
 
 FAMILIES = [
     "alexnet",
@@ -48,19 +49,24 @@ def test_every_family_has_its_declared_feature_dim(name: str) -> None:
     check_feature_dim(name)
 
 
+CLASSIFIERS = torchvision.models.list_models(module=torchvision.models)
+OTHERS = [name for name in CLASSIFIERS if "regnet" not in name and name not in FAMILIES]
+
+
+@repeated
 @pytest.mark.slow
-def test_every_torchvision_classifier_has_its_declared_feature_dim() -> None:
-    for name in torchvision.models.list_models(module=torchvision.models):
-        if "regnet" not in name:
-            check_feature_dim(name)
+@pytest.mark.parametrize("name", some(OTHERS, 6))
+def test_every_torchvision_classifier_has_its_declared_feature_dim(name: str) -> None:
+    """Others of the families, which are deeper or wider."""
+    check_feature_dim(name)
 
 
-REGNETS = [name for name in torchvision.models.list_models(module=torchvision.models) if "regnet" in name]
-FAST = ("regnet_x_400mf", "regnet_y_400mf")
+REGNETS = sorted((name for name in CLASSIFIERS if "regnet" in name), key=lambda name: "_400mf" in name)
 
 
+@repeated
 @pytest.mark.seconds
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in REGNETS])
+@pytest.mark.parametrize("name", [*some(REGNETS[:-2], 3), *REGNETS[-2:]])
 def test_every_regnet_has_its_declared_feature_dim(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its constructor computes widths on real tensors, so that only the layers can be built without memory."""
     for layer in (torch.nn.Conv2d, torch.nn.BatchNorm2d, torch.nn.Linear):

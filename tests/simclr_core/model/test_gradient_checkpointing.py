@@ -14,6 +14,7 @@ from simclr_core.errors import UnknownEncoderError
 from simclr_core.model.batch_norm import synchronize
 from simclr_core.model.encoder import build_encoder
 from simclr_core.model.gradient_checkpointing import blocks, recompute_blocks
+from tests.repetitions import repeated, some
 
 WITHOUT_BLOCKS = {
     "alexnet",
@@ -41,13 +42,14 @@ def images(side: int) -> Tensor:
 
 
 @pytest.mark.seconds
+@pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize(
     ("name", "arguments", "side"),
     [
         ("resnet10", {"width": 0.125, "stem": "compact"}, 16),
         ("mobilenet_v3_small", {}, 32),
-        pytest.param("vit_b_32", {"image_size": 32}, 32, marks=pytest.mark.slow),
-        pytest.param("swin_t", {}, 32, marks=pytest.mark.slow),
+        ("vit_b_32", {"image_size": 32}, 32),
+        ("swin_t", {}, 32),
     ],
 )
 def test_gradients_and_statistics_are_the_same(name: str, arguments: dict[str, Any], side: int) -> None:
@@ -96,14 +98,16 @@ def test_less_memory_waits_for_the_backward_pass() -> None:
     assert kept_bytes(recomputed, images(32)) < 0.5 * kept_bytes(plain, images(32))
 
 
+CLASSIFIERS = [name for name in torchvision.models.list_models(module=torchvision.models) if "regnet" not in name]
+
+
+@repeated
 @pytest.mark.slow
-def test_every_torchvision_classifier_has_blocks_or_is_refused() -> None:
-    for name in torchvision.models.list_models(module=torchvision.models):
-        if "regnet" in name:
-            continue
-        with torch.device("meta"):
-            found = len(list(blocks(build_encoder(name))))
-        assert (found == 0) == (name in WITHOUT_BLOCKS), name
+@pytest.mark.parametrize("name", some(CLASSIFIERS, 12))
+def test_every_torchvision_classifier_has_blocks_or_is_refused(name: str) -> None:
+    with torch.device("meta"):
+        found = len(list(blocks(build_encoder(name))))
+    assert (found == 0) == (name in WITHOUT_BLOCKS)
 
 
 def test_a_network_without_blocks_is_explained() -> None:

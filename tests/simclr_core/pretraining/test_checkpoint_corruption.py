@@ -16,6 +16,7 @@ from simclr_core.model.model_directory import fill
 from simclr_core.pretraining import checkpoint
 from simclr_core.pretraining.checkpoint import TrainingState
 from simclr_core.pretraining.pretrain import build_optimizer
+from tests.repetitions import repeated, repetitions
 
 FILES = ["MANIFEST.sha256", "network.safetensors", "optimizer.safetensors", "training.json"]
 
@@ -75,10 +76,11 @@ def test_flips_and_truncations_are_found(saved: Path) -> None:
     assert undetected(saved, truncations(saved, 50)) == []
 
 
+@repeated
 @pytest.mark.slow
-def test_ten_thousand_flips_and_two_thousand_truncations_are_found(saved: Path) -> None:
-    assert undetected(saved, flips(saved, 10_000)) == []
-    assert undetected(saved, truncations(saved, 2_000)) == []
+def test_thousands_of_flips_and_truncations_are_found(saved: Path) -> None:
+    assert undetected(saved, flips(saved, repetitions(1_000, all=10_000))) == []
+    assert undetected(saved, truncations(saved, repetitions(200, all=2_000))) == []
 
 
 def test_every_flip_of_a_line_feed_is_found(saved: Path) -> None:

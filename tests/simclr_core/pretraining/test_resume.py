@@ -19,33 +19,35 @@ from simclr_core.model.model_directory import load_model
 from simclr_core.model.projection_head import build_projection_head
 from simclr_core.monitoring.history import Progress
 from simclr_core.pretraining import pretrain, training
+from tests.repetitions import repeated, some
 from tests.simclr_core.conftest import configure, interrupt, results, runs
 
 pytestmark = pytest.mark.usefixtures("pictures_by_digest")
 
 
+OTHER_PLACES = (
+    "pretrain.step:raise@1",
+    "pretrain.step:raise@12",
+    "checkpoint.network:raise@2",
+    "checkpoint.publish:raise@1",
+    "checkpoint.publish:raise@6",  # the one of the last step
+    "artifact.rename:raise@3",
+    "artifact.renamed:raise@2",
+    "artifact.renamed:raise@7",  # the model is there, the reports are not
+    "pretrain.reported:raise@1",
+    "dataset.decode:raise@40",  # in a thread that reads images
+    "checkpoint.remove:raise@1",  # all is published, and no checkpoint is left to continue from
+)
+
+
+@repeated
 @pytest.mark.seconds
 @pytest.mark.parametrize(
     "place",
     [
         "pretrain.step:raise@6",  # after four saved steps: in mid-epoch
         "artifact.rename:raise@7",  # the model itself
-        *(
-            pytest.param(place, marks=pytest.mark.slow)
-            for place in (
-                "pretrain.step:raise@1",
-                "pretrain.step:raise@12",
-                "checkpoint.network:raise@2",
-                "checkpoint.publish:raise@1",
-                "checkpoint.publish:raise@6",  # the one of the last step
-                "artifact.rename:raise@3",
-                "artifact.renamed:raise@2",
-                "artifact.renamed:raise@7",  # the model is there, the reports are not
-                "dataset.decode:raise@40",  # in a thread that reads images
-                "pretrain.reported:raise@1",
-                "checkpoint.remove:raise@1",  # all is published, and no checkpoint is left to continue from
-            )
-        ),
+        *(pytest.param(place, marks=pytest.mark.slow) for place in some(OTHER_PLACES, 4)),
     ],
 )
 def test_an_interrupted_run_continues_to_the_same_bytes(

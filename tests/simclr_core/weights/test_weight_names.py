@@ -1,6 +1,7 @@
 """Names of weights: those of the common tools find the encoder's, and the weights of another encoder are refused."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,7 @@ def test_of_two_networks_in_a_file_the_query_and_the_teacher_are_taken() -> None
 
 
 @pytest.mark.seconds
+@pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize(("name", "side"), [("resnet18", 64), ("vit_b_32", 64), ("mobilenet_v3_small", 64)])
 def test_state_dicts_of_torchvision_load_fully(name: str, side: int) -> None:
     arguments = {"image_size": side} if name.startswith("vit") else {}
@@ -118,7 +120,7 @@ def test_resnets_of_timm_and_torchvision_exchange_weights() -> None:
     assert_equal_outputs(source, target, 64, tolerance=1e-5)
 
 
-@pytest.mark.seconds
+@pytest.mark.usefixtures("shallow")
 def test_positions_are_resized_as_torchvision_does() -> None:
     source = torchvision.models.vit_b_32(weights=None, image_size=96)
     target = build_encoder("vit_b_32", image_size=64).backbone
@@ -186,9 +188,14 @@ def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
 
 @pytest.mark.seconds
 @pytest.mark.parametrize("name", ["resnet10", "timm/vit_tiny_patch16_224"])
-def test_our_own_onnx_loads_back_and_computes_the_same(tmp_path: Path, name: str) -> None:
+def test_our_own_onnx_loads_back_and_computes_the_same(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if name.startswith("timm"):
-        pytest.importorskip("timm")
+        transformers = pytest.importorskip("timm").models.vision_transformer
+        make = transformers._create_vision_transformer
+        shallow: Callable[..., nn.Module] = lambda *given, **named: make(*given, **named | {"depth": 2})  # noqa: E731
+        monkeypatch.setattr(transformers, "_create_vision_transformer", shallow)
         arguments: tuple[object, ...] = (name, 1.0, "imagenet", 32)
     else:
         arguments = SMALL

@@ -10,8 +10,9 @@ import pytest
 from benchmarks.pipeline.validation_mutations import measure
 from pipeline.validation.reasons import REASONS
 from tests.pipeline.validation.corpus.mutations import MUTATORS, PHOTOGRAPHS, digest, mutation
+from tests.repetitions import repeated, repetitions
 
-COUNT = 2000
+COUNT = repetitions(800, all=2000)
 
 
 @pytest.mark.seconds
@@ -36,13 +37,15 @@ def measured() -> dict[str, Any]:
     return measure(COUNT)
 
 
+@repeated
 @pytest.mark.slow
 def test_every_mutation_gets_facts_or_a_reason(measured: dict[str, Any]) -> None:
     assert sum(measured["reasons"].values()) == measured["files"] == COUNT
     assert measured["reasons"].keys() <= REASONS.keys() | {"none"}
-    assert min(measured["reasons"][name] for name in ("none", "corrupt", "truncated", "not_an_image")) >= 20
+    assert min(measured["reasons"][name] for name in ("none", "corrupt", "truncated", "not_an_image")) >= COUNT // 100
 
 
+@repeated
 @pytest.mark.slow
 def test_no_mutation_kills_a_worker_or_outlasts_the_limit(measured: dict[str, Any]) -> None:
     assert measured["worker_deaths"] == []
@@ -50,6 +53,7 @@ def test_no_mutation_kills_a_worker_or_outlasts_the_limit(measured: dict[str, An
     assert measured["slowest_seconds"] < measured["limit_seconds"]
 
 
+@repeated
 @pytest.mark.slow
 def test_memory_is_bounded(measured: dict[str, Any]) -> None:
     """Far below the limit: a bomb is refused by its header, and what is decoded has a few megapixels."""
@@ -57,7 +61,8 @@ def test_memory_is_bounded(measured: dict[str, Any]) -> None:
     assert measured["parent_grew_megabytes"] < 300
 
 
+@repeated
 @pytest.mark.slow
 def test_same_bytes_same_row(measured: dict[str, Any]) -> None:
-    assert measured["probed_twice"] >= 200
+    assert measured["probed_twice"] == COUNT // 10
     assert measured["changed_rows"] == []
