@@ -19,7 +19,7 @@ from pipeline.ingest.claims import Known, read_known
 from pipeline.ingest.classes import refuse_twins
 from pipeline.ingest.layout import Reading, read_layout
 from pipeline.ingest.moved import find_moved
-from pipeline.ingest.news import Listing, compare, find_new, read_source
+from pipeline.ingest.news import ARRAY, Listing, compare, find_new, read_source
 from pipeline.ingest.raw import batches, find_lost
 from pipeline.ingest.selection import Selection
 from pipeline.ingest.sources import Source, list_source, unique
@@ -61,8 +61,13 @@ def find(workspace: Workspace, config: IngestConfig, listed: Sequence[Source], s
     """
     earlier = batches(workspace.raw)
     tracked = workspace.raw.with_suffix(".dvc").exists()
-    if not earlier:
-        _require_images(workspace, listed, tracked, config.settle_seconds)
+    if not earlier and tracked:
+        raise IngestError(
+            f"{workspace.raw}: its earlier batches are missing, only data/raw.dvc is here; fetch them first, "
+            "with `dvc checkout data/raw.dvc` or `dvc pull data/raw.dvc`"
+        )
+    if not earlier and not any(source.files for source in listed):
+        raise _nothing(workspace, listed, config.settle_seconds)
     readings = [read_layout(source, workspace.inbox, config.class_folders) for source in listed]
     refuse_twins(readings, config.classes)
     said = read_known(earlier, lambda path, sha256: _guess(listed, stamps, path, sha256))
@@ -74,6 +79,8 @@ def find(workspace: Workspace, config: IngestConfig, listed: Sequence[Source], s
         read_source(source, reading, config.hold_out, before, stamps, stamped, kept_out)
         for source, reading in zip(listed, readings, strict=True)
     ]
+    if not earlier and not any(listing.hashes for listing in listings):
+        raise _nothing(workspace, listed, config.settle_seconds)
     current = tracked and stamps.raw == read_tracked(workspace.root, RAW).md5
     for listing in listings:
         unused = partial(_find_unused, workspace.manifest, earlier)
@@ -122,28 +129,26 @@ def _describe_emptied(listed: Sequence[Source], stamps: Stamps) -> Iterator[str]
             )
 
 
-def _require_images(workspace: Workspace, listed: Sequence[Source], tracked: bool, settle_seconds: float) -> None:
-    """Raise IngestError if there is no batch although there were some, or nothing to make the first one of."""
-    if tracked:
-        raise IngestError(
-            f"{workspace.raw}: its earlier batches are missing, only data/raw.dvc is here; fetch them first, "
-            "with `dvc checkout data/raw.dvc` or `dvc pull data/raw.dvc`"
-        )
-    if not any(source.files for source in listed):
-        named = ", ".join(source.name for source in listed)
-        raise IngestError(
-            f"{named}: nothing to ingest, {_why_nothing(listed, settle_seconds)}; "
-            f"put images into {workspace.inbox / 'unlabeled'} or name another source: `simclr ingest SRC`"
-        )
+def _nothing(workspace: Workspace, listed: Sequence[Source], settle_seconds: float) -> IngestError:
+    """Why there is nothing to make the first batch of."""
+    named = ", ".join(source.name for source in listed)
+    remedy = f"put images into {workspace.inbox / 'unlabeled'} or name another source: `simclr ingest SRC`"
+    faults = _why_nothing(listed, settle_seconds)
+    if arrays := sum(reason == ARRAY for source in listed for reason in source.passed_over.values()):
+        are = "is an image" if arrays == 1 else "are images"
+        remedy = "set it to their number of channels, such as `prepare.channels: 5`"
+        faults = [*faults, f"{counted(arrays, 'array')} {are} only with prepare.channels"]
+    return IngestError(f"{named}: nothing to ingest, {'; '.join(faults) or 'no files'}; {remedy}")
 
 
-def _why_nothing(listed: Sequence[Source], settle_seconds: float) -> str:
+def _why_nothing(listed: Sequence[Source], settle_seconds: float) -> list[str]:
+    """But for arrays."""
     unsettled = sum(len(source.changing(settle_seconds)) for source in listed)
     faults = [f"{counted(unsettled, 'file')} changed less than {settle_seconds:g} s ago"] if unsettled else []
-    faults += [line for source in listed for line in describe_passed_over(source.passed_over)]
-    links = any(reason == LINK for source in listed for reason in source.passed_over.values())
-    hint = "; copy what a link leads to, or name its folder as a source" if links else ""
-    return "; ".join(faults or ["no files"]) + hint
+    others = [{path: why for path, why in source.passed_over.items() if why != ARRAY} for source in listed]
+    faults += [line for reasons in others for line in describe_passed_over(reasons)]
+    links = any(LINK in reasons.values() for reasons in others)
+    return [*faults, *(["copy what a link leads to, or name its folder as a source"] if links else [])]
 
 
 def _guess(listed: Sequence[Source], stamps: Stamps, path: str, sha256: str) -> str | None:

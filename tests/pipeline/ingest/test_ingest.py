@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -398,6 +399,23 @@ def test_what_an_earlier_version_has_frozen_stays_known(workspace: Workspace, mo
         before.setattr(news, "is_image", lambda path, data, arrays: True)
         assert ingest(workspace).new_images == 2
     assert ingest(workspace).batch is None
+
+
+def test_files_of_which_none_is_an_image_are_nothing_to_ingest(workspace: Workspace) -> None:
+    put(workspace, "unlabeled/waves.ogg", b"OggS")
+    with pytest.raises(IngestError, match=r"inbox: nothing to ingest, skipped 1 \(is not an image .*; put images into"):
+        ingest(workspace)
+    for number in range(3):
+        put(workspace, f"unlabeled/{number}.npy", b"\x93NUMPY")
+    arrays = (
+        "; 3 arrays are images only with prepare.channels; set it to their number of channels, such as "
+        "`prepare.channels: 5`"
+    )
+    with pytest.raises(IngestError, match=re.escape(arrays)):
+        ingest(workspace)
+    (workspace.inbox / "unlabeled" / "waves.ogg").unlink()
+    with pytest.raises(IngestError, match=re.escape(f"inbox: nothing to ingest{arrays.replace(';', ',', 1)}")):
+        ingest(workspace)
 
 
 @pytest.mark.seconds
