@@ -15,6 +15,7 @@ from deploy.artifact import MANIFEST
 from deploy.errors import RegistryError, as_path
 
 CURRENT = "CURRENT"
+RECORDS = {"releases", "rejected"}  # which a registry may have before any version
 VERSION = re.compile(r"v(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)", re.ASCII)
 
 
@@ -49,8 +50,11 @@ def version(path: str | Path) -> str | None:
     if (path / MANIFEST).exists():
         return None
     if not pointer.is_file():
-        if path.is_dir() and any(VERSION.fullmatch(inner.name) for inner in path.iterdir()):
+        names = {inner.name for inner in path.iterdir()} if path.is_dir() else {"no folder"}
+        if any(map(VERSION.fullmatch, names)):
             raise RegistryError(f"{path}: a registry without {CURRENT}; choose with `simclr release promote VERSION`")
+        if all(name.startswith(".") or name in RECORDS for name in names):
+            raise RegistryError(f"{path}: no version is released yet; `simclr run` releases the first")
         return None
     name = pointer.read_bytes()[:100].decode("utf-8", "replace").removesuffix("\n")
     if not VERSION.fullmatch(name):

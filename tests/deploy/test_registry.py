@@ -1,6 +1,7 @@
 """A registry is accepted wherever a bundle is, and its CURRENT cannot point outside of it."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -84,6 +85,21 @@ def test_current_must_name_a_folder_of_the_registry(
         resolve(registry)
     assert main(["info", str(registry)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("names", [(), (".lock", "releases", "rejected")])
+def test_a_registry_without_a_version_names_what_releases_the_first(
+    names: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in names:
+        (tmp_path / name).mkdir()
+    said = f"{tmp_path}: no version is released yet; `simclr run` releases the first"
+    with pytest.raises(RegistryError, match=re.escape(said)):
+        resolve(tmp_path)
+    assert main(["info", str(tmp_path)]) == 2
+    assert said in capsys.readouterr().err
+    (tmp_path / "encoder.onnx").touch()
+    assert version(tmp_path) is None, "half a bundle, and no registry"
 
 
 def test_a_registry_without_current_is_refused_with_advice(registry: Path, tmp_path: Path) -> None:
