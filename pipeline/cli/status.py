@@ -8,6 +8,7 @@ from pipeline.costs import record
 from pipeline.costs.comparison import TOTAL, comparison
 from pipeline.costs.record import Record
 from pipeline.dvc import client
+from pipeline.dvc.project import find_never_run
 from pipeline.errors import BusyError
 from pipeline.gates.all_gates import verdicts
 from pipeline.gates.verdict import Verdict
@@ -155,7 +156,11 @@ def describe_stages(workspace: Workspace) -> list[str]:
     report = reports.known(workspace.root, ValidationReport)
     if changed and "validate" not in changed and report and (step := next_step(report)):
         return [f"waiting    for data_contract: {', '.join(changed)}", f"next       {step}"]
-    lines = [f"changed    {name}: {'; '.join(reasons)}" for name, reasons in changed.items()]
+    never = find_never_run(workspace.root, changed)
+    lines = [
+        f"changed    {name}: {'not run yet' if name in never else '; '.join(reasons)}"
+        for name, reasons in changed.items()
+    ]
     interrupted = describe(workspace, changed)
     lines += [f"unfinished a run was interrupted {interrupted.progress}"] if interrupted else []
     return [*lines, "next       `simclr run`" if lines else "stages     all up to date"]

@@ -7,6 +7,7 @@ understands them.
 import hashlib
 import json
 import sqlite3
+from collections.abc import Iterable
 from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass, field
 from io import StringIO
@@ -221,6 +222,16 @@ def read_lock(root: Path) -> dict[str, Locked]:
         raise DvcError(f"{path}: is not valid YAML; restore it with `git checkout dvc.lock`") from None
     stages = (document or {}).get("stages", {})
     return {name: Locked(_entries(stage, "deps"), _entries(stage, "outs")) for name, stage in stages.items()}
+
+
+def find_never_run(root: Path, stages: Iterable[str]) -> set[str]:
+    """Those of the stages of dvc.yaml that were never completed; of a file that is tracked without one, DVC tells.
+
+    Raises:
+        DvcError: dvc.lock is not YAML, or dvc.yaml has a fault.
+    """
+    defined, completed = read_definitions(root), read_lock(root)
+    return {name for name in stages if name.partition("@")[0] in defined and name not in completed}
 
 
 def read_outs(root: Path, stage: Stage) -> dict[str, Recorded]:

@@ -117,9 +117,26 @@ def test_raw_images_that_are_tracked_and_missing_are_restored_not_ingested_again
 def test_stages_of_every_length_of_name_are_aligned(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = {"embedding_drift": ["data/manifest has changed"], "export": ["models/pretrained is missing"]}
     monkeypatch.setattr(client, "changed_stages", lambda root: changed)
+    (workspace.root / "dvc.lock").write_text("stages: {embedding_drift: {cmd: a}, export: {cmd: a}}\n")
     assert describe_stages(workspace) == [
         "changed    embedding_drift: data/manifest has changed",
         "changed    export: models/pretrained is missing",
+        "next       `simclr run`",
+    ]
+
+
+def test_a_stage_that_was_never_completed_is_not_run_yet_whatever_is_new(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = ["validate in params.yaml is new", "data/raw is new"]
+    changed = {"validate": new, "finetune@0.01": new, "prepare": ["data/raw has changed"], "data/raw.dvc": ["changed"]}
+    monkeypatch.setattr(client, "changed_stages", lambda root: changed)
+    (workspace.root / "dvc.lock").write_text("stages: {prepare: {cmd: a}, finetune@0.1: {cmd: a}}\n")
+    assert describe_stages(workspace) == [
+        "changed    validate: not run yet",
+        "changed    finetune@0.01: not run yet",
+        "changed    prepare: data/raw has changed",
+        "changed    data/raw.dvc: changed",
         "next       `simclr run`",
     ]
 
