@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 a stage failed, a gate did not pass, or `doctor` found som
 
 import math
 import sqlite3
+import sys
 from pathlib import Path
 
 import click
@@ -108,6 +109,8 @@ def init(directory: Path, sources: tuple[str, ...], budget: str | None, recipe: 
     from pipeline.proposal.choose import choose
 
     workspaces.require_new(directory)
+    if not yes and not sys.stdin.isatty():
+        raise click.UsageError("there is no terminal to answer on; add --yes")
     click.echo("looking at the images, then training a few steps to measure this machine ...", err=True)
     chosen = choose(directory.absolute(), absolute(sources), budget)
     click.echo("\n".join(chosen.table))

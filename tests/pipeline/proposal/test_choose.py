@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NoReturn
 
 import pytest
 import yaml
@@ -9,6 +11,7 @@ from click.testing import CliRunner
 
 from pipeline import params
 from pipeline import workspace as workspaces
+from pipeline.cli import main
 from pipeline.cli.main import simclr
 from pipeline.costs.measured import measure_units, read_measured
 from pipeline.costs.model import Cost, Work, stage_costs
@@ -63,10 +66,24 @@ def test_a_workspace_is_made_with_what_was_proposed(tmp_path: Path, pictures: Pa
 
 
 @pytest.mark.seconds
-def test_nothing_is_made_without_consent(tmp_path: Path, pictures: Path) -> None:
+def test_nothing_is_made_without_consent(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main, "sys", SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True)))
     code, shown = invoke("init", str(tmp_path / "new"), "--from", str(pictures), answer="n\n")
     assert code == 1
     assert "Make the workspace with these values?" in shown
+    assert not (tmp_path / "new").exists()
+
+
+def test_without_a_terminal_nothing_is_looked_at_before_the_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(*_: object) -> NoReturn:
+        raise AssertionError("looked at the images")
+
+    monkeypatch.setattr(choosing, "choose", look)
+    code, shown = invoke("init", str(tmp_path / "new"), "--from", str(tmp_path))
+    assert code == 2
+    assert "there is no terminal to answer on; add --yes" in shown
     assert not (tmp_path / "new").exists()
 
 
