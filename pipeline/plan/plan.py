@@ -18,6 +18,7 @@ from pipeline.ingest.raw import batches, next_name, read_bytes
 from pipeline.ingest.selection import Selection
 from pipeline.params import Params, read
 from pipeline.preflight import Images, ingested
+from pipeline.preflight import shortages as minimums
 from pipeline.proposal.choose import choose
 from pipeline.proposal.collection import Collection, examine, share_of
 from pipeline.recipes.recipe import is_auto
@@ -34,11 +35,12 @@ NOTHING = "nothing to do: all is as the last run left it"
 @dataclass(frozen=True)
 class Plan:
     """The cost of each stage by name, None for one that a run leaves as it is; ``notes`` are sentences, ``shortages``
-    those that say what this machine lacks."""
+    those that say what this machine lacks, ``warnings`` those that say what the numbers of images do not allow."""
 
     stages: dict[str, Cost | None]
     notes: tuple[str, ...] = ()
     shortages: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def costs(self) -> dict[str, Cost]:
@@ -110,7 +112,8 @@ def _plan(workspace: Workspace, project: Project, work: Work, note: str, left: f
     notes = [note, *([f"not estimated, being stages of your own: {', '.join(unknown)}"] if unknown else [])]
     plan = Plan({name: None if name in left else cost for name, cost in costs.items()}, tuple(notes))
     free, memory = shutil.disk_usage(workspace.root).free, psutil.virtual_memory().total
-    return replace(plan, shortages=tuple(shortages(plan.total, free, memory)))
+    few = minimums(work.images, work.params, work.released)
+    return replace(plan, shortages=tuple(shortages(plan.total, free, memory)), warnings=tuple(few))
 
 
 def correct(costs: Mapping[str, Cost], factors: Mapping[str, float]) -> dict[str, Cost]:

@@ -17,6 +17,7 @@ def table(plan: Plan, record: Record | None) -> str:
     rows += [[name, *(_row(cost) if cost else ("unchanged, 0 s", "", ""))] for name, cost in plan.stages.items()]
     rows.append([TOTAL, *_row(plan.total)])
     lines = [*align(rows, numbers=True), *(f"note: {note}" for note in (*plan.notes, *plan.shortages))]
+    lines += [f"warning: {warning}" for warning in plan.warnings]
     compared = comparison(record)
     if compared:
         lines += ["", "the latest run, as expected and as it was:", *align([*comparison_rows(compared)], numbers=True)]
@@ -29,6 +30,7 @@ def document(plan: Plan, record: Record | None) -> dict[str, Any]:
         "stages": {name: cost and asdict(cost) for name, cost in plan.stages.items()},
         TOTAL: asdict(plan.total),
         "notes": [*plan.notes, *plan.shortages],
+        "warnings": [*plan.warnings],
         "latest_run": {
             name: {
                 "expected": asdict(expected),

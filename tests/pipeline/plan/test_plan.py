@@ -95,13 +95,14 @@ def test_an_expectation_is_corrected_by_how_far_the_last_one_was_off() -> None:
 
 
 def test_the_table_and_the_document_say_the_same() -> None:
-    plan = Plan({"validate": None, "prepare": Cost(12.0, 2e9, 3e6)}, ("no new images",), ("no room",))
+    plan = Plan({"validate": None, "prepare": Cost(12.0, 2e9, 3e6)}, ("no new images",), ("no room",), ("too few",))
     seen = record.Record("run", {"prepare": Cost(10, 1e9, 100)}, {"prepare": Cost(12, 1e9, 50)})
     said = table(plan, seen)
     assert "validate  unchanged, 0 s\nprepare             12 s  2.0 GB  3.0 MB\n" in said
-    assert "note: no new images\nnote: no room" in said
+    assert "note: no new images\nnote: no room\nwarning: too few" in said
     assert "1.20" in said
     found = document(plan, seen)
+    assert (found["notes"], found["warnings"]) == (["no new images", "no room"], ["too few"])
     assert found["stages"] == {
         "validate": None,
         "prepare": {"seconds": 12.0, "memory_bytes": 2e9, "disk_bytes": 3e6},
@@ -147,6 +148,7 @@ def test_before_the_first_run_everything_is_planned_and_measured_once(tmp_path: 
     assert stages | {"raw_images", REST} <= plan.costs.keys()
     assert None not in plan.stages.values()
     assert plan.notes == ("80 new images",)
+    assert any("only 80 training images, and pretrain.batch_size needs 256" in one for one in plan.warnings)
     assert make(workspace) == plan
     assert measurements == [workspace.params.read_text(encoding="utf-8")]
     assert not (workspace.raw / "0001").exists(), "nothing is ingested"
