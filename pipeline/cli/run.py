@@ -48,7 +48,7 @@ def ingest(
         click.echo("\n".join(taking_back.undo(workspace, undo)))
         return
     if redo is not None:
-        taking_back.redo(workspace, redo)
+        redo = taking_back.redo(workspace, redo)
     for line in params.complete(workspace):
         click.echo(line)
     found = absolute(sources) or params.read(workspace).retraining.sources

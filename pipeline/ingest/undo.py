@@ -53,6 +53,7 @@ def undo(workspace: Workspace, name: str) -> list[str]:
     """
     with exclusive(workspace.root, "undo"):
         batch = _find(workspace, name)
+        name = batch.name
         before = find_splits(batches(workspace.raw))
         images, labels = _take_back(workspace.raw, batch)
         after = find_splits(batches(workspace.raw))
@@ -85,15 +86,15 @@ def undo(workspace: Workspace, name: str) -> list[str]:
     ]
 
 
-def redo(workspace: Workspace, name: str) -> None:
-    """Let the next ingest take the files of an undone batch, where they are still in its sources.
+def redo(workspace: Workspace, name: str) -> str:
+    """Let the next ingest take the files of an undone batch, where they are still in its sources; returns its name.
 
     Raises:
         IngestError: there is no such batch, or it is not undone.
         BusyError: another process holds the workspace.
     """
     with exclusive(workspace.root, "redo"):
-        _find(workspace, name)
+        name = _find(workspace, name).name
         marked = [
             batch for batch in batches(workspace.raw) if any(_undone_by(one) == name for one in read_records(batch))
         ]
@@ -102,6 +103,7 @@ def redo(workspace: Workspace, name: str) -> None:
         for batch in marked:
             _rewrite(batch, lambda one: _redone(one) if _undone_by(one) == name else one, tars(batch))
         _track(workspace)
+    return name
 
 
 def complete(raw: Path) -> None:
@@ -115,12 +117,14 @@ def complete(raw: Path) -> None:
 
 
 def _find(workspace: Workspace, name: str) -> Path:
+    """The batch of this name; of a number, the only one that has it."""
     complete(workspace.raw)
     there = {batch.name: batch for batch in batches(workspace.raw)}
-    if name not in there:
+    same = [name] if name in there else [one for one in there if name.isdecimal() and int(one) == int(name)]
+    if len(same) != 1:
         known = ", ".join([*there][-5:]) or "none; `dvc checkout data/raw.dvc` restores what is tracked"
         raise IngestError(f"{name!r} is not a batch of {workspace.raw}; the newest are: {known}")
-    return there[name]
+    return there[same[0]]
 
 
 def _take_back(raw: Path, batch: Path) -> tuple[int, int]:

@@ -292,6 +292,7 @@ def test_the_command_names_the_batches_and_refuses_a_mixture(
         simclr.main(["ingest", "--undo", "0009"], standalone_mode=False)
     with pytest.raises(Exception, match="leave --redo and sources out"):
         simclr.main(["ingest", "--undo", "0002", "inbox"], standalone_mode=False)
-    simclr.main(["ingest", "--undo", "0002"], standalone_mode=False)
-    simclr.main(["ingest", "--redo", "0002"], standalone_mode=False)
+    simclr.main(["ingest", "--undo", "2"], standalone_mode=False)
+    assert "batch 0002 is undone" in capsys.readouterr().out
+    simclr.main(["ingest", "--redo", "02"], standalone_mode=False)
     assert "2 new images in batch 0004" in capsys.readouterr().out
