@@ -89,7 +89,8 @@ def attempt(base: str, contents: Sequence[bytes], stages: Sequence[str], trainin
 
     def seconds(epochs: int, judging: Judging) -> float:
         pretrain = params.pretrain.model_copy(update={"epochs": epochs})
-        finetune = params.finetune.model_copy(update={"epochs": judging.tuning_epochs})
+        tuning = {"epochs": judging.tuning_epochs, "seeds": judging.seeds}
+        finetune = params.finetune.model_copy(update=tuning)
         draws = {"draws": judging.draws, "labels_per_class": judging.labels_per_class}
         linear_eval = params.linear_eval.model_copy(update=draws)
         changed = replace(params, pretrain=pretrain, finetune=finetune, linear_eval=linear_eval)

@@ -10,11 +10,13 @@ SHARE = 0.2  # of the time of a run, for more than the least
 
 @dataclass(frozen=True)
 class Judging:
-    """Epochs of fine-tuning, draws of labels for a linear probe, and the budgets in labels of each class."""
+    """Epochs of fine-tuning, draws of labels for a linear probe, the budgets in labels of each class, and the seeds of
+    fine-tuning, each of which is two trainings."""
 
     tuning_epochs: int
     draws: int
     labels_per_class: tuple[int, ...]
+    seeds: tuple[int, ...] = FinetuneConfig().seeds
 
 
 MOST = Judging(
@@ -24,6 +26,7 @@ LEVELS = (
     MOST,
     *(Judging(epochs, MOST.draws, MOST.labels_per_class) for epochs in (20, 10, 5)),
     *(Judging(5, 1, budgets) for budgets in (MOST.labels_per_class, (5, 25), ())),
+    Judging(5, 1, (), MOST.seeds[:1]),
 )
 """From the most thorough to the least."""
 

@@ -137,6 +137,8 @@ def _choose_evaluation(collection: Collection, fitted: Fitted) -> Iterator[Choic
     chosen = fitted.judging
     if chosen.tuning_epochs < MOST.tuning_epochs:
         yield Choice("finetune.epochs", chosen.tuning_epochs, "what the time allows on a tenth of the labels")
+    if chosen.seeds != MOST.seeds:
+        yield Choice("finetune.seeds", [*chosen.seeds], "what the time allows; more seeds make its accuracy surer")
     if chosen.draws < MOST.draws:
         yield Choice("linear_eval.draws", chosen.draws, "what the time allows")
     if chosen.labels_per_class != MOST.labels_per_class:
