@@ -29,6 +29,7 @@ from pipeline.ingest.labels.folders import (
     ROLES,
     TEST,
     UNLABELED,
+    describe_deep_class,
     describe_near_misses,
     describe_role,
     describe_source,
@@ -135,6 +136,7 @@ def read_layout(source: Source, inbox: Path, class_folders: bool = False) -> Rea
         _read_own_name(folder_of_source, paths, reading, faults)
     for within, inside in placed:
         _read_names(within, inside, reading, faults, class_folders)
+    _note_deep_classes(placed, reading)
     faults += _without_class(reading)
     if faults:
         raise IngestError(f"{source.name}: {listed(faults, SHOWN_FAULTS, '; ')}")
@@ -204,6 +206,18 @@ def _read_names(folder: str, paths: Sequence[str], reading: Reading, faults: lis
     if silent and not refused:
         for text in describe_near_misses(parts, class_folders, labels):
             reading.notes[text] += len(silent)
+
+
+def _note_deep_classes(placed: Iterable[tuple[str, list[str]]], reading: Reading) -> None:
+    """Note the classes of which every file that no table names is in one of several folders."""
+    classes = defaultdict[str, Counter[str]](Counter)
+    for folder, paths in placed:
+        top, *below = _parts(folder)
+        if below and role_of(top) in (LABELED, TEST):
+            classes[f"{top}/{below[0]}"]["".join(below[1:2])] += sum(path not in reading.named for path in paths)
+    for folder, inner in ((folder, +inner) for folder, inner in classes.items()):
+        if len(inner) > 1 and "" not in inner:
+            reading.notes[describe_deep_class(folder, [*inner])] += inner.total()
 
 
 def _read_own_name(folder: Path, paths: Sequence[str], reading: Reading, faults: list[str]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+from deploy.plural import listed
 from pipeline.ingest.labels.names import (
     HELD_OUT,
     PERHAPS_HELD_OUT,
@@ -30,6 +31,7 @@ NEAR_WORDS = {
     **dict.fromkeys(sorted(TRAINED | {"label", "labels"}), LABELED),
     **ROLES,
 }
+SHOWN_FOLDERS = 3
 SHORT = 2  # letters of a word that stands for one of these only as a whole name
 
 
@@ -86,6 +88,12 @@ def describe_near_misses(parts: Sequence[str], class_folders: bool, labels: Coll
             target = f"{meant}/" if meant == UNLABELED else f"{meant}/<class>/"
             yield f"{'/'.join(parts[:depth])}/ is trained on, {taken}; if {meant}/ is meant, move it to {target}"
             return
+
+
+def describe_deep_class(folder: str, inner: Sequence[str]) -> str:
+    """``sorted/cat`` was copied to ``labeled/A/cat``, perhaps: no file of a class is directly in its folder."""
+    names = listed(sorted(inner), SHOWN_FOLDERS)
+    return f"{folder}/ holds the folders {names}; if these are the classes, move them up"
 
 
 def describe_source(folder: Path, labels: Collection[str | None]) -> Iterator[str]:

@@ -8,8 +8,9 @@ import yaml
 
 from pipeline.errors import IngestError
 from pipeline.ingest.ingest import IngestResult, ingest
-from pipeline.ingest.layout import Place, place
+from pipeline.ingest.layout import Place, place, read_layout
 from pipeline.ingest.raw import batches
+from pipeline.ingest.sources import list_source
 from pipeline.workspace import Workspace
 from tests.conftest import draw, encode
 from tests.pipeline.conftest import put, read_files
@@ -63,6 +64,26 @@ def notes(result: IngestResult) -> str:
 )
 def test_a_folder_says_split_and_label(path: str, split: str, label: str | None) -> None:
     assert place(path) == Place(split, label)
+
+
+def note_of(tmp_path: Path, *paths: str, table: str = "") -> str:
+    for path in paths:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    if table:
+        (tmp_path / "labels.csv").write_text(table)
+    return "; ".join(read_layout(list_source(tmp_path, ".", 0.0), tmp_path / "inbox").notes)
+
+
+def test_a_class_of_several_folders_and_no_file_may_be_none(tmp_path: Path) -> None:
+    deep = [f"labeled/A/{name}/{number}/{number}.png" for name in ("dog", "cat") for number in range(3)]
+    said = "labeled/A/ holds the folders cat, dog; if these are the classes, move them up"
+    assert note_of(tmp_path / "deep", *deep) == said
+    assert said.replace("labeled", "test") in note_of(tmp_path / "aside", *(f"test{path[7:]}" for path in deep))
+    assert note_of(tmp_path / "one", "labeled/A/cat/1.png", "labeled/A/cat/2.png", "labeled/B/1.png") == ""
+    assert note_of(tmp_path / "direct", *deep, "labeled/A/1.png") == ""
+    table = "path,label\n" + "".join(f"{path},{path.split('/')[2]}\n" for path in deep)
+    assert "move them up" not in note_of(tmp_path / "table", *deep, table=table)
 
 
 def test_every_ingest_ends_with_a_table_of_split_and_class(filled: Workspace) -> None:
