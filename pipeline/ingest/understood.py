@@ -39,15 +39,20 @@ def tabulate(sources: Sequence[Source], readings: Sequence[Reading]) -> list[str
             "an image may have several labels here; a class that a labeled image does not have, by a table or by its "
             "folder, counts as absent from it"
         ] = several
-    lines = [text + _files(number) for text, number in sorted(notes.items())]
-    if len(lines) > SHOWN_NOTES:
-        lines[SHOWN_NOTES:] = [f"{counted(len(lines) - SHOWN_NOTES, 'more note')} of these kinds"]
     passed = [
         line
         for source, twice in zip(sources, repeated, strict=True)
         for line in describe_passed_over({path: why for path, why in source.passed_over.items() if path not in twice})
     ]
-    return [*_table(by_class), *passed, *(f"note: {printable(line, None)}" for line in lines)]
+    return [*_table(by_class), *passed, *(f"note: {line}" for line in list_notes(notes))]
+
+
+def list_notes(notes: Counter[str]) -> list[str]:
+    """As lines, each with its number of files."""
+    lines = [printable(text + _files(number), None) for text, number in sorted(notes.items())]
+    if len(lines) > SHOWN_NOTES:
+        lines[SHOWN_NOTES:] = [f"{counted(len(lines) - SHOWN_NOTES, 'more note')} of these kinds"]
+    return lines
 
 
 def _files(number: int) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from deploy.images import heif
 from deploy.images.signatures import HEAD_BYTES, is_array, is_image, named_as_image
 from deploy.session import available_cpus
+from pipeline.config import ValidateConfig
 from pipeline.costs.images import sample
 from pipeline.errors import IngestError
 from pipeline.ingest.labels.folders import role_of
@@ -23,12 +24,14 @@ from pipeline.ingest.layout import Place, read_layout
 from pipeline.ingest.raw import next_name
 from pipeline.ingest.selection import ALL, Selection
 from pipeline.ingest.sources import Source, find_repeated, list_source, unique
+from pipeline.ingest.understood import list_notes
 from pipeline.preflight import Images
 from pipeline.proposal.glance import SIDES, Glance, glance, read_glance
 from pipeline.validation.probe.pool import isolated_map
 
 Label = TypeVar("Label", str, str | None)
 
+VALIDATE = ValidateConfig()  # as in every recipe
 SAMPLE_IMAGES = 400
 SAMPLE_BYTES = 1_500_000_000  # scans of 100 MB: fewer are looked at
 MEMORY_MEGABYTES, TIMEOUT_SECONDS = 2048, 20.0  # of a worker; as validate's
@@ -38,20 +41,30 @@ COPY_LEVELS = 2.0  # of 255: mean difference of two 16 x 16 gists below which th
 @dataclass(frozen=True)
 class Collection:
     """``labels`` counts images by (split, class), None for unlabeled ones; ``others`` files that are not images, by
-    suffix; ``folders`` unlabeled images by their first folder; ``glances`` is the sample, without ``unreadable``
-    ones. ``unread_heic`` counts files that need the extra; ``contents`` are a few files of the sample."""
+    suffix; ``folders`` unlabeled images by their first folder; ``glances`` is the sample, from ``paths``, without the
+    ``unreadable`` paths. ``unread_heic`` counts files that need the extra; ``contents`` are a few files of the sample.
+    ``arrays``: arrays of numpy are images. ``notes`` say what the names of folders may mean otherwise, ``class_notes``
+    those with the first folder of an unlabeled image as its class."""
 
     labels: dict[Place, int]
     others: dict[str, int]
     folders: dict[str, int]
     glances: tuple[Glance, ...]
-    unreadable: int
+    paths: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
     unread_heic: int = 0
     contents: tuple[bytes, ...] = ()
+    arrays: bool = False
+    notes: tuple[str, ...] = ()
+    class_notes: tuple[str, ...] = ()
 
     @cached_property
     def images(self) -> int:
         return sum(self.labels.values())
+
+    @property
+    def sampled(self) -> int:
+        return len(self.glances) + len(self.unreadable)
 
     @cached_property
     def training_images(self) -> int:
@@ -75,7 +88,7 @@ class Collection:
         labels = Counter(self.labels)
         labels[Place("train", None)] -= sum(self.folders.values())
         labels.update({Place("train", name): count for name, count in self.folders.items()})
-        return replace(self, labels=dict(labels), folders={})
+        return replace(self, labels=dict(labels), folders={}, notes=self.class_notes)
 
     def with_held_out(self, share: float) -> Self:
         """The collection in which this share of the labeled training images is held out."""
@@ -108,10 +121,14 @@ class Collection:
 
     @cached_property
     def channels(self) -> int | None:
-        """With which all images of the sample can be read at full depth, if some of them need it."""
-        found = {one.channels for one in self.glances}
-        needed = any(one.needs_depth for one in self.glances)
-        return found.pop() if needed and len(found) == 1 and 0 not in found else None
+        """With which the images of the sample can be read at full depth, if some of them need it: the most frequent
+        number, if nearly all others are arrays too, which as 8-bit RGB would be left out as well."""
+        channels, count = Counter(one.channels for one in self.glances).most_common(1)[0]
+        needing = sum(one.needs_depth for one in self.glances if one.channels == channels)
+        others = [one for one in self.glances if one.channels != channels]
+        lost = sum(not (self.arrays and one.needs_depth) for one in others)
+        few = lost <= VALIDATE.max_quarantine_rate * len(self.glances) and 2 * needing > len(self.glances)
+        return channels if channels and needing and (few or count == len(self.glances)) else None
 
     @cached_property
     def likeness(self) -> float:
@@ -153,11 +170,14 @@ def examine(root: Path, names: Sequence[str], selection: Selection = ALL) -> Col
     labels: Counter[Place] = Counter()
     others: Counter[str] = Counter()
     folders: Counter[str] = Counter()
+    notes: Counter[str] = Counter()
+    class_notes: Counter[str] = Counter()
     found: list[tuple[Source, str]] = []
     sources = unique(list_source(root, name, 0.0, selection) for name in names)
     arrays = selection.arrays or _are_mostly_arrays(sources)
     for source, twice in zip(sources, find_repeated(sources), strict=True):
         reading = read_layout(source, root / "inbox")
+        notes.update(reading.notes)
         for path in [path for path in source.files if path not in twice]:
             if not _is_image(source, path, arrays):
                 others[PurePosixPath(path).suffix.lower() or "no suffix"] += 1
@@ -167,17 +187,39 @@ def examine(root: Path, names: Sequence[str], selection: Selection = ALL) -> Col
             found.append((source, path))
             if place == Place("train", None) and "/" in path and role_of(path.partition("/")[0]) is None:
                 folders[path.partition("/")[0]] += 1
+        class_notes.update(_class_notes(source, root / "inbox") if folders else reading.notes)
         passed_over = source.passed_over.keys() - source.left_out - twice
         others.update(PurePosixPath(path).suffix.lower() or "no suffix" for path in passed_over)
     heic = sum(heif.is_unread(path) for _, path in found)
-    glances, unreadable, contents = _look(found)
-    if not glances:
+    looked, contents = _look(found)
+    seen = [(path, one) for path, one in looked if one is not None]
+    if not seen:
         kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in others.most_common(5))
         raise IngestError(
             f"{', '.join(names)}: no image that can be decoded{f' among {kinds}' if kinds else ''}; "
             + (heif.ADVICE if heic else "name a folder with JPEG, PNG, WebP, TIFF, BMP, GIF or AVIF files")
         )
-    return Collection(dict(labels), dict(others), dict(folders), tuple(glances), unreadable, heic, contents)
+    return Collection(
+        labels=dict(labels),
+        others=dict(others),
+        folders=dict(folders),
+        glances=tuple(one for _, one in seen),
+        paths=tuple(path for path, _ in seen),
+        unreadable=tuple(path for path, one in looked if one is None),
+        unread_heic=heic,
+        contents=contents,
+        arrays=arrays,
+        notes=tuple(list_notes(notes)),
+        class_notes=tuple(list_notes(class_notes)),
+    )
+
+
+def _class_notes(source: Source, inbox: Path) -> Counter[str]:
+    """None where the folders cannot be classes: then they are not proposed."""
+    try:
+        return read_layout(source, inbox, class_folders=True).notes
+    except IngestError:
+        return Counter()
 
 
 def _are_mostly_arrays(sources: Sequence[Source]) -> bool:
@@ -197,8 +239,8 @@ def _is_image(source: Source, path: str, arrays: bool) -> bool:
         return False  # in a bucket, or gone
 
 
-def _look(found: Sequence[tuple[Source, str]]) -> tuple[list[Glance], int, tuple[bytes, ...]]:
-    """The glances at a sample in its order, how many files had no pixels, and some of the files."""
+def _look(found: Sequence[tuple[Source, str]]) -> tuple[list[tuple[str, Glance | None]], tuple[bytes, ...]]:
+    """The paths of a sample in its order, each with a glance at it, None if it had no pixels; and some of the files."""
     chosen = sorted(found, key=lambda item: hashlib.sha256(item[1].encode()).digest())[:SAMPLE_IMAGES]
     sizes: list[int] = []
     kept: list[bytes] = []
@@ -224,8 +266,7 @@ def _look(found: Sequence[tuple[Source, str]]) -> tuple[list[Glance], int, tuple
         timeout_seconds=TIMEOUT_SECONDS,
     )
     looked = {number: _checked(answer) for number, answer in answers}
-    glances = [one for _, one in sorted(looked.items()) if one is not None]
-    return glances, len(looked) - len(glances), tuple(kept)
+    return [(chosen[number][1], looked[number]) for number in sorted(looked)], tuple(kept)
 
 
 def _checked(answer: object) -> Glance | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psutil
 
+from deploy.plural import counted
 from deploy.session import available_cpus
 
 GIGABYTE = 1e9
@@ -21,9 +22,10 @@ class Machine:
     gpu_gigabytes: tuple[float, ...] = ()
 
     def __str__(self) -> str:
-        gpus = f"{len(self.gpu_gigabytes)} GPUs of {min(self.gpu_gigabytes):.0f} GB" if self.gpu_gigabytes else "no GPU"
+        memories = self.gpu_gigabytes
+        gpus = f"{counted(len(memories), 'GPU')} of {min(memories):.0f} GB" if memories else "no GPU"
         return (
-            f"{self.cores} cores, {gpus}, {self.memory_gigabytes:.0f} GB of memory, "
+            f"{counted(self.cores, 'core')}, {gpus}, {self.memory_gigabytes:.0f} GB of memory, "
             f"{self.free_disk_gigabytes:.0f} GB of free disk"
         )
 

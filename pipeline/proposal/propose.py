@@ -3,7 +3,7 @@
 Each value comes with its reason. The rules are ours; the constants of a recipe have their sources in its file.
 """
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -96,7 +96,7 @@ def propose(collection: Collection, machine: Machine, seconds: float, attempt: T
         *_choose_gates(collection),
     ]
     background = next((choice.value for choice in choices if choice.key == "prepare.background"), WHITE)
-    notes = (*mixed, *_notes(collection, background), *_warn_of_time(fitted, seconds))
+    notes = (*mixed, *collection.notes, *_notes(collection, background), *_warn_of_time(fitted, seconds))
     return Proposal(recipe, why, tuple(choices), notes, collection.numbers, fitted.trial)
 
 
@@ -119,7 +119,8 @@ def _choose_training(collection: Collection, machine: Machine, training: Trainin
     yield Choice("pretrain.encoder", encoder, f"sized for a {device}, with a stem for images of {side} pixels")
     yield Choice("pretrain.image_size", side, detail)
     yield Choice("pretrain.resize", None, "null: the same as image_size")
-    yield Choice("pretrain.batch_size", batch, f"{images // batch} steps in an epoch of {images:,} training images")
+    steps = counted(images // batch, "step")
+    yield Choice("pretrain.batch_size", batch, f"{steps} in an epoch of {counted(images, 'training image')}")
     if training.recipe == DEFAULT and batch != LARGEST_BATCH_ON_CPU:
         yield Choice(
             "pretrain.learning_rate", RATE_OF_256 / 16, f"{RATE_OF_256 / 16 * batch**0.5:.3f} for a batch of {batch}"
@@ -200,23 +201,31 @@ def _choose_background(collection: Collection) -> Iterator[Choice]:
 
 
 def _choose_channels(collection: Collection) -> Iterator[Choice]:
-    """Full depth where all images can be read with one number of channels, and 8-bit RGB would lose something."""
+    """Full depth where the images can be read with one number of channels, and 8-bit RGB would lose something."""
     if channels := collection.channels:
         share = collection.share("needs_depth")
         reason = f"{share:.0%} of the images are arrays, or have more than 8 bits or other channels than 8-bit RGB"
+        if (count := _having(collection, channels)) < len(collection.glances):
+            have = f"have {counted(channels, 'channel')}"
+            reason = f"{count:,} of {collection.sampled:,} {have}; the others will be quarantined as wrong_channels"
         yield Choice("prepare.channels", channels, reason)
 
 
 def _warn_of_quarantine(collection: Collection, background: str) -> Iterator[str]:
     """What the data contract will say of the sample. Copies are not looked for: few copies of one picture are in it."""
-    found = Counter({"cannot be decoded": collection.unreadable})
-    found.update(REASONS[reason] for one in collection.glances if (reason := _fault(one, background)))
-    if not (refused := found.total()):
+    found = defaultdict[str, list[str]](list, {"cannot be decoded": [*collection.unreadable]})
+    for path, one in zip(collection.paths, collection.glances, strict=True):
+        if reason := _fault(one, background, collection.channels):
+            found[REASONS[reason]].append(path)
+    if not (refused := sum(map(len, found.values()))):
         return
-    sampled = collection.unreadable + len(collection.glances)
-    kinds = "; ".join(f"{count:,}: {kind}" for kind, count in found.most_common() if count)
-    sentence = f"{refused:,} of {counted(sampled, 'sampled image')} will be quarantined ({kinds})"
-    if refused > VALIDATE.max_quarantine_rate * sampled:
+    kinds = "; ".join(
+        f"{len(paths):,}: {kind}, {'such as ' if len(paths) > 1 else ''}{paths[0]!r}"
+        for kind, paths in sorted(found.items(), key=lambda item: -len(item[1]))
+        if paths
+    )
+    sentence = f"{refused:,} of {counted(collection.sampled, 'sampled image')} will be quarantined ({kinds})"
+    if refused > VALIDATE.max_quarantine_rate * collection.sampled:
         sentence += (
             f"; the first run will stop at the data contract, which allows {VALIDATE.max_quarantine_rate:.0%}: leave "
             "such files out by ingest.exclude, or raise validate.max_quarantine_rate"
@@ -224,7 +233,13 @@ def _warn_of_quarantine(collection: Collection, background: str) -> Iterator[str
     yield sentence
 
 
-def _fault(one: Glance, background: str) -> str | None:
+def _having(collection: Collection, channels: int) -> int:
+    return sum(one.channels == channels for one in collection.glances)
+
+
+def _fault(one: Glance, background: str, channels: int | None) -> str | None:
+    if channels and one.channels != channels:
+        return "wrong_channels"
     if one.frames > 1 and VALIDATE.animated == "quarantine":
         return "animated"
     if one.short_side < VALIDATE.min_side:

@@ -45,8 +45,7 @@ def describe(proposal: Proposal, collection: Collection, machine: Machine, short
     notes = [f"note: {note}" for note in (*shortages, *proposal.notes)]
     found = [
         f"{counted(collection.images, 'image')}: {_counts(collection)}",
-        f"shorter side {collection.short_side(0.1)} to {collection.short_side(0.9)} pixels, "
-        f"{collection.share('has_color'):.0%} in color, {collection.share('has_alpha'):.0%} with transparency",
+        f"shorter side {collection.short_side(0.1)} to {collection.short_side(0.9)} pixels, {_kinds(collection)}",
     ]
     if collection.others:
         kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in Counter(collection.others).most_common(5))
@@ -55,6 +54,12 @@ def describe(proposal: Proposal, collection: Collection, machine: Machine, short
     rows = [("recipe", proposal.recipe, proposal.reason)]
     rows += [(one.key, _inline(one.value), one.reason) for one in proposal.choices]
     return [*found, "", *align(rows), *(["", *notes] if notes else [])]
+
+
+def _kinds(collection: Collection) -> str:
+    if collection.channels:  # what is shown of them has colors that stand for channels
+        return f"read at full depth with {counted(collection.channels, 'channel')}"
+    return f"{collection.share('has_color'):.0%} in color, {collection.share('has_alpha'):.0%} with transparency"
 
 
 def _counts(collection: Collection) -> str:

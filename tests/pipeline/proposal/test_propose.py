@@ -80,7 +80,8 @@ def photographs(count: int, side: int = 300, **changes: Any) -> Collection:
     fields |= {name: changes.pop(name) for name in list(changes) if name in Glance.__annotations__}
     gists = [[(number * 37 + cell * cell * (number + 3)) % 251 for cell in range(256)] for number in range(40)]
     glances = tuple(Glance(side + 100, side, gist=gist, **fields) for gist in gists)
-    known: dict[str, Any] = {"labels": {Place("train", None): count}, "others": {}, "folders": {}, "unreadable": 0}
+    known: dict[str, Any] = {"labels": {Place("train", None): count}, "others": {}, "folders": {}}
+    known["paths"] = tuple(f"{number}.png" for number in range(len(glances)))
     return Collection(**(known | {"glances": glances} | changes))
 
 
@@ -140,7 +141,7 @@ def test_a_sample_is_looked_at_in_confined_workers_and_is_the_same_every_time(tm
         save(tmp_path / "pictures" / f"{number}.png", drawing(40))
     (tmp_path / "pictures" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     first, second = (examine(tmp_path, [str(tmp_path / "pictures")]) for _ in range(2))
-    assert (first.images, first.unreadable, len(first.glances)) == (7, 1, 6)
+    assert (first.images, first.unreadable, len(first.glances)) == (7, ("broken.png",), 6)
     assert first.glances == second.glances
     assert first.share("has_alpha") == 1
 
@@ -186,14 +187,73 @@ def test_what_the_data_contract_will_refuse_is_foreseen(tmp_path: Path) -> None:
     contents = {path.name: Facts(**probe(path.read_bytes())) for path in sorted(folder.iterdir())}
     judged = verdicts([seen(name, facts.sha256) for name, facts in contents.items()], [*contents.values()])
     refused = [one["path"] for one in judged if one["verdict"] == "quarantine"]
-    assert note.startswith(f"{len(refused)} of 46 sampled images will be quarantined (2: one color, or nearly; 1: ")
+    assert note.startswith(
+        f"{len(refused)} of 46 sampled images will be quarantined (2: one color, or nearly, such as "
+    )
+    assert "; 1: cannot be decoded, 'broken.png'; 1: " in note
     assert "stop at the data contract, which allows 5%" in note
     few = photographs(1000)
     few = replace(few, glances=(replace(few.glances[0], deviations=dict.fromkeys(LEVELS, 0.0)), *few.glances[1:]))
     assert (
-        "1 of 40 sampled images will be quarantined (1: one color, or nearly)"
+        "1 of 40 sampled images will be quarantined (1: one color, or nearly, '0.png')"
         in propose(few, LAPTOP, MINUTES, rate).notes
     )
+
+
+def of_channels(*channels: int, arrays: bool = True, **changes: Any) -> Collection:
+    """A sample of 40 with five channels at full depth, but for the first ones."""
+    found = photographs(1000, channels=5, needs_depth=True, deep=True, arrays=arrays, **changes)
+    odd = [replace(one, channels=number) for one, number in zip(found.glances, channels, strict=False)]
+    return replace(found, glances=(*odd, *found.glances[len(odd) :]))
+
+
+def test_a_few_odd_arrays_leave_the_number_of_channels_as_most_have_it() -> None:
+    odd = of_channels(3, 3, 0, unreadable=("float.npy", "either.npy"))
+    proposal = propose(odd, LAPTOP, 20 * MINUTES, rate)
+    (choice,) = [one for one in proposal.choices if one.key == "prepare.channels"]
+    assert choice.value == 5
+    assert choice.reason == "37 of 42 have 5 channels; the others will be quarantined as wrong_channels"
+    (note,) = proposal.notes
+    assert note.startswith(
+        "5 of 42 sampled images will be quarantined (3: another number of channels than prepare.channels, such as "
+        "'0.png'; 2: cannot be decoded, such as 'float.npy')"
+    )
+    assert "in color" not in "".join(describe(proposal, odd, LAPTOP, []))
+    assert of_channels(*[3] * 15).channels == 5, "none of them is an image without it"
+
+
+@pytest.mark.parametrize(
+    ("collection", "channels"),
+    [
+        (of_channels(arrays=False), 5),
+        (of_channels(3, arrays=False), 5),
+        (of_channels(3, 3, 3, arrays=False), None),  # 8-bit RGB loses their depth, and not them
+        (photographs(1000, channels=3), None),
+        (of_channels(*[0] * 30), None),
+    ],
+)
+def test_pictures_are_read_at_full_depth_if_hardly_any_is_lost_by_that(
+    collection: Collection, channels: int | None
+) -> None:
+    assert collection.channels == channels
+
+
+@pytest.mark.usefixtures("in_process")
+def test_folders_that_may_be_meant_otherwise_are_noted(tmp_path: Path) -> None:
+    for name in ("images", "test_images", "2026-11", "2026-10"):
+        for number in range(3):
+            save(tmp_path / name / f"{number}.png", photograph(30, 30))
+    found = examine(tmp_path, ["."])
+    said = "test_images/ is taken as unlabeled training images; if test/ is meant, name it so (3 files)"
+    assert said in propose(found, LAPTOP, MINUTES, rate).notes
+    classes = examine(tmp_path, ["."]).with_class_folders().notes
+    assert "test_images/ is taken as class test_images; if test/ is meant, name it so (3 files)" in classes
+
+
+def test_one_step_is_one_step() -> None:
+    reasons = {one.key: one.reason for one in propose(photographs(60), LAPTOP, MINUTES, rate).choices}
+    assert reasons["pretrain.batch_size"] == "1 step in an epoch of 60 training images"
+    assert str(Machine(1, 8, 9, (80.0,))) == "1 core, 1 GPU of 80 GB, 8 GB of memory, 9 GB of free disk"
 
 
 @pytest.mark.usefixtures("in_process")
