@@ -96,8 +96,8 @@ def effective_images(counts: Mapping[str | None, int]) -> float:
     "Survey Sampling"); ``multi_label.precision.Spread`` has the same of [n, classes].
 
     Examples:
-        >>> effective_images({"cat": 10, "dog": 10}), round(effective_images({"cat": 19, "dog": 1}), 1)
-        (20.0, 3.8)
+        >>> [round(effective_images(counts), 1) for counts in ({"cat": 10, "dog": 10}, {"cat": 19, "dog": 1})]
+        [20.0, 3.8]
     """
     total = count_members(counts)
     squares = (count * sum(1 / total[name] for name in members(text or "")) ** 2 for text, count in counts.items())

@@ -8,6 +8,7 @@ import pytest
 
 MODULES = (
     "simclr_core.augmentation.augmentations",
+    "simclr_core.data.golden",
     "simclr_core.data.groups",
     "simclr_core.data.label_sets",
     "simclr_core.data.order",
