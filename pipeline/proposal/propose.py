@@ -207,7 +207,7 @@ def _choose_channels(collection: Collection) -> Iterator[Choice]:
         reason = f"{share:.0%} of the images are arrays, or have more than 8 bits or other channels than 8-bit RGB"
         if (count := _having(collection, channels)) < len(collection.glances):
             have = f"have {counted(channels, 'channel')}"
-            reason = f"{count:,} of {collection.sampled:,} {have}; the others will be quarantined as wrong_channels"
+            reason = f"{count:,} of {collection.sampled:,} {have}; the others will be quarantined"
         yield Choice("prepare.channels", channels, reason)
 
 

@@ -212,7 +212,7 @@ def test_a_few_odd_arrays_leave_the_number_of_channels_as_most_have_it() -> None
     proposal = propose(odd, LAPTOP, 20 * MINUTES, rate)
     (choice,) = [one for one in proposal.choices if one.key == "prepare.channels"]
     assert choice.value == 5
-    assert choice.reason == "37 of 42 have 5 channels; the others will be quarantined as wrong_channels"
+    assert choice.reason == "37 of 42 have 5 channels; the others will be quarantined"
     (note,) = proposal.notes
     assert note.startswith(
         "5 of 42 sampled images will be quarantined (3: another number of channels than prepare.channels, such as "
