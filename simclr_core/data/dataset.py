@@ -1,7 +1,7 @@
 """The prepared images as pixels: batches for augmentation, squares for evaluation, made ahead of their use."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from deploy.errors import ImageError
 from deploy.failpoint import failpoint
 from deploy.images.full_depth import Samples
 from deploy.images.preprocess import Preprocessing
 from simclr_core.data.gpu_decoding import EncodedImages
 from simclr_core.data.pixel_cache import PixelCache
 from simclr_core.data.ragged import RaggedImages, starts_of
-from simclr_core.data.shards import DatasetCard, ShardedImages, naming, open_image, stored_kind, stored_pixels
+from simclr_core.data.shards import DatasetCard, ShardedImages, open_image, stored_kind, stored_pixels, undecodable
 from simclr_core.data.stored_image import StoredImage
 from simclr_core.data.transfer import host_buffer
 from simclr_core.errors import DatasetError
@@ -24,6 +25,7 @@ from simclr_core.machine.threads import own_cores
 
 CACHED_SIDE = 64  # pixels: up to here decoding costs more than an encoder made for such images
 CACHE_BYTES = 2 * 2**30
+UNKNOWN, COLORED, COLORLESS = range(3)
 AGAIN = "pretrain again with `simclr run`, or prepare the images as they were with prepare.channels"
 
 Positions = Sequence[int] | NDArray[np.integer]
@@ -33,7 +35,9 @@ Item = TypeVar("Item")
 class TrainingImages:
     """Batches of decoded images, whatever their sizes. Small ones stay in memory, decoded once for the whole run.
 
-    ``workers`` threads decode, by default this process's share of the cores: the decoders release the interpreter lock.
+    Of large ones the sides are kept: from the second time on a file is read by the thread that decodes it, just before,
+    so that its bytes are still in the cache of the core. ``workers`` threads decode, by default this process's share of
+    the cores: the decoders release the interpreter lock.
     """
 
     def __init__(self, images: ShardedImages, workers: int | None = None, cache_bytes: int = CACHE_BYTES) -> None:
@@ -43,7 +47,8 @@ class TrainingImages:
         self._channels, kind = stored_kind(images)
         self._dtype = torch.uint8 if kind == np.uint8 else torch.uint16
         self._cache = PixelCache(len(images), cache_bytes, CACHED_SIDE, self._channels, kind)
-        self._colorless = np.zeros(len(images), np.bool_)  # known once an image was decoded
+        self._sizes = np.zeros((len(images), 2), np.int32)  # known once an image was opened
+        self._colors = np.zeros(len(images), np.uint8)  # known once it was decoded
 
     def __len__(self) -> int:
         return len(self.images)
@@ -62,10 +67,13 @@ class TrainingImages:
         positions = np.asarray(indices, np.int64)
         sizes = self._cache.sizes(positions)
         missing = sizes[:, 0] == 0
-        opened = self._opened(np.unique(positions[missing]).tolist())
-        for row in np.flatnonzero(missing).tolist():
+        sizes[missing] = self._sizes[positions[missing]]
+        unknown = sizes[:, 0] == 0
+        opened = self._opened(np.unique(positions[unknown]).tolist())
+        for row in np.flatnonzero(unknown).tolist():
             sizes[row] = opened[int(positions[row])].shape[:2]
-        cached = None if opened else self._cache.batch(positions)
+        self._sizes[positions[unknown]] = sizes[unknown]
+        cached = None if missing.any() else self._cache.batch(positions)
         if cached is not None and not pinned:
             samples = torch.from_numpy(cached.reshape(-1))
         else:
@@ -73,8 +81,8 @@ class TrainingImages:
             if cached is not None:
                 samples.numpy()[: cached.size] = cached.reshape(-1)
             else:
-                self._fill(samples.numpy(), positions, sizes, opened)
-        colorless = self._channels == 3 and bool(self._colorless[positions].all())
+                self._fill(_places(samples.numpy(), sizes, self._channels), positions, missing, opened)
+        colorless = self._channels == 3 and bool((self._colors[positions] == COLORLESS).all())
         return RaggedImages(samples, sizes, self._channels, _are_large(sizes), colorless)
 
     def encoded(self, indices: Positions) -> EncodedImages:
@@ -100,32 +108,40 @@ class TrainingImages:
         opened: dict[int, StoredImage] = {}
 
         def read(position: int) -> None:
-            failpoint("dataset.decode")
-            opened[position] = open_image(self.images, position)
+            opened[position] = self._open(position)
 
         self._share_out(read, positions)
         return opened
 
+    def _open(self, position: int) -> StoredImage:
+        failpoint("dataset.decode")
+        return open_image(self.images, position)
+
     def _fill(
         self,
-        samples: Samples,
+        places: Sequence[Samples],
         positions: NDArray[np.int64],
-        sizes: NDArray[np.int64],
-        opened: Mapping[int, StoredImage],
+        missing: NDArray[np.bool_],
+        opened: dict[int, StoredImage],
     ) -> None:
-        """Put the images of a batch into ``samples``, from memory or from what was opened."""
-        places = _places(samples, sizes, self._channels)
+        """Put the images of a batch into their ``places``: from memory, and those that are ``missing`` there from what
+        was opened, which is let go, or from their files."""
         first: dict[int, Samples] = {}  # where an image is decoded; it may occur again
-        for position, place in zip(positions.tolist(), places, strict=True):
-            if position in opened:
+        for position, is_missing, place in zip(positions.tolist(), missing.tolist(), places, strict=True):
+            if is_missing:
                 first.setdefault(position, place)
             else:
                 place[:] = self._cache.get(position).transpose(1, 2, 0)
 
         def decode(position: int) -> None:
-            with naming(self.images, position):
-                opened[position].decode(first[position])
-            self._colorless[position] = _is_colorless(first[position])
+            image, place = opened.pop(position, None) or self._open(position), first[position]
+            assert image.shape == place.shape, "the shards of a run stay as they are"
+            try:
+                image.decode(place)
+            except ImageError as error:
+                raise undecodable(self.images, position, error) from error
+            if self._colors[position] == UNKNOWN:
+                self._colors[position] = COLORLESS if _is_colorless(place) else COLORED
 
         self._share_out(decode, list(first))
         for position, place in zip(positions.tolist(), places, strict=True):

@@ -19,7 +19,6 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -185,8 +184,10 @@ def stored_pixels(images: ShardedImages, position: int) -> Samples:
     Raises:
         DatasetError: its shard ends too early, or it cannot be decoded.
     """
-    with naming(images, position):
+    try:
         return open_image(images, position).read()
+    except ImageError as error:
+        raise undecodable(images, position, error) from error
 
 
 def open_image(images: ShardedImages, position: int) -> StoredImage:
@@ -195,20 +196,18 @@ def open_image(images: ShardedImages, position: int) -> StoredImage:
     Raises:
         DatasetError: its shard ends too early, or it cannot be decoded.
     """
-    with naming(images, position):
-        return open_stored(images.read(position))
-
-
-@contextmanager
-def naming(images: ShardedImages, position: int) -> Iterator[None]:
-    """What cannot be decoded in this block is this prepared image: a DatasetError says so."""
     try:
-        yield
+        return open_stored(images.read(position))
     except ImageError as error:
-        raise DatasetError(
-            f"prepared image {position} ({images.key(position)}) cannot be decoded: {error}; "
-            "restore it with `dvc checkout --force`, or prepare again with `simclr run --select prepare`"
-        ) from error
+        raise undecodable(images, position, error) from error
+
+
+def undecodable(images: ShardedImages, position: int, error: ImageError) -> DatasetError:
+    """Says which prepared image it is that cannot be decoded."""
+    return DatasetError(
+        f"prepared image {position} ({images.key(position)}) cannot be decoded: {error}; "
+        "restore it with `dvc checkout --force`, or prepare again with `simclr run --select prepare`"
+    )
 
 
 @dataclass(frozen=True)
