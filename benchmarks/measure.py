@@ -7,7 +7,9 @@ import os
 import platform
 import resource
 import statistics
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,21 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
     return options
+
+
+def training_parser(description: str | None) -> argparse.ArgumentParser:
+    """With --json and the options of a benchmark that trains encoders: where they stay, and a small version."""
+    options = parser(description)
+    options.add_argument("--keep", type=Path, metavar="FOLDER", help="where trained encoders are, and stay")
+    options.add_argument("--quick", action="store_true", help="too small to mean anything")
+    return options
+
+
+@contextmanager
+def kept_folder(keep: Path | None) -> Iterator[Path]:
+    """The folder of --keep, or one that is removed afterwards."""
+    with tempfile.TemporaryDirectory() as scratch:
+        yield (keep or Path(scratch)).resolve()
 
 
 def write(results: Mapping[str, Any], path: Path | None) -> None:

@@ -54,7 +54,7 @@ def _write_bundle(name: str, encoder: Any, directory: Path) -> None:
     from deploy.bundle import FORMAT_VERSION, Bundle, graph_promise, write_bundle
     from deploy.encoder import l2_normalize
     from deploy.session import METADATA
-    from simclr_core.evaluation.features import extract
+    from simclr_core.evaluation.features import encode
     from simclr_core.export.onnx_graph import ServedEncoder, export_graph
 
     size, resize = SIZES[name]
@@ -69,7 +69,9 @@ def _write_bundle(name: str, encoder: Any, directory: Path) -> None:
     golden = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
     content = io.BytesIO()
     Image.fromarray(golden).save(content, "PNG")
-    vectors = l2_normalize(extract(encoder, Preprocessing(size, resize).apply(golden)[None], MEAN, STD))
+    vectors = l2_normalize(
+        encode(encoder, Preprocessing(size, resize).apply(golden)[None], MEAN, STD).numpy(force=True)
+    )
     graph = export_graph(ServedEncoder(encoder, MEAN, STD), size, 20, {METADATA: graph_promise(card)})
     with publish(directory) as work:
         write_bundle(work, Bundle(card, graph, None, (content.getvalue(),), vectors))

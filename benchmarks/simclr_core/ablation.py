@@ -11,7 +11,6 @@ interrupted continues. The numbers of ``--quick`` mean nothing.
 
 import json
 import statistics
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -140,14 +139,11 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = measure.parser(__doc__)
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where trained encoders are, and stay")
+    parser = measure.training_parser(__doc__)
     parser.add_argument("--runs", type=int, metavar="N", help="stop after N trainings, to continue another time")
-    parser.add_argument("--quick", action="store_true", help="too small to mean anything")
     options = parser.parse_args()
     sizes = QUICK if options.quick else Sizes()
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = (options.keep or Path(scratch)).resolve()
+    with measure.kept_folder(options.keep) as folder:
         prepared = folder / "prepared"
         if not prepared.exists():
             write_prepared(prepared, label_free.Sizes(sizes.train, held_out=64))

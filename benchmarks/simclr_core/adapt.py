@@ -255,15 +255,12 @@ def run(folder: Path, packages: Path, sizes: Sizes, tries: bool) -> Iterator[dic
 
 def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    parser = measure.parser(__doc__)
+    parser = measure.training_parser(__doc__)
     parser.add_argument("--packages", type=Path, default=Path(), metavar="FOLDER", help="where the packages are")
     parser.add_argument("--choose", action="store_true", help="also try the learning rates")
-    parser.add_argument("--quick", action="store_true", help="little of everything")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep what was trained, and take it again")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder, sizes = options.keep or Path(temporary), QUICK if options.quick else Sizes()
-        for results in run(folder.absolute(), options.packages, sizes, options.choose):
+    with measure.kept_folder(options.keep) as folder:
+        for results in run(folder, options.packages, QUICK if options.quick else Sizes(), options.choose):
             print(json.dumps(results, indent=1), flush=True)
             measure.write(measure.header("adapt", "torch") | results, options.json)
 

@@ -15,7 +15,6 @@ import io
 import json
 import shutil
 import tarfile
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -38,7 +37,7 @@ from simclr_core.augmentation.augmentations import Augmentation
 from simclr_core.data.dataset import evaluation_images
 from simclr_core.data.shards import DatasetCard, Sample, ShardedImages, read_card, write_card, write_shards
 from simclr_core.data.subsets import LabelDraw, subset
-from simclr_core.evaluation.features import extract
+from simclr_core.evaluation.features import encode
 from simclr_core.evaluation.images import random_encoder
 from simclr_core.evaluation.knn import knn_accuracy, nearest
 from simclr_core.evaluation.label_free import MILD, NEIGHBORS, draw_views, kept_neighbors
@@ -180,7 +179,7 @@ class Judge:
         }
 
     def _features(self, encoder: Encoder, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return extract(encoder, pixels, self.card.mean, self.card.std)
+        return encode(encoder, pixels, self.card.mean, self.card.std).numpy(force=True)
 
 
 def agreement(values: list[float], accuracies: list[float]) -> dict[str, float]:
@@ -222,13 +221,9 @@ def resolution(judge: Judge, better: Model, worse: Model) -> dict[str, dict[str,
 
 
 def main() -> None:
-    parser = measure.parser(__doc__)
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where trained encoders are, and stay")
-    parser.add_argument("--quick", action="store_true", help="too small to mean anything")
-    options = parser.parse_args()
+    options = measure.training_parser(__doc__).parse_args()
     sizes = QUICK if options.quick else Sizes()
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = (options.keep or Path(scratch)).resolve()
+    with measure.kept_folder(options.keep) as folder:
         prepared = folder / "prepared"
         if not prepared.exists():
             write_prepared(prepared, sizes)

@@ -29,7 +29,7 @@ from benchmarks import measure
 from deploy.images.preprocess import decode
 from simclr_core.config import PretrainConfig
 from simclr_core.data.shards import DatasetCard, ShardedImages, read_card
-from simclr_core.evaluation.features import extract
+from simclr_core.evaluation.features import encode
 from simclr_core.evaluation.knn import knn_accuracy
 from simclr_core.lars import parameter_groups
 from simclr_core.model.encoder import build_encoder
@@ -158,7 +158,7 @@ def knn(encoder: nn.Module, prepared: Path, card: DatasetCard) -> float:
 
 def _features(encoder: nn.Module, images: ShardedImages, card: DatasetCard) -> tuple[NDArray[Any], NDArray[Any]]:
     pixels = np.stack(list(_pixels(images)))
-    return extract(encoder, pixels, card.mean, card.std), images.labels
+    return encode(encoder, pixels, card.mean, card.std).numpy(force=True), images.labels
 
 
 def _pixels(images: ShardedImages) -> Iterator[NDArray[np.uint8]]:

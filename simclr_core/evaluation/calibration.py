@@ -13,7 +13,8 @@ from simclr_core.data.label_sets import as_targets, strata
 from simclr_core.data.subsets import folds
 from simclr_core.evaluation.fewest import CALIBRATION_LABELS
 from simclr_core.evaluation.linear_probe import FOLDS
-from simclr_core.evaluation.logistic_regression import regularization_path, standardization
+from simclr_core.evaluation.logistic_regression import regularization_path
+from simclr_core.evaluation.regression.standardized import standardization
 
 BINS = 15  # as in the paper
 COLDEST, HOTTEST = 0.05, 20.0  # where every held-out answer is right, the best temperature would be zero

@@ -116,10 +116,13 @@ def train_classifier(
     optimizer = torch.optim.SGD(learned, lr=optimization.peak_rate, momentum=0.9, nesterov=True)
     mean, std = (torch.tensor(card[name], device=device).view(-1, 1, 1) for name in ("mean", "std"))
     loss = torch.zeros(())
-    batches = [_own_rows(step, len(known.positions), optimization, member, seed) for step in range(optimization.steps)]
+
+    def batches() -> Iterator[tuple[int, NDArray[np.int64]]]:
+        count = len(known.positions)
+        return (_own_rows(step, count, optimization, member, seed) for step in range(optimization.steps))
 
     def drawn() -> Iterator[_Drawn]:
-        for epoch, rows in batches:
+        for epoch, rows in batches():
             positions = known.positions[rows]
             batch = images.batch(positions, pinned=device.type == "cuda")
             yield _Drawn(batch, ViewDraws(0, augmentation.draws(batch.sizes, seed, epoch, positions, view=0)))
@@ -129,7 +132,7 @@ def train_classifier(
         return ((views - mean) / std).contiguous(memory_format=torch.channels_last)
 
     inputs = made_ahead(prefetch(drawn(), PREFETCHED, partial(choose, device)), seen, device)
-    for step, ((_, rows), views) in enumerate(zip(batches, inputs, strict=True)):
+    for step, ((_, rows), views) in enumerate(zip(batches(), inputs, strict=True)):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, optimization.steps, 0, optimization.peak_rate)
         labels = known.labels[rows] if known.labels.ndim == 1 else known.labels[rows].astype(np.float32)

@@ -34,39 +34,21 @@ def scaled(images: Tensor) -> Tensor:
     return images.permute(0, 3, 1, 2).float() / (255 if images.dtype == torch.uint8 else FULL)
 
 
-def extract(
-    encoder: nn.Module,
-    images: Samples,
-    mean: Sequence[float],
-    std: Sequence[float],
-    batch_size: int = BATCH,
-    device: torch.device | str | None = None,
-) -> NDArray[np.float32]:
-    """The raw h (not L2-normalized) of uint8 [n, s, s, 3], or uint16 [n, s, s, channels]: float32 [n, d], in the order
-    of the images.
-
-    Runs in evaluation mode and leaves every module in the mode it was in. ``device`` is where the batches go: by
-    default to the encoder's own.
-    """
-    return encode(encoder, images, mean, std, batch_size, device).cpu().numpy()
-
-
 def encode(
-    encoder: nn.Module,
-    images: Samples,
-    mean: Sequence[float],
-    std: Sequence[float],
-    batch_size: int = BATCH,
-    device: torch.device | str | None = None,
+    encoder: nn.Module, images: Samples, mean: Sequence[float], std: Sequence[float], batch_size: int = BATCH
 ) -> Tensor:
-    """``extract``, but what it gives stays on the device."""
+    """The raw h (not L2-normalized) of uint8 [n, s, s, 3], or uint16 [n, s, s, channels]: float32 [n, d], in the order
+    of the images, on the encoder's device.
+
+    Runs in evaluation mode and leaves every module in the mode it was in.
+    """
     assert images.shape[3:] == (len(mean),), images.shape
     assert images.dtype in (np.uint8, np.uint16), images.dtype
-    target = torch.device(device) if device is not None else next(encoder.parameters()).device
+    device = next(encoder.parameters()).device
     with evaluating(encoder):
         # An empty batch still goes through once, so that no images give [0, d] and not a guess.
         batches = [
-            encoder(normalize(_sent(images[start : start + batch_size], target), mean, std)).float()
+            encoder(normalize(_sent(images[start : start + batch_size], device), mean, std)).float()
             for start in range(0, max(len(images), 1), batch_size)
         ]
     return torch.cat(batches)

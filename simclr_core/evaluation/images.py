@@ -1,10 +1,13 @@
 """What linear evaluation and fine-tuning share: the labeled images of a split, what networks make of them, and the
 untrained network to compare with."""
 
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from mmap import mmap
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Self
 
 import numpy as np
@@ -29,6 +32,7 @@ from simclr_core.params import Block, flatten
 
 CHUNK = 2048  # images in memory at a time
 UNLABELED_SAMPLE = 5000  # of a split without labels, to look at
+IN_MEMORY = 2**30  # bytes of features; more are in a file, of which the system keeps in memory what there is room for
 
 
 @dataclass(frozen=True)
@@ -156,10 +160,11 @@ def made_of(
     member: Member,
     kept: Collection[str] | None = None,
     progress: Callable[[int], object] | None = None,
+    scratch: Path | None = None,
 ) -> dict[str, NDArray[np.float32]]:
     """By name, what is made of the images of a split, [n, d], from one decoding of them, shared by the processes of the
     group. Each keeps the names of ``kept``, by default all, and tells ``progress`` how many images are done; they call
-    this at once."""
+    this at once. What is large is in a file without a name, in the folder ``scratch``."""
     total, found, done = len(split.positions), dict[str, NDArray[np.float32]](), 0
     for images in split.chunks(preprocessing, member):
         count = min(member.size * CHUNK, total - done)
@@ -167,12 +172,27 @@ def made_of(
             rows = gather_rows(make(images).to(member.device), count, member, CHUNK)
             if kept is None or name in kept:
                 if name not in found:
-                    found[name] = np.empty((total, rows.shape[1]), np.float32)
+                    found[name] = reserve(total, rows.shape[1], scratch)
                 found[name][done : done + count] = rows.cpu().numpy()
         done += count
         if progress is not None:
             progress(done)
     return found
+
+
+def reserve(rows: int, width: int, scratch: Path | None) -> NDArray[np.float32]:
+    """Room for features float32 [rows, width]: in memory, or, if they are many, in a file in ``scratch`` that is gone
+    with them. Without room on the disk in memory after all."""
+    size = 4 * rows * width
+    if scratch is None or size <= IN_MEMORY:
+        return np.empty((rows, width), np.float32)
+    scratch.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=scratch) as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)  # a mapped file that finds no room later is a SIGBUS
+        except OSError:
+            return np.empty((rows, width), np.float32)
+        return np.frombuffer(mmap(file.fileno(), size), np.float32).reshape(rows, width)
 
 
 def percent(right: NDArray[np.bool_]) -> float:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-BLOCK, BANK_BLOCK = 512, 2**16  # queries, and members of the bank, compared at a time: bounds memory
+BLOCK, BANK_BLOCK = 512, 2**14  # queries, and members of the bank, compared at a time: bounds memory
+ON_GPU = 4  # times as many members there
 
 Features = NDArray[np.floating] | Tensor
 Labels = NDArray[np.integer] | Tensor
@@ -23,20 +24,20 @@ def nearest(
     """The most similar members of ``bank`` [m, d] for each of ``queries`` [q, d], most similar first.
 
     Returns cosine similarities float32 [q, k] and positions in the bank int64 [q, k], k = min(neighbors, m), on
-    ``device``, by default where the bank is. The bank goes there block by block.
+    ``device``, by default where the bank is. Bank and queries go there block by block.
     """
-    whole = torch.as_tensor(bank)
+    whole, asked = torch.as_tensor(bank), torch.as_tensor(queries)
     device = device or whole.device
-    normalized_queries = normalize(torch.as_tensor(queries).to(device).float(), dim=1)
-    count = min(neighbors, len(whole))
+    count, size = min(neighbors, len(whole)), BANK_BLOCK * (ON_GPU if device.type == "cuda" else 1)
     assert count > 0, "an empty bank has no neighbors"
-    similarities = torch.full((len(normalized_queries), count), -torch.inf, device=device)
+    similarities = torch.full((len(asked), count), -torch.inf, device=device)
     positions = torch.zeros_like(similarities, dtype=torch.int64)
-    for first in range(0, len(whole), BANK_BLOCK):
-        members = normalize(whole[first : first + BANK_BLOCK].to(device).float(), dim=1)
-        for start in range(0, len(normalized_queries), BLOCK):
+    for first in range(0, len(whole), size):
+        members = normalize(whole[first : first + size].to(device).float(), dim=1)
+        for start in range(0, len(asked), BLOCK):
             block = slice(start, start + BLOCK)
-            values, places = _nearest_of_block(normalized_queries[block] @ members.T, min(count, len(members)))
+            normalized_queries = normalize(asked[block].to(device).float(), dim=1)
+            values, places = _nearest_of_block(normalized_queries @ members.T, min(count, len(members)))
             merged = torch.cat([similarities[block], values], dim=1).sort(dim=1, descending=True, stable=True)
             order = merged.indices[:, :count]  # of equals, those of earlier blocks stay first
             similarities[block] = merged.values[:, :count]
@@ -104,12 +105,23 @@ def knn_accuracy(
 def _nearest_of_block(similarities: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """topk alone may return any of several equal similarities; here the first positions win.
 
-    Everything above the smallest similarity that still belongs to the top is taken, then those of its equals that fit.
+    Only where the next one is as similar as the last that is taken can there be a choice.
     """
+    found = similarities.topk(min(count + 1, similarities.shape[1]), dim=1)
+    places = found.indices[:, :count].sort(dim=1).values
+    if found.values.shape[1] > count:
+        tied = (found.values[:, count - 1] == found.values[:, count]).nonzero()[:, 0]
+        if len(tied):
+            places[tied] = _first_of_equals(similarities[tied], count)
+    values, order = similarities.gather(1, places).sort(dim=1, descending=True, stable=True)
+    return values, places.gather(1, order)
+
+
+def _first_of_equals(similarities: Tensor, count: int) -> Tensor:
+    """Everything above the smallest similarity that still belongs to the top, then those of its equals that fit:
+    positions [q, count], which ascend."""
     threshold = similarities.topk(count, dim=1).values[:, -1:]
     above = similarities > threshold
     equal = similarities == threshold
     taken = above | (equal & (equal.cumsum(dim=1) <= count - above.sum(dim=1, keepdim=True)))
-    positions = taken.nonzero()[:, 1].view(-1, count)
-    values, order = similarities.gather(1, positions).sort(dim=1, descending=True, stable=True)
-    return values, positions.gather(1, order)
+    return taken.nonzero()[:, 1].view(-1, count)

@@ -17,9 +17,8 @@ The processes of a group share the images first, and then the sets of features: 
 
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from fractions import Fraction
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -34,10 +33,8 @@ from simclr_core.config import LinearEvalConfig
 from simclr_core.data.dataset import require_pixels
 from simclr_core.data.shards import DatasetCard, read_card
 from simclr_core.data.subsets import LabelDraw, draw_labels
-from simclr_core.evaluation.calibration import log_odds, sigmoid
 from simclr_core.evaluation.features import scaled
 from simclr_core.evaluation.images import (
-    Answers,
     EvaluationImages,
     encoding,
     made_of,
@@ -48,8 +45,7 @@ from simclr_core.evaluation.images import (
     read_splits,
     unadapted_encoder,
 )
-from simclr_core.evaluation.knn import knn_votes, shares
-from simclr_core.evaluation.linear_probe import Probe, fit_probe, probe_logits, ranked_classes, save_probe
+from simclr_core.evaluation.linear_probe import on_most_labels, save_probe
 from simclr_core.evaluation.multi_label import images as multi_label
 from simclr_core.evaluation.multi_label.evaluate import evaluate
 from simclr_core.evaluation.multi_label.results import save
@@ -59,24 +55,21 @@ from simclr_core.evaluation.published.augmented_probe import KEY, describe_steps
 from simclr_core.evaluation.scores import predictions
 from simclr_core.evaluation.scores.accuracies import (
     RANDOM_INIT,
-    linear_accuracies,
     majority_right,
     mean_accuracies,
     pair_with_baselines,
 )
 from simclr_core.evaluation.scores.budgets import PIXELS, SIMCLR, START, FeatureSets, measure_budgets
-from simclr_core.evaluation.scores.classification import score
-from simclr_core.evaluation.scores.folds import Fold, ask_test_images, divide, gather, read_near_groups
+from simclr_core.evaluation.scores.folds import ask_test_images, divide, read_near_groups
+from simclr_core.evaluation.scores.judgment import Judged, fit_probes, judge, unmeasured
 from simclr_core.evaluation_reports import (
     Accuracies,
     AugmentedProbe,
     BudgetAccuracies,
     LinearEvalReport,
     OutOfFold,
-    Scores,
 )
 from simclr_core.launch import Member
-from simclr_core.machine.devices import own_device
 from simclr_core.model.encoder import Encoder
 from simclr_core.model.model_directory import Model, load_model
 from simclr_core.params import read_block
@@ -118,7 +111,7 @@ def run(workspace: Path) -> None:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is evaluated, and compared with it."""
+    """What is evaluated, and compared with it. ``scratch`` is a folder for features that memory is too small for."""
 
     config: LinearEvalConfig
     prepared: Path
@@ -126,6 +119,7 @@ class Inputs:
     model: Model
     encoders: dict[str, Encoder]
     facts: Mapping[str, object]  # what every process of a group has to have alike
+    scratch: Path
 
     @property
     def names(self) -> list[str]:
@@ -143,7 +137,7 @@ class Inputs:
         def count(done: int) -> None:
             say("progress", message=f"features of {done} of {len(split.labels)} images")
 
-        return made_of(split, self.model.preprocessing, makers, member, kept, count)
+        return made_of(split, self.model.preprocessing, makers, member, kept, count, self.scratch)
 
 
 def read_inputs(workspace: Path) -> Inputs:
@@ -152,7 +146,7 @@ def read_inputs(workspace: Path) -> Inputs:
     card, model = read_card(prepared), load_model(workspace / "models" / "pretrained")
     require_pixels(card, model.preprocessing, "the encoder")
     encoders, facts = compared_encoders(workspace, model, config.seed), read_facts(workspace, "linear_eval", config)
-    return Inputs(config, prepared, card, model, encoders, facts)
+    return Inputs(config, prepared, card, model, encoders, facts, workspace / ".simclr")
 
 
 @dataclass(frozen=True)
@@ -162,7 +156,7 @@ class Measured:
 
     sets: FeatureSets
     asked: FeatureSets
-    judged: Mapping[str, "Judged"]
+    judged: Mapping[str, Judged]
     budgets: Mapping[str, BudgetAccuracies]
     reason: str | None
     augmented: AugmentedProbe | None
@@ -262,7 +256,7 @@ def publish(workspace: Path, inputs: Inputs, measured: Measured) -> LinearEvalRe
             scores=trained.scores,
             sgd=measured.augmented,
         )
-    save_probe(workspace / "models" / "probe", _largest(fitted), card.classes, report, card.digest)
+    save_probe(workspace / "models" / "probe", on_most_labels(fitted), card.classes, report, card.digest)
     save_confusion(pictures, asked.test.labels[: len(trained.predicted)], trained.predicted, card.classes)
     save_pictures(pictures, sets, card.classes)
     paths = predictions.read_paths(workspace)
@@ -283,77 +277,6 @@ def compared_encoders(workspace: Path, model: Model, seed: int) -> dict[str, Enc
     if (unadapted := unadapted_encoder(workspace, model)) is not None:
         encoders[START] = unadapted
     return encoders
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What one encoder's features are worth: by fold a probe for each share of the labels, and how often answers are
-    right.
-
-    The last three are of the trained encoder alone: of each answered image the probability of each class, [n, classes],
-    by classifier, and the probe's answer, [n]; and what the answers are worth by class.
-    """
-
-    probes: list[list[Probe]]
-    accuracies: Accuracies
-    answers: Answers | None = None
-    likely: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
-    predicted: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    scores: dict[str, Scores] = field(default_factory=dict)
-
-
-def unmeasured(config: LinearEvalConfig) -> Judged:
-    """Where labels are missing."""
-    unknown: dict[str, float | None] = dict.fromkeys(config.fractions)
-    return Judged([], Accuracies(None, unknown, unknown))
-
-
-def judge(sets: FeatureSets, name: str, classes: Sequence[str], config: LinearEvalConfig) -> Judged:
-    """In each fold fit a probe on a draw of each share of the labels, and ask it and kNN for the classes."""
-    bank, queries, labels, folds = sets.bank[name], sets.queries[name], sets.test.labels, sets.folds
-    probes = [fit_probes(sets, name, fold, config) for fold in folds]
-    votes = gather(folds, [_votes(bank, queries, fold, len(classes), config) for fold in folds])
-    largest = [_largest(one) for one in probes]
-    asked = [queries[fold.asked] for fold in folds]
-    first = gather(folds, [ranked_classes(probe, one)[:, 0] for probe, one in zip(largest, asked, strict=True)])
-    answers = {"knn": votes.argmax(axis=1), "probe": first}
-    right = Answers(**{classifier: answer == labels for classifier, answer in answers.items()})
-    accuracies = Accuracies(percent(right.knn), *linear_accuracies(probes, queries, labels, folds))
-    if name != SIMCLR:
-        return Judged(probes, accuracies, right)
-    sure = log_odds(gather(folds, [probe_logits(probe, one) for probe, one in zip(largest, asked, strict=True)]))
-    ranked = {"knn": votes, "probe": sure}
-    scores = {one: score(ranked[one], labels, answers[one], sets.train.labels, classes, sets.worth) for one in answers}
-    return Judged(probes, accuracies, right, {"knn": shares(votes), "probe": sigmoid(sure)}, first, scores)
-
-
-def fit_probes(sets: FeatureSets, name: str, fold: Fold, config: LinearEvalConfig) -> list[Probe]:
-    """One on the first draw of each share of the labels."""
-    bank, keys, classes = sets.bank[name], sets.train.keys, sets.classes
-    draws = [fold.drawn[fraction][0] for fraction in config.fractions]
-    return [fit_probe(bank, fold.known, keys, classes, draw, config.l2_count, config.seed) for draw in draws]
-
-
-def _largest(probes: Sequence[Probe]) -> Probe:
-    """The probe on the most labels."""
-    return max(probes, key=lambda probe: Fraction(probe.fraction))
-
-
-def _votes(
-    bank: NDArray[np.float32], queries: NDArray[np.float32], fold: Fold, classes: int, config: LinearEvalConfig
-) -> NDArray[np.float64]:
-    """Of the images whose labels are known, for those that are asked about: [n, classes]."""
-    seen = fold.known >= 0
-    known = bank if seen.all() else bank[seen]  # a copy of the bank may be large
-    return knn_votes(
-        known,
-        fold.known[seen],
-        queries[fold.asked],
-        classes,
-        config.knn_neighbours,
-        config.knn_temperature,
-        own_device(),
-    )
 
 
 def pixel_features(images: Samples) -> NDArray[np.float32]:

@@ -6,6 +6,7 @@ The labels of a budget are all it ever sees, for choosing the regularization too
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 from deploy.artifact import publish
 from simclr_core.data.label_sets import strata
 from simclr_core.data.subsets import LabelDraw, folds
-from simclr_core.evaluation.logistic_regression import LinearHead, l2_values, select_and_fit, standardize
+from simclr_core.evaluation.logistic_regression import LinearHead, l2_values, select_and_fit
+from simclr_core.evaluation.regression.standardized import standardize
 from simclr_core.evaluation_reports import LinearEvalReport, MultiLabelResults
 from simclr_core.machine.devices import own_device
 
@@ -65,6 +67,10 @@ def fit_probe(
     l2, head = select_and_fit(inputs, torch.from_numpy(drawn), classes, penalties, torch.from_numpy(held))
     raw = head.on_raw_features(inputs.mean, inputs.std)
     return Probe(draw.budget, len(budget), l2, LinearHead(raw.weight.cpu(), raw.bias.cpu()))
+
+
+def on_most_labels(probes: Sequence[Probe]) -> Probe:
+    return max(probes, key=lambda probe: Fraction(probe.fraction))
 
 
 def ranked_classes(probe: Probe, features: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -7,19 +7,21 @@ then the sum over the classes of that of the sigmoid, and each column of W is a 
 
 L-BFGS needs hundreds of iterations on features whose axes differ in scale, and about ten in the coordinates used here.
 The problem does not change when the features are shifted or rotated, so it is solved along their principal axes, where
-Bohning's bound on the Hessian, (x^2 mean) / 2 + l2 (Bohning 1992, "Multinomial logistic regression algorithm"), is
-diagonal; each axis is then scaled so that the bound is 1. Axes without variance drop out: 80 labeled images of 2,352
-pixels are a problem of 79 dimensions.
+the Hessian at W = 0 is diagonal: for class c and axis j it is f_c (1 - f_c) C / (C - 1) var_j + l2, with the share f_c
+of the samples; for sigmoids without the factor of C. Each coordinate is then scaled so that it is 1. Elsewhere the
+mean of p_c (1 - p_c) is smaller, since that of p_c stays near f_c; Bohning's bound (Bohning 1992, "Multinomial logistic
+regression algorithm"), which holds for any p, has 1 / 2 in place of f_c, far too much where classes are many. Axes
+without variance drop out: 80 labeled images of 2,352 pixels are a problem of 79 dimensions.
 
 Problems on the same samples, such as those of the folds of a cross-validation, are minimized together: on few samples
 what takes time is the number of calls, and on many it is reading the features. The gradient is written out and summed
-block by block, so that no copy of the features is needed, nor of what the classifiers say of them. A GPU gets the
-blocks from the memory of the host, unless its own has room for all of them.
+block by block, so that no copy of the features is needed, nor of what the classifiers say of them. From one penalty to
+the next the loss and its gradient are known where the search begins: strong penalties cost no pass at all.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -27,16 +29,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, softplus
 
+from simclr_core.evaluation.regression.lbfgs import Point, minimize
+from simclr_core.evaluation.regression.standardized import Standardized, unchanged
+
 STRONGEST_L2, WEAKEST_L2 = 1e5, 1e-6  # the paper's range, section B.8
-MAX_ITERATIONS = 200  # reached only by separable data with next to no regularization, where the optimum is far away
-HISTORY = 10  # steps that a direction is made of; with torch's 100 its arithmetic takes longer than the loss
-GRADIENT_TOLERANCE = 1e-5  # of the largest component, in coordinates where the Hessian is at most 1
-CHOOSING_TOLERANCE = 1e-3  # the same while a penalty is chosen: neighbors differ by a factor of ten
-BLOCK_ELEMENTS = 2**20  # of features at a time: they stay in a processor's cache
-ON_GPU = 64  # times as many there, where a small block costs as much as a large one
+GRADIENT_TOLERANCE = 3e-5  # its length, in coordinates where the Hessian is near 1: 1e-9 of cross-entropy
+CHOOSING_TOLERANCE = 1e-2  # the same while a penalty is chosen, 1e-4 of cross-entropy: neighbors differ by more
 TURNED_ELEMENTS = 2**24  # up to here the features are turned once, which takes a copy; above, the weights are
-GIVEN_UP = 1e-2  # of the best penalty so far: below, none is tried, where searches take longest
-KEPT_SHARE = 0.5  # of a GPU's free memory that features may take
+SAMPLES_PER_AXIS = 8  # above: the axes are those of this number, since they only have to be good enough to start from
+GIVEN_UP = 0.1  # of the best penalty so far: below, none is tried once the loss has risen, where searches take longest
+RISEN = 1e-3  # of cross-entropy: what a search that ends early can add is less
 
 
 @dataclass(frozen=True)
@@ -56,123 +58,39 @@ class LinearHead:
         return type(self)(weight.to(self.weight.dtype), bias.to(self.bias.dtype))
 
 
-@dataclass(frozen=True)
-class Standardized:
-    """The features that a classifier is fitted on: ``rows`` [n] of ``raw`` [N, d], less ``mean`` [d], over ``std`` [d].
-
-    Without rows, all of ``raw`` as it is. ``raw`` may be mapped from a file: it is read in blocks. Where ``mean`` and
-    ``std`` are is where the classifier is computed; ``raw`` and ``rows`` may be in the memory of the host.
-    """
-
-    raw: Tensor
-    rows: Tensor | None
-    mean: Tensor
-    std: Tensor
-
-    def __len__(self) -> int:
-        return len(self.raw if self.rows is None else self.rows)
-
-    @property
-    def device(self) -> torch.device:
-        return self.mean.device
-
-    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """Which of the samples, and their standardized features."""
-        size, kind = _block_size(self.raw, self.device), self.raw.dtype
-        mean, scale = self.mean.to(kind), self.std.reciprocal().to(kind)
-        for start in range(0, len(self), size):
-            block = slice(start, start + size)
-            if self.rows is None:
-                yield block, self.raw[block]
-            else:
-                yield block, self.raw[self.rows[block]].to(self.device).sub_(mean).mul_(scale)
-
-    def kept(self) -> "Standardized":
-        """The same, in the memory of a GPU if that has room for all; else as it is."""
-        elements = len(self) * self.raw.shape[1]
-        if self.device.type != "cuda" or elements * self.raw.element_size() > KEPT_SHARE * free_bytes(self.device):
-            return self
-        whole = self.raw.new_empty(len(self), self.raw.shape[1], device=self.device)
-        for rows, block in self.blocks():
-            whole[rows] = block
-        return unchanged(whole)
-
-
-def free_bytes(device: torch.device) -> int:
-    """What a GPU's memory has left."""
-    free, _ = torch.cuda.mem_get_info(device)
-    return int(free)
-
-
-def standardize(features: Tensor, rows: Tensor, device: torch.device | None = None) -> Standardized:
-    """``rows`` [n] of ``features`` [N, d], by the mean and the deviation of all N; computed on ``device``, by default
-    where the features are."""
-    return Standardized(features, rows, *standardization(features, device))
-
-
-def unchanged(features: Tensor) -> Standardized:
-    """All of ``features`` [n, d], as they are."""
-    width = features.shape[1]
-    return Standardized(features, None, features.new_zeros(width), features.new_ones(width))
-
-
-def _block_size(features: Tensor, device: torch.device) -> int:
-    elements = BLOCK_ELEMENTS * (ON_GPU if device.type == "cuda" else 1)
-    return max(1, elements // max(1, features.shape[1]))
-
-
 def l2_values(count: int) -> list[float]:
     """``count`` log-spaced values, from strong to weak, so that each solution is a good start for the next."""
     return [float(value) for value in np.geomspace(STRONGEST_L2, WEAKEST_L2, count)]
 
 
-def standardization(features: Tensor, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation [d] of each feature, float64; 1 for a feature that is constant but for rounding."""
-    device = device or features.device
-    blocks = torch.split(features, _block_size(features, device))
-    mean = torch.stack([block.to(device).double().sum(dim=0) for block in blocks]).sum(dim=0) / len(features)
-    squares = torch.stack([(block.to(device).double() - mean).square().sum(dim=0) for block in blocks]).sum(dim=0)
-    std = (squares / len(features)).sqrt()
-    return mean, torch.where(std > 1e-6 * mean.abs(), std, 1.0)
-
-
-def regularization_path(features: Tensor, labels: Tensor, classes: int, l2: Sequence[float]) -> list[LinearHead]:
+def regularization_path(
+    features: Tensor, labels: Tensor, classes: int, l2: Sequence[float], tolerance: float = GRADIENT_TOLERANCE
+) -> list[LinearHead]:
     """The optimum for each value of ``l2``, each started from the one before.
 
     ``features`` [n, d] in float32 or float64, ``labels`` int64 [n], or bool [n, classes] where a sample may have
-    several. A class without samples is never the answer.
+    several. A class without samples is never the answer. ``tolerance`` is how long the gradient may be (``minimize``).
     """
     everything = torch.ones(1, len(features), dtype=torch.bool)
-    return [head for (head,) in regularization_paths(unchanged(features), labels, classes, l2, everything)]
+    paths = regularization_paths(unchanged(features), labels, classes, l2, everything, tolerance)
+    return [head for (head,) in paths]
 
 
 def regularization_paths(
-    features: Standardized, labels: Tensor, classes: int, l2: Sequence[float], seen: Tensor
+    features: Standardized,
+    labels: Tensor,
+    classes: int,
+    l2: Sequence[float],
+    seen: Tensor,
+    tolerance: float = GRADIENT_TOLERANCE,
 ) -> Iterator[list[LinearHead]]:
     """The same for several problems at once: each row of ``seen``, bool [m, n], says which samples one of them has.
 
     Yields the m optima of each value.
     """
     inputs = _turned(features)
-    for coefficients in _path(inputs, labels, classes, l2, seen, GRADIENT_TOLERANCE):
+    for coefficients in _path(inputs, _Targets.of(labels, classes, seen), l2, tolerance):
         yield [inputs.unturned(one) for one in coefficients]
-
-
-def _path(
-    inputs: "_Inputs", labels: Tensor, classes: int, l2: Sequence[float], seen: Tensor, tolerance: float
-) -> Iterator[Tensor]:
-    """Coefficients [m, classes, r + 1] for each value."""
-    weights = _weights(inputs, seen)
-    coefficients = inputs.variances.new_zeros(len(seen), classes, len(inputs.variances) + 1)
-    for value in l2:
-        coefficients = _minimize(inputs, labels, weights, value, coefficients, tolerance)
-        yield coefficients
-
-
-def _weights(inputs: "_Inputs", seen: Tensor) -> Tensor:
-    """Of each sample in the mean loss of each problem, [m, n]."""
-    weights = seen.to(inputs.variances.device, inputs.variances.dtype)
-    return weights / weights.sum(dim=1, keepdim=True)
 
 
 def select_and_fit(
@@ -182,31 +100,53 @@ def select_and_fit(
     the first value if nothing is held out.
 
     Each row of ``held``, bool [m, n], are samples that are predicted from all others. Not by accuracy: on 80 labels it
-    moves in steps of 1.25 points and is the same over decades of regularization. Values from strong to weak; those far
-    below the best so far are not tried. What is chosen is fitted more exactly, from the mean of what the folds had.
+    moves in steps of 1.25 points and is the same over decades of regularization. Values from strong to weak; once the
+    loss has risen far below the best so far, none is tried. What is chosen is fitted more exactly, from the mean of
+    what the folds had.
     """
     held = held[held.any(dim=1) & ~held.all(dim=1)].to(features.device)  # else there are fewer samples than folds
     labels = labels.to(features.device)
-    inputs, least, chosen = _turned(features), math.inf, l2[0]
-    start = inputs.variances.new_zeros(1, classes, len(inputs.variances) + 1)
-    path = _path(inputs, labels, classes, l2, ~held, CHOOSING_TOLERANCE) if len(held) else ()
+    inputs = _turned(features)
+    everything = _Targets.of(labels, classes, torch.ones(1, len(features), dtype=torch.bool))
+    chosen, start = l2[0], everything.start(inputs)
+    if len(held):
+        chosen, coefficients = _select(inputs, features, labels, classes, l2, held)
+        start = coefficients.mean(dim=0, keepdim=True)
+    best = _minimize(inputs, everything, chosen, _evaluate(inputs, everything, start), GRADIENT_TOLERANCE)
+    return chosen, inputs.unturned(best.at[0])
+
+
+def _select(
+    inputs: "_Inputs", features: Standardized, labels: Tensor, classes: int, l2: Sequence[float], held: Tensor
+) -> tuple[float, Tensor]:
+    """The value with the lowest loss on what is held out, and its coefficients [m, classes, r + 1]."""
+    asked, fitted, known, seen = held.any(dim=0), inputs, labels, ~held
+    if len(held) == 1:  # many samples: those that are held out are not looked at for nothing
+        fitted, known, seen = inputs.of(seen[0]), labels[seen[0]], seen[:, seen[0]]
+    targets = _Targets.of(known, classes, seen)
+    path = _path(fitted, targets, l2, CHOOSING_TOLERANCE)
+    least, found = math.inf, (l2[0], targets.start(inputs))
+    before: Tensor | None = None
     for value, coefficients in zip(l2, path, strict=False):
-        loss = _held_out_loss(features, labels, [inputs.unturned(one) for one in coefficients], held)
+        if coefficients is before:  # nothing to learn under this penalty either: the loss is the same
+            continue
+        heads = [inputs.unturned(one) for one in coefficients]
+        loss = _held_out_loss(features.of(asked), labels[asked], heads, held[:, asked])
         if loss < least:
-            least, chosen, start = loss, value, coefficients.mean(dim=0, keepdim=True)
-        if value < 1.5 * GIVEN_UP * chosen:
+            least, found = loss, (value, coefficients)
+        if value < 1.5 * GIVEN_UP * found[0] and loss > least + RISEN:
             break
-    everything = _weights(inputs, torch.ones(1, len(features), dtype=torch.bool))
-    [best] = _minimize(inputs, labels, everything, chosen, start, GRADIENT_TOLERANCE)
-    return chosen, inputs.unturned(best)
+        before = coefficients
+    return found
 
 
 def _held_out_loss(features: Standardized, labels: Tensor, heads: Sequence[LinearHead], held: Tensor) -> float:
+    """The mean over what is held out."""
     total = 0.0
     for rows, block in features.blocks():
         for head, out in zip(heads, held[:, rows], strict=True):
             total += float(_cross_entropy(head.logits(block[out]), labels[rows][out]))
-    return total
+    return total / float(held.sum())
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -244,10 +184,53 @@ class _Inputs:
     center: Tensor
     turning: bool
 
+    def of(self, seen: Tensor) -> Self:
+        """The samples for which ``seen``, bool [n], is true."""
+        samples = self.samples.of(seen) if self.turning else unchanged(self.samples.raw[seen])
+        return replace(self, samples=samples)
+
     def unturned(self, coefficients: Tensor) -> LinearHead:
         """The head on standardized features, of ``coefficients`` [classes, r + 1] along the axes and of the bias."""
         weight = self.axes @ coefficients[:, :-1].T
         return LinearHead(weight, coefficients[:, -1] - self.center @ weight)
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """What is to be learned of samples: ``labels`` int64 [n] or bool [n, classes], how often each class occurs among
+    them, ``shares`` [classes] between 0 and 1, and of m problems which samples each of them has, ``seen`` bool [m, n].
+    """
+
+    labels: Tensor
+    shares: Tensor
+    seen: Tensor
+
+    @classmethod
+    def of(cls, labels: Tensor, classes: int, seen: Tensor) -> Self:
+        """Of a class without samples the share is not 0: one sample more is counted of each."""
+        if labels.dim() == 1:
+            counts = labels.new_zeros(classes).scatter_add_(0, labels, torch.ones_like(labels))
+        else:
+            counts = labels.sum(dim=0)
+        return cls(labels, (counts + 1) / (len(labels) + classes + 1), seen.to(labels.device))
+
+    @property
+    def is_single(self) -> bool:
+        """Whether a sample has one label."""
+        return self.labels.dim() == 1
+
+    def start(self, inputs: _Inputs) -> Tensor:
+        """Coefficients [m, classes, r + 1] that say how often each class occurs."""
+        found = inputs.variances.new_zeros(len(self.seen), len(self.shares), len(inputs.variances) + 1)
+        found[..., -1] = self.shares.log() if self.is_single else self.shares.logit()
+        return found
+
+    def curvature(self, inputs: _Inputs) -> Tensor:
+        """The diagonal [classes, r + 1] of the Hessian of the loss where all weights are 0."""
+        classes = len(self.shares)
+        of_class = self.shares * (1 - self.shares) * (classes / max(1, classes - 1) if self.is_single else 1.0)
+        of_axis = torch.cat([inputs.variances, inputs.variances.new_ones(1)])
+        return of_class[:, None].to(of_axis) * of_axis
 
 
 def _turned(features: Standardized) -> _Inputs:
@@ -260,61 +243,74 @@ def _turned(features: Standardized) -> _Inputs:
         axes = principal_axes(whole - center)
         turned = (whole - center) @ axes
         return _Inputs(unchanged(turned), axes, turned.square().mean(dim=0), center, turning=False)
+    features = features.of(torch.ones(len(features), dtype=torch.bool))  # with rows, which are shifted
+    few = features.spread(SAMPLES_PER_AXIS * width)
     center = torch.zeros(width, dtype=torch.float64, device=features.device)
-    for _, block in features.blocks():
-        center += block.double().sum(dim=0)
-    center /= len(features)
-    samples = Standardized(features.raw, features.rows, features.mean + center * features.std, features.std).kept()
+    for _, block in few.blocks():
+        center += block.sum(dim=0)
+    center /= len(few)
+    centered = replace(features, mean=features.mean + center * features.std)
     gram = torch.zeros(width, width, dtype=torch.float64, device=features.device)
-    for _, block in samples.blocks():
+    for _, block in replace(few, mean=centered.mean).blocks():
         gram += block.T @ block
-    values, vectors = torch.linalg.eigh(gram / len(features))
-    return _Inputs(samples, vectors.to(kind), values.clamp_min(0).to(kind), center.to(kind), turning=True)
+    values, vectors = torch.linalg.eigh(gram / len(few))
+    return _Inputs(centered.kept(), vectors.to(kind), values.clamp_min(0).to(kind), center.to(kind), turning=True)
 
 
-def _minimize(inputs: _Inputs, labels: Tensor, weights: Tensor, l2: float, start: Tensor, tolerance: float) -> Tensor:
-    """Coefficients [m, classes, r + 1] that minimize the penalized cross-entropy for each row of ``weights`` [m, n].
+def _path(inputs: _Inputs, targets: _Targets, l2: Sequence[float], tolerance: float) -> Iterator[Tensor]:
+    """Coefficients [m, classes, r + 1] for each value; the same object again where they stay."""
+    here = _evaluate(inputs, targets, targets.start(inputs))
+    for value in l2:
+        here = _minimize(inputs, targets, value, here, tolerance)
+        yield here.at
+
+
+def _minimize(inputs: _Inputs, targets: _Targets, l2: float, start: Point, tolerance: float) -> Point:
+    """From coefficients [m, classes, r + 1], with the loss and its gradient there, to those that minimize the penalized
+    loss of each problem; loss and gradient are without the penalty.
 
     The problems have nothing in common, so the minimum of their sum is that of each.
     """
-    one = inputs.variances.new_ones(1)  # the bias, as one more axis, without penalty
-    penalty = torch.cat([torch.full_like(inputs.variances, l2), one - one])
-    scale = (torch.cat([inputs.variances, one]) / 2 + penalty).rsqrt()  # of sigmoids the bound is half of that
+    penalty = torch.full_like(start.at[0], l2)
+    penalty[:, -1] = 0  # the bias
+    scale = (targets.curvature(inputs) + penalty).rsqrt()
     scaled_penalty = penalty * scale.square()
-    variable = (start / scale).requires_grad_()
-    optimizer: torch.optim.Optimizer = torch.optim.LBFGS(
-        [variable],
-        max_iter=MAX_ITERATIONS,
-        history_size=HISTORY,
-        tolerance_grad=tolerance,
-        line_search_fn="strong_wolfe",
-    )
 
-    @torch.no_grad()
-    def objective() -> float:
-        loss, slope = _loss_and_slope(inputs, labels, weights, variable * scale)
-        variable.grad = slope * scale + variable * scaled_penalty
-        return loss + float((variable.square() * scaled_penalty).sum()) / 2
+    def penalized(at: Tensor, loss: float, slope: Tensor) -> Point:
+        pulls = at * scaled_penalty
+        return Point(at, loss + float((pulls * at).sum()) / 2, slope * scale + pulls)
 
-    optimizer.step(objective)
-    return variable.detach() * scale
+    def objective(at: Tensor) -> tuple[float, Tensor]:
+        found = _evaluate(inputs, targets, at * scale)
+        scaled = penalized(at, found.value, found.gradient)
+        return scaled.value, scaled.gradient
+
+    begin = penalized(start.at / scale, start.value, start.gradient)
+    end = minimize(objective, begin, tolerance)
+    if end is begin:
+        return start
+    pulls = end.at * scaled_penalty
+    return Point(end.at * scale, end.value - float((pulls * end.at).sum()) / 2, (end.gradient - pulls) / scale)
 
 
-def _loss_and_slope(inputs: _Inputs, labels: Tensor, weights: Tensor, coefficients: Tensor) -> tuple[float, Tensor]:
-    """The weighted cross-entropy, summed over problems, and its gradient by ``coefficients`` [m, classes, r + 1]."""
+def _evaluate(inputs: _Inputs, targets: _Targets, coefficients: Tensor) -> Point:
+    """The cross-entropy, the mean over the samples of each problem, summed over problems, and its gradient by
+    ``coefficients`` [m, classes, r + 1]."""
+    weights = targets.seen.to(coefficients.dtype)
+    weights /= weights.sum(dim=1, keepdim=True)
     flat = coefficients.flatten(0, 1)
     matrix, bias = flat[:, :-1].T, flat[:, -1]
     matrix = inputs.axes @ matrix if inputs.turning else matrix
     loss, slope, slope_of_bias = 0.0, torch.zeros_like(matrix), torch.zeros_like(bias)
     for rows, block in inputs.samples.blocks():
         logits = torch.addmm(bias, block, matrix).view(len(block), *coefficients.shape[:2])
-        part, difference = _cross_entropy_and_slope(logits, labels[rows], weights[:, rows].T)
+        part, difference = _cross_entropy_and_slope(logits, targets.labels[rows], weights[:, rows].T)
         difference = difference.flatten(1)
         loss += part
         slope.addmm_(block.T, difference)
         slope_of_bias += difference.sum(dim=0)
     slope = inputs.axes.T @ slope if inputs.turning else slope
-    return loss, torch.cat([slope.T, slope_of_bias[:, None]], dim=1).view_as(coefficients)
+    return Point(coefficients, loss, torch.cat([slope.T, slope_of_bias[:, None]], dim=1).view_as(coefficients))
 
 
 def _cross_entropy_and_slope(logits: Tensor, labels: Tensor, weights: Tensor) -> tuple[float, Tensor]:

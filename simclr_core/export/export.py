@@ -32,7 +32,7 @@ from simclr_core.config import ExportConfig
 from simclr_core.data.golden import GOLDEN_IMAGES, PARITY_IMAGES, parity_positions
 from simclr_core.data.shards import ShardedImages
 from simclr_core.errors import DatasetError, ParityError
-from simclr_core.evaluation.features import extract
+from simclr_core.evaluation.features import encode
 from simclr_core.evaluation.served_accuracy import (
     LabeledImages,
     accuracies,
@@ -216,7 +216,7 @@ def check_parity(encoder: Encoder, model: Model, pictures: Sequence[bytes]) -> F
 def reference_embeddings(model: Model, pictures: Sequence[bytes]) -> NDArray[np.float32]:
     """Embeddings of length 1 as the trained network gives them: float32 [n, dim]."""
     pixels = np.stack([model.preprocessing.read(picture) for picture in pictures])
-    return l2_normalize(extract(model.encoder, pixels, model.card["mean"], model.card["std"]))
+    return l2_normalize(encode(model.encoder, pixels, model.card["mean"], model.card["std"]).numpy(force=True))
 
 
 def single_image_latency(encoder: Encoder, pictures: Sequence[bytes]) -> float:

@@ -24,9 +24,10 @@ from simclr_core.data.shards import UNLABELED, DatasetCard, ShardedImages
 from simclr_core.errors import NonFiniteFeaturesError
 from simclr_core.evaluation.features import encode, evaluating, gather_rows, own_rows
 from simclr_core.evaluation.knn import knn_accuracy
-from simclr_core.evaluation.logistic_regression import regularization_path, standardization
+from simclr_core.evaluation.logistic_regression import CHOOSING_TOLERANCE, regularization_path
 from simclr_core.evaluation.multi_label.classifiers import vote
 from simclr_core.evaluation.multi_label.precision import exact_precision
+from simclr_core.evaluation.regression.standardized import standardization
 from simclr_core.launch import Member
 
 # A collapsed network maps every image to one direction. An untrained one has a spread of 0.1 and more, and an effective
@@ -40,6 +41,7 @@ THUMBNAIL_SIDE = 32  # pixels: 2,000 images are a picture of 45 x 45; browsers t
 ALONE = Member(0, 1, torch.device("cpu"))
 NO_LABEL = "no label"
 PROBE_L2 = 0.1  # of standardized features; the sweep of linear_eval picks about as much for a thousand labels
+PROBE_TOLERANCE = CHOOSING_TOLERANCE  # near enough to watch: a look at a thousand classes takes half the passes
 
 
 class Measured(TypedDict):
@@ -134,7 +136,7 @@ class Monitor:
     """Fixed training images by which the features are judged, without touching a weight or a random generator.
 
     ``labels`` [m] are of ``classes``, with -1 for none; ``images`` [n, s, s, channels] those of them that this process
-    looks at (``own_rows``), as the encoder is served with them; ``mean`` and ``std`` as for ``features.extract``.
+    looks at (``own_rows``), as the encoder is served with them; ``mean`` and ``std`` as for ``features.encode``.
     ``pictures`` are small ones of all, for people, where the images are shared among processes. Where an image may have
     several labels, ``sets`` int8 [m, classes] has them, with -1 in the rows of unlabeled images, and ``labels`` none.
     """
@@ -243,7 +245,7 @@ class Monitor:
         fitted, judged = self._halves()
         mean, std = standardization(h)
         inputs = ((h - mean) / std).float()
-        (classifier,) = regularization_path(inputs[fitted], labels[fitted], classes, [PROBE_L2])
+        (classifier,) = regularization_path(inputs[fitted], labels[fitted], classes, [PROBE_L2], PROBE_TOLERANCE)
         return classifier.logits(inputs[judged])
 
     def _halves(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -19,8 +19,9 @@ from deploy.images.full_depth import Samples
 from simclr_core import launch
 from simclr_core.augmentation.augmentations import MAIN_VIEWS, Augmentation
 from simclr_core.config import FinetuneConfig, PretrainConfig
-from simclr_core.evaluation.features import extract
-from simclr_core.evaluation.logistic_regression import HISTORY, principal_axes
+from simclr_core.evaluation.features import encode
+from simclr_core.evaluation.logistic_regression import principal_axes
+from simclr_core.evaluation.regression.lbfgs import Point, minimize
 from simclr_core.launch import Member
 from simclr_core.machine.devices import resolve_precision
 from simclr_core.model.encoder import Encoder
@@ -36,12 +37,12 @@ LEAST_STEPS = 3
 SECONDS = 4.0  # after the first step, which allocates and tunes; of pretraining. The others take a quarter of it
 LEARNING_RATE = 1e-6  # costs as much as any other
 CLASSES = 10  # of the random labels of a probe
-FORWARD_IMAGES = 256  # a batch of ``extract``
+FORWARD_IMAGES = 256  # a batch of ``encode``
 SIDE = 512  # features and images of the larger measured probe
 FEW_IMAGES = 16  # of the smaller batch of fine-tuning
 FEW = 20  # images of the smaller one
 WEAK = 1e-4  # penalty of the measured probe
-ROUNDS = 40  # evaluations that a probe takes about
+ROUNDS = 40  # steps at most of the measured probe
 MEAN, STD = 0.5, 0.25
 
 
@@ -87,7 +88,7 @@ def measure(config: PretrainConfig, tuning: FinetuneConfig, data: TrainingSet, m
         _pixels(max(FORWARD_IMAGES, watched), config.image_size, data),
         ((MEAN,) * bands, (STD,) * bands),
     )
-    forward = _middle(lambda: extract(encoder, pixels[:FORWARD_IMAGES], *normalized), SECONDS / 4) / FORWARD_IMAGES
+    forward = _middle(lambda: encode(encoder, pixels[:FORWARD_IMAGES], *normalized), SECONDS / 4) / FORWARD_IMAGES
     names = [str(one) for one in range(max(1, data.classes))]
     monitor = Monitor(pixels[:watched], np.arange(watched) % len(names), *normalized, names)
     views = torch.randn(2, config.batch_size, encoder.feature_dim)
@@ -178,21 +179,21 @@ def measure_descent(images: int, features: int) -> float:
     """Seconds of one evaluation of the loss of a linear probe, its part of the search for the next one included."""
     random = torch.Generator().manual_seed(0)
     design, labels = torch.randn(features, images, generator=random), torch.arange(images) % CLASSES
-    weights = torch.zeros(CLASSES, features, requires_grad=True)
-    search: torch.optim.Optimizer = torch.optim.LBFGS(
-        [weights], max_iter=ROUNDS, tolerance_change=0.0, history_size=HISTORY, line_search_fn="strong_wolfe"
-    )
+    evaluations = 0
 
-    def loss() -> float:
-        search.zero_grad()
+    def loss(at: Tensor) -> tuple[float, Tensor]:
+        nonlocal evaluations
+        evaluations += 1
+        weights = at.detach().requires_grad_()
         value = nn.functional.cross_entropy((weights @ design).T, labels) + WEAK * weights.square().sum()
-        torch.autograd.backward(value)
-        return value.item()
+        (slope,) = torch.autograd.grad(value, weights)
+        return value.item(), slope
 
-    loss()
+    zeros = torch.zeros(CLASSES, features)
+    start = Point(zeros, *loss(zeros))
     started = perf_counter()
-    search.step(loss)
-    return (perf_counter() - started) / int(search.state[weights]["func_evals"])
+    minimize(loss, start, 0.0, ROUNDS)
+    return (perf_counter() - started) / (evaluations - 1)
 
 
 def _middle(step: Callable[[], object], seconds: float) -> float:

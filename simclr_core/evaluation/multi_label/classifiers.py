@@ -4,15 +4,11 @@ kNN gives the share of the votes, 0 to 1, and the probe log-odds: probabilities 
 images with equal ones would be ranked together.
 """
 
-from collections.abc import Sequence
-from fractions import Fraction
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from simclr_core.evaluation.knn import nearest
-from simclr_core.evaluation.linear_probe import Probe
 from simclr_core.evaluation.multi_label.images import Targets
 
 KNN, PROBE = "knn", "probe"
@@ -39,7 +35,3 @@ def vote(
     total = weights.sum(axis=1, keepdims=True)
     found: NDArray[np.float64] = np.divide(votes, total, out=np.zeros_like(votes), where=total > 0)
     return found
-
-
-def on_most_labels(probes: Sequence[Probe]) -> Probe:
-    return max(probes, key=lambda probe: Fraction(probe.fraction))

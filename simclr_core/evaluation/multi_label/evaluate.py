@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from simclr_core.config import LinearEvalConfig
 from simclr_core.data.shards import DatasetCard
 from simclr_core.data.subsets import LabelDraw, draw_labels
-from simclr_core.evaluation.linear_probe import Probe, fit_probe, probe_logits
-from simclr_core.evaluation.multi_label.classifiers import EVEN, KNN, PROBE, on_most_labels, vote
+from simclr_core.evaluation.linear_probe import Probe, fit_probe, on_most_labels, probe_logits
+from simclr_core.evaluation.multi_label.classifiers import EVEN, KNN, PROBE, vote
 from simclr_core.evaluation.multi_label.images import LabelSets, Targets, missing_labels, read_splits
 from simclr_core.evaluation.multi_label.precision import (
     Precision,
@@ -122,11 +122,11 @@ def answer(asked: Asked, name: str, probes: Sequence[Sequence[Probe]], config: L
     sets, folds = asked.sets, asked.sets.folds
     bank, queries = sets.bank[name], sets.queries[name]
     votes = [
-        vote(bank[seen], asked.known[seen], queries[fold.asked], config.knn_neighbours, config.knn_temperature)
+        vote(bank[seen], asked.known[seen], fold.rows(queries), config.knn_neighbours, config.knn_temperature)
         for fold in folds
         for seen in [fold.known >= 0]
     ]
-    sure = [probe_logits(on_most_labels(one), queries[fold.asked]) for one, fold in zip(probes, folds, strict=True)]
+    sure = [probe_logits(on_most_labels(one), fold.rows(queries)) for one, fold in zip(probes, folds, strict=True)]
     return {KNN: gather(folds, votes), PROBE: gather(folds, sure)}
 
 
@@ -181,7 +181,7 @@ def measure_budgets(
             if probe is None:
                 drawn = fold.drawn[budget][number]
                 probe = _fit_one(asked, name, drawn, config, config.seed + number)
-            found.append(probe_logits(probe, sets.queries[name][fold.asked]))
+            found.append(probe_logits(probe, fold.rows(sets.queries[name])))
         return gather(folds, found)
 
     for one in plan_budgets(sets, list(sets.bank)):

@@ -43,7 +43,7 @@ def linear_accuracies(
         hits: NDArray[np.bool_] = gather(
             folds,
             [
-                ranked_classes(probe, features[fold.asked])[:, :5] == labels[fold.asked, None]
+                ranked_classes(probe, fold.rows(features))[:, :5] == labels[fold.asked, None]
                 for probe, fold in zip(of_budget, folds, strict=True)
             ],
         )

@@ -104,7 +104,7 @@ def measure_budgets(
             l2_count,
             seed + number,
         )
-        answers = ranked_classes(probe, sets.queries[name][fold.asked])[:, 0]
+        answers = ranked_classes(probe, fold.rows(sets.queries[name]))[:, 0]
         return int(np.sum(answers == sets.test.labels[fold.asked]))
 
     def count(budget: str, pairs: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:

@@ -35,6 +35,10 @@ class Fold:
     drawn: Mapping[str, Sequence[LabelDraw]]
     asked: NDArray[np.int64]
 
+    def rows(self, features: NDArray[Scalar]) -> NDArray[Scalar]:
+        """Those [m, ...] of ``features`` [n, ...] that are of the asked images; if these are all, without a copy."""
+        return features if len(self.asked) == len(features) else features[self.asked]
+
 
 def ask_test_images(train: EvaluationImages, test: EvaluationImages, draw: Draw) -> list[Fold]:
     """All labels are known, and the test images asked about."""

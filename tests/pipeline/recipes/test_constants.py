@@ -73,6 +73,7 @@ def test_the_others_differ_from_imagenet_r50_in_what_the_page_says() -> None:
     assert {key for key in whole if whole[key] != few[key]} == {
         "batch_size",
         "monitor_images",
+        "monitor_every",
         "initialization.scheme",
         "initialization.without_last_beta",
     }

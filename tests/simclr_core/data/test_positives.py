@@ -18,7 +18,7 @@ from simclr_core.data.groups import Groups
 from simclr_core.data.order import Order
 from simclr_core.data.shards import Sample, ShardedImages, read_card, write_card, write_shards
 from simclr_core.errors import BatchSizeError, DatasetError
-from simclr_core.evaluation.features import extract
+from simclr_core.evaluation.features import encode as embed
 from simclr_core.evaluation.knn import knn_accuracy
 from simclr_core.launch import Member
 from simclr_core.loss.nt_xent import nt_xent
@@ -212,7 +212,7 @@ def shape_accuracy(workspace: Path) -> float:
     for split in ("train", "test"):
         images = ShardedImages(prepared / split)
         pixels = evaluation_images(images, range(len(images)), served_preprocessing(config, card))
-        features.append(extract(encoder, pixels, card.mean, card.std))
+        features.append(embed(encoder, pixels, card.mean, card.std).numpy())
         labels.append(np.asarray(images.labels, np.int64))
     return knn_accuracy(features[0], labels[0], features[1], labels[1], classes=4, neighbors=10, temperature=0.1)
 

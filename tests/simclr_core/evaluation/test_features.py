@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from simclr_core.evaluation.features import extract, normalize
+from simclr_core.evaluation.features import encode, normalize
 from simclr_core.model.encoder import build_encoder
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -25,7 +25,7 @@ def test_features_are_the_encoders_output_one_image_at_a_time() -> None:
     torch.manual_seed(0)
     encoder = build_encoder("resnet10", 0.125, "compact")
     images = pixels(7)
-    features = extract(encoder, images, MEAN, STD, batch_size=3)
+    features = encode(encoder, images, MEAN, STD, batch_size=3).numpy()
     encoder.eval()
     with torch.no_grad():
         alone = [encoder(normalize(torch.from_numpy(image[None]), MEAN, STD))[0].numpy() for image in images]
@@ -39,7 +39,7 @@ def test_modes_and_statistics_of_every_module_are_left_as_they_were() -> None:
     encoder.backbone.bn1.eval()  # frozen on purpose, while the rest trains
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     modes = [module.training for module in encoder.modules()]
-    extract(encoder, pixels(4), MEAN, STD)
+    encode(encoder, pixels(4), MEAN, STD)
     assert [module.training for module in encoder.modules()] == modes
     assert all(torch.equal(before[name], value) for name, value in encoder.state_dict().items())
 
@@ -51,7 +51,7 @@ def test_modes_are_restored_when_the_encoder_fails() -> None:
 
     encoder = Failing(2, 2).train()
     try:
-        extract(encoder, pixels(1), MEAN, STD)
+        encode(encoder, pixels(1), MEAN, STD)
     except RuntimeError:
         assert encoder.training
     else:
@@ -60,7 +60,7 @@ def test_modes_are_restored_when_the_encoder_fails() -> None:
 
 def test_no_images_give_no_rows_of_the_right_width() -> None:
     encoder = build_encoder("resnet10", 0.125, "compact")
-    assert extract(encoder, pixels(0), MEAN, STD).shape == (0, encoder.feature_dim)
+    assert encode(encoder, pixels(0), MEAN, STD).shape == (0, encoder.feature_dim)
 
 
 def test_channels_at_full_depth_are_scaled_by_theirs() -> None:

@@ -58,6 +58,7 @@ def test_blocks_of_the_bank_give_the_neighbors_of_all_of_it(monkeypatch: pytest.
 
 def test_a_gpu_gets_the_bank_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(knn, "BANK_BLOCK", 5)
+    monkeypatch.setattr(knn, "ON_GPU", 1)
     monkeypatch.setattr(knn, "_nearest_of_block", lambda similarities, count: similarities.topk(count, dim=1))
     bank, queries = np.ones((12, 3), np.float32), np.ones((7, 3), np.float32)
     with fake_cuda() as gpu:

@@ -20,7 +20,7 @@ from deploy.artifact import verify
 from simclr_core.data.shards import ShardedImages, write_shards
 from simclr_core.data.subsets import LabelDraw, per_class_subset, subset
 from simclr_core.evaluation import finetune, images, linear_eval
-from simclr_core.evaluation.features import extract
+from simclr_core.evaluation.features import encode
 from simclr_core.evaluation.images import EvaluationImages, random_encoder
 from simclr_core.evaluation.linear_eval import pixel_features
 from simclr_core.evaluation.linear_probe import fit_probe, ranked_classes
@@ -159,7 +159,7 @@ def test_the_published_head_gives_the_reported_accuracy_on_raw_features(evaluate
     model = load_model(evaluated / "models" / "pretrained")
     test = EvaluationImages.of(ShardedImages(evaluated / "data" / "prepared" / "test"))
     images = next(test.chunks(model.preprocessing))
-    h = extract(model.encoder, images, model.card["mean"], model.card["std"])
+    h = encode(model.encoder, images, model.card["mean"], model.card["std"]).numpy()
     predicted = (h @ head["weight"] + head["bias"]).argmax(axis=1)
     assert head["weight"].dtype == head["bias"].dtype == np.float32
     assert head["weight"].shape == (h.shape[1], 4)
@@ -197,6 +197,29 @@ def evaluate_in_a_group(rank: int, workspaces: tuple[Path, ...]) -> None:
         put_in_group(patch, rank, dist.get_world_size())
         for workspace in workspaces:
             linear_eval.run(workspace)
+
+
+def test_large_features_are_in_a_file_without_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch = tmp_path / "scratch"
+    assert images.reserve(3, 2, scratch).shape == (3, 2)
+    assert not scratch.exists()
+    monkeypatch.setattr(images, "IN_MEMORY", 16)
+    found = images.reserve(3, 2, scratch)
+    found[:] = 7
+    assert (found.shape, found.dtype, found.sum()) == ((3, 2), np.float32, 42)
+    assert f"{scratch}/" in Path("/proc/self/maps").read_text()
+    assert list(scratch.iterdir()) == []
+
+
+def test_features_stay_in_memory_where_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(images, "IN_MEMORY", 16)
+    monkeypatch.setattr(images.os, "posix_fallocate", refuse)
+    found = images.reserve(3, 2, tmp_path)
+    found[:] = 7
+    assert f"{tmp_path}/" not in Path("/proc/self/maps").read_text()
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from deploy.images.preprocess import Preprocessing, decode
 from simclr_core.data.shards import ShardedImages
 from simclr_core.errors import CheckpointError, ConfigError, ParityError
 from simclr_core.evaluation import finetune
-from simclr_core.evaluation.features import extract
+from simclr_core.evaluation.features import encode
 from simclr_core.export import export, variants
 from simclr_core.export.onnx_graph import ServedEncoder, export_graph
 from simclr_core.model.encoder import build_encoder
@@ -324,7 +324,7 @@ def test_kept_head_layers_are_exported_with_the_classifier_that_reads_them(
     images = ShardedImages(workspace / "data" / "prepared" / "test")
     files = [images.read(position) for position in range(len(images))]
     pixels = np.stack([model.preprocessing.apply(decode(file)) for file in files])
-    features = extract(model.encoder, pixels, model.card["mean"], model.card["std"])
+    features = encode(model.encoder, pixels, model.card["mean"], model.card["std"]).numpy()
     assert (served.info["dim"], served.info["head_layers"]) == (16, 1) == (features.shape[1], 1)
     assert np.abs(served.embed(files, normalize=False).vectors - features).max() < 1e-4
     logits = features @ model.head["weight"].numpy().T + model.head["bias"].numpy()

@@ -14,7 +14,7 @@ from torch import nn
 from deploy.images.preprocess import Preprocessing
 from simclr_core.data.shards import ShardedImages, read_card
 from simclr_core.errors import NonFiniteFeaturesError
-from simclr_core.evaluation.features import extract, own_rows
+from simclr_core.evaluation.features import encode, own_rows
 from simclr_core.launch import Member
 from simclr_core.monitoring import diagnostics
 from simclr_core.monitoring.diagnostics import (
@@ -131,7 +131,7 @@ def test_the_monitor_measures_h_and_z_and_changes_nothing() -> None:
     first, second = random_features(7, 5), random_features(7, 5, seed=1)
     h = watched.features(encoder)
     measured = watched.measure(h, head, first, second)
-    assert torch.equal(h, torch.from_numpy(extract(encoder, watched.images, watched.mean, watched.std)))
+    assert torch.equal(h, encode(encoder, watched.images, watched.mean, watched.std))
     assert measured["effective_rank"] == pytest.approx(effective_rank(h))
     assert measured["feature_std"] == pytest.approx(feature_std(h))
     z = head[0](h).detach() / math.sqrt(1 + head[1].eps)  # by the BatchNorm's running statistics, which are 0 and 1

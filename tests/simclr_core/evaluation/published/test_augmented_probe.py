@@ -21,7 +21,7 @@ from simclr_core.evaluation.classifier_training import (
     few_label_augmentation,
     train_classifier,
 )
-from simclr_core.evaluation.features import extract
+from simclr_core.evaluation.features import encode
 from simclr_core.evaluation.images import read_splits
 from simclr_core.evaluation.published.augmented_probe import describe_steps, probe_augmented, steps_over
 from simclr_core.launch import Member
@@ -71,7 +71,7 @@ def test_it_is_softmax_regression_on_features_that_stay(pretrained: Path) -> Non
     network, loss = train_classifier(start, card, TrainingImages(train.images), known, crops, how, 0)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network[0].state_dict().items())
     squares = next(train.chunks(model.preprocessing))
-    x = torch.from_numpy(extract(model.encoder, squares, card["mean"], card["std"])).double()
+    x = encode(model.encoder, squares, card["mean"], card["std"]).double()
     x = torch.cat([x, torch.ones(len(x), 1, dtype=torch.float64)], dim=1)
     truth = torch.nn.functional.one_hot(torch.from_numpy(train.labels), 4).double()
     weight, speed = torch.zeros(x.shape[1], 4, dtype=torch.float64), 0.0

@@ -18,12 +18,12 @@ from simclr_core.data.subsets import LabelDraw, draw_labels
 from simclr_core.evaluation.fewest import fold_count
 from simclr_core.evaluation.images import EvaluationImages
 from simclr_core.evaluation.knn import knn_predict
-from simclr_core.evaluation.linear_eval import Judged, judge
 from simclr_core.evaluation.paired_comparison import interval, out_of_fold_worth
 from simclr_core.evaluation.scores.accuracies import majority_right
 from simclr_core.evaluation.scores.budgets import FeatureSets
 from simclr_core.evaluation.scores.classification import estimate
 from simclr_core.evaluation.scores.folds import Fold, divide, gather, read_near_groups, representatives
+from simclr_core.evaluation.scores.judgment import Judged, judge
 
 CLASSES = ("ant", "bee")
 CONFIG = LinearEvalConfig(fractions=("1.0",), labels_per_class=(), draws=1, knn_neighbours=5, l2_count=2)
