@@ -38,6 +38,7 @@ CHOOSING_TOLERANCE = 1e-2  # the same while a penalty is chosen, 1e-4 of cross-e
 TURNED_ELEMENTS = 2**24  # up to here the features are turned once, which takes a copy; above, the weights are
 SAMPLES_PER_AXIS = 8  # above: the axes are those of this number, since they only have to be good enough to start from
 GIVEN_UP = 0.1  # of the best penalty so far: below, none is tried once the loss has risen, where searches take longest
+RAREST = 1e-6  # share of a class that does not occur, of which the bias would have no end
 RISEN = 1e-3  # of cross-entropy: what a search that ends early can add is less
 
 
@@ -220,10 +221,19 @@ class _Targets:
         return self.labels.dim() == 1
 
     def start(self, inputs: _Inputs) -> Tensor:
-        """Coefficients [m, classes, r + 1] that say how often each class occurs."""
+        """Coefficients [m, classes, r + 1] that say how often each class occurs in each problem: the optimum without
+        weights. With shares of all samples, a fold that lacks one of a class would seem to know of it."""
         found = inputs.variances.new_zeros(len(self.seen), len(self.shares), len(inputs.variances) + 1)
-        found[..., -1] = self.shares.log() if self.is_single else self.shares.logit()
+        shares = torch.stack([self._count(row) / row.sum() for row in self.seen]).clamp(RAREST, 1 - RAREST)
+        found[..., -1] = shares.log() if self.is_single else shares.logit()
         return found
+
+    def _count(self, seen: Tensor) -> Tensor:
+        """How many of the samples have each class, [classes]."""
+        if self.is_single:
+            counts = torch.zeros(len(self.shares), dtype=torch.float64, device=seen.device)
+            return counts.index_add_(0, self.labels, seen.double())
+        return (self.labels & seen[:, None]).sum(dim=0).double()
 
     def curvature(self, inputs: _Inputs) -> Tensor:
         """The diagonal [classes, r + 1] of the Hessian of the loss where all weights are 0."""

@@ -245,6 +245,25 @@ def test_with_many_classes_the_penalty_is_that_of_exact_fits(monkeypatch: pytest
     )
 
 
+def test_with_two_samples_of_each_class_the_penalty_is_that_of_exact_fits() -> None:
+    """A fold that lacks one of two has a bias against its class, also under penalties that leave no weights."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(30).repeat_interleave(2)
+    centers = torch.randn(30, 60, generator=generator, dtype=torch.float64)
+    features = (centers[labels] + 2 * torch.randn(60, 60, generator=generator, dtype=torch.float64)).float()
+    held = torch.stack([torch.arange(60) % 5 == fold for fold in range(5)])
+    values = l2_values(12)
+    losses = torch.zeros(len(values))
+    for out in held:
+        heads = regularization_path(features[~out].double(), labels[~out], 30, values)
+        losses += torch.tensor(
+            [float(cross_entropy(head.logits(features[out].double()), labels[out], reduction="sum")) for head in heads]
+        )
+    chosen, _ = select_and_fit(unchanged(features), labels, 30, values, held)
+    assert losses[0] > losses.min() + 0.3 * len(labels)
+    assert losses[values.index(chosen)] <= losses.min() + 0.01 * len(labels)
+
+
 def test_many_samples_that_are_not_centered_have_the_same_optimum(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = problem(80, 6)
     (small,) = regularization_path(features + 3, labels, 3, [0.1])
