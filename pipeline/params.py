@@ -31,9 +31,9 @@ from pipeline.config import (
     ValidateConfig,
 )
 from pipeline.dvc.project import read_definitions
-from pipeline.errors import ParamsError
+from pipeline.errors import ParamsError, WorkspaceError
 from pipeline.recipes.recipe import round_trip
-from pipeline.workspace import Workspace
+from pipeline.workspace import Workspace, expand_home
 from simclr_core.config import (
     CompareConfig,
     ExportConfig,
@@ -177,9 +177,12 @@ def _contradictions(params: Params) -> Iterator[str]:
 def _misplaced(params: Params, root: Path) -> Iterator[str]:
     """The registry is not in a folder that holds something else, nor is such a folder in it, wherever links lead."""
     place, home = _real(root / params.release.registry), _real(root)
-    named = [name for name in params.retraining.sources if "://" not in name]
-    names = [os.path.expanduser(name) for name in named]  # noqa: PTH111, that of pathlib raises for an unknown user
-    sources = [_real(root / re.sub(r"[^/]*[*?\[].*", "", name)) for name in names]
+    named = [re.sub(r"[^/]*[*?\[].*", "", name) for name in params.retraining.sources if "://" not in name]
+    try:
+        sources = [_real(root / expand_home(name)) for name in named]
+    except WorkspaceError as error:
+        yield f"retraining.sources: {error}"
+        return
     used = [home / name for name in OCCUPIED] + [_real(root / name) for name in OCCUPIED]
     used += [source for source in sources if not home.is_relative_to(source)]
     if home.is_relative_to(place) or any(place.is_relative_to(one) or one.is_relative_to(place) for one in used):

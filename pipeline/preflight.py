@@ -25,11 +25,11 @@ from deploy.trust.signature import sign
 from pipeline.dvc import client, remote
 from pipeline.dvc.project import read_definitions
 from pipeline.environment import SIGNING_KEY_FILE
-from pipeline.errors import BusyError, ParamsError
+from pipeline.errors import BusyError, ParamsError, WorkspaceError
 from pipeline.ingest.claims import judge, read_known
 from pipeline.ingest.raw import age, batches
 from pipeline.params import Params, override, read
-from pipeline.workspace import Workspace
+from pipeline.workspace import Workspace, expand_home
 from simclr_core import reports
 from simclr_core.champion import Champion
 from simclr_core.data import label_sets
@@ -157,7 +157,11 @@ def unmet(workspace: Workspace, params: Params, weights: Path | None = None) -> 
 def _unusable_key(workspace: Workspace) -> Iterator[str]:
     """Why the key that the environment names could not sign a release, hours from now."""
     given = os.environ.get(SIGNING_KEY_FILE)
-    key = Path(given).expanduser() if given else None
+    try:
+        key = expand_home(given) if given else None
+    except WorkspaceError as error:
+        yield f"{SIGNING_KEY_FILE}: {error}"
+        return
     if key and key.resolve().is_relative_to(workspace.root.resolve()):
         yield f"{SIGNING_KEY_FILE}={given}: is in the workspace, whose files are committed; move the key out of it"
     elif key:

@@ -126,6 +126,19 @@ def create(directory: Path, recipe: str = DEFAULT, params: str | None = None) ->
     return Workspace(target.resolve())
 
 
+def expand_home(name: str) -> Path:
+    """A path that may begin with ``~`` or ``~user``, as in a shell.
+
+    Raises:
+        WorkspaceError: there is no such user.
+    """
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        user = name.partition("/")[0]
+        raise WorkspaceError(f"{name}: no home folder of {user} is known here; give the whole path") from None
+
+
 def make_inbox(workspace: Workspace) -> None:
     """Git does not carry the folder into a clone of a workspace."""
     try:

@@ -13,7 +13,7 @@ from pipeline.cli.pass_workspace import pass_workspace
 from pipeline.errors import ParamsError
 from pipeline.params import Params
 from pipeline.recipes.recipe import is_auto
-from pipeline.workspace import Workspace
+from pipeline.workspace import Workspace, expand_home
 from simclr_core.encoder_names import RESNETS
 from simclr_core.encoder_names import TORCHVISION as MODELS
 from simclr_core.values import TORCHVISION
@@ -97,7 +97,7 @@ def _find(workspace: Workspace, source: str) -> tuple[str, Path | None]:
     """Their name in the folder of the workspace, and where they are as long as they are not there."""
     if source.startswith(TORCHVISION):
         return source, None
-    path, folder = Path(source).expanduser(), workspace.root / FOLDER
+    path, folder = expand_home(source), workspace.root / FOLDER
     if not path.exists() and (folder / source).exists():
         return source, None
     if not path.exists():

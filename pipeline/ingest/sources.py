@@ -16,10 +16,11 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from deploy.folders.files import is_labels, passed_over
-from pipeline.errors import IngestError
+from pipeline.errors import IngestError, WorkspaceError
 from pipeline.ingest.listing import UNSEEN, File, list_glob, list_local, list_remote, list_single, read_local
 from pipeline.ingest.selection import ALL, LEFT_OUT, Selection
 from pipeline.redact import NAMES_BEFORE_AT, redact
+from pipeline.workspace import expand_home
 
 LOCAL = "file://"  # before the path of a folder on this machine
 GRANULARITY_SECONDS = 0.05  # two changes of a file within one tick of the kernel's clock have the same time
@@ -128,6 +129,8 @@ def list_source(root: Path, name: str, settle_seconds: float, selection: Selecti
         source = Source(name, filesystem.unstrip_protocol(base), identity, filesystem, whole)
         source.arrays = selection.arrays
         return _sort_out(source, base, listed, settle_seconds, selection)
+    except IngestError:
+        raise
     except FileNotFoundError:
         raise IngestError(f"{name}: does not exist; give a folder, a glob in quotes, or an fsspec URL") from None
     except PermissionError as error:
@@ -177,11 +180,15 @@ def absolute(root: Path, name: str) -> str:
     A link keeps its name, but for one that ``..`` leads out of.
 
     Raises:
-        IngestError: it is empty, as of a variable that a script has not set; ``root`` would be meant by that.
+        IngestError: it is empty, as of a variable that a script has not set; ``root`` would be meant by that. Or it
+            is in the home folder of a user who does not exist.
     """
     if not name.strip():
         raise IngestError(f"{name!r} names no source; give a folder, such as {root / 'inbox'}, or `.` for this one")
-    path = root / Path(name).expanduser()
+    try:
+        path = root / expand_home(name)
+    except WorkspaceError as error:
+        raise IngestError(str(error)) from None
     if ".." not in path.parts:
         return str(path.absolute())
     after = len(path.parts) - path.parts[::-1].index("..")

@@ -28,7 +28,7 @@ from deploy.trust.signature import is_signed, sign, signature_of
 from pipeline.environment import SIGNING_KEY_FILE
 from pipeline.errors import BusyError, ReleaseError
 from pipeline.params import read
-from pipeline.workspace import Workspace
+from pipeline.workspace import Workspace, expand_home
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Registry:
             raise ReleaseError(f"{directory}: was changed meanwhile, and is not signed; release or promote it again")
         try:
             if not is_signed(directory, manifest):
-                write_atomically(signature_of(directory), sign(manifest, Path(key).expanduser()))
+                write_atomically(signature_of(directory), sign(manifest, expand_home(key)))
         except DeployError as error:
             raise ReleaseError(
                 f"{SIGNING_KEY_FILE}: {error}; {name} is not signed, and servers keep what they have"

@@ -37,11 +37,11 @@ def confirm(workspace: Workspace, name: str) -> int:
     """Record that the files which a source holds now are all that it should hold; returns their number.
 
     Raises:
-        IngestError: it is none of ``retraining.sources``, or cannot be listed.
+        IngestError: it is not one of ``retraining.sources``, or cannot be listed.
     """
     sources = read_block(workspace.params, "retraining", RetrainingConfig).sources
     if name not in sources:
-        raise IngestError(f"{name}: is none of retraining.sources in params.yaml; they are {', '.join(sources)}")
+        raise IngestError(f"{name}: is not one of retraining.sources in params.yaml, which are {', '.join(sources)}")
     files = count(list_files(workspace, name))
     said = {**read(workspace), name: Confirmed(files, time.time())}
     text = json.dumps({one: asdict(confirmed) for one, confirmed in said.items()}, indent=2)

@@ -251,6 +251,11 @@ def test_a_registry_is_nowhere_in_a_folder_in_use_nor_around_one(workspace: Work
         assert params.read(workspace).release.registry == str(place)
 
 
+def test_a_source_in_the_home_folder_of_an_unknown_user_is_refused(workspace: Workspace) -> None:
+    with pytest.raises(ParamsError, match=r"retraining\.sources: ~no-such-user/x: no home folder of ~no-such-user"):
+        params.override(workspace, {"retraining.sources": "[inbox, ~no-such-user/x]"})
+
+
 def test_defaults_that_dvc_looks_for_are_written_down(workspace: Workspace) -> None:
     """As after an upgrade: the stage would fail, with DVC's words."""
     text = workspace.params.read_text()

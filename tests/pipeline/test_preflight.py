@@ -79,6 +79,7 @@ def test_a_key_that_cannot_sign_releases_is_refused_and_never_repeated(
 ) -> None:
     key = make_key(tmp_path / "key")
     given = {
+        "~no-such-user/key": f"^{SIGNING_KEY_FILE}: ~no-such-user/key: no home folder of ~no-such-user",
         key.read_text().replace("/", "+"): f"^{SIGNING_KEY_FILE}: the key is not a file; give the path",
         str(make_key(tmp_path / "locked", "a passphrase")): "locked: ssh-keygen cannot sign with it .*passphrase",
         str(

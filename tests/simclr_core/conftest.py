@@ -6,9 +6,10 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -57,7 +58,8 @@ def on_ranks(tmp_path: Path) -> Callable[..., list[Any]]:
             while None in (ended := [process.poll() for process in ranks]):
                 assert not any(ended), f"{function.__name__} failed on a rank"
                 assert time.monotonic() < deadline, f"{function.__name__} hangs on {world} ranks"
-                time.sleep(0.02)
+                with suppress(subprocess.TimeoutExpired):
+                    ranks[ended.index(None)].wait(0.05)
             assert not any(ended), f"{function.__name__} failed on a rank"
         finally:
             for process in ranks:

@@ -199,7 +199,7 @@ def test_the_time_that_large_images_take_is_not_expected_of_small_ones(
         clock[0] += 5.0 if image.width > 100 else 0.01
         return pixels(image)
 
-    model.pixels = decode  # type: ignore[method-assign]
+    monkeypatch.setattr(model, "pixels", decode)
     monkeypatch.setattr(engines, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     engine = Engine(Metrics(), LIMITS, decoders=1)
     large, small = encoded(np.zeros((1001, 1000, 3), np.uint8)), encoded(noise(0))

@@ -78,7 +78,7 @@ def test_without_arguments_the_help_is_shown_as_it_is_laid_out(
         (["ingest", ""], "'' names no source; give a folder"),
         (["ingest", "--redo", ""], "'' is not a batch of"),
         (["ingest", "nowhere"], "nowhere: does not exist"),
-        (["confirm-source", "inbx"], "inbx: is none of retraining.sources in params.yaml; they are inbox"),
+        (["confirm-source", "inbx"], "inbx: is not one of retraining.sources in params.yaml, which are inbox"),
         (["fsck", "--seconds", "nan"], "nan is not a finite number; give one of 0 or more"),
         (["fsck", "--older-than-days", "nan"], "nan is not a finite number"),
         (["fsck", "--older-than-days", "-1"], "is not in the range"),

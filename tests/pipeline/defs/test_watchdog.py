@@ -35,6 +35,13 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield made
 
 
+@pytest.fixture
+def sensor_on(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sensor ticks in time, and the inbox is there."""
+    monkeypatch.setattr(watchdog, "_triggers", lambda _, schedule, now: [watchdog.Trigger("new_images", now, now, ())])
+    workspace.inbox.mkdir(exist_ok=True)
+
+
 def tick(workspace: Workspace, instance: dg.DagsterInstance, cursor: str | None) -> SimpleNamespace:
     definitions = build_definitions(workspace)
     context = dg.build_sensor_context(instance, cursor=cursor, definitions=definitions)
@@ -48,11 +55,10 @@ def test_it_rests_while_no_trigger_is_on(workspace: Workspace, instance: dg.Dags
 
 
 @pytest.mark.seconds
+@pytest.mark.usefixtures("sensor_on")
 def test_it_beats_while_all_is_well_and_alerts_when_a_source_is_gone(
-    workspace: Workspace, instance: dg.DagsterInstance, sent: list[str], monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, instance: dg.DagsterInstance, sent: list[str]
 ) -> None:
-    monkeypatch.setattr(watchdog, "_triggers", lambda _, schedule, now: [watchdog.Trigger("new_images", now, now, ())])
-    workspace.inbox.mkdir(exist_ok=True)
     first = tick(workspace, instance, None)
     assert (first.skip_message, sent) == ("all is well", ["beat"])
     assert json.loads(first.cursor)["files"].keys() == {"inbox"}
@@ -97,12 +103,11 @@ def test_a_schedule_is_a_problem_until_it_ticks(
 
 
 @pytest.mark.seconds
+@pytest.mark.usefixtures("sensor_on")
 def test_a_source_that_is_empty_at_the_first_look_is_compared_with_the_last_ingest(
-    workspace: Workspace, instance: dg.DagsterInstance, sent: list[str], monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, instance: dg.DagsterInstance, sent: list[str]
 ) -> None:
     """Its mount was gone before the sensor was switched on, or Dagster's records are new."""
-    monkeypatch.setattr(watchdog, "_triggers", lambda _, schedule, now: [watchdog.Trigger("new_images", now, now, ())])
-    workspace.inbox.mkdir(exist_ok=True)
     base = confirmed.list_files(workspace, "inbox").base
     seen = {(base, f"{number}.png"): ("stamp", f"sha {number}") for number in range(12)}
     Stamps(workspace.scratch / STAMPS).record(seen, "", {base})

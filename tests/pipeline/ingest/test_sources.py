@@ -25,6 +25,13 @@ from tests.pipeline.conftest import put, read_files
 from tests.sentences import assert_plain
 
 
+def test_the_home_folder_of_an_unknown_user_is_named(workspace: Workspace) -> None:
+    with pytest.raises(
+        IngestError, match=r"^~no-such-user/photos: no home folder of ~no-such-user is known here; give"
+    ):
+        ingest(workspace, ["~no-such-user/photos"])
+
+
 def test_a_source_that_does_not_exist_is_named(workspace: Workspace) -> None:
     with pytest.raises(IngestError, match="nowhere: does not exist; give a folder"):
         ingest(workspace, ["nowhere"])

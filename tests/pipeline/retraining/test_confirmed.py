@@ -38,7 +38,7 @@ def test_the_command_says_what_is_right_from_now_on(place: Workspace, capsys: py
 
 
 def test_only_a_source_that_is_there_can_be_confirmed(place: Workspace) -> None:
-    with pytest.raises(IngestError, match=r"other: is none of retraining.sources in params.yaml; they are inbox, mou"):
+    with pytest.raises(IngestError, match=r"other: is not one of retraining.sources in params.yaml, which are inbox"):
         confirm(place, "other")
     with pytest.raises(IngestError, match="mounted: does not exist"):
         confirm(place, "mounted")

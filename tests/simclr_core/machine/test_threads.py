@@ -85,7 +85,6 @@ def test_elsewhere_nothing_changes_and_nothing_is_said(
     assert os.environ.get(threads.THREADS) == before
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the environment of a process is looked at on Linux")
 @pytest.mark.parametrize(("given", "raised"), [({}, True), ({threads.THREADS: "1"}, False)])
 def test_the_environment_of_the_parent_is_that_of_its_start(given: dict[str, str], raised: bool) -> None:
     """A shell in the place of torchrun, which sets the variable for its children after it has started."""

@@ -1,7 +1,6 @@
 """Names of weights: those of the common tools find the encoder's, and the weights of another encoder are refused."""
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -194,7 +193,10 @@ def test_our_own_onnx_loads_back_and_computes_the_same(
     if name.startswith("timm"):
         transformers = pytest.importorskip("timm").models.vision_transformer
         make = transformers._create_vision_transformer
-        shallow: Callable[..., nn.Module] = lambda *given, **named: make(*given, **named | {"depth": 2})  # noqa: E731
+
+        def shallow(*given: object, **named: object) -> nn.Module:
+            return make(*given, **named | {"depth": 2})
+
         monkeypatch.setattr(transformers, "_create_vision_transformer", shallow)
         arguments: tuple[object, ...] = (name, 1.0, "imagenet", 32)
     else:

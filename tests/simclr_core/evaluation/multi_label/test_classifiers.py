@@ -2,6 +2,7 @@
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,8 +95,8 @@ def test_images_of_a_sure_probe_are_not_ranked_together() -> None:
     assert (sigmoid(ranked)[:3] == 1.0).all()
     assert exact_precision(sigmoid(ranked), truth) == pytest.approx(2 / 3)
     assert exact_precision(ranked, truth) == 1.0
-    images = SimpleNamespace(keys=np.zeros((4, 32), np.uint8))
-    asked = LabelSets(images, truth)  # type: ignore[arg-type]
+    images: Any = SimpleNamespace(keys=np.zeros((4, 32), np.uint8))
+    asked = LabelSets(images, truth)
     rows = results.table("test", asked, {}, {"knn": sigmoid(ranked), "probe": ranked}, ["cat"])
     assert exact_precision(np.array(rows["probe_log_odds"].to_pylist()), truth) == 1.0
     assert rows["probe"].to_pylist() == [["cat"], ["cat"], ["cat"], []]
