@@ -24,7 +24,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import deploy.failpoint
-from simclr_core.data.shards import DatasetCard, Sample, write_card, write_shards
+from simclr_core.data.shard_writing import write_shards
+from simclr_core.data.shards import DatasetCard, Sample, write_card
 from simclr_core.pretraining import initial
 from tests.processes import warm
 

@@ -126,7 +126,8 @@ def write_workspace(workspace: Path, scale: Scale, extension: str = "png") -> No
     import yaml
     from PIL import Image
 
-    from simclr_core.data.shards import DatasetCard, Sample, write_card, write_shards
+    from simclr_core.data.shard_writing import write_shards
+    from simclr_core.data.shards import DatasetCard, Sample, write_card
     from simclr_core.pretraining import initial
 
     side, count = scale.choose(64, 16), scale.choose(512, 64)

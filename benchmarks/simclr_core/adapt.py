@@ -37,7 +37,8 @@ from benchmarks import measure
 from benchmarks.pipeline.real_sets import BUILDERS
 from benchmarks.simclr_core.pretrain import COMMON, SMALL
 from pipeline.sample.make import ARCHIVE, CLASSES
-from simclr_core.data.shards import DatasetCard, Sample, read_card, write_card, write_shards
+from simclr_core.data.shard_writing import write_shards
+from simclr_core.data.shards import DatasetCard, Sample, read_card, write_card
 from simclr_core.data.subsets import draw_labels
 from simclr_core.evaluation.images import outputs, read_splits
 from simclr_core.evaluation.knn import knn_predict

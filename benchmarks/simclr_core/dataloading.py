@@ -33,7 +33,8 @@ from benchmarks import measure
 from deploy.images.preprocess import decode
 from simclr_core.data.dataset import TrainingImages
 from simclr_core.data.order import permuted
-from simclr_core.data.shards import INDEX, Sample, ShardedImages, write_shards
+from simclr_core.data.shard_writing import write_shards
+from simclr_core.data.shards import INDEX, Sample, ShardedImages
 
 WORKERS = len(os.sched_getaffinity(0))
 ROUNDS = 5

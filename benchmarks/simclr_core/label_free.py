@@ -35,7 +35,8 @@ from benchmarks.simclr_core.pretrain import COMMON, SMALL
 from pipeline.sample.make import ARCHIVE, CLASSES
 from simclr_core.augmentation.augmentations import Augmentation
 from simclr_core.data.dataset import evaluation_images
-from simclr_core.data.shards import DatasetCard, Sample, ShardedImages, read_card, write_card, write_shards
+from simclr_core.data.shard_writing import write_shards
+from simclr_core.data.shards import DatasetCard, Sample, ShardedImages, read_card, write_card
 from simclr_core.data.subsets import LabelDraw, subset
 from simclr_core.evaluation.features import encode
 from simclr_core.evaluation.images import random_encoder

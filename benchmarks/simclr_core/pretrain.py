@@ -35,7 +35,8 @@ from PIL import Image
 
 from benchmarks import measure
 from benchmarks.simclr_core.pretrain_steps import split
-from simclr_core.data.shards import DatasetCard, Sample, write_card, write_shards
+from simclr_core.data.shard_writing import write_shards
+from simclr_core.data.shards import DatasetCard, Sample, write_card
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 SPLITS = {"train": "train", "test": "t10k"}

@@ -16,7 +16,7 @@ from deploy.failpoint import failpoint
 from pipeline.errors import IngestError
 from pipeline.ingest.news import Content
 from pipeline.ingest.raw import OCCURRENCES, Occurrence
-from simclr_core.data.shards import portions, write_tar
+from simclr_core.data.shard_writing import portions, write_tar
 
 CHANGED = "changed while it was read; the next ingest takes it"
 

@@ -21,7 +21,8 @@ from deploy.images.npy import array_bytes
 from deploy.images.preprocess import LOSSES, MOST_PIXELS, canonicalize, open_image, reduce, reduce_samples
 from pipeline.config import PrepareConfig
 from pipeline.errors import GateError
-from simclr_core.data.shards import Sample, portions
+from simclr_core.data.shard_writing import portions
+from simclr_core.data.shards import Sample
 
 LOSSLESS_UP_TO = 128  # pixels of the longer side; below it PNG costs little, and 8-pixel JPEG blocks would be large
 DECODE_BYTES = 64_000_000  # raw bytes handed to the threads at a time; bounds memory
@@ -29,7 +30,7 @@ RESTORE = "restore it with `dvc checkout data/raw.dvc`, or validate again with `
 
 
 @dataclass(frozen=True)
-class Recipe:
+class StoredForm:
     """What decides the stored bytes besides those of the file: parameters, and the shorter side in pixels."""
 
     params: PrepareConfig
@@ -43,7 +44,7 @@ class Recipe:
 
 
 def convert(
-    contents: Iterable[tuple[str, bytes]], operations: Mapping[str, Sequence[str]], recipe: Recipe
+    contents: Iterable[tuple[str, bytes]], operations: Mapping[str, Sequence[str]], form: StoredForm
 ) -> Iterator[tuple[Sample, Samples]]:
     """Decode and encode contents (SHA-256, bytes) in their order, on all cores.
 
@@ -59,8 +60,8 @@ def convert(
 
     def one(item: tuple[str, bytes]) -> tuple[Sample, Samples]:
         sha256, data = item
-        image = _replay(sha256, data, operations[sha256], recipe.params)
-        extension, encoded, pixels = store(image, recipe.short_side, recipe.params)
+        image = _replay(sha256, data, operations[sha256], form.params)
+        extension, encoded, pixels = store(image, form.short_side, form.params)
         return Sample(sha256, extension, encoded), pixels
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:  # Pillow's codecs release the GIL

@@ -25,7 +25,8 @@ from pipeline.dvc import cache
 from pipeline.ingest.raw import tars
 from pipeline.prepare.pixel_sums import PixelSums
 from pipeline.validation.probe.facts_cache import versions
-from simclr_core.data.shards import PLACED, Shard
+from simclr_core.data.shard_writing import Shard
+from simclr_core.data.shards import PLACED
 from simclr_core.reporter import emit
 
 LAYOUT = 1  # of a part; another one does not find the parts of this one

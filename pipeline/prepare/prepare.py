@@ -8,11 +8,10 @@ what was trained on.
 """
 
 import hashlib
-import heapq
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,11 +26,11 @@ from pipeline import preflight
 from pipeline.config import PrepareConfig
 from pipeline.dvc.cache import objects_folder
 from pipeline.errors import GateError
-from pipeline.ingest.raw import batches, read_placed, tars
 from pipeline.params import read
-from pipeline.prepare.canonical import RESTORE, Recipe, convert, require_ingested
-from pipeline.prepare.kept_parts import KeptParts, Original, Part, key_of
-from pipeline.prepare.pixel_sums import PixelSums, sum_pixels
+from pipeline.prepare.canonical import RESTORE, StoredForm
+from pipeline.prepare.kept_parts import KeptParts
+from pipeline.prepare.parts import keys_of, prepare_parts, write_originals
+from pipeline.prepare.pixel_sums import PixelSums
 from pipeline.reports import ValidationReport
 from pipeline.validation.contract import describe
 from pipeline.validation.groups import read as read_groups
@@ -39,21 +38,11 @@ from pipeline.workspace import Workspace
 from simclr_core import reports
 from simclr_core.data import label_sets
 from simclr_core.data.groups import UNGROUPED
-from simclr_core.data.shards import (
-    UNLABELED,
-    DatasetCard,
-    Sample,
-    Shard,
-    rows_of,
-    write_card,
-    write_index,
-    write_tar,
-    write_tars,
-)
+from simclr_core.data.shard_writing import rows_of, write_index
+from simclr_core.data.shards import UNLABELED, DatasetCard, write_card
 from simclr_core.errors import ReportError
 from simclr_core.reporter import emit, record_timing
 
-ORIGINALS, ORIGINAL_BYTES = 32, 64_000_000  # files that are kept as they came, and how much they may take
 COLUMNS = ("sha256", "batch", "split", "label", "operations", "width", "height")
 SPLITS = ("train", "test")
 
@@ -76,7 +65,7 @@ def run(workspace: Workspace) -> None:
     """
     started = time.monotonic()
     everything = read(workspace)
-    params, recipe = everything.prepare, Recipe(everything.prepare, everything.prepared_side)
+    params, form = everything.prepare, StoredForm(everything.prepare, everything.prepared_side)
     require_valid(workspace)
     accepted = pl.read_parquet(workspace.manifest / "accepted.parquet", columns=list(COLUMNS))
     train = accepted.filter(pl.col("split") == "train")
@@ -89,7 +78,7 @@ def run(workspace: Workspace) -> None:
     with publish(workspace.prepared, replace=True) as folder:
         sums = {
             split: write_split(
-                workspace.raw, accepted.filter(pl.col("split") == split), folder / split, recipe, said, kept
+                workspace.raw, accepted.filter(pl.col("split") == split), folder / split, form, said, kept
             )
             for split in SPLITS
         }
@@ -103,8 +92,8 @@ def run(workspace: Workspace) -> None:
             sums["train"].min_side,
             sums["train"].max_side,
             images,
-            digest(accepted.select("sha256", "split", "label").iter_rows(), said.groups, recipe),
-            recipe.short_side,
+            digest(accepted.select("sha256", "split", "label").iter_rows(), said.groups, form),
+            form.short_side,
             params.background,
             params.letterbox,
             params.channels,
@@ -117,7 +106,7 @@ def run(workspace: Workspace) -> None:
 
 
 def write_split(
-    raw: Path, images: pl.DataFrame, folder: Path, recipe: Recipe, said: Said, kept: KeptParts
+    raw: Path, images: pl.DataFrame, folder: Path, form: StoredForm, said: Said, kept: KeptParts
 ) -> PixelSums:
     """Write the shards and the index of one split into ``folder``, and its originals next to that; returns the sums
     over the pixels.
@@ -126,9 +115,9 @@ def write_split(
         images: the accepted images of the split, with COLUMNS.
     """
     folder.mkdir(parents=True)
-    parts = prepare_parts(raw, images, folder, recipe, kept)
+    parts = prepare_parts(raw, images, folder, form, kept)
     shards = [shard for _, part in parts for shard in part.shards]
-    keys = _keys(shards)
+    keys = keys_of(shards)
     if len(keys) != len(images):
         lacking = counted(len(images) - len(keys), f"accepted {folder.name} image")
         raise GateError(f"data/raw lacks {lacking}; {RESTORE}")
@@ -147,73 +136,6 @@ def write_split(
     )
     emit("progress", stage="prepare", message=message, images=len(keys))
     return sum((part.sums for _, part in parts), PixelSums())
-
-
-def prepare_parts(
-    raw: Path, images: pl.DataFrame, folder: Path, recipe: Recipe, kept: KeptParts
-) -> list[tuple[Path, Part]]:
-    """The parts of a split with their batches, oldest first; their shards are in ``folder``."""
-    parts = []
-    of_batch = images.partition_by("batch", as_dict=True)
-    for batch in batches(raw):
-        if (accepted := of_batch.get((batch.name,))) is None:
-            continue
-        operations = _operations(accepted)
-        key = key_of(batch, folder.name, operations, recipe.facts)
-        part = kept.take(key, folder)
-        if part is None:
-            part = prepare_part(batch, operations, folder, recipe)
-            kept.keep(key, part, folder)
-        parts.append((batch, part))
-    found = {key for _, part in parts for key in _keys(part.shards)}
-    elsewhere = _operations(images.filter(~pl.col("sha256").is_in(found)))
-    # A batch lists a content first, and a later one has its bytes, where an earlier one was removed.
-    more = [(batch, prepare_part(batch, elsewhere, folder, recipe)) for batch in batches(raw)] if elsewhere else []
-    return parts + [(batch, part) for batch, part in more if part.images]
-
-
-def prepare_part(batch: Path, operations: Mapping[str, Sequence[str]], folder: Path, recipe: Recipe) -> Part:
-    """Decode and encode what is accepted of a raw batch, in its order, into shards in ``folder``.
-
-    Args:
-        operations: SHA-256 → what validation has recorded that is done to the content.
-    """
-    least = set(heapq.nsmallest(ORIGINALS // 2, operations))
-    originals: list[Original] = []
-
-    def contents() -> Iterator[tuple[str, bytes]]:
-        for tar in tars(batch):
-            for sha256, offset, data in read_placed(tar, operations):
-                if sha256 in least:
-                    originals.append(Original(sha256, tar.name, offset, len(data)))
-                yield sha256, data
-
-    sums = PixelSums()
-
-    def samples() -> Iterator[Sample]:
-        nonlocal sums
-        for sample, pixels in convert(contents(), operations, recipe):
-            sums += sum_pixels(pixels)
-            yield sample
-
-    shards = list(write_tars(folder, samples(), recipe.params.shard_megabytes * 1_000_000))
-    return Part(shards, sums, originals)
-
-
-def write_originals(folder: Path, parts: Iterable[tuple[Path, Part]], keys: Iterable[str]) -> None:
-    """Write the files of the least hashes as they came, as far as they take no more than half of ORIGINAL_BYTES."""
-    folder.mkdir(exist_ok=True)
-    least = set(heapq.nsmallest(ORIGINALS // 2, keys))
-    files: list[tuple[str, bytes]] = []
-    taken = 0
-    for batch, part in parts:
-        for sha256, tar, offset, size in part.originals:
-            if sha256 in least and taken + size <= ORIGINAL_BYTES // 2:
-                taken += size
-                files.append((sha256, _read_at(batch / tar, offset, size)))
-                require_ingested(*files[-1])
-    if files:
-        write_tar(folder, files)
 
 
 def number_labels(labels: Sequence[str | None], said: Said) -> tuple[NDArray[np.int64], NDArray[np.int8] | None]:
@@ -271,16 +193,16 @@ def require_large_enough(sides: Sequence[int], size: int, params: PrepareConfig)
         )
 
 
-def digest(images: Iterable[tuple[str, str, str | None]], groups: Mapping[str, int], recipe: Recipe) -> str:
+def digest(images: Iterable[tuple[str, str, str | None]], groups: Mapping[str, int], form: StoredForm) -> str:
     """Of what is in the images and of how they are stored: a training continues with the very pixels it began with.
 
     Args:
         images: SHA-256, split and label of each.
         groups: SHA-256 → number of its group, of those that have one.
     """
-    params = recipe.params
+    params = form.params
     lines = sorted(f"{sha256} {split} {json.dumps(label)}\n" for sha256, split, label in images)
-    lines.append(f"{recipe.short_side} bilinear {params.jpeg_quality}\n")
+    lines.append(f"{form.short_side} bilinear {params.jpeg_quality}\n")
     if params.background != WHITE:  # so that digests of earlier releases stay
         lines.append(f"on {params.background}\n")
     if params.letterbox:
@@ -305,19 +227,3 @@ def _warn(workspace: Workspace, accepted: pl.DataFrame) -> None:
     found = preflight.count(map(preflight.Image._make, accepted.select("split", "label", "batch").iter_rows()))
     for warning in [*preflight.lost_classes(found, refused.unique()), *preflight.warnings(workspace, found)]:
         emit("progress", stage="prepare", message=f"warning: {warning}")
-
-
-def _operations(images: pl.DataFrame) -> dict[str, list[str]]:
-    return dict(images.select("sha256", "operations").iter_rows())
-
-
-def _keys(shards: Iterable[Shard]) -> list[str]:
-    """The SHA-256 of every image, in the order of the shards."""
-    digits = "".join(shard.placed["key"].tobytes().hex() for shard in shards)
-    return [digits[start : start + 64] for start in range(0, len(digits), 64)]
-
-
-def _read_at(path: Path, offset: int, size: int) -> bytes:
-    with path.open("rb") as file:
-        file.seek(offset)
-        return file.read(size)

@@ -41,7 +41,7 @@ from pipeline.validation.verdict import overrides
 from pipeline.validation.verdict.overrides import Override
 from pipeline.workspace import Workspace
 from simclr_core.champion import Champion
-from simclr_core.data.shards import write_tar
+from simclr_core.data.shard_writing import write_tar
 from simclr_core.reports import known
 
 REWRITTEN = ".{}.purged"  # a batch without the contents, complete, next to the one that it replaces

@@ -28,7 +28,8 @@ from pipeline.errors import ValidationError
 from pipeline.sample.make import ARCHIVE
 from pipeline.validation import manifest
 from pipeline.workspace import Workspace
-from simclr_core.data.shards import Sample, write_shards
+from simclr_core.data.shard_writing import write_shards
+from simclr_core.data.shards import Sample
 from simclr_core.errors import ChampionError, DatasetError, NonFiniteFeaturesError
 from tests.conftest import TINY_PARAMS, draw, encode
 from tests.deploy.conftest import encoded, make_card, noise

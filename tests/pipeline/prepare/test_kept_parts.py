@@ -8,7 +8,7 @@ import yaml
 
 from pipeline.dvc import cache
 from pipeline.ingest.ingest import ingest
-from pipeline.prepare import kept_parts, prepare
+from pipeline.prepare import kept_parts, parts, prepare
 from pipeline.workspace import Workspace
 from simclr_core.data.shards import ShardedImages
 from tests.conftest import draw, encode
@@ -20,14 +20,14 @@ from tests.pipeline.prepare.test_prepare import COLUMNS, accept, write_accepted
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The contents that were decoded."""
     seen: list[str] = []
-    convert = prepare.convert
+    convert = parts.convert
 
     def watched(contents: object, operations: object, recipe: object) -> object:
         for sample, pixels in convert(contents, operations, recipe):
             seen.append(sample.key)
             yield sample, pixels
 
-    monkeypatch.setattr(prepare, "convert", watched)
+    monkeypatch.setattr(parts, "convert", watched)
     return seen
 
 

@@ -19,8 +19,8 @@ from pipeline.config import PrepareConfig
 from pipeline.errors import GateError
 from pipeline.ingest.ingest import ingest
 from pipeline.ingest.raw import batches, read_bytes, read_occurrences, read_tar
-from pipeline.prepare import prepare
-from pipeline.prepare.canonical import Recipe
+from pipeline.prepare import parts, prepare
+from pipeline.prepare.canonical import StoredForm
 from pipeline.reports import Outcome
 from pipeline.validation.groups import write as write_groups
 from pipeline.workspace import Workspace
@@ -237,7 +237,7 @@ def test_some_files_are_kept_as_they_came(filled: Workspace, monkeypatch: pytest
     expected |= {*sorted(row["sha256"] for row in rows if row["split"] == "train")[:16]}
     kept = {sha256: data for path in (filled.prepared / "originals").glob("*.tar") for sha256, data in read_tar(path)}
     assert kept == {sha256: raw[sha256] for sha256 in expected}
-    monkeypatch.setattr(prepare, "ORIGINAL_BYTES", 2 * 1500)
+    monkeypatch.setattr(parts, "ORIGINAL_BYTES", 2 * 1500)
     prepare.run(filled)
     kept = {sha256: data for path in (filled.prepared / "originals").glob("*.tar") for sha256, data in read_tar(path)}
     assert kept
@@ -417,7 +417,7 @@ def test_larger_images_with_channels_are_reduced_as_serving_does(workspace: Work
 
 def test_a_number_of_channels_changes_the_digest_and_none_does_not() -> None:
     none, five = (
-        prepare.digest([("a", "train", None)], {}, Recipe(PrepareConfig(channels=channels), 32))
+        prepare.digest([("a", "train", None)], {}, StoredForm(PrepareConfig(channels=channels), 32))
         for channels in (None, 5)
     )
     assert none == hashlib.sha256(b"a train null\n32 bilinear 95\n").hexdigest(), "as in earlier releases"

@@ -14,7 +14,7 @@ from pipeline.dvc.purged import Purge
 from pipeline.dvc.versions import WORKSPACE
 from pipeline.purge.holders import golden_copies, holds, models, needed, pictures
 from pipeline.purge.purge import _look_up
-from simclr_core.data.shards import write_tar
+from simclr_core.data.shard_writing import write_tar
 
 ONE, OTHER = (hashlib.sha256(name).hexdigest() for name in (b"one", b"other"))
 

@@ -23,7 +23,8 @@ from simclr_core.data.dataset import (
     require_pixels,
 )
 from simclr_core.data.ragged import RaggedImages
-from simclr_core.data.shards import DatasetCard, Sample, ShardedImages, write_shards
+from simclr_core.data.shard_writing import write_shards
+from simclr_core.data.shards import DatasetCard, Sample, ShardedImages
 from simclr_core.data.stored_image import StoredImage, open_stored
 from simclr_core.errors import DatasetError
 

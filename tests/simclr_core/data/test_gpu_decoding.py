@@ -20,7 +20,8 @@ from simclr_core.config import PretrainConfig
 from simclr_core.data.dataset import TrainingImages, UndecodedImages
 from simclr_core.data.gpu_decoding import decode_jpegs, require_gpu_decoding
 from simclr_core.data.order import Order
-from simclr_core.data.shards import DatasetCard, Sample, ShardedImages, write_shards
+from simclr_core.data.shard_writing import write_shards
+from simclr_core.data.shards import DatasetCard, Sample, ShardedImages
 from simclr_core.errors import DatasetError, DeviceError
 from simclr_core.launch import Member
 from simclr_core.pretraining.batches import Batches, choose_pixels

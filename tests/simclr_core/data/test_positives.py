@@ -16,7 +16,8 @@ from simclr_core.augmentation.draws import ViewDraws
 from simclr_core.data.dataset import TrainingImages, evaluation_images
 from simclr_core.data.groups import Groups
 from simclr_core.data.order import Order
-from simclr_core.data.shards import Sample, ShardedImages, read_card, write_card, write_shards
+from simclr_core.data.shard_writing import write_shards
+from simclr_core.data.shards import Sample, ShardedImages, read_card, write_card
 from simclr_core.errors import BatchSizeError, DatasetError
 from simclr_core.evaluation.features import encode as embed
 from simclr_core.evaluation.knn import knn_accuracy

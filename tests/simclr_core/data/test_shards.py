@@ -10,18 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from simclr_core.data.shard_writing import Shard, write_index, write_shards
 from simclr_core.data.shards import (
     INDEX,
     LARGE_INDEX,
     PLACED,
     DatasetCard,
     Sample,
-    Shard,
     ShardedImages,
     read_card,
     write_card,
-    write_index,
-    write_shards,
 )
 from simclr_core.errors import DatasetError
 

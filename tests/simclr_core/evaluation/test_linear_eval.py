@@ -17,7 +17,8 @@ import yaml
 from numpy.typing import NDArray
 
 from deploy.artifact import verify
-from simclr_core.data.shards import ShardedImages, write_shards
+from simclr_core.data.shard_writing import write_shards
+from simclr_core.data.shards import ShardedImages
 from simclr_core.data.subsets import LabelDraw, per_class_subset, subset
 from simclr_core.evaluation import finetune, images, linear_eval
 from simclr_core.evaluation.features import encode

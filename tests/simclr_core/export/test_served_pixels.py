@@ -12,7 +12,8 @@ from PIL import Image
 from deploy.images.inputs import read_pixels
 from deploy.images.preprocess import Preprocessing, decode, reduce
 from pipeline.prepare.canonical import encode as encode_prepared
-from simclr_core.data.shards import Sample, write_shards, write_tar
+from simclr_core.data.shard_writing import write_shards, write_tar
+from simclr_core.data.shards import Sample
 from simclr_core.export.served_pixels import compare_served
 from tests.conftest import encode
 
