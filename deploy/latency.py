@@ -19,6 +19,7 @@ from deploy.encoder import Encoder
 from deploy.errors import ArgumentError
 from deploy.images.full_depth import FULL
 from deploy.images.npy import array_bytes
+from deploy.plural import counted
 from deploy.session import available_cpus
 
 WIDTH, HEIGHT = 640, 480
@@ -171,11 +172,11 @@ def table(report: Report) -> str:
     version = f" {report.version}" if report.version else ""
     rows = [
         ("encoder", f"{report.name}{version}, {report.variant} ({report.encoder[:12]})"),
-        ("processor", f"{report.cpu}, {report.cores} cores"),
-        ("runs on", f"{', '.join(report.providers)}, {report.threads} threads"),
+        ("processor", f"{report.cpu}, {counted(report.cores, 'core')}"),
+        ("runs on", f"{', '.join(report.providers)}, {counted(report.threads, 'thread')}"),
         ("load", f"{report.load_ms:,.0f} ms"),
         ("one image", f"p50 {single.p50:.2f} ms   p95 {single.p95:.2f} ms   p99 {single.p99:.2f} ms"),
-        ("", f"{single.runs:,} runs, from {image.width} x {image.height} {image.format} bytes to vector"),
+        ("", f"{counted(single.runs, 'run')}, from {image.width} x {image.height} {image.format} bytes to vector"),
         (f"batches of {batch.size}", f"{batch.images_per_second:,.1f} images/s"),
         ("peak memory", f"{report.peak_rss_mb:,.0f} MB"),
     ]

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,24 @@ def acquire(file: int | IO[str], shared: bool = False) -> bool:
             "the same time; mount it with locks (Lustre: the option flock), or use a folder of another file system"
         ) from error
     return True
+
+
+@contextmanager
+def in_turn(path: Path) -> Iterator[None]:
+    """Hold the lock of ``path``, a file or folder that exists, once every process that came before has released it.
+
+    For what takes a moment: a process that is stopped while it holds the lock lets the others wait.
+
+    Raises:
+        LockError: the file system has no locks.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        if not acquire(descriptor):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -88,7 +88,7 @@ def _cron(text: str) -> str:
     if not _is_cron(expression):
         raise ValueError(
             "a cron expression of five fields (minute, hour, day of month, month, day of week), such as 0 3 * * 0, "
-            "with a day that one of its months has"
+            "with a day that one of its months has, and no step longer than its field: */90 is not every 90 minutes"
         )
     return expression
 
@@ -121,7 +121,8 @@ def _is_item(item: str, field: int) -> bool:
     if field == DAY_OF_WEEK and (found := WEEKDAY_OF_MONTH.fullmatch(item)):
         return found[1] is None or _is_value(found[1], field)
     found = ITEM.fullmatch(item)
-    if found is None or (found[3] and int(found[3]) == 0):
+    low, high = BOUNDS[field]
+    if found is None or (found[3] and not 0 < int(found[3]) <= high - low + 1):  # */90 minutes would be every hour
         return False
     if found[1] == "*":
         return found[2] is None

@@ -18,6 +18,7 @@ from deploy.errors import ArgumentError
 from deploy.failure import fail, notice, printable
 from deploy.folders.files import LINK, describe_passed_over, passed_over
 from deploy.folders.folder import image_files
+from deploy.plural import counted
 from deploy.search.approximate import check_metric
 from deploy.search.export import STORES, export_index
 from deploy.search.few_shot import FewShot
@@ -104,7 +105,7 @@ def index(options: argparse.Namespace) -> int:
         check_metric("cosine")
     if options.sources:
         Index.merge(options.sources, options.out, _load_encoder(options), options.approximate, options.replace)
-        print(f"{options.out}: {len(Index.open(options.out, verify=False)):,} vectors", file=sys.stderr)
+        print(f"{options.out}: {counted(len(Index.open(options.out, verify=False)), 'vector')}", file=sys.stderr)
         return DONE
     encoder = _load_encoder(options, threads=1)
     return _write(
@@ -139,7 +140,7 @@ def update(options: argparse.Namespace) -> int:
 
 def delete(options: argparse.Namespace) -> int:
     Index.delete(options.index, options.paths)
-    print(f"{options.index}: {len(Index.open(options.index, verify=False)):,} vectors", file=sys.stderr)
+    print(f"{options.index}: {counted(len(Index.open(options.index, verify=False)), 'vector')}", file=sys.stderr)
     return DONE
 
 
@@ -160,7 +161,7 @@ def _write(
     table = read_table(options.metadata, kinds) if options.metadata else {}
     unused = {path for values in table.values() for path in values} - set(files)
     if unused:
-        notice(f"{options.metadata}: {len(unused):,} rows name none of the images, such as {min(unused)!r}")
+        notice(f"{options.metadata}: {counted(len(unused), 'row')} for none of the images, such as {min(unused)!r}")
     failures: list[str] = []
     if kinds is not None:
         Index.open(out, encoder, verify=False)  # another encoder is refused before any work
@@ -169,7 +170,7 @@ def _write(
             change(parts=with_metadata(parts, table), encoder=encoder)
     except KeyboardInterrupt:
         return fail("interrupted; run the same command again to continue", INTERRUPTED)
-    print(f"{out}: {len(Index.open(out, verify=False)):,} vectors", file=sys.stderr)
+    print(f"{out}: {counted(len(Index.open(out, verify=False)), 'vector')}", file=sys.stderr)
     return _report_failures(failures, len(files))
 
 
@@ -198,7 +199,7 @@ def duplicates(options: argparse.Namespace) -> int:
             print(json.dumps({"ids": [pair.first, pair.second], "cosine": round(pair.cosine, 6)}))
         else:
             print(f"{pair.cosine:.4f}  {printable(pair.first, None)}  {printable(pair.second, None)}")
-    print(f"{count:,} pairs with a cosine of at least {options.threshold}", file=sys.stderr)
+    print(f"{counted(count, 'pair')} with a cosine of at least {options.threshold}", file=sys.stderr)
     return DONE
 
 
@@ -210,9 +211,14 @@ def few_shot(options: argparse.Namespace) -> int:
     read = list(embed(encoder, list(examples), failures))
     learned = [name for part in read for name in part[0]]
     if not learned:
-        raise ArgumentError(f"{options.examples}: none of its {len(examples)} files can be read; give example images")
+        raise ArgumentError(
+            f"{options.examples}: none of the files in it ({len(examples):,}) can be read; give example images"
+        )
     classifier = FewShot(np.concatenate([part[1] for part in read]), [examples[name] for name in learned])
-    print(f"{len(learned)} examples of {len(classifier.labels)} classes; {classifier.summary}", file=sys.stderr)
+    print(
+        f"{counted(len(learned), 'example')} of {counted(len(classifier.labels), 'class')}; {classifier.summary}",
+        file=sys.stderr,
+    )
     for names, vectors in embed(encoder, files, failures):
         for path, shares in zip(names, classifier.predict(vectors), strict=True):
             label = classifier.labels[int(shares.argmax())]
@@ -228,7 +234,7 @@ def few_shot(options: argparse.Namespace) -> int:
 def export(options: argparse.Namespace) -> int:
     opened = Index.open(options.index)
     export_index(opened, options.store, options.file)
-    print(f"{options.file}: {len(opened):,} vectors", file=sys.stderr)
+    print(f"{options.file}: {counted(len(opened), 'vector')}", file=sys.stderr)
     return DONE
 
 
@@ -261,7 +267,7 @@ def _load_encoder(options: argparse.Namespace, threads: int | None = None) -> En
 
 
 def _report_failures(failures: list[str], total: int) -> int:
-    return fail(f"{len(failures)} of {total} images could not be read", FAILED) if failures else DONE
+    return fail(f"{len(failures)} of {counted(total, 'image')} could not be read", FAILED) if failures else DONE
 
 
 def _add_bundle(command: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from itertools import takewhile
 
+from deploy.plural import counted
 from deploy.server.limits import RETRY_SECONDS, Limits, busy_error
 from deploy.server.transport.accept import address_of, network_of
 
@@ -61,12 +62,11 @@ class Admission:
         if own < free and self._wait(client, images) <= self._limits.deadline_seconds:
             return
         self._remember(client, now)
+        already = f"{counted(self.waiting, 'image')} already {'waits' if self.waiting == 1 else 'wait'}"
         if own < free:
             seconds = f"{self._limits.deadline_seconds:g} s"
-            raise busy_error(
-                f"{self.waiting} images already wait, no result within {seconds}; try again after a second"
-            )
-        raise busy_error(f"{self.waiting} images already wait; try again after a second, or start more servers")
+            raise busy_error(f"{already}, no result within {seconds}; try again after a second")
+        raise busy_error(f"{already}; try again after a second, or start more servers")
 
     @contextmanager
     def admitted(self, client: str, images: int) -> Iterator[None]:

@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 
+from deploy.plural import counted
+
 SHRUNK = 0.5  # share of the files seen before that must still be there
 FEW = 10  # files; of fewer, only the loss of all is a problem
 SILENT = timedelta(minutes=15)  # how late a tick may come, of a sensor that ticks every minute or of a schedule
@@ -159,8 +161,8 @@ def _sources(look: Look, most: Mapping[str, int]) -> Iterable[tuple[str, str]]:
         elif name not in look.emptied and _has_shrunk(found, most[name]):
             yield (
                 name,
-                f"the source {name} has {found:,} files, and had {most[name]:,}; check whether it is mounted. If you "
-                f"removed them, say so with `simclr confirm-source {shlex.quote(name)}`",
+                f"the source {name} has {counted(found, 'file')}, and had {most[name]:,}; check whether it is mounted. "
+                f"If you removed them, say so with `simclr confirm-source {shlex.quote(name)}`",
             )
 
 
@@ -188,7 +190,7 @@ def _since(trigger: Trigger, now: datetime) -> str:
         return f"did not tick at {trigger.due:%Y-%m-%d %H:%M %Z}, as `{trigger.rhythm}` says"
     if trigger.last_tick is None:
         return "has never ticked since it was switched on"
-    return f"has not ticked for {int((now - trigger.last_tick).total_seconds() // 60)} minutes"
+    return f"has not ticked for {counted(int((now - trigger.last_tick).total_seconds() // 60), 'minute')}"
 
 
 def _encoder(look: Look, now: datetime) -> Iterable[tuple[str, str]]:
@@ -196,6 +198,6 @@ def _encoder(look: Look, now: datetime) -> Iterable[tuple[str, str]]:
         days = (now - look.released).days
         yield (
             "encoder",
-            f"the encoder that serves was released {days} days ago, and retraining.max_age_days is "
+            f"the encoder that serves was released {counted(days, 'day')} ago, and retraining.max_age_days is "
             f"{look.max_age.days}; `simclr status` says why no newer one was released",
         )

@@ -20,6 +20,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
+from deploy.lock import in_turn
 from pipeline.redact import current_redactor, hide_all
 from pipeline.runs import output
 from pipeline.runs.dagster_internals import (
@@ -155,7 +156,8 @@ def opened(root: Path) -> Iterator[dg.DagsterInstance]:
         ServiceError: they cannot be reached or read, now or later in the block; it says where they are, and what to do.
     """
     with foreseen(root):
-        with settings_foreseen(root):
+        # Each process makes the tables that are missing: of two at once, one would find them made while it makes them.
+        with settings_foreseen(root), in_turn(root):
             instance = dg.DagsterInstance.from_ref(reference(root))
         with instance:
             yield instance

@@ -7,6 +7,8 @@ these images share, and lose what tells them apart. An image without a group cou
 Which image that is, is a function of seed, epoch and image, as every other draw is.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -60,3 +62,20 @@ class Groups:
         draws = uniform(seed, epoch, positions, PARTNER_VIEW, 1)[:, 0]
         ahead = np.where(others > 0, 1 + (draws * others).astype(np.int64), 0)
         return self._members[starts + (self._places[positions] - starts + ahead) % (others + 1)]
+
+
+def representatives(keys: NDArray[np.uint8], groupings: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """For each of ``keys`` [n, 32] the position of the smallest key among all that it is joined with: int64 [n].
+
+    Of each grouping, int64 [n], equal numbers join; so two images are also joined over others.
+    """
+    order = np.lexsort(keys.T[::-1])
+    smallest, before = np.argsort(order), None
+    while before is None or (smallest != before).any():
+        before = smallest
+        for numbers in groupings:
+            _, group = np.unique(numbers, return_inverse=True)
+            least = np.full(len(keys), len(keys))
+            np.minimum.at(least, group, smallest)
+            smallest = least[group]
+    return order[smallest]

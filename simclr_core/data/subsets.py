@@ -70,14 +70,16 @@ def per_class_subset(labels: NDArray[np.integer], keys: NDArray[np.uint8], count
 def folds(labels: NDArray[np.integer], keys: NDArray[np.uint8], count: int, seed: int) -> NDArray[np.int64]:
     """The fold, 0 to count - 1, of every sample [n]; every sample must have a label.
 
-    The folds of a class differ by at most one sample, and so do the folds as a whole: dealing continues where the class
-    before it stopped.
+    Samples with the same key stay together and count as one, with the label of the first. The folds of a class differ
+    by at most one, and so do the folds as a whole: dealing continues where the class before it stopped.
     """
     assert count > 0
     assert bool(np.all(labels >= 0))
-    fold = np.empty(len(labels), dtype=np.int64)
-    fold[np.concatenate(_ordered_classes(labels, keys, seed))] = np.arange(len(labels)) % count
-    return fold
+    names = np.ascontiguousarray(keys).view(f"V{keys.shape[1]}")[:, 0]
+    _, first, member_of = np.unique(names, return_index=True, return_inverse=True)
+    fold = np.empty(len(first), dtype=np.int64)
+    fold[np.concatenate(_ordered_classes(labels[first], keys[first], seed))] = np.arange(len(first)) % count
+    return fold[member_of]
 
 
 def _ordered_classes(labels: NDArray[np.integer], keys: NDArray[np.uint8], seed: int) -> list[NDArray[np.int64]]:

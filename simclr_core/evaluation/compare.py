@@ -133,7 +133,7 @@ def answer(
         embedded.train, train.labels, embedded.test, classes, config.knn_neighbours, config.knn_temperature
     )
     draw = LabelDraw(ALL_LABELS, subset(train.labels, train.keys, ALL_LABELS, SEED))
-    probe = fit_probe(embedded.train, train.labels, train.keys, classes, draw, config.l2_count, SEED)
+    probe = fit_probe(embedded.train, train.labels, train.group_keys, classes, draw, config.l2_count, SEED)
     return Answers(
         knn=predicted == test.labels,
         probe=ranked_classes(probe, embedded.test)[:, 0] == test.labels,

@@ -180,7 +180,7 @@ def tune(inputs: Inputs, member: Member) -> Tuned:
 
     def fit(seed: int) -> Probe:
         draw = LabelDraw(inputs.fraction, inputs.budgets[seed])
-        return fit_probe(bank, known, train.keys, classes, draw, L2_COUNT, seed)
+        return fit_probe(bank, known, train.group_keys, classes, draw, L2_COUNT, seed)
 
     probes = member.shared(config.seeds, fit)
     usual = replace(usual, member=member, precision=resolve_precision(config.precision, member.device))

@@ -19,7 +19,7 @@ from deploy.artifact import identity
 from deploy.images.full_depth import Samples
 from deploy.images.preprocess import Preprocessing
 from simclr_core.data.dataset import evaluation_images
-from simclr_core.data.groups import Groups
+from simclr_core.data.groups import Groups, representatives
 from simclr_core.data.shards import UNLABELED, ShardedImages, content_digest
 from simclr_core.errors import CheckpointError
 from simclr_core.evaluation.features import encode, gather_rows
@@ -51,6 +51,11 @@ class EvaluationImages:
         positions = labeled if len(labeled) else np.arange(min(len(images), UNLABELED_SAMPLE))
         groups = None if images.groups is None else Groups(images.groups).identities(positions)
         return cls(images, positions, images.labels[positions].astype(np.int64), images.keys[positions], groups)
+
+    @property
+    def group_keys(self) -> NDArray[np.uint8]:
+        """``keys`` [n, 32], the same for all images of a group: what folds keep together."""
+        return self.keys if self.groups is None else self.keys[representatives(self.keys, [self.groups])]
 
     @property
     def labeled(self) -> int:

@@ -52,9 +52,10 @@ def fit_probe(
     """Fit on the labels that were drawn.
 
     ``features`` [n, d], ``labels`` [n] (negative: none) and ``keys`` [n, 32] are of all training images: the
-    statistics that standardize the features need no labels, so they come from all. Where an image may have several
-    labels, these are bool [n, classes], and the probe has a logistic regression for each class. It is fitted on this
-    process's device, which gets the features in blocks.
+    statistics that standardize the features need no labels, so they come from all. The penalty is chosen by folds that
+    keep images with the same key together: a patient's other images would make every penalty seem too strong. Where an
+    image may have several labels, these are bool [n, classes], and the probe has a logistic regression for each class.
+    It is fitted on this process's device, which gets the features in blocks.
     """
     budget = draw.positions
     if not len(budget):

@@ -85,6 +85,14 @@ def test_a_schedule_is_judged_as_dagster_would(schedules: str) -> None:
     assert wrong == []
 
 
+@LONG_STEPS
+@pytest.mark.parametrize("expression", ["*/90 * * * *", "0 */36 * * *", "0 3 */45 * *", "5-50/90 * * * *"])
+def test_a_step_longer_than_its_field_is_refused_though_dagster_takes_it(expression: str) -> None:
+    """It would be due every hour, or day, or month."""
+    assert dagster_takes(expression)
+    assert not is_allowed(expression)
+
+
 def test_a_schedule_that_is_never_due_is_refused_though_dagster_takes_it() -> None:
     expressions = [one.strip() for one in NEVER_DUE.split(";")]
     assert [one for one in expressions if is_allowed(one) or not dagster_takes(one)] == []

@@ -78,8 +78,8 @@ def ask_old_index(
 
 def _answer(embedded: Embedded, train: LabelSets, config: CompareConfig) -> dict[str, NDArray[np.float64]]:
     """Both classifiers, fitted on all labeled training images, on the test images: [n, classes] each."""
-    strata, keys, classes = train.images.labels, train.images.keys, train.targets.shape[1]
-    draw = LabelDraw(ALL_LABELS, subset(strata, keys, ALL_LABELS, SEED))
-    probe = fit_probe(embedded.train, train.targets, keys, classes, draw, config.l2_count, SEED)
+    images, classes = train.images, train.targets.shape[1]
+    draw = LabelDraw(ALL_LABELS, subset(images.labels, images.keys, ALL_LABELS, SEED))
+    probe = fit_probe(embedded.train, train.targets, images.group_keys, classes, draw, config.l2_count, SEED)
     votes = vote(embedded.train, train.targets, embedded.test, config.knn_neighbours, config.knn_temperature)
     return {KNN: votes, PROBE: probe_logits(probe, embedded.test)}

@@ -209,7 +209,8 @@ def _fit(asked: Asked, name: str, config: LinearEvalConfig) -> list[list[Probe]]
 
 def _fit_one(asked: Asked, name: str, drawn: LabelDraw, config: LinearEvalConfig, seed: int) -> Probe:
     sets = asked.sets
-    return fit_probe(sets.bank[name], asked.known, sets.train.keys, sets.classes, drawn, config.l2_count, seed)
+    keys = sets.train.group_keys
+    return fit_probe(sets.bank[name], asked.known, keys, sets.classes, drawn, config.l2_count, seed)
 
 
 def _gains(precisions: Mapping[str, Precision], classifier: str, names: Sequence[str], worth: float) -> dict[str, Gain]:

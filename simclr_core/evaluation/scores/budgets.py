@@ -98,7 +98,7 @@ def measure_budgets(
         probe = fitted.get((name, index, budget, number)) or fit_probe(
             sets.bank[name],
             fold.known,
-            sets.train.keys,
+            sets.train.group_keys,
             sets.classes,
             fold.drawn[budget][number],
             l2_count,

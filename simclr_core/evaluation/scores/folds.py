@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from simclr_core.data import subsets
+from simclr_core.data.groups import representatives
 from simclr_core.data.shards import UNLABELED
 from simclr_core.data.subsets import LabelDraw
 from simclr_core.evaluation.fewest import fold_count
@@ -68,23 +69,6 @@ def divide(train: EvaluationImages, near: Mapping[str, str], seed: int, draw: Dr
     fold = fold[first]
     known = [np.where(fold == number, UNLABELED, train.labels) for number in range(count)]
     return [Fold(one, draw(one), np.flatnonzero(fold == number)) for number, one in enumerate(known)]
-
-
-def representatives(keys: NDArray[np.uint8], groupings: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """For each of ``keys`` [n, 32] the position of the smallest key among all that it is joined with: int64 [n].
-
-    Of each grouping, int64 [n], equal numbers join; so two images are also joined over others.
-    """
-    order = np.lexsort(keys.T[::-1])
-    smallest, before = np.argsort(order), None
-    while before is None or (smallest != before).any():
-        before = smallest
-        for numbers in groupings:
-            _, group = np.unique(numbers, return_inverse=True)
-            least = np.full(len(keys), len(keys))
-            np.minimum.at(least, group, smallest)
-            smallest = least[group]
-    return order[smallest]
 
 
 def _number(keys: NDArray[np.uint8], near: Mapping[str, str]) -> NDArray[np.int64]:

@@ -63,7 +63,7 @@ def judge(sets: FeatureSets, name: str, classes: Sequence[str], config: LinearEv
 
 def fit_probes(sets: FeatureSets, name: str, fold: Fold, config: LinearEvalConfig) -> list[Probe]:
     """One on the first draw of each share of the labels."""
-    bank, keys, classes = sets.bank[name], sets.train.keys, sets.classes
+    bank, keys, classes = sets.bank[name], sets.train.group_keys, sets.classes
     draws = [fold.drawn[fraction][0] for fraction in config.fractions]
     return [fit_probe(bank, fold.known, keys, classes, draw, config.l2_count, config.seed) for draw in draws]
 

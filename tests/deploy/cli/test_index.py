@@ -80,7 +80,7 @@ def test_index_of_embeddings_and_of_another_index(
     _, out, _ = run(capsys, "search", bundle, tmp_path / "both", tmp_path / "new", "-k", 1, "--approximate")
     assert out.splitlines() == [f"{tmp_path}/new/d.png", f"  1.0000  {tmp_path}/new/d.png"]
     code, _, err = run(capsys, "index", bundle, index, "--from", tmp_path / "embeddings", "--replace")
-    assert (code, err) == (0, f"{index}: 1 vectors\n")
+    assert (code, err) == (0, f"{index}: 1 vector\n")
 
 
 def test_unreadable_images_are_named_and_the_others_are_indexed(
@@ -110,7 +110,7 @@ def test_an_index_is_changed_and_searched_by_metadata(
     table.write_text("path,year,label\n" + "".join(rows) + "elsewhere.png,1,dog\n")
     code, _, err = run(capsys, "index", "add", bundle, index, tmp_path / "new", "--metadata", table)
     assert (code, err.splitlines()[-1]) == (0, f"{index}: 7 vectors")
-    assert f"{table}: 1 rows name none of the images, such as 'elsewhere.png'" in err
+    assert f"{table}: 1 row for none of the images, such as 'elsewhere.png'" in err
     assert Index.open(index).metadata(5) == {"year": 2025, "label": "cat"}
     for conditions, expected in (
         (["year>=2024", "year<=2025"], new[:2]),
@@ -183,7 +183,7 @@ def test_a_killed_index_is_completed_by_the_same_command(
 def test_duplicates(index: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "duplicates", index, "--threshold", 0.999999)
     assert (code, out) == (0, f"1.0000  {photos}/b.png  {photos}/copy of b.png\n")
-    assert err == "1 pairs with a cosine of at least 0.999999\n"
+    assert err == "1 pair with a cosine of at least 0.999999\n"
     _, out, _ = run(capsys, "duplicates", index, "--threshold", 0.999999, "--json")
     assert json.loads(out) == {"ids": [f"{photos}/b.png", f"{photos}/copy of b.png"], "cosine": 1.0}
 

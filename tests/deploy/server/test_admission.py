@@ -27,7 +27,7 @@ def test_the_queue_refuses_only_when_it_is_full(queue: int) -> None:
     with ExitStack() as inside:
         for client in range(queue):
             inside.enter_context(full.admitted(str(client), 1))
-        with pytest.raises(RefusedError, match=f"{queue} images already wait") as refused:
+        with pytest.raises(RefusedError, match=f"{queue} images? already waits?") as refused:
             full.check("late")
         assert (refused.value.status, refused.value.headers) == (503, {"Retry-After": str(RETRY_SECONDS)})
     assert full.waiting == 0

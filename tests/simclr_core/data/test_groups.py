@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from simclr_core.data.groups import UNGROUPED, Groups
+from simclr_core.data.groups import UNGROUPED, Groups, representatives
 
 NUMBERS = np.array([2, 0, 0, UNGROUPED, 2, 2, 1, UNGROUPED, 0, 2], np.int32)
 ALL = np.arange(len(NUMBERS))
@@ -53,3 +53,18 @@ def test_the_largest_group_and_the_sum_of_all() -> None:
     assert Groups(NUMBERS).largest == 4
     assert str(Groups(NUMBERS)) == "7 images of 2 groups"
     assert Groups(np.full(3, UNGROUPED, np.int32)).largest == 1
+
+
+@pytest.mark.parametrize(
+    ("groupings", "expected"),
+    [
+        ([[0, 1, 2, 3]], [0, 1, 2, 3]),
+        ([[0, 0, 2, 3], [0, 1, 1, 3]], [2, 2, 2, 3]),
+        ([[0, 0, 2, 2], [5, 1, 1, 9]], [2, 2, 2, 2]),
+        ([[7, 1, 2, 7]], [3, 1, 2, 3]),
+    ],
+)
+def test_the_smallest_key_stands_for_all_that_are_joined(groupings: list[list[int]], expected: list[int]) -> None:
+    keys = np.zeros((4, 32), np.uint8)
+    keys[:, 0], keys[:, 31] = [9, 9, 1, 2], [1, 0, 0, 0]
+    assert representatives(keys, [np.array(one) for one in groupings]).tolist() == expected

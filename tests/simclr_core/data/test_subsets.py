@@ -82,6 +82,15 @@ def test_folds_are_balanced_by_class_and_as_a_whole() -> None:
     assert sizes.max() - sizes.min() <= 1
 
 
+def test_samples_with_the_same_key_are_in_one_fold_and_count_as_one() -> None:
+    known, names = labels(20, 20), keys(40).copy()
+    names[:15], names[30:33] = names[7], names[31]
+    fold = folds(known, names, 5, 0)
+    assert len({*fold[:15]}) == len({*fold[30:33]}) == 1
+    alone = np.concatenate([fold[14:30], fold[32:]])
+    assert np.ptp(np.bincount(alone, minlength=5)) <= 1
+
+
 def test_a_number_per_class_takes_it_of_each_class_or_all_there_are() -> None:
     known = labels(37, 1, 203, 3)
     assert counts(per_class_subset(known, keys(244), 5, 0), known) == [5, 1, 5, 3]
@@ -90,7 +99,7 @@ def test_a_number_per_class_takes_it_of_each_class_or_all_there_are() -> None:
 
 
 def test_budgets_are_drawn_by_seed_and_those_of_more_than_half_of_the_labels_once() -> None:
-    known, names = labels(20, 20), keys(40)
+    known, names = labels(20, 20), keys(40).copy()
     drawn = draw_labels(known, names, ("0.1", "1.0"), (1, 12, 25), 3, seed=5)
     assert {budget: len(draws) for budget, draws in drawn.items()} == {
         "0.1": 3,

@@ -355,6 +355,21 @@ def test_a_class_with_one_label_and_a_single_label_in_all_are_budgets_too() -> N
     assert (ranked_classes(alone, features)[:, 0] == 2).all()
 
 
+def test_the_penalty_is_chosen_by_patients_that_the_probe_has_not_seen() -> None:
+    """Ten nearly equal images of each patient, whose features hardly show the class: image by image, a probe that knows
+    each patient by heart is best; patient by patient, one that learns next to nothing."""
+    random = np.random.default_rng(1)
+    of_patient = np.repeat(np.arange(40), 10)
+    features = random.normal(size=(40, 60))[of_patient] + 0.01 * random.normal(size=(400, 60))
+    labels, features = (of_patient % 2).astype(np.int64), features.astype(np.float32)
+    names = random.integers(0, 256, (400, 32), np.uint8)
+    draw = LabelDraw("1.0", np.arange(400))
+    by_image, by_patient = (fit_probe(features, labels, keys, 2, draw, 7, 0).l2 for keys in (names, names[of_patient]))
+    assert by_image is not None
+    assert by_patient is not None
+    assert by_patient > 100 * by_image
+
+
 def test_the_random_baseline_is_the_mean_of_its_draws() -> None:
     draws = [
         Accuracies(knn, {"0.1": knn + 1, "1.0": None}, {"0.1": knn + 9, "1.0": None}) for knn in (70.0, 71.0, 75.0)

@@ -22,7 +22,7 @@ from simclr_core.evaluation.paired_comparison import interval, out_of_fold_worth
 from simclr_core.evaluation.scores.accuracies import majority_right
 from simclr_core.evaluation.scores.budgets import FeatureSets
 from simclr_core.evaluation.scores.classification import estimate
-from simclr_core.evaluation.scores.folds import Fold, divide, gather, read_near_groups, representatives
+from simclr_core.evaluation.scores.folds import Fold, divide, gather, read_near_groups
 from simclr_core.evaluation.scores.judgment import Judged, judge
 
 CLASSES = ("ant", "bee")
@@ -116,21 +116,6 @@ def test_images_that_are_joined_by_copies_or_by_groups_stay_in_one_fold() -> Non
     fold = gather(folds, [np.full(len(one.asked), number) for number, one in enumerate(folds)])
     assert len({*fold[:3]}) == len({*fold[30:33]}) == 1
     assert len({*fold}) == 5
-
-
-@pytest.mark.parametrize(
-    ("groupings", "expected"),
-    [
-        ([[0, 1, 2, 3]], [0, 1, 2, 3]),
-        ([[0, 0, 2, 3], [0, 1, 1, 3]], [2, 2, 2, 3]),
-        ([[0, 0, 2, 2], [5, 1, 1, 9]], [2, 2, 2, 2]),
-        ([[7, 1, 2, 7]], [3, 1, 2, 3]),
-    ],
-)
-def test_the_smallest_key_stands_for_all_that_are_joined(groupings: list[list[int]], expected: list[int]) -> None:
-    keys = np.zeros((4, 32), np.uint8)
-    keys[:, 0], keys[:, 31] = [9, 9, 1, 2], [1, 0, 0, 0]
-    assert representatives(keys, [np.array(one) for one in groupings]).tolist() == expected
 
 
 def test_the_fold_of_an_image_does_not_depend_on_the_order() -> None:
