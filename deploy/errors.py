@@ -17,6 +17,7 @@ DeployError (ValueError)
 ├── IndexFormatError            another release wrote the index, or its files do not match each other
 ├── IndexMismatchError          the vectors have another encoder or dimension than the index
 ├── ProviderError               an execution provider is not installed, or onnxruntime silently used another one
+├── ClusterError                Ray is not installed, no cluster answers, or one of its tasks failed
 ├── MissingExtraError           an optional dependency is not installed; the message gives the command
 ├── ArgumentError               an argument has a value that is not allowed
 │   └── ZeroVectorError         a vector is zero, so it has no direction and no cosine similarity to any other
@@ -113,6 +114,10 @@ class IndexMismatchError(DeployError):
 
 class ProviderError(DeployError):
     """The session does not run on the execution providers that were requested."""
+
+
+class ClusterError(DeployError):
+    """Work was to run on a Ray cluster, and cannot: start the cluster, or run on this machine."""
 
 
 class MissingExtraError(DeployError):

@@ -27,6 +27,7 @@ import deploy.failpoint
 from simclr_core.data.shard_writing import write_shards
 from simclr_core.data.shards import DatasetCard, Sample, write_card
 from simclr_core.pretraining import initial
+from tests.processes import ray_cluster as clusters
 from tests.processes import warm
 
 # A shell that starts the tests in the background lets them ignore SIGINT, and so would every process they interrupt.
@@ -212,3 +213,20 @@ def _failpoints_count_again() -> None:
 def prepared(tmp_path: Path) -> Path:
     """See ``write_prepared``: 96 training images, half of them labeled, and 40 test images in four classes."""
     return write_prepared(tmp_path)
+
+
+@pytest.fixture(scope="session")  # a process keeps the token of the first cluster that it reached
+def ray_nodes() -> Iterator[clusters.Nodes]:
+    """Two nodes, which no test may end."""
+    with clusters.started(nodes=2) as nodes:
+        yield nodes
+
+
+@pytest.fixture
+def ray_cluster(ray_nodes: clusters.Nodes) -> Iterator[None]:
+    """Ray sets more variables when it is imported; with them, no later test of this process would start warm."""
+    before = dict(os.environ)
+    os.environ.update(ray_nodes.variables)
+    yield
+    os.environ.clear()
+    os.environ.update(before)

@@ -1,17 +1,12 @@
-import os
-import secrets
 import shutil
-import socket
-import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from deploy.errors import ClusterError
 from pipeline.errors import ValidationError
 from pipeline.ingest.raw import tars
 from pipeline.validation.probe import facts_cache
@@ -21,47 +16,9 @@ from pipeline.validation.probe.scan import Limits, scan
 from tests.pipeline.validation.corpus import faults
 from tests.pipeline.validation.corpus.corpus import bad_kinds, good_kinds, picture, write_batch
 from tests.pipeline.validation.corpus.encodings import encoded
-from tests.processes.busy import stretched
 
 LIMITS = Limits(max_megabytes=50.0, max_megapixels=80.0, memory_megabytes=2048, timeout_seconds=2.0)
 ROOT = str(Path(__file__).parents[4])
-CLUSTER = """
-import sys, ray
-cluster = ray.init(num_cpus=1, include_dashboard=False, object_store_memory=80_000_000, _temp_dir=sys.argv[1],
-                   _node_ip_address="127.0.0.1")
-print(cluster.address_info["gcs_address"], flush=True)
-sys.stdin.read()
-ray.shutdown()
-"""
-
-
-@pytest.fixture(scope="session")  # a process keeps the token of the first cluster that it reached
-def variables() -> Iterator[dict[str, str]]:
-    """What leads to a cluster of one core on this machine, which ends with the tests and is open to them alone."""
-    folder = tempfile.mkdtemp(prefix="ray-")  # a short name: it holds sockets
-    access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    environment = os.environ | access | {"PYTHONPATH": ROOT, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ADDRESS": ""}
-    with subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", CLUSTER, folder],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as cluster:
-        assert cluster.stdout is not None
-        yield access | {"RAY_ADDRESS": cluster.stdout.readline().strip()}
-    shutil.rmtree(folder)
-
-
-@pytest.fixture
-def cluster(variables: dict[str, str]) -> Iterator[None]:
-    """Ray sets more variables when it is imported; with them, no later test of this process would start warm."""
-    before = dict(os.environ)
-    os.environ.update(variables)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
 
 
 @pytest.fixture
@@ -76,7 +33,7 @@ def raw(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("cluster")
+@pytest.mark.usefixtures("ray_cluster")
 def test_the_rows_are_those_of_the_local_engine(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -98,7 +55,7 @@ def test_the_rows_are_those_of_the_local_engine(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("cluster")
+@pytest.mark.usefixtures("ray_cluster")
 def test_known_contents_are_not_read_again(raw: Path, tmp_path: Path) -> None:
     shutil.rmtree(raw / "0002")  # with a file whose reason may be chance
     _, known = scan(raw, tmp_path / "facts", limits=LIMITS)
@@ -114,7 +71,7 @@ def test_known_contents_are_not_read_again(raw: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("cluster")
+@pytest.mark.usefixtures("ray_cluster")
 def test_nodes_with_other_versions_are_refused(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facts_cache, "PROBE_VERSION", -1)
     with pytest.raises(ValidationError, match="install the same versions"):
@@ -132,7 +89,7 @@ def fail(item: str) -> Iterator[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("cluster")
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_task_that_fails_reports_the_reason() -> None:
     with pytest.raises(ValidationError, match=r"^cannot continue with 🙂$"):
         list(flat_map(stop, ["🙂"]))
@@ -146,21 +103,7 @@ def test_without_rows_no_cluster_is_contacted(monkeypatch: pytest.MonkeyPatch) -
     assert list(flat_map(fail, [])) == []
 
 
-def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_the_knob_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ValidationError, match=r"pip install '\.\[ray\]'.*engine to local"):
+    with pytest.raises(ClusterError, match=r"^validate.engine is ray, .*engine to local"):
         list(flat_map(fail, ["a"]))
-
-
-@pytest.mark.seconds
-@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "[::1]:{}"])
-def test_an_unreachable_cluster_is_reported_at_once(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as no_one:
-        no_one.bind(("127.0.0.1", 0))
-        address = form.format(no_one.getsockname()[1])
-        monkeypatch.setenv("RAY_ADDRESS", address)
-        started = time.monotonic()
-        with pytest.raises(ValidationError, match="ray start --head") as reported:
-            list(flat_map(fail, ["a"]))
-    assert f"RAY_ADDRESS={address}" in str(reported.value)
-    assert time.monotonic() - started < stretched(30)
