@@ -70,8 +70,12 @@ def held(path: Path, holder: str, refusal: Callable[[str], Exception]) -> Iterat
     with path.open("a+", encoding="utf-8") as file:
         if not acquire(file):
             raise refusal(path.read_text(encoding="utf-8").strip() or "another process")
-        sign(file, holder)
-        failpoint("lock.held")
+        if _is_named(path, file):
+            sign(file, holder)
+            failpoint("lock.held")
+            yield file
+            return
+    with held(path, holder, refusal) as file:  # an old lock was removed between opening and locking it
         yield file
 
 
@@ -81,6 +85,14 @@ def sign(file: IO[str], holder: str) -> None:
     file.truncate()
     file.write(holder)
     file.flush()
+
+
+def _is_named(path: Path, file: IO[str]) -> bool:
+    """Whether the path still leads to the open file: a lock on a removed file would exclude no process."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def _named(file: int | IO[str]) -> str:

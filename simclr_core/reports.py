@@ -13,8 +13,9 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path, PurePath
-from typing import Any, ClassVar, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar, cast
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
@@ -232,7 +233,8 @@ def parse(content: object, model: type[Parsed], source: str) -> Parsed:
         ReportError: something is missing or of another type.
     """
     try:
-        return TypeAdapter(model).validate_json(json.dumps(content, allow_nan=False), strict=True)
+        found: Parsed = _adapter(cast("Any", model)).validate_json(json.dumps(content, allow_nan=False), strict=True)
+        return found
     except ValidationError as error:
         faults = [_fault(one["loc"], one["type"], one["msg"]) for one in error.errors()]
         raise ReportError(
@@ -240,6 +242,12 @@ def parse(content: object, model: type[Parsed], source: str) -> Parsed:
         ) from None
     except ValueError as error:  # of json.dumps: not a number
         raise ReportError(f"{source} cannot be read: {error}; run the stage that writes it again") from None
+
+
+@cache
+def _adapter(model: type[Any]) -> TypeAdapter[Any]:
+    """Made once for each class: that takes many times as long as to read a report with it."""
+    return TypeAdapter(model)
 
 
 def _fault(where: tuple[int | str, ...], kind: str, said: str) -> str:

@@ -7,10 +7,11 @@ path and the MD5 of every file in it.
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,7 @@ from pipeline.errors import DvcError
 from pipeline.redact import redactor
 
 CHUNK = 1 << 20
+OUT = re.compile(rb"^ +md5: ([0-9a-f]{32}(?:\.dir)?)$", re.MULTILINE)  # in the record of an executed stage
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,8 @@ class Cache:
             return None
         return {entry["relpath"]: entry["md5"] for entry in json.loads(data)}
 
-    def uses(self, beyond: str | None = None) -> dict[str, set[Use]]:
-        """Every object that the workspace, a branch or a tag needs, as far as the listings of folders are here.
+    def roots(self, beyond: str | None = None) -> dict[str, set[Use]]:
+        """What the workspace, a branch or a tag needs: files, and listings of folders without the files in them.
 
         Args:
             beyond: also what references that begin with this need, such as ``refs/simclr/``.
@@ -82,22 +84,41 @@ class Cache:
             DvcError: a version cannot be read.
         """
         found: dict[str, set[Use]] = {}
-        listings: dict[str, dict[str, str] | None] = {}
         for version, outs in read_versions(self._repo, beyond):
             for path, md5 in outs.items():
                 found.setdefault(md5, set()).add(Use(version, path))
-                if md5.endswith(".dir"):
-                    if md5 not in listings:
-                        listings[md5] = self.children(md5)
-                    for name, child in (listings[md5] or {}).items():
-                        found.setdefault(child, set()).add(Use(version, f"{path}/{name}"))
         return found
 
-    def remove(self, md5s: Collection[str]) -> None:
-        """Remove objects from the cache, listings first: a listing promises its files."""
+    def uses(self, beyond: str | None = None) -> dict[str, set[Use]]:
+        """As ``roots``, with every file in the folders, as far as their listings are here."""
+        found = self.roots(beyond)
+        for md5, places in [(md5, [*places]) for md5, places in found.items() if md5.endswith(".dir")]:
+            for name, child in (self.children(md5) or {}).items():
+                found.setdefault(child, set()).update(Use(one.version, f"{one.path}/{name}") for one in places)
+        return found
+
+    def useless_runs(self, gone: Collection[str]) -> list[Path]:
+        """Records of executed stages of which an output is not in the cache, or is ``gone`` from it soon.
+
+        DVC keeps one of each execution forever, and restores from none of these.
+        """
+        found = []
+        for path in (self.folder.parents[1] / "runs").glob("*/*/*"):
+            outs = OUT.findall(path.read_bytes().partition(b"\nouts:")[2])
+            if any((md5 := out.decode()) in gone or not self.path(md5).exists() for out in outs):
+                found.append(path)
+        return found
+
+    def remove(self, md5s: Collection[str], runs: Iterable[Path] = ()) -> None:
+        """Remove objects from the cache, listings first: a listing promises its files; and these records of runs."""
         with self._repo.lock:  # a person's `dvc` would count on them
             for md5 in _listings_first(md5s):
                 self.path(md5).unlink(missing_ok=True)
+            for path in runs:
+                path.unlink(missing_ok=True)
+                with suppress(OSError):  # other records of the same inputs
+                    path.parent.rmdir()
+                    path.parent.parent.rmdir()
 
     def remotes(self) -> list[str]:
         """The names of all remotes, also of those that are not the default."""

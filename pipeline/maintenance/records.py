@@ -34,13 +34,19 @@ def tidy(workspace: Workspace, config: StorageConfig, dry_run: bool = False) -> 
 
 
 def _abandoned_runs(workspace: Workspace) -> Iterator[Path]:
-    """Not the training that the next run continues: it may wait for its person, or the clock may have been set."""
+    """Not the training that the next run continues: it may wait for its person, or the clock may have been set.
+
+    Of each run directory its lock too, as of those that were removed when their training ended.
+    """
+    folder = run_folders(workspace.root)
     waiting = find_unfinished(workspace.root, read(workspace).pretrain)
-    for folder in sorted(run_folders(workspace.root).glob("*/")):
-        if _untouched(folder, ABANDONED_DAYS) and not (waiting and folder.with_suffix("") == waiting.folder):
-            with _unlocked(folder.with_suffix(".lock")) as free:
-                if free:
-                    yield folder  # removed by the caller, while the lock is held
+    for run in sorted({*folder.glob("*/"), *(lock.with_suffix("") for lock in folder.glob("*.lock"))}):
+        lock, here = run.with_suffix(".lock"), run.is_dir()
+        left = _untouched(run if here else lock, ABANDONED_DAYS)
+        if left and not (waiting and run.with_suffix("") == waiting.folder):
+            with _unlocked(lock) as free:
+                if free:  # removed by the caller, while the lock is held
+                    yield from [run, lock] if here else [lock]
 
 
 @contextmanager
@@ -74,14 +80,14 @@ def _remove_records(root: Path, keep: int, dry_run: bool) -> tuple[int, int, str
     if not (root / "history").is_dir() and "storage:" not in _text(root / "dagster.yaml"):
         return 0, 0, ""  # no run so far, and Dagster takes a second to load
     from pipeline.runs.instance import opened
-    from pipeline.runs.retention import forget_run, outdated_runs, records_of
+    from pipeline.runs.retention import forget_runs, outdated_runs, records_of
 
     try:
         with opened(root) as instance:
             runs = outdated_runs(instance, keep)
             taken = sum(bytes_of(path) for run in runs for path in records_of(root, run))
-            for run in runs if not dry_run else ():
-                forget_run(instance, root, run)
+            if runs and not dry_run:
+                forget_runs(instance, root, runs)
     except ServiceError as error:
         return 0, 0, f"the records of old runs stay: {error}"
     return len(runs), taken, ""

@@ -53,14 +53,15 @@ def collect(workspace: Workspace, cloud: bool = False, dry_run: bool = False) ->
                     f"{objects.folder}: other workspaces may need what is in it; collect with `dvc gc --workspace "
                     "--all-branches --all-tags --projects DIR`, naming every one of them"
                 )
-            _require_listings(objects)
-            needed = objects.uses()
+            needed = _find_needed(objects)
             gone = [md5 for md5 in objects.objects() if md5 not in needed]
-            files, freed = len(gone), sum(bytes_of(objects.path(md5)) for md5 in gone)
+            runs = objects.useless_runs(frozenset(gone))
+            files = len(gone) + len(runs)
+            freed = sum(map(bytes_of, [*map(objects.path, gone), *runs]))
             remote = objects.remote_name if cloud else None
-            gone_there = sorted(objects.remote_objects(remote) - needed.keys()) if remote else []
+            gone_there = sorted(objects.remote_objects(remote) - needed) if remote else []
             if not dry_run:
-                objects.remove(gone)
+                objects.remove(gone, runs)
                 if remote:
                     objects.remove_from_remote(remote, gone_there)
         tidied = tidy(workspace, params.storage, dry_run)
@@ -159,14 +160,22 @@ def _behind(git: Git, commit: str) -> bool:
         return False
 
 
-def _require_listings(objects: cache.Cache) -> None:
-    lost = []
-    for md5, uses in objects.uses().items():
-        if md5.endswith(".dir") and objects.children(md5) is None and not objects.fetch(md5):
-            lost.append(f"{min(map(str, uses))} ({md5[:2]}/{md5[2:]})")
+def _find_needed(objects: cache.Cache) -> set[str]:
+    """Every object that a version needs. Each listing is read once: hundreds of versions list thousands of files."""
+    roots = objects.roots()
+    needed, lost = set(roots), []
+    for md5 in filter(lambda name: name.endswith(".dir"), roots):
+        children = objects.children(md5)
+        if children is None and objects.fetch(md5):
+            children = objects.children(md5)
+        if children is None:
+            lost.append(f"{min(map(str, roots[md5]))} ({md5[:2]}/{md5[2:]})")
+        else:
+            needed.update(children.values())
     if lost:
         raise DvcError(
             f"nothing was removed: the listing of {'; '.join(sorted(lost)[:3])} is neither in the cache nor in a "
             "remote, so it is not known which files it needs; `simclr fsck` looks for a copy; to give up a lost "
             "version, delete its branch or tag first"
         )
+    return needed

@@ -14,6 +14,8 @@ from dagster._core.instance.types import MayHaveInstanceWeakref
 from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, RunLauncher, WorkerStatus
 from dagster._core.scheduler.instigation import InstigatorState, ScheduleInstigatorData, SensorInstigatorData
 from dagster._core.storage.compute_log_manager import CapturedLogContext, ComputeIOType
+from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
+from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster._core.storage.local_compute_log_manager import IO_TYPE_EXTENSION, LocalComputeLogManager
 from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, MAX_RETRIES_TAG, ROOT_RUN_ID_TAG, WILL_RETRY_TAG
 from dagster._core.workspace.context import WorkspaceProcessContext
@@ -22,6 +24,7 @@ from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import ConfigurableClass, deserialize_value, serialize_value
 from dagster._serdes.config_class import ConfigurableClassData
 from dagster._utils.schedules import get_latest_completed_cron_tick
+from sqlalchemy import func, select
 
 __all__ = [
     "AUTO_RETRY_RUN_ID_TAG",
@@ -49,6 +52,7 @@ __all__ = [
     "WorkspaceProcessContext",
     "deserialize_value",
     "execute_run_command",
+    "forget_check_results",
     "instance_of",
     "last_cron_tick",
     "serialize_value",
@@ -63,6 +67,25 @@ DAEMON = "dagster._daemon"  # to be run with ``python -m``
 def instance_of(part: MayHaveInstanceWeakref[dg.DagsterInstance]) -> dg.DagsterInstance:
     """The records that a part of Dagster belongs to, such as a launcher."""
     return part._instance  # noqa: SLF001
+
+
+def forget_check_results(instance: dg.DagsterInstance) -> int:
+    """Remove what checks have found in runs that are forgotten, which Dagster keeps, but for the latest of each check.
+
+    Returns:
+        How many results.
+    """
+    results, storage = AssetCheckExecutionsTable.c, instance.event_log_storage
+    assert isinstance(storage, SqlEventLogStorage)
+    with storage.index_connection() as database:
+        latest = database.execute(select(func.max(results.id)).group_by(results.asset_key, results.check_name))
+        shown = [identity for (identity,) in latest]
+        runs = [run for (run,) in database.execute(select(results.run_id).distinct())]
+        gone = [run for run in runs if not instance.has_run(run)]
+        rows = [
+            AssetCheckExecutionsTable.delete().where(results.run_id == run, results.id.not_in(shown)) for run in gone
+        ]
+        return sum(database.execute(one).rowcount for one in rows)
 
 
 def last_cron_tick(cron: str, timezone: str | None, before: datetime) -> datetime:

@@ -1,9 +1,12 @@
 """Which of Dagster's runs are old, and how to remove them: each has a database of events and a folder of logs."""
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import dagster as dg
+
+from pipeline.runs.dagster_internals import forget_check_results
 
 
 def outdated_runs(instance: dg.DagsterInstance, keep: int) -> list[str]:
@@ -21,8 +24,10 @@ def records_of(root: Path, run_id: str) -> list[Path]:
     return [*databases, *([folder] if folder.is_dir() else [])]
 
 
-def forget_run(instance: dg.DagsterInstance, root: Path, run_id: str) -> None:
-    """Remove everything that Dagster knows of a run."""
-    instance.delete_run(run_id)
-    for path in records_of(root, run_id):
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+def forget_runs(instance: dg.DagsterInstance, root: Path, runs: Iterable[str]) -> None:
+    """Remove everything that Dagster knows of these runs, but for the latest result of each check."""
+    for run_id in runs:
+        instance.delete_run(run_id)
+        for path in records_of(root, run_id):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    forget_check_results(instance)

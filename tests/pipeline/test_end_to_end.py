@@ -24,6 +24,7 @@ from pipeline.workspace import Workspace
 from simclr_core.pretraining.unfinished import find_unfinished, run_folders
 from tests.conftest import draw, encode
 from tests.pipeline.conftest import PARAMS, fill, put
+from tests.pipeline.kept_files import files_without_rule
 
 STAGES = {
     "validate",
@@ -109,6 +110,7 @@ def test_from_raw_images_to_served_embeddings(trained: Workspace, tmp_path: Path
     assert "reports/linear_eval.json" in metrics[""]["data"]
     dvc(trained.root, "plots", "show", "--out", str(tmp_path / "plots"))
     assert "NT-Xent loss" in (tmp_path / "plots" / "index.html").read_text()
+    assert files_without_rule(trained) == []
 
 
 @pytest.mark.slow
@@ -155,3 +157,4 @@ def test_a_run_killed_in_its_release_is_finished_on_its_images_before_new_ones_c
     assert (trained.root / "registry" / "CURRENT").read_text() == "v0.0.1\n"
     run(trained, ["raw_images"])
     assert [batch.name for batch in batches(trained.raw)] == ["0001", "0002"]
+    assert files_without_rule(trained) == []

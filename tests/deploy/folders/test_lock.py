@@ -3,9 +3,11 @@
 import errno
 import fcntl
 from pathlib import Path
+from typing import IO
 
 import pytest
 
+from deploy import lock
 from deploy.errors import LockError
 from deploy.lock import acquire, held
 
@@ -49,3 +51,22 @@ def test_the_second_holder_is_refused_with_the_name_of_the_first(tmp_path: Path)
         held(path, "the second", RuntimeError),
     ):
         pass
+
+
+def test_a_lock_that_was_removed_while_it_was_waited_for_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ``simclr gc`` removes an old one, between the opening of its file and the lock on it."""
+    path, removed = tmp_path / "lock", []
+    original = lock.acquire
+
+    def acquire(file: IO[str]) -> bool:
+        if not removed:
+            removed.append(path.unlink())
+        return original(file)
+
+    monkeypatch.setattr(lock, "acquire", acquire)
+    with held(path, "the first", RuntimeError):
+        assert path.read_text() == "the first"
+        with pytest.raises(RuntimeError, match="the first"), held(path, "the second", RuntimeError):
+            pass

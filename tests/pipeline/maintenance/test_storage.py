@@ -16,7 +16,7 @@ from deploy.artifact import identity
 from pipeline.config import StorageConfig
 from pipeline.dvc import cache
 from pipeline.dvc import versions as dvc_versions
-from pipeline.dvc.client import add, exclusive, execute
+from pipeline.dvc.client import Outcome, add, exclusive, execute, repro
 from pipeline.errors import BusyError, DvcError, ReleaseError, WorkspaceError
 from pipeline.maintenance.disk import usage
 from pipeline.maintenance.records import tidy
@@ -26,6 +26,7 @@ from pipeline.runs import output
 from pipeline.workspace import Workspace
 from simclr_core.data.shards import read_card
 from simclr_core.pretraining.unfinished import run_folders, run_key
+from tests.conftest import TINY_PARAMS
 
 RUNS = StorageConfig().keep_runs
 
@@ -216,12 +217,20 @@ def test_unused_scratch_files_are_removed_and_those_of_a_training_stay(workspace
     for folder in ("runs/old/step", "runs/old", "runs/held"):
         os.utime(workspace.scratch / folder, (old, old))
     (workspace.scratch / "runs" / "mixed" / "b").write_text("just written")
+    ended = [workspace.scratch / "runs" / name for name in ("ended.lock", "just ended.lock")]
+    for lock in ended:
+        lock.write_text("process 1 on here")
+    os.utime(ended[0], (old, old))
     with (workspace.scratch / "runs" / "held.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert collect(workspace, dry_run=True).files == 2
+        assert collect(workspace, dry_run=True).files == 4  # two locks among them
         assert all(file.exists() for file in files.values())
         collect(workspace)
     assert {name for name, file in files.items() if not file.exists()} == {"runs/old/step/a", "logs/a.log"}
+    assert [lock.name for lock in sorted((workspace.scratch / "runs").glob("*.lock"))] == [
+        "held.lock",
+        "just ended.lock",
+    ]
 
 
 @pytest.mark.parametrize("suffix", ["", ".published"])
@@ -239,7 +248,7 @@ def test_the_training_that_the_next_run_continues_is_never_abandoned(prepared: P
         (folder / "step-4").mkdir(parents=True)
         for path in (folder / "step-4", folder):
             os.utime(path, (old, old))
-    assert tidy(workspace, params.storage).files == 1
+    assert tidy(workspace, params.storage).files == 2, "the other one, and its lock"
     assert [folder.exists() for folder in folders] == [True, False]
 
 
@@ -270,11 +279,52 @@ def test_a_commit_is_read_once(versions: Workspace, monkeypatch: pytest.MonkeyPa
     assert len(read) > 5
     read.clear()
     collect(versions)
-    assert len(read) == 2, "the workspace alone, for the listings and for the objects"
+    assert len(read) == 1, "the workspace alone"
     write_version(versions, "one more", branch="more")
     read.clear()
     collect(versions)
-    assert len(read) == 3
+    assert len(read) == 2
+
+
+@pytest.mark.seconds
+def test_a_listing_is_read_once_however_many_versions_have_it(
+    versions: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    original = cache.Cache.children
+
+    def counted(objects: cache.Cache, md5: str) -> dict[str, str] | None:
+        read.append(md5)
+        return original(objects, md5)
+
+    monkeypatch.setattr(cache.Cache, "children", counted)
+    for number in range(20):
+        git(versions, "tag", f"again-{number}", "simclr-encoder@v0.0.1")
+    write_version(versions, "released 1", branch="again")
+    collect(versions)
+    assert len(read) == len(set(read)) > 5
+
+
+@pytest.mark.seconds
+def test_records_of_stages_go_when_their_results_are_gone(graph: Workspace) -> None:
+    graph.params.write_text(yaml.safe_dump(TINY_PARAMS))
+    for text in ("abc", "abcd"):
+        (graph.raw / "one.txt").unlink()
+        (graph.raw / "one.txt").write_text(text)
+        add(graph.root, graph.raw)
+        repro(graph.root, "prepare", print, print)
+    folder = graph.root / ".dvc" / "cache" / "runs"
+    records = {path for path in folder.rglob("*") if path.is_file()}
+    assert len(records) == 2
+    announced = collect(graph, dry_run=True)
+    assert {path for path in folder.rglob("*") if path.is_file()} == records
+    assert collect(graph).files == announced.files
+    (kept,) = (path for path in folder.rglob("*") if path.is_file())
+    assert kept in records
+    assert len(list(folder.iterdir())) == 1, "nor is an empty folder left"
+    (graph.root / "dvc.lock").unlink()
+    shutil.rmtree(graph.root / "data" / "prepared")
+    assert repro(graph.root, "prepare", print, print).outcome is Outcome.RESTORED
 
 
 def test_run_logs_are_removed_after_a_month_or_when_there_are_too_many(

@@ -9,7 +9,7 @@ import pytest
 from pipeline.maintenance.storage import collect, require_space
 from pipeline.params import override
 from pipeline.runs.instance import opened
-from pipeline.runs.retention import outdated_runs, records_of
+from pipeline.runs.retention import forget_runs, outdated_runs, records_of
 from pipeline.workspace import Workspace
 
 
@@ -41,6 +41,36 @@ def test_old_runs_go_with_their_databases_and_present_results_stay(workspace: Wo
         assert event.run_id == once
     assert not any(records_of(workspace.root, run) for run in runs[:2])
     assert collect(workspace).records == 0
+
+
+@pytest.mark.seconds
+def test_results_of_checks_go_with_their_runs_and_the_latest_of_each_stays(workspace: Workspace) -> None:
+    """Dagster keeps them all: a third of a megabyte for each run."""
+
+    @dg.asset
+    def made() -> None:
+        pass
+
+    @dg.asset_check(asset=made)
+    def once() -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(passed=True)
+
+    @dg.asset_check(asset=made)
+    def often() -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(passed=True)
+
+    with opened(workspace.root) as instance:
+        runs = [dg.materialize([made, often], instance=instance).run_id for _ in range(3)]
+        runs.insert(0, dg.materialize([made, once], instance=instance).run_id)
+        history = instance.event_log_storage.get_asset_check_execution_history
+
+        def found(name: str) -> list[str]:
+            return [one.run_id for one in history(dg.AssetCheckKey(dg.AssetKey("made"), name), limit=10)]
+
+        assert found("often") == runs[:0:-1]
+        forget_runs(instance, workspace.root, runs[:3])
+        assert found("often") == [runs[3]]
+        assert found("once") == [runs[0]], "what the page of the asset shows"
 
 
 @pytest.mark.seconds
