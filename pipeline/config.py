@@ -285,6 +285,12 @@ class RetrainingConfig(Block):
     quiet_minutes: float = Field(
         default=10.0, ge=0, description="minutes without a new file before the sensor starts a run"
     )
+    full_listing_minutes: float = Field(
+        default=60.0,
+        ge=0,
+        description="minutes after which the sensor looks at every file again. In between it looks into the folders "
+        "that have changed, where a file overwritten in place does not show; runs look at every file. 0: always",
+    )
     max_age_days: float = Field(
         default=30.0, gt=0, description="days after its release at which an encoder is shown as overdue"
     )

@@ -64,7 +64,7 @@ def build_retraining(workspace: Workspace) -> Retraining:
     )
     def new_images(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         now = datetime.now(UTC)
-        found, cursor = _watch(_survey(workspace), context.cursor, now)
+        found, cursor = _watch(_survey(workspace, _read(workspace).full_listing_minutes), context.cursor, now)
         answer = _decide(workspace, context.instance, found, now, _policy(_read(workspace)))
         if isinstance(answer, Skip):
             return dg.SensorResult(skip_reason=answer.reason, cursor=cursor)
@@ -72,7 +72,7 @@ def build_retraining(workspace: Workspace) -> Retraining:
 
     def scheduled(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         policy = replace(_policy(_read(workspace)), min_new_images=1, quiet_minutes=0)
-        answer = _decide(workspace, context.instance, _survey(workspace), datetime.now(UTC), policy)
+        answer = _decide(workspace, context.instance, _survey(workspace, 0.0), datetime.now(UTC), policy)
         return dg.SkipReason(answer.reason) if isinstance(answer, Skip) else _request(answer, workspace)
 
     schedule = dg.ScheduleDefinition(
@@ -159,12 +159,13 @@ def _parse(cursor: str | None) -> dict[str, Any]:
     return value if isinstance(value, dict) and isinstance(value.get("since"), float | None) else {}
 
 
-def _survey(workspace: Workspace) -> Inbox:
+def _survey(workspace: Workspace, minutes: float) -> Inbox:
+    """By a listing of at most this age, of folders without news."""
     from pipeline.retraining.inbox import (
         survey,  # here, because a code location has to load quickly and it brings fsspec
     )
 
-    return survey(workspace, _read(workspace).sources)
+    return survey(workspace, _read(workspace).sources, age=60 * minutes)
 
 
 def _read(workspace: Workspace) -> RetrainingConfig:

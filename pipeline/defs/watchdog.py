@@ -58,13 +58,12 @@ def _look(workspace: Workspace, triggers: list[Trigger], before: Memory) -> Look
     ingested: dict[str, int] = {}
     for name in config.sources:
         try:
-            source = confirmed.list_files(workspace, name)
+            base, sources[name] = confirmed.count_files(workspace, name, age=60 * config.full_listing_minutes)
         except IngestError as error:
             sources[name] = str(error)
             continue
-        sources[name] = confirmed.count(source)
         if name not in before.files:
-            ingested[name] = _ingested(workspace, source.base)
+            ingested[name] = _ingested(workspace, base)
     age = timedelta(days=config.max_age_days)
     return Look(
         sources, triggers, released, age, ingested, confirmed.read(workspace), frozenset(config.emptied_sources)
@@ -75,7 +74,7 @@ def _ingested(workspace: Workspace, base: str) -> int:
     """How many contents the last ingest saw in a source: without them, one that is gone by now would look new."""
     from pipeline.ingest.stamps import STAMPS, Stamps
 
-    return len(Stamps(workspace.scratch / STAMPS).held(base) or ())
+    return Stamps(workspace.scratch / STAMPS).count_held(base)
 
 
 def _triggers(instance: dg.DagsterInstance, schedule: dg.ScheduleDefinition, now: datetime) -> list[Trigger]:

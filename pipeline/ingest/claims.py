@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from deploy.plural import counted
-from pipeline.ingest.groups import describe_regrouped
+from pipeline.ingest.labels.groups import describe_regrouped
 from pipeline.ingest.raw import REPLACED, Occurrence, read_occurrences
 from simclr_core.data import label_sets
 

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 
 from deploy.plural import counted
 from pipeline.errors import IngestError
-from pipeline.ingest.groups import MISSING
+from pipeline.ingest.labels.groups import MISSING
 from pipeline.ingest.labels.names import fold
 from pipeline.ingest.layout import Reading
 from pipeline.ingest.raw import Occurrence

@@ -24,7 +24,7 @@ from pipeline.ingest.batch import write_batch
 from pipeline.ingest.claims import GONE, Known, Said, combine, judge, summarize
 from pipeline.ingest.classes import check_labels, describe_names
 from pipeline.ingest.found import Found, find
-from pipeline.ingest.groups import describe_groups
+from pipeline.ingest.labels.groups import describe_groups
 from pipeline.ingest.news import Content, describe_news, find_new
 from pipeline.ingest.raw import REPLACED, next_name
 from pipeline.ingest.selection import Selection

@@ -42,18 +42,47 @@ def list_local(root: str) -> Iterator[File]:
     while folders:
         folder = folders.pop()
         try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if not entry.is_dir(follow_symlinks=False):
-                        yield from _look(entry)
-                    elif passed_over(entry.name):
-                        yield File(_spelled_out(entry.path), fault="is a folder")
-                    else:
-                        folders.append(entry.path)
+            for found in list_folder(folder):
+                if isinstance(found, File):
+                    yield found
+                else:
+                    folders.append(found)
         except OSError as error:  # lost+found, say, or one that is gone by now
             if folder == root:
                 raise
             yield File(_spelled_out(folder), fault=f"{UNSEEN}listed ({error.strerror})")
+
+
+def list_folder(folder: str) -> Iterator[File | str]:
+    """What is directly in a folder: its files, and the paths of the folders to list next."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                yield from _look(entry)
+            elif passed_over(entry.name):
+                yield File(_spelled_out(entry.path), fault="is a folder")
+            else:
+                yield entry.path
+
+
+def folder_stamp(path: str, follow: bool = False) -> tuple[str, float] | None:
+    """What changes when an entry of a folder is added, removed or renamed, and when that was last; None: no folder."""
+    try:
+        status = (os.stat if follow else os.lstat)(path)
+    except OSError:
+        return None
+    if not stat.S_ISDIR(status.st_mode):
+        return None
+    stamp = f"{status.st_dev}-{status.st_ino}-{status.st_mtime_ns}-{status.st_ctime_ns}"
+    return stamp, max(status.st_mtime, status.st_ctime)
+
+
+def file_stamp(path: str) -> str | None:
+    """The stamp of a local file now; None if it cannot be looked at."""
+    try:
+        return _describe(path, os.lstat(path)).stamp
+    except OSError:
+        return None
 
 
 def list_single(path: str) -> Iterator[File]:
@@ -127,7 +156,7 @@ def _fault(is_file: bool, is_link: bool) -> str | None:
 
 def _named(file: File) -> File:
     """The file; if its name is not UTF-8, one that says so."""
-    if _is_text(file.path):
+    if is_text(file.path):
         return file
     return File(_spelled_out(file.path), fault="has a name that is not UTF-8")
 
@@ -136,7 +165,7 @@ def _spelled_out(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _is_text(path: str) -> bool:
+def is_text(path: str) -> bool:
     try:
         path.encode("utf-8")
     except UnicodeEncodeError:

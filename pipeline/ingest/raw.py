@@ -25,6 +25,7 @@ from typing import Any
 OCCURRENCES = "occurrences.jsonl"
 UNDONE = "undone"  # key of a record: what was said of a content before it was undone, and with which batch
 REDONE = "redone"  # key of what that says, if the content may come in again
+NOTHING_SAID = b'"occurrences": []'  # in the line of a content that was purged or undone
 REPLACED = "replaced"  # the split of a content whose file has other contents now: its source has it no longer
 
 
@@ -68,8 +69,9 @@ def find_lost(batches: Sequence[Path], contents: Collection[str]) -> set[str]:
 
 
 def count_contents(batch: Path) -> int:
-    """Of how many contents a batch says something."""
-    return sum(bool(record["occurrences"]) for record in read_records(batch))
+    """Of how many contents a batch says something; counts without parsing, for this is done every minute."""
+    with (batch / OCCURRENCES).open("rb") as lines:
+        return sum(NOTHING_SAID not in line for line in lines)
 
 
 def read_occurrences(batch: Path) -> dict[str, tuple[Occurrence, ...]]:

@@ -8,8 +8,10 @@ import posixpath
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import fsspec
 from fsspec.core import url_to_fs
@@ -103,6 +105,46 @@ class Source:
         return self._read(f"{self.name}/{path}", self.labels[path])
 
 
+class Address(NamedTuple):
+    """Where a source is. ``kind`` is "folder", "glob" or "file"; ``base`` is the path that its files are relative to,
+    ``identity`` tells it apart from other sources."""
+
+    name: str
+    filesystem: fsspec.AbstractFileSystem
+    path: str
+    kind: str
+    base: str
+    identity: str
+
+    @property
+    def local(self) -> bool:
+        return isinstance(self.filesystem, LocalFileSystem)
+
+    @property
+    def url(self) -> str:
+        """The base with its protocol."""
+        url: str = self.filesystem.unstrip_protocol(self.base)
+        return url
+
+
+def locate(root: Path, name: str) -> Address:
+    """A folder, glob or URL; a relative one is taken from ``root``.
+
+    Raises:
+        IngestError: its address has credentials in it or cannot be opened.
+    """
+    _refuse_credentials(name)
+    with refusing(name):
+        filesystem, path = url_to_fs(name if "://" in name else absolute(root, name))
+        local = isinstance(filesystem, LocalFileSystem)
+        identity = _identify(filesystem, path, root)
+        if local and Path(path).is_file():
+            return Address(name, filesystem, path, "file", str(Path(path).parent), identity)
+        if _is_glob(path) and not (local and os.path.lexists(path)):
+            return Address(name, filesystem, path, "glob", _before_signs(path), identity)
+        return Address(name, filesystem, path, "folder", path, identity)
+
+
 def list_source(root: Path, name: str, settle_seconds: float, selection: Selection = ALL) -> Source:
     """List a folder, glob or URL; a relative one is taken from ``root``.
 
@@ -111,24 +153,26 @@ def list_source(root: Path, name: str, settle_seconds: float, selection: Selecti
     Raises:
         IngestError: it does not exist, cannot be read, or its address has credentials in it.
     """
-    _refuse_credentials(name)
-    try:
-        filesystem, path = url_to_fs(name if "://" in name else absolute(root, name))
+    address = locate(root, name)
+    filesystem, path = address.filesystem, address.path
+    with refusing(name):
         filesystem.invalidate_cache()  # a long-lived process would be shown the bucket as it was at its first look
-        local = isinstance(filesystem, LocalFileSystem)
-        glob = _is_glob(path) and not (local and os.path.lexists(path))
-        base = _before_signs(path) if glob else path
-        single = local and Path(path).is_file()
-        if single:
-            base, listed = str(Path(path).parent), list_single(path)
-        elif glob:
+        if address.kind == "file":
+            listed = list_single(path)
+        elif address.kind == "glob":
             listed = list_glob(filesystem, path)
         else:
-            listed = list_local(path) if local else list_remote(filesystem, path)
-        identity, whole = _identify(filesystem, path, root), not (glob or single)
-        source = Source(name, filesystem.unstrip_protocol(base), identity, filesystem, whole)
+            listed = list_local(path) if address.local else list_remote(filesystem, path)
+        source = Source(name, address.url, address.identity, filesystem, address.kind == "folder")
         source.arrays = selection.arrays
-        return _sort_out(source, base, listed, settle_seconds, selection)
+        return _sort_out(source, address.base, listed, settle_seconds, selection)
+
+
+@contextmanager
+def refusing(name: str) -> Iterator[None]:
+    """Raise IngestError in place of what a file system says of a source of this name."""
+    try:
+        yield
     except IngestError:
         raise
     except FileNotFoundError:
@@ -234,12 +278,11 @@ def _sort_out(source: Source, base: str, listed: Iterator[File], settle_seconds:
     settled = source.listed - settle_seconds
     for file in sorted(listed, key=lambda one: one.path):
         relative = file.path[len(prefix) :] if file.path.startswith(prefix) else _relative(file.path, base)
-        if file.changed is not None and file.changed > source.listed + FUTURE_SECONDS:
-            file = file._replace(changed=None)
+        file = undated(file, source.listed)
         left = passed_over(relative)
         if left and not is_labels(left[0]):
             source.passed_over[left[0]] = left[1]  # a hidden folder once, however much is in it
-        elif selection.excludes(relative) or (not left and selection.leaves_out(relative)):
+        elif leaves_out(selection, relative):
             source.passed_over[relative] = LEFT_OUT
             source.left_out.add(relative)
         elif file.fault:
@@ -254,6 +297,17 @@ def _sort_out(source: Source, base: str, listed: Iterator[File], settle_seconds:
         for relative in [path for path in source.files if not folder or path.startswith(f"{folder}/")]:
             source.unsettled[relative] = source.files.pop(relative)
     return source
+
+
+def undated(file: File, now: float) -> File:
+    """The file without its time, if that is far in the future."""
+    ahead = file.changed is not None and file.changed > now + FUTURE_SECONDS
+    return file._replace(changed=None) if ahead else file
+
+
+def leaves_out(selection: Selection, relative: str) -> bool:
+    """Whether the selection does not take a file: ``include`` does not speak of tables of labels."""
+    return selection.excludes(relative) or (not is_labels(relative) and selection.leaves_out(relative))
 
 
 def _relative(path: str, base: str) -> str:

@@ -7,9 +7,11 @@ file is read once more and found to be known by its contents.
 import logging
 import sqlite3
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 STAMPS = "inbox.sqlite"  # in the workspace's scratch folder
 FORMAT = 1
@@ -36,28 +38,40 @@ class Stamps:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.raw: str | None = None
-        self._known: dict[Key, tuple[str, str]] = {}
-        self._listed: set[str] = set()
-        if not path.exists():
-            return
+        self._usable = path.exists()
+        versions = self._read("PRAGMA user_version")
+        if versions and versions != [(FORMAT,)]:
+            self._set_aside(f"has format {versions[0][0]}, not {FORMAT}")
+        self.raw: str | None = next((raw for (raw,) in self._read("SELECT raw FROM state")), None)
+
+    @cached_property
+    def _known(self) -> dict[Key, tuple[str, str]]:
+        """Everything, in memory: what lists all files needs it."""
+        known: dict[Key, tuple[str, str]] = {}
+        self._read(
+            "SELECT base, path, stamp, sha256 FROM ingested",
+            take=lambda rows: known.update(((base, name), (stamp, sha256)) for base, name, stamp, sha256 in rows),
+        )
+        return known if self._usable else {}
+
+    @cached_property
+    def _listed(self) -> set[str]:
+        there = self._read("SELECT name FROM sqlite_master WHERE name = 'listed'")  # not at first
+        return {base for (base,) in self._read("SELECT base FROM listed")} if there else set()
+
+    def _read(self, query: str, *values: str, take: Callable[[Iterable[Any]], list[Any] | None] = list) -> list[Any]:
+        """The rows of a query; none if the file cannot be read."""
+        if not self._usable:
+            return []
         try:
-            with _transaction(path) as database:
-                (version,) = database.execute("PRAGMA user_version").fetchone()
-                if version == FORMAT:
-                    rows = database.execute("SELECT base, path, stamp, sha256 FROM ingested")
-                    self._known = {(base, name): (stamp, sha256) for base, name, stamp, sha256 in rows}
-                    if database.execute(
-                        "SELECT name FROM sqlite_master WHERE name = 'listed'"
-                    ).fetchone():  # not at first
-                        self._listed = {base for (base,) in database.execute("SELECT base FROM listed")}
-                    self.raw = next((raw for (raw,) in database.execute("SELECT raw FROM state")), None)
-            if version != FORMAT:
-                self._set_aside(f"has format {version}, not {FORMAT}")
+            with _transaction(self.path) as database:
+                return take(database.execute(query, values)) or []
         except sqlite3.OperationalError as error:  # busy or not readable; its contents may be sound
-            log.warning("%s: cannot be read (%s); every file counts as new", path, error)
+            self._usable, self.raw = False, None
+            log.warning("%s: cannot be read (%s); every file counts as new", self.path, error)
         except sqlite3.DatabaseError as error:
             self._set_aside(str(error))
+        return []
 
     def find(self, base: str, path: str, stamp: str) -> str | None:
         """The SHA-256 of a file that has been ingested with this stamp."""
@@ -78,6 +92,11 @@ class Stamps:
         if base not in self._listed:
             return None
         return {sha256 for (one, _), (_, sha256) in self._known.items() if one == base}
+
+    def count_held(self, base: str) -> int:
+        """How many contents the source had when it was last seen; 0 if that is not known."""
+        counted = self._read("SELECT count(DISTINCT sha256) FROM ingested WHERE base = ?", base)
+        return counted[0][0] if counted and base in self._listed else 0
 
     def record(self, seen: Mapping[Key, tuple[str, str]], raw: str, whole: Collection[str]) -> None:
         """Remember (stamp, SHA-256) of what was ingested, all or nothing; to fail costs time at the next ingest.
@@ -110,6 +129,7 @@ class Stamps:
     def _set_aside(self, why: str) -> None:
         numbered = (self.path.with_name(f"{self.path.name}.damaged-{number}") for number in range(1, 10_000))
         aside = next(name for name in numbered if not name.exists())
+        self._usable, self.raw = False, None
         self.path.rename(aside)
         log.warning("%s: %s; set aside as %s, and every file is read once more", self.path, why, aside.name)
 

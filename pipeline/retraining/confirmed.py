@@ -10,7 +10,8 @@ from deploy.artifact import write_atomically
 from pipeline.config import IngestConfig, RetrainingConfig
 from pipeline.errors import IngestError
 from pipeline.ingest.selection import Selection
-from pipeline.ingest.sources import Source, list_source
+from pipeline.ingest.sources import list_source
+from pipeline.retraining.inbox import relist_sources
 from pipeline.retraining.watchdog import Confirmed
 from pipeline.workspace import Workspace
 from simclr_core.params import read_block
@@ -18,19 +19,20 @@ from simclr_core.params import read_block
 FILE = "confirmed_sources.json"  # in the workspace's scratch folder
 
 
-def list_files(workspace: Workspace, name: str) -> Source:
-    """A source as ``simclr ingest`` sees it.
+def count_files(workspace: Workspace, name: str, age: float = 0.0) -> tuple[str, int]:
+    """The base of a source, and how many files ``simclr ingest`` sees there, also those that are still being written.
+
+    Args:
+        age: seconds that the listing of a folder may have in which no file was added, removed or renamed.
 
     Raises:
         IngestError: it does not exist or cannot be listed.
     """
+    if found := relist_sources(workspace, [name], age):
+        return found[0].base, found[0].images
     config = read_block(workspace.params, "ingest", IngestConfig)
-    return list_source(workspace.root, name, config.settle_seconds, Selection(config.include, config.exclude))
-
-
-def count(source: Source) -> int:
-    """The files of a source, also those that are still being written."""
-    return len(source.files) + len(source.unsettled)
+    source = list_source(workspace.root, name, config.settle_seconds, Selection(config.include, config.exclude))
+    return source.base, len(source.files) + len(source.unsettled)
 
 
 def confirm(workspace: Workspace, name: str) -> int:
@@ -42,7 +44,7 @@ def confirm(workspace: Workspace, name: str) -> int:
     sources = read_block(workspace.params, "retraining", RetrainingConfig).sources
     if name not in sources:
         raise IngestError(f"{name}: is not one of retraining.sources in params.yaml, which are {', '.join(sources)}")
-    files = count(list_files(workspace, name))
+    _, files = count_files(workspace, name)
     said = {**read(workspace), name: Confirmed(files, time.time())}
     text = json.dumps({one: asdict(confirmed) for one, confirmed in said.items()}, indent=2)
     write_atomically(_path(workspace), text + "\n")

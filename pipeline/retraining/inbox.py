@@ -9,11 +9,14 @@ import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
+from deploy.folders.files import is_labels
 from pipeline.config import IngestConfig
 from pipeline.dvc.project import RAW, Locked, Recorded, read_lock, read_tracked
 from pipeline.ingest.listing import File
 from pipeline.ingest.raw import batches, count_contents
+from pipeline.ingest.relisting import Terms, Waiting, relist
 from pipeline.ingest.selection import Selection
 from pipeline.ingest.sources import Source, find_repeated, list_source, unique
 from pipeline.ingest.stamps import STAMPS, Key, Stamps
@@ -27,36 +30,89 @@ from simclr_core.reports import known
 PREPARED = "data/prepared"
 
 
-def survey(workspace: Workspace, sources: Sequence[str]) -> Inbox:
+class Seen(NamedTuple):
+    """What the sources hold, each file once: new images and new tables of labels, when what is still being written
+    changed, and the number of all that have settled."""
+
+    images: dict[Key, File]
+    labels: dict[Key, File]
+    changing: list[float]
+    files: int
+
+
+def survey(workspace: Workspace, sources: Sequence[str], age: float | None = None) -> Inbox:
     """List the sources and compare with what has been ingested.
+
+    Args:
+        age: seconds that the listing of a folder may have in which no file was added, removed or renamed; a file that
+            was overwritten in place shows later by at most that. None: every file is looked at.
 
     Raises:
         IngestError: a source does not exist or cannot be listed.
         ConfigError: ``params.yaml`` has faults.
     """
-    config = read_block(workspace.params, "ingest", IngestConfig)
-    selection = Selection(config.include, config.exclude)
     make_inbox(workspace)
+    relisted = None if age is None else relist_sources(workspace, sources, age)
+    seen = _list(workspace, sources) if relisted is None else _see(relisted)
+    new = {key: file.stamp for key, file in {**seen.images, **seen.labels}.items()}
+    recent = [file.changed for file in (*seen.images.values(), *seen.labels.values())]
+    return Inbox(
+        digest=_digest(_raw(workspace), new, look(workspace) if new else ""),
+        new_files=len(seen.images),
+        untrained=count_untrained(workspace),
+        unsettled=len(seen.changing),
+        relabeled=bool(seen.labels),
+        last_change=_latest([*recent, *seen.changing]),
+        drift=_drift(workspace.root),
+        files=seen.files,
+    )
+
+
+def relist_sources(workspace: Workspace, sources: Sequence[str], age: float) -> list[Waiting] | None:
+    """What waits in the sources by the folders that have changed; None: they have to be listed as a whole.
+
+    Raises:
+        IngestError: a source does not exist or cannot be listed.
+    """
+    config = read_block(workspace.params, "ingest", IngestConfig)
+    known = _known(workspace)
+    terms = Terms(config.include, config.exclude, config.settle_seconds, known.raw if known else None)
+    return relist(workspace.root, sources, workspace.scratch, terms, age)
+
+
+def _raw(workspace: Workspace) -> str:
+    """The data version of the batches; empty if there are none."""
+    return read_tracked(workspace.root, RAW).md5 if workspace.raw.with_suffix(".dvc").exists() else ""
+
+
+def _known(workspace: Workspace) -> Stamps | None:
+    """The stamps, if they are of these batches: after a checkout of another commit, nothing is known."""
     stamps = Stamps(workspace.scratch / STAMPS)
-    raw = read_tracked(workspace.root, RAW).md5 if workspace.raw.with_suffix(".dvc").exists() else ""
-    # Other batches than those that the stamps were taken with: a commit was checked out, say. Then nothing is known.
-    known = stamps if stamps.raw == raw else None
+    return stamps if stamps.raw == _raw(workspace) else None
+
+
+def _see(found: Sequence[Waiting]) -> Seen:
+    new = {(one.base, path): file for one in found for path, file in one.new.items()}
+    return Seen(
+        {key: file for key, file in new.items() if not is_labels(key[1])},
+        {key: file for key, file in new.items() if is_labels(key[1])},
+        [file.changed for one in found for file in one.unsettled.values() if file.changed],
+        sum(one.settled for one in found),
+    )
+
+
+def _list(workspace: Workspace, sources: Sequence[str]) -> Seen:
+    known, config = _known(workspace), read_block(workspace.params, "ingest", IngestConfig)
+    selection = Selection(config.include, config.exclude)
     listed = unique(list_source(workspace.root, source, config.settle_seconds, selection) for source in sources)
     settled = _settled(listed)
-    new = {key: file.stamp for key, file in settled.items() if known is None or known.find(*key, file.stamp) is None}
-    recent = [settled[key].changed for key in new]
-    changing = [time for source in listed for time in source.changing(config.settle_seconds)]
+    new = {key: file for key, file in settled.items() if known is None or known.find(*key, file.stamp) is None}
     images = {(source.base, path) for source in listed for path in source.files}
-    new_files = len(images & new.keys())
-    return Inbox(
-        digest=_digest(raw, new, look(workspace) if new else ""),
-        new_files=new_files,
-        untrained=count_untrained(workspace),
-        unsettled=len(changing),
-        relabeled=len(new) > new_files,
-        last_change=_latest([*recent, *changing]),
-        drift=_drift(workspace.root),
-        files=len(settled),
+    return Seen(
+        {key: file for key, file in new.items() if key in images},
+        {key: file for key, file in new.items() if key not in images},
+        [time for source in listed for time in source.changing(config.settle_seconds)],
+        len(settled),
     )
 
 

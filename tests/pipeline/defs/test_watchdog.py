@@ -108,7 +108,7 @@ def test_a_source_that_is_empty_at_the_first_look_is_compared_with_the_last_inge
     workspace: Workspace, instance: dg.DagsterInstance, sent: list[str]
 ) -> None:
     """Its mount was gone before the sensor was switched on, or Dagster's records are new."""
-    base = confirmed.list_files(workspace, "inbox").base
+    base, _ = confirmed.count_files(workspace, "inbox")
     seen = {(base, f"{number}.png"): ("stamp", f"sha {number}") for number in range(12)}
     Stamps(workspace.scratch / STAMPS).record(seen, "", {base})
     before = tick(workspace, instance, None)

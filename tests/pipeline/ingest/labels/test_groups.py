@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import pytest
 
 from pipeline.errors import IngestError
-from pipeline.ingest.groups import describe_groups, describe_regrouped
 from pipeline.ingest.ingest import IngestResult, ingest
+from pipeline.ingest.labels.groups import describe_groups, describe_regrouped
 from pipeline.ingest.labels.labels_csv import read_rows
 from pipeline.ingest.layout import Place, hold_out
 from pipeline.ingest.raw import OCCURRENCES
