@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 
 from deploy import latency, triton
@@ -16,8 +17,8 @@ from deploy.bundle import FP32
 from deploy.cli import index as index_cli
 from deploy.cli import serve as serve_cli
 from deploy.encoder import Encoder, Prediction, load
-from deploy.errors import BundleError, CorruptArtifactError, DeployError, UntrustedError
-from deploy.failure import fail, notice, printable
+from deploy.errors import ArgumentError, BundleError, CorruptArtifactError, DeployError, UntrustedError
+from deploy.failure import fail, install_command, notice, printable
 from deploy.folders.embedding_writers import WRITERS
 from deploy.folders.folder import Options, embed_files, image_files
 from deploy.folders.progress import Progress
@@ -49,7 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["index"] and given[1:2] in (["add"], ["update"], ["delete"]):  # a bundle of that name is ./add
         given[:2] = [f"index-{given[1]}"]
-    options = build_parser().parse_args(given)
+    parser = build_parser()
+    if not given:
+        parser.print_help()
+        return DONE
+    options = parser.parse_args(given)
     try:
         code: int = options.run(options)
         sys.stdout.flush()
@@ -132,6 +137,15 @@ def export_triton(options: argparse.Namespace) -> int:
     return DONE
 
 
+def completion(options: argparse.Namespace) -> int:
+    try:
+        import shtab
+    except ImportError:
+        raise ArgumentError(f"completion needs shtab; run {install_command('completion')}") from None
+    print(shtab.complete(build_parser(), options.shell))
+    return DONE
+
+
 def _record(prediction: Prediction) -> dict[str, object]:
     if prediction.error:
         return {"path": prediction.source, "error": prediction.error.reason, "message": str(prediction.error)}
@@ -151,6 +165,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="simclr-deploy", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('simclr-pipeline')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_command(commands, info, "print the contents of the bundle as JSON")
     _add_command(commands, verify, "check every file, and compare embeddings of the golden images on this machine")
@@ -180,6 +195,12 @@ def build_parser() -> argparse.ArgumentParser:
     triton_command.add_argument("out", type=Path, metavar="OUT", help="model repository; the model gets a folder in it")
     triton_command.add_argument("--variant", default=FP32, help="fp32, int8 or fp16; default: fp32")
     triton_command.add_argument("--trust", type=Path, metavar="FILE", help=TRUST_HELP)
+    summary = "print a script that lets this shell complete commands and options, for its start-up file"
+    completion_command = commands.add_parser(
+        "completion", help=summary, description=summary[0].upper() + summary[1:] + "."
+    )
+    completion_command.set_defaults(run=completion)
+    completion_command.add_argument("shell", choices=["bash", "zsh", "tcsh"], help="the script is for this one")
     return parser
 
 

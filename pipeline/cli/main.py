@@ -3,17 +3,20 @@
 Exit codes: 0 done; 1 a stage failed, a gate did not pass, or `doctor` found something; 2 wrong input; 130 interrupted.
 """
 
+import json
 import math
 import sqlite3
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
+from click.shell_completion import get_completion_class
 
 from deploy.failure import INTERRUPTED, describe, fail
 from deploy.plural import counted
 from pipeline import workspace as workspaces
-from pipeline.cli.pass_workspace import pass_workspace
+from pipeline.cli.options import as_json, pass_workspace, workspace_option
 from pipeline.cli.plan import plan
 from pipeline.cli.purge import purge
 from pipeline.cli.quarantine import quarantine
@@ -33,9 +36,9 @@ def run_cli() -> int:
         return fail(error, code=1)
     except FORESEEN as error:
         return fail(error)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:  # a group alone is a question
+        click.echo(error.message)
+        return 0
     except click.ClickException as error:
         command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "simclr"
         return fail(f"{error.format_message().rstrip('.')}; see `{command} --help`")
@@ -122,12 +125,25 @@ def init(directory: Path, sources: tuple[str, ...], budget: str | None, recipe: 
 
 
 @simclr.command()
+@as_json
 @pass_workspace
-def status(workspace: Workspace) -> None:
+def status(workspace: Workspace, as_json: bool) -> None:
     """What is ingested, which stages are up to date, and how good the current encoder is."""
-    from pipeline.cli.status import describe_workspace
+    from pipeline.cli.status import look
 
-    click.echo(describe_workspace(workspace))
+    found = look(workspace)
+    click.echo(found.to_json() if as_json else str(found))
+
+
+@simclr.command()
+@as_json
+@pass_workspace
+def summary(workspace: Workspace, as_json: bool) -> None:
+    """What the last run gave: images, accuracies next to their baselines, gates and durations."""
+    from pipeline.cli.summary import collect, table
+
+    found = collect(workspace)
+    click.echo(json.dumps(asdict(found), indent=2) if as_json else table(found))
 
 
 @simclr.command()
@@ -255,15 +271,30 @@ def alert(context: click.Context) -> None:
 
 
 @simclr.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print a script that lets this shell complete the commands, options and paths of simclr.
+
+    \b
+    Examples: simclr completion bash >> ~/.bashrc
+              simclr completion zsh >> ~/.zshrc
+              simclr completion fish > ~/.config/fish/completions/simclr.fish
+    """
+    script = get_completion_class(shell)
+    assert script is not None, shell
+    click.echo(script(simclr, {}, "simclr", "_SIMCLR_COMPLETE").source())
+
+
+@simclr.command()
 @click.option("--repair", is_flag=True, help="Fix what needs no decision.")
+@as_json
+@workspace_option
 @click.pass_context
-def doctor(context: click.Context, repair: bool) -> None:
+def doctor(context: click.Context, repair: bool, as_json: bool) -> None:
     """Check this machine and the workspace, and name the command that fixes what is wrong."""
     from pipeline.maintenance.doctor import examine
 
-    named = context.find_root().obj
-    findings = examine(named, repair=repair)
-    for finding in findings:
-        click.echo(str(finding))
+    findings = examine(context.find_root().obj, repair=repair)
+    click.echo(json.dumps([asdict(one) for one in findings], indent=2) if as_json else "\n".join(map(str, findings)))
     if not all(finding.healthy for finding in findings):
         raise click.exceptions.Exit(1)

@@ -4,7 +4,7 @@ import json
 
 import click
 
-from pipeline.cli.pass_workspace import pass_workspace
+from pipeline.cli.options import pass_workspace
 from pipeline.workspace import Workspace
 
 

@@ -2,7 +2,7 @@
 
 import click
 
-from pipeline.cli.pass_workspace import pass_workspace
+from pipeline.cli.options import pass_workspace
 from pipeline.errors import OverridesError, WorkspaceError
 from pipeline.workspace import Workspace
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.pass_workspace import pass_workspace
+from pipeline.cli.options import as_json, pass_workspace
 from pipeline.validation import quarantine as decisions
 from pipeline.workspace import Workspace
 
@@ -31,10 +31,12 @@ def quarantine() -> None:
 @quarantine.command("list")
 @click.option("--reason", help="Only files with this primary reason.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(min=0))
+@as_json
 @pass_workspace
-def list_quarantined(workspace: Workspace, reason: str | None, limit: int) -> None:
+def list_quarantined(workspace: Workspace, reason: str | None, limit: int, as_json: bool) -> None:
     """How many files are quarantined for which reason, the first of them, and what people have decided."""
-    click.echo(decisions.list_files(workspace, reason, limit))
+    found = decisions.list_files(workspace, reason, limit)
+    click.echo(found.to_json() if as_json else str(found))
 
 
 @quarantine.command()

@@ -3,7 +3,7 @@
 import click
 
 from deploy.failure import fail
-from pipeline.cli.pass_workspace import pass_workspace
+from pipeline.cli.options import as_json, pass_workspace
 from pipeline.workspace import Workspace
 
 
@@ -19,12 +19,14 @@ def release() -> None:
 
 
 @release.command("list")
+@as_json
 @pass_workspace
-def list_releases(workspace: Workspace) -> None:
+def list_releases(workspace: Workspace, as_json: bool) -> None:
     """Every version with its date and numbers, the one that is served, and the rejected candidates with reasons."""
     from pipeline.release.release import list_versions
 
-    click.echo(list_versions(workspace))
+    found = list_versions(workspace)
+    click.echo(found.to_json() if as_json else str(found))
 
 
 @release.command()

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from pipeline import workspace as workspaces
-from pipeline.cli.pass_workspace import pass_workspace
+from pipeline.cli.options import pass_workspace
 from pipeline.workspace import Workspace
 
 RESTART = click.option(

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import click
 
 from pipeline import params, preflight
-from pipeline.cli.pass_workspace import pass_workspace
+from pipeline.cli.options import pass_workspace
 from pipeline.errors import ParamsError
 from pipeline.params import Params
 from pipeline.recipes.recipe import is_auto

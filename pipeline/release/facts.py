@@ -200,6 +200,9 @@ class Listing:
         lines += [f"rejected {one.candidate} at {one.recorded[:16]}: {one.gate}: {one.reason}" for one in self.rejected]
         return "\n".join(lines)
 
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False)
+
 
 @dataclass(frozen=True)
 class Difference:

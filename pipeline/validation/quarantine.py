@@ -6,9 +6,10 @@ is for the next run to work out.
 
 import getpass
 import hashlib
+import json
 import subprocess
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,29 +48,57 @@ class Content:
         return list(dict.fromkeys(reason for row in self.files for reason in row["reasons"]))
 
 
-def list_files(workspace: Workspace, reason: str | None = None, limit: int = 20) -> str:
-    """How many files are quarantined for which primary reason, the first of them, and what people have decided."""
+@dataclass(frozen=True)
+class Quarantined:
+    """How many files are quarantined for which primary reason, the ``first`` of those in question, how many ``more``
+    there are of them, and what people have decided."""
+
+    counts: dict[str, int]
+    first: list[dict[str, str]]
+    more: int
+    decided: tuple[Override, ...]
+    without_effect: dict[str, str]  # by SHA-256, why
+
+    def __str__(self) -> str:
+        """Some lines for a person."""
+        known = {name: meaning for name, meaning in REASONS.items() if name in self.counts}
+        lines = [f"{self.counts[name]:>9,}  {name:<18} {meaning}" for name, meaning in known.items()]
+        lines = lines or ["nothing is quarantined"]
+        lines += ["", *(f"{one['sha256'][:12]}  {one['reason']:<18} {printable(one['path'])}" for one in self.first)]
+        if self.more:
+            lines.append(f"… and {self.more:,} more; all of them: data/manifest/quarantine.parquet")
+        lines += ["", "decided by people:"] if self.decided else []
+        for one in self.decided:
+            idle = self.without_effect.get(one.sha256)
+            lines.append(f"{one.sha256[:12]}  {_described(one)}{f'; no effect: {idle}' if idle else ''}")
+        return "\n".join(lines)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False, default=str)
+
+
+def list_files(workspace: Workspace, reason: str | None = None, limit: int = 20) -> Quarantined:
+    """All of them, or only those with this primary reason; at most ``limit`` by name.
+
+    Raises:
+        OverridesError: there is no such reason, or overrides.csv has a fault.
+    """
     import polars as pl
 
     if reason is not None and reason not in REASONS:
         raise OverridesError(f"unknown reason {reason!r}; choose one of: {', '.join(REASONS)}")
-    rows = _manifest(workspace, ["sha256", "path", "reasons", "message"])
-    rows = rows.filter(pl.col("reasons").list.len() > 0).with_columns(primary=pl.col("reasons").list.first())
-    counts = dict(rows["primary"].value_counts().iter_rows())
-    lines = [f"{counts[name]:>9,}  {name:<18} {meaning}" for name, meaning in REASONS.items() if name in counts]
-    lines = lines or ["nothing is quarantined"]
-    chosen = rows if reason is None else rows.filter(pl.col("primary") == reason)
-    shown = chosen.head(limit).to_dicts()
-    lines += ["", *(f"{row['sha256'][:12]}  {row['primary']:<18} {printable(row['path'])}" for row in shown)]
-    if chosen.height > limit:
-        lines.append(f"… and {chosen.height - limit:,} more; all of them: data/manifest/quarantine.parquet")
+    rows = _manifest(workspace, ["sha256", "path", "reasons"])
+    rows = rows.filter(pl.col("reasons").list.len() > 0)
+    rows = rows.select("sha256", "path", reason=pl.col("reasons").list.first())
+    chosen = rows if reason is None else rows.filter(pl.col("reason") == reason)
     decided = overrides.read(workspace.overrides)
-    lines += ["", "decided by people:"] if decided else []
-    idle = overrides.without_effect(decided, _manifest(workspace, ["sha256", "reasons"]))
-    for one in decided:
-        note = f"; no effect: {idle[one.sha256]}" if one.sha256 in idle else ""
-        lines.append(f"{one.sha256[:12]}  {_described(one)}{note}")
-    return "\n".join(lines)
+    return Quarantined(
+        dict(rows["reason"].value_counts().iter_rows()),
+        chosen.head(limit).to_dicts(),
+        max(0, chosen.height - limit),
+        decided,
+        overrides.without_effect(decided, _manifest(workspace, ["sha256", "reasons"])),
+    )
 
 
 def details(workspace: Workspace, name: str, save: Path | None = None) -> str:

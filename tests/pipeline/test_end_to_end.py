@@ -13,7 +13,7 @@ import yaml
 
 import deploy
 from pipeline.cli import summary
-from pipeline.cli.status import describe_workspace
+from pipeline.cli.status import look
 from pipeline.dvc.client import DVC, Outcome
 from pipeline.environment import WORKSPACE
 from pipeline.errors import StageFailedError
@@ -105,7 +105,7 @@ def test_from_raw_images_to_served_embeddings(trained: Workspace, tmp_path: Path
     assert written["onnx"]["cosine_min"] > 0.99999
     assert None not in written["seconds"].values()
     assert written["seconds"]["pretrain"] > 0
-    assert "stages     all up to date" in describe_workspace(trained)
+    assert "stages     all up to date" in str(look(trained))
     metrics = json.loads(dvc(trained.root, "metrics", "show", "--json"))
     assert "reports/linear_eval.json" in metrics[""]["data"]
     dvc(trained.root, "plots", "show", "--out", str(tmp_path / "plots"))
@@ -126,7 +126,7 @@ def test_a_killed_pretraining_is_finished_on_its_images_before_new_ones_come(
             run(filled, stages)
     left = find_unfinished(filled.root, read(filled).pretrain)
     assert left is not None
-    assert f"unfinished a run was interrupted in pretraining, at step {left.step}" in describe_workspace(filled)
+    assert f"unfinished a run was interrupted in pretraining, at step {left.step}" in str(look(filled))
     put(filled, "unlabeled/new.png", encode(draw(0, 999)))
     log = filled.scratch / "logs" / "pretrain.log"
     with monkeypatch.context() as patch:
@@ -148,7 +148,7 @@ def test_a_run_killed_in_its_release_is_finished_on_its_images_before_new_ones_c
     command = [sys.executable, "-P", "-m", "pipeline", "--workspace", str(trained.root), "run"]
     killed = subprocess.run(command, env=os.environ | {"SIMCLR_FAILPOINT": "release.committed:kill"}, check=False)
     assert killed.returncode == -9
-    assert "unfinished a run was interrupted before the last gates and the release" in describe_workspace(trained)
+    assert "unfinished a run was interrupted before the last gates and the release" in str(look(trained))
     put(trained, "unlabeled/new.png", encode(draw(0, 999)))
     continued = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "finishes it first, and takes 1 new image or label in the run after it" in continued.stdout

@@ -17,7 +17,7 @@ from dagster._core.storage.tags import MAX_RETRIES_TAG
 
 from deploy.artifact import publish
 from pipeline.cli.main import run_cli
-from pipeline.cli.status import describe_workspace
+from pipeline.cli.status import look
 from pipeline.costs import measured, record
 from pipeline.costs.model import REST
 from pipeline.dvc.client import Outcome, exclusive
@@ -108,7 +108,7 @@ def assert_compared(graph: Workspace) -> None:
     page = (graph.reports / "run.html").read_text(encoding="utf-8")
     assert "Expected and real" in page
     assert "Nothing was expected" not in page
-    (line,) = [line for line in describe_workspace(graph).splitlines() if line.startswith("latest run")]
+    (line,) = [line for line in str(look(graph)).splitlines() if line.startswith("latest run")]
     assert ", expected " in line
 
 

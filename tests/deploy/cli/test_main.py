@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -189,12 +190,33 @@ def test_unusable_arguments_are_one_line_and_exit_2(
     assert not (tmp_path / "o").exists()
 
 
-@pytest.mark.parametrize("arguments", [[], ["train"], ["info"], ["embed", "bundle", "photos"]])
+@pytest.mark.parametrize("arguments", [["train"], ["info"], ["embed", "bundle", "photos"]])
 def test_wrong_usage_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
     assert "usage: simclr-deploy" in capsys.readouterr().err
+
+
+def test_alone_it_prints_its_help_and_its_version_on_request(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert "export-triton" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"simclr-deploy {version('simclr-pipeline')}\n"
+
+
+def test_a_shell_completes_commands_and_options(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["completion", "bash"]) == 0
+    asked = "COMP_WORDS=(simclr-deploy emb); COMP_CWORD=1; _shtab_simclr_deploy simclr-deploy emb; echo ${COMPREPLY[@]}"
+    script = f"{capsys.readouterr().out}\n{asked}"
+    assert subprocess.run(["bash", "-c", script], capture_output=True, text=True).stdout.split() == ["embed"]
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert main(["completion", "bash"]) == 2
+    assert "completion needs shtab; run `pip install '.[completion]'`" in capsys.readouterr().err
 
 
 def test_help_has_examples_and_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """The command line: what a person types, reads, and what a script gets as exit code."""
 
 import errno
+import json
 import os
 import sqlite3
 import subprocess
@@ -57,10 +58,47 @@ def test_help_shows_examples_and_exit_codes(monkeypatch: pytest.MonkeyPatch, cap
 def test_without_arguments_the_help_is_shown_as_it_is_laid_out(
     monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    assert simclr(monkeypatch) == 2
-    shown = capsys.readouterr().err
-    assert "error:" not in shown
-    assert "\n  doctor  " in shown
+    assert simclr(monkeypatch) == 0
+    shown = capsys.readouterr()
+    assert not shown.err
+    assert "\n  doctor  " in shown.out
+    assert simclr(monkeypatch, "release") == 0
+    assert "\n  rollback  " in capsys.readouterr().out
+
+
+def test_the_workspace_is_named_before_or_after_the_command(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = str(workspace.root)
+    for arguments in (("--workspace", root, "summary"), ("summary", "--workspace", root)):
+        assert simclr(monkeypatch, *arguments) == 0
+        assert capsys.readouterr().out.startswith("images ")
+    assert simclr(monkeypatch, "--workspace", root, "summary", "--workspace", str(tmp_path)) == 2
+    assert f"--workspace is given twice, as {root} and {tmp_path}; give it once" in capsys.readouterr().err
+    assert simclr(monkeypatch, "release", "list", "--workspace", str(tmp_path / "absent")) == 2
+
+
+def test_a_shell_completes_commands(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    assert simclr(monkeypatch, "completion", "bash") == 0
+    assert "_SIMCLR_COMPLETE=bash_complete" in capsys.readouterr().out
+    monkeypatch.setenv("_SIMCLR_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", "simclr release roll")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    with pytest.raises(SystemExit):
+        simclr(monkeypatch)
+    assert capsys.readouterr().out == "plain,rollback\n"
+
+
+def test_a_program_gets_json(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    root = str(workspace.root)
+    found = {}
+    for command in ("summary", "release list", "doctor"):
+        simclr(monkeypatch, *command.split(), "--json", "--workspace", root)
+        found[command] = json.loads(capsys.readouterr().out)
+    assert found["summary"]["pretrain"] == dict.fromkeys(["epochs", "images_per_second", "loss_first", "loss_last"])
+    assert found["release list"] == {"versions": [], "current": None, "serving": None, "rejected": []}
+    assert {"name", "healthy", "detail", "fix", "warning"} == set(found["doctor"][0])
 
 
 @pytest.mark.seconds

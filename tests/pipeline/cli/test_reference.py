@@ -125,7 +125,7 @@ def test_the_usage_shows_the_arguments() -> None:
     assert "```\nsimclr-deploy index [OPTIONS] BUNDLE OUT [IMAGE]...\n```" in section("simclr-deploy index")
     assert "```\npython -m simclr_core compare\n```" in section("python -m simclr_core compare")
     assert "```\nsimclr-deploy [OPTIONS] COMMAND [ARGS]...\n```" not in section("simclr-deploy")
-    assert "```\nsimclr-deploy COMMAND [ARGS]...\n```" in section("simclr-deploy")
+    assert "```\nsimclr-deploy [OPTIONS] COMMAND [ARGS]...\n```" in section("simclr-deploy")
 
 
 def test_examples_are_blocks_of_shell_that_the_tests_of_the_docs_try() -> None:

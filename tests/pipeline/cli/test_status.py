@@ -1,21 +1,15 @@
 """What ``simclr status`` says of labels, of what a run would do, and of raw images that are missing."""
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from deploy.artifact import write_atomically
-from pipeline.cli import status
-from pipeline.cli.status import (
-    describe_accuracy,
-    describe_contradictions,
-    describe_precision,
-    describe_stages,
-    describe_workspace,
-)
+from pipeline.cli.main import simclr
+from pipeline.cli.status import describe_accuracy, describe_precision, find_contradiction, look, look_at_stages
 from pipeline.dvc import client
 from pipeline.dvc.client import exclusive
 from pipeline.ingest.ingest import ingest
@@ -33,21 +27,19 @@ from tests.reports import EXPORT, FOLDED, LINEAR_EVAL, SEVERAL, VALIDATION
 from tests.sentences import assert_plain
 
 
-@pytest.fixture(autouse=True)
-def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every line that a test gets is a sentence for a person."""
-    for name in ("describe_contradictions", "describe_stages", "describe_workspace"):
-        monkeypatch.setattr(f"{__name__}.{name}", _checked(getattr(status, name)))
+def lines_of(workspace: Workspace) -> list[str]:
+    """What is said, each line of which is a sentence for a person."""
+    lines = str(look(workspace)).splitlines()
+    for line in lines:
+        assert_plain(line.partition(" ")[2])  # after the title
+    return lines
 
 
-def _checked(describe: Callable[[Workspace], str | list[str]]) -> Callable[[Workspace], str | list[str]]:
-    def checked(workspace: Workspace) -> str | list[str]:
-        said = describe(workspace)
-        for line in said.splitlines() if isinstance(said, str) else said:
-            assert_plain(line.partition(" ")[2])  # after the title
-        return said
-
-    return checked
+def stage_lines_of(workspace: Workspace) -> list[str]:
+    lines = look_at_stages(workspace).lines()
+    for line in lines:
+        assert_plain(line.partition(" ")[2])
+    return lines
 
 
 @pytest.mark.seconds
@@ -59,29 +51,46 @@ def test_every_line_of_a_workspace_with_something_of_each_kind_is_plain(
     for report in (VALIDATION, LINEAR_EVAL, EXPORT):
         reports.write(filled.root, report)
     write_atomically(filled.scratch / UNKEPT, json.dumps(asdict(Unkept("1f", "no route to host", "2026-11-29"))))
-    said = describe_workspace(filled)
-    assert said.splitlines()[1] == "raw        41 images in 1 batch"
+    said = lines_of(filled)
+    assert said[1] == "raw        41 images in 1 batch"
     assert "not sent   the state of runs since 2026-11-29 is on this disk alone: no route to host" in said
     with exclusive(filled.root, "ingest"):
-        assert "running    ingest of process" in describe_workspace(filled)
+        assert any(line.startswith("running    ingest of process") for line in lines_of(filled))
+
+
+@pytest.mark.seconds
+def test_a_program_gets_the_same_as_json(filled: Workspace) -> None:
+    ingest(filled)
+    for report in (VALIDATION, LINEAR_EVAL, EXPORT):
+        reports.write(filled.root, report)
+    done = CliRunner().invoke(simclr, ["status", "--json", "--workspace", str(filled.root)])
+    found = json.loads(done.stdout)
+    assert (found["workspace"], found["images"], found["batches"]) == (str(filled.root), 40, 1)
+    assert found["evaluation"]["simclr"]["knn_top1"] == LINEAR_EVAL.simclr.knn_top1
+    assert found["bundle"] == EXPORT.bundle
+    assert found["stages"]["next"] == "`simclr run`"
+    assert set(found["disk"]) == {"cache", "raw", "registry", "scratch", "history"}
+    assert all({"outcome", "reason"} == set(one) for one in found["gates"].values())
 
 
 def test_near_copies_with_different_labels_are_named(workspace: Workspace) -> None:
-    assert describe_contradictions(workspace) == []
+    assert find_contradiction(workspace) is None
     near: dict[str, Any] = {"near_group": "g", "near_group_size": 2, "warnings": ["near_label_conflict"]}
     rows = [row("cat/1.png", label="cat", **near), row("dog/\u202e2.png", label="dog", **near), row("3.png")]
     workspace.manifest.mkdir(parents=True)
     manifest.write(workspace.manifest, table(rows))
     for success, said in (
-        (True, []),
-        (False, ["labels     2 near copies have different labels, such as cat/1.png (cat)"]),
+        (True, None),
+        (False, "2 near copies have different labels, such as cat/1.png (cat)"),
     ):
         outcome = Outcome(NEAR_LABELS, "splits", "warning", success, 0.0, "True", 2, [], None)
         reports.write(workspace.root, replace(VALIDATION, expectations=(outcome,)))
-        lines = describe_contradictions(workspace)
-        assert [line.partition(" and ")[0] for line in lines] == said
-    assert lines[0].endswith("(dog); see reports/validation.html")
-    assert "\u202e" not in lines[0]
+        found = find_contradiction(workspace)
+        assert (found and found.partition(" and ")[0]) == said
+    assert found is not None
+    assert_plain(found)
+    assert found.endswith("(dog); see reports/validation.html")
+    assert "\u202e" not in found
 
 
 @pytest.mark.parametrize(
@@ -107,7 +116,7 @@ def test_accuracies_have_their_unit(linear: dict[str, float | None], said: str) 
 def test_raw_images_that_are_tracked_and_missing_are_restored_not_ingested_again(workspace: Workspace) -> None:
     workspace.raw.parent.mkdir(exist_ok=True)
     workspace.raw.with_suffix(".dvc").write_text("outs: [{path: raw, md5: 0123.dir}]\n")
-    said = describe_workspace(workspace)
+    said = "\n".join(lines_of(workspace))
     assert "data/raw is missing" in said
     assert "next       `dvc checkout data/raw.dvc`, or `dvc pull data/raw.dvc`" in said
     assert "0 images" not in said
@@ -118,7 +127,7 @@ def test_stages_of_every_length_of_name_are_aligned(workspace: Workspace, monkey
     changed = {"embedding_drift": ["data/manifest has changed"], "export": ["models/pretrained is missing"]}
     monkeypatch.setattr(client, "changed_stages", lambda root: changed)
     (workspace.root / "dvc.lock").write_text("stages: {embedding_drift: {cmd: a}, export: {cmd: a}}\n")
-    assert describe_stages(workspace) == [
+    assert stage_lines_of(workspace) == [
         "changed    embedding_drift: data/manifest has changed",
         "changed    export: models/pretrained is missing",
         "next       `simclr run`",
@@ -132,7 +141,7 @@ def test_a_stage_that_was_never_completed_is_not_run_yet_whatever_is_new(
     changed = {"validate": new, "finetune@0.01": new, "prepare": ["data/raw has changed"], "data/raw.dvc": ["changed"]}
     monkeypatch.setattr(client, "changed_stages", lambda root: changed)
     (workspace.root / "dvc.lock").write_text("stages: {prepare: {cmd: a}, finetune@0.1: {cmd: a}}\n")
-    assert describe_stages(workspace) == [
+    assert stage_lines_of(workspace) == [
         "changed    validate: not run yet",
         "changed    finetune@0.01: not run yet",
         "changed    prepare: data/raw has changed",
@@ -148,8 +157,8 @@ def test_what_waits_for_the_data_contract_is_one_line_with_what_to_do(
     reports.write(workspace.root, replace(VALIDATION, passed=False, expectations=(broken,)))
     changed = {"prepare": ["data/prepared is missing"], "pretrain": ["data/prepared is missing"]}
     monkeypatch.setattr(client, "changed_stages", lambda root: changed)
-    waiting, step = describe_stages(workspace)
+    waiting, step = stage_lines_of(workspace)
     assert waiting == "waiting    for data_contract: prepare, pretrain"
     assert "validate.max_quarantine_rate), then `simclr run`" in step
     changed["validate"] = ["data/raw has changed"]
-    assert describe_stages(workspace)[-1] == "next       `simclr run`"
+    assert stage_lines_of(workspace)[-1] == "next       `simclr run`"

@@ -20,7 +20,7 @@ import yaml
 
 from benchmarks.pipeline.soak import wait_for
 from deploy.lock import held
-from pipeline.cli.status import describe_stages
+from pipeline.cli.status import look_at_stages
 from pipeline.dvc import client, processes
 from pipeline.dvc.client import DVC, LOCK, Outcome, add, changed_stages, exclusive, execute, holder, repro
 from pipeline.dvc.explained import explain
@@ -204,7 +204,7 @@ def test_a_dvc_of_a_person_at_work_is_named_instead_of_its_lock(workspace: Works
         try:
             with pytest.raises(BusyError, match=f"busy with process {working.pid} .*kill -INT {working.pid}`$"):
                 changed_stages(workspace.root)
-            assert "running    " in describe_stages(workspace)[0]
+            assert look_at_stages(workspace).running
         finally:
             os.killpg(working.pid, signal.SIGKILL)
 

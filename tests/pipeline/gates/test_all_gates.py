@@ -16,7 +16,7 @@ def test_without_reports_nothing_is_judged_and_nothing_measured(case: Case) -> N
     found = verdicts(Workspace(case.folder))
     assert list(found) == [gate.__name__ for gate in GATES]
     assert {one.outcome for one in found.values()} == {"not judged"}
-    assert describe_gates(Workspace(case.folder)) == []
+    assert describe_gates(found) == []
 
 
 def test_status_tells_what_passed_what_was_refused_and_what_is_not_applicable(case: Case) -> None:
@@ -24,7 +24,7 @@ def test_status_tells_what_passed_what_was_refused_and_what_is_not_applicable(ca
     case.put("reports/export.json", EXPORT)
     case.put(COMPARISON, ALONE)
     case.put(CHAMPION, {"version": None, "reports": {}})
-    first, *refused = describe_gates(Workspace(Path(case.folder)))
+    first, *refused = describe_gates(verdicts(Workspace(case.folder)))
     assert first == (
         "gates      passed: onnx_parity; refused: not_collapsed; not applicable: representation, size_budget, old_index"
     )
@@ -45,7 +45,7 @@ def test_status_tells_which_undecided_gate_stops_the_release(case: Case, abstain
     case.put(COMPARISON, COMPARE | few)
     case.put(CHAMPION, PINNED)
     case.put("reports/finetune-0.01.json", FINETUNE | {"paired": None})
-    first, *reasons = describe_gates(Workspace(case.folder))
+    first, *reasons = describe_gates(verdicts(Workspace(case.folder)))
     assert said in first
     assert [line.partition(":")[0] for line in reasons] == ["representation", "low_label"]
 

@@ -75,6 +75,10 @@ def test_the_list_counts_reasons_and_names_files(workspace: Workspace) -> None:
     assert "half.jpg" in only.output
     assert "strip.png" not in only.output
     assert "… and 3 more" in call(workspace, "list", "--limit", "1").output
+    found = json.loads(call(workspace, "list", "--json", "--limit", "3").output)
+    assert found["counts"] == dict.fromkeys(("truncated", "extreme_aspect", "low_information", "test_leak"), 1)
+    assert (len(found["first"]), found["more"]) == (3, 1)
+    assert found["first"][0].keys() == {"sha256", "path", "reason"}
     unknown = call(workspace, "list", "--reason", "ugly")
     assert isinstance(unknown.exception, OverridesError)
     assert str(unknown.exception).startswith("unknown reason 'ugly'; choose one of: denied, unsafe_path")
