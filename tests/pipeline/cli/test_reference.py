@@ -124,7 +124,6 @@ def test_the_usage_shows_the_arguments() -> None:
     assert "```\nsimclr quarantine deny [OPTIONS] HASH|PATH...\n```" in section("simclr quarantine deny")
     assert "```\nsimclr-deploy index [OPTIONS] BUNDLE OUT [IMAGE]...\n```" in section("simclr-deploy index")
     assert "```\npython -m simclr_core compare\n```" in section("python -m simclr_core compare")
-    assert "```\nsimclr-deploy [OPTIONS] COMMAND [ARGS]...\n```" not in section("simclr-deploy")
     assert "```\nsimclr-deploy [OPTIONS] COMMAND [ARGS]...\n```" in section("simclr-deploy")
 
 
