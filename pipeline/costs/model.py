@@ -21,7 +21,7 @@ from simclr_core.monitoring.unit_costs import UnitCosts
 
 # Shares of the start of a process with PyTorch.
 DVC_START, RUN_START = 0.15, 0.5
-VALIDATE_START, PREPARE_START, DRIFT_START, INITIAL_START = 1.45, 0.22, 0.18, 0.1
+VALIDATE_START, PREPARE_START, DRIFT_START, INITIAL_START, EXPLORE_START = 1.45, 0.22, 0.18, 0.1, 0.3
 GRAPH_START = 0.9  # export's ONNX graph, its quantization and proof
 MAPS_START, MAP_START = 0.3, 0.0009  # the map of embeddings, and an image of it
 # The bootstrap of a mean average precision: of each image and class of an answer, and of each image of the draws. By
@@ -32,6 +32,7 @@ COPIES = 2  # of a stage's results: in the workspace and in DVC's cache
 TAR_BLOCK, FLOAT = 512, 4
 LISTED_BYTES, FACTS_BYTES, MANIFEST_BYTES = 390, 310, 370  # of an image in lists and tables
 REPORT_BYTES, RECORD_BYTES = 250_000, 400_000  # of a stage: its reports, and the records of Git, DVC and Dagster
+THUMBNAIL_BYTES, EXPLORED_BYTES, HALF = 900, 250, 2  # of an image in the explorer, and of a number of its vector
 PROJECTOR_BYTES, SPRITE_BYTES = 8, 820  # of a number and of a picture in TensorBoard's projector
 INT8 = 0.3  # size of that variant over fp32's
 DVC_BYTES, VALIDATE_BYTES, WORKER_BYTES = 130e6, 300e6, 60e6  # of memory
@@ -45,6 +46,7 @@ REST = "the rest"
 CLASSIFIERS = ("knn", "probe")
 PIXEL_SIDE, RANDOM_ENCODERS = 32, 3  # as simclr_core.evaluation.linear_eval
 MAPPED, UNLABELED_SAMPLE = 2000, 5000
+EXPLORED, LANDMARKS = 100_000, 3000  # as pipeline.explore
 SERVED_TRAIN, SERVED_TEST = 10_000, 5_000  # images on which an export is judged
 LATENCY_ROUNDS, LATENCIES = 105, 3  # single images that export and a gate embed
 FINETUNE = re.compile(r"finetune@([01]\.\d+)")
@@ -186,6 +188,7 @@ def stage_costs(work: Work, stages: Iterable[str]) -> dict[str, Cost]:
         "linear_eval": _linear_eval,
         "export": _export,
         "compare": _compare,
+        "explore": _explore,
         REST: _rest,
     }
     models |= {name: partial(_finetune, share=share[1]) for name in stages if (share := FINETUNE.fullmatch(name))}
@@ -342,6 +345,17 @@ def _compare(work: Work) -> Cost:
         seconds += encoders * work.fit(labels, work.unit.feature_dim, work.params.compare.l2_count)
         seconds += work.resampled(len(CLASSIFIERS) * encoders, 1)
     return Cost(seconds, _memory(work), 0.0)
+
+
+def _explore(work: Work) -> Cost:
+    shown = min(work.total, EXPLORED)
+    seconds = (DVC_START + EXPLORE_START) * work.unit.start_seconds
+    seconds += work.decoded(2 * shown) + work.forward(shown)  # once for the thumbnail
+    seconds += min(shown, LANDMARKS) * MAP_START * work.unit.start_seconds
+    if work.released:
+        seconds += work.decoded(work.images.tested) + work.forward(work.images.tested)
+    disk = COPIES * (shown * (THUMBNAIL_BYTES + HALF * work.unit.feature_dim) + work.total * EXPLORED_BYTES)
+    return Cost(seconds, 2 * DVC_BYTES, disk)
 
 
 def _rest(work: Work) -> Cost:

@@ -17,10 +17,11 @@ from pipeline.dvc.cache import Cache, Use
 from pipeline.dvc.versions import WORKSPACE
 from simclr_core.data.golden import GOLDEN_IMAGES, parity_positions
 
-DATA = ("data/raw/", "data/prepared/", "data/manifest/", "reports/predictions.parquet")
+DATA = ("data/raw/", "data/prepared/", "data/manifest/", "data/explore/", "reports/predictions.parquet")
 GOLDEN = "bundle/golden/"  # in the folder of a bundle, and of the champion that a run was compared with
 RELEASED = re.compile(r"@(v\d+\.\d+\.\d+)(!?)(?=,|$)")  # of a tag; with the mark, the release was withdrawn
-PICTURES = (".png", ".html")  # of reports, which show images without saying which
+SHOWING = {"reports/": (".png", ".html"), "data/explore/": (".jpg", ".npy")}
+"""Where files show images, or hold their embeddings, without saying which, and how their names end."""
 
 
 def holds(file: IO[bytes], hashes: Collection[str]) -> bool:
@@ -86,12 +87,13 @@ def versions(uses: dict[str, set[Use]], holders: Collection[str]) -> set[str]:
 
 
 def pictures(uses: dict[str, set[Use]], of: Collection[str]) -> set[str]:
-    """The objects that are pictures in reports of these versions."""
+    """The objects that are pictures in reports of these versions, or thumbnails or embeddings of their explorers."""
     return {
         md5
         for md5, places in uses.items()
         for use in places
-        if use.version in of and use.path.startswith("reports/") and use.path.endswith(PICTURES)
+        for folder, endings in SHOWING.items()
+        if use.version in of and use.path.startswith(folder) and use.path.endswith(endings)
     }
 
 

@@ -45,7 +45,7 @@ from simclr_core.data.shard_writing import write_tar
 from simclr_core.reports import known
 
 REWRITTEN = ".{}.purged"  # a batch without the contents, complete, next to the one that it replaces
-DERIVED = ("data/manifest", "data/prepared", "storage/pages", ".simclr/prepared", ".simclr/tensorboard")
+DERIVED = ("data/manifest", "data/prepared", "data/explore", "storage/pages", ".simclr/prepared", ".simclr/tensorboard")
 
 
 def purge(workspace: Workspace, hashes: Sequence[str], who: str, why: str) -> list[Purge]:
@@ -161,7 +161,7 @@ def _remove_derived(workspace: Workspace, hashes: Collection[str]) -> None:
     for name in DERIVED:
         shutil.rmtree(workspace.root / name, ignore_errors=True)
     for path in workspace.reports.glob("*"):
-        if path.suffix in (*holders.PICTURES, ".parquet"):
+        if path.suffix in (*holders.SHOWING["reports/"], ".parquet"):
             path.unlink()
     for path in (workspace.scratch / "damaged").glob("*"):
         with path.open("rb") as file:

@@ -37,6 +37,7 @@ STAGES = {
     "finetune@0.1",
     "export",
     "compare",
+    "explore",
 }
 MODELS = ("models/initial", "models/pretrained", "models/probe", "models/finetuned", "models/bundle")
 

@@ -54,6 +54,7 @@ IMPORTS = {
     "pipeline": """dagster dvc.repo.add dvc.repo.index dvc.repo.status dvc.stage.run pipeline.cli.main
         pipeline.cli.status pipeline.cli.summary pipeline.defs pipeline.run""",
     "pipeline.embedding_drift": "pipeline.config pyarrow.parquet scipy.stats",
+    "pipeline.explore": "PIL.Image pipeline.config pyarrow.parquet sklearn.decomposition sklearn.manifold",
     "pipeline.prepare": "PIL.Image pipeline.config pyarrow.parquet simclr_core.data.shards simplejpeg",
     "pipeline.runs.launcher": "dagster pipeline.defs pipeline.run pipeline.runs.launcher",
     "pipeline.runs.output": "pipeline.runs.output",

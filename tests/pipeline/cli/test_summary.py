@@ -59,6 +59,7 @@ def test_summary_gathers_every_report(workspace: Workspace) -> None:
         ("finetune-0.1", None),
         ("export", 9.0),
         ("compare", None),
+        ("explore", None),
     ]
     assert "12 ingested, 9 accepted" in shown
     assert "drift       drift (images), none (embeddings)" in shown
@@ -101,7 +102,7 @@ def test_shares_of_the_labels_are_those_that_were_trained_on(workspace: Workspac
     given = graph.read_text()
     graph.write_text(given.replace('fraction: ["0.01", "0.1"]', 'fraction: ["0.05"]'))
     assert graph.read_text() != given
-    assert list(summary.collect(workspace).seconds)[-3:] == ["finetune-0.05", "export", "compare"]
+    assert list(summary.collect(workspace).seconds)[-4:] == ["finetune-0.05", "export", "compare", "explore"]
 
 
 def test_what_was_never_run_is_null_and_shown_as_a_dash(workspace: Workspace) -> None:

@@ -144,6 +144,15 @@ def test_a_champion_is_compared_with() -> None:
     assert alone["embedding_drift"].seconds == pytest.approx((0.15 + 0.18) * 10)
 
 
+def test_the_explorer_embeds_every_image_once_and_asks_the_champion_about_the_test_images() -> None:
+    job = work()
+    alone, both = stage_costs(job), stage_costs(replace(job, released=True))
+    mapped = (0.15 + 0.3) * 10 + min(job.total, 3000) * model.MAP_START * 10
+    assert alone["explore"].seconds == pytest.approx(mapped + job.total * (2 * 0.001 / 2 + 0.001))
+    asked = both["explore"].seconds - alone["explore"].seconds
+    assert asked == pytest.approx(job.images.tested * (0.001 / 2 + 0.001))
+
+
 def test_the_whole_takes_the_memory_of_its_largest_stage() -> None:
     assert total([Cost(1, 5, 7), Cost(2, 4, 8)]) == Cost(3, 5, 15)
     assert total([]) == Cost()
@@ -157,6 +166,7 @@ def test_stages_are_estimated_by_their_names() -> None:
 
 
 def test_the_constants_are_those_of_the_stages() -> None:
+    from pipeline.explore import explore, landmark_map
     from simclr_core.data import dataset
     from simclr_core.evaluation import embedding_map, images, linear_eval, linear_probe, served_accuracy
 
@@ -164,5 +174,6 @@ def test_the_constants_are_those_of_the_stages() -> None:
     assert (model.PIXEL_SIDE, model.RANDOM_ENCODERS) == (linear_eval.PIXEL_SIDE, linear_eval.RANDOM_ENCODERS)
     assert (model.MAPPED, model.UNLABELED_SAMPLE) == (embedding_map.IMAGES, images.UNLABELED_SAMPLE)
     assert (model.SERVED_TRAIN, model.SERVED_TEST) == (served_accuracy.MOST_TRAIN, served_accuracy.MOST_TEST)
+    assert (model.EXPLORED, model.LANDMARKS) == (explore.MOST_IMAGES, landmark_map.MOST_LANDMARKS)
     assert dataset.CACHED_SIDE == model.CACHED_SIDE
     assert UNIT.feature_dim == 256

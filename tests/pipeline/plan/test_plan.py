@@ -144,7 +144,17 @@ def test_before_the_first_run_everything_is_planned_and_measured_once(tmp_path: 
     workspace = workspaces.create(tmp_path / "new", "cpu-small")
     fill(workspace.inbox, "labeled/cat/{}.jpg", 80, lambda: photograph(60, 50))
     plan = make(workspace)
-    stages = {"validate", "prepare", "pretrain", "linear_eval", "finetune@0.01", "finetune@0.1", "export", "compare"}
+    stages = {
+        "validate",
+        "prepare",
+        "pretrain",
+        "linear_eval",
+        "finetune@0.01",
+        "finetune@0.1",
+        "export",
+        "compare",
+        "explore",
+    }
     assert stages | {"raw_images", REST} <= plan.costs.keys()
     assert None not in plan.stages.values()
     assert plan.notes == ("80 new images",)

@@ -122,4 +122,6 @@ def test_each_version_says_what_its_models_had(
     assert found[1].startswith(expected)
     assert found[1].endswith(f"(candidate {candidate})")
     assert ("shows a small copy" in found[1]) == ("shows" in expected)
-    assert pictures(uses, {"v1"}) == {"picture"}
+    uses |= {name: {Use("v1", f"data/explore/{name}")} for name in ("sprites/00000.jpg", "index/vectors.npy")}
+    uses["other"] = {Use("v2", "data/explore/sprites/00000.jpg")}
+    assert pictures(uses, {"v1"}) == {"picture", "sprites/00000.jpg", "index/vectors.npy"}

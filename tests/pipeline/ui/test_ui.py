@@ -141,6 +141,7 @@ def make_results(factory: Path) -> None:
         "linear_eval/reports/predictions.parquet": "",
         "export/reports/export.json": EXPORT,
         "compare/reports/compare.json": ALONE,
+        "explore/data/explore/images.parquet": "",
         "compare/.simclr/timings/latency.json": timing,
     }
     for share in ("0.01", "0.1"):
