@@ -1,12 +1,11 @@
 """Bring a workspace up to date through Dagster, in this process: what ``simclr run`` does.
 
 The run is recorded in the workspace (its folder is DAGSTER_HOME), so the UI shows it with its logs. On the terminal
-there is a line for each stage and gate, and one for each epoch of a training.
+there is a line for each stage and gate, one for each epoch of a training, and a bar while a stage works.
 """
 
 import logging
 import os
-import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,6 @@ from typing import Any
 
 import dagster as dg
 
-from deploy.failure import Outlet
 from deploy.plural import listed
 from pipeline.costs import record
 from pipeline.costs.model import Cost
@@ -34,10 +32,10 @@ from pipeline.gates.evidence import Evidence
 from pipeline.gates.verdict import judge
 from pipeline.maintenance import disk
 from pipeline.run_report import page
-from pipeline.runs import output
 from pipeline.runs.dagster_internals import MAX_RETRIES_TAG
 from pipeline.runs.instance import opened
 from pipeline.runs.launcher import PROCESS, alive, identify, process_of, reap
+from pipeline.runs.terminal import Terminal, terminal
 from pipeline.workspace import Workspace
 
 RAW_STAGE = "raw_images"
@@ -85,10 +83,10 @@ def run(
     """
     selection = None if stages is None else select(workspace, stages)
     began, occupied = time.monotonic(), disk.measure_occupied(workspace)
-    with opened(workspace.root) as instance, _terminal() as terminal:
+    with opened(workspace.root) as instance, terminal() as shown:
         reap(instance)
         _refuse_second(workspace, instance)
-        loggers = dg.Definitions(loggers={"terminal": _log(terminal)})
+        loggers = dg.Definitions(loggers={"terminal": _log(shown)})
         job = dg.Definitions.merge(build_definitions(workspace), loggers).resolve_job_def("retrain")
         config: dict[str, dict[str, Any]] = {"loggers": {"terminal": {}}}
         if selection is None or RAW_IMAGES in selection:
@@ -173,20 +171,20 @@ def _failed_gates(workspace: Workspace, instance: dg.DagsterInstance, run_id: st
     return said
 
 
-def _log(terminal: Outlet) -> dg.LoggerDefinition:
+def _log(shown: Terminal) -> dg.LoggerDefinition:
     """What assets and gates say with ``context.log``, without Dagster's own events."""
 
-    class Terminal(logging.Handler):
+    class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             meta = record.__dict__.get("dagster_meta", {})
             if not meta.get("dagster_event"):
                 line = meta.get("orig_message", record.getMessage())
-                terminal.write(f"{line}\n".encode(errors="replace"))
+                shown.line(line)
 
     @dg.logger
     def definition(_: dg.InitLoggerContext) -> logging.Logger:
         logger = logging.Logger("simclr.run", logging.INFO)
-        logger.addHandler(Terminal())
+        logger.addHandler(Lines())
         return logger
 
     return definition
@@ -203,26 +201,3 @@ def _marked(run_id: str) -> Iterator[None]:
         del os.environ[RUN]
         if before is not None:
             os.environ[RUN] = before
-
-
-@contextmanager
-def _terminal() -> Iterator[Outlet]:
-    """Standard output as it is now; until the block ends, file descriptors 1 and 2 lead nowhere. When its reader is
-    gone or does not read, as in ``simclr run | head``, the run continues and its lines are dropped.
-
-    A run copies what arrives at these two into its logs, and echoes it to where they led before: everything that DVC
-    and the stages print.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    saved = [os.dup(1), os.dup(2)]
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        for descriptor in (1, 2):
-            os.dup2(nowhere, descriptor)
-        yield Outlet(saved[0], output.PATIENCE)
-    finally:
-        for descriptor, original in zip((1, 2), saved, strict=True):
-            os.dup2(original, descriptor)
-            os.close(original)
-        os.close(nowhere)

@@ -29,6 +29,7 @@ from pipeline.errors import FORESEEN, BusyError
 from pipeline.ingest.unfinished import PRETRAIN
 from pipeline.maintenance import disk
 from pipeline.run_report import energy
+from pipeline.runs import terminal
 from pipeline.workspace import Workspace
 from simclr_core.params import flatten
 from simclr_core.pretraining.unfinished import remove_recorded
@@ -87,7 +88,15 @@ def bring_up_to_date(
     if unchanged.has(stage, context.run.run_id):
         return Reproduction(Outcome.SKIPPED, time.monotonic() - began)
     before, occupied = energy.read(), disk.measure_occupied(workspace)
-    done = repro(workspace.root, stage.name, lambda message: context.log.info(f"{stage.name}: {message}"))
+    try:
+        done = repro(
+            workspace.root,
+            stage.name,
+            lambda message: context.log.info(f"{stage.name}: {message}"),
+            on_tick=lambda tick: terminal.show(stage.name, tick),
+        )
+    finally:
+        terminal.show(stage.name, None)
     if done.outcome is not Outcome.SKIPPED:
         unchanged.forget()
     if stage.name == PRETRAIN:

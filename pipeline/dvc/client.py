@@ -32,6 +32,7 @@ from pipeline.dvc.silence import Silence
 from pipeline.errors import BusyError, DvcError, StageFailedError
 from pipeline.redact import redactor
 from pipeline.runs.descendants import POLL_SECONDS
+from simclr_core.progress import Tick
 
 LOCK = Path(".dvc", "tmp", "simclr.lock")
 DVC = (
@@ -131,6 +132,7 @@ def repro(
     stage: str,
     on_event: Callable[[str], None] = print,
     on_output: Callable[[str], None] = print,
+    on_tick: Callable[[Tick | None], None] = lambda _: None,
     grace_seconds: float = GRACE_SECONDS,
     force: bool = False,
 ) -> Reproduction:
@@ -141,6 +143,7 @@ def repro(
     Args:
         on_event: gets the message of each event that the stage reports.
         on_output: gets each line that DVC and the stage print.
+        on_tick: gets how far the stage is, None while it has not said so.
         force: run the stage's command though nothing has changed.
 
     Raises:
@@ -185,6 +188,7 @@ def repro(
         while process.poll() is None:
             if time.monotonic() >= looked + LOOK_SECONDS:
                 looked, memory = time.monotonic(), max(memory, resident_bytes(process.pid))
+                on_tick(events.tick())
             forward()
             silence.check()
             with suppress(subprocess.TimeoutExpired):

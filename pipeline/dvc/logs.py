@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from deploy.artifact import write_atomically
+from simclr_core.progress import Tick, read_tick, tick_file
 
 
 class _Tail:
@@ -67,12 +68,18 @@ class Events:
         self.path = path
         self._tail = _Tail(path, hide)
         self._hide = hide
+        tick_file(path).unlink(missing_ok=True)  # of a stage that was killed
 
     def lines(self) -> list[str]:
         return self._tail.lines()
 
+    def tick(self) -> Tick | None:
+        """How far the stage is, if it has said so."""
+        return read_tick(self.path)
+
     def close(self) -> None:
         self._tail.close()
+        tick_file(self.path).unlink(missing_ok=True)
         text = self.path.read_text(encoding="utf-8", errors="replace")
         if (clean := self._hide(text)) != text:
             write_atomically(self.path, clean)

@@ -12,6 +12,7 @@ from pipeline.prepare.kept_parts import KeptParts, Original, Part, key_of
 from pipeline.prepare.pixel_sums import PixelSums, sum_pixels
 from simclr_core.data.shard_writing import Shard, write_tar, write_tars
 from simclr_core.data.shards import Sample
+from simclr_core.progress import Bar
 
 ORIGINALS, ORIGINAL_BYTES = 32, 64_000_000  # files that are kept as they came, and how much they may take
 
@@ -59,9 +60,11 @@ def prepare_part(batch: Path, operations: Mapping[str, Sequence[str]], folder: P
 
     def samples() -> Iterator[Sample]:
         nonlocal sums
-        for sample, pixels in convert(contents(), operations, form):
-            sums += sum_pixels(pixels)
-            yield sample
+        with Bar(len(operations), "images", name="prepare") as bar:
+            for sample, pixels in convert(contents(), operations, form):
+                sums += sum_pixels(pixels)
+                yield sample
+                bar.update()
 
     shards = list(write_tars(folder, samples(), form.params.shard_megabytes * 1_000_000))
     return Part(shards, sums, originals)

@@ -34,6 +34,7 @@ from simclr_core.launch import Member
 from simclr_core.machine.devices import own_device
 from simclr_core.model.batch_norm import synchronize
 from simclr_core.model.encoder import Encoder
+from simclr_core.progress import Bar
 from simclr_core.schedule import learning_rate
 from simclr_core.torch_calls import data_parallel
 
@@ -132,11 +133,13 @@ def train_classifier(
         return ((views - mean) / std).contiguous(memory_format=torch.channels_last)
 
     inputs = made_ahead(prefetch(drawn(), PREFETCHED, partial(choose, device)), seen, device)
-    for step, ((_, rows), views) in enumerate(zip(batches(), inputs, strict=True)):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, optimization.steps, 0, optimization.peak_rate)
-        labels = known.labels[rows] if known.labels.ndim == 1 else known.labels[rows].astype(np.float32)
-        loss = take_step(model, optimizer, views, send({"labels": labels}, device)["labels"], precision)
+    with Bar(optimization.steps, "steps", quiet=member.rank > 0, name=f"seed {seed}") as bar:
+        for step, ((_, rows), views) in enumerate(zip(batches(), inputs, strict=True)):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, optimization.steps, 0, optimization.peak_rate)
+            labels = known.labels[rows] if known.labels.ndim == 1 else known.labels[rows].astype(np.float32)
+            loss = take_step(model, optimizer, views, send({"labels": labels}, device)["labels"], precision)
+            bar.update()
     mean_loss = fmean(member.gathered(loss.item()))
     if not math.isfinite(mean_loss):
         raise NonFiniteFeaturesError(f"the loss of seed {seed} became {mean_loss}; lower {optimization.rate_key}")

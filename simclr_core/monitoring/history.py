@@ -23,6 +23,7 @@ from simclr_core.monitoring.diagnostics import MEASURED, Measured, Monitor, Reco
 from simclr_core.monitoring.embedding_board import add_map, add_to_projector
 from simclr_core.monitoring.throughput import Pace, Reading
 from simclr_core.monitoring.trackers import CLOSING, STOPPING, Tracker, close_trackers
+from simclr_core.progress import Bar
 from simclr_core.reporter import emit
 
 logger = logging.getLogger(__name__)
@@ -73,9 +74,7 @@ class Progress:
         self._done = done
         self._seen_before_epoch = self._seen
         self._started = self._started or time.monotonic()
-        hidden = self._quiet or not sys.stderr.isatty()
-        bar = tqdm(total=self._images, initial=done, unit="img", unit_scale=True, disable=hidden)
-        self._bar = self._open.enter_context(bar)
+        self._bar = self._open.enter_context(Bar(self._images, "images", done, self._quiet))
         if not self._quiet:
             # An epoch that an interruption lost is written again; purge_step hides its first copy.
             writer = SummaryWriter(str(self._tensorboard), purge_step=1 + done * self._epochs // self._images)

@@ -256,7 +256,7 @@ def is_sleeping_in(process: psutil.Process, workspace: Workspace) -> bool:
 def test_an_error_that_an_asset_shows_as_a_failure_keeps_its_kind(
     graph: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise StageFailedError("stage prepare: no luck")
 
     monkeypatch.setattr("pipeline.defs.stage_assets.repro", fail)

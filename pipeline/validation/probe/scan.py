@@ -5,7 +5,6 @@ this machine, or on a Ray cluster (``ray_engine``). The rows are the same either
 """
 
 import os
-import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
-from tqdm import tqdm
 
 from deploy.failpoint import failpoint
 from deploy.images.background import WHITE
@@ -30,6 +28,7 @@ from pipeline.validation.probe.pool import Failure, isolated_map
 from pipeline.validation.probe.probe import probe
 from pipeline.validation.probe.ray_engine import flat_map
 from pipeline.validation.tables import FACTS, FILES
+from simclr_core.progress import Bar
 from simclr_core.reporter import emit
 
 SAVED_CONTENTS, SAVED_SECONDS = 2_000, 30.0  # what a killed scan may have to do again
@@ -232,8 +231,7 @@ def _examine_tar(
 def _watched(
     answers: Iterable[Answer], done: int, total: int, progress: Callable[[int, int], None] | None
 ) -> Iterator[Answer]:
-    hidden = not sys.stderr.isatty()
-    with tqdm(initial=done, total=total, desc="validate", unit=" images", disable=hidden) as bar:
+    with Bar(total, "images", done, name="validate") as bar:
         for answer in answers:
             done += 1
             bar.update()

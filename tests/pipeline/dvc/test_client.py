@@ -26,6 +26,7 @@ from pipeline.dvc.client import DVC, LOCK, Outcome, add, changed_stages, exclusi
 from pipeline.dvc.explained import explain
 from pipeline.errors import BusyError, DvcError, StageFailedError
 from pipeline.workspace import Workspace
+from simclr_core.progress import Tick
 from tests.pipeline.small_graph import log_of, write_graph
 from tests.processes import program
 from tests.processes.alive import is_alive
@@ -66,6 +67,25 @@ def test_events_and_output_are_passed_on_and_kept(graph: Workspace) -> None:
     assert log_of(graph, "pretrain").read_text().splitlines()[0] == "Running stage 'pretrain':"
     repro(graph.root, "pretrain")
     assert lines_of(graph, "pretrain")[1] == []  # a skipped stage does not repeat the events of an earlier one
+
+
+@pytest.mark.seconds
+def test_how_far_a_stage_is_reaches_the_one_who_watches(workspace: Workspace) -> None:
+    """The stage waits until that was seen: reading the pipe ends when it is opened for writing."""
+    os.mkfifo(workspace.root / "seen")
+    tick = json.dumps(Tick(3, 9, "images")._asdict())
+    write_stage(workspace, f"echo '{tick}' > .simclr/events/s.tick; cat seen", "out")
+    found: list[Tick] = []
+
+    def watch(tick: Tick | None) -> None:
+        if tick is not None:
+            found.append(tick)
+            (workspace.root / "seen").write_text("")
+
+    with pytest.raises(DvcError, match="'out' does not exist"):
+        repro(workspace.root, "s", on_tick=watch)
+    assert found == [Tick(3, 9, "images")]
+    assert not (workspace.scratch / "events" / "s.tick").exists()
 
 
 @pytest.mark.slow
