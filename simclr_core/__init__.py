@@ -32,6 +32,7 @@ keep_old_names(
         "served_accuracy compare",
         "export": "onnx_graph quantize variants trained model_card sbom latency",
         "loss": "nt_xent objective momentum_queue",
+        "machine": "wait_policy",
         "model": "encoder projection_head batch_norm gradient_checkpointing",
         "monitoring": "diagnostics history trackers embedding_board",
         "pretraining": "pretrain training batches collapse checkpoint checkpoint_writer pretrained initial replay "

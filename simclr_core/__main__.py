@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 
 from deploy.errors import DeployError
 from deploy.failure import ADVICE, describe
-from simclr_core import wait_policy
 from simclr_core.errors import SimclrError
+from simclr_core.machine import wait_policy
 from simclr_core.machine.place import find_place
 from simclr_core.machine.settings import wanted_processes
 from simclr_core.machine.threads import choose_threads

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 from benchmarks.measure import header, interleaved, parser, spread, write
-from simclr_core import wait_policy
+from simclr_core.machine import wait_policy
 
 SITUATIONS = {"quiet": (0, 14, 3), "one busy core": (1, 8, 1), "load of six": (6, 6, 1)}
 """Busy processes, rounds, steps a turn."""

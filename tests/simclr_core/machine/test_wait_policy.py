@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from simclr_core import wait_policy
 from simclr_core.launch import PROCESSES
+from simclr_core.machine import wait_policy
 from tests.conftest import write_prepared
 
 
