@@ -34,6 +34,6 @@ def test_nothing_is_written_where_no_one_watches_or_another_process_says_it(
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"done": 1}'])
-def test_what_is_not_a_tick_is_none(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_tick_is_passed_over(tmp_path: Path, text: str) -> None:
     (tmp_path / "pretrain.tick").write_text(text)
     assert read_tick(tmp_path / "pretrain.jsonl") is None
