@@ -16,7 +16,7 @@ from click.shell_completion import get_completion_class
 from deploy.failure import INTERRUPTED, describe, fail
 from deploy.plural import counted
 from pipeline import workspace as workspaces
-from pipeline.cli.options import as_json, pass_workspace, workspace_option
+from pipeline.cli.options import as_json, pass_workspace, show, workspace_option
 from pipeline.cli.plan import plan
 from pipeline.cli.purge import purge
 from pipeline.cli.quarantine import quarantine
@@ -132,7 +132,7 @@ def status(workspace: Workspace, as_json: bool) -> None:
     from pipeline.cli.status import look
 
     found = look(workspace)
-    click.echo(found.to_json() if as_json else str(found))
+    click.echo(found.to_json()) if as_json else show(str(found))
 
 
 @simclr.command()
@@ -295,6 +295,9 @@ def doctor(context: click.Context, repair: bool, as_json: bool) -> None:
     from pipeline.maintenance.doctor import examine
 
     findings = examine(context.find_root().obj, repair=repair)
-    click.echo(json.dumps([asdict(one) for one in findings], indent=2) if as_json else "\n".join(map(str, findings)))
+    if as_json:
+        click.echo(json.dumps([asdict(one) for one in findings], indent=2))
+    else:
+        show("\n".join(map(str, findings)))
     if not all(finding.healthy for finding in findings):
         raise click.exceptions.Exit(1)

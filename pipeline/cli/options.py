@@ -1,5 +1,6 @@
-"""Options that many commands have: the workspace that a command works on, and its answer for a program."""
+"""What many commands have: the workspace that a command works on, and its answer for a program, or for a person."""
 
+import os
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -13,6 +14,10 @@ from pipeline.workspace import Workspace
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+NO_COLOR = "NO_COLOR"  # https://no-color.org
+COLORS = {"ok": "green", "warn": "yellow", "FAIL": "red", "next": "cyan", "rejected": "yellow", "not sent": "yellow"}
+"""Of lines that begin with these words."""
 
 as_json = click.option("--json", "as_json", is_flag=True, help="For a program: as JSON.")
 
@@ -38,6 +43,19 @@ def pass_workspace(command: Callable[Concatenate[Workspace, Parameters], Result]
         return command(workspaces.find(click.get_current_context().find_root().obj), *args, **kwargs)
 
     return workspace_option(call)
+
+
+def show(text: str) -> None:
+    """Print lines for a person, in color on a terminal: where to look first."""
+    color = False if os.environ.get(NO_COLOR) else None
+    click.echo("\n".join(map(_painted, text.splitlines())), color=color)
+
+
+def _painted(line: str) -> str:
+    for words, color in COLORS.items():
+        if line.startswith(f"{words} "):
+            return click.style(words, fg=color, bold=True) + line[len(words) :]
+    return line
 
 
 def _keep(context: click.Context, _: click.Parameter, given: Path | None) -> None:

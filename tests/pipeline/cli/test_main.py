@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import click
 import pytest
 
 from pipeline.__main__ import main
 from pipeline.cli.main import run_cli
+from pipeline.cli.options import show
 from pipeline.cli.run import parse_assignments
 from pipeline.maintenance import doctor
 from pipeline.params import override
@@ -88,6 +90,23 @@ def test_a_shell_completes_commands(monkeypatch: pytest.MonkeyPatch, capsys: Cap
     with pytest.raises(SystemExit):
         simclr(monkeypatch)
     assert capsys.readouterr().out == "plain,rollback\n"
+
+
+def test_on_a_terminal_the_first_words_have_a_color(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    lines = "ok    disk\nFAIL  git\n      fix: install it\nnext  run\nokay"
+    show(lines)
+    assert capsys.readouterr().out == f"{lines}\n"
+    monkeypatch.setattr("click.utils.should_strip_ansi", lambda *_: False)
+    show(lines)
+    green, red, cyan = (
+        click.style(word, fg=color, bold=True)
+        for word, color in zip(("ok", "FAIL", "next"), ("green", "red", "cyan"), strict=True)
+    )
+    assert capsys.readouterr().out == f"{green}    disk\n{red}  git\n      fix: install it\n{cyan}  run\nokay\n"
+    monkeypatch.setattr("click.utils.should_strip_ansi", lambda _, color: color is False)
+    monkeypatch.setenv("NO_COLOR", "1")
+    show(lines)
+    assert capsys.readouterr().out == f"{lines}\n"
 
 
 def test_a_program_gets_json(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
