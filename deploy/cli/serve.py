@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -131,7 +131,13 @@ def serve(options: argparse.Namespace) -> int:
         from deploy.server.service import log
 
         addresses = [address_of(listener, options) for listener in listeners]
-        server.on_listening = lambda: log("listening", address=addresses[0], addresses=addresses)
+
+        def announce() -> None:
+            if sys.stderr.isatty():
+                print_error(describe_address(addresses))
+            log("listening", address=addresses[0], addresses=addresses)
+
+        server.on_listening = announce
         if options.unix:
             server.is_reachable = remember(options.unix)
         server.run(listeners)
@@ -283,6 +289,14 @@ def address_of(listener: socket.socket, options: argparse.Namespace) -> str:
         return f"unix:{options.unix}"
     host, port = listener.getsockname()[:2]
     return f"http{'s' * bool(options.tls_cert)}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def describe_address(addresses: Sequence[str]) -> str:
+    """What a person at a terminal opens: a page to try the encoder. That of all interfaces is also this machine's."""
+    shown = [one.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:") for one in addresses]
+    pages = [f"{one}/" for one in shown if one.startswith("http")]
+    where = f"open {' or '.join(pages)} to try it, {pages[0]}docs for the API" if pages else f"at {shown[0]}"
+    return f"serving; {where}; Ctrl-C ends it"
 
 
 def _origin(text: str) -> str:

@@ -23,7 +23,7 @@ from deploy.server.limits import ClientLeftError, RefusedError
 from deploy.server.middleware import AccessMiddleware, ObservingMiddleware, error_response
 from deploy.server.models import Model
 from deploy.server.openapi import document
-from deploy.server.page import page
+from deploy.server.page import DOCS, PAGE, page
 from deploy.server.service import Service, errors_of, features_of, fill_gaps
 
 MAX_TOP = 1_000
@@ -93,8 +93,11 @@ async def about_model(service: Service, _request: Request) -> Response:
 
 
 async def front_page(_service: Service, _request: Request) -> Response:
-    html, policy = page()
-    return Response(html, media_type="text/html", headers={"Content-Security-Policy": policy})
+    return _page(PAGE)
+
+
+async def docs_page(_service: Service, _request: Request) -> Response:
+    return _page(DOCS)
 
 
 async def openapi(service: Service, _request: Request) -> Response:
@@ -114,6 +117,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/v1/search", search),
     ("GET", "/v1/model", about_model),
     ("GET", "/", front_page),
+    ("GET", "/docs", docs_page),
     ("GET", "/openapi.json", openapi),
     ("GET", "/metrics", show_metrics),
     *openai.ROUTES,
@@ -181,6 +185,11 @@ async def _results_response(job: Job, rows: Iterable[dict[str, object]]) -> Resp
 
     body = encode() if len(job.results) == 1 else await asyncio.to_thread(encode)
     return Response(body, status, media_type="application/json")
+
+
+def _page(name: str) -> Response:
+    html, policy = page(name)
+    return Response(html, media_type="text/html", headers={"Content-Security-Policy": policy})
 
 
 def _refuse_zeros(job: Job) -> None:

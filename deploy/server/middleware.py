@@ -14,7 +14,7 @@ from deploy.failure import printable
 from deploy.server.limits import HEAD_BYTES
 from deploy.server.service import Record, Service, log
 
-OPEN = ("/", "/openapi.json", "/metrics", "/v2/health/live", "/v2/health/ready")
+OPEN = ("/", "/docs", "/openapi.json", "/metrics", "/v2/health/live", "/v2/health/ready")
 """Paths that do not need a token: they reveal nothing about images."""
 
 ABSOLUTE, PORT = re.compile("https?://([^/]*)", re.IGNORECASE), re.compile(r":\d*$")

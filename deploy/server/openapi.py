@@ -123,6 +123,7 @@ def _other_paths() -> Schema:
     return {
         "/v1/model": _get("get_model", "The current model: bundle.json, labels, limits.", "Model"),
         "/": _page("get_page", "A page to try the server in a browser.", "text/html"),
+        "/docs": _page("get_docs", "This document, for a person.", "text/html"),
         "/openapi.json": _get("get_openapi", "This document.", "Document", open=True),
         "/metrics": _page("get_metrics", "Prometheus metrics.", "text/plain"),
     }

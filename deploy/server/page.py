@@ -1,4 +1,4 @@
-"""The page at /: a single file, whose policy allows only its own script and requests to this server."""
+"""The pages at / and /docs: single files, whose policy allows only their own script and requests to this server."""
 
 import base64
 import hashlib
@@ -6,11 +6,13 @@ import re
 from functools import cache
 from importlib.resources import files
 
+PAGE, DOCS = "page.html", "docs.html"
+
 
 @cache
-def page() -> tuple[str, str]:
+def page(name: str = PAGE) -> tuple[str, str]:
     """Return the HTML and its Content-Security-Policy."""
-    html = files("deploy.server").joinpath("page.html").read_text(encoding="utf-8")
+    html = files("deploy.server").joinpath(name).read_text(encoding="utf-8")
     hashes = {tag: _hash(re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)) for tag in ("script", "style")}
     policy = (
         f"default-src 'none'; script-src {hashes['script']}; style-src {hashes['style']}; img-src blob:; "

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.cli.serve import address_of, build, find_tokens, register
+from deploy.cli.serve import address_of, build, describe_address, find_tokens, register
 from deploy.errors import ArgumentError, DeployError
 from deploy.search.index import Index
 from deploy.server.transport.credentials import TOKEN_LENGTH
@@ -96,6 +96,22 @@ def test_serve_refuses_an_index_of_another_encoder(bundle: Path, tmp_path: Path)
     Index.build(noise(0)[0, :, :1].T[:, :DIM].astype(float), ["a"], "0" * 64).save(tmp_path / "index")
     with pytest.raises(DeployError, match="encoder"):
         build(options(bundle, "--index", tmp_path / "index"))
+
+
+@pytest.mark.parametrize(
+    ("addresses", "said"),
+    [
+        (["http://127.0.0.1:8000"], "open http://127.0.0.1:8000/ to try it, http://127.0.0.1:8000/docs for the API"),
+        (["https://0.0.0.0:8000"], "open https://127.0.0.1:8000/ to try it, https://127.0.0.1:8000/docs for the API"),
+        (
+            ["http://127.0.0.1:80", "http://[::]:80"],
+            "open http://127.0.0.1:80/ or http://[::1]:80/ to try it, http://127.0.0.1:80/docs for the API",
+        ),
+        (["unix:/run/socket"], "at unix:/run/socket"),
+    ],
+)
+def test_a_person_is_shown_what_to_open(addresses: list[str], said: str) -> None:
+    assert describe_address(addresses) == f"serving; {said}; Ctrl-C ends it"
 
 
 def test_the_address_is_the_one_that_clients_use(tmp_path: Path) -> None:

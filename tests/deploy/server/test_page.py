@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from deploy.search.index import Index
 from deploy.server.models import Model, load_model
-from deploy.server.page import page
+from deploy.server.page import DOCS, PAGE, page
 from tests.browser import browser
 from tests.deploy.conftest import encoded
 from tests.deploy.server.conftest import running
@@ -18,8 +19,9 @@ from tests.deploy.server.conftest import running
 TOKEN = "0123456789abcdef-token"
 
 
-def test_the_policy_of_the_page_allows_only_its_own_script() -> None:
-    html, policy = page()
+@pytest.mark.parametrize("name", [PAGE, DOCS])
+def test_the_policy_of_a_page_allows_only_its_own_script(name: str) -> None:
+    html, policy = page(name)
     for tag in ("script", "style"):
         (text,) = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
@@ -73,8 +75,30 @@ def test_the_page_shows_labels_and_neighbors_of_a_chosen_image(bundle: Path, tmp
         assert tab.evaluate("typeof fetch('http://127.0.0.1:9/').catch(error => 0)") == "object"
 
 
-def test_the_page_is_sent_with_its_policy(bundle: Path) -> None:
+@pytest.mark.slow
+def test_the_api_is_shown_with_every_operation_shape_and_example(bundle: Path, tmp_path: Path) -> None:
+    with running(bundle, token=TOKEN) as server, browser(tmp_path / "profile") as tab:
+        tab.call("Network.enable")
+        tab.open(f"http://127.0.0.1:{server.port}/docs")
+        document = json.loads(server.ask("GET", "/openapi.json").body)
+        count = sum(len({"get", "post"} & item.keys()) for item in document["paths"].values())
+        text = tab.wait_for(f"{count} operations", "/v1/embed", "EmbedResponse")
+        assert all(path in text for path in document["paths"])
+        assert all(name in text for name in document["components"]["schemas"])
+        tab.evaluate("for (const id of ['search', 'shape-SearchResult']) document.getElementById(id).open = true")
+        text = tab.wait_for("from 1 to 1000, default 10", "413", "The body is too large.")
+        assert (
+            f"curl --data-binary @photo.jpg -H 'Content-Type: application/octet-stream' 'http://127.0.0.1:{server.port}/v1/search'"
+            in text
+        )
+        tab.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        tab.screenshot(tmp_path / "docs.png")
+        assert tab.evaluate("performance.getEntriesByType('resource').every(entry => entry.name.startsWith(origin))")
+
+
+@pytest.mark.parametrize(("path", "name"), [("/", PAGE), ("/docs", DOCS)])
+def test_a_page_is_sent_with_its_policy(bundle: Path, path: str, name: str) -> None:
     with running(bundle) as server:
-        answer = server.ask("GET", "/")
-        assert answer.headers["Content-Security-Policy"] == page()[1]
+        answer = server.ask("GET", path)
+        assert answer.headers["Content-Security-Policy"] == page(name)[1]
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
