@@ -17,11 +17,11 @@ from pipeline.dvc.purged import contents
 from pipeline.errors import IngestError
 from pipeline.ingest.claims import Known, read_known
 from pipeline.ingest.classes import refuse_twins
+from pipeline.ingest.files.selection import Selection
 from pipeline.ingest.layout import Reading, read_layout
 from pipeline.ingest.moved import find_moved
 from pipeline.ingest.news import ARRAY, Listing, compare, find_new, read_source
 from pipeline.ingest.raw import batches, find_lost
-from pipeline.ingest.selection import Selection
 from pipeline.ingest.sources import Source, list_source, unique
 from pipeline.ingest.stamps import STAMPS, Key, Stamps
 from pipeline.ingest.undo import KeptOut, read_undone

@@ -23,11 +23,12 @@ from pipeline.errors import UnfinishedError
 from pipeline.ingest.batch import write_batch
 from pipeline.ingest.claims import GONE, Known, Said, combine, judge, summarize
 from pipeline.ingest.classes import check_labels, describe_names
+from pipeline.ingest.files.reading import Spool
+from pipeline.ingest.files.selection import Selection
 from pipeline.ingest.found import Found, find
 from pipeline.ingest.labels.groups import describe_groups
 from pipeline.ingest.news import Content, describe_news, find_new
 from pipeline.ingest.raw import REPLACED, next_name
-from pipeline.ingest.selection import Selection
 from pipeline.ingest.sources import GRANULARITY_SECONDS, Source, find_repeated, list_source, unique
 from pipeline.ingest.stamps import STAMPS, Key, Stamps
 from pipeline.ingest.understood import tabulate
@@ -97,10 +98,12 @@ def ingest(
     params = read(workspace)
     config = params.ingest
     make_inbox(workspace)
-    with exclusive(workspace.root, "ingest"):
+    with exclusive(workspace.root, "ingest"), Spool(workspace.scratch) as spool:
         stamps = Stamps(workspace.scratch / STAMPS)
         selection = Selection(config.include, config.exclude, params.prepare.channels is not None)
         listed = _list(workspace.root, sources, config.settle_seconds, selection, wait)
+        for source in listed:
+            source.spool = spool
         complete(workspace.raw)
         found = find(workspace, config, listed, stamps)
         new = find_new(found.listings, found.before)

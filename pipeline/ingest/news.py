@@ -89,19 +89,12 @@ def read_source(
     later = (*source.left_out, *source.unsettled, *source.writing)
     rows = {(source.base, path): stamps.row(source.base, path) for path in later}
     stamped.update({key: row for key, row in rows.items() if row})  # taken again one day, it is not read again
-    for path, file in source.files.items():
-        sha256 = stamps.find(source.base, path, file.stamp) if file.certain else None
-        if sha256 == NOT_AN_IMAGE and source.arrays and is_array(path):
-            sha256 = None  # it is one since prepare.channels was set
-        # Not known also when the batches are not those that the stamps were taken with.
-        if sha256 is None or not (sha256 == NOT_AN_IMAGE or sha256 in known or sha256 in kept_out):
-            try:
-                data = source.read(path)
-            except IngestError as error:  # only this file is affected
-                source.passed_over[path] = str(error).removeprefix(f"{path!r} ")
-                source.unseen.add(path)
-                continue
-            sha256 = hashlib.sha256(data).hexdigest() if is_image(path, data, source.arrays) else NOT_AN_IMAGE
+    for path, sha256 in identify(source, known, stamps, kept_out).items():
+        if isinstance(sha256, IngestError):  # only this file is affected
+            source.passed_over[path] = str(sha256).removeprefix(f"{path!r} ")
+            source.unseen.add(path)
+            continue
+        file = source.files[path]
         # A folder and a glob of it have the same files, and their stamps differ: as in a survey, the first one counts.
         stamped.setdefault((source.base, path), (file.stamp if source.settled(file) else "", sha256))
         if sha256 == NOT_AN_IMAGE:
@@ -124,6 +117,30 @@ def read_source(
         claims = listing.claims.get(sha256, frozenset())
         listing.claims[sha256] = claims | ({reading.places[path]} - {UNCLAIMED})
     return listing
+
+
+def identify(source: Source, known: Known, stamps: Stamps, kept_out: KeptOut) -> dict[str, str | IngestError]:
+    """The SHA-256 of each file, NOT_AN_IMAGE, or why it cannot be read; reads those whose stamps are not known."""
+    found: dict[str, str | IngestError] = {}
+    unread = []
+    for path, file in source.files.items():
+        sha256 = stamps.find(source.base, path, file.stamp) if file.certain else None
+        if sha256 == NOT_AN_IMAGE and source.arrays and is_array(path):
+            sha256 = None  # it is one since prepare.channels was set
+        # Not known also when the batches are not those that the stamps were taken with.
+        if sha256 is None or not (sha256 == NOT_AN_IMAGE or sha256 in known or sha256 in kept_out):
+            unread.append(path)
+        found[path] = sha256 or ""
+    for path, data in source.read_all(unread):
+        if isinstance(data, IngestError):
+            found[path] = data
+        elif not is_image(path, data, source.arrays):
+            found[path] = NOT_AN_IMAGE
+        else:
+            found[path] = sha256 = hashlib.sha256(data).hexdigest()
+            if sha256 not in known:
+                source.keep(path, data)
+    return found
 
 
 def compare(

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from deploy.folders.files import is_labels, passed_over
-from pipeline.ingest.listing import File, file_stamp, folder_stamp, is_text, list_folder
-from pipeline.ingest.selection import Selection
+from pipeline.ingest.files.listing import File, file_stamp, folder_stamp, is_text, list_folder
+from pipeline.ingest.files.selection import Selection
 from pipeline.ingest.sources import Address, leaves_out, list_source, locate, refusing, undated
 from pipeline.ingest.stamps import STAMPS
 

@@ -1,6 +1,6 @@
 """Where images come from: a folder, a glob, or any fsspec URL, and which of the files there are taken.
 
-Listing (``pipeline.ingest.listing``) opens no file; a file is read when its stamp is not known.
+Listing (``pipeline.ingest.files.listing``) opens no file; a file is read when its stamp is not known.
 """
 
 import os
@@ -8,10 +8,11 @@ import posixpath
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import fsspec
 from fsspec.core import url_to_fs
@@ -19,8 +20,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from deploy.folders.files import is_labels, passed_over
 from pipeline.errors import IngestError, WorkspaceError
-from pipeline.ingest.listing import UNSEEN, File, list_glob, list_local, list_remote, list_single, read_local
-from pipeline.ingest.selection import ALL, LEFT_OUT, Selection
+from pipeline.ingest.files.listing import UNSEEN, File, list_glob, list_local, list_remote, list_single, read_local
+from pipeline.ingest.files.reading import READERS, Spool, read_ahead
+from pipeline.ingest.files.selection import ALL, LEFT_OUT, Selection
 from pipeline.redact import NAMES_BEFORE_AT, redact
 from pipeline.workspace import expand_home
 
@@ -39,7 +41,7 @@ class Source:
     a part of its base. ``unseen`` are files and folders that could not be looked at, ``left_out`` those that the
     selection does not take. ``writing`` are the tables that changed a moment ago; the files that they may name are
     ``unsettled`` with them, since half a table says less than the whole one, or something else. ``arrays``: arrays of
-    numpy are images.
+    numpy are images. ``spool`` keeps bytes that were read from a bucket, so that none is asked for twice.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Source:
     labels: dict[str, File] = field(default_factory=dict)
     writing: dict[str, File] = field(default_factory=dict)
     arrays: bool = False
+    spool: Spool | None = None
 
     @property
     def paths(self) -> set[str]:
@@ -88,14 +91,37 @@ class Source:
         Raises:
             IngestError: it is gone or unreadable, or it is not a regular file any more.
         """
-        return self._read(path, self.files[path])
+        kept = self.spool.read((self.base, path)) if self.spool else None
+        return self._read(path, self.files[path]) if kept is None else kept
+
+    def read_all(self, paths: Iterable[str]) -> Iterator[tuple[str, bytes | IngestError]]:
+        """The bytes of ``files`` in their order, or why they cannot be read; ``READERS`` at once of a bucket."""
+        if self.local:
+            yield from map(self._try, paths)
+            return
+        with ThreadPoolExecutor(READERS) as pool:
+            yield from read_ahead(pool, self._try, paths, 2 * READERS)
+
+    def _try(self, path: str) -> tuple[str, bytes | IngestError]:
+        try:
+            return path, self.read(path)
+        except IngestError as error:
+            return path, error
+
+    def keep(self, path: str, data: bytes) -> None:
+        """Keep the bytes for the batch, if reading them again would be another request."""
+        if self.spool and not self.local:
+            self.spool.keep((self.base, path), data)
+
+    @property
+    def local(self) -> bool:
+        return isinstance(self.filesystem, LocalFileSystem)
 
     def _read(self, path: str, file: File) -> bytes:
-        local = isinstance(self.filesystem, LocalFileSystem)
         try:
-            data: bytes = (read_local if local else self.filesystem.cat_file)(file.path)
+            data: bytes = (read_local if self.local else self.filesystem.cat_file)(file.path)
         except Exception as error:
-            if local and not isinstance(error, OSError):
+            if self.local and not isinstance(error, OSError):
                 raise
             raise IngestError(f"{path!r} cannot be read ({_said(error)}); fix or remove it") from None
         return data
@@ -135,7 +161,8 @@ def locate(root: Path, name: str) -> Address:
     """
     _refuse_credentials(name)
     with refusing(name):
-        filesystem, path = url_to_fs(name if "://" in name else absolute(root, name))
+        url = name if "://" in name else absolute(root, name)
+        filesystem, path = url_to_fs(url, **_options(url))
         local = isinstance(filesystem, LocalFileSystem)
         identity = _identify(filesystem, path, root)
         if local and Path(path).is_file():
@@ -261,6 +288,16 @@ def _before_signs(pattern: str) -> str:
 def _identify(filesystem: fsspec.AbstractFileSystem, path: str, root: Path) -> str:
     url: str = filesystem.unstrip_protocol(path)
     return url.removeprefix(f"{LocalFileSystem().unstrip_protocol(str(root))}/")
+
+
+def _options(url: str) -> dict[str, Any]:
+    """For S3, a connection for each reader, and no request for the size of an object before the one for its bytes;
+    what ~/.config/fsspec says counts more."""
+    if not url.startswith(("s3://", "s3a://")):
+        return {}
+    configured: dict[str, Any] = fsspec.config.conf.get("s3", {})
+    connections = {"max_pool_connections": READERS} | configured.get("config_kwargs", {})
+    return {"max_concurrency": 1} | configured | {"config_kwargs": connections}
 
 
 def _refuse_credentials(name: str) -> None:

@@ -13,9 +13,9 @@ from pipeline.costs.images import SAMPLED, sample
 from pipeline.costs.model import REST, Cost, Measured, Work, stage_costs, total
 from pipeline.costs.shortages import shortages
 from pipeline.dvc.project import Project, Stage, find_unchanged, load
+from pipeline.ingest.files.selection import Selection
 from pipeline.ingest.found import News, count_news
 from pipeline.ingest.raw import batches, next_name, read_bytes
-from pipeline.ingest.selection import Selection
 from pipeline.params import Params, read
 from pipeline.preflight import Images, ingested
 from pipeline.preflight import shortages as minimums

@@ -12,7 +12,7 @@ from pipeline.costs.measured import keep, measure
 from pipeline.costs.model import Measured, Work, stage_costs, total
 from pipeline.costs.shortages import shortages
 from pipeline.dvc.project import GRAPH, load, stage_names
-from pipeline.ingest.selection import ALL, Selection
+from pipeline.ingest.files.selection import ALL, Selection
 from pipeline.params import Params, read
 from pipeline.preflight import Images
 from pipeline.preflight import shortages as minimums

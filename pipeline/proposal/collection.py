@@ -19,10 +19,10 @@ from deploy.session import available_cpus
 from pipeline.config import ValidateConfig
 from pipeline.costs.images import sample
 from pipeline.errors import IngestError
+from pipeline.ingest.files.selection import ALL, Selection
 from pipeline.ingest.labels.folders import role_of
 from pipeline.ingest.layout import Place, read_layout
 from pipeline.ingest.raw import next_name
-from pipeline.ingest.selection import ALL, Selection
 from pipeline.ingest.sources import Source, find_repeated, list_source, unique
 from pipeline.ingest.understood import list_notes
 from pipeline.preflight import Images

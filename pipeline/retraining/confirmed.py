@@ -9,7 +9,7 @@ from pathlib import Path
 from deploy.artifact import write_atomically
 from pipeline.config import IngestConfig, RetrainingConfig
 from pipeline.errors import IngestError
-from pipeline.ingest.selection import Selection
+from pipeline.ingest.files.selection import Selection
 from pipeline.ingest.sources import list_source
 from pipeline.retraining.inbox import relist_sources
 from pipeline.retraining.watchdog import Confirmed

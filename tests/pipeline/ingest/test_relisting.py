@@ -15,8 +15,8 @@ import yaml
 
 from pipeline.errors import IngestError
 from pipeline.ingest import relisting
+from pipeline.ingest.files.listing import folder_stamp
 from pipeline.ingest.ingest import ingest
-from pipeline.ingest.listing import folder_stamp
 from pipeline.ingest.relisting import LISTINGS
 from pipeline.retraining.inbox import survey
 from pipeline.workspace import Workspace

@@ -7,8 +7,8 @@ import yaml
 
 from pipeline import params
 from pipeline.errors import ParamsError
+from pipeline.ingest.files.selection import Selection
 from pipeline.ingest.ingest import ingest
-from pipeline.ingest.selection import Selection
 from pipeline.proposal.collection import examine
 from pipeline.retraining.inbox import survey
 from pipeline.workspace import Workspace
