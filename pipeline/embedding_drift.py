@@ -22,8 +22,6 @@ from PIL import Image
 
 import deploy
 from deploy.artifact import write_atomically
-from deploy.images.full_depth import Samples
-from deploy.images.preview import preview
 from deploy.plural import counted
 from pipeline.config import EmbeddingDriftConfig
 from pipeline.errors import ValidationError
@@ -33,7 +31,7 @@ from pipeline.stage import run_stage
 from pipeline.validation import manifest, tables
 from pipeline.validation.drift.calibration import CLASSIFIER
 from pipeline.validation.drift.embeddings import MMD, NOVEL, Comparison, compare, most_novel
-from pipeline.validation.report.thumbnails import TILE, contact_sheet
+from pipeline.validation.report.thumbnails import contact_sheet, shrink
 from pipeline.workspace import Workspace
 from simclr_core import reports
 from simclr_core.champion import champion_bundle, read_champion
@@ -87,7 +85,7 @@ def run(workspace: Workspace) -> None:
         ]
     result = report(sample, champion, comparison, novel, why_not)
     pictures = [
-        _thumbnail(stored_pixels(images, positions[sha256])) for one in novel for sha256 in (one.sha256, one.nearest)
+        shrink(stored_pixels(images, positions[sha256])) for one in novel for sha256 in (one.sha256, one.nearest)
     ]
     write_atomically(workspace.reports / "novel.png", draw(result, pictures))
     reports.write(workspace.root, result)
@@ -194,12 +192,6 @@ def _conclude(
         f"to {champion.version} the new images differ from the earlier ones in {beyond}: look at reports/novel.png, "
         "and retrain so that the encoder learns from them"
     )
-
-
-def _thumbnail(pixels: Samples) -> Image.Image:
-    image = Image.fromarray(preview(pixels))
-    image.thumbnail((TILE, TILE))
-    return image
 
 
 if __name__ == "__main__":

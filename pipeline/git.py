@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from deploy.artifact import write_atomically
 from deploy.failure import killed_by
 from pipeline.errors import ReleaseError
 from pipeline.redact import redactor
@@ -277,3 +278,13 @@ def config_files(root: Path) -> list[Path]:
     xdg = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
     users = [os.environ.get("GIT_CONFIG_GLOBAL") or "~/.gitconfig", f"{xdg}/git/config"]
     return [folder / "config", *(Path(name).expanduser() for name in users)]
+
+
+def leave_out(folder: Path, *names: str) -> None:
+    """Keep files of a folder out of Git, next to what DVC keeps out: they show images, and a purge cannot reach a
+    commit."""
+    file = folder / ".gitignore"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    new = [f"/{name}" for name in names if f"/{name}" not in lines]
+    if new:
+        write_atomically(file, "".join(f"{line}\n" for line in (*lines, *new)))

@@ -16,6 +16,7 @@ from deploy.images.full_depth import Samples
 from deploy.images.preview import preview
 from deploy.plural import duration
 from pipeline.costs.comparison import comparison, comparison_rows
+from pipeline.git import leave_out
 from pipeline.maintenance.disk import size
 from pipeline.run_report import charts
 from pipeline.run_report.advice import advise
@@ -45,16 +46,9 @@ def write(workspace: Workspace) -> Path:
     facts = collect(workspace)
     page = render(facts, thumbnails(workspace, facts))
     target = workspace.reports / FILE
-    _ignore(target.with_name(".gitignore"))
+    leave_out(workspace.reports, FILE)
     write_atomically(target, page)
     return target
-
-
-def _ignore(file: Path) -> None:
-    """Keep the page out of Git, next to what DVC keeps out: it shows images, and a purge cannot reach a commit."""
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    if f"/{FILE}" not in lines:
-        write_atomically(file, "".join(f"{line}\n" for line in (*lines, f"/{FILE}")))
 
 
 def render(facts: RunFacts, pictures: Mapping[str, str]) -> str:

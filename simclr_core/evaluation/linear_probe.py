@@ -4,8 +4,8 @@ The labels of a budget are all it ever sees, for choosing the regularization too
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deploy.artifact import publish
+from deploy.artifact import publish, verify
+from deploy.bundle import Head
 from simclr_core.data.label_sets import strata
 from simclr_core.data.subsets import LabelDraw, folds
 from simclr_core.evaluation.logistic_regression import LinearHead, l2_values, select_and_fit
@@ -123,3 +124,23 @@ def save_probe(
         if probe.head is not None:
             np.savez(work / "head.npz", weight=probe.head.weight.numpy(), bias=probe.head.bias.numpy())
         (work / "probe.json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def load_probe(directory: Path) -> tuple[Head | None, dict[str, Any]]:
+    """The classifier that linear_eval fitted, and its card; neither when there were no labels.
+
+    Raises:
+        ArtifactError: it is damaged; nothing was parsed.
+    """
+    if not (directory / "head.npz").exists():
+        return None, {}
+    verify(directory)
+    card = json.loads((directory / "probe.json").read_text(encoding="utf-8"))
+    with np.load(directory / "head.npz", allow_pickle=False) as arrays:
+        return head_of(arrays["weight"], arrays["bias"], card), card
+
+
+def head_of(weight: NDArray[np.float32], bias: NDArray[np.float32], card: Mapping[str, Any]) -> Head:
+    """A classifier as it is served: float32 ``weight`` [d, classes] and ``bias`` [classes]."""
+    head = Head(np.ascontiguousarray(weight), np.ascontiguousarray(bias), tuple(card["classes"]))
+    return replace(head, multi_label=card.get("multi_label", False))

@@ -1,19 +1,16 @@
 """What is exported: the model that ``params.yaml`` names, and its classifier with honest probabilities."""
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from deploy.artifact import verify
 from deploy.bundle import Head
 from simclr_core.data.subsets import subset
 from simclr_core.errors import CheckpointError
 from simclr_core.evaluation.calibration import fit_temperature, held_out_logits
+from simclr_core.evaluation.linear_probe import head_of, load_probe
 from simclr_core.evaluation.served_accuracy import Features, LabeledImages, labeled_images
 from simclr_core.model.model_directory import Model, load_model
 
@@ -40,7 +37,7 @@ def choose_model(workspace: Path, source: str) -> Trained:
         return Trained(model, _own_head(model), {"finetune": model.card.get("metrics", {})}, directory)
     directory = workspace / "models" / "pretrained"
     model = load_model(directory)
-    head, probe = _probe(workspace / "models" / "probe")
+    head, probe = load_probe(workspace / "models" / "probe")
     metrics = {"pretrain": model.card.get("metrics", {}), "linear_eval": probe.get("metrics", {})}
     if "start" in probe:
         metrics["unadapted weights"] = probe["start"]
@@ -86,19 +83,4 @@ def _largest_fraction(finetuned: Path) -> Path:
 def _own_head(model: Model) -> Head | None:
     if "weight" not in model.head:
         return None
-    return _head(model.head["weight"].T.numpy(), model.head["bias"].numpy(), model.card)
-
-
-def _probe(directory: Path) -> tuple[Head | None, dict[str, Any]]:
-    """The classifier that linear_eval fitted, and its card; neither when there were no labels."""
-    if not (directory / "head.npz").exists():
-        return None, {}
-    verify(directory)
-    card = json.loads((directory / "probe.json").read_text(encoding="utf-8"))
-    with np.load(directory / "head.npz", allow_pickle=False) as arrays:
-        return _head(arrays["weight"], arrays["bias"], card), card
-
-
-def _head(weight: NDArray[np.float32], bias: NDArray[np.float32], card: Mapping[str, Any]) -> Head:
-    head = Head(np.ascontiguousarray(weight), np.ascontiguousarray(bias), tuple(card["classes"]))
-    return replace(head, multi_label=card.get("multi_label", False))
+    return head_of(model.head["weight"].T.numpy(), model.head["bias"].numpy(), model.card)

@@ -22,6 +22,9 @@ MODULES = (
     "simclr_core.model.encoder",
     "simclr_core.monitoring.diagnostics",
     "simclr_core.schedule",
+    "simclr_core.suggest.mistakes",
+    "simclr_core.suggest.pool",
+    "simclr_core.suggest.ranked",
 )
 ROOT = Path(__file__).parents[2]
 

@@ -6,6 +6,8 @@ from io import BytesIO
 
 from PIL import Image, ImageDraw, ImageFont
 
+from deploy.images.full_depth import Samples
+from deploy.images.preview import preview
 from pipeline.validation.probe.probe import THUMBNAIL_SIDE
 
 COLUMNS, ROWS = 4, 3
@@ -43,15 +45,22 @@ def choose(
     return [(reason, picture) for _, reason, picture in turns[:SHOWN]]
 
 
-def contact_sheet(title: str, tiles: Sequence[tuple[str, Image.Image | None]]) -> bytes:
-    """A PNG of captioned thumbnails, a blank tile where there is none; 256 colors keep it below 200 kB."""
+def shrink(pixels: Samples) -> Image.Image:
+    """A prepared image as people see it, no larger than a tile."""
+    image = Image.fromarray(preview(pixels))
+    image.thumbnail((TILE, TILE))
+    return image
+
+
+def contact_sheet(title: str, tiles: Sequence[tuple[str, Image.Image | None]], columns: int = COLUMNS) -> bytes:
+    """A PNG of captioned thumbnails, a blank tile where there is none; 256 colors keep a report's below 200 kB."""
     cell_width, cell_height = TILE + MARGIN, TILE + CAPTION + MARGIN
-    rows = -(-len(tiles) // COLUMNS)
-    sheet = Image.new("RGB", (COLUMNS * cell_width + MARGIN, 2 * MARGIN + CAPTION + rows * cell_height), PAPER)
+    rows = -(-len(tiles) // columns)
+    sheet = Image.new("RGB", (columns * cell_width + MARGIN, 2 * MARGIN + CAPTION + rows * cell_height), PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
     draw.text((MARGIN, MARGIN), title, INK, font)
     for index, (caption, image) in enumerate(tiles):
-        left, top = MARGIN + index % COLUMNS * cell_width, 2 * MARGIN + CAPTION + index // COLUMNS * cell_height
+        left, top = MARGIN + index % columns * cell_width, 2 * MARGIN + CAPTION + index // columns * cell_height
         center = (left + TILE // 2, top + TILE // 2)
         draw.rectangle((left, top, left + TILE - 1, top + TILE - 1), BLANK)
         if image is None:

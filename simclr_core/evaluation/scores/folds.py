@@ -58,7 +58,7 @@ def divide(train: EvaluationImages, near: Mapping[str, str], seed: int, draw: Dr
     """
     if not train.labeled:
         return []
-    groupings = [_number(train.keys, near)] + ([] if train.groups is None else [train.groups])
+    groupings = [number_near(train.keys, near)] + ([] if train.groups is None else [train.groups])
     first = representatives(train.keys, groupings)
     members = np.unique(first)
     count = fold_count(np.unique(train.labels[members], return_counts=True)[1].tolist())
@@ -71,8 +71,8 @@ def divide(train: EvaluationImages, near: Mapping[str, str], seed: int, draw: Dr
     return [Fold(one, draw(one), np.flatnonzero(fold == number)) for number, one in enumerate(known)]
 
 
-def _number(keys: NDArray[np.uint8], near: Mapping[str, str]) -> NDArray[np.int64]:
-    """Equal for near copies of each other: int64 [n]."""
+def number_near(keys: NDArray[np.uint8], near: Mapping[str, str]) -> NDArray[np.int64]:
+    """Equal for near copies of each other: int64 [n], of ``keys`` [n, 32]; ``near`` as of ``divide``."""
     names = [bytes(key).hex() for key in keys]
     numbers: NDArray[np.int64] = np.unique([near.get(name, name) for name in names], return_inverse=True)[1]
     return numbers
