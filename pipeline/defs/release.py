@@ -25,7 +25,7 @@ SHORT = 12  # digits of a hash that people compare
 @dg.asset(
     key=SOURCES[CHAMPION],
     deps=[RAW_IMAGES],
-    group_name="encoder",
+    group_name="production",
     kinds={"dvc", "git"},
     owners=["team:ml"],
     pool=POOL,

@@ -21,7 +21,8 @@ from pipeline.runs.dagster_internals import WILL_RETRY_TAG
 from pipeline.workspace import Workspace
 from simclr_core.params import read_block
 
-DATA = "simclr/data"  # tag of a run: digest of the inbox it was started for and then, more precisely, has ingested
+# Tag of a run: digest of the inbox it was started for and then, more precisely, has ingested. The UI hides it.
+DATA = ".dagster/simclr-data"
 REASON = "simclr/reason"
 RUN_KEY = "dagster/run_key"
 IN_PROGRESS = (

@@ -47,7 +47,9 @@ from pipeline.runs.dagster_internals import (
 from pipeline.runs.descendants import descendants, kill_descendants
 from pipeline.runs.instance import redact_records
 
-PROCESS = "simclr/process"  # tag of a run: the process it runs in
+# Tag of a run: the process it runs in. The UI hides tags that begin like this, of which a list of runs would be full.
+PROCESS = ".dagster/simclr-process"
+VISIBLE = "simclr/process"  # in runs of earlier versions
 LOGS = Path(".simclr") / "logs" / "runs"
 KILL_SECONDS = 5.0
 OVERLOOKED_SECONDS = 30.0  # after which a relaunch that was announced has not come
@@ -119,7 +121,7 @@ class ProcessRunLauncher(RunLauncher[Instance], ConfigurableClass):
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
         # Runs without our tag belong to another launcher, which monitors them.
-        if PROCESS not in run.tags or alive(run):
+        if not _tag(run) or alive(run):
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         # Dagster, which would take it for failed, sees that it is closed.
         close(instance_of(self), run.run_id, _gone(run))
@@ -153,7 +155,7 @@ def reap(instance: Instance, launching: bool = True) -> None:
     """
     statuses = [RunStatus.STARTED, RunStatus.CANCELING] + ([] if launching else [RunStatus.STARTING])
     for run in instance.get_runs(dg.RunsFilter(statuses=statuses)):
-        if not alive(run) and (PROCESS in run.tags or run.status is RunStatus.STARTING):
+        if not alive(run) and (_tag(run) or run.status is RunStatus.STARTING):
             close(instance, run.run_id, _gone(run))
 
 
@@ -251,7 +253,7 @@ def _overlooked(instance: Instance, since: float) -> list[str]:
 
 def alive(run: dg.DagsterRun) -> bool:
     """Whether the process that the run is tagged with is there."""
-    return PROCESS in run.tags and run.tags[PROCESS] == identify(_pid(run))
+    return bool(_tag(run)) and _tag(run) == identify(_pid(run))
 
 
 def process_of(run: dg.DagsterRun) -> psutil.Process:
@@ -286,8 +288,13 @@ def identify(pid: int) -> str:
         return ""
 
 
+def _tag(run: dg.DagsterRun) -> str:
+    """Empty if it has none: then it belongs to another launcher, or is not started yet."""
+    return run.tags.get(PROCESS) or run.tags.get(VISIBLE, "")
+
+
 def _pid(run: dg.DagsterRun) -> int:
-    return int(run.tags[PROCESS].partition("@")[0])
+    return int(_tag(run).partition("@")[0])
 
 
 def _gone(run: dg.DagsterRun) -> str:
@@ -297,7 +304,7 @@ def _gone(run: dg.DagsterRun) -> str:
 
 
 def _process(run: dg.DagsterRun) -> str:
-    return f"Process {_pid(run)} of this run" if PROCESS in run.tags else "The process of this run"
+    return f"Process {_pid(run)} of this run" if _tag(run) else "The process of this run"
 
 
 def main() -> None:
