@@ -15,6 +15,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.artifact import write_atomically
 from deploy.failure import ADVICE, INSTALL_EVERYTHING
 from pipeline.environment import WORKSPACE
 from pipeline.errors import WorkspaceError
@@ -36,6 +37,7 @@ IGNORED_BY_GIT = (
     "/.logs_queue/",
     "/.nux/",
     "/dvc_plots/",
+    "/.env",
 )
 IGNORED_BY_DVC = (*IGNORED_BY_GIT, "/demo/", ".venv*")
 
@@ -123,7 +125,24 @@ def create(directory: Path, recipe: str = DEFAULT, params: str | None = None) ->
         work.rename(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return Workspace(target.resolve())
+    workspace = Workspace(target.resolve())
+    point_dagster(workspace)
+    return workspace
+
+
+def point_dagster(workspace: Workspace) -> None:
+    """Let ``dg dev`` and ``dagster dev`` in the workspace use its records and settings: they read ``.env``, which has to
+    name a whole path. After a move of the workspace it is written again; a folder that the user has named stays."""
+    file, root = workspace.root / ".env", str(workspace.root)
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    named = [line.partition("=")[2].strip("'\"") for line in lines if line.startswith("DAGSTER_HOME=")]
+    ignored = workspace.root / ".gitignore"
+    is_ignored = ignored.is_file() and "/.env" in ignored.read_text(encoding="utf-8").splitlines()
+    if any(Path(one).is_dir() for one in named) or not is_ignored:
+        return
+    quoted = root.replace("\\", "\\\\").replace("'", "\\'")
+    kept = [line for line in lines if not line.startswith("DAGSTER_HOME=")]
+    write_atomically(file, "\n".join([*kept, f"DAGSTER_HOME='{quoted}'"]) + "\n")
 
 
 def expand_home(name: str) -> Path:

@@ -173,6 +173,7 @@ def ui(workspace: Workspace, host: str, port: int) -> None:
     from pipeline.ui.services import serve
 
     workspaces.require_writable(workspace)
+    workspaces.point_dagster(workspace)
     serve(workspace, host, port)
 
 

@@ -83,6 +83,7 @@ def run(workspace: Workspace, stages: tuple[str, ...], values: tuple[str, ...], 
     from pipeline.retraining import completed
 
     workspaces.require_writable(workspace)
+    workspaces.point_dagster(workspace)
     if stages:
         from pipeline.run import select
 

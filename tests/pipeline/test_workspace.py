@@ -4,6 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from dotenv import dotenv_values
 
 from pipeline import workspace as workspaces
 from pipeline.environment import WORKSPACE
@@ -52,3 +53,24 @@ def test_a_failed_step_leaves_no_files(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(WorkspaceError, match=r"git: command not found; .*install Git"):
         workspaces.create(tmp_path / "new")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_dagsters_own_commands_use_the_records_of_the_workspace(tmp_path: Path) -> None:
+    workspace = workspaces.create(tmp_path / "it's mine")
+    file = workspace.root / ".env"
+    assert dotenv_values(file) == {"DAGSTER_HOME": str(workspace.root)}
+    assert not subprocess.run(["git", "status", "--porcelain"], cwd=workspace.root, capture_output=True).stdout
+    file.write_text(f"TOKEN=1\n{file.read_text()}")
+    moved = Workspace(workspace.root.rename(tmp_path / "moved"))
+    workspaces.point_dagster(moved)
+    assert dotenv_values(moved.root / ".env") == {"TOKEN": "1", "DAGSTER_HOME": str(moved.root)}
+    (moved.root / ".env").write_text(f"DAGSTER_HOME={tmp_path}\n")  # the user's own choice
+    workspaces.point_dagster(moved)
+    assert dotenv_values(moved.root / ".env") == {"DAGSTER_HOME": str(tmp_path)}
+
+
+def test_a_workspace_that_does_not_ignore_the_file_gets_none(workspace: Workspace) -> None:
+    (workspace.root / ".gitignore").write_text("/inbox/\n")
+    (workspace.root / ".env").unlink(missing_ok=True)
+    workspaces.point_dagster(workspace)
+    assert not (workspace.root / ".env").exists()
