@@ -131,8 +131,11 @@ def create(directory: Path, recipe: str = DEFAULT, params: str | None = None) ->
 
 
 def point_dagster(workspace: Workspace) -> None:
-    """Let ``dg dev`` and ``dagster dev`` in the workspace use its records and settings: they read ``.env``, which has to
-    name a whole path. After a move of the workspace it is written again; a folder that the user has named stays."""
+    """Let ``dg dev`` and ``dagster dev`` in the workspace use its records and settings.
+
+    They read ``.env``, which has to name a whole path. After a move of the workspace it is written again; a folder that
+    the user has named stays.
+    """
     file, root = workspace.root / ".env", str(workspace.root)
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     named = [line.partition("=")[2].strip("'\"") for line in lines if line.startswith("DAGSTER_HOME=")]
