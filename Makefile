@@ -96,15 +96,18 @@ help: ## these targets
 # Outside the clone's own folders, where the tests of the docs would read the packages' Markdown.
 BROWSER := docs/browser/package.json docs/browser/package-lock.json
 CHROMIUM := $(addprefix tests/chromium/,package.json package-lock.json unpack.mjs fonts.conf chromium.sh)
+ACCESSIBILITY := $(addprefix tests/accessibility/,package.json package-lock.json)
 NPM_CI := npm ci --ignore-scripts --no-audit --no-fund --loglevel=error --prefix
 
-# onnxruntime-web, and the Chromium that runs it; that one is built for x86-64 alone, elsewhere the tests take the system's.
-.venv/browser-installed: $(BROWSER) $(CHROMIUM) | .venv/installed
-	rm -rf .venv/browser .venv/chromium
-	mkdir .venv/browser .venv/chromium
+# onnxruntime-web, axe-core, and the Chromium that runs both; that one is built for x86-64 alone, elsewhere the tests take the system's.
+.venv/browser-installed: $(BROWSER) $(ACCESSIBILITY) $(CHROMIUM) | .venv/installed
+	rm -rf .venv/browser .venv/accessibility .venv/chromium
+	mkdir .venv/browser .venv/accessibility .venv/chromium
 	cp $(BROWSER) .venv/browser/
+	cp $(ACCESSIBILITY) .venv/accessibility/
 	cp $(CHROMIUM) .venv/chromium/
 	$(NPM_CI) .venv/browser
+	$(NPM_CI) .venv/accessibility
 	$(NPM_CI) .venv/chromium
 	TMPDIR=$(CURDIR)/.venv/chromium node .venv/chromium/unpack.mjs
 	rm -r .venv/chromium/node_modules

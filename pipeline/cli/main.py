@@ -16,6 +16,7 @@ from click.shell_completion import get_completion_class
 from deploy.failure import INTERRUPTED, describe, fail
 from deploy.plural import counted
 from pipeline import workspace as workspaces
+from pipeline.cli.explore import explore
 from pipeline.cli.options import as_json, pass_workspace, show, workspace_option
 from pipeline.cli.plan import plan
 from pipeline.cli.purge import purge
@@ -74,7 +75,7 @@ def simclr(context: click.Context, workspace: Path | None) -> None:
     context.obj = workspace
 
 
-for command in (ingest, plan, run, suggest, quarantine, release, purge, weights):
+for command in (ingest, plan, run, explore, suggest, quarantine, release, purge, weights):
     simclr.add_command(command)
 
 

@@ -5,7 +5,9 @@ The browser keeps a random token, the file only its hash: who reads the file can
 
 import hashlib
 import json
+import os
 import secrets
+import tempfile
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -16,6 +18,7 @@ from pipeline.runs.clock import FUTURE_SECONDS
 from pipeline.ui.access import Role
 
 SESSION_SECONDS = 12 * 3600
+SESSION_KEY = Path(".simclr") / "services" / "session.key"
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,18 @@ class Sessions:
         stored = {name: asdict(session) for name, session in self._sessions.items()}
         with suppress(OSError):  # a full disk: they last until the web server is started again
             write_atomically(self._path, json.dumps(stored))
+
+
+def session_key(root: Path) -> bytes:
+    """Kept in the workspace, so that a restart of a server logs no user out."""
+    path = root / SESSION_KEY
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent)  # for this user only
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(32))
+        Path(temporary).replace(path)
+    return path.read_bytes()
 
 
 def _name(token: str) -> str:

@@ -6,8 +6,6 @@ code server in ``.simclr/services/workspace.yaml``.
 
 import argparse
 import os
-import secrets
-import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,11 +24,10 @@ from pipeline.ui.access import Role, read_access
 from pipeline.ui.asgi import Application, Receive, Refused, Scope, Send
 from pipeline.ui.guard import Guard
 from pipeline.ui.login import Login
-from pipeline.ui.sessions import Sessions
+from pipeline.ui.sessions import Sessions, session_key
 from pipeline.ui.web_answers import clean
 
 TARGET = Path(".simclr") / "services" / "workspace.yaml"
-SESSION_KEY = Path(".simclr") / "services" / "session.key"
 SESSIONS = Path(".simclr") / "services" / "sessions.json"
 STATEMENT_MILLISECONDS, POOL_SECONDS, POOL_OVERFLOW = 15_000, 3_600, 20  # as Dagster's own command
 STOP_SECONDS = 2
@@ -58,7 +55,7 @@ def serve(root: Path, host: str, port: int) -> None:
     Raises:
         ServiceError: the passwords are missing or cannot be read.
     """
-    access = read_access(host, os.environ, _session_key(root))
+    access = read_access(host, os.environ, session_key(root))
     with ExitStack() as stack:
         instance = stack.enter_context(dg.DagsterInstance.from_ref(reference(root)))
         instance.optimize_for_webserver(STATEMENT_MILLISECONDS, POOL_SECONDS, POOL_OVERFLOW)
@@ -97,18 +94,6 @@ def _of_known_runs(application: Application, instance: dg.DagsterInstance) -> Ap
         await application(scope, receive, send)
 
     return serve
-
-
-def _session_key(root: Path) -> bytes:
-    """Kept, so that a restart of this process logs no user out."""
-    path = root / SESSION_KEY
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent)  # for this user only
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(32))
-        Path(temporary).replace(path)
-    return path.read_bytes()
 
 
 def main() -> None:

@@ -42,6 +42,8 @@ MODULES = (
     "deploy.embeddings",
     "deploy.encoder",
     "deploy.errors",
+    "deploy.explore.app",
+    "deploy.explore.columns",
     "deploy.folders.folder",
     "deploy.images.preprocess",
     "deploy.search.few_shot",
