@@ -53,7 +53,7 @@ def application(
     """The application for one collection.
 
     Args:
-        about: what the page is told when it opens: its ``title`` and, if decisions are possible, ``decides``.
+        about: what the page gets when it opens: its ``title`` and, if decisions are possible, ``decides``.
         actions: what the page may ask to be done, by name.
         foreseen: errors whose message is for the person in front of the page.
     """

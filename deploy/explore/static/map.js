@@ -6,7 +6,7 @@ const STEP = 60; // pixels of an arrow key
 const NEAR = 10; // pixels from the pointer to a point
 const [STRIP, LOST] = [-0.3, -1.12]; // where the rows of what has no place begin, right of the legend and below the map
 const FAINT = 0x48000000; // the opacity of what is not selected
-const RINGED = 300; // a larger selection is told by its colors alone
+const RINGED = 300; // a larger selection is shown by its colors alone
 
 // Places of all rows: x, y from -1 to 1; what has no place is in rows below the map, by its reason.
 export function placed(data) {

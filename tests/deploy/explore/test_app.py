@@ -1,4 +1,4 @@
-"""What the page asks for, without a browser: bytes, rows, errors in words, and headers on every answer."""
+"""What the page asks for, without a browser: bytes, rows, errors that say why, and headers on every answer."""
 
 import base64
 import json
@@ -39,7 +39,7 @@ def test_columns_are_read_as_they_were_written(most: int, kind: str) -> None:
     np.testing.assert_array_equal(columns["b"], numbers)
 
 
-def test_no_images_are_no_columns_of_anything() -> None:
+def test_without_images_every_column_is_empty() -> None:
     header, columns = unpack(pack({"a": Coded(np.array([], int)), "b": np.array([], np.float32)}, {"count": 0}))
     assert (header["count"], len(columns["a"]), len(columns["b"])) == (0, 0, 0)
 
