@@ -1,14 +1,15 @@
 """Pictures that a person looks at: training curves, grids of images, confusion matrices, maps.
 
 They are DVC outputs, so equal input gives equal bytes: no display, no global state of matplotlib, no software version
-in the file. They are shown inside the Dagster UI, so each stays below 200 kB.
+in the file. They are shown inside the Dagster UI, so each stays below 200 kB. A title says what is good, and
+every color has a mark with it.
 """
 
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import wrap
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
@@ -25,14 +26,27 @@ MAX_BYTES = 200_000
 DPI = 100
 BLUE = "#1f5fa8"
 UNLABELED = "#c8c8c8"
-RIGHT, WRONG = "#1a9641", "#d7191c"  # borders of neighbors of the same and of another class
+ORANGE = "#c85200"
+MARKERS = "osD^vP*X<>"  # in addition to colors, of which some people cannot tell all apart
 
 TILE, GAP, FRAME = 84, 8, 3  # pixels: largest side of a tile, space between tiles, width of a colored border
+DASH = 6  # pixels: of a broken border, and of its gaps
 LETTER, LINE = 7, 16  # pixels: width of a letter of a title, height of its line
 ANNOTATED_CLASSES, NAMED_CLASSES = 20, 40  # above these a confusion matrix shows no counts, and no class names
 
 
-def curves(path: Path, epochs: Sequence[int], columns: Mapping[str, Sequence[float | None]]) -> None:
+class Border(NamedTuple):
+    """Of an image in a grid: a color of matplotlib, and whether it is broken."""
+
+    color: str
+    broken: bool = False
+
+
+SAME, OTHER = Border(BLUE), Border(ORANGE, broken=True)
+"""Of neighbors of the same and of another class."""
+
+
+def curves(path: Path, epochs: Sequence[int], columns: Mapping[str, Sequence[float | None]], title: str = "") -> None:
     """One panel for each of ``columns``, by its title, that has a value; each has one of every epoch."""
     found = {
         title: [(epoch, value) for epoch, value in zip(epochs, column, strict=True) if value is not None]
@@ -44,6 +58,8 @@ def curves(path: Path, epochs: Sequence[int], columns: Mapping[str, Sequence[flo
         return
     rows = (len(shown) + 1) // 2
     figure = Figure(figsize=(8, 2.7 * rows), dpi=DPI, layout="constrained")
+    if title:
+        figure.suptitle(title, fontsize=10, x=0.01, ha="left")
     for axes, panel in zip(figure.subplots(rows, 2, squeeze=False).flat, [*shown, None], strict=False):
         if panel is None:
             axes.set_axis_off()
@@ -56,13 +72,13 @@ def image_grid(
     path: Path,
     images: Sequence[Sequence[NDArray[np.uint8]]],
     row_titles: Sequence[str] | None = None,
-    borders: Sequence[Sequence[str | None]] | None = None,
+    borders: Sequence[Sequence[Border | None]] | None = None,
     title: str = "",
 ) -> None:
     """Rows of images, uint8 [h, w, 3] of any size, all scaled by the same factor to tiles of at most 84 pixels.
 
     ``row_titles`` stand to the left, ``title`` above, in the lines that it takes; ``borders`` [rows][columns] are
-    colors of matplotlib, None for no border.
+    None for no border.
     """
     titles = list(row_titles) if row_titles is not None else [""] * len(images)
     side = max((max(image.shape[:2]) for row in images for image in row), default=1)
@@ -73,11 +89,9 @@ def image_grid(
     for row, members in enumerate(images):
         for column, image in enumerate(members):
             top, left = GAP + row * step, GAP + column * step
-            color = borders[row][column] if borders is not None else None
-            if color is not None:
-                frame = np.round(255 * np.array(to_rgb(color))).astype(np.uint8)
-                canvas[top - FRAME : top + tile + FRAME, left - FRAME : left + tile + FRAME] = frame
-                canvas[top : top + tile, left : left + tile] = 255
+            border = borders[row][column] if borders is not None else None
+            if border is not None:
+                _frame(canvas[top - FRAME : top + tile + FRAME, left - FRAME : left + tile + FRAME], border)
             scaled = _scaled(image, scale)
             top, left = top + (tile - scaled.shape[0]) // 2, left + (tile - scaled.shape[1]) // 2
             canvas[top : top + scaled.shape[0], left : left + scaled.shape[1]] = scaled
@@ -97,7 +111,7 @@ def image_grid(
     _save(path, figure)
 
 
-def confusion_matrix(path: Path, matrix: NDArray[np.integer], classes: Sequence[str]) -> None:
+def confusion_matrix(path: Path, matrix: NDArray[np.integer], classes: Sequence[str], title: str = "") -> None:
     """``matrix`` [actual, predicted] counts test images; color is the share of each actual class."""
     count = len(classes)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -108,6 +122,7 @@ def confusion_matrix(path: Path, matrix: NDArray[np.integer], classes: Sequence[
     figure.colorbar(picture, ax=axes, label="share of the actual class", fraction=0.046)
     axes.set_xlabel("predicted")
     axes.set_ylabel("actual")
+    axes.set_title("\n".join(wrap(title, int(inches * DPI) // LETTER)), fontsize=9, loc="left", parse_math=False)
     if count <= NAMED_CLASSES:
         names = [_shortened(name) for name in classes]
         axes.set_xticks(range(count), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
@@ -120,18 +135,22 @@ def confusion_matrix(path: Path, matrix: NDArray[np.integer], classes: Sequence[
     _save(path, figure)
 
 
-def scatter(path: Path, points: NDArray[np.floating], labels: NDArray[np.integer], classes: Sequence[str]) -> None:
-    """``points`` [n, 2] colored by ``labels`` [n], with a legend of the classes that occur; -1 means unlabeled, and is
-    gray."""
+def scatter(
+    path: Path, points: NDArray[np.floating], labels: NDArray[np.integer], classes: Sequence[str], title: str = ""
+) -> None:
+    """``points`` [n, 2] with a color and a mark by ``labels`` [n], with a legend of the classes that occur; -1 means
+    unlabeled, and is gray."""
     figure = Figure(figsize=(8.4, 6.4), dpi=DPI, layout="constrained")
     axes = figure.subplots()
     found = [int(label) for label in np.unique(labels)]
     for label in found:
         members = points[labels == label]
         color = _class_color(label, len(classes))
-        axes.scatter(members[:, 0], members[:, 1], s=9, color=color, linewidths=0, alpha=0.8)
+        mark = MARKERS[label % len(MARKERS)] if label >= 0 else "."
+        axes.scatter(members[:, 0], members[:, 1], s=11, color=color, marker=mark, linewidths=0, alpha=0.8)
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_axis_off()
+    axes.set_title(title, fontsize=10, loc="left")
     if len(found) <= NAMED_CLASSES:
         names = [_shortened(classes[label]) if label >= 0 else "no label" for label in found]
         legend = figure.legend(
@@ -152,6 +171,16 @@ def note(path: Path, text: str) -> None:
     figure = Figure(figsize=(5, 1.2), dpi=DPI)
     figure.text(0.5, 0.5, text, ha="center", va="center", color="#555555", wrap=True)
     _save(path, figure)
+
+
+def _frame(canvas: NDArray[np.uint8], border: Border) -> None:
+    """Draw a border on the edges of ``canvas`` [h, w, 3], whose inside becomes white."""
+    height, width = canvas.shape[:2]
+    drawn = np.ones((height, width), bool)
+    if border.broken:
+        drawn = ((np.arange(height)[:, None] + np.arange(width)) // DASH) % 2 == 0
+    canvas[drawn] = np.round(255 * np.array(to_rgb(border.color))).astype(np.uint8)
+    canvas[FRAME:-FRAME, FRAME:-FRAME] = 255
 
 
 def _curve(axes: Axes, title: str, points: Sequence[tuple[float, float]]) -> None:

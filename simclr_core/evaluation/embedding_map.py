@@ -33,7 +33,8 @@ def save_map(path: Path, features: NDArray[np.float32], labels: NDArray[np.int64
     if points is None:
         plots.note(path, "all embeddings are equal: there is nothing to map")
         return
-    plots.scatter(path, points, labels[chosen], classes)
+    title = "Embeddings by t-SNE: islands of one class are good; distances between islands mean nothing"
+    plots.scatter(path, points, labels[chosen], classes, title)
 
 
 def coordinates(features: NDArray[np.float32]) -> NDArray[np.float32] | None:

@@ -230,4 +230,5 @@ def write_history(reports: Path, history: Sequence[Record]) -> None:
         "online linear probe, top-1 %": [one["probe_top1"] for one in history],
         "effective rank of h": [one["effective_rank"] for one in history],
     }
-    plots.curves(reports / "curves.png", [one["epoch"] for one in history], columns)
+    title = "Pretraining: a falling loss, rising accuracies and a high rank are good; rank 1 is a collapse"
+    plots.curves(reports / "curves.png", [one["epoch"] for one in history], columns, title)

@@ -122,4 +122,5 @@ def draw_views(path: Path, batches: Batches, preprocessing: Preprocessing, image
     originals = evaluation_images(batches.images, positions, preprocessing)
     views = batches.pictures(len(positions), SHEET_EPOCHS)
     rows = [[original, *row] for original, row in zip(preview(originals), views, strict=True)]
-    plots.image_grid(path, rows, [batches.images.key(position)[:8] for position in positions], title=title)
+    said = f"Left: an image; then its views in {SHEET_EPOCHS} epochs. A person should still see what it shows. {title}"
+    plots.image_grid(path, rows, [batches.images.key(position)[:8] for position in positions], title=said.strip())

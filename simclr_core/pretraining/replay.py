@@ -266,4 +266,5 @@ def _draw(path: Path, inputs: Inputs, batches: Batches, step: int, pictures: Map
         return preview(as_pixels(pixels[None], kind)[0])
 
     grid = [[original, *map(shown, pictures[row])] for original, row in zip(preview(originals), rows, strict=True)]
-    plots.image_grid(path, grid, [batches.images.key(position)[:8] for position in positions])
+    title = "Left: an image of the step; then its views, black where a number is not finite."
+    plots.image_grid(path, grid, [batches.images.key(position)[:8] for position in positions], title=title)

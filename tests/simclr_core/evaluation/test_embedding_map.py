@@ -64,7 +64,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
     calls: dict[str, list[Any]] = {"note": [], "scatter": []}
     monkeypatch.setattr(plots, "note", lambda path, text: calls["note"].append(text))
     monkeypatch.setattr(
-        plots, "scatter", lambda path, points, labels, classes: calls["scatter"].append((points, labels))
+        plots, "scatter", lambda path, points, labels, classes, _: calls["scatter"].append((points, labels))
     )
     return calls
 
