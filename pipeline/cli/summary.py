@@ -13,6 +13,7 @@ from pipeline.gates.all_gates import verdicts
 from pipeline.reports import EmbeddingDriftReport, ImageCounts, ValidationReport
 from pipeline.run_report.charts import FEATURES
 from pipeline.run_report.facts import read_timings
+from pipeline.run_report.labels_saved import LabelsSaved, find_labels_saved
 from pipeline.workspace import Workspace
 from simclr_core import reports
 from simclr_core.evaluation_reports import (
@@ -76,6 +77,7 @@ class Summary:
     estimated_on: str | None  # which images these are
     mean_average_precision: dict[str, dict[str, float]]  # where images have several labels: by features and classifier
     finetune: dict[str, FineTuning]  # by share of the labels
+    labels_saved: LabelsSaved | None
     onnx: Onnx
     bundle: str | None
     gates: dict[str, str]  # by name: passed, refused, undecided, not applicable, or not judged
@@ -122,6 +124,7 @@ def collect(workspace: Workspace) -> Summary:
             **{one.name: tuned(one.multi_label) for one in finetune if one.multi_label},
         },
         finetune=shares,
+        labels_saved=find_labels_saved(evaluation, finetune),
         onnx=Onnx(
             export.cosine_min if export else None,
             export.max_abs if export else None,
@@ -153,7 +156,9 @@ def table(summary: Summary) -> str:
     images, pretrain, onnx = summary.images or ImageCounts(0, 0, 0, {}), summary.pretrain, summary.onnx
     refused = ", ".join(f"{count} {reason}" for reason, count in sorted(images.quarantined.items())) or "none"
     epochs = "-" if pretrain.epochs is None else counted(pretrain.epochs, "epoch")
+    saved = summary.labels_saved
     lines = [
+        *((saved.sentence, "") if saved else ()),
         f"images      {images.ingested:,} ingested, {images.accepted:,} accepted",
         f"quarantine  {refused}",
         "drift       " + ", ".join(f"{verdict or '-'} ({of})" for of, verdict in asdict(summary.drift).items()),

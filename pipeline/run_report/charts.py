@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from simclr_core.evaluation_reports import BudgetAccuracies
+from pipeline.run_report.labels_saved import Point
 
 WIDTH, HEIGHT, MARGIN = 300, 120, 4
 FEATURES = {"simclr": "SimCLR", "random_init": "random encoder", "pixels": "raw pixels"}
@@ -33,21 +33,22 @@ def over_epochs(title: str, name: str, rows: Sequence[Mapping[str, float]], unit
     return Chart(title, f"{scale.low:.4g}{unit}", f"{scale.high:.4g}{unit}", *ends, {title: scale.line(points)}, {})
 
 
-def over_labels(budgets: Mapping[str, BudgetAccuracies]) -> Chart | None:
-    """Accuracy of the linear probe by the number of labels, which is drawn logarithmically, with 95 % intervals."""
-    ordered = sorted(budgets.values(), key=lambda one: one.labels)
-    if len({one.labels for one in ordered}) < 2:
+def over_labels(title: str, curves: Mapping[str, Sequence[Point]]) -> Chart | None:
+    """Each curve by the number of labels, which is drawn logarithmically, with 95 % intervals."""
+    every = [point for points in curves.values() for point in points]
+    if len({point.labels for point in every}) < 2:
         return None
-    found = {title: [(math.log(one.labels), getattr(one, name)) for one in ordered] for name, title in FEATURES.items()}
-    every = [bound for points in found.values() for _, one in points for bound in (one.low, one.high)]
-    scale = _Scale([x for x, _ in found["SimCLR"]], every)
-    lines = {title: scale.line([(x, one.top1) for x, one in points]) for title, points in found.items()}
-    bands = {
-        title: scale.line([*((x, one.low) for x, one in points), *((x, one.high) for x, one in reversed(points))]) + "Z"
-        for title, points in found.items()
-    }
-    ends = (f"{ordered[0].labels:,} labels", f"{ordered[-1].labels:,} labels")
-    return Chart("top-1 of the linear probe", f"{scale.low:.0f} %", f"{scale.high:.0f} %", *ends, lines, bands)
+    bounds = [bound for point in every for bound in (point.low, point.high)]
+    scale = _Scale([math.log(point.labels) for point in every], bounds)
+    lines, bands = {}, {}
+    for name, points in curves.items():
+        places = [(math.log(point.labels), point) for point in points]
+        lines[name] = scale.line([(x, point.value) for x, point in places])
+        around = [*((x, point.low) for x, point in places), *((x, point.high) for x, point in reversed(places))]
+        bands[name] = scale.line(around) + "Z"
+    labels = sorted({point.labels for point in every})
+    ends = (f"{labels[0]:,} labels", f"{labels[-1]:,} labels")
+    return Chart(title, f"{scale.low:.0f} %", f"{scale.high:.0f} %", *ends, lines, bands)
 
 
 class _Scale:

@@ -21,13 +21,14 @@ from pipeline.maintenance.disk import size
 from pipeline.run_report import charts
 from pipeline.run_report.advice import advise
 from pipeline.run_report.facts import RunFacts, collect
+from pipeline.run_report.labels_saved import TITLES, find_labels_saved, read_curves, rows
 from pipeline.validation.reasons import REASONS
 from pipeline.validation.report.template import load
 from pipeline.validation.report.thumbnails import jpeg
 from pipeline.workspace import Workspace
 from simclr_core.data.shards import ShardedImages, stored_pixels
 from simclr_core.errors import DatasetError
-from simclr_core.evaluation_reports import BudgetAccuracies, ClassScores, Estimate, Measured
+from simclr_core.evaluation_reports import ClassScores, Estimate, Measured
 
 FILE = "run.html"
 MOST_MISTAKES = 24
@@ -60,6 +61,9 @@ def render(facts: RunFacts, pictures: Mapping[str, str]) -> str:
     by_recall = sorted((probe.per_class if probe else {}).items(), key=lambda one: (one[1].recall or 0, one[0]))
     drawn = [charts.over_epochs(title, name, facts.curves, unit) for title, name, unit in CURVES]
     budgets = evaluation.budgets if evaluation else {}
+    curves = read_curves(evaluation, facts.finetune) if evaluation else {}
+    saved = find_labels_saved(evaluation, facts.finetune)
+    measure = "mean average precision" if several else "top-1"
     joules = [numbers["joules"] for numbers in facts.timings.values() if "joules" in numbers]
     return template.render(
         facts=facts,
@@ -67,11 +71,12 @@ def render(facts: RunFacts, pictures: Mapping[str, str]) -> str:
         meanings=REASONS,
         features=charts.FEATURES,
         curves=[one for one in drawn if one],
-        by_labels=charts.over_labels(budgets),
+        by_labels=charts.over_labels(measure, {TITLES[name]: points for name, points in curves.items()}),
         budgets=sorted(budgets.items(), key=lambda one: one[1].labels),
         several=several,
         precision_budgets=sorted(several.budgets.items(), key=lambda one: one[1].labels) if several else [],
-        saved=describe_labels_saved(budgets),
+        saved=saved,
+        worth=[*rows(saved)] if saved else [],
         classes=by_recall[:MOST_CLASSES],
         counts=count_answers,
         mistakes=facts.mistakes[:MOST_MISTAKES],
@@ -87,21 +92,6 @@ def count_answers(one: ClassScores) -> tuple[int | None, ...]:
     and false positives. A report of an earlier version does not tell."""
     right = one.right
     return (None,) * 3 if right is None else (right, one.images - right, one.answers - right)
-
-
-def describe_labels_saved(budgets: Mapping[str, BudgetAccuracies]) -> str | None:
-    """How many labels fewer the trained features need than raw pixels, for what pixels reach on the most labels."""
-    ordered = sorted(budgets.values(), key=lambda one: one.labels)
-    if not ordered:
-        return None
-    most = ordered[-1]
-    enough = next((one for one in ordered if one.simclr.top1 >= most.pixels.top1), None)
-    if enough is None or enough.labels == most.labels:
-        return None
-    return (
-        f"With {enough.labels:,} labels the linear probe reaches {enough.simclr.top1:.1f} %; on raw pixels it reaches "
-        f"{most.pixels.top1:.1f} % with {most.labels:,}: {most.labels - enough.labels:,} labels saved."
-    )
 
 
 def thumbnails(workspace: Workspace, facts: RunFacts) -> dict[str, str]:

@@ -65,14 +65,19 @@ def table(found: Suggestions, paths: Sequence[str]) -> str:
 
 
 def draw(found: Suggestions, images: ShardedImages) -> bytes:
-    """A PNG of the first images, each with its row in the table and what the probe says of it."""
+    """A PNG of the first images, each with its row in the table, and the probe's guess or the suspected label."""
     shown = found.images[:SHOWN]
     title = f"{counted(len(found.images), 'image')} by {found.by}: {CHOSEN[found.by]}"
     tiles = [
-        (printable(f"{row} {one.guess}", 20), shrink(stored_pixels(images, one.position)))
+        (printable(f"{row} {_shown(one)}", 20), shrink(stored_pixels(images, one.position)))
         for row, one in enumerate(shown, start=2)  # as a spreadsheet counts
     ]
     return contact_sheet(title, tiles, COLUMNS)
+
+
+def _shown(one: Suggestion) -> str:
+    """In a few letters: a label that may be wrong, or what the probe says."""
+    return f"{one.label}?" if one.label else one.guess
 
 
 def describe(workspace: Workspace, found: Suggestions, paths: Sequence[str], base: Path) -> Iterator[str]:

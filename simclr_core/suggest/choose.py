@@ -213,7 +213,7 @@ def find_mistakes(inputs: Inputs, budget: int) -> Suggestions:
         raise LabelError("mistakes takes one label for each image, and an image may have several here")
     images = EvaluationImages.of(inputs.train)
     config = read_block(inputs.workspace / "params.yaml", "linear_eval", LinearEvalConfig)
-    folds = divide(images, read_near_groups(inputs.workspace), config.seed, _draw_all)
+    folds = divide(images, read_near_groups(inputs.workspace), config.seed, draw_all)
     if not folds:
         raise LabelError(
             "wrong labels are looked for where two classes have two labeled training images each; label more: "
@@ -248,5 +248,5 @@ def out_of_fold(
     return gather(folds, [answer(fold) for fold in folds])
 
 
-def _draw_all(labels: NDArray[np.int64]) -> dict[str, list[LabelDraw]]:
+def draw_all(labels: NDArray[np.int64]) -> dict[str, list[LabelDraw]]:
     return {ALL: [LabelDraw(ALL, np.flatnonzero(labels != UNLABELED))]}

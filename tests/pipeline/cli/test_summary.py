@@ -31,6 +31,7 @@ def test_summary_gathers_every_report(workspace: Workspace) -> None:
         "estimated_on",
         "mean_average_precision",
         "finetune",
+        "labels_saved",
         "onnx",
         "bundle",
         "gates",

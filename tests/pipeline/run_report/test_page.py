@@ -13,7 +13,6 @@ from pipeline.gates.all_gates import GATES
 from pipeline.reports import Outcome
 from pipeline.run_report import page
 from pipeline.run_report.facts import Mistake, Reason, _of_several, collect, reasons
-from pipeline.run_report.page import describe_labels_saved
 from pipeline.workspace import Workspace
 from simclr_core import reports
 from simclr_core.data.shards import ShardedImages
@@ -86,7 +85,8 @@ def test_the_page_has_what_the_reports_say(workspace: Workspace) -> None:
         "60.0 (58.0 to 62.0)",  # of a budget
         "70.0 (63.4 to 76.6)",  # fine-tuned
         "1 of 1 class is never predicted",
-        "780 labels saved",
+        "<strong>20 labels with this encoder are worth 80 labels without it",
+        "from scratch",
         "labeled <bdi>circle</bdi>, taken for <bdi>cross</bdi> with 70 %",
         "test/cross/0.png",
         "beats_baselines",
@@ -237,14 +237,3 @@ def test_reasons_are_the_comments_that_are_not_everywhere() -> None:
         Reason("pretrain.encoder.name", "x", "small images"),
     ]
     assert reasons(template, template) == []
-
-
-def test_labels_are_saved_where_fewer_reach_what_pixels_do() -> None:
-    saved = describe_labels_saved(
-        {"a": budget(10, 50.0, 30.0), "b": budget(20, 62.0, 45.0), "c": budget(800, 80.0, 60.0)}
-    )
-    assert saved == (
-        "With 20 labels the linear probe reaches 62.0 %; on raw pixels it reaches 60.0 % with 800: 780 labels saved."
-    )
-    assert describe_labels_saved({"a": budget(10, 50.0, 30.0), "c": budget(800, 80.0, 79.0)}) is None
-    assert describe_labels_saved({}) is None
