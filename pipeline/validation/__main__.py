@@ -9,8 +9,10 @@ comes next refuses to start.
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
@@ -35,7 +37,9 @@ from pipeline.validation.report import data_docs
 from pipeline.validation.report.report import ACCEPTED, gallery, render, shown, summary
 from pipeline.validation.report.thumbnails import choose, contact_sheet
 from pipeline.validation.report.thumbnails import read as read_thumbnail
+from pipeline.validation.tables import some
 from pipeline.validation.verdict import overrides
+from pipeline.validation.verdict.overrides import Override
 from pipeline.validation.verdict.verdict import Policy, judge
 from pipeline.workspace import Workspace
 from simclr_core import reports
@@ -62,25 +66,48 @@ def run(workspace: Workspace) -> None:
     decisions = overrides.read(workspace.overrides)
     files, facts = scan(workspace.raw, workspace.facts, limits=_limits(config, params.prepare), engine=config.engine)
     scanned = time.monotonic() - started
-    allowed, denied = overrides.find_allowed(decisions), overrides.find_denied(decisions)
-    judged = judge(files, facts, _policy(config), allowed=allowed, denied=denied)
-    table = manifest.build(judged, facts)
+    images = files.height
+    judged = judge(
+        files,
+        facts,
+        _policy(config),
+        allowed=overrides.find_allowed(decisions),
+        denied=overrides.find_denied(decisions),
+    )
+    del files
+    workspace.scratch.mkdir(exist_ok=True)
+    with (
+        publish(workspace.manifest, replace=True) as folder,
+        TemporaryDirectory(prefix="validate-", dir=workspace.scratch) as scratch,
+    ):
+        manifest.write(folder, manifest.build(judged, facts.portions(), Path(scratch)))
+        del judged
+        table = manifest.lazy(folder)
+        groups.write(folder, groups.find_groups(workspace.raw, table))
+        _report(workspace, table, decisions, config, params.prepare)
+    seconds = time.monotonic() - started
+    record_timing("validate", workspace=workspace.root, seconds=seconds, images_per_second=images / scanned)
+
+
+def _report(
+    workspace: Workspace,
+    table: pl.LazyFrame,
+    decisions: Sequence[Override],
+    config: ValidateConfig,
+    prepare: PrepareConfig,
+) -> None:
+    """Hold the manifest against the contract, and write what came of it."""
     drift = judge_drift(table, **dict(config.drift))
     evaluation = evaluate(expectations(config), tables(table, drift))
     result = summary(table, evaluation.outcomes, drift)
-    thumbnails = dict(_thumbnails(workspace, table, config, params.prepare))
+    thumbnails = dict(_thumbnails(workspace, table, config, prepare))
     html = render(result, table, drift, thumbnails, config.near_duplicates.distance)
-    details = data_docs.render(evaluation.results)
-    with publish(workspace.manifest, replace=True) as folder:
-        manifest.write(folder, table)
-        groups.write(folder, groups.find_groups(workspace.raw, table))
     write_atomically(workspace.reports / "validation.html", html)
-    write_atomically(workspace.reports / "data_docs.html", details)
+    write_atomically(workspace.reports / "data_docs.html", data_docs.render(evaluation.results))
     write_atomically(workspace.reports / "quarantine.png", _contact_sheet(result.images, gallery(table), thumbnails))
     reports.write(workspace.root, result)
-    _tell(result, drift, overrides.without_effect(decisions, table, overruled=()))
-    seconds = time.monotonic() - started
-    record_timing("validate", workspace=workspace.root, seconds=seconds, images_per_second=facts.height / scanned)
+    without_effect = overrides.without_effect(decisions, some(table, "sha256", "reasons"), overruled=())
+    _tell(result, drift, without_effect)
 
 
 def _limits(config: ValidateConfig, prepare: PrepareConfig) -> Limits:
@@ -109,10 +136,10 @@ def _policy(config: ValidateConfig) -> Policy:
 
 
 def _thumbnails(
-    workspace: Workspace, table: pl.DataFrame, config: ValidateConfig, prepare: PrepareConfig
+    workspace: Workspace, table: pl.LazyFrame, config: ValidateConfig, prepare: PrepareConfig
 ) -> Iterator[tuple[str, Image.Image | None]]:
     wanted = shown(table)
-    homes = table.filter(pl.col("sha256").is_in(wanted))["batch"].unique().sort()
+    homes = some(table.filter(pl.col("sha256").is_in(wanted)), "batch")["batch"].unique().sort()
     contents = chain.from_iterable(read_tar(path, wanted) for name in homes for path in tars(workspace.raw / name))
     drawn = isolated_map(
         thumbnail,

@@ -1,7 +1,7 @@
 """Hold the manifest against the data contract.
 
-The tables are polars; Great Expectations gets each as a pandas frame of the few columns that its rules look into, and
-gives back numbers of rows. It takes seconds to import, so that only the function ``evaluate`` does it.
+The tables are polars, and so is what is counted in them (``counts``); Great Expectations decides from the counts. It
+takes seconds to import, so that only the function ``evaluate`` does it.
 """
 
 import os
@@ -10,31 +10,23 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
-from polars import selectors
 
 from deploy.plural import counted
 from pipeline.reports import Outcome
+from pipeline.validation.counts import ID, SAMPLES, Counts, count
 from pipeline.validation.drift.drift import Drift
-from pipeline.validation.expectations import COLUMNS, NEAR_LABELS, NO_REASON, Expectation
-from pipeline.validation.tables import age
+from pipeline.validation.expectations import NEAR_LABELS, NO_REASON, Expectation
+from pipeline.validation.tables import Manifest, age
 from simclr_core.data import label_sets
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-ID = "id"
-"""The column of every table that names its rows to a person: a file id, or what was compared."""
-
-SAMPLES = 10
 RESULT_FORMAT = {
     "result_format": "SUMMARY",
     "partial_unexpected_count": SAMPLES,
     "return_unexpected_index_query": False,
 }
-"""Without names of index columns, Great Expectations returns the numbers of rows as they are, fifty times faster."""
 
 EARLIER_BATCHES = 3
 """This many earlier batches make a usual size."""
@@ -48,7 +40,7 @@ class Evaluation:
     results: dict[str, list[Any]]
 
 
-def tables(manifest: pl.DataFrame, drift: Drift) -> dict[str, pl.LazyFrame]:
+def tables(manifest: Manifest, drift: Drift) -> dict[str, pl.LazyFrame]:
     """What the rules are about, from MANIFEST; each table has a column ``id``, the file id where rows are files.
 
     manifest, columns    every file; and the columns of all that, without rows
@@ -72,7 +64,7 @@ def tables(manifest: pl.DataFrame, drift: Drift) -> dict[str, pl.LazyFrame]:
     statistics = [(str(one), one.effect, one.threshold) for one in drift.statistics]
     shapes = [(str(one), one.found) for one in drift.shapes]
     return {
-        "columns": manifest.clear().lazy().with_columns(pl.lit("").alias(ID)),
+        "columns": manifest.lazy().head(0).with_columns(pl.lit("").alias(ID)),
         "manifest": files,
         "contents": _contents(files),
         "accepted": accepted.with_columns(
@@ -90,16 +82,19 @@ def tables(manifest: pl.DataFrame, drift: Drift) -> dict[str, pl.LazyFrame]:
 
 
 def _contents(files: pl.LazyFrame) -> pl.LazyFrame:
-    used = _known(files.filter(pl.col("verdict").ne_missing("quarantine")), "sha256")
+    is_used = pl.col("verdict").ne_missing("quarantine")
+    refused = _known(files.filter(~is_used), "sha256")
+    used = _known(files.filter(is_used, pl.col("sha256").is_in(refused)), "sha256")
     first = files.filter(pl.col("sha256").is_first_distinct())
     return first.with_columns(
-        quarantined=~pl.col("sha256").is_in(used), stream_intact=pl.col("stream_fault").is_null()
+        quarantined=pl.col("sha256").is_in(refused) & ~pl.col("sha256").is_in(used),
+        stream_intact=pl.col("stream_fault").is_null(),
     ).with_columns(fault=pl.when("quarantined").then("reason").otherwise(pl.lit(NO_REASON)))
 
 
 def _in_both(train: pl.LazyFrame, test: pl.LazyFrame, column: str) -> pl.Expr:
     """Whether training and test set both have a row's value; null where the row has none."""
-    return pl.col(column).is_in(_known(train, column)) & pl.col(column).is_in(_known(test, column))
+    return pl.col(column).is_in(_known(train.filter(pl.col(column).is_in(_known(test, column))), column))
 
 
 def _known(table: pl.LazyFrame, column: str) -> pl.Series:
@@ -131,64 +126,41 @@ def evaluate(rules: Sequence[Expectation], frames: Mapping[str, pl.LazyFrame]) -
     Nothing is stored and nothing leaves this machine.
     """
     os.environ["GX_ANALYTICS_ENABLED"] = "false"  # 1.24 sends nothing; earlier versions did by default
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # it imports modules that Python has deprecated
-        import great_expectations as gx
-        from great_expectations.data_context.types.base import ProgressBarsConfig
-
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = ProgressBarsConfig(globally=False)
     found: dict[str, Outcome] = {}
     kept: dict[str, list[Any]] = {}
     groups: dict[tuple[str, str], list[Expectation]] = defaultdict(list)
     for rule in rules:
         groups[rule.suite, rule.table].append(rule)
     for (suite, table), group in groups.items():
-        frame, ids = _frame(frames[table], group)
-        title = f"{suite}: {table}"
-        validation = _validate(context, title, group, frame)
-        results = {result.expectation_config.meta["name"]: result for result in validation.results}
-        found |= {rule.name: _outcome(rule, results.get(rule.name), ids) for rule in group}
-        kept[title] = [results[rule.name] for rule in group if rule.name in results]
+        counts = count(frames[table], group)
+        results = {rule.name: decide(rule, counts.get(rule.name)) for rule in group}
+        found |= {rule.name: _outcome(rule, results[rule.name], counts.get(rule.name)) for rule in group}
+        kept[f"{suite}: {table}"] = list(results.values())
     return Evaluation([found[rule.name] for rule in rules], kept)
 
 
-def _frame(table: pl.LazyFrame, rules: Sequence[Expectation]) -> tuple["pd.DataFrame", pl.Series]:
-    """The columns that the rules look into, as pandas, and the ids of the rows.
+def decide(rule: Expectation, counts: Counts | None) -> Any:
+    """What Great Expectations' own expectation makes of the counts; an error without any."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # it imports modules that Python has deprecated
+        from great_expectations.core import ExpectationValidationResult
+        from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+        from great_expectations.expectations.metadata_types import FailureSeverity
 
-    Numbers become float64, which Great Expectations compares as a whole column; of any other kind it takes the values
-    one by one.
-    """
-    import pandas as pd
-
-    names = table.collect_schema().names()
-    asked = {column for rule in rules for column in (names if rule.type == COLUMNS else rule.columns)}
-    rows = table.select(name for name in names if name == ID or name in asked).collect()
-    columns = rows.drop(ID).cast({selectors.numeric(): pl.Float64()})
-    frame = pd.DataFrame({column.name: column.to_pandas() for column in columns}, index=range(rows.height))
-    return frame, rows[ID]
-
-
-def _validate(context: Any, name: str, rules: Sequence[Expectation], frame: "pd.DataFrame") -> Any:
-    import great_expectations as gx
-    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
-    from great_expectations.expectations.metadata_types import FailureSeverity
-
-    expected = [
-        ExpectationConfiguration(
-            rule.type, dict(rule.arguments), {"name": rule.name}, severity=FailureSeverity(rule.severity)
-        ).to_domain_obj()
-        for rule in rules
-    ]
-    asset = context.data_sources.add_or_update_pandas("validation").add_dataframe_asset(name)
-    definition = gx.ValidationDefinition(
-        name=name,
-        data=asset.add_batch_definition_whole_dataframe("all"),
-        suite=context.suites.add(gx.ExpectationSuite(name=name, expectations=expected)),
-    )
-    return context.validation_definitions.add(definition).run(
-        batch_parameters={"dataframe": frame}, result_format=RESULT_FORMAT
-    )
+    severity = FailureSeverity(rule.severity)
+    configuration = ExpectationConfiguration(rule.type, dict(rule.arguments), {"name": rule.name}, severity=severity)
+    expectation = configuration.to_domain_obj()
+    settings = {"result_format": RESULT_FORMAT}
+    asked = expectation.get_validation_dependencies(runtime_configuration=settings).get_metric_configurations()
+    try:
+        if counts is None:
+            raise LookupError(f"the table lacks the column {' or '.join(rule.columns)}")
+        metrics = {one.id: counts.metric(one.metric_name) for one in asked}
+    except LookupError as error:
+        why = f"{error} is not counted" if isinstance(error, KeyError) else str(error)
+        fault = {"raised_exception": True, "exception_message": why, "exception_traceback": ""}
+        return ExpectationValidationResult(False, configuration, exception_info=fault)
+    return expectation.metrics_validate(metrics, runtime_configuration=dict(settings))
 
 
 def passed(outcomes: Sequence[Outcome]) -> bool:
@@ -196,20 +168,19 @@ def passed(outcomes: Sequence[Outcome]) -> bool:
     return all(outcome.holds for outcome in outcomes)
 
 
-def _outcome(rule: Expectation, result: Any | None, ids: pl.Series) -> Outcome:
-    details: dict[str, Any] = {} if result is None else result.result
-    count = details.get("unexpected_count")
-    rows = list(details.get("partial_unexpected_index_list", []))[:SAMPLES]
+def _outcome(rule: Expectation, result: Any, counts: Counts | None) -> Outcome:
+    details: dict[str, Any] = result.result
+    unexpected = details.get("unexpected_count")
     return Outcome(
         name=rule.name,
         suite=rule.suite,
         severity=rule.severity,
-        success=result is not None and bool(result.success),
+        success=bool(result.success),
         observed=_observed(details),
         threshold=rule.threshold,
-        unexpected_count=None if count is None else int(count),
-        sample_ids=[str(one) for one in ids.gather(rows)],
-        error="Great Expectations returned no result for it" if result is None else _error(result.exception_info),
+        unexpected_count=None if unexpected is None else int(unexpected),
+        sample_ids=list(counts.ids) if counts else [],
+        error=_error(result.exception_info),
     )
 
 

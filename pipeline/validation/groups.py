@@ -10,13 +10,13 @@ import polars as pl
 
 from pipeline.ingest.raw import batches, read_records
 from pipeline.validation.probe.scan import holding, list_all
-from pipeline.validation.tables import age
+from pipeline.validation.tables import Manifest, age, some
 
 FILE = "groups.parquet"
 GROUPS = pl.Schema({"sha256": pl.String(), "group": pl.String()})
 
 
-def find_groups(raw: Path, manifest: pl.DataFrame) -> pl.DataFrame:
+def find_groups(raw: Path, manifest: Manifest) -> pl.DataFrame:
     """GROUPS: one row for each accepted content that has one, sorted by sha256.
 
     Args:
@@ -25,9 +25,9 @@ def find_groups(raw: Path, manifest: pl.DataFrame) -> pl.DataFrame:
     """
     if not any(True for batch in batches(raw) for _ in read_records(batch, "group")):
         return GROUPS.to_frame()
-    pictures = manifest.select("sha256", "pixel_hash").drop_nulls().unique()
+    pictures = some(manifest, "sha256", "pixel_hash").drop_nulls().unique()
     said = holding(list_all(raw)).filter(pl.col("group").is_not_null()).join(pictures, on="sha256")
-    used = manifest.filter(pl.col("verdict") != "quarantine").select("sha256", "pixel_hash")
+    used = some(manifest.lazy().filter(pl.col("verdict") != "quarantine"), "sha256", "pixel_hash")
     copies = used.join(said.select("pixel_hash", "group", age=age(), other="sha256"), on="pixel_hash")
     preferred = [pl.col("other") != pl.col("sha256"), pl.col("group")]
     ordered = copies.sort("sha256", "age", *preferred, descending=[False, True, False, False])

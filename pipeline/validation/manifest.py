@@ -9,7 +9,9 @@ The same images, parameters and library versions give the same bytes: nothing te
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, repeat
 from pathlib import Path
 
 import PIL
@@ -19,29 +21,74 @@ from pipeline.ingest import raw
 from pipeline.validation.probe.probe import PROBE_VERSION
 from pipeline.validation.tables import ACCEPTED, MANIFEST, QUARANTINE, age
 
-PART_ROWS = 250_000
+PART_ROWS = 20_000
 VERSIONS = {"probe_version": str(PROBE_VERSION), "pillow_version": PIL.__version__}
 
 
-def build(judged: pl.DataFrame, facts: pl.DataFrame) -> pl.DataFrame:
-    """MANIFEST: the JUDGED files with the FACTS about their contents, sorted by (ingest_batch, path, file_id)."""
+def build(judged: pl.DataFrame, facts: Iterable[pl.DataFrame], scratch: Path) -> Iterator[pl.DataFrame]:
+    """MANIFEST, some rows after the others: the JUDGED files with the facts about their contents, sorted by
+    (ingest_batch, path, file_id).
+
+    Args:
+        facts: FACTS, some contents after the others. They wait in files until their rows are due.
+        scratch: an empty folder for those.
+    """
     files = judged.with_columns(file_id=_file_ids(judged)).sort(age(), "path", "file_id")
-    table = files.join(facts.drop("reason", "message"), on="sha256", how="left", maintain_order="left")
+    turns = pl.Series("turn", _turns(files["ingest_batch"].rle().struct.field("len").to_list()), pl.UInt32)
+    if turns.is_empty():
+        return
+    wanted = files.select("sha256", turns).unique()
+    for number, portion in enumerate(facts):
+        for (turn,), some in portion.join(wanted, on="sha256").group_by("turn"):
+            some.write_ipc(scratch / f"{turn}-{number}.arrow")
+    for turn, rows in enumerate(files.with_columns(turns).partition_by("turn", maintain_order=True, include_key=False)):
+        waiting = sorted(scratch.glob(f"{turn}-*.arrow"))
+        known = pl.concat(pl.read_ipc(path) for path in waiting)
+        for path in waiting:
+            path.unlink()
+        yield _joined(rows, known)
+
+
+def _turns(sizes: Sequence[int]) -> Iterator[int]:
+    """For each file the number of its turn: parts stay whole, and a turn has PART_ROWS files at most."""
+    turn, taken = 0, 0
+    for size in sizes:
+        for part in chain(repeat(PART_ROWS, size // PART_ROWS), [size % PART_ROWS]):
+            if taken + part > PART_ROWS:
+                turn, taken = turn + 1, 0
+            yield from repeat(turn, part)
+            taken += part
+
+
+def _joined(files: pl.DataFrame, facts: pl.DataFrame) -> pl.DataFrame:
+    table = files.join(facts.drop("reason", "message", "turn"), on="sha256", how="left", maintain_order="left")
     short, long = pl.min_horizontal("width", "height"), pl.max_horizontal("width", "height")
     sides = pl.when(short > 0).then(pl.struct(short_side=short, aspect=long / short))
     return table.with_columns(sides.struct.unnest()).select(list(MANIFEST)).cast(MANIFEST)
 
 
-def write(folder: Path, table: pl.DataFrame) -> None:
-    """Write the MANIFEST and what follows from it into an empty folder."""
+def write(folder: Path, table: Iterable[pl.DataFrame]) -> None:
+    """Write the MANIFEST, of which rows come after each other, and what follows from it into an empty folder."""
     parts = folder / "manifest"
     parts.mkdir()
-    for (batch,), files in table.group_by("ingest_batch", maintain_order=True):
-        for number, part in enumerate(files.iter_slices(PART_ROWS)):
-            _write(parts / f"{batch}-{number:04d}.parquet", part)
+    used, refused = [MANIFEST.to_frame().select(ACCEPTED)], [MANIFEST.to_frame().select(QUARANTINE)]
     quarantined = pl.col("verdict") == "quarantine"
-    _write(folder / "accepted.parquet", table.filter(~quarantined).sort(age("batch"), "sha256").select(ACCEPTED))
-    _write(folder / "quarantine.parquet", table.filter(quarantined).select(QUARANTINE))
+    written: Counter[object] = Counter()
+    for rows in table:
+        for (batch,), files in rows.group_by("ingest_batch", maintain_order=True):
+            for part in files.iter_slices(PART_ROWS):
+                _write(parts / f"{batch}-{written[batch]:04d}.parquet", part)
+                written[batch] += 1
+        used.append(rows.filter(~quarantined).select(ACCEPTED))
+        refused.append(rows.filter(quarantined).select(QUARANTINE))
+    _write(folder / "accepted.parquet", pl.concat(used).sort(age("batch"), "sha256"))
+    _write(folder / "quarantine.parquet", pl.concat(refused))
+
+
+def lazy(folder: Path) -> pl.LazyFrame:
+    """What ``write`` has just written there, of which only what is asked for will be read, in the order of MANIFEST."""
+    parts = sorted((folder / "manifest").glob("*.parquet"), key=_order)
+    return pl.scan_parquet(parts, glob=False) if parts else MANIFEST.to_frame().lazy()
 
 
 def read(folder: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:

@@ -19,9 +19,18 @@ def shown_label(label: pl.Expr) -> pl.Expr:
     return without.str.replace_all(label_sets.SEPARATOR, label_sets.BETWEEN, literal=True)
 
 
-def newest(files: pl.DataFrame) -> str:
+Manifest = pl.DataFrame | pl.LazyFrame
+"""MANIFEST, at hand or in files of which only the columns are read that are asked for."""
+
+
+def some(manifest: Manifest, *columns: str) -> pl.DataFrame:
+    """These columns."""
+    return manifest.lazy().select(columns).collect()
+
+
+def newest(files: Manifest) -> str:
     """The newest batch that tells of one of these files; there is at least one."""
-    batch = files["ingest_batch"].unique().to_frame().sort(age()).item(-1, 0)
+    batch = files.lazy().select(pl.col("ingest_batch").unique()).collect().sort(age()).item(-1, 0)
     assert isinstance(batch, str), "a manifest without rows"
     return batch
 

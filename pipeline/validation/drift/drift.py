@@ -108,7 +108,7 @@ class Drift:
 
 
 def judge(
-    manifest: pl.DataFrame, *, enabled: bool, min_images: int, distance: float, auroc: float, accepted: Sequence[str]
+    manifest: tables.Manifest, *, enabled: bool, min_images: int, distance: float, auroc: float, accepted: Sequence[str]
 ) -> Drift:
     """Compare the newest raw batch with all earlier ones.
 
@@ -120,17 +120,19 @@ def judge(
     """
     newest = tables.newest(manifest)
     used = _training_images(manifest)
-    reference, batch = used.filter(pl.col("batch") != newest), used.filter(pl.col("batch") == newest)
-    why = _too_few(len(reference), len(batch), min_images) if enabled else "switched off by validate.drift.enabled"
+    is_new = used["batch"].to_numpy() == newest
+    earlier, new = np.flatnonzero(~is_new), np.flatnonzero(is_new)
+    why = _too_few(len(earlier), len(new), min_images) if enabled else "switched off by validate.drift.enabled"
     statistics: tuple[Statistic, ...] = ()
     samples: dict[str, tuple[Array, Array]] = {}
     if not why:
-        earlier, new = _images(reference.head(REFERENCE_SAMPLE)), _images(batch.head(BATCH_SAMPLE))
-        statistics = tuple(_statistics(earlier, new, distance, auroc))
-        samples = {name: (earlier.numbers[name], new.numbers[name]) for name in NUMBERS}
-    examined = tuple(_shapes(used, min_images, frozenset(accepted))) if enabled else ()
+        reference = _images(manifest, used[earlier[:REFERENCE_SAMPLE]])
+        batch = _images(manifest, used[new[:BATCH_SAMPLE]])
+        statistics = tuple(_statistics(reference, batch, distance, auroc))
+        samples = {name: (reference.numbers[name], batch.numbers[name]) for name in NUMBERS}
+    examined = tuple(_shapes(manifest, used, min_images, frozenset(accepted))) if enabled else ()
     verdict, advice = _conclude(why, statistics, examined)
-    return Drift(verdict, newest, len(reference), len(batch), advice, statistics, examined, samples)
+    return Drift(verdict, newest, len(earlier), len(new), advice, statistics, examined, samples)
 
 
 def _conclude(
@@ -154,15 +156,23 @@ def _conclude(
     return "none", "the new images look like the earlier ones"
 
 
-def _training_images(manifest: pl.DataFrame) -> pl.DataFrame:
-    """What is compared, in the order of the hashes, with the batch that holds the bytes of each."""
+def _training_images(manifest: tables.Manifest) -> pl.DataFrame:
+    """What is compared, in the order of the hashes: the place in the manifest, and the batch that holds the bytes."""
     used = (pl.col("verdict") != "quarantine") & (pl.col("split") == "train")
-    measured = [name for name in NUMBERS if name in manifest.columns]
-    columns = ["sha256", "batch", *measured, *CATEGORIES, "short_side", "aspect", "width", "height"]
-    return manifest.lazy().filter(used).select(columns).sort("sha256").collect()
+    rows = manifest.lazy().select("sha256", "batch", "verdict", "split").with_row_index("place")
+    return rows.filter(used).select("place", "batch", "sha256").sort("sha256").drop("sha256").collect()
 
 
-def _images(rows: pl.DataFrame) -> Images:
+def _images(manifest: tables.Manifest, chosen: pl.DataFrame) -> Images:
+    """What the manifest has of the chosen ``_training_images``."""
+    rows = manifest.lazy()
+    measured = [name for name in NUMBERS if name in rows.collect_schema()]
+    columns = [*measured, *CATEGORIES, "short_side", "aspect", "width", "height"]
+    found = rows.select(columns).with_row_index("place").filter(pl.col("place").is_in(chosen["place"].implode()))
+    return _measured(chosen.select("place").join(found.collect(), "place", maintain_order="left"))
+
+
+def _measured(rows: pl.DataFrame) -> Images:
     numbers = {name: rows[name].to_numpy().astype(np.float64) for name in NUMBERS if name in rows.columns}
     numbers["red_minus_blue"] = numbers["red_mean"] - numbers["blue_mean"]
     numbers |= {f"log_{name}": np.log(rows[name].to_numpy().astype(np.float64)) for name in ("short_side", "aspect")}
@@ -182,17 +192,33 @@ def _too_few(earlier: int, new: int, min_images: int) -> str | None:
     return None
 
 
-def _shapes(used: pl.DataFrame, min_images: int, accepted: frozenset[str]) -> Iterator[Shape]:
+def _shapes(
+    manifest: tables.Manifest, used: pl.DataFrame, min_images: int, accepted: frozenset[str]
+) -> Iterator[Shape]:
     """Hold each batch with enough images against those before it."""
-    names = used.select(pl.col("batch").unique()).sort(tables.age("batch"))["batch"]
-    numbers = used["batch"].cast(pl.Enum(names)).to_physical().to_numpy()
-    for number, name in enumerate(names):
-        new = np.flatnonzero(numbers == number)[:BATCH_SAMPLE]
-        earlier = np.flatnonzero(numbers < number)[:REFERENCE_SAMPLE]
-        if len(new) >= min_images and len(earlier) >= 2 * min_images and name not in accepted:
-            reference, batch = _images(used[earlier]), _images(used[new])
-            found = shapes(reference.numbers, reference.sizes, batch.numbers, batch.sizes)
-            yield from (Shape(name, shape, present) for shape, present in found.items())
+    pairs = [
+        (name, earlier, new)
+        for name, earlier, new in _samples(used)
+        if len(new) >= min_images and len(earlier) >= 2 * min_images and name not in accepted
+    ]
+    if not pairs:
+        return
+    needed = np.unique(np.concatenate([rows for _, earlier, new in pairs for rows in (earlier, new)]))
+    images = _images(manifest, used[needed])
+    for name, earlier, new in pairs:
+        reference, batch = (images.take(np.searchsorted(needed, rows)) for rows in (earlier, new))
+        found = shapes(reference.numbers, reference.sizes, batch.numbers, batch.sizes)
+        yield from (Shape(name, shape, present) for shape, present in found.items())
+
+
+def _samples(used: pl.DataFrame) -> Iterator[tuple[str, Array, Array]]:
+    """Each batch, oldest first, with rows of ``used``: the first of all earlier batches together, and its own first."""
+    of_batch = used.with_row_index("row").group_by("batch").agg("row").sort(tables.age("batch"))
+    earlier = np.empty(0, dtype=np.int64)
+    for name, rows in zip(of_batch["batch"], of_batch["row"], strict=True):
+        new = np.sort(rows.to_numpy()).astype(np.int64)
+        yield name, earlier, new[:BATCH_SAMPLE]
+        earlier = np.sort(np.concatenate([earlier, new[:REFERENCE_SAMPLE]]))[:REFERENCE_SAMPLE]
 
 
 def _statistics(reference: Images, batch: Images, distance: float, auroc: float) -> Iterator[Statistic]:

@@ -12,7 +12,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from io import BytesIO
@@ -31,7 +31,7 @@ CACHED = pl.Schema({**FACTS, "tar": pl.String()})
 CHANCE = ("worker_crash", "timeout", "io_error")
 """Reasons that tell of this machine at that moment, not of the bytes: they are not kept."""
 
-MERGED_ROWS = 250_000
+MERGED_ROWS = 20_000
 SMALL_BYTES, MANY_PARTS = 4_000_000, 16  # more small parts than this are merged
 DIGEST = 32  # hexadecimal digits
 
@@ -52,18 +52,31 @@ def place(cache: Path, probed: Mapping[str, object]) -> Path:
 
 def read(folder: Path) -> pl.DataFrame:
     """All that is known, with the columns of ``CACHED``; a content may be there twice, with the same facts."""
+    return pl.concat([pl.DataFrame(schema=CACHED), *(rows for _, rows in portions(folder))])
+
+
+def portions(folder: Path, columns: Sequence[str] = tuple(CACHED)) -> list[tuple[str, pl.DataFrame]]:
+    """These columns of all that is known, with the name of each part, which is for ``load``."""
     while True:
         listed = _parts(folder)
-        parts = [rows for path in listed if (rows := _load(path)) is not None]
+        parts = [(path.name, rows) for path in listed if (rows := _load(path, columns)) is not None]
         if len(parts) == len(listed):  # else another process has merged some, and their rows are in a new part
-            return pl.concat([pl.DataFrame(schema=CACHED), *parts])
+            return parts
 
 
-def append(folder: Path, rows: pl.DataFrame) -> None:
-    """Keep rows with the columns of ``CACHED``, but for those that may be chance."""
-    kept = rows.filter(pl.col("reason").is_null() | ~pl.col("reason").is_in(CHANCE))
+def load(folder: Path, name: str, columns: Sequence[str]) -> pl.DataFrame | None:
+    """These columns of a part; None where it was merged into another, or was damaged."""
+    rows = _load(folder / name, columns)
+    return None if rows is None or rows.is_empty() else rows
+
+
+def append(folder: Path, rows: pl.DataFrame) -> pl.DataFrame:
+    """Keep rows with the columns of ``CACHED``, but for those that may be chance, which are returned."""
+    may_be_chance = pl.col("reason").is_in(CHANCE).fill_null(value=False)
+    kept = rows.filter(~may_be_chance)
     if not kept.is_empty():
         _write(folder, kept)
+    return rows.filter(may_be_chance)
 
 
 def forget(folder: Path, sha256s: Iterable[str]) -> None:
@@ -112,23 +125,22 @@ def _write(folder: Path, rows: pl.DataFrame) -> Path:
     return path
 
 
-def _load(path: Path) -> pl.DataFrame | None:
+def _load(path: Path, columns: Sequence[str] = tuple(CACHED)) -> pl.DataFrame | None:
     """The rows of a part; none when it is damaged, and then it is removed. None when another process has merged it."""
     try:
         data = path.read_bytes()
         if _digest(data) != path.stem:
             raise ValueError("other bytes than were written")
-        rows = pl.read_parquet(BytesIO(data))
-        if rows.schema != CACHED:
+        if pl.read_parquet_schema(BytesIO(data)) != CACHED:
             raise ValueError("other columns than are written")
+        return pl.read_parquet(BytesIO(data), columns=list(columns))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         print(f"warning: {path}: {error}; it is removed, and its images are probed again", file=sys.stderr)
         with suppress(OSError):
             path.unlink()
-        return pl.DataFrame(schema=CACHED)
-    return rows
+        return pl.DataFrame(schema=CACHED).select(columns)
 
 
 def _size(path: Path) -> int:

@@ -4,6 +4,7 @@ Only contents that no earlier scan has seen are read (``facts_cache``), in worke
 this machine, or on a Ray cluster (``ray_engine``). The rows are the same either way.
 """
 
+import json
 import os
 import tarfile
 import time
@@ -11,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,10 +20,11 @@ import polars as pl
 from deploy.failpoint import failpoint
 from deploy.images.background import WHITE
 from pipeline.errors import ValidationError
-from pipeline.ingest.raw import REPLACED, batches, list_tar, read_rows, read_tar, tars
+from pipeline.ingest.raw import OCCURRENCES, REPLACED, batches, list_tar, read_tar, tars
 from pipeline.validation.probe import facts_cache
 from pipeline.validation.probe.container import sniff
 from pipeline.validation.probe.facts import Facts, read_facts
+from pipeline.validation.probe.known_facts import KnownFacts
 from pipeline.validation.probe.pool import Failure, isolated_map
 from pipeline.validation.probe.probe import probe
 from pipeline.validation.probe.ray_engine import flat_map
@@ -32,10 +33,18 @@ from simclr_core.progress import Bar
 from simclr_core.reporter import emit
 
 SAVED_CONTENTS, SAVED_SECONDS = 2_000, 30.0  # what a killed scan may have to do again
-ROWS_AT_ONCE = 100_000  # held as Python objects
+BYTES_AT_ONCE = 4_000_000  # of the records of a batch
 MISSING = "no raw batch holds its bytes; restore data/raw with `dvc checkout data/raw`"
 CHANGED = "its bytes changed after they were ingested; restore data/raw with `dvc checkout data/raw`"
 NONSENSE = "its worker gave an invalid answer"
+
+_SEEN = pl.Schema(dict.fromkeys(("sha256", "path", "split", "label", "source", "group"), pl.String()))
+_TEXT, _OR_NULL = r'"(?P<%s>[^"\\]*)"', r'(?:"(?P<%s>[^"\\]*)"|null)'
+_PLAIN = (
+    rf'^\{{"sha256": {_TEXT}, "occurrences": \[\{{"path": {_TEXT}, "split": {_TEXT}, '
+    rf'"label": {_OR_NULL}, "source": {_OR_NULL}(?:, "group": {_OR_NULL})?\}}\]\}}$'
+) % tuple(_SEEN)
+"""A record of one file whose names need no escape: what JSON takes five times as long for."""
 
 _ALL = pl.Schema(
     {name: kind for name, kind in FILES.items() if name != "batch"}
@@ -79,8 +88,8 @@ def scan(
     engine: Literal["local", "ray"] = "local",
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Every file of the raw batches in their order (``FILES``), and one row for each content (``FACTS``), by SHA-256.
+) -> tuple[pl.DataFrame, KnownFacts]:
+    """Every file of the raw batches in their order (``FILES``), and the facts about each content.
 
     Args:
         cache: the folder in which facts are kept from scan to scan.
@@ -97,43 +106,57 @@ def scan(
     contents = files.select("sha256").unique(maintain_order=True)
     store = facts_cache.place(cache, limits.probed)
     there = [_name(path) for batch in batches(raw) for path in tars(batch)]
-    known = facts_cache.read(store).filter(pl.col("tar").is_in(there)).unique("sha256").join(contents, "sha256", "semi")
-    unknown = contents.join(known, "sha256", "anti")
+    stored = [
+        rows.filter(pl.col("tar").is_in(there)).select("sha256")
+        for _, rows in facts_cache.portions(store, ["sha256", "tar"])
+    ]
+    unknown = contents.join(pl.concat([contents.clear(), *stored]), "sha256", "anti", maintain_order="left")
     opened = set(listed.join(unknown, "sha256", "semi")["ingest_batch"])
+    del listed
     portions = _portions([batch for batch in batches(raw) if batch.name in opened], set(unknown["sha256"]))
     if engine == "ray":
         answers = _on_ray(probe, portions, limits)
     else:
         answers = _examine(probe, portions, limits, workers or len(os.sched_getaffinity(0)))
-    done = _watched(answers, len(known), len(contents), progress)
-    found = [known, *_saved(done, store)]
+    done = _watched(answers, len(contents) - len(unknown), len(contents), progress)
+    found, left = zip(*_saved(done, store), strict=True)
     lost = unknown.join(pl.concat(found), "sha256", "anti")
-    found.append(_table([(Facts(sha256, 0, "missing", False, "io_error", MISSING), "") for sha256 in lost["sha256"]]))
+    missing = [(Facts(sha256, 0, "missing", False, "io_error", MISSING), "") for sha256 in lost["sha256"]]
     facts_cache.tidy(cache, store)
-    return files, pl.concat(found).select(FACTS.names()).sort("sha256")
+    others = pl.concat([_table(missing), *left]).select(FACTS.names())
+    return files, KnownFacts(store, contents, there, others)
 
 
 def list_all(raw: Path) -> pl.DataFrame:
     """Every file of the raw batches, in their order, with the first batch that lists its content; see ``current``."""
     frames = [pl.DataFrame(schema=_ALL)]
     for number, batch in enumerate(batches(raw)):
-        rows = (
-            (
-                _text(path),
-                split,
-                label and _text(label),
-                sha256,
-                batch.name,
-                number,
-                *(one and _text(one) for one in more),
-            )
-            for sha256, path, split, label, *more in read_rows(batch)
-        )
-        while some := list(islice(rows, ROWS_AT_ONCE)):
-            frames.append(pl.DataFrame(some, schema=_ALL, orient="row"))
+        for rows in _listed(batch):
+            placed = rows.with_columns(ingest_batch=pl.lit(batch.name), number=pl.lit(number, pl.Int64))
+            frames.append(placed.select(list(_ALL)))
     listed = pl.concat(frames)
     homes = listed.select("sha256", batch="ingest_batch").unique("sha256", keep="first", maintain_order=True)
     return listed.join(homes, "sha256", "left", maintain_order="left")
+
+
+def _listed(batch: Path) -> Iterator[pl.DataFrame]:
+    """The files of a batch, some at a time, with ``_SEEN``."""
+    with (batch / OCCURRENCES).open("rb") as file:
+        while lines := file.readlines(BYTES_AT_ONCE):
+            table = pl.DataFrame({"line": lines}, {"line": pl.Binary}).with_row_index("place")
+            plain = pl.col("line").cast(pl.String).str.strip_chars_end("\n").str.extract_groups(_PLAIN).alias("found")
+            found = table.with_columns(plain).unnest("found")
+            others = found.filter(pl.col("path").is_null()).select("place", "line")
+            parsed = [(place, *seen) for place, line in others.iter_rows() for seen in _parsed(line)]
+            rest = pl.DataFrame(parsed, schema={"place": pl.UInt32, **_SEEN}, orient="row")
+            yield pl.concat([found.drop("line").drop_nulls("path"), rest]).sort("place", maintain_order=True)
+
+
+def _parsed(line: bytes) -> Iterator[tuple[str | None, ...]]:
+    """What a record says, as ``_SEEN``."""
+    record = json.loads(line)
+    for seen in record["occurrences"] if "sha256" in record else ():
+        yield record["sha256"], *(one and _text(one) for one in map(seen.get, list(_SEEN)[1:]))
 
 
 def current(listed: pl.DataFrame) -> pl.DataFrame:
@@ -242,8 +265,9 @@ def _watched(
             yield answer
 
 
-def _saved(answers: Iterable[Answer], store: Path) -> Iterator[pl.DataFrame]:
-    """Put the answers into the cache, some at a time, so that a killed scan continues from there."""
+def _saved(answers: Iterable[Answer], store: Path) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+    """Put the answers into the cache, some at a time, so that a killed scan continues from there; the contents that
+    were answered, and the rows that may be chance, which the cache does not take."""
     rows: list[Answer] = []
     since = time.monotonic()
     for answer in answers:
@@ -254,11 +278,11 @@ def _saved(answers: Iterable[Answer], store: Path) -> Iterator[pl.DataFrame]:
     yield _save(rows, store)
 
 
-def _save(rows: list[Answer], store: Path) -> pl.DataFrame:
+def _save(rows: list[Answer], store: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
     table = _table(rows)
-    facts_cache.append(store, table)
+    left = facts_cache.append(store, table)
     failpoint("scan.saved")
-    return table
+    return table.select("sha256"), left
 
 
 def _table(rows: list[Answer]) -> pl.DataFrame:

@@ -41,9 +41,9 @@ class Histogram:
     outlines: tuple[str, ...]
 
 
-def distributions(manifest: pl.DataFrame) -> list[Histogram]:
+def distributions(manifest: tables.Manifest) -> list[Histogram]:
     """The accepted images: those of the newest batch upon those of the earlier ones, where there are both."""
-    accepted = manifest.filter(pl.col("verdict") != "quarantine").select("batch", *DISTRIBUTIONS)
+    accepted = tables.some(manifest.lazy().filter(pl.col("verdict") != "quarantine"), "batch", *DISTRIBUTIONS)
     if accepted.is_empty():
         return []
     is_new = accepted["batch"] == tables.newest(manifest)

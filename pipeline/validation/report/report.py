@@ -32,7 +32,7 @@ from pipeline.validation.report.side_by_side import (
 )
 from pipeline.validation.report.template import load
 from pipeline.validation.report.thumbnails import jpeg
-from pipeline.validation.tables import age
+from pipeline.validation.tables import Manifest, age, some
 from pipeline.validation.verdict.near_duplicates import MOST_BITS
 
 MOST_BYTES = 5_000_000
@@ -64,13 +64,14 @@ CONVERSIONS = {
 """What ``deploy.images.preprocess.canonicalize`` does to an image on its way."""
 
 
-def summary(manifest: pl.DataFrame, outcomes: Sequence[Outcome], drift: Drift) -> ValidationReport:
+def summary(manifest: Manifest, outcomes: Sequence[Outcome], drift: Drift) -> ValidationReport:
     """What ``reports/validation.json`` says: all that gates and dashboards read."""
-    used = manifest.filter(pl.col("verdict") != "quarantine")
-    reasons = _counts(manifest["reasons"].list.first())
-    contents = manifest["sha256"].n_unique()
+    files = some(manifest, "verdict", "reasons", "sha256")
+    used = files.filter(pl.col("verdict") != "quarantine")
+    reasons = _counts(files["reasons"].list.first())
+    contents = files["sha256"].n_unique()
     images = ImageCounts(
-        ingested=manifest.height,
+        ingested=files.height,
         accepted=used.height,
         converted=int((used["verdict"] == "convert").sum()),
         quarantined={reason: reasons[reason] for reason in REASONS if reason in reasons},
@@ -80,25 +81,28 @@ def summary(manifest: pl.DataFrame, outcomes: Sequence[Outcome], drift: Drift) -
     return ValidationReport(images=images, passed=passed(outcomes), drift=drift.report, expectations=tuple(outcomes))
 
 
-def gallery(manifest: pl.DataFrame) -> dict[str, list[dict[str, Any]]]:
+def gallery(manifest: Manifest) -> dict[str, list[dict[str, Any]]]:
     """For each primary reason some of its contents, the newest batch first; under ``accepted`` a sample of all."""
-    files = manifest.select(
+    files = manifest.lazy().select(
         "path", "sha256", "container", "message", "ingest_batch", reason=pl.col("reasons").list.first()
     )
     refused = (
         files.filter(pl.col("reason").is_not_null())
+        .collect()
         .sort(age(), descending=True, maintain_order=True)
         .unique(["reason", "sha256"], keep="first", maintain_order=True)
         .group_by("reason", maintain_order=True)
         .head(PER_REASON)
     )
     groups = {reason: refused.filter(pl.col("reason") == reason) for reason in REASONS}
-    used = files.filter(pl.col("reason").is_null())
-    groups[ACCEPTED] = used.gather_every(max(1, -(-used.height // PER_REASON)))
+    used = files.with_row_index("row")
+    rows = used.filter(pl.col("reason").is_null()).select("row").collect()
+    sample = rows.gather_every(max(1, -(-rows.height // PER_REASON)))["row"]
+    groups[ACCEPTED] = used.filter(pl.col("row").is_in(sample.implode())).drop("row").collect()
     return {name: group.to_dicts() for name, group in groups.items() if group.height}
 
 
-def shown(manifest: pl.DataFrame) -> set[str]:
+def shown(manifest: Manifest) -> set[str]:
     """The contents of which ``render`` wants thumbnails, as SHA-256."""
     wanted = {row["sha256"] for group in gallery(manifest).values() for row in group}
     wanted |= {picture.sha256 for group in duplicate_groups(manifest) for picture in group.shown}
@@ -108,7 +112,7 @@ def shown(manifest: pl.DataFrame) -> set[str]:
 
 def render(
     report: ValidationReport,
-    manifest: pl.DataFrame,
+    manifest: Manifest,
     drift: Drift,
     thumbnails: Mapping[str, Image.Image | None],
     near_distance: int = MOST_BITS,
@@ -143,7 +147,7 @@ def render(
         "most_files": MOST_FILES,
         "leaks": leaks(manifest),
         "conflicts": label_conflicts(manifest),
-        "leaked": manifest["reasons"].list.contains("test_leak").sum(),
+        "leaked": some(manifest, "reasons")["reasons"].list.contains("test_leak").sum(),
         "gallery": gallery(manifest),
         "hidden": hidden,
         "pictures": {sha256: jpeg(image) for sha256, image in thumbnails.items() if image and sha256 not in hidden},
@@ -156,30 +160,32 @@ def render(
     raise AssertionError("every other part of the page is bounded")
 
 
-def _hidden(manifest: pl.DataFrame) -> set[str]:
+def _hidden(manifest: Manifest) -> set[str]:
     """The contents of which nothing is drawn: the denied ones, and others with the very same pixels."""
-    denied = manifest.filter(pl.col("reasons").list.contains("denied"))
+    files = manifest.lazy().select("sha256", "pixel_hash", "reasons")
+    denied = files.filter(pl.col("reasons").list.contains("denied")).collect()
     same_pixels = pl.col("pixel_hash").is_in(denied["pixel_hash"].drop_nulls().unique().to_list())
-    return {*denied["sha256"], *manifest.filter(same_pixels)["sha256"]}
+    return {*denied["sha256"], *files.filter(same_pixels).collect()["sha256"]}
 
 
 def _counts(names: pl.Series) -> dict[str, int]:
     return dict(names.drop_nulls().value_counts().iter_rows())
 
 
-def _funnel(manifest: pl.DataFrame) -> list[tuple[str, int]]:
-    fit = manifest.filter(fit_on_its_own())
+def _funnel(manifest: Manifest) -> list[tuple[str, int]]:
+    files = some(manifest, "reasons", "decodes", "verdict")
+    fit = files.filter(fit_on_its_own())
     return [
-        ("ingested", manifest.height),
-        ("decoded", int(manifest["decodes"].sum())),
+        ("ingested", files.height),
+        ("decoded", int(files["decodes"].sum())),
         ("usable on their own", fit.height),
         ("accepted, after comparison with each other", int((fit["verdict"] != "quarantine").sum())),
     ]
 
 
-def _notes(manifest: pl.DataFrame) -> list[tuple[str, str, int]]:
+def _notes(manifest: Manifest) -> list[tuple[str, str, int]]:
     """Warnings on accepted images, and what was converted: name, meaning and number of each that there is."""
-    used = manifest.filter(pl.col("verdict") != "quarantine")
+    used = some(manifest.lazy().filter(pl.col("verdict") != "quarantine"), "warnings", "operations")
     found = _counts(used["warnings"].explode()), _counts(used["operations"].explode())
     return [
         (name, meaning, counts[name])
@@ -189,10 +195,10 @@ def _notes(manifest: pl.DataFrame) -> list[tuple[str, str, int]]:
     ]
 
 
-def _paths(manifest: pl.DataFrame, outcomes: Sequence[Outcome]) -> dict[str, str]:
+def _paths(manifest: Manifest, outcomes: Sequence[Outcome]) -> dict[str, str]:
     """file_id → path, of the sample ids that are files."""
     ids = sorted({sample for outcome in outcomes for sample in outcome.sample_ids})
-    return dict(manifest.filter(pl.col("file_id").is_in(ids)).select("file_id", "path").iter_rows())
+    return dict(some(manifest.lazy().filter(pl.col("file_id").is_in(ids)), "file_id", "path").iter_rows())
 
 
 def _urgency(outcome: Outcome) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.validation.tables import shown_label
+from pipeline.validation.tables import Manifest, shown_label
 
 COMPARISONS = ("label_conflict", "test_leak", "exact_duplicate", "pixel_duplicate", "near_duplicate", "placeholder")
 """The reasons that come of comparing a file with others."""
@@ -58,7 +58,7 @@ def fit_on_its_own() -> pl.Expr:
     return pl.col("reasons").list.set_difference(list(COMPARISONS)).list.len() == 0
 
 
-def duplicate_groups(manifest: pl.DataFrame) -> list[Group]:
+def duplicate_groups(manifest: Manifest) -> list[Group]:
     """The groups with the most files, of each kind."""
     files = (
         manifest.lazy()
@@ -110,20 +110,22 @@ def _pictures(files: pl.DataFrame, key: str, picture: str) -> dict[str, list[Pic
     return members
 
 
-def leaks(manifest: pl.DataFrame) -> list[Leak]:
+def leaks(manifest: Manifest) -> list[Leak]:
     """Training contents next to the test images that they repeat; those that differ most come first."""
     compared = ("sha256", "path", "label", "pixel_hash", "phash")
-    manifest = manifest.with_columns(shown_label(pl.col("label")))
+    files = manifest.lazy().with_columns(shown_label(pl.col("label")))
     leaked = (
-        manifest.filter(pl.col("reasons").list.contains("test_leak"))
+        files.filter(pl.col("reasons").list.contains("test_leak"))
         .group_by("sha256", maintain_order=True)
         .agg(pl.col("copy_of", *compared[1:]).first(), files=pl.len())
+        .collect()
     )
     repeated = (
-        manifest.filter(pl.col("sha256").is_in(leaked["copy_of"].drop_nulls().unique().to_list()))
+        files.filter(pl.col("sha256").is_in(leaked["copy_of"].drop_nulls().unique().to_list()))
         .sort(pl.col("split") != "test", pl.col("verdict") == "quarantine", maintain_order=True)
         .unique("sha256", keep="first", maintain_order=True)
         .select(pl.col(compared).name.suffix("_test"), copy_of="sha256")
+        .collect()
     )
     same_bytes, same_pixels = (pl.col(name) == pl.col(f"{name}_test") for name in ("sha256", "pixel_hash"))
     alike = pl.when(same_bytes).then(pl.lit("exact")).when(same_pixels).then(pl.lit("pixel")).otherwise(pl.lit("near"))
@@ -144,15 +146,16 @@ def leaks(manifest: pl.DataFrame) -> list[Leak]:
     ]
 
 
-def label_conflicts(manifest: pl.DataFrame) -> list[list[dict[str, Any]]]:
+def label_conflicts(manifest: Manifest) -> list[list[dict[str, Any]]]:
     """Near copies with different labels, group by group, the largest first: path, split, label and ``used`` of each."""
     contradicted = pl.col("warnings").list.contains("near_label_conflict")
-    files = manifest.filter(contradicted, pl.col("near_group").is_not_null(), pl.col("label").is_not_null())
+    files = manifest.lazy().filter(contradicted, pl.col("near_group").is_not_null(), pl.col("label").is_not_null())
     groups = (
         files.sort("label", maintain_order=True)
         .group_by("near_group")
         .agg(files=pl.struct("path", "split", shown_label(pl.col("label")), used=pl.col("verdict") != "quarantine"))
         .sort(pl.col("files").list.len(), "near_group", descending=[True, False])
+        .collect()
     )
     return groups["files"].to_list()
 

@@ -4,6 +4,8 @@ Three kinds, from certain to likely: the same bytes, the same pixels, nearly the
 What is found is a table of FAULTS, as in ``verdict``.
 """
 
+from collections.abc import Callable
+
 import polars as pl
 
 from deploy.plural import counted
@@ -28,6 +30,9 @@ PLACEHOLDER_ENTROPY = 4.0
 burst or a popular motif, many of a drawing that says "image not available" are a fault of the source."""
 
 LONGEST_CHAIN = 20  # pairs, of which a message names one
+
+Sketches = Callable[[pl.DataFrame], pl.DataFrame]
+"""sha256 of contents → sha256 and sketch of each: too many bytes to be held for all."""
 
 _HASHES = ("sha256", "phash", "dhash", "red_mean", "green_mean", "blue_mean")
 
@@ -74,7 +79,7 @@ def pixel_copies(files: pl.DataFrame) -> pl.DataFrame:
 
 
 def near_copies(
-    contents: pl.DataFrame, *, distance: int | None, quarantine: bool, placeholder_copies: int
+    contents: pl.DataFrame, sketches: Sketches, *, distance: int | None, quarantine: bool, placeholder_copies: int
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """FAULTS of contents that nearly repeat others, and the groups that look nearly alike.
 
@@ -83,13 +88,14 @@ def near_copies(
 
     Args:
         contents: one file of each content that is used so far: those of ``pixel_copies``, ``shown`` (files that show
-            its pixels), ``hash_trusted``, phash, dhash, sketch, entropy, luma_std, the channels' means, width, height.
+            its pixels), ``hash_trusted``, phash, dhash, entropy, luma_std, the channels' means, width, height.
+        sketches: what finds the sketches of some of them.
         distance: bits in which two perceptual hashes may differ; None: nothing is searched.
         quarantine: whether all but one of a group within the training set go.
         placeholder_copies: files that show the same flat picture.
     """
     trusted = contents.filter("hash_trusted") if distance is not None else contents.clear()
-    pairs = _pairs(trusted, distance or 0)
+    pairs = _pairs(trusted, sketches, distance or 0)
     members = contents.join(near_groups(pairs), on="sha256", how="left", maintain_order="left")
     placeholders = _placeholders(members, placeholder_copies)
     grouped = members.filter(pl.col("near_group").is_not_null())
@@ -155,13 +161,15 @@ def _place() -> pl.Expr:
     return pl.when(_leaks()).then(pl.lit(" of the test set")).otherwise(pl.lit(""))
 
 
-def _pairs(contents: pl.DataFrame, distance: int) -> pl.DataFrame:
+def _pairs(contents: pl.DataFrame, sketches: Sketches, distance: int) -> pl.DataFrame:
     aspect = pl.col("width") / pl.col("height")
     pairs, cut_short = near_pairs(contents.select(*_HASHES, aspect=aspect), distance)
     if cut_short:
         message = f"{counted(cut_short, 'image')} of too many near copies to compare each with all of them"
         emit("progress", stage="validate", message=message, cut_short=cut_short)
-    return confirm(pairs, contents.select("sha256", "sketch", "entropy", "luma_std"))
+    paired = pl.concat([pairs["first"], pairs["second"]]).unique().alias("sha256").to_frame()
+    pictures = contents.select("sha256", "entropy", "luma_std").join(paired, "sha256", "semi", maintain_order="left")
+    return confirm(pairs, pictures.join(sketches(paired), "sha256", maintain_order="left"))
 
 
 def _links(pairs: pl.DataFrame, members: pl.DataFrame, targets: pl.DataFrame) -> pl.DataFrame:

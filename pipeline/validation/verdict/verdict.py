@@ -10,12 +10,14 @@ finding, so that a million sound files cost next to nothing.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import polars as pl
 
 from pipeline.validation.probe.container import EXTENSIONS, TERMINATED
+from pipeline.validation.probe.known_facts import KnownFacts
 from pipeline.validation.reasons import DARK_P99, ELONGATED, LIGHT_P05, RELEASABLE, WARNINGS
-from pipeline.validation.tables import JUDGED
+from pipeline.validation.tables import FILES, JUDGED
 from pipeline.validation.verdict.copies import faults, near_copies, pixel_copies
 
 LOSSLESS = (
@@ -35,8 +37,12 @@ _FINDINGS = pl.Schema({"row": pl.UInt32(), "warning": pl.Enum(list(WARNINGS))}) 
 _FACTS = (
     "sha256", "container", "decodes", "reason", "message", "format", "width", "height", "frames", "operations",
     "has_gps", "exif_unreadable", "trailing_bytes", "stream_fault", "flat_tail", "luma_p05", "luma_p99", "luma_std",
-    "entropy", "pixel_hash", "phash", "dhash", "sketch", "hash_trusted",
+    "entropy", "pixel_hash", "phash", "dhash", "hash_trusted",
     "red_mean", "green_mean", "blue_mean", "red_std", "green_std", "blue_std",
+)  # fmt: skip
+_COMPARED = (
+    "row", "path", "split", "label", "sha256", "ingest_batch", "pixel_hash", "hash_trusted", "phash", "dhash",
+    "entropy", "luma_std", "red_mean", "green_mean", "blue_mean", "width", "height",
 )  # fmt: skip
 
 
@@ -55,7 +61,12 @@ class Policy:
 
 
 def judge(
-    files: pl.DataFrame, facts: pl.DataFrame, policy: Policy, *, allowed: Collection[str], denied: Mapping[str, str]
+    files: pl.DataFrame,
+    facts: pl.DataFrame | KnownFacts,
+    policy: Policy,
+    *,
+    allowed: Collection[str],
+    denied: Mapping[str, str],
 ) -> pl.DataFrame:
     """JUDGED: the FILES, in their order, and what becomes of each.
 
@@ -70,24 +81,31 @@ def judge(
     assert (table.height, table["decodes"].null_count()) == (files.height, 0), "one record of facts for each content"
     may_stay = table.filter(pl.col("sha256").is_in(list(allowed))).select("row")
     own, own_overruled = _overrule(_own_faults(table, policy, denied), may_stay)
-    clean = table.join(own, on="row", how="anti", maintain_order="left")
-    copies = pixel_copies(clean)
-    used = clean.with_columns(shown=pl.len().over("pixel_hash")).join(copies, on="row", how="anti")
+    warnings = [_finding(name, table.filter(condition)) for name, condition in _warnings(policy).items()]
+    compared = table.select(_COMPARED).join(own, on="row", how="anti", maintain_order="left")
+    table = table.select("row", *FILES, "operations")  # the others are compared, and fewer columns are held
+    copies = pixel_copies(compared)
+    used = compared.with_columns(shown=pl.len().over("pixel_hash")).join(copies, on="row", how="anti")
+    del compared
     near, groups = near_copies(
         used,
+        facts.sketches if isinstance(facts, KnownFacts) else partial(_sketches, facts),
         distance=policy.near_distance,
         quarantine=policy.quarantine_near_copies,
         placeholder_copies=policy.placeholder_copies,
     )
     near, near_overruled = _overrule(near, may_stay)
     together = groups.join(near, on="row", how="anti").filter(pl.len().over("near_group") > 1)
-    warnings = [
+    warnings += [
         _finding("released", pl.concat([own_overruled, near_overruled]).unique("row")),
         _finding("near_duplicate", together),
         _finding("near_label_conflict", groups.filter("contradicted")),
-        *(_finding(name, table.filter(condition)) for name, condition in _warnings(policy).items()),
     ]
     return _judged(table, pl.concat([own, copies, near]), pl.concat(warnings), groups)
+
+
+def _sketches(facts: pl.DataFrame, contents: pl.DataFrame) -> pl.DataFrame:
+    return facts.select("sha256", "sketch").join(contents, on="sha256", how="semi")
 
 
 def _own_faults(table: pl.DataFrame, policy: Policy, denied: Mapping[str, str]) -> pl.DataFrame:
@@ -206,7 +224,7 @@ def _judged(table: pl.DataFrame, found: pl.DataFrame, warnings: pl.DataFrame, gr
     refused = by_file.agg(pl.col("reason").cast(pl.String).alias("reasons"), pl.col("message", "copy_of").first())
     by_file = warnings.sort("row", "warning").group_by("row", maintain_order=True)
     noted = by_file.agg(pl.col("warning").cast(pl.String).alias("warnings"))
-    judged = table.drop("reason", "message")
+    judged = table
     for findings in (refused, noted, groups):
         judged = judged.join(findings, on="row", how="left", maintain_order="left")
     converted = pl.col("operations").list.eval(~pl.element().is_in(LOSSLESS)).list.any()

@@ -15,13 +15,14 @@ from pipeline.validation.tables import ACCEPTED, FACTS, MANIFEST, QUARANTINE
 from pipeline.validation.verdict.verdict import Policy, judge
 from tests.pipeline.validation.corpus.contents import POLICY, File, crowd, image, seen, tables
 from tests.pipeline.validation.corpus.corpus import encoded, picture
+from tests.pipeline.validation.corpus.manifests import build
 
 ROOT = Path(__file__).parents[3]
 
 
 def built(files: list[File], contents: list[Facts], **policy: object) -> pl.DataFrame:
     known, facts = tables(files, contents)
-    return manifest.build(judge(known, facts, Policy(**(POLICY | policy)), allowed=[], denied={}), facts)
+    return build(judge(known, facts, Policy(**(POLICY | policy)), allowed=[], denied={}), facts)
 
 
 def five() -> pl.DataFrame:
@@ -42,7 +43,7 @@ def five() -> pl.DataFrame:
 
 def written(folder: Path, table: pl.DataFrame) -> dict[str, bytes]:
     folder.mkdir()
-    manifest.write(folder, table)
+    manifest.write(folder, [table])
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
     }

@@ -44,7 +44,7 @@ def test_the_newest_of_more_than_9999_batches_is_found(long_history: pl.DataFram
     assert tables(long_history, found)["batches"].collect()["times_usual"].to_list() == [5.0]
     assert gallery(long_history)["corrupt"][0]["ingest_batch"] == "10000"
     assert {len(one.outlines) for one in distributions(long_history)} == {2}
-    manifest.write(tmp_path, long_history)
+    manifest.write(tmp_path, [long_history])
     assert manifest.read(tmp_path).equals(long_history)
     accepted = pl.read_parquet(tmp_path / "accepted.parquet")["batch"].unique(maintain_order=True)
     assert accepted.to_list() == ["9996", "9997", "9998", "9999", "10000"]

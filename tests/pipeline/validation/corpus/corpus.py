@@ -10,14 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 from PIL import Image
 
 from deploy.images import heif
 from pipeline.ingest.layout import place
 from pipeline.ingest.raw import OCCURRENCES, Occurrence, batches, read_occurrences
+from pipeline.validation.probe import scan as scans
+from pipeline.validation.tables import FACTS
 from tests.pipeline.validation.corpus.encodings import encoded, png_chunk, srgb_profile
 
 DAMAGED_HEIC = "corrupt" if heif.is_installed() else "unsupported_format"
@@ -173,3 +176,9 @@ def write_batch(raw: Path, name: str, files: Sequence[tuple[str, bytes]]) -> Non
         for sha256, seen in occurrences.items()
     ]
     (raw / name / OCCURRENCES).write_text("".join(lines), encoding="utf-8")
+
+
+def scan(raw: Path, cache: Path, **options: Any) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The files, and FACTS by SHA-256."""
+    files, known = scans.scan(raw, cache, **options)
+    return files, known.select(list(FACTS)).sort("sha256")

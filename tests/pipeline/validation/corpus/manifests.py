@@ -2,11 +2,14 @@
 
 import hashlib
 from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
 
 from pipeline.reports import Statistic
+from pipeline.validation import manifest
 from pipeline.validation.reasons import REASONS, WARNINGS
 from pipeline.validation.report.report import CONVERSIONS
 from pipeline.validation.tables import MANIFEST
@@ -78,6 +81,12 @@ def row(path: str, *reasons: str, content: str | None = None, **changes: Any) ->
         "file_id": f"{sha256[:16]}-{hashlib.sha256(path.encode()).hexdigest()[:12]}",
     }
     return PIXELS | known | changes
+
+
+def build(judged: pl.DataFrame, facts: pl.DataFrame) -> pl.DataFrame:
+    """The MANIFEST of JUDGED files and the FACTS about them."""
+    with TemporaryDirectory() as scratch:
+        return pl.concat([MANIFEST.to_frame(), *manifest.build(judged, [facts], Path(scratch))])
 
 
 def table(rows: Iterable[dict[str, Any]]) -> pl.DataFrame:

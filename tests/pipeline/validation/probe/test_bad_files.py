@@ -7,15 +7,15 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.validation import manifest
-from pipeline.validation.probe.scan import Limits, scan
+from pipeline.validation.probe.scan import Limits
 from pipeline.validation.reasons import REASONS
 from pipeline.validation.verdict.verdict import Policy, judge
 from tests.pipeline.validation.corpus.bad_files import bad_files
 from tests.pipeline.validation.corpus.contents import POLICY
-from tests.pipeline.validation.corpus.corpus import Example, write_batch
+from tests.pipeline.validation.corpus.corpus import Example, scan, write_batch
 from tests.pipeline.validation.corpus.damaged_files import damaged_files
 from tests.pipeline.validation.corpus.good_files import good_files
+from tests.pipeline.validation.corpus.manifests import build
 from tests.pipeline.validation.corpus.regions import UNSEEN
 
 LIMITS = Limits(max_megabytes=50.0, max_megapixels=80.0, memory_megabytes=2048, timeout_seconds=20.0)
@@ -38,7 +38,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
     write_batch(folder / "raw", "0001", [(example.name, example.data) for example in bad() + good()])
     files, facts = scan(folder / "raw", folder / "cache", limits=LIMITS, workers=2)
     policy: dict[str, Any] = POLICY
-    return manifest.build(judge(files, facts, Policy(**policy), allowed=(), denied={}), facts)
+    return build(judge(files, facts, Policy(**policy), allowed=(), denied={}), facts)
 
 
 @pytest.mark.seconds

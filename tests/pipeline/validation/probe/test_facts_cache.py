@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -166,10 +167,10 @@ def test_what_is_merged_while_it_is_read_is_not_missed(
         append(folder, rows(f"{number:02}"))
     load = facts_cache._load
 
-    def merge_first(path: Path) -> pl.DataFrame | None:
+    def merge_first(path: Path, columns: Sequence[str]) -> pl.DataFrame | None:
         monkeypatch.setattr(facts_cache, "_load", load)
         tidy(tmp_path, folder)
-        return load(path)
+        return load(path, columns)
 
     monkeypatch.setattr(facts_cache, "_load", merge_first)
     assert names(folder) == [f"{number:02}" for number in range(20)]

@@ -12,9 +12,9 @@ from pipeline.ingest.raw import tars
 from pipeline.validation.probe import facts_cache
 from pipeline.validation.probe import scan as scans
 from pipeline.validation.probe.ray_engine import flat_map
-from pipeline.validation.probe.scan import Limits, scan
+from pipeline.validation.probe.scan import Limits
 from tests.pipeline.validation.corpus import faults
-from tests.pipeline.validation.corpus.corpus import bad_kinds, good_kinds, picture, write_batch
+from tests.pipeline.validation.corpus.corpus import bad_kinds, good_kinds, picture, scan, write_batch
 from tests.pipeline.validation.corpus.encodings import encoded
 
 LIMITS = Limits(max_megabytes=50.0, max_megapixels=80.0, memory_megabytes=2048, timeout_seconds=2.0)

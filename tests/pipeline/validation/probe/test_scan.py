@@ -16,10 +16,10 @@ from pipeline.ingest.raw import list_tar, read_bytes, read_rows, read_tar, tars
 from pipeline.validation.probe import facts_cache
 from pipeline.validation.probe import scan as scans
 from pipeline.validation.probe.probe import probe
-from pipeline.validation.probe.scan import CHANGED, MISSING, NONSENSE, Limits, scan
+from pipeline.validation.probe.scan import CHANGED, MISSING, NONSENSE, Limits
 from pipeline.validation.tables import FACTS, FILES
 from tests.pipeline.validation.corpus import faults
-from tests.pipeline.validation.corpus.corpus import bad_kinds, good_kinds, picture, write_batch
+from tests.pipeline.validation.corpus.corpus import bad_kinds, good_kinds, picture, scan, write_batch
 from tests.pipeline.validation.corpus.encodings import encoded
 
 LIMITS = Limits(max_megabytes=50.0, max_megapixels=80.0, memory_megabytes=2048, timeout_seconds=20.0)
