@@ -28,8 +28,8 @@ WHOLE = (expectations.ROWS, expectations.COLUMNS)
 class Counts:
     """What one expectation asks of its table.
 
-    ``missing`` rows have no value, ``compared`` ones have one. Of the ``unexpected`` ones the first SAMPLES are told by
-    their numbers, values and ids. ``value`` is the mean or the largest value; NaN where there is none.
+    ``missing`` rows have no value, ``compared`` ones have one. Of the ``unexpected`` ones the first SAMPLES are given,
+    by their numbers, values and ids. ``value`` is the mean or the largest value; NaN where there is none.
     """
 
     columns: Sequence[str]

@@ -20,7 +20,7 @@ def shown_label(label: pl.Expr) -> pl.Expr:
 
 
 Manifest = pl.DataFrame | pl.LazyFrame
-"""MANIFEST, at hand or in files of which only the columns are read that are asked for."""
+"""MANIFEST, in memory, or in files of which only the columns are read that are asked for."""
 
 
 def some(manifest: Manifest, *columns: str) -> pl.DataFrame:

@@ -30,7 +30,7 @@ def contents(chance: random.Random) -> list[tuple[str, bytes]]:
 
 
 def damage(folder: Path, chance: random.Random) -> None:
-    """What may happen to files that nobody misses."""
+    """What may happen to a cache."""
     parts = sorted(path for path in folder.rglob("*") if path.is_file())
     if parts and chance.random() < 0.8:
         part = chance.choice(parts)
