@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterable
 from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from io import StringIO
 from itertools import product
 from pathlib import Path, PurePosixPath
@@ -217,10 +218,15 @@ def read_lock(root: Path) -> dict[str, Locked]:
     """
     path = root / "dvc.lock"
     try:
-        document = yaml.safe_load(path.read_bytes()) if path.exists() else {}
+        return dict(_parse_lock(path.read_bytes())) if path.exists() else {}
     except yaml.YAMLError:
         raise DvcError(f"{path}: is not valid YAML; restore it with `git checkout dvc.lock`") from None
-    stages = (document or {}).get("stages", {})
+
+
+@lru_cache(maxsize=1)
+def _parse_lock(content: bytes) -> dict[str, Locked]:
+    """Once for each content: a run reads it after each stage, a tick of the sensor every minute."""
+    stages = (yaml.safe_load(content) or {}).get("stages", {})
     return {name: Locked(_entries(stage, "deps"), _entries(stage, "outs")) for name, stage in stages.items()}
 
 

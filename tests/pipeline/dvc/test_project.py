@@ -8,11 +8,13 @@ import shutil
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from dvc.logger import LoggerHandler
 
+from pipeline.dvc import project
 from pipeline.dvc.cache import opened
 from pipeline.dvc.client import changed_stages, repro
 from pipeline.dvc.project import (
@@ -21,6 +23,7 @@ from pipeline.dvc.project import (
     load,
     overlap,
     read_definitions,
+    read_lock,
     read_outs,
     read_tracked,
     stage_names,
@@ -51,6 +54,24 @@ def test_names_of_stages_are_known_without_a_project(graph: Workspace, workspace
     assert stage_names(graph.root) == [stage.name for stage in load(graph.root).stages]
     (graph.root / "dvc.yaml").unlink()
     assert stage_names(graph.root) == []
+
+
+def test_a_lock_is_parsed_once_until_its_content_changes(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[bytes] = []
+
+    def counted(content: bytes) -> object:
+        parsed.append(content)
+        return yaml.safe_load(content)
+
+    monkeypatch.setattr(project, "yaml", SimpleNamespace(safe_load=counted, YAMLError=yaml.YAMLError))
+    lock = workspace.root / "dvc.lock"
+    for md5 in ("a" * 32, "b" * 32):
+        lock.write_text(yaml.safe_dump({"stages": {"made": {"outs": [{"path": "out", "md5": md5}]}}}))
+        for _ in range(3):
+            found = read_lock(workspace.root)
+            assert found["made"].outs["out"].md5 == md5
+            found.clear()
+    assert len(parsed) == 2
 
 
 def test_a_lock_with_the_marks_of_a_merge_is_one_sentence(graph: Workspace) -> None:
