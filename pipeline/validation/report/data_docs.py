@@ -31,12 +31,27 @@ def render(suites: Mapping[str, Sequence[Any]]) -> str:
     shown = [
         {
             "name": name,
-            "passed": sum(bool(result.success) for result in results),
+            "held": sum(_holds(result) for result in results),
             "rows": [_row(view, result) for result in results],
         }
         for name, results in suites.items()
     ]
     return load(Path(__file__).with_name("data_docs.html.j2")).render(suites=shown)
+
+
+def _holds(result: Any) -> bool:
+    """An info that was evaluated is noted, and counts as held, as everywhere."""
+    return bool(result.success) or (_severity(result) == "info" and not _raised(result.exception_info))
+
+
+def _severity(result: Any) -> str:
+    severity = result.expectation_config.severity
+    return str(getattr(severity, "value", severity))
+
+
+def _raised(info: Mapping[str, Any]) -> bool:
+    records = [info] if "raised_exception" in info else list(info.values())
+    return any(record["raised_exception"] for record in records)
 
 
 def _row(view: Any, result: Any) -> tuple[str, str, list[Markup]]:
@@ -47,8 +62,7 @@ def _row(view: Any, result: Any) -> tuple[str, str, list[Markup]]:
     (row,) = block.to_json_dict()["table"]
     cell = view.env.from_string("{{ cell | render_content_block | safe }}")
     cells = [Markup(_sanitized(cell.render(cell=content))) for content in row]  # noqa: S704
-    config = result.expectation_config
-    return config.meta["name"], str(getattr(config.severity, "value", config.severity)), cells
+    return result.expectation_config.meta["name"], _severity(result), cells
 
 
 def _plain_result(result: Any) -> Any:

@@ -82,6 +82,16 @@ def test_every_expectation_is_on_the_page_with_its_severity_and_result(spoiled: 
     assert len(spoiled.encode()) < 3_000_000
 
 
+@pytest.mark.seconds
+def test_an_info_that_does_not_hold_is_counted_as_elsewhere(spoiled: str) -> None:
+    rows = re.findall(r"<tr><td>(.*?)</td><td>\w+</td><td>(\w+)</td>", spoiled)
+    failed = [severity for status, severity in rows if "text-success" not in status]
+    assert {"info", "critical"} <= {*failed}
+    counted = [tuple(map(int, found)) for found in re.findall(r"(\d+) of (\d+) hold", spoiled)]
+    held, every = (sum(column) for column in zip(*counted, strict=True))
+    assert (held, every) == (len(rows) - len([one for one in failed if one != "info"]), len(rows))
+
+
 def test_the_page_loads_nothing_from_elsewhere(spoiled: str) -> None:
     seen = Tags(spoiled).tags
     assert ("meta", "Content-Security-Policy") in [(tag, attributes.get("http-equiv")) for tag, attributes in seen]

@@ -222,10 +222,18 @@ def test_failures_come_first_with_paths_and_readable_numbers() -> None:
         Outcome("has_colour", "files", "info", False, None, "y", None, [], "no such column"),
     ]
     text = Page(page(manifest, *rules)).text.split("stops the pipeline")[1]
-    order = [text.index(one) for one in ("enough_training_images", "has_colour", "not_dark", "1 of 4 passed")]
+    order = [text.index(one) for one in ("enough_training_images", "has_colour", "not_dark", "1 without a finding")]
     assert order == sorted(order)
     for readable in ("12,345,678", "1,234,567", "99.9999 %", f"{file_id} holiday/dark.jpg", "no such column"):
         assert readable in text
+
+
+def test_what_is_only_noted_counts_as_held() -> None:
+    noted = Outcome("has_colour", "files", "info", False, 0.5, "y", 3, [], None)
+    warned = Outcome("not_dark", "files", "warning", False, 0.5, "x", 3, [], None)
+    text = Page(page(table([row("a.jpg")]), RULE, noted, warned)).text
+    assert "2 of 3 hold." in text
+    assert "noted" in text[text.index("has_colour") : text.index("1 without a finding")]
 
 
 def test_every_reason_shows_its_newest_contents_once() -> None:
