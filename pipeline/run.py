@@ -40,6 +40,7 @@ from pipeline.workspace import Workspace
 
 RAW_STAGE = "raw_images"
 SOURCE_STAGES = {RAW_STAGE: RAW_IMAGES, "champion": SOURCES[CHAMPION]}  # no command of dvc.yaml makes them
+CONTRACT = "data/manifest did not pass"
 SHOWN_GATES = 8  # that did not pass; a report that cannot be read fails every check that reads it
 
 
@@ -106,7 +107,9 @@ def run(
             if not failed:
                 raise
             _finish(workspace, run_id, began, occupied)
-            raise StageFailedError(listed(failed, SHOWN_GATES, "; ")) from None
+            # A broken data contract has advice in its sentence.
+            more = "" if failed[-1].startswith(CONTRACT) else "; reports/run.html has the numbers, and advice"
+            raise StageFailedError(listed(failed, SHOWN_GATES, "; ") + more) from None
         _finish(workspace, run_id, began, occupied)
     return RunOutcome(run_id, dict(_results(result)))
 
@@ -166,8 +169,8 @@ def _failed_gates(workspace: Workspace, instance: dg.DagsterInstance, run_id: st
     if len(others) < len(failed):
         contract = judge(data_contract, Evidence(workspace))
         if contract.passed:  # a check of it could not be evaluated
-            return [f"data/manifest did not pass {one.check_name}: {one.description}" for one in failed]
-        said.append(f"data/manifest did not pass data_contract: {contract.description}")
+            return [f"{CONTRACT} {one.check_name}: {one.description}" for one in failed]
+        said.append(f"{CONTRACT} data_contract: {contract.description}")
     return said
 
 

@@ -169,6 +169,7 @@ def test_every_gate_of_the_last_stage_that_fails_is_named_and_recorded(graph: Wo
     said = str(caught.value)
     assert "did not pass beats_baselines: worse: kNN 82.80 % against 92.80 % of raw pixels" in said
     assert "did not pass size_budget: 4.2 MB" in said
+    assert said.endswith("; reports/run.html has the numbers, and advice")
     assert "did not pass low_label: 70.00 % with 80 labels, from scratch 80.00 %" in said
     (kept,) = open_registry(graph).rejections()
     assert set(kept.gate.split(", ")) >= {"beats_baselines", "low_label", "size_budget"}
