@@ -216,7 +216,7 @@ def _expectations(folder: Path) -> Result:
     folder.mkdir()
     with tempfile.TemporaryDirectory() as scratch:
         manifest.write(folder, manifest.build(judged, known.iter_slices(manifest.PART_ROWS), Path(scratch)))
-    table = manifest.lazy(folder)
+    table = manifest.read(folder)
     compared = drift.judge(table, **dict(ValidateConfig().drift))
     rules = expectations(ValidateConfig())
     result = _measured(lambda: _evaluate(rules, tables(table, compared)))

@@ -78,11 +78,13 @@ def run(workspace: Workspace) -> None:
     workspace.scratch.mkdir(exist_ok=True)
     with (
         publish(workspace.manifest, replace=True) as folder,
-        TemporaryDirectory(prefix="validate-", dir=workspace.scratch) as scratch,
+        TemporaryDirectory(prefix="validate-", dir=workspace.scratch) as waiting,
+        TemporaryDirectory(prefix="validate-", dir=workspace.scratch) as written,
     ):
-        manifest.write(folder, manifest.build(judged, facts.portions(), Path(scratch)))
-        del judged
-        table = manifest.lazy(folder)
+        rows = manifest.build(judged, facts.portions(), Path(waiting))
+        manifest.write(folder, manifest.spool(rows, Path(written)))
+        del judged, rows
+        table = manifest.spooled(Path(written))
         groups.write(folder, groups.find_groups(workspace.raw, table))
         _report(workspace, table, decisions, config, params.prepare)
     seconds = time.monotonic() - started

@@ -67,6 +67,20 @@ def _joined(files: pl.DataFrame, facts: pl.DataFrame) -> pl.DataFrame:
     return table.with_columns(sides.struct.unnest()).select(list(MANIFEST)).cast(MANIFEST)
 
 
+def spool(table: Iterable[pl.DataFrame], folder: Path) -> Iterator[pl.DataFrame]:
+    """The same rows, which are in an empty folder afterwards: ``spooled`` reads them from fewer files than there are
+    parts."""
+    for number, rows in enumerate(table):
+        rows.write_parquet(folder / f"{number:08d}.parquet", compression="lz4")
+        yield rows
+
+
+def spooled(folder: Path) -> pl.LazyFrame:
+    """What ``spool`` has written; of its columns only those are read that are asked for."""
+    files = sorted(folder.iterdir())
+    return pl.scan_parquet(files, glob=False) if files else MANIFEST.to_frame().lazy()
+
+
 def write(folder: Path, table: Iterable[pl.DataFrame]) -> None:
     """Write the MANIFEST, of which rows come after each other, and what follows from it into an empty folder."""
     parts = folder / "manifest"
@@ -83,12 +97,6 @@ def write(folder: Path, table: Iterable[pl.DataFrame]) -> None:
         refused.append(rows.filter(quarantined).select(QUARANTINE))
     _write(folder / "accepted.parquet", pl.concat(used).sort(age("batch"), "sha256"))
     _write(folder / "quarantine.parquet", pl.concat(refused))
-
-
-def lazy(folder: Path) -> pl.LazyFrame:
-    """What ``write`` has just written there, of which only what is asked for will be read, in the order of MANIFEST."""
-    parts = sorted((folder / "manifest").glob("*.parquet"), key=_order)
-    return pl.scan_parquet(parts, glob=False) if parts else MANIFEST.to_frame().lazy()
 
 
 def read(folder: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
