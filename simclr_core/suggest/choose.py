@@ -5,6 +5,7 @@ copies, as validation finds them, one stands for all, and none where one has a l
 labels.csv one is chosen. The same images, labels and models give the same choice.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.bundle import ASSIGNED, Head
+from deploy.folders.progress import Progress
 from deploy.plural import counted
 from simclr_core.config import LinearEvalConfig
 from simclr_core.data.dataset import require_pixels
@@ -28,7 +30,6 @@ from simclr_core.launch import Member
 from simclr_core.machine.devices import own_device
 from simclr_core.model.model_directory import Model, load_model
 from simclr_core.params import read_block
-from simclr_core.reporter import emit
 from simclr_core.suggest import By
 from simclr_core.suggest.diverse import spread_out
 from simclr_core.suggest.mistakes import suspect
@@ -74,16 +75,13 @@ class Inputs:
     train: ShardedImages
 
     def features(self, images: EvaluationImages) -> Features:
-        """What the encoder makes of the images, as the probe sees it: [n, d]."""
+        """What the encoder makes of the images, as the probe sees it: [n, d]; stderr has the progress."""
         member = Member(0, 1, own_device())
         maker = {"features": encoding(self.model.encoder, self.model, member)}
-        total = len(images.positions)
-
-        def count(done: int) -> None:
-            emit("progress", stage="suggest", message=f"features of {done} of {total} images")
-
+        progress = Progress(len(images.positions), sys.stderr)
+        progress(0)
         scratch = self.workspace / ".simclr"
-        return made_of(images, self.model.preprocessing, maker, member, None, count, scratch)["features"]
+        return made_of(images, self.model.preprocessing, maker, member, None, progress, scratch)["features"]
 
 
 def choose(workspace: Path, by: By, budget: int) -> Suggestions:

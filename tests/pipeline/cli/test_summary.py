@@ -7,6 +7,7 @@ from pipeline.cli import summary
 from pipeline.reports import ImageCounts
 from pipeline.workspace import Workspace
 from simclr_core import reports
+from simclr_core.evaluation_reports import Estimate
 from simclr_core.reporter import record_timing
 from tests.reports import EMBEDDING_DRIFT, EXPORT, FINETUNE, FOLDED, LINEAR_EVAL, PRETRAIN, SEVERAL, TUNED, VALIDATION
 
@@ -66,6 +67,16 @@ def test_summary_gathers_every_report(workspace: Workspace) -> None:
     assert "drift       drift (images), none (embeddings)" in shown
     assert "70.0 ± 1.0" in shown
     assert "top-1 in percent, of 2,000 test images" in shown
+
+
+def test_it_begins_with_what_labels_are_worth(workspace: Workspace) -> None:
+    [one] = LINEAR_EVAL.budgets.values()
+    better = replace(one, labels=800, simclr=Estimate(80.0, 78.0, 82.0), pixels=Estimate(70.0, 68.0, 72.0))
+    reports.write(workspace.root, replace(LINEAR_EVAL, budgets={"0.01": one, "1.0": better}))
+    shown = summary.write(workspace)
+    sentence = json.loads((workspace.reports / "summary.json").read_text())["labels_saved"]["sentence"]
+    assert sentence.startswith("20 labels with this encoder are worth 42 labels without it (95 % interval: ")
+    assert shown.splitlines()[:2] == [sentence, ""]
 
 
 def test_of_images_with_several_labels_it_has_mean_average_precisions(workspace: Workspace) -> None:
