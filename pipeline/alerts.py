@@ -37,10 +37,13 @@ from pipeline.workspace import Workspace
 WEBHOOK, SLACK, EMAIL, SMTP = "SIMCLR_ALERT_WEBHOOK", "SIMCLR_ALERT_SLACK", "SIMCLR_ALERT_EMAIL", "SIMCLR_SMTP_URL"
 ALLOW_PLAIN = "SIMCLR_ALERT_ALLOW_PLAIN"
 HEARTBEAT = "SIMCLR_HEARTBEAT_URL"
+UI_URL = "SIMCLR_UI_URL"  # where the people who get an alert reach the UI
 TIMEOUT_SECONDS = 10.0
 MOST_CHARACTERS = 4000
 
-Event = Literal["run_failed", "champion_changed", "candidate_rejected", "not_kept", "unattended", "trial"]
+Event = Literal[
+    "run_failed", "champion_changed", "candidate_rejected", "approval_needed", "not_kept", "unattended", "trial"
+]
 log = logging.getLogger("simclr.alerts")
 
 

@@ -327,6 +327,13 @@ class GatesConfig(Block):
         description="what follows if the test images are too few to decide. That is whether the encoder is better than "
         "its baselines, and no worse than the champion; with warn, it is released, and the release says so",
     )
+    approval: Literal["none", "borderline", "required"] = Field(
+        default="none",
+        description="when a person has to approve a release. With borderline, where a gate was undecided, which then "
+        "stops nothing, where nothing could judge the candidate, or where the newest batch has drifted; see "
+        "`simclr release approve`",
+    )
+    approval_days: int = Field(default=14, ge=1, le=365, description="days for which a candidate waits for a person")
     baselines: Annotated[tuple[Literal["random_init", "pixels", "majority", "start"], ...], Distinct] = Field(
         default=("random_init", "pixels", "majority", "start"),
         strict=False,
@@ -379,6 +386,11 @@ class GatesConfig(Block):
         le=100,
         description="largest loss of kNN accuracy in the champion's index, in percentage points",
     )
+
+    @property
+    def undecided_stops(self) -> bool:
+        """Whether a gate that cannot decide stops the release: not where a person is asked instead."""
+        return self.abstain == "refuse" and self.approval == "none"
 
 
 class ReleaseConfig(Block):

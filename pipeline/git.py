@@ -36,11 +36,12 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class Tag:
-    """An annotated tag: the commit it points at, the second it was made in, and the message of that commit."""
+    """An annotated tag: the commit it points at, the second it was made in, its message, and that of the commit."""
 
     name: str
     commit: str
     made: datetime
+    message: str
     commit_message: str
 
 
@@ -136,13 +137,13 @@ class Git:
 
     def tags(self, prefixes: Sequence[str]) -> list[Tag]:
         """The annotated tags that begin with one of the prefixes."""
-        fields = ("refname:strip=2", "*objectname", "taggerdate:unix", "*contents")
+        fields = ("refname:strip=2", "*objectname", "taggerdate:unix", "contents", "*contents")
         layout = "%00".join(f"%({field})" for field in fields) + "%00"
         found = self.run("for-each-ref", f"--format={layout}", "refs/tags").split("\0")[:-1]
         rows = [found[start : start + len(fields)] for start in range(0, len(found), len(fields))]
         return [
-            Tag(name.lstrip("\n"), commit, datetime.fromtimestamp(int(second), UTC), message)
-            for name, commit, second, message in rows
+            Tag(name.lstrip("\n"), commit, datetime.fromtimestamp(int(second), UTC), *messages)
+            for name, commit, second, *messages in rows
             if commit and name.lstrip("\n").startswith(tuple(prefixes))
         ]
 

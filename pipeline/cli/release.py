@@ -6,10 +6,13 @@ from deploy.failure import fail
 from pipeline.cli.options import as_json, pass_workspace
 from pipeline.workspace import Workspace
 
+why = click.option("--why", required=True, help="The reason, which is recorded.")
+who = click.option("--who", help="Default: your name in Git.")
+
 
 @click.group()
 def release() -> None:
-    """The released encoders: list, promote, roll back, compare.
+    """The released encoders: list, approve or reject a candidate, promote, roll back, compare.
 
     \b
     Examples: simclr release list
@@ -27,6 +30,43 @@ def list_releases(workspace: Workspace, as_json: bool) -> None:
 
     found = list_versions(workspace)
     click.echo(found.to_json() if as_json else str(found))
+
+
+@release.command()
+@click.argument("candidate")
+@why
+@who
+@pass_workspace
+def approve(workspace: Workspace, candidate: str, why: str, who: str | None) -> None:
+    """Release a candidate that waits for a person: see `gates.approval`, and `simclr release list` for who waits.
+
+    CANDIDATE are the first digits of its bundle. Possible while the version that it was compared with serves, until the
+    candidate expires. Interrupted, the same command completes it.
+
+    \b
+    Example: simclr release approve 3f0c92 --why "the drift is the new camera"
+    """
+    from pipeline.release.approval import approve
+    from pipeline.validation.quarantine import person
+
+    click.echo(approve(workspace, candidate, who or person(), why))
+
+
+@release.command()
+@click.argument("candidate")
+@why
+@who
+@pass_workspace
+def reject(workspace: Workspace, candidate: str, why: str, who: str | None) -> None:
+    """Refuse a candidate that waits for a person, for good; what serves stays.
+
+    \b
+    Example: simclr release reject 3f0c92 --why "the drift is a broken lens"
+    """
+    from pipeline.release.approval import reject
+    from pipeline.validation.quarantine import person
+
+    click.echo(reject(workspace, candidate, who or person(), why))
 
 
 @release.command()

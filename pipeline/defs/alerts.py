@@ -4,13 +4,11 @@ import os
 
 import dagster as dg
 
-from pipeline.alerts import send
+from pipeline.alerts import UI_URL, send
 from pipeline.defs.failures import explain
 from pipeline.defs.retraining import REASON
 from pipeline.runs.dagster_internals import WILL_RETRY_TAG
 from pipeline.workspace import Workspace
-
-UI_URL = "SIMCLR_UI_URL"  # where the people who get an alert reach the UI
 
 
 def build_alerts(workspace: Workspace) -> list[dg.SensorDefinition]:

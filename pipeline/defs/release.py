@@ -12,8 +12,10 @@ from pipeline.dvc.project import CHAMPION, read_tracked
 from pipeline.gates.all_gates import verdicts
 from pipeline.ingest import unfinished
 from pipeline.release import release
+from pipeline.release.approval import Held
 from pipeline.release.champion import pin
 from pipeline.release.facts import comparison
+from pipeline.release.serving import Released
 from pipeline.run_report import page
 from pipeline.workspace import Workspace
 
@@ -72,9 +74,11 @@ def released_encoder(
     with foreseen():
         passed, said = _judged(context)
         gates = {name: str(one) for name, one in verdicts(workspace).items()}
-        done = release.release(workspace, passed, {name: said.get(name, one) for name, one in gates.items()})
+        done = release.offer(workspace, passed, {name: said.get(name, one) for name, one in gates.items()})
         unfinished.end(workspace)
     context.log.info(f"released_encoder: {done}")
+    if isinstance(done, Held):
+        return
     if _latest(context.instance) != (done.bundle, done.version):
         version = dg.DataVersion(done.bundle)
         report = {"report": show(context.instance, page.write(workspace))}
@@ -186,7 +190,7 @@ def _latest(instance: dg.DagsterInstance) -> tuple[str | None, object]:
     return (latest.tags or {}).get(DATA_VERSION), version.value if version else None
 
 
-def _describe(workspace: Workspace, done: release.Released) -> dict[str, dg.MetadataValue | str | float]:
+def _describe(workspace: Workspace, done: Released) -> dict[str, dg.MetadataValue | str | float]:
     about = release.describe(workspace, done.version)
     return {
         "version": done.version,
@@ -202,7 +206,7 @@ def _describe(workspace: Workspace, done: release.Released) -> dict[str, dg.Meta
     }
 
 
-def _report(context: dg.OpExecutionContext, workspace: Workspace, done: release.Released) -> None:
+def _report(context: dg.OpExecutionContext, workspace: Workspace, done: Released) -> None:
     """Show the switch on the asset's page too: it is what serves from now on."""
     _show(context, str(done))
     tags = {DATA_VERSION: done.bundle}

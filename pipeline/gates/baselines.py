@@ -137,7 +137,7 @@ def beats_baselines(evidence: Evidence) -> Verdict:
     if missing := _say(found, *open_ones):
         hardest = min((one for name in open_ones for one in found.get(name, [])), key=lambda one: one.gain.difference)
         advice = "add test images" if hardest.gain.difference > 0 else "train longer, or add test images"
-        blocks = limits.abstain == "refuse" and not report.out_of_fold
+        blocks = limits.undecided_stops and not report.out_of_fold
         allowed = ", or set gates.abstain to warn to release it undecided" if blocks else ""
         description = f"{missing}{approximate}; {hardest.settles(limits)}; {advice}{allowed}"
         return undecided(description, numbers, blocks)

@@ -90,7 +90,7 @@ def representation(evidence: Evidence) -> Verdict:
         numbers[f"{name}/p_value"] = pair.p_value
     passed = not lost and (gained or limits.release_if == "not_worse")
     if lost and not worse and (gained or limits.release_if == "not_worse"):
-        blocks = limits.abstain == "refuse"
+        blocks = limits.undecided_stops
         allowed = ", or set gates.abstain to warn" if blocks else ""
         parts.append(f"add test images, train longer, or raise gates.max_loss{allowed}")
         return undecided("; ".join(parts), numbers, blocks)

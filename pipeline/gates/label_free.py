@@ -45,7 +45,7 @@ def judge_views(evidence: Evidence, report: CompareReport) -> Verdict:
     parts.append("train longer, label test images, or raise gates.max_loss")
     if high < 0:
         return Verdict(False, "; ".join(parts), numbers)
-    return undecided("; ".join(parts), numbers, limits.abstain == "refuse")
+    return undecided("; ".join(parts), numbers, limits.undecided_stops)
 
 
 def _demand(evidence: Evidence, report: CompareReport) -> str | None:

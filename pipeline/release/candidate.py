@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.artifact import verify
@@ -27,48 +28,56 @@ from simclr_core.reports import ExportReport
 CLONE = "release"  # in the scratch folder; one at a time, as the caller holds the registry
 
 
-def register(
-    releases: Releases, bundle: str, pretrained: str, gates: Mapping[str, str]
-) -> tuple[History, tuple[str, ...]]:
-    """Push, commit, verify, tag. The caller holds the workspace and the registry.
+@dataclass(frozen=True)
+class Made:
+    """A candidate as a run has made it: identities of models/bundle and models/pretrained, and what each gate says."""
 
-    Args:
-        bundle: identity of models/bundle.
-        pretrained: identity of models/pretrained.
-        gates: what each gate says of the candidate.
+    bundle: str
+    pretrained: str
+    gates: Mapping[str, str]
+
+
+def prepare(releases: Releases, made: Made) -> tuple[History, str, tuple[str, ...]]:
+    """Push, commit, verify: all that a version needs but its tag. The caller holds the workspace and the registry.
 
     Returns:
-        The history with the new version, and what a person should know.
+        The history, which has a version of the bundle if it was released from another clone; the commit; and what a
+        person should know.
 
     Raises:
         ReleaseError: the workspace has changed since the candidate was made, a fresh clone gives something else, or Git
             fails.
         DvcError: the data cannot be sent to the remote, or do not come back from there as they are.
     """
-    git, history = releases.git, releases.history
+    git, bundle = releases.git, made.bundle
     _require_current(releases.root)
     files, notes = _push_data(releases)
     failpoint("release.pushed")
-    with _origin(git) as reachable:
-        if reachable:
-            git.fetch(history.references)
-            history = read_history(git, history.artifact)
-    if history.of_bundle(bundle):  # released from another clone of the workspace
-        return history, notes
+    history = fetch_history(releases)
+    if known := history.of_bundle(bundle):
+        return history, known.commit, notes
     if withdrawn := [name for name, taken in history.withdrawn.items() if taken == bundle]:
         raise ReleaseError(
             f"bundle {bundle[:12]} was withdrawn as {withdrawn[0]}, and is not released again; train another encoder"
         )
-    commit = git.commit(files, _message(releases.workspace, bundle, gates), branch(bundle))
+    commit = git.commit(files, _message(releases.workspace, bundle, made.gates), branch(bundle))
     failpoint("release.committed")
-    _verify(git, commit, releases.workspace.scratch / CLONE, bundle, pretrained)
+    verify_clone(releases, commit, bundle, made.pretrained)
     with _origin(git) as reachable:
         if reachable:  # before any tag, so that an origin that takes nothing from us is found out in time
             git.push([f"+refs/heads/{branch(bundle)}"])
     failpoint("release.verified")
-    history = history.register(git, commit, bundle)
-    failpoint("release.registered")
-    return history, notes
+    return history, commit, notes
+
+
+def fetch_history(releases: Releases) -> History:
+    """What the tags say, those of the origin too, so that no name is given twice."""
+    git, history = releases.git, releases.history
+    with _origin(git) as reachable:
+        if not reachable:
+            return history
+        git.fetch(history.references)
+        return read_history(git, history.artifact)
 
 
 def _require_current(root: Path) -> None:
@@ -122,8 +131,14 @@ def _message(workspace: Workspace, bundle: str, gates: Mapping[str, str]) -> str
     return f"Results of run {bundle[:12]}\n\n{exported}\n\n{said}\nBundle: {bundle}\n\n[skip ci]\n"
 
 
-def _verify(git: Git, commit: str, folder: Path, bundle: str, pretrained: str) -> None:
-    """Fetch this commit as another machine would, with nothing of this one but its repository."""
+def verify_clone(releases: Releases, commit: str, bundle: str, pretrained: str) -> None:
+    """Fetch this commit as another machine would, with nothing of this one but its repository.
+
+    Raises:
+        ReleaseError: it gives something else.
+        DvcError: the remote does not have the data.
+    """
+    git, folder = releases.git, releases.workspace.scratch / CLONE
     with remote.clone(git, commit, folder, (BUNDLE, PRETRAINED), fresh=True) as tree:
         for path, expected in ((BUNDLE, bundle), (PRETRAINED, pretrained)):
             try:

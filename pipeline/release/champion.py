@@ -2,7 +2,7 @@
 
 models/champion is a copy of what is released (``simclr_core.champion`` says what is in it). It moves only at the
 beginning of a run that has something to compute: then it is pinned, so that what a finished run has been compared with
-stays what it was.
+stays what it was. A candidate that waits for a person while another version has begun to serve is compared again.
 """
 
 import json
@@ -10,9 +10,10 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 
-from deploy.artifact import publish, verify
+from deploy.artifact import identity, publish, verify
 from deploy.errors import ArtifactError
 from deploy.failpoint import failpoint
+from pipeline import waiting
 from pipeline.dvc import client, remote
 from pipeline.dvc.project import CHAMPION
 from pipeline.errors import DvcError, ReleaseError
@@ -40,7 +41,7 @@ def pin(workspace: Workspace) -> Champion:
         releases = open_releases(workspace)
         now = releases.history.current
         moved = pinned is not None and (now.name if now else None) != pinned.version
-        if pinned is None or (moved and client.changed_stages(workspace.root)):
+        if pinned is None or (moved and (_waits(releases, now) or client.changed_stages(workspace.root))):
             pinned = _write(releases, target, now)
         failpoint("champion.written")
         client.add(workspace.root, target)
@@ -52,6 +53,15 @@ def pin_first(workspace: Workspace) -> None:
     target = workspace.root / CHAMPION
     if not target.exists() and not target.with_name(f"{target.name}.dvc").exists():
         pin(workspace)
+
+
+def _waits(releases: Releases, now: Version | None) -> bool:
+    """Whether a person was asked about the candidate of the workspace, compared with what does not serve any more."""
+    try:
+        bundle = identity(releases.root / BUNDLE)
+    except ArtifactError:
+        return False
+    return waiting.is_outdated(releases.registry.root, bundle, now.name if now else None)
 
 
 def _read(target: Path) -> Champion | None:

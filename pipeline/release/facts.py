@@ -30,7 +30,8 @@ RESULTS = ("reports/**", "dvc.lock", "params.yaml", "**/*.dvc")  # what differs 
 class Facts:
     """One version: ``metrics`` are percentages of test images, numbers of images, and megabytes; by name.
 
-    ``gates`` has what each gate said of it, empty for a release by an earlier version of this program.
+    ``gates`` has what each gate said of it, empty for a release by an earlier version of this program; ``approved``
+    by whom it was approved, when and why, if a person was asked.
     """
 
     artifact: str
@@ -44,6 +45,7 @@ class Facts:
     metrics: dict[str, float]
     compare: CompareReport | None
     gates: dict[str, str] = field(default_factory=dict)
+    approved: str | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
@@ -81,6 +83,7 @@ def facts(git: Git, history: History, versions: Sequence[Version]) -> list[Facts
             metrics=metrics(about),
             compare=find_in(about, CompareReport),
             gates=dict(GATE.findall((message or b"").decode())),
+            approved=version.approved,
         )
         for version, tracked, about, message in zip(versions, raw, reports(git, commits), messages, strict=True)
     ]
@@ -130,6 +133,7 @@ def card(version: Facts, model_card: str) -> str:
         ("commit", f"{version.commit} (branch {version.branch})"),
         ("raw images", f"{version.metrics.get('images', ABSENT)} accepted, DVC {version.data or ABSENT}"),
         ("champion before", version.champion or "none, this is the first"),
+        *([("approved", version.approved)] if version.approved else []),
     ]
     lines = [f"# {version.artifact} {version.version}", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in rows]

@@ -4,7 +4,8 @@
     registry/v0.0.2.sig                  its signature, if SIMCLR_SIGNING_KEY_FILE names a key
     registry/CURRENT                     the version that serves
     registry/releases/v0.0.2.json .md    what it is, for programs and for people
-    registry/rejected/<candidate>.json   a candidate that a gate refused, and why
+    registry/rejected/<candidate>.json   a candidate that a gate or a person refused, and why
+    registry/waiting/, decided/          candidates on which a person decides (``pipeline.waiting``)
 
 It mirrors the tags (``pipeline.release.versions``) and can be rebuilt from them and the DVC remote at any time.
 """
@@ -28,6 +29,7 @@ from deploy.trust.signature import is_signed, sign, signature_of
 from pipeline.environment import SIGNING_KEY_FILE
 from pipeline.errors import BusyError, ReleaseError
 from pipeline.params import read
+from pipeline.waiting import DECIDED, WAITING
 from pipeline.workspace import Workspace, expand_home
 
 
@@ -158,7 +160,10 @@ class Registry:
         signature_of(self.root / name).unlink(missing_ok=True)
 
     def _remove_abandoned(self) -> None:
-        for folder in (self.root, self.root / "releases"):  # what killed releases left: a bundle, a file
+        for folder in (
+            self.root,
+            *(self.root / name for name in ("releases", WAITING, DECIDED)),
+        ):  # what killed releases left: a bundle, a file
             for abandoned in folder.glob(".*.partial-*"):
                 shutil.rmtree(abandoned, ignore_errors=True) if abandoned.is_dir() else abandoned.unlink()
 

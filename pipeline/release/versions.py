@@ -21,16 +21,21 @@ from simclr_core.values import ARTIFACT_NAME
 STAGE = "prod"
 TAG = re.compile(rf"(?:@(?P<version>{VERSION.pattern})|#(?P<stage>{STAGE}))(?P<undone>!?)(?:#(?P<count>\d+))?")
 BUNDLE = re.compile(r"^Bundle: ([0-9a-f]{64})$", re.MULTILINE)  # in the message of a released commit
+APPROVED = re.compile(r"^Approved (.+)$", re.MULTILINE)  # in the message of a version's tag
 
 
 @dataclass(frozen=True)
 class Version:
-    """A registered version; ``bundle`` is the id of its bundle, empty if a person tagged another commit by hand."""
+    """A registered version; ``bundle`` is the id of its bundle, empty if a person tagged another commit by hand.
+
+    ``approved`` says by whom, when and why, if a person was asked.
+    """
 
     name: str
     commit: str
     bundle: str
     registered: datetime
+    approved: str | None = None
 
 
 @dataclass(frozen=True)
@@ -112,10 +117,11 @@ class History:
             raise ReleaseError(f"{standing[0]}: nothing served before it; name the version to serve, one of: {known}")
         return self.find(standing[-2])
 
-    def register(self, git: Git, commit: str, bundle: str) -> "History":
+    def register(self, git: Git, commit: str, bundle: str, approved: str | None = None) -> "History":
         """Tag the commit, whose message names the bundle, as the next version."""
-        version = Version(self.next, commit, bundle, self._now())
+        version = Version(self.next, commit, bundle, self._now(), approved)
         message = f"Registering artifact {self.artifact} version {version.name}"
+        message += f"\n\nApproved {approved}" if approved else ""
         git.tag(f"{self.artifact}@{version.name}", commit, message, version.registered)
         return replace(
             self,
@@ -159,7 +165,7 @@ def read_history(git: Git, artifact: str) -> History:
     ours = [(tag, match) for tag in tags if (match := TAG.fullmatch(tag.name.removeprefix(artifact)))]
     withdrawn = {match["version"] for _, match in ours if match["version"] and match["undone"]}
     versions = [
-        Version(match["version"], tag.commit, _bundle(tag.commit_message), tag.made)
+        Version(match["version"], tag.commit, _bundle(tag.commit_message), tag.made, _approved(tag.message))
         for tag, match in ours
         if match["version"] and match["version"] not in withdrawn
     ]
@@ -192,3 +198,8 @@ def _order(name: str) -> tuple[int, int, int]:
 def _bundle(message: str) -> str:
     found = BUNDLE.search(message)
     return found[1] if found else ""
+
+
+def _approved(message: str) -> str | None:
+    found = APPROVED.search(message)
+    return found[1] if found else None

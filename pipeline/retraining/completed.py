@@ -10,14 +10,17 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import date
 from importlib.metadata import version
+from pathlib import Path
 
-from deploy.artifact import MANIFEST, write_atomically
+from deploy.artifact import MANIFEST, identity, write_atomically
+from deploy.errors import ArtifactError
 from deploy.registry import CURRENT
-from pipeline import git
+from pipeline import git, waiting
 from pipeline.dvc import project
 from pipeline.dvc.purged import find_interrupted_purge
 from pipeline.dvc.unchanged import DEFINED_IN, stamp
 from pipeline.maintenance.state import unkept
+from pipeline.release.champion import BUNDLE
 from pipeline.release.registry import open_registry
 from pipeline.retraining.inbox import survey
 from pipeline.workspace import Workspace
@@ -52,6 +55,8 @@ def has_nothing_to_do(workspace: Workspace, sources: Sequence[str]) -> bool:
         noted = json.loads((workspace.scratch / NOTE).read_bytes())
         if noted != _state(workspace, sources) or unkept(workspace) or find_interrupted_purge(workspace.root):
             return False
+        if waiting.is_outdated(*_candidate(workspace)):
+            return False
         inbox = survey(workspace, sources)
         waits = inbox.new_images or inbox.unsettled or inbox.relabeled
         stages = {stage.name for stage in project.load(workspace.root).stages}
@@ -70,6 +75,14 @@ def _state(workspace: Workspace, sources: Sequence[str]) -> dict[str, object]:
         "files": {name: stamp(workspace.root / name) for name in DEFINED_IN} | _settings(workspace),
         "made": [[str(path), stamp(path)] for path in made],
     }
+
+
+def _candidate(workspace: Workspace) -> tuple[Path, str, str | None]:
+    """Where it may wait for a person, its bundle, and what serves."""
+    registry = open_registry(workspace)
+    with suppress(ArtifactError):
+        return registry.root, identity(workspace.root / BUNDLE), registry.current()
+    return registry.root, "", registry.current()
 
 
 def _settings(workspace: Workspace) -> dict[str, list[int] | None]:

@@ -61,8 +61,11 @@ def test_the_description_has_numbers_thresholds_and_the_number_of_images(case: C
     assert verdict.numbers["test_images"] == 200
 
 
-def test_too_few_images_refuse_what_is_shown_and_gates_abstain_decides_on_the_rest(case: Case) -> None:
-    case.set_limits(abstain="warn")
+@pytest.mark.parametrize("limits", [{"abstain": "warn"}, {"approval": "borderline"}, {"approval": "required"}])
+def test_too_few_images_refuse_what_is_shown_and_gates_abstain_or_a_person_decides_on_the_rest(
+    case: Case, limits: dict[str, str]
+) -> None:
+    case.set_limits(**limits)
     even, worse = pair(10, 12, 200), pair(2, 30, 200)
     verdict = case.compare(representation, test_images=200, knn=even, probe=even)
     assert (verdict.outcome, verdict.severity) == ("undecided", "warning")
