@@ -39,9 +39,9 @@ from pipeline.retraining.completed import NOTE
 from pipeline.workspace import Workspace
 from simclr_core.data.shard_writing import write_tar
 
-POINTS = ((10, 4), (100, 60), (250, 60), (500, 200), (750, 200), (1000, 400))  # batches, releases
+POINTS = ((10, 4), (50, 250), (300, 250), (550, 400), (800, 400), (1000, 400))  # batches, releases
 NEW = (10, 400)  # images
-BATCH = 20  # images of one that is replayed
+FIRST, BATCH = 100, 20  # images of the first batch, and of one that is replayed
 CLASSES, SIDE = 4, 16
 SETTINGS = {
     "ingest.settle_seconds": "0",
@@ -50,7 +50,7 @@ SETTINGS = {
     "pretrain.encoder.name": "resnet10",
     "pretrain.encoder.width": "0.125",
     "pretrain.image_size": str(SIDE),
-    "pretrain.batch_size": "256",
+    "pretrain.batch_size": "16",
     "pretrain.epochs": "1",
     "pretrain.warmup_epochs": "0",
     "finetune.seeds": "[0]",
@@ -62,7 +62,7 @@ SETTINGS = {
 }
 NEW_IMAGE, OLD_IMAGE, NEW_RELEASE, OLD_RELEASE = "new image", "old image", "new release", "old release"
 STAGES = {
-    "sensor tick": (NEW_IMAGE, OLD_IMAGE),
+    "sensor tick": (NEW_IMAGE, OLD_IMAGE, OLD_RELEASE),
     "ingest": (NEW_IMAGE, OLD_IMAGE),
     "validate": (NEW_IMAGE, OLD_IMAGE),
     "prepare": (NEW_IMAGE, OLD_IMAGE),
@@ -127,7 +127,7 @@ def _begin(root: Path) -> Workspace:
     for place in range(2 * CLASSES):
         for split in ("labeled", "test"):
             _write_image(workspace, f"{split}/{place % CLASSES}/{place}.png", place, split)
-    _write_new(workspace, BATCH, "first")
+    _write_new(workspace, FIRST, "first")
     return workspace
 
 
@@ -143,7 +143,7 @@ def _observe(
     for number in new:
         known = _count_images(workspace)
         _write_new(workspace, number, f"new-{known}")
-        units = {NEW_IMAGE: number, OLD_IMAGE: known}
+        units = {NEW_IMAGE: number, OLD_IMAGE: known, OLD_RELEASE: releases}
         yield "sensor tick", units, _tick(workspace)
         yield "ingest", units, _simclr(workspace, "ingest")
         yield "validate", units, _repro(workspace, "validate")
