@@ -32,6 +32,7 @@ from pipeline.params import Params, override, read
 from pipeline.workspace import Workspace, expand_home
 from simclr_core import reports
 from simclr_core.champion import Champion
+from simclr_core.compute.settings import STAGES, read_compute, where
 from simclr_core.data import label_sets
 from simclr_core.encoder_names import TIMM, TIMM_MISSING
 from simclr_core.errors import SimclrError
@@ -136,10 +137,19 @@ def unmet(workspace: Workspace, params: Params, weights: Path | None = None) -> 
         weights: where the weights are that will be copied into the workspace; None: they are there.
     """
     missing = missing_trackers(params.watch.trackers)
-    if params.validate.engine == "ray" and find_spec("ray") is None:
-        missing.append(
-            f"validate.engine is ray, which is not installed; run {install_command('ray')}, or set it to local"
-        )
+    try:
+        compute = read_compute(workspace.root)
+    except SimclrError as error:
+        missing.append(str(error))
+    else:
+        stages = ["validate", *STAGES]
+        engines = [compute.probing.engine, *(where(workspace.root, stage).engine for stage in STAGES)]
+        asking = [stage for stage, engine in zip(stages, engines, strict=True) if engine == "ray"]
+        asking = asking or (["validate"] if params.validate.engine == "ray" else [])
+        if asking and find_spec("ray") is None:
+            missing.append(
+                f"{asking[0]}.engine is ray, which is not installed; run {install_command('ray')}, or set it to local"
+            )
     if params.release.require_remote and remote.find_remote(workspace.root) is None:
         missing.append(
             "release.require_remote is true, but the workspace has no DVC remote; "

@@ -19,18 +19,24 @@ import argparse
 import logging
 import os
 import signal
+import socket
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from deploy.errors import DeployError
 from deploy.failure import ADVICE, describe
+from simclr_core.compute.record import Ran, write_ran
+from simclr_core.compute.settings import STAGES as COMPUTE_STAGES
+from simclr_core.compute.settings import Where, where
 from simclr_core.errors import SimclrError
 from simclr_core.machine import wait_policy
 from simclr_core.machine.place import find_place
-from simclr_core.machine.settings import wanted_processes
+from simclr_core.machine.settings import own_node, wanted_processes
 from simclr_core.machine.threads import choose_threads
 from simclr_core.reporter import fail
 
@@ -125,12 +131,46 @@ def main(arguments: list[str]) -> int:
 def _run(options: argparse.Namespace, arguments: list[str]) -> int:
     """Stages are imported here, so that ``--help`` and a faulty command line do not wait for torch."""
     said = [wait_policy.apply(), choose_threads()]
-    if options.stage in IN_A_GROUP:
-        count = _count_processes(options.workspace, options.stage in BY_BATCHES)
-        if count > 1:
-            from simclr_core.launch import launch
+    if options.stage in COMPUTE_STAGES and find_place() is None:
+        with _recorded(options) as ran:
+            return _run_where_wanted(options, arguments, said, ran)
+    return _run_here(options, arguments, said)
 
-            return launch(count, arguments)
+
+def _run_where_wanted(options: argparse.Namespace, arguments: list[str], said: list[str | None], ran: Ran) -> int:
+    """On the engine that ``.simclr/compute.yaml`` names."""
+    wanted = where(options.workspace, options.stage)
+    ran.engine = wanted.engine
+    if wanted.engine == "ray":
+        if options.stage in BY_BATCHES:
+            _require_shares(options.workspace, wanted.workers or 1)
+        from simclr_core.compute.ray_engine import run
+
+        own = arguments[arguments.index(options.stage) :]  # --workspace, which comes before it, is another one there
+        return run(options.workspace, options.stage, own, wanted, ran)
+    return _run_here(options, arguments, said, ran, wanted)
+
+
+def _run_here(
+    options: argparse.Namespace,
+    arguments: list[str],
+    said: list[str | None],
+    ran: Ran | None = None,
+    wanted: Where | None = None,
+) -> int:
+    """In one process of this machine, or in several; or in those of several machines, each of which does this."""
+    if options.stage in IN_A_GROUP:
+        nodes = (wanted.nodes if wanted else None) or 1
+        count = _count_processes(options.workspace, options.stage in BY_BATCHES, nodes)
+        if ran is not None:
+            from simclr_core.machine.devices import usable_gpus
+
+            ran.workers, ran.gpus = nodes * count, nodes * min(count, usable_gpus())
+        if nodes * count > 1:
+            from simclr_core.launch import Nodes, launch
+
+            group = Nodes(nodes, own_node(nodes), wanted.address or "") if wanted and nodes > 1 else Nodes()
+            return launch(count, arguments, group)
     for line in filter(None, said):
         logger.info(line)
     stage = import_module(STAGES[options.stage].module)
@@ -139,16 +179,30 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
     return 0
 
 
-def _count_processes(workspace: Path, by_batches: bool) -> int:
-    """How many processes to start. What they could not share is refused before any of them has loaded torch."""
+@contextmanager
+def _recorded(options: argparse.Namespace) -> Iterator[Ran]:
+    """Leaves a record of where the stage ran, however it ends."""
+    name = f"finetune@{options.fraction}" if options.stage == "finetune" else options.stage
+    ran, began = Ran("local", [socket.gethostname()], 0), time.monotonic()
+    try:
+        yield ran
+    finally:
+        if ran.workers:
+            ran.seconds = ran.seconds or ran.workers * (time.monotonic() - began)
+            with suppress(OSError):  # a full disk: the stage's own end is what counts
+                write_ran(options.workspace, name, ran)
+
+
+def _count_processes(workspace: Path, by_batches: bool, nodes: int) -> int:
+    """How many processes to start on each node. What all could not share is refused before any has loaded torch."""
     given = None if find_place() is not None else wanted_processes()
-    if by_batches and given is not None and given > 1:
-        _require_shares(workspace, given)
+    if by_batches and given is not None and nodes * given > 1:
+        _require_shares(workspace, nodes * given)
     from simclr_core.launch import processes
 
     count = processes()
-    if by_batches and count > 1 and given is None:
-        _require_shares(workspace, count)
+    if by_batches and nodes * count > 1 and given is None:
+        _require_shares(workspace, nodes * count)
     return count
 
 

@@ -85,10 +85,35 @@ class Member:
 
     def from_first(self, value: Item) -> Item:
         """What the first process gives, on every process; all of them call this at once."""
+        return self.from_one(0, value)
+
+    def from_one(self, rank: int, value: Item) -> Item:
+        """What the process of that rank gives, on every process; all of them call this at once."""
         values = [value]
         if self.size > 1:
-            torch.distributed.broadcast_object_list(values)
+            torch.distributed.broadcast_object_list(values, rank)
         return values[0]
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """The machines of a group, of which this is number ``number``; they meet at ``address``, host:port of number 0."""
+
+    count: int = 1
+    number: int = 0
+    address: str = "localhost:0"
+
+    @property
+    def meeting(self) -> dict[str, Any]:
+        """Options of torch's launcher. With its backend c10d no node is sure to have rank 0."""
+        limit: dict[str, Any] = {"timeout": seconds(START_SECONDS)}
+        here = {"local_addr": "localhost"} if self.count == 1 else {}
+        backend = "c10d" if self.count == 1 else "static"
+        configs = limit if self.count == 1 else limit | {"rank": self.number}
+        return {"rdzv_backend": backend, "rdzv_endpoint": self.address, "rdzv_configs": configs, **here}
+
+
+ALONE = Nodes()
 
 
 def processes() -> int:
@@ -107,8 +132,10 @@ def processes() -> int:
     return given
 
 
-def launch(count: int, arguments: Sequence[str]) -> int:
+def launch(count: int, arguments: Sequence[str], nodes: Nodes = ALONE) -> int:
     """Run ``python -m simclr_core ARGUMENTS`` in ``count`` processes; returns the exit code for this process.
+
+    Each of several nodes calls this with its own number; the first one, at whose address they meet, has rank 0.
 
     Signals are passed on to the processes, which save and end; none outlives this call. What a failed process gave to
     ``reporter.fail`` is printed once.
@@ -119,15 +146,12 @@ def launch(count: int, arguments: Sequence[str]) -> int:
     signals = _Signals()
     with TemporaryDirectory(prefix="simclr-launch-") as folder:  # torch would leave its own folder behind
         config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
+            min_nodes=nodes.count,
+            max_nodes=nodes.count,
             nproc_per_node=count,
             logs_specs=DefaultLogsSpecs(log_dir=folder),
-            run_id=f"simclr-{os.getpid()}",
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            rdzv_configs={"timeout": seconds(START_SECONDS)},
-            local_addr="localhost",
+            run_id=f"simclr-{os.getpid()}" if nodes.count == 1 else "simclr",
+            **nodes.meeting,
             max_restarts=0,
             **shutdown_within(seconds(STOP_SECONDS)),
         )

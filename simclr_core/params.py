@@ -18,6 +18,10 @@ from pydantic_core import ErrorDetails
 from deploy.failure import ADVICE, one_line
 from simclr_core.errors import ConfigError
 
+RESTORE = (
+    "in a workspace, restore it with `git checkout params.yaml`, or copy that of a new workspace: `simclr init DIR`"
+)
+
 
 class Block(BaseModel):
     """Base of every block: frozen, no unknown keys, no silent conversion (``"3"`` or ``true`` is not a 3)."""
@@ -62,6 +66,18 @@ def read_blocks(params: Path, models: Mapping[str, type[Block]]) -> dict[str, Bl
     return blocks
 
 
+def read_file(path: Path, model: type[Model], advice: str) -> Model:
+    """Read a whole file, not params.yaml, as one model; ``advice`` is what to do where it is not there.
+
+    Raises:
+        ConfigError: with every fault of the file.
+    """
+    try:
+        return model.model_validate(_load(path, advice))
+    except ValidationError as error:
+        raise ConfigError(path, [_fault("", detail, model) for detail in error.errors()]) from None
+
+
 @lru_cache(maxsize=4)
 def _parse(text: str) -> Any:
     """By content, so that a process parses a file once however often it asks, and never sees a stale one."""
@@ -77,12 +93,11 @@ def flatten(value: Any, separator: str = ".", name: str = "") -> Iterator[tuple[
         yield from flatten(inner, separator, f"{name}{separator}{key}" if name else str(key))
 
 
-def _load(params: Path) -> dict[Hashable, Any]:
+def _load(params: Path, without: str = RESTORE) -> dict[Hashable, Any]:
     try:
         blocks = _parse(params.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        advice = "restore it with `git checkout params.yaml`, or copy that of a new workspace: `simclr init DIR`"
-        raise ConfigError(params, [f"no such file; in a workspace, {advice}"]) from None
+        raise ConfigError(params, [f"no such file; {without}"]) from None
     except OSError as error:
         advice = ADVICE.get(error.errno, "correct that")
         raise ConfigError(params, [f"cannot be read ({error.strerror}); {advice}"]) from None
@@ -96,7 +111,7 @@ def _load(params: Path) -> dict[Hashable, Any]:
 
 
 def _fault(block: str, detail: ErrorDetails, model: type[Block]) -> str:
-    key = ".".join([block, *map(str, detail["loc"])])
+    key = ".".join([*filter(None, [block]), *map(str, detail["loc"])])
     if detail["type"] == "extra_forbidden":
         known = _keys(model, detail["loc"][:-1])
         close = get_close_matches(str(detail["loc"][-1]), known, n=1)

@@ -70,6 +70,7 @@ class PretrainReport(Report):
     compile_fallback: str | None = None
     skipped_steps: int = 0  # by the loss scaler of float16
     kept_epoch: int | None = None  # which epoch's network is published; None: the last one's
+    processes: int = 1  # over which gradients were summed: another number gives other last bits
 
 
 @dataclass(frozen=True)

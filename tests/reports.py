@@ -69,6 +69,7 @@ PRETRAIN = PretrainReport(
     compile_fallback=None,
     skipped_steps=0,
     kept_epoch=38,
+    processes=1,
 )
 SCORES = Scores(
     top1=Estimate(70.0, 67.5, 72.4),

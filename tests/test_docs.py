@@ -27,6 +27,7 @@ from pipeline.cli.main import simclr
 from pipeline.knobs import find_block
 from pipeline.params import BLOCKS
 from pipeline.validation.reasons import REASONS, RELEASABLE
+from simclr_core.compute.settings import Compute
 from simclr_core.params import Block as ParamsBlock
 
 ROOT = Path(__file__).parent.parent
@@ -248,14 +249,15 @@ def test_an_invented_setting_is_found() -> None:
 
 @pytest.mark.parametrize("block", [block for block in ALL_BLOCKS if block.language == "yaml"], ids=str)
 def test_yaml_examples_are_accepted_by_the_program_that_reads_them(block: Block) -> None:
-    """Part of params.yaml or of dagster.yaml, whichever of the two accepts it."""
+    """Part of params.yaml or of dagster.yaml, or .simclr/compute.yaml, whichever of them accepts it."""
     content = yaml.safe_load(block.text)
-    assert not params_faults(content) or not dagster_faults(content)
+    assert not params_faults(content) or not dagster_faults(content) or not compute_faults(content)
 
 
 @pytest.mark.parametrize("lie", ["storage: {max_cash: 3}", "retrain: {}", "storage: {postgres: {postgres_uri: a}}"])
 def test_invented_yaml_is_found(lie: str) -> None:
     assert params_faults(yaml.safe_load(lie))
+    assert compute_faults(yaml.safe_load(lie))
     assert dagster_faults(yaml.safe_load(lie))
 
 
@@ -265,6 +267,14 @@ def params_faults(content: dict[str, Any]) -> list[str]:
     try:
         for name, values in content.items():
             BLOCKS[name].model_validate(values)
+    except ValidationError as error:
+        return [str(error)]
+    return []
+
+
+def compute_faults(content: dict[str, Any]) -> list[str]:
+    try:
+        Compute.model_validate(content)
     except ValidationError as error:
         return [str(error)]
     return []

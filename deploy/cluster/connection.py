@@ -23,11 +23,12 @@ ADDRESS = "RAY_ADDRESS"
 NEAREST = "auto"  # Ray's word for the cluster that this machine is a node of
 CONNECT_SECONDS = 10.0
 EXTRA = "ray"
+MODULES = ("ray", "ray.data", "ray.data.exceptions", "ray.util.scheduling_strategies")
 
 
 @contextmanager
 def connected(asks: str, instead: str, address: str | None = None) -> Iterator[ModuleType]:
-    """Inside, this process is a driver on the cluster; yields the module ``ray``, with ``ray.data``.
+    """Inside, this process is a driver on the cluster; yields the module ``ray``, with ``MODULES``.
 
     Args:
         asks: what asks for Ray, as the begin of a sentence: "validate.engine is ray".
@@ -69,7 +70,7 @@ def _imported() -> ModuleType:
     """Ray keeps the token, and much else, that the environment has when it is first imported."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with _without_warnings():
-        ray, _, data = map(import_module, ("ray", "ray.data.exceptions", "ray.data"))
+        ray, data, *_ = map(import_module, MODULES)
         data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     return ray

@@ -26,6 +26,7 @@ from pipeline.validation.contract import next_step
 from pipeline.validation.expectations import NEAR_LABELS
 from pipeline.workspace import Workspace, how_to_write, unwritable
 from simclr_core import reports
+from simclr_core.compute.record import Ran, all_ran
 from simclr_core.evaluation_reports import Accuracies, LinearEvalReport, MultiLabelResults
 from simclr_core.reports import ExportReport
 
@@ -99,6 +100,7 @@ class Status:
     report: str | None = None
     not_sent: Unkept | None = None
     latest_run: Expectation | None = None
+    ran: dict[str, Ran] = field(default_factory=dict)  # where stages ran last
     disk: dict[str, int] = field(default_factory=dict)
     raw_is_linked: bool = False
 
@@ -123,6 +125,8 @@ class Status:
         lines += [f"report     {self.report}, of the last run"] if self.report else []
         lines += [f"not sent   {self.not_sent}"] if self.not_sent else []
         lines += [f"latest run {self.latest_run}"] if self.latest_run else []
+        several = {name: one for name, one in self.ran.items() if one.workers > 1 or one.gpus}
+        lines += [f"ran        {name} on {one}" for name, one in several.items()]
         parts = [f"{name} {disk.size(count)}" for name, count in self.disk.items()]
         shared = "; raw is linked into the cache and takes no more room" if self.raw_is_linked else ""
         return "\n".join([*lines, f"disk       {', '.join(parts)}{shared}"])
@@ -169,6 +173,7 @@ def look(workspace: Workspace) -> Status:
         report=str(page.relative_to(workspace.root)) if page.is_file() else None,
         not_sent=unkept(workspace),
         latest_run=compare_latest_run(record.latest(workspace.root)),
+        ran=all_ran(workspace.root),
         disk=used,
         raw_is_linked=disk.raw_is_linked(workspace),
     )

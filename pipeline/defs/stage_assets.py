@@ -31,6 +31,7 @@ from pipeline.maintenance import disk
 from pipeline.run_report import energy
 from pipeline.runs import terminal
 from pipeline.workspace import Workspace
+from simclr_core.compute.record import read_ran
 from simclr_core.params import flatten
 from simclr_core.pretraining.unfinished import remove_recorded
 from simclr_core.reporter import read_timing, record_timing
@@ -60,6 +61,7 @@ def stage_assets(workspace: Workspace, project: Project, stage: Stage, unchanged
         recorded = read_outs(workspace.root, stage)
         seen = pictures(workspace, stage, context.instance)
         charted = numbers(workspace, stage)
+        ran = read_ran(workspace.root, stage.name)
         for out in stage.data:
             record, file = recorded[out.path], workspace.root / out.path
             yield dg.MaterializeResult(
@@ -69,6 +71,7 @@ def stage_assets(workspace: Workspace, project: Project, stage: Stage, unchanged
                     **({file.stem: show(context.instance, file)} if file.suffix == ".html" else {}),
                     **seen,
                     **charted,
+                    **({f"ran/{name}": value for name, value in ran.numbers.items()} if ran else {}),
                     "dvc/stage": stage.name,
                     "dvc/outcome": reproduction.outcome.value,
                     "dvc/seconds": round(reproduction.seconds, 3),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from deploy.errors import DeployError
 from deploy.failure import describe
 from deploy.plural import counted
 from pipeline import params, preflight
@@ -23,7 +24,8 @@ from pipeline.ingest.raw import batches
 from pipeline.maintenance.disk import GIGABYTE, size, usage
 from pipeline.maintenance.state import unkept
 from pipeline.workspace import Workspace, find, how_to_write, unwritable
-from simclr_core.errors import DeviceError
+from simclr_core.compute import cluster_check
+from simclr_core.errors import DeviceError, SimclrError
 
 PACKAGES = ("dagster", "dvc", "great-expectations", "torch", "torchvision", "onnx", "onnxruntime", "pillow", "pyarrow")
 
@@ -133,6 +135,7 @@ def _workspace(workspace: Workspace, repair: bool) -> Iterator[Finding]:
     except ParamsError as error:
         fix = "correct the values named here" if workspace.params.exists() else "git checkout params.yaml"
         yield Finding("params.yaml", False, str(error), fix)
+    yield from _clusters(workspace.root)
     yield from _disk(workspace, storage.min_free_gigabytes, storage.max_cache_gigabytes)
     yield _git(workspace)
     yield from _locks(workspace.root, repair)
@@ -159,6 +162,17 @@ def _preflight(workspace: Workspace, settings: params.Params) -> Iterator[Findin
         for warning in found:
             what, _, fix = warning.rpartition("; ")
             yield Finding("images", True, what, fix, warning=True)
+
+
+def _clusters(root: Path) -> Iterator[Finding]:
+    """Nothing where every stage runs on this machine."""
+    try:
+        for address, stages in cluster_check.addresses(root).items():
+            line, faults = cluster_check.check(root, stages, address)
+            yield Finding("cluster", not faults, "; ".join(faults) or line, "correct it on the nodes named here")
+    except (SimclrError, DeployError) as error:
+        what, _, fix = str(error).partition("; ")
+        yield Finding("cluster", False, what, fix)
 
 
 def _disk(workspace: Workspace, needed: float, budget: float | None) -> Iterator[Finding]:

@@ -43,6 +43,7 @@ from pipeline.validation.verdict.overrides import Override
 from pipeline.validation.verdict.verdict import Policy, judge
 from pipeline.workspace import Workspace
 from simclr_core import reports
+from simclr_core.compute.settings import FILE, Probing, read_compute
 from simclr_core.reporter import emit, record_timing
 
 DRIFT: dict[DriftVerdict, str] = {
@@ -64,7 +65,9 @@ def run(workspace: Workspace) -> None:
     params = read(workspace)
     config = params.validate
     decisions = overrides.read(workspace.overrides)
-    files, facts = scan(workspace.raw, workspace.facts, limits=_limits(config, params.prepare), engine=config.engine)
+    probing = _probing(workspace, config)
+    limits = _limits(config, params.prepare)
+    files, facts = scan(workspace.raw, workspace.facts, limits=limits, engine=probing.engine, address=probing.address)
     scanned = time.monotonic() - started
     images = files.height
     judged = judge(
@@ -110,6 +113,17 @@ def _report(
     reports.write(workspace.root, result)
     without_effect = overrides.without_effect(decisions, some(table, "sha256", "reasons"), overruled=())
     _tell(result, drift, without_effect)
+
+
+def _probing(workspace: Workspace, config: ValidateConfig) -> Probing:
+    """Where images are probed. ``validate.engine`` of params.yaml, which said so once, holds for this version still."""
+    found = read_compute(workspace.root).probing
+    if config.engine == "local" or found.engine == config.engine:
+        return found
+    print(
+        f"validate: validate.engine: {config.engine} in params.yaml has moved to {FILE}, as validate: {{engine: ray}}"
+    )
+    return Probing(engine=config.engine)
 
 
 def _limits(config: ValidateConfig, prepare: PrepareConfig) -> Limits:

@@ -1,4 +1,5 @@
-"""The place that the environment gives this process in a group: the variables of torch's launcher, or of Slurm's srun.
+"""The place that the environment gives this process in a group: the variables of torch's launcher, of Slurm's srun, or
+of an indexed Kubernetes job.
 
 Loads no torch. What is only half there, or was left by another tool, is named and not believed: a process that takes
 itself for one of several waits for the others, and one that does not know of them trains alone.
@@ -9,9 +10,11 @@ import re
 from dataclasses import dataclass
 
 from simclr_core.errors import LaunchError
+from simclr_core.machine.settings import COMPLETION_INDEX, NODE
 
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 STARTERS = {"OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec"}  # whose tasks have no address of the first one
+TORCH_PORT = 29_500  # torchrun's own
 FIRST_PORT, PORTS = 20_000, 20_000  # for tasks of Slurm, below those that Linux hands out
 
 
@@ -35,8 +38,10 @@ def find_place() -> Place | None:
     """
     if all(os.environ.get(name) for name in VARIABLES):
         return _checked(_place_in_torch())
-    if _of_several("SLURM_STEP_NUM_TASKS"):
+    if _of_several("SLURM_STEP_NUM_TASKS") and NODE not in os.environ:
         return _checked(_place_in_slurm())
+    if all(os.environ.get(name) for name in (COMPLETION_INDEX, "WORLD_SIZE", "MASTER_ADDR")) and NODE not in os.environ:
+        return _checked(_place_in_kubernetes())
     missing = [name for name in VARIABLES if not os.environ.get(name)]
     if _of_several("WORLD_SIZE") or _given("RANK") > 0:
         raise LaunchError(
@@ -93,6 +98,12 @@ def _place_in_slurm() -> Place:
         host=os.environ.get("MASTER_ADDR") or first_host(os.environ.get("SLURM_STEP_NODELIST", "")),
         port=_number("MASTER_PORT") if os.environ.get("MASTER_PORT") else port,
     )
+
+
+def _place_in_kubernetes() -> Place:
+    """Each pod of an indexed job is a process; the manifest gives WORLD_SIZE and MASTER_ADDR, the name of pod 0."""
+    port = _number("MASTER_PORT") if os.environ.get("MASTER_PORT") else TORCH_PORT
+    return Place(_number(COMPLETION_INDEX), _number("WORLD_SIZE"), 0, os.environ["MASTER_ADDR"], port)
 
 
 def _checked(place: Place) -> Place:

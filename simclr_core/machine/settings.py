@@ -11,6 +11,8 @@ from simclr_core.errors import DeviceError, LaunchError
 DEVICE = "SIMCLR_DEVICE"
 DEVICES = ("auto", "cuda", "cpu")
 PROCESSES = "SIMCLR_PROCESSES"
+NODE = "SIMCLR_NODE"  # of several machines that start the command, each for all of its processes
+COMPLETION_INDEX = "JOB_COMPLETION_INDEX"  # of a pod of an indexed Kubernetes job
 LAUNCHER = "SIMCLR_LAUNCHER"  # the process of ``launch``, in the environment of those that it starts
 # In seconds: for all processes to find each other; for one of them to wait for the others in a step, where the first
 # one evaluates while others wait; from SIGTERM to SIGKILL, which has to be enough for a step and a checkpoint.
@@ -64,6 +66,21 @@ def wanted_processes() -> int | None:
     """
     given = read_number(PROCESSES, 1, "a number of processes, 1 or more")
     return None if given is None else int(given)
+
+
+def own_node(nodes: int) -> int:
+    """The number of this machine among several that start the command, 0 for the first, where DVC runs.
+
+    Raises:
+        LaunchError: the environment gives another than a number from 0 to ``nodes`` - 1.
+    """
+    for variable in (NODE, COMPLETION_INDEX):
+        given = read_number(variable, 0, f"the number of this machine, 0 to {nodes - 1}")
+        if given is not None:
+            if given >= nodes:
+                raise LaunchError(f"{variable}={given:g} of {nodes} machines; give 0 to {nodes - 1}")
+            return int(given)
+    return 0
 
 
 def seconds(variable: str) -> int:

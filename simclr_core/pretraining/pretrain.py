@@ -204,7 +204,7 @@ def build(inputs: Inputs, batches: Batches) -> tuple[Learner, Arithmetic]:
 
         model, execution = compile_model(model, folder, member, backward)
     learner = Learner(network, model, optimizer, objective, scaler, average, config.clip_gradient_norm)
-    return learner, Arithmetic(precision, execution)
+    return learner, Arithmetic(precision, execution, member.size)
 
 
 def build_network(config: PretrainConfig, start: Start, member: Member, channels: int = 3) -> nn.Sequential:
@@ -379,7 +379,7 @@ def _announce(
     )
     if inputs.card.bands != 3 and (config.augmentation.jitter_probability or config.augmentation.grayscale):
         message += f"; saturation, hue, and grayscale change nothing in images with {inputs.card.bands} channels"
-    for choice in arithmetic:
+    for choice in (arithmetic.precision, arithmetic.execution):
         if choice.reason is not None:
             logger.warning("continuing in %s: %s", choice.value, choice.reason)
             message += f"; {choice.value}, because {choice.reason}"

@@ -35,6 +35,7 @@ class Arithmetic(NamedTuple):
 
     precision: Choice
     execution: Choice
+    processes: int = 1
 
 
 def describe(
@@ -73,6 +74,7 @@ def describe(
         precision_fallback=arithmetic.precision.reason,
         compiled=arithmetic.execution.value == "compiled",
         compile_fallback=arithmetic.execution.reason,
+        processes=arithmetic.processes,
     )
 
 

@@ -334,3 +334,17 @@ def test_one_class_that_some_images_do_not_have_can_be_learned() -> None:
     said = described(["cat"] * 40 + [label_sets.NONE_OF_THEM] * 40, ["cat"] * 200)
     assert not any("class of labeled training images" in one for one in said)
     assert described([label_sets.NONE_OF_THEM] * 80, ["cat"] * 200)  # and without any class nothing breaks
+
+
+def test_a_cluster_without_ray_and_a_faulty_file_are_refused_before_the_run(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.preflight.find_spec", lambda _: None)
+    file = workspace.scratch / "compute.yaml"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("finetune: {engine: ray, workers: 2}\n")
+    [missing] = preflight.unmet(workspace, params.read(workspace))
+    assert missing.startswith("finetune.engine is ray, which is not installed; run")
+    file.write_text("finetune: {engine: ray}\n")
+    [missing] = preflight.unmet(workspace, params.read(workspace))
+    assert "finetune: must have workers" in missing

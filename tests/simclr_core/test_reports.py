@@ -115,6 +115,7 @@ def test_a_report_of_the_first_release_can_be_read_and_so_can_one_of_a_later_ver
         "compile_fallback",
         "skipped_steps",
         "kept_epoch",
+        "processes",
     )
     content = {name: value for name, value in asdict(PRETRAIN).items() if name not in younger}
     found = reports.parse(content | {"unheard_of": 3}, PretrainReport, "it")

@@ -86,6 +86,7 @@ def scan(
     *,
     limits: Limits,
     engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[pl.DataFrame, KnownFacts]:
@@ -93,6 +94,7 @@ def scan(
 
     Args:
         cache: the folder in which facts are kept from scan to scan.
+        address: of the Ray cluster, as ``deploy.cluster.connection`` takes it.
         workers: processes of the local engine; None: one for each core.
         progress: called after each content with the number done and the total.
 
@@ -115,7 +117,7 @@ def scan(
     del listed
     portions = _portions([batch for batch in batches(raw) if batch.name in opened], set(unknown["sha256"]))
     if engine == "ray":
-        answers = _on_ray(probe, portions, limits)
+        answers = _on_ray(probe, portions, limits, address)
     else:
         answers = _examine(probe, portions, limits, workers or len(os.sched_getaffinity(0)))
     done = _watched(answers, len(contents) - len(unknown), len(contents), progress)
@@ -226,9 +228,9 @@ def _facts(sha256: str, size: int, container: str, answer: dict[str, Any] | Fail
     return facts if facts.sha256 == sha256 else Facts(sha256, size, container, False, "io_error", CHANGED)
 
 
-def _on_ray(function: Probe, portions: Iterable[Portion], limits: Limits) -> Iterator[Answer]:
+def _on_ray(function: Probe, portions: Iterable[Portion], limits: Limits, address: str | None) -> Iterator[Answer]:
     task = partial(_examine_tar, function=function, limits=limits, versions=facts_cache.versions(limits.probed))
-    for facts, tar in flat_map(task, [(str(path.resolve()), sorted(wanted)) for path, wanted in portions]):
+    for facts, tar in flat_map(task, [(str(path.resolve()), sorted(wanted)) for path, wanted in portions], address):
         yield read_facts(facts), tar
 
 
@@ -245,7 +247,7 @@ def _examine_tar(
     if not path.exists():
         raise ValidationError(
             f"{path}: does not exist on a node of the Ray cluster; keep the workspace on storage that all nodes share, "
-            "under the same path, or set validate.engine to local"
+            "under the same path, or set validate.engine to local in .simclr/compute.yaml"
         )
     for facts, tar in _examine(function, [(path, wanted)], limits, workers=1):
         yield vars(facts), tar

@@ -19,6 +19,7 @@ from pipeline.validation import manifest
 from pipeline.validation.expectations import NEAR_LABELS
 from pipeline.workspace import Workspace
 from simclr_core import reports
+from simclr_core.compute.record import Ran, write_ran
 from simclr_core.evaluation_reports import Accuracies
 from tests.conftest import draw, encode
 from tests.pipeline.conftest import put
@@ -50,8 +51,12 @@ def test_every_line_of_a_workspace_with_something_of_each_kind_is_plain(
     ingest(filled)
     for report in (VALIDATION, LINEAR_EVAL, EXPORT):
         reports.write(filled.root, report)
+    write_ran(filled.root, "linear_eval", Ran("local", ["here"], workers=1))
+    write_ran(filled.root, "pretrain", Ran("ray", ["a", "b"], workers=8, gpus=8, seconds=36_000, attempts=2))
     write_atomically(filled.scratch / UNKEPT, json.dumps(asdict(Unkept("1f", "no route to host", "2026-11-29"))))
     said = lines_of(filled)
+    [ran] = [line for line in said if line.startswith("ran ")]
+    assert ran == "ran        pretrain on ray: 8 processes with a GPU each, 10 GPU-hours, on a, b; begun 2 times"
     assert said[1] == "raw        41 images in 1 batch"
     assert "not sent   the state of runs since 2026-11-29 is on this disk alone: no route to host" in said
     with exclusive(filled.root, "ingest"):

@@ -228,3 +228,28 @@ def test_the_budgets_of_params_yaml_are_compared_with_the_disk(workspace: Worksp
     execute(workspace.root, "add", "file")
     assert not seen(workspace, "disk").healthy
     assert seen(workspace, "usage").warning
+
+
+def place(workspace: Workspace, text: str) -> None:
+    (workspace.scratch / "compute.yaml").parent.mkdir(exist_ok=True)
+    (workspace.scratch / "compute.yaml").write_text(text, encoding="utf-8")
+
+
+def test_a_cluster_that_does_not_answer_is_a_fault(workspace: Workspace) -> None:
+    assert list(doctor._clusters(workspace.root)) == []
+    place(workspace, "pretrain: {engine: ray, workers: 2, address: '127.0.0.1:2'}\n")
+    [found] = doctor._clusters(workspace.root)
+    assert not found.healthy
+    assert "no Ray cluster answers (127.0.0.1:2: ConnectionRefusedError)" in found.detail
+    place(workspace, "pretrain: {engine: spark}\n")
+    [found] = doctor._clusters(workspace.root)
+    assert "pretrain.engine: given 'spark'" in found.detail
+
+
+def test_what_is_wrong_on_a_node_is_named(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    place(workspace, "validate: {engine: ray}\nfinetune: {engine: ray, workers: 2}\n")
+    monkeypatch.setattr(doctor.cluster_check, "check", lambda root, stages, address: (", ".join(stages), []))
+    assert [str(one) for one in doctor._clusters(workspace.root)] == ["ok    cluster              validate, finetune"]
+    monkeypatch.setattr(doctor.cluster_check, "check", lambda *_: ("", ["a has torch 1", "b does not answer"]))
+    [found] = doctor._clusters(workspace.root)
+    assert found.detail == "a has torch 1; b does not answer"

@@ -13,10 +13,13 @@ import yaml
 from PIL import Image
 
 from deploy.artifact import verify
+from pipeline.config import ValidateConfig
 from pipeline.errors import ValidationError
+from pipeline.validation import __main__ as stage
 from pipeline.validation import manifest
 from pipeline.validation.__main__ import run
 from pipeline.workspace import Workspace, find
+from simclr_core.compute.settings import Probing
 from tests.pipeline.validation.corpus.corpus import bad_kinds, encoded, good_kinds, picture, write_batch
 
 REPORTS = ("validation.json", "validation.html", "data_docs.html", "quarantine.png")
@@ -291,3 +294,16 @@ def test_a_kill_while_publishing_leaves_the_earlier_results(workspace: Workspace
     verify(workspace.manifest)
     assert pq.read_metadata(workspace.manifest / "accepted.parquet").num_rows == 31
     assert not list(workspace.manifest.parent.glob(".manifest*"))
+
+
+def test_where_images_are_probed_has_moved_and_the_old_key_still_holds(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    local, ray = ValidateConfig(), ValidateConfig(engine="ray")
+    assert stage._probing(workspace, local).engine == "local"
+    assert stage._probing(workspace, ray) == Probing(engine="ray")
+    assert "has moved to .simclr/compute.yaml, as validate: {engine: ray}" in capsys.readouterr().out
+    (workspace.scratch).mkdir(exist_ok=True)
+    (workspace.scratch / "compute.yaml").write_text("validate: {engine: ray, address: 'a:1'}\n")
+    assert stage._probing(workspace, local) == stage._probing(workspace, ray) == Probing(engine="ray", address="a:1")
+    assert capsys.readouterr().out == ""

@@ -110,3 +110,18 @@ def test_what_another_tool_left_is_named_and_not_believed(
     assert (leftovers() or "").endswith(
         "in the environment, but nothing has started several processes: this one is alone"
     )
+
+
+def test_pods_of_an_indexed_job_are_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"JOB_COMPLETION_INDEX": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "train-0.train"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert find_place() == Place(3, 4, 0, "train-0.train", 29_500)
+    monkeypatch.setenv("MASTER_PORT", "7")
+    assert find_place() == Place(3, 4, 0, "train-0.train", 7)
+
+
+def test_a_node_that_starts_several_processes_is_not_taken_for_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    monkeypatch.setenv("SIMCLR_NODE", "1")
+    assert find_place() is None

@@ -38,3 +38,14 @@ def test_a_limit_that_is_not_a_number_is_refused(given: str, monkeypatch: pytest
     monkeypatch.setenv(settings.STOP_SECONDS, given)
     with pytest.raises(LaunchError, match=r"SIMCLR_STOP_SECONDS=.*; give whole seconds"):
         settings.seconds(settings.STOP_SECONDS)
+
+
+def test_a_machine_among_several_has_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings.own_node(2) == 0
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "1")
+    assert settings.own_node(2) == 1
+    monkeypatch.setenv("SIMCLR_NODE", "0")
+    assert settings.own_node(2) == 0
+    monkeypatch.setenv("SIMCLR_NODE", "2")
+    with pytest.raises(LaunchError, match="SIMCLR_NODE=2 of 2 machines; give 0 to 1"):
+        settings.own_node(2)
