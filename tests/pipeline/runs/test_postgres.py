@@ -11,6 +11,7 @@ import yaml
 from dagster_postgres.utils import DagsterPostgresException
 
 from benchmarks.pipeline.soak import wait_for
+from pipeline.runs.retention import forget_runs
 from pipeline.workspace import Workspace
 from tests.postgres import PASSWORD, Database, running_database
 
@@ -35,6 +36,16 @@ def batches(context):
 
 defs = dg.Definitions(jobs=[tiny], sensors=[batches])
 """
+
+
+@dg.asset
+def made() -> None:
+    pass
+
+
+@dg.asset_check(asset=made)
+def sound() -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(passed=True)
 
 
 @pytest.fixture
@@ -88,6 +99,10 @@ def test_queue_sensor_and_records_survive_a_restart_of_the_database(
         assert {key for tick in ticks for key in tick.run_keys} == {"one", "two"}
         messages = [entry.user_message for run in instance.get_runs() for entry in instance.all_logs(run.run_id)]
         assert messages.count("worked") == 2
+        runs = [dg.materialize([made, sound], instance=instance).run_id for _ in range(2)]
+        forget_runs(instance, root, runs[:1])
+        results = instance.event_log_storage.get_asset_check_execution_history(sound.check_key, limit=10)
+        assert [one.run_id for one in results] == runs[1:]
     assert not (root / "history").exists()
     files = [path for path in root.rglob("*") if path.is_file()]
     assert [str(path) for path in files if PASSWORD.encode() in path.read_bytes()] == []
