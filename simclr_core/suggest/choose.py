@@ -21,7 +21,7 @@ from simclr_core.data.dataset import require_pixels
 from simclr_core.data.label_sets import BETWEEN, NOTHING
 from simclr_core.data.shards import UNLABELED, DatasetCard, ShardedImages, read_card
 from simclr_core.data.subsets import LabelDraw
-from simclr_core.errors import LabelError
+from simclr_core.errors import LabelError, NonFiniteFeaturesError
 from simclr_core.evaluation.calibration import softmax
 from simclr_core.evaluation.images import EvaluationImages, encoding, made_of
 from simclr_core.evaluation.linear_probe import fit_probe, load_probe, probe_logits
@@ -81,14 +81,20 @@ class Inputs:
         progress = Progress(len(images.positions), sys.stderr)
         progress(0)
         scratch = self.workspace / ".simclr"
-        return made_of(images, self.model.preprocessing, maker, member, None, progress, scratch)["features"]
+        found = made_of(images, self.model.preprocessing, maker, member, None, progress, scratch)["features"]
+        if not np.isfinite(found.sum(dtype=np.float64)):
+            raise NonFiniteFeaturesError(
+                "models/pretrained: its features of the prepared images are not finite; train again with `simclr run`"
+            )
+        return found
 
 
 def choose(workspace: Path, by: By, budget: int) -> Suggestions:
     """Choose up to ``budget`` images.
 
     Raises:
-        LabelError: this way needs labels that are not there, or none is left to choose.
+        LabelError: this way needs labels that are not there, or no image is left to choose.
+        NonFiniteFeaturesError: the encoder gives infinities or what is not a number.
         SimclrError, DeployError: the prepared images or the models cannot be used.
     """
     inputs = read_inputs(workspace)

@@ -8,9 +8,10 @@ import pytest
 import yaml
 
 from simclr_core.data.shards import ShardedImages, read_card
-from simclr_core.errors import LabelError
+from simclr_core.errors import LabelError, NonFiniteFeaturesError
 from simclr_core.evaluation import linear_eval
 from simclr_core.suggest import WAYS, By
+from simclr_core.suggest import choose as module
 from simclr_core.suggest.choose import Inputs, choose
 from simclr_core.suggest.pool import open_pool
 from tests.conftest import write_prepared
@@ -135,6 +136,12 @@ def test_ways_that_need_labels_of_two_classes(pretrained: Path, classes: int) ->
 def test_with_every_label_there_is_nothing_to_choose(pretrained: Path) -> None:
     relabel(pretrained, "train", np.arange(96) % 4)
     with pytest.raises(LabelError, match="every training image has a label"):
+        choose(pretrained, "typical", 5)
+
+
+def test_an_encoder_that_gives_no_numbers_is_refused(pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "made_of", lambda *_: {"features": np.full((96, 8), np.nan, np.float32)})
+    with pytest.raises(NonFiniteFeaturesError, match="not finite"):
         choose(pretrained, "typical", 5)
 
 
