@@ -289,7 +289,7 @@ class RetrainingConfig(Block):
         default=60.0,
         ge=0,
         description="minutes after which the sensor looks at every file again. In between it looks into the folders "
-        "that have changed, where a file overwritten in place does not show; runs look at every file. 0: always",
+        "that have changed, where a file overwritten in place does not show; commands look at every file. 0: always",
     )
     max_age_days: float = Field(
         default=30.0, gt=0, description="days after its release at which an encoder is shown as overdue"

@@ -78,7 +78,8 @@ def raw_images(
         wait = None if by_sensor else lambda line: context.log.info(f"raw_images: {line}")
         unfinished, result = None if config.restart else find_interrupted(workspace), None
         try:
-            result = ingest(workspace, sources, wait, unfinished)
+            minutes = read(workspace).retraining.full_listing_minutes if by_sensor else 0.0
+            result = ingest(workspace, sources, wait, unfinished, 60 * minutes)
         except UnfinishedError as error:
             assert unfinished is not None
             record_attempt(workspace, unfinished)

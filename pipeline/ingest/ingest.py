@@ -10,7 +10,7 @@ is for the validate stage to say.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,9 @@ from deploy.moved import keep_callable
 from deploy.plural import counted
 from pipeline.dvc.client import add, exclusive
 from pipeline.dvc.project import RAW, read_tracked
+from pipeline.dvc.purged import contents
 from pipeline.errors import UnfinishedError
+from pipeline.ingest.added import Added, find_added, is_settled, state_terms
 from pipeline.ingest.batch import write_batch
 from pipeline.ingest.claims import GONE, Known, Said, combine, judge, summarize
 from pipeline.ingest.classes import check_labels, describe_names
@@ -29,12 +31,13 @@ from pipeline.ingest.found import Found, find
 from pipeline.ingest.labels.groups import describe_groups
 from pipeline.ingest.news import Content, describe_news, find_new
 from pipeline.ingest.raw import REPLACED, next_name
+from pipeline.ingest.relisting import Terms, note_ingested, write_state
 from pipeline.ingest.sources import GRANULARITY_SECONDS, Source, find_repeated, list_source, unique
 from pipeline.ingest.stamps import STAMPS, Key, Stamps
 from pipeline.ingest.understood import tabulate
-from pipeline.ingest.undo import complete
+from pipeline.ingest.undo import complete, read_undone
 from pipeline.ingest.unfinished import Interrupted
-from pipeline.params import read
+from pipeline.params import Params, read
 from pipeline.workspace import Workspace, make_inbox
 from simclr_core.data import label_sets
 
@@ -82,6 +85,7 @@ def ingest(
     sources: Sequence[str] = ("inbox",),
     wait: Callable[[str], None] | None = None,
     unfinished: Interrupted | None = None,
+    listing_seconds: float = 0.0,
 ) -> IngestResult:
     """Add every new file of the sources as one raw batch and track it with DVC.
 
@@ -89,6 +93,8 @@ def ingest(
         sources: folders, globs or fsspec URLs; a relative one is taken from the workspace.
         wait: what says that files which changed a moment ago are waited for; None: they are left for the next time.
         unfinished: an interrupted run; what is new waits for its end, since with it the run would begin again.
+        listing_seconds: the age that the listing of a folder may have in which no file was added, removed or renamed;
+            0: every file is looked at.
 
     Raises:
         IngestError: a source does not exist, all of them are empty, ``labels.csv`` cannot be understood, or a label is
@@ -100,31 +106,55 @@ def ingest(
     make_inbox(workspace)
     with exclusive(workspace.root, "ingest"), Spool(workspace.scratch) as spool:
         stamps = Stamps(workspace.scratch / STAMPS)
+        complete(workspace.raw)
+        added = find_added(workspace, params, sources, stamps, listing_seconds, spool)
+        if added:
+            batch = _take(workspace, params, added.new, {}, added, unfinished)
+            _stamp_added(workspace, params, added, stamps)
+            return _describe_added(added, batch, config.classes)
         selection = Selection(config.include, config.exclude, params.prepare.channels is not None)
         listed = _list(workspace.root, sources, config.settle_seconds, selection, wait)
         for source in listed:
             source.spool = spool
-        complete(workspace.raw)
         found = find(workspace, config, listed, stamps)
         new = find_new(found.listings, found.before)
-        if config.classes is not None:
-            check_labels((one for content in new.values() for one in content.occurrences), config.classes)
-        if new and unfinished:
-            images = "1 new image or label" if len(new) == 1 else f"{len(new):,} new images or labels"
-            raise UnfinishedError(
-                f"a run was interrupted {unfinished.progress}; `simclr run` finishes it first, and takes "
-                f"{images} in the run after it; `--restart` takes them now, and the run begins again"
-            )
-        batch = workspace.raw / next_name(found.earlier) if new else None
-        if batch is not None:
-            for sha256 in write_batch(batch, new, found.before, config.shard_megabytes * 1_000_000):
-                found.forget(sha256)
-            batch = batch if new else None
-        failpoint("ingest.track")
-        add(workspace.root, workspace.raw)
-        failpoint("ingest.stamp")
+        batch = _take(workspace, params, new, found.before, found, unfinished)
         _stamp(workspace, listed, found, stamps)  # last: what is stamped has been ingested
-    return _describe(found, new, batch, config.classes)
+        after = _combine(found, new)
+        result = _describe(found, new, batch, config.classes, after)
+        settled = not contents(workspace.root) and not read_undone(found.earlier)
+        settled = settled and is_settled(found, after, result.changes)
+        _write_state(workspace, params, [one.identity for one in listed], _labels(after) if settled else None)
+    return result
+
+
+def _take(
+    workspace: Workspace,
+    params: Params,
+    new: dict[str, Content],
+    known: Container[str],
+    found: Found | Added,
+    unfinished: Interrupted | None,
+) -> Path | None:
+    """Write what is new as a batch, if anything is, and track it; ``new`` loses what cannot be read any more."""
+    config = params.ingest
+    if config.classes is not None:
+        check_labels((one for content in new.values() for one in content.occurrences), config.classes)
+    if new and unfinished:
+        images = "1 new image or label" if len(new) == 1 else f"{len(new):,} new images or labels"
+        raise UnfinishedError(
+            f"a run was interrupted {unfinished.progress}; `simclr run` finishes it first, and takes "
+            f"{images} in the run after it; `--restart` takes them now, and the run begins again"
+        )
+    batch = workspace.raw / next_name(found.earlier) if new else None
+    if batch is not None:
+        for sha256 in write_batch(batch, new, known, config.shard_megabytes * 1_000_000):
+            found.forget(sha256)
+        batch = batch if new else None
+    failpoint("ingest.track")
+    add(workspace.root, workspace.raw)
+    failpoint("ingest.stamp")
+    return batch
 
 
 def _stamp(workspace: Workspace, listed: Sequence[Source], found: Found, stamps: Stamps) -> None:
@@ -133,12 +163,54 @@ def _stamp(workspace: Workspace, listed: Sequence[Source], found: Found, stamps:
     stamps.record(found.stamped, read_tracked(workspace.root, RAW).md5, whole)
 
 
-def _describe(found: Found, new: dict[str, Content], batch: Path | None, classes: Sequence[str] | None) -> IngestResult:
-    before, listed = found.before, [listing.source for listing in found.listings]
-    after = before | {
+def _stamp_added(workspace: Workspace, params: Params, added: Added, stamps: Stamps) -> None:
+    """The same of the new files alone; the listing of the others stays."""
+    raw, config = read_tracked(workspace.root, RAW).md5, params.ingest
+    stamps.record(added.stamped, raw, ())
+    certain = [key for key, (stamp, _) in added.stamped.items() if stamp]
+    note_ingested(workspace.scratch, added.listing, Terms((), (), config.settle_seconds, raw), certain)
+    labels = {label for content in added.new.values() for one in content.occurrences if (label := one.label)}
+    identities = [one.source.identity for one in added.listings]
+    _write_state(workspace, params, identities, {*added.labels, *label_sets.members_of(labels)})
+
+
+def _write_state(
+    workspace: Workspace, params: Params, identities: Sequence[str], labels: Collection[str] | None
+) -> None:
+    terms = state_terms(params, identities, read_tracked(workspace.root, RAW).md5)
+    write_state(workspace.scratch, terms, None if labels is None else sorted(labels))
+
+
+def _describe_added(added: Added, batch: Path | None, classes: Sequence[str] | None) -> IngestResult:
+    listed = [one.source for one in added.listings]
+    labels = {label for content in added.new.values() for one in content.occurrences if (label := one.label)}
+    return IngestResult(
+        batch=batch.name if batch else None,
+        new_images=len(added.new),
+        new_labels=0,
+        known=added.others.total() + added.copies,
+        unsettled=0,
+        skipped=tuple(line for source in listed for line in source.skipped),
+        understood=(
+            *tabulate(listed, added.readings, added.others),
+            *describe_names({*added.labels, *label_sets.members_of(labels)}, classes),
+        ),
+    )
+
+
+def _combine(found: Found, new: dict[str, Content]) -> Known:
+    """What holds after the ingest."""
+    before = found.before
+    return before | {
         sha256: combine(before.get(sha256, ()), summarize(sha256, content.occurrences, len(found.earlier)))
         for sha256, content in new.items()
     }
+
+
+def _describe(
+    found: Found, new: dict[str, Content], batch: Path | None, classes: Sequence[str] | None, after: Known
+) -> IngestResult:
+    before, listed = found.before, [listing.source for listing in found.listings]
     repeated = find_repeated(listed)
     files = {
         (source.identity, path)

@@ -14,7 +14,7 @@ counts: nothing held out is trained on. What can be read in two ways is refused,
 import hashlib
 import posixpath
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -102,11 +102,22 @@ def hold_out(place: Place, sha256: str, share: float) -> Place:
     return place._replace(split="test") if chosen else place
 
 
-def read_layout(source: Source, inbox: Path, class_folders: bool = False) -> Reading:
+class Placed(NamedTuple):
+    """A folder as it would be in an inbox, the paths of files in it, and how many more are in it."""
+
+    folder: str
+    paths: Sequence[str]
+    more: int = 0
+
+
+def read_layout(
+    source: Source, inbox: Path, class_folders: bool = False, sizes: Mapping[str, int] | None = None
+) -> Reading:
     """The places of all files of a source, by its folders and its tables.
 
     Args:
         class_folders: whether a first folder with another name than those of an inbox is a class.
+        sizes: folder → number of files directly in it, where the source has only some of each and no table.
 
     Raises:
         IngestError: it can be read in two ways, or a table cannot be read.
@@ -114,28 +125,29 @@ def read_layout(source: Source, inbox: Path, class_folders: bool = False) -> Rea
     paths = [*source.files, *source.unsettled]
     prefix, reading, faults = _prefix(source.base, inbox), Reading(), list[str]()
     if prefix and prefix.partition("/")[0] not in (UNLABELED, ""):
-        reading.notes[f"{source.name}: read as the folder {prefix} of an inbox"] += len(paths)
+        total = sum(sizes.values()) if sizes else len(paths)
+        reading.notes[f"{source.name}: read as the folder {prefix} of an inbox"] += total
     folders = defaultdict[str, list[str]](list)
     for path in paths:
         folders[posixpath.dirname(path)].append(path)
-    datasets, placed = set() if prefix else _datasets(folders), list[tuple[str, list[str]]]()
+    datasets, placed = set() if prefix else _datasets(folders), list[Placed]()
     for folder, inside in folders.items():
         root = next((one for one in _parents(folder) if one in datasets), "")
         within = prefix + (posixpath.relpath(folder, root) if root else folder)
+        count = sizes[folder] if sizes else len(inside)
         if root:
-            reading.notes[f"{root}/ is read like an inbox, because it has folders for training and for testing"] += len(
-                inside
-            )
+            note = f"{root}/ is read like an inbox, because it has folders for training and for testing"
+            reading.notes[note] += count
         _read_folder(within, inside, reading, faults, class_folders)
-        placed.append((within, inside))
+        placed.append(Placed(within, inside, count - len(inside)))
         if label_sets.SEPARATOR in folder:
             faults.append(f"{printable(folder)}/ has a control character in its name; name the folder without it")
     _read_tables(source, reading, faults)
     folder_of_source = Path(source.base.removeprefix("file://"))
     if not prefix and not folder_of_source.is_relative_to(inbox):
-        _read_own_name(folder_of_source, paths, reading, faults)
-    for within, inside in placed:
-        _read_names(within, inside, reading, faults, class_folders)
+        _read_own_name(folder_of_source, placed, reading, faults)
+    for one in placed:
+        _read_names(one, reading, faults, class_folders)
     _note_deep_classes(placed, reading)
     faults += _without_class(reading)
     if faults:
@@ -192,36 +204,38 @@ def _read_folder(folder: str, paths: Sequence[str], reading: Reading, faults: li
         faults += [] if fault in faults else [fault]
 
 
-def _read_names(folder: str, paths: Sequence[str], reading: Reading, faults: list[str], class_folders: bool) -> None:
+def _read_names(placed: Placed, reading: Reading, faults: list[str], class_folders: bool) -> None:
     """Note what is odd about the names of a folder. Refuse one that is held out by its name if it would be trained on
     with labels: a test set becomes part of the training set by that."""
-    if not folder:
+    if not placed.folder:
         return
-    parts, silent = _parts(folder), reading.without_split(paths)
+    parts, silent = _parts(placed.folder), reading.without_split(placed.paths)
     labels = reading.labels_of(silent)
     for text in describe_role(parts):
-        reading.notes[text] += len(paths)
+        reading.notes[text] += len(placed.paths) + placed.more
     refused = list(refuse_held_out(parts, labels - {None}))
     faults += [fault for fault in refused if fault not in faults]
     if silent and not refused:
         for text in describe_near_misses(parts, class_folders, labels):
-            reading.notes[text] += len(silent)
+            reading.notes[text] += len(silent) + placed.more
 
 
-def _note_deep_classes(placed: Iterable[tuple[str, list[str]]], reading: Reading) -> None:
+def _note_deep_classes(placed: Iterable[Placed], reading: Reading) -> None:
     """Note the classes of which every file that no table names is in one of several folders."""
     classes = defaultdict[str, Counter[str]](Counter)
-    for folder, paths in placed:
+    for folder, paths, more in placed:
         top, *below = _parts(folder)
         if below and role_of(top) in (LABELED, TEST):
-            classes[f"{top}/{below[0]}"]["".join(below[1:2])] += sum(path not in reading.named for path in paths)
+            count = sum(path not in reading.named for path in paths) + more
+            classes[f"{top}/{below[0]}"]["".join(below[1:2])] += count
     for folder, inner in ((folder, +inner) for folder, inner in classes.items()):
         if len(inner) > 1 and "" not in inner:
             reading.notes[describe_deep_class(folder, [*inner])] += inner.total()
 
 
-def _read_own_name(folder: Path, paths: Sequence[str], reading: Reading, faults: list[str]) -> None:
+def _read_own_name(folder: Path, placed: Sequence[Placed], reading: Reading, faults: list[str]) -> None:
     """Note or refuse what a source is by its own name, if nothing in it says what is held out."""
+    paths = [path for one in placed for path in one.paths]
     silent = reading.without_split(paths)
     if not silent or len(silent) < len(paths):
         return
@@ -229,7 +243,9 @@ def _read_own_name(folder: Path, paths: Sequence[str], reading: Reading, faults:
     if refused := list(refuse_held_out([folder.name], labels - {None})):
         faults += refused
     else:
-        reading.notes.update(dict.fromkeys(describe_source(folder, labels), len(paths)))
+        reading.notes.update(
+            dict.fromkeys(describe_source(folder, labels), len(paths) + sum(one.more for one in placed))
+        )
 
 
 def _without_class(reading: Reading) -> list[str]:

@@ -78,16 +78,20 @@ def read_source(
     reading: Reading,
     held_out: float,
     known: Known,
-    stamps: Stamps,
+    stamps: Stamps | None,
     stamped: dict[Key, tuple[str, str]],
     kept_out: KeptOut,
 ) -> Listing:
-    """What the source holds and was neither purged nor undone; adds the stamps, empty if a next change may not show."""
+    """What the source holds and was neither purged nor undone; adds the stamps, empty if a next change may not show.
+
+    Args:
+        stamps: None: all files are new.
+    """
     listing = Listing(source, {}, reading, {})
     tables = source.labels.items()
     stamped.update({(source.base, path): (table.stamp, "") for path, table in tables if source.settled(table)})
     later = (*source.left_out, *source.unsettled, *source.writing)
-    rows = {(source.base, path): stamps.row(source.base, path) for path in later}
+    rows = {(source.base, path): stamps.row(source.base, path) for path in later if stamps}
     stamped.update({key: row for key, row in rows.items() if row})  # taken again one day, it is not read again
     for path, sha256 in identify(source, known, stamps, kept_out).items():
         if isinstance(sha256, IngestError):  # only this file is affected
@@ -98,7 +102,7 @@ def read_source(
         # A folder and a glob of it have the same files, and their stamps differ: as in a survey, the first one counts.
         stamped.setdefault((source.base, path), (file.stamp if source.settled(file) else "", sha256))
         if sha256 == NOT_AN_IMAGE:
-            source.passed_over[path] = ARRAY if is_array(path) else NO_IMAGE
+            source.passed_over[path] = why_no_image(path)
             continue
         place = reading.places[path]
         if path not in reading.named and (group := _kept_group(place, known.get(sha256, ()), source.identity)):
@@ -119,12 +123,17 @@ def read_source(
     return listing
 
 
-def identify(source: Source, known: Known, stamps: Stamps, kept_out: KeptOut) -> dict[str, str | IngestError]:
+def why_no_image(path: str) -> str:
+    """Why a file is passed over whose bytes are not those of an image."""
+    return ARRAY if is_array(path) else NO_IMAGE
+
+
+def identify(source: Source, known: Known, stamps: Stamps | None, kept_out: KeptOut) -> dict[str, str | IngestError]:
     """The SHA-256 of each file, NOT_AN_IMAGE, or why it cannot be read; reads those whose stamps are not known."""
     found: dict[str, str | IngestError] = {}
     unread = []
     for path, file in source.files.items():
-        sha256 = stamps.find(source.base, path, file.stamp) if file.certain else None
+        sha256 = stamps.find(source.base, path, file.stamp) if stamps and file.certain else None
         if sha256 == NOT_AN_IMAGE and source.arrays and is_array(path):
             sha256 = None  # it is one since prepare.channels was set
         # Not known also when the batches are not those that the stamps were taken with.

@@ -26,6 +26,7 @@ from typing import Any, BinaryIO
 OCCURRENCES = "occurrences.jsonl"
 UNDONE = "undone"  # key of a record: what was said of a content before it was undone, and with which batch
 REDONE = "redone"  # key of what that says, if the content may come in again
+BEGIN = b'{"sha256": "'  # of a line
 NOTHING_SAID = b'"occurrences": []'  # in the line of a content that was purged or undone
 REPLACED = "replaced"  # the split of a content whose file has other contents now: its source has it no longer
 
@@ -79,6 +80,23 @@ def read_occurrences(batch: Path) -> dict[str, tuple[Occurrence, ...]]:
     """SHA-256 → where it was seen, in the order of the batch."""
     records = read_records(batch)
     return {record["sha256"]: tuple(Occurrence(**seen) for seen in record["occurrences"]) for record in records}
+
+
+def read_some(batch: Path, wanted: Container[str], marked: str) -> dict[str, tuple[Occurrence, ...]] | None:
+    """Like ``read_occurrences``, of these contents alone; None if a line has the key ``marked``.
+
+    The other lines are neither parsed nor kept.
+    """
+    begin, key, found = len(BEGIN), f'"{marked}": '.encode(), {}
+    with (batch / OCCURRENCES).open("rb") as lines:
+        for line in lines:
+            if key in line:
+                return None
+            if not line.startswith(BEGIN) or line[begin : begin + 64].decode() in wanted:
+                record = json.loads(line)
+                if record["sha256"] in wanted and record["occurrences"]:
+                    found[record["sha256"]] = tuple(Occurrence(**seen) for seen in record["occurrences"])
+    return found
 
 
 def read_rows(batch: Path) -> Iterator[tuple[str, str, str, str | None, str | None, str | None]]:

@@ -14,20 +14,20 @@ import logging
 import posixpath
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from deploy.folders.files import is_labels, passed_over
-from pipeline.ingest.files.listing import File, file_stamp, folder_stamp, is_text, list_folder
+from deploy.folders.files import is_labels
+from pipeline.ingest.files.listing import UNSEEN, File, file_stamp, folder_stamp, is_text, list_folder
 from pipeline.ingest.files.selection import Selection
-from pipeline.ingest.sources import Address, leaves_out, list_source, locate, refusing, undated
+from pipeline.ingest.sources import Address, list_source, locate, refusing, undated, why_passed_over
 from pipeline.ingest.stamps import STAMPS
 
 LISTINGS = "listings.sqlite"  # in the workspace's scratch folder
-FORMAT = 1
+FORMAT = 2
 WAIT_SECONDS = 5.0  # for another process that is listing
 SETTLED_SECONDS = 2.5  # two changes of a folder within one tick of its clock, 2 s on some disks, have the same time
 KEPT_SECONDS = 30 * 24 * 3600.0  # what is known of a source that is listed no more
@@ -35,9 +35,14 @@ SHARE = 20  # a listing without folders is used again for this many times what i
 SCHEMA = (
     "CREATE TABLE source (base TEXT PRIMARY KEY, terms TEXT NOT NULL, at REAL NOT NULL, took REAL NOT NULL)",
     """CREATE TABLE folder (
-        base TEXT NOT NULL, folder TEXT NOT NULL, stamp TEXT NOT NULL, files INTEGER NOT NULL,
+        base TEXT NOT NULL, folder TEXT NOT NULL, stamp TEXT NOT NULL, files INTEGER NOT NULL, sample TEXT NOT NULL,
         PRIMARY KEY (base, folder)
     ) WITHOUT ROWID""",
+    """CREATE TABLE passed (
+        base TEXT NOT NULL, folder TEXT NOT NULL, path TEXT NOT NULL, reason TEXT NOT NULL,
+        PRIMARY KEY (base, folder, path)
+    ) WITHOUT ROWID""",
+    "CREATE TABLE state (terms TEXT NOT NULL, labels TEXT NOT NULL)",
     """CREATE TABLE waiting (
         base TEXT NOT NULL, folder TEXT NOT NULL, path TEXT NOT NULL, stamp TEXT NOT NULL, changed REAL,
         settled INTEGER NOT NULL, PRIMARY KEY (base, folder, path)
@@ -60,6 +65,10 @@ class Terms(NamedTuple):
     settle_seconds: float
     raw: str | None
 
+    def text(self, scratch: Path) -> str:
+        """With what the stamps are now: an ingest changes them."""
+        return json.dumps([self.include, self.exclude, self.raw, _signature(scratch / STAMPS)])
+
 
 class Waiting(NamedTuple):
     """What a source holds that no ingest has seen: path → file; ``unsettled`` are still being written. ``settled``
@@ -70,6 +79,15 @@ class Waiting(NamedTuple):
     images: int
     new: dict[str, File]
     unsettled: dict[str, File]
+
+
+class Details(NamedTuple):
+    """What a source holds besides: folder → number of files directly in it and the path of one, path → why a file is
+    passed over. ``tables`` counts those of labels."""
+
+    folders: dict[str, tuple[int, str]]
+    passed_over: dict[str, str]
+    tables: int
 
 
 class _WholeError(Exception):
@@ -104,7 +122,7 @@ def relist(root: Path, names: Sequence[str], scratch: Path, terms: Terms, age: f
 def _relist(root: Path, addresses: Sequence[Address], scratch: Path, terms: Terms, age: float) -> list[Waiting]:
     stamps = scratch / STAMPS
     before, selection = _signature(stamps), Selection(terms.include, terms.exclude)
-    text = json.dumps([terms.include, terms.exclude, terms.raw, before])
+    text = terms.text(scratch)
     scratch.mkdir(parents=True, exist_ok=True)
     with _opened(scratch / LISTINGS) as database, closing(_connect(stamps)) as ingested:
         for address in addresses:
@@ -120,6 +138,51 @@ def _relist(root: Path, addresses: Sequence[Address], scratch: Path, terms: Term
     if _signature(stamps) != before:
         raise _WholeError  # an ingest has ended meanwhile
     return found
+
+
+def read_details(scratch: Path, base: str) -> Details:
+    """Of a source that ``relist`` has listed."""
+    with closing(sqlite3.connect(scratch / LISTINGS, timeout=WAIT_SECONDS)) as database:
+        folders = database.execute("SELECT folder, files, sample FROM folder WHERE base = ? AND files > 0", (base,))
+        passed = database.execute("SELECT path, reason FROM passed WHERE base = ? ORDER BY path", (base,))
+        tables = database.execute("SELECT count(*) FROM labels WHERE base = ?", (base,)).fetchone()
+        return Details({folder: (files, path) for folder, files, path in folders}, dict(passed.fetchall()), tables[0])
+
+
+def read_state(scratch: Path, terms: object) -> list[str] | None:
+    """The labels of all batches, if after an ingest under these terms there was nothing that each ingest has to judge
+    again; None otherwise."""
+    with suppress(sqlite3.Error), _opened(scratch / LISTINGS) as database:
+        for kept, labels in database.execute("SELECT terms, labels FROM state"):
+            if kept == _state_terms(scratch, terms):
+                found: list[str] = json.loads(labels)
+                return found
+    return None
+
+
+def write_state(scratch: Path, terms: object, labels: Sequence[str] | None) -> None:
+    """Remember it for the next ingest; labels None: there was something."""
+    with suppress(sqlite3.Error), _opened(scratch / LISTINGS) as database:
+        database.execute("DELETE FROM state")
+        if labels is not None:
+            row = (_state_terms(scratch, terms), json.dumps(labels))
+            database.execute("INSERT INTO state VALUES (?, ?)", row)
+
+
+def _state_terms(scratch: Path, terms: object) -> str:
+    return json.dumps([terms, _signature(scratch / STAMPS)])
+
+
+def note_ingested(scratch: Path, before: str, after: Terms, seen: Iterable[tuple[str, str]]) -> None:
+    """Take files (base, path) for known that an ingest has seen, so that not everything is listed again.
+
+    Args:
+        before: ``text`` of the terms of the listing that the ingest went by.
+    """
+    with suppress(sqlite3.Error), _opened(scratch / LISTINGS) as database:
+        rows = ((base, posixpath.dirname(path), path) for base, path in seen)
+        database.executemany("DELETE FROM waiting WHERE base = ? AND folder = ? AND path = ?", rows)
+        database.execute("UPDATE source SET terms = ? WHERE terms = ?", (after.text(scratch), before))
 
 
 class Look(NamedTuple):
@@ -167,13 +230,17 @@ def _list_one(look: Look, address: Address, folder: str, full: bool) -> list[str
             for found in list_folder(where):
                 if isinstance(found, File):
                     files.append((posixpath.join(folder, posixpath.basename(found.path)), undated(found, now)))
-                elif is_text(found):  # or nothing in it is taken
+                elif is_text(found):
                     inner.append(posixpath.join(folder, posixpath.basename(found)))
-        except OSError:
+                else:  # nothing in it is taken
+                    files.append((posixpath.join(folder, repr(found)), File("", fault=f"{UNSEEN}named")))
+        except OSError as error:
             if not folder:
                 raise
             whole = False
-    taken = [(path, file) for path, file in files if _is_taken(path, file, look.selection)]
+            files.append((folder, File("", fault=f"{UNSEEN}listed ({error.strerror})")))
+    reasons = {path: why_passed_over(path, file, look.selection) for path, file in files}
+    taken = [(path, file) for path, file in files if not reasons[path]]
     since = now - look.terms.settle_seconds
     settled = {path: file for path, file in taken if file.changed is None or file.changed <= since}
     unsettled = {path: file for path, file in taken if path not in settled}
@@ -185,7 +252,11 @@ def _list_one(look: Look, address: Address, folder: str, full: bool) -> list[str
     trusted = stamp[0] if stamp and whole and not unsettled else ""
     database.execute("DELETE FROM waiting WHERE base = ? AND folder = ?", (base, folder))
     database.executemany("INSERT INTO waiting VALUES (?, ?, ?, ?, ?, ?)", waiting)
-    database.execute("INSERT OR REPLACE INTO folder VALUES (?, ?, ?, ?)", (base, folder, trusted, len(settled)))
+    row = (base, folder, trusted, len(settled), min(settled, default=""))
+    database.execute("INSERT OR REPLACE INTO folder VALUES (?, ?, ?, ?, ?)", row)
+    passed = {(base, folder, *reason) for reason in reasons.values() if reason}
+    database.execute("DELETE FROM passed WHERE base = ? AND folder = ?", (base, folder))
+    database.executemany("INSERT OR REPLACE INTO passed VALUES (?, ?, ?, ?)", passed)
     tables = [(base, folder, path, file.stamp) for path, file in settled.items() if is_labels(path)]
     database.execute("DELETE FROM labels WHERE base = ? AND folder = ?", (base, folder))
     database.executemany("INSERT INTO labels VALUES (?, ?, ?, ?)", tables)
@@ -209,11 +280,6 @@ def _known(look: Look, folder: str, files: dict[str, File], leaf: bool) -> set[s
     }
 
 
-def _is_taken(path: str, file: File, selection: Selection) -> bool:
-    name = posixpath.basename(path)
-    return file.fault is None and (is_labels(name) or not passed_over(name)) and not leaves_out(selection, path)
-
-
 def _list_whole(look: Look, root: Path, address: Address, text: str) -> None:
     """List a bucket, a glob or a single file."""
     began = time.time()
@@ -229,7 +295,13 @@ def _list_whole(look: Look, root: Path, address: Address, text: str) -> None:
         "INSERT INTO waiting VALUES (?, '', ?, ?, ?, ?)",
         [(look.base, path, file.stamp, file.changed, state) for path, file, state in waiting],
     )
-    look.database.execute("INSERT INTO folder VALUES (?, '', '', ?)", (look.base, len(settled)))
+    folders = [
+        (look.base, folder, len(paths := [*inside]), min(paths))
+        for folder, inside in groupby(sorted(settled, key=posixpath.dirname), posixpath.dirname)
+    ]
+    look.database.executemany("INSERT INTO folder VALUES (?, ?, '', ?, ?)", folders)
+    passed = [(look.base, path, reason) for path, reason in source.passed_over.items()]
+    look.database.executemany("INSERT INTO passed VALUES (?, '', ?, ?)", passed)
     tables = [(look.base, path, file.stamp) for path, file in source.labels.items()]
     look.database.executemany("INSERT INTO labels VALUES (?, '', ?, ?)", tables)
     at = 0.0 if later else began
@@ -265,6 +337,7 @@ def _forget(database: sqlite3.Connection, base: str) -> None:
         "DELETE FROM folder WHERE base = ?",
         "DELETE FROM waiting WHERE base = ?",
         "DELETE FROM labels WHERE base = ?",
+        "DELETE FROM passed WHERE base = ?",
     ):
         database.execute(statement, (base,))
 
@@ -282,6 +355,7 @@ def _forget_folder(database: sqlite3.Connection, base: str, folder: str) -> None
         "DELETE FROM folder WHERE base = ? AND (folder = ? OR (folder > ? AND folder < ?))",
         "DELETE FROM waiting WHERE base = ? AND (folder = ? OR (folder > ? AND folder < ?))",
         "DELETE FROM labels WHERE base = ? AND (folder = ? OR (folder > ? AND folder < ?))",
+        "DELETE FROM passed WHERE base = ? AND (folder = ? OR (folder > ? AND folder < ?))",
     ):
         database.execute(statement, (base, folder, f"{folder}/", f"{folder}0"))
 

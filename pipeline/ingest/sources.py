@@ -316,19 +316,16 @@ def _sort_out(source: Source, base: str, listed: Iterator[File], settle_seconds:
     for file in sorted(listed, key=lambda one: one.path):
         relative = file.path[len(prefix) :] if file.path.startswith(prefix) else _relative(file.path, base)
         file = undated(file, source.listed)
-        left = passed_over(relative)
-        if left and not is_labels(left[0]):
-            source.passed_over[left[0]] = left[1]  # a hidden folder once, however much is in it
-        elif leaves_out(selection, relative):
-            source.passed_over[relative] = LEFT_OUT
-            source.left_out.add(relative)
-        elif file.fault:
-            source.passed_over[relative] = file.fault
-            if file.fault.startswith(UNSEEN):
-                source.unseen.add(relative)
+        if passed := why_passed_over(relative, file, selection):
+            path, reason = passed
+            source.passed_over[path] = reason
+            if reason == LEFT_OUT:
+                source.left_out.add(path)
+            elif reason.startswith(UNSEEN):
+                source.unseen.add(path)
         else:  # a stored object without a time is complete: it appears when its upload has ended
             changing = file.changed is not None and file.changed > settled
-            taken = (source.writing, source.labels) if left else (source.unsettled, source.files)
+            taken = (source.writing, source.labels) if is_labels(relative) else (source.unsettled, source.files)
             taken[0 if changing else 1][relative] = file
     for folder in map(posixpath.dirname, source.writing):
         for relative in [path for path in source.files if not folder or path.startswith(f"{folder}/")]:
@@ -342,9 +339,14 @@ def undated(file: File, now: float) -> File:
     return file._replace(changed=None) if ahead else file
 
 
-def leaves_out(selection: Selection, relative: str) -> bool:
-    """Whether the selection does not take a file: ``include`` does not speak of tables of labels."""
-    return selection.excludes(relative) or (not is_labels(relative) and selection.leaves_out(relative))
+def why_passed_over(relative: str, file: File, selection: Selection) -> tuple[str, str] | None:
+    """What is passed over, of a hidden folder once that, and why; None: the file is taken."""
+    left = passed_over(relative)
+    if left and not is_labels(left[0]):
+        return left
+    if selection.excludes(relative) or (not left and selection.leaves_out(relative)):
+        return relative, LEFT_OUT
+    return (relative, file.fault) if file.fault else None
 
 
 def _relative(path: str, base: str) -> str:

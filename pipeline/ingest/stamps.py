@@ -98,6 +98,15 @@ class Stamps:
         counted = self._read("SELECT count(DISTINCT sha256) FROM ingested WHERE base = ?", base)
         return counted[0][0] if counted and base in self._listed else 0
 
+    def count(self, base: str) -> int:
+        """How many files the source had when it was last seen."""
+        return sum(number for (number,) in self._read("SELECT count(*) FROM ingested WHERE base = ?", base))
+
+    def not_images(self, base: str, mark: str) -> list[str]:
+        """The paths of files of which the content is noted with this mark."""
+        rows = self._read("SELECT path FROM ingested WHERE base = ? AND sha256 = ?", base, mark)
+        return [path for (path,) in rows]
+
     def record(self, seen: Mapping[Key, tuple[str, str]], raw: str, whole: Collection[str]) -> None:
         """Remember (stamp, SHA-256) of what was ingested, all or nothing; to fail costs time at the next ingest.
 
@@ -106,7 +115,7 @@ class Stamps:
             whole: sources that were listed in full. Files that are not there any more are forgotten.
         """
         now = time.time()
-        gone = [key for key in self._known if key[0] in whole and key not in seen]
+        gone = [key for key in self._known if key[0] in whole and key not in seen] if whole else []
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with _transaction(self.path) as database:
@@ -115,7 +124,7 @@ class Stamps:
                 database.execute("DELETE FROM state")
                 database.execute("INSERT INTO state VALUES (?)", (raw,))
                 database.executemany("DELETE FROM ingested WHERE base = ? AND path = ?", gone)
-                rows = [(*key, *value) for key, value in seen.items() if self._known.get(key) != value]
+                rows = [(*key, *value) for key, value in seen.items() if not whole or self._known.get(key) != value]
                 database.executemany("INSERT OR REPLACE INTO ingested VALUES (?, ?, ?, ?)", rows)
                 listed = [(base, now) for base in {*whole, *(base for base, _ in seen)}]
                 database.executemany("INSERT OR REPLACE INTO listed VALUES (?, ?)", listed)

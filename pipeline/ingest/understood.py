@@ -1,7 +1,8 @@
 """The end of every ingest: how many files each class has in each split, and what a person may not have meant."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from deploy.failure import printable
 from deploy.folders.files import describe_passed_over
@@ -17,12 +18,19 @@ SHOWN_NOTES = 20
 WIDTH = 40  # of a class's name
 
 
-def tabulate(sources: Sequence[Source], readings: Sequence[Reading]) -> list[str]:
+def tabulate(
+    sources: Sequence[Source],
+    readings: Sequence[Reading],
+    others: Mapping[tuple[str, str | None], int] = MappingProxyType({}),
+) -> list[str]:
     """Lines of a table, split x class, of all files in the sources; then what was passed over, and notes.
 
     A file with several labels is counted for each of them, and one that two sources list, once.
+
+    Args:
+        others: split, label → number of files that are in the sources, and left out of these lists of them.
     """
-    counts: Counter[tuple[str, str | None]] = Counter()
+    counts = Counter(others)
     notes: Counter[str] = Counter()
     repeated = find_repeated(sources)
     for source, reading, twice in zip(sources, readings, repeated, strict=True):
