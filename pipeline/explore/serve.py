@@ -4,19 +4,23 @@ Only loopback is served without SIMCLR_UI_PASSWORD. A viewer sees everything and
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 
 from deploy.explore.app import application
+from deploy.explore.collection import Action
 from pipeline.errors import FORESEEN
+from pipeline.explore.decisions import Decisions
 from pipeline.explore.shown import Shown
 from pipeline.ui.access import Role, read_access
 from pipeline.ui.asgi import Application
 from pipeline.ui.guard import Guard
 from pipeline.ui.login import Login
 from pipeline.ui.sessions import Sessions, session_key
+from pipeline.validation.quarantine import person
 from pipeline.workspace import Workspace
 
 SESSIONS = Path(".simclr") / "services" / "explore_sessions.json"
@@ -30,29 +34,38 @@ def serve(workspace: Workspace, host: str, port: int) -> None:
         WorkspaceError: there is no map yet.
         ServiceError: the passwords are missing or cannot be read.
     """
-    access = read_access(host, os.environ, session_key(workspace.root))
-    shown = Shown(workspace)
-    applications: dict[Role, Application] = {"operator": make(workspace, shown)}
-    if "viewer" in access.passwords:
-        applications["viewer"] = make(workspace, shown)
+    proxies = read_access(host, os.environ, b"").proxies
     uvicorn.run(
-        Guard(
-            applications, access, Login(access, Sessions(workspace.root / SESSIONS, access.key), workspace.root.name)
-        ),
+        guarded(workspace, host, os.environ),
         host=host,
         port=port,
         log_level="warning",
         lifespan="off",
         server_header=False,
         timeout_graceful_shutdown=STOP_SECONDS,
-        proxy_headers=bool(access.proxies),
-        forwarded_allow_ips=list(access.proxies),
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=list(proxies),
     )
 
 
-def make(workspace: Workspace, shown: Shown) -> Application:
-    def about() -> dict[str, Any]:
-        return {"title": workspace.root.name}
+def guarded(workspace: Workspace, host: str, environment: Mapping[str, str]) -> Guard:
+    """What is served at ``host``; errors as ``serve``."""
+    access = read_access(host, environment, session_key(workspace.root))
+    shown = Shown(workspace)
+    applications: dict[Role, Application] = {"operator": make(workspace, shown, Decisions(workspace, shown).actions)}
+    if "viewer" in access.passwords:
+        applications["viewer"] = make(workspace, shown, {})
+    sessions = Sessions(workspace.root / SESSIONS, access.key)
+    return Guard(applications, access, Login(access, sessions, workspace.root.name))
 
-    found: Application = application(shown, about, {}, FORESEEN)
+
+def make(workspace: Workspace, shown: Shown, actions: Mapping[str, Action]) -> Application:
+    """The application for a role that may do these."""
+    who = person() if actions else ""
+
+    def about() -> dict[str, Any]:
+        classes = shown.table["label"].drop_nulls().unique().sort().to_list()
+        return {"title": workspace.root.name, "decides": bool(actions), "who": who, "classes": classes}
+
+    found: Application = application(shown, about, actions, FORESEEN)
     return found

@@ -12,6 +12,7 @@ from deploy.plural import listed
 from pipeline.ingest.labels.names import HELD_OUT, PERHAPS_HELD_OUT, TRAINED, fold, words_of
 
 READ = ("path", "label", "labels", "split", "group")
+RECORDED = ("who", "when", "why")  # what `simclr explore` notes of a decision, for people
 NAMES = {"label", "labels", "group"}  # of which a table has one at least
 SPLIT_NAMES = {"split", "splits", "subset", "partition", "phase"}  # what else may be in such a column than a split?
 SPLIT_WORDS = HELD_OUT | PERHAPS_HELD_OUT | TRAINED | {"unlabeled", "unlabelled", "unsup", "extra", "support", "both"}
@@ -27,7 +28,7 @@ def names_files(columns: Collection[str]) -> bool:
 
 def describe_unused(columns: Sequence[str]) -> str:
     """Which columns are not read; empty if all are."""
-    unused = [repr(printable(column, None)) for column in columns if column and column not in READ]
+    unused = [repr(printable(column, None)) for column in columns if column and column not in (*READ, *RECORDED)]
     if not unused:
         return ""
     kind = "column" if len(unused) == 1 else "columns"

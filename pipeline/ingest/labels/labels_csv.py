@@ -50,7 +50,7 @@ class Row(NamedTuple):
 def columns_of(data: bytes) -> list[str]:
     """The names in the first line of a table, as ``read_rows`` compares them."""
     text = data.decode("utf-16" if _is_utf16(data) else "utf-8-sig", errors="replace")
-    return _header(SEPARATOR.sub("\n", text))[1]
+    return header(SEPARATOR.sub("\n", text))[1]
 
 
 def read_rows(where: str, data: bytes) -> list[Row]:
@@ -59,8 +59,8 @@ def read_rows(where: str, data: bytes) -> list[Row]:
     Raises:
         IngestError: it is not text, lacks the columns, or a line has an unknown split or no label cell.
     """
-    text = SEPARATOR.sub("\n", _decode(where, data))  # the lines keep their numbers
-    delimiter, columns = _header(text)
+    text = SEPARATOR.sub("\n", decode(where, data))  # the lines keep their numbers
+    delimiter, columns = header(text)
     if not names_files(columns):
         found = f"has the columns {printable(','.join(columns), SHOWN)}" if columns else "has no first line"
         raise IngestError(
@@ -188,7 +188,12 @@ def _is_utf16(data: bytes) -> bool:
     return data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
 
 
-def _decode(where: str, data: bytes) -> str:
+def decode(where: str, data: bytes) -> str:
+    """The text of a table.
+
+    Raises:
+        IngestError: it is neither UTF-8 nor UTF-16.
+    """
     try:
         return data.decode("utf-16" if _is_utf16(data) else "utf-8-sig")
     except UnicodeDecodeError as error:
@@ -199,7 +204,7 @@ def _decode(where: str, data: bytes) -> str:
         ) from None
 
 
-def _header(text: str) -> tuple[str, list[str]]:
+def header(text: str) -> tuple[str, list[str]]:
     """The delimiter, and the names of the columns in lower case."""
     first = text.lstrip("\r\n").splitlines()[:1]
     for delimiter in DELIMITERS:

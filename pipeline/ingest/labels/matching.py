@@ -41,8 +41,21 @@ def match_rows(where: str, rows: Sequence[Row], table: str, base: str, files: Co
     Raises:
         IngestError: two rows name one file, or none names any.
     """
-    folder = posixpath.dirname(table)
-    found = _find_all([row.path for row in rows], folder, base, files)
+    matched, lost = find_rows(where, rows, table, base, files)
+    if lost and not matched and files:
+        raise IngestError(
+            f"{where}: none of its paths ({len(rows):,}) is a file of this source, such as {lost[0].path!r}"
+            f"{_hint(lost[0].path, files)}; paths are relative to the folder of labels.csv"
+        )
+    return Matched(matched, _describe(where, lost, len(rows), files) if lost and files else "")
+
+
+def find_rows(
+    where: str, rows: Sequence[Row], table: str, base: str, files: Collection[str]
+) -> tuple[dict[str, Row], list[Row]]:
+    """The row of each of the ``files`` that is named, and the rows that name none of them; arguments and errors as in
+    ``match_rows``, which accepts no table of which all rows do."""
+    found = _find_all([row.path for row in rows], posixpath.dirname(table), base, files)
     matched: dict[str, Row] = {}
     lost = []
     for row, path in zip(rows, found, strict=True):
@@ -52,12 +65,7 @@ def match_rows(where: str, rows: Sequence[Row], table: str, base: str, files: Co
             raise IngestError(f"{where}: line {row.line} names {row.path!r} again; give each file one row")
         else:
             matched[path] = row
-    if lost and not matched and files:
-        raise IngestError(
-            f"{where}: none of its paths ({len(rows):,}) is a file of this source, such as {lost[0].path!r}"
-            f"{_hint(lost[0].path, files)}; paths are relative to the folder of labels.csv"
-        )
-    return Matched(matched, _describe(where, lost, len(rows), files) if lost and files else "")
+    return matched, lost
 
 
 def _find_all(paths: Sequence[str], folder: str, base: str, files: Collection[str]) -> list[str | None]:

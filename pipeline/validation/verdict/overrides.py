@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from deploy.artifact import write_atomically
+from deploy.lock import in_turn
 from pipeline.errors import OverridesError
 from pipeline.validation.reasons import RELEASABLE
 
@@ -86,9 +87,25 @@ def write(path: Path, overrides: Iterable[Override]) -> None:
 
 
 def decide(path: Path, decisions: Sequence[Override]) -> None:
-    """Add decisions; one about the same content replaces the earlier one."""
-    latest = {one.sha256: one for one in (*read(path), *decisions)}
-    write(path, latest.values())
+    """Add decisions; one about the same content replaces the earlier one. Of two that decide at once, both hold."""
+    with in_turn(path.parent):
+        latest = {one.sha256: one for one in (*read(path), *decisions)}
+        write(path, latest.values())
+
+
+def take_back(path: Path, decisions: Sequence[Override], before: Iterable[Override]) -> None:
+    """Put what was decided ``before`` in the place of decisions.
+
+    Raises:
+        OverridesError: one of them is not there any more; nothing is written then.
+    """
+    with in_turn(path.parent):
+        known = {one.sha256: one for one in read(path)}
+        for one in decisions:
+            if known.get(one.sha256) != one:
+                raise OverridesError(f"{one.sha256[:12]}: was decided otherwise since; change {path.name} by hand")
+            del known[one.sha256]
+        write(path, [*known.values(), *before])
 
 
 def settle(path: Path, today: date) -> list[Override]:
