@@ -14,6 +14,7 @@ from pathlib import Path
 
 from deploy import latency, triton
 from deploy.bundle import FP32
+from deploy.cli import explore as explore_cli
 from deploy.cli import index as index_cli
 from deploy.cli import serve as serve_cli
 from deploy.encoder import Encoder, Prediction, load
@@ -186,6 +187,7 @@ def build_parser() -> argparse.ArgumentParser:
     bench_command.add_argument("--seconds", type=float, default=10, metavar="S", help="duration; default: 10")
     bench_command.add_argument("--json", action="store_true", help="print JSON instead of a table")
     serve_cli.register(commands)
+    explore_cli.register(commands)
     summary = "write the encoder into a model repository of Triton Inference Server"
     triton_command = commands.add_parser(
         "export-triton", help=summary, description=summary[0].upper() + summary[1:] + "."

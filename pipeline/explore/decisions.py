@@ -175,7 +175,7 @@ class Decisions:
         if lost:
             raise IngestError(
                 f"{counted(len(lost), 'image')} not in the inbox any more, or with other bytes, such as {lost[0]!r}; "
-                "label it in the labels.csv of its own source, or put it back"
+                "label it in the labels.csv of its source, or put it back"
             )
         names = {row["path"] for row in rows}
         for table in _tables(inbox):

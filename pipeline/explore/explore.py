@@ -21,12 +21,12 @@ from deploy.bundle import ASSIGNED, Head
 from deploy.embeddings import l2_normalize
 from deploy.encoder import Encoder
 from deploy.errors import ImageError
+from deploy.explore.sprites import write_sprites
 from deploy.images.full_depth import Samples
 from deploy.plural import counted
 from deploy.search.index import Index
 from pipeline.errors import ValidationError
 from pipeline.explore.landmark_map import count_landmarks, nearest_labeled, place
-from pipeline.explore.sprites import write_sprites
 from pipeline.explore.table import ANSWERS, FILES, Seen, build
 from pipeline.validation import manifest
 from pipeline.workspace import Workspace

@@ -16,13 +16,13 @@ import deploy
 from deploy.encoder import Encoder
 from deploy.explore.collection import Near, Picture
 from deploy.explore.columns import Coded, pack
+from deploy.explore.sprites import ACROSS, ON_SHEET, SIDE
 from deploy.images.preview import preview
 from deploy.images.signatures import sniff
 from deploy.search.index import Index
 from pipeline.errors import WorkspaceError
 from pipeline.explore.explore import INDEX, SPRITES, TABLE, PreparedImages, folder_of
 from pipeline.explore.graph import has_stage
-from pipeline.explore.sprites import ACROSS, ON_SHEET, SIDE
 from pipeline.workspace import Workspace
 
 TEXTS = ("label", "prediction", "split", "batch", "state", "reason", "champion")

@@ -29,7 +29,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipeline.explore.sprites import ON_SHEET
+from deploy.explore.sprites import ON_SHEET
 from pipeline.validation.tables import shown_label
 
 IMAGES = pl.Schema(

@@ -4,6 +4,7 @@
 const CLASSES = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6bb1", "#999933", "#aa3377", "#44aa99", "#b15928", "#5f8dd3"];
 const SCALE = ["#00224e", "#2a3f6d", "#575d6d", "#7c7b78", "#a59c74", "#d2c060", "#fee838"]; // cividis
 const NAMES = { label: "class", prediction: "prediction", confidence: "confidence", batch: "batch", novelty: "novelty", near_group: "duplicate group", split: "split", reason: "quarantine reason", state: "state", champion: "answer of the release", label_confidence: "probability of its class" };
+const PLACES = ["x", "y", "tile"]; // columns that say where, and not what
 const SHOWN = 40; // lines of a legend
 
 export const dark = () => matchMedia("(prefers-color-scheme: dark)").matches;
@@ -11,7 +12,8 @@ const packed = (color) => (0xff000000 | (parseInt(color.slice(5, 7), 16) << 16) 
 const missing = () => (dark() ? "#5a6068" : "#b4b9c0");
 
 export function choices(data) {
-  return Object.keys(NAMES).filter((name) => name in data.columns && used(data.columns[name])).map((name) => [name, NAMES[name]]);
+  const others = Object.keys(data.columns).filter((name) => !(name in NAMES) && !PLACES.includes(name));
+  return [...others, ...Object.keys(NAMES)].filter((name) => name in data.columns && used(data.columns[name])).map((name) => [name, NAMES[name] ?? name]);
 }
 
 function used(column) {
@@ -67,7 +69,7 @@ function mixed(stops, share) {
 
 // `only`: the codes that are shown, or null; `choose` is called with the code of a line.
 export function legend(element, name, painted, only, choose) {
-  element.querySelector("h2").textContent = NAMES[name];
+  element.querySelector("h2").textContent = NAMES[name] ?? name;
   const list = element.querySelector("ul");
   if (painted.scale) {
     const { low, high, stops } = painted.scale;

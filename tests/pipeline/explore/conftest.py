@@ -76,7 +76,7 @@ def make(workspace: Workspace, rows: Sequence[dict[str, Any]], bundle: Bundle | 
     for one in rows:
         put(workspace, one["path"], one["data"])
     with publish(workspace.manifest, replace=True) as folder:
-        manifest.write(folder, table([{name: one[name] for name in one if name != "data"} for one in rows]))
+        manifest.write(folder, [table([{name: one[name] for name in one if name != "data"} for one in rows])])
     with publish(workspace.prepared, replace=True) as folder:
         for split in ("train", "test"):
             used = [one for one in rows if one["split"] == split and one["verdict"] != "quarantine"]

@@ -14,10 +14,10 @@ from PIL import Image
 import deploy
 from deploy.artifact import verify
 from deploy.errors import CorruptArtifactError
+from deploy.explore.sprites import ACROSS, ON_SHEET, SIDE, sheet, sheet_name, write_sprites
 from deploy.search.index import Index
 from pipeline.errors import ValidationError
 from pipeline.explore.explore import choose, folder_of, run
-from pipeline.explore.sprites import ACROSS, ON_SHEET, SIDE, sheet, sheet_name, write_sprites
 from pipeline.explore.table import IMAGES
 from pipeline.workspace import Workspace
 from tests.deploy.conftest import make_bundle

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.explore.landmark_map import among, count_landmarks, nearest_labeled, place
+from deploy.explore.placement import among
+from pipeline.explore.landmark_map import count_landmarks, nearest_labeled, place
 
 CLASSES, DIM = 5, 16
 
