@@ -1,11 +1,13 @@
 """Near copies among millions of pictures: pairs whose perceptual hashes nearly agree, and the groups that they form.
 
-Two hashes that differ in at most 3 of 64 bits agree in at least one of four 16-bit bands. So, band by band, the rows
-are sorted by the hash turned until that band leads, and each row is compared with those behind it as far as the band
-reaches. Blocks of rows bound the memory; one thread in a fixed order finds the same pairs everywhere.
+Two hashes that differ in at most 3 of 64 bits agree in at least one of four blocks of bits, and in at least two of
+five (Manku et al. 2007). So, key by key, the rows are sorted by the hash with the blocks of the key in front, and each
+row is compared with those behind it as far as these agree. One block of four is a bucket for few rows, two of five for
+very many. Portions of rows bound the memory; one thread in a fixed order finds the same pairs everywhere.
 """
 
 from collections.abc import Iterator
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,13 +17,17 @@ from scipy.sparse.csgraph import connected_components
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-BANDS, BAND_BITS = 4, 16
-MOST_BITS = BANDS - 1  # in which two perceptual hashes may differ: with more, no band need agree
+BITS = 64
+MOST_BITS = 3  # in which two perceptual hashes may differ: with more, no blocks need agree
+MANY_ROWS = 10_000_000
+"""From here on two of five blocks are in front: 10 sorts and not 4, but buckets of 25 bits and not 16. Random hashes of
+100 million rows have 1,700 in the fullest bucket of 16 bits, each compared with all behind it, and 17 in one of 25."""
+PORTION = 1 << 22  # rows that are sorted at once
 BLOCK = 1 << 16  # rows: their hashes fit into a core's second-level cache
 HOT_BUCKET = 2000
-"""Rows behind it with which a row is compared in one band, so that time is bounded. Ten million random hashes have 210
-in a bucket at most. Where 100,000 rows share a band, 98 % of pairs that differ in 3 bits are still found and all of
-those with fewer; where they share two bands, 87 %, 97 % with 2 bits and all with 1. Equal hashes are side by side."""
+"""Rows behind it with which a row is compared for one key, so that time is bounded. Where 100,000 rows share a block of
+four, 98 % of pairs that differ in 3 bits are still found and all of those with fewer; where they share two blocks,
+87 %, 97 % with 2 bits and all with 1. Equal hashes are side by side."""
 CROWD = 32
 """Near copies that one row is paired with in one band, so that memory is bounded: of larger crowds not all pairs are
 reported, but enough to make them one group."""
@@ -44,10 +50,19 @@ class _Pictures(NamedTuple):
 
     phash: Array  # uint64 [n]
     dhash: Array  # uint64 [n]
-    scales: Array  # float64 [n, 4]: colors and the logarithm of aspect, in units of what two near copies may differ
+    colors: tuple[Array, ...]  # the mean of each channel, [n]
+    log_aspect: Array  # [n]
 
 
-def near_pairs(hashes: pl.DataFrame, distance: int = 3) -> tuple[pl.DataFrame, int]:
+class _Key(NamedTuple):
+    """Blocks of the hash in the order in which rows are sorted by them, each as (lowest bit, bits); and how many bits
+    those in front have, in which two rows have to agree."""
+
+    blocks: tuple[tuple[int, int], ...]
+    front: int
+
+
+def near_pairs(hashes: pl.DataFrame, distance: int = MOST_BITS) -> tuple[pl.DataFrame, int]:
     """The pairs of contents that look nearly alike.
 
     Args:
@@ -58,24 +73,54 @@ def near_pairs(hashes: pl.DataFrame, distance: int = 3) -> tuple[pl.DataFrame, i
         PAIRS, first < second, sorted, each once; and the number of contents that HOT_BUCKET or CROWD kept from being
         compared with everything.
     """
-    assert 0 <= distance < BANDS, "with more bits, no band need agree"
+    assert 0 <= distance <= MOST_BITS, "with more bits, no blocks need agree"
     hashes = hashes.sort("sha256")
-    colors = hashes.select(f"{channel}_mean" for channel in ("red", "green", "blue")).to_numpy() / COLOR_DISTANCE
     log_aspect = np.log(hashes["aspect"].to_numpy()) / np.log(ASPECT_RATIO)
-    scales = np.column_stack([colors, log_aspect])
-    pictures = _Pictures(hashes["phash"].to_numpy(), hashes["dhash"].to_numpy(), scales)
-    by_dhash = np.argsort(pictures.dhash, kind="stable")
+    colors = tuple(hashes[f"{channel}_mean"].to_numpy() for channel in ("red", "green", "blue"))
+    pictures = _Pictures(hashes["phash"].to_numpy(), hashes["dhash"].to_numpy(), colors, log_aspect)
+    by_dhash = np.argsort(pictures.dhash, kind="stable").astype(np.uint32)
     keys = np.empty(0, dtype=np.uint64)
     cut_short = np.zeros(len(hashes), dtype=np.bool_)
-    for band in range(BANDS):
-        turned = _rotate_left(pictures.phash, band * BAND_BITS)
-        order = by_dhash[np.argsort(turned[by_dhash], kind="stable")]  # likely copies side by side in equal hashes
-        keys = _distinct(np.concatenate([keys, *_pairs_of_band(turned[order], order, pictures, distance, cut_short)]))
+    for key in _keys(len(hashes)):
+        for turned, order in _portions(pictures.phash, by_dhash, key):
+            found = _pairs_of_key(turned, order, key.front, pictures, distance, cut_short)
+            keys = _distinct(np.concatenate([keys, *found]))
     first, second = (keys >> np.uint64(32)).astype(np.int64), (keys & np.uint64(2**32 - 1)).astype(np.int64)
     bits = np.bitwise_count(pictures.phash[first] ^ pictures.phash[second])
     names = hashes["sha256"]
     pairs = pl.DataFrame({"first": names[first], "second": names[second], "distance": bits}, PAIRS)
     return pairs, int(cut_short.sum())
+
+
+def _keys(rows: int) -> list[_Key]:
+    """Of any two hashes that differ in MOST_BITS or fewer, the blocks in front agree for at least one key."""
+    widths, leading = ([16] * 4, 1) if rows < MANY_ROWS else ([13, 13, 13, 13, 12], 2)
+    ends = np.cumsum(widths).tolist()
+    blocks = [(BITS - end, width) for end, width in zip(ends, widths, strict=True)]
+    keys = []
+    for front in combinations(range(len(blocks)), leading):
+        behind = (number % len(blocks) for number in range(front[-1] + 1, front[-1] + len(blocks)))
+        order = [*front, *(number for number in behind if number not in front)]
+        keys.append(_Key(tuple(blocks[number] for number in order), sum(widths[number] for number in front)))
+    return keys
+
+
+def _portions(phash: Array, by_dhash: Array, key: _Key) -> Iterator[tuple[Array, Array]]:
+    """Hashes with the blocks of a key in front, sorted, and the index of each; some buckets after the others.
+
+    Args:
+        by_dhash: all indices, in the order that they have in equal hashes: likely copies are side by side.
+    """
+    turned = np.zeros(len(phash), dtype=np.uint64)
+    for lowest, width in key.blocks:
+        turned = turned << np.uint64(width) | phash >> np.uint64(lowest) & np.uint64((1 << width) - 1)
+    turned = turned[by_dhash]
+    bits = min(key.front, (len(phash) // PORTION).bit_length())
+    for portion in range(1 << bits):
+        rows = np.flatnonzero(turned >> np.uint64(BITS - bits) == portion) if bits else slice(None)
+        some = turned[rows]
+        order = np.argsort(some, kind="stable")
+        yield some[order], by_dhash[rows][order]
 
 
 def near_groups(pairs: pl.DataFrame) -> pl.DataFrame:
@@ -93,17 +138,18 @@ def near_groups(pairs: pl.DataFrame) -> pl.DataFrame:
     return groups.cast(GROUPS)
 
 
-def _pairs_of_band(
-    turned: Array, order: Array, pictures: _Pictures, distance: int, cut_short: Array
+def _pairs_of_key(
+    turned: Array, order: Array, front: int, pictures: _Pictures, distance: int, cut_short: Array
 ) -> Iterator[Array]:
-    """Near copies that agree in one band, and some that need not: two indices as one uint64, the lower one first.
+    """Near copies that agree in the bits in front: two indices as one uint64, the lower one first.
 
     Args:
-        turned: uint64 [n], sorted; the band is in the highest bits.
+        turned: uint64 [n], sorted.
         order: [n], the index of each in ``pictures``.
-        cut_short: bool [n], of ``pictures``; is set for those that were not compared with everything.
+        front: how many of the highest bits have to agree.
+        cut_short: bool, of ``pictures``; is set for those that were not compared with everything.
     """
-    bucket = turned >> np.uint64(64 - BAND_BITS)
+    bucket = turned >> np.uint64(BITS - front)
     behind = np.searchsorted(bucket, bucket, "right") - np.arange(len(bucket)) - 1
     cut_short[order[behind > HOT_BUCKET]] = True
     for start in range(0, len(turned), BLOCK):
@@ -124,7 +170,9 @@ def _pairs_of_band(
 
 def _alike(pictures: _Pictures, one: Array, other: Array) -> Array:
     near = np.bitwise_count(pictures.dhash[one] ^ pictures.dhash[other]) <= DHASH_DISTANCE
-    near &= (np.abs(pictures.scales[one] - pictures.scales[other]) <= 1).all(axis=1)
+    near &= np.abs(pictures.log_aspect[one] - pictures.log_aspect[other]) <= 1
+    for color in pictures.colors:
+        near &= np.abs(color[one] / COLOR_DISTANCE - color[other] / COLOR_DISTANCE) <= 1
     return near
 
 
@@ -132,7 +180,3 @@ def _distinct(values: Array) -> Array:
     """Sorted. Ten times faster than numpy.unique, which hashes."""
     values.sort()
     return values[np.append(True, values[1:] != values[:-1])] if values.size else values
-
-
-def _rotate_left(values: Array, bits: int) -> Array:
-    return values << np.uint64(bits) | values >> np.uint64((64 - bits) % 64)

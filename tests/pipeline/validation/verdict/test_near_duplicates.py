@@ -2,12 +2,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
+from pipeline.validation.verdict import near_duplicates
 from pipeline.validation.verdict.near_duplicates import (
     ASPECT_RATIO,
     COLOR_DISTANCE,
@@ -61,8 +63,15 @@ def planted(count: int) -> Array:
 
 
 @pytest.mark.seconds
-@pytest.mark.parametrize("distance", [0, 1, 3])
-def test_the_search_equals_comparing_every_pair(distance: int) -> None:
+@pytest.mark.parametrize(
+    ("distance", "many", "portion"), [(0, 10**7, 2**22), (1, 10**7, 999), (3, 10**7, 2**22), (3, 0, 999)]
+)
+def test_the_search_equals_comparing_every_pair(
+    distance: int, many: int, portion: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By one of four blocks and by two of five, of all rows at once and of portions."""
+    monkeypatch.setattr(near_duplicates, "MANY_ROWS", many)
+    monkeypatch.setattr(near_duplicates, "PORTION", portion)
     hashes = planted(20_000)
     pairs, cut_short = near_pairs(table(hashes), distance)
     assert set(pairs.iter_rows()) == brute_force(hashes, distance)
@@ -76,6 +85,18 @@ def test_the_order_of_the_rows_changes_nothing() -> None:
     shuffled, _ = near_pairs(contents.sample(fraction=1, shuffle=True, seed=0))
     assert pairs.equals(shuffled)
     assert pairs.equals(pairs.sort("first", "second"))
+
+
+@pytest.mark.parametrize("rows", [1, 10**9])
+def test_whichever_three_bits_differ_the_front_of_a_key_agrees(rows: int) -> None:
+    """Blocks, which are what counts, are chosen in every way: the three that differ, and those in front."""
+    for key in (keys := near_duplicates._keys(rows)):
+        assert sorted(bit for lowest, width in key.blocks for bit in range(lowest, lowest + width)) == list(range(64))
+    fronts = []
+    for key in keys:
+        count = [sum(width for _, width in key.blocks[:number]) for number in range(5)].index(key.front)
+        fronts.append(set(key.blocks[:count]))
+    assert all(any(front.isdisjoint(spoiled) for front in fronts) for spoiled in combinations(keys[0].blocks, 3))
 
 
 @pytest.mark.seconds
