@@ -153,7 +153,7 @@ def more_labels(budgets: Mapping[str, BudgetAccuracies]) -> Iterator[str]:
     if most.simclr.low > fewer.simclr.top1 + LABELS_PAY:
         yield (
             f"Labels still pay: from {fewer.labels:,} to {most.labels:,} of them the linear probe gains "
-            f"{most.simclr.top1 - fewer.simclr.top1:.1f} points."
+            f"{most.simclr.top1 - fewer.simclr.top1:.1f} points. `simclr suggest` chooses which images to label next."
         )
 
 
@@ -183,7 +183,8 @@ def wrong_labels(answers: Sequence[float]) -> Iterator[str]:
     if sure:
         yield (
             f"{counted(sure, 'image')} {'is' if sure == 1 else 'are'} taken for another class with at least "
-            f"{100 * SURE:.0f} % probability: look at the first mistakes below, their labels may be wrong."
+            f"{100 * SURE:.0f} % probability: look at the first mistakes below, their labels may be wrong. "
+            "`simclr suggest --by mistakes` looks for wrong labels among the training images."
         )
 
 

@@ -85,6 +85,7 @@ def test_few_test_images_say_how_many_more_would_do() -> None:
 def test_labels_are_asked_for_while_they_pay() -> None:
     budgets = {"0.1": budget(80, 70.0), "1.0": budget(800, 80.0)}
     assert found(advice.more_labels(budgets)).startswith("Labels still pay: from 80 to 800 of them")
+    assert "`simclr suggest` chooses" in found(advice.more_labels(budgets))
     for few in ({"0.1": budget(80, 79.0), "1.0": budget(800, 80.0)}, {"1.0": budget(800, 80.0)}, {}):
         assert found(advice.more_labels(few)) == ""
 
