@@ -28,7 +28,7 @@ CHUNK = 1 << 20
 OUT = re.compile(rb"^ +md5: ([0-9a-f]{32}(?:\.dir)?)$", re.MULTILINE)  # in the record of an executed stage
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Use:
     """Where an object belongs: ``version`` is WORKSPACE or the branches and tags of a commit, joined by commas."""
 
