@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from pipeline.cli.main import simclr
 from pipeline.errors import ValidationError
 from pipeline.ingest.ingest import ingest
 from pipeline.suggest import suggest as module
@@ -148,3 +150,14 @@ def test_images_that_the_manifest_does_not_list(prepared: Workspace, monkeypatch
     (prepared.manifest / "accepted.parquet").unlink()
     with pytest.raises(ValidationError, match="data/manifest does not list"):
         suggest(prepared, "typical", 5)
+
+
+def test_the_command_says_what_was_chosen(prepared: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose_first(monkeypatch, prepared, "mistakes")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "1")  # as a user may: the command sets it for the process otherwise
+    asked = ["--workspace", str(prepared.root), "suggest", "--by", "mistakes", "--budget", "5"]
+    result = CliRunner().invoke(simclr, asked)
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith("1 of 3 labels, by mistakes: labels that probes which have not seen them")
+    assert CliRunner().invoke(simclr, ["suggest", "--budget", "0"]).exit_code == 2
+    assert CliRunner().invoke(simclr, ["suggest", "--by", "random"]).exit_code == 2
