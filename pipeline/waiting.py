@@ -59,6 +59,16 @@ class Candidate:
     def name(self) -> str:
         return self.bundle[:SHORT]
 
+    @property
+    def next(self) -> str:
+        """What a person does."""
+        approve, reject = (f"`simclr release {verb} {self.name} --why …`" for verb in ("approve", "reject"))
+        return f"{approve} or {reject}"
+
+    def expired(self, now: datetime | None = None) -> bool:
+        """Whether no one has decided in time."""
+        return self.decision is None and datetime.fromisoformat(self.expires) < (now or datetime.now(UTC))
+
     def obstacle(self, serving: str | None, now: datetime | None = None) -> str | None:
         """Why no one can approve it any more, in a sentence; None if a person can.
 
@@ -71,7 +81,7 @@ class Candidate:
                 f"candidate {self.name} was compared with {compared}, and {serving or 'nothing'} serves now; it cannot "
                 "be approved, the next run compares its candidate with what serves"
             )
-        if self.decision is None and datetime.fromisoformat(self.expires) < (now or datetime.now(UTC)):
+        if self.expired(now):
             return (
                 f"candidate {self.name} expired at {clock(self.expires)} (gates.approval_days); it cannot be approved, "
                 "`simclr run` asks again where it is still the candidate of the workspace"
@@ -80,7 +90,8 @@ class Candidate:
 
     def __str__(self) -> str:
         """For a person, without the next step."""
-        return f"{self.name} since {clock(self.requested)}, until {clock(self.expires)}: {'; '.join(self.reasons)}"
+        since, until = clock(self.requested), clock(self.expires)
+        return f"{self.name} for a person since {since}, until {until} UTC: {'; '.join(self.reasons)}"
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,14 @@ class Open:
 
     candidates: tuple[Candidate, ...] = ()
     missed: int = 0
+
+    def lines(self) -> list[str]:
+        """For a person: which candidates wait, and the next step."""
+        return [f"waiting    {one}; {one.next}" for one in self.candidates]
+
+    def to_dict(self) -> dict[str, object]:
+        """For a program."""
+        return {"candidates": [asdict(one) | {"next": one.next} for one in self.candidates], "missed": self.missed}
 
 
 def clock(moment: str) -> str:

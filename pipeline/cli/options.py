@@ -16,7 +16,15 @@ Result = TypeVar("Result")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 NO_COLOR = "NO_COLOR"  # https://no-color.org
-COLORS = {"ok": "green", "warn": "yellow", "FAIL": "red", "next": "cyan", "rejected": "yellow", "not sent": "yellow"}
+COLORS = {
+    "ok": "green",
+    "warn": "yellow",
+    "FAIL": "red",
+    "next": "cyan",
+    "rejected": "yellow",
+    "waiting": "yellow",
+    "not sent": "yellow",
+}
 """Of lines that begin with these words."""
 
 as_json = click.option("--json", "as_json", is_flag=True, help="For a program: as JSON.")

@@ -1,10 +1,18 @@
 """``simclr release``: which encoder is served, and how to change that."""
 
+import sqlite3
+from typing import TYPE_CHECKING
+
 import click
 
 from deploy.failure import fail
 from pipeline.cli.options import as_json, pass_workspace
+from pipeline.errors import FORESEEN
 from pipeline.workspace import Workspace
+
+if TYPE_CHECKING:
+    from pipeline.release.approval import Held
+    from pipeline.release.serving import Released
 
 why = click.option("--why", required=True, help="The reason, which is recorded.")
 who = click.option("--who", help="Default: your name in Git.")
@@ -25,7 +33,8 @@ def release() -> None:
 @as_json
 @pass_workspace
 def list_releases(workspace: Workspace, as_json: bool) -> None:
-    """Every version with its date and numbers, the one that is served, and the rejected candidates with reasons."""
+    """Every version with its date and numbers, the one that is served, the candidates that wait for a person, and the
+    rejected ones with reasons."""
     from pipeline.release.release import list_versions
 
     found = list_versions(workspace)
@@ -49,7 +58,9 @@ def approve(workspace: Workspace, candidate: str, why: str, who: str | None) -> 
     from pipeline.release.approval import approve
     from pipeline.validation.quarantine import person
 
-    click.echo(approve(workspace, candidate, who or person(), why))
+    done = approve(workspace, candidate, who or person(), why)
+    click.echo(done)
+    _show_in_ui(workspace, done)
 
 
 @release.command()
@@ -66,7 +77,9 @@ def reject(workspace: Workspace, candidate: str, why: str, who: str | None) -> N
     from pipeline.release.approval import reject
     from pipeline.validation.quarantine import person
 
-    click.echo(reject(workspace, candidate, who or person(), why))
+    done = reject(workspace, candidate, who or person(), why)
+    click.echo(done)
+    _show_in_ui(workspace, done)
 
 
 @release.command()
@@ -135,3 +148,13 @@ def diff(workspace: Workspace, one: str, other: str) -> None:
     from pipeline.release.release import diff
 
     click.echo(diff(workspace, one, other))
+
+
+def _show_in_ui(workspace: Workspace, done: "Released | Held") -> None:
+    """The decision stands, also where Dagster's records cannot be reached."""
+    from pipeline.defs.release import record_decision
+
+    try:
+        record_decision(workspace, done)
+    except (*FORESEEN, sqlite3.OperationalError) as error:
+        click.echo(f"warning: the UI does not show it before the next run: {error}", err=True)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 from deploy.failure import printable
 from deploy.plural import counted, duration
+from pipeline import waiting
 from pipeline.costs import record
 from pipeline.costs.comparison import TOTAL, comparison
 from pipeline.costs.model import Cost
@@ -24,6 +25,7 @@ from pipeline.release.registry import Rejection, open_registry
 from pipeline.reports import ValidationReport
 from pipeline.validation.contract import next_step
 from pipeline.validation.expectations import NEAR_LABELS
+from pipeline.waiting import Open
 from pipeline.workspace import Workspace, how_to_write, unwritable
 from simclr_core import reports
 from simclr_core.compute.record import Ran, all_ran
@@ -97,6 +99,7 @@ class Status:
     registry: str | None = None
     released: str | None = None
     rejected: Rejection | None = None
+    waiting: Open = field(default_factory=Open)
     report: str | None = None
     not_sent: Unkept | None = None
     latest_run: Expectation | None = None
@@ -122,6 +125,7 @@ class Status:
             lines.append(f"released   {self.released} serves from {self.registry}; see `simclr release list`")
         if self.rejected:
             lines.append(f"rejected   {self.rejected.candidate} by {self.rejected.gate}: {self.rejected.reason}")
+        lines += self.waiting.lines()
         lines += [f"report     {self.report}, of the last run"] if self.report else []
         lines += [f"not sent   {self.not_sent}"] if self.not_sent else []
         lines += [f"latest run {self.latest_run}"] if self.latest_run else []
@@ -135,6 +139,7 @@ class Status:
         """For a program; of the evaluation what the lines say."""
         known = asdict(replace(self, evaluation=None, gates={}))
         known["gates"] = {name: {"outcome": one.outcome, "reason": one.description} for name, one in self.gates.items()}
+        known["waiting"] = self.waiting.to_dict()
         if self.evaluation:
             whole = asdict(self.evaluation)
             known["evaluation"] = {name: whole[name] for name in ("simclr", "start", "multi_label")}
@@ -170,6 +175,7 @@ def look(workspace: Workspace) -> Status:
         registry=str(registry.root),
         released=registry.current(),
         rejected=next(reversed(registry.rejections()), None),
+        waiting=waiting.look(registry.root, registry.current()),
         report=str(page.relative_to(workspace.root)) if page.is_file() else None,
         not_sent=unkept(workspace),
         latest_run=compare_latest_run(record.latest(workspace.root)),

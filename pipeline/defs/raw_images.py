@@ -10,9 +10,9 @@ from deploy.plural import counted
 from pipeline import preflight
 from pipeline.costs import record
 from pipeline.costs.model import Cost
+from pipeline.defs.approval import RELEASED
 from pipeline.defs.kept import keep_state
 from pipeline.defs.launchpad import LaunchConfig, launch_config
-from pipeline.defs.release import RELEASED
 from pipeline.defs.retraining import DATA
 from pipeline.defs.stage_assets import foreseen
 from pipeline.defs.translator import POOL, RAW_IMAGES

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 from pydantic import Field
 
+from pipeline.defs.approval import APPROVED, RELEASED, approval_check, approval_evaluation
 from pipeline.defs.pages import show
 from pipeline.defs.stage_assets import foreseen
 from pipeline.defs.translator import POOL, RAW_IMAGES, SOURCES, asset_key
@@ -17,9 +18,9 @@ from pipeline.release.champion import pin
 from pipeline.release.facts import comparison
 from pipeline.release.serving import Released
 from pipeline.run_report import page
+from pipeline.runs.instance import opened
 from pipeline.workspace import Workspace
 
-RELEASED = dg.AssetKey("released_encoder")
 DATA_VERSION = "dagster/data_version"
 SHORT = 12  # digits of a hash that people compare
 
@@ -65,26 +66,39 @@ def champion(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Work
             skippable=True,
         )
     ],
+    check_specs=[APPROVED],
     pool=POOL,
 )
 def released_encoder(
     context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
-) -> Iterator[dg.MaterializeResult[None]]:
-    """Release the candidate, once all gates have passed; a materialization for each time that another one serves."""
+) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+    """Release the candidate, once all gates have passed, or let it wait for a person; a materialization for each time
+    that another one serves."""
     with foreseen():
         passed, said = _judged(context)
         gates = {name: str(one) for name, one in verdicts(workspace).items()}
         done = release.offer(workspace, passed, {name: said.get(name, one) for name, one in gates.items()})
         unfinished.end(workspace)
     context.log.info(f"released_encoder: {done}")
-    if isinstance(done, Held):
-        return
-    if _latest(context.instance) != (done.bundle, done.version):
+    if isinstance(done, Released) and _latest(context.instance) != (done.bundle, done.version):
         version = dg.DataVersion(done.bundle)
         report = {"report": show(context.instance, page.write(workspace))}
         yield dg.MaterializeResult(
             asset_key=RELEASED, data_version=version, metadata={**_describe(workspace, done), **report}
         )
+    yield approval_check(done)
+
+
+def record_decision(workspace: Workspace, done: Released | Held) -> None:
+    """Show what a person has decided, outside of a run, on the asset's page.
+
+    Raises:
+        ServiceError: Dagster's records cannot be reached or read.
+    """
+    with opened(workspace.root) as instance:
+        if isinstance(done, Released) and _latest(instance) != (done.bundle, done.version):
+            instance.report_runless_asset_event(_materialization(workspace, done))
+        instance.report_runless_asset_event(approval_evaluation(done))
 
 
 class PromoteConfig(dg.Config):
@@ -209,9 +223,12 @@ def _describe(workspace: Workspace, done: Released) -> dict[str, dg.MetadataValu
 def _report(context: dg.OpExecutionContext, workspace: Workspace, done: Released) -> None:
     """Show the switch on the asset's page too: it is what serves from now on."""
     _show(context, str(done))
-    tags = {DATA_VERSION: done.bundle}
     if _latest(context.instance) != (done.bundle, done.version):
-        context.log_event(dg.AssetMaterialization(RELEASED, metadata=_describe(workspace, done), tags=tags))
+        context.log_event(_materialization(workspace, done))
+
+
+def _materialization(workspace: Workspace, done: Released) -> dg.AssetMaterialization:
+    return dg.AssetMaterialization(RELEASED, metadata=_describe(workspace, done), tags={DATA_VERSION: done.bundle})
 
 
 def _show(context: dg.OpExecutionContext, text: str) -> None:

@@ -6,9 +6,11 @@ Nothing goes that the workspace, a branch or a tag needs, and every released ver
 """
 
 import shutil
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
 
+from pipeline import waiting
 from pipeline.dvc import cache, client
 from pipeline.errors import DvcError, ReleaseError, WorkspaceError
 from pipeline.git import ORIGIN, Git
@@ -24,7 +26,8 @@ def collect(workspace: Workspace, cloud: bool = False, dry_run: bool = False) ->
     """Remove from the cache what neither the workspace nor any branch or tag needs, and scratch that is abandoned.
 
     Every run and every candidate has a branch ``runs/<id>``. All but the newest ``storage.keep_runs`` that were never
-    released become ``refs/simclr/retired/<id>``, which Git keeps and DVC does not see.
+    released become ``refs/simclr/retired/<id>``, which Git keeps and DVC does not see. A candidate that waits for a
+    person keeps its branch until it is decided on, or expires.
 
     Args:
         cloud: also from the DVC remote, for good; only if this clone knows every branch and tag of its origin.
@@ -39,7 +42,8 @@ def collect(workspace: Workspace, cloud: bool = False, dry_run: bool = False) ->
     params = read(workspace)
     git = Git(root, params.release.author, params.release.email)
     with client.exclusive(root, "gc"):
-        retired = _outdated(git, params.storage.keep_runs)
+        asked = waiting.waiting(root / params.release.registry)
+        retired = _outdated(git, params.storage.keep_runs, {one.commit for one in asked if not one.expired()})
         if not dry_run:
             _retire(git, retired)
             if (retired or cloud) and git.has_origin():
@@ -103,8 +107,9 @@ def require_space(workspace: Workspace) -> Collected | None:
     return collected
 
 
-def _outdated(git: Git, keep: int) -> dict[str, str]:
-    """Name → commit of run branches that were never released, without the newest and the one that is checked out.
+def _outdated(git: Git, keep: int, needed: Collection[str]) -> dict[str, str]:
+    """Name → commit of run branches that were never released, without the newest, the one that is checked out, and
+    those of the commits that are needed.
 
     The state of a run that was released is that of its tag, and needs no other branch.
     """
@@ -115,7 +120,7 @@ def _outdated(git: Git, keep: int) -> dict[str, str]:
     branches = [line[2:].split(" ") for line in found.splitlines() if not line.startswith("*")]
     undecided = [(name.removeprefix(BRANCHES), commit, tree) for commit, tree, name in branches if commit not in tagged]
     released = {name: commit for name, commit, tree in undecided if tree in tagged}
-    others = [(name, commit) for name, commit, tree in undecided if tree not in tagged]
+    others = [(name, commit) for name, commit, tree in undecided if tree not in tagged and commit not in needed]
     return dict(others[keep:]) | released
 
 

@@ -22,6 +22,7 @@ GOLDEN = "bundle/golden/"  # in the folder of a bundle, and of the champion that
 RELEASED = re.compile(r"@(v\d+\.\d+\.\d+)(!?)(?=,|$)")  # of a tag; with the mark, the release was withdrawn
 SHOWING = {"reports/": (".png", ".html"), "data/explore/": (".jpg", ".npy")}
 """Where files show images, or hold their embeddings, without saying which, and how their names end."""
+TRAINED = "was trained on it"
 
 
 def holds(file: IO[bytes], hashes: Collection[str]) -> bool:
@@ -186,7 +187,7 @@ def _role(
         return "had it in its data; it has no model"
     golden = ", and its bundle shows a small copy among the golden images" if is_golden else ""
     if seen["train"]:
-        return f"was trained on it{golden}{named}"
+        return f"{TRAINED}{golden}{named}"
     if seen["test"]:
         return f"was tested with it{golden}{named}"
     return f"had it in its data, {'and did not use it' if seen['train'] is False else 'and may have used it'}{named}"

@@ -14,7 +14,7 @@ import json
 import shutil
 import sqlite3
 import tarfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, date, datetime
@@ -25,6 +25,7 @@ from uuid import uuid4
 from deploy.artifact import publish, sha256
 from deploy.failpoint import failpoint
 from deploy.plural import counted
+from pipeline import waiting
 from pipeline.dvc import cache, client, purged
 from pipeline.dvc.cache import Cache
 from pipeline.dvc.project import CHAMPION
@@ -34,7 +35,10 @@ from pipeline.errors import DvcError, ParamsError, ReleaseError, WorkspaceError
 from pipeline.ingest.raw import OCCURRENCES, UNDONE, batches, list_tar, read_records, tars
 from pipeline.ingest.stamps import STAMPS
 from pipeline.maintenance.state import keep
+from pipeline.params import read
 from pipeline.purge import holders
+from pipeline.purge.holders import TRAINED
+from pipeline.release.facts import branch
 from pipeline.release.releases import open_releases
 from pipeline.validation.probe import facts_cache
 from pipeline.validation.verdict import overrides
@@ -242,10 +246,23 @@ def describe(workspace: Workspace, done: Purge) -> str:
         for name, reason in (done.unreached or {}).items()
     ]
     lines += [_describe_copy(name) for name in done.golden or {}]
+    lines += _describe_waiting(workspace, done.models or {})
     lines += [f"still holds the bytes, remove it yourself: {name}" for name in still_held(workspace, done.hashes)]
     return "\n".join(
         [*lines, "`simclr run` makes the derived data again; backups and copies elsewhere are yours to clean"]
     )
+
+
+def _describe_waiting(workspace: Workspace, models: Mapping[str, str]) -> list[str]:
+    """The candidates on which a person has not decided, and that were trained on a purged image."""
+    trained = {name for version, role in models.items() if role.startswith(TRAINED) for name in version.split(",")}
+    asked = waiting.waiting(workspace.root / read(workspace).release.registry) if trained else []
+    return [
+        f"candidate {one.name} waits for a person, and was trained on it; reject it: "
+        f"`simclr release reject {one.name} --why …`"
+        for one in asked
+        if branch(one.bundle) in trained
+    ]
 
 
 def _describe_copy(name: str) -> str:

@@ -140,7 +140,7 @@ def approve(workspace: Workspace, name: str, who: str, why: str) -> Released:
         return done
 
 
-def reject(workspace: Workspace, name: str, who: str, why: str) -> str:
+def reject(workspace: Workspace, name: str, who: str, why: str) -> Held:
     """Refuse a candidate that waits, for good.
 
     Raises:
@@ -168,7 +168,8 @@ def reject(workspace: Workspace, name: str, who: str, why: str) -> str:
         waiting.settle(registry.root, candidate)
         failpoint("approval.settled")
     serves = _serving(releases.history)
-    return f"candidate {candidate.name} was {decision}; {f'{serves} serves as before' if serves else 'nothing serves'}"
+    said = f"{serves} serves as before" if serves else "nothing serves"
+    return Held(candidate.bundle, f"candidate {candidate.name} was {decision}; {said}")
 
 
 def settle(releases: Releases, bundle: str) -> None:
@@ -201,9 +202,8 @@ def _serving(history: History) -> str | None:
 
 
 def _describe(candidate: Candidate, serving: str | None) -> str:
-    name = candidate.name
+    until, why = waiting.clock(candidate.expires), "; ".join(candidate.reasons)
     return (
-        f"candidate {name} waits for a person until {waiting.clock(candidate.expires)} UTC: "
-        f"{'; '.join(candidate.reasons)}; `simclr release approve {name} --why …` or `simclr release reject {name} "
-        f"--why …` decides, and {serving or 'nothing'} serves meanwhile"
+        f"candidate {candidate.name} waits for a person until {until} UTC: {why}; {candidate.next} decides, and "
+        f"{serving or 'nothing'} serves meanwhile"
     )

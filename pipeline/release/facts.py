@@ -17,6 +17,7 @@ from pipeline.git import Git
 from pipeline.release.registry import Rejection
 from pipeline.release.versions import History, Version
 from pipeline.reports import ImageCounts, ValidationReport
+from pipeline.waiting import Open
 from simclr_core.evaluation_reports import CompareReport, FinetuneReport, Gain, LinearEvalReport
 from simclr_core.params import flatten
 from simclr_core.reports import ExportReport, Report, Saved, find_each_in, find_in
@@ -178,15 +179,16 @@ def _gains(version: str, champion: str, gains: Mapping[str, Gain]) -> str:
 
 @dataclass(frozen=True)
 class Listing:
-    """Every version, the one that serves, and the candidates that were refused."""
+    """Every version, the one that serves, the candidates that were refused, and those that wait for a person."""
 
     versions: tuple[Facts, ...]
     current: str | None
     serving: str | None
     rejected: tuple[Rejection, ...]
+    waiting: Open
 
     def __str__(self) -> str:
-        if not self.versions and not self.rejected:
+        if not self.versions and not self.rejected and self.waiting == Open():
             return "nothing has been released yet; `simclr run` releases the first encoder that passes its gates"
         names = list(dict.fromkeys(name for version in self.versions for name in version.metrics))
         rows = [["", "version", "registered", *names, "bundle", "commit"]]
@@ -202,10 +204,14 @@ class Listing:
                 f"`simclr release promote {self.current}` fixes it"
             )
         lines += [f"rejected {one.candidate} at {one.recorded[:16]}: {one.gate}: {one.reason}" for one in self.rejected]
+        lines += self.waiting.lines()
+        if self.waiting.missed:
+            missed = counted(self.waiting.missed, "candidate")
+            lines.append(f"{missed} expired, or compared with what no longer serves: no person can approve them")
         return "\n".join(lines)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False)
+        return json.dumps(asdict(self) | {"waiting": self.waiting.to_dict()}, indent=2, ensure_ascii=False)
 
 
 @dataclass(frozen=True)

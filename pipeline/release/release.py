@@ -20,6 +20,7 @@ from types import MappingProxyType
 from deploy.artifact import identity, verify
 from deploy.failpoint import failpoint
 from deploy.moved import keep_callable
+from pipeline import waiting
 from pipeline.dvc import client
 from pipeline.errors import ReleaseError
 from pipeline.release import approval
@@ -158,7 +159,7 @@ def withdraw(workspace: Workspace, version: str, why: str) -> str:
 
 
 def list_versions(workspace: Workspace) -> Listing:
-    """Every version with its numbers, the one that serves, and the rejected candidates."""
+    """Every version with its numbers, the one that serves, and the candidates that wait or were rejected."""
     releases = open_releases(workspace)
     history = releases.history
     current = history.current
@@ -167,6 +168,7 @@ def list_versions(workspace: Workspace) -> Listing:
         current.name if current else None,
         releases.registry.current(),
         tuple(releases.registry.rejections()),
+        waiting.look(releases.registry.root, current.name if current else None),
     )
 
 

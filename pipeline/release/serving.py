@@ -24,7 +24,7 @@ PUSHED = "refs/simclr/pushed"  # the latest switch that the origin is known to h
 
 @dataclass(frozen=True)
 class Released:
-    """What serves now, what served before, and what else a person should know."""
+    """What serves now, what served before, who has approved it if a person was asked, and what else to know."""
 
     version: str
     commit: str
@@ -33,6 +33,7 @@ class Released:
     changed: bool
     registry: Path
     notes: tuple[str, ...] = ()
+    approved: str | None = None
 
     def __str__(self) -> str:
         name, instead = (
@@ -94,7 +95,9 @@ def serve(releases: Releases, history: History, before: Version | None, notes: t
     notes += registry.unsigned(version.name)
     registry.prune(releases.params.storage.keep_releases)
     replaced = before.name if before and before != version else history.before(version.name)
-    done = Released(version.name, version.commit, version.bundle, replaced, changed, registry.root, notes)
+    done = Released(
+        version.name, version.commit, version.bundle, replaced, changed, registry.root, notes, version.approved
+    )
     if changed:
         alerts.send(releases.workspace, "champion_changed", f"{done.version} serves", str(done))
     return done

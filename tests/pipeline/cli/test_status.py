@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from deploy.artifact import write_atomically
+from pipeline import waiting
 from pipeline.cli.main import simclr
 from pipeline.cli.status import describe_accuracy, describe_precision, find_contradiction, look, look_at_stages
 from pipeline.dvc import client
@@ -17,6 +18,7 @@ from pipeline.maintenance.state import UNKEPT, Unkept
 from pipeline.reports import Outcome
 from pipeline.validation import manifest
 from pipeline.validation.expectations import NEAR_LABELS
+from pipeline.waiting import Candidate
 from pipeline.workspace import Workspace
 from simclr_core import reports
 from simclr_core.compute.record import Ran, write_ran
@@ -54,10 +56,17 @@ def test_every_line_of_a_workspace_with_something_of_each_kind_is_plain(
     write_ran(filled.root, "linear_eval", Ran("local", ["here"], workers=1))
     write_ran(filled.root, "pretrain", Ran("ray", ["a", "b"], workers=8, gpus=8, seconds=36_000, attempts=2))
     write_atomically(filled.scratch / UNKEPT, json.dumps(asdict(Unkept("1f", "no route to host", "2026-11-29"))))
+    asked = Candidate(
+        "3f" * 32, "b" * 64, "c" * 40, None, ("drift in 0002",), {}, "2026-11-30T03:20", "2126-12-14T03:20+00:00"
+    )
+    waiting.keep(filled.root / "registry", asked)
     said = lines_of(filled)
     [ran] = [line for line in said if line.startswith("ran ")]
     assert ran == "ran        pretrain on ray: 8 processes with a GPU each, 10 GPU-hours, on a, b; begun 2 times"
     assert said[1] == "raw        41 images in 1 batch"
+    assert f"waiting    {asked}; {asked.next}" in said
+    shown = json.loads(look(filled).to_json())["waiting"]["candidates"][0]
+    assert (shown["expires"], shown["next"]) == (asked.expires, asked.next)
     assert "not sent   the state of runs since 2026-11-29 is on this disk alone: no route to host" in said
     with exclusive(filled.root, "ingest"):
         assert any(line.startswith("running    ingest of process") for line in lines_of(filled))

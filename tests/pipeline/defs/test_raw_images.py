@@ -13,8 +13,8 @@ import yaml
 
 from deploy.artifact import identity, publish
 from pipeline import alerts
+from pipeline.defs.approval import RELEASED
 from pipeline.defs.raw_images import RawImagesConfig, raw_images
-from pipeline.defs.release import RELEASED
 from pipeline.defs.retraining import DATA
 from pipeline.dvc import client
 from pipeline.ingest import unfinished

@@ -13,6 +13,7 @@ import yaml
 from dvc.repo import Repo
 
 from deploy.artifact import identity
+from pipeline import waiting
 from pipeline.config import StorageConfig
 from pipeline.dvc import cache
 from pipeline.dvc import versions as dvc_versions
@@ -23,6 +24,7 @@ from pipeline.maintenance.records import tidy
 from pipeline.maintenance.storage import collect, require_space
 from pipeline.params import override, read
 from pipeline.runs import output
+from pipeline.waiting import Candidate, Decision
 from pipeline.workspace import Workspace
 from simclr_core.data.shards import read_card
 from simclr_core.pretraining.unfinished import run_folders, run_key
@@ -121,6 +123,29 @@ def test_every_named_version_survives(versions: Workspace) -> None:
     git(versions, "checkout", "--quiet", "--force", "simclr-encoder@v0.0.1")
     execute(versions.root, "checkout")
     assert (versions.root / "models" / "thing" / "head").read_text() == "head released 1"
+
+
+@pytest.mark.seconds
+@pytest.mark.parametrize(
+    ("until", "verdict", "retired"),
+    [
+        ("2126", None, ("1",)),
+        ("2026", None, ("1", "0")),
+        ("2126", "rejected", ("1", "0")),
+        ("2026", "approved", ("1",)),
+    ],
+)
+def test_what_a_candidate_that_waits_needs_stays_until_it_is_decided_or_expired(
+    versions: Workspace, until: str, verdict: Any, retired: tuple[str, ...]
+) -> None:
+    registry, now = versions.root / "registry", "2026-11-01T03:20:00+00:00"
+    commit, expires = git(versions, "rev-parse", "runs/0"), f"{until}-11-15T03:20:00+00:00"
+    decision = Decision(verdict, "Ada", "looked at", now) if verdict else None
+    one = Candidate("a" * 64, "b" * 64, commit, None, (), {}, now, expires, decision)
+    waiting.keep(registry, one)
+    if verdict == "rejected":
+        waiting.settle(registry, one)  # one that was approved is being released
+    assert collect(versions, dry_run=True).retired == retired
 
 
 @pytest.mark.seconds

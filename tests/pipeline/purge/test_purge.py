@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from deploy.failpoint import VARIABLE
+from pipeline import waiting
 from pipeline.cli.main import simclr
 from pipeline.dvc import client, purged
 from pipeline.dvc.client import repro
@@ -25,6 +26,7 @@ from pipeline.maintenance.storage import collect
 from pipeline.purge.purge import describe, purge, still_held
 from pipeline.validation.quarantine import resolve
 from pipeline.validation.verdict import overrides
+from pipeline.waiting import Candidate
 from pipeline.workspace import Workspace
 from simclr_core.data.shards import ShardedImages
 from tests.conftest import draw, encode
@@ -251,6 +253,21 @@ def test_a_copy_in_a_release_is_loud_and_says_how_it_goes(
         monkeypatch.setattr("pipeline.purge.purge.purge", lambda *_, result=result: [result])
         assert (simclr.main(["purge", HASH, "--why", "consent"], standalone_mode=False) or 0) == code
         assert ("INCOMPLETE" in capsys.readouterr().out) == bool(code)
+
+
+def test_a_candidate_that_waits_and_was_trained_on_it_is_named(workspace: Workspace) -> None:
+    for bundle in ("a" * 64, "b" * 64, "c" * 64):
+        until = "2126-12-14T03:20:00+00:00"
+        one = Candidate(bundle, bundle, "d" * 40, None, ("drift in 0002",), {}, "2026-11-30T03:20:00+00:00", until)
+        waiting.keep(workspace.root / "registry", one)
+    models = {
+        "runs/aaaaaaaaaaaa,runs/12345678": "was trained on it (candidate aaaaaaaaaaaa)",
+        "runs/bbbbbbbbbbbb": "had it in its data, and did not use it (candidate bbbbbbbbbbbb)",
+    }
+    done = Purge((HASH,), "ada", "2026-11-30T12:00:00+00:00", "consent", models=models)
+    (line,) = [line for line in describe(workspace, done).splitlines() if line.startswith("candidate ")]
+    assert line.startswith("candidate aaaaaaaaaaaa waits for a person, and was trained on it")
+    assert line.endswith("`simclr release reject aaaaaaaaaaaa --why …`")
 
 
 @pytest.mark.seconds

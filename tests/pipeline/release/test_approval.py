@@ -77,6 +77,13 @@ def test_a_candidate_waits_and_an_approval_lets_it_serve(third: Workspace, sent:
     assert [event for event, _ in sent] == ["approval_needed"]
     assert f"simclr release approve {candidate.name} --why" in sent[0][1]
 
+    listing = list_versions(third)
+    (line,) = [line for line in str(listing).splitlines() if line.startswith("waiting    ")]
+    assert line.startswith(f"waiting    {candidate.name} for a person since ")
+    assert line.endswith(f"`simclr release reject {candidate.name} --why …`")
+    (shown,) = json.loads(listing.to_json())["waiting"]["candidates"]
+    assert (shown["bundle"], shown["champion"], shown["next"]) == (candidate.bundle, "v0.0.2", candidate.next)
+
     again = offer(third, (), UNDECIDED)  # what the next run does, with nothing new
     assert isinstance(again, Held)
     assert again.candidate == candidate
@@ -118,9 +125,9 @@ def test_a_rejection_is_final_and_ends_no_run_with_an_error(third: Workspace, se
     candidate = asked(third)
     with pytest.raises(ReleaseError, match="--why is empty"):
         reject(third, candidate.name, "Ada", "  ")
-    said = reject(third, candidate.name, "Ada", "a broken lens")
+    said = str(reject(third, candidate.name, "Ada", "a broken lens"))
     assert said.endswith(": a broken lens; v0.0.2 serves as before")
-    assert reject(third, candidate.name, "Bob", "so do I").endswith("by Ada" + said.partition("by Ada")[2])
+    assert str(reject(third, candidate.name, "Bob", "so do I")).endswith("by Ada" + said.partition("by Ada")[2])
     with pytest.raises(ReleaseError, match="a rejection is final"):
         approve(third, candidate.name, "Bob", "but")
     held = offer(third, (), UNDECIDED)
@@ -147,6 +154,7 @@ def test_an_expired_candidate_is_asked_for_again(third: Workspace, sent: list[tu
     root, late = third.root / "registry", (datetime.now(UTC) - timedelta(minutes=1)).isoformat()
     waiting.keep(root, waiting.Candidate(**{**vars(candidate), "expires": late}))
     assert waiting.look(root, "v0.0.2") == waiting.Open((), 1)
+    assert str(list_versions(third)).splitlines()[-1].startswith("1 candidate expired, or compared with")
     with pytest.raises(ReleaseError, match=r"expired at .*gates.approval_days"):
         approve(third, candidate.name, "Ada", "late")
     assert open_registry(third).current() == "v0.0.2"

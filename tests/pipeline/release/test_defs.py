@@ -10,11 +10,23 @@ import dagster as dg
 import pytest
 
 from deploy.artifact import identity
-from pipeline.defs.release import JOBS, RELEASED, PromoteConfig, RollbackConfig, champion, released_encoder
+from pipeline import waiting
+from pipeline.defs.approval import RELEASED
+from pipeline.defs.release import (
+    JOBS,
+    PromoteConfig,
+    RollbackConfig,
+    champion,
+    record_decision,
+    released_encoder,
+)
 from pipeline.defs.translator import asset_key
 from pipeline.dvc.project import read_tracked
 from pipeline.gates import all_gates
+from pipeline.params import override
+from pipeline.release.approval import approve, reject
 from pipeline.release.registry import open_registry
+from pipeline.runs.instance import opened
 from pipeline.workspace import Workspace
 from tests.pipeline.release.conftest import git, tags
 
@@ -135,6 +147,51 @@ def test_a_release_records_what_each_gate_said(computed: Workspace, instance: dg
         assert f"- {name}: {said}\n" in card
         assert reported(released)[f"gates/{name}"] == said
     assert "- size_budget, before: refused, overridden since: 9 MB, over the limit" in card
+
+
+def test_a_candidate_that_waits_is_a_warning_of_the_asset_until_a_person_decides(
+    third: Workspace, instance: dg.DagsterInstance
+) -> None:
+    override(third, {"gates.approval": "required"})
+    assert materialize(third, instance, gate(True)) == []
+    (waits,) = evaluations(instance)
+    assert (waits.passed, waits.severity, waits.blocking) == (False, dg.AssetCheckSeverity.WARN, False)
+    (candidate,) = waiting.waiting(third.root / "registry")
+    assert f"candidate {candidate.name} waits for a person until" in str(waits.description)
+    assert waits.metadata["look and decide"].value == f"[candidate and champion](/candidates/{candidate.name})"
+    done = approve(third, candidate.name, "Ada", "looks good")
+    record_decision(third, done)
+    with opened(third.root) as own:
+        (decided,) = evaluations(own)
+        latest = own.get_latest_materialization_event(RELEASED)
+    assert decided.passed
+    assert str(decided.description).startswith("v0.0.3 serves; approved by Ada at ")
+    assert latest is not None
+    assert latest.asset_materialization is not None
+    assert reported(latest.asset_materialization)["version"] == "v0.0.3"
+    materialize(third, instance)
+    assert evaluations(instance)[-1].passed
+
+
+def test_a_rejection_is_a_warning_too(third: Workspace, instance: dg.DagsterInstance) -> None:
+    override(third, {"gates.approval": "required"})
+    materialize(third, instance)
+    (candidate,) = waiting.waiting(third.root / "registry")
+    record_decision(third, reject(third, candidate.name, "Ada", "a broken lens"))
+    with opened(third.root) as own:
+        (decided,) = evaluations(own)
+    assert not decided.passed
+    assert "rejected by Ada" in str(decided.description)
+    assert materialize(third, instance) == []
+    assert "a broken lens; it is not released" in str(evaluations(instance)[-1].description)
+
+
+def evaluations(instance: dg.DagsterInstance) -> list[Any]:
+    """Of the check ``approved``, the oldest first."""
+    key = dg.AssetCheckKey(RELEASED, "approved")
+    records = instance.event_log_storage.get_asset_check_execution_history(key, limit=10)
+    events = [record.event.get_dagster_event() for record in reversed(records) if record.event]
+    return [event.asset_check_evaluation_data for event in events if event]
 
 
 def rejected_name(workspace: Workspace) -> str:
