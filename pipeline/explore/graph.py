@@ -1,13 +1,14 @@
 """The stage `explore` in the dvc.yaml of a workspace, which keeps the one that it was made with, maybe without it."""
 
-from io import StringIO
+import re
+from textwrap import dedent, indent
+from typing import Any
 
-from ruamel.yaml.comments import CommentedMap
+import yaml
 
 from deploy.artifact import write_atomically
 from pipeline.dvc.project import GRAPH, read_definitions
 from pipeline.errors import WorkspaceError
-from pipeline.recipes.recipe import round_trip
 from pipeline.workspace import Workspace, template
 
 STAGE = "explore"
@@ -19,30 +20,60 @@ def has_stage(workspace: Workspace) -> bool:
 
 
 def add_stage(workspace: Workspace) -> str:
-    """Write the stage at the end of dvc.yaml; returns what was done. Other stages stay as they are, and are skipped.
+    """Write the stage after the others of dvc.yaml, in which no other line changes; returns what was done.
 
     Raises:
-        WorkspaceError: a stage that this one reads from is not there.
+        WorkspaceError: a file that this stage reads is made by no stage, or dvc.yaml is written in another way.
     """
-    if has_stage(workspace):
+    before = read_definitions(workspace.root)
+    if STAGE in before:
         return f"{GRAPH} has the stage {STAGE} already"
-    stage = round_trip().load(template(GRAPH).read_text(encoding="utf-8"))["stages"][STAGE]
-    path = workspace.root / GRAPH
-    document: CommentedMap = round_trip().load(path.read_text(encoding="utf-8"))
-    lacking = [dep for dep in stage["deps"] if dep not in _known(document)]
+    path, given = workspace.root / GRAPH, template(GRAPH).read_text(encoding="utf-8")
+    stage = yaml.safe_load(given)["stages"][STAGE]
+    lacking = [dep for dep in stage["deps"] if dep not in _known(before)]
     if lacking:
         raise WorkspaceError(f"{path}: no stage writes {', '.join(lacking)}, which {STAGE} reads; add it by hand")
-    document["stages"][STAGE] = stage
-    content = StringIO()
-    round_trip().dump(document, content)
-    write_atomically(path, content.getvalue())
+    present = path.read_text(encoding="utf-8")
+    text = _inserted(present, _block(given))
+    if _stages(text) != {**_stages(present), STAGE: stage}:
+        raise WorkspaceError(f"{path}: is written in another way than that of a new workspace; add {STAGE} by hand")
+    write_atomically(path, text)
     return f"{GRAPH} has the stage {STAGE} now; commit it. `simclr run --select {STAGE}` makes the map"
 
 
-def _known(document: CommentedMap) -> set[str]:
+def _block(text: str) -> str:
+    """The lines of the stage in a dvc.yaml."""
+    found = re.search(rf"^  {STAGE}:\n(?:    .*\n)+", text, re.MULTILINE)
+    assert found, f"the template's {GRAPH} has the stage"
+    return dedent(found[0])
+
+
+def _inserted(text: str, block: str) -> str:
+    """The text with a block as the last one under ``stages``."""
+    lines = text.splitlines(keepends=True)
+    begin = next((n for n, line in enumerate(lines) if re.match(r"stages\s*:", line)), len(lines))
+    end = next((n for n in range(begin + 1, len(lines)) if re.match(r"[^\s#]", lines[n])), len(lines))
+    while end > begin + 1 and (not lines[end - 1].strip() or lines[end - 1].startswith("#")):
+        end -= 1
+    first = next((line for line in lines[begin + 1 : end] if line.strip() and not line.lstrip().startswith("#")), "  ")
+    before = "".join(lines[:end]).rstrip("\n")
+    block = indent(block, re.match(r" *", first)[0])  # type: ignore[index]  # it matches anything
+    return f"{before}\n\n{block}{''.join(lines[end:])}"
+
+
+def _stages(text: str) -> dict[str, Any]:
+    """Those of a dvc.yaml; none of one that is not YAML."""
+    try:
+        found: dict[str, Any] = yaml.safe_load(text)["stages"]
+    except yaml.YAMLError:
+        return {}
+    return found
+
+
+def _known(stages: dict[str, dict[str, Any]]) -> set[str]:
     """What the stages write or read."""
     found = set[str]()
-    for stage in document["stages"].values():
+    for stage in stages.values():
         for kind in ("deps", "outs", "metrics", "plots"):
             for one in stage.get(kind, ()):
                 found |= {one} if isinstance(one, str) else set(one)
