@@ -22,8 +22,9 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -142,12 +143,14 @@ def _run_where_wanted(options: argparse.Namespace, arguments: list[str], said: l
     wanted = where(options.workspace, options.stage)
     ran.engine = wanted.engine
     if wanted.engine == "ray":
+        shares: Callable[[int], bool] = bool
         if options.stage in BY_BATCHES:
             _require_shares(options.workspace, wanted.workers or 1)
+            shares = partial(_can_share, options.workspace)
         from simclr_core.compute.ray_engine import run
 
         own = arguments[arguments.index(options.stage) :]  # --workspace, which comes before it, is another one there
-        return run(options.workspace, options.stage, own, wanted, ran)
+        return run(options.workspace, options.stage, own, wanted, ran, shares)
     return _run_here(options, arguments, said, ran, wanted)
 
 
@@ -204,6 +207,16 @@ def _count_processes(workspace: Path, by_batches: bool, nodes: int) -> int:
     if by_batches and nodes * count > 1 and given is None:
         _require_shares(workspace, nodes * count)
     return count
+
+
+def _can_share(workspace: Path, count: int) -> bool:
+    from simclr_core.errors import BatchSizeError
+
+    try:
+        _require_shares(workspace, count)
+    except BatchSizeError:
+        return False
+    return True
 
 
 def _require_shares(workspace: Path, count: int) -> None:

@@ -12,15 +12,15 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
-from deploy.cluster.connection import connected
+from deploy.cluster.connection import connected, knock
 from deploy.errors import ClusterError
-from deploy.failure import fail
+from deploy.failure import fail, one_line
 from deploy.plural import counted
 from simclr_core.compute.inputs import PARAMS, shared
 from simclr_core.compute.record import Ran
@@ -35,10 +35,12 @@ from simclr_core.reporter import ERROR_FILE, EVENTS, emit
 LOOK_SECONDS = 0.5
 GRACE_SECONDS = 10.0  # in which the others notice that a worker has failed, and say why
 CLOSE_SECONDS = 5.0
+HEAD_SECONDS = 20.0  # without an answer of the head; Ray gives up after 60
 SAY_SECONDS = 60.0  # between two lines on what is waited for
 ATTEMPTS = 3  # in a row without a new checkpoint
 ASKED = (signal.SIGTERM, signal.SIGINT)
 FOLLOWS = "and this process with it"  # of an error that follows from that of another process
+IN_CREATION = "creation task"  # in Ray's words for an actor whose class cannot be loaded
 THREADS = 4  # calls of a worker at the same time
 HANDED_ON = ("SIMCLR_", "OMP_", "GOMP_", "GLOO_", "NCCL_", "CUBLAS_", "PYTHONHASHSEED")
 KEPT_HERE = ("SIMCLR_COMPUTE", PROCESSES, LAUNCHER, EVENTS, ERROR_FILE)
@@ -50,9 +52,19 @@ class LostError(Exception):
     """A worker, its node, or its process is gone, and the others cannot continue; the next attempt may."""
 
 
-def run(workspace: Path, stage: str, arguments: Sequence[str], where: Where, ran: Ran) -> int:
-    """``python -m simclr_core ARGUMENTS``, a stage, on the cluster; returns the exit code for this process, and notes
-    in ``ran`` what was used.
+def run(
+    workspace: Path,
+    stage: str,
+    arguments: Sequence[str],
+    where: Where,
+    ran: Ran,
+    shares: Callable[[int], bool] = bool,
+) -> int:
+    """``python -m simclr_core ARGUMENTS``, a stage, on the cluster; returns the exit code for this process.
+
+    Args:
+        ran: gets what was used.
+        shares: whether this number of workers can do it together.
 
     Raises:
         ClusterError: there is no cluster, it lacks what is asked for, or its nodes cannot do the work.
@@ -60,7 +72,7 @@ def run(workspace: Path, stage: str, arguments: Sequence[str], where: Where, ran
     """
     asks = f"{stage}.engine is ray in .simclr/compute.yaml"
     with connected(asks, f"set {stage}.engine to local", where.address) as ray, _requests() as stop:
-        cluster = Cluster(ray, stage, where)
+        cluster = Cluster(ray, stage, where, shares)
         sources = fetched(workspace, stage) if where.data == "remote" else shared(workspace, stage)
         without_progress = 0
         while True:
@@ -108,8 +120,8 @@ def _attempt(
 class Cluster:
     """What a stage asks of a Ray cluster, and what it has."""
 
-    def __init__(self, ray: ModuleType, stage: str, where: Where) -> None:
-        self.ray, self.stage, self.where = ray, stage, where
+    def __init__(self, ray: ModuleType, stage: str, where: Where, shares: Callable[[int], bool]) -> None:
+        self.ray, self.stage, self.where, self.shares = ray, stage, where, shares
         has_gpus = ray.cluster_resources().get("GPU", 0) > 0
         self.gpus = where.gpus if where.gpus is not None else int(has_gpus)
         self.cpus = where.cpus or 1
@@ -138,7 +150,7 @@ class Cluster:
                 self.ray.util.remove_placement_group(group)
                 return None
             waited = time.monotonic() - began
-            if waited > GRACE_SECONDS and least is not None and (room := self._room()) >= least and room < wanted:
+            if waited > GRACE_SECONDS and least is not None and least <= (room := self._room()) < wanted:
                 self.ray.util.remove_placement_group(group)
                 _say(self.stage, f"continuing with {counted(room, 'worker')} of {wanted}, as least_workers allows")
                 wanted, group, began = room, self._ask_room(room), time.monotonic()
@@ -148,14 +160,13 @@ class Cluster:
         return group
 
     def _ask_room(self, count: int) -> Any:
-        bundle = {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
-        return self.ray.util.placement_group([dict(bundle) for _ in range(count)], strategy="PACK")
+        return self.ray.util.placement_group([dict(self._needs()) for _ in range(count)], strategy="PACK")
 
     def _room(self) -> int:
-        """How many workers the nodes could hold at once, were they free."""
+        """How many workers the nodes could hold at once, were they free; of these, what can share the work."""
         alive = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         fits = [min(one.get(name, 0) // need for name, need in self._needs().items()) for one in alive]
-        return int(sum(fits))
+        return next((count for count in range(int(sum(fits)), 0, -1) if self.shares(count)), 0)
 
     def _needs(self) -> Mapping[str, int]:
         return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
@@ -200,6 +211,7 @@ class Workers:
             made = actor.options(scheduling_strategy=bundle, **wish).remote(node, addresses[node])
             self._actors.append(made)
         self.described = self.ask([one.describe.remote() for one in self._actors])
+        self._head = self._ray.get_runtime_context().gcs_address
         self._require_same_versions()
 
     def prepare(self, params: bytes, sources: Sequence[Source]) -> None:
@@ -215,10 +227,11 @@ class Workers:
         places = self._places(address, port)
         calls = [one.run.remote(arguments, place) for one, place in zip(self._actors, places, strict=True)]
         ended: dict[Any, Ended] = {}
-        asked, deadline = 0, float("inf")
+        asked, deadline, answered = 0, float("inf"), time.monotonic()
         while len(ended) < len(calls):
             done, _ = self._ray.wait([call for call in calls if call not in ended], timeout=LOOK_SECONDS)
             ended |= {call: self.ask(call) for call in done}
+            answered = self._heard_of_head(answered)
             self._pass_on(returned)
             if stop.signal and not asked:
                 asked = stop.signal
@@ -238,6 +251,10 @@ class Workers:
         try:
             return self._ray.get(call)
         except self._ray.exceptions.RayActorError as error:
+            if IN_CREATION in str(error):
+                raise ClusterError(
+                    f"a node of the Ray cluster cannot run this package ({_reason(error)}); install it there"
+                ) from None
             raise LostError(f"a worker of stage {self._stage} was lost ({_reason(error)})") from None
         except self._ray.exceptions.RayTaskError as error:
             cause = error.cause if isinstance(error.cause, Exception) else error
@@ -249,6 +266,23 @@ class Workers:
             self._ray.wait(closing, num_returns=len(closing), timeout=CLOSE_SECONDS)
         for one in self._actors:
             self._ray.kill(one)
+
+    def _heard_of_head(self, before: float) -> float:
+        """When the head answered last. Ray itself waits for it in silence, and then ends this process.
+
+        Raises:
+            ClusterError: it has not answered for a while.
+        """
+        try:
+            knock(self._head)
+        except OSError as error:
+            if time.monotonic() - before < HEAD_SECONDS:
+                return before
+            raise ClusterError(
+                f"the head of the Ray cluster, {self._head}, does not answer any more ({type(error).__name__}); start "
+                "it again, and run the same command, which continues from the last checkpoint"
+            ) from None
+        return time.monotonic()
 
     def _pass_on(self, returned: Returned, last: bool = False) -> None:
         look: Look = self.ask(self.first.look.remote())
@@ -335,7 +369,8 @@ def _furthest(workspace: Path) -> int:
 
 
 def _reason(error: Exception) -> str:
-    return str(error).partition("\n")[0].strip().rstrip(".") or type(error).__name__
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return one_line(lines[-1] if IN_CREATION in lines[0] else lines[0]).rstrip(".")
 
 
 def _say(stage: str, message: str) -> None:

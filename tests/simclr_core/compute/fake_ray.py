@@ -46,7 +46,7 @@ class FakeRay:
     available_resources = cluster_resources
 
     def get_runtime_context(self) -> Any:
-        return SimpleNamespace(get_node_id=lambda: "driver")
+        return SimpleNamespace(get_node_id=lambda: "driver", gcs_address="auto")
 
     def remote(self, kind: Callable[..., Any]) -> Any:
         def make(*arguments: Any) -> Actor:

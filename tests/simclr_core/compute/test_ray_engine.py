@@ -65,6 +65,7 @@ def stage(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: 
         workers: int = 2,
         cluster: FakeRay | None = None,
         arguments: Sequence[str] = ("pretrain",),
+        shares: Callable[[int], bool] = bool,
         **wanted: Any,
     ) -> int:
         fake = cluster or FakeRay({"a": 1, "b": 1})
@@ -77,7 +78,7 @@ def stage(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: 
         if script:
             monkeypatch.setattr(worker, "COMMAND", (sys.executable, "-c", STAGE + script))
         where = Where(engine="ray", workers=workers, **wanted)
-        code = ray_engine.run(prepared, arguments[0], arguments, where, ran)
+        code = ray_engine.run(prepared, arguments[0], arguments, where, ran, shares)
         assert not list((tmp_path / "tmp").iterdir())
         assert not fake.groups
         return code
@@ -166,6 +167,24 @@ def test_a_lost_node_is_replaced_or_waited_for(stage: Stage, prepared: Path, ran
     assert "beginning again from step 2" in said
     assert "continuing with 1 worker of 2, as least_workers allows" in said
     assert ran.workers == 1
+
+
+@pytest.mark.seconds
+def test_the_largest_number_that_can_share_the_work_is_taken(stage: Stage, ran: Ran) -> None:
+    cluster = FakeRay({"a": 3})
+    assert stage("pass", workers=4, cluster=cluster, least_workers=1, shares=lambda count: count in (1, 2, 4)) == 0
+    assert ran.workers == 2
+
+
+@pytest.mark.seconds
+def test_without_the_head_it_ends_and_says_so(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def knock(_: str) -> None:
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(ray_engine, "knock", knock)
+    monkeypatch.setattr(ray_engine, "HEAD_SECONDS", 0.2)
+    with pytest.raises(ClusterError, match=r"the head of the Ray cluster, auto, does not answer any more \(Conn"):
+        stage("time.sleep(1000)")
 
 
 @pytest.mark.seconds
