@@ -63,11 +63,11 @@ class Nodes:
 
 
 @contextmanager
-def started(nodes: int = 2, cores: int = 1) -> Iterator[Nodes]:
-    """A cluster of ``nodes``, each with ``cores``, which imports this clone's packages."""
+def started(nodes: int = 2, cores: int = 1, **variables: str) -> Iterator[Nodes]:
+    """A cluster of ``nodes``, each with ``cores`` and ``variables``, which imports this clone's packages."""
     folder = tempfile.mkdtemp(prefix="ray-")  # a short name: it holds sockets
     access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "PYTHONPATH": ROOT}
-    environment = os.environ | access | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ADDRESS": ""}
+    environment = os.environ | access | variables | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ADDRESS": ""}
     with subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", NODES, folder, str(nodes), str(cores)],
         env=environment,
