@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from deploy.errors import ClusterError
-from simclr_core.compute import ray_engine, worker
+from simclr_core.compute import ray_engine, worker, workers
 from simclr_core.compute.record import Ran
 from simclr_core.compute.settings import Where
 from tests.conftest import write_prepared
@@ -55,14 +55,15 @@ def stage(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: 
     """``stage(script)``: the exit code of a stage that is this script on every worker."""
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
-    monkeypatch.setattr(ray_engine, "LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(ray_engine, "GRACE_SECONDS", 0.3)
+    for module in (ray_engine, workers):
+        monkeypatch.setattr(module, "LOOK_SECONDS", 0.05)
+        monkeypatch.setattr(module, "GRACE_SECONDS", 0.3)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
     monkeypatch.setenv("SIMCLR_EVENTS", str(tmp_path / "events"))
 
     def run(
         script: str,
-        workers: int = 2,
+        count: int = 2,
         cluster: FakeRay | None = None,
         arguments: Sequence[str] = ("pretrain",),
         shares: Callable[[int], bool] = bool,
@@ -77,7 +78,7 @@ def stage(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: 
         monkeypatch.setattr(ray_engine, "connected", connected)
         if script:
             monkeypatch.setattr(worker, "COMMAND", (sys.executable, "-c", STAGE + script))
-        where = Where(engine="ray", workers=workers, **wanted)
+        where = Where(engine="ray", workers=count, **wanted)
         code = ray_engine.run(prepared, arguments[0], arguments, where, ran, shares)
         assert not list((tmp_path / "tmp").iterdir())
         assert not fake.groups
@@ -172,7 +173,7 @@ def test_a_lost_node_is_replaced_or_waited_for(stage: Stage, prepared: Path, ran
 @pytest.mark.seconds
 def test_the_largest_number_that_can_share_the_work_is_taken(stage: Stage, ran: Ran) -> None:
     cluster = FakeRay({"a": 3})
-    assert stage("pass", workers=4, cluster=cluster, least_workers=1, shares=lambda count: count in (1, 2, 4)) == 0
+    assert stage("pass", count=4, cluster=cluster, least_workers=1, shares=lambda count: count in (1, 2, 4)) == 0
     assert ran.workers == 2
 
 
@@ -181,8 +182,8 @@ def test_without_the_head_it_ends_and_says_so(stage: Stage, monkeypatch: pytest.
     def knock(_: str) -> None:
         raise ConnectionRefusedError
 
-    monkeypatch.setattr(ray_engine, "knock", knock)
-    monkeypatch.setattr(ray_engine, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(workers, "knock", knock)
+    monkeypatch.setattr(workers, "HEAD_SECONDS", 0.2)
     with pytest.raises(ClusterError, match=r"the head of the Ray cluster, auto, does not answer any more \(Conn"):
         stage("time.sleep(1000)")
 
@@ -198,7 +199,7 @@ def test_what_it_waits_for_is_said_until_it_is_stopped(stage: Stage, tmp_path: P
 
     thread = threading.Thread(target=stop)
     thread.start()
-    assert stage("pass", workers=3) == 128 + signal.SIGTERM
+    assert stage("pass", count=3) == 128 + signal.SIGTERM
     thread.join()
     assert "waiting for room for 3 workers (1 CPU each): 2 of 2 CPUs are free on 2 nodes" in events.read_text()
 
@@ -234,7 +235,7 @@ def test_a_request_to_stop_reaches_all_and_what_they_save_is_kept(stage: Stage, 
 
 
 def test_other_versions_are_refused(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_engine, "versions", lambda: {"torch": "1.0"})
+    monkeypatch.setattr(workers, "versions", lambda: {"torch": "1.0"})
     with pytest.raises(ClusterError, match=r"has torch .*, and this machine has 1\.0; install the same versions"):
         stage(DONE)
 
@@ -253,7 +254,7 @@ def test_every_stage_of_a_group_gives_the_bytes_of_processes(stage: Stage, prepa
     """With another number of workers than of nodes; fine-tuning and evaluation read what was trained."""
     local = write_prepared(tmp_path / "local")
     for arguments in (["pretrain"], ["linear_eval"], ["finetune", "--fraction", "0.1"]):
-        assert stage("", workers=2, arguments=arguments) == 0
+        assert stage("", count=2, arguments=arguments) == 0
         command = [sys.executable, "-m", "simclr_core", "--workspace", str(local), *arguments]
         subprocess.run(command, env={**os.environ, "SIMCLR_PROCESSES": "2"}, check=True, capture_output=True)
     assert results(prepared) == results(local)
