@@ -19,6 +19,7 @@ from simclr_core.pretraining.unfinished import find_unfinished, run_folders
 
 ABANDONED_DAYS = 14  # resume checkpoints of a configuration that has not been trained since
 LOG_DAYS = 90
+RECORDS = "*-*-*-*-*.db"  # events of a run, which has a UUID
 
 
 def tidy(workspace: Workspace, config: StorageConfig, dry_run: bool = False) -> Collected:
@@ -77,8 +78,8 @@ def _old_boards(workspace: Workspace, keep: int) -> list[Path]:
 
 def _remove_records(root: Path, keep: int, dry_run: bool) -> tuple[int, int, str]:
     """Dagster's records of old runs: how many, their bytes, and why none could be removed."""
-    if not (root / "history").is_dir() and "storage:" not in _text(root / "dagster.yaml"):
-        return 0, 0, ""  # no run so far, and Dagster takes a second to load
+    if "storage:" not in _text(root / "dagster.yaml") and len([*(root / "history" / "runs").glob(RECORDS)]) <= keep:
+        return 0, 0, ""  # none is old, and Dagster takes two seconds to load
     from pipeline.runs.instance import opened
     from pipeline.runs.retention import forget_runs, outdated_runs, records_of
 

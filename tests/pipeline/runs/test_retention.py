@@ -2,6 +2,7 @@
 
 import os
 import time
+import uuid
 
 import dagster as dg
 import pytest
@@ -97,12 +98,13 @@ def test_a_run_in_progress_is_never_old(workspace: Workspace) -> None:
 
 
 @pytest.mark.seconds
-def test_records_that_cannot_be_read_keep_nothing_else_from_going(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with opened(workspace.root) as instance:
-        materialize(instance, "once")
-    for database in (workspace.root / "history").rglob("*.db"):
-        database.write_bytes(b"not a database")
+def test_records_are_opened_only_when_some_are_old_and_may_be_damaged(workspace: Workspace) -> None:
+    override(workspace, {"storage.keep_run_records": "10"})
+    runs = workspace.root / "history" / "runs"
+    runs.mkdir(parents=True)
+    for name in ("index", *(str(uuid.uuid4()) for _ in range(10))):
+        (runs / f"{name}.db").write_bytes(b"not a database")
+    assert not collect(workspace).note
+    (runs / f"{uuid.uuid4()}.db").write_bytes(b"not a database")
     collected = collect(workspace)
-    assert "the records of old runs stay: " in str(collected)
+    assert "the records of old runs stay: " in str(collected), "and all else is removed"
