@@ -3,6 +3,7 @@
 What is new is kept in a file without a name, which the system removes with the process, until the batch is written.
 """
 
+import os
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +17,10 @@ READERS = 32  # requests to a bucket at once; a request waits most of its time
 
 
 class Spool:
-    """Bytes by key, in a file in this folder, as long as the context is open."""
+    """Bytes by key, in a file in this folder, as long as the context is open.
+
+    One thread keeps, while any number of them read: a file of two sources is in it when the second one is read.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -35,8 +39,8 @@ class Spool:
         if self._file is None:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._file = cast(BinaryIO, tempfile.TemporaryFile(dir=self._folder))  # noqa: SIM115 closed by __exit__
-        self._file.seek(self._end)
         self._file.write(data)
+        self._file.flush()
         self._places[key] = (self._end, len(data))
         self._end += len(data)
 
@@ -45,8 +49,7 @@ class Spool:
         if self._file is None or key not in self._places:
             return None
         start, size = self._places[key]
-        self._file.seek(start)
-        return self._file.read(size)
+        return os.pread(self._file.fileno(), size, start)
 
 
 def read_ahead(

@@ -51,6 +51,17 @@ def test_a_spool_gives_back_what_it_was_given_and_leaves_nothing(tmp_path: Path)
         assert list((tmp_path / "scratch").iterdir()) == [], "a kill leaves nothing behind"
 
 
+def test_a_spool_is_read_by_many_threads_while_one_keeps(tmp_path: Path) -> None:
+    """As where a folder of a bucket and a glob of it are two sources."""
+    values = {("base", str(number)): os.urandom(100_000) for number in range(64)}
+    with Spool(tmp_path) as spool, ThreadPoolExecutor(READERS) as pool:
+        for key, data in values.items():
+            spool.keep(key, data)
+        for key, data in read_ahead(pool, lambda key: (key, spool.read(key)), list(values) * 3, 2 * READERS):
+            assert data == values[key]
+            spool.keep(key, data)
+
+
 @pytest.mark.seconds
 def test_a_bucket_is_asked_by_many_readers_once_for_each_object(
     workspace: Workspace, empty_workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
