@@ -14,7 +14,7 @@ import logging
 import posixpath
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -67,12 +67,12 @@ class Terms(NamedTuple):
 
     def text(self, scratch: Path) -> str:
         """With what the stamps are now: an ingest changes them."""
-        return json.dumps([self.include, self.exclude, self.raw, _signature(scratch / STAMPS)])
+        return json.dumps([*self, _signature(scratch / STAMPS)])
 
 
 class Waiting(NamedTuple):
-    """What a source holds that no ingest has seen: path → file; ``unsettled`` are still being written. ``settled``
-    counts all others, known ones too, and ``images`` all but the tables of labels."""
+    """What a source holds that no ingest has seen: path → file; ``unsettled`` are still being written, or, without a
+    time, wait for a table that is. ``settled`` counts all others, known ones too, and ``images`` all but the tables."""
 
     base: str
     settled: int
@@ -133,7 +133,7 @@ def _relist(root: Path, addresses: Sequence[Address], scratch: Path, terms: Term
                 _list_folders(look, address, text, full=not 0 <= elapsed < age)
             elif not 0 <= elapsed < min(age, SHARE * row[2]):
                 _list_whole(look, root, address, text)
-        _forget_old(database)
+        _forget_old(database, {one.url for one in addresses})
         found = [_collect(database, one.url) for one in addresses]
     if _signature(stamps) != before:
         raise _WholeError  # an ingest has ended meanwhile
@@ -289,7 +289,8 @@ def _list_whole(look: Look, root: Path, address: Address, text: str) -> None:
     waiting = [(path, file, 1) for path, file in settled.items() if path not in known]
     later = {**source.unsettled, **source.writing}
     changing = source.listed - look.terms.settle_seconds
-    waiting += [(path, file, 0) for path, file in later.items() if file.changed and file.changed > changing]
+    dated = ((path, file, file.changed and file.changed > changing) for path, file in later.items())
+    waiting += [(path, file if late else file._replace(changed=None), 0) for path, file, late in dated]
     _forget(look.database, look.base)
     look.database.executemany(
         "INSERT INTO waiting VALUES (?, '', ?, ?, ?, ?)",
@@ -342,10 +343,10 @@ def _forget(database: sqlite3.Connection, base: str) -> None:
         database.execute(statement, (base,))
 
 
-def _forget_old(database: sqlite3.Connection) -> None:
+def _forget_old(database: sqlite3.Connection, listed: Collection[str]) -> None:
     """What is listed no more."""
     old = database.execute("SELECT base FROM source WHERE at BETWEEN 1 AND ?", (time.time() - KEPT_SECONDS,))
-    for (base,) in old.fetchall():
+    for base in {base for (base,) in old.fetchall()}.difference(listed):
         _forget(database, base)
 
 

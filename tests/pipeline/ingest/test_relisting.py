@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from pipeline.errors import IngestError
 from pipeline.ingest import relisting
 from pipeline.ingest.files.listing import folder_stamp
 from pipeline.ingest.ingest import ingest
-from pipeline.ingest.relisting import LISTINGS
+from pipeline.ingest.relisting import KEPT_SECONDS, LISTINGS
+from pipeline.retraining.confirmed import count_files
 from pipeline.retraining.inbox import survey
 from pipeline.workspace import Workspace
 from tests.conftest import draw, encode
@@ -156,6 +158,38 @@ def test_other_patterns_have_everything_listed_again(filled: Workspace, scanned:
     configure(filled, exclude=["camera 0/"])
     assert survey(filled, INBOX, HOUR) == survey(filled, INBOX)
     assert survey(filled, INBOX, HOUR).new_files == 28
+
+
+def test_another_time_to_settle_has_everything_listed_again(filled: Workspace, scanned: list[str]) -> None:
+    survey(filled, INBOX, HOUR)
+    configure(filled, settle_seconds=2 * HOUR)
+    assert survey(filled, INBOX, HOUR) == survey(filled, INBOX)
+    assert survey(filled, INBOX, HOUR).new_files == 0
+
+
+def test_a_listing_that_may_be_older_than_what_is_kept_is_kept(
+    filled: Workspace, scanned: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    survey(filled, ["inbox/test"], 1e9)
+    survey(filled, ["inbox/unlabeled"], 1e9)
+    now = time.time()
+    monkeypatch.setattr(relisting.time, "time", lambda: now + KEPT_SECONDS + HOUR)
+    assert survey(filled, ["inbox/unlabeled"], 1e9).files == 24
+    with closing(sqlite3.connect(filled.scratch / LISTINGS)) as database:
+        assert database.execute("SELECT count(*) FROM source").fetchone() == (1,), "of a source that is listed no more"
+
+
+def test_a_table_being_written_into_a_bucket_leaves_its_files_there(workspace: Workspace) -> None:
+    """They wait for it, and are not gone: the watchdog counts them."""
+    configure(workspace, settle_seconds=60.0)
+    source = "bucket://camera"
+    with bucket():
+        for number in range(3):
+            upload(f"camera/{number}.png", b"image %d" % number)
+        assert count_files(workspace, source)[1] == 3
+        upload("camera/labels.csv", b"path,label\n", datetime.now(UTC))
+        assert count_files(workspace, source)[1] == 3
+        assert survey(workspace, [source], HOUR) == survey(workspace, [source])
 
 
 def test_sources_that_overlap_are_listed_as_a_whole(filled: Workspace, scanned: list[str]) -> None:
