@@ -88,15 +88,17 @@ class Observation:
 
 def main() -> None:
     options = measure.training_parser(__doc__)
+    options.add_argument("--batches", type=int, default=POINTS[-1][0], metavar="N", help="grow to this many; 1,000")
+    options.add_argument("--without-runs", action="store_true", help="leave out the runs with nothing to do")
     chosen = options.parse_args()
-    points, new = (((1, 1), (3, 4), (6, 5)), (2, 5)) if chosen.quick else (POINTS, NEW)
+    points, new = scaled(6 if chosen.quick else chosen.batches), (2, 5) if chosen.quick else NEW
     results = measure.header("growth", "dvc", "dagster", "polars")
     with measure.kept_folder(chosen.keep) as folder:
         seen = _read(folder / OBSERVED)
         for number, (count, releases) in enumerate(points):
             if any(one.point == number for one in seen):
                 continue
-            whole = number in (0, len(points) - 1)
+            whole = number in (0, len(points) - 1) and not chosen.without_runs
             workspace = grow(folder / "workspace", count)
             seen += [Observation(number, *one) for one in _observe(workspace, new, releases, whole)]
             measure.write({"observed": [asdict(one) for one in seen]}, folder / OBSERVED)
@@ -106,6 +108,12 @@ def main() -> None:
         results |= {"points": points, "costs": {stage: _plain(found) for stage, found in fitted.items()}}
         measure.write(results | {"observed": [asdict(one) for one in seen]}, chosen.json)
     print("\n".join(["", *sentences(fitted), "", *table(fitted)]))
+
+
+def scaled(last: int) -> list[tuple[int, int]]:
+    """The points on the way to this many batches."""
+    share = last / POINTS[-1][0]
+    return [(max(1, round(share * count)), max(1, round(share * releases))) for count, releases in POINTS]
 
 
 def grow(root: Path, count: int) -> Workspace:
