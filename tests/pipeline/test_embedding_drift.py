@@ -82,7 +82,7 @@ def put_images(workspace: Workspace, batches: Iterable[tuple[str, list[bytes]]])
     with publish(workspace.prepared, replace=True) as folder:
         write_shards(folder / "train", groups, 1_000_000)
     with publish(workspace.manifest, replace=True) as folder:
-        manifest.write(folder, table(rows))
+        manifest.write(folder, [table(rows)])
 
 
 def pictures(count: int, seed: int, *classes: int, change: Callable[[Pixels], Pixels] | None = None) -> list[bytes]:

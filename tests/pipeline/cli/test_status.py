@@ -92,7 +92,7 @@ def test_near_copies_with_different_labels_are_named(workspace: Workspace) -> No
     near: dict[str, Any] = {"near_group": "g", "near_group_size": 2, "warnings": ["near_label_conflict"]}
     rows = [row("cat/1.png", label="cat", **near), row("dog/\u202e2.png", label="dog", **near), row("3.png")]
     workspace.manifest.mkdir(parents=True)
-    manifest.write(workspace.manifest, table(rows))
+    manifest.write(workspace.manifest, [table(rows)])
     for success, said in (
         (True, None),
         (False, "2 near copies have different labels, such as cat/1.png (cat)"),
