@@ -9,7 +9,7 @@ comes next refuses to start.
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,8 +21,8 @@ from PIL import Image
 from deploy.artifact import publish, write_atomically
 from deploy.plural import counted
 from pipeline.config import PrepareConfig, ValidateConfig
-from pipeline.ingest.raw import read_tar, tars
-from pipeline.params import read
+from pipeline.ingest.raw import batches, read_tar, tars
+from pipeline.params import Params, read
 from pipeline.reports import DriftVerdict, ImageCounts, ValidationReport
 from pipeline.stage import run_stage
 from pipeline.validation import groups, manifest
@@ -30,9 +30,10 @@ from pipeline.validation.drift.drift import Drift
 from pipeline.validation.drift.drift import judge as judge_drift
 from pipeline.validation.evaluate import evaluate, tables
 from pipeline.validation.expectations import NEAR_LABELS, expectations
+from pipeline.validation.probe.known_facts import KnownFacts
 from pipeline.validation.probe.pool import isolated_map
 from pipeline.validation.probe.probe import thumbnail
-from pipeline.validation.probe.scan import Limits, scan
+from pipeline.validation.probe.scan import Limits, scan, tar_name
 from pipeline.validation.report import data_docs
 from pipeline.validation.report.report import ACCEPTED, gallery, render, shown, summary
 from pipeline.validation.report.thumbnails import choose, contact_sheet
@@ -89,7 +90,7 @@ def run(workspace: Workspace) -> None:
         del judged, rows
         table = manifest.spooled(Path(written))
         groups.write(folder, groups.find_groups(workspace.raw, table))
-        _report(workspace, table, decisions, config, params.prepare)
+        _report(workspace, table, facts, decisions, params)
     seconds = time.monotonic() - started
     record_timing("validate", workspace=workspace.root, seconds=seconds, images_per_second=images / scanned)
 
@@ -97,15 +98,16 @@ def run(workspace: Workspace) -> None:
 def _report(
     workspace: Workspace,
     table: pl.LazyFrame,
+    facts: KnownFacts,
     decisions: Sequence[Override],
-    config: ValidateConfig,
-    prepare: PrepareConfig,
+    params: Params,
 ) -> None:
     """Hold the manifest against the contract, and write what came of it."""
+    config = params.validate
     drift = judge_drift(table, **dict(config.drift))
     evaluation = evaluate(expectations(config), tables(table, drift))
     result = summary(table, evaluation.outcomes, drift)
-    thumbnails = dict(_thumbnails(workspace, table, config, prepare))
+    thumbnails = dict(_thumbnails(workspace, shown(table), facts, params))
     html = render(result, table, drift, thumbnails, config.near_duplicates.distance)
     write_atomically(workspace.reports / "validation.html", html)
     write_atomically(workspace.reports / "data_docs.html", data_docs.render(evaluation.results))
@@ -152,11 +154,12 @@ def _policy(config: ValidateConfig) -> Policy:
 
 
 def _thumbnails(
-    workspace: Workspace, table: pl.LazyFrame, config: ValidateConfig, prepare: PrepareConfig
+    workspace: Workspace, wanted: Collection[str], facts: KnownFacts, params: Params
 ) -> Iterator[tuple[str, Image.Image | None]]:
-    wanted = shown(table)
-    homes = some(table.filter(pl.col("sha256").is_in(wanted)), "batch")["batch"].unique().sort()
-    contents = chain.from_iterable(read_tar(path, wanted) for name in homes for path in tars(workspace.raw / name))
+    config, prepare = params.validate, params.prepare
+    holding = facts.tars(wanted)
+    paths = (path for batch in batches(workspace.raw) for path in tars(batch) if tar_name(path) in holding)
+    contents = chain.from_iterable(read_tar(path, wanted) for path in paths)
     drawn = isolated_map(
         thumbnail,
         contents,

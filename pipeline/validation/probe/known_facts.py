@@ -20,7 +20,7 @@ class KnownFacts:
             store: the part of the cache that holds them.
             contents: sha256 of each.
             tars: those whose facts still hold, by the names under which the cache has them.
-            others: FACTS of those contents that the cache does not hold.
+            others: the contents that the cache does not hold, with its columns.
 
         Raises:
             ValidationError: the cache does not hold all the rest.
@@ -50,8 +50,15 @@ class KnownFacts:
 
     def sketches(self, contents: pl.DataFrame) -> pl.DataFrame:
         """sha256 and sketch of these contents."""
+        return self._of(contents, "sketch")
+
+    def tars(self, contents: Collection[str]) -> set[str]:
+        """In which tars the bytes of these contents are, as the cache names them."""
+        return set(self._of(pl.DataFrame({"sha256": list(contents)}, {"sha256": pl.String}), "tar")["tar"])
+
+    def _of(self, contents: pl.DataFrame, column: str) -> pl.DataFrame:
         asked = contents.select("sha256").unique()
-        return pl.concat([rows.join(asked, "sha256", "semi") for rows in self.portions(["sha256", "sketch"])])
+        return pl.concat([rows.join(asked, "sha256", "semi") for rows in self.portions(["sha256", column])])
 
     def _changed(self) -> ValidationError:
         return ValidationError(f"{self._store}: another process has changed it, or it is damaged; run again")

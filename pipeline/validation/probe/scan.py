@@ -28,7 +28,7 @@ from pipeline.validation.probe.known_facts import KnownFacts
 from pipeline.validation.probe.pool import Failure, isolated_map
 from pipeline.validation.probe.probe import probe
 from pipeline.validation.probe.ray_engine import flat_map
-from pipeline.validation.tables import FACTS, FILES
+from pipeline.validation.tables import FILES
 from simclr_core.progress import Bar
 from simclr_core.reporter import emit
 
@@ -107,7 +107,7 @@ def scan(
         raise ValidationError(f"{raw}: no raw images; put images into inbox/ and run `simclr ingest`")
     contents = files.select("sha256").unique(maintain_order=True)
     store = facts_cache.place(cache, limits.probed)
-    there = [_name(path) for batch in batches(raw) for path in tars(batch)]
+    there = [tar_name(path) for batch in batches(raw) for path in tars(batch)]
     stored = [
         rows.filter(pl.col("tar").is_in(there)).select("sha256")
         for _, rows in facts_cache.portions(store, ["sha256", "tar"])
@@ -125,8 +125,7 @@ def scan(
     lost = unknown.join(pl.concat(found), "sha256", "anti")
     missing = [(Facts(sha256, 0, "missing", False, "io_error", MISSING), "") for sha256 in lost["sha256"]]
     facts_cache.tidy(cache, store)
-    others = pl.concat([_table(missing), *left]).select(FACTS.names())
-    return files, KnownFacts(store, contents, there, others)
+    return files, KnownFacts(store, contents, there, pl.concat([_table(missing), *left]))
 
 
 def list_all(raw: Path) -> pl.DataFrame:
@@ -202,7 +201,7 @@ def _read(path: Path, wanted: Iterable[str]) -> Iterator[tuple[str, bytes]]:
 def _examine(function: Probe, portions: Iterable[Portion], limits: Limits, workers: int) -> Iterator[Answer]:
     """Facts in any order; from workers that crash or hang, facts that say so."""
     members = (
-        ((_name(path), sha256, len(data), sniff(data)), data)
+        ((tar_name(path), sha256, len(data), sniff(data)), data)
         for path, wanted in portions
         for sha256, data in _read(path, wanted)
     )
@@ -291,7 +290,7 @@ def _table(rows: list[Answer]) -> pl.DataFrame:
     return pl.DataFrame([(*vars(facts).values(), tar) for facts, tar in rows], schema=facts_cache.CACHED, orient="row")
 
 
-def _name(tar: Path) -> str:
+def tar_name(tar: Path) -> str:
     """The tar by its place in data/raw, and its size: a tar that was cut is another one, and looked into again."""
     return f"{tar.parent.name}/{tar.name}:{tar.stat().st_size}"
 

@@ -19,7 +19,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 BITS = 64
 MOST_BITS = 3  # in which two perceptual hashes may differ: with more, no blocks need agree
-MANY_ROWS = 10_000_000
+MANY_ROWS = 5_000_000
 """From here on two of five blocks are in front: 10 sorts and not 4, but buckets of 25 bits and not 16. Random hashes of
 100 million rows have 1,700 in the fullest bucket of 16 bits, each compared with all behind it, and 17 in one of 25."""
 PORTION = 1 << 22  # rows that are sorted at once
