@@ -7,7 +7,7 @@ for the first time, and again with one per cent more. ``recorded`` validates wor
 not probed, of 20,000, 200,000 and, in 2,000 batches, 20,000 files, and says from what an image costs at first what one
 per cent more costs of that. ``near_copies`` counts how full the buckets of a hundred million random hashes are.
 
-Each validation is a process of its own; memory is its own peak, without its workers.
+Each validation runs in a fresh process; memory is the peak of that, without its workers.
 """
 
 import io
@@ -120,7 +120,7 @@ def measure_recorded(scratch: Path) -> Result:
 
 
 def measure_near_copies(_: Path) -> Result:
-    """How full the buckets of so many random hashes are, and with how many others a row is compared in one."""
+    """How full the buckets of random hashes are, and with how many others a row is compared in one."""
     found = {}
     for bits in (16, 25):
         random = np.random.default_rng(0)
