@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.pipeline.command_cost import measure_command
-from benchmarks.pipeline.growth import replay_batch
+from benchmarks.pipeline.growth import POINTS, QUANTITIES, Observation, fit_all, replay_batch, scaled, sentences
 from benchmarks.pipeline.linear_cost import fit
 from pipeline.ingest.ingest import ingest
 from pipeline.ingest.raw import batches
@@ -52,6 +52,20 @@ def test_the_interval_of_a_fit_holds_the_true_cost_nineteen_times_in_twenty() ->
 def test_observations_that_do_not_tell_old_from_new_are_refused(new: list[int], old: list[int]) -> None:
     with pytest.raises(ValueError, match="do not determine 3 coefficients"):
         fit([new, old], np.ones(len(new)))
+
+
+def test_each_stage_has_one_sentence_in_units_that_can_be_read() -> None:
+    seen = [
+        Observation(
+            0, "ingest", {"new image": new, "old image": old}, dict.fromkeys(QUANTITIES, 2 + new / 1e3 + old / 1e7)
+        )
+        for new in (10, 400)
+        for old in (100, 3000, 20_000)
+    ]
+    (said,) = sentences(fit_all(seen))
+    assert said == ("ingest: 1 ms (1 to 1) per new image, 0.1 µs (0.1 to 0.1) per old image, 2 s (2 to 2) always")
+    assert scaled(1000) == list(POINTS)
+    assert scaled(6)[-1] == (6, 2)
 
 
 def test_a_command_is_charged_with_what_it_and_its_processes_do(workspace: Workspace) -> None:
