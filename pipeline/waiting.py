@@ -115,6 +115,11 @@ def clock(moment: str) -> str:
     return moment[:16].replace("T", " ")
 
 
+def candidate_page(root: Path, name: str) -> Path:
+    """Where what a person looks at is, in the workspace at ``root``; see ``pipeline.run_report.candidate``."""
+    return root / ".simclr" / "candidates" / f"{name}.html"
+
+
 def waiting(registry: Path) -> list[Candidate]:
     """All that no decision was carried out on, expired or not, the longest waiting first."""
     return _read(registry / WAITING)

@@ -10,6 +10,7 @@ from pipeline.defs.pages import show
 from pipeline.defs.stage_assets import foreseen
 from pipeline.defs.translator import POOL, RAW_IMAGES, SOURCES, asset_key
 from pipeline.dvc.project import CHAMPION, read_tracked
+from pipeline.errors import FORESEEN
 from pipeline.gates.all_gates import verdicts
 from pipeline.ingest import unfinished
 from pipeline.release import release
@@ -17,8 +18,9 @@ from pipeline.release.approval import Held
 from pipeline.release.champion import pin
 from pipeline.release.facts import comparison
 from pipeline.release.serving import Released
-from pipeline.run_report import page
+from pipeline.run_report import candidate, page
 from pipeline.runs.instance import opened
+from pipeline.waiting import Candidate, candidate_page
 from pipeline.workspace import Workspace
 
 DATA_VERSION = "dagster/data_version"
@@ -86,7 +88,18 @@ def released_encoder(
         yield dg.MaterializeResult(
             asset_key=RELEASED, data_version=version, metadata={**_describe(workspace, done), **report}
         )
+    if isinstance(done, Held) and done.candidate:
+        _write_page(context, workspace, done.candidate)
     yield approval_check(done)
+
+
+def _write_page(context: dg.AssetExecutionContext, workspace: Workspace, waits: Candidate) -> None:
+    """What a person looks at, unless it is there; without it a person can decide by the gates."""
+    if not candidate_page(workspace.root, waits.name).exists():
+        try:
+            candidate.write(workspace, waits)
+        except (*FORESEEN, OSError) as error:
+            context.log.warning(f"released_encoder: the page about candidate {waits.name} lacks its pictures: {error}")
 
 
 def record_decision(workspace: Workspace, done: Released | Held) -> None:

@@ -49,7 +49,10 @@ from simclr_core.data.shard_writing import write_tar
 from simclr_core.reports import known
 
 REWRITTEN = ".{}.purged"  # a batch without the contents, complete, next to the one that it replaces
-DERIVED = ("data/manifest", "data/prepared", "data/explore", "storage/pages", ".simclr/prepared", ".simclr/tensorboard")
+DERIVED = (
+    *("data/manifest", "data/prepared", "data/explore", "storage/pages"),
+    *(".simclr/prepared", ".simclr/tensorboard", ".simclr/candidates"),
+)
 
 
 def purge(workspace: Workspace, hashes: Sequence[str], who: str, why: str) -> list[Purge]:

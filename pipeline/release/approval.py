@@ -84,6 +84,7 @@ def ask(releases: Releases, made: Made, commit: str, reasons: tuple[str, ...]) -
         now.isoformat(),
         expires.isoformat(),
     )
+    waiting.candidate_page(releases.root, candidate.name).unlink(missing_ok=True)  # of an earlier comparison
     waiting.keep(releases.registry.root, candidate)
     failpoint("approval.asked")
     if obstacle := candidate.obstacle(serving):

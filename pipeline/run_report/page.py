@@ -103,13 +103,14 @@ def thumbnails(workspace: Workspace, facts: RunFacts) -> dict[str, str]:
         images = ShardedImages(workspace.prepared / split) if wanted else None
         for position in range(len(images)) if images else ():
             if images and (key := images.key(position)) in wanted:
-                found[key] = jpeg(_thumbnail(stored_pixels(images, position)))
+                found[key] = jpeg(thumbnail(stored_pixels(images, position)))
     except (DatasetError, ImageError):
         return found
     return found
 
 
-def _thumbnail(pixels: Samples) -> Image.Image:
+def thumbnail(pixels: Samples) -> Image.Image:
+    """A prepared image of SIDE pixels on its longer side."""
     image = Image.fromarray(preview(pixels))
     scale = SIDE / max(image.size)
     small = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS

@@ -3,7 +3,8 @@
 Without it any page that an operator opens could launch runs, by a link to ``/graphql?query=mutation...`` or a form.
 
 - The Host is an address, this machine's name, or one of SIMCLR_UI_HOSTS: no other site's name that was pointed here.
-- What changes something comes from this origin, as JSON, by POST. Queries by GET are refused.
+- What changes something comes from this origin, as JSON, by POST. Queries by GET are refused. Forms are taken
+  by ``login`` and ``candidates`` only; browsers say where those come from, too.
 - With passwords set, everything needs a login. There are two roles, operator and viewer, each with its own application;
   the viewer's changes nothing.
 
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 
 from pipeline.ui.access import Access, Role
 from pipeline.ui.asgi import Application, Message, Receive, Refused, Scope, Send, answer, read_body, replay
+from pipeline.ui.candidates import Candidates
 from pipeline.ui.login import PAGES, Login
 
 HEADERS = {
@@ -31,12 +33,19 @@ HEADERS = {
 
 
 class Guard:
-    """The ASGI application; ``applications`` has one for each role that can come in."""
+    """The ASGI application; ``applications`` has one for each role that can come in, ``candidates`` separate pages."""
 
-    def __init__(self, applications: Mapping[Role, Application], access: Access, login: Login) -> None:
+    def __init__(
+        self,
+        applications: Mapping[Role, Application],
+        access: Access,
+        login: Login,
+        candidates: Candidates | None = None,
+    ) -> None:
         self._applications = applications
         self._access = access
         self._login = login
+        self._candidates = candidates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -51,7 +60,11 @@ class Guard:
             if scope["type"] == "http" and scope["path"] in PAGES:
                 await self._login.serve(scope, headers, receive, send)
                 return
-            application = self._applications[self._login.role(scope, headers)]
+            role = self._login.role(scope, headers)
+            if self._candidates and scope["type"] == "http" and scope["path"].startswith("/candidates"):
+                await self._candidates.serve(scope, headers, role, receive, send)
+                return
+            application = self._applications[role]
             if scope["type"] == "http":
                 _check_content(scope, headers)
                 body = await read_body(receive)

@@ -22,6 +22,7 @@ from pipeline.runs.dagster_internals import (
 from pipeline.runs.instance import reference
 from pipeline.ui.access import Role, read_access
 from pipeline.ui.asgi import Application, Receive, Refused, Scope, Send
+from pipeline.ui.candidates import Candidates
 from pipeline.ui.guard import Guard
 from pipeline.ui.login import Login
 from pipeline.ui.sessions import Sessions, session_key
@@ -71,7 +72,12 @@ def serve(root: Path, host: str, port: int) -> None:
         if "viewer" in access.passwords:
             applications["viewer"] = application(read_only=True)
         uvicorn.run(
-            Guard(applications, access, Login(access, Sessions(root / SESSIONS, access.key), root.name)),
+            Guard(
+                applications,
+                access,
+                Login(access, Sessions(root / SESSIONS, access.key), root.name),
+                Candidates(root),
+            ),
             host=host,
             port=port,
             log_level="warning",
