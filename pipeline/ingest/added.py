@@ -10,7 +10,7 @@ None where it could be another than that of ``found``.
 import posixpath
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deploy.images import heif
@@ -93,6 +93,8 @@ def find_added(
             return None
         source = _open(address, one, params.prepare.channels is not None, spool)
         reading = _read_layout(source, details, workspace.inbox, config.class_folders)
+        if _reads_known_otherwise(source, reading, details, workspace.inbox, config.class_folders):
+            return None
         others += _count_others(reading, details, [*one.new, *not_images])
         listings.append(read_source(source, reading, 0.0, {}, None, stamped, NO_CONTENTS))
         _pass_over(source, details, not_images)
@@ -173,7 +175,8 @@ def _is_addition(address: Address, waiting: Waiting, details: Details, rows: int
     """Whether files were added to a folder or bucket, and none is gone, overwritten, or not what it seems."""
     odd = details.tables or waiting.unsettled or any(why.startswith(UNSEEN) for why in details.passed_over.values())
     names = any(heif.is_unread(path) or "\\" in path for path in waiting.new)
-    if odd or names or address.kind != "folder" or rows != waiting.settled - len(waiting.new):
+    known = waiting.settled - len(waiting.new)
+    if odd or names or address.kind != "folder" or not 0 < rows == known:  # 0: as after a move of the workspace
         return False
     if not address.local:
         return all(file.certain for file in waiting.new.values())
@@ -197,6 +200,17 @@ def _read_layout(source: Source, details: Details, inbox: Path, class_folders: b
     reading = read_layout(source, inbox, class_folders, sizes)
     source.files = new
     return reading
+
+
+def _reads_known_otherwise(
+    source: Source, reading: Reading, details: Details, inbox: Path, class_folders: bool
+) -> bool:
+    """Whether a folder that had files says something else of them with the new ones: ``pets/train`` is a training set
+    where there is ``pets/test``, too."""
+    added = Counter(map(posixpath.dirname, source.files))
+    had = {folder: (size, path) for folder, (size, path) in details.folders.items() if size > added[folder]}
+    before = _read_layout(replace(source, files={}), details._replace(folders=had), inbox, class_folders)
+    return any(reading.places[path] != place for path, place in before.places.items())
 
 
 def _count_others(reading: Reading, details: Details, left: Sequence[str]) -> Counter[tuple[str, str | None]]:

@@ -13,7 +13,7 @@ from pipeline.ingest.raw import read_some
 from pipeline.ingest.stamps import Stamps
 from pipeline.workspace import Workspace
 from tests.conftest import draw, encode
-from tests.pipeline.conftest import fill, put
+from tests.pipeline.conftest import fill, put, read_files
 from tests.pipeline.retraining.bucket import Bucket, bucket, upload
 
 
@@ -73,6 +73,30 @@ def test_anything_else_is_judged_with_all_files(filled: Workspace, change: str, 
     else:
         put(filled, "labeled/cross/copy.png", path.read_bytes())
     ingest(filled)
+    assert alone == [False, False]
+
+
+@pytest.mark.seconds
+@pytest.mark.parametrize("first", ["train", "test"])
+def test_a_folder_that_has_known_ones_read_otherwise(filled: Workspace, first: str, alone: list[bool]) -> None:
+    """``pets/train`` is only a folder until there is ``pets/test``."""
+    put(filled, f"pets/{first}/cross/1.png", encode(draw(0, 900)))
+    ingest(filled)
+    other = {"train": "test", "test": "train"}[first]
+    put(filled, f"pets/{other}/cross/2.png", encode(draw(0, 901)))
+    ingest(filled)
+    found = {path: (split, label) for _, path, split, label in read_files(filled.raw / "0002")}
+    assert found == {f"pets/{first}/cross/1.png": (first, "cross"), f"pets/{other}/cross/2.png": (other, "cross")}
+    assert alone == [False, False]
+
+
+def test_a_workspace_that_was_moved_has_all_files_judged(filled: Workspace, alone: list[bool]) -> None:
+    """No stamp is known under the new path, so none tells that a file is gone."""
+    ingest(filled)
+    moved = Workspace(filled.root.rename(filled.root.with_name("moved")))
+    path = min((moved.inbox / "labeled" / "cross").iterdir())
+    path.rename(moved.inbox / "unlabeled" / path.name)
+    assert ingest(moved).new_labels == 1
     assert alone == [False, False]
 
 
