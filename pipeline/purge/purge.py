@@ -33,6 +33,7 @@ from pipeline.dvc.purged import Purge
 from pipeline.dvc.versions import WORKSPACE
 from pipeline.errors import DvcError, ParamsError, ReleaseError, WorkspaceError
 from pipeline.ingest.raw import OCCURRENCES, UNDONE, batches, list_tar, read_records, tars
+from pipeline.ingest.relisting import LISTINGS
 from pipeline.ingest.stamps import STAMPS
 from pipeline.maintenance.state import keep
 from pipeline.params import read
@@ -175,6 +176,7 @@ def _remove_derived(workspace: Workspace, hashes: Collection[str]) -> None:
             held = holders.holds(file, hashes)
         if held:
             path.unlink()
+    (workspace.scratch / LISTINGS).unlink(missing_ok=True)
     facts_cache.forget(workspace.facts, hashes)
 
 
