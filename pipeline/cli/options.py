@@ -55,6 +55,8 @@ def pass_workspace(command: Callable[Concatenate[Workspace, Parameters], Result]
 
 def show(text: str) -> None:
     """Print lines for a person, in color on a terminal: where to look first."""
+    if not text:
+        return
     color = False if os.environ.get(NO_COLOR) else None
     click.echo("\n".join(map(_painted, text.splitlines())), color=color)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from pipeline import workspace as workspaces
-from pipeline.cli.options import pass_workspace
+from pipeline.cli.options import pass_workspace, show
 from pipeline.workspace import Workspace
 
 RESTART = click.option(
@@ -79,7 +79,8 @@ def run(workspace: Workspace, stages: tuple[str, ...], values: tuple[str, ...], 
               simclr run --set pretrain.epochs=100 --set pretrain.temperature=0.2
               simclr run --select linear_eval --select finetune@0.01
     """
-    from pipeline import params, preflight
+    from pipeline import params, preflight, waiting
+    from pipeline.release.registry import open_registry
     from pipeline.retraining import completed
 
     workspaces.require_writable(workspace)
@@ -94,6 +95,8 @@ def run(workspace: Workspace, stages: tuple[str, ...], values: tuple[str, ...], 
     sources = params.read(workspace).retraining.sources
     if not stages and completed.has_nothing_to_do(workspace, sources):
         click.echo("nothing to do: no image is new, and every stage is as the last run left it")
+        registry = open_registry(workspace)
+        show("\n".join(waiting.look(registry.root, registry.current()).lines()))
         return
     from pipeline.run import RAW_STAGE
     from pipeline.run import run as run_graph

@@ -158,6 +158,7 @@ def test_a_candidate_that_waits_is_a_warning_of_the_asset_until_a_person_decides
     assert (waits.passed, waits.severity, waits.blocking) == (False, dg.AssetCheckSeverity.WARN, False)
     (candidate,) = waiting.waiting(third.root / "registry")
     assert f"candidate {candidate.name} waits for a person until" in str(waits.description)
+    assert "What the gates say" in waiting.candidate_page(third.root, candidate.name).read_text()
     assert waits.metadata["look and decide"].value == f"[candidate and champion](/candidates/{candidate.name})"
     done = approve(third, candidate.name, "Ada", "looks good")
     record_decision(third, done)

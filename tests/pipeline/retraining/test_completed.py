@@ -5,12 +5,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from click.testing import CliRunner
 
+from deploy.artifact import identity, publish
+from pipeline import waiting
 from pipeline import workspace as workspaces
 from pipeline.cli.main import simclr
 from pipeline.dvc.purged import Purge, write_journal
@@ -21,6 +24,7 @@ from pipeline.proposal.propose import VALIDATE
 from pipeline.recipes.recipe import AUTO, is_auto, params_of
 from pipeline.retraining import completed
 from pipeline.run import RunOutcome, run
+from pipeline.waiting import Candidate
 from pipeline.workspace import Workspace
 from tests.conftest import draw, encode
 from tests.pipeline.conftest import put
@@ -110,6 +114,17 @@ def _switch(workspace: Workspace) -> None:
     (workspace.root / "registry" / "CURRENT").write_text("v0.0.1\n")
 
 
+def _outdate_candidate(workspace: Workspace) -> None:
+    """It waits for a person, and was compared with what no longer serves."""
+    with publish(workspace.root / "models" / "bundle") as work:
+        (work / "bundle.json").write_text("{}")
+    bundle, asked = identity(workspace.root / "models" / "bundle"), "2026-11-30T03:20:00+00:00"
+    one = Candidate(bundle, "b" * 64, "c" * 40, "v0.0.3", (), {}, asked, asked)
+    waiting.keep(workspace.root / "registry", one)
+    assert completed.has_nothing_to_do(workspace, SOURCES)  # of what serves
+    waiting.keep(workspace.root / "registry", replace(one, champion="v0.0.2"))
+
+
 def _lose_served_bundle(workspace: Workspace) -> None:
     shutil.rmtree(workspace.root / "registry" / "v0.0.3")
 
@@ -159,6 +174,7 @@ CHANGES = (
     _label,
     _decide,
     _switch,
+    _outdate_candidate,
     _lose_served_bundle,
     _begin_purge,
     _add_origin,
