@@ -8,6 +8,7 @@ import configparser
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from fsspec.implementations.local import LocalFileSystem
 
 from deploy.failure import one_line
 from deploy.lock import in_turn
@@ -55,13 +57,16 @@ class Fetched:
     fingerprint: str
 
     def place(self, workspace: Path) -> None:
-        """Link the node's copy into a worker's folder, made first if need be.
+        """Link the node's copy into a worker's folder, made first if need be, and again if it was damaged since.
 
         Raises:
             LaunchError: the remote cannot be read, or does not have it.
         """
-        tree = _reaching(self.store, partial(fetch, self.store, self.md5, node_cache()))
-        if fingerprint(tree) != self.fingerprint:
+        for again in (False, True):
+            tree = _reaching(self.store, partial(fetch, self.store, self.md5, node_cache(), again))
+            if fingerprint(tree) == self.fingerprint:
+                break
+        else:
             raise LaunchError(f"{self.name} of dvc.lock is not what the driver's workspace has; run `dvc status` there")
         target = workspace / self.name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -114,18 +119,37 @@ def send(store: Store, md5: str, workspace: Path, name: str) -> None:
     def put(one: tuple[str, Path]) -> None:
         target = f"{base}/{_key(one[0])}"
         if not system.exists(target):
-            system.makedirs(target.rpartition("/")[0], exist_ok=True)
-            system.put_file(str(one[1]), target)
+            _put(system, target, one[1])
 
     _all_at_once(put, files.items())
     target = f"{base}/{_key(md5)}"
     if not system.exists(target):
-        system.makedirs(target.rpartition("/")[0], exist_ok=True)
-        system.pipe_file(target, listing)
+        _put(system, target, listing)
 
 
-def fetch(store: Store, md5: str, cache: Path) -> Path:
+def _put(system: Any, target: str, content: Path | bytes) -> None:
+    """Whole or not at all, as DVC counts on: a bucket shows no half of an object, and a disk gets the name last."""
+    folder = target.rpartition("/")[0]
+    system.makedirs(folder, exist_ok=True)
+    on_disk = isinstance(system, LocalFileSystem)
+    written = f"{folder}/.{secrets.token_hex(8)}.tmp" if on_disk else target
+    try:
+        if isinstance(content, Path):
+            system.put_file(str(content), written)
+        else:
+            system.pipe_file(written, content)
+        if on_disk:
+            Path(written).replace(target)
+    finally:
+        if on_disk:
+            Path(written).unlink(missing_ok=True)
+
+
+def fetch(store: Store, md5: str, cache: Path, again: bool = False) -> Path:
     """The folder of that hash in the node's cache; one process of the node fetches it, the others wait.
+
+    Args:
+        again: fetch it whatever the cache has, from which the system may have removed files.
 
     Raises:
         LaunchError: a file of the remote has another hash than its name says.
@@ -134,19 +158,23 @@ def fetch(store: Store, md5: str, cache: Path) -> Path:
     for folder in (cache / "objects", tree.parent):
         folder.mkdir(parents=True, exist_ok=True)
     with in_turn(cache):
-        if not tree.exists():
+        if again or not tree.exists():
             system, base = store.open()
             listing = system.cat_file(f"{base}/{_key(md5)}")
             _require_hash(hashlib.md5(listing, usedforsecurity=False).hexdigest(), md5.removesuffix(".dir"), store)
             entries = _entries(listing)
-            wanted = sorted({one for one, _ in entries if not (cache / "objects" / one).exists()})
+            wanted = sorted({one for one, _ in entries if again or not (cache / "objects" / one).exists()})
             _all_at_once(partial(_fetch_object, system, base, cache / "objects", store), wanted)
             work = Path(tempfile.mkdtemp(dir=tree.parent, prefix=".partial-"))
             for one, relpath in entries:
                 (work / relpath).parent.mkdir(parents=True, exist_ok=True)
                 os.link(cache / "objects" / one, work / relpath)
             work.chmod(0o755)
+            damaged = tree.parent / f".partial-{secrets.token_hex(8)}"
+            if tree.exists():
+                tree.rename(damaged)
             work.rename(tree)
+            shutil.rmtree(damaged, ignore_errors=True)
         os.utime(tree)
         _prune(cache)
     return tree

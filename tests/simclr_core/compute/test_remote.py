@@ -1,11 +1,13 @@
 """Data reach a node by DVC's hash: only what is missing is sent and fetched, and nothing with another hash is used."""
 
+import errno
 import hashlib
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from simclr_core.compute import remote
 from simclr_core.compute.remote import Fetched, Store, fetched, read_store
@@ -86,6 +88,41 @@ def test_damage_on_the_way_is_never_used(workspace: Path, tmp_path: Path, name: 
     with pytest.raises(LaunchError, match=f"has the hash {md5(b'other')}"):
         sources[0].place(tmp_path / "worker")
     assert not (tmp_path / "worker").exists()
+
+
+@pytest.mark.parametrize("name", ["data/prepared/train/0001.tar", "data/prepared/dataset.json"])
+@pytest.mark.parametrize("damage", ["gone", "cut"])
+def test_what_the_cache_of_a_node_has_lost_is_fetched_again(
+    workspace: Path, tmp_path: Path, name: str, damage: str
+) -> None:
+    """As systems clean /tmp: old files alone, folders stay."""
+    sources = fetched(workspace, "pretrain")
+    for number in range(3):
+        for source in sources:
+            source.place(tmp_path / f"worker-{number}")
+        kept = tmp_path / f"worker-{number}" / name
+        assert kept.read_bytes() == FILES[name]
+        kept.unlink() if damage == "gone" else kept.write_bytes(b"")
+    assert not [path for path in (tmp_path / "node" / "folders").iterdir() if path.name.startswith(".partial")]
+
+
+@pytest.mark.parametrize("write", ["put_file", "pipe_file"])
+def test_half_a_file_never_gets_its_name_in_the_remote(
+    workspace: Path, tmp_path: Path, write: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC takes what is there under a hash for whole, and pushes it no more."""
+
+    def half(_: LocalFileSystem, *arguments: str) -> None:
+        Path(next(one for one in arguments if "storage" in str(one))).write_bytes(b"i")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalFileSystem, write, half)
+        with pytest.raises(LaunchError, match="No space left"):
+            fetched(workspace, "pretrain")
+        assert b"i" not in {path.read_bytes() for path in objects(tmp_path / "storage")}
+    for source in fetched(workspace, "pretrain"):
+        source.place(tmp_path / "worker")
 
 
 def test_another_state_than_dvc_knows_is_refused(workspace: Path, tmp_path: Path) -> None:
