@@ -13,6 +13,7 @@ from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from deploy.failure import ADVICE, one_line
@@ -67,13 +68,16 @@ def read_blocks(params: Path, models: Mapping[str, type[Block]]) -> dict[str, Bl
 
 
 def read_file(path: Path, model: type[Model], advice: str) -> Model:
-    """Read a whole file, not params.yaml, as one model; ``advice`` is what to do where it is not there.
+    """Read a whole file, not params.yaml, as one model; one of comments alone has all defaults.
+
+    Args:
+        advice: what to do where it is not there.
 
     Raises:
         ConfigError: with every fault of the file.
     """
     try:
-        return model.model_validate(_load(path, advice))
+        return model.model_validate(_load(path, advice, empty={}))
     except ValidationError as error:
         raise ConfigError(path, [_fault("", detail, model) for detail in error.errors()]) from None
 
@@ -93,9 +97,10 @@ def flatten(value: Any, separator: str = ".", name: str = "") -> Iterator[tuple[
         yield from flatten(inner, separator, f"{name}{separator}{key}" if name else str(key))
 
 
-def _load(params: Path, without: str = RESTORE) -> dict[Hashable, Any]:
+def _load(params: Path, without: str = RESTORE, empty: dict[Hashable, Any] | None = None) -> dict[Hashable, Any]:
     try:
         blocks = _parse(params.read_text(encoding="utf-8"))
+        blocks = empty if blocks is None else blocks
     except FileNotFoundError:
         raise ConfigError(params, [f"no such file; {without}"]) from None
     except OSError as error:
@@ -132,12 +137,17 @@ def _fault(block: str, detail: ErrorDetails, model: type[Block]) -> str:
 def _keys(model: type[Block], location: tuple[int | str, ...]) -> list[str]:
     """The keys that the (possibly nested) block at this location has."""
     for name in location:
-        annotation = model.model_fields[str(name)].annotation
+        annotation = next(one.annotation for key, one in _fields(model) if key == name)
         nested = next((kind for kind in get_args(annotation) if kind is not type(None)), annotation)  # of ``X | None``
         assert isinstance(nested, type)
         assert issubclass(nested, Block)
         model = nested
-    return list(model.model_fields)
+    return [key for key, _ in _fields(model)]
+
+
+def _fields(model: type[Block]) -> Iterator[tuple[str, FieldInfo]]:
+    """The fields by the names that they have in the file."""
+    return ((field.alias or name, field) for name, field in model.model_fields.items())
 
 
 def _shown(value: object) -> str:

@@ -7,6 +7,7 @@ What is not in there runs on this machine.
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
@@ -22,6 +23,7 @@ USED = {  # by engine the keys that mean something
     "ray": {"engine", "address", "workers", "least_workers", "gpus", "cpus", "data"},
     "torchrun": {"engine", "address", "nodes"},
 }
+_ADDRESS = re.compile(r"[^\s/]+:[0-9]{1,5}")
 Count = Annotated[int, Field(ge=1, le=100_000)]
 
 
@@ -75,6 +77,8 @@ class Where(Block):
             raise ValueError("workers, with engine ray: a number of processes")
         if self.engine == "torchrun" and (self.nodes is None or self.address is None):
             raise ValueError("nodes and address, with engine torchrun: how many machines, and host:port of the first")
+        if self.engine == "torchrun" and not _ADDRESS.fullmatch(self.address or ""):
+            raise ValueError(f"a host and a port as its address, such as 10.0.0.7:29500, and not {self.address!r}")
         if self.least_workers is not None and self.least_workers > (self.workers or 0):
             raise ValueError("least_workers of at most workers")
         return _without_unused(self, self.engine)

@@ -18,6 +18,11 @@ def test_without_a_file_every_stage_runs_here(tmp_path: Path) -> None:
     assert {where(tmp_path, stage) for stage in (*STAGES, "export")} == {Where()}
 
 
+@pytest.mark.parametrize("text", ["", "# pretrain: {engine: ray, workers: 2}\n"])
+def test_a_file_of_comments_is_like_none(tmp_path: Path, text: str) -> None:
+    assert read_compute(write(tmp_path, text)) == Compute()
+
+
 def test_each_stage_has_its_place(tmp_path: Path) -> None:
     write(tmp_path, "validate: {engine: ray, address: 'a:1'}\npretrain: {engine: ray, workers: 2, data: remote}\n")
     assert read_compute(tmp_path).probing.address == "a:1"
@@ -48,6 +53,9 @@ def test_another_file_may_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("pretrain: {engine: torchrun}", "must have nodes and address"),
         ("pretrain: {engine: torchrun, nodes: 2, address: a:1, data: remote}", "no data, since with engine torchrun"),
         ("validate: {engine: torchrun}", "validate.engine: given 'torchrun', allowed: 'local' or 'ray'"),
+        ("pretrain: {engine: torchrun, nodes: 2, address: a}", "must have a host and a port as its address"),
+        ("validate: {engine: ray, workers: 2}", "validate.workers: unknown key; allowed: engine, address"),
+        ("validates: {engine: ray}", "validates: unknown key; did you mean validate"),
         ("validate: {address: a:1}", "no address, since with engine local"),
         ("- pretrain", "must map stages to parameters"),
     ],
