@@ -8,8 +8,10 @@ Git leaves them out: they show images, and a purge cannot reach a commit. Which 
 """
 
 import csv
+import hashlib
 import io
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 
 from deploy.artifact import write_atomically
@@ -49,10 +51,31 @@ def suggest(workspace: Workspace, by: By, budget: int) -> str:
     base = workspace.reports / f"suggest-{by}"
     base.parent.mkdir(exist_ok=True)
     leave_out(workspace.reports, *(f"{base.name}{suffix}" for suffix in (".csv", ".png", ".txt")))
-    write_atomically(base.with_suffix(".csv"), table(found, paths))
+    kept = write_table(base.with_suffix(".csv"), table(found, paths), workspace.scratch / f"{base.name}.sha256")
     write_atomically(base.with_suffix(".txt"), "".join(f"{path}\n" for path in paths))
     write_atomically(base.with_suffix(".png"), draw(found, ShardedImages(workspace.prepared / "train")))
-    return "\n".join(describe(workspace, found, paths, base.relative_to(workspace.root)))
+    said = describe(workspace, found, paths, base.relative_to(workspace.root))
+    notes = [f"kept      {kept.relative_to(workspace.root)}, the table from before, which was edited"] if kept else []
+    return "\n".join([*notes, *said])
+
+
+def write_table(path: Path, content: str, note: Path) -> Path | None:
+    """Write a table and note its hash; one in its place that a person has edited since gets another name, which is
+    returned: labels take hours."""
+    kept = None
+    if path.exists() and not (note.exists() and note.read_text(encoding="utf-8") == _digest(path.read_bytes())):
+        numbered = (path.with_name(f"{path.stem}-{number}.csv") for number in count(1))
+        kept = next(name for name in numbered if not name.exists())
+        leave_out(path.parent, kept.name)
+        path.rename(kept)
+    note.parent.mkdir(exist_ok=True)
+    write_atomically(note, _digest(content.encode()))
+    write_atomically(path, content)
+    return kept
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def table(found: Suggestions, paths: Sequence[str]) -> str:

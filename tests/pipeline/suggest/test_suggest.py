@@ -94,6 +94,21 @@ def test_the_table_as_it_is_changes_nothing(prepared: Workspace, monkeypatch: py
     assert ingest(prepared).batch is None
 
 
+def test_a_table_that_was_filled_in_is_never_overwritten(prepared: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose_first(monkeypatch, prepared)
+    assert "kept" not in suggest(prepared, "typical", 5) + suggest(prepared, "typical", 5)
+    path = prepared.reports / "suggest-typical.csv"
+    for number in (1, 2):
+        edited = path.read_text().replace(",,dog,", f",cat {number},dog,")
+        path.write_text(edited)
+        assert suggest(prepared, "typical", 5).startswith(f"kept      reports/suggest-typical-{number}.csv, the table")
+        assert (prepared.reports / f"suggest-typical-{number}.csv").read_text() == edited
+        assert f"/suggest-typical-{number}.csv" in (prepared.reports / ".gitignore").read_text().splitlines()
+    assert {row["label"] for row in rows_of(prepared)} == {""}
+    (prepared.scratch / "suggest-typical.sha256").unlink()
+    assert "kept" in suggest(prepared, "typical", 5), "it is not known who wrote it"
+
+
 def test_a_corrected_label_is_taken(prepared: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     choose_first(monkeypatch, prepared, "mistakes")
     said = suggest(prepared, "mistakes", 5)
