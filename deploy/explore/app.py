@@ -13,6 +13,7 @@ import base64
 import binascii
 import csv
 import io
+import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
@@ -39,6 +40,7 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+KEPT = {"Cache-Control": "private, max-age=86400"}
 KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 NEAREST, FOUND = 12, 60  # images
 NAMES = ("path", "sha256")  # columns of a list
@@ -59,6 +61,7 @@ def application(
     """
 
     errors: tuple[type[Exception], ...] = (*foreseen, ArgumentError)
+    served = secrets.token_hex(8)  # in the address of a sheet: browsers keep those of this server, and of no other
 
     def asked(work: Callable[[Request], Response]) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
@@ -67,7 +70,7 @@ def application(
                 answer = await run_in_threadpool(work, request)
             except errors as error:
                 answer = JSONResponse({"error": str(error)}, 400)
-            answer.headers.update(HEADERS)
+            answer.headers.update(HEADERS | (KEPT if request.query_params.get("served") == served else {}))
             return answer
 
         return endpoint
@@ -89,7 +92,7 @@ def application(
     gets: dict[str, Callable[[Request], Response]] = {
         "/": static,
         "/static/{name}": static,
-        "/about": lambda _: JSONResponse(about()),
+        "/about": lambda _: JSONResponse({**about(), "served": served}),
         "/points": lambda _: Response(collection.points, media_type="application/octet-stream"),
         "/sheets/{number:int}": lambda request: _shown(collection.sheet(request.path_params["number"])),
         "/picture": lambda request: _shown(collection.picture(_numbers(request, "row")[0])),

@@ -3,7 +3,7 @@
 
 const CLASSES = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6bb1", "#999933", "#aa3377", "#44aa99", "#b15928", "#5f8dd3"];
 const SCALE = ["#00224e", "#2a3f6d", "#575d6d", "#7c7b78", "#a59c74", "#d2c060", "#fee838"]; // cividis
-const NAMES = { label: "class", prediction: "prediction", confidence: "confidence", batch: "batch", novelty: "novelty", near_group: "duplicate group", split: "split", reason: "quarantine reason", state: "state", champion: "answer of the release", label_confidence: "probability of its class" };
+const NAMES = { label: "class", prediction: "prediction", confidence: "confidence", batch: "batch", novelty: "novelty", near_group: "duplicate group", split: "split", reason: "quarantine reason", state: "state", decided: "decided now", champion: "answer of the release", label_confidence: "probability of its class" };
 const PLACES = ["x", "y", "tile"]; // columns that say where, and not what
 const SHOWN = 40; // lines of a legend
 
@@ -13,7 +13,7 @@ const missing = () => (dark() ? "#5a6068" : "#b4b9c0");
 
 export function choices(data) {
   const others = Object.keys(data.columns).filter((name) => !(name in NAMES) && !PLACES.includes(name));
-  return [...others, ...Object.keys(NAMES)].filter((name) => name in data.columns && used(data.columns[name])).map((name) => [name, NAMES[name] ?? name]);
+  return [...others, ...Object.keys(NAMES)].filter((name) => name in data.columns && (name === "decided" || used(data.columns[name]))).map((name) => [name, NAMES[name] ?? name]);
 }
 
 function used(column) {

@@ -1,5 +1,7 @@
 // What the server is asked: columns as typed arrays, rows, and decisions.
 
+const LARGEST = 5e6; // bytes of a picture that is sent as it is
+const SIDE = 1024; // pixels of one that is not
 const KINDS = { float32: Float32Array, uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array };
 
 async function answered(path, options) {
@@ -39,11 +41,22 @@ function posted(body) {
   return { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
 }
 
+// A picture as Base64. One that the server would refuse for its size is reduced first, if this browser can read it.
 export async function base64(file) {
-  const bytes = new Uint8Array(await file.arrayBuffer());
+  const bytes = new Uint8Array(await (await reduced(file)).arrayBuffer());
   let text = "";
   for (let start = 0; start < bytes.length; start += 32768) text += String.fromCharCode(...bytes.subarray(start, start + 32768));
   return btoa(text);
+}
+
+async function reduced(file) {
+  if (file.size <= LARGEST) return file;
+  const image = await createImageBitmap(file).catch(() => null);
+  if (!image) return file;
+  const scale = Math.min(1, SIDE / Math.max(image.width, image.height));
+  const canvas = new OffscreenCanvas(Math.max(1, Math.round(image.width * scale)), Math.max(1, Math.round(image.height * scale)));
+  canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+  return canvas.convertToBlob({ type: "image/png" });
 }
 
 // The text of a coded column at a row; null where it is missing.

@@ -1,8 +1,8 @@
 // The page: what is selected and how it is colored, and which part shows it.
 
 import { choices, dark, legend, paint } from "./colors.js";
-import { ask, base64, load, post, rows } from "./data.js";
-import { decisions } from "./decisions.js";
+import { base64, load, post, rows } from "./data.js";
+import { decided, decisions } from "./decisions.js";
 import { placed, PointMap } from "./map.js";
 import { cellOf, judged, showMistakes } from "./mistakes.js";
 import { describe, showImage, showSelection, tile } from "./panel.js";
@@ -36,13 +36,14 @@ function showTab(name) {
 
 async function start() {
   const data = await load();
+  if (data.decides) data.columns.decided = decided(data);
   const state = { selected: new Uint32Array(), color: null, only: null };
   document.title = element("title").textContent = `Explore ${data.title}`;
 
   const select = (found, why) => {
     state.selected = found;
     map.select(found);
-    showSelection(data, found, why, open);
+    showSelection(data, found, why, open, (row) => select(found.filter((other) => other !== row), why));
     showTab("selection");
     say(found.length ? `${found.length.toLocaleString("en")} images selected.` : "");
   };
@@ -133,8 +134,8 @@ async function start() {
   });
   showMistakes(data, open, select);
   element("tab-mistakes").hidden = !data.columns.prediction || !data.columns.label;
-  decisions(data, state, { attempt, say, ask });
-  showSelection(data, state.selected, "", open);
+  decisions(data, state, { attempt, say, changed: recolor });
+  showSelection(data, state.selected, "", open, () => {});
   say(`${data.count.toLocaleString("en")} images.`);
   window.explorer = { data, map, state, select }; // for tests and the curious
 }

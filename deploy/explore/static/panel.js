@@ -14,7 +14,7 @@ export function tile(data, row, kind = "button") {
   const place = data.columns.tile.array[row];
   if (place) {
     const [sheet, cell] = [Math.floor((place - 1) / (across * across)), (place - 1) % (across * across)];
-    drawn.style.backgroundImage = `url("/sheets/${sheet}")`;
+    drawn.style.backgroundImage = `url("/sheets/${sheet}?served=${data.served}")`;
     drawn.style.backgroundPosition = `-${(cell % across) * side}px -${Math.floor(cell / across) * side}px`;
   } else {
     drawn.classList.add("none");
@@ -49,13 +49,24 @@ export function thumbnails(data, rows, open, captions) {
   });
 }
 
-export function showSelection(data, rows, why, open, most = FIRST) {
+// `leave` is called with a row that a person takes out of the selection.
+export function showSelection(data, rows, why, open, leave, most = FIRST) {
   const count = rows.length;
   element("chosen").textContent = count ? `${count.toLocaleString("en")} selected${why ? ` ${why}` : ""}` : "Nothing is selected";
   element("counts").textContent = count ? shares(data, rows) : "Draw around points with the lasso, search, or drop a picture.";
-  element("grid").replaceChildren(...thumbnails(data, rows.subarray(0, most), open));
+  element("hint").hidden = !count;
+  const shown = thumbnails(data, rows.subarray(0, most), open);
+  shown.forEach((button, n) => {
+    button.addEventListener("keydown", (event) => { if (event.key === "Delete") leave(rows[n]); });
+    button.addEventListener("click", (event) => {
+      if (!event.ctrlKey && !event.metaKey) return;
+      event.stopImmediatePropagation();
+      leave(rows[n]);
+    }, { capture: true });
+  });
+  element("grid").replaceChildren(...shown);
   element("more").hidden = count <= most;
-  element("more").onclick = () => showSelection(data, rows, why, open, most + 4 * FIRST);
+  element("more").onclick = () => showSelection(data, rows, why, open, leave, most + 4 * FIRST);
 }
 
 function shares(data, rows) {

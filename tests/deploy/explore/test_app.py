@@ -67,6 +67,13 @@ def test_every_answer_has_the_headers_and_the_page_names_what_it_needs() -> None
     assert len(columns["x"]) == 200
 
 
+def test_sheets_are_kept_by_the_browser_as_long_as_this_server_runs() -> None:
+    one, other = (TestClient(shown(200)[1]) for _ in range(2))
+    served = one.get("/about").json()["served"]
+    assert "max-age" in one.get(f"/sheets/0?served={served}").headers["cache-control"]
+    assert other.get(f"/sheets/0?served={served}").headers["cache-control"] == "no-store"
+
+
 def test_scripts_name_nothing_that_is_elsewhere() -> None:
     from importlib.resources import files
 
