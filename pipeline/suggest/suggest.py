@@ -11,7 +11,7 @@ import csv
 import hashlib
 import io
 from collections.abc import Iterator, Sequence
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 
 from deploy.artifact import write_atomically
@@ -123,14 +123,16 @@ def describe(workspace: Workspace, found: Suggestions, paths: Sequence[str], bas
 
 
 def _way_back(workspace: Workspace, paths: Sequence[str], base: Path) -> str:
-    """How the table comes into the inbox, where no second table may name a file."""
+    """How the table comes into the inbox, where no second table may name a file, and an earlier one has to stay."""
     if not any((workspace.inbox / path).is_file() for path in paths):
         return "put it as labels.csv into the folder that these images were ingested from"
     for given in sorted(workspace.inbox.rglob("labels.csv")):
-        if given.parent.name != FOLDER and _names(given, paths):
+        if _names(given, paths):
             shown = given.relative_to(workspace.root)
             return f"write the labels into {shown}, which has rows for some of these images already"
-    return f"`mkdir -p inbox/{FOLDER} && cp {base}.csv inbox/{FOLDER}/labels.csv`"
+    numbered = (f"{FOLDER}-{number}" for number in count(2))
+    folder = next(name for name in chain([FOLDER], numbered) if not (workspace.inbox / name).exists())
+    return f"`mkdir -p inbox/{folder} && cp {base}.csv inbox/{folder}/labels.csv`"
 
 
 def _names(given: Path, paths: Sequence[str]) -> bool:

@@ -62,10 +62,10 @@ def rows_of(workspace: Workspace, by: str = "typical") -> list[Mapping[str, str]
         return list(csv.DictReader(file))
 
 
-def fill_in(workspace: Workspace, labels: Mapping[str, str], by: str = "typical") -> Path:
+def fill_in(workspace: Workspace, labels: Mapping[str, str], by: str = "typical", folder: str = "suggested") -> Path:
     """As a person does: the label of some rows, in the place that the command names."""
     rows = [{**row, "label": labels.get(row["path"], row["label"])} for row in rows_of(workspace, by)]
-    target = workspace.inbox / "suggested" / "labels.csv"
+    target = workspace.inbox / folder / "labels.csv"
     target.parent.mkdir()
     with target.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -107,6 +107,19 @@ def test_a_table_that_was_filled_in_is_never_overwritten(prepared: Workspace, mo
     assert {row["label"] for row in rows_of(prepared)} == {""}
     (prepared.scratch / "suggest-typical.sha256").unlink()
     assert "kept" in suggest(prepared, "typical", 5), "it is not known who wrote it"
+
+
+def test_the_labels_of_an_earlier_table_stay_in_the_inbox(prepared: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose_first(monkeypatch, prepared)
+    suggest(prepared, "typical", 5)
+    table = fill_in(prepared, {PATHS[0]: "cat"})
+    assert "write the labels into inbox/suggested/labels.csv, which has rows" in suggest(prepared, "typical", 5)
+    table.write_text("path,label\nlabeled/cat/1.png,cat\n")
+    said = suggest(prepared, "typical", 5)
+    assert "`mkdir -p inbox/suggested-2 && cp reports/suggest-typical.csv inbox/suggested-2/labels.csv`" in said
+    fill_in(prepared, {PATHS[0]: "cat", PATHS[2]: "beetle"}, folder="suggested-2")
+    ingest(prepared)
+    assert sorted(label for *_, label in read_files(prepared.raw / "0002")) == ["beetle", "cat"]
 
 
 def test_a_corrected_label_is_taken(prepared: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
