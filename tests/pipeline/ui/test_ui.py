@@ -192,9 +192,9 @@ def test_a_run_from_the_launchpad_uses_its_settings_shows_live_logs_and_releases
 def test_the_graph_shows_every_group_and_asset(finished: Ui) -> None:
     specs = list(build_definitions(finished.workspace).resolve_all_asset_specs())
     groups = sorted({spec.group_name for spec in specs if spec.group_name})
-    assert groups == ["data", "encoder", "evaluation", "release"]  # the order of the flow
+    assert groups == ["data", "encoder", "evaluation", "monitoring", "production", "release"]
     names = [spec.key.path[-1] for spec in specs]
-    assert len(set(names)) == 16
+    assert len(set(names)) == 17
     expanded = ",".join(f"global@global:{group}" for group in groups)
     finished.visit(f"/asset-groups/?expanded={expanded}", *groups, *names)
 
