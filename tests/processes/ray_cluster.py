@@ -25,7 +25,12 @@ cluster = Cluster()
 started = []
 def add(**arguments):  # Ray takes 127.0.0.1 for the address of the network, and no other of the loopback's
     address = f"127.0.0.{2 + len(started)}"
-    started.append(cluster.add_node(node_ip_address=address, **common, **arguments))
+    for attempt in range(4):  # Ray gives a node 30 seconds to start, which a busy machine may need
+        try:
+            return started.append(cluster.add_node(node_ip_address=address, **common, **arguments))
+        except Exception:
+            if attempt == 3:
+                raise
 add(include_dashboard=False, temp_dir=folder)
 for _ in range(nodes - 1):
     add()
@@ -77,5 +82,7 @@ def started(nodes: int = 2, cores: int = 1, **variables: str) -> Iterator[Nodes]
         text=True,
     ) as process:
         assert process.stdout is not None
-        yield Nodes(process, access | {"RAY_ADDRESS": process.stdout.readline().strip()})
+        address = process.stdout.readline().strip()
+        assert address, "the cluster has not started"
+        yield Nodes(process, access | {"RAY_ADDRESS": address})
     shutil.rmtree(folder)
