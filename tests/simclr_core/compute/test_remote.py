@@ -3,13 +3,19 @@
 import errno
 import hashlib
 import json
+import logging
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import boto3
 import pytest
 from fsspec.implementations.local import LocalFileSystem
+from moto.server import ThreadedMotoServer
 
 from simclr_core.compute import remote
+from simclr_core.compute.inputs import fingerprint
 from simclr_core.compute.remote import Fetched, Store, fetched, read_store
 from simclr_core.errors import LaunchError
 
@@ -164,3 +170,43 @@ def test_options_of_a_bucket_are_those_of_dvc(workspace: Path) -> None:
     (workspace / ".dvc" / "config").write_text(config)
     (workspace / ".dvc" / "config.local").write_text("['remote \"s3\"']\n    secret_access_key = planted\n")
     assert read_store(workspace) == Store("s3://bucket/dvc", {"client_kwargs": {"endpoint_url": "http://host:9"}})
+
+
+@pytest.mark.slow
+def test_what_dvc_has_recorded_comes_from_a_bucket(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC's own lock, cache and configuration, and afterwards DVC finds everything in the remote."""
+    keys = {"AWS_ACCESS_KEY_ID": "planted", "AWS_SECRET_ACCESS_KEY": "planted", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in {**keys, remote.CACHE: str(tmp_path / "node")}.items():
+        monkeypatch.setenv(name, value)
+    outs = {"prepare": "data/prepared", "initial": "models/initial"}
+    stages = {name: {"cmd": "true", "outs": [path]} for name, path in outs.items()}
+    (prepared / "dvc.yaml").write_text(json.dumps({"stages": stages}))
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    try:
+        endpoint = "http://{}:{}".format(*server.get_host_and_port())
+        boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="dvc")
+        dvc(prepared, "init", "--no-scm")
+        dvc(prepared, "commit", "--force", *outs)
+        dvc(prepared, "remote", "add", "--default", "bucket", "s3://dvc/store")
+        dvc(prepared, "remote", "modify", "bucket", "endpointurl", endpoint)
+        for source in fetched(prepared, "pretrain"):
+            source.place(tmp_path / "worker")
+        status = json.loads(dvc(prepared, "status", "--cloud", "--json", *outs))
+    finally:
+        server.stop()
+    assert status == {}
+    for path in outs.values():
+        assert fingerprint(tmp_path / "worker" / path) == fingerprint(prepared / path)
+        assert (tmp_path / "worker" / path).resolve().is_relative_to(tmp_path / "node")
+
+
+def dvc(workspace: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments], cwd=workspace, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
