@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,10 +21,12 @@ from deploy.cli import serve as serve_cli
 from deploy.encoder import Encoder, Prediction, load
 from deploy.errors import ArgumentError, BundleError, CorruptArtifactError, DeployError, UntrustedError
 from deploy.failure import fail, install_command, notice, printable
+from deploy.folders.addresses import is_address, picture, write_to
 from deploy.folders.embedding_writers import WRITERS
-from deploy.folders.folder import Options, embed_files, image_files
+from deploy.folders.folder import Compute, Options, digest_of, embed_files, image_files
 from deploy.folders.progress import Progress
 from deploy.processor import CPU_PROVIDER
+from deploy.registry import version as version_of
 from deploy.trust.signature import TRUST_HELP
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
@@ -94,14 +97,14 @@ def embed(options: argparse.Namespace) -> int:
     passed_over: list[str] = []
     encoder = _load_encoder(options, threads=1)  # each thread of embed_files embeds separate batches
     files = image_files(options.images, passed_over.append, encoder.takes_arrays)
+    chosen = Options(options.format, not options.raw, options.batch_size, options.threads)
+    compute = _compute_on_ray(options) if options.engine == "ray" else None
+    progress = Progress(len(files), sys.stderr)
     try:
-        failed = embed_files(
-            encoder,
-            files,
+        failed = write_to(
             options.out,
-            Options(options.format, not options.raw, options.batch_size, options.threads),
-            progress=Progress(len(files), sys.stderr),
-            notice=notice,
+            digest_of(encoder, files, chosen.normalize, chosen.batch_size),
+            lambda out: embed_files(encoder, files, out, chosen, progress, notice, compute),
         )
     except KeyboardInterrupt:
         return fail("interrupted; run the same command again to continue", INTERRUPTED)
@@ -112,12 +115,22 @@ def embed(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _compute_on_ray(options: argparse.Namespace) -> Compute:
+    from deploy.folders.ray_engine import Loaded, embed_on_ray
+
+    released = version_of(options.bundle)
+    directory = options.bundle / released if released else options.bundle
+    return partial(embed_on_ray, loaded=Loaded(directory, options.providers.split(","), options.variant))
+
+
 def classify(options: argparse.Namespace) -> int:
     passed_over: list[str] = []
     encoder = _load_encoder(options)
     files = image_files(options.images, passed_over.append, encoder.takes_arrays)
     failed = 0
-    for prediction in encoder.classify_iter(files, options.top, on_error="null", batch_size=options.batch_size):
+    for prediction in encoder.classify_iter(
+        map(picture, files), options.top, on_error="null", batch_size=options.batch_size
+    ):
         print(json.dumps(_record(prediction)))
         failed += prediction.error is not None
     for line in passed_over:
@@ -161,6 +174,11 @@ def _load_encoder(options: argparse.Namespace, threads: int | None = None) -> En
     return load(options.bundle, threads, options.providers.split(","), options.variant, options.trust)
 
 
+def place_of(text: str) -> str | Path:
+    """A path, or an address as it is."""
+    return text if is_address(text) else Path(text)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line; docs/reference/commands.md is written from it as well."""
     parser = argparse.ArgumentParser(
@@ -171,14 +189,23 @@ def build_parser() -> argparse.ArgumentParser:
     _add_command(commands, info, "print the contents of the bundle as JSON")
     _add_command(commands, verify, "check every file, and compare embeddings of the golden images on this machine")
     embed_command = _add_command(commands, embed, "write embeddings of images and folders into a new directory")
-    embed_command.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="directory to make")
+    place = "directory to make, or an address such as s3://bucket/vectors"
+    embed_command.add_argument("-o", "--out", type=place_of, required=True, metavar="DIR", help=place)
+    embed_command.add_argument(
+        "--engine",
+        choices=["local", "ray"],
+        default="local",
+        help="ray: on the cluster that RAY_ADDRESS names, --threads encoders at a time; default: local",
+    )
     embed_command.add_argument("--format", choices=list(WRITERS), default="npy", help="default: npy with ids.csv")
     embed_command.add_argument("--raw", action="store_true", help="do not scale the vectors to length 1")
     classify_command = _add_command(commands, classify, "print one line of JSON for each image")
     classify_command.add_argument("--top", type=int, default=5, metavar="K", help="classes to print; default: 5")
     # Each thread of embed holds a batch, and larger batches are not faster on a CPU.
     for command, batch_size in ((embed_command, 8), (classify_command, 32)):
-        command.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files, or folders of images")
+        command.add_argument(
+            "images", type=place_of, nargs="+", metavar="IMAGE", help="image files, folders of images, or addresses"
+        )
         command.add_argument(
             "--batch-size", type=int, default=batch_size, metavar="N", help=f"images at a time; default: {batch_size}"
         )

@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.artifact import publish
-from deploy.encoder import Encoder
+from deploy.encoder import Embeddings, Encoder
 from deploy.errors import ArgumentError, as_path, as_paths, require_path, require_positive, require_truth
 from deploy.failpoint import failpoint
+from deploy.folders.addresses import is_address, list_images, picture, state
 from deploy.folders.embedding_writers import WRITERS, Format, check_format, table
 from deploy.folders.files import ARRAY, LINK, NO_IMAGE, describe_passed_over, passed_over
 from deploy.folders.unfinished import discard, finished_parts, read_part, work_folder, write_parts
@@ -47,7 +48,7 @@ def image_files(
     ``deploy.folders.files``. A path that is given may be a link.
 
     Args:
-        paths: files and folders.
+        paths: files and folders, or addresses of such (``deploy.folders.addresses``).
         notice: called with a sentence for each reason why something in the folders was passed over.
         arrays: whether arrays of numpy are images, as for an encoder that takes a number of channels.
 
@@ -56,7 +57,12 @@ def image_files(
     """
     files: list[str] = []  # a Path takes four times as much memory
     passed: dict[str, str] = {}
-    for path in as_paths(paths=paths):
+    given = [paths] if isinstance(paths, str | os.PathLike) or not isinstance(paths, Iterable) else paths
+    for one in given:
+        if is_address(one):
+            files += list_images(str(one), passed, arrays)
+            continue
+        [path] = as_paths(paths=[one])
         if path.is_dir():
             found = _walk(path, passed, arrays)
             files += sorted(found, key=lambda file: file.replace(os.sep, "\0"))  # folder by folder
@@ -135,6 +141,9 @@ class Options:
 
 DEFAULTS = Options()
 
+Compute = Callable[[Encoder, Sequence[str], int, Options], Iterator[Embeddings]]
+"""Encoder, files, how many of them are done, and options → the embeddings of the others in order, several at a time."""
+
 
 def embed_files(
     encoder: Encoder,
@@ -143,6 +152,7 @@ def embed_files(
     options: Options = DEFAULTS,
     progress: Callable[[int], None] = _ignore,
     notice: Callable[[str], None] = _ignore,
+    compute: Compute | None = None,
 ) -> int:
     """Write the embeddings of ``files`` into the new directory ``out``.
 
@@ -154,6 +164,7 @@ def embed_files(
         options: see ``Options``.
         progress: called with the number of files done; the first call counts those of an interrupted run.
         notice: called with a sentence if an interrupted run is continued or discarded.
+        compute: what embeds; None: threads of this process.
 
     Returns:
         The number of files that could not be read.
@@ -186,20 +197,25 @@ def embed_files(
     if out.exists():
         discard(out)
         raise ArgumentError(f"{out}: already exists; choose another directory, or remove it")
-    with work_folder(out, _digest(encoder, files, normalize, batch_size), notice) as work:
+    with work_folder(out, digest_of(encoder, files, normalize, batch_size), notice) as work:
         done = sum(len(part) for part in finished_parts(work))
         if done:
             notice(f"an interrupted run embedded {done:,} of {len(files):,} files; continuing from there")
         progress(done)
-        starts = range(done, len(files), batch_size)
-        batches = map_ahead(
-            lambda start: encoder.embed(files[start : start + batch_size], batch_size, normalize, "skip", workers=1),
-            starts,
-            threads,
-            ahead=2 * threads,
-        )
+        batches = (compute or _embed_here)(encoder, files, done, options)
         write_parts(work, batches, done, len(files), progress)
         return _publish(out, work, files, encoder, options.format, normalize)
+
+
+def _embed_here(encoder: Encoder, files: Sequence[str], done: int, options: Options) -> Iterator[Embeddings]:
+    """In threads, each of which decodes and embeds batches."""
+    threads, size = options.threads or available_cpus(), options.batch_size
+
+    def embed(start: int) -> Embeddings:
+        batch = [*map(picture, files[start : start + size])]
+        return encoder.embed(batch, size, options.normalize, "skip", workers=1)
+
+    return map_ahead(embed, range(done, len(files), size), threads, ahead=2 * threads)
 
 
 def _publish(out: Path, work: Path, files: Sequence[str], encoder: Encoder, format: Format, normalize: bool) -> int:
@@ -223,7 +239,7 @@ def _publish(out: Path, work: Path, files: Sequence[str], encoder: Encoder, form
     return len(files) - rows
 
 
-def _digest(encoder: Encoder, files: Sequence[str], normalize: bool, batch_size: int) -> str:
+def digest_of(encoder: Encoder, files: Sequence[str], normalize: bool, batch_size: int) -> str:
     """Return a digest of everything that the vectors depend on; a file counts by its path, size and time of change."""
     import onnxruntime
 
@@ -232,9 +248,8 @@ def _digest(encoder: Encoder, files: Sequence[str], normalize: bool, batch_size:
     digest = hashlib.sha256(json.dumps(request).encode())
     for file in files:
         try:
-            status = Path(file).stat()
-            state = f"{status.st_size} {status.st_mtime_ns}"
-        except OSError:
-            state = "cannot be read"
-        digest.update(os.fsencode(file) + f"\0{state}\0".encode())
+            now = state(file)
+        except (OSError, ArgumentError):
+            now = "cannot be read"
+        digest.update(os.fsencode(file) + f"\0{now}\0".encode())
     return digest.hexdigest()

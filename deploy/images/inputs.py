@@ -233,6 +233,8 @@ def _read_path(path: Path) -> bytes:
 def _read_file(file: IO[bytes]) -> bytes:
     try:
         data: object = file.read()
+    except ImageError:
+        raise  # of an object in a store, which says itself why
     except (OSError, ValueError, TypeError) as error:  # closed, opened as text or for writing, or not a file
         raise ImageError("io_error", f"cannot be read: {error}; give a file opened with 'rb'") from error
     if not isinstance(data, bytes | bytearray | memoryview):
