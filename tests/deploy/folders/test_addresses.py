@@ -38,18 +38,18 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_an_address_is_no_path() -> None:
+def test_addresses_differ_from_paths() -> None:
     assert all(map(is_address, ("s3://b/a", "memory://a")))
     assert not any(map(is_address, ("a/b", "c:/a", Path("s3://b"), 3)))
 
 
 @pytest.mark.usefixtures("store")
 def test_the_objects_are_the_files_of_a_folder() -> None:
-    told, also = list[str](), list[str]()
-    found = image_files(["memory://photos"], told.append)
+    reported, also = list[str](), list[str]()
+    found = image_files(["memory://photos"], reported.append)
     local = image_files(["photos"], also.append)
     assert found == [f"memory:///{file}" for file in local]
-    assert len(told) == len(also) == 2
+    assert len(reported) == len(also) == 2
     assert image_files("memory://photos/0.png") == ["memory://photos/0.png"]
     with pytest.raises(ArgumentError, match="memory://nowhere: no such object or folder"):
         image_files(["memory://nowhere"])
