@@ -78,8 +78,8 @@ def raw_images(
         wait = None if by_sensor else lambda line: context.log.info(f"raw_images: {line}")
         unfinished, result = None if config.restart else find_interrupted(workspace), None
         try:
-            minutes = read(workspace).retraining.full_listing_minutes if by_sensor else 0.0
-            result = ingest(workspace, sources, wait, unfinished, 60 * minutes)
+            age = 60 * read(workspace).retraining.full_listing_minutes if by_sensor else 0.0
+            result = ingest(workspace, sources, wait, unfinished, age)
         except UnfinishedError as error:
             assert unfinished is not None
             record_attempt(workspace, unfinished)
@@ -92,7 +92,7 @@ def raw_images(
         selected = context.run.asset_selection  # empty: all
         if not selected or RELEASED in selected:
             begin(workspace)
-        _sign(context, workspace)
+        _sign(context, workspace, by_sensor)
         tracked = read_tracked(workspace.root, RAW)
         keep_state(context, workspace)
         spent = Cost(time.monotonic() - began, 0.0, disk.measure_occupied(workspace) - occupied)
@@ -130,12 +130,14 @@ def _expect(context: dg.AssetExecutionContext, workspace: Workspace, news: "News
             context.log.warning(f"raw_images: {note}")
 
 
-def _sign(context: dg.AssetExecutionContext, workspace: Workspace) -> None:
-    """Write on the run which images it trains on, so that no trigger starts another one for the same."""
+def _sign(context: dg.AssetExecutionContext, workspace: Workspace, by_sensor: bool) -> None:
+    """Write on the run which images it trains on, so that no trigger starts another one for the same: the sensor as it
+    sees them, by the folders that have changed."""
     from pipeline.retraining.inbox import survey  # brings fsspec too
 
     try:
-        digest = survey(workspace, read(workspace).retraining.sources).digest
+        config = read(workspace).retraining
+        digest = survey(workspace, config.sources, 60 * config.full_listing_minutes if by_sensor else None).digest
     except PipelineError as error:  # a bucket that is away, and that this run may not even read
         context.log.warning(f"raw_images: the run does not know which images of retraining.sources it has: {error}")
     else:
