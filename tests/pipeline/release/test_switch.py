@@ -100,7 +100,7 @@ def test_an_interrupted_rollback_is_not_simply_to_be_repeated(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipeline.release.release._push_tags", interrupt)
+    monkeypatch.setattr("pipeline.release.release.push_tags", interrupt)
     monkeypatch.setattr(sys, "argv", ["simclr", "--workspace", str(released.root), "release", "rollback"])
     assert run_cli() == 130
     said = capsys.readouterr().err
