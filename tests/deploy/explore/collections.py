@@ -13,10 +13,21 @@ from deploy.explore.app import application
 from deploy.explore.collection import Action, Near, Picture
 from deploy.explore.columns import Coded, pack
 from tests.deploy.conftest import encoded
-from tests.pipeline.validation.corpus.manifests import HOSTILE
 
 CLASSES = ("cat", "dog", "fox", "<b>owl</b>")
 SIDE, ACROSS = 64, 16
+HOSTILE = [
+    "<script>alert(1)</script>.png",
+    '"><img src=x onerror=alert(1)>.png',
+    "{{ 7 * 7 }}.png",
+    "photo\u202egnp.exe",
+    "-->]]></style></title><script src=//evil.example/x.js></script>",
+    "&lt;script&gt;.png",
+    "javascript:alert(1)",
+    "https://evil.example/a.png",
+    "שלום world مرحبا.png",
+]
+"""File names that try to act, or to reorder what is next to them."""
 
 
 class Islands:

@@ -10,8 +10,7 @@ import pytest
 
 from tests.browser import Page, browser
 from tests.deploy.conftest import encoded, noise
-from tests.deploy.explore.collections import Islands, served, shown
-from tests.pipeline.validation.corpus.manifests import HOSTILE
+from tests.deploy.explore.collections import HOSTILE, Islands, served, shown
 
 pytestmark = pytest.mark.seconds
 ROOT = Path(__file__).parents[3]
