@@ -206,6 +206,11 @@ def test_every_color_has_a_legend_and_a_class_can_be_shown_alone(tab: Page) -> N
             color_by(tab, name)
             assert tab.evaluate("document.querySelector('#legend li').textContent.length") > 2, name
             assert tab.evaluate("new Set(explorer.map.colors).size") > 1, name
+        color_by(tab, "confidence")
+        assert tab.evaluate("document.querySelector('#legend li').innerText") == "0.00 to 0.99"
+        inside = "one => [one.clientHeight, getComputedStyle(one).position]"
+        height, position = tab.evaluate(f"({inside})(document.querySelector('#legend canvas'))")
+        assert (height < 20, position) == (True, "static"), "the scale does not cover its numbers"
         color_by(tab, "label")
         tab.evaluate("document.querySelector('#legend button').click()")
         assert tab.evaluate("explorer.map.order.length") == 100
