@@ -29,7 +29,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from deploy.failpoint import failpoint
-from deploy.failure import fail
+from deploy.failure import fail, one_line
 from simclr_core.errors import GroupError, LaunchError
 from simclr_core.machine.devices import choose_device, usable_gpus
 from simclr_core.machine.handshake import Said, describe_difference, failing_together, greet, meet, shortened
@@ -37,6 +37,7 @@ from simclr_core.machine.place import Place, find_place, leftovers
 from simclr_core.machine.settings import (
     EXCHANGE_SECONDS,
     LAUNCHER,
+    NODE,
     PROCESSES,
     START_SECONDS,
     STOP_SECONDS,
@@ -139,6 +140,9 @@ def launch(count: int, arguments: Sequence[str], nodes: Nodes = ALONE) -> int:
 
     Signals are passed on to the processes, which save and end; none outlives this call. What a failed process gave to
     ``reporter.fail`` is printed once.
+
+    Raises:
+        LaunchError: the nodes have not met.
     """
     logging.disable()  # torch's launcher says in many lines what the failed process says in one; this process ends here
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // count)))
@@ -162,6 +166,14 @@ def launch(count: int, arguments: Sequence[str], nodes: Nodes = ALONE) -> int:
             return 128 + signals.first
         except ChildFailedError as failed:
             return _exit_code(*failed.get_first_failure())
+        except torch.distributed.DistError as error:
+            if nodes.count == 1:
+                raise
+            raise LaunchError(
+                f"machine {nodes.number} of {nodes.count} has not met the others at {nodes.address} within "
+                f"{seconds(START_SECONDS)} s ({one_line(error)}); start the command on each of them with its number in "
+                f"{NODE}, 0 to {nodes.count - 1}, where 0 is the machine at that address; {START_SECONDS} is the limit"
+            ) from None
     return 0
 
 

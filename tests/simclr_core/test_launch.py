@@ -44,6 +44,25 @@ def see(monkeypatch: pytest.MonkeyPatch, gpus: int) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
 
 
+def test_machines_that_have_not_met_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where SIMCLR_NODE is forgotten: each takes itself for number 0."""
+
+    def alone(*_: object) -> Callable[..., None]:
+        def meet(*_: object) -> None:
+            raise torch.distributed.DistStoreError("Timed out after 61 seconds.\n1/2 clients joined.")
+
+        return meet
+
+    monkeypatch.setattr(launch, "elastic_launch", alone)
+    monkeypatch.setattr(launch.logging, "disable", lambda: None)
+    for variable in ("OMP_NUM_THREADS", settings.LAUNCHER):
+        monkeypatch.setenv(variable, "1")
+    with pytest.raises(LaunchError, match=r"^machine 0 of 2 has not met the others at a:1 .* SIMCLR_NODE, 0 to 1"):
+        launch.launch(1, ["pretrain"], launch.Nodes(2, 0, "a:1"))
+    with pytest.raises(torch.distributed.DistStoreError):
+        launch.launch(2, ["pretrain"])
+
+
 @pytest.mark.parametrize(("gpus", "given", "expected"), [(0, None, 1), (0, "3", 3), (4, None, 4), (4, "2", 2)])
 def test_one_process_per_gpu_or_the_requested_number(
     monkeypatch: pytest.MonkeyPatch, gpus: int, given: str | None, expected: int
