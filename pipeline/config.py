@@ -166,7 +166,7 @@ class ValidateConfig(Block):
     near_duplicates: NearDuplicatesConfig = NearDuplicatesConfig()
     engine: Literal["local", "ray"] = Field(
         default="local",
-        description="moved to .simclr/compute.yaml; ray here still means the cluster of RAY_ADDRESS",
+        description="moved to .simclr/compute.yaml; ray still means RAY_ADDRESS",
     )
     timeout_seconds: float = Field(default=20.0, gt=0, description="time limit for probing one file, in seconds")
     memory_megabytes: int = Field(

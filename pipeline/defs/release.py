@@ -18,7 +18,7 @@ from pipeline.release.approval import Held
 from pipeline.release.champion import pin
 from pipeline.release.facts import comparison
 from pipeline.release.serving import Released
-from pipeline.run_report import candidate, page
+from pipeline.run_report import page
 from pipeline.runs.instance import opened
 from pipeline.waiting import Candidate, candidate_page
 from pipeline.workspace import Workspace
@@ -97,6 +97,8 @@ def _write_page(context: dg.AssetExecutionContext, workspace: Workspace, waits: 
     """What a person looks at, unless it is there; without it a person can decide by the gates."""
     if not candidate_page(workspace.root, waits.name).exists():
         try:
+            from pipeline.run_report import candidate  # here, because a code location has to load quickly
+
             candidate.write(workspace, waits)
         except (*FORESEEN, OSError) as error:
             context.log.warning(f"released_encoder: the page about candidate {waits.name} lacks its pictures: {error}")

@@ -27,7 +27,7 @@ SOURCES = {RAW: RAW_IMAGES, CHAMPION: dg.AssetKey("champion")}  # not results of
 
 
 def asset_key(path: str) -> dg.AssetKey:
-    """``reports/compare.json`` → reports/compare, ``models/finetuned/0.01`` → models/finetuned_1_percent.
+    """``reports/compare.json`` → reports/compare, ``models/finetuned/0.01`` → models/finetuned_1pct.
 
     The graph shows the last part alone: an extension tells nothing there, and a number not enough.
     """
@@ -35,7 +35,7 @@ def asset_key(path: str) -> dg.AssetKey:
         return SOURCES[path]
     *folders, name = PurePosixPath(re.sub(r"\.(json|html|csv|png|parquet)$", "", path)).parts
     if name[0].isdigit() and folders:
-        share = f"{100 * float(name):g}_percent" if re.fullmatch(r"[01]\.\d+", name) else name
+        share = f"{100 * float(name):g}pct" if re.fullmatch(r"[01]\.\d+", name) else name
         name = f"{folders.pop()}_{share}"
     return dg.AssetKey([part.replace(".", "_") for part in (*folders, name)])
 

@@ -116,7 +116,14 @@ def test_a_program_gets_json(workspace: Workspace, monkeypatch: pytest.MonkeyPat
         simclr(monkeypatch, *command.split(), "--json", "--workspace", root)
         found[command] = json.loads(capsys.readouterr().out)
     assert found["summary"]["pretrain"] == dict.fromkeys(["epochs", "images_per_second", "loss_first", "loss_last"])
-    assert found["release list"] == {"versions": [], "current": None, "serving": None, "rejected": []}
+    unasked = {"candidates": [], "missed": 0}
+    assert found["release list"] == {
+        "versions": [],
+        "current": None,
+        "serving": None,
+        "rejected": [],
+        "waiting": unasked,
+    }
     assert {"name", "healthy", "detail", "fix", "warning"} == set(found["doctor"][0])
 
 

@@ -101,8 +101,8 @@ def test_assets_match_the_stages_of_dvc_yaml(graph: Workspace) -> None:
     assert {key.to_user_string() for key in specs} == {
         "data/prepared",
         "models/pretrained",
-        "models/finetuned_1_percent",
-        "models/finetuned_10_percent",
+        "models/finetuned_1pct",
+        "models/finetuned_10pct",
     }
     assert specs[PREPARED].description == "All of them in one."
     assert specs[PRETRAINED].description == "Count letters."
@@ -136,8 +136,8 @@ def test_unchanged_stages_are_skipped_and_deleted_outputs_restored_without_train
     assert {key.path[-1]: reported(again, key)["dvc/outcome"] for key in versions(again)} == {
         "prepared": "skipped",
         "pretrained": "restored",
-        "finetuned_1_percent": "skipped",
-        "finetuned_10_percent": "skipped",
+        "finetuned_1pct": "skipped",
+        "finetuned_10pct": "skipped",
     }
     assert (copy.root / "models" / "pretrained" / "model.txt").read_text() == "3"
     assert versions(again) == versions(computed.result)
@@ -180,7 +180,7 @@ def test_only_the_chosen_numbers_are_drawn_and_others_may_be_added(graph: Worksp
 def test_an_asset_name_is_clear_without_its_folder() -> None:
     names = ("models/finetuned/0.01", "reports/compare.json", "reports/validation.html", "data/raw", "1.5", "a.b/c.d")
     assert [asset_key(name).to_user_string() for name in names] == [
-        "models/finetuned_1_percent",
+        "models/finetuned_1pct",
         "reports/compare",
         "reports/validation",
         "raw_images",
