@@ -9,7 +9,7 @@ comes next refuses to start.
 
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -90,7 +90,8 @@ def run(workspace: Workspace) -> None:
         del judged, rows
         table = manifest.spooled(Path(written))
         groups.write(folder, groups.find_groups(workspace.raw, table))
-        _report(workspace, table, facts, decisions, params)
+        write_reports = _report(workspace, table, facts, decisions, params)
+    write_reports()  # once the manifest is there: a kill before that leaves the earlier results as they were
     seconds = time.monotonic() - started
     record_timing("validate", workspace=workspace.root, seconds=seconds, images_per_second=images / scanned)
 
@@ -101,20 +102,28 @@ def _report(
     facts: KnownFacts,
     decisions: Sequence[Override],
     params: Params,
-) -> None:
-    """Hold the manifest against the contract, and write what came of it."""
+) -> Callable[[], None]:
+    """Hold the manifest against the contract; returns what writes what came of it."""
     config = params.validate
     drift = judge_drift(table, **dict(config.drift))
     evaluation = evaluate(expectations(config), tables(table, drift))
     result = summary(table, evaluation.outcomes, drift)
     thumbnails = dict(_thumbnails(workspace, shown(table), facts, params))
     html = render(result, table, drift, thumbnails, config.near_duplicates.distance)
-    write_atomically(workspace.reports / "validation.html", html)
-    write_atomically(workspace.reports / "data_docs.html", data_docs.render(evaluation.results))
-    write_atomically(workspace.reports / "quarantine.png", _contact_sheet(result.images, gallery(table), thumbnails))
-    reports.write(workspace.root, result)
+    pages: dict[str, str | bytes] = {
+        "validation.html": html,
+        "data_docs.html": data_docs.render(evaluation.results),
+        "quarantine.png": _contact_sheet(result.images, gallery(table), thumbnails),
+    }
     without_effect = overrides.without_effect(decisions, some(table, "sha256", "reasons"), overruled=())
-    _tell(result, drift, without_effect)
+
+    def write() -> None:
+        for name, content in pages.items():
+            write_atomically(workspace.reports / name, content)
+        reports.write(workspace.root, result)
+        _tell(result, drift, without_effect)
+
+    return write
 
 
 def _probing(workspace: Workspace, config: ValidateConfig) -> Probing:
